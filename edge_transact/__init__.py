@@ -1,0 +1,1 @@
+"""edge-transact: a LLaMA checkpoint to a phone in one command."""

@@ -1,0 +1,105 @@
+"""What a plan costs: parameters, weight bytes, KV bytes, FLOPs. The only place with these formulas.
+
+A multiply-accumulate is two FLOPs. FLOPs count the matrix products (projections, attention scores and values,
+`lm_head`); norms, RoPE, softmax and activations are left out, as in the paper's Figure 3.
+"""
+
+from __future__ import annotations
+
+import math
+
+from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP, Quantization
+from edge_transact.widths import LayerWidths, WidthPlan
+
+
+def attention_parameters(plan: WidthPlan, layer: LayerWidths) -> int:
+    """Parameters of one layer's q, k, v and o projections."""
+    qk = (layer.num_attention_heads + layer.num_key_value_heads) * layer.qk_head_dim
+    v = layer.num_key_value_heads * layer.v_head_dim
+    biases = (qk + v + plan.hidden_size) if plan.attention_bias else 0
+    return (qk + v + layer.attention_size) * plan.hidden_size + biases
+
+
+def mlp_parameters(plan: WidthPlan, layer: LayerWidths) -> int:
+    """Parameters of one layer's gate, up and down projections."""
+    biases = (2 * layer.intermediate_size + plan.hidden_size) if plan.mlp_bias else 0
+    return 3 * layer.intermediate_size * plan.hidden_size + biases
+
+
+def prunable_parameters(plan: WidthPlan) -> int:
+    """Parameters of attention and MLP in all layers: what a ratio is a share of."""
+    return sum(attention_parameters(plan, layer) + mlp_parameters(plan, layer) for layer in plan.layers)
+
+
+def parameters(plan: WidthPlan) -> int:
+    """All parameters; a tied `lm_head` counts once."""
+    embeddings = plan.vocab_size * plan.hidden_size * (1 if plan.tie_word_embeddings else 2)
+    norms = (2 * plan.num_hidden_layers + 1) * plan.hidden_size
+    return prunable_parameters(plan) + embeddings + norms
+
+
+def cut_ratio(plan: WidthPlan, source: WidthPlan) -> float:
+    """The share of the source's attention and MLP parameters that the plan leaves out."""
+    return 1 - prunable_parameters(plan) / prunable_parameters(source)
+
+
+def weight_bytes(plan: WidthPlan, quantization: Quantization) -> int:
+    """Bytes of all weights as stored in the parameter shards (fp32 tensors are stored as bf16)."""
+    stored = quantization.stored_dtype_bytes
+
+    def matrix(inputs: int, outputs: int) -> int:
+        if quantization.bits is None:
+            return inputs * outputs * stored
+        groups = math.ceil(inputs / GROUP_SIZE)
+        return outputs * groups * (WORDS_PER_GROUP * 4 + stored)
+
+    hidden = plan.hidden_size
+    total = matrix(hidden, plan.vocab_size) * (1 if plan.tie_word_embeddings else 2)
+    total += (2 * plan.num_hidden_layers + 1) * hidden * stored
+    for layer in plan.layers:
+        qk = (layer.num_attention_heads + layer.num_key_value_heads) * layer.qk_head_dim
+        qkv = qk + layer.num_key_value_heads * layer.v_head_dim
+        total += matrix(hidden, qkv) + matrix(layer.attention_size, hidden)
+        total += matrix(hidden, 2 * layer.intermediate_size) + matrix(layer.intermediate_size, hidden)
+        total += (qkv + hidden) * stored if plan.attention_bias else 0
+        total += (2 * layer.intermediate_size + hidden) * stored if plan.mlp_bias else 0
+    return total
+
+
+def kv_bytes_per_token(plan: WidthPlan, quantization: Quantization) -> int:
+    """Bytes that one token takes in the paged KV cache, over all its virtual layers, head dims padded to one."""
+    heads = plan.num_virtual_layers * plan.virtual_num_key_value_heads
+    return 2 * heads * plan.cache_head_dim * quantization.model_dtype_bytes
+
+
+def kv_padding_bytes_per_token(plan: WidthPlan, quantization: Quantization) -> int:
+    """The part of `kv_bytes_per_token` that is padding, because the cache has one head dim."""
+    used = sum(layer.num_key_value_heads * (layer.qk_head_dim + layer.v_head_dim) for layer in plan.layers)
+    return kv_bytes_per_token(plan, quantization) - used * quantization.model_dtype_bytes
+
+
+def layer_matrix_parameters(plan: WidthPlan) -> int:
+    """Weights that every token is multiplied with inside the layers (no biases, no norms)."""
+    total = 0
+    for layer in plan.layers:
+        qk = (layer.num_attention_heads + layer.num_key_value_heads) * layer.qk_head_dim
+        total += (qk + layer.num_key_value_heads * layer.v_head_dim + layer.attention_size) * plan.hidden_size
+        total += 3 * layer.intermediate_size * plan.hidden_size
+    return total
+
+
+def decode_flops(plan: WidthPlan, context: int) -> int:
+    """FLOPs of one decoded token that attends to `context` tokens, itself among them, with its logits."""
+    attention = sum(
+        2 * context * layer.num_attention_heads * (layer.qk_head_dim + layer.v_head_dim) for layer in plan.layers
+    )
+    return 2 * layer_matrix_parameters(plan) + attention + 2 * plan.hidden_size * plan.vocab_size
+
+
+def prefill_flops(plan: WidthPlan, tokens: int, past: int = 0) -> int:
+    """FLOPs of a causal prefill of `tokens` after `past` cached ones, with the logits of the last token only."""
+    pairs = tokens * past + tokens * (tokens + 1) // 2
+    attention = sum(
+        2 * pairs * layer.num_attention_heads * (layer.qk_head_dim + layer.v_head_dim) for layer in plan.layers
+    )
+    return 2 * tokens * layer_matrix_parameters(plan) + attention + 2 * plan.hidden_size * plan.vocab_size
