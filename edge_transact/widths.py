@@ -130,7 +130,9 @@ class WidthPlan:
                 attention_bias=bool(config.get("attention_bias", False)),
                 mlp_bias=bool(config.get("mlp_bias", False)),
                 layers=tuple(
-                    replace(base, **{key: value for key, value in overrides.get(index, {}).items() if key in WIDTH_FIELDS})
+                    replace(
+                        base, **{key: value for key, value in overrides.get(index, {}).items() if key in WIDTH_FIELDS}
+                    )
                     for index in range(config["num_hidden_layers"])
                 ),
             )
@@ -208,16 +210,21 @@ def read_widths(path: Path, source: WidthPlan) -> WidthPlan:
     except FileNotFoundError as error:
         raise UsageError(f"{path} does not exist", fix="Give --widths a JSON file: one object a layer.") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UsageError(f"{path} is not JSON: {error}", fix="Give --widths a JSON list of objects, one a layer.") from error
+        raise UsageError(
+            f"{path} is not JSON: {error}", fix="Give --widths a JSON list of objects, one a layer."
+        ) from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UsageError(f"{path} is not a JSON list of objects", fix="Write one object a layer, as `inspect --json` prints.")
+        raise UsageError(
+            f"{path} is not a JSON list of objects", fix="Write one object a layer, as `inspect --json` prints."
+        )
     if len(rows) != source.num_hidden_layers:
         raise UsageError(
             f"{path} has {len(rows)} layers, the model has {source.num_hidden_layers}",
             fix="Write one object a layer; an empty one keeps the layer's widths.",
         )
     return source.with_layers(
-        _narrowed(layer, row, f"{path}, layer {index}") for index, (layer, row) in enumerate(zip(source.layers, rows, strict=True))
+        _narrowed(layer, row, f"{path}, layer {index}")
+        for index, (layer, row) in enumerate(zip(source.layers, rows, strict=True))
     )
 
 

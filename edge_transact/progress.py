@@ -1,0 +1,49 @@
+"""Progress on stderr: bars with time left on a terminal, one plain line a step elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Item = TypeVar("Item")
+
+console = Console(stderr=True)
+"""Everything that isn't a result goes here."""
+
+
+def step(message: str) -> None:
+    """Say what happens now, in a line."""
+    console.print(message, highlight=False)
+
+
+def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
+    """Iterate with a progress bar.
+
+    Args:
+        items: What to iterate over.
+        description: What is being done, such as ``calibrate``.
+        total: How many items there are, where `items` has no length.
+    """
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    with bar(description, total) as advance:
+        for item in items:
+            yield item
+            advance(1)
+
+
+@contextmanager
+def bar(description: str, total: float | None):
+    """A progress bar that the body advances: ``with bar("shards", n) as advance: advance(1)``."""
+    if not console.is_terminal:
+        step(description)
+        yield lambda amount: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda amount: progress.advance(task, amount)
