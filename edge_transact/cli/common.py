@@ -1,0 +1,68 @@
+"""What every command shares: the options `--json`, `--debug` and `--quiet`, how results are printed, how failures end."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from edge_transact.errors import EdgeTransactError
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+
+
+def show(result: Mapping[str, Any], as_json: bool, text: Callable[[], None]) -> None:
+    """Print a command's result on stdout.
+
+    Args:
+        result: What ``--json`` prints, in one line.
+        as_json: Whether it was asked for.
+        text: Prints the same for people; called otherwise.
+    """
+    if as_json:
+        sys.stdout.write(json.dumps(result) + "\n")
+        sys.stdout.flush()
+    else:
+        text()
+
+
+@contextmanager
+def failures(debug: bool):
+    """Turn what goes wrong in the body into a few lines on stderr and the contract's exit code.
+
+    1 for a failure, 2 for wrong usage, 130 when interrupted. With `debug`, the traceback comes first.
+    """
+    try:
+        yield
+    except EdgeTransactError as error:
+        _end(error.message, error.fix, error.exit_code, debug)
+    except KeyboardInterrupt:
+        _end("interrupted", "", 130, debug)
+    except BrokenPipeError:
+        # The reader of our output has gone, as with `| head`: nothing to say, and nobody to say it to.
+        sys.stderr.close()
+        raise SystemExit(1) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        _end(
+            f"{type(error).__name__}: {error}",
+            "This looks like a bug: run again with `edge-transact --debug ...` and report the traceback.",
+            1,
+            debug,
+        )
+
+
+def _end(message: str, fix: str, code: int, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    sys.stderr.write(f"edge-transact: {message}\n")
+    if fix:
+        sys.stderr.write(f"  {fix}\n")
+    raise SystemExit(code)
