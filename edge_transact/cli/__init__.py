@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
-from edge_transact.cli.common import failures
+from edge_transact.cli import common
 
 app = typer.Typer(
     name="edge-transact",
@@ -19,19 +20,27 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def options(
-    debug: bool = typer.Option(False, "--debug", help="Show the traceback of a failure."),
-    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
-) -> None:
-    if version:
-        from importlib.metadata import version as package_version
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
 
-        typer.echo(package_version("edge-transact"))
+        typer.echo(version("edge-transact"))
         raise typer.Exit
 
 
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    common.debugging = debug
+
+
 def main() -> None:
-    """The console script."""
-    with failures(debug="--debug" in sys.argv):
-        app()
+    """The console script. ``--debug`` may stand anywhere on the line."""
+    arguments = sys.argv[1:]
+    if "--debug" in arguments:
+        arguments = ["--debug", *(argument for argument in arguments if argument != "--debug")]
+    app(arguments, prog_name="edge-transact")

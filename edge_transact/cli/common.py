@@ -6,7 +6,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
+from functools import wraps
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +15,10 @@ from edge_transact.errors import EdgeTransactError
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+
+
+debugging = False
+"""Whether failures show their traceback: the global ``--debug``, set before any command runs."""
 
 
 def show(result: Mapping[str, Any], as_json: bool, text: Callable[[], None]) -> None:
@@ -32,35 +36,34 @@ def show(result: Mapping[str, Any], as_json: bool, text: Callable[[], None]) -> 
         text()
 
 
-@contextmanager
-def failures(debug: bool):
-    """Turn what goes wrong in the body into a few lines on stderr and the contract's exit code.
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose failures end as the contract says: a few lines on stderr, and an exit code.
 
-    1 for a failure, 2 for wrong usage, 130 when interrupted. With `debug`, the traceback comes first.
+    1 for a failure, 2 for wrong usage, 130 when interrupted. With the global ``--debug`` the traceback comes first.
     """
-    try:
-        yield
-    except EdgeTransactError as error:
-        _end(error.message, error.fix, error.exit_code, debug)
-    except KeyboardInterrupt:
-        _end("interrupted", "", 130, debug)
-    except BrokenPipeError:
-        # The reader of our output has gone, as with `| head`: nothing to say, and nobody to say it to.
-        sys.stderr.close()
-        raise SystemExit(1) from None
-    except (typer.Exit, typer.Abort):
-        raise
-    except Exception as error:
-        _end(
-            f"{type(error).__name__}: {error}",
-            "This looks like a bug: run again with `edge-transact --debug ...` and report the traceback.",
-            1,
-            debug,
-        )
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except EdgeTransactError as error:
+            _end(error.message, error.fix, error.exit_code)
+        except KeyboardInterrupt:
+            _end("interrupted", "", 130)
+        except BrokenPipeError:
+            # The reader of our output has gone, as with `| head`: nothing to say, and nobody to say it to.
+            sys.stderr.close()
+            raise SystemExit(1) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            _end(f"{type(error).__name__}: {error}", "This looks like a bug: report what --debug prints.", 1)
+
+    return run
 
 
-def _end(message: str, fix: str, code: int, debug: bool) -> None:
-    if debug:
+def _end(message: str, fix: str, code: int) -> None:
+    if debugging:
         traceback.print_exc()
     sys.stderr.write(f"edge-transact: {message}\n")
     if fix:
