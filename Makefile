@@ -1,0 +1,36 @@
+# The commands for people. EDGE_VENV names another virtual environment than .venv; PYTHON the interpreter to make it with.
+VENV := $(or $(EDGE_VENV),.venv)
+PYTHON ?= python3
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint format system-packages clean
+
+demo: $(VENV)/.edge-transact-demo ## A real model pruned, built for Android and this host, and asked a question
+	$(BIN)/python -m edge_transact.demo
+
+test: $(VENV)/.edge-transact-test system-packages ## All tests, the fast ones first
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.edge-transact-test ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.edge-transact-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+system-packages: ## What the tests need besides Python, where it can be installed
+	@tests/system-packages.sh
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: set PYTHON=python3.12, say." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+
+$(VENV)/.edge-transact-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[$*]'
+	@touch $@
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,26 @@
+#!/bin/sh
+# Install what the tests need besides Python. Where that isn't possible, say what is missing and which tests need it:
+# pytest then skips those, or fails on them under EDGE_REQUIRE_ALL=1.
+set -u
+
+missing=""
+need() { # need COMMAND PACKAGE WHAT-FOR
+    command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
+    command -v "$1" >/dev/null 2>&1 || echo "system-packages: $1 ($2) is missing: $3" >&2
+}
+need clang-19 clang-19 "links the Android library as the NDK would"
+need lld-19 lld-19 "links the Android library as the NDK would"
+need cc gcc "links the host library"
+[ -z "$missing" ] && exit 0
+
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    # shellcheck disable=SC2086  # one word a package
+    if apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing >/dev/null; then
+        echo "system-packages: installed$missing" >&2
+    else
+        echo "system-packages: could not install$missing" >&2
+    fi
+else
+    echo "system-packages: as root: apt-get install$missing" >&2
+fi
+exit 0
