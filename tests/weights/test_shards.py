@@ -1,0 +1,135 @@
+"""Shards: TVM reads what we write, byte for byte what it would have written; damage is named."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tvm
+from tvm.contrib import tvmjs
+
+from edge_transact.errors import EdgeTransactError
+from edge_transact.weights.shards import ShardReader, ShardWriter
+
+
+def tensors(seed: int = 0) -> dict[str, np.ndarray]:
+    """Parameters of every dtype; some larger than a test shard, and some small."""
+    random = np.random.default_rng(seed)
+    return {
+        "embed.q_weight": random.integers(0, 2**32, (64, 20), dtype=np.uint32),
+        "embed.q_scale": random.standard_normal((64, 5)).astype(np.float16),
+        "norm.weight": (random.standard_normal(77) * 10.0 ** random.integers(-30, 30, 77)).astype(np.float32),
+        "big.weight": random.standard_normal((40, 90)).astype(np.float32),
+        "zeros": np.zeros((3, 1), np.float32),
+        "limits": np.array([3.4028235e38, -3.4028235e38, 1e-45, -0.0], np.float32),
+        "last": random.standard_normal((50, 30)).astype(np.float16),
+    }
+
+
+def write(directory: Path, shard_bytes: int = 2048) -> Path:
+    directory.mkdir()
+    writer = ShardWriter(directory, shard_bytes)
+    for name, array in tensors().items():
+        writer.add(name, array)
+    stored = writer.finish(parameters=1000)
+    assert stored == sum(path.stat().st_size for path in directory.glob("params_shard_*.bin"))
+    return directory
+
+
+def test_shards_are_those_of_tvm(tmp_path, monkeypatch):
+    ours = write(tmp_path / "ours", shard_bytes=1 << 20)
+    tvmjs.dump_tensor_cache(tensors(), str(tmp_path / "theirs"), shard_cap_mb=1, show_progress=False)
+    theirs = json.loads((tmp_path / "theirs" / "tensor-cache.json").read_text())
+    assert json.loads((ours / "tensor-cache.json").read_text())["records"] == theirs["records"]
+    for shard in theirs["records"]:
+        assert (ours / shard["dataPath"]).read_bytes() == (tmp_path / "theirs" / shard["dataPath"]).read_bytes()
+
+
+def test_tensors_fall_into_the_shards_that_tvm_puts_them_in(tmp_path):
+    manager = tvmjs.TensorCacheShardingManager(str(tmp_path), "params_shard", 2048)
+    for name, array in tensors().items():
+        stored = tvmjs._convert_f32_to_bf16(array) if array.dtype == np.float32 else array
+        manager.append_or_update(stored.tobytes(), name, list(array.shape), str(array.dtype), "f32-to-bf16")
+    ours = json.loads((write(tmp_path / "ours") / "tensor-cache.json").read_text())["records"]
+    assert len(ours) > 3
+    assert ours == manager.finish()
+
+
+def test_tvm_runtime_loads_what_we_wrote(tmp_path):
+    directory = write(tmp_path / "out")
+    tvm.get_global_func("vm.builtin.tensor_cache.load")(str(directory), tvm.cpu().dlpack_device_type(), 0)
+    get = tvm.get_global_func("vm.builtin.tensor_cache.get")
+    reader = ShardReader(directory)
+    assert set(reader.names()) == set(tensors())
+    for name in reader.names():
+        loaded = get(name).numpy()
+        assert loaded.dtype == reader.array(name).dtype
+        np.testing.assert_array_equal(loaded, reader.array(name))
+    tvm.get_global_func("vm.builtin.tensor_cache.clear")()
+
+
+def test_values_come_back_in_their_runtime_dtype(tmp_path):
+    reader = ShardReader(write(tmp_path / "out"))
+    for name, array in tensors().items():
+        back = reader.array(name)
+        assert back.dtype == array.dtype and back.shape == array.shape == reader.shape(name)
+        if array.dtype == np.float32:
+            np.testing.assert_allclose(back, array, rtol=2**-8, atol=1e-40)
+        else:
+            np.testing.assert_array_equal(back, array)
+
+
+def test_metadata_is_as_mlc_counts_it(tmp_path):
+    index = json.loads((write(tmp_path / "out") / "tensor-cache.json").read_text())
+    runtime_bytes = sum(array.nbytes for array in tensors().values())
+    assert index["metadata"] == {
+        "ParamSize": len(tensors()),
+        "ParamBytes": runtime_bytes,
+        "BitsPerParam": runtime_bytes * 8 / 1000,
+    }
+
+
+def test_same_tensors_same_bytes(tmp_path):
+    first, second = write(tmp_path / "a"), write(tmp_path / "b")
+    names = sorted(path.name for path in first.iterdir())
+    assert names == sorted(path.name for path in second.iterdir())
+    for name in names:
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_a_flipped_bit_is_named(tmp_path):
+    directory = write(tmp_path / "out")
+    path = directory / "params_shard_1.bin"
+    data = bytearray(path.read_bytes())
+    data[0] ^= 1
+    path.write_bytes(data)
+    reader = ShardReader(directory)
+    damaged = json.loads((directory / "tensor-cache.json").read_text())["records"][1]["records"][0]["name"]
+    with pytest.raises(EdgeTransactError, match=r"params_shard_1\.bin is damaged"):
+        reader.array(damaged)
+
+
+def test_a_truncated_or_missing_shard_is_named(tmp_path):
+    directory = write(tmp_path / "out")
+    path = directory / "params_shard_0.bin"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1])
+    with pytest.raises(EdgeTransactError, match=rf"params_shard_0\.bin has {len(data) - 1} bytes"):
+        ShardReader(directory)
+    path.unlink()
+    with pytest.raises(EdgeTransactError, match=r"params_shard_0\.bin does not exist"):
+        ShardReader(directory)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"records": [{}]}'])
+def test_an_index_that_is_none_is_named(tmp_path, text):
+    (tmp_path / "tensor-cache.json").write_text(text)
+    with pytest.raises(EdgeTransactError, match=r"tensor-cache\.json is not a tensor cache index"):
+        ShardReader(tmp_path)
+
+
+def test_missing_index_and_unknown_parameter(tmp_path):
+    with pytest.raises(EdgeTransactError, match=r"tensor-cache\.json does not exist"):
+        ShardReader(tmp_path)
+    with pytest.raises(EdgeTransactError, match="no parameter 'lm_head'"):
+        ShardReader(write(tmp_path / "out")).array("lm_head")
