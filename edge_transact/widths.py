@@ -184,9 +184,14 @@ class WidthPlan:
         """The widths as ``--json`` prints and ``--widths`` reads them: one object a layer."""
         return [asdict(layer) for layer in self.layers]
 
+    @property
+    def widest(self) -> LayerWidths:
+        """The widest layer, field by field: the global widths of ``config.json``, an upper bound for every layer."""
+        return LayerWidths(*(max(getattr(layer, name) for layer in self.layers) for name in WIDTH_FIELDS))
+
     def per_layer_config(self) -> dict[str, dict[str, int]]:
-        """transformers' sparse map: for each layer, the widths that differ from layer 0's (`base`)."""
-        base = asdict(self.layers[0])
+        """transformers' sparse map: for each layer, the widths that differ from the global ones, those of `widest`."""
+        base = asdict(self.widest)
         sparse = {
             str(index): {key: value for key, value in asdict(layer).items() if value != base[key]}
             for index, layer in enumerate(self.layers)

@@ -1,0 +1,36 @@
+"""Which tensors a LLaMA checkpoint holds, in transformers' names and shapes."""
+
+from __future__ import annotations
+
+from edge_transact.widths import WidthPlan
+
+
+def tensor_shapes(plan: WidthPlan) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a checkpoint with that plan, in the order of the forward pass.
+
+    Returns:
+        Name to shape; a linear's weight is ``[output features, input features]``. A tied ``lm_head.weight`` isn't among them.
+    """
+    hidden = plan.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (plan.vocab_size, hidden)}
+    for index, layer in enumerate(plan.layers):
+        prefix = f"model.layers.{index}."
+        projections = {
+            "self_attn.q_proj": (layer.num_attention_heads * layer.qk_head_dim, hidden, plan.attention_bias),
+            "self_attn.k_proj": (layer.num_key_value_heads * layer.qk_head_dim, hidden, plan.attention_bias),
+            "self_attn.v_proj": (layer.num_key_value_heads * layer.v_head_dim, hidden, plan.attention_bias),
+            "self_attn.o_proj": (hidden, layer.attention_size, plan.attention_bias),
+            "mlp.gate_proj": (layer.intermediate_size, hidden, plan.mlp_bias),
+            "mlp.up_proj": (layer.intermediate_size, hidden, plan.mlp_bias),
+            "mlp.down_proj": (hidden, layer.intermediate_size, plan.mlp_bias),
+        }
+        shapes[prefix + "input_layernorm.weight"] = (hidden,)
+        shapes[prefix + "post_attention_layernorm.weight"] = (hidden,)
+        for name, (outputs, inputs, bias) in projections.items():
+            shapes[f"{prefix}{name}.weight"] = (outputs, inputs)
+            if bias:
+                shapes[f"{prefix}{name}.bias"] = (outputs,)
+    shapes["model.norm.weight"] = (hidden,)
+    if not plan.tie_word_embeddings:
+        shapes["lm_head.weight"] = (plan.vocab_size, hidden)
+    return shapes

@@ -1,0 +1,212 @@
+"""A LLaMA checkpoint on disk, checked when opened and read one tensor at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_transact.checkpoint.layout import tensor_shapes
+from edge_transact.errors import EdgeTransactError
+from edge_transact.widths import WidthPlan
+
+if TYPE_CHECKING:
+    import torch
+
+MODEL_TYPES = ("llama", "edge_llama")
+"""The ``model_type`` values that we take."""
+
+WEIGHT_DTYPES = ("BF16", "F16", "F32")
+"""The safetensors dtypes that we take."""
+
+
+@dataclass(frozen=True)
+class _StoredTensor:
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A Hugging Face directory of a LLaMA, its layers of any widths, in safetensors.
+
+    Attributes:
+        path: The directory.
+        config: ``config.json``, parsed.
+        plan: The widths that it describes; every tensor was found to have the shape that they give it.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    plan: WidthPlan
+    _stored: Mapping[str, _StoredTensor] = field(repr=False)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Checkpoint:
+        """Reads the configuration and the headers of the weight files, and checks one against the other.
+
+        Raises:
+            EdgeTransactError: There is no such directory, no ``config.json``, another architecture than LLaMA, no
+                safetensors, a truncated file, or a tensor that is missing or misshapen, by name.
+        """
+        path = Path(path)
+        config = _read_config(path)
+        plan = WidthPlan.from_config(config)
+        stored = _read_headers(path)
+        for name, shape in tensor_shapes(plan).items():
+            if name not in stored:
+                raise EdgeTransactError(
+                    f"{path}: tensor {name} is missing", fix="Copy or download the whole checkpoint again."
+                )
+            if stored[name].shape != shape:
+                raise EdgeTransactError(
+                    f"{path}: tensor {name} has shape {list(stored[name].shape)}, config.json says {list(shape)}",
+                    fix="Use the config.json that belongs to these weights.",
+                )
+            if stored[name].dtype not in WEIGHT_DTYPES:
+                raise EdgeTransactError(
+                    f"{path}: tensor {name} is {stored[name].dtype}",
+                    fix=f"Use the unquantized checkpoint: weights in {', '.join(WEIGHT_DTYPES)}.",
+                )
+        return cls(path=path, config=config, plan=plan, _stored=stored)
+
+    def tensor_names(self) -> Sequence[str]:
+        """The tensors that make up the model, in the order of the forward pass; a tied ``lm_head.weight`` isn't one."""
+        return tuple(tensor_shapes(self.plan))
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor on the CPU, in its stored dtype; its pages are read as they are touched.
+
+        Raises:
+            KeyError: `name` isn't in `tensor_names`.
+        """
+        from safetensors import safe_open
+
+        with safe_open(self._stored[name].file, framework="pt") as file:
+            return file.get_tensor(name)
+
+    @property
+    def rope_theta(self) -> float:
+        """The base of the RoPE frequencies."""
+        return float(_rope_parameters(self.config).get("rope_theta", 10000.0))
+
+    @property
+    def rope_scaling(self) -> dict[str, Any] | None:
+        """Llama 3's RoPE scaling (``rope_type``, ``factor``, ...), or `None` for plain RoPE.
+
+        Raises:
+            EdgeTransactError: The model has another kind of scaling.
+        """
+        rope = _rope_parameters(self.config)
+        rope_type = rope.get("rope_type", "default")
+        if rope_type == "default":
+            return None
+        if rope_type != "llama3":
+            raise EdgeTransactError(
+                f"{self.path}: RoPE scaling {rope_type!r} has no counterpart in MLC-LLM",
+                fix="Use a model with plain RoPE or with llama3 scaling.",
+            )
+        return {key: value for key, value in rope.items() if key != "rope_theta"}
+
+
+def _rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    # transformers 5 writes `rope_parameters`; before, `rope_theta` stood by itself and `rope_scaling` could say `type`.
+    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    if "type" in rope:
+        rope.setdefault("rope_type", rope.pop("type"))
+    if "rope_theta" not in rope and config.get("rope_theta") is not None:
+        rope["rope_theta"] = config["rope_theta"]
+    if rope.get("rope_type") == "llama3":
+        rope.setdefault("original_max_position_embeddings", config.get("max_position_embeddings"))
+    return rope
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise EdgeTransactError(f"{path} does not exist", fix="Give a checkpoint directory that exists.")
+    if not path.is_dir():
+        raise EdgeTransactError(f"{path} is not a directory", fix="Give the directory that holds config.json.")
+    file = path / "config.json"
+    try:
+        config = json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise EdgeTransactError(
+            f"{path} has no config.json", fix="Give a Hugging Face checkpoint directory, or a .gguf file."
+        ) from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise EdgeTransactError(f"{file} is not JSON: {error}", fix="Download the checkpoint again.") from error
+    if not isinstance(config, dict):
+        raise EdgeTransactError(f"{file} is not a JSON object", fix="Download the checkpoint again.")
+    model_type = config.get("model_type")
+    if model_type not in MODEL_TYPES:
+        names = ", ".join(config.get("architectures") or []) or "unknown"
+        raise EdgeTransactError(
+            f"{path} is not a LLaMA: its architecture is {names} (model_type {model_type!r})",
+            fix=f"Use a model whose config.json says model_type {' or '.join(MODEL_TYPES)}.",
+        )
+    if config.get("quantization_config"):
+        method = config["quantization_config"].get("quant_method", "unknown")
+        raise EdgeTransactError(
+            f"{path} is quantized already ({method})", fix="Use the unquantized checkpoint; build quantizes it."
+        )
+    if config.get("hidden_act", "silu") != "silu":
+        raise EdgeTransactError(
+            f"{path}: the MLP's activation is {config['hidden_act']!r}, not 'silu'", fix="Use a LLaMA with a SiLU MLP."
+        )
+    return config
+
+
+def _read_headers(path: Path) -> dict[str, _StoredTensor]:
+    index, single = path / "model.safetensors.index.json", path / "model.safetensors"
+    if single.is_file():
+        return _read_header(single)
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise EdgeTransactError(f"{index} is not an index of safetensors", fix="Download it again.") from error
+        stored: dict[str, _StoredTensor] = {}
+        for name in names:
+            stored |= _read_header(path / Path(name).name)
+        return stored
+    pickles = sorted([*path.glob("*.bin"), *path.glob("*.pth"), *path.glob("*.pt")])
+    if pickles:
+        raise EdgeTransactError(
+            f"{path} has no safetensors, only pickles such as {pickles[0].name}, which can run code when read",
+            fix="Convert it to safetensors first (transformers' save_pretrained writes them), or download a revision "
+            "that has them.",
+        )
+    raise EdgeTransactError(
+        f"{path} has no model.safetensors and no model.safetensors.index.json",
+        fix="Give a directory that holds the weights too.",
+    )
+
+
+def _read_header(file: Path) -> dict[str, _StoredTensor]:
+    """A safetensors header: u64 little-endian length, that much JSON, then the data at the offsets that it names."""
+    try:
+        actual = file.stat().st_size
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if actual < 8 + length:
+                raise EdgeTransactError(
+                    f"{file} is truncated: {actual} bytes, its header alone says {8 + length}",
+                    fix="Copy or download the file again.",
+                )
+            header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        expected = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        stored = {name: _StoredTensor(file, entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+    except FileNotFoundError as error:
+        raise EdgeTransactError(f"{file} is missing", fix="Download the whole checkpoint again.") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise EdgeTransactError(f"{file} is not a safetensors file", fix="Download the file again.") from error
+    if actual != expected:
+        raise EdgeTransactError(
+            f"{file} is {'truncated' if actual < expected else 'damaged'}: {actual} bytes, its header says {expected}",
+            fix="Copy or download the file again.",
+        )
+    return stored

@@ -1,0 +1,66 @@
+"""Teaches transformers' Auto classes our ``edge_llama`` checkpoints, without importing transformers.
+
+``import edge_transact`` has to be cheap, and transformers takes seconds. So where its Auto classes aren't imported yet, the
+registration waits for them: a finder adds our names to their tables as soon as those exist. The tables hold names,
+which transformers looks up in ``transformers.models.edge_llama`` when it first needs the class; this module stands in for that one.
+(Registering the classes themselves at that moment would import LLaMA in the middle of its own import.)
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+_MODEL_TYPE = "edge_llama"
+_CONFIG_CLASS, _MODEL_CLASS = "EdgeLlamaConfig", "EdgeLlamaForCausalLM"
+_CLASSES = {
+    _CONFIG_CLASS: "edge_transact.checkpoint.configuration_edge_llama",
+    _MODEL_CLASS: "edge_transact.checkpoint.modeling_edge_llama",
+}
+_CONFIGURATION_AUTO = "transformers.models.auto.configuration_auto"
+_MODELING_AUTO = "transformers.models.auto.modeling_auto"
+_TABLES = {
+    _CONFIGURATION_AUTO: ("CONFIG_MAPPING_NAMES", _CONFIG_CLASS),
+    _MODELING_AUTO: ("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", _MODEL_CLASS),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _CLASSES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_CLASSES[name]), name)
+
+
+class _AutoClassFinder:
+    """A `sys.meta_path` finder of transformers' two Auto modules only, that adds our names once they have executed."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path) if name in _TABLES else None
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+        table, class_name = _TABLES[name]
+
+        def execute_and_add(module: ModuleType) -> None:
+            execute(module)
+            getattr(module, table)[_MODEL_TYPE] = class_name
+
+        spec.loader.exec_module = execute_and_add
+        return spec
+
+
+def register_auto_classes() -> None:
+    """Makes ``AutoConfig`` and ``AutoModelForCausalLM`` load ``edge_llama`` checkpoints, now or once they are imported."""
+    sys.modules.setdefault(f"transformers.models.{_MODEL_TYPE}", sys.modules[__name__])
+    if _AutoClassFinder not in sys.meta_path:
+        sys.meta_path.insert(0, _AutoClassFinder)
+    if auto := sys.modules.get(_CONFIGURATION_AUTO):
+        config_class = __getattr__(_CONFIG_CLASS)
+        auto.AutoConfig.register(_MODEL_TYPE, config_class, exist_ok=True)
+        if auto := sys.modules.get(_MODELING_AUTO):
+            auto.AutoModelForCausalLM.register(config_class, __getattr__(_MODEL_CLASS), exist_ok=True)
