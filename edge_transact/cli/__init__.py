@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edge_transact.cli import common
+from edge_transact.cli.doctor import doctor
 
 app = typer.Typer(
     name="edge-transact",
@@ -36,6 +37,9 @@ def options(
     ] = False,
 ) -> None:
     common.debugging = debug
+
+
+app.command("doctor")(doctor)
 
 
 def main() -> None:
