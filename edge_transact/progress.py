@@ -12,12 +12,31 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 Item = TypeVar("Item")
 
 console = Console(stderr=True)
-"""Everything that isn't a result goes here."""
+"""Everything that isn't a result goes here; the global ``--quiet`` silences it, warnings and failures apart."""
+
+verbose = False
+"""Whether `detail` says anything: the global ``--verbose``."""
 
 
 def step(message: str) -> None:
     """Say what happens now, in a line."""
-    console.print(message, highlight=False)
+    console.print(message, highlight=False, markup=False)
+
+
+def detail(message: str) -> None:
+    """Say what few want to know, in a line."""
+    if verbose:
+        console.print(message, style="dim", highlight=False, markup=False)
+
+
+def warn(message: str) -> None:
+    """Say what will surprise, in a line, even where ``--quiet`` silences the rest."""
+    Console(stderr=True).print(f"warning: {message}", style="yellow", highlight=False, markup=False)
+
+
+def shows_bars() -> bool:
+    """Whether stderr is a terminal that may be drawn on; programs of others ask before they draw theirs."""
+    return console.is_terminal and not console.quiet
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
@@ -39,7 +58,7 @@ def track(items: Iterable[Item], description: str, total: int | None = None) -> 
 @contextmanager
 def bar(description: str, total: float | None):
     """A progress bar that the body advances: ``with bar("shards", n) as advance: advance(1)``."""
-    if not console.is_terminal:
+    if not shows_bars():
         step(description)
         yield lambda amount: None
         return

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from edge_transact import __version__
 from edge_transact.cli import common
 from edge_transact.cli.doctor import doctor
+from edge_transact.cli.push import push
 
 app = typer.Typer(
     name="edge-transact",
@@ -23,28 +25,38 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(version("edge-transact"))
+        typer.echo(__version__)
         raise typer.Exit
 
 
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress: results, warnings and failures only.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Say more about what is done, and why.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
     common.debugging = debug
+    if quiet or verbose:
+        from edge_transact import progress
+
+        progress.console.quiet = quiet
+        progress.verbose = verbose and not quiet
+
+
+GLOBAL_FLAGS = ("--debug", "--quiet", "--verbose")
 
 
 app.command("doctor")(doctor)
+app.command("push")(push)
 
 
 def main() -> None:
-    """The console script. ``--debug`` may stand anywhere on the line."""
+    """The console script. `GLOBAL_FLAGS` may stand anywhere on the line."""
     arguments = sys.argv[1:]
-    if "--debug" in arguments:
-        arguments = ["--debug", *(argument for argument in arguments if argument != "--debug")]
-    app(arguments, prog_name="edge-transact")
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    flags = [argument for argument in arguments[:end] if argument in GLOBAL_FLAGS]
+    rest = [argument for argument in arguments[:end] if argument not in GLOBAL_FLAGS]
+    app([*flags, *rest, *arguments[end:]], prog_name="edge-transact")

@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 from edge_transact.cli import app
 from edge_transact.doctor import JOBS, android, check, examine, packages, system
 
-
 TVM = {"version": "0.26.0", "llvm": 22, "targets": ["x86_64", "aarch64"], "codegen": ["opencl", "metal"]}
 
 
