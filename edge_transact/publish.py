@@ -101,13 +101,18 @@ def _addition(path: Path, directory: Path, card: bytes):
 
 def _card(directory: Path, repository: str) -> bytes:
     from huggingface_hub import ModelCard
+    from yaml import YAMLError
 
     try:
-        card = ModelCard.load(directory / CARD)
+        card = ModelCard((directory / CARD).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise EdgeTransactError(
             f"{directory} has no model card ({CARD})",
             fix="Push a directory that prune or heal wrote, or write a card: what the model is and is not for.",
+        ) from error
+    except (ValueError, YAMLError) as error:
+        raise EdgeTransactError(
+            f"{directory / CARD} has no valid YAML between its --- lines: {error}", fix="Mend the card's head."
         ) from error
     card.text = re.sub(
         rf'from_pretrained\("{re.escape(directory.name)}"', f'from_pretrained("{repository}"', card.text

@@ -9,7 +9,9 @@ import typer
 
 from edge_transact import __version__
 from edge_transact.cli import common
+from edge_transact.cli.cache import cache
 from edge_transact.cli.doctor import doctor
+from edge_transact.cli.inspect import inspect
 from edge_transact.cli.push import push
 
 app = typer.Typer(
@@ -34,6 +36,9 @@ def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress: results, warnings and failures only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Say more about what is done, and why.")] = False,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Make everything again, even what has not changed.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
@@ -44,12 +49,18 @@ def options(
 
         progress.console.quiet = quiet
         progress.verbose = verbose and not quiet
+    if no_cache:
+        from edge_transact import cache as store
+
+        store.enabled = False
 
 
-GLOBAL_FLAGS = ("--debug", "--quiet", "--verbose")
+GLOBAL_FLAGS = ("--debug", "--quiet", "--verbose", "--no-cache")
 
 
+app.command("cache")(cache)
 app.command("doctor")(doctor)
+app.command("inspect")(inspect)
 app.command("push")(push)
 
 
