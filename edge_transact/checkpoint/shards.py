@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,11 +26,11 @@ def write_shards(
     Args:
         directory: Where the files go.
         shapes: The tensors to come, name to shape.
-        tensors: Each of them once, in any order, all of one dtype; one shard of them at most is held in memory.
+        tensors: Each of them once, in any order; one shard of them at most is held in memory.
         max_shard_bytes: A file is at most that large, unless one tensor is larger.
 
     Returns:
-        The tensors' dtype.
+        The dtype of most of the bytes.
 
     Raises:
         ValueError: `tensors` are not those of `shapes`.
@@ -37,10 +38,10 @@ def write_shards(
     from safetensors.torch import save_file
 
     missing = dict(shapes)
-    dtypes: set[torch.dtype] = set()
+    dtype_bytes: Counter[torch.dtype] = Counter()
     shards: list[list[str]] = []
     pending: dict[str, torch.Tensor] = {}
-    pending_bytes = total_bytes = 0
+    pending_bytes = 0
 
     def flush() -> None:
         nonlocal pending_bytes
@@ -53,16 +54,13 @@ def write_shards(
         if missing.get(name) != tuple(tensor.shape):
             raise ValueError(f"{name} {list(tensor.shape)}: the plan has {missing.get(name, 'no such tensor left')}")
         del missing[name]
-        dtypes.add(tensor.dtype)
+        dtype_bytes[tensor.dtype] += tensor.nbytes
         if pending and pending_bytes + tensor.nbytes > max_shard_bytes:
             flush()
         pending[name] = tensor.contiguous()
         pending_bytes += tensor.nbytes
-        total_bytes += tensor.nbytes
     if missing:
         raise ValueError(f"{len(missing)} tensors of the plan were not given, {next(iter(missing))} among them")
-    if len(dtypes) > 1:
-        raise ValueError(f"tensors of different dtypes: {dtypes}")
     flush()
 
     # How many shards there are is in each one's name, and known only now.
@@ -74,6 +72,6 @@ def write_shards(
             file = f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors"
             (directory / f"{index}.safetensors").rename(directory / file)
             weight_map |= dict.fromkeys(names, file)
-        content = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+        content = {"metadata": {"total_size": dtype_bytes.total()}, "weight_map": weight_map}
         (directory / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n")
-    return dtypes.pop()
+    return dtype_bytes.most_common(1)[0][0]

@@ -55,7 +55,7 @@ def write_checkpoint(
     Args:
         source: Where everything that isn't a width comes from: configuration, tokenizer, generation_config.
         plan: The widths of the new model.
-        tensors: Each tensor of `plan` once, in any order, all of one dtype, with the shapes of `tensor_shapes(plan)`.
+        tensors: Each tensor of `plan` once, in any order, with the shapes of `tensor_shapes(plan)`.
         provenance: How the model came about, JSON values (source, method, budget, calibration, seed, ...); written to
             ``edge_transact.json`` with the versions added, and listed in the model card.
         output: The directory to make.
