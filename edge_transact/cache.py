@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_transact.outputs import new_directory
-from edge_transact.progress import step, warn
+from edge_transact.progress import detail, step, warn
 
 RECORD = "entry.json"
 """Beside an entry's content: what it is, its ingredients, and the size and sha256 of each of its files."""
@@ -72,10 +72,17 @@ def made(recipe: Recipe) -> Path:
     """The directory that the recipe fills: made now, or taken from the cache, and said which. Not to be written to."""
     directory = recipe.entry / recipe.name
     record = _read_record(recipe.entry)
-    if enabled and record is not None and _sizes(directory) == {name: size for name, (size, _) in record["files"].items()}:
+    if (
+        enabled
+        and record is not None
+        and _sizes(directory) == {name: size for name, (size, _) in record["files"].items()}
+    ):
         os.utime(recipe.entry)
-        step(f"{recipe.what}: nothing has changed, reused from the cache")
+        # That an input was converted before is no news; that a stage is skipped is.
+        say = detail if recipe.kind == "converted" else step
+        say(f"{recipe.what}: nothing has changed, reused from the cache")
         return directory
+    step(recipe.what)
     started = time.perf_counter()
     # Two processes may make the same at once: the later one replaces the former's directory by an equal one.
     with new_directory(recipe.entry, force=True) as fresh:

@@ -114,9 +114,7 @@ def _card(directory: Path, repository: str) -> bytes:
         raise EdgeTransactError(
             f"{directory / CARD} has no valid YAML between its --- lines: {error}", fix="Mend the card's head."
         ) from error
-    card.text = re.sub(
-        rf'from_pretrained\("{re.escape(directory.name)}"', f'from_pretrained("{repository}"', card.text
-    )
+    card.text = re.sub(rf'from_pretrained\("{re.escape(directory.name)}"', f'from_pretrained("{repository}"', card.text)
     source = _source(directory)
     if source and not card.data.base_model:
         card.data.base_model = source

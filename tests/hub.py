@@ -167,7 +167,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.add(name, {})
             return self.answer(200, {"url": f"{self.hub.url}/{name}", "id": name})
         if parts[-3:] == ["lfs", "objects", "batch"]:
-            return self.answer(200, {"transfer": "basic", "objects": [self._action(o) for o in json.loads(body)["objects"]]})
+            return self.answer(
+                200, {"transfer": "basic", "objects": [self._action(o) for o in json.loads(body)["objects"]]}
+            )
         repository = self.hub.repositories["/".join(parts[1:4])]
         if parts[4] == "preupload":
             modes = [

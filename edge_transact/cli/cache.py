@@ -42,7 +42,13 @@ def cache(
         "cleared": clear,
         "size_bytes": total,
         "entries": [
-            {"kind": entry.kind, "what": entry.what, "path": str(entry.path), "size_bytes": entry.size_bytes, "used": entry.used}
+            {
+                "kind": entry.kind,
+                "what": entry.what,
+                "path": str(entry.path),
+                "size_bytes": entry.size_bytes,
+                "used": entry.used,
+            }
             for entry in entries
         ],
     }

@@ -76,7 +76,9 @@ def refused(error: Exception) -> EdgeTransactError | None:
     """The hub's refusal of a token, where `error` is one."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status == 401:
-        return EdgeTransactError("the hub does not accept the token", fix="Log in again: hf auth login. Or set HF_TOKEN.")
+        return EdgeTransactError(
+            "the hub does not accept the token", fix="Log in again: hf auth login. Or set HF_TOKEN."
+        )
     if status == 403:
         return EdgeTransactError(
             "the token does not allow this", fix="Use a token with write access to it: hf auth login."

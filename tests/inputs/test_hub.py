@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,12 +26,6 @@ tags:
 model = AutoModelForCausalLM.from_pretrained("small", dtype="auto")
 ```
 """
-
-
-@pytest.fixture
-def hub() -> Iterator[small_hub.Hub]:
-    with small_hub.serve() as running:
-        yield running
 
 
 @pytest.fixture
