@@ -137,6 +137,11 @@ def files_digest(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
+def text_digest(text: str) -> str:
+    """The sha256 of a text, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def sha256(path: Path) -> str:
     """The sha256 of a file, in hex."""
     with path.open("rb") as stream:

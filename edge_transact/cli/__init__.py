@@ -9,10 +9,12 @@ import typer
 
 from edge_transact import __version__
 from edge_transact.cli import common
+from edge_transact.cli.build import build
 from edge_transact.cli.cache import cache
 from edge_transact.cli.doctor import doctor
 from edge_transact.cli.inspect import inspect
 from edge_transact.cli.push import push
+from edge_transact.cli.run import run
 
 app = typer.Typer(
     name="edge-transact",
@@ -58,10 +60,12 @@ def options(
 GLOBAL_FLAGS = ("--debug", "--quiet", "--verbose", "--no-cache")
 
 
+app.command("build")(build)
 app.command("cache")(cache)
 app.command("doctor")(doctor)
 app.command("inspect")(inspect)
 app.command("push")(push)
+app.command("run")(run)
 
 
 def main() -> None:
