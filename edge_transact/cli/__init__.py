@@ -12,6 +12,8 @@ from edge_transact.cli import common
 from edge_transact.cli.build import build
 from edge_transact.cli.cache import cache
 from edge_transact.cli.doctor import doctor
+from edge_transact.cli.eval import evaluate
+from edge_transact.cli.init import init
 from edge_transact.cli.inspect import inspect
 from edge_transact.cli.push import push
 from edge_transact.cli.run import run
@@ -59,13 +61,17 @@ def options(
 
 GLOBAL_FLAGS = ("--debug", "--quiet", "--verbose", "--no-cache")
 
+PIPELINE, AROUND = "From a checkpoint to an answer", "Around it"
 
-app.command("build")(build)
-app.command("cache")(cache)
-app.command("doctor")(doctor)
-app.command("inspect")(inspect)
-app.command("push")(push)
-app.command("run")(run)
+app.command("build", rich_help_panel=PIPELINE)(build)
+app.command("run", rich_help_panel=PIPELINE)(run)
+app.command("eval", rich_help_panel=PIPELINE)(evaluate)
+app.command("inspect", rich_help_panel=PIPELINE)(inspect)
+
+app.command("init", rich_help_panel=AROUND)(init)
+app.command("doctor", rich_help_panel=AROUND)(doctor)
+app.command("cache", rich_help_panel=AROUND)(cache)
+app.command("push", rich_help_panel=AROUND)(push)
 
 
 def main() -> None:
