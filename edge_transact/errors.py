@@ -39,5 +39,5 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
 
     choices = list(choices)
     close = get_close_matches(name, choices, n=1, cutoff=0.6)
-    listed = f"one of {', '.join(choices)}"
-    return f"Did you mean {close[0]!r}? There is {listed}." if close else f"Use {listed}."
+    question = f"Did you mean {close[0]!r}? " if close else ""
+    return f"{question}There are: {', '.join(choices)}."
