@@ -15,6 +15,7 @@ from edge_transact.cli.doctor import doctor
 from edge_transact.cli.eval import evaluate
 from edge_transact.cli.init import init
 from edge_transact.cli.inspect import inspect
+from edge_transact.cli.prune import prune
 from edge_transact.cli.push import push
 from edge_transact.cli.run import run
 
@@ -63,6 +64,7 @@ GLOBAL_FLAGS = ("--debug", "--quiet", "--verbose", "--no-cache")
 
 PIPELINE, AROUND = "From a checkpoint to an answer", "Around it"
 
+app.command("prune", rich_help_panel=PIPELINE)(prune)
 app.command("build", rich_help_panel=PIPELINE)(build)
 app.command("run", rich_help_panel=PIPELINE)(run)
 app.command("eval", rich_help_panel=PIPELINE)(evaluate)
