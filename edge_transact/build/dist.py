@@ -15,6 +15,7 @@ from typing import Any
 
 from edge_transact import __version__, costs
 from edge_transact.build.chat_config import CHAT_CONFIG, chat_config
+from edge_transact.build.concerns import concerns
 from edge_transact.build.manifest import Manifest
 from edge_transact.build.parity import DECODE_STEPS, Parity, compare, prompt_ids, reference_model
 from edge_transact.build.stages import place_library, place_weights, pruned
@@ -25,7 +26,7 @@ from edge_transact.engine.targets import get_target
 from edge_transact.errors import UsageError
 from edge_transact.inputs.models import resolve_model
 from edge_transact.outputs import new_directory, refuse_existing
-from edge_transact.progress import step
+from edge_transact.progress import step, warn
 from edge_transact.prune import Budget
 from edge_transact.quantization import Quantization, get_quantization
 from edge_transact.runtime.host import HostModel
@@ -44,11 +45,13 @@ class Build:
     Attributes:
         directory: The DIST.
         manifest: What it holds.
+        warnings: What may disappoint, as `concerns` found it.
         seconds: How long it took.
     """
 
     directory: Path
     manifest: Manifest
+    warnings: tuple[str, ...]
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,6 +66,7 @@ class Build:
             "weights_bytes": manifest.weights_bytes,
             "bits_per_parameter": manifest.bits_per_parameter,
             "parity": dict(manifest.parity),
+            "warnings": list(self.warnings),
             "seconds": self.seconds,
         }
 
@@ -105,12 +109,15 @@ def build(
     refuse_existing(output, force)
     with tempfile.TemporaryDirectory(prefix="edge-transact-") as scratch:
         checkpoint = Checkpoint.open(resolve_model(model))
+        sizes = _sizes(checkpoint, context, prefill_chunk, max_batch)
         if budget:
             checkpoint = pruned(checkpoint, model, budget, pruning or {})
-        sizes = _sizes(checkpoint, context, prefill_chunk, max_batch)
+        warnings = concerns(checkpoint.plan, kind, names, **sizes)
+        for warning in warnings:
+            warn(warning)
         with new_directory(output, force=force) as directory:
             manifest = _fill(directory, checkpoint, model, names, kind, sizes, Path(scratch))
-    return Build(output, manifest, time.perf_counter() - started)
+    return Build(output, manifest, tuple(warnings), time.perf_counter() - started)
 
 
 def _sizes(checkpoint: Checkpoint, context: int | None, prefill_chunk: int | None, max_batch: int) -> dict[str, int]:

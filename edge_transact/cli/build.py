@@ -65,8 +65,6 @@ def build(
 
     `edge-transact build model.gguf --target android --quant q4f16_1 -o dist --json | jq .libraries`
     """
-    from edge_transact.build.dist import build as build_dist
-
     options = {
         "model": model,
         "output": None if output is None else str(output),
@@ -82,6 +80,8 @@ def build(
         "intermediate": intermediate,
     }
     arguments = _arguments(options)
+    from edge_transact.build.dist import build as build_dist
+
     made = build_dist(**arguments, force=force)
     output = made.directory
 
@@ -114,10 +114,11 @@ def build(
 
 def _arguments(options: dict[str, Any]) -> dict[str, Any]:
     """What `build.dist.build` is called with: the options over ``edge-transact.toml``, or the options alone."""
+    from edge_transact.engine.targets import get_target
     from edge_transact.errors import UsageError
     from edge_transact.progress import step
     from edge_transact.project import BUDGET_KEYS, FILE, Project, read_project
-    from edge_transact.prune import Budget, parse_parameters
+    from edge_transact.quantization import get_quantization
 
     if options["model"] is not None:
         project = Project(model=options["model"])
@@ -131,8 +132,15 @@ def _arguments(options: dict[str, Any]) -> dict[str, Any]:
             "edge-transact init demo:smollm2",
         )
     project = project.overridden(options)
+    # Misspelt names are refused at once, before torch and tvm are imported.
+    for name in project.build.target:
+        get_target(name)
+    if project.build.quant:
+        get_quantization(project.build.quant)
     budget, pruning = None, {}
     if project.prune:
+        from edge_transact.prune import Budget, parse_parameters
+
         pruning = project.prune.model_dump(exclude_none=True)
         sizes = {key: pruning.pop(key) for key in BUDGET_KEYS if key in pruning}
         budget = Budget(
