@@ -20,18 +20,23 @@ verbose = False
 
 def step(message: str) -> None:
     """Say what happens now, in a line."""
-    console.print(message, highlight=False, markup=False)
+    _say(console, message)
 
 
 def detail(message: str) -> None:
     """Say what few want to know, in a line."""
     if verbose:
-        console.print(message, style="dim", highlight=False, markup=False)
+        _say(console, message, style="dim")
 
 
 def warn(message: str) -> None:
     """Say what will surprise, in a line, even where ``--quiet`` silences the rest."""
-    Console(stderr=True).print(f"warning: {message}", style="yellow", highlight=False, markup=False)
+    _say(Console(stderr=True), f"warning: {message}", style="yellow")
+
+
+def _say(where: Console, message: str, style: str | None = None) -> None:
+    # Wrapped at words on a terminal; whoever reads a log searches in lines.
+    where.print(message, style=style, highlight=False, markup=False, soft_wrap=not where.is_terminal)
 
 
 def shows_bars() -> bool:
