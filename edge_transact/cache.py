@@ -104,15 +104,12 @@ def place(recipe: Recipe, output: Path) -> None:
 
     Copies and not links: an output may be edited, and the cache would be edited with it.
     """
-    for _ in range(2):
-        source = made(recipe)
-        record = _read_record(recipe.entry)
-        damaged = [name for name, (_, digest) in record["files"].items() if sha256(source / name) != digest]
-        if not damaged:
-            break
-        warn(f"{source / damaged[0]} is not as it was made: making it again")
+    source = made(recipe)
+    if damaged := _damaged(recipe.entry, source):
+        warn(f"{source / damaged} is not as it was made: making it again")
         shutil.rmtree(recipe.entry)
-    for name in record["files"]:
+        source = made(recipe)
+    for name in _sizes(source):
         target = output / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, target)
@@ -188,9 +185,16 @@ def clear(kinds: Iterable[str]) -> list[Entry]:
 
 def _read_record(entry: Path) -> dict[str, Any] | None:
     try:
-        return json.loads((entry / RECORD).read_text())
-    except (OSError, ValueError):
+        record = json.loads((entry / RECORD).read_text())
+        return record if record.keys() >= {"what", "files"} else None
+    except (OSError, ValueError, AttributeError):
         return None
+
+
+def _damaged(entry: Path, content: Path) -> str | None:
+    """The first file that isn't as it was made."""
+    record = _read_record(entry) or {"files": {}}
+    return next((name for name, (_, digest) in record["files"].items() if sha256(content / name) != digest), None)
 
 
 def _sizes(directory: Path) -> dict[str, int]:

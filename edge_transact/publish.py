@@ -116,8 +116,8 @@ def _card(directory: Path, repository: str) -> bytes:
         ) from error
     card.text = re.sub(rf'from_pretrained\("{re.escape(directory.name)}"', f'from_pretrained("{repository}"', card.text)
     source = _source(directory)
-    if source and not card.data.base_model:
-        card.data.base_model = source
+    if source and not card.data.get("base_model"):
+        card.data["base_model"] = source
     return str(card).encode()
 
 

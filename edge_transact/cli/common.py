@@ -78,7 +78,7 @@ def _wrapped(text: str) -> str:
     import shutil
     import textwrap
 
-    lines = text.splitlines() or [""]
-    width = shutil.get_terminal_size().columns
-    settings = {"subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
-    return "".join(textwrap.fill(line, width, **settings) + "\n" for line in lines)
+    wrapper = textwrap.TextWrapper(
+        shutil.get_terminal_size().columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+    return "".join(wrapper.fill(line) + "\n" for line in text.splitlines() or [""])

@@ -178,7 +178,8 @@ def _file_error(path: Path, text: str, error: ValidationError) -> EdgeTransactEr
 def _explain(first: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, str]:
     name = ".".join(keys)
     if first["type"] == "extra_forbidden":
-        section = {"prune": Prune, "build": Build}.get(keys[0] if len(keys) > 1 else "", Project)
+        sections: dict[str, type[_Section]] = {"prune": Prune, "build": Build}
+        section = sections.get(keys[0] if len(keys) > 1 else "", Project)
         return f"unknown key {name}", did_you_mean(keys[-1], section.model_fields)
     if first["type"] == "missing":
         return f"{name} is missing", f'Add it: {name} = "demo:smollm2", say.'
