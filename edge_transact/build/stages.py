@@ -53,7 +53,7 @@ def place_weights(checkpoint: Checkpoint, definition: Definition, quantization: 
         "checkpoint": _digest(checkpoint),
         "parameters": {name: list(names) for name, (names, _) in sources.items()},
         "quantization": quantization.name,
-        "code": cache.code("weights", "templates", "quantization.py"),
+        "code": cache.code("weights", "templates/edge_llama_model.py.j2", "quantization.py"),
     }
 
     def make(content: Path) -> None:
@@ -66,13 +66,13 @@ def place_weights(checkpoint: Checkpoint, definition: Definition, quantization: 
 def place_library(
     definition: Definition, quantization: Quantization, target: BuildTarget, model_lib: str, path: Path
 ) -> None:
-    """Writes the library for a target to `path`."""
+    """Writes the library for a target to `path`. The definition's own text is in `model_lib`'s digest."""
     ingredients = {
         "model_lib": model_lib,
         "config": definition.config.asdict(),
         "quantization": quantization.name,
         "target": asdict(target) | {"tvm": str(target.tvm_target())},
-        "code": cache.code("engine", "definition", "templates"),
+        "code": cache.code("engine", "definition"),
         **_versions("apache-tvm"),
     }
 
