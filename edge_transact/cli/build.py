@@ -15,7 +15,7 @@ def build(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIST", help="The directory to make.")],
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="A checkpoint directory, a hub id, a GGUF file or a demo: name."),
+        typer.Argument(metavar="MODEL", help="A checkpoint directory, a hub id, a GGUF file or a demo: name."),
     ] = None,
     target: Annotated[
         str, typer.Option(help="What to build for: android, android-cpu, host; several with commas.")
