@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -37,10 +38,19 @@ def test_what_init_writes_is_valid_and_says_what_it_does():
     assert "# Leave this section out" in Path("edge-transact.toml").read_text()
 
 
-def test_the_keys_that_the_template_has_commented_out_are_in_the_schema():
+def test_what_the_template_has_commented_out_are_the_defaults():
+    from edge_transact.build import dist
+    from edge_transact.prune import prune
+
     run("init")
     uncommented = re.sub(r"^# (\w+ = )", r"\1", Path("edge-transact.toml").read_text(), flags=re.MULTILINE)
-    assert project(uncommented).prune.shots == 8
+    written = project(uncommented)
+    defaults = inspect.signature(prune).parameters
+    for key in ("shots", "bucket", "calibration", "calibration_tokens", "seed"):
+        assert getattr(written.prune, key) == defaults[key].default, key
+    assert written.build.context == dist.DEFAULT_CONTEXT_WINDOW_SIZE
+    assert written.build.prefill_chunk == dist.DEFAULT_PREFILL_CHUNK_SIZE
+    assert written.build.max_batch == inspect.signature(dist.build).parameters["max_batch"].default
 
 
 def test_init_refuses_an_existing_file_and_changes_it_with_force():

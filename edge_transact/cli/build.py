@@ -15,7 +15,7 @@ def build(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]",
+            metavar="MODEL",
             help="A checkpoint directory, a hub id, a GGUF file or a demo: name. [default: edge-transact.toml's]",
         ),
     ] = None,

@@ -12,7 +12,7 @@ from edge_transact.cli.common import JsonOption, guarded, show
 @guarded
 def init(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="A directory, a hub id, a .gguf file or a demo: name.")
+        str | None, typer.Argument(metavar="MODEL", help="A directory, a hub id, a .gguf file or a demo: name.")
     ] = None,
     target: Annotated[
         str | None, typer.Option(help="What to build for: android, android-cpu, host, iphone; several with commas.")
