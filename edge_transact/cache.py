@@ -120,7 +120,7 @@ def code(*paths: str) -> str:
     digest = hashlib.sha256()
     for path in paths:
         root = next(base for base in (_PACKAGE / path, _PACKAGE.parent / path) if base.exists())
-        files = [root] if root.is_file() else sorted(file for file in root.rglob("*") if file.suffix in (".py", ".j2"))
+        files = [root] if root.is_file() else sorted(file for file in root.rglob("*") if _is_source(file))
         for file in files:
             digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
@@ -189,6 +189,10 @@ def _read_record(entry: Path) -> dict[str, Any] | None:
         return record if record.keys() >= {"what", "files"} else None
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def _is_source(file: Path) -> bool:
+    return file.is_file() and file.parent.name != "__pycache__"
 
 
 def _damaged(entry: Path, content: Path) -> str | None:

@@ -104,12 +104,14 @@ def test_changed_code_is_another_ingredient(monkeypatch, tmp_path):
     monkeypatch.setattr(cache, "_PACKAGE", tmp_path)
     (tmp_path / "stage").mkdir()
     (tmp_path / "stage" / "a.py").write_text("1")
-    (tmp_path / "stage" / "note.txt").write_text("1")
     before = cache.code("stage")
-    (tmp_path / "stage" / "note.txt").write_text("2")
+    (tmp_path / "stage" / "__pycache__").mkdir()
+    (tmp_path / "stage" / "__pycache__" / "a.pyc").write_text("compiled")
     assert cache.code("stage") == before
-    (tmp_path / "stage" / "a.py").write_text("2")
-    assert cache.code("stage") != before
+    for name, text in (("a.py", "2"), ("kernel.cc", "int main() {}"), ("b.py", "")):
+        (tmp_path / "stage" / name).write_text(text)
+        assert cache.code("stage") != before
+        before = cache.code("stage")
 
 
 def run(*arguments: str) -> dict:

@@ -72,7 +72,7 @@ def place_library(
         "config": definition.config.asdict(),
         "quantization": quantization.name,
         "target": asdict(target) | {"tvm": str(target.tvm_target())},
-        "code": cache.code("engine", "definition"),
+        "code": cache.code("engine", "definition", "quantization.py"),
         **_versions("apache-tvm"),
     }
 
