@@ -3,7 +3,7 @@ VENV := $(or $(EDGE_VENV),.venv)
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format system-packages clean
+.PHONY: demo test lint format coverage system-packages clean
 
 demo: $(VENV)/.edge-transact-demo ## A real model pruned, built for Android and this host, and asked a question
 	$(BIN)/python -m edge_transact.demo
@@ -15,6 +15,9 @@ lint: $(VENV)/.edge-transact-test ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+coverage: $(VENV)/.edge-transact-test system-packages ## Which lines the tests reach
+	$(BIN)/python -m pytest --cov --cov-report=term-missing
 
 format: $(VENV)/.edge-transact-test
 	$(BIN)/ruff check --fix .

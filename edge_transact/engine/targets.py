@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edge_transact.errors import UsageError
+from edge_transact.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     import tvm
@@ -91,9 +90,7 @@ def get_target(name: str) -> BuildTarget:
         UsageError: There is none; the message lists those that there are.
     """
     if name not in TARGETS:
-        near = difflib.get_close_matches(name, TARGETS, n=1)
-        hint = f"Did you mean {near[0]}? " if near else ""
-        raise UsageError(f"unknown target {name!r}", fix=f"{hint}The targets are {', '.join(TARGETS)}.")
+        raise UsageError(f"unknown target {name!r}", fix=did_you_mean(name, TARGETS))
     return TARGETS[name]
 
 
