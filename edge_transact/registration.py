@@ -2,9 +2,9 @@
 
 ``import edge_transact`` has to be cheap, and transformers takes seconds. So where its Auto classes aren't imported
 yet, the registration waits for them: a finder adds our names to their tables as soon as those exist. The tables hold
-names, which transformers looks up in ``transformers.models.edge_llama`` when it first needs the class; this module stands
-in for that one.
-(Registering the classes themselves at that moment would import LLaMA in the middle of its own import.)
+names, which transformers looks up in ``transformers.models.edge_llama`` when it first needs the class; this module
+stands in for that one. (Registering the classes themselves at that moment would import LLaMA in the middle of its own
+import.)
 """
 
 from __future__ import annotations

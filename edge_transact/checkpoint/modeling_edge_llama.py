@@ -33,7 +33,7 @@ class EdgeLlamaModel(LlamaModel):
             LlamaDecoderLayer(layer_config, index) for index, layer_config in enumerate(config.per_layer_config)
         )
         for layer in self.layers:
-            # The layers' configurations are copies; attention reads what `set_attn_implementation` changes, the model's.
+            # The layers' configurations are copies, which `set_attn_implementation` wouldn't reach.
             layer.self_attn.config = layer.mlp.config = config
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = LlamaRotaryEmbedding(config=config)
