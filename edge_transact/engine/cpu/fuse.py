@@ -1,0 +1,205 @@
+"""Puts the CPU kernels into a module: products with packed weights, together with what surrounds them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import IRModule, relax, tirx
+
+from edge_transact.engine.cpu import isa, linear
+from edge_transact.engine.cpu.linear import Linear
+from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
+
+
+@tvm.transform.module_pass(opt_level=0, name="FuseCPULinears")
+class FuseCPULinears:
+    """Each product with packed weights, the RMSNorm before it and the bias, SiLU gate and residual after it become one kernel.
+
+    Runs before operators are legalized. Products that the kernels don't support stay as they are.
+
+    Args:
+        target: Decides the instruction set.
+        threads: Parts that a decode kernel is cut into.
+    """
+
+    def __init__(self, target: tvm.target.Target, threads: int) -> None:
+        self.target = target
+        self.threads = threads
+
+    def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
+        """The pass."""
+        fuser = _Fuser(mod, self.target, self.threads)
+        for var, function in mod.functions_items():
+            if isinstance(function, relax.Function):
+                fuser.fuse(var, function)
+        return relax.transform.DeadCodeElimination()(fuser.builder_.get())
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A product found in a function, with what is fused into it."""
+
+    linear: Linear
+    arguments: tuple[relax.Expr, ...]
+
+
+@relax.expr_functor.mutator
+class _Fuser(relax.PyExprMutator):
+    def __init__(self, mod: IRModule, target: tvm.target.Target, threads: int) -> None:
+        super().__init__(mod)
+        self.mod, self.target, self.threads = mod, target, threads
+        self.kernels: dict[tuple[Linear, str], relax.GlobalVar] = {}
+        self.found: dict[relax.Expr, _Product] = {}
+
+    def fuse(self, var: relax.GlobalVar, function: relax.Function) -> None:
+        self.found = _find(self.mod, function)
+        if self.found:
+            self.builder_.update_func(var, self.visit_expr(function))
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        product = self.found.get(call)
+        call = super().visit_call_(call)
+        if product is None:
+            return call
+        kernel = self._kernel(product.linear, _rows(product.arguments[0].ty.shape))
+        if kernel is None:
+            return call
+        return relax.call_tir(kernel, [self.visit_expr(argument) for argument in product.arguments], call.ty)
+
+    def _kernel(self, product: Linear, rows: str) -> relax.GlobalVar | None:
+        # One bf16 term is what fp16 kinds need in prefill, which is bound by arithmetic; decode has the time for two.
+        terms = 1 if product.dtype == "float16" and rows != "one" else 2
+        instructions = isa.select(self.target, terms)
+        if not linear.supports(product, instructions):
+            return None
+        if (product, rows) not in self.kernels:
+            function = linear.kernel(product, instructions, self.threads, rows=rows)
+            name = f"w4_{'decode' if rows == 'one' else 'prefill'}"
+            self.kernels[product, rows] = self.builder_.add_func(function, name)
+        return self.kernels[product, rows]
+
+
+def _rows(shape: Any) -> str:
+    """Which of `linear.kernel`'s kinds of rows an activation's shape ``[batch, tokens, features]`` is."""
+    batch, tokens = (int(size) if isinstance(size, tirx.IntImm) else None for size in list(shape)[:2])
+    if batch == tokens == 1:
+        return "one"
+    return "s" if batch == 1 else "b"
+
+
+def _find(mod: IRModule, function: relax.Function) -> dict[relax.Expr, _Product]:
+    """The products of a function, keyed by the last call that each replaces."""
+    bindings = [binding for block in _blocks(function) for binding in block.bindings]
+    values = {binding.var: binding.value for binding in bindings}
+    users: dict[relax.Var, list[relax.Binding]] = {}
+    for binding in bindings:
+        for var in relax.analysis.free_vars(binding.value):
+            users.setdefault(var, []).append(binding)
+
+    found = {}
+    for binding in bindings:
+        product = _product(mod, binding.value)
+        if product is None:
+            continue
+        product = _with_norm(product, values)
+        last, product = _with_epilogue(binding, product, users)
+        found[last.value] = product
+    return found
+
+
+def _blocks(function: relax.Function) -> list[relax.BindingBlock]:
+    return list(function.body.blocks) if isinstance(function.body, relax.SeqExpr) else []
+
+
+def _product(mod: IRModule, value: relax.Expr) -> _Product | None:
+    """A call of a function that `engine.linear` made for packed weights, if `value` is one."""
+    if not (isinstance(value, relax.Call) and _is_op(value, "relax.call_tir")):
+        return None
+    if not value.args[0].name_hint.startswith("dequantize_matmul"):
+        return None
+    x, weight, scale = value.args[1].fields
+    k, n = int(x.ty.shape[-1]), int(value.ty.shape[-1])
+    words = math.ceil(k / GROUP_SIZE) * WORDS_PER_GROUP
+    rows = int(weight.ty.shape[0])
+    output_major = rows == n if words != n else _has_block(mod[value.args[0]], "NT_matmul")
+    dtypes = (str(x.ty.dtype), str(scale.ty.dtype), str(value.ty.dtype))
+    return _Product(Linear(k, n, "NK" if output_major else "KN", *dtypes), (x, weight, scale))
+
+
+def _has_block(function: tirx.PrimFunc, name: str) -> bool:
+    names = []
+    tirx.stmt_functor.post_order_visit(
+        function.body, lambda node: names.append(node.name_hint) if isinstance(node, tirx.SBlock) else None
+    )
+    return name in names
+
+
+def _with_norm(product: _Product, values: dict[relax.Var, relax.Expr]) -> _Product:
+    x, *rest = product.arguments
+    norm = values.get(x)
+    if not _is_op(norm, "relax.nn.rms_norm") or [int(axis) for axis in norm.attrs.axes] not in ([-1], [2]):
+        return product
+    return _Product(replace(product.linear, norm_eps=float(norm.attrs.epsilon)), (norm.args[0], *rest, norm.args[1]))
+
+
+def _with_epilogue(
+    binding: relax.Binding, product: _Product, users: dict[relax.Var, list[relax.Binding]]
+) -> tuple[relax.Binding, _Product]:
+    """Follow the result through its only uses as long as the kernel can take them over."""
+
+    def only_user(binding: relax.Binding) -> relax.Binding | None:
+        uses = users.get(binding.var, [])
+        return uses[0] if len(uses) == 1 else None
+
+    def added(binding: relax.Binding | None, to: relax.Var) -> relax.Expr | None:
+        if binding is None or not _is_op(binding.value, "relax.add"):
+            return None
+        first, second = binding.value.args
+        return second if first.same_as(to) else first
+
+    after = only_user(binding)
+    other = added(after, binding.var)
+    if other is not None and len(other.ty.shape) == 1:
+        product = _Product(replace(product.linear, bias=True), (*product.arguments, other))
+        binding, after = after, only_user(after)
+        other = added(after, binding.var)
+    gated = _gated(binding, users)
+    if gated is not None:
+        product = _Product(replace(product.linear, gated=True), product.arguments)
+        binding, after = gated, only_user(gated)
+        other = added(after, binding.var)
+    if (
+        other is not None
+        and not other.same_as(binding.var)
+        and other.ty.dtype == binding.var.ty.dtype
+        and tvm_ffi.structural_equal(other.ty.shape, binding.var.ty.shape)
+    ):
+        return after, _Product(replace(product.linear, residual=True), (*product.arguments, other))
+    return binding, product
+
+
+def _gated(binding: relax.Binding, users: dict[relax.Var, list[relax.Binding]]) -> relax.Binding | None:
+    """The ``silu(gate) * up`` that takes the two halves of a result, and nothing else does."""
+    (split,) = users.get(binding.var, []) if len(users.get(binding.var, [])) == 1 else (None,)
+    if split is None or not _is_op(split.value, "relax.split"):
+        return None
+    halves = users.get(split.var, [])
+    if len(halves) != 2 or not all(isinstance(half.value, relax.TupleGetItem) for half in halves):
+        return None
+    gate, up = sorted(halves, key=lambda half: half.value.index)
+    if len(users.get(gate.var, [])) != 1 or len(users.get(up.var, [])) != 1:
+        return None
+    silu, multiply = users[gate.var][0], users[up.var][0]
+    if not (_is_op(silu.value, "relax.nn.silu") and _is_op(multiply.value, "relax.multiply")):
+        return None
+    if len(users.get(silu.var, [])) != 1 or not users[silu.var][0].var.same_as(multiply.var):
+        return None
+    return multiply
+
+
+def _is_op(value: Any, name: str) -> bool:
+    return isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op) and value.op.name == name
