@@ -62,19 +62,19 @@ class Attention:
 
 
 def kernels(attention: Attention, inverse_frequencies: np.ndarray) -> dict[str, tirx.PrimFunc]:
-    """The kernels by the names that TVM's ``TIRPagedKVCache`` gives the ones they replace.
+    """The kernels by the names of those of TVM's ``TIRPagedKVCache`` that they replace.
 
     Args:
         attention: The heads.
         inverse_frequencies: RoPE's, float32 ``[head_dim / 2]``.
     """
     made = {
-        "kv_cache_transpose_append": _append(attention),
-        "tir_split_rotary": _split_rotary(attention, inverse_frequencies),
-        "tir_attention_decode_cpu": _decode(attention),
-        "tir_attention_prefill_cpu": _prefill_paged(attention),
-        "tir_attention_prefill_ragged_cpu": _prefill_ragged(attention),
-        "tir_attention_merge_state_cpu": _merge(attention),
+        "tir_kv_cache_transpose_append": _append(attention),
+        "fused_rope": _split_rotary(attention, inverse_frequencies),
+        "batch_decode_paged_kv_cpu": _decode(attention),
+        "batch_prefill_paged_kv_cpu": _prefill_paged(attention),
+        "batch_prefill_ragged_kv": _prefill_ragged(attention),
+        "merge_state_inplace_cpu": _merge(attention),
     }
     return {name: function.with_attr("global_symbol", name) for name, function in made.items()}
 

@@ -57,10 +57,11 @@ class _Fuser(relax.PyExprMutator):
 
     def fuse(self, var: relax.GlobalVar, function: relax.Function) -> None:
         self.found = _find(self.mod, function)
-        if self.found:
-            self.builder_.update_func(var, self.visit_expr(function))
+        self.builder_.update_func(var, self.visit_expr(function))
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
+        if _is_op(call, "relax.call_tir") and call.args[0].name_hint.startswith("embed") and _is_packed(call):
+            return self._embed(call)
         product = self.found.get(call)
         call = super().visit_call_(call)
         if product is None:
@@ -69,6 +70,11 @@ class _Fuser(relax.PyExprMutator):
         if kernel is None:
             return call
         return relax.call_tir(kernel, [self.visit_expr(argument) for argument in product.arguments], call.ty)
+
+    def _embed(self, call: relax.Call) -> relax.Expr:
+        ids, weight, scale = call.args[1].fields
+        function = linear.embed(int(weight.ty.shape[0]), int(call.ty.shape[-1]), str(scale.ty.dtype))
+        return relax.call_tir(self.builder_.add_func(function, "w4_embed"), [ids, weight, scale], call.ty)
 
     def _kernel(self, product: Linear, rows: str) -> relax.GlobalVar | None:
         # One bf16 term is what fp16 kinds need in prefill, which is bound by arithmetic; decode has the time for two.
@@ -128,6 +134,11 @@ def _product(mod: IRModule, value: relax.Expr) -> _Product | None:
     output_major = rows == n if words != n else _has_block(mod[value.args[0]], "NT_matmul")
     dtypes = (str(x.ty.dtype), str(scale.ty.dtype), str(value.ty.dtype))
     return _Product(Linear(k, n, "NK" if output_major else "KN", *dtypes), (x, weight, scale))
+
+
+def _is_packed(call: relax.Call) -> bool:
+    arguments = call.args[1].fields if isinstance(call.args[1], relax.Tuple) else []
+    return len(arguments) == 3 and str(arguments[1].ty.dtype) == "uint32"
 
 
 def _has_block(function: tirx.PrimFunc, name: str) -> bool:

@@ -12,12 +12,12 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tvm import ir, tirx
+from tvm import tirx
 from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as builder
 
-from edge_transact.engine.cpu.isa import Fp32
+from edge_transact.engine.cpu.isa import ZERO_POINT, Fp32
 from edge_transact.engine.cpu.vector import cast, exp, load, shuffle, splat, store, sum_lanes
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP
 
@@ -119,6 +119,37 @@ def kernel(linear: Linear, isa: Fp32, threads: int, *, rows: Literal["one", "s",
                     (_decode_kn if linear.layout == "KN" else _decode_nk)(linear, isa, threads, arguments)
                 else:
                     _prefill(linear, isa, arguments, cast("int32", count))
+    return ib.get()
+
+
+def embed(rows: int, features: int, scale_dtype: str) -> tirx.PrimFunc:
+    """Rows of a packed NK matrix: ``ids [n], weight [rows, 4 G], scale [rows, G]`` to ``[n, features]``."""
+    groups = math.ceil(features / GROUP_SIZE)
+    with IRBuilder() as ib:
+        with builder.prim_func(s_tir=True):
+            T.func_name("w4_embed")
+            T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+            n = T.int64()
+            ids = T.match_buffer(T.arg("ids", T.handle()), (n,), "int32")
+            weight = T.match_buffer(T.arg("weight", T.handle()), (rows, groups * WORDS_PER_GROUP), "uint32")
+            scale = T.match_buffer(T.arg("scale", T.handle()), (rows, groups), scale_dtype)
+            out = T.match_buffer(T.arg("out", T.handle()), (n, features), scale_dtype)
+
+            def values(row: Any, word: Any, lanes: int) -> Any:
+                shifts = T.Cast(f"uint32x{lanes}", T.ramp(T.int32(0), 4, lanes)) if lanes > 1 else T.uint32(0)
+                nibbles = T.bitwise_and(T.shift_right(splat(weight[row, word], lanes), shifts), splat(T.uint32(15), lanes))
+                signed = cast("float32", cast("int32", nibbles) - splat(T.int32(ZERO_POINT), lanes))
+                return cast(scale_dtype, signed * splat(cast("float32", scale[row, word // WORDS_PER_GROUP]), lanes))
+
+            with T.serial(0, n) as i:
+                row = T.bind(ids[i])
+                with T.serial(0, features // VALUES_PER_WORD) as word:
+                    store(out, values(row, word, VALUES_PER_WORD), [i, word * VALUES_PER_WORD])
+                if features % VALUES_PER_WORD:
+                    word = features // VALUES_PER_WORD
+                    last = T.bind(values(row, word, VALUES_PER_WORD))
+                    for j in range(features % VALUES_PER_WORD):
+                        T.buffer_store(out, shuffle([last], [j]), [i, word * VALUES_PER_WORD + j])
     return ib.get()
 
 

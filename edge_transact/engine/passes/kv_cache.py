@@ -90,7 +90,7 @@ def _use_cpu_kernels(mod: IRModule, target: tvm.target.Target, arguments: dict[s
         return
     frequencies = attention.inverse_frequencies(heads.head_dim, arguments["rope_theta"], arguments["rope_scaling"])
     for name, function in attention.kernels(heads, frequencies).items():
-        mod[name] = function
+        mod[mod.get_global_var(name)] = function
 
 
 def _arguments(creation: relax.Function) -> dict[str, Any]:
