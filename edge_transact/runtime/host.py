@@ -1,7 +1,7 @@
 """A library on this machine: load it with its weights, prefill, decode, generate.
 
-Calls the functions in the order in which MLC's engine does: add a sequence, then ``begin_forward``, the model's function,
-``end_forward`` for each chunk of a prompt and each decoded token.
+Calls the functions in the order in which MLC's engine does: add a sequence, then ``begin_forward``, the model's
+function and ``end_forward`` for each chunk of a prompt and each decoded token.
 """
 
 from __future__ import annotations
@@ -53,7 +53,11 @@ class HostModel:
         self.prefill_chunk_size: int = self.metadata["prefill_chunk_size"]
         shape = tvm.runtime.ShapeTuple
         self._cache = self._vm["create_tir_paged_kv_cache"](
-            shape([1]), shape([self.context_window_size]), shape([self.prefill_chunk_size]), shape([PAGE_SIZE]), shape([0])
+            shape([1]),
+            shape([self.context_window_size]),
+            shape([self.prefill_chunk_size]),
+            shape([PAGE_SIZE]),
+            shape([0]),
         )
         self._add, self._remove, self._begin, self._end = (
             tvm.get_global_func(f"vm.builtin.kv_state_{name}")
@@ -118,7 +122,9 @@ class HostModel:
         self.reset()
         return np.concatenate([self._forward("batch_verify", chunk)[0] for chunk in self._chunks(ids)])
 
-    def generate(self, ids: Sequence[int], max_tokens: int, *, temperature: float = 0.0, seed: int = 0) -> Iterator[int]:
+    def generate(
+        self, ids: Sequence[int], max_tokens: int, *, temperature: float = 0.0, seed: int = 0
+    ) -> Iterator[int]:
         """Append a prompt, then tokens one by one, until there are `max_tokens` or the context window is full.
 
         Args:

@@ -73,9 +73,9 @@ def write_gguf(path: Path, checkpoint: Checkpoint, tensor_type: str, **metadata)
     writer.add_vocab_size(config["vocab_size"])
     writer.add_tokenizer_model("gpt2")
     words = [f"t{index}" for index in range(config["vocab_size"])]
-    words[3:6] = ["a", "b", "ab"]
+    words[3:7] = ["a", "b", "ab", "abb"]
     writer.add_token_list(words)
-    writer.add_token_merges(["a b"])
+    writer.add_token_merges(["a b", "ab b"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
