@@ -73,6 +73,7 @@ def build_library(
         "kv_state_kind": "kv_cache",
         "model_task": "chat",
         "active_vocab_size": config.vocab_size,
+        **_cpu(tvm_target),
         "params": [
             {
                 "name": name,

@@ -43,7 +43,7 @@ def pipeline(target: tvm.target.Target, metadata: dict[str, Any], bounds: dict[s
         AttachEmbeddingAllocation(metadata["prefill_chunk_size"]),
         AttachBounds(bounds),
         tirx.transform.BindTarget(target),
-        *([FuseCPULinears(target, 2)] if on_cpu else []),
+        *([FuseCPULinears(target)] if on_cpu else []),
         # Operators to kernels, element-wise ones fused behind the matrix products.
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),

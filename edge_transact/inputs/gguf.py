@@ -67,7 +67,8 @@ def _open(file: Path) -> GGUFReader:
         ) from error
     try:
         reader = GGUFReader(file)
-        architecture = reader.get_field("general.architecture").contents()
+        field = reader.get_field("general.architecture")
+        architecture = field.contents() if field else None
     except (ValueError, IndexError, KeyError, AttributeError, OSError) as error:
         raise EdgeTransactError(
             f"{file} is not a GGUF file, or it is truncated: {error}", fix="Copy or download the file again."

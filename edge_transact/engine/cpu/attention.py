@@ -46,11 +46,6 @@ class Attention:
     lanes: int
 
     @property
-    def supported(self) -> bool:
-        """Whether vectors divide a head and a page."""
-        return self.head_dim % (2 * self.lanes) == 0 and PAGE_SIZE % self.lanes == 0
-
-    @property
     def q_per_kv(self) -> int:
         """Query heads of a KV head."""
         return self.num_attention_heads // self.num_key_value_heads
@@ -77,6 +72,11 @@ def kernels(attention: Attention, inverse_frequencies: np.ndarray) -> dict[str, 
         "merge_state_inplace_cpu": _merge(attention),
     }
     return {name: function.with_attr("global_symbol", name) for name, function in made.items()}
+
+
+def lanes_for(head_dim: int, most: int) -> int | None:
+    """Lanes of the widest vectors, up to `most`, pairs of which divide a head; `None` where not even the narrowest do."""
+    return next((lanes for lanes in (16, 8, 4) if lanes <= most and head_dim % (2 * lanes) == 0), None)
 
 
 def inverse_frequencies(head_dim: int, theta: float, scaling: dict[str, Any]) -> np.ndarray:

@@ -22,17 +22,15 @@ class FuseCPULinears:
     Runs before operators are legalized. Products that the kernels don't support stay as they are.
 
     Args:
-        target: Decides the instruction set.
-        threads: Parts that a decode kernel is cut into.
+        target: Decides the instruction set, and by its ``num-cores`` into how many parts a decode kernel is cut.
     """
 
-    def __init__(self, target: tvm.target.Target, threads: int) -> None:
+    def __init__(self, target: tvm.target.Target) -> None:
         self.target = target
-        self.threads = threads
 
     def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
         """The pass."""
-        fuser = _Fuser(mod, self.target, self.threads)
+        fuser = _Fuser(mod, self.target)
         for var, function in mod.functions_items():
             if isinstance(function, relax.Function):
                 fuser.fuse(var, function)
@@ -49,9 +47,9 @@ class _Product:
 
 @relax.expr_functor.mutator
 class _Fuser(relax.PyExprMutator):
-    def __init__(self, mod: IRModule, target: tvm.target.Target, threads: int) -> None:
+    def __init__(self, mod: IRModule, target: tvm.target.Target) -> None:
         super().__init__(mod)
-        self.mod, self.target, self.threads = mod, target, threads
+        self.mod, self.target, self.threads = mod, target, int(target.attrs["num-cores"])
         self.kernels: dict[tuple[Linear, str], relax.GlobalVar] = {}
         self.found: dict[relax.Expr, _Product] = {}
 

@@ -79,16 +79,14 @@ class CreateKVCache:
 
 def _use_cpu_kernels(mod: IRModule, target: tvm.target.Target, arguments: dict[str, Any]) -> None:
     """Put our kernels in the place of TVM's, which are scalar and take one thread, where they support the heads."""
-    heads = attention.Attention(
-        arguments["num_attention_heads"],
-        arguments["num_key_value_heads"],
-        arguments["qk_head_dim"],
-        str(arguments["dtype"]),
-        isa.select(target, 1).lanes,
-    )
-    if not heads.supported or arguments["rotary_dim"] != heads.head_dim:
+    head_dim = arguments["qk_head_dim"]
+    lanes = attention.lanes_for(head_dim, isa.select(target, 1).lanes)
+    if lanes is None or arguments["rotary_dim"] != head_dim:
         return
-    frequencies = attention.inverse_frequencies(heads.head_dim, arguments["rope_theta"], arguments["rope_scaling"])
+    heads = attention.Attention(
+        arguments["num_attention_heads"], arguments["num_key_value_heads"], head_dim, str(arguments["dtype"]), lanes
+    )
+    frequencies = attention.inverse_frequencies(head_dim, arguments["rope_theta"], arguments["rope_scaling"])
     for name, function in attention.kernels(heads, frequencies).items():
         mod[mod.get_global_var(name)] = function
 
