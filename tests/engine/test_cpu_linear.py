@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from cpu_kernels import INSTRUCTION_SETS, compiled, describe
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_transact.engine.cpu.linear import Linear, embed, kernel, supports
@@ -16,26 +16,26 @@ QUANTIZATION = {("KN", "float16"): "q4f16_0", ("NK", "float16"): "q4f16_1", ("NK
 isas = pytest.mark.parametrize("isa", INSTRUCTION_SETS, ids=describe)
 
 
-def run(linear: Linear, isa, rows: str, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The kernel's result and that of numpy in double precision."""
+def run(linear: Linear, isa, k: int, n: int, rows: tuple[int, int], rng: np.random.Generator, *, one_row: bool = False, call=None):
+    """The kernel's result for ``x [*rows, k]`` and a weight ``[n, k]``, and that of numpy in double precision."""
     quantization = QUANTIZATIONS[QUANTIZATION[linear.layout, linear.dtype]]
-    weight = torch.from_numpy(rng.standard_normal((linear.out_features, linear.in_features), np.float32) * 0.1)
+    weight = torch.from_numpy(rng.standard_normal((n, k), np.float32) * 0.1)
     q_weight, q_scale = w4.quantize(weight, quantization)
     # With fp32 scales no weight is rounded, as in the kernels.
-    dense = w4.dequantize(q_weight, q_scale.astype(np.float32), quantization, linear.in_features)
+    dense = w4.dequantize(q_weight, q_scale.astype(np.float32), quantization, k)
     dense = np.asarray(dense).astype(np.float64)
-    leading = {"one": (1, 1), "s": (1, count), "b": (count, 1)}[rows]
+    width = n // linear.sections
 
     def tensor(*shape):
         return rng.standard_normal(shape, np.float32).astype(linear.dtype)
 
-    x = tensor(*leading, linear.in_features)
-    norm = tensor(linear.in_features) if linear.norm_eps is not None else None
-    bias = tensor(linear.out_features) if linear.bias else None
-    residual = tensor(*leading, linear.width) if linear.residual else None
-    out = np.zeros((*leading, linear.width), linear.out_dtype)
+    x = tensor(*rows, k)
+    norm = tensor(k) if linear.norm_eps is not None else None
+    bias = tensor(n) if linear.bias else None
+    residual = tensor(*rows, width) if linear.residual else None
+    out = np.zeros((*rows, width), linear.out_dtype)
     arguments = [a for a in (x, q_weight, q_scale, norm, bias, residual, out) if a is not None]
-    compiled(kernel(linear, isa, 2, rows=rows))(*arguments)
+    (call or compiled(kernel(linear, isa, 2, one_row=one_row)))(*arguments)
 
     want = x.astype(np.float64)
     if norm is not None:
@@ -60,61 +60,64 @@ def assert_close(got: np.ndarray, want: np.ndarray, isa, out_dtype: str) -> None
 
 @isas
 @pytest.mark.parametrize("layout", ["NK", "KN"])
-@pytest.mark.parametrize(("rows", "count"), [("one", 1), ("s", 1), ("s", 13), ("b", 6)])
-def test_plain(isa, layout, rows, count, rng):
-    linear = Linear(576, 80, layout, "float16", "float16", "float32")
-    got, want = run(linear, isa, rows, count, rng)
-    assert_close(got, want, isa, "float32")
+def test_sums_of_one_row_and_of_many(isa, layout, rng):
+    linear = Linear(layout, "float16", "float16", "float32")
+    for rows, one_row in (((1, 1), True), ((1, 13), False), ((6, 1), False)):
+        got, want = run(linear, isa, 576, 80, rows, rng, one_row=one_row)
+        assert_close(got, want, isa, "float32")
 
 
 @isas
 @pytest.mark.parametrize("layout", ["NK", "KN"])
-@pytest.mark.parametrize("rows", ["one", "s"])
+@pytest.mark.parametrize("one_row", [True, False], ids=["decode", "prefill"])
 @pytest.mark.parametrize(
     "around",
     [
-        {"norm_eps": 1e-5, "gated": True},
-        {"bias": True, "gated": True, "residual": True},
+        {"norm_eps": 1e-5, "gated": True, "bias": True},
         {"norm_eps": 1e-5, "bias": True, "residual": True},
     ],
     ids=lambda around: "-".join(around),
 )
-def test_with_what_surrounds_it(isa, layout, rows, around, rng):
-    linear = Linear(96, 96, layout, "float16", "float16", "float16", **around)
-    got, want = run(linear, isa, rows, 1 if rows == "one" else 7, rng)
+def test_with_what_surrounds_it(isa, layout, one_row, around, rng):
+    linear = Linear(layout, "float16", "float16", "float16", **around)
+    got, want = run(linear, isa, 96, 96, (1, 1) if one_row else (1, 7), rng, one_row=one_row)
     assert_close(got, want, isa, "float16")
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    in_features=st.integers(1, 300),
-    out_features=st.integers(32, 100),
-    layout=st.sampled_from(["NK", "KN"]),
-    isa=st.sampled_from(INSTRUCTION_SETS),
-    norm=st.booleans(),
-    rows=st.sampled_from([("one", 1), ("s", 5)]),
-)
-def test_every_shape(in_features, out_features, layout, isa, norm, rows):
-    linear = Linear(
-        in_features, out_features, layout, "float16", "float16", "float32", norm_eps=1e-5 if norm else None
-    )
-    got, want = run(linear, isa, *rows, np.random.default_rng(1))
+@pytest.fixture(scope="module", params=["NK", "KN"])
+def kernels_of_all_shapes(request):
+    """For each instruction set and both numbers of rows, one compiled kernel: a function of the shapes."""
+    linear = Linear(request.param, "float16", "float16", "float32", norm_eps=1e-5)
+    made = {}
+    for isa in INSTRUCTION_SETS:
+        for one_row in (True, False):
+            made[isa, one_row] = compiled(kernel(linear, isa, 2, one_row=one_row))
+    return linear, made
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(k=st.integers(1, 700), n=st.integers(32, 200), rows=st.integers(1, 15), data=st.data())
+def test_every_shape(kernels_of_all_shapes, k, n, rows, data):
+    linear, made = kernels_of_all_shapes
+    isa, one_row = data.draw(st.sampled_from(sorted(made, key=lambda key: (describe(key[0]), key[1]))))
+    rng = np.random.default_rng(k)
+    shape = (1, 1) if one_row else (1, rows)
+    got, want = run(linear, isa, k, n, shape, rng, call=made[isa, one_row])
     assert_close(got, want, isa, "float32")
 
 
 @isas
 def test_fp32_activations_keep_16_bits(isa, rng):
-    if isa.terms == 1 and isa.name == "avx512bf16":
-        return
-    linear = Linear(512, 64, "NK", "float32", "float32", "float32")
-    got, want = run(linear, isa, "one", 1, rng)
-    assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max()
+    linear = Linear("NK", "float32", "float32", "float32")
+    got, want = run(linear, isa, 512, 64, (1, 1), rng, one_row=True)
+    bits = 8 if isa.name == "avx512bf16" and isa.terms == 1 else 16
+    assert np.abs(got - want).max() <= 2.0**-bits * np.abs(want).max()
 
 
-def test_a_matrix_narrower_than_a_vector_is_left_to_others():
+def test_a_matrix_narrower_than_a_tile_is_left_to_others():
     isa = INSTRUCTION_SETS[-1]
-    assert not supports(Linear(64, isa.lanes - 1, "NK", "float16", "float16", "float16"), isa)
-    assert not supports(Linear(64, 2 * isa.lanes - 2, "NK", "float16", "float16", "float16", gated=True), isa)
+    assert not supports(2 * isa.lanes - 1, isa, gated=False)
+    assert not supports(isa.lanes - 1, isa, gated=True)
 
 
 @pytest.mark.parametrize("features", [64, 41])
@@ -124,6 +127,6 @@ def test_embedding_rows(features, rng):
     q_weight, q_scale = w4.quantize(weight, quantization, embedding=True)
     ids = np.array([3, 49, 0, 3], np.int32)
     out = np.zeros((4, features), np.float16)
-    compiled(embed(50, features, "float16"))(ids, q_weight, q_scale, out)
+    compiled(embed("float16"))(ids, q_weight, q_scale, out)
     want = np.asarray(w4.dequantize(q_weight, q_scale, quantization, features, embedding=True))[ids]
     np.testing.assert_array_equal(out, want.astype(np.float16))

@@ -39,7 +39,7 @@ class FuseCPULinears:
 
 @dataclass(frozen=True)
 class _Product:
-    """A product found in a function, with what is fused into it."""
+    """A product found in a function, with what is fused into it, and the kernel's arguments."""
 
     linear: Linear
     arguments: tuple[relax.Expr, ...]
@@ -50,7 +50,7 @@ class _Fuser(relax.PyExprMutator):
     def __init__(self, mod: IRModule, target: tvm.target.Target) -> None:
         super().__init__(mod)
         self.mod, self.target, self.threads = mod, target, int(target.attrs["num-cores"])
-        self.kernels: dict[tuple[Linear, str], relax.GlobalVar] = {}
+        self.kernels: dict[Any, relax.GlobalVar] = {}
         self.found: dict[relax.Expr, _Product] = {}
 
     def fuse(self, var: relax.GlobalVar, function: relax.Function) -> None:
@@ -64,35 +64,24 @@ class _Fuser(relax.PyExprMutator):
         call = super().visit_call_(call)
         if product is None:
             return call
-        kernel = self._kernel(product.linear, _rows(product.arguments[0].ty.shape))
-        if kernel is None:
+        one_row = all(isinstance(size, tirx.IntImm) and int(size) == 1 for size in list(call.ty.shape)[:2])
+        # One bf16 term is what fp16 kinds need in prefill, which is bound by arithmetic; decode has the time for two.
+        instructions = isa.select(self.target, 1 if product.linear.dtype == "float16" and not one_row else 2)
+        if not linear.supports(int(call.ty.shape[-1]), instructions, gated=product.linear.gated):
             return call
-        return relax.call_tir(kernel, [self.visit_expr(argument) for argument in product.arguments], call.ty)
+        key = (product.linear, one_row)
+        if key not in self.kernels:
+            function = linear.kernel(product.linear, instructions, self.threads, one_row=one_row)
+            self.kernels[key] = self.builder_.add_func(function, "w4_decode" if one_row else "w4_prefill")
+        return relax.call_tir(
+            self.kernels[key], [self.visit_expr(argument) for argument in product.arguments], call.ty
+        )
 
     def _embed(self, call: relax.Call) -> relax.Expr:
         ids, weight, scale = call.args[1].fields
-        function = linear.embed(int(weight.ty.shape[0]), int(call.ty.shape[-1]), str(scale.ty.dtype))
-        return relax.call_tir(self.builder_.add_func(function, "w4_embed"), [ids, weight, scale], call.ty)
-
-    def _kernel(self, product: Linear, rows: str) -> relax.GlobalVar | None:
-        # One bf16 term is what fp16 kinds need in prefill, which is bound by arithmetic; decode has the time for two.
-        terms = 1 if product.dtype == "float16" and rows != "one" else 2
-        instructions = isa.select(self.target, terms)
-        if not linear.supports(product, instructions):
-            return None
-        if (product, rows) not in self.kernels:
-            function = linear.kernel(product, instructions, self.threads, rows=rows)
-            name = f"w4_{'decode' if rows == 'one' else 'prefill'}"
-            self.kernels[product, rows] = self.builder_.add_func(function, name)
-        return self.kernels[product, rows]
-
-
-def _rows(shape: Any) -> str:
-    """Which of `linear.kernel`'s kinds of rows an activation's shape ``[batch, tokens, features]`` is."""
-    batch, tokens = (int(size) if isinstance(size, tirx.IntImm) else None for size in list(shape)[:2])
-    if batch == tokens == 1:
-        return "one"
-    return "s" if batch == 1 else "b"
+        if "embed" not in self.kernels:
+            self.kernels["embed"] = self.builder_.add_func(linear.embed(str(scale.ty.dtype)), "w4_embed")
+        return relax.call_tir(self.kernels["embed"], [ids, weight, scale], call.ty)
 
 
 def _find(mod: IRModule, function: relax.Function) -> dict[relax.Expr, _Product]:
@@ -131,7 +120,7 @@ def _product(mod: IRModule, value: relax.Expr) -> _Product | None:
     rows = int(weight.ty.shape[0])
     output_major = rows == n if words != n else _has_block(mod[value.args[0]], "NT_matmul")
     dtypes = (str(x.ty.dtype), str(scale.ty.dtype), str(value.ty.dtype))
-    return _Product(Linear(k, n, "NK" if output_major else "KN", *dtypes), (x, weight, scale))
+    return _Product(Linear("NK" if output_major else "KN", *dtypes), (x, weight, scale))
 
 
 def _is_packed(call: relax.Call) -> bool:

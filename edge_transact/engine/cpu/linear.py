@@ -8,7 +8,7 @@ RMSNorm before it, bias, residual, SiLU gate after it, is done in the same pass.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,17 +18,15 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as builder
 
 from edge_transact.engine.cpu.isa import ZERO_POINT, Fp32
-from edge_transact.engine.cpu.vector import cast, exp, load, shuffle, splat, store, sum_lanes
+from edge_transact.engine.cpu.vector import cast, exp, lanes_of, load, shuffle, splat, store, sum_lanes
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A product and what is done in the same pass.
+    """A kind of product, and what is done in the same pass. Its sizes are the tensors': one kernel serves all widths.
 
     Attributes:
-        in_features: K.
-        out_features: N: rows of an NK weight, columns of a KN one.
         layout: ``NK``: weight ``[N, 4 G]``, scale ``[N, G]``; ``KN``: ``[4 G, N]``, ``[G, N]``; ``G = ceil(K / 32)``.
         dtype: Of the activations.
         scale_dtype: Of the scales.
@@ -39,8 +37,6 @@ class Linear:
         residual: Add a tensor of the result's shape.
     """
 
-    in_features: int
-    out_features: int
     layout: Literal["NK", "KN"]
     dtype: str
     scale_dtype: str
@@ -51,92 +47,95 @@ class Linear:
     residual: bool = False
 
     @property
-    def groups(self) -> int:
-        """Quantization groups along K."""
-        return math.ceil(self.in_features / GROUP_SIZE)
-
-    @property
-    def words(self) -> int:
-        """Packed words along K."""
-        return self.groups * WORDS_PER_GROUP
-
-    @property
     def sections(self) -> int:
         """Columns of the weight for a column of the result."""
         return 2 if self.gated else 1
 
-    @property
-    def width(self) -> int:
-        """Columns of the result."""
-        return self.out_features // self.sections
-
 
 class _Arguments:
-    """The kernel's buffers: ``x, weight, scale[, norm][, bias][, residual], out``."""
+    """The kernel's buffers, ``x, weight, scale[, norm][, bias][, residual], out``, and their sizes as int32 expressions.
 
-    def __init__(self, linear: Linear, rows: Any, leading: tuple[Any, ...]) -> None:
+    Attributes:
+        rows, features, width: Of the result and `x`: n, K, and N or N / 2.
+        groups, words: Along K, in the packed weight.
+    """
+
+    def __init__(self, linear: Linear, one_row: bool) -> None:
         def argument(name: str, shape: tuple[Any, ...], dtype: str) -> Any:
-            handle = T.arg(name, T.handle())
-            return T.match_buffer(handle, shape, dtype)
+            return T.match_buffer(T.arg(name, T.handle()), shape, dtype)
 
-        k, n = linear.in_features, linear.out_features
-        packed = (n, linear.words) if linear.layout == "NK" else (linear.words, n)
-        scales = (n, linear.groups) if linear.layout == "NK" else (linear.groups, n)
+        k, width = T.int64(), T.int64()
+        leading = (T.int64(1), T.int64(1)) if one_row else (T.int64(), T.int64())
+        groups = (k + (GROUP_SIZE - 1)) // GROUP_SIZE
         x = argument("x", (*leading, k), linear.dtype)
+        n = T.int64() if linear.gated else width
+        packed, scales = (n, groups * WORDS_PER_GROUP), (n, groups)
+        if linear.layout == "KN":
+            packed, scales = packed[::-1], scales[::-1]
         self.weight = argument("weight", packed, "uint32")
         self.scale = argument("scale", scales, linear.scale_dtype)
         self.norm = argument("norm", (k,), linear.dtype) if linear.norm_eps is not None else None
         self.bias = argument("bias", (n,), linear.dtype) if linear.bias else None
-        residual = argument("residual", (*leading, linear.width), linear.dtype) if linear.residual else None
-        out = argument("out", (*leading, linear.width), linear.out_dtype)
+        residual = argument("residual", (*leading, width), linear.dtype) if linear.residual else None
+        out = argument("out", (*leading, width), linear.out_dtype)
+
+        rows = leading[0] * leading[1]
+        self.rows, self.features, self.width, self.groups = (
+            T.bind(cast("int32", size)) for size in (rows, k, width, groups)
+        )
+        self.words = T.bind(self.groups * WORDS_PER_GROUP)
         self.x = T.decl_buffer((rows, k), linear.dtype, data=x.data)
-        self.out = T.decl_buffer((rows, linear.width), linear.out_dtype, data=out.data)
+        self.out = T.decl_buffer((rows, width), linear.out_dtype, data=out.data)
         self.residual = None
         if residual is not None:
-            self.residual = T.decl_buffer((rows, linear.width), linear.dtype, data=residual.data)
+            self.residual = T.decl_buffer((rows, width), linear.dtype, data=residual.data)
 
 
-def kernel(linear: Linear, isa: Fp32, threads: int, *, rows: Literal["one", "s", "b"]) -> tirx.PrimFunc:
-    """The product as a PrimFunc.
+def kernel(linear: Linear, isa: Fp32, threads: int, *, one_row: bool) -> tirx.PrimFunc:
+    """The product as a PrimFunc of ``x [batch, tokens, K], weight, scale[, norm][, bias][, residual], out [batch, tokens, width]``.
 
     Args:
         linear: What to compute.
         isa: With which instructions.
         threads: How many parts decode is cut into.
-        rows: ``one``: x is ``[1, 1, K]``; ``s``: ``[1, n, K]``; ``b``: ``[n, 1, K]``.
-
-    The arguments are ``x, weight, scale[, norm][, bias][, residual], out``.
+        one_row: Batch and tokens are 1: decode.
     """
     with IRBuilder() as ib:
         with builder.prim_func(s_tir=True):
             T.func_name("w4_linear")
             T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-            count = T.int64(1) if rows == "one" else T.int64()
-            leading = {"one": (1, 1), "s": (1, count), "b": (count, 1)}[rows]
-            arguments = _Arguments(linear, count, leading)
-            with _llvm_ir(isa):
-                if rows == "one":
-                    (_decode_kn if linear.layout == "KN" else _decode_nk)(linear, isa, threads, arguments)
+            arguments = _Arguments(linear, one_row)
+            with T.attr(T.int32(0), "pragma_import_llvm", isa.llvm_ir):
+                if not one_row:
+                    _prefill(linear, isa, arguments)
+                elif linear.layout == "KN":
+                    _decode_kn(linear, isa, threads, arguments)
                 else:
-                    _prefill(linear, isa, arguments, cast("int32", count))
+                    _decode_nk(linear, isa, threads, arguments)
     return ib.get()
 
 
-def embed(rows: int, features: int, scale_dtype: str) -> tirx.PrimFunc:
-    """Rows of a packed NK matrix: ``ids [n], weight [rows, 4 G], scale [rows, G]`` to ``[n, features]``."""
-    groups = math.ceil(features / GROUP_SIZE)
+def supports(width: int, isa: Fp32, *, gated: bool) -> bool:
+    """Whether a matrix is large enough for the kernels: at least as many columns of the result as a tile has."""
+    return width >= (isa.lanes if gated else 2 * isa.lanes)
+
+
+def embed(scale_dtype: str) -> tirx.PrimFunc:
+    """Rows of a packed NK matrix: ``ids [n], weight [rows, 4 G], scale [rows, G]`` to ``[n, K]``."""
     with IRBuilder() as ib:
         with builder.prim_func(s_tir=True):
             T.func_name("w4_embed")
             T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-            n = T.int64()
+            n, rows, features = T.int64(), T.int64(), T.int64()
+            groups = (features + (GROUP_SIZE - 1)) // GROUP_SIZE
             ids = T.match_buffer(T.arg("ids", T.handle()), (n,), "int32")
-            weight = T.match_buffer(T.arg("weight", T.handle()), (rows, groups * WORDS_PER_GROUP), "uint32")
-            scale = T.match_buffer(T.arg("scale", T.handle()), (rows, groups), scale_dtype)
+            weight_handle, scale_handle = T.arg("weight", T.handle()), T.arg("scale", T.handle())
             out = T.match_buffer(T.arg("out", T.handle()), (n, features), scale_dtype)
+            weight = T.match_buffer(weight_handle, (rows, groups * WORDS_PER_GROUP), "uint32")
+            scale = T.match_buffer(scale_handle, (rows, groups), scale_dtype)
 
-            def values(row: Any, word: Any, lanes: int) -> Any:
-                shifts = T.Cast(f"uint32x{lanes}", T.ramp(T.int32(0), 4, lanes)) if lanes > 1 else T.uint32(0)
+            def values(row: Any, word: Any, shifts: Any) -> Any:
+                lanes = lanes_of(shifts)
                 nibbles = T.bitwise_and(T.shift_right(splat(weight[row, word], lanes), shifts), splat(T.uint32(15), lanes))
                 signed = cast("float32", cast("int32", nibbles) - splat(T.int32(ZERO_POINT), lanes))
                 return cast(scale_dtype, signed * splat(cast("float32", scale[row, word // WORDS_PER_GROUP]), lanes))
@@ -144,77 +143,52 @@ def embed(rows: int, features: int, scale_dtype: str) -> tirx.PrimFunc:
             with T.serial(0, n) as i:
                 row = T.bind(ids[i])
                 with T.serial(0, features // VALUES_PER_WORD) as word:
-                    store(out, values(row, word, VALUES_PER_WORD), [i, word * VALUES_PER_WORD])
-                if features % VALUES_PER_WORD:
-                    word = features // VALUES_PER_WORD
-                    last = T.bind(values(row, word, VALUES_PER_WORD))
-                    for j in range(features % VALUES_PER_WORD):
-                        T.buffer_store(out, shuffle([last], [j]), [i, word * VALUES_PER_WORD + j])
+                    shifts = cast("uint32", T.ramp(T.int32(0), 4, VALUES_PER_WORD))
+                    store(out, values(row, word, shifts), [i, word * VALUES_PER_WORD])
+                with T.serial(features // VALUES_PER_WORD * VALUES_PER_WORD, features) as k:
+                    shift = cast("uint32", k % VALUES_PER_WORD * 4)
+                    T.buffer_store(out, values(row, k // VALUES_PER_WORD, shift), [i, k])
     return ib.get()
 
 
-def supports(linear: Linear, isa: Fp32) -> bool:
-    """Whether the matrix is large enough for the kernels: at least a vector of columns."""
-    return linear.width >= isa.lanes
+def _each_word(a: _Arguments, row: Any, inverse_rms: Any, emit: Callable[[Any, Any], None]) -> None:
+    """Call ``emit(word, x)`` for all words of a row, `x` the word's 8 activations in fp32, normalized; zero beyond K."""
+    whole = T.bind(a.features // VALUES_PER_WORD)
 
-
-def _llvm_ir(isa: Fp32) -> Any:
-    return T.attr(T.int32(0), "pragma_import_llvm", isa.llvm_ir)
-
-
-def _row_of_words(linear: Linear, a: _Arguments, row: Any, inverse_rms: Any, word: Any) -> Any:
-    """The 8 activations of a word, fp32, normalized; zero beyond K."""
-    start = word * VALUES_PER_WORD
-
-    def read(offset: Any, lanes: int) -> Any:
-        x = cast("float32", load(a.x, [row, offset], lanes))
+    def read(index: Any, lanes: int) -> Any:
+        x = cast("float32", load(a.x, [row, index], lanes))
         if a.norm is None:
             return x
-        return x * splat(inverse_rms, lanes) * cast("float32", load(a.norm, [offset], lanes))
+        return x * splat(inverse_rms, lanes) * cast("float32", load(a.norm, [index], lanes))
 
-    return read(start, VALUES_PER_WORD)
-
-
-def _each_word(linear: Linear, a: _Arguments, row: Any, inverse_rms: Any, emit: Any) -> None:
-    """Call ``emit(word, x)`` for all words of a row, `x` the word's 8 activations in fp32."""
-    whole = linear.in_features // VALUES_PER_WORD
     with T.serial(0, whole) as word:
-        emit(word, T.bind(_row_of_words(linear, a, row, inverse_rms, word)))
-    if whole == linear.words:
-        return
-    rest = linear.in_features % VALUES_PER_WORD
-    if rest:
+        emit(word, T.bind(read(word * VALUES_PER_WORD, VALUES_PER_WORD)))
+    with T.serial(whole, a.words) as word:
         x = T.alloc_buffer((VALUES_PER_WORD,), "float32", scope="local")
-        for i in range(VALUES_PER_WORD):
-            value = T.float32(0)
-            if i < rest:
-                k = whole * VALUES_PER_WORD + i
-                value = cast("float32", a.x[row, k])
-                if a.norm is not None:
-                    value = value * inverse_rms * cast("float32", a.norm[k])
-            T.buffer_store(x, value, [i])
-        emit(T.int32(whole), T.bind(load(x, [0], VALUES_PER_WORD)))
-    with T.serial(whole + bool(rest), linear.words) as word:
-        emit(word, splat(T.float32(0), VALUES_PER_WORD))
+        store(x, splat(T.float32(0), VALUES_PER_WORD), [0])
+        with T.serial(0, T.min(VALUES_PER_WORD, T.max(a.features - word * VALUES_PER_WORD, 0))) as i:
+            T.buffer_store(x, read(word * VALUES_PER_WORD + i, 1), [i])
+        emit(word, T.bind(load(x, [0], VALUES_PER_WORD)))
 
 
 def _inverse_rms(linear: Linear, a: _Arguments, row: Any) -> Any:
     """One over the root mean square of a row, or nothing where there is no norm."""
     if linear.norm_eps is None:
         return None
-    lanes, k = 16, linear.in_features
+    lanes = 16
     squares = T.alloc_buffer((lanes,), "float32", scope="local")
     store(squares, splat(T.float32(0), lanes), [0])
-    with T.serial(0, k // lanes) as i:
+    whole = T.bind(a.features // lanes)
+    with T.serial(0, whole) as i:
         x = T.bind(cast("float32", load(a.x, [row, i * lanes], lanes)))
         store(squares, load(squares, [0], lanes) + x * x, [0])
     total = T.alloc_buffer((1,), "float32", scope="local")
     T.buffer_store(total, sum_lanes([load(squares, [0], lanes)]), [0])
-    if k % lanes:
-        with T.serial(k - k % lanes, k) as i:
-            x = T.bind(cast("float32", a.x[row, i]))
-            T.buffer_store(total, total[0] + x * x, [0])
-    return T.bind(T.float32(1) / T.sqrt(total[0] / T.float32(k) + T.float32(linear.norm_eps)))
+    with T.serial(whole * lanes, a.features) as i:
+        x = T.bind(cast("float32", a.x[row, i]))
+        T.buffer_store(total, total[0] + x * x, [0])
+    mean = total[0] / cast("float32", a.features)
+    return T.bind(T.float32(1) / T.sqrt(mean + T.float32(linear.norm_eps)))
 
 
 def _finish(linear: Linear, a: _Arguments, row: Any, column: Any, sums: list[Any]) -> None:
@@ -222,7 +196,7 @@ def _finish(linear: Linear, a: _Arguments, row: Any, column: Any, sums: list[Any
     lanes = int(sums[0].ty.dtype.lanes)
     if a.bias is not None:
         sums = [
-            y + cast("float32", load(a.bias, [column + section * linear.width], lanes)) for section, y in enumerate(sums)
+            y + cast("float32", load(a.bias, [column + section * a.width], lanes)) for section, y in enumerate(sums)
         ]
     y = sums[0]
     if linear.gated:
@@ -235,54 +209,57 @@ def _finish(linear: Linear, a: _Arguments, row: Any, column: Any, sums: list[Any
 
 
 def _decode_kn(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
-    lanes, width, sections = isa.lanes, linear.width, linear.sections
-    units = T.alloc_buffer((linear.words, isa.terms, isa.steps), "int32")
+    lanes, sections = isa.lanes, linear.sections
+    units = T.alloc_buffer((a.words, isa.terms, isa.steps), "int32")
     inverse_rms = _inverse_rms(linear, a, 0)
 
     def pack(word: Any, x: Any) -> None:
         for term, unit in enumerate(isa.units(x)):
             store(units, unit, [word, term, 0])
 
-    _each_word(linear, a, 0, inverse_rms, pack)
-    vectors = math.ceil(width / lanes)
-    threads = min(threads, vectors)
+    _each_word(a, 0, inverse_rms, pack)
+    vectors = T.bind((a.width + (lanes - 1)) // lanes)
+    sums = T.alloc_buffer((vectors, sections, lanes), "float32")
+    zero = splat(T.float32(0), lanes)
     with T.parallel(0, threads) as thread:
         isa.prepare()
-        first = T.bind(thread * vectors // threads)
-        count = T.bind((thread + 1) * vectors // threads - first)
-        sums = T.alloc_buffer((sections, math.ceil(vectors / threads) * lanes), "float32")
-        zero = splat(T.float32(0), lanes)
+        first, end = T.bind(thread * vectors // threads), T.bind((thread + 1) * vectors // threads)
 
         def column(vector: Any) -> Any:
-            return T.bind(T.min((first + vector) * lanes, width - lanes))
+            # The last vector of a ragged width begins early and computes some columns again.
+            return T.bind(T.min(vector * lanes, a.width - lanes))
 
-        with T.serial(0, count) as vector:
+        with T.serial(first, end) as vector:
             for section in range(sections):
-                store(sums, zero, [section, vector * lanes])
-        with T.serial(0, linear.groups) as group, T.serial(0, count) as vector:
+                store(sums, zero, [vector, section, 0])
+        with T.serial(0, a.groups) as group, T.serial(first, end) as vector:
             start = column(vector)
             for section in range(sections):
                 parts, turn = [zero, zero], 0
                 for word in range(WORDS_PER_GROUP):
                     index = group * WORDS_PER_GROUP + word
-                    words = T.bind(load(a.weight, [index, start + section * width], lanes))
+                    words = T.bind(load(a.weight, [index, start + section * a.width], lanes))
                     for step in range(isa.steps):
                         weights = T.bind(isa.weights(words, step))
                         for term in range(isa.terms):
                             unit = splat(units[index, term, step], lanes)
                             parts[turn] = T.bind(isa.multiply_add(parts[turn], weights, unit))
                             turn = 1 - turn
-                scale = cast("float32", load(a.scale, [group, start + section * width], lanes))
-                total = load(sums, [section, vector * lanes], lanes) + (parts[0] + parts[1]) * scale
-                store(sums, total, [section, vector * lanes])
-        with T.serial(0, count) as vector:
-            finished = [T.bind(load(sums, [section, vector * lanes], lanes)) for section in range(sections)]
+                scale = cast("float32", load(a.scale, [group, start + section * a.width], lanes))
+                total = load(sums, [vector, section, 0], lanes) + (parts[0] + parts[1]) * scale
+                store(sums, total, [vector, section, 0])
+        with T.serial(first, end) as vector:
+            finished = [T.bind(load(sums, [vector, section, 0], lanes)) for section in range(sections)]
             _finish(linear, a, 0, column(vector), finished)
 
 
+DECODE_ROWS = 4
+"""Rows of an NK weight, of each section, that decode takes at once."""
+
+
 def _decode_nk(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
-    lanes, width, sections = isa.lanes, linear.width, linear.sections
-    padded = math.ceil(linear.words / lanes) * lanes
+    lanes, sections = isa.lanes, linear.sections
+    padded = a.words + lanes
     units = T.alloc_buffer((isa.terms, isa.steps, padded), "int32")
     inverse_rms = _inverse_rms(linear, a, 0)
 
@@ -292,28 +269,24 @@ def _decode_nk(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
             for step in range(isa.steps):
                 T.buffer_store(units, shuffle([unit], [step]), [term, step, word])
 
-    _each_word(linear, a, 0, inverse_rms, pack)
-    if padded > linear.words:
-        for term in range(isa.terms):
-            for step in range(isa.steps):
-                with T.serial(linear.words, padded) as word:
-                    T.buffer_store(units, T.int32(0), [term, step, word])
-    rows_each = 4
-    while rows_each > width:
-        rows_each //= 2
-    blocks = math.ceil(width / rows_each)
-    threads = min(threads, blocks)
+    _each_word(a, 0, inverse_rms, pack)
+    for term in range(isa.terms):
+        for step in range(isa.steps):
+            with T.serial(a.words, padded) as word:
+                T.buffer_store(units, T.int32(0), [term, step, word])
+    blocks = T.bind((a.width + (DECODE_ROWS - 1)) // DECODE_ROWS)
     zero = splat(T.float32(0), lanes)
     with T.parallel(0, threads) as thread:
         isa.prepare()
-        sums = T.alloc_buffer((sections * rows_each, lanes), "float32", scope="local")
+        sums = T.alloc_buffer((sections * DECODE_ROWS, lanes), "float32", scope="local")
         with T.serial(thread * blocks // threads, (thread + 1) * blocks // threads) as block:
-            start = T.bind(T.min(block * rows_each, width - rows_each))
-            rows = [start + section * width + row for section in range(sections) for row in range(rows_each)]
+            # The last block of a ragged width begins early and computes some rows again.
+            start = T.bind(T.min(block * DECODE_ROWS, a.width - DECODE_ROWS))
+            rows = [start + section * a.width + row for section in range(sections) for row in range(DECODE_ROWS)]
 
             def accumulate(word: Any, held: int, rows: list[Any] = rows) -> None:
-                """Add the products of `lanes` words from `word` on, of which `held` are in the weight."""
-                words = [T.bind(_held(load(a.weight, [row, word], held), lanes, T.uint32(0))) for row in rows]
+                """Add the products of `held` words from `word` on."""
+                words = [T.bind(_widened(load(a.weight, [row, word], held), lanes, T.uint32(0))) for row in rows]
                 parts = [zero] * len(rows)
                 for step in range(isa.steps):
                     unit = [T.bind(load(units, [term, step, word], lanes)) for term in range(isa.terms)]
@@ -321,26 +294,34 @@ def _decode_nk(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
                         weights = T.bind(isa.weights(words[i], step))
                         for term in range(isa.terms):
                             parts[i] = T.bind(isa.multiply_add(parts[i], weights, unit[term]))
+                # A narrower vector's other lanes have words of 0 with activations of 0, or of the row's later words.
                 groups = held // WORDS_PER_GROUP
                 spread = [min(lane // WORDS_PER_GROUP, groups - 1) for lane in range(lanes)]
                 for i, row in enumerate(rows):
-                    first_group = word // WORDS_PER_GROUP
-                    scale = cast("float32", load(a.scale, [row, first_group], groups))
+                    scale = cast("float32", load(a.scale, [row, word // WORDS_PER_GROUP], groups))
                     scale = splat(scale, lanes) if groups == 1 else shuffle([scale], spread)
+                    if held < lanes:
+                        kept = [T.float32(float(lane < held)) for lane in range(lanes)]
+                        scale = scale * tirx.Shuffle(kept, [T.int32(lane) for lane in range(lanes)])
                     store(sums, load(sums, [i, 0], lanes) + parts[i] * scale, [i, 0])
 
             for i in range(len(rows)):
                 store(sums, zero, [i, 0])
-            with T.serial(0, linear.words // lanes) as vector:
+            whole = T.bind(a.words // lanes)
+            with T.serial(0, whole) as vector:
                 accumulate(vector * lanes, lanes)
-            if linear.words % lanes:
-                accumulate(T.int32(linear.words // lanes * lanes), linear.words % lanes)
+            done, held = whole * lanes, lanes // 2
+            while held >= WORDS_PER_GROUP:
+                with T.If(T.bitwise_and(a.words, held) != 0), T.Then():
+                    accumulate(T.bind(done), held)
+                done = done + T.bitwise_and(a.words, held)
+                held //= 2
             loaded = [T.bind(load(sums, [i, 0], lanes)) for i in range(len(rows))]
-            finished = [T.bind(sum_lanes(loaded[i : i + rows_each])) for i in range(0, len(rows), rows_each)]
+            finished = [T.bind(sum_lanes(loaded[i : i + DECODE_ROWS])) for i in range(0, len(rows), DECODE_ROWS)]
             _finish(linear, a, 0, start, finished)
 
 
-def _held(vector: Any, lanes: int, filler: Any) -> Any:
+def _widened(vector: Any, lanes: int, filler: Any) -> Any:
     """A vector of fewer lanes with `filler` after it."""
     held = int(vector.ty.dtype.lanes)
     if held == lanes:
@@ -351,93 +332,93 @@ def _held(vector: Any, lanes: int, filler: Any) -> Any:
 TILE_ROWS = 6
 
 
-def _prefill(linear: Linear, isa: Fp32, a: _Arguments, count: Any) -> None:
-    lanes, width, sections = isa.lanes, linear.width, linear.sections
-    tile_rows = TILE_ROWS
-    tiles = T.bind((count + tile_rows - 1) // tile_rows)
-    units = T.alloc_buffer((tiles, linear.words, isa.steps, isa.terms, tile_rows), "int32")
-    with T.parallel(0, tiles) as tile:
-        with T.serial(0, tile_rows) as r:
-            row = T.bind(T.min(tile * tile_rows + r, count - 1))
-            inverse_rms = _inverse_rms(linear, a, row)
+def _prefill(linear: Linear, isa: Fp32, a: _Arguments) -> None:
+    lanes, tile_rows = isa.lanes, TILE_ROWS
+    tiles = T.bind((a.rows + (tile_rows - 1)) // tile_rows)
+    units = T.alloc_buffer((tiles, a.words, isa.steps, isa.terms, tile_rows), "int32")
+    with T.parallel(0, tiles) as tile, T.serial(0, tile_rows) as r:
+        row = T.bind(T.min(tile * tile_rows + r, a.rows - 1))
+        inverse_rms = _inverse_rms(linear, a, row)
 
-            def pack(word: Any, x: Any) -> None:
-                for term, unit in enumerate(isa.units(x)):
-                    unit = T.bind(unit)
-                    for step in range(isa.steps):
-                        T.buffer_store(units, shuffle([unit], [step]), [tile, word, step, term, r])
+        def pack(word: Any, x: Any) -> None:
+            for term, unit in enumerate(isa.units(x)):
+                unit = T.bind(unit)
+                for step in range(isa.steps):
+                    T.buffer_store(units, shuffle([unit], [step]), [tile, word, step, term, r])
 
-            _each_word(linear, a, row, inverse_rms, pack)
+        _each_word(a, row, inverse_rms, pack)
 
     # Two vectors of the weight's columns at a time: gate and up of the same columns, or neighbours.
-    if linear.gated:
-        vectors_each, starts = 1, [0, width]
-    else:
-        vectors_each = 2 if width >= 2 * lanes else 1
-        starts = [i * lanes for i in range(vectors_each)]
-    nv = len(starts)
-    step_columns = vectors_each * lanes
-    blocks = math.ceil(width / step_columns)
+    block_width = lanes if linear.gated else 2 * lanes
+    blocks = T.bind((a.width + (block_width - 1)) // block_width)
     zero = splat(T.float32(0), lanes)
+    each = [(r, v) for r in range(tile_rows) for v in range(2)]
     with T.parallel(0, blocks) as block:
         isa.prepare()
-        column = T.bind(T.min(block * step_columns, width - step_columns))
-        panel = T.alloc_buffer((linear.words, isa.steps, nv, lanes), "int32")
-        scales = T.alloc_buffer((linear.groups, nv, lanes), "float32")
-        _expand(linear, isa, a, [column + start for start in starts], panel, scales)
-        parts = T.alloc_buffer((tile_rows, nv, lanes), "float32", scope="local")
-        totals = T.alloc_buffer((tile_rows, nv, lanes), "float32", scope="local")
-        each = [(r, v) for r in range(tile_rows) for v in range(nv)]
+        column = T.bind(T.min(block * block_width, a.width - block_width))
+        panel = T.alloc_buffer((a.words, isa.steps, 2, lanes), "int32")
+        scales = T.alloc_buffer((a.groups, 2, lanes), "float32")
+        _expand(linear, isa, a, [column, column + (a.width if linear.gated else lanes)], panel, scales)
+        parts = T.alloc_buffer((tile_rows, 2, lanes), "float32", scope="local")
+        totals = T.alloc_buffer((tile_rows, 2, lanes), "float32", scope="local")
         with T.serial(0, tiles) as tile:
             for r, v in each:
                 store(totals, zero, [r, v, 0])
-            with T.serial(0, linear.groups) as group:
+            with T.serial(0, a.groups) as group:
                 for r, v in each:
                     store(parts, zero, [r, v, 0])
                 with T.serial(0, WORDS_PER_GROUP) as w:
                     word = group * WORDS_PER_GROUP + w
                     for step in range(isa.steps):
-                        weights = [T.bind(load(panel, [word, step, v, 0], lanes)) for v in range(nv)]
+                        weights = [T.bind(load(panel, [word, step, v, 0], lanes)) for v in range(2)]
                         for term in range(isa.terms):
                             for r in range(tile_rows):
                                 unit = T.bind(splat(units[tile, word, step, term, r], lanes))
-                                for v in range(nv):
+                                for v in range(2):
                                     part = isa.multiply_add(load(parts, [r, v, 0], lanes), weights[v], unit)
                                     store(parts, part, [r, v, 0])
-                scale = [T.bind(load(scales, [group, v, 0], lanes)) for v in range(nv)]
+                scale = [T.bind(load(scales, [group, v, 0], lanes)) for v in range(2)]
                 for r, v in each:
                     total = load(totals, [r, v, 0], lanes) + load(parts, [r, v, 0], lanes) * scale[v]
                     store(totals, total, [r, v, 0])
-            for r in range(tile_rows):
-                with T.If(tile * tile_rows + r < count), T.Then():
-                    row = tile * tile_rows + r
-                    sums = [T.bind(load(totals, [r, v, 0], lanes)) for v in range(nv)]
-                    if linear.gated:
-                        _finish(linear, a, row, column, sums)
-                    else:
-                        for v in range(nv):
-                            _finish(linear, a, row, column + v * lanes, [sums[v]])
+            finished = T.alloc_buffer((tile_rows, 2, lanes), "float32")
+            for r, v in each:
+                store(finished, load(totals, [r, v, 0], lanes), [r, v, 0])
+            with T.serial(0, T.min(tile_rows, a.rows - tile * tile_rows)) as r:
+                row = tile * tile_rows + r
+                sums = [T.bind(load(finished, [r, v, 0], lanes)) for v in range(2)]
+                if linear.gated:
+                    _finish(linear, a, row, column, sums)
+                else:
+                    for v in range(2):
+                        _finish(linear, a, row, column + v * lanes, [sums[v]])
 
 
 def _expand(linear: Linear, isa: Fp32, a: _Arguments, columns: list[Any], panel: Any, scales: Any) -> None:
     """The units of some vectors of columns into `panel`, their scales, fp32, into `scales`."""
     lanes = isa.lanes
     if linear.layout == "KN":
-        words_of = lambda word, v: load(a.weight, [word, columns[v]], lanes)  # noqa: E731
-        with T.serial(0, linear.groups) as group:
+
+        def words_of(word: Any, v: int) -> Any:
+            return load(a.weight, [word, columns[v]], lanes)
+
+        with T.serial(0, a.groups) as group:
             for v in range(len(columns)):
                 store(scales, cast("float32", load(a.scale, [group, columns[v]], lanes)), [group, v, 0])
     else:
-        turned = T.alloc_buffer((linear.words, len(columns), lanes), "uint32")
+        turned = T.alloc_buffer((a.words, len(columns), lanes), "uint32")
         for v in range(len(columns)):
-            with T.serial(0, linear.words) as word:
+            with T.serial(0, a.words) as word:
                 for lane in range(lanes):
                     T.buffer_store(turned, a.weight[columns[v] + lane, word], [word, v, lane])
-            with T.serial(0, linear.groups) as group:
+            with T.serial(0, a.groups) as group:
                 for lane in range(lanes):
                     T.buffer_store(scales, cast("float32", a.scale[columns[v] + lane, group]), [group, v, lane])
-        words_of = lambda word, v: load(turned, [word, v, 0], lanes)  # noqa: E731
-    with T.serial(0, linear.words) as word:
+
+        def words_of(word: Any, v: int) -> Any:
+            return load(turned, [word, v, 0], lanes)
+
+    with T.serial(0, a.words) as word:
         for v in range(len(columns)):
             words = T.bind(words_of(word, v))
             for step in range(isa.steps):
