@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edge_transact.engine.cpu import features
 from edge_transact.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -42,6 +44,10 @@ class BuildTarget:
         if spec == {"kind": "llvm"}:
             triple = tvm.get_global_func("tvm.codegen.llvm.GetDefaultTargetTriple")()
             spec |= {"mtriple": triple, "mcpu": tvm.target.codegen.llvm_get_system_cpu()}
+            spec["num-cores"] = len(os.sched_getaffinity(0))
+            # A virtual machine may hide what its CPU's name promises.
+            promised = tvm.target.codegen.llvm_get_cpu_features(tvm.target.Target(spec))
+            spec["mattr"] = [f"-{name}" for name in features.missing(promised)]
         return tvm.target.Target(spec)
 
 
@@ -62,7 +68,7 @@ TARGETS: dict[str, BuildTarget] = {
             "the CPU of 64-bit Android phones from ARMv8.2 on",
             "llvm",
             ".tar",
-            {**_ANDROID_CPU, "mattr": ["+neon", "+fullfp16", "+dotprod"]},
+            {**_ANDROID_CPU, "mattr": ["+neon", "+fullfp16", "+dotprod"], "num-cores": 4},
         ),
         BuildTarget("host", "this machine's CPU", "llvm", ".so", {"kind": "llvm"}),
         BuildTarget(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edge_transact.checkpoint import Checkpoint
@@ -89,3 +90,8 @@ def source(tmp_path_factory) -> Source:
     rope = {"rope_theta": checkpoint.rope_theta, "rope_scaling": checkpoint.rope_scaling}
     definition = load(directory / "definition", {**checkpoint.config, **rope, **SIZES})
     return Source(checkpoint, definition, directory)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
