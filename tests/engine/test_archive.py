@@ -108,4 +108,4 @@ def test_an_empty_archive_is_noticed(tmp_path):
 def test_a_target_nearly_right_is_suggested():
     with pytest.raises(UsageError) as caught:
         get_target("andriod")
-    assert "Did you mean android?" in caught.value.fix and all(name in caught.value.fix for name in TARGETS)
+    assert "Did you mean 'android'?" in caught.value.fix and all(name in caught.value.fix for name in TARGETS)
