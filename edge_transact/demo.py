@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,7 @@ def demo(directory: Path = Path("demo")) -> None:
     for name, model in (
         ("dense", str(source)),
         ("pruned", str(pruned.checkpoint.path)),
+        ("dense + W4", str(directory / "dense-dist")),
         ("pruned + W4", str(directory / "dist")),
     ):
         step(name)
@@ -96,19 +98,20 @@ def _report(
     for column in table.columns[1:]:
         column.justify = "right"
 
-    def add(name: str, before: float, after: float, unit: str = ",.0f") -> None:
+    def add(name: str, values: Sequence[float], unit: str = ",.0f") -> None:
+        before, after = values
         table.add_row(name, format(before, unit), format(after, unit), f"{after / before - 1:+.0%}")
 
-    add("parameters", *(costs.parameters(plan) for plan in plans))
-    add(f"weight bytes, {quantization.name}", *(built.manifest.weights_bytes for built in (dense, pruned)))
-    add("KV bytes a token", *(costs.kv_bytes_per_token(plan, quantization) for plan in plans))
-    add("FLOPs a token at 512", *(costs.decode_flops(plan, 512) for plan in plans))
-    add(f"perplexity, {TEXT}, {WINDOWS} windows", perplexities["dense"], perplexities["pruned"], ".2f")
-    add("  the same after W4", perplexities["dense"], perplexities["pruned + W4"], ".2f")
-    # A library that only prefilled has decoded nothing to be timed.
-    speeds = [answer.decode_tok_s for answer in answers]
-    if all(speeds):
-        add("decode on this host, tokens/s", *speeds, ".1f")
+    add("parameters", [costs.parameters(plan) for plan in plans])
+    add(f"weight bytes, {quantization.name}", [built.manifest.weights_bytes for built in (dense, pruned)])
+    add("KV bytes a token", [costs.kv_bytes_per_token(plan, quantization) for plan in plans])
+    add("FLOPs a token at 512", [costs.decode_flops(plan, 512) for plan in plans])
+    add(f"perplexity, {TEXT}, {WINDOWS} windows", [perplexities["dense"], perplexities["pruned"]], ".2f")
+    add("the same, quantized, from the library", [perplexities["dense + W4"], perplexities["pruned + W4"]], ".2f")
+    # An answer of a single token has decoded nothing that could be timed.
+    speeds = [answer.decode_tok_s for answer in answers if answer.decode_tok_s]
+    if len(speeds) == len(answers):
+        add("decode on this host, tokens/s", speeds, ".1f")
     out = Console()
     out.print(table)
     sides = Table("dense", "pruned", title=QUESTION)

@@ -89,9 +89,9 @@ def _objects(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
         if not members:
             raise EdgeTransactError(f"{path} is empty", fix="Build again.")
         for member in members:
-            stream = archive.extractfile(member)
-            assert stream is not None
-            yield member.name, io.BytesIO(stream.read())
+            content = archive.extractfile(member)
+            assert content is not None
+            yield member.name, io.BytesIO(content.read())
 
 
 def _elf(stream: IO[bytes], where: str) -> tuple[str, set[str], set[str]]:
@@ -102,7 +102,8 @@ def _elf(stream: IO[bytes], where: str) -> tuple[str, set[str], set[str]]:
 
     try:
         file = ELFFile(stream)
-        defined, undefined = set(), set()
+        defined: set[str] = set()
+        undefined: set[str] = set()
         for section in file.iter_sections():
             if isinstance(section, SymbolTableSection):
                 for symbol in section.iter_symbols():
