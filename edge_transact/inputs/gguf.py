@@ -28,7 +28,7 @@ def convert_gguf(file: Path, directory: Path) -> None:
     bfloat16: its rounding, 2^-9 of a value, is far below their own quantization steps, and it halves disk and memory.
 
     Raises:
-        EdgeTransactError: The file isn't GGUF, is truncated, or is not a LLaMA; the ``gguf`` package is missing.
+        EdgeTransactError: The file isn't GGUF, is truncated, or is not a LLaMA; a package of the ``gguf`` extra is missing.
     """
     reader = _open(file)
     import torch
@@ -62,10 +62,11 @@ def convert_gguf(file: Path, directory: Path) -> None:
 
 def _open(file: Path) -> GGUFReader:
     try:
+        import accelerate  # noqa: F401  # transformers' GGUF loading wants it
         from gguf import GGUFReader
     except ImportError as error:
         raise EdgeTransactError(
-            f"{file}: reading GGUF needs the gguf package", fix="pip install 'edge-transact[gguf]'"
+            f"{file}: reading GGUF needs the package {error.name}", fix="pip install 'edge-transact[gguf]'"
         ) from error
     try:
         reader = GGUFReader(file)
