@@ -28,7 +28,7 @@ def convert_gguf(file: Path, directory: Path) -> None:
     bfloat16: its rounding, 2^-9 of a value, is far below their own quantization steps, and it halves disk and memory.
 
     Raises:
-        EdgeTransactError: The file isn't GGUF, is cut short, or is no LLaMA; a package of the extra ``gguf`` is missing.
+        EdgeTransactError: The file isn't GGUF, is cut short, or is no LLaMA; or a package of the extra is missing.
     """
     reader = _open(file)
     import torch
