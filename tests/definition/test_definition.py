@@ -152,5 +152,5 @@ def test_a_configuration_that_contradicts_itself(tmp_path, change, message):
 
 
 def test_a_directory_without_a_definition(tmp_path):
-    with pytest.raises(EdgeTransactError, match="has no edge_llama_model.py"):
+    with pytest.raises(EdgeTransactError, match=r"has no edge_llama_model\.py"):
         load(tmp_path, {})

@@ -37,4 +37,3 @@ def compiled(function: tvm.tirx.PrimFunc) -> Callable:
                 argument[...] = tensor.numpy()
 
     return call
-

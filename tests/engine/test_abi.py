@@ -10,10 +10,20 @@ from edge_transact.engine.targets import get_target
 from edge_transact.runtime.host import PAGE_SIZE, HostModel
 
 QUANTIZATION = "q4f32_1"
-FUNCTIONS = """
-    _metadata embed prefill decode batch_prefill batch_decode create_tir_paged_kv_cache softmax_with_temperature
-    alloc_embedding_tensor apply_logit_bias_inplace apply_penalty_inplace apply_bitmask_inplace
-""".split()
+FUNCTIONS = [
+    "_metadata",
+    "embed",
+    "prefill",
+    "decode",
+    "batch_prefill",
+    "batch_decode",
+    "create_tir_paged_kv_cache",
+    "softmax_with_temperature",
+    "alloc_embedding_tensor",
+    "apply_logit_bias_inplace",
+    "apply_penalty_inplace",
+    "apply_bitmask_inplace",
+]
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """The CPU's paged attention is attention: softmax over the keys that each query sees, from pages in any order."""
 
+import itertools
+
 import numpy as np
 import pytest
 from cpu_kernels import INSTRUCTION_SETS, compiled
@@ -56,7 +58,9 @@ def paged(attention, rng, kernel, lengths):
     """Keys and values of some sequences, and the same in a cache whose unused numbers are NaN."""
     counts = [-(-length // PAGE_SIZE) for length in lengths]
     order = rng.permutation(sum(counts) + 2)[: sum(counts)].astype(np.int32)
-    pages = np.full((sum(counts) + 2, 2, attention.num_key_value_heads, PAGE_SIZE, attention.head_dim), np.nan, np.float16)
+    pages = np.full(
+        (sum(counts) + 2, 2, attention.num_key_value_heads, PAGE_SIZE, attention.head_dim), np.nan, np.float16
+    )
     indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     data = []
     for length, first in zip(lengths, indptr, strict=False):
@@ -101,7 +105,7 @@ def test_prefill_of_new_tokens(attention, kernel, rng):
     call = kernel("batch_prefill_ragged_kv")
     unused = np.zeros(75, np.int32), np.zeros(3, np.int32)
     call(q, indptr, k, v, indptr, *unused, output, lse, 1, 0, 1.0, 1e4, q.shape[-1] ** -0.5)
-    for first, end in zip(indptr, indptr[1:], strict=False):
+    for first, end in itertools.pairwise(indptr):
         part = slice(first, end)
         assert_attention(output[part], lse[part], expected(q[part], k[part], v[part], True))
 

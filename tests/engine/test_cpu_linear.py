@@ -16,7 +16,17 @@ QUANTIZATION = {("KN", "float16"): "q4f16_0", ("NK", "float16"): "q4f16_1", ("NK
 isas = pytest.mark.parametrize("isa", INSTRUCTION_SETS, ids=describe)
 
 
-def run(linear: Linear, isa, k: int, n: int, rows: tuple[int, int], rng: np.random.Generator, *, one_row: bool = False, call=None):
+def run(
+    linear: Linear,
+    isa,
+    k: int,
+    n: int,
+    rows: tuple[int, int],
+    rng: np.random.Generator,
+    *,
+    one_row: bool = False,
+    call=None,
+):
     """The kernel's result for ``x [*rows, k]`` and a weight ``[n, k]``, and that of numpy in double precision."""
     quantization = QUANTIZATIONS[QUANTIZATION[linear.layout, linear.dtype]]
     weight = torch.from_numpy(rng.standard_normal((n, k), np.float32) * 0.1)

@@ -1,6 +1,8 @@
-"""Paged attention on CPUs: the functions that TVM's paged KV cache calls, with its signatures, in vectors of keys or of head dims.
+"""Paged attention on CPUs: the functions that TVM's paged KV cache calls, with its signatures, in vectors of keys or
+of head dims.
 
-Pages hold 16 tokens, ``[pages, 2, kv_heads, 16, head_dim]``, keys and then values. Scores of a query are kept for all its keys, so that the softmax
+Pages hold 16 tokens, ``[pages, 2, kv_heads, 16, head_dim]``, keys and then values. Scores of a query are kept for
+all its keys, so that the softmax
 takes one pass and the output stays in registers; they are in units of log2, as the cache's log-sum-exps are.
 """
 
@@ -75,7 +77,8 @@ def kernels(attention: Attention, inverse_frequencies: np.ndarray) -> dict[str, 
 
 
 def lanes_for(head_dim: int, most: int) -> int | None:
-    """Lanes of the widest vectors, up to `most`, pairs of which divide a head; `None` where not even the narrowest do."""
+    """Lanes of the widest vectors, up to `most`, pairs of which divide a head; `None` where not even the narrowest
+    do."""
     return next((lanes for lanes in (16, 8, 4) if lanes <= most and head_dim % (2 * lanes) == 0), None)
 
 
@@ -94,11 +97,10 @@ def inverse_frequencies(head_dim: int, theta: float, scaling: dict[str, Any]) ->
 
 
 def _function(body: Callable[[], None]) -> tirx.PrimFunc:
-    with IRBuilder() as ib:
-        with builder.prim_func(s_tir=True):
-            T.func_name("main")
-            T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-            body()
+    with IRBuilder() as ib, builder.prim_func(s_tir=True):
+        T.func_name("main")
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        body()
     return ib.get()
 
 
@@ -244,9 +246,7 @@ def _decode(a: Attention) -> tirx.PrimFunc:
                             product = product + row * query[i]
                         products.append(T.bind(product))
                     keys = T.ramp(page * PAGE_SIZE + start, 1, lanes)
-                    score = T.Select(
-                        keys < splat(length, lanes), sum_lanes(products), splat(T.float32(MASKED), lanes)
-                    )
+                    score = T.Select(keys < splat(length, lanes), sum_lanes(products), splat(T.float32(MASKED), lanes))
                     store(scores, score, [page * PAGE_SIZE + start])
             maximum, total = _softmax(a, scores, [], count * (PAGE_SIZE // lanes))
             out = T.alloc_buffer((a.head_dim,), "float32", scope="local")
@@ -259,7 +259,9 @@ def _decode(a: Attention) -> tirx.PrimFunc:
                     for i in range(0, a.head_dim, lanes):
                         value = cast("float32", load(pages, [number, 1, kv_head, key, i], lanes))
                         store(out, load(out, [i], lanes) + value * p, [i])
-            _store_output(a, output, lse, b, head, [load(out, [i], lanes) for i in range(0, a.head_dim, lanes)], maximum, total)
+            _store_output(
+                a, output, lse, b, head, [load(out, [i], lanes) for i in range(0, a.head_dim, lanes)], maximum, total
+            )
 
     return _function(body)
 
@@ -295,7 +297,8 @@ def _prefill(
     first, queries, keys, offset = sequence
     blocks = T.bind((keys + 2 * lanes - 1) // (2 * lanes))
     tiles = T.bind((queries + rows - 1) // rows)
-    # A KV head's queries in a few parts, so that all threads have work; each part packs the head's keys and values for itself.
+    # A KV head's queries in a few parts, so that all threads have work; each part packs the head's keys and values
+    # for itself.
     parts = 4
     factor = T.bind(scale * T.float32(math.log2(math.e)))
     zero = splat(T.float32(0), lanes)
@@ -459,10 +462,9 @@ def _merge(a: Attention) -> tirx.PrimFunc:
             own, other = T.bind(T.exp2(s[row, head] - maximum)), T.bind(T.exp2(s_other[row, head] - maximum))
             total = T.bind(own + other)
             with T.serial(0, d // lanes) as i:
-                merged = (
-                    cast("float32", load(v, [row, head, i * lanes], lanes)) * splat(own / total, lanes)
-                    + cast("float32", load(v_other, [row, head, i * lanes], lanes)) * splat(other / total, lanes)
-                )
+                merged = cast("float32", load(v, [row, head, i * lanes], lanes)) * splat(own / total, lanes) + cast(
+                    "float32", load(v_other, [row, head, i * lanes], lanes)
+                ) * splat(other / total, lanes)
                 store(v, cast(a.dtype, merged), [row, head, i * lanes])
             T.buffer_store(s, maximum + T.log2(total), [row, head])
 

@@ -1,4 +1,5 @@
-"""What a CPU can do, in LLVM's words and in the kernel's: so that a library isn't run where it would stop at an unknown instruction."""
+"""What a CPU can do, in LLVM's words and in the kernel's: so that a library isn't run where it would stop at an
+unknown instruction."""
 
 from __future__ import annotations
 

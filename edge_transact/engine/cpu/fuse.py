@@ -17,7 +17,8 @@ from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
 
 @tvm.transform.module_pass(opt_level=0, name="FuseCPULinears")
 class FuseCPULinears:
-    """Each product with packed weights, the RMSNorm before it and the bias, SiLU gate and residual after it become one kernel.
+    """Each product with packed weights, the RMSNorm before it and the bias, SiLU gate and residual after it become
+    one kernel.
 
     Runs before operators are legalized. Products that the kernels don't support stay as they are.
 
@@ -73,9 +74,7 @@ class _Fuser(relax.PyExprMutator):
         if key not in self.kernels:
             function = linear.kernel(product.linear, instructions, self.threads, one_row=one_row)
             self.kernels[key] = self.builder_.add_func(function, "w4_decode" if one_row else "w4_prefill")
-        return relax.call_tir(
-            self.kernels[key], [self.visit_expr(argument) for argument in product.arguments], call.ty
-        )
+        return relax.call_tir(self.kernels[key], [self.visit_expr(argument) for argument in product.arguments], call.ty)
 
     def _embed(self, call: relax.Call) -> relax.Expr:
         ids, weight, scale = call.args[1].fields
@@ -139,7 +138,11 @@ def _has_block(function: tirx.PrimFunc, name: str) -> bool:
 def _with_norm(product: _Product, values: dict[relax.Var, relax.Expr]) -> _Product:
     x, *rest = product.arguments
     norm = values.get(x)
-    if not _is_op(norm, "relax.nn.rms_norm") or [int(axis) for axis in norm.attrs.axes] not in ([-1], [2]):
+    if (
+        norm is None
+        or not _is_op(norm, "relax.nn.rms_norm")
+        or [int(axis) for axis in norm.attrs.axes] not in ([-1], [2])
+    ):
         return product
     return _Product(replace(product.linear, norm_eps=float(norm.attrs.epsilon)), (norm.args[0], *rest, norm.args[1]))
 

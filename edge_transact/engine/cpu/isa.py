@@ -1,15 +1,20 @@
 """The vector instructions that the CPU kernels are made of, one class per instruction set.
 
-A packed word (uint32) holds eight 4-bit weights along the input features. A kernel takes a vector of `lanes` words and turns it
-into products in `steps` steps: step `i` makes of every word one 32-bit *unit* of weights, and multiplies and adds it with a unit of
+A packed word (uint32) holds eight 4-bit weights along the input features. A kernel takes a vector of `lanes` words
+and turns it
+into products in `steps` steps: step `i` makes of every word one 32-bit *unit* of weights, and multiplies and adds it
+with a unit of
 activations. What a unit is belongs to the instruction set:
 
 - `Fp32`: weight `i` as fp32; eight steps. Any LLVM target.
 - `Avx512`: the same with a table lookup in a register.
-- `Avx512Bf16`, `NeonBf16`: weights `i` and `i + 4` (on NEON `2 i` and `2 i + 2`) as bf16; four steps, two products a lane.
+- `Avx512Bf16`, `NeonBf16`: weights `i` and `i + 4` (on NEON `2 i` and `2 i + 2`) as bf16; four steps, two products a
+lane.
 
-Packed weights minus 7 are whole numbers, exact in bf16. An activation becomes `terms` bf16 numbers (``x = hi + lo``): two terms keep 16
-bits of mantissa. Products accumulate in fp32, and the scale of a group is applied, in fp32, to the group's sum: no weight is rounded.
+Packed weights minus 7 are whole numbers, exact in bf16. An activation becomes `terms` bf16 numbers (``x = hi +
+lo``): two terms keep 16
+bits of mantissa. Products accumulate in fp32, and the scale of a group is applied, in fp32, to the group's sum: no
+weight is rounded.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from typing import Any
 from tvm.script import tirx as T
 from tvm.target import Target, codegen
 
-from edge_transact.engine.cpu.vector import bf16_bits, cast, from_bf16_bits, lanes_of, load, shuffle, splat
+from edge_transact.engine.cpu.vector import bf16_bits, from_bf16_bits, lanes_of, load, shuffle, splat
 from edge_transact.quantization import VALUES_PER_WORD
 
 ZERO_POINT = 7
@@ -112,7 +117,8 @@ define linkonce_odr <16 x float> @edge_transact_dpbf16ps(<16 x float> %c, <16 x 
         self.terms = terms
 
     def prepare(self) -> None:
-        # vpermw reads the low five bits of an index: the 16 values twice, and the fifth bit, of the next nibble, does no harm.
+        # vpermw reads the low five bits of an index: the 16 values twice, and the fifth bit, of the next nibble,
+        # does no harm.
         table = T.alloc_buffer((32,), "uint16", scope="local")
         for i in range(32):
             T.buffer_store(table, T.uint16(struct.unpack("<I", struct.pack("<f", i % 16 - ZERO_POINT))[0] >> 16), [i])

@@ -49,7 +49,8 @@ def shuffle(vectors: Sequence[Any], indices: Sequence[int]) -> Any:
 
 
 def sum_lanes(vectors: Sequence[Any]) -> Any:
-    """The sum over the lanes of each vector, as one vector of ``len(vectors)`` lanes (a power of two, at most their lanes)."""
+    """The sum over the lanes of each vector, as one vector of ``len(vectors)`` lanes (a power of two, at most their
+    lanes)."""
     row = lanes_of(vectors[0])
     vectors = list(vectors)
     rows = len(vectors)
@@ -67,7 +68,8 @@ def sum_lanes(vectors: Sequence[Any]) -> Any:
 def exp(value: Any) -> Any:
     """e to the power of each fp32 lane, to 2 units in the last place, without a call.
 
-    ``2 ** n * p(r)`` with ``n = round(x log2 e)`` and the Cephes polynomial for ``e ** r``, ``|r| <= ln 2 / 2``; clamped to the normal range.
+    ``2 ** n * p(r)`` with ``n = round(x log2 e)`` and the Cephes polynomial for ``e ** r``, ``|r| <= ln 2 / 2``;
+    clamped to the normal range.
     """
     lanes = lanes_of(value)
 
@@ -106,7 +108,8 @@ def from_bf16_bits(bits: Any) -> Any:
 def sin_cos(angle: Any) -> tuple[Any, Any]:
     """Sine and cosine of each fp32 lane, to 2 units in the last place of 1 for ``|angle| < 1e5``, without a call.
 
-    The angle less its nearest multiple of pi / 2, which is taken away in three parts (Cody and Waite), in the Cephes polynomials.
+    The angle less its nearest multiple of pi / 2, which is taken away in three parts (Cody and Waite), in the Cephes
+    polynomials.
     """
     lanes = lanes_of(angle)
 
@@ -125,7 +128,10 @@ def sin_cos(angle: Any) -> tuple[Any, Any]:
         + r
     )
     cosine = T.bind(
-        ((constant(2.443315711809948e-5) * square + constant(-1.388731625493765e-3)) * square + constant(4.166664568298827e-2))
+        (
+            (constant(2.443315711809948e-5) * square + constant(-1.388731625493765e-3)) * square
+            + constant(4.166664568298827e-2)
+        )
         * square
         * square
         - constant(0.5) * square
