@@ -67,7 +67,7 @@ class _Arguments:
         k, width = T.int64(), T.int64()
         leading = (T.int64(1), T.int64(1)) if one_row else (T.int64(), T.int64())
         groups = (k + (GROUP_SIZE - 1)) // GROUP_SIZE
-        x = argument("x", (*leading, k), linear.dtype)
+        self.x = argument("x", (*leading, k), linear.dtype)
         n = T.int64() if linear.gated else width
         packed, scales = (n, groups * WORDS_PER_GROUP), (n, groups)
         if linear.layout == "KN":
@@ -76,19 +76,17 @@ class _Arguments:
         self.scale = argument("scale", scales, linear.scale_dtype)
         self.norm = argument("norm", (k,), linear.dtype) if linear.norm_eps is not None else None
         self.bias = argument("bias", (n,), linear.dtype) if linear.bias else None
-        residual = argument("residual", (*leading, width), linear.dtype) if linear.residual else None
-        out = argument("out", (*leading, width), linear.out_dtype)
+        self.residual = argument("residual", (*leading, width), linear.dtype) if linear.residual else None
+        self.out = argument("out", (*leading, width), linear.out_dtype)
 
-        rows = leading[0] * leading[1]
-        self.rows, self.features, self.width, self.groups = (
-            T.bind(cast("int32", size)) for size in (rows, k, width, groups)
+        self.rows, self.tokens, self.features, self.width, self.groups = (
+            T.bind(cast("int32", size)) for size in (leading[0] * leading[1], leading[1], k, width, groups)
         )
         self.words = T.bind(self.groups * WORDS_PER_GROUP)
-        self.x = T.decl_buffer((rows, k), linear.dtype, data=x.data)
-        self.out = T.decl_buffer((rows, width), linear.out_dtype, data=out.data)
-        self.residual = None
-        if residual is not None:
-            self.residual = T.decl_buffer((rows, width), linear.dtype, data=residual.data)
+
+    def at(self, row: Any, column: Any) -> list[Any]:
+        """The indices of a row and a column in `x`, `residual` and `out`."""
+        return [row // self.tokens, row % self.tokens, column]
 
 
 def kernel(linear: Linear, isa: Fp32, threads: int, *, one_row: bool) -> tirx.PrimFunc:
@@ -156,7 +154,7 @@ def _each_word(a: _Arguments, row: Any, inverse_rms: Any, emit: Callable[[Any, A
     whole = T.bind(a.features // VALUES_PER_WORD)
 
     def read(index: Any, lanes: int) -> Any:
-        x = cast("float32", load(a.x, [row, index], lanes))
+        x = cast("float32", load(a.x, a.at(row, index), lanes))
         if a.norm is None:
             return x
         return x * splat(inverse_rms, lanes) * cast("float32", load(a.norm, [index], lanes))
@@ -180,12 +178,12 @@ def _inverse_rms(linear: Linear, a: _Arguments, row: Any) -> Any:
     store(squares, splat(T.float32(0), lanes), [0])
     whole = T.bind(a.features // lanes)
     with T.serial(0, whole) as i:
-        x = T.bind(cast("float32", load(a.x, [row, i * lanes], lanes)))
+        x = T.bind(cast("float32", load(a.x, a.at(row, i * lanes), lanes)))
         store(squares, load(squares, [0], lanes) + x * x, [0])
     total = T.alloc_buffer((1,), "float32", scope="local")
     T.buffer_store(total, sum_lanes([load(squares, [0], lanes)]), [0])
     with T.serial(whole * lanes, a.features) as i:
-        x = T.bind(cast("float32", a.x[row, i]))
+        x = T.bind(cast("float32", load(a.x, a.at(row, i), 1)))
         T.buffer_store(total, total[0] + x * x, [0])
     mean = total[0] / cast("float32", a.features)
     return T.bind(T.float32(1) / T.sqrt(mean + T.float32(linear.norm_eps)))
@@ -204,20 +202,20 @@ def _finish(linear: Linear, a: _Arguments, row: Any, column: Any, sums: list[Any
         one = splat(T.float32(1), lanes)
         y = gate / (one + exp(splat(T.float32(0), lanes) - gate)) * sums[1]
     if a.residual is not None:
-        y = y + cast("float32", load(a.residual, [row, column], lanes))
-    store(a.out, cast(linear.out_dtype, y), [row, column])
+        y = y + cast("float32", load(a.residual, a.at(row, column), lanes))
+    store(a.out, cast(linear.out_dtype, y), a.at(row, column))
 
 
 def _decode_kn(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
     lanes, sections = isa.lanes, linear.sections
     units = T.alloc_buffer((a.words, isa.terms, isa.steps), "int32")
-    inverse_rms = _inverse_rms(linear, a, 0)
+    inverse_rms = _inverse_rms(linear, a, T.int32(0))
 
     def pack(word: Any, x: Any) -> None:
         for term, unit in enumerate(isa.units(x)):
             store(units, unit, [word, term, 0])
 
-    _each_word(a, 0, inverse_rms, pack)
+    _each_word(a, T.int32(0), inverse_rms, pack)
     vectors = T.bind((a.width + (lanes - 1)) // lanes)
     sums = T.alloc_buffer((vectors, sections, lanes), "float32")
     zero = splat(T.float32(0), lanes)
@@ -250,7 +248,7 @@ def _decode_kn(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
                 store(sums, total, [vector, section, 0])
         with T.serial(first, end) as vector:
             finished = [T.bind(load(sums, [vector, section, 0], lanes)) for section in range(sections)]
-            _finish(linear, a, 0, column(vector), finished)
+            _finish(linear, a, T.int32(0), column(vector), finished)
 
 
 DECODE_ROWS = 4
@@ -261,7 +259,7 @@ def _decode_nk(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
     lanes, sections = isa.lanes, linear.sections
     padded = a.words + lanes
     units = T.alloc_buffer((isa.terms, isa.steps, padded), "int32")
-    inverse_rms = _inverse_rms(linear, a, 0)
+    inverse_rms = _inverse_rms(linear, a, T.int32(0))
 
     def pack(word: Any, x: Any) -> None:
         for term, unit in enumerate(isa.units(x)):
@@ -269,7 +267,7 @@ def _decode_nk(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
             for step in range(isa.steps):
                 T.buffer_store(units, shuffle([unit], [step]), [term, step, word])
 
-    _each_word(a, 0, inverse_rms, pack)
+    _each_word(a, T.int32(0), inverse_rms, pack)
     for term in range(isa.terms):
         for step in range(isa.steps):
             with T.serial(a.words, padded) as word:
@@ -318,7 +316,7 @@ def _decode_nk(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
                 held //= 2
             loaded = [T.bind(load(sums, [i, 0], lanes)) for i in range(len(rows))]
             finished = [T.bind(sum_lanes(loaded[i : i + DECODE_ROWS])) for i in range(0, len(rows), DECODE_ROWS)]
-            _finish(linear, a, 0, start, finished)
+            _finish(linear, a, T.int32(0), start, finished)
 
 
 def _widened(vector: Any, lanes: int, filler: Any) -> Any:
