@@ -1,8 +1,11 @@
 """W4A16 products on CPUs: ``y = x W`` with packed weights, for one row (decode) and for any number of rows (prefill).
 
-Decode is bound by memory: each thread streams its own columns of the packed weights once, with wide loads, and keeps everything else
-in registers and the first-level cache. Prefill is bound by arithmetic: the packed weights of two vectors of columns are expanded once into a
-panel that stays in the second-level cache, and tiles of rows by columns accumulate in registers. What surrounds a product in a LLaMA,
+Decode is bound by memory: each thread streams its own columns of the packed weights once, with wide loads, and keeps
+everything else
+in registers and the first-level cache. Prefill is bound by arithmetic: the packed weights of two vectors of columns
+are expanded once into a
+panel that stays in the second-level cache, and tiles of rows by columns accumulate in registers. What surrounds a
+product in a LLaMA,
 RMSNorm before it, bias, residual, SiLU gate after it, is done in the same pass.
 """
 
@@ -53,7 +56,8 @@ class Linear:
 
 
 class _Arguments:
-    """The kernel's buffers, ``x, weight, scale[, norm][, bias][, residual], out``, and their sizes as int32 expressions.
+    """The kernel's buffers, ``x, weight, scale[, norm][, bias][, residual], out``, and their sizes as int32
+    expressions.
 
     Attributes:
         rows, features, width: Of the result and `x`: n, K, and N or N / 2.
@@ -90,7 +94,8 @@ class _Arguments:
 
 
 def kernel(linear: Linear, isa: Fp32, threads: int, *, one_row: bool) -> tirx.PrimFunc:
-    """The product as a PrimFunc of ``x [batch, tokens, K], weight, scale[, norm][, bias][, residual], out [batch, tokens, width]``.
+    """The product as a PrimFunc of ``x [batch, tokens, K], weight, scale[, norm][, bias][, residual], out [batch,
+    tokens, width]``.
 
     Args:
         linear: What to compute.
@@ -134,7 +139,9 @@ def embed(scale_dtype: str) -> tirx.PrimFunc:
 
             def values(row: Any, word: Any, shifts: Any) -> Any:
                 lanes = lanes_of(shifts)
-                nibbles = T.bitwise_and(T.shift_right(splat(weight[row, word], lanes), shifts), splat(T.uint32(15), lanes))
+                nibbles = T.bitwise_and(
+                    T.shift_right(splat(weight[row, word], lanes), shifts), splat(T.uint32(15), lanes)
+                )
                 signed = cast("float32", cast("int32", nibbles) - splat(T.int32(ZERO_POINT), lanes))
                 return cast(scale_dtype, signed * splat(cast("float32", scale[row, word // WORDS_PER_GROUP]), lanes))
 
@@ -150,7 +157,8 @@ def embed(scale_dtype: str) -> tirx.PrimFunc:
 
 
 def _each_word(a: _Arguments, row: Any, inverse_rms: Any, emit: Callable[[Any, Any], None]) -> None:
-    """Call ``emit(word, x)`` for all words of a row, `x` the word's 8 activations in fp32, normalized; zero beyond K."""
+    """Call ``emit(word, x)`` for all words of a row, `x` the word's 8 activations in fp32, normalized; zero beyond
+    K."""
     whole = T.bind(a.features // VALUES_PER_WORD)
 
     def read(index: Any, lanes: int) -> Any:
