@@ -15,7 +15,8 @@ from pathlib import Path
 from standin.root import phone_root, register_binfmt
 
 ADBD_PORT = 5555
-BOOT = """
+BOOT = (
+    """
 set -e
 root=$1
 mount -t proc proc "$root/proc"
@@ -32,7 +33,9 @@ ip link set lo up
 read -r ready
 exec env -i PATH=/system/bin:/usr/bin ADBD_PORT=%d HOME=/ TMPDIR=/data/local/tmp \\
     /usr/sbin/chroot "$root" /usr/sbin/adbd
-""" % ADBD_PORT
+"""
+    % ADBD_PORT
+)
 
 
 class Phone:
