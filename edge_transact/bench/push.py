@@ -35,7 +35,7 @@ def sync_files(
 ) -> list[str]:
     """Make a directory on the device hold these files.
 
-    A file whose sha256 is right stays. The others are pushed beside, checked on the device, and renamed; so a push that is
+    A file whose sha256 is right stays. Others are pushed beside, checked on the device, and renamed; so a push that is
     cut off leaves the old file or none. Other files in the directory stay too.
 
     Args:
