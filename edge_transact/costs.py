@@ -78,6 +78,24 @@ def kv_padding_bytes_per_token(plan: WidthPlan, quantization: Quantization) -> i
     return kv_bytes_per_token(plan, quantization) - used * quantization.model_dtype_bytes
 
 
+def workspace_bytes(plan: WidthPlan, quantization: Quantization, prefill_chunk: int, max_batch: int = 1) -> int:
+    """An estimate of the activations that are alive at once: the widest layer's, for a chunk of prefill, and logits.
+
+    What a library really plans is in its ``_metadata``, as ``memory_usage``.
+    """
+    widest = max(
+        max(
+            (layer.num_attention_heads + layer.num_key_value_heads) * layer.qk_head_dim
+            + layer.num_key_value_heads * layer.v_head_dim
+            + layer.attention_size,
+            3 * layer.intermediate_size,
+        )
+        for layer in plan.layers
+    )
+    activations = prefill_chunk * (2 * plan.hidden_size + widest) * quantization.model_dtype_bytes
+    return activations + 2 * max_batch * plan.vocab_size * 4
+
+
 def layer_matrix_parameters(plan: WidthPlan) -> int:
     """Weights that every token is multiplied with inside the layers (no biases, no norms)."""
     total = 0

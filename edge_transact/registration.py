@@ -1,9 +1,10 @@
 """Teaches transformers' Auto classes our ``edge_llama`` checkpoints, without importing transformers.
 
-``import edge_transact`` has to be cheap, and transformers takes seconds. So where its Auto classes aren't imported yet, the
-registration waits for them: a finder adds our names to their tables as soon as those exist. The tables hold names,
-which transformers looks up in ``transformers.models.edge_llama`` when it first needs the class; this module stands in for that one.
-(Registering the classes themselves at that moment would import LLaMA in the middle of its own import.)
+``import edge_transact`` has to be cheap, and transformers takes seconds. So where its Auto classes aren't imported
+yet, the registration waits for them: a finder adds our names to their tables as soon as those exist. The tables hold
+names, which transformers looks up in ``transformers.models.edge_llama`` when it first needs the class; this module
+stands in for that one. (Registering the classes themselves at that moment would import LLaMA in the middle of its own
+import.)
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_CLASSES[name]), name)
 
 
+def _add_name(module: ModuleType) -> None:
+    table, class_name = _TABLES[module.__name__]
+    getattr(module, table)[_MODEL_TYPE] = class_name
+
+
 class _AutoClassFinder:
     """A `sys.meta_path` finder of transformers' two Auto modules only, that adds our names once they have executed."""
 
@@ -44,23 +50,22 @@ class _AutoClassFinder:
         if spec is None or spec.loader is None:
             return None
         execute = spec.loader.exec_module
-        table, class_name = _TABLES[name]
 
         def execute_and_add(module: ModuleType) -> None:
             execute(module)
-            getattr(module, table)[_MODEL_TYPE] = class_name
+            _add_name(module)
 
         spec.loader.exec_module = execute_and_add
         return spec
 
 
 def register_auto_classes() -> None:
-    """Makes ``AutoConfig`` and ``AutoModelForCausalLM`` load ``edge_llama`` checkpoints, now or once they are imported."""
+    """Makes ``AutoConfig`` and ``AutoModelForCausalLM`` load ``edge_llama`` checkpoints, now or once imported."""
     sys.modules.setdefault(f"transformers.models.{_MODEL_TYPE}", sys.modules[__name__])
     if _AutoClassFinder not in sys.meta_path:
         sys.meta_path.insert(0, _AutoClassFinder)
     if auto := sys.modules.get(_CONFIGURATION_AUTO):
-        config_class = __getattr__(_CONFIG_CLASS)
-        auto.AutoConfig.register(_MODEL_TYPE, config_class, exist_ok=True)
-        if auto := sys.modules.get(_MODELING_AUTO):
-            auto.AutoModelForCausalLM.register(config_class, __getattr__(_MODEL_CLASS), exist_ok=True)
+        _add_name(auto)
+    if auto := sys.modules.get(_MODELING_AUTO):
+        # Too late for names: this module has turned the table of configurations around already.
+        auto.AutoModelForCausalLM.register(__getattr__(_CONFIG_CLASS), __getattr__(_MODEL_CLASS), exist_ok=True)

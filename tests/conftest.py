@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+
+TINY = {
+    "vocab_size": 96,
+    "hidden_size": 48,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,
+}
+"""A LLaMA of a few thousand parameters whose heads don't add up to its hidden size."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,3 +34,31 @@ def pytest_runtest_makereport(item: pytest.Item):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
         report.longrepr = f"EDGE_REQUIRE_ALL=1 and this was skipped: {reason}"
+
+
+@pytest.fixture
+def make_llama(tmp_path: Path) -> Callable[..., Path]:
+    """``make_llama(seed=0, **config)``: the directory of a stock LLaMA with random weights, `TINY` by default."""
+
+    def make(seed: int = 0, **config) -> Path:
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(LlamaConfig(**{**TINY, **config}))
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter, std=0.2)
+        path = tmp_path / f"llama-{len(list(tmp_path.iterdir()))}"
+        model.save_pretrained(path)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Path:
+    """``demo:tiny`` as a directory: trained weights and a real tokenizer."""
+    from edge_transact.inputs import resolve_model
+
+    return resolve_model("demo:tiny")

@@ -1,7 +1,7 @@
 """Configuration of a LLaMA whose layers differ in width.
 
-Self-contained: this file is copied into every checkpoint that edge-transact writes, beside `modeling_edge_llama.py`, and
-loads from there with ``trust_remote_code=True`` where edge-transact isn't installed.
+Self-contained: this file is copied into every checkpoint that edge-transact writes, beside `modeling_edge_llama.py`,
+and loads from there with ``trust_remote_code=True`` where edge-transact isn't installed.
 """
 
 from typing import Any
@@ -16,9 +16,9 @@ PER_LAYER_FIELDS = ("num_attention_heads", "num_key_value_heads", "intermediate_
 class EdgeLlamaConfig(LlamaConfig):
     """A `LlamaConfig` with transformers' sparse `per_layer_config`.
 
-    The global widths are those of the widest layer, field by field; ``per_layer_config`` maps a layer's index to the fields
-    of `PER_LAYER_FIELDS` in which that layer is narrower. `head_dim` is one for all layers and independent of
-    ``hidden_size / num_attention_heads``.
+    The global widths are those of the widest layer, field by field; ``per_layer_config`` maps a layer's index to the
+    fields of `PER_LAYER_FIELDS` in which that layer is narrower. `head_dim` is one for all layers, and independent
+    of ``hidden_size / num_attention_heads``.
     """
 
     model_type = "edge_llama"
@@ -28,8 +28,8 @@ class EdgeLlamaConfig(LlamaConfig):
         """Replaces LlamaConfig's rule that heads divide the hidden size, which pruned heads don't.
 
         Raises:
-            ValueError: A per-layer field that isn't one of `PER_LAYER_FIELDS`, a width below 1, or query heads that are not
-                a multiple of the KV heads; named by layer.
+            ValueError: A per-layer field that isn't one of `PER_LAYER_FIELDS`, a width below 1, or query heads that are
+                not a multiple of the KV heads; named by layer.
         """
         unknown = sorted((self.per_layer_attributes or set()) - set(PER_LAYER_FIELDS))
         if unknown:
@@ -54,7 +54,8 @@ class EdgeLlamaConfig(LlamaConfig):
 
 
 def _with_rope_keys(config: dict[str, Any]) -> dict[str, Any]:
-    # MLC-LLM reads `rope_theta` (10000 when absent) and `rope_scaling`, and takes no scaling but llama3's, by `rope_type`.
+    # MLC-LLM reads `rope_theta` (10000 when absent) and `rope_scaling`, and takes no scaling but llama3's, by
+    # `rope_type`.
     rope = config["rope_parameters"]
     config["rope_theta"] = rope["rope_theta"]
     if rope["rope_type"] == "llama3":

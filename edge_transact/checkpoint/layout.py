@@ -9,7 +9,8 @@ def tensor_shapes(plan: WidthPlan) -> dict[str, tuple[int, ...]]:
     """Every tensor of a checkpoint with that plan, in the order of the forward pass.
 
     Returns:
-        Name to shape; a linear's weight is ``[output features, input features]``. A tied ``lm_head.weight`` isn't among them.
+        Name to shape; a linear's weight is ``[output features, input features]``. A tied ``lm_head.weight`` isn't among
+        them.
     """
     hidden = plan.hidden_size
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (plan.vocab_size, hidden)}

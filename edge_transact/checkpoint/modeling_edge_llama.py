@@ -1,7 +1,7 @@
 """A LLaMA whose layers differ in width: stock LLaMA decoder layers, each built from its own layer's configuration.
 
-Self-contained: this file is copied into every checkpoint that edge-transact writes, beside `configuration_edge_llama.py`.
-With equal widths the model is stock LLaMA, operation by operation.
+Self-contained: this file is copied into every checkpoint that edge-transact writes, beside
+`configuration_edge_llama.py`. With equal widths the model is stock LLaMA, operation by operation.
 """
 
 from torch import nn
@@ -33,7 +33,7 @@ class EdgeLlamaModel(LlamaModel):
             LlamaDecoderLayer(layer_config, index) for index, layer_config in enumerate(config.per_layer_config)
         )
         for layer in self.layers:
-            # The layers' configurations are copies; `set_attn_implementation` changes the model's, which attention reads.
+            # The layers' configurations are copies, which `set_attn_implementation` wouldn't reach.
             layer.self_attn.config = layer.mlp.config = config
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = LlamaRotaryEmbedding(config=config)

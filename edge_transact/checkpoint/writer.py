@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edge_transact import __version__, costs
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.reader import Checkpoint
+from edge_transact.checkpoint.shards import MAX_SHARD_BYTES, write_shards
 from edge_transact.outputs import new_directory
 from edge_transact.rendering import template
 from edge_transact.widths import WidthPlan, describe
@@ -47,14 +48,14 @@ def write_checkpoint(
     output: str | Path,
     *,
     force: bool = False,
-    max_shard_bytes: int = 1 << 30,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Checkpoint:
     """Writes a checkpoint directory, complete or not at all. One shard at most is held in memory.
 
     Args:
         source: Where everything that isn't a width comes from: configuration, tokenizer, generation_config.
         plan: The widths of the new model.
-        tensors: Each tensor of `plan` once, in any order, all of one dtype, with the shapes of `tensor_shapes(plan)`.
+        tensors: Each tensor of `plan` once, in any order, with the shapes of `tensor_shapes(plan)`.
         provenance: How the model came about, JSON values (source, method, budget, calibration, seed, ...); written to
             ``edge_transact.json`` with the versions added, and listed in the model card.
         output: The directory to make.
@@ -72,7 +73,7 @@ def write_checkpoint(
     versions = {"edge-transact": __version__, **{name: version(name) for name in ("torch", "transformers")}}
     record = {**provenance, "versions": versions}
     with new_directory(output, force=force) as directory:
-        dtype = _write_shards(directory, tensor_shapes(plan), tensors, max_shard_bytes)
+        dtype = write_shards(directory, tensor_shapes(plan), tensors, max_shard_bytes)
         (directory / "config.json").write_text(_config_json(source, plan, dtype))
         for name in (*TOKENIZER_FILES, "generation_config.json"):
             if (source.path / name).is_file():
@@ -110,54 +111,3 @@ def _config_json(source: Checkpoint, plan: WidthPlan, dtype: torch.dtype) -> str
         },
     )
     return config.to_json_string()
-
-
-def _write_shards(
-    directory: Path,
-    shapes: Mapping[str, tuple[int, ...]],
-    tensors: Iterable[tuple[str, torch.Tensor]],
-    max_shard_bytes: int,
-) -> torch.dtype:
-    from safetensors.torch import save_file
-
-    missing = dict(shapes)
-    dtypes: set[torch.dtype] = set()
-    shards: list[list[str]] = []
-    pending: dict[str, torch.Tensor] = {}
-    pending_bytes = total_bytes = 0
-
-    def flush() -> None:
-        nonlocal pending_bytes
-        save_file(pending, directory / f"{len(shards)}.safetensors", metadata={"format": "pt"})
-        shards.append(list(pending))
-        pending.clear()
-        pending_bytes = 0
-
-    for name, tensor in tensors:
-        if missing.get(name) != tuple(tensor.shape):
-            raise ValueError(f"{name} {list(tensor.shape)}: the plan has {missing.get(name, 'no such tensor left')}")
-        del missing[name]
-        dtypes.add(tensor.dtype)
-        if pending and pending_bytes + tensor.nbytes > max_shard_bytes:
-            flush()
-        pending[name] = tensor.contiguous()
-        pending_bytes += tensor.nbytes
-        total_bytes += tensor.nbytes
-    if missing:
-        raise ValueError(f"{len(missing)} tensors of the plan were not given, {next(iter(missing))} among them")
-    if len(dtypes) > 1:
-        raise ValueError(f"tensors of different dtypes: {dtypes}")
-    flush()
-
-    # How many shards there are is in each one's name, and known only now.
-    if len(shards) == 1:
-        (directory / "0.safetensors").rename(directory / "model.safetensors")
-    else:
-        weight_map = {}
-        for index, names in enumerate(shards):
-            file = f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors"
-            (directory / f"{index}.safetensors").rename(directory / file)
-            weight_map |= dict.fromkeys(names, file)
-        content = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
-        (directory / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n")
-    return dtypes.pop()

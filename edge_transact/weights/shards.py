@@ -1,8 +1,8 @@
 """Parameter shards as TVM's tensor cache stores them (``tvm/contrib/tvmjs.py``, read by ``vm.builtin.tensor_cache``).
 
-``params_shard_N.bin`` files hold raw little-endian tensors one after the other; ``tensor-cache.json`` says where each one
-lies, and the md5 of each file. fp32 tensors are stored as bf16, rounded to nearest even. The same tensors in the same
-order give the same bytes.
+``params_shard_N.bin`` files hold raw little-endian tensors one after the other; ``tensor-cache.json`` says where each
+one lies, and the md5 of each file. fp32 tensors are stored as bf16, rounded to nearest even. The same tensors in the
+same order give the same bytes.
 """
 
 from __future__ import annotations

@@ -1,0 +1,77 @@
+"""Writes safetensors shards as they fill, so that a model is never held whole."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_SHARD_BYTES = 1 << 30
+"""1 GiB: what writing a checkpoint may hold in memory."""
+
+
+def write_shards(
+    directory: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> torch.dtype:
+    """Writes ``model.safetensors``, or as many ``model-0000i-of-0000n.safetensors`` as it takes and their index.
+
+    Args:
+        directory: Where the files go.
+        shapes: The tensors to come, name to shape.
+        tensors: Each of them once, in any order; one shard of them at most is held in memory.
+        max_shard_bytes: A file is at most that large, unless one tensor is larger.
+
+    Returns:
+        The dtype of most of the bytes.
+
+    Raises:
+        ValueError: `tensors` are not those of `shapes`.
+    """
+    from safetensors.torch import save_file
+
+    missing = dict(shapes)
+    dtype_bytes: Counter[torch.dtype] = Counter()
+    shards: list[list[str]] = []
+    pending: dict[str, torch.Tensor] = {}
+    pending_bytes = 0
+
+    def flush() -> None:
+        nonlocal pending_bytes
+        save_file(pending, directory / f"{len(shards)}.safetensors", metadata={"format": "pt"})
+        shards.append(list(pending))
+        pending.clear()
+        pending_bytes = 0
+
+    for name, tensor in tensors:
+        if missing.get(name) != tuple(tensor.shape):
+            raise ValueError(f"{name} {list(tensor.shape)}: the plan has {missing.get(name, 'no such tensor left')}")
+        del missing[name]
+        dtype_bytes[tensor.dtype] += tensor.nbytes
+        if pending and pending_bytes + tensor.nbytes > max_shard_bytes:
+            flush()
+        pending[name] = tensor.contiguous()
+        pending_bytes += tensor.nbytes
+    if missing:
+        raise ValueError(f"{len(missing)} tensors of the plan were not given, {next(iter(missing))} among them")
+    flush()
+
+    # How many shards there are is in each one's name, and known only now.
+    if len(shards) == 1:
+        (directory / "0.safetensors").rename(directory / "model.safetensors")
+    else:
+        weight_map = {}
+        for index, names in enumerate(shards):
+            file = f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors"
+            (directory / f"{index}.safetensors").rename(directory / file)
+            weight_map |= dict.fromkeys(names, file)
+        content = {"metadata": {"total_size": dtype_bytes.total()}, "weight_map": weight_map}
+        (directory / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n")
+    return dtype_bytes.most_common(1)[0][0]

@@ -1,0 +1,77 @@
+"""Rendering the definition's files for a plan, and loading the model file back."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from edge_transact.definition.loaded import Definition
+from edge_transact.errors import EdgeTransactError
+from edge_transact.rendering import template
+from edge_transact.widths import LayerWidths, WidthPlan
+
+MODEL_TYPE = "edge_llama"
+"""The architecture's name in config.json, in MLC's registry and in a library's metadata."""
+
+MODEL_FILE = "edge_llama_model.py"
+FILES = (MODEL_FILE, "edge_llama_loader.py", "edge_llama_register.py", "__init__.py")
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Neighbouring layers of the same widths, a row of the emitted table."""
+
+    layers: str
+    widths: LayerWidths
+
+
+def render(plan: WidthPlan) -> dict[str, str]:
+    """The definition's files.
+
+    Args:
+        plan: The widths, which the model file shows in a table; all layers have one head dim.
+
+    Returns:
+        File name to text: the model, the loader and the registration, as a package.
+    """
+    context = {"plan": plan, "runs": _runs(plan), "model_type": MODEL_TYPE}
+    return {name: template(f"{name}.j2").render(context) for name in FILES}
+
+
+def _runs(plan: WidthPlan) -> list[_Run]:
+    runs, start = [], 0
+    for widths, layers in groupby(plan.layers):
+        end = start + len(list(layers)) - 1
+        runs.append(_Run(f"{start}" if start == end else f"{start}-{end}", widths))
+        start = end + 1
+    return runs
+
+
+def load(directory: Path, config: dict[str, Any]) -> Definition:
+    """The emitted model file as a module, with a configuration.
+
+    Args:
+        directory: Holds ``edge_llama_model.py``. The file is executed: it must be one that `render` made.
+        config: A parsed config.json, with ``context_window_size``, ``prefill_chunk_size`` and ``max_batch_size`` of
+            the library to build.
+
+    Raises:
+        EdgeTransactError: There is no such file, or the configuration contradicts itself.
+    """
+    path = directory / MODEL_FILE
+    if not path.is_file():
+        raise EdgeTransactError(f"{directory} has no {MODEL_FILE}", fix="Build the model again: it emits the definition.")
+    name = f"edge_transact_emitted_{abs(hash(str(path.resolve())))}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    try:
+        return Definition(module, module.EdgeLlamaConfig.from_dict(config))
+    except ValueError as error:
+        raise EdgeTransactError(f"config.json: {error}", fix="Prune the model again.") from error

@@ -1,0 +1,38 @@
+"""A loaded definition: the emitted module with a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Definition:
+    """The emitted model file, and the configuration to instantiate it with.
+
+    Attributes:
+        module: The executed ``edge_llama_model.py``.
+        config: Its ``EdgeLlamaConfig``.
+    """
+
+    module: ModuleType
+    config: Any
+
+    def model(self) -> Any:
+        """A new, unquantized ``nn.Module`` of the model, in float32."""
+        return self.module.EdgeLlamaForCausalLM(self.config)
+
+    def parameter_sources(self) -> dict[str, tuple[Sequence[str], Callable[..., np.ndarray]]]:
+        """Parameter name to the checkpoint's tensors and the function that joins them, in parameter order."""
+        return self.module.parameter_sources(self.config)
+
+    def truncated(self, num_hidden_layers: int) -> Definition:
+        """The same definition with only the first layers."""
+        kept = {i: widths for i, widths in self.config.per_layer_config.items() if int(i) < num_hidden_layers}
+        config = {**self.config.asdict(), "num_hidden_layers": num_hidden_layers, "per_layer_config": kept}
+        return replace(self, config=self.module.EdgeLlamaConfig.from_dict(config))

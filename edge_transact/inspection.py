@@ -1,0 +1,146 @@
+"""What a model or a DIST costs, from its configuration alone: no weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_transact import costs
+from edge_transact.build.manifest import MANIFEST, Manifest
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.inputs.models import resolve_model
+from edge_transact.quantization import Quantization, get_quantization
+from edge_transact.widths import WidthPlan
+
+DEFAULT_CONTEXT = 2048
+DEFAULT_PREFILL_CHUNK = 128
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The costs of one model.
+
+    Attributes:
+        model: As it was given.
+        plan: Its widths.
+        quantization: A DIST's own, or the one that a build would use.
+        context: Tokens in the context for `to_dict`'s figures.
+        prefill_chunk: Tokens of one prefill call.
+        max_batch: Sequences at once.
+    """
+
+    model: str
+    plan: WidthPlan
+    quantization: Quantization
+    context: int
+    prefill_chunk: int
+    max_batch: int
+
+    def at(self, context: int) -> dict[str, int]:
+        """FLOPs and memory at a context of that many tokens."""
+        weights = costs.weight_bytes(self.plan, self.quantization)
+        kv = context * self.max_batch * costs.kv_bytes_per_token(self.plan, self.quantization)
+        workspace = costs.workspace_bytes(
+            self.plan, self.quantization, min(self.prefill_chunk, context), self.max_batch
+        )
+        return {
+            "context": context,
+            "prefill_flops": costs.prefill_flops(self.plan, context),
+            "decode_flops": costs.decode_flops(self.plan, context),
+            "kv_bytes": kv,
+            "workspace_bytes": workspace,
+            "memory_bytes": weights + kv + workspace,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``inspect --json`` prints for one model."""
+        at = self.at(self.context)
+        parameters = costs.parameters(self.plan)
+        weights_bytes = costs.weight_bytes(self.plan, self.quantization)
+        return {
+            "model": self.model,
+            "parameters": parameters,
+            "quantization": self.quantization.name,
+            "weights_bytes": weights_bytes,
+            "bits_per_parameter": 8 * weights_bytes / parameters,
+            "context": self.context,
+            "flops_per_token": at["decode_flops"],
+            "prefill_flops": at["prefill_flops"],
+            "kv_bytes_per_token": costs.kv_bytes_per_token(self.plan, self.quantization),
+            "kv_padding_bytes_per_token": costs.kv_padding_bytes_per_token(self.plan, self.quantization),
+            "attention_launches_per_token": self.plan.num_virtual_layers,
+            "kv_bytes": at["kv_bytes"],
+            "workspace_bytes": at["workspace_bytes"],
+            "memory_bytes": at["memory_bytes"],
+            "widths": self.plan.to_list(),
+        }
+
+
+def inspect_model(model: str, *, context: int | None = None, quantization: str | None = None) -> Inspection:
+    """The costs of a MODEL or a DIST.
+
+    Args:
+        model: A MODEL, or a directory that `build` wrote.
+        context: Tokens; by default a DIST's window, or 2048 or what the model allows.
+        quantization: For a MODEL; by default ``q4f16_0``. A DIST has its own.
+
+    Raises:
+        UsageError: A quantization for a DIST that is not its own.
+        EdgeTransactError: There is no such model.
+    """
+    if (Path(model) / MANIFEST).is_file():
+        manifest = Manifest.read(Path(model))
+        if quantization not in (None, manifest.quantization):
+            raise UsageError(
+                f"{model} was built as {manifest.quantization}, not {quantization}",
+                fix="Leave --quant out, or inspect the checkpoint that it was built from.",
+            )
+        return Inspection(
+            model=model,
+            plan=manifest.plan,
+            quantization=get_quantization(manifest.quantization),
+            context=context or manifest.context_window_size,
+            prefill_chunk=manifest.prefill_chunk_size,
+            max_batch=manifest.max_batch_size,
+        )
+    checkpoint = Checkpoint.open(resolve_model(model))
+    return Inspection(
+        model=model,
+        plan=checkpoint.plan,
+        quantization=get_quantization(quantization or "q4f16_0"),
+        context=context or min(DEFAULT_CONTEXT, checkpoint.config.get("max_position_embeddings") or DEFAULT_CONTEXT),
+        prefill_chunk=DEFAULT_PREFILL_CHUNK,
+        max_batch=1,
+    )
+
+
+def plot_flops(inspections: Sequence[Inspection], contexts: Sequence[int], path: Path) -> None:
+    """Draw prefill FLOPs and decode FLOPs a token over the context, a line a model (as the paper's Figure 3).
+
+    Args:
+        inspections: The models.
+        contexts: Tokens, ascending.
+        path: The picture; its suffix says the format, such as ``.png`` or ``.svg``.
+
+    Raises:
+        EdgeTransactError: matplotlib is not installed, or doesn't know the suffix.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise EdgeTransactError("--plot needs matplotlib", fix="pip install 'edge-transact[plot]'") from error
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, key, title in zip(
+        figure.subplots(1, 2), ("prefill_flops", "decode_flops"), ("prefill", "one decoded token"), strict=True
+    ):
+        for inspection in inspections:
+            axes.plot(contexts, [inspection.at(n)[key] / 1e9 for n in contexts], marker="o", label=inspection.model)
+        axes.set(title=title, xlabel="context, tokens", ylabel="GFLOPs", ylim=(0, None))
+        axes.legend()
+    try:
+        figure.savefig(path)
+    except ValueError as error:
+        raise EdgeTransactError(f"cannot draw {path}: {error}", fix="Use a name that ends in .png or .svg.") from error

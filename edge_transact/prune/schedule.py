@@ -1,0 +1,37 @@
+"""How widths shrink over K shots, each of which scores the model that the one before left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from edge_transact.widths import LayerWidths, WidthPlan
+
+
+def next_dims(current: int, target: int, remaining: int) -> int:
+    """Dims after the next of `remaining` shots: an even share of the way, rounded down (TransAct, official code)."""
+    return current - (current - target) // remaining
+
+
+def shot_plans(source: WidthPlan, target: WidthPlan, shots: int) -> Iterator[WidthPlan]:
+    """The plan after each of `shots` shots; the last is `target`.
+
+    Attention moves in dims of `o_proj`'s input and keeps the KV groups that these dims reach into, and the next shot
+    starts from whole groups.
+    """
+    plan = source
+    for remaining in range(shots, 0, -1):
+        layers = zip(plan.layers, target.layers, strict=True)
+        plan = plan.with_layers(_next_layer(layer, goal, remaining) for layer, goal in layers)
+        yield plan
+
+
+def _next_layer(current: LayerWidths, target: LayerWidths, remaining: int) -> LayerWidths:
+    dims = next_dims(current.attention_size, target.attention_size, remaining)
+    groups = -(-dims // (current.v_head_dim * current.q_per_kv))
+    return replace(
+        current,
+        num_attention_heads=groups * current.q_per_kv,
+        num_key_value_heads=groups,
+        intermediate_size=next_dims(current.intermediate_size, target.intermediate_size, remaining),
+    )

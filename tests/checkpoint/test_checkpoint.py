@@ -1,0 +1,261 @@
+"""Reading and writing checkpoint directories, and what is refused with which words."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+from edge_transact.checkpoint import Checkpoint, write_checkpoint
+from edge_transact.checkpoint.layout import tensor_shapes
+from edge_transact.errors import EdgeTransactError
+from edge_transact.widths import WidthPlan
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+
+
+def odd_plan(plan: WidthPlan) -> WidthPlan:
+    """Every layer different, the first with one KV group."""
+    ratio = plan.q_per_kv
+    return plan.with_layers(
+        replace(layer, num_attention_heads=ratio * groups, num_key_value_heads=groups, intermediate_size=size)
+        for layer, groups, size in zip(plan.layers, (1, 2, 2, 2), (7, 12, 33, 20), strict=False)
+    )
+
+
+def narrowed(source: Checkpoint, plan: WidthPlan):
+    """The source's tensors, each cut to the plan's shape from the start."""
+    for name, shape in tensor_shapes(plan).items():
+        yield name, source.tensor(name)[tuple(slice(size) for size in shape)]
+
+
+def edit_config(path: Path, **changes) -> None:
+    config = json.loads((path / "config.json").read_text())
+    config |= changes
+    (path / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("biases", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_reads_what_transformers_wrote(make_llama, tied, biases, dtype):
+    path = make_llama(tie_word_embeddings=tied, attention_bias=biases, mlp_bias=biases, dtype=dtype)
+    checkpoint = Checkpoint.open(path)
+    state = LlamaForCausalLM.from_pretrained(path).state_dict()
+    assert set(checkpoint.tensor_names()) == set(state) - ({"lm_head.weight"} if tied else set())
+    assert all(torch.equal(checkpoint.tensor(name), state[name]) for name in checkpoint.tensor_names())
+
+
+def test_reads_shards(make_llama, tmp_path):
+    path = make_llama()
+    LlamaForCausalLM.from_pretrained(path).save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
+    sharded, whole = Checkpoint.open(tmp_path / "sharded"), Checkpoint.open(path)
+    assert not (tmp_path / "sharded" / "model.safetensors").exists()
+    assert all(torch.equal(sharded.tensor(name), whole.tensor(name)) for name in whole.tensor_names())
+
+
+def test_rope_of_both_notations(make_llama):
+    path = make_llama(rope_parameters=dict(LLAMA3))
+    scaling = {key: value for key, value in LLAMA3.items() if key != "rope_theta"}
+    assert Checkpoint.open(path).rope_theta == 5e5
+    assert Checkpoint.open(path).rope_scaling == scaling
+    # as transformers 4 wrote it, and as it did before that
+    for name in ("rope_type", "type"):
+        old = {**{key: value for key, value in scaling.items() if key != "rope_type"}, name: "llama3"}
+        edit_config(path, rope_parameters=None, rope_theta=5e5, rope_scaling=old)
+        assert Checkpoint.open(path).rope_theta == 5e5
+        assert Checkpoint.open(path).rope_scaling == scaling
+    edit_config(path, rope_scaling=None)
+    assert Checkpoint.open(path).rope_scaling is None
+    edit_config(path, rope_scaling={"rope_type": "yarn", "factor": 2.0})
+    with pytest.raises(EdgeTransactError, match="'yarn'"):
+        _ = Checkpoint.open(path).rope_scaling
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("max_shard_bytes", [1 << 30, 20_000])
+def test_written_checkpoints_load(make_llama, tmp_path, tied, max_shard_bytes):
+    source = Checkpoint.open(
+        make_llama(tie_word_embeddings=tied, attention_bias=True, mlp_bias=True, rope_parameters=dict(LLAMA3))
+    )
+    plan = odd_plan(source.plan)
+    written = write_checkpoint(
+        source, plan, narrowed(source, plan), {"method": "none"}, tmp_path / "out", max_shard_bytes=max_shard_bytes
+    )
+    assert written.plan == plan
+    assert written.rope_scaling == source.rope_scaling
+    assert (len(list(written.path.glob("*.safetensors"))) > 1) == (max_shard_bytes == 20_000)
+    assert all(file.stat().st_size < max_shard_bytes + 8192 for file in written.path.glob("*.safetensors"))
+    for name, tensor in narrowed(source, plan):
+        assert torch.equal(written.tensor(name), tensor)
+
+    model = AutoModelForCausalLM.from_pretrained(written.path, dtype="auto")
+    assert model.dtype == torch.float32
+    assert model.config.tie_word_embeddings == tied
+    state = model.state_dict()
+    assert all(torch.equal(state[name], written.tensor(name)) for name in written.tensor_names())
+
+
+def test_a_written_checkpoint_can_be_written_again(make_llama, tmp_path):
+    source = Checkpoint.open(make_llama())
+    once = write_checkpoint(
+        source, odd_plan(source.plan), narrowed(source, odd_plan(source.plan)), {}, tmp_path / "once"
+    )
+    plan = once.plan.with_layers(replace(layer, intermediate_size=5) for layer in once.plan.layers)
+    twice = write_checkpoint(once, plan, narrowed(once, plan), {}, tmp_path / "twice")
+    assert twice.plan == plan
+
+
+def test_equal_layers_need_no_per_layer_config(make_llama, tmp_path):
+    source = Checkpoint.open(make_llama())
+    plan = source.plan.with_layers(replace(layer, intermediate_size=16) for layer in source.plan.layers)
+    written = write_checkpoint(source, plan, narrowed(source, plan), {}, tmp_path / "out")
+    assert "per_layer_config" not in written.config
+    assert written.config["intermediate_size"] == 16
+
+
+def test_the_directory_is_whole(tiny_model, tmp_path):
+    source = Checkpoint.open(tiny_model)
+    plan = odd_plan(source.plan)
+    provenance = {"source": "demo:tiny", "method": "transact", "budget": {"ratio": 0.5}, "seed": 7}
+    written = write_checkpoint(source, plan, narrowed(source, plan), provenance, tmp_path / "tiny-half")
+    assert {file.name for file in written.path.iterdir()} >= {
+        *("config.json", "generation_config.json", "model.safetensors", "README.md", "edge_transact.json"),
+        *("tokenizer.json", "tokenizer_config.json", "configuration_edge_llama.py", "modeling_edge_llama.py"),
+    }
+    record = json.loads((written.path / "edge_transact.json").read_text())
+    assert provenance.items() <= record.items()
+    assert set(record["versions"]) == {"edge-transact", "torch", "transformers"}
+    card = (written.path / "README.md").read_text()
+    assert "demo:tiny" in card and "tiny-half" in card and "num_key_value_heads: 1..2" in card
+    tokenizers = [AutoTokenizer.from_pretrained(path) for path in (tiny_model, written.path)]
+    assert tokenizers[0]("the time of").input_ids == tokenizers[1]("the time of").input_ids
+
+
+def test_output_is_complete_or_absent(make_llama, tmp_path):
+    source = Checkpoint.open(make_llama())
+    output = tmp_path / "out"
+
+    def failing():
+        yield from list(narrowed(source, source.plan))[:4]
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        write_checkpoint(source, source.plan, failing(), {}, output, max_shard_bytes=1000)
+    assert [entry.name for entry in tmp_path.iterdir()] == [source.path.name]
+
+    output.mkdir()
+    (output / "mine").touch()
+    with pytest.raises(EdgeTransactError, match="exists") as refused:
+        write_checkpoint(source, source.plan, narrowed(source, source.plan), {}, output)
+    assert "--force" in refused.value.fix
+    with pytest.raises(RuntimeError, match="stopped"):
+        write_checkpoint(source, source.plan, failing(), {}, output, force=True)
+    assert [entry.name for entry in output.iterdir()] == ["mine"]
+    write_checkpoint(source, source.plan, narrowed(source, source.plan), {}, output, force=True)
+    assert Checkpoint.open(output).plan == source.plan
+    assert {entry.name for entry in tmp_path.iterdir()} == {source.path.name, "out"}
+
+
+@pytest.mark.parametrize("change", ["missing", "misshapen", "unknown", "twice"])
+def test_tensors_that_are_not_the_plans_are_a_bug(make_llama, tmp_path, change):
+    source = Checkpoint.open(make_llama())
+    tensors = dict(narrowed(source, source.plan))
+    pairs = list(tensors.items())
+    if change == "missing":
+        pairs.pop()
+    elif change == "misshapen":
+        pairs[0] = (pairs[0][0], pairs[0][1][1:])
+    elif change == "unknown":
+        pairs.append(("model.rope", torch.ones(1)))
+    else:
+        pairs.append(pairs[0])
+    with pytest.raises(ValueError, match=r"plan"):
+        write_checkpoint(source, source.plan, pairs, {}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def refusal(path: Path) -> EdgeTransactError:
+    with pytest.raises(EdgeTransactError) as refused:
+        Checkpoint.open(path)
+    assert refused.value.fix
+    return refused.value
+
+
+def test_refuses_what_is_no_checkpoint(tmp_path):
+    assert "does not exist" in refusal(tmp_path / "nothing").message
+    assert "no config.json" in refusal(tmp_path).message
+    (tmp_path / "config.json").write_text("{")
+    assert "is not JSON" in refusal(tmp_path).message
+    assert "is not a directory" in refusal(tmp_path / "config.json").message
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel (model_type 'gpt2')"),
+        ({"model_type": "mistral", "architectures": ["MistralForCausalLM"]}, "MistralForCausalLM"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantized already (gptq)"),
+        ({"hidden_act": "gelu"}, "'gelu'"),
+        ({"hidden_size": None}, "no 'hidden_size'"),
+        (
+            {"intermediate_size": 41},
+            "model.layers.0.mlp.gate_proj.weight has shape [40, 48], config.json says [41, 48]",
+        ),
+        ({"num_hidden_layers": 4}, "tensor model.layers.3.input_layernorm.weight is missing"),
+    ],
+)
+def test_refuses_other_models(make_llama, changes, words):
+    path = make_llama()
+    edit_config(path, **changes)
+    assert words in refusal(path).message
+
+
+@pytest.mark.parametrize("keep", [0, 5, 1000, -1])
+def test_refuses_truncated_safetensors(make_llama, keep):
+    path = make_llama()
+    file = path / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:keep])
+    message = refusal(path).message
+    assert str(file) in message
+    if keep in (1000, -1):
+        assert "truncated" in message and str(len(content[:keep])) in message
+    if keep == -1:
+        assert str(len(content)) in message
+
+
+def test_refuses_a_missing_shard(make_llama, tmp_path):
+    LlamaForCausalLM.from_pretrained(make_llama()).save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
+    shard = sorted((tmp_path / "sharded").glob("*.safetensors"))[1]
+    shard.unlink()
+    assert f"{shard} is missing" in refusal(tmp_path / "sharded").message
+
+
+def test_refuses_pickles_without_reading_them(make_llama):
+    path = make_llama()
+    (path / "model.safetensors").unlink()
+    (path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch /tmp/edge-transact-unpickled'\ntR.")
+    refused = refusal(path)
+    assert "pytorch_model.bin" in refused.message and "safetensors" in refused.fix
+    assert not Path("/tmp/edge-transact-unpickled").exists()
+    (path / "pytorch_model.bin").unlink()
+    assert "no model.safetensors" in refusal(path).message
+
+
+def test_refuses_quantized_tensors(make_llama):
+    path = make_llama()
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"] = tensors["model.layers.1.mlp.up_proj.weight"].to(torch.int8)
+    save_file(tensors, path / "model.safetensors")
+    assert "model.layers.1.mlp.up_proj.weight is I8" in refusal(path).message

@@ -1,0 +1,188 @@
+"""The modeling file: stock LLaMA where widths agree, and all that transformers' models can do where they don't."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
+from edge_transact.checkpoint.layout import tensor_shapes
+from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
+from edge_transact.widths import WidthPlan
+from tests.conftest import TINY
+
+ODD = {
+    "0": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 5},
+    "2": {"num_attention_heads": 4, "num_key_value_heads": 2},
+}
+"""Every layer different; layer 1 is the widest."""
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+
+
+def build(seed: int = 0, **config) -> EdgeLlamaForCausalLM:
+    torch.manual_seed(seed)
+    return EdgeLlamaForCausalLM(EdgeLlamaConfig(**{**TINY, **config})).eval()
+
+
+@pytest.fixture
+def odd() -> EdgeLlamaForCausalLM:
+    return build(per_layer_config=ODD)
+
+
+def tokens(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(3, TINY["vocab_size"], shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("biases", [False, True])
+@pytest.mark.parametrize("rope", [None, LLAMA3])
+def test_equal_widths_are_stock_llama(tied, biases, rope):
+    config = {**TINY, "tie_word_embeddings": tied, "attention_bias": biases, "mlp_bias": biases}
+    config["rope_parameters"] = rope and dict(rope)
+    stock = LlamaForCausalLM(LlamaConfig(**config)).eval()
+    ours = build(**config)
+    ours.load_state_dict(stock.state_dict())
+    assert torch.equal(ours(tokens(2, 40)).logits, stock(tokens(2, 40)).logits)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    groups=st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    ratio=st.integers(1, 3),
+    widths=st.lists(st.integers(1, 70), min_size=4, max_size=4),
+)
+def test_layers_have_the_plans_shapes(groups, ratio, widths):
+    plan = WidthPlan.from_config({**TINY, "num_hidden_layers": len(groups)})
+    plan = plan.with_layers(
+        replace(layer, num_attention_heads=group * ratio, num_key_value_heads=group, intermediate_size=width)
+        for layer, group, width in zip(plan.layers, groups, widths, strict=False)
+    )
+    widest = plan.widest
+    config = EdgeLlamaConfig(
+        **{
+            **TINY,
+            "num_hidden_layers": len(groups),
+            "num_attention_heads": widest.num_attention_heads,
+            "num_key_value_heads": widest.num_key_value_heads,
+            "intermediate_size": widest.intermediate_size,
+        },
+        per_layer_config=plan.per_layer_config(),
+    )
+    state = EdgeLlamaForCausalLM(config).state_dict()
+    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == tensor_shapes(plan)
+    assert WidthPlan.from_config(config.to_dict()) == plan
+
+
+def test_a_zeroed_layer_equals_a_narrower_one(odd):
+    """A layer's missing heads and MLP dims are the same as present ones whose outputs are zero."""
+    wide = build()
+    state = wide.state_dict()
+    for name, tensor in odd.state_dict().items():
+        state[name].zero_()
+        state[name][tuple(slice(size) for size in tensor.shape)] = tensor
+    wide.load_state_dict(state)
+    torch.testing.assert_close(wide(tokens(2, 12)).logits, odd(tokens(2, 12)).logits)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_generate_equals_repeated_forward(odd, attention, cache):
+    odd.set_attn_implementation(attention)
+    prompt = tokens(1, 7)
+    expected = prompt
+    for _ in range(12):
+        expected = torch.cat([expected, odd(expected, use_cache=False).logits[:, -1:].argmax(-1)], dim=1)
+    got = odd.generate(
+        prompt, max_new_tokens=12, do_sample=False, eos_token_id=None, cache_implementation=cache, disable_compile=True
+    )
+    assert got.tolist() == expected.tolist()
+
+
+def test_attention_implementations_agree_and_can_be_switched(odd):
+    logits = {}
+    for attention in ("sdpa", "eager"):
+        odd.set_attn_implementation(attention)
+        logits[attention] = odd(tokens(2, 9)).logits
+    torch.testing.assert_close(logits["sdpa"], logits["eager"])
+    assert odd(tokens(1, 9), output_attentions=True).attentions[0].shape == (1, 2, 9, 9)
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_left_padded_batches_equal_single_prompts(odd, cache):
+    prompts = [tokens(1, length, seed=length) for length in (3, 8, 5)]
+    longest = max(prompt.shape[1] for prompt in prompts)
+    ids = torch.cat([torch.nn.functional.pad(prompt, (longest - prompt.shape[1], 0)) for prompt in prompts])
+    options = {
+        "max_new_tokens": 10,
+        "do_sample": False,
+        "eos_token_id": None,
+        "pad_token_id": 0,
+        "cache_implementation": cache,
+        "disable_compile": True,
+    }
+    batched = odd.generate(ids, attention_mask=(ids != 0).long(), **options)[:, longest:]
+    single = [odd.generate(prompt, **options)[0, prompt.shape[1] :] for prompt in prompts]
+    assert batched.tolist() == [row.tolist() for row in single]
+
+
+def test_gradient_checkpointing_leaves_gradients_alone(odd):
+    gradients = []
+    for checkpointing in (False, True):
+        odd.train()
+        odd.zero_grad()
+        if checkpointing:
+            odd.gradient_checkpointing_enable()
+        odd(tokens(2, 9), labels=tokens(2, 9), use_cache=False).loss.backward()
+        gradients.append([parameter.grad.clone() for parameter in odd.parameters()])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checkpointed)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_save_and_load_in_shards(tmp_path, tied):
+    model = build(per_layer_config=ODD, tie_word_embeddings=tied, attention_bias=True, mlp_bias=True)
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    loaded = EdgeLlamaForCausalLM.from_pretrained(tmp_path).eval()
+    assert torch.equal(loaded(tokens(2, 9)).logits, model(tokens(2, 9)).logits)
+    assert loaded.config.to_dict()["per_layer_config"] == ODD
+
+
+@pytest.mark.parametrize(
+    ("per_layer", "message"),
+    [
+        (
+            {"1": {"num_attention_heads": 4}},
+            "layer 1: num_attention_heads 4 is not a multiple of num_key_value_heads 3",
+        ),
+        ({"2": {"intermediate_size": 0}}, "layer 2: intermediate_size is 0"),
+        ({"0": {"hidden_size": 24}}, "unknown 'hidden_size'"),
+        ({"3": {"intermediate_size": 8}}, "layer indices"),
+    ],
+)
+def test_contradicting_widths_are_refused(per_layer, message):
+    with pytest.raises(Exception, match=message):
+        EdgeLlamaConfig(**TINY, per_layer_config=per_layer)
+
+
+def test_rope_keys_for_other_readers():
+    """MLC-LLM knows `rope_theta` and llama3's `rope_scaling` with `rope_type`; transformers 5 `rope_parameters`."""
+    plain = EdgeLlamaConfig(**TINY, rope_parameters={"rope_type": "default", "rope_theta": 1e5})
+    for written in (plain.to_dict(), plain.to_diff_dict()):
+        assert written["rope_theta"] == 1e5
+        assert "rope_scaling" not in written
+    scaled = EdgeLlamaConfig(**TINY, rope_parameters=dict(LLAMA3))
+    for written in (scaled.to_dict(), scaled.to_diff_dict()):
+        assert written["rope_theta"] == LLAMA3["rope_theta"]
+        assert written["rope_scaling"] == {key: value for key, value in LLAMA3.items() if key != "rope_theta"}
+        assert EdgeLlamaConfig(**written).rope_parameters == scaled.rope_parameters == LLAMA3
