@@ -1,0 +1,223 @@
+"""A phone as a bench: the runner and the models are pushed to it, and run through adb's shell."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from edge_transact.bench.adb import STDERR, AndroidDevice, CommandTimeout, DeviceRefused, quote
+from edge_transact.bench.devices import WORK_DIRECTORY, DeviceInfo, check, remove_work_directory
+from edge_transact.bench.lines import parse_line
+from edge_transact.bench.model import BenchModel
+from edge_transact.bench.plan import Visit, prompt_ids
+from edge_transact.bench.push import sync_files
+from edge_transact.bench.run import Conditions, RunFailed
+from edge_transact.bench.sensors import Reading, read_sensors
+from edge_transact.errors import UsageError
+from edge_transact.progress import bar
+
+RUNNER = "edge-bench"
+TVM_DEVICE = {"android": "opencl", "android-cpu": "cpu"}
+
+# A process of ours is known by the run's name in its command line: its pid may belong to another by now.
+_KILL = """
+for process in /proc/[0-9]*; do
+    grep -q -e "$1" "$process/cmdline" 2>/dev/null && [ "${process#/proc/}" != $$ ] && kill -9 "${process#/proc/}"
+done
+exit 0
+"""
+
+
+class AndroidBench:
+    """Implements `run.Bench` with ``android_bench/``'s runner.
+
+    Args:
+        device: The phone.
+        info: What it said about itself.
+        label: Its name in tables.
+        target: ``android`` or ``android-cpu``.
+        runner: The directory where the runner was built, shared libraries beside it.
+        conditions: The plan's.
+        clean: Remove the models from the phone at the end.
+
+    Raises:
+        UsageError: `runner` holds no runner.
+    """
+
+    def __init__(
+        self,
+        device: AndroidDevice,
+        info: DeviceInfo,
+        label: str,
+        target: str,
+        runner: Path,
+        conditions: Conditions,
+        *,
+        clean: bool = False,
+    ) -> None:
+        if not (runner / RUNNER).is_file():
+            raise UsageError(
+                f"{runner} holds no {RUNNER}",
+                fix="Build it as docs/bench.md says, and give its directory with --runner.",
+            )
+        self.device = device
+        self.info = info
+        self.label = label
+        self.target = target
+        self.fixed_performance: bool | None = None
+        self._runner = runner
+        self._conditions = conditions
+        self._clean = clean
+        self._run: str | None = None
+        self._seen: set[str] = set()
+        self._runs = f"{WORK_DIRECTORY}/runs"
+        self._bin = f"{WORK_DIRECTORY}/bin"
+
+    def prepare(self, models: Sequence[BenchModel]) -> None:
+        check(self.info, self.target, max(model.needed_mib for model in models))
+        self.device.checked("mkdir", "-p", self._runs)
+        self._push(self._bin, {RUNNER: self._runner / RUNNER}, executable=True)
+        self._push(self._bin, {path.name: path for path in sorted(self._runner.glob("*.so"))})
+        for model in models:
+            self._push(self._directory(model), model.weight_files())
+            self._push(self._directory(model), {self._library(model): model.library(self.target)})
+        if self.fixed_performance is None:
+            self.fixed_performance = self._fix_performance("true")
+
+    def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Iterator[dict[str, Any]]:
+        run = f"run-{uuid.uuid4().hex}"
+        self._run, self._seen = run, set()
+        command = self._command(model, visit, run)
+        deadline = time.monotonic() + self._conditions.timeout_s + 30
+        noise: deque[str] = deque(maxlen=5)
+        last: dict[str, Any] = {}
+        try:
+            with self.device.open(f"exec {quote(command)}") as stream:
+                for kind, text in stream.lines(deadline, stop):
+                    line = None if kind == STDERR else parse_line(text, run)
+                    if line is None:
+                        noise.append(text.strip()[:200])
+                    else:
+                        last = line
+                        self._seen.add(text)
+                        yield line
+                code = stream.code
+        except (GeneratorExit, CommandTimeout):
+            self._end_run()
+            raise
+        if stop.is_set():
+            self._end_run()
+        elif last.get("kind") != "final":
+            raise RunFailed(f"{self.label}: {model.name} {visit.lengths}: {_why(code, last, noise)}")
+        else:
+            self._forget_run()
+
+    def recover(self) -> list[dict[str, Any]]:
+        """The lines of a run whose connection was lost that had not been seen; the run itself is ended."""
+        run = self._run
+        if run is None:
+            return []
+        self.device.script(_KILL, run)
+        try:
+            text = self.device.pull(f"{self._runs}/{run}.jsonl").decode(errors="replace")
+        except DeviceRefused:
+            text = ""
+        self._forget_run()
+        lines = [parse_line(line, run) for line in text.splitlines() if line not in self._seen]
+        return [line for line in lines if line is not None]
+
+    def read(self) -> Reading:
+        return read_sensors(self.device)
+
+    def wait(self, timeout_s: float, stop: threading.Event) -> bool:
+        return self.device.wait(timeout_s, stop)
+
+    def close(self) -> None:
+        self._end_run()
+        if self.fixed_performance:
+            self._fix_performance("false")
+        if self._clean:
+            remove_work_directory(self.device)
+        else:
+            self.device.script(f"rm -rf {quote([self._runs])}")
+
+    def _command(self, model: BenchModel, visit: Visit, run: str) -> list[str]:
+        """The runner's command line; the token ids that it needs are pushed as files."""
+        prompt = f"{self._runs}/{run}.prompt"
+        self.device.push(_ids(prompt_ids(model.vocab_size, visit.lengths.prefill_tokens)), prompt)
+        directory = self._directory(model)
+        options = {
+            "--model": directory,
+            "--library": f"{directory}/{self._library(model)}",
+            "--device": TVM_DEVICE[self.target],
+            "--prompt": prompt,
+            "--decode": visit.lengths.decode_tokens,
+            "--repetitions": visit.repetitions,
+            "--warmups": self._conditions.warmups,
+            "--timeout": round(self._conditions.timeout_s),
+            "--run": run,
+            "--output": f"{self._runs}/{run}.jsonl",
+            "--programs": f"{directory}/{self._library(model)}.programs",
+        }
+        if model.manifest.libraries[self.target].endswith(".tar"):
+            options["--system-lib-prefix"] = model.system_lib_prefix
+        if self._conditions.threads:
+            options["--threads"] = self._conditions.threads
+        if self._conditions.cores:
+            options["--cores"] = self._conditions.cores
+        known = model.check()
+        if known is not None:
+            options["--check"] = f"{self._runs}/{run}.check"
+            self.device.push(_ids(*known), options["--check"])
+        words = [str(word) for pair in options.items() for word in pair]
+        return ["env", f"LD_LIBRARY_PATH={self._bin}", f"{self._bin}/{RUNNER}", *words, "--watch-stdin"]
+
+    def _directory(self, model: BenchModel) -> str:
+        """One directory a DIST, whatever its name: characters of it never reach the device."""
+        return f"{WORK_DIRECTORY}/models/{hashlib.sha256(str(model.path.resolve()).encode()).hexdigest()[:16]}"
+
+    def _library(self, model: BenchModel) -> str:
+        """Named by its content, and so are the OpenCL programs kept beside it: those of another build are not found."""
+        digest = model.manifest.files[model.manifest.libraries[self.target]]
+        return f"{self.target}-{digest[:16]}.so"
+
+    def _push(self, directory: str, files: dict[str, Path], *, executable: bool = False) -> None:
+        total = sum(path.stat().st_size for path in files.values())
+        with bar(f"{self.label}: files to {directory}", total) as advance:
+            sync_files(self.device, directory, files, executable=executable, on_bytes=advance)
+
+    def _fix_performance(self, value: str) -> bool:
+        """Android 12's fixed-performance mode, where the phone has it."""
+        return self.device.shell("cmd", "power", "set-fixed-performance-mode-enabled", value).code == 0
+
+    def _end_run(self) -> None:
+        if self._run is not None:
+            self.device.script(_KILL, self._run)
+            self._forget_run()
+
+    def _forget_run(self) -> None:
+        run, self._run = self._run, None
+        self._seen = set()
+        self.device.script(f"rm -f {quote([self._runs])}/{run}.*")
+
+
+def _ids(*rows: Sequence[int]) -> bytes:
+    return "".join(" ".join(map(str, row)) + "\n" for row in rows).encode()
+
+
+def _why(code: int | None, last: dict[str, Any], noise: Sequence[str]) -> str:
+    """Why a run has no final line, from the most to the least telling."""
+    if last.get("kind") == "error":
+        return str(last.get("message"))
+    words = f": {' | '.join(noise)}" if noise else ""
+    if code == 137:
+        return f"the runner was killed, as a phone does when memory runs out{words}"
+    if code is not None and code > 128:
+        return f"the runner died of signal {code - 128}{words}"
+    return f"the runner ended with code {code} and without its final line{words}"
