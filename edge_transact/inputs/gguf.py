@@ -91,7 +91,7 @@ def _llama3_scaling(file: Path, reader: GGUFReader, config: dict[str, Any]) -> d
         return None
     scaling = {
         "rope_type": "llama3",
-        "factor": float(stored.max()),
+        "factor": round(float(stored.max()), 3),
         "low_freq_factor": LLAMA3_LOW_FREQ_FACTOR,
         "high_freq_factor": LLAMA3_HIGH_FREQ_FACTOR,
         "original_max_position_embeddings": LLAMA3_ORIGINAL_CONTEXT,

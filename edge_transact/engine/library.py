@@ -1,0 +1,121 @@
+"""Building a library: the definition, quantized, through the pipeline, to an archive or a shared library."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_transact.definition import MODEL_TYPE, Definition
+from edge_transact.engine.targets import BuildTarget
+from edge_transact.quantization import Quantization
+
+
+@dataclass(frozen=True)
+class BuiltLibrary:
+    """What `build_library` made.
+
+    Attributes:
+        path: The file.
+        metadata: What its ``_metadata`` returns.
+    """
+
+    path: Path
+    metadata: dict[str, Any]
+
+
+def build_library(
+    definition: Definition, quantization: Quantization, target: BuildTarget, model_lib: str, path: Path
+) -> BuiltLibrary:
+    """Compile a definition for a target.
+
+    Args:
+        definition: With the context window, prefill chunk and batch of the library in its configuration.
+        quantization: Of the weights that the library will be given.
+        target: What it runs on.
+        model_lib: The library's name; an archive's symbols begin with it.
+        path: The file to write, with the target's suffix; complete or absent.
+    """
+    import tvm
+    from tvm import relax
+
+    from edge_transact.engine.linear import compiled
+    from edge_transact.engine.pipeline import pipeline
+
+    config = definition.config
+    tvm_target = target.tvm_target()
+    # A phone's GPU sums in the model's dtype as MLC's kernels do; a CPU has no faster way than float32.
+    accumulate = "float32" if target.device == "llvm" else quantization.model_dtype
+    model = compiled(definition.model(), quantization, accumulate)
+    with tvm_target:
+        mod, parameters, _ = model.export_tvm(spec=model.get_default_spec(), allow_extern=True)
+    metadata = {
+        "model_type": MODEL_TYPE,
+        "quantization": quantization.name,
+        "context_window_size": config.context_window_size,
+        "sliding_window_size": -1,
+        "attention_sink_size": -1,
+        "prefill_chunk_size": config.prefill_chunk_size,
+        "max_batch_size": config.max_batch_size,
+        "tensor_parallel_shards": 1,
+        "pipeline_parallel_stages": 1,
+        "disaggregation": False,
+        "kv_state_kind": "kv_cache",
+        "model_task": "chat",
+        "active_vocab_size": config.vocab_size,
+        "params": [
+            {
+                "name": name,
+                "shape": [int(size) for size in parameter.shape],
+                "dtype": str(parameter.dtype),
+                "preprocs": [],
+                "pipeline_stages": [0],
+            }
+            for name, parameter in parameters
+        ],
+    }
+    bounds = {
+        "total_seq_len": config.context_window_size,
+        "seq_len": config.prefill_chunk_size,
+        "batch_size": config.max_batch_size,
+    }
+    if target.is_system_lib:
+        mod = mod.with_attrs({"system_lib_prefix": system_lib_prefix(model_lib)})
+    with tvm.transform.PassContext(opt_level=3):
+        executable = relax.build(
+            mod,
+            target=tvm_target,
+            relax_pipeline=pipeline(tvm_target, metadata, bounds),
+            system_lib=target.is_system_lib,
+        )
+    _export(executable, path, target)
+    return BuiltLibrary(path, metadata)
+
+
+def system_lib_prefix(model_lib: str) -> str:
+    """The prefix of an archive's symbols. MLC's engine makes it from ``model_lib`` by the same rule."""
+    return model_lib.replace("-", "_") + "_"
+
+
+def _export(executable: Any, path: Path, target: BuildTarget) -> None:
+    from tvm.support import tar
+
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as workspace:
+        fresh = Path(workspace) / path.name
+        if target.is_system_lib:
+            executable.export_library(str(fresh), fcompile=tar.tar)
+        else:
+            executable.export_library(str(fresh))
+        os.replace(fresh, path)
+
+
+def read_metadata(module: Any) -> dict[str, Any]:
+    """What a loaded library's ``_metadata`` says.
+
+    Args:
+        module: A relax virtual machine.
+    """
+    return json.loads(str(module["_metadata"]()))

@@ -1,0 +1,143 @@
+"""Linears and embeddings as the compiler wants them: weights as stored, dequantized inside the matrix product.
+
+Parameter names and shapes are those that MLC-LLM's group quantization gives them (``q_weight``, ``q_scale``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import te, tirx
+from tvm.relax.frontend import nn
+from tvm.relax.frontend.nn import Tensor, op
+
+from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP, Quantization
+
+OUT_ELEMENTWISE_FUSABLE = 4
+"""TVM's operator pattern of a matrix product: element-wise operations may be fused behind it."""
+
+
+def compiled(model: nn.Module, quantization: Quantization, accumulate: str) -> nn.Module:
+    """Replace a model's linears and embeddings.
+
+    Args:
+        model: Fresh from the definition; changed in place.
+        quantization: How the weights are stored.
+        accumulate: The dtype that sums are kept in where the result is in the model's dtype.
+
+    Returns:
+        The model, in `quantization.model_dtype`.
+    """
+    model.to(dtype=quantization.model_dtype)
+    return _Mutator(quantization, accumulate).visit("", model)
+
+
+class _Mutator(nn.Mutator):
+    def __init__(self, quantization: Quantization, accumulate: str) -> None:
+        super().__init__()
+        self.quantization = quantization
+        self.accumulate = accumulate
+
+    def visit_module(self, name: str, node: nn.Module) -> Any:
+        if isinstance(node, nn.Linear):
+            return Linear(node, self.quantization, self.accumulate)
+        if isinstance(node, nn.Embedding):
+            return Embedding(node, self.quantization)
+        return self.visit(name, node)
+
+
+class _Weight(nn.Module):
+    """A matrix ``[out_features, in_features]`` as the quantization stores it."""
+
+    def __init__(self, out_features: int, in_features: int, quantization: Quantization, layout: str) -> None:
+        self.out_features, self.in_features = int(out_features), int(in_features)
+        self.quantization = quantization
+        self.input_major = layout == "KN" and quantization.bits is not None
+        if quantization.bits is None:
+            self.weight = nn.Parameter((self.out_features, self.in_features), quantization.model_dtype)
+        else:
+            groups = -(-self.in_features // GROUP_SIZE)
+            words = (groups * WORDS_PER_GROUP, self.out_features)
+            scales = (groups, self.out_features)
+            self.q_weight = nn.Parameter(words if self.input_major else words[::-1], "uint32")
+            self.q_scale = nn.Parameter(scales if self.input_major else scales[::-1], quantization.model_dtype)
+
+    @property
+    def stored(self) -> list[Tensor]:
+        """The parameters, in the order in which `dense` takes them."""
+        return [self.weight] if self.quantization.bits is None else [self.q_weight, self.q_scale]
+
+    def dense(self, stored: list[te.Tensor]) -> te.Tensor:
+        """The matrix in the model's dtype: ``[in, out]`` where it is stored input-major, else ``[out, in]``."""
+        if self.quantization.bits is None:
+            return stored[0]
+        q_weight, q_scale = stored
+        dtype = self.quantization.model_dtype
+
+        def value(i: tirx.Var, j: tirx.Var):
+            k = i if self.input_major else j
+            word = (k // VALUES_PER_WORD, j) if self.input_major else (i, k // VALUES_PER_WORD)
+            group = (k // GROUP_SIZE, j) if self.input_major else (i, k // GROUP_SIZE)
+            shift = (k % VALUES_PER_WORD * 4).astype("uint32")
+            nibble = tirx.bitwise_and(tirx.shift_right(q_weight(*word), shift), tirx.const(15, "uint32"))
+            return (nibble.astype(dtype) - tirx.const(7, dtype)) * q_scale(*group)
+
+        shape = (self.out_features, self.in_features)
+        return te.compute(shape[::-1] if self.input_major else shape, value, name="dequantize")
+
+    def multiply(self, x: Tensor, out_dtype: str, accumulate: str) -> Tensor:
+        """``x @ weight.T``, summed in `accumulate`."""
+
+        def matmul(x: te.Tensor, *stored: te.Tensor) -> te.Tensor:
+            weight = self.dense(list(stored))
+            k = te.reduce_axis((0, self.in_features), name="k")
+
+            def product(*index: tirx.Var):
+                row = (k, index[-1]) if self.input_major else (index[-1], k)
+                return te.sum(x(*index[:-1], k).astype(accumulate) * weight(*row).astype(accumulate), axis=k)
+
+            name = "matmul" if self.input_major else "NT_matmul"
+            out = te.compute((*x.shape[:-1], self.out_features), product, name=name)
+            if out_dtype == accumulate:
+                return out
+            return te.compute(out.shape, lambda *index: out(*index).astype(out_dtype), name="cast")
+
+        name = "matmul" if self.quantization.bits is None else "dequantize_matmul"
+        return op.tensor_expr_op(
+            matmul, name_hint=name, args=[x, *self.stored], attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE}
+        )
+
+
+class Linear(_Weight):
+    """A linear layer on stored weights."""
+
+    def __init__(self, source: nn.Linear, quantization: Quantization, accumulate: str) -> None:
+        super().__init__(*source.weight.shape, quantization, quantization.linear_layout)
+        self.out_dtype = source.out_dtype or quantization.model_dtype
+        self.accumulate = "float32" if self.out_dtype == "float32" else accumulate
+        self.bias = source.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x``: ``[..., in_features]`` to ``[..., out_features]``."""
+        x = self.multiply(x, self.out_dtype, self.accumulate)
+        return x if self.bias is None else x + self.bias
+
+
+class Embedding(_Weight):
+    """An embedding on stored weights, which may also be the lm_head. Never stored input-major, as in MLC."""
+
+    def __init__(self, source: nn.Embedding, quantization: Quantization) -> None:
+        super().__init__(*source.weight.shape, quantization, "NK")
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """``ids``: ``[n]`` int32 to ``[n, in_features]``."""
+
+        def take(ids: te.Tensor, *stored: te.Tensor) -> te.Tensor:
+            weight = self.dense(list(stored))
+            return te.compute((ids.shape[0], self.in_features), lambda i, j: weight(ids(i), j), name="take")
+
+        return op.tensor_expr_op(take, name_hint="embed", args=[ids, *self.stored])
+
+    def lm_head_forward(self, x: Tensor) -> Tensor:
+        """Logits of the hidden states, in float32."""
+        return self.multiply(x, "float32", "float32")

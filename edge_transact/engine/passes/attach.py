@@ -1,0 +1,105 @@
+"""Small additions to the module: bounds for memory planning, the embedding's allocation, the metadata."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import tvm
+from tvm import IRModule, relax, tirx
+
+
+@tvm.transform.module_pass(opt_level=0, name="AttachBounds")
+class AttachBounds:
+    """Tells the memory planner how large each symbolic size can get, so that workspaces are allocated once.
+
+    Args:
+        bounds: Name of a symbolic variable to its largest value.
+    """
+
+    def __init__(self, bounds: dict[str, int]) -> None:
+        self.bounds = bounds
+
+    def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
+        """The pass."""
+        for var, function in mod.functions_items():
+            if isinstance(function, relax.Function):
+                mod[var] = function.with_attrs(
+                    {
+                        "tir_var_upper_bound": self.bounds,
+                        "tir_non_negative_var": ["vocab_size"],
+                        "relax.memory_plan_dynamic_func_output": True,
+                    }
+                )
+        return mod
+
+
+@tvm.transform.module_pass(opt_level=0, name="AttachEmbeddingAllocation")
+class AttachEmbeddingAllocation:
+    """Adds ``alloc_embedding_tensor``: room for a prefill chunk's embeddings, ``[prefill_chunk_size, hidden_size]``.
+
+    Args:
+        prefill_chunk_size: Tokens of a chunk.
+    """
+
+    def __init__(self, prefill_chunk_size: int) -> None:
+        self.prefill_chunk_size = prefill_chunk_size
+
+    def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
+        """The pass."""
+        embeddings = mod["embed"].ret_ty
+        shape = relax.ShapeExpr([self.prefill_chunk_size, embeddings.shape[-1]])
+        builder = relax.BlockBuilder(mod)
+        with builder.function("alloc_embedding_tensor", []):
+            dtype = relax.DataTypeImm(str(embeddings.dtype))
+            builder.emit_func_output(builder.emit(relax.op.builtin.alloc_tensor(shape, dtype, runtime_device_index=0)))
+        return builder.finalize()
+
+
+@tvm.transform.module_pass(opt_level=0, name="AttachMetadata")
+class AttachMetadata:
+    """Adds ``_metadata``, which returns a JSON text. Runs after memory planning, to say what each function allocates.
+
+    Args:
+        metadata: Gets ``memory_usage``: function name to bytes.
+    """
+
+    def __init__(self, metadata: dict[str, Any]) -> None:
+        self.metadata = metadata
+
+    def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
+        """The pass."""
+        self.metadata["memory_usage"] = {
+            var.name_hint: _allocated_bytes(function)
+            for var, function in mod.functions_items()
+            if isinstance(function, relax.Function)
+        }
+        builder = relax.BlockBuilder()
+        with builder.function("_metadata", []):
+            builder.emit_func_output(relax.StringImm(json.dumps(self.metadata)))
+        mod["_metadata"] = builder.finalize()["_metadata"]
+        return mod
+
+
+def _allocated_bytes(function: relax.Function) -> int:
+    """Bytes of the storages and tensors of fixed size that a function allocates."""
+    total = 0
+
+    def visit(expr: relax.Expr) -> None:
+        nonlocal total
+        if not isinstance(expr, relax.Call) or not isinstance(expr.op, tvm.ir.Op):
+            return
+        if expr.op.name not in ("relax.memory.alloc_storage", "relax.builtin.alloc_tensor"):
+            return
+        sizes = list(expr.args[0].values)
+        if not all(isinstance(size, tirx.IntImm) for size in sizes):
+            return
+        count = 1
+        for size in sizes:
+            count *= size.value
+        if expr.op.name == "relax.builtin.alloc_tensor":
+            count *= (tvm.DataType(expr.args[1].value).bits + 7) // 8
+        total += count
+
+    relax.analysis.post_order_visit(function, visit)
+    return total

@@ -1,0 +1,132 @@
+"""Functions on logits that MLC's engine calls between the model and the sampler, on every target.
+
+Names, parameters and effects are those of MLC-LLM's ``compiler_pass/attach_logit_processor.py`` and
+``attach_softmax_with_temperature.py``.
+"""
+
+from __future__ import annotations
+
+import tvm
+from tvm import IRModule, relax, s_tir, tirx
+from tvm.script import tirx as T
+
+GREEDY_TEMPERATURE = 1e-5
+"""Temperatures up to this one take the likeliest token."""
+
+
+@tvm.transform.module_pass(opt_level=0, name="AttachLogitProcessors")
+class AttachLogitProcessors:
+    """Adds ``apply_logit_bias_inplace``, ``apply_penalty_inplace`` and ``apply_bitmask_inplace``.
+
+    Args:
+        target: Kernels are bound to a GPU's threads where it is one.
+    """
+
+    def __init__(self, target: tvm.target.Target) -> None:
+        self.target = target
+
+    def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
+        """The pass."""
+        mod = mod.clone()
+        for function in (_logit_bias, _penalty, _bitmask):
+            name = function.attrs["global_symbol"]
+            mod[name] = self._bound(function).with_attrs({"global_symbol": name, "tirx.is_scheduled": True})
+        return mod
+
+    def _bound(self, function: tirx.PrimFunc) -> tirx.PrimFunc:
+        if self.target.kind.name == "llvm":
+            return function
+        schedule = s_tir.Schedule(function)
+        loop = schedule.fuse(*schedule.get_loops(schedule.get_sblock("update")))
+        block, thread = schedule.split(loop, [None, int(self.target.attrs["max_num_threads"])])
+        schedule.bind(block, "blockIdx.x")
+        schedule.bind(thread, "threadIdx.x")
+        return schedule.mod["main"]
+
+
+@T.prim_func(s_tir=True)
+def _logit_bias(logits_: T.handle, rows_: T.handle, tokens_: T.handle, bias_: T.handle):
+    """Add `bias[i]` to the logit of token `tokens[i]` in row `rows[i]`."""
+    T.func_attr({"global_symbol": "apply_logit_bias_inplace", "tirx.noalias": True})
+    batch_size, vocab_size, n = T.int32(), T.int32(), T.int32()
+    logits = T.match_buffer(logits_, (batch_size, vocab_size), "float32")
+    rows = T.match_buffer(rows_, (n,), "int32")
+    tokens = T.match_buffer(tokens_, (n,), "int32")
+    bias = T.match_buffer(bias_, (n,), "float32")
+    for i in range(n):
+        with T.sblock("update"):
+            v = T.axis.spatial(n, i)
+            logits[rows[v], tokens[v]] = logits[rows[v], tokens[v]] + bias[v]
+
+
+@T.prim_func(s_tir=True)
+def _penalty(
+    logits_: T.handle, rows_: T.handle, sequences_: T.handle, tokens_: T.handle, counts_: T.handle, penalties_: T.handle
+):
+    """For each seen token: subtract presence + count * frequency, then shrink by the repetition penalty.
+
+    `penalties` is ``[sequences, 3]``: presence, frequency, repetition.
+    """
+    T.func_attr({"global_symbol": "apply_penalty_inplace", "tirx.noalias": True})
+    batch_size, vocab_size, n, m = T.int32(), T.int32(), T.int32(), T.int32()
+    logits = T.match_buffer(logits_, (batch_size, vocab_size), "float32")
+    rows = T.match_buffer(rows_, (m,), "int32")
+    sequences = T.match_buffer(sequences_, (n,), "int32")
+    tokens = T.match_buffer(tokens_, (n,), "int32")
+    counts = T.match_buffer(counts_, (n,), "int32")
+    penalties = T.match_buffer(penalties_, (m, 3), "float32")
+    for i in range(n):
+        with T.sblock("update"):
+            v = T.axis.spatial(n, i)
+            logits[rows[sequences[v]], tokens[v]] = logits[rows[sequences[v]], tokens[v]] - (
+                penalties[sequences[v], 0] + T.cast(counts[v], "float32") * penalties[sequences[v], 1]
+            )
+            logits[rows[sequences[v]], tokens[v]] = T.if_then_else(
+                logits[rows[sequences[v]], tokens[v]] < T.float32(0),
+                logits[rows[sequences[v]], tokens[v]] * penalties[sequences[v], 2],
+                logits[rows[sequences[v]], tokens[v]] / penalties[sequences[v], 2],
+            )
+
+
+@T.prim_func(s_tir=True)
+def _bitmask(logits_: T.handle, rows_: T.handle, mask_: T.handle):
+    """In each of `rows`, give tokens whose bit in `mask` is 0 the smallest logit. Bit j of word i is token 32 i + j."""
+    T.func_attr({"global_symbol": "apply_bitmask_inplace", "tirx.noalias": True})
+    batch_size, vocab_size, m = T.int32(), T.int32(), T.int32()
+    logits = T.match_buffer(logits_, (batch_size, vocab_size), "float32")
+    rows = T.match_buffer(rows_, (m,), "int32")
+    mask = T.match_buffer(mask_, (batch_size, (vocab_size + 31) // 32), "int32")
+    for i, j in T.grid(m, vocab_size):
+        with T.sblock("update"):
+            vi, vj = T.axis.remap("SS", [i, j])
+            logits[rows[vi], vj] = T.if_then_else(
+                (mask[rows[vi], vj // 32] >> (vj % 32)) & 1 == 1, logits[rows[vi], vj], T.min_value("float32")
+            )
+
+
+@tvm.transform.module_pass(opt_level=0, name="AttachSoftmax")
+class AttachSoftmax:
+    """Adds ``softmax_with_temperature``: logits ``[batch, 1, vocab]`` and temperatures ``[batch]`` to probabilities.
+
+    A temperature of 0 shares the probability among the likeliest tokens.
+    """
+
+    def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
+        """The pass."""
+        batch_size, vocab_size = tirx.Var("batch_size", "int64"), tirx.Var("vocab_size", "int64")
+        logits = relax.Var("logits", relax.TensorType([batch_size, 1, vocab_size], "float32"))
+        temperature = relax.Var("temperature", relax.TensorType([batch_size], "float32"))
+        one = relax.const(1.0, "float32")
+        builder = relax.BlockBuilder(mod)
+        with builder.function("softmax_with_temperature", [logits, temperature]):
+            with builder.dataflow():
+                scale = builder.emit(relax.op.reshape(temperature, (batch_size, 1, 1)))
+                random = builder.emit(relax.op.greater(scale, relax.const(GREEDY_TEMPERATURE, "float32")))
+                scaled = builder.emit(logits / relax.op.where(random, scale, one))
+                probabilities = builder.emit(relax.op.nn.softmax(scaled, axis=-1))
+                most = builder.emit(relax.op.max(logits, axis=-1, keepdims=True))
+                likeliest = builder.emit(relax.op.astype(relax.op.equal(logits, most), "float32"))
+                shared = builder.emit(likeliest / relax.op.sum(likeliest, axis=-1, keepdims=True))
+                output = builder.emit_output(relax.op.where(random, probabilities, shared))
+            builder.emit_func_output(output)
+        return builder.finalize()

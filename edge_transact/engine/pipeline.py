@@ -1,0 +1,74 @@
+"""The order of the passes, from the definition's module to VM bytecode and kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+from tvm import relax, tirx
+from tvm.s_tir import dlight
+
+from edge_transact.engine.cpu_schedules import ScheduleForCPU
+from edge_transact.engine.passes.attach import AttachBounds, AttachEmbeddingAllocation, AttachMetadata
+from edge_transact.engine.passes.kv_cache import CreateKVCache
+from edge_transact.engine.passes.logits import AttachLogitProcessors, AttachSoftmax
+
+
+def pipeline(target: tvm.target.Target, metadata: dict[str, Any], bounds: dict[str, int]) -> tvm.transform.Pass:
+    """The relax pipeline for `relax.build`.
+
+    Args:
+        target: Of the kernels; its host runs the bytecode.
+        metadata: What ``_metadata`` returns; completed on the way.
+        bounds: Name of a symbolic variable to its largest value.
+    """
+    on_cpu = target.kind.name == "llvm"
+    schedule = [
+        ScheduleForCPU()
+        if on_cpu
+        else dlight.ApplyDefaultSchedule(
+            dlight.gpu.Matmul(),
+            dlight.gpu.GEMV(),
+            dlight.gpu.Reduction(),
+            dlight.gpu.GeneralReduction(),
+            dlight.gpu.Fallback(),
+        )
+    ]
+    passes = [
+        # What the engine needs beside the model's own functions.
+        CreateKVCache(target, metadata),
+        AttachSoftmax(),
+        AttachLogitProcessors(target),
+        AttachEmbeddingAllocation(metadata["prefill_chunk_size"]),
+        AttachBounds(bounds),
+        tirx.transform.BindTarget(target),
+        # Operators to kernels, element-wise ones fused behind the matrix products.
+        relax.transform.LegalizeOps(),
+        relax.transform.AnnotateTIROpPattern(),
+        relax.transform.FoldConstant(),
+        relax.transform.FuseOps(),
+        relax.transform.FuseTIR(),
+        relax.transform.DeadCodeElimination(),
+        *schedule,
+        tirx.transform.ForceNarrowIndexToInt32(),
+        # Kernels and calls to VM bytecode, with memory planned.
+        relax.transform.RewriteDataflowReshape(),
+        relax.transform.ToNonDataflow(),
+        relax.transform.RemovePurityChecking(),
+        relax.transform.CallTIRRewrite(),
+        relax.transform.StaticPlanBlockMemory(),
+        AttachMetadata(metadata),
+        relax.transform.LowerAllocTensor(),
+        relax.transform.KillAfterLastUse(),
+        relax.transform.LowerRuntimeBuiltin(),
+        relax.transform.ComputePrimValue(),
+        relax.transform.VMShapeLower(),
+        relax.transform.AttachGlobalSymbol(),
+    ]
+
+    @tvm.transform.module_pass(opt_level=0, name="EdgeTransact")
+    def run(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+        with target:
+            return tvm.transform.Sequential(passes)(mod)
+
+    return run

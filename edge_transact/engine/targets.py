@@ -1,0 +1,101 @@
+"""What a library can be built for."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edge_transact.errors import UsageError
+
+if TYPE_CHECKING:
+    import tvm
+
+
+@dataclass(frozen=True)
+class BuildTarget:
+    """One of ``--target``'s names.
+
+    Attributes:
+        name: As given on the command line.
+        description: For people.
+        device: TVM's kind of the device that runs the kernels: ``opencl``, ``metal`` or ``llvm``.
+        suffix: ``.tar`` for an archive of objects that an app links, ``.so`` for a library to load here.
+        spec: TVM's target, host among it; the host's CPU is filled in when it is this machine's.
+    """
+
+    name: str
+    description: str
+    device: str
+    suffix: str
+    spec: dict[str, Any]
+
+    @property
+    def is_system_lib(self) -> bool:
+        """Whether the library registers itself by its prefix when linked into a program, as MLC's apps expect."""
+        return self.suffix == ".tar"
+
+    def tvm_target(self) -> tvm.target.Target:
+        """TVM's own target object."""
+        import tvm
+
+        spec = dict(self.spec)
+        if spec == {"kind": "llvm"}:
+            spec |= {
+                "mtriple": tvm.target.codegen.llvm_get_targets and tvm.get_global_func(
+                    "tvm.codegen.llvm.GetDefaultTargetTriple"
+                )(),
+                "mcpu": tvm.target.codegen.llvm_get_system_cpu(),
+            }
+        return tvm.target.Target(spec)
+
+
+_ANDROID_CPU = {"kind": "llvm", "mtriple": "aarch64-linux-android"}
+
+TARGETS: dict[str, BuildTarget] = {
+    target.name: target
+    for target in (
+        BuildTarget(
+            "android",
+            "Android phones with an OpenCL GPU",
+            "opencl",
+            ".tar",
+            {"kind": "opencl", "host": _ANDROID_CPU},
+        ),
+        BuildTarget(
+            "android-cpu",
+            "the CPU of 64-bit Android phones from ARMv8.2 on",
+            "llvm",
+            ".tar",
+            {**_ANDROID_CPU, "mattr": ["+neon", "+fullfp16", "+dotprod"]},
+        ),
+        BuildTarget("host", "this machine's CPU", "llvm", ".so", {"kind": "llvm"}),
+        BuildTarget(
+            "iphone",
+            "iPhones, with Metal",
+            "metal",
+            ".tar",
+            {
+                "kind": "metal",
+                "max_threads_per_block": 256,
+                "max_shared_memory_per_block": 32768,
+                "thread_warp_size": 1,
+                "libs": ["iphoneos"],
+                "host": {"kind": "llvm", "mtriple": "arm64-apple-darwin"},
+            },
+        ),
+    )
+}
+
+
+def get_target(name: str) -> BuildTarget:
+    """The target of that name.
+
+    Raises:
+        UsageError: There is none; the message lists those that there are.
+    """
+    if name not in TARGETS:
+        near = difflib.get_close_matches(name, TARGETS, n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise UsageError(f"unknown target {name!r}", fix=f"{hint}The targets are {', '.join(TARGETS)}.")
+    return TARGETS[name]

@@ -1,0 +1,145 @@
+"""Pruning from end to end: a checkpoint and a budget in, a smaller checkpoint out. No training."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_transact import costs
+from edge_transact.checkpoint import Checkpoint, write_checkpoint
+from edge_transact.errors import UsageError
+from edge_transact.inputs.models import resolve_model
+from edge_transact.outputs import refuse_existing
+from edge_transact.progress import step
+from edge_transact.prune.allocation import DEFAULT_BUCKET, Budget, allocate
+from edge_transact.prune.calibration import DEFAULT_TEXT, DEFAULT_TOKENS, Calibration, read_calibration
+from edge_transact.prune.measurement import measure
+from edge_transact.prune.methods import Method, find_method
+from edge_transact.prune.salience import LayerScores
+from edge_transact.prune.schedule import shot_plans
+from edge_transact.prune.selection import LayerSelection, select
+from edge_transact.prune.surgery import pruned_tensors
+from edge_transact.widths import WidthPlan
+
+DEFAULT_METHOD = "transact"
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """A pruned model.
+
+    Attributes:
+        checkpoint: Where it is, opened.
+        source: The widths that it had.
+        provenance: How it came about, as written to ``edge_transact.json``.
+        notes: What was decided or rounded on the way.
+        seconds: From start to end.
+    """
+
+    checkpoint: Checkpoint
+    source: WidthPlan
+    provenance: dict[str, Any]
+    notes: tuple[str, ...]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``prune --json`` prints, but for the memory."""
+        plan = self.checkpoint.plan
+        return {
+            "output": str(self.checkpoint.path),
+            "parameters": costs.parameters(plan),
+            "source_parameters": costs.parameters(self.source),
+            "ratio": costs.cut_ratio(plan, self.source),
+            "widths": plan.to_list(),
+            **{name: self.provenance[name] for name in ("method", "budget", "bucket", "shots", "calibration")},
+            "notes": list(self.notes),
+            "seconds": self.seconds,
+        }
+
+
+def prune(
+    model: str,
+    output: Path,
+    budget: Budget,
+    *,
+    method: str = DEFAULT_METHOD,
+    shots: int = 1,
+    bucket: int = DEFAULT_BUCKET,
+    calibration: str = DEFAULT_TEXT,
+    calibration_tokens: int = DEFAULT_TOKENS,
+    seed: int = 0,
+    force: bool = False,
+) -> PruneResult:
+    """Prunes a model to a budget and writes the smaller checkpoint.
+
+    Args:
+        model: Any MODEL; one that was pruned before can be pruned again.
+        output: The directory to write.
+        budget: How small.
+        method: What scores heads and MLP dims, a name of `methods.METHODS`.
+        shots: In how many steps the widths shrink; each scores the model that the one before left.
+        bucket: MLP widths computed from the budget are multiples of it.
+        calibration: Any TEXT.
+        calibration_tokens: How much of it.
+        seed: Which part of it. The same seed gives the same bytes.
+        force: Replace `output` if it exists.
+
+    Raises:
+        UsageError: An argument is out of range, or the budget is beyond this model.
+        EdgeTransactError: The model or the text can't be read or used, or `output` exists.
+    """
+    started = time.perf_counter()
+    if shots < 1:
+        raise UsageError(f"--shots {shots} is not at least 1", fix="1 scores once; 8 is the paper's.")
+    scoring = find_method(method)
+    refuse_existing(output, force)
+    source = Checkpoint.open(resolve_model(model))
+    allocation = allocate(budget, source.plan, bucket=bucket)
+    for note in allocation.notes:
+        step(note[0].upper() + note[1:] + ".")
+    windows = read_calibration(source, calibration, tokens=calibration_tokens, seed=seed)
+    plans = list(shot_plans(source.plan, allocation.plan, shots))
+    selections, digest = _select_all(source, plans, windows, scoring)
+    provenance = {
+        "source": model,
+        "method": method,
+        "budget": budget.to_dict(),
+        "bucket": bucket,
+        "shots": shots,
+        "calibration": windows.to_dict(),
+        "seed": seed,
+        "scores_sha256": digest,
+    }
+    pruned = write_checkpoint(
+        source, allocation.plan, pruned_tensors(source, selections), provenance, output, force=force
+    )
+    return PruneResult(pruned, source.plan, provenance, allocation.notes, time.perf_counter() - started)
+
+
+def _select_all(
+    source: Checkpoint, plans: Sequence[WidthPlan], calibration: Calibration, method: Method
+) -> tuple[list[LayerSelection], str]:
+    """What is kept of each layer after all shots, and the sha256 of all scores on the way (fp32, shot by shot)."""
+    digest = hashlib.sha256()
+    selections = [LayerSelection.everything(layer) for layer in source.plan.layers]
+    before = source.plan
+    for shot, plan in enumerate(plans, start=1):
+        description = "calibrate" if len(plans) == 1 else f"calibrate, shot {shot} of {len(plans)}"
+        scores = list(measure(source, before, selections, calibration.windows, method, description))
+        for layer in scores:
+            _update(digest, layer)
+        selections = [
+            kept.then(select(layer, target))
+            for kept, layer, target in zip(selections, scores, plan.layers, strict=True)
+        ]
+        before = plan
+    return selections, digest.hexdigest()
+
+
+def _update(digest, scores: LayerScores) -> None:
+    digest.update(scores.heads.numpy().tobytes())
+    digest.update(scores.intermediate.numpy().tobytes())

