@@ -1,8 +1,8 @@
 """One Android device over adb: shell, push and pull that end in time, and say what adb said when they fail.
 
-adbutils speaks to the adb server. On top of it stand the rules that a bench needs: every argument is quoted, every socket
-has a timeout, an exit code is believed only when the device sent it, and a device that goes away is told from one that
-answers with an error.
+adbutils speaks to the adb server. On top of it stand the rules that a bench needs: every argument is quoted, every
+socket has a timeout, an exit code is believed only when the device sent it, and a device that goes away is told from
+one that answers with an error.
 """
 
 from __future__ import annotations

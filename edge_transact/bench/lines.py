@@ -1,8 +1,9 @@
 """The JSON lines that every bench speaks, read with suspicion: a device may print anything.
 
-A line is a JSON object with ``run`` (the name that the run was started with) and ``kind``: ``start`` (``pid``), ``load``,
-``check`` (the parity record's tokens), ``warmup``, ``repetition``, ``final`` (all went well), ``error`` (``code``, ``message``).
-The runner in ``android_bench/``, the app's benchmark activity and `edge_transact.bench.host_runner` write them.
+A line is a JSON object with ``run`` (the name that the run was started with) and ``kind``: ``start`` (``pid``),
+``load``, ``check`` (the parity record's tokens), ``warmup``, ``repetition``, ``final`` (all went well), ``error``
+(``code``, ``message``). The runner in ``android_bench/``, the app's benchmark activity and
+`edge_transact.bench.host_runner` write them.
 """
 
 from __future__ import annotations

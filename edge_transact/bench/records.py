@@ -1,7 +1,7 @@
 """The log of a bench: a JSONL file that grows by a line as each repetition ends, and from which a plan resumes.
 
-Two kinds of lines. ``repetition``: one measured repetition with everything that is known about it. ``visit``: a visit has ended,
-well or not (``error``), with the sensor readings that were taken beside it.
+Two kinds of lines. ``repetition``: one measured repetition with everything that is known about it. ``visit``: a visit
+has ended, well or not (``error``), with the sensor readings that were taken beside it.
 """
 
 from __future__ import annotations

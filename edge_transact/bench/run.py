@@ -1,4 +1,5 @@
-"""Executes a plan: a thread a device, retries where a retry can help, and every finished repetition in the log at once."""
+"""Executes a plan: a thread a device, retries where one can help, every finished repetition in the log at once."""
+once."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from edge_transact.bench.adb import AndroidDevice, CommandTimeout, DeviceLost
 
-_READ = r"""
+READ_SCRIPT = r"""
 dumpsys thermalservice 2>/dev/null
 echo "== battery"
 dumpsys battery 2>/dev/null
@@ -59,7 +59,7 @@ class Reading:
 
 def read_sensors(device: AndroidDevice) -> Reading:
     """Ask the device once."""
-    text = device.script(_READ, timeout_s=15).stdout
+    text = device.script(READ_SCRIPT, timeout_s=15).stdout
     return parse_sensors(text, time.monotonic())
 
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from standin.root import phone_root, register_binfmt
 
 ADBD_PORT = 5555
-BOOT = (
-    """
+BOOT = """
 set -e
 root=$1
 mount -t proc proc "$root/proc"
@@ -31,11 +30,9 @@ mknod -m 666 "$root/dev/zero" c 1 5
 mknod -m 666 "$root/dev/urandom" c 1 9
 ip link set lo up
 read -r ready
-exec env -i PATH=/system/bin:/usr/bin ADBD_PORT=%d HOME=/ TMPDIR=/data/local/tmp \\
+exec env -i PATH=/system/bin:/usr/bin ADBD_PORT=5555 HOME=/ TMPDIR=/data/local/tmp \\
     /usr/sbin/chroot "$root" /usr/sbin/adbd
 """
-    % ADBD_PORT
-)
 
 
 class Phone:

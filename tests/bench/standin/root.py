@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -67,10 +68,8 @@ def register_binfmt() -> None:
     if not (BINFMT / "register").exists():
         subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(BINFMT)], check=True)
     if not (BINFMT / "qemu-aarch64").exists():
-        try:
+        with contextlib.suppress(FileExistsError):  # another test run was faster
             (BINFMT / "register").write_text(BINFMT_RULE.read_text().strip())
-        except FileExistsError:
-            pass  # another test run was faster
 
 
 def _download(workspace: Path) -> list[Path]:
