@@ -1,0 +1,1 @@
+"""The stage that makes a DIST, its manifest, and its check against torch."""

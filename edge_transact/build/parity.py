@@ -127,6 +127,7 @@ def reference_model(
     )
     with no_init_weights():
         model = EdgeLlamaForCausalLM(model_config)
+    model.tie_weights()  # which is part of the initialization that is left out
     parameters = dict(model.named_parameters())
     shapes = tensor_shapes(plan)
     with torch.no_grad():

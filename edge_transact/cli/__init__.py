@@ -8,6 +8,10 @@ from typing import Annotated
 import typer
 
 from edge_transact.cli import common
+from edge_transact.cli.build import build
+from edge_transact.cli.eval import evaluate
+from edge_transact.cli.inspect import inspect
+from edge_transact.cli.run import run
 
 app = typer.Typer(
     name="edge-transact",
@@ -36,6 +40,12 @@ def options(
     ] = False,
 ) -> None:
     common.debugging = debug
+
+
+app.command("build")(build)
+app.command("run")(run)
+app.command("eval")(evaluate)
+app.command("inspect")(inspect)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What every command shares: the options `--json`, `--debug` and `--quiet`, how results are printed, how failures end."""
+"""What every command shares: common options, how results are printed, how failures end."""
 
 from __future__ import annotations
 

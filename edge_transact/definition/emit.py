@@ -64,7 +64,9 @@ def load(directory: Path, config: dict[str, Any]) -> Definition:
     """
     path = directory / MODEL_FILE
     if not path.is_file():
-        raise EdgeTransactError(f"{directory} has no {MODEL_FILE}", fix="Build the model again: it emits the definition.")
+        raise EdgeTransactError(
+            f"{directory} has no {MODEL_FILE}", fix="Build the model again: it emits the definition."
+        )
     name = f"edge_transact_emitted_{abs(hash(str(path.resolve())))}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None

@@ -1,1 +1,5 @@
 """Weights as MLC stores them: W4A16 packing (`w4`), shards (`shards`), the streamed conversion (`convert`)."""
+
+from edge_transact.weights.shards import ShardReader, ShardWriter
+
+__all__ = ["ShardReader", "ShardWriter"]

@@ -38,10 +38,24 @@ class AttachLogitProcessors:
             return function
         schedule = s_tir.Schedule(function)
         loop = schedule.fuse(*schedule.get_loops(schedule.get_sblock("update")))
-        block, thread = schedule.split(loop, [None, int(self.target.attrs["max_num_threads"])])
-        schedule.bind(block, "blockIdx.x")
-        schedule.bind(thread, "threadIdx.x")
-        return schedule.mod["main"]
+        loops = schedule.split(loop, [None, int(self.target.attrs["max_num_threads"])])
+        names = [schedule.get(loop).loop_var.name for loop in loops]
+        # `Schedule.bind` takes no kernel that updates its input in place, so the loops are bound by hand.
+        return _bind(schedule.mod["main"], dict(zip(names, ("blockIdx.x", "threadIdx.x"), strict=True)))
+
+
+def _bind(function: tirx.PrimFunc, threads: dict[str, str]) -> tirx.PrimFunc:
+    """Turn the loops over these variables into GPU threads."""
+
+    def bound(loop: tirx.For) -> tirx.For | None:
+        tag = threads.get(loop.loop_var.name)
+        if tag is None:
+            return None
+        thread = tirx.IterVar(None, tirx.Var("", loop.loop_var.ty), tirx.IterVar.ThreadIndex, tag)
+        return tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.THREAD_BINDING, loop.body, thread)
+
+    body = tirx.stmt_functor.ir_transform(function.body, None, bound, ["tirx.For"])
+    return function.with_body(body)
 
 
 @T.prim_func(s_tir=True)

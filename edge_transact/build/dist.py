@@ -1,0 +1,267 @@
+"""The stage that makes a DIST: one model's definition, weights, configuration and libraries, checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from edge_transact import __version__, costs
+from edge_transact.build.chat_config import CHAT_CONFIG, chat_config
+from edge_transact.build.manifest import Manifest
+from edge_transact.build.parity import DECODE_STEPS, Parity, compare, prompt_ids, reference_model
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.writer import PROVENANCE_FILE, TOKENIZER_FILES
+from edge_transact.definition import MODEL_TYPE, Definition, load, render
+from edge_transact.engine.library import build_library
+from edge_transact.engine.targets import get_target
+from edge_transact.errors import UsageError
+from edge_transact.inputs.models import resolve_model
+from edge_transact.outputs import new_directory, refuse_existing
+from edge_transact.progress import step
+from edge_transact.prune import Budget, prune
+from edge_transact.quantization import Quantization, get_quantization
+from edge_transact.runtime.host import HostModel
+from edge_transact.weights.convert import convert
+from edge_transact.weights.shards import ShardReader
+
+DEFAULT_CONTEXT_WINDOW_SIZE = 2048
+DEFAULT_PREFILL_CHUNK_SIZE = 128
+CUT_LAYERS = 2
+"""Layers of the model that is compared with torch when the whole one isn't."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """What a build made.
+
+    Attributes:
+        directory: The DIST.
+        manifest: What it holds.
+        seconds: How long it took.
+    """
+
+    directory: Path
+    manifest: Manifest
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``build --json`` prints."""
+        manifest = self.manifest
+        return {
+            "dist": str(self.directory),
+            "model_lib": manifest.model_lib,
+            "libraries": {target: str(self.directory / path) for target, path in manifest.libraries.items()},
+            "quantization": manifest.quantization,
+            "parameters": manifest.parameters,
+            "weights_bytes": manifest.weights_bytes,
+            "bits_per_parameter": manifest.bits_per_parameter,
+            "parity": dict(manifest.parity),
+            "seconds": self.seconds,
+        }
+
+
+def build(
+    model: str,
+    output: Path,
+    *,
+    targets: Sequence[str],
+    quantization: str | None = None,
+    context: int | None = None,
+    prefill_chunk: int | None = None,
+    max_batch: int = 1,
+    budget: Budget | None = None,
+    force: bool = False,
+) -> Build:
+    """Make a DIST directory, complete or not at all.
+
+    Args:
+        model: A MODEL.
+        output: The directory.
+        targets: Names of `engine.targets.TARGETS`, at least one.
+        quantization: For all libraries; by default ``q4f16_0`` when ``android`` is a target, else ``q4f32_1``.
+        context: Tokens that a sequence may have; by default 2048, or what the model allows.
+        prefill_chunk: Tokens of one prefill call; by default 128.
+        max_batch: Sequences at once.
+        budget: Prune the model to it first, as `prune.prune` does by default.
+        force: Replace `output` if it exists.
+
+    Raises:
+        UsageError: An unknown target or quantization, or sizes that contradict each other or the model.
+        EdgeTransactError: The model can't be read, `output` exists, a library can't be made, or one that was made
+            differs from torch.
+    """
+    started = time.perf_counter()
+    names = list(dict.fromkeys(get_target(target).name for target in targets))
+    kind = get_quantization(quantization or ("q4f16_0" if "android" in names else "q4f32_1"))
+    refuse_existing(output, force)
+    with tempfile.TemporaryDirectory(prefix="edge-transact-") as scratch:
+        checkpoint = Checkpoint.open(resolve_model(model))
+        if budget:
+            checkpoint = prune(model, Path(scratch) / "pruned", budget).checkpoint
+        sizes = _sizes(checkpoint, context, prefill_chunk, max_batch)
+        with new_directory(output, force=force) as directory:
+            manifest = _fill(directory, checkpoint, model, names, kind, sizes, Path(scratch))
+    return Build(output, manifest, time.perf_counter() - started)
+
+
+def _sizes(checkpoint: Checkpoint, context: int | None, prefill_chunk: int | None, max_batch: int) -> dict[str, int]:
+    """``context_window_size``, ``prefill_chunk_size`` and ``max_batch_size`` of the libraries."""
+    most = checkpoint.config.get("max_position_embeddings") or DEFAULT_CONTEXT_WINDOW_SIZE
+    context = context or min(DEFAULT_CONTEXT_WINDOW_SIZE, most)
+    if context > most:
+        raise UsageError(
+            f"a context of {context} tokens is more than the model's {most}", fix=f"Give --context {most} or less."
+        )
+    chunk = prefill_chunk or min(DEFAULT_PREFILL_CHUNK_SIZE, context)
+    if chunk > context:
+        raise UsageError(
+            f"a prefill chunk of {chunk} tokens is more than the context of {context}",
+            fix=f"Give --prefill-chunk {context} or less.",
+        )
+    return {"context_window_size": context, "prefill_chunk_size": chunk, "max_batch_size": max_batch}
+
+
+def _fill(
+    directory: Path,
+    checkpoint: Checkpoint,
+    model: str,
+    targets: Sequence[str],
+    quantization: Quantization,
+    sizes: dict[str, int],
+    scratch: Path,
+) -> Manifest:
+    files = render(checkpoint.plan)
+    (directory / "definition").mkdir()
+    for name, text in files.items():
+        (directory / "definition" / name).write_text(text)
+    definition = load(directory / "definition", _definition_config(checkpoint, sizes))
+    model_lib = model_lib_name(files, definition, quantization)
+
+    weights_bytes = _write_model(directory, checkpoint, definition, quantization, sizes, model_lib)
+    libraries = {}
+    (directory / "lib").mkdir()
+    for target in targets:
+        libraries[target] = f"lib/{model_lib}-{target}{get_target(target).suffix}"
+        _build_library(definition, quantization, target, model_lib, directory / libraries[target])
+    parity = _check_parity(directory, checkpoint, definition, quantization, sizes, model_lib, libraries, scratch)
+    parity.require()
+    manifest = Manifest(
+        source=model,
+        model_type=MODEL_TYPE,
+        model_lib=model_lib,
+        quantization=quantization.name,
+        **sizes,
+        plan=checkpoint.plan,
+        parameters=costs.parameters(checkpoint.plan),
+        weights_bytes=weights_bytes,
+        libraries=libraries,
+        parity=parity.to_dict(),
+        versions={
+            "edge-transact": __version__,
+            **{package: version(package) for package in ("apache-tvm", "torch", "transformers")},
+        },
+    )
+    shutil.rmtree(directory / "definition" / "__pycache__", ignore_errors=True)
+    manifest.write(directory)
+    return Manifest.read(directory)
+
+
+def _definition_config(checkpoint: Checkpoint, sizes: dict[str, int]) -> dict[str, Any]:
+    """The checkpoint's config.json with the RoPE keys and the sizes that the definition reads."""
+    return {
+        **checkpoint.config,
+        "rope_theta": checkpoint.rope_theta,
+        "rope_scaling": checkpoint.rope_scaling,
+        **sizes,
+    }
+
+
+def model_lib_name(files: dict[str, str], definition: Definition, quantization: Quantization) -> str:
+    """The library's name, which no other plan, size or quantization shares: two models may go into one app.
+
+    An identifier, so that it serves in symbols as it is.
+    """
+    content = json.dumps([files, definition.config.asdict(), quantization.name], sort_keys=True)
+    return f"{MODEL_TYPE}_{quantization.name}_{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+
+
+def _write_model(
+    directory: Path,
+    checkpoint: Checkpoint,
+    definition: Definition,
+    quantization: Quantization,
+    sizes: dict[str, int],
+    model_lib: str,
+) -> int:
+    """Everything of an MLC model directory but the libraries. Returns the bytes of the shards."""
+    config = chat_config(
+        checkpoint.path,
+        model_type=MODEL_TYPE,
+        model_lib=model_lib,
+        quantization=quantization.name,
+        model_config=definition.config.asdict(),
+        vocab_size=checkpoint.plan.vocab_size,
+        context_window_size=sizes["context_window_size"],
+        prefill_chunk_size=sizes["prefill_chunk_size"],
+    )
+    (directory / CHAT_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    for name in (*TOKENIZER_FILES, PROVENANCE_FILE):
+        if (checkpoint.path / name).is_file():
+            shutil.copyfile(checkpoint.path / name, directory / name)
+    return convert(checkpoint, definition.parameter_sources(), quantization, directory)
+
+
+def _build_library(definition: Definition, quantization: Quantization, target: str, model_lib: str, path: Path) -> None:
+    step(f"build the library for {target}")
+    build_library(definition, quantization, get_target(target), model_lib, path)
+
+
+def _check_parity(
+    directory: Path,
+    checkpoint: Checkpoint,
+    definition: Definition,
+    quantization: Quantization,
+    sizes: dict[str, int],
+    model_lib: str,
+    libraries: dict[str, str],
+    scratch: Path,
+) -> Parity:
+    """The host library against torch; a cut of the model where there is none, or no room for torch's fp32 copy."""
+    plan, name = checkpoint.plan, "host"
+    if "host" not in libraries or not _fits_in_memory(4 * costs.parameters(plan)):
+        definition = definition.truncated(min(CUT_LAYERS, plan.num_hidden_layers))
+        plan = plan.with_layers(plan.layers[:CUT_LAYERS])
+        name = f"host, the first {plan.num_hidden_layers} layers"
+        directory = scratch / "cut"
+        (directory / "lib").mkdir(parents=True)
+        _write_model(directory, checkpoint, definition, quantization, sizes, model_lib)
+        libraries = {"host": f"lib/{model_lib}-host{get_target('host').suffix}"}
+        _build_library(definition, quantization, "host", model_lib, directory / libraries["host"])
+    step(f"compare with torch: {name}")
+    reference = reference_model(
+        ShardReader(directory), definition.parameter_sources(), checkpoint.config, plan, quantization
+    )
+    steps = min(DECODE_STEPS, sizes["context_window_size"] // 2)
+    # More than a chunk, so that prefill continues a sequence too.
+    length = min(sizes["prefill_chunk_size"] + 9, sizes["context_window_size"] - steps)
+    prompt = prompt_ids(directory, length)
+    library = HostModel(directory / libraries["host"], directory)
+    return compare(library, reference, prompt, quantization, decode_steps=steps, name=name)
+
+
+def _fits_in_memory(nbytes: int) -> bool:
+    """Whether half of the memory that is available now holds that much; assumed where the system doesn't tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return True
+    available = next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), None)
+    return available is None or nbytes < available / 2

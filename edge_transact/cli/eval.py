@@ -1,0 +1,51 @@
+"""``edge-transact eval``: how well a model, or a built library, predicts text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_transact.cli.common import JsonOption, guarded, show
+
+
+@guarded
+def evaluate(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL|DIST...", help="Checkpoints, hub ids, GGUF files, demo: names, or DISTs."),
+    ],
+    text: Annotated[
+        str,
+        typer.Option(help="A .txt, .jsonl, .parquet or .html file, a directory of them, a hub data set or demo:sotu."),
+    ] = "demo:sotu",
+    window: Annotated[int, typer.Option(min=2, help="Tokens of a window; windows don't overlap.")] = 512,
+    max_windows: Annotated[int | None, typer.Option(min=1, help="Only the first so many windows.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Perplexity of models on a text, dense or pruned, torch or built.
+
+    A DIST is measured through its host library, quantized as it is. Figures compare when the text, the window and
+    the number of windows are the same: the text's sha256 and the token count are printed too.
+
+    **Examples**
+
+    `edge-transact eval demo:smollm2 --text demo:sotu --max-windows 64`
+
+    `edge-transact eval demo:smollm2 pruned dist --max-windows 16 --json`
+    """
+    from edge_transact.evaluate.models import evaluate_models
+
+    results = evaluate_models(models, text=text, window=window, max_windows=max_windows)
+
+    def table() -> None:
+        from rich.console import Console
+        from rich.table import Table
+
+        rows = Table("model", "perplexity", "tokens")
+        for name, result in zip(models, results, strict=True):
+            rows.add_row(Path(name).name, f"{result['perplexity']:.2f}", f"{result['tokens']:,}")
+        Console().print(rows)
+
+    show(results[0] if len(results) == 1 else {"models": results}, as_json, table)

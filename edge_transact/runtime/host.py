@@ -1,0 +1,194 @@
+"""A library on this machine: load it with its weights, prefill, decode, generate.
+
+Calls the functions in the order in which MLC's engine does: add a sequence, then ``begin_forward``, the model's
+function and ``end_forward`` for each chunk of a prompt and each decoded token.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_transact.errors import EdgeTransactError
+
+PAGE_SIZE = 16
+"""Tokens of a page of the KV cache, as in MLC's engine."""
+
+SEQUENCE = 0
+"""The id of the one sequence that we run."""
+
+
+class HostModel:
+    """A loaded library with its weights and an empty KV cache.
+
+    Args:
+        library: The ``.so``.
+        weights: A directory with ``tensor-cache.json`` and its shards.
+
+    Raises:
+        EdgeTransactError: The library can't be loaded, or the weights are not those that it was built for.
+    """
+
+    def __init__(self, library: Path, weights: Path) -> None:
+        import tvm
+        from tvm import relax
+
+        from edge_transact.engine.library import read_metadata
+
+        self._tvm = tvm
+        self.device = tvm.cpu()
+        try:
+            self._vm = relax.VirtualMachine(tvm.runtime.load_module(str(library)), self.device)
+        except (RuntimeError, OSError) as error:
+            raise EdgeTransactError(
+                f"{library} can't be loaded: {str(error).splitlines()[-1]}", fix="Build it again on this machine."
+            ) from error
+        self.metadata: dict[str, Any] = read_metadata(self._vm)
+        self._parameters = _load_parameters(weights, self.metadata["params"], tvm)
+        self.context_window_size: int = self.metadata["context_window_size"]
+        self.prefill_chunk_size: int = self.metadata["prefill_chunk_size"]
+        shape = tvm.runtime.ShapeTuple
+        self._cache = self._vm["create_tir_paged_kv_cache"](
+            shape([1]),
+            shape([self.context_window_size]),
+            shape([self.prefill_chunk_size]),
+            shape([PAGE_SIZE]),
+            shape([0]),
+        )
+        self._add, self._remove, self._begin, self._end = (
+            tvm.get_global_func(f"vm.builtin.kv_state_{name}")
+            for name in ("add_sequence", "remove_sequence", "begin_forward", "end_forward")
+        )
+        self._add(self._cache, SEQUENCE)
+        self.length = 0
+
+    @classmethod
+    def load(cls, dist: Path) -> HostModel:
+        """The host library of a DIST.
+
+        Raises:
+            EdgeTransactError: It is none, has no host library, or a part of it is missing.
+        """
+        manifest = dist / "manifest.json"
+        if not manifest.is_file():
+            raise EdgeTransactError(
+                f"{dist} is not a DIST: it has no manifest.json",
+                fix=f"Build one: edge-transact build MODEL --target host -o {dist}",
+            )
+        library = json.loads(manifest.read_text())["libraries"].get("host")
+        if library is None:
+            raise EdgeTransactError(
+                f"{dist} has no library for this host", fix="Build it again with --target host among its targets."
+            )
+        return cls(dist / library, dist)
+
+    def reset(self) -> None:
+        """Forget all tokens."""
+        self._remove(self._cache, SEQUENCE)
+        self._add(self._cache, SEQUENCE)
+        self.length = 0
+
+    def prefill(self, ids: Sequence[int]) -> np.ndarray:
+        """Append tokens, in chunks.
+
+        Args:
+            ids: At least one token id.
+
+        Returns:
+            Logits after the last one, float32 ``[vocab_size]``.
+
+        Raises:
+            EdgeTransactError: They don't fit into the context window.
+        """
+        for chunk in self._chunks(ids):
+            logits = self._forward("prefill", chunk)
+        return logits.reshape(-1)
+
+    def decode(self, token: int) -> np.ndarray:
+        """Append one token: logits after it, float32 ``[vocab_size]``.
+
+        Raises:
+            EdgeTransactError: The context window is full.
+        """
+        self._require_room(1)
+        return self._forward("decode", [token]).reshape(-1)
+
+    def window_logits(self, ids: Sequence[int]) -> np.ndarray:
+        """Forget all tokens, then append these: logits after each of them, float32 ``[n, vocab_size]``."""
+        self.reset()
+        return np.concatenate([self._forward("batch_verify", chunk)[0] for chunk in self._chunks(ids)])
+
+    def generate(
+        self, ids: Sequence[int], max_tokens: int, *, temperature: float = 0.0, seed: int = 0
+    ) -> Iterator[int]:
+        """Append a prompt, then tokens one by one, until there are `max_tokens` or the context window is full.
+
+        Args:
+            ids: The prompt.
+            max_tokens: The most tokens to generate.
+            temperature: 0 takes the likeliest token every time.
+            seed: Of the choice at temperatures above 0.
+
+        Yields:
+            Token ids; the caller stops at those that end a text.
+        """
+        random = np.random.default_rng(seed)
+        logits = self.prefill(ids)
+        for count in range(max_tokens):
+            token = _sample(logits, temperature, random)
+            yield token
+            if count + 1 == max_tokens or self.length >= self.context_window_size:
+                return
+            logits = self.decode(token)
+
+    def _chunks(self, ids: Sequence[int]) -> list[Sequence[int]]:
+        self._require_room(len(ids))
+        return [ids[i : i + self.prefill_chunk_size] for i in range(0, len(ids), self.prefill_chunk_size)]
+
+    def _require_room(self, tokens: int) -> None:
+        if self.length + tokens > self.context_window_size:
+            raise EdgeTransactError(
+                f"{self.length + tokens} tokens don't fit into a context window of {self.context_window_size}",
+                fix="Shorten the text, or build with a larger --context.",
+            )
+
+    def _tensor(self, values: Sequence[int] | range) -> Any:
+        return self._tvm.runtime.tensor(np.array(values, dtype="int32"), self.device)
+
+    def _forward(self, function: str, ids: Sequence[int]) -> np.ndarray:
+        shape = self._tvm.runtime.ShapeTuple
+        embeddings = self._vm["embed"](self._tensor(ids), self._parameters)
+        embeddings = embeddings._create_view((1, len(ids), embeddings.shape[-1]))
+        self._begin(self._cache, shape([SEQUENCE]), shape([len(ids)]))
+        logits, _ = self._vm[function](embeddings, self._cache, self._parameters)
+        self._end(self._cache)
+        self.length += len(ids)
+        return logits.numpy()
+
+
+def _load_parameters(weights: Path, expected: list[dict[str, Any]], tvm: Any) -> list[Any]:
+    from edge_transact.weights.shards import ShardReader
+
+    reader = ShardReader(weights)
+    parameters = []
+    for parameter in expected:
+        array = reader.array(parameter["name"])
+        if list(array.shape) != parameter["shape"] or str(array.dtype) != parameter["dtype"]:
+            raise EdgeTransactError(
+                f"{weights}: {parameter['name']} is {array.dtype} {list(array.shape)}, "
+                f"the library wants {parameter['dtype']} {parameter['shape']}",
+                fix="Library and weights are of different builds: build again.",
+            )
+        parameters.append(tvm.runtime.tensor(np.ascontiguousarray(array), tvm.cpu()))
+    return parameters
+
+
+def _sample(logits: np.ndarray, temperature: float, random: np.random.Generator) -> int:
+    if temperature == 0:
+        return int(logits.argmax())
+    # The largest of Gumbel-perturbed logits is a sample of the softmax.
+    return int((logits / temperature + random.gumbel(size=logits.shape)).argmax())

@@ -1,0 +1,151 @@
+"""A conversation with a DIST's host library: prompts in, streamed text and its timings out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_transact.errors import EdgeTransactError
+from edge_transact.runtime.host import HostModel
+from edge_transact.runtime.text import Message, TextCodec
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said, and how long it took.
+
+    Attributes:
+        text: The answer, special tokens left out.
+        tokens: Its token ids, a stop token left out.
+        prompt_tokens: Tokens of the prompt, chat template included.
+        prefill_s: Seconds until the first token was known.
+        decode_s: Seconds for the tokens after the first.
+        decode_steps: How many those are, a stop token among them.
+    """
+
+    text: str
+    tokens: list[int]
+    prompt_tokens: int
+    prefill_s: float
+    decode_s: float
+    decode_steps: int
+
+    @property
+    def prefill_tok_s(self) -> float:
+        """Prompt tokens a second."""
+        return self.prompt_tokens / self.prefill_s
+
+    @property
+    def decode_tok_s(self) -> float | None:
+        """Decoded tokens a second, the first one (prefill's) not counted; `None` when there was no other."""
+        return self.decode_steps / self.decode_s if self.decode_steps else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``run --json`` prints."""
+        return {
+            "text": self.text,
+            "tokens": self.tokens,
+            "prompt_tokens": self.prompt_tokens,
+            "prefill_s": self.prefill_s,
+            "decode_s": self.decode_s,
+            "prefill_tok_s": self.prefill_tok_s,
+            "decode_tok_s": self.decode_tok_s,
+        }
+
+
+class Session:
+    """One conversation. `load` makes it; `answer` adds a turn; `reset` forgets all turns.
+
+    Args:
+        model: The loaded library and weights.
+        codec: The tokenizer and chat template.
+        stop_token_ids: Ids that end an answer.
+        max_tokens: The most tokens of an answer.
+        temperature: 0 takes the likeliest token every time.
+        seed: Of the sampling at temperatures above 0.
+        raw: Continue the text as it is, without the chat template.
+    """
+
+    def __init__(
+        self,
+        model: HostModel,
+        codec: TextCodec,
+        *,
+        stop_token_ids: set[int],
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int = 0,
+        raw: bool = False,
+    ) -> None:
+        self.model = model
+        self.codec = codec
+        self.stop_token_ids = stop_token_ids
+        self.max_tokens = max_tokens
+        self.temperature = temperature
+        self.seed = seed
+        self.plain = raw or not codec.has_chat_template
+        self.messages: list[Message] = []
+
+    @classmethod
+    def load(cls, dist: Path, **options: Any) -> Session:
+        """A session with the host library of a DIST; `options` are the constructor's.
+
+        Raises:
+            EdgeTransactError: It isn't a DIST, or has no host library.
+        """
+        config = dist / "mlc-chat-config.json"
+        if not config.is_file():
+            raise EdgeTransactError(
+                f"{dist} is not a DIST: it has no mlc-chat-config.json",
+                fix=f"Build one: edge-transact build MODEL --target host -o {dist}",
+            )
+        template = json.loads(config.read_text())["conv_template"]
+        return cls(HostModel.load(dist), TextCodec(dist), stop_token_ids=set(template["stop_token_ids"]), **options)
+
+    def reset(self) -> None:
+        """Forget what was said."""
+        self.messages.clear()
+
+    def answer(self, text: str, *, on_text: Callable[[str], None] | None = None) -> Answer:
+        """The model's answer to `text`, after the turns before it.
+
+        Args:
+            text: What the user says, or the text to continue.
+            on_text: Called with each piece of the answer as it comes.
+
+        Raises:
+            EdgeTransactError: The prompt is empty, or leaves no room in the context window.
+        """
+        if self.plain:
+            ids = self.codec.encode(text)
+        else:
+            self.messages.append({"role": "user", "content": text})
+            ids = self.codec.encode_chat(self.messages)
+        if not ids:
+            raise EdgeTransactError("the prompt is empty", fix='Say something: --prompt "Once upon a time"')
+        stream, pieces, tokens, times = self.codec.stream(), [], [], [time.perf_counter()]
+        self.model.reset()
+        for token in self.model.generate(ids, self.max_tokens, temperature=self.temperature, seed=self.seed):
+            times.append(time.perf_counter())
+            if token in self.stop_token_ids:
+                break
+            tokens.append(token)
+            if piece := stream.push(token):
+                pieces.append(piece)
+                if on_text:
+                    on_text(piece)
+        answer = "".join(pieces)
+        if not self.plain:
+            self.messages.append({"role": "assistant", "content": answer})
+        return Answer(
+            text=answer,
+            tokens=tokens,
+            prompt_tokens=len(ids),
+            prefill_s=times[1] - times[0],
+            decode_s=times[-1] - times[1],
+            decode_steps=len(times) - 2,
+        )

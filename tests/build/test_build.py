@@ -1,0 +1,193 @@
+"""``build``: a DIST that is complete, checked against torch, and named without collisions; or nothing at all."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+from edge_transact import costs
+from edge_transact.build import dist
+from edge_transact.build.dist import build, model_lib_name
+from edge_transact.build.manifest import Manifest
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.cli import app
+from edge_transact.definition import load, render
+from edge_transact.errors import EdgeTransactError
+from edge_transact.quantization import QUANTIZATIONS
+from edge_transact.weights import ShardReader
+
+ODD = [  # of demo:tiny: 4 layers, 4 heads of 2 KV groups, MLP 341
+    {},
+    {"num_key_value_heads": 1, "intermediate_size": 96},
+    {"intermediate_size": 341},
+    {"num_key_value_heads": 1, "intermediate_size": 33},
+]
+"""Every layer different; two of them with one KV group; ragged quantization groups."""
+
+
+def invoke(*arguments) -> tuple[int, str, str]:
+    """The command line: exit code, stdout, stderr."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture(scope="module")
+def built(tiny_model, tmp_path_factory):
+    """The odd plan for the host in q4f32_1, by the command line: the directory and what ``--json`` said."""
+    directory = tmp_path_factory.mktemp("built")
+    (directory / "widths.json").write_text(json.dumps(ODD))
+    output = directory / "dist"
+    options = ("--widths", directory / "widths.json", "--target", "host", "--prefill-chunk", 32, "--json")
+    code, out, err = invoke("build", tiny_model, "-o", output, *options)
+    assert code == 0, err
+    return output, json.loads(out.splitlines()[-1])
+
+
+def test_json_says_what_was_built(built):
+    output, result = built
+    assert set(result["libraries"]) == {"host"}
+    assert result["quantization"] == "q4f32_1"
+    assert result["parity"]["passed"] and result["parity"]["layers"] == 4
+    assert result["parity"]["prompt_tokens"] > 32, "prefill continues a sequence in a second chunk"
+    shards = sum(path.stat().st_size for path in output.glob("params_shard_*.bin"))
+    assert result["weights_bytes"] == shards
+    assert result["bits_per_parameter"] == pytest.approx(8 * shards / result["parameters"])
+    assert result["seconds"] > 0
+
+
+def test_the_directory_is_an_mlc_model_directory_and_more(built):
+    output, result = built
+    names = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
+    library = f"lib/{result['model_lib']}-host.so"
+    definition = {f"definition/{name}" for name in render(Manifest.read(output).plan)}
+    assert names >= {"mlc-chat-config.json", "tensor-cache.json", "params_shard_0.bin", "tokenizer.json", library}
+    assert names >= definition | {"manifest.json", "edge_transact.json"}
+    assert not [name for name in names if "__pycache__" in name]
+
+
+def test_one_name_everywhere(built):
+    output, result = built
+    name = result["model_lib"]
+    assert re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*[a-zA-Z0-9]", name)
+    assert json.loads((output / "mlc-chat-config.json").read_text())["model_lib"] == name
+    assert Manifest.read(output).model_lib == name
+
+
+def test_the_manifest_holds_widths_parity_and_every_files_sha256(built):
+    output, result = built
+    manifest = Manifest.read(output)
+    manifest.verify(output)
+    assert set(manifest.files) == {
+        path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()
+    } - {"manifest.json"}
+    assert [layer.intermediate_size for layer in manifest.plan.layers] == [341, 96, 341, 33]
+    assert [layer.num_key_value_heads for layer in manifest.plan.layers] == [2, 1, 2, 1]
+    assert manifest.parity == result["parity"]
+    assert manifest.weights_bytes == costs.weight_bytes(manifest.plan, QUANTIZATIONS["q4f32_1"])
+
+
+def test_the_chat_config_agrees_with_the_library(built):
+    from edge_transact.runtime.host import HostModel
+
+    output, _ = built
+    config = json.loads((output / "mlc-chat-config.json").read_text())
+    metadata = HostModel.load(output).metadata
+    for key in ("model_type", "quantization", "context_window_size", "prefill_chunk_size", "tensor_parallel_shards"):
+        assert config[key] == metadata[key]
+    assert config["model_config"]["vocab_size"] == config["vocab_size"] == metadata["active_vocab_size"]
+    assert [parameter["name"] for parameter in metadata["params"]] == ShardReader(output).names()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["q0f32", "q4f16_0", "q4f16_1", "q0f16"])
+def test_the_odd_plan_passes_parity_in_every_quantization(tiny_model, tmp_path, name):
+    (tmp_path / "widths.json").write_text(json.dumps(ODD))
+    options = ("--widths", tmp_path / "widths.json", "--target", "host", "--prefill-chunk", 32, "--quant", name)
+    code, out, err = invoke("build", tiny_model, "-o", tmp_path / "dist", *options, "--json")
+    assert code == 0, err
+    parity = json.loads(out.splitlines()[-1])["parity"]
+    assert parity["tolerance"] == (1e-3 if name == "q0f32" else 2e-2)
+    assert 0 < parity["prefill_error"] < parity["tolerance"]
+
+
+@pytest.mark.slow
+def test_without_host_two_layers_are_built_for_it_and_compared(tiny_model, tmp_path):
+    result = build(str(tiny_model), tmp_path / "dist", targets=["android"]).to_dict()
+    assert result["quantization"] == "q4f16_0"
+    assert result["parity"]["passed"] and result["parity"]["layers"] == 2
+    assert list(result["libraries"]) == ["android"] and result["libraries"]["android"].endswith("-android.tar")
+
+
+def test_a_library_that_differs_leaves_nothing(tiny_model, tmp_path, monkeypatch):
+    compare = dist.compare
+    monkeypatch.setattr(dist, "compare", lambda *args, **kwargs: replace(compare(*args, **kwargs), prefill_error=0.5))
+    with pytest.raises(EdgeTransactError, match="differs from torch"):
+        build(str(tiny_model), tmp_path / "dist", targets=["host"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_exists_is_kept(tiny_model, tmp_path):
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / "mine").write_text("precious")
+    code, _, err = invoke("build", tiny_model, "--target", "host", "-o", tmp_path / "dist")
+    assert code == 1 and "exists" in err and "--force" in err
+    assert (tmp_path / "dist" / "mine").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["MODEL", "--target", "androd"], 2, "unknown target 'androd'"),
+        (["MODEL", "--target", ""], 2, "unknown target ''"),
+        (["MODEL", "--quant", "q3f16_1"], 2, "unknown quantization 'q3f16_1'"),
+        (["MODEL", "--context", "4096"], 2, "4096 tokens is more than the model's 128"),
+        (["MODEL", "--context", "64", "--prefill-chunk", "65"], 2, "prefill chunk of 65 tokens is more than"),
+        (["MODEL", "--ratio", "1"], 2, "--ratio 1.0 is not between 0 and 1"),
+        (["MODEL", "--ratio", "0.3", "--heads", "2"], 2, "several budgets at once"),
+        (["nowhere/at-all/here"], 1, "nowhere/at-all/here does not exist"),
+        ([], 2, "no edge-transact.toml"),
+    ],
+)
+def test_what_users_get_wrong(tiny_model, tmp_path, arguments, code, message):
+    arguments = [str(tiny_model) if argument == "MODEL" else argument for argument in arguments]
+    exit_code, out, err = invoke("build", *arguments, "-o", tmp_path / "dist")
+    assert exit_code == code and message in err.replace("\n", " ")
+    assert not out and "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_model_the_demo_is_offered(tmp_path):
+    _, _, err = invoke("build", "-o", tmp_path / "dist")
+    assert "edge-transact build demo:smollm2" in err
+
+
+def test_names_differ_where_libraries_do(tiny_model, tmp_path):
+    checkpoint = Checkpoint.open(tiny_model)
+    narrower = checkpoint.plan.with_layers(
+        replace(layer, intermediate_size=layer.intermediate_size - index)
+        for index, layer in enumerate(checkpoint.plan.layers)
+    )
+
+    def name(plan=checkpoint.plan, quantization="q4f16_0", **sizes):
+        directory = tmp_path / "definition"
+        directory.mkdir(exist_ok=True)
+        files = render(plan)
+        for file, text in files.items():
+            (directory / file).write_text(text)
+        config = dict(checkpoint.config) | {"rope_scaling": None, "context_window_size": 128, "prefill_chunk_size": 64}
+        config["per_layer_config"] = plan.per_layer_config()
+        return model_lib_name(files, load(directory, {**config, **sizes}), QUANTIZATIONS[quantization])
+
+    names = [
+        name(),
+        name(narrower),
+        name(quantization="q4f16_1"),
+        name(context_window_size=100),
+        name(prefill_chunk_size=32),
+        name(max_batch_size=2),
+        name(rope_theta=5e5),
+    ]
+    assert len(set(names)) == len(names)
+    assert name() == names[0]

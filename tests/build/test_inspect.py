@@ -1,0 +1,86 @@
+"""``inspect``: figures that agree with what torch counts and with the files on disk."""
+
+import json
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from typer.testing import CliRunner
+
+from edge_transact import costs
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.cli import app
+
+
+def invoke(*arguments) -> tuple[int, str, str]:
+    """The command line: exit code, stdout, stderr."""
+    result = CliRunner().invoke(app, ["inspect", *(str(argument) for argument in arguments)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def inspected(*arguments) -> dict:
+    code, out, err = invoke(*arguments, "--json")
+    assert code == 0, err
+    return json.loads(out.splitlines()[-1])
+
+
+def test_parameters_and_flops_are_those_that_torch_counts(make_llama):
+    from transformers import AutoModelForCausalLM, DynamicCache
+
+    path = make_llama()
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
+    context, cache = 11, DynamicCache(config=model.config)
+    with torch.inference_mode():
+        model(torch.arange(context - 1)[None], None, None, cache)
+        with FlopCounterMode(display=False) as counter:
+            model(torch.tensor([[5]]), None, None, cache)
+    result = inspected(path, "--context", context)
+    assert result["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert result["flops_per_token"] == counter.get_total_flops()
+    cached = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers) // context
+    assert result["kv_bytes_per_token"] == cached // 2, "fp16, where torch has fp32"
+    assert result["kv_bytes"] == context * result["kv_bytes_per_token"]
+
+
+def test_memory_is_the_sum_of_its_parts(tiny_model):
+    result = inspected(tiny_model)
+    assert result["memory_bytes"] == result["weights_bytes"] + result["kv_bytes"] + result["workspace_bytes"]
+    assert result["context"] == 128, "the model's own limit"
+    assert result["attention_launches_per_token"] == len(result["widths"]) == 4
+    assert result["quantization"] == "q4f16_0"
+
+
+def test_contexts_are_a_table(tiny_model):
+    table = inspected(tiny_model, "--contexts", "64, 16,16")["contexts"]
+    assert [row["context"] for row in table] == [16, 64]
+    plan = Checkpoint.open(tiny_model).plan
+    assert [row["prefill_flops"] for row in table] == [costs.prefill_flops(plan, tokens) for tokens in (16, 64)]
+    code, out, _ = invoke(tiny_model, "--contexts", "16,64")
+    assert code == 0 and "prefill GFLOPs" in out
+
+
+def test_several_models_and_a_picture(tiny_model, tmp_path):
+    result = inspected(tiny_model, tiny_model, "--plot", tmp_path / "flops.svg")
+    assert len(result["models"]) == 2
+    assert (tmp_path / "flops.svg").read_text().lstrip().startswith("<?xml")
+
+
+def test_no_weights_are_read(tiny_model, monkeypatch):
+    def fail(*_):
+        raise AssertionError("inspect read a tensor")
+
+    monkeypatch.setattr(Checkpoint, "tensor", fail)
+    assert inspected(tiny_model)["parameters"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--contexts", "12,x"], 2, "'12,x' is not a list of token counts"),
+        (["--quant", "q9"], 2, "unknown quantization 'q9'"),
+        (["--plot", "flops.nothing"], 1, "cannot draw flops.nothing"),
+    ],
+)
+def test_what_users_get_wrong(tiny_model, arguments, code, message):
+    exit_code, _, err = invoke(tiny_model, *arguments)
+    assert exit_code == code and message in err
