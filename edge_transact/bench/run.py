@@ -1,5 +1,4 @@
 """Executes a plan: a thread a device, retries where one can help, every finished repetition in the log at once."""
-once."""
 
 from __future__ import annotations
 
