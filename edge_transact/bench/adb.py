@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import adbutils
+from typing import TYPE_CHECKING, Any
 
 from edge_transact.errors import EdgeTransactError, UsageError
+
+if TYPE_CHECKING:
+    import adbutils
 
 STDOUT, STDERR, EXIT = 1, 2, 3
 """Packet ids of the shell_v2 protocol (AOSP ``adb/shell_protocol.h``)."""
@@ -52,14 +53,25 @@ class ShellOutput:
 
 
 def adb_client() -> adbutils.AdbClient:
-    """The adb server that adb itself would use: ``ADB_SERVER_SOCKET``, ``ANDROID_ADB_SERVER_ADDRESS`` and ``_PORT``."""
+    """The adb server that adb itself would use: ``ADB_SERVER_SOCKET``, ``ANDROID_ADB_SERVER_ADDRESS`` and ``_PORT``.
+
+    Raises:
+        EdgeTransactError: adbutils is not installed, or a variable makes no sense.
+    """
+    try:
+        import adbutils
+    except ModuleNotFoundError as error:
+        raise EdgeTransactError(
+            f"{error.name} is not installed", fix="Install it: pip install 'edge-transact[bench]'"
+        ) from error
     server = os.environ.get("ADB_SERVER_SOCKET", "")
     host = os.environ.get("ANDROID_ADB_SERVER_ADDRESS", "127.0.0.1")
-    port = int(os.environ.get("ANDROID_ADB_SERVER_PORT", "5037"))
+    port = os.environ.get("ANDROID_ADB_SERVER_PORT", "5037")
     if server.startswith("tcp:"):
-        host, _, number = server.removeprefix("tcp:").rpartition(":")
-        host, port = host or "127.0.0.1", int(number)
-    return adbutils.AdbClient(host=host, port=port, socket_timeout=10)
+        host, _, port = server.removeprefix("tcp:").rpartition(":")
+    if not port.isdigit():
+        raise UsageError(f"the adb server's port is {port!r}", fix="Correct ADB_SERVER_SOCKET: tcp:HOST:PORT.")
+    return adbutils.AdbClient(host=host or "127.0.0.1", port=int(port), socket_timeout=10)
 
 
 def quote(arguments: Sequence[str]) -> str:
@@ -168,6 +180,8 @@ class AndroidDevice:
         Raises:
             DeviceRefused: There is none.
         """
+        import adbutils
+
         with _translated(self.serial):
             try:
                 return self._device().sync.read_bytes(source)
@@ -265,6 +279,8 @@ class ShellStream:
 @contextmanager
 def _translated(serial: str) -> Iterator[None]:
     """adb's and the network's failures as `DeviceLost`, with their own words."""
+    import adbutils
+
     try:
         yield
     except (adbutils.AdbError, EOFError, ConnectionError, TimeoutError) as error:

@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ class AndroidBench:
         if self.fixed_performance is None:
             self.fixed_performance = self._fix_performance("true")
 
-    def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Iterator[dict[str, Any]]:
+    def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[dict[str, Any], None, None]:
         run = f"run-{uuid.uuid4().hex}"
         self._run, self._seen = run, set()
         command = self._command(model, visit, run)
@@ -152,7 +152,7 @@ class AndroidBench:
         prompt = f"{self._runs}/{run}.prompt"
         self.device.push(_ids(prompt_ids(model.vocab_size, visit.lengths.prefill_tokens)), prompt)
         directory = self._directory(model)
-        options = {
+        options: dict[str, Any] = {
             "--model": directory,
             "--library": f"{directory}/{self._library(model)}",
             "--device": TVM_DEVICE[self.target],

@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class HostBench:
             model.library(self.target)
             model.manifest.verify(model.path)
 
-    def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Iterator[dict[str, Any]]:
+    def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[dict[str, Any], None, None]:
         run = f"run-{uuid.uuid4().hex}"
         request = {
             "dist": str(model.path),

@@ -61,11 +61,11 @@ def parse_repetition(line: Mapping[str, Any], lengths: Lengths) -> Repetition | 
         return None
     if not isinstance(steps, list) or len(tokens) != lengths.decode_tokens or len(steps) != len(tokens) - 1:
         return None
-    durations = [line.get(name) for name in ("ttft_s", "prefill_s", "decode_s", "e2e_s")]
+    durations: list[Any] = [line.get(name) for name in ("ttft_s", "prefill_s", "decode_s", "e2e_s")]
     if type(line.get("index")) is not int or not all(_duration(value) for value in [*durations, *steps]):
         return None
     ttft_s, prefill_s, decode_s, e2e_s = durations
-    if line["prefill_tokens"] != lengths.prefill_tokens if "prefill_tokens" in line else False:
+    if line.get("prefill_tokens") != lengths.prefill_tokens:
         return None
     return Repetition(
         line["index"], ttft_s, prefill_s, decode_s, tuple(steps), e2e_s, tuple(tokens),

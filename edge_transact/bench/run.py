@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any, Protocol
@@ -72,7 +72,7 @@ class Bench(Protocol):
     def prepare(self, models: Sequence[BenchModel]) -> None:
         """Bring models and whatever runs them onto the device; called again after a failure, then only repairs."""
 
-    def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Iterator[dict[str, Any]]:
+    def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[dict[str, Any], None, None]:
         """Run a visit; its lines as they come. Closing the iterator ends the run on the device."""
 
     def recover(self) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edge_transact.cli import common
+from edge_transact.cli.bench import bench
 from edge_transact.cli.build import build
 from edge_transact.cli.eval import evaluate
 from edge_transact.cli.inspect import inspect
@@ -46,6 +47,7 @@ app.command("build")(build)
 app.command("run")(run)
 app.command("eval")(evaluate)
 app.command("inspect")(inspect)
+app.command("bench")(bench)
 
 
 def main() -> None:
