@@ -12,6 +12,7 @@ from edge_transact.cli.bench import bench
 from edge_transact.cli.build import build
 from edge_transact.cli.eval import evaluate
 from edge_transact.cli.inspect import inspect
+from edge_transact.cli.prune import prune
 from edge_transact.cli.run import run
 
 app = typer.Typer(
@@ -43,6 +44,7 @@ def options(
     common.debugging = debug
 
 
+app.command("prune")(prune)
 app.command("build")(build)
 app.command("run")(run)
 app.command("eval")(evaluate)

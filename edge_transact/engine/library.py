@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_transact.definition import MODEL_TYPE, Definition
-from edge_transact.engine.targets import BuildTarget
+from edge_transact.engine.archive import android_linker, check_library, link_android
+from edge_transact.engine.targets import BuildTarget, system_lib_prefix
 from edge_transact.quantization import Quantization
 
 
@@ -38,6 +39,9 @@ def build_library(
         target: What it runs on.
         model_lib: The library's name; an archive's symbols begin with it.
         path: The file to write, with the target's suffix; complete or absent.
+
+    Raises:
+        EdgeTransactError: What was built fails `archive.check_library`.
     """
     import tvm
     from tvm import relax
@@ -94,16 +98,12 @@ def build_library(
             relax_pipeline=pipeline(tvm_target, metadata, bounds),
             system_lib=target.is_system_lib,
         )
-    _export(executable, path, target)
+    _export(executable, path, target, model_lib)
     return BuiltLibrary(path, metadata)
 
 
-def system_lib_prefix(model_lib: str) -> str:
-    """The prefix of an archive's symbols. MLC's engine makes it from ``model_lib`` by the same rule."""
-    return model_lib.replace("-", "_") + "_"
-
-
-def _export(executable: Any, path: Path, target: BuildTarget) -> None:
+def _export(executable: Any, path: Path, target: BuildTarget, model_lib: str) -> None:
+    """Write, check, rename; an Android archive is linked too, for the check, where a linker is found."""
     from tvm.support import tar
 
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as workspace:
@@ -112,6 +112,9 @@ def _export(executable: Any, path: Path, target: BuildTarget) -> None:
             executable.export_library(str(fresh), fcompile=tar.tar)
         else:
             executable.export_library(str(fresh))
+        check_library(fresh, target, model_lib)
+        if target.name.startswith("android") and (linker := android_linker()):
+            link_android(fresh, Path(workspace) / "linked.so", linker)
         os.replace(fresh, path)
 
 

@@ -41,12 +41,8 @@ class BuildTarget:
 
         spec = dict(self.spec)
         if spec == {"kind": "llvm"}:
-            spec |= {
-                "mtriple": tvm.target.codegen.llvm_get_targets and tvm.get_global_func(
-                    "tvm.codegen.llvm.GetDefaultTargetTriple"
-                )(),
-                "mcpu": tvm.target.codegen.llvm_get_system_cpu(),
-            }
+            triple = tvm.get_global_func("tvm.codegen.llvm.GetDefaultTargetTriple")()
+            spec |= {"mtriple": triple, "mcpu": tvm.target.codegen.llvm_get_system_cpu()}
         return tvm.target.Target(spec)
 
 
@@ -99,3 +95,8 @@ def get_target(name: str) -> BuildTarget:
         hint = f"Did you mean {near[0]}? " if near else ""
         raise UsageError(f"unknown target {name!r}", fix=f"{hint}The targets are {', '.join(TARGETS)}.")
     return TARGETS[name]
+
+
+def system_lib_prefix(model_lib: str) -> str:
+    """The prefix of an archive's symbols. MLC's engine makes it from ``model_lib`` by the same rule."""
+    return model_lib.replace("-", "_") + "_"

@@ -10,7 +10,7 @@ from typing import Any
 
 from edge_transact import costs
 from edge_transact.errors import UsageError
-from edge_transact.widths import LayerWidths, WidthPlan, read_widths
+from edge_transact.widths import WIDTH_FIELDS, LayerWidths, WidthPlan, read_widths
 
 DEFAULT_BUCKET = 32
 """MLP widths are multiples of it: W4A16's group, and a work-group's worth on the GPUs of phones."""
@@ -144,9 +144,10 @@ def _named(plan: WidthPlan, source: WidthPlan) -> Allocation:
             intermediate_size=layer.intermediate_size,
         )
         if layer != whole_groups:
-            name = next(n for n in vars(layer) if getattr(layer, n) != getattr(whole_groups, n))
+            name = next(name for name in WIDTH_FIELDS if getattr(layer, name) != getattr(whole_groups, name))
             raise UsageError(
-                f"layer {index}: {name} {getattr(layer, name)} would cut inside a KV group ({getattr(whole_groups, name)})",
+                f"layer {index}: {name} {getattr(layer, name)} cuts inside KV groups, which go whole "
+                f"({getattr(whole_groups, name)})",
                 fix="Cut whole KV groups (num_key_value_heads) and MLP dims (intermediate_size).",
             )
     if plan == source:
@@ -214,10 +215,11 @@ def _uniform(source: WidthPlan, wanted: float, bucket: int, asked: str) -> Alloc
             f"{asked} removes less than half a bucket of {bucket} MLP dims, and nothing is left to prune",
             fix="Ask for more, or give --bucket 1.",
         )
-    rounded = [f"{min(exact):.1f}", str(min(layer.intermediate_size for layer in plan.layers))]
+    reached = f"{costs.cut_ratio(plan, source):.4f} of attention and MLP removed, {costs.parameters(plan):,} parameters"
+    narrowest = min(layer.intermediate_size for layer in plan.layers)
     notes.append(
-        f"asked for {asked}, reached {costs.cut_ratio(plan, source):.4f} of attention and MLP, "
-        f"{costs.parameters(plan):,} parameters: MLP widths are multiples of {bucket} ({rounded[0]} became {rounded[1]})"
+        f"asked for {asked}, reached {reached}: MLP widths are multiples of {bucket} "
+        f"({min(exact):.1f} became {narrowest})"
     )
     return Allocation(plan, tuple(notes))
 

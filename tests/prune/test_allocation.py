@@ -1,0 +1,146 @@
+"""From budgets to widths: what is asked for is reached within a bucket, and what can't be is refused with a way out."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_transact import costs
+from edge_transact.errors import UsageError
+from edge_transact.prune.allocation import Budget, allocate, parse_parameters
+from edge_transact.widths import LayerWidths, WidthPlan
+
+LLAMA_2_7B = WidthPlan(4096, 32000, False, False, False, (LayerWidths(32, 32, 128, 128, 11008),) * 32)
+SMOLLM2 = WidthPlan(576, 49152, True, False, False, (LayerWidths(9, 3, 64, 64, 1536),) * 30)
+
+
+@st.composite
+def plans(draw) -> WidthPlan:
+    q_per_kv = draw(st.integers(1, 4))
+    head_dim = draw(st.sampled_from([8, 64, 128]))
+
+    def layer() -> LayerWidths:
+        groups = draw(st.integers(1, 16))
+        return LayerWidths(groups * q_per_kv, groups, head_dim, head_dim, draw(st.integers(64, 4096)))
+
+    layers = tuple(layer() for _ in range(draw(st.integers(1, 4))))
+    return WidthPlan(256, 1000, draw(st.booleans()), draw(st.booleans()), draw(st.booleans()), layers)
+
+
+@settings(deadline=None)
+@given(plan=plans(), ratio=st.floats(0.01, 0.99), bucket=st.sampled_from([1, 8, 32]))
+def test_a_ratio_is_reached_within_half_a_bucket(plan: WidthPlan, ratio: float, bucket: int) -> None:
+    try:
+        target = allocate(Budget(ratio=ratio), plan, bucket=bucket).plan
+    except UsageError as error:
+        assert "below the smallest model" in error.message or "half a bucket" in error.message
+        return
+    dim = costs.mlp_parameters(plan, plan.layers[0]) - costs.mlp_parameters(
+        plan, LayerWidths(**{**vars(plan.layers[0]), "intermediate_size": plan.layers[0].intermediate_size - 1})
+    )
+    at_floor = 0
+    for before, after in zip(plan.layers, target.layers, strict=True):
+        assert after.q_per_kv == before.q_per_kv
+        assert after.num_key_value_heads <= before.num_key_value_heads
+        assert after.intermediate_size <= before.intermediate_size
+        assert after.intermediate_size % bucket == 0 or after.intermediate_size == before.intermediate_size
+        at_floor += after.intermediate_size == min(bucket, before.intermediate_size)
+    if min(layer.num_key_value_heads for layer in plan.layers) < 8:
+        assert [a.num_key_value_heads for a in target.layers] == [b.num_key_value_heads for b in plan.layers]
+    # A layer at its floor gives up less than its share.
+    slack = (bucket / 2 + 1) * dim * plan.num_hidden_layers + at_floor * bucket * dim
+    asked = ratio * costs.prunable_parameters(plan)
+    assert abs(costs.cut_ratio(target, plan) * costs.prunable_parameters(plan) - asked) <= slack
+
+
+def test_ratio_on_few_groups_is_cut_from_the_mlp_and_says_so() -> None:
+    allocation = allocate(Budget(ratio=0.3), SMOLLM2)
+    assert set(allocation.plan.layers) == {LayerWidths(9, 3, 64, 64, 928)}
+    assert "the MLP takes the whole cut" in allocation.notes[0]
+    assert "0.2969" in allocation.notes[1] and "921.6 became 928" in allocation.notes[1]
+
+
+def test_ratio_on_many_groups_is_cut_from_both() -> None:
+    layer = allocate(Budget(ratio=0.5), LLAMA_2_7B).plan.layers[0]
+    assert (layer.num_attention_heads, layer.intermediate_size) == (16, 5504)
+
+
+def test_bucket_1_keeps_the_exact_share() -> None:
+    assert allocate(Budget(ratio=0.3), SMOLLM2, bucket=1).plan.layers[0].intermediate_size == 922
+
+
+@pytest.mark.parametrize(("heads", "intermediate", "billions"), [(16, 3072, 2.54), (6, 1536, 1.27)])
+def test_the_published_shapes(heads: int, intermediate: int, billions: float) -> None:
+    plan = allocate(Budget(heads=heads, intermediate=intermediate), LLAMA_2_7B).plan
+    assert round(costs.parameters(plan) / 1e9, 2) == billions
+
+
+def test_target_parameters() -> None:
+    plan = allocate(Budget(target_parameters=parse_parameters("2.6B")), LLAMA_2_7B).plan
+    assert abs(costs.parameters(plan) - 2.6e9) < 16 * 3 * 4096 * 32
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("1.3B", 1_300_000_000), ("900M", 900_000_000), ("64k", 64_000), ("1,234_567", 1_234_567)]
+)
+def test_numbers_of_parameters(text: str, number: int) -> None:
+    assert parse_parameters(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "B", "-1B", "1.3T", "nan", "1e9x"])
+def test_what_is_no_number_of_parameters(text: str) -> None:
+    with pytest.raises(UsageError, match="not a number of parameters"):
+        parse_parameters(text)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0, -1.0, 1.5, float("nan"), float("inf")])
+def test_ratios_out_of_range(ratio: float) -> None:
+    with pytest.raises(UsageError, match="not between 0 and 1"):
+        Budget(ratio=ratio)
+
+
+def test_exactly_one_budget() -> None:
+    with pytest.raises(UsageError, match="no budget"):
+        Budget()
+    with pytest.raises(UsageError, match=r"several budgets at once: --ratio, --heads/--intermediate"):
+        Budget(ratio=0.3, heads=6)
+    Budget(heads=6, intermediate=512)
+
+
+@pytest.mark.parametrize(
+    ("budget", "message", "fix"),
+    [
+        (Budget(heads=4), "3 query heads share a KV head", "3, 6, 9"),
+        (Budget(heads=12), "more than the model's 9", "narrows"),
+        (Budget(intermediate=1537), "more than the model's 1536", "narrows"),
+        (Budget(heads=9), "nothing to prune", "smaller"),
+        (Budget(ratio=0.9), "below the smallest model: .* ratio 0.734", "--heads"),
+        (Budget(ratio=0.001), "half a bucket", "--bucket 1"),
+        (Budget(target_parameters=10**6), "below the smallest model", "--heads"),
+        (Budget(target_parameters=10**9), "the model has 134,515,008", "fewer"),
+    ],
+)
+def test_budgets_beyond_the_model(budget: Budget, message: str, fix: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        allocate(budget, SMOLLM2)
+    assert fix in caught.value.fix
+
+
+def test_the_smallest_ratio_named_in_the_error_works() -> None:
+    assert allocate(Budget(ratio=0.734), SMOLLM2).plan.layers[0].intermediate_size == 32
+
+
+def test_a_widths_file_is_kept_to_the_number(tmp_path: Path) -> None:
+    rows = [{"num_key_value_heads": 1 + index % 3, "intermediate_size": 1001 + index} for index in range(30)]
+    (tmp_path / "widths.json").write_text(json.dumps(rows))
+    layers = allocate(Budget(widths=tmp_path / "widths.json"), SMOLLM2).plan.layers
+    assert [layer.intermediate_size for layer in layers] == [1001 + index for index in range(30)]
+    assert [layer.num_attention_heads for layer in layers] == [3 * (1 + index % 3) for index in range(30)]
+
+
+def test_a_widths_file_that_cuts_inside_groups_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "widths.json").write_text(json.dumps([{"qk_head_dim": 32}] + [{}] * 29))
+    with pytest.raises(UsageError, match="layer 0: qk_head_dim 32 cuts inside KV groups"):
+        allocate(Budget(widths=tmp_path / "widths.json"), SMOLLM2)

@@ -1,0 +1,85 @@
+"""Scores measured layer by layer are those of the whole model run by transformers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from edge_transact.checkpoint import Checkpoint, write_checkpoint
+from edge_transact.errors import EdgeTransactError
+from edge_transact.prune.measurement import measure
+from edge_transact.prune.methods import find_method
+from edge_transact.prune.selection import LayerSelection
+from edge_transact.prune.surgery import pruned_tensors
+
+ROPE = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 = {"rope_parameters": {**ROPE, "original_max_position_embeddings": 32}}
+WINDOWS = torch.randint(96, (5, 32), generator=torch.Generator().manual_seed(0))
+
+
+def measured(source: Checkpoint, plan=None, selections=None) -> list:
+    everything = [LayerSelection.everything(layer) for layer in source.plan.layers]
+    return list(
+        measure(source, plan or source.plan, selections or everything, WINDOWS, find_method("transact"), "test")
+    )
+
+
+def norms_of_the_whole_model(path: Path) -> list[dict[str, torch.Tensor]]:
+    """For each layer, the L2 norms of `o_proj`'s and `down_proj`'s inputs, in fp64, by hooks on the loaded model."""
+    model = AutoModelForCausalLM.from_pretrained(path)
+    seen: list[dict[str, torch.Tensor]] = [{} for _ in model.model.layers]
+    for norms, layer in zip(seen, model.model.layers, strict=True):
+        for name, module in (("attention", layer.self_attn.o_proj), ("mlp", layer.mlp.down_proj)):
+            module.register_forward_pre_hook(
+                lambda _, inputs, norms=norms, name=name: norms.update(
+                    {name: inputs[0].double().square().sum(dim=(0, 1)).sqrt()}
+                )
+            )
+    with torch.inference_mode():
+        model(WINDOWS)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"num_key_value_heads": 1}, {"attention_bias": True, "mlp_bias": True}, LLAMA3], ids=str
+)
+def test_scores_of_the_dense_model(make_llama, config) -> None:
+    source = Checkpoint.open(make_llama(**config))
+    for scores, norms in zip(measured(source), norms_of_the_whole_model(source.path), strict=True):
+        heads = norms["attention"].view(source.plan.layers[0].num_attention_heads, -1)
+        expected = heads.mean(dim=1) + 10 / heads.shape[1] * heads.max(dim=1).values
+        torch.testing.assert_close(scores.heads, expected.float(), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(scores.intermediate, norms["mlp"].float(), rtol=1e-4, atol=1e-6)
+
+
+def test_later_shots_see_the_model_that_is_left(make_llama, tmp_path: Path) -> None:
+    source = Checkpoint.open(make_llama())
+    kept = LayerSelection(groups=torch.tensor([0, 2]), intermediate=torch.tensor([1, 5, 7, 30]))
+    selections = [kept] * source.plan.num_hidden_layers
+    left = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 4}
+    plan = source.plan.with_layers(type(layer)(**{**vars(layer), **left}) for layer in source.plan.layers)
+    write_checkpoint(source, plan, pruned_tensors(source, selections), {}, tmp_path / "pruned")
+    for scores, norms in zip(
+        measured(source, plan, selections), norms_of_the_whole_model(tmp_path / "pruned"), strict=True
+    ):
+        torch.testing.assert_close(scores.intermediate, norms["mlp"].float(), rtol=1e-4, atol=1e-6)
+
+
+def test_bf16_is_scored_like_fp32(make_llama) -> None:
+    path = make_llama()
+    exact = measured(Checkpoint.open(path))
+    AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).save_pretrained(path)
+    for scores, expected in zip(measured(Checkpoint.open(path)), exact, strict=True):
+        assert scores.heads.dtype == scores.intermediate.dtype == torch.float32
+        torch.testing.assert_close(scores.intermediate, expected.intermediate, rtol=0.1, atol=0.02)
+
+
+def test_nan_is_named_by_layer(make_llama) -> None:
+    path = make_llama()
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = torch.nan
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EdgeTransactError, match="layer 1 computes NaN"):
+        measured(Checkpoint.open(path))

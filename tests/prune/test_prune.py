@@ -1,0 +1,212 @@
+"""The command and the pipeline: what is written, that it is reproducible, and what is refused."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
+
+from edge_transact.checkpoint import Checkpoint, write_checkpoint
+from edge_transact.cli import app
+from edge_transact.evaluate.perplexity import perplexity
+from edge_transact.inputs.models import resolve_model
+from edge_transact.inputs.texts import read_text
+from edge_transact.prune import Budget, prune
+from edge_transact.prune.selection import LayerSelection
+from edge_transact.prune.surgery import pruned_tensors
+
+
+def invoke(*arguments) -> tuple[int, str, str]:
+    """The command line: exit code, stdout, stderr."""
+    result = CliRunner().invoke(app, ["prune", *(str(argument) for argument in arguments)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture(scope="session")
+def notes(tmp_path_factory) -> Path:
+    """A calibration text of some thousand tokens."""
+    text = tmp_path_factory.mktemp("text") / "notes.txt"
+    text.write_text(
+        "\n\n".join(f"Chapter {number}. It was a year of {number * 7} ships and wars." for number in range(400))
+    )
+    return text
+
+
+def weights_of(directory: Path) -> str:
+    return hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_what_the_command_writes_and_prints(tiny_model, notes, tmp_path: Path) -> None:
+    output = tmp_path / "pruned"
+    code, out, err = invoke(tiny_model, "--ratio", 0.3, "--calibration", notes, "-o", output, "--json")
+    assert code == 0, err
+    result = json.loads(out.splitlines()[-1])
+    model = AutoModelForCausalLM.from_pretrained(output)
+    assert result["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert result["widths"] == Checkpoint.open(output).plan.to_list()
+    # 341 MLP dims: the nearest multiple of 32 to 30 % off attention and MLP together.
+    assert {layer["intermediate_size"] for layer in result["widths"]} == {192}
+    assert result["ratio"] == pytest.approx(0.3, abs=0.05)
+    assert result["peak_rss_mib"] > 50
+    assert result["seconds"] > 0
+    assert "the MLP takes the whole cut" in err.replace("\n", " ").replace("The", "the")
+    record = json.loads((output / "edge_transact.json").read_text())
+    assert record["source"] == str(tiny_model)
+    assert (record["method"], record["budget"], record["seed"]) == ("transact", {"ratio": 0.3}, 0)
+    assert record["calibration"]["tokens"] % record["calibration"]["window"] == 0
+    assert record["calibration"]["text_sha256"] == hashlib.sha256(notes.read_bytes()).hexdigest()
+    assert len(record["scores_sha256"]) == 64
+    assert record["versions"]["edge-transact"]
+
+
+def test_people_see_a_table_and_the_next_command(tiny_model, notes, tmp_path: Path) -> None:
+    code, out, err = invoke(
+        tiny_model, "--heads", 2, "--intermediate", 100, "--calibration", notes, "-o", tmp_path / "p"
+    )
+    assert code == 0, err
+    assert "intermediate_size" in out and "100" in out
+    assert "edge-transact eval" in out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_seed_reproduces_the_bytes(tiny_model, notes, tmp_path: Path, dtype: torch.dtype) -> None:
+    source = tmp_path / "source"
+    AutoModelForCausalLM.from_pretrained(tiny_model, dtype=dtype).save_pretrained(source)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(source)
+
+    def run(name: str, seed: int) -> Path:
+        options = {"calibration": str(notes), "calibration_tokens": 512, "seed": seed}
+        prune(str(source), tmp_path / name, Budget(ratio=0.5), **options)
+        return tmp_path / name
+
+    first, again, other = run("first", 7), run("again", 7), run("other", 8)
+    for file in sorted(path.name for path in first.iterdir() if path.name != "README.md"):
+        assert (first / file).read_bytes() == (again / file).read_bytes(), file
+    scores = [json.loads((path / "edge_transact.json").read_text())["scores_sha256"] for path in (first, other)]
+    assert scores[0] != scores[1]
+    assert Checkpoint.open(first).tensor("model.layers.0.mlp.up_proj.weight").dtype == dtype
+
+
+def test_shots_are_prunings_one_after_the_other(tiny_model, notes, tmp_path: Path) -> None:
+    """Two shots write what two commands do, the second on what the first left."""
+    options = {"calibration": str(notes), "calibration_tokens": 1024}
+    prune(str(tiny_model), tmp_path / "at once", Budget(heads=2, intermediate=101), shots=2, **options)
+    prune(str(tiny_model), tmp_path / "one shot", Budget(heads=2, intermediate=101), **options)
+    # Of 4 heads in groups of 2, halfway is 3, which reaches into both groups.
+    prune(str(tiny_model), tmp_path / "half", Budget(heads=4, intermediate=221), **options)
+    prune(str(tmp_path / "half"), tmp_path / "whole", Budget(heads=2, intermediate=101), **options)
+    assert weights_of(tmp_path / "at once") == weights_of(tmp_path / "whole")
+    assert weights_of(tmp_path / "at once") != weights_of(tmp_path / "one shot")
+
+
+def test_better_than_keeping_what_it_drops(tiny_model, notes, tmp_path: Path) -> None:
+    """What TransAct keeps predicts text better than as many dims that it would have dropped."""
+
+    source = Checkpoint.open(tiny_model)
+    kept = prune(str(tiny_model), tmp_path / "kept", Budget(intermediate=170), calibration=str(notes)).checkpoint
+    up = "model.layers.{}.mlp.up_proj.weight"
+    selections = []
+    for index, layer in enumerate(source.plan.layers):
+        rows = {tuple(row) for row in kept.tensor(up.format(index)).tolist()}
+        dropped = [dim for dim, row in enumerate(source.tensor(up.format(index)).tolist()) if tuple(row) not in rows]
+        everything = LayerSelection.everything(layer)
+        selections.append(LayerSelection(everything.groups, torch.tensor(dropped[:170])))
+
+    dropped = write_checkpoint(source, kept.plan, pruned_tensors(source, selections), {}, tmp_path / "dropped")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    text = read_text("demo:sotu", "evaluation")[:20000]
+    figures = {}
+    for name, checkpoint in (("kept", kept), ("dropped", dropped)):
+        model = AutoModelForCausalLM.from_pretrained(checkpoint.path)
+        figures[name] = perplexity(model, tokenizer, text, window=64).perplexity
+    assert figures["kept"] < figures["dropped"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        ([], 2, "no budget"),
+        (["--ratio", 0], 2, "--ratio 0.0 is not between 0 and 1"),
+        (["--ratio", 1], 2, "--ratio 1.0 is not between 0 and 1"),
+        (["--ratio", -1], 2, "--ratio -1.0 is not between 0 and 1"),
+        (["--ratio", "nan"], 2, "--ratio nan is not between 0 and 1"),
+        (["--ratio", "much"], 2, "Invalid value for '--ratio'"),
+        (["--ratio", 0.3, "--target-params", "1M"], 2, "several budgets at once: --ratio, --target-params"),
+        (["--ratio", 0.99], 2, "below the smallest model"),
+        (["--target-params", "10"], 2, "below the smallest model"),
+        (["--target-params", "lots"], 2, "'lots' is not a number of parameters"),
+        (["--heads", 3], 2, "2 query heads share a KV head"),
+        (["--widths", "missing.json"], 2, "missing.json does not exist"),
+        (["--ratio", 0.3, "--method", "magic"], 2, "there is no method 'magic'"),
+        (["--ratio", 0.3, "--shots", 0], 2, "--shots 0 is not at least 1"),
+        (["--ratio", 0.3, "--bucket", 0], 2, "--bucket 0 is not at least 1"),
+        (["--ratio", 0.3, "--calibration-tokens", 3], 2, "less than a window of 128"),
+        (["--ratio", 0.3, "--calibration", "missing.txt"], 1, "missing.txt does not exist"),
+    ],
+    ids=str,
+)
+def test_refusals(tiny_model, notes, tmp_path: Path, options: list, code: int, message: str) -> None:
+    calibration = [] if "--calibration" in options else ["--calibration", notes]
+    actual, _, err = invoke(tiny_model, *options, *calibration, "-o", tmp_path / "out")
+    assert (actual, message in " ".join(err.split())) == (code, True), err
+    assert not list(tmp_path.iterdir()), "nothing half-written"
+
+
+def test_a_text_shorter_than_a_window_is_refused(tiny_model, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("Too short.")
+    code, _, err = invoke(tiny_model, "--ratio", 0.3, "--calibration", tmp_path / "short.txt", "-o", tmp_path / "out")
+    assert code == 1 and "fewer than a window of 128" in err
+
+
+def test_an_output_that_exists_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    code, _, err = invoke("no/such/model", "--ratio", 0.3, "-o", tmp_path / "out")
+    assert code == 1 and "out exists" in err and "--force" in err
+
+
+def test_a_tokenizer_of_another_model_is_refused(make_llama, tiny_model, notes, tmp_path: Path) -> None:
+    path = make_llama()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (path / name).write_bytes((tiny_model / name).read_bytes())
+    code, _, err = invoke(path, "--intermediate", 20, "--calibration", notes, "-o", tmp_path / "out")
+    assert code == 1 and "vocabulary has 96" in err
+
+
+@pytest.mark.slow
+def test_smollm2_without_a_third(tmp_path: Path) -> None:
+    """SmolLM2 at 30 %: the dense model with its pruned dims zeroed, which still predicts; in little memory."""
+    command = [sys.executable, "-m", "edge_transact", "prune", "demo:smollm2", "--ratio", "0.3", "--json"]
+    command += ["--calibration-tokens", "4096", "-o", str(tmp_path / "pruned")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert {layer["intermediate_size"] for layer in result["widths"]} == {928}
+    assert result["parameters"] == 102_996_288
+    assert result["peak_rss_mib"] < 2560
+    zeroed, pruned, text = _smollm2_zeroed_and_pruned(tmp_path / "pruned")
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model("demo:smollm2"))
+    ids = torch.tensor([tokenizer(text)["input_ids"][:64]])
+    with torch.inference_mode():
+        expected, actual = zeroed(ids).logits, pruned(ids).logits
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+    # Dense: 20.2 on these windows; random dims of the same number: thousands.
+    assert perplexity(pruned, tokenizer, text, max_windows=4).perplexity < 80
+
+
+def _smollm2_zeroed_and_pruned(directory: Path):
+    """The dense SmolLM2 with hooks that zero what `directory` doesn't keep, the pruned one, and a text; all fp32."""
+
+    dense = AutoModelForCausalLM.from_pretrained(resolve_model("demo:smollm2"), dtype=torch.float32)
+    pruned = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    for before, after in zip(dense.model.layers, pruned.model.layers, strict=True):
+        rows = {tuple(row) for row in after.mlp.up_proj.weight.tolist()}
+        kept = torch.tensor([tuple(row) in rows for row in before.mlp.up_proj.weight.tolist()])
+        assert kept.sum() == 928
+        before.mlp.down_proj.register_forward_pre_hook(lambda _, inputs, kept=kept: (inputs[0] * kept,))
+    return dense, pruned, read_text("demo:sotu", "evaluation")
