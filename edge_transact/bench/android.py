@@ -23,6 +23,9 @@ from edge_transact.errors import UsageError
 from edge_transact.progress import bar
 
 RUNNER = "edge-bench"
+GRACE_S = 10
+"""How long after its own timeout a runner that does not end by itself is ended."""
+
 TVM_DEVICE = {"android": "opencl", "android-cpu": "cpu"}
 
 # A process of ours is known by the run's name in its command line: its pid may belong to another by now.
@@ -79,22 +82,23 @@ class AndroidBench:
         self._runs = f"{WORK_DIRECTORY}/runs"
         self._bin = f"{WORK_DIRECTORY}/bin"
 
-    def prepare(self, models: Sequence[BenchModel]) -> None:
+    def prepare(self, models: Sequence[BenchModel]) -> bool:
         check(self.info, self.target, max(model.needed_mib for model in models))
         self.device.checked("mkdir", "-p", self._runs)
-        self._push(self._bin, {RUNNER: self._runner / RUNNER}, executable=True)
-        self._push(self._bin, {path.name: path for path in sorted(self._runner.glob("*.so"))})
+        pushed = self._push(self._bin, {RUNNER: self._runner / RUNNER}, executable=True)
+        pushed += self._push(self._bin, {path.name: path for path in sorted(self._runner.glob("*.so"))})
         for model in models:
-            self._push(self._directory(model), model.weight_files())
-            self._push(self._directory(model), {self._library(model): model.library(self.target)})
+            library = {self._library(model): model.library(self.target)}
+            pushed += self._push(self._directory(model), model.weight_files() | library)
         if self.fixed_performance is None:
             self.fixed_performance = self._fix_performance("true")
+        return bool(pushed)
 
     def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[dict[str, Any], None, None]:
         run = f"run-{uuid.uuid4().hex}"
         self._run, self._seen = run, set()
         command = self._command(model, visit, run)
-        deadline = time.monotonic() + self._conditions.timeout_s + 30
+        deadline = time.monotonic() + self._conditions.timeout_s + GRACE_S
         noise: deque[str] = deque(maxlen=5)
         last: dict[str, Any] = {}
         try:
@@ -187,10 +191,10 @@ class AndroidBench:
         digest = model.manifest.files[model.manifest.libraries[self.target]]
         return f"{self.target}-{digest[:16]}.so"
 
-    def _push(self, directory: str, files: dict[str, Path], *, executable: bool = False) -> None:
+    def _push(self, directory: str, files: dict[str, Path], *, executable: bool = False) -> list[str]:
         total = sum(path.stat().st_size for path in files.values())
         with bar(f"{self.label}: files to {directory}", total) as advance:
-            sync_files(self.device, directory, files, executable=executable, on_bytes=advance)
+            return sync_files(self.device, directory, files, executable=executable, on_bytes=advance)
 
     def _fix_performance(self, value: str) -> bool:
         """Android 12's fixed-performance mode, where the phone has it."""

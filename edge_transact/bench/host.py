@@ -38,10 +38,11 @@ class HostBench:
         self.info = host_info()
         self._conditions = conditions
 
-    def prepare(self, models: Sequence[BenchModel]) -> None:
+    def prepare(self, models: Sequence[BenchModel]) -> bool:
         for model in models:
             model.library(self.target)
             model.manifest.verify(model.path)
+        return False
 
     def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[dict[str, Any], None, None]:
         run = f"run-{uuid.uuid4().hex}"

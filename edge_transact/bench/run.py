@@ -69,8 +69,9 @@ class Bench(Protocol):
     label: str
     fixed_performance: bool | None
 
-    def prepare(self, models: Sequence[BenchModel]) -> None:
-        """Bring models and whatever runs them onto the device; called again after a failure, then only repairs."""
+    def prepare(self, models: Sequence[BenchModel]) -> bool:
+        """Bring models and whatever runs them onto the device, or only repair what was damaged; whether there was
+        anything to do."""
 
     def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[dict[str, Any], None, None]:
         """Run a visit; its lines as they come. Closing the iterator ends the run on the device."""
@@ -230,6 +231,8 @@ class _Worker:
                         now = time.monotonic()
                         if line["kind"] in ("load", "check"):
                             facts |= line
+                        if line["kind"] == "check" and line.get("tokens_agreed") != line.get("tokens_checked"):
+                            self._blame_files(visit)
                         if line["kind"] == "repetition":
                             self._keep(visit, line, facts, between(readings, since, now))
                         since = now
@@ -244,6 +247,11 @@ class _Worker:
             raise
         finally:
             self._end(visit, readings, error)
+
+    def _blame_files(self, visit: Visit) -> None:
+        """Tokens other than the build's: either the device rounds otherwise, or its files are damaged."""
+        if self.bench.prepare(self.models):
+            raise RunFailed(f"{self._title(visit)}: files on the device were damaged, and have been replaced")
 
     def _keep(self, visit: Visit, line: dict[str, Any], facts: dict[str, Any], readings: Sequence[Reading]) -> None:
         repetition = parse_repetition(line, visit.lengths)

@@ -10,6 +10,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from standin.runner import cache_directory
+
 FILES = Path(__file__).parent / "files"
 PACKAGES = ("adbd", "mksh", "toybox", "libstdc++6")
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
@@ -51,7 +53,7 @@ def phone_root() -> Path:
     key = hashlib.sha256(Path(__file__).read_bytes())
     for path in sorted(FILES.iterdir()):
         key.update(path.name.encode() + path.read_bytes())
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edge-transact-tests"
+    cache = cache_directory()
     root = cache / f"phone-{key.hexdigest()[:12]}"
     if not root.exists():
         cache.mkdir(parents=True, exist_ok=True)
