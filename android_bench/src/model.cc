@@ -132,8 +132,9 @@ void Model::ReadMetadata(const Options& options) {
   std::string text = describe.value()().cast<ffi::String>();
   auto metadata = ParseObject(text, "_metadata");
   chunk_tokens_ = GetInt(metadata, "prefill_chunk_size");
-  int64_t most = std::max(options.prompt.size() + options.decode_tokens,
-                          options.check_prompt.size() + options.check_tokens.size());
+  // The last token is chosen, and never fed back.
+  int64_t most = std::max(options.prompt.size() + options.decode_tokens - 1,
+                          options.check_prompt.size() + options.check_tokens.size() - 1);
   context_tokens_ = GetInt(metadata, "context_window_size");
   if (context_tokens_ <= 0) context_tokens_ = most;
   if (most > context_tokens_) {

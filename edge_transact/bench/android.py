@@ -118,7 +118,7 @@ class AndroidBench:
         if stop.is_set():
             self._end_run()
         elif last.get("kind") != "final":
-            raise RunFailed(f"{self.label}: {model.name} {visit.lengths}: {_why(code, last, noise)}")
+            raise RunFailed(f"{self.label}, {model.name} {visit.lengths}: {_why(code, last, noise)}")
         else:
             self._forget_run()
 

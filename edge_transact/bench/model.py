@@ -115,7 +115,7 @@ def open_models(paths: Sequence[Path], lengths: Sequence[Lengths]) -> list[Bench
     for path, name in zip(paths, names, strict=True):
         manifest = Manifest.read(path)
         for pair in lengths:
-            if pair.prefill_tokens + pair.decode_tokens > manifest.context_window_size:
+            if pair.prefill_tokens + pair.decode_tokens - 1 > manifest.context_window_size:
                 raise UsageError(
                     f"{path} has a context of {manifest.context_window_size} tokens, too short for {pair}",
                     fix="Shorten --lengths, or build with a longer --context.",

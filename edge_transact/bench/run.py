@@ -203,13 +203,13 @@ class _Worker:
                     return False
             except (RunFailed, CommandTimeout) as failure:
                 error = failure
-                step(f"{self.bench.label}: {failure.message}")
+                step(failure.message)
                 # A file may have been damaged on the device: checksums find it, and a push mends it.
                 if not self._prepared():
                     return False
         assert error is not None
         self._end(visit, [], error.message)
-        self.outcome.failures.append(f"{self._title(visit)}: {error.message}")
+        self.outcome.failures.append(f"{self._title(visit)}: given up after {ATTEMPTS} attempts: {error.message}")
         return True
 
     def _run(self, visit: Visit) -> None:
@@ -328,12 +328,12 @@ class _Worker:
             self.stop.wait(min(5.0, self.conditions.sample_s))
 
     def _back(self, error: EdgeTransactError) -> bool:
-        step(f"{self.bench.label}: {error.message}; waiting for it to come back")
+        step(f"{error.message}; waiting for it to come back")
         return self.bench.wait(self.conditions.reconnect_s, self.stop)
 
     def _give_up(self, error: EdgeTransactError) -> bool:
         if not self.stop.is_set():
-            self.outcome.failures.append(f"{self.bench.label}: {error.message}. {error.fix}".strip())
+            self.outcome.failures.append(f"{error.message}. {error.fix}".strip())
         return False
 
 
