@@ -28,14 +28,6 @@ GRACE_S = 10
 
 TVM_DEVICE = {"android": "opencl", "android-cpu": "cpu"}
 
-# A process of ours is known by the run's name in its command line: its pid may belong to another by now.
-_KILL = """
-for process in /proc/[0-9]*; do
-    grep -q -e "$1" "$process/cmdline" 2>/dev/null && [ "${process#/proc/}" != $$ ] && kill -9 "${process#/proc/}"
-done
-exit 0
-"""
-
 
 class AndroidBench:
     """Implements `run.Bench` with ``android_bench/``'s runner.
@@ -85,8 +77,8 @@ class AndroidBench:
     def prepare(self, models: Sequence[BenchModel]) -> bool:
         check(self.info, self.target, max(model.needed_mib for model in models))
         self.device.checked("mkdir", "-p", self._runs)
-        pushed = self._push(self._bin, {RUNNER: self._runner / RUNNER}, executable=True)
-        pushed += self._push(self._bin, {path.name: path for path in sorted(self._runner.glob("*.so"))})
+        libraries = {path.name: path for path in sorted(self._runner.glob("*.so"))}
+        pushed = self._push(self._bin, {RUNNER: self._runner / RUNNER, **libraries}, mode=0o755)
         for model in models:
             library = {self._library(model): model.library(self.target)}
             pushed += self._push(self._directory(model), model.weight_files() | library)
@@ -127,7 +119,7 @@ class AndroidBench:
         run = self._run
         if run is None:
             return []
-        self.device.script(_KILL, run)
+        self._kill(run)
         try:
             text = self.device.pull(f"{self._runs}/{run}.jsonl").decode(errors="replace")
         except DeviceRefused:
@@ -191,10 +183,10 @@ class AndroidBench:
         digest = model.manifest.files[model.manifest.libraries[self.target]]
         return f"{self.target}-{digest[:16]}.so"
 
-    def _push(self, directory: str, files: dict[str, Path], *, executable: bool = False) -> list[str]:
+    def _push(self, directory: str, files: dict[str, Path], *, mode: int = 0o644) -> list[str]:
         total = sum(path.stat().st_size for path in files.values())
         with bar(f"{self.label}: files to {directory}", total) as advance:
-            return sync_files(self.device, directory, files, executable=executable, on_bytes=advance)
+            return sync_files(self.device, directory, files, mode=mode, on_bytes=advance)
 
     def _fix_performance(self, value: str) -> bool:
         """Android 12's fixed-performance mode, where the phone has it."""
@@ -202,8 +194,12 @@ class AndroidBench:
 
     def _end_run(self) -> None:
         if self._run is not None:
-            self.device.script(_KILL, self._run)
+            self._kill(self._run)
             self._forget_run()
+
+    def _kill(self, run: str) -> None:
+        """End a run by its name, which no other process has. The brackets keep the shell that asks from matching."""
+        self.device.shell("pkill", "-9", "-f", f"{run[:-1]}[{run[-1]}]")
 
     def _forget_run(self) -> None:
         run, self._run = self._run, None

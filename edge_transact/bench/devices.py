@@ -29,14 +29,13 @@ _OPENCL_PATHS = (
 
 # One round trip: properties, memory, storage, cores, OpenCL, battery.
 _DESCRIBE = """
-mkdir -p "$1"
-for name in ro.product.manufacturer ro.product.model ro.soc.model ro.product.cpu.abilist ro.build.version.release \
-    ro.build.version.sdk ro.build.fingerprint; do echo "$name=$(getprop $name)"; done
-grep -E '^Mem(Total|Available):' /proc/meminfo
-echo "df=$(df -k "$1" | tail -n 1)"
-echo "cores=$(ls -d /sys/devices/system/cpu/cpu[0-9]* 2>/dev/null | wc -l)"
+getprop
+cat /proc/meminfo
+mkdir -p "$1" && echo "df: $(df -k "$1" | tail -n 1)"
 shift
-for path in "$@"; do [ -e "$path" ] && echo "opencl=$path"; done
+for path in "$@"; do [ -e "$path" ] && echo "opencl: $path"; done
+set -- /sys/devices/system/cpu/cpu[0-9]*
+echo "cores: $#"
 dumpsys battery 2>/dev/null
 exit 0
 """
@@ -119,8 +118,9 @@ def describe(device: AndroidDevice) -> DeviceInfo:
     result = device.script(_DESCRIBE, WORK_DIRECTORY, *_OPENCL_PATHS)
     values: dict[str, str] = {}
     for line in result.stdout.splitlines():
-        match = re.match(r"\s*([\w. ]+?)\s*[=:]\s*(.*\S)", line)
-        if match:
+        # getprop brackets names and values.
+        match = re.fullmatch(r"\s*\[?([\w. ]+?)\]?: *\[?(.*?)\]?\s*", line)
+        if match and match[2]:
             values.setdefault(match[1], match[2])
     df = values.get("df", "").split()
     powered = [values.get(f"{source} powered") for source in ("AC", "USB", "Wireless", "Dock")]

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from edge_transact.bench.adb import AndroidDevice, DeviceRefused
-from edge_transact.errors import EdgeTransactError
 
-_CHECKSUMS = """
-cd "$1" 2>/dev/null || exit 0
-for name in *; do [ -f "$name" ] && sha256sum < "$name" && echo "$name"; done
-exit 0
+# Free KiB, then the place among the arguments of each file that is there, then their checksums in the same order.
+_LOOK = """
+mkdir -p "$1" && cd "$1" || exit 1
+rm -f ./*.partial
+df -k .
+shift
+left=$#
+place=0
+while [ $left -gt 0 ]; do
+    name=$1
+    shift
+    [ -f "$name" ] && echo "there $place" && set -- "$@" "./$name"
+    place=$((place + 1))
+    left=$((left - 1))
+done
+[ $# -eq 0 ] || sha256sum "$@"
 """
 _ACCEPT = """
 [ "$(sha256sum < "$1" | cut -c 1-64)" = "$3" ] && mv -f "$1" "$2"
@@ -30,7 +42,7 @@ def sync_files(
     directory: str,
     files: Mapping[str, Path],
     *,
-    executable: bool = False,
+    mode: int = 0o644,
     on_bytes: Callable[[int], None] = lambda n: None,
 ) -> list[str]:
     """Make a directory on the device hold these files.
@@ -42,7 +54,7 @@ def sync_files(
         device: Where to.
         directory: An absolute path on the device.
         files: Plain file name to local path.
-        executable: Set the x bits.
+        mode: Permissions of what is pushed.
         on_bytes: Told the bytes of each piece sent.
 
     Returns:
@@ -52,16 +64,14 @@ def sync_files(
         DeviceRefused: Not enough storage, or the bytes did not arrive intact twice.
         DeviceLost: The device went away.
     """
-    device.checked("mkdir", "-p", directory)
     digests = {name: sha256(path) for name, path in files.items()}
-    present = _checksums(device, directory)
+    present, free = _look(device, directory, list(files))
     changed = [name for name in files if present.get(name) != digests[name]]
-    device.shell("sh", "-c", 'rm -f "$1"/*.partial', "sh", directory)
-    _check_storage(device, directory, sum(files[name].stat().st_size for name in changed))
+    _check_storage(device, free, sum(files[name].stat().st_size for name in changed))
     for name in changed:
         partial, target = f"{directory}/{name}.partial", f"{directory}/{name}"
         for _attempt in range(2):
-            device.push(files[name], partial, mode=0o755 if executable else 0o644, on_bytes=on_bytes)
+            device.push(files[name], partial, mode=mode, on_bytes=on_bytes)
             if device.script(_ACCEPT, partial, target, digests[name], timeout_s=300).code == 0:
                 break
         else:
@@ -72,17 +82,21 @@ def sync_files(
     return changed
 
 
-def _checksums(device: AndroidDevice, directory: str) -> dict[str, str]:
-    # Names come from `echo` on a line of their own after the digest, so that sha256sum's escaping plays no part.
-    lines = device.script(_CHECKSUMS, directory, timeout_s=600).stdout.splitlines()
-    return {name: line[:64] for line, name in zip(lines[::2], lines[1::2], strict=False)}
+def _look(device: AndroidDevice, directory: str, names: Sequence[str]) -> tuple[dict[str, str], int | None]:
+    """Checksums of those files that a directory on the device holds, and the bytes free there, where it says."""
+    result = device.script(_LOOK, directory, *names, timeout_s=600)
+    if result.code:
+        raise DeviceRefused(f"{device.serial}: {directory}: {result.stderr.strip()}", fix="Read what the device says.")
+    there = [names[int(place)] for place in re.findall(r"^there (\d+)$", result.stdout, re.MULTILINE)]
+    checksums = re.findall(r"^([0-9a-f]{64}) ", result.stdout, re.MULTILINE)
+    # Filesystem, size, used, available, use%, mount point: Android 9's toybox breaks no line, however long a name.
+    free = re.search(r"\s(\d+)\s+\d+%\s", result.stdout)
+    return dict(zip(there, checksums, strict=False)), int(free[1]) * 1024 if free else None
 
 
-def _check_storage(device: AndroidDevice, directory: str, needed: int) -> None:
-    columns = device.checked("df", "-k", directory).splitlines()[-1].split()
-    free = int(columns[3]) * 1024 if len(columns) > 3 and columns[3].isdigit() else None
+def _check_storage(device: AndroidDevice, free: int | None, needed: int) -> None:
     if free is not None and needed > free:
-        raise EdgeTransactError(
+        raise DeviceRefused(
             f"{device.serial} has {free / 2**20:.0f} MiB of storage free, and {needed / 2**20:.0f} MiB must be pushed",
             fix="Free space on the device, or remove what earlier runs left with --clean.",
         )

@@ -11,19 +11,27 @@ from dataclasses import dataclass
 from edge_transact.bench.adb import AndroidDevice, CommandTimeout, DeviceLost
 
 READ_SCRIPT = r"""
-dumpsys thermalservice 2>/dev/null
+say() { value=; { read -r value < "$1"; } 2>/dev/null; [ -z "$value" ] || echo "$2$value"; }
+heat=$(dumpsys thermalservice 2>/dev/null)
+echo "$heat"
 echo "== battery"
 dumpsys battery 2>/dev/null
 echo "== zones"
-for zone in /sys/class/thermal/thermal_zone*; do
-    echo "$(cat $zone/type 2>/dev/null) $(cat $zone/temp 2>/dev/null)"
-done
+case $heat in
+*Temperature{*) ;;
+*)  for zone in /sys/class/thermal/thermal_zone*; do
+        type=; { read -r type < "$zone/type"; } 2>/dev/null
+        say "$zone/temp" "$type "
+    done ;;
+esac
 echo "== clocks"
-cat /sys/devices/system/cpu/cpu*/cpufreq/scaling_cur_freq 2>/dev/null
+for file in /sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq; do say "$file"; done
 echo "== gpu"
-cat /sys/class/kgsl/kgsl-3d0/gpuclk /sys/class/kgsl/kgsl-3d0/devfreq/cur_freq 2>/dev/null
+say /sys/class/kgsl/kgsl-3d0/gpuclk
+say /sys/class/kgsl/kgsl-3d0/devfreq/cur_freq
 exit 0
 """
+# Shell built-ins read sysfs: a process for each of a phone's hundred files would heat what is measured.
 
 _KINDS = {0: "cpu", 1: "gpu", 2: "battery", 3: "skin"}
 """``android.os.Temperature`` types."""

@@ -117,7 +117,8 @@ def run_bench_long():
 def test_the_command_prints_json_and_resumes(phone, tiny_dist, runner, tmp_path):
     command = [
         sys.executable, "-m", "edge_transact", "bench", str(tiny_dist), "--device", phone.serial,
-        "--runner", str(runner), "--lengths", "8+4", "--repetitions", "1", "--warmups", "0", "-o", str(tmp_path / "log.jsonl"), "--json",
+        "--runner", str(runner),
+        "--lengths", "8+4", "--repetitions", "1", "--warmups", "0", "-o", str(tmp_path / "log.jsonl"), "--json",
     ]  # fmt: skip
     first = subprocess.run(command, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
