@@ -68,19 +68,20 @@ def _csv(results: Sequence[Result]) -> str:
     return output.getvalue()
 
 
-_COLUMNS = (
+COLUMNS = (
     "model", "size", "params", "device", "backend", "threads", "test", "ttft s", "prefill tok/s", "decode tok/s",
     "e2e s", "load s", "rss MiB", "kv MiB", "temp C", "notes",
 )  # fmt: skip
 
 
 def _markdown(results: Sequence[Result]) -> str:
-    rows = [list(_COLUMNS), ["---"] * 6 + ["---:"] * 9 + ["---"]]
-    rows += [_row(result) for result in results]
+    rows = [list(COLUMNS), ["---"] * 6 + ["---:"] * 9 + ["---"]]
+    rows += [table_row(result) for result in results]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
 
 
-def _row(result: Result) -> list[str]:
+def table_row(result: Result) -> list[str]:
+    """A result as the cells of `COLUMNS`."""
     heat = (result["temp_start_c"], result["temp_peak_c"])
     return [
         " ".join(f"{result['model']} {result['quantization']}".split()),

@@ -84,6 +84,11 @@ class Phone:
         """The plug is pulled: every process of the phone dies at once."""
         if self._process is None:
             return
+        # The first process inside is killed, so that unshare outside is there to bury it.
+        with contextlib.suppress(ProcessLookupError, IndexError):
+            os.kill(self._inside(), signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)
         self._process.kill()
         self._process.wait()
         if self._process.stdin is not None:
@@ -134,6 +139,12 @@ class Phone:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
         return len(victims)
+
+    def cut_network(self, seconds: float) -> None:
+        """The phone goes on by itself, and nobody can reach it for a while."""
+        subprocess.run(["ip", "link", "set", self._link, "down"], check=True)
+        time.sleep(seconds)
+        subprocess.run(["ip", "link", "set", self._link, "up"], check=True)
 
     def _inside(self) -> int:
         """The first process of the phone's namespaces, as this machine numbers it."""
