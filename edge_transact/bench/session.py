@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from edge_transact.bench.records import Log
 from edge_transact.bench.results import make_results
 from edge_transact.bench.run import Bench, Conditions, run_plan
 from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.outputs import refuse_existing
 
 
 @dataclass
@@ -42,8 +43,10 @@ def bench_models(
     log: Path,
     resume: bool,
     format: str,
-    report: Path | None,
-    clean: bool,
+    report: Path | None = None,
+    perplexities: Mapping[str, float] | None = None,
+    published: bool = False,
+    clean: bool = False,
 ) -> BenchOutcome:
     """Measure DISTs on devices.
 
@@ -57,6 +60,7 @@ def bench_models(
         resume: Go on with it.
         format: One of `export.FORMATS`; ``sqlite`` is written beside the log.
         report: A directory for figures and a page.
+        perplexities, published: As `report.write_report`.
         clean: Remove the models from the devices at the end.
 
     Raises:
@@ -65,6 +69,8 @@ def bench_models(
     """
     if format not in FORMATS:
         raise UsageError(f"unknown --format {format!r}", fix=f"Use one of {', '.join(FORMATS)}.")
+    if report is not None and not resume:
+        refuse_existing(report, force=False)
     models = open_models(dists, conditions.lengths)
     benches = _benches(device, target, models, runner, conditions, clean)
     file = Log(log, resume=resume)
@@ -78,7 +84,7 @@ def bench_models(
     if report is not None and results:
         from edge_transact.bench.report import write_report
 
-        write_report(file.records, report)
+        write_report(file.records, report, perplexities=perplexities, published=published, force=resume)
     return BenchOutcome(results, log, outcome.failures)
 
 

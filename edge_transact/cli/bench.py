@@ -42,6 +42,10 @@ def bench(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the log: run only what it lacks.")] = False,
     format: Annotated[str, typer.Option(help="md, csv, json, jsonl or sqlite.")] = "md",
     report: Annotated[Path | None, typer.Option(help="Write figures and a page into this directory.")] = None,
+    published: Annotated[bool, typer.Option("--published", help="Draw the paper's figure too, in the report.")] = False,
+    perplexity: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A model's perplexity, for the report.")
+    ] = None,
     clean: Annotated[bool, typer.Option("--clean", help="Remove the models from the phone at the end.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -88,11 +92,26 @@ def bench(
         resume=resume,
         format=format,
         report=report,
+        perplexities=_perplexities(perplexity or []),
+        published=published,
         clean=clean,
     )
     result = {"results": outcome.results, "failures": outcome.failures, "log": str(output)}
     show(result, as_json, lambda: _write("" if format == "sqlite" else to_text(outcome.results, format)))
     outcome.require()
+
+
+def _perplexities(words: list[str]) -> dict[str, float]:
+    from edge_transact.errors import UsageError
+
+    values = {}
+    for word in words:
+        name, _, value = word.rpartition("=")
+        try:
+            values[name] = float(value)
+        except ValueError:
+            raise UsageError(f"--perplexity {word!r} is not NAME=VALUE", fix="Write it as pruned=29.4.") from None
+    return values
 
 
 def _compare(paths: list[str], as_json: bool) -> None:

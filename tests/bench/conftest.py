@@ -84,7 +84,7 @@ def run_bench(tiny_dist: Path, runner: Path, tmp_path: Path):
             dists: list[Path] | None = None, clean: bool = False, **changed):  # fmt: skip
         return bench_models(
             dists or [tiny_dist], replace(QUICK, **changed), device=device, target="android-cpu", runner=runner,
-            log=log, resume=resume, format="json", report=None, clean=clean,
+            log=log, resume=resume, format="json", clean=clean,
         )  # fmt: skip
 
     run.log = tmp_path / "log.jsonl"
