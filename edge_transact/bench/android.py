@@ -15,30 +15,23 @@ from edge_transact.bench.adb import STDERR, AndroidDevice, CommandTimeout, Devic
 from edge_transact.bench.devices import WORK_DIRECTORY, DeviceInfo, check, remove_work_directory
 from edge_transact.bench.lines import parse_line
 from edge_transact.bench.model import BenchModel
+from edge_transact.bench.phone import GRACE_S, PhoneBench, id_lines
 from edge_transact.bench.plan import Visit, prompt_ids
 from edge_transact.bench.push import sync_files
 from edge_transact.bench.run import Conditions, RunFailed
-from edge_transact.bench.sensors import Reading, read_sensors
 from edge_transact.errors import UsageError
 from edge_transact.progress import bar
 
 RUNNER = "edge-bench"
-GRACE_S = 10
-"""How long after its own timeout a runner that does not end by itself is ended."""
-
 TVM_DEVICE = {"android": "opencl", "android-cpu": "cpu"}
 
 
-class AndroidBench:
+class AndroidBench(PhoneBench):
     """Implements `run.Bench` with ``android_bench/``'s runner.
 
     Args:
-        device: The phone.
-        info: What it said about itself.
-        label: Its name in tables.
-        target: ``android`` or ``android-cpu``.
+        device, info, label, target, conditions: As for `PhoneBench`.
         runner: The directory where the runner was built, shared libraries beside it.
-        conditions: The plan's.
         clean: Remove the models from the phone at the end.
 
     Raises:
@@ -51,8 +44,8 @@ class AndroidBench:
         info: DeviceInfo,
         label: str,
         target: str,
-        runner: Path,
         conditions: Conditions,
+        runner: Path,
         *,
         clean: bool = False,
     ) -> None:
@@ -61,13 +54,8 @@ class AndroidBench:
                 f"{runner} holds no {RUNNER}",
                 fix="Build it as docs/bench.md says, and give its directory with --runner.",
             )
-        self.device = device
-        self.info = info
-        self.label = label
-        self.target = target
-        self.fixed_performance: bool | None = None
+        super().__init__(device, info, label, target, conditions)
         self._runner = runner
-        self._conditions = conditions
         self._clean = clean
         self._run: str | None = None
         self._seen: set[str] = set()
@@ -82,15 +70,14 @@ class AndroidBench:
         for model in models:
             library = {self._library(model): model.library(self.target)}
             pushed += self._push(self._directory(model), model.weight_files() | library)
-        if self.fixed_performance is None:
-            self.fixed_performance = self._fix_performance("true")
+        self.fix_performance()
         return bool(pushed)
 
     def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[dict[str, Any], None, None]:
         run = f"run-{uuid.uuid4().hex}"
         self._run, self._seen = run, set()
         command = self._command(model, visit, run)
-        deadline = time.monotonic() + self._conditions.timeout_s + GRACE_S
+        deadline = time.monotonic() + self.conditions.timeout_s + GRACE_S
         noise: deque[str] = deque(maxlen=5)
         last: dict[str, Any] = {}
         try:
@@ -128,16 +115,9 @@ class AndroidBench:
         lines = [parse_line(line, run) for line in text.splitlines() if line not in self._seen]
         return [line for line in lines if line is not None]
 
-    def read(self) -> Reading:
-        return read_sensors(self.device)
-
-    def wait(self, timeout_s: float, stop: threading.Event) -> bool:
-        return self.device.wait(timeout_s, stop)
-
     def close(self) -> None:
         self._end_run()
-        if self.fixed_performance:
-            self._fix_performance("false")
+        self.restore_performance()
         if self._clean:
             remove_work_directory(self.device)
         else:
@@ -146,7 +126,7 @@ class AndroidBench:
     def _command(self, model: BenchModel, visit: Visit, run: str) -> list[str]:
         """The runner's command line; the token ids that it needs are pushed as files."""
         prompt = f"{self._runs}/{run}.prompt"
-        self.device.push(_ids(prompt_ids(model.vocab_size, visit.lengths.prefill_tokens)), prompt)
+        self.device.push(id_lines(prompt_ids(model.vocab_size, visit.lengths.prefill_tokens)), prompt)
         directory = self._directory(model)
         options: dict[str, Any] = {
             "--model": directory,
@@ -155,22 +135,22 @@ class AndroidBench:
             "--prompt": prompt,
             "--decode": visit.lengths.decode_tokens,
             "--repetitions": visit.repetitions,
-            "--warmups": self._conditions.warmups,
-            "--timeout": round(self._conditions.timeout_s),
+            "--warmups": self.conditions.warmups,
+            "--timeout": round(self.conditions.timeout_s),
             "--run": run,
             "--output": f"{self._runs}/{run}.jsonl",
             "--programs": f"{directory}/{self._library(model)}.programs",
         }
         if model.manifest.libraries[self.target].endswith(".tar"):
             options["--system-lib-prefix"] = model.system_lib_prefix
-        if self._conditions.threads:
-            options["--threads"] = self._conditions.threads
-        if self._conditions.cores:
-            options["--cores"] = self._conditions.cores
+        if self.conditions.threads:
+            options["--threads"] = self.conditions.threads
+        if self.conditions.cores:
+            options["--cores"] = self.conditions.cores
         known = model.check()
         if known is not None:
             options["--check"] = f"{self._runs}/{run}.check"
-            self.device.push(_ids(*known), options["--check"])
+            self.device.push(id_lines(*known), options["--check"])
         words = [str(word) for pair in options.items() for word in pair]
         return ["env", f"LD_LIBRARY_PATH={self._bin}", f"{self._bin}/{RUNNER}", *words, "--watch-stdin"]
 
@@ -188,10 +168,6 @@ class AndroidBench:
         with bar(f"{self.label}: files to {directory}", total) as advance:
             return sync_files(self.device, directory, files, mode=mode, on_bytes=advance)
 
-    def _fix_performance(self, value: str) -> bool:
-        """Android 12's fixed-performance mode, where the phone has it."""
-        return self.device.shell("cmd", "power", "set-fixed-performance-mode-enabled", value).code == 0
-
     def _end_run(self) -> None:
         if self._run is not None:
             self._kill(self._run)
@@ -205,10 +181,6 @@ class AndroidBench:
         run, self._run = self._run, None
         self._seen = set()
         self.device.script(f"rm -f {quote([self._runs])}/{run}.*")
-
-
-def _ids(*rows: Sequence[int]) -> bytes:
-    return "".join(" ".join(map(str, row)) + "\n" for row in rows).encode()
 
 
 def _why(code: int | None, last: dict[str, Any], noise: Sequence[str]) -> str:

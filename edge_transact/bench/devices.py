@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from edge_transact.errors import EdgeTransactError, UsageError
 
 MINIMUM_SDK = 28
 """Android 9, which the runner is built for."""
+
+SETTLE_S = 10
+"""How long a device may take to let adb in, or not."""
 
 WORK_DIRECTORY = "/data/local/tmp/edge-transact"
 
@@ -75,7 +79,7 @@ def find_devices(selector: str) -> list[AndroidDevice]:
     """
     client = adb_client()
     serials = None if selector == "all" else [part for part in selector.split(",") if part]
-    states = {entry.serial: entry.state for entry in _list(client)}
+    states = _states(client)
     wanted = serials if serials is not None else sorted(states)
     if not wanted:
         raise EdgeTransactError(
@@ -87,11 +91,17 @@ def find_devices(selector: str) -> list[AndroidDevice]:
     return [AndroidDevice(client, serial) for serial in wanted]
 
 
-def _list(client: Any) -> Sequence[Any]:
+def _states(client: Any) -> dict[str, str]:
+    """Serial to state, once no device is in a state that passes by itself."""
     import adbutils
 
+    deadline = time.monotonic() + SETTLE_S
     try:
-        return client.list()
+        while True:
+            states = {entry.serial: entry.state for entry in client.list()}
+            if not {"authorizing", "connecting"} & set(states.values()) or time.monotonic() > deadline:
+                return states
+            time.sleep(0.2)
     except (adbutils.AdbError, OSError) as error:
         raise EdgeTransactError(
             f"no adb server at {client.host}:{client.port}: {error}",
@@ -107,6 +117,7 @@ def _check_state(serial: str, states: dict[str, str]) -> None:
         known = ", ".join(sorted(states)) or "none"
         raise UsageError(f"adb knows no device {serial!r}", fix=f"It knows: {known}. See `adb devices`.")
     fix = {
+        "authorizing": "Unlock the phone and allow USB debugging from this computer.",
         "unauthorized": "Unlock the phone and allow USB debugging from this computer.",
         "offline": f"Plug it in again, or `adb disconnect {serial}` and `adb connect {serial}`.",
     }.get(state, "Boot it into Android.")

@@ -6,6 +6,7 @@ import datetime
 import threading
 import time
 from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any, Protocol
@@ -105,29 +106,26 @@ def run_plan(benches: Sequence[Bench], models: Sequence[BenchModel], conditions:
     """
     outcome = Outcome()
     stop = threading.Event()
-    fatal: list[BaseException] = []
 
     def work(bench: Bench) -> None:
         try:
             _Worker(bench, models, conditions, log, stop, outcome).run()
-        except BaseException as error:
-            fatal.append(error)
+        except BaseException:
             stop.set()
+            raise
 
-    threads = [threading.Thread(target=work, args=(bench,), name=bench.label) for bench in benches]
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(0.2)
-    except KeyboardInterrupt:
-        stop.set()
-        for thread in threads:
-            thread.join(60)
-        raise
-    if fatal:
-        raise fatal[0]
+    with ThreadPoolExecutor(len(benches)) as pool:
+        futures = [pool.submit(work, bench) for bench in benches]
+        try:
+            # Not Thread.join(): interrupted, it takes the thread for ended before Python 3.13.
+            while wait(futures, timeout=0.2).not_done:
+                pass
+        except KeyboardInterrupt:
+            stop.set()
+            wait(futures, timeout=60)
+            raise
+    for future in futures:
+        future.result()
     return outcome
 
 

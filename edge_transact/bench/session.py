@@ -40,6 +40,7 @@ def bench_models(
     device: str,
     target: str | None,
     runner: Path,
+    app: str = "",
     log: Path,
     resume: bool,
     format: str,
@@ -56,6 +57,7 @@ def bench_models(
         device: ``host``, serials, or ``all``.
         target: ``android`` or ``android-cpu``; None takes what every DIST holds, OpenCL first.
         runner: Where ``android_bench/`` was built.
+        app: Run in this installed app instead.
         log: The JSONL log.
         resume: Go on with it.
         format: One of `export.FORMATS`; ``sqlite`` is written beside the log.
@@ -72,7 +74,7 @@ def bench_models(
     if report is not None and not resume:
         refuse_existing(report, force=False)
     models = open_models(dists, conditions.lengths)
-    benches = _benches(device, target, models, runner, conditions, clean)
+    benches = _benches(device, target, models, runner, app, conditions, clean)
     file = Log(log, resume=resume)
     try:
         outcome = run_plan(benches, models, conditions, file)
@@ -89,15 +91,24 @@ def bench_models(
 
 
 def _benches(
-    device: str, target: str | None, models: Sequence[BenchModel], runner: Path, conditions: Conditions, clean: bool
+    device: str,
+    target: str | None,
+    models: Sequence[BenchModel],
+    runner: Path,
+    app: str,
+    conditions: Conditions,
+    clean: bool,
 ) -> list[Bench]:
     if device == "host":
+        if app:
+            raise UsageError("--app needs a phone", fix="Name one with --device, or `--device all`.")
         from edge_transact.bench.host import HostBench
 
         for model in models:
             model.library("host")
         return [HostBench(conditions)]
     from edge_transact.bench.android import AndroidBench
+    from edge_transact.bench.app import AppBench
     from edge_transact.bench.devices import describe, find_devices, labels
 
     target = target or _common_target(models)
@@ -107,7 +118,9 @@ def _benches(
     infos = [describe(phone) for phone in devices]
     names = labels(infos)
     return [
-        AndroidBench(phone, info, names[info.serial], target, runner, conditions, clean=clean)
+        AppBench(phone, info, names[info.serial], target, conditions, app)
+        if app
+        else AndroidBench(phone, info, names[info.serial], target, conditions, runner, clean=clean)
         for phone, info in zip(devices, infos, strict=True)
     ]
 

@@ -33,6 +33,7 @@ def bench(
     runner: Annotated[
         Path, typer.Option(help="Where android_bench was built for the phone.", envvar="EDGE_BENCH_RUNNER")
     ] = Path("android_bench/build"),
+    app: Annotated[str, typer.Option(metavar="PACKAGE", help="Run in this bundled app instead of the runner.")] = "",
     cool_below: Annotated[float, typer.Option(help="A visit starts at so many C of the phone's skin, or less.")] = 37,
     ceiling: Annotated[float, typer.Option(help="Above so many C the plan pauses.")] = 46,
     cool_timeout: Annotated[float, typer.Option(min=0, help="Wait so many seconds for a phone to cool.")] = 900,
@@ -88,6 +89,7 @@ def bench(
         device=device,
         target=target,
         runner=runner,
+        app=app,
         log=output,
         resume=resume,
         format=format,

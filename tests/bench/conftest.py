@@ -80,12 +80,12 @@ def run_bench(tiny_dist: Path, runner: Path, tmp_path: Path):
     """`session.bench_models` on the tiny DIST, quickly; conditions can be changed by keyword."""
     from edge_transact.bench.session import bench_models
 
-    def run(device: str, *, log: Path = tmp_path / "log.jsonl", resume: bool = False, runner: Path = runner,
-            dists: list[Path] | None = None, clean: bool = False, **changed):  # fmt: skip
-        return bench_models(
-            dists or [tiny_dist], replace(QUICK, **changed), device=device, target="android-cpu", runner=runner,
-            log=log, resume=resume, format="json", clean=clean,
-        )  # fmt: skip
+    own = {"log": tmp_path / "log.jsonl", "resume": False, "runner": runner, "app": "", "clean": False}
+
+    def run(device: str, **options):
+        session = {name: options.pop(name, value) for name, value in own.items()}
+        conditions = replace(QUICK, **options)
+        return bench_models([tiny_dist], conditions, device=device, target="android-cpu", format="json", **session)
 
     run.log = tmp_path / "log.jsonl"
     return run

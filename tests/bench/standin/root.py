@@ -108,9 +108,10 @@ def _furnish(root: Path) -> None:
     for shell in ("system/bin/sh", "bin/sh"):
         (root / shell).symlink_to("/usr/bin/mksh")
     shutil.copy(FILES / "build.prop", root / "build.prop")
-    for name in ("getprop", "dumpsys", "cmd", "am"):
-        (root / "system/bin" / name).write_bytes((FILES / name).read_bytes())
-        (root / "system/bin" / name).chmod(0o755)
+    for command in FILES.iterdir():
+        if command.name != "build.prop":
+            (root / "system/bin" / command.name).write_bytes(command.read_bytes())
+            (root / "system/bin" / command.name).chmod(0o755)
     for name, value in SENSORS.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(value + "\n")
@@ -119,7 +120,7 @@ def _furnish(root: Path) -> None:
     (root / "etc/group").write_text("root:x:0:\nshell:x:2000:\n")
     register_binfmt()
     listing = subprocess.run(["chroot", str(root), "/usr/bin/toybox"], capture_output=True, text=True, check=True)
-    for applet in set(listing.stdout.split()) - {"sh", "getprop"}:
+    for applet in set(listing.stdout.split()) - {"sh"}:
         target = root / "system/bin" / applet
         if not target.exists():
             target.symlink_to("/usr/bin/toybox")
