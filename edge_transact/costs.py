@@ -73,6 +73,19 @@ def kv_bytes_per_token(plan: WidthPlan, quantization: Quantization) -> int:
     return 2 * heads * plan.cache_head_dim * quantization.model_dtype_bytes
 
 
+KV_PAGE_TOKENS = 16
+"""Tokens of one page of the paged KV cache, as MLC's engine creates it."""
+
+
+def kv_cache_bytes(plan: WidthPlan, quantization: Quantization, context: int, max_batch: int = 1) -> int:
+    """Bytes that the paged KV cache allocates for sequences of `context` tokens: whole pages, and a spare one.
+
+    Source: `PagedAttentionKVCacheObj` in TVM's ``runtime/vm/paged_kv_cache.cc``.
+    """
+    pages = math.ceil(max_batch * context / KV_PAGE_TOKENS) + 1
+    return pages * KV_PAGE_TOKENS * kv_bytes_per_token(plan, quantization)
+
+
 def kv_padding_bytes_per_token(plan: WidthPlan, quantization: Quantization) -> int:
     """The part of `kv_bytes_per_token` that is padding, because the cache has one head dim."""
     used = sum(layer.num_key_value_heads * (layer.qk_head_dim + layer.v_head_dim) for layer in plan.layers)

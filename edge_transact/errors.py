@@ -5,6 +5,10 @@ is wrong and which value, and one that says what to do next. The command line pr
 exits with `exit_code`; anything else is a bug and keeps its traceback under ``--debug``.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class EdgeTransactError(Exception):
     """A failure with a way out.
@@ -26,3 +30,14 @@ class UsageError(EdgeTransactError):
     """The command was called wrongly: options that contradict, values out of range (exit code 2)."""
 
     exit_code = 2
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """A fix for a name that isn't among `choices`: the one that was probably meant, and all that there are."""
+    # difflib takes a tenth of a start-up's imports and is needed only here.
+    from difflib import get_close_matches
+
+    choices = list(choices)
+    close = get_close_matches(name, choices, n=1, cutoff=0.6)
+    question = f"Did you mean {close[0]!r}? " if close else ""
+    return f"{question}There are: {', '.join(choices)}."

@@ -42,7 +42,7 @@ class Inspection:
     def at(self, context: int) -> dict[str, int]:
         """FLOPs and memory at a context of that many tokens."""
         weights = costs.weight_bytes(self.plan, self.quantization)
-        kv = context * self.max_batch * costs.kv_bytes_per_token(self.plan, self.quantization)
+        kv = costs.kv_cache_bytes(self.plan, self.quantization, context, self.max_batch)
         workspace = costs.workspace_bytes(
             self.plan, self.quantization, min(self.prefill_chunk, context), self.max_batch
         )

@@ -12,12 +12,44 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 Item = TypeVar("Item")
 
 console = Console(stderr=True)
-"""Everything that isn't a result goes here."""
+"""Everything that isn't a result goes here; the global ``--quiet`` silences it, warnings and failures apart."""
+
+verbose = False
+"""Whether `detail` says anything: the global ``--verbose``."""
 
 
 def step(message: str) -> None:
     """Say what happens now, in a line."""
-    console.print(message, highlight=False)
+    _say(console, message)
+
+
+def detail(message: str) -> None:
+    """Say what few want to know, in a line."""
+    if verbose:
+        _say(console, message, style="dim")
+
+
+def warn(message: str) -> None:
+    """Say what will surprise, in a line, even where ``--quiet`` silences the rest."""
+    _say(Console(stderr=True), f"warning: {message}", style="yellow")
+
+
+def _say(where: Console, message: str, style: str | None = None) -> None:
+    # Wrapped at words on a terminal; whoever reads a log searches in lines.
+    where.print(message, style=style, highlight=False, markup=False, soft_wrap=not where.is_terminal)
+
+
+def shows_bars() -> bool:
+    """Whether stderr is a terminal that may be drawn on; programs of others ask before they draw theirs."""
+    return console.is_terminal and not console.quiet
+
+
+def hush_transformers() -> None:
+    """Keep transformers from drawing its own bars where ours aren't drawn either."""
+    from transformers.utils import logging
+
+    if not shows_bars():
+        logging.disable_progress_bar()
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
@@ -39,7 +71,7 @@ def track(items: Iterable[Item], description: str, total: int | None = None) -> 
 @contextmanager
 def bar(description: str, total: float | None):
     """A progress bar that the body advances: ``with bar("shards", n) as advance: advance(1)``."""
-    if not console.is_terminal:
+    if not shows_bars():
         step(description)
         yield lambda amount: None
         return

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from edge_transact.errors import UsageError
+from edge_transact.errors import UsageError, did_you_mean
 
 GROUP_SIZE = 32
 """Weights that share one scale, along the input features."""
@@ -67,5 +67,5 @@ def get_quantization(name: str) -> Quantization:
         UsageError: There is none; the message lists those that there are.
     """
     if name not in QUANTIZATIONS:
-        raise UsageError(f"unknown quantization {name!r}", fix=f"Use one of {', '.join(QUANTIZATIONS)}.")
+        raise UsageError(f"unknown quantization {name!r}", fix=did_you_mean(name, QUANTIZATIONS))
     return QUANTIZATIONS[name]

@@ -55,7 +55,7 @@ class _AutoClassFinder:
             execute(module)
             _add_name(module)
 
-        spec.loader.exec_module = execute_and_add
+        spec.loader.exec_module = execute_and_add  # type: ignore[method-assign]
         return spec
 
 

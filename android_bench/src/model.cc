@@ -32,8 +32,9 @@ std::string ReadFile(const std::string& path) {
 }
 
 ffi::json::Object ParseObject(const std::string& text, const std::string& what) {
-  auto object = ffi::json::Parse(text).try_cast<ffi::json::Object>();
-  if (!object.has_value()) throw std::runtime_error(what + " is not a JSON object");
+  ffi::String error;
+  auto object = ffi::json::Parse(text, &error).try_cast<ffi::json::Object>();
+  if (!object.has_value()) throw std::runtime_error(what + " is missing or not a JSON object");
   return object.value();
 }
 

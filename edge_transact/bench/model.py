@@ -10,8 +10,9 @@ from pathlib import Path
 from edge_transact import costs
 from edge_transact.bench.link import link_archive
 from edge_transact.bench.plan import Lengths
-from edge_transact.bench.push import sha256
 from edge_transact.build.manifest import MANIFEST, Manifest
+from edge_transact.cache import sha256
+from edge_transact.engine.targets import system_lib_prefix
 from edge_transact.errors import UsageError
 from edge_transact.quantization import get_quantization
 
@@ -61,8 +62,8 @@ class BenchModel:
 
     @property
     def system_lib_prefix(self) -> str:
-        """How a library made from an archive registers itself: MLC's rule."""
-        return self.manifest.model_lib.replace("-", "_") + "_"
+        """How a library made from an archive registers itself."""
+        return system_lib_prefix(self.manifest.model_lib)
 
     @property
     def needed_mib(self) -> float:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from edge_transact.bench.adb import AndroidDevice, DeviceRefused
+from edge_transact.cache import sha256
 
 # Free KiB, then the place among the arguments of each file that is there, then their checksums in the same order.
 _LOOK = """
@@ -29,12 +29,6 @@ done
 _ACCEPT = """
 [ "$(sha256sum < "$1" | cut -c 1-64)" = "$3" ] && mv -f "$1" "$2"
 """
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_files(

@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,21 +15,21 @@ from typing import Any
 
 from edge_transact import __version__, costs
 from edge_transact.build.chat_config import CHAT_CONFIG, chat_config
+from edge_transact.build.concerns import concerns
 from edge_transact.build.manifest import Manifest
 from edge_transact.build.parity import DECODE_STEPS, Parity, compare, prompt_ids, reference_model
+from edge_transact.build.stages import place_library, place_weights, pruned
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import PROVENANCE_FILE, TOKENIZER_FILES
 from edge_transact.definition import MODEL_TYPE, Definition, load, render
-from edge_transact.engine.library import build_library
 from edge_transact.engine.targets import get_target
 from edge_transact.errors import UsageError
 from edge_transact.inputs.models import resolve_model
 from edge_transact.outputs import new_directory, refuse_existing
-from edge_transact.progress import step
-from edge_transact.prune import Budget, prune
+from edge_transact.progress import step, warn
+from edge_transact.prune import Budget
 from edge_transact.quantization import Quantization, get_quantization
 from edge_transact.runtime.host import HostModel
-from edge_transact.weights.convert import convert
 from edge_transact.weights.shards import ShardReader
 
 DEFAULT_CONTEXT_WINDOW_SIZE = 2048
@@ -45,11 +45,13 @@ class Build:
     Attributes:
         directory: The DIST.
         manifest: What it holds.
+        warnings: What may disappoint, as `concerns` found it.
         seconds: How long it took.
     """
 
     directory: Path
     manifest: Manifest
+    warnings: tuple[str, ...]
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,6 +66,7 @@ class Build:
             "weights_bytes": manifest.weights_bytes,
             "bits_per_parameter": manifest.bits_per_parameter,
             "parity": dict(manifest.parity),
+            "warnings": list(self.warnings),
             "seconds": self.seconds,
         }
 
@@ -78,6 +81,7 @@ def build(
     prefill_chunk: int | None = None,
     max_batch: int = 1,
     budget: Budget | None = None,
+    pruning: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> Build:
     """Make a DIST directory, complete or not at all.
@@ -90,7 +94,8 @@ def build(
         context: Tokens that a sequence may have; by default 2048, or what the model allows.
         prefill_chunk: Tokens of one prefill call; by default 128.
         max_batch: Sequences at once.
-        budget: Prune the model to it first, as `prune.prune` does by default.
+        budget: Prune the model to it first.
+        pruning: Keyword arguments of `prune.prune` that go with the budget.
         force: Replace `output` if it exists.
 
     Raises:
@@ -104,12 +109,15 @@ def build(
     refuse_existing(output, force)
     with tempfile.TemporaryDirectory(prefix="edge-transact-") as scratch:
         checkpoint = Checkpoint.open(resolve_model(model))
-        if budget:
-            checkpoint = prune(model, Path(scratch) / "pruned", budget).checkpoint
         sizes = _sizes(checkpoint, context, prefill_chunk, max_batch)
+        if budget:
+            checkpoint = pruned(checkpoint, model, budget, pruning or {})
+        warnings = concerns(checkpoint.plan, kind, names, **sizes)
+        for warning in warnings:
+            warn(warning)
         with new_directory(output, force=force) as directory:
             manifest = _fill(directory, checkpoint, model, names, kind, sizes, Path(scratch))
-    return Build(output, manifest, time.perf_counter() - started)
+    return Build(output, manifest, tuple(warnings), time.perf_counter() - started)
 
 
 def _sizes(checkpoint: Checkpoint, context: int | None, prefill_chunk: int | None, max_batch: int) -> dict[str, int]:
@@ -158,7 +166,9 @@ def _fill(
         model_type=MODEL_TYPE,
         model_lib=model_lib,
         quantization=quantization.name,
-        **sizes,
+        context_window_size=sizes["context_window_size"],
+        prefill_chunk_size=sizes["prefill_chunk_size"],
+        max_batch_size=sizes["max_batch_size"],
         plan=checkpoint.plan,
         parameters=costs.parameters(checkpoint.plan),
         weights_bytes=weights_bytes,
@@ -216,12 +226,11 @@ def _write_model(
     for name in (*TOKENIZER_FILES, PROVENANCE_FILE):
         if (checkpoint.path / name).is_file():
             shutil.copyfile(checkpoint.path / name, directory / name)
-    return convert(checkpoint, definition.parameter_sources(), quantization, directory)
+    return place_weights(checkpoint, definition, quantization, directory)
 
 
 def _build_library(definition: Definition, quantization: Quantization, target: str, model_lib: str, path: Path) -> None:
-    step(f"build the library for {target}")
-    build_library(definition, quantization, get_target(target), model_lib, path)
+    place_library(definition, quantization, get_target(target), model_lib, path)
 
 
 def _check_parity(

@@ -11,16 +11,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
+from edge_transact.checkpoint.writer import model_config
 from edge_transact.errors import EdgeTransactError
 from edge_transact.quantization import Quantization
 from edge_transact.weights.convert import ParameterSources, restore
 from edge_transact.weights.shards import ShardReader
 from edge_transact.widths import WidthPlan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 LOGIT_TOLERANCE = {"float32": 1e-3, "float16": 2e-2}
 """The largest difference of a logit, as a share of the largest |logit|, by the model's dtype."""
@@ -106,7 +110,7 @@ def reference_model(
     config: Mapping[str, Any],
     plan: WidthPlan,
     quantization: Quantization,
-) -> torch.nn.Module:
+) -> PreTrainedModel:
     """The transformers model of `plan` in fp32, with the weights that the shards hold.
 
     Args:
@@ -118,19 +122,11 @@ def reference_model(
     """
     from transformers.initialization import no_init_weights
 
-    from edge_transact.checkpoint.configuration_edge_llama import PER_LAYER_FIELDS, EdgeLlamaConfig
     from edge_transact.checkpoint.layout import tensor_shapes
     from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
 
-    replaced = ("model_type", "architectures", "auto_map", "dtype", "torch_dtype", "per_layer_config", "head_dim")
-    kept = {key: value for key, value in config.items() if key not in (*replaced, *PER_LAYER_FIELDS)}
-    widest = asdict(plan.widest)
-    kept |= {key: widest[key] for key in PER_LAYER_FIELDS} | {"num_hidden_layers": plan.num_hidden_layers}
-    model_config = EdgeLlamaConfig(
-        **kept, head_dim=widest["qk_head_dim"], per_layer_config=plan.per_layer_config() or None
-    )
     with no_init_weights():
-        model = EdgeLlamaForCausalLM(model_config)
+        model = EdgeLlamaForCausalLM(model_config(config, plan))
     model.tie_weights()  # which is part of the initialization that is left out
     parameters = dict(model.named_parameters())
     shapes = tensor_shapes(plan)
@@ -151,7 +147,7 @@ def prompt_ids(tokenizer_directory: Path, length: int) -> list[int]:
 
 def compare(
     library: HostLibrary,
-    model: torch.nn.Module,
+    model: PreTrainedModel,
     prompt: Sequence[int],
     quantization: Quantization,
     *,

@@ -29,12 +29,13 @@ class EdgeLlamaModel(LlamaModel):
         self.padding_idx = config.pad_token_id
         self.vocab_size = config.vocab_size
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
-        self.layers = nn.ModuleList(
-            LlamaDecoderLayer(layer_config, index) for index, layer_config in enumerate(config.per_layer_config)
-        )
-        for layer in self.layers:
-            # The layers' configurations are copies, which `set_attn_implementation` wouldn't reach.
+        layers = []
+        for index, layer_config in enumerate(config.per_layer_config):
+            layer = LlamaDecoderLayer(layer_config, index)  # type: ignore[arg-type]
+            # `layer_config` is a copy, which `set_attn_implementation` wouldn't reach.
             layer.self_attn.config = layer.mlp.config = config
+            layers.append(layer)
+        self.layers = nn.ModuleList(layers)
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = LlamaRotaryEmbedding(config=config)
         self.gradient_checkpointing = False

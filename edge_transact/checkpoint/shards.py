@@ -67,7 +67,7 @@ def write_shards(
     if len(shards) == 1:
         (directory / "0.safetensors").rename(directory / "model.safetensors")
     else:
-        weight_map = {}
+        weight_map: dict[str, str] = {}
         for index, names in enumerate(shards):
             file = f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors"
             (directory / f"{index}.safetensors").rename(directory / file)

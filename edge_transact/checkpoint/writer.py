@@ -21,6 +21,8 @@ from edge_transact.widths import WidthPlan, describe
 if TYPE_CHECKING:
     import torch
 
+    from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
+
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -93,21 +95,32 @@ def write_checkpoint(
     return Checkpoint.open(output)
 
 
-def _config_json(source: Checkpoint, plan: WidthPlan, dtype: torch.dtype) -> str:
+def model_config(config: Mapping[str, Any], plan: WidthPlan, **changes: Any) -> EdgeLlamaConfig:
+    """The configuration of a model with other widths.
+
+    Args:
+        config: The source's ``config.json``: everything that isn't a width.
+        plan: The widths, and how many layers there are.
+        changes: Further fields.
+    """
     from edge_transact.checkpoint.configuration_edge_llama import PER_LAYER_FIELDS, EdgeLlamaConfig
 
     ours = ("model_type", "architectures", "auto_map", "per_layer_config", "dtype", "torch_dtype", "head_dim")
-    kept = {key: value for key, value in source.config.items() if key not in ours}
     widest = asdict(plan.widest)
-    config = EdgeLlamaConfig(
-        **kept | {key: widest[key] for key in PER_LAYER_FIELDS},
-        head_dim=widest["qk_head_dim"],
-        per_layer_config=plan.per_layer_config() or None,
+    fields = {key: value for key, value in config.items() if key not in ours}
+    fields |= {key: widest[key] for key in PER_LAYER_FIELDS}
+    fields |= {"head_dim": widest["qk_head_dim"], "num_hidden_layers": plan.num_hidden_layers}
+    return EdgeLlamaConfig(**fields | {"per_layer_config": plan.per_layer_config() or None} | changes)
+
+
+def _config_json(source: Checkpoint, plan: WidthPlan, dtype: torch.dtype) -> str:
+    return model_config(
+        source.config,
+        plan,
         architectures=["EdgeLlamaForCausalLM"],
         dtype=dtype,
         auto_map={
             "AutoConfig": "configuration_edge_llama.EdgeLlamaConfig",
             "AutoModelForCausalLM": "modeling_edge_llama.EdgeLlamaForCausalLM",
         },
-    )
-    return config.to_json_string()
+    ).to_json_string()

@@ -7,12 +7,17 @@ from typing import Annotated
 
 import typer
 
+from edge_transact import __version__
 from edge_transact.cli import common
 from edge_transact.cli.bench import bench
 from edge_transact.cli.build import build
+from edge_transact.cli.cache import cache
+from edge_transact.cli.doctor import doctor
 from edge_transact.cli.eval import evaluate
+from edge_transact.cli.init import init
 from edge_transact.cli.inspect import inspect
 from edge_transact.cli.prune import prune
+from edge_transact.cli.push import push
 from edge_transact.cli.run import run
 
 app = typer.Typer(
@@ -28,33 +33,55 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(version("edge-transact"))
+        typer.echo(__version__)
         raise typer.Exit
 
 
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress: results, warnings and failures only.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Say more about what is done, and why.")] = False,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Make everything again, even what has not changed.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
     common.debugging = debug
+    if quiet or verbose:
+        from edge_transact import progress
+
+        progress.console.quiet = quiet
+        progress.verbose = verbose and not quiet
+    if no_cache:
+        from edge_transact import cache as store
+
+        store.enabled = False
 
 
-app.command("prune")(prune)
-app.command("build")(build)
-app.command("run")(run)
-app.command("eval")(evaluate)
-app.command("inspect")(inspect)
-app.command("bench")(bench)
+GLOBAL_FLAGS = ("--debug", "--quiet", "--verbose", "--no-cache")
+
+PIPELINE, AROUND = "From a checkpoint to an answer", "Around it"
+
+app.command("prune", rich_help_panel=PIPELINE)(prune)
+app.command("build", rich_help_panel=PIPELINE)(build)
+app.command("run", rich_help_panel=PIPELINE)(run)
+app.command("eval", rich_help_panel=PIPELINE)(evaluate)
+app.command("inspect", rich_help_panel=PIPELINE)(inspect)
+app.command("bench", rich_help_panel=PIPELINE)(bench)
+
+app.command("init", rich_help_panel=AROUND)(init)
+app.command("doctor", rich_help_panel=AROUND)(doctor)
+app.command("cache", rich_help_panel=AROUND)(cache)
+app.command("push", rich_help_panel=AROUND)(push)
 
 
 def main() -> None:
-    """The console script. ``--debug`` may stand anywhere on the line."""
+    """The console script. `GLOBAL_FLAGS` may stand anywhere on the line."""
     arguments = sys.argv[1:]
-    if "--debug" in arguments:
-        arguments = ["--debug", *(argument for argument in arguments if argument != "--debug")]
-    app(arguments, prog_name="edge-transact")
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    flags = [argument for argument in arguments[:end] if argument in GLOBAL_FLAGS]
+    rest = [argument for argument in arguments[:end] if argument not in GLOBAL_FLAGS]
+    app([*flags, *rest, *arguments[end:]], prog_name="edge-transact")

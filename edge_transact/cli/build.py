@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,14 +12,20 @@ from edge_transact.cli.common import ForceOption, JsonOption, guarded, show
 
 @guarded
 def build(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIST", help="The directory to make.")],
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="A checkpoint directory, a hub id, a GGUF file or a demo: name."),
+        typer.Argument(
+            metavar="MODEL",
+            help="A checkpoint directory, a hub id, a GGUF file or a demo: name. [default: edge-transact.toml's]",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIST", help="The directory to make. [default: dist]")
     ] = None,
     target: Annotated[
-        str, typer.Option(help="What to build for: android, android-cpu, host; several with commas.")
-    ] = "android,host",
+        str | None,
+        typer.Option(help="android, android-cpu, host, iphone; several with commas. [default: android,host]"),
+    ] = None,
     quant: Annotated[
         str | None,
         typer.Option(help="q4f16_0, q4f16_1, q4f32_1, q0f16 or q0f32. [default: q4f16_0 with android, else q4f32_1]"),
@@ -30,7 +36,7 @@ def build(
     prefill_chunk: Annotated[
         int | None, typer.Option(min=1, help="Tokens of one prefill call. [default: 128, or the context]")
     ] = None,
-    max_batch: Annotated[int, typer.Option(min=1, help="Sequences at once.")] = 1,
+    max_batch: Annotated[int | None, typer.Option(min=1, help="Sequences at once. [default: 1]")] = None,
     ratio: Annotated[
         float | None, typer.Option(help="Prune first: the share of attention and MLP parameters to remove.")
     ] = None,
@@ -46,6 +52,8 @@ def build(
     The libraries are compiled from the emitted model definition, and what was built is compared with torch on the
     quantized weights before anything is written. With a budget (`--ratio`, `--target-params`, `--widths`, or
     `--heads` and `--intermediate`) the model is pruned first; `edge-transact prune` has more to choose from.
+    Without MODEL, `edge-transact.toml` in the working directory says all this; options override it.
+    Stages that have not changed since an earlier build are taken from the cache.
 
     **Examples**
 
@@ -53,32 +61,29 @@ def build(
 
     `edge-transact build demo:smollm2 --ratio 0.3 --target android,host --context 1024 -o dist`
 
+    `edge-transact init demo:smollm2 && edge-transact build --target android`
+
     `edge-transact build model.gguf --target android --quant q4f16_1 -o dist --json | jq .libraries`
     """
+    options = {
+        "model": model,
+        "output": None if output is None else str(output),
+        "target": target,
+        "quant": quant,
+        "context": context,
+        "prefill_chunk": prefill_chunk,
+        "max_batch": max_batch,
+        "ratio": ratio,
+        "target_params": target_params,
+        "widths": None if widths is None else str(widths),
+        "heads": heads,
+        "intermediate": intermediate,
+    }
+    arguments = _arguments(options)
     from edge_transact.build.dist import build as build_dist
-    from edge_transact.errors import UsageError
-    from edge_transact.prune import Budget, parse_parameters
 
-    if model is None:
-        raise UsageError(
-            "no MODEL, and no edge-transact.toml in the working directory",
-            fix=f"Give a model, such as the demo's: edge-transact build demo:smollm2 --target {target} -o {output}",
-        )
-    budget = None
-    if any(value is not None for value in (ratio, target_params, widths, heads, intermediate)):
-        parameters = parse_parameters(target_params) if target_params is not None else None
-        budget = Budget(ratio, parameters, widths, heads, intermediate)
-    made = build_dist(
-        model,
-        output,
-        targets=[name.strip() for name in target.split(",")],
-        quantization=quant,
-        context=context,
-        prefill_chunk=prefill_chunk,
-        max_batch=max_batch,
-        budget=budget,
-        force=force,
-    )
+    made = build_dist(**arguments, force=force)
+    output = made.directory
 
     def text() -> None:
         from rich.console import Console
@@ -105,3 +110,55 @@ def build(
             console.print(f'Next: edge-transact run {output} --prompt "Hello"', highlight=False)
 
     show(made.to_dict(), as_json, text)
+
+
+def _arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """What `build.dist.build` is called with: the options over ``edge-transact.toml``, or the options alone."""
+    from edge_transact.engine.targets import get_target
+    from edge_transact.errors import UsageError
+    from edge_transact.progress import step
+    from edge_transact.project import BUDGET_KEYS, FILE, Project, read_project
+    from edge_transact.quantization import get_quantization
+
+    if options["model"] is not None:
+        project = Project(model=options["model"])
+    elif Path(FILE).exists():
+        project = read_project(Path(FILE))
+        step(f"{FILE}: {project.model} for {', '.join(project.build.target)}")
+    else:
+        raise UsageError(
+            f"no MODEL, and no {FILE} in the working directory",
+            fix="Give a model, such as the demo's: edge-transact build demo:smollm2 -o dist. Or write the file: "
+            "edge-transact init demo:smollm2",
+        )
+    project = project.overridden(options)
+    # Misspelt names are refused at once, before torch and tvm are imported.
+    for name in project.build.target:
+        get_target(name)
+    if project.build.quant:
+        get_quantization(project.build.quant)
+    budget, pruning = None, {}
+    if project.prune:
+        from edge_transact.prune import Budget, parse_parameters
+
+        pruning = project.prune.model_dump(exclude_none=True)
+        sizes = {key: pruning.pop(key) for key in BUDGET_KEYS if key in pruning}
+        budget = Budget(
+            ratio=sizes.get("ratio"),
+            target_parameters=parse_parameters(str(sizes["target_params"])) if "target_params" in sizes else None,
+            widths=Path(sizes["widths"]) if "widths" in sizes else None,
+            heads=sizes.get("heads"),
+            intermediate=sizes.get("intermediate"),
+        )
+    build = project.build
+    return {
+        "model": project.model,
+        "output": Path(project.output),
+        "targets": build.target,
+        "quantization": build.quant,
+        "context": build.context,
+        "prefill_chunk": build.prefill_chunk,
+        "max_batch": build.max_batch or 1,
+        "budget": budget,
+        "pruning": pruning,
+    }

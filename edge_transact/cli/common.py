@@ -65,7 +65,20 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 def _end(message: str, fix: str, code: int) -> None:
     if debugging:
         traceback.print_exc()
-    sys.stderr.write(f"edge-transact: {message}\n")
+    sys.stderr.write(_wrapped(f"edge-transact: {message}"))
     if fix:
-        sys.stderr.write(f"  {fix}\n")
+        sys.stderr.write(_wrapped(f"  {fix}"))
     raise SystemExit(code)
+
+
+def _wrapped(text: str) -> str:
+    """Lines that a terminal shows without breaking words; one line elsewhere, for those who search in it."""
+    if not sys.stderr.isatty():
+        return text + "\n"
+    import shutil
+    import textwrap
+
+    wrapper = textwrap.TextWrapper(
+        shutil.get_terminal_size().columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+    return "".join(wrapper.fill(line) + "\n" for line in text.splitlines() or [""])

@@ -38,7 +38,7 @@ def prune(
     calibration: Annotated[
         str, typer.Option(metavar="TEXT", help="What the activations are measured on.")
     ] = "demo:sotu",
-    calibration_tokens: Annotated[int, typer.Option(help="How much of that text, in windows of 512.")] = 32768,
+    calibration_tokens: Annotated[int, typer.Option(help="How much of that text, in windows of 512.")] = 16384,
     seed: Annotated[int, typer.Option(help="Which windows; the same seed writes the same bytes.")] = 0,
     force: ForceOption = False,
     as_json: JsonOption = False,

@@ -21,16 +21,15 @@ LIBRARY_SYMBOL = "__tvm_ffi__library_bin"
 TVM_PREFIXES = ("TVMFFI", "TVMBackend")
 """What TVM's runtime resolves."""
 
-C_SYMBOLS = frozenset(
-    "memcpy memset memmove bzero malloc free abort __stack_chk_fail __cxa_finalize __gmon_start__ "
-    "_ITM_deregisterTMCloneTable _ITM_registerTMCloneTable sincosf sincos "
-    "__extendhfsf2 __truncsfhf2 __gnu_f2h_ieee __gnu_h2f_ieee".split()
-) | frozenset(
-    name + suffix
-    for name in "exp exp2 exp10 log log2 log10 pow sin cos tan sinh cosh tanh asin acos atan atan2 sqrt erf floor ceil "
-    "round roundeven nearbyint rint trunc fabs fma fmod fmin fmax ldexp".split()
-    for suffix in ("", "f")
-)
+_C_SYMBOLS = """
+    memcpy memset memmove bzero malloc free abort sincos sincosf __stack_chk_fail __cxa_finalize __gmon_start__
+    _ITM_deregisterTMCloneTable _ITM_registerTMCloneTable __extendhfsf2 __truncsfhf2 __gnu_f2h_ieee __gnu_h2f_ieee
+"""
+_MATH_SYMBOLS = """
+    exp exp2 exp10 log log2 log10 pow sin cos tan sinh cosh tanh asin acos atan atan2 sqrt erf floor ceil round
+    roundeven nearbyint rint trunc fabs fma fmod fmin fmax ldexp
+"""
+C_SYMBOLS = frozenset(_C_SYMBOLS.split()) | {name + suffix for name in _MATH_SYMBOLS.split() for suffix in ("", "f")}
 """What libc, libm and the compiler's own library resolve."""
 
 PAGE_BYTES = 16384
@@ -90,9 +89,9 @@ def _objects(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
         if not members:
             raise EdgeTransactError(f"{path} is empty", fix="Build again.")
         for member in members:
-            stream = archive.extractfile(member)
-            assert stream is not None
-            yield member.name, io.BytesIO(stream.read())
+            content = archive.extractfile(member)
+            assert content is not None
+            yield member.name, io.BytesIO(content.read())
 
 
 def _elf(stream: IO[bytes], where: str) -> tuple[str, set[str], set[str]]:
@@ -103,7 +102,8 @@ def _elf(stream: IO[bytes], where: str) -> tuple[str, set[str], set[str]]:
 
     try:
         file = ELFFile(stream)
-        defined, undefined = set(), set()
+        defined: set[str] = set()
+        undefined: set[str] = set()
         for section in file.iter_sections():
             if isinstance(section, SymbolTableSection):
                 for symbol in section.iter_symbols():

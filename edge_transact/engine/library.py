@@ -11,6 +11,7 @@ from typing import Any
 
 from edge_transact.definition import MODEL_TYPE, Definition
 from edge_transact.engine.archive import android_linker, check_library, link_android
+from edge_transact.engine.cpu.features import FLAGS
 from edge_transact.engine.targets import BuildTarget, system_lib_prefix
 from edge_transact.quantization import Quantization
 
@@ -73,6 +74,7 @@ def build_library(
         "kv_state_kind": "kv_cache",
         "model_task": "chat",
         "active_vocab_size": config.vocab_size,
+        **_cpu(tvm_target),
         "params": [
             {
                 "name": name,
@@ -100,6 +102,16 @@ def build_library(
         )
     _export(executable, path, target, model_lib)
     return BuiltLibrary(path, metadata)
+
+
+def _cpu(target: Any) -> dict[str, Any]:
+    """The CPU that a target's kernels are compiled for, where it is one: its name, and what it must be able to do."""
+    from tvm.target import codegen
+
+    if target.kind.name != "llvm":
+        return {}
+    features = sorted(set(codegen.llvm_get_cpu_features(target)) & set(FLAGS))
+    return {"cpu": {"name": str(target.attrs.get("mcpu", "generic")), "features": features}}
 
 
 def _export(executable: Any, path: Path, target: BuildTarget, model_lib: str) -> None:

@@ -112,7 +112,8 @@ class Linear(_Weight):
     """A linear layer on stored weights."""
 
     def __init__(self, source: nn.Linear, quantization: Quantization, accumulate: str) -> None:
-        super().__init__(*source.weight.shape, quantization, quantization.linear_layout)
+        out_features, in_features = source.weight.shape
+        super().__init__(out_features, in_features, quantization, quantization.linear_layout)
         self.out_dtype = source.out_dtype or quantization.model_dtype
         self.accumulate = "float32" if self.out_dtype == "float32" else accumulate
         self.bias = source.bias
@@ -127,7 +128,8 @@ class Embedding(_Weight):
     """An embedding on stored weights, which may also be the lm_head. Never stored input-major, as in MLC."""
 
     def __init__(self, source: nn.Embedding, quantization: Quantization) -> None:
-        super().__init__(*source.weight.shape, quantization, "NK")
+        rows, features = source.weight.shape
+        super().__init__(rows, features, quantization, "NK")
 
     def forward(self, ids: Tensor) -> Tensor:
         """``ids``: ``[n]`` int32 to ``[n, in_features]``."""

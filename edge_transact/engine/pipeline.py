@@ -8,6 +8,7 @@ import tvm
 from tvm import relax, tirx
 from tvm.s_tir import dlight
 
+from edge_transact.engine.cpu.fuse import FuseCPULinears
 from edge_transact.engine.cpu_schedules import ScheduleForCPU
 from edge_transact.engine.passes.attach import AttachBounds, AttachEmbeddingAllocation, AttachMetadata
 from edge_transact.engine.passes.kv_cache import CreateKVCache
@@ -42,6 +43,7 @@ def pipeline(target: tvm.target.Target, metadata: dict[str, Any], bounds: dict[s
         AttachEmbeddingAllocation(metadata["prefill_chunk_size"]),
         AttachBounds(bounds),
         tirx.transform.BindTarget(target),
+        *([FuseCPULinears(target)] if on_cpu else []),
         # Operators to kernels, element-wise ones fused behind the matrix products.
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edge_transact.errors import UsageError
+from edge_transact.engine.cpu import features
+from edge_transact.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     import tvm
@@ -43,6 +44,10 @@ class BuildTarget:
         if spec == {"kind": "llvm"}:
             triple = tvm.get_global_func("tvm.codegen.llvm.GetDefaultTargetTriple")()
             spec |= {"mtriple": triple, "mcpu": tvm.target.codegen.llvm_get_system_cpu()}
+            spec["num-cores"] = len(os.sched_getaffinity(0))
+            # A virtual machine may hide what its CPU's name promises.
+            promised = tvm.target.codegen.llvm_get_cpu_features(tvm.target.Target(spec))
+            spec["mattr"] = [f"-{name}" for name in features.missing(promised)]
         return tvm.target.Target(spec)
 
 
@@ -63,7 +68,7 @@ TARGETS: dict[str, BuildTarget] = {
             "the CPU of 64-bit Android phones from ARMv8.2 on",
             "llvm",
             ".tar",
-            {**_ANDROID_CPU, "mattr": ["+neon", "+fullfp16", "+dotprod"]},
+            {**_ANDROID_CPU, "mattr": ["+neon", "+fullfp16", "+dotprod"], "num-cores": 4},
         ),
         BuildTarget("host", "this machine's CPU", "llvm", ".so", {"kind": "llvm"}),
         BuildTarget(
@@ -91,9 +96,7 @@ def get_target(name: str) -> BuildTarget:
         UsageError: There is none; the message lists those that there are.
     """
     if name not in TARGETS:
-        near = difflib.get_close_matches(name, TARGETS, n=1)
-        hint = f"Did you mean {near[0]}? " if near else ""
-        raise UsageError(f"unknown target {name!r}", fix=f"{hint}The targets are {', '.join(TARGETS)}.")
+        raise UsageError(f"unknown target {name!r}", fix=did_you_mean(name, TARGETS))
     return TARGETS[name]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.shards import write_shards
 from edge_transact.errors import EdgeTransactError
+from edge_transact.progress import hush_transformers
 from edge_transact.widths import WidthPlan
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def convert_gguf(file: Path, directory: Path) -> None:
     from gguf import GGMLQuantizationType
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    hush_transformers()
     exact = (GGMLQuantizationType.F32, GGMLQuantizationType.F16)
     matrices = [tensor for tensor in reader.tensors if len(tensor.shape) > 1]
     dtype = torch.float32 if any(tensor.tensor_type in exact for tensor in matrices) else torch.bfloat16
@@ -67,7 +69,8 @@ def _open(file: Path) -> GGUFReader:
         ) from error
     try:
         reader = GGUFReader(file)
-        architecture = reader.get_field("general.architecture").contents()
+        field = reader.get_field("general.architecture")
+        architecture = field.contents() if field else None
     except (ValueError, IndexError, KeyError, AttributeError, OSError) as error:
         raise EdgeTransactError(
             f"{file} is not a GGUF file, or it is truncated: {error}", fix="Copy or download the file again."

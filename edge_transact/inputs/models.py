@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from edge_transact import cache
 from edge_transact.checkpoint.writer import PROVENANCE_FILE, TOKENIZER_FILES
 from edge_transact.errors import EdgeTransactError
-from edge_transact.inputs.cache import converted
 from edge_transact.inputs.hub import HUB_ID, download
 from edge_transact.inputs.names import package_directory, suggestion
 
@@ -56,7 +57,14 @@ def resolve_model(model: str) -> Path:
 def _convert_gguf(file: Path) -> Path:
     from edge_transact.inputs.gguf import convert_gguf
 
-    return converted(file, file.stem, partial(convert_gguf, file))
+    return _converted(file, file.stem, partial(convert_gguf, file))
+
+
+def _converted(file: Path, name: str, convert: Callable[[Path], None]) -> Path:
+    """The checkpoint directory that `convert` makes of a file, made once for each content."""
+    code = cache.code("inputs/gguf.py", "inputs/glassllm.py", "checkpoint/shards.py")
+    ingredients = {"name": name, "sha256": cache.sha256(file), "code": code}
+    return cache.made(cache.Recipe("converted", f"convert {file.name}", ingredients, convert, name))
 
 
 def _demo_model(name: str) -> Path:
@@ -66,7 +74,7 @@ def _demo_model(name: str) -> Path:
         from edge_transact.inputs.glassllm import convert_glassllm
 
         weights = package_directory("glassllm", name) / "weights" / "en.npz"
-        return converted(weights, "glassllm-en", partial(convert_glassllm, weights))
+        return _converted(weights, "glassllm-en", partial(convert_glassllm, weights))
     raise EdgeTransactError(
         f"there is no model {name}",
         fix=suggestion(name, DEMO_MODELS) or f"The demo models are {', '.join(DEMO_MODELS)}.",

@@ -119,20 +119,17 @@ def allocate(budget: Budget, source: WidthPlan, *, bucket: int = DEFAULT_BUCKET)
         raise UsageError(f"--bucket {bucket} is not at least 1", fix="1 doesn't round; 32 is the default.")
     if budget.widths is not None:
         return _named(read_widths(budget.widths, source), source)
-    if budget.heads is not None or budget.intermediate is not None:
-        layers = [_explicit(layer, source.widest, budget.heads, budget.intermediate) for layer in source.layers]
-        return _named(source.with_layers(layers), source)
     prunable = costs.prunable_parameters(source)
-    if budget.target_parameters is None:
-        wanted = prunable * (1 - budget.ratio)
-        asked = f"ratio {budget.ratio:g}"
-    else:
+    if budget.ratio is not None:
+        return _uniform(source, prunable * (1 - budget.ratio), bucket, f"ratio {budget.ratio:g}")
+    if budget.target_parameters is not None:
         total = costs.parameters(source)
-        wanted = prunable - (total - budget.target_parameters)
-        asked = f"{budget.target_parameters:,} parameters"
         if budget.target_parameters >= total:
             raise UsageError(f"--target-params: the model has {total:,} parameters", fix="Give fewer than that.")
-    return _uniform(source, wanted, bucket, asked)
+        wanted = prunable - (total - budget.target_parameters)
+        return _uniform(source, wanted, bucket, f"{budget.target_parameters:,} parameters")
+    layers = [_explicit(layer, source.widest, budget.heads, budget.intermediate) for layer in source.layers]
+    return _named(source.with_layers(layers), source)
 
 
 def _named(plan: WidthPlan, source: WidthPlan) -> Allocation:

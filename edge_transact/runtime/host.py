@@ -7,12 +7,13 @@ function and ``end_forward`` for each chunk of a prompt and each decoded token.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edge_transact.engine.cpu.features import missing
 from edge_transact.errors import EdgeTransactError
 
 PAGE_SIZE = 16
@@ -48,6 +49,7 @@ class HostModel:
                 f"{library} can't be loaded: {str(error).splitlines()[-1]}", fix="Build it again on this machine."
             ) from error
         self.metadata: dict[str, Any] = read_metadata(self._vm)
+        require_cpu(library, self.metadata["cpu"])
         self._parameters = _load_parameters(weights, self.metadata["params"], tvm)
         self.context_window_size: int = self.metadata["context_window_size"]
         self.prefill_chunk_size: int = self.metadata["prefill_chunk_size"]
@@ -192,3 +194,18 @@ def _sample(logits: np.ndarray, temperature: float, random: np.random.Generator)
         return int(logits.argmax())
     # The largest of Gumbel-perturbed logits is a sample of the softmax.
     return int((logits / temperature + random.gumbel(size=logits.shape)).argmax())
+
+
+def require_cpu(library: Path, cpu: Mapping[str, Any]) -> None:
+    """Raises an `EdgeTransactError` unless this machine's CPU can do what the library's `cpu` needs.
+
+    Args:
+        library: For the message.
+        cpu: ``name`` and LLVM's ``features``, from the library's metadata.
+    """
+    lacking = missing(cpu["features"])
+    if lacking:
+        raise EdgeTransactError(
+            f"{library} was built for {cpu['name']}, and this machine's CPU has no {', '.join(lacking)}",
+            fix="Build it again on this machine, with --target host.",
+        )

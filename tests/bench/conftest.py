@@ -9,13 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from standin.phone import AdbServer, Phone
-from standin.root import missing
-from standin.runner import build_runner
 
 from edge_transact.bench.plan import Lengths
-from edge_transact.bench.records import read_records
 from edge_transact.bench.run import Conditions
+from tests.bench.standin.phone import AdbServer, Phone
+from tests.bench.standin.root import missing
+from tests.bench.standin.runner import build_runner
 
 QUICK = Conditions(
     lengths=(Lengths(8, 4),), repetitions=2, warmups=0, timeout_s=60, cool_timeout_s=20, reconnect_s=30, sample_s=0.3
@@ -114,7 +113,3 @@ def when_logged(tmp_path: Path) -> Iterator[Callable[..., threading.Thread]]:
     yield when
     for thread in threads:
         thread.join(60)
-
-
-def repetitions(log: Path) -> list[dict]:
-    return [record for record in read_records(log) if record["kind"] == "repetition"]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edge_transact.bench.records import read_records
+
 
 def repetition(seconds: float = 1.0, **changed: Any) -> dict[str, Any]:
     """A record of one repetition that took so long: a fifth of it for the prompt."""
@@ -30,3 +32,8 @@ def repetition(seconds: float = 1.0, **changed: Any) -> dict[str, Any]:
 def write_log(path: Path, records: Sequence[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
+
+
+def repetitions(log: Path) -> list[dict[str, Any]]:
+    """The repetitions that a log holds."""
+    return [record for record in read_records(log) if record["kind"] == "repetition"]

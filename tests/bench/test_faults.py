@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import repetitions
-from standin.unauthorized import UnauthorizedDevice
 
 from edge_transact.bench import adb, push
 from edge_transact.errors import EdgeTransactError
+from tests.bench.logs import repetitions
+from tests.bench.standin.unauthorized import UnauthorizedDevice
 
 pytestmark = pytest.mark.slow
 

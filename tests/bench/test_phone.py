@@ -8,12 +8,11 @@ import subprocess
 import sys
 import threading
 
-from conftest import repetitions
-
 from edge_transact.bench.adb import AndroidDevice, adb_client
 from edge_transact.bench.devices import describe, labels
 from edge_transact.bench.push import sync_files
 from edge_transact.bench.sensors import read_sensors
+from tests.bench.logs import repetitions
 
 
 def test_the_phone_gives_the_hosts_tokens(phone, run_bench, tmp_path):

@@ -9,11 +9,11 @@ import struct
 import subprocess
 
 import pytest
-from logs import repetition
 
 from edge_transact.bench.published import FIGURE_4
 from edge_transact.bench.report import write_report
 from edge_transact.errors import EdgeTransactError
+from tests.bench.logs import repetition
 
 NASTY = '<script>alert("x")</script> & $(id)'
 

@@ -39,7 +39,7 @@ def test_parameters_and_flops_are_those_that_torch_counts(make_llama):
     assert result["flops_per_token"] == counter.get_total_flops()
     cached = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers) // context
     assert result["kv_bytes_per_token"] == cached // 2, "fp16, where torch has fp32"
-    assert result["kv_bytes"] == context * result["kv_bytes_per_token"]
+    assert result["kv_bytes"] == 2 * 16 * result["kv_bytes_per_token"], "a page of 16 tokens, and a spare one"
 
 
 def test_memory_is_the_sum_of_its_parts(tiny_model):

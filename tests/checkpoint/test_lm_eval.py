@@ -1,4 +1,4 @@
-"""lm-evaluation-harness's ``--model hf`` loads what we write, without edge-transact, and scores it as transformers does."""
+"""lm-evaluation-harness's ``--model hf`` loads what we write, without edge-transact, and scores it right."""
 
 import json
 import os

@@ -97,7 +97,7 @@ def test_hub_data_sets_are_read_by_split(tmp_path, hub):
     for split in ("train", "test"):
         rows = [json.dumps({"text": f"{split} {index}"}) for index in range(2)]
         (data / f"{split}.jsonl").write_text("\n".join(rows))
-    hub.add("dataset", "org/words", data)
+    hub.add("org/words", {file.name: file.read_bytes() for file in data.iterdir()}, kind="datasets")
     program = (
         "import json\nfrom edge_transact.inputs import read_text\n"
         "print(json.dumps([read_text('org/words', purpose) for purpose in ('calibration', 'evaluation')]))"

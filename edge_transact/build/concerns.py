@@ -1,0 +1,62 @@
+"""What a build may be asked for and will disappoint: said before the work, and built all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edge_transact import costs
+from edge_transact.quantization import QUANTIZATIONS, Quantization
+from edge_transact.widths import WidthPlan
+
+PHONE_TARGETS = ("android", "android-cpu", "iphone")
+APP_MEMORY_GIB = 4
+"""What an app may count on: half of a phone that has 8 GiB."""
+
+
+def concerns(
+    plan: WidthPlan,
+    quantization: Quantization,
+    targets: Sequence[str],
+    *,
+    context_window_size: int,
+    prefill_chunk_size: int,
+    max_batch_size: int,
+) -> list[str]:
+    """What to warn of, a sentence each with what to do about it.
+
+    Args:
+        plan: The widths that are built.
+        quantization: Of the weights.
+        targets: Names of `engine.targets.TARGETS`.
+        context_window_size: Tokens that a sequence may have.
+        prefill_chunk_size: Tokens of one prefill call.
+        max_batch_size: Sequences at once.
+    """
+    found = []
+    phones = [target for target in targets if target in PHONE_TARGETS]
+    weights = costs.weight_bytes(plan, quantization)
+    kv = context_window_size * max_batch_size * costs.kv_bytes_per_token(plan, quantization)
+    total = weights + kv + costs.workspace_bytes(plan, quantization, prefill_chunk_size, max_batch_size)
+    if phones and total > APP_MEMORY_GIB << 30:
+        found.append(
+            f"{total / 2**30:.1f} GiB at {context_window_size} tokens (weights {weights / 2**30:.1f}, KV cache "
+            f"{kv / 2**30:.1f}) is more than the {APP_MEMORY_GIB} GiB that an app gets on a phone of "
+            f"{2 * APP_MEMORY_GIB}: prune more (--ratio), or shrink --context or --max-batch"
+        )
+    if "android" in targets and quantization.name == "q4f16_1":
+        found.append(
+            "q4f16_1 is slow on Adreno GPUs (prefill at 1 token a second where q4f16_0 has 110, "
+            "mlc-ai/mlc-llm#3379): use --quant q4f16_0"
+        )
+    if "android" in targets and quantization.model_dtype == "float32":
+        found.append(
+            f"{quantization.name} computes in float32, with a KV cache of twice the bytes: on a phone's GPU use "
+            "--quant q4f16_0"
+        )
+    if phones and quantization.bits is None:
+        smaller = costs.weight_bytes(plan, QUANTIZATIONS["q4f16_0"])
+        found.append(
+            f"{quantization.name} leaves the weights unquantized, and every token reads them all: "
+            f"{weights / 2**20:.0f} MiB instead of {smaller / 2**20:.0f} MiB with --quant q4f16_0"
+        )
+    return found

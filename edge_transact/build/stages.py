@@ -1,0 +1,90 @@
+"""The long stages of a build, each taken from the cache where nothing that it depends on has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from edge_transact import cache
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.definition import Definition
+from edge_transact.engine.library import build_library
+from edge_transact.engine.targets import BuildTarget
+from edge_transact.inputs import read_text
+from edge_transact.prune import Budget, prune
+from edge_transact.prune.calibration import DEFAULT_TEXT
+from edge_transact.quantization import Quantization
+from edge_transact.weights.convert import convert
+
+
+def pruned(source: Checkpoint, model: str, budget: Budget, options: Mapping[str, Any]) -> Checkpoint:
+    """The model pruned to a budget.
+
+    Args:
+        source: The checkpoint of `model`.
+        model: The MODEL as it was given, which the pruned checkpoint records.
+        budget: How small.
+        options: Keyword arguments of `prune.prune`: method, shots, bucket, calibration, calibration_tokens, seed.
+    """
+    calibration = read_text(options.get("calibration", DEFAULT_TEXT), "calibration")
+    ingredients = {
+        "model": model,
+        "source": _digest(source),
+        "budget": budget.to_dict() | ({"widths": budget.widths.read_text()} if budget.widths else {}),
+        "options": dict(options),
+        "calibration": cache.text_digest(calibration),
+        "code": cache.code("prune", "checkpoint", "widths.py", "templates/model_card.md.j2"),
+        **_versions("torch", "transformers"),
+    }
+
+    def make(directory: Path) -> None:
+        prune(model, directory, budget, **options, force=True)
+
+    return Checkpoint.open(cache.made(cache.Recipe("pruned", f"prune {model}", ingredients, make, name="pruned")))
+
+
+def place_weights(checkpoint: Checkpoint, definition: Definition, quantization: Quantization, directory: Path) -> int:
+    """Writes the quantized parameter shards into `directory`. Returns their bytes."""
+    sources = definition.parameter_sources()
+    ingredients = {
+        "checkpoint": _digest(checkpoint),
+        "parameters": {name: list(names) for name, (names, _) in sources.items()},
+        "quantization": quantization.name,
+        "code": cache.code("weights", "templates/edge_llama_model.py.j2", "quantization.py"),
+    }
+
+    def make(content: Path) -> None:
+        convert(checkpoint, sources, quantization, content)
+
+    cache.place(cache.Recipe("weights", f"quantize to {quantization.name}", ingredients, make), directory)
+    return sum(path.stat().st_size for path in directory.glob("params_shard_*.bin"))
+
+
+def place_library(
+    definition: Definition, quantization: Quantization, target: BuildTarget, model_lib: str, path: Path
+) -> None:
+    """Writes the library for a target to `path`. The definition's own text is in `model_lib`'s digest."""
+    ingredients = {
+        "model_lib": model_lib,
+        "config": definition.config.asdict(),
+        "quantization": quantization.name,
+        "target": asdict(target) | {"tvm": str(target.tvm_target())},
+        "code": cache.code("engine", "definition", "quantization.py"),
+        **_versions("apache-tvm"),
+    }
+
+    def make(content: Path) -> None:
+        build_library(definition, quantization, target, model_lib, content / path.name)
+
+    cache.place(cache.Recipe("libraries", f"compile {model_lib} for {target.name}", ingredients, make), path.parent)
+
+
+def _digest(checkpoint: Checkpoint) -> str:
+    return cache.files_digest([checkpoint.path / "config.json", *checkpoint.path.glob("*.safetensors")])
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    return {package: version(package) for package in packages}

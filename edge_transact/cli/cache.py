@@ -1,0 +1,80 @@
+"""``edge-transact cache``: what is kept of earlier runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from edge_transact.cli.common import JsonOption, guarded, show
+
+
+@guarded
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Delete what is kept, all of it or of one --kind.")] = False,
+    kind: Annotated[
+        str | None, typer.Option(metavar="KIND", help="Only this: converted, pruned, weights or libraries.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what is kept of earlier runs, or delete it.
+
+    An unchanged model isn't converted, pruned or quantized twice, and an unchanged definition isn't compiled twice.
+    What is kept lies in `$EDGE_TRANSACT_CACHE`, else in `~/.cache/edge-transact`, and may be deleted at any time.
+    `--no-cache`, with any command, makes everything again.
+
+    **Examples**
+
+    `edge-transact cache`
+
+    `edge-transact cache --clear --kind weights`
+    """
+    from edge_transact import cache as store
+    from edge_transact.errors import UsageError, did_you_mean
+
+    if kind is not None and kind not in store.KINDS:
+        raise UsageError(f"no kind {kind!r} is kept", fix=did_you_mean(kind, store.KINDS))
+    kinds = [kind] if kind else list(store.KINDS)
+    entries = store.clear(kinds) if clear else [entry for entry in store.entries() if entry.kind in kinds]
+    total = sum(entry.size_bytes for entry in entries)
+    result = {
+        "directory": str(store.cache_directory()),
+        "cleared": clear,
+        "size_bytes": total,
+        "entries": [
+            {
+                "kind": entry.kind,
+                "what": entry.what,
+                "path": str(entry.path),
+                "size_bytes": entry.size_bytes,
+                "used": entry.used,
+            }
+            for entry in entries
+        ],
+    }
+
+    def text() -> None:
+        from datetime import datetime
+
+        from rich.console import Console
+        from rich.table import Table
+
+        console = Console(highlight=False)
+        if clear:
+            console.print(f"deleted {len(entries)} entries, {_size(total)}")
+            return
+        console.print(f"{len(entries)} entries, {_size(total)} in {store.cache_directory()}", soft_wrap=True)
+        if not entries:
+            return
+        table = Table("used", "kind", "what", "size", box=None, padding=(0, 2, 0, 0))
+        table.columns[3].justify = "right"
+        for entry in entries:
+            used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
+            table.add_row(used, entry.kind, entry.what or "unfinished", _size(entry.size_bytes))
+        console.print(table)
+
+    show(result, as_json, text)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -1,0 +1,60 @@
+"""``edge-transact doctor``: what is missing for which job, and how to get it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from edge_transact.cli.common import JsonOption, guarded, show
+
+
+@guarded
+def doctor(
+    job: Annotated[
+        list[str] | None,
+        typer.Option("--for", metavar="JOB", help="Exit 1 unless this can be done here. May be given several times."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what this machine has, what it lacks, what for, and how to get it.
+
+    Building needs Python packages only; a phone, an app and the hub need more. Something missing is no failure,
+    unless `--for` names a job that cannot do without it: `prune`, `host`, `android`, `android-cpu`, `iphone`, `demo`,
+    `gguf`, `plot`, `tasks`, `hub`, `bench`, `app`.
+
+    **Examples**
+
+    `edge-transact doctor`
+
+    `edge-transact doctor --for app`
+
+    `edge-transact doctor --json | tail -1 | jq -r '.checks[] | select(.ok | not) | .fix'`
+    """
+    from dataclasses import asdict
+
+    from edge_transact.doctor import JOBS, examine
+    from edge_transact.errors import UsageError, did_you_mean
+
+    wanted = job or []
+    for name in wanted:
+        if name not in JOBS:
+            raise UsageError(f"no job is called {name!r}", fix=did_you_mean(name, JOBS))
+    checks = examine()
+    passed = {check.name for check in checks if check.ok}
+    missing = {name: [check for check in job.needs if check not in passed] for name, job in JOBS.items()}
+    result = {
+        "checks": [asdict(check) for check in checks],
+        "jobs": {name: {"ok": not lacking, "missing": lacking} for name, lacking in missing.items()},
+    }
+
+    def text() -> None:
+        from edge_transact.doctor.screen import print_checks, print_jobs
+
+        needs = {name for chosen in wanted for name in JOBS[chosen].needs}
+        print_checks([check for check in checks if not wanted or check.name in needs])
+        print_jobs({name: lacking for name, lacking in missing.items() if not wanted or name in wanted})
+
+    show(result, as_json, text)
+    if any(missing[name] for name in wanted):
+        raise typer.Exit(1)

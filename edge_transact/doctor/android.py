@@ -1,0 +1,169 @@
+"""What a phone and an Android app need: adb, SDK, NDK, JDK, Rust, MLC-LLM. Building a library needs none of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+from pathlib import Path
+
+from edge_transact.doctor.check import Check, output_of
+from edge_transact.doctor.system import install_command
+
+NDK_MAJOR = 28
+"""The first NDK that aligns segments to 16 KB by default, which Google Play requires."""
+NDK_PACKAGE = "ndk;28.2.13676358"
+JDK_MAJOR = 17
+"""What MLC-LLM's Android documentation asks for."""
+RUST_TARGET = "aarch64-linux-android"
+PINNED_TVM = "837cb9de"
+"""The TVM (mlc-ai/relax) of MLC-LLM 79d603f0, whose formats we follow."""
+
+
+def adb() -> list[Check]:
+    """adb, and the devices that it sees, with the state of each."""
+    version = output_of("adb", "version")
+    if version is None:
+        looked = "no adb on PATH"
+        return [
+            Check("adb", False, looked, install_command("adb")),
+            Check("device", False, looked, "install adb first"),
+        ]
+    number = re.search(r"^Version (\S+)", version, re.MULTILINE)
+    checks = [Check("adb", True, f"{number[1] if number else version.splitlines()[0]} at {shutil.which('adb')}")]
+    was_running = _server_answers()
+    listing = (output_of("adb", "devices", "-l") or "").splitlines()
+    if not was_running:
+        # Asking started a server; a diagnosis leaves nothing behind.
+        output_of("adb", "kill-server")
+    devices = [line.split() for line in listing if line and not line.startswith(("List of", "*", "adb "))]
+    found = ", ".join(f"{words[0]} ({_device_state(words)})" for words in devices) or "adb sees no device"
+    if any(words[1] == "device" for words in devices):
+        return [*checks, Check("device", True, found)]
+    return [*checks, Check("device", False, found, _device_fix({words[1] for words in devices}))]
+
+
+def _server_answers() -> bool:
+    try:
+        port = int(os.environ.get("ANDROID_ADB_SERVER_PORT", "5037"))
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except (OSError, ValueError, OverflowError):
+        return False
+
+
+def _device_state(words: list[str]) -> str:
+    model = next((word.removeprefix("model:") for word in words if word.startswith("model:")), "")
+    return model if words[1] == "device" and model else words[1]
+
+
+def _device_fix(states: set[str]) -> str:
+    if "unauthorized" in states:
+        return "unlock the phone and accept the question about USB debugging"
+    if "offline" in states:
+        return "adb kill-server, and plug the phone in again"
+    if "no" in states:  # "no permissions"
+        return "install udev rules (Debian: android-sdk-platform-tools-common), plug the phone in again"
+    return "on the phone: Settings, Developer options, USB debugging; then plug it in"
+
+
+def _sdk_directories() -> list[Path]:
+    names = [os.environ.get(name) for name in ("ANDROID_HOME", "ANDROID_SDK_ROOT")]
+    return [Path(name) for name in names if name]
+
+
+def sdk() -> list[Check]:
+    """The Android SDK, which Gradle builds the app with."""
+    for directory in _sdk_directories():
+        platforms = sorted(path.name for path in directory.glob("platforms/android-*"))
+        if platforms:
+            return [Check("sdk", True, f"{platforms[-1]} at {directory}")]
+    looked = ", ".join(map(str, _sdk_directories())) or "ANDROID_HOME is not set"
+    fix = "install Android Studio or its command-line tools, and export ANDROID_HOME=..."
+    return [Check("sdk", False, f"no platforms: {looked}", fix)]
+
+
+def ndk() -> list[Check]:
+    """The newest NDK at the places where tools look for it."""
+    candidates = [Path(os.environ[name]) for name in ("ANDROID_NDK", "ANDROID_NDK_HOME") if os.environ.get(name)]
+    for directory in _sdk_directories():
+        candidates += sorted(directory.glob("ndk/*"), key=_ndk_revision, reverse=True)
+    fix = f'sdkmanager --install "{NDK_PACKAGE}", and export ANDROID_NDK=$ANDROID_HOME/ndk/{NDK_PACKAGE[4:]}'
+    for directory in candidates:
+        revision = _ndk_revision(directory)
+        if revision:
+            ok = revision[0] >= NDK_MAJOR
+            found = f"r{revision[0]} ({'.'.join(map(str, revision))}) at {directory}"
+            return [Check("ndk", ok, found if ok else f"{found}: r{NDK_MAJOR} or newer is needed", "" if ok else fix)]
+    looked = ", ".join(map(str, candidates)) or "ANDROID_NDK, ANDROID_NDK_HOME, ANDROID_HOME/ndk"
+    return [Check("ndk", False, f"none at {looked}", fix)]
+
+
+def _ndk_revision(directory: Path) -> tuple[int, ...]:
+    try:
+        text = (directory / "source.properties").read_text()
+    except OSError:
+        return ()
+    match = re.search(r"^Pkg\.Revision\s*=\s*([\d.]+)", text, re.MULTILINE)
+    return tuple(int(part) for part in match[1].split(".") if part) if match else ()
+
+
+def jdk() -> list[Check]:
+    """The Java compiler: JAVA_HOME's, or the one on PATH."""
+    home = os.environ.get("JAVA_HOME")
+    program = str(Path(home) / "bin" / "javac") if home else "javac"
+    fix = f"{install_command(f'openjdk-{JDK_MAJOR}-jdk')}, or export JAVA_HOME=... (Android Studio's jbr will do)"
+    version = output_of(program, "-version")
+    match = re.search(r"javac (?:1\.)?(\d+)(\S*)", version or "")
+    if not match:
+        return [Check("jdk", False, f"no working {program}", fix)]
+    ok = int(match[1]) >= JDK_MAJOR
+    found = f"{match[1]}{match[2]} at {home or shutil.which(program)}"
+    return [Check("jdk", ok, found if ok else f"{found}: {JDK_MAJOR} or newer is needed", "" if ok else fix)]
+
+
+def rust() -> list[Check]:
+    """Rust and its Android target, which MLC builds the tokenizers with."""
+    version = output_of("rustc", "--version")
+    sysroot = output_of("rustc", "--print", "sysroot")
+    if not version or not sysroot:
+        fix = "install rustup from https://rustup.rs"
+        return [
+            Check("rust", False, "no rustc on PATH", fix),
+            Check("rust-target", False, "no rustc on PATH", f"{fix}, then: rustup target add {RUST_TARGET}"),
+        ]
+    targets = sorted(path.parent.name for path in Path(sysroot).glob("lib/rustlib/*/lib"))
+    ok = RUST_TARGET in targets
+    return [
+        Check("rust", True, f"{version.removeprefix('rustc ')} at {sysroot}"),
+        Check(
+            "rust-target",
+            ok,
+            RUST_TARGET if ok else f"only {', '.join(targets) or 'none'}",
+            "" if ok else f"rustup target add {RUST_TARGET}",
+        ),
+    ]
+
+
+def mlc() -> list[Check]:
+    """The MLC-LLM checkout that MLC_LLM_SOURCE_DIR names, and the TVM that it carries."""
+    clone = "git clone --recursive https://github.com/mlc-ai/mlc-llm"
+    value = os.environ.get("MLC_LLM_SOURCE_DIR")
+    if not value:
+        unset, fix = "MLC_LLM_SOURCE_DIR is not set", f"{clone}, and export MLC_LLM_SOURCE_DIR=$PWD/mlc-llm"
+        return [Check("mlc", False, unset, fix), Check("mlc-tvm", False, unset, fix)]
+    source = Path(value)
+    if not (source / "python" / "mlc_llm").is_dir():
+        nothing, fix = f"{source} is no MLC-LLM checkout", f"{clone}, and export MLC_LLM_SOURCE_DIR=$PWD/mlc-llm"
+        return [Check("mlc", False, nothing, fix), Check("mlc-tvm", False, nothing, fix)]
+    head = output_of("git", "-C", str(source), "rev-parse", "--short=8", "HEAD")
+    tvm = source / "3rdparty" / "tvm"
+    if not (tvm / "include" / "tvm").is_dir():
+        fix = f"git -C {source} submodule update --init --recursive"
+        tvm_check = Check("mlc-tvm", False, f"{tvm} is empty", fix)
+    else:
+        revision = output_of("git", "-C", str(tvm), "rev-parse", "--short=8", "HEAD") or "unknown revision"
+        note = "" if revision == PINNED_TVM else f" (our formats follow MLC-LLM's at {PINNED_TVM})"
+        tvm_check = Check("mlc-tvm", True, f"revision {revision}{note}")
+    return [Check("mlc", True, f"{head or 'unknown revision'} at {source}"), tvm_check]

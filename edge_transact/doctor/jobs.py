@@ -1,0 +1,42 @@
+"""What people want to do here, and which checks each of these jobs cannot do without."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CORE = ("python", "packages")
+APP = ("sdk", "ndk", "jdk", "rust", "rust-target", "cmake", "mlc", "mlc-tvm")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing to do.
+
+    Attributes:
+        does: What it is, as in "doctor --for NAME: can this machine ...".
+        needs: Names of the checks that must be ok.
+    """
+
+    does: str
+    needs: tuple[str, ...]
+
+
+JOBS: dict[str, Job] = {
+    "prune": Job("make a checkpoint smaller", CORE),
+    "host": Job("build for this machine and run", (*CORE, "llvm-host", "c-compiler")),
+    "android": Job("build for Android, with OpenCL", (*CORE, "llvm-aarch64", "opencl")),
+    "android-cpu": Job("build for Android, CPU only", (*CORE, "llvm-aarch64")),
+    "iphone": Job("build for iPhone", (*CORE, "llvm-aarch64", "metal")),
+    "demo": Job("run the demo", (*CORE, "demo", "llvm-host", "llvm-aarch64", "opencl", "c-compiler", "memory", "disk")),
+    "gguf": Job("read .gguf files", (*CORE, "gguf")),
+    "plot": Job("draw widths and reports", (*CORE, "plot")),
+    "tasks": Job("evaluate on tasks with lm-eval", (*CORE, "eval")),
+    "hub": Job("load from the model hub and push to it", (*CORE, "hub")),
+    "bench": Job("measure on a phone", (*CORE, "adb", "device", "ndk", "mlc-tvm")),
+    "app": Job("build the Android app around a model", (*CORE, *APP)),
+}
+
+
+def needed_for(check: str) -> list[str]:
+    """The jobs that need that check."""
+    return [name for name, job in JOBS.items() if check in job.needs]

@@ -1,0 +1,71 @@
+"""The Python packages: those that edge-transact itself says it needs, at the versions that it asks for."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+
+from edge_transact.doctor.check import Check
+
+DISTRIBUTION = "edge-transact"
+_SOURCE_TREE = Path(__file__).resolve().parents[2] / "pyproject.toml"
+
+
+def _requirements() -> tuple[list[Requirement], dict[str, list[Requirement]]]:
+    """What is required always, and by each extra; in a source tree from its pyproject.toml, else as installed."""
+    if _SOURCE_TREE.is_file():
+        project = tomllib.loads(_SOURCE_TREE.read_text())["project"]
+        extras = project.get("optional-dependencies", {})
+        return list(map(Requirement, project["dependencies"])), {
+            name: list(map(Requirement, lines)) for name, lines in extras.items()
+        }
+    always, extras = [], {}
+    for requirement in map(Requirement, metadata.requires(DISTRIBUTION) or ()):
+        names = [
+            extra
+            for extra in metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or ()
+            if requirement.marker and Marker(str(requirement.marker)).evaluate({"extra": extra})
+        ]
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            always.append(requirement)
+        for name in names:
+            extras.setdefault(name, []).append(requirement)
+    return always, extras
+
+
+def _state(requirements: Iterable[Requirement]) -> tuple[bool, str]:
+    """Whether all are installed at a version that will do, and one ``name version`` each."""
+    parts, ok = [], True
+    for requirement in requirements:
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            parts.append(f"{requirement.name} missing")
+            ok = False
+            continue
+        right = requirement.specifier.contains(version, prereleases=True)
+        parts.append(f"{requirement.name} {version}" + ("" if right else f" (needs {requirement.specifier})"))
+        ok &= right
+    return ok, ", ".join(parts)
+
+
+def packages() -> list[Check]:
+    """Those without which nothing works."""
+    ok, found = _state(_requirements()[0])
+    return [Check("packages", ok, found, "" if ok else f"python -m pip install --upgrade {DISTRIBUTION}")]
+
+
+def extras() -> list[Check]:
+    """Those that one job needs, by the name of the extra that installs them."""
+    checks = []
+    for name, requirements in _requirements()[1].items():
+        if name == "test":
+            continue
+        ok, found = _state(requirements)
+        checks.append(Check(name, ok, found, "" if ok else f"python -m pip install '{DISTRIBUTION}[{name}]'"))
+    return checks

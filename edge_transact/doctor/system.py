@@ -1,0 +1,121 @@
+"""The machine: Python, what tvm can generate code for, the C compiler, disk and memory, the model hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+
+from edge_transact.doctor.check import Check, output_of
+
+PYTHON = (3, 11)
+DEMO_MEMORY_GIB = 6
+"""The most that the demo may take; a 1.3 B model's build streams its weights and takes less than its checkpoint."""
+DEMO_DISK_GIB = 4
+"""Packages, the demo's checkpoints and its libraries."""
+
+# In a process of its own: a broken installation is then a finding and not the end of doctor.
+_TVM_PROBE = """
+import json, tvm, tvm_ffi
+found = lambda name: tvm_ffi.get_global_func(name, allow_missing=True)
+llvm = found("target.llvm_get_targets")
+print(json.dumps({
+    "version": tvm.__version__,
+    "llvm": found("target.llvm_version_major")() if llvm else None,
+    "targets": [str(target) for target in llvm()] if llvm else [],
+    "codegen": [kind for kind in ("opencl", "metal") if found("target.build." + kind)],
+}))
+"""
+
+
+def python() -> list[Check]:
+    """The interpreter that runs this."""
+    ok = sys.version_info >= PYTHON
+    wanted = ".".join(map(str, PYTHON))
+    found = f"{platform.python_version()} at {sys.executable}"
+    return [Check("python", ok, found, "" if ok else f"install Python {wanted} or newer, and make a new venv with it")]
+
+
+def tvm_targets() -> list[Check]:
+    """The code that tvm can generate here; all of it comes with the wheel, no SDK is needed."""
+    answer = output_of(sys.executable, "-c", _TVM_PROBE, timeout_s=120)
+    try:
+        probe = json.loads((answer or "").splitlines()[-1])
+    except (IndexError, json.JSONDecodeError):
+        probe = {"version": None, "llvm": None, "targets": [], "codegen": []}
+    what = f"apache-tvm {probe['version']}" if probe["version"] else "apache-tvm cannot be imported"
+    llvm = f"LLVM {probe['llvm']} in {what}" if probe["llvm"] else f"no LLVM in {what}"
+    fix = "python -m pip install --force-reinstall --no-deps apache-tvm==0.26.0"
+    host = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+    checks = [
+        (f"llvm-{name}", architecture in probe["targets"], f"{architecture} code: {llvm}")
+        for name, architecture in (("host", host), ("aarch64", "aarch64"))
+    ]
+    checks += [(kind, kind in probe["codegen"], f"{kind} code: {what}") for kind in ("opencl", "metal")]
+    return [Check(name, ok, found, "" if ok else fix) for name, ok, found in checks]
+
+
+def compiler() -> list[Check]:
+    """The C compiler, which links the host library, and CMake, which builds MLC's Android runtime."""
+    checks = []
+    command = os.environ.get("CC") or next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), "cc")
+    for name, program, package in (("c-compiler", command, "gcc"), ("cmake", "cmake", "cmake")):
+        version = output_of(program, "--version")
+        if version:
+            checks.append(Check(name, True, f"{version.splitlines()[0]} at {shutil.which(program) or program}"))
+        else:
+            checks.append(Check(name, False, f"no working {program} on PATH", install_command(package)))
+    return checks
+
+
+def resources() -> list[Check]:
+    """Memory of this machine, and room in the working directory."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    memory_ok, disk_ok = total >= DEMO_MEMORY_GIB, free >= DEMO_DISK_GIB
+    return [
+        Check(
+            "memory",
+            memory_ok,
+            f"{total:.1f} GiB",
+            "" if memory_ok else f"{DEMO_MEMORY_GIB} GiB are needed: add swap, or use a larger machine",
+        ),
+        Check(
+            "disk",
+            disk_ok,
+            f"{free:.1f} GiB free in {Path.cwd()}",
+            "" if disk_ok else f"{DEMO_DISK_GIB} GiB are needed: edge-transact cache --clear, or another directory",
+        ),
+    ]
+
+
+def hub() -> list[Check]:
+    """Whether the model hub answers, by the settings of huggingface_hub itself."""
+    from huggingface_hub import constants, get_token
+    from huggingface_hub.utils import get_session
+
+    token = "logged in" if get_token() else "not logged in (gated models need it: hf auth login)"
+    if constants.HF_HUB_OFFLINE:
+        return [Check("hub", False, f"HF_HUB_OFFLINE is set; {token}", "unset HF_HUB_OFFLINE")]
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception as error:  # of whatever HTTP library this version of huggingface_hub uses
+        found = f"{constants.ENDPOINT} does not answer ({type(error).__name__}); {token}"
+        return [Check("hub", False, found, "check the network and HTTPS_PROXY, or set HF_ENDPOINT to a mirror")]
+    return [Check("hub", True, f"{constants.ENDPOINT} answers; {token}")]
+
+
+def install_command(package: str) -> str:
+    """How to install a system package here."""
+    for manager, command in (
+        ("apt-get", "sudo apt-get install"),
+        ("dnf", "sudo dnf install"),
+        ("pacman", "sudo pacman -S"),
+        ("brew", "brew install"),
+    ):
+        if shutil.which(manager):
+            return f"{command} {package}"
+    return f"install {package} with your system's package manager"

@@ -1,0 +1,425 @@
+"""W4A16 products on CPUs: ``y = x W`` with packed weights, for one row (decode) and for any number of rows (prefill).
+
+Decode is bound by memory: each thread streams its own columns of the packed weights once, with wide loads, and keeps everything else
+in registers and the first-level cache. Prefill is bound by arithmetic: the packed weights of two vectors of columns are expanded once into a
+panel that stays in the second-level cache, and tiles of rows by columns accumulate in registers. What surrounds a product in a LLaMA,
+RMSNorm before it, bias, residual, SiLU gate after it, is done in the same pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tvm import tirx
+from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as builder
+
+from edge_transact.engine.cpu.isa import ZERO_POINT, Fp32
+from edge_transact.engine.cpu.vector import cast, exp, lanes_of, load, shuffle, splat, store, sum_lanes
+from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A kind of product, and what is done in the same pass. Its sizes are the tensors': one kernel serves all widths.
+
+    Attributes:
+        layout: ``NK``: weight ``[N, 4 G]``, scale ``[N, G]``; ``KN``: ``[4 G, N]``, ``[G, N]``; ``G = ceil(K / 32)``.
+        dtype: Of the activations.
+        scale_dtype: Of the scales.
+        out_dtype: Of the result.
+        norm_eps: Apply RMSNorm to `x` first, with this epsilon and a weight ``[K]``.
+        bias: Add a bias ``[N]``.
+        gated: The first half of the columns is a gate: ``silu(y[:, :N/2]) * y[:, N/2:]``.
+        residual: Add a tensor of the result's shape.
+    """
+
+    layout: Literal["NK", "KN"]
+    dtype: str
+    scale_dtype: str
+    out_dtype: str
+    norm_eps: float | None = None
+    bias: bool = False
+    gated: bool = False
+    residual: bool = False
+
+    @property
+    def sections(self) -> int:
+        """Columns of the weight for a column of the result."""
+        return 2 if self.gated else 1
+
+
+class _Arguments:
+    """The kernel's buffers, ``x, weight, scale[, norm][, bias][, residual], out``, and their sizes as int32 expressions.
+
+    Attributes:
+        rows, features, width: Of the result and `x`: n, K, and N or N / 2.
+        groups, words: Along K, in the packed weight.
+    """
+
+    def __init__(self, linear: Linear, one_row: bool) -> None:
+        def argument(name: str, shape: tuple[Any, ...], dtype: str) -> Any:
+            return T.match_buffer(T.arg(name, T.handle()), shape, dtype)
+
+        k, width = T.int64(), T.int64()
+        leading = (T.int64(1), T.int64(1)) if one_row else (T.int64(), T.int64())
+        groups = (k + (GROUP_SIZE - 1)) // GROUP_SIZE
+        x = argument("x", (*leading, k), linear.dtype)
+        n = T.int64() if linear.gated else width
+        packed, scales = (n, groups * WORDS_PER_GROUP), (n, groups)
+        if linear.layout == "KN":
+            packed, scales = packed[::-1], scales[::-1]
+        self.weight = argument("weight", packed, "uint32")
+        self.scale = argument("scale", scales, linear.scale_dtype)
+        self.norm = argument("norm", (k,), linear.dtype) if linear.norm_eps is not None else None
+        self.bias = argument("bias", (n,), linear.dtype) if linear.bias else None
+        residual = argument("residual", (*leading, width), linear.dtype) if linear.residual else None
+        out = argument("out", (*leading, width), linear.out_dtype)
+
+        rows = leading[0] * leading[1]
+        self.rows, self.features, self.width, self.groups = (
+            T.bind(cast("int32", size)) for size in (rows, k, width, groups)
+        )
+        self.words = T.bind(self.groups * WORDS_PER_GROUP)
+        self.x = T.decl_buffer((rows, k), linear.dtype, data=x.data)
+        self.out = T.decl_buffer((rows, width), linear.out_dtype, data=out.data)
+        self.residual = None
+        if residual is not None:
+            self.residual = T.decl_buffer((rows, width), linear.dtype, data=residual.data)
+
+
+def kernel(linear: Linear, isa: Fp32, threads: int, *, one_row: bool) -> tirx.PrimFunc:
+    """The product as a PrimFunc of ``x [batch, tokens, K], weight, scale[, norm][, bias][, residual], out [batch, tokens, width]``.
+
+    Args:
+        linear: What to compute.
+        isa: With which instructions.
+        threads: How many parts decode is cut into.
+        one_row: Batch and tokens are 1: decode.
+    """
+    with IRBuilder() as ib:
+        with builder.prim_func(s_tir=True):
+            T.func_name("w4_linear")
+            T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+            arguments = _Arguments(linear, one_row)
+            with T.attr(T.int32(0), "pragma_import_llvm", isa.llvm_ir):
+                if not one_row:
+                    _prefill(linear, isa, arguments)
+                elif linear.layout == "KN":
+                    _decode_kn(linear, isa, threads, arguments)
+                else:
+                    _decode_nk(linear, isa, threads, arguments)
+    return ib.get()
+
+
+def supports(width: int, isa: Fp32, *, gated: bool) -> bool:
+    """Whether a matrix is large enough for the kernels: at least as many columns of the result as a tile has."""
+    return width >= (isa.lanes if gated else 2 * isa.lanes)
+
+
+def embed(scale_dtype: str) -> tirx.PrimFunc:
+    """Rows of a packed NK matrix: ``ids [n], weight [rows, 4 G], scale [rows, G]`` to ``[n, K]``."""
+    with IRBuilder() as ib:
+        with builder.prim_func(s_tir=True):
+            T.func_name("w4_embed")
+            T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+            n, rows, features = T.int64(), T.int64(), T.int64()
+            groups = (features + (GROUP_SIZE - 1)) // GROUP_SIZE
+            ids = T.match_buffer(T.arg("ids", T.handle()), (n,), "int32")
+            weight_handle, scale_handle = T.arg("weight", T.handle()), T.arg("scale", T.handle())
+            out = T.match_buffer(T.arg("out", T.handle()), (n, features), scale_dtype)
+            weight = T.match_buffer(weight_handle, (rows, groups * WORDS_PER_GROUP), "uint32")
+            scale = T.match_buffer(scale_handle, (rows, groups), scale_dtype)
+
+            def values(row: Any, word: Any, shifts: Any) -> Any:
+                lanes = lanes_of(shifts)
+                nibbles = T.bitwise_and(T.shift_right(splat(weight[row, word], lanes), shifts), splat(T.uint32(15), lanes))
+                signed = cast("float32", cast("int32", nibbles) - splat(T.int32(ZERO_POINT), lanes))
+                return cast(scale_dtype, signed * splat(cast("float32", scale[row, word // WORDS_PER_GROUP]), lanes))
+
+            with T.serial(0, n) as i:
+                row = T.bind(ids[i])
+                with T.serial(0, features // VALUES_PER_WORD) as word:
+                    shifts = cast("uint32", T.ramp(T.int32(0), 4, VALUES_PER_WORD))
+                    store(out, values(row, word, shifts), [i, word * VALUES_PER_WORD])
+                with T.serial(features // VALUES_PER_WORD * VALUES_PER_WORD, features) as k:
+                    shift = cast("uint32", k % VALUES_PER_WORD * 4)
+                    T.buffer_store(out, values(row, k // VALUES_PER_WORD, shift), [i, k])
+    return ib.get()
+
+
+def _each_word(a: _Arguments, row: Any, inverse_rms: Any, emit: Callable[[Any, Any], None]) -> None:
+    """Call ``emit(word, x)`` for all words of a row, `x` the word's 8 activations in fp32, normalized; zero beyond K."""
+    whole = T.bind(a.features // VALUES_PER_WORD)
+
+    def read(index: Any, lanes: int) -> Any:
+        x = cast("float32", load(a.x, [row, index], lanes))
+        if a.norm is None:
+            return x
+        return x * splat(inverse_rms, lanes) * cast("float32", load(a.norm, [index], lanes))
+
+    with T.serial(0, whole) as word:
+        emit(word, T.bind(read(word * VALUES_PER_WORD, VALUES_PER_WORD)))
+    with T.serial(whole, a.words) as word:
+        x = T.alloc_buffer((VALUES_PER_WORD,), "float32", scope="local")
+        store(x, splat(T.float32(0), VALUES_PER_WORD), [0])
+        with T.serial(0, T.min(VALUES_PER_WORD, T.max(a.features - word * VALUES_PER_WORD, 0))) as i:
+            T.buffer_store(x, read(word * VALUES_PER_WORD + i, 1), [i])
+        emit(word, T.bind(load(x, [0], VALUES_PER_WORD)))
+
+
+def _inverse_rms(linear: Linear, a: _Arguments, row: Any) -> Any:
+    """One over the root mean square of a row, or nothing where there is no norm."""
+    if linear.norm_eps is None:
+        return None
+    lanes = 16
+    squares = T.alloc_buffer((lanes,), "float32", scope="local")
+    store(squares, splat(T.float32(0), lanes), [0])
+    whole = T.bind(a.features // lanes)
+    with T.serial(0, whole) as i:
+        x = T.bind(cast("float32", load(a.x, [row, i * lanes], lanes)))
+        store(squares, load(squares, [0], lanes) + x * x, [0])
+    total = T.alloc_buffer((1,), "float32", scope="local")
+    T.buffer_store(total, sum_lanes([load(squares, [0], lanes)]), [0])
+    with T.serial(whole * lanes, a.features) as i:
+        x = T.bind(cast("float32", a.x[row, i]))
+        T.buffer_store(total, total[0] + x * x, [0])
+    mean = total[0] / cast("float32", a.features)
+    return T.bind(T.float32(1) / T.sqrt(mean + T.float32(linear.norm_eps)))
+
+
+def _finish(linear: Linear, a: _Arguments, row: Any, column: Any, sums: list[Any]) -> None:
+    """Bias, gate and residual on the sums of one vector of columns, one vector a section; then the store."""
+    lanes = int(sums[0].ty.dtype.lanes)
+    if a.bias is not None:
+        sums = [
+            y + cast("float32", load(a.bias, [column + section * a.width], lanes)) for section, y in enumerate(sums)
+        ]
+    y = sums[0]
+    if linear.gated:
+        gate = T.bind(sums[0])
+        one = splat(T.float32(1), lanes)
+        y = gate / (one + exp(splat(T.float32(0), lanes) - gate)) * sums[1]
+    if a.residual is not None:
+        y = y + cast("float32", load(a.residual, [row, column], lanes))
+    store(a.out, cast(linear.out_dtype, y), [row, column])
+
+
+def _decode_kn(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
+    lanes, sections = isa.lanes, linear.sections
+    units = T.alloc_buffer((a.words, isa.terms, isa.steps), "int32")
+    inverse_rms = _inverse_rms(linear, a, 0)
+
+    def pack(word: Any, x: Any) -> None:
+        for term, unit in enumerate(isa.units(x)):
+            store(units, unit, [word, term, 0])
+
+    _each_word(a, 0, inverse_rms, pack)
+    vectors = T.bind((a.width + (lanes - 1)) // lanes)
+    sums = T.alloc_buffer((vectors, sections, lanes), "float32")
+    zero = splat(T.float32(0), lanes)
+    with T.parallel(0, threads) as thread:
+        isa.prepare()
+        first, end = T.bind(thread * vectors // threads), T.bind((thread + 1) * vectors // threads)
+
+        def column(vector: Any) -> Any:
+            # The last vector of a ragged width begins early and computes some columns again.
+            return T.bind(T.min(vector * lanes, a.width - lanes))
+
+        with T.serial(first, end) as vector:
+            for section in range(sections):
+                store(sums, zero, [vector, section, 0])
+        with T.serial(0, a.groups) as group, T.serial(first, end) as vector:
+            start = column(vector)
+            for section in range(sections):
+                parts, turn = [zero, zero], 0
+                for word in range(WORDS_PER_GROUP):
+                    index = group * WORDS_PER_GROUP + word
+                    words = T.bind(load(a.weight, [index, start + section * a.width], lanes))
+                    for step in range(isa.steps):
+                        weights = T.bind(isa.weights(words, step))
+                        for term in range(isa.terms):
+                            unit = splat(units[index, term, step], lanes)
+                            parts[turn] = T.bind(isa.multiply_add(parts[turn], weights, unit))
+                            turn = 1 - turn
+                scale = cast("float32", load(a.scale, [group, start + section * a.width], lanes))
+                total = load(sums, [vector, section, 0], lanes) + (parts[0] + parts[1]) * scale
+                store(sums, total, [vector, section, 0])
+        with T.serial(first, end) as vector:
+            finished = [T.bind(load(sums, [vector, section, 0], lanes)) for section in range(sections)]
+            _finish(linear, a, 0, column(vector), finished)
+
+
+DECODE_ROWS = 4
+"""Rows of an NK weight, of each section, that decode takes at once."""
+
+
+def _decode_nk(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
+    lanes, sections = isa.lanes, linear.sections
+    padded = a.words + lanes
+    units = T.alloc_buffer((isa.terms, isa.steps, padded), "int32")
+    inverse_rms = _inverse_rms(linear, a, 0)
+
+    def pack(word: Any, x: Any) -> None:
+        for term, unit in enumerate(isa.units(x)):
+            unit = T.bind(unit)
+            for step in range(isa.steps):
+                T.buffer_store(units, shuffle([unit], [step]), [term, step, word])
+
+    _each_word(a, 0, inverse_rms, pack)
+    for term in range(isa.terms):
+        for step in range(isa.steps):
+            with T.serial(a.words, padded) as word:
+                T.buffer_store(units, T.int32(0), [term, step, word])
+    blocks = T.bind((a.width + (DECODE_ROWS - 1)) // DECODE_ROWS)
+    zero = splat(T.float32(0), lanes)
+    with T.parallel(0, threads) as thread:
+        isa.prepare()
+        sums = T.alloc_buffer((sections * DECODE_ROWS, lanes), "float32", scope="local")
+        with T.serial(thread * blocks // threads, (thread + 1) * blocks // threads) as block:
+            # The last block of a ragged width begins early and computes some rows again.
+            start = T.bind(T.min(block * DECODE_ROWS, a.width - DECODE_ROWS))
+            rows = [start + section * a.width + row for section in range(sections) for row in range(DECODE_ROWS)]
+
+            def accumulate(word: Any, held: int, rows: list[Any] = rows) -> None:
+                """Add the products of `held` words from `word` on."""
+                words = [T.bind(_widened(load(a.weight, [row, word], held), lanes, T.uint32(0))) for row in rows]
+                parts = [zero] * len(rows)
+                for step in range(isa.steps):
+                    unit = [T.bind(load(units, [term, step, word], lanes)) for term in range(isa.terms)]
+                    for i in range(len(rows)):
+                        weights = T.bind(isa.weights(words[i], step))
+                        for term in range(isa.terms):
+                            parts[i] = T.bind(isa.multiply_add(parts[i], weights, unit[term]))
+                # A narrower vector's other lanes have words of 0 with activations of 0, or of the row's later words.
+                groups = held // WORDS_PER_GROUP
+                spread = [min(lane // WORDS_PER_GROUP, groups - 1) for lane in range(lanes)]
+                for i, row in enumerate(rows):
+                    scale = cast("float32", load(a.scale, [row, word // WORDS_PER_GROUP], groups))
+                    scale = splat(scale, lanes) if groups == 1 else shuffle([scale], spread)
+                    if held < lanes:
+                        kept = [T.float32(float(lane < held)) for lane in range(lanes)]
+                        scale = scale * tirx.Shuffle(kept, [T.int32(lane) for lane in range(lanes)])
+                    store(sums, load(sums, [i, 0], lanes) + parts[i] * scale, [i, 0])
+
+            for i in range(len(rows)):
+                store(sums, zero, [i, 0])
+            whole = T.bind(a.words // lanes)
+            with T.serial(0, whole) as vector:
+                accumulate(vector * lanes, lanes)
+            done, held = whole * lanes, lanes // 2
+            while held >= WORDS_PER_GROUP:
+                with T.If(T.bitwise_and(a.words, held) != 0), T.Then():
+                    accumulate(T.bind(done), held)
+                done = done + T.bitwise_and(a.words, held)
+                held //= 2
+            loaded = [T.bind(load(sums, [i, 0], lanes)) for i in range(len(rows))]
+            finished = [T.bind(sum_lanes(loaded[i : i + DECODE_ROWS])) for i in range(0, len(rows), DECODE_ROWS)]
+            _finish(linear, a, 0, start, finished)
+
+
+def _widened(vector: Any, lanes: int, filler: Any) -> Any:
+    """A vector of fewer lanes with `filler` after it."""
+    held = int(vector.ty.dtype.lanes)
+    if held == lanes:
+        return vector
+    return shuffle([vector, splat(filler, lanes - held)], range(lanes))
+
+
+TILE_ROWS = 6
+
+
+def _prefill(linear: Linear, isa: Fp32, a: _Arguments) -> None:
+    lanes, tile_rows = isa.lanes, TILE_ROWS
+    tiles = T.bind((a.rows + (tile_rows - 1)) // tile_rows)
+    units = T.alloc_buffer((tiles, a.words, isa.steps, isa.terms, tile_rows), "int32")
+    with T.parallel(0, tiles) as tile, T.serial(0, tile_rows) as r:
+        row = T.bind(T.min(tile * tile_rows + r, a.rows - 1))
+        inverse_rms = _inverse_rms(linear, a, row)
+
+        def pack(word: Any, x: Any) -> None:
+            for term, unit in enumerate(isa.units(x)):
+                unit = T.bind(unit)
+                for step in range(isa.steps):
+                    T.buffer_store(units, shuffle([unit], [step]), [tile, word, step, term, r])
+
+        _each_word(a, row, inverse_rms, pack)
+
+    # Two vectors of the weight's columns at a time: gate and up of the same columns, or neighbours.
+    block_width = lanes if linear.gated else 2 * lanes
+    blocks = T.bind((a.width + (block_width - 1)) // block_width)
+    zero = splat(T.float32(0), lanes)
+    each = [(r, v) for r in range(tile_rows) for v in range(2)]
+    with T.parallel(0, blocks) as block:
+        isa.prepare()
+        column = T.bind(T.min(block * block_width, a.width - block_width))
+        panel = T.alloc_buffer((a.words, isa.steps, 2, lanes), "int32")
+        scales = T.alloc_buffer((a.groups, 2, lanes), "float32")
+        _expand(linear, isa, a, [column, column + (a.width if linear.gated else lanes)], panel, scales)
+        parts = T.alloc_buffer((tile_rows, 2, lanes), "float32", scope="local")
+        totals = T.alloc_buffer((tile_rows, 2, lanes), "float32", scope="local")
+        with T.serial(0, tiles) as tile:
+            for r, v in each:
+                store(totals, zero, [r, v, 0])
+            with T.serial(0, a.groups) as group:
+                for r, v in each:
+                    store(parts, zero, [r, v, 0])
+                with T.serial(0, WORDS_PER_GROUP) as w:
+                    word = group * WORDS_PER_GROUP + w
+                    for step in range(isa.steps):
+                        weights = [T.bind(load(panel, [word, step, v, 0], lanes)) for v in range(2)]
+                        for term in range(isa.terms):
+                            for r in range(tile_rows):
+                                unit = T.bind(splat(units[tile, word, step, term, r], lanes))
+                                for v in range(2):
+                                    part = isa.multiply_add(load(parts, [r, v, 0], lanes), weights[v], unit)
+                                    store(parts, part, [r, v, 0])
+                scale = [T.bind(load(scales, [group, v, 0], lanes)) for v in range(2)]
+                for r, v in each:
+                    total = load(totals, [r, v, 0], lanes) + load(parts, [r, v, 0], lanes) * scale[v]
+                    store(totals, total, [r, v, 0])
+            finished = T.alloc_buffer((tile_rows, 2, lanes), "float32")
+            for r, v in each:
+                store(finished, load(totals, [r, v, 0], lanes), [r, v, 0])
+            with T.serial(0, T.min(tile_rows, a.rows - tile * tile_rows)) as r:
+                row = tile * tile_rows + r
+                sums = [T.bind(load(finished, [r, v, 0], lanes)) for v in range(2)]
+                if linear.gated:
+                    _finish(linear, a, row, column, sums)
+                else:
+                    for v in range(2):
+                        _finish(linear, a, row, column + v * lanes, [sums[v]])
+
+
+def _expand(linear: Linear, isa: Fp32, a: _Arguments, columns: list[Any], panel: Any, scales: Any) -> None:
+    """The units of some vectors of columns into `panel`, their scales, fp32, into `scales`."""
+    lanes = isa.lanes
+    if linear.layout == "KN":
+
+        def words_of(word: Any, v: int) -> Any:
+            return load(a.weight, [word, columns[v]], lanes)
+
+        with T.serial(0, a.groups) as group:
+            for v in range(len(columns)):
+                store(scales, cast("float32", load(a.scale, [group, columns[v]], lanes)), [group, v, 0])
+    else:
+        turned = T.alloc_buffer((a.words, len(columns), lanes), "uint32")
+        for v in range(len(columns)):
+            with T.serial(0, a.words) as word:
+                for lane in range(lanes):
+                    T.buffer_store(turned, a.weight[columns[v] + lane, word], [word, v, lane])
+            with T.serial(0, a.groups) as group:
+                for lane in range(lanes):
+                    T.buffer_store(scales, cast("float32", a.scale[columns[v] + lane, group]), [group, v, lane])
+
+        def words_of(word: Any, v: int) -> Any:
+            return load(turned, [word, v, 0], lanes)
+
+    with T.serial(0, a.words) as word:
+        for v in range(len(columns)):
+            words = T.bind(words_of(word, v))
+            for step in range(isa.steps):
+                store(panel, isa.weights(words, step), [word, step, v, 0])

@@ -1,0 +1,145 @@
+"""Expressions on vectors that TIR has no word for: small helpers around broadcast, shuffle and reinterpret."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+
+def splat(value: Any, lanes: int) -> Any:
+    """The value in every lane."""
+    return value if lanes == 1 else T.broadcast(value, lanes)
+
+
+def cast(dtype: str, value: Any) -> Any:
+    """`value` as elements of `dtype`, lane by lane; itself when it is that already."""
+    lanes = lanes_of(value)
+    full = dtype if lanes == 1 else f"{dtype}x{lanes}"
+    return value if value.ty.dtype == full else T.Cast(full, value)
+
+
+def lanes_of(value: Any) -> int:
+    """Lanes of an expression."""
+    return value.ty.dtype.lanes
+
+
+def load(buffer: Any, indices: Sequence[Any], lanes: int) -> Any:
+    """`lanes` elements from `indices` on, along the last dimension."""
+    dtype = str(buffer.dtype)
+    return buffer.vload(list(indices), dtype if lanes == 1 else f"{dtype}x{lanes}")
+
+
+def store(buffer: Any, value: Any, indices: Sequence[Any]) -> None:
+    """The lanes of `value` to `indices` on, along the last dimension."""
+    lanes = lanes_of(value)
+    *outer, last = indices
+    T.buffer_store(buffer, value, [*outer, last if lanes == 1 else T.ramp(last, 1, lanes)])
+
+
+def shuffle(vectors: Sequence[Any], indices: Sequence[int]) -> Any:
+    """The lanes `indices` of the vectors laid end to end."""
+    vectors = list(vectors)
+    # A TIR shuffle may not have more lanes than its operands have together.
+    repeats = -(-len(indices) // sum(lanes_of(vector) for vector in vectors))
+    return tirx.Shuffle(vectors * repeats, [T.int32(i) for i in indices])
+
+
+def sum_lanes(vectors: Sequence[Any]) -> Any:
+    """The sum over the lanes of each vector, as one vector of ``len(vectors)`` lanes (a power of two, at most their lanes)."""
+    row = lanes_of(vectors[0])
+    vectors = list(vectors)
+    rows = len(vectors)
+    while len(vectors) > 1 or row > 1:
+        half = row // 2
+        pairs = [vectors[i : i + 2] for i in range(0, len(vectors), 2)]
+        held = sum(lanes_of(vector) for vector in pairs[0]) // row
+        low = [segment * row + lane for segment in range(held) for lane in range(half)]
+        vectors = [T.bind(shuffle(pair, low) + shuffle(pair, [i + half for i in low])) for pair in pairs]
+        row = half
+    assert lanes_of(vectors[0]) == rows
+    return vectors[0]
+
+
+def exp(value: Any) -> Any:
+    """e to the power of each fp32 lane, to 2 units in the last place, without a call.
+
+    ``2 ** n * p(r)`` with ``n = round(x log2 e)`` and the Cephes polynomial for ``e ** r``, ``|r| <= ln 2 / 2``; clamped to the normal range.
+    """
+    lanes = lanes_of(value)
+
+    def constant(number: float) -> Any:
+        return splat(T.float32(number), lanes)
+
+    x = T.bind(T.max(T.min(value, constant(88.3)), constant(-87.3)))
+    n = T.bind(T.nearbyint(x * constant(math.log2(math.e))))
+    r = T.bind(x - n * constant(0.693359375) - n * constant(-2.12194440e-4))
+    p = constant(1.9875691500e-4)
+    for coefficient in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
+        p = T.bind(p * r + constant(coefficient))
+    p = p * r * r + r + constant(1.0)
+    exponent = T.shift_left(cast("int32", n) + splat(T.int32(127), lanes), splat(T.int32(23), lanes))
+    return p * T.reinterpret("float32" if lanes == 1 else f"float32x{lanes}", exponent)
+
+
+def bf16_bits(value: Any) -> Any:
+    """The nearest bf16 of each fp32 lane (ties to even), in the low half of a uint32."""
+    lanes = lanes_of(value)
+    dtype = "uint32" if lanes == 1 else f"uint32x{lanes}"
+    bits = T.bind(T.reinterpret(dtype, value))
+    sixteen = splat(T.uint32(16), lanes)
+    odd = T.bitwise_and(T.shift_right(bits, sixteen), splat(T.uint32(1), lanes))
+    return T.shift_right(bits + odd + splat(T.uint32(0x7FFF), lanes), sixteen)
+
+
+def from_bf16_bits(bits: Any) -> Any:
+    """fp32 of bf16s in the low halves of uint32 lanes."""
+    lanes = lanes_of(bits)
+    return T.reinterpret(
+        "float32" if lanes == 1 else f"float32x{lanes}", T.shift_left(bits, splat(T.uint32(16), lanes))
+    )
+
+
+def sin_cos(angle: Any) -> tuple[Any, Any]:
+    """Sine and cosine of each fp32 lane, to 2 units in the last place of 1 for ``|angle| < 1e5``, without a call.
+
+    The angle less its nearest multiple of pi / 2, which is taken away in three parts (Cody and Waite), in the Cephes polynomials.
+    """
+    lanes = lanes_of(angle)
+
+    def constant(number: float) -> Any:
+        return splat(T.float32(number), lanes)
+
+    n = T.bind(T.nearbyint(angle * constant(2 / math.pi)))
+    r = angle
+    for part in (1.5703125, 4.837512969970703125e-4, 7.54978995489188216e-8):
+        r = T.bind(r - n * constant(part))
+    square = T.bind(r * r)
+    sine = T.bind(
+        ((constant(-1.9515295891e-4) * square + constant(8.3321608736e-3)) * square + constant(-1.6666654611e-1))
+        * square
+        * r
+        + r
+    )
+    cosine = T.bind(
+        ((constant(2.443315711809948e-5) * square + constant(-1.388731625493765e-3)) * square + constant(4.166664568298827e-2))
+        * square
+        * square
+        - constant(0.5) * square
+        + constant(1.0)
+    )
+
+    def odd(number: Any) -> Any:
+        return T.bind(number - constant(2.0) * T.floor(number * constant(0.5)))
+
+    def turned(quadrant: Any) -> Any:
+        """1 or -1: the sine's sign in a quadrant."""
+        return constant(1.0) - constant(2.0) * odd(T.bind(T.floor(quadrant * constant(0.5))))
+
+    swapped, kept = odd(n), T.bind(constant(1.0) - odd(n))
+    s = (sine * kept + cosine * swapped) * turned(n)
+    c = (cosine * kept + sine * swapped) * turned(n + constant(1.0))
+    return T.bind(s), T.bind(c)

@@ -1,0 +1,223 @@
+"""The command line as people meet it: quick to start, names guessed, words for every failure, 80 columns."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from edge_transact import cache, progress
+from edge_transact.cli import app, common
+from edge_transact.errors import did_you_mean
+
+COMMANDS = sorted(typer.main.get_command(app).commands)
+HEAVY = ("torch", "transformers", "tvm", "numpy", "huggingface_hub", "jinja2", "safetensors")
+
+
+def edge_transact(*arguments: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "edge_transact", *arguments], capture_output=True, text=True, timeout=120, **options
+    )
+
+
+def seconds_of(*command: str) -> float:
+    """The quickest of several runs: what the command takes when nothing else is in its way."""
+    best = float("inf")
+    for _ in range(5):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *command], check=True, capture_output=True)
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def test_help_starts_within_25_times_a_bare_python():
+    """Python alone starts in 20 ms or so, and half a second is what people notice."""
+    assert seconds_of("-m", "edge_transact", "--help") < 25 * seconds_of("-c", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_imports_nothing_heavy(command):
+    program = (
+        "import sys\nfrom edge_transact.cli import app\n"
+        f"try:\n    app([{command!r}, '--help'])\nexcept SystemExit:\n    pass\n"
+        f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_80_columns_and_has_examples(command):
+    done = edge_transact(command, "--help", env={**os.environ, "COLUMNS": "80"})
+    assert done.returncode == 0
+    assert max(len(line) for line in done.stdout.splitlines()) <= 80
+    assert "Examples" in done.stdout and f"edge-transact {command}" in done.stdout
+    assert "--json" in done.stdout
+
+
+@pytest.mark.parametrize(("typed", "offered"), [("bui", "build"), ("doc", "doctor"), ("ca", "cache")])
+def test_completion_offers_commands(typed, offered):
+    words = f"edge-transact {typed}"
+    environment = {"_EDGE_TRANSACT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "1"}
+    assert offered in edge_transact(env={**os.environ, **environment}).stdout.split()
+
+
+def test_completion_offers_options():
+    environment = {
+        "_EDGE_TRANSACT_COMPLETE": "complete_bash",
+        "COMP_WORDS": "edge-transact build --ta",
+        "COMP_CWORD": "2",
+    }
+    assert "--target" in edge_transact(env={**os.environ, **environment}).stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("bild",), "build"),
+        (("build", "demo:tiny", "--taget", "host"), "--target"),
+        (("build", "demo:tiny", "--target", "hots"), "Did you mean 'host'?"),
+        (("build", "demo:tiny", "--target", "host", "--quant", "q4f32"), "Did you mean 'q4f32_1'?"),
+        (("build", "demo:tiny", "--context", "0"), "--context"),
+        (("build", "demo:tiny", "--target", "host", "--ratio", "nan"), "--ratio nan"),
+        (("doctor", "--for", "demos"), "Did you mean 'demo'?"),
+        (("prune", "demo:tiny", "-o", "x", "--ratio", "0.3", "--method", "transakt"), "Did you mean 'transact'?"),
+    ],
+)
+def test_wrong_usage_is_2_and_offers_what_was_meant(arguments, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 2
+    assert says in result.stderr
+    assert result.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["demo:smolm2", "demo:tinny", "smollm2"])
+def test_demo_names_are_guessed(name):
+    result = CliRunner().invoke(app, ["inspect", name])
+    assert result.exit_code == 1
+    assert "Did you mean demo:" in result.stderr
+
+
+def test_a_context_above_the_models_is_refused_before_any_work(tmp_path):
+    result = CliRunner().invoke(app, ["build", "demo:tiny", "--context", "4096", "-o", str(tmp_path / "dist")])
+    assert result.exit_code == 2
+    assert "a context of 4096 tokens is more than the model's 128" in result.stderr
+
+
+def test_suggestions_are_close_or_not_made():
+    assert did_you_mean("hots", ["host", "android"]).startswith("Did you mean 'host'?")
+    assert did_you_mean("windows", ["host", "android"]) == "There are: host, android."
+
+
+def test_global_flags_stand_anywhere_but_after_a_double_dash(tmp_path):
+    missing = str(tmp_path / "missing")
+    assert "Traceback" not in edge_transact("inspect", missing).stderr
+    assert "Traceback" in edge_transact("inspect", missing, "--debug").stderr
+    assert "Traceback" in edge_transact("--debug", "inspect", missing).stderr
+    assert "--debug does not exist" in edge_transact("inspect", "--", "--debug").stderr
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch):
+    """What the progress of a run says on stderr, by its flags."""
+
+    @common.guarded
+    def talk() -> None:
+        progress.step("a step")
+        progress.detail("a detail")
+        progress.warn("a warning")
+        with progress.bar("a bar", 2) as advance:
+            advance(1)
+
+    def run(*flags: str) -> str:
+        for name, value in (("quiet", False),):
+            monkeypatch.setattr(progress.console, name, value)
+        monkeypatch.setattr(progress, "verbose", False)
+        monkeypatch.setattr(cache, "enabled", True)
+        talking = typer.Typer()
+        talking.callback()(app.registered_callback.callback)
+        talking.command("talk")(talk)
+        return CliRunner().invoke(talking, [*flags, "talk"]).stderr
+
+    return run
+
+
+def test_quiet_leaves_warnings_and_verbose_adds_details(said):
+    assert said().splitlines() == ["a step", "warning: a warning", "a bar"]
+    assert said("--quiet").splitlines() == ["warning: a warning"]
+    assert said("--verbose").splitlines() == ["a step", "a detail", "warning: a warning", "a bar"]
+
+
+def test_interrupted_is_130():
+    @common.guarded
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        interrupted()
+    assert ended.value.code == 130
+
+
+def test_a_bug_is_said_in_a_line_and_its_traceback_is_for_debug(monkeypatch, capsys):
+    @common.guarded
+    def broken() -> None:
+        raise ZeroDivisionError("by zero")
+
+    for debugging in (False, True):
+        monkeypatch.setattr(common, "debugging", debugging)
+        with pytest.raises(SystemExit) as ended:
+            broken()
+        assert ended.value.code == 1
+        assert ("Traceback" in capsys.readouterr().err) is debugging
+
+
+def on_a_terminal(*arguments: str, columns: int = 80) -> str:
+    """What a terminal of that width is sent."""
+    master, slave = pty.openpty()
+    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "dumb"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edge_transact", *arguments], stdout=slave, stderr=slave, stdin=slave, env=environment
+    )
+    os.close(slave)
+    chunks = []
+    while True:
+        try:
+            chunk = os.read(master, 4096)
+        except OSError:  # how Linux says that the other end is closed
+            break
+        if not chunk:
+            break
+        chunks.append(chunk)
+    os.close(master)
+    process.wait(timeout=60)
+    return b"".join(chunks).decode().replace("\r\n", "\n")
+
+
+def test_failures_are_wrapped_at_words_on_a_terminal_and_one_line_elsewhere(tmp_path):
+    (tmp_path / "edge-transact.toml").write_text('model = "m"\n[prune]\nration = 1\n')
+    command = ["build"]
+    here = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        lines = on_a_terminal(*command, columns=60).splitlines()
+        elsewhere = edge_transact(*command).stderr.splitlines()
+    finally:
+        os.chdir(here)
+    assert max(map(len, lines)) <= 60 and len(lines) > 2
+    assert len(elsewhere) == 2 and "calibration_tokens" in elsewhere[1]
+
+
+def test_json_is_the_last_line_of_stdout_and_the_only_one(tmp_path):
+    done = edge_transact("inspect", "demo:tiny", "--json")
+    assert len(done.stdout.splitlines()) == 1
+    assert json.loads(done.stdout)["parameters"] == 852608

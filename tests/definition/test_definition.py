@@ -1,0 +1,156 @@
+"""The emitted definition: readable, in MLC's idiom, and the same widths as the plan's."""
+
+import ast
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_transact.checkpoint.layout import tensor_shapes
+from edge_transact.definition import load, render
+from edge_transact.errors import EdgeTransactError
+from edge_transact.widths import LayerWidths, WidthPlan
+
+SHAPE = {"hidden_size": 32, "vocab_size": 50, "rms_norm_eps": 1e-5, "max_position_embeddings": 64}
+
+
+def a_plan(groups, intermediates, *, q_per_kv=2, head_dim=8, tied=False, bias=False) -> WidthPlan:
+    layers = tuple(
+        LayerWidths(n * q_per_kv, n, head_dim, head_dim, m) for n, m in zip(groups, intermediates, strict=True)
+    )
+    return WidthPlan(32, 50, tied, bias, bias, layers)
+
+
+def a_config(plan: WidthPlan, **other) -> dict:
+    widest = plan.widest
+    return {
+        **SHAPE,
+        "num_hidden_layers": plan.num_hidden_layers,
+        "num_attention_heads": widest.num_attention_heads,
+        "num_key_value_heads": widest.num_key_value_heads,
+        "head_dim": widest.qk_head_dim,
+        "intermediate_size": widest.intermediate_size,
+        "tie_word_embeddings": plan.tie_word_embeddings,
+        "attention_bias": plan.attention_bias,
+        "mlp_bias": plan.mlp_bias,
+        "per_layer_config": plan.per_layer_config(),
+        **other,
+    }
+
+
+def emit(directory, plan: WidthPlan, **other):
+    directory.mkdir(exist_ok=True)
+    for name, text in render(plan).items():
+        (directory / name).write_text(text)
+    return load(directory, a_config(plan, **other))
+
+
+def imports(text: str) -> set[str]:
+    """The top-level packages that a file imports; a relative import is ``.``."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            found.add("." if node.level else node.module.split(".")[0])
+    return found
+
+
+def test_only_the_loader_and_the_registration_need_mlc():
+    files = render(a_plan([2, 1], [24, 40]))
+    standard = {"dataclasses", "json", "math", "pathlib", "typing"}
+    assert imports(files["edge_llama_model.py"]) - standard == {"tvm", "numpy"}
+    for name in ("edge_llama_loader.py", "edge_llama_register.py"):
+        assert "mlc_llm" in imports(files[name])
+
+
+def test_the_widths_can_be_read_in_the_file():
+    text = render(a_plan([2, 2, 1], [24, 24, 40]))["edge_llama_model.py"]
+    rows = [line.split() for line in ast.get_docstring(ast.parse(text)).splitlines()]
+    assert ["0-1", "4", "2", "8", "24"] in rows and ["2", "2", "1", "8", "40"] in rows
+
+
+plans = st.builds(
+    a_plan,
+    st.shared(st.lists(st.integers(1, 6), min_size=1, max_size=4), key="n"),
+    st.shared(st.lists(st.integers(1, 6), min_size=1, max_size=4), key="n").flatmap(
+        lambda n: st.lists(st.integers(1, 70), min_size=len(n), max_size=len(n))
+    ),
+    q_per_kv=st.integers(1, 3),
+    tied=st.booleans(),
+    bias=st.booleans(),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(plan=plans)
+def test_parameters_have_the_plans_shapes_and_come_from_its_tensors(tmp_path_factory, plan):
+    definition = emit(tmp_path_factory.mktemp("definition"), plan)
+    model = definition.model()
+    parameters = dict(model.state_dict())
+    sources = definition.parameter_sources()
+    assert list(sources) == list(parameters)
+    shapes = tensor_shapes(plan)
+    assert sorted(name for names, _ in sources.values() for name in names) == sorted(shapes)
+    for name, (names, join) in sources.items():
+        joined = join(*(np.zeros(shapes[part], "int16") for part in names))
+        assert list(joined.shape) == [int(size) for size in parameters[name].shape]
+        assert joined.dtype == np.int16
+    config = definition.config
+    assert config.num_virtual_layers == plan.num_virtual_layers
+    assert config.num_virtual_kv_heads == plan.virtual_num_key_value_heads
+
+
+def test_query_key_and_value_rows_lie_together_for_each_virtual_layer(tmp_path):
+    plan = a_plan([4, 2], [8, 8], head_dim=2)  # two KV heads a virtual layer, four query heads
+    join = emit(tmp_path / "d", plan).parameter_sources()["model.layers.0.self_attn.qkv_proj.weight"][1]
+    q, k, v = np.arange(16), np.arange(100, 108), np.arange(200, 208)
+    expected = [*q[:8], *k[:4], *v[:4], *q[8:], *k[4:], *v[4:]]
+    assert join(q[:, None], k[:, None], v[:, None])[:, 0].tolist() == expected
+
+
+def test_the_cache_is_created_by_mlcs_generic_call(tmp_path):
+    import tvm
+
+    definition = emit(tmp_path / "d", a_plan([2, 1], [24, 40]), rope_theta=5e4)
+    model = definition.model()
+    mod, _, _ = model.export_tvm(spec=model.get_default_spec(), allow_extern=True)
+    calls = []
+
+    def visit(expr):
+        if isinstance(expr, tvm.relax.Call) and getattr(expr.args[0] if expr.args else None, "global_symbol", None):
+            calls.append(expr)
+
+    tvm.relax.analysis.post_order_visit(mod["create_paged_kv_cache"].body, visit)
+    (call,) = calls
+    assert call.args[0].global_symbol == "mlc.create_paged_kv_cache_generic"
+    assert len(call.args) == 1 + 18
+    layers, heads, kv_heads, qk, v = (call.args[i].value for i in range(4, 9))
+    assert (layers, heads, kv_heads, qk, v) == (3, 2, 1, 8, 8)
+    assert call.args[13].value == 5e4
+
+
+def test_the_first_layers_alone(tmp_path):
+    definition = emit(tmp_path / "d", a_plan([2, 1, 2], [24, 40, 8])).truncated(2)
+    assert [layer.intermediate_size for layer in definition.config.layers] == [24, 40]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"per_layer_config": {"7": {"intermediate_size": 8}}}, "layer 7"),
+        ({"per_layer_config": {"0": {"num_attention_heads": 3}}}, "query heads per KV head"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "yarn"),
+        ({"max_position_embeddings": 0}, "context_window_size"),
+        ({"tensor_parallel_shards": 2}, "tensor_parallel_shards"),
+    ],
+)
+def test_a_configuration_that_contradicts_itself(tmp_path, change, message):
+    with pytest.raises(EdgeTransactError, match=message):
+        emit(tmp_path / "d", a_plan([2, 1], [24, 40]), **change)
+
+
+def test_a_directory_without_a_definition(tmp_path):
+    with pytest.raises(EdgeTransactError, match="has no edge_llama_model.py"):
+        load(tmp_path, {})

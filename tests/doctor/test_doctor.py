@@ -1,0 +1,202 @@
+"""`doctor`: what it finds, what it calls missing, which jobs that leaves possible. Other programs are scripts here."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from edge_transact.cli import app
+from edge_transact.doctor import JOBS, android, check, examine, packages, system
+
+TVM = {"version": "0.26.0", "llvm": 22, "targets": ["x86_64", "aarch64"], "codegen": ["opencl", "metal"]}
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A bare machine: offline, and nothing on PATH but the scripts that a test adds."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    monkeypatch.setenv("PATH", str(directory))
+    for name in ("CC", "ANDROID_HOME", "ANDROID_SDK_ROOT", "ANDROID_NDK", "ANDROID_NDK_HOME", "JAVA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("MLC_LLM_SOURCE_DIR", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(system, "_TVM_PROBE", f"print({json.dumps(TVM)!r})")
+
+    def add(name: str, script: str) -> None:
+        (directory / name).write_text(f"#!/bin/sh\n{script}\n")
+        (directory / name).chmod(0o755)
+
+    return add
+
+
+def ndk(directory: Path, revision: str) -> Path:
+    directory.mkdir(parents=True)
+    (directory / "source.properties").write_text(f"Pkg.Desc = Android NDK\nPkg.Revision = {revision}\n")
+    return directory
+
+
+def test_every_job_needs_checks_that_exist(programs):
+    names = [check.name for check in examine()]
+    assert len(names) == len(set(names))
+    for job in JOBS.values():
+        assert set(job.needs) <= set(names)
+
+
+def test_what_is_missing_has_a_fix_and_what_is_there_has_none(programs):
+    for examined in examine():
+        assert examined.ok == (examined.fix == ""), examined
+        assert examined.found
+
+
+@pytest.mark.parametrize(("revision", "ok"), [("28.2.13676358", True), ("29.0.1", True), ("27.0.11718014", False)])
+def test_the_ndk_is_read_from_its_own_file(programs, tmp_path, monkeypatch, revision, ok):
+    monkeypatch.setenv("ANDROID_NDK", str(ndk(tmp_path / "ndk", revision)))
+    (found,) = android.ndk()
+    assert found.ok is ok
+    assert revision in found.found
+    assert ok or "sdkmanager" in found.fix
+
+
+def test_the_newest_ndk_of_an_sdk_is_found(programs, tmp_path, monkeypatch):
+    for revision in ("9.0.1", "28.2.13676358", "27.0.11718014"):
+        ndk(tmp_path / "sdk" / "ndk" / revision, revision)
+    monkeypatch.setenv("ANDROID_HOME", str(tmp_path / "sdk"))
+    (found,) = android.ndk()
+    assert found.ok and "r28" in found.found
+
+
+def test_an_ndk_variable_that_points_nowhere_is_named(programs, tmp_path, monkeypatch):
+    monkeypatch.setenv("ANDROID_NDK_HOME", str(tmp_path / "gone"))
+    (found,) = android.ndk()
+    assert not found.ok and str(tmp_path / "gone") in found.found
+
+
+DEVICES = "if [ $1 = version ]; then echo 'Version 34.0.5'; else echo 'List of devices attached'; echo '%s'; fi"
+
+
+@pytest.mark.parametrize(
+    ("line", "ok", "fix"),
+    [
+        ("1a2b3c device usb:1-1 product:p model:Pixel_9 device:d", True, ""),
+        ("1a2b3c unauthorized usb:1-1", False, "unlock the phone"),
+        ("1a2b3c offline transport_id:1", False, "plug the phone in again"),
+        ("1a2b3c no permissions (udev); see [..]", False, "udev"),
+        ("", False, "USB debugging"),
+    ],
+)
+def test_devices_are_named_with_their_state(programs, monkeypatch, line, ok, fix):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(server.getsockname()[1]))
+        programs("adb", DEVICES % line)
+        tool, device = android.adb()
+    assert tool.ok and "34.0.5" in tool.found
+    assert device.ok is ok
+    assert fix in device.fix
+    assert not line or line.split()[0] in device.found
+
+
+def test_an_adb_server_that_asking_started_is_stopped_again(programs, tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(port))  # closed: no server is running
+    programs("adb", f"echo $1 >> {tmp_path}/calls; echo 'Version 34'")
+    android.adb()
+    assert (tmp_path / "calls").read_text().split()[-1] == "kill-server"
+
+
+@pytest.mark.parametrize(("version", "ok"), [("17.0.2", True), ("21", True), ("11.0.1", False), ("1.8.0_292", False)])
+def test_jdk_versions_old_style_and_new(programs, version, ok):
+    programs("javac", f"echo javac {version} >&2")
+    (found,) = android.jdk()
+    assert found.ok is ok
+
+
+def test_rust_without_the_android_target(programs, tmp_path):
+    (tmp_path / "lib/rustlib/x86_64-unknown-linux-gnu/lib").mkdir(parents=True)
+    programs("rustc", f'[ "$1" = --version ] && echo rustc 1.90.0 || echo {tmp_path}')
+    rust, target = android.rust()
+    assert rust.ok and "1.90.0" in rust.found
+    assert not target.ok and target.fix == "rustup target add aarch64-linux-android"
+    (tmp_path / "lib/rustlib/aarch64-linux-android/lib").mkdir(parents=True)
+    assert android.rust()[1].ok
+
+
+def test_an_mlc_checkout_without_its_submodules(programs, tmp_path, monkeypatch):
+    (tmp_path / "python/mlc_llm").mkdir(parents=True)
+    monkeypatch.setenv("MLC_LLM_SOURCE_DIR", str(tmp_path))
+    checkout, tvm = android.mlc()
+    assert checkout.ok
+    assert not tvm.ok and "submodule update --init" in tvm.fix
+    (tmp_path / "3rdparty/tvm/include/tvm").mkdir(parents=True)
+    programs("git", "echo 1234abcd")
+    checkout, tvm = android.mlc()
+    assert "1234abcd" in checkout.found
+    assert tvm.ok and "1234abcd" in tvm.found and android.PINNED_TVM in tvm.found
+
+
+def test_a_package_of_the_wrong_version_is_missing(monkeypatch):
+    monkeypatch.setattr(packages.metadata, "version", lambda name: "0.1")
+    (found,) = packages.packages()
+    assert not found.ok
+    assert "apache-tvm 0.1 (needs ==0.26.0)" in found.found
+
+
+def test_tvm_generates_code_for_the_host_and_for_phones():
+    assert {check.name for check in system.tvm_targets() if check.ok} == {
+        "llvm-host",
+        "llvm-aarch64",
+        "opencl",
+        "metal",
+    }
+
+
+def test_a_broken_tvm_is_a_finding(monkeypatch):
+    monkeypatch.setattr(system, "_TVM_PROBE", "raise ImportError")
+    assert [check.ok for check in system.tvm_targets()] == [False] * 4
+
+
+def test_offline_mode_is_named(programs):
+    (found,) = system.hub()
+    assert not found.ok and found.fix == "unset HF_HUB_OFFLINE"
+
+
+def test_a_program_that_hangs_is_not_waited_for(programs):
+    programs("hangs", "exec /bin/sleep 60")
+    assert check.output_of("hangs", timeout_s=0.2) is None
+
+
+def invoke(*arguments: str):
+    return CliRunner().invoke(app, ["doctor", *arguments])
+
+
+def test_missing_things_are_no_failure_unless_asked_for(programs):
+    result = invoke("--json")
+    assert result.exit_code == 0
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert {"name", "ok", "found", "fix"} == set(report["checks"][0])
+    assert "ndk" in report["jobs"]["app"]["missing"]
+    assert invoke("--for", "app").exit_code == 1
+    assert invoke("--for", "android").exit_code == 0
+    assert invoke("--for", "android", "--for", "app").exit_code == 1
+
+
+def test_a_job_that_is_not_known():
+    result = invoke("--for", "andriod")
+    assert result.exit_code == 2
+    assert "Did you mean 'android'?" in result.stderr
+
+
+def test_the_screen_fits_80_columns_and_fixes_can_be_copied(programs, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    result = invoke("--for", "app")
+    lines = result.stdout.splitlines()
+    fixes = [found.fix for found in examine() if not found.ok]
+    for line in lines:
+        assert len(line) <= 80 or line.strip() in fixes, line
+    assert "rustup target add aarch64-linux-android" in result.stdout
+    assert "-- ndk" in result.stdout

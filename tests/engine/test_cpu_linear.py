@@ -1,0 +1,132 @@
+"""The CPU's products with packed weights are the products with the dequantized weights."""
+
+import numpy as np
+import pytest
+import torch
+from cpu_kernels import INSTRUCTION_SETS, compiled, describe
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edge_transact.engine.cpu.linear import Linear, embed, kernel, supports
+from edge_transact.quantization import QUANTIZATIONS
+from edge_transact.weights import w4
+
+QUANTIZATION = {("KN", "float16"): "q4f16_0", ("NK", "float16"): "q4f16_1", ("NK", "float32"): "q4f32_1"}
+
+isas = pytest.mark.parametrize("isa", INSTRUCTION_SETS, ids=describe)
+
+
+def run(linear: Linear, isa, k: int, n: int, rows: tuple[int, int], rng: np.random.Generator, *, one_row: bool = False, call=None):
+    """The kernel's result for ``x [*rows, k]`` and a weight ``[n, k]``, and that of numpy in double precision."""
+    quantization = QUANTIZATIONS[QUANTIZATION[linear.layout, linear.dtype]]
+    weight = torch.from_numpy(rng.standard_normal((n, k), np.float32) * 0.1)
+    q_weight, q_scale = w4.quantize(weight, quantization)
+    # With fp32 scales no weight is rounded, as in the kernels.
+    dense = w4.dequantize(q_weight, q_scale.astype(np.float32), quantization, k)
+    dense = np.asarray(dense).astype(np.float64)
+    width = n // linear.sections
+
+    def tensor(*shape):
+        return rng.standard_normal(shape, np.float32).astype(linear.dtype)
+
+    x = tensor(*rows, k)
+    norm = tensor(k) if linear.norm_eps is not None else None
+    bias = tensor(n) if linear.bias else None
+    residual = tensor(*rows, width) if linear.residual else None
+    out = np.zeros((*rows, width), linear.out_dtype)
+    arguments = [a for a in (x, q_weight, q_scale, norm, bias, residual, out) if a is not None]
+    (call or compiled(kernel(linear, isa, 2, one_row=one_row)))(*arguments)
+
+    want = x.astype(np.float64)
+    if norm is not None:
+        want = want / np.sqrt((want**2).mean(-1, keepdims=True) + linear.norm_eps) * norm
+    want = want @ dense.T
+    if bias is not None:
+        want = want + bias
+    if linear.gated:
+        gate, up = np.split(want, 2, axis=-1)
+        want = gate / (1 + np.exp(-gate)) * up
+    if residual is not None:
+        want = want + residual
+    return out.astype(np.float64), want
+
+
+def assert_close(got: np.ndarray, want: np.ndarray, isa, out_dtype: str) -> None:
+    # One bf16 term has 8 bits, two have 16; the rest is fp32.
+    tolerance = 1e-2 if isa.name == "avx512bf16" and isa.terms == 1 else 2e-5
+    tolerance += 1e-3 if out_dtype == "float16" else 0
+    assert np.abs(got - want).max() <= tolerance * np.abs(want).max()
+
+
+@isas
+@pytest.mark.parametrize("layout", ["NK", "KN"])
+def test_sums_of_one_row_and_of_many(isa, layout, rng):
+    linear = Linear(layout, "float16", "float16", "float32")
+    for rows, one_row in (((1, 1), True), ((1, 13), False), ((6, 1), False)):
+        got, want = run(linear, isa, 576, 80, rows, rng, one_row=one_row)
+        assert_close(got, want, isa, "float32")
+
+
+@isas
+@pytest.mark.parametrize("layout", ["NK", "KN"])
+@pytest.mark.parametrize("one_row", [True, False], ids=["decode", "prefill"])
+@pytest.mark.parametrize(
+    "around",
+    [
+        {"norm_eps": 1e-5, "gated": True, "bias": True},
+        {"norm_eps": 1e-5, "bias": True, "residual": True},
+    ],
+    ids=lambda around: "-".join(around),
+)
+def test_with_what_surrounds_it(isa, layout, one_row, around, rng):
+    linear = Linear(layout, "float16", "float16", "float16", **around)
+    got, want = run(linear, isa, 96, 96, (1, 1) if one_row else (1, 7), rng, one_row=one_row)
+    assert_close(got, want, isa, "float16")
+
+
+@pytest.fixture(scope="module", params=["NK", "KN"])
+def kernels_of_all_shapes(request):
+    """For each instruction set and both numbers of rows, one compiled kernel: a function of the shapes."""
+    linear = Linear(request.param, "float16", "float16", "float32", norm_eps=1e-5)
+    made = {}
+    for isa in INSTRUCTION_SETS:
+        for one_row in (True, False):
+            made[isa, one_row] = compiled(kernel(linear, isa, 2, one_row=one_row))
+    return linear, made
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(k=st.integers(1, 700), n=st.integers(32, 200), rows=st.integers(1, 15), data=st.data())
+def test_every_shape(kernels_of_all_shapes, k, n, rows, data):
+    linear, made = kernels_of_all_shapes
+    isa, one_row = data.draw(st.sampled_from(sorted(made, key=lambda key: (describe(key[0]), key[1]))))
+    rng = np.random.default_rng(k)
+    shape = (1, 1) if one_row else (1, rows)
+    got, want = run(linear, isa, k, n, shape, rng, call=made[isa, one_row])
+    assert_close(got, want, isa, "float32")
+
+
+@isas
+def test_fp32_activations_keep_16_bits(isa, rng):
+    linear = Linear("NK", "float32", "float32", "float32")
+    got, want = run(linear, isa, 512, 64, (1, 1), rng, one_row=True)
+    bits = 8 if isa.name == "avx512bf16" and isa.terms == 1 else 16
+    assert np.abs(got - want).max() <= 2.0**-bits * np.abs(want).max()
+
+
+def test_a_matrix_narrower_than_a_tile_is_left_to_others():
+    isa = INSTRUCTION_SETS[-1]
+    assert not supports(2 * isa.lanes - 1, isa, gated=False)
+    assert not supports(isa.lanes - 1, isa, gated=True)
+
+
+@pytest.mark.parametrize("features", [64, 41])
+def test_embedding_rows(features, rng):
+    quantization = QUANTIZATIONS["q4f16_0"]
+    weight = torch.from_numpy(rng.standard_normal((50, features), np.float32))
+    q_weight, q_scale = w4.quantize(weight, quantization, embedding=True)
+    ids = np.array([3, 49, 0, 3], np.int32)
+    out = np.zeros((4, features), np.float16)
+    compiled(embed("float16"))(ids, q_weight, q_scale, out)
+    want = np.asarray(w4.dequantize(q_weight, q_scale, quantization, features, embedding=True))[ids]
+    np.testing.assert_array_equal(out, want.astype(np.float16))

@@ -1,0 +1,199 @@
+"""edge-transact.toml: written, validated to the line, changed with its comments kept, overridden by options."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from edge_transact.cli import app
+from edge_transact.errors import EdgeTransactError
+from edge_transact.project import Project, json_schema, read_project
+from edge_transact.project.schema import BUDGET_KEYS
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def project(text: str) -> Project:
+    Path("edge-transact.toml").write_text(text)
+    return read_project(Path("edge-transact.toml"))
+
+
+def test_what_init_writes_is_valid_and_says_what_it_does():
+    assert run("init", "demo:tiny", "--target", "host,android", "--context", "64").exit_code == 0
+    written = read_project(Path("edge-transact.toml"))
+    assert (written.model, written.build.target, written.build.context) == ("demo:tiny", ["host", "android"], 64)
+    assert "# Leave this section out" in Path("edge-transact.toml").read_text()
+
+
+def test_what_the_template_has_commented_out_are_the_defaults():
+    from edge_transact.build import dist
+    from edge_transact.prune import prune
+
+    run("init")
+    uncommented = re.sub(r"^# (\w+ = )", r"\1", Path("edge-transact.toml").read_text(), flags=re.MULTILINE)
+    written = project(uncommented)
+    defaults = inspect.signature(prune).parameters
+    for key in ("shots", "bucket", "calibration", "calibration_tokens", "seed"):
+        assert getattr(written.prune, key) == defaults[key].default, key
+    assert written.build.context == dist.DEFAULT_CONTEXT_WINDOW_SIZE
+    assert written.build.prefill_chunk == dist.DEFAULT_PREFILL_CHUNK_SIZE
+    assert written.build.max_batch == inspect.signature(dist.build).parameters["max_batch"].default
+
+
+def test_init_refuses_an_existing_file_and_changes_it_with_force():
+    run("init", "demo:tiny")
+    mine = Path("edge-transact.toml").read_text().replace("[build]", "# mine\n[build]   # of the phone")
+    Path("edge-transact.toml").write_text(mine)
+    refused = run("init", "demo:smollm2")
+    assert refused.exit_code == 1 and "exists" in refused.stderr
+    assert run("init", "--force", "--ratio", "0.4").exit_code == 0
+    assert Path("edge-transact.toml").read_text() == mine.replace("ratio = 0.3", "ratio = 0.4", 1)
+
+
+def test_a_ratio_takes_the_place_of_another_budget():
+    project('model = "m"\n[prune]\nheads = 4\nintermediate = 64\nshots = 2\n')
+    assert run("init", "--force", "--ratio", "0.4").exit_code == 0
+    prune = read_project(Path("edge-transact.toml")).prune
+    assert prune.model_dump(exclude_none=True) == {"ratio": 0.4, "shots": 2}
+
+
+def test_init_checks_what_it_is_given():
+    for arguments, says in (
+        (("--target", "androd"), "Did you mean 'android'?"),
+        (("--quant", "q4f16"), "Did you mean 'q4f16_"),
+        (("--ratio", "1.5"), "--ratio is 1.5"),
+    ):
+        result = run("init", *arguments)
+        assert result.exit_code == 2 and says in result.stderr
+    assert not Path("edge-transact.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "fix"),
+    [
+        ('model = "m"\n\n[build]\ncontxt = 1024\n', "line 4: unknown key build.contxt", "Did you mean 'context'?"),
+        ('model = "m"\n[biuld]\ncontext = 1\n', "line 2: unknown key biuld", "Did you mean 'build'?"),
+        ('modle = "m"\n', "line 1: unknown key modle", "Did you mean 'model'?"),
+        ('output = "m"\n', "model is missing", "model = "),
+        ('model = "m"\n[build]\n# context = 1\ncontext = "1024"\n', "line 4: build.context is '1024'", "--json-schema"),
+        ('model = "m"\n[build]\ncontext = 0\n', "line 3: build.context is 0", "--json-schema"),
+        ('model = "m"\nbuild.context = 0\n', "line 2: build.context is 0", "--json-schema"),
+        ('model = "m"\nbuild = { context = 0 }\n', "line 2: build.context is 0", "--json-schema"),
+        ('model = "m"\n[build]\ntarget = ["host", "androd"]\n', "line 3: build.target: unknown 'androd'", "'android'"),
+        ('model = "m"\n[build]\nquant = "q4f16_2"\n', "line 3: build.quant: unknown 'q4f16_2'", "q4f16_0"),
+        ('model = "m"\n[prune]\nratio = 1.0\n', "line 3: prune.ratio is 1.0", "--json-schema"),
+        ('model = "m"\n[prune]\nratio = nan\n', "line 3: prune.ratio is nan", "--json-schema"),
+        ('model = "m"\n[prune]\nratio = 0.1\nheads = 2\n', "line 2: [prune]: ratio and heads", "Give one of ratio"),
+        ('model = "m"\n[prune]\nshots = 2\n', "line 2: [prune]: no budget", "Give one of ratio"),
+        ('model = "m"\n[build\n', "not TOML", "Mend that line"),
+    ],
+)
+def test_a_mistake_is_named_by_line_key_and_value(text, where, fix):
+    with pytest.raises(EdgeTransactError) as refused:
+        project(text)
+    assert refused.value.message.startswith("edge-transact.toml")
+    assert where in refused.value.message
+    assert fix in refused.value.fix
+
+
+def test_targets_are_a_list_or_a_string_as_on_the_command_line():
+    assert project('model = "m"\n[build]\ntarget = "android, host"\n').build.target == ["android", "host"]
+
+
+def arguments(**options):
+    from edge_transact.cli.build import _arguments
+
+    return _arguments({"model": None, **options})
+
+
+def test_options_override_the_file():
+    project(
+        'model = "m"\noutput = "here"\n[prune]\nratio = 0.5\nshots = 4\n[build]\ntarget = ["android"]\ncontext = 256\n'
+    )
+    assert arguments() == {
+        "model": "m",
+        "output": Path("here"),
+        "targets": ["android"],
+        "quantization": None,
+        "context": 256,
+        "prefill_chunk": None,
+        "max_batch": 1,
+        "budget": arguments()["budget"],
+        "pruning": {"shots": 4},
+    }
+    assert arguments()["budget"].ratio == 0.5
+    overridden = arguments(target="host", context=128, output="there", quant="q0f32")
+    assert (overridden["targets"], overridden["context"]) == (["host"], 128)
+    assert (overridden["output"], overridden["quantization"]) == (Path("there"), "q0f32")
+
+
+def test_a_budget_on_the_command_line_replaces_the_files():
+    project('model = "m"\n[prune]\nratio = 0.5\nshots = 4\n')
+    budget = arguments(heads=6, intermediate=64)["budget"]
+    assert (budget.ratio, budget.heads, budget.intermediate) == (None, 6, 64)
+
+
+def test_a_model_on_the_command_line_leaves_the_file_alone():
+    project('model = "m"\n[prune]\nratio = 0.5\n[build]\ncontext = 256\n')
+    given = arguments(model="other")
+    assert (given["model"], given["budget"], given["context"]) == ("other", None, None)
+
+
+def test_the_schema_knows_every_key_and_every_name():
+    schema = json_schema()
+    definitions = schema["$defs"]
+    assert set(BUDGET_KEYS) <= set(definitions["Prune"]["properties"])
+    assert "q4f16_0" in json.dumps(definitions["Build"]["properties"]["quant"])
+    assert "android-cpu" in json.dumps(definitions["Build"]["properties"]["target"])
+    assert schema["required"] == ["model"]
+    printed = run("init", "--json-schema")
+    assert json.loads(printed.stdout) == schema
+    assert not Path("edge-transact.toml").exists()
+
+
+def test_build_without_a_model_and_without_a_file_says_so_and_offers_the_demo():
+    result = run("build", "--target", "host")
+    assert result.exit_code == 2
+    assert "edge-transact.toml" in result.stderr and "demo:smollm2" in result.stderr
+
+
+@pytest.mark.slow
+def test_build_in_a_project_directory_does_the_whole_job_and_reuses_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
+    Path("corpus.txt").write_text("The state of the union is strong. " * 400)
+    project(
+        'model = "demo:tiny"\n[prune]\nintermediate = 160\ncalibration = "corpus.txt"\ncalibration_tokens = 512\n'
+        '[build]\ntarget = ["android", "host"]\ncontext = 64\nprefill_chunk = 32\n'
+    )
+    first = run("build", "--target", "host", "--json")
+    assert first.exit_code == 0, first.stderr
+    report = json.loads(first.stdout.splitlines()[-1])
+    assert list(report["libraries"]) == ["host"]
+    manifest = json.loads(Path("dist/manifest.json").read_text())
+    assert {layer["intermediate_size"] for layer in manifest["widths"]} == {160}
+    assert "nothing has changed" not in first.stderr
+
+    again = run("build", "--target", "host", "--force", "--json")
+    assert again.exit_code == 0, again.stderr
+    for stage in ("prune demo:tiny", "quantize to q4f32_1", "for host"):
+        assert f"{stage}: nothing has changed" in again.stderr
+    unchanged = json.loads(Path("dist/manifest.json").read_text())
+    assert unchanged["files"] == manifest["files"]
+
+    Path("corpus.txt").write_text("Other words calibrate other dims, perhaps. " * 400)
+    changed = run("build", "--target", "host", "--force", "--json")
+    assert "prune demo:tiny: nothing has changed" not in changed.stderr
+    assert "for host: nothing has changed" in changed.stderr
