@@ -7,6 +7,7 @@ A multiply-accumulate is two FLOPs. FLOPs count the matrix products (projections
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP, Quantization
 from edge_transact.widths import LayerWidths, WidthPlan
@@ -134,3 +135,10 @@ def prefill_flops(plan: WidthPlan, tokens: int, past: int = 0) -> int:
         2 * pairs * layer.num_attention_heads * (layer.qk_head_dim + layer.v_head_dim) for layer in plan.layers
     )
     return 2 * tokens * layer_matrix_parameters(plan) + attention + 2 * plan.hidden_size * plan.vocab_size
+
+
+def decode_read_bytes(plan: WidthPlan, quantization: Quantization, context: int) -> int:
+    """Bytes that one decoded token must read: every weight once (of an untied embedding one row, which is left out) and
+    the KV cache of `context` tokens."""
+    tied = replace(plan, tie_word_embeddings=True)
+    return weight_bytes(tied, quantization) + context * kv_bytes_per_token(plan, quantization)

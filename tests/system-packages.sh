@@ -11,6 +11,14 @@ need() { # need COMMAND PACKAGE WHAT-FOR
 need clang-19 clang-19 "links the Android library as the NDK would"
 need lld-19 lld-19 "links the Android library as the NDK would"
 need cc gcc "links the host library"
+need adb adb "talks to the stand-in phone"
+need qemu-aarch64 qemu-user "runs the stand-in phone's arm64 programs"
+[ -e /usr/share/qemu/binfmt.d/qemu-aarch64.conf ] || missing="$missing qemu-user-binfmt"
+need ip iproute2 "the stand-in phone's network"
+need aarch64-linux-gnu-g++ g++-aarch64-linux-gnu "builds the runner for the stand-in phone"
+need cmake cmake "builds the runner for the stand-in phone"
+need ninja ninja-build "builds the runner for the stand-in phone"
+need chromium chromium "looks at the bench's report"
 [ -z "$missing" ] && exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

@@ -67,6 +67,8 @@ class Parity:
         required_agreement: What it must be.
         layers: Layers that were compared: all, or those of a cut.
         library: Which library was run.
+        prompt_ids: The tokens that were prefilled.
+        greedy_ids: What torch finds likeliest after them, one by one: what a device must say too.
     """
 
     prompt_tokens: int
@@ -78,6 +80,8 @@ class Parity:
     required_agreement: float
     layers: int
     library: str
+    prompt_ids: tuple[int, ...]
+    greedy_ids: tuple[int, ...]
 
     @property
     def passed(self) -> bool:
@@ -163,7 +167,7 @@ def compare(
     from transformers import DynamicCache
 
     ids = list(prompt)
-    errors, agreed = [], []
+    errors, agreed, greedy = [], [], []
     library.reset()
     ours = library.prefill(ids)
     cache = DynamicCache(config=model.config)
@@ -176,6 +180,7 @@ def compare(
             errors.append(float(np.abs(ours - theirs).max() / scale))
             token = int(theirs.argmax())
             agreed.append(token == int(ours.argmax()))
+            greedy.append(token)
             if step < decode_steps:
                 ours = library.decode(token)
                 output = model(torch.tensor([[token]]), None, None, cache)
@@ -190,4 +195,6 @@ def compare(
         required_agreement=TOKEN_AGREEMENT[quantization.model_dtype],
         layers=model.config.num_hidden_layers,
         library=name,
+        prompt_ids=tuple(ids),
+        greedy_ids=tuple(greedy),
     )

@@ -9,6 +9,7 @@ import typer
 
 from edge_transact import __version__
 from edge_transact.cli import common
+from edge_transact.cli.bench import bench
 from edge_transact.cli.build import build
 from edge_transact.cli.cache import cache
 from edge_transact.cli.doctor import doctor
@@ -69,6 +70,7 @@ app.command("build", rich_help_panel=PIPELINE)(build)
 app.command("run", rich_help_panel=PIPELINE)(run)
 app.command("eval", rich_help_panel=PIPELINE)(evaluate)
 app.command("inspect", rich_help_panel=PIPELINE)(inspect)
+app.command("bench", rich_help_panel=PIPELINE)(bench)
 
 app.command("init", rich_help_panel=AROUND)(init)
 app.command("doctor", rich_help_panel=AROUND)(doctor)

@@ -1,0 +1,231 @@
+#include "model.h"
+
+#include <dlfcn.h>
+#include <tvm/ffi/container/map.h>
+#include <tvm/ffi/container/shape.h>
+#include <tvm/ffi/extra/json.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+#include <limits>
+#include <stdexcept>
+
+#include "process.h"
+
+namespace edge {
+
+namespace ffi = tvm::ffi;
+
+namespace {
+
+constexpr int64_t kPageTokens = 16;   // tokens in a KV page: MLC's own
+constexpr int kPooledAllocator = 2;   // tvm::runtime::memory::AllocatorType::kPooled
+constexpr int64_t kSequence = 0;
+
+std::string ReadFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+ffi::json::Object ParseObject(const std::string& text, const std::string& what) {
+  ffi::String error;
+  auto object = ffi::json::Parse(text, &error).try_cast<ffi::json::Object>();
+  if (!object.has_value()) throw std::runtime_error(what + " is missing or not a JSON object");
+  return object.value();
+}
+
+int64_t GetInt(const ffi::json::Object& object, const char* name) {
+  auto found = object.Get(ffi::Any(ffi::String(name)));
+  auto value = found.has_value() ? found.value().try_cast<int64_t>() : std::nullopt;
+  if (!value.has_value()) throw std::runtime_error(std::string("no number '") + name + "' in the library's _metadata");
+  return value.value();
+}
+
+ffi::json::Object GetObject(const ffi::json::Object& object, const char* name) {
+  return object.at(ffi::Any(ffi::String(name))).cast<ffi::json::Object>();
+}
+
+}  // namespace
+
+double Now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+LowMemory::LowMemory(int64_t needed, int64_t available)
+    : std::runtime_error("the model needs " + std::to_string(needed >> 20) + " MiB, and " +
+                         std::to_string(available >> 20) + " MiB are available"),
+      needed(needed),
+      available(available) {}
+
+Model::Model(const Options& options) : device_{options.device == "opencl" ? kDLOpenCL : kDLCPU, 0} {
+  double start = Now();
+  LoadLibrary(options);
+  ReadMetadata(options);
+  double kernels = Now();
+  BuildKernels(options);
+  kernels = Now() - kernels;
+  Need("vm_initialization")(static_cast<int>(device_.device_type), device_.device_id, kPooledAllocator,
+                            static_cast<int>(kDLCPU), 0, kPooledAllocator);
+  embed_ = Need("embed");
+  prefill_ = Need("prefill");
+  decode_ = Need("decode");
+  alloc_ = ffi::Function::GetGlobalRequired("runtime.TVMTensorAllocWithScope");
+  view_ = ffi::Function::GetGlobalRequired("runtime.TVMTensorCreateView");
+  copy_in_ = ffi::Function::GetGlobalRequired("runtime.TVMTensorCopyFromBytes");
+  copy_out_ = ffi::Function::GetGlobalRequired("runtime.TVMTensorCopyToBytes");
+  begin_ = ffi::Function::GetGlobalRequired("vm.builtin.kv_state_begin_forward");
+  end_ = ffi::Function::GetGlobalRequired("vm.builtin.kv_state_end_forward");
+  LoadWeights(options);
+  CreateCache(options);
+  threads_ = ffi::Function::GetGlobalRequired("runtime.NumThreads")().cast<int>();
+  load_s_ = Now() - start - kernels;
+}
+
+void Model::LoadLibrary(const Options& options) {
+  if (options.system_lib_prefix.empty()) {
+    library_ = ffi::Module::LoadFromFile(options.library);
+  } else {
+    if (dlopen(options.library.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) throw std::runtime_error(dlerror());
+    library_ = ffi::Function::GetGlobalRequired("ffi.SystemLib")(ffi::String(options.system_lib_prefix))
+                   .cast<ffi::Module>();
+  }
+  auto load = library_.value()->GetFunction("vm_load_executable");
+  if (!load.has_value()) throw std::runtime_error(options.library + " has no vm_load_executable: not a model library");
+  vm_ = load.value()().cast<ffi::Module>();
+}
+
+void Model::BuildKernels(const Options& options) {
+  if (device_.device_type == kDLCPU) return;
+  auto get = library_.value()->GetFunction("opencl.GetPreCompiledPrograms", true);
+  auto set = library_.value()->GetFunction("opencl.SetPreCompiledPrograms", true);
+  if (!get.has_value() || !set.has_value()) {
+    kernel_build_s_ = std::numeric_limits<double>::quiet_NaN();
+    return;
+  }
+  double start = Now();
+  std::string kept = options.programs.empty() ? "" : ReadFile(options.programs);
+  if (!kept.empty()) {
+    set.value()(ffi::String(kept));
+    kernels_restored_ = true;
+  } else {
+    std::string built = get.value()().cast<ffi::String>();
+    set.value()(ffi::String(built));
+    if (!options.programs.empty()) {
+      // Written beside and renamed: a run that is cut off leaves no half of a program behind.
+      std::string beside = options.programs + ".new";
+      bool written = static_cast<bool>(std::ofstream(beside, std::ios::binary) << built << std::flush);
+      if (!written || std::rename(beside.c_str(), options.programs.c_str()) != 0) std::remove(beside.c_str());
+    }
+  }
+  kernel_build_s_ = Now() - start;
+}
+
+void Model::ReadMetadata(const Options& options) {
+  // Metadata is asked of a VM of its own on the CPU: it touches no device, and tells how much memory the rest needs.
+  auto vm = library_.value()->GetFunction("vm_load_executable").value()().cast<ffi::Module>();
+  vm->GetFunction("vm_initialization").value()(static_cast<int>(kDLCPU), 0, kPooledAllocator);
+  auto describe = vm->GetFunction("_metadata");
+  if (!describe.has_value()) throw std::runtime_error("the library has no function '_metadata'");
+  std::string text = describe.value()().cast<ffi::String>();
+  auto metadata = ParseObject(text, "_metadata");
+  chunk_tokens_ = GetInt(metadata, "prefill_chunk_size");
+  // The last token is chosen, and never fed back.
+  int64_t most = std::max(options.prompt.size() + options.decode_tokens - 1,
+                          options.check_prompt.size() + options.check_tokens.size() - 1);
+  context_tokens_ = GetInt(metadata, "context_window_size");
+  if (context_tokens_ <= 0) context_tokens_ = most;
+  if (most > context_tokens_) {
+    throw std::runtime_error("the library's context is " + std::to_string(context_tokens_) + " tokens, and " +
+                             std::to_string(most) + " are asked for");
+  }
+  auto cache = GetObject(metadata, "kv_cache");
+  std::string quantization = metadata.at(ffi::Any(ffi::String("quantization"))).cast<ffi::String>();
+  int64_t value_bytes = quantization.find("f32") == std::string::npos ? 2 : 4;
+  kv_bytes_per_token_ = 2 * GetInt(cache, "num_hidden_layers") * GetInt(cache, "num_key_value_heads") *
+                        GetInt(cache, "head_dim") * value_bytes;
+  for (const auto& entry : GetObject(metadata, "memory_usage")) {
+    workspace_bytes_ = std::max(workspace_bytes_, entry.second.cast<int64_t>());
+  }
+  for (const auto& entry : metadata.at(ffi::Any(ffi::String("params"))).cast<ffi::json::Array>()) {
+    auto name = entry.cast<ffi::json::Object>().at(ffi::Any(ffi::String("name")));
+    param_names_.push_back(name.cast<ffi::String>());
+  }
+}
+
+void Model::LoadWeights(const Options& options) {
+  auto index = ParseObject(ReadFile(options.model + "/tensor-cache.json"), options.model + "/tensor-cache.json");
+  for (const auto& shard : index.at(ffi::Any(ffi::String("records"))).cast<ffi::json::Array>()) {
+    weights_bytes_ += GetInt(shard.cast<ffi::json::Object>(), "nbytes");
+  }
+  int64_t available = StatusBytes("/proc/meminfo", "MemAvailable");
+  int64_t needed = weights_bytes_ + workspace_bytes_ + kv_bytes_per_token_ * context_tokens_;
+  if (available >= 0 && needed > available) throw LowMemory(needed, available);
+  ffi::Function::GetGlobalRequired("vm.builtin.tensor_cache.load")(
+      ffi::String(options.model), static_cast<int>(device_.device_type), device_.device_id);
+  params_ = ffi::Function::GetGlobalRequired("vm.builtin.param_array_from_cache_by_name")(param_names_)
+                .cast<ffi::Array<ffi::Any>>();
+  // The arrays hold the tensors now; the cache would keep them twice as long.
+  ffi::Function::GetGlobalRequired("vm.builtin.tensor_cache.clear")();
+}
+
+void Model::CreateCache(const Options& options) {
+  cache_ = Need("create_tir_paged_kv_cache")(ffi::Shape({1}), ffi::Shape({context_tokens_}), ffi::Shape({chunk_tokens_}),
+                                             ffi::Shape({kPageTokens}), ffi::Shape({0}));
+  // The runtime's paged cache keeps one page more than the tokens need.
+  int64_t pages = (context_tokens_ + kPageTokens - 1) / kPageTokens + 1;
+  kv_bytes_ = pages * kPageTokens * kv_bytes_per_token_;
+}
+
+ffi::Function Model::Need(const char* name) {
+  auto function = vm_.value()->GetFunction(name);
+  if (!function.has_value()) throw std::runtime_error(std::string("the library has no function '") + name + "'");
+  return function.value();
+}
+
+void Model::Reset() {
+  ffi::Function::GetGlobalRequired("vm.builtin.kv_state_clear")(cache_);
+  ffi::Function::GetGlobalRequired("vm.builtin.kv_state_add_sequence")(cache_, kSequence);
+}
+
+int32_t Model::Prefill(const std::vector<int32_t>& ids, std::vector<double>* chunks_s) {
+  int32_t next = 0;
+  for (size_t done = 0; done < ids.size();) {
+    double start = Now();
+    int64_t n = std::min<int64_t>(chunk_tokens_, ids.size() - done);
+    next = Forward(prefill_, ids.data() + done, n);
+    chunks_s->push_back(Now() - start);
+    done += n;
+  }
+  return next;
+}
+
+int32_t Model::Decode(int32_t id) { return Forward(decode_, &id, 1); }
+
+int32_t Model::Forward(ffi::Function& function, const int32_t* ids, int64_t n) {
+  auto tokens = alloc_(ffi::Shape({n}), DLDataType{kDLInt, 32, 1}, device_, ffi::Optional<ffi::String>()).cast<ffi::Tensor>();
+  copy_in_(tokens, static_cast<void*>(const_cast<int32_t*>(ids)), n * static_cast<int64_t>(sizeof(int32_t)));
+  begin_(cache_, ffi::Shape({kSequence}), ffi::Shape({n}));
+  auto embedded = embed_(tokens, params_).cast<ffi::Tensor>();
+  int64_t hidden = embedded.shape()[embedded.ndim() - 1];
+  auto batched = view_(embedded, ffi::Shape({1, n, hidden}), embedded.dtype(), 0).cast<ffi::Tensor>();
+  ffi::Any result = function(batched, cache_, params_);
+  end_(cache_);
+  auto logits = result.try_cast<ffi::Tensor>();
+  return Likeliest(logits.has_value() ? logits.value() : result.cast<ffi::Array<ffi::Any>>()[0].cast<ffi::Tensor>());
+}
+
+int32_t Model::Likeliest(const ffi::Tensor& logits) {
+  if (logits.dtype().code != kDLFloat || logits.dtype().bits != 32) {
+    throw std::runtime_error("the library's logits are not float32");
+  }
+  logits_.resize(logits.numel());
+  copy_out_(logits, static_cast<void*>(logits_.data()), static_cast<int64_t>(logits_.size() * sizeof(float)));
+  auto row = logits_.end() - logits.shape()[logits.ndim() - 1];
+  return static_cast<int32_t>(std::max_element(row, logits_.end()) - row);
+}
+
+}  // namespace edge

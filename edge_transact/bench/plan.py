@@ -1,0 +1,82 @@
+"""What is measured, in which order: so that no model profits from being first or suffers from being last."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edge_transact.errors import UsageError
+
+DEFAULT_LENGTHS = "64+64,256+64,256+256"
+
+
+@dataclass(frozen=True, order=True)
+class Lengths:
+    """Tokens of one repetition: a prompt to prefill and an answer to decode, the answer's first token included."""
+
+    prefill_tokens: int
+    decode_tokens: int
+
+    def __str__(self) -> str:
+        return f"{self.prefill_tokens}+{self.decode_tokens}"
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One process on one device: a model is loaded, warmed up and measured a few times at one pair of lengths.
+
+    Attributes:
+        model: Index into the plan's models.
+        lengths: Tokens of each repetition.
+        round: 0 for the first pass over all models, 1 for the pass in reverse.
+        repetitions: Measured repetitions.
+    """
+
+    model: int
+    lengths: Lengths
+    round: int
+    repetitions: int
+
+
+def parse_lengths(text: str) -> list[Lengths]:
+    """``64+64,256+64`` as lengths, in that order, each once.
+
+    Raises:
+        UsageError: It isn't a list of PREFILL+DECODE, or a number is 0.
+    """
+    lengths: list[Lengths] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\+(\d+)\s*", part, re.ASCII)
+        if match is None or 0 in (int(match[1]), int(match[2])):
+            raise UsageError(
+                f"--lengths has {part.strip()!r}, which is not PREFILL+DECODE tokens",
+                fix="Write pairs such as 64+64,256+64, each number at least 1.",
+            )
+        pair = Lengths(int(match[1]), int(match[2]))
+        if pair not in lengths:
+            lengths.append(pair)
+    return lengths
+
+
+def make_visits(models: int, lengths: Sequence[Lengths], repetitions: int) -> list[Visit]:
+    """All visits of one device: every model at every pair of lengths, there and back again.
+
+    The second round runs the first one backwards, so that a drift that is linear in time, such as a phone that slowly
+    warms up, falls on all models alike. Models alternate inside a pair of lengths. The repetitions are split between
+    the rounds; a single repetition makes one round.
+    """
+    first = [(model, pair) for pair in lengths for model in range(models)]
+    rounds = [first, first[::-1]] if repetitions > 1 else [first]
+    split = [repetitions - repetitions // 2, repetitions // 2] if repetitions > 1 else [1]
+    return [Visit(model, pair, number, split[number]) for number, order in enumerate(rounds) for model, pair in order]
+
+
+def prompt_ids(vocab_size: int, tokens: int) -> list[int]:
+    """The prompt of that length: arbitrary ids, the same in every run and on every device, and nested (64 begins 256).
+
+    Content does not change the work of a dense model. The first 3 ids, which are often special, are left out.
+    """
+    generator = random.Random(20240705)
+    return [generator.randrange(min(3, vocab_size - 1), vocab_size) for _ in range(tokens)]

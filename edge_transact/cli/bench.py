@@ -1,0 +1,130 @@
+"""``edge-transact bench``: latency, memory, temperature and energy of DISTs on phones or this host."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_transact.bench.plan import DEFAULT_LENGTHS
+from edge_transact.cli.common import JsonOption, guarded, show
+
+DEFAULT_LOG = "edge-transact-bench.jsonl"
+
+
+@guarded
+def bench(
+    dists: Annotated[
+        list[str], typer.Argument(metavar="DIST ...", help="Directories that `build` wrote; or `compare A B`.")
+    ],
+    device: Annotated[
+        str, typer.Option(help="`host`, a serial that adb knows, several joined by commas, or `all`.")
+    ] = "host",
+    target: Annotated[
+        str | None, typer.Option(help="`android` (OpenCL) or `android-cpu`; by default what the DISTs hold.")
+    ] = None,
+    lengths: Annotated[str, typer.Option(help="PREFILL+DECODE tokens, joined by commas.")] = DEFAULT_LENGTHS,
+    repetitions: Annotated[int, typer.Option(min=1, help="Measured repetitions of each model and length.")] = 5,
+    warmups: Annotated[int, typer.Option(min=0, help="Repetitions at the start of a visit that don't count.")] = 1,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: the runtime's choice.")] = 0,
+    cores: Annotated[str, typer.Option(help="CPU cores to run on, such as 4-7.")] = "",
+    runner: Annotated[
+        Path, typer.Option(help="Where android_bench was built for the phone.", envvar="EDGE_BENCH_RUNNER")
+    ] = Path("android_bench/build"),
+    app: Annotated[str, typer.Option(metavar="PACKAGE", help="Run in this bundled app instead of the runner.")] = "",
+    cool_below: Annotated[float, typer.Option(help="A visit starts at so many C of the phone's skin, or less.")] = 37,
+    ceiling: Annotated[float, typer.Option(help="Above so many C the plan pauses.")] = 46,
+    cool_timeout: Annotated[float, typer.Option(min=0, help="Wait so many seconds for a phone to cool.")] = 900,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that one visit may take.")] = 1800,
+    reconnect: Annotated[float, typer.Option(min=0, help="Wait so many seconds for a lost phone.")] = 120,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The log, a line a repetition.")] = Path(DEFAULT_LOG),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the log: run only what it lacks.")] = False,
+    format: Annotated[str, typer.Option(help="md, csv, json, jsonl or sqlite.")] = "md",
+    report: Annotated[Path | None, typer.Option(help="Write figures and a page into this directory.")] = None,
+    published: Annotated[bool, typer.Option("--published", help="Draw the paper's figure too, in the report.")] = False,
+    perplexity: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A model's perplexity, for the report.")
+    ] = None,
+    clean: Annotated[bool, typer.Option("--clean", help="Remove the models from the phone at the end.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure models on phones, or on this host.
+
+    Every repetition prefills a prompt and decodes an answer as an engine would. Models alternate, there and back again,
+    and a phone cools before each visit. What is finished is in the log at once; `--resume` goes on after anything.
+
+    **Examples**
+
+    `edge-transact bench dist --lengths 64+64,256+64`
+
+    `edge-transact bench dense pruned --device all --report report`
+
+    `edge-transact bench compare before.jsonl after.jsonl`
+    """
+    if dists[0] == "compare":
+        _compare(dists[1:], as_json)
+        return
+    from edge_transact.bench.export import to_text
+    from edge_transact.bench.plan import parse_lengths
+    from edge_transact.bench.run import Conditions
+    from edge_transact.bench.session import bench_models
+
+    conditions = Conditions(
+        lengths=tuple(parse_lengths(lengths)),
+        repetitions=repetitions,
+        warmups=warmups,
+        threads=threads,
+        cores=cores,
+        timeout_s=timeout,
+        cool_c=cool_below,
+        ceiling_c=ceiling,
+        cool_timeout_s=cool_timeout,
+        reconnect_s=reconnect,
+    )
+    outcome = bench_models(
+        [Path(path) for path in dists],
+        conditions,
+        device=device,
+        target=target,
+        runner=runner,
+        app=app,
+        log=output,
+        resume=resume,
+        format=format,
+        report=report,
+        perplexities=_perplexities(perplexity or []),
+        published=published,
+        clean=clean,
+    )
+    result = {"results": outcome.results, "failures": outcome.failures, "log": str(output)}
+    show(result, as_json, lambda: _write("" if format == "sqlite" else to_text(outcome.results, format)))
+    outcome.require()
+
+
+def _perplexities(words: list[str]) -> dict[str, float]:
+    from edge_transact.errors import UsageError
+
+    values = {}
+    for word in words:
+        name, _, value = word.rpartition("=")
+        try:
+            values[name] = float(value)
+        except ValueError:
+            raise UsageError(f"--perplexity {word!r} is not NAME=VALUE", fix="Write it as pruned=29.4.") from None
+    return values
+
+
+def _compare(paths: list[str], as_json: bool) -> None:
+    from edge_transact.bench.compare import compare_logs, to_markdown
+    from edge_transact.errors import UsageError
+
+    if len(paths) != 2:
+        raise UsageError(f"compare wants two logs, got {len(paths)}", fix="edge-transact bench compare A.jsonl B.jsonl")
+    rows = compare_logs(Path(paths[0]), Path(paths[1]))
+    show({"comparisons": rows}, as_json, lambda: _write(to_markdown(rows)))
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)

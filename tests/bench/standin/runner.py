@@ -1,0 +1,68 @@
+"""The runner for the stand-in phone: android_bench/ cross-compiled against the aarch64 wheels' runtime libraries."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[3]
+SOURCE = REPOSITORY / "android_bench"
+LIBRARIES = (
+    "tvm/lib/libtvm_runtime.so",
+    "tvm/lib/libtvm_runtime_extra.so",
+    "tvm_ffi/lib/libtvm_ffi.so",
+)
+
+
+def cache_directory() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-transact-tests"
+
+
+def wheels() -> Path:
+    """Headers and aarch64 runtime libraries of the installed versions, unpacked as the wheels hold them; cached."""
+    packages = [f"{name}=={version(name)}" for name in ("apache-tvm", "apache-tvm-ffi")]
+    target = cache_directory() / "-".join(["aarch64", *packages]).replace("==", "-")
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as workspace:
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+            platforms = ["--platform", "manylinux_2_28_aarch64", "--platform", "manylinux_2_27_aarch64"]
+            subprocess.run([*command, *platforms, "--dest", workspace, *packages], check=True)
+            fresh = Path(workspace) / "unpacked"
+            for wheel in Path(workspace).glob("*.whl"):
+                with zipfile.ZipFile(wheel) as archive:
+                    for name in archive.namelist():
+                        if name in LIBRARIES or name.startswith("tvm_ffi/include/"):
+                            archive.extract(name, fresh)
+            fresh.rename(target)
+    return target
+
+
+def build_runner() -> Path:
+    """A directory with ``edge-bench`` and the libraries that it needs; cached by the sources."""
+    key = hashlib.sha256(str(wheels()).encode())
+    for path in sorted(path for path in SOURCE.rglob("*") if path.is_file() and "build" not in path.parts):
+        key.update(path.name.encode() + path.read_bytes())
+    target = cache_directory() / f"runner-{key.hexdigest()[:12]}"
+    if not target.exists():
+        with tempfile.TemporaryDirectory(dir=cache_directory()) as workspace:
+            build = Path(workspace) / "build"
+            toolchain = SOURCE / "cmake/aarch64-linux-gnu.cmake"
+            for command in (
+                ["cmake", "-S", str(SOURCE), "-B", str(build), "-G", "Ninja", f"-DEDGE_TVM_WHEELS={wheels()}",
+                 f"-DCMAKE_TOOLCHAIN_FILE={toolchain}"],
+                ["cmake", "--build", str(build)],
+            ):  # fmt: skip
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            fresh = Path(workspace) / "runner"
+            fresh.mkdir()
+            for path in (build / "edge-bench", *sorted(build.glob("*.so"))):
+                path.rename(fresh / path.name)
+            fresh.rename(target)
+    return target

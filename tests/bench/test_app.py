@@ -1,0 +1,88 @@
+"""The app path: a stand-in app whose benchmark activity is a script around the real runner."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+
+import pytest
+
+from edge_transact.bench.link import link_archive
+from edge_transact.bench.model import open_models
+from edge_transact.errors import UsageError
+
+PACKAGE = "org.example.chat"
+
+PROLOGUE = """\
+    #!/system/bin/sh
+    cd /sdcard/Android/data/org.example.chat/files/bench
+    read -r request < $1.json
+    get() { value=${request#*\\"$1\\": }; value=${value%%[,\\}]*}; }
+    ids() { value=${request#*\\"$1\\": \\[}; value=${value%%\\]*}; value=${value//,/}; }
+    """
+
+APP = """\
+    ids prompt; echo "$value" > $1.prompt
+    get decode_tokens; decode=$value
+    get repetitions; repetitions=$value
+    get warmups
+    export LD_LIBRARY_PATH=/data/data/app
+    /data/data/app/edge-bench --model /data/data/app --library /data/data/app/library.so --system-lib-prefix PREFIX \\
+        --prompt $1.prompt --decode $decode --repetitions $repetitions --warmups $value --run $1 --output $1.jsonl
+    sleep 60
+    """
+
+
+def install(phone, script: str) -> None:
+    app = phone.root / "data/app" / PACKAGE
+    app.parent.mkdir(parents=True, exist_ok=True)
+    app.write_text(textwrap.dedent(PROLOGUE) + textwrap.dedent(script))
+    app.chmod(0o755)
+
+
+@pytest.fixture
+def app(phone, tiny_dist, runner):
+    home = phone.root / "data/data/app"
+    home.mkdir(parents=True)
+    for path in (*runner.iterdir(), *tiny_dist.glob("params_shard_*.bin"), tiny_dist / "tensor-cache.json"):
+        shutil.copy(path, home)
+    (model,) = open_models([tiny_dist], [])
+    shutil.copy(link_archive(tiny_dist / model.manifest.libraries["android-cpu"]), home / "library.so")
+    install(phone, APP.replace("PREFIX", model.system_lib_prefix))
+    return phone
+
+
+def test_the_app_gives_the_runners_results(app, run_bench, tmp_path):
+    through_app = run_bench(app.serial, app=PACKAGE)
+    directly = run_bench(app.serial, log=tmp_path / "direct.jsonl")
+    assert through_app.failures == [] and through_app.results[0]["repetitions"] == 2
+    assert through_app.results[0]["tokens"] == directly.results[0]["tokens"]
+    assert not [line for line in app.processes().values() if PACKAGE in line]
+    assert list((app.root / f"sdcard/Android/data/{PACKAGE}/files/bench").glob("*.json*")) == []
+
+
+def test_an_app_that_fails_says_why_and_leaves_nothing(phone, run_bench):
+    line = '{\\"run\\": \\"$1\\", \\"kind\\": \\"error\\", \\"message\\": \\"no such model\\"}'
+    install(phone, f'echo "{line}" > $1.jsonl; sleep 60')
+    outcome = run_bench(phone.serial, app=PACKAGE)
+    assert outcome.results == [] and "no such model" in outcome.failures[0]
+    assert not [line for line in phone.processes().values() if PACKAGE in line]
+
+
+@pytest.mark.parametrize(
+    ("script", "words"), [("sleep 0.1", "without its final line"), ("sleep 600", "took longer")], ids=["dies", "hangs"]
+)
+def test_an_app_that_dies_or_hangs(phone, run_bench, monkeypatch, script, words):
+    monkeypatch.setattr("edge_transact.bench.app.GRACE_S", 0)
+    install(phone, script)
+    outcome = run_bench(phone.serial, app=PACKAGE, timeout_s=3)
+    assert words in outcome.failures[0]
+    assert not [line for line in phone.processes().values() if PACKAGE in line]
+
+
+def test_an_app_that_is_not_there(phone, run_bench):
+    assert f"has no app {PACKAGE}" in run_bench(phone.serial, app=PACKAGE).failures[0]
+    with pytest.raises(UsageError, match="application id"):
+        run_bench(phone.serial, app="x; reboot")
+    with pytest.raises(UsageError, match="needs a phone"):
+        run_bench("host", app=PACKAGE)

@@ -1,0 +1,269 @@
+"""What goes wrong between a computer and a phone, made to go wrong: no finished result is lost, and nothing hangs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from edge_transact.bench import adb, push
+from edge_transact.errors import EdgeTransactError
+from tests.bench.logs import repetitions
+from tests.bench.standin.unauthorized import UnauthorizedDevice
+
+pytestmark = pytest.mark.slow
+
+
+def reboot(phone, adb_server):
+    """The device dies, and is back a moment later with an empty /data/local/tmp."""
+
+    def act():
+        phone.stop()
+        time.sleep(0.5)
+        phone.start()
+
+    return act
+
+
+def fake_runner(tmp_path: Path, script: str) -> Path:
+    """A runner that misbehaves: a shell script with the run's name in $run, and `repetition N` for a good line."""
+    directory = tmp_path / "fake"
+    directory.mkdir()
+    prologue = """\
+        #!/system/bin/sh
+        while [ $# -gt 0 ]; do [ "$1" = --run ] && run=$2; [ "$1" = --repetitions ] && n=$2; shift; done
+        line() { echo "{\\"run\\":\\"$run\\",\\"kind\\":$1}"; }
+        repetition() {
+            line "\\"repetition\\",\\"index\\":$1,\\"prefill_tokens\\":8,\\"ttft_s\\":0.2,\\"prefill_s\\":0.2,\\"decode_s\\":0.3,\\"decode_steps_s\\":[0.1,0.1,0.1],\\"e2e_s\\":0.5,\\"tokens\\":[1,2,3,4]"
+        }
+        """  # noqa: E501
+    (directory / "edge-bench").write_text(textwrap.dedent(prologue) + textwrap.dedent(script))
+    return directory
+
+
+def test_device_dies_during_a_push(phone, adb_server, run_bench, monkeypatch):
+    chunks, died = adb._chunks, []
+
+    def chunks_until_death(source):
+        for number, chunk in enumerate(chunks(source)):
+            if number == 3 and not died:
+                died.append(True)
+                reboot(phone, adb_server)()
+            yield chunk
+
+    monkeypatch.setattr(adb, "_chunks", chunks_until_death)
+    outcome = run_bench(phone.serial)
+    assert died and outcome.failures == [] and outcome.results[0]["repetitions"] == 2
+
+
+def test_device_dies_during_a_run(phone, adb_server, run_bench, when_logged):
+    when_logged("repetition", 1, reboot(phone, adb_server))
+    outcome = run_bench(phone.serial, repetitions=6)
+    assert outcome.failures == [] and outcome.results[0]["repetitions"] == 6
+
+
+def test_device_dies_between_runs_and_does_not_come_back(phone, run_bench, when_logged):
+    when_logged("visit", 1, phone.stop)
+    outcome = run_bench(phone.serial, reconnect_s=2)
+    kept = repetitions(run_bench.log)
+    assert len(kept) == 1 and len(outcome.failures) >= 1 and "--resume" in str(failure_of(outcome).fix)
+    phone.start()
+    adb.AndroidDevice(adb.adb_client(), phone.serial).wait(20, never())
+    resumed = run_bench(phone.serial, resume=True)
+    assert resumed.failures == [] and repetitions(run_bench.log)[:1] == kept
+    assert resumed.results[0]["repetitions"] == 2
+
+
+def test_the_network_fails_and_the_runner_goes_on(phone, run_bench, when_logged):
+    when_logged("repetition", 1, lambda: phone.cut_network(3))
+    outcome = run_bench(phone.serial, repetitions=6, sample_s=0.2)
+    assert outcome.failures == [] and outcome.results[0]["repetitions"] == 6
+    assert outcome.results[0]["tokens_equal"]
+
+
+def test_adb_server_is_killed(phone, adb_server, run_bench, when_logged):
+    when_logged("repetition", 1, adb_server.kill)
+    outcome = run_bench(phone.serial, repetitions=4)
+    assert outcome.failures == [] and outcome.results[0]["repetitions"] == 4
+
+
+def test_unauthorized(adb_server, run_bench):
+    device = UnauthorizedDevice()
+    try:
+        adb_server.adb("connect", device.serial)
+        with pytest.raises(EdgeTransactError, match="unauthorized") as error:
+            run_bench(device.serial)
+        assert "allow USB debugging" in error.value.fix
+    finally:
+        device.close()
+
+
+def test_no_device_an_unknown_one_and_an_offline_one(adb_server, make_phone, run_bench):
+    with pytest.raises(EdgeTransactError, match="no device"):
+        run_bench("all")
+    phone = make_phone()
+    with pytest.raises(EdgeTransactError, match="'nonesuch'") as error:
+        run_bench("nonesuch")
+    assert phone.serial in error.value.fix
+    phone.stop()
+    with pytest.raises(EdgeTransactError, match=r"offline|knows no device"):
+        run_bench(phone.serial)
+
+
+def test_storage_of_the_device_is_full(make_phone, run_bench, monkeypatch):
+    phone = make_phone(storage_mib=2)
+    outcome = run_bench(phone.serial)
+    assert "MiB of storage free" in outcome.failures[0]
+    monkeypatch.setattr(push, "_check_storage", lambda device, free, needed: None)
+    outcome = run_bench(phone.serial, resume=True)
+    assert "No space left on device" in outcome.failures[0]
+
+
+def test_storage_of_this_computer_is_full(phone, run_bench, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(small)], check=True)
+    log = small / "log.jsonl"
+    try:
+        with pytest.raises(EdgeTransactError, match="cannot be written"):
+            run_bench(phone.serial, repetitions=8, log=log)
+        kept = repetitions(log)
+        assert kept and log.read_text().endswith("\n")
+        assert [line for line in phone.processes().values() if "edge-bench" in line] == []
+        subprocess.run(["mount", "-o", "remount,size=1m", str(small)], check=True)
+        outcome = run_bench(phone.serial, repetitions=8, log=log, resume=True)
+        assert outcome.failures == [] and repetitions(log)[: len(kept)] == kept
+        assert outcome.results[0]["repetitions"] == 8
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_runner_is_killed_for_memory(phone, run_bench, when_logged):
+    when_logged("repetition", 1, lambda: phone.kill("edge-bench"))
+    outcome = run_bench(phone.serial, repetitions=4)
+    assert outcome.failures == [] and outcome.results[0]["repetitions"] == 4
+
+
+def test_runner_is_killed_every_time(phone, run_bench, tmp_path):
+    outcome = run_bench(phone.serial, runner=fake_runner(tmp_path, "repetition 0; kill -9 $$"), repetitions=8)
+    # Three attempts a visit, each of which leaves one good repetition; two visits.
+    assert len(repetitions(run_bench.log)) == 6
+    assert len(outcome.failures) == 2 and "memory runs out" in outcome.failures[0]
+
+
+def test_runner_crashes_at_once(phone, run_bench, tmp_path):
+    outcome = run_bench(phone.serial, runner=fake_runner(tmp_path, "echo 'what a pity' >&2; kill -SEGV $$"))
+    assert outcome.results == [] and "signal 11" in outcome.failures[0] and "what a pity" in outcome.failures[0]
+
+
+def test_runner_hangs(phone, run_bench, tmp_path, monkeypatch):
+    monkeypatch.setattr("edge_transact.bench.android.GRACE_S", 0)
+    outcome = run_bench(
+        phone.serial, runner=fake_runner(tmp_path, "repetition 0; sleep 600"), repetitions=8, timeout_s=4
+    )
+    assert len(repetitions(run_bench.log)) == 6 and "took longer" in outcome.failures[0]
+    assert [line for line in phone.processes().values() if "edge-bench" in line] == []
+
+
+def test_runner_prints_garbage(phone, run_bench, tmp_path):
+    script = r"""
+        repetition 0
+        printf '\000\377garbage\n{"run":"%s"' "$run"
+        echo '{"kind":"repetition","run":"another","index":0}'
+        line '"repetition","index":1'
+        sleep 1
+    """
+    outcome = run_bench(phone.serial, runner=fake_runner(tmp_path, script), repetitions=8)
+    assert len(repetitions(run_bench.log)) == 6 and "makes no sense" in outcome.failures[0]
+
+
+def test_runner_stops_in_the_middle_of_a_line(phone, run_bench, tmp_path):
+    script = """
+        repetition 0
+        repetition 1 | { IFS= read -r line; printf %s "${line%tokens*}"; }
+    """
+    outcome = run_bench(phone.serial, runner=fake_runner(tmp_path, script), repetitions=8)
+    assert len(repetitions(run_bench.log)) == 6 and "without its final line" in outcome.failures[0]
+
+
+def test_wrong_abi(phone, run_bench):
+    properties = phone.read("/build.prop").replace("arm64-v8a", "armeabi-v7a")
+    phone.write("/build.prop", properties)
+    outcome = run_bench(phone.serial)
+    assert "armeabi-v7a, not arm64-v8a" in outcome.failures[0] and outcome.results == []
+
+
+def test_a_shard_is_damaged_on_the_device(phone, run_bench, when_logged):
+    def damage():
+        (shard,) = (phone.tmp / "edge-transact/models").glob("*/params_shard_0.bin")
+        content = bytearray(shard.read_bytes())
+        content[2000:200000] = os.urandom(198000)
+        shard.write_bytes(content)
+
+    when_logged("visit", 1, damage).join(0)
+    outcome = run_bench(phone.serial, repetitions=4)
+    (result,) = outcome.results
+    assert outcome.failures == [] and result["repetitions"] == 4
+    assert result["tokens_equal"] and result["tokens_agreed"] == result["tokens_checked"]
+
+
+def test_clocks_jump(phone, run_bench, monkeypatch):
+    real, jumps = time.time, iter(range(10**6))
+    monkeypatch.setattr(time, "time", lambda: real() + (-1) ** next(jumps) * 86400 * 365)
+    outcome = run_bench(phone.serial)
+    (result,) = outcome.results
+    assert outcome.failures == [] and 0 < result["ttft_s"] < result["e2e_s"] < 60
+
+
+def test_a_phone_never_cools(phone, run_bench):
+    phone.set_temperature(60)
+    outcome = run_bench(phone.serial, cool_timeout_s=2)
+    assert outcome.results == [] and "60.0 C and does not cool to 37 C" in outcome.failures[0]
+    phone.set_temperature(30)
+    assert run_bench(phone.serial, resume=True).results[0]["repetitions"] == 2
+
+
+def test_the_ceiling_pauses_a_visit(phone, run_bench, when_logged):
+    def heat_up():
+        phone.set_temperature(70)
+        time.sleep(3)
+        phone.set_temperature(30)
+
+    when_logged("repetition", 1, heat_up)
+    outcome = run_bench(phone.serial, repetitions=16)
+    assert outcome.failures == [] and outcome.results[0]["repetitions"] == 16
+    assert outcome.results[0]["temp_peak_c"] == 70
+
+
+def test_interrupted(phone, run_bench, tiny_dist, runner, when_logged):
+    command = [
+        sys.executable, "-m", "edge_transact", "bench", str(tiny_dist), "--device", phone.serial,
+        "--runner", str(runner), "--lengths", "8+4", "--repetitions", "200", "-o", str(run_bench.log),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    when_logged("repetition", 1, lambda: process.send_signal(signal.SIGINT)).join()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted" in errors
+    assert [line for line in phone.processes().values() if "edge-bench" in line] == []
+    assert phone.read("/standin/fixed_performance") == "false"
+    kept = len(repetitions(run_bench.log))
+    assert kept >= 1
+    assert run_bench(phone.serial, resume=True, repetitions=2, warmups=1).results[0]["repetitions"] >= kept
+
+
+def never():
+    import threading
+
+    return threading.Event()
+
+
+def failure_of(outcome):
+    with pytest.raises(EdgeTransactError) as error:
+        outcome.require()
+    return error.value

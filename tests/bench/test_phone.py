@@ -1,0 +1,130 @@
+"""The whole bench on the stand-in phone: what a user with a phone sees."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+
+from edge_transact.bench.adb import AndroidDevice, adb_client
+from edge_transact.bench.devices import describe, labels
+from edge_transact.bench.push import sync_files
+from edge_transact.bench.sensors import read_sensors
+from tests.bench.logs import repetitions
+
+
+def test_the_phone_gives_the_hosts_tokens(phone, run_bench, tmp_path):
+    on_phone = run_bench(phone.serial, repetitions=3)
+    on_host = run_bench("host", log=tmp_path / "host.jsonl")
+    assert on_phone.failures == on_host.failures == []
+    (theirs,), (ours,) = on_phone.results, on_host.results
+    assert theirs["tokens"] == ours["tokens"] and len(ours["tokens"]) == 4
+    assert theirs["kv_mib"] == ours["kv_mib"]
+    assert theirs["tokens_checked"] == theirs["tokens_agreed"] == 17
+    assert theirs["repetitions"] == 3 and theirs["tokens_equal"]
+    assert theirs["device"] == "Stand-in Paper Phone" and theirs["android"] == "14" and theirs["soc"] == "SM8650"
+    assert theirs["temp_start_c"] == theirs["temp_peak_c"] == 29.0 and theirs["throttled"] is False
+    assert theirs["cpu_mhz"] == 3302.4 and theirs["energy_per_token_j"] is None
+    assert 0 < theirs["bandwidth_share"] < 1
+    for name in ("load_s", "ttft_s", "prefill_s", "decode_s", "e2e_s", "peak_rss_mib", "decode_step_p99_s"):
+        assert theirs[name] > 0, name
+    assert theirs["e2e_s"] >= theirs["ttft_s"] + 0.9 * theirs["decode_s"]
+
+
+def test_nothing_is_left_running_or_changed(phone, run_bench):
+    run_bench(phone.serial)
+    assert phone.read("/standin/fixed_performance") == "false"
+    assert [line for line in phone.processes().values() if "edge-bench" in line] == []
+    assert not (phone.tmp / "edge-transact/runs").exists()
+    assert list((phone.tmp / "edge-transact/models").iterdir())
+    run_bench(phone.serial, resume=True, repetitions=3, clean=True)
+    assert not (phone.tmp / "edge-transact").exists()
+
+
+def test_only_what_changed_is_pushed(phone, tmp_path):
+    device = AndroidDevice(adb_client(), phone.serial)
+    files = {name: tmp_path / name for name in ("a", "b; rm -rf *", "c'd\"$(id)")}
+    for name, path in files.items():
+        path.write_bytes(os.urandom(1000) + name.encode())
+    directory = '/data/local/tmp/it\'s "here"'
+    assert sync_files(device, directory, files) == list(files)
+    assert sync_files(device, directory, files) == []
+    (phone.tmp / 'it\'s "here"' / "b; rm -rf *").write_bytes(b"damaged")
+    assert sync_files(device, directory, files) == ["b; rm -rf *"]
+    for name, path in files.items():
+        assert (phone.tmp / 'it\'s "here"' / name).read_bytes() == path.read_bytes()
+
+
+def test_a_device_describes_itself(phone):
+    info = describe(AndroidDevice(adb_client(), phone.serial))
+    assert (info.name, info.soc, info.sdk, info.android) == ("Stand-in Paper Phone", "SM8650", 34, "14")
+    assert info.abis == ("arm64-v8a",) and info.opencl is None and info.on_battery is False and info.wireless
+    assert info.memory_mib > info.available_mib > 0 and 200 < info.storage_mib <= 256
+    assert info.bandwidth_gb_s == 76.8
+    phone.write("/vendor/lib64/libOpenCL.so", "")
+    assert describe(AndroidDevice(adb_client(), phone.serial)).opencl == "/vendor/lib64/libOpenCL.so"
+
+
+def test_sensors_follow_the_phone(phone):
+    device = AndroidDevice(adb_client(), phone.serial)
+    phone.set_temperature(41.5)
+    phone.write("/standin/thermal_status", 2)
+    phone.write("/sys/class/power_supply/battery/status", "Discharging")
+    reading = read_sensors(device)
+    assert (reading.temp_c, reading.cpu_c, reading.thermal_status, reading.on_battery) == (41.5, 41.5, 2, True)
+    assert (reading.battery_percent, reading.battery_v, reading.charge_uah) == (84, 4.1, 4000000)
+
+
+def test_two_phones_of_one_name_at_once(make_phone, run_bench):
+    phones = [make_phone(), make_phone()]
+    outcome = run_bench("all")
+    assert outcome.failures == []
+    assert sorted(result["serial"] for result in outcome.results) == sorted(phone.serial for phone in phones)
+    assert len({result["device"] for result in outcome.results}) == 2
+    infos = [describe(AndroidDevice(adb_client(), phone.serial)) for phone in phones]
+    assert labels(infos)[phones[0].serial] == f"Stand-in Paper Phone ({phones[0].serial})"
+
+
+def test_energy_is_told_only_on_battery(phone, run_bench):
+    phone.write("/sys/class/power_supply/battery/status", "Discharging")
+    drained = threading.Event()
+
+    def drain():
+        charge = 4_000_000
+        while not drained.wait(0.1):
+            charge -= 500
+            phone.write("/sys/class/power_supply/battery/charge_counter", charge)
+
+    thread = threading.Thread(target=drain)
+    thread.start()
+    try:
+        outcome = run_bench(phone.serial, lengths=run_bench_long())
+    finally:
+        drained.set()
+        thread.join()
+    assert outcome.results[0]["energy_per_token_j"] > 0
+
+
+def run_bench_long():
+    from edge_transact.bench.plan import Lengths
+
+    return (Lengths(16, 24),)
+
+
+def test_the_command_prints_json_and_resumes(phone, tiny_dist, runner, tmp_path):
+    command = [
+        sys.executable, "-m", "edge_transact", "bench", str(tiny_dist), "--device", phone.serial,
+        "--runner", str(runner),
+        "--lengths", "8+4", "--repetitions", "1", "--warmups", "0", "-o", str(tmp_path / "log.jsonl"), "--json",
+    ]  # fmt: skip
+    first = subprocess.run(command, capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    (result,) = json.loads(first.stdout.splitlines()[-1])["results"]
+    assert result["target"] == "android-cpu" and result["prefill_tokens"] == 8 and len(result["samples"]) == 1
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 1 and "--resume" in refused.stderr
+    again = subprocess.run([*command, "--resume"], capture_output=True, text=True)
+    assert again.returncode == 0 and json.loads(again.stdout.splitlines()[-1])["results"] == [result]
+    assert len(repetitions(tmp_path / "log.jsonl")) == 1

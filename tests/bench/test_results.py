@@ -1,0 +1,159 @@
+"""Results, their exports, the log and comparisons."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import sqlite3
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from edge_transact.bench.compare import compare_logs, ratio_interval, to_markdown
+from edge_transact.bench.export import to_text, write_sqlite
+from edge_transact.bench.records import Log, read_records, record_key
+from edge_transact.bench.results import make_results
+from edge_transact.errors import EdgeTransactError, UsageError
+from tests.bench.logs import repetition, write_log
+
+CONTRACT = (
+    "model", "device", "target", "quantization", "prefill_tokens", "decode_tokens", "repetitions", "load_s",
+    "kernel_build_s", "ttft_s", "prefill_s", "decode_s", "e2e_s", "prefill_tok_s", "decode_tok_s", "peak_rss_mib",
+    "kv_mib", "weights_mib", "samples",
+)  # fmt: skip
+LLAMA_BENCH = (
+    "build_commit", "backends", "model_type", "model_size", "model_n_params", "n_threads", "n_prompt", "n_gen",
+    "n_depth", "test_time", "avg_ns", "stddev_ns", "avg_ts", "stddev_ts", "samples_ns", "samples_ts", "test",
+)  # fmt: skip
+
+
+@given(st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=9))
+def test_a_result_is_the_median_of_its_repetitions(seconds):
+    (result,) = make_results([repetition(value) for value in seconds])
+    assert set(CONTRACT) | set(LLAMA_BENCH) <= set(result)
+    middle = statistics.median(seconds)
+    assert result["e2e_s"] == middle and result["repetitions"] == len(seconds)
+    assert result["e2e_s_std"] == statistics.stdev(seconds)
+    assert math.isclose(result["prefill_tok_s"], 64 / (0.2 * middle))
+    # Five tokens are decoded, the first of them by the prefill.
+    assert math.isclose(result["decode_tok_s"], 4 / (0.8 * middle))
+    assert math.isclose(result["decode_step_p50_s"], 0.2 * middle) or len(seconds) % 2 == 0
+    assert math.isclose(result["bandwidth_share"], 0.6 * result["decode_tok_s"] / 76.8)
+    assert result["avg_ns"] == round(statistics.fmean(seconds) * 1e9)
+    assert result["samples_ts"] == [69 / value for value in seconds]
+
+
+def test_results_never_mix():
+    records = [
+        repetition(1.0),
+        repetition(2.0, model_digest="e" * 64),
+        repetition(3.0, serial="s2"),
+        repetition(4.0, target="android-cpu"),
+        repetition(5.0, prefill_tokens=128),
+        {**repetition(6.0), "kind": "visit"},
+        repetition(7.0),
+    ]
+    assert [result["samples_ns"] for result in make_results(records)] == [
+        [10**9, 7 * 10**9], [2 * 10**9], [3 * 10**9], [4 * 10**9], [5 * 10**9]
+    ]  # fmt: skip
+
+
+def test_what_is_not_known_is_null_and_what_is_wrong_is_noted():
+    unknown = repetition(
+        thermal_status=None, temp_start_c=None, temp_peak_c=None, peak_rss_mib=None, bandwidth_gb_s=None
+    )
+    (result,) = make_results([unknown])
+    assert result["throttled"] is result["peak_rss_mib"] is result["bandwidth_share"] is result["e2e_s_std"] is None
+    (slow,) = make_results(
+        [repetition(prefill_s=40.0, thermal_status=3, tokens_agreed=2), repetition(prefill_s=40.0, tokens=[9] * 5)]
+    )
+    assert slow["prefill_slow"] and slow["throttled"] and not slow["tokens_equal"]
+    table = to_text([slow], "md")
+    for words in ("bad kernel", "throttled", "2 of 17 tokens", "differ between repetitions"):
+        assert words in table
+
+
+def test_one_decoded_token_has_no_decode_speed():
+    record = repetition(decode_tokens=2) | {"decode_tokens": 1, "decode_steps_s": [], "decode_s": 0.0, "tokens": [1]}
+    (result,) = make_results([record])
+    assert result["decode_tok_s"] is result["decode_step_p50_s"] is None
+    assert "| - |" in to_text([result], "md")
+
+
+def test_exports_hold_the_same(tmp_path):
+    results = make_results([repetition(1.0, model='a "b", c|d'), repetition(2.0, model='a "b", c|d')])
+    assert json.loads(to_text(results, "json")) == results
+    assert [json.loads(line) for line in to_text(results, "jsonl").splitlines()] == results
+    (row,) = csv.DictReader(io.StringIO(to_text(results, "csv")))
+    assert row["model"] == results[0]["model"] and json.loads(row["samples_ns"]) == [10**9, 2 * 10**9]
+    for _ in range(2):
+        write_sqlite(results, tmp_path / "r.sqlite")
+    with sqlite3.connect(tmp_path / "r.sqlite") as database:
+        rows = database.execute("SELECT model, e2e_s, samples_ns FROM results").fetchall()
+    assert rows == [(results[0]["model"], 1.5, "[1000000000, 2000000000]")] * 2
+    table = to_text(results, "md").splitlines()
+    assert {line.replace("\\|", "").count("|") for line in table} == {17}
+    (tmp_path / "other").write_text("text")
+    with pytest.raises(UsageError):
+        write_sqlite(results, tmp_path / "other")
+
+
+def test_the_log_survives_a_cut_off_line(tmp_path):
+    path = tmp_path / "log.jsonl"
+    log = Log(path, resume=False)
+    log.append({name: value for name, value in repetition().items() if name != "schema"})
+    log.close()
+    with path.open("a") as file:
+        file.write('{"schema": 1, "kind": "repe')
+    with pytest.raises(EdgeTransactError, match="exists"):
+        Log(path, resume=False)
+    log = Log(path, resume=True)
+    assert log.done(record_key(repetition())) == 1
+    log.append(repetition(2.0))
+    log.close()
+    assert [record["e2e_s"] for record in read_records(path)] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("text", ["not a log\n", '{"kind": "repetition", "schema": 99}\n'])
+def test_other_files_are_refused(tmp_path, text):
+    (tmp_path / "x").write_text(text)
+    with pytest.raises(EdgeTransactError):
+        read_records(tmp_path / "x")
+
+
+def test_a_difference_is_told_from_noise(tmp_path):
+    steady = [repetition(value) for value in (1.00, 1.01, 0.99, 1.0, 1.0)]
+    slower = [repetition(1.2 * record["e2e_s"]) for record in steady]
+    noisy = [repetition(value) for value in (0.7, 1.4, 1.0, 0.8, 1.3)]
+    a, b, c = (write_log(tmp_path / name, records) for name, records in (("a", steady), ("b", slower), ("c", noisy)))
+    for row in compare_logs(a, b):
+        assert row["verdict"] == "slower" and row["low"] < 1.2 < row["high"] and math.isclose(row["ratio"], 1.2)
+    assert {row["verdict"] for row in compare_logs(b, a)} == {"faster"}
+    assert {row["verdict"] for row in compare_logs(a, c)} == {"noise"}
+    assert "slower" in to_markdown(compare_logs(a, b))
+
+
+def test_comparison_warns_of_throttling_and_heat(tmp_path):
+    cool = write_log(tmp_path / "cool", [repetition()] * 3)
+    hot = write_log(tmp_path / "hot", [repetition(1.5, thermal_status=2, temp_start_c=41.0)] * 2)
+    warnings = compare_logs(cool, hot)[0]["warnings"]
+    assert any("throttling after" in warning for warning in warnings)
+    assert any("41 C after" in warning for warning in warnings) and any("2 repetitions" in w for w in warnings)
+    with pytest.raises(EdgeTransactError, match="in common"):
+        compare_logs(cool, write_log(tmp_path / "else", [repetition(prefill_tokens=128)]))
+
+
+@given(
+    st.lists(st.floats(0.5, 2), min_size=3, max_size=8, unique=True),
+    st.lists(st.floats(0.5, 2), min_size=3, max_size=8, unique=True),
+)
+def test_the_interval_agrees_with_the_test(first, second):
+    ratio, low, high = ratio_interval(first, second)
+    assert low <= ratio <= high
+    p = stats.ttest_ind([math.log(x) for x in first], [math.log(x) for x in second], equal_var=False).pvalue
+    assert (low > 1 or high < 1) == (p < 0.05) or math.isclose(p, 0.05, rel_tol=1e-6)
