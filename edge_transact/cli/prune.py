@@ -31,6 +31,9 @@ def prune(
     ] = None,
     intermediate: Annotated[int | None, typer.Option(help="Budget: MLP dims that every layer keeps.")] = None,
     method: Annotated[str, typer.Option(help="What decides which heads and dims stay.")] = "transact",
+    allocation: Annotated[
+        str, typer.Option(help="How a ratio is spread over layers: uniform. --widths says it layer by layer.")
+    ] = "uniform",
     shots: Annotated[int, typer.Option(help="Shrink in so many steps, scoring again at each.")] = 1,
     bucket: Annotated[
         int, typer.Option(help="Round MLP widths that follow from a ratio or a parameter count to multiples of it.")
@@ -69,6 +72,7 @@ def prune(
         output,
         Budget(ratio, parameters, widths, heads, intermediate),
         method=method,
+        allocation=allocation,
         shots=shots,
         bucket=bucket,
         calibration=calibration,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_transact import costs
-from edge_transact.errors import UsageError
+from edge_transact.errors import UsageError, did_you_mean
 from edge_transact.widths import WIDTH_FIELDS, LayerWidths, WidthPlan, read_widths
 
 DEFAULT_BUCKET = 32
@@ -78,6 +78,10 @@ class Budget:
         return {name: value for name, value in values.items() if value is not None}
 
 
+ALLOCATIONS = ("uniform",)
+"""How a ratio or a parameter count is spread over the layers: ``uniform``, the same share of each."""
+
+
 @dataclass(frozen=True)
 class Allocation:
     """The widths that meet a budget.
@@ -103,18 +107,24 @@ def parse_parameters(text: str) -> int:
     return round(float(match[1]) * UNITS[match[2].upper()])
 
 
-def allocate(budget: Budget, source: WidthPlan, *, bucket: int = DEFAULT_BUCKET) -> Allocation:
-    """The target widths for a budget, the same share of every layer.
+def allocate(
+    budget: Budget, source: WidthPlan, *, allocation: str = "uniform", bucket: int = DEFAULT_BUCKET
+) -> Allocation:
+    """The target widths for a budget.
 
     Args:
         budget: What to reach.
         source: The widths of the model to prune.
+        allocation: One of `ALLOCATIONS`, for a ratio or a parameter count.
         bucket: MLP widths computed from a ratio or a parameter count become multiples of it; 1 leaves them as they are.
             Widths that the budget names itself are kept to the number.
 
     Raises:
-        UsageError: The budget is beyond this model: nothing to remove, or below the smallest that is left of it.
+        UsageError: The budget is beyond this model: nothing to remove, or below the smallest that is left of it; or an
+            unknown allocation.
     """
+    if allocation not in ALLOCATIONS:
+        raise UsageError(f"unknown allocation {allocation!r}", fix=did_you_mean(allocation, ALLOCATIONS))
     if bucket < 1:
         raise UsageError(f"--bucket {bucket} is not at least 1", fix="1 doesn't round; 32 is the default.")
     if budget.widths is not None:

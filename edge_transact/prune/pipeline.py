@@ -67,6 +67,7 @@ def prune(
     budget: Budget,
     *,
     method: str = DEFAULT_METHOD,
+    allocation: str = "uniform",
     shots: int = 1,
     bucket: int = DEFAULT_BUCKET,
     calibration: str = DEFAULT_TEXT,
@@ -81,6 +82,7 @@ def prune(
         output: The directory to write.
         budget: How small.
         method: What scores heads and MLP dims, a name of `methods.METHODS`.
+        allocation: How a ratio or a parameter count is spread over the layers, one of `allocation.ALLOCATIONS`.
         shots: In how many steps the widths shrink; each scores the model that the one before left.
         bucket: MLP widths computed from the budget are multiples of it.
         calibration: Any TEXT.
@@ -98,26 +100,25 @@ def prune(
     scoring = find_method(method)
     refuse_existing(output, force)
     source = Checkpoint.open(resolve_model(model))
-    allocation = allocate(budget, source.plan, bucket=bucket)
-    for note in allocation.notes:
+    target = allocate(budget, source.plan, allocation=allocation, bucket=bucket)
+    for note in target.notes:
         step(note[0].upper() + note[1:] + ".")
     windows = read_calibration(source, calibration, tokens=calibration_tokens, seed=seed)
-    plans = list(shot_plans(source.plan, allocation.plan, shots))
+    plans = list(shot_plans(source.plan, target.plan, shots))
     selections, digest = _select_all(source, plans, windows, scoring)
     provenance = {
         "source": model,
         "method": method,
         "budget": budget.to_dict(),
+        "allocation": allocation,
         "bucket": bucket,
         "shots": shots,
         "calibration": windows.to_dict(),
         "seed": seed,
         "scores_sha256": digest,
     }
-    pruned = write_checkpoint(
-        source, allocation.plan, pruned_tensors(source, selections), provenance, output, force=force
-    )
-    return PruneResult(pruned, source.plan, provenance, allocation.notes, time.perf_counter() - started)
+    pruned = write_checkpoint(source, target.plan, pruned_tensors(source, selections), provenance, output, force=force)
+    return PruneResult(pruned, source.plan, provenance, target.notes, time.perf_counter() - started)
 
 
 def _select_all(

@@ -144,3 +144,9 @@ def test_a_widths_file_that_cuts_inside_groups_is_refused(tmp_path: Path) -> Non
     (tmp_path / "widths.json").write_text(json.dumps([{"qk_head_dim": 32}] + [{}] * 29))
     with pytest.raises(UsageError, match="layer 0: qk_head_dim 32 cuts inside KV groups"):
         allocate(Budget(widths=tmp_path / "widths.json"), SMOLLM2)
+
+
+def test_an_allocation_nearly_right_is_suggested():
+    with pytest.raises(UsageError, match="unknown allocation 'unifrom'") as caught:
+        allocate(Budget(ratio=0.3), SMOLLM2, allocation="unifrom")
+    assert "Did you mean 'uniform'?" in caught.value.fix
