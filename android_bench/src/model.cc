@@ -134,8 +134,8 @@ void Model::ReadMetadata(const Options& options) {
   auto metadata = ParseObject(text, "_metadata");
   chunk_tokens_ = GetInt(metadata, "prefill_chunk_size");
   // The last token is chosen, and never fed back.
-  int64_t most = std::max(options.prompt.size() + options.decode_tokens - 1,
-                          options.check_prompt.size() + options.check_tokens.size() - 1);
+  int64_t most = std::max<int64_t>(options.prompt.size() + options.decode_tokens,
+                                   options.check_prompt.size() + options.check_tokens.size()) - 1;
   context_tokens_ = GetInt(metadata, "context_window_size");
   if (context_tokens_ <= 0) context_tokens_ = most;
   if (most > context_tokens_) {

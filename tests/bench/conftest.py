@@ -79,12 +79,21 @@ def run_bench(tiny_dist: Path, runner: Path, tmp_path: Path):
     """`session.bench_models` on the tiny DIST, quickly; conditions can be changed by keyword."""
     from edge_transact.bench.session import bench_models
 
-    own = {"log": tmp_path / "log.jsonl", "resume": False, "runner": runner, "app": "", "clean": False}
+    own = {
+        "dists": [tiny_dist],
+        "log": tmp_path / "log.jsonl",
+        "resume": False,
+        "runner": runner,
+        "app": "",
+        "clean": False,
+    }
 
     def run(device: str, **options):
         session = {name: options.pop(name, value) for name, value in own.items()}
         conditions = replace(QUICK, **options)
-        return bench_models([tiny_dist], conditions, device=device, target="android-cpu", format="json", **session)
+        return bench_models(
+            session.pop("dists"), conditions, device=device, target="android-cpu", format="json", **session
+        )
 
     run.log = tmp_path / "log.jsonl"
     return run

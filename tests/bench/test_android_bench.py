@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 
@@ -23,7 +24,8 @@ def run_on(phone, adb_server, runner):
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         home = "/data/local/tmp"
-        return adb_server.adb("-s", phone.serial, "shell", f"LD_LIBRARY_PATH={home} {home}/edge-bench", *arguments)
+        command = f"LD_LIBRARY_PATH={home} {home}/edge-bench {shlex.join(arguments)}"
+        return adb_server.adb("-s", phone.serial, "shell", command)
 
     return run
 

@@ -64,7 +64,7 @@ def test_the_app_gives_the_runners_results(app, run_bench, tmp_path):
 def test_an_app_that_fails_says_why_and_leaves_nothing(phone, run_bench):
     line = '{\\"run\\": \\"$1\\", \\"kind\\": \\"error\\", \\"message\\": \\"no such model\\"}'
     install(phone, f'echo "{line}" > $1.jsonl; sleep 60')
-    outcome = run_bench(phone.serial, app=PACKAGE)
+    outcome = run_bench(phone.serial, app=PACKAGE, repetitions=1)
     assert outcome.results == [] and "no such model" in outcome.failures[0]
     assert not [line for line in phone.processes().values() if PACKAGE in line]
 
@@ -75,7 +75,7 @@ def test_an_app_that_fails_says_why_and_leaves_nothing(phone, run_bench):
 def test_an_app_that_dies_or_hangs(phone, run_bench, monkeypatch, script, words):
     monkeypatch.setattr("edge_transact.bench.app.GRACE_S", 0)
     install(phone, script)
-    outcome = run_bench(phone.serial, app=PACKAGE, timeout_s=3)
+    outcome = run_bench(phone.serial, app=PACKAGE, timeout_s=2, repetitions=1)
     assert words in outcome.failures[0]
     assert not [line for line in phone.processes().values() if PACKAGE in line]
 

@@ -20,6 +20,12 @@ from tests.bench.standin.unauthorized import UnauthorizedDevice
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture
+def two_attempts(monkeypatch):
+    """A visit that always fails is tried twice rather than three times."""
+    monkeypatch.setattr("edge_transact.bench.run.ATTEMPTS", 2)
+
+
 def reboot(phone, adb_server):
     """The device dies, and is back a moment later with an empty /data/local/tmp."""
 
@@ -150,28 +156,30 @@ def test_runner_is_killed_for_memory(phone, run_bench, when_logged):
     assert outcome.failures == [] and outcome.results[0]["repetitions"] == 4
 
 
-def test_runner_is_killed_every_time(phone, run_bench, tmp_path):
-    outcome = run_bench(phone.serial, runner=fake_runner(tmp_path, "repetition 0; kill -9 $$"), repetitions=8)
-    # Three attempts a visit, each of which leaves one good repetition; two visits.
-    assert len(repetitions(run_bench.log)) == 6
+def test_runner_is_killed_every_time(two_attempts, phone, run_bench, tmp_path):
+    outcome = run_bench(phone.serial, runner=fake_runner(tmp_path, "repetition 0; kill -9 $$"), repetitions=6)
+    # Two attempts a visit, each of which leaves one good repetition; two visits.
+    assert len(repetitions(run_bench.log)) == 4
     assert len(outcome.failures) == 2 and "memory runs out" in outcome.failures[0]
 
 
-def test_runner_crashes_at_once(phone, run_bench, tmp_path):
-    outcome = run_bench(phone.serial, runner=fake_runner(tmp_path, "echo 'what a pity' >&2; kill -SEGV $$"))
+def test_runner_crashes_at_once(two_attempts, phone, run_bench, tmp_path):
+    outcome = run_bench(
+        phone.serial, repetitions=1, runner=fake_runner(tmp_path, "echo 'what a pity' >&2; kill -SEGV $$")
+    )
     assert outcome.results == [] and "signal 11" in outcome.failures[0] and "what a pity" in outcome.failures[0]
 
 
-def test_runner_hangs(phone, run_bench, tmp_path, monkeypatch):
+def test_runner_hangs(two_attempts, phone, run_bench, tmp_path, monkeypatch):
     monkeypatch.setattr("edge_transact.bench.android.GRACE_S", 0)
     outcome = run_bench(
-        phone.serial, runner=fake_runner(tmp_path, "repetition 0; sleep 600"), repetitions=8, timeout_s=4
+        phone.serial, runner=fake_runner(tmp_path, "repetition 0; sleep 600"), repetitions=6, timeout_s=2
     )
-    assert len(repetitions(run_bench.log)) == 6 and "took longer" in outcome.failures[0]
+    assert len(repetitions(run_bench.log)) == 4 and "took longer" in outcome.failures[0]
     assert [line for line in phone.processes().values() if "edge-bench" in line] == []
 
 
-def test_runner_prints_garbage(phone, run_bench, tmp_path):
+def test_runner_prints_garbage(two_attempts, phone, run_bench, tmp_path):
     script = r"""
         repetition 0
         printf '\000\377garbage\n{"run":"%s"' "$run"
@@ -179,17 +187,17 @@ def test_runner_prints_garbage(phone, run_bench, tmp_path):
         line '"repetition","index":1'
         sleep 1
     """
-    outcome = run_bench(phone.serial, runner=fake_runner(tmp_path, script), repetitions=8)
-    assert len(repetitions(run_bench.log)) == 6 and "makes no sense" in outcome.failures[0]
+    outcome = run_bench(phone.serial, runner=fake_runner(tmp_path, script), repetitions=6)
+    assert len(repetitions(run_bench.log)) == 4 and "makes no sense" in outcome.failures[0]
 
 
-def test_runner_stops_in_the_middle_of_a_line(phone, run_bench, tmp_path):
+def test_runner_stops_in_the_middle_of_a_line(two_attempts, phone, run_bench, tmp_path):
     script = """
         repetition 0
         repetition 1 | { IFS= read -r line; printf %s "${line%tokens*}"; }
     """
-    outcome = run_bench(phone.serial, runner=fake_runner(tmp_path, script), repetitions=8)
-    assert len(repetitions(run_bench.log)) == 6 and "without its final line" in outcome.failures[0]
+    outcome = run_bench(phone.serial, runner=fake_runner(tmp_path, script), repetitions=6)
+    assert len(repetitions(run_bench.log)) == 4 and "without its final line" in outcome.failures[0]
 
 
 def test_wrong_abi(phone, run_bench):

@@ -8,8 +8,11 @@ import subprocess
 import sys
 import threading
 
+import pytest
+
 from edge_transact.bench.adb import AndroidDevice, adb_client
 from edge_transact.bench.devices import describe, labels
+from edge_transact.bench.plan import Lengths
 from edge_transact.bench.push import sync_files
 from edge_transact.bench.sensors import read_sensors
 from tests.bench.logs import repetitions
@@ -31,6 +34,20 @@ def test_the_phone_gives_the_hosts_tokens(phone, run_bench, tmp_path):
     for name in ("load_s", "ttft_s", "prefill_s", "decode_s", "e2e_s", "peak_rss_mib", "decode_step_p99_s"):
         assert theirs[name] > 0, name
     assert theirs["e2e_s"] >= theirs["ttft_s"] + 0.9 * theirs["decode_s"]
+
+
+@pytest.mark.slow
+def test_a_pruned_smollm2_gives_the_hosts_tokens(phone, run_bench, tmp_path):
+    dist = tmp_path / "smollm2-30"
+    sizes = ["--context", "256", "--prefill-chunk", "8"]
+    command = ["build", "demo:smollm2", "--ratio", "0.3", "--target", "host,android-cpu", *sizes, "-o", str(dist)]
+    subprocess.run([sys.executable, "-m", "edge_transact", *command], check=True)
+    options = {"dists": [dist], "lengths": (Lengths(16, 4),), "repetitions": 1, "timeout_s": 600}
+    on_phone = run_bench(phone.serial, **options)
+    on_host = run_bench("host", log=tmp_path / "host.jsonl", **options)
+    assert on_phone.failures == on_host.failures == []
+    assert on_phone.results[0]["tokens"] == on_host.results[0]["tokens"]
+    assert on_phone.results[0]["tokens_agreed"] == on_phone.results[0]["tokens_checked"] == 17
 
 
 def test_nothing_is_left_running_or_changed(phone, run_bench):
@@ -100,17 +117,11 @@ def test_energy_is_told_only_on_battery(phone, run_bench):
     thread = threading.Thread(target=drain)
     thread.start()
     try:
-        outcome = run_bench(phone.serial, lengths=run_bench_long())
+        outcome = run_bench(phone.serial, lengths=(Lengths(16, 24),))
     finally:
         drained.set()
         thread.join()
     assert outcome.results[0]["energy_per_token_j"] > 0
-
-
-def run_bench_long():
-    from edge_transact.bench.plan import Lengths
-
-    return (Lengths(16, 24),)
 
 
 def test_the_command_prints_json_and_resumes(phone, tiny_dist, runner, tmp_path):
