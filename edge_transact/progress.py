@@ -69,6 +69,16 @@ def track(items: Iterable[Item], description: str, total: int | None = None) -> 
 
 
 @contextmanager
+def working(description: str) -> Iterator[None]:
+    """A spinner while the body does what can't be counted."""
+    if not shows_bars():
+        yield
+        return
+    with console.status(description):
+        yield
+
+
+@contextmanager
 def bar(description: str, total: float | None):
     """A progress bar that the body advances: ``with bar("shards", n) as advance: advance(1)``."""
     if not shows_bars():

@@ -53,10 +53,10 @@ def run(installed: Path, directory: Path, *arguments: str, **environment: str) -
     )
 
 
-def test_the_wheel_holds_the_package_its_templates_and_the_licence(distributions):
+def test_the_wheel_holds_the_package_its_templates_the_runners_sources_and_the_licence(distributions):
     names = set(zipfile.ZipFile(distributions[1]).namelist())
     assert tracked("edge_transact") <= names
-    assert {f"edge_transact/{template}" for template in tracked("templates")} <= names
+    assert {f"edge_transact/{file}" for file in tracked("templates", "android_bench")} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith("tests/") for name in names)
 

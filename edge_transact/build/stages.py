@@ -14,6 +14,7 @@ from edge_transact.definition import Definition
 from edge_transact.engine.library import build_library
 from edge_transact.engine.targets import BuildTarget
 from edge_transact.inputs import read_text
+from edge_transact.progress import working
 from edge_transact.prune import Budget, prune
 from edge_transact.prune.calibration import DEFAULT_TEXT
 from edge_transact.quantization import Quantization
@@ -77,7 +78,8 @@ def place_library(
     }
 
     def make(content: Path) -> None:
-        build_library(definition, quantization, target, model_lib, content / path.name)
+        with working(f"for {target.name}: kernels, then machine code"):
+            build_library(definition, quantization, target, model_lib, content / path.name)
 
     cache.place(cache.Recipe("libraries", f"compile {model_lib} for {target.name}", ingredients, make), path.parent)
 
