@@ -49,7 +49,8 @@ class HostModel:
                 f"{library} can't be loaded: {str(error).splitlines()[-1]}", fix="Build it again on this machine."
             ) from error
         self.metadata: dict[str, Any] = read_metadata(self._vm)
-        require_cpu(library, self.metadata["cpu"])
+        if cpu := self.metadata.get("cpu"):  # MLC's own compiler doesn't say
+            require_cpu(library, cpu)
         self._parameters = _load_parameters(weights, self.metadata["params"], tvm)
         self.context_window_size: int = self.metadata["context_window_size"]
         self.prefill_chunk_size: int = self.metadata["prefill_chunk_size"]
