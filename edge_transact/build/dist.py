@@ -158,7 +158,7 @@ def _fill(
     definition = load(directory / "definition", _definition_config(checkpoint, sizes))
     model_lib = model_lib_name(files, definition, quantization)
 
-    maker = _Maker(checkpoint, quantization, sizes, model_lib, directory / "definition", mlc)
+    maker = Maker(checkpoint, quantization, sizes, model_lib, directory / "definition", mlc)
     weights_bytes = maker.write_model(directory, definition)
     libraries = {}
     (directory / "lib").mkdir()
@@ -211,7 +211,7 @@ def model_lib_name(files: dict[str, str], definition: Definition, quantization: 
 
 
 @dataclass(frozen=True)
-class _Maker:
+class Maker:
     """How one build makes weights and libraries, of the whole model and of a cut of it."""
 
     checkpoint: Checkpoint
@@ -251,7 +251,7 @@ class _Maker:
 
 
 def _check_parity(
-    maker: _Maker, directory: Path, definition: Definition, libraries: dict[str, str], scratch: Path
+    maker: Maker, directory: Path, definition: Definition, libraries: dict[str, str], scratch: Path
 ) -> Parity:
     """The host library against torch; a cut of the model where there is none, or no room for torch's fp32 copy."""
     checkpoint, sizes = maker.checkpoint, maker.sizes

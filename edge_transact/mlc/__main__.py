@@ -1,4 +1,4 @@
-"""``python -m edge_transact.mlc DEFINITION COMMAND ...``: a command of MLC-LLM's own, with our architecture known to it.
+"""``python -m edge_transact.mlc DEFINITION COMMAND ...``: a command of MLC-LLM's, with our architecture known to it.
 
 Runs in a process of its own: MLC and the adapters change TVM for everybody in the process.
 """

@@ -1,8 +1,8 @@
 """What MLC-LLM's Python needs to run on a TVM that is not its own: the adapters of one pair of versions.
 
 The pair is MLC-LLM 79d603f0 with apache-tvm 0.26.0. MLC pins a TVM of its own (mlc-ai/relax 837cb9de) that is not on
-PyPI; 0.26.0 is the nearest release, and differs from it in what is adapted here. Nothing of MLC is changed on disk. When
-MLC moves, this file moves with it, and the pair that `checkout` knows.
+PyPI; 0.26.0 is the nearest release, and differs from it in what is adapted here. Nothing of MLC is changed on disk.
+When MLC moves, this file moves with it, and the pair that `checkout` knows.
 """
 
 from __future__ import annotations

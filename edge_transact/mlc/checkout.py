@@ -17,7 +17,7 @@ KNOWN_REVISION = "79d603f0"
 KNOWN_TVM = "0.26.0"
 """Of apache-tvm on PyPI."""
 KNOWN_DIGEST = "4cd75d693c4cf8d081ef3db606fc5f9795d501d5eed1b85c38d865d0634de201"
-"""`Checkout.digest` of the known revision: by it a copy without git is recognized, and a clone that was edited isn't."""
+"""`Checkout.digest` of the known revision: it recognizes a copy without git, and no clone that was edited."""
 
 CLONE = "git clone --recursive https://github.com/mlc-ai/mlc-llm"
 GET = f"{CLONE}, git -C mlc-llm checkout {KNOWN_REVISION}, and export MLC_LLM_SOURCE_DIR=$PWD/mlc-llm"

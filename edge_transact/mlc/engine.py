@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -137,9 +138,10 @@ class MLC:
     def _failure(self, command: str, output: str) -> EdgeTransactError:
         last = [line for line in output.splitlines() if line.strip()][-SHOWN_LINES:]
         said = " / ".join(line.strip() for line in last) or "it said nothing"
-        if "No module named" in said:
+        missing = re.search(r"No module named '(\w+)", said)
+        if missing and missing[1] not in ("tvm", "mlc_llm"):
             return EdgeTransactError(
-                f"mlc_llm {command}: {last[-1].strip()}", fix="python -m pip install 'edge-transact[mlc]'"
+                f"mlc_llm {command} needs {missing[1]}", fix="python -m pip install 'edge-transact[mlc]'"
             )
         if self._known:
             fix = "Run again with --verbose for all that it said, or build with --engine tvm."
