@@ -67,5 +67,5 @@ def _remedy(fixed_bytes: int, kv_bytes_per_token: int) -> str:
     """What makes a model fit: the largest context that does, where one does."""
     largest = ((APP_MEMORY_GIB << 30) - fixed_bytes) // kv_bytes_per_token
     if largest < 1:
-        return "no context fits; prune more (--ratio)"
-    return f"the largest context that fits is {largest} tokens (--context {largest}); or prune more (--ratio)"
+        return "no context fits; prune more (--ratio), or lower --max-batch"
+    return f"the largest that fits is --context {largest}; or prune more (--ratio), or lower --max-batch"

@@ -141,7 +141,7 @@ class MLC:
         missing = re.search(r"No module named '(\w+)", said)
         if missing and missing[1] not in ("tvm", "mlc_llm"):
             return EdgeTransactError(
-                f"mlc_llm {command} needs {missing[1]}", fix="python -m pip install 'edge-transact[mlc]'"
+                f"mlc_llm {command} needs {missing[1]}", fix="python -m pip install 'edge-transact[mlc-build]'"
             )
         if self._known:
             fix = "Run again with --verbose for all that it said, or build with --engine tvm."
