@@ -131,6 +131,7 @@ def test_options_override_the_file():
         "context": 256,
         "prefill_chunk": None,
         "max_batch": 1,
+        "engine": "tvm",
         "budget": arguments()["budget"],
         "pruning": {"shots": 4},
     }

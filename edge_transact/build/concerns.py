@@ -36,12 +36,13 @@ def concerns(
     phones = [target for target in targets if target in PHONE_TARGETS]
     weights = costs.weight_bytes(plan, quantization)
     kv = context_window_size * max_batch_size * costs.kv_bytes_per_token(plan, quantization)
-    total = weights + kv + costs.workspace_bytes(plan, quantization, prefill_chunk_size, max_batch_size)
+    fixed = weights + costs.workspace_bytes(plan, quantization, prefill_chunk_size, max_batch_size)
+    total = fixed + kv
     if phones and total > APP_MEMORY_GIB << 30:
         found.append(
             f"{total / 2**30:.1f} GiB at {context_window_size} tokens (weights {weights / 2**30:.1f}, KV cache "
             f"{kv / 2**30:.1f}) is more than the {APP_MEMORY_GIB} GiB that an app gets on a phone of "
-            f"{2 * APP_MEMORY_GIB}: prune more (--ratio), or shrink --context or --max-batch"
+            f"{2 * APP_MEMORY_GIB}: {_remedy(fixed, kv // context_window_size)}"
         )
     if "android" in targets and quantization.name == "q4f16_1":
         found.append(
@@ -60,3 +61,11 @@ def concerns(
             f"{weights / 2**20:.0f} MiB instead of {smaller / 2**20:.0f} MiB with --quant q4f16_0"
         )
     return found
+
+
+def _remedy(fixed_bytes: int, kv_bytes_per_token: int) -> str:
+    """What makes a model fit: the largest context that does, where one does."""
+    largest = ((APP_MEMORY_GIB << 30) - fixed_bytes) // kv_bytes_per_token
+    if largest < 1:
+        return "no context fits; prune more (--ratio), or lower --max-batch"
+    return f"the largest that fits is --context {largest}; or prune more (--ratio), or lower --max-batch"

@@ -25,6 +25,7 @@ from edge_transact.definition import MODEL_TYPE, Definition, load, render
 from edge_transact.engine.targets import get_target
 from edge_transact.errors import UsageError
 from edge_transact.inputs.models import resolve_model
+from edge_transact.mlc.engine import MLC
 from edge_transact.outputs import new_directory, refuse_existing
 from edge_transact.progress import step, warn
 from edge_transact.prune import Budget
@@ -80,6 +81,7 @@ def build(
     context: int | None = None,
     prefill_chunk: int | None = None,
     max_batch: int = 1,
+    engine: str = "tvm",
     budget: Budget | None = None,
     pruning: Mapping[str, Any] | None = None,
     force: bool = False,
@@ -94,6 +96,7 @@ def build(
         context: Tokens that a sequence may have; by default 2048, or what the model allows.
         prefill_chunk: Tokens of one prefill call; by default 128.
         max_batch: Sequences at once.
+        engine: ``tvm`` (our pipeline) or ``mlc`` (the user's MLC-LLM makes weights and libraries).
         budget: Prune the model to it first.
         pruning: Keyword arguments of `prune.prune` that go with the budget.
         force: Replace `output` if it exists.
@@ -107,6 +110,7 @@ def build(
     names = list(dict.fromkeys(get_target(target).name for target in targets))
     kind = get_quantization(quantization or ("q4f16_0" if "android" in names else "q4f32_1"))
     refuse_existing(output, force)
+    mlc = MLC(names) if engine == "mlc" else None
     with tempfile.TemporaryDirectory(prefix="edge-transact-") as scratch:
         checkpoint = Checkpoint.open(resolve_model(model))
         sizes = _sizes(checkpoint, context, prefill_chunk, max_batch)
@@ -116,7 +120,7 @@ def build(
         for warning in warnings:
             warn(warning)
         with new_directory(output, force=force) as directory:
-            manifest = _fill(directory, checkpoint, model, names, kind, sizes, Path(scratch))
+            manifest = _fill(directory, checkpoint, model, names, kind, sizes, Path(scratch), mlc)
     return Build(output, manifest, tuple(warnings), time.perf_counter() - started)
 
 
@@ -145,6 +149,7 @@ def _fill(
     quantization: Quantization,
     sizes: dict[str, int],
     scratch: Path,
+    mlc: MLC | None,
 ) -> Manifest:
     files = render(checkpoint.plan)
     (directory / "definition").mkdir()
@@ -153,13 +158,14 @@ def _fill(
     definition = load(directory / "definition", _definition_config(checkpoint, sizes))
     model_lib = model_lib_name(files, definition, quantization)
 
-    weights_bytes = _write_model(directory, checkpoint, definition, quantization, sizes, model_lib)
+    maker = Maker(checkpoint, quantization, sizes, model_lib, directory / "definition", mlc)
+    weights_bytes = maker.write_model(directory, definition)
     libraries = {}
     (directory / "lib").mkdir()
     for target in targets:
         libraries[target] = f"lib/{model_lib}-{target}{get_target(target).suffix}"
-        _build_library(definition, quantization, target, model_lib, directory / libraries[target])
-    parity = _check_parity(directory, checkpoint, definition, quantization, sizes, model_lib, libraries, scratch)
+        maker.build_library(directory, definition, target, directory / libraries[target])
+    parity = _check_parity(maker, directory, definition, libraries, scratch)
     parity.require()
     manifest = Manifest(
         source=model,
@@ -177,6 +183,7 @@ def _fill(
         versions={
             "edge-transact": __version__,
             **{package: version(package) for package in ("apache-tvm", "torch", "transformers")},
+            **({"mlc-llm": mlc.checkout.revision} if mlc else {}),
         },
     )
     shutil.rmtree(directory / "definition" / "__pycache__", ignore_errors=True)
@@ -203,47 +210,51 @@ def model_lib_name(files: dict[str, str], definition: Definition, quantization: 
     return f"{MODEL_TYPE}_{quantization.name}_{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
-def _write_model(
-    directory: Path,
-    checkpoint: Checkpoint,
-    definition: Definition,
-    quantization: Quantization,
-    sizes: dict[str, int],
-    model_lib: str,
-) -> int:
-    """Everything of an MLC model directory but the libraries. Returns the bytes of the shards."""
-    config = chat_config(
-        checkpoint.path,
-        model_type=MODEL_TYPE,
-        model_lib=model_lib,
-        quantization=quantization.name,
-        model_config=definition.config.asdict(),
-        vocab_size=checkpoint.plan.vocab_size,
-        context_window_size=sizes["context_window_size"],
-        prefill_chunk_size=sizes["prefill_chunk_size"],
-    )
-    (directory / CHAT_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    for name in (*TOKENIZER_FILES, PROVENANCE_FILE):
-        if (checkpoint.path / name).is_file():
-            shutil.copyfile(checkpoint.path / name, directory / name)
-    return place_weights(checkpoint, definition, quantization, directory)
+@dataclass(frozen=True)
+class Maker:
+    """How one build makes weights and libraries, of the whole model and of a cut of it."""
 
+    checkpoint: Checkpoint
+    quantization: Quantization
+    sizes: dict[str, int]
+    model_lib: str
+    emitted: Path
+    mlc: MLC | None
 
-def _build_library(definition: Definition, quantization: Quantization, target: str, model_lib: str, path: Path) -> None:
-    place_library(definition, quantization, get_target(target), model_lib, path)
+    def write_model(self, directory: Path, definition: Definition) -> int:
+        """Everything of an MLC model directory but the libraries. Returns the bytes of the shards."""
+        checkpoint, sizes = self.checkpoint, self.sizes
+        config = chat_config(
+            checkpoint.path,
+            model_type=MODEL_TYPE,
+            model_lib=self.model_lib,
+            quantization=self.quantization.name,
+            model_config=definition.config.asdict(),
+            vocab_size=checkpoint.plan.vocab_size,
+            context_window_size=sizes["context_window_size"],
+            prefill_chunk_size=sizes["prefill_chunk_size"],
+        )
+        (directory / CHAT_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        for name in (*TOKENIZER_FILES, PROVENANCE_FILE):
+            if (checkpoint.path / name).is_file():
+                shutil.copyfile(checkpoint.path / name, directory / name)
+        if self.mlc is None:
+            return place_weights(checkpoint, definition, self.quantization, directory)
+        return self.mlc.write_model(self.emitted, checkpoint.path, definition, self.quantization, sizes, directory)
+
+    def build_library(self, directory: Path, definition: Definition, target: str, path: Path) -> None:
+        """The library for a target, of the model that `write_model` wrote into `directory`."""
+        if self.mlc is None:
+            place_library(definition, self.quantization, get_target(target), self.model_lib, path)
+        else:
+            self.mlc.build_library(self.emitted, directory, get_target(target), self.model_lib, path)
 
 
 def _check_parity(
-    directory: Path,
-    checkpoint: Checkpoint,
-    definition: Definition,
-    quantization: Quantization,
-    sizes: dict[str, int],
-    model_lib: str,
-    libraries: dict[str, str],
-    scratch: Path,
+    maker: Maker, directory: Path, definition: Definition, libraries: dict[str, str], scratch: Path
 ) -> Parity:
     """The host library against torch; a cut of the model where there is none, or no room for torch's fp32 copy."""
+    checkpoint, sizes = maker.checkpoint, maker.sizes
     plan, name = checkpoint.plan, "host"
     if "host" not in libraries or not _fits_in_memory(4 * costs.parameters(plan)):
         definition = definition.truncated(min(CUT_LAYERS, plan.num_hidden_layers))
@@ -251,19 +262,19 @@ def _check_parity(
         name = f"host, the first {plan.num_hidden_layers} layers"
         directory = scratch / "cut"
         (directory / "lib").mkdir(parents=True)
-        _write_model(directory, checkpoint, definition, quantization, sizes, model_lib)
-        libraries = {"host": f"lib/{model_lib}-host{get_target('host').suffix}"}
-        _build_library(definition, quantization, "host", model_lib, directory / libraries["host"])
+        maker.write_model(directory, definition)
+        libraries = {"host": f"lib/{maker.model_lib}-host{get_target('host').suffix}"}
+        maker.build_library(directory, definition, "host", directory / libraries["host"])
     step(f"compare with torch: {name}")
     reference = reference_model(
-        ShardReader(directory), definition.parameter_sources(), checkpoint.config, plan, quantization
+        ShardReader(directory), definition.parameter_sources(), checkpoint.config, plan, maker.quantization
     )
     steps = min(DECODE_STEPS, sizes["context_window_size"] // 2)
     # More than a chunk, so that prefill continues a sequence too.
     length = min(sizes["prefill_chunk_size"] + 9, sizes["context_window_size"] - steps)
     prompt = prompt_ids(directory, length)
     library = HostModel(directory / libraries["host"], directory)
-    return compare(library, reference, prompt, quantization, decode_steps=steps, name=name)
+    return compare(library, reference, prompt, maker.quantization, decode_steps=steps, name=name)
 
 
 def _fits_in_memory(nbytes: int) -> bool:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +94,20 @@ class Manifest:
                 f"{path} cannot be read ({type(error).__name__}: {error})", fix="Build the model again."
             ) from error
 
-    def verify(self, directory: Path) -> None:
-        """Check every file of a DIST against its sha256.
+    def verify(self, directory: Path, *patterns: str) -> None:
+        """Check a DIST's files against their sha256.
+
+        Args:
+            directory: The DIST.
+            patterns: Check only files whose paths match one of these; all without any.
 
         Raises:
             EdgeTransactError: A file is missing or was changed; the message names the first.
         """
         for name, expected in self.files.items():
             path = directory / name
+            if patterns and not any(fnmatch(name, pattern) for pattern in patterns):
+                continue
             if not path.is_file():
                 raise EdgeTransactError(f"{path} is missing", fix="Copy the whole directory, or build it again.")
             if sha256(path) != expected:

@@ -37,6 +37,10 @@ def build(
         int | None, typer.Option(min=1, help="Tokens of one prefill call. [default: 128, or the context]")
     ] = None,
     max_batch: Annotated[int | None, typer.Option(min=1, help="Sequences at once. [default: 1]")] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="tvm, or mlc: your MLC-LLM (MLC_LLM_SOURCE_DIR) converts and compiles. [default: tvm]"),
+    ] = None,
     ratio: Annotated[
         float | None, typer.Option(help="Prune first: the share of attention and MLP parameters to remove.")
     ] = None,
@@ -73,6 +77,7 @@ def build(
         "context": context,
         "prefill_chunk": prefill_chunk,
         "max_batch": max_batch,
+        "engine": engine,
         "ratio": ratio,
         "target_params": target_params,
         "widths": None if widths is None else str(widths),
@@ -115,9 +120,9 @@ def build(
 def _arguments(options: dict[str, Any]) -> dict[str, Any]:
     """What `build.dist.build` is called with: the options over ``edge-transact.toml``, or the options alone."""
     from edge_transact.engine.targets import get_target
-    from edge_transact.errors import UsageError
+    from edge_transact.errors import UsageError, did_you_mean
     from edge_transact.progress import step
-    from edge_transact.project import BUDGET_KEYS, FILE, Project, read_project
+    from edge_transact.project import BUDGET_KEYS, ENGINES, FILE, Project, read_project
     from edge_transact.quantization import get_quantization
 
     if options["model"] is not None:
@@ -137,6 +142,9 @@ def _arguments(options: dict[str, Any]) -> dict[str, Any]:
         get_target(name)
     if project.build.quant:
         get_quantization(project.build.quant)
+    engine = project.build.engine or "tvm"
+    if engine not in ENGINES:
+        raise UsageError(f"unknown engine {engine!r}", fix=did_you_mean(engine, ENGINES))
     budget, pruning = None, {}
     if project.prune:
         from edge_transact.prune import Budget, parse_parameters
@@ -159,6 +167,7 @@ def _arguments(options: dict[str, Any]) -> dict[str, Any]:
         "context": build.context,
         "prefill_chunk": build.prefill_chunk,
         "max_batch": build.max_batch or 1,
+        "engine": engine,
         "budget": budget,
         "pruning": pruning,
     }

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from edge_transact.doctor.check import Check, output_of
 from edge_transact.doctor.system import install_command
+from edge_transact.mlc.builtins import CALLS, incompatible, registered
+from edge_transact.mlc.checkout import KNOWN_PAIR, KNOWN_REVISION, Checkout
 
 NDK_MAJOR = 28
 """The first NDK that aligns segments to 16 KB by default, which Google Play requires."""
@@ -157,7 +159,8 @@ def mlc() -> list[Check]:
     if not (source / "python" / "mlc_llm").is_dir():
         nothing, fix = f"{source} is no MLC-LLM checkout", f"{clone}, and export MLC_LLM_SOURCE_DIR=$PWD/mlc-llm"
         return [Check("mlc", False, nothing, fix), Check("mlc-tvm", False, nothing, fix)]
-    head = output_of("git", "-C", str(source), "rev-parse", "--short=8", "HEAD")
+    checkout = Checkout(source / "python", source)
+    known = "a known pair" if checkout.is_known else f"not a known pair, which is {KNOWN_PAIR}"
     tvm = source / "3rdparty" / "tvm"
     if not (tvm / "include" / "tvm").is_dir():
         fix = f"git -C {source} submodule update --init --recursive"
@@ -165,5 +168,9 @@ def mlc() -> list[Check]:
     else:
         revision = output_of("git", "-C", str(tvm), "rev-parse", "--short=8", "HEAD") or "unknown revision"
         note = "" if revision == PINNED_TVM else f" (our formats follow MLC-LLM's at {PINNED_TVM})"
+        problems = incompatible(CALLS, registered(tvm)) if (tvm / "src").is_dir() else []
         tvm_check = Check("mlc-tvm", True, f"revision {revision}{note}")
-    return [Check("mlc", True, f"{head or 'unknown revision'} at {source}"), tvm_check]
+        if problems:
+            fix = f"git -C {source} checkout {KNOWN_REVISION}, and git -C {source} submodule update --init --recursive"
+            tvm_check = Check("mlc-tvm", False, f"revision {revision} can't run our libraries: {problems[0]}", fix)
+    return [Check("mlc", True, f"{checkout.pair}, {known}; at {source}"), tvm_check]

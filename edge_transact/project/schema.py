@@ -18,6 +18,8 @@ from edge_transact.engine.targets import TARGETS
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
 from edge_transact.quantization import QUANTIZATIONS
 
+ENGINES = ("tvm", "mlc")
+
 FILE = "edge-transact.toml"
 DEFAULT_OUTPUT = "dist"
 
@@ -90,6 +92,7 @@ class Build(_Section):
     context: Count | None = Field(None, description="Tokens that a sequence may have.")
     prefill_chunk: Count | None = Field(None, description="Tokens of one prefill call.")
     max_batch: Count | None = Field(None, description="Sequences at once.")
+    engine: Annotated[str, *_one_of(ENGINES)] | None = Field(None, description="Whose compiler.")
 
 
 class Project(_Section):

@@ -6,13 +6,13 @@ function and ``end_forward`` for each chunk of a prompt and each decoded token.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edge_transact.build.manifest import Manifest
 from edge_transact.engine.cpu.features import missing
 from edge_transact.errors import EdgeTransactError
 
@@ -49,7 +49,8 @@ class HostModel:
                 f"{library} can't be loaded: {str(error).splitlines()[-1]}", fix="Build it again on this machine."
             ) from error
         self.metadata: dict[str, Any] = read_metadata(self._vm)
-        require_cpu(library, self.metadata["cpu"])
+        if cpu := self.metadata.get("cpu"):  # MLC's own compiler doesn't say
+            require_cpu(library, cpu)
         self._parameters = _load_parameters(weights, self.metadata["params"], tvm)
         self.context_window_size: int = self.metadata["context_window_size"]
         self.prefill_chunk_size: int = self.metadata["prefill_chunk_size"]
@@ -73,19 +74,16 @@ class HostModel:
         """The host library of a DIST.
 
         Raises:
-            EdgeTransactError: It is none, has no host library, or a part of it is missing.
+            EdgeTransactError: It is none, has no host library, or a part of it is missing or was changed.
         """
-        manifest = dist / "manifest.json"
-        if not manifest.is_file():
-            raise EdgeTransactError(
-                f"{dist} is not a DIST: it has no manifest.json",
-                fix=f"Build one: edge-transact build MODEL --target host -o {dist}",
-            )
-        library = json.loads(manifest.read_text())["libraries"].get("host")
+        manifest = Manifest.read(dist)
+        library = manifest.libraries.get("host")
         if library is None:
             raise EdgeTransactError(
                 f"{dist} has no library for this host", fix="Build it again with --target host among its targets."
             )
+        # What is executed and computed with; the configuration is for people to edit.
+        manifest.verify(dist, library, "tensor-cache.json", "params_shard_*.bin")
         return cls(dist / library, dist)
 
     def reset(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from edge_transact import costs
@@ -36,6 +38,15 @@ def test_memory_counts_the_kv_cache_of_the_context_and_of_every_sequence():
     assert "--context" in found(plan, "q4f16_0", "android", context_window_size=context)
     assert "--max-batch" in found(plan, "q4f16_0", "android", context_window_size=context // 8, max_batch_size=8)
     assert found(plan, "q4f16_0", "android", context_window_size=context // 8) == ""
+
+
+def test_the_largest_context_that_fits_is_said_and_fits():
+    plan = llama(hidden=2048, intermediate=5504)
+    said = found(plan, "q4f16_0", "android", context_window_size=1 << 20)
+    largest = int(re.search(r"--context (\d+)", said)[1])
+    assert found(plan, "q4f16_0", "android", context_window_size=largest) == ""
+    assert "more than" in found(plan, "q4f16_0", "android", context_window_size=largest + 1)
+    assert "no context fits" in found(llama(layers=64), "q4f16_0", "android")
 
 
 @pytest.mark.parametrize(

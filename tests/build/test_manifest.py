@@ -64,3 +64,14 @@ def test_a_manifest_that_is_none_is_named(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(EdgeTransactError, match=r"manifest\.json cannot be read"):
         Manifest.read(tmp_path)
+
+
+def test_only_the_files_of_a_pattern(tmp_path):
+    from types import SimpleNamespace
+
+    (tmp_path / "a.bin").write_text("changed")
+    (tmp_path / "b.bin").write_text("changed")
+    manifest = SimpleNamespace(files={"a.bin": "", "b.bin": ""})
+    Manifest.verify(manifest, tmp_path, "*.json")
+    with pytest.raises(EdgeTransactError, match=r"b\.bin is not as it was built"):
+        Manifest.verify(manifest, tmp_path, "b*")

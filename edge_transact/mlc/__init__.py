@@ -1,0 +1,1 @@
+"""The user's own MLC-LLM, where there is one: ``build --engine mlc``."""

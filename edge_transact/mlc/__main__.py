@@ -1,0 +1,38 @@
+"""``python -m edge_transact.mlc DEFINITION COMMAND ...``: a command of MLC-LLM's, with our architecture known to it.
+
+Runs in a process of its own: MLC and the adapters change TVM for everybody in the process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+
+import edge_transact  # noqa: F401  transformers reads our configuration without running the checkpoint's code
+from edge_transact.mlc import adapters
+
+_PACKAGE = "edge_transact_definition"
+
+
+def main(definition: str, command: str, *arguments: str) -> None:
+    """Registers the definition with MLC and runs ``mlc_llm COMMAND``."""
+    adapters.before_import()
+    import mlc_llm  # noqa: F401
+
+    adapters.after_import()
+    directory = Path(definition)
+    spec = importlib.util.spec_from_file_location(
+        _PACKAGE, directory / "__init__.py", submodule_search_locations=[str(directory)]
+    )
+    assert spec is not None and spec.loader is not None
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[_PACKAGE] = package
+    spec.loader.exec_module(package)
+    importlib.import_module(f"{_PACKAGE}.edge_llama_register")
+    importlib.import_module(f"mlc_llm.cli.{command}").main(list(arguments))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

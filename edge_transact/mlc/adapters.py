@@ -1,0 +1,78 @@
+"""What MLC-LLM's Python needs to run on a TVM that is not its own: the adapters of one pair of versions.
+
+The pair is MLC-LLM 79d603f0 with apache-tvm 0.26.0. MLC pins a TVM of its own (mlc-ai/relax 837cb9de) that is not on
+PyPI; 0.26.0 is the nearest release, and differs from it in what is adapted here. Nothing of MLC is changed on disk.
+When MLC moves, this file moves with it, and the pair that `checkout` knows.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def before_import() -> None:
+    """Lets ``import mlc_llm`` succeed without its C++ library, whose object types would be unknown.
+
+    The caller's environment has ``SKIP_LOADING_MLCLLM_SO=1``.
+    """
+    import tvm_ffi.registry
+
+    tvm_ffi.registry._SKIP_UNKNOWN_OBJECTS = True
+
+
+def after_import() -> None:
+    """Fills in what MLC's Python expects of TVM and of its own C++ library."""
+    from mlc_llm.compiler_pass import lift_global_buffer_alloc
+    from mlc_llm.support import auto_device
+    from mlc_llm.tokenizers import _ffi_api
+    from tvm import ir, tirx
+    from tvm.s_tir import dlight
+
+    # The C++ library's only function that building needs.
+    _ffi_api.DetectTokenizerInfo = _detect_tokenizer_info
+    # MLC looks for devices from a new interpreter, which has no adapters. This one is always there.
+    auto_device._RESULT_CACHE["cpu:0"] = True
+    # 0.26 names a variable by `name`, and has buffers as parameters where there was a map from handles to buffers.
+    ir.Var.name_hint = property(lambda self: self.name)
+    tirx.PrimFunc.buffer_map = property(lambda self: {param: param for param in self.params if _is_buffer(param)})
+    lift_global_buffer_alloc.remove_global_buf_alloc = _lift_global_buffers
+    # On a CPU it compiles for minutes a matrix, and the kernels are no faster than without a schedule.
+    dlight.cpu.GEMV.apply = lambda self, func, target, tunable: None
+
+
+def _detect_tokenizer_info(directory: str) -> str:
+    from edge_transact.build.chat_config import tokenizer_info
+
+    return json.dumps(tokenizer_info(Path(directory)))
+
+
+def _is_buffer(param: Any) -> bool:
+    from tvm import tirx
+
+    return isinstance(param.ty, tirx.BufferType)
+
+
+def _lift_global_buffers(func: Any) -> tuple[Any, list[Any]]:
+    """A kernel whose temporaries in global memory are parameters, behind its other buffers; and their types."""
+    from tvm import relax, tirx
+
+    root = func.body.block
+    lifted = [buffer for buffer in root.alloc_buffers if buffer.scope() == "global"]
+    if not lifted:
+        return func, []
+    buffers = [param for param in func.params if _is_buffer(param)]
+    scalars = [param for param in func.params if not _is_buffer(param)]
+    block = tirx.SBlock(
+        iter_vars=[],
+        reads=[],
+        writes=[],
+        name_hint=root.name_hint,
+        body=root.body,
+        alloc_buffers=[buffer for buffer in root.alloc_buffers if buffer.scope() != "global"],
+        annotations=root.annotations,
+    )
+    body = tirx.SBlockRealize(iter_values=[], predicate=True, block=block)
+    kernel = tirx.PrimFunc([*buffers, *lifted, *scalars], body, ret_type=func.ret_type, attrs=func.attrs)
+    return kernel, [relax.TensorType(buffer.shape, buffer.dtype) for buffer in lifted]

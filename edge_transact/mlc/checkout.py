@@ -1,0 +1,92 @@
+"""Finding the user's MLC-LLM, and knowing it: its Python sources with this TVM are a pair that was tried, or aren't."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from edge_transact.errors import EdgeTransactError
+
+KNOWN_REVISION = "79d603f0"
+"""Of mlc-ai/mlc-llm, of 2026-07-23; the one that `adapters` were written for."""
+KNOWN_TVM = "0.26.0"
+"""Of apache-tvm on PyPI."""
+KNOWN_DIGEST = "4cd75d693c4cf8d081ef3db606fc5f9795d501d5eed1b85c38d865d0634de201"
+"""`Checkout.digest` of the known revision: it recognizes a copy without git, and no clone that was edited."""
+
+CLONE = "git clone --recursive https://github.com/mlc-ai/mlc-llm"
+GET = f"{CLONE}, git -C mlc-llm checkout {KNOWN_REVISION}, and export MLC_LLM_SOURCE_DIR=$PWD/mlc-llm"
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """An MLC-LLM that was found.
+
+    Attributes:
+        python: The directory that holds the ``mlc_llm`` package.
+        where: What people know it by: the checkout, or the package's directory.
+    """
+
+    python: Path
+    where: Path
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the names and contents of the package's Python files."""
+        digest = hashlib.sha256()
+        for path in sorted((self.python / "mlc_llm").rglob("*.py")):
+            digest.update(path.relative_to(self.python).as_posix().encode() + b"\0")
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether this MLC with the installed TVM is the pair that the adapters are for."""
+        return self.digest == KNOWN_DIGEST and version("apache-tvm") == KNOWN_TVM
+
+    @property
+    def revision(self) -> str:
+        """The known one where the sources are, else what git says."""
+        if self.digest == KNOWN_DIGEST:
+            return KNOWN_REVISION
+        command = ["git", "-C", str(self.where), "rev-parse", "--short=8", "HEAD"]
+        try:
+            head = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return "an unknown revision"
+        return f"{head}, changed" if head == KNOWN_REVISION else head
+
+    @property
+    def pair(self) -> str:
+        """For messages."""
+        return f"MLC-LLM {self.revision} with apache-tvm {version('apache-tvm')}"
+
+
+KNOWN_PAIR = f"MLC-LLM {KNOWN_REVISION} with apache-tvm {KNOWN_TVM}"
+CHECK_OUT_KNOWN = f"git -C $MLC_LLM_SOURCE_DIR checkout {KNOWN_REVISION}, or build with --engine tvm."
+
+
+def find() -> Checkout:
+    """The user's MLC-LLM: the checkout that ``MLC_LLM_SOURCE_DIR`` names, or the installed ``mlc_llm``.
+
+    Raises:
+        EdgeTransactError: There is neither; says how to get one.
+    """
+    if value := os.environ.get("MLC_LLM_SOURCE_DIR"):
+        source = Path(value)
+        if not (source / "python" / "mlc_llm" / "__init__.py").is_file():
+            raise EdgeTransactError(f"MLC_LLM_SOURCE_DIR: {source} is no MLC-LLM checkout", fix=f"{GET}.")
+        return Checkout(source / "python", source)
+    spec = importlib.util.find_spec("mlc_llm")
+    if spec is None or spec.origin is None:
+        raise EdgeTransactError(
+            "no MLC-LLM here: MLC_LLM_SOURCE_DIR is not set, and no mlc_llm is installed",
+            fix=f"{GET}. Or build with --engine tvm, which needs neither and makes the same weights.",
+        )
+    package = Path(spec.origin).parent
+    return Checkout(package.parent, package)

@@ -1,0 +1,166 @@
+"""MLC-LLM's own commands on our checkpoints: ``gen_config``, ``convert_weight`` and ``compile``, unmodified."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from edge_transact.build.chat_config import CHAT_CONFIG
+from edge_transact.definition import Definition
+from edge_transact.engine.archive import check_library
+from edge_transact.engine.targets import BuildTarget, system_lib_prefix
+from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.mlc.checkout import CHECK_OUT_KNOWN, KNOWN_PAIR, Checkout, find
+from edge_transact.progress import detail, step, warn
+from edge_transact.quantization import Quantization
+
+DEVICES = {"android": "android", "iphone": "iphone", "host": "cpu"}
+"""Our targets that MLC's ``compile`` has, by its ``--device``."""
+
+SHOWN_LINES = 3
+"""Of what a failed command of MLC's printed last."""
+
+
+class MLC:
+    """The user's MLC-LLM. Each command registers an emitted definition in it from outside.
+
+    Args:
+        targets: Names of what it will have to build for.
+
+    Raises:
+        UsageError: MLC has no device for one of the targets.
+        EdgeTransactError: There is no MLC-LLM.
+    """
+
+    def __init__(self, targets: Sequence[str]) -> None:
+        for target in targets:
+            if target not in DEVICES:
+                raise UsageError(
+                    f"--engine mlc has no target {target!r}",
+                    fix=f"There are: {', '.join(DEVICES)}. Or use --engine tvm.",
+                )
+        self._checkout = find()
+        self._known = self._checkout.is_known
+        if not self._known:
+            warn(f"{self._checkout.pair} was not tried; what is known to work is {KNOWN_PAIR}. Trying it all the same")
+
+    @property
+    def checkout(self) -> Checkout:
+        """The MLC-LLM that runs."""
+        return self._checkout
+
+    def write_model(
+        self,
+        emitted: Path,
+        checkpoint: Path,
+        definition: Definition,
+        quantization: Quantization,
+        sizes: Mapping[str, int],
+        directory: Path,
+    ) -> int:
+        """MLC's ``gen_config`` and ``convert_weight``: an MLC model directory without libraries.
+
+        What MLC's configuration has no value for is taken from the ``mlc-chat-config.json`` that is in `directory`, and
+        so is the conversation template: MLC takes one by name, and ours is made of the tokenizer's own tokens.
+
+        Args:
+            emitted: The directory of the emitted definition.
+            checkpoint: A checkpoint directory.
+            definition: The definition as it is loaded, perhaps cut to its first layers.
+            quantization: Of the weights.
+            sizes: ``context_window_size``, ``prefill_chunk_size`` and ``max_batch_size``.
+            directory: Holds our ``mlc-chat-config.json``; gets MLC's, the tokenizer's files and the parameter shards.
+
+        Returns:
+            Bytes of the shards.
+        """
+        path = directory / CHAT_CONFIG
+        ours = json.loads(path.read_text())
+        with tempfile.TemporaryDirectory(prefix="edge-transact-") as scratch:
+            source = _with_layers(checkpoint, definition, Path(scratch))
+            common = (str(source), f"--quantization={quantization.name}", f"--output={directory}")
+            options = [f"--{name.replace('_', '-')}={size}" for name, size in sizes.items()]
+            self._run(emitted, "gen_config", *common, f"--conv-template={ours['conv_template']['name']}", *options)
+            self._run(emitted, "convert_weight", *common, "--device=cpu")
+        theirs = json.loads(path.read_text())
+        kept = {"model_lib": ours["model_lib"], "conv_template": ours["conv_template"]}
+        filled = {key: value for key, value in ours.items() if theirs.get(key) is None}
+        path.write_text(json.dumps({**theirs, **filled, **kept}, indent=2) + "\n")
+        # A second index, for browsers, which describes the same shards.
+        (directory / "tensor-cache-b16.json").unlink(missing_ok=True)
+        return sum(shard.stat().st_size for shard in directory.glob("params_shard_*.bin"))
+
+    def build_library(self, emitted: Path, directory: Path, target: BuildTarget, model_lib: str, path: Path) -> None:
+        """MLC's ``compile``.
+
+        Args:
+            emitted: The directory of the emitted definition.
+            directory: What `write_model` wrote.
+            target: One of `DEVICES`.
+            model_lib: The library's name.
+            path: The file to write, with the target's suffix.
+
+        Raises:
+            EdgeTransactError: MLC failed, or what it built fails `archive.check_library`.
+        """
+        prefix = system_lib_prefix(model_lib) if target.is_system_lib else ""
+        options = (f"--device={DEVICES[target.name]}", f"--system-lib-prefix={prefix}", f"--output={path}")
+        self._run(emitted, "compile", str(directory), *options)
+        check_library(path, target, model_lib)
+
+    def _run(self, emitted: Path, command: str, *arguments: str) -> None:
+        step(f"mlc_llm {command} ({self._checkout.where})")
+        path = [str(self._checkout.python), os.environ.get("PYTHONPATH", "")]
+        environment = {
+            **os.environ,
+            "SKIP_LOADING_MLCLLM_SO": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), *path])),
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "edge_transact.mlc", str(emitted), command, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+        output = done.stdout.decode(errors="replace")
+        detail(output)
+        if done.returncode:
+            raise self._failure(command, output)
+
+    def _failure(self, command: str, output: str) -> EdgeTransactError:
+        last = [line for line in output.splitlines() if line.strip()][-SHOWN_LINES:]
+        said = " / ".join(line.strip() for line in last) or "it said nothing"
+        missing = re.search(r"No module named '(\w+)", said)
+        if missing and missing[1] not in ("tvm", "mlc_llm"):
+            return EdgeTransactError(
+                f"mlc_llm {command} needs {missing[1]}", fix="python -m pip install 'edge-transact[mlc-build]'"
+            )
+        if self._known:
+            fix = "Run again with --verbose for all that it said, or build with --engine tvm."
+            return EdgeTransactError(f"mlc_llm {command} failed: {said}", fix=fix)
+        return EdgeTransactError(
+            f"mlc_llm {command} failed: {said}. {self._checkout.pair} is not a pair that is known to work",
+            fix=f"The pair that is: {KNOWN_PAIR}. {CHECK_OUT_KNOWN}",
+        )
+
+
+def _with_layers(checkpoint: Path, definition: Definition, scratch: Path) -> Path:
+    """The checkpoint; where the definition is cut, one beside it that has as many layers."""
+    config = json.loads((checkpoint / "config.json").read_text())
+    layers = definition.config.num_hidden_layers
+    if config["num_hidden_layers"] == layers:
+        return checkpoint
+    for path in checkpoint.iterdir():
+        if path.name != "config.json":
+            (scratch / path.name).symlink_to(path.resolve())
+    cut = {key: value for key, value in definition.config.asdict().items() if key in config}
+    (scratch / "config.json").write_text(json.dumps({**config, **cut}))
+    return scratch

@@ -1,0 +1,101 @@
+"""The small checkpoint of the comparison with MLC, its weights the same on every machine; and what is compared."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+GOLDEN = Path(__file__).parents[1] / "data" / "mlc_engine.npz"
+QUANTIZATIONS = ("q4f16_0", "q4f16_1", "q4f32_1", "q0f16")
+SIZES = {"context": 64, "prefill_chunk": 8}
+PROMPT = [3, 141, 59, 26, 535, 897, 932, 384, 626, 433, 832]
+"""More than a chunk."""
+DECODED = [795, 28, 841]
+
+
+def small_checkpoint(tiny_model: Path, directory: Path) -> Path:
+    """Three layers of different widths, ragged quantization groups among them, with the tokenizer of ``demo:tiny``."""
+    import torch
+
+    from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
+    from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
+
+    config = EdgeLlamaConfig(
+        vocab_size=1024,
+        hidden_size=72,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 50000.0},
+        per_layer_config={
+            "0": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 33},
+            "2": {"intermediate_size": 40},
+        },
+    )
+    model = EdgeLlamaForCausalLM(config)
+    random = np.random.default_rng(6)
+    for _, parameter in sorted(model.named_parameters()):
+        values = random.uniform(-0.4, 0.4, tuple(parameter.shape)).astype(np.float32)
+        parameter.data = torch.from_numpy(values + 1 if values.ndim == 1 else values)
+    model.save_pretrained(directory)
+    for path in tiny_model.glob("*token*"):
+        if path.is_file():
+            shutil.copyfile(path, directory / path.name)
+    return directory
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """Parameter name to the sha256 of its dtype, shape and bytes."""
+    from edge_transact.weights import ShardReader
+
+    reader, result = ShardReader(directory), {}
+    for name in sorted(reader.names()):
+        array = reader.array(name)
+        content = f"{array.dtype} {array.shape} ".encode() + array.tobytes()
+        result[name] = hashlib.sha256(content).hexdigest()
+    return result
+
+
+def logits(dist: Path) -> np.ndarray:
+    """Of a DIST's host library: after the prompt, and after each of the decoded tokens."""
+    from edge_transact.runtime.host import HostModel
+
+    library = HostModel.load(dist)
+    return np.stack([library.prefill(PROMPT), *(library.decode(token) for token in DECODED)])
+
+
+def weights(checkpoint: Path, quantization: str, directory: Path, engine: str) -> dict[str, str]:
+    """`digests` of a checkpoint's weights, as an engine converts them into `directory`."""
+    from edge_transact.build.dist import Maker
+    from edge_transact.checkpoint import Checkpoint
+    from edge_transact.definition import load, render
+    from edge_transact.mlc.engine import MLC
+    from edge_transact.quantization import QUANTIZATIONS
+
+    source = Checkpoint.open(checkpoint)
+    sizes = {"context_window_size": 64, "prefill_chunk_size": 8, "max_batch_size": 1}
+    emitted = directory / "definition"
+    emitted.mkdir(parents=True)
+    for name, text in render(source.plan).items():
+        (emitted / name).write_text(text)
+    definition = load(emitted, {**source.config, "rope_theta": source.rope_theta, **sizes})
+    mlc = MLC([]) if engine == "mlc" else None
+    Maker(source, QUANTIZATIONS[quantization], sizes, "edge_llama_small", emitted, mlc).write_model(
+        directory, definition
+    )
+    return digests(directory)
+
+
+def measured(checkpoint: Path, scratch: Path, engine: str) -> tuple[dict[str, dict[str, str]], np.ndarray]:
+    """All that is compared: the weights in every quantization, and the logits in ``q4f32_1``."""
+    from edge_transact.build.dist import build
+
+    converted = {name: weights(checkpoint, name, scratch / name, engine) for name in QUANTIZATIONS}
+    dist = scratch / "dist"
+    build(str(checkpoint), dist, targets=["host"], quantization="q4f32_1", engine=engine, **SIZES)
+    return converted, logits(dist)
