@@ -30,7 +30,7 @@ def main() -> None:
     import tvm
 
     from edge_transact import costs
-    from edge_transact.build.manifest import Manifest
+    from edge_transact.manifest import Manifest
     from edge_transact.quantization import get_quantization
     from edge_transact.runtime.host import PAGE_SIZE, HostModel
 

@@ -16,7 +16,6 @@ from typing import Any
 from edge_transact import __version__, costs
 from edge_transact.build.chat_config import CHAT_CONFIG, chat_config
 from edge_transact.build.concerns import concerns
-from edge_transact.build.manifest import Manifest
 from edge_transact.build.parity import DECODE_STEPS, Parity, compare, prompt_ids, reference_model
 from edge_transact.build.stages import place_library, place_weights, pruned
 from edge_transact.checkpoint import Checkpoint
@@ -25,6 +24,7 @@ from edge_transact.definition import MODEL_TYPE, Definition, load, render
 from edge_transact.engine.targets import get_target
 from edge_transact.errors import UsageError
 from edge_transact.inputs.models import resolve_model
+from edge_transact.manifest import Manifest
 from edge_transact.mlc.engine import MLC
 from edge_transact.outputs import new_directory, refuse_existing
 from edge_transact.progress import step, warn

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from edge_transact.build.manifest import Manifest
 from edge_transact.engine.cpu.features import missing
 from edge_transact.errors import EdgeTransactError
+from edge_transact.manifest import Manifest
 
 PAGE_SIZE = 16
 """Tokens of a page of the KV cache, as in MLC's engine."""

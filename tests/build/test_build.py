@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 from edge_transact import costs
 from edge_transact.build import dist
 from edge_transact.build.dist import build, model_lib_name
-from edge_transact.build.manifest import Manifest
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.cli import app
 from edge_transact.definition import load, render
 from edge_transact.errors import EdgeTransactError
+from edge_transact.manifest import Manifest
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.weights import ShardReader
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from edge_transact.build.manifest import Manifest
 from edge_transact.build.parity import LOGIT_TOLERANCE
 from edge_transact.cli import app
 from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.manifest import Manifest
 from edge_transact.mlc import checkout
 from edge_transact.mlc.engine import MLC
 from tests.mlc.small import GOLDEN, QUANTIZATIONS, measured, small_checkpoint

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from edge_transact.build.manifest import Manifest, sha256
 from edge_transact.errors import EdgeTransactError
+from edge_transact.manifest import Manifest, sha256
 from edge_transact.widths import LayerWidths, WidthPlan
 
 PLAN = WidthPlan(64, 100, True, False, False, (LayerWidths(4, 2, 16, 16, 96), LayerWidths(2, 1, 16, 16, 32)))
