@@ -99,6 +99,7 @@ class Phone:
     def remove(self) -> None:
         """Stop, and forget the file system."""
         self.stop()
+        _claim(self._link).unlink(missing_ok=True)
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def write(self, name: str, value: object) -> None:
@@ -195,11 +196,15 @@ def _free_network() -> tuple[str, str]:
     """A veth name and the first three numbers of its network, that no other test run uses."""
     for number in range(os.getpid() % 200, os.getpid() % 200 + 256):
         name = f"phone{number % 256}"
-        lock = Path(tempfile.gettempdir()) / f".{name}-{os.getpid()}"
-        if not Path(f"/sys/class/net/{name}").exists() and not lock.exists():
-            lock.touch()
+        if not Path(f"/sys/class/net/{name}").exists() and not _claim(name).exists():
+            _claim(name).touch()
             return name, f"10.215.{number % 256}"
     raise RuntimeError("no free network for another phone")
+
+
+def _claim(link: str) -> Path:
+    """Says that a phone of this process has that link, from before the link is made."""
+    return Path(tempfile.gettempdir()) / f".{link}-{os.getpid()}"
 
 
 def _until(condition, what: str, log=lambda: "", seconds: float = 30) -> None:
