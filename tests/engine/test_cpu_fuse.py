@@ -1,0 +1,45 @@
+"""What surrounds a product with packed weights in the model becomes part of the product's kernel."""
+
+import tvm
+from cpu_kernels import HOST
+from tvm import relax
+
+from edge_transact.engine.cpu.fuse import FuseCPULinears
+from edge_transact.engine.linear import compiled
+from edge_transact.quantization import get_quantization
+
+
+def calls(function: relax.Function) -> list[str]:
+    """The operators and kernels that a function calls, in order."""
+    names = []
+
+    def visit(expr: relax.Expr) -> None:
+        if isinstance(expr, relax.Call) and isinstance(expr.op, tvm.ir.Op):
+            is_kernel = expr.op.name == "relax.call_tir"
+            names.append(expr.args[0].name_hint if is_kernel else expr.op.name)
+
+    relax.analysis.post_order_visit(function, visit)
+    return names
+
+
+def fused(source, name: str) -> tvm.IRModule:
+    model = compiled(source.definition.model(), get_quantization(name), "float32")
+    mod, _, _ = model.export_tvm(spec=model.get_default_spec(), allow_extern=True)
+    return FuseCPULinears(HOST)(mod)
+
+
+def test_decode_is_four_products_a_layer_and_the_logits(source):
+    for name in ("q4f16_0", "q4f32_1"):
+        made = calls(fused(source, name)["decode"])
+        layers = source.definition.config.num_hidden_layers
+        assert sum(call.startswith("w4_decode") for call in made) == 4 * layers + 1
+        left = {"relax.nn.rms_norm", "relax.nn.silu", "relax.add", "relax.multiply"} & set(made)
+        assert not left, f"{left} not fused"
+
+
+def test_kernels_are_shared_by_layers_of_all_widths(source):
+    mod = fused(source, "q4f16_0")
+    kernels = [var.name_hint for var in mod.get_global_vars() if var.name_hint.startswith("w4_")]
+    # qkv, o and down, gate and up for one row and for many; the logits, with and without the norm; the embedding.
+    assert len(kernels) <= 11, kernels
+    assert not [var.name_hint for var in mod.get_global_vars() if var.name_hint.startswith("dequantize_matmul")]
