@@ -24,8 +24,8 @@ def pipeline(target: tvm.target.Target, metadata: dict[str, Any], bounds: dict[s
         bounds: Name of a symbolic variable to its largest value.
     """
     on_cpu = target.kind.name == "llvm"
-    # dlight's matrix products for Metal use simdgroup intrinsics, and TVM 0.26 crashed on them for layers of odd widths:
-    # there, the products take the general rules.
+    # dlight's matrix products for Metal use simdgroup intrinsics, and TVM 0.26 crashed on them for layers of odd
+    # widths: there, the products take the general rules.
     products = [dlight.gpu.Matmul()] if target.kind.name != "metal" else []
     schedule = [
         ScheduleForCPU()
