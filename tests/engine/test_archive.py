@@ -55,16 +55,12 @@ def test_android_archives_link_as_an_app_links_them(archives, tmp_path, name):
 
 
 @pytest.mark.slow
-def test_another_prefix_machine_or_file_is_noticed(archives, tmp_path):
+def test_another_prefix_or_format_is_noticed(archives):
     android = get_target("android")
     with pytest.raises(EdgeTransactError, match="has no symbol another_name_"):
         check_library(archives["android"], android, "another_name")
     with pytest.raises(EdgeTransactError, match="not an ELF object"):
         check_library(archives["iphone"], android, MODEL_LIB)
-    data = archives["android"].read_bytes()
-    (tmp_path / "wrong.tar").write_bytes(data.replace(b"\x7fELF\x02\x01\x01", b"\x7fELF\x01\x01\x01"))
-    with pytest.raises(EdgeTransactError):
-        check_library(tmp_path / "wrong.tar", android, MODEL_LIB)
 
 
 def _object(text: str, directory, *flags: str) -> bytes:
