@@ -1,20 +1,16 @@
 """The vector instructions that the CPU kernels are made of, one class per instruction set.
 
-A packed word (uint32) holds eight 4-bit weights along the input features. A kernel takes a vector of `lanes` words
-and turns it
-into products in `steps` steps: step `i` makes of every word one 32-bit *unit* of weights, and multiplies and adds it
-with a unit of
-activations. What a unit is belongs to the instruction set:
+A packed word (uint32) holds eight 4-bit weights along the input features. A kernel takes a vector of `lanes` words and
+turns it into products in `steps` steps: step `i` makes of every word one 32-bit *unit* of weights, and multiplies and
+adds it with a unit of activations. What a unit is belongs to the instruction set:
 
 - `Fp32`: weight `i` as fp32; eight steps. Any LLVM target.
 - `Avx512`: the same with a table lookup in a register.
-- `Avx512Bf16`, `NeonBf16`: weights `i` and `i + 4` (on NEON `2 i` and `2 i + 2`) as bf16; four steps, two products a
-lane.
+- `Avx512Bf16`: weights `i` and `i + 4` as bf16; four steps, two products a lane.
 
-Packed weights minus 7 are whole numbers, exact in bf16. An activation becomes `terms` bf16 numbers (``x = hi +
-lo``): two terms keep 16
-bits of mantissa. Products accumulate in fp32, and the scale of a group is applied, in fp32, to the group's sum: no
-weight is rounded.
+Packed weights minus 7 are whole numbers, exact in bf16. An activation becomes `terms` bf16 numbers (``x = hi + lo``):
+two terms keep 16 bits of mantissa. Products accumulate in fp32, and the scale of a group is applied, in fp32, to the
+group's sum: no weight is rounded.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
 """W4A16 products on CPUs: ``y = x W`` with packed weights, for one row (decode) and for any number of rows (prefill).
 
 Decode is bound by memory: each thread streams its own columns of the packed weights once, with wide loads, and keeps
-everything else
-in registers and the first-level cache. Prefill is bound by arithmetic: the packed weights of two vectors of columns
-are expanded once into a
-panel that stays in the second-level cache, and tiles of rows by columns accumulate in registers. What surrounds a
-product in a LLaMA,
-RMSNorm before it, bias, residual, SiLU gate after it, is done in the same pass.
+everything else in registers and the first-level cache. Prefill is bound by arithmetic: the packed weights of two
+vectors of columns are expanded once into a panel that stays in the second-level cache, and tiles of rows by columns
+accumulate in registers. What surrounds a product in a LLaMA, RMSNorm before it, bias, residual, SiLU gate after it, is
+done in the same pass.
 """
 
 from __future__ import annotations
