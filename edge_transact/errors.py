@@ -1,8 +1,8 @@
 """The errors that people see.
 
-Every failure that a user can cause or mend is an `EdgeTransactError`: one sentence that says what
-is wrong and which value, and one that says what to do next. The command line prints these two and
-exits with `exit_code`; anything else is a bug and keeps its traceback under ``--debug``.
+Every failure that a user can cause or mend is an `EdgeTransactError`: one sentence that says what is wrong and which
+value, and one that says what to do next. The command line prints these two and exits with `exit_code`; anything else is
+a bug and keeps its traceback under ``--debug``.
 """
 
 from __future__ import annotations

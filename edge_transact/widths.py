@@ -1,10 +1,9 @@
 """The widths of a model, layer by layer: the one vocabulary that every stage speaks.
 
-TransAct (Shen et al., Findings of ACL 2024) shrinks the *transitional* activations, inside attention and
-inside the MLP, and leaves the hidden size alone. So a pruned LLaMA is described by five numbers a
-layer, `LayerWidths`, and a handful of numbers that all layers share, `WidthPlan`. A plan is read from
-a checkpoint's ``config.json``, changed by pruning, written back as transformers' sparse
-``per_layer_config``, and read again by the MLC model definition.
+TransAct (Shen et al., Findings of ACL 2024) shrinks the *transitional* activations, inside attention and inside the
+MLP, and leaves the hidden size alone. So a pruned LLaMA is described by five numbers a layer, `LayerWidths`, and a
+handful of numbers that all layers share, `WidthPlan`. A plan is read from a checkpoint's ``config.json``, changed by
+pruning, written back as transformers' sparse ``per_layer_config``, and read again by the MLC model definition.
 """
 
 from __future__ import annotations

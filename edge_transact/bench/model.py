@@ -77,8 +77,10 @@ class BenchModel:
         return costs.decode_read_bytes(self.manifest.plan, get_quantization(self.quantization), context)
 
     def check(self) -> tuple[list[int], list[int]] | None:
-        """The parity record's prompt and the greedy tokens that torch found to follow; None where the build compared a
-        cut of the model only."""
+        """The parity record's prompt and the greedy tokens that torch found to follow.
+
+        `None` where the build compared a cut of the model only.
+        """
         parity = self.manifest.parity
         if parity.get("layers") != self.manifest.plan.num_hidden_layers or not parity.get("greedy_ids"):
             return None

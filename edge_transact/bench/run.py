@@ -71,8 +71,7 @@ class Bench(Protocol):
     fixed_performance: bool | None
 
     def prepare(self, models: Sequence[BenchModel]) -> bool:
-        """Bring models and whatever runs them onto the device, or only repair what was damaged; whether there was
-        anything to do."""
+        """Bring models and whatever runs them onto the device, or repair what was damaged; whether anything was."""
 
     def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[dict[str, Any], None, None]:
         """Run a visit; its lines as they come. Closing the iterator ends the run on the device."""

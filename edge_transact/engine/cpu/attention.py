@@ -1,9 +1,8 @@
-"""Paged attention on CPUs: the functions that TVM's paged KV cache calls, with its signatures, in vectors of keys or
-of head dims.
+"""Paged attention on CPUs: the functions that TVM's paged KV cache calls, in vectors of keys or of head dims.
 
-Pages hold 16 tokens, ``[pages, 2, kv_heads, 16, head_dim]``, keys and then values. Scores of a query are kept for
-all its keys, so that the softmax
-takes one pass and the output stays in registers; they are in units of log2, as the cache's log-sum-exps are.
+Pages hold 16 tokens, ``[pages, 2, kv_heads, 16, head_dim]``, keys and then values. Scores of a query are kept for all
+its keys, so that the softmax takes one pass and the output stays in registers; they are in units of log2, as the
+cache's log-sum-exps are.
 """
 
 from __future__ import annotations
@@ -77,8 +76,7 @@ def kernels(attention: Attention, inverse_frequencies: np.ndarray) -> dict[str, 
 
 
 def lanes_for(head_dim: int, most: int) -> int | None:
-    """Lanes of the widest vectors, up to `most`, pairs of which divide a head; `None` where not even the narrowest
-    do."""
+    """Lanes of the widest vectors, up to `most`, pairs of which divide a head; `None` where none do."""
     return next((lanes for lanes in (16, 8, 4) if lanes <= most and head_dim % (2 * lanes) == 0), None)
 
 
@@ -297,8 +295,7 @@ def _prefill(
     first, queries, keys, offset = sequence
     blocks = T.bind((keys + 2 * lanes - 1) // (2 * lanes))
     tiles = T.bind((queries + rows - 1) // rows)
-    # A KV head's queries in a few parts, so that all threads have work; each part packs the head's keys and values
-    # for itself.
+    # A KV head's queries in a few parts, so that all threads have work; each packs the head's keys and values itself.
     parts = 4
     factor = T.bind(scale * T.float32(math.log2(math.e)))
     zero = splat(T.float32(0), lanes)

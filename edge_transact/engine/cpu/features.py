@@ -1,5 +1,4 @@
-"""What a CPU can do, in LLVM's words and in the kernel's: so that a library isn't run where it would stop at an
-unknown instruction."""
+"""What a CPU can do, in LLVM's words and in the kernel's: no library runs into an instruction it doesn't have."""
 
 from __future__ import annotations
 

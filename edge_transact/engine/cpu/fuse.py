@@ -17,8 +17,9 @@ from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
 
 @tvm.transform.module_pass(opt_level=0, name="FuseCPULinears")
 class FuseCPULinears:
-    """Each product with packed weights, the RMSNorm before it and the bias, SiLU gate and residual after it become
-    one kernel.
+    """Each product with packed weights becomes one kernel with the norm before it and what follows it.
+
+    That is RMSNorm before; bias, SiLU gate and residual after.
 
     Runs before operators are legalized. Products that the kernels don't support stay as they are.
 

@@ -54,8 +54,7 @@ class Linear:
 
 
 class _Arguments:
-    """The kernel's buffers, ``x, weight, scale[, norm][, bias][, residual], out``, and their sizes as int32
-    expressions.
+    """The kernel's buffers, ``x, weight, scale[, norm][, bias][, residual], out``, and their sizes (int32).
 
     Attributes:
         rows, features, width: Of the result and `x`: n, K, and N or N / 2.
@@ -92,8 +91,9 @@ class _Arguments:
 
 
 def kernel(linear: Linear, isa: Fp32, threads: int, *, one_row: bool) -> tirx.PrimFunc:
-    """The product as a PrimFunc of ``x [batch, tokens, K], weight, scale[, norm][, bias][, residual], out [batch,
-    tokens, width]``.
+    """The product as a PrimFunc.
+
+    Of ``x [batch, tokens, K], weight, scale[, norm][, bias][, residual], out [batch, tokens, width]``.
 
     Args:
         linear: What to compute.
@@ -155,8 +155,7 @@ def embed(scale_dtype: str) -> tirx.PrimFunc:
 
 
 def _each_word(a: _Arguments, row: Any, inverse_rms: Any, emit: Callable[[Any, Any], None]) -> None:
-    """Call ``emit(word, x)`` for all words of a row, `x` the word's 8 activations in fp32, normalized; zero beyond
-    K."""
+    """Call ``emit(word, x)`` for all words of a row, `x` its 8 activations in fp32, normalized; zero beyond K."""
     whole = T.bind(a.features // VALUES_PER_WORD)
 
     def read(index: Any, lanes: int) -> Any:

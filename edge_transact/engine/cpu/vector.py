@@ -49,8 +49,7 @@ def shuffle(vectors: Sequence[Any], indices: Sequence[int]) -> Any:
 
 
 def sum_lanes(vectors: Sequence[Any]) -> Any:
-    """The sum over the lanes of each vector, as one vector of ``len(vectors)`` lanes (a power of two, at most their
-    lanes)."""
+    """The sum over the lanes of each vector, one lane a vector (a power of two of them, at most their lanes)."""
     row = lanes_of(vectors[0])
     vectors = list(vectors)
     rows = len(vectors)
