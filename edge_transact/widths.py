@@ -79,9 +79,12 @@ class WidthPlan:
         attention_bias: q, k, v and o projections have biases.
         mlp_bias: gate, up and down projections have biases.
         layers: The widths of layer 0, 1, ...
+        head_dim: Dims that a head had in the model before any pruning: they set the softmax scale
+            ``head_dim ** -0.5`` and the RoPE frequencies, which pairs that stay keep. 0 stands for the widest
+            `qk_head_dim`.
 
     Raises:
-        UsageError: No layers, or layers of different q-per-kv ratios.
+        UsageError: No layers, layers of different q-per-kv ratios, or a `qk_head_dim` above `head_dim`.
     """
 
     hidden_size: int
@@ -90,6 +93,7 @@ class WidthPlan:
     attention_bias: bool
     mlp_bias: bool
     layers: tuple[LayerWidths, ...]
+    head_dim: int = 0
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -99,6 +103,13 @@ class WidthPlan:
             raise UsageError(
                 f"layers with different numbers of query heads per KV head: {ratios}",
                 fix="The KV cache has one ratio for the whole model: use the same in every layer.",
+            )
+        widest = max(layer.qk_head_dim for layer in self.layers)
+        object.__setattr__(self, "head_dim", self.head_dim or widest)
+        if widest > self.head_dim:
+            raise UsageError(
+                f"qk_head_dim {widest} is more than the model's head_dim {self.head_dim}",
+                fix="RoPE has no frequencies for more dims: give head_dim or less.",
             )
 
     @classmethod
@@ -134,6 +145,7 @@ class WidthPlan:
                     )
                     for index in range(config["num_hidden_layers"])
                 ),
+                head_dim=head_dim,
             )
         except KeyError as error:
             raise EdgeTransactError(
@@ -149,6 +161,10 @@ class WidthPlan:
     def q_per_kv(self) -> int:
         """Query heads per KV head, the same in every layer."""
         return self.layers[0].q_per_kv
+
+    def has_rope_pairs(self, layer: LayerWidths) -> bool:
+        """Whether a layer of this model lost RoPE pairs, so that it carries a table of those that it kept."""
+        return layer.qk_head_dim < self.head_dim
 
     @property
     def cache_head_dim(self) -> int:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from edge_transact.widths import WidthPlan
 
+ROPE_PAIRS = "self_attn.rope_pairs"
+"""A layer's table of the RoPE pairs that its KV heads kept, int32 ``[num_key_value_heads, qk_head_dim / 2]``.
+
+Pair ``i`` is dims ``(i, i + head_dim / 2)`` of a head of the original `head_dim`; a row lists its head's pairs,
+ascending. Rows of q and k lie half-split: the pairs' first dims in that order, then their second ones.
+"""
+
 
 def tensor_shapes(plan: WidthPlan) -> dict[str, tuple[int, ...]]:
     """Every tensor of a checkpoint with that plan, in the order of the forward pass.
 
     Returns:
         Name to shape; a linear's weight is ``[output features, input features]``. A tied ``lm_head.weight`` isn't among
-        them.
+        them. Layers with fewer RoPE pairs than the original heads have `ROPE_PAIRS`.
     """
     hidden = plan.hidden_size
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (plan.vocab_size, hidden)}
@@ -31,6 +38,8 @@ def tensor_shapes(plan: WidthPlan) -> dict[str, tuple[int, ...]]:
             shapes[f"{prefix}{name}.weight"] = (outputs, inputs)
             if bias:
                 shapes[f"{prefix}{name}.bias"] = (outputs,)
+        if plan.has_rope_pairs(layer):
+            shapes[prefix + ROPE_PAIRS] = (layer.num_key_value_heads, layer.qk_head_dim // 2)
     shapes["model.norm.weight"] = (hidden,)
     if not plan.tie_word_embeddings:
         shapes["lm_head.weight"] = (plan.vocab_size, hidden)

@@ -1,20 +1,118 @@
 """A LLaMA whose layers differ in width: stock LLaMA decoder layers, each built from its own layer's configuration.
 
 Self-contained: this file is copied into every checkpoint that edge-transact writes, beside
-`configuration_edge_llama.py`. With equal widths the model is stock LLaMA, operation by operation.
+`configuration_edge_llama.py`. With equal widths the model is stock LLaMA, operation by operation; only attention
+whose heads lost dims is not LLaMA's own.
 """
 
+from typing import Any
+
+import torch
 from torch import nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import (
+    LlamaAttention,
     LlamaDecoderLayer,
     LlamaForCausalLM,
     LlamaModel,
     LlamaPreTrainedModel,
     LlamaRMSNorm,
     LlamaRotaryEmbedding,
+    eager_attention_forward,
+    rotate_half,
 )
 
 from .configuration_edge_llama import EdgeLlamaConfig
+
+
+class EdgeLlamaAttention(LlamaAttention):
+    """`LlamaAttention` whose heads lost dims, of q and k or of v: what the whole heads compute with those zeroed.
+
+    RoPE rotates the pairs ``(i, i + head_dim / 2)`` of a head. Which ones each KV head kept is in the buffer
+    `rope_pairs`, int32 ``[num_key_value_heads, qk_head_dim / 2]``, and they keep their frequencies. They lie half-split
+    again: first the first dims of all pairs, then the second ones. Layers with all pairs have no such buffer. The
+    softmax scale stays that of whole heads.
+    """
+
+    rope_pairs: torch.Tensor | None
+
+    def __init__(self, config: Any, layer_idx: int) -> None:
+        # Not LlamaAttention's own __init__, which gives q, k and v one head dim.
+        nn.Module.__init__(self)
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.config = config
+        self.layer_idx = layer_idx
+        self.qk_head_dim, self.v_head_dim = config.qk_head_dim, config.v_head_dim
+        self.num_key_value_groups = heads // kv_heads
+        self.scaling = config.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+        self.is_causal = True
+        hidden, bias = config.hidden_size, config.attention_bias
+        self.q_proj = nn.Linear(hidden, heads * self.qk_head_dim, bias=bias)
+        self.k_proj = nn.Linear(hidden, kv_heads * self.qk_head_dim, bias=bias)
+        self.v_proj = nn.Linear(hidden, kv_heads * self.v_head_dim, bias=bias)
+        self.o_proj = nn.Linear(heads * self.v_head_dim, hidden, bias=bias)
+        pairs = None
+        if self.qk_head_dim < config.head_dim:
+            pairs = torch.arange(self.qk_head_dim // 2, dtype=torch.int32).repeat(kv_heads, 1)
+        self.register_buffer("rope_pairs", pairs)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        attention_mask: torch.Tensor | None = None,
+        cache: Any = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """As `LlamaAttention.forward`; `position_embeddings` are those of whole heads, ``[batch, n, head_dim]``."""
+        cache = kwargs.pop("past_key_values", cache)  # its name before transformers 5.16
+        shape = hidden_states.shape[:-1]
+        query = self.q_proj(hidden_states).view(*shape, -1, self.qk_head_dim).transpose(1, 2)
+        key = self.k_proj(hidden_states).view(*shape, -1, self.qk_head_dim).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(*shape, -1, self.v_head_dim).transpose(1, 2)
+
+        cos, sin = (self._of_heads(angles) for angles in position_embeddings)
+        query = query * cos + rotate_half(query) * sin
+        # All query heads of a group turn like its KV head; where all heads turn alike, there is one of each.
+        first = slice(None, None, self.num_key_value_groups)
+        key = key * cos[:, first] + rotate_half(key) * sin[:, first]
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
+
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        output, weights = attention(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(output.reshape(*shape, -1)), weights
+
+    def _of_heads(self, angles: torch.Tensor) -> torch.Tensor:
+        """Cosines or sines ``[batch, n, head_dim]`` for each query head, ``[batch, heads or 1, n, qk_head_dim]``."""
+        if self.rope_pairs is None:
+            return angles[:, None]
+        # Both dims of a pair turn by one angle, which the first half of `angles` holds.
+        of_kv_heads = angles[..., self.rope_pairs.repeat(1, 2).long()].transpose(1, 2)
+        return of_kv_heads.repeat_interleave(self.num_key_value_groups, dim=1)
+
+
+def decoder_layer(config: Any, index: int) -> LlamaDecoderLayer:
+    """A layer with the widths of `config`, its own: stock unless its heads lost dims.
+
+    Args:
+        config: ``per_layer_config[index]`` of an `EdgeLlamaConfig`, which is a copy of it.
+        index: The layer's.
+    """
+    layer = LlamaDecoderLayer(config, index)
+    if (config.qk_head_dim, config.v_head_dim) != (config.head_dim, config.head_dim):
+        layer.self_attn = EdgeLlamaAttention(config, index)
+    return layer
 
 
 class EdgeLlamaModel(LlamaModel):
@@ -31,7 +129,7 @@ class EdgeLlamaModel(LlamaModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
         layers = []
         for index, layer_config in enumerate(config.per_layer_config):
-            layer = LlamaDecoderLayer(layer_config, index)  # type: ignore[arg-type]
+            layer = decoder_layer(layer_config, index)
             # `layer_config` is a copy, which `set_attn_implementation` wouldn't reach.
             layer.self_attn.config = layer.mlp.config = config
             layers.append(layer)

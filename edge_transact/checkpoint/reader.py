@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_transact.checkpoint.layout import tensor_shapes
+from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
 from edge_transact.errors import EdgeTransactError
 from edge_transact.widths import WidthPlan
 
@@ -20,6 +20,9 @@ MODEL_TYPES = ("llama", "edge_llama")
 
 WEIGHT_DTYPES = ("BF16", "F16", "F32")
 """The safetensors dtypes that we take."""
+
+
+PRUNE_AGAIN = "Its RoPE pairs are not as they were written: copy the checkpoint again, or prune again."
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,10 @@ class Checkpoint:
                     f"{path}: tensor {name} has shape {list(stored[name].shape)}, config.json says {list(shape)}",
                     fix="Use the config.json that belongs to these weights.",
                 )
-            if stored[name].dtype not in WEIGHT_DTYPES:
+            if name.endswith(ROPE_PAIRS):
+                if stored[name].dtype != "I32":
+                    raise EdgeTransactError(f"{path}: tensor {name} is {stored[name].dtype}, not I32", fix=PRUNE_AGAIN)
+            elif stored[name].dtype not in WEIGHT_DTYPES:
                 raise EdgeTransactError(
                     f"{path}: tensor {name} is {stored[name].dtype}",
                     fix=f"Use the unquantized checkpoint: weights in {', '.join(WEIGHT_DTYPES)}.",
@@ -87,6 +93,26 @@ class Checkpoint:
 
         with safe_open(self._stored[name].file, framework="pt") as file:
             return file.get_tensor(name)
+
+    def rope_pairs(self, index: int) -> torch.Tensor:
+        """The RoPE pairs of a layer's KV heads, in the order in which they lie: `layout.ROPE_PAIRS`, or all of them.
+
+        Returns:
+            int32, ``[num_key_value_heads, qk_head_dim / 2]``.
+
+        Raises:
+            EdgeTransactError: The stored ones are not pairs of the original heads, ascending.
+        """
+        import torch
+
+        layer, pairs = self.plan.layers[index], self.plan.head_dim // 2
+        if not self.plan.has_rope_pairs(layer):
+            return torch.arange(pairs, dtype=torch.int32).repeat(layer.num_key_value_heads, 1)
+        name = f"model.layers.{index}.{ROPE_PAIRS}"
+        kept = self.tensor(name)
+        if kept.min() < 0 or kept.max() >= pairs or (kept.diff(dim=1) <= 0).any():
+            raise EdgeTransactError(f"{self.path}: {name} is not {pairs} pairs or fewer, ascending", fix=PRUNE_AGAIN)
+        return kept
 
     @property
     def rope_theta(self) -> float:

@@ -30,7 +30,7 @@ def write_shards(
         max_shard_bytes: A file is at most that large, unless one tensor is larger.
 
     Returns:
-        The dtype of most of the bytes.
+        The dtype of most of the bytes of weights.
 
     Raises:
         ValueError: `tensors` are not those of `shapes`.
@@ -74,4 +74,4 @@ def write_shards(
             weight_map |= dict.fromkeys(names, file)
         content = {"metadata": {"total_size": dtype_bytes.total()}, "weight_map": weight_map}
         (directory / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n")
-    return dtype_bytes.most_common(1)[0][0]
+    return max((dtype for dtype in dtype_bytes if dtype.is_floating_point), key=dtype_bytes.__getitem__)

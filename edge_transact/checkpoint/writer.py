@@ -16,7 +16,7 @@ from edge_transact.checkpoint.reader import Checkpoint
 from edge_transact.checkpoint.shards import MAX_SHARD_BYTES, write_shards
 from edge_transact.outputs import new_directory
 from edge_transact.rendering import template
-from edge_transact.widths import WidthPlan, describe
+from edge_transact.widths import WIDTH_FIELDS, WidthPlan, describe
 
 if TYPE_CHECKING:
     import torch
@@ -103,13 +103,11 @@ def model_config(config: Mapping[str, Any], plan: WidthPlan, **changes: Any) -> 
         plan: The widths, and how many layers there are.
         changes: Further fields.
     """
-    from edge_transact.checkpoint.configuration_edge_llama import PER_LAYER_FIELDS, EdgeLlamaConfig
+    from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
 
-    ours = ("model_type", "architectures", "auto_map", "per_layer_config", "dtype", "torch_dtype", "head_dim")
-    widest = asdict(plan.widest)
+    ours = ("model_type", "architectures", "auto_map", "per_layer_config", "dtype", "torch_dtype", *WIDTH_FIELDS)
     fields = {key: value for key, value in config.items() if key not in ours}
-    fields |= {key: widest[key] for key in PER_LAYER_FIELDS}
-    fields |= {"head_dim": widest["qk_head_dim"], "num_hidden_layers": plan.num_hidden_layers}
+    fields |= asdict(plan.widest) | {"head_dim": plan.head_dim, "num_hidden_layers": plan.num_hidden_layers}
     return EdgeLlamaConfig(**fields | {"per_layer_config": plan.per_layer_config() or None} | changes)
 
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
+from edge_transact.checkpoint.layers import layer_config, load_layer
 from edge_transact.errors import EdgeTransactError
 from edge_transact.progress import bar
 from edge_transact.prune.methods import Method
 from edge_transact.prune.salience import LayerScores
 from edge_transact.prune.selection import LayerSelection
 from edge_transact.prune.surgery import pruned_layer
-from edge_transact.widths import LayerWidths, WidthPlan
+from edge_transact.widths import WidthPlan
 
 BATCH_TOKENS = 2048
 """Tokens of a forward pass: enough for full matrix products, few enough for the activations of a 7B model."""
@@ -53,10 +53,10 @@ def measure(
     del embedding
     batches = hidden.split(max(1, BATCH_TOKENS // windows.shape[1]))
     positions = torch.arange(windows.shape[1])[None]
-    rotary = LlamaRotaryEmbedding(_layer_config(checkpoint, plan.layers[0]))(hidden, positions)
+    rotary = LlamaRotaryEmbedding(layer_config(checkpoint, plan.layers[0]))(hidden, positions)
     with bar(description, plan.num_hidden_layers * len(batches)) as advance:
         for index, (widths, selection) in enumerate(zip(plan.layers, selections, strict=True)):
-            layer = _load_layer(checkpoint, index, widths, selection, dtype)
+            layer = load_layer(checkpoint, widths, pruned_layer(checkpoint, index, selection), dtype)
             scorer = method(widths)
             layer.self_attn.o_proj.register_forward_pre_hook(lambda _, inputs, s=scorer: s.add_attention(inputs[0]))
             layer.mlp.down_proj.register_forward_pre_hook(lambda _, inputs, s=scorer: s.add_mlp(inputs[0]))
@@ -71,37 +71,3 @@ def measure(
                     fix="Its weights are damaged, or overflow: convert them to float32 or download them again.",
                 )
             yield scores
-
-
-def _layer_config(checkpoint: Checkpoint, widths: LayerWidths) -> EdgeLlamaConfig:
-    """A model of this one layer."""
-    plan = checkpoint.plan
-    return EdgeLlamaConfig(
-        hidden_size=plan.hidden_size,
-        num_hidden_layers=1,
-        num_attention_heads=widths.num_attention_heads,
-        num_key_value_heads=widths.num_key_value_heads,
-        head_dim=widths.qk_head_dim,
-        intermediate_size=widths.intermediate_size,
-        attention_bias=plan.attention_bias,
-        mlp_bias=plan.mlp_bias,
-        rms_norm_eps=checkpoint.config.get("rms_norm_eps", 1e-6),
-        max_position_embeddings=checkpoint.config.get("max_position_embeddings", 2048),
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": checkpoint.rope_theta,
-            **(checkpoint.rope_scaling or {}),
-        },
-        # Causal without a mask, which eager attention isn't.
-        attn_implementation="sdpa",  # type: ignore[call-arg]
-    )
-
-
-def _load_layer(
-    checkpoint: Checkpoint, index: int, widths: LayerWidths, selection: LayerSelection, dtype: torch.dtype
-) -> LlamaDecoderLayer:
-    with torch.device("meta"):
-        layer = LlamaDecoderLayer(_layer_config(checkpoint, widths), layer_idx=0)
-    tensors = pruned_layer(checkpoint, index, selection)
-    layer.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
-    return layer.eval()

@@ -1,8 +1,8 @@
-"""Which heads and MLP dims of a layer stay: the best by score, in ascending order."""
+"""Which heads, dims inside heads and MLP dims of a layer stay."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -12,24 +12,61 @@ from edge_transact.widths import LayerWidths
 
 @dataclass(frozen=True)
 class LayerSelection:
-    """What a layer keeps of the source's layer.
+    """What a layer keeps of the source's layer; all indices int64 and ascending.
+
+    Row ``i`` of `queries`, `qk_pairs` and `v_dims` is what group ``groups[i]`` keeps.
 
     Attributes:
-        groups: KV heads, each with the query heads that it serves (under MHA, one); int64, ascending.
-        intermediate: MLP dims; int64, ascending.
+        groups: KV heads, each with the query heads that it serves (under MHA, one); ``[groups]``.
+        queries: Query heads inside each group, counted from its first; ``[groups, queries a group]``.
+        qk_pairs: RoPE pairs of each KV head and its query heads, of those that the source's layer has:
+            pair ``i`` is dims ``(i, i + qk_head_dim / 2)`` of its heads; ``[groups, qk_head_dim / 2]``.
+        v_dims: Value dims of each KV head; ``[groups, v_head_dim]``.
+        intermediate: MLP dims; ``[intermediate_size]``.
     """
 
     groups: torch.Tensor
+    queries: torch.Tensor
+    qk_pairs: torch.Tensor
+    v_dims: torch.Tensor
     intermediate: torch.Tensor
 
     @classmethod
     def everything(cls, layer: LayerWidths) -> LayerSelection:
         """The selection that keeps the whole layer."""
-        return cls(groups=torch.arange(layer.num_key_value_heads), intermediate=torch.arange(layer.intermediate_size))
+        groups = layer.num_key_value_heads
+        return cls(
+            groups=torch.arange(groups),
+            queries=torch.arange(layer.q_per_kv).repeat(groups, 1),
+            qk_pairs=torch.arange(layer.qk_head_dim // 2).repeat(groups, 1),
+            v_dims=torch.arange(layer.v_head_dim).repeat(groups, 1),
+            intermediate=torch.arange(layer.intermediate_size),
+        )
 
     def then(self, further: LayerSelection) -> LayerSelection:
         """This selection, cut again by one whose indices count what this one keeps."""
-        return LayerSelection(groups=self.groups[further.groups], intermediate=self.intermediate[further.intermediate])
+
+        def again(kept: torch.Tensor, fewer: torch.Tensor) -> torch.Tensor:
+            return kept[further.groups].gather(1, fewer)
+
+        return LayerSelection(
+            groups=self.groups[further.groups],
+            queries=again(self.queries, further.queries),
+            qk_pairs=again(self.qk_pairs, further.qk_pairs),
+            v_dims=again(self.v_dims, further.v_dims),
+            intermediate=self.intermediate[further.intermediate],
+        )
+
+    @property
+    def widths(self) -> LayerWidths:
+        """The widths of the layer that is left."""
+        return LayerWidths(
+            num_attention_heads=self.queries.numel(),
+            num_key_value_heads=len(self.groups),
+            qk_head_dim=2 * self.qk_pairs.shape[1],
+            v_head_dim=self.v_dims.shape[1],
+            intermediate_size=len(self.intermediate),
+        )
 
 
 def top_indices(scores: torch.Tensor, count: int) -> torch.Tensor:
@@ -43,12 +80,13 @@ def top_indices(scores: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def select(scores: LayerScores, target: LayerWidths) -> LayerSelection:
-    """The best KV groups and MLP dims of a layer, as many as `target` has.
+    """The best KV groups and MLP dims of a layer, as many as `target` has; kept groups stay whole.
 
     A group scores as the mean of its query heads, so that under MHA a group is a head.
     """
     groups = scores.heads.unflatten(0, (-1, target.q_per_kv)).mean(dim=1)
-    return LayerSelection(
+    return replace(
+        LayerSelection.everything(target),
         groups=top_indices(groups, target.num_key_value_heads),
         intermediate=top_indices(scores.intermediate, target.intermediate_size),
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.layout import ROPE_PAIRS
 from edge_transact.prune.selection import LayerSelection
 from edge_transact.widths import LayerWidths
 
@@ -16,11 +17,16 @@ LAYERS_PREFIX = "model.layers."
 def pruned_tensors(checkpoint: Checkpoint, selections: Sequence[LayerSelection]) -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor of the pruned model, read and cut one at a time, in the stored dtype."""
     for name in checkpoint.tensor_names():
-        tensor = checkpoint.tensor(name)
         if name.startswith(LAYERS_PREFIX):
-            index, _, part = name.removeprefix(LAYERS_PREFIX).partition(".")
-            tensor = _cut(part, tensor, checkpoint.plan.layers[int(index)], selections[int(index)])
-        yield name, tensor
+            number, _, part = name.removeprefix(LAYERS_PREFIX).partition(".")
+            if part != ROPE_PAIRS:
+                layer, selection = checkpoint.plan.layers[int(number)], selections[int(number)]
+                yield name, _cut(part, checkpoint.tensor(name), layer, selection)
+        else:
+            yield name, checkpoint.tensor(name)
+    for index, selection in enumerate(selections):
+        if (pairs := rope_pairs(checkpoint, index, selection)) is not None:
+            yield f"{LAYERS_PREFIX}{index}.{ROPE_PAIRS}", pairs
 
 
 def pruned_layer(checkpoint: Checkpoint, index: int, selection: LayerSelection) -> dict[str, torch.Tensor]:
@@ -28,7 +34,23 @@ def pruned_layer(checkpoint: Checkpoint, index: int, selection: LayerSelection) 
     prefix = f"{LAYERS_PREFIX}{index}."
     parts = [name.removeprefix(prefix) for name in checkpoint.tensor_names() if name.startswith(prefix)]
     layer = checkpoint.plan.layers[index]
-    return {part: _cut(part, checkpoint.tensor(prefix + part), layer, selection) for part in parts}
+    tensors = {
+        part: _cut(part, checkpoint.tensor(prefix + part), layer, selection) for part in parts if part != ROPE_PAIRS
+    }
+    if (pairs := rope_pairs(checkpoint, index, selection)) is not None:
+        tensors[ROPE_PAIRS] = pairs
+    return tensors
+
+
+def rope_pairs(checkpoint: Checkpoint, index: int, selection: LayerSelection) -> torch.Tensor | None:
+    """The table `layout.ROPE_PAIRS` of a pruned layer, which counts the pairs of the heads before any pruning.
+
+    Returns:
+        int32 ``[groups, qk_head_dim / 2]``; `None` where all pairs are left, and the layer has no such table.
+    """
+    if not checkpoint.plan.has_rope_pairs(selection.widths):
+        return None
+    return checkpoint.rope_pairs(index)[selection.groups].gather(1, selection.qk_pairs)
 
 
 def _cut(part: str, tensor: torch.Tensor, layer: LayerWidths, selection: LayerSelection) -> torch.Tensor:
@@ -41,24 +63,46 @@ def _cut(part: str, tensor: torch.Tensor, layer: LayerWidths, selection: LayerSe
     return tensor
 
 
-def _blocks(indices: torch.Tensor, size: int) -> torch.Tensor:
-    """The dims of the blocks `indices`, each of `size` dims: ``[len(indices) * size]``."""
-    return (indices[:, None] * size + torch.arange(size)).flatten()
+def _query_heads(layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
+    """The query heads that stay, ``[groups, queries a group]``."""
+    return kept.groups[:, None] * layer.q_per_kv + kept.queries
+
+
+def _qk_dims(layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
+    """The dims of a query or key head that stay, half-split, ``[groups, 1, qk_head_dim]``."""
+    return torch.cat([kept.qk_pairs, kept.qk_pairs + layer.qk_head_dim // 2], dim=1)[:, None]
+
+
+def _q(layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
+    return (_query_heads(layer, kept)[..., None] * layer.qk_head_dim + _qk_dims(layer, kept)).flatten()
+
+
+def _k(layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
+    return (kept.groups[:, None, None] * layer.qk_head_dim + _qk_dims(layer, kept)).flatten()
+
+
+def _v(layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
+    return (kept.groups[:, None] * layer.v_head_dim + kept.v_dims).flatten()
+
+
+def _o(layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
+    return (_query_heads(layer, kept)[..., None] * layer.v_head_dim + kept.v_dims[:, None]).flatten()
+
+
+def _mlp(_layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
+    return kept.intermediate
 
 
 Cut = Callable[[LayerWidths, LayerSelection], torch.Tensor]
 
 OUTPUTS: dict[str, Cut] = {
-    "self_attn.q_proj": lambda layer, kept: _blocks(kept.groups, layer.q_per_kv * layer.qk_head_dim),
-    "self_attn.k_proj": lambda layer, kept: _blocks(kept.groups, layer.qk_head_dim),
-    "self_attn.v_proj": lambda layer, kept: _blocks(kept.groups, layer.v_head_dim),
-    "mlp.gate_proj": lambda layer, kept: kept.intermediate,
-    "mlp.up_proj": lambda layer, kept: kept.intermediate,
+    "self_attn.q_proj": _q,
+    "self_attn.k_proj": _k,
+    "self_attn.v_proj": _v,
+    "mlp.gate_proj": _mlp,
+    "mlp.up_proj": _mlp,
 }
 """The projections that lose output features, and which of the source's they keep."""
 
-INPUTS: dict[str, Cut] = {
-    "self_attn.o_proj": lambda layer, kept: _blocks(kept.groups, layer.q_per_kv * layer.v_head_dim),
-    "mlp.down_proj": lambda layer, kept: kept.intermediate,
-}
+INPUTS: dict[str, Cut] = {"self_attn.o_proj": _o, "mlp.down_proj": _mlp}
 """The projections that lose input features; their biases stay."""

@@ -1,7 +1,5 @@
 """The modeling file: stock LLaMA where widths agree, and all that transformers' models can do where they don't."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
-from edge_transact.widths import WidthPlan
+from edge_transact.checkpoint.writer import model_config
+from edge_transact.widths import LayerWidths, WidthPlan
 from tests.conftest import TINY
 
 ODD = {
@@ -19,6 +18,12 @@ ODD = {
     "2": {"num_attention_heads": 4, "num_key_value_heads": 2},
 }
 """Every layer different; layer 1 is the widest."""
+OWN_DIMS = {
+    "0": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 5, "qk_head_dim": 6},
+    "1": {"v_head_dim": 3},
+    "2": {"num_attention_heads": 4, "num_key_value_heads": 2, "qk_head_dim": 2, "v_head_dim": 5},
+}
+"""The same, and no layer's heads have all of their dims."""
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 500000.0,
@@ -34,9 +39,9 @@ def build(seed: int = 0, **config) -> EdgeLlamaForCausalLM:
     return EdgeLlamaForCausalLM(EdgeLlamaConfig(**{**TINY, **config})).eval()
 
 
-@pytest.fixture
-def odd() -> EdgeLlamaForCausalLM:
-    return build(per_layer_config=ODD)
+@pytest.fixture(params=[ODD, OWN_DIMS], ids=["whole heads", "own dims"])
+def odd(request) -> EdgeLlamaForCausalLM:
+    return build(per_layer_config=request.param)
 
 
 def tokens(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -60,32 +65,24 @@ def test_equal_widths_are_stock_llama(tied, biases, rope):
     groups=st.lists(st.integers(1, 5), min_size=1, max_size=4),
     ratio=st.integers(1, 3),
     widths=st.lists(st.integers(1, 70), min_size=4, max_size=4),
+    dims=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 8)), min_size=4, max_size=4),
 )
-def test_layers_have_the_plans_shapes(groups, ratio, widths):
+def test_layers_have_the_plans_shapes(groups, ratio, widths, dims):
     plan = WidthPlan.from_config({**TINY, "num_hidden_layers": len(groups)})
     plan = plan.with_layers(
-        replace(layer, num_attention_heads=group * ratio, num_key_value_heads=group, intermediate_size=width)
-        for layer, group, width in zip(plan.layers, groups, widths, strict=False)
+        LayerWidths(group * ratio, group, 2 * pairs, v_dims, width)
+        for group, width, (pairs, v_dims) in zip(groups, widths, dims, strict=False)
     )
-    widest = plan.widest
-    config = EdgeLlamaConfig(
-        **{
-            **TINY,
-            "num_hidden_layers": len(groups),
-            "num_attention_heads": widest.num_attention_heads,
-            "num_key_value_heads": widest.num_key_value_heads,
-            "intermediate_size": widest.intermediate_size,
-        },
-        per_layer_config=plan.per_layer_config(),
-    )
+    config = model_config(TINY, plan)
     state = EdgeLlamaForCausalLM(config).state_dict()
     assert {name: tuple(tensor.shape) for name, tensor in state.items()} == tensor_shapes(plan)
     assert WidthPlan.from_config(config.to_dict()) == plan
+    assert WidthPlan.from_config(config.to_diff_dict()) == plan
 
 
-def test_a_zeroed_layer_equals_a_narrower_one(odd):
+def test_a_zeroed_layer_equals_a_narrower_one():
     """A layer's missing heads and MLP dims are the same as present ones whose outputs are zero."""
-    wide = build()
+    wide, odd = build(), build(per_layer_config=ODD)
     state = wide.state_dict()
     for name, tensor in odd.state_dict().items():
         state[name].zero_()
@@ -149,13 +146,23 @@ def test_gradient_checkpointing_leaves_gradients_alone(odd):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_save_and_load_in_shards(tmp_path, tied):
-    model = build(per_layer_config=ODD, tie_word_embeddings=tied, attention_bias=True, mlp_bias=True)
+@pytest.mark.parametrize("layers", [ODD, OWN_DIMS], ids=["whole heads", "own dims"])
+def test_save_and_load_in_shards(tmp_path, tied, layers):
+    model = build(per_layer_config=layers, tie_word_embeddings=tied, attention_bias=True, mlp_bias=True)
     model.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     loaded = EdgeLlamaForCausalLM.from_pretrained(tmp_path).eval()
     assert torch.equal(loaded(tokens(2, 9)).logits, model(tokens(2, 9)).logits)
-    assert loaded.config.to_dict()["per_layer_config"] == ODD
+    assert loaded.config.to_dict()["per_layer_config"] == layers
+
+
+def test_rope_pairs_stay_whole_numbers_in_bf16(tmp_path):
+    model = build(per_layer_config=OWN_DIMS)
+    model.model.layers[2].self_attn.rope_pairs.copy_(torch.tensor([[3], [2]]))
+    model.to(torch.bfloat16).save_pretrained(tmp_path)
+    loaded = EdgeLlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    pairs = loaded.model.layers[2].self_attn.rope_pairs
+    assert pairs.dtype == torch.int32 and pairs.tolist() == [[3], [2]]
 
 
 @pytest.mark.parametrize(
@@ -166,6 +173,8 @@ def test_save_and_load_in_shards(tmp_path, tied):
             "layer 1: num_attention_heads 4 is not a multiple of num_key_value_heads 3",
         ),
         ({"2": {"intermediate_size": 0}}, "layer 2: intermediate_size is 0"),
+        ({"1": {"qk_head_dim": 5}}, "layer 1: qk_head_dim 5 is odd"),
+        ({"1": {"qk_head_dim": 10}}, "layer 1: qk_head_dim 10 is odd, or more than head_dim 8"),
         ({"0": {"hidden_size": 24}}, "unknown 'hidden_size'"),
         ({"3": {"intermediate_size": 8}}, "layer indices"),
     ],

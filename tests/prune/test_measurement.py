@@ -56,10 +56,15 @@ def test_scores_of_the_dense_model(make_llama, config) -> None:
 
 def test_later_shots_see_the_model_that_is_left(make_llama, tmp_path: Path) -> None:
     source = Checkpoint.open(make_llama())
-    kept = LayerSelection(groups=torch.tensor([0, 2]), intermediate=torch.tensor([1, 5, 7, 30]))
+    kept = LayerSelection(
+        groups=torch.tensor([0, 2]),
+        queries=torch.tensor([[0], [1]]),
+        qk_pairs=torch.tensor([[0, 1, 3], [1, 2, 3]]),
+        v_dims=torch.tensor([[0, 1, 2, 3, 7], [1, 3, 5, 6, 7]]),
+        intermediate=torch.tensor([1, 5, 7, 30]),
+    )
     selections = [kept] * source.plan.num_hidden_layers
-    left = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 4}
-    plan = source.plan.with_layers(type(layer)(**{**vars(layer), **left}) for layer in source.plan.layers)
+    plan = source.plan.with_layers([kept.widths] * source.plan.num_hidden_layers)
     write_checkpoint(source, plan, pruned_tensors(source, selections), {}, tmp_path / "pruned")
     for scores, norms in zip(
         measured(source, plan, selections), norms_of_the_whole_model(tmp_path / "pruned"), strict=True

@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,7 +116,7 @@ def test_better_than_keeping_what_it_drops(tiny_model, notes, tmp_path: Path) ->
         rows = {tuple(row) for row in kept.tensor(up.format(index)).tolist()}
         dropped = [dim for dim, row in enumerate(source.tensor(up.format(index)).tolist()) if tuple(row) not in rows]
         everything = LayerSelection.everything(layer)
-        selections.append(LayerSelection(everything.groups, torch.tensor(dropped[:170])))
+        selections.append(replace(everything, intermediate=torch.tensor(dropped[:170])))
 
     dropped = write_checkpoint(source, kept.plan, pruned_tensors(source, selections), {}, tmp_path / "dropped")
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)

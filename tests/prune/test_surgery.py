@@ -1,16 +1,28 @@
-"""The pruned model computes what the dense one does with the pruned dims zeroed."""
+"""The pruned model computes what the dense one does with the pruned heads and dims zeroed."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
+from edge_transact.checkpoint.layers import load_layer
 from edge_transact.prune.selection import LayerSelection, top_indices
-from edge_transact.prune.surgery import pruned_tensors
+from edge_transact.prune.surgery import pruned_layer, pruned_tensors
 from edge_transact.widths import LayerWidths
+from tests.conftest import TINY
 
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 SHAPES = {
     "mha": {"num_key_value_heads": 6},
     "gqa": {"num_key_value_heads": 3},
@@ -19,62 +31,114 @@ SHAPES = {
     "untied": {"tie_word_embeddings": False},
     "tied": {"tie_word_embeddings": True},
     "narrow heads": {"head_dim": 4},
+    "llama3": {"head_dim": 16, "rope_parameters": LLAMA3},
 }
 
 
-def random_selection(layer: LayerWidths, generator: torch.Generator) -> LayerSelection:
-    def some_of(size: int) -> torch.Tensor:
-        count = int(torch.randint(1, size + 1, (), generator=generator))
+@pytest.fixture(scope="module", params=SHAPES)
+def source(request, tmp_path_factory) -> Checkpoint:
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**{**TINY, **SHAPES[request.param]}))
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.2)
+    path = tmp_path_factory.mktemp("dense")
+    model.save_pretrained(path)
+    return Checkpoint.open(path)
+
+
+@st.composite
+def selections_of(draw, layers: tuple[LayerWidths, ...]) -> list[LayerSelection]:
+    """Any selection of every layer; all keep the same number of query heads a group."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    queries = draw(st.integers(1, layers[0].q_per_kv))
+
+    def some_of(size: int, count: int) -> torch.Tensor:
         return torch.randperm(size, generator=generator)[:count].sort().values
 
-    return LayerSelection(groups=some_of(layer.num_key_value_heads), intermediate=some_of(layer.intermediate_size))
-
-
-def zero_all_but(model: torch.nn.Module, layers, selections) -> None:
-    """Hooks that zero the transitional activations which `selections` don't keep."""
-    for block, layer, kept in zip(model.model.layers, layers, selections, strict=True):
-        groups = torch.zeros(layer.num_key_value_heads, dtype=torch.bool)
-        groups[kept.groups] = True
-        attention = groups.repeat_interleave(layer.attention_size // layer.num_key_value_heads)
-        mlp = torch.zeros(layer.intermediate_size, dtype=torch.bool)
-        mlp[kept.intermediate] = True
-        for module, mask in ((block.self_attn.o_proj, attention), (block.mlp.down_proj, mlp)):
-            module.register_forward_pre_hook(lambda _, inputs, mask=mask: (inputs[0] * mask,))
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_same_function_as_the_dense_model_zeroed(make_llama, tmp_path: Path, shape: str, seed: int) -> None:
-    source = Checkpoint.open(make_llama(seed, **SHAPES[shape]))
-    generator = torch.Generator().manual_seed(seed)
-    selections = [random_selection(layer, generator) for layer in source.plan.layers]
-    plan = source.plan.with_layers(
-        LayerWidths(
-            num_attention_heads=len(kept.groups) * layer.q_per_kv,
-            num_key_value_heads=len(kept.groups),
-            qk_head_dim=layer.qk_head_dim,
-            v_head_dim=layer.v_head_dim,
-            intermediate_size=len(kept.intermediate),
+    def select(layer: LayerWidths) -> LayerSelection:
+        groups = some_of(layer.num_key_value_heads, draw(st.integers(1, layer.num_key_value_heads)))
+        pairs, v_dims = draw(st.integers(1, layer.qk_head_dim // 2)), draw(st.integers(1, layer.v_head_dim))
+        return LayerSelection(
+            groups=groups,
+            queries=torch.stack([some_of(layer.q_per_kv, queries) for _ in groups]),
+            qk_pairs=torch.stack([some_of(layer.qk_head_dim // 2, pairs) for _ in groups]),
+            v_dims=torch.stack([some_of(layer.v_head_dim, v_dims) for _ in groups]),
+            intermediate=some_of(layer.intermediate_size, draw(st.integers(1, layer.intermediate_size))),
         )
-        for layer, kept in zip(source.plan.layers, selections, strict=True)
-    )
-    write_checkpoint(source, plan, pruned_tensors(source, selections), {}, tmp_path / "pruned")
-    dense = AutoModelForCausalLM.from_pretrained(source.path)
-    pruned = AutoModelForCausalLM.from_pretrained(tmp_path / "pruned")
-    zero_all_but(dense, source.plan.layers, selections)
-    ids = torch.randint(source.plan.vocab_size, (2, 24), generator=generator)
+
+    return [select(layer) for layer in layers]
+
+
+def zero_all_but(model: torch.nn.Module, layers: tuple[LayerWidths, ...], selections: list[LayerSelection]) -> None:
+    """Zeroes the weights of a dense model that `selections` don't keep: a head at a time, a dim at a time."""
+    for block, layer, kept in zip(model.model.layers, layers, selections, strict=True):
+        attention, half = block.self_attn, layer.qk_head_dim // 2
+        of_group = {int(group): row for row, group in enumerate(kept.groups)}
+        for head in range(layer.num_attention_heads):
+            group, query = divmod(head, layer.q_per_kv)
+            row = of_group.get(group)
+            columns = attention.o_proj.weight.view(-1, layer.num_attention_heads, layer.v_head_dim)[:, head]
+            if row is None or query not in kept.queries[row]:
+                columns.zero_()
+                continue
+            for projection, rows in ((attention.q_proj, head), (attention.k_proj, group)):
+                for tensor in projection.parameters():
+                    for pair in range(half):
+                        if pair not in kept.qk_pairs[row]:
+                            tensor[rows * 2 * half + pair] = tensor[rows * 2 * half + half + pair] = 0
+            for dim in range(layer.v_head_dim):
+                if dim not in kept.v_dims[row]:
+                    columns[:, dim] = 0
+        for dim in range(layer.intermediate_size):
+            if dim not in kept.intermediate:
+                block.mlp.down_proj.weight[:, dim] = 0
+
+
+def prune(source: Checkpoint, selections: list[LayerSelection], output: Path) -> Checkpoint:
+    plan = source.plan.with_layers(kept.widths for kept in selections)
+    return write_checkpoint(source, plan, pruned_tensors(source, selections), {}, output, force=True)
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
     with torch.inference_mode():
-        expected, actual = dense(ids).logits, pruned(ids).logits
-    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+        return model(torch.arange(48).view(2, 24) * 7 % TINY["vocab_size"]).logits
+
+
+@settings(max_examples=5, deadline=None)
+@given(data=st.data())
+def test_same_function_as_the_dense_model_zeroed(source: Checkpoint, tmp_path_factory, data: st.DataObject) -> None:
+    """Pruned once and pruned again: heads' dims keep their RoPE frequencies, and the softmax its scale."""
+    first = data.draw(selections_of(source.plan.layers))
+    once = prune(source, first, tmp_path_factory.mktemp("once"))
+    second = data.draw(selections_of(once.plan.layers))
+    twice = prune(once, second, tmp_path_factory.mktemp("twice"))
+    both = [kept.then(fewer) for kept, fewer in zip(first, second, strict=True)]
+    for pruned, selections in ((once, first), (twice, both)):
+        assert pruned.plan.layers == tuple(kept.widths for kept in selections)
+        dense = AutoModelForCausalLM.from_pretrained(source.path)
+        with torch.no_grad():
+            zero_all_but(dense, source.plan.layers, selections)
+        expected = logits(dense)
+        actual = logits(AutoModelForCausalLM.from_pretrained(pruned.path))
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+@settings(max_examples=2, deadline=None)
+@given(data=st.data())
+def test_a_layer_alone_is_the_models(source: Checkpoint, tmp_path_factory, data: st.DataObject) -> None:
+    selections = data.draw(selections_of(source.plan.layers))
+    pruned = prune(source, selections, tmp_path_factory.mktemp("pruned"))
+    model = AutoModelForCausalLM.from_pretrained(pruned.path)
+    hidden = torch.randn(2, 11, source.plan.hidden_size)
+    angles = model.model.rotary_emb(hidden, torch.arange(11)[None])
+    for index, (kept, of_model) in enumerate(zip(selections, model.model.layers, strict=True)):
+        layer = load_layer(source, kept.widths, pruned_layer(source, index, kept), torch.float32)
+        with torch.inference_mode():
+            expected = of_model(hidden, position_embeddings=angles)
+            torch.testing.assert_close(layer(hidden, position_embeddings=angles), expected)
 
 
 def test_of_equal_scores_the_first_stay() -> None:
     assert top_indices(torch.tensor([1.0, 3.0, 1.0, 3.0, 1.0]), 3).tolist() == [0, 1, 3]
     assert top_indices(torch.zeros(1000), 4).tolist() == [0, 1, 2, 3]
-
-
-def test_selections_compose() -> None:
-    first = LayerSelection(groups=torch.tensor([1, 3, 4]), intermediate=torch.tensor([0, 2, 5, 9]))
-    second = LayerSelection(groups=torch.tensor([0, 2]), intermediate=torch.tensor([1, 3]))
-    assert first.then(second).groups.tolist() == [1, 4]
-    assert first.then(second).intermediate.tolist() == [2, 9]

@@ -1,0 +1,38 @@
+"""One decoder layer of a checkpoint as a torch module, so that a model can be gone through layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
+from edge_transact.checkpoint.modeling_edge_llama import decoder_layer
+from edge_transact.checkpoint.reader import Checkpoint
+from edge_transact.checkpoint.writer import model_config
+from edge_transact.widths import LayerWidths
+
+
+def layer_config(checkpoint: Checkpoint, widths: LayerWidths) -> EdgeLlamaConfig:
+    """The configuration of a model of one layer. Its RoPE is that of every layer of the checkpoint."""
+    # Causal without a mask, which eager attention isn't.
+    return model_config(checkpoint.config, checkpoint.plan.with_layers([widths]), attn_implementation="sdpa")
+
+
+def load_layer(
+    checkpoint: Checkpoint, widths: LayerWidths, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype
+) -> LlamaDecoderLayer:
+    """A layer for inference, causal without a mask.
+
+    Args:
+        checkpoint: Everything that isn't a width.
+        widths: The layer's.
+        tensors: Named from the layer on, such as ``self_attn.q_proj.weight``; used as they are where they have `dtype`.
+        dtype: Of all weights.
+    """
+    with torch.device("meta"):
+        layer = decoder_layer(layer_config(checkpoint, widths), 0)
+    state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    layer.load_state_dict(state, assign=True)
+    return layer.eval()
