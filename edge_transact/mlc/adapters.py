@@ -24,7 +24,7 @@ def before_import() -> None:
 
 def after_import() -> None:
     """Fills in what MLC's Python expects of TVM and of its own C++ library."""
-    from mlc_llm.compiler_pass import lift_global_buffer_alloc
+    from mlc_llm.compiler_pass import attach_sampler, lift_global_buffer_alloc
     from mlc_llm.support import auto_device
     from mlc_llm.tokenizers import _ffi_api
     from tvm import ir, tirx
@@ -38,8 +38,11 @@ def after_import() -> None:
     ir.Var.name_hint = property(lambda self: self.name)
     tirx.PrimFunc.buffer_map = property(lambda self: {param: param for param in self.params if _is_buffer(param)})
     lift_global_buffer_alloc.remove_global_buf_alloc = _lift_global_buffers
+    attach_sampler.full = _scalar_first(attach_sampler.full)
     # On a CPU it compiles for minutes a matrix, and the kernels are no faster than without a schedule.
     dlight.cpu.GEMV.apply = lambda self, func, target, tunable: None
+    _keep_to_vectors(dlight.gpu.Matmul)
+    dlight.gpu.matmul.MetalMatmul.apply = _no_simdgroups
 
 
 def _detect_tokenizer_info(directory: str) -> str:
@@ -52,6 +55,41 @@ def _is_buffer(param: Any) -> bool:
     from tvm import tirx
 
     return isinstance(param.ty, tirx.BufferType)
+
+
+def _keep_to_vectors(matmul: Any) -> None:
+    """dlight's product for Adreno takes widths of which each thread gets a vector; others get its general schedule.
+
+    It fails to vectorize a loop of length 1 where it divides by the number of threads and the quotient is odd.
+    """
+    from tvm import tirx
+
+    schedule_vectors = matmul.sch_outer_reduction
+
+    def schedule(self: Any, sch: Any, config: Any, block: Any, blocks: Any) -> Any:
+        loops = sch.get_loops(block)
+        width = sch.get(loops[2]).extent if len(loops) == 4 else None
+        if isinstance(width, tirx.IntImm) and width.value // config.block_size_x % 2:
+            return None
+        return schedule_vectors(self, sch, config, block, blocks)
+
+    matmul.sch_outer_reduction = schedule
+
+
+def _no_simdgroups(self: Any, func: Any, target: Any, tunable: bool) -> Any:
+    raise NotImplementedError(
+        "TVM 0.26 crashes when it tensorizes for Metal; dlight goes on to its schedule for any GPU"
+    )
+
+
+def _scalar_first(full: Any) -> Any:
+    """MLC's kernel that fills a buffer with an int32, as 0.26 calls it: with an int64, and before the buffer."""
+    from tvm import tirx
+
+    buffer, value = full.params
+    number = tirx.Var(value.name, "int64")
+    body = tirx.stmt_functor.substitute(full.body, {value: number.astype("int32")})
+    return tirx.PrimFunc([number, buffer], body, ret_type=full.ret_type, attrs=full.attrs)
 
 
 def _lift_global_buffers(func: Any) -> tuple[Any, list[Any]]:

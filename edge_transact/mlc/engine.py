@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edge_transact.build.chat_config import CHAT_CONFIG
-from edge_transact.definition import Definition
+from edge_transact.definition import MODEL_TYPE, Definition
 from edge_transact.engine.archive import check_library
 from edge_transact.engine.targets import BuildTarget, system_lib_prefix
 from edge_transact.errors import EdgeTransactError, UsageError
@@ -35,7 +36,7 @@ class MLC:
 
     Raises:
         UsageError: MLC has no device for one of the targets.
-        EdgeTransactError: There is no MLC-LLM.
+        EdgeTransactError: There is no MLC-LLM, or it lacks a program that it needs for one of them.
     """
 
     def __init__(self, targets: Sequence[str]) -> None:
@@ -45,6 +46,11 @@ class MLC:
                     f"--engine mlc has no target {target!r}",
                     fix=f"There are: {', '.join(DEVICES)}. Or use --engine tvm.",
                 )
+        if "iphone" in targets and shutil.which("xcrun") is None:
+            raise EdgeTransactError(
+                "MLC-LLM compiles Metal with Xcode's xcrun, and there is none here",
+                fix="Build iphone with --engine tvm, whose archive the phone compiles; or on a Mac with Xcode.",
+            )
         self._checkout = find()
         self._known = self._checkout.is_known
         if not self._known:
@@ -83,7 +89,7 @@ class MLC:
         path = directory / CHAT_CONFIG
         ours = json.loads(path.read_text())
         with tempfile.TemporaryDirectory(prefix="edge-transact-") as scratch:
-            source = _with_layers(checkpoint, definition, Path(scratch))
+            source = _as_defined(checkpoint, definition, Path(scratch))
             common = (str(source), f"--quantization={quantization.name}", f"--output={directory}")
             options = [f"--{name.replace('_', '-')}={size}" for name, size in sizes.items()]
             self._run(emitted, "gen_config", *common, f"--conv-template={ours['conv_template']['name']}", *options)
@@ -152,15 +158,15 @@ class MLC:
         )
 
 
-def _with_layers(checkpoint: Path, definition: Definition, scratch: Path) -> Path:
-    """The checkpoint; where the definition is cut, one beside it that has as many layers."""
-    config = json.loads((checkpoint / "config.json").read_text())
-    layers = definition.config.num_hidden_layers
-    if config["num_hidden_layers"] == layers:
-        return checkpoint
+def _as_defined(checkpoint: Path, definition: Definition, scratch: Path) -> Path:
+    """The checkpoint as MLC must see it: of our architecture, with what the definition's configuration says.
+
+    A stock LLaMA has MLC's own model_type; transformers 5 writes RoPE where MLC doesn't look; a cut has fewer layers.
+    """
     for path in checkpoint.iterdir():
         if path.name != "config.json":
             (scratch / path.name).symlink_to(path.resolve())
-    cut = {key: value for key, value in definition.config.asdict().items() if key in config}
-    (scratch / "config.json").write_text(json.dumps({**config, **cut}))
+    config = json.loads((checkpoint / "config.json").read_text())
+    config |= definition.config.asdict() | {"model_type": MODEL_TYPE}
+    (scratch / "config.json").write_text(json.dumps(config))
     return scratch

@@ -4,22 +4,29 @@ What MLC makes of a small checkpoint is in ``tests/data/mlc_engine.npz``, which 
 with the known pair. Where `MLC_LLM_SOURCE_DIR` names a checkout, MLC itself runs and must make the same again.
 """
 
+import importlib
 import json
 import os
+import shutil
+import sys
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from edge_transact.build.dist import build
 from edge_transact.build.parity import LOGIT_TOLERANCE
+from edge_transact.checkpoint import Checkpoint
 from edge_transact.cli import app
+from edge_transact.definition import render
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.manifest import Manifest
-from edge_transact.mlc import checkout
+from edge_transact.mlc import checkout, engine
 from edge_transact.mlc.engine import MLC
 from tests.mlc.small import GOLDEN, QUANTIZATIONS, measured, small_checkpoint
 
-ENGINES = ["tvm", *(["mlc"] if os.environ.get("MLC_LLM_SOURCE_DIR") else [])]
+CHECKOUT = os.environ.get("MLC_LLM_SOURCE_DIR")
+ENGINES = ["tvm", *([pytest.param("mlc", marks=pytest.mark.slow)] if CHECKOUT else [])]
 
 
 @pytest.fixture(scope="module", params=ENGINES)
@@ -54,6 +61,58 @@ def test_the_dist_is_whole_whoever_made_it(made):
     config = json.loads((made[2] / "mlc-chat-config.json").read_text())
     assert config["model_lib"] == manifest.model_lib
     assert config["model_config"]["per_layer_config"].keys() == {"0", "2"}
+
+
+if CHECKOUT:
+
+    @pytest.mark.slow
+    def test_mlc_builds_for_android_from_a_stock_checkpoint(make_llama, tiny_model, tmp_path):
+        """MLC has a llama of its own, and looks for RoPE elsewhere than transformers 5: ours is built all the same."""
+        rope = {"rope_type": "default", "rope_theta": 50000.0}
+        checkpoint = make_llama(vocab_size=1024, max_position_embeddings=96, rope_parameters=rope)
+        shutil.copyfile(tiny_model / "tokenizer.json", checkpoint / "tokenizer.json")
+        made = build(str(checkpoint), tmp_path / "dist", targets=["android"], engine="mlc", prefill_chunk=16)
+        assert made.manifest.parity["passed"] and made.manifest.parity["layers"] == 2
+        config = json.loads((tmp_path / "dist" / "mlc-chat-config.json").read_text())
+        assert config["model_type"] == "edge_llama" and config["model_config"]["rope_theta"] == 50000.0
+
+
+def test_mlc_needs_xcode_for_an_iphone(foreign, monkeypatch):
+    monkeypatch.setattr(engine.shutil, "which", lambda program: None)
+    with pytest.raises(EdgeTransactError, match="xcrun, and there is none here") as caught:
+        MLC(["iphone"])
+    assert "--engine tvm" in caught.value.fix
+
+
+@pytest.mark.parametrize("theirs", [None, "EdgeLlamaForCausalLM", "AnotherForCausalLM"])
+def test_a_name_that_mlc_has_with_another_meaning_is_refused(tiny_model, tmp_path, monkeypatch, theirs):
+    """The emitted registration, in an MLC whose registry has the name already."""
+    from types import ModuleType, SimpleNamespace
+
+    modules = {
+        name: ModuleType(name)
+        for name in ("mlc_llm", "mlc_llm.model", "mlc_llm.quantization", "mlc_llm.loader", "mlc_llm.support.config")
+    }
+    registry = {} if theirs is None else {"edge_llama": SimpleNamespace(model=type(theirs, (), {}))}
+    modules["mlc_llm.model"].MODELS, modules["mlc_llm.model"].Model = registry, SimpleNamespace
+    modules["mlc_llm.quantization"].Quantization = object
+    modules["mlc_llm.quantization"].make_quantization_functions = lambda model: {}
+    modules["mlc_llm.loader"].ExternMapping = object
+    modules["mlc_llm.support.config"].ConfigBase = object
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    (tmp_path / "definition").mkdir()
+    for name, text in render(Checkpoint.open(tiny_model).plan).items():
+        (tmp_path / "definition" / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.split(".")[0] == "definition"]:
+        monkeypatch.delitem(sys.modules, name)
+    if theirs == "AnotherForCausalLM":
+        with pytest.raises(ImportError, match="already has another architecture under the model_type edge_llama"):
+            importlib.import_module("definition.edge_llama_register")
+    else:
+        importlib.import_module("definition.edge_llama_register")
+        assert registry["edge_llama"].model.__module__ == "definition.edge_llama_model"
 
 
 @pytest.fixture
