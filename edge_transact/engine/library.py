@@ -15,6 +15,9 @@ from edge_transact.engine.cpu.features import FLAGS
 from edge_transact.engine.targets import BuildTarget, system_lib_prefix
 from edge_transact.quantization import Quantization
 
+TOP_PROBS = 5
+"""The most likely tokens whose probabilities the engine can be asked for, of each sample."""
+
 
 @dataclass(frozen=True)
 class BuiltLibrary:
@@ -90,6 +93,8 @@ def build_library(
         "total_seq_len": config.context_window_size,
         "seq_len": config.prefill_chunk_size,
         "batch_size": config.max_batch_size,
+        "num_samples": config.max_batch_size,
+        "num_positions": TOP_PROBS * config.max_batch_size,
     }
     if target.is_system_lib:
         mod = mod.with_attrs({"system_lib_prefix": system_lib_prefix(model_lib)})

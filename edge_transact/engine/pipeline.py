@@ -13,6 +13,7 @@ from edge_transact.engine.cpu_schedules import ScheduleForCPU
 from edge_transact.engine.passes.attach import AttachBounds, AttachEmbeddingAllocation, AttachMetadata
 from edge_transact.engine.passes.kv_cache import CreateKVCache
 from edge_transact.engine.passes.logits import AttachLogitProcessors, AttachSoftmax
+from edge_transact.engine.passes.sampling import AttachSampling
 
 
 def pipeline(target: tvm.target.Target, metadata: dict[str, Any], bounds: dict[str, int]) -> tvm.transform.Pass:
@@ -23,10 +24,10 @@ def pipeline(target: tvm.target.Target, metadata: dict[str, Any], bounds: dict[s
         metadata: What ``_metadata`` returns; completed on the way.
         bounds: Name of a symbolic variable to its largest value.
     """
-    on_cpu = target.kind.name == "llvm"
+    on_cpu, on_metal = target.kind.name == "llvm", target.kind.name == "metal"
     # dlight's matrix products for Metal use simdgroup intrinsics, and TVM 0.26 crashed on them for layers of odd
     # widths: there, the products take the general rules.
-    products = [dlight.gpu.Matmul()] if target.kind.name != "metal" else []
+    products = [dlight.gpu.Matmul()] if not on_metal else []
     schedule = [
         ScheduleForCPU()
         if on_cpu
@@ -43,11 +44,13 @@ def pipeline(target: tvm.target.Target, metadata: dict[str, Any], bounds: dict[s
         CreateKVCache(target, metadata),
         AttachSoftmax(),
         AttachLogitProcessors(target),
+        *([AttachSampling(target)] if on_metal else []),
         AttachEmbeddingAllocation(metadata["prefill_chunk_size"]),
         AttachBounds(bounds),
         tirx.transform.BindTarget(target),
         *([FuseCPULinears(target)] if on_cpu else []),
         # Operators to kernels, element-wise ones fused behind the matrix products.
+        *([relax.backend.DispatchSortScan()] if on_metal else []),
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),

@@ -30,18 +30,21 @@ class AttachLogitProcessors:
         mod = mod.clone()
         for function in (_logit_bias, _penalty, _bitmask):
             name = function.attrs["global_symbol"]
-            mod[name] = self._bound(function).with_attrs({"global_symbol": name, "tirx.is_scheduled": True})
+            mod[name] = scheduled(function, self.target).with_attr("global_symbol", name)
         return mod
 
-    def _bound(self, function: tirx.PrimFunc) -> tirx.PrimFunc:
-        if self.target.kind.name == "llvm":
-            return function
-        schedule = s_tir.Schedule(function)
-        loop = schedule.fuse(*schedule.get_loops(schedule.get_sblock("update")))
-        loops = schedule.split(loop, [None, int(self.target.attrs["max_num_threads"])])
-        names = [schedule.get(loop).loop_var.name for loop in loops]
-        # `Schedule.bind` takes no kernel that updates its input in place, so the loops are bound by hand.
-        return _bind(schedule.mod["main"], dict(zip(names, ("blockIdx.x", "threadIdx.x"), strict=True)))
+
+def scheduled(function: tirx.PrimFunc, target: tvm.target.Target) -> tirx.PrimFunc:
+    """A kernel with one block, ``update``: a thread of a GPU for each of its iterations."""
+    if target.kind.name == "llvm":
+        return function.with_attr("tirx.is_scheduled", True)
+    schedule = s_tir.Schedule(function)
+    block = schedule.get_sblock("update")
+    loops = schedule.split(schedule.fuse(*schedule.get_loops(block)), [None, int(target.attrs["max_num_threads"])])
+    names = [schedule.get(loop).loop_var.name for loop in loops]
+    # `Schedule.bind` takes no kernel that updates its input in place, so the loops are bound by hand.
+    threads = dict(zip(names, ("blockIdx.x", "threadIdx.x"), strict=True))
+    return _bind(schedule.mod["main"], threads).with_attr("tirx.is_scheduled", True)
 
 
 def _bind(function: tirx.PrimFunc, threads: dict[str, str]) -> tirx.PrimFunc:
