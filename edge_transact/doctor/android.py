@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edge_transact.doctor.check import Check, output_of
 from edge_transact.doctor.system import install_command
-from edge_transact.mlc.builtins import CALLS, incompatible, registered
+from edge_transact.mlc.builtins import Runtime
 from edge_transact.mlc.checkout import KNOWN_PAIR, KNOWN_REVISION, Checkout
 
 NDK_MAJOR = 28
@@ -168,7 +168,7 @@ def mlc() -> list[Check]:
     else:
         revision = output_of("git", "-C", str(tvm), "rev-parse", "--short=8", "HEAD") or "unknown revision"
         note = "" if revision == PINNED_TVM else f" (our formats follow MLC-LLM's at {PINNED_TVM})"
-        problems = incompatible(CALLS, registered(tvm)) if (tvm / "src").is_dir() else []
+        problems = Runtime.read(tvm).lacks() if (tvm / "src").is_dir() else []
         tvm_check = Check("mlc-tvm", True, f"revision {revision}{note}")
         if problems:
             fix = f"git -C {source} checkout {KNOWN_REVISION}, and git -C {source} submodule update --init --recursive"

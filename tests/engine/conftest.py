@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.definition import Definition, load, render
+from edge_transact.engine import library
+from edge_transact.engine.targets import get_target
 from edge_transact.quantization import Quantization, get_quantization
 from edge_transact.weights import ShardReader
 from edge_transact.weights.convert import convert
@@ -90,6 +93,33 @@ def source(tmp_path_factory) -> Source:
     rope = {"rope_theta": checkpoint.rope_theta, "rope_scaling": checkpoint.rope_scaling}
     definition = load(directory / "definition", {**checkpoint.config, **rope, **SIZES})
     return Source(checkpoint, definition, directory)
+
+
+MODEL_LIB = "edge_llama_odd_0123abcd"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A library for a phone, and the executable that is embedded in it."""
+
+    path: Path
+    executable: Any
+    metadata: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def archives(source) -> dict[str, Archive]:
+    """The odd plan built for every phone target."""
+    _, quantization = source.weights("q4f16_0")
+    export, made = library._export, {}
+    for name in ("android", "android-cpu", "iphone"):
+        executables = []
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(library, "_export", lambda *args, seen=executables: (seen.append(args[0]), export(*args)))
+            path = source.directory / f"{name}.tar"
+            built = library.build_library(source.definition, quantization, get_target(name), MODEL_LIB, path)
+        made[name] = Archive(path, executables[0].mod, built.metadata)
+    return made
 
 
 @pytest.fixture

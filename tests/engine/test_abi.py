@@ -7,6 +7,7 @@ import torch
 from edge_transact import costs
 from edge_transact.engine.library import build_library
 from edge_transact.engine.targets import get_target
+from edge_transact.mlc.builtins import BYTECODE, CALLS, TAGS, bytecode, called, tags
 from edge_transact.runtime.host import PAGE_SIZE, HostModel
 
 QUANTIZATION = "q4f32_1"
@@ -88,6 +89,16 @@ def torch_logits(reference, ids: list[int]) -> np.ndarray:
 def test_every_function_is_there(model):
     for name in FUNCTIONS:
         assert function(model, name) is not None
+
+
+def test_what_is_asked_of_the_runtime_is_listed(model, source):
+    import tvm
+
+    library = source.directory / "host.so"
+    executable = tvm.runtime.load_module(str(library))
+    calls = called(executable)
+    assert {name for name, count in calls.items() if CALLS.get(name, "none") not in (count, None)} == set()
+    assert tags(executable) == TAGS and bytecode(library.read_bytes()) == BYTECODE
 
 
 def test_metadata_tells_sizes_parameters_and_the_cache(model, source):

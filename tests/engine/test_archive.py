@@ -6,27 +6,14 @@ import tarfile
 import pytest
 
 from edge_transact.engine.archive import LIBRARY_SYMBOL, android_linker, check_library, link_android
-from edge_transact.engine.library import build_library
 from edge_transact.engine.targets import TARGETS, get_target, system_lib_prefix
 from edge_transact.errors import EdgeTransactError, UsageError
-
-MODEL_LIB = "edge_llama_odd_0123abcd"
-
-
-@pytest.fixture(scope="module")
-def archives(source):
-    """The odd plan built for every phone target."""
-    paths = {}
-    for name in ("android", "android-cpu", "iphone"):
-        _, quantization = source.weights("q4f16_0")
-        paths[name] = source.directory / f"{name}.tar"
-        build_library(source.definition, quantization, get_target(name), MODEL_LIB, paths[name])
-    return paths
+from tests.engine.conftest import MODEL_LIB
 
 
 @pytest.mark.slow
 def test_an_android_archive_has_host_and_device_objects(archives):
-    with tarfile.open(archives["android"]) as archive:
+    with tarfile.open(archives["android"].path) as archive:
         assert sorted(archive.getnames()) == [f"{MODEL_LIB}_devc.o", "lib0.o"]
         source_text = b"".join(archive.extractfile(member).read() for member in archive)
     assert b"__kernel void" in source_text, "OpenCL is compiled on the phone, from source"
@@ -35,7 +22,7 @@ def test_an_android_archive_has_host_and_device_objects(archives):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["android", "android-cpu", "iphone"])
 def test_archives_pass_the_look(archives, name):
-    check_library(archives[name], get_target(name), MODEL_LIB)
+    check_library(archives[name].path, get_target(name), MODEL_LIB)
 
 
 @pytest.mark.slow
@@ -46,7 +33,7 @@ def test_android_archives_link_as_an_app_links_them(archives, tmp_path, name):
         pytest.skip("clang and lld are not installed")
     from elftools.elf.elffile import ELFFile
 
-    link_android(archives[name], tmp_path / "model.so", linker)
+    link_android(archives[name].path, tmp_path / "model.so", linker)
     with (tmp_path / "model.so").open("rb") as stream:
         elf = ELFFile(stream)
         names = {symbol.name for symbol in elf.get_section_by_name(".dynsym").iter_symbols()}
@@ -58,9 +45,9 @@ def test_android_archives_link_as_an_app_links_them(archives, tmp_path, name):
 def test_another_prefix_or_format_is_noticed(archives):
     android = get_target("android")
     with pytest.raises(EdgeTransactError, match="has no symbol another_name_"):
-        check_library(archives["android"], android, "another_name")
+        check_library(archives["android"].path, android, "another_name")
     with pytest.raises(EdgeTransactError, match="not an ELF object"):
-        check_library(archives["iphone"], android, MODEL_LIB)
+        check_library(archives["iphone"].path, android, MODEL_LIB)
 
 
 def _object(text: str, directory, *flags: str) -> bytes:

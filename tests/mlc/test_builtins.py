@@ -1,27 +1,9 @@
-"""The runtime's functions that a library calls: known, there, and with as many arguments."""
-
-import re
+"""What libraries ask of the runtime: there in TVM's own, and looked for in a checkout's. See engine/test_targets.py."""
 
 import pytest
 
 from edge_transact.doctor import android
-from edge_transact.mlc.builtins import CALLS, called, incompatible, registered
-
-
-@pytest.fixture(scope="module")
-def calls(tiny_model, tmp_path_factory):
-    import tvm
-
-    from edge_transact.build.dist import build
-
-    output = tmp_path_factory.mktemp("calls") / "dist"
-    made = build(str(tiny_model), output, targets=["host"])
-    return called(tvm.runtime.load_module(str(output / made.manifest.libraries["host"])))
-
-
-def test_the_list_has_all_that_a_library_calls(calls):
-    assert "vm.builtin.attention_kv_cache_attention_with_fused_qkv" in calls
-    assert {name: counts - CALLS.get(name, set()) for name, counts in calls.items() if counts - CALLS[name]} == {}
+from edge_transact.mlc.builtins import BYTECODE, CALLS, TAGS, Runtime
 
 
 def test_the_tvm_that_builds_registers_all_of_it():
@@ -31,7 +13,11 @@ def test_the_tvm_that_builds_registers_all_of_it():
 
 
 SOURCE = """
+Tensor AllocTensor(Storage storage, uint64_t offset, Shape shape, DLDataType dtype) {
+  return storage->AllocTensor(offset, shape, dtype);
+}
   refl::GlobalDef()
+      .def("vm.builtin.alloc_tensor", AllocTensor)
       .def("vm.builtin.reshape", [](Tensor data, ffi::Shape shape) { return data; })
       .def("vm.builtin.copy", [](ffi::Map<String, Any> a, int b, int c) { return a; })
       .def_packed("vm.builtin.make_shape", MakeShape)
@@ -39,31 +25,56 @@ SOURCE = """
 """
 
 
-def test_sources_are_read_and_compared(tmp_path):
-    (tmp_path / "src" / "runtime").mkdir(parents=True)
-    (tmp_path / "src" / "runtime" / "builtin.cc").write_text(SOURCE)
-    runtime = registered(tmp_path)
-    assert runtime == {
+def write(tvm, source, version=BYTECODE):
+    """The sources of a TVM."""
+    (tvm / "src/runtime/vm").mkdir(parents=True)
+    (tvm / "src/runtime/vm/builtin.cc").write_text(source)
+    (tvm / "include/tvm/runtime/vm").mkdir(parents=True)
+    (tvm / "include/tvm/runtime/vm/executable.h").write_text(f'#define VM_VERSION "{version}"\n')
+
+
+def registering(*without):
+    """Sources that have all that we use, but for some."""
+    names = "".join(f'.def_packed("{name}", F)\n' for name in CALLS if name not in without)
+    return names + "".join(f'if (scope == "{tag}") {{}}\n' for tag in sorted(TAGS) if tag not in without)
+
+
+def test_sources_are_read(tmp_path):
+    write(tmp_path, SOURCE)
+    assert Runtime.read(tmp_path).registered == {
+        "vm.builtin.alloc_tensor": 4,
         "vm.builtin.reshape": 2,
         "vm.builtin.copy": 3,
         "vm.builtin.make_shape": None,
         "vm.builtin.null_value": 0,
     }
-    calls = {name: CALLS[name] for name in (*runtime, "vm.builtin.alloc_tensor")}
-    assert incompatible(calls, runtime) == [
-        "vm.builtin.alloc_tensor is not registered",
-        "vm.builtin.copy takes 3 arguments, and is called with 1",
-    ]
 
 
-def test_doctor_names_what_a_runtime_lacks(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("source", "version", "lacks"),
+    [
+        (registering(), BYTECODE, []),
+        (registering("vm.builtin.reshape"), BYTECODE, ["vm.builtin.reshape is not registered"]),
+        (
+            registering("vm.builtin.copy") + '.def("vm.builtin.copy", [](int a, int b, int c) { return a; })',
+            BYTECODE,
+            ["vm.builtin.copy takes 3 arguments, and is called with 1"],
+        ),
+        (registering("tirx") + 'if (kind == "tir") {}', BYTECODE, ["it knows no 'tirx', a tag that is handed to it"]),
+        (registering(), "0.13", [f"it loads bytecode 0.13, and ours is {BYTECODE}"]),
+    ],
+)
+def test_a_runtime_is_compared_with_what_we_use(tmp_path, source, version, lacks):
+    write(tmp_path, source, version)
+    assert Runtime.read(tmp_path).lacks() == lacks
+
+
+def test_doctor_names_what_a_checkouts_runtime_lacks(tmp_path, monkeypatch):
     (tmp_path / "python/mlc_llm").mkdir(parents=True)
-    (tmp_path / "3rdparty/tvm/include/tvm").mkdir(parents=True)
-    (tmp_path / "3rdparty/tvm/src").mkdir()
+    write(tmp_path / "3rdparty/tvm", registering("tirx"))
     monkeypatch.setenv("MLC_LLM_SOURCE_DIR", str(tmp_path))
     mlc, tvm = android.mlc()
     assert "not a known pair" in mlc.found
-    assert not tvm.ok and re.search(r"vm\.builtin\.\w+ is not registered", tvm.found) and "checkout" in tvm.fix
-    source = "".join(f'.def_packed("{name}", F)\n' for name in CALLS)
-    (tmp_path / "3rdparty/tvm/src/all.cc").write_text(source)
+    assert not tvm.ok and "it knows no 'tirx'" in tvm.found and "checkout" in tvm.fix
+    (tmp_path / "3rdparty/tvm/src/runtime/vm/builtin.cc").write_text(registering())
     assert android.mlc()[1].ok
