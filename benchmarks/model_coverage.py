@@ -1,0 +1,180 @@
+"""``python -m benchmarks.model_coverage``: what it takes to build models of real sizes for Android.
+
+Each model gets random weights, written shard by shard and deleted after its build: 13.5 GB of disk for the largest, and
+as much again as its DIST. The table has the build's own wall time (parity of two layers included), its peak resident
+memory (the pages of the checkpoint that it has mapped included), the bytes of its shards and of its archive.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+LLAMA_2_7B = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "head_dim": 128,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "rope_theta": 10000.0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "torch_dtype": "bfloat16",
+}
+
+
+def _llama(**changes: Any) -> dict[str, Any]:
+    return {**LLAMA_2_7B, **changes}
+
+
+def _pruned(heads: int, intermediate: int) -> dict[str, Any]:
+    """LLaMA-2-7B with fewer heads and MLP dims in every layer, as TransAct's table 1 has them."""
+    return _llama(num_attention_heads=heads, num_key_value_heads=heads, intermediate_size=intermediate)
+
+
+MODELS = {
+    "Sheared-LLaMA-1.3B": _llama(
+        hidden_size=2048,
+        intermediate_size=5504,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        num_key_value_heads=16,
+    ),
+    "TransAct-1.3B": _pruned(heads=6, intermediate=1536),
+    "TransAct-2.6B": _pruned(heads=16, intermediate=3072),
+    "LLaMA-2-7B": LLAMA_2_7B,
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one build took and made."""
+
+    model: str
+    parameters: int
+    seconds: float
+    peak_rss_mib: float
+    weights_bytes: int
+    library_bytes: int
+    prefill_error: float
+
+
+def write_random(config: dict[str, Any], directory: Path) -> None:
+    """A checkpoint with random bf16 weights, and the tokenizer of ``demo:tiny``."""
+    import torch
+
+    from edge_transact.checkpoint.layout import tensor_shapes
+    from edge_transact.checkpoint.shards import write_shards
+    from edge_transact.checkpoint.writer import TOKENIZER_FILES
+    from edge_transact.inputs import resolve_model
+    from edge_transact.widths import LayerWidths, WidthPlan
+
+    heads, kv_heads, head_dim = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
+    widths = LayerWidths(heads, kv_heads, head_dim, head_dim, config["intermediate_size"])
+    layers = (widths,) * config["num_hidden_layers"]
+    shapes = tensor_shapes(WidthPlan(config["hidden_size"], config["vocab_size"], False, False, False, layers))
+    random = torch.Generator().manual_seed(0)
+
+    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, shape in shapes.items():
+            if len(shape) == 1:
+                yield name, torch.ones(shape, dtype=torch.bfloat16)
+            else:
+                yield name, torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02, generator=random)
+
+    directory.mkdir()
+    write_shards(directory, shapes, tensors())
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    for name in TOKENIZER_FILES:
+        path = resolve_model("demo:tiny") / name
+        if path.is_file():
+            shutil.copyfile(path, directory / name)
+
+
+def measure(name: str, checkpoint: Path, dist: Path) -> Row:
+    """Builds a checkpoint for Android. Runs in a process of its own, whose peak memory is the build's."""
+    from edge_transact.build.dist import build
+    from edge_transact.memory import peak_rss_mib
+
+    made = build(str(checkpoint), dist, targets=["android"], quantization="q4f16_0")
+    manifest = made.manifest
+    return Row(
+        model=name,
+        parameters=manifest.parameters,
+        seconds=made.seconds,
+        peak_rss_mib=peak_rss_mib(),
+        weights_bytes=manifest.weights_bytes,
+        library_bytes=(dist / manifest.libraries["android"]).stat().st_size,
+        prefill_error=manifest.parity["prefill_error"],
+    )
+
+
+def _in_own_process(function: Any, *arguments: Any) -> Any:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        return executor.submit(function, *arguments).result()
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown."""
+    lines = [
+        "| model | parameters | build | peak memory | weights | bits a parameter | library | parity |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        bits = 8 * row.weights_bytes / row.parameters
+        lines.append(
+            f"| {row.model} | {row.parameters / 1e9:.2f} B | {row.seconds:.0f} s | {row.peak_rss_mib / 1024:.2f} GiB "
+            f"| {row.weights_bytes / 2**20:.0f} MiB | {bits:.2f} | {row.library_bytes / 2**20:.2f} MiB "
+            f"| {row.prefill_error:.1e} |"
+        )
+    return "\n".join(lines)
+
+
+def _machine() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{name}, {os.cpu_count()} CPUs, {os.environ.get('OMP_NUM_THREADS', 'all')} threads for torch"
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", help=f"some of {', '.join(MODELS)}; all by default, the largest last")
+    parser.add_argument("--scratch", type=Path, help="where checkpoints and DISTs lie meanwhile")
+    parser.add_argument("--json", type=Path, help="write the rows there too, after each model")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.models) - set(MODELS):
+        parser.error(f"no model {', '.join(sorted(unknown))}; there are {', '.join(MODELS)}")
+    rows: list[Row] = []
+    for name in arguments.models or MODELS:
+        with tempfile.TemporaryDirectory(dir=arguments.scratch, prefix="model-coverage-") as scratch:
+            # Not the user's cache: nothing is taken from it, and gigabytes of random weights have no place there.
+            os.environ["EDGE_TRANSACT_CACHE"] = f"{scratch}/cache"
+            _in_own_process(write_random, MODELS[name], Path(scratch) / "checkpoint")
+            rows.append(_in_own_process(measure, name, Path(scratch) / "checkpoint", Path(scratch) / "dist"))
+        if arguments.json:
+            arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+        print(table(rows), end="\n\n", flush=True)
+    print(_machine())
+
+
+if __name__ == "__main__":
+    main()
