@@ -12,10 +12,13 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from edge_transact.outputs import new_directory
 from edge_transact.progress import detail, step, warn
@@ -71,20 +74,44 @@ class Recipe:
 def made(recipe: Recipe) -> Path:
     """The directory that the recipe fills: made now, or taken from the cache, and said which. Not to be written to."""
     directory = recipe.entry / recipe.name
+    with _lock(recipe):
+        if enabled and _is_whole(recipe):
+            os.utime(recipe.entry)
+            # That an input was converted before is no news; that a stage is skipped is.
+            say = detail if recipe.kind == "converted" else step
+            say(f"{recipe.what}: nothing has changed, reused from the cache")
+        else:
+            step(recipe.what)
+            _make(recipe)
+    return directory
+
+
+@contextmanager
+def _lock(recipe: Recipe) -> Iterator[None]:
+    """Two processes that want the same: the second waits, and then takes what the first has made."""
+    directory = cache_directory() / "locks"
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / f"{recipe.kind}-{recipe.entry.name}")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        step(f"{recipe.what}: waiting for another process that is at it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _is_whole(recipe: Recipe) -> bool:
     record = _read_record(recipe.entry)
-    if (
-        enabled
-        and record is not None
-        and _sizes(directory) == {name: size for name, (size, _) in record["files"].items()}
-    ):
-        os.utime(recipe.entry)
-        # That an input was converted before is no news; that a stage is skipped is.
-        say = detail if recipe.kind == "converted" else step
-        say(f"{recipe.what}: nothing has changed, reused from the cache")
-        return directory
-    step(recipe.what)
+    return record is not None and _sizes(recipe.entry / recipe.name) == {
+        name: size for name, (size, _) in record["files"].items()
+    }
+
+
+def _make(recipe: Recipe) -> None:
     started = time.perf_counter()
-    # Two processes may make the same at once: the later one replaces the former's directory by an equal one.
     with new_directory(recipe.entry, force=True) as fresh:
         content = fresh / recipe.name
         content.mkdir()
@@ -96,7 +123,6 @@ def made(recipe: Recipe) -> Path:
             "files": {name: (size, sha256(content / name)) for name, size in _sizes(content).items()},
         }
         (fresh / RECORD).write_text(json.dumps(record, indent=2) + "\n")
-    return directory
 
 
 def place(recipe: Recipe, output: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,8 +23,33 @@ TINY = {
 """A LLaMA of a few thousand parameters whose heads don't add up to its hidden size."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+def pytest_configure(config: pytest.Config) -> None:
+    """One cache for the run, not the user's: what one test has built, another takes from it. And one thread a process.
+
+    Set ``EDGE_TRANSACT_CACHE`` to keep it between runs.
+    """
+    if hasattr(config, "workerinput"):
+        return  # a process of pytest-xdist: it inherits all this
+    for library in ("OMP", "TVM"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    if "EDGE_TRANSACT_CACHE" not in os.environ:
+        cache = tempfile.TemporaryDirectory(prefix="edge-transact-cache-", ignore_cleanup_errors=True)
+        config.add_cleanup(cache.cleanup)
+        os.environ["EDGE_TRANSACT_CACHE"] = cache.name
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Fast tests first. Of two processes, one takes the fast tests of a file, for its fixtures, and any slow test."""
+    items.sort(key=_is_slow)
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            if not _is_slow(item):
+                item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    return item.get_closest_marker("slow") is not None
 
 
 @pytest.hookimpl(hookwrapper=True)

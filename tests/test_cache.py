@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,27 @@ def test_entries_are_the_same_exactly_when_ingredients_are(one, other):
     kitchen = Kitchen()
     recipes = [cache.Recipe("weights", "quantize", ingredients, kitchen) for ingredients in (one, other)]
     assert (recipes[0].entry == recipes[1].entry) == (one == other)
+
+
+def test_who_comes_second_waits_for_what_is_being_made(capsys):
+    kitchen, begun, go_on = Kitchen(), threading.Event(), threading.Event()
+
+    def make_slowly(directory: Path) -> None:
+        begun.set()
+        assert go_on.wait(30)
+        kitchen(directory)
+
+    first = threading.Thread(target=cache.made, args=[replace(kitchen.recipe(), make=make_slowly)])
+    second = threading.Thread(target=cache.made, args=[kitchen.recipe()])
+    first.start()
+    assert begun.wait(30)
+    second.start()
+    while "waiting for another process" not in capsys.readouterr().err:
+        assert second.is_alive()
+    go_on.set()
+    for thread in (first, second):
+        thread.join(30)
+    assert kitchen.times == 1
 
 
 def test_no_cache_makes_again(monkeypatch):

@@ -12,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from tests.bench.standin.root import phone_root, register_binfmt
 
 ADBD_PORT = 5555
@@ -52,7 +54,8 @@ class Phone:
         self.root = self._directory / "root"
         shutil.copytree(phone_root(), self.root, symlinks=True)
         register_binfmt()
-        self._link, self._network = _free_network()
+        number, self._lock = _free_network()
+        self._link, self._network = f"phone{number}", f"10.215.{number}"
         self.serial = f"{self._network}.2:{ADBD_PORT}"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -99,7 +102,7 @@ class Phone:
     def remove(self) -> None:
         """Stop, and forget the file system."""
         self.stop()
-        _claim(self._link).unlink(missing_ok=True)
+        self._lock.release()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def write(self, name: str, value: object) -> None:
@@ -192,19 +195,16 @@ class AdbServer:
         shutil.rmtree(self._home, ignore_errors=True)
 
 
-def _free_network() -> tuple[str, str]:
-    """A veth name and the first three numbers of its network, that no other test run uses."""
-    for number in range(os.getpid() % 200, os.getpid() % 200 + 256):
-        name = f"phone{number % 256}"
-        if not Path(f"/sys/class/net/{name}").exists() and not _claim(name).exists():
-            _claim(name).touch()
-            return name, f"10.215.{number % 256}"
+def _free_network() -> tuple[int, FileLock]:
+    """The number of a veth link that no other phone has, and the lock that keeps it, stopped phones included."""
+    for number in range(256):
+        lock = FileLock(Path(tempfile.gettempdir()) / f".edge-transact-phone{number}.lock")
+        with contextlib.suppress(Timeout):
+            lock.acquire(blocking=False)
+            if not Path(f"/sys/class/net/phone{number}").exists():
+                return number, lock
+            lock.release()
     raise RuntimeError("no free network for another phone")
-
-
-def _claim(link: str) -> Path:
-    """Says that a phone of this process has that link, from before the link is made."""
-    return Path(tempfile.gettempdir()) / f".{link}-{os.getpid()}"
 
 
 def _until(condition, what: str, log=lambda: "", seconds: float = 30) -> None:

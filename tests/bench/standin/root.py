@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.bench.standin.runner import cache_directory
+from tests.bench.standin.runner import cache_directory, one_at_a_time
 
 FILES = Path(__file__).parent / "files"
 PACKAGES = ("adbd", "mksh", "toybox", "libstdc++6")
@@ -48,6 +48,7 @@ def missing() -> list[str]:
     return lacks
 
 
+@one_at_a_time
 def phone_root() -> Path:
     """The unpacked file system, made on first use and cached by what goes into it."""
     key = hashlib.sha256(Path(__file__).read_bytes())
@@ -56,7 +57,6 @@ def phone_root() -> Path:
     cache = cache_directory()
     root = cache / f"phone-{key.hexdigest()[:12]}"
     if not root.exists():
-        cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as workspace:
             fresh = Path(workspace) / "root"
             _unpack(_download(Path(workspace)), fresh)

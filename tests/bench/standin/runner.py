@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+
+from filelock import FileLock
 
 REPOSITORY = Path(__file__).parents[3]
 SOURCE = REPOSITORY / "android_bench"
@@ -24,12 +28,24 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-transact-tests"
 
 
+def one_at_a_time(make: Callable[[], Path]) -> Callable[[], Path]:
+    """Of several processes that call it, the first makes what the others then find."""
+
+    @functools.wraps(make)
+    def locked() -> Path:
+        cache_directory().mkdir(parents=True, exist_ok=True)
+        with FileLock(cache_directory() / f".{make.__name__}.lock"):
+            return make()
+
+    return locked
+
+
+@one_at_a_time
 def wheels() -> Path:
     """Headers and aarch64 runtime libraries of the installed versions, unpacked as the wheels hold them; cached."""
     packages = [f"{name}=={version(name)}" for name in ("apache-tvm", "apache-tvm-ffi")]
     target = cache_directory() / "-".join(["aarch64", *packages]).replace("==", "-")
     if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as workspace:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
             platforms = ["--platform", "manylinux_2_28_aarch64", "--platform", "manylinux_2_27_aarch64"]
@@ -44,6 +60,7 @@ def wheels() -> Path:
     return target
 
 
+@one_at_a_time
 def build_runner() -> Path:
     """A directory with ``edge-bench`` and the libraries that it needs; cached by the sources."""
     key = hashlib.sha256(str(wheels()).encode())
