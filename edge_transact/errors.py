@@ -34,10 +34,15 @@ class UsageError(EdgeTransactError):
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """A fix for a name that isn't among `choices`: the one that was probably meant, and all that there are."""
+    choices = list(choices)
+    question = closest(name, choices)
+    return f"{question}{' ' if question else ''}There are: {', '.join(choices)}."
+
+
+def closest(name: str, choices: Iterable[str]) -> str:
+    """``Did you mean ...?`` with the nearest of `choices`; empty where none is near."""
     # difflib takes a tenth of a start-up's imports and is needed only here.
     from difflib import get_close_matches
 
-    choices = list(choices)
-    close = get_close_matches(name, choices, n=1, cutoff=0.6)
-    question = f"Did you mean {close[0]!r}? " if close else ""
-    return f"{question}There are: {', '.join(choices)}."
+    close = get_close_matches(name, list(choices), n=1, cutoff=0.6)
+    return f"Did you mean {close[0]!r}?" if close else ""

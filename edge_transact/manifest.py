@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from edge_transact.errors import EdgeTransactError
+from edge_transact.errors import EdgeTransactError, closest
 from edge_transact.widths import LayerWidths, WidthPlan
 
 MANIFEST = "manifest.json"
@@ -85,10 +85,7 @@ class Manifest:
             values = {item.name: content[item.name] for item in fields(cls) if item.name != "plan"}
             return cls(plan=plan, **values)
         except FileNotFoundError as error:
-            raise EdgeTransactError(
-                f"{directory} is not a DIST: it has no {MANIFEST}",
-                fix=f"Build one: edge-transact build MODEL --target host -o {directory}",
-            ) from error
+            raise not_a_dist(directory, MANIFEST) from error
         except (ValueError, KeyError, TypeError, EdgeTransactError) as error:
             raise EdgeTransactError(
                 f"{path} cannot be read ({type(error).__name__}: {error})", fix="Build the model again."
@@ -112,6 +109,19 @@ class Manifest:
                 raise EdgeTransactError(f"{path} is missing", fix="Copy the whole directory, or build it again.")
             if sha256(path) != expected:
                 raise EdgeTransactError(f"{path} is not as it was built", fix="Copy it again, or build it again.")
+
+
+def not_a_dist(directory: Path, lacking: str) -> EdgeTransactError:
+    """The error of a command that was given something else where it wants a DIST."""
+    if not directory.exists():
+        beside = [path.name for path in directory.absolute().parent.glob("*/") if (path / MANIFEST).is_file()]
+        build = f"Build it: edge-transact build MODEL --target host -o {directory}"
+        return EdgeTransactError(f"{directory} does not exist", fix=closest(directory.name, beside) or build)
+    if (directory / "config.json").is_file():
+        build = f"Build it: edge-transact build {directory} --target host -o dist"
+        return EdgeTransactError(f"{directory} is a checkpoint, not a DIST", fix=build)
+    build = "Give a directory that `build` wrote, or make one: edge-transact build MODEL --target host -o dist"
+    return EdgeTransactError(f"{directory} is not a DIST: it has no {lacking}", fix=build)
 
 
 def _files(directory: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -57,6 +58,21 @@ def test_a_changed_file_is_named(dist):
 def test_no_manifest_no_dist(tmp_path):
     with pytest.raises(EdgeTransactError, match=r"is not a DIST: it has no manifest\.json"):
         Manifest.read(tmp_path)
+
+
+def test_what_is_taken_for_a_dist(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("dist", "pruned"):
+        Path(name).mkdir()
+    MANIFEST.write(Path("dist"))
+    Path("pruned", "config.json").touch()
+    for name, message, fix in (
+        ("dits", "dits does not exist", "Did you mean 'dist'?"),
+        ("pruned", "pruned is a checkpoint, not a DIST", "edge-transact build pruned"),
+    ):
+        with pytest.raises(EdgeTransactError, match=message) as refused:
+            Manifest.read(Path(name))
+        assert fix in refused.value.fix
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": {}, "widths": []}'])

@@ -10,6 +10,9 @@ from edge_transact.cache import Recipe, made, sha256
 from edge_transact.engine.archive import android_linker, link_android
 from edge_transact.errors import EdgeTransactError
 
+NDK_VARIABLES = ("ANDROID_NDK", "ANDROID_NDK_HOME", "ANDROID_NDK_ROOT")
+"""Where people say that an NDK is."""
+
 
 @cache
 def link_archive(archive: Path) -> Path:
@@ -18,7 +21,11 @@ def link_archive(archive: Path) -> Path:
     Raises:
         EdgeTransactError: No linker was found, or it failed.
     """
-    linker = android_linker() or _ndk_linker()
+    linker = find_linker()
+    if linker is None:
+        raise EdgeTransactError(
+            "no linker for Android's libraries was found", fix="Install clang and lld, or set ANDROID_NDK to an NDK."
+        )
     recipe = Recipe(
         kind="libraries",
         what=f"link {archive.name} for the runner",
@@ -28,11 +35,12 @@ def link_archive(archive: Path) -> Path:
     return made(recipe) / "library.so"
 
 
-def _ndk_linker() -> list[str]:
-    for variable in ("ANDROID_NDK_HOME", "ANDROID_NDK_ROOT", "ANDROID_NDK"):
+def find_linker() -> list[str] | None:
+    """This machine's clang and lld, or an NDK's, as the beginning of a command; `None` where there are none."""
+    if linker := android_linker():
+        return linker
+    for variable in NDK_VARIABLES:
         if root := os.environ.get(variable):
             for clang in sorted(Path(root).glob("toolchains/llvm/prebuilt/*/bin/clang")):
                 return [str(clang), "--target=aarch64-linux-android28"]
-    raise EdgeTransactError(
-        "no linker for Android's libraries was found", fix="Install clang and lld, or set ANDROID_NDK_HOME to an NDK."
-    )
+    return None

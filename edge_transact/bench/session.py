@@ -12,7 +12,7 @@ from edge_transact.bench.model import BenchModel, open_models
 from edge_transact.bench.records import Log
 from edge_transact.bench.results import make_results
 from edge_transact.bench.run import Bench, Conditions, run_plan
-from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
 from edge_transact.outputs import refuse_existing
 
 
@@ -70,7 +70,7 @@ def bench_models(
         EdgeTransactError: No device, no library, a log that is there already.
     """
     if format not in FORMATS:
-        raise UsageError(f"unknown --format {format!r}", fix=f"Use one of {', '.join(FORMATS)}.")
+        raise UsageError(f"unknown --format {format!r}", fix=did_you_mean(format, FORMATS))
     if report is not None and not resume:
         refuse_existing(report, force=False)
     models = open_models(dists, conditions.lengths)

@@ -23,6 +23,7 @@ EXAMINERS: tuple[Callable[[], Sequence[Check]], ...] = (
     android.adb,
     android.sdk,
     android.ndk,
+    android.bench,
     android.jdk,
     android.rust,
     android.mlc,

@@ -8,6 +8,8 @@ import shutil
 import socket
 from pathlib import Path
 
+import edge_transact
+from edge_transact.bench.link import NDK_VARIABLES, find_linker
 from edge_transact.doctor.check import Check, output_of
 from edge_transact.doctor.system import install_command
 from edge_transact.mlc.builtins import Runtime
@@ -88,7 +90,7 @@ def sdk() -> list[Check]:
 
 def ndk() -> list[Check]:
     """The newest NDK at the places where tools look for it."""
-    candidates = [Path(os.environ[name]) for name in ("ANDROID_NDK", "ANDROID_NDK_HOME") if os.environ.get(name)]
+    candidates = [Path(os.environ[name]) for name in NDK_VARIABLES if os.environ.get(name)]
     for directory in _sdk_directories():
         candidates += sorted(directory.glob("ndk/*"), key=_ndk_revision, reverse=True)
     fix = f'sdkmanager --install "{NDK_PACKAGE}", and export ANDROID_NDK=$ANDROID_HOME/ndk/{NDK_PACKAGE[4:]}'
@@ -98,7 +100,7 @@ def ndk() -> list[Check]:
             ok = revision[0] >= NDK_MAJOR
             found = f"r{revision[0]} ({'.'.join(map(str, revision))}) at {directory}"
             return [Check("ndk", ok, found if ok else f"{found}: r{NDK_MAJOR} or newer is needed", "" if ok else fix)]
-    looked = ", ".join(map(str, candidates)) or "ANDROID_NDK, ANDROID_NDK_HOME, ANDROID_HOME/ndk"
+    looked = ", ".join(map(str, candidates)) or f"{', '.join(NDK_VARIABLES)}, ANDROID_HOME/ndk"
     return [Check("ndk", False, f"none at {looked}", fix)]
 
 
@@ -109,6 +111,27 @@ def _ndk_revision(directory: Path) -> tuple[int, ...]:
         return ()
     match = re.search(r"^Pkg\.Revision\s*=\s*([\d.]+)", text, re.MULTILINE)
     return tuple(int(part) for part in match[1].split(".") if part) if match else ()
+
+
+def bench() -> list[Check]:
+    """What links a library for the bench's runner, and the runner, where `edge-transact bench` looks for it."""
+    linker = find_linker()
+    directory = Path(os.environ.get("EDGE_BENCH_RUNNER") or "android_bench/build")
+    runner = directory / "edge-bench"
+    package = Path(edge_transact.__file__).parent
+    # In a source tree the runner's sources lie beside the package, in a wheel inside it.
+    source = next(path for path in (package.parent / "android_bench", package / "android_bench") if path.exists())
+    build = (
+        f"cmake -S {source} -B {directory} -DEDGE_TVM_SOURCE=$MLC_LLM_SOURCE_DIR/3rdparty/tvm "
+        "-DCMAKE_TOOLCHAIN_FILE=$ANDROID_NDK/build/cmake/android.toolchain.cmake -DANDROID_ABI=arm64-v8a "
+        f"-DANDROID_PLATFORM=android-28 && cmake --build {directory}"
+    )
+    return [
+        Check("linker", True, linker[0])
+        if linker
+        else Check("linker", False, "no clang with lld, and no NDK", install_command("clang lld")),
+        Check("runner", True, str(runner)) if runner.is_file() else Check("runner", False, f"no {runner}", build),
+    ]
 
 
 def jdk() -> list[Check]:

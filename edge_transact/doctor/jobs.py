@@ -32,7 +32,10 @@ JOBS: dict[str, Job] = {
     "plot": Job("draw widths and reports", (*CORE, "plot")),
     "tasks": Job("evaluate on tasks with lm-eval", (*CORE, "eval")),
     "hub": Job("load from the model hub and push to it", (*CORE, "hub")),
-    "bench": Job("measure on a phone", (*CORE, "adb", "device", "ndk", "mlc-tvm")),
+    "parquet": Job("read .parquet texts", (*CORE, "parquet")),
+    "bench": Job("measure on a phone", (*CORE, "bench", "adb", "device", "linker", "runner")),
+    "runner": Job("build the bench's runner for a phone", ("ndk", "cmake", "mlc-tvm")),
+    "mlc": Job("build with your MLC-LLM (--engine mlc)", (*CORE, "mlc", "mlc-build")),
     "app": Job("build the Android app around a model", (*CORE, *APP)),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 
 from edge_transact.doctor.check import Check
+from edge_transact.doctor.jobs import needed_for
 
 DISTRIBUTION = "edge-transact"
 _SOURCE_TREE = Path(__file__).resolve().parents[2] / "pyproject.toml"
@@ -38,6 +39,16 @@ def _requirements() -> tuple[list[Requirement], dict[str, list[Requirement]]]:
     return always, extras
 
 
+def _expanded(extras: Mapping[str, Sequence[Requirement]], name: str) -> Iterator[Requirement]:
+    """What an extra requires, other extras of ours that it names included."""
+    for requirement in extras[name]:
+        if requirement.name == DISTRIBUTION:
+            for other in sorted(requirement.extras):
+                yield from _expanded(extras, other)
+        else:
+            yield requirement
+
+
 def _state(requirements: Iterable[Requirement]) -> tuple[bool, str]:
     """Whether all are installed at a version that will do, and one ``name version`` each."""
     parts, ok = [], True
@@ -63,9 +74,10 @@ def packages() -> list[Check]:
 def extras() -> list[Check]:
     """Those that one job needs, by the name of the extra that installs them."""
     checks = []
-    for name, requirements in _requirements()[1].items():
-        if name == "test":
+    extras = _requirements()[1]
+    for name in extras:
+        if not needed_for(name):
             continue
-        ok, found = _state(requirements)
+        ok, found = _state(_expanded(extras, name))
         checks.append(Check(name, ok, found, "" if ok else f"python -m pip install '{DISTRIBUTION}[{name}]'"))
     return checks

@@ -25,7 +25,7 @@ def print_checks(checks: Iterable[Check]) -> None:
         table.add_row(_mark(check.ok), Text(check.name), Text(check.found))
         console.print(table)
         if not check.ok:
-            jobs = ", ".join(needed_for(check.name)) or "nothing that is built here"
+            jobs = ", ".join(needed_for(check.name))
             # Never wrapped by us, so that the fix can be copied.
             console.print(Text(" " * _MARGIN + f"needed for: {jobs}", style="dim"), soft_wrap=True)
             console.print(Text(" " * _MARGIN + check.fix, style="cyan"), soft_wrap=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_transact.errors import EdgeTransactError
+from edge_transact.manifest import not_a_dist
 from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.text import Message, TextCodec
 
@@ -99,10 +100,7 @@ class Session:
         """
         config = dist / "mlc-chat-config.json"
         if not config.is_file():
-            raise EdgeTransactError(
-                f"{dist} is not a DIST: it has no mlc-chat-config.json",
-                fix=f"Build one: edge-transact build MODEL --target host -o {dist}",
-            )
+            raise not_a_dist(dist, config.name)
         template = json.loads(config.read_text())["conv_template"]
         return cls(HostModel.load(dist), TextCodec(dist), stop_token_ids=set(template["stop_token_ids"]), **options)
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from edge_transact.cli import app
-from edge_transact.doctor import JOBS, android, check, examine, packages, system
+from edge_transact.doctor import JOBS, android, check, examine, needed_for, packages, system
 
 TVM = {"version": "0.26.0", "llvm": 22, "targets": ["x86_64", "aarch64"], "codegen": ["opencl", "metal"]}
 
@@ -45,6 +45,7 @@ def test_every_job_needs_checks_that_exist(programs):
     assert len(names) == len(set(names))
     for job in JOBS.values():
         assert set(job.needs) <= set(names)
+    assert all(needed_for(name) for name in names)
 
 
 def test_what_is_missing_has_a_fix_and_what_is_there_has_none(programs):
@@ -109,6 +110,23 @@ def test_an_adb_server_that_asking_started_is_stopped_again(programs, tmp_path, 
     assert (tmp_path / "calls").read_text().split()[-1] == "kill-server"
 
 
+def test_the_runner_is_looked_for_where_bench_does(programs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    linker, runner = android.bench()
+    assert not linker.ok and "clang lld" in linker.fix
+    assert not runner.ok and "cmake -S" in runner.fix and "-B android_bench/build" in runner.fix
+    assert Path(runner.fix.split()[2], "CMakeLists.txt").is_file()
+    monkeypatch.setenv("EDGE_BENCH_RUNNER", str(tmp_path))
+    (tmp_path / "edge-bench").touch()
+    clang = tmp_path / "ndk/toolchains/llvm/prebuilt/linux-x86_64/bin/clang"
+    clang.parent.mkdir(parents=True)
+    clang.touch()
+    monkeypatch.setenv("ANDROID_NDK", str(tmp_path / "ndk"))
+    linker, runner = android.bench()
+    assert (linker.ok, linker.found) == (True, str(clang))
+    assert (runner.ok, runner.found) == (True, str(tmp_path / "edge-bench"))
+
+
 @pytest.mark.parametrize(("version", "ok"), [("17.0.2", True), ("21", True), ("11.0.1", False), ("1.8.0_292", False)])
 def test_jdk_versions_old_style_and_new(programs, version, ok):
     programs("javac", f"echo javac {version} >&2")
@@ -144,6 +162,18 @@ def test_a_package_of_the_wrong_version_is_missing(monkeypatch):
     (found,) = packages.packages()
     assert not found.ok
     assert "apache-tvm 0.1 (needs ==0.26.0)" in found.found
+
+
+def test_an_extra_is_there_with_the_extras_that_it_names(monkeypatch):
+    def version(name: str) -> str:
+        if name == "glassllm":
+            raise packages.metadata.PackageNotFoundError
+        return "1000"
+
+    monkeypatch.setattr(packages.metadata, "version", version)
+    demo = next(found for found in packages.extras() if found.name == "demo")
+    assert not demo.ok
+    assert "glassllm missing" in demo.found and "gguf 1000" in demo.found
 
 
 def test_tvm_generates_code_for_the_host_and_for_phones():
