@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -41,7 +42,9 @@ def bench(
     reconnect: Annotated[float, typer.Option(min=0, help="Wait so many seconds for a lost phone.")] = 120,
     output: Annotated[Path, typer.Option("--output", "-o", help="The log, a line a repetition.")] = Path(DEFAULT_LOG),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the log: run only what it lacks.")] = False,
-    format: Annotated[str, typer.Option(help="md, csv, json, jsonl or sqlite.")] = "md",
+    format: Annotated[
+        str | None, typer.Option(help="md, csv, json, jsonl or sqlite. [default: md; on a terminal, a short table]")
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Write figures and a page into this directory.")] = None,
     published: Annotated[bool, typer.Option("--published", help="Draw the paper's figure too, in the report.")] = False,
     perplexity: Annotated[
@@ -92,15 +95,49 @@ def bench(
         app=app,
         log=output,
         resume=resume,
-        format=format,
+        format=format or "md",
         report=report,
         perplexities=_perplexities(perplexity or []),
         published=published,
         clean=clean,
     )
     result = {"results": outcome.results, "failures": outcome.failures, "log": str(output)}
-    show(result, as_json, lambda: _write("" if format == "sqlite" else to_text(outcome.results, format)))
+
+    def text() -> None:
+        if format is None and sys.stdout.isatty():
+            _print(outcome.results)
+        elif format != "sqlite":
+            _write(to_text(outcome.results, format or "md"))
+
+    show(result, as_json, text)
     outcome.require()
+
+
+def _print(results: Sequence[Mapping[str, Any]]) -> None:
+    """What matters most of the results, in 80 columns."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from edge_transact.bench.export import notes
+
+    console = Console(highlight=False)
+    table = Table("model", "device", "test", "ttft s", "prefill tok/s", "decode tok/s", "rss MiB")
+    for column in table.columns[3:]:
+        column.justify = "right"
+    for result in results:
+        speeds = (result[name] for name in ("prefill_tok_s", "decode_tok_s"))
+        table.add_row(
+            result["model"],
+            result["device"],
+            result["test"],
+            f"{result['ttft_s']:.3f}",
+            *("-" if speed is None else f"{speed:,.1f}" for speed in speeds),
+            "-" if result["peak_rss_mib"] is None else f"{result['peak_rss_mib']:,.0f}",
+        )
+    console.print(table)
+    for result in results:
+        for note in notes(result):
+            console.print(f"{result['model']} on {result['device']}, {result['test']}: {note}")
 
 
 def _perplexities(words: list[str]) -> dict[str, float]:
