@@ -44,14 +44,6 @@ def shows_bars() -> bool:
     return console.is_terminal and not console.quiet
 
 
-def hush_transformers() -> None:
-    """Keep transformers from drawing its own bars where ours aren't drawn either."""
-    from transformers.utils import logging
-
-    if not shows_bars():
-        logging.disable_progress_bar()
-
-
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
     """Iterate with a progress bar.
 

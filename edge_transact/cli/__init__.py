@@ -54,6 +54,8 @@ def options(
         from edge_transact import progress
 
         progress.console.quiet = quiet
+        if quiet:
+            common.hush_tqdm()
         progress.verbose = verbose and not quiet
     if no_cache:
         from edge_transact import cache as store

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -44,6 +45,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
+        if not sys.stderr.isatty():
+            hush_tqdm()
         try:
             command(*args, **kwargs)
         except EdgeTransactError as error:
@@ -60,6 +63,11 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             _end(f"{type(error).__name__}: {error}", "This looks like a bug: report what --debug prints.", 1)
 
     return run
+
+
+def hush_tqdm() -> None:
+    """Keep other libraries' bars out of logs. Before any of them is imported: tqdm reads this once."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def _end(message: str, fix: str, code: int) -> None:

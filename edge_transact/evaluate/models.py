@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_transact.evaluate.perplexity import PerplexityResult, perplexity
-from edge_transact.progress import hush_transformers, step
+from edge_transact.progress import step
 
 
 def evaluate_models(
@@ -61,7 +61,6 @@ def evaluate_model(model: str, document: str, *, window: int = 512, max_windows:
     from edge_transact.checkpoint import Checkpoint
     from edge_transact.inputs import resolve_model
 
-    hush_transformers()
     directory = Checkpoint.open(resolve_model(model)).path
     network = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     tokenizer = TextCodec(directory).tokenizer

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.shards import write_shards
 from edge_transact.errors import EdgeTransactError
-from edge_transact.progress import hush_transformers
 from edge_transact.widths import WidthPlan
 
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ def convert_gguf(file: Path, directory: Path) -> None:
     from gguf import GGMLQuantizationType
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    hush_transformers()
     exact = (GGMLQuantizationType.F32, GGMLQuantizationType.F16)
     matrices = [tensor for tensor in reader.tensors if len(tensor.shape) > 1]
     dtype = torch.float32 if any(tensor.tensor_type in exact for tensor in matrices) else torch.bfloat16

@@ -15,6 +15,8 @@ from edge_transact.bench.devices import describe, labels
 from edge_transact.bench.plan import Lengths
 from edge_transact.bench.push import sync_files
 from edge_transact.bench.sensors import read_sensors
+from edge_transact.build.dist import build
+from edge_transact.prune import Budget
 from tests.bench.logs import repetitions
 
 
@@ -39,9 +41,15 @@ def test_the_phone_gives_the_hosts_tokens(phone, run_bench, tmp_path):
 @pytest.mark.slow
 def test_a_pruned_smollm2_gives_the_hosts_tokens(phone, run_bench, tmp_path):
     dist = tmp_path / "smollm2-30"
-    sizes = ["--context", "256", "--prefill-chunk", "8"]
-    command = ["build", "demo:smollm2", "--ratio", "0.3", "--target", "host,android-cpu", *sizes, "-o", str(dist)]
-    subprocess.run([sys.executable, "-m", "edge_transact", *command], check=True)
+    build(
+        "demo:smollm2",
+        dist,
+        targets=["host", "android-cpu"],
+        context=256,
+        prefill_chunk=8,
+        budget=Budget(ratio=0.3),
+        pruning={"calibration_tokens": 1024},
+    )
     options = {"dists": [dist], "lengths": (Lengths(16, 4),), "repetitions": 1, "timeout_s": 600}
     on_phone = run_bench(phone.serial, **options)
     on_host = run_bench("host", log=tmp_path / "host.jsonl", **options)

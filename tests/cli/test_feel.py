@@ -158,6 +158,15 @@ def test_quiet_leaves_warnings_and_verbose_adds_details(said):
     assert said("--verbose").splitlines() == ["a step", "a detail", "warning: a warning", "a bar"]
 
 
+def test_bars_of_other_libraries_stay_out_of_logs():
+    program = (
+        "from edge_transact.cli.common import guarded\n"
+        "guarded(lambda: list(__import__('tqdm').tqdm(range(3))) and None)()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""
+
+
 def test_interrupted_is_130():
     @common.guarded
     def interrupted() -> None:
