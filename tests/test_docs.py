@@ -20,7 +20,7 @@ from tests import hub as small_hub
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 GROUP = typer.main.get_command(app)
-GLOBAL_FLAGS = {"--debug", "--quiet", "--verbose", "--no-cache", "--version", "--help"}
+GLOBAL_FLAGS = {"--debug", "--quiet", "--verbose", "--no-cache", "--version", "--help", "--install-completion"}
 
 
 def commands_in(line: str) -> Iterator[list[str]]:

@@ -79,6 +79,8 @@ def test_the_wheel_renders_templates_and_knows_its_requirements(installed, tmp_p
     done = run(installed, tmp_path, "doctor", "--json", HF_HUB_OFFLINE="1")
     checks = {check["name"]: check for check in json.loads(done.stdout.splitlines()[-1])["checks"]}
     assert checks["packages"]["ok"] and "apache-tvm" in checks["packages"]["found"]
+    sources = Path(checks["runner"]["fix"].split()[2])
+    assert sources.is_relative_to(installed) and (sources / "CMakeLists.txt").is_file()
     assert "glassllm" in checks["demo"]["found"] and "glassllm" not in checks["packages"]["found"]
 
 

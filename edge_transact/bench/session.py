@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,12 @@ def bench_models(
     """
     if format not in FORMATS:
         raise UsageError(f"unknown --format {format!r}", fix=did_you_mean(format, FORMATS))
-    if report is not None and not resume:
-        refuse_existing(report, force=False)
+    if report is not None:
+        if not resume:
+            refuse_existing(report, force=False)
+        if find_spec("matplotlib") is None:
+            # Said before the measuring, not after it.
+            raise EdgeTransactError("a report needs matplotlib", fix="pip install 'edge-transact[bench]'")
     models = open_models(dists, conditions.lengths)
     benches = _benches(device, target, models, runner, app, conditions, clean)
     file = Log(log, resume=resume)

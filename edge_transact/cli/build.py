@@ -57,7 +57,8 @@ def build(
     quantized weights before anything is written. With a budget (`--ratio`, `--target-params`, `--widths`, or
     `--heads` and `--intermediate`) the model is pruned first; `edge-transact prune` has more to choose from.
     Without MODEL, `edge-transact.toml` in the working directory says all this; options override it.
-    Stages that have not changed since an earlier build are taken from the cache.
+    Stages that have not changed since an earlier build are taken from the cache, with `--force` too: it makes the
+    directory anew, and `--no-cache` its parts.
 
     **Examples**
 

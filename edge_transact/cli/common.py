@@ -59,6 +59,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise SystemExit(1) from None
         except (typer.Exit, typer.Abort):
             raise
+        except ModuleNotFoundError as error:
+            _end(f"the Python package {error.name} is not installed", "See what brings it: edge-transact doctor", 1)
         except Exception as error:
             _end(f"{type(error).__name__}: {error}", "This looks like a bug: report what --debug prints.", 1)
 

@@ -17,7 +17,7 @@ from tests.bench.standin.root import missing
 from tests.bench.standin.runner import build_runner
 
 QUICK = Conditions(
-    lengths=(Lengths(8, 4),), repetitions=2, warmups=0, timeout_s=60, cool_timeout_s=20, reconnect_s=30, sample_s=0.3
+    lengths=(Lengths(8, 4),), repetitions=2, warmups=0, timeout_s=60, cool_timeout_s=20, reconnect_s=30, sample_s=1
 )
 
 

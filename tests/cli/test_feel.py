@@ -177,6 +177,18 @@ def test_interrupted_is_130():
     assert ended.value.code == 130
 
 
+def test_a_package_that_is_missing_is_no_bug(capsys):
+    @common.guarded
+    def lacking() -> None:
+        import no_such_package  # noqa: F401
+
+    with pytest.raises(SystemExit) as ended:
+        lacking()
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert "no_such_package is not installed" in said and "edge-transact doctor" in said
+
+
 def test_a_bug_is_said_in_a_line_and_its_traceback_is_for_debug(monkeypatch, capsys):
     @common.guarded
     def broken() -> None:
