@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.edge-transact-demo-data ## A real model pruned, built for Android and this host, and asked a question
 	$(BIN)/python -m edge_transact.demo
 
-test: $(VENV)/.edge-transact-test system-packages ## All tests in two processes, the fast ones first
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+test: $(VENV)/.edge-transact-test system-packages ## All tests, in two processes
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.edge-transact-test ## ruff and mypy
 	$(BIN)/ruff check .
@@ -17,7 +17,7 @@ lint: $(VENV)/.edge-transact-test ## ruff and mypy
 	$(BIN)/mypy
 
 coverage: $(VENV)/.edge-transact-test system-packages ## Which lines the tests reach
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term-missing
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term-missing
 
 format: $(VENV)/.edge-transact-test
 	$(BIN)/ruff check --fix .

@@ -38,18 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["EDGE_TRANSACT_CACHE"] = cache.name
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Fast tests first. Of two processes, one takes the fast tests of a file, for its fixtures, and any slow test."""
-    items.sort(key=_is_slow)
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            if not _is_slow(item):
-                item.add_marker(pytest.mark.xdist_group(item.path.stem))
-
-
-def _is_slow(item: pytest.Item) -> bool:
-    return item.get_closest_marker("slow") is not None
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
 @pytest.hookimpl(hookwrapper=True)
