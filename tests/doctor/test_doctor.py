@@ -21,9 +21,10 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     directory = tmp_path / "bin"
     directory.mkdir()
     monkeypatch.setenv("PATH", str(directory))
-    for name in ("CC", "ANDROID_HOME", "ANDROID_SDK_ROOT", "ANDROID_NDK", "ANDROID_NDK_HOME", "JAVA_HOME"):
+    for name in ("CC", "ANDROID_HOME", "ANDROID_SDK_ROOT", "ANDROID_NDK", "ANDROID_NDK_HOME", "ANDROID_NDK_ROOT"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.delenv("MLC_LLM_SOURCE_DIR", raising=False)
+    for name in ("JAVA_HOME", "MLC_LLM_SOURCE_DIR", "EDGE_BENCH_RUNNER"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(system, "_TVM_PROBE", f"print({json.dumps(TVM)!r})")
 
