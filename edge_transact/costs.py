@@ -64,6 +64,8 @@ def weight_bytes(plan: WidthPlan, quantization: Quantization) -> int:
         total += matrix(hidden, 2 * layer.intermediate_size) + matrix(layer.intermediate_size, hidden)
         total += (qkv + hidden) * stored if plan.attention_bias else 0
         total += (2 * layer.intermediate_size + hidden) * stored if plan.mlp_bias else 0
+        if plan.has_rope_pairs(layer):
+            total += 4 * layer.num_key_value_heads * layer.qk_head_dim // 2
     return total
 
 

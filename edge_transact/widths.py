@@ -65,6 +65,9 @@ class LayerWidths:
         return self.num_attention_heads * self.v_head_dim
 
 
+CACHE_HEAD_DIM_MULTIPLE = 16
+"""What attention kernels take well: TVM's sum 16 dims of a head at a time, ours two vectors of 4, 8 or 16."""
+
 WIDTH_FIELDS: tuple[str, ...] = tuple(field.name for field in fields(LayerWidths))
 
 
@@ -167,9 +170,20 @@ class WidthPlan:
         return layer.qk_head_dim < self.head_dim
 
     @property
+    def has_own_head_dims(self) -> bool:
+        """Whether some layer's heads lost dims, so that the KV cache pads them."""
+        dims = {size for layer in self.layers for size in (layer.qk_head_dim, layer.v_head_dim)}
+        return dims != {self.head_dim}
+
+    @property
     def cache_head_dim(self) -> int:
-        """The KV cache's one head dim: the widest of any layer's q, k and v heads (narrower ones are padded)."""
-        return max(max(layer.qk_head_dim, layer.v_head_dim) for layer in self.layers)
+        """The KV cache's one head dim: the widest of any layer's q, k and v heads, to which narrower ones are padded.
+
+        Where it is less than the original heads', it is a multiple of `CACHE_HEAD_DIM_MULTIPLE`.
+        """
+        widest = max(max(layer.qk_head_dim, layer.v_head_dim) for layer in self.layers)
+        padded = math.ceil(widest / CACHE_HEAD_DIM_MULTIPLE) * CACHE_HEAD_DIM_MULTIPLE
+        return min(padded, max(widest, self.head_dim))
 
     @property
     def virtual_num_key_value_heads(self) -> int:

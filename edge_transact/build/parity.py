@@ -128,12 +128,13 @@ def reference_model(
     with no_init_weights():
         model = EdgeLlamaForCausalLM(model_config(config, plan))
     model.tie_weights()  # which is part of the initialization that is left out
-    parameters = dict(model.named_parameters())
     shapes = tensor_shapes(plan)
+    missing = set(shapes)
     with torch.no_grad():
         for name, tensor in restore(reader, sources, shapes, quantization):
-            parameters.pop(name).copy_(tensor)
-    assert not parameters, f"not in the shards: {sorted(parameters)}"
+            model.get_parameter_or_buffer(name).copy_(tensor)
+            missing.remove(name)
+    assert not missing, f"not in the shards: {sorted(missing)}"
     return model.eval()
 
 

@@ -22,7 +22,7 @@ WEIGHT_DTYPES = ("BF16", "F16", "F32")
 """The safetensors dtypes that we take."""
 
 
-PRUNE_AGAIN = "Its RoPE pairs are not as they were written: copy the checkpoint again, or prune again."
+PRUNE_AGAIN = "Copy the checkpoint again, or prune again."
 
 
 @dataclass(frozen=True)
@@ -88,31 +88,33 @@ class Checkpoint:
 
         Raises:
             KeyError: `name` isn't in `tensor_names`.
+            EdgeTransactError: It is a table of RoPE pairs and holds what are none.
         """
         from safetensors import safe_open
 
         with safe_open(self._stored[name].file, framework="pt") as file:
-            return file.get_tensor(name)
+            tensor = file.get_tensor(name)
+        if name.endswith(ROPE_PAIRS):
+            pairs = self.plan.head_dim // 2
+            if tensor.min() < 0 or tensor.max() >= pairs or (tensor.diff(dim=1) <= 0).any():
+                raise EdgeTransactError(
+                    f"{self.path}: {name} holds other numbers than 0..{pairs - 1}, ascending in each row",
+                    fix=PRUNE_AGAIN,
+                )
+        return tensor
 
     def rope_pairs(self, index: int) -> torch.Tensor:
         """The RoPE pairs of a layer's KV heads, in the order in which they lie: `layout.ROPE_PAIRS`, or all of them.
 
         Returns:
             int32, ``[num_key_value_heads, qk_head_dim / 2]``.
-
-        Raises:
-            EdgeTransactError: The stored ones are not pairs of the original heads, ascending.
         """
         import torch
 
-        layer, pairs = self.plan.layers[index], self.plan.head_dim // 2
-        if not self.plan.has_rope_pairs(layer):
-            return torch.arange(pairs, dtype=torch.int32).repeat(layer.num_key_value_heads, 1)
-        name = f"model.layers.{index}.{ROPE_PAIRS}"
-        kept = self.tensor(name)
-        if kept.min() < 0 or kept.max() >= pairs or (kept.diff(dim=1) <= 0).any():
-            raise EdgeTransactError(f"{self.path}: {name} is not {pairs} pairs or fewer, ascending", fix=PRUNE_AGAIN)
-        return kept
+        layer = self.plan.layers[index]
+        if self.plan.has_rope_pairs(layer):
+            return self.tensor(f"model.layers.{index}.{ROPE_PAIRS}")
+        return torch.arange(self.plan.head_dim // 2, dtype=torch.int32).repeat(layer.num_key_value_heads, 1)
 
     @property
     def rope_theta(self) -> float:

@@ -8,6 +8,7 @@ import tvm
 from tvm import relax, tirx
 from tvm.s_tir import dlight
 
+from edge_transact.engine import gpu_schedules
 from edge_transact.engine.cpu.fuse import FuseCPULinears
 from edge_transact.engine.cpu_schedules import ScheduleForCPU
 from edge_transact.engine.passes.attach import AttachBounds, AttachEmbeddingAllocation, AttachMetadata
@@ -25,20 +26,7 @@ def pipeline(target: tvm.target.Target, metadata: dict[str, Any], bounds: dict[s
         bounds: Name of a symbolic variable to its largest value.
     """
     on_cpu, on_metal = target.kind.name == "llvm", target.kind.name == "metal"
-    # dlight's matrix products for Metal use simdgroup intrinsics, and TVM 0.26 crashed on them for layers of odd
-    # widths: there, the products take the general rules.
-    products = [dlight.gpu.Matmul()] if not on_metal else []
-    schedule = [
-        ScheduleForCPU()
-        if on_cpu
-        else dlight.ApplyDefaultSchedule(
-            *products,
-            dlight.gpu.GEMV(),
-            dlight.gpu.Reduction(),
-            dlight.gpu.GeneralReduction(),
-            dlight.gpu.Fallback(),
-        )
-    ]
+    kernels = ScheduleForCPU() if on_cpu else dlight.ApplyDefaultSchedule(*gpu_schedules.rules(target.kind.name))
     passes = [
         # What the engine needs beside the model's own functions.
         CreateKVCache(target, metadata),
@@ -57,7 +45,7 @@ def pipeline(target: tvm.target.Target, metadata: dict[str, Any], bounds: dict[s
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
         relax.transform.DeadCodeElimination(),
-        *schedule,
+        kernels,
         tirx.transform.ForceNarrowIndexToInt32(),
         # Kernels and calls to VM bytecode, with memory planned.
         relax.transform.RewriteDataflowReshape(),

@@ -18,6 +18,7 @@ CALLS: dict[str, int | None] = {
     "vm.builtin.alloc_storage": 5,
     "vm.builtin.alloc_tensor": 4,
     "vm.builtin.attention_kv_cache_attention_with_fused_qkv": 5,
+    "vm.builtin.attention_kv_cache_get_query_positions": 1,
     "vm.builtin.check_shape_info": 3,
     "vm.builtin.check_tensor_info": 4,
     "vm.builtin.check_tuple_info": 3,

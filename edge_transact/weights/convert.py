@@ -14,6 +14,7 @@ import torch
 
 from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.layout import ROPE_PAIRS
 from edge_transact.errors import EdgeTransactError
 from edge_transact.progress import track
 from edge_transact.quantization import Quantization
@@ -33,7 +34,7 @@ def convert(checkpoint: Checkpoint, sources: ParameterSources, quantization: Qua
     Args:
         checkpoint: What to read; one tensor is read at a time.
         sources: From the definition.
-        quantization: Matrices are packed when it has bits; vectors stay in its model dtype.
+        quantization: Matrices are packed when it has bits; vectors stay in its model dtype, RoPE pairs int32.
         directory: An existing directory; gets ``tensor-cache.json`` and ``params_shard_*.bin``.
 
     Returns:
@@ -64,13 +65,13 @@ def _joined(checkpoint: Checkpoint, source: Source) -> torch.Tensor:
 def _runtime_arrays(name: str, weight: torch.Tensor, quantization: Quantization) -> Iterator[tuple[str, np.ndarray]]:
     """The arrays that a parameter becomes, as the engine sees them at run time."""
     try:
-        if _is_packed(weight.shape, quantization):
+        if _is_packed(name, weight.shape, quantization):
             q_weight, q_scale = w4.quantize(weight, quantization, embedding=_is_embedding(name))
             prefix = name.removesuffix("weight")
             yield f"{prefix}q_weight", q_weight
             yield f"{prefix}q_scale", q_scale
             return
-        array = weight.to(getattr(torch, quantization.model_dtype))
+        array = weight.to(getattr(torch, quantization.model_dtype)) if weight.is_floating_point() else weight
         if not torch.isfinite(array).all():
             raise EdgeTransactError(
                 f"a weight is not finite in {quantization.model_dtype}",
@@ -81,8 +82,8 @@ def _runtime_arrays(name: str, weight: torch.Tensor, quantization: Quantization)
         raise EdgeTransactError(f"{name}: {error.message}", fix=error.fix) from error
 
 
-def _is_packed(shape: Sequence[int], quantization: Quantization) -> bool:
-    return quantization.bits is not None and len(shape) == 2
+def _is_packed(name: str, shape: Sequence[int], quantization: Quantization) -> bool:
+    return quantization.bits is not None and len(shape) == 2 and not name.endswith(f"{ROPE_PAIRS}.indices")
 
 
 def _is_embedding(name: str) -> bool:
@@ -104,11 +105,11 @@ def restore(
         quantization: As given to `convert`.
 
     Yields:
-        Checkpoint tensor name and its value in float32, in the order of `sources`.
+        Checkpoint tensor name and its value, in float32 unless it is a table of RoPE pairs, in the order of `sources`.
     """
     for name, (parts, join) in sources.items():
         in_features = tuple(shapes[parts[0]])[1:]
-        if _is_packed(shapes[parts[0]], quantization):
+        if _is_packed(name, shapes[parts[0]], quantization):
             prefix = name.removesuffix("weight")
             joined = w4.dequantize(
                 reader.array(f"{prefix}q_weight"),
@@ -127,4 +128,5 @@ def restore(
         original = np.empty_like(joined)
         original[rows.reshape(-1)] = joined
         for part, (start, end) in zip(parts, pairwise(starts), strict=True):
-            yield part, torch.from_numpy(original[start:end].astype(np.float32))
+            dtype = np.float32 if np.issubdtype(original.dtype, np.floating) else original.dtype
+            yield part, torch.from_numpy(original[start:end].astype(dtype))

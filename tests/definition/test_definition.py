@@ -15,11 +15,13 @@ from edge_transact.widths import LayerWidths, WidthPlan
 SHAPE = {"hidden_size": 32, "vocab_size": 50, "rms_norm_eps": 1e-5, "max_position_embeddings": 64}
 
 
-def a_plan(groups, intermediates, *, q_per_kv=2, head_dim=8, tied=False, bias=False) -> WidthPlan:
+def a_plan(groups, intermediates, *, q_per_kv=2, head_dim=8, own_dims=None, tied=False, bias=False) -> WidthPlan:
+    """`own_dims`: `qk_head_dim` and `v_head_dim` of the first layer."""
+    dims = [own_dims or (head_dim, head_dim)] + [(head_dim, head_dim)] * len(groups)
     layers = tuple(
-        LayerWidths(n * q_per_kv, n, head_dim, head_dim, m) for n, m in zip(groups, intermediates, strict=True)
+        LayerWidths(n * q_per_kv, n, *qk_v, m) for n, qk_v, m in zip(groups, dims, intermediates, strict=False)
     )
-    return WidthPlan(32, 50, tied, bias, bias, layers)
+    return WidthPlan(32, 50, tied, bias, bias, layers, head_dim)
 
 
 def a_config(plan: WidthPlan, **other) -> dict:
@@ -29,7 +31,9 @@ def a_config(plan: WidthPlan, **other) -> dict:
         "num_hidden_layers": plan.num_hidden_layers,
         "num_attention_heads": widest.num_attention_heads,
         "num_key_value_heads": widest.num_key_value_heads,
-        "head_dim": widest.qk_head_dim,
+        "head_dim": plan.head_dim,
+        "qk_head_dim": widest.qk_head_dim,
+        "v_head_dim": widest.v_head_dim,
         "intermediate_size": widest.intermediate_size,
         "tie_word_embeddings": plan.tie_word_embeddings,
         "attention_bias": plan.attention_bias,
@@ -69,6 +73,16 @@ def test_the_widths_can_be_read_in_the_file():
     text = render(a_plan([2, 2, 1], [24, 24, 40]))["edge_llama_model.py"]
     rows = [line.split() for line in ast.get_docstring(ast.parse(text)).splitlines()]
     assert ["0-1", "4", "2", "8", "24"] in rows and ["2", "2", "1", "8", "40"] in rows
+    text = render(a_plan([2, 2], [24, 24], own_dims=(6, 5)))["edge_llama_model.py"]
+    rows = [line.split() for line in ast.get_docstring(ast.parse(text)).splitlines()]
+    assert ["0", "4", "2", "6", "5", "24"] in rows and ["1", "4", "2", "8", "8", "24"] in rows
+
+
+def test_with_whole_heads_the_cache_applies_rope():
+    text = render(a_plan([2, 1], [24, 40]))["edge_llama_model.py"]
+    assert "RopeMode.NORMAL" in text and "rope_pairs" not in text and "qk_head_dim:" not in text
+    text = render(a_plan([2, 1], [24, 40], own_dims=(6, 8)))["edge_llama_model.py"]
+    assert "RopeMode.NONE" in text and "rope_pairs" in text
 
 
 plans = st.builds(
@@ -78,6 +92,7 @@ plans = st.builds(
         lambda n: st.lists(st.integers(1, 70), min_size=len(n), max_size=len(n))
     ),
     q_per_kv=st.integers(1, 3),
+    own_dims=st.none() | st.tuples(st.sampled_from([2, 4, 6, 8]), st.integers(1, 8)),
     tied=st.booleans(),
     bias=st.booleans(),
 )
@@ -98,6 +113,10 @@ def test_parameters_have_the_plans_shapes_and_come_from_its_tensors(tmp_path_fac
         assert list(joined.shape) == [int(size) for size in parameters[name].shape]
         assert joined.dtype == np.int16
     config = definition.config
+    if plan.has_own_head_dims:
+        assert config.cache_head_dim == plan.cache_head_dim
+        model.to("float16")
+        assert {str(p.dtype) for name, p in parameters.items() if "rope_pairs" in name} <= {"int32"}
     assert config.num_virtual_layers == plan.num_virtual_layers
     assert config.num_virtual_kv_heads == plan.virtual_num_key_value_heads
 
@@ -110,10 +129,33 @@ def test_query_key_and_value_rows_lie_together_for_each_virtual_layer(tmp_path):
     assert join(q[:, None], k[:, None], v[:, None])[:, 0].tolist() == expected
 
 
-def test_the_cache_is_created_by_mlcs_generic_call(tmp_path):
+def test_frequencies_of_own_head_dims_are_those_of_transformers(tmp_path):
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaling["original_max_position_embeddings"] = 512
+    plan = a_plan([2, 1], [24, 40], head_dim=64, own_dims=(6, 5))
+    for rope_scaling in (None, scaling):
+        rope = {"rope_type": "default", **(rope_scaling or {}), "rope_theta": 1e5}
+        config = LlamaConfig(hidden_size=512, num_attention_heads=8, rope_parameters=rope)
+        want = 1e5 ** -(np.arange(0, 64, 2) / 64)
+        if rope_scaling:
+            want = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")[0].numpy()
+        definition = emit(tmp_path / "d", plan, rope_theta=1e5, rope_scaling=rope_scaling)
+        np.testing.assert_allclose(definition.config.rope_frequencies, want, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("own_dims", "head_dim", "dims", "rope"),
+    [(None, 8, 8, 1), ((6, 8), 8, 8, 0), ((6, 20), 64, 64, 0)],
+    ids=["whole heads", "own dims", "wide heads"],
+)
+def test_the_cache_is_created_by_mlcs_generic_call(tmp_path, own_dims, head_dim, dims, rope):
     import tvm
 
-    definition = emit(tmp_path / "d", a_plan([2, 1], [24, 40]), rope_theta=5e4)
+    plan = a_plan([2, 1], [24, 40], own_dims=own_dims, head_dim=head_dim)
+    definition = emit(tmp_path / "d", plan, rope_theta=5e4)
     model = definition.model()
     mod, _, _ = model.export_tvm(spec=model.get_default_spec(), allow_extern=True)
     calls = []
@@ -127,7 +169,8 @@ def test_the_cache_is_created_by_mlcs_generic_call(tmp_path):
     assert call.args[0].global_symbol == "mlc.create_paged_kv_cache_generic"
     assert len(call.args) == 1 + 18
     layers, heads, kv_heads, qk, v = (call.args[i].value for i in range(4, 9))
-    assert (layers, heads, kv_heads, qk, v) == (3, 2, 1, 8, 8)
+    assert (layers, heads, kv_heads, qk, v) == (3, 2, 1, dims, dims)
+    assert call.args[11].value == rope
     assert call.args[13].value == 5e4
 
 

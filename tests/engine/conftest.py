@@ -42,6 +42,17 @@ CONFIG = {
         "original_max_position_embeddings": 64,
     },
 }
+OWN_DIMS = {
+    **CONFIG,
+    "head_dim": 20,
+    "per_layer_config": {
+        "0": {"qk_head_dim": 14, "v_head_dim": 10},
+        "1": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 41, "v_head_dim": 7},
+        "2": {"num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 64, "qk_head_dim": 6},
+    },
+    "qk_head_dim": 16,
+    "v_head_dim": 13,
+}
 SIZES = {"context_window_size": 64, "prefill_chunk_size": 16, "max_batch_size": 4}
 
 
@@ -72,19 +83,22 @@ class Source:
         return reference_model(ShardReader(directory), sources, self.checkpoint.config, plan, quantization)
 
 
-@pytest.fixture(scope="session")
-def source(tmp_path_factory) -> Source:
+def make_source(directory: Path, config: dict) -> Source:
+    """A checkpoint with random weights, and what libraries are built of it."""
     import torch
 
     from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
     from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
 
     torch.manual_seed(0)
-    model = EdgeLlamaForCausalLM(EdgeLlamaConfig(**CONFIG))
+    model = EdgeLlamaForCausalLM(EdgeLlamaConfig(**config))
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.1)
-    directory = tmp_path_factory.mktemp("odd")
+    for name, buffer in model.named_buffers():
+        if name.endswith("rope_pairs"):
+            for row in buffer:
+                row.copy_(torch.randperm(config["head_dim"] // 2)[: len(row)].sort().values)
     model.save_pretrained(directory / "checkpoint")
     checkpoint = Checkpoint.open(directory / "checkpoint")
     (directory / "definition").mkdir()
@@ -93,6 +107,17 @@ def source(tmp_path_factory) -> Source:
     rope = {"rope_theta": checkpoint.rope_theta, "rope_scaling": checkpoint.rope_scaling}
     definition = load(directory / "definition", {**checkpoint.config, **rope, **SIZES})
     return Source(checkpoint, definition, directory)
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory) -> Source:
+    return make_source(tmp_path_factory.mktemp("odd"), CONFIG)
+
+
+@pytest.fixture(scope="session")
+def own_dims(tmp_path_factory) -> Source:
+    """The same, and heads of all but one layer lost dims, of q and k or of v."""
+    return make_source(tmp_path_factory.mktemp("own-dims"), OWN_DIMS)
 
 
 MODEL_LIB = "edge_llama_odd_0123abcd"

@@ -27,17 +27,23 @@ FUNCTIONS = [
 ]
 
 
+@pytest.fixture(scope="module", params=["source", "own_dims"])
+def odd(request):
+    """Whole heads, which the cache turns, and heads that lost dims, which the definition turns."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture(scope="module")
-def model(source) -> HostModel:
-    weights, quantization = source.weights(QUANTIZATION)
-    path = source.directory / "host.so"
-    build_library(source.definition, quantization, get_target("host"), "edge_llama_odd", path)
+def model(odd) -> HostModel:
+    weights, quantization = odd.weights(QUANTIZATION)
+    path = odd.directory / "host.so"
+    build_library(odd.definition, quantization, get_target("host"), "edge_llama_odd", path)
     return HostModel(path, weights)
 
 
 @pytest.fixture(scope="module")
-def reference(source):
-    return source.reference(QUANTIZATION)
+def reference(odd):
+    return odd.reference(QUANTIZATION)
 
 
 def function(model: HostModel, name: str):
@@ -91,18 +97,18 @@ def test_every_function_is_there(model):
         assert function(model, name) is not None
 
 
-def test_what_is_asked_of_the_runtime_is_listed(model, source):
+def test_what_is_asked_of_the_runtime_is_listed(model, odd):
     import tvm
 
-    library = source.directory / "host.so"
+    library = odd.directory / "host.so"
     executable = tvm.runtime.load_module(str(library))
     calls = called(executable)
     assert {name for name, count in calls.items() if CALLS.get(name, "none") not in (count, None)} == set()
     assert tags(executable) == TAGS and bytecode(library.read_bytes()) == BYTECODE
 
 
-def test_metadata_tells_sizes_parameters_and_the_cache(model, source):
-    metadata, plan = model.metadata, source.checkpoint.plan
+def test_metadata_tells_sizes_parameters_and_the_cache(model, odd):
+    metadata, plan = model.metadata, odd.checkpoint.plan
     assert metadata["kv_cache"] == {
         "num_hidden_layers": plan.num_virtual_layers,
         "num_attention_heads": plan.q_per_kv * plan.virtual_num_key_value_heads,
@@ -111,7 +117,7 @@ def test_metadata_tells_sizes_parameters_and_the_cache(model, source):
     }
     cache = metadata["kv_cache"]
     nbytes = 2 * cache["num_hidden_layers"] * cache["num_key_value_heads"] * cache["head_dim"] * 4
-    _, quantization = source.weights(QUANTIZATION)
+    _, quantization = odd.weights(QUANTIZATION)
     assert nbytes == costs.kv_bytes_per_token(plan, quantization)
     assert (metadata["context_window_size"], metadata["prefill_chunk_size"], metadata["max_batch_size"]) == (64, 16, 4)
     assert metadata["memory_usage"]["prefill"] >= 16 * plan.hidden_size * 4

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.checkpoint.layout import tensor_shapes
+from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
 from edge_transact.errors import EdgeTransactError
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.weights import w4
@@ -22,7 +22,7 @@ from edge_transact.widths import LayerWidths, WidthPlan
 
 
 def odd_plan(tied: bool = True, biases: bool = False) -> WidthPlan:
-    """Every layer different, a ragged MLP, one layer with one KV group."""
+    """Every layer different, a ragged MLP, one layer with one KV group, one whose heads lost dims."""
     return WidthPlan(
         hidden_size=72,
         vocab_size=50,
@@ -32,7 +32,7 @@ def odd_plan(tied: bool = True, biases: bool = False) -> WidthPlan:
         layers=(
             LayerWidths(8, 4, 16, 16, 97),
             LayerWidths(2, 1, 16, 16, 32),
-            LayerWidths(6, 3, 16, 16, 64),
+            LayerWidths(6, 3, 10, 7, 64),
         ),
     )
 
@@ -47,14 +47,17 @@ def write_checkpoint(directory, plan: WidthPlan, dtype=torch.bfloat16, **changed
         "attention_bias": plan.attention_bias,
         "mlp_bias": plan.mlp_bias,
         "num_hidden_layers": plan.num_hidden_layers,
-        "head_dim": plan.layers[0].qk_head_dim,
+        "head_dim": plan.head_dim,
         **asdict(plan.widest),
         "per_layer_config": plan.per_layer_config(),
     }
     (directory / "config.json").write_text(json.dumps(config))
     generator = torch.Generator().manual_seed(0)
     tensors = {
-        name: torch.randn(*shape, generator=generator).to(dtype) for name, shape in tensor_shapes(plan).items()
+        name: torch.randn(*shape, generator=generator).to(dtype)
+        if not name.endswith(ROPE_PAIRS)
+        else (torch.arange(shape[1], dtype=torch.int32) + plan.head_dim // 2 - shape[1]).repeat(shape[0], 1)
+        for name, shape in tensor_shapes(plan).items()
     } | changed
     save_file(tensors, directory / "model.safetensors")
     return Checkpoint.open(directory)
@@ -86,6 +89,8 @@ def sources_of(plan: WidthPlan) -> dict:
             names = tuple(f"{prefix}mlp.{part}_proj.{kind}" for part in ("gate", "up"))
             sources[f"{prefix}mlp.gate_up_proj.{kind}"] = (names, concatenate)
             sources[f"{prefix}mlp.down_proj.{kind}"] = ((f"{prefix}mlp.down_proj.{kind}",), alone)
+        if f"{prefix}{ROPE_PAIRS}" in tensor_shapes(plan):
+            sources[f"{prefix}{ROPE_PAIRS}.indices"] = ((f"{prefix}{ROPE_PAIRS}",), alone)
         for norm in ("input_layernorm", "post_attention_layernorm"):
             sources[f"{prefix}{norm}.weight"] = ((f"{prefix}{norm}.weight",), alone)
     sources["model.norm.weight"] = (("model.norm.weight",), alone)
@@ -110,6 +115,7 @@ def test_shards_hold_what_the_cost_formula_says(tmp_path, name, tied, biases):
     expected = []
     for parameter, (parts, _) in sources_of(checkpoint.plan).items():
         packed = QUANTIZATIONS[name].bits and len(tensor_shapes(checkpoint.plan)[parts[0]]) == 2
+        packed = packed and not parts[0].endswith(ROPE_PAIRS)
         prefix = parameter.removesuffix("weight")
         expected += [f"{prefix}q_weight", f"{prefix}q_scale"] if packed else [parameter]
     assert reader.names() == expected
@@ -125,6 +131,9 @@ def test_restores_every_tensor_within_its_quantization(tmp_path, name):
     assert set(restored) == set(checkpoint.tensor_names())
     for tensor_name, tensor in restored.items():
         original = checkpoint.tensor(tensor_name)
+        if tensor_name.endswith(ROPE_PAIRS):
+            assert tensor.dtype == torch.int32 and torch.equal(tensor, original)
+            continue
         assert tensor.dtype == torch.float32 and tensor.shape == original.shape
         expected = original.float()
         if quantization.bits and original.ndim == 2:
@@ -138,13 +147,17 @@ def test_restores_every_tensor_within_its_quantization(tmp_path, name):
 @given(
     groups=st.lists(st.integers(1, 4), min_size=1, max_size=3),
     ratio=st.integers(1, 3),
+    pairs=st.integers(1, 4),
+    v_dims=st.integers(1, 8),
     intermediate=st.integers(1, 70),
     name=st.sampled_from(sorted(QUANTIZATIONS)),
 )
 @settings(deadline=None, max_examples=25)
-def test_weight_bytes_are_exact_for_any_widths(tmp_path_factory, groups, ratio, intermediate, name):
-    layers = tuple(LayerWidths(count * ratio, count, 8, 8, intermediate + index) for index, count in enumerate(groups))
-    plan = WidthPlan(40, 24, True, False, False, layers)
+def test_weight_bytes_are_exact_for_any_widths(tmp_path_factory, groups, ratio, pairs, v_dims, intermediate, name):
+    layers = tuple(
+        LayerWidths(count * ratio, count, 2 * pairs, v_dims, intermediate + index) for index, count in enumerate(groups)
+    )
+    plan = WidthPlan(40, 24, True, False, False, layers, head_dim=8)
     directory = tmp_path_factory.mktemp("widths")
     converted(directory / "out", write_checkpoint(directory / "model", plan), name)
 
