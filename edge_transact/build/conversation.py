@@ -106,7 +106,7 @@ _PLAIN = _Family("LM", (), "{system_message}", "", "", "", ("",), "", "", ())
 def conversation_template(checkpoint: Path, eos_token_ids: Sequence[int]) -> dict[str, Any]:
     """``conv_template`` of ``mlc-chat-config.json``, all of its fields.
 
-    A model without a chat template continues plain text; so does one whose template is of no known family, which is
+    A model without a chat template continues plain text; so does one whose template is of no known family. Either is
     said on stderr.
 
     Args:
@@ -157,6 +157,9 @@ def conversation_template(checkpoint: Path, eos_token_ids: Sequence[int]) -> dic
 
 def _family(chat_template: str | None) -> _Family:
     if not chat_template:
+        step(
+            "The tokenizer has no chat template: the model continues text, in MLC's apps too (conversation template LM)."
+        )
         return _PLAIN
     for family in _FAMILIES:
         if all(marker in chat_template for marker in family.markers):

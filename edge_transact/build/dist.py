@@ -31,6 +31,7 @@ from edge_transact.progress import step, warn
 from edge_transact.prune import Budget
 from edge_transact.quantization import Quantization, get_quantization
 from edge_transact.runtime.host import HostModel
+from edge_transact.runtime.text import TextCodec
 from edge_transact.weights.shards import ShardReader
 
 DEFAULT_CONTEXT_WINDOW_SIZE = 2048
@@ -116,12 +117,30 @@ def build(
         sizes = _sizes(checkpoint, context, prefill_chunk, max_batch)
         if budget:
             checkpoint = pruned(checkpoint, model, budget, pruning or {})
+        checkpoint = _with_fast_tokenizer(checkpoint, Path(scratch) / "checkpoint")
         warnings = concerns(checkpoint.plan, kind, names, **sizes)
         for warning in warnings:
             warn(warning)
         with new_directory(output, force=force) as directory:
             manifest = _fill(directory, checkpoint, model, names, kind, sizes, Path(scratch), mlc)
     return Build(output, manifest, tuple(warnings), time.perf_counter() - started)
+
+
+def _with_fast_tokenizer(checkpoint: Checkpoint, directory: Path) -> Checkpoint:
+    """The checkpoint; where it has a SentencePiece tokenizer alone, one beside it whose tokenizer is converted.
+
+    MLC's engine reads either, but only ``tokenizer.json`` says how the text is prepared and put together again.
+    """
+    files = {path.name: path for path in checkpoint.path.iterdir()}
+    if "tokenizer.json" in files or "tokenizer.model" not in files:
+        return checkpoint
+    step("convert tokenizer.model to tokenizer.json")
+    directory.mkdir()
+    TextCodec(checkpoint.path).tokenizer.save_pretrained(directory)
+    for name, path in files.items():
+        if not (directory / name).exists() and name != "tokenizer.model":
+            (directory / name).symlink_to(path.resolve())
+    return Checkpoint.open(directory)
 
 
 def _sizes(checkpoint: Checkpoint, context: int | None, prefill_chunk: int | None, max_batch: int) -> dict[str, int]:
@@ -194,6 +213,7 @@ def _fill(
 def _definition_config(checkpoint: Checkpoint, sizes: dict[str, int]) -> dict[str, Any]:
     """The checkpoint's config.json with the RoPE keys and the sizes that the definition reads."""
     return {
+        "rms_norm_eps": 1e-6,  # transformers' default
         **checkpoint.config,
         "rope_theta": checkpoint.rope_theta,
         "rope_scaling": checkpoint.rope_scaling,

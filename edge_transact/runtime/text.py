@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ class TextCodec:
         directory: A checkpoint or a DIST.
 
     Raises:
-        EdgeTransactError: The directory has no tokenizer.
+        EdgeTransactError: The directory has no tokenizer, or one that needs a package that is missing.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -30,7 +31,10 @@ class TextCodec:
                 f"{directory} has no tokenizer.json", fix="Build it from a checkpoint that holds its tokenizer."
             )
         # A DIST holds no config.json that AutoTokenizer could look the class up in; a checkpoint may name a slow one.
-        loader: Any = PreTrainedTokenizerFast if (directory / "tokenizer.json").exists() else AutoTokenizer
+        loader: Any = PreTrainedTokenizerFast
+        if not (directory / "tokenizer.json").exists():
+            _require_sentencepiece(directory)
+            loader = AutoTokenizer
         self.tokenizer = loader.from_pretrained(directory)
 
     @property
@@ -54,6 +58,17 @@ class TextCodec:
     def stream(self) -> TokenStream:
         """A decoder that is fed one id at a time."""
         return TokenStream(self)
+
+
+def _require_sentencepiece(directory: Path) -> None:
+    for module in ("sentencepiece", "google.protobuf"):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise EdgeTransactError(
+                f"{directory} has a SentencePiece tokenizer and no tokenizer.json; reading it needs {module}",
+                fix="python -m pip install 'edge-transact[sentencepiece]'",
+            ) from error
 
 
 class TokenStream:

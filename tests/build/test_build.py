@@ -158,6 +158,19 @@ def test_what_users_get_wrong(tiny_model, tmp_path, arguments, code, message):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_epsilon_that_config_json_leaves_out_is_transformers_default(make_llama, tmp_path):
+    from transformers import LlamaConfig
+
+    checkpoint = make_llama()
+    config = json.loads((checkpoint / "config.json").read_text())
+    del config["rms_norm_eps"]
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    source = Checkpoint.open(checkpoint)
+    for name, text in render(source.plan).items():
+        (tmp_path / name).write_text(text)
+    assert load(tmp_path, dist._definition_config(source, {})).config.rms_norm_eps == LlamaConfig().rms_norm_eps
+
+
 def test_without_a_model_the_demo_is_offered(tmp_path):
     _, _, err = invoke("build", "-o", tmp_path / "dist")
     assert "edge-transact build demo:smollm2" in err

@@ -108,12 +108,13 @@ def test_answers_end_at_eos_and_at_the_familys_own_token(tmp_path):
 
 
 @pytest.mark.parametrize("add_bos", [False, True])
-def test_a_base_model_continues_text(tmp_path, add_bos):
+def test_a_base_model_continues_text(tmp_path, add_bos, capsys):
     write_tokenizer(tmp_path, add_bos=add_bos)
     template = conversation_template(tmp_path, [2])
     assert template["name"] == "LM"
     assert template.get("system_prefix_token_ids") == ([1] if add_bos else None)
     assert mlc_prompt(template, MESSAGES[1:2]) == "Hello {x}"
+    assert "no chat template" in capsys.readouterr().err
 
 
 def test_an_unknown_chat_template_is_said(tmp_path, capsys):
