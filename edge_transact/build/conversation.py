@@ -157,9 +157,7 @@ def conversation_template(checkpoint: Path, eos_token_ids: Sequence[int]) -> dic
 
 def _family(chat_template: str | None) -> _Family:
     if not chat_template:
-        step(
-            "The tokenizer has no chat template: the model continues text, in MLC's apps too (conversation template LM)."
-        )
+        step("The tokenizer has no chat template: the model continues text, in an MLC app too (its template LM).")
         return _PLAIN
     for family in _FAMILIES:
         if all(marker in chat_template for marker in family.markers):
