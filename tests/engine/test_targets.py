@@ -1,5 +1,6 @@
 """The engine's interface on every target: what it looks up is there, and what is asked of its runtime is known."""
 
+import json
 import re
 import tarfile
 
@@ -7,8 +8,9 @@ import pytest
 
 from edge_transact.engine.targets import system_lib_prefix
 from edge_transact.mlc.builtins import BYTECODE, CALLS, TAGS, bytecode, called, tags
-from tests.engine.conftest import MODEL_LIB, SIZES
+from tests.engine.conftest import CONFIG, MODEL_LIB, SIZES
 from tests.engine.test_abi import FUNCTIONS
+from tests.mlc.small import ANDROID_METADATA
 
 SAMPLING = {
     "multinomial_from_uniform",
@@ -50,6 +52,20 @@ def test_the_metadata_has_every_field_that_the_engine_reads(archives, target, so
     assert metadata["sliding_window_size"] == metadata["attention_sink_size"] == -1
     assert metadata["kv_cache"]["num_hidden_layers"] == plan.num_virtual_layers
     assert all({"name", "shape", "dtype", "preprocs"} <= set(parameter) for parameter in metadata["params"])
+
+
+def test_a_library_says_of_itself_what_mlcs_own_says(archives, target):
+    """What MLC compiled of the same model for Android is recorded in ``tests/data`` (`tests.mlc.record`)."""
+    ours, theirs = dict(archives[target].metadata), json.loads(ANDROID_METADATA.read_text())
+    # MLC asks the tokenizer, which was another model's.
+    assert ours.pop("active_vocab_size") == CONFIG["vocab_size"] and theirs.pop("active_vocab_size") > 0
+    usage, their_usage = ours.pop("memory_usage"), theirs.pop("memory_usage")
+    cpu = ours.pop("cpu", None)
+    assert (cpu is None) == (target != "android-cpu")
+    assert ours == theirs
+    # Ours has no batch_verify on a GPU, and plans another softmax.
+    shared = ("embed", "alloc_embedding_tensor", "create_tir_paged_kv_cache")
+    assert {name: usage[name] for name in shared} == {name: their_usage[name] for name in shared}
 
 
 def test_memory_usage_tells_of_every_function(archives, target):

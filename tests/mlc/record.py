@@ -1,4 +1,4 @@
-"""``python -m tests.mlc.record``: writes what the MLC-LLM of MLC_LLM_SOURCE_DIR makes of the small checkpoint."""
+"""``python -m tests.mlc.record``: writes what the MLC-LLM of MLC_LLM_SOURCE_DIR makes of the tests' models."""
 
 import json
 import tempfile
@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from edge_transact.inputs import resolve_model
-from tests.mlc.small import GOLDEN, measured, small_checkpoint
+from tests.mlc.small import ANDROID_METADATA, GOLDEN, android_metadata, measured, small_checkpoint
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
-        checkpoint = small_checkpoint(resolve_model("demo:tiny"), Path(scratch) / "checkpoint")
+        tiny_model = resolve_model("demo:tiny")
+        android = android_metadata(tiny_model, Path(scratch) / "android")
+        checkpoint = small_checkpoint(tiny_model, Path(scratch) / "checkpoint")
         weights, logits = measured(checkpoint, Path(scratch), "mlc")
     np.savez_compressed(GOLDEN, weights=json.dumps(weights), logits=logits)
+    ANDROID_METADATA.write_text(json.dumps(android, indent=1) + "\n")

@@ -1,12 +1,17 @@
 """The small checkpoint of the comparison with MLC, its weights the same on every machine; and what is compared."""
 
 import hashlib
+import json
 import shutil
+import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 GOLDEN = Path(__file__).parents[1] / "data" / "mlc_engine.npz"
+ANDROID_METADATA = GOLDEN.with_name("mlc_android_metadata.json")
+"""What the library says of itself that MLC compiles of the odd model of ``tests/engine`` for Android, in q4f16_0."""
 QUANTIZATIONS = ("q4f16_0", "q4f16_1", "q4f32_1", "q0f16")
 SIZES = {"context": 64, "prefill_chunk": 8}
 PROMPT = [3, 141, 59, 26, 535, 897, 932, 384, 626, 433, 832]
@@ -99,3 +104,37 @@ def measured(checkpoint: Path, scratch: Path, engine: str) -> tuple[dict[str, di
     dist = scratch / "dist"
     build(str(checkpoint), dist, targets=["host"], quantization="q4f32_1", engine=engine, **SIZES)
     return converted, logits(dist)
+
+
+def archive_metadata(path: Path) -> dict[str, Any]:
+    """What ``_metadata`` of an archive would return, read from its bytecode."""
+    with tarfile.open(path) as archive:
+        objects = [archive.extractfile(member).read() for member in archive]
+    (found,) = [data.partition(b'{"model_type"') for data in objects if b'{"model_type"' in data]
+    text = (found[1] + found[2]).decode(errors="replace")
+    return json.JSONDecoder().raw_decode(text)[0]
+
+
+def android_metadata(tiny_model: Path, scratch: Path) -> dict[str, Any]:
+    """`archive_metadata` of what MLC compiles of the odd model of ``tests/engine``."""
+    from edge_transact.build.dist import Maker
+    from edge_transact.checkpoint import Checkpoint
+    from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
+    from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
+    from edge_transact.definition import load, render
+    from edge_transact.mlc.engine import MLC
+    from edge_transact.quantization import QUANTIZATIONS
+    from tests.engine.conftest import CONFIG, MODEL_LIB, SIZES
+
+    EdgeLlamaForCausalLM(EdgeLlamaConfig(**CONFIG)).save_pretrained(scratch / "odd")
+    shutil.copyfile(tiny_model / "tokenizer.json", scratch / "odd" / "tokenizer.json")
+    source, emitted = Checkpoint.open(scratch / "odd"), scratch / "model" / "definition"
+    emitted.mkdir(parents=True)
+    for name, text in render(source.plan).items():
+        (emitted / name).write_text(text)
+    rope = {"rope_theta": source.rope_theta, "rope_scaling": source.rope_scaling}
+    definition = load(emitted, {**source.config, **rope, **SIZES})
+    maker = Maker(source, QUANTIZATIONS["q4f16_0"], SIZES, MODEL_LIB, emitted, MLC(["android"]))
+    maker.write_model(scratch / "model", definition)
+    maker.build_library(scratch / "model", definition, "android", scratch / "odd.tar")
+    return archive_metadata(scratch / "odd.tar")
