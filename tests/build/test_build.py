@@ -5,16 +5,19 @@ import re
 from dataclasses import replace
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from edge_transact import costs
 from edge_transact.build import dist
 from edge_transact.build.dist import build, model_lib_name
-from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.cli import app
 from edge_transact.definition import load, render
 from edge_transact.errors import EdgeTransactError
 from edge_transact.manifest import Manifest
+from edge_transact.prune.selection import LayerSelection
+from edge_transact.prune.surgery import pruned_tensors
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.weights import ShardReader
 
@@ -110,6 +113,41 @@ def test_the_odd_plan_passes_parity_in_every_quantization(tiny_model, tmp_path, 
     parity = json.loads(out.splitlines()[-1])["parity"]
     assert parity["tolerance"] == (1e-3 if name == "q0f32" else 2e-2)
     assert 0 < parity["prefill_error"] < parity["tolerance"]
+
+
+OWN_DIMS = [(2, 6, 5), (1, 16, 9), (2, 16, 16), (1, 2, 7)]
+"""Of demo:tiny's heads of 16 dims: KV groups, `qk_head_dim`, `v_head_dim` of each layer; one query head a group."""
+
+
+@pytest.mark.slow
+def test_heads_that_lost_dims_pass_parity_and_their_padding_is_shown(tiny_model, tmp_path):
+    source, random = Checkpoint.open(tiny_model), torch.Generator().manual_seed(0)
+
+    def some(size: int, count: int, groups: int) -> torch.Tensor:
+        return torch.stack([torch.randperm(size, generator=random)[:count].sort().values for _ in range(groups)])
+
+    selections = [
+        replace(
+            LayerSelection.everything(layer),
+            groups=torch.arange(groups),
+            queries=some(layer.q_per_kv, 1, groups),
+            qk_pairs=some(layer.qk_head_dim // 2, qk // 2, groups),
+            v_dims=some(layer.v_head_dim, v, groups),
+        )
+        for layer, (groups, qk, v) in zip(source.plan.layers, OWN_DIMS, strict=True)
+    ]
+    plan = source.plan.with_layers(kept.widths for kept in selections)
+    write_checkpoint(source, plan, pruned_tensors(source, selections), {}, tmp_path / "pruned")
+    result = build(str(tmp_path / "pruned"), tmp_path / "dist", targets=["host"], prefill_chunk=32)
+    assert result.manifest.parity["passed"] and result.manifest.plan == plan
+    assert result.manifest.weights_bytes == costs.weight_bytes(plan, QUANTIZATIONS["q4f32_1"])
+    # 6 KV heads of 16 + 16 dims in fp32, of which these are none of the layers':
+    padding = 4 * sum(groups * (16 - qk + 16 - v) for groups, qk, v in OWN_DIMS)
+    code, out, err = invoke("inspect", tmp_path / "dist", "--json")
+    assert code == 0, err
+    shown = json.loads(out.splitlines()[-1])
+    assert (shown["kv_bytes_per_token"], shown["kv_padding_bytes_per_token"]) == (4 * 6 * 32, padding)
+    assert f"768, {padding} of them padding" in invoke("inspect", tmp_path / "dist")[1]
 
 
 @pytest.mark.slow
