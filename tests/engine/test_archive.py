@@ -11,6 +11,7 @@ from edge_transact.errors import EdgeTransactError, UsageError
 from tests.engine.conftest import MODEL_LIB
 
 
+@pytest.mark.slow
 def test_an_android_archive_has_host_and_device_objects(archives):
     with tarfile.open(archives["android"].path) as archive:
         assert sorted(archive.getnames()) == [f"{MODEL_LIB}_devc.o", "lib0.o"]
@@ -18,11 +19,13 @@ def test_an_android_archive_has_host_and_device_objects(archives):
     assert b"__kernel void" in source_text, "OpenCL is compiled on the phone, from source"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["android", "android-cpu", "iphone"])
 def test_archives_pass_the_look(archives, name):
     check_library(archives[name].path, get_target(name), MODEL_LIB)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["android", "android-cpu"])
 def test_android_archives_link_as_an_app_links_them(archives, tmp_path, name):
     linker = android_linker()
@@ -38,6 +41,7 @@ def test_android_archives_link_as_an_app_links_them(archives, tmp_path, name):
         assert {segment["p_align"] for segment in elf.iter_segments("PT_LOAD")} == {16384}
 
 
+@pytest.mark.slow
 def test_another_prefix_or_format_is_noticed(archives):
     android = get_target("android")
     with pytest.raises(EdgeTransactError, match="has no symbol another_name_"):
