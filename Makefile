@@ -3,13 +3,18 @@ VENV := $(or $(EDGE_VENV),.venv)
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format coverage system-packages clean
+BENCH ?=
+
+.PHONY: demo test bench lint format coverage system-packages clean
 
 demo: $(VENV)/.edge-transact-demo-data ## A real model pruned, built for Android and this host, and asked a question
 	$(BIN)/python -m edge_transact.demo
 
 test: $(VENV)/.edge-transact-test system-packages ## All tests, in two processes
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+bench: $(VENV)/.edge-transact-test ## The tables of docs/performance.md, measured here; BENCH takes sections and options
+	$(BIN)/python -m benchmarks $(BENCH)
 
 lint: $(VENV)/.edge-transact-test ## ruff and mypy
 	$(BIN)/ruff check .

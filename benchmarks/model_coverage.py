@@ -126,7 +126,8 @@ def measure(name: str, checkpoint: Path, dist: Path) -> Row:
     )
 
 
-def _in_own_process(function: Any, *arguments: Any) -> Any:
+def in_own_process(function: Any, *arguments: Any) -> Any:
+    """Calls a function in a fresh process, so that its peak memory is its own."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
         return executor.submit(function, *arguments).result()
 
@@ -168,8 +169,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=arguments.scratch, prefix="model-coverage-") as scratch:
             # Not the user's cache: nothing is taken from it, and gigabytes of random weights have no place there.
             os.environ["EDGE_TRANSACT_CACHE"] = f"{scratch}/cache"
-            _in_own_process(write_random, MODELS[name], Path(scratch) / "checkpoint")
-            rows.append(_in_own_process(measure, name, Path(scratch) / "checkpoint", Path(scratch) / "dist"))
+            in_own_process(write_random, MODELS[name], Path(scratch) / "checkpoint")
+            rows.append(in_own_process(measure, name, Path(scratch) / "checkpoint", Path(scratch) / "dist"))
         if arguments.json:
             arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
         print(table(rows), end="\n\n", flush=True)

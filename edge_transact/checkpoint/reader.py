@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,6 +103,29 @@ class Checkpoint:
                     fix=PRUNE_AGAIN,
                 )
         return tensor
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, without reading it."""
+        return self._stored[name].shape
+
+    def rows(self, pieces: Sequence[tuple[str, int, int]]) -> torch.Tensor:
+        """Rows of tensors, one below the other, in memory of their own: no page of a file stays mapped.
+
+        Args:
+            pieces: Name, first row and the row after the last, of each piece; all have rows of the same shape.
+
+        Returns:
+            In the stored dtype, or in what the pieces' dtypes promote to.
+        """
+        import torch
+        from safetensors import safe_open
+
+        with ExitStack() as stack:
+            files = {
+                path: stack.enter_context(safe_open(path, framework="pt"))
+                for path in {self._stored[name].file for name, _, _ in pieces}
+            }
+            return torch.cat([files[self._stored[name].file].get_slice(name)[a:b] for name, a, b in pieces])
 
     def rope_pairs(self, index: int) -> torch.Tensor:
         """The RoPE pairs of a layer's KV heads, in the order in which they lie: `layout.ROPE_PAIRS`, or all of them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,6 +51,9 @@ def bench(
     perplexity: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="A model's perplexity, for the report.")
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Where the time goes on this host, function by function.")
+    ] = False,
     clean: Annotated[bool, typer.Option("--clean", help="Remove the models from the phone at the end.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -64,10 +68,15 @@ def bench(
 
     `edge-transact bench dense pruned --device all --report report`
 
+    `edge-transact bench dist --profile --lengths 256+64`
+
     `edge-transact bench compare before.jsonl after.jsonl`
     """
     if dists[0] == "compare":
         _compare(dists[1:], as_json)
+        return
+    if profile:
+        _profile(dists, device, lengths, repetitions, threads, as_json)
         return
     from edge_transact.bench.export import to_text
     from edge_transact.bench.plan import parse_lengths
@@ -161,6 +170,21 @@ def _compare(paths: list[str], as_json: bool) -> None:
         raise UsageError(f"compare wants two logs, got {len(paths)}", fix="edge-transact bench compare A.jsonl B.jsonl")
     rows = compare_logs(Path(paths[0]), Path(paths[1]))
     show({"comparisons": rows}, as_json, lambda: _write(to_markdown(rows)))
+
+
+def _profile(dists: list[str], device: str, lengths: str, repetitions: int, threads: int, as_json: bool) -> None:
+    from edge_transact.bench.plan import parse_lengths
+    from edge_transact.errors import UsageError
+
+    if device != "host":
+        raise UsageError(f"--profile is for this host, not for {device}", fix="Leave --device out.")
+    if threads:
+        # TVM reads it when its first thread starts.
+        os.environ["TVM_NUM_THREADS"] = str(threads)
+    from edge_transact.bench.profile import profile_models, to_markdown
+
+    rows = profile_models([Path(path) for path in dists], parse_lengths(lengths), repetitions)
+    show({"results": [], "profile": rows}, as_json, lambda: _write(to_markdown(rows)))
 
 
 def _write(text: str) -> None:

@@ -6,7 +6,7 @@ function and ``end_forward`` for each chunk of a prompt and each decoded token.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,15 @@ class HostModel:
         # What is executed and computed with; the configuration is for people to edit.
         manifest.verify(dist, library, "tensor-cache.json", "params_shard_*.bin")
         return cls(dist / library, dist)
+
+    def instrument(self, called: Callable[..., None]) -> None:
+        """Have every kernel and built-in function announced.
+
+        Args:
+            called: ``called(function, name, before, result, *arguments)``, before each call and after it. Source:
+                `relax.VirtualMachine.set_instrument`.
+        """
+        self._vm.set_instrument(called)
 
     def reset(self) -> None:
         """Forget all tokens."""

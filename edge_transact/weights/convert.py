@@ -1,10 +1,12 @@
 """A checkpoint's tensors to the definition's parameters, quantized and sharded; and back again for checking.
 
-Tensors are read, joined, packed and written one parameter at a time, so memory holds the largest parameter and a shard.
+Rows are read, joined and packed some at a time, and written one parameter at a time, so memory holds the largest packed
+parameter and a shard, whatever the checkpoint's size.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -32,7 +34,7 @@ def convert(checkpoint: Checkpoint, sources: ParameterSources, quantization: Qua
     """Write a checkpoint's weights as MLC parameter shards.
 
     Args:
-        checkpoint: What to read; one tensor is read at a time.
+        checkpoint: What to read.
         sources: From the definition.
         quantization: Matrices are packed when it has bits; vectors stay in its model dtype, RoPE pairs int32.
         directory: An existing directory; gets ``tensor-cache.json`` and ``params_shard_*.bin``.
@@ -45,45 +47,95 @@ def convert(checkpoint: Checkpoint, sources: ParameterSources, quantization: Qua
     """
     writer = ShardWriter(directory)
     for name, source in track(sources.items(), f"convert weights to {quantization.name}", total=len(sources)):
-        for part, array in _runtime_arrays(name, _joined(checkpoint, source), quantization):
-            writer.add(part, array)
+        parameter = _Parameter(name, checkpoint, source)
+        try:
+            if _is_packed(name, parameter.shape, quantization):
+                _write_packed(parameter, quantization, writer)
+            elif _is_table(name):
+                names, join = source
+                writer.add(name, join(*(checkpoint.tensor(part).numpy() for part in names)))
+            else:
+                _write_plain(parameter, quantization, writer)
+        except EdgeTransactError as error:
+            raise EdgeTransactError(f"{name}: {error.message}", fix=error.fix) from error
     return writer.finish(costs.parameters(checkpoint.plan))
 
 
-def _joined(checkpoint: Checkpoint, source: Source) -> torch.Tensor:
-    names, join = source
-    tensors = [checkpoint.tensor(name) for name in names]
-    dtype = tensors[0].dtype
-    for tensor in tensors[1:]:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    # NumPy has no bf16, and joining only moves rows: it is done on the bits.
-    bits = torch.int32 if dtype.itemsize == 4 else torch.int16
-    joined = join(*(tensor.to(dtype).contiguous().view(bits).numpy() for tensor in tensors))
-    return torch.from_numpy(np.ascontiguousarray(joined)).view(dtype)
+BLOCK_BYTES = 32 << 20
+"""How much of a checkpoint is read at once."""
 
 
-def _runtime_arrays(name: str, weight: torch.Tensor, quantization: Quantization) -> Iterator[tuple[str, np.ndarray]]:
-    """The arrays that a parameter becomes, as the engine sees them at run time."""
-    try:
-        if _is_packed(name, weight.shape, quantization):
-            q_weight, q_scale = w4.quantize(weight, quantization, embedding=_is_embedding(name))
-            prefix = name.removesuffix("weight")
-            yield f"{prefix}q_weight", q_weight
-            yield f"{prefix}q_scale", q_scale
-            return
-        array = weight.to(getattr(torch, quantization.model_dtype)) if weight.is_floating_point() else weight
-        if not torch.isfinite(array).all():
-            raise EdgeTransactError(
-                f"a weight is not finite in {quantization.model_dtype}",
-                fix="Check the checkpoint for NaN and infinite values, or use a quantization in float32.",
-            )
-        yield name, array.numpy()
-    except EdgeTransactError as error:
-        raise EdgeTransactError(f"{name}: {error.message}", fix=error.fix) from error
+class _Parameter:
+    """A parameter as the checkpoint's tensors have it, read some rows at a time.
+
+    Attributes:
+        name: In the definition.
+        shape: Joined.
+    """
+
+    def __init__(self, name: str, checkpoint: Checkpoint, source: Source) -> None:
+        self.name, self._checkpoint, self._parts = name, checkpoint, source[0]
+        shapes = {part: checkpoint.shape(part) for part in self._parts}
+        self._order = _row_order(source, shapes)
+        self._starts = np.cumsum([0, *(shapes[part][0] for part in self._parts)])
+        self.shape = (len(self._order), *shapes[self._parts[0]][1:])
+
+    def blocks(self) -> Iterator[torch.Tensor]:
+        """The rows in order, `BLOCK_BYTES` at a time."""
+        rows = max(1, BLOCK_BYTES // (2 * math.prod(self.shape[1:])))
+        for start in range(0, len(self._order), rows):
+            yield self._checkpoint.rows(self._pieces(self._order[start : start + rows]))
+
+    def _pieces(self, numbers: np.ndarray) -> list[tuple[str, int, int]]:
+        """The runs of rows that lie one after the other in a part, from row numbers over all parts."""
+        parts = np.searchsorted(self._starts, numbers, side="right") - 1
+        breaks = np.flatnonzero((np.diff(numbers) != 1) | (np.diff(parts) != 0)) + 1
+        pieces = []
+        for a, b in pairwise([0, *breaks, len(numbers)]):
+            first = int(numbers[a] - self._starts[parts[a]])
+            pieces.append((self._parts[parts[a]], first, first + int(b - a)))
+        return pieces
+
+
+def _row_order(source: Source, shapes: Mapping[str, Sequence[int]]) -> np.ndarray:
+    """Which row each row of a joined parameter was, counted over its parts. A vector's elements are its rows."""
+    parts, join = source
+    starts = np.cumsum([0, *(shapes[part][0] for part in parts)])
+    tail = (1,) * (len(shapes[parts[0]]) - 1)
+    return join(*(np.arange(a, b).reshape(-1, *tail) for a, b in pairwise(starts))).reshape(-1)
+
+
+def _write_packed(parameter: _Parameter, quantization: Quantization, writer: ShardWriter) -> None:
+    rows, columns = parameter.shape
+    packer = w4.Packer(rows, columns, quantization, embedding=_is_embedding(parameter.name))
+    for block in parameter.blocks():
+        packer.add(block)
+    prefix = parameter.name.removesuffix("weight")
+    for part, array in zip(("q_weight", "q_scale"), packer.finish(), strict=True):
+        writer.add(f"{prefix}{part}", array)
+
+
+def _write_plain(parameter: _Parameter, quantization: Quantization, writer: ShardWriter) -> None:
+    def values() -> Iterator[np.ndarray]:
+        for block in parameter.blocks():
+            array = block.to(getattr(torch, quantization.model_dtype))
+            if not torch.isfinite(array).all():
+                raise EdgeTransactError(
+                    f"a weight is not finite in {quantization.model_dtype}",
+                    fix="Check the checkpoint for NaN and infinite values, or use a quantization in float32.",
+                )
+            yield array.numpy()
+
+    writer.add_blocks(parameter.name, parameter.shape, np.dtype(quantization.model_dtype), values())
 
 
 def _is_packed(name: str, shape: Sequence[int], quantization: Quantization) -> bool:
-    return quantization.bits is not None and len(shape) == 2 and not name.endswith(f"{ROPE_PAIRS}.indices")
+    return quantization.bits is not None and len(shape) == 2 and not _is_table(name)
+
+
+def _is_table(name: str) -> bool:
+    """Whether a parameter is a table of RoPE pairs, int32."""
+    return name.endswith(f"{ROPE_PAIRS}.indices")
 
 
 def _is_embedding(name: str) -> bool:
@@ -120,13 +172,9 @@ def restore(
             )
         else:
             joined = reader.array(name)
-        # Where each row went: join row numbers instead of rows. A vector's elements are its rows.
-        lengths = [shapes[part][0] for part in parts]
-        starts = np.cumsum([0, *lengths])
-        tail = (1,) * len(in_features)
-        rows = join(*(np.arange(a, b).reshape(-1, *tail) for a, b in pairwise(starts)))
         original = np.empty_like(joined)
-        original[rows.reshape(-1)] = joined
+        original[_row_order((parts, join), shapes)] = joined
+        starts = np.cumsum([0, *(shapes[part][0] for part in parts)])
         for part, (start, end) in zip(parts, pairwise(starts), strict=True):
             dtype = np.float32 if np.issubdtype(original.dtype, np.floating) else original.dtype
             yield part, torch.from_numpy(original[start:end].astype(dtype))

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,34 +41,43 @@ class ShardWriter:
         self._runtime_bytes = 0
 
     def add(self, name: str, array: np.ndarray) -> None:
+        """Append a tensor: `add_blocks` of one block."""
+        self.add_blocks(name, array.shape, array.dtype, [array])
+
+    def add_blocks(self, name: str, shape: Sequence[int], dtype: np.dtype, blocks: Iterable[np.ndarray]) -> None:
         """Append a tensor.
 
         Args:
             name: The parameter's name, given once.
-            array: Its values at run time: float16, float32 (stored as bf16), uint32, or another plain dtype.
+            shape: Of the whole tensor.
+            dtype: At run time: float16, float32 (stored as bf16), uint32, or another plain dtype.
+            blocks: Its values, some rows at a time; memory holds one block where the tensor fills a shard of its own.
         """
         if name in self._names:
             raise ValueError(f"{name} was already added")
         self._names.add(name)
-        self._runtime_bytes += array.nbytes
-        data = _to_bf16(array).tobytes() if array.dtype == np.float32 else array.tobytes()
+        values = math.prod(shape)
+        nbytes = values * (2 if dtype == np.float32 else dtype.itemsize)
+        self._runtime_bytes += values * dtype.itemsize
         record = {
             "name": name,
-            "shape": list(array.shape),
-            "dtype": str(array.dtype),
+            "shape": list(shape),
+            "dtype": str(dtype),
             "format": "f32-to-bf16",
-            "nbytes": len(data),
+            "nbytes": nbytes,
             "byteOffset": 0,
         }
+        data = map(_stored_bytes, blocks)
         # TVM's own rule, so that the same tensors land in the same files as MLC's.
-        if len(self._data) + len(data) >= self._shard_bytes:
-            if 2 * len(data) >= self._shard_bytes:
+        if len(self._data) + nbytes >= self._shard_bytes:
+            if 2 * nbytes >= self._shard_bytes:
                 self._write(data, [record])
                 return
             self._flush()
         record["byteOffset"] = len(self._data)
         self._pending.append(record)
-        self._data += data
+        for block in data:
+            self._data += block
 
     def finish(self, parameters: int) -> int:
         """Write what is left, and the index.
@@ -92,21 +103,30 @@ class ShardWriter:
 
     def _flush(self) -> None:
         if self._data:
-            self._write(self._data, self._pending)
+            self._write([self._data], self._pending)
             self._data, self._pending = bytearray(), []
 
-    def _write(self, data: bytes | bytearray, records: list[dict]) -> None:
+    def _write(self, blocks: Iterable[bytearray | memoryview], records: list[dict]) -> None:
         name = f"params_shard_{len(self._shards)}.bin"
-        (self._directory / name).write_bytes(data)
+        digest = hashlib.md5(usedforsecurity=False)
+        with (self._directory / name).open("wb") as file:
+            for block in blocks:
+                file.write(block)
+                digest.update(block)
         self._shards.append(
             {
                 "dataPath": name,
                 "format": "raw-shard",
-                "nbytes": len(data),
+                "nbytes": sum(record["nbytes"] for record in records),
                 "records": records,
-                "md5sum": hashlib.md5(data, usedforsecurity=False).hexdigest(),
+                "md5sum": digest.hexdigest(),
             }
         )
+
+
+def _stored_bytes(array: np.ndarray) -> memoryview:
+    array = _to_bf16(array) if array.dtype == np.float32 else np.ascontiguousarray(array)
+    return array.reshape(-1).view(np.uint8).data
 
 
 class ShardReader:

@@ -14,18 +14,20 @@ transposed. Embeddings are output-major always.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 
 from edge_transact.errors import EdgeTransactError
-from edge_transact.quantization import GROUP_SIZE, Quantization
+from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP, Quantization
 
 MAX_Q = 7
 """The largest magnitude of a signed value; stored values are shifted up by it."""
 
-_CHUNK_WEIGHTS = 1 << 18
-"""Weights that are packed at once: few enough for the temporaries to stay in the cache."""
+_CHUNK_WEIGHTS = 1 << 16
+"""Weights that a thread packs at once: few enough for the temporaries to stay in a core's own cache."""
 
 
 def quantize(
@@ -46,44 +48,101 @@ def quantize(
         EdgeTransactError: A weight is not finite in the model's dtype.
     """
     out_features, in_features = weight.shape
-    groups = math.ceil(in_features / GROUP_SIZE)
-    dtype = getattr(torch, quantization.model_dtype)
-    packed = torch.empty(out_features, groups * GROUP_SIZE // 2, dtype=torch.uint8)
-    scales = torch.empty(out_features, groups, dtype=dtype)
-    rows = max(1, _CHUNK_WEIGHTS // in_features)
-    for start in range(0, out_features, rows):
-        chunk = slice(start, start + rows)
-        packed[chunk], scales[chunk] = _quantize_rows(weight[chunk], groups, dtype)
-    if not torch.isfinite(scales).all():
-        raise EdgeTransactError(
-            f"a weight is not finite in {quantization.model_dtype}",
-            fix="Check the checkpoint for NaN and infinite values, or use q4f32_1 for values above 65504.",
-        )
-    q_weight, q_scale = packed.numpy().view("<u4"), scales.numpy()
-    if quantization.linear_layout == "KN" and not embedding:
-        return np.ascontiguousarray(q_weight.T), np.ascontiguousarray(q_scale.T)
-    return q_weight, q_scale
+    packer = Packer(out_features, in_features, quantization, embedding=embedding)
+    packer.add(weight)
+    return packer.finish()
+
+
+class Packer:
+    """`quantize` for a weight that comes in blocks of rows, so that it need not be in memory whole.
+
+    Args:
+        out_features, in_features: Of the whole weight.
+        quantization, embedding: As for `quantize`.
+    """
+
+    def __init__(
+        self, out_features: int, in_features: int, quantization: Quantization, *, embedding: bool = False
+    ) -> None:
+        groups = math.ceil(in_features / GROUP_SIZE)
+        self._quantization = quantization
+        self._dtype = getattr(torch, quantization.model_dtype)
+        self._groups, self._rows = groups, 0
+        self._input_major = quantization.linear_layout == "KN" and not embedding
+        words, scales = (out_features, groups * WORDS_PER_GROUP), (out_features, groups)
+        # int32 for uint32, which torch can't transpose.
+        self._words = torch.empty(words[::-1] if self._input_major else words, dtype=torch.int32)
+        self._scales = torch.empty(scales[::-1] if self._input_major else scales, dtype=self._dtype)
+
+    def add(self, rows: torch.Tensor) -> None:
+        """Pack the next rows, ``[n, in_features]``."""
+        chunk = max(1, _CHUNK_WEIGHTS // rows.shape[1])
+        starts = range(0, len(rows), chunk)
+        first, self._rows = self._rows, self._rows + len(rows)
+
+        def pack(start: int) -> None:
+            part = rows[start : start + chunk]
+            words, scales = _quantize_rows(part, self._groups, self._dtype)
+            place = slice(first + start, first + start + len(part))
+            if self._input_major:
+                self._words[:, place], self._scales[:, place] = words.T, scales.T
+            else:
+                self._words[place], self._scales[place] = words, scales
+
+        _each(pack, starts)
+
+    def finish(self) -> tuple[np.ndarray, np.ndarray]:
+        """What `quantize` returns, and raises."""
+        if not torch.isfinite(self._scales).all():
+            raise EdgeTransactError(
+                f"a weight is not finite in {self._quantization.model_dtype}",
+                fix="Check the checkpoint for NaN and infinite values, or use q4f32_1 for values above 65504.",
+            )
+        return self._words.numpy().view("<u4"), self._scales.numpy()
+
+
+def _each(work: Callable[[int], None], starts: Sequence[int]) -> None:
+    """Do some work for every start, in as many threads as torch has, each of which uses one core.
+
+    Threads of our own, since torch's would meet after every operation on a chunk.
+    """
+    threads = torch.get_num_threads()
+    if min(threads, len(starts)) <= 1:
+        for start in starts:
+            work(start)
+        return
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for _ in pool.map(work, starts):
+                pass
+    finally:
+        torch.set_num_threads(threads)  # what threads of others begin with
 
 
 def _quantize_rows(weight: torch.Tensor, groups: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows ``[rows, in]`` to bytes of two values ``[rows, 16 * groups]`` and scales ``[rows, groups]``."""
+    """Rows ``[rows, in]`` to words of eight values, int32 ``[rows, 4 * groups]``, and scales ``[rows, groups]``."""
     rows, in_features = weight.shape
-    # fp16 arithmetic is fp32 arithmetic with each result rounded to fp16, and runs faster that way.
-    values = weight.to(dtype).float()
+    # fp16 arithmetic is fp32 arithmetic with each result rounded to fp16, and runs faster that way; bf16 gets to fp16
+    # faster through fp32, too.
+    values = weight.float()
     padding = groups * GROUP_SIZE - in_features
     if padding:
         values = torch.nn.functional.pad(values, (0, padding))
-    values = values.view(rows, groups, GROUP_SIZE)
+
+    def rounded(x: torch.Tensor) -> torch.Tensor:
+        return x if dtype == torch.float32 else x.to(dtype).float()
+
+    values = rounded(values).view(rows, groups, GROUP_SIZE)
     scales = (torch.maximum(values.amax(-1), -values.amin(-1)) / MAX_Q).to(dtype)
-    quotients = (values / scales.float()[..., None]).to(dtype).float()
-    shifted = quotients.add_(MAX_Q).to(dtype).float()
+    shifted = rounded(rounded(values / scales.float()[..., None]).add_(MAX_Q))
     if not scales.all():
         shifted.nan_to_num_(nan=0.0)  # 0 / 0, in a group of zeros
-    q = shifted.round_().clamp_(0, 2 * MAX_Q).to(torch.uint8).view(rows, groups * GROUP_SIZE)
+    # To int8, which has a vector instruction where uint8 has none.
+    q = shifted.round_().clamp_(0, 2 * MAX_Q).to(torch.int8).view(rows, groups * GROUP_SIZE)
     if padding:
         q[:, in_features:] = 0
     pairs = q.view(torch.int16)
-    return (pairs | pairs >> 4).to(torch.uint8), scales
+    return (pairs | pairs >> 4).to(torch.uint8).view(torch.int32), scales
 
 
 def dequantize(

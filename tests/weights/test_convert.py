@@ -180,3 +180,23 @@ def test_names_the_weight_that_fp16_cannot_hold(tmp_path, name):
     (tmp_path / "out").mkdir()
     with pytest.raises(EdgeTransactError, match=r"model\.layers\.1\.mlp\.gate_up_proj\.weight: .*float16"):
         convert(checkpoint, sources_of(plan), QUANTIZATIONS[name], tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", QUANTIZATIONS)
+def test_how_much_is_read_at_once_changes_no_byte(tmp_path, monkeypatch, name):
+    checkpoint = write_checkpoint(tmp_path / "model", odd_plan(tied=False, biases=True))
+    converted(tmp_path / "whole", checkpoint, name)
+    # A few rows of every matrix, and chunks of a row, in threads.
+    monkeypatch.setattr("edge_transact.weights.convert.BLOCK_BYTES", 600)
+    monkeypatch.setattr("edge_transact.weights.w4._CHUNK_WEIGHTS", 1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        converted(tmp_path / "parts", checkpoint, name)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    files = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "parts").iterdir())
+    for file in files:
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes()

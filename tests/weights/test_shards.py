@@ -133,3 +133,15 @@ def test_missing_index_and_unknown_parameter(tmp_path):
         ShardReader(tmp_path)
     with pytest.raises(EdgeTransactError, match="no parameter 'lm_head'"):
         ShardReader(write(tmp_path / "out")).array("lm_head")
+
+
+@pytest.mark.parametrize("shard_bytes", [2048, 1 << 20])
+def test_a_tensor_in_blocks_is_the_tensor(tmp_path, shard_bytes):
+    whole = write(tmp_path / "whole", shard_bytes)
+    (tmp_path / "blocks").mkdir()
+    writer = ShardWriter(tmp_path / "blocks", shard_bytes)
+    for name, array in tensors().items():
+        writer.add_blocks(name, array.shape, array.dtype, (array[i : i + 7] for i in range(0, len(array), 7)))
+    writer.finish(parameters=1000)
+    for path in whole.iterdir():
+        assert path.read_bytes() == (tmp_path / "blocks" / path.name).read_bytes()

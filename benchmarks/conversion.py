@@ -1,0 +1,80 @@
+"""A checkpoint in bf16 to shards: MB of input a second, and peak memory, in a process of its own."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import page
+from benchmarks.model_coverage import LLAMA_2_7B, in_own_process, write_random
+from edge_transact.progress import step, track
+from edge_transact.quantization import QUANTIZATIONS
+
+if TYPE_CHECKING:
+    from benchmarks.__main__ import Options
+
+SPEED = {**LLAMA_2_7B, "num_hidden_layers": 2}
+"""Layers are alike, so two tell the speed; the embedding and lm_head are there whole."""
+
+LARGE = {
+    **LLAMA_2_7B,
+    "vocab_size": 128256,
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+}
+"""The largest matrices that there are in LLaMAs: Llama-3-70B's, one layer of them."""
+
+
+def measure(options: Options) -> str:
+    """The section's table."""
+    speed, memory = defaultdict(list), defaultdict(list)
+    with TemporaryDirectory(dir=options.scratch) as directory:
+        checkpoint = Path(directory) / "checkpoint"
+        step("random weights for 2 layers of LLaMA-2-7B")
+        in_own_process(write_random, SPEED, checkpoint)
+        nbytes = sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
+        for number in track(range(options.repetitions + 1), "convert"):
+            for name in QUANTIZATIONS:
+                seconds, peak = in_own_process(converted, checkpoint, name, options.threads)
+                if number:  # the first round brings the checkpoint into the system's cache
+                    speed[name].append(nbytes / seconds / 1e6)
+                    memory[name].append(peak)
+    large = {}
+    with TemporaryDirectory(dir=options.scratch) as directory:
+        checkpoint = Path(directory) / "checkpoint"
+        step("random weights for a layer of Llama-3-70B")
+        in_own_process(write_random, LARGE, checkpoint)
+        for name in track(QUANTIZATIONS, "convert"):
+            _, large[name] = in_own_process(converted, checkpoint, name, options.threads)
+    rows = [
+        [name, page.spread(speed[name]), page.spread(memory[name]), f"{large[name]:,.0f}"] for name in QUANTIZATIONS
+    ]
+    header = ["", "MB/s of bf16, LLaMA-2-7B", "peak MiB", "peak MiB, Llama-3-70B's matrices"]
+    return page.table(header, rows)
+
+
+def converted(checkpoint: Path, name: str, threads: int) -> tuple[float, float]:
+    """Converts into a directory that is deleted again: seconds, and the process's peak memory in MiB."""
+    import torch
+
+    from edge_transact.checkpoint import Checkpoint
+    from edge_transact.definition import load, render
+    from edge_transact.memory import peak_rss_mib
+    from edge_transact.weights.convert import convert
+
+    torch.set_num_threads(threads)
+    opened = Checkpoint.open(checkpoint)
+    with TemporaryDirectory(dir=checkpoint.parent) as directory:
+        for file, text in render(opened.plan).items():
+            (Path(directory) / file).write_text(text)
+        sizes: dict[str, Any] = {"context_window_size": 2048, "prefill_chunk_size": 128, "max_batch_size": 1}
+        definition = load(Path(directory), {**opened.config, "rope_scaling": None, **sizes})
+        start = time.perf_counter()
+        convert(opened, definition.parameter_sources(), QUANTIZATIONS[name], Path(directory))
+        return time.perf_counter() - start, peak_rss_mib()

@@ -1,0 +1,108 @@
+// What a machine can do at most: read memory, and multiply and add in registers. Loaded by benchmarks/limits.py.
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+typedef int64_t words __attribute__((vector_size(64)));
+typedef float floats __attribute__((vector_size(64)));
+
+typedef struct {
+  const char *data;
+  size_t bytes;
+  int passes;
+  pthread_barrier_t *barrier;
+  double seconds;
+  int64_t sum;
+} Job;
+
+static double now(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+static void *read_part(void *argument) {
+  Job *job = argument;
+  words sums[4] = {{0}};
+  pthread_barrier_wait(job->barrier);
+  double start = now();
+  for (int pass = 0; pass < job->passes; pass++) {
+    for (size_t i = 0; i + 256 <= job->bytes; i += 256) {
+      const words *from = (const words *)(job->data + i);
+      for (int k = 0; k < 4; k++) sums[k] += from[k];
+    }
+    pthread_barrier_wait(job->barrier);  // as kernels wait for each other, so that no thread runs ahead in the cache
+  }
+  job->seconds = now() - start;
+  for (int k = 0; k < 4; k++)
+    for (int i = 0; i < 8; i++) job->sum += sums[k][i];
+  return NULL;
+}
+
+#define SUMS 12
+
+static void *multiply(void *argument) {
+  Job *job = argument;
+  pthread_barrier_wait(job->barrier);
+  double start = now();
+#if defined(__AVX512BF16__)
+  __m512 sums[SUMS];
+  __m512bh a = (__m512bh)_mm512_set1_epi32(0x3f803f80), b = a;
+  for (int k = 0; k < SUMS; k++) sums[k] = _mm512_setzero_ps();
+  for (int pass = 0; pass < job->passes; pass++) {
+    __asm__ volatile("" : "+v"(a), "+v"(b));
+    for (int k = 0; k < SUMS; k++) sums[k] = _mm512_dpbf16_ps(sums[k], a, b);
+  }
+  for (int k = 1; k < SUMS; k++) sums[0] = _mm512_add_ps(sums[0], sums[k]);
+  job->sum = (int64_t)_mm512_reduce_add_ps(sums[0]);
+#else
+  floats sums[SUMS] = {{0}}, a, b;
+  for (int i = 0; i < 16; i++) a[i] = b[i] = 1.0f;
+  for (int pass = 0; pass < job->passes; pass++) {
+    __asm__ volatile("" : "+m"(a), "+m"(b));
+    for (int k = 0; k < SUMS; k++) sums[k] += a * b;
+  }
+  for (int k = 0; k < SUMS; k++) job->sum += (int64_t)sums[k][0];
+#endif
+  job->seconds = now() - start;
+  return NULL;
+}
+
+static double run(void *(*work)(void *), const char *data, size_t bytes, int passes, int threads) {
+  pthread_t thread[64];
+  Job job[64];
+  pthread_barrier_t barrier;
+  size_t part = bytes / (size_t)threads / 64 * 64;
+  double longest = 0;
+  pthread_barrier_init(&barrier, NULL, (unsigned)threads);
+  for (int i = 0; i < threads; i++) {
+    job[i] = (Job){data + (size_t)i * part, part, passes, &barrier, 0, 0};
+    pthread_create(&thread[i], NULL, work, &job[i]);
+  }
+  for (int i = 0; i < threads; i++) {
+    pthread_join(thread[i], NULL);
+    if (job[i].seconds > longest) longest = job[i].seconds;
+  }
+  pthread_barrier_destroy(&barrier);
+  return longest;
+}
+
+// Seconds that the threads (64 at most), a part each, take to read the 64-byte aligned buffer `passes` times.
+double read_seconds(const char *data, size_t bytes, int passes, int threads) {
+  return run(read_part, data, bytes, passes, threads);
+}
+
+// FLOPs of each thread in a pass of `multiply_seconds`; with bf16 dot products a lane has two products.
+#if defined(__AVX512BF16__)
+const int flops_per_pass = SUMS * 16 * 2 * 2;
+#else
+const int flops_per_pass = SUMS * 16 * 2;
+#endif
+
+double multiply_seconds(int passes, int threads) { return run(multiply, NULL, 0, passes, threads); }

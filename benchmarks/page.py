@@ -1,0 +1,70 @@
+"""``docs/performance.md``: prose by hand, and between comments the tables of the benchmarks; how figures look."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+
+
+def write(section: str, text: str, page: Path = PAGE) -> None:
+    """Put a section's tables into the page, in place of those that were there.
+
+    Raises:
+        ValueError: The page has no such section.
+    """
+    pattern = re.compile(rf"(<!-- {section} -->\n).*?(<!-- end of {section} -->)", re.DOTALL)
+    content, count = pattern.subn(lambda found: f"{found[1]}{text.strip()}\n{found[2]}", page.read_text())
+    if count != 1:
+        raise ValueError(f"{page} has {count} sections {section}")
+    page.write_text(content)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; the first column is text, the others are figures."""
+    lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def spread(values: Sequence[float], digits: int = 0) -> str:
+    """Median, and the least and the largest."""
+    median, low, high = (f"{value:,.{digits}f}" for value in (statistics.median(values), min(values), max(values)))
+    return f"{median} ({low} to {high})"
+
+
+def machine(threads: int) -> str:
+    """A sentence about this machine, and how busy others keep it at the moment."""
+    load = os.getloadavg()[0]
+    return (
+        f"{time.strftime('%Y-%m-%d')}, {_cpu()}, {os.cpu_count()} CPUs, {_memory_gib():.0f} GiB, "
+        f"{platform.system()} {platform.release()}; {threads} threads; before the measuring, load average {load:.1f} "
+        f"and {100 * busy_share():.0f} % of the CPUs' time taken by other work."
+    )
+
+
+def busy_share(seconds: float = 2.0) -> float:
+    """The share of the CPUs' time that is spent on work or taken away while this process sleeps."""
+    before = _cpu_times()
+    time.sleep(seconds)
+    (total, idle), (first_total, first_idle) = _cpu_times(), before
+    return 1 - (idle - first_idle) / max(1, total - first_total)
+
+
+def _cpu_times() -> tuple[int, int]:
+    times = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return sum(times), times[3] + times[4]
+
+
+def _cpu() -> str:
+    found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return found[1] if found else platform.machine()
+
+
+def _memory_gib() -> float:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30

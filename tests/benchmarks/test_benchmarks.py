@@ -1,0 +1,157 @@
+"""make bench, in short: what its figures are made of. The figures themselves are nothing that a test could assert."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import aarch64, llama_cpp, page, shapes, subjects
+from benchmarks.__main__ import SECTIONS
+from benchmarks.limits import Limits
+from edge_transact import costs
+from edge_transact.bench.plan import Lengths
+from edge_transact.errors import EdgeTransactError
+from edge_transact.quantization import QUANTIZATIONS
+from edge_transact.widths import LayerWidths, WidthPlan
+
+
+def test_a_section_of_the_page_is_replaced_and_no_other(tmp_path):
+    copy = tmp_path / "page.md"
+    shutil.copyfile(page.PAGE, copy)
+    for section in SECTIONS:
+        page.write(section, f"first {section}", copy)
+    page.write("shapes", "| second |", copy)
+    text = copy.read_text()
+    assert "| second |" in text and "first shapes" not in text
+    assert all(f"first {section}" in text for section in SECTIONS if section != "shapes")
+    with pytest.raises(ValueError, match="0 sections nothing"):
+        page.write("nothing", "", copy)
+
+
+def test_a_spread_is_the_median_and_both_ends():
+    assert page.spread([3.0, 1.0, 2000.0], 1) == "3.0 (1.0 to 2,000.0)"
+
+
+def plan_of(layers: int) -> WidthPlan:
+    return WidthPlan(64, 128, False, False, False, (LayerWidths(4, 2, 16, 16, 96),) * layers)
+
+
+def test_two_depths_tell_all_layers():
+    """As the cost formulas do, which are linear in layers too."""
+    lengths = Lengths(8, 4)
+    for cost in (shapes._flops, shapes._bytes):
+        shape = shapes.Shape(plan_of(9), {}, Path())
+        found = {depth: float(cost(plan_of(depth), lengths)) for depth in (1, 3)}
+        assert shape.extended(found) == pytest.approx(cost(plan_of(9), lengths))
+    assert shapes.Shape(plan_of(9), {}, Path()).extended({9: 2.5}) == 2.5
+
+
+def test_decoded_tokens_are_those_after_the_first():
+    reads = costs.decode_read_bytes(plan_of(2), shapes.QUANTIZATION, 8 + 2)
+    assert shapes._bytes(plan_of(2), Lengths(8, 4)) == 3 * reads
+
+
+def test_limits_are_measured(tmp_path):
+    limits = Limits(tmp_path, threads=2)
+    # More passes take longer, so the loops aren't empty.
+    few, many = (limits._library.multiply_seconds(passes, 2) for passes in (1_000, 1_000_000))
+    assert many > 10 * few > 0
+    assert limits.read_bytes_per_s(100_003) > 0
+    assert limits.flops_per_s(100_000) > 0
+
+
+def test_a_process_that_ends_is_said():
+    with pytest.raises(EdgeTransactError, match="ended"):
+        subjects.Subject([sys.executable, "-c", "pass"])
+
+
+def test_a_missing_node_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EdgeTransactError, match="node is missing"):
+        llama_cpp.start(tmp_path / "model.gguf", tmp_path, threads=1)
+
+
+def test_every_matrix_for_llama_cpp_is_q4_0(tmp_path):
+    import gguf
+    source, target = tmp_path / "source.gguf", tmp_path / "target.gguf"
+    random = np.random.default_rng(0)
+    matrices = {"token_embd.weight": (48, 64), "blk.0.ffn_up.weight": (96, 64)}
+    values = {name: random.standard_normal(shape).astype(np.float32) for name, shape in matrices.items()}
+    writer = gguf.GGUFWriter(source, "llama")
+    writer.add_block_count(1)
+    writer.add_token_list(["a", "b"])
+    for name, array in values.items():
+        writer.add_tensor(name, array)
+    writer.add_tensor("output_norm.weight", np.ones(64, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+    llama_cpp.write_q4_0(source, target)
+    reader = gguf.GGUFReader(target)
+    assert reader.get_field("llama.block_count").contents() == 1
+    assert reader.get_field("tokenizer.ggml.tokens").contents() == ["a", "b"]
+    found = {tensor.name: tensor for tensor in reader.tensors}
+    assert found["output_norm.weight"].tensor_type.name == "F32"
+    for name, array in values.items():
+        assert found[name].tensor_type.name == "Q4_0"
+        restored = gguf.quants.dequantize(found[name].data, found[name].tensor_type)
+        blocks = np.abs(array).reshape(-1, 32).max(axis=1)
+        error = np.abs(restored - array).reshape(-1, 32).max(axis=1)
+        assert (error <= blocks / 7).all()
+
+
+def test_the_loop_is_the_innermost_with_the_arithmetic():
+    code = [
+        (0, "mov x0, xzr"),
+        (4, "ldr q0, [x1], #16"),  # the outer loop begins
+        (8, "fmla v0.4s, v1.4s, v2.s[0]"),  # the inner one
+        (12, "subs x2, x2, #1"),
+        (16, "b.ne 0x8"),
+        (20, "add x3, x3, #1"),  # another, without arithmetic
+        (24, "cbnz x3, 0x14"),
+        (28, "b.ne 0x4"),
+        (32, "ret"),
+    ]
+    loop = aarch64.find_loop(code)
+    assert loop.assembly == ("fmla v0.4s, v1.4s, v2.s[0]", "subs x2, x2, #1", "b.ne 0x8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["q4f16_0", "q4f16_1", "q4f32_1"])
+def test_what_runs_in_the_emulator_is_the_loop(tmp_path, name):
+    quantization = QUANTIZATIONS[name]
+    try:
+        kernel = aarch64.compile_kernel(quantization, tmp_path)
+        loop = aarch64.find_loop(aarch64.disassemble(kernel))
+        per_byte = aarch64.instructions_per_byte(kernel, quantization)
+        found = [aarch64.cycles(loop, core) for core in aarch64.CORES]
+    except EdgeTransactError as error:
+        if "is missing" not in error.message:
+            raise
+        pytest.skip(error.message)
+    # Every weight is multiplied in the loop, four or more at a time; and little runs outside of it.
+    products = 4 * sum(text.startswith("fmla") for text in loop.assembly)
+    nbytes = products * (1 / 2 + quantization.model_dtype_bytes / 32)
+    assert per_byte == pytest.approx(len(loop.assembly) / nbytes, rel=0.2)
+    # No core does more than ten instructions in a cycle.
+    assert all(len(loop.assembly) / 10 < cycles for cycles in found)
+
+
+@pytest.mark.slow
+def test_a_host_library_answers_again_and_again(tmp_path, tiny_model):
+    from edge_transact.build.dist import build
+
+    dist = tmp_path / "tiny"
+    made = build(str(tiny_model), dist, targets=["host"], quantization="q4f32_1")
+    subject = subjects.host(dist / made.manifest.libraries["host"], dist, threads=1)
+    try:
+        assert subject.about["cpu"]
+        for _ in range(2):
+            seconds = subject.repetition([5, 6, 7], 4)
+            assert seconds["prefill_s"] > 0 and seconds["decode_s"] > 0
+    finally:
+        subject.close()
