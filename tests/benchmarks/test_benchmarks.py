@@ -75,6 +75,7 @@ def test_a_missing_node_is_said(tmp_path, monkeypatch):
 
 def test_every_matrix_for_llama_cpp_is_q4_0(tmp_path):
     import gguf
+
     source, target = tmp_path / "source.gguf", tmp_path / "target.gguf"
     random = np.random.default_rng(0)
     matrices = {"token_embd.weight": (48, 64), "blk.0.ffn_up.weight": (96, 64)}
