@@ -16,9 +16,11 @@ from edge_transact.inputs.models import resolve_model
 from edge_transact.outputs import refuse_existing
 from edge_transact.progress import step
 from edge_transact.prune.allocation import DEFAULT_BUCKET, Budget, allocate
-from edge_transact.prune.calibration import DEFAULT_TEXT, DEFAULT_TOKENS, Calibration, read_calibration
-from edge_transact.prune.measurement import measure
-from edge_transact.prune.methods import Method, find_method
+from edge_transact.prune.calibration import DEFAULT_TEXT, DEFAULT_TOKENS, read_calibration
+from edge_transact.prune.journal import Journal
+from edge_transact.prune.layerwise import LayerwiseModel
+from edge_transact.prune.methods import Scorer, find_method
+from edge_transact.prune.passes import score_layers
 from edge_transact.prune.salience import LayerScores
 from edge_transact.prune.schedule import shot_plans
 from edge_transact.prune.selection import LayerSelection, select
@@ -73,6 +75,7 @@ def prune(
     calibration: str = DEFAULT_TEXT,
     calibration_tokens: int = DEFAULT_TOKENS,
     seed: int = 0,
+    resume: bool = False,
     force: bool = False,
 ) -> PruneResult:
     """Prunes a model to a budget and writes the smaller checkpoint.
@@ -88,6 +91,7 @@ def prune(
         calibration: Any TEXT.
         calibration_tokens: How much of it.
         seed: Which part of it. The same seed gives the same bytes.
+        resume: Go on with what an interrupted run with the same options left.
         force: Replace `output` if it exists.
 
     Raises:
@@ -105,7 +109,6 @@ def prune(
         step(note[0].upper() + note[1:] + ".")
     windows = read_calibration(source, calibration, tokens=calibration_tokens, seed=seed)
     plans = list(shot_plans(source.plan, target.plan, shots))
-    selections, digest = _select_all(source, plans, windows, scoring)
     provenance = {
         "source": model,
         "method": method,
@@ -115,32 +118,34 @@ def prune(
         "shots": shots,
         "calibration": windows.to_dict(),
         "seed": seed,
-        "scores_sha256": digest,
     }
+    journal = Journal(output, provenance | {"parameters": costs.parameters(source.plan)}, resume=resume)
+    streamed = LayerwiseModel(source, windows.windows)
+    selections, digest = _select_all(streamed, plans, scoring, journal)
+    provenance["scores_sha256"] = digest
     pruned = write_checkpoint(source, target.plan, pruned_tensors(source, selections), provenance, output, force=force)
+    journal.close()
     return PruneResult(pruned, source.plan, provenance, target.notes, time.perf_counter() - started)
 
 
 def _select_all(
-    source: Checkpoint, plans: Sequence[WidthPlan], calibration: Calibration, method: Method
+    model: LayerwiseModel, plans: Sequence[WidthPlan], method: type[Scorer], journal: Journal
 ) -> tuple[list[LayerSelection], str]:
     """What is kept of each layer after all shots, and the sha256 of all scores on the way (fp32, shot by shot)."""
     digest = hashlib.sha256()
-    selections = [LayerSelection.everything(layer) for layer in source.plan.layers]
-    before = source.plan
+    selections = [LayerSelection.everything(layer) for layer in model.checkpoint.plan.layers]
     for shot, plan in enumerate(plans, start=1):
-        description = "calibrate" if len(plans) == 1 else f"calibrate, shot {shot} of {len(plans)}"
-        scores = list(measure(source, before, selections, calibration.windows, method, description))
+        description = "score" if len(plans) == 1 else f"score, shot {shot} of {len(plans)}"
+        scores = score_layers(model, selections, method, journal, description)
         for layer in scores:
             _update(digest, layer)
         selections = [
             kept.then(select(layer, target))
             for kept, layer, target in zip(selections, scores, plan.layers, strict=True)
         ]
-        before = plan
     return selections, digest.hexdigest()
 
 
 def _update(digest, scores: LayerScores) -> None:
-    digest.update(scores.heads.numpy().tobytes())
-    digest.update(scores.intermediate.numpy().tobytes())
+    for tensor in (scores.heads, scores.v_dims, scores.qk_pairs, scores.intermediate):
+        digest.update(tensor.contiguous().numpy().tobytes())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -80,13 +80,21 @@ def top_indices(scores: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def select(scores: LayerScores, target: LayerWidths) -> LayerSelection:
-    """The best KV groups and MLP dims of a layer, as many as `target` has; kept groups stay whole.
+    """The best of everything in a layer, as many as `target` has.
 
-    A group scores as the mean of its query heads, so that under MHA a group is a head.
+    A group scores as the mean of its query heads, so that under MHA a group is a head; inside the groups that stay, each
+    keeps its own best query heads and dims.
     """
-    groups = scores.heads.unflatten(0, (-1, target.q_per_kv)).mean(dim=1)
-    return replace(
-        LayerSelection.everything(target),
-        groups=top_indices(groups, target.num_key_value_heads),
+    heads = scores.heads.unflatten(0, (len(scores.v_dims), -1))
+    groups = top_indices(heads.mean(dim=1), target.num_key_value_heads)
+
+    def inside(values: torch.Tensor, count: int) -> torch.Tensor:
+        return torch.stack([top_indices(row, count) for row in values[groups]])
+
+    return LayerSelection(
+        groups=groups,
+        queries=inside(heads, target.q_per_kv),
+        qk_pairs=inside(scores.qk_pairs, target.qk_head_dim // 2),
+        v_dims=inside(scores.v_dims, target.v_head_dim),
         intermediate=top_indices(scores.intermediate, target.intermediate_size),
     )

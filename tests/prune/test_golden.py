@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from edge_transact.prune.methods.scorer import Activations
 from edge_transact.prune.methods.transact import Transact
-from edge_transact.prune.salience import ActivationNorm
+from edge_transact.prune.salience import SquareSum
 from edge_transact.prune.schedule import next_dims, shot_plans
 from edge_transact.prune.selection import select
 from edge_transact.widths import LayerWidths, WidthPlan
@@ -65,15 +66,15 @@ def test_scores_and_kept_indices(arrays, name: str, shot: int, layer: int) -> No
     case, prefix = CASES[name], f"{name}/{shot}/{layer}/"
     goal = case["shots"][shot]
     attention, mlp = arrays[prefix + "attention"], arrays[prefix + "mlp"]
-    scorer = Transact(widths(attention.shape[-1] // case["head_dim"], case["head_dim"], mlp.shape[-1]))
-    for sample in range(attention.shape[0]):
-        scorer.add_attention(attention[sample : sample + 1])
-        scorer.add_mlp(mlp[sample : sample + 1])
+    scorer = Transact(widths(attention.shape[-1] // case["head_dim"], case["head_dim"], mlp.shape[-1]), layer=None)
+    for of_attention, of_mlp in zip(attention, mlp, strict=True):
+        # The official code doesn't look at queries and keys: any will do.
+        scorer.add(Activations(of_attention, of_mlp, queries=of_attention, keys=of_attention))
     scores = scorer.scores()
     torch.testing.assert_close(scores.intermediate, arrays[prefix + "mlp_score"], rtol=1e-5, atol=0)
-    norm = ActivationNorm(attention.shape[-1])
-    norm.add(attention)
-    torch.testing.assert_close(norm.value(), arrays[prefix + "attention_score"], rtol=1e-5, atol=0)
+    squares = SquareSum()
+    squares.add(attention)
+    torch.testing.assert_close(squares.norm(), arrays[prefix + "attention_score"], rtol=1e-5, atol=0)
 
     kept = select(scores, widths(goal["next_head_num"], goal["next_head_dim"], goal["next_mlp_dim"]))
     dims = (kept.groups[:, None] * case["head_dim"] + torch.arange(case["head_dim"])).flatten()

@@ -9,8 +9,10 @@ from transformers import AutoModelForCausalLM
 
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.errors import EdgeTransactError
-from edge_transact.prune.measurement import measure
+from edge_transact.prune.journal import Journal
+from edge_transact.prune.layerwise import LayerwiseModel
 from edge_transact.prune.methods import find_method
+from edge_transact.prune.passes import score_layers
 from edge_transact.prune.selection import LayerSelection
 from edge_transact.prune.surgery import pruned_tensors
 
@@ -19,11 +21,11 @@ LLAMA3 = {"rope_parameters": {**ROPE, "original_max_position_embeddings": 32}}
 WINDOWS = torch.randint(96, (5, 32), generator=torch.Generator().manual_seed(0))
 
 
-def measured(source: Checkpoint, plan=None, selections=None) -> list:
+def measured(source: Checkpoint, selections=None) -> list:
     everything = [LayerSelection.everything(layer) for layer in source.plan.layers]
-    return list(
-        measure(source, plan or source.plan, selections or everything, WINDOWS, find_method("transact"), "test")
-    )
+    journal = Journal(source.path.with_name("out"), {}, resume=False)
+    model = LayerwiseModel(source, WINDOWS)
+    return score_layers(model, selections or everything, find_method("transact"), journal, "score")
 
 
 def norms_of_the_whole_model(path: Path) -> list[dict[str, torch.Tensor]]:
@@ -66,9 +68,7 @@ def test_later_shots_see_the_model_that_is_left(make_llama, tmp_path: Path) -> N
     selections = [kept] * source.plan.num_hidden_layers
     plan = source.plan.with_layers([kept.widths] * source.plan.num_hidden_layers)
     write_checkpoint(source, plan, pruned_tensors(source, selections), {}, tmp_path / "pruned")
-    for scores, norms in zip(
-        measured(source, plan, selections), norms_of_the_whole_model(tmp_path / "pruned"), strict=True
-    ):
+    for scores, norms in zip(measured(source, selections), norms_of_the_whole_model(tmp_path / "pruned"), strict=True):
         torch.testing.assert_close(scores.intermediate, norms["mlp"].float(), rtol=1e-4, atol=1e-6)
 
 
@@ -81,10 +81,10 @@ def test_bf16_is_scored_like_fp32(make_llama) -> None:
         torch.testing.assert_close(scores.intermediate, expected.intermediate, rtol=0.1, atol=0.02)
 
 
-def test_nan_is_named_by_layer(make_llama) -> None:
+def test_nan_is_named_by_tensor(make_llama) -> None:
     path = make_llama()
     tensors = load_file(path / "model.safetensors")
     tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = torch.nan
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(EdgeTransactError, match="layer 1 computes NaN"):
+    with pytest.raises(EdgeTransactError, match="model.layers.1.mlp.up_proj.weight holds NaN"):
         measured(Checkpoint.open(path))

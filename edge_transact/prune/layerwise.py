@@ -1,0 +1,154 @@
+"""A model gone through layer by layer, so that one layer's weights are in memory at a time.
+
+The hidden states of all calibration windows go through layer after layer; each layer is read from the checkpoint,
+already cut to what is kept of it so far, and computes what the whole pruned model would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+
+import torch
+from torch.nn import functional
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
+
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.layers import layer_config, load_layer
+from edge_transact.errors import EdgeTransactError
+from edge_transact.prune.selection import LayerSelection
+from edge_transact.prune.surgery import pruned_layer
+
+BATCH_TOKENS = 2048
+"""Tokens of a forward pass: enough for full matrix products, few enough for the activations of a 7B model."""
+
+LOGITS_TOKENS = 256
+"""Tokens whose logits are in memory at once."""
+
+REPAIR = "Its weights are damaged, or overflow: convert them to float32 or download them again."
+
+
+class LayerwiseModel:
+    """The parts of a model that its layers share, and its layers one at a time.
+
+    Args:
+        checkpoint: The source.
+        windows: int64 token ids, ``[windows, window]``.
+
+    Attributes:
+        dtype: Of the computation: the stored one, but fp32 for fp16, which overflows where bf16 and fp32 don't.
+        device: Where layers compute: a GPU where there is one. Hidden states wait on the CPU.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, windows: torch.Tensor) -> None:
+        self.checkpoint = checkpoint
+        self.windows = windows
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._embedding_name = "model.embed_tokens.weight"
+        stored = checkpoint.tensor(self._embedding_name).dtype
+        self.dtype = torch.float32 if stored == torch.float16 else stored
+
+    @property
+    def batches(self) -> Sequence[torch.Tensor]:
+        """The windows in batches of about `BATCH_TOKENS` tokens."""
+        return self.windows.split(max(1, BATCH_TOKENS // self.windows.shape[1]))
+
+    def embeddings(self) -> torch.Tensor:
+        """What layer 0 gets, ``[windows, window, hidden_size]``.
+
+        Raises:
+            EdgeTransactError: A row of the embedding is not finite.
+        """
+        hidden = self.checkpoint.tensor(self._embedding_name)[self.windows].to(self.dtype)
+        if not hidden.isfinite().all():
+            raise EdgeTransactError(f"{self.checkpoint.path}: {self._embedding_name} holds NaN or infinity", fix=REPAIR)
+        return hidden
+
+    @cached_property
+    def rotary(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines of all positions of a window."""
+        positions = torch.arange(self.windows.shape[1], device=self.device)[None]
+        config = layer_config(self.checkpoint, self.checkpoint.plan.layers[0])
+        like = torch.empty(0, dtype=self.dtype, device=self.device)
+        return LlamaRotaryEmbedding(config).to(self.device)(like, positions)
+
+    def layer(self, index: int, selection: LayerSelection) -> LlamaDecoderLayer:
+        """A layer cut to what is kept of it, without gradients.
+
+        Raises:
+            EdgeTransactError: One of its tensors holds NaN or infinity, named.
+        """
+        tensors = pruned_layer(self.checkpoint, index, selection)
+        for part, tensor in tensors.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise EdgeTransactError(
+                    f"{self.checkpoint.path}: model.layers.{index}.{part} holds NaN or infinity", fix=REPAIR
+                )
+        layer = load_layer(self.checkpoint, selection.widths, tensors, self.dtype)
+        return layer.requires_grad_(False).to(self.device)
+
+    def run(self, layer: LlamaDecoderLayer, hidden: torch.Tensor) -> torch.Tensor:
+        """What a layer makes of hidden states ``[batch, window, hidden_size]``, on `device`."""
+        return layer(hidden.to(self.device), attention_mask=None, position_embeddings=self.rotary)
+
+    @cached_property
+    def _final_norm(self) -> LlamaRMSNorm:
+        norm = LlamaRMSNorm(self.checkpoint.plan.hidden_size, eps=self.checkpoint.config.get("rms_norm_eps", 1e-6))
+        norm.weight.data = self.checkpoint.tensor("model.norm.weight").to(self.dtype)
+        return norm.requires_grad_(False).to(self.device)
+
+    @cached_property
+    def _lm_head(self) -> torch.Tensor:
+        name = self._embedding_name if self.checkpoint.plan.tie_word_embeddings else "lm_head.weight"
+        return self.checkpoint.tensor(name).to(self.dtype).to(self.device)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits in fp32 of the last layer's output ``[tokens, hidden_size]``."""
+        return functional.linear(self._final_norm(hidden.to(self.device)), self._lm_head).float()
+
+    def loss_gradients(self, hidden: Sequence[torch.Tensor]) -> tuple[float, list[torch.Tensor]]:
+        """The summed next-token loss of all windows in nats, and its gradient by the last layer's output.
+
+        Args:
+            hidden: The last layer's output, batch by batch.
+
+        Returns:
+            The loss, and gradients of the shapes and the dtype of `hidden`.
+        """
+        total, gradients = 0.0, []
+        for ids, states in zip(self.batches, hidden, strict=True):
+            gradient = torch.zeros_like(states)
+            # Each token predicts the next one of its window; the last predicts nothing.
+            inputs, outputs = states[:, :-1].flatten(end_dim=1), gradient[:, :-1]
+            pieces = []
+            for piece, labels in zip(
+                inputs.split(LOGITS_TOKENS), ids[:, 1:].flatten().split(LOGITS_TOKENS), strict=True
+            ):
+                with torch.enable_grad():
+                    leaf = piece.to(self.device).requires_grad_()
+                    loss = functional.cross_entropy(self.logits(leaf), labels.to(self.device), reduction="sum")
+                    (by_leaf,) = torch.autograd.grad(loss, leaf)
+                total += loss.item()
+                pieces.append(by_leaf.cpu())
+            outputs.copy_(torch.cat(pieces).view_as(outputs))
+            gradients.append(gradient)
+        return total, gradients
+
+
+def check_finite(tensors: Mapping[str, torch.Tensor], checkpoint: Checkpoint, index: int) -> None:
+    """Refuses what isn't finite.
+
+    Raises:
+        EdgeTransactError: A tensor holds NaN or infinity, named by layer and by its name here.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise EdgeTransactError(
+                f"{checkpoint.path}: layer {index} computes NaN or infinity on the calibration text ({name})",
+                fix=REPAIR,
+            )
+
+
+def pieces(hidden: torch.Tensor, model: LayerwiseModel) -> Iterator[torch.Tensor]:
+    """Hidden states of all windows, batch by batch, as views that can be written to."""
+    yield from hidden.split(len(model.batches[0]))

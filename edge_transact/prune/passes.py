@@ -1,0 +1,152 @@
+"""Passes over a model that score its layers: forward, and backward for the methods that ask for gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from edge_transact.progress import bar
+from edge_transact.prune.journal import Journal
+from edge_transact.prune.layerwise import LayerwiseModel, check_finite, pieces
+from edge_transact.prune.methods import Scorer
+from edge_transact.prune.methods.scorer import Activations
+from edge_transact.prune.salience import LayerScores
+from edge_transact.prune.selection import LayerSelection
+
+
+def score_layers(
+    model: LayerwiseModel,
+    selections: Sequence[LayerSelection],
+    method: type[Scorer],
+    journal: Journal,
+    description: str,
+) -> list[LayerScores]:
+    """The scores of every layer of the model that `selections` leave.
+
+    Args:
+        model: The source, and the calibration windows.
+        selections: What is kept of each layer.
+        method: Makes each layer's scorer.
+        journal: Where scores go as soon as they are known; those that it has are not computed again.
+        description: For the progress bar, and what the journal calls them.
+
+    Raises:
+        EdgeTransactError: The model holds or computes NaN or infinity, named by tensor or layer.
+    """
+    passes = _forward if method.gradients == "none" else _backward
+    passes(model, selections, method, journal, description)
+    return [LayerScores.from_tensors(journal[_name(description, index)]) for index in range(len(selections))]
+
+
+def _name(description: str, part: int | str) -> str:
+    """The journal's name of a layer's scores; or of ``state``, the hidden states on their way, or their gradients."""
+    return f"{description.replace(' ', '-').replace(',', '')}-{part}"
+
+
+def _forward(model, selections, method, journal: Journal, description: str) -> None:
+    layers = len(selections)
+    done = next((index for index in range(layers) if _name(description, index) not in journal), layers)
+    if done == layers:
+        return
+    state = _name(description, "state")
+    hidden = journal[state]["hidden"] if done else model.embeddings()
+    with bar(description, (layers - done) * len(model.batches)) as advance:
+        for index in range(done, layers):
+            layer = model.layer(index, selections[index])
+            scorer = method(selections[index].widths, layer)
+            for batch in pieces(hidden, model):
+                with torch.inference_mode(), _watch(layer) as seen:
+                    batch.copy_(model.run(layer, batch))
+                    scorer.add(seen())
+                advance(1)
+            _finish(model, scorer, index, journal, description, {"hidden": hidden})
+
+
+def _backward(model, selections, method, journal: Journal, description: str) -> None:
+    layers = len(selections)
+    missing = [index for index in range(layers) if _name(description, index) not in journal]
+    if not missing:
+        return
+    state = _name(description, "state")
+    if state not in journal:
+        journal[state] = _inputs_and_gradients(model, selections, journal, f"{description}, forward")
+    gradients = journal[state]["gradients"]
+    with bar(f"{description}, backward", len(missing) * len(model.batches)) as advance:
+        for index in reversed(missing):
+            layer = model.layer(index, selections[index])
+            layer.requires_grad_(method.gradients == "weights")
+            scorer = method(selections[index].widths, layer)
+            inputs = journal[f"inputs-{index}"]["hidden"]
+            for batch, gradient in zip(pieces(inputs, model), pieces(gradients, model), strict=True):
+                leaf = batch.detach().to(model.device).requires_grad_()
+                with torch.enable_grad(), _watch(layer) as seen:
+                    model.run(layer, leaf).backward(gradient.to(model.device))
+                    scorer.add(seen())
+                gradient.copy_(leaf.grad)
+                advance(1)
+            _finish(model, scorer, index, journal, description, {"gradients": gradients})
+            journal.discard(f"inputs-{index}")
+
+
+def _finish(model, scorer: Scorer, index: int, journal: Journal, description: str, state: dict) -> None:
+    """A layer is done: the state that the next one starts from goes to the journal before the scores that say so."""
+    with torch.inference_mode():
+        tensors = {name: tensor.cpu() for name, tensor in scorer.scores().tensors().items()}
+    check_finite(tensors, model.checkpoint, index)
+    journal[_name(description, "state")] = state
+    journal[_name(description, index)] = tensors
+
+
+def _inputs_and_gradients(model: LayerwiseModel, selections, journal: Journal, description: str) -> dict:
+    """Every layer's input goes to the journal; returned is the loss's gradient by the last layer's output."""
+    hidden = model.embeddings()
+    with bar(description, len(selections) * len(model.batches)) as advance:
+        for index, selection in enumerate(selections):
+            journal[f"inputs-{index}"] = {"hidden": hidden}
+            layer = model.layer(index, selection)
+            for batch in pieces(hidden, model):
+                with torch.inference_mode():
+                    batch.copy_(model.run(layer, batch))
+                advance(1)
+            check_finite({"output": hidden}, model.checkpoint, index)
+    _, gradients = model.loss_gradients(list(pieces(hidden, model)))
+    return {"gradients": torch.cat(gradients)}
+
+
+@contextmanager
+def _watch(layer: LlamaDecoderLayer) -> Iterator:
+    """Within, the layer runs once; the yielded function says what it computed, with gradients if there were any."""
+    attention, mlp = layer.self_attn, layer.mlp
+    modules = (attention.q_proj, attention.k_proj, attention.o_proj, mlp.down_proj)
+    inputs: dict[torch.nn.Module, torch.Tensor] = {}
+    outputs: dict[torch.nn.Module, torch.Tensor] = {}
+
+    def keep(module: torch.nn.Module, args: tuple, output: torch.Tensor) -> None:
+        inputs[module], outputs[module] = args[0], output
+        if output.requires_grad:
+            output.retain_grad()
+
+    def flat(tensor: torch.Tensor | None) -> torch.Tensor | None:
+        return None if tensor is None else tensor.detach().flatten(end_dim=-2)
+
+    def seen() -> Activations:
+        q, k, o, down = modules
+        return Activations(
+            attention=flat(inputs[o]),
+            mlp=flat(inputs[down]),
+            queries=flat(outputs[q]),
+            keys=flat(outputs[k]),
+            attention_gradient=flat(outputs[o].grad),
+            mlp_gradient=flat(outputs[down].grad),
+            queries_gradient=flat(outputs[q].grad),
+        )
+
+    handles = [module.register_forward_hook(keep) for module in modules]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
