@@ -129,8 +129,12 @@ def _watch(layer: LlamaDecoderLayer) -> Iterator:
         if output.requires_grad:
             output.retain_grad()
 
-    def flat(tensor: torch.Tensor | None) -> torch.Tensor | None:
-        return None if tensor is None else tensor.detach().flatten(end_dim=-2)
+    def flat(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.detach().flatten(end_dim=-2)
+
+    def gradient(module: torch.nn.Module) -> torch.Tensor | None:
+        output = outputs[module]
+        return flat(output.grad) if output.requires_grad and output.grad is not None else None
 
     def seen() -> Activations:
         q, k, o, down = modules
@@ -139,9 +143,9 @@ def _watch(layer: LlamaDecoderLayer) -> Iterator:
             mlp=flat(inputs[down]),
             queries=flat(outputs[q]),
             keys=flat(outputs[k]),
-            attention_gradient=flat(outputs[o].grad),
-            mlp_gradient=flat(outputs[down].grad),
-            queries_gradient=flat(outputs[q].grad),
+            attention_gradient=gradient(o),
+            mlp_gradient=gradient(down),
+            queries_gradient=gradient(q),
         )
 
     handles = [module.register_forward_hook(keep) for module in modules]

@@ -49,7 +49,7 @@ class LayerScores:
 
 
 class SquareSum:
-    """The squares of each dim of an activation, summed over all tokens seen, in fp32 whatever the activation's dtype."""
+    """The squares of each dim of an activation, summed in fp32 over all tokens seen."""
 
     def __init__(self) -> None:
         self._squares: torch.Tensor | float = 0.0

@@ -82,8 +82,8 @@ def top_indices(scores: torch.Tensor, count: int) -> torch.Tensor:
 def select(scores: LayerScores, target: LayerWidths) -> LayerSelection:
     """The best of everything in a layer, as many as `target` has.
 
-    A group scores as the mean of its query heads, so that under MHA a group is a head; inside the groups that stay, each
-    keeps its own best query heads and dims.
+    A group scores as the mean of its query heads, so that under MHA a group is a head. Each group that stays keeps its
+    own best query heads and dims.
     """
     heads = scores.heads.unflatten(0, (len(scores.v_dims), -1))
     groups = top_indices(heads.mean(dim=1), target.num_key_value_heads)

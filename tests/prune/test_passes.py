@@ -86,5 +86,5 @@ def test_nan_is_named_by_tensor(make_llama) -> None:
     tensors = load_file(path / "model.safetensors")
     tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = torch.nan
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(EdgeTransactError, match="model.layers.1.mlp.up_proj.weight holds NaN"):
+    with pytest.raises(EdgeTransactError, match=r"model\.layers\.1\.mlp\.up_proj\.weight holds NaN"):
         measured(Checkpoint.open(path))
