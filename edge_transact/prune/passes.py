@@ -10,7 +10,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from edge_transact.progress import bar
 from edge_transact.prune.journal import Journal
-from edge_transact.prune.layerwise import LayerwiseModel, check_finite, pieces
+from edge_transact.prune.layerwise import LayerwiseModel, check_finite, pieces, sums_of
 from edge_transact.prune.methods import Scorer
 from edge_transact.prune.methods.scorer import Activations
 from edge_transact.prune.salience import LayerScores
@@ -58,7 +58,7 @@ def _forward(model, selections, method, journal: Journal, description: str) -> N
             layer = model.layer(index, selections[index])
             scorer = method(selections[index].widths, layer)
             for batch in pieces(hidden, model):
-                with torch.inference_mode(), _watch(layer) as seen:
+                with torch.no_grad(), _watch(layer) as seen:
                     batch.copy_(model.run(layer, batch))
                     scorer.add(seen())
                 advance(1)
@@ -84,6 +84,7 @@ def _backward(model, selections, method, journal: Journal, description: str) -> 
                 leaf = batch.detach().to(model.device).requires_grad_()
                 with torch.enable_grad(), _watch(layer) as seen:
                     model.run(layer, leaf).backward(gradient.to(model.device))
+                with torch.no_grad(), sums_of(model.dtype):
                     scorer.add(seen())
                 gradient.copy_(leaf.grad)
                 advance(1)
@@ -93,7 +94,7 @@ def _backward(model, selections, method, journal: Journal, description: str) -> 
 
 def _finish(model, scorer: Scorer, index: int, journal: Journal, description: str, state: dict) -> None:
     """A layer is done: the state that the next one starts from goes to the journal before the scores that say so."""
-    with torch.inference_mode():
+    with torch.no_grad():
         tensors = {name: tensor.cpu() for name, tensor in scorer.scores().tensors().items()}
     check_finite(tensors, model.checkpoint, index)
     journal[_name(description, "state")] = state
@@ -108,7 +109,7 @@ def _inputs_and_gradients(model: LayerwiseModel, selections, journal: Journal, d
             journal[f"inputs-{index}"] = {"hidden": hidden}
             layer = model.layer(index, selection)
             for batch in pieces(hidden, model):
-                with torch.inference_mode():
+                with torch.no_grad():
                     batch.copy_(model.run(layer, batch))
                 advance(1)
             check_finite({"output": hidden}, model.checkpoint, index)

@@ -85,7 +85,8 @@ def _v(layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
     return (kept.groups[:, None] * layer.v_head_dim + kept.v_dims).flatten()
 
 
-def _o(layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
+def attention_dims(layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
+    """The dims of `o_proj`'s input that stay, int64 ``[attention_size]``."""
     return (_query_heads(layer, kept)[..., None] * layer.v_head_dim + kept.v_dims[:, None]).flatten()
 
 
@@ -104,5 +105,5 @@ OUTPUTS: dict[str, Cut] = {
 }
 """The projections that lose output features, and which of the source's they keep."""
 
-INPUTS: dict[str, Cut] = {"self_attn.o_proj": _o, "mlp.down_proj": _mlp}
+INPUTS: dict[str, Cut] = {"self_attn.o_proj": attention_dims, "mlp.down_proj": _mlp}
 """The projections that lose input features; their biases stay."""

@@ -1,0 +1,257 @@
+"""The consuming projections of the pruned model solved anew, so that what stays does the work of what went.
+
+The calibration windows go through the source and through the pruned model side by side, a layer at a time. At each of
+`o_proj` and `down_proj`, ridge regression finds the weights that bring the pruned model nearest to the target: what the
+uncut block would have done with the pruned model's own input, and half of the way back to where the source is by then.
+So later layers see what earlier ones now produce, and mend what those left, without being asked to undo all of it.
+
+A token counts by the inverse square of its residual's size, since the next norm divides by that: without it the few
+tokens that LLaMAs give enormous activations would be all that matters. Everything is summed in fp32 and solved in fp64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from edge_transact.progress import bar, step
+from edge_transact.prune.journal import Journal
+from edge_transact.prune.layerwise import LayerwiseModel, check_finite, pieces, sums_of
+from edge_transact.prune.selection import LayerSelection
+from edge_transact.prune.surgery import attention_dims
+
+FROM_SOURCE = 0.5
+"""How much of the way back to the source's hidden states the target goes."""
+
+DAMPINGS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+"""Ridge penalties tried on the windows held out, as shares of each dim's own energy."""
+
+HELD_OUT = 8
+"""One window in so many is held out to choose the damping, and used for the solution after that."""
+
+PROJECTIONS = ("self_attn.o_proj", "mlp.down_proj")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How one projection was solved.
+
+    Attributes:
+        damping: The ridge penalty chosen; infinite where the weights stayed as they were.
+        error_before: Squared distance to the target on the windows held out, as a share of the target's own square
+            around what the rest of the model gives, with the source's weights.
+        error_after: The same with the weights solved on the other windows.
+    """
+
+    damping: float
+    error_before: float
+    error_after: float
+
+
+class Regression:
+    """The sums of one least-squares problem, ``outputs = W inputs``; fp32.
+
+    Args:
+        weight: W as it was, ``[outputs, inputs]``; its dtype is that of the activations.
+    """
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self._dtype = weight.dtype
+        self._weight = weight.double()
+        outputs, inputs = weight.shape
+        self._gram = torch.zeros(2, inputs, inputs, device=weight.device)
+        self._cross = torch.zeros(2, outputs, inputs, device=weight.device)
+        self._square = torch.zeros(2, device=weight.device)
+
+    def add(self, inputs: torch.Tensor, missing: torch.Tensor, tokens: torch.Tensor, *, held_out: bool) -> None:
+        """Takes in tokens.
+
+        Args:
+            inputs: ``[tokens, inputs]``.
+            missing: What W's output as it was is short of, ``[tokens, outputs]``.
+            tokens: How much each counts, ``[tokens, 1]``.
+            held_out: Whether they choose the damping.
+        """
+        part, root = int(held_out), tokens.sqrt()
+        inputs, missing = inputs.float() * root, missing.float() * root
+        with sums_of(self._dtype):
+            self._gram[part].addmm_(inputs.T, inputs)
+            self._cross[part].addmm_(missing.T, inputs)
+        self._square[part] += missing.square().sum()
+
+    def solve(self) -> tuple[torch.Tensor, Fit]:
+        """W anew, in fp64, and how it was found; W as it was where no damping makes it better."""
+        gram, cross = self._gram.double(), self._cross.double()
+        before = self._square[1].item()
+        errors = {}
+        for damping in DAMPINGS:
+            change = _ridge(gram[0], cross[0], damping)
+            if change is not None:
+                errors[damping] = before + ((change @ gram[1] - 2 * cross[1]) * change).sum().item()
+        best = min(errors, key=lambda damping: errors[damping], default=None)
+        # NaN compares as false, and so do errors of nothing at all.
+        if best is None or not errors[best] < before:
+            return self._weight, Fit(float("inf"), before, before)
+        change = _ridge(gram.sum(dim=0), cross.sum(dim=0), best)
+        if change is None:
+            return self._weight, Fit(float("inf"), before, before)
+        return self._weight + change, Fit(best, before, errors[best])
+
+
+def _ridge(gram: torch.Tensor, cross: torch.Tensor, damping: float) -> torch.Tensor | None:
+    """``cross (gram + damping diag(gram))^-1``, or `None` where that is no number."""
+    diagonal = gram.diagonal()
+    damped = gram + torch.diag(damping * diagonal + 1e-9 * diagonal.mean())
+    factor, failed = torch.linalg.cholesky_ex(damped)
+    if failed or not factor.isfinite().all():
+        return None
+    change = torch.cholesky_solve(cross.T, factor).T
+    return change if change.isfinite().all() else None
+
+
+def compensate(
+    model: LayerwiseModel, selections: Sequence[LayerSelection], journal: Journal
+) -> tuple[list[dict[str, torch.Tensor]], list[dict[str, Fit]]]:
+    """Solves `o_proj` and `down_proj` of every layer anew, in order.
+
+    Args:
+        model: The source, and the calibration windows.
+        selections: What is kept of each layer.
+        journal: Where each layer's weights go as soon as they are solved.
+
+    Returns:
+        For each layer, the new weights by name, ``self_attn.o_proj.weight`` and ``mlp.down_proj.weight``, in the dtype
+        of the computation; and how each was found.
+
+    Raises:
+        EdgeTransactError: A layer computes NaN or infinity.
+    """
+    layers = len(selections)
+    done = next((index for index in range(layers) if f"compensated-{index}" not in journal), layers)
+    if done < layers:
+        _run(model, selections, journal, done)
+    weights, fits = [], []
+    for index in range(layers):
+        tensors = journal[f"compensated-{index}"]
+        weights.append({f"{name}.weight": tensors[f"{name}.weight"] for name in PROJECTIONS})
+        fits.append({name: Fit(*tensors[f"{name}.fit"].tolist()) for name in PROJECTIONS})
+    kept = [f"layer {i}'s {name}" for i, of in enumerate(fits) for name, fit in of.items() if fit.damping == torch.inf]
+    if kept:
+        step(f"As they were, since no regression made them better: {', '.join(kept)}.")
+    return weights, fits
+
+
+@torch.no_grad()
+def _run(model: LayerwiseModel, selections: Sequence[LayerSelection], journal: Journal, done: int) -> None:
+    if done:
+        state = journal["compensated-state"]
+        source, pruned = state["source"], state["pruned"]
+    else:
+        source = model.embeddings()
+        pruned = source.clone()
+    with bar("compensate", (len(selections) - done) * len(model.batches)) as advance:
+        for index in range(done, len(selections)):
+            solved = _Layer(model, index, selections[index])
+            tensors = solved.attention(source, pruned) | solved.mlp(source, pruned, advance)
+            check_finite({"hidden states": pruned, "the source": source}, model.checkpoint, index)
+            journal["compensated-state"] = {"source": source, "pruned": pruned}
+            journal[f"compensated-{index}"] = tensors
+
+
+class _Layer:
+    """One layer, uncut and cut."""
+
+    def __init__(self, model: LayerwiseModel, index: int, selection: LayerSelection) -> None:
+        self.model = model
+        self.index = index
+        self.selection = selection
+        self.full = model.layer(index, LayerSelection.everything(model.checkpoint.plan.layers[index]))
+        self.cut = model.layer(index, selection)
+
+    def attention(self, source: torch.Tensor, pruned: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Moves both streams over attention, in place."""
+        projection = self.cut.self_attn.o_proj
+        regression = Regression(projection.weight)
+        kept = self._kept_of_attention()
+        activations = []
+        for held_out, of_source, of_pruned in self._batches(source, pruned):
+            _, output = self._attend(self.full, of_source)
+            of_source += output
+            uncut, wanted = self._attend(self.full, of_pruned)
+            activation = uncut[..., kept] if kept is not None else self._attend(self.cut, of_pruned)[0]
+            output = projection(activation)
+            activations.append(activation.cpu())
+            self._add(regression, held_out, activation, output, wanted, of_source, of_pruned)
+        return self._finish(PROJECTIONS[0], projection, regression, pruned, activations)
+
+    def _kept_of_attention(self) -> torch.Tensor | None:
+        """The dims of the uncut layer's `o_proj` input that are the cut one's; `None` where attention itself differs."""
+        widths = self.model.checkpoint.plan.layers[self.index]
+        if self.selection.qk_pairs.shape[1] < widths.qk_head_dim // 2:
+            return None
+        return attention_dims(widths, self.selection).to(self.model.device)
+
+    def mlp(self, source: torch.Tensor, pruned: torch.Tensor, advance) -> dict[str, torch.Tensor]:
+        """Moves both streams over the MLP, in place."""
+        projection = self.cut.mlp.down_proj
+        regression = Regression(projection.weight)
+        kept = self.selection.intermediate.to(self.model.device)
+        activations = []
+        for held_out, of_source, of_pruned in self._batches(source, pruned):
+            of_source += self.full.mlp.down_proj(self._activate(of_source))
+            activation = self._activate(of_pruned)
+            wanted = self.full.mlp.down_proj(activation)
+            activation = activation[..., kept]
+            activations.append(activation.cpu())
+            self._add(regression, held_out, activation, projection(activation), wanted, of_source, of_pruned)
+            advance(1)
+        return self._finish(PROJECTIONS[1], projection, regression, pruned, activations)
+
+    def _batches(self, source, pruned) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Which of a batch's windows are held out, and both streams, as views."""
+        windows = torch.arange(len(self.model.windows))
+        # A single window can't be held out from itself.
+        held_out = windows % HELD_OUT == HELD_OUT - 1 if len(windows) >= HELD_OUT else windows == len(windows) - 1
+        model = self.model
+        return zip(pieces(held_out, model), pieces(source, model), pieces(pruned, model), strict=True)
+
+    def _attend(self, layer: LlamaDecoderLayer, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`o_proj`'s input and output."""
+        inputs = []
+        handle = layer.self_attn.o_proj.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+        normed = layer.input_layernorm(hidden.to(self.model.device))
+        output = layer.self_attn(normed, position_embeddings=self.model.rotary, attention_mask=None)[0]
+        handle.remove()
+        return inputs[0], output
+
+    def _activate(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`down_proj`'s input, of the uncut layer."""
+        normed = self.full.post_attention_layernorm(hidden.to(self.model.device))
+        mlp = self.full.mlp
+        return mlp.act_fn(mlp.gate_proj(normed)) * mlp.up_proj(normed)
+
+    def _add(self, regression: Regression, held_out, activation, output, wanted, of_source, of_pruned) -> None:
+        source, pruned = of_source.float().to(self.model.device), of_pruned.float().to(self.model.device)
+        # `of_source` is past the block already: the distance that is left is what the uncut block would leave.
+        left = source - (pruned + wanted.float())
+        missing = wanted.float() - output.float() + FROM_SOURCE * left
+        counts = 1 / source.square().mean(dim=-1, keepdim=True).clamp_min(1e-12)
+        for chosen in (False, True):
+            rows = held_out.to(self.model.device) == chosen
+            if rows.any():
+                regression.add(
+                    *(t[rows].flatten(end_dim=1) for t in (activation, missing, counts)), held_out=chosen
+                )
+
+    def _finish(self, name, projection, regression, pruned, activations) -> dict[str, torch.Tensor]:
+        weight, fit = regression.solve()
+        projection.weight.data = weight.to(self.model.dtype)
+        for hidden, activation in zip(pieces(pruned, self.model), activations, strict=True):
+            hidden += projection(activation.to(self.model.device)).to(hidden.device)
+        return {
+            f"{name}.weight": projection.weight.data.cpu().clone(),
+            f"{name}.fit": torch.tensor(list(asdict(fit).values()), dtype=torch.float64),
+        }

@@ -1,0 +1,81 @@
+"""How much loss a cut costs, predicted from one backward pass, with the consuming projection solved anew.
+
+To second order, a change of a block's output by ``d_t`` at token t costs ``1/2 (g_t . d_t)^2`` nats, where ``g_t`` is the
+gradient of the summed loss by that output: the empirical Fisher information. A block's output is ``W z`` with z its
+transitional activation. Taking gradients and activations for independent, but for tokens that matter more,
+
+    loss = 1/2 tr(F dW A dW^T) / tokens,    F = sum g g^T,   A = sum |g|^2 z z^T / sum |g|^2.
+
+When dims of z go and W is solved anew, what is left is that part of them which the kept dims don't explain. With dims
+ordered from first kept to first cut and ``A = L L^T``, cutting all from the k-th on leaves the columns of L from there, so
+that one Cholesky factorization gives the loss at every width at once (the greedy curve of orthogonal matching).
+"""
+
+from __future__ import annotations
+
+import torch
+
+DAMPING = 1e-2
+"""Added to the Gram matrix's diagonal, as a share of it: what calibration text hasn't shown may still be."""
+
+
+class BlockLoss:
+    """The statistics of one block, seen batch by batch, all fp32.
+
+    Args:
+        projection: The consuming projection's weight, ``[hidden_size, size]``.
+    """
+
+    def __init__(self, projection: torch.Tensor) -> None:
+        self._projection = projection.float()
+        hidden, size = projection.shape
+        self._fisher = torch.zeros(hidden, hidden, device=projection.device)
+        self._gram = torch.zeros(size, size, device=projection.device)
+        self._weight = torch.zeros((), device=projection.device)
+        self._tokens = 0
+
+    def add(self, activation: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Takes in a batch: the activation ``[tokens, size]`` and the output's gradient ``[tokens, hidden_size]``."""
+        gradient = gradient.float()
+        norms = gradient.norm(dim=1, keepdim=True)
+        weighted = activation.float() * norms
+        self._fisher.addmm_(gradient.T, gradient)
+        self._gram.addmm_(weighted.T, weighted)
+        self._weight += norms.square().sum()
+        self._tokens += len(gradient)
+
+    @property
+    def gram(self) -> torch.Tensor:
+        """A, damped, ``[size, size]``."""
+        gram = self._gram / self._weight.clamp_min(torch.finfo(torch.float32).tiny)
+        diagonal = gram.diagonal()
+        # Dead dims get what keeps the factorization going, and cost nothing.
+        diagonal += DAMPING * diagonal + 1e-6 * diagonal.mean() + torch.finfo(torch.float32).tiny
+        return gram
+
+    @property
+    def metric(self) -> torch.Tensor:
+        """``1/2 W^T F W / tokens``: what a unit of each dim costs in nats a token, ``[size, size]``."""
+        return self._projection.T @ self._fisher @ self._projection / (2 * self._tokens)
+
+    def dims(self) -> torch.Tensor:
+        """The loss of cutting each dim alone, with W as it is, nats a token, ``[size]``."""
+        return self._gram.diagonal() / self._weight * self.metric.diagonal()
+
+
+def curve(gram: torch.Tensor, metric: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """The loss at every width, with the consuming projection solved anew.
+
+    Args:
+        gram: ``[size, size]``, positive definite.
+        metric: ``[size, size]``.
+        order: int64 ``[size]``, the dims from first kept to first cut.
+
+    Returns:
+        fp32 ``[size + 1]``: entry k is the loss when the first k dims of `order` stay, in the units of `metric` times `gram`.
+    """
+    factor = torch.linalg.cholesky(gram[order][:, order])
+    of_columns = (factor * (metric[order][:, order] @ factor)).sum(dim=0)
+    # Summed from the end, in fp64: the losses of small cuts are differences that fp32 would lose.
+    losses = of_columns.double().clamp_min(0).flip(0).cumsum(0).flip(0)
+    return torch.cat([losses, losses.new_zeros(1)]).float()

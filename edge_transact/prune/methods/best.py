@@ -1,0 +1,77 @@
+"""The default: each unit by the loss that cutting it costs, predicted to second order from one backward pass.
+
+`edge_transact.prune.loss` says how. What the method knows beside the scores are the curves of loss by width, one for each
+kind of unit, from which a budget is spread over units and layers.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from edge_transact.prune.loss import BlockLoss, curve
+from edge_transact.prune.methods.scorer import Activations, Scorer
+from edge_transact.prune.salience import LayerScores, of_groups
+from edge_transact.widths import LayerWidths
+
+
+class Best(Scorer):
+    """Scores a layer by predicted loss, in nats a token."""
+
+    gradients: ClassVar[Literal["none", "activations", "weights"]] = "activations"
+
+    def __init__(self, widths: LayerWidths, layer: LlamaDecoderLayer) -> None:
+        super().__init__(widths, layer)
+        self._attention = BlockLoss(layer.self_attn.o_proj.weight)
+        self._mlp = BlockLoss(layer.mlp.down_proj.weight)
+        self._pairs: torch.Tensor | float = 0.0
+        self._tokens = 0
+
+    def add(self, seen: Activations) -> None:
+        assert seen.attention_gradient is not None and seen.mlp_gradient is not None
+        assert seen.queries_gradient is not None
+        self._attention.add(seen.attention, seen.attention_gradient)
+        self._mlp.add(seen.mlp, seen.mlp_gradient)
+        # Cutting a pair takes what its queries contribute to the logits of attention: the change of the loss is, to
+        # first order, queries times their gradient, and its square is what the Fisher information makes of it.
+        by_dim = (seen.queries.float() * seen.queries_gradient.float()).unflatten(
+            1, (self.widths.num_key_value_heads, self.widths.q_per_kv, 2, -1)
+        )
+        self._pairs = self._pairs + by_dim.sum(dim=(2, 3)).square().sum(dim=0)
+        self._tokens += len(seen.queries)
+
+    def scores(self) -> LayerScores:
+        attention, mlp = self._attention.dims(), self._mlp.dims()
+        v_dims = of_groups(attention, self.widths)
+        pairs = torch.as_tensor(self._pairs) / (2 * self._tokens)
+        heads = attention.view(self.widths.num_attention_heads, -1).sum(dim=1)
+        return LayerScores(
+            heads=heads,
+            v_dims=v_dims,
+            qk_pairs=pairs,
+            intermediate=mlp,
+            extra=self._curves(heads, v_dims, pairs, mlp),
+        )
+
+    def _curves(self, heads, v_dims, pairs, mlp) -> dict[str, torch.Tensor]:
+        """The loss by number of units kept, from none to all: ``[units + 1]`` each."""
+        widths = self.widths
+        gram, metric = self._attention.gram, self._attention.metric
+        dims = torch.arange(widths.attention_size, device=gram.device).view(
+            widths.num_key_value_heads, widths.q_per_kv, widths.v_head_dim
+        )
+        groups = heads.view(widths.num_key_value_heads, -1).mean(dim=1).argsort(descending=True, stable=True)
+        by_group = curve(gram, metric, dims[groups].flatten())
+        ranked = dims.gather(2, v_dims.argsort(dim=1, descending=True, stable=True)[:, None].expand_as(dims))
+        by_dim = curve(gram, metric, ranked.permute(2, 0, 1).flatten())
+        descending = pairs.sort(dim=1, descending=True).values.sum(dim=0)
+        return {
+            "groups_loss": by_group[:: widths.q_per_kv * widths.v_head_dim].contiguous(),
+            "v_dims_loss": by_dim[:: widths.num_attention_heads].contiguous(),
+            "qk_pairs_loss": torch.cat([descending.flip(0).cumsum(0).flip(0), descending.new_zeros(1)]),
+            "intermediate_loss": curve(
+                self._mlp.gram, self._mlp.metric, mlp.argsort(descending=True, stable=True)
+            ),
+        }
