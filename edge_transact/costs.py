@@ -112,6 +112,14 @@ def workspace_bytes(plan: WidthPlan, quantization: Quantization, prefill_chunk: 
     return activations + 2 * max_batch * plan.vocab_size * 4
 
 
+def memory_bytes(
+    plan: WidthPlan, quantization: Quantization, context: int, prefill_chunk: int = 128, max_batch: int = 1
+) -> int:
+    """Bytes that a model takes on a device: weights, the KV cache of `context` tokens, and workspace."""
+    workspace = workspace_bytes(plan, quantization, min(prefill_chunk, context), max_batch)
+    return weight_bytes(plan, quantization) + kv_cache_bytes(plan, quantization, context, max_batch) + workspace
+
+
 def layer_matrix_parameters(plan: WidthPlan) -> int:
     """Weights that every token is multiplied with inside the layers (no biases, no norms)."""
     total = 0

@@ -41,7 +41,6 @@ class Inspection:
 
     def at(self, context: int) -> dict[str, int]:
         """FLOPs and memory at a context of that many tokens."""
-        weights = costs.weight_bytes(self.plan, self.quantization)
         kv = costs.kv_cache_bytes(self.plan, self.quantization, context, self.max_batch)
         workspace = costs.workspace_bytes(
             self.plan, self.quantization, min(self.prefill_chunk, context), self.max_batch
@@ -52,7 +51,9 @@ class Inspection:
             "decode_flops": costs.decode_flops(self.plan, context),
             "kv_bytes": kv,
             "workspace_bytes": workspace,
-            "memory_bytes": weights + kv + workspace,
+            "memory_bytes": costs.memory_bytes(
+                self.plan, self.quantization, context, self.prefill_chunk, self.max_batch
+            ),
         }
 
     def to_dict(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ tokens that LLaMAs give enormous activations would be all that matters. Everythi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -242,9 +242,7 @@ class _Layer:
         for chosen in (False, True):
             rows = held_out.to(self.model.device) == chosen
             if rows.any():
-                regression.add(
-                    *(t[rows].flatten(end_dim=1) for t in (activation, missing, counts)), held_out=chosen
-                )
+                regression.add(*(t[rows].flatten(end_dim=1) for t in (activation, missing, counts)), held_out=chosen)
 
     def _finish(self, name, projection, regression, pruned, activations) -> dict[str, torch.Tensor]:
         weight, fit = regression.solve()

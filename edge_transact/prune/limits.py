@@ -18,12 +18,14 @@ class Limit:
         bound: The most that `measure` may be.
         measure: What a plan has of it.
         unit: Of `measure`, for people.
+        nearest: Whether the nearest that a uniform plan's buckets give will do, though it be a little more.
     """
 
     asked: str
     bound: float
     measure: Callable[[WidthPlan], float]
     unit: str
+    nearest: bool = False
 
     def holds(self, plan: WidthPlan) -> bool:
         """Whether a plan is within the bound."""

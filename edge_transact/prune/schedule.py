@@ -14,7 +14,7 @@ def next_dims(current: int, target: int, remaining: int) -> int:
 
 
 def shot_plans(source: WidthPlan, target: WidthPlan, shots: int) -> Iterator[WidthPlan]:
-    """The plan after each of `shots` shots; the last is `target`.
+    """The plan after each of `shots` shots; the last is `target`, which alone cuts inside of KV groups.
 
     Attention moves in dims of `o_proj`'s input and keeps the KV groups that these dims reach into, and the next shot
     starts from whole groups.
@@ -22,13 +22,14 @@ def shot_plans(source: WidthPlan, target: WidthPlan, shots: int) -> Iterator[Wid
     plan = source
     for remaining in range(shots, 0, -1):
         layers = zip(plan.layers, target.layers, strict=True)
-        plan = plan.with_layers(_next_layer(layer, goal, remaining) for layer, goal in layers)
+        plan = target if remaining == 1 else plan.with_layers(_next_layer(*both, remaining) for both in layers)
         yield plan
 
 
 def _next_layer(current: LayerWidths, target: LayerWidths, remaining: int) -> LayerWidths:
     dims = next_dims(current.attention_size, target.attention_size, remaining)
-    groups = -(-dims // (current.v_head_dim * current.q_per_kv))
+    # Not fewer than the target's, whose attention may be narrower for its heads' dims.
+    groups = max(-(-dims // (current.v_head_dim * current.q_per_kv)), target.num_key_value_heads)
     return replace(
         current,
         num_attention_heads=groups * current.q_per_kv,

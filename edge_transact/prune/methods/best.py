@@ -71,7 +71,5 @@ class Best(Scorer):
             "groups_loss": by_group[:: widths.q_per_kv * widths.v_head_dim].contiguous(),
             "v_dims_loss": by_dim[:: widths.num_attention_heads].contiguous(),
             "qk_pairs_loss": torch.cat([descending.flip(0).cumsum(0).flip(0), descending.new_zeros(1)]),
-            "intermediate_loss": curve(
-                self._mlp.gram, self._mlp.metric, mlp.argsort(descending=True, stable=True)
-            ),
+            "intermediate_loss": curve(self._mlp.gram, self._mlp.metric, mlp.argsort(descending=True, stable=True)),
         }

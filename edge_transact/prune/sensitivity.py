@@ -1,0 +1,103 @@
+"""What cutting one layer does to the model's predictions, measured: all other layers stay whole.
+
+The windows go through the layers once, as the whole model has them and as every model with one layer cut does: those
+variants join at their layer, and all that have joined go through the layers after it. So each layer is read once. How
+far predictions move is the Kullback-Leibler divergence from the whole model's, which has little noise: no token must be
+guessed right for a difference to show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from edge_transact.progress import bar
+from edge_transact.prune.journal import Journal
+from edge_transact.prune.layerwise import LOGITS_TOKENS, LayerwiseModel, pieces
+from edge_transact.prune.salience import LayerScores
+from edge_transact.prune.selection import LayerSelection, select
+from edge_transact.widths import LayerWidths
+
+CUT = 0.25
+"""The share of a layer's MLP dims, or of its KV groups, that is cut to see what happens."""
+
+ONE_IN = 64
+"""The share of the calibration windows that are used: every so many-th."""
+
+
+def reference(layer: LayerWidths) -> LayerWidths:
+    """The widths to which attention and MLP are cut, each by itself: by `CUT`, at least one and never all."""
+    groups = min(round(layer.num_key_value_heads * (1 - CUT)), layer.num_key_value_heads - 1)
+    kept = max(1, groups)
+    return replace(
+        layer,
+        num_attention_heads=kept * layer.q_per_kv,
+        num_key_value_heads=kept,
+        intermediate_size=max(1, min(round(layer.intermediate_size * (1 - CUT)), layer.intermediate_size - 1)),
+    )
+
+
+def measure_sensitivity(
+    source: LayerwiseModel, selections: Sequence[LayerSelection], scores: Sequence[LayerScores], journal: Journal
+) -> torch.Tensor:
+    """The divergence, in nats a token, when attention or the MLP of one layer is cut to `reference`.
+
+    Args:
+        source: The source, and the calibration windows.
+        selections: What is kept of each layer already.
+        scores: What decides which dims go.
+        journal: Where the result goes, and comes from if it was measured before.
+
+    Returns:
+        fp32, ``[layers, 2]``: attention, MLP.
+    """
+    if "sensitivity" not in journal:
+        journal["sensitivity"] = {"divergence": _measure(source, selections, scores)}
+    return journal["sensitivity"]["divergence"]
+
+
+@torch.no_grad()
+def _measure(source: LayerwiseModel, selections, scores) -> torch.Tensor:
+    model = LayerwiseModel(source.checkpoint, source.windows[::ONE_IN])
+    layers = len(selections)
+    whole = model.embeddings()
+    variants: dict[tuple[int, int], torch.Tensor] = {}
+    with bar("sensitivity", layers * (layers + 1)) as advance:
+        for index, (selection, of_layer) in enumerate(zip(selections, scores, strict=True)):
+            layer = model.layer(index, selection)
+            for hidden in variants.values():
+                _through(model, layer, hidden)
+                advance(1)
+            widths = selection.widths
+            cut = reference(widths)
+            for kind, narrower in enumerate(
+                (
+                    replace(cut, intermediate_size=widths.intermediate_size),
+                    replace(widths, intermediate_size=cut.intermediate_size),
+                )
+            ):
+                variants[index, kind] = whole.clone()
+                chosen = selection.then(select(of_layer, narrower))
+                _through(model, model.layer(index, chosen), variants[index, kind])
+                advance(1)
+            _through(model, layer, whole)
+        return _divergences(model, whole, variants, layers)
+
+
+def _through(model: LayerwiseModel, layer, hidden: torch.Tensor) -> None:
+    for batch in pieces(hidden, model):
+        batch.copy_(model.run(layer, batch))
+
+
+def _divergences(model: LayerwiseModel, whole, variants, layers: int) -> torch.Tensor:
+    divergence = torch.zeros(layers, 2)
+    tokens = whole.flatten(end_dim=1)
+    for start in range(0, len(tokens), LOGITS_TOKENS):
+        rows = slice(start, start + LOGITS_TOKENS)
+        expected = model.logits(tokens[rows]).log_softmax(dim=-1)
+        for key, hidden in variants.items():
+            actual = model.logits(hidden.flatten(end_dim=1)[rows]).log_softmax(dim=-1)
+            divergence[key] += (expected.exp() * (expected - actual)).sum().item()
+    return divergence / len(tokens)
