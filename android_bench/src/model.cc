@@ -15,6 +15,7 @@
 #include <stdexcept>
 
 #include "process.h"
+#include "programs.h"
 
 namespace edge {
 
@@ -107,20 +108,9 @@ void Model::BuildKernels(const Options& options) {
     return;
   }
   double start = Now();
-  std::string kept = options.programs.empty() ? "" : ReadFile(options.programs);
-  if (!kept.empty()) {
-    set.value()(ffi::String(kept));
-    kernels_restored_ = true;
-  } else {
-    std::string built = get.value()().cast<ffi::String>();
-    set.value()(ffi::String(built));
-    if (!options.programs.empty()) {
-      // Written beside and renamed: a run that is cut off leaves no half of a program behind.
-      std::string beside = options.programs + ".new";
-      bool written = static_cast<bool>(std::ofstream(beside, std::ios::binary) << built << std::flush);
-      if (!written || std::rename(beside.c_str(), options.programs.c_str()) != 0) std::remove(beside.c_str());
-    }
-  }
+  kernels_restored_ = RestoreOrBuild(
+      options.programs, [&]() -> std::string { return get.value()().cast<ffi::String>(); },
+      [&](const std::string& programs) { set.value()(ffi::String(programs)); });
   kernel_build_s_ = Now() - start;
 }
 

@@ -62,14 +62,14 @@ class AndroidBench(PhoneBench):
         self._runs = f"{WORK_DIRECTORY}/runs"
         self._bin = f"{WORK_DIRECTORY}/bin"
 
-    def prepare(self, models: Sequence[BenchModel]) -> bool:
+    def prepare(self, models: Sequence[BenchModel], stop: threading.Event) -> bool:
         check(self.info, self.target, max(model.needed_mib for model in models))
         self.device.checked("mkdir", "-p", self._runs)
         libraries = {path.name: path for path in sorted(self._runner.glob("*.so"))}
-        pushed = self._push(self._bin, {RUNNER: self._runner / RUNNER, **libraries}, mode=0o755)
+        pushed = self._push(self._bin, {RUNNER: self._runner / RUNNER, **libraries}, stop, mode=0o755)
         for model in models:
             library = {self._library(model): model.library(self.target)}
-            pushed += self._push(self._directory(model), model.weight_files() | library)
+            pushed += self._push(self._directory(model), model.weight_files() | library, stop)
         self.fix_performance()
         return bool(pushed)
 
@@ -139,7 +139,7 @@ class AndroidBench(PhoneBench):
             "--timeout": round(self.conditions.timeout_s),
             "--run": run,
             "--output": f"{self._runs}/{run}.jsonl",
-            "--programs": f"{directory}/{self._library(model)}.programs",
+            "--programs": f"{directory}/{self._programs(model)}",
         }
         if model.manifest.libraries[self.target].endswith(".tar"):
             options["--system-lib-prefix"] = model.system_lib_prefix
@@ -159,14 +159,25 @@ class AndroidBench(PhoneBench):
         return f"{WORK_DIRECTORY}/models/{hashlib.sha256(str(model.path.resolve()).encode()).hexdigest()[:16]}"
 
     def _library(self, model: BenchModel) -> str:
-        """Named by its content, and so are the OpenCL programs kept beside it: those of another build are not found."""
+        """Named by its content: that of another build is another file."""
         digest = model.manifest.files[model.manifest.libraries[self.target]]
         return f"{self.target}-{digest[:16]}.so"
 
-    def _push(self, directory: str, files: dict[str, Path], *, mode: int = 0o644) -> list[str]:
+    def _programs(self, model: BenchModel) -> str:
+        """OpenCL programs, kept for this library on this build of Android, whose driver compiled them."""
+        system = hashlib.sha256((self.info.fingerprint or "").encode()).hexdigest()
+        return f"{self._library(model)}.{system[:16]}.programs"
+
+    def _push(self, directory: str, files: dict[str, Path], stop: threading.Event, *, mode: int = 0o644) -> list[str]:
         total = sum(path.stat().st_size for path in files.values())
         with bar(f"{self.label}: files to {directory}", total) as advance:
-            return sync_files(self.device, directory, files, mode=mode, on_bytes=advance)
+
+            def on_bytes(count: int) -> None:
+                if stop.is_set():
+                    raise RunFailed(f"{self.label}: a push was interrupted")
+                advance(count)
+
+            return sync_files(self.device, directory, files, mode=mode, on_bytes=on_bytes)
 
     def _end_run(self) -> None:
         if self._run is not None:

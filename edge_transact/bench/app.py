@@ -64,7 +64,7 @@ class AppBench(PhoneBench):
         self._run: str | None = None
         self._read_bytes = 0
 
-    def prepare(self, models: Sequence[BenchModel]) -> bool:
+    def prepare(self, models: Sequence[BenchModel], stop: threading.Event) -> bool:
         check(self.info, self.target, max(model.needed_mib for model in models))
         if self.device.shell("pm", "path", self._package).code:
             raise EdgeTransactError(

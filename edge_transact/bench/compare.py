@@ -123,5 +123,5 @@ def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
             row["model"], row["device"], row["test"], row["metric"], f"{row['before']:.4f}", f"{row['after']:.4f}",
             f"{row['ratio']:.3f}{span}", row["verdict"], "; ".join(row["warnings"]),
         ]  # fmt: skip
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append("| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |")
     return "\n".join(lines) + "\n"

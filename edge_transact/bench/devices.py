@@ -18,6 +18,9 @@ MINIMUM_SDK = 28
 SETTLE_S = 10
 """How long a device may take to let adb in, or not."""
 
+LOW_BATTERY_PERCENT = 15
+"""Here Android begins to save power, unless the phone is plugged in."""
+
 WORK_DIRECTORY = "/data/local/tmp/edge-transact"
 
 BANDWIDTH_GB_S = {"SM8550": 67.2, "SM8650": 76.8, "SM8750": 84.8}
@@ -164,7 +167,8 @@ def check(info: DeviceInfo, target: str, needed_mib: float) -> None:
         needed_mib: Memory that the largest model needs.
 
     Raises:
-        EdgeTransactError: Wrong ABI, an Android that is too old, no OpenCL where it is needed, or too little memory.
+        EdgeTransactError: Wrong ABI, an Android that is too old, no OpenCL where it is needed, too little memory, or a
+            battery so low that the phone saves power.
     """
     if "arm64-v8a" not in info.abis:
         raise EdgeTransactError(
@@ -184,6 +188,11 @@ def check(info: DeviceInfo, target: str, needed_mib: float) -> None:
         raise EdgeTransactError(
             f"{info.serial} has {info.available_mib:.0f} MiB of memory free, and {needed_mib:.0f} MiB are needed",
             fix="Close apps on the device, or build with a smaller --context.",
+        )
+    if info.on_battery and info.battery_percent is not None and info.battery_percent <= LOW_BATTERY_PERCENT:
+        raise EdgeTransactError(
+            f"{info.serial} has {info.battery_percent} % of its battery left",
+            fix="A phone that saves power is slow: charge it.",
         )
 
 

@@ -25,6 +25,7 @@ from edge_transact.bench.model import BenchModel
 from edge_transact.bench.plan import Visit, prompt_ids
 from edge_transact.bench.run import Conditions, RunFailed
 from edge_transact.bench.sensors import READ_SCRIPT, Reading, parse_sensors
+from edge_transact.errors import UsageError
 
 
 class HostBench:
@@ -37,8 +38,11 @@ class HostBench:
     def __init__(self, conditions: Conditions) -> None:
         self.info = host_info()
         self._conditions = conditions
+        self._cores = parse_cores(conditions.cores)
+        if self._cores and (lacking := set(self._cores) - os.sched_getaffinity(0)):
+            raise UsageError(f"--cores names {sorted(lacking)}, which this process may not use", fix="See `nproc`.")
 
-    def prepare(self, models: Sequence[BenchModel]) -> bool:
+    def prepare(self, models: Sequence[BenchModel], stop: threading.Event) -> bool:
         for model in models:
             model.library(self.target)
             model.manifest.verify(model.path)
@@ -63,7 +67,7 @@ class HostBench:
             text=True,
             errors="replace",
             env={**os.environ, **self._threads()},
-            preexec_fn=self._choose_cores if self._conditions.cores else None,
+            preexec_fn=self._choose_cores if self._cores else None,
             # Ctrl-C is ours to handle: the child is ended below.
             start_new_session=True,
         )
@@ -128,18 +132,25 @@ class HostBench:
     def _threads(self) -> dict[str, str]:
         if self._conditions.threads:
             return {"TVM_NUM_THREADS": str(self._conditions.threads)}
-        return {"TVM_BIND_THREADS": "0"} if self._conditions.cores else {}
+        return {"TVM_BIND_THREADS": "0"} if self._cores else {}
 
     def _choose_cores(self) -> None:
-        os.sched_setaffinity(0, parse_cores(self._conditions.cores))
+        os.sched_setaffinity(0, self._cores)
 
 
 def parse_cores(text: str) -> list[int]:
-    """``0,4-7`` as 0, 4, 5, 6, 7."""
+    """``0,4-7`` as 0, 4, 5, 6, 7; none of an empty text.
+
+    Raises:
+        UsageError: It is something else.
+    """
     cores: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        cores += range(int(first), int(last or first) + 1)
+    for part in text.split(",") if text else []:
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part, re.ASCII)
+        named = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
+        if not named:
+            raise UsageError(f"--cores has {part!r}, which is no core", fix="Write numbers and ranges: 0,4-7.")
+        cores += named
     return cores
 
 

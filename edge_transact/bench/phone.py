@@ -44,8 +44,11 @@ class PhoneBench:
         return self.device.wait(timeout_s, stop)
 
     def fix_performance(self) -> None:
-        """Try Android 12's fixed-performance mode, once; whether the phone has it is recorded."""
-        if self.fixed_performance is None:
+        """Try Android 12's fixed-performance mode; whether the phone has it is recorded.
+
+        A phone that has it is asked each time: it may have booted in the meantime.
+        """
+        if self.fixed_performance is not False:
             self.fixed_performance = self._set_fixed_performance("true")
 
     def restore_performance(self) -> None:

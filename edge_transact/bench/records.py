@@ -15,7 +15,7 @@ from typing import Any
 
 from edge_transact.errors import EdgeTransactError
 
-SCHEMA = 1
+SCHEMA = 2
 
 Key = tuple[str, str, str, str, int]
 """What names a visit across runs: serial, model digest, target, lengths, round."""

@@ -83,8 +83,9 @@ def _device_figures(
     if len(latencies) > 1:
         yield "speedup", figures.speedup_lines(latencies, f"Speed-up, {device}")
     known = [name for name in latencies if name in perplexities]
-    if len(known) > 1:
-        pair = max(set.intersection(*(set(latencies[name]) for name in known)))
+    common = set.intersection(*(set(latencies[name]) for name in known)) if len(known) > 1 else set()
+    if common:
+        pair = max(common)
         points = [(name, latencies[name][pair][1], perplexities[name]) for name in known]
         yield "quality", figures.quality(points, pair, f"Latency against perplexity, {device}")
     traces = [(visit["model"], visit["trace"]) for visit in visits if any("temp_c" in r for r in visit["trace"])]

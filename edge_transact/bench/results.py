@@ -50,6 +50,7 @@ def _result(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "prefill_tokens": prompt,
         "decode_tokens": decode,
         "repetitions": len(samples),
+        "warmups": first["warmups"],
     }
     for name in DURATIONS:
         result[name] = _median(samples, name)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any, Protocol
 
-from edge_transact.bench.adb import CommandTimeout, DeviceLost
+from edge_transact.bench.adb import CommandTimeout, DeviceLost, DeviceRefused
 from edge_transact.bench.devices import DeviceInfo
 from edge_transact.bench.lines import number, parse_repetition, positive
 from edge_transact.bench.model import BenchModel
@@ -70,7 +70,7 @@ class Bench(Protocol):
     label: str
     fixed_performance: bool | None
 
-    def prepare(self, models: Sequence[BenchModel]) -> bool:
+    def prepare(self, models: Sequence[BenchModel], stop: threading.Event) -> bool:
         """Bring models and whatever runs them onto the device, or repair what was damaged; whether anything was."""
 
     def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[dict[str, Any], None, None]:
@@ -169,7 +169,7 @@ class _Worker:
     def _prepared(self) -> bool:
         for attempt in range(ATTEMPTS):
             try:
-                self.bench.prepare(self.models)
+                self.bench.prepare(self.models, self.stop)
                 return True
             except (DeviceLost, CommandTimeout) as error:
                 if attempt + 1 == ATTEMPTS or not self._back(error):
@@ -198,7 +198,7 @@ class _Worker:
                 self._keep_recovered(visit)
                 if not self._prepared():
                     return False
-            except (RunFailed, CommandTimeout) as failure:
+            except (RunFailed, CommandTimeout, DeviceRefused) as failure:
                 error = failure
                 step(failure.message)
                 # A file may have been damaged on the device: checksums find it, and a push mends it.
@@ -247,7 +247,7 @@ class _Worker:
 
     def _blame_files(self, visit: Visit) -> None:
         """Tokens other than the build's: either the device rounds otherwise, or its files are damaged."""
-        if self.bench.prepare(self.models):
+        if self.bench.prepare(self.models, self.stop):
             raise RunFailed(f"{self._title(visit)}: files on the device were damaged, and have been replaced")
 
     def _keep(self, visit: Visit, line: dict[str, Any], facts: dict[str, Any], readings: Sequence[Reading]) -> None:
@@ -300,6 +300,7 @@ class _Worker:
             "target": self.bench.target,
             "prefill_tokens": visit.lengths.prefill_tokens,
             "decode_tokens": visit.lengths.decode_tokens,
+            "warmups": self.conditions.warmups,
             "round": visit.round,
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }

@@ -10,6 +10,7 @@ from typing import Any
 
 from edge_transact import cache
 from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.writer import COPIED_FILES
 from edge_transact.definition import Definition
 from edge_transact.engine.library import build_library
 from edge_transact.engine.targets import BuildTarget
@@ -33,11 +34,11 @@ def pruned(source: Checkpoint, model: str, budget: Budget, options: Mapping[str,
     calibration = read_text(options.get("calibration", DEFAULT_TEXT), "calibration")
     ingredients = {
         "model": model,
-        "source": _digest(source),
+        "source": _digest(source, *COPIED_FILES),
         "budget": budget.to_dict() | ({"widths": budget.widths.read_text()} if budget.widths else {}),
         "options": dict(options),
         "calibration": cache.text_digest(calibration),
-        "code": cache.code("prune", "checkpoint", "widths.py", "templates/model_card.md.j2"),
+        "code": cache.code("prune", "checkpoint", "widths.py", "costs.py", "templates/model_card.md.j2"),
         **_versions("torch", "transformers"),
     }
 
@@ -54,7 +55,7 @@ def place_weights(checkpoint: Checkpoint, definition: Definition, quantization: 
         "checkpoint": _digest(checkpoint),
         "parameters": {name: list(names) for name, (names, _) in sources.items()},
         "quantization": quantization.name,
-        "code": cache.code("weights", "templates/edge_llama_model.py.j2", "quantization.py"),
+        "code": cache.code("weights", "checkpoint", "templates/edge_llama_model.py.j2", "quantization.py", "costs.py"),
     }
 
     def make(content: Path) -> None:
@@ -84,8 +85,10 @@ def place_library(
     cache.place(cache.Recipe("libraries", f"compile {model_lib} for {target.name}", ingredients, make), path.parent)
 
 
-def _digest(checkpoint: Checkpoint) -> str:
-    return cache.files_digest([checkpoint.path / "config.json", *checkpoint.path.glob("*.safetensors")])
+def _digest(checkpoint: Checkpoint, *names: str) -> str:
+    """Of its configuration and weights, and of the files of these names that it has."""
+    files = [path for path in map(checkpoint.path.joinpath, ("config.json", *names)) if path.is_file()]
+    return cache.files_digest([*files, *checkpoint.path.glob("*.safetensors")])
 
 
 def _versions(*packages: str) -> dict[str, str]:

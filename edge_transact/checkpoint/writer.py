@@ -36,6 +36,9 @@ TOKENIZER_FILES = (
 )
 """What a tokenizer may consist of."""
 
+COPIED_FILES = (*TOKENIZER_FILES, "generation_config.json")
+"""What a checkpoint takes over from its source as it is."""
+
 CODE_FILES = ("configuration_edge_llama.py", "modeling_edge_llama.py")
 """The files that load the checkpoint where edge-transact isn't installed."""
 
@@ -77,7 +80,7 @@ def write_checkpoint(
     with new_directory(output, force=force) as directory:
         dtype = write_shards(directory, tensor_shapes(plan), tensors, max_shard_bytes)
         (directory / "config.json").write_text(_config_json(source, plan, dtype))
-        for name in (*TOKENIZER_FILES, "generation_config.json"):
+        for name in COPIED_FILES:
             if (source.path / name).is_file():
                 shutil.copyfile(source.path / name, directory / name)
         for name in CODE_FILES:

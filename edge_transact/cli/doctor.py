@@ -21,7 +21,7 @@ def doctor(
 
     Building needs Python packages only; a phone, an app and the hub need more. Something missing is no failure,
     unless `--for` names a job that cannot do without it: `prune`, `host`, `android`, `android-cpu`, `iphone`, `demo`,
-    `gguf`, `plot`, `tasks`, `hub`, `bench`, `app`.
+    `gguf`, `parquet`, `plot`, `tasks`, `hub`, `bench`, `runner`, `mlc`, `app`.
 
     **Examples**
 

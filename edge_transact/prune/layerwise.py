@@ -37,6 +37,7 @@ class LayerwiseModel:
         windows: int64 token ids, ``[windows, window]``.
 
     Attributes:
+        replaced: Tensors that stand in for the checkpoint's, by name; none at first.
         dtype: Of the computation: the stored one, but fp32 for fp16, which overflows where bf16 and fp32 don't.
         device: Where layers compute: a GPU where there is one. Hidden states wait on the CPU.
     """
@@ -44,6 +45,7 @@ class LayerwiseModel:
     def __init__(self, checkpoint: Checkpoint, windows: torch.Tensor) -> None:
         self.checkpoint = checkpoint
         self.windows = windows
+        self.replaced: dict[str, torch.Tensor] = {}
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._embedding_name = "model.embed_tokens.weight"
         stored = checkpoint.tensor(self._embedding_name).dtype
@@ -79,7 +81,7 @@ class LayerwiseModel:
         Raises:
             EdgeTransactError: One of its tensors holds NaN or infinity, named.
         """
-        tensors = pruned_layer(self.checkpoint, index, selection)
+        tensors = pruned_layer(self.checkpoint, index, selection, self.replaced)
         for part, tensor in tensors.items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise EdgeTransactError(

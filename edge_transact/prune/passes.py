@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -23,6 +24,7 @@ def score_layers(
     method: type[Scorer],
     journal: Journal,
     description: str,
+    seed: int = 0,
 ) -> list[LayerScores]:
     """The scores of every layer of the model that `selections` leave.
 
@@ -32,12 +34,13 @@ def score_layers(
         method: Makes each layer's scorer.
         journal: Where scores go as soon as they are known; those that it has are not computed again.
         description: For the progress bar, and what the journal calls them.
+        seed: For methods that draw.
 
     Raises:
         EdgeTransactError: The model holds or computes NaN or infinity, named by tensor or layer.
     """
     passes = _forward if method.gradients == "none" else _backward
-    passes(model, selections, method, journal, description)
+    passes(model, selections, method, journal, description, seed)
     return [LayerScores.from_tensors(journal[_name(description, index)]) for index in range(len(selections))]
 
 
@@ -46,7 +49,12 @@ def _name(description: str, part: int | str) -> str:
     return f"{description.replace(' ', '-').replace(',', '')}-{part}"
 
 
-def _forward(model, selections, method, journal: Journal, description: str) -> None:
+def _seed(seed: int, description: str, index: int) -> int:
+    """A layer's own, the same everywhere: strings seed by their SHA-512."""
+    return random.Random(f"{seed}, {description}, layer {index}").getrandbits(63)
+
+
+def _forward(model, selections, method, journal: Journal, description: str, seed: int) -> None:
     layers = len(selections)
     done = next((index for index in range(layers) if _name(description, index) not in journal), layers)
     if done == layers:
@@ -57,6 +65,7 @@ def _forward(model, selections, method, journal: Journal, description: str) -> N
         for index in range(done, layers):
             layer = model.layer(index, selections[index])
             scorer = method(selections[index].widths, layer)
+            scorer.seed = _seed(seed, description, index)
             for batch in pieces(hidden, model):
                 with torch.no_grad(), _watch(layer) as seen:
                     batch.copy_(model.run(layer, batch))
@@ -65,7 +74,7 @@ def _forward(model, selections, method, journal: Journal, description: str) -> N
             _finish(model, scorer, index, journal, description, {"hidden": hidden})
 
 
-def _backward(model, selections, method, journal: Journal, description: str) -> None:
+def _backward(model, selections, method, journal: Journal, description: str, seed: int) -> None:
     layers = len(selections)
     missing = [index for index in range(layers) if _name(description, index) not in journal]
     if not missing:
@@ -79,6 +88,7 @@ def _backward(model, selections, method, journal: Journal, description: str) -> 
             layer = model.layer(index, selections[index])
             layer.requires_grad_(method.gradients == "weights")
             scorer = method(selections[index].widths, layer)
+            scorer.seed = _seed(seed, description, index)
             inputs = journal[f"inputs-{index}"]["hidden"]
             for batch, gradient in zip(pieces(inputs, model), pieces(gradients, model), strict=True):
                 leaf = batch.detach().to(model.device).requires_grad_()
@@ -86,6 +96,7 @@ def _backward(model, selections, method, journal: Journal, description: str) -> 
                     model.run(layer, leaf).backward(gradient.to(model.device))
                 with torch.no_grad(), sums_of(model.dtype):
                     scorer.add(seen())
+                assert leaf.grad is not None
                 gradient.copy_(leaf.grad)
                 advance(1)
             _finish(model, scorer, index, journal, description, {"gradients": gradients})
@@ -121,7 +132,7 @@ def _inputs_and_gradients(model: LayerwiseModel, selections, journal: Journal, d
 def _watch(layer: LlamaDecoderLayer) -> Iterator:
     """Within, the layer runs once; the yielded function says what it computed, with gradients if there were any."""
     attention, mlp = layer.self_attn, layer.mlp
-    modules = (attention.q_proj, attention.k_proj, attention.o_proj, mlp.down_proj)
+    modules = (attention.q_proj, attention.k_proj, attention.o_proj, mlp.gate_proj, mlp.down_proj)
     inputs: dict[torch.nn.Module, torch.Tensor] = {}
     outputs: dict[torch.nn.Module, torch.Tensor] = {}
 
@@ -138,10 +149,12 @@ def _watch(layer: LlamaDecoderLayer) -> Iterator:
         return flat(output.grad) if output.requires_grad and output.grad is not None else None
 
     def seen() -> Activations:
-        q, k, o, down = modules
+        q, k, o, gate, down = modules
         return Activations(
             attention=flat(inputs[o]),
             mlp=flat(inputs[down]),
+            attention_input=flat(inputs[q]),
+            mlp_input=flat(inputs[gate]),
             queries=flat(outputs[q]),
             keys=flat(outputs[k]),
             attention_gradient=gradient(o),

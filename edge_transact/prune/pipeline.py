@@ -24,7 +24,7 @@ from edge_transact.prune.passes import score_layers
 from edge_transact.prune.salience import LayerScores
 from edge_transact.prune.schedule import shot_plans
 from edge_transact.prune.selection import LayerSelection, select
-from edge_transact.prune.surgery import pruned_tensors
+from edge_transact.prune.surgery import LAYERS_PREFIX, pruned_layer, pruned_tensors, shifted_biases
 from edge_transact.widths import WidthPlan
 
 DEFAULT_METHOD = "transact"
@@ -121,28 +121,35 @@ def prune(
     }
     journal = Journal(output, provenance | {"parameters": costs.parameters(source.plan)}, resume=resume)
     streamed = LayerwiseModel(source, windows.windows)
-    selections, digest = _select_all(streamed, plans, scoring, journal)
+    selections, digest = _select_all(streamed, plans, scoring, journal, seed)
     provenance["scores_sha256"] = digest
-    pruned = write_checkpoint(source, target.plan, pruned_tensors(source, selections), provenance, output, force=force)
+    tensors = pruned_tensors(source, selections, streamed.replaced)
+    pruned = write_checkpoint(source, target.plan, tensors, provenance, output, force=force)
     journal.close()
     return PruneResult(pruned, source.plan, provenance, target.notes, time.perf_counter() - started)
 
 
 def _select_all(
-    model: LayerwiseModel, plans: Sequence[WidthPlan], method: type[Scorer], journal: Journal
+    model: LayerwiseModel, plans: Sequence[WidthPlan], method: type[Scorer], journal: Journal, seed: int
 ) -> tuple[list[LayerSelection], str]:
-    """What is kept of each layer after all shots, and the sha256 of all scores on the way (fp32, shot by shot)."""
+    """What is kept of each layer after all shots, and the sha256 of all scores on the way (fp32, shot by shot).
+
+    Biases that stand in for what went are among the model's `replaced` tensors.
+    """
     digest = hashlib.sha256()
     selections = [LayerSelection.everything(layer) for layer in model.checkpoint.plan.layers]
     for shot, plan in enumerate(plans, start=1):
         description = "score" if len(plans) == 1 else f"score, shot {shot} of {len(plans)}"
-        scores = score_layers(model, selections, method, journal, description)
+        scores = score_layers(model, selections, method, journal, description, seed)
         for layer in scores:
             _update(digest, layer)
-        selections = [
-            kept.then(select(layer, target))
-            for kept, layer, target in zip(selections, scores, plan.layers, strict=True)
-        ]
+        fewer = [select(layer, target) for layer, target in zip(scores, plan.layers, strict=True)]
+        for index, (kept, further, layer) in enumerate(zip(selections, fewer, scores, strict=True)):
+            if layer.extra:
+                tensors = pruned_layer(model.checkpoint, index, kept, model.replaced)
+                biases = shifted_biases(tensors, kept.widths, further, layer.extra)
+                model.replaced |= {f"{LAYERS_PREFIX}{index}.{part}": bias for part, bias in biases.items()}
+        selections = [kept.then(further) for kept, further in zip(selections, fewer, strict=True)]
     return selections, digest.hexdigest()
 
 

@@ -113,8 +113,9 @@ def pair_energy(queries: torch.Tensor, keys: torch.Tensor, widths: LayerWidths) 
     Returns:
         ``[num_key_value_heads, qk_head_dim / 2]``.
     """
-    return _pairs(of_groups(queries, widths)) * _pairs(keys.view(widths.num_key_value_heads, -1))
+    return of_pairs(of_groups(queries, widths)) * of_pairs(keys.view(widths.num_key_value_heads, -1))
 
 
-def _pairs(dims: torch.Tensor) -> torch.Tensor:
+def of_pairs(dims: torch.Tensor) -> torch.Tensor:
+    """What the two dims of each RoPE pair have together: ``[..., qk_head_dim]`` to ``[..., qk_head_dim / 2]``."""
     return dims.unflatten(-1, (2, -1)).sum(dim=-2)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 
@@ -12,12 +13,23 @@ from edge_transact.prune.selection import LayerSelection
 from edge_transact.widths import LayerWidths
 
 LAYERS_PREFIX = "model.layers."
+NOTHING: Mapping[str, torch.Tensor] = MappingProxyType({})
 
 
-def pruned_tensors(checkpoint: Checkpoint, selections: Sequence[LayerSelection]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor of the pruned model, read and cut one at a time, in the stored dtype."""
+def pruned_tensors(
+    checkpoint: Checkpoint, selections: Sequence[LayerSelection], replaced: Mapping[str, torch.Tensor] = NOTHING
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of the pruned model, read and cut one at a time, in the stored dtype.
+
+    Args:
+        checkpoint: The source.
+        selections: What is kept of each layer.
+        replaced: Tensors of the pruned model, by name, that stand in for what would be cut.
+    """
     for name in checkpoint.tensor_names():
-        if name.startswith(LAYERS_PREFIX):
+        if name in replaced:
+            yield name, replaced[name]
+        elif name.startswith(LAYERS_PREFIX):
             number, _, part = name.removeprefix(LAYERS_PREFIX).partition(".")
             if part != ROPE_PAIRS:
                 layer, selection = checkpoint.plan.layers[int(number)], selections[int(number)]
@@ -29,17 +41,62 @@ def pruned_tensors(checkpoint: Checkpoint, selections: Sequence[LayerSelection])
             yield f"{LAYERS_PREFIX}{index}.{ROPE_PAIRS}", pairs
 
 
-def pruned_layer(checkpoint: Checkpoint, index: int, selection: LayerSelection) -> dict[str, torch.Tensor]:
-    """The tensors of one pruned layer, named from the layer on: ``self_attn.q_proj.weight``, ..."""
+def pruned_layer(
+    checkpoint: Checkpoint, index: int, selection: LayerSelection, replaced: Mapping[str, torch.Tensor] = NOTHING
+) -> dict[str, torch.Tensor]:
+    """The tensors of one pruned layer, named from the layer on: ``self_attn.q_proj.weight``, ...
+
+    Args:
+        checkpoint: The source.
+        index: Which layer.
+        selection: What is kept of it.
+        replaced: As of `pruned_tensors`.
+    """
     prefix = f"{LAYERS_PREFIX}{index}."
     parts = [name.removeprefix(prefix) for name in checkpoint.tensor_names() if name.startswith(prefix)]
     layer = checkpoint.plan.layers[index]
     tensors = {
-        part: _cut(part, checkpoint.tensor(prefix + part), layer, selection) for part in parts if part != ROPE_PAIRS
+        part: replaced[prefix + part]
+        if prefix + part in replaced
+        else _cut(part, checkpoint.tensor(prefix + part), layer, selection)
+        for part in parts
+        if part != ROPE_PAIRS
     }
     if (pairs := rope_pairs(checkpoint, index, selection)) is not None:
         tensors[ROPE_PAIRS] = pairs
     return tensors
+
+
+def shifted_biases(
+    tensors: Mapping[str, torch.Tensor],
+    widths: LayerWidths,
+    selection: LayerSelection,
+    means: Mapping[str, torch.Tensor],
+) -> dict[str, torch.Tensor]:
+    """The biases of `o_proj` and `down_proj`, plus what the dims that go contribute on average (FLAP).
+
+    The pipeline calls this for each layer of each shot with what was scored, and puts the result among the `replaced`
+    tensors; these biases have an element a hidden dim, so that later cuts leave them alone.
+
+    Args:
+        tensors: The layer as it was scored, as `pruned_layer` gives it.
+        widths: Of that layer.
+        selection: What is kept of it, counted in it.
+        means: ``attention_mean`` and ``intermediate_mean``, the means of the two projections' inputs: the extras of a
+            method's `LayerScores`.
+
+    Returns:
+        The new biases, named as in `tensors` and of their dtype; none where there are no biases or no means.
+    """
+    shifted = {}
+    for module, name in MEANS.items():
+        bias = tensors.get(f"{module}.bias")
+        if bias is None or name not in means:
+            continue
+        removed = means[name].index_fill(0, INPUTS[module](widths, selection), 0)
+        shift = tensors[f"{module}.weight"].float() @ removed
+        shifted[f"{module}.bias"] = (bias.float() + shift).to(bias.dtype)
+    return shifted
 
 
 def rope_pairs(checkpoint: Checkpoint, index: int, selection: LayerSelection) -> torch.Tensor | None:
@@ -107,3 +164,6 @@ OUTPUTS: dict[str, Cut] = {
 
 INPUTS: dict[str, Cut] = {"self_attn.o_proj": attention_dims, "mlp.down_proj": _mlp}
 """The projections that lose input features; their biases stay."""
+
+MEANS: dict[str, str] = {"self_attn.o_proj": "attention_mean", "mlp.down_proj": "intermediate_mean"}
+"""What `LayerScores.extra` calls the means of their inputs."""

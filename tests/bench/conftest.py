@@ -20,13 +20,16 @@ QUICK = Conditions(
     lengths=(Lengths(8, 4),), repetitions=2, warmups=0, timeout_s=60, cool_timeout_s=20, reconnect_s=30, sample_s=1
 )
 
+NASTY = 'it\'s a "tiny" $(touch pwned); `touch pwned` & touch pwned\n* | <b> \\ é -n #'
+"""What a DIST may be called: no shell and no page may take any of it for a command."""
+
 
 @pytest.fixture(scope="session")
 def tiny_dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny trained LLaMA in q4f32_1, for this host and for the phone's CPU."""
     from edge_transact.build.dist import build
 
-    path = tmp_path_factory.mktemp("dist") / "tiny"
+    path = tmp_path_factory.mktemp("dist") / NASTY
     build("demo:tiny", path, targets=["host", "android-cpu"], quantization="q4f32_1")
     return path
 

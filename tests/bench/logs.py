@@ -15,11 +15,11 @@ def repetition(seconds: float = 1.0, **changed: Any) -> dict[str, Any]:
     prompt, decode = changed.get("prefill_tokens", 64), changed.get("decode_tokens", 5)
     steps = [0.8 * seconds / (decode - 1)] * (decode - 1)
     record = {
-        "schema": 1, "kind": "repetition", "model": "m", "model_digest": "d" * 64, "model_type": "edge_llama",
+        "schema": 2, "kind": "repetition", "model": "m", "model_digest": "d" * 64, "model_type": "edge_llama",
         "parameters": 1_000_000, "quantization": "q4f16_0", "decode_read_bytes": 600_000_000, "build": {},
         "serial": "s1", "device": "Phone", "soc": "SM8650", "android": "14", "device_fingerprint": "f",
         "bandwidth_gb_s": 76.8, "fixed_performance": True, "target": "android", "prefill_tokens": prompt,
-        "decode_tokens": decode, "round": 0, "time": "2026-01-01T00:00:00+00:00", "index": 0,
+        "decode_tokens": decode, "warmups": 1, "round": 0, "time": "2026-01-01T00:00:00+00:00", "index": 0,
         "ttft_s": 0.2 * seconds, "prefill_s": 0.2 * seconds, "decode_s": sum(steps), "decode_steps_s": steps,
         "e2e_s": seconds, "peak_rss_mib": 500.0, "load_s": 2.0, "kernel_build_s": 9.0, "threads": 4, "kv_mib": 40.0,
         "weights_mib": 600.0, "tokens_checked": 17, "tokens_agreed": 17, "tokens": list(range(decode)),

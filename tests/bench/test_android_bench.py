@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,25 @@ from tests.bench.standin.runner import SOURCE, wheels
 
 ANDROID = ("--target=aarch64-linux-android28", "-std=c++17", "-O1", "-fPIC", "-nostdinc++")
 GNU = "/usr/aarch64-linux-gnu/include"
+STANDIN = Path(__file__).parent / "standin"
+PROGRAMS = r"""
+#include <cstdio>
+#include <stdexcept>
+#include "programs.h"
+int main(int argc, char** argv) {
+  auto build = [] { std::printf("build; "); return std::string("a\0b", 3); };
+  auto restore = [argc](const std::string& programs) {
+    std::printf("restore; ");
+    if (argc > 2) throw std::runtime_error("CL_INVALID_BINARY");
+    if (programs != std::string("a\0b", 3)) std::printf("others; ");
+  };
+  try {
+    std::printf("kept %d", edge::RestoreOrBuild(argv[1], build, restore));
+  } catch (const std::exception& error) {
+    std::printf("thrown: %s", error.what());
+  }
+}
+"""
 
 
 @pytest.fixture
@@ -22,9 +42,9 @@ def run_on(phone, adb_server, runner):
     for path in runner.iterdir():
         shutil.copy(path, phone.tmp / path.name)
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, preload: str = "") -> subprocess.CompletedProcess[str]:
         home = "/data/local/tmp"
-        command = f"LD_LIBRARY_PATH={home} {home}/edge-bench {shlex.join(arguments)}"
+        command = f"LD_PRELOAD={preload} LD_LIBRARY_PATH={home} {home}/edge-bench {shlex.join(arguments)}"
         return adb_server.adb("-s", phone.serial, "shell", command)
 
     return run
@@ -67,6 +87,29 @@ def test_what_it_says_of_wrong_options(run_on):
         assert result.returncode == 2 and words in result.stderr and "--watch-stdin" in result.stderr
 
 
+def test_compiled_programs_are_kept(tmp_path):
+    """Built, restored, built again when damaged, and removed when the driver refuses them."""
+    program, kept = tmp_path / "programs", tmp_path / "kept"
+    main = tmp_path / "main.cc"
+    main.write_text(PROGRAMS)
+    sources = [str(main), str(SOURCE / "src/programs.cc")]
+    subprocess.run(["aarch64-linux-gnu-g++", "-static", f"-I{SOURCE}/src", *sources, "-o", str(program)], check=True)
+
+    def run(*arguments: str) -> str:
+        command = ["qemu-aarch64", str(program), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert run(str(kept)) == "build; kept 0"
+    assert kept.read_bytes().endswith(b"a\0b") and list(tmp_path.glob("*.new")) == []
+    assert run(str(kept)) == "restore; kept 1"
+    kept.write_bytes(kept.read_bytes()[:-1])
+    assert run(str(kept)) == "build; kept 0" and run(str(kept)) == "restore; kept 1"
+    refused = run(str(kept), "refuse")
+    assert refused.startswith("restore; thrown:") and "removed: CL_INVALID_BINARY" in refused
+    assert not kept.exists() and run(str(kept)) == "build; kept 0"
+    assert run("") == run("/nonesuch/kept") == "build; kept 0"
+
+
 def test_what_it_says_of_broken_models(run_on, phone, tiny_dist):
     from edge_transact.bench.link import link_archive
     from edge_transact.bench.model import open_models
@@ -88,10 +131,21 @@ def test_what_it_says_of_broken_models(run_on, phone, tiny_dist):
     assert "1003 are asked for" in last(*library, "--decode", "1001")["message"]
     for path in model.weight_files().values():
         shutil.copy(path, phone.tmp / path.name)
-    result = run_on(*options, *library, "--decode", "3", "--run", 'a "name"')
+    # A good run, though the phone's clock is set back and forth all the while.
+    clock = STANDIN / "jumping_clock.c"
+    subprocess.run(
+        ["aarch64-linux-gnu-gcc", "-shared", "-fPIC", str(clock), "-o", str(phone.tmp / "clock.so")], check=True
+    )
+    result = run_on(
+        *options, *library, "--decode", "3", "--repetitions", "2", "--run", 'a "name"', preload=f"{home}/clock.so"
+    )
     lines = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [line["kind"] for line in lines] == ["start", "load", "warmup", "repetition", "final"]
+    assert [line["kind"] for line in lines] == ["start", "load", "warmup", "repetition", "repetition", "final"]
     assert {line["run"] for line in lines} == {'a "name"'} and result.returncode == 0
+    first, second = lines[3:5]
+    assert abs(first["started_at"] - second["started_at"]) > 700 * 86400
+    for line in (first, second):
+        assert 0 < line["ttft_s"] < line["e2e_s"] < 60 and all(0 < step < 60 for step in line["decode_steps_s"])
     index = phone.tmp / "tensor-cache.json"
     content = json.loads(index.read_text())
     content["records"][0]["nbytes"] = 10**15

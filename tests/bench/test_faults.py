@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -27,10 +30,11 @@ def two_attempts(monkeypatch):
 
 
 def reboot(phone, adb_server):
-    """The device dies, and is back a moment later with an empty /data/local/tmp."""
+    """The device dies, and is back a moment later with an empty /data/local/tmp, and without what modes it was in."""
 
     def act():
         phone.stop()
+        phone.write("/standin/fixed_performance", "booted")
         time.sleep(0.5)
         phone.start()
 
@@ -72,6 +76,8 @@ def test_device_dies_during_a_run(phone, adb_server, run_bench, when_logged):
     when_logged("repetition", 1, reboot(phone, adb_server))
     outcome = run_bench(phone.serial, repetitions=6)
     assert outcome.failures == [] and outcome.results[0]["repetitions"] == 6
+    modes = phone.read("/standin/fixed_performance").split()
+    assert modes[:2] == ["booted", "true"] and modes[-1] == "false"
 
 
 def test_device_dies_between_runs_and_does_not_come_back(phone, run_bench, when_logged):
@@ -122,13 +128,28 @@ def test_no_device_an_unknown_one_and_an_offline_one(adb_server, make_phone, run
         run_bench(phone.serial)
 
 
-def test_storage_of_the_device_is_full(make_phone, run_bench, monkeypatch):
-    phone = make_phone(storage_mib=2)
-    outcome = run_bench(phone.serial)
-    assert "MiB of storage free" in outcome.failures[0]
-    monkeypatch.setattr(push, "_check_storage", lambda device, free, needed: None)
-    outcome = run_bench(phone.serial, resume=True)
-    assert "No space left on device" in outcome.failures[0]
+def test_storage_of_the_device_is_full(phone, run_bench, monkeypatch):
+    with filled_up(phone, leave=2 << 20):
+        assert "MiB of storage free" in run_bench(phone.serial).failures[0]
+        monkeypatch.setattr(push, "_check_storage", lambda device, free, needed: None)
+        assert "No space left on device" in run_bench(phone.serial, resume=True).failures[0]
+
+
+def test_storage_of_the_device_fills_up_between_runs(two_attempts, phone, run_bench, monkeypatch):
+    send = adb.AndroidDevice.push
+    with monkeypatch.context() as patch, contextlib.ExitStack() as ballast:
+
+        def send_when_full(device, source, target, **options):
+            if target.endswith(".prompt") and repetitions(run_bench.log):
+                ballast.enter_context(filled_up(phone, leave=0))
+            send(device, source, target, **options)
+
+        patch.setattr(adb.AndroidDevice, "push", send_when_full)
+        outcome = run_bench(phone.serial)
+    kept = repetitions(run_bench.log)
+    assert len(kept) == 1 and "cannot write" in outcome.failures[0]
+    resumed = run_bench(phone.serial, resume=True)
+    assert resumed.failures == [] and repetitions(run_bench.log)[:1] == kept and len(repetitions(run_bench.log)) == 2
 
 
 def test_storage_of_this_computer_is_full(phone, run_bench, tmp_path):
@@ -221,7 +242,7 @@ def test_a_shard_is_damaged_on_the_device(phone, run_bench, when_logged):
     assert result["tokens_equal"] and result["tokens_agreed"] == result["tokens_checked"]
 
 
-def test_clocks_jump(phone, run_bench, monkeypatch):
+def test_the_computers_clock_jumps(phone, run_bench, monkeypatch):
     real, jumps = time.time, iter(range(10**6))
     monkeypatch.setattr(time, "time", lambda: real() + (-1) ** next(jumps) * 86400 * 365)
     outcome = run_bench(phone.serial)
@@ -249,6 +270,25 @@ def test_the_ceiling_pauses_a_visit(phone, run_bench, when_logged):
     assert outcome.results[0]["temp_peak_c"] == 70
 
 
+def test_interrupted_during_a_push(phone, run_bench, monkeypatch):
+    chunks, sent = adb._chunks, []
+
+    def slow_chunks(source):
+        for chunk in chunks(source):
+            sent.append(len(chunk))
+            if len(sent) == 3:
+                _thread.interrupt_main()
+            if len(sent) >= 3:
+                time.sleep(0.05)
+            yield chunk
+
+    monkeypatch.setattr(adb, "_chunks", slow_chunks)
+    with pytest.raises(KeyboardInterrupt):
+        run_bench(phone.serial)
+    assert 3 <= len(sent) < 30
+    assert [line for line in phone.processes().values() if "edge-bench" in line] == []
+
+
 def test_interrupted(phone, run_bench, tiny_dist, runner, when_logged):
     command = [
         sys.executable, "-m", "edge_transact", "bench", str(tiny_dist), "--device", phone.serial,
@@ -259,15 +299,24 @@ def test_interrupted(phone, run_bench, tiny_dist, runner, when_logged):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted" in errors
     assert [line for line in phone.processes().values() if "edge-bench" in line] == []
-    assert phone.read("/standin/fixed_performance") == "false"
+    assert phone.read("/standin/fixed_performance").split()[-1] == "false"
     kept = len(repetitions(run_bench.log))
     assert kept >= 1
     assert run_bench(phone.serial, resume=True, repetitions=2, warmups=1).results[0]["repetitions"] >= kept
 
 
-def never():
-    import threading
+@contextlib.contextmanager
+def filled_up(phone, leave: int):
+    """A phone with so many bytes of storage left."""
+    ballast, free = phone.tmp / "ballast", os.statvfs(phone.tmp)
+    with ballast.open("ab") as file:
+        size = file.tell() + free.f_bavail * free.f_frsize - leave
+        os.posix_fallocate(file.fileno(), 0, size)
+    yield
+    ballast.unlink(missing_ok=True)
 
+
+def never():
     return threading.Event()
 
 

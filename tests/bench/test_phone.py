@@ -17,7 +17,9 @@ from edge_transact.bench.push import sync_files
 from edge_transact.bench.sensors import read_sensors
 from edge_transact.build.dist import build
 from edge_transact.prune import Budget
+from tests.bench.conftest import NASTY
 from tests.bench.logs import repetitions
+from tests.bench.standin.phone import adb_server_beside
 
 
 def test_the_phone_gives_the_hosts_tokens(phone, run_bench, tmp_path):
@@ -60,8 +62,9 @@ def test_a_pruned_smollm2_gives_the_hosts_tokens(phone, run_bench, tmp_path):
 
 
 def test_nothing_is_left_running_or_changed(phone, run_bench):
-    run_bench(phone.serial)
-    assert phone.read("/standin/fixed_performance") == "false"
+    (result,) = run_bench(phone.serial).results
+    assert result["model"] == NASTY and not (phone.root / "pwned").exists()
+    assert phone.read("/standin/fixed_performance").split()[-1] == "false"
     assert [line for line in phone.processes().values() if "edge-bench" in line] == []
     assert not (phone.tmp / "edge-transact/runs").exists()
     assert list((phone.tmp / "edge-transact/models").iterdir())
@@ -93,6 +96,12 @@ def test_a_device_describes_itself(phone):
     assert describe(AndroidDevice(adb_client(), phone.serial)).opencl == "/vendor/lib64/libOpenCL.so"
 
 
+def test_a_phone_that_saves_power_is_refused(phone, run_bench):
+    phone.write("/sys/class/power_supply/battery/capacity", 9)
+    phone.write("/sys/class/power_supply/battery/status", "Discharging")
+    assert "9 % of its battery left" in run_bench(phone.serial).failures[0]
+
+
 def test_sensors_follow_the_phone(phone):
     device = AndroidDevice(adb_client(), phone.serial)
     phone.set_temperature(41.5)
@@ -111,6 +120,13 @@ def test_two_phones_of_one_name_at_once(make_phone, run_bench):
     assert len({result["device"] for result in outcome.results}) == 2
     infos = [describe(AndroidDevice(adb_client(), phone.serial)) for phone in phones]
     assert labels(infos)[phones[0].serial] == f"Stand-in Paper Phone ({phones[0].serial})"
+
+
+def test_a_phone_at_another_computer(phone, run_bench, monkeypatch):
+    with adb_server_beside(phone) as (address, serial):
+        monkeypatch.setenv("ADB_SERVER_SOCKET", f"tcp:{address}")
+        outcome = run_bench(serial, repetitions=1)
+    assert outcome.failures == [] and outcome.results[0]["serial"] == serial
 
 
 def test_energy_is_told_only_on_battery(phone, run_bench):

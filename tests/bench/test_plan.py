@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_transact.bench.host import HostBench, parse_cores
 from edge_transact.bench.plan import Lengths, make_visits, parse_lengths, prompt_ids
+from edge_transact.bench.run import Conditions
 from edge_transact.errors import UsageError
 
 PAIRS = st.lists(st.builds(Lengths, st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4, unique=True)
@@ -38,6 +40,15 @@ def test_lengths_are_read():
 def test_bad_lengths_are_refused(text):
     with pytest.raises(UsageError):
         parse_lengths(text)
+
+
+def test_cores_are_read():
+    assert parse_cores("") == [] and parse_cores("0,4-7") == [0, 4, 5, 6, 7]
+    for text in ("a", "4-", "7-4", "0,,1", "-1"):
+        with pytest.raises(UsageError, match="--cores"):
+            parse_cores(text)
+    with pytest.raises(UsageError, match="may not use"):
+        HostBench(Conditions(lengths=(Lengths(1, 1),), cores="100000"))
 
 
 @given(st.integers(2, 50000), st.integers(1, 300))

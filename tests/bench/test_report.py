@@ -80,6 +80,13 @@ def test_a_browser_shows_the_page(report, tmp_path):
     assert picture.stat().st_size > 20_000
 
 
+def test_a_report_of_a_plan_that_was_cut_short(tmp_path):
+    """Two models with a perplexity each, and no lengths in common yet."""
+    records = [repetition(model="a", model_digest="a"), repetition(model="b", model_digest="b", prefill_tokens=128)]
+    names = write_report(records, tmp_path / "report", perplexities={"a": 1.0, "b": 2.0})
+    assert names == ["1-latency.png", "1-speedup.png"]
+
+
 def test_an_existing_report_stays(report, records):
     path, _ = report
     with pytest.raises(EdgeTransactError, match="exists"):

@@ -28,7 +28,8 @@ CONTRACT = (
 )  # fmt: skip
 LLAMA_BENCH = (
     "build_commit", "backends", "model_type", "model_size", "model_n_params", "n_threads", "n_prompt", "n_gen",
-    "n_depth", "test_time", "avg_ns", "stddev_ns", "avg_ts", "stddev_ts", "samples_ns", "samples_ts", "test",
+    "n_depth", "repetitions", "warmups", "test_time", "avg_ns", "stddev_ns", "avg_ts", "stddev_ts", "samples_ns",
+    "samples_ts", "test",
 )  # fmt: skip
 
 
@@ -86,7 +87,7 @@ def test_one_decoded_token_has_no_decode_speed():
 
 
 def test_exports_hold_the_same(tmp_path):
-    results = make_results([repetition(1.0, model='a "b", c|d'), repetition(2.0, model='a "b", c|d')])
+    results = make_results([repetition(1.0, model='a "b",\n c|d'), repetition(2.0, model='a "b",\n c|d')])
     assert json.loads(to_text(results, "json")) == results
     assert [json.loads(line) for line in to_text(results, "jsonl").splitlines()] == results
     (row,) = csv.DictReader(io.StringIO(to_text(results, "csv")))
@@ -97,7 +98,7 @@ def test_exports_hold_the_same(tmp_path):
         rows = database.execute("SELECT model, e2e_s, samples_ns FROM results").fetchall()
     assert rows == [(results[0]["model"], 1.5, "[1000000000, 2000000000]")] * 2
     table = to_text(results, "md").splitlines()
-    assert {line.replace("\\|", "").count("|") for line in table} == {17}
+    assert {line.replace("\\|", "").count("|") for line in table} == {17} and len(table) == 3
     (tmp_path / "other").write_text("text")
     with pytest.raises(UsageError):
         write_sqlite(results, tmp_path / "other")
@@ -109,7 +110,7 @@ def test_the_log_survives_a_cut_off_line(tmp_path):
     log.append({name: value for name, value in repetition().items() if name != "schema"})
     log.close()
     with path.open("a") as file:
-        file.write('{"schema": 1, "kind": "repe')
+        file.write('{"schema": 2, "kind": "repe')
     with pytest.raises(EdgeTransactError, match="exists"):
         Log(path, resume=False)
     log = Log(path, resume=True)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -9,13 +10,14 @@ import torch
 from typer.testing import CliRunner
 
 from edge_transact import costs
-from edge_transact.build import dist
+from edge_transact.build import dist, stages
 from edge_transact.build.dist import build, model_lib_name
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.cli import app
 from edge_transact.definition import load, render
 from edge_transact.errors import EdgeTransactError
 from edge_transact.manifest import Manifest
+from edge_transact.prune import Budget
 from edge_transact.prune.selection import LayerSelection
 from edge_transact.prune.surgery import pruned_tensors
 from edge_transact.quantization import QUANTIZATIONS
@@ -212,6 +214,23 @@ def test_an_epsilon_that_config_json_leaves_out_is_transformers_default(make_lla
 def test_without_a_model_the_demo_is_offered(tmp_path):
     _, _, err = invoke("build", "-o", tmp_path / "dist")
     assert "edge-transact build demo:smollm2" in err
+
+
+def test_a_model_is_pruned_again_when_what_prune_copies_has_changed(tiny_model, tmp_path, monkeypatch):
+    made = []
+
+    def prune(model, directory, budget, **options):
+        made.append(model)
+        shutil.copytree(model, directory, dirs_exist_ok=True)
+
+    monkeypatch.setattr(stages, "prune", prune)
+    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    for text, times in ((None, 1), (None, 1), ("{}", 2)):
+        if text:
+            (model / "tokenizer_config.json").write_text(text)
+        stages.pruned(Checkpoint.open(model), str(model), Budget(intermediate=96), {})
+        assert len(made) == times
 
 
 def test_names_differ_where_libraries_do(tiny_model, tmp_path):

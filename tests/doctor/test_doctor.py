@@ -49,6 +49,11 @@ def test_every_job_needs_checks_that_exist(programs):
     assert all(needed_for(name) for name in names)
 
 
+def test_the_help_names_every_job():
+    words = set(CliRunner().invoke(app, ["doctor", "--help"]).stdout.replace(",", " ").replace(".", " ").split())
+    assert set(JOBS) <= words
+
+
 def test_what_is_missing_has_a_fix_and_what_is_there_has_none(programs):
     for examined in examine():
         assert examined.ok == (examined.fix == ""), examined

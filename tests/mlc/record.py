@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from edge_transact.inputs import resolve_model
-from tests.mlc.small import ANDROID_METADATA, GOLDEN, android_metadata, measured, small_checkpoint
+from tests.mlc.small import ANDROID_METADATA, GOLDEN, android_metadata, measured
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         tiny_model = resolve_model("demo:tiny")
         android = android_metadata(tiny_model, Path(scratch) / "android")
-        checkpoint = small_checkpoint(tiny_model, Path(scratch) / "checkpoint")
-        weights, logits = measured(checkpoint, Path(scratch), "mlc")
+        weights, logits = measured(tiny_model, Path(scratch), "mlc")
     np.savez_compressed(GOLDEN, weights=json.dumps(weights), logits=logits)
     ANDROID_METADATA.write_text(json.dumps(android, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""The small checkpoint of the comparison with MLC, its weights the same on every machine; and what is compared."""
+"""The small checkpoints of the comparison with MLC, their weights the same on every machine; and what is compared."""
 
 import hashlib
 import json
@@ -19,7 +19,21 @@ PROMPT = [3, 141, 59, 26, 535, 897, 932, 384, 626, 433, 832]
 DECODED = [795, 28, 841]
 
 
-def small_checkpoint(tiny_model: Path, directory: Path) -> Path:
+WIDTHS = {
+    "whole heads": {
+        "0": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 33},
+        "2": {"intermediate_size": 40},
+    },
+    "cut heads": {
+        "0": {"num_attention_heads": 2, "num_key_value_heads": 1, "qk_head_dim": 10, "v_head_dim": 7},
+        "1": {"v_head_dim": 12},
+        "2": {"intermediate_size": 40, "qk_head_dim": 12},
+    },
+}
+"""``per_layer_config`` of the two models that are compared."""
+
+
+def small_checkpoint(tiny_model: Path, directory: Path, widths: str) -> Path:
     """Three layers of different widths, ragged quantization groups among them, with the tokenizer of ``demo:tiny``."""
     import torch
 
@@ -37,16 +51,17 @@ def small_checkpoint(tiny_model: Path, directory: Path) -> Path:
         max_position_embeddings=64,
         tie_word_embeddings=False,
         rope_parameters={"rope_type": "default", "rope_theta": 50000.0},
-        per_layer_config={
-            "0": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 33},
-            "2": {"intermediate_size": 40},
-        },
+        per_layer_config=WIDTHS[widths],
     )
     model = EdgeLlamaForCausalLM(config)
     random = np.random.default_rng(6)
     for _, parameter in sorted(model.named_parameters()):
         values = random.uniform(-0.4, 0.4, tuple(parameter.shape)).astype(np.float32)
         parameter.data = torch.from_numpy(values + 1 if values.ndim == 1 else values)
+    for name, buffer in model.named_buffers():
+        if name.endswith("rope_pairs"):
+            for row in buffer:
+                row.copy_(torch.from_numpy(np.sort(random.permutation(8)[: len(row)])))
     model.save_pretrained(directory)
     for path in tiny_model.glob("*token*"):
         if path.is_file():
@@ -96,13 +111,20 @@ def weights(checkpoint: Path, quantization: str, directory: Path, engine: str) -
     return digests(directory)
 
 
-def measured(checkpoint: Path, scratch: Path, engine: str) -> tuple[dict[str, dict[str, str]], np.ndarray]:
-    """All that is compared: the weights in every quantization, and the logits in ``q4f32_1``."""
+def measured(tiny_model: Path, scratch: Path, engine: str) -> tuple[dict[str, dict[str, dict[str, str]]], np.ndarray]:
+    """All that is compared: the weights of both models in every quantization, and logits in ``q4f32_1``.
+
+    The logits are those of whole heads, and their DIST stays in ``scratch/dist``.
+    """
     from edge_transact.build.dist import build
 
-    converted = {name: weights(checkpoint, name, scratch / name, engine) for name in QUANTIZATIONS}
+    checkpoints = {widths: small_checkpoint(tiny_model, scratch / "checkpoints" / widths, widths) for widths in WIDTHS}
+    converted = {
+        widths: {name: weights(checkpoint, name, scratch / widths / name, engine) for name in QUANTIZATIONS}
+        for widths, checkpoint in checkpoints.items()
+    }
     dist = scratch / "dist"
-    build(str(checkpoint), dist, targets=["host"], quantization="q4f32_1", engine=engine, **SIZES)
+    build(str(checkpoints["whole heads"]), dist, targets=["host"], quantization="q4f32_1", engine=engine, **SIZES)
     return converted, logits(dist)
 
 

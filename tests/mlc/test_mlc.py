@@ -23,7 +23,7 @@ from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.manifest import Manifest
 from edge_transact.mlc import checkout, engine
 from edge_transact.mlc.engine import MLC
-from tests.mlc.small import GOLDEN, QUANTIZATIONS, measured, small_checkpoint
+from tests.mlc.small import GOLDEN, QUANTIZATIONS, SIZES, WIDTHS, measured, small_checkpoint
 
 CHECKOUT = os.environ.get("MLC_LLM_SOURCE_DIR")
 ENGINES = ["tvm", *([pytest.param("mlc", marks=pytest.mark.slow)] if CHECKOUT else [])]
@@ -31,10 +31,9 @@ ENGINES = ["tvm", *([pytest.param("mlc", marks=pytest.mark.slow)] if CHECKOUT el
 
 @pytest.fixture(scope="module", params=ENGINES)
 def made(request, tiny_model, tmp_path_factory):
-    """What an engine makes of the small checkpoint, and where its DIST is."""
+    """What an engine makes of the small checkpoints, and where the DIST of one is."""
     scratch = tmp_path_factory.mktemp(request.param)
-    checkpoint = small_checkpoint(tiny_model, scratch / "checkpoint")
-    return (*measured(checkpoint, scratch, request.param), scratch / "dist")
+    return (*measured(tiny_model, scratch, request.param), scratch / "dist")
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +43,9 @@ def golden():
 
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
-def test_weights_are_mlcs_byte_for_byte(made, golden, quantization):
-    assert made[0][quantization] == golden[0][quantization]
+@pytest.mark.parametrize("widths", WIDTHS)
+def test_weights_are_mlcs_byte_for_byte(made, golden, widths, quantization):
+    assert made[0][widths][quantization] == golden[0][widths][quantization]
 
 
 def test_logits_are_mlcs_to_the_bound_of_parity(made, golden):
@@ -75,6 +75,13 @@ if CHECKOUT:
         assert made.manifest.parity["passed"] and made.manifest.parity["layers"] == 2
         config = json.loads((tmp_path / "dist" / "mlc-chat-config.json").read_text())
         assert config["model_type"] == "edge_llama" and config["model_config"]["rope_theta"] == 50000.0
+
+    @pytest.mark.slow
+    def test_mlc_builds_heads_that_lost_dims(tiny_model, tmp_path):
+        checkpoint = small_checkpoint(tiny_model, tmp_path / "checkpoint", "cut heads")
+        targets = ["host", "android"]
+        made = build(str(checkpoint), tmp_path / "dist", targets=targets, engine="mlc", **SIZES)
+        assert made.manifest.parity["passed"] and list(made.manifest.libraries) == targets
 
 
 def test_mlc_needs_xcode_for_an_iphone(foreign, monkeypatch):

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from edge_transact.errors import UsageError, did_you_mean
+from edge_transact.prune.methods.flap import Flap
+from edge_transact.prune.methods.llm_pruner import LlmPruner
+from edge_transact.prune.methods.magnitude import Magnitude
+from edge_transact.prune.methods.random_scores import Random
 from edge_transact.prune.methods.scorer import Scorer
 from edge_transact.prune.methods.transact import Transact
+from edge_transact.prune.methods.wanda import Wanda
 
-METHODS: dict[str, type[Scorer]] = {"transact": Transact}
+METHODS: dict[str, type[Scorer]] = {
+    "transact": Transact,
+    "llm-pruner": LlmPruner,
+    "wanda": Wanda,
+    "flap": Flap,
+    "magnitude": Magnitude,
+    "random": Random,
+}
 
 
 def find_method(name: str) -> type[Scorer]:

@@ -22,6 +22,8 @@ class Activations:
     Attributes:
         attention: `o_proj`'s input, ``[tokens, attention_size]``.
         mlp: `down_proj`'s input, ``[tokens, intermediate_size]``.
+        attention_input: What `q_proj`, `k_proj` and `v_proj` get, ``[tokens, hidden_size]``.
+        mlp_input: What `gate_proj` and `up_proj` get, ``[tokens, hidden_size]``.
         queries: `q_proj`'s output, ``[tokens, num_attention_heads * qk_head_dim]``.
         keys: `k_proj`'s output, ``[tokens, num_key_value_heads * qk_head_dim]``.
         attention_gradient: Of the loss by `o_proj`'s output, ``[tokens, hidden_size]``.
@@ -31,6 +33,8 @@ class Activations:
 
     attention: torch.Tensor
     mlp: torch.Tensor
+    attention_input: torch.Tensor
+    mlp_input: torch.Tensor
     queries: torch.Tensor
     keys: torch.Tensor
     attention_gradient: torch.Tensor | None = None
@@ -45,6 +49,9 @@ class Scorer(ABC):
         widths: The layer's.
         layer: The layer itself, for methods that look at weights; where `gradients` is ``weights``, their ``grad`` is
             that of the summed loss of all calibration tokens by the time `scores` is called.
+
+    Attributes:
+        seed: For what a method draws: another for every layer, every shot and every ``--seed``.
     """
 
     gradients: ClassVar[Literal["none", "activations", "weights"]] = "none"
@@ -53,6 +60,7 @@ class Scorer(ABC):
     def __init__(self, widths: LayerWidths, layer: LlamaDecoderLayer) -> None:
         self.widths = widths
         self.layer = layer
+        self.seed = 0
 
     @abstractmethod
     def add(self, seen: Activations) -> None:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -166,6 +167,25 @@ class Phone:
 
     def _log(self) -> str:
         return (self._directory / "log").read_text(errors="replace")[-2000:]
+
+
+@contextlib.contextmanager
+def adb_server_beside(phone: Phone) -> Iterator[tuple[str, str]]:
+    """An adb server on another machine, which `phone` is plugged into: its address, and the phone's serial there."""
+    address = phone.serial.partition(":")[0]
+    with tempfile.TemporaryDirectory(prefix="adb-") as home:
+        command = ["nsenter", "--net", "-t", str(phone._inside()), "adb", "-a", "-P", "5037", "server", "nodaemon"]
+        # No search for emulators on this machine's ports: it would find the phone's, and name it otherwise.
+        environment = {**os.environ, "HOME": home, "ADB_LOCAL_TRANSPORT_MAX_PORT": "5000"}
+        server = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        serial = f"127.0.0.1:{ADBD_PORT}"
+        client = ["adb", "-H", address, "-P", "5037", "connect", serial]
+        try:
+            _until(lambda: b"connected to" in subprocess.run(client, capture_output=True).stdout, "adb to connect")
+            yield f"{address}:5037", serial
+        finally:
+            server.kill()
+            server.wait()
 
 
 class AdbServer:
