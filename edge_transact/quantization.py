@@ -7,6 +7,7 @@ The bits are specified in MLC-LLM's ``quantization/group_quantization.py`` and p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,6 +59,11 @@ QUANTIZATIONS: dict[str, Quantization] = {
         Quantization("q4f32_1", "float32", 4),
     )
 }
+
+
+def default_quantization(targets: Sequence[str]) -> str:
+    """The quantization of a build for these targets: what is fast on phones' GPUs where they are among them."""
+    return "q4f16_0" if "android" in targets else "q4f32_1"
 
 
 def get_quantization(name: str) -> Quantization:

@@ -29,7 +29,7 @@ from edge_transact.mlc.engine import MLC
 from edge_transact.outputs import new_directory, refuse_existing
 from edge_transact.progress import step, warn
 from edge_transact.prune import Budget
-from edge_transact.quantization import Quantization, get_quantization
+from edge_transact.quantization import Quantization, default_quantization, get_quantization
 from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.text import TextCodec
 from edge_transact.weights.shards import ShardReader
@@ -109,7 +109,7 @@ def build(
     """
     started = time.perf_counter()
     names = list(dict.fromkeys(get_target(target).name for target in targets))
-    kind = get_quantization(quantization or ("q4f16_0" if "android" in names else "q4f32_1"))
+    kind = get_quantization(quantization or default_quantization(names))
     refuse_existing(output, force)
     mlc = MLC(names) if engine == "mlc" else None
     with tempfile.TemporaryDirectory(prefix="edge-transact-") as scratch:

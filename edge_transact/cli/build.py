@@ -45,6 +45,16 @@ def build(
         float | None, typer.Option(help="Prune first: the share of attention and MLP parameters to remove.")
     ] = None,
     target_params: Annotated[str | None, typer.Option(help="Prune first, to so many parameters: 1.3B, 900M.")] = None,
+    max_weight_bytes: Annotated[
+        str | None, typer.Option(help="Prune first, to weights of so many bytes: 600MB.")
+    ] = None,
+    max_kv_bytes_per_token: Annotated[
+        str | None, typer.Option(help="Prune first, to so many bytes of KV cache a token: 12k.")
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(help="Prune first, to so many bytes of weights, KV cache and workspace: 1.5GiB."),
+    ] = None,
     widths: Annotated[Path | None, typer.Option(help="Prune first, to the widths in this JSON file.")] = None,
     heads: Annotated[int | None, typer.Option(help="Prune first: query heads of every layer.")] = None,
     intermediate: Annotated[int | None, typer.Option(help="Prune first: MLP dims of every layer.")] = None,
@@ -54,7 +64,7 @@ def build(
     """Quantize a model and build its libraries: a directory that MLC-LLM's engine and apps, and `run`, can use.
 
     The libraries are compiled from the emitted model definition, and what was built is compared with torch on the
-    quantized weights before anything is written. With a budget (`--ratio`, `--target-params`, `--widths`, or
+    quantized weights before anything is written. With a budget (`--ratio`, another limit, `--widths`, or
     `--heads` and `--intermediate`) the model is pruned first; `edge-transact prune` has more to choose from.
     Without MODEL, `edge-transact.toml` in the working directory says all this; options override it.
     Stages that have not changed since an earlier build are taken from the cache, with `--force` too: it makes the
@@ -81,6 +91,9 @@ def build(
         "engine": engine,
         "ratio": ratio,
         "target_params": target_params,
+        "max_weight_bytes": max_weight_bytes,
+        "max_kv_bytes_per_token": max_kv_bytes_per_token,
+        "max_memory": max_memory,
         "widths": None if widths is None else str(widths),
         "heads": heads,
         "intermediate": intermediate,
@@ -124,7 +137,7 @@ def _arguments(options: dict[str, Any]) -> dict[str, Any]:
     from edge_transact.errors import UsageError, did_you_mean
     from edge_transact.progress import step
     from edge_transact.project import BUDGET_KEYS, ENGINES, FILE, Project, read_project
-    from edge_transact.quantization import get_quantization
+    from edge_transact.quantization import default_quantization, get_quantization
 
     if options["model"] is not None:
         project = Project(model=options["model"])
@@ -148,16 +161,16 @@ def _arguments(options: dict[str, Any]) -> dict[str, Any]:
         raise UsageError(f"unknown engine {engine!r}", fix=did_you_mean(engine, ENGINES))
     budget, pruning = None, {}
     if project.prune:
-        from edge_transact.prune import Budget, parse_parameters
+        from edge_transact.prune import Budget
+        from edge_transact.prune.budget import DEFAULT_CONTEXT
 
         pruning = project.prune.model_dump(exclude_none=True)
-        sizes = {key: pruning.pop(key) for key in BUDGET_KEYS if key in pruning}
-        budget = Budget(
-            ratio=sizes.get("ratio"),
-            target_parameters=parse_parameters(str(sizes["target_params"])) if "target_params" in sizes else None,
-            widths=Path(sizes["widths"]) if "widths" in sizes else None,
-            heads=sizes.get("heads"),
-            intermediate=sizes.get("intermediate"),
+        if "compensate" in pruning:
+            pruning["compensated"] = pruning.pop("compensate")
+        budget = Budget.from_options(
+            **{key: pruning.pop(key) for key in BUDGET_KEYS if key in pruning},
+            quant=project.build.quant or default_quantization(project.build.target),
+            context=project.build.context or DEFAULT_CONTEXT,
         )
     build = project.build
     return {

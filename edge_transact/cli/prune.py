@@ -18,66 +18,117 @@ def prune(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The checkpoint directory to write.")],
     ratio: Annotated[
         float | None,
-        typer.Option(help="Budget: the share of attention and MLP parameters to remove.", show_default=False),
+        typer.Option(help="Limit: the share of attention and MLP parameters to remove.", show_default=False),
     ] = None,
     target_params: Annotated[
-        str | None, typer.Option(help="Budget: parameters of the pruned model, such as 1.3B or 900M.")
+        str | None, typer.Option(help="Limit: parameters of the pruned model, such as 1.3B or 900M.")
+    ] = None,
+    max_weight_bytes: Annotated[
+        str | None, typer.Option(help="Limit: bytes of all weights in --quant, such as 600MB.")
+    ] = None,
+    max_kv_bytes_per_token: Annotated[
+        str | None, typer.Option(help="Limit: bytes that a token takes in the KV cache, such as 12k.")
+    ] = None,
+    max_memory: Annotated[
+        str | None, typer.Option(help="Limit: weights, KV cache of --context tokens and workspace, such as 1.5GiB.")
     ] = None,
     widths: Annotated[
-        Path | None, typer.Option(help="Budget: a JSON list of the widths of every layer, as --json prints.")
+        Path | None, typer.Option(help="Instead of limits: a JSON list of the widths of every layer, as --json prints.")
     ] = None,
     heads: Annotated[
-        int | None, typer.Option(help="Budget: query heads that every layer keeps, in whole KV groups.")
+        int | None, typer.Option(help="Instead of limits: query heads that every layer keeps, in whole KV groups.")
     ] = None,
-    intermediate: Annotated[int | None, typer.Option(help="Budget: MLP dims that every layer keeps.")] = None,
-    method: Annotated[str, typer.Option(help="What decides which heads and dims stay.")] = "transact",
+    intermediate: Annotated[
+        int | None, typer.Option(help="Instead of limits: MLP dims that every layer keeps.")
+    ] = None,
+    quant: Annotated[str, typer.Option(help="The quantization that limits on bytes are counted in.")] = "q4f16_0",
+    context: Annotated[int, typer.Option(help="Tokens of --max-memory.")] = 2048,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="What decides which units stay: best, transact, llm-pruner, wanda, flap, magnitude or random."
+        ),
+    ] = "best",
     allocation: Annotated[
-        str, typer.Option(help="How a ratio is spread over layers: uniform. --widths says it layer by layer.")
-    ] = "uniform",
+        str | None,
+        typer.Option(
+            help="How limits are spread over layers and units: uniform, sensitivity or budgeted. By default budgeted "
+            "with the method best, and uniform with the others.",
+            show_default=False,
+        ),
+    ] = None,
+    units: Annotated[
+        str | None,
+        typer.Option(help="What limits may cut, of mlp,groups,values,queries-keys.", show_default=False),
+    ] = None,
+    compensate: Annotated[
+        bool | None,
+        typer.Option(
+            "--compensate/--no-compensate",
+            help="Solve o_proj and down_proj anew on the calibration text. By default only with the method best.",
+            show_default=False,
+        ),
+    ] = None,
     shots: Annotated[int, typer.Option(help="Shrink in so many steps, scoring again at each.")] = 1,
-    bucket: Annotated[
-        int, typer.Option(help="Round MLP widths that follow from a ratio or a parameter count to multiples of it.")
-    ] = 32,
+    bucket: Annotated[int, typer.Option(help="MLP widths that follow from limits are multiples of it.")] = 32,
     calibration: Annotated[
         str, typer.Option(metavar="TEXT", help="What the activations are measured on.")
     ] = "demo:sotu",
     calibration_tokens: Annotated[int, typer.Option(help="How much of that text, in windows of 512.")] = 16384,
     seed: Annotated[int, typer.Option(help="Which windows; the same seed writes the same bytes.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what an interrupted run with the same options left.")
+    ] = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a model smaller: attention heads and MLP dims go, without training.
+    """Make a model smaller: KV groups, dims inside heads and MLP dims go, without training.
 
-    Scores are TransAct's: how large the activations are that enter `o_proj` and `down_proj` on the calibration text.
-    Query heads go with the KV head that they share. On models of fewer than 8 KV heads a `--ratio` is cut from the
-    MLP alone; `--heads` cuts heads explicitly. Give one budget.
+    The method `best` predicts what each unit costs in loss, cuts where that is least, and solves the projections that
+    consume what was cut anew. The others are the published ones, each layer cut alike: `transact` keeps the largest
+    activations. Limits may go together; query heads go with the KV head that they share.
 
     **Examples**
 
     `edge-transact prune demo:smollm2 --ratio 0.3 -o pruned`
 
-    `edge-transact prune demo:smollm2 --target-params 100M --shots 8 -o pruned`
+    `edge-transact prune demo:smollm2 --max-weight-bytes 60MB --max-kv-bytes-per-token 16k -o pruned`
+
+    `edge-transact prune demo:smollm2 --target-params 100M --method transact --shots 8 -o pruned`
 
     `edge-transact prune demo:smollm2 --heads 6 --intermediate 1024 -o pruned`
 
     `edge-transact prune model.gguf --widths widths.json --calibration notes.txt -o pruned --json | jq .ratio`
     """
     from edge_transact.memory import peak_rss_mib
-    from edge_transact.prune import Budget, parse_parameters
+    from edge_transact.prune import Budget
     from edge_transact.prune import prune as prune_model
 
-    parameters = parse_parameters(target_params) if target_params is not None else None
     result = prune_model(
         model,
         output,
-        Budget(ratio, parameters, widths, heads, intermediate),
+        Budget.from_options(
+            ratio=ratio,
+            target_params=target_params,
+            max_weight_bytes=max_weight_bytes,
+            max_kv_bytes_per_token=max_kv_bytes_per_token,
+            max_memory=max_memory,
+            widths=widths,
+            heads=heads,
+            intermediate=intermediate,
+            quant=quant,
+            context=context,
+        ),
         method=method,
         allocation=allocation,
+        units=[unit.strip() for unit in units.split(",")] if units else (),
+        compensated=compensate,
         shots=shots,
         bucket=bucket,
         calibration=calibration,
         calibration_tokens=calibration_tokens,
         seed=seed,
+        resume=resume,
         force=force,
     )
 

@@ -23,7 +23,11 @@ ENGINES = ("tvm", "mlc")
 FILE = "edge-transact.toml"
 DEFAULT_OUTPUT = "dist"
 
-BUDGETS = (("ratio",), ("target_params",), ("widths",), ("heads", "intermediate"))
+BUDGETS = (
+    ("ratio", "target_params", "max_weight_bytes", "max_kv_bytes_per_token", "max_memory"),
+    ("widths",),
+    ("heads", "intermediate"),
+)
 """The keys that say how small; those of one tuple go together, those of two exclude each other."""
 BUDGET_KEYS = tuple(key for keys in BUDGETS for key in keys)
 
@@ -59,14 +63,24 @@ class _Section(BaseModel):
 
 
 class Prune(_Section):
-    """How the model is pruned before it is built: one budget, and how heads and MLP dims are chosen."""
+    """How the model is pruned before it is built: how small, and how what stays is chosen.
+
+    Bytes are counted in the build's quantization and for its context.
+    """
 
     ratio: Annotated[float, Field(gt=0, lt=1)] | None = Field(None, description="Share of attention + MLP to remove.")
     target_params: int | str | None = Field(None, description="Parameters to be left, such as 1.3B.")
+    max_weight_bytes: int | str | None = Field(None, description="Bytes of all weights, such as 600MB.")
+    max_kv_bytes_per_token: int | str | None = Field(None, description="Bytes that a token takes in the KV cache.")
+    max_memory: int | str | None = Field(None, description="Weights, KV cache and workspace, such as 1.5GiB.")
     widths: str | None = Field(None, description="A JSON file with the widths of every layer.")
     heads: Count | None = Field(None, description="Query heads that every layer keeps.")
     intermediate: Count | None = Field(None, description="MLP dims that every layer keeps.")
     method: str | None = Field(None, description="What scores heads and MLP dims.")
+    allocation: Annotated[str, *_one_of(("uniform", "sensitivity", "budgeted"))] | None = Field(
+        None, description="How limits are spread over layers and units."
+    )
+    compensate: bool | None = Field(None, description="Solve o_proj and down_proj anew.")
     shots: Count | None = Field(None, description="In how many steps the widths shrink.")
     bucket: Count | None = Field(None, description="MLP widths become multiples of it.")
     calibration: str | None = Field(None, description="The calibration TEXT.")

@@ -18,6 +18,9 @@ from edge_transact.widths import CACHE_HEAD_DIM_MULTIPLE, LayerWidths, WidthPlan
 DEFAULT_BUCKET = 32
 """MLP widths are multiples of it: W4A16's group, and a work-group's worth on the GPUs of phones."""
 
+SHARES = 64
+"""Steps in which a share is lowered."""
+
 MIN_GROUPS = 8
 """With fewer KV groups than this, one group is too coarse a step for a ratio, and the MLP takes the whole cut.
 
@@ -183,10 +186,15 @@ def _uniform(source: WidthPlan, limits: Sequence[Limit], units: Sequence[str], b
     if not all(limit.holds(smallest) for limit in limits):
         raise binding(limits, smallest)
     coarse = [unit for unit in units if unit != "mlp"]
-    share = _largest_share(lambda share: all(limit.holds(_share(source, units, share)) for limit in limits))
-    plan = source.with_layers(_keep(layer, coarse, share) for layer in source.layers)
+    share = min(_even_share(limit, source, smallest) for limit in limits)
+    while True:
+        plan = source.with_layers(_keep(layer, coarse, share) for layer in source.layers)
+        if all(limit.holds(_smallest(plan, ["mlp"] if "mlp" in units else [], bucket)) for limit in limits):
+            break
+        # Rounded up, it leaves more than the MLP can make up for.
+        share -= 1 / SHARES
     if "mlp" in units:
-        share = _largest_share(lambda share: all(limit.holds(_share(plan, ["mlp"], share)) for limit in limits))
+        share = min(_mlp_share(limit, plan) for limit in limits)
         exact = [layer.intermediate_size * share for layer in plan.layers]
         plan = plan.with_layers(_round_mlp(layer, dims, bucket) for layer, dims in zip(plan.layers, exact, strict=True))
         # The nearest bucket may be the one above, which only a share of the model may exceed.
@@ -208,25 +216,24 @@ def _uniform(source: WidthPlan, limits: Sequence[Limit], units: Sequence[str], b
     return Allocation(plan, (_reached(plan, source, limits), *notes))
 
 
-def _largest_share(holds) -> float:
-    """The largest share between 0 and 1 for which something holds, which it does from some share down."""
-    low, high = 0.0, 1.0
-    if holds(high):
-        return high
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low
+def _mlp_share(limit: Limit, plan: WidthPlan) -> float:
+    """The share of all MLP dims at which a plan is just within a limit, which grows with them in a straight line."""
+    whole, half = limit.measure(plan), limit.measure(_with_mlp(plan, 0.5))
+    return 1 - max(0.0, whole - limit.bound) / (2 * (whole - half)) if whole > half else 1.0
 
 
-def _share(plan: WidthPlan, units: Sequence[str], share: float) -> WidthPlan:
-    """Each layer with one share of `units`; the MLP's to the dim."""
-    coarse = plan.with_layers(_keep(layer, units, share) for layer in plan.layers)
-    if "mlp" not in units:
-        return coarse
-    return coarse.with_layers(
-        replace(layer, intermediate_size=max(1, round(layer.intermediate_size * share))) for layer in coarse.layers
+def _with_mlp(plan: WidthPlan, share: float) -> WidthPlan:
+    return plan.with_layers(
+        replace(layer, intermediate_size=max(1, round(layer.intermediate_size * share))) for layer in plan.layers
     )
+
+
+def _even_share(limit: Limit, source: WidthPlan, smallest: WidthPlan) -> float:
+    """The share of everything that may be cut at which a plan would be just within a limit, without any rounding."""
+    cut = 1 - costs.prunable_parameters(smallest) / costs.prunable_parameters(source)
+    most = limit.measure(source)
+    of_prunable = (most - limit.measure(smallest)) / cut
+    return 1 - max(0.0, most - limit.bound) / of_prunable if of_prunable else 1.0
 
 
 def _smallest(source: WidthPlan, units: Sequence[str], bucket: int) -> WidthPlan:

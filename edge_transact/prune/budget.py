@@ -92,9 +92,13 @@ class Budget:
     def from_options(cls, **options: Any) -> Budget:
         """From options as a command line or a file has them: numbers with units, paths as text, `None` for none."""
         given = {name: value for name, value in options.items() if value is not None}
-        parsers = {"target_params": parse_parameters, "widths": Path}
-        parsers |= {name: parse_bytes for name in LIMITS[2:]}
-        return cls(**{name: parsers.get(name, lambda value: value)(value) for name, value in given.items()})
+        for name in {"target_params", "widths", *LIMITS[2:]} & set(given):
+            value = given[name]
+            if name == "widths":
+                given[name] = Path(value)
+            else:
+                given[name] = parse_parameters(value) if name == "target_params" else parse_bytes(value)
+        return cls(**given)
 
     def to_dict(self) -> dict[str, Any]:
         """What was asked for, without what wasn't."""

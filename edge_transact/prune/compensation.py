@@ -168,7 +168,7 @@ class _Layer:
         self.model = model
         self.index = index
         self.selection = selection
-        self.full = model.layer(index, LayerSelection.everything(model.checkpoint.plan.layers[index]))
+        self.full = model.layer(index)
         self.cut = model.layer(index, selection)
 
     def attention(self, source: torch.Tensor, pruned: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -188,7 +188,7 @@ class _Layer:
         return self._finish(PROJECTIONS[0], projection, regression, pruned, activations)
 
     def _kept_of_attention(self) -> torch.Tensor | None:
-        """The dims of the uncut layer's `o_proj` input that are the cut one's; `None` where attention itself differs."""
+        """Which dims of the uncut layer's `o_proj` input are the cut one's; `None` where attention itself differs."""
         widths = self.model.checkpoint.plan.layers[self.index]
         if self.selection.qk_pairs.shape[1] < widths.qk_head_dim // 2:
             return None

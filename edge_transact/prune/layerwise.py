@@ -51,6 +51,13 @@ class LayerwiseModel:
         stored = checkpoint.tensor(self._embedding_name).dtype
         self.dtype = torch.float32 if stored == torch.float16 else stored
 
+    def sample(self, tokens: int) -> LayerwiseModel:
+        """The same model with fewer windows: every so many-th, of about so many tokens in all, but at least one."""
+        step = max(1, self.windows.numel() // max(tokens, 1))
+        model = LayerwiseModel(self.checkpoint, self.windows[::step])
+        model.replaced = self.replaced
+        return model
+
     @property
     def batches(self) -> Sequence[torch.Tensor]:
         """The windows in batches of about `BATCH_TOKENS` tokens."""
@@ -75,13 +82,17 @@ class LayerwiseModel:
         like = torch.empty(0, dtype=self.dtype, device=self.device)
         return LlamaRotaryEmbedding(config).to(self.device)(like, positions)
 
-    def layer(self, index: int, selection: LayerSelection) -> LlamaDecoderLayer:
-        """A layer cut to what is kept of it, without gradients.
+    def layer(self, index: int, selection: LayerSelection | None = None) -> LlamaDecoderLayer:
+        """A layer cut to what is kept of it, with the tensors that stand in; or, without a selection, the source's own.
+
+        Its weights want no gradients.
 
         Raises:
             EdgeTransactError: One of its tensors holds NaN or infinity, named.
         """
-        tensors = pruned_layer(self.checkpoint, index, selection, self.replaced)
+        replaced = self.replaced if selection else {}
+        selection = selection or LayerSelection.everything(self.checkpoint.plan.layers[index])
+        tensors = pruned_layer(self.checkpoint, index, selection, replaced)
         for part, tensor in tensors.items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise EdgeTransactError(

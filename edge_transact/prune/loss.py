@@ -1,14 +1,14 @@
 """How much loss a cut costs, predicted from one backward pass, with the consuming projection solved anew.
 
-To second order, a change of a block's output by ``d_t`` at token t costs ``1/2 (g_t . d_t)^2`` nats, where ``g_t`` is the
-gradient of the summed loss by that output: the empirical Fisher information. A block's output is ``W z`` with z its
+To second order, a change of a block's output by ``d_t`` at token t costs ``1/2 (g_t . d_t)^2`` nats, where ``g_t`` is
+the gradient of the summed loss by that output: the empirical Fisher information. A block's output is ``W z`` with z its
 transitional activation. Taking gradients and activations for independent, but for tokens that matter more,
 
     loss = 1/2 tr(F dW A dW^T) / tokens,    F = sum g g^T,   A = sum |g|^2 z z^T / sum |g|^2.
 
 When dims of z go and W is solved anew, what is left is that part of them which the kept dims don't explain. With dims
-ordered from first kept to first cut and ``A = L L^T``, cutting all from the k-th on leaves the columns of L from there, so
-that one Cholesky factorization gives the loss at every width at once (the greedy curve of orthogonal matching).
+ordered from first kept to first cut and ``A = L L^T``, cutting all from the k-th on leaves the columns of L from there,
+so that one Cholesky factorization gives the loss at every width at once.
 """
 
 from __future__ import annotations
@@ -62,6 +62,11 @@ class BlockLoss:
         """The loss of cutting each dim alone, with W as it is, nats a token, ``[size]``."""
         return self._gram.diagonal() / self._weight * self.metric.diagonal()
 
+    def cut(self, dims: torch.Tensor) -> torch.Tensor:
+        """The loss of cutting several dims, int64 ``[dims]``, with W as it is; nats a token, a scalar."""
+        gram = self._gram[dims][:, dims] / self._weight
+        return (gram * self.metric[dims][:, dims]).sum()
+
 
 def curve(gram: torch.Tensor, metric: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """The loss at every width, with the consuming projection solved anew.
@@ -72,7 +77,7 @@ def curve(gram: torch.Tensor, metric: torch.Tensor, order: torch.Tensor) -> torc
         order: int64 ``[size]``, the dims from first kept to first cut.
 
     Returns:
-        fp32 ``[size + 1]``: entry k is the loss when the first k dims of `order` stay, in the units of `metric` times `gram`.
+        fp32 ``[size + 1]``: entry k is the loss when the first k dims of `order` stay, nats a token.
     """
     factor = torch.linalg.cholesky(gram[order][:, order])
     of_columns = (factor * (metric[order][:, order] @ factor)).sum(dim=0)

@@ -17,6 +17,10 @@ from edge_transact.prune.methods.scorer import Activations
 from edge_transact.prune.salience import LayerScores
 from edge_transact.prune.selection import LayerSelection
 
+GRADIENT_TOKENS = 16384
+"""Methods that want gradients get those of so many calibration tokens at most: four times the work, and more of them
+hardly change what is selected."""
+
 
 def score_layers(
     model: LayerwiseModel,
@@ -39,7 +43,9 @@ def score_layers(
     Raises:
         EdgeTransactError: The model holds or computes NaN or infinity, named by tensor or layer.
     """
-    passes = _forward if method.gradients == "none" else _backward
+    passes = _forward
+    if method.gradients != "none":
+        passes, model = _backward, model.sample(GRADIENT_TOKENS)
     passes(model, selections, method, journal, description, seed)
     return [LayerScores.from_tensors(journal[_name(description, index)]) for index in range(len(selections))]
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
@@ -15,19 +17,24 @@ from edge_transact.errors import UsageError
 from edge_transact.inputs.models import resolve_model
 from edge_transact.outputs import refuse_existing
 from edge_transact.progress import step
-from edge_transact.prune.allocation import DEFAULT_BUCKET, Budget, allocate
+from edge_transact.prune.allocation import DEFAULT_BUCKET, Allocation, allocate, check_choices
+from edge_transact.prune.budget import Budget
 from edge_transact.prune.calibration import DEFAULT_TEXT, DEFAULT_TOKENS, read_calibration
+from edge_transact.prune.compensation import Fit, compensate
+from edge_transact.prune.curves import loss_curves
 from edge_transact.prune.journal import Journal
 from edge_transact.prune.layerwise import LayerwiseModel
 from edge_transact.prune.methods import Scorer, find_method
 from edge_transact.prune.passes import score_layers
+from edge_transact.prune.pricing import Curves
 from edge_transact.prune.salience import LayerScores
 from edge_transact.prune.schedule import shot_plans
 from edge_transact.prune.selection import LayerSelection, select
-from edge_transact.prune.surgery import LAYERS_PREFIX, pruned_layer, pruned_tensors, shifted_biases
+from edge_transact.prune.sensitivity import measure_sensitivity
+from edge_transact.prune.surgery import LAYERS_PREFIX, MEANS, pruned_layer, pruned_tensors, shifted_biases
 from edge_transact.widths import WidthPlan
 
-DEFAULT_METHOD = "transact"
+DEFAULT_METHOD = "best"
 
 
 @dataclass(frozen=True)
@@ -36,28 +43,35 @@ class PruneResult:
 
     Attributes:
         checkpoint: Where it is, opened.
-        source: The widths that it had.
+        source: The model that it was made from.
         provenance: How it came about, as written to ``edge_transact.json``.
         notes: What was decided or rounded on the way.
+        scores: Of each layer, in the first shot.
+        sensitivity: fp32 ``[layers, 2]`` as `measure_sensitivity` gives it, where the allocation asked for it.
+        fits: How `o_proj` and `down_proj` of each layer were solved anew, by name; empty without compensation.
         seconds: From start to end.
     """
 
     checkpoint: Checkpoint
-    source: WidthPlan
+    source: Checkpoint
     provenance: dict[str, Any]
     notes: tuple[str, ...]
+    scores: Sequence[LayerScores]
+    sensitivity: torch.Tensor | None
+    fits: Sequence[dict[str, Fit]]
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
         """What ``prune --json`` prints, but for the memory."""
         plan = self.checkpoint.plan
+        how = ("method", "budget", "allocation", "units", "compensate", "bucket", "shots", "calibration", "seed")
         return {
             "output": str(self.checkpoint.path),
             "parameters": costs.parameters(plan),
-            "source_parameters": costs.parameters(self.source),
-            "ratio": costs.cut_ratio(plan, self.source),
+            "source_parameters": costs.parameters(self.source.plan),
+            "ratio": costs.cut_ratio(plan, self.source.plan),
             "widths": plan.to_list(),
-            **{name: self.provenance[name] for name in ("method", "budget", "bucket", "shots", "calibration")},
+            **{name: self.provenance[name] for name in how},
             "notes": list(self.notes),
             "seconds": self.seconds,
         }
@@ -69,7 +83,9 @@ def prune(
     budget: Budget,
     *,
     method: str = DEFAULT_METHOD,
-    allocation: str = "uniform",
+    allocation: str | None = None,
+    units: Sequence[str] = (),
+    compensated: bool | None = None,
     shots: int = 1,
     bucket: int = DEFAULT_BUCKET,
     calibration: str = DEFAULT_TEXT,
@@ -84,10 +100,13 @@ def prune(
         model: Any MODEL; one that was pruned before can be pruned again.
         output: The directory to write.
         budget: How small.
-        method: What scores heads and MLP dims, a name of `methods.METHODS`.
-        allocation: How a ratio or a parameter count is spread over the layers, one of `allocation.ALLOCATIONS`.
+        method: What scores the units of each layer, a name of `methods.METHODS`.
+        allocation: How limits are spread over layers and units, one of `allocation.ALLOCATIONS`; `None` for
+            ``budgeted`` with the method ``best`` and ``uniform`` with the others, as they were published.
+        units: What limits may cut, names of `pricing.UNITS`; empty for what the allocation does by itself.
+        compensated: Whether `o_proj` and `down_proj` are solved anew; `None` for yes with ``best`` and no with others.
         shots: In how many steps the widths shrink; each scores the model that the one before left.
-        bucket: MLP widths computed from the budget are multiples of it.
+        bucket: MLP widths computed from limits are multiples of it.
         calibration: Any TEXT.
         calibration_tokens: How much of it.
         seed: Which part of it. The same seed gives the same bytes.
@@ -102,57 +121,95 @@ def prune(
     if shots < 1:
         raise UsageError(f"--shots {shots} is not at least 1", fix="1 scores once; 8 is the paper's.")
     scoring = find_method(method)
+    ours = method == DEFAULT_METHOD
+    allocation = allocation or ("budgeted" if ours else "uniform")
+    compensated = ours if compensated is None else compensated
     refuse_existing(output, force)
     source = Checkpoint.open(resolve_model(model))
-    target = allocate(budget, source.plan, allocation=allocation, bucket=bucket)
-    for note in target.notes:
-        step(note[0].upper() + note[1:] + ".")
+    if not units and allocation == "budgeted" and not ours:
+        units = ("mlp", "groups")
+    check_choices(budget, source.plan, allocation, units, bucket)
     windows = read_calibration(source, calibration, tokens=calibration_tokens, seed=seed)
-    plans = list(shot_plans(source.plan, target.plan, shots))
     provenance = {
         "source": model,
         "method": method,
         "budget": budget.to_dict(),
         "allocation": allocation,
+        "units": list(units),
+        "compensate": compensated,
         "bucket": bucket,
         "shots": shots,
         "calibration": windows.to_dict(),
         "seed": seed,
     }
     journal = Journal(output, provenance | {"parameters": costs.parameters(source.plan)}, resume=resume)
-    streamed = LayerwiseModel(source, windows.windows)
-    selections, digest = _select_all(streamed, plans, scoring, journal, seed)
-    provenance["scores_sha256"] = digest
-    tensors = pruned_tensors(source, selections, streamed.replaced)
+    run = _Run(LayerwiseModel(source, windows.windows), scoring, journal, seed)
+    target = run.allocate(budget, allocation, units, bucket, shots)
+    run.shoot(target.plan, shots)
+    provenance["scores_sha256"] = run.digest.hexdigest()
+    fits = run.compensate() if compensated else []
+    provenance["fits"] = [{name: asdict(fit) for name, fit in of_layer.items()} for of_layer in fits]
+    tensors = pruned_tensors(source, run.selections, run.model.replaced)
     pruned = write_checkpoint(source, target.plan, tensors, provenance, output, force=force)
     journal.close()
-    return PruneResult(pruned, source.plan, provenance, target.notes, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return PruneResult(pruned, source, provenance, target.notes, run.first_scores, run.sensitivity, fits, seconds)
 
 
-def _select_all(
-    model: LayerwiseModel, plans: Sequence[WidthPlan], method: type[Scorer], journal: Journal, seed: int
-) -> tuple[list[LayerSelection], str]:
-    """What is kept of each layer after all shots, and the sha256 of all scores on the way (fp32, shot by shot).
+class _Run:
+    """What is known of a model while it is pruned."""
 
-    Biases that stand in for what went are among the model's `replaced` tensors.
-    """
-    digest = hashlib.sha256()
-    selections = [LayerSelection.everything(layer) for layer in model.checkpoint.plan.layers]
-    for shot, plan in enumerate(plans, start=1):
-        description = "score" if len(plans) == 1 else f"score, shot {shot} of {len(plans)}"
-        scores = score_layers(model, selections, method, journal, description, seed)
-        for layer in scores:
-            _update(digest, layer)
-        fewer = [select(layer, target) for layer, target in zip(scores, plan.layers, strict=True)]
-        for index, (kept, further, layer) in enumerate(zip(selections, fewer, scores, strict=True)):
-            if layer.extra:
-                tensors = pruned_layer(model.checkpoint, index, kept, model.replaced)
-                biases = shifted_biases(tensors, kept.widths, further, layer.extra)
-                model.replaced |= {f"{LAYERS_PREFIX}{index}.{part}": bias for part, bias in biases.items()}
-        selections = [kept.then(further) for kept, further in zip(selections, fewer, strict=True)]
-    return selections, digest.hexdigest()
+    def __init__(self, model: LayerwiseModel, method: type[Scorer], journal: Journal, seed: int) -> None:
+        self.model = model
+        self.method = method
+        self.journal = journal
+        self.seed = seed
+        self.plan = model.checkpoint.plan
+        self.selections = [LayerSelection.everything(layer) for layer in self.plan.layers]
+        self.first_scores: list[LayerScores] = []
+        self.sensitivity: torch.Tensor | None = None
+        self.digest = hashlib.sha256()
+        """Of all scores, fp32, shot by shot."""
 
+    def allocate(self, budget: Budget, allocation: str, units: Sequence[str], bucket: int, shots: int) -> Allocation:
+        """The target. Losses, where the allocation wants them, are those of the first shot's scores."""
+        curves: Sequence[Curves] = ()
+        if allocation != "uniform" and budget.limits(self.plan):
+            self.first_scores = self._score(1, shots)
+            self.sensitivity = measure_sensitivity(self.model, self.selections, self.first_scores, self.journal)
+            curves = loss_curves(self.first_scores, self.plan.layers, self.sensitivity)
+        target = allocate(budget, self.plan, allocation=allocation, units=units, bucket=bucket, curves=curves)
+        for note in target.notes:
+            step(note[0].upper() + note[1:] + ".")
+        return target
 
-def _update(digest, scores: LayerScores) -> None:
-    for tensor in (scores.heads, scores.v_dims, scores.qk_pairs, scores.intermediate):
-        digest.update(tensor.contiguous().numpy().tobytes())
+    def shoot(self, target: WidthPlan, shots: int) -> None:
+        """Selects what stays, in so many steps. Biases that stand in for what went are `replaced` tensors."""
+        for shot, plan in enumerate(shot_plans(self.plan, target, shots), start=1):
+            scores = self._score(shot, shots)
+            if shot == 1:
+                self.first_scores = scores
+            for layer in scores:
+                for tensor in (layer.heads, layer.v_dims, layer.qk_pairs, layer.intermediate):
+                    self.digest.update(tensor.contiguous().numpy().tobytes())
+            fewer = [select(layer, widths) for layer, widths in zip(scores, plan.layers, strict=True)]
+            for index, (further, layer) in enumerate(zip(fewer, scores, strict=True)):
+                kept = self.selections[index]
+                if set(MEANS.values()) & set(layer.extra):
+                    tensors = pruned_layer(self.model.checkpoint, index, kept, self.model.replaced)
+                    self._replace(index, shifted_biases(tensors, kept.widths, further, layer.extra))
+                self.selections[index] = kept.then(further)
+
+    def compensate(self) -> list[dict[str, Fit]]:
+        """Solves the consuming projections anew; they are `replaced` tensors."""
+        weights, fits = compensate(self.model, self.selections, self.journal)
+        for index, of_layer in enumerate(weights):
+            self._replace(index, of_layer)
+        return fits
+
+    def _score(self, shot: int, shots: int) -> list[LayerScores]:
+        description = "score" if shots == 1 else f"score, shot {shot} of {shots}"
+        return score_layers(self.model, self.selections, self.method, self.journal, description, self.seed)
+
+    def _replace(self, index: int, tensors: Mapping[str, torch.Tensor]) -> None:
+        self.model.replaced |= {f"{LAYERS_PREFIX}{index}.{part}": tensor for part, tensor in tensors.items()}

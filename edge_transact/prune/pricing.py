@@ -1,8 +1,8 @@
 """A budget spent where it costs the least loss: units against units, layers against layers.
 
-Every layer has a curve of loss by width for each kind of unit. The cheapest cut is the one of the least loss for what it
-saves of the limits that are still exceeded; cuts are taken until none is. Taking them along the lower convex hull of each
-curve makes this the optimum of the sum of losses, but for the last cut of each.
+Every layer has a curve of loss by width for each kind of unit. The cheapest cut is the one of the least loss for what
+it saves of the limits that are still exceeded; cuts are taken until none is. Taking them along the lower convex hull of
+each curve makes this the optimum of the sum of losses, but for the last cut.
 """
 
 from __future__ import annotations

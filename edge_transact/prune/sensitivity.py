@@ -23,8 +23,8 @@ from edge_transact.widths import LayerWidths
 CUT = 0.25
 """The share of a layer's MLP dims, or of its KV groups, that is cut to see what happens."""
 
-ONE_IN = 64
-"""The share of the calibration windows that are used: every so many-th."""
+SHARE = 1 / 64
+"""The share of the calibration windows that are used."""
 
 
 def reference(layer: LayerWidths) -> LayerWidths:
@@ -60,7 +60,7 @@ def measure_sensitivity(
 
 @torch.no_grad()
 def _measure(source: LayerwiseModel, selections, scores) -> torch.Tensor:
-    model = LayerwiseModel(source.checkpoint, source.windows[::ONE_IN])
+    model = source.sample(round(source.windows.numel() * SHARE))
     layers = len(selections)
     whole = model.embeddings()
     variants: dict[tuple[int, int], torch.Tensor] = {}

@@ -28,7 +28,7 @@ def pruned_tensors(
     """
     for name in checkpoint.tensor_names():
         if name in replaced:
-            yield name, replaced[name]
+            yield name, replaced[name].to(checkpoint.tensor(name).dtype)
         elif name.startswith(LAYERS_PREFIX):
             number, _, part = name.removeprefix(LAYERS_PREFIX).partition(".")
             if part != ROPE_PAIRS:

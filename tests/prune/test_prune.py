@@ -44,7 +44,8 @@ def weights_of(directory: Path) -> str:
 
 def test_what_the_command_writes_and_prints(tiny_model, notes, tmp_path: Path) -> None:
     output = tmp_path / "pruned"
-    code, out, err = invoke(tiny_model, "--ratio", 0.3, "--calibration", notes, "-o", output, "--json")
+    options = ["--method", "transact", "--ratio", 0.3, "--calibration", notes]
+    code, out, err = invoke(tiny_model, *options, "-o", output, "--json")
     assert code == 0, err
     result = json.loads(out.splitlines()[-1])
     model = AutoModelForCausalLM.from_pretrained(output)
@@ -74,15 +75,16 @@ def test_people_see_a_table_and_the_next_command(tiny_model, notes, tmp_path: Pa
     assert "edge-transact eval" in out
 
 
+@pytest.mark.parametrize("method", ["best", "transact"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_seed_reproduces_the_bytes(tiny_model, notes, tmp_path: Path, dtype: torch.dtype) -> None:
+def test_a_seed_reproduces_the_bytes(tiny_model, notes, tmp_path: Path, dtype: torch.dtype, method: str) -> None:
     source = tmp_path / "source"
     AutoModelForCausalLM.from_pretrained(tiny_model, dtype=dtype).save_pretrained(source)
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(source)
 
     def run(name: str, seed: int) -> Path:
         options = {"calibration": str(notes), "calibration_tokens": 512, "seed": seed}
-        prune(str(source), tmp_path / name, Budget(ratio=0.5), **options)
+        prune(str(source), tmp_path / name, Budget(ratio=0.5), method=method, **options)
         return tmp_path / name
 
     first, again, other = run("first", 7), run("again", 7), run("other", 8)
@@ -95,7 +97,7 @@ def test_a_seed_reproduces_the_bytes(tiny_model, notes, tmp_path: Path, dtype: t
 
 def test_shots_are_prunings_one_after_the_other(tiny_model, notes, tmp_path: Path) -> None:
     """Two shots write what two commands do, the second on what the first left."""
-    options = {"calibration": str(notes), "calibration_tokens": 1024}
+    options = {"method": "transact", "calibration": str(notes), "calibration_tokens": 1024}
     prune(str(tiny_model), tmp_path / "at once", Budget(heads=2, intermediate=101), shots=2, **options)
     prune(str(tiny_model), tmp_path / "one shot", Budget(heads=2, intermediate=101), **options)
     # Of 4 heads in groups of 2, halfway is 3, which reaches into both groups.
@@ -109,7 +111,9 @@ def test_better_than_keeping_what_it_drops(tiny_model, notes, tmp_path: Path) ->
     """What TransAct keeps predicts text better than as many dims that it would have dropped."""
 
     source = Checkpoint.open(tiny_model)
-    kept = prune(str(tiny_model), tmp_path / "kept", Budget(intermediate=170), calibration=str(notes)).checkpoint
+    kept = prune(
+        str(tiny_model), tmp_path / "kept", Budget(intermediate=170), method="transact", calibration=str(notes)
+    ).checkpoint
     up = "model.layers.{}.mlp.up_proj.weight"
     selections = []
     for index, layer in enumerate(source.plan.layers):
@@ -137,9 +141,11 @@ def test_better_than_keeping_what_it_drops(tiny_model, notes, tmp_path: Path) ->
         (["--ratio", -1], 2, "--ratio -1.0 is not between 0 and 1"),
         (["--ratio", "nan"], 2, "--ratio nan is not between 0 and 1"),
         (["--ratio", "much"], 2, "Invalid value for '--ratio'"),
-        (["--ratio", 0.3, "--target-params", "1M"], 2, "several budgets at once: --ratio, --target-params"),
-        (["--ratio", 0.99], 2, "below the smallest model"),
-        (["--target-params", "10"], 2, "below the smallest model"),
+        (["--ratio", 0.3, "--heads", 2], 2, "several budgets at once: --ratio, --heads/--intermediate"),
+        (["--max-memory", "much"], 2, "'much' is not a number of bytes"),
+        (["--ratio", 0.3, "--units", "mpl"], 2, "unknown unit 'mpl'"),
+        (["--ratio", 0.999], 2, "the smallest model has"),
+        (["--target-params", "10"], 2, "--target-params allows 10 parameters, and the smallest model has"),
         (["--target-params", "lots"], 2, "'lots' is not a number of parameters"),
         (["--heads", 3], 2, "2 query heads share a KV head"),
         (["--widths", "missing.json"], 2, "missing.json does not exist"),
@@ -182,6 +188,7 @@ def test_a_tokenizer_of_another_model_is_refused(make_llama, tiny_model, notes, 
 def test_smollm2_without_a_third(tmp_path: Path) -> None:
     """SmolLM2 at 30 %: the dense model with its pruned dims zeroed, which still predicts; in little memory."""
     command = [sys.executable, "-m", "edge_transact", "prune", "demo:smollm2", "--ratio", "0.3", "--json"]
+    command += ["--method", "transact"]
     command += ["--calibration-tokens", "2048", "-o", str(tmp_path / "pruned")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edge_transact.errors import UsageError, did_you_mean
+from edge_transact.prune.methods.best import Best
 from edge_transact.prune.methods.flap import Flap
 from edge_transact.prune.methods.llm_pruner import LlmPruner
 from edge_transact.prune.methods.magnitude import Magnitude
@@ -12,6 +13,7 @@ from edge_transact.prune.methods.transact import Transact
 from edge_transact.prune.methods.wanda import Wanda
 
 METHODS: dict[str, type[Scorer]] = {
+    "best": Best,
     "transact": Transact,
     "llm-pruner": LlmPruner,
     "wanda": Wanda,

@@ -1,7 +1,8 @@
 """The default: each unit by the loss that cutting it costs, predicted to second order from one backward pass.
 
-`edge_transact.prune.loss` says how. What the method knows beside the scores are the curves of loss by width, one for each
-kind of unit, from which a budget is spread over units and layers.
+`edge_transact.prune.loss` says how. What the method knows beside the scores are the curves of loss by width, one for
+each kind of unit, from which a budget is spread over units and layers; and what it predicts of the cut whose effect is
+measured, so that the curves can be corrected.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from edge_transact.prune.loss import BlockLoss, curve
 from edge_transact.prune.methods.scorer import Activations, Scorer
 from edge_transact.prune.salience import LayerScores, of_groups
+from edge_transact.prune.sensitivity import reference
 from edge_transact.widths import LayerWidths
 
 
@@ -57,7 +59,7 @@ class Best(Scorer):
 
     def _curves(self, heads, v_dims, pairs, mlp) -> dict[str, torch.Tensor]:
         """The loss by number of units kept, from none to all: ``[units + 1]`` each."""
-        widths = self.widths
+        widths, cut = self.widths, reference(self.widths)
         gram, metric = self._attention.gram, self._attention.metric
         dims = torch.arange(widths.attention_size, device=gram.device).view(
             widths.num_key_value_heads, widths.q_per_kv, widths.v_head_dim
@@ -66,10 +68,13 @@ class Best(Scorer):
         by_group = curve(gram, metric, dims[groups].flatten())
         ranked = dims.gather(2, v_dims.argsort(dim=1, descending=True, stable=True)[:, None].expand_as(dims))
         by_dim = curve(gram, metric, ranked.permute(2, 0, 1).flatten())
+        mlp_order = mlp.argsort(descending=True, stable=True)
         descending = pairs.sort(dim=1, descending=True).values.sum(dim=0)
         return {
             "groups_loss": by_group[:: widths.q_per_kv * widths.v_head_dim].contiguous(),
             "v_dims_loss": by_dim[:: widths.num_attention_heads].contiguous(),
             "qk_pairs_loss": torch.cat([descending.flip(0).cumsum(0).flip(0), descending.new_zeros(1)]),
-            "intermediate_loss": curve(self._mlp.gram, self._mlp.metric, mlp.argsort(descending=True, stable=True)),
+            "intermediate_loss": curve(self._mlp.gram, self._mlp.metric, mlp_order),
+            "attention_reference_loss": self._attention.cut(dims[groups[cut.num_key_value_heads :]].flatten()),
+            "mlp_reference_loss": self._mlp.cut(mlp_order[cut.intermediate_size :]),
         }
