@@ -216,6 +216,21 @@ def test_without_a_model_the_demo_is_offered(tmp_path):
     assert "edge-transact build demo:smollm2" in err
 
 
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("tokenizer.json", "is not as it was built"),
+        ("params_shard_0.bin", "is not as it was built"),
+        ("mlc-chat-config.json", "cannot be read"),
+    ],
+)
+def test_a_dist_that_was_changed_is_not_run_and_the_file_is_named(built, tmp_path, file, says):
+    changed = shutil.copytree(built[0], tmp_path / "dist")
+    (changed / file).write_bytes((changed / file).read_bytes() + b"?")
+    code, _, err = invoke("run", changed, "--prompt", "Once", "--max-tokens", 1)
+    assert code == 1 and f"{changed / file} {says}" in err and "bug" not in err
+
+
 def test_a_model_is_pruned_again_when_what_prune_copies_has_changed(tiny_model, tmp_path, monkeypatch):
     made = []
 
