@@ -39,9 +39,21 @@ def prune(
         int, typer.Option(help="Round MLP widths that follow from a ratio or a parameter count to multiples of it.")
     ] = 32,
     calibration: Annotated[
-        str, typer.Option(metavar="TEXT", help="What the activations are measured on.")
-    ] = "demo:sotu",
-    calibration_tokens: Annotated[int, typer.Option(help="How much of that text, in windows of 512.")] = 16384,
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="What the activations are measured on; given several times, the same share of each.",
+            show_default="demo:sotu",
+        ),
+    ] = None,
+    calibration_tokens: Annotated[int, typer.Option(help="How much of that text.")] = 16384,
+    calibration_window: Annotated[
+        int | None,
+        typer.Option(help="In windows of so many tokens.", show_default="512, or the model's context if shorter"),
+    ] = None,
+    packing: Annotated[
+        str, typer.Option(help="Cut windows from the documents joined, or from each by itself: joined or documents.")
+    ] = "joined",
     seed: Annotated[int, typer.Option(help="Which windows; the same seed writes the same bytes.")] = 0,
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -75,8 +87,10 @@ def prune(
         allocation=allocation,
         shots=shots,
         bucket=bucket,
-        calibration=calibration,
+        calibration=calibration or "demo:sotu",
         calibration_tokens=calibration_tokens,
+        calibration_window=calibration_window,
+        packing=packing,
         seed=seed,
         force=force,
     )

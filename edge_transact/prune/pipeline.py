@@ -16,7 +16,7 @@ from edge_transact.inputs.models import resolve_model
 from edge_transact.outputs import refuse_existing
 from edge_transact.progress import step
 from edge_transact.prune.allocation import DEFAULT_BUCKET, Budget, allocate
-from edge_transact.prune.calibration import DEFAULT_TEXT, DEFAULT_TOKENS, read_calibration
+from edge_transact.prune.calibration import DEFAULT_PACKING, DEFAULT_TEXT, DEFAULT_TOKENS, read_calibration
 from edge_transact.prune.journal import Journal
 from edge_transact.prune.layerwise import LayerwiseModel
 from edge_transact.prune.methods import Scorer, find_method
@@ -72,8 +72,10 @@ def prune(
     allocation: str = "uniform",
     shots: int = 1,
     bucket: int = DEFAULT_BUCKET,
-    calibration: str = DEFAULT_TEXT,
+    calibration: str | Sequence[str] = DEFAULT_TEXT,
     calibration_tokens: int = DEFAULT_TOKENS,
+    calibration_window: int | None = None,
+    packing: str = DEFAULT_PACKING,
     seed: int = 0,
     resume: bool = False,
     force: bool = False,
@@ -88,8 +90,10 @@ def prune(
         allocation: How a ratio or a parameter count is spread over the layers, one of `allocation.ALLOCATIONS`.
         shots: In how many steps the widths shrink; each scores the model that the one before left.
         bucket: MLP widths computed from the budget are multiples of it.
-        calibration: Any TEXT.
-        calibration_tokens: How much of it.
+        calibration: Any TEXT, or several.
+        calibration_tokens: How much of them.
+        calibration_window: In windows of how many tokens.
+        packing: How windows are cut, one of `calibration.PACKINGS`.
         seed: Which part of it. The same seed gives the same bytes.
         resume: Go on with what an interrupted run with the same options left.
         force: Replace `output` if it exists.
@@ -107,7 +111,9 @@ def prune(
     target = allocate(budget, source.plan, allocation=allocation, bucket=bucket)
     for note in target.notes:
         step(note[0].upper() + note[1:] + ".")
-    windows = read_calibration(source, calibration, tokens=calibration_tokens, seed=seed)
+    windows = read_calibration(
+        source, calibration, tokens=calibration_tokens, window=calibration_window, packing=packing, seed=seed
+    )
     plans = list(shot_plans(source.plan, target.plan, shots))
     provenance = {
         "source": model,
@@ -147,8 +153,8 @@ def _select_all(
         for index, (kept, further, layer) in enumerate(zip(selections, fewer, scores, strict=True)):
             if layer.extra:
                 tensors = pruned_layer(model.checkpoint, index, kept, model.replaced)
-                biases = shifted_biases(tensors, kept.widths, further, layer.extra)
-                model.replaced |= {f"{LAYERS_PREFIX}{index}.{part}": bias for part, bias in biases.items()}
+                for part, bias in shifted_biases(tensors, kept.widths, further, layer.extra).items():
+                    model.replace(f"{LAYERS_PREFIX}{index}.{part}", bias)
         selections = [kept.then(further) for kept, further in zip(selections, fewer, strict=True)]
     return selections, digest.hexdigest()
 
