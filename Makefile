@@ -4,8 +4,9 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 
 BENCH ?=
+MINUTES ?= 60
 
-.PHONY: demo test bench lint format coverage system-packages clean
+.PHONY: demo test bench soak lint format coverage system-packages clean
 
 demo: $(VENV)/.edge-transact-demo-data ## A real model pruned, built for Android and this host, and asked a question
 	$(BIN)/python -m edge_transact.demo
@@ -15,6 +16,9 @@ test: $(VENV)/.edge-transact-test system-packages ## All tests, in two processes
 
 bench: $(VENV)/.edge-transact-test ## The tables of docs/performance.md, measured here; BENCH takes sections and options
 	$(BIN)/python -m benchmarks $(BENCH)
+
+soak: $(VENV)/.edge-transact-test system-packages ## Faults on emulated phones for MINUTES, and the runner built from TVM_SOURCE_DIR
+	EDGE_SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -s tests/bench/test_storm.py tests/bench/soak_tvm.py
 
 lint: $(VENV)/.edge-transact-test ## ruff and mypy
 	$(BIN)/ruff check .

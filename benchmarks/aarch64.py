@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 DRIVER = Path(__file__).parent / "native" / "decode_kernel.c"
 CORES = {"neoverse-v2": "Neoverse V2 (as Cortex-X3)", "neoverse-n2": "Neoverse N2 (as Cortex-A710)"}
 KERNEL = "w4_decode"
-SIZES = ((1024, 64), (2048, 64))
+SIZES = ((2048, 64), (2048, 128))
 """Two products, K by N: what the second takes more is the loop's."""
 
 ITERATIONS = 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -9,7 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from edge_transact.errors import EdgeTransactError
+
+WORKSPACE = ".edge-transact"
+"""How the name of a directory ends in which an output is written; it stands beside the output, hidden."""
 
 
 def refuse_existing(path: Path, force: bool) -> None:
@@ -31,6 +37,8 @@ def refuse_existing(path: Path, force: bool) -> None:
 def new_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
     """A directory to fill, written beside `path` and renamed to it when the body ends without an error.
 
+    What a run that was killed has left of the same output is removed first.
+
     Args:
         path: Where the directory appears; parents are made.
         force: Replace what is there.
@@ -42,9 +50,12 @@ def new_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
         EdgeTransactError: As `refuse_existing`.
     """
     path = Path(os.path.abspath(path))
+    _sweep(path)
     refuse_existing(path, force)
     path.parent.mkdir(parents=True, exist_ok=True)
-    workspace = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    workspace = Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=WORKSPACE, dir=path.parent))
+    lock = FileLock(workspace / "lock")
+    lock.acquire()
     try:
         fresh = workspace / "new"
         fresh.mkdir()
@@ -61,3 +72,16 @@ def new_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
             raise
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
+        lock.release()
+
+
+def _sweep(path: Path) -> None:
+    """Removes the workspaces that no process holds; an output that one of them had put aside comes back."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}-*{WORKSPACE}"):
+        try:
+            with FileLock(left / "lock", timeout=0):
+                if (left / "old").exists() and not os.path.lexists(path):
+                    os.replace(left / "old", path)
+                shutil.rmtree(left, ignore_errors=True)
+        except (Timeout, OSError):
+            continue  # another process is writing there, or it isn't ours

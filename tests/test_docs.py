@@ -114,3 +114,11 @@ def test_the_tutorial_works_in_order(tmp_path):
                 assert done.stdout.strip(), line
     assert {path.name for path in directory.iterdir()} == {"edge-transact.toml", "dist", "dist-android"}
     assert list((directory / "dist-android" / "lib").glob("*-android.tar"))
+
+
+def test_tests_that_a_page_names_exist():
+    known = {"test_time"}  # a field of a bench's results
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        known |= set(re.findall(r"def (test_\w+)", path.read_text()))
+    for page in PAGES:
+        assert set(re.findall(r"`(test_\w+)`", page.read_text())) <= known, page.name

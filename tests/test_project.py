@@ -113,6 +113,15 @@ def test_targets_are_a_list_or_a_string_as_on_the_command_line():
     assert project('model = "m"\n[build]\ntarget = "android, host"\n').build.target == ["android", "host"]
 
 
+def test_calibration_is_a_text_or_a_list_of_texts():
+    for written in ("notes.txt", ["demo:sotu", "notes.txt"]):
+        text = f'model = "m"\n[prune]\nratio = 0.5\ncalibration = {json.dumps(written)}\n'
+        assert project(text).prune.calibration == written
+        assert arguments()["pruning"] == {"calibration": written}
+    with pytest.raises(EdgeTransactError, match=r"line 4: prune\.calibration is \[\]"):
+        project('model = "m"\n[prune]\nratio = 0.5\ncalibration = []\n')
+
+
 def arguments(**options):
     from edge_transact.cli.build import _arguments
 

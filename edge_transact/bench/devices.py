@@ -6,6 +6,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,12 +78,17 @@ class DeviceInfo:
 def find_devices(selector: str) -> list[AndroidDevice]:
     """The devices that ``--device`` names: a serial, several joined by commas, or ``all``.
 
+    An address that adb does not know, such as after its server has started anew, is connected to.
+
     Raises:
         EdgeTransactError: There is none, one is not known to adb, or one is offline or unauthorized.
     """
     client = adb_client()
     serials = None if selector == "all" else [part for part in selector.split(",") if part]
     states = _states(client)
+    if new := [serial for serial in serials or [] if ":" in serial and serial not in states]:
+        _connect(client, new)
+        states = _states(client)
     wanted = serials if serials is not None else sorted(states)
     if not wanted:
         raise EdgeTransactError(
@@ -92,6 +98,15 @@ def find_devices(selector: str) -> list[AndroidDevice]:
     for serial in wanted:
         _check_state(serial, states)
     return [AndroidDevice(client, serial) for serial in wanted]
+
+
+def _connect(client: Any, addresses: Sequence[str]) -> None:
+    import adbutils
+
+    for address in addresses:
+        # Where it fails, adb still doesn't know the device, which is what will be said.
+        with suppress(adbutils.AdbError, OSError):
+            client.connect(address, timeout=5)
 
 
 def _states(client: Any) -> dict[str, str]:

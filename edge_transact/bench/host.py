@@ -60,8 +60,8 @@ class HostBench:
             "check": model.check(),
         }
         process = subprocess.Popen(
-            [sys.executable, "-m", "edge_transact.bench.host_runner", json.dumps(request)],
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-m", "edge_transact.bench.host_runner"],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -74,6 +74,9 @@ class HostBench:
         noise: deque[str] = deque(maxlen=5)
         last: dict[str, Any] = {}
         try:
+            assert process.stdin is not None
+            with suppress(BrokenPipeError), process.stdin as stdin:
+                stdin.write(json.dumps(request))
             for text in self._output(process, noise, stop):
                 line = parse_line(text, run)
                 if line is None:

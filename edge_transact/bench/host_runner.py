@@ -1,8 +1,8 @@
 """``android_bench/``'s runner for this machine: the same lines, from the host library, in a process of its own.
 
 A process of its own so that peak memory is the model's, a hang can be ended, and a crash is only a failed run. The
-one argument is a JSON object with ``dist``, ``run``, ``prompt``, ``decode_tokens``, ``repetitions``, ``warmups`` and
-``check`` (null, or two lists of ids). ``TVM_NUM_THREADS`` sets the threads.
+request on stdin is a JSON object with ``dist``, ``run``, ``prompt``, ``decode_tokens``, ``repetitions``, ``warmups``
+and ``check`` (null, or two lists of ids). ``TVM_NUM_THREADS`` sets the threads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 def main() -> None:
     """Entry point of ``python -m edge_transact.bench.host_runner``."""
-    request = json.loads(sys.argv[1])
+    request = json.load(sys.stdin)
 
     def write(kind: str, **fields: Any) -> None:
         sys.stdout.write(json.dumps({"kind": kind, **fields, "run": request["run"]}) + "\n")

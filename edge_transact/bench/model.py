@@ -124,8 +124,8 @@ def open_models(paths: Sequence[Path], lengths: Sequence[Lengths]) -> list[Bench
                     fix="Shorten --lengths, or build with a longer --context.",
                 )
         models.append(BenchModel(name, path, sha256(path / MANIFEST), manifest))
-    if len({model.path.resolve() for model in models}) != len(models):
-        raise UsageError("a DIST is named twice", fix="Name each once.")
+    if len({model.digest for model in models}) != len(models):
+        raise UsageError("two of the DISTs are one build", fix="Name each once.")
     return models
 
 

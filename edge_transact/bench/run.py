@@ -267,7 +267,7 @@ class _Worker:
                 "tokens_checked": facts.get("tokens_checked"),
                 "tokens_agreed": facts.get("tokens_agreed"),
                 **summarize(readings),
-                "energy_j": _energy_j(readings, repetition.e2e_s),
+                "energy_j": energy_j(readings, repetition.e2e_s),
             }
         )
 
@@ -358,7 +358,7 @@ def summarize(readings: Sequence[Reading]) -> dict[str, Any]:
     }
 
 
-def _energy_j(readings: Sequence[Reading], seconds: float) -> float | None:
+def energy_j(readings: Sequence[Reading], seconds: float) -> float | None:
     """Energy of a repetition while the phone ran from its battery alone: the charge counter's rate times the voltage.
 
     The counter of Android's battery service is in uAh and coarse: without a change in the span there is no figure.

@@ -30,7 +30,7 @@ class BenchOutcome:
         if self.failures:
             raise EdgeTransactError(
                 "not everything could be measured:\n  " + "\n  ".join(self.failures),
-                fix=f"What was is in {self.log}; the same command with --resume goes on from there.",
+                fix=f"What was measured is in {self.log}; the same command with --resume goes on from there.",
             )
 
 

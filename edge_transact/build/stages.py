@@ -14,10 +14,10 @@ from edge_transact.checkpoint.writer import COPIED_FILES
 from edge_transact.definition import Definition
 from edge_transact.engine.library import build_library
 from edge_transact.engine.targets import BuildTarget
-from edge_transact.inputs import read_text
+from edge_transact.inputs import read_documents
 from edge_transact.progress import working
 from edge_transact.prune import Budget, prune
-from edge_transact.prune.calibration import DEFAULT_TEXT
+from edge_transact.prune.calibration import DEFAULT_TEXT, texts_of
 from edge_transact.quantization import Quantization
 from edge_transact.weights.convert import convert
 
@@ -29,15 +29,17 @@ def pruned(source: Checkpoint, model: str, budget: Budget, options: Mapping[str,
         source: The checkpoint of `model`.
         model: The MODEL as it was given, which the pruned checkpoint records.
         budget: How small.
-        options: Keyword arguments of `prune.prune`: method, shots, bucket, calibration, calibration_tokens, seed.
+        options: Keyword arguments of `prune.prune`: method, shots, bucket, calibration, calibration_tokens, ...
     """
-    calibration = read_text(options.get("calibration", DEFAULT_TEXT), "calibration")
     ingredients = {
         "model": model,
         "source": _digest(source, *COPIED_FILES),
         "budget": budget.to_dict() | ({"widths": budget.widths.read_text()} if budget.widths else {}),
         "options": dict(options),
-        "calibration": cache.text_digest(calibration),
+        "calibration": [
+            cache.text_digest("\0".join(read_documents(text, "calibration")))
+            for text in texts_of(options.get("calibration", DEFAULT_TEXT))
+        ],
         "code": cache.code("prune", "checkpoint", "widths.py", "costs.py", "templates/model_card.md.j2"),
         **_versions("torch", "transformers"),
     }

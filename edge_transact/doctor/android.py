@@ -12,8 +12,9 @@ import edge_transact
 from edge_transact.bench.link import NDK_VARIABLES, find_linker
 from edge_transact.doctor.check import Check, output_of
 from edge_transact.doctor.system import install_command
+from edge_transact.errors import EdgeTransactError
 from edge_transact.mlc.builtins import Runtime
-from edge_transact.mlc.checkout import KNOWN_PAIR, KNOWN_REVISION, Checkout
+from edge_transact.mlc.checkout import GET, KNOWN_PAIR, KNOWN_REVISION, find
 
 NDK_MAJOR = 28
 """The first NDK that aligns segments to 16 KB by default, which Google Play requires."""
@@ -172,20 +173,16 @@ def rust() -> list[Check]:
 
 
 def mlc() -> list[Check]:
-    """The MLC-LLM checkout that MLC_LLM_SOURCE_DIR names, and the TVM that it carries."""
-    clone = "git clone --recursive https://github.com/mlc-ai/mlc-llm"
-    value = os.environ.get("MLC_LLM_SOURCE_DIR")
-    if not value:
-        unset, fix = "MLC_LLM_SOURCE_DIR is not set", f"{clone}, and export MLC_LLM_SOURCE_DIR=$PWD/mlc-llm"
-        return [Check("mlc", False, unset, fix), Check("mlc-tvm", False, unset, fix)]
-    source = Path(value)
-    if not (source / "python" / "mlc_llm").is_dir():
-        nothing, fix = f"{source} is no MLC-LLM checkout", f"{clone}, and export MLC_LLM_SOURCE_DIR=$PWD/mlc-llm"
-        return [Check("mlc", False, nothing, fix), Check("mlc-tvm", False, nothing, fix)]
-    checkout = Checkout(source / "python", source)
+    """The MLC-LLM that ``--engine mlc`` would run, and the TVM that it carries where it is a checkout."""
+    try:
+        checkout = find()
+    except EdgeTransactError as error:
+        return [Check(name, False, error.message, GET) for name in ("mlc", "mlc-tvm")]
     known = "a known pair" if checkout.is_known else f"not a known pair, which is {KNOWN_PAIR}"
-    tvm = source / "3rdparty" / "tvm"
-    if not (tvm / "include" / "tvm").is_dir():
+    source, tvm = checkout.where, checkout.where / "3rdparty" / "tvm"
+    if not os.environ.get("MLC_LLM_SOURCE_DIR"):
+        tvm_check = Check("mlc-tvm", False, f"no sources with the installed {source}", GET)
+    elif not (tvm / "include" / "tvm").is_dir():
         fix = f"git -C {source} submodule update --init --recursive"
         tvm_check = Check("mlc-tvm", False, f"{tvm} is empty", fix)
     else:

@@ -29,7 +29,12 @@ DOCUMENT_SEPARATOR = "\n\n"
 
 
 def read_text(text: str, purpose: Purpose) -> str:
-    """The whole of a TEXT.
+    """The whole of a TEXT: its `read_documents`, joined."""
+    return DOCUMENT_SEPARATOR.join(read_documents(text, purpose))
+
+
+def read_documents(text: str, purpose: Purpose) -> list[str]:
+    """The documents of a TEXT that aren't blank: files, or rows of them.
 
     Args:
         text: A ``.txt``, ``.md``, ``.html``, ``.jsonl`` or ``.parquet`` file; a directory of these; a hub data set
@@ -43,7 +48,7 @@ def read_text(text: str, purpose: Purpose) -> str:
     documents = [document for document in _documents(text, purpose) if document.strip()]
     if not documents:
         raise EdgeTransactError(f"{text} holds no text", fix="Give a text that isn't empty.")
-    return DOCUMENT_SEPARATOR.join(documents)
+    return documents
 
 
 def _documents(text: str, purpose: Purpose) -> Iterator[str]:

@@ -143,6 +143,8 @@ class MLC:
 
     def _failure(self, command: str, output: str) -> EdgeTransactError:
         last = [line for line in output.splitlines() if line.strip()][-SHOWN_LINES:]
+        while last[1:] and last[0].startswith(" "):
+            del last[0]  # of a traceback, the exception is enough
         said = " / ".join(line.strip() for line in last) or "it said nothing"
         missing = re.search(r"No module named '(\w+)", said)
         if missing and missing[1] not in ("tvm", "mlc_llm"):

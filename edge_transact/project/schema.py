@@ -83,8 +83,12 @@ class Prune(_Section):
     compensate: bool | None = Field(None, description="Solve o_proj and down_proj anew.")
     shots: Count | None = Field(None, description="In how many steps the widths shrink.")
     bucket: Count | None = Field(None, description="MLP widths become multiples of it.")
-    calibration: str | None = Field(None, description="The calibration TEXT.")
+    calibration: str | Annotated[list[str], Field(min_length=1)] | None = Field(
+        None, description="The calibration TEXT, or several."
+    )
     calibration_tokens: Count | None = Field(None, description="How much of it.")
+    calibration_window: Count | None = Field(None, description="Tokens of a window of it.")
+    packing: str | None = Field(None, description="Whether windows go across its documents: joined; or documents.")
     seed: int | None = Field(None, description="Which part of it.")
 
     @model_validator(mode="after")
@@ -147,7 +151,7 @@ class Project(_Section):
             return Project.model_validate(self.model_dump(exclude_none=True))
         except ValidationError as error:
             first = error.errors()[0]
-            keys = [key for key in first["loc"] if isinstance(key, str)]
+            keys = _keys(first)
             message, fix = _explain(first, [f"--{keys[-1].replace('_', '-')}"])
             raise UsageError(message, fix=fix) from error
 
@@ -185,11 +189,16 @@ def json_schema() -> dict[str, Any]:
 def _file_error(path: Path, text: str, error: ValidationError) -> EdgeTransactError:
     # A misspelt key may be the missing one: it is said first.
     first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    keys = [key for key in first["loc"] if isinstance(key, str)]
+    keys = _keys(first)
     line = _line(text, keys)
     where = f"{path}, line {line}" if line else str(path)
     message, fix = _explain(first, keys)
     return EdgeTransactError(f"{where}: {message}", fix=fix)
+
+
+def _keys(first: Mapping[str, Any]) -> list[str]:
+    """Section and key, or a key without a section; what follows counts in lists and among types."""
+    return [key for key in first["loc"] if isinstance(key, str)][:2]
 
 
 def _explain(first: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, str]:

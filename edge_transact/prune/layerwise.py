@@ -17,16 +17,15 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMS
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layers import layer_config, load_layer
 from edge_transact.errors import EdgeTransactError
+from edge_transact.progress import warn
 from edge_transact.prune.selection import LayerSelection
-from edge_transact.prune.surgery import pruned_layer
+from edge_transact.prune.surgery import REPAIR, pruned_layer
 
 BATCH_TOKENS = 2048
 """Tokens of a forward pass: enough for full matrix products, few enough for the activations of a 7B model."""
 
 LOGITS_TOKENS = 256
 """Tokens whose logits are in memory at once."""
-
-REPAIR = "Its weights are damaged, or overflow: convert them to float32 or download them again."
 
 
 class LayerwiseModel:
@@ -37,7 +36,7 @@ class LayerwiseModel:
         windows: int64 token ids, ``[windows, window]``.
 
     Attributes:
-        replaced: Tensors that stand in for the checkpoint's, by name; none at first.
+        replaced: Tensors that stand in for the checkpoint's, by name; `replace` puts them there.
         dtype: Of the computation: the stored one, but fp32 for fp16, which overflows where bf16 and fp32 don't.
         device: Where layers compute: a GPU where there is one. Hidden states wait on the CPU.
     """
@@ -100,6 +99,22 @@ class LayerwiseModel:
                 )
         layer = load_layer(self.checkpoint, selection.widths, tensors, self.dtype)
         return layer.requires_grad_(False).to(self.device)
+
+    def replace(self, name: str, tensor: torch.Tensor) -> None:
+        """Puts a computed tensor in the place of one of the checkpoint's, in that one's dtype.
+
+        Values that this dtype doesn't reach, as fp16 doesn't beyond 65504, become its largest, with a warning.
+
+        Raises:
+            EdgeTransactError: It holds NaN or infinity.
+        """
+        if not tensor.isfinite().all():
+            raise EdgeTransactError(f"{self.checkpoint.path}: what would become {name} is not finite", fix=REPAIR)
+        dtype = self.checkpoint.tensor(name).dtype
+        limit = torch.finfo(dtype).max
+        if beyond := int((tensor.abs() > limit).sum()):
+            warn(f"{name}: {beyond} of {tensor.numel()} values are beyond {dtype}'s {limit:.6g}, and became that.")
+        self.replaced[name] = tensor.clamp(-limit, limit).to(dtype)
 
     def run(self, layer: LlamaDecoderLayer, hidden: torch.Tensor) -> torch.Tensor:
         """What a layer makes of hidden states ``[batch, window, hidden_size]``, on `device`."""

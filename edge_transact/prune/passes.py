@@ -113,7 +113,7 @@ def _finish(model, scorer: Scorer, index: int, journal: Journal, description: st
     """A layer is done: the state that the next one starts from goes to the journal before the scores that say so."""
     with torch.no_grad():
         tensors = {name: tensor.cpu() for name, tensor in scorer.scores().tensors().items()}
-    check_finite(tensors, model.checkpoint, index)
+    check_finite(tensors | state, model.checkpoint, index)
     journal[_name(description, "state")] = state
     journal[_name(description, index)] = tensors
 

@@ -19,7 +19,7 @@ from edge_transact.outputs import refuse_existing
 from edge_transact.progress import step
 from edge_transact.prune.allocation import DEFAULT_BUCKET, Allocation, allocate, check_choices
 from edge_transact.prune.budget import Budget
-from edge_transact.prune.calibration import DEFAULT_TEXT, DEFAULT_TOKENS, read_calibration
+from edge_transact.prune.calibration import DEFAULT_PACKING, DEFAULT_TEXT, DEFAULT_TOKENS, read_calibration
 from edge_transact.prune.compensation import Fit, compensate
 from edge_transact.prune.curves import loss_curves
 from edge_transact.prune.journal import Journal
@@ -88,8 +88,10 @@ def prune(
     compensated: bool | None = None,
     shots: int = 1,
     bucket: int = DEFAULT_BUCKET,
-    calibration: str = DEFAULT_TEXT,
+    calibration: str | Sequence[str] = DEFAULT_TEXT,
     calibration_tokens: int = DEFAULT_TOKENS,
+    calibration_window: int | None = None,
+    packing: str = DEFAULT_PACKING,
     seed: int = 0,
     resume: bool = False,
     force: bool = False,
@@ -107,8 +109,10 @@ def prune(
         compensated: Whether `o_proj` and `down_proj` are solved anew; `None` for yes with ``best`` and no with others.
         shots: In how many steps the widths shrink; each scores the model that the one before left.
         bucket: MLP widths computed from limits are multiples of it.
-        calibration: Any TEXT.
-        calibration_tokens: How much of it.
+        calibration: Any TEXT, or several.
+        calibration_tokens: How much of them.
+        calibration_window: In windows of how many tokens.
+        packing: How windows are cut, one of `calibration.PACKINGS`.
         seed: Which part of it. The same seed gives the same bytes.
         resume: Go on with what an interrupted run with the same options left.
         force: Replace `output` if it exists.
@@ -129,7 +133,9 @@ def prune(
     if not units and allocation == "budgeted" and not ours:
         units = ("mlp", "groups")
     check_choices(budget, source.plan, allocation, units, bucket)
-    windows = read_calibration(source, calibration, tokens=calibration_tokens, seed=seed)
+    windows = read_calibration(
+        source, calibration, tokens=calibration_tokens, window=calibration_window, packing=packing, seed=seed
+    )
     provenance = {
         "source": model,
         "method": method,
@@ -212,4 +218,5 @@ class _Run:
         return score_layers(self.model, self.selections, self.method, self.journal, description, self.seed)
 
     def _replace(self, index: int, tensors: Mapping[str, torch.Tensor]) -> None:
-        self.model.replaced |= {f"{LAYERS_PREFIX}{index}.{part}": tensor for part, tensor in tensors.items()}
+        for part, tensor in tensors.items():
+            self.model.replace(f"{LAYERS_PREFIX}{index}.{part}", tensor)

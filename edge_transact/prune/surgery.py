@@ -9,10 +9,12 @@ import torch
 
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import ROPE_PAIRS
+from edge_transact.errors import EdgeTransactError
 from edge_transact.prune.selection import LayerSelection
 from edge_transact.widths import LayerWidths
 
 LAYERS_PREFIX = "model.layers."
+REPAIR = "Its weights are damaged, or overflow: convert them to float32 or download them again."
 NOTHING: Mapping[str, torch.Tensor] = MappingProxyType({})
 
 
@@ -21,21 +23,29 @@ def pruned_tensors(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor of the pruned model, read and cut one at a time, in the stored dtype.
 
+    Layers are checked when they are scored, the rest is here.
+
     Args:
         checkpoint: The source.
         selections: What is kept of each layer.
         replaced: Tensors of the pruned model, by name, that stand in for what would be cut.
+
+    Raises:
+        EdgeTransactError: The embedding, the last norm or `lm_head` holds NaN or infinity.
     """
     for name in checkpoint.tensor_names():
         if name in replaced:
-            yield name, replaced[name].to(checkpoint.tensor(name).dtype)
+            yield name, replaced[name]
         elif name.startswith(LAYERS_PREFIX):
             number, _, part = name.removeprefix(LAYERS_PREFIX).partition(".")
             if part != ROPE_PAIRS:
                 layer, selection = checkpoint.plan.layers[int(number)], selections[int(number)]
                 yield name, _cut(part, checkpoint.tensor(name), layer, selection)
         else:
-            yield name, checkpoint.tensor(name)
+            tensor = checkpoint.tensor(name)
+            if not tensor.isfinite().all():
+                raise EdgeTransactError(f"{checkpoint.path}: {name} holds NaN or infinity", fix=REPAIR)
+            yield name, tensor
     for index, selection in enumerate(selections):
         if (pairs := rope_pairs(checkpoint, index, selection)) is not None:
             yield f"{LAYERS_PREFIX}{index}.{ROPE_PAIRS}", pairs
@@ -75,8 +85,8 @@ def shifted_biases(
 ) -> dict[str, torch.Tensor]:
     """The biases of `o_proj` and `down_proj`, plus what the dims that go contribute on average (FLAP).
 
-    The pipeline calls this for each layer of each shot with what was scored, and puts the result among the `replaced`
-    tensors; these biases have an element a hidden dim, so that later cuts leave them alone.
+    The pipeline calls this for each layer of each shot with what was scored, and has the result replace the biases;
+    these have an element a hidden dim, so that later cuts leave them alone.
 
     Args:
         tensors: The layer as it was scored, as `pruned_layer` gives it.
@@ -86,7 +96,7 @@ def shifted_biases(
             method's `LayerScores`.
 
     Returns:
-        The new biases, named as in `tensors` and of their dtype; none where there are no biases or no means.
+        The new biases in fp32, named as in `tensors`; none where there are no biases or no means.
     """
     shifted = {}
     for module, name in MEANS.items():
@@ -94,8 +104,7 @@ def shifted_biases(
         if bias is None or name not in means:
             continue
         removed = means[name].index_fill(0, INPUTS[module](widths, selection), 0)
-        shift = tensors[f"{module}.weight"].float() @ removed
-        shifted[f"{module}.bias"] = (bias.float() + shift).to(bias.dtype)
+        shifted[f"{module}.bias"] = bias.float() + tensors[f"{module}.weight"].float() @ removed
     return shifted
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from edge_transact.checkpoint.writer import TOKENIZER_FILES
 from edge_transact.engine.cpu.features import missing
 from edge_transact.errors import EdgeTransactError
 from edge_transact.manifest import Manifest
@@ -83,7 +84,7 @@ class HostModel:
                 f"{dist} has no library for this host", fix="Build it again with --target host among its targets."
             )
         # What is executed and computed with; the configuration is for people to edit.
-        manifest.verify(dist, library, "tensor-cache.json", "params_shard_*.bin")
+        manifest.verify(dist, library, "tensor-cache.json", "params_shard_*.bin", *TOKENIZER_FILES)
         return cls(dist / library, dist)
 
     def instrument(self, called: Callable[..., None]) -> None:

@@ -101,8 +101,13 @@ class Session:
         config = dist / "mlc-chat-config.json"
         if not config.is_file():
             raise not_a_dist(dist, config.name)
-        template = json.loads(config.read_text())["conv_template"]
-        return cls(HostModel.load(dist), TextCodec(dist), stop_token_ids=set(template["stop_token_ids"]), **options)
+        try:
+            stop_token_ids = set(json.loads(config.read_text())["conv_template"]["stop_token_ids"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise EdgeTransactError(
+                f"{config} cannot be read ({type(error).__name__}: {error})", fix="Mend it, or build the model again."
+            ) from error
+        return cls(HostModel.load(dist), TextCodec(dist), stop_token_ids=stop_token_ids, **options)
 
     def reset(self) -> None:
         """Forget what was said."""

@@ -137,11 +137,22 @@ def test_what_it_says_of_broken_models(run_on, phone, tiny_dist):
         ["aarch64-linux-gnu-gcc", "-shared", "-fPIC", str(clock), "-o", str(phone.tmp / "clock.so")], check=True
     )
     result = run_on(
-        *options, *library, "--decode", "3", "--repetitions", "2", "--run", 'a "name"', preload=f"{home}/clock.so"
+        *options,
+        *library,
+        "--decode",
+        "3",
+        "--repetitions",
+        "2",
+        "--run",
+        'a "name"',
+        "--cores",
+        "0",
+        preload=f"{home}/clock.so",
     )
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert [line["kind"] for line in lines] == ["start", "load", "warmup", "repetition", "repetition", "final"]
     assert {line["run"] for line in lines} == {'a "name"'} and result.returncode == 0
+    assert lines[1]["threads"] == 1
     first, second = lines[3:5]
     assert abs(first["started_at"] - second["started_at"]) > 700 * 86400
     for line in (first, second):

@@ -80,6 +80,29 @@ def test_an_app_that_dies_or_hangs(phone, run_bench, monkeypatch, script, words)
     assert not [line for line in phone.processes().values() if PACKAGE in line]
 
 
+@pytest.mark.slow
+def test_an_app_goes_on_while_the_network_is_cut(phone, run_bench, when_logged):
+    install(
+        phone,
+        r"""
+        say() { echo "{\"run\": \"$run\", \"kind\": $1}" >> $run.jsonl; }
+        run=$1
+        get repetitions
+        for index in $(seq 0 $((value - 1))); do
+            say "\"repetition\", \"index\": $index, \"prefill_tokens\": 8, \"ttft_s\": 0.2, \"prefill_s\": 0.2, \
+                \"decode_s\": 0.3, \"decode_steps_s\": [0.1, 0.1, 0.1], \"e2e_s\": 0.5, \"tokens\": [1, 2, 3, 4]"
+            sleep 0.3
+        done
+        say '"final"'
+        sleep 60
+        """,
+    )
+    when_logged("repetition", 1, lambda: phone.cut_network(1))
+    outcome = run_bench(phone.serial, app=PACKAGE, repetitions=8, sample_s=0.2)
+    assert outcome.failures == [] and outcome.results[0]["repetitions"] == 8
+    assert not [line for line in phone.processes().values() if PACKAGE in line]
+
+
 def test_an_app_that_is_not_there(phone, run_bench):
     assert f"has no app {PACKAGE}" in run_bench(phone.serial, app=PACKAGE).failures[0]
     with pytest.raises(UsageError, match="application id"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -96,12 +97,6 @@ def test_a_device_describes_itself(phone):
     assert describe(AndroidDevice(adb_client(), phone.serial)).opencl == "/vendor/lib64/libOpenCL.so"
 
 
-def test_a_phone_that_saves_power_is_refused(phone, run_bench):
-    phone.write("/sys/class/power_supply/battery/capacity", 9)
-    phone.write("/sys/class/power_supply/battery/status", "Discharging")
-    assert "9 % of its battery left" in run_bench(phone.serial).failures[0]
-
-
 def test_sensors_follow_the_phone(phone):
     device = AndroidDevice(adb_client(), phone.serial)
     phone.set_temperature(41.5)
@@ -112,17 +107,23 @@ def test_sensors_follow_the_phone(phone):
     assert (reading.battery_percent, reading.battery_v, reading.charge_uah) == (84, 4.1, 4000000)
 
 
-def test_two_phones_of_one_name_at_once(make_phone, run_bench):
+def test_two_models_on_two_phones_of_one_name_at_once(make_phone, run_bench, tiny_dist, tmp_path):
     phones = [make_phone(), make_phone()]
-    outcome = run_bench("all")
+    other = tmp_path / "other"
+    shutil.copytree(tiny_dist, other)
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps(manifest))  # of another layout, and so of another digest
+    outcome = run_bench("all", dists=[tiny_dist, other], repetitions=1)
     assert outcome.failures == []
-    assert sorted(result["serial"] for result in outcome.results) == sorted(phone.serial for phone in phones)
+    measured = [(result["serial"], result["model"]) for result in outcome.results]
+    assert sorted(measured) == sorted((phone.serial, name) for phone in phones for name in (NASTY, "other"))
     assert len({result["device"] for result in outcome.results}) == 2
     infos = [describe(AndroidDevice(adb_client(), phone.serial)) for phone in phones]
     assert labels(infos)[phones[0].serial] == f"Stand-in Paper Phone ({phones[0].serial})"
 
 
 def test_a_phone_at_another_computer(phone, run_bench, monkeypatch):
+    # Which that computer's adb has not been told of.
     with adb_server_beside(phone) as (address, serial):
         monkeypatch.setenv("ADB_SERVER_SOCKET", f"tcp:{address}")
         outcome = run_bench(serial, repetitions=1)
@@ -161,6 +162,9 @@ def test_the_command_prints_json_and_resumes(phone, tiny_dist, runner, tmp_path)
     assert result["target"] == "android-cpu" and result["prefill_tokens"] == 8 and len(result["samples"]) == 1
     refused = subprocess.run(command, capture_output=True, text=True)
     assert refused.returncode == 1 and "--resume" in refused.stderr
-    again = subprocess.run([*command, "--resume"], capture_output=True, text=True)
+    more = ["--resume", "--format", "sqlite", "--report", str(tmp_path / "report")]
+    again = subprocess.run([*command, *more], capture_output=True, text=True)
     assert again.returncode == 0 and json.loads(again.stdout.splitlines()[-1])["results"] == [result]
     assert len(repetitions(tmp_path / "log.jsonl")) == 1
+    names = ("log.sqlite", "report/index.html", "report/1-latency.png", "report/1-temperature.png")
+    assert all((tmp_path / name).stat().st_size for name in names)

@@ -216,7 +216,22 @@ def test_without_a_model_the_demo_is_offered(tmp_path):
     assert "edge-transact build demo:smollm2" in err
 
 
-def test_a_model_is_pruned_again_when_what_prune_copies_has_changed(tiny_model, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("tokenizer.json", "is not as it was built"),
+        ("params_shard_0.bin", "is not as it was built"),
+        ("mlc-chat-config.json", "cannot be read"),
+    ],
+)
+def test_a_dist_that_was_changed_is_not_run_and_the_file_is_named(built, tmp_path, file, says):
+    changed = shutil.copytree(built[0], tmp_path / "dist")
+    (changed / file).write_bytes((changed / file).read_bytes() + b"?")
+    code, _, err = invoke("run", changed, "--prompt", "Once", "--max-tokens", 1)
+    assert code == 1 and f"{changed / file} {says}" in err and "bug" not in err
+
+
+def test_a_model_is_pruned_again_when_what_it_copies_or_reads_has_changed(tiny_model, tmp_path, monkeypatch):
     made = []
 
     def prune(model, directory, budget, **options):
@@ -230,6 +245,13 @@ def test_a_model_is_pruned_again_when_what_prune_copies_has_changed(tiny_model, 
         if text:
             (model / "tokenizer_config.json").write_text(text)
         stages.pruned(Checkpoint.open(model), str(model), Budget(intermediate=96), {})
+        assert len(made) == times
+    texts = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    for text, times in (("one", 3), ("one", 3), ("two", 4)):
+        texts[0].write_text("some")
+        texts[1].write_text(text)
+        options = {"calibration": [str(text) for text in texts]}
+        stages.pruned(Checkpoint.open(model), str(model), Budget(intermediate=96), options)
         assert len(made) == times
 
 

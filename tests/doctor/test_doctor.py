@@ -152,6 +152,7 @@ def test_rust_without_the_android_target(programs, tmp_path):
 
 def test_an_mlc_checkout_without_its_submodules(programs, tmp_path, monkeypatch):
     (tmp_path / "python/mlc_llm").mkdir(parents=True)
+    (tmp_path / "python/mlc_llm/__init__.py").touch()
     monkeypatch.setenv("MLC_LLM_SOURCE_DIR", str(tmp_path))
     checkout, tvm = android.mlc()
     assert checkout.ok
@@ -161,6 +162,16 @@ def test_an_mlc_checkout_without_its_submodules(programs, tmp_path, monkeypatch)
     checkout, tvm = android.mlc()
     assert "1234abcd" in checkout.found
     assert tvm.ok and "1234abcd" in tvm.found and android.PINNED_TVM in tvm.found
+
+
+def test_an_mlc_that_is_installed_will_do_for_the_engine_and_not_for_apps(programs, tmp_path, monkeypatch):
+    assert [check.ok for check in android.mlc()] == [False, False]
+    (tmp_path / "mlc_llm").mkdir()
+    (tmp_path / "mlc_llm" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    mlc, tvm = android.mlc()
+    assert mlc.ok and str(tmp_path / "mlc_llm") in mlc.found
+    assert not tvm.ok and "git clone --recursive" in tvm.fix
 
 
 def test_a_package_of_the_wrong_version_is_missing(monkeypatch):

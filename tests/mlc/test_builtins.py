@@ -71,6 +71,7 @@ def test_a_runtime_is_compared_with_what_we_use(tmp_path, source, version, lacks
 
 def test_doctor_names_what_a_checkouts_runtime_lacks(tmp_path, monkeypatch):
     (tmp_path / "python/mlc_llm").mkdir(parents=True)
+    (tmp_path / "python/mlc_llm/__init__.py").touch()
     write(tmp_path / "3rdparty/tvm", registering("tirx"))
     monkeypatch.setenv("MLC_LLM_SOURCE_DIR", str(tmp_path))
     mlc, tvm = android.mlc()

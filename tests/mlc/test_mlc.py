@@ -137,7 +137,7 @@ def test_another_revision_gets_a_clear_word(foreign, tiny_model, tmp_path):
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 1
     assert f"was not tried; what is known to work is {checkout.KNOWN_PAIR}" in " ".join(result.stderr.split())
-    assert "of_tomorrow" in result.stderr and "Traceback" not in result.stderr
+    assert "of_tomorrow" in result.stderr and "Traceback" not in result.stderr and "File " not in result.stderr
     assert f"checkout {checkout.KNOWN_REVISION}" in result.stderr
     assert not (tmp_path / "dist").exists()
 

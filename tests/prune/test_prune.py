@@ -60,8 +60,9 @@ def test_what_the_command_writes_and_prints(tiny_model, notes, tmp_path: Path) -
     record = json.loads((output / "edge_transact.json").read_text())
     assert record["source"] == str(tiny_model)
     assert (record["method"], record["budget"], record["seed"]) == ("transact", {"ratio": 0.3}, 0)
-    assert record["calibration"]["tokens"] % record["calibration"]["window"] == 0
-    assert record["calibration"]["text_sha256"] == hashlib.sha256(notes.read_bytes()).hexdigest()
+    (text,) = record["calibration"]["sources"]
+    assert text["tokens"] == record["calibration"]["tokens"]
+    assert (text["text"], text["sha256"]) == (str(notes), hashlib.sha256(notes.read_bytes()).hexdigest())
     assert len(record["scores_sha256"]) == 64
     assert record["versions"]["edge-transact"]
 

@@ -4,13 +4,13 @@ A packed word (uint32) holds eight 4-bit weights along the input features. A ker
 turns it into products in `steps` steps: step `i` makes of every word one 32-bit *unit* of weights, and multiplies and
 adds it with a unit of activations. What a unit is belongs to the instruction set:
 
-- `Fp32`: weight `i` as fp32; eight steps. Any LLVM target.
-- `Avx512`: the same with a table lookup in a register.
+- `Fp32`: nibble `i` as fp32, converted where it stands; eight steps. Any LLVM target.
+- `Avx512`: weight `i` as fp32, from a table in a register.
 - `Avx512Bf16`: weights `i` and `i + 4` as bf16; four steps, two products a lane.
 
-Packed weights minus 7 are whole numbers, exact in bf16. An activation becomes `terms` bf16 numbers (``x = hi + lo``):
-two terms keep 16 bits of mantissa. Products accumulate in fp32, and the scale of a group is applied, in fp32, to the
-group's sum: no weight is rounded.
+A weight is its nibble minus 7, a whole number, exact in bf16. An activation becomes `terms` bf16 numbers
+(``x = hi + lo``): two terms keep 16 bits of mantissa. Products accumulate in fp32, and the scale of a group is applied,
+in fp32, to the group's sum: no weight is rounded.
 """
 
 from __future__ import annotations
@@ -18,21 +18,32 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+from tvm import tirx
 from tvm.script import tirx as T
 from tvm.target import Target, codegen
 
-from edge_transact.engine.cpu.vector import bf16_bits, from_bf16_bits, lanes_of, load, shuffle, splat
+from edge_transact.engine.cpu.vector import bf16_bits, cast, from_bf16_bits, lanes_of, load, shuffle, splat
 from edge_transact.quantization import VALUES_PER_WORD
 
 ZERO_POINT = 7
 """What is subtracted from a packed nibble (MLC's ``group_quantization.py``)."""
 
+_PLACES = (1, 16, 256, 4096) * 2
+"""What `Fp32` has each nibble of a word times: those of the upper half are shifted down by 16 bits, all at once."""
+
 
 class Fp32:
     """Plain TIR, for any LLVM target: units of one fp32.
 
+    A unit of weights is a nibble where it stands in its half of the word, that is, times a power of 16, and one of
+    activations is divided by it: both are exact. What the nibbles have too much, 7 times the activations, is taken from
+    the sums at their beginning.
+
     Args:
         lanes: Words in a vector.
+
+    Attributes:
+        centered: Whether `weights` has 7 taken away already.
     """
 
     name = "fp32"
@@ -40,6 +51,7 @@ class Fp32:
     llvm_ir = ""
     steps = VALUES_PER_WORD
     terms = 1
+    centered = False
 
     def __init__(self, lanes: int = 4) -> None:
         self.lanes = lanes
@@ -48,14 +60,21 @@ class Fp32:
         """Emit what the steps need, once, inside a thread's body."""
 
     def weights(self, words: Any, step: int) -> Any:
-        """The units of a step, int32 lanes."""
-        nibbles = T.bitwise_and(_shifted(words, 4 * step, 32), splat(T.uint32(15), self.lanes))
-        signed = T.Cast(f"int32x{self.lanes}", nibbles) - splat(T.int32(ZERO_POINT), self.lanes)
-        return T.reinterpret(f"int32x{self.lanes}", T.Cast(f"float32x{self.lanes}", signed))
+        """The units of a step, int32 lanes; of the nibbles themselves, unless they are `centered`."""
+        lanes = lanes_of(words)
+        half = _shifted(words, 16 * (step // 4), 32)
+        nibbles = T.bitwise_and(half, splat(T.uint32(15 * _PLACES[step]), lanes))
+        return T.reinterpret(f"int32x{lanes}", cast("float32", cast("int32", nibbles)))
+
+    def centered_weights(self, words: Any, step: int) -> Any:
+        """The units of a step, int32 lanes, 7 taken away."""
+        lanes = lanes_of(words)
+        nibbles = T.reinterpret(f"float32x{lanes}", self.weights(words, step))
+        return T.reinterpret(f"int32x{lanes}", nibbles - splat(T.float32(ZERO_POINT * _PLACES[step]), lanes))
 
     def multiply_add(self, total: Any, weights: Any, activations: Any) -> Any:
         """``total + weights * activations``, unit by unit; fp32 lanes."""
-        dtype = f"float32x{self.lanes}"
+        dtype = f"float32x{lanes_of(total)}"
         return total + T.reinterpret(dtype, weights) * T.reinterpret(dtype, activations)
 
     def units(self, x: Any) -> list[Any]:
@@ -64,15 +83,16 @@ class Fp32:
         Args:
             x: fp32, 8 lanes.
         """
-        return [T.reinterpret("int32x8", x)]
+        places = tirx.Shuffle([T.float32(1 / place) for place in _PLACES], [T.int32(i) for i in range(len(_PLACES))])
+        return [T.reinterpret("int32x8", x * places)]
 
 
 class Avx512(Fp32):
     """AVX-512 without bf16: the weight is looked up in a register of 16 fp32."""
 
     name = "avx512"
-    features = ("avx512f", "avx512bw", "avx512vl", "avx512dq")
-    lanes = 16
+    features: tuple[str, ...] = ("avx512f", "avx512bw", "avx512vl", "avx512dq")
+    centered = True
 
     def __init__(self) -> None:
         super().__init__(16)
@@ -80,14 +100,19 @@ class Avx512(Fp32):
     def prepare(self) -> None:
         self._table = T.bind(T.Cast("float32x16", T.ramp(T.int32(-ZERO_POINT), 1, 16)))
 
+    def units(self, x: Any) -> list[Any]:
+        return [T.reinterpret("int32x8", x)]
+
     def weights(self, words: Any, step: int) -> Any:
         # vpermps reads the low four bits of an index, so nothing has to be masked.
         index = T.reinterpret("int32x16", _shifted(words, 4 * step, 32))
         looked_up = T.call_llvm_pure_intrin("float32x16", "llvm.x86.avx512.permvar.sf.512", self._table, index)
         return T.reinterpret("int32x16", looked_up)
 
+    centered_weights = weights
 
-class Avx512Bf16(Fp32):
+
+class Avx512Bf16(Avx512):
     """AVX-512 with bf16 dot products: pairs looked up by vpermw, multiplied and added by vdpbf16ps.
 
     Args:
@@ -109,7 +134,7 @@ define linkonce_odr <16 x float> @edge_transact_dpbf16ps(<16 x float> %c, <16 x 
 """
 
     def __init__(self, terms: int) -> None:
-        super().__init__(16)
+        super().__init__()
         self.terms = terms
 
     def prepare(self) -> None:
@@ -124,6 +149,8 @@ define linkonce_odr <16 x float> @edge_transact_dpbf16ps(<16 x float> %c, <16 x 
         index = T.reinterpret("int16x32", _shifted(T.reinterpret("uint16x32", words), 4 * step, 16))
         looked_up = T.call_llvm_pure_intrin("int16x32", "llvm.x86.avx512.permvar.hi.512", self._table, index)
         return T.reinterpret("int32x16", looked_up)
+
+    centered_weights = weights
 
     def multiply_add(self, total: Any, weights: Any, activations: Any) -> Any:
         return T.call_pure_extern("float32x16", "edge_transact_dpbf16ps", total, weights, activations)

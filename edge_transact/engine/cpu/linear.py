@@ -1,8 +1,9 @@
 """W4A16 products on CPUs: ``y = x W`` with packed weights, for one row (decode) and for any number of rows (prefill).
 
-Decode is bound by memory: each thread streams its own columns of the packed weights once, with wide loads, and keeps
-everything else in registers and the first-level cache. Prefill is bound by arithmetic: the packed weights of two
-vectors of columns are expanded once into a panel that stays in the second-level cache, and tiles of rows by columns
+Decode is bound by memory: each thread streams its own columns of the packed weights once, with wide loads, asks for
+those to come beforehand, and keeps everything else in registers and the first-level cache; it makes its units of the
+activations itself, which is faster than to wait for another's. Prefill is bound by arithmetic: the packed weights of
+two vectors of columns are expanded once into a panel that stays in the second-level cache, and tiles of rows by columns
 accumulate in registers. What surrounds a product in a LLaMA, RMSNorm before it, bias, residual, SiLU gate after it, is
 done in the same pass.
 """
@@ -19,7 +20,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as builder
 
 from edge_transact.engine.cpu.isa import ZERO_POINT, Fp32
-from edge_transact.engine.cpu.vector import cast, exp, lanes_of, load, shuffle, splat, store, sum_lanes
+from edge_transact.engine.cpu.vector import cast, exp, lanes_of, load, prefetch, shuffle, splat, store, sum_lanes
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP
 
 
@@ -116,9 +117,13 @@ def kernel(linear: Linear, isa: Fp32, threads: int, *, one_row: bool) -> tirx.Pr
     return ib.get()
 
 
+DECODE_COLUMNS = 16
+"""Columns of a KN weight that decode takes at once: narrower vectors share what they load of the activations."""
+
+
 def supports(width: int, isa: Fp32, *, gated: bool) -> bool:
     """Whether a matrix is large enough for the kernels: at least as many columns of the result as a tile has."""
-    return width >= (isa.lanes if gated else 2 * isa.lanes)
+    return width >= max(DECODE_COLUMNS, isa.lanes if gated else 2 * isa.lanes)
 
 
 def embed(scale_dtype: str) -> tirx.PrimFunc:
@@ -211,86 +216,121 @@ def _finish(linear: Linear, a: _Arguments, row: Any, column: Any, sums: list[Any
     store(a.out, cast(linear.out_dtype, y), a.at(row, column))
 
 
+def _start(x: Any) -> Any:
+    """What the products of a word's nibbles with its eight activations, fp32, begin with."""
+    return T.float32(-ZERO_POINT) * sum_lanes([x])
+
+
 def _decode_kn(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
-    lanes, sections = isa.lanes, linear.sections
-    units = T.alloc_buffer((a.words, isa.terms, isa.steps), "int32")
-    inverse_rms = _inverse_rms(linear, a, T.int32(0))
-
-    def pack(word: Any, x: Any) -> None:
-        for term, unit in enumerate(isa.units(x)):
-            store(units, unit, [word, term, 0])
-
-    _each_word(a, T.int32(0), inverse_rms, pack)
+    lanes, sections = DECODE_COLUMNS, linear.sections
     vectors = T.bind((a.width + (lanes - 1)) // lanes)
     sums = T.alloc_buffer((vectors, sections, lanes), "float32")
     zero = splat(T.float32(0), lanes)
+
+    def column(vector: Any, section: int) -> Any:
+        # The last vector of a ragged width begins early and computes some columns again.
+        return T.min(vector * lanes, a.width - lanes) + section * a.width
+
     with T.parallel(0, threads) as thread:
-        isa.prepare()
         first, end = T.bind(thread * vectors // threads), T.bind((thread + 1) * vectors // threads)
 
-        def column(vector: Any) -> Any:
-            # The last vector of a ragged width begins early and computes some columns again.
-            return T.bind(T.min(vector * lanes, a.width - lanes))
+        def prefetch_group(group: Any, vector: Any, section: int) -> None:
+            for word in range(WORDS_PER_GROUP):
+                prefetch(a.weight, [group * WORDS_PER_GROUP + word, column(vector, section)])
 
         with T.serial(first, end) as vector:
             for section in range(sections):
+                prefetch_group(T.int32(0), vector, section)
                 store(sums, zero, [vector, section, 0])
-        with T.serial(0, a.groups) as group, T.serial(first, end) as vector:
-            start = column(vector)
-            for section in range(sections):
-                parts, turn = [zero, zero], 0
-                for word in range(WORDS_PER_GROUP):
-                    index = group * WORDS_PER_GROUP + word
-                    words = T.bind(load(a.weight, [index, start + section * a.width], lanes))
-                    for step in range(isa.steps):
-                        weights = T.bind(isa.weights(words, step))
-                        for term in range(isa.terms):
-                            unit = splat(units[index, term, step], lanes)
-                            parts[turn] = T.bind(isa.multiply_add(parts[turn], weights, unit))
-                            turn = 1 - turn
-                scale = cast("float32", load(a.scale, [group, start + section * a.width], lanes))
-                total = load(sums, [vector, section, 0], lanes) + (parts[0] + parts[1]) * scale
-                store(sums, total, [vector, section, 0])
+        units = T.alloc_buffer((a.words, isa.terms, isa.steps), "int32")
+        starts = None if isa.centered else T.alloc_buffer((a.words,), "float32")
+
+        def pack(word: Any, x: Any) -> None:
+            for term, unit in enumerate(isa.units(x)):
+                store(units, unit, [word, term, 0])
+            if starts is not None:
+                T.buffer_store(starts, _start(x), [word])
+
+        _each_word(a, T.int32(0), _inverse_rms(linear, a, T.int32(0)), pack)
+        isa.prepare()
+        with T.serial(0, a.groups) as group:
+            start = zero
+            if starts is not None:
+                of_words = load(starts, [group * WORDS_PER_GROUP], WORDS_PER_GROUP)
+                start = T.bind(splat(sum_lanes([of_words]), lanes))
+            with T.serial(first, end) as vector:
+                for section in range(sections):
+                    prefetch_group(group + 1, vector, section)
+                    parts, turn = [start, zero], 0
+                    for word in range(WORDS_PER_GROUP):
+                        index = group * WORDS_PER_GROUP + word
+                        words = T.bind(load(a.weight, [index, column(vector, section)], lanes))
+                        for step in range(isa.steps):
+                            weights = T.bind(isa.weights(words, step))
+                            for term in range(isa.terms):
+                                unit = splat(units[index, term, step], lanes)
+                                parts[turn] = T.bind(isa.multiply_add(parts[turn], weights, unit))
+                                turn = 1 - turn
+                    scale = cast("float32", load(a.scale, [group, column(vector, section)], lanes))
+                    total = load(sums, [vector, section, 0], lanes) + (parts[0] + parts[1]) * scale
+                    store(sums, total, [vector, section, 0])
         with T.serial(first, end) as vector:
             finished = [T.bind(load(sums, [vector, section, 0], lanes)) for section in range(sections)]
-            _finish(linear, a, T.int32(0), column(vector), finished)
+            _finish(linear, a, T.int32(0), T.bind(column(vector, 0)), finished)
 
 
 DECODE_ROWS = 4
 """Rows of an NK weight, of each section, that decode takes at once."""
 
+AHEAD_WORDS, LINE_WORDS = 1024, 16
+"""How far ahead of an NK weight's words decode asks for others; the words of a cache line."""
+
 
 def _decode_nk(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
     lanes, sections = isa.lanes, linear.sections
     padded = a.words + lanes
-    units = T.alloc_buffer((isa.terms, isa.steps, padded), "int32")
-    inverse_rms = _inverse_rms(linear, a, T.int32(0))
-
-    def pack(word: Any, x: Any) -> None:
-        for term, unit in enumerate(isa.units(x)):
-            unit = T.bind(unit)
-            for step in range(isa.steps):
-                T.buffer_store(units, shuffle([unit], [step]), [term, step, word])
-
-    _each_word(a, T.int32(0), inverse_rms, pack)
-    for term in range(isa.terms):
-        for step in range(isa.steps):
-            with T.serial(a.words, padded) as word:
-                T.buffer_store(units, T.int32(0), [term, step, word])
     blocks = T.bind((a.width + (DECODE_ROWS - 1)) // DECODE_ROWS)
     zero = splat(T.float32(0), lanes)
+    # Rows are read side by side, and short ones are soon over.
+    ahead = T.bind(T.if_then_else(a.words < AHEAD_WORDS // DECODE_ROWS, AHEAD_WORDS, AHEAD_WORDS // DECODE_ROWS))
     with T.parallel(0, threads) as thread:
+        first, end = T.bind(thread * blocks // threads), T.bind((thread + 1) * blocks // threads)
+        for section in range(sections):
+            with T.serial(0, AHEAD_WORDS // LINE_WORDS) as line:
+                prefetch(a.weight, [first * DECODE_ROWS + section * a.width, line * LINE_WORDS])
+        units = T.alloc_buffer((isa.terms, isa.steps, padded), "int32")
+        starts = None if isa.centered else T.alloc_buffer((padded,), "float32")
+
+        def pack(word: Any, x: Any) -> None:
+            for term, unit in enumerate(isa.units(x)):
+                unit = T.bind(unit)
+                for step in range(isa.steps):
+                    T.buffer_store(units, shuffle([unit], [step]), [term, step, word])
+            if starts is not None:
+                T.buffer_store(starts, _start(x), [word])
+
+        _each_word(a, T.int32(0), _inverse_rms(linear, a, T.int32(0)), pack)
+        with T.serial(a.words, padded) as word:
+            for term in range(isa.terms):
+                for step in range(isa.steps):
+                    T.buffer_store(units, T.int32(0), [term, step, word])
+            if starts is not None:
+                T.buffer_store(starts, T.float32(0), [word])
         isa.prepare()
         sums = T.alloc_buffer((sections * DECODE_ROWS, lanes), "float32", scope="local")
-        with T.serial(thread * blocks // threads, (thread + 1) * blocks // threads) as block:
+        with T.serial(first, end) as block:
             # The last block of a ragged width begins early and computes some rows again.
             start = T.bind(T.min(block * DECODE_ROWS, a.width - DECODE_ROWS))
             rows = [start + section * a.width + row for section in range(sections) for row in range(DECODE_ROWS)]
 
             def accumulate(word: Any, held: int, rows: list[Any] = rows) -> None:
                 """Add the products of `held` words from `word` on."""
+                # Where a cache line holds several vectors, each iteration asks for the lines of some rows.
+                turns = max(1, LINE_WORDS // lanes)
+                for row in rows[::turns]:
+                    prefetch(a.weight, [row + word // lanes % turns, word + ahead])
                 words = [T.bind(_widened(load(a.weight, [row, word], held), lanes, T.uint32(0))) for row in rows]
-                parts = [zero] * len(rows)
+                parts = [zero if starts is None else T.bind(load(starts, [word], lanes))] * len(rows)
                 for step in range(isa.steps):
                     unit = [T.bind(load(units, [term, step, word], lanes)) for term in range(isa.terms)]
                     for i in range(len(rows)):
@@ -425,4 +465,4 @@ def _expand(linear: Linear, isa: Fp32, a: _Arguments, columns: list[Any], panel:
         for v in range(len(columns)):
             words = T.bind(words_of(word, v))
             for step in range(isa.steps):
-                store(panel, isa.weights(words, step), [word, step, v, 0])
+                store(panel, isa.centered_weights(words, step), [word, step, v, 0])

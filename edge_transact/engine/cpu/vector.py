@@ -40,6 +40,12 @@ def store(buffer: Any, value: Any, indices: Sequence[Any]) -> None:
     T.buffer_store(buffer, value, [*outer, last if lanes == 1 else T.ramp(last, 1, lanes)])
 
 
+def prefetch(buffer: Any, indices: Sequence[Any]) -> None:
+    """Ask for the cache line of an element, which may lie beyond the buffer."""
+    read, keep, data = T.int32(0), T.int32(3), T.int32(1)
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(buffer[tuple(indices)]), read, keep, data))
+
+
 def shuffle(vectors: Sequence[Any], indices: Sequence[int]) -> Any:
     """The lanes `indices` of the vectors laid end to end."""
     vectors = list(vectors)

@@ -161,9 +161,7 @@ class Phone:
     def _listening(self) -> bool:
         if self._process is None or self._process.poll() is not None:
             raise RuntimeError(f"the phone died: {self._log()}")
-        with contextlib.suppress(OSError), socket.create_connection((f"{self._network}.2", ADBD_PORT), 1):
-            return True
-        return False
+        return _accepts(f"{self._network}.2", ADBD_PORT)
 
     def _log(self) -> str:
         return (self._directory / "log").read_text(errors="replace")[-2000:]
@@ -179,9 +177,8 @@ def adb_server_beside(phone: Phone) -> Iterator[tuple[str, str]]:
         environment = {**os.environ, "HOME": home, "ADB_LOCAL_TRANSPORT_MAX_PORT": "5000"}
         server = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
         serial = f"127.0.0.1:{ADBD_PORT}"
-        client = ["adb", "-H", address, "-P", "5037", "connect", serial]
         try:
-            _until(lambda: b"connected to" in subprocess.run(client, capture_output=True).stdout, "adb to connect")
+            _until(lambda: _accepts(address, 5037), "adb's server")
             yield f"{address}:5037", serial
         finally:
             server.kill()
@@ -225,6 +222,12 @@ def _free_network() -> tuple[int, FileLock]:
                 return number, lock
             lock.release()
     raise RuntimeError("no free network for another phone")
+
+
+def _accepts(address: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((address, port), 1):
+        return True
+    return False
 
 
 def _until(condition, what: str, log=lambda: "", seconds: float = 30) -> None:

@@ -1,0 +1,1 @@
+// Android 28 or newer: nothing of it is asked for by name.

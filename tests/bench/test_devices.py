@@ -1,0 +1,84 @@
+"""What is refused before anything is pushed, and what is made of a phone's sensors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from edge_transact.bench.devices import DeviceInfo, check
+from edge_transact.bench.run import energy_j
+from edge_transact.bench.sensors import Reading, parse_sensors
+from edge_transact.errors import EdgeTransactError
+
+PHONE = DeviceInfo(
+    serial="s", name="Phone", soc=None, abis=("arm64-v8a", "armeabi-v7a"), android="14", sdk=34, fingerprint=None,
+    cores=8, memory_mib=8000.0, available_mib=4000.0, storage_mib=None, opencl="/vendor/lib64/libOpenCL.so",
+    battery_percent=50, on_battery=True, wireless=True,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"abis": ("armeabi-v7a",)}, "not arm64-v8a"),
+        ({"sdk": 27, "android": "8.1"}, "Android 8.1"),
+        ({"opencl": None}, "no OpenCL"),
+        ({"available_mib": 999.0}, "999 MiB of memory free, and 1000 MiB are needed"),
+        ({"battery_percent": 9}, "9 % of its battery"),
+    ],
+)
+def test_what_cannot_work_is_refused(changed, words):
+    check(PHONE, "android", 1000)
+    with pytest.raises(EdgeTransactError, match=words) as error:
+        check(replace(PHONE, **changed), "android", 1000)
+    assert error.value.fix
+
+
+def test_what_a_phone_does_not_say_is_no_reason():
+    silent = {"android": None, "sdk": None, "available_mib": None, "battery_percent": None, "on_battery": None}
+    check(replace(PHONE, **silent), "android", 1000)
+    check(replace(PHONE, opencl=None), "android-cpu", 1000)
+    check(replace(PHONE, battery_percent=9, on_battery=False), "android", 1000)
+
+
+def test_sysfs_is_read_where_the_thermal_service_is_silent():
+    text = """
+== battery
+  temperature: 301
+== zones
+cpu-0-0 45000
+cpu-1-0 52500
+gpuss-0 -274000
+skin-therm 38100
+pm8550_tz 99000
+== clocks
+1804800
+3302400
+== gpu
+680000000
+"""
+    reading = parse_sensors(text, 1.0)
+    assert (reading.temp_c, reading.cpu_c, reading.gpu_c, reading.thermal_status) == (38.1, 52.5, None, None)
+    assert (reading.cpu_mhz, reading.gpu_mhz, reading.on_battery) == (3302.4, 680.0, None)
+    assert parse_sensors(text.replace("skin-therm 38100", ""), 1.0).temp_c == 30.1
+    assert parse_sensors("", 1.0) == Reading(at_s=1.0)
+
+
+def test_energy_is_the_charge_that_left_the_battery():
+    def reading(at_s: float, charge_uah: int | None, on_battery: bool | None = True) -> Reading:
+        return Reading(at_s=at_s, charge_uah=charge_uah, battery_v=4.0, on_battery=on_battery)
+
+    start, end = reading(0, 3_000_000), reading(10, 2_990_000)
+    # 10 mAh in 10 s are 3.6 A, 14.4 W at 4 V; the repetition took half of the time.
+    assert energy_j([start, end], 5) == pytest.approx(72)
+    plugged = [reading(5, 2_995_000, on_battery=False), reading(5, 2_995_000, on_battery=None)]
+    for unknown in (
+        [start],
+        [start, reading(10, 3_000_000)],
+        [start, reading(10, 3_001_000)],
+        [start, reading(10, None)],
+    ):
+        assert energy_j(unknown, 5) is None
+    for between in plugged:
+        assert energy_j([start, between, end], 5) is None

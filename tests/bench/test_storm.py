@@ -1,0 +1,172 @@
+"""Faults drawn at random while a plan runs on two phones: nothing finished is lost, nothing hangs or is left behind.
+
+One short plan here. ``make soak`` goes on with new ones for EDGE_SOAK_MINUTES; EDGE_SOAK_SEED is that of the first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.bench.logs import repetitions
+from tests.bench.standin.phone import AdbServer, Phone
+
+pytestmark = pytest.mark.slow
+
+MINUTES = float(os.environ.get("EDGE_SOAK_MINUTES", "0"))
+SEED = int(os.environ.get("EDGE_SOAK_SEED", "1"))
+HANG_S = 300
+REPETITIONS = 4
+
+Fault = Callable[[Phone, AdbServer, "subprocess.Popen[bytes]"], object]
+
+
+def reboot(phone: Phone, server: AdbServer, bench: subprocess.Popen[bytes]) -> None:
+    phone.stop()
+    time.sleep(0.5)
+    phone.start()
+
+
+def damage_a_file(phone: Phone, server: AdbServer, bench: subprocess.Popen[bytes]) -> None:
+    for path in (phone.tmp / "edge-transact/models").glob("*/params_shard_0.bin"):
+        with path.open("r+b") as shard:
+            shard.seek(2000)
+            shard.write(os.urandom(198_000))
+
+
+def fill_up(phone: Phone, server: AdbServer, bench: subprocess.Popen[bytes]) -> None:
+    ballast, free = phone.tmp / "ballast", os.statvfs(phone.tmp)
+    with ballast.open("wb") as file, contextlib.suppress(OSError):
+        os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
+    time.sleep(1)
+    ballast.unlink(missing_ok=True)
+
+
+def stall(phone: Phone, server: AdbServer, bench: subprocess.Popen[bytes]) -> None:
+    phone.kill("edge-bench", signal.SIGSTOP)
+    time.sleep(3)
+    phone.kill("edge-bench", signal.SIGCONT)
+
+
+def heat_up(phone: Phone, server: AdbServer, bench: subprocess.Popen[bytes]) -> None:
+    phone.set_temperature(70)
+    time.sleep(2)
+    phone.set_temperature(30)
+
+
+FAULTS: dict[str, Fault] = {
+    "the phone boots": reboot,
+    "the network is cut": lambda phone, server, bench: phone.cut_network(2),
+    "the adb server is killed": lambda phone, server, bench: server.kill(),
+    "the runner is killed": lambda phone, server, bench: phone.kill("edge-bench"),
+    "the runner stalls": stall,
+    "a file is damaged": damage_a_file,
+    "the storage is full": fill_up,
+    "the phone is hot": heat_up,
+    "the bench is interrupted": lambda phone, server, bench: bench.send_signal(signal.SIGINT),
+    "the bench is killed": lambda phone, server, bench: bench.kill(),
+}
+
+
+def test_plans_in_a_storm(make_phone, adb_server, tiny_dist, runner, run_bench, tmp_path):
+    phones = [make_phone(), make_phone()]
+    known = run_bench("host", log=tmp_path / "host.jsonl", repetitions=1).results[0]["tokens"]
+    end = time.monotonic() + 60 * MINUTES
+    seed = SEED
+    while True:
+        log = tmp_path / f"{seed}.jsonl"
+        storm(
+            random.Random(seed), 12 if MINUTES else 3, phones, adb_server, command(phones, tiny_dist, runner, log), log
+        )
+        found = repetitions(log)
+        assert Counter(record["serial"] for record in found) == {phone.serial: REPETITIONS for phone in phones}
+        assert all(record["tokens"] == known for record in found)
+        assert [phone.read("/standin/fixed_performance").split()[-1] for phone in phones] == ["false"] * 2
+        seed += 1
+        if time.monotonic() > end:
+            return
+
+
+def command(phones: list[Phone], dist: Path, runner: Path, log: Path) -> list[str]:
+    options = {
+        "--device": ",".join(phone.serial for phone in phones), "--target": "android-cpu", "--runner": str(runner),
+        "--lengths": "8+4", "--repetitions": str(REPETITIONS), "--warmups": "0", "--timeout": "20",
+        "--cool-timeout": "20", "--reconnect": "20", "--output": str(log),
+    }  # fmt: skip
+    return [
+        sys.executable,
+        "-m",
+        "edge_transact",
+        "bench",
+        str(dist),
+        *(word for pair in options.items() for word in pair),
+    ]
+
+
+def storm(
+    dice: random.Random, faults: int, phones: list[Phone], server: AdbServer, command: list[str], log: Path
+) -> None:
+    """Run the command until it succeeds, with so many faults on the way, and look at what each attempt leaves."""
+    for attempt in range(faults + 2):
+        finished = finished_lines(log)
+        errors = log.with_suffix(f".{attempt}.stderr")
+        with errors.open("wb") as file:
+            bench = subprocess.Popen([*command, "--resume"], stdout=subprocess.DEVNULL, stderr=file)
+        deadline = time.monotonic() + HANG_S
+        try:
+            while bench.poll() is None:
+                assert time.monotonic() < deadline, f"hangs:\n{errors.read_text()}"
+                if not faults:
+                    time.sleep(0.1)
+                    continue
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    bench.wait(dice.uniform(1, 4))
+                    break
+                name = dice.choice(list(FAULTS))
+                faults -= 1
+                print(f"{log.stem}, attempt {attempt}: {name}", flush=True)
+                FAULTS[name](dice.choice(phones), server, bench)
+        finally:
+            bench.kill()
+        assert bench.returncode in (0, 1, 130, -signal.SIGKILL), errors.read_text()
+        assert "Traceback" not in errors.read_text(), errors.read_text()
+        assert finished_lines(log)[: len(finished)] == finished
+        for phone in phones:
+            server.adb("disconnect", phone.serial)
+            server.connect(phone)
+            nothing_runs_on(phone)
+        if bench.returncode == 0:
+            return
+    raise AssertionError(f"not finished after {attempt + 1} attempts:\n{errors.read_text()}")
+
+
+def finished_lines(log: Path) -> list[str]:
+    """The log without a line that a killed bench was writing."""
+    return log.read_text().split("\n")[:-1] if log.exists() else []
+
+
+def nothing_runs_on(phone: Phone) -> None:
+    deadline = time.monotonic() + 10
+    while running := [line for line in phone.processes().values() if "edge-bench" in line]:
+        assert time.monotonic() < deadline, running
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("device", ["host", "phone"] if MINUTES else ["host"])
+def test_memory_does_not_grow(device, request, run_bench):
+    """The KV cache is emptied for each repetition, and nothing else stays of one."""
+    serial = request.getfixturevalue("phone").serial if device == "phone" else device
+    assert run_bench(serial, repetitions=400 if MINUTES else 40, timeout_s=600).failures == []
+    for visit in (0, 1):
+        peaks = [record["peak_rss_mib"] for record in repetitions(run_bench.log) if record["round"] == visit]
+        assert peaks[-1] - peaks[1] < 1

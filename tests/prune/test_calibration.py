@@ -1,0 +1,255 @@
+"""Which windows are drawn from which texts, and what is refused or said of texts and weights that aren't fit."""
+
+import hashlib
+import json
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
+
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.cli import app
+from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.inputs.texts import read_text
+from edge_transact.prune import Budget, prune
+from edge_transact.prune.calibration import read_calibration
+from edge_transact.prune.journal import Journal
+from edge_transact.prune.layerwise import LayerwiseModel
+from edge_transact.prune.methods import METHODS
+from edge_transact.prune.passes import score_layers
+from edge_transact.prune.selection import LayerSelection
+
+
+@pytest.fixture(scope="module")
+def speeches() -> str:
+    return read_text("demo:sotu", "calibration")[:60000]
+
+
+@pytest.fixture(scope="module")
+def texts(speeches, tmp_path_factory) -> dict[str, Path]:
+    """A long text, another, one of about two windows, and one of documents of many lengths."""
+    directory = tmp_path_factory.mktemp("texts")
+    rows = [speeches[start:stop] for start, stop in pairwise([0, 100, 500, 520, 2000, 5000, 5010])]
+    contents = {
+        "a.txt": speeches[:20000],
+        "b.txt": speeches[20000:40000],
+        "short.txt": speeches[40000:40700],
+        "rows.jsonl": "\n".join(json.dumps({"text": row}) for row in rows),
+    }
+    for name, content in contents.items():
+        (directory / name).write_text(content)
+    return {name: directory / name for name in contents}
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model) -> Checkpoint:
+    return Checkpoint.open(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model):
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
+def run(*arguments) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["prune", *(str(argument) for argument in arguments)])
+    return result.exit_code, result.stdout, " ".join(result.stderr.split())
+
+
+def of_text(tokenizer, path: Path, window: int) -> list[list[int]]:
+    """All windows of a text, as rows."""
+    ids = tokenizer(path.read_text())["input_ids"]
+    return [ids[start : start + window] for start in range(0, len(ids) - window + 1, window)]
+
+
+def test_windows_are_the_texts_own_in_order_and_follow_the_seed(tiny, texts, tokenizer) -> None:
+    all_windows = of_text(tokenizer, texts["a.txt"], 64)
+    drawn = [read_calibration(tiny, str(texts["a.txt"]), tokens=640, window=64, seed=seed) for seed in (0, 0, 1)]
+    indices = [[all_windows.index(window) for window in one.windows.tolist()] for one in drawn]
+    assert indices[0] == indices[1] == sorted(set(indices[0])) != indices[2]
+    assert len(indices[0]) == 10
+
+
+def test_texts_share_the_windows_evenly(tiny, texts, tokenizer) -> None:
+    """Eleven windows of three texts, one of which has two: it gives both, the first of the others one more."""
+    names = ["a.txt", "short.txt", "b.txt"]
+    calibration = read_calibration(tiny, [str(texts[name]) for name in names], tokens=11 * 128 + 5, window=128)
+    assert len(of_text(tokenizer, texts["short.txt"], 128)) == 2
+    assert [source.tokens // 128 for source in calibration.sources] == [5, 2, 4]
+    windows = calibration.windows.tolist()
+    for name, source in zip(names, calibration.sources, strict=True):
+        assert source.sha256 == hashlib.sha256(texts[name].read_bytes()).hexdigest()
+        own, windows = windows[: source.tokens // 128], windows[source.tokens // 128 :]
+        assert all(window in of_text(tokenizer, texts[name], 128) for window in own)
+    assert not windows
+
+
+def test_documents_by_themselves(tiny, texts, tokenizer) -> None:
+    """Every window begins where a document does, or a whole number of windows later; short documents have none."""
+    documents = [json.loads(line)["text"] for line in texts["rows.jsonl"].read_text().splitlines()]
+    expected = []
+    for document in documents:
+        ids = tokenizer(document)["input_ids"]
+        expected += [ids[start : start + 64] for start in range(0, len(ids) - 63, 64)]
+    calibration = read_calibration(tiny, str(texts["rows.jsonl"]), tokens=10**6, window=64, packing="documents")
+    assert calibration.windows.tolist() == expected
+    joined = read_calibration(tiny, str(texts["rows.jsonl"]), tokens=10**6, window=64)
+    assert len(joined.windows) > len(expected)
+
+
+def test_the_command_records_every_source(tiny_model, texts, tmp_path: Path) -> None:
+    options = ["--calibration", texts["a.txt"], "--calibration", texts["b.txt"], "--calibration-tokens", 320]
+    options += ["--calibration-window", 64, "--packing", "documents", "--seed", 3]
+    code, out, err = run(tiny_model, "--intermediate", 100, *options, "-o", tmp_path / "out", "--json")
+    assert code == 0, err
+    sources = [
+        {"text": str(texts[name]), "sha256": hashlib.sha256(texts[name].read_bytes()).hexdigest(), "tokens": tokens}
+        for name, tokens in (("a.txt", 192), ("b.txt", 128))
+    ]
+    expected = {"sources": sources, "tokens": 320, "window": 64, "packing": "documents", "seed": 3}
+    assert json.loads((tmp_path / "out" / "edge_transact.json").read_text())["calibration"] == expected
+    assert json.loads(out.splitlines()[-1])["calibration"] == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window": 129}, "--calibration-window 129 is more than the model's context of 128"),
+        ({"window": 1}, "--calibration-window 1 is less than 2"),
+        ({"packing": "document"}, "there is no packing 'document'"),
+        ({"tokens": 255}, "--calibration-tokens 255 is less than a window of 128 for each of 2 texts"),
+    ],
+)
+def test_options_out_of_range(tiny, texts, options, message) -> None:
+    with pytest.raises(UsageError) as refused:
+        read_calibration(tiny, [str(texts["a.txt"]), str(texts["b.txt"])], **options)
+    assert message in refused.value.message
+
+
+def test_documents_that_are_all_short(tiny, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(f"Row {number}.") for number in range(300)))
+    with pytest.raises(EdgeTransactError, match="in its longest document, fewer than a window of 128"):
+        read_calibration(tiny, str(tmp_path / "rows.jsonl"), packing="documents")
+
+
+def test_one_token_over_and_over_is_refused(tiny_model, texts, tmp_path: Path) -> None:
+    (tmp_path / "same.txt").write_text(" the" * 3000)
+    both = ["--calibration", texts["a.txt"], "--calibration", tmp_path / "same.txt"]
+    code, _, err = run(tiny_model, "--ratio", 0.3, *both, "-o", tmp_path / "out")
+    assert code == 1 and f"100% of the calibration text {tmp_path / 'same.txt'} is the token ' the'" in err
+    assert not (tmp_path / "out").exists()
+
+
+HINDI = "सभी मनुष्यों को गौरव और अधिकारों के मामले में जन्मजात स्वतन्त्रता और समानता प्राप्त है। उन्हें बुद्धि प्राप्त है। "
+
+
+def test_another_script_is_said_with_its_share(tiny, tokenizer, texts, tmp_path: Path, capsys) -> None:
+    (tmp_path / "hi.txt").write_text(HINDI * 20)
+    ids = read_calibration(tiny, str(tmp_path / "hi.txt")).windows
+    share = float((ids == tokenizer.unk_token_id).float().mean())
+    assert (
+        f"{share:.0%} of the tokens of the calibration text {tmp_path / 'hi.txt'} are unknown"
+        in capsys.readouterr().err
+    )
+    read_calibration(tiny, str(texts["a.txt"]))
+    assert "unknown" not in capsys.readouterr().err
+
+
+def test_parts_of_characters_are_another_script_too(make_llama, tmp_path: Path, capsys) -> None:
+    """A tokenizer of bytes, as most have now: nothing is unknown to it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bytewise = Tokenizer(models.BPE({character: index for index, character in enumerate(alphabet)}, []))
+    bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytewise.decoder = decoders.ByteLevel()
+    path = make_llama(vocab_size=256)
+    PreTrainedTokenizerFast(tokenizer_object=bytewise).save_pretrained(path)
+    (tmp_path / "hi.txt").write_text(HINDI * 10)
+    read_calibration(Checkpoint.open(path), str(tmp_path / "hi.txt"))
+    assert "only a part of a character" in capsys.readouterr().err
+
+
+def changed(model: Path, output: Path, dtype: torch.dtype = torch.float32, **factors: float) -> Path:
+    """The model in that dtype with some of its tensors (``_`` for ``.``) times a factor, NaN among them."""
+    AutoModelForCausalLM.from_pretrained(model, dtype=dtype).save_pretrained(output)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(model / name, output / name)
+    tensors = load_file(output / "model.safetensors")
+    for name, factor in factors.items():
+        (key,) = [key for key in tensors if key.replace(".", "_") == name]
+        tensors[key] = tensors[key] * factor
+    save_file(tensors, output / "model.safetensors", metadata={"format": "pt"})
+    return output
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model_embed_tokens_weight",
+        "model_layers_0_input_layernorm_weight",
+        "model_layers_3_self_attn_o_proj_weight",
+        "model_norm_weight",
+    ],
+)
+def test_weights_that_are_not_finite_are_named(tiny_model, texts, tmp_path: Path, name: str) -> None:
+    model = changed(tiny_model, tmp_path / "model", **{name: float("nan")})
+    options = ["--calibration", texts["a.txt"], "--calibration-tokens", 256, "-o", tmp_path / "out"]
+    code, _, err = run(model, "--intermediate", 100, *options)
+    assert code == 1 and "holds NaN or infinity" in err
+    assert name in err.replace(".", "_")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_activations_that_overflow_are_named_by_layer(tiny_model, tmp_path: Path, method: str) -> None:
+    """Whatever the method looks at: fp32 ends at 3e38."""
+    factors = {f"model_layers_1_mlp_{name}_proj_weight": 1e30 for name in ("gate", "up")}
+    source = Checkpoint.open(changed(tiny_model, tmp_path / "model", **factors))
+    windows = torch.arange(128).view(2, 64)
+    everything = [LayerSelection.everything(layer) for layer in source.plan.layers]
+    journal = Journal(tmp_path / "out", {}, resume=False)
+    with pytest.raises(EdgeTransactError, match="layer 1 computes NaN or infinity on the calibration text"):
+        score_layers(LayerwiseModel(source, windows), everything, METHODS[method], journal, "score")
+
+
+def test_fp16_is_computed_where_it_does_not_overflow(tiny_model, texts, tmp_path: Path) -> None:
+    """Activations of more than 65504, all weights of less: scored in fp32, written in fp16."""
+    factors = {f"model_layers_0_mlp_{name}_proj_weight": 4e2 for name in ("gate", "up")}
+    model = changed(tiny_model, tmp_path / "model", torch.float16, **factors)
+    windows = read_calibration(Checkpoint.open(model), str(texts["a.txt"]), tokens=128).windows
+    dense = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    largest: list[float] = []
+    dense.model.layers[0].mlp.down_proj.register_forward_pre_hook(
+        lambda _, inputs: largest.append(float(inputs[0].abs().max()))
+    )
+    with torch.inference_mode():
+        dense(windows)
+    assert largest[0] > 65504
+    options = {"calibration": str(texts["a.txt"]), "calibration_tokens": 128}
+    pruned = prune(str(model), tmp_path / "out", Budget(intermediate=100), **options).checkpoint
+    kept = pruned.tensor("model.layers.0.mlp.up_proj.weight")
+    assert kept.dtype == torch.float16 and kept.isfinite().all()
+
+
+def test_what_fp16_does_not_reach_is_clamped_with_a_word(tiny_model, tmp_path: Path, capsys) -> None:
+    source = Checkpoint.open(changed(tiny_model, tmp_path / "model", torch.float16))
+    model, name = LayerwiseModel(source, torch.zeros(1, 2, dtype=torch.int64)), "model.layers.0.mlp.down_proj.weight"
+    computed = source.tensor(name).float()
+    computed[0, :2] = torch.tensor([1e5, -1e6])
+    model.replace(name, computed)
+    assert model.replaced[name].dtype == torch.float16
+    assert model.replaced[name][0, :2].tolist() == [65504, -65504]
+    assert torch.equal(model.replaced[name][1:], source.tensor(name)[1:])
+    assert f"{name}: 2 of {computed.numel()} values are beyond torch.float16's 65504" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    computed[0, 0] = torch.inf
+    with pytest.raises(EdgeTransactError, match="not finite"):
+        model.replace(name, computed)
