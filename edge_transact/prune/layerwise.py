@@ -123,28 +123,37 @@ class LayerwiseModel:
     @cached_property
     def _final_norm(self) -> LlamaRMSNorm:
         norm = LlamaRMSNorm(self.checkpoint.plan.hidden_size, eps=self.checkpoint.config.get("rms_norm_eps", 1e-6))
-        norm.weight.data = self.checkpoint.tensor("model.norm.weight").to(self.dtype)
+        norm.weight.data = self._finite("model.norm.weight").to(self.dtype)
         return norm.requires_grad_(False).to(self.device)
 
     @cached_property
     def _lm_head(self) -> torch.Tensor:
         name = self._embedding_name if self.checkpoint.plan.tie_word_embeddings else "lm_head.weight"
-        return self.checkpoint.tensor(name).to(self.dtype).to(self.device)
+        return self._finite(name).to(self.dtype).to(self.device)
+
+    def _finite(self, name: str) -> torch.Tensor:
+        tensor = self.checkpoint.tensor(name)
+        if not tensor.isfinite().all():
+            raise EdgeTransactError(f"{self.checkpoint.path}: {name} holds NaN or infinity", fix=REPAIR)
+        return tensor
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits in fp32 of the last layer's output ``[tokens, hidden_size]``."""
         return functional.linear(self._final_norm(hidden.to(self.device)), self._lm_head).float()
 
-    def loss_gradients(self, hidden: Sequence[torch.Tensor]) -> tuple[float, list[torch.Tensor]]:
-        """The summed next-token loss of all windows in nats, and its gradient by the last layer's output.
+    def loss_gradients(self, hidden: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The gradient of the summed next-token loss of all windows, in nats, by the last layer's output.
 
         Args:
             hidden: The last layer's output, batch by batch.
 
         Returns:
-            The loss, and gradients of the shapes and the dtype of `hidden`.
+            Of the shapes and the dtype of `hidden`.
+
+        Raises:
+            EdgeTransactError: The last norm or `lm_head` holds NaN or infinity.
         """
-        total, gradients = 0.0, []
+        gradients = []
         for ids, states in zip(self.batches, hidden, strict=True):
             gradient = torch.zeros_like(states)
             # Each token predicts the next one of its window; the last predicts nothing.
@@ -157,11 +166,10 @@ class LayerwiseModel:
                     leaf = piece.to(self.device).requires_grad_()
                     loss = functional.cross_entropy(self.logits(leaf), labels.to(self.device), reduction="sum")
                     (by_leaf,) = torch.autograd.grad(loss, leaf)
-                total += loss.item()
                 pieces.append(by_leaf.cpu())
             outputs.copy_(torch.cat(pieces).view_as(outputs))
             gradients.append(gradient)
-        return total, gradients
+        return gradients
 
 
 @contextmanager

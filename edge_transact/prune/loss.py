@@ -18,6 +18,8 @@ import torch
 DAMPING = 1e-2
 """Added to the Gram matrix's diagonal, as a share of it: what calibration text hasn't shown may still be."""
 
+MAX_DAMPING = 10.0
+
 
 class BlockLoss:
     """The statistics of one block, seen batch by batch, all fp32.
@@ -79,7 +81,12 @@ def curve(gram: torch.Tensor, metric: torch.Tensor, order: torch.Tensor) -> torc
     Returns:
         fp32 ``[size + 1]``: entry k is the loss when the first k dims of `order` stay, nats a token.
     """
-    factor = torch.linalg.cholesky(gram[order][:, order])
+    ordered, damping = gram[order][:, order], DAMPING
+    factor, failed = torch.linalg.cholesky_ex(ordered)
+    # Few tokens, many dims: what rounding makes negative is lifted.
+    while failed and damping < MAX_DAMPING:
+        damping *= 10
+        factor, failed = torch.linalg.cholesky_ex(ordered + torch.diag(damping * ordered.diagonal()))
     of_columns = (factor * (metric[order][:, order] @ factor)).sum(dim=0)
     # Summed from the end, in fp64: the losses of small cuts are differences that fp32 would lose.
     losses = of_columns.double().clamp_min(0).flip(0).cumsum(0).flip(0)

@@ -130,7 +130,7 @@ def _inputs_and_gradients(model: LayerwiseModel, selections, journal: Journal, d
                     batch.copy_(model.run(layer, batch))
                 advance(1)
             check_finite({"output": hidden}, model.checkpoint, index)
-    _, gradients = model.loss_gradients(list(pieces(hidden, model)))
+    gradients = model.loss_gradients(list(pieces(hidden, model)))
     return {"gradients": torch.cat(gradients)}
 
 
