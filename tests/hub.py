@@ -171,6 +171,11 @@ class _Handler(BaseHTTPRequestHandler):
                 200, {"transfer": "basic", "objects": [self._action(o) for o in json.loads(body)["objects"]]}
             )
         repository = self.hub.repositories["/".join(parts[1:4])]
+        if parts[4] == "branch":
+            if parts[5] in repository.revisions:
+                return self.answer(409, {"error": "exists"})
+            repository.revisions[parts[5]] = dict(repository.revisions["main"])
+            return self.answer(201)
         if parts[4] == "preupload":
             modes = [
                 {

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from edge_transact.cli import app
 from edge_transact.errors import EdgeTransactError
 from edge_transact.project import Project, json_schema, read_project
-from edge_transact.project.schema import BUDGET_KEYS
+from edge_transact.project.schema import BUDGET_KEYS, Build, Prune
 
 
 @pytest.fixture(autouse=True)
@@ -207,3 +207,12 @@ def test_build_in_a_project_directory_does_the_whole_job_and_reuses_it(tmp_path,
     changed = run("build", "--target", "host", "--force", "--json")
     assert "prune demo:tiny: nothing has changed" not in changed.stderr
     assert "for host: nothing has changed" in changed.stderr
+
+
+def test_a_new_file_has_every_key_there_is():
+    run("init")
+    text = Path("edge-transact.toml").read_text()
+    keys = {*Prune.model_fields, *Build.model_fields, *Project.model_fields} - {"prune", "build"}
+    assert {key for key in keys if not re.search(rf"\b{key} = ", text)} == set()
+    everything = re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE)
+    assert project(everything).model_dump(exclude_none=True)["prune"]["packing"] == "joined"

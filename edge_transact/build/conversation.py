@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_transact.progress import step
 from edge_transact.runtime.text import TextCodec
 
 DEFAULT_SYSTEM_MESSAGE = "You are a helpful assistant."
@@ -106,8 +105,8 @@ _PLAIN = _Family("LM", (), "{system_message}", "", "", "", ("",), "", "", ())
 def conversation_template(checkpoint: Path, eos_token_ids: Sequence[int]) -> dict[str, Any]:
     """``conv_template`` of ``mlc-chat-config.json``, all of its fields.
 
-    A model without a chat template continues plain text; so does one whose template is of no known family. Either is
-    said on stderr.
+    A model without a chat template continues plain text; so does one whose template is of no known family. `plain_note`
+    says which.
 
     Args:
         checkpoint: A checkpoint directory with its tokenizer.
@@ -117,10 +116,7 @@ def conversation_template(checkpoint: Path, eos_token_ids: Sequence[int]) -> dic
         EdgeTransactError: There is no tokenizer.
     """
     tokenizer = TextCodec(checkpoint).tokenizer
-    chat_template = tokenizer.chat_template
-    if isinstance(chat_template, dict):
-        chat_template = chat_template.get("default", next(iter(chat_template.values())))
-    family = _family(chat_template)
+    family = _family(_chat_template(tokenizer))
     named = {"{bos}": tokenizer.bos_token or "", "{eos}": tokenizer.eos_token or ""}
 
     def text(template: str) -> str:
@@ -155,17 +151,30 @@ def conversation_template(checkpoint: Path, eos_token_ids: Sequence[int]) -> dic
     }
 
 
-def _family(chat_template: str | None) -> _Family:
+def plain_note(checkpoint: Path) -> str | None:
+    """Why `conversation_template` is a plain one, for people; `None` where it isn't."""
+    chat_template = _chat_template(TextCodec(checkpoint).tokenizer)
     if not chat_template:
-        step("The tokenizer has no chat template: the model continues text, in an MLC app too (its template LM).")
-        return _PLAIN
+        return "The tokenizer has no chat template: the model continues text, in an MLC app too (its template LM)."
+    if _family(chat_template) is _PLAIN:
+        return (
+            "The chat template is of no family that MLC knows: mlc-chat-config.json gets a plain one. "
+            "Edit its conv_template before chatting in an MLC app."
+        )
+    return None
+
+
+def _chat_template(tokenizer: Any) -> str:
+    chat_template = tokenizer.chat_template or ""
+    if isinstance(chat_template, dict):
+        chat_template = chat_template.get("default", next(iter(chat_template.values())))
+    return chat_template
+
+
+def _family(chat_template: str) -> _Family:
     for family in _FAMILIES:
         if all(marker in chat_template for marker in family.markers):
             return family
-    step(
-        "The chat template is of no family that MLC knows: mlc-chat-config.json gets a plain one. "
-        "Edit its conv_template before chatting in an MLC app."
-    )
     return _PLAIN
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from edge_transact import __version__, costs
 from edge_transact.build.chat_config import CHAT_CONFIG, chat_config
 from edge_transact.build.concerns import concerns
+from edge_transact.build.conversation import plain_note
 from edge_transact.build.parity import DECODE_STEPS, Parity, compare, prompt_ids, reference_model
 from edge_transact.build.stages import place_library, place_weights, pruned
 from edge_transact.checkpoint import Checkpoint
@@ -121,6 +122,8 @@ def build(
         warnings = concerns(checkpoint.plan, kind, names, **sizes)
         for warning in warnings:
             warn(warning)
+        if note := plain_note(checkpoint.path):
+            step(note)
         with new_directory(output, force=force) as directory:
             manifest = _fill(directory, checkpoint, model, names, kind, sizes, Path(scratch), mlc)
     return Build(output, manifest, tuple(warnings), time.perf_counter() - started)
@@ -276,16 +279,18 @@ def _check_parity(
     """The host library against torch; a cut of the model where there is none, or no room for torch's fp32 copy."""
     checkpoint, sizes = maker.checkpoint, maker.sizes
     plan, name = checkpoint.plan, "host"
-    if "host" not in libraries or not _fits_in_memory(4 * costs.parameters(plan)):
+    whole = "host" in libraries and _fits_in_memory(4 * costs.parameters(plan))
+    if not whole:
         definition = definition.truncated(min(CUT_LAYERS, plan.num_hidden_layers))
         plan = plan.with_layers(plan.layers[:CUT_LAYERS])
         name = f"host, the first {plan.num_hidden_layers} layers"
+    step(f"compare with torch: {name}")
+    if not whole:
         directory = scratch / "cut"
         (directory / "lib").mkdir(parents=True)
         maker.write_model(directory, definition)
         libraries = {"host": f"lib/{maker.model_lib}-host{get_target('host').suffix}"}
         maker.build_library(directory, definition, "host", directory / libraries["host"])
-    step(f"compare with torch: {name}")
     reference = reference_model(
         ShardReader(directory), definition.parameter_sources(), checkpoint.config, plan, maker.quantization
     )

@@ -60,7 +60,11 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except (typer.Exit, typer.Abort):
             raise
         except ModuleNotFoundError as error:
-            _end(f"the Python package {error.name} is not installed", "See what brings it: edge-transact doctor", 1)
+            from edge_transact.doctor import packages
+
+            package = (error.name or "").partition(".")[0]
+            fix = packages.install_command(package) or "See what is missing: edge-transact doctor"
+            _end(f"the Python package {package} is not installed", fix, 1)
         except Exception as error:
             _end(f"{type(error).__name__}: {error}", "This looks like a bug: report what --debug prints.", 1)
 

@@ -65,6 +65,14 @@ def _state(requirements: Iterable[Requirement]) -> tuple[bool, str]:
     return ok, ", ".join(parts)
 
 
+def install_command(package: str) -> str | None:
+    """How to install a package that an extra brings; `None` where none does."""
+    for name, requirements in _requirements()[1].items():
+        if needed_for(name) and package in (requirement.name for requirement in requirements):
+            return f"python -m pip install '{DISTRIBUTION}[{name}]'"
+    return None
+
+
 def packages() -> list[Check]:
     """Those without which nothing works."""
     ok, found = _state(_requirements()[0])

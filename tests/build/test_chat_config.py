@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from edge_transact.build.chat_config import chat_config, tokenizer_info
-from edge_transact.build.conversation import DEFAULT_SYSTEM_MESSAGE, conversation_template
+from edge_transact.build.conversation import DEFAULT_SYSTEM_MESSAGE, conversation_template, plain_note
 
 CHATML = (
     "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}"
@@ -104,23 +104,24 @@ def test_a_template_without_a_system_message_gets_a_neutral_one(tmp_path):
 def test_answers_end_at_eos_and_at_the_familys_own_token(tmp_path):
     write_tokenizer(tmp_path, CHATML)
     template = conversation_template(tmp_path, [2])
+    assert plain_note(tmp_path) is None
     assert template["stop_token_ids"] == [2, 4] and template["stop_str"] == ["<|im_end|>"]
 
 
 @pytest.mark.parametrize("add_bos", [False, True])
-def test_a_base_model_continues_text(tmp_path, add_bos, capsys):
+def test_a_base_model_continues_text(tmp_path, add_bos):
     write_tokenizer(tmp_path, add_bos=add_bos)
     template = conversation_template(tmp_path, [2])
     assert template["name"] == "LM"
     assert template.get("system_prefix_token_ids") == ([1] if add_bos else None)
     assert mlc_prompt(template, MESSAGES[1:2]) == "Hello {x}"
-    assert "no chat template" in capsys.readouterr().err
+    assert "no chat template" in plain_note(tmp_path)
 
 
-def test_an_unknown_chat_template_is_said(tmp_path, capsys):
+def test_an_unknown_chat_template_is_said(tmp_path):
     write_tokenizer(tmp_path, "{% for m in messages %}{{ '@@' + m['content'] }}{% endfor %}")
     assert conversation_template(tmp_path, [2])["name"] == "LM"
-    assert "no family that MLC knows" in capsys.readouterr().err
+    assert "no family that MLC knows" in plain_note(tmp_path)
 
 
 @pytest.mark.parametrize(

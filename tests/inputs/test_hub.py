@@ -146,6 +146,16 @@ def test_push_makes_a_repository_that_loads(hub, edge_transact, checkpoint):
     assert parameters(loaded) == parameters(edge_transact("inspect", str(checkpoint), "--json"))
 
 
+def test_push_to_a_branch_leaves_main_alone(hub, edge_transact, checkpoint):
+    hub.add("acme/pushed", {"README.md": b"main"})
+    for _ in range(2):
+        result = edge_transact("push", str(checkpoint), "acme/pushed@ratio-30", token=small_hub.MEMBER)
+        assert result.returncode == 0, result.stderr
+    revisions = hub.repositories["models/acme/pushed"].revisions
+    assert revisions["main"] == {"README.md": b"main"}
+    assert revisions["ratio-30"]["model.safetensors"] == (checkpoint / "model.safetensors").read_bytes()
+
+
 def test_push_leaves_pickles_and_hidden_files_here(hub, edge_transact, checkpoint):
     (checkpoint / ".env").write_text("SECRET=1")
     (checkpoint / "optimizer.pt").write_text("state")
