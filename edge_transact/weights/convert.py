@@ -61,8 +61,8 @@ def convert(checkpoint: Checkpoint, sources: ParameterSources, quantization: Qua
     return writer.finish(costs.parameters(checkpoint.plan))
 
 
-BLOCK_BYTES = 32 << 20
-"""How much of a checkpoint is read at once."""
+BLOCK_BYTES = 8 << 20
+"""How much of a checkpoint is read at once: little enough that memory is used again, not asked of the system anew."""
 
 
 class _Parameter:
