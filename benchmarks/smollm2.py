@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -90,6 +91,7 @@ def measure(options: Options) -> str:
                 seconds = running[name].repetition(prompt, LENGTHS.decode_tokens)
                 prefill[name].append(LENGTHS.prefill_tokens / seconds["prefill_s"])
                 decode[name].append((LENGTHS.decode_tokens - 1) / seconds["decode_s"])
+            time.sleep(subjects.PAUSE_S)
             for model in models:
                 read[model.name].append(limits.read_bytes_per_s(model.read_bytes))
             flops.append(limits.flops_per_s())

@@ -9,11 +9,15 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edge_transact.errors import EdgeTransactError
+
+PAUSE_S = 0.5
+"""Before each repetition: the threads of whoever was measured before wait busily for a while until they sleep."""
 
 
 class Subject:
@@ -45,6 +49,7 @@ class Subject:
     def repetition(self, prompt: Sequence[int], decode_tokens: int) -> dict[str, float]:
         """Seconds of one repetition: ``prefill_s`` to the choice of the first token, ``decode_s`` of those after it."""
         assert self._process.stdin is not None
+        time.sleep(PAUSE_S)
         self._process.stdin.write(json.dumps({"prompt": list(prompt), "decode_tokens": decode_tokens}) + "\n")
         self._process.stdin.flush()
         return self._read()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from edge_transact.cli import app
 from edge_transact.inputs import resolve_model
@@ -84,7 +85,7 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.slow
-def test_the_tutorial_works_in_order(tmp_path):
+def test_the_tutorial_works_in_order_and_then_helps_examples(tmp_path, monkeypatch):
     """On a hub on loopback, where the tutorial's model is a smaller one."""
     tutorial = (ROOT / "docs" / "tutorial.md").read_text()
     files = {path.name: path.read_bytes() for path in resolve_model("demo:tiny").iterdir()}
@@ -114,6 +115,24 @@ def test_the_tutorial_works_in_order(tmp_path):
                 assert done.stdout.strip(), line
     assert {path.name for path in directory.iterdir()} == {"edge-transact.toml", "dist", "dist-android"}
     assert list((directory / "dist-android" / "lib").glob("*-android.tar"))
+    run_examples(directory, monkeypatch)
+
+
+def run_examples(directory, monkeypatch):
+    """Those of the help that take no build; a project of their own, with the tutorial's DIST and a checkpoint."""
+    project = directory / "project"
+    project.mkdir()
+    (project / "dist").symlink_to(directory / "dist")
+    (project / "pruned").symlink_to(resolve_model("demo:tiny"))
+    monkeypatch.chdir(project)
+    for name, words in HELPED:
+        if name == words[0] and name in ("init", "inspect", "run", "cache"):
+            arguments = [word.replace("demo:smollm2", "demo:tiny") for word in words]
+            if "--clear" in arguments:
+                monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(directory / "empty"))
+            result = CliRunner().invoke(app, arguments, input="Once upon a time")
+            assert result.exit_code == 0 and result.stdout.strip(), (arguments, result.stderr)
+    assert (project / "flops.png").stat().st_size
 
 
 def test_tests_that_a_page_names_exist():

@@ -261,6 +261,7 @@ class _Worker:
                 **asdict(repetition),
                 "load_s": number(facts.get("load_s")),
                 "kernel_build_s": number(facts.get("kernel_build_s")),
+                "kernels_restored": bool(facts.get("kernels_restored")),
                 "threads": facts.get("threads"),
                 "kv_mib": positive(facts.get("kv_mib")),
                 "weights_mib": positive(facts.get("weights_mib")) or model_mib(self.models[visit.model]),

@@ -61,8 +61,8 @@ def convert(checkpoint: Checkpoint, sources: ParameterSources, quantization: Qua
     return writer.finish(costs.parameters(checkpoint.plan))
 
 
-BLOCK_BYTES = 32 << 20
-"""How much of a checkpoint is read at once."""
+BLOCK_BYTES = 8 << 20
+"""How much of a checkpoint is read at once: little enough that memory is used again, not asked of the system anew."""
 
 
 class _Parameter:
@@ -119,7 +119,8 @@ def _write_plain(parameter: _Parameter, quantization: Quantization, writer: Shar
     def values() -> Iterator[np.ndarray]:
         for block in parameter.blocks():
             array = block.to(getattr(torch, quantization.model_dtype))
-            if not torch.isfinite(array).all():
+            # Both are NaN if one value is; and nothing as large as the block is made for it.
+            if not all(map(math.isfinite, array.aminmax())):
                 raise EdgeTransactError(
                     f"a weight is not finite in {quantization.model_dtype}",
                     fix="Check the checkpoint for NaN and infinite values, or use a quantization in float32.",

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +26,9 @@ SHARD_BYTES = 32 << 20
 
 
 class ShardWriter:
-    """Writes tensors into shards, one at a time; no more than one shard is held in memory.
+    """Writes tensors into shards, one at a time; no more than one shard is held in memory, and one block of another.
+
+    A thread of its own hashes and writes a block while the next one is made.
 
     Args:
         directory: An existing directory.
@@ -39,6 +43,8 @@ class ShardWriter:
         self._data = bytearray()
         self._names: set[str] = set()
         self._runtime_bytes = 0
+        self._thread = ThreadPoolExecutor(1)
+        self._last: Future | None = None
 
     def add(self, name: str, array: np.ndarray) -> None:
         """Append a tensor: `add_blocks` of one block."""
@@ -51,7 +57,8 @@ class ShardWriter:
             name: The parameter's name, given once.
             shape: Of the whole tensor.
             dtype: At run time: float16, float32 (stored as bf16), uint32, or another plain dtype.
-            blocks: Its values, some rows at a time; memory holds one block where the tensor fills a shard of its own.
+            blocks: Its values, some rows at a time, which stay as they are; memory holds two blocks where the tensor
+                fills a shard of its own.
         """
         if name in self._names:
             raise ValueError(f"{name} was already added")
@@ -89,6 +96,8 @@ class ShardWriter:
             Bytes of all shards.
         """
         self._flush()
+        self._wait()
+        self._thread.shutdown()
         index = {
             "metadata": {
                 "ParamSize": len(self._names),
@@ -107,21 +116,38 @@ class ShardWriter:
             self._data, self._pending = bytearray(), []
 
     def _write(self, blocks: Iterable[bytearray | memoryview], records: list[dict]) -> None:
-        name = f"params_shard_{len(self._shards)}.bin"
+        shard: dict[str, Any] = {
+            "dataPath": f"params_shard_{len(self._shards)}.bin",
+            "format": "raw-shard",
+            "nbytes": sum(record["nbytes"] for record in records),
+            "records": records,
+        }
+        self._shards.append(shard)
         digest = hashlib.md5(usedforsecurity=False)
-        with (self._directory / name).open("wb") as file:
+        file = (self._directory / shard["dataPath"]).open("wb")
+
+        def write(block: bytearray | memoryview) -> None:
+            digest.update(block)
+            file.write(block)
+
+        def close() -> None:
+            file.close()
+            shard["md5sum"] = digest.hexdigest()
+
+        try:
             for block in blocks:
-                file.write(block)
-                digest.update(block)
-        self._shards.append(
-            {
-                "dataPath": name,
-                "format": "raw-shard",
-                "nbytes": sum(record["nbytes"] for record in records),
-                "records": records,
-                "md5sum": digest.hexdigest(),
-            }
-        )
+                self._later(write, block)
+        finally:
+            self._later(close)
+
+    def _later(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Do it in the thread, after what is in its hands."""
+        self._wait()
+        self._last = self._thread.submit(work, *arguments)
+
+    def _wait(self) -> None:
+        if self._last is not None:
+            self._last.result()
 
 
 def _stored_bytes(array: np.ndarray) -> memoryview:

@@ -79,6 +79,14 @@ def test_what_is_not_known_is_null_and_what_is_wrong_is_noted():
         assert words in table
 
 
+def test_kernels_that_were_compiled_are_told_from_those_that_were_kept():
+    kept = {"kernel_build_s": 0.5, "kernels_restored": True}
+    (first,) = make_results([repetition(), repetition(**kept), repetition(**kept)])
+    (later,) = make_results([repetition(**kept), repetition(**kept)])
+    assert (first["kernel_build_s"], first["kernels_restored"]) == (9.0, False)
+    assert (later["kernel_build_s"], later["kernels_restored"]) == (0.5, True)
+
+
 def test_one_decoded_token_has_no_decode_speed():
     record = repetition(decode_tokens=2) | {"decode_tokens": 1, "decode_steps_s": [], "decode_s": 0.0, "tokens": [1]}
     (result,) = make_results([record])

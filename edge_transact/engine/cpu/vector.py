@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tvm import tirx
+from tvm.ir import Call, PrimType
 from tvm.script import tirx as T
 
 
@@ -43,7 +44,9 @@ def store(buffer: Any, value: Any, indices: Sequence[Any]) -> None:
 def prefetch(buffer: Any, indices: Sequence[Any]) -> None:
     """Ask for the cache line of an element, which may lie beyond the buffer."""
     read, keep, data = T.int32(0), T.int32(3), T.int32(1)
-    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(buffer[tuple(indices)]), read, keep, data))
+    # Not T.address_of, which is of pointer type: TVM 0.26 cannot give a function with such a call a prefix, as apps need.
+    address = Call("tirx.address_of", [buffer[tuple(indices)]], ret_ty=PrimType("uint64"))
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", address, read, keep, data))
 
 
 def shuffle(vectors: Sequence[Any], indices: Sequence[int]) -> Any:
