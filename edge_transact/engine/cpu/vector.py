@@ -44,7 +44,7 @@ def store(buffer: Any, value: Any, indices: Sequence[Any]) -> None:
 def prefetch(buffer: Any, indices: Sequence[Any]) -> None:
     """Ask for the cache line of an element, which may lie beyond the buffer."""
     read, keep, data = T.int32(0), T.int32(3), T.int32(1)
-    # Not T.address_of, which is of pointer type: TVM 0.26 cannot give a function with such a call a prefix, as apps need.
+    # Not T.address_of, of pointer type: TVM 0.26 cannot give a function with such a call a prefix, as apps need.
     address = Call("tirx.address_of", [buffer[tuple(indices)]], ret_ty=PrimType("uint64"))
     T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", address, read, keep, data))
 
