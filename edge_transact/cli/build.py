@@ -119,9 +119,10 @@ def build(
             size = (output / path).stat().st_size / (1 << 20)
             table.add_row(f"  {name}", f"{path}, {size:.1f} MiB")
         table.add_row(
-            f"against torch, {parity['library']}",
-            f"logits within {parity['prefill_error']:.1e} (prefill) and {parity['decode_error']:.1e} (decode) of the "
-            f"largest, {parity['token_agreement']:.0%} of greedy tokens the same",
+            "against torch",
+            f"{parity['library']}: logits within {parity['prefill_error']:.1e} (prefill) and "
+            f"{parity['decode_error']:.1e} (decode) of the largest, "
+            f"{parity['token_agreement']:.0%} of greedy tokens the same",
         )
         console = Console()
         console.print(table)
