@@ -149,7 +149,7 @@ def prune(
         "seed": seed,
     }
     journal = Journal(output, provenance | {"parameters": costs.parameters(source.plan)}, resume=resume)
-    run = _Run(LayerwiseModel(source, windows.windows), scoring, journal, seed)
+    run = Pruning(LayerwiseModel(source, windows.windows), scoring, journal, seed)
     target = run.allocate(budget, allocation, units, bucket, shots)
     run.shoot(target.plan, shots)
     provenance["scores_sha256"] = run.digest.hexdigest()
@@ -162,8 +162,22 @@ def prune(
     return PruneResult(pruned, source, provenance, target.notes, run.first_scores, run.sensitivity, fits, seconds)
 
 
-class _Run:
-    """What is known of a model while it is pruned."""
+class Pruning:
+    """What is known of a model while it is pruned: `allocate`, then `shoot`, then perhaps `compensate`.
+
+    Args:
+        model: The source, and the calibration windows.
+        method: What scores its layers.
+        journal: What is known already, and where what becomes known goes. Scores and sensitivities don't depend on the
+            budget, so that prunings to several may share one.
+        seed: For methods that draw.
+
+    Attributes:
+        selections: What is kept of each layer.
+        first_scores: Of each layer, in the first shot.
+        sensitivity: As `measure_sensitivity` gives it, where the allocation asked for it.
+        digest: The sha256 of all scores, fp32, shot by shot.
+    """
 
     def __init__(self, model: LayerwiseModel, method: type[Scorer], journal: Journal, seed: int) -> None:
         self.model = model
@@ -175,7 +189,6 @@ class _Run:
         self.first_scores: list[LayerScores] = []
         self.sensitivity: torch.Tensor | None = None
         self.digest = hashlib.sha256()
-        """Of all scores, fp32, shot by shot."""
 
     def allocate(self, budget: Budget, allocation: str, units: Sequence[str], bucket: int, shots: int) -> Allocation:
         """The target. Losses, where the allocation wants them, are those of the first shot's scores."""
@@ -206,9 +219,9 @@ class _Run:
                     self._replace(index, shifted_biases(tensors, kept.widths, further, layer.extra))
                 self.selections[index] = kept.then(further)
 
-    def compensate(self) -> list[dict[str, Fit]]:
-        """Solves the consuming projections anew; they are `replaced` tensors."""
-        weights, fits = compensate(self.model, self.selections, self.journal)
+    def compensate(self, journal: Journal | None = None) -> list[dict[str, Fit]]:
+        """Solves the consuming projections anew; they are `replaced` tensors. They depend on the budget."""
+        weights, fits = compensate(self.model, self.selections, journal or self.journal)
         for index, of_layer in enumerate(weights):
             self._replace(index, of_layer)
         return fits

@@ -1,0 +1,172 @@
+"""One model cut by many methods to many sizes: each method scores it once a seed, and each cut is evaluated once.
+
+What was measured is in a JSON lines file, and isn't measured again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edge_transact import costs
+from edge_transact.checkpoint import Checkpoint, write_checkpoint
+from edge_transact.errors import UsageError
+from edge_transact.evaluate.perplexity import perplexity
+from edge_transact.inputs import read_text
+from edge_transact.inputs.models import resolve_model
+from edge_transact.progress import step
+from edge_transact.prune.allocation import DEFAULT_BUCKET
+from edge_transact.prune.budget import Budget
+from edge_transact.prune.calibration import read_calibration
+from edge_transact.prune.journal import Journal
+from edge_transact.prune.layerwise import LayerwiseModel
+from edge_transact.prune.methods import find_method
+from edge_transact.prune.pipeline import Pruning
+from edge_transact.prune.surgery import pruned_tensors
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One pruned model of a study.
+
+    Attributes:
+        method: What scores.
+        ratio: The share of attention and MLP that goes.
+        allocation: As `prune`'s.
+        units: As `prune`'s.
+        compensated: As `prune`'s.
+        shots: As `prune`'s.
+        calibration: TEXTs.
+        calibration_tokens: Of them.
+        seed: Which windows of them.
+    """
+
+    method: str
+    ratio: float
+    allocation: str = "uniform"
+    units: tuple[str, ...] = ()
+    compensated: bool = False
+    shots: int = 1
+    calibration: tuple[str, ...] = ("demo:sotu",)
+    calibration_tokens: int = 16384
+    seed: int = 0
+
+
+class Study:
+    """Measures cuts of a model.
+
+    Args:
+        model: Any MODEL.
+        texts: TEXTs to evaluate on, by name.
+        windows: The first so many windows of 512 of each.
+        scratch: Where scores and pruned models lie meanwhile.
+        results: The JSON lines file.
+    """
+
+    def __init__(self, model: str, texts: dict[str, str], windows: int, scratch: Path, results: Path) -> None:
+        self.model, self.windows, self.scratch, self.results = model, windows, scratch, results
+        self._texts = {name: read_text(text, "evaluation") for name, text in texts.items()}
+        self._known = {}
+        self._calibrations: dict[tuple, torch.Tensor] = {}
+        if results.exists():
+            for line in results.read_text().splitlines():
+                row = json.loads(line)
+                self._known[json.dumps(row["cut"])] = row
+
+    def dense(self) -> dict[str, Any]:
+        """The row of the model as it is."""
+        return self._measured(None)
+
+    def cut(self, cut: Cut) -> dict[str, Any]:
+        """The row of a cut: ``perplexities`` by text, and ``perplexity``, the exponential of the mean logarithm."""
+        return self._measured(cut)
+
+    def _measured(self, cut: Cut | None) -> dict[str, Any]:
+        asked: dict[str, Any] = {"model": self.model, "windows": self.windows}
+        if cut:
+            # Texts by their names: where they lie is nobody's business.
+            asked |= asdict(cut) | {"calibration": [Path(text).name for text in cut.calibration]}
+        key = json.dumps(asked)
+        if key not in self._known:
+            step(f"{cut or self.model}")
+            checkpoint = self._prune(cut) if cut else Checkpoint.open(resolve_model(self.model))
+            row = {
+                "cut": json.loads(key),
+                "parameters": costs.parameters(checkpoint.plan),
+                **self._evaluate(checkpoint),
+            }
+            self._known[key] = row
+            with self.results.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            if cut:
+                shutil.rmtree(checkpoint.path)
+        return self._known[key]
+
+    def _prune(self, cut: Cut) -> Checkpoint:
+        source = Checkpoint.open(resolve_model(self.model))
+        text = list(cut.calibration)
+        windows = self._windows(source, cut)
+        # With one shot, scores are those of the whole model, whatever the cut.
+        of_scores = [self.model, cut.method, text, cut.calibration_tokens, cut.seed]
+        of_scores += [] if cut.shots == 1 else [cut.ratio, cut.shots, cut.units]
+        name = hashlib.sha256(json.dumps(of_scores).encode()).hexdigest()[:16]
+        journal = Journal(self.scratch / f"scores-{name}", {"scores": of_scores}, resume=True)
+        run = Pruning(LayerwiseModel(source, windows), find_method(cut.method), journal, cut.seed)
+        target = run.allocate(Budget(ratio=cut.ratio), cut.allocation, cut.units, DEFAULT_BUCKET, cut.shots)
+        run.shoot(target.plan, cut.shots)
+        if cut.compensated:
+            own = Journal(self.scratch / f"compensated-{name}", {}, resume=False)
+            run.compensate(own)
+            own.close()
+        tensors = pruned_tensors(source, run.selections, run.model.replaced)
+        output = self.scratch / f"pruned-{name}"
+        return write_checkpoint(source, target.plan, tensors, {}, output, force=True)
+
+    def _windows(self, source: Checkpoint, cut: Cut) -> torch.Tensor:
+        key = (cut.calibration, cut.calibration_tokens, cut.seed)
+        if key not in self._calibrations:
+            text = list(cut.calibration)
+            calibration = read_calibration(source, text, tokens=cut.calibration_tokens, seed=cut.seed)
+            self._calibrations[key] = calibration.windows
+        return self._calibrations[key]
+
+    def _evaluate(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        # In the stored dtype: the same for all that are compared.
+        model = AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=torch.bfloat16)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
+        figures = {
+            name: perplexity(model, tokenizer, text, max_windows=self.windows).perplexity
+            for name, text in self._texts.items()
+        }
+        mean = sum(math.log(figure) for figure in figures.values()) / len(figures)
+        return {"perplexities": figures, "perplexity": math.exp(mean)}
+
+
+def try_cut(study: Study, cut: Cut) -> dict[str, Any] | None:
+    """The row of a cut, or `None` where the model can't be cut so far by these units."""
+    try:
+        return study.cut(cut)
+    except UsageError as error:
+        step(f"{cut.method} at {cut.ratio:.0%}: {error.message}")
+        return None
+
+
+def seeds(study: Study, cut: Cut, count: int) -> list[dict[str, Any]]:
+    """The rows of a cut with seeds 0, 1, ..."""
+    return [study.cut(replace(cut, seed=seed)) for seed in range(count)]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean, and from the least to the largest."""
+    mean = sum(values) / len(values)
+    return f"{mean:.2f} ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else f"{mean:.2f}"
