@@ -130,9 +130,8 @@ def compensate(
         EdgeTransactError: A layer computes NaN or infinity.
     """
     layers = len(selections)
-    done = next((index for index in range(layers) if f"compensated-{index}" not in journal), layers)
-    if done < layers:
-        _run(model, selections, journal, done)
+    if not all(f"compensated-{index}" in journal for index in range(layers)):
+        _run(model, selections, journal)
     weights, fits = [], []
     for index in range(layers):
         tensors = journal[f"compensated-{index}"]
@@ -145,20 +144,20 @@ def compensate(
 
 
 @torch.no_grad()
-def _run(model: LayerwiseModel, selections: Sequence[LayerSelection], journal: Journal, done: int) -> None:
-    if done:
+def _run(model: LayerwiseModel, selections: Sequence[LayerSelection], journal: Journal) -> None:
+    if "compensated-state" in journal:
         state = journal["compensated-state"]
-        source, pruned = state["source"], state["pruned"]
+        done, source, pruned = int(state["done"]), state["source"], state["pruned"]
     else:
-        source = model.embeddings()
+        done, source = 0, model.embeddings()
         pruned = source.clone()
     with bar("compensate", (len(selections) - done) * len(model.batches)) as advance:
         for index in range(done, len(selections)):
             solved = _Layer(model, index, selections[index])
             tensors = solved.attention(source, pruned) | solved.mlp(source, pruned, advance)
             check_finite({"hidden states": pruned, "the source": source}, model.checkpoint, index)
-            journal["compensated-state"] = {"source": source, "pruned": pruned}
             journal[f"compensated-{index}"] = tensors
+            journal["compensated-state"] = {"source": source, "pruned": pruned, "done": torch.tensor(index + 1)}
 
 
 class _Layer:

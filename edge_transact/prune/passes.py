@@ -62,11 +62,13 @@ def _seed(seed: int, description: str, index: int) -> int:
 
 def _forward(model, selections, method, journal: Journal, description: str, seed: int) -> None:
     layers = len(selections)
-    done = next((index for index in range(layers) if _name(description, index) not in journal), layers)
-    if done == layers:
+    if all(_name(description, index) in journal for index in range(layers)):
         return
     state = _name(description, "state")
-    hidden = journal[state]["hidden"] if done else model.embeddings()
+    done, hidden = 0, None
+    if state in journal:
+        done, hidden = int(journal[state]["done"]), journal[state]["hidden"]
+    hidden = model.embeddings() if hidden is None else hidden
     with bar(description, (layers - done) * len(model.batches)) as advance:
         for index in range(done, layers):
             layer = model.layer(index, selections[index])
@@ -77,20 +79,19 @@ def _forward(model, selections, method, journal: Journal, description: str, seed
                     batch.copy_(model.run(layer, batch))
                     scorer.add(seen())
                 advance(1)
-            _finish(model, scorer, index, journal, description, {"hidden": hidden})
+            _finish(model, scorer, index, journal, description, {"hidden": hidden, "done": torch.tensor(index + 1)})
 
 
 def _backward(model, selections, method, journal: Journal, description: str, seed: int) -> None:
     layers = len(selections)
-    missing = [index for index in range(layers) if _name(description, index) not in journal]
-    if not missing:
+    if all(_name(description, index) in journal for index in range(layers)):
         return
     state = _name(description, "state")
     if state not in journal:
         journal[state] = _inputs_and_gradients(model, selections, journal, f"{description}, forward")
-    gradients = journal[state]["gradients"]
-    with bar(f"{description}, backward", len(missing) * len(model.batches)) as advance:
-        for index in reversed(missing):
+    missing, gradients = int(journal[state]["missing"]), journal[state]["gradients"]
+    with bar(f"{description}, backward", missing * len(model.batches)) as advance:
+        for index in reversed(range(missing)):
             layer = model.layer(index, selections[index])
             layer.requires_grad_(method.gradients == "weights")
             scorer = method(selections[index].widths, layer)
@@ -105,17 +106,19 @@ def _backward(model, selections, method, journal: Journal, description: str, see
                 assert leaf.grad is not None
                 gradient.copy_(leaf.grad)
                 advance(1)
-            _finish(model, scorer, index, journal, description, {"gradients": gradients})
+            _finish(
+                model, scorer, index, journal, description, {"gradients": gradients, "missing": torch.tensor(index)}
+            )
             journal.discard(f"inputs-{index}")
 
 
 def _finish(model, scorer: Scorer, index: int, journal: Journal, description: str, state: dict) -> None:
-    """A layer is done: the state that the next one starts from goes to the journal before the scores that say so."""
+    """A layer is done: its scores go to the journal before the state from which the next one starts."""
     with torch.no_grad():
         tensors = {name: tensor.cpu() for name, tensor in scorer.scores().tensors().items()}
     check_finite(tensors | state, model.checkpoint, index)
-    journal[_name(description, "state")] = state
     journal[_name(description, index)] = tensors
+    journal[_name(description, "state")] = state
 
 
 def _inputs_and_gradients(model: LayerwiseModel, selections, journal: Journal, description: str) -> dict:
@@ -131,7 +134,7 @@ def _inputs_and_gradients(model: LayerwiseModel, selections, journal: Journal, d
                 advance(1)
             check_finite({"output": hidden}, model.checkpoint, index)
     gradients = model.loss_gradients(list(pieces(hidden, model)))
-    return {"gradients": torch.cat(gradients)}
+    return {"gradients": torch.cat(gradients), "missing": torch.tensor(len(selections))}
 
 
 @contextmanager

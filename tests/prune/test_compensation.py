@@ -1,0 +1,116 @@
+"""Projections solved anew: against numpy's least squares, and on a model's own activations."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.prune.compensation import DAMPINGS, PROJECTIONS, Regression, compensate
+from edge_transact.prune.journal import Journal
+from edge_transact.prune.layerwise import LayerwiseModel
+from edge_transact.prune.selection import LayerSelection
+
+WINDOWS = torch.randint(96, (16, 32), generator=torch.Generator().manual_seed(0))
+
+
+def problem(tokens: int, noise: float, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    inputs, weight = torch.randn(tokens, 6, generator=generator), torch.randn(3, 6, generator=generator)
+    missing = inputs @ torch.randn(3, 6, generator=generator).T + noise * torch.randn(tokens, 3, generator=generator)
+    return inputs, weight, missing, torch.rand(tokens, 1, generator=generator) + 0.1
+
+
+def test_the_solution_is_weighted_ridge_regression() -> None:
+    inputs, weight, missing, counts = problem(200, noise=0.1)
+    regression = Regression(weight)
+    regression.add(inputs[:150], missing[:150], counts[:150], held_out=False)
+    regression.add(inputs[150:], missing[150:], counts[150:], held_out=True)
+    solved, fit = regression.solve()
+    # Ridge regression is least squares with a row more for each input.
+    energy = (inputs.square() * counts).sum(dim=0)
+    rows = np.vstack([(inputs * counts.sqrt()).numpy(), np.diag((fit.damping * energy).sqrt().numpy())])
+    targets = np.vstack([(missing * counts.sqrt()).numpy(), np.zeros((6, 3))])
+    change = np.linalg.lstsq(rows, targets, rcond=None)[0].T
+    np.testing.assert_allclose(solved.numpy(), weight.numpy() + change, rtol=1e-3, atol=1e-4)
+    assert fit.damping == min(DAMPINGS), "little noise asks for little damping"
+    assert fit.error_after < 0.1 * fit.error_before
+
+
+def test_damping_is_chosen_on_what_is_held_out() -> None:
+    """Few tokens and much noise: what fits them best predicts others badly."""
+    inputs, weight, missing, counts = problem(12, noise=5.0)
+    regression = Regression(weight)
+    regression.add(inputs[:8], missing[:8], counts[:8], held_out=False)
+    regression.add(inputs[8:], missing[8:], counts[8:], held_out=True)
+    _, fit = regression.solve()
+    assert fit.damping > min(DAMPINGS)
+
+
+@pytest.mark.parametrize("case", ["nothing missing", "dead inputs", "not numbers", "noise"])
+def test_weights_stay_where_no_solution_is_better(case: str) -> None:
+    inputs, weight, missing, counts = problem(64, noise=0.0)
+    if case == "nothing missing":
+        missing = torch.zeros_like(missing)
+    elif case == "dead inputs":
+        inputs = torch.zeros_like(inputs)
+    elif case == "not numbers":
+        inputs[0, 0] = torch.nan
+    else:
+        # The windows held out want the opposite of the others.
+        missing[32:] = -(missing[32:])
+    regression = Regression(weight)
+    regression.add(inputs[:32], missing[:32], counts[:32], held_out=False)
+    regression.add(inputs[32:], missing[32:], counts[32:], held_out=True)
+    solved, fit = regression.solve()
+    assert fit.damping == float("inf")
+    torch.testing.assert_close(solved, weight.double())
+
+
+def cut(source: Checkpoint, **changes) -> list[LayerSelection]:
+    return [replace(LayerSelection.everything(layer), **changes) for layer in source.plan.layers]
+
+
+def test_nothing_changes_where_nothing_was_cut(make_llama, tmp_path: Path) -> None:
+    source = Checkpoint.open(make_llama())
+    journal = Journal(tmp_path / "out", {}, resume=False)
+    weights, fits = compensate(LayerwiseModel(source, WINDOWS), cut(source), journal)
+    for index, of_layer in enumerate(weights):
+        for name in PROJECTIONS:
+            torch.testing.assert_close(of_layer[f"{name}.weight"], source.tensor(f"model.layers.{index}.{name}.weight"))
+            assert fits[index][name].error_before < 1e-9
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"intermediate": torch.arange(0, 40, 2)},
+        {"v_dims": torch.arange(5).repeat(3, 1)},
+        {"qk_pairs": torch.tensor([[0, 2, 3]]).repeat(3, 1)},
+    ],
+    ids=["mlp", "values", "queries-keys"],
+)
+@pytest.mark.parametrize("config", [{}, {"attention_bias": True, "mlp_bias": True}], ids=["plain", "biases"])
+def test_the_pruned_model_comes_nearer_to_the_source(make_llama, tmp_path: Path, changes, config) -> None:
+    """The last layer's hidden states, with the weights that were solved and with those that were only cut."""
+    source = Checkpoint.open(make_llama(**config))
+    selections = cut(source, **changes)
+    weights, _ = compensate(LayerwiseModel(source, WINDOWS), selections, Journal(tmp_path / "out", {}, resume=False))
+
+    @torch.no_grad()
+    def output(model: LayerwiseModel, of: list[LayerSelection] | None) -> torch.Tensor:
+        hidden = model.embeddings()
+        for index in range(source.plan.num_hidden_layers):
+            hidden = model.run(model.layer(index, of[index] if of else None), hidden)
+        return hidden
+
+    solved = LayerwiseModel(source, WINDOWS)
+    for index, of_layer in enumerate(weights):
+        for name, tensor in of_layer.items():
+            solved.replace(f"model.layers.{index}.{name}", tensor)
+    expected = output(solved, None)
+    before = (output(LayerwiseModel(source, WINDOWS), selections) - expected).square().mean()
+    after = (output(solved, selections) - expected).square().mean()
+    assert after < 0.9 * before

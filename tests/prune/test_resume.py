@@ -1,0 +1,96 @@
+"""A run that was killed goes on where it was, and ends as if nothing had happened."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edge_transact.errors import UsageError
+from edge_transact.prune import Budget, pipeline, prune
+from edge_transact.prune.journal import Journal
+from tests.prune.test_prune import weights_of
+
+TEXT = "\n\n".join(f"Chapter {number}. It was a year of {number * 7} ships and wars." for number in range(300))
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> dict:
+    (tmp_path / "text.txt").write_text(TEXT)
+    return {"calibration": str(tmp_path / "text.txt"), "calibration_tokens": 2048}
+
+
+class KilledError(Exception):
+    """Stands in for a kill at a known place."""
+
+
+@pytest.mark.parametrize("method", ["best", "transact", "llm-pruner"])
+@pytest.mark.parametrize("after", [1, 4, 7, 12])
+def test_the_same_bytes_wherever_it_was_interrupted(
+    tiny_model, tmp_path: Path, options, monkeypatch, method: str, after: int
+) -> None:
+    arguments = {"method": method, "compensated": True, "shots": 2, **options}
+    prune(str(tiny_model), tmp_path / "whole", Budget(ratio=0.4), **arguments)
+    puts = []
+
+    def put(journal: Journal, name: str, tensors) -> None:
+        if len(puts) == after:
+            raise KilledError
+        puts.append(name)
+        original(journal, name, tensors)
+
+    original = Journal.__setitem__
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(Journal, "__setitem__", put)
+        prune(str(tiny_model), tmp_path / "out", Budget(ratio=0.4), **arguments)
+    assert not (tmp_path / "out").exists() and (tmp_path / ".out.prune").is_dir()
+    prune(str(tiny_model), tmp_path / "out", Budget(ratio=0.4), resume=True, **arguments)
+    assert weights_of(tmp_path / "out") == weights_of(tmp_path / "whole")
+    assert not (tmp_path / ".out.prune").exists()
+
+
+def test_what_is_known_is_not_computed_again(tiny_model, tmp_path: Path, options, monkeypatch) -> None:
+    def fail(*_, **__):
+        raise KilledError
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(pipeline, "write_checkpoint", fail)
+        prune(str(tiny_model), tmp_path / "out", Budget(ratio=0.4), **options)
+    monkeypatch.setattr("edge_transact.prune.layerwise.LayerwiseModel.run", fail)
+    prune(str(tiny_model), tmp_path / "out", Budget(ratio=0.4), resume=True, **options)
+
+
+def test_other_options_are_refused(tiny_model, tmp_path: Path, options) -> None:
+    journal = Journal(tmp_path / "out", {"seed": 1, "method": "best"}, resume=False)
+    journal["score-0"] = {}
+    with pytest.raises(UsageError, match="--resume with other options: method was best, now it is transact"):
+        Journal(tmp_path / "out", {"seed": 1, "method": "transact"}, resume=True)
+    assert "score-0" in Journal(tmp_path / "out", {"seed": 1, "method": "best"}, resume=True), "nothing was lost"
+
+
+def test_without_resume_it_starts_again(tmp_path: Path, capsys) -> None:
+    Journal(tmp_path / "out", {}, resume=False)["score-0"] = {}
+    again = Journal(tmp_path / "out", {}, resume=False)
+    assert "score-0" not in again
+    again["score-1"] = {}
+    assert "score-0" not in Journal(tmp_path / "out", {}, resume=True)
+
+
+@pytest.mark.slow
+def test_a_kill(tiny_model, tmp_path: Path, options) -> None:
+    command = [sys.executable, "-m", "edge_transact", "prune", str(tiny_model), "--ratio", "0.4"]
+    command += ["--calibration", options["calibration"], "--calibration-tokens", "2048", "-o"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    process = subprocess.Popen([*command, str(tmp_path / "out")], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(tmp_path.glob(".out.prune/score-*")):
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() in (-signal.SIGKILL, 0)
+    if not (tmp_path / "out").exists():
+        resumed = subprocess.run([*command, str(tmp_path / "out"), "--resume"], capture_output=True, text=True)
+        assert resumed.returncode == 0, resumed.stderr
+        assert "Going on with what is in" in resumed.stderr
+    assert weights_of(tmp_path / "out") == weights_of(tmp_path / "whole")
