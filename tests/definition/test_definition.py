@@ -179,6 +179,20 @@ def test_the_first_layers_alone(tmp_path):
     assert [layer.intermediate_size for layer in definition.config.layers] == [24, 40]
 
 
+def test_indices_as_transformers_writes_them(tmp_path):
+    """Filled up with zeros to the length of the longest."""
+    from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
+
+    plan = a_plan([1, 2] * 6, list(range(8, 8 + 12)))
+    config = a_config(plan)
+    kept = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size")
+    layers = EdgeLlamaConfig(**{key: config[key] for key in (*kept, "hidden_size", "per_layer_config")})
+    written = layers.to_dict()["per_layer_config"]
+    definition = emit(tmp_path / "d", plan, per_layer_config=written)
+    for layer, (heads, width) in zip(definition.config.layers, zip([1, 2] * 6, range(8, 20), strict=True), strict=True):
+        assert (layer.num_key_value_heads, layer.intermediate_size) == (heads, width)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -153,7 +153,8 @@ def _split_rotary(a: Attention, frequencies: np.ndarray) -> tirx.PrimFunc:
         table = T.alloc_buffer((half,), "float32")
         for i, frequency in enumerate(frequencies):
             T.buffer_store(table, T.float32(float(frequency)), [i])
-        with T.parallel(0, tokens) as token:
+
+        def rotate_token(token: Any) -> None:
             angles = T.alloc_buffer((2, half), "float32")
             position = T.bind(T.if_then_else(apply_rope > 0, cast("float32", positions[token]), T.float32(0)))
             for i in range(0, half, lanes):
@@ -176,6 +177,13 @@ def _split_rotary(a: Attention, frequencies: np.ndarray) -> tirx.PrimFunc:
                 for i in range(0, a.head_dim, lanes):
                     from_head = head + a.num_attention_heads + a.num_key_value_heads
                     store(v, load(qkv, [token, from_head, i], lanes), [token, head, i])
+
+        # Waking the threads takes longer than one token.
+        with T.If(tokens == 1):
+            with T.Then():
+                rotate_token(T.int32(0))
+            with T.Else(), T.parallel(0, tokens) as token:
+                rotate_token(token)
 
     return _function(body)
 
