@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,6 @@ def prune(
     run.shoot(target.plan, shots)
     provenance["scores_sha256"] = run.digest.hexdigest()
     fits = run.compensate() if compensated else []
-    provenance["fits"] = [{name: asdict(fit) for name, fit in of_layer.items()} for of_layer in fits]
     tensors = pruned_tensors(source, run.selections, run.model.replaced)
     pruned = write_checkpoint(source, target.plan, tensors, provenance, output, force=force)
     journal.close()
