@@ -17,6 +17,7 @@ from benchmarks.studies.cuts import Cut, Study, seeds, spread, try_cut
 
 DOCS = Path(__file__).parents[2] / "docs"
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)
+MIXED_TOKENS = 49152
 PUBLISHED = ("transact", "llm-pruner", "wanda", "flap", "magnitude", "random")
 
 
@@ -33,7 +34,9 @@ def methods(study: Study, mixed: tuple[str, ...], count: int) -> str:
     both = [try_cut(study, Cut("transact", ratio, units=("mlp", "groups"))) for ratio in RATIOS]
     lines.append(row("transact, groups too", both))
     best = [
-        seeds(study, Cut("best", ratio, "budgeted", (), True, calibration=mixed, calibration_tokens=32768), count)
+        seeds(
+            study, Cut("best", ratio, "budgeted", (), True, calibration=mixed, calibration_tokens=MIXED_TOKENS), count
+        )
         for ratio in RATIOS
     ]
     lines.append(["**best**", *(spread([found["perplexity"] for found in rows]) for rows in best)])
@@ -144,7 +147,7 @@ def main() -> None:
         scratch = arguments.scratch or Path(temporary)
         scratch.mkdir(parents=True, exist_ok=True)
         evaluation = {"speeches": "demo:sotu", "handbook": texts.book(texts.HANDBOOK, scratch)}
-        mixed = ("demo:sotu", texts.book(texts.ANARCHISM, scratch))
+        mixed = ("demo:sotu", texts.book(texts.ANARCHISM, scratch), texts.book(texts.MANUAL, scratch))
         study = Study(arguments.model, evaluation, arguments.windows, scratch, arguments.results)
         for name in arguments.studies:
             text = STUDIES[name](study, mixed, arguments.seeds)

@@ -115,7 +115,7 @@ class Study:
         text = list(cut.calibration)
         windows = self._windows(source, cut)
         # With one shot, scores are those of the whole model, whatever the cut.
-        of_scores = [self.model, cut.method, text, cut.calibration_tokens, cut.seed]
+        of_scores = [self.model, cut.method, cut.allocation, text, cut.calibration_tokens, cut.seed]
         of_scores += [] if cut.shots == 1 else [cut.ratio, cut.shots, cut.units]
         name = hashlib.sha256(json.dumps(of_scores).encode()).hexdigest()[:16]
         journal = Journal(self.scratch / f"scores-{name}", {"scores": of_scores}, resume=True)

@@ -1,4 +1,4 @@
-"""The texts of the studies: speeches of the ``demo`` extra, and two books that Debian packages carry."""
+"""The texts of the studies: speeches of the ``demo`` extra, and books that packages of Debian 13 carry."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from pathlib import Path
 from edge_transact.errors import EdgeTransactError
 from edge_transact.inputs.texts import DOCUMENT_SEPARATOR, strip_html
 
-HANDBOOK = ("debian-handbook", "usr/share/doc/debian-handbook/html/en-US")
+HANDBOOK = ("debian-handbook", "usr/share/doc/debian-handbook/html/en-US/*.html")
 """Only ever evaluated on."""
 
-ANARCHISM = ("anarchism", "usr/share/doc/anarchism/html")
-"""Only ever calibrated on."""
+ANARCHISM = ("anarchism", "usr/share/doc/anarchism/html/*.html")
+MANUAL = ("python3.13-doc", "usr/share/doc/python3.13/html/[fht]*/*.html")
+"""Only ever calibrated on: essays, and Python's manual without its library reference (faq, howto, tutorial, using)."""
 
 
 def book(package: tuple[str, str], scratch: Path) -> str:
-    """The TEXT of a book in a Debian package: its pages in file-name order, joined by a blank line, HTML stripped.
+    """The TEXT of a book: a package and its pages, which are joined in the order of their names, HTML stripped.
 
     Raises:
         EdgeTransactError: The package can't be had.
     """
-    name, folder = package
+    name, pages = package
     text = scratch / f"{name}.txt"
     if not text.exists():
         scratch.mkdir(parents=True, exist_ok=True)
@@ -33,6 +34,6 @@ def book(package: tuple[str, str], scratch: Path) -> str:
                 f"Debian's package {name} can't be had: {error}",
                 fix=f"Put the book's text into {text} yourself; on Debian: apt-get update.",
             ) from error
-        pages = sorted((scratch / name / folder).glob("*.html"))
-        text.write_text(DOCUMENT_SEPARATOR.join(strip_html(page.read_text(errors="replace")) for page in pages))
+        files = sorted((scratch / name).glob(pages))
+        text.write_text(DOCUMENT_SEPARATOR.join(strip_html(file.read_text(errors="replace")) for file in files))
     return str(text)

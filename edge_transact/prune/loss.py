@@ -26,13 +26,14 @@ class BlockLoss:
 
     Args:
         projection: The consuming projection's weight, ``[hidden_size, size]``.
+        diagonal: Whether `dims` is all that will be asked for, so that only the diagonal of A need be summed.
     """
 
-    def __init__(self, projection: torch.Tensor) -> None:
-        self._projection = projection.float()
+    def __init__(self, projection: torch.Tensor, *, diagonal: bool = False) -> None:
+        self._projection = projection
         hidden, size = projection.shape
         self._fisher = torch.zeros(hidden, hidden, device=projection.device)
-        self._gram = torch.zeros(size, size, device=projection.device)
+        self._gram = torch.zeros((size,) if diagonal else (size, size), device=projection.device)
         self._weight = torch.zeros((), device=projection.device)
         self._tokens = 0
 
@@ -42,7 +43,10 @@ class BlockLoss:
         norms = gradient.norm(dim=1, keepdim=True)
         weighted = activation.float() * norms
         self._fisher.addmm_(gradient.T, gradient)
-        self._gram.addmm_(weighted.T, weighted)
+        if self._gram.dim() == 1:
+            self._gram += weighted.square().sum(dim=0)
+        else:
+            self._gram.addmm_(weighted.T, weighted)
         self._weight += norms.square().sum()
         self._tokens += len(gradient)
 
@@ -58,11 +62,14 @@ class BlockLoss:
     @property
     def metric(self) -> torch.Tensor:
         """``1/2 W^T F W / tokens``: what a unit of each dim costs in nats a token, ``[size, size]``."""
-        return self._projection.T @ self._fisher @ self._projection / (2 * self._tokens)
+        projection = self._projection.float()
+        return projection.T @ (self._fisher @ projection) / (2 * self._tokens)
 
     def dims(self) -> torch.Tensor:
         """The loss of cutting each dim alone, with W as it is, nats a token, ``[size]``."""
-        return self._gram.diagonal() / self._weight * self.metric.diagonal()
+        projection = self._projection.float()
+        metric = (projection * (self._fisher @ projection)).sum(dim=0) / (2 * self._tokens)
+        return (self._gram if self._gram.dim() == 1 else self._gram.diagonal()) / self._weight * metric
 
     def cut(self, dims: torch.Tensor) -> torch.Tensor:
         """The loss of cutting several dims, int64 ``[dims]``, with W as it is; nats a token, a scalar."""

@@ -29,6 +29,7 @@ def score_layers(
     journal: Journal,
     description: str,
     seed: int = 0,
+    predicts: bool = True,
 ) -> list[LayerScores]:
     """The scores of every layer of the model that `selections` leave.
 
@@ -39,6 +40,7 @@ def score_layers(
         journal: Where scores go as soon as they are known; those that it has are not computed again.
         description: For the progress bar, and what the journal calls them.
         seed: For methods that draw.
+        predicts: Whether methods that predict losses shall.
 
     Raises:
         EdgeTransactError: The model holds or computes NaN or infinity, named by tensor or layer.
@@ -46,7 +48,7 @@ def score_layers(
     passes = _forward
     if method.gradients != "none":
         passes, model = _backward, model.sample(GRADIENT_TOKENS)
-    passes(model, selections, method, journal, description, seed)
+    passes(model, selections, method, journal, description, seed, predicts)
     return [LayerScores.from_tensors(journal[_name(description, index)]) for index in range(len(selections))]
 
 
@@ -60,7 +62,7 @@ def _seed(seed: int, description: str, index: int) -> int:
     return random.Random(f"{seed}, {description}, layer {index}").getrandbits(63)
 
 
-def _forward(model, selections, method, journal: Journal, description: str, seed: int) -> None:
+def _forward(model, selections, method, journal: Journal, description: str, seed: int, predicts: bool) -> None:
     layers = len(selections)
     if all(_name(description, index) in journal for index in range(layers)):
         return
@@ -73,7 +75,7 @@ def _forward(model, selections, method, journal: Journal, description: str, seed
         for index in range(done, layers):
             layer = model.layer(index, selections[index])
             scorer = method(selections[index].widths, layer)
-            scorer.seed = _seed(seed, description, index)
+            scorer.seed, scorer.predicts = _seed(seed, description, index), predicts
             for batch in pieces(hidden, model):
                 with torch.no_grad(), _watch(layer) as seen:
                     batch.copy_(model.run(layer, batch))
@@ -82,7 +84,7 @@ def _forward(model, selections, method, journal: Journal, description: str, seed
             _finish(model, scorer, index, journal, description, {"hidden": hidden, "done": torch.tensor(index + 1)})
 
 
-def _backward(model, selections, method, journal: Journal, description: str, seed: int) -> None:
+def _backward(model, selections, method, journal: Journal, description: str, seed: int, predicts: bool) -> None:
     layers = len(selections)
     if all(_name(description, index) in journal for index in range(layers)):
         return
@@ -95,7 +97,7 @@ def _backward(model, selections, method, journal: Journal, description: str, see
             layer = model.layer(index, selections[index])
             layer.requires_grad_(method.gradients == "weights")
             scorer = method(selections[index].widths, layer)
-            scorer.seed = _seed(seed, description, index)
+            scorer.seed, scorer.predicts = _seed(seed, description, index), predicts
             inputs = journal[f"inputs-{index}"]["hidden"]
             for batch, gradient in zip(pieces(inputs, model), pieces(gradients, model), strict=True):
                 leaf = batch.detach().to(model.device).requires_grad_()

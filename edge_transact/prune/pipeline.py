@@ -188,11 +188,13 @@ class Pruning:
         self.first_scores: list[LayerScores] = []
         self.sensitivity: torch.Tensor | None = None
         self.digest = hashlib.sha256()
+        self._predicts = False
 
     def allocate(self, budget: Budget, allocation: str, units: Sequence[str], bucket: int, shots: int) -> Allocation:
         """The target. Losses, where the allocation wants them, are those of the first shot's scores."""
         curves: Sequence[Curves] = ()
         if allocation != "uniform" and budget.limits(self.plan):
+            self._predicts = True
             self.first_scores = self._score(1, shots)
             self.sensitivity = measure_sensitivity(self.model, self.selections, self.first_scores, self.journal)
             curves = loss_curves(self.first_scores, self.plan.layers, self.sensitivity)
@@ -227,7 +229,9 @@ class Pruning:
 
     def _score(self, shot: int, shots: int) -> list[LayerScores]:
         description = "score" if shots == 1 else f"score, shot {shot} of {shots}"
-        return score_layers(self.model, self.selections, self.method, self.journal, description, self.seed)
+        return score_layers(
+            self.model, self.selections, self.method, self.journal, description, self.seed, self._predicts
+        )
 
     def _replace(self, index: int, tensors: Mapping[str, torch.Tensor]) -> None:
         for part, tensor in tensors.items():

@@ -26,16 +26,19 @@ class Best(Scorer):
 
     def __init__(self, widths: LayerWidths, layer: LlamaDecoderLayer) -> None:
         super().__init__(widths, layer)
-        self._attention = BlockLoss(layer.self_attn.o_proj.weight)
-        self._mlp = BlockLoss(layer.mlp.down_proj.weight)
+        self._blocks: tuple[BlockLoss, ...] | None = None
         self._pairs: torch.Tensor | float = 0.0
         self._tokens = 0
 
     def add(self, seen: Activations) -> None:
         assert seen.attention_gradient is not None and seen.mlp_gradient is not None
         assert seen.queries_gradient is not None
-        self._attention.add(seen.attention, seen.attention_gradient)
-        self._mlp.add(seen.mlp, seen.mlp_gradient)
+        if self._blocks is None:
+            projections = (self.layer.self_attn.o_proj.weight, self.layer.mlp.down_proj.weight)
+            self._blocks = tuple(BlockLoss(weight, diagonal=not self.predicts) for weight in projections)
+        attention, mlp = self._blocks
+        attention.add(seen.attention, seen.attention_gradient)
+        mlp.add(seen.mlp, seen.mlp_gradient)
         # Cutting a pair takes what its queries contribute to the logits of attention: the change of the loss is, to
         # first order, queries times their gradient, and its square is what the Fisher information makes of it.
         by_dim = (seen.queries.float() * seen.queries_gradient.float()).unflatten(
@@ -45,7 +48,8 @@ class Best(Scorer):
         self._tokens += len(seen.queries)
 
     def scores(self) -> LayerScores:
-        attention, mlp = self._attention.dims(), self._mlp.dims()
+        assert self._blocks is not None
+        attention, mlp = (block.dims() for block in self._blocks)
         v_dims = of_groups(attention, self.widths)
         pairs = torch.as_tensor(self._pairs) / (2 * self._tokens)
         heads = attention.view(self.widths.num_attention_heads, -1).sum(dim=1)
@@ -54,13 +58,13 @@ class Best(Scorer):
             v_dims=v_dims,
             qk_pairs=pairs,
             intermediate=mlp,
-            extra=self._curves(heads, v_dims, pairs, mlp),
+            extra=self._curves(*self._blocks, heads, v_dims, pairs, mlp) if self.predicts else {},
         )
 
-    def _curves(self, heads, v_dims, pairs, mlp) -> dict[str, torch.Tensor]:
+    def _curves(self, of_attention: BlockLoss, of_mlp: BlockLoss, heads, v_dims, pairs, mlp) -> dict[str, torch.Tensor]:
         """The loss by number of units kept, from none to all: ``[units + 1]`` each."""
         widths, cut = self.widths, reference(self.widths)
-        gram, metric = self._attention.gram, self._attention.metric
+        gram, metric = of_attention.gram, of_attention.metric
         dims = torch.arange(widths.attention_size, device=gram.device).view(
             widths.num_key_value_heads, widths.q_per_kv, widths.v_head_dim
         )
@@ -74,7 +78,7 @@ class Best(Scorer):
             "groups_loss": by_group[:: widths.q_per_kv * widths.v_head_dim].contiguous(),
             "v_dims_loss": by_dim[:: widths.num_attention_heads].contiguous(),
             "qk_pairs_loss": torch.cat([descending.flip(0).cumsum(0).flip(0), descending.new_zeros(1)]),
-            "intermediate_loss": curve(self._mlp.gram, self._mlp.metric, mlp_order),
-            "attention_reference_loss": self._attention.cut(dims[groups[cut.num_key_value_heads :]].flatten()),
-            "mlp_reference_loss": self._mlp.cut(mlp_order[cut.intermediate_size :]),
+            "intermediate_loss": curve(of_mlp.gram, of_mlp.metric, mlp_order),
+            "attention_reference_loss": of_attention.cut(dims[groups[cut.num_key_value_heads :]].flatten()),
+            "mlp_reference_loss": of_mlp.cut(mlp_order[cut.intermediate_size :]),
         }

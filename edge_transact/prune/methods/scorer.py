@@ -52,6 +52,7 @@ class Scorer(ABC):
 
     Attributes:
         seed: For what a method draws: another for every layer, every shot and every ``--seed``.
+        predicts: Whether curves of loss by width are wanted, among the extras, of methods that predict them.
     """
 
     gradients: ClassVar[Literal["none", "activations", "weights"]] = "none"
@@ -61,6 +62,7 @@ class Scorer(ABC):
         self.widths = widths
         self.layer = layer
         self.seed = 0
+        self.predicts = True
 
     @abstractmethod
     def add(self, seen: Activations) -> None:
