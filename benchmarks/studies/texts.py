@@ -13,7 +13,7 @@ HANDBOOK = ("debian-handbook", "usr/share/doc/debian-handbook/html/en-US/*.html"
 
 ANARCHISM = ("anarchism", "usr/share/doc/anarchism/html/*.html")
 MANUAL = ("python3.13-doc", "usr/share/doc/python3.13/html/[fht]*/*.html")
-"""Only ever calibrated on: essays, and Python's manual without its library reference (faq, howto, tutorial, using)."""
+"""Only ever calibrated on: essays, and of Python's manual the faq, the howtos and the tutorial."""
 
 
 def book(package: tuple[str, str], scratch: Path) -> str:
