@@ -55,6 +55,7 @@ def pipeline(target: tvm.target.Target, metadata: dict[str, Any], bounds: dict[s
         relax.transform.StaticPlanBlockMemory(),
         AttachMetadata(metadata),
         relax.transform.LowerAllocTensor(),
+        relax.transform.KillAfterLastUse(),
         relax.transform.LowerRuntimeBuiltin(),
         relax.transform.ComputePrimValue(),
         relax.transform.VMShapeLower(),

@@ -127,8 +127,8 @@ def test_two_models_on_two_phones_of_one_name_at_once(make_phone, run_bench, tin
 
 def test_a_phone_at_another_computer(phone, run_bench, monkeypatch):
     # Which that computer's adb has not been told of.
-    with adb_server_beside(phone) as (address, serial):
-        monkeypatch.setenv("ADB_SERVER_SOCKET", f"tcp:{address}")
+    with adb_server_beside(phone) as (address, serial), monkeypatch.context() as patch:
+        patch.setenv("ADB_SERVER_SOCKET", f"tcp:{address}")
         outcome = run_bench(serial, repetitions=1)
     assert outcome.failures == [] and outcome.results[0]["serial"] == serial
 
