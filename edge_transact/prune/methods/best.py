@@ -26,16 +26,16 @@ class Best(Scorer):
 
     def __init__(self, widths: LayerWidths, layer: LlamaDecoderLayer) -> None:
         super().__init__(widths, layer)
-        self._blocks: tuple[BlockLoss, ...] | None = None
+        self._blocks: list[BlockLoss] = []
         self._pairs: torch.Tensor | float = 0.0
         self._tokens = 0
 
     def add(self, seen: Activations) -> None:
         assert seen.attention_gradient is not None and seen.mlp_gradient is not None
         assert seen.queries_gradient is not None
-        if self._blocks is None:
+        if not self._blocks:
             projections = (self.layer.self_attn.o_proj.weight, self.layer.mlp.down_proj.weight)
-            self._blocks = tuple(BlockLoss(weight, diagonal=not self.predicts) for weight in projections)
+            self._blocks = [BlockLoss(weight, diagonal=not self.predicts) for weight in projections]
         attention, mlp = self._blocks
         attention.add(seen.attention, seen.attention_gradient)
         mlp.add(seen.mlp, seen.mlp_gradient)
@@ -48,8 +48,8 @@ class Best(Scorer):
         self._tokens += len(seen.queries)
 
     def scores(self) -> LayerScores:
-        assert self._blocks is not None
-        attention, mlp = (block.dims() for block in self._blocks)
+        of_attention, of_mlp = self._blocks
+        attention, mlp = of_attention.dims(), of_mlp.dims()
         v_dims = of_groups(attention, self.widths)
         pairs = torch.as_tensor(self._pairs) / (2 * self._tokens)
         heads = attention.view(self.widths.num_attention_heads, -1).sum(dim=1)
@@ -58,7 +58,7 @@ class Best(Scorer):
             v_dims=v_dims,
             qk_pairs=pairs,
             intermediate=mlp,
-            extra=self._curves(*self._blocks, heads, v_dims, pairs, mlp) if self.predicts else {},
+            extra=self._curves(of_attention, of_mlp, heads, v_dims, pairs, mlp) if self.predicts else {},
         )
 
     def _curves(self, of_attention: BlockLoss, of_mlp: BlockLoss, heads, v_dims, pairs, mlp) -> dict[str, torch.Tensor]:
