@@ -1,0 +1,85 @@
+"""``python -m benchmarks.scale``: a LLaMA-2-7B with random weights pruned to the paper's two sizes, in time and memory.
+
+13.5 GB of disk for the model and a third of it for each pruned one, all deleted at the end. Beside the time stands that
+of the bare matrix products: one forward pass of the calibration tokens through the projections of all layers, as fast as
+torch multiplies matrices of these shapes here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import page
+from benchmarks.model_coverage import LLAMA_2_7B, in_own_process, write_random
+
+BUDGETS: dict[str, dict[str, Any]] = {
+    "--heads 6 --intermediate 1536": {"heads": 6, "intermediate": 1536},
+    "--target-params 2.6B": {"target_params": "2.6B"},
+}
+
+
+def prune_one(model: str, output: Path, budget: dict[str, Any], method: str, tokens: int) -> tuple[int, float, float]:
+    """Parameters left, seconds and peak MiB; runs in a process of its own."""
+    from edge_transact import costs
+    from edge_transact.memory import peak_rss_mib
+    from edge_transact.prune import Budget, prune
+
+    result = prune(model, output, Budget.from_options(**budget), method=method, calibration_tokens=tokens)
+    return costs.parameters(result.checkpoint.plan), result.seconds, peak_rss_mib()
+
+
+def bare_products(tokens: int) -> float:
+    """Seconds of one forward pass's matrix products, in bf16, from the best of three of each shape."""
+    import torch
+
+    from edge_transact.prune.layerwise import BATCH_TOKENS
+
+    hidden, mlp = LLAMA_2_7B["hidden_size"], LLAMA_2_7B["intermediate_size"]
+    seconds = 0.0
+    for inputs, outputs, count in ((hidden, hidden, 4), (hidden, mlp, 2), (mlp, hidden, 1)):
+        batch, weight = (torch.randn(rows, inputs, dtype=torch.bfloat16) for rows in (BATCH_TOKENS, outputs))
+        times = []
+        for _ in range(3):
+            started = time.perf_counter()
+            torch.nn.functional.linear(batch, weight)
+            times.append(time.perf_counter() - started)
+        seconds += count * min(times)
+    return seconds * LLAMA_2_7B["num_hidden_layers"] * tokens / BATCH_TOKENS
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
+    parser.add_argument("--method", default="best")
+    parser.add_argument("--tokens", type=int, default=16384)
+    parser.add_argument("--scratch", type=Path, help="where models lie meanwhile")
+    arguments = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory(dir=arguments.scratch, prefix="scale-") as scratch:
+        os.environ["EDGE_TRANSACT_CACHE"] = f"{scratch}/cache"
+        model = Path(scratch) / "llama-2-7b"
+        in_own_process(write_random, LLAMA_2_7B, model)
+        bare = in_own_process(bare_products, arguments.tokens)
+        for name, budget in BUDGETS.items():
+            output = Path(scratch) / f"pruned-{len(rows)}"
+            parameters, seconds, rss_mib = in_own_process(
+                prune_one, str(model), output, budget, arguments.method, arguments.tokens
+            )
+            figures = (
+                f"{parameters / 1e9:.2f} B",
+                f"{seconds:.0f} s",
+                f"{seconds / bare:.1f}",
+                f"{rss_mib / 1024:.2f} GiB",
+            )
+            rows.append([f"`{name}`", *figures])
+            print(page.table(["", "parameters", "time", "times the bare products", "peak memory"], rows), flush=True)
+    print(f"\n{arguments.method}, {arguments.tokens} tokens. {page.machine(int(os.environ.get('OMP_NUM_THREADS', 0)))}")
+
+
+if __name__ == "__main__":
+    main()

