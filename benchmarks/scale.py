@@ -1,8 +1,8 @@
 """``python -m benchmarks.scale``: a LLaMA-2-7B with random weights pruned to the paper's two sizes, in time and memory.
 
 13.5 GB of disk for the model and a third of it for each pruned one, all deleted at the end. Beside the time stands that
-of the bare matrix products: one forward pass of the calibration tokens through the projections of all layers, as fast as
-torch multiplies matrices of these shapes here.
+of the bare matrix products: one forward pass of the calibration tokens through the projections of all layers, as fast
+as torch multiplies matrices of these shapes here.
 """
 
 from __future__ import annotations
