@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edge_transact.bench.plan import Lengths
+from edge_transact.reports import COLOURS, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -13,14 +14,11 @@ if TYPE_CHECKING:
 Latencies = Mapping[str, Mapping[Lengths, tuple[float, float]]]
 """Model to lengths to (prefill seconds, total seconds)."""
 
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
-"""Paul Tol's bright scheme: told apart by colour-blind readers too."""
-
 
 def latency_bars(latencies: Latencies, title: str) -> Figure:
     """Stacked bars by lengths, a bar a model: the prompt below, the answer above. The paper's Figure 4."""
     lengths = _all_lengths(latencies)
-    figure, axes = _figure(max(6.0, 0.32 * len(lengths) * len(latencies) + 2), 4)
+    figure, axes = new_figure(max(6.0, 0.32 * len(lengths) * len(latencies) + 2), 4)
     width = 0.8 / len(latencies)
     for index, (model, row) in enumerate(latencies.items()):
         places = [place + (index - (len(latencies) - 1) / 2) * width for place in range(len(lengths))]
@@ -45,7 +43,7 @@ def speedup_lines(latencies: Latencies, title: str) -> Figure:
     """How many times as fast as the slowest model each model is, by lengths."""
     lengths = _all_lengths(latencies)
     slowest = max(latencies, key=lambda model: sum(seconds[1] for seconds in latencies[model].values()))
-    figure, axes = _figure(max(6.0, 0.7 * len(lengths) + 2), 3.2)
+    figure, axes = new_figure(max(6.0, 0.7 * len(lengths) + 2), 3.2)
     for index, (model, row) in enumerate(latencies.items()):
         known = [
             (place, latencies[slowest][pair][1] / row[pair][1])
@@ -64,7 +62,7 @@ def speedup_lines(latencies: Latencies, title: str) -> Figure:
 
 def quality(points: Sequence[tuple[str, float, float]], lengths: Lengths, title: str) -> Figure:
     """Latency against perplexity: a point a model, as (name, seconds, perplexity)."""
-    figure, axes = _figure(6, 4)
+    figure, axes = new_figure(6, 4)
     for index, (model, seconds, perplexity) in enumerate(points):
         axes.scatter([seconds], [perplexity], color=COLOURS[index % len(COLOURS)], s=50)
         axes.annotate(f" {model}", (seconds, perplexity), fontsize=8)
@@ -77,7 +75,7 @@ def quality(points: Sequence[tuple[str, float, float]], lengths: Lengths, title:
 
 def temperature(traces: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], title: str) -> Figure:
     """Temperature over the whole bench, a colour a model; each trace is the readings of one visit."""
-    figure, axes = _figure(8, 3.2)
+    figure, axes = new_figure(8, 3.2)
     start = min(reading["at_s"] for _, trace in traces for reading in trace)
     colours: dict[str, str] = {}
     for model, trace in traces:
@@ -95,13 +93,3 @@ def temperature(traces: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], title
 
 def _all_lengths(latencies: Latencies) -> list[Lengths]:
     return sorted({pair for row in latencies.values() for pair in row}, key=lambda pair: (pair.decode_tokens, pair))
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Any]:
-    # No pyplot: its figures are global, and would want a display.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes

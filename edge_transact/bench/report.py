@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +12,7 @@ from edge_transact.bench.plan import Lengths
 from edge_transact.bench.published import FIGURE_4, SOURCE
 from edge_transact.bench.results import make_results
 from edge_transact.outputs import new_directory
-from edge_transact.rendering import template
+from edge_transact.reports import script_json, write_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,15 +51,9 @@ def write_report(
     if published:
         drawn["published.png"] = figures.latency_bars(FIGURE_4, SOURCE)
     with new_directory(directory, force=force) as fresh:
-        pages = []
-        for name, figure in drawn.items():
-            data = _png(figure)
-            (fresh / name).write_bytes(data)
-            pages.append({"name": name, "data": base64.b64encode(data).decode()})
         (fresh / "results.json").write_text(to_text(results, "json"))
         rows = [table_row(result) for result in results]
-        page = template("bench_report.html.j2").render(figures=pages, columns=COLUMNS, rows=rows, data=_script(results))
-        (fresh / "index.html").write_text(page)
+        write_page(fresh, "bench_report.html.j2", drawn, columns=COLUMNS, rows=rows, data=script_json(results))
     return list(drawn)
 
 
@@ -95,14 +86,3 @@ def _device_figures(
 
 def _several_targets(results: Sequence[Mapping[str, Any]]) -> bool:
     return len({result["target"] for result in results}) > 1
-
-
-def _png(figure: Figure) -> bytes:
-    output = io.BytesIO()
-    figure.savefig(output, format="png")
-    return output.getvalue()
-
-
-def _script(results: Sequence[Mapping[str, Any]]) -> str:
-    """JSON that may stand inside a script element, whatever a model is called."""
-    return json.dumps(list(results)).replace("<", "\\u003c")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from edge_transact.bench.results import make_results
 from edge_transact.bench.run import Bench, Conditions, run_plan
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
 from edge_transact.outputs import refuse_existing
+from edge_transact.reports import require_matplotlib
 
 
 @dataclass
@@ -75,9 +75,7 @@ def bench_models(
     if report is not None:
         if not resume:
             refuse_existing(report, force=False)
-        if find_spec("matplotlib") is None:
-            # Said before the measuring, not after it.
-            raise EdgeTransactError("a report needs matplotlib", fix="pip install 'edge-transact[bench]'")
+        require_matplotlib()
     models = open_models(dists, conditions.lengths)
     benches = _benches(device, target, models, runner, app, conditions, clean)
     file = Log(log, resume=resume)

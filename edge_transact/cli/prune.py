@@ -88,6 +88,10 @@ def prune(
         str, typer.Option(help="Cut windows from the documents joined, or from each by itself: joined or documents.")
     ] = "joined",
     seed: Annotated[int, typer.Option(help="Which windows; the same seed writes the same bytes.")] = 0,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write figures, a page and report.json on it into this directory."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what an interrupted run with the same options left.")
     ] = False,
@@ -116,6 +120,11 @@ def prune(
     from edge_transact.prune import Budget
     from edge_transact.prune import prune as prune_model
 
+    text_of_report = ""
+    if report is not None:
+        from edge_transact.prune.report import prepare_report
+
+        text_of_report = prepare_report(report, model=model, output=output, force=force)
     result = prune_model(
         model,
         output,
@@ -146,6 +155,13 @@ def prune(
         force=force,
     )
 
+    values = result.to_dict() | {"peak_rss_mib": peak_rss_mib()}
+    if report is not None:
+        from edge_transact.prune.report import write_report
+
+        write_report(result, report, text_of_report, force=force)
+        values["report"] = str(report)
+
     def text() -> None:
         from rich.console import Console
         from rich.table import Table
@@ -153,13 +169,14 @@ def prune(
         from edge_transact.widths import describe
 
         table = Table(title=f"{output} in {result.seconds:.0f} s", title_justify="left", show_header=False)
-        values = result.to_dict()
         table.add_row("parameters", f"{values['parameters']:,} of {values['source_parameters']:,}")
         table.add_row("attention and MLP removed", f"{values['ratio']:.2%}")
         for line in describe(result.checkpoint.plan):
             table.add_row(*line.split(": "))
+        if report is not None:
+            table.add_row("report", str(report / "index.html"))
         console = Console()
         console.print(table)
         console.print(f"Next: edge-transact eval {model} {output} --max-windows 16", highlight=False, soft_wrap=True)
 
-    show(result.to_dict() | {"peak_rss_mib": peak_rss_mib()}, as_json, text)
+    show(values, as_json, text)

@@ -41,8 +41,8 @@ class Fit:
 
     Attributes:
         damping: The ridge penalty chosen; infinite where the weights stayed as they were.
-        error_before: Squared distance to the target on the windows held out, as a share of the target's own square
-            around what the rest of the model gives, with the source's weights.
+        error_before: Squared distance to the target on the windows held out, as a share of the square of the source's
+            hidden state, the mean over tokens; with the weights as they were.
         error_after: The same with the weights solved on the other windows.
     """
 
@@ -65,6 +65,8 @@ class Regression:
         self._gram = torch.zeros(2, inputs, inputs, device=weight.device)
         self._cross = torch.zeros(2, outputs, inputs, device=weight.device)
         self._square = torch.zeros(2, device=weight.device)
+        self._held_out = 0
+        """Outputs of tokens that choose the damping, all dims counted."""
 
     def add(self, inputs: torch.Tensor, missing: torch.Tensor, tokens: torch.Tensor, *, held_out: bool) -> None:
         """Takes in tokens.
@@ -81,6 +83,7 @@ class Regression:
             self._gram[part].addmm_(inputs.T, inputs)
             self._cross[part].addmm_(missing.T, inputs)
         self._square[part] += missing.square().sum()
+        self._held_out += held_out * missing.numel()
 
     def solve(self) -> tuple[torch.Tensor, Fit]:
         """W anew, in fp64, and how it was found; W as it was where no damping makes it better."""
@@ -94,11 +97,14 @@ class Regression:
         best = min(errors, key=lambda damping: errors[damping], default=None)
         # NaN compares as false, and so do errors of nothing at all.
         if best is None or not errors[best] < before:
-            return self._weight, Fit(float("inf"), before, before)
+            return self._weight, self._fit(float("inf"), before)
         change = _ridge(gram.sum(dim=0), cross.sum(dim=0), best)
         if change is None:
-            return self._weight, Fit(float("inf"), before, before)
-        return self._weight + change, Fit(best, before, errors[best])
+            return self._weight, self._fit(float("inf"), before)
+        return self._weight + change, self._fit(best, errors[best])
+
+    def _fit(self, damping: float, error: float) -> Fit:
+        return Fit(damping, self._square[1].item() / self._held_out, error / self._held_out)
 
 
 def _ridge(gram: torch.Tensor, cross: torch.Tensor, damping: float) -> torch.Tensor | None:

@@ -1,0 +1,120 @@
+"""`prune --report`: its figures are those of the models that it speaks of, and its page needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from edge_transact import costs
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.cli import app
+from edge_transact.evaluate.models import evaluate_models
+from edge_transact.prune.figures import UNIT_TITLES, bars
+from edge_transact.prune.report import TEXT, WINDOWS
+from edge_transact.prune.salience import LayerScores
+from edge_transact.quantization import get_quantization
+from edge_transact.widths import LayerWidths
+
+
+def invoke(*arguments) -> tuple[int, str, str]:
+    """The command line: exit code, stdout, stderr."""
+    result = CliRunner().invoke(app, ["prune", *(str(argument) for argument in arguments)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> tuple[Path, Path]:
+    """A pruned ``demo:tiny`` and its report."""
+    output, report = (tmp_path_factory.mktemp("report") / name for name in ("pruned", "report"))
+    options = ["--ratio", 0.4, "--calibration-tokens", 1024]
+    code, out, err = invoke("demo:tiny", *options, "-o", output, "--report", report, "--json")
+    assert code == 0, err
+    assert json.loads(out.splitlines()[-1])["report"] == str(report)
+    return output, report
+
+
+def test_the_figures_are_the_models(written, tiny_model):
+    output, directory = written
+    report = json.loads((directory / "report.json").read_text(), parse_constant=pytest.fail)
+    source, pruned = Checkpoint.open(tiny_model).plan, Checkpoint.open(output).plan
+    quantization = get_quantization("q4f16_0")
+    (evaluated,) = evaluate_models([str(output)], text=TEXT, max_windows=WINDOWS)
+    assert report["models"]["pruned"]["perplexity"] == pytest.approx(evaluated["perplexity"])
+    assert report["models"]["source"]["perplexity"] < report["models"]["pruned"]["perplexity"]
+    assert report["evaluation"]["text_sha256"] == evaluated["text_sha256"]
+    for name, plan in (("source", source), ("pruned", pruned)):
+        model = report["models"][name]
+        assert model["parameters"] == costs.parameters(plan)
+        assert model["kv_bytes_per_token"] == costs.kv_bytes_per_token(plan, quantization)
+        assert model["kv_padding_bytes_per_token"] == costs.kv_padding_bytes_per_token(plan, quantization)
+        assert [layer[name] for layer in report["layers"]] == plan.to_list()
+    assert report["ratio"] == pytest.approx(costs.cut_ratio(pruned, source))
+    assert report["budget"]["ratio"] == 0.4 and report["method"] == "best"
+    assert any("predicted loss" in note for note in report["notes"])
+    for layer, widths in zip(report["layers"], source.layers, strict=True):
+        assert len(layer["salience"]["heads"]) == widths.num_attention_heads
+        assert len(layer["salience"]["intermediate"]) == widths.intermediate_size
+        assert min(layer["sensitivity"].values()) > 0
+        assert list(layer["compensation"]) == ["self_attn.o_proj", "mlp.down_proj"]
+        for fit in layer["compensation"].values():
+            assert 1 > fit["error_before"] >= fit["error_after"] > 0
+
+
+def test_the_page_holds_every_figure(written):
+    _, directory = written
+    page = (directory / "index.html").read_text()
+    pictures = {path.name: path.read_bytes() for path in directory.glob("*.png")}
+    expected = ("salience-heads", "salience-mlp", "widths", "sensitivity", "compensation")
+    assert {f"{name}.png" for name in expected} <= set(pictures)
+    assert all(data.startswith(b"\x89PNG") for data in pictures.values())
+    embedded = re.findall(r'alt="([^"]+)" src="data:image/png;base64,([^"]+)"', page)
+    assert {name: base64.b64decode(data) for name, data in embedded} == pictures
+    assert not re.search(r'(?:src|href)="(?!data:)', page)
+    held = re.search(r'<script type="application/json" id="results">(.*?)</script>', page, re.DOTALL)
+    assert held and json.loads(held[1]) == json.loads((directory / "report.json").read_text())
+
+
+def test_bars_say_what_stays():
+    """Two KV heads of two query heads, two pairs and four value dims; the second KV head goes."""
+    scores = LayerScores(
+        heads=torch.tensor([3.0, 1.0, 0.5, 0.25]),
+        v_dims=torch.tensor([[1.0, 4.0, 2.0, 3.0], [9.0, 9.0, 9.0, 9.0]]),
+        qk_pairs=torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
+        intermediate=torch.tensor([1.0, 5.0, 3.0]),
+    )
+    shown = {unit: bars(unit, scores, LayerWidths(1, 1, 2, 3, 2)) for unit in UNIT_TITLES}
+    assert {unit: values.tolist() for unit, (values, _) in shown.items()} == {
+        "heads": [3, 1, 0.5, 0.25],
+        "v_dims": [4, 3, 2, 1, 9, 9, 9, 9],
+        "qk_pairs": [2, 1, 4, 3],
+        "intermediate": [5, 3, 1],
+    }
+    assert {unit: kept.int().tolist() for unit, (_, kept) in shown.items()} == {
+        "heads": [1, 0, 0, 0],
+        "v_dims": [1, 1, 1, 0, 0, 0, 0, 0],
+        "qk_pairs": [1, 0, 0, 0],
+        "intermediate": [1, 1, 0],
+    }
+
+
+def test_what_cannot_be_written_is_said_before_the_work(written, tiny_model, tmp_path, monkeypatch):
+    output, report = written
+    new = tmp_path / "new" / "pruned"
+    for place, more, message in (
+        (report, [], f"{report} exists"),
+        (new, [], "would replace"),
+        (new.parent, ["--force"], "would replace"),
+        (tiny_model, ["--force"], "would replace"),
+    ):
+        code, _, err = invoke(tiny_model, "--ratio", 0.4, "-o", new, "--report", place, *more)
+        assert code != 0 and message in err, err
+    monkeypatch.setattr("edge_transact.reports.find_spec", lambda name: None)
+    code, _, err = invoke(tiny_model, "--ratio", 0.4, "-o", new, "--report", tmp_path / "report")
+    assert code == 1 and "edge-transact[plot]" in err
+    assert not new.parent.exists() and output.exists()
