@@ -56,7 +56,7 @@ def salience(unit: str, scores: Sequence[LayerScores], plan: WidthPlan, what: st
     rows = math.ceil(len(scores) / COLUMNS)
     columns = min(COLUMNS, len(scores))
     dims = unit != "heads"
-    figure, grid = new_figure(max(6, 2 * columns), 1.4 * rows + 1, rows, columns, sharey=dims)
+    figure, grid = new_figure(max(6, 2 * columns), (1.9 if dims else 1.4) * rows + 1, rows, columns, sharey=dims)
     cells = list(grid.flat) if len(scores) > 1 else [grid]
     lowest = math.inf
     for index, (axes, of_layer, widths) in enumerate(zip(cells, scores, plan.layers, strict=False)):
@@ -151,7 +151,7 @@ def compensation(fits: Sequence[Mapping[str, Fit]]) -> Figure:
             places = [index + offset for index in range(len(fits))]
             axes.bar(places, [asdict(of_layer[name])[field] for of_layer in fits], 0.4, color=colour)
         axes.set_title(name, fontsize=9)
-        axes.set_ylabel("squared distance,\nof the hidden state's", fontsize=8)
+        axes.set_ylabel("share of the\nhidden state's square", fontsize=8)
         axes.tick_params(labelsize=7)
     _label_layers(grid.flat[-1])
     figure.suptitle("Compensation: squared distance to the target on held-out text", fontsize=11)
