@@ -1,4 +1,4 @@
-"""``edge-transact eval``: how well a model, or a built library, predicts text."""
+"""``edge-transact eval``: how well a model, or a built library, predicts text and does tasks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edge_transact.cli.common import JsonOption, guarded, show
+from edge_transact.errors import UsageError
 
 
 @guarded
@@ -22,9 +23,16 @@ def evaluate(
     ] = "demo:sotu",
     window: Annotated[int, typer.Option(min=2, help="Tokens of a window; windows don't overlap.")] = 512,
     max_windows: Annotated[int | None, typer.Option(min=1, help="Only the first so many windows.")] = None,
+    tasks: Annotated[
+        str, typer.Option(metavar="NAME[,NAME]", help="Tasks of lm-evaluation-harness to score too.")
+    ] = "",
+    include_path: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A directory of tasks of your own, in YAML files.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions of a task.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Perplexity of models on a text, dense or pruned, torch or built.
+    """Perplexity of models on a text, and scores on tasks: dense or pruned, torch or built.
 
     A DIST is measured through its host library, quantized as it is. Figures compare when the text, the window and
     the number of windows are the same: the text's sha256 and the token count are printed too.
@@ -34,10 +42,20 @@ def evaluate(
     `edge-transact eval demo:smollm2 --text demo:sotu --max-windows 64`
 
     `edge-transact eval demo:smollm2 pruned dist --max-windows 16 --json`
+
+    `edge-transact eval pruned dist --max-windows 16 --tasks arc_easy,piqa --limit 100`
     """
     from edge_transact.evaluate.models import evaluate_models
 
-    results = evaluate_models(models, text=text, window=window, max_windows=max_windows)
+    loaded = None
+    if tasks:
+        from edge_transact.evaluate.tasks import Tasks
+
+        # First of all: a task that isn't there is known before a model is loaded.
+        loaded = Tasks([name.strip() for name in tasks.split(",")], include_path=include_path, limit=limit)
+    elif include_path or limit:
+        raise UsageError("--include-path and --limit are about tasks", fix="Name some: --tasks arc_easy,piqa")
+    results = evaluate_models(models, text=text, window=window, max_windows=max_windows, tasks=loaded)
 
     def table() -> None:
         from rich.console import Console
@@ -47,5 +65,12 @@ def evaluate(
         for name, result in zip(models, results, strict=True):
             rows.add_row(Path(name).name, f"{result['perplexity']:.2f}", f"{result['tokens']:,}")
         Console().print(rows)
+        if tasks:
+            scores = Table("model", "task", "metric", "value")
+            for name, result in zip(models, results, strict=True):
+                for task, metrics in result["tasks"].items():
+                    for metric, value in metrics.items():
+                        scores.add_row(Path(name).name, task, metric, f"{value:.4f}")
+            Console().print(scores)
 
     show(results[0] if len(results) == 1 else {"models": results}, as_json, table)

@@ -1,18 +1,29 @@
-"""Perplexity of checkpoints, through transformers, and of DISTs, through their host libraries, side by side."""
+"""Perplexity and tasks of checkpoints, through transformers, and of DISTs, through their host libraries."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_transact.evaluate.perplexity import PerplexityResult, perplexity
 from edge_transact.progress import step
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from edge_transact.evaluate.tasks import Scores, Tasks
+    from edge_transact.runtime.host import HostModel
+
 
 def evaluate_models(
-    models: Sequence[str], *, text: str, window: int = 512, max_windows: int | None = None
+    models: Sequence[str],
+    *,
+    text: str,
+    window: int = 512,
+    max_windows: int | None = None,
+    tasks: Tasks | None = None,
 ) -> list[dict[str, Any]]:
     """What ``eval --json`` prints for each of `models`, each a MODEL or a DIST.
 
@@ -21,6 +32,7 @@ def evaluate_models(
         text: A TEXT.
         window: Tokens of a window.
         max_windows: The first so many windows only.
+        tasks: Also score these.
 
     Raises:
         EdgeTransactError: A model or the text can't be read, or the text is shorter than a window.
@@ -31,8 +43,13 @@ def evaluate_models(
     results = []
     for name in models:
         step(f"{name} on {text}")
-        result = evaluate_model(name, document, window=window, max_windows=max_windows)
-        results.append({"model": name, "text": text, **asdict(result)})
+        model, tokenizer = _load(name)
+        result = asdict(_perplexity(model, tokenizer, document, window, max_windows))
+        scores: Scores = {}
+        if tasks:
+            step(f"{name} on tasks")
+            scores = tasks.scores(model, tokenizer)
+        results.append({"model": name, "text": text, **result, "tasks": scores})
     return results
 
 
@@ -45,15 +62,18 @@ def evaluate_model(model: str, document: str, *, window: int = 512, max_windows:
         window: As in `perplexity`.
         max_windows: As in `perplexity`.
     """
+    return _perplexity(*_load(model), document, window, max_windows)
+
+
+def _load(model: str) -> tuple[PreTrainedModel | HostModel, Any]:
+    """A MODEL's network or a DIST's host library, and its tokenizer."""
     from edge_transact.runtime.text import TextCodec
 
     directory = Path(model)
     if (directory / "manifest.json").is_file():
         from edge_transact.runtime.host import HostModel
 
-        library = HostModel.load(directory)
-        tokenizer = TextCodec(directory).tokenizer
-        return perplexity(library.window_logits, tokenizer, document, window=window, max_windows=max_windows)
+        return HostModel.load(directory), TextCodec(directory).tokenizer
 
     import torch
     from transformers import AutoModelForCausalLM
@@ -63,5 +83,13 @@ def evaluate_model(model: str, document: str, *, window: int = 512, max_windows:
 
     directory = Checkpoint.open(resolve_model(model)).path
     network = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    tokenizer = TextCodec(directory).tokenizer
+    return network, TextCodec(directory).tokenizer
+
+
+def _perplexity(
+    model: PreTrainedModel | HostModel, tokenizer: Any, document: str, window: int, max_windows: int | None
+) -> PerplexityResult:
+    from edge_transact.runtime.host import HostModel
+
+    network = model.window_logits if isinstance(model, HostModel) else model
     return perplexity(network, tokenizer, document, window=window, max_windows=max_windows)

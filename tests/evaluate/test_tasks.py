@@ -1,0 +1,126 @@
+"""Tasks of lm-evaluation-harness on a checkpoint and on a DIST, against scores made here."""
+
+import json
+import math
+import sys
+from functools import partial
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from edge_transact.build.dist import build
+from edge_transact.cli import app
+from edge_transact.evaluate.tasks import Tasks
+from edge_transact.runtime.host import HostModel
+from edge_transact.runtime.text import TextCodec
+
+ROWS = [("It was the", "time"), ("the old man", "said"), ("Once upon a", "time")]
+TASK = """
+task: NAME
+dataset_path: json
+dataset_kwargs: {data_files: {test: DIRECTORY/rows.jsonl}, cache_dir: DIRECTORY/cache}
+test_split: test
+doc_to_text: "{{context}}"
+doc_to_target: "{{target}}"
+"""
+KINDS = {
+    "two_words": "output_type: loglikelihood\nmetric_list: [{metric: perplexity}, {metric: acc}]",
+    "next_words": "output_type: generate_until\ngeneration_kwargs: {until: [' '], max_gen_toks: 6, do_sample: SAMPLE}\n"
+    "metric_list: [{metric: exact_match}]",
+}
+
+
+@pytest.fixture(scope="module")
+def own_tasks(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("tasks")
+    rows = [json.dumps({"context": context, "target": f" {word}"}) for context, word in ROWS]
+    (directory / "rows.jsonl").write_text("\n".join(rows))
+    kinds = {**KINDS, "sampled": KINDS["next_words"].replace("SAMPLE", "true")}
+    for name, kind in kinds.items():
+        text = TASK.replace("NAME", name).replace("DIRECTORY", str(directory)) + kind.replace("SAMPLE", "false")
+        (directory / f"{name}.yaml").write_text(text)
+    return directory
+
+
+@pytest.fixture
+def quickly(monkeypatch):
+    """Without lm-eval's thousands of tasks, which take seconds to list."""
+    import lm_eval.tasks
+
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", partial(lm_eval.tasks.TaskManager, include_defaults=False))
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tasks") / "dist"
+    build("demo:tiny", path, targets=["host"])
+    return path
+
+
+def expected(logits_of, codec) -> dict[str, float]:
+    """Perplexity of the words and how many are the likeliest, as `two_words` asks, with our own sums."""
+    losses, hits = [], []
+    for context, word in ROWS:
+        start, ids = len(codec.encode(context)), codec.encode(f"{context} {word}")
+        log_probabilities = torch.as_tensor(logits_of(ids[:-1])).float().log_softmax(-1)[start - 1 :]
+        targets = torch.tensor(ids[start:])
+        losses.append(-log_probabilities.gather(1, targets[:, None]).sum().item())
+        hits.append(bool((log_probabilities.argmax(-1) == targets).all()))
+    return {"perplexity": math.exp(sum(losses) / len(losses)), "acc": sum(hits) / len(hits)}
+
+
+@pytest.mark.slow
+def test_eval_scores_a_checkpoint_and_a_dist(own_tasks, dist, tiny_model, quickly):
+    options = ["--tasks", "two_words", "--include-path", str(own_tasks), "--window", "64", "--max-windows", "1"]
+    done = CliRunner().invoke(app, ["eval", str(tiny_model), str(dist), *options, "--json"])
+    assert done.exit_code == 0, done.stderr
+    torch_scores, dist_scores = (result["tasks"] for result in json.loads(done.stdout.splitlines()[-1])["models"])
+
+    network, codec = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32), TextCodec(tiny_model)
+    with torch.inference_mode():
+        own = expected(lambda ids: network(torch.tensor([ids])).logits[0], codec)
+    for scores, right in ((torch_scores, own), (dist_scores, expected(HostModel.load(dist).window_logits, codec))):
+        assert set(scores) == {"two_words"}
+        assert {"perplexity", "acc", "acc_stderr"} <= set(scores["two_words"])
+        assert {name: scores["two_words"][name] for name in right} == pytest.approx(right, rel=1e-3)
+    assert torch_scores["two_words"]["perplexity"] != dist_scores["two_words"]["perplexity"]
+
+
+@pytest.mark.slow
+def test_a_dist_continues_until_the_task_says_and_within_the_limit(own_tasks, dist, quickly):
+    library, codec = HostModel.load(dist), TextCodec(dist)
+    prompts, answers = [], []
+    generate = library.generate
+
+    def watched(ids, most):
+        prompts.append(codec.decode(ids))
+        answers.append([])
+        for token in generate(ids, most):
+            answers[-1].append(token)
+            yield token
+
+    library.generate = watched
+    scores = Tasks(["next_words"], include_path=own_tasks, limit=2).scores(library, codec.tokenizer)
+    assert sorted(prompts) == sorted(context for context, _ in ROWS[:2])
+    for answer in answers:
+        assert 0 < len(answer) <= 6 and " " not in codec.decode(answer[:-1])
+    assert 0 <= scores["next_words"]["exact_match"] <= 1
+    with pytest.raises(Exception, match="takes the likeliest"):
+        Tasks(["sampled"], include_path=own_tasks).scores(library, codec.tokenizer)
+
+
+@pytest.mark.slow
+def test_unknown_names_are_refused_before_a_model_is_loaded(own_tasks):
+    options = ["--tasks", "two_words,arc_esay", "--include-path", str(own_tasks)]
+    refused = CliRunner().invoke(app, ["eval", "no-such-model", *options])
+    assert refused.exit_code == 1 and "Did you mean 'arc_easy'?" in refused.stderr
+
+
+def test_what_tasks_need(monkeypatch, own_tasks):
+    refused = CliRunner().invoke(app, ["eval", "demo:tiny", "--limit", "3"])
+    assert refused.exit_code == 2 and "--tasks" in refused.stderr
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
+    refused = CliRunner().invoke(app, ["eval", "demo:tiny", "--tasks", "two_words"])
+    assert refused.exit_code == 1 and "edge-transact[eval]" in refused.stderr
