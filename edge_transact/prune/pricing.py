@@ -52,51 +52,58 @@ def cheapest(
     Raises:
         UsageError: No such plan; it says which limit binds.
     """
-    layers = list(source.layers)
     prices = [
         {unit: _Curve(of_layer[UNITS[unit]], unit, widths, bucket) for unit in units}
         for of_layer, widths in zip(curves, source.layers, strict=True)
     ]
-    savings: dict[tuple[int, str], list[float]] = {}
+    savings: dict[tuple[LayerWidths, str, int], Sequence[float]] = {}
+
+    def saved(cut: _Cut, plan: WidthPlan) -> Sequence[float]:
+        """What a cut saves of each limit; of the many that are of one layer, remembered by what they are."""
+        if len(cut) > 1:
+            after = source.with_layers(_applied(cut, plan.layers, prices))
+            return [limit.measure(plan) - limit.measure(after) for limit in limits]
+        ((index, unit, position),) = cut
+        layer, width = plan.layers[index], prices[index][unit].widths[position]
+        if (layer, unit, width) not in savings:
+            savings[layer, unit, width] = _savings(source, layer, _narrowed(layer, unit, width), limits)
+        return savings[layer, unit, width]
+
+    plan = source
     while True:
-        plan = source.with_layers(layers)
         excess = [max(0, limit.measure(plan) - limit.bound) for limit in limits]
         if not any(excess):
             return plan, sum(curve.loss for of_layer in prices for curve in of_layer.values())
-        best: tuple[float, list[tuple[int, str]]] | None = None
-        for index, of_layer in enumerate(prices):
-            for unit, curve in of_layer.items():
-                if curve.following is None:
-                    continue
-                if (index, unit) not in savings:
-                    after = _cut(layers[index], unit, curve.widths[curve.following])
-                    savings[index, unit] = _savings(source, layers[index], after, limits)
-                price = _price(curve.step_loss, savings[index, unit], excess)
-                if price is not None and (best is None or price < best[0]):
-                    best = price, [(index, unit)]
-        together = _narrower_cache(plan, prices)
-        if together:
-            after_all = list(layers)
-            for index, unit, position in together:
-                after_all[index] = _cut(after_all[index], unit, prices[index][unit].widths[position])
-            saved = [limit.measure(plan) - limit.measure(source.with_layers(after_all)) for limit in limits]
-            loss = sum(prices[index][unit].loss_at(position) for index, unit, position in together)
-            price = _price(loss, saved, excess)
-            if price is not None and (best is None or price < best[0]):
-                for index, unit, position in together:
-                    prices[index][unit].move(position)
-                layers = after_all
-                savings.clear()
-                continue
-        if best is None:
+        cuts: list[_Cut] = [
+            ((index, unit, curve.following),)
+            for index, of_layer in enumerate(prices)
+            for unit, curve in of_layer.items()
+            if curve.following is not None
+        ]
+        cuts += _narrower_cache(plan, prices)
+        priced = []
+        for cut in cuts:
+            loss = sum(prices[index][unit].loss_at(position) for index, unit, position in cut)
+            price = _price(loss, saved(cut, plan), excess)
+            if price is not None:
+                priced.append((price, cut))
+        if not priced:
             raise binding(limits, plan)
-        for index, unit in best[1]:
-            curve = prices[index][unit]
-            assert curve.following is not None
-            layers[index] = _cut(layers[index], unit, curve.widths[curve.following])
-            curve.move(curve.following)
-            for other in units:
-                savings.pop((index, other), None)
+        _, cut = min(priced, key=lambda candidate: candidate[0])
+        plan = source.with_layers(_applied(cut, plan.layers, prices))
+        for index, unit, position in cut:
+            prices[index][unit].move(position)
+
+
+_Cut = tuple[tuple[int, str, int], ...]
+"""What goes at once: layers, units, and the positions on their curves that they go to."""
+
+
+def _applied(cut: _Cut, layers: Sequence[LayerWidths], prices: Sequence[Mapping[str, _Curve]]) -> Sequence[LayerWidths]:
+    after = list(layers)
+    for index, unit, position in cut:
+        after[index] = _narrowed(after[index], unit, prices[index][unit].widths[position])
+    return after
 
 
 class _Curve:
@@ -117,12 +124,6 @@ class _Curve:
     def loss_at(self, position: int) -> float:
         """What going to a position costs from here."""
         return self._losses[position] - self._losses[self._at]
-
-    @property
-    def step_loss(self) -> float:
-        """What the next step costs."""
-        assert self.following is not None
-        return self.loss_at(self.following)
 
     def move(self, position: int) -> None:
         self._at = position
@@ -150,7 +151,7 @@ def _choices(unit: str, layer: LayerWidths, bucket: int) -> list[int]:
     return [width, *narrower]
 
 
-def _cut(layer: LayerWidths, unit: str, width: int) -> LayerWidths:
+def _narrowed(layer: LayerWidths, unit: str, width: int) -> LayerWidths:
     if unit == "groups":
         return replace(layer, num_attention_heads=width * layer.q_per_kv, num_key_value_heads=width)
     field = {"mlp": "intermediate_size", "values": "v_head_dim", "queries-keys": "qk_head_dim"}[unit]
@@ -174,21 +175,18 @@ def _price(loss: float, saved: Sequence[float], excess: Sequence[float]) -> floa
     return loss / way if way else None
 
 
-def _narrower_cache(plan: WidthPlan, prices) -> list[tuple[int, str, int]]:
-    """The cuts, by layer, unit and position, that take the KV cache's one head dim to the next one below."""
-    units = ("values", "queries-keys")
-    if not all(unit in of_layer for of_layer in prices for unit in units):
+def _narrower_cache(plan: WidthPlan, prices: Sequence[Mapping[str, _Curve]]) -> list[_Cut]:
+    """The cut of all layers that takes the KV cache's one head dim to the next one below; none where it can't."""
+    fields = {"values": "v_head_dim", "queries-keys": "qk_head_dim"}
+    if not all(unit in of_layer for of_layer in prices for unit in fields):
         return []
     goal = (plan.cache_head_dim - 1) // CACHE_HEAD_DIM_MULTIPLE * CACHE_HEAD_DIM_MULTIPLE
     cuts = []
     for index, of_layer in enumerate(prices):
-        for unit in units:
-            widths = of_layer[unit].widths
-            width = plan.layers[index].v_head_dim if unit == "values" else plan.layers[index].qk_head_dim
-            if width <= goal:
-                continue
-            position = next((at for at, choice in enumerate(widths) if choice <= goal), None)
-            if position is None:
-                return []
-            cuts.append((index, unit, position))
-    return cuts
+        for unit, field in fields.items():
+            if getattr(plan.layers[index], field) > goal:
+                position = next((at for at, width in enumerate(of_layer[unit].widths) if width <= goal), None)
+                if position is None:
+                    return []
+                cuts.append((index, unit, position))
+    return [tuple(cuts)] if cuts else []
