@@ -87,9 +87,7 @@ def test_device_dies_between_runs_and_does_not_come_back(phone, run_bench, when_
     assert len(kept) == 1 and len(outcome.failures) >= 1 and "--resume" in str(failure_of(outcome).fix)
     phone.start()
     adb.AndroidDevice(adb.adb_client(), phone.serial).wait(20, never())
-    resumed = run_bench(phone.serial, resume=True)
-    assert resumed.failures == [] and repetitions(run_bench.log)[:1] == kept
-    assert resumed.results[0]["repetitions"] == 2
+    resumes(phone, run_bench)
 
 
 def test_the_network_fails_and_the_runner_goes_on(phone, run_bench, when_logged):
@@ -133,6 +131,7 @@ def test_storage_of_the_device_is_full(phone, run_bench, monkeypatch):
         assert "MiB of storage free" in run_bench(phone.serial).failures[0]
         monkeypatch.setattr(push, "_check_storage", lambda device, free, needed: None)
         assert "No space left on device" in run_bench(phone.serial, resume=True).failures[0]
+    resumes(phone, run_bench)
 
 
 def test_storage_of_the_device_fills_up_between_runs(two_attempts, phone, run_bench, monkeypatch):
@@ -148,8 +147,7 @@ def test_storage_of_the_device_fills_up_between_runs(two_attempts, phone, run_be
         outcome = run_bench(phone.serial)
     kept = repetitions(run_bench.log)
     assert len(kept) == 1 and "cannot write" in outcome.failures[0]
-    resumed = run_bench(phone.serial, resume=True)
-    assert resumed.failures == [] and repetitions(run_bench.log)[:1] == kept and len(repetitions(run_bench.log)) == 2
+    resumes(phone, run_bench)
 
 
 def test_storage_of_this_computer_is_full(phone, run_bench, tmp_path):
@@ -182,6 +180,7 @@ def test_runner_is_killed_every_time(two_attempts, phone, run_bench, tmp_path):
     # Two attempts a visit, each of which leaves one good repetition; two visits.
     assert len(repetitions(run_bench.log)) == 4
     assert len(outcome.failures) == 2 and "memory runs out" in outcome.failures[0]
+    resumes(phone, run_bench, repetitions=6)
 
 
 def test_runner_crashes_at_once(two_attempts, phone, run_bench, tmp_path):
@@ -189,6 +188,7 @@ def test_runner_crashes_at_once(two_attempts, phone, run_bench, tmp_path):
         phone.serial, repetitions=1, runner=fake_runner(tmp_path, "echo 'what a pity' >&2; kill -SEGV $$")
     )
     assert outcome.results == [] and "signal 11" in outcome.failures[0] and "what a pity" in outcome.failures[0]
+    resumes(phone, run_bench, repetitions=1)
 
 
 def test_runner_hangs(two_attempts, phone, run_bench, tmp_path, monkeypatch):
@@ -198,6 +198,7 @@ def test_runner_hangs(two_attempts, phone, run_bench, tmp_path, monkeypatch):
     )
     assert len(repetitions(run_bench.log)) == 4 and "took longer" in outcome.failures[0]
     assert [line for line in phone.processes().values() if "edge-bench" in line] == []
+    resumes(phone, run_bench, repetitions=6)
 
 
 def test_runner_prints_garbage(two_attempts, phone, run_bench, tmp_path):
@@ -210,6 +211,7 @@ def test_runner_prints_garbage(two_attempts, phone, run_bench, tmp_path):
     """
     outcome = run_bench(phone.serial, runner=fake_runner(tmp_path, script), repetitions=6)
     assert len(repetitions(run_bench.log)) == 4 and "makes no sense" in outcome.failures[0]
+    resumes(phone, run_bench, repetitions=6)
 
 
 def test_runner_stops_in_the_middle_of_a_line(two_attempts, phone, run_bench, tmp_path):
@@ -219,13 +221,16 @@ def test_runner_stops_in_the_middle_of_a_line(two_attempts, phone, run_bench, tm
     """
     outcome = run_bench(phone.serial, runner=fake_runner(tmp_path, script), repetitions=6)
     assert len(repetitions(run_bench.log)) == 4 and "without its final line" in outcome.failures[0]
+    resumes(phone, run_bench, repetitions=6)
 
 
 def test_wrong_abi(phone, run_bench):
-    properties = phone.read("/build.prop").replace("arm64-v8a", "armeabi-v7a")
-    phone.write("/build.prop", properties)
+    properties = phone.read("/build.prop")
+    phone.write("/build.prop", properties.replace("arm64-v8a", "armeabi-v7a"))
     outcome = run_bench(phone.serial)
     assert "armeabi-v7a, not arm64-v8a" in outcome.failures[0] and outcome.results == []
+    phone.write("/build.prop", properties)
+    resumes(phone, run_bench)
 
 
 def test_a_shard_is_damaged_on_the_device(phone, run_bench, when_logged):
@@ -256,8 +261,7 @@ def test_a_phone_never_cools(phone, run_bench, when_logged):
     kept = repetitions(run_bench.log)
     assert 1 <= len(kept) < 40 and "60.0 C and does not cool to 37 C" in outcome.failures[0]
     phone.set_temperature(30)
-    resumed = run_bench(phone.serial, resume=True, repetitions=len(kept) + 1)
-    assert resumed.failures == [] and repetitions(run_bench.log)[: len(kept)] == kept
+    resumes(phone, run_bench, repetitions=len(kept) + 1)
 
 
 def test_the_ceiling_pauses_a_visit(phone, run_bench, when_logged):
@@ -289,6 +293,8 @@ def test_interrupted_during_a_push(phone, run_bench, monkeypatch):
         run_bench(phone.serial)
     assert 3 <= len(sent) < 30
     assert [line for line in phone.processes().values() if "edge-bench" in line] == []
+    monkeypatch.undo()
+    resumes(phone, run_bench)
 
 
 def test_interrupted(phone, run_bench, tiny_dist, runner, when_logged):
@@ -316,6 +322,14 @@ def filled_up(phone, leave: int):
         os.posix_fallocate(file.fileno(), 0, size)
     yield
     ballast.unlink(missing_ok=True)
+
+
+def resumes(phone, run_bench, **options):
+    """Once the fault is gone the plan goes on: what was finished stays, and the rest is measured."""
+    kept = repetitions(run_bench.log)
+    outcome = run_bench(phone.serial, resume=True, **options)
+    assert outcome.failures == [] and repetitions(run_bench.log)[: len(kept)] == kept
+    assert outcome.results[0]["repetitions"] >= options.get("repetitions", 2)
 
 
 def never():
