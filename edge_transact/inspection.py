@@ -12,7 +12,7 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.inputs.models import resolve_model
 from edge_transact.manifest import MANIFEST, Manifest
-from edge_transact.quantization import Quantization, get_quantization
+from edge_transact.quantization import Quantization, default_quantization, get_quantization
 from edge_transact.widths import WidthPlan
 
 DEFAULT_CONTEXT = 2048
@@ -111,7 +111,7 @@ def inspect_model(model: str, *, context: int | None = None, quantization: str |
     return Inspection(
         model=model,
         plan=checkpoint.plan,
-        quantization=get_quantization(quantization or "q4f16_0"),
+        quantization=get_quantization(quantization or default_quantization(["android"])),
         context=context or min(DEFAULT_CONTEXT, checkpoint.config.get("max_position_embeddings") or DEFAULT_CONTEXT),
         prefill_chunk=DEFAULT_PREFILL_CHUNK,
         max_batch=1,

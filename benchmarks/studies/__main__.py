@@ -78,8 +78,8 @@ def units(study: Study, mixed: tuple[str, ...], count: int) -> str:
     rows = []
     for name, chosen in (("attention", attention), ("MLP", ("mlp",)), ("both", ("mlp", *attention))):
         figures = []
-        for method, allocation, compensated in (("transact", "uniform", False), ("best", "budgeted", True)):
-            cut = Cut(method, 0.1, allocation, chosen, compensated, calibration=mixed)
+        for method, allocation, compensate in (("transact", "uniform", False), ("best", "budgeted", True)):
+            cut = Cut(method, 0.1, allocation, chosen, compensate, calibration=mixed)
             found = try_cut(study, cut)
             figures.append("—" if found is None else _figure(found["perplexity"]))
         rows.append([name, *figures])

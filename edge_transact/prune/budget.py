@@ -11,10 +11,10 @@ from typing import Any
 from edge_transact import costs
 from edge_transact.errors import UsageError
 from edge_transact.prune.limits import Limit
-from edge_transact.quantization import get_quantization
+from edge_transact.quantization import default_quantization, get_quantization
 from edge_transact.widths import WidthPlan
 
-DEFAULT_QUANT = "q4f16_0"
+DEFAULT_QUANT = default_quantization(["android"])
 """What bytes are counted in: the default of a build for Android."""
 
 DEFAULT_CONTEXT = 2048

@@ -17,10 +17,11 @@ from edge_transact.errors import UsageError
 from edge_transact.inputs.models import resolve_model
 from edge_transact.outputs import refuse_existing
 from edge_transact.progress import step
+from edge_transact.prune import compensation
 from edge_transact.prune.allocation import DEFAULT_BUCKET, Allocation, allocate, check_choices
 from edge_transact.prune.budget import Budget
 from edge_transact.prune.calibration import DEFAULT_PACKING, DEFAULT_TEXT, DEFAULT_TOKENS, read_calibration
-from edge_transact.prune.compensation import Fit, compensate
+from edge_transact.prune.compensation import Fit
 from edge_transact.prune.curves import loss_curves
 from edge_transact.prune.journal import Journal
 from edge_transact.prune.layerwise import LayerwiseModel
@@ -85,7 +86,7 @@ def prune(
     method: str = DEFAULT_METHOD,
     allocation: str | None = None,
     units: Sequence[str] = (),
-    compensated: bool | None = None,
+    compensate: bool | None = None,
     shots: int = 1,
     bucket: int = DEFAULT_BUCKET,
     calibration: str | Sequence[str] = DEFAULT_TEXT,
@@ -106,7 +107,7 @@ def prune(
         allocation: How limits are spread over layers and units, one of `allocation.ALLOCATIONS`; `None` for
             ``budgeted`` with the method ``best`` and ``uniform`` with the others, as they were published.
         units: What limits may cut, names of `pricing.UNITS`; empty for what the allocation does by itself.
-        compensated: Whether `o_proj` and `down_proj` are solved anew; `None` for yes with ``best`` and no with others.
+        compensate: Whether `o_proj` and `down_proj` are solved anew; `None` for yes with ``best`` and no with others.
         shots: In how many steps the widths shrink; each scores the model that the one before left.
         bucket: MLP widths computed from limits are multiples of it.
         calibration: Any TEXT, or several.
@@ -127,7 +128,7 @@ def prune(
     scoring = find_method(method)
     ours = method == DEFAULT_METHOD
     allocation = allocation or ("budgeted" if ours else "uniform")
-    compensated = ours if compensated is None else compensated
+    compensate = ours if compensate is None else compensate
     refuse_existing(output, force)
     source = Checkpoint.open(resolve_model(model))
     if not units and allocation == "budgeted" and not ours:
@@ -142,7 +143,7 @@ def prune(
         "budget": budget.to_dict(),
         "allocation": allocation,
         "units": list(units),
-        "compensate": compensated,
+        "compensate": compensate,
         "bucket": bucket,
         "shots": shots,
         "calibration": windows.to_dict(),
@@ -153,7 +154,7 @@ def prune(
     target = run.allocate(budget, allocation, units, bucket, shots)
     run.shoot(target.plan, shots)
     provenance["scores_sha256"] = run.digest.hexdigest()
-    fits = run.compensate() if compensated else []
+    fits = run.compensate() if compensate else []
     tensors = pruned_tensors(source, run.selections, run.model.replaced)
     pruned = write_checkpoint(source, target.plan, tensors, provenance, output, force=force)
     journal.close()
@@ -222,7 +223,7 @@ class Pruning:
 
     def compensate(self, journal: Journal | None = None) -> list[dict[str, Fit]]:
         """Solves the consuming projections anew; they are `replaced` tensors. They depend on the budget."""
-        weights, fits = compensate(self.model, self.selections, journal or self.journal)
+        weights, fits = compensation.compensate(self.model, self.selections, journal or self.journal)
         for index, of_layer in enumerate(weights):
             self._replace(index, of_layer)
         return fits

@@ -29,7 +29,7 @@ def study(tmp_path: Path) -> Study:
 )
 def test_a_row_is_what_the_command_makes(study: Study, tmp_path: Path, cut: Cut) -> None:
     # A cut before it leaves scores, which are those of the whole model still.
-    study.cut(Cut(cut.method, 0.5, cut.allocation, (), cut.compensated, cut.shots, cut.calibration, 1024, cut.seed))
+    study.cut(Cut(cut.method, 0.5, cut.allocation, (), cut.compensate, cut.shots, cut.calibration, 1024, cut.seed))
     row = study.cut(cut)
     options = {"method": cut.method, "shots": cut.shots, "seed": cut.seed, "calibration_tokens": 1024}
     pruned = prune("demo:tiny", tmp_path / "pruned", Budget(ratio=0.3), **options).checkpoint

@@ -32,7 +32,7 @@ class KilledError(Exception):
 def test_the_same_bytes_wherever_it_was_interrupted(
     tiny_model, tmp_path: Path, options, monkeypatch, method: str, after: int
 ) -> None:
-    arguments = {"method": method, "compensated": True, "shots": 2, **options}
+    arguments = {"method": method, "compensate": True, "shots": 2, **options}
     prune(str(tiny_model), tmp_path / "whole", Budget(ratio=0.4), **arguments)
     puts = []
 
