@@ -12,6 +12,12 @@ from dataclasses import replace
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP, Quantization
 from edge_transact.widths import LayerWidths, WidthPlan
 
+DEFAULT_CONTEXT = 2048
+"""Tokens of a sequence that a build, and what is counted for it, has in mind unless told otherwise."""
+
+DEFAULT_PREFILL_CHUNK = 128
+"""Tokens of one prefill call, likewise."""
+
 
 def attention_parameters(plan: WidthPlan, layer: LayerWidths) -> int:
     """Parameters of one layer's q, k, v and o projections."""
@@ -113,7 +119,11 @@ def workspace_bytes(plan: WidthPlan, quantization: Quantization, prefill_chunk: 
 
 
 def memory_bytes(
-    plan: WidthPlan, quantization: Quantization, context: int, prefill_chunk: int = 128, max_batch: int = 1
+    plan: WidthPlan,
+    quantization: Quantization,
+    context: int,
+    prefill_chunk: int = DEFAULT_PREFILL_CHUNK,
+    max_batch: int = 1,
 ) -> int:
     """Bytes that a model takes on a device: weights, the KV cache of `context` tokens, and workspace."""
     workspace = workspace_bytes(plan, quantization, min(prefill_chunk, context), max_batch)

@@ -15,9 +15,6 @@ from edge_transact.manifest import MANIFEST, Manifest
 from edge_transact.quantization import Quantization, default_quantization, get_quantization
 from edge_transact.widths import WidthPlan
 
-DEFAULT_CONTEXT = 2048
-DEFAULT_PREFILL_CHUNK = 128
-
 
 @dataclass(frozen=True)
 class Inspection:
@@ -112,8 +109,9 @@ def inspect_model(model: str, *, context: int | None = None, quantization: str |
         model=model,
         plan=checkpoint.plan,
         quantization=get_quantization(quantization or default_quantization(["android"])),
-        context=context or min(DEFAULT_CONTEXT, checkpoint.config.get("max_position_embeddings") or DEFAULT_CONTEXT),
-        prefill_chunk=DEFAULT_PREFILL_CHUNK,
+        context=context
+        or min(costs.DEFAULT_CONTEXT, checkpoint.config.get("max_position_embeddings") or costs.DEFAULT_CONTEXT),
+        prefill_chunk=costs.DEFAULT_PREFILL_CHUNK,
         max_batch=1,
     )
 

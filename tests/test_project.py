@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from edge_transact import costs
 from edge_transact.cli import app
 from edge_transact.errors import EdgeTransactError
 from edge_transact.project import Project, json_schema, read_project
@@ -48,8 +49,8 @@ def test_what_the_template_has_commented_out_are_the_defaults():
     defaults = inspect.signature(prune).parameters
     for key in ("shots", "bucket", "calibration", "calibration_tokens", "seed"):
         assert getattr(written.prune, key) == defaults[key].default, key
-    assert written.build.context == dist.DEFAULT_CONTEXT_WINDOW_SIZE
-    assert written.build.prefill_chunk == dist.DEFAULT_PREFILL_CHUNK_SIZE
+    assert written.build.context == costs.DEFAULT_CONTEXT
+    assert written.build.prefill_chunk == costs.DEFAULT_PREFILL_CHUNK
     assert written.build.max_batch == inspect.signature(dist.build).parameters["max_batch"].default
 
 

@@ -35,8 +35,6 @@ from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.text import TextCodec
 from edge_transact.weights.shards import ShardReader
 
-DEFAULT_CONTEXT_WINDOW_SIZE = 2048
-DEFAULT_PREFILL_CHUNK_SIZE = 128
 CUT_LAYERS = 2
 """Layers of the model that is compared with torch when the whole one isn't."""
 
@@ -148,13 +146,13 @@ def _with_fast_tokenizer(checkpoint: Checkpoint, directory: Path) -> Checkpoint:
 
 def _sizes(checkpoint: Checkpoint, context: int | None, prefill_chunk: int | None, max_batch: int) -> dict[str, int]:
     """``context_window_size``, ``prefill_chunk_size`` and ``max_batch_size`` of the libraries."""
-    most = checkpoint.config.get("max_position_embeddings") or DEFAULT_CONTEXT_WINDOW_SIZE
-    context = context or min(DEFAULT_CONTEXT_WINDOW_SIZE, most)
+    most = checkpoint.config.get("max_position_embeddings") or costs.DEFAULT_CONTEXT
+    context = context or min(costs.DEFAULT_CONTEXT, most)
     if context > most:
         raise UsageError(
             f"a context of {context} tokens is more than the model's {most}", fix=f"Give --context {most} or less."
         )
-    chunk = prefill_chunk or min(DEFAULT_PREFILL_CHUNK_SIZE, context)
+    chunk = prefill_chunk or min(costs.DEFAULT_PREFILL_CHUNK, context)
     if chunk > context:
         raise UsageError(
             f"a prefill chunk of {chunk} tokens is more than the context of {context}",

@@ -162,8 +162,8 @@ def _arguments(options: dict[str, Any]) -> dict[str, Any]:
         raise UsageError(f"unknown engine {engine!r}", fix=did_you_mean(engine, ENGINES))
     budget, pruning = None, {}
     if project.prune:
+        from edge_transact.costs import DEFAULT_CONTEXT
         from edge_transact.prune import Budget
-        from edge_transact.prune.budget import DEFAULT_CONTEXT
 
         pruning = project.prune.model_dump(exclude_none=True)
         budget = Budget.from_options(

@@ -17,9 +17,6 @@ from edge_transact.widths import WidthPlan
 DEFAULT_QUANT = default_quantization(["android"])
 """What bytes are counted in: the default of a build for Android."""
 
-DEFAULT_CONTEXT = 2048
-"""Tokens for which `max_memory` must do: the default of a build for Android."""
-
 PARAMETERS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 BYTES = {
     "": 1,
@@ -60,7 +57,7 @@ class Budget:
     heads: int | None = None
     intermediate: int | None = None
     quant: str = DEFAULT_QUANT
-    context: int = DEFAULT_CONTEXT
+    context: int = costs.DEFAULT_CONTEXT
 
     def __post_init__(self) -> None:
         limits = [f"--{name.replace('_', '-')}" for name in LIMITS if getattr(self, name) is not None]
