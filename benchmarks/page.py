@@ -43,7 +43,7 @@ def machine(threads: int) -> str:
     load = os.getloadavg()[0]
     return (
         f"{time.strftime('%Y-%m-%d')}, {_cpu()}, {os.cpu_count()} CPUs, {_memory_gib():.0f} GiB, "
-        f"{platform.system()} {platform.release()}; {threads} threads; before the measuring, load average {load:.1f} "
+        f"{platform.system()}; {threads} threads; before the measuring, load average {load:.1f} "
         f"and {100 * busy_share():.0f} % of the CPUs' time taken by other work."
     )
 
