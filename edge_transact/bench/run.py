@@ -225,7 +225,8 @@ class _Worker:
                 try:
                     since = time.monotonic()
                     for line in lines:
-                        now = time.monotonic()
+                        # Before the time is taken: what pauses the visit is in the repetition's own readings.
+                        latest, now = sampler.latest(), time.monotonic()
                         if line["kind"] in ("load", "check"):
                             facts |= line
                         if line["kind"] == "check" and line.get("tokens_agreed") != line.get("tokens_checked"):
@@ -233,7 +234,6 @@ class _Worker:
                         if line["kind"] == "repetition":
                             self._keep(visit, line, facts, between(readings, since, now))
                         since = now
-                        latest = sampler.latest()
                         if latest and latest.temp_c is not None and latest.temp_c > self.conditions.ceiling_c:
                             step(f"{self.bench.label}: {latest.temp_c:.1f} C, above the ceiling: pausing")
                             break

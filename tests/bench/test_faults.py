@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from edge_transact.bench import adb, push
+from edge_transact.bench.plan import Lengths
 from edge_transact.errors import EdgeTransactError
 from tests.bench.logs import repetitions
 from tests.bench.standin.unauthorized import UnauthorizedDevice
@@ -267,12 +268,16 @@ def test_a_phone_never_cools(phone, run_bench, when_logged):
 def test_the_ceiling_pauses_a_visit(phone, run_bench, when_logged):
     def heat_up():
         phone.set_temperature(70)
-        time.sleep(3)
+        for _ in range(100):
+            if '"temp_peak_c": 70' in run_bench.log.read_text():
+                break
+            time.sleep(0.1)
         phone.set_temperature(30)
 
     when_logged("repetition", 1, heat_up)
-    outcome = run_bench(phone.serial, repetitions=16, sample_s=0.3)
-    assert outcome.failures == [] and outcome.results[0]["repetitions"] == 16
+    # Long ones, so that temperatures are read before the visit is over.
+    outcome = run_bench(phone.serial, lengths=(Lengths(8, 32),), repetitions=8, sample_s=0.1)
+    assert outcome.failures == [] and outcome.results[0]["repetitions"] == 8
     assert outcome.results[0]["temp_peak_c"] == 70
 
 
