@@ -19,6 +19,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from edge_transact.progress import bar, step
 from edge_transact.prune.journal import Journal
+from edge_transact.prune.last_norm import last_norm_scale
 from edge_transact.prune.layerwise import LayerwiseModel, check_finite, pieces, sums_of
 from edge_transact.prune.selection import LayerSelection
 from edge_transact.prune.surgery import attention_dims
@@ -120,8 +121,8 @@ def _ridge(gram: torch.Tensor, cross: torch.Tensor, damping: float) -> torch.Ten
 
 def compensate(
     model: LayerwiseModel, selections: Sequence[LayerSelection], journal: Journal
-) -> tuple[list[dict[str, torch.Tensor]], list[dict[str, Fit]]]:
-    """Solves `o_proj` and `down_proj` of every layer anew, in order.
+) -> tuple[list[dict[str, torch.Tensor]], list[dict[str, Fit]], float]:
+    """Solves `o_proj` and `down_proj` of every layer anew, in order, and then finds the scale of the last norm.
 
     Args:
         model: The source, and the calibration windows.
@@ -130,7 +131,7 @@ def compensate(
 
     Returns:
         For each layer, the new weights by name, ``self_attn.o_proj.weight`` and ``mlp.down_proj.weight``, in the dtype
-        of the computation; and how each was found.
+        of the computation; how each was found; and `last_norm_scale`.
 
     Raises:
         EdgeTransactError: A layer computes NaN or infinity.
@@ -144,9 +145,12 @@ def compensate(
         weights.append({f"{name}.weight": tensors[f"{name}.weight"] for name in PROJECTIONS})
         fits.append({name: Fit(*tensors[f"{name}.fit"].tolist()) for name in PROJECTIONS})
     kept = [f"layer {i}'s {name}" for i, of in enumerate(fits) for name, fit in of.items() if fit.damping == torch.inf]
+    if "last-norm" not in journal:
+        scale = last_norm_scale(model, journal["compensated-state"]["pruned"])
+        journal["last-norm"] = {"scale": torch.tensor(scale, dtype=torch.float64)}
     if kept:
         step(f"As they were, since no regression made them better: {', '.join(kept)}.")
-    return weights, fits
+    return weights, fits, journal["last-norm"]["scale"].item()
 
 
 @torch.no_grad()

@@ -9,6 +9,10 @@ transitional activation. Taking gradients and activations for independent, but f
 When dims of z go and W is solved anew, what is left is that part of them which the kept dims don't explain. With dims
 ordered from first kept to first cut and ``A = L L^T``, cutting all from the k-th on leaves the columns of L from there,
 so that one Cholesky factorization gives the loss at every width at once.
+
+Which dims go is found by elimination, as in the optimal brain surgeon: what costs least goes, the others take over what
+they explain of it, and the next one is looked for. Of two dims that say the same the first to go is cheap, and the
+other is not any more.
 """
 
 from __future__ import annotations
@@ -19,6 +23,9 @@ DAMPING = 1e-2
 """Added to the Gram matrix's diagonal, as a share of it: what calibration text hasn't shown may still be."""
 
 MAX_DAMPING = 10.0
+
+ELIMINATED_AT_ONCE = 16
+"""Dims that go between two looks at what the next ones cost."""
 
 
 class BlockLoss:
@@ -77,6 +84,36 @@ class BlockLoss:
         return (gram * self.metric[dims][:, dims]).sum()
 
 
+def elimination_order(gram: torch.Tensor, metric: torch.Tensor) -> torch.Tensor:
+    """Dims from first kept to first cut: what goes next is what costs least, all before it gone and W solved anew.
+
+    Args:
+        gram: ``[size, size]``, positive definite.
+        metric: ``[size, size]``.
+
+    Returns:
+        int64, ``[size]``.
+    """
+    inverse = torch.cholesky_inverse(_factor(gram))
+    left = torch.arange(len(gram), device=gram.device)
+    gone = []
+    while len(left) > ELIMINATED_AT_ONCE:
+        costs = metric.diagonal() / inverse.diagonal()
+        going = costs.argsort(stable=True)[:ELIMINATED_AT_ONCE]
+        stays = torch.ones(len(left), dtype=torch.bool, device=gram.device)
+        stays[going] = False
+        # What the others take over: W's columns that go are spread as the regression on the others has it.
+        share = torch.linalg.solve(inverse[going][:, going], inverse[going][:, stays])
+        cross = metric[going][:, stays]
+        metric = metric[stays][:, stays] - share.T @ cross - cross.T @ share + share.T @ metric[going][:, going] @ share
+        inverse = inverse[stays][:, stays] - inverse[stays][:, going] @ share
+        gone.append(left[going])
+        left = left[stays]
+    costs = metric.diagonal() / inverse.diagonal()
+    gone.append(left[costs.argsort(stable=True)])
+    return torch.cat(gone).flip(0)
+
+
 def curve(gram: torch.Tensor, metric: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """The loss at every width, with the consuming projection solved anew.
 
@@ -88,13 +125,18 @@ def curve(gram: torch.Tensor, metric: torch.Tensor, order: torch.Tensor) -> torc
     Returns:
         fp32 ``[size + 1]``: entry k is the loss when the first k dims of `order` stay, nats a token.
     """
-    ordered, damping = gram[order][:, order], DAMPING
-    factor, failed = torch.linalg.cholesky_ex(ordered)
-    # Few tokens, many dims: what rounding makes negative is lifted.
-    while failed and damping < MAX_DAMPING:
-        damping *= 10
-        factor, failed = torch.linalg.cholesky_ex(ordered + torch.diag(damping * ordered.diagonal()))
+    factor = _factor(gram[order][:, order])
     of_columns = (factor * (metric[order][:, order] @ factor)).sum(dim=0)
     # Summed from the end, in fp64: the losses of small cuts are differences that fp32 would lose.
     losses = of_columns.double().clamp_min(0).flip(0).cumsum(0).flip(0)
     return torch.cat([losses, losses.new_zeros(1)]).float()
+
+
+def _factor(gram: torch.Tensor) -> torch.Tensor:
+    """The lower Cholesky factor; with few tokens for many dims, what rounding makes negative is lifted."""
+    damping = DAMPING
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    while failed and damping < MAX_DAMPING:
+        damping *= 10
+        factor, failed = torch.linalg.cholesky_ex(gram + torch.diag(damping * gram.diagonal()))
+    return factor

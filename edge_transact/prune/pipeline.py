@@ -17,7 +17,7 @@ from edge_transact.errors import UsageError
 from edge_transact.inputs.models import resolve_model
 from edge_transact.outputs import refuse_existing
 from edge_transact.progress import step
-from edge_transact.prune import compensation
+from edge_transact.prune import compensation, last_norm
 from edge_transact.prune.allocation import DEFAULT_BUCKET, Allocation, allocate, check_choices
 from edge_transact.prune.budget import Budget
 from edge_transact.prune.calibration import DEFAULT_PACKING, DEFAULT_TEXT, DEFAULT_TOKENS, read_calibration
@@ -155,6 +155,7 @@ def prune(
     run.shoot(target.plan, shots)
     provenance["scores_sha256"] = run.digest.hexdigest()
     fits = run.compensate() if compensate else []
+    provenance["last_norm_scale"] = run.last_norm_scale
     tensors = pruned_tensors(source, run.selections, run.model.replaced)
     pruned = write_checkpoint(source, target.plan, tensors, provenance, output, force=force)
     journal.close()
@@ -177,6 +178,7 @@ class Pruning:
         first_scores: Of each layer, in the first shot.
         sensitivity: As `measure_sensitivity` gives it, where the allocation asked for it.
         digest: The sha256 of all scores, fp32, shot by shot.
+        last_norm_scale: What the last norm's weight was multiplied by; 1 without compensation.
     """
 
     def __init__(self, model: LayerwiseModel, method: type[Scorer], journal: Journal, seed: int) -> None:
@@ -189,6 +191,7 @@ class Pruning:
         self.first_scores: list[LayerScores] = []
         self.sensitivity: torch.Tensor | None = None
         self.digest = hashlib.sha256()
+        self.last_norm_scale = 1.0
         self._predicts = False
 
     def allocate(self, budget: Budget, allocation: str, units: Sequence[str], bucket: int, shots: int) -> Allocation:
@@ -222,10 +225,15 @@ class Pruning:
                 self.selections[index] = kept.then(further)
 
     def compensate(self, journal: Journal | None = None) -> list[dict[str, Fit]]:
-        """Solves the consuming projections anew; they are `replaced` tensors. They depend on the budget."""
-        weights, fits = compensation.compensate(self.model, self.selections, journal or self.journal)
+        """Solves the consuming projections anew, and scales the last norm; these are `replaced` tensors.
+
+        They depend on the budget.
+        """
+        weights, fits, scale = compensation.compensate(self.model, self.selections, journal or self.journal)
         for index, of_layer in enumerate(weights):
             self._replace(index, of_layer)
+        self.last_norm_scale = scale
+        self.model.replace(last_norm.NAME, scale * self.model.checkpoint.tensor(last_norm.NAME).float())
         return fits
 
     def _score(self, shot: int, shots: int) -> list[LayerScores]:

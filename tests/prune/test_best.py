@@ -18,7 +18,7 @@ from edge_transact.prune.allocation import allocate
 from edge_transact.prune.curves import loss_curves
 from edge_transact.prune.journal import Journal
 from edge_transact.prune.layerwise import LayerwiseModel
-from edge_transact.prune.loss import BlockLoss, curve
+from edge_transact.prune.loss import BlockLoss, curve, elimination_order
 from edge_transact.prune.methods import find_method
 from edge_transact.prune.passes import score_layers
 from edge_transact.prune.pricing import UNITS, cheapest
@@ -38,17 +38,44 @@ def positive(size: int, seed: int) -> torch.Tensor:
     return factor @ factor.T / size
 
 
+def least_squares_loss(gram: torch.Tensor, metric: torch.Tensor, go: list[int]) -> float:
+    """The metric's loss of what the kept dims can't explain of those that go: W's columns of these matter alone."""
+    stay = [dim for dim in range(len(gram)) if dim not in go]
+    left = gram[go][:, go]
+    if stay:
+        left = left - gram[go][:, stay] @ torch.linalg.inv(gram[stay][:, stay]) @ gram[stay][:, go]
+    return (left * metric[go][:, go]).sum().item()
+
+
 def test_the_curve_is_what_least_squares_leaves() -> None:
-    """At every width: the metric's loss of what the kept dims can't explain of the others."""
     gram, metric = positive(7, 1), positive(7, 2)
     order = torch.randperm(7, generator=torch.Generator().manual_seed(3))
     for kept, loss in enumerate(curve(gram, metric, order).tolist()):
-        stay, go = order[:kept], order[kept:]
-        left = gram[go][:, go]
-        if kept:
-            left = left - gram[go][:, stay] @ torch.linalg.inv(gram[stay][:, stay]) @ gram[stay][:, go]
-        # What went is predicted by what stayed: W's columns of it matter, and nothing else.
-        assert loss == pytest.approx((left * metric[go][:, go]).sum().item(), rel=1e-4, abs=1e-9)
+        expected = least_squares_loss(gram, metric, order[kept:].tolist())
+        assert loss == pytest.approx(expected, rel=1e-4, abs=1e-9)
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_what_costs_least_goes_next(at_once: int, monkeypatch) -> None:
+    """With all that went before gone and W solved anew by least squares: dims are looked at some at a time."""
+    monkeypatch.setattr("edge_transact.prune.loss.ELIMINATED_AT_ONCE", at_once)
+    gram, metric = positive(8, 1), positive(8, 2)
+    left, gone = list(range(8)), []
+    while left:
+        going = sorted(left, key=lambda dim: least_squares_loss(gram, metric, [*gone, dim]))[:at_once]
+        gone += going
+        left = [dim for dim in left if dim not in going]
+    assert elimination_order(gram, metric).flip(0).tolist() == gone
+
+
+def test_the_second_of_two_alike_is_dear(monkeypatch) -> None:
+    """Dims 0 and 1 nearly agree. Each alone could go for almost nothing, before the others; both can't."""
+    monkeypatch.setattr("edge_transact.prune.loss.ELIMINATED_AT_ONCE", 1)
+    activation = torch.randn(400, 6, generator=torch.Generator().manual_seed(0))
+    activation[:, 1] = activation[:, 0] + 0.01 * activation[:, 1]
+    activation[:, :2] *= 3
+    order = elimination_order(activation.T @ activation, torch.eye(6)).tolist()
+    assert order[-1] in (0, 1) and order[0] in (0, 1)
 
 
 def test_losses_of_a_block() -> None:

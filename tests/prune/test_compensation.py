@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.prune.compensation import DAMPINGS, PROJECTIONS, Regression, compensate
 from edge_transact.prune.journal import Journal
+from edge_transact.prune.last_norm import last_norm_scale
 from edge_transact.prune.layerwise import LayerwiseModel
 from edge_transact.prune.selection import LayerSelection
 
@@ -76,7 +78,7 @@ def cut(source: Checkpoint, **changes) -> list[LayerSelection]:
 def test_nothing_changes_where_nothing_was_cut(make_llama, tmp_path: Path) -> None:
     source = Checkpoint.open(make_llama())
     journal = Journal(tmp_path / "out", {}, resume=False)
-    weights, fits = compensate(LayerwiseModel(source, WINDOWS), cut(source), journal)
+    weights, fits, _ = compensate(LayerwiseModel(source, WINDOWS), cut(source), journal)
     for index, of_layer in enumerate(weights):
         for name in PROJECTIONS:
             torch.testing.assert_close(of_layer[f"{name}.weight"], source.tensor(f"model.layers.{index}.{name}.weight"))
@@ -97,7 +99,7 @@ def test_the_pruned_model_comes_nearer_to_the_source(make_llama, tmp_path: Path,
     """The last layer's hidden states, with the weights that were solved and with those that were only cut."""
     source = Checkpoint.open(make_llama(**config))
     selections = cut(source, **changes)
-    weights, _ = compensate(LayerwiseModel(source, WINDOWS), selections, Journal(tmp_path / "out", {}, resume=False))
+    weights, *_ = compensate(LayerwiseModel(source, WINDOWS), selections, Journal(tmp_path / "out", {}, resume=False))
 
     @torch.no_grad()
     def output(model: LayerwiseModel, of: list[LayerSelection] | None) -> torch.Tensor:
@@ -114,3 +116,25 @@ def test_the_pruned_model_comes_nearer_to_the_source(make_llama, tmp_path: Path,
     before = (output(LayerwiseModel(source, WINDOWS), selections) - expected).square().mean()
     after = (output(solved, selections) - expected).square().mean()
     assert after < 0.9 * before
+
+
+@pytest.mark.parametrize("temperature", [0.8, 1.5])
+def test_the_last_norm_makes_the_text_most_likely(make_llama, temperature: float) -> None:
+    """Of text that the model itself drew at a temperature, the scale is its inverse; none near it is better."""
+    path = make_llama()
+    model = AutoModelForCausalLM.from_pretrained(path)
+    torch.manual_seed(0)
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "min_new_tokens": 48, "max_new_tokens": 48}
+    drawn = model.generate(torch.randint(96, (64, 1)), **sampling)
+    states = []
+    model.model.norm.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
+
+    @torch.no_grad()
+    def loss(scale: float) -> float:
+        logits = scale * model(drawn).logits[:, :-1].flatten(0, 1)
+        return torch.nn.functional.cross_entropy(logits, drawn[:, 1:].flatten()).item()
+
+    loss(1)
+    scale = last_norm_scale(LayerwiseModel(Checkpoint.open(path), drawn), states[0])
+    assert scale == pytest.approx(1 / temperature, rel=0.1)
+    assert loss(scale) < min(loss(0.98 * scale), loss(1.02 * scale))

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from edge_transact.prune.loss import BlockLoss, curve
+from edge_transact.prune.loss import BlockLoss, curve, elimination_order
 from edge_transact.prune.methods.scorer import Activations, Scorer
 from edge_transact.prune.salience import LayerScores, of_groups
 from edge_transact.prune.sensitivity import reference
@@ -53,16 +53,20 @@ class Best(Scorer):
         v_dims = of_groups(attention, self.widths)
         pairs = torch.as_tensor(self._pairs) / (2 * self._tokens)
         heads = attention.view(self.widths.num_attention_heads, -1).sum(dim=1)
-        return LayerScores(
-            heads=heads,
-            v_dims=v_dims,
-            qk_pairs=pairs,
-            intermediate=mlp,
-            extra=self._curves(of_attention, of_mlp, heads, v_dims, pairs, mlp) if self.predicts else {},
-        )
+        extra = {}
+        if self.predicts:
+            extra = self._curves_of_attention(of_attention, heads, v_dims, pairs)
+            gram, metric = of_mlp.gram, of_mlp.metric
+            order = elimination_order(gram, metric)
+            losses = curve(gram, metric, order)
+            # A dim scores as the loss when it and all that go before it are gone.
+            mlp = torch.empty_like(mlp).index_copy_(0, order, losses[:-1])
+            gone = order[reference(self.widths).intermediate_size :]
+            extra |= {"intermediate_loss": losses, "mlp_reference_loss": of_mlp.cut(gone)}
+        return LayerScores(heads=heads, v_dims=v_dims, qk_pairs=pairs, intermediate=mlp, extra=extra)
 
-    def _curves(self, of_attention: BlockLoss, of_mlp: BlockLoss, heads, v_dims, pairs, mlp) -> dict[str, torch.Tensor]:
-        """The loss by number of units kept, from none to all: ``[units + 1]`` each."""
+    def _curves_of_attention(self, of_attention: BlockLoss, heads, v_dims, pairs) -> dict[str, torch.Tensor]:
+        """The loss by number of units kept, from none to all: ``[units + 1]`` each; and that of the cut measured."""
         widths, cut = self.widths, reference(self.widths)
         gram, metric = of_attention.gram, of_attention.metric
         dims = torch.arange(widths.attention_size, device=gram.device).view(
@@ -72,13 +76,10 @@ class Best(Scorer):
         by_group = curve(gram, metric, dims[groups].flatten())
         ranked = dims.gather(2, v_dims.argsort(dim=1, descending=True, stable=True)[:, None].expand_as(dims))
         by_dim = curve(gram, metric, ranked.permute(2, 0, 1).flatten())
-        mlp_order = mlp.argsort(descending=True, stable=True)
         descending = pairs.sort(dim=1, descending=True).values.sum(dim=0)
         return {
             "groups_loss": by_group[:: widths.q_per_kv * widths.v_head_dim].contiguous(),
             "v_dims_loss": by_dim[:: widths.num_attention_heads].contiguous(),
             "qk_pairs_loss": torch.cat([descending.flip(0).cumsum(0).flip(0), descending.new_zeros(1)]),
-            "intermediate_loss": curve(of_mlp.gram, of_mlp.metric, mlp_order),
             "attention_reference_loss": of_attention.cut(dims[groups[cut.num_key_value_heads :]].flatten()),
-            "mlp_reference_loss": of_mlp.cut(mlp_order[cut.intermediate_size :]),
         }
