@@ -7,7 +7,7 @@ from cpu_kernels import HOST
 from tvm.target import Target, codegen
 
 from edge_transact.engine.cpu.features import FLAGS, missing
-from edge_transact.engine.cpu.isa import Avx512, Avx512Bf16, Fp32, select
+from edge_transact.engine.cpu.isa import Avx512, Avx512Bf16, Avx512Vnni, Fp32, select
 from edge_transact.errors import EdgeTransactError
 from edge_transact.runtime.host import require_cpu
 
@@ -25,18 +25,20 @@ def test_what_the_machine_lacks_is_named():
 
 
 @pytest.mark.parametrize(
-    ("mcpu", "mattr", "kind", "terms", "lanes"),
+    ("mcpu", "mattr", "prefill", "terms", "decode", "lanes"),
     [
-        ("znver4", [], Avx512Bf16, 2, 16),
-        ("sapphirerapids", [], Avx512Bf16, 2, 16),
-        ("znver4", ["-avx512bf16"], Avx512, 1, 16),
-        ("skylake-avx512", [], Avx512, 1, 16),
-        ("znver3", [], Fp32, 1, 8),
-        ("x86-64", [], Fp32, 1, 8),
+        ("znver4", [], Avx512Bf16, 2, Avx512Vnni, 16),
+        ("sapphirerapids", [], Avx512Bf16, 2, Avx512Vnni, 16),
+        ("znver4", ["-avx512bf16"], Avx512, 1, Avx512Vnni, 16),
+        ("znver4", ["-avx512vnni"], Avx512Bf16, 2, Avx512Bf16, 16),
+        ("skylake-avx512", [], Avx512, 1, Avx512, 16),
+        ("znver3", [], Fp32, 1, Fp32, 8),
+        ("x86-64", [], Fp32, 1, Fp32, 8),
     ],
 )
-def test_the_best_instructions_that_a_target_has(mcpu, mattr, kind, terms, lanes):
+def test_the_best_instructions_that_a_target_has(mcpu, mattr, prefill, terms, decode, lanes):
     target = Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": mcpu, "mattr": mattr})
-    isa = select(target, 2)
-    assert (type(isa), isa.terms, isa.lanes) == (kind, terms, lanes)
-    assert set(isa.features) <= set(FLAGS), "a library must be able to say what it needs"
+    isa, for_one_row = select(target, 2), select(target, 2, one_row=True)
+    assert (type(isa), isa.terms, isa.lanes) == (prefill, terms, lanes)
+    assert (type(for_one_row), for_one_row.lanes) == (decode, lanes)
+    assert set(isa.features + for_one_row.features) <= set(FLAGS), "a library must be able to say what it needs"

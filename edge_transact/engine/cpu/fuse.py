@@ -67,8 +67,9 @@ class _Fuser(relax.PyExprMutator):
         if product is None:
             return call
         one_row = all(isinstance(size, tirx.IntImm) and int(size) == 1 for size in list(call.ty.shape)[:2])
-        # One bf16 term is what fp16 kinds need in prefill, which is bound by arithmetic; decode has the time for two.
-        instructions = isa.select(self.target, 1 if product.linear.dtype == "float16" and not one_row else 2)
+        # One bf16 term is what fp16 kinds need in prefill, which is bound by arithmetic; decode has the time for more.
+        terms = 1 if product.linear.dtype == "float16" and not one_row else 2
+        instructions = isa.select(self.target, terms, one_row=one_row)
         if not linear.supports(int(call.ty.shape[-1]), instructions, gated=product.linear.gated):
             return call
         key = (product.linear, one_row)

@@ -7,23 +7,35 @@ adds it with a unit of activations. What a unit is belongs to the instruction se
 - `Fp32`: nibble `i` as fp32, converted where it stands; eight steps. Any LLVM target.
 - `Avx512`: weight `i` as fp32, from a table in a register.
 - `Avx512Bf16`: weights `i` and `i + 4` as bf16; four steps, two products a lane.
+- `Avx512Vnni`: nibbles `i`, `i + 2`, `i + 4` and `i + 6` as bytes; two steps, four products a lane. For decode.
 
 A weight is its nibble minus 7, a whole number, exact in bf16. An activation becomes `terms` bf16 numbers
-(``x = hi + lo``): two terms keep 16 bits of mantissa. Products accumulate in fp32, and the scale of a group is applied,
-in fp32, to the group's sum: no weight is rounded.
+(``x = hi + lo``): two terms keep 16 bits of mantissa. Or it becomes a whole number of 22 bits, times its group's
+quantum, in three terms of a byte each, and its products are summed exactly. All else accumulates in fp32, and
+the scale of a group is applied, in fp32, to the group's sum: no weight is rounded.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
-from tvm import tirx
 from tvm.script import tirx as T
 from tvm.target import Target, codegen
 
-from edge_transact.engine.cpu.vector import bf16_bits, cast, from_bf16_bits, lanes_of, load, shuffle, splat
-from edge_transact.quantization import VALUES_PER_WORD
+from edge_transact.engine.cpu.vector import (
+    bf16_bits,
+    cast,
+    from_bf16_bits,
+    lanes_of,
+    load,
+    max_lanes,
+    shuffle,
+    splat,
+    sum_lanes,
+)
+from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP
 
 ZERO_POINT = 7
 """What is subtracted from a packed nibble (MLC's ``group_quantization.py``)."""
@@ -44,6 +56,7 @@ class Fp32:
 
     Attributes:
         centered: Whether `weights` has 7 taken away already.
+        whole: Whether the units of activations are whole numbers, and sums int32 until `products` returns them.
     """
 
     name = "fp32"
@@ -52,9 +65,15 @@ class Fp32:
     steps = VALUES_PER_WORD
     terms = 1
     centered = False
+    whole = False
 
     def __init__(self, lanes: int = 4) -> None:
         self.lanes = lanes
+
+    @property
+    def sum_dtype(self) -> str:
+        """What products are summed up in, and begin with."""
+        return "int32" if self.whole else "float32"
 
     def prepare(self) -> None:
         """Emit what the steps need, once, inside a thread's body."""
@@ -77,14 +96,48 @@ class Fp32:
         dtype = f"float32x{lanes_of(total)}"
         return total + T.reinterpret(dtype, weights) * T.reinterpret(dtype, activations)
 
-    def units(self, x: Any) -> list[Any]:
-        """The units of the eight activations of one word: for each term, int32 of `steps` lanes.
+    def products(self, start: Any, words: Sequence[Any], units: Sequence[Sequence[Sequence[Any]]]) -> Any:
+        """Vectors of words times their units, added up: fp32 lanes.
 
         Args:
-            x: fp32, 8 lanes.
+            start: What the sums begin with, fp32 lanes, or int32 ones of `whole` numbers.
+            words: uint32 lanes.
+            units: By word, step and term, int32 lanes.
         """
-        places = tirx.Shuffle([T.float32(1 / place) for place in _PLACES], [T.int32(i) for i in range(len(_PLACES))])
-        return [T.reinterpret("int32x8", x * places)]
+        parts = [start, splat(T.float32(0), lanes_of(start))][: len(words)]
+        turn = 0
+        for of_word, units_of_word in zip(words, units, strict=True):
+            for step, terms in enumerate(units_of_word):
+                weights = T.bind(self.weights(of_word, step))
+                for unit in terms:
+                    parts[turn] = T.bind(self.multiply_add(parts[turn], weights, unit))
+                    turn = (turn + 1) % len(parts)
+        return sum(parts[1:], parts[0])
+
+    def quantum(self, x: Any) -> Any:
+        """What a group's activations, fp32, 32 lanes, are counted in where units are `whole` numbers."""
+        raise NotImplementedError
+
+    def starts(self, x: Any) -> Any:
+        """What the sums of each word's products begin with, where weights aren't `centered`.
+
+        Args:
+            x: The activations of a group, fp32, 32 lanes, in quanta where units are `whole` numbers.
+        """
+        return splat(T.float32(-ZERO_POINT), WORDS_PER_GROUP) * _sums(x)
+
+    def units(self, x: Any) -> list[list[Any]]:
+        """The units of a group's activations, by term and step: int32, a lane for each word.
+
+        Args:
+            x: fp32, 32 lanes, in quanta where units are `whole` numbers.
+        """
+        return [
+            [
+                T.reinterpret("int32x4", _of_words(x, step) * splat(T.float32(1 / place), WORDS_PER_GROUP))
+                for step, place in enumerate(_PLACES)
+            ]
+        ]
 
 
 class Avx512(Fp32):
@@ -100,8 +153,8 @@ class Avx512(Fp32):
     def prepare(self) -> None:
         self._table = T.bind(T.Cast("float32x16", T.ramp(T.int32(-ZERO_POINT), 1, 16)))
 
-    def units(self, x: Any) -> list[Any]:
-        return [T.reinterpret("int32x8", x)]
+    def units(self, x: Any) -> list[list[Any]]:
+        return [[T.reinterpret("int32x4", _of_words(x, step)) for step in range(self.steps)]]
 
     def weights(self, words: Any, step: int) -> Any:
         # vpermps reads the low four bits of an index, so nothing has to be masked.
@@ -155,16 +208,87 @@ define linkonce_odr <16 x float> @edge_transact_dpbf16ps(<16 x float> %c, <16 x 
     def multiply_add(self, total: Any, weights: Any, activations: Any) -> Any:
         return T.call_pure_extern("float32x16", "edge_transact_dpbf16ps", total, weights, activations)
 
-    def units(self, x: Any) -> list[Any]:
+    def units(self, x: Any) -> list[list[Any]]:
         units, rest = [], x
         for term in range(self.terms):
             bits = T.bind(bf16_bits(rest))
             if term + 1 < self.terms:
                 rest = T.bind(rest - from_bf16_bits(bits))
-            low, high = shuffle([bits], range(4)), shuffle([bits], range(4, 8))
-            pair = T.bitwise_or(low, T.shift_left(high, splat(T.uint32(16), 4)))
-            units.append(T.reinterpret("int32x4", pair))
+            high = [T.shift_left(_of_words(bits, step + 4), splat(T.uint32(16), 4)) for step in range(self.steps)]
+            pairs = [T.bitwise_or(_of_words(bits, step), high[step]) for step in range(self.steps)]
+            units.append([T.reinterpret("int32x4", pair) for pair in pairs])
         return units
+
+
+class Avx512Vnni(Avx512):
+    """AVX-512 with dot products of bytes, for decode: nibbles by vpandd, multiplied and added by vpdpbusd.
+
+    An activation has three signed digits to the base 256.
+    """
+
+    name = "avx512vnni"
+    features = ("avx512vnni", *Avx512.features)
+    steps = 2
+    terms = 3
+    centered = False
+    whole = True
+    largest = (1 << 21) - 1
+    """Of the whole numbers: 32 products with nibbles fit into an int32."""
+
+    def prepare(self) -> None:
+        pass
+
+    def quantum(self, x: Any) -> Any:
+        magnitudes = T.bind(T.max(x, splat(T.float32(0), lanes_of(x)) - x))
+        return T.max(max_lanes(magnitudes), T.float32(1e-30)) * T.float32(1 / self.largest)
+
+    def weights(self, words: Any, step: int) -> Any:
+        nibbles = T.bitwise_and(_shifted(words, 4 * step, 32), splat(T.uint32(0x0F0F0F0F), 16))
+        return T.reinterpret("int8x64", nibbles)
+
+    def multiply_add(self, total: Any, weights: Any, activations: Any) -> Any:
+        digits = T.reinterpret("int8x64", activations)
+        return T.call_llvm_pure_intrin("int32x16", "llvm.x86.avx512.vpdpbusd.512", total, weights, digits)
+
+    def products(self, start: Any, words: Sequence[Any], units: Sequence[Sequence[Sequence[Any]]]) -> Any:
+        parts = [splat(T.int32(0), 16)] * (self.terms - 1) + [start]
+        for of_word, units_of_word in zip(words, units, strict=True):
+            for step, terms in enumerate(units_of_word):
+                weights = T.bind(self.weights(of_word, step))
+                parts = [
+                    T.bind(self.multiply_add(part, weights, unit)) for part, unit in zip(parts, terms, strict=True)
+                ]
+        total = parts[0]
+        for part in parts[1:]:
+            total = T.shift_left(total, splat(T.int32(8), 16)) + part
+        return cast("float32", total)
+
+    def starts(self, x: Any) -> Any:
+        return splat(T.int32(-ZERO_POINT), WORDS_PER_GROUP) * _sums(T.bind(_nearest(x)))
+
+    def units(self, x: Any) -> list[list[Any]]:
+        # With 128 added to each digit there are no borrows; then digits are signed again.
+        halves = splat(T.int32(0x808080), GROUP_SIZE)
+        digits = T.bind(T.reinterpret("int8x128", T.bitwise_xor(_nearest(x) + halves, halves)))
+
+        def unit(digit: int, step: int) -> Any:
+            return T.reinterpret("int32x4", shuffle([digits], [4 * i + digit for i in range(step, GROUP_SIZE, 2)]))
+
+        return [[unit(digit, step) for step in range(self.steps)] for digit in reversed(range(self.terms))]
+
+
+def _of_words(x: Any, i: int) -> Any:
+    """Of a group's activations, number `i` of each word."""
+    return shuffle([x], range(i, GROUP_SIZE, VALUES_PER_WORD))
+
+
+def _sums(x: Any) -> Any:
+    """The sum over each word of a group's activations."""
+    return sum_lanes([shuffle([x], range(i, i + VALUES_PER_WORD)) for i in range(0, GROUP_SIZE, VALUES_PER_WORD)])
+
+
+def _nearest(x: Any) -> Any:
+    return cast("int32", T.nearbyint(x))
 
 
 def _shifted(words: Any, bits: int, width: int) -> Any:
@@ -174,15 +298,22 @@ def _shifted(words: Any, bits: int, width: int) -> Any:
     return T.shift_right(words, splat(amount, lanes_of(words)))
 
 
-def select(target: Target, terms: int) -> Fp32:
+def select(target: Target, terms: int, *, one_row: bool = False) -> Fp32:
     """The best instruction set that a target's ``-mcpu`` and ``-mattr`` have.
 
     Args:
         target: An ``llvm`` target.
         terms: bf16 numbers for an activation, where the instruction set multiplies bf16: 2 keep 16 bits, 1 keeps 8.
+        one_row: For decode.
     """
-    if codegen.llvm_cpu_has_features(list(Avx512Bf16.features), target):
+
+    def has(isa: type[Fp32]) -> bool:
+        return codegen.llvm_cpu_has_features(list(isa.features), target)
+
+    if one_row and has(Avx512Vnni):
+        return Avx512Vnni()
+    if has(Avx512Bf16):
         return Avx512Bf16(terms)
-    if codegen.llvm_cpu_has_features(list(Avx512.features), target):
+    if has(Avx512):
         return Avx512()
     return Fp32(4 if "aarch64" in str(target.attrs.get("mtriple", "")) else 8)

@@ -159,9 +159,9 @@ def embed(scale_dtype: str) -> tirx.PrimFunc:
     return ib.get()
 
 
-def _each_word(a: _Arguments, row: Any, inverse_rms: Any, emit: Callable[[Any, Any], None]) -> None:
-    """Call ``emit(word, x)`` for all words of a row, `x` its 8 activations in fp32, normalized; zero beyond K."""
-    whole = T.bind(a.features // VALUES_PER_WORD)
+def _each_group(a: _Arguments, row: Any, inverse_rms: Any, emit: Callable[[Any, Any], None]) -> None:
+    """Call ``emit(group, x)`` for all groups of a row, `x` its 32 activations in fp32, normalized; zero beyond K."""
+    whole = T.bind(a.features // GROUP_SIZE)
 
     def read(index: Any, lanes: int) -> Any:
         x = cast("float32", load(a.x, a.at(row, index), lanes))
@@ -169,14 +169,14 @@ def _each_word(a: _Arguments, row: Any, inverse_rms: Any, emit: Callable[[Any, A
             return x
         return x * splat(inverse_rms, lanes) * cast("float32", load(a.norm, [index], lanes))
 
-    with T.serial(0, whole) as word:
-        emit(word, T.bind(read(word * VALUES_PER_WORD, VALUES_PER_WORD)))
-    with T.serial(whole, a.words) as word:
-        x = T.alloc_buffer((VALUES_PER_WORD,), "float32", scope="local")
-        store(x, splat(T.float32(0), VALUES_PER_WORD), [0])
-        with T.serial(0, T.min(VALUES_PER_WORD, T.max(a.features - word * VALUES_PER_WORD, 0))) as i:
-            T.buffer_store(x, read(word * VALUES_PER_WORD + i, 1), [i])
-        emit(word, T.bind(load(x, [0], VALUES_PER_WORD)))
+    with T.serial(0, whole) as group:
+        emit(group, T.bind(read(group * GROUP_SIZE, GROUP_SIZE)))
+    with T.serial(whole, a.groups) as group:
+        x = T.alloc_buffer((GROUP_SIZE,), "float32", scope="local")
+        store(x, splat(T.float32(0), GROUP_SIZE), [0])
+        with T.serial(0, a.features - whole * GROUP_SIZE) as i:
+            T.buffer_store(x, read(whole * GROUP_SIZE + i, 1), [i])
+        emit(group, T.bind(load(x, [0], GROUP_SIZE)))
 
 
 def _inverse_rms(linear: Linear, a: _Arguments, row: Any) -> Any:
@@ -199,6 +199,31 @@ def _inverse_rms(linear: Linear, a: _Arguments, row: Any) -> Any:
     return T.bind(T.float32(1) / T.sqrt(mean + T.float32(linear.norm_eps)))
 
 
+def _pack(linear: Linear, isa: Fp32, a: _Arguments, words: Any, put: Callable[[Any, int, int, Any], None]) -> list[Any]:
+    """Units of the one row's activations: ``put(group, term, step, unit)`` is called for each of a group.
+
+    Returns:
+        The words' starts and quanta, ``[words]`` with room for more words than there are, each or nothing.
+    """
+    starts = None if isa.centered else T.alloc_buffer((words,), isa.sum_dtype)
+    quanta = T.alloc_buffer((words,), "float32") if isa.whole else None
+
+    def pack(group: Any, x: Any) -> None:
+        word = group * WORDS_PER_GROUP
+        if quanta is not None:
+            store(quanta, splat(isa.quantum(x), WORDS_PER_GROUP), [word])
+            # Read from memory again: TVM's analysis of whole numbers would go through all that they were made of.
+            x = T.bind(x * splat(T.float32(1) / quanta[word], GROUP_SIZE))
+        for term, steps in enumerate(isa.units(x)):
+            for step, unit in enumerate(steps):
+                put(group, term, step, unit)
+        if starts is not None:
+            store(starts, isa.starts(x), [word])
+
+    _each_group(a, T.int32(0), _inverse_rms(linear, a, T.int32(0)), pack)
+    return [starts, quanta]
+
+
 def _finish(linear: Linear, a: _Arguments, row: Any, column: Any, sums: list[Any]) -> None:
     """Bias, gate and residual on the sums of one vector of columns, one vector a section; then the store."""
     lanes = int(sums[0].ty.dtype.lanes)
@@ -214,11 +239,6 @@ def _finish(linear: Linear, a: _Arguments, row: Any, column: Any, sums: list[Any
     if a.residual is not None:
         y = y + cast("float32", load(a.residual, a.at(row, column), lanes))
     store(a.out, cast(linear.out_dtype, y), a.at(row, column))
-
-
-def _start(x: Any) -> Any:
-    """What the products of a word's nibbles with its eight activations, fp32, begin with."""
-    return T.float32(-ZERO_POINT) * sum_lanes([x])
 
 
 def _decode_kn(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
@@ -237,42 +257,40 @@ def _decode_kn(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
         def prefetch_group(group: Any, vector: Any, section: int) -> None:
             for word in range(WORDS_PER_GROUP):
                 prefetch(a.weight, [group * WORDS_PER_GROUP + word, column(vector, section)])
+            prefetch(a.scale, [group, column(vector, section)])
 
         with T.serial(first, end) as vector:
             for section in range(sections):
                 prefetch_group(T.int32(0), vector, section)
                 store(sums, zero, [vector, section, 0])
-        units = T.alloc_buffer((a.words, isa.terms, isa.steps), "int32")
-        starts = None if isa.centered else T.alloc_buffer((a.words,), "float32")
-
-        def pack(word: Any, x: Any) -> None:
-            for term, unit in enumerate(isa.units(x)):
-                store(units, unit, [word, term, 0])
-            if starts is not None:
-                T.buffer_store(starts, _start(x), [word])
-
-        _each_word(a, T.int32(0), _inverse_rms(linear, a, T.int32(0)), pack)
+        units = T.alloc_buffer((a.groups, isa.terms, isa.steps, WORDS_PER_GROUP), "int32")
+        starts, quanta = _pack(
+            linear, isa, a, a.words, lambda group, term, step, unit: store(units, unit, [group, term, step, 0])
+        )
         isa.prepare()
         with T.serial(0, a.groups) as group:
-            start = zero
+            start = tirx.const(0, isa.sum_dtype)
             if starts is not None:
-                of_words = load(starts, [group * WORDS_PER_GROUP], WORDS_PER_GROUP)
-                start = T.bind(splat(sum_lanes([of_words]), lanes))
+                start = sum_lanes([T.bind(load(starts, [group * WORDS_PER_GROUP], WORDS_PER_GROUP))])
+            start = T.bind(splat(start, lanes))
             with T.serial(first, end) as vector:
                 for section in range(sections):
                     prefetch_group(group + 1, vector, section)
-                    parts, turn = [start, zero], 0
-                    for word in range(WORDS_PER_GROUP):
-                        index = group * WORDS_PER_GROUP + word
-                        words = T.bind(load(a.weight, [index, column(vector, section)], lanes))
-                        for step in range(isa.steps):
-                            weights = T.bind(isa.weights(words, step))
-                            for term in range(isa.terms):
-                                unit = splat(units[index, term, step], lanes)
-                                parts[turn] = T.bind(isa.multiply_add(parts[turn], weights, unit))
-                                turn = 1 - turn
+                    words = [
+                        T.bind(load(a.weight, [group * WORDS_PER_GROUP + word, column(vector, section)], lanes))
+                        for word in range(WORDS_PER_GROUP)
+                    ]
+                    spread = [
+                        [
+                            [splat(units[group, term, step, word], lanes) for term in range(isa.terms)]
+                            for step in range(isa.steps)
+                        ]
+                        for word in range(WORDS_PER_GROUP)
+                    ]
                     scale = cast("float32", load(a.scale, [group, column(vector, section)], lanes))
-                    total = load(sums, [vector, section, 0], lanes) + (parts[0] + parts[1]) * scale
+                    if quanta is not None:
+                        scale = scale * splat(quanta[group * WORDS_PER_GROUP], lanes)
+                    total = load(sums, [vector, section, 0], lanes) + isa.products(start, words, spread) * scale
                     store(sums, total, [vector, section, 0])
         with T.serial(first, end) as vector:
             finished = [T.bind(load(sums, [vector, section, 0], lanes)) for section in range(sections)]
@@ -299,23 +317,21 @@ def _decode_nk(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
             with T.serial(0, AHEAD_WORDS // LINE_WORDS) as line:
                 prefetch(a.weight, [first * DECODE_ROWS + section * a.width, line * LINE_WORDS])
         units = T.alloc_buffer((isa.terms, isa.steps, padded), "int32")
-        starts = None if isa.centered else T.alloc_buffer((padded,), "float32")
-
-        def pack(word: Any, x: Any) -> None:
-            for term, unit in enumerate(isa.units(x)):
-                unit = T.bind(unit)
-                for step in range(isa.steps):
-                    T.buffer_store(units, shuffle([unit], [step]), [term, step, word])
-            if starts is not None:
-                T.buffer_store(starts, _start(x), [word])
-
-        _each_word(a, T.int32(0), _inverse_rms(linear, a, T.int32(0)), pack)
+        starts, quanta = _pack(
+            linear,
+            isa,
+            a,
+            padded,
+            lambda group, term, step, unit: store(units, unit, [term, step, group * WORDS_PER_GROUP]),
+        )
         with T.serial(a.words, padded) as word:
             for term in range(isa.terms):
                 for step in range(isa.steps):
                     T.buffer_store(units, T.int32(0), [term, step, word])
             if starts is not None:
-                T.buffer_store(starts, T.float32(0), [word])
+                T.buffer_store(starts, tirx.const(0, isa.sum_dtype), [word])
+            if quanta is not None:
+                T.buffer_store(quanta, T.float32(0), [word])
         isa.prepare()
         sums = T.alloc_buffer((sections * DECODE_ROWS, lanes), "float32", scope="local")
         with T.serial(first, end) as block:
@@ -330,19 +346,21 @@ def _decode_nk(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
                 for row in rows[::turns]:
                     prefetch(a.weight, [row + word // lanes % turns, word + ahead])
                 words = [T.bind(_widened(load(a.weight, [row, word], held), lanes, T.uint32(0))) for row in rows]
-                parts = [zero if starts is None else T.bind(load(starts, [word], lanes))] * len(rows)
-                for step in range(isa.steps):
-                    unit = [T.bind(load(units, [term, step, word], lanes)) for term in range(isa.terms)]
-                    for i in range(len(rows)):
-                        weights = T.bind(isa.weights(words[i], step))
-                        for term in range(isa.terms):
-                            parts[i] = T.bind(isa.multiply_add(parts[i], weights, unit[term]))
+                each = [
+                    [T.bind(load(units, [term, step, word], lanes)) for term in range(isa.terms)]
+                    for step in range(isa.steps)
+                ]
+                start = zero if starts is None else T.bind(load(starts, [word], lanes))
+                parts = [T.bind(isa.products(start, [of_row], [each])) for of_row in words]
+                quantum = None if quanta is None else T.bind(load(quanta, [word], lanes))
                 # A narrower vector's other lanes have words of 0 with activations of 0, or of the row's later words.
                 groups = held // WORDS_PER_GROUP
                 spread = [min(lane // WORDS_PER_GROUP, groups - 1) for lane in range(lanes)]
                 for i, row in enumerate(rows):
                     scale = cast("float32", load(a.scale, [row, word // WORDS_PER_GROUP], groups))
                     scale = splat(scale, lanes) if groups == 1 else shuffle([scale], spread)
+                    if quantum is not None:
+                        scale = scale * quantum
                     if held < lanes:
                         kept = [T.float32(float(lane < held)) for lane in range(lanes)]
                         scale = scale * tirx.Shuffle(kept, [T.int32(lane) for lane in range(lanes)])
@@ -383,13 +401,15 @@ def _prefill(linear: Linear, isa: Fp32, a: _Arguments) -> None:
         row = T.bind(T.min(tile * tile_rows + r, a.rows - 1))
         inverse_rms = _inverse_rms(linear, a, row)
 
-        def pack(word: Any, x: Any) -> None:
-            for term, unit in enumerate(isa.units(x)):
-                unit = T.bind(unit)
-                for step in range(isa.steps):
-                    T.buffer_store(units, shuffle([unit], [step]), [tile, word, step, term, r])
+        def pack(group: Any, x: Any) -> None:
+            for term, steps in enumerate(isa.units(x)):
+                for step, unit in enumerate(steps):
+                    unit = T.bind(unit)
+                    for i in range(WORDS_PER_GROUP):
+                        at = [tile, group * WORDS_PER_GROUP + i, step, term, r]
+                        T.buffer_store(units, shuffle([unit], [i]), at)
 
-        _each_word(a, row, inverse_rms, pack)
+        _each_group(a, row, inverse_rms, pack)
 
     # Two vectors of the weight's columns at a time: gate and up of the same columns, or neighbours.
     block_width = lanes if linear.gated else 2 * lanes

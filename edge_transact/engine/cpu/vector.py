@@ -73,6 +73,15 @@ def sum_lanes(vectors: Sequence[Any]) -> Any:
     return vectors[0]
 
 
+def max_lanes(vector: Any) -> Any:
+    """The largest lane."""
+    lanes = lanes_of(vector)
+    while lanes > 1:
+        lanes //= 2
+        vector = T.bind(T.max(shuffle([vector], range(lanes)), shuffle([vector], range(lanes, 2 * lanes))))
+    return vector
+
+
 def exp(value: Any) -> Any:
     """e to the power of each fp32 lane, to 2 units in the last place, without a call.
 
