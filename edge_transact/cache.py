@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,9 @@ def made(recipe: Recipe) -> Path:
             say(f"{recipe.what}: nothing has changed, reused from the cache")
         else:
             step(recipe.what)
+            detail(f"{recipe.what}: {_why(recipe)}")
             _make(recipe)
+        detail(f"{recipe.what}: {directory}")
     return directory
 
 
@@ -108,6 +110,21 @@ def _is_whole(recipe: Recipe) -> bool:
     return record is not None and _sizes(recipe.entry / recipe.name) == {
         name: size for name, (size, _) in record["files"].items()
     }
+
+
+def _why(recipe: Recipe) -> str:
+    """Why a recipe is made and not taken, for those who wonder."""
+    if not enabled:
+        return "made again, as --no-cache says"
+    if recipe.entry.exists():
+        return "what the cache has of it is not whole"
+    records = [_read_record(entry.path) for entry in entries() if entry.kind == recipe.kind]
+    before = next((record["ingredients"] for record in records if record and record["what"] == recipe.what), None)
+    if before is None:
+        return "the cache has nothing of that name"
+    now = json.loads(json.dumps(recipe.ingredients))
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return f"not as it was the last time: {', '.join(changed)}"
 
 
 def _make(recipe: Recipe) -> None:
@@ -196,8 +213,10 @@ def entries() -> list[Entry]:
     for kind in KINDS:
         for path in (cache_directory() / kind).glob("*/"):
             record = None if path.name.startswith(".") else _read_record(path)
-            size = sum(_sizes(path).values())
-            found.append(Entry(kind, record["what"] if record else "", path, size, path.stat().st_mtime))
+            # What another process finishes or clears meanwhile isn't there any more.
+            with suppress(FileNotFoundError):
+                size = sum(_sizes(path).values())
+                found.append(Entry(kind, record["what"] if record else "", path, size, path.stat().st_mtime))
     return sorted(found, key=lambda entry: -entry.used)
 
 
@@ -212,7 +231,7 @@ def clear(kinds: Iterable[str]) -> list[Entry]:
 def _read_record(entry: Path) -> dict[str, Any] | None:
     try:
         record = json.loads((entry / RECORD).read_text())
-        return record if record.keys() >= {"what", "files"} else None
+        return record if record.keys() >= {"what", "ingredients", "files"} else None
     except (OSError, ValueError, AttributeError):
         return None
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+import shlex
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -27,6 +28,11 @@ def detail(message: str) -> None:
     """Say what few want to know, in a line."""
     if verbose:
         _say(console, message, style="dim")
+
+
+def calling(words: Sequence[object]) -> None:
+    """Say which program is called, as a shell would be told to: a `detail`."""
+    detail(f"$ {shlex.join(map(str, words))}")
 
 
 def warn(message: str) -> None:

@@ -36,7 +36,7 @@ class Published:
 
 
 def push_checkpoint(directory: Path, hub_id: str, *, private: bool = False) -> Published:
-    """Upload a checkpoint that `prune` or `heal` wrote; the repository is made where there is none.
+    """Upload a checkpoint that `prune` wrote; the repository is made where there is none.
 
     The card that is uploaded names the repository where the one on disk names the directory, and the source as
     ``base_model`` where that is on the hub.
@@ -108,7 +108,7 @@ def _card(directory: Path, repository: str) -> bytes:
     except FileNotFoundError as error:
         raise EdgeTransactError(
             f"{directory} has no model card ({CARD})",
-            fix="Push a directory that prune or heal wrote, or write a card: what the model is and is not for.",
+            fix="Push a directory that prune wrote, or write a card: what the model is and is not for.",
         ) from error
     except (ValueError, YAMLError) as error:
         raise EdgeTransactError(

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from edge_transact import cache
+from edge_transact import cache, progress
 from edge_transact.cli import app
 
 
@@ -163,3 +163,19 @@ def test_the_command_shows_and_clears_and_touches_nothing_else(root):
 def test_an_unknown_kind():
     result = CliRunner().invoke(app, ["cache", "--kind", "weigths"])
     assert result.exit_code == 2 and "Did you mean 'weights'?" in result.stderr
+
+
+def test_verbose_says_why_a_stage_is_made_again(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "verbose", True)
+
+    def made(**ingredients: object) -> str:
+        directory = cache.made(cache.Recipe("weights", "quantize", ingredients, lambda directory: None))
+        said = " ".join(capsys.readouterr().err.split())
+        assert str(directory) in said
+        return said
+
+    assert "the cache has nothing of that name" in made(seed=1, code="a")
+    assert "not as it was the last time: seed" in made(seed=(2,), code="a")
+    assert "not as it was" not in made(seed=(2,), code="a")
+    monkeypatch.setattr(cache, "enabled", False)
+    assert "as --no-cache says" in made(seed=(2,), code="a")

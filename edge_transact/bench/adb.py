@@ -11,6 +11,7 @@ import os
 import shlex
 import socket
 import struct
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,12 +21,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.progress import calling
 
 if TYPE_CHECKING:
     import adbutils
 
 STDOUT, STDERR, EXIT = 1, 2, 3
 """Packet ids of the shell_v2 protocol (AOSP ``adb/shell_protocol.h``)."""
+
+SHOWN = 200
+"""Characters of a script that ``--verbose`` shows."""
 
 SYNC_CHUNK = 64 * 1024
 """The most that a sync DATA packet may carry."""
@@ -134,6 +139,7 @@ class AndroidDevice:
     def open(self, script: str, *arguments: str) -> Iterator[ShellStream]:
         """A running script whose output comes as it is written, and whose stdin is closed at the end of the body."""
         line = f"set -- {quote(arguments)}\n{script}" if arguments else script
+        calling(["adb", "-s", self.serial, "shell", textwrap.shorten(line, SHOWN, placeholder=" ...")])
         with _translated(self.serial):
             connection = self._transport()
         try:
@@ -154,6 +160,7 @@ class AndroidDevice:
             DeviceRefused: The device could not write it, such as for want of space.
         """
         request = f"{target},{0o100000 | mode}".encode()
+        calling(["adb", "-s", self.serial, "push", source if isinstance(source, Path) else "-", target])
         with _translated(self.serial):
             connection = self._transport(timeout_s)
             try:
@@ -182,6 +189,7 @@ class AndroidDevice:
         """
         import adbutils
 
+        calling(["adb", "-s", self.serial, "pull", source])
         with _translated(self.serial):
             try:
                 return self._device().sync.read_bytes(source)

@@ -26,6 +26,7 @@ from edge_transact.bench.plan import Visit, prompt_ids
 from edge_transact.bench.run import Conditions, RunFailed
 from edge_transact.bench.sensors import READ_SCRIPT, Reading, parse_sensors
 from edge_transact.errors import UsageError
+from edge_transact.progress import calling
 
 
 class HostBench:
@@ -59,8 +60,10 @@ class HostBench:
             "warmups": self._conditions.warmups,
             "check": model.check(),
         }
+        program = [sys.executable, "-m", "edge_transact.bench.host_runner"]
+        calling(program)
         process = subprocess.Popen(
-            [sys.executable, "-m", "edge_transact.bench.host_runner"],
+            program,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

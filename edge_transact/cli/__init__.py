@@ -41,7 +41,10 @@ def _print_version(wanted: bool) -> None:
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress: results, warnings and failures only.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Say more about what is done, and why.")] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", help="Say what is read, why stages are repeated, which programs are called."),
+    ] = False,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Make everything again, even what has not changed.")
     ] = False,

@@ -64,7 +64,7 @@ def bench(
 
     **Examples**
 
-    `edge-transact bench dist --lengths 64+64,256+64`
+    `edge-transact bench dist`
 
     `edge-transact bench dense pruned --device all --report report`
 

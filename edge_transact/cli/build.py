@@ -78,7 +78,7 @@ def build(
 
     `edge-transact init demo:smollm2 && edge-transact build --target android`
 
-    `edge-transact build model.gguf --target android --quant q4f16_1 -o dist --json | jq .libraries`
+    `edge-transact build model.gguf --target android,host -o dist --json | jq .libraries`
     """
     options = {
         "model": model,

@@ -12,7 +12,7 @@ from edge_transact.cli.common import JsonOption, guarded, show
 
 @guarded
 def push(
-    checkpoint: Annotated[Path, typer.Argument(metavar="DIR", help="A checkpoint that `prune` or `heal` wrote.")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="DIR", help="A checkpoint that `prune` wrote.")],
     repository: Annotated[str, typer.Argument(metavar="ORG/NAME[@BRANCH]", help="Where to; made if there is none.")],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     as_json: JsonOption = False,

@@ -13,6 +13,7 @@ from typing import IO
 
 from edge_transact.engine.targets import BuildTarget, system_lib_prefix
 from edge_transact.errors import EdgeTransactError
+from edge_transact.progress import calling
 
 MACHO_64 = 0xFEEDFACF
 LIBRARY_SYMBOL = "__tvm_ffi__library_bin"
@@ -143,6 +144,7 @@ def link_android(archive: Path, output: Path, linker: list[str]) -> None:
         objects.extractall(workspace, filter="data")
         flags = ["-nostdlib", "-shared", f"-Wl,-z,max-page-size={PAGE_BYTES}", f"-Wl,-soname,{output.name}"]
         command = [*linker, *flags, "-o", str(output), *sorted(map(str, Path(workspace).rglob("*.o")))]
+        calling(command)
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise EdgeTransactError(f"{archive} doesn't link: {done.stderr.strip()}", fix="Report this as a bug.")

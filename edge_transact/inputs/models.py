@@ -11,6 +11,7 @@ from edge_transact.checkpoint.writer import PROVENANCE_FILE, TOKENIZER_FILES
 from edge_transact.errors import EdgeTransactError
 from edge_transact.inputs.hub import HUB_ID, download
 from edge_transact.inputs.names import package_directory, suggestion
+from edge_transact.progress import detail
 
 DEMO_MODELS = {"demo:smollm2": "SmolLM2-135M-Instruct", "demo:tiny": "a trained LLaMA of 0.85 M parameters"}
 """Models that come in packages, for use without a hub."""
@@ -31,6 +32,12 @@ def resolve_model(model: str) -> Path:
     Raises:
         EdgeTransactError: There is no such thing, with the nearest name that there is; the hub or a package is missing.
     """
+    directory = _resolve(model)
+    detail(f"{model}: {directory.absolute()}")
+    return directory
+
+
+def _resolve(model: str) -> Path:
     if model.startswith("demo:"):
         return _demo_model(model)
     path = Path(model).expanduser()

@@ -14,6 +14,7 @@ from typing import Literal
 from edge_transact.errors import EdgeTransactError
 from edge_transact.inputs.hub import HUB_ID, download
 from edge_transact.inputs.names import package_directory, suggestion
+from edge_transact.progress import detail
 
 Purpose = Literal["calibration", "evaluation"]
 
@@ -48,6 +49,8 @@ def read_documents(text: str, purpose: Purpose) -> list[str]:
     documents = [document for document in _documents(text, purpose) if document.strip()]
     if not documents:
         raise EdgeTransactError(f"{text} holds no text", fix="Give a text that isn't empty.")
+    characters = sum(map(len, documents))
+    detail(f"{text}, for {purpose}: {len(documents):,} documents of {characters:,} characters")
     return documents
 
 

@@ -18,7 +18,7 @@ from edge_transact.engine.archive import check_library
 from edge_transact.engine.targets import BuildTarget, system_lib_prefix
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.mlc.checkout import CHECK_OUT_KNOWN, KNOWN_PAIR, Checkout, find
-from edge_transact.progress import detail, step, warn
+from edge_transact.progress import calling, detail, step, warn
 from edge_transact.quantization import Quantization
 
 DEVICES = {"android": "android", "iphone": "iphone", "host": "cpu"}
@@ -129,8 +129,10 @@ class MLC:
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), *path])),
         }
+        words = [sys.executable, "-m", "edge_transact.mlc", str(emitted), command, *arguments]
+        calling(words)
         done = subprocess.run(
-            [sys.executable, "-m", "edge_transact.mlc", str(emitted), command, *arguments],
+            words,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
