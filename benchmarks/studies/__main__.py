@@ -17,7 +17,7 @@ from benchmarks.studies.cuts import Cut, Study, seeds, spread, try_cut
 
 DOCS = Path(__file__).parents[2] / "docs"
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)
-MIXED_TOKENS = 49152
+MIXED_TOKENS = 65536
 PUBLISHED = ("transact", "llm-pruner", "wanda", "flap", "magnitude", "random")
 
 

@@ -50,10 +50,14 @@ class LayerwiseModel:
         stored = checkpoint.tensor(self._embedding_name).dtype
         self.dtype = torch.float32 if stored == torch.float16 else stored
 
-    def sample(self, tokens: int) -> LayerwiseModel:
-        """The same model with fewer windows: every so many-th, of about so many tokens in all, but at least one."""
-        step = max(1, self.windows.numel() // max(tokens, 1))
-        model = LayerwiseModel(self.checkpoint, self.windows[::step])
+    def sample(self, tokens: int, window: int | None = None) -> LayerwiseModel:
+        """The same model with fewer windows: every so many-th, of about so many tokens in all, but at least one.
+
+        With `window`, only the first so many tokens of each, and so more of them.
+        """
+        windows = self.windows[:, :window]
+        step = max(1, windows.numel() // max(tokens, 1))
+        model = LayerwiseModel(self.checkpoint, windows[::step])
         model.replaced = self.replaced
         return model
 

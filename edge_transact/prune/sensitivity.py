@@ -23,8 +23,11 @@ from edge_transact.widths import LayerWidths
 CUT = 0.25
 """The share of a layer's MLP dims, or of its KV groups, that is cut to see what happens."""
 
-SHARE = 1 / 64
-"""The share of the calibration windows that are used."""
+SHARE = 1 / 32
+"""The share of the calibration tokens that are used."""
+
+WINDOW = 128
+"""Tokens of a window: many short ones show more of the text than a few long ones of as many tokens."""
 
 
 def reference(layer: LayerWidths) -> LayerWidths:
@@ -60,7 +63,7 @@ def measure_sensitivity(
 
 @torch.no_grad()
 def _measure(source: LayerwiseModel, selections, scores) -> torch.Tensor:
-    model = source.sample(round(source.windows.numel() * SHARE))
+    model = source.sample(round(source.windows.numel() * SHARE), WINDOW)
     layers = len(selections)
     whole = model.embeddings()
     variants: dict[tuple[int, int], torch.Tensor] = {}
