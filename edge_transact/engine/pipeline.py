@@ -9,8 +9,10 @@ from tvm import relax, tirx
 from tvm.s_tir import dlight
 
 from edge_transact.engine import gpu_schedules
-from edge_transact.engine.cpu.fuse import FuseCPULinears
+from edge_transact.engine.cpu.kernels import CPUKernels
 from edge_transact.engine.cpu_schedules import ScheduleForCPU
+from edge_transact.engine.fuse import FuseLinears
+from edge_transact.engine.gpu.linear import GPUKernels
 from edge_transact.engine.passes.attach import AttachBounds, AttachEmbeddingAllocation, AttachMetadata
 from edge_transact.engine.passes.kv_cache import CreateKVCache
 from edge_transact.engine.passes.logits import AttachLogitProcessors, AttachSoftmax
@@ -36,7 +38,7 @@ def pipeline(target: tvm.target.Target, metadata: dict[str, Any], bounds: dict[s
         AttachEmbeddingAllocation(metadata["prefill_chunk_size"]),
         AttachBounds(bounds),
         tirx.transform.BindTarget(target),
-        *([FuseCPULinears(target)] if on_cpu else []),
+        *([FuseLinears(CPUKernels(target) if on_cpu else GPUKernels())] if not on_metal else []),
         # Operators to kernels, element-wise ones fused behind the matrix products.
         *([relax.backend.DispatchSortScan()] if on_metal else []),
         relax.transform.LegalizeOps(),

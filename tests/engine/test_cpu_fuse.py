@@ -4,7 +4,8 @@ import tvm
 from cpu_kernels import HOST
 from tvm import relax
 
-from edge_transact.engine.cpu.fuse import FuseCPULinears
+from edge_transact.engine.cpu.kernels import CPUKernels
+from edge_transact.engine.fuse import FuseLinears
 from edge_transact.engine.linear import compiled
 from edge_transact.quantization import get_quantization
 
@@ -25,7 +26,7 @@ def calls(function: relax.Function) -> list[str]:
 def fused(source, name: str) -> tvm.IRModule:
     model = compiled(source.definition.model(), get_quantization(name), "float32")
     mod, _, _ = model.export_tvm(spec=model.get_default_spec(), allow_extern=True)
-    return FuseCPULinears(HOST)(mod)
+    return FuseLinears(CPUKernels(HOST))(mod)
 
 
 def test_decode_is_four_products_a_layer_and_the_logits(source):

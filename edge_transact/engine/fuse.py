@@ -1,38 +1,65 @@
-"""Puts the CPU kernels into a module: products with packed weights, together with what surrounds them."""
+"""Puts our kernels into a module: products with packed weights, together with what surrounds them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import tvm
 import tvm_ffi
 from tvm import IRModule, relax, tirx
 
-from edge_transact.engine.cpu import isa, linear
 from edge_transact.engine.cpu.linear import Linear
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
 
 
-@tvm.transform.module_pass(opt_level=0, name="FuseCPULinears")
-class FuseCPULinears:
-    """Each product with packed weights becomes one kernel with the norm before it and what follows it.
+class Kernels(Protocol):
+    """The kernels of a kind of device.
 
-    That is RMSNorm before; bias, SiLU gate and residual after.
+    Attributes:
+        take_norm: Whether a product's kernel does the RMSNorm before it.
+    """
+
+    take_norm: bool
+
+    def embed(self, scale_dtype: str) -> tirx.PrimFunc | None:
+        """Rows of a packed matrix, as `engine.cpu.linear.embed`; nothing where there is no kernel of our own."""
+
+    def product(self, linear: Linear, x: list[Any], width: int) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
+        """What makes a product's kernel, and by what it differs from others; nothing where there is no kernel.
+
+        Args:
+            linear: The kind.
+            x: The shape of the activations, ``[batch, tokens, K]``.
+            width: Columns of the result.
+        """
+
+
+def is_one_row(x: list[Any]) -> bool:
+    """Whether batch and tokens are 1: decode."""
+    return all(isinstance(size, tirx.IntImm) and int(size) == 1 for size in x[:-1])
+
+
+@tvm.transform.module_pass(opt_level=0, name="FuseLinears")
+class FuseLinears:
+    """Each product with packed weights becomes one kernel with what follows it, and the norm before it.
+
+    That is bias, SiLU gate and residual after, and RMSNorm before where the kernels take it.
 
     Runs before operators are legalized. Products that the kernels don't support stay as they are.
 
     Args:
-        target: Decides the instruction set, and by its ``num-cores`` into how many parts a decode kernel is cut.
+        kernels: Those of the target.
     """
 
-    def __init__(self, target: tvm.target.Target) -> None:
-        self.target = target
+    def __init__(self, kernels: Kernels) -> None:
+        self.kernels = kernels
 
     def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
         """The pass."""
-        fuser = _Fuser(mod, self.target)
+        fuser = _Fuser(mod, self.kernels)
         for var, function in mod.functions_items():
             if isinstance(function, relax.Function):
                 fuser.fuse(var, function)
@@ -49,14 +76,14 @@ class _Product:
 
 @relax.expr_functor.mutator
 class _Fuser(relax.PyExprMutator):
-    def __init__(self, mod: IRModule, target: tvm.target.Target) -> None:
+    def __init__(self, mod: IRModule, kernels: Kernels) -> None:
         super().__init__(mod)
-        self.mod, self.target, self.threads = mod, target, int(target.attrs["num-cores"])
-        self.kernels: dict[Any, relax.GlobalVar] = {}
+        self.mod, self.kernels = mod, kernels
+        self.made: dict[Hashable, relax.GlobalVar] = {}
         self.found: dict[relax.Expr, _Product] = {}
 
     def fuse(self, var: relax.GlobalVar, function: relax.Function) -> None:
-        self.found = _find(self.mod, function)
+        self.found = _find(self.mod, function, self.kernels.take_norm)
         self.builder_.update_func(var, self.visit_expr(function))
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
@@ -66,26 +93,26 @@ class _Fuser(relax.PyExprMutator):
         call = super().visit_call_(call)
         if product is None:
             return call
-        one_row = all(isinstance(size, tirx.IntImm) and int(size) == 1 for size in list(call.ty.shape)[:2])
-        # One bf16 term is what fp16 kinds need in prefill, which is bound by arithmetic; decode has the time for more.
-        terms = 1 if product.linear.dtype == "float16" and not one_row else 2
-        instructions = isa.select(self.target, terms, one_row=one_row)
-        if not linear.supports(int(call.ty.shape[-1]), instructions, gated=product.linear.gated):
+        x = list(product.arguments[0].ty.shape)
+        kernel = self.kernels.product(product.linear, x, int(call.ty.shape[-1]))
+        if kernel is None:
             return call
-        key = (product.linear, one_row)
-        if key not in self.kernels:
-            function = linear.kernel(product.linear, instructions, self.threads, one_row=one_row)
-            self.kernels[key] = self.builder_.add_func(function, "w4_decode" if one_row else "w4_prefill")
-        return relax.call_tir(self.kernels[key], [self.visit_expr(argument) for argument in product.arguments], call.ty)
+        key, make = kernel
+        if key not in self.made:
+            self.made[key] = self.builder_.add_func(make(), "w4_decode" if is_one_row(x) else "w4_prefill")
+        return relax.call_tir(self.made[key], [self.visit_expr(argument) for argument in product.arguments], call.ty)
 
     def _embed(self, call: relax.Call) -> relax.Expr:
         ids, weight, scale = call.args[1].fields
-        if "embed" not in self.kernels:
-            self.kernels["embed"] = self.builder_.add_func(linear.embed(str(scale.ty.dtype)), "w4_embed")
-        return relax.call_tir(self.kernels["embed"], [ids, weight, scale], call.ty)
+        if "embed" not in self.made:
+            kernel = self.kernels.embed(str(scale.ty.dtype))
+            if kernel is None:
+                return call
+            self.made["embed"] = self.builder_.add_func(kernel, "w4_embed")
+        return relax.call_tir(self.made["embed"], [ids, weight, scale], call.ty)
 
 
-def _find(mod: IRModule, function: relax.Function) -> dict[relax.Expr, _Product]:
+def _find(mod: IRModule, function: relax.Function, take_norm: bool) -> dict[relax.Expr, _Product]:
     """The products of a function, keyed by the last call that each replaces."""
     bindings = [binding for block in _blocks(function) for binding in block.bindings]
     values = {binding.var: binding.value for binding in bindings}
@@ -99,7 +126,8 @@ def _find(mod: IRModule, function: relax.Function) -> dict[relax.Expr, _Product]
         product = _product(mod, binding.value)
         if product is None:
             continue
-        product = _with_norm(product, values)
+        if take_norm:
+            product = _with_norm(product, values)
         last, product = _with_epilogue(binding, product, users)
         found[last.value] = product
     return found

@@ -1,0 +1,40 @@
+"""Which of the CPU kernels a product takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import tvm
+from tvm import tirx
+
+from edge_transact.engine.cpu import isa, linear
+from edge_transact.engine.cpu.linear import Linear
+from edge_transact.engine.fuse import is_one_row
+
+
+class CPUKernels:
+    """For `engine.fuse.FuseLinears`.
+
+    Args:
+        target: Decides the instruction set, and by its ``num-cores`` into how many parts a decode kernel is cut.
+    """
+
+    take_norm = True
+
+    def __init__(self, target: tvm.target.Target) -> None:
+        self.target, self.threads = target, int(target.attrs["num-cores"])
+
+    def embed(self, scale_dtype: str) -> tirx.PrimFunc:
+        """The embedding's rows."""
+        return linear.embed(scale_dtype)
+
+    def product(self, kind: Linear, x: list[Any], width: int) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
+        """One kernel for each kind of product, for one row and for any number."""
+        one_row = is_one_row(x)
+        # One bf16 term is what fp16 kinds need in prefill, which is bound by arithmetic; decode has the time for more.
+        terms = 1 if kind.dtype == "float16" and not one_row else 2
+        instructions = isa.select(self.target, terms, one_row=one_row)
+        if not linear.supports(width, instructions, gated=kind.gated):
+            return None
+        return (kind, one_row), lambda: linear.kernel(kind, instructions, self.threads, one_row=one_row)
