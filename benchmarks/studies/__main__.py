@@ -10,47 +10,47 @@ import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from benchmarks import page
 from benchmarks.studies import texts
-from benchmarks.studies.cuts import Cut, Study, seeds, spread, try_cut
+from benchmarks.studies.cuts import Cut, Study, try_cut
 
 DOCS = Path(__file__).parents[2] / "docs"
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)
+SEED_RATIOS = (0.2, 0.3)
 MIXED_TOKENS = 65536
+GROUPS_TOO = "transact, groups too"
 PUBLISHED = ("transact", "llm-pruner", "wanda", "flap", "magnitude", "random")
 
 
 def methods(study: Study, mixed: tuple[str, ...], count: int) -> str:
-    """All methods at all cuts: published ones as they are, uniform; `best` with seeds and mixed calibration text."""
-    header = ["", *(f"{ratio:.0%}" for ratio in RATIOS)]
-    curves: dict[str, list[float | None]] = {}
+    """All methods at all cuts: published ones as they are, uniform; `best` with mixed calibration text."""
+    found = {name: [study.cut(Cut(name, ratio)) for ratio in RATIOS] for name in PUBLISHED}
+    found[GROUPS_TOO] = [try_cut(study, _groups_too(ratio)) for ratio in RATIOS]
+    found["best"] = [study.cut(_best(ratio, mixed)) for ratio in RATIOS]
+    lines = [[name, *(_figures(row) for row in rows)] for name, rows in found.items()]
+    ratios = (row["perplexity"] / _reference(study, ratio) for row, ratio in zip(found["best"], RATIOS, strict=True))
+    lines.append(["best / the better transact", *(f"**{ratio:.3f}**" for ratio in ratios)])
+    dense = study.dense()
+    curves = {name: [row and row["perplexity"] for row in rows] for name, rows in found.items()}
+    _plot(curves, dense["perplexity"], DOCS / "paper-methods.png")
+    table = page.table(["", *(f"{ratio:.0%}" for ratio in RATIOS)], lines)
+    said = f"Of both texts, and in parentheses of {' and '.join(dense['perplexities'])}. Dense: {_figures(dense)}."
+    return f"{said}\n\n{table}\n\n![](paper-methods.png)"
 
-    def row(name: str, rows: list) -> list[str]:
-        curves[name] = [found and found["perplexity"] for found in rows]
-        return [name, *("—" if found is None else _figure(found["perplexity"]) for found in rows)]
 
-    lines = [row(name, [study.cut(Cut(name, ratio)) for ratio in RATIOS]) for name in PUBLISHED]
-    both = [try_cut(study, Cut("transact", ratio, units=("mlp", "groups"))) for ratio in RATIOS]
-    lines.append(row("transact, groups too", both))
-    best = [
-        seeds(
-            study, Cut("best", ratio, "budgeted", (), True, calibration=mixed, calibration_tokens=MIXED_TOKENS), count
-        )
-        for ratio in RATIOS
-    ]
-    lines.append(["**best**", *(spread([found["perplexity"] for found in rows]) for rows in best)])
-    curves["best"] = [sum(found["perplexity"] for found in rows) / count for rows in best]
-    for text in best[0][0]["perplexities"]:
-        lines.append([f"best, {text}", *(spread([found["perplexities"][text] for found in rows]) for rows in best)])
-    reference = [
-        min(value for value in pair if value is not None)
-        for pair in zip(curves["transact"], curves["transact, groups too"], strict=True)
-    ]
-    ratios = [mean / figure for mean, figure in zip(curves["best"], reference, strict=True)]
-    lines.append(["best / the better transact", *(f"{ratio:.3f}" for ratio in ratios)])
-    _plot(curves, study.dense()["perplexity"], DOCS / "paper-methods.png")
-    return f"Dense: {study.dense()['perplexity']:.2f}.\n\n{page.table(header, lines)}\n\n![](paper-methods.png)"
+def seeds(study: Study, mixed: tuple[str, ...], count: int) -> str:
+    """How far `best` depends on which windows of the calibration text are drawn."""
+    rows = []
+    for ratio in SEED_RATIOS:
+        found = [study.cut(_best(ratio, mixed, seed=seed)) for seed in range(count)]
+        columns = [[each["perplexity"] for each in found]]
+        columns += [[each["perplexities"][text] for each in found] for text in found[0]["perplexities"]]
+        rows.append([f"{ratio:.0%}", *(_spread(column, ".2f") for column in columns)])
+        rows[-1].append(_spread([perplexity / _reference(study, ratio) for perplexity in columns[0]], ".3f"))
+    header = [f"best, {count} seeds", "both", *study.dense()["perplexities"], "best / the better transact"]
+    return page.table(header, rows)
 
 
 def shots(study: Study, mixed: tuple[str, ...], count: int) -> str:
@@ -67,7 +67,7 @@ def samples(study: Study, mixed: tuple[str, ...], count: int) -> str:
     rows = []
     for number in (8, 32, 128, 512):
         transact = study.cut(Cut("transact", 0.3, calibration_tokens=512 * number))["perplexity"]
-        cut = Cut("best", 0.3, "budgeted", (), True, calibration=mixed, calibration_tokens=512 * number)
+        cut = _best(0.3, mixed, calibration_tokens=512 * number)
         rows.append([str(number), _figure(transact), _figure(study.cut(cut)["perplexity"]) if number <= 128 else "—"])
     return page.table(["samples", "transact", "best"], rows)
 
@@ -107,8 +107,34 @@ def flops(study: Study, mixed: tuple[str, ...], count: int) -> str:
 
 
 STUDIES: dict[str, Callable[[Study, tuple[str, ...], int], str]] = {
-    study.__name__: study for study in (methods, shots, samples, units, flops)
+    study.__name__: study for study in (methods, seeds, shots, samples, units, flops)
 }
+
+
+def _best(ratio: float, mixed: tuple[str, ...], calibration_tokens: int = MIXED_TOKENS, seed: int = 0) -> Cut:
+    return Cut("best", ratio, "budgeted", (), True, calibration=mixed, calibration_tokens=calibration_tokens, seed=seed)
+
+
+def _groups_too(ratio: float) -> Cut:
+    return Cut("transact", ratio, units=("mlp", "groups"))
+
+
+def _reference(study: Study, ratio: float) -> float:
+    """The better of uniform `transact` on the MLP alone and on groups too."""
+    rows = (study.cut(Cut("transact", ratio)), try_cut(study, _groups_too(ratio)))
+    return min(row["perplexity"] for row in rows if row)
+
+
+def _spread(values: list[float], form: str) -> str:
+    """Mean, and from the least to the largest."""
+    return f"{sum(values) / len(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def _figures(row: dict[str, Any] | None) -> str:
+    """Both texts' perplexity, and each one's."""
+    if row is None:
+        return "—"
+    return f"{_figure(row['perplexity'])} ({', '.join(map(_figure, row['perplexities'].values()))})"
 
 
 def _figure(value: float) -> str:

@@ -9,8 +9,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -159,14 +158,3 @@ def try_cut(study: Study, cut: Cut) -> dict[str, Any] | None:
     except UsageError as error:
         step(f"{cut.method} at {cut.ratio:.0%}: {error.message}")
         return None
-
-
-def seeds(study: Study, cut: Cut, count: int) -> list[dict[str, Any]]:
-    """The rows of a cut with seeds 0, 1, ..."""
-    return [study.cut(replace(cut, seed=seed)) for seed in range(count)]
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean, and from the least to the largest."""
-    mean = sum(values) / len(values)
-    return f"{mean:.2f} ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else f"{mean:.2f}"

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.studies import cuts
 from benchmarks.studies.__main__ import flops
-from benchmarks.studies.cuts import Cut, Study, seeds, try_cut
+from benchmarks.studies.cuts import Cut, Study, try_cut
 from edge_transact.evaluate.models import evaluate_model
 from edge_transact.inputs import read_text
 from edge_transact.prune import Budget, prune
@@ -39,11 +39,12 @@ def test_a_row_is_what_the_command_makes(study: Study, tmp_path: Path, cut: Cut)
 
 
 def test_nothing_is_measured_twice(study: Study, tmp_path: Path, monkeypatch) -> None:
-    rows = seeds(study, Cut("random", 0.3, calibration_tokens=512), 2)
+    drawn = [Cut("random", 0.3, calibration_tokens=512, seed=seed) for seed in (0, 1)]
+    rows = [study.cut(cut) for cut in drawn]
     assert rows[0]["perplexity"] != rows[1]["perplexity"]
     again = Study("demo:tiny", {}, 4, tmp_path, tmp_path / "results.jsonl")
     monkeypatch.setattr(cuts, "read_calibration", None)
-    assert seeds(again, Cut("random", 0.3, calibration_tokens=512), 2) == rows
+    assert [again.cut(cut) for cut in drawn] == rows
     assert str(tmp_path) not in (tmp_path / "results.jsonl").read_text()
 
 
