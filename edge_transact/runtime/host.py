@@ -6,6 +6,7 @@ function and ``end_forward`` for each chunk of a prompt and each decoded token.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -180,12 +181,20 @@ class HostModel:
         return logits.numpy()
 
 
+_ALIGNMENT = 64
+"""Of parameters in memory, bytes: what kernels may rely on."""
+
+
 def _load_parameters(weights: Path, expected: list[dict[str, Any]], tvm: Any) -> list[Any]:
+    """The parameters in one block of memory, for which numpy asks for large pages: fewer addresses to look up."""
     from edge_transact.weights.shards import ShardReader
 
     reader = ShardReader(weights)
+    room = [_padded(math.prod(p["shape"]) * np.dtype(p["dtype"]).itemsize) for p in expected]
+    block = np.empty(sum(room) + _ALIGNMENT, np.uint8)
+    offset = -block.ctypes.data % _ALIGNMENT
     parameters = []
-    for parameter in expected:
+    for parameter, nbytes in zip(expected, room, strict=True):
         array = reader.array(parameter["name"])
         if list(array.shape) != parameter["shape"] or str(array.dtype) != parameter["dtype"]:
             raise EdgeTransactError(
@@ -193,8 +202,15 @@ def _load_parameters(weights: Path, expected: list[dict[str, Any]], tvm: Any) ->
                 f"the library wants {parameter['dtype']} {parameter['shape']}",
                 fix="Library and weights are of different builds: build again.",
             )
-        parameters.append(tvm.runtime.tensor(np.ascontiguousarray(array), tvm.cpu()))
+        place = block[offset : offset + array.nbytes].view(array.dtype).reshape(array.shape)
+        place[...] = array
+        parameters.append(tvm.runtime.from_dlpack(place))
+        offset += nbytes
     return parameters
+
+
+def _padded(nbytes: int) -> int:
+    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
 def _sample(logits: np.ndarray, temperature: float, random: np.random.Generator) -> int:

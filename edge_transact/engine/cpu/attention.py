@@ -18,7 +18,7 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as builder
 
-from edge_transact.engine.cpu.vector import cast, exp, load, shuffle, sin_cos, splat, store, sum_lanes
+from edge_transact.engine.cpu.vector import cast, exp, load, max_lanes, shuffle, sin_cos, splat, store, sum_lanes
 
 PAGE_SIZE = 16
 MASKED = -5e4
@@ -55,6 +55,12 @@ class Attention:
     def vectors(self) -> int:
         """Vectors of a head."""
         return self.head_dim // self.lanes
+
+    @property
+    def together(self) -> int:
+        """Query heads of a KV head that decode takes at once: as many as have their outputs in 16 registers."""
+        fitting = [n for n in range(1, self.q_per_kv + 1) if self.q_per_kv % n == 0 and n * self.vectors <= 16]
+        return max(fitting, default=1)
 
 
 def kernels(attention: Attention, inverse_frequencies: np.ndarray) -> dict[str, tirx.PrimFunc]:
@@ -197,21 +203,13 @@ def _softmax(a: Attention, scores: Any, row: list[Any], vectors: Any) -> tuple[A
     store(total, splat(T.float32(0), lanes), [0])
     with T.serial(0, vectors) as i:
         store(largest, T.max(load(largest, [0], lanes), load(scores, [*row, i * lanes], lanes)), [0])
-    maximum = T.bind(_max_lanes(T.bind(load(largest, [0], lanes))))
+    maximum = T.bind(max_lanes(T.bind(load(largest, [0], lanes))))
     with T.serial(0, vectors) as i:
         difference = load(scores, [*row, i * lanes], lanes) - splat(maximum, lanes)
         p = T.bind(exp(difference * splat(T.float32(math.log(2)), lanes)))
         store(scores, p, [*row, i * lanes])
         store(total, load(total, [0], lanes) + p, [0])
     return maximum, T.bind(sum_lanes([load(total, [0], lanes)]))
-
-
-def _max_lanes(vector: Any) -> Any:
-    lanes = int(vector.ty.dtype.lanes)
-    while lanes > 1:
-        lanes //= 2
-        vector = T.bind(T.max(shuffle([vector], range(lanes)), shuffle([vector], range(lanes, 2 * lanes))))
-    return vector
 
 
 def _decode(a: Attention) -> tirx.PrimFunc:
@@ -229,45 +227,55 @@ def _decode(a: Attention) -> tirx.PrimFunc:
         output = _tensor("output", (batch, a.num_attention_heads, a.head_dim), a.dtype)
         lse = _tensor("lse", (batch, a.num_attention_heads), "float32")
         *_, scale = _scalars("rotary_mode", "rope_scale", "rope_theta", "sm_scale")
-        with T.parallel(0, batch * a.num_attention_heads) as task:
-            b, head = T.bind(task // a.num_attention_heads), T.bind(task % a.num_attention_heads)
+        blocks = a.num_attention_heads // a.together
+        with T.parallel(0, batch * blocks) as task:
+            b, head = T.bind(task // blocks), T.bind(task % blocks * a.together)
             kv_head = T.bind(head // a.q_per_kv)
             first, count = T.bind(indptr[b]), T.bind(indptr[b + 1] - indptr[b])
             length = T.bind(T.if_then_else(count > 0, (count - 1) * PAGE_SIZE + last_page[b], 0))
             # As large as all sequences' pages: TVM moves allocations in front of what is computed inside the loop.
-            scores = T.alloc_buffer(((nnz + 1) * PAGE_SIZE,), "float32")
+            scores = T.alloc_buffer((a.together, (nnz + 1) * PAGE_SIZE), "float32")
+            products = T.alloc_buffer((a.together, lanes, lanes), "float32", scope="local")
             factor = T.bind(scale * T.float32(math.log2(math.e)))
             query = [
-                T.bind(cast("float32", load(q, [b, head, i * lanes], lanes)) * splat(factor, lanes))
-                for i in range(a.vectors)
+                [
+                    T.bind(cast("float32", load(q, [b, head + r, i * lanes], lanes)) * splat(factor, lanes))
+                    for i in range(a.vectors)
+                ]
+                for r in range(a.together)
             ]
+
+            def read(page: Any, kind: int, key: Any) -> list[Any]:
+                place = [values[first + page], kind, kv_head, key]
+                return [T.bind(cast("float32", load(pages, [*place, i], lanes))) for i in range(0, a.head_dim, lanes)]
+
             with T.serial(0, count) as page:
-                number = T.bind(values[first + page])
                 for start in range(0, PAGE_SIZE, lanes):
-                    products = []
-                    for key in range(start, start + lanes):
-                        product = splat(T.float32(0), lanes)
-                        for i in range(a.vectors):
-                            row = cast("float32", load(pages, [number, 0, kv_head, key, i * lanes], lanes))
-                            product = product + row * query[i]
-                        products.append(T.bind(product))
-                    keys = T.ramp(page * PAGE_SIZE + start, 1, lanes)
-                    score = T.Select(keys < splat(length, lanes), sum_lanes(products), splat(T.float32(MASKED), lanes))
-                    store(scores, score, [page * PAGE_SIZE + start])
-            maximum, total = _softmax(a, scores, [], count * (PAGE_SIZE // lanes))
-            out = T.alloc_buffer((a.head_dim,), "float32", scope="local")
-            for i in range(0, a.head_dim, lanes):
-                store(out, splat(T.float32(0), lanes), [i])
-            with T.serial(0, count) as page:
-                number = T.bind(values[first + page])
-                with T.serial(0, T.min(PAGE_SIZE, length - page * PAGE_SIZE)) as key:
-                    p = T.bind(splat(scores[page * PAGE_SIZE + key], lanes))
-                    for i in range(0, a.head_dim, lanes):
-                        value = cast("float32", load(pages, [number, 1, kv_head, key, i], lanes))
-                        store(out, load(out, [i], lanes) + value * p, [i])
-            _store_output(
-                a, output, lse, b, head, [load(out, [i], lanes) for i in range(0, a.head_dim, lanes)], maximum, total
-            )
+                    with T.serial(0, lanes) as key:
+                        row = read(page, 0, start + key)
+                        for r in range(a.together):
+                            product = row[0] * query[r][0]
+                            for i in range(1, a.vectors):
+                                product = product + row[i] * query[r][i]
+                            store(products, product, [r, key, 0])
+                    seen = T.ramp(page * PAGE_SIZE + start, 1, lanes) < splat(length, lanes)
+                    for r in range(a.together):
+                        score = sum_lanes([T.bind(load(products, [r, key, 0], lanes)) for key in range(lanes)])
+                        score = T.Select(seen, score, splat(T.float32(MASKED), lanes))
+                        store(scores, score, [r, page * PAGE_SIZE + start])
+            softmaxes = [_softmax(a, scores, [r], count * (PAGE_SIZE // lanes)) for r in range(a.together)]
+            out = T.alloc_buffer((a.together, a.head_dim), "float32", scope="local")
+            each = [(r, i) for r in range(a.together) for i in range(a.vectors)]
+            for r, i in each:
+                store(out, splat(T.float32(0), lanes), [r, i * lanes])
+            with T.serial(0, count) as page, T.serial(0, T.min(PAGE_SIZE, length - page * PAGE_SIZE)) as key:
+                value = read(page, 1, key)
+                for r, i in each:
+                    p = splat(scores[r, page * PAGE_SIZE + key], lanes)
+                    store(out, load(out, [r, i * lanes], lanes) + value[i] * p, [r, i * lanes])
+            for r, (maximum, total) in enumerate(softmaxes):
+                vectors = [load(out, [r, i * lanes], lanes) for i in range(a.vectors)]
+                _store_output(a, output, lse, b, head + r, vectors, maximum, total)
 
     return _function(body)
 
