@@ -308,6 +308,7 @@ def _decode_nk(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
     lanes, sections = isa.lanes, linear.sections
     padded = a.words + lanes
     blocks = T.bind((a.width + (DECODE_ROWS - 1)) // DECODE_ROWS)
+    totals = T.alloc_buffer((blocks, sections, DECODE_ROWS), "float32")
     zero = splat(T.float32(0), lanes)
     # Rows are read side by side, and short ones are soon over.
     ahead = T.bind(T.if_then_else(a.words < AHEAD_WORDS // DECODE_ROWS, AHEAD_WORDS, AHEAD_WORDS // DECODE_ROWS))
@@ -378,8 +379,13 @@ def _decode_nk(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
                 done = done + T.bitwise_and(a.words, held)
                 held //= 2
             loaded = [T.bind(load(sums, [i, 0], lanes)) for i in range(len(rows))]
-            finished = [T.bind(sum_lanes(loaded[i : i + DECODE_ROWS])) for i in range(0, len(rows), DECODE_ROWS)]
-            _finish(linear, a, T.int32(0), start, finished)
+            for section in range(sections):
+                of_rows = sum_lanes(loaded[section * DECODE_ROWS : (section + 1) * DECODE_ROWS])
+                store(totals, of_rows, [block, section, 0])
+        # Apart, where one block's chain of operations doesn't wait for another's.
+        with T.serial(first, end) as block:
+            finished = [T.bind(load(totals, [block, section, 0], DECODE_ROWS)) for section in range(sections)]
+            _finish(linear, a, T.int32(0), T.bind(T.min(block * DECODE_ROWS, a.width - DECODE_ROWS)), finished)
 
 
 def _widened(vector: Any, lanes: int, filler: Any) -> Any:
