@@ -19,6 +19,7 @@ need ip iproute2 "the stand-in phone's network"
 need aarch64-linux-gnu-g++ g++-aarch64-linux-gnu "builds the runner for the stand-in phone"
 need cmake cmake "builds the runner for the stand-in phone"
 need ninja ninja-build "builds the runner for the stand-in phone"
+need jq jq "reads what examples print"
 need chromium chromium "looks at the bench's report"
 [ -z "$missing" ] && exit 0
 

