@@ -90,19 +90,23 @@ class Regression:
         """W anew, in fp64, and how it was found; W as it was where no damping makes it better."""
         gram, cross = self._gram.double(), self._cross.double()
         before = self._square[1].item()
-        errors = {}
+        best, least = None, float("inf")
         for damping in DAMPINGS:
             change = _ridge(gram[0], cross[0], damping)
-            if change is not None:
-                errors[damping] = before + ((change @ gram[1] - 2 * cross[1]) * change).sum().item()
-        best = min(errors, key=lambda damping: errors[damping], default=None)
+            if change is None:
+                continue
+            error = before + ((change @ gram[1] - 2 * cross[1]) * change).sum().item()
+            # The error falls and then rises with the damping: what comes after the turn needn't be looked at.
+            if not error < least:  # NaN too
+                break
+            best, least = damping, error
         # NaN compares as false, and so do errors of nothing at all.
-        if best is None or not errors[best] < before:
+        if best is None or not least < before:
             return self._weight, self._fit(float("inf"), before)
         change = _ridge(gram.sum(dim=0), cross.sum(dim=0), best)
         if change is None:
             return self._weight, self._fit(float("inf"), before)
-        return self._weight + change, self._fit(best, errors[best])
+        return self._weight + change, self._fit(best, least)
 
     def _fit(self, damping: float, error: float) -> Fit:
         return Fit(damping, self._square[1].item() / self._held_out, error / self._held_out)

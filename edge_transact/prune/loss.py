@@ -24,8 +24,8 @@ DAMPING = 1e-2
 
 MAX_DAMPING = 10.0
 
-ELIMINATED_AT_ONCE = 16
-"""Dims that go between two looks at what the next ones cost."""
+ELIMINATIONS = 96
+"""How often it is looked what the next dims cost, from all dims to none; at least one goes each time."""
 
 
 class BlockLoss:
@@ -95,18 +95,19 @@ def elimination_order(gram: torch.Tensor, metric: torch.Tensor) -> torch.Tensor:
         int64, ``[size]``.
     """
     inverse = torch.cholesky_inverse(_factor(gram))
+    at_once = max(1, len(gram) // ELIMINATIONS)
     left = torch.arange(len(gram), device=gram.device)
     gone = []
-    while len(left) > ELIMINATED_AT_ONCE:
+    while len(left) > at_once:
         costs = metric.diagonal() / inverse.diagonal()
-        going = costs.argsort(stable=True)[:ELIMINATED_AT_ONCE]
+        going = costs.argsort(stable=True)[:at_once]
         stays = torch.ones(len(left), dtype=torch.bool, device=gram.device)
         stays[going] = False
         # What the others take over: W's columns that go are spread as the regression on the others has it.
         share = torch.linalg.solve(inverse[going][:, going], inverse[going][:, stays])
-        cross = metric[going][:, stays]
-        metric = metric[stays][:, stays] - share.T @ cross - cross.T @ share + share.T @ metric[going][:, going] @ share
-        inverse = inverse[stays][:, stays] - inverse[stays][:, going] @ share
+        cross = metric[going][:, stays] - metric[going][:, going] @ share / 2
+        metric = metric[stays][:, stays].addmm_(share.T, cross, alpha=-1).addmm_(cross.T, share, alpha=-1)
+        inverse = inverse[stays][:, stays].addmm_(inverse[stays][:, going], share, alpha=-1)
         gone.append(left[going])
         left = left[stays]
     costs = metric.diagonal() / inverse.diagonal()

@@ -100,7 +100,9 @@ def _divergences(model: LayerwiseModel, whole, variants, layers: int) -> torch.T
     for start in range(0, len(tokens), LOGITS_TOKENS):
         rows = slice(start, start + LOGITS_TOKENS)
         expected = model.logits(tokens[rows]).log_softmax(dim=-1)
+        probabilities = expected.exp()
         for key, hidden in variants.items():
+            # In place, where it can be: a vocabulary's worth of logits is large enough for memory to be what takes long.
             actual = model.logits(hidden.flatten(end_dim=1)[rows]).log_softmax(dim=-1)
-            divergence[key] += (expected.exp() * (expected - actual)).sum().item()
+            divergence[key] += actual.neg_().add_(expected).mul_(probabilities).sum().item()
     return divergence / len(tokens)

@@ -55,10 +55,10 @@ def test_the_curve_is_what_least_squares_leaves() -> None:
         assert loss == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
 
-@pytest.mark.parametrize("at_once", [1, 3])
-def test_what_costs_least_goes_next(at_once: int, monkeypatch) -> None:
+@pytest.mark.parametrize(("eliminations", "at_once"), [(8, 1), (3, 2)])
+def test_what_costs_least_goes_next(eliminations: int, at_once: int, monkeypatch) -> None:
     """With all that went before gone and W solved anew by least squares: dims are looked at some at a time."""
-    monkeypatch.setattr("edge_transact.prune.loss.ELIMINATED_AT_ONCE", at_once)
+    monkeypatch.setattr("edge_transact.prune.loss.ELIMINATIONS", eliminations)
     gram, metric = positive(8, 1), positive(8, 2)
     left, gone = list(range(8)), []
     while left:
@@ -68,9 +68,8 @@ def test_what_costs_least_goes_next(at_once: int, monkeypatch) -> None:
     assert elimination_order(gram, metric).flip(0).tolist() == gone
 
 
-def test_the_second_of_two_alike_is_dear(monkeypatch) -> None:
+def test_the_second_of_two_alike_is_dear() -> None:
     """Dims 0 and 1 nearly agree. Each alone could go for almost nothing, before the others; both can't."""
-    monkeypatch.setattr("edge_transact.prune.loss.ELIMINATED_AT_ONCE", 1)
     activation = torch.randn(400, 6, generator=torch.Generator().manual_seed(0))
     activation[:, 1] = activation[:, 0] + 0.01 * activation[:, 1]
     activation[:, :2] *= 3
