@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,41 +16,43 @@ from edge_transact.cli.common import JsonOption, guarded, show
 
 DEFAULT_LOG = "edge-transact-bench.jsonl"
 
+WHERE = partial(typer.Option, rich_help_panel="Where")
+PLAN = partial(typer.Option, rich_help_panel="Plan")
+RESULT = partial(typer.Option, rich_help_panel="Results")
+
 
 @guarded
 def bench(
     dists: Annotated[
         list[str], typer.Argument(metavar="DIST ...", help="Directories that `build` wrote; or `compare A B`.")
     ],
-    device: Annotated[
-        str, typer.Option(help="`host`, a serial that adb knows, several joined by commas, or `all`.")
-    ] = "host",
+    device: Annotated[str, WHERE(help="`host`, a serial that adb knows, several joined by commas, or `all`.")] = "host",
     target: Annotated[
-        str | None, typer.Option(help="`android` (OpenCL) or `android-cpu`; by default what the DISTs hold.")
+        str | None, WHERE(help="`android` (OpenCL) or `android-cpu`; by default what the DISTs hold.")
     ] = None,
-    lengths: Annotated[str, typer.Option(help="PREFILL+DECODE tokens, joined by commas.")] = DEFAULT_LENGTHS,
-    repetitions: Annotated[int, typer.Option(min=1, help="Measured repetitions of each model and length.")] = 5,
-    warmups: Annotated[int, typer.Option(min=0, help="Repetitions at the start of a visit that don't count.")] = 1,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: the runtime's choice.")] = 0,
-    cores: Annotated[str, typer.Option(help="CPU cores to run on, such as 4-7.")] = "",
+    lengths: Annotated[str, PLAN(help="PREFILL+DECODE tokens, joined by commas.")] = DEFAULT_LENGTHS,
+    repetitions: Annotated[int, PLAN(min=1, help="Measured repetitions of each model and length.")] = 5,
+    warmups: Annotated[int, PLAN(min=0, help="Repetitions at the start of a visit that don't count.")] = 1,
+    threads: Annotated[int, WHERE(min=0, help="CPU threads; 0: the runtime's choice.")] = 0,
+    cores: Annotated[str, WHERE(help="CPU cores to run on, such as 4-7.")] = "",
     runner: Annotated[
-        Path, typer.Option(help="Where android_bench was built for the phone.", envvar="EDGE_BENCH_RUNNER")
+        Path, WHERE(help="Where android_bench was built for the phone.", envvar="EDGE_BENCH_RUNNER")
     ] = Path("android_bench/build"),
-    app: Annotated[str, typer.Option(metavar="PACKAGE", help="Run in this bundled app instead of the runner.")] = "",
-    cool_below: Annotated[float, typer.Option(help="A visit starts at so many C of the phone's skin, or less.")] = 37,
-    ceiling: Annotated[float, typer.Option(help="Above so many C the plan pauses.")] = 46,
-    cool_timeout: Annotated[float, typer.Option(min=0, help="Wait so many seconds for a phone to cool.")] = 900,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that one visit may take.")] = 1800,
-    reconnect: Annotated[float, typer.Option(min=0, help="Wait so many seconds for a lost phone.")] = 120,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The log, a line a repetition.")] = Path(DEFAULT_LOG),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the log: run only what it lacks.")] = False,
+    app: Annotated[str, WHERE(metavar="PACKAGE", help="Run in this bundled app instead of the runner.")] = "",
+    cool_below: Annotated[float, PLAN(help="A visit starts at so many C of the phone's skin, or less.")] = 37,
+    ceiling: Annotated[float, PLAN(help="Above so many C the plan pauses.")] = 46,
+    cool_timeout: Annotated[float, PLAN(min=0, help="Wait so many seconds for a phone to cool.")] = 900,
+    timeout: Annotated[float, PLAN(min=1, help="Seconds that one visit may take.")] = 1800,
+    reconnect: Annotated[float, PLAN(min=0, help="Wait so many seconds for a lost phone.")] = 120,
+    output: Annotated[Path, RESULT("--output", "-o", help="The log, a line a repetition.")] = Path(DEFAULT_LOG),
+    resume: Annotated[bool, RESULT("--resume", help="Go on with the log: run only what it lacks.")] = False,
     format: Annotated[
-        str | None, typer.Option(help="md, csv, json, jsonl or sqlite. [default: md; on a terminal, a short table]")
+        str | None, RESULT(help="md, csv, json, jsonl or sqlite. [default: md; on a terminal, a short table]")
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Write figures and a page into this directory.")] = None,
-    published: Annotated[bool, typer.Option("--published", help="Draw the paper's figure too, in the report.")] = False,
+    report: Annotated[Path | None, RESULT(help="Write figures and a page into this directory.")] = None,
+    published: Annotated[bool, RESULT("--published", help="Draw the paper's figure too, in the report.")] = False,
     perplexity: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A model's perplexity, for the report.")
+        list[str] | None, RESULT(metavar="NAME=VALUE", help="A model's perplexity, for the report.")
     ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Where the time goes on this host, function by function.")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from edge_transact.cli.common import ForceOption, JsonOption, guarded, show
+
+PRUNE = partial(typer.Option, rich_help_panel="Prune first, to")
 
 
 @guarded
@@ -41,23 +44,17 @@ def build(
         str | None,
         typer.Option(help="tvm, or mlc: your MLC-LLM (MLC_LLM_SOURCE_DIR) converts and compiles. [default: tvm]"),
     ] = None,
-    ratio: Annotated[
-        float | None, typer.Option(help="Prune first: the share of attention and MLP parameters to remove.")
-    ] = None,
-    target_params: Annotated[str | None, typer.Option(help="Prune first, to so many parameters: 1.3B, 900M.")] = None,
-    max_weight_bytes: Annotated[
-        str | None, typer.Option(help="Prune first, to weights of so many bytes: 600MB.")
-    ] = None,
-    max_kv_bytes_per_token: Annotated[
-        str | None, typer.Option(help="Prune first, to so many bytes of KV cache a token: 12k.")
-    ] = None,
+    ratio: Annotated[float | None, PRUNE(help="This share less of attention and MLP parameters.")] = None,
+    target_params: Annotated[str | None, PRUNE(help="So many parameters: 1.3B, 900M.")] = None,
+    max_weight_bytes: Annotated[str | None, PRUNE(help="Weights of so many bytes: 600MB.")] = None,
+    max_kv_bytes_per_token: Annotated[str | None, PRUNE(help="So many bytes of KV cache a token: 12k.")] = None,
     max_memory: Annotated[
         str | None,
-        typer.Option(help="Prune first, to so many bytes of weights, KV cache and workspace: 1.5GiB."),
+        PRUNE(help="So many bytes of weights, KV cache and workspace: 1.5GiB."),
     ] = None,
-    widths: Annotated[Path | None, typer.Option(help="Prune first, to the widths in this JSON file.")] = None,
-    heads: Annotated[int | None, typer.Option(help="Prune first: query heads of every layer.")] = None,
-    intermediate: Annotated[int | None, typer.Option(help="Prune first: MLP dims of every layer.")] = None,
+    widths: Annotated[Path | None, PRUNE(help="The widths in this JSON file.")] = None,
+    heads: Annotated[int | None, PRUNE(help="So many query heads in every layer.")] = None,
+    intermediate: Annotated[int | None, PRUNE(help="So many MLP dims in every layer.")] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edge_transact.cli.common import ForceOption, JsonOption, guarded, show
+
+LIMIT = partial(typer.Option, rich_help_panel="Limits, which may go together")
+FIXED = partial(typer.Option, rich_help_panel="Instead of limits")
+METHOD = partial(typer.Option, rich_help_panel="How")
+TEXT = partial(typer.Option, rich_help_panel="Calibration")
 
 
 @guarded
@@ -18,40 +24,28 @@ def prune(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The checkpoint directory to write.")],
     ratio: Annotated[
         float | None,
-        typer.Option(help="Limit: the share of attention and MLP parameters to remove.", show_default=False),
+        LIMIT(help="The share of attention and MLP parameters to remove.", show_default=False),
     ] = None,
-    target_params: Annotated[
-        str | None, typer.Option(help="Limit: parameters of the pruned model, such as 1.3B or 900M.")
-    ] = None,
-    max_weight_bytes: Annotated[
-        str | None, typer.Option(help="Limit: bytes of all weights in --quant, such as 600MB.")
-    ] = None,
+    target_params: Annotated[str | None, LIMIT(help="Parameters of the pruned model, such as 1.3B or 900M.")] = None,
+    max_weight_bytes: Annotated[str | None, LIMIT(help="Bytes of all weights in --quant, such as 600MB.")] = None,
     max_kv_bytes_per_token: Annotated[
-        str | None, typer.Option(help="Limit: bytes that a token takes in the KV cache, such as 12k.")
+        str | None, LIMIT(help="Bytes that a token takes in the KV cache, such as 12k.")
     ] = None,
     max_memory: Annotated[
-        str | None, typer.Option(help="Limit: weights, KV cache of --context tokens and workspace, such as 1.5GiB.")
+        str | None, LIMIT(help="Weights, KV cache of --context tokens and workspace, such as 1.5GiB.")
     ] = None,
-    widths: Annotated[
-        Path | None, typer.Option(help="Instead of limits: a JSON list of the widths of every layer, as --json prints.")
-    ] = None,
-    heads: Annotated[
-        int | None, typer.Option(help="Instead of limits: query heads that every layer keeps, in whole KV groups.")
-    ] = None,
-    intermediate: Annotated[
-        int | None, typer.Option(help="Instead of limits: MLP dims that every layer keeps.")
-    ] = None,
-    quant: Annotated[str, typer.Option(help="The quantization that limits on bytes are counted in.")] = "q4f16_0",
-    context: Annotated[int, typer.Option(help="Tokens of --max-memory.")] = 2048,
+    widths: Annotated[Path | None, FIXED(help="A JSON list of the widths of every layer, as --json prints.")] = None,
+    heads: Annotated[int | None, FIXED(help="Query heads that every layer keeps, in whole KV groups.")] = None,
+    intermediate: Annotated[int | None, FIXED(help="MLP dims that every layer keeps.")] = None,
+    quant: Annotated[str, LIMIT(help="The quantization that limits on bytes are counted in.")] = "q4f16_0",
+    context: Annotated[int, LIMIT(help="Tokens of --max-memory.")] = 2048,
     method: Annotated[
         str,
-        typer.Option(
-            help="What decides which units stay: best, transact, llm-pruner, wanda, flap, magnitude or random."
-        ),
+        METHOD(help="What decides which units stay: best, transact, llm-pruner, wanda, flap, magnitude or random."),
     ] = "best",
     allocation: Annotated[
         str | None,
-        typer.Option(
+        METHOD(
             help="How limits are spread over layers and units: uniform, sensitivity or budgeted. By default budgeted "
             "with the method best, and uniform with the others.",
             show_default=False,
@@ -59,35 +53,35 @@ def prune(
     ] = None,
     units: Annotated[
         str | None,
-        typer.Option(help="What limits may cut, of mlp,groups,values,queries-keys.", show_default=False),
+        METHOD(help="What limits may cut: mlp, groups, values, queries-keys; several with commas.", show_default=False),
     ] = None,
     compensate: Annotated[
         bool | None,
-        typer.Option(
+        METHOD(
             "--compensate/--no-compensate",
             help="Solve o_proj and down_proj anew on the calibration text. By default only with the method best.",
             show_default=False,
         ),
     ] = None,
-    shots: Annotated[int, typer.Option(help="Shrink in so many steps, scoring again at each.")] = 1,
-    bucket: Annotated[int, typer.Option(help="MLP widths that follow from limits are multiples of it.")] = 32,
+    shots: Annotated[int, METHOD(help="Shrink in so many steps, scoring again at each.")] = 1,
+    bucket: Annotated[int, METHOD(help="MLP widths that follow from limits are multiples of it.")] = 32,
     calibration: Annotated[
         list[str] | None,
-        typer.Option(
+        TEXT(
             metavar="TEXT",
             help="What the activations are measured on; given several times, the same share of each.",
             show_default="demo:sotu",
         ),
     ] = None,
-    calibration_tokens: Annotated[int, typer.Option(help="How much of that text.")] = 16384,
+    calibration_tokens: Annotated[int, TEXT(help="How much of that text.")] = 16384,
     calibration_window: Annotated[
         int | None,
-        typer.Option(help="In windows of so many tokens.", show_default="512, or the model's context if shorter"),
+        TEXT(help="In windows of so many tokens.", show_default="512, or the model's context if shorter"),
     ] = None,
     packing: Annotated[
-        str, typer.Option(help="Cut windows from the documents joined, or from each by itself: joined or documents.")
+        str, TEXT(help="Cut windows from the documents joined, or from each by itself: joined or documents.")
     ] = "joined",
-    seed: Annotated[int, typer.Option(help="Which windows; the same seed writes the same bytes.")] = 0,
+    seed: Annotated[int, TEXT(help="Which windows; the same seed writes the same bytes.")] = 0,
     report: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write figures, a page and report.json on it into this directory."),

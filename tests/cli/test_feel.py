@@ -59,6 +59,7 @@ def test_help_fits_80_columns_and_has_examples(command):
     done = edge_transact(command, "--help", env={**os.environ, "COLUMNS": "80"})
     assert done.returncode == 0
     assert max(len(line) for line in done.stdout.splitlines()) <= 80
+    assert "…" not in done.stdout, "the name of an option is cut off"
     assert "Examples" in done.stdout and f"edge-transact {command}" in done.stdout
     assert "--json" in done.stdout
 
