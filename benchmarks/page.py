@@ -43,7 +43,7 @@ def machine(threads: int) -> str:
     load = os.getloadavg()[0]
     return (
         f"{time.strftime('%Y-%m-%d')}, {_cpu()}, {os.cpu_count()} CPUs, {_memory_gib():.0f} GiB, "
-        f"{platform.system()}; {threads} threads; before the measuring, load average {load:.1f} "
+        f"{platform.system()}; {threads} thread{'s' * (threads != 1)}; before the measuring, load average {load:.1f} "
         f"and {100 * busy_share():.0f} % of the CPUs' time taken by other work."
     )
 
@@ -62,8 +62,11 @@ def _cpu_times() -> tuple[int, int]:
 
 
 def _cpu() -> str:
-    found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return found[1] if found else platform.machine()
+    """Name, and family and model where they say more: of one name, generations differ by half in what they multiply."""
+    known = dict(re.findall(r"^(\w[\w ]*?)\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
+    if "model name" not in known:
+        return platform.machine()
+    return f"{known['model name']} (family {known['cpu family']}, model {known['model']})"
 
 
 def _memory_gib() -> float:
