@@ -55,7 +55,7 @@ def test_a_pruned_smollm2_gives_the_hosts_tokens(phone, run_bench, tmp_path, mon
         context=256,
         prefill_chunk=8,
         budget=Budget(heads=3, intermediate=256),
-        pruning={"calibration_tokens": 1024},
+        pruning={"method": "magnitude", "calibration_tokens": 512},
     )
     options = {"dists": [dist], "lengths": (Lengths(16, 4),), "repetitions": 1, "timeout_s": 600}
     on_phone = run_bench(phone.serial, **options)
