@@ -163,11 +163,12 @@ def _run(model: LayerwiseModel, selections: Sequence[LayerSelection], journal: J
         state = journal["compensated-state"]
         done, source, pruned = int(state["done"]), state["source"], state["pruned"]
     else:
-        done, source = 0, model.embeddings()
-        pruned = source.clone()
+        done, source = 0, model.embeddings(journal)
+        pruned = journal.room(source.shape, source.dtype)
+        pruned.copy_(source)
     with bar("compensate", (len(selections) - done) * len(model.batches)) as advance:
         for index in range(done, len(selections)):
-            solved = _Layer(model, index, selections[index])
+            solved = _Layer(model, index, selections[index], journal)
             tensors = solved.attention(source, pruned) | solved.mlp(source, pruned, advance)
             check_finite({"hidden states": pruned, "the source": source}, model.checkpoint, index)
             journal[f"compensated-{index}"] = tensors
@@ -177,8 +178,9 @@ def _run(model: LayerwiseModel, selections: Sequence[LayerSelection], journal: J
 class _Layer:
     """One layer, uncut and cut."""
 
-    def __init__(self, model: LayerwiseModel, index: int, selection: LayerSelection) -> None:
+    def __init__(self, model: LayerwiseModel, index: int, selection: LayerSelection, journal: Journal) -> None:
         self.model = model
+        self.journal = journal
         self.index = index
         self.selection = selection
         self.full = model.layer(index)
@@ -189,14 +191,14 @@ class _Layer:
         projection = self.cut.self_attn.o_proj
         regression = Regression(projection.weight)
         kept = self._kept_of_attention()
-        activations = []
-        for held_out, of_source, of_pruned in self._batches(source, pruned):
+        activations = self._room(projection)
+        for held_out, of_source, of_pruned, kept_back in self._batches(source, pruned, activations):
             _, output = self._attend(self.full, of_source)
             of_source += output
             uncut, wanted = self._attend(self.full, of_pruned)
             activation = uncut[..., kept] if kept is not None else self._attend(self.cut, of_pruned)[0]
             output = projection(activation)
-            activations.append(activation.cpu())
+            kept_back.copy_(activation)
             self._add(regression, held_out, activation, output, wanted, of_source, of_pruned)
         return self._finish(PROJECTIONS[0], projection, regression, pruned, activations)
 
@@ -212,24 +214,27 @@ class _Layer:
         projection = self.cut.mlp.down_proj
         regression = Regression(projection.weight)
         kept = self.selection.intermediate.to(self.model.device)
-        activations = []
-        for held_out, of_source, of_pruned in self._batches(source, pruned):
+        activations = self._room(projection)
+        for held_out, of_source, of_pruned, kept_back in self._batches(source, pruned, activations):
             of_source += self.full.mlp.down_proj(self._activate(of_source))
             activation = self._activate(of_pruned)
             wanted = self.full.mlp.down_proj(activation)
             activation = activation[..., kept]
-            activations.append(activation.cpu())
+            kept_back.copy_(activation)
             self._add(regression, held_out, activation, projection(activation), wanted, of_source, of_pruned)
             advance(1)
         return self._finish(PROJECTIONS[1], projection, regression, pruned, activations)
 
-    def _batches(self, source, pruned) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Which of a batch's windows are held out, and both streams, as views."""
+    def _room(self, projection: torch.nn.Linear) -> torch.Tensor:
+        """For what the projection is given, ``[windows, window, in_features]``."""
+        return self.journal.room((*self.model.windows.shape, projection.in_features), self.model.dtype)
+
+    def _batches(self, *states: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Which of a batch's windows are held out, and its part of each of the states, as views."""
         windows = torch.arange(len(self.model.windows))
         # A single window can't be held out from itself.
         held_out = windows % HELD_OUT == HELD_OUT - 1 if len(windows) >= HELD_OUT else windows == len(windows) - 1
-        model = self.model
-        return zip(pieces(held_out, model), pieces(source, model), pieces(pruned, model), strict=True)
+        return zip(*(pieces(tensor, self.model) for tensor in (held_out, *states)), strict=True)
 
     def _attend(self, layer: LlamaDecoderLayer, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`o_proj`'s input and output."""
@@ -260,7 +265,7 @@ class _Layer:
     def _finish(self, name, projection, regression, pruned, activations) -> dict[str, torch.Tensor]:
         weight, fit = regression.solve()
         projection.weight.data = weight.to(self.model.dtype)
-        for hidden, activation in zip(pieces(pruned, self.model), activations, strict=True):
+        for hidden, activation in zip(pieces(pruned, self.model), pieces(activations, self.model), strict=True):
             hidden += projection(activation.to(self.model.device)).to(hidden.device)
         return {
             f"{name}.weight": projection.weight.data.cpu().clone(),

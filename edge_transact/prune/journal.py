@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import json
+import math
+import mmap
+import os
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save_file
 
-from edge_transact.errors import UsageError
+from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.progress import step
+
+MEMORY_BYTES = 1 << 30
+"""Hidden states of more bytes lie in a file, of which the system keeps in memory what fits."""
+
+DTYPES = {
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "I64": torch.int64,
+    "BOOL": torch.bool,
+}
+"""By their names in safetensors."""
 
 
 class Journal:
     """Named groups of tensors in a directory; each is written whole or not at all.
 
-    It also keeps memory bounded: what a pass over the layers leaves for a later one lies here, not in memory.
+    It also keeps memory bounded: what a pass over the layers leaves for a later one lies here, not in memory, and large
+    tensors get their `room` in a file. Groups are safetensors files, read and written piece by piece: the library
+    would hold a second copy of each.
 
     Args:
         output: What is being made; the journal is ``.NAME.prune`` beside it, and made when something is put there.
@@ -53,9 +71,41 @@ class Journal:
     def __contains__(self, name: str) -> bool:
         return not self._is_new and self._file(name).is_file()
 
+    def room(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """A new tensor, its values undefined: in memory, or beyond `MEMORY_BYTES` in a file that goes when it does.
+
+        Raises:
+            EdgeTransactError: The disk has no space for it.
+        """
+        nbytes = math.prod(shape) * dtype.itemsize
+        if nbytes <= MEMORY_BYTES:
+            return torch.empty(tuple(shape), dtype=dtype)
+        directory = self._directory.parent
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory) as file:
+            try:
+                # Taken at once where that can be: a write to a mapped page of a full disk ends the process.
+                getattr(os, "posix_fallocate", lambda fd, _, size: os.ftruncate(fd, size))(file.fileno(), 0, nbytes)
+            except OSError as error:
+                raise EdgeTransactError(
+                    f"{directory} has no space for {nbytes / 2**30:.1f} GiB of hidden states: {error.strerror}",
+                    fix="Free some, or take fewer --calibration-tokens.",
+                ) from error
+            mapping = mmap.mmap(file.fileno(), nbytes)
+        tensor = torch.frombuffer(mapping, dtype=dtype).view(tuple(shape))
+        setattr(tensor, _MAPPING, mapping)
+        return tensor
+
     def __getitem__(self, name: str) -> dict[str, torch.Tensor]:
         # Read, not mapped: mapped pages would count as this process's memory.
-        return load(self._file(name).read_bytes())
+        tensors = {}
+        with self._file(name).open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            for key, entry in header.items():
+                tensors[key] = self.room(entry["shape"], DTYPES[entry["dtype"]])
+                file.readinto(_bytes(tensors[key]))
+                release(tensors[key])
+        return tensors
 
     def __setitem__(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
         if self._is_new:
@@ -65,7 +115,17 @@ class Journal:
             self._directory.mkdir(parents=True)
             (self._directory / "options.json").write_text(json.dumps(self._options))
         beside = self._file(name).with_suffix(".part")
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, beside)
+        names = {dtype: dtype_name for dtype_name, dtype in DTYPES.items()}
+        header, end = {}, 0
+        for key, tensor in tensors.items():
+            start, end = end, end + tensor.nbytes
+            header[key] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        text = json.dumps(header).encode()
+        with beside.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for tensor in tensors.values():
+                file.write(_bytes(tensor.contiguous()))
+                release(tensor)
         beside.rename(self._file(name))
 
     def discard(self, name: str) -> None:
@@ -78,3 +138,17 @@ class Journal:
 
     def _file(self, name: str) -> Path:
         return self._directory / f"{name}.safetensors"
+
+
+_MAPPING = "mapping"
+"""The attribute of a tensor in a file."""
+
+
+def release(tensor: torch.Tensor) -> None:
+    """Lets what a tensor in a file has in memory go; what was written to it stays written. Others stay as they are."""
+    if mapping := getattr(tensor, _MAPPING, None):
+        mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    return tensor.view(-1).view(torch.uint8).numpy().data

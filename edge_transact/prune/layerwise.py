@@ -18,11 +18,15 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layers import layer_config, load_layer
 from edge_transact.errors import EdgeTransactError
 from edge_transact.progress import warn
+from edge_transact.prune.journal import Journal, release
 from edge_transact.prune.selection import LayerSelection
 from edge_transact.prune.surgery import REPAIR, pruned_layer
 
 BATCH_TOKENS = 2048
 """Tokens of a forward pass: enough for full matrix products, few enough for the activations of a 7B model."""
+
+CHECKED_AT_ONCE = 1 << 24
+"""Numbers that are looked at for NaN and infinity together."""
 
 LOGITS_TOKENS = 256
 """Tokens whose logits are in memory at once."""
@@ -66,15 +70,20 @@ class LayerwiseModel:
         """The windows in batches of about `BATCH_TOKENS` tokens."""
         return self.windows.split(max(1, BATCH_TOKENS // self.windows.shape[1]))
 
-    def embeddings(self) -> torch.Tensor:
-        """What layer 0 gets, ``[windows, window, hidden_size]``.
+    def embeddings(self, journal: Journal) -> torch.Tensor:
+        """What layer 0 gets, ``[windows, window, hidden_size]``, in the journal's room.
 
         Raises:
             EdgeTransactError: A row of the embedding is not finite.
         """
-        hidden = self.checkpoint.tensor(self._embedding_name)[self.windows].to(self.dtype)
-        if not hidden.isfinite().all():
-            raise EdgeTransactError(f"{self.checkpoint.path}: {self._embedding_name} holds NaN or infinity", fix=REPAIR)
+        rows = self.checkpoint.tensor(self._embedding_name)
+        hidden = journal.room((*self.windows.shape, rows.shape[1]), self.dtype)
+        for ids, batch in zip(self.batches, pieces(hidden, self), strict=True):
+            batch.copy_(rows[ids])
+            if not batch.isfinite().all():
+                raise EdgeTransactError(
+                    f"{self.checkpoint.path}: {self._embedding_name} holds NaN or infinity", fix=REPAIR
+                )
         return hidden
 
     @cached_property
@@ -197,7 +206,8 @@ def check_finite(tensors: Mapping[str, torch.Tensor], checkpoint: Checkpoint, in
         EdgeTransactError: A tensor holds NaN or infinity, named by layer and by its name here.
     """
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        parts = tensor.reshape(-1).split(CHECKED_AT_ONCE) if tensor.is_floating_point() else ()
+        if not all(part.isfinite().all() for part in parts):
             raise EdgeTransactError(
                 f"{checkpoint.path}: layer {index} computes NaN or infinity on the calibration text ({name})",
                 fix=REPAIR,
@@ -205,5 +215,7 @@ def check_finite(tensors: Mapping[str, torch.Tensor], checkpoint: Checkpoint, in
 
 
 def pieces(hidden: torch.Tensor, model: LayerwiseModel) -> Iterator[torch.Tensor]:
-    """Hidden states of all windows, batch by batch, as views that can be written to."""
-    yield from hidden.split(len(model.batches[0]))
+    """Hidden states of all windows, batch by batch, as views that can be written to; in memory until the next one."""
+    for piece in hidden.split(len(model.batches[0])):
+        yield piece
+        release(hidden)

@@ -70,7 +70,7 @@ def _forward(model, selections, method, journal: Journal, description: str, seed
     done, hidden = 0, None
     if state in journal:
         done, hidden = int(journal[state]["done"]), journal[state]["hidden"]
-    hidden = model.embeddings() if hidden is None else hidden
+    hidden = model.embeddings(journal) if hidden is None else hidden
     with bar(description, (layers - done) * len(model.batches)) as advance:
         for index in range(done, layers):
             layer = model.layer(index, selections[index])
@@ -125,7 +125,7 @@ def _finish(model, scorer: Scorer, index: int, journal: Journal, description: st
 
 def _inputs_and_gradients(model: LayerwiseModel, selections, journal: Journal, description: str) -> dict:
     """Every layer's input goes to the journal; returned is the loss's gradient by the last layer's output."""
-    hidden = model.embeddings()
+    hidden = model.embeddings(journal)
     with bar(description, len(selections) * len(model.batches)) as advance:
         for index, selection in enumerate(selections):
             journal[f"inputs-{index}"] = {"hidden": hidden}

@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 
 from edge_transact.progress import bar
-from edge_transact.prune.journal import Journal
+from edge_transact.prune.journal import Journal, release
 from edge_transact.prune.layerwise import LOGITS_TOKENS, LayerwiseModel, pieces
 from edge_transact.prune.salience import LayerScores
 from edge_transact.prune.selection import LayerSelection, select
@@ -57,36 +57,40 @@ def measure_sensitivity(
         fp32, ``[layers, 2]``: attention, MLP.
     """
     if "sensitivity" not in journal:
-        journal["sensitivity"] = {"divergence": _measure(source, selections, scores)}
+        journal["sensitivity"] = {"divergence": _measure(source, selections, scores, journal)}
     return journal["sensitivity"]["divergence"]
 
 
 @torch.no_grad()
-def _measure(source: LayerwiseModel, selections, scores) -> torch.Tensor:
+def _measure(source: LayerwiseModel, selections, scores, journal: Journal) -> torch.Tensor:
     model = source.sample(round(source.windows.numel() * SHARE), WINDOW)
     layers = len(selections)
-    whole = model.embeddings()
-    variants: dict[tuple[int, int], torch.Tensor] = {}
+    whole = model.embeddings(journal)
+    # Of all layers, attention and MLP.
+    variants = journal.room((layers, 2, *whole.shape), whole.dtype)
     with bar("sensitivity", layers * (layers + 1)) as advance:
         for index, (selection, of_layer) in enumerate(zip(selections, scores, strict=True)):
             layer = model.layer(index, selection)
-            for hidden in variants.values():
+            for hidden in variants[:index].flatten(end_dim=1):
                 _through(model, layer, hidden)
                 advance(1)
             widths = selection.widths
             cut = reference(widths)
-            for kind, narrower in enumerate(
+            for hidden, narrower in zip(
+                variants[index],
                 (
                     replace(cut, intermediate_size=widths.intermediate_size),
                     replace(widths, intermediate_size=cut.intermediate_size),
-                )
+                ),
+                strict=True,
             ):
-                variants[index, kind] = whole.clone()
+                hidden.copy_(whole)
                 chosen = selection.then(select(of_layer, narrower))
-                _through(model, model.layer(index, chosen), variants[index, kind])
+                _through(model, model.layer(index, chosen), hidden)
                 advance(1)
             _through(model, layer, whole)
-        return _divergences(model, whole, variants, layers)
+            release(variants)
+        return _divergences(model, whole, variants)
 
 
 def _through(model: LayerwiseModel, layer, hidden: torch.Tensor) -> None:
@@ -94,15 +98,15 @@ def _through(model: LayerwiseModel, layer, hidden: torch.Tensor) -> None:
         batch.copy_(model.run(layer, batch))
 
 
-def _divergences(model: LayerwiseModel, whole, variants, layers: int) -> torch.Tensor:
-    divergence = torch.zeros(layers, 2)
+def _divergences(model: LayerwiseModel, whole: torch.Tensor, variants: torch.Tensor) -> torch.Tensor:
+    divergence = torch.zeros(variants.shape[:2])
     tokens = whole.flatten(end_dim=1)
     for start in range(0, len(tokens), LOGITS_TOKENS):
         rows = slice(start, start + LOGITS_TOKENS)
         expected = model.logits(tokens[rows]).log_softmax(dim=-1)
         probabilities = expected.exp()
-        for key, hidden in variants.items():
-            # In place, where it can be: a vocabulary's worth of logits is large enough for memory to be what takes long.
+        for hidden, total in zip(variants.flatten(end_dim=1), divergence.view(-1), strict=True):
+            # In place, where it can be: logits of a whole vocabulary are large enough for memory to take longest.
             actual = model.logits(hidden.flatten(end_dim=1)[rows]).log_softmax(dim=-1)
-            divergence[key] += actual.neg_().add_(expected).mul_(probabilities).sum().item()
+            total += actual.neg_().add_(expected).mul_(probabilities).sum().item()
     return divergence / len(tokens)

@@ -103,7 +103,7 @@ def test_the_pruned_model_comes_nearer_to_the_source(make_llama, tmp_path: Path,
 
     @torch.no_grad()
     def output(model: LayerwiseModel, of: list[LayerSelection] | None) -> torch.Tensor:
-        hidden = model.embeddings()
+        hidden = model.embeddings(Journal(tmp_path / "other", {}, resume=False))
         for index in range(source.plan.num_hidden_layers):
             hidden = model.run(model.layer(index, of[index] if of else None), hidden)
         return hidden

@@ -1,0 +1,67 @@
+"""What is too large for memory lies in files, and nothing but the memory is different."""
+
+import errno
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from edge_transact.errors import EdgeTransactError
+from edge_transact.prune import Budget, journal, prune
+from edge_transact.prune.journal import DTYPES, Journal, release
+from tests.prune.test_prune import weights_of
+from tests.prune.test_resume import TEXT
+
+
+@pytest.mark.parametrize("method", ["best", "transact"])
+def test_the_same_bytes_from_files(tiny_model, tmp_path: Path, monkeypatch, method: str) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    options = {"method": method, "compensate": True, "calibration": str(tmp_path / "text.txt")}
+    prune(str(tiny_model), tmp_path / "in-memory", Budget(ratio=0.4), calibration_tokens=2048, **options)
+    monkeypatch.setattr(journal, "MEMORY_BYTES", 0)
+    prune(str(tiny_model), tmp_path / "in-files", Budget(ratio=0.4), calibration_tokens=2048, **options)
+    assert weights_of(tmp_path / "in-files") == weights_of(tmp_path / "in-memory")
+    assert {path.name for path in tmp_path.iterdir()} == {"text.txt", "in-memory", "in-files"}
+
+
+@pytest.mark.parametrize("bound", [0, 1 << 30])
+def test_a_group_is_a_safetensors_file(tmp_path: Path, monkeypatch, bound: int) -> None:
+    monkeypatch.setattr(journal, "MEMORY_BYTES", bound)
+    numbers = torch.arange(24).view(2, 3, 4)
+    tensors = {str(dtype): (numbers % 7).to(dtype) for dtype in DTYPES.values()}
+    tensors |= {"a number": torch.tensor(1.5), "none": torch.empty(0, 5), "turned": numbers.permute(2, 0, 1)}
+    kept = Journal(tmp_path / "out", {}, resume=False)
+    kept["group"] = tensors
+    read, expected = kept["group"], load_file(tmp_path / ".out.prune" / "group.safetensors")
+    assert read.keys() == expected.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(read[name], tensor) and torch.equal(expected[name], tensor)
+        assert read[name].dtype == expected[name].dtype == tensor.dtype
+
+
+def test_what_is_released_leaves_memory_and_stays_written(tmp_path: Path, monkeypatch) -> None:
+    def mapped_kib() -> int:
+        return int(re.search(r"RssFile:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+    monkeypatch.setattr(journal, "MEMORY_BYTES", 0)
+    tensor = Journal(tmp_path / "out", {}, resume=False).room((64, 1 << 18), torch.float32)
+    before = mapped_kib()
+    tensor.copy_(torch.arange(64)[:, None].expand_as(tensor))
+    written = mapped_kib()
+    release(tensor)
+    assert written - before > 60 << 10 > 4 << 10 > mapped_kib() - before
+    assert torch.equal(tensor[:, 7], torch.arange(64.0))
+
+
+def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path, monkeypatch) -> None:
+    def full(*_) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(journal, "MEMORY_BYTES", 0)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(EdgeTransactError, match=r"no space for 2\.0 GiB of hidden states: No space left") as raised:
+        Journal(tmp_path / "out", {}, resume=False).room((1 << 20, 1 << 10), torch.bfloat16)
+    assert "--calibration-tokens" in raised.value.fix
