@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +34,13 @@ def tiny_dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("dist") / NASTY
     build("demo:tiny", path, targets=["host", "android-cpu"], quantization="q4f32_1")
     return path
+
+
+def copy_dist(dist: Path, to: Path) -> None:
+    """The same model as another build: the manifest's layout differs, and so its digest."""
+    shutil.copytree(dist, to)
+    manifest = json.loads((to / "manifest.json").read_text())
+    (to / "manifest.json").write_text(json.dumps(manifest, indent=len(to.name)))
 
 
 @pytest.fixture(scope="session")

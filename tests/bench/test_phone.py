@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -19,7 +18,7 @@ from edge_transact.bench.push import sync_files
 from edge_transact.bench.sensors import read_sensors
 from edge_transact.build.dist import build
 from edge_transact.prune import Budget
-from tests.bench.conftest import NASTY
+from tests.bench.conftest import NASTY, copy_dist
 from tests.bench.logs import repetitions
 from tests.bench.standin.phone import adb_server_beside
 
@@ -113,9 +112,7 @@ def test_sensors_follow_the_phone(phone):
 def test_two_models_on_two_phones_of_one_name_at_once(make_phone, run_bench, tiny_dist, tmp_path):
     phones = [make_phone(), make_phone()]
     other = tmp_path / "other"
-    shutil.copytree(tiny_dist, other)
-    manifest = json.loads((other / "manifest.json").read_text())
-    (other / "manifest.json").write_text(json.dumps(manifest))  # of another layout, and so of another digest
+    copy_dist(tiny_dist, other)
     outcome = run_bench("all", dists=[tiny_dist, other], repetitions=1)
     assert outcome.failures == []
     measured = [(result["serial"], result["model"]) for result in outcome.results]

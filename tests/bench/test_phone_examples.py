@@ -1,0 +1,33 @@
+"""The examples of pages and help that measure phones, run as they stand on the stand-in phone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge_transact.bench import run
+from tests.bench.conftest import QUICK, copy_dist
+from tests.bench.logs import repetitions
+from tests.examples import EXAMPLES, run_line, split
+
+LINES = list(dict.fromkeys(line for lines in EXAMPLES.values() for line in lines if "--device all" in line))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", LINES)
+def test_examples_measure_the_phone(line, phone, runner, tiny_dist, tmp_path, monkeypatch):
+    """On the tiny model and in short: the phone is an emulation."""
+    conditions = run.Conditions
+    short = {"lengths": QUICK.lengths, "repetitions": 1, "warmups": 0}
+    monkeypatch.setattr(run, "Conditions", lambda **asked: conditions(**{**asked, **short}))
+    monkeypatch.setenv("EDGE_BENCH_RUNNER", str(runner))
+    monkeypatch.chdir(tmp_path)
+    models = {word for word in split(line) if word in ("dist", "dense", "pruned")}
+    for name in models:
+        copy_dist(tiny_dist, Path(name))
+    run_line(line)
+    measured = repetitions(Path("edge-transact-bench.jsonl"))
+    assert {row["model"] for row in measured} == models
+    assert {row["serial"] for row in measured} == {phone.serial}
+    assert Path("report/index.html").exists()
