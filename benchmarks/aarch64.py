@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import page
 from edge_transact.engine.cpu import isa, linear
+from edge_transact.engine.product import Linear
 from edge_transact.engine.targets import get_target
 from edge_transact.errors import EdgeTransactError
 from edge_transact.quantization import GROUP_SIZE, QUANTIZATIONS, Quantization
@@ -77,7 +78,7 @@ def compile_kernel(quantization: Quantization, directory: Path) -> Path:
 
     target = get_target("android-cpu").tvm_target()
     dtype = quantization.model_dtype
-    kind = linear.Linear(quantization.linear_layout, dtype, dtype, dtype)
+    kind = Linear(quantization.linear_layout, dtype, dtype, dtype)
     function = linear.kernel(kind, isa.select(target, 2), int(target.attrs["num-cores"]), one_row=True)
     module = tvm.IRModule({KERNEL: function.with_attr("global_symbol", KERNEL)})
     path = directory / f"{quantization.name}.o"

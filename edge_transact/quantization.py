@@ -21,6 +21,9 @@ VALUES_PER_WORD = 8
 
 WORDS_PER_GROUP = GROUP_SIZE // VALUES_PER_WORD
 
+ZERO_POINT = 7
+"""What is subtracted from a 4-bit value before it is scaled."""
+
 
 @dataclass(frozen=True)
 class Quantization:

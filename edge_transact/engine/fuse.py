@@ -11,7 +11,7 @@ import tvm
 import tvm_ffi
 from tvm import IRModule, relax, tirx
 
-from edge_transact.engine.cpu.linear import Linear
+from edge_transact.engine.product import Linear
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
 
 

@@ -11,7 +11,7 @@ from tvm import te, tirx
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 
-from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP, Quantization
+from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP, ZERO_POINT, Quantization
 
 OUT_ELEMENTWISE_FUSABLE = 4
 """TVM's operator pattern of a matrix product: element-wise operations may be fused behind it."""
@@ -80,7 +80,7 @@ class _Weight(nn.Module):
             group = (k // GROUP_SIZE, j) if self.input_major else (i, k // GROUP_SIZE)
             shift = (k % VALUES_PER_WORD * 4).astype("uint32")
             nibble = tirx.bitwise_and(tirx.shift_right(q_weight(*word), shift), tirx.const(15, "uint32"))
-            return (nibble.astype(dtype) - tirx.const(7, dtype)) * q_scale(*group)
+            return (nibble.astype(dtype) - tirx.const(ZERO_POINT, dtype)) * q_scale(*group)
 
         shape = (self.out_features, self.in_features)
         return te.compute(shape[::-1] if self.input_major else shape, value, name="dequantize")

@@ -30,6 +30,9 @@ DTYPES = {
 }
 """By their names in safetensors."""
 
+_MAPPING = "mapping"
+"""The attribute of a tensor in a file."""
+
 
 class Journal:
     """Named groups of tensors in a directory; each is written whole or not at all.
@@ -138,10 +141,6 @@ class Journal:
 
     def _file(self, name: str) -> Path:
         return self._directory / f"{name}.safetensors"
-
-
-_MAPPING = "mapping"
-"""The attribute of a tensor in a file."""
 
 
 def release(tensor: torch.Tensor) -> None:

@@ -7,7 +7,8 @@ from cpu_kernels import INSTRUCTION_SETS, compiled, describe, rows_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_transact.engine.cpu.linear import Linear, embed, kernel, supports
+from edge_transact.engine.cpu.linear import embed, kernel, supports
+from edge_transact.engine.product import Linear
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.weights import w4
 

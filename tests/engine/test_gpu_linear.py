@@ -7,10 +7,10 @@ from cpu_kernels import compiled
 from test_cpu_fuse import calls
 from tvm import tirx
 
-from edge_transact.engine.cpu.linear import Linear
 from edge_transact.engine.fuse import FuseLinears
 from edge_transact.engine.gpu.linear import GPUKernels, columns_a_thread, decode, prefill
 from edge_transact.engine.linear import compiled as compiled_model
+from edge_transact.engine.product import Linear
 from edge_transact.engine.targets import get_target
 from edge_transact.quantization import get_quantization
 

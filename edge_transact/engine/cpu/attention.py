@@ -18,7 +18,7 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as builder
 
-from edge_transact.engine.cpu.vector import cast, exp, load, max_lanes, shuffle, sin_cos, splat, store, sum_lanes
+from edge_transact.engine.vector import cast, exp, load, max_lanes, shuffle, sin_cos, splat, store, sum_lanes
 
 PAGE_SIZE = 16
 MASKED = -5e4

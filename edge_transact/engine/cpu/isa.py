@@ -24,7 +24,7 @@ from typing import Any
 from tvm.script import tirx as T
 from tvm.target import Target, codegen
 
-from edge_transact.engine.cpu.vector import (
+from edge_transact.engine.vector import (
     bf16_bits,
     cast,
     from_bf16_bits,
@@ -35,10 +35,7 @@ from edge_transact.engine.cpu.vector import (
     splat,
     sum_lanes,
 )
-from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP
-
-ZERO_POINT = 7
-"""What is subtracted from a packed nibble (MLC's ``group_quantization.py``)."""
+from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP, ZERO_POINT
 
 _PLACES = (1, 16, 256, 4096) * 2
 """What `Fp32` has each nibble of a word times: those of the upper half are shifted down by 16 bits, all at once."""

@@ -9,8 +9,8 @@ import tvm
 from tvm import tirx
 
 from edge_transact.engine.cpu import isa, linear
-from edge_transact.engine.cpu.linear import Linear
 from edge_transact.engine.fuse import is_one_row
+from edge_transact.engine.product import Linear
 
 
 class CPUKernels:

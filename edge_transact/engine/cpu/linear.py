@@ -11,47 +11,17 @@ done in the same pass.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from tvm import tirx
 from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as builder
 
-from edge_transact.engine.cpu.isa import ZERO_POINT, Fp32
-from edge_transact.engine.cpu.vector import cast, exp, lanes_of, load, prefetch, shuffle, splat, store, sum_lanes
-from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A kind of product, and what is done in the same pass. Its sizes are the tensors': one kernel serves all widths.
-
-    Attributes:
-        layout: ``NK``: weight ``[N, 4 G]``, scale ``[N, G]``; ``KN``: ``[4 G, N]``, ``[G, N]``; ``G = ceil(K / 32)``.
-        dtype: Of the activations.
-        scale_dtype: Of the scales.
-        out_dtype: Of the result.
-        norm_eps: Apply RMSNorm to `x` first, with this epsilon and a weight ``[K]``.
-        bias: Add a bias ``[N]``.
-        gated: The first half of the columns is a gate: ``silu(y[:, :N/2]) * y[:, N/2:]``.
-        residual: Add a tensor of the result's shape.
-    """
-
-    layout: Literal["NK", "KN"]
-    dtype: str
-    scale_dtype: str
-    out_dtype: str
-    norm_eps: float | None = None
-    bias: bool = False
-    gated: bool = False
-    residual: bool = False
-
-    @property
-    def sections(self) -> int:
-        """Columns of the weight for a column of the result."""
-        return 2 if self.gated else 1
+from edge_transact.engine.cpu.isa import Fp32
+from edge_transact.engine.product import Linear
+from edge_transact.engine.vector import cast, exp, lanes_of, load, prefetch, shuffle, splat, store, sum_lanes
+from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP, ZERO_POINT
 
 
 class _Arguments:

@@ -16,11 +16,10 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as builder
 
-from edge_transact.engine.cpu.isa import ZERO_POINT
-from edge_transact.engine.cpu.linear import Linear
-from edge_transact.engine.cpu.vector import cast, load, splat, store
 from edge_transact.engine.fuse import is_one_row
-from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP
+from edge_transact.engine.product import Linear
+from edge_transact.engine.vector import cast, load, splat, store
+from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP, ZERO_POINT
 
 DECODE_COLUMNS, DECODE_PARTS = 64, 4
 """Columns of a work group in decode, one a thread; and threads that share a column's groups of weights."""

@@ -1,0 +1,36 @@
+"""What one kernel of ours computes, whatever device it is for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A kind of product, and what is done in the same pass. Its sizes are the tensors': one kernel serves all widths.
+
+    Attributes:
+        layout: ``NK``: weight ``[N, 4 G]``, scale ``[N, G]``; ``KN``: ``[4 G, N]``, ``[G, N]``; ``G = ceil(K / 32)``.
+        dtype: Of the activations.
+        scale_dtype: Of the scales.
+        out_dtype: Of the result.
+        norm_eps: Apply RMSNorm to `x` first, with this epsilon and a weight ``[K]``.
+        bias: Add a bias ``[N]``.
+        gated: The first half of the columns is a gate: ``silu(y[:, :N/2]) * y[:, N/2:]``.
+        residual: Add a tensor of the result's shape.
+    """
+
+    layout: Literal["NK", "KN"]
+    dtype: str
+    scale_dtype: str
+    out_dtype: str
+    norm_eps: float | None = None
+    bias: bool = False
+    gated: bool = False
+    residual: bool = False
+
+    @property
+    def sections(self) -> int:
+        """Columns of the weight for a column of the result."""
+        return 2 if self.gated else 1
