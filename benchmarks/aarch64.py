@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import page
-from edge_transact.engine.cpu import isa, linear
+from edge_transact.engine.cpu import linear
+from edge_transact.engine.cpu.kernels import CPUKernels
 from edge_transact.engine.product import Linear
 from edge_transact.engine.targets import get_target
 from edge_transact.errors import EdgeTransactError
@@ -79,7 +80,8 @@ def compile_kernel(quantization: Quantization, directory: Path) -> Path:
     target = get_target("android-cpu").tvm_target()
     dtype = quantization.model_dtype
     kind = Linear(quantization.linear_layout, dtype, dtype, dtype)
-    function = linear.kernel(kind, isa.select(target, 2), int(target.attrs["num-cores"]), one_row=True)
+    kernels = CPUKernels(target)
+    function = linear.kernel(kind, kernels.instructions(kind), kernels.threads, one_row=True)
     module = tvm.IRModule({KERNEL: function.with_attr("global_symbol", KERNEL)})
     path = directory / f"{quantization.name}.o"
     tvm.compile(module, target=target).mod.write_to_file(str(path))
@@ -97,7 +99,7 @@ def disassemble(kernel: Path) -> list[tuple[int, str]]:
 
 
 def find_loop(code: list[tuple[int, str]]) -> Loop:
-    """The innermost loop with the most floating-point instructions."""
+    """The innermost loop with the most multiply-adds."""
     loops = []
     for index, (address, text) in enumerate(code):
         jump = re.match(r"(?:b\.\w+|cbn?z .*|tbn?z .*|b) .*?0x([0-9a-f]+)$", text)
@@ -107,7 +109,7 @@ def find_loop(code: list[tuple[int, str]]) -> Loop:
     innermost = [(a, b) for a, b in loops if not any(a <= c and d <= b and (a, b) != (c, d) for c, d in loops)]
 
     def arithmetic(loop: tuple[int, int]) -> int:
-        return sum("fm" in text.split()[0] for _, text in code[slice(*loop)])
+        return sum(text.split()[0] in ("fmla", "sdot") for _, text in code[slice(*loop)])
 
     return Loop(tuple(text for _, text in code[slice(*max(innermost, key=arithmetic))]))
 

@@ -51,6 +51,6 @@ class Limits:
         return PASSES * nbytes / self._library.read_seconds(start, nbytes, PASSES, self._threads)
 
     def flops_per_s(self, passes: int = 20_000_000) -> float:
-        """FLOPs a second of multiply-adds in registers: bf16 dot products where the CPU has them, else fp32."""
+        """FLOPs a second of multiply-adds in registers: 16-bit activations by bytes where CPUs have that, else fp32."""
         flops = ctypes.c_int.in_dll(self._library, "flops_per_pass").value * passes * self._threads
         return flops / self._library.multiply_seconds(passes, self._threads)

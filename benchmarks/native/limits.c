@@ -6,8 +6,10 @@
 #include <stdint.h>
 #include <time.h>
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512VNNI__)
 #include <immintrin.h>
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
 #endif
 
 typedef int64_t words __attribute__((vector_size(64)));
@@ -52,16 +54,23 @@ static void *multiply(void *argument) {
   Job *job = argument;
   pthread_barrier_wait(job->barrier);
   double start = now();
-#if defined(__AVX512BF16__)
-  __m512 sums[SUMS];
-  __m512bh a = (__m512bh)_mm512_set1_epi32(0x3f803f80), b = a;
-  for (int k = 0; k < SUMS; k++) sums[k] = _mm512_setzero_ps();
+#if defined(__AVX512VNNI__)
+  __m512i sums[SUMS], a = _mm512_set1_epi8(1), b = a;
+  for (int k = 0; k < SUMS; k++) sums[k] = _mm512_setzero_si512();
   for (int pass = 0; pass < job->passes; pass++) {
     __asm__ volatile("" : "+v"(a), "+v"(b));
-    for (int k = 0; k < SUMS; k++) sums[k] = _mm512_dpbf16_ps(sums[k], a, b);
+    for (int k = 0; k < SUMS; k++) sums[k] = _mm512_dpbusd_epi32(sums[k], a, b);
   }
-  for (int k = 1; k < SUMS; k++) sums[0] = _mm512_add_ps(sums[0], sums[k]);
-  job->sum = (int64_t)_mm512_reduce_add_ps(sums[0]);
+  for (int k = 0; k < SUMS; k++) job->sum += _mm512_reduce_add_epi32(sums[k]);
+#elif defined(__ARM_FEATURE_DOTPROD)
+  int32x4_t sums[SUMS];
+  int8x16_t a = vdupq_n_s8(1), b = a;
+  for (int k = 0; k < SUMS; k++) sums[k] = vdupq_n_s32(0);
+  for (int pass = 0; pass < job->passes; pass++) {
+    __asm__ volatile("" : "+w"(a), "+w"(b));
+    for (int k = 0; k < SUMS; k++) sums[k] = vdotq_s32(sums[k], a, b);
+  }
+  for (int k = 0; k < SUMS; k++) job->sum += vaddvq_s32(sums[k]);
 #else
   floats sums[SUMS] = {{0}}, a, b;
   for (int i = 0; i < 16; i++) a[i] = b[i] = 1.0f;
@@ -111,9 +120,12 @@ double read_seconds(const char *data, size_t bytes, int passes, int threads) {
   return run(read_part, data, bytes, passes, threads);
 }
 
-// FLOPs of each thread in a pass of `multiply_seconds`; with bf16 dot products a lane has two products.
-#if defined(__AVX512BF16__)
-const int flops_per_pass = SUMS * 16 * 2 * 2;
+// FLOPs of each thread in a pass of `multiply_seconds`, of a 16-bit activation with a weight: two products of bytes, four
+// in a lane; or one of fp32.
+#if defined(__AVX512VNNI__)
+const int flops_per_pass = SUMS * 16 * 4 / 2 * 2;
+#elif defined(__ARM_FEATURE_DOTPROD)
+const int flops_per_pass = SUMS * 4 * 4 / 2 * 2;
 #else
 const int flops_per_pass = SUMS * 16 * 2;
 #endif

@@ -104,24 +104,6 @@ def exp(value: Any) -> Any:
     return p * T.reinterpret("float32" if lanes == 1 else f"float32x{lanes}", exponent)
 
 
-def bf16_bits(value: Any) -> Any:
-    """The nearest bf16 of each fp32 lane (ties to even), in the low half of a uint32."""
-    lanes = lanes_of(value)
-    dtype = "uint32" if lanes == 1 else f"uint32x{lanes}"
-    bits = T.bind(T.reinterpret(dtype, value))
-    sixteen = splat(T.uint32(16), lanes)
-    odd = T.bitwise_and(T.shift_right(bits, sixteen), splat(T.uint32(1), lanes))
-    return T.shift_right(bits + odd + splat(T.uint32(0x7FFF), lanes), sixteen)
-
-
-def from_bf16_bits(bits: Any) -> Any:
-    """fp32 of bf16s in the low halves of uint32 lanes."""
-    lanes = lanes_of(bits)
-    return T.reinterpret(
-        "float32" if lanes == 1 else f"float32x{lanes}", T.shift_left(bits, splat(T.uint32(16), lanes))
-    )
-
-
 def sin_cos(angle: Any) -> tuple[Any, Any]:
     """Sine and cosine of each fp32 lane, to 2 units in the last place of 1 for ``|angle| < 1e5``, without a call.
 

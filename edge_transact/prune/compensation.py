@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
+from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from edge_transact.progress import bar, step
@@ -179,6 +180,29 @@ def _run(model: LayerwiseModel, selections: Sequence[LayerSelection], journal: J
             journal["compensated-state"] = {"source": source, "pruned": pruned, "done": torch.tensor(index + 1)}
 
 
+class _Split:
+    """What the dims of an activation do that a cut projection keeps, and what those do that it doesn't.
+
+    Args:
+        full: The projection uncut.
+        cut: The same with the columns `kept`; its bias may be another.
+        kept: Which dims those are, int64.
+    """
+
+    def __init__(self, full: torch.nn.Linear, cut: torch.nn.Linear, kept: torch.Tensor) -> None:
+        stays = torch.zeros(full.in_features, dtype=torch.bool, device=kept.device)
+        stays[kept] = True
+        self._kept, self._gone, self._cut = kept, (~stays).nonzero()[:, 0], cut
+        self._weight = full.weight[:, self._gone]
+        self._bias = None if full.bias is None else full.bias - cut.bias
+
+    def __call__(self, uncut: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the cut projection is given, what it makes of it, and what that is short of the uncut one's output."""
+        activation = uncut[..., self._kept]
+        gone = functional.linear(uncut[..., self._gone], self._weight, self._bias)
+        return activation, self._cut(activation), gone
+
+
 class _Layer:
     """One layer, uncut and cut."""
 
@@ -195,15 +219,20 @@ class _Layer:
         projection = self.cut.self_attn.o_proj
         regression = Regression(projection.weight)
         kept = self._kept_of_attention()
+        split = None if kept is None else _Split(self.full.self_attn.o_proj, projection, kept)
         activations = self._room(projection)
         for held_out, of_source, of_pruned, kept_back in self._batches(source, pruned, activations):
-            _, output = self._attend(self.full, of_source)
-            of_source += output
-            uncut, wanted = self._attend(self.full, of_pruned)
-            activation = uncut[..., kept] if kept is not None else self._attend(self.cut, of_pruned)[0]
-            output = projection(activation)
+            output = self.full.self_attn.o_proj(self._attend(self.full, of_source))
+            of_source += output.to(of_source.device)
+            uncut = self._attend(self.full, of_pruned)
+            if split is None:  # the queries and keys of the cut layer are others
+                activation = self._attend(self.cut, of_pruned)
+                output = projection(activation)
+                gone = self.full.self_attn.o_proj(uncut) - output
+            else:
+                activation, output, gone = split(uncut)
             kept_back.copy_(activation)
-            self._add(regression, held_out, activation, output, wanted, of_source, of_pruned)
+            self._add(regression, held_out, activation, output, gone, of_source, of_pruned)
         return self._finish(PROJECTIONS[0], projection, regression, pruned, activations)
 
     def _kept_of_attention(self) -> torch.Tensor | None:
@@ -217,15 +246,14 @@ class _Layer:
         """Moves both streams over the MLP, in place."""
         projection = self.cut.mlp.down_proj
         regression = Regression(projection.weight)
-        kept = self.selection.intermediate.to(self.model.device)
+        split = _Split(self.full.mlp.down_proj, projection, self.selection.intermediate.to(self.model.device))
         activations = self._room(projection)
         for held_out, of_source, of_pruned, kept_back in self._batches(source, pruned, activations):
-            of_source += self.full.mlp.down_proj(self._activate(of_source))
-            activation = self._activate(of_pruned)
-            wanted = self.full.mlp.down_proj(activation)
-            activation = activation[..., kept]
+            output = self.full.mlp.down_proj(self._activate(of_source))
+            of_source += output.to(of_source.device)
+            activation, output, gone = split(self._activate(of_pruned))
             kept_back.copy_(activation)
-            self._add(regression, held_out, activation, projection(activation), wanted, of_source, of_pruned)
+            self._add(regression, held_out, activation, output, gone, of_source, of_pruned)
             advance(1)
         return self._finish(PROJECTIONS[1], projection, regression, pruned, activations)
 
@@ -240,14 +268,19 @@ class _Layer:
         held_out = windows % HELD_OUT == HELD_OUT - 1 if len(windows) >= HELD_OUT else windows == len(windows) - 1
         return zip(*(pieces(tensor, self.model) for tensor in (held_out, *states)), strict=True)
 
-    def _attend(self, layer: LlamaDecoderLayer, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`o_proj`'s input and output."""
+    def _attend(self, layer: LlamaDecoderLayer, hidden: torch.Tensor) -> torch.Tensor:
+        """`o_proj`'s input."""
         inputs = []
-        handle = layer.self_attn.o_proj.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+
+        def keep(_module: torch.nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+            inputs.append(args[0])
+            return (args[0][:0],)
+
+        handle = layer.self_attn.o_proj.register_forward_pre_hook(keep)
         normed = layer.input_layernorm(hidden.to(self.model.device))
-        output = layer.self_attn(normed, position_embeddings=self.model.rotary, attention_mask=None)[0]
+        layer.self_attn(normed, position_embeddings=self.model.rotary, attention_mask=None)
         handle.remove()
-        return inputs[0], output
+        return inputs[0]
 
     def _activate(self, hidden: torch.Tensor) -> torch.Tensor:
         """`down_proj`'s input, of the uncut layer."""
@@ -255,11 +288,11 @@ class _Layer:
         mlp = self.full.mlp
         return mlp.act_fn(mlp.gate_proj(normed)) * mlp.up_proj(normed)
 
-    def _add(self, regression: Regression, held_out, activation, output, wanted, of_source, of_pruned) -> None:
+    def _add(self, regression: Regression, held_out, activation, output, gone, of_source, of_pruned) -> None:
         source, pruned = of_source.float().to(self.model.device), of_pruned.float().to(self.model.device)
         # `of_source` is past the block already: the distance that is left is what the uncut block would leave.
-        left = source - (pruned + wanted.float())
-        missing = wanted.float() - output.float() + FROM_SOURCE * left
+        left = source - (pruned + output + gone)
+        missing = gone.float() + FROM_SOURCE * left
         counts = 1 / source.square().mean(dim=-1, keepdim=True).clamp_min(1e-12)
         for chosen in (False, True):
             rows = held_out.to(self.model.device) == chosen

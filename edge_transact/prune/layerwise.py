@@ -16,6 +16,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMS
 
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layers import layer_config, load_layer
+from edge_transact.engine.cpu.features import has_fast_bf16
 from edge_transact.errors import EdgeTransactError
 from edge_transact.progress import warn
 from edge_transact.prune.journal import Journal, release
@@ -41,7 +42,8 @@ class LayerwiseModel:
 
     Attributes:
         replaced: Tensors that stand in for the checkpoint's, by name; `replace` puts them there.
-        dtype: Of the computation: the stored one, but fp32 for fp16, which overflows where bf16 and fp32 don't.
+        dtype: Of the computation: the stored one, but fp32 for fp16, which overflows where bf16 and fp32 don't, and for
+            bf16 on a CPU that has no fast products of it.
         device: Where layers compute: a GPU where there is one. Hidden states wait on the CPU.
     """
 
@@ -52,7 +54,8 @@ class LayerwiseModel:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._embedding_name = "model.embed_tokens.weight"
         stored = checkpoint.tensor(self._embedding_name).dtype
-        self.dtype = torch.float32 if stored == torch.float16 else stored
+        fast = stored == torch.bfloat16 and (self.device.type != "cpu" or has_fast_bf16())
+        self.dtype = stored if fast else torch.float32
 
     def sample(self, tokens: int, window: int | None = None) -> LayerwiseModel:
         """The same model with fewer windows: every so many-th, of about so many tokens in all, but at least one.

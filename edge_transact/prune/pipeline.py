@@ -149,8 +149,10 @@ def prune(
         "calibration": windows.to_dict(),
         "seed": seed,
     }
-    journal = Journal(output, provenance | {"parameters": costs.parameters(source.plan)}, resume=resume)
-    run = Pruning(LayerwiseModel(source, windows.windows), scoring, journal, seed)
+    layerwise = LayerwiseModel(source, windows.windows)
+    of_this_run = {"parameters": costs.parameters(source.plan), "dtype": str(layerwise.dtype)}
+    journal = Journal(output, provenance | of_this_run, resume=resume)
+    run = Pruning(layerwise, scoring, journal, seed)
     target = run.allocate(budget, allocation, units, bucket, shots)
     run.shoot(target.plan, shots)
     provenance["scores_sha256"] = run.digest.hexdigest()

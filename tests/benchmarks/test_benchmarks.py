@@ -134,8 +134,10 @@ def test_what_runs_in_the_emulator_is_the_loop(tmp_path, name):
         if "is missing" not in error.message:
             raise
         pytest.skip(error.message)
-    # Every weight is multiplied in the loop, four or more at a time; and little runs outside of it.
-    products = 4 * sum(text.startswith("fmla") for text in loop.assembly)
+    # Every weight is multiplied in the loop, sixteen at a time, with each digit of an activation; and little runs
+    # outside of it.
+    digits = 2 if quantization.model_dtype == "float16" else 3
+    products = 16 / digits * sum(text.startswith("sdot") for text in loop.assembly)
     nbytes = products * (1 / 2 + quantization.model_dtype_bytes / 32)
     assert per_byte == pytest.approx(len(loop.assembly) / nbytes, rel=0.2)
     # No core does more than ten instructions in a cycle.

@@ -8,14 +8,14 @@ import numpy as np
 import tvm
 from tvm.target import codegen
 
-from edge_transact.engine.cpu.isa import Avx512, Avx512Bf16, Avx512Vnni, Fp32
+from edge_transact.engine.cpu.isa import Avx512, Avx512Vnni, Fp32, NeonDot
 from edge_transact.engine.targets import get_target
 
 HOST = get_target("host").tvm_target()
 
 INSTRUCTION_SETS = [
     isa
-    for isa in (Fp32(4), Fp32(8), Avx512(), Avx512Bf16(2), Avx512Bf16(1), Avx512Vnni())
+    for isa in (Fp32(4), Fp32(8), Avx512(), Avx512Vnni(2), Avx512Vnni(3), NeonDot(2), NeonDot(3))
     if codegen.llvm_cpu_has_features(list(isa.features), HOST)
 ]
 """Those that this machine can run."""
@@ -23,11 +23,6 @@ INSTRUCTION_SETS = [
 
 def describe(isa: Fp32) -> str:
     return f"{isa.name}x{isa.lanes}-{isa.terms}"
-
-
-def rows_of(isa: Fp32) -> list[bool]:
-    """What there is a kernel for: one row, and other numbers of rows."""
-    return [True] if isa.whole else [True, False]
 
 
 def compiled(function: tvm.tirx.PrimFunc) -> Callable:

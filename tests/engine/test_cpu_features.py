@@ -7,7 +7,7 @@ from cpu_kernels import HOST
 from tvm.target import Target, codegen
 
 from edge_transact.engine.cpu.features import FLAGS, missing
-from edge_transact.engine.cpu.isa import Avx512, Avx512Bf16, Avx512Vnni, Fp32, select
+from edge_transact.engine.cpu.isa import Avx512, Avx512Vnni, Fp32, NeonDot, select
 from edge_transact.errors import EdgeTransactError
 from edge_transact.runtime.host import require_cpu
 
@@ -25,20 +25,21 @@ def test_what_the_machine_lacks_is_named():
 
 
 @pytest.mark.parametrize(
-    ("mcpu", "mattr", "prefill", "terms", "decode", "lanes"),
+    ("architecture", "mcpu", "mattr", "expected", "terms", "lanes"),
     [
-        ("znver4", [], Avx512Bf16, 2, Avx512Vnni, 16),
-        ("sapphirerapids", [], Avx512Bf16, 2, Avx512Vnni, 16),
-        ("znver4", ["-avx512bf16"], Avx512, 1, Avx512Vnni, 16),
-        ("znver4", ["-avx512vnni"], Avx512Bf16, 2, Avx512Bf16, 16),
-        ("skylake-avx512", [], Avx512, 1, Avx512, 16),
-        ("znver3", [], Fp32, 1, Fp32, 8),
-        ("x86-64", [], Fp32, 1, Fp32, 8),
+        ("x86_64", "znver4", [], Avx512Vnni, 3, 16),
+        ("x86_64", "sapphirerapids", [], Avx512Vnni, 3, 16),
+        ("x86_64", "znver4", ["-avx512vnni"], Avx512, 1, 16),
+        ("x86_64", "skylake-avx512", [], Avx512, 1, 16),
+        ("x86_64", "znver3", [], Fp32, 1, 8),
+        ("x86_64", "x86-64", [], Fp32, 1, 8),
+        ("aarch64", "cortex-a76", [], NeonDot, 3, 4),
+        ("aarch64", "generic", ["+neon", "+dotprod"], NeonDot, 3, 4),
+        ("aarch64", "cortex-a72", [], Fp32, 1, 4),
     ],
 )
-def test_the_best_instructions_that_a_target_has(mcpu, mattr, prefill, terms, decode, lanes):
-    target = Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": mcpu, "mattr": mattr})
-    isa, for_one_row = select(target, 2), select(target, 2, one_row=True)
-    assert (type(isa), isa.terms, isa.lanes) == (prefill, terms, lanes)
-    assert (type(for_one_row), for_one_row.lanes) == (decode, lanes)
-    assert set(isa.features + for_one_row.features) <= set(FLAGS), "a library must be able to say what it needs"
+def test_the_best_instructions_that_a_target_has(architecture, mcpu, mattr, expected, terms, lanes):
+    target = Target({"kind": "llvm", "mtriple": f"{architecture}-linux-gnu", "mcpu": mcpu, "mattr": mattr})
+    isa = select(target, 3)
+    assert (type(isa), isa.terms, isa.lanes) == (expected, terms, lanes)
+    assert set(isa.features) <= set(FLAGS), "a library must be able to say what it needs"

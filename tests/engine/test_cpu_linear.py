@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from cpu_kernels import INSTRUCTION_SETS, compiled, describe, rows_of
+from cpu_kernels import INSTRUCTION_SETS, compiled, describe
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -63,8 +63,8 @@ def run(
 
 
 def assert_close(got: np.ndarray, want: np.ndarray, isa, out_dtype: str) -> None:
-    # One bf16 term has 8 bits, two have 16, and whole numbers 22; the rest is fp32.
-    tolerance = 1e-2 if isa.name == "avx512bf16" and isa.terms == 1 else 2e-5
+    # Two terms have 16 bits, beside the largest of a group, and three 22; the rest is fp32.
+    tolerance = 2e-4 if isa.whole and isa.terms == 2 else 2e-5
     tolerance += 1e-3 if out_dtype == "float16" else 0
     assert np.abs(got - want).max() <= tolerance * np.abs(want).max()
 
@@ -74,16 +74,12 @@ def assert_close(got: np.ndarray, want: np.ndarray, isa, out_dtype: str) -> None
 def test_sums_of_one_row_and_of_many(isa, layout, rng):
     linear = Linear(layout, "float16", "float16", "float32")
     for rows, one_row in (((1, 1), True), ((1, 13), False), ((6, 1), False)):
-        if one_row in rows_of(isa):
-            got, want = run(linear, isa, 576, 80, rows, rng, one_row=one_row)
-            assert_close(got, want, isa, "float32")
+        got, want = run(linear, isa, 576, 80, rows, rng, one_row=one_row)
+        assert_close(got, want, isa, "float32")
 
 
-@pytest.mark.parametrize(
-    ("isa", "one_row"),
-    [(isa, one_row) for isa in INSTRUCTION_SETS for one_row in rows_of(isa)],
-    ids=lambda value: ("decode" if value else "prefill") if isinstance(value, bool) else describe(value),
-)
+@isas
+@pytest.mark.parametrize("one_row", [True, False], ids=["decode", "prefill"])
 @pytest.mark.parametrize("layout", ["NK", "KN"])
 @pytest.mark.parametrize(
     "around",
@@ -105,7 +101,7 @@ def kernels_of_all_shapes(request):
     linear = Linear(request.param, "float16", "float16", "float32", norm_eps=1e-5)
     made = {}
     for isa in INSTRUCTION_SETS:
-        for one_row in rows_of(isa):
+        for one_row in (True, False):
             made[isa, one_row] = compiled(kernel(linear, isa, 2, one_row=one_row))
     return linear, made
 
@@ -122,22 +118,25 @@ def test_every_shape(kernels_of_all_shapes, k, n, rows, data):
 
 
 @isas
-def test_fp32_activations_keep_16_bits(isa, rng):
+@pytest.mark.parametrize("one_row", [True, False], ids=["decode", "prefill"])
+def test_activations_keep_16_bits_or_more(isa, one_row, rng):
     linear = Linear("NK", "float32", "float32", "float32")
-    got, want = run(linear, isa, 512, 64, (1, 1), rng, one_row=True)
-    bits = 8 if isa.name == "avx512bf16" and isa.terms == 1 else 20 if isa.whole else 16
+    got, want = run(linear, isa, 512, 64, (1, 1) if one_row else (1, 4), rng, one_row=one_row)
+    bits = 14 if isa.whole and isa.terms == 2 else 20
     assert np.abs(got - want).max() <= 2.0**-bits * np.abs(want).max()
 
 
 @pytest.mark.parametrize("isa", [isa for isa in INSTRUCTION_SETS if isa.whole], ids=describe)
-def test_whole_numbers_neither_overflow_nor_drown_another_group(isa):
+@pytest.mark.parametrize("one_row", [True, False], ids=["decode", "prefill"])
+def test_whole_numbers_neither_overflow_nor_drown_another_group(isa, one_row):
     """Weights of 8 and 0 with a group of the same activations and one of larger ones."""
-    call = compiled(kernel(Linear("KN", "float32", "float32", "float32"), isa, 2, one_row=True))
+    call = compiled(kernel(Linear("KN", "float32", "float32", "float32"), isa, 2, one_row=one_row))
+    rows = 1 if one_row else 7
     for size in (0.0, 1e-20, -3e4):
-        x = np.full((1, 1, 64), size, np.float32)
+        x = np.full((1, rows, 64), size, np.float32)
         x[..., 32:] = 1e6
         weight = np.repeat(np.uint32([0xFFFFFFFF, 0x77777777]), 4 * 32).reshape(8, 32)
-        scale, out = np.ones((2, 32), np.float32), np.zeros((1, 1, 32), np.float32)
+        scale, out = np.ones((2, 32), np.float32), np.zeros((1, rows, 32), np.float32)
         call(x, weight, scale, out)
         np.testing.assert_allclose(out, 32 * 8 * np.float32(size), rtol=1e-6)
 

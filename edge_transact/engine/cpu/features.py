@@ -54,14 +54,26 @@ def missing(features: Iterable[str]) -> list[str]:
 
     Source: ``flags`` (x86-64) or ``Features`` (aarch64) in ``/proc/cpuinfo``.
     """
-    flags = _cpu_flags()
+    flags = _cpu_info("flags", "Features")
     return sorted(name for name in features if name in FLAGS and FLAGS[name] not in flags) if flags else []
 
 
-def _cpu_flags() -> frozenset[str]:
+def has_fast_bf16() -> bool:
+    """Whether this machine's CPU multiplies bf16 faster than fp32; no where the system doesn't tell.
+
+    AMX does, and so do AVX-512 of AMD's CPUs (twice as fast on Zen 4) and ARM's. Intel's AVX-512 alone takes twice as
+    long as for fp32 (Emerald Rapids without AMX).
+    """
+    flags = _cpu_info("flags", "Features")
+    amd = "AuthenticAMD" in _cpu_info("vendor_id")
+    return "amx_bf16" in flags or "bf16" in flags or (amd and "avx512_bf16" in flags)
+
+
+def _cpu_info(*keys: str) -> frozenset[str]:
+    """The words behind the first of some keys in ``/proc/cpuinfo``."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return frozenset()
     found = (line.partition(":") for line in lines)
-    return frozenset(next((value.split() for key, _, value in found if key.strip() in ("flags", "Features")), []))
+    return frozenset(next((value.split() for key, _, value in found if key.strip() in keys), []))

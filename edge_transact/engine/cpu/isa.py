@@ -6,35 +6,22 @@ adds it with a unit of activations. What a unit is belongs to the instruction se
 
 - `Fp32`: nibble `i` as fp32, converted where it stands; eight steps. Any LLVM target.
 - `Avx512`: weight `i` as fp32, from a table in a register.
-- `Avx512Bf16`: weights `i` and `i + 4` as bf16; four steps, two products a lane.
-- `Avx512Vnni`: nibbles `i`, `i + 2`, `i + 4` and `i + 6` as bytes; two steps, four products a lane. For decode.
+- `Avx512Vnni`, `NeonDot`: nibbles `i`, `i + 2`, `i + 4` and `i + 6` as bytes; two steps, four products a lane.
 
-A weight is its nibble minus 7, a whole number, exact in bf16. An activation becomes `terms` bf16 numbers
-(``x = hi + lo``): two terms keep 16 bits of mantissa. Or it becomes a whole number of 22 bits, times its group's
-quantum, in three terms of a byte each, and its products are summed exactly. All else accumulates in fp32, and
-the scale of a group is applied, in fp32, to the group's sum: no weight is rounded.
+Where products are of bytes, an activation is a whole number of 16 or 22 bits, times a quantum that its group of 32
+shares; it has two or three *terms*, its digits to the base 256, and its products are summed exactly. All else
+accumulates in fp32, and the scale of a group is applied, in fp32, to the group's sum: no weight is rounded.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import Any
 
 from tvm.script import tirx as T
 from tvm.target import Target, codegen
 
-from edge_transact.engine.vector import (
-    bf16_bits,
-    cast,
-    from_bf16_bits,
-    lanes_of,
-    load,
-    max_lanes,
-    shuffle,
-    splat,
-    sum_lanes,
-)
+from edge_transact.engine.vector import cast, lanes_of, max_lanes, shuffle, splat, sum_lanes
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP, ZERO_POINT
 
 _PLACES = (1, 16, 256, 4096) * 2
@@ -58,11 +45,11 @@ class Fp32:
 
     name = "fp32"
     features: tuple[str, ...] = ()
-    llvm_ir = ""
     steps = VALUES_PER_WORD
     terms = 1
     centered = False
     whole = False
+    lanes: int
 
     def __init__(self, lanes: int = 4) -> None:
         self.lanes = lanes
@@ -82,8 +69,8 @@ class Fp32:
         nibbles = T.bitwise_and(half, splat(T.uint32(15 * _PLACES[step]), lanes))
         return T.reinterpret(f"int32x{lanes}", cast("float32", cast("int32", nibbles)))
 
-    def centered_weights(self, words: Any, step: int) -> Any:
-        """The units of a step, int32 lanes, 7 taken away."""
+    def panel_weights(self, words: Any, step: int) -> Any:
+        """The units of a step as prefill keeps them, int32 lanes: 7 taken away, unless they are `whole`."""
         lanes = lanes_of(words)
         nibbles = T.reinterpret(f"float32x{lanes}", self.weights(words, step))
         return T.reinterpret(f"int32x{lanes}", nibbles - splat(T.float32(ZERO_POINT * _PLACES[step]), lanes))
@@ -110,6 +97,10 @@ class Fp32:
                     parts[turn] = T.bind(self.multiply_add(parts[turn], weights, unit))
                     turn = (turn + 1) % len(parts)
         return sum(parts[1:], parts[0])
+
+    def next_term(self, total: Any) -> Any:
+        """A sum of the units of one term as the sum of the next one's goes on with it."""
+        raise NotImplementedError
 
     def quantum(self, x: Any) -> Any:
         """What a group's activations, fp32, 32 lanes, are counted in where units are `whole` numbers."""
@@ -159,96 +150,40 @@ class Avx512(Fp32):
         looked_up = T.call_llvm_pure_intrin("float32x16", "llvm.x86.avx512.permvar.sf.512", self._table, index)
         return T.reinterpret("int32x16", looked_up)
 
-    centered_weights = weights
+    panel_weights = weights
 
 
-class Avx512Bf16(Avx512):
-    """AVX-512 with bf16 dot products: pairs looked up by vpermw, multiplied and added by vdpbf16ps.
+class Bytes(Fp32):
+    """Dot products of four bytes with four others, summed exactly: activations are whole numbers, times a quantum.
+
+    A unit of weights is four nibbles as they are, and one of activations a digit of four whole numbers, to the base
+    256 and signed.
 
     Args:
-        terms: bf16 numbers that an activation is split into.
+        terms: Digits of an activation: two are 16 bits, three 22.
     """
 
-    name = "avx512bf16"
-    features = ("avx512bf16", *Avx512.features)
-    steps = 4
-    # TVM lowers bf16 away before LLVM sees it, so the one instruction on bf16 is written in LLVM's language.
-    llvm_ir = """
-declare <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float>, <32 x bfloat>, <32 x bfloat>)
-define linkonce_odr <16 x float> @edge_transact_dpbf16ps(<16 x float> %c, <16 x i32> %a, <16 x i32> %b) alwaysinline {
-  %x = bitcast <16 x i32> %a to <32 x bfloat>
-  %y = bitcast <16 x i32> %b to <32 x bfloat>
-  %d = call <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float> %c, <32 x bfloat> %x, <32 x bfloat> %y)
-  ret <16 x float> %d
-}
-"""
+    steps = 2
+    whole = True
 
     def __init__(self, terms: int) -> None:
-        super().__init__()
         self.terms = terms
-
-    def prepare(self) -> None:
-        # vpermw reads the low five bits of an index: the 16 values twice, and the fifth bit, of the next nibble,
-        # does no harm.
-        table = T.alloc_buffer((32,), "uint16", scope="local")
-        for i in range(32):
-            T.buffer_store(table, T.uint16(struct.unpack("<I", struct.pack("<f", i % 16 - ZERO_POINT))[0] >> 16), [i])
-        self._table = T.bind(T.reinterpret("int16x32", load(table, [0], 32)))
-
-    def weights(self, words: Any, step: int) -> Any:
-        index = T.reinterpret("int16x32", _shifted(T.reinterpret("uint16x32", words), 4 * step, 16))
-        looked_up = T.call_llvm_pure_intrin("int16x32", "llvm.x86.avx512.permvar.hi.512", self._table, index)
-        return T.reinterpret("int32x16", looked_up)
-
-    centered_weights = weights
-
-    def multiply_add(self, total: Any, weights: Any, activations: Any) -> Any:
-        return T.call_pure_extern("float32x16", "edge_transact_dpbf16ps", total, weights, activations)
-
-    def units(self, x: Any) -> list[list[Any]]:
-        units, rest = [], x
-        for term in range(self.terms):
-            bits = T.bind(bf16_bits(rest))
-            if term + 1 < self.terms:
-                rest = T.bind(rest - from_bf16_bits(bits))
-            high = [T.shift_left(_of_words(bits, step + 4), splat(T.uint32(16), 4)) for step in range(self.steps)]
-            pairs = [T.bitwise_or(_of_words(bits, step), high[step]) for step in range(self.steps)]
-            units.append([T.reinterpret("int32x4", pair) for pair in pairs])
-        return units
-
-
-class Avx512Vnni(Avx512):
-    """AVX-512 with dot products of bytes, for decode: nibbles by vpandd, multiplied and added by vpdpbusd.
-
-    An activation has three signed digits to the base 256.
-    """
-
-    name = "avx512vnni"
-    features = ("avx512vnni", *Avx512.features)
-    steps = 2
-    terms = 3
-    centered = False
-    whole = True
-    largest = (1 << 21) - 1
-    """Of the whole numbers: 32 products with nibbles fit into an int32."""
-
-    def prepare(self) -> None:
-        pass
+        # Digits reach from -128 to 127; and 32 products of a whole number with nibbles fit into an int32.
+        self.largest = min(127 * sum(256**i for i in range(terms)), (1 << 21) - 1)
 
     def quantum(self, x: Any) -> Any:
         magnitudes = T.bind(T.max(x, splat(T.float32(0), lanes_of(x)) - x))
         return T.max(max_lanes(magnitudes), T.float32(1e-30)) * T.float32(1 / self.largest)
 
     def weights(self, words: Any, step: int) -> Any:
-        nibbles = T.bitwise_and(_shifted(words, 4 * step, 32), splat(T.uint32(0x0F0F0F0F), 16))
-        return T.reinterpret("int8x64", nibbles)
+        lanes = lanes_of(words)
+        nibbles = T.bitwise_and(_shifted(words, 4 * step, 32), splat(T.uint32(0x0F0F0F0F), lanes))
+        return T.reinterpret(f"int32x{lanes}", nibbles)
 
-    def multiply_add(self, total: Any, weights: Any, activations: Any) -> Any:
-        digits = T.reinterpret("int8x64", activations)
-        return T.call_llvm_pure_intrin("int32x16", "llvm.x86.avx512.vpdpbusd.512", total, weights, digits)
+    panel_weights = weights
 
     def products(self, start: Any, words: Sequence[Any], units: Sequence[Sequence[Sequence[Any]]]) -> Any:
-        parts = [splat(T.int32(0), 16)] * (self.terms - 1) + [start]
+        parts = [splat(T.int32(0), lanes_of(start))] * (self.terms - 1) + [start]
         for of_word, units_of_word in zip(words, units, strict=True):
             for step, terms in enumerate(units_of_word):
                 weights = T.bind(self.weights(of_word, step))
@@ -257,21 +192,58 @@ class Avx512Vnni(Avx512):
                 ]
         total = parts[0]
         for part in parts[1:]:
-            total = T.shift_left(total, splat(T.int32(8), 16)) + part
+            total = self.next_term(total) + part
         return cast("float32", total)
+
+    def next_term(self, total: Any) -> Any:
+        return T.shift_left(total, splat(T.int32(8), lanes_of(total)))
 
     def starts(self, x: Any) -> Any:
         return splat(T.int32(-ZERO_POINT), WORDS_PER_GROUP) * _sums(T.bind(_nearest(x)))
 
     def units(self, x: Any) -> list[list[Any]]:
         # With 128 added to each digit there are no borrows; then digits are signed again.
-        halves = splat(T.int32(0x808080), GROUP_SIZE)
+        halves = splat(T.int32(128 * sum(256**i for i in range(self.terms))), GROUP_SIZE)
         digits = T.bind(T.reinterpret("int8x128", T.bitwise_xor(_nearest(x) + halves, halves)))
 
         def unit(digit: int, step: int) -> Any:
             return T.reinterpret("int32x4", shuffle([digits], [4 * i + digit for i in range(step, GROUP_SIZE, 2)]))
 
         return [[unit(digit, step) for step in range(self.steps)] for digit in reversed(range(self.terms))]
+
+
+class Avx512Vnni(Bytes):
+    """AVX-512 with dot products of bytes, vpdpbusd."""
+
+    name = "avx512vnni"
+    features = ("avx512vnni", *Avx512.features)
+    lanes = 16
+
+    def multiply_add(self, total: Any, weights: Any, activations: Any) -> Any:
+        nibbles, digits = T.reinterpret("int8x64", weights), T.reinterpret("int8x64", activations)
+        return T.call_llvm_pure_intrin("int32x16", "llvm.x86.avx512.vpdpbusd.512", total, nibbles, digits)
+
+
+class NeonDot(Bytes):
+    """NEON with dot products of bytes, sdot."""
+
+    name = "neondot"
+    features = ("dotprod",)
+    lanes = 4
+
+    def multiply_add(self, total: Any, weights: Any, activations: Any) -> Any:
+        def quarter(vector: Any, first: int) -> Any:
+            return shuffle([vector], range(first, first + 4))
+
+        lanes = lanes_of(total)
+        sums = []
+        for first in range(0, lanes, 4):
+            nibbles, digits = (T.reinterpret("int8x16", quarter(of, first)) for of in (weights, activations))
+            start = quarter(total, first)
+            sums.append(
+                T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", start, nibbles, digits)
+            )
+        return sums[0] if lanes == 4 else shuffle(sums, range(lanes))
 
 
 def _of_words(x: Any, i: int) -> Any:
@@ -295,22 +267,20 @@ def _shifted(words: Any, bits: int, width: int) -> Any:
     return T.shift_right(words, splat(amount, lanes_of(words)))
 
 
-def select(target: Target, terms: int, *, one_row: bool = False) -> Fp32:
+def select(target: Target, terms: int) -> Fp32:
     """The best instruction set that a target's ``-mcpu`` and ``-mattr`` have.
 
     Args:
         target: An ``llvm`` target.
-        terms: bf16 numbers for an activation, where the instruction set multiplies bf16: 2 keep 16 bits, 1 keeps 8.
-        one_row: For decode.
+        terms: Digits of an activation, where the instruction set multiplies bytes: 2 keep 16 bits, 3 keep 22.
     """
 
     def has(isa: type[Fp32]) -> bool:
         return codegen.llvm_cpu_has_features(list(isa.features), target)
 
-    if one_row and has(Avx512Vnni):
-        return Avx512Vnni()
-    if has(Avx512Bf16):
-        return Avx512Bf16(terms)
-    if has(Avx512):
-        return Avx512()
-    return Fp32(4 if "aarch64" in str(target.attrs.get("mtriple", "")) else 8)
+    on_arm = "aarch64" in str(target.attrs.get("mtriple", ""))
+    if on_arm:
+        return NeonDot(terms) if has(NeonDot) else Fp32(4)
+    if has(Avx512Vnni):
+        return Avx512Vnni(terms)
+    return Avx512() if has(Avx512) else Fp32(8)

@@ -29,12 +29,13 @@ class CPUKernels:
         """The embedding's rows."""
         return linear.embed(scale_dtype)
 
+    def instructions(self, kind: Linear) -> isa.Fp32:
+        """What a kind of product is computed with: where bytes are multiplied, 16 bits are enough for fp16."""
+        return isa.select(self.target, 2 if kind.dtype == "float16" else 3)
+
     def product(self, kind: Linear, x: list[Any], width: int) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
         """One kernel for each kind of product, for one row and for any number."""
-        one_row = is_one_row(x)
-        # One bf16 term is what fp16 kinds need in prefill, which is bound by arithmetic; decode has the time for more.
-        terms = 1 if kind.dtype == "float16" and not one_row else 2
-        instructions = isa.select(self.target, terms, one_row=one_row)
+        one_row, instructions = is_one_row(x), self.instructions(kind)
         if not linear.supports(width, instructions, gated=kind.gated):
             return None
         return (kind, one_row), lambda: linear.kernel(kind, instructions, self.threads, one_row=one_row)

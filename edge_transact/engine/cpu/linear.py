@@ -77,13 +77,12 @@ def kernel(linear: Linear, isa: Fp32, threads: int, *, one_row: bool) -> tirx.Pr
             T.func_name("w4_linear")
             T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
             arguments = _Arguments(linear, one_row)
-            with T.attr(T.int32(0), "pragma_import_llvm", isa.llvm_ir):
-                if not one_row:
-                    _prefill(linear, isa, arguments)
-                elif linear.layout == "KN":
-                    _decode_kn(linear, isa, threads, arguments)
-                else:
-                    _decode_nk(linear, isa, threads, arguments)
+            if not one_row:
+                _prefill(linear, isa, arguments)
+            elif linear.layout == "KN":
+                _decode_kn(linear, isa, threads, arguments)
+            else:
+                _decode_nk(linear, isa, threads, arguments)
     return ib.get()
 
 
@@ -372,25 +371,28 @@ TILE_ROWS = 6
 def _prefill(linear: Linear, isa: Fp32, a: _Arguments) -> None:
     lanes, tile_rows = isa.lanes, TILE_ROWS
     tiles = T.bind((a.rows + (tile_rows - 1)) // tile_rows)
-    units = T.alloc_buffer((tiles, a.words, isa.steps, isa.terms, tile_rows), "int32")
+    units = T.alloc_buffer((tiles, a.groups, tile_rows, isa.terms, isa.steps, WORDS_PER_GROUP), "int32")
+    starts = T.alloc_buffer((tiles, a.groups, tile_rows), "int32") if isa.whole else None
+    quanta = T.alloc_buffer((tiles, a.groups, tile_rows), "float32") if isa.whole else None
     with T.parallel(0, tiles) as tile, T.serial(0, tile_rows) as r:
         row = T.bind(T.min(tile * tile_rows + r, a.rows - 1))
         inverse_rms = _inverse_rms(linear, a, row)
 
         def pack(group: Any, x: Any) -> None:
+            if starts is not None and quanta is not None:
+                T.buffer_store(quanta, isa.quantum(x), [tile, group, r])
+                # Read from memory again, as in `_pack`.
+                x = T.bind(x * splat(T.float32(1) / quanta[tile, group, r], GROUP_SIZE))
+                T.buffer_store(starts, sum_lanes([T.bind(isa.starts(x))]), [tile, group, r])
             for term, steps in enumerate(isa.units(x)):
                 for step, unit in enumerate(steps):
-                    unit = T.bind(unit)
-                    for i in range(WORDS_PER_GROUP):
-                        at = [tile, group * WORDS_PER_GROUP + i, step, term, r]
-                        T.buffer_store(units, shuffle([unit], [i]), at)
+                    store(units, unit, [tile, group, r, term, step, 0])
 
         _each_group(a, row, inverse_rms, pack)
 
     # Two vectors of the weight's columns at a time: gate and up of the same columns, or neighbours.
     block_width = lanes if linear.gated else 2 * lanes
     blocks = T.bind((a.width + (block_width - 1)) // block_width)
-    zero = splat(T.float32(0), lanes)
     each = [(r, v) for r in range(tile_rows) for v in range(2)]
     with T.parallel(0, blocks) as block:
         isa.prepare()
@@ -398,28 +400,34 @@ def _prefill(linear: Linear, isa: Fp32, a: _Arguments) -> None:
         panel = T.alloc_buffer((a.words, isa.steps, 2, lanes), "int32")
         scales = T.alloc_buffer((a.groups, 2, lanes), "float32")
         _expand(linear, isa, a, [column, column + (a.width if linear.gated else lanes)], panel, scales)
-        parts = T.alloc_buffer((tile_rows, 2, lanes), "float32", scope="local")
+        parts = T.alloc_buffer((tile_rows, 2, lanes), isa.sum_dtype, scope="local")
         totals = T.alloc_buffer((tile_rows, 2, lanes), "float32", scope="local")
         with T.serial(0, tiles) as tile:
             for r, v in each:
-                store(totals, zero, [r, v, 0])
+                store(totals, splat(T.float32(0), lanes), [r, v, 0])
             with T.serial(0, a.groups) as group:
                 for r, v in each:
-                    store(parts, zero, [r, v, 0])
-                with T.serial(0, WORDS_PER_GROUP) as w:
-                    word = group * WORDS_PER_GROUP + w
-                    for step in range(isa.steps):
-                        weights = [T.bind(load(panel, [word, step, v, 0], lanes)) for v in range(2)]
-                        for term in range(isa.terms):
+                    store(parts, splat(tirx.const(0, isa.sum_dtype), lanes), [r, v, 0])
+                for term in range(isa.terms):
+                    if term:
+                        for r, v in each:
+                            store(parts, isa.next_term(load(parts, [r, v, 0], lanes)), [r, v, 0])
+                    with T.serial(0, WORDS_PER_GROUP) as w:
+                        for step in range(isa.steps):
+                            at = [group * WORDS_PER_GROUP + w, step]
+                            weights = [T.bind(load(panel, [*at, v, 0], lanes)) for v in range(2)]
                             for r in range(tile_rows):
-                                unit = T.bind(splat(units[tile, word, step, term, r], lanes))
+                                unit = T.bind(splat(units[tile, group, r, term, step, w], lanes))
                                 for v in range(2):
                                     part = isa.multiply_add(load(parts, [r, v, 0], lanes), weights[v], unit)
                                     store(parts, part, [r, v, 0])
                 scale = [T.bind(load(scales, [group, v, 0], lanes)) for v in range(2)]
                 for r, v in each:
-                    total = load(totals, [r, v, 0], lanes) + load(parts, [r, v, 0], lanes) * scale[v]
-                    store(totals, total, [r, v, 0])
+                    part, factor = load(parts, [r, v, 0], lanes), scale[v]
+                    if starts is not None and quanta is not None:
+                        part = cast("float32", part + splat(starts[tile, group, r], lanes))
+                        factor = factor * splat(quanta[tile, group, r], lanes)
+                    store(totals, load(totals, [r, v, 0], lanes) + part * factor, [r, v, 0])
             finished = T.alloc_buffer((tile_rows, 2, lanes), "float32")
             for r, v in each:
                 store(finished, load(totals, [r, v, 0], lanes), [r, v, 0])
@@ -461,4 +469,4 @@ def _expand(linear: Linear, isa: Fp32, a: _Arguments, columns: list[Any], panel:
         for v in range(len(columns)):
             words = T.bind(words_of(word, v))
             for step in range(isa.steps):
-                store(panel, isa.centered_weights(words, step), [word, step, v, 0])
+                store(panel, isa.panel_weights(words, step), [word, step, v, 0])

@@ -80,7 +80,7 @@ class CreateKVCache:
 def _use_cpu_kernels(mod: IRModule, target: tvm.target.Target, arguments: dict[str, Any]) -> None:
     """Put our kernels in the place of TVM's, which are scalar and take one thread, where they support the heads."""
     head_dim = arguments["qk_head_dim"]
-    lanes = attention.lanes_for(head_dim, isa.select(target, 1).lanes)
+    lanes = attention.lanes_for(head_dim, isa.select(target, 2).lanes)
     if lanes is None or arguments["rotary_dim"] != head_dim:
         return
     heads = attention.Attention(
