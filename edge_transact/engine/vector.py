@@ -82,6 +82,13 @@ def max_lanes(vector: Any) -> Any:
     return vector
 
 
+def max_magnitude(vector: Any) -> Any:
+    """The largest magnitude of some fp32 lanes: without the sign, numbers are in the order of their bits."""
+    lanes = lanes_of(vector)
+    bits = T.bitwise_and(T.reinterpret(f"int32x{lanes}", vector), splat(T.int32(0x7FFFFFFF), lanes))
+    return T.reinterpret("float32", T.call_llvm_pure_intrin("int32", "llvm.vector.reduce.smax", bits))
+
+
 def exp(value: Any) -> Any:
     """e to the power of each fp32 lane, to 2 units in the last place, without a call.
 

@@ -21,7 +21,7 @@ from typing import Any
 from tvm.script import tirx as T
 from tvm.target import Target, codegen
 
-from edge_transact.engine.vector import cast, lanes_of, max_lanes, shuffle, splat, sum_lanes
+from edge_transact.engine.vector import cast, lanes_of, max_magnitude, shuffle, splat, sum_lanes
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP, ZERO_POINT
 
 _PLACES = (1, 16, 256, 4096) * 2
@@ -172,8 +172,7 @@ class Bytes(Fp32):
         self.largest = min(127 * sum(256**i for i in range(terms)), (1 << 21) - 1)
 
     def quantum(self, x: Any) -> Any:
-        magnitudes = T.bind(T.max(x, splat(T.float32(0), lanes_of(x)) - x))
-        return T.max(max_lanes(magnitudes), T.float32(1e-30)) * T.float32(1 / self.largest)
+        return T.max(max_magnitude(x), T.float32(1e-30)) * T.float32(1 / self.largest)
 
     def weights(self, words: Any, step: int) -> Any:
         lanes = lanes_of(words)
@@ -232,18 +231,8 @@ class NeonDot(Bytes):
     lanes = 4
 
     def multiply_add(self, total: Any, weights: Any, activations: Any) -> Any:
-        def quarter(vector: Any, first: int) -> Any:
-            return shuffle([vector], range(first, first + 4))
-
-        lanes = lanes_of(total)
-        sums = []
-        for first in range(0, lanes, 4):
-            nibbles, digits = (T.reinterpret("int8x16", quarter(of, first)) for of in (weights, activations))
-            start = quarter(total, first)
-            sums.append(
-                T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", start, nibbles, digits)
-            )
-        return sums[0] if lanes == 4 else shuffle(sums, range(lanes))
+        nibbles, digits = T.reinterpret("int8x16", weights), T.reinterpret("int8x16", activations)
+        return T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", total, nibbles, digits)
 
 
 def _of_words(x: Any, i: int) -> Any:

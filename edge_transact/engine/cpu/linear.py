@@ -87,7 +87,7 @@ def kernel(linear: Linear, isa: Fp32, threads: int, *, one_row: bool) -> tirx.Pr
 
 
 DECODE_COLUMNS = 16
-"""Columns of a KN weight that decode takes at once: narrower vectors share what they load of the activations."""
+"""Columns of a KN weight that decode takes at once: vectors of fewer share what they load of the activations."""
 
 
 def supports(width: int, isa: Fp32, *, gated: bool) -> bool:
@@ -211,27 +211,26 @@ def _finish(linear: Linear, a: _Arguments, row: Any, column: Any, sums: list[Any
 
 
 def _decode_kn(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
-    lanes, sections = DECODE_COLUMNS, linear.sections
-    vectors = T.bind((a.width + (lanes - 1)) // lanes)
-    sums = T.alloc_buffer((vectors, sections, lanes), "float32")
-    zero = splat(T.float32(0), lanes)
+    columns, lanes, sections = DECODE_COLUMNS, isa.lanes, linear.sections
+    blocks = T.bind((a.width + (columns - 1)) // columns)
+    sums = T.alloc_buffer((blocks, sections, columns), "float32")
 
-    def column(vector: Any, section: int) -> Any:
-        # The last vector of a ragged width begins early and computes some columns again.
-        return T.min(vector * lanes, a.width - lanes) + section * a.width
+    def column(block: Any, section: int) -> Any:
+        # The last block of a ragged width begins early and computes some columns again.
+        return T.min(block * columns, a.width - columns) + section * a.width
 
     with T.parallel(0, threads) as thread:
-        first, end = T.bind(thread * vectors // threads), T.bind((thread + 1) * vectors // threads)
+        first, end = T.bind(thread * blocks // threads), T.bind((thread + 1) * blocks // threads)
 
-        def prefetch_group(group: Any, vector: Any, section: int) -> None:
+        def prefetch_group(group: Any, block: Any, section: int) -> None:
             for word in range(WORDS_PER_GROUP):
-                prefetch(a.weight, [group * WORDS_PER_GROUP + word, column(vector, section)])
-            prefetch(a.scale, [group, column(vector, section)])
+                prefetch(a.weight, [group * WORDS_PER_GROUP + word, column(block, section)])
+            prefetch(a.scale, [group, column(block, section)])
 
-        with T.serial(first, end) as vector:
+        with T.serial(first, end) as block:
             for section in range(sections):
-                prefetch_group(T.int32(0), vector, section)
-                store(sums, zero, [vector, section, 0])
+                prefetch_group(T.int32(0), block, section)
+                store(sums, splat(T.float32(0), columns), [block, section, 0])
         units = T.alloc_buffer((a.groups, isa.terms, isa.steps, WORDS_PER_GROUP), "int32")
         starts, quanta = _pack(
             linear, isa, a, a.words, lambda group, term, step, unit: store(units, unit, [group, term, step, 0])
@@ -242,28 +241,30 @@ def _decode_kn(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
             if starts is not None:
                 start = sum_lanes([T.bind(load(starts, [group * WORDS_PER_GROUP], WORDS_PER_GROUP))])
             start = T.bind(splat(start, lanes))
-            with T.serial(first, end) as vector:
+            with T.serial(first, end) as block:
                 for section in range(sections):
-                    prefetch_group(group + 1, vector, section)
-                    words = [
-                        T.bind(load(a.weight, [group * WORDS_PER_GROUP + word, column(vector, section)], lanes))
-                        for word in range(WORDS_PER_GROUP)
-                    ]
-                    spread = [
-                        [
-                            [splat(units[group, term, step, word], lanes) for term in range(isa.terms)]
-                            for step in range(isa.steps)
+                    prefetch_group(group + 1, block, section)
+                    for within in range(0, columns, lanes):
+                        at = T.bind(column(block, section) + within)
+                        words = [
+                            T.bind(load(a.weight, [group * WORDS_PER_GROUP + word, at], lanes))
+                            for word in range(WORDS_PER_GROUP)
                         ]
-                        for word in range(WORDS_PER_GROUP)
-                    ]
-                    scale = cast("float32", load(a.scale, [group, column(vector, section)], lanes))
-                    if quanta is not None:
-                        scale = scale * splat(quanta[group * WORDS_PER_GROUP], lanes)
-                    total = load(sums, [vector, section, 0], lanes) + isa.products(start, words, spread) * scale
-                    store(sums, total, [vector, section, 0])
-        with T.serial(first, end) as vector:
-            finished = [T.bind(load(sums, [vector, section, 0], lanes)) for section in range(sections)]
-            _finish(linear, a, T.int32(0), T.bind(column(vector, 0)), finished)
+                        spread = [
+                            [
+                                [splat(units[group, term, step, word], lanes) for term in range(isa.terms)]
+                                for step in range(isa.steps)
+                            ]
+                            for word in range(WORDS_PER_GROUP)
+                        ]
+                        scale = cast("float32", load(a.scale, [group, at], lanes))
+                        if quanta is not None:
+                            scale = scale * splat(quanta[group * WORDS_PER_GROUP], lanes)
+                        place = [block, section, within]
+                        store(sums, load(sums, place, lanes) + isa.products(start, words, spread) * scale, place)
+        with T.serial(first, end) as block:
+            finished = [T.bind(load(sums, [block, section, 0], columns)) for section in range(sections)]
+            _finish(linear, a, T.int32(0), T.bind(column(block, 0)), finished)
 
 
 DECODE_ROWS = 4
@@ -371,22 +372,28 @@ TILE_ROWS = 6
 def _prefill(linear: Linear, isa: Fp32, a: _Arguments) -> None:
     lanes, tile_rows = isa.lanes, TILE_ROWS
     tiles = T.bind((a.rows + (tile_rows - 1)) // tile_rows)
-    units = T.alloc_buffer((tiles, a.groups, tile_rows, isa.terms, isa.steps, WORDS_PER_GROUP), "int32")
+    units_per_group = isa.steps * WORDS_PER_GROUP
+    units = T.alloc_buffer((tiles, a.groups, tile_rows, isa.terms, units_per_group), "int32")
     starts = T.alloc_buffer((tiles, a.groups, tile_rows), "int32") if isa.whole else None
     quanta = T.alloc_buffer((tiles, a.groups, tile_rows), "float32") if isa.whole else None
     with T.parallel(0, tiles) as tile, T.serial(0, tile_rows) as r:
         row = T.bind(T.min(tile * tile_rows + r, a.rows - 1))
         inverse_rms = _inverse_rms(linear, a, row)
+        shared = T.alloc_buffer((WORDS_PER_GROUP,), "float32", scope="local")
+        of_words = T.alloc_buffer((WORDS_PER_GROUP,), "int32", scope="local")
 
         def pack(group: Any, x: Any) -> None:
             if starts is not None and quanta is not None:
-                T.buffer_store(quanta, isa.quantum(x), [tile, group, r])
-                # Read from memory again, as in `_pack`.
-                x = T.bind(x * splat(T.float32(1) / quanta[tile, group, r], GROUP_SIZE))
-                T.buffer_store(starts, sum_lanes([T.bind(isa.starts(x))]), [tile, group, r])
+                # As vectors, and read from memory again: TVM's analysis would go through all that they are made of.
+                store(shared, splat(isa.quantum(x), WORDS_PER_GROUP), [0])
+                T.buffer_store(quanta, shared[0], [tile, group, r])
+                x = T.bind(x * splat(T.float32(1) / shared[0], GROUP_SIZE))
+                store(of_words, isa.starts(x), [0])
+                start = sum((of_words[i] for i in range(1, WORDS_PER_GROUP)), of_words[0])
+                T.buffer_store(starts, start, [tile, group, r])
             for term, steps in enumerate(isa.units(x)):
                 for step, unit in enumerate(steps):
-                    store(units, unit, [tile, group, r, term, step, 0])
+                    store(units, unit, [tile, group, r, term, step * WORDS_PER_GROUP])
 
         _each_group(a, row, inverse_rms, pack)
 
@@ -397,7 +404,7 @@ def _prefill(linear: Linear, isa: Fp32, a: _Arguments) -> None:
     with T.parallel(0, blocks) as block:
         isa.prepare()
         column = T.bind(T.min(block * block_width, a.width - block_width))
-        panel = T.alloc_buffer((a.words, isa.steps, 2, lanes), "int32")
+        panel = T.alloc_buffer((a.groups, units_per_group, 2, lanes), "int32")
         scales = T.alloc_buffer((a.groups, 2, lanes), "float32")
         _expand(linear, isa, a, [column, column + (a.width if linear.gated else lanes)], panel, scales)
         parts = T.alloc_buffer((tile_rows, 2, lanes), isa.sum_dtype, scope="local")
@@ -412,15 +419,13 @@ def _prefill(linear: Linear, isa: Fp32, a: _Arguments) -> None:
                     if term:
                         for r, v in each:
                             store(parts, isa.next_term(load(parts, [r, v, 0], lanes)), [r, v, 0])
-                    with T.serial(0, WORDS_PER_GROUP) as w:
-                        for step in range(isa.steps):
-                            at = [group * WORDS_PER_GROUP + w, step]
-                            weights = [T.bind(load(panel, [*at, v, 0], lanes)) for v in range(2)]
-                            for r in range(tile_rows):
-                                unit = T.bind(splat(units[tile, group, r, term, step, w], lanes))
-                                for v in range(2):
-                                    part = isa.multiply_add(load(parts, [r, v, 0], lanes), weights[v], unit)
-                                    store(parts, part, [r, v, 0])
+                    with T.serial(0, units_per_group) as i:
+                        weights = [T.bind(load(panel, [group, i, v, 0], lanes)) for v in range(2)]
+                        for r in range(tile_rows):
+                            unit = T.bind(splat(units[tile, group, r, term, i], lanes))
+                            for v in range(2):
+                                part = isa.multiply_add(load(parts, [r, v, 0], lanes), weights[v], unit)
+                                store(parts, part, [r, v, 0])
                 scale = [T.bind(load(scales, [group, v, 0], lanes)) for v in range(2)]
                 for r, v in each:
                     part, factor = load(parts, [r, v, 0], lanes), scale[v]
@@ -465,8 +470,8 @@ def _expand(linear: Linear, isa: Fp32, a: _Arguments, columns: list[Any], panel:
         def words_of(word: Any, v: int) -> Any:
             return load(turned, [word, v, 0], lanes)
 
-    with T.serial(0, a.words) as word:
+    with T.serial(0, a.groups) as group, T.serial(0, WORDS_PER_GROUP) as word:
         for v in range(len(columns)):
-            words = T.bind(words_of(word, v))
+            words = T.bind(words_of(group * WORDS_PER_GROUP + word, v))
             for step in range(isa.steps):
-                store(panel, isa.panel_weights(words, step), [word, step, v, 0])
+                store(panel, isa.panel_weights(words, step), [group, step * WORDS_PER_GROUP + word, v, 0])
