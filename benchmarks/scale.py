@@ -34,15 +34,18 @@ def prune_one(model: str, output: Path, budget: dict[str, Any], method: str, tok
 
 
 def bare_products(tokens: int) -> float:
-    """Seconds of one forward pass's matrix products, in bf16, from the best of three of each shape."""
+    """Seconds of one forward pass's matrix products, in pruning's dtype, from the best of three of each shape."""
     import torch
 
+    from edge_transact.engine.cpu.features import has_fast_bf16
     from edge_transact.prune.layerwise import BATCH_TOKENS
+
+    dtype = torch.bfloat16 if has_fast_bf16() else torch.float32
 
     hidden, mlp = LLAMA_2_7B["hidden_size"], LLAMA_2_7B["intermediate_size"]
     seconds = 0.0
     for inputs, outputs, count in ((hidden, hidden, 4), (hidden, mlp, 2), (mlp, hidden, 1)):
-        batch, weight = (torch.randn(rows, inputs, dtype=torch.bfloat16) for rows in (BATCH_TOKENS, outputs))
+        batch, weight = (torch.randn(rows, inputs, dtype=dtype) for rows in (BATCH_TOKENS, outputs))
         times = []
         for _ in range(3):
             started = time.perf_counter()

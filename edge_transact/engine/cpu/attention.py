@@ -231,7 +231,8 @@ def _decode(a: Attention) -> tirx.PrimFunc:
         lse = _tensor("lse", (batch, a.num_attention_heads), "float32")
         *_, scale = _scalars("rotary_mode", "rope_scale", "rope_theta", "sm_scale")
         blocks = a.num_attention_heads // a.together
-        with T.parallel(0, batch * blocks) as task:
+
+        def attend(task: Any) -> None:
             b, head = T.bind(task // blocks), T.bind(task % blocks * a.together)
             kv_head = T.bind(head // a.q_per_kv)
             first, count = T.bind(indptr[b]), T.bind(indptr[b + 1] - indptr[b])
@@ -279,6 +280,17 @@ def _decode(a: Attention) -> tirx.PrimFunc:
             for r, (maximum, total) in enumerate(softmaxes):
                 vectors = [load(out, [r, i * lanes], lanes) for i in range(a.vectors)]
                 _store_output(a, output, lse, b, head + r, vectors, maximum, total)
+
+        if blocks > 1:
+            with T.parallel(0, batch * blocks) as task:
+                attend(task)
+            return
+        # With one task there is nothing to share with other threads.
+        with T.If(batch == 1):
+            with T.Then():
+                attend(T.int32(0))
+            with T.Else(), T.parallel(0, batch) as task:
+                attend(task)
 
     return _function(body)
 
