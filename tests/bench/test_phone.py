@@ -143,7 +143,7 @@ def test_energy_is_told_only_on_battery(phone, run_bench):
     thread = threading.Thread(target=drain)
     thread.start()
     try:
-        outcome = run_bench(phone.serial, lengths=(Lengths(16, 96),), sample_s=0.2)
+        outcome = run_bench(phone.serial, lengths=(Lengths(16, 112),), sample_s=0.1)
     finally:
         drained.set()
         thread.join()
