@@ -37,11 +37,9 @@ def bare_products(tokens: int) -> float:
     """Seconds of one forward pass's matrix products, in pruning's dtype, from the best of three of each shape."""
     import torch
 
-    from edge_transact.engine.cpu.features import has_fast_bf16
-    from edge_transact.prune.layerwise import BATCH_TOKENS
+    from edge_transact.prune.layerwise import BATCH_TOKENS, computation_dtype
 
-    dtype = torch.bfloat16 if has_fast_bf16() else torch.float32
-
+    dtype = computation_dtype(torch.bfloat16, torch.device("cpu"))
     hidden, mlp = LLAMA_2_7B["hidden_size"], LLAMA_2_7B["intermediate_size"]
     seconds = 0.0
     for inputs, outputs, count in ((hidden, hidden, 4), (hidden, mlp, 2), (mlp, hidden, 1)):

@@ -181,7 +181,7 @@ def _run(model: LayerwiseModel, selections: Sequence[LayerSelection], journal: J
 
 
 class _Split:
-    """What the dims of an activation do that a cut projection keeps, and what those do that it doesn't.
+    """A projection's output in two: of the dims that the cut one keeps, and of those that go.
 
     Args:
         full: The projection uncut.
@@ -197,7 +197,9 @@ class _Split:
         self._bias = None if full.bias is None else full.bias - cut.bias
 
     def __call__(self, uncut: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What the cut projection is given, what it makes of it, and what that is short of the uncut one's output."""
+        """Of an activation ``[..., in_features]``: its dims that are kept; what the cut projection makes of them,
+        ``[..., hidden_size]``; and what that is short of the uncut output.
+        """
         activation = uncut[..., self._kept]
         gone = functional.linear(uncut[..., self._gone], self._weight, self._bias)
         return activation, self._cut(activation), gone
@@ -222,8 +224,7 @@ class _Layer:
         split = None if kept is None else _Split(self.full.self_attn.o_proj, projection, kept)
         activations = self._room(projection)
         for held_out, of_source, of_pruned, kept_back in self._batches(source, pruned, activations):
-            output = self.full.self_attn.o_proj(self._attend(self.full, of_source))
-            of_source += output.to(of_source.device)
+            of_source += self.full.self_attn.o_proj(self._attend(self.full, of_source)).to(of_source.device)
             uncut = self._attend(self.full, of_pruned)
             if split is None:  # the queries and keys of the cut layer are others
                 activation = self._attend(self.cut, of_pruned)
@@ -249,8 +250,7 @@ class _Layer:
         split = _Split(self.full.mlp.down_proj, projection, self.selection.intermediate.to(self.model.device))
         activations = self._room(projection)
         for held_out, of_source, of_pruned, kept_back in self._batches(source, pruned, activations):
-            output = self.full.mlp.down_proj(self._activate(of_source))
-            of_source += output.to(of_source.device)
+            of_source += self.full.mlp.down_proj(self._activate(of_source)).to(of_source.device)
             activation, output, gone = split(self._activate(of_pruned))
             kept_back.copy_(activation)
             self._add(regression, held_out, activation, output, gone, of_source, of_pruned)

@@ -33,6 +33,15 @@ LOGITS_TOKENS = 256
 """Tokens whose logits are in memory at once."""
 
 
+def computation_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """What a model is computed in: bf16 if it is stored so and the device multiplies it fast, else fp32.
+
+    fp16 overflows where bf16 and fp32 don't.
+    """
+    fast = device.type != "cpu" or has_fast_bf16()
+    return torch.bfloat16 if stored == torch.bfloat16 and fast else torch.float32
+
+
 class LayerwiseModel:
     """The parts of a model that its layers share, and its layers one at a time.
 
@@ -42,8 +51,7 @@ class LayerwiseModel:
 
     Attributes:
         replaced: Tensors that stand in for the checkpoint's, by name; `replace` puts them there.
-        dtype: Of the computation: the stored one, but fp32 for fp16, which overflows where bf16 and fp32 don't, and for
-            bf16 on a CPU that has no fast products of it.
+        dtype: Of the computation.
         device: Where layers compute: a GPU where there is one. Hidden states wait on the CPU.
     """
 
@@ -53,9 +61,7 @@ class LayerwiseModel:
         self.replaced: dict[str, torch.Tensor] = {}
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._embedding_name = "model.embed_tokens.weight"
-        stored = checkpoint.tensor(self._embedding_name).dtype
-        fast = stored == torch.bfloat16 and (self.device.type != "cpu" or has_fast_bf16())
-        self.dtype = stored if fast else torch.float32
+        self.dtype = computation_dtype(checkpoint.tensor(self._embedding_name).dtype, self.device)
 
     def sample(self, tokens: int, window: int | None = None) -> LayerwiseModel:
         """The same model with fewer windows: every so many-th, of about so many tokens in all, but at least one.

@@ -6,7 +6,8 @@ import pytest
 from cpu_kernels import HOST
 from tvm.target import Target, codegen
 
-from edge_transact.engine.cpu.features import FLAGS, missing
+from edge_transact.engine.cpu import features
+from edge_transact.engine.cpu.features import FLAGS, has_fast_bf16, missing
 from edge_transact.engine.cpu.isa import Avx512, Avx512Vnni, Fp32, NeonDot, select
 from edge_transact.errors import EdgeTransactError
 from edge_transact.runtime.host import require_cpu
@@ -22,6 +23,25 @@ def test_what_the_machine_lacks_is_named():
     with pytest.raises(EdgeTransactError, match=rf"built for another, .* has no {', '.join(ELSEWHERE)}") as error:
         require_cpu(Path("model.so"), {"name": "another", "features": [*ELSEWHERE, "unheard-of"]})
     assert "--target host" in error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "fast"),
+    [
+        ("vendor_id : GenuineIntel\nflags : avx512f avx512_bf16", False),
+        ("vendor_id : GenuineIntel\nflags : avx512f avx512_bf16 amx_bf16", True),
+        ("vendor_id : AuthenticAMD\nflags : avx512f avx512_bf16", True),
+        ("vendor_id : AuthenticAMD\nflags : avx2", False),
+        ("Features : asimd bf16 i8mm", True),
+        ("Features : asimd", False),
+        ("", False),
+    ],
+)
+def test_which_cpus_multiply_bf16_fast(cpuinfo, fast, tmp_path, monkeypatch):
+    file = tmp_path / "cpuinfo"
+    file.write_text(cpuinfo)
+    monkeypatch.setattr(features, "CPUINFO", file)
+    assert has_fast_bf16() is fast
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+CPUINFO = Path("/proc/cpuinfo")
+
 FLAGS = {
     # x86-64: what LLVM calls it, and what /proc/cpuinfo does.
     "sse4.2": "sse4_2",
@@ -70,9 +72,9 @@ def has_fast_bf16() -> bool:
 
 
 def _cpu_info(*keys: str) -> frozenset[str]:
-    """The words behind the first of some keys in ``/proc/cpuinfo``."""
+    """The words behind the first of some keys in `CPUINFO`."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = CPUINFO.read_text().splitlines()
     except OSError:
         return frozenset()
     found = (line.partition(":") for line in lines)
