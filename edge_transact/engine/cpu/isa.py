@@ -129,7 +129,7 @@ class Fp32:
 
 
 class Avx512(Fp32):
-    """AVX-512 without bf16: the weight is looked up in a register of 16 fp32."""
+    """AVX-512 without dot products of bytes: the weight is looked up in a register of 16 fp32."""
 
     name = "avx512"
     features: tuple[str, ...] = ("avx512f", "avx512bw", "avx512vl", "avx512dq")
