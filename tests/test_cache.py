@@ -57,8 +57,9 @@ def test_entries_are_the_same_exactly_when_ingredients_are(one, other):
     assert (recipes[0].entry == recipes[1].entry) == (one == other)
 
 
-def test_who_comes_second_waits_for_what_is_being_made(capsys):
-    kitchen, begun, go_on = Kitchen(), threading.Event(), threading.Event()
+def test_who_comes_second_waits_for_what_is_being_made(monkeypatch):
+    kitchen, begun, waits, go_on = Kitchen(), threading.Event(), threading.Event(), threading.Event()
+    monkeypatch.setattr(cache, "step", lambda message: waits.set() if "waiting for another process" in message else None)
 
     def make_slowly(directory: Path) -> None:
         begun.set()
@@ -70,8 +71,8 @@ def test_who_comes_second_waits_for_what_is_being_made(capsys):
     first.start()
     assert begun.wait(30)
     second.start()
-    while "waiting for another process" not in capsys.readouterr().err:
-        assert second.is_alive()
+    assert waits.wait(30)
+    assert second.is_alive()
     go_on.set()
     for thread in (first, second):
         thread.join(30)
