@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from benchmarks import page
 from edge_transact.engine.cpu import linear
 from edge_transact.engine.cpu.kernels import CPUKernels
+from edge_transact.engine.lowering import PIPELINE
 from edge_transact.engine.product import Linear
 from edge_transact.engine.targets import get_target
 from edge_transact.errors import EdgeTransactError
@@ -84,7 +85,7 @@ def compile_kernel(quantization: Quantization, directory: Path) -> Path:
     function = linear.kernel(kind, kernels.instructions(kind), kernels.threads, one_row=True)
     module = tvm.IRModule({KERNEL: function.with_attr("global_symbol", KERNEL)})
     path = directory / f"{quantization.name}.o"
-    tvm.compile(module, target=target).mod.write_to_file(str(path))
+    tvm.compile(module, target=target, tir_pipeline=PIPELINE).mod.write_to_file(str(path))
     return path
 
 

@@ -51,6 +51,7 @@ def build_library(
     from tvm import relax
 
     from edge_transact.engine.linear import compiled
+    from edge_transact.engine.lowering import PIPELINE
     from edge_transact.engine.pipeline import pipeline
 
     config = definition.config
@@ -105,6 +106,7 @@ def build_library(
                 mod,
                 target=tvm_target,
                 relax_pipeline=pipeline(tvm_target, metadata, bounds),
+                tir_pipeline=PIPELINE,
                 system_lib=target.is_system_lib,
             )
 

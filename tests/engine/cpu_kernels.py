@@ -9,6 +9,7 @@ import tvm
 from tvm.target import codegen
 
 from edge_transact.engine.cpu.isa import Avx512, Avx512Vnni, Fp32, NeonDot
+from edge_transact.engine.lowering import PIPELINE
 from edge_transact.engine.targets import get_target
 
 HOST = get_target("host").tvm_target()
@@ -27,7 +28,8 @@ def describe(isa: Fp32) -> str:
 
 def compiled(function: tvm.tirx.PrimFunc) -> Callable:
     """The function on this machine, called with numpy arrays, which are changed in place, and numbers."""
-    module = tvm.compile(tvm.IRModule({"kernel": function.with_attr("global_symbol", "kernel")}), target=HOST)
+    kernel = tvm.IRModule({"kernel": function.with_attr("global_symbol", "kernel")})
+    module = tvm.compile(kernel, target=HOST, tir_pipeline=PIPELINE)
 
     def call(*arguments):
         tensors = [tvm.runtime.tensor(a) if isinstance(a, np.ndarray) else a for a in arguments]

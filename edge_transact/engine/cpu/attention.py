@@ -18,6 +18,7 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as builder
 
+from edge_transact.engine.lowering import PLAIN_LOOPS
 from edge_transact.engine.vector import cast, exp, load, max_lanes, shuffle, sin_cos, splat, store, sum_lanes
 
 PAGE_SIZE = 16
@@ -106,7 +107,7 @@ def inverse_frequencies(head_dim: int, theta: float, scaling: dict[str, Any]) ->
 def _function(body: Callable[[], None]) -> tirx.PrimFunc:
     with IRBuilder() as ib, builder.prim_func(s_tir=True):
         T.func_name("main")
-        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        T.func_attr(PLAIN_LOOPS)
         body()
     return ib.get()
 

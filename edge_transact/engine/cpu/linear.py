@@ -19,6 +19,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as builder
 
 from edge_transact.engine.cpu.isa import Fp32
+from edge_transact.engine.lowering import PLAIN_LOOPS
 from edge_transact.engine.product import Linear
 from edge_transact.engine.vector import cast, exp, lanes_of, load, prefetch, shuffle, splat, store, sum_lanes
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP, ZERO_POINT
@@ -75,7 +76,7 @@ def kernel(linear: Linear, isa: Fp32, threads: int, *, one_row: bool) -> tirx.Pr
     with IRBuilder() as ib:
         with builder.prim_func(s_tir=True):
             T.func_name("w4_linear")
-            T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+            T.func_attr(PLAIN_LOOPS)
             arguments = _Arguments(linear, one_row)
             if not one_row:
                 _prefill(linear, isa, arguments)
@@ -100,7 +101,7 @@ def embed(scale_dtype: str) -> tirx.PrimFunc:
     with IRBuilder() as ib:
         with builder.prim_func(s_tir=True):
             T.func_name("w4_embed")
-            T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+            T.func_attr(PLAIN_LOOPS)
             n, rows, features = T.int64(), T.int64(), T.int64()
             groups = (features + (GROUP_SIZE - 1)) // GROUP_SIZE
             ids = T.match_buffer(T.arg("ids", T.handle()), (n,), "int32")
