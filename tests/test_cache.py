@@ -59,7 +59,9 @@ def test_entries_are_the_same_exactly_when_ingredients_are(one, other):
 
 def test_who_comes_second_waits_for_what_is_being_made(monkeypatch):
     kitchen, begun, waits, go_on = Kitchen(), threading.Event(), threading.Event(), threading.Event()
-    monkeypatch.setattr(cache, "step", lambda message: waits.set() if "waiting for another process" in message else None)
+    monkeypatch.setattr(
+        cache, "step", lambda message: waits.set() if "waiting for another process" in message else None
+    )
 
     def make_slowly(directory: Path) -> None:
         begun.set()
