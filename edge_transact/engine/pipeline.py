@@ -16,6 +16,7 @@ from edge_transact.engine.gpu.linear import GPUKernels
 from edge_transact.engine.passes.attach import AttachBounds, AttachEmbeddingAllocation, AttachMetadata
 from edge_transact.engine.passes.kv_cache import CreateKVCache
 from edge_transact.engine.passes.logits import AttachLogitProcessors, AttachSoftmax
+from edge_transact.engine.passes.reshapes import JoinReshapes
 from edge_transact.engine.passes.sampling import AttachSampling
 
 
@@ -41,6 +42,7 @@ def pipeline(target: tvm.target.Target, metadata: dict[str, Any], bounds: dict[s
         *([FuseLinears(CPUKernels(target) if on_cpu else GPUKernels())] if not on_metal else []),
         # Operators to kernels, element-wise ones fused behind the matrix products.
         *([relax.backend.DispatchSortScan()] if on_metal else []),
+        JoinReshapes(),
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
+from edge_transact.quantization import WORDS_PER_GROUP
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -34,3 +38,8 @@ class Linear:
     def sections(self) -> int:
         """Columns of the weight for a column of the result."""
         return 2 if self.gated else 1
+
+    @property
+    def group_bytes(self) -> int:
+        """Bytes of a group of packed weights and its scale."""
+        return 4 * WORDS_PER_GROUP + np.dtype(self.scale_dtype).itemsize

@@ -70,6 +70,10 @@ class HostModel:
         )
         self._add(self._cache, SEQUENCE)
         self.length = 0
+        self._functions: dict[str, Callable[..., Any]] = {}
+        # Of a decoded token everything is made once: it takes microseconds, and so do its kernels.
+        self._one_token = tvm.runtime.tensor(np.zeros(1, np.int32), self.device)
+        self._one_token_id = np.from_dlpack(self._one_token)
 
     @classmethod
     def load(cls, dist: Path) -> HostModel:
@@ -167,15 +171,23 @@ class HostModel:
                 fix="Shorten the text, or build with a larger --context.",
             )
 
-    def _tensor(self, values: Sequence[int] | range) -> Any:
-        return self._tvm.runtime.tensor(np.array(values, dtype="int32"), self.device)
+    def _ids(self, ids: Sequence[int]) -> Any:
+        if len(ids) > 1:
+            return self._tvm.runtime.tensor(np.array(ids, np.int32), self.device)
+        self._one_token_id[0] = ids[0]
+        return self._one_token
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        if name not in self._functions:
+            self._functions[name] = self._vm[name]
+        return self._functions[name]
 
     def _forward(self, function: str, ids: Sequence[int]) -> np.ndarray:
         shape = self._tvm.runtime.ShapeTuple
-        embeddings = self._vm["embed"](self._tensor(ids), self._parameters)
+        embeddings = self._function("embed")(self._ids(ids), self._parameters)
         embeddings = embeddings._create_view((1, len(ids), embeddings.shape[-1]))
         self._begin(self._cache, shape([SEQUENCE]), shape([len(ids)]))
-        logits, _ = self._vm[function](embeddings, self._cache, self._parameters)
+        logits, _ = self._function(function)(embeddings, self._cache, self._parameters)
         self._end(self._cache)
         self.length += len(ids)
         return np.from_dlpack(logits)
@@ -185,8 +197,13 @@ _ALIGNMENT = 64
 """Of parameters in memory, bytes: what kernels may rely on."""
 
 
-def _load_parameters(weights: Path, expected: list[dict[str, Any]], tvm: Any) -> list[Any]:
-    """The parameters in one block of memory, for which numpy asks for large pages: fewer addresses to look up."""
+def _load_parameters(weights: Path, expected: list[dict[str, Any]], tvm: Any) -> Any:
+    """The parameters, as TVM's own array, which no call has to convert again.
+
+    They lie in one block of memory, for which numpy asks for large pages: fewer addresses to look up.
+    """
+    import tvm_ffi
+
     from edge_transact.weights.shards import ShardReader
 
     reader = ShardReader(weights)
@@ -206,7 +223,7 @@ def _load_parameters(weights: Path, expected: list[dict[str, Any]], tvm: Any) ->
         place[...] = array
         parameters.append(tvm.runtime.from_dlpack(place))
         offset += nbytes
-    return parameters
+    return tvm_ffi.convert(parameters)
 
 
 def _padded(nbytes: int) -> int:

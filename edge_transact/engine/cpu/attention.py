@@ -19,9 +19,12 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as builder
 
 from edge_transact.engine.lowering import PLAIN_LOOPS
-from edge_transact.engine.vector import cast, exp, load, max_lanes, shuffle, sin_cos, splat, store, sum_lanes
+from edge_transact.engine.vector import cast, exp, load, max_lanes, prefetch, shuffle, sin_cos, splat, store, sum_lanes
 
 PAGE_SIZE = 16
+AHEAD_PAGES, LINE_BYTES = 2, 64
+"""How far ahead decode asks for keys; the bytes of a cache line."""
+
 MASKED = -5e4
 """The score of a key that may not be seen, as in TVM's own kernels."""
 
@@ -240,6 +243,7 @@ def _decode(a: Attention) -> tirx.PrimFunc:
             length = T.bind(T.if_then_else(count > 0, (count - 1) * PAGE_SIZE + last_page[b], 0))
             # As large as all sequences' pages: TVM moves allocations in front of what is computed inside the loop.
             scores = T.alloc_buffer((a.together, (nnz + 1) * PAGE_SIZE), "float32")
+            line = LINE_BYTES // np.dtype(a.dtype).itemsize
             products = T.alloc_buffer((a.together, lanes, lanes), "float32", scope="local")
             factor = T.bind(scale * T.float32(math.log2(math.e)))
             query = [
@@ -255,8 +259,13 @@ def _decode(a: Attention) -> tirx.PrimFunc:
                 return [T.bind(cast("float32", load(pages, [*place, i], lanes))) for i in range(0, a.head_dim, lanes)]
 
             with T.serial(0, count) as page:
+                later = T.bind(values[first + T.min(page + AHEAD_PAGES, count - 1)])
                 for start in range(0, PAGE_SIZE, lanes):
                     with T.serial(0, lanes) as key:
+                        # The values are wanted when all scores are known; until then they are on their way.
+                        for i in range(0, a.head_dim, line):
+                            prefetch(pages, [later, 0, kv_head, start + key, i])
+                            prefetch(pages, [values[first + page], 1, kv_head, start + key, i])
                         row = read(page, 0, start + key)
                         for r in range(a.together):
                             product = row[0] * query[r][0]

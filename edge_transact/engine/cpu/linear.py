@@ -91,6 +91,10 @@ DECODE_COLUMNS = 16
 """Columns of a KN weight that decode takes at once: vectors of fewer share what they load of the activations."""
 
 
+HEAD_START_BYTES = 32 << 10
+"""What the calling thread of a decode kernel reads more than the others, which begin a microsecond later."""
+
+
 def supports(width: int, isa: Fp32, *, gated: bool) -> bool:
     """Whether a matrix is large enough for the kernels: at least as many columns of the result as a tile has."""
     return width >= max(DECODE_COLUMNS, isa.lanes if gated else 2 * isa.lanes)
@@ -211,8 +215,16 @@ def _finish(linear: Linear, a: _Arguments, row: Any, column: Any, sums: list[Any
     store(a.out, cast(linear.out_dtype, y), a.at(row, column))
 
 
+def _share(thread: Any, threads: int, blocks: Any, block_bytes: Any) -> tuple[Any, Any]:
+    """The first block of a thread's share, and the one after its last: equal shares, but for the head start."""
+    extra = T.bind(T.min(blocks, HEAD_START_BYTES // block_bytes))
+    equal = T.bind(blocks - extra)
+    first = T.if_then_else(thread == 0, 0, extra + thread * equal // threads)
+    return T.bind(first), T.bind(extra + (thread + 1) * equal // threads)
+
+
 def _decode_kn(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
-    columns, lanes, sections = DECODE_COLUMNS, isa.lanes, linear.sections
+    columns, lanes, sections, group_bytes = DECODE_COLUMNS, isa.lanes, linear.sections, linear.group_bytes
     blocks = T.bind((a.width + (columns - 1)) // columns)
     sums = T.alloc_buffer((blocks, sections, columns), "float32")
 
@@ -221,7 +233,7 @@ def _decode_kn(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
         return T.min(block * columns, a.width - columns) + section * a.width
 
     with T.parallel(0, threads) as thread:
-        first, end = T.bind(thread * blocks // threads), T.bind((thread + 1) * blocks // threads)
+        first, end = _share(thread, threads, blocks, a.groups * (sections * columns * group_bytes))
 
         def prefetch_group(group: Any, block: Any, section: int) -> None:
             for word in range(WORDS_PER_GROUP):
@@ -276,7 +288,7 @@ AHEAD_WORDS, LINE_WORDS = 1024, 16
 
 
 def _decode_nk(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
-    lanes, sections = isa.lanes, linear.sections
+    lanes, sections, group_bytes = isa.lanes, linear.sections, linear.group_bytes
     padded = a.words + lanes
     blocks = T.bind((a.width + (DECODE_ROWS - 1)) // DECODE_ROWS)
     totals = T.alloc_buffer((blocks, sections, DECODE_ROWS), "float32")
@@ -284,7 +296,7 @@ def _decode_nk(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
     # Rows are read side by side, and short ones are soon over.
     ahead = T.bind(T.if_then_else(a.words < AHEAD_WORDS // DECODE_ROWS, AHEAD_WORDS, AHEAD_WORDS // DECODE_ROWS))
     with T.parallel(0, threads) as thread:
-        first, end = T.bind(thread * blocks // threads), T.bind((thread + 1) * blocks // threads)
+        first, end = _share(thread, threads, blocks, a.groups * (sections * DECODE_ROWS * group_bytes))
         for section in range(sections):
             with T.serial(0, AHEAD_WORDS // LINE_WORDS) as line:
                 prefetch(a.weight, [first * DECODE_ROWS + section * a.width, line * LINE_WORDS])

@@ -1,0 +1,35 @@
+"""Reshapes of reshapes: the definition shapes heads, and TVM's KV cache shapes them again."""
+
+from __future__ import annotations
+
+import tvm
+from tvm import IRModule, relax
+
+
+@tvm.transform.module_pass(opt_level=0, name="JoinReshapes")
+class JoinReshapes:
+    """A reshape of a reshape becomes one reshape.
+
+    Of one, TVM makes a view; two would be fused into a kernel that copies, twice a layer.
+    """
+
+    def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
+        """The pass."""
+        for var, function in mod.functions_items():
+            if isinstance(function, relax.Function):
+                mod[var] = _Joiner(mod).visit_expr(function)
+        return relax.transform.DeadCodeElimination()(mod)
+
+
+@relax.expr_functor.mutator
+class _Joiner(relax.PyExprMutator):
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        call = super().visit_call_(call)
+        if not _is_reshape(call):
+            return call
+        inner = self.lookup_binding(call.args[0]) if isinstance(call.args[0], relax.Var) else call.args[0]
+        return relax.op.reshape(inner.args[0], call.args[1]) if _is_reshape(inner) else call
+
+
+def _is_reshape(expr: relax.Expr | None) -> bool:
+    return isinstance(expr, relax.Call) and isinstance(expr.op, tvm.ir.Op) and expr.op.name == "relax.reshape"
