@@ -84,10 +84,11 @@ def allocate(
     if allocation == "sensitivity":
         # Attention is cut as the uniform plan cuts it; what the MLP must give is spread by its curves.
         source_of_mlp = _attention_of(_uniform(source, limits, units, bucket).plan, source)
-        plan, loss = cheapest(source_of_mlp, curves, limits, units=["mlp"], bucket=bucket)
+        spent = cheapest(source_of_mlp, curves, limits, units=["mlp"], bucket=bucket)
     else:
-        plan, loss = cheapest(source, curves, limits, units=units or tuple(UNITS), bucket=bucket)
-    return Allocation(plan, (_reached(plan, source, limits), f"predicted loss {loss:.3f} nats a token"))
+        spent = cheapest(source, curves, limits, units=units or tuple(UNITS), bucket=bucket)
+    reached = _reached(spent.plan, source, limits)
+    return Allocation(spent.plan, (reached, f"predicted loss {spent.loss:.3f} nats a token"))
 
 
 def check_choices(budget: Budget, source: WidthPlan, allocation: str, units: Sequence[str], bucket: int) -> None:

@@ -3,15 +3,23 @@
 Every layer has a curve of loss by width for each kind of unit. The cheapest cut is the one of the least loss for what
 it saves of the limits that are still exceeded; cuts are taken until none is. Taking them along the lower convex hull of
 each curve makes this the optimum of the sum of losses, but for the last cut.
+
+KV groups have a price of their own. The KV cache has one number of heads for all its layers, so a model whose layers
+differ in KV heads calls attention many times a layer (`WidthPlan.virtual_layers`), which takes longer than what the
+groups that went would have taken. `cheapest` looks at plans whose KV heads all come in larger or smaller steps, and
+counts each call as the loss of the parameters that could be read in its time.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
+from edge_transact import costs
+from edge_transact.errors import UsageError
 from edge_transact.prune.limits import Limit, binding
 from edge_transact.widths import CACHE_HEAD_DIM_MULTIPLE, LayerWidths, WidthPlan
 
@@ -29,6 +37,21 @@ HEAD_DIM_STEP = 8
 Curves = Mapping[str, torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Spent:
+    """A plan that meets its limits.
+
+    Attributes:
+        plan: The widths.
+        loss: Predicted, in nats a token.
+        price: Of a parameter more: what the cheapest cut that is left costs for each that it takes, in nats a token.
+    """
+
+    plan: WidthPlan
+    loss: float
+    price: float
+
+
 def cheapest(
     source: WidthPlan,
     curves: Sequence[Curves],
@@ -36,8 +59,8 @@ def cheapest(
     *,
     units: Sequence[str] = tuple(UNITS),
     bucket: int,
-) -> tuple[WidthPlan, float]:
-    """The plan that meets all limits at the least predicted loss.
+) -> Spent:
+    """The plan that meets all limits at the least predicted loss, attention calls counted.
 
     Args:
         source: The widths to start from.
@@ -46,14 +69,43 @@ def cheapest(
         units: What may be cut.
         bucket: MLP widths are multiples of it.
 
-    Returns:
-        The plan, and its predicted loss in nats a token.
-
     Raises:
         UsageError: No such plan; it says which limit binds.
     """
+    heads = source.virtual_num_key_value_heads
+    steps = [step for step in range(heads, 0, -1) if heads % step == 0] if "groups" in units else [heads]
+    best: Spent | None = None
+    for step in steps:
+        try:
+            spent = _spend(source, curves, limits, units, bucket, step)
+        except UsageError:
+            # A smaller step may reach the limits yet.
+            if step == steps[-1] and best is None:
+                raise
+            continue
+        if best is not None and not _with_calls(spent, spent.price) < _with_calls(best, spent.price):
+            # Still smaller steps mean still more calls.
+            break
+        best = spent
+    assert best is not None
+    return best
+
+
+def _with_calls(spent: Spent, price: float) -> float:
+    return spent.loss + price * costs.ATTENTION_CALL_PARAMETERS * spent.plan.num_virtual_layers
+
+
+def _spend(
+    source: WidthPlan,
+    curves: Sequence[Curves],
+    limits: Sequence[Limit],
+    units: Sequence[str],
+    bucket: int,
+    group_step: int,
+) -> Spent:
+    """`cheapest` with KV heads in multiples of a step, attention calls not counted."""
     prices = [
-        {unit: _Curve(of_layer[UNITS[unit]], unit, widths, bucket) for unit in units}
+        {unit: _Curve(of_layer[UNITS[unit]], unit, widths, bucket, group_step) for unit in units}
         for of_layer, widths in zip(curves, source.layers, strict=True)
     ]
     savings: dict[tuple[LayerWidths, str, int], Sequence[float]] = {}
@@ -72,14 +124,21 @@ def cheapest(
     plan = source
     while True:
         excess = [max(0, limit.measure(plan) - limit.bound) for limit in limits]
-        if not any(excess):
-            return plan, sum(curve.loss for of_layer in prices for curve in of_layer.values())
         cuts: list[_Cut] = [
             ((index, unit, curve.following),)
             for index, of_layer in enumerate(prices)
             for unit, curve in of_layer.items()
             if curve.following is not None
         ]
+        if not any(excess):
+            loss = sum(curve.loss for of_layer in prices for curve in of_layer.values())
+            whole = costs.prunable_parameters(plan)
+            next_prices = [
+                sum(prices[index][unit].loss_at(position) for index, unit, position in cut)
+                / (whole - costs.prunable_parameters(source.with_layers(_applied(cut, plan.layers, prices))))
+                for cut in cuts
+            ]
+            return Spent(plan, loss, min(next_prices, default=0.0))
         cuts += _narrower_cache(plan, prices)
         priced = []
         for cut in cuts:
@@ -109,8 +168,8 @@ def _applied(cut: _Cut, layers: Sequence[LayerWidths], prices: Sequence[Mapping[
 class _Curve:
     """One unit of one layer: the widths that it may take, and where it is."""
 
-    def __init__(self, losses: torch.Tensor, unit: str, layer: LayerWidths, bucket: int) -> None:
-        self.widths = _choices(unit, layer, bucket)
+    def __init__(self, losses: torch.Tensor, unit: str, layer: LayerWidths, bucket: int, group_step: int) -> None:
+        self.widths = _choices(unit, layer, bucket, group_step)
         kept = [width // 2 if unit == "queries-keys" else width for width in self.widths]
         self._losses = losses[kept].tolist()
         self._at = 0
@@ -138,11 +197,11 @@ class _Curve:
         )
 
 
-def _choices(unit: str, layer: LayerWidths, bucket: int) -> list[int]:
+def _choices(unit: str, layer: LayerWidths, bucket: int, group_step: int) -> list[int]:
     """The widths of a unit from its present one down."""
     width, step = {
         "mlp": (layer.intermediate_size, bucket),
-        "groups": (layer.num_key_value_heads, 1),
+        "groups": (layer.num_key_value_heads, group_step),
         "values": (layer.v_head_dim, HEAD_DIM_STEP),
         "queries-keys": (layer.qk_head_dim, HEAD_DIM_STEP),
     }[unit]

@@ -21,7 +21,7 @@ from edge_transact.prune.layerwise import LayerwiseModel
 from edge_transact.prune.loss import BlockLoss, curve, elimination_order
 from edge_transact.prune.methods import find_method
 from edge_transact.prune.passes import score_layers
-from edge_transact.prune.pricing import UNITS, cheapest
+from edge_transact.prune.pricing import UNITS, Spent, cheapest
 from edge_transact.prune.salience import LayerScores
 from edge_transact.prune.selection import LayerSelection, select
 from edge_transact.prune.sensitivity import measure_sensitivity, reference
@@ -161,11 +161,16 @@ def curves_of(plan: WidthPlan, generator: torch.Generator) -> list[dict[str, tor
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32), ratio=st.floats(0.02, 0.7))
 def test_what_is_spent_is_the_least_that_will_do(seed: int, ratio: float) -> None:
-    """Against all plans of MLP widths and groups: within the last cut's loss of the best of them."""
+    """Against all plans of MLP widths and groups: within the last cut's loss of the best of them.
+
+    Attention calls cost nothing here.
+    """
     curves = curves_of(PLAN, torch.Generator().manual_seed(seed))
     limits = Budget(ratio=ratio).limits(PLAN)
-    plan, loss = cheapest(PLAN, curves, limits, units=("mlp", "groups"), bucket=32)
-    assert limits[0].holds(plan)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs, "ATTENTION_CALL_PARAMETERS", 0)
+        spent = cheapest(PLAN, curves, limits, units=("mlp", "groups"), bucket=32)
+    assert limits[0].holds(spent.plan)
 
     def of(layer: int, groups: int, mlp: int) -> tuple[float, int]:
         widths = LayerWidths(2 * groups, groups, 32, 32, mlp)
@@ -191,7 +196,37 @@ def test_what_is_spent_is_the_least_that_will_do(seed: int, ratio: float) -> Non
         for of_layer in curves
         for low in (1, 2)
     ]
-    assert best - 1e-4 <= loss <= best + max(steps + groups)
+    assert best - 1e-4 <= spent.loss <= best + max(steps + groups)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32), ratio=st.floats(0.02, 0.7), call=st.sampled_from([0, 10**3, 10**5, 10**7]))
+def test_attention_calls_cost_what_could_be_read_meanwhile(seed: int, ratio: float, call: int) -> None:
+    """A plan whose layers differ in KV heads gains more than its calls cost, and the dearer they are the fewer."""
+    curves = curves_of(PLAN, torch.Generator().manual_seed(seed))
+    limits = Budget(ratio=ratio).limits(PLAN)
+
+    def spent(units: tuple[str, ...], call: int) -> Spent:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(costs, "ATTENTION_CALL_PARAMETERS", call)
+            return cheapest(PLAN, curves, limits, units=units, bucket=32)
+
+    free, counted = spent(("mlp", "groups"), 0), spent(("mlp", "groups"), call)
+    assert counted.plan.num_virtual_layers <= free.plan.num_virtual_layers
+    assert limits[0].holds(counted.plan)
+    if counted.plan != free.plan:
+        calls = free.plan.num_virtual_layers - counted.plan.num_virtual_layers
+        assert counted.loss - free.loss <= free.price * call * calls
+
+
+def test_groups_that_say_nothing_go_from_all_layers() -> None:
+    """Then layers have one number of KV heads again, and one attention call each."""
+    curves = [{**of_layer} for of_layer in curves_of(PLAN, torch.Generator().manual_seed(0))]
+    for of_layer in curves:
+        of_layer["groups_loss"] = torch.zeros_like(of_layer["groups_loss"])
+    plan = cheapest(PLAN, curves, Budget(ratio=0.3).limits(PLAN), units=("mlp", "groups"), bucket=32).plan
+    assert {layer.num_key_value_heads for layer in plan.layers} == {1}
+    assert plan.num_virtual_layers == plan.num_hidden_layers
 
 
 QUANT = get_quantization("q4f16_0")
