@@ -12,7 +12,6 @@ counts each call as the loss of the parameters that could be read in its time.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
