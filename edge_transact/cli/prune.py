@@ -53,7 +53,10 @@ def prune(
     ] = None,
     units: Annotated[
         str | None,
-        METHOD(help="What limits may cut: mlp, groups, values, queries-keys; several with commas.", show_default=False),
+        METHOD(
+            help="What limits may cut: mlp, groups, queries, values, queries-keys; several with commas.",
+            show_default=False,
+        ),
     ] = None,
     compensate: Annotated[
         bool | None,

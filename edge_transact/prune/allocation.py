@@ -12,7 +12,7 @@ from edge_transact import costs
 from edge_transact.errors import UsageError, did_you_mean
 from edge_transact.prune.budget import Budget
 from edge_transact.prune.limits import Limit, binding
-from edge_transact.prune.pricing import HEAD_DIM_STEP, UNITS, Curves, cheapest
+from edge_transact.prune.pricing import DEFAULT_UNITS, HEAD_DIM_STEP, UNITS, Curves, cheapest
 from edge_transact.widths import CACHE_HEAD_DIM_MULTIPLE, LayerWidths, WidthPlan, read_widths
 
 DEFAULT_BUCKET = 32
@@ -86,7 +86,7 @@ def allocate(
         source_of_mlp = _attention_of(_uniform(source, limits, units, bucket).plan, source)
         spent = cheapest(source_of_mlp, curves, limits, units=["mlp"], bucket=bucket)
     else:
-        spent = cheapest(source, curves, limits, units=units or tuple(UNITS), bucket=bucket)
+        spent = cheapest(source, curves, limits, units=units or DEFAULT_UNITS, bucket=bucket)
     reached = _reached(spent.plan, source, limits)
     return Allocation(spent.plan, (reached, f"predicted loss {spent.loss:.3f} nats a token"))
 
@@ -245,11 +245,14 @@ def _smallest(source: WidthPlan, units: Sequence[str], bucket: int) -> WidthPlan
 
 
 def _keep(layer: LayerWidths, units: Sequence[str], share: float) -> LayerWidths:
-    """The layer with a share of its groups and of dims inside heads, rounded up."""
+    """The layer with a share of its groups, of query heads inside them and of dims inside heads, rounded up."""
     # The tolerance keeps 8 * (1 - 0.75) at 2 groups, whatever the last bit says.
     if "groups" in units:
         groups = max(1, math.ceil(layer.num_key_value_heads * share - 1e-9))
         layer = replace(layer, num_attention_heads=groups * layer.q_per_kv, num_key_value_heads=groups)
+    if "queries" in units:
+        queries = max(1, math.ceil(layer.q_per_kv * share - 1e-9))
+        layer = replace(layer, num_attention_heads=queries * layer.num_key_value_heads)
     for unit, field in (("values", "v_head_dim"), ("queries-keys", "qk_head_dim")):
         if unit in units:
             width = getattr(layer, field)

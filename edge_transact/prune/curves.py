@@ -20,7 +20,7 @@ def loss_curves(scores: Sequence[LayerScores], widths: Sequence[LayerWidths], di
     """For each layer, the curves that `pricing.UNITS` names, in nats a token.
 
     A method that predicts losses keeps their shape, and is scaled to what was measured where it predicted something;
-    of the others only MLP dims and groups have curves.
+    of the others only MLP dims, groups and query heads have curves.
 
     Args:
         scores: What the method says of each layer.
@@ -45,11 +45,17 @@ def _grown(layer: LayerWidths, measured: Sequence[float]) -> Curves:
     cut = reference(layer)
     attention, mlp = measured
 
-    def curve(size: int, at: int, loss: float) -> torch.Tensor:
-        share = torch.arange(size, -1, -1) / max(size - at, 1)
-        return loss * share**POWER
+    def curve(size: int, measured_cut: float, loss: float) -> torch.Tensor:
+        share = torch.arange(size, -1, -1) / size
+        return loss * (share / measured_cut) ** POWER
 
+    of_mlp = 1 - cut.intermediate_size / layer.intermediate_size or 1.0
+    of_heads = 1 - cut.num_key_value_heads / layer.num_key_value_heads
+    if not of_heads:
+        # The only KV group can't be cut to see what happens: its query heads are taken to matter as the MLP does.
+        of_heads, attention = of_mlp, mlp
     return {
-        UNITS["mlp"]: curve(layer.intermediate_size, cut.intermediate_size, mlp),
-        UNITS["groups"]: curve(layer.num_key_value_heads, cut.num_key_value_heads, attention),
+        UNITS["mlp"]: curve(layer.intermediate_size, of_mlp, mlp),
+        UNITS["groups"]: curve(layer.num_key_value_heads, of_heads, attention),
+        UNITS["queries"]: curve(layer.q_per_kv, of_heads, attention),
     }

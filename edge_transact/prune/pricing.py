@@ -25,10 +25,17 @@ from edge_transact.widths import CACHE_HEAD_DIM_MULTIPLE, LayerWidths, WidthPlan
 UNITS: Mapping[str, str] = {
     "mlp": "intermediate_loss",
     "groups": "groups_loss",
+    "queries": "queries_loss",
     "values": "v_dims_loss",
     "queries-keys": "qk_pairs_loss",
 }
-"""What may be cut, and the curve that prices it: ``[units + 1]``, the loss in nats a token by units kept."""
+"""What may be cut, and the curve that prices it: ``[units + 1]``, the loss in nats a token by units kept.
+
+MLP dims; KV groups; query heads inside every KV group, of which all layers keep as many; value dims; RoPE pairs.
+"""
+
+DEFAULT_UNITS = ("mlp", "groups", "values", "queries-keys")
+"""What is cut unless it is said."""
 
 HEAD_DIM_STEP = 8
 """Dims inside heads go so many at a time."""
@@ -56,7 +63,7 @@ def cheapest(
     curves: Sequence[Curves],
     limits: Sequence[Limit],
     *,
-    units: Sequence[str] = tuple(UNITS),
+    units: Sequence[str] = DEFAULT_UNITS,
     bucket: int,
 ) -> Spent:
     """The plan that meets all limits at the least predicted loss, attention calls counted.
@@ -127,8 +134,9 @@ def _spend(
             ((index, unit, curve.following),)
             for index, of_layer in enumerate(prices)
             for unit, curve in of_layer.items()
-            if curve.following is not None
+            if curve.following is not None and unit != "queries"
         ]
+        cuts += _fewer_queries(plan, prices)
         if not any(excess):
             loss = sum(curve.loss for of_layer in prices for curve in of_layer.values())
             whole = costs.prunable_parameters(plan)
@@ -201,6 +209,7 @@ def _choices(unit: str, layer: LayerWidths, bucket: int, group_step: int) -> lis
     width, step = {
         "mlp": (layer.intermediate_size, bucket),
         "groups": (layer.num_key_value_heads, group_step),
+        "queries": (layer.q_per_kv, 1),
         "values": (layer.v_head_dim, HEAD_DIM_STEP),
         "queries-keys": (layer.qk_head_dim, HEAD_DIM_STEP),
     }[unit]
@@ -212,6 +221,8 @@ def _choices(unit: str, layer: LayerWidths, bucket: int, group_step: int) -> lis
 def _narrowed(layer: LayerWidths, unit: str, width: int) -> LayerWidths:
     if unit == "groups":
         return replace(layer, num_attention_heads=width * layer.q_per_kv, num_key_value_heads=width)
+    if unit == "queries":
+        return replace(layer, num_attention_heads=width * layer.num_key_value_heads)
     field = {"mlp": "intermediate_size", "values": "v_head_dim", "queries-keys": "qk_head_dim"}[unit]
     return replace(layer, **{field: width})
 
@@ -221,7 +232,7 @@ def _savings(source: WidthPlan, before: LayerWidths, after: LayerWidths, limits:
 
     # Beside the widest layer, so that the cache's head dim stays.
     def cost(layer: LayerWidths) -> list[float]:
-        plan = source.with_layers([source.widest, layer])
+        plan = source.with_layers([_narrowed(source.widest, "queries", layer.q_per_kv), layer])
         return [limit.measure(plan) for limit in limits]
 
     return [a - b for a, b in zip(cost(before), cost(after), strict=True)]
@@ -248,3 +259,11 @@ def _narrower_cache(plan: WidthPlan, prices: Sequence[Mapping[str, _Curve]]) -> 
                     return []
                 cuts.append((index, unit, position))
     return [tuple(cuts)] if cuts else []
+
+
+def _fewer_queries(plan: WidthPlan, prices: Sequence[Mapping[str, _Curve]]) -> list[_Cut]:
+    """The cut of all layers that leaves every KV group a query head less; none where it can't."""
+    if plan.q_per_kv == 1 or not all("queries" in of_layer for of_layer in prices):
+        return []
+    goal = plan.q_per_kv - 1
+    return [tuple((index, "queries", of_layer["queries"].widths.index(goal)) for index, of_layer in enumerate(prices))]

@@ -1,6 +1,7 @@
 """The method `best`: predicted losses, what is measured of them, and how a budget is spent on them."""
 
 import itertools
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,7 +149,7 @@ def curves_of(plan: WidthPlan, generator: torch.Generator) -> list[dict[str, tor
         steps = torch.rand(size, generator=generator).sort(descending=True).values
         return torch.cat([steps.flip(0).cumsum(0).flip(0), torch.zeros(1)])
 
-    sizes = {"mlp": "intermediate_size", "groups": "num_key_value_heads", "values": "v_head_dim"}
+    sizes = {"mlp": "intermediate_size", "groups": "num_key_value_heads", "queries": "q_per_kv", "values": "v_head_dim"}
     return [
         {
             UNITS[unit]: falling(getattr(layer, sizes[unit]) if unit in sizes else layer.qk_head_dim // 2)
@@ -229,6 +230,21 @@ def test_groups_that_say_nothing_go_from_all_layers() -> None:
     assert plan.num_virtual_layers == plan.num_hidden_layers
 
 
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32), ratio=st.floats(0.02, 0.5))
+def test_query_heads_go_from_all_layers_at_once(seed: int, ratio: float) -> None:
+    """One ratio for the model; and no worse than the MLP alone, but for the last cut."""
+    curves = curves_of(PLAN, torch.Generator().manual_seed(seed))
+    limits = Budget(ratio=ratio).limits(PLAN)
+    spent = cheapest(PLAN, curves, limits, units=("mlp", "queries"), bucket=32)
+    assert limits[0].holds(spent.plan)
+    assert spent.plan.q_per_kv in (1, 2)
+    assert [layer.num_key_value_heads for layer in spent.plan.layers] == [3, 3, 3]
+    step = sum((of_layer["queries_loss"][1] - of_layer["queries_loss"][2]).item() for of_layer in curves)
+    with suppress(UsageError):
+        assert spent.loss <= cheapest(PLAN, curves, limits, units=("mlp",), bucket=32).loss + step
+
+
 QUANT = get_quantization("q4f16_0")
 
 
@@ -301,3 +317,22 @@ def test_best_beats_what_it_is_compared_with(tiny_model, tmp_path: Path) -> None
         model = AutoModelForCausalLM.from_pretrained(pruned.path)
         figures[method] = perplexity(model, tokenizer, text, window=64).perplexity
     assert figures["best"] < 0.9 * figures["transact"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"method": "best"}, {"method": "wanda", "allocation": "budgeted"}, {"method": "transact"}],
+    ids=["best", "budgeted", "uniform"],
+)
+def test_query_heads_inside_groups_are_a_unit(tiny_model, tmp_path: Path, options) -> None:
+    """With nothing else to cut, half of the query heads go from every group of every layer."""
+    whole = Checkpoint.open(tiny_model).plan
+    # Two query heads of q and o; k and v stay.
+    ratio = 0.5 * 2 * whole.hidden_size * whole.widest.attention_size * len(whole.layers)
+    budget = Budget(ratio=0.99 * ratio / costs.prunable_parameters(whole))
+    pruned = prune(str(tiny_model), tmp_path / "out", budget, units=["queries"], calibration_tokens=1024, **options)
+    layer = whole.widest
+    narrower = replace(layer, num_attention_heads=layer.num_key_value_heads)
+    assert layer.q_per_kv == 2 and set(pruned.checkpoint.plan.layers) == {narrower}
+    model = AutoModelForCausalLM.from_pretrained(pruned.checkpoint.path)
+    assert model(torch.arange(16)[None]).logits.isfinite().all()

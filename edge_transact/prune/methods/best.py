@@ -74,11 +74,14 @@ class Best(Scorer):
         )
         groups = heads.view(widths.num_key_value_heads, -1).mean(dim=1).argsort(descending=True, stable=True)
         by_group = curve(gram, metric, dims[groups].flatten())
+        queries = heads.view(widths.num_key_value_heads, -1).argsort(dim=1, descending=True, stable=True)
+        by_query = curve(gram, metric, dims.gather(1, queries[..., None].expand_as(dims)).transpose(0, 1).flatten())
         ranked = dims.gather(2, v_dims.argsort(dim=1, descending=True, stable=True)[:, None].expand_as(dims))
         by_dim = curve(gram, metric, ranked.permute(2, 0, 1).flatten())
         descending = pairs.sort(dim=1, descending=True).values.sum(dim=0)
         return {
             "groups_loss": by_group[:: widths.q_per_kv * widths.v_head_dim].contiguous(),
+            "queries_loss": by_query[:: widths.num_key_value_heads * widths.v_head_dim].contiguous(),
             "v_dims_loss": by_dim[:: widths.num_attention_heads].contiguous(),
             "qk_pairs_loss": torch.cat([descending.flip(0).cumsum(0).flip(0), descending.new_zeros(1)]),
             "attention_reference_loss": of_attention.cut(dims[groups[cut.num_key_value_heads :]].flatten()),
