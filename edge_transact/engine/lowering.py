@@ -1,7 +1,8 @@
 """From TIR to what LLVM takes: TVM's own passes, and fewer of them for kernels that are loops already.
 
 TVM's passes are made for schedules: they look for blocks, thread bindings and software pipelines, shrink buffers and
-hoist conditions. The CPU kernels have none of that, are long, and spend more time in those passes than in LLVM.
+hoist conditions. The CPU kernels have none of that but a block around all; they are long, and spend more time in those
+passes than in LLVM.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from typing import Any
 import tvm
 from tvm import IRModule, s_tir, tirx
 
-PLAIN_LOOPS = {"tirx.noalias": True, "tirx.is_scheduled": True, "edge_transact.plain_loops": True}
+_SHORT_WAY = "edge_transact.plain_loops"
+
+PLAIN_LOOPS = {"tirx.noalias": True, "tirx.is_scheduled": True, _SHORT_WAY: True}
 """The attributes of a kernel for a CPU that is lowered the short way: no blocks, buffers as small as they can be."""
 
 PIPELINE = "edge_transact"
@@ -39,9 +42,7 @@ def _pipeline() -> tuple[tvm.transform.Pass, Any, Any]:
 
     @tvm.transform.module_pass(opt_level=0, name="EdgeTransactLowering")
     def run(mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
-        plain = {
-            var: function for var, function in mod.functions_items() if "edge_transact.plain_loops" in function.attrs
-        }
+        plain = {var: function for var, function in mod.functions_items() if _SHORT_WAY in function.attrs}
         others = {var: function for var, function in mod.functions_items() if var not in plain}
         lowered = usual(IRModule(others, attrs=mod.attrs))
         lowered.update(short(IRModule(plain, attrs=mod.attrs)))

@@ -41,6 +41,10 @@ def store(buffer: Any, value: Any, indices: Sequence[Any]) -> None:
     T.buffer_store(buffer, value, [*outer, last if lanes == 1 else T.ramp(last, 1, lanes)])
 
 
+LINE_BYTES = 64
+"""Of a cache line, which `prefetch` asks for."""
+
+
 def prefetch(buffer: Any, indices: Sequence[Any]) -> None:
     """Ask for the cache line of an element, which may lie beyond the buffer."""
     read, keep, data = T.int32(0), T.int32(3), T.int32(1)

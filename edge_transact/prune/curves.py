@@ -16,11 +16,15 @@ POWER = 3
 sensitivity to the power -1/2, which is what was found to work."""
 
 
+MEASURED_UNITS = ("mlp", "groups", "queries")
+"""The units that have a curve when nothing but the sensitivity is known."""
+
+
 def loss_curves(scores: Sequence[LayerScores], widths: Sequence[LayerWidths], divergence: torch.Tensor) -> list[Curves]:
     """For each layer, the curves that `pricing.UNITS` names, in nats a token.
 
     A method that predicts losses keeps their shape, and is scaled to what was measured where it predicted something;
-    of the others only MLP dims, groups and query heads have curves.
+    of the others only `MEASURED_UNITS` have curves.
 
     Args:
         scores: What the method says of each layer.

@@ -22,7 +22,7 @@ from edge_transact.prune.allocation import DEFAULT_BUCKET, Allocation, allocate,
 from edge_transact.prune.budget import Budget
 from edge_transact.prune.calibration import DEFAULT_PACKING, DEFAULT_TEXT, DEFAULT_TOKENS, read_calibration
 from edge_transact.prune.compensation import Fit
-from edge_transact.prune.curves import loss_curves
+from edge_transact.prune.curves import MEASURED_UNITS, loss_curves
 from edge_transact.prune.journal import Journal
 from edge_transact.prune.layerwise import LayerwiseModel
 from edge_transact.prune.methods import Scorer, find_method
@@ -134,6 +134,11 @@ def prune(
     if not units and allocation == "budgeted" and not ours:
         units = ("mlp", "groups")
     check_choices(budget, source.plan, allocation, units, bucket)
+    if allocation == "budgeted" and not ours and not set(units) <= set(MEASURED_UNITS):
+        raise UsageError(
+            f"--units {','.join(units)} with --allocation budgeted: {method} doesn't say what dims inside heads cost",
+            fix=f"Give some of {', '.join(MEASURED_UNITS)}, --allocation uniform, or --method {DEFAULT_METHOD}.",
+        )
     windows = read_calibration(
         source, calibration, tokens=calibration_tokens, window=calibration_window, packing=packing, seed=seed
     )

@@ -139,18 +139,11 @@ def _spend(
         cuts += _fewer_queries(plan, prices)
         if not any(excess):
             loss = sum(curve.loss for of_layer in prices for curve in of_layer.values())
-            whole = costs.prunable_parameters(plan)
-            next_prices = [
-                sum(prices[index][unit].loss_at(position) for index, unit, position in cut)
-                / (whole - costs.prunable_parameters(source.with_layers(_applied(cut, plan.layers, prices))))
-                for cut in cuts
-            ]
-            return Spent(plan, loss, min(next_prices, default=0.0))
+            return Spent(plan, loss, min((_price_of_a_parameter(cut, plan, prices) for cut in cuts), default=0.0))
         cuts += _narrower_cache(plan, prices)
         priced = []
         for cut in cuts:
-            loss = sum(prices[index][unit].loss_at(position) for index, unit, position in cut)
-            price = _price(loss, saved(cut, plan), excess)
+            price = _price(_loss(cut, prices), saved(cut, plan), excess)
             if price is not None:
                 priced.append((price, cut))
         if not priced:
@@ -170,6 +163,15 @@ def _applied(cut: _Cut, layers: Sequence[LayerWidths], prices: Sequence[Mapping[
     for index, unit, position in cut:
         after[index] = _narrowed(after[index], unit, prices[index][unit].widths[position])
     return after
+
+
+def _loss(cut: _Cut, prices: Sequence[Mapping[str, _Curve]]) -> float:
+    return sum(prices[index][unit].loss_at(position) for index, unit, position in cut)
+
+
+def _price_of_a_parameter(cut: _Cut, plan: WidthPlan, prices: Sequence[Mapping[str, _Curve]]) -> float:
+    after = plan.with_layers(_applied(cut, plan.layers, prices))
+    return _loss(cut, prices) / (costs.prunable_parameters(plan) - costs.prunable_parameters(after))
 
 
 class _Curve:

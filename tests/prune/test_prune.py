@@ -145,6 +145,11 @@ def test_better_than_keeping_what_it_drops(tiny_model, notes, tmp_path: Path) ->
         (["--ratio", 0.3, "--heads", 2], 2, "several budgets at once: --ratio, --heads/--intermediate"),
         (["--max-memory", "much"], 2, "'much' is not a number of bytes"),
         (["--ratio", 0.3, "--units", "mpl"], 2, "unknown unit 'mpl'"),
+        (
+            ["--ratio", 0.04, "--units", "mlp,values", "--method", "wanda", "--allocation", "budgeted"],
+            2,
+            "--units mlp,values with --allocation budgeted: wanda doesn't say what dims inside heads cost",
+        ),
         (["--ratio", 0.999], 2, "the smallest model has"),
         (["--target-params", "10"], 2, "--target-params allows 10 parameters, and the smallest model has"),
         (["--target-params", "lots"], 2, "'lots' is not a number of parameters"),

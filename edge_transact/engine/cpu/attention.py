@@ -19,11 +19,25 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as builder
 
 from edge_transact.engine.lowering import PLAIN_LOOPS
-from edge_transact.engine.vector import cast, exp, load, max_lanes, prefetch, shuffle, sin_cos, splat, store, sum_lanes
+from edge_transact.engine.vector import (
+    LINE_BYTES,
+    cast,
+    exp,
+    load,
+    max_lanes,
+    prefetch,
+    shuffle,
+    sin_cos,
+    splat,
+    store,
+    sum_lanes,
+)
 
 PAGE_SIZE = 16
-AHEAD_PAGES, LINE_BYTES = 2, 64
-"""How far ahead decode asks for keys; the bytes of a cache line."""
+"""Tokens of a page."""
+
+AHEAD_PAGES = 2
+"""How far ahead decode asks for keys."""
 
 MASKED = -5e4
 """The score of a key that may not be seen, as in TVM's own kernels."""
@@ -235,6 +249,7 @@ def _decode(a: Attention) -> tirx.PrimFunc:
         lse = _tensor("lse", (batch, a.num_attention_heads), "float32")
         *_, scale = _scalars("rotary_mode", "rope_scale", "rope_theta", "sm_scale")
         blocks = a.num_attention_heads // a.together
+        line = LINE_BYTES // np.dtype(a.dtype).itemsize
 
         def attend(task: Any) -> None:
             b, head = T.bind(task // blocks), T.bind(task % blocks * a.together)
@@ -243,7 +258,6 @@ def _decode(a: Attention) -> tirx.PrimFunc:
             length = T.bind(T.if_then_else(count > 0, (count - 1) * PAGE_SIZE + last_page[b], 0))
             # As large as all sequences' pages: TVM moves allocations in front of what is computed inside the loop.
             scores = T.alloc_buffer((a.together, (nnz + 1) * PAGE_SIZE), "float32")
-            line = LINE_BYTES // np.dtype(a.dtype).itemsize
             products = T.alloc_buffer((a.together, lanes, lanes), "float32", scope="local")
             factor = T.bind(scale * T.float32(math.log2(math.e)))
             query = [

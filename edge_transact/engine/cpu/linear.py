@@ -21,7 +21,18 @@ from tvm.tirx.script.builder import ir as builder
 from edge_transact.engine.cpu.isa import Fp32
 from edge_transact.engine.lowering import PLAIN_LOOPS
 from edge_transact.engine.product import Linear
-from edge_transact.engine.vector import cast, exp, lanes_of, load, prefetch, shuffle, splat, store, sum_lanes
+from edge_transact.engine.vector import (
+    LINE_BYTES,
+    cast,
+    exp,
+    lanes_of,
+    load,
+    prefetch,
+    shuffle,
+    splat,
+    store,
+    sum_lanes,
+)
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP, ZERO_POINT
 
 
@@ -283,7 +294,7 @@ def _decode_kn(linear: Linear, isa: Fp32, threads: int, a: _Arguments) -> None:
 DECODE_ROWS = 4
 """Rows of an NK weight, of each section, that decode takes at once."""
 
-AHEAD_WORDS, LINE_WORDS = 1024, 16
+AHEAD_WORDS, LINE_WORDS = 1024, LINE_BYTES // 4
 """How far ahead of an NK weight's words decode asks for others; the words of a cache line."""
 
 
