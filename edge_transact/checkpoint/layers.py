@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from edge_transact.checkpoint import causal_attention
 from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
 from edge_transact.checkpoint.modeling_edge_llama import decoder_layer
 from edge_transact.checkpoint.reader import Checkpoint
@@ -16,8 +17,8 @@ from edge_transact.widths import LayerWidths
 
 def layer_config(checkpoint: Checkpoint, widths: LayerWidths) -> EdgeLlamaConfig:
     """The configuration of a model of one layer. Its RoPE is that of every layer of the checkpoint."""
-    # Causal without a mask, which eager attention isn't.
-    return model_config(checkpoint.config, checkpoint.plan.with_layers([widths]), attn_implementation="sdpa")
+    plan = checkpoint.plan.with_layers([widths])
+    return model_config(checkpoint.config, plan, attn_implementation=causal_attention.NAME)
 
 
 def load_layer(

@@ -19,9 +19,10 @@ from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from edge_transact.progress import bar, step
+from edge_transact.prune.gram import Gram, sums_of
 from edge_transact.prune.journal import Journal
 from edge_transact.prune.last_norm import last_norm_scale
-from edge_transact.prune.layerwise import LayerwiseModel, check_finite, pieces, sums_of
+from edge_transact.prune.layerwise import LayerwiseModel, check_finite, is_finite, pieces
 from edge_transact.prune.selection import LayerSelection
 from edge_transact.prune.surgery import attention_dims
 
@@ -33,6 +34,8 @@ DAMPINGS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
 HELD_OUT = 8
 """One window in so many is held out to choose the damping, and used for the solution after that."""
+
+Dims = slice | torch.Tensor
 
 PROJECTIONS = ("self_attn.o_proj", "mlp.down_proj")
 
@@ -64,7 +67,7 @@ class Regression:
         self._dtype = weight.dtype
         self._weight = weight.double()
         outputs, inputs = weight.shape
-        self._gram = torch.zeros(2, inputs, inputs, device=weight.device)
+        self._gram = [Gram(inputs, weight.device) for _ in range(2)]
         self._cross = torch.zeros(2, outputs, inputs, device=weight.device)
         self._square = torch.zeros(2, device=weight.device)
         self._held_out = 0
@@ -76,27 +79,29 @@ class Regression:
         Args:
             inputs: ``[tokens, inputs]``.
             missing: What W's output as it was is short of, ``[tokens, outputs]``.
-            tokens: How much each counts, ``[tokens, 1]``.
+            tokens: How much each counts, ``[tokens, 1]``, fp32.
             held_out: Whether they choose the damping.
         """
         part, root = int(held_out), tokens.sqrt()
-        inputs, missing = inputs.float() * root, missing.float() * root
+        inputs, missing = inputs * root, missing * root
         with sums_of(self._dtype):
-            self._gram[part].addmm_(inputs.T, inputs)
+            self._gram[part].add(inputs)
             self._cross[part].addmm_(missing.T, inputs)
         self._square[part] += missing.square().sum()
         self._held_out += held_out * missing.numel()
 
     def solve(self) -> tuple[torch.Tensor, Fit]:
         """W anew, in fp64, and how it was found; W as it was where no damping makes it better."""
-        gram, cross = self._gram.double(), self._cross.double()
+        fitted, of_held_out = (part.whole() for part in self._gram)
+        gram, cross = fitted.double(), self._cross[0].double()
         before = self._square[1].item()
         best, least = None, float("inf")
         for damping in DAMPINGS:
-            change = _ridge(gram[0], cross[0], damping)
+            change = _ridge(gram, cross, damping)
             if change is None:
                 continue
-            error = before + ((change @ gram[1] - 2 * cross[1]) * change).sum().item()
+            single = change.float()
+            error = before + ((single @ of_held_out - 2 * self._cross[1]) * single).double().sum().item()
             # The error falls and then rises with the damping: what comes after the turn needn't be looked at.
             if not error < least:  # NaN too
                 break
@@ -104,9 +109,9 @@ class Regression:
         # NaN compares as false, and so do errors of nothing at all.
         if best is None or not least < before:
             return self._weight, self._fit(float("inf"), before)
-        gram[0] += gram[1]
-        cross[0] += cross[1]
-        change = _ridge(gram[0], cross[0], best)
+        gram += of_held_out
+        cross += self._cross[1]
+        change = _ridge(gram, cross, best)
         if change is None:
             return self._weight, self._fit(float("inf"), before)
         return self._weight + change, self._fit(best, least)
@@ -122,10 +127,10 @@ def _ridge(gram: torch.Tensor, cross: torch.Tensor, damping: float) -> torch.Ten
     damped.diagonal().add_(damping * diagonal + 1e-9 * diagonal.mean())
     factor, failed = torch.linalg.cholesky_ex(damped)
     del damped  # of a 7B model's MLP it is a gigabyte
-    if failed or not factor.isfinite().all():
+    if failed or not is_finite(factor):
         return None
     change = torch.cholesky_solve(cross.T, factor).T
-    return change if change.isfinite().all() else None
+    return change if is_finite(change) else None
 
 
 def compensate(
@@ -145,11 +150,11 @@ def compensate(
     Raises:
         EdgeTransactError: A layer computes NaN or infinity.
     """
-    layers = len(selections)
-    if not all(f"compensated-{index}" in journal for index in range(layers)):
-        _run(model, selections, journal)
+    if "last-norm" not in journal:
+        scale = last_norm_scale(model, _run(model, selections, journal))
+        journal["last-norm"] = {"scale": torch.tensor(scale, dtype=torch.float64)}
     weights, fits = [], []
-    for index in range(layers):
+    for index in range(len(selections)):
         tensors = journal[f"compensated-{index}"]
         weights.append({f"{name}.weight": tensors[f"{name}.weight"] for name in PROJECTIONS})
         fits.append({name: Fit(*tensors[f"{name}.fit"].tolist()) for name in PROJECTIONS})
@@ -163,7 +168,8 @@ def compensate(
 
 
 @torch.no_grad()
-def _run(model: LayerwiseModel, selections: Sequence[LayerSelection], journal: Journal) -> None:
+def _run(model: LayerwiseModel, selections: Sequence[LayerSelection], journal: Journal) -> torch.Tensor:
+    """Solves all layers; what the last one puts out then."""
     if "compensated-state" in journal:
         state = journal["compensated-state"]
         done, source, pruned = int(state["done"]), state["source"], state["pruned"]
@@ -177,7 +183,16 @@ def _run(model: LayerwiseModel, selections: Sequence[LayerSelection], journal: J
             tensors = solved.attention(source, pruned) | solved.mlp(source, pruned, advance)
             check_finite({"hidden states": pruned, "the source": source}, model.checkpoint, index)
             journal[f"compensated-{index}"] = tensors
-            journal["compensated-state"] = {"source": source, "pruned": pruned, "done": torch.tensor(index + 1)}
+            state = {"source": source, "pruned": pruned, "done": torch.tensor(index + 1)}
+            journal.now_and_then("compensated-state", state, last=index + 1 == len(selections))
+    return pruned
+
+
+def _others(dims: torch.Tensor, size: int) -> torch.Tensor:
+    """Those of `size` dims that are not among `dims`, int64."""
+    others = torch.ones(size, dtype=torch.bool, device=dims.device)
+    others[dims] = False
+    return others.nonzero()[:, 0]
 
 
 class _Split:
@@ -186,14 +201,13 @@ class _Split:
     Args:
         full: The projection uncut.
         cut: The same with the columns `kept`; its bias may be another.
-        kept: Which dims those are, int64.
+        kept: Which dims those are, a slice or int64.
+        gone: The others.
     """
 
-    def __init__(self, full: torch.nn.Linear, cut: torch.nn.Linear, kept: torch.Tensor) -> None:
-        stays = torch.zeros(full.in_features, dtype=torch.bool, device=kept.device)
-        stays[kept] = True
-        self._kept, self._gone, self._cut = kept, (~stays).nonzero()[:, 0], cut
-        self._weight = full.weight[:, self._gone]
+    def __init__(self, full: torch.nn.Linear, cut: torch.nn.Linear, kept: Dims, gone: Dims) -> None:
+        self._kept, self._gone, self._cut = kept, gone, cut
+        self._weight = full.weight[:, gone]
         self._bias = None if full.bias is None else full.bias - cut.bias
 
     def __call__(self, uncut: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -220,16 +234,16 @@ class _Layer:
         """Moves both streams over attention, in place."""
         projection = self.cut.self_attn.o_proj
         regression = Regression(projection.weight)
-        kept = self._kept_of_attention()
-        split = None if kept is None else _Split(self.full.self_attn.o_proj, projection, kept)
+        o_proj, kept = self.full.self_attn.o_proj, self._kept_of_attention()
+        split = None if kept is None else _Split(o_proj, projection, kept, _others(kept, o_proj.in_features))
         activations = self._room(projection)
         for held_out, of_source, of_pruned, kept_back in self._batches(source, pruned, activations):
-            of_source += self.full.self_attn.o_proj(self._attend(self.full, of_source)).to(of_source.device)
+            of_source += o_proj(self._attend(self.full, of_source)).to(of_source.device)
             uncut = self._attend(self.full, of_pruned)
             if split is None:  # the queries and keys of the cut layer are others
                 activation = self._attend(self.cut, of_pruned)
                 output = projection(activation)
-                gone = self.full.self_attn.o_proj(uncut) - output
+                gone = o_proj(uncut) - output
             else:
                 activation, output, gone = split(uncut)
             kept_back.copy_(activation)
@@ -247,7 +261,9 @@ class _Layer:
         """Moves both streams over the MLP, in place."""
         projection = self.cut.mlp.down_proj
         regression = Regression(projection.weight)
-        split = _Split(self.full.mlp.down_proj, projection, self.selection.intermediate.to(self.model.device))
+        self._order_mlp()
+        size = projection.in_features
+        split = _Split(self.full.mlp.down_proj, projection, slice(0, size), slice(size, None))
         activations = self._room(projection)
         for held_out, of_source, of_pruned, kept_back in self._batches(source, pruned, activations):
             of_source += self.full.mlp.down_proj(self._activate(of_source)).to(of_source.device)
@@ -256,6 +272,16 @@ class _Layer:
             self._add(regression, held_out, activation, output, gone, of_source, of_pruned)
             advance(1)
         return self._finish(PROJECTIONS[1], projection, regression, pruned, activations)
+
+    def _order_mlp(self) -> None:
+        """Puts the dims that stay first in the uncut MLP, so that they are a slice of its activations."""
+        mlp, kept = self.full.mlp, self.selection.intermediate.to(self.model.device)
+        order = torch.cat([kept, _others(kept, mlp.down_proj.in_features)])
+        for projection in (mlp.gate_proj, mlp.up_proj):
+            projection.weight.data = projection.weight[order]
+            if projection.bias is not None:
+                projection.bias.data = projection.bias[order]
+        mlp.down_proj.weight.data = mlp.down_proj.weight[:, order]
 
     def _room(self, projection: torch.nn.Linear) -> torch.Tensor:
         """For what the projection is given, ``[windows, window, in_features]``."""
@@ -289,15 +315,16 @@ class _Layer:
         return mlp.act_fn(mlp.gate_proj(normed)) * mlp.up_proj(normed)
 
     def _add(self, regression: Regression, held_out, activation, output, gone, of_source, of_pruned) -> None:
-        source, pruned = of_source.float().to(self.model.device), of_pruned.float().to(self.model.device)
-        # `of_source` is past the block already: the distance that is left is what the uncut block would leave.
-        left = source - (pruned + output + gone)
-        missing = gone.float() + FROM_SOURCE * left
-        counts = 1 / source.square().mean(dim=-1, keepdim=True).clamp_min(1e-12)
-        for chosen in (False, True):
-            rows = held_out.to(self.model.device) == chosen
-            if rows.any():
-                regression.add(*(t[rows].flatten(end_dim=1) for t in (activation, missing, counts)), held_out=chosen)
+        # `of_source` is past the block already: the distance that is left is what the uncut block would leave. What
+        # is missing is what goes, and so much of that distance: `gone + FROM_SOURCE * (source - pruned - uncut)`.
+        missing = of_source.to(self.model.device, torch.float32, copy=True)
+        counts = 1 / missing.square().mean(dim=-1, keepdim=True).clamp_min_(1e-12)
+        missing.sub_(of_pruned.to(self.model.device)).sub_(output).mul_(FROM_SOURCE).add_(gone, alpha=1 - FROM_SOURCE)
+        # Runs of windows that are held out or aren't are views, which all windows with one answer aren't.
+        runs = torch.unique_consecutive(held_out, return_counts=True)
+        parts = zip(runs[0].tolist(), *(t.split(runs[1].tolist()) for t in (activation, missing, counts)), strict=True)
+        for chosen, *tensors in parts:
+            regression.add(*(tensor.flatten(end_dim=1) for tensor in tensors), held_out=chosen)
 
     def _finish(self, name, projection, regression, pruned, activations) -> dict[str, torch.Tensor]:
         weight, fit = regression.solve()

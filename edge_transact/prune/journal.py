@@ -8,6 +8,7 @@ import mmap
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from edge_transact.progress import step
 
 MEMORY_BYTES = 1 << 30
 """Hidden states of more bytes lie in a file, of which the system keeps in memory what fits."""
+
+STATE_S = 15.0
+"""Seconds between two writes of a state from which a pass goes on: what a kill may cost."""
 
 DTYPES = {
     "BF16": torch.bfloat16,
@@ -54,6 +58,7 @@ class Journal:
         self._directory = output.parent / f".{output.name}.prune"
         self._options = json.loads(json.dumps(options))
         self._is_new = not resume
+        self._state_written_s = -math.inf
         if not resume:
             if self._directory.is_dir():
                 step(f"Starting again; --resume would go on with what is in {self._directory}.")
@@ -130,6 +135,15 @@ class Journal:
                 file.write(_bytes(tensor.contiguous()))
                 release(tensor)
         beside.rename(self._file(name))
+
+    def now_and_then(self, name: str, state: Mapping[str, torch.Tensor], *, last: bool) -> None:
+        """Puts a state there if none was for `STATE_S`, or if it is the last one.
+
+        States are as large as the hidden states of all windows, and a layer of a small model takes a second or two.
+        """
+        if last or time.monotonic() - self._state_written_s >= STATE_S:
+            self[name] = state
+            self._state_written_s = time.monotonic()
 
     def discard(self, name: str) -> None:
         """Forgets a group, if there is one."""

@@ -16,7 +16,8 @@ NAME = "model.norm.weight"
 TOKENS = 8192
 """Of the calibration text: one number doesn't take more."""
 
-STEPS = 4
+STEPS, ENOUGH = 4, 3e-3
+"""Newton's steps at most, and the step after which, since they converge quadratically, no other is worth it."""
 
 
 @torch.no_grad()
@@ -37,12 +38,33 @@ def last_norm_scale(model: LayerwiseModel, hidden: torch.Tensor) -> float:
     for _ in range(STEPS):
         slope, curvature = 0.0, 0.0
         for piece, following in zip(states.split(LOGITS_TOKENS), labels.split(LOGITS_TOKENS), strict=True):
-            logits = model.logits(piece)
-            likely = (scale * logits).softmax(dim=-1)
-            mean = (likely * logits).sum(dim=-1)
-            slope += (mean - logits.gather(1, following.to(logits.device)[:, None])[:, 0]).sum().item()
-            curvature += ((likely * logits.square()).sum(dim=-1) - mean.square()).sum().item()
+            mean, square, expected = _moments(model, piece, following.to(model.device), scale)
+            slope += (mean - expected).sum().item()
+            curvature += (square - mean.square()).sum().item()
         if not curvature > 0 or not scale - slope / curvature > 0:
             return 1.0
         scale -= slope / curvature
+        if abs(slope / curvature) < ENOUGH:
+            break
     return scale
+
+
+def _moments(model: LayerwiseModel, hidden: torch.Tensor, labels: torch.Tensor, scale: float) -> list[torch.Tensor]:
+    """Means of logits and of their squares under the softmax of the scaled ones, and the labels' own; ``[tokens]``."""
+    largest, sums, moments = [], [], []
+    expected = torch.zeros(len(labels), device=labels.device)
+    first = 0
+    for logits in model.logit_blocks(hidden):
+        inside = labels - first
+        first += logits.shape[1]
+        found = logits.gather(1, inside.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
+        expected += torch.where((inside >= 0) & (inside < logits.shape[1]), found, 0.0)
+        largest.append(logits.amax(dim=-1))
+        weights = logits.sub(largest[-1][:, None]).mul_(scale).exp_()
+        sums.append(weights.sum(dim=-1))
+        weights *= logits
+        moments.append(torch.stack([weights.sum(dim=-1), weights.mul_(logits).sum(dim=-1)]))
+    tops = torch.stack(largest)
+    shares = (scale * (tops - tops.amax(dim=0))).exp()
+    total = (shares * torch.stack(sums)).sum(dim=0)
+    return [*((shares[:, None] * torch.stack(moments)).sum(dim=0) / total), expected]

@@ -6,8 +6,8 @@ already cut to what is kept of it so far, and computes what the whole pruned mod
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 
 import torch
@@ -26,11 +26,11 @@ from edge_transact.prune.surgery import REPAIR, pruned_layer
 BATCH_TOKENS = 2048
 """Tokens of a forward pass: enough for full matrix products, few enough for the activations of a 7B model."""
 
-CHECKED_AT_ONCE = 1 << 24
-"""Numbers that are looked at for NaN and infinity together."""
-
 LOGITS_TOKENS = 256
-"""Tokens whose logits are in memory at once."""
+"""Tokens whose logits are computed at once."""
+
+LOGITS_VOCABULARY = 4096
+"""Logits of a token that are computed at once, where they needn't be together: they stay in the cache."""
 
 
 def computation_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
@@ -89,7 +89,7 @@ class LayerwiseModel:
         hidden = journal.room((*self.windows.shape, rows.shape[1]), self.dtype)
         for ids, batch in zip(self.batches, pieces(hidden, self), strict=True):
             batch.copy_(rows[ids])
-            if not batch.isfinite().all():
+            if not is_finite(batch):
                 raise EdgeTransactError(
                     f"{self.checkpoint.path}: {self._embedding_name} holds NaN or infinity", fix=REPAIR
                 )
@@ -115,7 +115,7 @@ class LayerwiseModel:
         selection = selection or LayerSelection.everything(self.checkpoint.plan.layers[index])
         tensors = pruned_layer(self.checkpoint, index, selection, replaced)
         for part, tensor in tensors.items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
+            if not is_finite(tensor):
                 raise EdgeTransactError(
                     f"{self.checkpoint.path}: model.layers.{index}.{part} holds NaN or infinity", fix=REPAIR
                 )
@@ -130,7 +130,7 @@ class LayerwiseModel:
         Raises:
             EdgeTransactError: It holds NaN or infinity.
         """
-        if not tensor.isfinite().all():
+        if not is_finite(tensor):
             raise EdgeTransactError(f"{self.checkpoint.path}: what would become {name} is not finite", fix=REPAIR)
         dtype = self.checkpoint.tensor(name).dtype
         limit = torch.finfo(dtype).max
@@ -155,13 +155,19 @@ class LayerwiseModel:
 
     def _finite(self, name: str) -> torch.Tensor:
         tensor = self.checkpoint.tensor(name)
-        if not tensor.isfinite().all():
+        if not is_finite(tensor):
             raise EdgeTransactError(f"{self.checkpoint.path}: {name} holds NaN or infinity", fix=REPAIR)
         return tensor
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits in fp32 of the last layer's output ``[tokens, hidden_size]``."""
         return functional.linear(self._final_norm(hidden.to(self.device)), self._lm_head).float()
+
+    def logit_blocks(self, hidden: torch.Tensor) -> Iterator[torch.Tensor]:
+        """As `logits`, block by block of the vocabulary: ``[tokens, LOGITS_VOCABULARY or fewer]`` each."""
+        normed = self._final_norm(hidden.to(self.device))
+        for rows in self._lm_head.split(LOGITS_VOCABULARY):
+            yield functional.linear(normed, rows).float()
 
     def loss_gradients(self, hidden: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The gradient of the summed next-token loss of all windows, in nats, by the last layer's output.
@@ -194,18 +200,12 @@ class LayerwiseModel:
         return gradients
 
 
-@contextmanager
-def sums_of(dtype: torch.dtype) -> Iterator[None]:
-    """Within, fp32 products may round what they multiply to bf16, and sum in fp32, where it was bf16 before.
-
-    CPUs that have bf16 products are several times as fast with them.
-    """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if dtype == torch.bfloat16 else before)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether a tensor, of any dtype, has neither NaN nor infinity."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    # One pass over it and no copy; NaN is its own least and largest.
+    return all(math.isfinite(end) for end in tensor.aminmax())
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor], checkpoint: Checkpoint, index: int) -> None:
@@ -215,8 +215,7 @@ def check_finite(tensors: Mapping[str, torch.Tensor], checkpoint: Checkpoint, in
         EdgeTransactError: A tensor holds NaN or infinity, named by layer and by its name here.
     """
     for name, tensor in tensors.items():
-        parts = tensor.reshape(-1).split(CHECKED_AT_ONCE) if tensor.is_floating_point() else ()
-        if not all(part.isfinite().all() for part in parts):
+        if not is_finite(tensor):
             raise EdgeTransactError(
                 f"{checkpoint.path}: layer {index} computes NaN or infinity on the calibration text ({name})",
                 fix=REPAIR,

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import torch
 
+from edge_transact.prune.gram import Gram
+
 DAMPING = 1e-2
 """Added to the Gram matrix's diagonal, as a share of it: what calibration text hasn't shown may still be."""
 
@@ -26,6 +28,9 @@ MAX_DAMPING = 10.0
 
 ELIMINATIONS = 96
 """How often it is looked what the next dims cost, from all dims to none; at least one goes each time."""
+
+KEPT_IN_PLACE = 8
+"""After so many times what is gone is taken out of the matrices: to copy them takes as long as to go through them."""
 
 
 class BlockLoss:
@@ -39,8 +44,9 @@ class BlockLoss:
     def __init__(self, projection: torch.Tensor, *, diagonal: bool = False) -> None:
         self._projection = projection
         hidden, size = projection.shape
-        self._fisher = torch.zeros(hidden, hidden, device=projection.device)
-        self._gram = torch.zeros((size,) if diagonal else (size, size), device=projection.device)
+        self._fisher = Gram(hidden, projection.device)
+        self._gram = None if diagonal else Gram(size, projection.device)
+        self._diagonal = torch.zeros(size, device=projection.device)
         self._weight = torch.zeros((), device=projection.device)
         self._tokens = 0
 
@@ -49,18 +55,18 @@ class BlockLoss:
         gradient = gradient.float()
         norms = gradient.norm(dim=1, keepdim=True)
         weighted = activation.float() * norms
-        self._fisher.addmm_(gradient.T, gradient)
-        if self._gram.dim() == 1:
-            self._gram += weighted.square().sum(dim=0)
+        self._fisher.add(gradient)
+        if self._gram is None:
+            self._diagonal += weighted.square().sum(dim=0)
         else:
-            self._gram.addmm_(weighted.T, weighted)
+            self._gram.add(weighted)
         self._weight += norms.square().sum()
         self._tokens += len(gradient)
 
     @property
     def gram(self) -> torch.Tensor:
         """A, damped, ``[size, size]``."""
-        gram = self._gram / self._weight.clamp_min(torch.finfo(torch.float32).tiny)
+        gram = self._whole_gram() / self._weight.clamp_min(torch.finfo(torch.float32).tiny)
         diagonal = gram.diagonal()
         # Dead dims get what keeps the factorization going, and cost nothing.
         diagonal += DAMPING * diagonal + 1e-6 * diagonal.mean() + torch.finfo(torch.float32).tiny
@@ -70,18 +76,22 @@ class BlockLoss:
     def metric(self) -> torch.Tensor:
         """``1/2 W^T F W / tokens``: what a unit of each dim costs in nats a token, ``[size, size]``."""
         projection = self._projection.float()
-        return projection.T @ (self._fisher @ projection) / (2 * self._tokens)
+        return projection.T @ (self._fisher.whole() @ projection) / (2 * self._tokens)
 
     def dims(self) -> torch.Tensor:
         """The loss of cutting each dim alone, with W as it is, nats a token, ``[size]``."""
         projection = self._projection.float()
-        metric = (projection * (self._fisher @ projection)).sum(dim=0) / (2 * self._tokens)
-        return (self._gram if self._gram.dim() == 1 else self._gram.diagonal()) / self._weight * metric
+        metric = (projection * (self._fisher.whole() @ projection)).sum(dim=0) / (2 * self._tokens)
+        return (self._diagonal if self._gram is None else self._gram.whole().diagonal()) / self._weight * metric
 
     def cut(self, dims: torch.Tensor) -> torch.Tensor:
         """The loss of cutting several dims, int64 ``[dims]``, with W as it is; nats a token, a scalar."""
-        gram = self._gram[dims][:, dims] / self._weight
+        gram = self._whole_gram()[dims][:, dims] / self._weight
         return (gram * self.metric[dims][:, dims]).sum()
+
+    def _whole_gram(self) -> torch.Tensor:
+        assert self._gram is not None, "made for `dims` alone"
+        return self._gram.whole()
 
 
 def elimination_order(gram: torch.Tensor, metric: torch.Tensor) -> torch.Tensor:
@@ -95,24 +105,30 @@ def elimination_order(gram: torch.Tensor, metric: torch.Tensor) -> torch.Tensor:
         int64, ``[size]``.
     """
     inverse = torch.cholesky_inverse(_factor(gram))
+    metric = metric.clone()
     at_once = max(1, len(gram) // ELIMINATIONS)
     left = torch.arange(len(gram), device=gram.device)
-    gone = []
-    while len(left) > at_once:
-        costs = metric.diagonal() / inverse.diagonal()
-        going = costs.argsort(stable=True)[:at_once]
-        stays = torch.ones(len(left), dtype=torch.bool, device=gram.device)
-        stays[going] = False
-        # What the others take over: W's columns that go are spread as the regression on the others has it.
-        share = torch.linalg.solve(inverse[going][:, going], inverse[going][:, stays])
-        cross = metric[going][:, stays] - metric[going][:, going] @ share / 2
-        metric = metric[stays][:, stays].addmm_(share.T, cross, alpha=-1).addmm_(cross.T, share, alpha=-1)
-        inverse = inverse[stays][:, stays].addmm_(inverse[stays][:, going], share, alpha=-1)
-        gone.append(left[going])
+    order = []
+    while len(left):
+        gone = torch.zeros(len(left), dtype=torch.bool, device=gram.device)
+        for _ in range(KEPT_IN_PLACE):
+            costs = (metric.diagonal() / inverse.diagonal()).masked_fill_(gone, torch.inf)
+            staying = len(left) - int(gone.sum())
+            going = costs.argsort(stable=True)[: at_once if staying > at_once else staying]
+            order.append(left[going])
+            gone[going] = True
+            if staying <= at_once:
+                return torch.cat(order).flip(0)
+            # What the others take over: W's columns that go are spread as the regression on the others has it.
+            rows = inverse[going].masked_fill_(gone, 0)
+            share = torch.linalg.solve(inverse[going][:, going], rows)
+            cross = metric[going].masked_fill_(gone, 0) - metric[going][:, going] @ share / 2
+            metric.addmm_(torch.cat([share, cross]).T, torch.cat([cross, share]), alpha=-1)
+            inverse.addmm_(rows.T, share, alpha=-1)
+        stays = (~gone).nonzero()[:, 0]
         left = left[stays]
-    costs = metric.diagonal() / inverse.diagonal()
-    gone.append(left[costs.argsort(stable=True)])
-    return torch.cat(gone).flip(0)
+        metric, inverse = (matrix[stays][:, stays] for matrix in (metric, inverse))
+    return torch.cat(order).flip(0)
 
 
 def curve(gram: torch.Tensor, metric: torch.Tensor, order: torch.Tensor) -> torch.Tensor:

@@ -10,8 +10,9 @@ import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from edge_transact.progress import bar
+from edge_transact.prune.gram import sums_of
 from edge_transact.prune.journal import Journal
-from edge_transact.prune.layerwise import LayerwiseModel, check_finite, pieces, sums_of
+from edge_transact.prune.layerwise import LayerwiseModel, check_finite, pieces
 from edge_transact.prune.methods import Scorer
 from edge_transact.prune.methods.scorer import Activations
 from edge_transact.prune.salience import LayerScores

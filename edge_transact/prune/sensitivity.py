@@ -15,7 +15,7 @@ import torch
 
 from edge_transact.progress import bar
 from edge_transact.prune.journal import Journal, release
-from edge_transact.prune.layerwise import LOGITS_TOKENS, LayerwiseModel, pieces
+from edge_transact.prune.layerwise import LOGITS_TOKENS, LOGITS_VOCABULARY, LayerwiseModel, pieces
 from edge_transact.prune.salience import LayerScores
 from edge_transact.prune.selection import LayerSelection, select
 from edge_transact.widths import LayerWidths
@@ -23,8 +23,8 @@ from edge_transact.widths import LayerWidths
 CUT = 0.25
 """The share of a layer's MLP dims, or of its KV groups, that is cut to see what happens."""
 
-SHARE = 1 / 32
-"""The share of the calibration tokens that are used."""
+SHARE, MOST = 1 / 32, 1024
+"""The share of the calibration tokens that are used, and of how many at most: they go through every variant."""
 
 WINDOW = 128
 """Tokens of a window: many short ones show more of the text than a few long ones of as many tokens."""
@@ -63,7 +63,7 @@ def measure_sensitivity(
 
 @torch.no_grad()
 def _measure(source: LayerwiseModel, selections, scores, journal: Journal) -> torch.Tensor:
-    model = source.sample(round(source.windows.numel() * SHARE), WINDOW)
+    model = source.sample(min(round(source.windows.numel() * SHARE), MOST), WINDOW)
     layers = len(selections)
     whole = model.embeddings(journal)
     # Of all layers, attention and MLP.
@@ -99,14 +99,23 @@ def _through(model: LayerwiseModel, layer, hidden: torch.Tensor) -> None:
 
 
 def _divergences(model: LayerwiseModel, whole: torch.Tensor, variants: torch.Tensor) -> torch.Tensor:
-    divergence = torch.zeros(variants.shape[:2])
+    divergence = torch.zeros(variants.shape[:2], dtype=torch.float64)
     tokens = whole.flatten(end_dim=1)
     for start in range(0, len(tokens), LOGITS_TOKENS):
         rows = slice(start, start + LOGITS_TOKENS)
-        expected = model.logits(tokens[rows]).log_softmax(dim=-1)
-        probabilities = expected.exp()
+        log_probabilities = model.logits(tokens[rows]).log_softmax(dim=-1)
+        negative_entropy = torch.zeros(len(log_probabilities), device=model.device)
+        probabilities = []
+        for block in log_probabilities.split(LOGITS_VOCABULARY, dim=-1):
+            probabilities.append(block.exp())
+            negative_entropy += (probabilities[-1] * block).sum(dim=-1)
         for hidden, total in zip(variants.flatten(end_dim=1), divergence.view(-1), strict=True):
-            # In place, where it can be: logits of a whole vocabulary are large enough for memory to take longest.
-            actual = model.logits(hidden.flatten(end_dim=1)[rows]).log_softmax(dim=-1)
-            total += actual.neg_().add_(expected).mul_(probabilities).sum().item()
-    return divergence / len(tokens)
+            # Of each block of logits the log of its sum of exponentials, and its share of the mean logit.
+            sums, mean = [], torch.zeros_like(negative_entropy)
+            for logits, expected in zip(
+                model.logit_blocks(hidden.flatten(end_dim=1)[rows]), probabilities, strict=True
+            ):
+                sums.append(logits.logsumexp(dim=-1))
+                mean += logits.mul_(expected).sum(dim=-1)
+            total += (negative_entropy - mean + torch.stack(sums).logsumexp(dim=0)).double().sum().item()
+    return (divergence / len(tokens)).float()

@@ -56,12 +56,12 @@ def test_the_curve_is_what_least_squares_leaves() -> None:
         assert loss == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
 
-@pytest.mark.parametrize(("eliminations", "at_once"), [(8, 1), (3, 2)])
-def test_what_costs_least_goes_next(eliminations: int, at_once: int, monkeypatch) -> None:
+@pytest.mark.parametrize(("size", "eliminations", "at_once"), [(8, 8, 1), (8, 3, 2), (20, 20, 1)])
+def test_what_costs_least_goes_next(size: int, eliminations: int, at_once: int, monkeypatch) -> None:
     """With all that went before gone and W solved anew by least squares: dims are looked at some at a time."""
     monkeypatch.setattr("edge_transact.prune.loss.ELIMINATIONS", eliminations)
-    gram, metric = positive(8, 1), positive(8, 2)
-    left, gone = list(range(8)), []
+    gram, metric = positive(size, 1), positive(size, 2)
+    left, gone = list(range(size)), []
     while left:
         going = sorted(left, key=lambda dim: least_squares_loss(gram, metric, [*gone, dim]))[:at_once]
         gone += going
@@ -117,7 +117,11 @@ def scored(source: Checkpoint, method: str) -> list[LayerScores]:
     return score_layers(LayerwiseModel(source, WINDOWS), everything, find_method(method), journal, "score")
 
 
-def test_sensitivity_is_the_whole_models(make_llama, tmp_path: Path) -> None:
+@pytest.mark.parametrize("vocabulary", [7, 4096])
+def test_sensitivity_is_the_whole_models(make_llama, tmp_path: Path, vocabulary: int, monkeypatch) -> None:
+    """Whether logits are computed in one block or in many."""
+    for module in ("layerwise", "sensitivity"):
+        monkeypatch.setattr(f"edge_transact.prune.{module}.LOGITS_VOCABULARY", vocabulary)
     source = Checkpoint.open(make_llama())
     scores = scored(source, "transact")
     everything = [LayerSelection.everything(layer) for layer in source.plan.layers]

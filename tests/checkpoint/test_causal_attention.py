@@ -1,0 +1,56 @@
+"""Attention in blocks of queries is attention, forward and backward: against the definition, in fp64."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_transact.checkpoint import causal_attention
+from edge_transact.checkpoint.causal_attention import QUERIES
+
+
+def by_definition(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+    query, key, value = (t.double() for t in (query, key, value))
+    key, value = (t.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for t in (key, value))
+    scores = query @ key.transpose(-1, -2) * scaling
+    later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+    return (scores.masked_fill(later, -torch.inf).softmax(dim=-1) @ value).transpose(1, 2)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    kv_heads=st.integers(1, 4),
+    per_group=st.integers(1, 4),
+    tokens=st.sampled_from([1, 5, QUERIES, QUERIES + 1, 2 * QUERIES + 17]),
+    qk_head_dim=st.sampled_from([2, 6, 16]),
+    v_head_dim=st.sampled_from([1, 8, 16]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    scores=st.sampled_from([1, 1 << 14, 1 << 18]),
+)
+def test_it_is_attention(batch, kv_heads, per_group, tokens, qk_head_dim, v_head_dim, dtype, scores) -> None:
+    generator = torch.Generator().manual_seed(tokens * 1000 + batch * 100 + kv_heads)
+
+    def drawn(heads: int, size: int) -> torch.Tensor:
+        # As projections give them: heads are the third dimension in memory.
+        return torch.randn(batch, tokens, heads, size, generator=generator).to(dtype).transpose(1, 2)
+
+    query, key, value = (
+        drawn(kv_heads * per_group, qk_head_dim),
+        drawn(kv_heads, qk_head_dim),
+        drawn(kv_heads, v_head_dim),
+    )
+    inputs = [tensor.requires_grad_() for tensor in (query, key, value)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(causal_attention, "SCORES", scores)
+        found, _ = causal_attention.causal_attention(torch.nn.Module(), *inputs, None, scaling=0.3)
+        direction = torch.randn(found.shape, generator=generator)
+        gradients = torch.autograd.grad(found, inputs, direction.to(dtype))
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    expected = by_definition(*inputs, 0.3)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+    for gradient, of in zip(
+        gradients, torch.autograd.grad(expected, inputs, direction.to(dtype).double()), strict=True
+    ):
+        torch.testing.assert_close(gradient, of, rtol=tolerance, atol=tolerance * of.abs().max().item())
