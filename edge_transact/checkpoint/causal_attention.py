@@ -111,7 +111,8 @@ def _weights(query: torch.Tensor, keys: torch.Tensor, scaling: float) -> tuple[t
     """The softmax of a block's queries ``[heads, n, d]``, the last n of those that see `keys` ``[kv_heads, m, d]``.
 
     Returns:
-        The queries, ``[kv_heads, heads / kv_heads * n, d]``, and the weights, fp32 ``[kv_heads, heads / kv_heads * n, m]``.
+        The queries, ``[kv_heads, rows, d]`` with those of a KV head's heads together, and the weights, fp32
+        ``[kv_heads, rows, m]``.
     """
     heads, queries, d = query.shape
     together = query.reshape(len(keys), -1, d)
