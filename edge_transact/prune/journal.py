@@ -21,7 +21,7 @@ from edge_transact.progress import step
 MEMORY_BYTES = 1 << 30
 """Hidden states of more bytes lie in a file, of which the system keeps in memory what fits."""
 
-STATE_S = 15.0
+STATE_S = 30.0
 """Seconds between two writes of a state from which a pass goes on: what a kill may cost."""
 
 DTYPES = {

@@ -192,12 +192,24 @@ class LayerwiseModel:
             ):
                 with torch.enable_grad():
                     leaf = piece.to(self.device).requires_grad_()
-                    loss = functional.cross_entropy(self.logits(leaf), labels.to(self.device), reduction="sum")
-                    (by_leaf,) = torch.autograd.grad(loss, leaf)
+                    normed = self._final_norm(leaf)
+                by_normed = self._by_normed(normed.detach(), labels.to(self.device))
+                (by_leaf,) = torch.autograd.grad(normed, leaf, by_normed)
                 pieces.append(by_leaf.cpu())
             outputs.copy_(torch.cat(pieces).view_as(outputs))
             gradients.append(gradient)
         return gradients
+
+    @torch.no_grad()
+    def _by_normed(self, normed: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The gradient of the loss by what `lm_head` gets: its rows' mean under the softmax, less the label's."""
+        blocks = self._lm_head.split(LOGITS_VOCABULARY)
+        logits = [functional.linear(normed, rows) for rows in blocks]
+        total = torch.stack([block.float().logsumexp(dim=-1) for block in logits]).logsumexp(dim=0)
+        gradient = torch.zeros_like(normed, dtype=torch.float32)
+        for block, rows in zip(logits, blocks, strict=True):
+            gradient += block.float().sub_(total[:, None]).exp_().to(self.dtype) @ rows
+        return (gradient - self._lm_head[labels]).to(self.dtype)
 
 
 def is_finite(tensor: torch.Tensor) -> bool:

@@ -75,8 +75,7 @@ class BlockLoss:
     @property
     def metric(self) -> torch.Tensor:
         """``1/2 W^T F W / tokens``: what a unit of each dim costs in nats a token, ``[size, size]``."""
-        projection = self._projection.float()
-        return projection.T @ (self._fisher.whole() @ projection) / (2 * self._tokens)
+        return self._metric_of(self._projection.float())
 
     def dims(self) -> torch.Tensor:
         """The loss of cutting each dim alone, with W as it is, nats a token, ``[size]``."""
@@ -87,7 +86,10 @@ class BlockLoss:
     def cut(self, dims: torch.Tensor) -> torch.Tensor:
         """The loss of cutting several dims, int64 ``[dims]``, with W as it is; nats a token, a scalar."""
         gram = self._whole_gram()[dims][:, dims] / self._weight
-        return (gram * self.metric[dims][:, dims]).sum()
+        return (gram * self._metric_of(self._projection[:, dims].float())).sum()
+
+    def _metric_of(self, columns: torch.Tensor) -> torch.Tensor:
+        return columns.T @ (self._fisher.whole() @ columns) / (2 * self._tokens)
 
     def _whole_gram(self) -> torch.Tensor:
         assert self._gram is not None, "made for `dims` alone"

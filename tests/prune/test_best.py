@@ -95,8 +95,9 @@ def test_losses_of_a_block() -> None:
     torch.testing.assert_close(block.dims(), torch.stack(alone))
 
 
-def test_pairs_are_scored_by_what_they_give_to_attention(make_llama) -> None:
+def test_pairs_are_scored_by_what_they_give_to_attention(make_llama, monkeypatch) -> None:
     """The first-order change of the loss when a pair's queries vanish, token by token, from the whole model."""
+    monkeypatch.setattr("edge_transact.prune.layerwise.LOGITS_VOCABULARY", 40)  # three blocks, the last one short
     source = Checkpoint.open(make_llama())
     scores = scored(source, "best")[1]
     model = AutoModelForCausalLM.from_pretrained(source.path, attn_implementation="sdpa")
