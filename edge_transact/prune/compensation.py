@@ -11,6 +11,7 @@ tokens that LLaMAs give enormous activations would be all that matters. Everythi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
@@ -95,19 +96,27 @@ class Regression:
         fitted, of_held_out = (part.whole() for part in self._gram)
         gram, cross = fitted.double(), self._cross[0].double()
         before = self._square[1].item()
-        best, least = None, float("inf")
-        for damping in DAMPINGS:
-            change = _ridge(gram, cross, damping)
-            if change is None:
-                continue
-            single = change.float()
-            error = before + ((single @ of_held_out - 2 * self._cross[1]) * single).double().sum().item()
-            # The error falls and then rises with the damping: what comes after the turn needn't be looked at.
-            if not error < least:  # NaN too
-                break
-            best, least = damping, error
-        # NaN compares as false, and so do errors of nothing at all.
-        if best is None or not least < before:
+        errors: dict[int, float] = {}
+
+        def error(index: int) -> float:
+            """On what is held out, with the damping of that index; infinite where it gives no number."""
+            if index not in errors:
+                change = _ridge(gram, cross, DAMPINGS[index]) if 0 <= index < len(DAMPINGS) else None
+                if change is None:
+                    return errors.setdefault(index, float("inf"))
+                single = change.float()
+                found = before + ((single @ of_held_out - 2 * self._cross[1]) * single).double().sum().item()
+                errors[index] = found if math.isfinite(found) else float("inf")
+            return errors[index]
+
+        # The error falls and then rises with the damping: from the middle, downhill.
+        index = len(DAMPINGS) // 2
+        for direction in (-1, 1):
+            while error(index + direction) < error(index):
+                index += direction
+        best, least = DAMPINGS[index], error(index)
+        # Errors of nothing at all compare as false.
+        if not least < before:
             return self._weight, self._fit(float("inf"), before)
         gram += of_held_out
         cross += self._cross[1]

@@ -13,7 +13,7 @@ from edge_transact.prune.layerwise import LOGITS_TOKENS, LayerwiseModel
 
 NAME = "model.norm.weight"
 
-TOKENS = 8192
+TOKENS = 4096
 """Of the calibration text: one number doesn't take more."""
 
 STEPS, ENOUGH = 4, 3e-3
