@@ -79,7 +79,7 @@ def main() -> None:
             )
             rows.append([f"`{name}`", *figures])
             print(page.table(["", "parameters", "time", "times the bare products", "peak memory"], rows), flush=True)
-    print(f"\n{arguments.method}, {arguments.tokens} tokens. {page.machine(int(os.environ.get('OMP_NUM_THREADS', 0)))}")
+    print(f"\n{arguments.method}, {arguments.tokens} tokens. {page.machine(int(os.environ.get('OMP_NUM_THREADS', os.cpu_count() or 1)))}")
 
 
 if __name__ == "__main__":
