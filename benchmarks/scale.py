@@ -79,7 +79,8 @@ def main() -> None:
             )
             rows.append([f"`{name}`", *figures])
             print(page.table(["", "parameters", "time", "times the bare products", "peak memory"], rows), flush=True)
-    print(f"\n{arguments.method}, {arguments.tokens} tokens. {page.machine(int(os.environ.get('OMP_NUM_THREADS', os.cpu_count() or 1)))}")
+    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+    print(f"\n{arguments.method}, {arguments.tokens} tokens. {page.machine(threads)}")
 
 
 if __name__ == "__main__":
