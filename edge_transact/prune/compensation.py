@@ -19,11 +19,12 @@ import torch
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from edge_transact.checkpoint.finite import is_finite
 from edge_transact.progress import bar, step
 from edge_transact.prune.gram import Gram, sums_of
 from edge_transact.prune.journal import Journal
 from edge_transact.prune.last_norm import last_norm_scale
-from edge_transact.prune.layerwise import LayerwiseModel, check_finite, is_finite, pieces
+from edge_transact.prune.layerwise import LayerwiseModel, check_finite, pieces
 from edge_transact.prune.selection import LayerSelection
 from edge_transact.prune.surgery import attention_dims
 
@@ -36,9 +37,10 @@ DAMPINGS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 HELD_OUT = 8
 """One window in so many is held out to choose the damping, and used for the solution after that."""
 
-Dims = slice | torch.Tensor
-
 PROJECTIONS = ("self_attn.o_proj", "mlp.down_proj")
+
+Dims = slice | torch.Tensor
+"""Some of a projection's inputs: a slice, or int64 indices."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,10 @@ class Regression:
                 errors[index] = found if math.isfinite(found) else float("inf")
             return errors[index]
 
-        # The error falls and then rises with the damping: from the middle, downhill.
+        # The error falls and then rises with the damping: from the middle, or the first that gives a number, downhill.
         index = len(DAMPINGS) // 2
+        while math.isinf(error(index)) and index + 1 < len(DAMPINGS):
+            index += 1
         for direction in (-1, 1):
             while error(index + direction) < error(index):
                 index += direction
@@ -210,7 +214,7 @@ class _Split:
     Args:
         full: The projection uncut.
         cut: The same with the columns `kept`; its bias may be another.
-        kept: Which dims those are, a slice or int64.
+        kept: Which dims those are.
         gone: The others.
     """
 

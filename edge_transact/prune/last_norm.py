@@ -16,8 +16,11 @@ NAME = "model.norm.weight"
 TOKENS = 4096
 """Of the calibration text: one number doesn't take more."""
 
-STEPS, ENOUGH = 4, 3e-3
-"""Newton's steps at most, and the step after which, since they converge quadratically, no other is worth it."""
+STEPS = 4
+"""Of Newton's method at most."""
+
+LAST_STEP = 3e-3
+"""A step shorter than this is the last: as they converge quadratically, the next would change the factor by 1e-5."""
 
 
 @torch.no_grad()
@@ -44,13 +47,22 @@ def last_norm_scale(model: LayerwiseModel, hidden: torch.Tensor) -> float:
         if not curvature > 0 or not scale - slope / curvature > 0:
             return 1.0
         scale -= slope / curvature
-        if abs(slope / curvature) < ENOUGH:
+        if abs(slope / curvature) < LAST_STEP:
             break
     return scale
 
 
 def _moments(model: LayerwiseModel, hidden: torch.Tensor, labels: torch.Tensor, scale: float) -> list[torch.Tensor]:
-    """Means of logits and of their squares under the softmax of the scaled ones, and the labels' own; ``[tokens]``."""
+    """Of each token the logits' mean and mean square under the softmax of the scaled ones, and the label's logit.
+
+    Args:
+        hidden: The last layer's output, ``[tokens, hidden_size]``.
+        labels: int64 ``[tokens]``.
+        scale: What logits are multiplied by.
+
+    Returns:
+        Three of fp32 ``[tokens]``.
+    """
     largest, sums, moments = [], [], []
     expected = torch.zeros(len(labels), device=labels.device)
     first = 0

@@ -6,7 +6,6 @@ already cut to what is kept of it so far, and computes what the whole pruned mod
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
@@ -15,6 +14,7 @@ from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
 
 from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.finite import is_finite
 from edge_transact.checkpoint.layers import layer_config, load_layer
 from edge_transact.engine.cpu.features import has_fast_bf16
 from edge_transact.errors import EdgeTransactError
@@ -164,7 +164,7 @@ class LayerwiseModel:
         return functional.linear(self._final_norm(hidden.to(self.device)), self._lm_head).float()
 
     def logit_blocks(self, hidden: torch.Tensor) -> Iterator[torch.Tensor]:
-        """As `logits`, block by block of the vocabulary: ``[tokens, LOGITS_VOCABULARY or fewer]`` each."""
+        """As `logits`, block by block of the vocabulary: fp32 ``[tokens, LOGITS_VOCABULARY or fewer]`` each."""
         normed = self._final_norm(hidden.to(self.device))
         for rows in self._lm_head.split(LOGITS_VOCABULARY):
             yield functional.linear(normed, rows).float()
@@ -202,7 +202,15 @@ class LayerwiseModel:
 
     @torch.no_grad()
     def _by_normed(self, normed: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The gradient of the loss by what `lm_head` gets: its rows' mean under the softmax, less the label's."""
+        """The gradient of the summed loss by what `lm_head` gets: the softmax's mean of its rows, less the label's.
+
+        Args:
+            normed: ``[tokens, hidden_size]``.
+            labels: int64 ``[tokens]``.
+
+        Returns:
+            Of the shape and the dtype of `normed`.
+        """
         blocks = self._lm_head.split(LOGITS_VOCABULARY)
         logits = [functional.linear(normed, rows) for rows in blocks]
         total = torch.stack([block.float().logsumexp(dim=-1) for block in logits]).logsumexp(dim=0)
@@ -210,14 +218,6 @@ class LayerwiseModel:
         for block, rows in zip(logits, blocks, strict=True):
             gradient += block.float().sub_(total[:, None]).exp_().to(self.dtype) @ rows
         return (gradient - self._lm_head[labels]).to(self.dtype)
-
-
-def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether a tensor, of any dtype, has neither NaN nor infinity."""
-    if not tensor.is_floating_point() or tensor.numel() == 0:
-        return True
-    # One pass over it and no copy; NaN is its own least and largest.
-    return all(math.isfinite(end) for end in tensor.aminmax())
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor], checkpoint: Checkpoint, index: int) -> None:

@@ -111,7 +111,7 @@ def elimination_order(gram: torch.Tensor, metric: torch.Tensor) -> torch.Tensor:
     at_once = max(1, len(gram) // ELIMINATIONS)
     left = torch.arange(len(gram), device=gram.device)
     order = []
-    while len(left):
+    while True:
         gone = torch.zeros(len(left), dtype=torch.bool, device=gram.device)
         for _ in range(KEPT_IN_PLACE):
             costs = (metric.diagonal() / inverse.diagonal()).masked_fill_(gone, torch.inf)
@@ -130,7 +130,6 @@ def elimination_order(gram: torch.Tensor, metric: torch.Tensor) -> torch.Tensor:
         stays = (~gone).nonzero()[:, 0]
         left = left[stays]
         metric, inverse = (matrix[stays][:, stays] for matrix in (metric, inverse))
-    return torch.cat(order).flip(0)
 
 
 def curve(gram: torch.Tensor, metric: torch.Tensor, order: torch.Tensor) -> torch.Tensor:

@@ -23,8 +23,11 @@ from edge_transact.widths import LayerWidths
 CUT = 0.25
 """The share of a layer's MLP dims, or of its KV groups, that is cut to see what happens."""
 
-SHARE, MOST = 1 / 32, 1024
-"""The share of the calibration tokens that are used, and of how many at most: they go through every variant."""
+SHARE = 1 / 32
+"""The share of the calibration tokens that are used."""
+
+MOST_TOKENS = 1024
+"""As many of them at most: they go through every variant of the model."""
 
 WINDOW = 128
 """Tokens of a window: many short ones show more of the text than a few long ones of as many tokens."""
@@ -63,7 +66,7 @@ def measure_sensitivity(
 
 @torch.no_grad()
 def _measure(source: LayerwiseModel, selections, scores, journal: Journal) -> torch.Tensor:
-    model = source.sample(min(round(source.windows.numel() * SHARE), MOST), WINDOW)
+    model = source.sample(min(round(source.windows.numel() * SHARE), MOST_TOKENS), WINDOW)
     layers = len(selections)
     whole = model.embeddings(journal)
     # Of all layers, attention and MLP.

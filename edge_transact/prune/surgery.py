@@ -8,6 +8,7 @@ from types import MappingProxyType
 import torch
 
 from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.finite import is_finite
 from edge_transact.checkpoint.layout import ROPE_PAIRS
 from edge_transact.errors import EdgeTransactError
 from edge_transact.prune.selection import LayerSelection
@@ -43,7 +44,7 @@ def pruned_tensors(
                 yield name, _cut(part, checkpoint.tensor(name), layer, selection)
         else:
             tensor = checkpoint.tensor(name)
-            if not tensor.isfinite().all():
+            if not is_finite(tensor):
                 raise EdgeTransactError(f"{checkpoint.path}: {name} holds NaN or infinity", fix=REPAIR)
             yield name, tensor
     for index, selection in enumerate(selections):

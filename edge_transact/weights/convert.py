@@ -16,6 +16,7 @@ import torch
 
 from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.finite import is_finite
 from edge_transact.checkpoint.layout import ROPE_PAIRS
 from edge_transact.errors import EdgeTransactError
 from edge_transact.progress import track
@@ -119,8 +120,7 @@ def _write_plain(parameter: _Parameter, quantization: Quantization, writer: Shar
     def values() -> Iterator[np.ndarray]:
         for block in parameter.blocks():
             array = block.to(getattr(torch, quantization.model_dtype))
-            # Both are NaN if one value is; and nothing as large as the block is made for it.
-            if not all(map(math.isfinite, array.aminmax())):
+            if not is_finite(array):
                 raise EdgeTransactError(
                     f"a weight is not finite in {quantization.model_dtype}",
                     fix="Check the checkpoint for NaN and infinite values, or use a quantization in float32.",

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.prune.compensation import DAMPINGS, PROJECTIONS, Regression, compensate
+from edge_transact.prune.compensation import DAMPINGS, PROJECTIONS, Fit, Regression, compensate
 from edge_transact.prune.journal import Journal
 from edge_transact.prune.last_norm import last_norm_scale
 from edge_transact.prune.layerwise import LayerwiseModel
@@ -49,6 +49,22 @@ def test_damping_is_chosen_on_what_is_held_out() -> None:
     regression.add(inputs[8:], missing[8:], counts[8:], held_out=True)
     _, fit = regression.solve()
     assert fit.damping > min(DAMPINGS)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3, 1.0, 2.0, 5.0, 20.0])
+def test_no_other_damping_is_better(noise: float, monkeypatch) -> None:
+    """Whichever it is: of all of them, each tried alone, on what is held out."""
+
+    def solved(dampings: tuple[float, ...]) -> Fit:
+        monkeypatch.setattr("edge_transact.prune.compensation.DAMPINGS", dampings)
+        regression = Regression(weight)
+        regression.add(inputs[:40], missing[:40], counts[:40], held_out=False)
+        regression.add(inputs[40:], missing[40:], counts[40:], held_out=True)
+        return regression.solve()[1]
+
+    inputs, weight, missing, counts = problem(80, noise=noise)
+    chosen, alone = solved(DAMPINGS), [solved((damping,)) for damping in DAMPINGS]
+    assert chosen.error_after == pytest.approx(min(fit.error_after for fit in alone), rel=1e-4)
 
 
 @pytest.mark.parametrize("case", ["nothing missing", "dead inputs", "not numbers", "noise"])
