@@ -126,7 +126,9 @@ def _report(
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     files.add_row("took", f"{seconds:.0f} s, peak memory {peak_gib:.1f} GiB")
     out.print(files)
-    out.print(f"\nNext: [bold]edge-transact run {directory}/dist[/bold] to chat with it.")
+    # `make demo` installs into a virtual environment that nobody has activated.
+    tool = "edge-transact" if shutil.which("edge-transact") else Path(sys.executable).with_name("edge-transact")
+    out.print(f"\nNext: [bold]{tool} run {directory}/dist[/bold] to chat with it.", soft_wrap=True)
 
 
 if __name__ == "__main__":
