@@ -11,6 +11,7 @@ import tvm
 import tvm_ffi
 from tvm import IRModule, relax, tirx
 
+from edge_transact.engine.chain import MakeChain, chain_products
 from edge_transact.engine.product import Linear
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
 
@@ -35,6 +36,10 @@ class Kernels(Protocol):
             x: The shape of the activations, ``[batch, tokens, K]``.
             width: Columns of the result.
         """
+
+    @property
+    def chain(self) -> MakeChain | None:
+        """What makes one kernel of several products of one row; nothing where each is a kernel of its own."""
 
 
 def is_one_row(x: list[Any]) -> bool:
@@ -63,7 +68,10 @@ class FuseLinears:
         for var, function in mod.functions_items():
             if isinstance(function, relax.Function):
                 fuser.fuse(var, function)
-        return relax.transform.DeadCodeElimination()(fuser.builder_.get())
+        mod = fuser.builder_.get()
+        if self.kernels.chain is not None:
+            mod = chain_products(relax.transform.DeadCodeElimination()(mod), fuser.of_one_row, self.kernels.chain)
+        return relax.transform.DeadCodeElimination()(mod)
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,7 @@ class _Fuser(relax.PyExprMutator):
         super().__init__(mod)
         self.mod, self.kernels = mod, kernels
         self.made: dict[Hashable, relax.GlobalVar] = {}
+        self.of_one_row: dict[str, Linear] = {}
         self.found: dict[relax.Expr, _Product] = {}
 
     def fuse(self, var: relax.GlobalVar, function: relax.Function) -> None:
@@ -100,6 +109,8 @@ class _Fuser(relax.PyExprMutator):
         key, make = kernel
         if key not in self.made:
             self.made[key] = self.builder_.add_func(make(), "w4_decode" if is_one_row(x) else "w4_prefill")
+            if is_one_row(x):
+                self.of_one_row[self.made[key].name_hint] = product.linear
         return relax.call_tir(self.made[key], [self.visit_expr(argument) for argument in product.arguments], call.ty)
 
     def _embed(self, call: relax.Call) -> relax.Expr:

@@ -35,6 +35,13 @@ class Linear:
     residual: bool = False
 
     @property
+    def operands(self) -> tuple[str, ...]:
+        """What a kernel takes before its result, in order."""
+        norm = ["norm"] if self.norm_eps is not None else []
+        bias, residual = ["bias"] * self.bias, ["residual"] * self.residual
+        return ("x", "weight", "scale", *norm, *bias, *residual)
+
+    @property
     def sections(self) -> int:
         """Columns of the weight for a column of the result."""
         return 2 if self.gated else 1
@@ -43,3 +50,21 @@ class Linear:
     def group_bytes(self) -> int:
         """Bytes of a group of packed weights and its scale."""
         return 4 * WORDS_PER_GROUP + np.dtype(self.scale_dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Link:
+    """A product of a chain: of several that one kernel computes one after the other.
+
+    Attributes:
+        linear: The product.
+        given: Of its operands those that are results of links before it: name to the number of the link.
+    """
+
+    linear: Linear
+    given: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The operands that the kernel is given."""
+        return tuple(name for name in self.linear.operands if name not in dict(self.given))

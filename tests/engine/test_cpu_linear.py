@@ -102,7 +102,7 @@ def kernels_of_all_shapes(request):
     made = {}
     with pytest.MonkeyPatch.context() as patch:
         # So that the head start is none, a part or all of matrices as small as these.
-        patch.setattr("edge_transact.engine.cpu.linear.HEAD_START_BYTES", 4096)
+        patch.setattr("edge_transact.engine.cpu.decode.HEAD_START_BYTES", 4096)
         for isa in INSTRUCTION_SETS:
             for one_row in (True, False):
                 made[isa, one_row] = compiled(kernel(linear, isa, 3, one_row=one_row))

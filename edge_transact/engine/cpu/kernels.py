@@ -10,7 +10,7 @@ from tvm import tirx
 
 from edge_transact.engine.cpu import isa, linear
 from edge_transact.engine.fuse import is_one_row
-from edge_transact.engine.product import Linear
+from edge_transact.engine.product import Linear, Link
 
 
 class CPUKernels:
@@ -39,3 +39,7 @@ class CPUKernels:
         if not linear.supports(width, instructions, gated=kind.gated):
             return None
         return (kind, one_row), lambda: linear.kernel(kind, instructions, self.threads, one_row=one_row)
+
+    def chain(self, links: tuple[Link, ...]) -> tirx.PrimFunc:
+        """Products of one row, one after the other."""
+        return linear.chain(links, [self.instructions(link.linear) for link in links], self.threads)

@@ -32,6 +32,7 @@ class GPUKernels:
     """For `engine.fuse.FuseLinears`."""
 
     take_norm = False
+    chain = None
 
     def embed(self, scale_dtype: str) -> None:
         """The embedding's rows are read as TVM generates it."""

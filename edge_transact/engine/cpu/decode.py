@@ -1,0 +1,283 @@
+"""Products of one row: bound by memory.
+
+Each thread streams its own columns of the packed weights once, with wide loads, asks for those to come beforehand, and
+keeps everything else in registers and the first-level cache; it makes its units of the activations itself, which is
+faster than to wait for another's. Products that follow each other are one launch: between them threads meet at a
+barrier, which costs less than to end and to be woken again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+from edge_transact.engine.cpu.isa import Fp32
+from edge_transact.engine.cpu.operands import Operands, each_group, finish, inverse_rms
+from edge_transact.engine.product import Linear
+from edge_transact.engine.vector import LINE_BYTES, cast, load, prefetch, shuffle, splat, store, sum_lanes
+from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
+
+DECODE_COLUMNS = 16
+"""Columns of a KN weight that decode takes at once: vectors of fewer share what they load of the activations."""
+
+
+HEAD_START_BYTES = 32 << 10
+"""What the calling thread of a kernel reads more than the others, which begin a microsecond later."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """What to compute, with which instructions, of which buffers."""
+
+    linear: Linear
+    isa: Fp32
+    operands: Operands
+
+
+def decode(products: Sequence[Product], threads: int) -> None:
+    """Emit products of one row, one after the other, each cut into as many parts as there are threads."""
+    stages = [
+        (_InputMajor if product.linear.layout == "KN" else _OutputMajor)(
+            product, threads, 0 if number else HEAD_START_BYTES
+        )
+        for number, product in enumerate(products)
+    ]
+
+    def run(number: int) -> None:
+        with T.parallel(0, threads) as thread:
+            if number == 0:
+                stages[0].begin(thread)
+            stages[number].multiply(thread)
+            # What is asked for now comes while the others are waited for.
+            if number + 1 < len(stages):
+                stages[number + 1].begin(thread)
+
+    if len(stages) == 1:
+        run(0)
+        return
+    with T.attr(T.int32(0), "pragma_parallel_launch_point", 1):
+        for number in range(len(stages) - 1):
+            with T.attr(T.int32(0), "pragma_parallel_barrier_when_finish", 1):
+                run(number)
+        run(len(stages) - 1)
+
+
+def _pack(linear: Linear, isa: Fp32, a: Operands, words: Any, put: Callable[[Any, int, int, Any], None]) -> list[Any]:
+    """Units of the one row's activations: ``put(group, term, step, unit)`` is called for each of a group.
+
+    Returns:
+        The words' starts and quanta, ``[words]`` with room for more words than there are, each or nothing.
+    """
+    starts = None if isa.centered else T.alloc_buffer((words,), isa.sum_dtype)
+    quanta = T.alloc_buffer((words,), "float32") if isa.whole else None
+
+    def pack(group: Any, x: Any) -> None:
+        word = group * WORDS_PER_GROUP
+        if quanta is not None:
+            store(quanta, splat(isa.quantum(x), WORDS_PER_GROUP), [word])
+            # Read from memory again: TVM's analysis of whole numbers would go through all that they were made of.
+            x = T.bind(x * splat(T.float32(1) / quanta[word], GROUP_SIZE))
+        for term, steps in enumerate(isa.units(x)):
+            for step, unit in enumerate(steps):
+                put(group, term, step, unit)
+        if starts is not None:
+            store(starts, isa.starts(x), [word])
+
+    each_group(a, T.int32(0), inverse_rms(linear, a, T.int32(0)), pack)
+    return [starts, quanta]
+
+
+def _share(thread: Any, threads: int, blocks: Any, head_start: Any) -> tuple[Any, Any]:
+    """The first block of a thread's share, and the one after its last: equal shares, but for the head start."""
+    extra = T.bind(T.min(blocks, head_start))
+    equal = T.bind(blocks - extra)
+    first = T.if_then_else(thread == 0, 0, extra + thread * equal // threads)
+    return T.bind(first), T.bind(extra + (thread + 1) * equal // threads)
+
+
+class _InputMajor:
+    """A product with a KN weight, whose columns lie side by side."""
+
+    def __init__(self, product: Product, threads: int, head_start_bytes: int) -> None:
+        self.linear, self.isa, self.a = product.linear, product.isa, product.operands
+        self.threads, self.head_start_bytes = threads, head_start_bytes
+        self.blocks = T.bind((self.a.width + (DECODE_COLUMNS - 1)) // DECODE_COLUMNS)
+        self.sums = T.alloc_buffer((self.blocks, self.linear.sections, DECODE_COLUMNS), "float32")
+
+    def share(self, thread: Any) -> tuple[Any, Any]:
+        block_bytes = self.a.groups * (self.linear.sections * DECODE_COLUMNS * self.linear.group_bytes)
+        return _share(thread, self.threads, self.blocks, self.head_start_bytes // block_bytes)
+
+    def column(self, block: Any, section: int) -> Any:
+        # The last block of a ragged width begins early and computes some columns again.
+        return T.min(block * DECODE_COLUMNS, self.a.width - DECODE_COLUMNS) + section * self.a.width
+
+    def ask_for(self, group: Any, block: Any, section: int) -> None:
+        for word in range(WORDS_PER_GROUP):
+            prefetch(self.a.weight, [group * WORDS_PER_GROUP + word, self.column(block, section)])
+        prefetch(self.a.scale, [group, self.column(block, section)])
+
+    def begin(self, thread: Any) -> None:
+        first, end = self.share(thread)
+        with T.serial(first, end) as block:
+            for section in range(self.linear.sections):
+                self.ask_for(T.int32(0), block, section)
+
+    def multiply(self, thread: Any) -> None:
+        linear, isa, a, sums = self.linear, self.isa, self.a, self.sums
+        columns, lanes, sections = DECODE_COLUMNS, isa.lanes, linear.sections
+        first, end = self.share(thread)
+        with T.serial(first, end) as block:
+            for section in range(sections):
+                store(sums, splat(T.float32(0), columns), [block, section, 0])
+        units = T.alloc_buffer((a.groups, isa.terms, isa.steps, WORDS_PER_GROUP), "int32")
+        starts, quanta = _pack(
+            linear, isa, a, a.words, lambda group, term, step, unit: store(units, unit, [group, term, step, 0])
+        )
+        isa.prepare()
+        with T.serial(0, a.groups) as group:
+            start = tirx.const(0, isa.sum_dtype)
+            if starts is not None:
+                start = sum_lanes([T.bind(load(starts, [group * WORDS_PER_GROUP], WORDS_PER_GROUP))])
+            start = T.bind(splat(start, lanes))
+            with T.serial(first, end) as block:
+                for section in range(sections):
+                    self.ask_for(group + 1, block, section)
+                    for within in range(0, columns, lanes):
+                        at = T.bind(self.column(block, section) + within)
+                        words = [
+                            T.bind(load(a.weight, [group * WORDS_PER_GROUP + word, at], lanes))
+                            for word in range(WORDS_PER_GROUP)
+                        ]
+                        spread = [
+                            [
+                                [splat(units[group, term, step, word], lanes) for term in range(isa.terms)]
+                                for step in range(isa.steps)
+                            ]
+                            for word in range(WORDS_PER_GROUP)
+                        ]
+                        scale = cast("float32", load(a.scale, [group, at], lanes))
+                        if quanta is not None:
+                            scale = scale * splat(quanta[group * WORDS_PER_GROUP], lanes)
+                        place = [block, section, within]
+                        store(sums, load(sums, place, lanes) + isa.products(start, words, spread) * scale, place)
+        with T.serial(first, end) as block:
+            finished = [T.bind(load(sums, [block, section, 0], columns)) for section in range(sections)]
+            finish(linear, a, T.int32(0), T.bind(self.column(block, 0)), finished)
+
+
+DECODE_ROWS = 4
+"""Rows of an NK weight, of each section, that decode takes at once."""
+
+AHEAD_WORDS, LINE_WORDS = 1024, LINE_BYTES // 4
+"""How far ahead of an NK weight's words decode asks for others; the words of a cache line."""
+
+
+class _OutputMajor:
+    """A product with an NK weight, whose rows are the columns of the result."""
+
+    def __init__(self, product: Product, threads: int, head_start_bytes: int) -> None:
+        self.linear, self.isa, self.a = product.linear, product.isa, product.operands
+        self.threads, self.head_start_bytes = threads, head_start_bytes
+        self.blocks = T.bind((self.a.width + (DECODE_ROWS - 1)) // DECODE_ROWS)
+        self.totals = T.alloc_buffer((self.blocks, self.linear.sections, DECODE_ROWS), "float32")
+
+    def share(self, thread: Any) -> tuple[Any, Any]:
+        block_bytes = self.a.groups * (self.linear.sections * DECODE_ROWS * self.linear.group_bytes)
+        return _share(thread, self.threads, self.blocks, self.head_start_bytes // block_bytes)
+
+    def begin(self, thread: Any) -> None:
+        first, _ = self.share(thread)
+        for section in range(self.linear.sections):
+            with T.serial(0, AHEAD_WORDS // LINE_WORDS) as line:
+                prefetch(self.a.weight, [first * DECODE_ROWS + section * self.a.width, line * LINE_WORDS])
+
+    def multiply(self, thread: Any) -> None:
+        linear, isa, a, totals = self.linear, self.isa, self.a, self.totals
+        lanes, sections = isa.lanes, linear.sections
+        padded = a.words + lanes
+        zero = splat(T.float32(0), lanes)
+        # Rows are read side by side, and short ones are soon over.
+        ahead = T.bind(T.if_then_else(a.words < AHEAD_WORDS // DECODE_ROWS, AHEAD_WORDS, AHEAD_WORDS // DECODE_ROWS))
+        first, end = self.share(thread)
+        units = T.alloc_buffer((isa.terms, isa.steps, padded), "int32")
+        starts, quanta = _pack(
+            linear,
+            isa,
+            a,
+            padded,
+            lambda group, term, step, unit: store(units, unit, [term, step, group * WORDS_PER_GROUP]),
+        )
+        with T.serial(a.words, padded) as word:
+            for term in range(isa.terms):
+                for step in range(isa.steps):
+                    T.buffer_store(units, T.int32(0), [term, step, word])
+            if starts is not None:
+                T.buffer_store(starts, tirx.const(0, isa.sum_dtype), [word])
+            if quanta is not None:
+                T.buffer_store(quanta, T.float32(0), [word])
+        isa.prepare()
+        sums = T.alloc_buffer((sections * DECODE_ROWS, lanes), "float32", scope="local")
+        with T.serial(first, end) as block:
+            # The last block of a ragged width begins early and computes some rows again.
+            start = T.bind(T.min(block * DECODE_ROWS, a.width - DECODE_ROWS))
+            rows = [start + section * a.width + row for section in range(sections) for row in range(DECODE_ROWS)]
+
+            def accumulate(word: Any, held: int, rows: list[Any] = rows) -> None:
+                """Add the products of `held` words from `word` on."""
+                # Where a cache line holds several vectors, each iteration asks for the lines of some rows.
+                turns = max(1, LINE_WORDS // lanes)
+                for row in rows[::turns]:
+                    prefetch(a.weight, [row + word // lanes % turns, word + ahead])
+                words = [T.bind(_widened(load(a.weight, [row, word], held), lanes, T.uint32(0))) for row in rows]
+                each = [
+                    [T.bind(load(units, [term, step, word], lanes)) for term in range(isa.terms)]
+                    for step in range(isa.steps)
+                ]
+                start = zero if starts is None else T.bind(load(starts, [word], lanes))
+                parts = [T.bind(isa.products(start, [of_row], [each])) for of_row in words]
+                quantum = None if quanta is None else T.bind(load(quanta, [word], lanes))
+                # A narrower vector's other lanes have words of 0 with activations of 0, or of the row's later words.
+                groups = held // WORDS_PER_GROUP
+                spread = [min(lane // WORDS_PER_GROUP, groups - 1) for lane in range(lanes)]
+                for i, row in enumerate(rows):
+                    scale = cast("float32", load(a.scale, [row, word // WORDS_PER_GROUP], groups))
+                    scale = splat(scale, lanes) if groups == 1 else shuffle([scale], spread)
+                    if quantum is not None:
+                        scale = scale * quantum
+                    if held < lanes:
+                        kept = [T.float32(float(lane < held)) for lane in range(lanes)]
+                        scale = scale * tirx.Shuffle(kept, [T.int32(lane) for lane in range(lanes)])
+                    store(sums, load(sums, [i, 0], lanes) + parts[i] * scale, [i, 0])
+
+            for i in range(len(rows)):
+                store(sums, zero, [i, 0])
+            whole = T.bind(a.words // lanes)
+            with T.serial(0, whole) as vector:
+                accumulate(vector * lanes, lanes)
+            done, held = whole * lanes, lanes // 2
+            while held >= WORDS_PER_GROUP:
+                with T.If(T.bitwise_and(a.words, held) != 0), T.Then():
+                    accumulate(T.bind(done), held)
+                done = done + T.bitwise_and(a.words, held)
+                held //= 2
+            loaded = [T.bind(load(sums, [i, 0], lanes)) for i in range(len(rows))]
+            for section in range(sections):
+                of_rows = sum_lanes(loaded[section * DECODE_ROWS : (section + 1) * DECODE_ROWS])
+                store(totals, of_rows, [block, section, 0])
+        # Apart, where one block's chain of operations doesn't wait for another's.
+        with T.serial(first, end) as block:
+            finished = [T.bind(load(totals, [block, section, 0], DECODE_ROWS)) for section in range(sections)]
+            finish(linear, a, T.int32(0), T.bind(T.min(block * DECODE_ROWS, a.width - DECODE_ROWS)), finished)
+
+
+def _widened(vector: Any, lanes: int, filler: Any) -> Any:
+    """A vector of fewer lanes with `filler` after it."""
+    held = int(vector.ty.dtype.lanes)
+    if held == lanes:
+        return vector
+    return shuffle([vector, splat(filler, lanes - held)], range(lanes))
