@@ -21,7 +21,7 @@ OUTSIDE = "outside"
 """The time between functions: the virtual machine, Python, and the instrumentation itself."""
 
 Key = tuple[str, str]
-"""A function's name, and the shape of its packed weight."""
+"""A function's name, and the shapes of its packed weights."""
 
 Sample = tuple[Mapping[Key, float], Mapping[Key, int]]
 """Seconds and calls of functions."""
@@ -65,11 +65,9 @@ class Recorder:
 
 
 def _weight(arguments: Sequence[Any]) -> str:
-    """``[rows, columns]`` of the packed weight, for those kernels that have one: one kernel serves several."""
-    for argument in arguments:
-        if str(getattr(argument, "dtype", "")) == "uint32" and len(argument.shape) == 2:
-            return str([int(size) for size in argument.shape])
-    return ""
+    """``[rows, columns]`` of the packed weights, for those kernels that have some: one kernel serves several."""
+    weights = [a for a in arguments if str(getattr(a, "dtype", "")) == "uint32" and len(a.shape) == 2]
+    return ", ".join(str([int(size) for size in weight.shape]) for weight in weights)
 
 
 def profile_models(dists: Sequence[Path], lengths: Sequence[Lengths], repetitions: int) -> list[dict[str, Any]]:

@@ -19,53 +19,71 @@ def chain_products(mod: IRModule, kinds: Mapping[str, Linear], make: MakeChain) 
     Args:
         mod: In which kernels are called as `relax.call_tir`.
         kinds: The kernels of products, by name.
-        make: A chain's kernel: of the arguments of all links, and then all results.
+        make: A chain's kernel: of the arguments of all links, and then the results that are returned.
     """
-    kernels: dict[tuple[Link, ...], relax.GlobalVar] = {}
-    builder = relax.BlockBuilder(mod)
-
-    def joined(run: Sequence[relax.Binding]) -> Iterator[relax.Binding]:
-        if len(run) < 2:
-            yield from run
-            return
-        links, arguments = [], []
-        for binding in run:
-            linear = kinds[binding.value.args[0].name_hint]
-            operands = dict(zip(linear.operands, binding.value.args[1].fields, strict=True))
-            results = {earlier.var: number for number, earlier in enumerate(run)}
-            given = {name: results[operand] for name, operand in operands.items() if operand in results}
-            links.append(Link(linear, tuple(given.items())))
-            arguments += [operands[name] for name in links[-1].arguments]
-        key = tuple(links)
-        if key not in kernels:
-            kernels[key] = builder.add_func(make(key), "w4_chain")
-        call = builder.normalize(relax.call_tir(kernels[key], arguments, [binding.var.ty for binding in run]))
-        results_of_all = relax.DataflowVar("chain", call.ty)
-        yield relax.VarBinding(results_of_all, call)
-        for number, binding in enumerate(run):
-            yield relax.VarBinding(binding.var, builder.normalize(relax.TupleGetItem(results_of_all, number)))
-
-    def rewritten(block: relax.BindingBlock) -> relax.BindingBlock:
-        if not isinstance(block, relax.DataflowBlock):
-            return block
-        bindings: list[relax.Binding] = []
-        run: list[relax.Binding] = []
-        for binding in block.bindings:
-            if _is_product(binding.value, kinds):
-                run.append(binding)
-                continue
-            bindings += [*joined(run), binding]
-            run = []
-        return relax.DataflowBlock([*bindings, *joined(run)])
-
+    chainer = _Chainer(mod, kinds, make)
     for var, function in mod.functions_items():
         if isinstance(function, relax.Function) and isinstance(function.body, relax.SeqExpr):
-            body = relax.SeqExpr([rewritten(block) for block in function.body.blocks], function.body.body)
-            builder.update_func(
-                var, relax.Function(function.params, body, function.ret_ty, function.is_pure, function.attrs)
-            )
-    return builder.get()
+            chainer.builder.update_func(var, chainer.rewritten(function))
+    return chainer.builder.get()
 
 
-def _is_product(value: relax.Expr, kinds: Mapping[str, Linear]) -> bool:
-    return isinstance(value, relax.Call) and bool(value.args) and getattr(value.args[0], "name_hint", None) in kinds
+class _Chainer:
+    def __init__(self, mod: IRModule, kinds: Mapping[str, Linear], make: MakeChain) -> None:
+        self.builder, self.kinds, self.make = relax.BlockBuilder(mod), kinds, make
+        self.kernels: dict[tuple[Link, ...], relax.GlobalVar] = {}
+
+    def rewritten(self, function: relax.Function) -> relax.Function:
+        blocks, result = function.body.blocks, function.body.body
+        body = relax.SeqExpr([self._block(block, blocks, result) for block in blocks], result)
+        return relax.Function(function.params, body, function.ret_ty, function.is_pure, function.attrs)
+
+    def _block(
+        self, block: relax.BindingBlock, blocks: Sequence[relax.BindingBlock], result: relax.Expr
+    ) -> relax.BindingBlock:
+        runs: list[list[relax.Binding]] = [[]]
+        for binding in block.bindings:
+            if self._is_product(binding) and (not runs[-1] or self._is_product(runs[-1][-1])):
+                runs[-1].append(binding)
+            else:
+                runs.append([binding])
+        if not any(len(run) > 1 for run in runs):
+            return block
+        reads = [(binding, relax.analysis.free_vars(binding.value)) for each in blocks for binding in each.bindings]
+        made: list[relax.Binding] = []
+        for run in runs:
+            others = {var for binding, read in reads if binding not in run for var in read}
+            made += run if len(run) < 2 else self._joined(run, others | set(relax.analysis.free_vars(result)))
+        return relax.DataflowBlock(made) if isinstance(block, relax.DataflowBlock) else relax.BindingBlock(made)
+
+    def _joined(self, run: Sequence[relax.Binding], used: set[relax.Var]) -> Iterator[relax.Binding]:
+        """The run as a call, and its results that are used elsewhere under the names that they had."""
+        number_of = {binding.var: number for number, binding in enumerate(run)}
+        links, arguments = [], []
+        for binding in run:
+            linear = self.kinds[binding.value.args[0].name_hint]
+            operands = dict(zip(linear.operands, binding.value.args[1].fields, strict=True))
+            given = tuple((name, number_of[operand]) for name, operand in operands.items() if operand in number_of)
+            links.append(Link(linear, given, binding.var in used))
+            arguments += [operands[name] for name in links[-1].arguments]
+        key = tuple(links)
+        if key not in self.kernels:
+            self.kernels[key] = self.builder.add_func(self.make(key), "w4_chain")
+        returned = [binding.var for binding in run if binding.var in used]
+        types = [var.ty for var in returned]
+        call = self.builder.normalize(relax.call_tir(self.kernels[key], arguments, types))
+        if len(returned) == 1:
+            yield relax.VarBinding(returned[0], call)
+            return
+        results = relax.DataflowVar("chain", call.ty)
+        yield relax.VarBinding(results, call)
+        for number, var in enumerate(returned):
+            yield relax.VarBinding(var, self.builder.normalize(relax.TupleGetItem(results, number)))
+
+    def _is_product(self, binding: relax.Binding) -> bool:
+        value = binding.value
+        return (
+            isinstance(value, relax.Call)
+            and bool(value.args)
+            and getattr(value.args[0], "name_hint", None) in self.kinds
+        )

@@ -59,10 +59,12 @@ class Link:
     Attributes:
         linear: The product.
         given: Of its operands those that are results of links before it: name to the number of the link.
+        returned: Whether the result is one of the kernel's.
     """
 
     linear: Linear
     given: tuple[tuple[str, int], ...] = ()
+    returned: bool = True
 
     @property
     def arguments(self) -> tuple[str, ...]:

@@ -257,7 +257,7 @@ def _decode(a: Attention, threads: int) -> tirx.PrimFunc:
         each = [(r, i) for r in range(a.together) for i in range(a.vectors)]
 
         def attend(task: Any, part: Any) -> tuple[list[tuple[Any, Any]], Any]:
-            """Attention of a block of heads to a part of the keys: maxima and sums of the scores, and weighted values."""
+            """Attention of a block of heads to a part of the keys: maxima and sums of scores, and weighted values."""
             b, head = T.bind(task // blocks), T.bind(task % blocks * a.together)
             kv_head = T.bind(head // a.q_per_kv)
             start, pages_of_all = T.bind(indptr[b]), T.bind(indptr[b + 1] - indptr[b])

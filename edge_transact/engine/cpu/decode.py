@@ -8,7 +8,8 @@ barrier, which costs less than to end and to be woken again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,12 @@ DECODE_COLUMNS = 16
 """Columns of a KN weight that decode takes at once: vectors of fewer share what they load of the activations."""
 
 
+DECODE_ROWS = 4
+"""Rows of an NK weight, of each section, that decode takes at once."""
+
+AHEAD_WORDS, LINE_WORDS = 1024, LINE_BYTES // 4
+"""How far ahead of an NK weight's words decode asks for others; the words of a cache line."""
+
 HEAD_START_BYTES = 32 << 10
 """What the calling thread of a kernel reads more than the others, which begin a microsecond later."""
 
@@ -37,12 +44,47 @@ class Product:
     isa: Fp32
     operands: Operands
 
+    @property
+    def padded_words(self) -> Any:
+        """Whole vectors of words, and one more for those that read past the last."""
+        return (self.operands.words + (2 * self.isa.lanes - 1)) // self.isa.lanes * self.isa.lanes
+
+
+class _Scratch:
+    """What the threads of a launch use beside registers, allocated once: as much as the largest product takes.
+
+    Attributes:
+        units: Of the activations, int32 ``[threads, ...]``.
+        starts, quanta: Of their words, ``[threads, words]``, each or nothing.
+        sums: Of the blocks of the result, fp32.
+    """
+
+    def __init__(self, products: Sequence[Product], threads: int) -> None:
+        def largest(sizes: Iterable[Any]) -> Any:
+            return T.bind(functools.reduce(T.max, sizes))
+
+        isa = products[0].isa
+        words = largest(p.padded_words for p in products)
+        self.units = T.alloc_buffer((threads, words * max(p.isa.terms * p.isa.steps for p in products)), "int32")
+        self.starts = None if isa.centered else T.alloc_buffer((threads, words), isa.sum_dtype)
+        self.quanta = T.alloc_buffer((threads, words), "float32") if isa.whole else None
+        most = max(DECODE_COLUMNS, DECODE_ROWS)
+        self.sums = T.alloc_buffer(
+            (largest((p.operands.width + most) * p.linear.sections for p in products),), "float32"
+        )
+
 
 def decode(products: Sequence[Product], threads: int) -> None:
-    """Emit products of one row, one after the other, each cut into as many parts as there are threads."""
+    """Emit products of one row, one after the other, each cut into as many parts as there are threads.
+
+    Args:
+        products: With instructions of one class.
+        threads: How many.
+    """
+    scratch = _Scratch(products, threads)
     stages = [
         (_InputMajor if product.linear.layout == "KN" else _OutputMajor)(
-            product, threads, 0 if number else HEAD_START_BYTES
+            product, scratch, threads, 0 if number else HEAD_START_BYTES
         )
         for number, product in enumerate(products)
     ]
@@ -66,29 +108,30 @@ def decode(products: Sequence[Product], threads: int) -> None:
         run(len(stages) - 1)
 
 
-def _pack(linear: Linear, isa: Fp32, a: Operands, words: Any, put: Callable[[Any, int, int, Any], None]) -> list[Any]:
-    """Units of the one row's activations: ``put(group, term, step, unit)`` is called for each of a group.
+def _pack(product: Product, scratch: _Scratch, thread: Any, place: Callable[[Any, int, int], Any]) -> None:
+    """The one row's activations as units, and their words' starts and quanta, into the scratch.
 
-    Returns:
-        The words' starts and quanta, ``[words]`` with room for more words than there are, each or nothing.
+    Args:
+        product: The product.
+        scratch: Where to.
+        thread: Whose.
+        place: Of a group, a term and a step: where the units of its words begin.
     """
-    starts = None if isa.centered else T.alloc_buffer((words,), isa.sum_dtype)
-    quanta = T.alloc_buffer((words,), "float32") if isa.whole else None
+    linear, isa, a = product.linear, product.isa, product.operands
 
     def pack(group: Any, x: Any) -> None:
         word = group * WORDS_PER_GROUP
-        if quanta is not None:
-            store(quanta, splat(isa.quantum(x), WORDS_PER_GROUP), [word])
+        if scratch.quanta is not None:
+            store(scratch.quanta, splat(isa.quantum(x), WORDS_PER_GROUP), [thread, word])
             # Read from memory again: TVM's analysis of whole numbers would go through all that they were made of.
-            x = T.bind(x * splat(T.float32(1) / quanta[word], GROUP_SIZE))
+            x = T.bind(x * splat(T.float32(1) / scratch.quanta[thread, word], GROUP_SIZE))
         for term, steps in enumerate(isa.units(x)):
             for step, unit in enumerate(steps):
-                put(group, term, step, unit)
-        if starts is not None:
-            store(starts, isa.starts(x), [word])
+                store(scratch.units, unit, [thread, place(group, term, step)])
+        if scratch.starts is not None:
+            store(scratch.starts, isa.starts(x), [thread, word])
 
     each_group(a, T.int32(0), inverse_rms(linear, a, T.int32(0)), pack)
-    return [starts, quanta]
 
 
 def _share(thread: Any, threads: int, blocks: Any, head_start: Any) -> tuple[Any, Any]:
@@ -102,11 +145,10 @@ def _share(thread: Any, threads: int, blocks: Any, head_start: Any) -> tuple[Any
 class _InputMajor:
     """A product with a KN weight, whose columns lie side by side."""
 
-    def __init__(self, product: Product, threads: int, head_start_bytes: int) -> None:
-        self.linear, self.isa, self.a = product.linear, product.isa, product.operands
-        self.threads, self.head_start_bytes = threads, head_start_bytes
+    def __init__(self, product: Product, scratch: _Scratch, threads: int, head_start_bytes: int) -> None:
+        self.product, self.linear, self.isa, self.a = product, product.linear, product.isa, product.operands
+        self.scratch, self.threads, self.head_start_bytes = scratch, threads, head_start_bytes
         self.blocks = T.bind((self.a.width + (DECODE_COLUMNS - 1)) // DECODE_COLUMNS)
-        self.sums = T.alloc_buffer((self.blocks, self.linear.sections, DECODE_COLUMNS), "float32")
 
     def share(self, thread: Any) -> tuple[Any, Any]:
         block_bytes = self.a.groups * (self.linear.sections * DECODE_COLUMNS * self.linear.group_bytes)
@@ -128,21 +170,26 @@ class _InputMajor:
                 self.ask_for(T.int32(0), block, section)
 
     def multiply(self, thread: Any) -> None:
-        linear, isa, a, sums = self.linear, self.isa, self.a, self.sums
+        linear, isa, a, scratch = self.linear, self.isa, self.a, self.scratch
         columns, lanes, sections = DECODE_COLUMNS, isa.lanes, linear.sections
         first, end = self.share(thread)
+
+        def unit(group: Any, term: int, step: int) -> Any:
+            return ((group * isa.terms + term) * isa.steps + step) * WORDS_PER_GROUP
+
+        def sums_of(block: Any, section: int) -> Any:
+            return (block * sections + section) * columns
+
         with T.serial(first, end) as block:
             for section in range(sections):
-                store(sums, splat(T.float32(0), columns), [block, section, 0])
-        units = T.alloc_buffer((a.groups, isa.terms, isa.steps, WORDS_PER_GROUP), "int32")
-        starts, quanta = _pack(
-            linear, isa, a, a.words, lambda group, term, step, unit: store(units, unit, [group, term, step, 0])
-        )
+                store(scratch.sums, splat(T.float32(0), columns), [sums_of(block, section)])
+        _pack(self.product, scratch, thread, unit)
         isa.prepare()
         with T.serial(0, a.groups) as group:
             start = tirx.const(0, isa.sum_dtype)
-            if starts is not None:
-                start = sum_lanes([T.bind(load(starts, [group * WORDS_PER_GROUP], WORDS_PER_GROUP))])
+            if scratch.starts is not None:
+                starts = T.bind(load(scratch.starts, [thread, group * WORDS_PER_GROUP], WORDS_PER_GROUP))
+                start = sum_lanes([starts])
             start = T.bind(splat(start, lanes))
             with T.serial(first, end) as block:
                 for section in range(sections):
@@ -155,36 +202,32 @@ class _InputMajor:
                         ]
                         spread = [
                             [
-                                [splat(units[group, term, step, word], lanes) for term in range(isa.terms)]
+                                [
+                                    splat(scratch.units[thread, unit(group, term, step) + word], lanes)
+                                    for term in range(isa.terms)
+                                ]
                                 for step in range(isa.steps)
                             ]
                             for word in range(WORDS_PER_GROUP)
                         ]
                         scale = cast("float32", load(a.scale, [group, at], lanes))
-                        if quanta is not None:
-                            scale = scale * splat(quanta[group * WORDS_PER_GROUP], lanes)
-                        place = [block, section, within]
-                        store(sums, load(sums, place, lanes) + isa.products(start, words, spread) * scale, place)
+                        if scratch.quanta is not None:
+                            scale = scale * splat(scratch.quanta[thread, group * WORDS_PER_GROUP], lanes)
+                        place = [sums_of(block, section) + within]
+                        total = load(scratch.sums, place, lanes) + isa.products(start, words, spread) * scale
+                        store(scratch.sums, total, place)
         with T.serial(first, end) as block:
-            finished = [T.bind(load(sums, [block, section, 0], columns)) for section in range(sections)]
+            finished = [T.bind(load(scratch.sums, [sums_of(block, section)], columns)) for section in range(sections)]
             finish(linear, a, T.int32(0), T.bind(self.column(block, 0)), finished)
-
-
-DECODE_ROWS = 4
-"""Rows of an NK weight, of each section, that decode takes at once."""
-
-AHEAD_WORDS, LINE_WORDS = 1024, LINE_BYTES // 4
-"""How far ahead of an NK weight's words decode asks for others; the words of a cache line."""
 
 
 class _OutputMajor:
     """A product with an NK weight, whose rows are the columns of the result."""
 
-    def __init__(self, product: Product, threads: int, head_start_bytes: int) -> None:
-        self.linear, self.isa, self.a = product.linear, product.isa, product.operands
-        self.threads, self.head_start_bytes = threads, head_start_bytes
+    def __init__(self, product: Product, scratch: _Scratch, threads: int, head_start_bytes: int) -> None:
+        self.product, self.linear, self.isa, self.a = product, product.linear, product.isa, product.operands
+        self.scratch, self.threads, self.head_start_bytes = scratch, threads, head_start_bytes
         self.blocks = T.bind((self.a.width + (DECODE_ROWS - 1)) // DECODE_ROWS)
-        self.totals = T.alloc_buffer((self.blocks, self.linear.sections, DECODE_ROWS), "float32")
 
     def share(self, thread: Any) -> tuple[Any, Any]:
         block_bytes = self.a.groups * (self.linear.sections * DECODE_ROWS * self.linear.group_bytes)
@@ -197,29 +240,29 @@ class _OutputMajor:
                 prefetch(self.a.weight, [first * DECODE_ROWS + section * self.a.width, line * LINE_WORDS])
 
     def multiply(self, thread: Any) -> None:
-        linear, isa, a, totals = self.linear, self.isa, self.a, self.totals
+        linear, isa, a, scratch = self.linear, self.isa, self.a, self.scratch
         lanes, sections = isa.lanes, linear.sections
-        padded = a.words + lanes
+        padded = T.bind(self.product.padded_words)
         zero = splat(T.float32(0), lanes)
         # Rows are read side by side, and short ones are soon over.
         ahead = T.bind(T.if_then_else(a.words < AHEAD_WORDS // DECODE_ROWS, AHEAD_WORDS, AHEAD_WORDS // DECODE_ROWS))
         first, end = self.share(thread)
-        units = T.alloc_buffer((isa.terms, isa.steps, padded), "int32")
-        starts, quanta = _pack(
-            linear,
-            isa,
-            a,
-            padded,
-            lambda group, term, step, unit: store(units, unit, [term, step, group * WORDS_PER_GROUP]),
-        )
+
+        def unit(word: Any, term: int, step: int) -> Any:
+            return (term * isa.steps + step) * padded + word
+
+        def totals_of(block: Any, section: int) -> Any:
+            return (block * sections + section) * DECODE_ROWS
+
+        _pack(self.product, scratch, thread, lambda group, term, step: unit(group * WORDS_PER_GROUP, term, step))
         with T.serial(a.words, padded) as word:
             for term in range(isa.terms):
                 for step in range(isa.steps):
-                    T.buffer_store(units, T.int32(0), [term, step, word])
-            if starts is not None:
-                T.buffer_store(starts, tirx.const(0, isa.sum_dtype), [word])
-            if quanta is not None:
-                T.buffer_store(quanta, T.float32(0), [word])
+                    T.buffer_store(scratch.units, T.int32(0), [thread, unit(word, term, step)])
+            if scratch.starts is not None:
+                T.buffer_store(scratch.starts, tirx.const(0, isa.sum_dtype), [thread, word])
+            if scratch.quanta is not None:
+                T.buffer_store(scratch.quanta, T.float32(0), [thread, word])
         isa.prepare()
         sums = T.alloc_buffer((sections * DECODE_ROWS, lanes), "float32", scope="local")
         with T.serial(first, end) as block:
@@ -235,12 +278,12 @@ class _OutputMajor:
                     prefetch(a.weight, [row + word // lanes % turns, word + ahead])
                 words = [T.bind(_widened(load(a.weight, [row, word], held), lanes, T.uint32(0))) for row in rows]
                 each = [
-                    [T.bind(load(units, [term, step, word], lanes)) for term in range(isa.terms)]
+                    [T.bind(load(scratch.units, [thread, unit(word, term, step)], lanes)) for term in range(isa.terms)]
                     for step in range(isa.steps)
                 ]
-                start = zero if starts is None else T.bind(load(starts, [word], lanes))
+                start = zero if scratch.starts is None else T.bind(load(scratch.starts, [thread, word], lanes))
                 parts = [T.bind(isa.products(start, [of_row], [each])) for of_row in words]
-                quantum = None if quanta is None else T.bind(load(quanta, [word], lanes))
+                quantum = None if scratch.quanta is None else T.bind(load(scratch.quanta, [thread, word], lanes))
                 # A narrower vector's other lanes have words of 0 with activations of 0, or of the row's later words.
                 groups = held // WORDS_PER_GROUP
                 spread = [min(lane // WORDS_PER_GROUP, groups - 1) for lane in range(lanes)]
@@ -268,10 +311,12 @@ class _OutputMajor:
             loaded = [T.bind(load(sums, [i, 0], lanes)) for i in range(len(rows))]
             for section in range(sections):
                 of_rows = sum_lanes(loaded[section * DECODE_ROWS : (section + 1) * DECODE_ROWS])
-                store(totals, of_rows, [block, section, 0])
+                store(scratch.sums, of_rows, [totals_of(block, section)])
         # Apart, where one block's chain of operations doesn't wait for another's.
         with T.serial(first, end) as block:
-            finished = [T.bind(load(totals, [block, section, 0], DECODE_ROWS)) for section in range(sections)]
+            finished = [
+                T.bind(load(scratch.sums, [totals_of(block, section)], DECODE_ROWS)) for section in range(sections)
+            ]
             finish(linear, a, T.int32(0), T.bind(T.min(block * DECODE_ROWS, a.width - DECODE_ROWS)), finished)
 
 

@@ -47,7 +47,7 @@ def kernel(linear: Linear, isa: Fp32, threads: int, *, one_row: bool) -> tirx.Pr
 
 
 def chain(links: Sequence[Link], isas: Sequence[Fp32], threads: int) -> tirx.PrimFunc:
-    """Products of one row, one after the other, as a PrimFunc of the arguments of all links and then all results.
+    """Products of one row, one after the other, as a PrimFunc of the arguments of all links and then their results.
 
     Args:
         links: What to compute.
@@ -60,8 +60,9 @@ def chain(links: Sequence[Link], isas: Sequence[Fp32], threads: int) -> tirx.Pri
         arguments = [
             {name: T.arg(f"{name}_{i}", T.handle()) for name in link.arguments} for i, link in enumerate(links)
         ]
-        for i, of_link in enumerate(arguments):
-            of_link["out"] = T.arg(f"out_{i}", T.handle())
+        for i, link in enumerate(links):
+            if link.returned:
+                arguments[i]["out"] = T.arg(f"out_{i}", T.handle())
         made: list[Operands] = []
         for link, of_link in zip(links, arguments, strict=True):
             given = {name: made[source].out for name, source in link.given}

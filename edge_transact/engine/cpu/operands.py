@@ -18,7 +18,7 @@ class Operands:
 
     Args:
         linear: The product.
-        arguments: The kernel's arguments by name, ``out`` among them.
+        arguments: The kernel's arguments by name. Without ``out`` the result is kept inside the kernel.
         one_row: Batch and tokens are 1.
         given: Buffers that are no arguments, but results of products before.
 
@@ -39,12 +39,12 @@ class Operands:
         def tensor(name: str, shape: tuple[Any, ...], dtype: str) -> Any:
             return given[name] if name in given else T.match_buffer(arguments[name], shape, dtype)
 
-        width = T.int64()
+        n = T.int64()
+        width = n // linear.sections if linear.gated else n
         k = given["x"].shape[-1] if "x" in given else T.int64()
         leading = (T.int64(1), T.int64(1)) if one_row else (T.int64(), T.int64())
         groups = (k + (GROUP_SIZE - 1)) // GROUP_SIZE
         self.x = tensor("x", (*leading, k), linear.dtype)
-        n = T.int64() if linear.gated else width
         packed, scales = (n, groups * WORDS_PER_GROUP), (n, groups)
         if linear.layout == "KN":
             packed, scales = packed[::-1], scales[::-1]
@@ -53,7 +53,8 @@ class Operands:
         self.norm = tensor("norm", (k,), linear.dtype) if linear.norm_eps is not None else None
         self.bias = tensor("bias", (n,), linear.dtype) if linear.bias else None
         self.residual = tensor("residual", (*leading, width), linear.dtype) if linear.residual else None
-        self.out = tensor("out", (*leading, width), linear.out_dtype)
+        out = (*leading, width)
+        self.out = tensor("out", out, linear.out_dtype) if "out" in arguments else T.alloc_buffer(out, linear.out_dtype)
 
         self.rows, self.tokens, self.features, self.width, self.groups = (
             T.bind(cast("int32", size)) for size in (leading[0] * leading[1], leading[1], k, width, groups)
