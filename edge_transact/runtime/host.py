@@ -74,6 +74,7 @@ class HostModel:
         # Of a decoded token everything is made once: it takes microseconds, and so do its kernels.
         self._one_token = tvm.runtime.tensor(np.zeros(1, np.int32), self.device)
         self._one_token_id = np.from_dlpack(self._one_token)
+        self._sequence, self._one = shape([SEQUENCE]), shape([1])
 
     @classmethod
     def load(cls, dist: Path) -> HostModel:
@@ -183,14 +184,14 @@ class HostModel:
         return self._functions[name]
 
     def _forward(self, function: str, ids: Sequence[int]) -> np.ndarray:
-        shape = self._tvm.runtime.ShapeTuple
+        count = self._one if len(ids) == 1 else self._tvm.runtime.ShapeTuple([len(ids)])
         embeddings = self._function("embed")(self._ids(ids), self._parameters)
         embeddings = embeddings._create_view((1, len(ids), embeddings.shape[-1]))
-        self._begin(self._cache, shape([SEQUENCE]), shape([len(ids)]))
-        logits, _ = self._function(function)(embeddings, self._cache, self._parameters)
+        self._begin(self._cache, self._sequence, count)
+        result = self._function(function)(embeddings, self._cache, self._parameters)
         self._end(self._cache)
         self.length += len(ids)
-        return np.from_dlpack(logits)
+        return np.from_dlpack(result[0])
 
 
 _ALIGNMENT = 64

@@ -1,5 +1,7 @@
 """The CPU's products with packed weights are the products with the dequantized weights."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,8 @@ from cpu_kernels import INSTRUCTION_SETS, compiled, describe
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_transact.engine.cpu.linear import embed, kernel, supports
-from edge_transact.engine.product import Linear
+from edge_transact.engine.cpu.linear import chain, embed, kernel, supports
+from edge_transact.engine.product import Linear, Link
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.weights import w4
 
@@ -142,6 +144,39 @@ def test_whole_numbers_neither_overflow_nor_drown_another_group(isa, one_row):
         scale, out = np.ones((2, 32), np.float32), np.zeros((1, rows, 32), np.float32)
         call(x, weight, scale, out)
         np.testing.assert_allclose(out, 32 * 8 * np.float32(size), rtol=1e-6)
+
+
+@isas
+@pytest.mark.parametrize("layout", ["NK", "KN"])
+def test_a_chain_is_its_products_one_after_the_other(isa, layout, rng):
+    """As between two attentions, with ragged widths; the first two results stay inside."""
+    kind = Linear(layout, "float16", "float16", "float16")
+    added, normed = replace(kind, residual=True), replace(kind, norm_eps=1e-5)
+    links = (
+        Link(added, returned=False),
+        Link(replace(normed, gated=True), (("x", 0),), returned=False),
+        Link(added, (("x", 1), ("residual", 0))),
+        Link(normed, (("x", 2),)),
+    )
+    sizes = [(80, 96), (96, 2 * 72), (72, 96), (96, 70)]
+    quantization = QUANTIZATIONS[QUANTIZATION[layout, "float16"]]
+    x = rng.standard_normal((1, 1, 80), np.float32).astype(np.float16)
+    hidden = rng.standard_normal((1, 1, 96), np.float32).astype(np.float16)
+    arguments, results = [], []
+    for link, (k, n) in zip(links, sizes, strict=True):
+        weight = torch.from_numpy(rng.standard_normal((n, k), np.float32) * 0.1)
+        operands = dict(zip(("weight", "scale"), w4.quantize(weight, quantization), strict=True))
+        operands |= {"x": x, "residual": hidden, "norm": rng.standard_normal(k, np.float32).astype(np.float16)}
+        arguments += [operands[name] for name in link.arguments]
+        operands |= {name: results[source] for name, source in link.given}
+        results.append(np.zeros((1, 1, n // link.linear.sections), np.float16))
+        alone = compiled(kernel(link.linear, isa, 3, one_row=True))
+        alone(*[operands[name] for name in link.linear.operands], results[-1])
+    outs = [np.zeros_like(result) for result in results[2:]]
+    compiled(chain(links, [isa] * len(links), 3))(*arguments, *outs)
+    for out, want in zip(outs, results[2:], strict=True):
+        assert np.abs(want).max() > 0.1
+        np.testing.assert_array_equal(out, want)
 
 
 def test_a_matrix_narrower_than_a_tile_is_left_to_others():

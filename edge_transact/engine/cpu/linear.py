@@ -34,8 +34,7 @@ def kernel(linear: Linear, isa: Fp32, threads: int, *, one_row: bool) -> tirx.Pr
         threads: How many parts decode is cut into.
         one_row: Batch and tokens are 1: decode.
     """
-    with IRBuilder() as ib, builder.prim_func(s_tir=True):
-        T.func_name("w4_linear")
+    with IRBuilder() as ib, builder.prim_func(private=True, s_tir=True):
         T.func_attr(PLAIN_LOOPS)
         arguments = {name: T.arg(name, T.handle()) for name in (*linear.operands, "out")}
         operands = Operands(linear, arguments, one_row=one_row)
@@ -54,8 +53,7 @@ def chain(links: Sequence[Link], isas: Sequence[Fp32], threads: int) -> tirx.Pri
         isas: With which instructions, link by link.
         threads: How many parts each is cut into.
     """
-    with IRBuilder() as ib, builder.prim_func(s_tir=True):
-        T.func_name("w4_chain")
+    with IRBuilder() as ib, builder.prim_func(private=True, s_tir=True):
         T.func_attr(PLAIN_LOOPS)
         arguments = [
             {name: T.arg(f"{name}_{i}", T.handle()) for name in link.arguments} for i, link in enumerate(links)
@@ -79,8 +77,7 @@ def supports(width: int, isa: Fp32, *, gated: bool) -> bool:
 def embed(scale_dtype: str) -> tirx.PrimFunc:
     """Rows of a packed NK matrix: ``ids [n], weight [rows, 4 G], scale [rows, G]`` to ``[n, K]``."""
     with IRBuilder() as ib:
-        with builder.prim_func(s_tir=True):
-            T.func_name("w4_embed")
+        with builder.prim_func(private=True, s_tir=True):
             T.func_attr(PLAIN_LOOPS)
             n, rows, features = T.int64(), T.int64(), T.int64()
             groups = (features + (GROUP_SIZE - 1)) // GROUP_SIZE
