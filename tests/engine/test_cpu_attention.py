@@ -25,9 +25,10 @@ def attention(request) -> Attention:
     return Attention(6, 2, 64, "float16", request.param)
 
 
-@pytest.fixture
-def kernel(attention):
-    made = kernels(attention, inverse_frequencies(attention.head_dim, 1e4, {}))
+@pytest.fixture(params=[2, 5], ids=lambda threads: f"threads{threads}")
+def kernel(request, attention):
+    """Two threads share the heads out evenly, five don't."""
+    made = kernels(attention, inverse_frequencies(attention.head_dim, 1e4, {}), request.param)
     return lambda name: compiled(made[name])
 
 

@@ -7,6 +7,7 @@ cache's log-sum-exps are.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,17 +85,18 @@ class Attention:
         return max(fitting, default=1)
 
 
-def kernels(attention: Attention, inverse_frequencies: np.ndarray) -> dict[str, tirx.PrimFunc]:
+def kernels(attention: Attention, inverse_frequencies: np.ndarray, threads: int) -> dict[str, tirx.PrimFunc]:
     """The kernels by the names of those of TVM's ``TIRPagedKVCache`` that they replace.
 
     Args:
         attention: The heads.
         inverse_frequencies: RoPE's, float32 ``[head_dim / 2]``.
+        threads: Of the target.
     """
     made = {
         "tir_kv_cache_transpose_append": _append(attention),
         "fused_rope": _split_rotary(attention, inverse_frequencies),
-        "batch_decode_paged_kv_cpu": _decode(attention),
+        "batch_decode_paged_kv_cpu": _decode(attention, threads),
         "batch_prefill_paged_kv_cpu": _prefill_paged(attention),
         "batch_prefill_ragged_kv": _prefill_ragged(attention),
         "merge_state_inplace_cpu": _merge(attention),
@@ -233,7 +235,7 @@ def _softmax(a: Attention, scores: Any, row: list[Any], vectors: Any) -> tuple[A
     return maximum, T.bind(sum_lanes([load(total, [0], lanes)]))
 
 
-def _decode(a: Attention) -> tirx.PrimFunc:
+def _decode(a: Attention, threads: int) -> tirx.PrimFunc:
     lanes = a.lanes
 
     def body() -> None:
@@ -250,12 +252,18 @@ def _decode(a: Attention) -> tirx.PrimFunc:
         *_, scale = _scalars("rotary_mode", "rope_scale", "rope_theta", "sm_scale")
         blocks = a.num_attention_heads // a.together
         line = LINE_BYTES // np.dtype(a.dtype).itemsize
+        # Heads that can't be shared out evenly are cut along their keys.
+        parts = 1 if blocks % threads == 0 else threads
+        each = [(r, i) for r in range(a.together) for i in range(a.vectors)]
 
-        def attend(task: Any) -> None:
+        def attend(task: Any, part: Any) -> tuple[list[tuple[Any, Any]], Any]:
+            """Attention of a block of heads to a part of the keys: maxima and sums of scores, and weighted values."""
             b, head = T.bind(task // blocks), T.bind(task % blocks * a.together)
             kv_head = T.bind(head // a.q_per_kv)
-            first, count = T.bind(indptr[b]), T.bind(indptr[b + 1] - indptr[b])
-            length = T.bind(T.if_then_else(count > 0, (count - 1) * PAGE_SIZE + last_page[b], 0))
+            start, pages_of_all = T.bind(indptr[b]), T.bind(indptr[b + 1] - indptr[b])
+            before = T.bind(pages_of_all * part // parts)
+            first, count = T.bind(start + before), T.bind(pages_of_all * (part + 1) // parts - before)
+            length = T.bind((pages_of_all - 1 - before) * PAGE_SIZE + last_page[b])
             # As large as all sequences' pages: TVM moves allocations in front of what is computed inside the loop.
             scores = T.alloc_buffer((a.together, (nnz + 1) * PAGE_SIZE), "float32")
             products = T.alloc_buffer((a.together, lanes, lanes), "float32", scope="local")
@@ -293,7 +301,6 @@ def _decode(a: Attention) -> tirx.PrimFunc:
                         store(scores, score, [r, page * PAGE_SIZE + start])
             softmaxes = [_softmax(a, scores, [r], count * (PAGE_SIZE // lanes)) for r in range(a.together)]
             out = T.alloc_buffer((a.together, a.head_dim), "float32", scope="local")
-            each = [(r, i) for r in range(a.together) for i in range(a.vectors)]
             for r, i in each:
                 store(out, splat(T.float32(0), lanes), [r, i * lanes])
             with T.serial(0, count) as page, T.serial(0, T.min(PAGE_SIZE, length - page * PAGE_SIZE)) as key:
@@ -301,20 +308,45 @@ def _decode(a: Attention) -> tirx.PrimFunc:
                 for r, i in each:
                     p = splat(scores[r, page * PAGE_SIZE + key], lanes)
                     store(out, load(out, [r, i * lanes], lanes) + value[i] * p, [r, i * lanes])
-            for r, (maximum, total) in enumerate(softmaxes):
-                vectors = [load(out, [r, i * lanes], lanes) for i in range(a.vectors)]
-                _store_output(a, output, lse, b, head + r, vectors, maximum, total)
+            return softmaxes, out
 
-        if blocks > 1:
+        def finish(task: Any, r: int, vectors: list[Any], maximum: Any, total: Any) -> None:
+            _store_output(a, output, lse, task // blocks, task % blocks * a.together + r, vectors, maximum, total)
+
+        if parts == 1:
             with T.parallel(0, batch * blocks) as task:
-                attend(task)
-            return
-        # With one task there is nothing to share with other threads.
-        with T.If(batch == 1):
-            with T.Then():
-                attend(T.int32(0))
-            with T.Else(), T.parallel(0, batch) as task:
-                attend(task)
+                softmaxes, out = attend(task, 0)
+                for r, (maximum, total) in enumerate(softmaxes):
+                    finish(task, r, [load(out, [r, i * lanes], lanes) for i in range(a.vectors)], maximum, total)
+        else:
+            states = T.alloc_buffer((parts, batch * blocks, a.together, 2), "float32")
+            values_of_parts = T.alloc_buffer((parts, batch * blocks, a.together, a.head_dim), "float32")
+            with T.attr(T.int32(0), "pragma_parallel_launch_point", 1):
+                with (
+                    T.attr(T.int32(0), "pragma_parallel_barrier_when_finish", 1),
+                    T.parallel(0, parts) as part,
+                    T.serial(0, batch * blocks) as task,
+                ):
+                    softmaxes, out = attend(task, part)
+                    for r, state in enumerate(softmaxes):
+                        for i, number in enumerate(state):
+                            T.buffer_store(states, number, [part, task, r, i])
+                    for r, i in each:
+                        store(values_of_parts, load(out, [r, i * lanes], lanes), [part, task, r, i * lanes])
+                with T.parallel(0, batch * blocks) as task:
+                    for r in range(a.together):
+                        maxima = [states[part, task, r, 0] for part in range(parts)]
+                        maximum = T.bind(functools.reduce(T.max, maxima))
+                        weights = [T.bind(T.exp2(m - maximum)) for m in maxima]
+                        total = sum(w * states[part, task, r, 1] for part, w in enumerate(weights))
+                        vectors = [
+                            sum(
+                                splat(w, lanes) * load(values_of_parts, [part, task, r, i * lanes], lanes)
+                                for part, w in enumerate(weights)
+                            )
+                            for i in range(a.vectors)
+                        ]
+                        finish(task, r, vectors, maximum, T.bind(total))
 
     return _function(body)
 

@@ -82,25 +82,30 @@ def decode(products: Sequence[Product], threads: int) -> None:
         threads: How many.
     """
     scratch = _Scratch(products, threads)
+    stages = [
+        (_InputMajor if product.linear.layout == "KN" else _OutputMajor)(
+            product, scratch, threads, 0 if number else HEAD_START_BYTES
+        )
+        for number, product in enumerate(products)
+    ]
 
-    def run(product: Product, head_start_bytes: int) -> None:
-        linear = product.linear
-        is_input_major = linear.layout == "KN"
-        columns = DECODE_COLUMNS if is_input_major else DECODE_ROWS
-        blocks = T.bind((product.operands.width + (columns - 1)) // columns)
-        block_bytes = product.operands.groups * (linear.sections * columns * linear.group_bytes)
+    def run(number: int) -> None:
         with T.parallel(0, threads) as thread:
-            first, end = _share(thread, threads, blocks, head_start_bytes // block_bytes)
-            (_input_major if is_input_major else _output_major)(product, scratch, thread, first, end)
+            if number == 0:
+                stages[0].begin(thread)
+            stages[number].multiply(thread)
+            # What is asked for now comes while the others are waited for.
+            if number + 1 < len(stages):
+                stages[number + 1].begin(thread)
 
-    if len(products) == 1:
-        run(products[0], HEAD_START_BYTES)
+    if len(stages) == 1:
+        run(0)
         return
     with T.attr(T.int32(0), "pragma_parallel_launch_point", 1):
-        for number, product in enumerate(products[:-1]):
+        for number in range(len(stages) - 1):
             with T.attr(T.int32(0), "pragma_parallel_barrier_when_finish", 1):
-                run(product, 0 if number else HEAD_START_BYTES)
-        run(products[-1], 0)
+                run(number)
+        run(len(stages) - 1)
 
 
 def _pack(product: Product, scratch: _Scratch, thread: Any, place: Callable[[Any, int, int], Any]) -> None:
@@ -137,148 +142,182 @@ def _share(thread: Any, threads: int, blocks: Any, head_start: Any) -> tuple[Any
     return T.bind(first), T.bind(extra + (thread + 1) * equal // threads)
 
 
-def _input_major(product: Product, scratch: _Scratch, thread: Any, first: Any, end: Any) -> None:
-    """Some blocks of columns of a product with a KN weight, in which columns lie side by side."""
-    linear, isa, a = product.linear, product.isa, product.operands
-    columns, lanes, sections = DECODE_COLUMNS, isa.lanes, linear.sections
+class _InputMajor:
+    """A product with a KN weight, whose columns lie side by side."""
 
-    def column(block: Any, section: int) -> Any:
+    def __init__(self, product: Product, scratch: _Scratch, threads: int, head_start_bytes: int) -> None:
+        self.product, self.linear, self.isa, self.a = product, product.linear, product.isa, product.operands
+        self.scratch, self.threads, self.head_start_bytes = scratch, threads, head_start_bytes
+        self.blocks = T.bind((self.a.width + (DECODE_COLUMNS - 1)) // DECODE_COLUMNS)
+
+    def share(self, thread: Any) -> tuple[Any, Any]:
+        block_bytes = self.a.groups * (self.linear.sections * DECODE_COLUMNS * self.linear.group_bytes)
+        return _share(thread, self.threads, self.blocks, self.head_start_bytes // block_bytes)
+
+    def column(self, block: Any, section: int) -> Any:
         # The last block of a ragged width begins early and computes some columns again.
-        return T.min(block * columns, a.width - columns) + section * a.width
+        return T.min(block * DECODE_COLUMNS, self.a.width - DECODE_COLUMNS) + section * self.a.width
 
-    def ask_for(group: Any, block: Any, section: int) -> None:
+    def ask_for(self, group: Any, block: Any, section: int) -> None:
         for word in range(WORDS_PER_GROUP):
-            prefetch(a.weight, [group * WORDS_PER_GROUP + word, column(block, section)])
-        prefetch(a.scale, [group, column(block, section)])
+            prefetch(self.a.weight, [group * WORDS_PER_GROUP + word, self.column(block, section)])
+        prefetch(self.a.scale, [group, self.column(block, section)])
 
-    def unit(group: Any, term: int, step: int) -> Any:
-        return ((group * isa.terms + term) * isa.steps + step) * WORDS_PER_GROUP
+    def begin(self, thread: Any) -> None:
+        first, end = self.share(thread)
+        with T.serial(first, end) as block:
+            for section in range(self.linear.sections):
+                self.ask_for(T.int32(0), block, section)
 
-    def sums_of(block: Any, section: int) -> Any:
-        return (block * sections + section) * columns
+    def multiply(self, thread: Any) -> None:
+        linear, isa, a, scratch = self.linear, self.isa, self.a, self.scratch
+        columns, lanes, sections = DECODE_COLUMNS, isa.lanes, linear.sections
+        first, end = self.share(thread)
 
-    with T.serial(first, end) as block:
-        for section in range(sections):
-            ask_for(T.int32(0), block, section)
-            store(scratch.sums, splat(T.float32(0), columns), [sums_of(block, section)])
-    _pack(product, scratch, thread, unit)
-    isa.prepare()
-    with T.serial(0, a.groups) as group:
-        start = tirx.const(0, isa.sum_dtype)
-        if scratch.starts is not None:
-            starts = T.bind(load(scratch.starts, [thread, group * WORDS_PER_GROUP], WORDS_PER_GROUP))
-            start = sum_lanes([starts])
-        start = T.bind(splat(start, lanes))
+        def unit(group: Any, term: int, step: int) -> Any:
+            return ((group * isa.terms + term) * isa.steps + step) * WORDS_PER_GROUP
+
+        def sums_of(block: Any, section: int) -> Any:
+            return (block * sections + section) * columns
+
         with T.serial(first, end) as block:
             for section in range(sections):
-                ask_for(group + 1, block, section)
-                for within in range(0, columns, lanes):
-                    at = T.bind(column(block, section) + within)
-                    words = [
-                        T.bind(load(a.weight, [group * WORDS_PER_GROUP + word, at], lanes))
-                        for word in range(WORDS_PER_GROUP)
-                    ]
-                    spread = [
-                        [
-                            [
-                                splat(scratch.units[thread, unit(group, term, step) + word], lanes)
-                                for term in range(isa.terms)
-                            ]
-                            for step in range(isa.steps)
+                store(scratch.sums, splat(T.float32(0), columns), [sums_of(block, section)])
+        _pack(self.product, scratch, thread, unit)
+        isa.prepare()
+        with T.serial(0, a.groups) as group:
+            start = tirx.const(0, isa.sum_dtype)
+            if scratch.starts is not None:
+                starts = T.bind(load(scratch.starts, [thread, group * WORDS_PER_GROUP], WORDS_PER_GROUP))
+                start = sum_lanes([starts])
+            start = T.bind(splat(start, lanes))
+            with T.serial(first, end) as block:
+                for section in range(sections):
+                    self.ask_for(group + 1, block, section)
+                    for within in range(0, columns, lanes):
+                        at = T.bind(self.column(block, section) + within)
+                        words = [
+                            T.bind(load(a.weight, [group * WORDS_PER_GROUP + word, at], lanes))
+                            for word in range(WORDS_PER_GROUP)
                         ]
-                        for word in range(WORDS_PER_GROUP)
-                    ]
-                    scale = cast("float32", load(a.scale, [group, at], lanes))
-                    if scratch.quanta is not None:
-                        scale = scale * splat(scratch.quanta[thread, group * WORDS_PER_GROUP], lanes)
-                    place = [sums_of(block, section) + within]
-                    total = load(scratch.sums, place, lanes) + isa.products(start, words, spread) * scale
-                    store(scratch.sums, total, place)
-    with T.serial(first, end) as block:
-        finished = [T.bind(load(scratch.sums, [sums_of(block, section)], columns)) for section in range(sections)]
-        finish(linear, a, T.int32(0), T.bind(column(block, 0)), finished)
+                        spread = [
+                            [
+                                [
+                                    splat(scratch.units[thread, unit(group, term, step) + word], lanes)
+                                    for term in range(isa.terms)
+                                ]
+                                for step in range(isa.steps)
+                            ]
+                            for word in range(WORDS_PER_GROUP)
+                        ]
+                        scale = cast("float32", load(a.scale, [group, at], lanes))
+                        if scratch.quanta is not None:
+                            scale = scale * splat(scratch.quanta[thread, group * WORDS_PER_GROUP], lanes)
+                        place = [sums_of(block, section) + within]
+                        total = load(scratch.sums, place, lanes) + isa.products(start, words, spread) * scale
+                        store(scratch.sums, total, place)
+        with T.serial(first, end) as block:
+            finished = [T.bind(load(scratch.sums, [sums_of(block, section)], columns)) for section in range(sections)]
+            finish(linear, a, T.int32(0), T.bind(self.column(block, 0)), finished)
 
 
-def _output_major(product: Product, scratch: _Scratch, thread: Any, first: Any, end: Any) -> None:
-    """Some blocks of columns of a product with an NK weight, whose rows they are."""
-    linear, isa, a = product.linear, product.isa, product.operands
-    lanes, sections = isa.lanes, linear.sections
-    padded = T.bind(product.padded_words)
-    zero = splat(T.float32(0), lanes)
-    # Rows are read side by side, and short ones are soon over.
-    ahead = T.bind(T.if_then_else(a.words < AHEAD_WORDS // DECODE_ROWS, AHEAD_WORDS, AHEAD_WORDS // DECODE_ROWS))
-    for section in range(sections):
-        with T.serial(0, AHEAD_WORDS // LINE_WORDS) as line:
-            prefetch(a.weight, [first * DECODE_ROWS + section * a.width, line * LINE_WORDS])
+class _OutputMajor:
+    """A product with an NK weight, whose rows are the columns of the result."""
 
-    def unit(word: Any, term: int, step: int) -> Any:
-        return (term * isa.steps + step) * padded + word
+    def __init__(self, product: Product, scratch: _Scratch, threads: int, head_start_bytes: int) -> None:
+        self.product, self.linear, self.isa, self.a = product, product.linear, product.isa, product.operands
+        self.scratch, self.threads, self.head_start_bytes = scratch, threads, head_start_bytes
+        self.blocks = T.bind((self.a.width + (DECODE_ROWS - 1)) // DECODE_ROWS)
 
-    def totals_of(block: Any, section: int) -> Any:
-        return (block * sections + section) * DECODE_ROWS
+    def share(self, thread: Any) -> tuple[Any, Any]:
+        block_bytes = self.a.groups * (self.linear.sections * DECODE_ROWS * self.linear.group_bytes)
+        return _share(thread, self.threads, self.blocks, self.head_start_bytes // block_bytes)
 
-    _pack(product, scratch, thread, lambda group, term, step: unit(group * WORDS_PER_GROUP, term, step))
-    with T.serial(a.words, padded) as word:
-        for term in range(isa.terms):
-            for step in range(isa.steps):
-                T.buffer_store(scratch.units, T.int32(0), [thread, unit(word, term, step)])
-        if scratch.starts is not None:
-            T.buffer_store(scratch.starts, tirx.const(0, isa.sum_dtype), [thread, word])
-        if scratch.quanta is not None:
-            T.buffer_store(scratch.quanta, T.float32(0), [thread, word])
-    isa.prepare()
-    sums = T.alloc_buffer((sections * DECODE_ROWS, lanes), "float32", scope="local")
-    with T.serial(first, end) as block:
-        # The last block of a ragged width begins early and computes some rows again.
-        start = T.bind(T.min(block * DECODE_ROWS, a.width - DECODE_ROWS))
-        rows = [start + section * a.width + row for section in range(sections) for row in range(DECODE_ROWS)]
+    def begin(self, thread: Any) -> None:
+        first, _ = self.share(thread)
+        for section in range(self.linear.sections):
+            with T.serial(0, AHEAD_WORDS // LINE_WORDS) as line:
+                prefetch(self.a.weight, [first * DECODE_ROWS + section * self.a.width, line * LINE_WORDS])
 
-        def accumulate(word: Any, held: int, rows: list[Any] = rows) -> None:
-            """Add the products of `held` words from `word` on."""
-            # Where a cache line holds several vectors, each iteration asks for the lines of some rows.
-            turns = max(1, LINE_WORDS // lanes)
-            for row in rows[::turns]:
-                prefetch(a.weight, [row + word // lanes % turns, word + ahead])
-            words = [T.bind(_widened(load(a.weight, [row, word], held), lanes, T.uint32(0))) for row in rows]
-            each = [
-                [T.bind(load(scratch.units, [thread, unit(word, term, step)], lanes)) for term in range(isa.terms)]
-                for step in range(isa.steps)
+    def multiply(self, thread: Any) -> None:
+        linear, isa, a, scratch = self.linear, self.isa, self.a, self.scratch
+        lanes, sections = isa.lanes, linear.sections
+        padded = T.bind(self.product.padded_words)
+        zero = splat(T.float32(0), lanes)
+        # Rows are read side by side, and short ones are soon over.
+        ahead = T.bind(T.if_then_else(a.words < AHEAD_WORDS // DECODE_ROWS, AHEAD_WORDS, AHEAD_WORDS // DECODE_ROWS))
+        first, end = self.share(thread)
+
+        def unit(word: Any, term: int, step: int) -> Any:
+            return (term * isa.steps + step) * padded + word
+
+        def totals_of(block: Any, section: int) -> Any:
+            return (block * sections + section) * DECODE_ROWS
+
+        _pack(self.product, scratch, thread, lambda group, term, step: unit(group * WORDS_PER_GROUP, term, step))
+        with T.serial(a.words, padded) as word:
+            for term in range(isa.terms):
+                for step in range(isa.steps):
+                    T.buffer_store(scratch.units, T.int32(0), [thread, unit(word, term, step)])
+            if scratch.starts is not None:
+                T.buffer_store(scratch.starts, tirx.const(0, isa.sum_dtype), [thread, word])
+            if scratch.quanta is not None:
+                T.buffer_store(scratch.quanta, T.float32(0), [thread, word])
+        isa.prepare()
+        sums = T.alloc_buffer((sections * DECODE_ROWS, lanes), "float32", scope="local")
+        with T.serial(first, end) as block:
+            # The last block of a ragged width begins early and computes some rows again.
+            start = T.bind(T.min(block * DECODE_ROWS, a.width - DECODE_ROWS))
+            rows = [start + section * a.width + row for section in range(sections) for row in range(DECODE_ROWS)]
+
+            def accumulate(word: Any, held: int, rows: list[Any] = rows) -> None:
+                """Add the products of `held` words from `word` on."""
+                # Where a cache line holds several vectors, each iteration asks for the lines of some rows.
+                turns = max(1, LINE_WORDS // lanes)
+                for row in rows[::turns]:
+                    prefetch(a.weight, [row + word // lanes % turns, word + ahead])
+                words = [T.bind(_widened(load(a.weight, [row, word], held), lanes, T.uint32(0))) for row in rows]
+                each = [
+                    [T.bind(load(scratch.units, [thread, unit(word, term, step)], lanes)) for term in range(isa.terms)]
+                    for step in range(isa.steps)
+                ]
+                start = zero if scratch.starts is None else T.bind(load(scratch.starts, [thread, word], lanes))
+                parts = [T.bind(isa.products(start, [of_row], [each])) for of_row in words]
+                quantum = None if scratch.quanta is None else T.bind(load(scratch.quanta, [thread, word], lanes))
+                # A narrower vector's other lanes have words of 0 with activations of 0, or of the row's later words.
+                groups = held // WORDS_PER_GROUP
+                spread = [min(lane // WORDS_PER_GROUP, groups - 1) for lane in range(lanes)]
+                for i, row in enumerate(rows):
+                    scale = cast("float32", load(a.scale, [row, word // WORDS_PER_GROUP], groups))
+                    scale = splat(scale, lanes) if groups == 1 else shuffle([scale], spread)
+                    if quantum is not None:
+                        scale = scale * quantum
+                    if held < lanes:
+                        kept = [T.float32(float(lane < held)) for lane in range(lanes)]
+                        scale = scale * tirx.Shuffle(kept, [T.int32(lane) for lane in range(lanes)])
+                    store(sums, load(sums, [i, 0], lanes) + parts[i] * scale, [i, 0])
+
+            for i in range(len(rows)):
+                store(sums, zero, [i, 0])
+            whole = T.bind(a.words // lanes)
+            with T.serial(0, whole) as vector:
+                accumulate(vector * lanes, lanes)
+            done, held = whole * lanes, lanes // 2
+            while held >= WORDS_PER_GROUP:
+                with T.If(T.bitwise_and(a.words, held) != 0), T.Then():
+                    accumulate(T.bind(done), held)
+                done = done + T.bitwise_and(a.words, held)
+                held //= 2
+            loaded = [T.bind(load(sums, [i, 0], lanes)) for i in range(len(rows))]
+            for section in range(sections):
+                of_rows = sum_lanes(loaded[section * DECODE_ROWS : (section + 1) * DECODE_ROWS])
+                store(scratch.sums, of_rows, [totals_of(block, section)])
+        # Apart, where one block's chain of operations doesn't wait for another's.
+        with T.serial(first, end) as block:
+            finished = [
+                T.bind(load(scratch.sums, [totals_of(block, section)], DECODE_ROWS)) for section in range(sections)
             ]
-            start = zero if scratch.starts is None else T.bind(load(scratch.starts, [thread, word], lanes))
-            parts = [T.bind(isa.products(start, [of_row], [each])) for of_row in words]
-            quantum = None if scratch.quanta is None else T.bind(load(scratch.quanta, [thread, word], lanes))
-            # A narrower vector's other lanes have words of 0 with activations of 0, or of the row's later words.
-            groups = held // WORDS_PER_GROUP
-            spread = [min(lane // WORDS_PER_GROUP, groups - 1) for lane in range(lanes)]
-            for i, row in enumerate(rows):
-                scale = cast("float32", load(a.scale, [row, word // WORDS_PER_GROUP], groups))
-                scale = splat(scale, lanes) if groups == 1 else shuffle([scale], spread)
-                if quantum is not None:
-                    scale = scale * quantum
-                if held < lanes:
-                    kept = [T.float32(float(lane < held)) for lane in range(lanes)]
-                    scale = scale * tirx.Shuffle(kept, [T.int32(lane) for lane in range(lanes)])
-                store(sums, load(sums, [i, 0], lanes) + parts[i] * scale, [i, 0])
-
-        for i in range(len(rows)):
-            store(sums, zero, [i, 0])
-        whole = T.bind(a.words // lanes)
-        with T.serial(0, whole) as vector:
-            accumulate(vector * lanes, lanes)
-        done, held = whole * lanes, lanes // 2
-        while held >= WORDS_PER_GROUP:
-            with T.If(T.bitwise_and(a.words, held) != 0), T.Then():
-                accumulate(T.bind(done), held)
-            done = done + T.bitwise_and(a.words, held)
-            held //= 2
-        loaded = [T.bind(load(sums, [i, 0], lanes)) for i in range(len(rows))]
-        for section in range(sections):
-            of_rows = sum_lanes(loaded[section * DECODE_ROWS : (section + 1) * DECODE_ROWS])
-            store(scratch.sums, of_rows, [totals_of(block, section)])
-    # Apart, where one block's chain of operations doesn't wait for another's.
-    with T.serial(first, end) as block:
-        finished = [T.bind(load(scratch.sums, [totals_of(block, section)], DECODE_ROWS)) for section in range(sections)]
-        finish(linear, a, T.int32(0), T.bind(T.min(block * DECODE_ROWS, a.width - DECODE_ROWS)), finished)
+            finish(linear, a, T.int32(0), T.bind(T.min(block * DECODE_ROWS, a.width - DECODE_ROWS)), finished)
 
 
 def _widened(vector: Any, lanes: int, filler: Any) -> Any:

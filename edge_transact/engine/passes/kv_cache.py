@@ -87,7 +87,8 @@ def _use_cpu_kernels(mod: IRModule, target: tvm.target.Target, arguments: dict[s
         arguments["num_attention_heads"], arguments["num_key_value_heads"], head_dim, str(arguments["dtype"]), lanes
     )
     frequencies = attention.inverse_frequencies(head_dim, arguments["rope_theta"], arguments["rope_scaling"])
-    for name, function in attention.kernels(heads, frequencies).items():
+    threads = int(target.attrs["num-cores"])
+    for name, function in attention.kernels(heads, frequencies, threads).items():
         mod[mod.get_global_var(name)] = function
 
 
