@@ -1,7 +1,8 @@
 """Where a library's time goes on this host: every kernel and built-in function of prefill and decode.
 
-Announcing each call costs some microseconds, which are in ``outside``. The attention kernels are inside of the KV
-cache's own built-in functions, ``vm.builtin.attention_kv_cache_*``.
+Products that one kernel computes are one row, with the shapes of all their weights. The attention kernels are inside of
+the KV cache's own built-in functions, ``vm.builtin.attention_kv_cache_*``. Announcing each call costs some
+microseconds, which are in ``outside``.
 """
 
 from __future__ import annotations
