@@ -17,10 +17,19 @@ from typing import Any
 from benchmarks import page
 from benchmarks.model_coverage import LLAMA_2_7B, in_own_process, write_random
 
-BUDGETS: dict[str, dict[str, Any]] = {
-    "--heads 6 --intermediate 1536": {"heads": 6, "intermediate": 1536},
-    "--target-params 2.6B": {"target_params": "2.6B"},
-}
+TARGET_PARAMS = 2.6e9
+"""Of all layers."""
+
+
+def budgets(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The options to prune with, as they are typed: those of the paper's two sizes, the second for these layers."""
+    embeddings = 2 * config["vocab_size"] * config["hidden_size"]
+    share = config["num_hidden_layers"] / LLAMA_2_7B["num_hidden_layers"]
+    target = f"{round((embeddings + share * (TARGET_PARAMS - embeddings)) / 1e6)}M" if share < 1 else "2.6B"
+    return {
+        "--heads 6 --intermediate 1536": {"heads": 6, "intermediate": 1536},
+        f"--target-params {target}": {"target_params": target},
+    }
 
 
 def prune_one(model: str, output: Path, budget: dict[str, Any], method: str, tokens: int) -> tuple[int, float, float]:
@@ -33,7 +42,7 @@ def prune_one(model: str, output: Path, budget: dict[str, Any], method: str, tok
     return costs.parameters(result.checkpoint.plan), result.seconds, peak_rss_mib()
 
 
-def bare_products(tokens: int) -> float:
+def bare_products(layers: int, tokens: int) -> float:
     """Seconds of one forward pass's matrix products, in pruning's dtype, from the best of three of each shape."""
     import torch
 
@@ -50,7 +59,7 @@ def bare_products(tokens: int) -> float:
             torch.nn.functional.linear(batch, weight)
             times.append(time.perf_counter() - started)
         seconds += count * min(times)
-    return seconds * LLAMA_2_7B["num_hidden_layers"] * tokens / BATCH_TOKENS
+    return seconds * layers * tokens / BATCH_TOKENS
 
 
 def main() -> None:
@@ -58,15 +67,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--method", default="best")
     parser.add_argument("--tokens", type=int, default=16384)
+    parser.add_argument("--layers", type=int, default=32, help="fewer take less time, and as much memory for each")
     parser.add_argument("--scratch", type=Path, help="where models lie meanwhile")
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory(dir=arguments.scratch, prefix="scale-") as scratch:
         os.environ["EDGE_TRANSACT_CACHE"] = f"{scratch}/cache"
         model = Path(scratch) / "llama-2-7b"
-        in_own_process(write_random, LLAMA_2_7B, model)
-        bare = in_own_process(bare_products, arguments.tokens)
-        for name, budget in BUDGETS.items():
+        config = {**LLAMA_2_7B, "num_hidden_layers": arguments.layers}
+        in_own_process(write_random, config, model)
+        bare = in_own_process(bare_products, arguments.layers, arguments.tokens)
+        for name, budget in budgets(config).items():
             output = Path(scratch) / f"pruned-{len(rows)}"
             parameters, seconds, rss_mib = in_own_process(
                 prune_one, str(model), output, budget, arguments.method, arguments.tokens
@@ -80,7 +91,7 @@ def main() -> None:
             rows.append([f"`{name}`", *figures])
             print(page.table(["", "parameters", "time", "times the bare products", "peak memory"], rows), flush=True)
     threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
-    print(f"\n{arguments.method}, {arguments.tokens} tokens. {page.machine(threads)}")
+    print(f"\n{arguments.method}, {arguments.layers} layers, {arguments.tokens} tokens. {page.machine(threads)}")
 
 
 if __name__ == "__main__":

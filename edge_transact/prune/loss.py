@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import torch
 
-from edge_transact.prune.gram import Gram
+from edge_transact.prune.gram import BLOCK, Gram
 
 DAMPING = 1e-2
 """Added to the Gram matrix's diagonal, as a share of it: what calibration text hasn't shown may still be."""
@@ -85,7 +85,7 @@ class BlockLoss:
 
     def cut(self, dims: torch.Tensor) -> torch.Tensor:
         """The loss of cutting several dims, int64 ``[dims]``, with W as it is; nats a token, a scalar."""
-        gram = self._whole_gram()[dims][:, dims] / self._weight
+        gram = _chosen(self._whole_gram(), dims) / self._weight
         return (gram * self._metric_of(self._projection[:, dims].float())).sum()
 
     def _metric_of(self, columns: torch.Tensor) -> torch.Tensor:
@@ -107,12 +107,13 @@ def elimination_order(gram: torch.Tensor, metric: torch.Tensor) -> torch.Tensor:
         int64, ``[size]``.
     """
     inverse = torch.cholesky_inverse(_factor(gram))
+    del gram  # of a 7B model's MLP such a matrix is half a gigabyte
     metric = metric.clone()
-    at_once = max(1, len(gram) // ELIMINATIONS)
-    left = torch.arange(len(gram), device=gram.device)
+    at_once = max(1, len(metric) // ELIMINATIONS)
+    left = torch.arange(len(metric), device=metric.device)
     order = []
     while True:
-        gone = torch.zeros(len(left), dtype=torch.bool, device=gram.device)
+        gone = torch.zeros(len(left), dtype=torch.bool, device=metric.device)
         for _ in range(KEPT_IN_PLACE):
             costs = (metric.diagonal() / inverse.diagonal()).masked_fill_(gone, torch.inf)
             staying = len(left) - int(gone.sum())
@@ -129,7 +130,8 @@ def elimination_order(gram: torch.Tensor, metric: torch.Tensor) -> torch.Tensor:
             inverse.addmm_(rows.T, share, alpha=-1)
         stays = (~gone).nonzero()[:, 0]
         left = left[stays]
-        metric, inverse = (matrix[stays][:, stays] for matrix in (metric, inverse))
+        metric = _chosen(metric, stays)
+        inverse = _chosen(inverse, stays)
 
 
 def curve(gram: torch.Tensor, metric: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
@@ -143,11 +145,26 @@ def curve(gram: torch.Tensor, metric: torch.Tensor, order: torch.Tensor) -> torc
     Returns:
         fp32 ``[size + 1]``: entry k is the loss when the first k dims of `order` stay, nats a token.
     """
-    factor = _factor(gram[order][:, order])
-    of_columns = (factor * (metric[order][:, order] @ factor)).sum(dim=0)
+    gram = _chosen(gram, order)
+    factor = _factor(gram)
+    del gram
+    metric = _chosen(metric, order)
+    of_columns = torch.empty(len(order), device=metric.device)
+    for first, of_block in zip(range(0, len(order), BLOCK), of_columns.split(BLOCK), strict=True):
+        # Above the diagonal the factor is zero.
+        columns = factor[first:, first : first + BLOCK]
+        of_block.copy_((columns * (metric[first:, first:] @ columns)).sum(dim=0))
     # Summed from the end, in fp64: the losses of small cuts are differences that fp32 would lose.
     losses = of_columns.double().clamp_min(0).flip(0).cumsum(0).flip(0)
     return torch.cat([losses, losses.new_zeros(1)]).float()
+
+
+def _chosen(matrix: torch.Tensor, dims: torch.Tensor) -> torch.Tensor:
+    """``matrix[dims][:, dims]``, without a matrix between."""
+    chosen = matrix.new_empty(len(dims), len(dims))
+    for rows, of_rows in zip(chosen.split(BLOCK), dims.split(BLOCK), strict=True):
+        torch.index_select(matrix[of_rows], 1, dims, out=rows)
+    return chosen
 
 
 def _factor(gram: torch.Tensor) -> torch.Tensor:

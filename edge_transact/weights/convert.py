@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -47,19 +48,31 @@ def convert(checkpoint: Checkpoint, sources: ParameterSources, quantization: Qua
         EdgeTransactError: A weight doesn't fit the model dtype; the message names it.
     """
     writer = ShardWriter(directory)
-    for name, source in track(sources.items(), f"convert weights to {quantization.name}", total=len(sources)):
-        parameter = _Parameter(name, checkpoint, source)
-        try:
-            if _is_packed(name, parameter.shape, quantization):
-                _write_packed(parameter, quantization, writer)
-            elif _is_table(name):
-                names, join = source
-                writer.add(name, join(*(checkpoint.tensor(part).numpy() for part in names)))
-            else:
-                _write_plain(parameter, quantization, writer)
-        except EdgeTransactError as error:
-            raise EdgeTransactError(f"{name}: {error.message}", fix=error.fix) from error
+    with _beside_others():
+        for name, source in track(sources.items(), f"convert weights to {quantization.name}", total=len(sources)):
+            parameter = _Parameter(name, checkpoint, source)
+            try:
+                if _is_packed(name, parameter.shape, quantization):
+                    _write_packed(parameter, quantization, writer)
+                elif _is_table(name):
+                    names, join = source
+                    writer.add(name, join(*(checkpoint.tensor(part).numpy() for part in names)))
+                else:
+                    _write_plain(parameter, quantization, writer)
+            except EdgeTransactError as error:
+                raise EdgeTransactError(f"{name}: {error.message}", fix=error.fix) from error
     return writer.finish(costs.parameters(checkpoint.plan))
+
+
+@contextmanager
+def _beside_others() -> Iterator[None]:
+    """Within, torch leaves a core to the writer's threads: its own wait busily for each other, which slows those."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads - 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 BLOCK_BYTES = 8 << 20

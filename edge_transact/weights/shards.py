@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ SHARD_BYTES = 32 << 20
 class ShardWriter:
     """Writes tensors into shards, one at a time; no more than one shard is held in memory, and one block of another.
 
-    A thread of its own hashes and writes a block while the next one is made.
+    Of two threads one hashes a block and one writes it, while the next is made.
 
     Args:
         directory: An existing directory.
@@ -43,8 +44,8 @@ class ShardWriter:
         self._data = bytearray()
         self._names: set[str] = set()
         self._runtime_bytes = 0
-        self._thread = ThreadPoolExecutor(1)
-        self._last: Future | None = None
+        self._threads = ThreadPoolExecutor(2)
+        self._working: list[Future] = []
 
     def add(self, name: str, array: np.ndarray) -> None:
         """Append a tensor: `add_blocks` of one block."""
@@ -97,7 +98,7 @@ class ShardWriter:
         """
         self._flush()
         self._wait()
-        self._thread.shutdown()
+        self._threads.shutdown()
         index = {
             "metadata": {
                 "ParamSize": len(self._names),
@@ -126,28 +127,24 @@ class ShardWriter:
         digest = hashlib.md5(usedforsecurity=False)
         file = (self._directory / shard["dataPath"]).open("wb")
 
-        def write(block: bytearray | memoryview) -> None:
-            digest.update(block)
-            file.write(block)
-
         def close() -> None:
             file.close()
             shard["md5sum"] = digest.hexdigest()
 
         try:
             for block in blocks:
-                self._later(write, block)
+                self._later(partial(digest.update, block), partial(file.write, block))
         finally:
             self._later(close)
 
-    def _later(self, work: Callable[..., None], *arguments: Any) -> None:
-        """Do it in the thread, after what is in its hands."""
+    def _later(self, *work: Callable[[], object]) -> None:
+        """Do it in the threads, after what is in their hands."""
         self._wait()
-        self._last = self._thread.submit(work, *arguments)
+        self._working = [self._threads.submit(each) for each in work]
 
     def _wait(self) -> None:
-        if self._last is not None:
-            self._last.result()
+        for each in self._working:
+            each.result()
 
 
 def _stored_bytes(array: np.ndarray) -> memoryview:

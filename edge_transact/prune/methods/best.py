@@ -56,9 +56,10 @@ class Best(Scorer):
         extra = {}
         if self.predicts:
             extra = self._curves_of_attention(of_attention, heads, v_dims, pairs)
-            gram, metric = of_mlp.gram, of_mlp.metric
-            order = elimination_order(gram, metric)
-            losses = curve(gram, metric, order)
+            metric = of_mlp.metric
+            order = elimination_order(of_mlp.gram, metric)
+            losses = curve(of_mlp.gram, metric, order)
+            del metric
             # A dim scores as the loss when it and all that go before it are gone.
             mlp = torch.empty_like(mlp).index_copy_(0, order, losses[:-1])
             gone = order[reference(self.widths).intermediate_size :]
