@@ -9,6 +9,7 @@ from tvm import IRModule, relax, tirx
 from edge_transact.engine.product import Linear, Link
 
 MakeChain = Callable[[tuple[Link, ...]], tirx.PrimFunc]
+"""A chain's kernel: of the arguments of all links, and then the results that are returned."""
 
 
 def chain_products(mod: IRModule, kinds: Mapping[str, Linear], make: MakeChain) -> IRModule:
@@ -19,7 +20,7 @@ def chain_products(mod: IRModule, kinds: Mapping[str, Linear], make: MakeChain) 
     Args:
         mod: In which kernels are called as `relax.call_tir`.
         kinds: The kernels of products, by name.
-        make: A chain's kernel: of the arguments of all links, and then the results that are returned.
+        make: Makes a chain's kernel.
     """
     chainer = _Chainer(mod, kinds, make)
     for var, function in mod.functions_items():
@@ -41,6 +42,8 @@ class _Chainer:
     def _block(
         self, block: relax.BindingBlock, blocks: Sequence[relax.BindingBlock], result: relax.Expr
     ) -> relax.BindingBlock:
+        if not isinstance(block, relax.DataflowBlock):
+            return block
         runs: list[list[relax.Binding]] = [[]]
         for binding in block.bindings:
             if self._is_product(binding) and (not runs[-1] or self._is_product(runs[-1][-1])):
@@ -54,7 +57,7 @@ class _Chainer:
         for run in runs:
             others = {var for binding, read in reads if binding not in run for var in read}
             made += run if len(run) < 2 else self._joined(run, others | set(relax.analysis.free_vars(result)))
-        return relax.DataflowBlock(made) if isinstance(block, relax.DataflowBlock) else relax.BindingBlock(made)
+        return relax.DataflowBlock(made)
 
     def _joined(self, run: Sequence[relax.Binding], used: set[relax.Var]) -> Iterator[relax.Binding]:
         """The run as a call, and its results that are used elsewhere under the names that they had."""

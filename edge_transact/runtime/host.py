@@ -75,7 +75,7 @@ class HostModel:
         self._one_token = tvm.runtime.tensor(np.zeros(1, np.int32), self.device)
         self._one_token_id = np.from_dlpack(self._one_token)
         self._sequence, self._one = shape([SEQUENCE]), shape([1])
-        # The virtual machine's own functions, which take a tenth of the time of their like in Python.
+        # The virtual machine's own functions: with tvm's in Python a token of a small model takes 3 % longer.
         self._reshape, self._item = (tvm.get_global_func(f"vm.builtin.{name}") for name in ("reshape", "tuple_getitem"))
         self._shapes: dict[int, Any] = {}
 

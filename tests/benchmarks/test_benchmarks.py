@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import aarch64, llama_cpp, page, shapes, subjects
+from benchmarks import aarch64, llama_cpp, page, scale, shapes, subjects
 from benchmarks.__main__ import SECTIONS
 from benchmarks.limits import Limits
 from edge_transact import costs
@@ -46,6 +46,13 @@ def test_two_depths_tell_all_layers():
         found = {depth: float(cost(plan_of(depth), lengths)) for depth in (1, 3)}
         assert shape.extended(found) == pytest.approx(cost(plan_of(9), lengths))
     assert shapes.Shape(plan_of(9), {}, Path()).extended({9: 2.5}) == 2.5
+
+
+def test_fewer_layers_are_pruned_to_their_part_of_the_size():
+    """408 M: two of 32 layers' part of 2.6 B, beside the embedding and lm_head, 131 M each."""
+    whole, part = (scale.budgets({**scale.LLAMA_2_7B, "num_hidden_layers": layers}) for layers in (32, 2))
+    assert list(whole) == ["--heads 6 --intermediate 1536", "--target-params 2.6B"]
+    assert part["--target-params 408M"] == {"target_params": "408M"}
 
 
 def test_decoded_tokens_are_those_after_the_first():

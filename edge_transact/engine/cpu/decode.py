@@ -3,7 +3,8 @@
 Each thread streams its own columns of the packed weights once, with wide loads, asks for those to come beforehand, and
 keeps everything else in registers and the first-level cache; it makes its units of the activations itself, which is
 faster than to wait for another's. Products that follow each other are one launch: between them threads meet at a
-barrier, which costs less than to end and to be woken again.
+barrier, which costs less than to end and to be woken again (``pragma_parallel_launch_point`` and
+``pragma_parallel_barrier_when_finish`` of TVM's ``codegen_cpu.cc``).
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
 
 DECODE_COLUMNS = 16
 """Columns of a KN weight that decode takes at once: vectors of fewer share what they load of the activations."""
-
 
 DECODE_ROWS = 4
 """Rows of an NK weight, of each section, that decode takes at once."""
@@ -82,12 +82,13 @@ def decode(products: Sequence[Product], threads: int) -> None:
         threads: How many.
     """
     scratch = _Scratch(products, threads)
-    stages = [
-        (_InputMajor if product.linear.layout == "KN" else _OutputMajor)(
-            product, scratch, threads, 0 if number else HEAD_START_BYTES
-        )
-        for number, product in enumerate(products)
-    ]
+    stages: list[_Stage] = []
+    for product in products:
+        head_start_bytes = 0 if stages else HEAD_START_BYTES
+        if product.linear.layout == "KN":
+            stages.append(_InputMajor(product, scratch, DECODE_COLUMNS, threads, head_start_bytes))
+        else:
+            stages.append(_OutputMajor(product, scratch, DECODE_ROWS, threads, head_start_bytes))
 
     def run(number: int) -> None:
         with T.parallel(0, threads) as thread:
@@ -134,25 +135,42 @@ def _pack(product: Product, scratch: _Scratch, thread: Any, place: Callable[[Any
     each_group(a, T.int32(0), inverse_rms(linear, a, T.int32(0)), pack)
 
 
-def _share(thread: Any, threads: int, blocks: Any, head_start: Any) -> tuple[Any, Any]:
-    """The first block of a thread's share, and the one after its last: equal shares, but for the head start."""
-    extra = T.bind(T.min(blocks, head_start))
-    equal = T.bind(blocks - extra)
-    first = T.if_then_else(thread == 0, 0, extra + thread * equal // threads)
-    return T.bind(first), T.bind(extra + (thread + 1) * equal // threads)
+class _Stage:
+    """One product of a launch, whose blocks of columns are shared out to the threads.
 
+    Args:
+        product: The product.
+        scratch: The launch's.
+        columns: Of a block.
+        threads: How many.
+        head_start_bytes: What the first thread reads more than the others.
+    """
 
-class _InputMajor:
-    """A product with a KN weight, whose columns lie side by side."""
-
-    def __init__(self, product: Product, scratch: _Scratch, threads: int, head_start_bytes: int) -> None:
+    def __init__(self, product: Product, scratch: _Scratch, columns: int, threads: int, head_start_bytes: int) -> None:
         self.product, self.linear, self.isa, self.a = product, product.linear, product.isa, product.operands
-        self.scratch, self.threads, self.head_start_bytes = scratch, threads, head_start_bytes
-        self.blocks = T.bind((self.a.width + (DECODE_COLUMNS - 1)) // DECODE_COLUMNS)
+        self.scratch, self.threads = scratch, threads
+        self.blocks = T.bind((self.a.width + (columns - 1)) // columns)
+        block_bytes = self.a.groups * (self.linear.sections * columns * self.linear.group_bytes)
+        self.head_start = head_start_bytes // block_bytes
 
     def share(self, thread: Any) -> tuple[Any, Any]:
-        block_bytes = self.a.groups * (self.linear.sections * DECODE_COLUMNS * self.linear.group_bytes)
-        return _share(thread, self.threads, self.blocks, self.head_start_bytes // block_bytes)
+        """The first block of a thread's share, and the one after its last: equal shares, but for the head start."""
+        extra = T.bind(T.min(self.blocks, self.head_start))
+        equal = T.bind(self.blocks - extra)
+        first = T.if_then_else(thread == 0, 0, extra + thread * equal // self.threads)
+        return T.bind(first), T.bind(extra + (thread + 1) * equal // self.threads)
+
+    def begin(self, thread: Any) -> None:
+        """Ask for the first of the thread's weights."""
+        raise NotImplementedError
+
+    def multiply(self, thread: Any) -> None:
+        """The thread's share."""
+        raise NotImplementedError
+
+
+class _InputMajor(_Stage):
+    """A product with a KN weight, whose columns lie side by side."""
 
     def column(self, block: Any, section: int) -> Any:
         # The last block of a ragged width begins early and computes some columns again.
@@ -221,17 +239,8 @@ class _InputMajor:
             finish(linear, a, T.int32(0), T.bind(self.column(block, 0)), finished)
 
 
-class _OutputMajor:
+class _OutputMajor(_Stage):
     """A product with an NK weight, whose rows are the columns of the result."""
-
-    def __init__(self, product: Product, scratch: _Scratch, threads: int, head_start_bytes: int) -> None:
-        self.product, self.linear, self.isa, self.a = product, product.linear, product.isa, product.operands
-        self.scratch, self.threads, self.head_start_bytes = scratch, threads, head_start_bytes
-        self.blocks = T.bind((self.a.width + (DECODE_ROWS - 1)) // DECODE_ROWS)
-
-    def share(self, thread: Any) -> tuple[Any, Any]:
-        block_bytes = self.a.groups * (self.linear.sections * DECODE_ROWS * self.linear.group_bytes)
-        return _share(thread, self.threads, self.blocks, self.head_start_bytes // block_bytes)
 
     def begin(self, thread: Any) -> None:
         first, _ = self.share(thread)
