@@ -1,4 +1,4 @@
-"""The limits of this machine, measured as the models are: how fast threads read memory, and how fast they multiply."""
+"""The limits of this machine, measured as the models are: how fast threads read, multiply, and hear of each other."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from edge_transact.errors import EdgeTransactError
 SOURCE = Path(__file__).parent / "native" / "limits.c"
 PASSES = 16
 """A buffer is read so often for one figure, like the weights for so many tokens."""
+
+MEMORY_BYTES = 512 << 20
+"""Of a buffer that is read from memory: far more than any cache holds."""
 
 ALIGNMENT = 64
 
@@ -39,7 +42,8 @@ class Limits:
         flags = ["-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC", "-pthread"]
         subprocess.run([*compiler, *flags, str(SOURCE), "-o", str(library)], check=True)
         self._library, self._threads = ctypes.CDLL(str(library)), threads
-        self._library.read_seconds.restype = self._library.multiply_seconds.restype = ctypes.c_double
+        for function in ("read_seconds", "multiply_seconds", "handover_seconds"):
+            getattr(self._library, function).restype = ctypes.c_double
         self._library.read_seconds.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int]
         self._buffer = np.empty(0, np.uint8)
 
@@ -54,3 +58,9 @@ class Limits:
         """FLOPs a second of multiply-adds in registers: 16-bit activations by bytes where CPUs have that, else fp32."""
         flops = ctypes.c_int.in_dll(self._library, "flops_per_pass").value * passes * self._threads
         return flops / self._library.multiply_seconds(passes, self._threads)
+
+    def handover_s(self, passes: int = 20_000) -> float | None:
+        """The time until one CPU sees what another has written; nothing where this process has but one."""
+        if len(os.sched_getaffinity(0)) < 2:
+            return None
+        return self._library.handover_seconds(passes) / (2 * passes)

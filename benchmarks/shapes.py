@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks import page, subjects
-from benchmarks.limits import Limits
+from benchmarks.limits import MEMORY_BYTES, Limits
 from benchmarks.model_coverage import MODELS
 from edge_transact import costs
 from edge_transact.bench.plan import Lengths, prompt_ids
@@ -37,8 +37,6 @@ LENGTHS = (Lengths(256, 64), Lengths(960, 64))
 DEPTHS = (1, 3)
 QUANTIZATION = get_quantization("q4f16_0")
 CONTEXT, CHUNK = 1024, 128
-LIMIT_BYTES = 512 << 20
-"""Of the buffer that is read for the limit: far more than any cache holds."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def measure(options: Options) -> str:
                 running[name, depth] = subjects.host(library, shape.weights, options.threads)
                 stack.callback(running[name, depth].close)
         for number in track(range(options.repetitions + 1), "measure the paper's shapes"):
-            bandwidth.append(limits.read_bytes_per_s(LIMIT_BYTES))
+            bandwidth.append(limits.read_bytes_per_s(MEMORY_BYTES))
             flops.append(limits.flops_per_s())
             for lengths in LENGTHS:
                 for name, shape in shapes.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import llama_cpp, page, subjects
-from benchmarks.limits import Limits
+from benchmarks.limits import MEMORY_BYTES, Limits
 from edge_transact import costs
 from edge_transact.bench.plan import Lengths, prompt_ids
 from edge_transact.build.dist import build
@@ -68,7 +68,9 @@ def measure(options: Options) -> str:
     prefill: dict[str, list[float]] = defaultdict(list)
     decode: dict[str, list[float]] = defaultdict(list)
     read: dict[str, list[float]] = defaultdict(list)
+    memory: list[float] = []
     flops: list[float] = []
+    handover: list[float] = []
     notes = []
     with ExitStack() as stack:
         running = {}
@@ -94,11 +96,18 @@ def measure(options: Options) -> str:
             time.sleep(subjects.PAUSE_S)
             for model in models:
                 read[model.name].append(limits.read_bytes_per_s(model.read_bytes))
+            memory.append(limits.read_bytes_per_s(MEMORY_BYTES))
             flops.append(limits.flops_per_s())
+            handover += [seconds] if (seconds := limits.handover_s()) else []
             if number == 0:
-                for series in (*prefill.values(), *decode.values(), *read.values(), flops):
+                for series in (*prefill.values(), *decode.values(), *read.values(), memory, flops, handover):
                     series.clear()
-    return "\n\n".join([_speeds(models, prefill, decode, read, flops), _ratios(models, prefill, decode), *notes])
+    tables = [
+        _speeds(models, prefill, decode, read, flops),
+        _limits(models[0].read_bytes, read[models[0].name], memory, flops, handover),
+        _ratios(models, prefill, decode),
+    ]
+    return "\n\n".join([*tables, *notes])
 
 
 def _build(quantization: str, pruned: bool, scratch: Path) -> Ours:
@@ -137,12 +146,24 @@ def _speeds(models: Sequence[Ours], prefill: Figures, decode: Figures, read: Fig
             ]
         )
     header = ["", "prefill tok/s", "% of the matmul peak", "decode tok/s", "read limit tok/s", "% of the read limit"]
-    bandwidth = page.spread([value / 1e9 for value in read[models[0].name]], 1)
-    return (
-        f"{page.table(header, rows)}\n\n"
-        f"Limits: {bandwidth} GB/s for the {models[0].read_bytes / 1e6:.0f} MB that a token of the dense model reads; "
-        f"{page.spread([value / 1e9 for value in flops])} GFLOP/s of multiply-adds in registers."
-    )
+    return page.table(header, rows)
+
+
+def _limits(
+    read_bytes: int, read: Sequence[float], memory: Sequence[float], flops: Sequence[float], handover: Sequence[float]
+) -> str:
+    def giga(values: Sequence[float], digits: int = 1) -> str:
+        return page.spread([value / 1e9 for value in values], digits)
+
+    said = [
+        f"{giga(read)} GB/s for the {read_bytes / 1e6:.0f} MB that a token of the dense model reads",
+        f"{giga(memory)} GB/s for {MEMORY_BYTES >> 20} MiB, which no cache holds",
+        f"{giga(flops, 0)} GFLOP/s of multiply-adds in registers",
+    ]
+    if handover:
+        spread = page.spread([1e9 * seconds for seconds in handover])
+        said.append(f"{spread} ns until one CPU sees what the other has written")
+    return f"Limits: {'; '.join(said)}."
 
 
 def _ratios(models: Sequence[Ours], prefill: Figures, decode: Figures) -> str:

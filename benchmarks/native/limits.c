@@ -1,7 +1,9 @@
-// What a machine can do at most: read memory, and multiply and add in registers. Loaded by benchmarks/limits.py.
+// What a machine can do at most: read memory, multiply and add in registers, and hand something from one CPU to another.
+// Loaded by benchmarks/limits.py.
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <time.h>
@@ -16,6 +18,7 @@ typedef int64_t words __attribute__((vector_size(64)));
 typedef float floats __attribute__((vector_size(64)));
 
 typedef struct {
+  int index;
   const char *data;
   size_t bytes;
   int passes;
@@ -103,7 +106,7 @@ static double run(void *(*work)(void *), const char *data, size_t bytes, int pas
   double longest = 0;
   pthread_barrier_init(&barrier, NULL, (unsigned)threads);
   for (int i = 0; i < threads; i++) {
-    job[i] = (Job){data + (size_t)i * part, part, passes, &barrier, 0, 0};
+    job[i] = (Job){i, data + (size_t)i * part, part, passes, &barrier, 0, 0};
     pthread_create(&thread[i], NULL, work, &job[i]);
     pin(thread[i], i);
   }
@@ -131,3 +134,23 @@ const int flops_per_pass = SUMS * 16 * 2;
 #endif
 
 double multiply_seconds(int passes, int threads) { return run(multiply, NULL, 0, passes, threads); }
+
+static atomic_int turn;
+
+static void *take_turns(void *argument) {
+  Job *job = argument;
+  pthread_barrier_wait(job->barrier);
+  double start = now();
+  for (int pass = 0; pass < job->passes; pass++) {
+    while (atomic_load_explicit(&turn, memory_order_acquire) != job->index) continue;
+    atomic_store_explicit(&turn, !job->index, memory_order_release);
+  }
+  job->seconds = now() - start;
+  return NULL;
+}
+
+// Seconds that two threads take to hand a number back and forth `passes` times.
+double handover_seconds(int passes) {
+  atomic_store(&turn, 0);
+  return run(take_turns, NULL, 0, passes, 2);
+}

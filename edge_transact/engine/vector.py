@@ -46,11 +46,15 @@ LINE_BYTES = 64
 
 
 def prefetch(buffer: Any, indices: Sequence[Any]) -> None:
-    """Ask for the cache line of an element, which may lie beyond the buffer."""
-    read, keep, data = T.int32(0), T.int32(3), T.int32(1)
+    """Ask for the cache line of an element, which may lie beyond the buffer.
+
+    As one that is used once: weights come again a token later, after all others. On CPUs whose larger caches leave such
+    lines out, what is in them already stays, and a model somewhat larger than them is not read from memory as a whole.
+    """
+    read, once, data = T.int32(0), T.int32(0), T.int32(1)
     # Not T.address_of, of pointer type: TVM 0.26 cannot give a function with such a call a prefix, as apps need.
     address = Call("tirx.address_of", [buffer[tuple(indices)]], ret_ty=PrimType("uint64"))
-    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", address, read, keep, data))
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", address, read, once, data))
 
 
 def shuffle(vectors: Sequence[Any], indices: Sequence[int]) -> Any:

@@ -1,5 +1,6 @@
 """make bench, in short: what its figures are made of. The figures themselves are nothing that a test could assert."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -67,6 +68,14 @@ def test_limits_are_measured(tmp_path):
     assert many > 10 * few > 0
     assert limits.read_bytes_per_s(100_003) > 0
     assert limits.flops_per_s(100_000) > 0
+
+
+def test_cpus_hear_of_each_other_where_there_are_two(tmp_path):
+    handover_s = Limits(tmp_path, threads=2).handover_s()
+    if len(os.sched_getaffinity(0)) < 2:
+        assert handover_s is None
+    else:
+        assert 1e-9 < handover_s < 1e-3
 
 
 def test_a_process_that_ends_is_said():

@@ -29,8 +29,8 @@ DECODE_COLUMNS = 16
 DECODE_ROWS = 4
 """Rows of an NK weight, of each section, that decode takes at once."""
 
-AHEAD_WORDS, LINE_WORDS = 1024, LINE_BYTES // 4
-"""How far ahead of an NK weight's words decode asks for others; the words of a cache line."""
+AHEAD_WORDS, LINE_WORDS = 4096, LINE_BYTES // 4
+"""How far ahead of an NK weight's words decode asks for more, half of a small L1 cache; words of a cache line."""
 
 HEAD_START_BYTES = 32 << 10
 """What the calling thread of a kernel reads more than the others, which begin a microsecond later."""
