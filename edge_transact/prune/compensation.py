@@ -201,6 +201,10 @@ def _run(model: LayerwiseModel, selections: Sequence[LayerSelection], journal: J
     return pruned
 
 
+def _frozen(weight: torch.Tensor) -> torch.nn.Parameter:
+    return torch.nn.Parameter(weight, requires_grad=False)
+
+
 def _others(dims: torch.Tensor, size: int) -> torch.Tensor:
     """Those of `size` dims that are not among `dims`, int64."""
     others = torch.ones(size, dtype=torch.bool, device=dims.device)
@@ -291,10 +295,10 @@ class _Layer:
         mlp, kept = self.full.mlp, self.selection.intermediate.to(self.model.device)
         order = torch.cat([kept, _others(kept, mlp.down_proj.in_features)])
         for projection in (mlp.gate_proj, mlp.up_proj):
-            projection.weight.data = projection.weight[order]
+            projection.weight = _frozen(projection.weight[order])
             if projection.bias is not None:
-                projection.bias.data = projection.bias[order]
-        mlp.down_proj.weight.data = mlp.down_proj.weight[:, order]
+                projection.bias = _frozen(projection.bias[order])
+        mlp.down_proj.weight = _frozen(mlp.down_proj.weight[:, order])
 
     def _room(self, projection: torch.nn.Linear) -> torch.Tensor:
         """For what the projection is given, ``[windows, window, in_features]``."""
@@ -341,10 +345,10 @@ class _Layer:
 
     def _finish(self, name, projection, regression, pruned, activations) -> dict[str, torch.Tensor]:
         weight, fit = regression.solve()
-        projection.weight.data = weight.to(self.model.dtype)
+        projection.weight = _frozen(weight.to(self.model.dtype))
         for hidden, activation in zip(pieces(pruned, self.model), pieces(activations, self.model), strict=True):
             hidden += projection(activation.to(self.model.device)).to(hidden.device)
         return {
-            f"{name}.weight": projection.weight.data.cpu().clone(),
+            f"{name}.weight": projection.weight.detach().cpu().clone(),
             f"{name}.fit": torch.tensor(list(asdict(fit).values()), dtype=torch.float64),
         }

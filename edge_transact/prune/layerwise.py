@@ -33,6 +33,11 @@ LOGITS_VOCABULARY = 4096
 """Logits of a token that are computed at once, where they needn't be together: they stay in the cache."""
 
 
+def compute_device() -> torch.device:
+    """Where layers compute: a GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def computation_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
     """What a model is computed in: bf16 if it is stored so and the device multiplies it fast, else fp32.
 
@@ -52,14 +57,14 @@ class LayerwiseModel:
     Attributes:
         replaced: Tensors that stand in for the checkpoint's, by name; `replace` puts them there.
         dtype: Of the computation.
-        device: Where layers compute: a GPU where there is one. Hidden states wait on the CPU.
+        device: Where layers compute, see `compute_device`. Hidden states wait on the CPU.
     """
 
     def __init__(self, checkpoint: Checkpoint, windows: torch.Tensor) -> None:
         self.checkpoint = checkpoint
         self.windows = windows
         self.replaced: dict[str, torch.Tensor] = {}
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = compute_device()
         self._embedding_name = "model.embed_tokens.weight"
         self.dtype = computation_dtype(checkpoint.tensor(self._embedding_name).dtype, self.device)
 
@@ -145,7 +150,7 @@ class LayerwiseModel:
     @cached_property
     def _final_norm(self) -> LlamaRMSNorm:
         norm = LlamaRMSNorm(self.checkpoint.plan.hidden_size, eps=self.checkpoint.config.get("rms_norm_eps", 1e-6))
-        norm.weight.data = self._finite("model.norm.weight").to(self.dtype)
+        norm.weight = torch.nn.Parameter(self._finite("model.norm.weight").to(self.dtype))
         return norm.requires_grad_(False).to(self.device)
 
     @cached_property

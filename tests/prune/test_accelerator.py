@@ -1,0 +1,44 @@
+"""Where there is a GPU, layers compute on it: nothing is left behind on the CPU, and the pruned model is the same."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from edge_transact.prune import Budget, layerwise, prune
+from edge_transact.prune.methods import METHODS
+from tests.accelerator import NAME, accelerator
+from tests.prune.test_resume import TEXT
+
+
+def test_tensors_of_two_devices_do_not_mix() -> None:
+    with accelerator():
+        here, there = torch.ones(3), torch.ones(3).to(NAME)
+        assert there.device.type == NAME and (there + there).device.type == NAME
+        assert torch.equal((there + there).cpu(), here + here)
+        for mixed in (lambda: here + there, lambda: here[there.long()], lambda: torch.cat([here, there])):
+            with pytest.raises(RuntimeError, match="same device"):
+                mixed()
+        assert torch.equal(there[torch.tensor([0, 2])].cpu(), here[:2])
+
+
+RUNS = [{"method": method, "compensate": compensate} for method in METHODS for compensate in (False, True)]
+RUNS += [
+    {"method": "transact", "allocation": "sensitivity", "shots": 2},
+    {"method": "best", "units": ("mlp", "groups", "queries")},
+    {"method": "best", "units": ("mlp", "values", "queries-keys")},
+]
+
+
+@pytest.mark.parametrize("options", RUNS, ids=lambda options: "-".join(map(str, options.values())))
+def test_the_same_model_as_from_the_cpu(tiny_model, tmp_path: Path, monkeypatch, options: dict) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    options = {**options, "calibration": str(tmp_path / "text.txt"), "calibration_tokens": 1024}
+    prune(str(tiny_model), tmp_path / "cpu", Budget(ratio=0.3), **options)
+    with accelerator() as device:
+        monkeypatch.setattr(layerwise, "compute_device", lambda: torch.device(NAME, 0))
+        prune(str(tiny_model), tmp_path / "device", Budget(ratio=0.3), **options)
+    assert device.products > 0 or options["method"] in ("magnitude", "random")
+    found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("device", "cpu"))
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
