@@ -1,8 +1,9 @@
 """``python -m benchmarks.scale``: a LLaMA-2-7B with random weights pruned to the paper's two sizes, in time and memory.
 
-13.5 GB of disk for the model and a third of it for each pruned one, all deleted at the end. Beside the time stands that
-of the bare matrix products: one forward pass of the calibration tokens through the projections of all layers, as fast
-as torch multiplies matrices of these shapes here.
+13.5 GB of disk for the model and a third of it for each pruned one, all deleted at the end. Beside the time stands how
+often it holds that of bare matrix products: of one forward pass of the calibration tokens through the projections of
+all layers, as fast as torch multiplies matrices of these shapes here; and, by torch's profiler, of the method's own
+products and factorizations.
 """
 
 from __future__ import annotations
@@ -11,11 +12,17 @@ import argparse
 import os
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks import page
 from benchmarks.model_coverage import LLAMA_2_7B, in_own_process, write_random
+
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::linalg_cholesky_ex")
+PRODUCTS += ("aten::cholesky_solve", "aten::_cholesky_solve_helper", "aten::linalg_solve_triangular")
+
+HEADER = ["", "parameters", "time", "times a forward pass's products", "times its own products", "peak memory"]
 
 TARGET_PARAMS = 2.6e9
 """Of all layers."""
@@ -32,17 +39,39 @@ def budgets(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def prune_one(model: str, output: Path, budget: dict[str, Any], method: str, tokens: int) -> tuple[int, float, float]:
-    """Parameters left, seconds and peak MiB; runs in a process of its own."""
+@dataclass(frozen=True)
+class Run:
+    """What pruning took.
+
+    Attributes:
+        parameters: That are left.
+        seconds: In all.
+        product_s: Of it, in `PRODUCTS`.
+        rss_mib: At most.
+    """
+
+    parameters: int
+    seconds: float
+    product_s: float
+    rss_mib: float
+
+
+def prune_one(model: str, output: Path, budget: dict[str, Any], method: str, tokens: int) -> Run:
+    """Prunes in a process of its own."""
+    from torch.profiler import ProfilerActivity, profile
+
     from edge_transact import costs
     from edge_transact.memory import peak_rss_mib
     from edge_transact.prune import Budget, prune
 
-    result = prune(model, output, Budget.from_options(**budget), method=method, calibration_tokens=tokens)
-    return costs.parameters(result.checkpoint.plan), result.seconds, peak_rss_mib()
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        result = prune(model, output, Budget.from_options(**budget), method=method, calibration_tokens=tokens)
+    rss_mib = peak_rss_mib()  # before the events are looked at
+    product_s = sum(event.self_cpu_time_total for event in profiled.key_averages() if event.key in PRODUCTS) / 1e6
+    return Run(costs.parameters(result.checkpoint.plan), result.seconds, product_s, rss_mib)
 
 
-def bare_products(layers: int, tokens: int) -> float:
+def forward_products(layers: int, tokens: int) -> float:
     """Seconds of one forward pass's matrix products, in pruning's dtype, from the best of three of each shape."""
     import torch
 
@@ -76,20 +105,19 @@ def main() -> None:
         model = Path(scratch) / "llama-2-7b"
         config = {**LLAMA_2_7B, "num_hidden_layers": arguments.layers}
         in_own_process(write_random, config, model)
-        bare = in_own_process(bare_products, arguments.layers, arguments.tokens)
+        forward = in_own_process(forward_products, arguments.layers, arguments.tokens)
         for name, budget in budgets(config).items():
             output = Path(scratch) / f"pruned-{len(rows)}"
-            parameters, seconds, rss_mib = in_own_process(
-                prune_one, str(model), output, budget, arguments.method, arguments.tokens
-            )
+            run = in_own_process(prune_one, str(model), output, budget, arguments.method, arguments.tokens)
             figures = (
-                f"{parameters / 1e9:.2f} B",
-                f"{seconds:.0f} s",
-                f"{seconds / bare:.1f}",
-                f"{rss_mib / 1024:.2f} GiB",
+                f"{run.parameters / 1e9:.2f} B",
+                f"{run.seconds:.0f} s",
+                f"{run.seconds / forward:.1f}",
+                f"{run.seconds / run.product_s:.1f}",
+                f"{run.rss_mib / 1024:.2f} GiB",
             )
             rows.append([f"`{name}`", *figures])
-            print(page.table(["", "parameters", "time", "times the bare products", "peak memory"], rows), flush=True)
+            print(page.table(HEADER, rows), flush=True)
     threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
     print(f"\n{arguments.method}, {arguments.layers} layers, {arguments.tokens} tokens. {page.machine(threads)}")
 
