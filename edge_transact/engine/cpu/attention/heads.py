@@ -1,0 +1,66 @@
+"""The heads that a kernel is made for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+PAGE_SIZE = 16
+"""Tokens of a page."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The heads of one cache layer.
+
+    Attributes:
+        num_attention_heads: Query heads.
+        num_key_value_heads: KV heads.
+        head_dim: Dims of each.
+        dtype: Of queries, cache and output.
+        lanes: fp32 numbers in a vector.
+    """
+
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    dtype: str
+    lanes: int
+
+    @property
+    def q_per_kv(self) -> int:
+        """Query heads of a KV head."""
+        return self.num_attention_heads // self.num_key_value_heads
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of a head."""
+        return self.head_dim // self.lanes
+
+    @property
+    def together(self) -> int:
+        """Query heads of a KV head that decode takes at once: as many as have their outputs in 16 registers."""
+        fitting = [n for n in range(1, self.q_per_kv + 1) if self.q_per_kv % n == 0 and n * self.vectors <= 16]
+        return max(fitting, default=1)
+
+
+def lanes_for(head_dim: int, most: int) -> int | None:
+    """Lanes of the widest vectors, up to `most`, pairs of which divide a head; `None` where none do."""
+    return next((lanes for lanes in (16, 8, 4) if lanes <= most and head_dim % (2 * lanes) == 0), None)
+
+
+def inverse_frequencies(head_dim: int, theta: float, scaling: dict[str, Any]) -> np.ndarray:
+    """RoPE's inverse frequencies, float32 ``[head_dim / 2]``, with Llama 3's scaling where the configuration has it.
+
+    The formulas are those of transformers' ``modeling_rope_utils.py``.
+    """
+    frequencies = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    if scaling.get("rope_type") == "llama3":
+        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+        turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+        share = np.clip((turns - low) / (high - low), 0, 1)
+        frequencies = (1 - share) * frequencies / scaling["factor"] + share * frequencies
+    return frequencies.astype(np.float32)
