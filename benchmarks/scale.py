@@ -19,8 +19,9 @@ from typing import Any
 from benchmarks import page
 from benchmarks.model_coverage import LLAMA_2_7B, in_own_process, write_random
 
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::linalg_cholesky_ex")
-PRODUCTS += ("aten::cholesky_solve", "aten::_cholesky_solve_helper", "aten::linalg_solve_triangular")
+PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "linalg_cholesky_ex", "_cholesky_solve_helper", "cholesky_inverse")
+PRODUCTS += ("_linalg_solve_ex", "linalg_lu_solve")
+"""Torch's own names of matrix products and factorizations."""
 
 HEADER = ["", "parameters", "time", "times a forward pass's products", "times its own products", "peak memory"]
 
@@ -67,7 +68,14 @@ def prune_one(model: str, output: Path, budget: dict[str, Any], method: str, tok
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         result = prune(model, output, Budget.from_options(**budget), method=method, calibration_tokens=tokens)
     rss_mib = peak_rss_mib()  # before the events are looked at
-    product_s = sum(event.self_cpu_time_total for event in profiled.key_averages() if event.key in PRODUCTS) / 1e6
+    product_s = (
+        sum(
+            event.self_cpu_time_total
+            for event in profiled.key_averages()
+            if event.key.removeprefix("aten::") in PRODUCTS
+        )
+        / 1e6
+    )
     return Run(costs.parameters(result.checkpoint.plan), result.seconds, product_s, rss_mib)
 
 
