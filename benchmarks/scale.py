@@ -2,8 +2,8 @@
 
 13.5 GB of disk for the model and a third of it for each pruned one, all deleted at the end. Beside the time stands how
 often it holds that of bare matrix products: of one forward pass of the calibration tokens through the projections of
-all layers, as fast as torch multiplies matrices of these shapes here; and, by torch's profiler, of the method's own
-products and factorizations.
+all layers, as fast as torch multiplies matrices of these shapes here; and with ``--profile``, by torch's profiler, of
+the method's own products and factorizations.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import os
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,17 +48,17 @@ class Run:
     Attributes:
         parameters: That are left.
         seconds: In all.
-        product_s: Of it, in `PRODUCTS`.
+        product_s: Of it, in `PRODUCTS`, if that was asked for.
         rss_mib: At most.
     """
 
     parameters: int
     seconds: float
-    product_s: float
+    product_s: float | None
     rss_mib: float
 
 
-def prune_one(model: str, output: Path, budget: dict[str, Any], method: str, tokens: int) -> Run:
+def prune_one(model: str, output: Path, budget: dict[str, Any], method: str, tokens: int, profiled: bool) -> Run:
     """Prunes in a process of its own."""
     from torch.profiler import ProfilerActivity, profile
 
@@ -65,17 +66,12 @@ def prune_one(model: str, output: Path, budget: dict[str, Any], method: str, tok
     from edge_transact.memory import peak_rss_mib
     from edge_transact.prune import Budget, prune
 
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+    with profile(activities=[ProfilerActivity.CPU]) if profiled else nullcontext() as profiler:
         result = prune(model, output, Budget.from_options(**budget), method=method, calibration_tokens=tokens)
-    rss_mib = peak_rss_mib()  # before the events are looked at
-    product_s = (
-        sum(
-            event.self_cpu_time_total
-            for event in profiled.key_averages()
-            if event.key.removeprefix("aten::") in PRODUCTS
-        )
-        / 1e6
-    )
+    rss_mib, product_s = peak_rss_mib(), None
+    if profiler is not None:
+        events = profiler.key_averages()
+        product_s = sum(e.self_cpu_time_total for e in events if e.key.removeprefix("aten::") in PRODUCTS) / 1e6
     return Run(costs.parameters(result.checkpoint.plan), result.seconds, product_s, rss_mib)
 
 
@@ -105,6 +101,7 @@ def main() -> None:
     parser.add_argument("--method", default="best")
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--layers", type=int, default=32, help="fewer take less time, and as much memory for each")
+    parser.add_argument("--profile", action="store_true", help="time its own products too, which takes memory")
     parser.add_argument("--scratch", type=Path, help="where models lie meanwhile")
     arguments = parser.parse_args()
     rows = []
@@ -116,12 +113,14 @@ def main() -> None:
         forward = in_own_process(forward_products, arguments.layers, arguments.tokens)
         for name, budget in budgets(config).items():
             output = Path(scratch) / f"pruned-{len(rows)}"
-            run = in_own_process(prune_one, str(model), output, budget, arguments.method, arguments.tokens)
+            run = in_own_process(
+                prune_one, str(model), output, budget, arguments.method, arguments.tokens, arguments.profile
+            )
             figures = (
                 f"{run.parameters / 1e9:.2f} B",
                 f"{run.seconds:.0f} s",
                 f"{run.seconds / forward:.1f}",
-                f"{run.seconds / run.product_s:.1f}",
+                "" if run.product_s is None else f"{run.seconds / run.product_s:.1f}",
                 f"{run.rss_mib / 1024:.2f} GiB",
             )
             rows.append([f"`{name}`", *figures])
