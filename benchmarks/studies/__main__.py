@@ -67,8 +67,8 @@ def samples(study: Study, mixed: tuple[str, ...], count: int) -> str:
     rows = []
     for number in (8, 32, 128, 512):
         transact = study.cut(Cut("transact", 0.3, calibration_tokens=512 * number))["perplexity"]
-        cut = _best(0.3, mixed, calibration_tokens=512 * number)
-        rows.append([str(number), _figure(transact), _figure(study.cut(cut)["perplexity"]) if number <= 128 else "—"])
+        best = study.cut(_best(0.3, mixed, calibration_tokens=512 * number))["perplexity"]
+        rows.append([str(number), _figure(transact), _figure(best)])
     return page.table(["samples", "transact", "best"], rows)
 
 
