@@ -11,7 +11,16 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from edge_transact.engine.cpu.attention.heads import PAGE_SIZE, Attention
-from edge_transact.engine.cpu.attention.parts import MASKED, function, scalars, softmax, store_output, tensor
+from edge_transact.engine.cpu.attention.parts import (
+    MASKED,
+    function,
+    outputs,
+    paged,
+    scalars,
+    softmax,
+    store_output,
+    tensor,
+)
 from edge_transact.engine.vector import LINE_BYTES, cast, load, prefetch, splat, store, sum_lanes
 
 AHEAD_PAGES = 2
@@ -23,16 +32,12 @@ def decode(a: Attention, threads: int) -> tirx.PrimFunc:
     lanes = a.lanes
 
     def body() -> None:
-        batch, nnz, num_pages = T.int32(), T.int32(), T.int32()
+        batch = T.int32()
         q = tensor("q", (batch, a.num_attention_heads, a.head_dim), a.dtype)
-        pages = tensor("pages", (num_pages, 2, a.num_key_value_heads, PAGE_SIZE, a.head_dim), a.dtype)
-        indptr = tensor("page_indptr", (batch + 1,), "int32", offset=True)
-        values = tensor("page_values", (nnz,), "int32", offset=True)
-        last_page = tensor("length_info", (batch,), "int32", offset=True)
+        pages, indptr, values, last_page, nnz = paged(a, batch)
         tensor("k_rope_pos_offset", (batch,), "int32", offset=True)
         tensor("q_rope_position", (batch,), "int32", offset=True)
-        output = tensor("output", (batch, a.num_attention_heads, a.head_dim), a.dtype)
-        lse = tensor("lse", (batch, a.num_attention_heads), "float32")
+        output, lse = outputs(a, batch)
         *_, scale = scalars("rotary_mode", "rope_scale", "rope_theta", "sm_scale")
         blocks = a.num_attention_heads // a.together
         line = LINE_BYTES // np.dtype(a.dtype).itemsize

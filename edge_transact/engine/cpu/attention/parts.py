@@ -11,7 +11,7 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as builder
 
-from edge_transact.engine.cpu.attention.heads import Attention
+from edge_transact.engine.cpu.attention.heads import PAGE_SIZE, Attention
 from edge_transact.engine.lowering import PLAIN_LOOPS
 from edge_transact.engine.vector import cast, exp, load, max_lanes, splat, store, sum_lanes
 
@@ -37,6 +37,26 @@ def tensor(name: str, shape: tuple[Any, ...], dtype: str, *, offset: bool = Fals
 def scalars(*names: str) -> list[Any]:
     """Arguments that are numbers."""
     return [T.arg(name, T.float32() if name != "causal" and name != "rotary_mode" else T.int32()) for name in names]
+
+
+def paged(a: Attention, batch: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """Arguments that say which keys and values each sequence has.
+
+    The pages ``[pages, 2, kv_heads, 16, head_dim]``; where each sequence's page numbers begin, int32 ``[batch + 1]``;
+    the page numbers, int32 ``[nnz]``; tokens in each sequence's last page, int32 ``[batch]``; and nnz.
+    """
+    nnz, num_pages = T.int32(), T.int32()
+    pages = tensor("pages", (num_pages, 2, a.num_key_value_heads, PAGE_SIZE, a.head_dim), a.dtype)
+    indptr = tensor("page_indptr", (batch + 1,), "int32", offset=True)
+    values = tensor("page_values", (nnz,), "int32", offset=True)
+    last_page = tensor("length_info", (batch,), "int32", offset=True)
+    return pages, indptr, values, last_page, nnz
+
+
+def outputs(a: Attention, rows: Any) -> tuple[Any, Any]:
+    """Arguments for what comes out: ``[rows, heads, head_dim]``, and log-sum-exps, fp32 ``[rows, heads]``."""
+    output = tensor("output", (rows, a.num_attention_heads, a.head_dim), a.dtype)
+    return output, tensor("lse", (rows, a.num_attention_heads), "float32")
 
 
 def softmax(a: Attention, scores: Any, row: list[Any], vectors: Any) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from edge_transact.engine.cpu.attention.heads import PAGE_SIZE, Attention
-from edge_transact.engine.cpu.attention.parts import MASKED, function, scalars, softmax, tensor
+from edge_transact.engine.cpu.attention.parts import MASKED, function, outputs, paged, scalars, softmax, tensor
 from edge_transact.engine.vector import cast, load, shuffle, splat, store
 
 ALL_KEYS = 1 << 30
@@ -150,8 +150,7 @@ def prefill_ragged(a: Attention) -> tirx.PrimFunc:
         kv_indptr = tensor("kv_indptr", (batch + 1,), "int32", offset=True)
         tensor("q_rope_position", (q_rows,), "int32", offset=True)
         tensor("k_rope_pos_offset", (batch,), "int32", offset=True)
-        output = tensor("output", (q_rows, a.num_attention_heads, a.head_dim), a.dtype)
-        lse = tensor("lse", (q_rows, a.num_attention_heads), "float32")
+        output, lse = outputs(a, q_rows)
         causal, *_, scale = scalars("causal", "rotary_mode", "rope_scale", "rope_theta", "sm_scale")
         with T.serial(0, batch) as b:
             first, queries = T.bind(q_indptr[b]), T.bind(q_indptr[b + 1] - q_indptr[b])
@@ -169,17 +168,13 @@ def prefill_paged(a: Attention) -> tirx.PrimFunc:
     """Queries ``[rows, heads, head_dim]`` to what the pages of their sequences hold."""
 
     def body() -> None:
-        batch, q_rows, nnz, num_pages = T.int32(), T.int32(), T.int32(), T.int32()
+        batch, q_rows = T.int32(), T.int32()
         q = tensor("q", (q_rows, a.num_attention_heads, a.head_dim), a.dtype)
         q_indptr = tensor("q_indptr", (batch + 1,), "int32", offset=True)
-        pages = tensor("pages", (num_pages, 2, a.num_key_value_heads, PAGE_SIZE, a.head_dim), a.dtype)
-        indptr = tensor("page_indptr", (batch + 1,), "int32", offset=True)
-        values = tensor("page_values", (nnz,), "int32", offset=True)
-        last_page = tensor("length_info", (batch,), "int32", offset=True)
+        pages, indptr, values, last_page, _ = paged(a, batch)
         tensor("k_rope_pos_offset", (batch,), "int32", offset=True)
         tensor("q_rope_position", (q_rows,), "int32", offset=True)
-        output = tensor("output", (q_rows, a.num_attention_heads, a.head_dim), a.dtype)
-        lse = tensor("lse", (q_rows, a.num_attention_heads), "float32")
+        output, lse = outputs(a, q_rows)
         causal, *_, scale = scalars("causal", "rotary_mode", "rope_scale", "rope_theta", "sm_scale")
         with T.serial(0, batch) as b:
             first, queries = T.bind(q_indptr[b]), T.bind(q_indptr[b + 1] - q_indptr[b])
