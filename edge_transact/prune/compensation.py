@@ -4,35 +4,32 @@ The calibration windows go through the source and through the pruned model side 
 `o_proj` and `down_proj`, ridge regression finds the weights that bring the pruned model nearest to the target: what the
 uncut block would have done with the pruned model's own input, and half of the way back to where the source is by then.
 So later layers see what earlier ones now produce, and mend what those left, without being asked to undo all of it.
+Layers of which nothing goes, before the first that loses something, have nothing to mend and stay as they are.
 
 A token counts by the inverse square of its residual's size, since the next norm divides by that: without it the few
-tokens that LLaMAs give enormous activations would be all that matters. Everything is summed in fp32 and solved in fp64.
+tokens that LLaMAs give enormous activations would be all that matters.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import torch
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from edge_transact.checkpoint.finite import is_finite
 from edge_transact.progress import bar, step
-from edge_transact.prune.gram import Gram, sums_of
 from edge_transact.prune.journal import Journal
 from edge_transact.prune.last_norm import last_norm_scale
 from edge_transact.prune.layerwise import LayerwiseModel, check_finite, pieces
+from edge_transact.prune.regression import Fit, Regression
 from edge_transact.prune.selection import LayerSelection
 from edge_transact.prune.surgery import attention_dims
 
 FROM_SOURCE = 0.5
 """How much of the way back to the source's hidden states the target goes."""
-
-DAMPINGS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
-"""Ridge penalties tried on the windows held out, as shares of each dim's own energy."""
 
 HELD_OUT = 8
 """One window in so many is held out to choose the damping, and used for the solution after that."""
@@ -41,109 +38,6 @@ PROJECTIONS = ("self_attn.o_proj", "mlp.down_proj")
 
 Dims = slice | torch.Tensor
 """Some of a projection's inputs: a slice, or int64 indices."""
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How one projection was solved.
-
-    Attributes:
-        damping: The ridge penalty chosen; infinite where the weights stayed as they were.
-        error_before: Squared distance to the target on the windows held out, as a share of the square of the source's
-            hidden state, the mean over tokens; with the weights as they were.
-        error_after: The same with the weights solved on the other windows.
-    """
-
-    damping: float
-    error_before: float
-    error_after: float
-
-
-class Regression:
-    """The sums of one least-squares problem, ``outputs = W inputs``; fp32.
-
-    Args:
-        weight: W as it was, ``[outputs, inputs]``; its dtype is that of the activations.
-    """
-
-    def __init__(self, weight: torch.Tensor) -> None:
-        self._dtype = weight.dtype
-        self._weight = weight.double()
-        outputs, inputs = weight.shape
-        self._gram = [Gram(inputs, weight.device) for _ in range(2)]
-        self._cross = torch.zeros(2, outputs, inputs, device=weight.device)
-        self._square = torch.zeros(2, device=weight.device)
-        self._held_out = 0
-        """Outputs of tokens that choose the damping, all dims counted."""
-
-    def add(self, inputs: torch.Tensor, missing: torch.Tensor, tokens: torch.Tensor, *, held_out: bool) -> None:
-        """Takes in tokens.
-
-        Args:
-            inputs: ``[tokens, inputs]``.
-            missing: What W's output as it was is short of, ``[tokens, outputs]``.
-            tokens: How much each counts, ``[tokens, 1]``, fp32.
-            held_out: Whether they choose the damping.
-        """
-        part, root = int(held_out), tokens.sqrt()
-        inputs, missing = inputs * root, missing * root
-        with sums_of(self._dtype):
-            self._gram[part].add(inputs)
-            self._cross[part].addmm_(missing.T, inputs)
-        self._square[part] += missing.square().sum()
-        self._held_out += held_out * missing.numel()
-
-    def solve(self) -> tuple[torch.Tensor, Fit]:
-        """W anew, in fp64, and how it was found; W as it was where no damping makes it better."""
-        fitted, of_held_out = (part.whole() for part in self._gram)
-        gram, cross = fitted.double(), self._cross[0].double()
-        before = self._square[1].item()
-        errors: dict[int, float] = {}
-
-        def error(index: int) -> float:
-            """On what is held out, with the damping of that index; infinite where it gives no number."""
-            if index not in errors:
-                change = _ridge(gram, cross, DAMPINGS[index]) if 0 <= index < len(DAMPINGS) else None
-                if change is None:
-                    return errors.setdefault(index, float("inf"))
-                single = change.float()
-                found = before + ((single @ of_held_out - 2 * self._cross[1]) * single).double().sum().item()
-                errors[index] = found if math.isfinite(found) else float("inf")
-            return errors[index]
-
-        # The error falls and then rises with the damping: from the middle, or the first that gives a number, downhill.
-        index = len(DAMPINGS) // 2
-        while math.isinf(error(index)) and index + 1 < len(DAMPINGS):
-            index += 1
-        for direction in (-1, 1):
-            while error(index + direction) < error(index):
-                index += direction
-        best, least = DAMPINGS[index], error(index)
-        # Errors of nothing at all compare as false.
-        if not least < before:
-            return self._weight, self._fit(float("inf"), before)
-        gram += of_held_out
-        cross += self._cross[1]
-        change = _ridge(gram, cross, best)
-        if change is None:
-            return self._weight, self._fit(float("inf"), before)
-        return self._weight + change, self._fit(best, least)
-
-    def _fit(self, damping: float, error: float) -> Fit:
-        return Fit(damping, self._square[1].item() / self._held_out, error / self._held_out)
-
-
-def _ridge(gram: torch.Tensor, cross: torch.Tensor, damping: float) -> torch.Tensor | None:
-    """``cross (gram + damping diag(gram))^-1``, or `None` where that is no number."""
-    diagonal = gram.diagonal()
-    damped = gram.clone()
-    damped.diagonal().add_(damping * diagonal + 1e-9 * diagonal.mean())
-    factor, failed = torch.linalg.cholesky_ex(damped)
-    del damped  # of a 7B model's MLP it is a gigabyte
-    if failed or not is_finite(factor):
-        return None
-    change = torch.cholesky_solve(cross.T, factor).T
-    return change if is_finite(change) else None
 
 
 def compensate(
@@ -171,7 +65,7 @@ def compensate(
         tensors = journal[f"compensated-{index}"]
         weights.append({f"{name}.weight": tensors[f"{name}.weight"] for name in PROJECTIONS})
         fits.append({name: Fit(*tensors[f"{name}.fit"].tolist()) for name in PROJECTIONS})
-    kept = [f"layer {i}'s {name}" for i, of in enumerate(fits) for name, fit in of.items() if fit.damping == torch.inf]
+    kept = [f"layer {i}'s {name}" for i, of in enumerate(fits) for name, fit in of.items() if fit.in_vain]
     if "last-norm" not in journal:
         scale = last_norm_scale(model, journal["compensated-state"]["pruned"])
         journal["last-norm"] = {"scale": torch.tensor(scale, dtype=torch.float64)}
@@ -190,15 +84,39 @@ def _run(model: LayerwiseModel, selections: Sequence[LayerSelection], journal: J
         done, source = 0, model.embeddings(journal)
         pruned = journal.room(source.shape, source.dtype)
         pruned.copy_(source)
+    layers = model.checkpoint.plan.layers
+    cut = (index for index, of in enumerate(selections) if of.widths != layers[index])
+    first_cut = next(cut, len(selections))
     with bar("compensate", (len(selections) - done) * len(model.batches)) as advance:
         for index in range(done, len(selections)):
-            solved = _Layer(model, index, selections[index], journal)
-            tensors = solved.attention(source, pruned) | solved.mlp(source, pruned, advance)
+            if index < first_cut:
+                tensors = _pass_whole(model, index, source, pruned, advance)
+            else:
+                layer = _Layer(model, index, selections[index], journal)
+                tensors = layer.attention(source, pruned) | layer.mlp(source, pruned, advance)
             check_finite({"hidden states": pruned, "the source": source}, model.checkpoint, index)
             journal[f"compensated-{index}"] = tensors
             state = {"source": source, "pruned": pruned, "done": torch.tensor(index + 1)}
             journal.now_and_then("compensated-state", state, last=index + 1 == len(selections))
     return pruned
+
+
+def _pass_whole(model: LayerwiseModel, index: int, source, pruned, advance) -> dict[str, torch.Tensor]:
+    """Moves both streams, still the same, over a layer of which nothing goes."""
+    layer = model.layer(index)
+    for of_source, of_pruned in zip(pieces(source, model), pieces(pruned, model), strict=True):
+        of_pruned.copy_(of_source.copy_(model.run(layer, of_source)))
+        advance(1)
+    nothing, (o_proj, down_proj) = Fit(math.inf, 0.0, 0.0), PROJECTIONS
+    return _solved(o_proj, layer.self_attn.o_proj, nothing) | _solved(down_proj, layer.mlp.down_proj, nothing)
+
+
+def _solved(name: str, projection: torch.nn.Linear, fit: Fit) -> dict[str, torch.Tensor]:
+    """A projection's weight and its fit, as the journal keeps them."""
+    return {
+        f"{name}.weight": projection.weight.detach().cpu().clone(),
+        f"{name}.fit": torch.tensor(list(asdict(fit).values()), dtype=torch.float64),
+    }
 
 
 def _frozen(weight: torch.Tensor) -> torch.nn.Parameter:
@@ -348,7 +266,4 @@ class _Layer:
         projection.weight = _frozen(weight.to(self.model.dtype))
         for hidden, activation in zip(pieces(pruned, self.model), pieces(activations, self.model), strict=True):
             hidden += projection(activation.to(self.model.device)).to(hidden.device)
-        return {
-            f"{name}.weight": projection.weight.detach().cpu().clone(),
-            f"{name}.fit": torch.tensor(list(asdict(fit).values()), dtype=torch.float64),
-        }
+        return _solved(name, projection, fit)

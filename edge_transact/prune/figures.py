@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from edge_transact.prune.compensation import PROJECTIONS, Fit
+from edge_transact.prune.compensation import PROJECTIONS
+from edge_transact.prune.regression import Fit
 from edge_transact.prune.salience import LayerScores
 from edge_transact.prune.selection import select
 from edge_transact.prune.sensitivity import CUT

@@ -21,13 +21,13 @@ from edge_transact.prune import compensation, last_norm
 from edge_transact.prune.allocation import DEFAULT_BUCKET, Allocation, allocate, check_choices
 from edge_transact.prune.budget import Budget
 from edge_transact.prune.calibration import DEFAULT_PACKING, DEFAULT_TEXT, DEFAULT_TOKENS, read_calibration
-from edge_transact.prune.compensation import Fit
 from edge_transact.prune.curves import MEASURED_UNITS, loss_curves
 from edge_transact.prune.journal import Journal
 from edge_transact.prune.layerwise import LayerwiseModel
 from edge_transact.prune.methods import Scorer, find_method
 from edge_transact.prune.passes import score_layers
 from edge_transact.prune.pricing import Curves
+from edge_transact.prune.regression import Fit
 from edge_transact.prune.salience import LayerScores
 from edge_transact.prune.schedule import shot_plans
 from edge_transact.prune.selection import LayerSelection, select
