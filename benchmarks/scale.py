@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks import page
 from benchmarks.model_coverage import LLAMA_2_7B, in_own_process, write_random
 
-PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "linalg_cholesky_ex", "_cholesky_solve_helper", "cholesky_inverse")
+PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "linalg_cholesky_ex", "cholesky_inverse", "linalg_solve_triangular")
 PRODUCTS += ("_linalg_solve_ex", "linalg_lu_solve")
 """Torch's own names of matrix products and factorizations."""
 
