@@ -107,8 +107,9 @@ def _pass_whole(model: LayerwiseModel, index: int, source, pruned, advance) -> d
     for of_source, of_pruned in zip(pieces(source, model), pieces(pruned, model), strict=True):
         of_pruned.copy_(of_source.copy_(model.run(layer, of_source)))
         advance(1)
-    nothing, (o_proj, down_proj) = Fit(math.inf, 0.0, 0.0), PROJECTIONS
-    return _solved(o_proj, layer.self_attn.o_proj, nothing) | _solved(down_proj, layer.mlp.down_proj, nothing)
+    nothing_missing = Fit(math.inf, 0.0, 0.0)
+    of_attention = _solved(PROJECTIONS[0], layer.self_attn.o_proj, nothing_missing)
+    return of_attention | _solved(PROJECTIONS[1], layer.mlp.down_proj, nothing_missing)
 
 
 def _solved(name: str, projection: torch.nn.Linear, fit: Fit) -> dict[str, torch.Tensor]:

@@ -132,8 +132,8 @@ def test_nothing_is_solved_before_the_first_cut(make_llama, tmp_path: Path, caps
     for name in PROJECTIONS:
         assert torch.equal(weights[0][f"{name}.weight"], source.tensor(f"model.layers.0.{name}.weight"))
         assert fits[0][name] == Fit(float("inf"), 0.0, 0.0)
-    # The layer after the cut one is whole too, but has what that one left to mend.
     assert fits[1]["mlp.down_proj"].error_after < fits[1]["mlp.down_proj"].error_before
+    # The layer after the cut one is whole too, but has what that one left to mend.
     assert all(fits[2][name].error_before > 0 for name in PROJECTIONS)
     assert "layer 0" not in capsys.readouterr().err
 
