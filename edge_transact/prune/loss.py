@@ -8,7 +8,8 @@ transitional activation. Taking gradients and activations for independent, but f
 
 When dims of z go and W is solved anew, what is left is that part of them which the kept dims don't explain. With dims
 ordered from first kept to first cut and ``A = L L^T``, cutting all from the k-th on leaves the columns of L from there,
-so that one Cholesky factorization gives the loss at every width at once.
+so that one Cholesky factorization gives the loss at every width at once. F is factorized as well: of W times its
+factor, losses are squared lengths of columns, and beside A there is no matrix of all dims by all dims.
 
 Which dims go is found by elimination, as in the optimal brain surgeon: what costs least goes, the others take over what
 they explain of it, and the next one is looked for. Of two dims that say the same the first to go is cheap, and the
@@ -24,7 +25,8 @@ from edge_transact.prune.gram import BLOCK, Gram
 DAMPING = 1e-2
 """Added to the Gram matrix's diagonal, as a share of it: what calibration text hasn't shown may still be."""
 
-MAX_DAMPING = 10.0
+LIFTS = (10, 100, 1000)
+"""Times its damping that a matrix which rounding made indefinite gets on its diagonal, one after the other."""
 
 ELIMINATIONS = 96
 """How often it is looked what the next dims cost, from all dims to none; at least one goes each time."""
@@ -73,9 +75,15 @@ class BlockLoss:
         return gram
 
     @property
-    def metric(self) -> torch.Tensor:
-        """``1/2 W^T F W / tokens``: what a unit of each dim costs in nats a token, ``[size, size]``."""
-        return self._metric_of(self._projection.float())
+    def effects(self) -> torch.Tensor:
+        """``W^T R`` with ``R R^T = 1/2 F / tokens``: of each dim a vector whose squared length is what a unit of the dim
+        costs in nats a token, ``[size, hidden_size]``.
+        """
+        fisher = self._fisher.whole().double() / (2 * self._tokens)
+        diagonal = fisher.diagonal()
+        # Fewer tokens than outputs leave directions that cost nothing.
+        diagonal += 1e-6 * diagonal.mean() + torch.finfo(torch.float32).tiny
+        return self._projection.T.float() @ _factor(fisher, 1e-6).float()
 
     def dims(self) -> torch.Tensor:
         """The loss of cutting each dim alone, with W as it is, nats a token, ``[size]``."""
@@ -85,77 +93,86 @@ class BlockLoss:
 
     def cut(self, dims: torch.Tensor) -> torch.Tensor:
         """The loss of cutting several dims, int64 ``[dims]``, with W as it is; nats a token, a scalar."""
-        gram = _chosen(self._whole_gram(), dims) / self._weight
-        return (gram * self._metric_of(self._projection[:, dims].float())).sum()
-
-    def _metric_of(self, columns: torch.Tensor) -> torch.Tensor:
-        return columns.T @ (self._fisher.whole() @ columns) / (2 * self._tokens)
+        columns = self._projection[:, dims].float()
+        changed = columns @ _chosen(self._whole_gram(), dims)
+        return (changed * (self._fisher.whole() @ columns)).sum() / (2 * self._tokens * self._weight)
 
     def _whole_gram(self) -> torch.Tensor:
         assert self._gram is not None, "made for `dims` alone"
         return self._gram.whole()
 
 
-def elimination_order(gram: torch.Tensor, metric: torch.Tensor) -> torch.Tensor:
-    """Dims from first kept to first cut: what goes next is what costs least, all before it gone and W solved anew.
+def eliminate(gram: torch.Tensor, effects: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What costs least goes, all before it gone and W solved anew, until nothing is left.
 
     Args:
         gram: ``[size, size]``, positive definite.
-        metric: ``[size, size]``.
+        effects: What each dim does, as `BlockLoss.effects`.
 
     Returns:
-        int64, ``[size]``.
+        The dims from first kept to first cut, int64 ``[size]``; and the loss at every width, as `curve` gives it for
+        that order.
     """
-    inverse = torch.cholesky_inverse(_factor(gram))
+    inverse = torch.cholesky_inverse(_factor(gram, DAMPING))
     del gram  # of a 7B model's MLP such a matrix is half a gigabyte
-    metric = metric.clone()
-    at_once = max(1, len(metric) // ELIMINATIONS)
-    left = torch.arange(len(metric), device=metric.device)
-    order = []
+    at_once = max(1, len(effects) // ELIMINATIONS)
+    left = torch.arange(len(effects), device=effects.device)
+    effects = effects.clone()
+    order, costs = [], []
     while True:
-        gone = torch.zeros(len(left), dtype=torch.bool, device=metric.device)
+        gone = torch.zeros(len(left), dtype=torch.bool, device=effects.device)
         for _ in range(KEPT_IN_PLACE):
-            costs = (metric.diagonal() / inverse.diagonal()).masked_fill_(gone, torch.inf)
+            alone = torch.linalg.vector_norm(effects, dim=1).square() / inverse.diagonal()
             staying = len(left) - int(gone.sum())
-            going = costs.argsort(stable=True)[: at_once if staying > at_once else staying]
+            going = alone.masked_fill_(gone, torch.inf).argsort(stable=True)[
+                : at_once if staying > at_once else staying
+            ]
             order.append(left[going])
+            # With M M^T of the inverse's part that goes, rows of M^-1 are the dims one after the other, each without
+            # what those before it took along.
+            factor = _factor(inverse[going][:, going], DAMPING)
+            own = torch.linalg.solve_triangular(factor, effects[going], upper=False)
+            costs.append(own.square().sum(dim=1))
             gone[going] = True
             if staying <= at_once:
-                return torch.cat(order).flip(0)
+                return torch.cat(order).flip(0), _by_width(torch.cat(costs).flip(0))
             # What the others take over: W's columns that go are spread as the regression on the others has it.
-            rows = inverse[going].masked_fill_(gone, 0)
-            share = torch.linalg.solve(inverse[going][:, going], rows)
-            cross = metric[going].masked_fill_(gone, 0) - metric[going][:, going] @ share / 2
-            metric.addmm_(torch.cat([share, cross]).T, torch.cat([cross, share]), alpha=-1)
-            inverse.addmm_(rows.T, share, alpha=-1)
+            shared = torch.linalg.solve_triangular(factor, inverse[going].masked_fill_(gone, 0), upper=False)
+            effects.addmm_(shared.T, own, alpha=-1)
+            inverse.addmm_(shared.T, shared, alpha=-1)
         stays = (~gone).nonzero()[:, 0]
         left = left[stays]
-        metric = _chosen(metric, stays)
+        effects = effects[stays]
         inverse = _chosen(inverse, stays)
 
 
-def curve(gram: torch.Tensor, metric: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+def curve(gram: torch.Tensor, effects: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """The loss at every width, with the consuming projection solved anew.
 
     Args:
         gram: ``[size, size]``, positive definite.
-        metric: ``[size, size]``.
+        effects: What each dim does, as `BlockLoss.effects`.
         order: int64 ``[size]``, the dims from first kept to first cut.
 
     Returns:
         fp32 ``[size + 1]``: entry k is the loss when the first k dims of `order` stay, nats a token.
     """
     gram = _chosen(gram, order)
-    factor = _factor(gram)
+    factor = _factor(gram, DAMPING)
     del gram
-    metric = _chosen(metric, order)
-    of_columns = torch.empty(len(order), device=metric.device)
+    effects = effects[order]
+    of_columns = torch.empty(len(order), device=effects.device)
     for first, of_block in zip(range(0, len(order), BLOCK), of_columns.split(BLOCK), strict=True):
         # Above the diagonal the factor is zero.
         columns = factor[first:, first : first + BLOCK]
-        of_block.copy_((columns * (metric[first:, first:] @ columns)).sum(dim=0))
+        of_block.copy_((columns.T @ effects[first:]).square().sum(dim=1))
+    return _by_width(of_columns)
+
+
+def _by_width(costs: torch.Tensor) -> torch.Tensor:
+    """From what each dim costs, ``[size]``, the loss when so many of the first stay, ``[size + 1]``."""
     # Summed from the end, in fp64: the losses of small cuts are differences that fp32 would lose.
-    losses = of_columns.double().clamp_min(0).flip(0).cumsum(0).flip(0)
+    losses = costs.double().flip(0).cumsum(0).flip(0)
     return torch.cat([losses, losses.new_zeros(1)]).float()
 
 
@@ -167,11 +184,11 @@ def _chosen(matrix: torch.Tensor, dims: torch.Tensor) -> torch.Tensor:
     return chosen
 
 
-def _factor(gram: torch.Tensor) -> torch.Tensor:
-    """The lower Cholesky factor; with few tokens for many dims, what rounding makes negative is lifted."""
-    damping = DAMPING
-    factor, failed = torch.linalg.cholesky_ex(gram)
-    while failed and damping < MAX_DAMPING:
-        damping *= 10
-        factor, failed = torch.linalg.cholesky_ex(gram + torch.diag(damping * gram.diagonal()))
+def _factor(matrix: torch.Tensor, damping: float) -> torch.Tensor:
+    """The lower Cholesky factor; where rounding made something negative, of the matrix with more on its diagonal."""
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    for lift in LIFTS:
+        if not failed:
+            break
+        factor, failed = torch.linalg.cholesky_ex(matrix + torch.diag(lift * damping * matrix.diagonal()))
     return factor

@@ -19,7 +19,7 @@ from edge_transact.prune.allocation import allocate
 from edge_transact.prune.curves import loss_curves
 from edge_transact.prune.journal import Journal
 from edge_transact.prune.layerwise import LayerwiseModel
-from edge_transact.prune.loss import BlockLoss, curve, elimination_order
+from edge_transact.prune.loss import BlockLoss, curve, eliminate
 from edge_transact.prune.methods import find_method
 from edge_transact.prune.passes import score_layers
 from edge_transact.prune.pricing import UNITS, Spent, cheapest
@@ -39,6 +39,10 @@ def positive(size: int, seed: int) -> torch.Tensor:
     return factor @ factor.T / size
 
 
+def vectors(size: int, seed: int) -> torch.Tensor:
+    return torch.randn(size, size + 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
 def least_squares_loss(gram: torch.Tensor, metric: torch.Tensor, go: list[int]) -> float:
     """The metric's loss of what the kept dims can't explain of those that go: W's columns of these matter alone."""
     stay = [dim for dim in range(len(gram)) if dim not in go]
@@ -49,10 +53,10 @@ def least_squares_loss(gram: torch.Tensor, metric: torch.Tensor, go: list[int]) 
 
 
 def test_the_curve_is_what_least_squares_leaves() -> None:
-    gram, metric = positive(7, 1), positive(7, 2)
+    gram, effects = positive(7, 1), vectors(7, 2)
     order = torch.randperm(7, generator=torch.Generator().manual_seed(3))
-    for kept, loss in enumerate(curve(gram, metric, order).tolist()):
-        expected = least_squares_loss(gram, metric, order[kept:].tolist())
+    for kept, loss in enumerate(curve(gram, effects, order).tolist()):
+        expected = least_squares_loss(gram, effects @ effects.T, order[kept:].tolist())
         assert loss == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
 
@@ -60,13 +64,22 @@ def test_the_curve_is_what_least_squares_leaves() -> None:
 def test_what_costs_least_goes_next(size: int, eliminations: int, at_once: int, monkeypatch) -> None:
     """With all that went before gone and W solved anew by least squares: dims are looked at some at a time."""
     monkeypatch.setattr("edge_transact.prune.loss.ELIMINATIONS", eliminations)
-    gram, metric = positive(size, 1), positive(size, 2)
+    gram, effects = positive(size, 1), vectors(size, 2)
     left, gone = list(range(size)), []
     while left:
-        going = sorted(left, key=lambda dim: least_squares_loss(gram, metric, [*gone, dim]))[:at_once]
+        going = sorted(left, key=lambda dim: least_squares_loss(gram, effects @ effects.T, [*gone, dim]))[:at_once]
         gone += going
         left = [dim for dim in left if dim not in going]
-    assert elimination_order(gram, metric).flip(0).tolist() == gone
+    order, losses = eliminate(gram, effects)
+    assert order.flip(0).tolist() == gone
+    torch.testing.assert_close(losses, curve(gram, effects, order))
+
+
+def test_losses_of_a_thousand_dims_in_fp32() -> None:
+    """Rounding doesn't add up from one elimination to the next: as by one factorization in fp64."""
+    gram, effects = positive(1024, 1), vectors(1024, 2)
+    order, losses = eliminate(gram.float(), effects.float())
+    torch.testing.assert_close(losses, curve(gram, effects, order), rtol=1e-4, atol=0)
 
 
 def test_the_second_of_two_alike_is_dear() -> None:
@@ -74,7 +87,7 @@ def test_the_second_of_two_alike_is_dear() -> None:
     activation = torch.randn(400, 6, generator=torch.Generator().manual_seed(0))
     activation[:, 1] = activation[:, 0] + 0.01 * activation[:, 1]
     activation[:, :2] *= 3
-    order = elimination_order(activation.T @ activation, torch.eye(6)).tolist()
+    order = eliminate(activation.T @ activation, torch.eye(6))[0].tolist()
     assert order[-1] in (0, 1) and order[0] in (0, 1)
 
 
@@ -93,6 +106,7 @@ def test_losses_of_a_block() -> None:
     torch.testing.assert_close(block.cut(torch.tensor([1, 3])), expected)
     alone = [block.cut(torch.tensor([dim])) for dim in range(4)]
     torch.testing.assert_close(block.dims(), torch.stack(alone))
+    torch.testing.assert_close(block.effects @ block.effects.T, projection.T @ fisher @ projection / (2 * 50))
 
 
 def test_pairs_are_scored_by_what_they_give_to_attention(make_llama, monkeypatch) -> None:

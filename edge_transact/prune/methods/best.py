@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from edge_transact.prune.loss import BlockLoss, curve, elimination_order
+from edge_transact.prune.loss import BlockLoss, curve, eliminate
 from edge_transact.prune.methods.scorer import Activations, Scorer
 from edge_transact.prune.salience import LayerScores, of_groups
 from edge_transact.prune.sensitivity import reference
@@ -56,10 +56,7 @@ class Best(Scorer):
         extra = {}
         if self.predicts:
             extra = self._curves_of_attention(of_attention, heads, v_dims, pairs)
-            metric = of_mlp.metric
-            order = elimination_order(of_mlp.gram, metric)
-            losses = curve(of_mlp.gram, metric, order)
-            del metric
+            order, losses = eliminate(of_mlp.gram, of_mlp.effects)
             # A dim scores as the loss when it and all that go before it are gone.
             mlp = torch.empty_like(mlp).index_copy_(0, order, losses[:-1])
             gone = order[reference(self.widths).intermediate_size :]
@@ -69,16 +66,16 @@ class Best(Scorer):
     def _curves_of_attention(self, of_attention: BlockLoss, heads, v_dims, pairs) -> dict[str, torch.Tensor]:
         """The loss by number of units kept, from none to all: ``[units + 1]`` each; and that of the cut measured."""
         widths, cut = self.widths, reference(self.widths)
-        gram, metric = of_attention.gram, of_attention.metric
+        gram, effects = of_attention.gram, of_attention.effects
         dims = torch.arange(widths.attention_size, device=gram.device).view(
             widths.num_key_value_heads, widths.q_per_kv, widths.v_head_dim
         )
         groups = heads.view(widths.num_key_value_heads, -1).mean(dim=1).argsort(descending=True, stable=True)
-        by_group = curve(gram, metric, dims[groups].flatten())
+        by_group = curve(gram, effects, dims[groups].flatten())
         queries = heads.view(widths.num_key_value_heads, -1).argsort(dim=1, descending=True, stable=True)
-        by_query = curve(gram, metric, dims.gather(1, queries[..., None].expand_as(dims)).transpose(0, 1).flatten())
+        by_query = curve(gram, effects, dims.gather(1, queries[..., None].expand_as(dims)).transpose(0, 1).flatten())
         ranked = dims.gather(2, v_dims.argsort(dim=1, descending=True, stable=True)[:, None].expand_as(dims))
-        by_dim = curve(gram, metric, ranked.permute(2, 0, 1).flatten())
+        by_dim = curve(gram, effects, ranked.permute(2, 0, 1).flatten())
         descending = pairs.sort(dim=1, descending=True).values.sum(dim=0)
         return {
             "groups_loss": by_group[:: widths.q_per_kv * widths.v_head_dim].contiguous(),
