@@ -76,8 +76,8 @@ class BlockLoss:
 
     @property
     def effects(self) -> torch.Tensor:
-        """``W^T R`` with ``R R^T = 1/2 F / tokens``: of each dim a vector whose squared length is what a unit of the dim
-        costs in nats a token, ``[size, hidden_size]``.
+        """``W^T R`` with ``R R^T = 1/2 F / tokens``, ``[size, hidden_size]``: a row's squared length is what a unit of
+        that dim costs, in nats a token.
         """
         fisher = self._fisher.whole().double() / (2 * self._tokens)
         diagonal = fisher.diagonal()
@@ -124,9 +124,7 @@ def eliminate(gram: torch.Tensor, effects: torch.Tensor) -> tuple[torch.Tensor, 
         for _ in range(KEPT_IN_PLACE):
             alone = torch.linalg.vector_norm(effects, dim=1).square() / inverse.diagonal()
             staying = len(left) - int(gone.sum())
-            going = alone.masked_fill_(gone, torch.inf).argsort(stable=True)[
-                : at_once if staying > at_once else staying
-            ]
+            going = alone.masked_fill_(gone, torch.inf).argsort(stable=True)[: min(at_once, staying)]
             order.append(left[going])
             # With M M^T of the inverse's part that goes, rows of M^-1 are the dims one after the other, each without
             # what those before it took along.
