@@ -41,9 +41,9 @@ def compute_device() -> torch.device:
 def computation_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
     """What a model is computed in: bf16 if it is stored so and the device multiplies it fast, else fp32.
 
-    fp16 overflows where bf16 and fp32 don't.
+    fp16 overflows where bf16 and fp32 don't. NVIDIA's GPUs before Ampere only emulate bf16.
     """
-    fast = device.type != "cpu" or has_fast_bf16()
+    fast = has_fast_bf16() if device.type == "cpu" else torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if stored == torch.bfloat16 and fast else torch.float32
 
 

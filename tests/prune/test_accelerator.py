@@ -23,6 +23,15 @@ def test_tensors_of_two_devices_do_not_mix() -> None:
         assert torch.equal(there[torch.tensor([0, 2])].cpu(), here[:2])
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_where_the_gpu_multiplies_it(native: bool, monkeypatch) -> None:
+    """A GPU that only emulates bf16, a T4 for instance, computes in fp32."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    found = layerwise.computation_dtype(torch.bfloat16, torch.device("cuda"))
+    assert found == (torch.bfloat16 if native else torch.float32)
+    assert layerwise.computation_dtype(torch.float16, torch.device("cuda")) == torch.float32
+
+
 RUNS = [{"method": method, "compensate": compensate} for method in METHODS for compensate in (False, True)]
 RUNS += [
     {"method": "transact", "allocation": "sensitivity", "shots": 2},
