@@ -126,8 +126,8 @@ def eliminate(gram: torch.Tensor, effects: torch.Tensor) -> tuple[torch.Tensor, 
             staying = len(left) - int(gone.sum())
             going = alone.masked_fill_(gone, torch.inf).argsort(stable=True)[: min(at_once, staying)]
             order.append(left[going])
-            # With M M^T of the inverse's part that goes, rows of M^-1 are the dims one after the other, each without
-            # what those before it took along.
+            # M M^T being the inverse's part that goes, row i of M^-1 times their effects is what the i-th of them does
+            # once those before it are gone: its squared length is what it costs then.
             factor = _factor(inverse[going][:, going], DAMPING)
             own = torch.linalg.solve_triangular(factor, effects[going], upper=False)
             costs.append(own.square().sum(dim=1))

@@ -109,6 +109,20 @@ def test_losses_of_a_block() -> None:
     torch.testing.assert_close(block.effects @ block.effects.T, projection.T @ fisher @ projection / (2 * 50))
 
 
+@pytest.mark.parametrize("tokens", [8, 100, 1000])
+def test_effects_of_gradients_of_any_rank(tokens: int) -> None:
+    """Of fewer tokens than outputs, of sizes that differ by thousands, and of an output that nothing depends on."""
+    generator = torch.Generator().manual_seed(0)
+    projection, activation = (torch.randn(*size, generator=generator) for size in ((192, 64), (tokens, 64)))
+    gradient = torch.randn(tokens, 192, generator=generator) * torch.logspace(-3, 3, 192)
+    gradient[:, 100] = 0
+    block = BlockLoss(projection)
+    block.add(activation, gradient)
+    outputs = gradient.double() @ projection.double()
+    expected = outputs.square().sum(dim=0) / (2 * tokens)
+    torch.testing.assert_close(block.effects.double().square().sum(dim=1), expected, rtol=2e-3, atol=0)
+
+
 def test_pairs_are_scored_by_what_they_give_to_attention(make_llama, monkeypatch) -> None:
     """The first-order change of the loss when a pair's queries vanish, token by token, from the whole model."""
     monkeypatch.setattr("edge_transact.prune.layerwise.LOGITS_VOCABULARY", 40)  # three blocks, the last one short
