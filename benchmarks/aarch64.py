@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import page
-from edge_transact.engine.cpu import linear
-from edge_transact.engine.cpu.kernels import CPUKernels
-from edge_transact.engine.lowering import PIPELINE
-from edge_transact.engine.product import Linear
-from edge_transact.engine.targets import get_target
+from edge_transact.compiler.cpu import linear
+from edge_transact.compiler.cpu.kernels import CPUKernels
+from edge_transact.compiler.lowering import PIPELINE
+from edge_transact.compiler.matmul import Linear
+from edge_transact.compiler.targets import get_target
 from edge_transact.errors import EdgeTransactError
 from edge_transact.quantization import GROUP_SIZE, QUANTIZATIONS, Quantization
 

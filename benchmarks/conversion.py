@@ -65,7 +65,7 @@ def converted(checkpoint: Path, name: str, threads: int) -> tuple[float, float]:
 
     from edge_transact.checkpoint import Checkpoint
     from edge_transact.definition import load, render
-    from edge_transact.memory import peak_rss_mib
+    from edge_transact.system.memory import peak_rss_mib
     from edge_transact.weights.convert import convert
 
     torch.set_num_threads(threads)

@@ -111,7 +111,7 @@ def write_random(config: dict[str, Any], directory: Path) -> None:
 def measure(name: str, checkpoint: Path, dist: Path) -> Row:
     """Builds a checkpoint for Android. Runs in a process of its own, whose peak memory is the build's."""
     from edge_transact.build.dist import build
-    from edge_transact.memory import peak_rss_mib
+    from edge_transact.system.memory import peak_rss_mib
 
     made = build(str(checkpoint), dist, targets=["android"], quantization="q4f16_0")
     manifest = made.manifest

@@ -63,8 +63,8 @@ def prune_one(model: str, output: Path, budget: dict[str, Any], method: str, tok
     from torch.profiler import ProfilerActivity, profile
 
     from edge_transact import costs
-    from edge_transact.memory import peak_rss_mib
     from edge_transact.prune import Budget, prune
+    from edge_transact.system.memory import peak_rss_mib
 
     with profile(activities=[ProfilerActivity.CPU]) if profiled else nullcontext() as profiler:
         result = prune(model, output, Budget.from_options(**budget), method=method, calibration_tokens=tokens)
@@ -79,7 +79,7 @@ def forward_products(layers: int, tokens: int) -> float:
     """Seconds of one forward pass's matrix products, in pruning's dtype, from the best of three of each shape."""
     import torch
 
-    from edge_transact.prune.layerwise import BATCH_TOKENS, computation_dtype
+    from edge_transact.prune.calibrate.layerwise import BATCH_TOKENS, computation_dtype
 
     dtype = computation_dtype(torch.bfloat16, torch.device("cpu"))
     hidden, mlp = LLAMA_2_7B["hidden_size"], LLAMA_2_7B["intermediate_size"]

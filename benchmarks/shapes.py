@@ -16,12 +16,12 @@ from benchmarks import page, subjects
 from benchmarks.limits import MEMORY_BYTES, Limits
 from benchmarks.model_coverage import MODELS
 from edge_transact import costs
-from edge_transact.bench.plan import Lengths, prompt_ids
-from edge_transact.bench.published import FIGURE_4
+from edge_transact.bench.analysis.published import FIGURE_4
+from edge_transact.bench.records.plan import Lengths, prompt_ids
 from edge_transact.build.dist import model_lib_name
 from edge_transact.build.stages import place_library
+from edge_transact.compiler.targets import get_target
 from edge_transact.definition import Definition, load, render
-from edge_transact.engine.targets import get_target
 from edge_transact.progress import step, track
 from edge_transact.quantization import get_quantization
 from edge_transact.weights.shards import ShardWriter
@@ -139,7 +139,7 @@ def _write_random(definition: Definition, plan: WidthPlan, library: Path, direct
     import tvm
     from tvm import relax
 
-    from edge_transact.engine.library import read_metadata
+    from edge_transact.compiler.library import read_metadata
 
     metadata = read_metadata(relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu()))
     random = np.random.default_rng(0)

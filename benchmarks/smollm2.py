@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from benchmarks import llama_cpp, page, subjects
 from benchmarks.limits import MEMORY_BYTES, Limits
 from edge_transact import costs
-from edge_transact.bench.plan import Lengths, prompt_ids
+from edge_transact.artifacts.manifest import Manifest
+from edge_transact.bench.records.plan import Lengths, prompt_ids
 from edge_transact.build.dist import build
 from edge_transact.errors import EdgeTransactError
 from edge_transact.inputs.names import package_directory
-from edge_transact.manifest import Manifest
 from edge_transact.progress import step, track, warn
 from edge_transact.prune import Budget
 from edge_transact.quantization import get_quantization

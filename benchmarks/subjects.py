@@ -78,7 +78,7 @@ def host(library: Path, weights: Path, threads: int) -> Subject:
 
 def main() -> None:
     """The process behind `host`."""
-    from edge_transact.bench.host_runner import repetition
+    from edge_transact.bench.drivers.host_runner import repetition
     from edge_transact.runtime.host import HostModel
 
     model = HostModel(Path(sys.argv[1]), Path(sys.argv[2]))

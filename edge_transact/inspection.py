@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from edge_transact import costs
+from edge_transact.artifacts.manifest import MANIFEST, Manifest
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.inputs.models import resolve_model
-from edge_transact.manifest import MANIFEST, Manifest
 from edge_transact.quantization import Quantization, default_quantization, get_quantization
 from edge_transact.widths import WidthPlan
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support import hub as small_hub
 
 TINY = {
     "vocab_size": 96,
@@ -79,3 +81,10 @@ def tiny_model() -> Path:
     from edge_transact.inputs import resolve_model
 
     return resolve_model("demo:tiny")
+
+
+@pytest.fixture
+def hub() -> Iterator[small_hub.Hub]:
+    """A hub on loopback, empty."""
+    with small_hub.serve() as running:
+        yield running

@@ -8,7 +8,7 @@ import tomllib
 import pytest
 
 from edge_transact.project import Project
-from tests.examples import GROUP, PAGES, ROOT, calls_in
+from tests.support.examples import GROUP, PAGES, ROOT, calls_in
 
 GLOBAL_FLAGS = {"--debug", "--quiet", "--verbose", "--no-cache", "--version", "--help", "--install-completion"}
 

@@ -17,13 +17,13 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from edge_transact import cache
+from edge_transact.artifacts import cache
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.inputs import models, texts
-from tests import hub as small_hub
-from tests.bench.logs import repetition, write_log
-from tests.examples import EXAMPLES, ROOT, run_line, short_smollm2, small_model, split
-from tests.gguf_files import write_gguf
+from tests.support import hub as small_hub
+from tests.support.bench_logs import repetition, write_log
+from tests.support.examples import EXAMPLES, ROOT, run_line, short_smollm2, small_model, split
+from tests.support.gguf_files import write_gguf
 
 HUB_MODELS = ("HuggingFaceTB/SmolLM2-135M-Instruct", "meta-llama/Llama-3.2-1B-Instruct")
 TUTORIAL = "docs/tutorial.md"

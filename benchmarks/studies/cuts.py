@@ -22,14 +22,14 @@ from edge_transact.evaluate.perplexity import perplexity
 from edge_transact.inputs import read_text
 from edge_transact.inputs.models import resolve_model
 from edge_transact.progress import step
-from edge_transact.prune.allocation import DEFAULT_BUCKET
-from edge_transact.prune.budget import Budget
-from edge_transact.prune.calibration import read_calibration
+from edge_transact.prune.allocate.allocation import DEFAULT_BUCKET
+from edge_transact.prune.allocate.budget import Budget
+from edge_transact.prune.calibrate.layerwise import LayerwiseModel
+from edge_transact.prune.calibrate.windows import read_calibration
+from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.journal import Journal
-from edge_transact.prune.layerwise import LayerwiseModel
-from edge_transact.prune.methods import find_method
-from edge_transact.prune.pipeline import Pruning
-from edge_transact.prune.surgery import pruned_tensors
+from edge_transact.prune.run import Pruning
+from edge_transact.prune.score.methods import find_method
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_transact import costs
-from edge_transact.bench.link import link_archive
-from edge_transact.bench.plan import Lengths
-from edge_transact.cache import sha256
-from edge_transact.engine.targets import system_lib_prefix
+from edge_transact.artifacts.cache import sha256
+from edge_transact.artifacts.manifest import MANIFEST, Manifest
+from edge_transact.bench.drivers.link import link_archive
+from edge_transact.bench.records.plan import Lengths
+from edge_transact.compiler.targets import system_lib_prefix
 from edge_transact.errors import UsageError
-from edge_transact.manifest import MANIFEST, Manifest
 from edge_transact.quantization import get_quantization
 
 INDEX = "tensor-cache.json"

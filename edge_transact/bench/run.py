@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any, Protocol
 
-from edge_transact.bench.adb import CommandTimeout, DeviceLost, DeviceRefused
-from edge_transact.bench.devices import DeviceInfo
-from edge_transact.bench.lines import number, parse_repetition, positive
+from edge_transact.bench.drivers.adb import CommandTimeout, DeviceLost, DeviceRefused
+from edge_transact.bench.drivers.devices import DeviceInfo
+from edge_transact.bench.drivers.sensors import Reading, Sampler, between
 from edge_transact.bench.model import BenchModel
-from edge_transact.bench.plan import Lengths, Visit, make_visits
-from edge_transact.bench.records import Key, Log
-from edge_transact.bench.sensors import Reading, Sampler, between
+from edge_transact.bench.records.lines import number, parse_repetition, positive
+from edge_transact.bench.records.log import Key, Log
+from edge_transact.bench.records.plan import Lengths, Visit, make_visits
 from edge_transact.errors import EdgeTransactError
 from edge_transact.progress import step
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge_transact.bench.export import FORMATS, write_sqlite
+from edge_transact.artifacts.outputs import refuse_existing
+from edge_transact.artifacts.pages import require_matplotlib
+from edge_transact.bench.analysis.export import FORMATS, write_sqlite
+from edge_transact.bench.analysis.results import make_results
 from edge_transact.bench.model import BenchModel, open_models
-from edge_transact.bench.records import Log
-from edge_transact.bench.results import make_results
+from edge_transact.bench.records.log import Log
 from edge_transact.bench.run import Bench, Conditions, run_plan
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
-from edge_transact.outputs import refuse_existing
-from edge_transact.reports import require_matplotlib
 
 
 @dataclass
@@ -87,7 +87,7 @@ def bench_models(
     if format == "sqlite":
         write_sqlite(results, log.with_suffix(".sqlite"))
     if report is not None and results:
-        from edge_transact.bench.report import write_report
+        from edge_transact.bench.analysis.report import write_report
 
         write_report(file.records, report, perplexities=perplexities, published=published, force=resume)
     return BenchOutcome(results, log, outcome.failures)
@@ -105,14 +105,14 @@ def _benches(
     if device == "host":
         if app:
             raise UsageError("--app needs a phone", fix="Name one with --device, or `--device all`.")
-        from edge_transact.bench.host import HostBench
+        from edge_transact.bench.drivers.host import HostBench
 
         for model in models:
             model.library("host")
         return [HostBench(conditions)]
-    from edge_transact.bench.android import AndroidBench
-    from edge_transact.bench.app import AppBench
-    from edge_transact.bench.devices import describe, find_devices, labels
+    from edge_transact.bench.drivers.android import AndroidBench
+    from edge_transact.bench.drivers.app import AppBench
+    from edge_transact.bench.drivers.devices import describe, find_devices, labels
 
     target = target or _common_target(models)
     for model in models:

@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from edge_transact import __version__, costs
-from edge_transact.build.chat_config import CHAT_CONFIG, chat_config
+from edge_transact.artifacts.manifest import Manifest
+from edge_transact.artifacts.outputs import new_directory, refuse_existing
 from edge_transact.build.concerns import concerns
-from edge_transact.build.conversation import plain_note
 from edge_transact.build.parity import DECODE_STEPS, Parity, compare, prompt_ids, reference_model
 from edge_transact.build.stages import place_library, place_weights, pruned
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import PROVENANCE_FILE, TOKENIZER_FILES
+from edge_transact.compiler.targets import get_target
 from edge_transact.definition import MODEL_TYPE, Definition, load, render
-from edge_transact.engine.targets import get_target
 from edge_transact.errors import UsageError
 from edge_transact.inputs.models import resolve_model
-from edge_transact.manifest import Manifest
+from edge_transact.mlc.chat_config import CHAT_CONFIG, chat_config
+from edge_transact.mlc.conversation import plain_note
 from edge_transact.mlc.engine import MLC
-from edge_transact.outputs import new_directory, refuse_existing
 from edge_transact.progress import step, warn
 from edge_transact.prune import Budget
 from edge_transact.quantization import Quantization, default_quantization, get_quantization

@@ -8,16 +8,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from edge_transact import cache
+from edge_transact.artifacts import cache
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import COPIED_FILES
+from edge_transact.compiler.library import build_library
+from edge_transact.compiler.targets import BuildTarget
 from edge_transact.definition import Definition
-from edge_transact.engine.library import build_library
-from edge_transact.engine.targets import BuildTarget
 from edge_transact.inputs import read_documents
 from edge_transact.progress import working
 from edge_transact.prune import Budget, prune
-from edge_transact.prune.calibration import DEFAULT_TEXT, texts_of
+from edge_transact.prune.calibrate.windows import DEFAULT_TEXT, texts_of
 from edge_transact.quantization import Quantization
 from edge_transact.weights.convert import convert
 
@@ -76,7 +76,7 @@ def place_library(
         "config": definition.config.asdict(),
         "quantization": quantization.name,
         "target": asdict(target) | {"tvm": str(target.tvm_target())},
-        "code": cache.code("engine", "definition", "quantization.py"),
+        "code": cache.code("compiler", "definition", "quantization.py"),
         **_versions("apache-tvm"),
     }
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_transact import __version__, costs
+from edge_transact.artifacts.outputs import new_directory
+from edge_transact.artifacts.templates import template
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.reader import Checkpoint
 from edge_transact.checkpoint.shards import MAX_SHARD_BYTES, write_shards
-from edge_transact.outputs import new_directory
-from edge_transact.rendering import template
 from edge_transact.widths import WIDTH_FIELDS, WidthPlan, describe
 
 if TYPE_CHECKING:

@@ -61,7 +61,7 @@ def options(
             common.hush_tqdm()
         progress.verbose = verbose and not quiet
     if no_cache:
-        from edge_transact import cache as store
+        from edge_transact.artifacts import cache as store
 
         store.enabled = False
 

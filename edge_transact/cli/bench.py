@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edge_transact.bench.plan import DEFAULT_LENGTHS
+from edge_transact.bench.records.plan import DEFAULT_LENGTHS
 from edge_transact.cli.common import JsonOption, guarded, show
 
 DEFAULT_LOG = "edge-transact-bench.jsonl"
@@ -81,8 +81,8 @@ def bench(
     if profile:
         _profile(dists, device, lengths, repetitions, threads, as_json)
         return
-    from edge_transact.bench.export import to_text
-    from edge_transact.bench.plan import parse_lengths
+    from edge_transact.bench.analysis.export import to_text
+    from edge_transact.bench.records.plan import parse_lengths
     from edge_transact.bench.run import Conditions
     from edge_transact.bench.session import bench_models
 
@@ -130,7 +130,7 @@ def _print(results: Sequence[Mapping[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from edge_transact.bench.export import notes
+    from edge_transact.bench.analysis.export import notes
 
     console = Console(highlight=False)
     table = Table("model", "device", "test", "ttft s", "prefill tok/s", "decode tok/s", "rss MiB")
@@ -166,7 +166,7 @@ def _perplexities(words: list[str]) -> dict[str, float]:
 
 
 def _compare(paths: list[str], as_json: bool) -> None:
-    from edge_transact.bench.compare import compare_logs, to_markdown
+    from edge_transact.bench.analysis.compare import compare_logs, to_markdown
     from edge_transact.errors import UsageError
 
     if len(paths) != 2:
@@ -176,7 +176,7 @@ def _compare(paths: list[str], as_json: bool) -> None:
 
 
 def _profile(dists: list[str], device: str, lengths: str, repetitions: int, threads: int, as_json: bool) -> None:
-    from edge_transact.bench.plan import parse_lengths
+    from edge_transact.bench.records.plan import parse_lengths
     from edge_transact.errors import UsageError
 
     if device != "host":
@@ -184,7 +184,7 @@ def _profile(dists: list[str], device: str, lengths: str, repetitions: int, thre
     if threads:
         # TVM reads it when its first thread starts.
         os.environ["TVM_NUM_THREADS"] = str(threads)
-    from edge_transact.bench.profile import profile_models, to_markdown
+    from edge_transact.bench.analysis.profile import profile_models, to_markdown
 
     rows = profile_models([Path(path) for path in dists], parse_lengths(lengths), repetitions)
     show({"results": [], "profile": rows}, as_json, lambda: _write(to_markdown(rows)))

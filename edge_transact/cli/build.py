@@ -131,7 +131,7 @@ def build(
 
 def _arguments(options: dict[str, Any]) -> dict[str, Any]:
     """What `build.dist.build` is called with: the options over ``edge-transact.toml``, or the options alone."""
-    from edge_transact.engine.targets import get_target
+    from edge_transact.compiler.targets import get_target
     from edge_transact.errors import UsageError, did_you_mean
     from edge_transact.progress import step
     from edge_transact.project import BUDGET_KEYS, ENGINES, FILE, Project, read_project

@@ -29,7 +29,7 @@ def cache(
 
     `edge-transact cache --clear --kind weights`
     """
-    from edge_transact import cache as store
+    from edge_transact.artifacts import cache as store
     from edge_transact.errors import UsageError, did_you_mean
 
     if kind is not None and kind not in store.KINDS:

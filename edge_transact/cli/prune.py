@@ -113,13 +113,13 @@ def prune(
 
     `edge-transact prune model.gguf --widths widths.json --calibration notes.txt -o pruned --json | jq .ratio`
     """
-    from edge_transact.memory import peak_rss_mib
     from edge_transact.prune import Budget
     from edge_transact.prune import prune as prune_model
+    from edge_transact.system.memory import peak_rss_mib
 
     text_of_report = ""
     if report is not None:
-        from edge_transact.prune.report import prepare_report
+        from edge_transact.prune.report.page import prepare_report
 
         text_of_report = prepare_report(report, model=model, output=output, force=force)
     result = prune_model(
@@ -154,7 +154,7 @@ def prune(
 
     values = result.to_dict() | {"peak_rss_mib": peak_rss_mib()}
     if report is not None:
-        from edge_transact.prune.report import write_report
+        from edge_transact.prune.report.page import write_report
 
         write_report(result, report, text_of_report, force=force)
         values["report"] = str(report)

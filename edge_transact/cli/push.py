@@ -30,7 +30,7 @@ def push(
     """
     from dataclasses import asdict
 
-    from edge_transact.publish import push_checkpoint
+    from edge_transact.hub.publish import push_checkpoint
 
     published = push_checkpoint(checkpoint, repository, private=private)
     show(asdict(published), as_json, lambda: typer.echo(f"{published.files} files: {published.url}"))

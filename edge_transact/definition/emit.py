@@ -9,9 +9,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from edge_transact.artifacts.templates import template
 from edge_transact.definition.loaded import Definition
 from edge_transact.errors import EdgeTransactError
-from edge_transact.rendering import template
 from edge_transact.widths import LayerWidths, WidthPlan
 
 MODEL_TYPE = "edge_llama"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from edge_transact.errors import EdgeTransactError
-from edge_transact.inputs.hub import HUB_ID, download
+from edge_transact.hub.download import HUB_ID, download
 from edge_transact.inputs.names import package_directory, suggestion
 from edge_transact.progress import detail
 

@@ -46,7 +46,7 @@ def after_import() -> None:
 
 
 def _detect_tokenizer_info(directory: str) -> str:
-    from edge_transact.build.chat_config import tokenizer_info
+    from edge_transact.mlc.chat_config import tokenizer_info
 
     return json.dumps(tokenizer_info(Path(directory)))
 

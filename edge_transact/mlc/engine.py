@@ -12,11 +12,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edge_transact.build.chat_config import CHAT_CONFIG
+from edge_transact.compiler.archive import check_library
+from edge_transact.compiler.targets import BuildTarget, system_lib_prefix
 from edge_transact.definition import MODEL_TYPE, Definition
-from edge_transact.engine.archive import check_library
-from edge_transact.engine.targets import BuildTarget, system_lib_prefix
 from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.mlc.chat_config import CHAT_CONFIG
 from edge_transact.mlc.checkout import CHECK_OUT_KNOWN, KNOWN_PAIR, Checkout, find
 from edge_transact.progress import calling, detail, step, warn
 from edge_transact.quantization import Quantization

@@ -10,9 +10,9 @@ from typing import Any
 
 import tomlkit
 
+from edge_transact.artifacts.templates import template
 from edge_transact.errors import EdgeTransactError
 from edge_transact.project.schema import BUDGET_KEYS, FILE, Build, Project, Prune, read_project
-from edge_transact.rendering import template
 
 
 def write_project(path: Path, options: Mapping[str, Any], *, force: bool = False) -> Project:

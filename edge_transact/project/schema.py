@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from edge_transact.engine.targets import TARGETS
+from edge_transact.compiler.targets import TARGETS
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
 from edge_transact.quantization import QUANTIZATIONS
 

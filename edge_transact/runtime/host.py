@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from edge_transact.artifacts.manifest import Manifest
 from edge_transact.checkpoint.writer import TOKENIZER_FILES
-from edge_transact.engine.cpu.features import missing
 from edge_transact.errors import EdgeTransactError
-from edge_transact.manifest import Manifest
+from edge_transact.system.cpu import missing
 
 PAGE_SIZE = 16
 """Tokens of a page of the KV cache, as in MLC's engine."""
@@ -40,7 +40,7 @@ class HostModel:
         import tvm
         from tvm import relax
 
-        from edge_transact.engine.library import read_metadata
+        from edge_transact.compiler.library import read_metadata
 
         self._tvm = tvm
         self.device = tvm.cpu()

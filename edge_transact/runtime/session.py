@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge_transact.artifacts.manifest import not_a_dist
 from edge_transact.errors import EdgeTransactError
-from edge_transact.manifest import not_a_dist
 from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.text import Message, TextCodec
 

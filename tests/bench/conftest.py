@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from edge_transact.bench.plan import Lengths
+from edge_transact.bench.records.plan import Lengths
 from edge_transact.bench.run import Conditions
-from tests.bench.standin.phone import AdbServer, Phone
-from tests.bench.standin.root import missing
-from tests.bench.standin.runner import build_runner
+from tests.support.phone.phone import AdbServer, Phone
+from tests.support.phone.root import missing
+from tests.support.phone.runner import build_runner
 
 QUICK = Conditions(
     lengths=(Lengths(8, 4),), repetitions=2, warmups=0, timeout_s=60, cool_timeout_s=20, reconnect_s=30, sample_s=1

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.standin.runner import SOURCE
+from tests.support.phone.runner import SOURCE
 
-STANDIN = Path(__file__).parent / "standin"
+STANDIN = Path(__file__).parents[1] / "support" / "phone"
 GNU = Path("/usr/aarch64-linux-gnu/lib")
 BIONIC = {"pthread_gettid_np"}
 """What TVM takes from Android's C library that GNU's has not."""

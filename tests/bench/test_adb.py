@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_transact.bench.adb import AndroidDevice, DeviceRefused, adb_client, quote
+from edge_transact.bench.drivers.adb import AndroidDevice, DeviceRefused, adb_client, quote
 from edge_transact.errors import UsageError
 
 WORDS = st.lists(

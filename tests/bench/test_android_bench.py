@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.standin.runner import SOURCE, wheels
+from tests.support.phone.runner import SOURCE, wheels
 
 ANDROID = ("--target=aarch64-linux-android28", "-std=c++17", "-O1", "-fPIC", "-nostdinc++")
 GNU = "/usr/aarch64-linux-gnu/include"
-STANDIN = Path(__file__).parent / "standin"
+STANDIN = Path(__file__).parents[1] / "support" / "phone"
 PROGRAMS = r"""
 #include <cstdio>
 #include <stdexcept>
@@ -111,7 +111,7 @@ def test_compiled_programs_are_kept(tmp_path):
 
 
 def test_what_it_says_of_broken_models(run_on, phone, tiny_dist):
-    from edge_transact.bench.link import link_archive
+    from edge_transact.bench.drivers.link import link_archive
     from edge_transact.bench.model import open_models
 
     (model,) = open_models([tiny_dist], [])

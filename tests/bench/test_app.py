@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from edge_transact.bench.link import link_archive
+from edge_transact.bench.drivers.link import link_archive
 from edge_transact.bench.model import open_models
 from edge_transact.errors import UsageError
 
@@ -73,7 +73,7 @@ def test_an_app_that_fails_says_why_and_leaves_nothing(phone, run_bench):
     ("script", "words"), [("sleep 0.1", "without its final line"), ("sleep 600", "took longer")], ids=["dies", "hangs"]
 )
 def test_an_app_that_dies_or_hangs(phone, run_bench, monkeypatch, script, words):
-    monkeypatch.setattr("edge_transact.bench.app.GRACE_S", 0)
+    monkeypatch.setattr("edge_transact.bench.drivers.app.GRACE_S", 0)
     install(phone, script)
     outcome = run_bench(phone.serial, app=PACKAGE, timeout_s=2, repetitions=1)
     assert words in outcome.failures[0]

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from edge_transact.bench.devices import DeviceInfo, check
+from edge_transact.bench.drivers.devices import DeviceInfo, check
+from edge_transact.bench.drivers.sensors import Reading, parse_sensors
 from edge_transact.bench.run import energy_j
-from edge_transact.bench.sensors import Reading, parse_sensors
 from edge_transact.errors import EdgeTransactError
 
 PHONE = DeviceInfo(

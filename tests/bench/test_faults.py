@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from edge_transact.bench import adb, push
-from edge_transact.bench.plan import Lengths
+from edge_transact.bench.drivers import adb, push
+from edge_transact.bench.records.plan import Lengths
 from edge_transact.errors import EdgeTransactError
-from tests.bench.logs import repetitions
-from tests.bench.standin.unauthorized import UnauthorizedDevice
+from tests.support.bench_logs import repetitions
+from tests.support.phone.unauthorized import UnauthorizedDevice
 
 pytestmark = pytest.mark.slow
 
@@ -193,7 +193,7 @@ def test_runner_crashes_at_once(two_attempts, phone, run_bench, tmp_path):
 
 
 def test_runner_hangs(two_attempts, phone, run_bench, tmp_path, monkeypatch):
-    monkeypatch.setattr("edge_transact.bench.android.GRACE_S", 0)
+    monkeypatch.setattr("edge_transact.bench.drivers.android.GRACE_S", 0)
     outcome = run_bench(
         phone.serial, runner=fake_runner(tmp_path, "repetition 0; sleep 600"), repetitions=6, timeout_s=2
     )

@@ -10,17 +10,17 @@ import threading
 
 import pytest
 
-from edge_transact.bench.adb import AndroidDevice, adb_client
-from edge_transact.bench.devices import describe, labels
+from edge_transact.bench.drivers.adb import AndroidDevice, adb_client
+from edge_transact.bench.drivers.devices import describe, labels
+from edge_transact.bench.drivers.push import sync_files
+from edge_transact.bench.drivers.sensors import read_sensors
 from edge_transact.bench.model import BenchModel
-from edge_transact.bench.plan import Lengths
-from edge_transact.bench.push import sync_files
-from edge_transact.bench.sensors import read_sensors
+from edge_transact.bench.records.plan import Lengths
 from edge_transact.build.dist import build
 from edge_transact.prune import Budget
 from tests.bench.conftest import NASTY, copy_dist
-from tests.bench.logs import repetitions
-from tests.bench.standin.phone import adb_server_beside
+from tests.support.bench_logs import repetitions
+from tests.support.phone.phone import adb_server_beside
 
 
 def test_the_phone_gives_the_hosts_tokens(phone, run_bench, tmp_path):

@@ -8,8 +8,8 @@ import pytest
 
 from edge_transact.bench import run
 from tests.bench.conftest import QUICK, copy_dist
-from tests.bench.logs import repetitions
-from tests.examples import EXAMPLES, run_line, split
+from tests.support.bench_logs import repetitions
+from tests.support.examples import EXAMPLES, run_line, split
 
 LINES = list(dict.fromkeys(line for lines in EXAMPLES.values() for line in lines if "--device all" in line))
 

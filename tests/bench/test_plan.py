@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_transact.bench.host import HostBench, parse_cores
-from edge_transact.bench.plan import Lengths, make_visits, parse_lengths, prompt_ids
+from edge_transact.bench.drivers.host import HostBench, parse_cores
+from edge_transact.bench.records.plan import Lengths, make_visits, parse_lengths, prompt_ids
 from edge_transact.bench.run import Conditions
 from edge_transact.errors import UsageError
 

@@ -10,10 +10,10 @@ import subprocess
 
 import pytest
 
-from edge_transact.bench.published import FIGURE_4
-from edge_transact.bench.report import write_report
+from edge_transact.bench.analysis.published import FIGURE_4
+from edge_transact.bench.analysis.report import write_report
 from edge_transact.errors import EdgeTransactError
-from tests.bench.logs import repetition
+from tests.support.bench_logs import repetition
 
 NASTY = '<script>alert("x")</script> & $(id)'
 

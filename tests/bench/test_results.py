@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from edge_transact.bench.compare import compare_logs, ratio_interval, to_markdown
-from edge_transact.bench.export import to_text, write_sqlite
-from edge_transact.bench.records import Log, read_records, record_key
-from edge_transact.bench.results import make_results
+from edge_transact.bench.analysis.compare import compare_logs, ratio_interval, to_markdown
+from edge_transact.bench.analysis.export import to_text, write_sqlite
+from edge_transact.bench.analysis.results import make_results
+from edge_transact.bench.records.log import Log, read_records, record_key
 from edge_transact.errors import EdgeTransactError, UsageError
-from tests.bench.logs import repetition, write_log
+from tests.support.bench_logs import repetition, write_log
 
 CONTRACT = (
     "model", "device", "target", "quantization", "prefill_tokens", "decode_tokens", "repetitions", "load_s",

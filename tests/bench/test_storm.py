@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.logs import repetitions
-from tests.bench.standin.phone import AdbServer, Phone
+from tests.support.bench_logs import repetitions
+from tests.support.phone.phone import AdbServer, Phone
 
 pytestmark = pytest.mark.slow
 

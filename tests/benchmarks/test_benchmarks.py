@@ -12,7 +12,7 @@ from benchmarks import aarch64, llama_cpp, page, scale, shapes, subjects
 from benchmarks.__main__ import SECTIONS
 from benchmarks.limits import Limits
 from edge_transact import costs
-from edge_transact.bench.plan import Lengths
+from edge_transact.bench.records.plan import Lengths
 from edge_transact.errors import EdgeTransactError
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.widths import LayerWidths, WidthPlan

@@ -10,16 +10,16 @@ import torch
 from typer.testing import CliRunner
 
 from edge_transact import costs
+from edge_transact.artifacts.manifest import Manifest
 from edge_transact.build import dist, stages
 from edge_transact.build.dist import build, model_lib_name
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.cli import app
 from edge_transact.definition import load, render
 from edge_transact.errors import EdgeTransactError
-from edge_transact.manifest import Manifest
 from edge_transact.prune import Budget
-from edge_transact.prune.selection import LayerSelection
-from edge_transact.prune.surgery import pruned_tensors
+from edge_transact.prune.cut.selection import LayerSelection
+from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.weights import ShardReader
 

@@ -7,10 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from edge_transact.build import dist
-from edge_transact.build.chat_config import tokenizer_info
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.cli import app
 from edge_transact.errors import EdgeTransactError
+from edge_transact.mlc.chat_config import tokenizer_info
 from edge_transact.runtime.text import TextCodec
 
 TEXTS = ["The quick brown fox 7 jumps", "two  spaces, ünïcödé and \N{GRINNING FACE}", "a\nb\tc"]

@@ -14,7 +14,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from edge_transact import cache, progress
+from edge_transact import progress
+from edge_transact.artifacts import cache
 from edge_transact.cli import app, common
 from edge_transact.errors import did_you_mean
 

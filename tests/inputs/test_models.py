@@ -13,7 +13,7 @@ from edge_transact.errors import EdgeTransactError
 from edge_transact.inputs import resolve_model
 from edge_transact.inputs.gguf import convert_gguf
 from edge_transact.inputs.names import package_directory
-from tests.gguf_files import write_gguf
+from tests.support.gguf_files import write_gguf
 
 
 @pytest.fixture

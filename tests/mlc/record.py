@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_transact.inputs import resolve_model
-from tests.mlc.small import ANDROID_METADATA, GOLDEN, android_metadata, measured
+from tests.support.mlc_small import ANDROID_METADATA, GOLDEN, android_metadata, measured
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:

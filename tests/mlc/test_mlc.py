@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from edge_transact.artifacts.manifest import Manifest
 from edge_transact.build.dist import build
 from edge_transact.build.parity import LOGIT_TOLERANCE
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.cli import app
 from edge_transact.definition import render
 from edge_transact.errors import EdgeTransactError, UsageError
-from edge_transact.manifest import Manifest
 from edge_transact.mlc import checkout, engine
 from edge_transact.mlc.engine import MLC
-from tests.mlc.small import GOLDEN, QUANTIZATIONS, SIZES, WIDTHS, measured, small_checkpoint
+from tests.support.mlc_small import GOLDEN, QUANTIZATIONS, SIZES, WIDTHS, measured, small_checkpoint
 
 CHECKOUT = os.environ.get("MLC_LLM_SOURCE_DIR")
 ENGINES = ["tvm", *([pytest.param("mlc", marks=pytest.mark.slow)] if CHECKOUT else [])]

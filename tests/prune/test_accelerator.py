@@ -6,10 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from edge_transact.prune import Budget, layerwise, prune
-from edge_transact.prune.methods import METHODS
-from tests.accelerator import NAME, accelerator
+from edge_transact.prune import Budget, prune
+from edge_transact.prune.calibrate import layerwise
+from edge_transact.prune.score.methods import METHODS
 from tests.prune.test_resume import TEXT
+from tests.support.accelerator import NAME, accelerator
 
 
 def test_tensors_of_two_devices_do_not_mix() -> None:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from edge_transact import costs
 from edge_transact.errors import UsageError
-from edge_transact.prune.allocation import allocate, check_choices
-from edge_transact.prune.budget import Budget, parse_parameters
+from edge_transact.prune.allocate.allocation import allocate, check_choices
+from edge_transact.prune.allocate.budget import Budget, parse_parameters
 from edge_transact.widths import LayerWidths, WidthPlan
 
 LLAMA_2_7B = WidthPlan(4096, 32000, False, False, False, (LayerWidths(32, 32, 128, 128, 11008),) * 32)

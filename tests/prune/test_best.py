@@ -15,18 +15,18 @@ from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.errors import UsageError
 from edge_transact.prune import Budget, prune
-from edge_transact.prune.allocation import allocate
-from edge_transact.prune.curves import loss_curves
+from edge_transact.prune.allocate.allocation import allocate
+from edge_transact.prune.allocate.curves import loss_curves
+from edge_transact.prune.allocate.pricing import UNITS, Spent, cheapest
+from edge_transact.prune.calibrate.layerwise import LayerwiseModel
+from edge_transact.prune.cut.selection import LayerSelection, select
+from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.journal import Journal
-from edge_transact.prune.layerwise import LayerwiseModel
-from edge_transact.prune.loss import BlockLoss, curve, eliminate
-from edge_transact.prune.methods import find_method
-from edge_transact.prune.passes import score_layers
-from edge_transact.prune.pricing import UNITS, Spent, cheapest
-from edge_transact.prune.salience import LayerScores
-from edge_transact.prune.selection import LayerSelection, select
-from edge_transact.prune.sensitivity import measure_sensitivity, reference
-from edge_transact.prune.surgery import pruned_tensors
+from edge_transact.prune.score.loss import BlockLoss, curve, eliminate
+from edge_transact.prune.score.methods import find_method
+from edge_transact.prune.score.passes import score_layers
+from edge_transact.prune.score.salience import LayerScores
+from edge_transact.prune.score.sensitivity import measure_sensitivity, reference
 from edge_transact.quantization import get_quantization
 from edge_transact.widths import LayerWidths, WidthPlan
 
@@ -63,7 +63,7 @@ def test_the_curve_is_what_least_squares_leaves() -> None:
 @pytest.mark.parametrize(("size", "eliminations", "at_once"), [(8, 8, 1), (8, 3, 2), (20, 20, 1)])
 def test_what_costs_least_goes_next(size: int, eliminations: int, at_once: int, monkeypatch) -> None:
     """With all that went before gone and W solved anew by least squares: dims are looked at some at a time."""
-    monkeypatch.setattr("edge_transact.prune.loss.ELIMINATIONS", eliminations)
+    monkeypatch.setattr("edge_transact.prune.score.loss.ELIMINATIONS", eliminations)
     gram, effects = positive(size, 1), vectors(size, 2)
     left, gone = list(range(size)), []
     while left:
@@ -125,7 +125,9 @@ def test_effects_of_gradients_of_any_rank(tokens: int) -> None:
 
 def test_pairs_are_scored_by_what_they_give_to_attention(make_llama, monkeypatch) -> None:
     """The first-order change of the loss when a pair's queries vanish, token by token, from the whole model."""
-    monkeypatch.setattr("edge_transact.prune.layerwise.LOGITS_VOCABULARY", 40)  # three blocks, the last one short
+    monkeypatch.setattr(
+        "edge_transact.prune.calibrate.layerwise.LOGITS_VOCABULARY", 40
+    )  # three blocks, the last one short
     source = Checkpoint.open(make_llama())
     scores = scored(source, "best")[1]
     model = AutoModelForCausalLM.from_pretrained(source.path, attn_implementation="sdpa")

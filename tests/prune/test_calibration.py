@@ -17,12 +17,12 @@ from edge_transact.cli import app
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.inputs.texts import read_text
 from edge_transact.prune import Budget, prune
-from edge_transact.prune.calibration import read_calibration
+from edge_transact.prune.calibrate.layerwise import LayerwiseModel
+from edge_transact.prune.calibrate.windows import read_calibration
+from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.journal import Journal
-from edge_transact.prune.layerwise import LayerwiseModel
-from edge_transact.prune.methods import METHODS
-from edge_transact.prune.passes import score_layers
-from edge_transact.prune.selection import LayerSelection
+from edge_transact.prune.score.methods import METHODS
+from edge_transact.prune.score.passes import score_layers
 
 
 @pytest.fixture(scope="module")

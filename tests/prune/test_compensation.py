@@ -11,13 +11,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.memory import peak_rss_mib
-from edge_transact.prune.compensation import PROJECTIONS, compensate
+from edge_transact.prune.calibrate.layerwise import LayerwiseModel
+from edge_transact.prune.compensate.compensation import PROJECTIONS, compensate
+from edge_transact.prune.compensate.last_norm import last_norm_scale
+from edge_transact.prune.compensate.regression import DAMPINGS, Fit, Regression
+from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.journal import Journal
-from edge_transact.prune.last_norm import last_norm_scale
-from edge_transact.prune.layerwise import LayerwiseModel
-from edge_transact.prune.regression import DAMPINGS, Fit, Regression
-from edge_transact.prune.selection import LayerSelection
+from edge_transact.system.memory import peak_rss_mib
 
 WINDOWS = torch.randint(96, (16, 32), generator=torch.Generator().manual_seed(0))
 
@@ -60,7 +60,7 @@ def test_no_other_damping_is_better(noise: float, monkeypatch) -> None:
     """Whichever it is: of all of them, each tried alone, on what is held out."""
 
     def solved(dampings: tuple[float, ...]) -> Fit:
-        monkeypatch.setattr("edge_transact.prune.regression.DAMPINGS", dampings)
+        monkeypatch.setattr("edge_transact.prune.compensate.regression.DAMPINGS", dampings)
         regression = Regression(weight)
         regression.add(inputs[:40], missing[:40], counts[:40], held_out=False)
         regression.add(inputs[40:], missing[40:], counts[40:], held_out=True)
@@ -174,7 +174,9 @@ def test_the_pruned_model_comes_nearer_to_the_source(make_llama, tmp_path: Path,
 @pytest.mark.parametrize("temperature", [0.8, 1.5])
 def test_the_last_norm_makes_the_text_most_likely(make_llama, temperature: float, monkeypatch) -> None:
     """Of text that the model itself drew at a temperature, the scale is its inverse; none near it is better."""
-    monkeypatch.setattr("edge_transact.prune.layerwise.LOGITS_VOCABULARY", 40)  # three blocks, the last one short
+    monkeypatch.setattr(
+        "edge_transact.prune.calibrate.layerwise.LOGITS_VOCABULARY", 40
+    )  # three blocks, the last one short
     path = make_llama()
     model = AutoModelForCausalLM.from_pretrained(path)
     torch.manual_seed(0)

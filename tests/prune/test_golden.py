@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from edge_transact.prune.methods.scorer import Activations
-from edge_transact.prune.methods.transact import Transact
-from edge_transact.prune.salience import SquareSum
-from edge_transact.prune.schedule import next_dims, shot_plans
-from edge_transact.prune.selection import select
+from edge_transact.prune.allocate.schedule import next_dims, shot_plans
+from edge_transact.prune.cut.selection import select
+from edge_transact.prune.score.methods.scorer import Activations
+from edge_transact.prune.score.methods.transact import Transact
+from edge_transact.prune.score.salience import SquareSum
 from edge_transact.widths import LayerWidths, WidthPlan
 
 DATA = Path(__file__).parents[1] / "data"

@@ -10,14 +10,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.errors import UsageError
 from edge_transact.prune import Budget, prune
-from edge_transact.prune.calibration import read_calibration
+from edge_transact.prune.calibrate.layerwise import LayerwiseModel
+from edge_transact.prune.calibrate.windows import read_calibration
+from edge_transact.prune.cut.selection import LayerSelection, select
+from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.journal import Journal
-from edge_transact.prune.layerwise import LayerwiseModel
-from edge_transact.prune.methods import METHODS, find_method
-from edge_transact.prune.passes import score_layers
-from edge_transact.prune.salience import LayerScores
-from edge_transact.prune.selection import LayerSelection, select
-from edge_transact.prune.surgery import pruned_tensors
+from edge_transact.prune.score.methods import METHODS, find_method
+from edge_transact.prune.score.passes import score_layers
+from edge_transact.prune.score.salience import LayerScores
 from edge_transact.widths import LayerWidths
 
 SHAPES = {

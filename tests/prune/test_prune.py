@@ -18,8 +18,8 @@ from edge_transact.evaluate.perplexity import perplexity
 from edge_transact.inputs.models import resolve_model
 from edge_transact.inputs.texts import read_text
 from edge_transact.prune import Budget, prune
-from edge_transact.prune.selection import LayerSelection
-from edge_transact.prune.surgery import pruned_tensors
+from edge_transact.prune.cut.selection import LayerSelection
+from edge_transact.prune.cut.surgery import pruned_tensors
 
 
 def invoke(*arguments) -> tuple[int, str, str]:

@@ -15,9 +15,9 @@ from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.cli import app
 from edge_transact.evaluate.models import evaluate_models
-from edge_transact.prune.figures import UNIT_TITLES, bars
-from edge_transact.prune.report import TEXT, WINDOWS
-from edge_transact.prune.salience import LayerScores
+from edge_transact.prune.report.figures import UNIT_TITLES, bars
+from edge_transact.prune.report.page import TEXT, WINDOWS
+from edge_transact.prune.score.salience import LayerScores
 from edge_transact.quantization import get_quantization
 from edge_transact.widths import LayerWidths
 
@@ -114,7 +114,7 @@ def test_what_cannot_be_written_is_said_before_the_work(written, tiny_model, tmp
     ):
         code, _, err = invoke(tiny_model, "--ratio", 0.4, "-o", new, "--report", place, *more)
         assert code != 0 and message in err, err
-    monkeypatch.setattr("edge_transact.reports.find_spec", lambda name: None)
+    monkeypatch.setattr("edge_transact.artifacts.pages.find_spec", lambda name: None)
     code, _, err = invoke(tiny_model, "--ratio", 0.4, "-o", new, "--report", tmp_path / "report")
     assert code == 1 and "edge-transact[plot]" in err
     assert not new.parent.exists() and output.exists()

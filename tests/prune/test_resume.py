@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from edge_transact.errors import UsageError
-from edge_transact.prune import Budget, pipeline, prune
+from edge_transact.prune import Budget, prune
+from edge_transact.prune import run as pipeline
 from edge_transact.prune.journal import Journal
 from tests.prune.test_prune import weights_of
 
@@ -61,7 +62,7 @@ def test_what_is_known_is_not_computed_again(tiny_model, tmp_path: Path, options
     with monkeypatch.context() as patch, pytest.raises(KilledError):
         patch.setattr(pipeline, "write_checkpoint", fail)
         prune(str(tiny_model), tmp_path / "out", Budget(ratio=0.4), **options)
-    monkeypatch.setattr("edge_transact.prune.layerwise.LayerwiseModel.run", fail)
+    monkeypatch.setattr("edge_transact.prune.calibrate.layerwise.LayerwiseModel.run", fail)
     prune(str(tiny_model), tmp_path / "out", Budget(ratio=0.4), resume=True, **options)
 
 

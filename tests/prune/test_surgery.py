@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.layers import load_layer
-from edge_transact.prune.selection import LayerSelection, top_indices
-from edge_transact.prune.surgery import pruned_layer, pruned_tensors
+from edge_transact.prune.cut.selection import LayerSelection, top_indices
+from edge_transact.prune.cut.surgery import pruned_layer, pruned_tensors
 from edge_transact.widths import LayerWidths
 from tests.conftest import TINY
 

@@ -1,0 +1,1 @@
+"""What is written and kept: outputs that are complete or absent, the cache, manifests, templates, report pages."""

@@ -1,0 +1,1 @@
+"""Where a bench runs: this host, phones over adb, an app."""

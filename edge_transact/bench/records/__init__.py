@@ -1,0 +1,1 @@
+"""What a bench plans and writes down."""

@@ -1,0 +1,157 @@
+"""Checks of what was built: objects for the right machine, the right symbols, nothing that a phone can't resolve."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from edge_transact.compiler.targets import BuildTarget, system_lib_prefix
+from edge_transact.errors import EdgeTransactError
+from edge_transact.progress import calling
+
+MACHO_64 = 0xFEEDFACF
+LIBRARY_SYMBOL = "__tvm_ffi__library_bin"
+"""The bytecode and the device's code, embedded; an archive's has the system library's prefix before it."""
+
+TVM_PREFIXES = ("TVMFFI", "TVMBackend")
+"""What TVM's runtime resolves."""
+
+_C_SYMBOLS = """
+    memcpy memset memmove bzero malloc free abort sincos sincosf __stack_chk_fail __cxa_finalize __gmon_start__
+    _ITM_deregisterTMCloneTable _ITM_registerTMCloneTable __extendhfsf2 __truncsfhf2 __gnu_f2h_ieee __gnu_h2f_ieee
+"""
+_MATH_SYMBOLS = """
+    exp exp2 exp10 log log2 log10 pow sin cos tan sinh cosh tanh asin acos atan atan2 sqrt erf floor ceil round
+    roundeven nearbyint rint trunc fabs fma fmod fmin fmax ldexp
+"""
+C_SYMBOLS = frozenset(_C_SYMBOLS.split()) | {name + suffix for name in _MATH_SYMBOLS.split() for suffix in ("", "f")}
+"""What libc, libm and the compiler's own library resolve."""
+
+PAGE_BYTES = 16384
+"""Android's largest page size, to which a library's segments must be aligned (Google Play's rule)."""
+
+
+def check_library(path: Path, target: BuildTarget, model_lib: str) -> None:
+    """Look into a library or an archive of objects without loading it.
+
+    Args:
+        path: What `build_library` wrote.
+        target: What it was built for.
+        model_lib: The name that its symbols should begin with, in an archive.
+
+    Raises:
+        EdgeTransactError: An object of another machine, no embedded library, or a symbol that nothing resolves.
+    """
+    wanted = (system_lib_prefix(model_lib) if target.is_system_lib else "") + LIBRARY_SYMBOL
+    defined: set[str] = set()
+    for name, stream in _objects(path):
+        where = f"{path}, {name}" if name != path.name else str(path)
+        if target.device == "metal":
+            data = stream.read()
+            if int.from_bytes(data[:4], "little") != MACHO_64:
+                raise EdgeTransactError(f"{where} is not a 64-bit Mach-O object", fix="Build again.")
+            # The symbol table of a Mach-O file is names, each after an underscore and before a zero byte.
+            defined |= {wanted} if b"\0_" + wanted.encode() + b"\0" in data else set()
+            continue
+        machine, symbols, undefined = _elf(stream, where)
+        defined |= symbols
+        expected = _machine(target)
+        if expected and machine != expected:
+            raise EdgeTransactError(f"{where} is for {machine}, not for {expected}", fix="Build again.")
+        unknown = sorted(symbol for symbol in undefined if not _resolved(symbol))
+        if unknown:
+            raise EdgeTransactError(f"{where} needs {unknown[0]}, which no phone has", fix="Report this as a bug.")
+    if wanted not in defined:
+        raise EdgeTransactError(f"{path} has no symbol {wanted}", fix="Build again.")
+
+
+def _resolved(symbol: str) -> bool:
+    return symbol.startswith(TVM_PREFIXES) or symbol in C_SYMBOLS
+
+
+def _machine(target: BuildTarget) -> str | None:
+    """The ELF machine of a phone's objects; a host's is whatever this host is."""
+    return "EM_AARCH64" if target.is_system_lib else None
+
+
+def _objects(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    if path.suffix != ".tar":
+        with path.open("rb") as stream:
+            yield path.name, stream
+        return
+    with tarfile.open(path) as archive:
+        members = [member for member in archive if member.isfile()]
+        if not members:
+            raise EdgeTransactError(f"{path} is empty", fix="Build again.")
+        for member in members:
+            content = archive.extractfile(member)
+            assert content is not None
+            yield member.name, io.BytesIO(content.read())
+
+
+def _elf(stream: IO[bytes], where: str) -> tuple[str, set[str], set[str]]:
+    """Machine, defined and undefined symbols."""
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.sections import SymbolTableSection
+
+    try:
+        file = ELFFile(stream)
+        defined: set[str] = set()
+        undefined: set[str] = set()
+        for section in file.iter_sections():
+            if isinstance(section, SymbolTableSection):
+                for symbol in section.iter_symbols():
+                    name = symbol.name.split("@")[0]
+                    if name:
+                        (undefined if symbol["st_shndx"] == "SHN_UNDEF" else defined).add(name)
+        return file["e_machine"], defined, undefined
+    except ELFError as error:
+        raise EdgeTransactError(f"{where} is not an ELF object: {error}", fix="Build again.") from error
+
+
+def android_linker() -> list[str] | None:
+    """The clang and lld that link as the NDK's do, as the beginning of a command; `None` where there are none."""
+    for suffix in ("", "-21", "-20", "-19", "-18", "-17"):
+        clang, lld = shutil.which(f"clang{suffix}"), shutil.which(f"ld.lld{suffix}")
+        if clang and lld:
+            return [clang, "--target=aarch64-linux-android28", f"-fuse-ld={lld}"]
+    return None
+
+
+def link_android(archive: Path, output: Path, linker: list[str]) -> None:
+    """Link an archive of Android objects into a shared library, its segments aligned to `PAGE_BYTES`.
+
+    TVM's runtime and libc stay undefined: the program that loads the library has them.
+
+    Args:
+        archive: A ``.tar`` that was built for Android.
+        output: The ``.so`` to write.
+        linker: From `android_linker`.
+
+    Raises:
+        EdgeTransactError: The linker fails, with its own words, or aligns differently.
+    """
+    from elftools.elf.elffile import ELFFile
+
+    with tempfile.TemporaryDirectory() as workspace, tarfile.open(archive) as objects:
+        objects.extractall(workspace, filter="data")
+        flags = ["-nostdlib", "-shared", f"-Wl,-z,max-page-size={PAGE_BYTES}", f"-Wl,-soname,{output.name}"]
+        command = [*linker, *flags, "-o", str(output), *sorted(map(str, Path(workspace).rglob("*.o")))]
+        calling(command)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise EdgeTransactError(f"{archive} doesn't link: {done.stderr.strip()}", fix="Report this as a bug.")
+    with output.open("rb") as stream:
+        for segment in ELFFile(stream).iter_segments("PT_LOAD"):
+            if segment["p_align"] % PAGE_BYTES:
+                raise EdgeTransactError(
+                    f"{output}: a segment is aligned to {segment['p_align']} bytes, not {PAGE_BYTES}",
+                    fix="Use a newer lld, or NDK r28 or newer.",
+                )

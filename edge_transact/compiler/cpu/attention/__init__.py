@@ -1,0 +1,37 @@
+"""Paged attention on CPUs: the functions that TVM's paged KV cache calls, in vectors of keys or of head dims.
+
+Pages hold 16 tokens, ``[pages, 2, kv_heads, 16, head_dim]``, keys and then values. Scores of a query are kept for all
+its keys, so that the softmax takes one pass and the output stays in registers; they are in units of log2, as the
+cache's log-sum-exps are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from tvm import tirx
+
+from edge_transact.compiler.cpu.attention.cache import append, merge, split_rotary
+from edge_transact.compiler.cpu.attention.decode import decode
+from edge_transact.compiler.cpu.attention.heads import PAGE_SIZE, Attention, inverse_frequencies, lanes_for
+from edge_transact.compiler.cpu.attention.prefill import prefill_paged, prefill_ragged
+
+__all__ = ["PAGE_SIZE", "Attention", "inverse_frequencies", "kernels", "lanes_for"]
+
+
+def kernels(attention: Attention, inverse_frequencies: np.ndarray, threads: int) -> dict[str, tirx.PrimFunc]:
+    """The kernels by the names of those of TVM's ``TIRPagedKVCache`` that they replace.
+
+    Args:
+        attention: The heads.
+        inverse_frequencies: RoPE's, float32 ``[head_dim / 2]``.
+        threads: Of the target.
+    """
+    made = {
+        "tir_kv_cache_transpose_append": append(attention),
+        "fused_rope": split_rotary(attention, inverse_frequencies),
+        "batch_decode_paged_kv_cpu": decode(attention, threads),
+        "batch_prefill_paged_kv_cpu": prefill_paged(attention),
+        "batch_prefill_ragged_kv": prefill_ragged(attention),
+        "merge_state_inplace_cpu": merge(attention),
+    }
+    return {name: function.with_attr("global_symbol", name) for name, function in made.items()}

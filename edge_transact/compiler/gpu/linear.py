@@ -1,0 +1,255 @@
+"""W4A16 products on phones' GPUs: ``y = x W`` with packed weights, for one row (decode) and for any number of rows.
+
+Tiles and work groups are those of dlight's schedules for Adreno. Unlike dlight's kernels, these take the widths when
+they are called: layers of all widths share them, so that a library, which a phone's driver compiles when it is loaded,
+has a handful instead of one for each width. A thread's columns lie all inside the matrix or all outside, so that one
+test a thread is all that a ragged width costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from tvm import tirx
+from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as builder
+
+from edge_transact.compiler.matmul import Linear
+from edge_transact.compiler.passes.fuse_matmuls import is_one_row
+from edge_transact.compiler.vector import cast, load, splat, store
+from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP, ZERO_POINT
+
+DECODE_COLUMNS, DECODE_PARTS = 64, 4
+"""Columns of a work group in decode, one a thread; and threads that share a column's groups of weights."""
+
+PREFILL_THREADS, PREFILL_TILES, TILE_ROWS = 32, 4, 16
+"""Threads of a work group in prefill, across the columns and across the tiles of rows; rows of a tile."""
+
+
+class GPUKernels:
+    """For `engine.fuse.FuseLinears`."""
+
+    take_norm = False
+    chain = None
+
+    def embed(self, scale_dtype: str) -> None:
+        """The embedding's rows are read as TVM generates it."""
+
+    def product(self, kind: Linear, x: list[Any], width: int) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
+        """One kernel for each kind of product for one row, and one for each number of columns a thread for others."""
+        batch, _, features = x
+        if not isinstance(batch, tirx.IntImm) or int(batch) != 1:
+            return None
+        if kind.layout != "KN" or int(features) % GROUP_SIZE or width % 2:
+            return None
+        if is_one_row(x):
+            return (kind, "decode"), lambda: decode(kind)
+        columns = columns_a_thread(kind, width)
+        return (kind, columns), lambda: prefill(kind, columns)
+
+
+def columns_a_thread(linear: Linear, width: int) -> int:
+    """Columns of the result that a thread of prefill computes: 8, 4 or 2, more where they divide the width."""
+    most = 8 // linear.sections
+    return next((columns for columns in (8, 4) if columns <= most and width % (PREFILL_THREADS * columns) == 0), 2)
+
+
+def decode(linear: Linear) -> tirx.PrimFunc:
+    """Of ``x [1, 1, K], weight [4 G, N], scale [G, N][, bias][, residual], out [1, 1, width]``."""
+
+    def body(a: _Arguments) -> None:
+        with T.thread_binding(_blocks(a.width, DECODE_COLUMNS), thread="blockIdx.x") as block:
+            shape = (linear.sections, DECODE_PARTS, DECODE_COLUMNS)
+            shared = T.alloc_buffer(shape, a.sum_dtype, scope="shared")
+            with (
+                T.thread_binding(DECODE_COLUMNS, thread="threadIdx.x") as thread,
+                T.thread_binding(DECODE_PARTS, thread="threadIdx.y") as part,
+            ):
+                # Beyond the last column, threads compute it again: nobody may miss the barrier.
+                column = T.bind(T.min(block * DECODE_COLUMNS + thread, a.width - 1))
+                sums = T.alloc_buffer((linear.sections, VALUES_PER_WORD), a.sum_dtype, scope="local")
+                for section in range(linear.sections):
+                    store(sums, a.zero(VALUES_PER_WORD), [section, 0])
+                with T.serial(0, _blocks(a.groups - part, DECODE_PARTS)) as turn:
+                    group = T.bind(turn * DECODE_PARTS + part)
+                    scales = [
+                        load(a.scale, a.packed(group, column + section * a.width), 1)
+                        for section in range(linear.sections)
+                    ]
+                    scales = [T.bind(scale) for scale in scales]
+                    with T.serial(0, WORDS_PER_GROUP) as word:
+                        index = T.bind(group * WORDS_PER_GROUP + word)
+                        x = T.bind(cast(a.sum_dtype, load(a.x, [0, 0, index * VALUES_PER_WORD], VALUES_PER_WORD)))
+                        shifts = cast("uint32", T.ramp(T.int32(0), 4, VALUES_PER_WORD))
+                        for section, scale in enumerate(scales):
+                            packed = T.bind(load(a.weight, a.packed(index, column + section * a.width), 1))
+                            weights = a.weights(splat(packed, VALUES_PER_WORD), shifts, splat(scale, VALUES_PER_WORD))
+                            store(sums, load(sums, [section, 0], VALUES_PER_WORD) + x * weights, [section, 0])
+                for section in range(linear.sections):
+                    total = sums[section, 0]
+                    for lane in range(1, VALUES_PER_WORD):
+                        total = total + sums[section, lane]
+                    T.buffer_store(shared, total, [section, part, thread])
+            with (
+                T.thread_binding(DECODE_COLUMNS, thread="threadIdx.x") as thread,
+                T.thread_binding(DECODE_PARTS, thread="threadIdx.y") as part,
+            ):
+                column = T.bind(block * DECODE_COLUMNS + thread)
+                with T.If(T.And(part == 0, column < a.width)), T.Then():
+                    totals = []
+                    for section in range(linear.sections):
+                        total = shared[section, 0, thread]
+                        for other in range(1, DECODE_PARTS):
+                            total = total + shared[section, other, thread]
+                        totals.append(total)
+                    a.finish(totals, T.int32(0), column)
+
+    return _kernel(linear, body, 1, one_row=True)
+
+
+def prefill(linear: Linear, columns: int) -> tirx.PrimFunc:
+    """Of ``x [1, n, K], weight [4 G, N], scale [G, N][, bias][, residual], out [1, n, width]``.
+
+    Args:
+        linear: What to compute.
+        columns: Of the result, that a thread computes; they divide its width.
+    """
+
+    def body(a: _Arguments) -> None:
+        tiles = T.bind(_blocks(a.rows, TILE_ROWS))
+        # Each tile's rows side by side, so that a thread has a feature of all of them in one load.
+        tiled = T.alloc_buffer((tiles, a.features, TILE_ROWS), linear.dtype)
+        with (
+            T.thread_binding(_blocks(tiles, PREFILL_TILES), thread="blockIdx.y") as block_y,
+            T.thread_binding(_blocks(a.features, PREFILL_THREADS), thread="blockIdx.x") as block_x,
+            T.thread_binding(PREFILL_TILES, thread="threadIdx.y") as thread_y,
+            T.thread_binding(PREFILL_THREADS, thread="threadIdx.x") as thread_x,
+        ):
+            tile = T.bind(block_y * PREFILL_TILES + thread_y)
+            feature = T.bind(block_x * PREFILL_THREADS + thread_x)
+            with T.If(tile < tiles), T.Then(), T.unroll(0, TILE_ROWS) as r:
+                # Rows beyond the last are it again; their results are not stored.
+                row = T.min(tile * TILE_ROWS + r, a.rows - 1)
+                T.buffer_store(tiled, a.x[0, row, feature], [tile, feature, r])
+        with (
+            T.thread_binding(_blocks(tiles, PREFILL_TILES), thread="blockIdx.y") as block_y,
+            T.thread_binding(_blocks(a.width, PREFILL_THREADS * columns), thread="blockIdx.x") as block_x,
+            T.thread_binding(PREFILL_TILES, thread="threadIdx.y") as thread_y,
+            T.thread_binding(PREFILL_THREADS, thread="threadIdx.x") as thread_x,
+        ):
+            tile = T.bind(block_y * PREFILL_TILES + thread_y)
+            column = T.bind((block_x * PREFILL_THREADS + thread_x) * columns)
+            with T.If(T.And(tile < tiles, column < a.width)), T.Then():
+                _tile(linear, a, tiled, tile, column, columns)
+
+    return _kernel(linear, body, columns, one_row=False)
+
+
+def _tile(linear: Linear, a: _Arguments, tiled: Any, tile: Any, column: Any, columns: int) -> None:
+    """What a thread of prefill computes: a tile of rows, some columns of each section."""
+    sections = range(linear.sections)
+    sums = T.alloc_buffer((linear.sections, TILE_ROWS, columns), a.sum_dtype, scope="local")
+    weights = T.alloc_buffer((linear.sections, columns), a.sum_dtype, scope="local")
+    x = T.alloc_buffer((TILE_ROWS,), linear.dtype, scope="local")
+    with T.unroll(0, TILE_ROWS) as r:
+        for section in sections:
+            store(sums, a.zero(columns), [section, r, 0])
+    with T.serial(0, a.groups) as group:
+        scales = [T.bind(load(a.scale, a.packed(group, column + section * a.width), columns)) for section in sections]
+        with T.serial(0, WORDS_PER_GROUP) as word:
+            index = T.bind(group * WORDS_PER_GROUP + word)
+            packed = [
+                T.bind(load(a.weight, a.packed(index, column + section * a.width), columns)) for section in sections
+            ]
+            with T.unroll(0, VALUES_PER_WORD) as value:
+                store(x, load(tiled, [tile, index * VALUES_PER_WORD + value, 0], TILE_ROWS), [0])
+                shift = splat(cast("uint32", 4 * value), columns)
+                for section in sections:
+                    store(weights, a.weights(packed[section], shift, scales[section]), [section, 0])
+                with T.unroll(0, TILE_ROWS) as r:
+                    for section in sections:
+                        product = splat(cast(a.sum_dtype, x[r]), columns) * load(weights, [section, 0], columns)
+                        store(sums, load(sums, [section, r, 0], columns) + product, [section, r, 0])
+    with T.unroll(0, TILE_ROWS) as r:
+        row = T.bind(tile * TILE_ROWS + r)
+        with T.If(row < a.rows), T.Then():
+            a.finish([load(sums, [section, r, 0], columns) for section in sections], row, column)
+
+
+class _Arguments:
+    """The kernel's buffers, ``x, weight, scale[, bias][, residual], out``, and their sizes (int32).
+
+    Attributes:
+        rows, features, width: Of the result and `x`: n, K, and N or N / 2.
+        groups: Along K, in the packed weight.
+        sum_dtype: The dtype that sums are kept in: the result's.
+    """
+
+    def __init__(self, linear: Linear, columns: int, *, one_row: bool) -> None:
+        def argument(name: str, shape: tuple[Any, ...], dtype: str) -> Any:
+            return T.match_buffer(T.arg(name, T.handle()), shape, dtype)
+
+        self.linear, self.sum_dtype = linear, linear.out_dtype
+        one, k, width = T.int64(1), T.int64(), T.int64()
+        rows = one if one_row else T.int64()
+        self.x = argument("x", (one, rows, k), linear.dtype)
+        n = T.int64() if linear.gated else width
+        groups = k // GROUP_SIZE
+        self.weight = argument("weight", (groups * WORDS_PER_GROUP, n), "uint32")
+        self.scale = argument("scale", (groups, n), linear.scale_dtype)
+        self.bias = argument("bias", (n,), linear.dtype) if linear.bias else None
+        self.residual = argument("residual", (one, rows, width), linear.dtype) if linear.residual else None
+        self.out = argument("out", (one, rows, width), linear.out_dtype)
+        self.rows, self.features, self.groups = (T.bind(cast("int32", size)) for size in (rows, k, groups))
+        # Seen to be a multiple of a thread's columns: TVM loads vectors only where it knows them to be aligned.
+        self.width = T.bind(cast("int32", width) // columns) * columns
+
+    def packed(self, row: Any, column: Any) -> list[Any]:
+        """The indices in `weight` and `scale`: all of the offset is in the last, so that TVM sees its alignment."""
+        return [0, row * (self.width * self.linear.sections) + column]
+
+    def result(self, row: Any, column: Any) -> list[Any]:
+        """The indices in `residual` and `out`."""
+        return [0, 0, row * self.width + column]
+
+    def zero(self, lanes: int) -> Any:
+        return splat(cast(self.sum_dtype, T.float32(0)), lanes)
+
+    def weights(self, packed: Any, shift: Any, scale: Any) -> Any:
+        """The weights in words, those whose nibbles begin at the bit `shift`, lane by lane."""
+        lanes = int(packed.ty.dtype.lanes)
+        nibbles = T.bitwise_and(T.shift_right(packed, shift), splat(T.uint32(15), lanes))
+        dtype = self.linear.scale_dtype
+        signed = cast(dtype, nibbles) - splat(cast(dtype, T.float32(ZERO_POINT)), lanes)
+        return cast(self.sum_dtype, signed * scale)
+
+    def finish(self, sums: list[Any], row: Any, column: Any) -> None:
+        """Bias, gate and residual on the sums of some columns, one vector a section; then the store."""
+        lanes = int(sums[0].ty.dtype.lanes)
+        if self.bias is not None:
+            sums = [
+                y + cast(self.sum_dtype, load(self.bias, [column + section * self.width], lanes))
+                for section, y in enumerate(sums)
+            ]
+        y = sums[0]
+        if self.linear.gated:
+            gate = T.bind(cast("float32", sums[0]))
+            one = splat(T.float32(1), lanes)
+            y = cast(self.sum_dtype, gate / (one + T.exp(splat(T.float32(0), lanes) - gate))) * sums[1]
+        if self.residual is not None:
+            y = y + cast(self.sum_dtype, load(self.residual, self.result(row, column), lanes))
+        store(self.out, y, self.result(row, column))
+
+
+def _kernel(linear: Linear, body: Callable[[_Arguments], None], columns: int, *, one_row: bool) -> tirx.PrimFunc:
+    with IRBuilder() as ib, builder.prim_func(s_tir=True):
+        T.func_name("w4_linear")
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        body(_Arguments(linear, columns, one_row=one_row))
+    return ib.get()
+
+
+def _blocks(size: Any, block: int) -> Any:
+    return (size + (block - 1)) // block

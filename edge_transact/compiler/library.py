@@ -1,0 +1,157 @@
+"""Building a library: the definition, quantized, through the pipeline, to an archive or a shared library."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_transact.compiler.archive import android_linker, check_library, link_android
+from edge_transact.compiler.targets import BuildTarget, system_lib_prefix
+from edge_transact.definition import MODEL_TYPE, Definition
+from edge_transact.quantization import Quantization
+from edge_transact.system.cpu import FLAGS
+
+TOP_PROBS = 5
+"""The most likely tokens whose probabilities the engine can be asked for, of each sample."""
+
+
+@dataclass(frozen=True)
+class BuiltLibrary:
+    """What `build_library` made.
+
+    Attributes:
+        path: The file.
+        metadata: What its ``_metadata`` returns.
+    """
+
+    path: Path
+    metadata: dict[str, Any]
+
+
+def build_library(
+    definition: Definition, quantization: Quantization, target: BuildTarget, model_lib: str, path: Path
+) -> BuiltLibrary:
+    """Compile a definition for a target.
+
+    Args:
+        definition: With the context window, prefill chunk and batch of the library in its configuration.
+        quantization: Of the weights that the library will be given.
+        target: What it runs on.
+        model_lib: The library's name; an archive's symbols begin with it.
+        path: The file to write, with the target's suffix; complete or absent.
+
+    Raises:
+        EdgeTransactError: What was built fails `archive.check_library`.
+    """
+    import tvm
+    from tvm import relax
+
+    from edge_transact.compiler.lowering import PIPELINE
+    from edge_transact.compiler.modules import compiled
+    from edge_transact.compiler.pipeline import pipeline
+
+    config = definition.config
+    tvm_target = target.tvm_target()
+    # A phone's GPU sums in the model's dtype as MLC's kernels do; a CPU has no faster way than float32.
+    accumulate = "float32" if target.device == "llvm" else quantization.model_dtype
+    model = compiled(definition.model(), quantization, accumulate)
+    with tvm_target:
+        mod, parameters, _ = model.export_tvm(spec=model.get_default_spec(), allow_extern=True)
+    if target.device != "llvm":
+        # The logits of every position, wanted for perplexity on this host, would only enlarge a phone's workspace.
+        del mod["batch_verify"]
+    metadata = {
+        "model_type": MODEL_TYPE,
+        "quantization": quantization.name,
+        "context_window_size": config.context_window_size,
+        "sliding_window_size": -1,
+        "attention_sink_size": -1,
+        "prefill_chunk_size": config.prefill_chunk_size,
+        "max_batch_size": config.max_batch_size,
+        "tensor_parallel_shards": 1,
+        "pipeline_parallel_stages": 1,
+        "disaggregation": False,
+        "kv_state_kind": "kv_cache",
+        "model_task": "chat",
+        "active_vocab_size": config.vocab_size,
+        **_cpu(tvm_target),
+        "params": [
+            {
+                "name": name,
+                "shape": [int(size) for size in parameter.shape],
+                "dtype": str(parameter.dtype),
+                "preprocs": [],
+                "pipeline_stages": [0],
+            }
+            for name, parameter in parameters
+        ],
+    }
+    bounds = {
+        "total_seq_len": config.context_window_size,
+        "seq_len": config.prefill_chunk_size,
+        "batch_size": config.max_batch_size,
+        "num_samples": config.max_batch_size,
+        "num_positions": TOP_PROBS * config.max_batch_size,
+    }
+    if target.is_system_lib:
+        mod = mod.with_attrs({"system_lib_prefix": system_lib_prefix(model_lib)})
+
+    def compiled_with(**options: bool) -> Any:
+        with tvm.transform.PassContext(opt_level=3, config={f"tirx.{name}": value for name, value in options.items()}):
+            return relax.build(
+                mod,
+                target=tvm_target,
+                relax_pipeline=pipeline(tvm_target, metadata, bounds),
+                tir_pipeline=PIPELINE,
+                system_lib=target.is_system_lib,
+            )
+
+    try:
+        executable = compiled_with()
+    except RuntimeError as error:
+        # TVM 0.26's elimination of common subexpressions breaks on its own attention kernels for some head dims, such
+        # as 48. The driver's compiler does the same work again anyway.
+        if "cse_" not in str(error):
+            raise
+        executable = compiled_with(disable_cse_tir=True)
+    _export(executable, path, target, model_lib)
+    return BuiltLibrary(path, metadata)
+
+
+def _cpu(target: Any) -> dict[str, Any]:
+    """The CPU that a target's kernels are compiled for, where it is one: its name, and what it must be able to do."""
+    from tvm.target import codegen
+
+    if target.kind.name != "llvm":
+        return {}
+    features = sorted(set(codegen.llvm_get_cpu_features(target)) & set(FLAGS))
+    return {"cpu": {"name": str(target.attrs.get("mcpu", "generic")), "features": features}}
+
+
+def _export(executable: Any, path: Path, target: BuildTarget, model_lib: str) -> None:
+    """Write, check, rename; an Android archive is linked too, for the check, where a linker is found."""
+    from tvm.support import tar
+
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as workspace:
+        fresh = Path(workspace) / path.name
+        if target.is_system_lib:
+            executable.export_library(str(fresh), fcompile=tar.tar)
+        else:
+            executable.export_library(str(fresh))
+        check_library(fresh, target, model_lib)
+        if target.name.startswith("android") and (linker := android_linker()):
+            link_android(fresh, Path(workspace) / "linked.so", linker)
+        os.replace(fresh, path)
+
+
+def read_metadata(module: Any) -> dict[str, Any]:
+    """What a loaded library's ``_metadata`` says.
+
+    Args:
+        module: A relax virtual machine.
+    """
+    return json.loads(str(module["_metadata"]()))

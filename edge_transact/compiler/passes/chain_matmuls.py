@@ -1,0 +1,92 @@
+"""Joins products that follow each other into one kernel, which takes the threads from one to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from tvm import IRModule, relax, tirx
+
+from edge_transact.compiler.matmul import Linear, Link
+
+MakeChain = Callable[[tuple[Link, ...]], tirx.PrimFunc]
+"""A chain's kernel: of the arguments of all links, and then the results that are returned."""
+
+
+def chain_products(mod: IRModule, kinds: Mapping[str, Linear], make: MakeChain) -> IRModule:
+    """Each run of products with nothing between them becomes one call.
+
+    In a LLaMA, that is all between the attention of a layer and that of the next.
+
+    Args:
+        mod: In which kernels are called as `relax.call_tir`.
+        kinds: The kernels of products, by name.
+        make: Makes a chain's kernel.
+    """
+    chainer = _Chainer(mod, kinds, make)
+    for var, function in mod.functions_items():
+        if isinstance(function, relax.Function) and isinstance(function.body, relax.SeqExpr):
+            chainer.builder.update_func(var, chainer.rewritten(function))
+    return chainer.builder.get()
+
+
+class _Chainer:
+    def __init__(self, mod: IRModule, kinds: Mapping[str, Linear], make: MakeChain) -> None:
+        self.builder, self.kinds, self.make = relax.BlockBuilder(mod), kinds, make
+        self.kernels: dict[tuple[Link, ...], relax.GlobalVar] = {}
+
+    def rewritten(self, function: relax.Function) -> relax.Function:
+        blocks, result = function.body.blocks, function.body.body
+        body = relax.SeqExpr([self._block(block, blocks, result) for block in blocks], result)
+        return relax.Function(function.params, body, function.ret_ty, function.is_pure, function.attrs)
+
+    def _block(
+        self, block: relax.BindingBlock, blocks: Sequence[relax.BindingBlock], result: relax.Expr
+    ) -> relax.BindingBlock:
+        if not isinstance(block, relax.DataflowBlock):
+            return block
+        runs: list[list[relax.Binding]] = [[]]
+        for binding in block.bindings:
+            if self._is_product(binding) and (not runs[-1] or self._is_product(runs[-1][-1])):
+                runs[-1].append(binding)
+            else:
+                runs.append([binding])
+        if not any(len(run) > 1 for run in runs):
+            return block
+        reads = [(binding, relax.analysis.free_vars(binding.value)) for each in blocks for binding in each.bindings]
+        made: list[relax.Binding] = []
+        for run in runs:
+            others = {var for binding, read in reads if binding not in run for var in read}
+            made += run if len(run) < 2 else self._joined(run, others | set(relax.analysis.free_vars(result)))
+        return relax.DataflowBlock(made)
+
+    def _joined(self, run: Sequence[relax.Binding], used: set[relax.Var]) -> Iterator[relax.Binding]:
+        """The run as a call, and its results that are used elsewhere under the names that they had."""
+        number_of = {binding.var: number for number, binding in enumerate(run)}
+        links, arguments = [], []
+        for binding in run:
+            linear = self.kinds[binding.value.args[0].name_hint]
+            operands = dict(zip(linear.operands, binding.value.args[1].fields, strict=True))
+            given = tuple((name, number_of[operand]) for name, operand in operands.items() if operand in number_of)
+            links.append(Link(linear, given, binding.var in used))
+            arguments += [operands[name] for name in links[-1].arguments]
+        key = tuple(links)
+        if key not in self.kernels:
+            self.kernels[key] = self.builder.add_func(self.make(key), "w4_chain")
+        returned = [binding.var for binding in run if binding.var in used]
+        types = [var.ty for var in returned]
+        call = self.builder.normalize(relax.call_tir(self.kernels[key], arguments, types))
+        if len(returned) == 1:
+            yield relax.VarBinding(returned[0], call)
+            return
+        results = relax.DataflowVar("chain", call.ty)
+        yield relax.VarBinding(results, call)
+        for number, var in enumerate(returned):
+            yield relax.VarBinding(var, self.builder.normalize(relax.TupleGetItem(results, number)))
+
+    def _is_product(self, binding: relax.Binding) -> bool:
+        value = binding.value
+        return (
+            isinstance(value, relax.Call)
+            and bool(value.args)
+            and getattr(value.args[0], "name_hint", None) in self.kinds
+        )

@@ -1,0 +1,199 @@
+"""Functions that MLC's engine samples with where it samples on the GPU, as it does with Metal.
+
+Names, parameters and effects are those of MLC-LLM's ``compiler_pass/attach_sampler.py``; what only speculative decoding
+needs is left out. With OpenCL and on a CPU the engine has a sampler of its own.
+"""
+
+from __future__ import annotations
+
+import tvm
+from tvm import IRModule, relax, te, tirx
+from tvm.relax import op
+from tvm.script import tirx as T
+
+from edge_transact.compiler.passes.logits import scheduled
+
+PIVOTS = 3
+"""How many guesses at the cutoff the engine passes to ``renormalize_by_top_p`` for each row."""
+
+LEAST_TOP_P = 1e-6
+
+_BATCH, _VOCAB, _SAMPLES, _POSITIONS = ("batch_size", "vocab_size", "num_samples", "num_positions")
+
+
+@tvm.transform.module_pass(opt_level=0, name="AttachSampling")
+class AttachSampling:
+    """Adds what draws tokens from probabilities ``[batch, vocab]``.
+
+    ``multinomial_from_uniform``, ``argsort_probs``, ``sample_with_top_p``, ``sampler_take_probs`` and
+    ``renormalize_by_top_p``. Sample i is drawn from row `sample_indices[i]` by `uniform_samples[i]`, in [0, 1).
+
+    Args:
+        target: Of the kernels.
+    """
+
+    def __init__(self, target: tvm.target.Target) -> None:
+        self.target = target
+
+    def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
+        """The pass."""
+        builder = relax.BlockBuilder(mod)
+        _multinomial(builder, self.target)
+        _argsort(builder)
+        _sample_with_top_p(builder, self.target)
+        _take_probs(builder)
+        _renormalize(builder)
+        return builder.finalize()
+
+
+def _parameters(**shapes: tuple[str, ...]) -> list[relax.Var]:
+    """A function's parameters, by name: the dtype, then the names of the sizes."""
+    sizes: dict[str, tirx.Var] = {}
+    parameters = []
+    for name, (dtype, *axes) in shapes.items():
+        shape = [sizes.setdefault(axis, tirx.Var(axis, "int64")) for axis in axes]
+        parameters.append(relax.Var(name, relax.TensorType(shape, dtype)))
+    return parameters
+
+
+def _function(builder: relax.BlockBuilder, name: str, parameters: list[relax.Var], body) -> None:
+    with builder.function(name, parameters):
+        with builder.dataflow():
+            output = builder.emit_output(body(*parameters))
+        builder.emit_func_output(output)
+
+
+def _sorted(builder: relax.BlockBuilder, probs: relax.Var) -> tuple[relax.Var, relax.Var]:
+    """Each row's probabilities in descending order, and whose they are."""
+    tokens = builder.emit(op.argsort(probs, descending=True, dtype="int32"))
+
+    def take(probs: te.Tensor, tokens: te.Tensor) -> te.Tensor:
+        return te.compute(probs.shape, lambda i, j: probs[i, tokens[i, j]], name="take_sorted_probs")
+
+    return builder.emit_te(take, probs, tokens, primfunc_name_hint="take_sorted_probs"), tokens
+
+
+def _in_top_p(builder: relax.BlockBuilder, ordered: relax.Var, top_p: relax.Var) -> relax.Var:
+    """Of sorted rows, the tokens before which top_p is not reached: the least that reach it."""
+    before = builder.emit(op.cumsum(ordered, axis=1) - ordered)
+    # A top_p of 0 takes the likeliest.
+    least = op.maximum(op.expand_dims(top_p, 1), relax.const(LEAST_TOP_P, "float32"))
+    return builder.emit(op.less(before, least))
+
+
+def _draw(
+    builder: relax.BlockBuilder, target: tvm.target.Target, weights: relax.Var, uniform: relax.Var, rows: relax.Var
+) -> relax.Var:
+    """For each sample, the first column up to which its row's weights sum to more than its share of them all."""
+    sums = builder.emit(op.cumsum(weights, axis=1))
+    kernel = builder.add_func(scheduled(_first_beyond, target), "first_beyond")
+    return builder.emit(relax.call_tir(kernel, [sums, uniform, rows], relax.TensorType(rows.ty.shape, "int32")))
+
+
+@T.prim_func(private=True, s_tir=True)
+def _first_beyond(sums_: T.handle, uniform_: T.handle, rows_: T.handle, columns_: T.handle):
+    """A binary search, from the highest bit of the column to the lowest. A share is less than the last sum."""
+    T.func_attr({"tirx.noalias": True})
+    batch_size, vocab_size, n = T.int32(), T.int32(), T.int32()
+    sums = T.match_buffer(sums_, (batch_size, vocab_size), "float32")
+    uniform = T.match_buffer(uniform_, (n,), "float32")
+    rows = T.match_buffer(rows_, (n,), "int32")
+    columns = T.match_buffer(columns_, (n,), "int32")
+    for i in range(n):
+        with T.sblock("update"):
+            v = T.axis.spatial(n, i)
+            columns[v] = 0
+            for bit in range(31):
+                columns[v] = T.if_then_else(
+                    columns[v] < vocab_size - (1 << (30 - bit)),
+                    T.if_then_else(
+                        sums[rows[v], columns[v] + (1 << (30 - bit)) - 1] <= uniform[v] * sums[rows[v], vocab_size - 1],
+                        columns[v] + (1 << (30 - bit)),
+                        columns[v],
+                    ),
+                    columns[v],
+                )
+
+
+def _multinomial(builder: relax.BlockBuilder, target: tvm.target.Target) -> None:
+    parameters = _parameters(
+        probs=("float32", _BATCH, _VOCAB),
+        uniform_samples=("float32", _SAMPLES),
+        sample_indices=("int32", _SAMPLES),
+    )
+    _function(builder, "multinomial_from_uniform", parameters, lambda *arguments: _draw(builder, target, *arguments))
+
+
+def _argsort(builder: relax.BlockBuilder) -> None:
+    parameters = _parameters(probs=("float32", _BATCH, _VOCAB))
+    _function(builder, "argsort_probs", parameters, lambda probs: relax.Tuple(_sorted(builder, probs)))
+
+
+def _sample_with_top_p(builder: relax.BlockBuilder, target: tvm.target.Target) -> None:
+    def body(probs: relax.Var, tokens: relax.Var, uniform: relax.Var, rows: relax.Var, top_p: relax.Var) -> relax.Expr:
+        weights = builder.emit(op.where(_in_top_p(builder, probs, top_p), probs, relax.const(0.0, "float32")))
+        drawn = _draw(builder, target, weights, uniform, rows)
+
+        def take(tokens: te.Tensor, rows: te.Tensor, drawn: te.Tensor) -> te.Tensor:
+            return te.compute(rows.shape, lambda i: tokens[rows[i], drawn[i]], name="take_tokens")
+
+        return builder.emit_te(take, tokens, rows, drawn, primfunc_name_hint="take_tokens")
+
+    parameters = _parameters(
+        sorted_probs=("float32", _BATCH, _VOCAB),
+        sorted_indices=("int32", _BATCH, _VOCAB),
+        uniform_samples=("float32", _SAMPLES),
+        sample_indices=("int32", _SAMPLES),
+        top_p=("float32", _BATCH),
+    )
+    _function(builder, "sample_with_top_p", parameters, body)
+
+
+def _take_probs(builder: relax.BlockBuilder) -> None:
+    """Of the tokens that were drawn, and of those at `top_prob_offsets` in the sorted rows, laid end to end."""
+
+    def take(
+        probs: te.Tensor, tokens: te.Tensor, rows: te.Tensor, drawn: te.Tensor, offsets: te.Tensor
+    ) -> list[te.Tensor]:
+        vocab = probs.shape[1].astype("int32")
+
+        def token(i: tirx.Var):
+            return tokens[offsets[i] // vocab, offsets[i] % vocab]
+
+        return [
+            te.compute(rows.shape, lambda i: probs[rows[i], drawn[i]], name="sampled_probs"),
+            te.compute(offsets.shape, lambda i: probs[offsets[i] // vocab, token(i)], name="top_probs"),
+            te.compute(offsets.shape, token, name="top_tokens"),
+        ]
+
+    parameters = _parameters(
+        unsorted_probs=("float32", _BATCH, _VOCAB),
+        sorted_indices=("int32", _BATCH, _VOCAB),
+        sample_indices=("int32", _SAMPLES),
+        sampling_results=("int32", _SAMPLES),
+        top_prob_offsets=("int32", _POSITIONS),
+    )
+    _function(
+        builder,
+        "sampler_take_probs",
+        parameters,
+        lambda *arguments: builder.emit_te(take, *arguments, primfunc_name_hint="take_probs"),
+    )
+
+
+def _renormalize(builder: relax.BlockBuilder) -> None:
+    """Probabilities of the likeliest tokens whose sum reaches top_p, made to sum to 1; of all others 0.
+
+    The engine's guesses at the cutoff are for a search; here it is found by sorting.
+    """
+
+    def body(probs: relax.Var, top_p: relax.Var, _pivots: relax.Var) -> relax.Expr:
+        ordered, _ = _sorted(builder, probs)
+        kept = builder.emit(op.where(_in_top_p(builder, ordered, top_p), ordered, relax.const(1.0, "float32")))
+        cutoff = builder.emit(op.min(kept, axis=1, keepdims=True))
+        likely = builder.emit(op.where(op.greater_equal(probs, cutoff), probs, relax.const(0.0, "float32")))
+        return likely / op.sum(likely, axis=1, keepdims=True)
+
+    parameters = _parameters(probs=("float32", _BATCH, _VOCAB), top_p=("float32", _BATCH))
+    pivots = relax.Var("init_pivots", relax.TensorType([parameters[0].ty.shape[0], PIVOTS], "float32"))
+    _function(builder, "renormalize_by_top_p", [*parameters, pivots], body)

@@ -1,0 +1,105 @@
+"""What a library can be built for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edge_transact.errors import UsageError, did_you_mean
+from edge_transact.system import cpu as features
+
+if TYPE_CHECKING:
+    import tvm
+
+
+@dataclass(frozen=True)
+class BuildTarget:
+    """One of ``--target``'s names.
+
+    Attributes:
+        name: As given on the command line.
+        description: For people.
+        device: TVM's kind of the device that runs the kernels: ``opencl``, ``metal`` or ``llvm``.
+        suffix: ``.tar`` for an archive of objects that an app links, ``.so`` for a library to load here.
+        spec: TVM's target, host among it; the host's CPU is filled in when it is this machine's.
+    """
+
+    name: str
+    description: str
+    device: str
+    suffix: str
+    spec: dict[str, Any]
+
+    @property
+    def is_system_lib(self) -> bool:
+        """Whether the library registers itself by its prefix when linked into a program, as MLC's apps expect."""
+        return self.suffix == ".tar"
+
+    def tvm_target(self) -> tvm.target.Target:
+        """TVM's own target object."""
+        import tvm
+
+        spec = dict(self.spec)
+        if spec == {"kind": "llvm"}:
+            triple = tvm.get_global_func("tvm.codegen.llvm.GetDefaultTargetTriple")()
+            spec |= {"mtriple": triple, "mcpu": tvm.target.codegen.llvm_get_system_cpu()}
+            spec["num-cores"] = len(os.sched_getaffinity(0))
+            # A virtual machine may hide what its CPU's name promises.
+            promised = tvm.target.codegen.llvm_get_cpu_features(tvm.target.Target(spec))
+            spec["mattr"] = [f"-{name}" for name in features.missing(promised)]
+        return tvm.target.Target(spec)
+
+
+_ANDROID_CPU = {"kind": "llvm", "mtriple": "aarch64-linux-android"}
+
+TARGETS: dict[str, BuildTarget] = {
+    target.name: target
+    for target in (
+        BuildTarget(
+            "android",
+            "Android phones with an OpenCL GPU",
+            "opencl",
+            ".tar",
+            {"kind": "opencl", "host": _ANDROID_CPU},
+        ),
+        BuildTarget(
+            "android-cpu",
+            "the CPU of 64-bit Android phones from ARMv8.2 on",
+            "llvm",
+            ".tar",
+            {**_ANDROID_CPU, "mattr": ["+neon", "+fullfp16", "+dotprod"], "num-cores": 4},
+        ),
+        BuildTarget("host", "this machine's CPU", "llvm", ".so", {"kind": "llvm"}),
+        BuildTarget(
+            "iphone",
+            "iPhones, with Metal",
+            "metal",
+            ".tar",
+            {
+                "kind": "metal",
+                "max_threads_per_block": 256,
+                "max_shared_memory_per_block": 32768,
+                "thread_warp_size": 1,
+                "libs": ["iphoneos"],
+                "host": {"kind": "llvm", "mtriple": "arm64-apple-darwin"},
+            },
+        ),
+    )
+}
+
+
+def get_target(name: str) -> BuildTarget:
+    """The target of that name.
+
+    Raises:
+        UsageError: There is none; the message lists those that there are.
+    """
+    if name not in TARGETS:
+        raise UsageError(f"unknown target {name!r}", fix=did_you_mean(name, TARGETS))
+    return TARGETS[name]
+
+
+def system_lib_prefix(model_lib: str) -> str:
+    """The prefix of an archive's symbols. MLC's engine makes it from ``model_lib`` by the same rule."""
+    return model_lib.replace("-", "_") + "_"

@@ -1,0 +1,1 @@
+"""The Hugging Face hub: models and data sets from it, checkpoints to it."""

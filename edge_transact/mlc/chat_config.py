@@ -1,0 +1,121 @@
+"""``mlc-chat-config.json``: what MLC-LLM's engine and apps read about a model, in the shape of its `MLCChatConfig`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edge_transact.checkpoint.writer import TOKENIZER_FILES
+from edge_transact.mlc.conversation import conversation_template
+
+CHAT_CONFIG = "mlc-chat-config.json"
+
+CHAT_CONFIG_VERSION = "0.1.0"
+"""MLC-LLM's own number for the format."""
+
+_SAMPLING_DEFAULTS = {
+    "temperature": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
+    "top_p": 1.0,
+}
+
+
+def chat_config(
+    checkpoint: Path,
+    *,
+    model_type: str,
+    model_lib: str,
+    quantization: str,
+    model_config: Mapping[str, Any],
+    vocab_size: int,
+    context_window_size: int,
+    prefill_chunk_size: int,
+) -> dict[str, Any]:
+    """The contents of ``mlc-chat-config.json``.
+
+    Args:
+        checkpoint: A checkpoint directory with its tokenizer; sampling defaults and special tokens come from its
+            ``generation_config.json`` and ``config.json``, the conversation template from its chat template.
+        model_type: The name under which the definition registers itself.
+        model_lib: The library's name.
+        quantization: Its name.
+        model_config: The definition's configuration, as JSON values.
+        vocab_size: The width of the library's logits.
+        context_window_size: Tokens that a sequence may have.
+        prefill_chunk_size: Tokens that one prefill call takes at most.
+    """
+    generation = {**_read_json(checkpoint / "config.json"), **_read_json(checkpoint / "generation_config.json")}
+    eos = generation.get("eos_token_id", 2)
+    eos_ids = [token for token in (eos if isinstance(eos, list) else [eos]) if token is not None]
+    return {
+        "version": CHAT_CONFIG_VERSION,
+        "model_type": model_type,
+        "model_lib": model_lib,
+        "quantization": quantization,
+        "model_config": dict(model_config),
+        "vocab_size": vocab_size,
+        "active_vocab_size": _active_vocab_size(checkpoint, vocab_size),
+        "context_window_size": context_window_size,
+        "sliding_window_size": -1,
+        "prefill_chunk_size": prefill_chunk_size,
+        "attention_sink_size": -1,
+        "tensor_parallel_shards": 1,
+        "pipeline_parallel_stages": 1,
+        **{key: _number(generation.get(key), default) for key, default in _SAMPLING_DEFAULTS.items()},
+        "tokenizer_files": [name for name in TOKENIZER_FILES if (checkpoint / name).is_file()],
+        "tokenizer_info": tokenizer_info(checkpoint),
+        "conv_template": conversation_template(checkpoint, eos_ids),
+        "pad_token_id": _number(generation.get("pad_token_id"), 0),
+        "bos_token_id": _number(generation.get("bos_token_id"), 1),
+        "eos_token_id": eos_ids[0] if len(eos_ids) == 1 else eos_ids,
+        "model_task": "chat",
+    }
+
+
+def _number(value: Any, default: float) -> Any:
+    return default if value is None else value
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _active_vocab_size(checkpoint: Path, vocab_size: int) -> int:
+    """Tokens that the tokenizer knows; the logits may be padded beyond."""
+    path = checkpoint / "tokenizer.json"
+    if not path.is_file():
+        return vocab_size
+    from tokenizers import Tokenizer
+
+    return min(vocab_size, Tokenizer.from_file(str(path)).get_vocab_size(with_added_tokens=True))
+
+
+def tokenizer_info(checkpoint: Path) -> dict[str, Any]:
+    """How MLC turns token strings into text, from ``tokenizer.json``'s decoder and normalizer.
+
+    The fields are those of MLC's ``TokenizerInfo`` (``mlc_llm/tokenizers``); a directory without ``tokenizer.json`` has
+    a SentencePiece model, whose tokens fall back to bytes.
+    """
+    tokenizer = _read_json(checkpoint / "tokenizer.json")
+    decoders = _steps(tokenizer.get("decoder"), "decoders")
+    normalizers = _steps(tokenizer.get("normalizer"), "normalizers")
+    byte_level = any(step.get("type") == "ByteLevel" for step in decoders)
+    return {
+        "token_postproc_method": "byte_level" if byte_level else "byte_fallback",
+        "prepend_space_in_encode": any(
+            step.get("type") == "Prepend" and step.get("prepend") == "\u2581" for step in normalizers
+        ),
+        "strip_space_in_decode": any(
+            step.get("type") == "Strip" and step.get("content") == " " and step.get("start") == 1 for step in decoders
+        ),
+    }
+
+
+def _steps(part: Mapping[str, Any] | None, key: str) -> list[Mapping[str, Any]]:
+    if not part:
+        return []
+    return list(part[key]) if part.get("type") == "Sequence" else [part]

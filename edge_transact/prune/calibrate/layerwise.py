@@ -1,0 +1,246 @@
+"""A model gone through layer by layer, so that one layer's weights are in memory at a time.
+
+The hidden states of all calibration windows go through layer after layer; each layer is read from the checkpoint,
+already cut to what is kept of it so far, and computes what the whole pruned model would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+
+import torch
+from torch.nn import functional
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
+
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.finite import is_finite
+from edge_transact.checkpoint.layers import layer_config, load_layer
+from edge_transact.errors import EdgeTransactError
+from edge_transact.progress import warn
+from edge_transact.prune.cut.selection import LayerSelection
+from edge_transact.prune.cut.surgery import REPAIR, pruned_layer
+from edge_transact.prune.journal import Journal, release
+from edge_transact.system.cpu import has_fast_bf16
+
+BATCH_TOKENS = 2048
+"""Tokens of a forward pass: enough for full matrix products, few enough for the activations of a 7B model."""
+
+LOGITS_TOKENS = 256
+"""Tokens whose logits are computed at once."""
+
+LOGITS_VOCABULARY = 4096
+"""Logits of a token that are computed at once, where they needn't be together: they stay in the cache."""
+
+
+def compute_device() -> torch.device:
+    """Where layers compute: a GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def computation_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """What a model is computed in: bf16 if it is stored so and the device multiplies it fast, else fp32.
+
+    fp16 overflows where bf16 and fp32 don't. NVIDIA's GPUs before Ampere only emulate bf16.
+    """
+    fast = has_fast_bf16() if device.type == "cpu" else torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if stored == torch.bfloat16 and fast else torch.float32
+
+
+class LayerwiseModel:
+    """The parts of a model that its layers share, and its layers one at a time.
+
+    Args:
+        checkpoint: The source.
+        windows: int64 token ids, ``[windows, window]``.
+
+    Attributes:
+        replaced: Tensors that stand in for the checkpoint's, by name; `replace` puts them there.
+        dtype: Of the computation.
+        device: Where layers compute, see `compute_device`. Hidden states wait on the CPU.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, windows: torch.Tensor) -> None:
+        self.checkpoint = checkpoint
+        self.windows = windows
+        self.replaced: dict[str, torch.Tensor] = {}
+        self.device = compute_device()
+        self._embedding_name = "model.embed_tokens.weight"
+        self.dtype = computation_dtype(checkpoint.tensor(self._embedding_name).dtype, self.device)
+
+    def sample(self, tokens: int, window: int | None = None) -> LayerwiseModel:
+        """The same model with fewer windows: every so many-th, of about so many tokens in all, but at least one.
+
+        With `window`, only the first so many tokens of each, and so more of them.
+        """
+        windows = self.windows[:, :window]
+        step = max(1, windows.numel() // max(tokens, 1))
+        model = LayerwiseModel(self.checkpoint, windows[::step])
+        model.replaced = self.replaced
+        return model
+
+    @property
+    def batches(self) -> Sequence[torch.Tensor]:
+        """The windows in batches of about `BATCH_TOKENS` tokens."""
+        return self.windows.split(max(1, BATCH_TOKENS // self.windows.shape[1]))
+
+    def embeddings(self, journal: Journal) -> torch.Tensor:
+        """What layer 0 gets, ``[windows, window, hidden_size]``, in the journal's room.
+
+        Raises:
+            EdgeTransactError: A row of the embedding is not finite.
+        """
+        rows = self.checkpoint.tensor(self._embedding_name)
+        hidden = journal.room((*self.windows.shape, rows.shape[1]), self.dtype)
+        for ids, batch in zip(self.batches, pieces(hidden, self), strict=True):
+            batch.copy_(rows[ids])
+            if not is_finite(batch):
+                raise EdgeTransactError(
+                    f"{self.checkpoint.path}: {self._embedding_name} holds NaN or infinity", fix=REPAIR
+                )
+        return hidden
+
+    @cached_property
+    def rotary(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines of all positions of a window."""
+        positions = torch.arange(self.windows.shape[1], device=self.device)[None]
+        config = layer_config(self.checkpoint, self.checkpoint.plan.layers[0])
+        like = torch.empty(0, dtype=self.dtype, device=self.device)
+        return LlamaRotaryEmbedding(config).to(self.device)(like, positions)
+
+    def layer(self, index: int, selection: LayerSelection | None = None) -> LlamaDecoderLayer:
+        """A layer cut to what is kept of it, with the tensors that stand in; or, without a selection, the source's own.
+
+        Its weights want no gradients.
+
+        Raises:
+            EdgeTransactError: One of its tensors holds NaN or infinity, named.
+        """
+        replaced = self.replaced if selection else {}
+        selection = selection or LayerSelection.everything(self.checkpoint.plan.layers[index])
+        tensors = pruned_layer(self.checkpoint, index, selection, replaced)
+        for part, tensor in tensors.items():
+            if not is_finite(tensor):
+                raise EdgeTransactError(
+                    f"{self.checkpoint.path}: model.layers.{index}.{part} holds NaN or infinity", fix=REPAIR
+                )
+        layer = load_layer(self.checkpoint, selection.widths, tensors, self.dtype)
+        return layer.requires_grad_(False).to(self.device)
+
+    def replace(self, name: str, tensor: torch.Tensor) -> None:
+        """Puts a computed tensor in the place of one of the checkpoint's, in that one's dtype.
+
+        Values that this dtype doesn't reach, as fp16 doesn't beyond 65504, become its largest, with a warning.
+
+        Raises:
+            EdgeTransactError: It holds NaN or infinity.
+        """
+        if not is_finite(tensor):
+            raise EdgeTransactError(f"{self.checkpoint.path}: what would become {name} is not finite", fix=REPAIR)
+        dtype = self.checkpoint.tensor(name).dtype
+        limit = torch.finfo(dtype).max
+        if beyond := int((tensor.abs() > limit).sum()):
+            warn(f"{name}: {beyond} of {tensor.numel()} values are beyond {dtype}'s {limit:.6g}, and became that.")
+        self.replaced[name] = tensor.clamp(-limit, limit).to(dtype)
+
+    def run(self, layer: LlamaDecoderLayer, hidden: torch.Tensor) -> torch.Tensor:
+        """What a layer makes of hidden states ``[batch, window, hidden_size]``, on `device`."""
+        return layer(hidden.to(self.device), attention_mask=None, position_embeddings=self.rotary)
+
+    @cached_property
+    def _final_norm(self) -> LlamaRMSNorm:
+        norm = LlamaRMSNorm(self.checkpoint.plan.hidden_size, eps=self.checkpoint.config.get("rms_norm_eps", 1e-6))
+        norm.weight = torch.nn.Parameter(self._finite("model.norm.weight").to(self.dtype))
+        return norm.requires_grad_(False).to(self.device)
+
+    @cached_property
+    def _lm_head(self) -> torch.Tensor:
+        name = self._embedding_name if self.checkpoint.plan.tie_word_embeddings else "lm_head.weight"
+        return self._finite(name).to(self.dtype).to(self.device)
+
+    def _finite(self, name: str) -> torch.Tensor:
+        tensor = self.checkpoint.tensor(name)
+        if not is_finite(tensor):
+            raise EdgeTransactError(f"{self.checkpoint.path}: {name} holds NaN or infinity", fix=REPAIR)
+        return tensor
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits in fp32 of the last layer's output ``[tokens, hidden_size]``."""
+        return functional.linear(self._final_norm(hidden.to(self.device)), self._lm_head).float()
+
+    def logit_blocks(self, hidden: torch.Tensor) -> Iterator[torch.Tensor]:
+        """As `logits`, block by block of the vocabulary: fp32 ``[tokens, LOGITS_VOCABULARY or fewer]`` each."""
+        normed = self._final_norm(hidden.to(self.device))
+        for rows in self._lm_head.split(LOGITS_VOCABULARY):
+            yield functional.linear(normed, rows).float()
+
+    def loss_gradients(self, hidden: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The gradient of the summed next-token loss of all windows, in nats, by the last layer's output.
+
+        Args:
+            hidden: The last layer's output, batch by batch.
+
+        Returns:
+            Of the shapes and the dtype of `hidden`.
+
+        Raises:
+            EdgeTransactError: The last norm or `lm_head` holds NaN or infinity.
+        """
+        gradients = []
+        for ids, states in zip(self.batches, hidden, strict=True):
+            gradient = torch.zeros_like(states)
+            # Each token predicts the next one of its window; the last predicts nothing.
+            inputs, outputs = states[:, :-1].flatten(end_dim=1), gradient[:, :-1]
+            pieces = []
+            for piece, labels in zip(
+                inputs.split(LOGITS_TOKENS), ids[:, 1:].flatten().split(LOGITS_TOKENS), strict=True
+            ):
+                with torch.enable_grad():
+                    leaf = piece.to(self.device).requires_grad_()
+                    normed = self._final_norm(leaf)
+                by_normed = self._by_normed(normed.detach(), labels.to(self.device))
+                (by_leaf,) = torch.autograd.grad(normed, leaf, by_normed)
+                pieces.append(by_leaf.cpu())
+            outputs.copy_(torch.cat(pieces).view_as(outputs))
+            gradients.append(gradient)
+        return gradients
+
+    @torch.no_grad()
+    def _by_normed(self, normed: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The gradient of the summed loss by what `lm_head` gets: the softmax's mean of its rows, less the label's.
+
+        Args:
+            normed: ``[tokens, hidden_size]``.
+            labels: int64 ``[tokens]``.
+
+        Returns:
+            Of the shape and the dtype of `normed`.
+        """
+        blocks = self._lm_head.split(LOGITS_VOCABULARY)
+        logits = [functional.linear(normed, rows) for rows in blocks]
+        total = torch.stack([block.float().logsumexp(dim=-1) for block in logits]).logsumexp(dim=0)
+        gradient = torch.zeros_like(normed, dtype=torch.float32)
+        for block, rows in zip(logits, blocks, strict=True):
+            gradient += block.float().sub_(total[:, None]).exp_().to(self.dtype) @ rows
+        return (gradient - self._lm_head[labels]).to(self.dtype)
+
+
+def check_finite(tensors: Mapping[str, torch.Tensor], checkpoint: Checkpoint, index: int) -> None:
+    """Refuses what isn't finite.
+
+    Raises:
+        EdgeTransactError: A tensor holds NaN or infinity, named by layer and by its name here.
+    """
+    for name, tensor in tensors.items():
+        if not is_finite(tensor):
+            raise EdgeTransactError(
+                f"{checkpoint.path}: layer {index} computes NaN or infinity on the calibration text ({name})",
+                fix=REPAIR,
+            )
+
+
+def pieces(hidden: torch.Tensor, model: LayerwiseModel) -> Iterator[torch.Tensor]:
+    """Hidden states of all windows, batch by batch, as views that can be written to; in memory until the next one."""
+    for piece in hidden.split(len(model.batches[0])):
+        yield piece
+        release(hidden)

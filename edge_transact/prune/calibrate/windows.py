@@ -1,0 +1,191 @@
+"""Calibration text as token windows, drawn with a seed, from one text or from several."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
+from edge_transact.inputs.texts import DOCUMENT_SEPARATOR, read_documents
+from edge_transact.progress import step
+from edge_transact.prune.calibrate.suitability import check_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+DEFAULT_TEXT = "demo:sotu"
+DEFAULT_TOKENS = 16384
+WINDOW = 512
+"""Tokens of a window, or the model's context where that is shorter."""
+
+PACKINGS = ("joined", "documents")
+"""How windows are cut: from a text's documents joined by blank lines, or from each document by itself."""
+DEFAULT_PACKING = "joined"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One text of a calibration.
+
+    Attributes:
+        text: The TEXT.
+        sha256: Of its UTF-8 bytes, documents joined.
+        tokens: How many of its tokens were drawn.
+    """
+
+    text: str
+    sha256: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Windows of calibration text.
+
+    Attributes:
+        windows: int64, ``[windows, window]``; those of the first text, those of the second, ...
+        sources: The texts that they come from.
+        packing: One of `PACKINGS`.
+        seed: What the windows were drawn with.
+    """
+
+    windows: torch.Tensor = field(repr=False)
+    sources: tuple[Source, ...]
+    packing: str
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the windows themselves, of which it says how many tokens they have, each and together."""
+        return {
+            "sources": [asdict(source) for source in self.sources],
+            "tokens": self.windows.numel(),
+            "window": self.windows.shape[1],
+            "packing": self.packing,
+            "seed": self.seed,
+        }
+
+
+def texts_of(calibration: str | Sequence[str]) -> list[str]:
+    """The TEXTs of a calibration, which may be given as one."""
+    return [calibration] if isinstance(calibration, str) else list(calibration)
+
+
+def read_calibration(
+    checkpoint: Checkpoint,
+    calibration: str | Sequence[str],
+    *,
+    tokens: int = DEFAULT_TOKENS,
+    window: int | None = None,
+    packing: str = DEFAULT_PACKING,
+    seed: int = 0,
+) -> Calibration:
+    """Draws windows that don't overlap from texts: a sample of each, in order.
+
+    Args:
+        checkpoint: The model, for its tokenizer, context length and vocabulary.
+        calibration: Any TEXT, or several, which give as many windows each. Windows are dealt out one at a time,
+            beginning with the first text: what doesn't divide evenly goes to the first ones, and what a short text
+            doesn't have to the others.
+        tokens: How many tokens to draw from all texts together, rounded down to whole windows; texts that are shorter
+            are used whole.
+        window: Tokens of a window; `WINDOW` or the model's context where that is shorter.
+        packing: ``joined`` tokenizes a text whole, so that a window may go from one document on to the next;
+            ``documents`` tokenizes each document, and what is left at its end, less than a window, isn't used.
+        seed: Which windows.
+
+    Raises:
+        UsageError: A window is longer than the model's context, `tokens` is less than a window a text, or there is no
+            such packing.
+        EdgeTransactError: A text is shorter than a window, can't be read, is one token over and over, or has ids that
+            the model doesn't know.
+    """
+    texts = texts_of(calibration)
+    if packing not in PACKINGS:
+        raise UsageError(f"there is no packing {packing!r}", fix=did_you_mean(packing, PACKINGS))
+    window = _window(checkpoint, window)
+    if tokens < window * len(texts):
+        each = f" for each of {len(texts)} texts" if len(texts) > 1 else ""
+        raise UsageError(f"--calibration-tokens {tokens} is less than a window of {window}{each}", fix="Give more.")
+    tokenizer = _tokenizer(checkpoint)
+    documents = [read_documents(text, "calibration") for text in texts]
+    pools = [
+        _windows(text, of_text, tokenizer, window, packing) for text, of_text in zip(texts, documents, strict=True)
+    ]
+    shares = _shares([len(pool) for pool in pools], tokens // window)
+    if sum(shares) < tokens // window:
+        step(f"The calibration text has {sum(shares) * window} tokens in windows of {window}, all of which are used.")
+    draw = random.Random(seed)
+    windows, sources = [], []
+    for text, of_text, pool, share in zip(texts, documents, pools, shares, strict=True):
+        chosen = pool[sorted(draw.sample(range(len(pool)), share))]
+        check_text(text, chosen, tokenizer)
+        windows.append(chosen)
+        digest = hashlib.sha256(DOCUMENT_SEPARATOR.join(of_text).encode()).hexdigest()
+        sources.append(Source(text, digest, chosen.numel()))
+    drawn = torch.cat(windows)
+    if drawn.max() >= checkpoint.plan.vocab_size:
+        raise EdgeTransactError(
+            f"the tokenizer makes token {drawn.max()}, the model's vocabulary has {checkpoint.plan.vocab_size}",
+            fix="Use the tokenizer that belongs to the model.",
+        )
+    return Calibration(drawn, tuple(sources), packing, seed)
+
+
+def _window(checkpoint: Checkpoint, window: int | None) -> int:
+    context = checkpoint.config.get("max_position_embeddings")
+    if window is None:
+        return min(WINDOW, context or WINDOW)
+    if window < 2:
+        raise UsageError(f"--calibration-window {window} is less than 2", fix="A token predicts the next one.")
+    if context and window > context:
+        raise UsageError(
+            f"--calibration-window {window} is more than the model's context of {context}", fix="Give less."
+        )
+    return window
+
+
+def _tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(checkpoint.path)
+    except (OSError, ValueError) as error:
+        raise EdgeTransactError(
+            f"{checkpoint.path} has no tokenizer that loads: {error}", fix="Copy the model's tokenizer files there."
+        ) from error
+
+
+def _windows(
+    text: str, documents: Sequence[str], tokenizer: PreTrainedTokenizerBase, window: int, packing: str
+) -> torch.Tensor:
+    """All windows of a text, int64 ``[windows, window]``."""
+    pieces = [DOCUMENT_SEPARATOR.join(documents)] if packing == "joined" else list(documents)
+    # `verbose`: no warning that a text is longer than the model's context; it is cut into windows.
+    tokenized = tokenizer(pieces, verbose=False)["input_ids"]
+    whole = [
+        torch.tensor(ids[: len(ids) // window * window]).view(-1, window) for ids in tokenized if len(ids) >= window
+    ]
+    if not whole:
+        what = "tokens" if packing == "joined" else "tokens in its longest document"
+        raise EdgeTransactError(
+            f"the calibration text {text} has {max(map(len, tokenized))} {what}, fewer than a window of {window}",
+            fix="Give a longer text, or a smaller --calibration-window.",
+        )
+    return torch.cat(whole)
+
+
+def _shares(available: Sequence[int], wanted: int) -> list[int]:
+    """How many windows each text gives: dealt out one at a time, in turn, to those that have some left."""
+    shares = [0] * len(available)
+    while wanted and shares != list(available):
+        for index, most in enumerate(available):
+            if wanted and shares[index] < most:
+                shares[index] += 1
+                wanted -= 1
+    return shares

@@ -1,0 +1,144 @@
+"""Ridge regression for a projection's weights: summed in fp32 batch by batch, solved in fp64.
+
+Of a 7B model's MLP a matrix of all dims by all dims takes a gigabyte in fp64, so that there is never more than one: it
+becomes its own Cholesky factor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from edge_transact.checkpoint.finite import is_finite
+from edge_transact.prune.calibrate.gram import Gram, sums_of
+
+DAMPINGS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+"""Ridge penalties tried on the windows held out, as shares of each dim's own energy."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How one projection was solved.
+
+    Attributes:
+        damping: The ridge penalty chosen; infinite where the weights stayed as they were.
+        error_before: Squared distance to the target on the windows held out, as a share of the square of the source's
+            hidden state, the mean over tokens; with the weights as they were.
+        error_after: The same with the weights solved on the other windows.
+    """
+
+    damping: float
+    error_before: float
+    error_after: float
+
+    @property
+    def in_vain(self) -> bool:
+        """Whether something was missing, and no weights that were found made it less."""
+        return math.isinf(self.damping) and self.error_before > 0
+
+
+class Regression:
+    """The sums of one least-squares problem, ``outputs = W inputs``; fp32.
+
+    Args:
+        weight: W as it was, ``[outputs, inputs]``; its dtype is that of the activations.
+    """
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self._weight = weight
+        outputs, inputs = weight.shape
+        self._gram = [Gram(inputs, weight.device) for _ in range(2)]
+        self._cross = [torch.zeros(outputs, inputs, device=weight.device) for _ in range(2)]
+        self._square = torch.zeros(2, device=weight.device)
+        self._held_out = 0
+        """Outputs of tokens that choose the damping, all dims counted."""
+
+    def add(self, inputs: torch.Tensor, missing: torch.Tensor, tokens: torch.Tensor, *, held_out: bool) -> None:
+        """Takes in tokens.
+
+        Args:
+            inputs: ``[tokens, inputs]``.
+            missing: What W's output as it was is short of, ``[tokens, outputs]``.
+            tokens: How much each counts, ``[tokens, 1]``, fp32.
+            held_out: Whether they choose the damping.
+        """
+        part, root = int(held_out), tokens.sqrt()
+        inputs, missing = inputs * root, missing * root
+        with sums_of(self._weight.dtype):
+            self._gram[part].add(inputs)
+            self._cross[part].addmm_(missing.T, inputs)
+        self._square[part] += missing.square().sum()
+        self._held_out += held_out * missing.numel()
+
+    def solve(self) -> tuple[torch.Tensor, Fit]:
+        """W anew, in fp64, and how it was found; W as it was where no damping makes it better."""
+        grams = [part.whole() for part in self._gram]
+        before = self._square[1].item()
+        errors: dict[int, float] = {}
+
+        def error(index: int) -> float:
+            """On what is held out, with the damping of that index; infinite where it gives no number."""
+            if index not in errors:
+                in_range = 0 <= index < len(DAMPINGS)
+                change = _ridge(grams[:1], self._cross[:1], DAMPINGS[index]) if in_range else None
+                if change is None:
+                    return errors.setdefault(index, float("inf"))
+                change = change.float()
+                gained = (change @ grams[1]).sub_(self._cross[1], alpha=2).mul_(change)
+                found = before + gained.sum(dtype=torch.float64).item()
+                errors[index] = found if math.isfinite(found) else float("inf")
+            return errors[index]
+
+        # The error falls and then rises with the damping: from the middle, or the first that gives a number, downhill.
+        index = len(DAMPINGS) // 2
+        while math.isinf(error(index)) and index + 1 < len(DAMPINGS):
+            index += 1
+        for direction in (-1, 1):
+            while error(index + direction) < error(index):
+                index += direction
+        best, least = DAMPINGS[index], error(index)
+        # Errors of nothing at all compare as false.
+        change = _ridge(grams, self._cross, best) if least < before else None
+        if change is None:
+            return self._weight.double(), self._fit(float("inf"), before)
+        return change.add_(self._weight), self._fit(best, least)
+
+    def _fit(self, damping: float, error: float) -> Fit:
+        return Fit(damping, self._square[1].item() / self._held_out, error / self._held_out)
+
+
+def _ridge(grams: Sequence[torch.Tensor], crosses: Sequence[torch.Tensor], damping: float) -> torch.Tensor | None:
+    """``cross (gram + damping diag(gram))^-1`` of the sums of both, in fp64, or `None` where that is no number.
+
+    Args:
+        grams: ``[inputs, inputs]`` each, fp32.
+        crosses: ``[outputs, inputs]`` each, fp32.
+        damping: The ridge penalty.
+
+    Returns:
+        ``[outputs, inputs]``.
+    """
+    damped = _total(grams)
+    diagonal = damped.diagonal()
+    diagonal += damping * diagonal + 1e-9 * diagonal.mean()
+    # LAPACK's matrices have their columns one after the other; transposed, torch doesn't copy them.
+    factor = damped.mT
+    failed = torch.empty((), dtype=torch.int32, device=damped.device)
+    torch.linalg.cholesky_ex(factor, out=(factor, failed))
+    if failed or not is_finite(damped):
+        return None
+    change = _total(crosses)
+    torch.linalg.solve_triangular(factor.mT, change, upper=True, left=False, out=change)
+    torch.linalg.solve_triangular(factor, change, upper=False, left=False, out=change)
+    return change if is_finite(change) else None
+
+
+def _total(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Their sum, in fp64, without a copy of each."""
+    total = parts[0].double()
+    for part in parts[1:]:
+        total += part
+    return total

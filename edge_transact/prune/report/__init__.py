@@ -1,0 +1,1 @@
+"""What pruning did, as figures and a page."""

@@ -1,0 +1,1 @@
+"""Scores of what can be cut, and how much each layer is missed."""

@@ -1,0 +1,73 @@
+"""FLAP (An et al., AAAI 2024): how much an input feature fluctuates, times the squared norm of its outgoing weights.
+
+What doesn't fluctuate can go, for a bias can stand in for its mean: ``attention_mean`` and ``intermediate_mean`` in the
+extras let `surgery.shifted_biases` do so. A dim scores ``variance * ||column||**2``, the mean squared error that its
+removal leaves; a value dim or a head has the sum over its columns. (FLAP's own code squares the dims of a head before
+it sums them up; and it compares layers with each other, which is allocation here.) FLAP has no score for Q and K, and
+no bias can stand in for their dims, so RoPE pairs score as in `transact`.
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from edge_transact.prune.score.methods.scorer import Activations, Scorer
+from edge_transact.prune.score.salience import LayerScores, SquareSum, of_groups, pair_energy
+from edge_transact.widths import LayerWidths
+
+
+class Flap(Scorer):
+    """Scores a layer by its activations and the weights that take them on."""
+
+    def __init__(self, widths: LayerWidths, layer: LlamaDecoderLayer) -> None:
+        super().__init__(widths, layer)
+        self._attention, self._mlp = Moments(), Moments()
+        self._queries, self._keys = SquareSum(), SquareSum()
+
+    def add(self, seen: Activations) -> None:
+        self._attention.add(seen.attention)
+        self._mlp.add(seen.mlp)
+        self._queries.add(seen.queries)
+        self._keys.add(seen.keys)
+
+    def scores(self) -> LayerScores:
+        attention = self._attention.variance() * _column_squares(self.layer.self_attn.o_proj.weight)
+        return LayerScores(
+            heads=attention.view(self.widths.num_attention_heads, -1).sum(dim=1),
+            v_dims=of_groups(attention, self.widths),
+            qk_pairs=pair_energy(self._queries.value(), self._keys.value(), self.widths).sqrt(),
+            intermediate=self._mlp.variance() * _column_squares(self.layer.mlp.down_proj.weight),
+            extra={"attention_mean": self._attention.mean.float(), "intermediate_mean": self._mlp.mean.float()},
+        )
+
+
+def _column_squares(weight: torch.Tensor) -> torch.Tensor:
+    return weight.float().square().sum(dim=0)
+
+
+class Moments:
+    """Mean and variance of each dim of an activation over all tokens seen; batches are merged in fp64 (Chan et al.).
+
+    Attributes:
+        tokens: How many were seen.
+        mean: fp64, ``[size]``.
+    """
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.mean: torch.Tensor = torch.zeros(())
+        self._squares: torch.Tensor = torch.zeros(())  # of the distances to the mean, summed
+
+    def add(self, activation: torch.Tensor) -> None:
+        """Takes in a batch: any float dtype, ``[tokens, size]``."""
+        variance, mean = torch.var_mean(activation.float(), dim=0, correction=0)
+        before, batch = self.tokens, len(activation)
+        self.tokens = before + batch
+        step = mean.double() - self.mean
+        self.mean = self.mean + step * (batch / self.tokens)
+        self._squares = self._squares + variance.double() * batch + step.square() * (before * batch / self.tokens)
+
+    def variance(self) -> torch.Tensor:
+        """Unbiased, fp32, ``[size]``; zero for a single token."""
+        return (self._squares / max(1, self.tokens - 1)).float()

@@ -1,0 +1,185 @@
+"""The cache: made once for the same ingredients, whole or not at all, and never wrong unnoticed."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from edge_transact import progress
+from edge_transact.artifacts import cache
+from edge_transact.cli import app
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+class Kitchen:
+    """Makes one file, and counts how often."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self, directory: Path) -> None:
+        self.times += 1
+        (directory / "parts").mkdir()
+        (directory / "parts" / "a.bin").write_bytes(b"content")
+
+    def recipe(self, kind: str = "weights", **ingredients) -> cache.Recipe:
+        return cache.Recipe(kind, "quantize", ingredients, self)
+
+
+def test_the_same_ingredients_are_made_once(capsys):
+    kitchen = Kitchen()
+    first = cache.made(kitchen.recipe(model="a"))
+    assert "reused" not in capsys.readouterr().err
+    assert cache.made(kitchen.recipe(model="a")) == first
+    assert kitchen.times == 1
+    assert "quantize: nothing has changed, reused" in capsys.readouterr().err
+
+
+@given(
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=3),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=3),
+)
+@settings(max_examples=50)
+def test_entries_are_the_same_exactly_when_ingredients_are(one, other):
+    kitchen = Kitchen()
+    recipes = [cache.Recipe("weights", "quantize", ingredients, kitchen) for ingredients in (one, other)]
+    assert (recipes[0].entry == recipes[1].entry) == (one == other)
+
+
+def test_who_comes_second_waits_for_what_is_being_made(monkeypatch):
+    kitchen, begun, waits, go_on = Kitchen(), threading.Event(), threading.Event(), threading.Event()
+    monkeypatch.setattr(
+        cache, "step", lambda message: waits.set() if "waiting for another process" in message else None
+    )
+
+    def make_slowly(directory: Path) -> None:
+        begun.set()
+        assert go_on.wait(30)
+        kitchen(directory)
+
+    first = threading.Thread(target=cache.made, args=[replace(kitchen.recipe(), make=make_slowly)])
+    second = threading.Thread(target=cache.made, args=[kitchen.recipe()])
+    first.start()
+    assert begun.wait(30)
+    second.start()
+    assert waits.wait(30)
+    assert second.is_alive()
+    go_on.set()
+    for thread in (first, second):
+        thread.join(30)
+    assert kitchen.times == 1
+
+
+def test_no_cache_makes_again(monkeypatch):
+    kitchen = Kitchen()
+    cache.made(kitchen.recipe())
+    monkeypatch.setattr(cache, "enabled", False)
+    cache.made(kitchen.recipe())
+    assert kitchen.times == 2
+
+
+def test_what_was_interrupted_is_not_there(root):
+    def fails(directory: Path) -> None:
+        (directory / "half").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.made(cache.Recipe("weights", "quantize", {}, fails))
+    assert cache.entries() == []
+    assert list((root / "weights").iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", [b"conten", b"CONTENT"])
+def test_a_damaged_entry_is_made_again(tmp_path, damage):
+    kitchen = Kitchen()
+    (cache.made(kitchen.recipe()) / "parts" / "a.bin").write_bytes(damage)
+    cache.place(kitchen.recipe(), tmp_path / "out")
+    assert (tmp_path / "out" / "parts" / "a.bin").read_bytes() == b"content"
+    assert kitchen.times == 2
+
+
+def test_a_damaged_record_is_made_again():
+    kitchen = Kitchen()
+    cache.made(kitchen.recipe())
+    (kitchen.recipe().entry / cache.RECORD).write_text("{")
+    cache.made(kitchen.recipe())
+    assert kitchen.times == 2
+
+
+def test_editing_an_output_leaves_the_cache_alone(tmp_path):
+    kitchen = Kitchen()
+    cache.place(kitchen.recipe(), tmp_path / "out")
+    (tmp_path / "out" / "parts" / "a.bin").write_bytes(b"edited")
+    cache.place(kitchen.recipe(), tmp_path / "again")
+    assert (tmp_path / "again" / "parts" / "a.bin").read_bytes() == b"content"
+    assert kitchen.times == 1
+
+
+def test_changed_code_is_another_ingredient(monkeypatch, tmp_path):
+    monkeypatch.setattr(cache, "_PACKAGE", tmp_path)
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "stage" / "a.py").write_text("1")
+    before = cache.code("stage")
+    (tmp_path / "stage" / "__pycache__").mkdir()
+    (tmp_path / "stage" / "__pycache__" / "a.pyc").write_text("compiled")
+    assert cache.code("stage") == before
+    for name, text in (("a.py", "2"), ("kernel.cc", "int main() {}"), ("b.py", "")):
+        (tmp_path / "stage" / name).write_text(text)
+        assert cache.code("stage") != before
+        before = cache.code("stage")
+
+
+def run(*arguments: str) -> dict:
+    result = CliRunner().invoke(app, ["cache", *arguments, "--json"])
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_the_command_shows_and_clears_and_touches_nothing_else(root):
+    kitchen = Kitchen()
+    cache.made(kitchen.recipe("weights"))
+    cache.made(kitchen.recipe("libraries"))
+    (root / "mine.txt").write_text("not ours")
+    shown = run()
+    assert {entry["kind"] for entry in shown["entries"]} == {"weights", "libraries"}
+    assert shown["size_bytes"] == sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) - len(
+        "not ours"
+    )
+    assert [entry["kind"] for entry in run("--clear", "--kind", "weights")["entries"]] == ["weights"]
+    assert [entry["kind"] for entry in run()["entries"]] == ["libraries"]
+    assert run("--clear")["cleared"] is True
+    assert run()["entries"] == []
+    assert (root / "mine.txt").exists()
+
+
+def test_an_unknown_kind():
+    result = CliRunner().invoke(app, ["cache", "--kind", "weigths"])
+    assert result.exit_code == 2 and "Did you mean 'weights'?" in result.stderr
+
+
+def test_verbose_says_why_a_stage_is_made_again(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "verbose", True)
+
+    def made(**ingredients: object) -> str:
+        directory = cache.made(cache.Recipe("weights", "quantize", ingredients, lambda directory: None))
+        said = " ".join(capsys.readouterr().err.split())
+        assert str(directory) in said
+        return said
+
+    assert "the cache has nothing of that name" in made(seed=1, code="a")
+    assert "not as it was the last time: seed" in made(seed=(2,), code="a")
+    assert "not as it was" not in made(seed=(2,), code="a")
+    monkeypatch.setattr(cache, "enabled", False)
+    assert "as --no-cache says" in made(seed=(2,), code="a")

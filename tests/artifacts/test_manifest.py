@@ -1,0 +1,93 @@
+"""The manifest says what a DIST is, and notices a file that isn't as it was."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edge_transact.artifacts.manifest import Manifest, sha256
+from edge_transact.errors import EdgeTransactError
+from edge_transact.widths import LayerWidths, WidthPlan
+
+PLAN = WidthPlan(64, 100, True, False, False, (LayerWidths(4, 2, 16, 16, 96), LayerWidths(2, 1, 16, 16, 32)))
+MANIFEST = Manifest(
+    source="demo:tiny",
+    model_type="edge_llama",
+    model_lib="edge_llama_q4f32_1_0123abcd",
+    quantization="q4f32_1",
+    context_window_size=128,
+    prefill_chunk_size=64,
+    max_batch_size=1,
+    plan=PLAN,
+    parameters=1000,
+    weights_bytes=600,
+    libraries={"host": "lib/edge_llama_q4f32_1_0123abcd-host.so"},
+    parity={"max_error": 1e-6},
+    versions={"edge-transact": "0"},
+)
+
+
+@pytest.fixture
+def dist(tmp_path):
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "x.so").write_bytes(b"library")
+    (tmp_path / "params_shard_0.bin").write_bytes(b"weights")
+    MANIFEST.write(tmp_path)
+    return tmp_path
+
+
+def test_reads_back_what_it_wrote(dist):
+    manifest = Manifest.read(dist)
+    files = {name: sha256(dist / name) for name in ("lib/x.so", "params_shard_0.bin")}
+    assert manifest == replace(MANIFEST, files=files)
+    manifest.verify(dist)
+    content = json.loads((dist / "manifest.json").read_text())
+    assert content["widths"] == PLAN.to_list() and content["bits_per_parameter"] == 4.8
+
+
+def test_a_changed_file_is_named(dist):
+    (dist / "lib" / "x.so").write_bytes(b"another")
+    with pytest.raises(EdgeTransactError, match=r"lib/x\.so is not as it was built"):
+        Manifest.read(dist).verify(dist)
+    (dist / "lib" / "x.so").unlink()
+    with pytest.raises(EdgeTransactError, match=r"lib/x\.so is missing"):
+        Manifest.read(dist).verify(dist)
+
+
+def test_no_manifest_no_dist(tmp_path):
+    with pytest.raises(EdgeTransactError, match=r"is not a DIST: it has no manifest\.json"):
+        Manifest.read(tmp_path)
+
+
+def test_what_is_taken_for_a_dist(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("dist", "pruned"):
+        Path(name).mkdir()
+    MANIFEST.write(Path("dist"))
+    Path("pruned", "config.json").touch()
+    for name, message, fix in (
+        ("dits", "dits does not exist", "Did you mean 'dist'?"),
+        ("pruned", "pruned is a checkpoint, not a DIST", "edge-transact build pruned"),
+    ):
+        with pytest.raises(EdgeTransactError, match=message) as refused:
+            Manifest.read(Path(name))
+        assert fix in refused.value.fix
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": {}, "widths": []}'])
+def test_a_manifest_that_is_none_is_named(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(EdgeTransactError, match=r"manifest\.json cannot be read"):
+        Manifest.read(tmp_path)
+
+
+def test_only_the_files_of_a_pattern(tmp_path):
+    from types import SimpleNamespace
+
+    (tmp_path / "a.bin").write_text("changed")
+    (tmp_path / "b.bin").write_text("changed")
+    manifest = SimpleNamespace(files={"a.bin": "", "b.bin": ""})
+    Manifest.verify(manifest, tmp_path, "*.json")
+    with pytest.raises(EdgeTransactError, match=r"b\.bin is not as it was built"):
+        Manifest.verify(manifest, tmp_path, "b*")

@@ -1,0 +1,81 @@
+"""Output directories: complete or absent, whatever ends the run that writes them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge_transact.artifacts.outputs import new_directory
+from edge_transact.errors import EdgeTransactError
+
+KILLED = """
+import os, pathlib, signal, sys
+from edge_transact.artifacts import outputs
+path = pathlib.Path(sys.argv[1])
+if sys.argv[2] == "renaming":
+    replace = os.replace
+    os.replace = lambda a, b: replace(a, b) if b.name == "old" else os.kill(os.getpid(), signal.SIGKILL)
+with outputs.new_directory(path, force=True) as directory:
+    (directory / "half").write_text("half")
+    if sys.argv[2] == "writing":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed(path: Path, while_: str) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path), while_], timeout=60)
+    assert done.returncode == -9
+
+
+def names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def test_an_output_appears_whole(tmp_path):
+    with new_directory(tmp_path / "a" / "out") as directory:
+        (directory / "file").write_text("text")
+        assert not (tmp_path / "a" / "out").exists()
+    assert names(tmp_path / "a") == {"out"} and names(tmp_path / "a" / "out") == {"file"}
+
+
+def test_a_failure_leaves_what_was_there(tmp_path):
+    with new_directory(tmp_path / "out") as directory:
+        (directory / "first").touch()
+    with pytest.raises(KeyboardInterrupt), new_directory(tmp_path / "out", force=True):
+        raise KeyboardInterrupt
+    with pytest.raises(EdgeTransactError, match="exists"), new_directory(tmp_path / "out"):
+        pass
+    assert names(tmp_path) == {"out"} and names(tmp_path / "out") == {"first"}
+
+
+def test_what_a_killed_run_left_goes_with_the_next(tmp_path):
+    killed(tmp_path / "out", "writing")
+    assert len(names(tmp_path)) == 1 and not (tmp_path / "out").exists()
+    with new_directory(tmp_path / "out"):
+        pass
+    assert names(tmp_path) == {"out"}
+
+
+def test_an_output_that_a_killed_run_had_put_aside_comes_back(tmp_path):
+    with new_directory(tmp_path / "out") as directory:
+        (directory / "first").touch()
+    killed(tmp_path / "out", "renaming")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(EdgeTransactError, match="exists"), new_directory(tmp_path / "out"):
+        pass
+    assert names(tmp_path) == {"out"} and names(tmp_path / "out") == {"first"}
+
+
+def test_workspaces_in_use_and_directories_of_others_stay(tmp_path):
+    (tmp_path / ".out-mine").mkdir()
+    with new_directory(tmp_path / "out") as first:
+        with new_directory(tmp_path / "out"):
+            pass
+        assert first.is_dir() and names(tmp_path) >= {"out", ".out-mine"}
+        with pytest.raises(EdgeTransactError, match="exists"), new_directory(tmp_path / "out"):
+            pass
+        (tmp_path / "out").rmdir()
+    assert names(tmp_path) == {"out", ".out-mine"}

@@ -1,0 +1,94 @@
+"""Libraries for phones, looked into after they are made; and what the look finds."""
+
+import io
+import tarfile
+
+import pytest
+
+from edge_transact.compiler.archive import LIBRARY_SYMBOL, android_linker, check_library, link_android
+from edge_transact.compiler.targets import TARGETS, get_target, system_lib_prefix
+from edge_transact.errors import EdgeTransactError, UsageError
+from tests.compiler.conftest import MODEL_LIB
+
+
+@pytest.mark.slow
+def test_an_android_archive_has_host_and_device_objects(archives):
+    with tarfile.open(archives["android"].path) as archive:
+        assert sorted(archive.getnames()) == [f"{MODEL_LIB}_devc.o", "lib0.o"]
+        source_text = b"".join(archive.extractfile(member).read() for member in archive)
+    assert b"__kernel void" in source_text, "OpenCL is compiled on the phone, from source"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["android", "android-cpu", "iphone"])
+def test_archives_pass_the_look(archives, name):
+    check_library(archives[name].path, get_target(name), MODEL_LIB)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["android", "android-cpu"])
+def test_android_archives_link_as_an_app_links_them(archives, tmp_path, name):
+    linker = android_linker()
+    if linker is None:
+        pytest.skip("clang and lld are not installed")
+    from elftools.elf.elffile import ELFFile
+
+    link_android(archives[name].path, tmp_path / "model.so", linker)
+    with (tmp_path / "model.so").open("rb") as stream:
+        elf = ELFFile(stream)
+        names = {symbol.name for symbol in elf.get_section_by_name(".dynsym").iter_symbols()}
+        assert system_lib_prefix(MODEL_LIB) + LIBRARY_SYMBOL in names
+        assert {segment["p_align"] for segment in elf.iter_segments("PT_LOAD")} == {16384}
+
+
+@pytest.mark.slow
+def test_another_prefix_or_format_is_noticed(archives):
+    android = get_target("android")
+    with pytest.raises(EdgeTransactError, match="has no symbol another_name_"):
+        check_library(archives["android"].path, android, "another_name")
+    with pytest.raises(EdgeTransactError, match="not an ELF object"):
+        check_library(archives["iphone"].path, android, MODEL_LIB)
+
+
+def _object(text: str, directory, *flags: str) -> bytes:
+    import subprocess
+
+    (directory / "x.c").write_text(text)
+    subprocess.run(["cc", "-c", *flags, "-o", str(directory / "x.o"), str(directory / "x.c")], check=True)
+    return (directory / "x.o").read_bytes()
+
+
+def _archive(path, data: bytes):
+    with tarfile.open(path, "w") as archive:
+        member = tarfile.TarInfo("lib0.o")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def test_an_object_of_another_machine_is_not_for_a_phone(tmp_path):
+    data = bytearray(_object("int f(void) { return 1; }", tmp_path))
+    data[18:20] = (62).to_bytes(2, "little")  # e_machine: x86-64, whatever this machine is
+    path = _archive(tmp_path / "x.tar", bytes(data))
+    with pytest.raises(EdgeTransactError, match=r"lib0\.o is for EM_X86_64, not for EM_AARCH64"):
+        check_library(path, get_target("android-cpu"), MODEL_LIB)
+
+
+def test_a_symbol_that_nothing_resolves_is_named(tmp_path):
+    path = tmp_path / "x.o"
+    path.write_bytes(_object("void surprise(void); void f(void) { surprise(); }", tmp_path))
+    with pytest.raises(EdgeTransactError, match="needs surprise"):
+        check_library(path, get_target("host"), MODEL_LIB)
+
+
+def test_an_empty_archive_is_noticed(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w"):
+        pass
+    with pytest.raises(EdgeTransactError, match="is empty"):
+        check_library(tmp_path / "x.tar", get_target("android"), MODEL_LIB)
+
+
+def test_a_target_nearly_right_is_suggested():
+    with pytest.raises(UsageError) as caught:
+        get_target("andriod")
+    assert "Did you mean 'android'?" in caught.value.fix and all(name in caught.value.fix for name in TARGETS)

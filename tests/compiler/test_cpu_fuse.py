@@ -1,0 +1,53 @@
+"""What surrounds a product with packed weights in the model becomes part of the product's kernel."""
+
+import tvm
+from tvm import relax
+
+from edge_transact.compiler.cpu.kernels import CPUKernels
+from edge_transact.compiler.modules import compiled
+from edge_transact.compiler.passes.fuse_matmuls import FuseLinears
+from edge_transact.quantization import get_quantization
+from tests.support.cpu_kernels import HOST
+
+
+def calls(function: relax.Function) -> list[str]:
+    """The operators and kernels that a function calls, in order."""
+    names = []
+
+    def visit(expr: relax.Expr) -> None:
+        if isinstance(expr, relax.Call) and isinstance(expr.op, tvm.ir.Op):
+            is_kernel = expr.op.name == "relax.call_tir"
+            names.append(expr.args[0].name_hint if is_kernel else expr.op.name)
+
+    relax.analysis.post_order_visit(function, visit)
+    return names
+
+
+def fused(source, name: str) -> tvm.IRModule:
+    model = compiled(source.definition.model(), get_quantization(name), "float32")
+    mod, _, _ = model.export_tvm(spec=model.get_default_spec(), allow_extern=True)
+    return FuseLinears(CPUKernels(HOST))(mod)
+
+
+def test_decode_is_the_first_product_and_a_chain_behind_each_attention(source):
+    for name in ("q4f16_0", "q4f32_1"):
+        mod = fused(source, name)
+        made = calls(mod["decode"])
+        layers = source.definition.config.num_hidden_layers
+        assert sum(call.startswith("w4_decode") for call in made) == 1
+        assert sum(call.startswith("w4_chain") for call in made) == layers
+        # Of o_proj, gate_up_proj, down_proj and the next qkv_proj or the logits: x and the residual, all weights and
+        # scales, the norms of two, biases of all but the logits, and what the next layer reads.
+        arguments = [len(mod[var].params) for var in mod.get_global_vars() if var.name_hint.startswith("w4_chain")]
+        assert sorted(arguments) == [2 + 8 + 2 + 3 + 1, 2 + 8 + 2 + 4 + 2]
+        left = {"relax.nn.rms_norm", "relax.nn.silu", "relax.add", "relax.multiply"} & set(made)
+        assert not left, f"{left} not fused"
+
+
+def test_kernels_are_shared_by_layers_of_all_widths(source):
+    mod = fused(source, "q4f16_0")
+    kernels = [var.name_hint for var in mod.get_global_vars() if var.name_hint.startswith("w4_")]
+    # For one row qkv, two chains and a prompt's logits; for many rows qkv, o and down, gate and up, the logits with
+    # the norm and without; the embedding.
+    assert len(kernels) <= 10, kernels
+    assert not [var.name_hint for var in mod.get_global_vars() if var.name_hint.startswith("dequantize_matmul")]

@@ -1,0 +1,55 @@
+"""GPU kernels are scheduled for layers of any width, and for heads that lost dims."""
+
+import pytest
+import tvm
+from tvm import relax, tirx
+from tvm.relax.frontend import nn
+from tvm.s_tir import dlight
+
+from edge_transact.compiler.gpu import schedules as gpu_schedules
+from edge_transact.compiler.library import build_library
+from edge_transact.compiler.modules import compiled
+from edge_transact.compiler.targets import get_target
+from edge_transact.quantization import get_quantization
+
+PASSES = [
+    relax.transform.LegalizeOps,
+    relax.transform.AnnotateTIROpPattern,
+    relax.transform.FoldConstant,
+    relax.transform.FuseOps,
+    relax.transform.FuseTIR,
+]
+
+
+class Product(nn.Module):
+    """A linear layer of 64 input features."""
+
+    def __init__(self, features: int) -> None:
+        self.linear = nn.Linear(64, features, bias=True)
+
+    def forward(self, x: nn.Tensor) -> nn.Tensor:
+        """``[1, n, 64]`` to ``[1, n, features]``."""
+        return self.linear(x)
+
+
+@pytest.mark.parametrize("layout", ["q4f16_0", "q4f16_1"])
+@pytest.mark.parametrize("features", [1, 34, 96, 444])
+def test_products_of_any_width_with_a_bias(features, layout):
+    model = compiled(Product(features), get_quantization(layout), "float32")
+    mod, _ = model.export_tvm(spec={"forward": {"x": nn.spec.Tensor([1, "n", 64], "float16")}})
+    target = get_target("android").tvm_target()
+    with target:
+        mod = tirx.transform.BindTarget(target)(mod)
+        for transform in (*PASSES, lambda: dlight.ApplyDefaultSchedule(*gpu_schedules.rules("opencl"))):
+            mod = transform()(mod)
+    kernels = [function for _, function in mod.functions_items() if isinstance(function, tvm.tirx.PrimFunc)]
+    assert kernels and all("threadIdx.x" in kernel.script() for kernel in kernels)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["android", "iphone"])
+def test_a_layer_whose_heads_lost_dims(own_dims, target):
+    path = own_dims.directory / f"{target}.tar"
+    definition = own_dims.definition.truncated(1)
+    built = build_library(definition, get_quantization("q4f16_0"), get_target(target), "edge_llama_own_dims", path)
+    assert path.is_file() and built.metadata["kv_cache"]["head_dim"] == own_dims.checkpoint.plan.cache_head_dim

@@ -1,0 +1,140 @@
+"""The examples of help and pages: found, and run as a shell would, on small inputs where they name a user's own."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer
+from typer.testing import CliRunner
+
+from edge_transact.cli import app
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+GROUP = typer.main.get_command(app)
+
+
+def lines_in(text: str) -> list[str]:
+    """Examples in lines of their own: in the blocks of a page, or between the backticks of a help text."""
+    found = re.findall(r"^(?:\$ |`)?((?:[\w\"' ]+\| )?edge-transact [^`\n]*)`?$", text, re.MULTILINE)
+    return [line for line in found if "COMMAND" not in line]
+
+
+EXAMPLES = {str(page.relative_to(ROOT)): lines_in(page.read_text()) for page in PAGES}
+EXAMPLES |= {f"{name} --help": lines_in(command.help or "") for name, command in GROUP.commands.items()}
+"""By where they stand, in order."""
+
+
+def split(line: str) -> list[str]:
+    """The words of a shell line, operators among them."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
+    lexer.whitespace_split, lexer.commenters = True, ""
+    return list(lexer)
+
+
+def calls_in(line: str) -> Iterator[list[str]]:
+    """The ``edge-transact`` calls of a shell line, as argument lists without the program's name."""
+    call: list[str] = []
+    for word in [*split(line), ";"]:
+        if not set(word) <= set("|&;<>"):
+            call.append(word)
+            continue
+        if call[:1] == ["edge-transact"]:
+            yield call[1:]
+        call = []
+
+
+def run_line(line: str) -> None:
+    """Runs a line in the working directory, where what it writes isn't there yet unless it says ``--force``.
+
+    ``|``, ``&&`` and ``>`` mean what they mean to a shell. Every command must end well and print something.
+    """
+    printed, operator, words = "", "", []
+    for word in [*split(line), "&&"]:
+        if word not in ("|", "&&", ">"):
+            words.append(word)
+            continue
+        if operator == ">":
+            Path(*words).write_text(printed)
+        else:
+            printed = _run(words, printed if operator == "|" else "")
+            assert printed.strip(), line
+        operator, words = word, []
+
+
+def _run(words: list[str], text: str) -> str:
+    if words[0] != "edge-transact":
+        return subprocess.run(words, input=text, capture_output=True, text=True, check=True).stdout
+    command, *options = words[1:]
+    output = Path(options[options.index("-o") + 1] if "-o" in options else "dist" if command == "build" else "none")
+    if "--force" not in options:
+        output.unlink() if output.is_symlink() else shutil.rmtree(output, ignore_errors=True)
+    # To a `run` without a prompt, somebody says something.
+    result = CliRunner().invoke(app, words[1:], input=text or "Once upon a time")
+    # That a job can't be done here is what `doctor --for` is there to find out.
+    assert result.exit_code in ((0, 1) if command == "doctor" else (0,)), (words, result.output)
+    if "-o" in options:
+        assert any(output.iterdir()), words
+    return result.stdout
+
+
+BYTES = [*range(33, 127), *range(161, 173), *range(174, 256)]
+"""Which bytes GPT-2's vocabulary writes as the characters of the same number; the others follow from 256 on."""
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def small_model(directory: Path, seed: int = 0, **changed: int) -> Path:
+    """SmolLM2's shape but for one layer, narrow heads and 260 tokens, the bytes first; random weights, with ChatML."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    letters = [chr(byte) for byte in BYTES] + [chr(256 + number) for number in range(256 - len(BYTES))]
+    words = {word: index for index, word in enumerate([*SPECIAL, *letters, "th"])}
+    tokenizer = Tokenizer(models.BPE(words, [("t", "h")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = {"bos_token": SPECIAL[1], "eos_token": SPECIAL[2], "pad_token": SPECIAL[0]}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=CHAT, **special).save_pretrained(directory)
+    shape = {
+        "vocab_size": len(words),
+        "hidden_size": 144,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "head_dim": 16,
+        "max_position_embeddings": 1024,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.1,
+    }
+    torch.manual_seed(seed)
+    LlamaForCausalLM(LlamaConfig(**{**shape, **changed})).save_pretrained(directory)
+    return directory
+
+
+def short_smollm2(directory: Path) -> Path:
+    """SmolLM2 itself, said to see 64 tokens at a time."""
+    from edge_transact.inputs import resolve_model
+
+    source = resolve_model("demo:smollm2")
+    directory.mkdir()
+    for file in source.iterdir():
+        (directory / file.name).symlink_to(file)
+    config = json.loads((source / "config.json").read_text())
+    (directory / "config.json").unlink()
+    (directory / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 64}))
+    return directory

@@ -1,0 +1,162 @@
+"""The small checkpoints of the comparison with MLC, their weights the same on every machine; and what is compared."""
+
+import hashlib
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+GOLDEN = Path(__file__).parents[1] / "data" / "mlc_engine.npz"
+ANDROID_METADATA = GOLDEN.with_name("mlc_android_metadata.json")
+"""What the library says of itself that MLC compiles of the odd model of ``tests/engine`` for Android, in q4f16_0."""
+QUANTIZATIONS = ("q4f16_0", "q4f16_1", "q4f32_1", "q0f16")
+SIZES = {"context": 64, "prefill_chunk": 8}
+PROMPT = [3, 141, 59, 26, 535, 897, 932, 384, 626, 433, 832]
+"""More than a chunk."""
+DECODED = [795, 28, 841]
+
+
+WIDTHS = {
+    "whole heads": {
+        "0": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 33},
+        "2": {"intermediate_size": 40},
+    },
+    "cut heads": {
+        "0": {"num_attention_heads": 2, "num_key_value_heads": 1, "qk_head_dim": 10, "v_head_dim": 7},
+        "1": {"v_head_dim": 12},
+        "2": {"intermediate_size": 40, "qk_head_dim": 12},
+    },
+}
+"""``per_layer_config`` of the two models that are compared."""
+
+
+def small_checkpoint(tiny_model: Path, directory: Path, widths: str) -> Path:
+    """Three layers of different widths, ragged quantization groups among them, with the tokenizer of ``demo:tiny``."""
+    import torch
+
+    from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
+    from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
+
+    config = EdgeLlamaConfig(
+        vocab_size=1024,
+        hidden_size=72,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 50000.0},
+        per_layer_config=WIDTHS[widths],
+    )
+    model = EdgeLlamaForCausalLM(config)
+    random = np.random.default_rng(6)
+    for _, parameter in sorted(model.named_parameters()):
+        values = random.uniform(-0.4, 0.4, tuple(parameter.shape)).astype(np.float32)
+        parameter.data = torch.from_numpy(values + 1 if values.ndim == 1 else values)
+    for name, buffer in model.named_buffers():
+        if name.endswith("rope_pairs"):
+            for row in buffer:
+                row.copy_(torch.from_numpy(np.sort(random.permutation(8)[: len(row)])))
+    model.save_pretrained(directory)
+    for path in tiny_model.glob("*token*"):
+        if path.is_file():
+            shutil.copyfile(path, directory / path.name)
+    return directory
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """Parameter name to the sha256 of its dtype, shape and bytes."""
+    from edge_transact.weights import ShardReader
+
+    reader, result = ShardReader(directory), {}
+    for name in sorted(reader.names()):
+        array = reader.array(name)
+        content = f"{array.dtype} {array.shape} ".encode() + array.tobytes()
+        result[name] = hashlib.sha256(content).hexdigest()
+    return result
+
+
+def logits(dist: Path) -> np.ndarray:
+    """Of a DIST's host library: after the prompt, and after each of the decoded tokens."""
+    from edge_transact.runtime.host import HostModel
+
+    library = HostModel.load(dist)
+    return np.stack([library.prefill(PROMPT), *(library.decode(token) for token in DECODED)])
+
+
+def weights(checkpoint: Path, quantization: str, directory: Path, engine: str) -> dict[str, str]:
+    """`digests` of a checkpoint's weights, as an engine converts them into `directory`."""
+    from edge_transact.build.dist import Maker
+    from edge_transact.checkpoint import Checkpoint
+    from edge_transact.definition import load, render
+    from edge_transact.mlc.engine import MLC
+    from edge_transact.quantization import QUANTIZATIONS
+
+    source = Checkpoint.open(checkpoint)
+    sizes = {"context_window_size": 64, "prefill_chunk_size": 8, "max_batch_size": 1}
+    emitted = directory / "definition"
+    emitted.mkdir(parents=True)
+    for name, text in render(source.plan).items():
+        (emitted / name).write_text(text)
+    definition = load(emitted, {**source.config, "rope_theta": source.rope_theta, **sizes})
+    mlc = MLC([]) if engine == "mlc" else None
+    Maker(source, QUANTIZATIONS[quantization], sizes, "edge_llama_small", emitted, mlc).write_model(
+        directory, definition
+    )
+    return digests(directory)
+
+
+def measured(tiny_model: Path, scratch: Path, engine: str) -> tuple[dict[str, dict[str, dict[str, str]]], np.ndarray]:
+    """All that is compared: the weights of both models in every quantization, and logits in ``q4f32_1``.
+
+    The logits are those of whole heads, and their DIST stays in ``scratch/dist``.
+    """
+    from edge_transact.build.dist import build
+
+    checkpoints = {widths: small_checkpoint(tiny_model, scratch / "checkpoints" / widths, widths) for widths in WIDTHS}
+    converted = {
+        widths: {name: weights(checkpoint, name, scratch / widths / name, engine) for name in QUANTIZATIONS}
+        for widths, checkpoint in checkpoints.items()
+    }
+    dist = scratch / "dist"
+    build(str(checkpoints["whole heads"]), dist, targets=["host"], quantization="q4f32_1", engine=engine, **SIZES)
+    return converted, logits(dist)
+
+
+def archive_metadata(path: Path) -> dict[str, Any]:
+    """What ``_metadata`` of an archive would return, read from its bytecode."""
+    with tarfile.open(path) as archive:
+        objects = [archive.extractfile(member).read() for member in archive]
+    (found,) = [data.partition(b'{"model_type"') for data in objects if b'{"model_type"' in data]
+    text = (found[1] + found[2]).decode(errors="replace")
+    return json.JSONDecoder().raw_decode(text)[0]
+
+
+def android_metadata(tiny_model: Path, scratch: Path) -> dict[str, Any]:
+    """`archive_metadata` of what MLC compiles of the odd model of ``tests/engine``."""
+    from edge_transact.build.dist import Maker
+    from edge_transact.checkpoint import Checkpoint
+    from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
+    from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
+    from edge_transact.definition import load, render
+    from edge_transact.mlc.engine import MLC
+    from edge_transact.quantization import QUANTIZATIONS
+    from tests.compiler.conftest import CONFIG, MODEL_LIB, SIZES
+
+    EdgeLlamaForCausalLM(EdgeLlamaConfig(**CONFIG)).save_pretrained(scratch / "odd")
+    shutil.copyfile(tiny_model / "tokenizer.json", scratch / "odd" / "tokenizer.json")
+    source, emitted = Checkpoint.open(scratch / "odd"), scratch / "model" / "definition"
+    emitted.mkdir(parents=True)
+    for name, text in render(source.plan).items():
+        (emitted / name).write_text(text)
+    rope = {"rope_theta": source.rope_theta, "rope_scaling": source.rope_scaling}
+    definition = load(emitted, {**source.config, **rope, **SIZES})
+    maker = Maker(source, QUANTIZATIONS["q4f16_0"], SIZES, MODEL_LIB, emitted, MLC(["android"]))
+    maker.write_model(scratch / "model", definition)
+    maker.build_library(scratch / "model", definition, "android", scratch / "odd.tar")
+    return archive_metadata(scratch / "odd.tar")

@@ -1,0 +1,238 @@
+"""A running stand-in phone, and the adb server that talks to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from tests.support.phone.root import phone_root, register_binfmt
+
+ADBD_PORT = 5555
+BOOT = """
+set -e
+root=$1
+mount -t proc proc "$root/proc"
+mount -t tmpfs -o size=$2 tmpfs "$root/data/local/tmp"
+chmod 777 "$root/data/local/tmp"
+mount -t tmpfs tmpfs "$root/dev"
+mkdir "$root/dev/pts" "$root/dev/shm"
+mount -t devpts -o newinstance,ptmxmode=666 devpts "$root/dev/pts"
+ln -s pts/ptmx "$root/dev/ptmx"
+mknod -m 666 "$root/dev/null" c 1 3
+mknod -m 666 "$root/dev/zero" c 1 5
+mknod -m 666 "$root/dev/urandom" c 1 9
+ip link set lo up
+read -r ready
+exec env -i PATH=/system/bin:/usr/bin ADBD_PORT=5555 HOME=/ TMPDIR=/data/local/tmp \\
+    /usr/sbin/chroot "$root" /usr/sbin/adbd
+"""
+
+
+class Phone:
+    """One phone: a copy of the file system, mount, pid and network namespaces, and adbd inside them.
+
+    Args:
+        storage_mib: Size of ``/data/local/tmp``.
+
+    Attributes:
+        root: Its file system as this machine sees it; sensor files can be written while it runs.
+        serial: What adb calls it, ``address:port``.
+    """
+
+    def __init__(self, storage_mib: int = 256) -> None:
+        self.storage_mib = storage_mib
+        self._directory = Path(tempfile.mkdtemp(prefix="phone-"))
+        self.root = self._directory / "root"
+        shutil.copytree(phone_root(), self.root, symlinks=True)
+        register_binfmt()
+        number, self._lock = _free_network()
+        self._link, self._network = f"phone{number}", f"10.215.{number}"
+        self.serial = f"{self._network}.2:{ADBD_PORT}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Boot: what was pushed is gone, as ``/data/local/tmp`` lives in memory."""
+        command = ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "--propagation", "private"]
+        self._process = subprocess.Popen(
+            [*command, "sh", "-c", BOOT, "sh", str(self.root), f"{self.storage_mib}m"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=(self._directory / "log").open("ab"),
+        )
+        inside = self._inside()
+        host = ["ip", "link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", str(inside)]
+        for arguments in (
+            host,
+            ["ip", "address", "add", f"{self._network}.1/30", "dev", self._link],
+            ["ip", "link", "set", self._link, "up"],
+            ["nsenter", "--net", "-t", str(inside), "ip", "address", "add", f"{self._network}.2/30", "dev", "eth0"],
+            ["nsenter", "--net", "-t", str(inside), "ip", "link", "set", "eth0", "up"],
+        ):
+            subprocess.run(arguments, check=True)
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"ready\n")
+        self._process.stdin.flush()
+        _until(self._listening, "adbd to listen", self._log)
+
+    def stop(self) -> None:
+        """The plug is pulled: every process of the phone dies at once."""
+        if self._process is None:
+            return
+        # The first process inside is killed, so that unshare outside is there to bury it.
+        with contextlib.suppress(ProcessLookupError, IndexError):
+            os.kill(self._inside(), signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process = None
+        subprocess.run(["ip", "link", "delete", self._link], check=False, stderr=subprocess.DEVNULL)
+
+    def remove(self) -> None:
+        """Stop, and forget the file system."""
+        self.stop()
+        self._lock.release()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def write(self, name: str, value: object) -> None:
+        """Write one of the phone's own files, such as a sensor's."""
+        path = self.root / name.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{value}\n")
+
+    def read(self, name: str) -> str:
+        return (self.root / name.lstrip("/")).read_text().strip()
+
+    def set_temperature(self, celsius: float) -> None:
+        """All thermal zones at once."""
+        for zone in range(4):
+            self.write(f"/sys/class/thermal/thermal_zone{zone}/temp", int(celsius * 1000))
+
+    @property
+    def tmp(self) -> Path:
+        """``/data/local/tmp`` of the running phone, as this machine sees it."""
+        return Path(f"/proc/{self._inside()}/root/data/local/tmp")
+
+    def processes(self) -> dict[int, str]:
+        """The phone's processes but for adbd: pid on this machine, and command line."""
+        found = {}
+        for directory in Path("/proc").iterdir():
+            if directory.name.isdigit():
+                with contextlib.suppress(OSError):
+                    if os.readlink(directory / "root") == str(self.root):
+                        line = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                        if "/usr/sbin/adbd" not in line:
+                            found[int(directory.name)] = line
+        return found
+
+    def kill(self, words: str, number: int = signal.SIGKILL) -> int:
+        """Send a signal to processes whose command line holds `words`; returns how many there were."""
+        victims = [pid for pid, line in self.processes().items() if words in line]
+        for pid in victims:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        return len(victims)
+
+    def cut_network(self, seconds: float) -> None:
+        """The phone goes on by itself, and nobody can reach it for a while."""
+        subprocess.run(["ip", "link", "set", self._link, "down"], check=True)
+        time.sleep(seconds)
+        subprocess.run(["ip", "link", "set", self._link, "up"], check=True)
+
+    def _inside(self) -> int:
+        """The first process of the phone's namespaces, as this machine numbers it."""
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        _until(lambda: bool(children.read_text().split()), "the phone to boot", self._log)
+        return int(children.read_text().split()[0])
+
+    def _listening(self) -> bool:
+        if self._process is None or self._process.poll() is not None:
+            raise RuntimeError(f"the phone died: {self._log()}")
+        return _accepts(f"{self._network}.2", ADBD_PORT)
+
+    def _log(self) -> str:
+        return (self._directory / "log").read_text(errors="replace")[-2000:]
+
+
+@contextlib.contextmanager
+def adb_server_beside(phone: Phone) -> Iterator[tuple[str, str]]:
+    """An adb server on another machine, which `phone` is plugged into: its address, and the phone's serial there."""
+    address = phone.serial.partition(":")[0]
+    with tempfile.TemporaryDirectory(prefix="adb-") as home:
+        command = ["nsenter", "--net", "-t", str(phone._inside()), "adb", "-a", "-P", "5037", "server", "nodaemon"]
+        # No search for emulators on this machine's ports: it would find the phone's, and name it otherwise.
+        environment = {**os.environ, "HOME": home, "ADB_LOCAL_TRANSPORT_MAX_PORT": "5000"}
+        server = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        serial = f"127.0.0.1:{ADBD_PORT}"
+        try:
+            _until(lambda: _accepts(address, 5037), "adb's server")
+            yield f"{address}:5037", serial
+        finally:
+            server.kill()
+            server.wait()
+
+
+class AdbServer:
+    """A private adb server: its own port and home, so that no other phone is seen or disturbed."""
+
+    def __init__(self) -> None:
+        self._home = tempfile.mkdtemp(prefix="adb-")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.environment = {"ANDROID_ADB_SERVER_PORT": str(self.port), "HOME": self._home, "ADB_MDNS_AUTO_CONNECT": "0"}
+
+    def adb(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["adb", *arguments], env={**os.environ, **self.environment}, capture_output=True, text=True, timeout=60
+        )
+
+    def connect(self, phone: Phone) -> None:
+        _until(lambda: "connected to" in self.adb("connect", phone.serial).stdout, "adb to connect")
+        _until(lambda: self.adb("-s", phone.serial, "get-state").stdout.strip() == "device", "the device state")
+
+    def kill(self) -> None:
+        self.adb("kill-server")
+
+    def remove(self) -> None:
+        self.kill()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+
+def _free_network() -> tuple[int, FileLock]:
+    """The number of a veth link that no other phone has, and the lock that keeps it, stopped phones included."""
+    for number in range(256):
+        lock = FileLock(Path(tempfile.gettempdir()) / f".edge-transact-phone{number}.lock")
+        with contextlib.suppress(Timeout):
+            lock.acquire(blocking=False)
+            if not Path(f"/sys/class/net/phone{number}").exists():
+                return number, lock
+            lock.release()
+    raise RuntimeError("no free network for another phone")
+
+
+def _accepts(address: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((address, port), 1):
+        return True
+    return False
+
+
+def _until(condition, what: str, log=lambda: "", seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"waited {seconds} s for {what}: {log()}")
+        time.sleep(0.05)

@@ -1,0 +1,126 @@
+"""The phone's file system: arm64 Debian packages unpacked into a directory, made once and copied for every phone."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from tests.support.phone.runner import cache_directory, one_at_a_time
+
+FILES = Path(__file__).parent / "files"
+PACKAGES = ("adbd", "mksh", "toybox", "libstdc++6")
+BINFMT = Path("/proc/sys/fs/binfmt_misc")
+BINFMT_RULE = Path("/usr/share/qemu/binfmt.d/qemu-aarch64.conf")
+SENSORS = {
+    "sys/class/thermal/thermal_zone0/type": "cpu-0-0",
+    "sys/class/thermal/thermal_zone0/temp": "31500",
+    "sys/class/thermal/thermal_zone1/type": "gpuss-0",
+    "sys/class/thermal/thermal_zone1/temp": "30200",
+    "sys/class/thermal/thermal_zone2/type": "skin-therm",
+    "sys/class/thermal/thermal_zone2/temp": "29000",
+    "sys/class/thermal/thermal_zone3/type": "battery",
+    "sys/class/thermal/thermal_zone3/temp": "28000",
+    "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "1804800",
+    "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq": "2265600",
+    "sys/devices/system/cpu/cpu7/cpufreq/scaling_cur_freq": "3302400",
+    "sys/devices/system/cpu/cpu7/cpufreq/cpuinfo_max_freq": "3302400",
+    "sys/class/power_supply/battery/status": "Charging",
+    "sys/class/power_supply/battery/capacity": "84",
+    "sys/class/power_supply/battery/voltage_now": "4100000",
+    "sys/class/power_supply/battery/current_now": "-850000",
+    "sys/class/power_supply/battery/charge_counter": "4000000",
+    "standin/thermal_status": "0",
+}
+
+
+def missing() -> list[str]:
+    """What this machine lacks to run the phone; empty when it can."""
+    lacks = [name for name in ("adb", "qemu-aarch64", "ip", "unshare", "nsenter", "apt-get") if not shutil.which(name)]
+    if os.geteuid() != 0:
+        lacks.append("root")
+    elif not BINFMT.exists():
+        lacks.append("binfmt_misc in the kernel")
+    return lacks
+
+
+@one_at_a_time
+def phone_root() -> Path:
+    """The unpacked file system, made on first use and cached by what goes into it."""
+    key = hashlib.sha256(Path(__file__).read_bytes())
+    for path in sorted(FILES.iterdir()):
+        key.update(path.name.encode() + path.read_bytes())
+    cache = cache_directory()
+    root = cache / f"phone-{key.hexdigest()[:12]}"
+    if not root.exists():
+        with tempfile.TemporaryDirectory(dir=cache) as workspace:
+            fresh = Path(workspace) / "root"
+            _unpack(_download(Path(workspace)), fresh)
+            _furnish(fresh)
+            fresh.rename(root)
+    return root
+
+
+def register_binfmt() -> None:
+    """Let the kernel run aarch64 binaries, inside chroots too. Stays registered: other phones may run."""
+    if not (BINFMT / "register").exists():
+        subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(BINFMT)], check=True)
+    if not (BINFMT / "qemu-aarch64").exists():
+        with contextlib.suppress(FileExistsError):  # another test run was faster
+            (BINFMT / "register").write_text(BINFMT_RULE.read_text().strip())
+
+
+def _download(workspace: Path) -> list[Path]:
+    """The packages and what they depend on, through an apt of its own that knows arm64 only."""
+    for name in ("lists/partial", "cache/archives/partial"):
+        (workspace / name).mkdir(parents=True)
+    (workspace / "status").touch()
+    config = workspace / "apt.conf"
+    config.write_text(
+        'APT::Architecture "arm64"; APT::Architectures { "arm64"; }; APT::Install-Recommends "false";\n'
+        f'APT::Sandbox::User "root"; Dir::State "{workspace}"; Dir::State::lists "{workspace}/lists";\n'
+        f'Dir::State::status "{workspace}/status"; Dir::Cache "{workspace}/cache"; Debug::NoLocking "true";\n'
+    )
+    environment = {**os.environ, "APT_CONFIG": str(config)}
+    for arguments in (["update"], ["-y", "--download-only", "install", *PACKAGES]):
+        subprocess.run(["apt-get", "-qq", *arguments], env=environment, check=True, stdout=subprocess.DEVNULL)
+    return sorted((workspace / "cache/archives").glob("*.deb"))
+
+
+def _unpack(packages: list[Path], root: Path) -> None:
+    for name in ("bin", "sbin", "lib"):
+        (root / "usr" / name).mkdir(parents=True)
+        (root / name).symlink_to(f"usr/{name}")
+    for package in packages:
+        subprocess.run(["dpkg-deb", "--extract", str(package), str(root)], check=True)
+    for name in ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/lib/aarch64-linux-gnu/gconv"):
+        shutil.rmtree(root / name, ignore_errors=True)
+
+
+def _furnish(root: Path) -> None:
+    for name in ("system/bin", "data/local/tmp", "proc", "dev/pts", "tmp", "sys", "standin", "root"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    (root / "bin/sh").unlink(missing_ok=True)
+    for shell in ("system/bin/sh", "bin/sh"):
+        (root / shell).symlink_to("/usr/bin/mksh")
+    shutil.copy(FILES / "build.prop", root / "build.prop")
+    for command in FILES.iterdir():
+        if command.name != "build.prop":
+            (root / "system/bin" / command.name).write_bytes(command.read_bytes())
+            (root / "system/bin" / command.name).chmod(0o755)
+    for name, value in SENSORS.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(value + "\n")
+    (root / "etc").mkdir(exist_ok=True)
+    (root / "etc/passwd").write_text("root:x:0:0::/:/system/bin/sh\nshell:x:2000:2000::/:/system/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\nshell:x:2000:\n")
+    register_binfmt()
+    listing = subprocess.run(["chroot", str(root), "/usr/bin/toybox"], capture_output=True, text=True, check=True)
+    for applet in set(listing.stdout.split()) - {"sh"}:
+        target = root / "system/bin" / applet
+        if not target.exists():
+            target.symlink_to("/usr/bin/toybox")
