@@ -32,9 +32,10 @@ WINDOWS = 16
 def demo(directory: Path = Path("demo")) -> None:
     """The whole job, from a checkpoint to an answer, and a table of what it cost."""
     from edge_transact.build.dist import build
+    from edge_transact.build.options import BuildOptions
     from edge_transact.evaluate.models import evaluate_model
     from edge_transact.inputs import read_text, resolve_model
-    from edge_transact.prune import Budget, prune
+    from edge_transact.prune import PruneOptions, prune
 
     started = time.perf_counter()
     if directory.exists():
@@ -42,10 +43,10 @@ def demo(directory: Path = Path("demo")) -> None:
     console.rule(f"1 of 5: load {MODEL}")
     source = resolve_model(MODEL)
     console.rule(f"2 of 5: prune {RATIO:.0%} of attention and MLP")
-    pruned = prune(MODEL, directory / "pruned", Budget(ratio=RATIO))
+    pruned = prune(MODEL, directory / "pruned", PruneOptions(ratio=RATIO))
     console.rule("3 of 5: quantize to W4A16 and build for android and host")
-    dense_build = build(MODEL, directory / "dense-dist", targets=["host"], quantization="q4f16_0")
-    pruned_build = build(str(directory / "pruned"), directory / "dist", targets=["android", "host"])
+    dense_build = build(MODEL, directory / "dense-dist", BuildOptions(target=["host"], quant="q4f16_0"))
+    pruned_build = build(str(directory / "pruned"), directory / "dist", BuildOptions(target=["android", "host"]))
     console.rule(f"4 of 5: ask: {QUESTION}")
     answers = [_ask("dense", dense_build), _ask("pruned", pruned_build)]
     console.rule(f"5 of 5: perplexity on {TEXT}")

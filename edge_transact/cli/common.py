@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from edge_transact.errors import EdgeTransactError
+from edge_transact.options.command_line import expand
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
@@ -41,7 +42,9 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose failures end as the contract says: a few lines on stderr, and an exit code.
 
     1 for a failure, 2 for wrong usage, 130 when interrupted. With the global ``--debug`` the traceback comes first.
+    Parameters that are option models become options, see `expand`.
     """
+    command = expand(command)
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:

@@ -30,9 +30,10 @@ NASTY = 'it\'s a "tiny" $(touch pwned); `touch pwned` & touch pwned\n* | <b> \\ 
 def tiny_dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny trained LLaMA in q4f32_1, for this host and for the phone's CPU."""
     from edge_transact.build.dist import build
+    from edge_transact.build.options import BuildOptions
 
     path = tmp_path_factory.mktemp("dist") / NASTY
-    build("demo:tiny", path, targets=["host", "android-cpu"], quantization="q4f32_1")
+    build("demo:tiny", path, BuildOptions(target=["host", "android-cpu"], quant="q4f32_1"))
     return path
 
 

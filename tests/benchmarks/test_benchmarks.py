@@ -163,9 +163,10 @@ def test_what_runs_in_the_emulator_is_the_loop(tmp_path, name):
 @pytest.mark.slow
 def test_a_host_library_answers_again_and_again(tmp_path, tiny_model):
     from edge_transact.build.dist import build
+    from edge_transact.build.options import BuildOptions
 
     dist = tmp_path / "tiny"
-    made = build(str(tiny_model), dist, targets=["host"], quantization="q4f32_1")
+    made = build(str(tiny_model), dist, BuildOptions(target=["host"], quant="q4f32_1"))
     subject = subjects.host(dist / made.manifest.libraries["host"], dist, threads=1)
     try:
         assert subject.about["cpu"]

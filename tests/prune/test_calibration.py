@@ -16,7 +16,7 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.cli import app
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.inputs.texts import read_text
-from edge_transact.prune import Budget, prune
+from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.calibrate.windows import read_calibration
 from edge_transact.prune.cut.selection import LayerSelection
@@ -233,7 +233,7 @@ def test_fp16_is_computed_where_it_does_not_overflow(tiny_model, texts, tmp_path
         dense(windows)
     assert largest[0] > 65504
     options = {"calibration": str(texts["a.txt"]), "calibration_tokens": 128}
-    pruned = prune(str(model), tmp_path / "out", Budget(intermediate=100), **options).checkpoint
+    pruned = prune(str(model), tmp_path / "out", PruneOptions(intermediate=100, **options)).checkpoint
     kept = pruned.tensor("model.layers.0.mlp.up_proj.weight")
     assert kept.dtype == torch.float16 and kept.isfinite().all()
 

@@ -17,7 +17,7 @@ from edge_transact.cli import app
 from edge_transact.evaluate.perplexity import perplexity
 from edge_transact.inputs.models import resolve_model
 from edge_transact.inputs.texts import read_text
-from edge_transact.prune import Budget, prune
+from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import pruned_tensors
 
@@ -85,7 +85,7 @@ def test_a_seed_reproduces_the_bytes(tiny_model, notes, tmp_path: Path, dtype: t
 
     def run(name: str, seed: int) -> Path:
         options = {"calibration": str(notes), "calibration_tokens": 512, "seed": seed}
-        prune(str(source), tmp_path / name, Budget(ratio=0.5), method=method, **options)
+        prune(str(source), tmp_path / name, PruneOptions(ratio=0.5, method=method, **options))
         return tmp_path / name
 
     first, again, other = run("first", 7), run("again", 7), run("other", 8)
@@ -99,11 +99,11 @@ def test_a_seed_reproduces_the_bytes(tiny_model, notes, tmp_path: Path, dtype: t
 def test_shots_are_prunings_one_after_the_other(tiny_model, notes, tmp_path: Path) -> None:
     """Two shots write what two commands do, the second on what the first left."""
     options = {"method": "transact", "calibration": str(notes), "calibration_tokens": 1024}
-    prune(str(tiny_model), tmp_path / "at once", Budget(heads=2, intermediate=101), shots=2, **options)
-    prune(str(tiny_model), tmp_path / "one shot", Budget(heads=2, intermediate=101), **options)
+    prune(str(tiny_model), tmp_path / "at once", PruneOptions(heads=2, intermediate=101, shots=2, **options))
+    prune(str(tiny_model), tmp_path / "one shot", PruneOptions(heads=2, intermediate=101, **options))
     # Of 4 heads in groups of 2, halfway is 3, which reaches into both groups.
-    prune(str(tiny_model), tmp_path / "half", Budget(heads=4, intermediate=221), **options)
-    prune(str(tmp_path / "half"), tmp_path / "whole", Budget(heads=2, intermediate=101), **options)
+    prune(str(tiny_model), tmp_path / "half", PruneOptions(heads=4, intermediate=221, **options))
+    prune(str(tmp_path / "half"), tmp_path / "whole", PruneOptions(heads=2, intermediate=101, **options))
     assert weights_of(tmp_path / "at once") == weights_of(tmp_path / "whole")
     assert weights_of(tmp_path / "at once") != weights_of(tmp_path / "one shot")
 
@@ -112,9 +112,8 @@ def test_better_than_keeping_what_it_drops(tiny_model, notes, tmp_path: Path) ->
     """What TransAct keeps predicts text better than as many dims that it would have dropped."""
 
     source = Checkpoint.open(tiny_model)
-    kept = prune(
-        str(tiny_model), tmp_path / "kept", Budget(intermediate=170), method="transact", calibration=str(notes)
-    ).checkpoint
+    options = PruneOptions(intermediate=170, method="transact", calibration=str(notes))
+    kept = prune(str(tiny_model), tmp_path / "kept", options).checkpoint
     up = "model.layers.{}.mlp.up_proj.weight"
     selections = []
     for index, layer in enumerate(source.plan.layers):

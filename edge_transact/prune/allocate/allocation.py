@@ -10,12 +10,13 @@ import torch
 
 from edge_transact import costs
 from edge_transact.errors import UsageError, did_you_mean
-from edge_transact.prune.allocate.budget import Budget
+from edge_transact.prune.allocate.budget import limits_of
 from edge_transact.prune.allocate.limits import Limit, binding
 from edge_transact.prune.allocate.pricing import DEFAULT_UNITS, HEAD_DIM_STEP, UNITS, Curves, cheapest
+from edge_transact.prune.options import ALLOCATIONS, DEFAULTS, PruneOptions
 from edge_transact.widths import CACHE_HEAD_DIM_MULTIPLE, LayerWidths, WidthPlan, read_widths
 
-DEFAULT_BUCKET = 32
+DEFAULT_BUCKET = DEFAULTS.bucket
 """MLP widths are multiples of it: W4A16's group, and a work-group's worth on the GPUs of phones."""
 
 SHARES = 64
@@ -26,10 +27,6 @@ MIN_GROUPS = 8
 
 Of SmolLM2's three groups, dropping one costs more perplexity than cutting 30 % of all its parameters from the MLP.
 """
-
-ALLOCATIONS = ("uniform", "sensitivity", "budgeted")
-"""How limits are spread: the same share of every layer; layers against layers, within the MLP, by measured sensitivity;
-or units against units and layers against layers."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Allocation:
 
 
 def allocate(
-    budget: Budget,
+    budget: PruneOptions,
     source: WidthPlan,
     *,
     allocation: str = "uniform",
@@ -73,7 +70,7 @@ def allocate(
     if budget.heads is not None or budget.intermediate is not None:
         layers = [_explicit(layer, source.widest, budget.heads, budget.intermediate) for layer in source.layers]
         return _named(source.with_layers(layers), source)
-    limits = budget.limits(source)
+    limits = limits_of(budget, source)
     if all(limit.holds(source) for limit in limits):
         raise UsageError(
             "the model is within all limits already: " + ", ".join(_has(limit, source) for limit in limits),
@@ -91,7 +88,7 @@ def allocate(
     return Allocation(spent.plan, (reached, f"predicted loss {spent.loss:.3f} nats a token"))
 
 
-def check_choices(budget: Budget, source: WidthPlan, allocation: str, units: Sequence[str], bucket: int) -> None:
+def check_choices(budget: PruneOptions, source: WidthPlan, allocation: str, units: Sequence[str], bucket: int) -> None:
     """Refuses before any work what `allocate` would refuse after it.
 
     Raises:

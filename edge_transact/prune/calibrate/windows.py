@@ -15,18 +15,13 @@ from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
 from edge_transact.inputs.texts import DOCUMENT_SEPARATOR, read_documents
 from edge_transact.progress import step
 from edge_transact.prune.calibrate.suitability import check_text
+from edge_transact.prune.options import DEFAULTS, PACKINGS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-DEFAULT_TEXT = "demo:sotu"
-DEFAULT_TOKENS = 16384
 WINDOW = 512
 """Tokens of a window, or the model's context where that is shorter."""
-
-PACKINGS = ("joined", "documents")
-"""How windows are cut: from a text's documents joined by blank lines, or from each document by itself."""
-DEFAULT_PACKING = "joined"
 
 
 @dataclass(frozen=True)
@@ -80,9 +75,9 @@ def read_calibration(
     checkpoint: Checkpoint,
     calibration: str | Sequence[str],
     *,
-    tokens: int = DEFAULT_TOKENS,
+    tokens: int = DEFAULTS.calibration_tokens,
     window: int | None = None,
-    packing: str = DEFAULT_PACKING,
+    packing: str = DEFAULTS.packing,
     seed: int = 0,
 ) -> Calibration:
     """Draws windows that don't overlap from texts: a sample of each, in order.

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from edge_transact.errors import UsageError, did_you_mean
-from edge_transact.prune.score.methods.best import Best
-from edge_transact.prune.score.methods.flap import Flap
-from edge_transact.prune.score.methods.llm_pruner import LlmPruner
-from edge_transact.prune.score.methods.magnitude import Magnitude
-from edge_transact.prune.score.methods.random_scores import Random
-from edge_transact.prune.score.methods.scorer import Scorer
-from edge_transact.prune.score.methods.transact import Transact
-from edge_transact.prune.score.methods.wanda import Wanda
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-METHODS: dict[str, type[Scorer]] = {
-    "best": Best,
-    "transact": Transact,
-    "llm-pruner": LlmPruner,
-    "wanda": Wanda,
-    "flap": Flap,
-    "magnitude": Magnitude,
-    "random": Random,
+from edge_transact.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from edge_transact.prune.score.methods.scorer import Scorer
+
+METHODS = {
+    "best": "best.Best",
+    "transact": "transact.Transact",
+    "llm-pruner": "llm_pruner.LlmPruner",
+    "wanda": "wanda.Wanda",
+    "flap": "flap.Flap",
+    "magnitude": "magnitude.Magnitude",
+    "random": "random_scores.Random",
 }
+"""The module and class of each method, as text: the command line knows their names without importing torch."""
 
 
 def find_method(name: str) -> type[Scorer]:
@@ -31,4 +30,6 @@ def find_method(name: str) -> type[Scorer]:
     """
     if name not in METHODS:
         raise UsageError(f"there is no method {name!r}", fix=did_you_mean(name, METHODS))
-    return METHODS[name]
+    module, _, method = METHODS[name].partition(".")
+    scorer: type[Scorer] = getattr(import_module(f"{__name__}.{module}"), method)
+    return scorer
