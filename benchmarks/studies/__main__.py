@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks import page
 from benchmarks.studies import texts
 from benchmarks.studies.cuts import Cut, Study, try_cut
+from edge_transact.cli.logs import show_logs
 
 DOCS = Path(__file__).parents[2] / "docs"
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -169,6 +170,8 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=DOCS / "paper.md")
     parser.add_argument("--scratch", type=Path, help="where texts, scores and models lie meanwhile; kept if given")
     arguments = parser.parse_args()
+    show_logs()
+    show_logs(package="benchmarks")
     with tempfile.TemporaryDirectory(prefix="edge-transact-studies-") as temporary:
         scratch = arguments.scratch or Path(temporary)
         scratch.mkdir(parents=True, exist_ok=True)

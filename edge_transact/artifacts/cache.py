@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -21,7 +22,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from edge_transact.artifacts.outputs import new_directory
-from edge_transact.progress import detail, step, warn
+
+logger = logging.getLogger(__name__)
 
 RECORD = "entry.json"
 """Beside an entry's content: what it is, its ingredients, and the size and sha256 of each of its files."""
@@ -78,13 +80,13 @@ def made(recipe: Recipe) -> Path:
         if enabled and _is_whole(recipe):
             os.utime(recipe.entry)
             # That an input was converted before is no news; that a stage is skipped is.
-            say = detail if recipe.kind == "converted" else step
-            say(f"{recipe.what}: nothing has changed, reused from the cache")
+            level = logging.DEBUG if recipe.kind == "converted" else logging.INFO
+            logger.log(level, f"{recipe.what}: nothing has changed, reused from the cache")
         else:
-            step(recipe.what)
-            detail(f"{recipe.what}: {_why(recipe)}")
+            logger.info(recipe.what)
+            logger.debug(f"{recipe.what}: {_why(recipe)}")
             _make(recipe)
-        detail(f"{recipe.what}: {directory}")
+        logger.debug(f"{recipe.what}: {directory}")
     return directory
 
 
@@ -97,7 +99,7 @@ def _lock(recipe: Recipe) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        step(f"{recipe.what}: waiting for another process that is at it")
+        logger.info(f"{recipe.what}: waiting for another process that is at it")
         lock.acquire()
     try:
         yield
@@ -149,7 +151,7 @@ def place(recipe: Recipe, output: Path) -> None:
     """
     source = made(recipe)
     if damaged := _damaged(recipe.entry, source):
-        warn(f"{source / damaged} is not as it was made: making it again")
+        logger.warning(f"{source / damaged} is not as it was made: making it again")
         shutil.rmtree(recipe.entry)
         source = made(recipe)
     for name in _sizes(source):
