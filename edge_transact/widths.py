@@ -66,7 +66,7 @@ class LayerWidths:
 
 
 CACHE_HEAD_DIM_MULTIPLE = 16
-"""Attention kernels are fast on multiples of this: TVM's sum 16 dims of a head at a time, ours two vectors of 4 to 16."""
+"""What attention kernels are fast on: TVM's sum 16 dims of a head at a time, ours two vectors of 4, 8 or 16."""
 
 WIDTH_FIELDS: tuple[str, ...] = tuple(field.name for field in fields(LayerWidths))
 

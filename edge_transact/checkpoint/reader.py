@@ -6,8 +6,8 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from itertools import count
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +103,7 @@ class Checkpoint:
             pairs = self.plan.head_dim // 2
             if tensor.min() < 0 or tensor.max() >= pairs or (tensor.diff(dim=1) <= 0).any():
                 raise EdgeTransactError(
-                    f"{self.path}: {name} is not a table of RoPE pairs: numbers in 0..{pairs - 1}, ascending in each row",
+                    f"{self.path}: {name} is not a table of RoPE pairs, rows of ascending numbers in 0..{pairs - 1}",
                     fix=PRUNE_AGAIN,
                 )
         return tensor
