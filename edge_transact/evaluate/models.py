@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.evaluate.perplexity import PerplexityResult, perplexity
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _load(model: str) -> tuple[PreTrainedModel | HostModel, Any]:
     from edge_transact.runtime.text import TextCodec
 
     directory = Path(model)
-    if (directory / "manifest.json").is_file():
+    if (directory / MANIFEST).is_file():
         from edge_transact.runtime.host import HostModel
 
         return HostModel.load(directory), TextCodec(directory).tokenizer

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from edge_transact.artifacts import cache
+from edge_transact.artifacts.digests import sha256
 from edge_transact.checkpoint.writer import PROVENANCE_FILE, TOKENIZER_FILES
 from edge_transact.errors import EdgeTransactError
 from edge_transact.hub.download import HUB_ID, download
@@ -72,7 +73,7 @@ def _convert_gguf(file: Path) -> Path:
 def _converted(file: Path, name: str, convert: Callable[[Path], None]) -> Path:
     """The checkpoint directory that `convert` makes of a file, made once for each content."""
     code = cache.code("inputs/gguf.py", "inputs/glassllm.py", "checkpoint/shards.py")
-    ingredients = {"name": name, "sha256": cache.sha256(file), "code": code}
+    ingredients = {"name": name, "sha256": sha256(file), "code": code}
     return cache.made(cache.Recipe("converted", f"convert {file.name}", ingredients, convert, name))
 
 

@@ -14,11 +14,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from edge_transact.artifacts.dist_files import CHAT_CONFIG
 from edge_transact.compiler.archive import check_library
 from edge_transact.compiler.targets import BuildTarget, system_lib_prefix
 from edge_transact.definition import MODEL_TYPE, Definition
 from edge_transact.errors import EdgeTransactError, UsageError
-from edge_transact.mlc.chat_config import CHAT_CONFIG
 from edge_transact.mlc.checkout import CHECK_OUT_KNOWN, KNOWN_PAIR, Checkout, find
 from edge_transact.quantization import Quantization
 
@@ -74,7 +74,7 @@ class MLC:
         quantization: Quantization,
         sizes: Mapping[str, int],
         directory: Path,
-    ) -> int:
+    ) -> None:
         """MLC's ``gen_config`` and ``convert_weight``: an MLC model directory without libraries.
 
         What MLC's configuration has no value for is taken from the ``mlc-chat-config.json`` that is in `directory`, and
@@ -87,9 +87,6 @@ class MLC:
             quantization: Of the weights.
             sizes: ``context_window_size``, ``prefill_chunk_size`` and ``max_batch_size``.
             directory: Holds our ``mlc-chat-config.json``; gets MLC's, the tokenizer's files and the parameter shards.
-
-        Returns:
-            Bytes of the shards.
         """
         path = directory / CHAT_CONFIG
         ours = json.loads(path.read_text())
@@ -105,7 +102,6 @@ class MLC:
         path.write_text(json.dumps({**theirs, **filled, **kept}, indent=2) + "\n")
         # A second index, for browsers, which describes the same shards.
         (directory / "tensor-cache-b16.json").unlink(missing_ok=True)
-        return sum(shard.stat().st_size for shard in directory.glob("params_shard_*.bin"))
 
     def build_library(self, emitted: Path, directory: Path, target: BuildTarget, model_lib: str, path: Path) -> None:
         """MLC's ``compile``.
