@@ -1,6 +1,6 @@
 """``python -m benchmarks.loss_curves``: loss curves of SmolLM2 and the widths that ``budgeted`` chooses on them.
 
-The result, ``benchmarks/results/loss-curves.json``, is what `benchmarks.pictures` draws. Takes minutes.
+The result, ``benchmarks/results/loss-curves.json``, is what `benchmarks.pictures` draws. It takes minutes.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from benchmarks import page
 from edge_transact.prune import Budget, prune
 from edge_transact.prune.allocate.curves import loss_curves
 
-RESULTS = Path(__file__).parent / "results" / "loss-curves.json"
+RESULTS = page.RESULTS / "loss-curves.json"
 STEPS = {"intermediate_loss": 32, "groups_loss": 1, "v_dims_loss": 8, "qk_pairs_loss": 4}
 """Curves by name, and the step in which the allocation moves along them."""
 
 
 def points(curve: torch.Tensor, step: int) -> list[list[float]]:
-    """Points ``[units kept, loss in nats a token]`` of a curve ``[units + 1]``, one each `step` units from full width."""
+    """Points ``[units kept, loss in nats a token]`` of a curve ``[units + 1]``, from full width down in steps."""
     kept = range(len(curve) - 1, -1, -step)
     return [[units, float(f"{curve[units].item():.5g}")] for units in kept]
 
