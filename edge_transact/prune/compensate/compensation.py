@@ -12,6 +12,7 @@ Without the weights, the few tokens to which LLaMAs give enormous activations wo
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -21,7 +22,7 @@ import torch
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from edge_transact.progress import bar, step
+from edge_transact.progress import bar
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel, check_finite, pieces
 from edge_transact.prune.compensate.last_norm import last_norm_scale
 from edge_transact.prune.compensate.regression import Fit, Regression
@@ -29,6 +30,8 @@ from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import kept_inputs
 from edge_transact.prune.journal import Journal
 from edge_transact.prune.units import CONSUMERS
+
+logger = logging.getLogger(__name__)
 
 FROM_SOURCE = 0.5
 """The share of the difference to the source's hidden states that the target corrects."""
@@ -75,7 +78,7 @@ def compensate(
         scale = last_norm_scale(model, journal["compensated-state"]["pruned"])
         journal["last-norm"] = {"scale": torch.tensor(scale, dtype=torch.float64)}
     if kept:
-        step(f"Not changed, because no solution was better: {', '.join(kept)}.")
+        logger.info(f"Not changed, because no solution was better: {', '.join(kept)}.")
     return weights, fits, journal["last-norm"]["scale"].item()
 
 
