@@ -134,7 +134,12 @@ def test_options_override_the_file():
     file = asked()
     assert (file.model, file.output) == ("m", "here")
     assert file.build == Build(target=["android"], context=256)
-    assert (file.build.quant, file.build.prefill_chunk, file.build.max_batch, file.build.engine) == (None, None, 1, "tvm")
+    assert (file.build.quant, file.build.prefill_chunk, file.build.max_batch, file.build.engine) == (
+        None,
+        None,
+        1,
+        "tvm",
+    )
     assert file.prune.model_dump(exclude_unset=True) == {"ratio": 0.5, "shots": 4}
     overridden = asked(target="host", context=128, output="there", quant="q0f32")
     assert (overridden.build.target, overridden.build.context) == (["host"], 128)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,8 @@ from edge_transact.build.options import BuildOptions
 from edge_transact.cli.common import ForceOption, JsonOption, guarded, show
 from edge_transact.project import FILE, Project, given_in, read_project
 from edge_transact.prune.options import PruneChoices
+
+logger = logging.getLogger(__name__)
 
 
 @guarded
@@ -31,10 +34,6 @@ def build(
     ] = None,
     options: BuildOptions,
     pruning: Annotated[PruneChoices, "Prune first"],
-    dump: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Write the module after each compiler phase into DIR/TARGET/."),
-    ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -62,7 +61,7 @@ def build(
     project = _project(asked | given_in(options) | given_in(pruning))
     from edge_transact.build.dist import build as build_dist
 
-    made = build_dist(project.model, Path(project.output), project.build, pruning=project.prune, dump=dump, force=force)
+    made = build_dist(project.model, Path(project.output), project.build, pruning=project.prune, force=force)
     directory = made.directory
 
     def text() -> None:
@@ -96,7 +95,6 @@ def build(
 def _project(given: Mapping[str, Any]) -> Project:
     """What to build: the options that were given over ``edge-transact.toml``, or the options alone with a model."""
     from edge_transact.errors import UsageError
-    from edge_transact.progress import step
 
     if given.get("model") is not None:
         return Project(model=given["model"]).overridden(given)
@@ -107,5 +105,5 @@ def _project(given: Mapping[str, Any]) -> Project:
             "edge-transact init demo:smollm2",
         )
     project = read_project(Path(FILE)).overridden(given)
-    step(f"{FILE}: {project.model} for {', '.join(project.build.target)}")
+    logger.info(f"{FILE}: {project.model} for {', '.join(project.build.target)}")
     return project

@@ -1,4 +1,4 @@
-"""Scoring methods, one a file: what decides which heads, dims inside heads and MLP dims of a layer stay."""
+"""Scoring methods, one per file: they decide which units of a layer are kept."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ METHODS = {
     "magnitude": "magnitude.Magnitude",
     "random": "random_scores.Random",
 }
-"""The module and class of each method, as text: the command line knows their names without importing torch."""
+"""The module and class of each method, as text: the command line offers the names without importing torch."""
+
+DEFAULT_METHOD = "best"
 
 
 def find_method(name: str) -> type[Scorer]:
-    """The method of that name.
+    """The method with that name.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is no such method.
     """
     if name not in METHODS:
         raise UsageError(f"there is no method {name!r}", fix=did_you_mean(name, METHODS))
