@@ -240,7 +240,7 @@ class _InputMajor(_Stage):
                         store(scratch.sums, total, place)
         with T.serial(first, end) as block:
             finished = [T.bind(load(scratch.sums, [sums_of(block, section)], columns)) for section in range(sections)]
-            finish(matmul, a, T.int32(0), T.bind(self.column(block, 0)), finished)
+            finish(a, T.int32(0), T.bind(self.column(block, 0)), finished)
 
 
 class _OutputMajor(_Stage):
@@ -330,7 +330,7 @@ class _OutputMajor(_Stage):
             finished = [
                 T.bind(load(scratch.sums, [totals_of(block, section)], DECODE_ROWS)) for section in range(sections)
             ]
-            finish(matmul, a, T.int32(0), T.bind(T.min(block * DECODE_ROWS, a.width - DECODE_ROWS)), finished)
+            finish(a, T.int32(0), T.bind(T.min(block * DECODE_ROWS, a.width - DECODE_ROWS)), finished)
 
 
 def _widened(vector: Any, lanes: int, filler: Any) -> Any:

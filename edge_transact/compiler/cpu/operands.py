@@ -8,6 +8,7 @@ from typing import Any
 
 from tvm.script import tirx as T
 
+from edge_transact.compiler import epilogue
 from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.vector import cast, exp, load, splat, store, sum_lanes
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
@@ -39,6 +40,7 @@ class Operands:
         def tensor(name: str, shape: tuple[Any, ...], dtype: str) -> Any:
             return given[name] if name in given else T.match_buffer(arguments[name], shape, dtype)
 
+        self.matmul = matmul
         n = T.int64()
         width = n // matmul.sections if matmul.gated else n
         k = given["x"].shape[-1] if "x" in given else T.int64()
@@ -106,18 +108,6 @@ def inverse_rms(matmul: Matmul, a: Operands, row: Any) -> Any:
     return T.bind(T.float32(1) / T.sqrt(mean + T.float32(matmul.norm_eps)))
 
 
-def finish(matmul: Matmul, a: Operands, row: Any, column: Any, sums: list[Any]) -> None:
-    """Bias, gate and residual on the sums of one vector of columns, one vector a section; then the store."""
-    lanes = int(sums[0].ty.dtype.lanes)
-    if a.bias is not None:
-        sums = [
-            y + cast("float32", load(a.bias, [column + section * a.width], lanes)) for section, y in enumerate(sums)
-        ]
-    y = sums[0]
-    if matmul.gated:
-        gate = T.bind(sums[0])
-        one = splat(T.float32(1), lanes)
-        y = gate / (one + exp(splat(T.float32(0), lanes) - gate)) * sums[1]
-    if a.residual is not None:
-        y = y + cast("float32", load(a.residual, a.at(row, column), lanes))
-    store(a.out, cast(matmul.out_dtype, y), a.at(row, column))
+def finish(a: Operands, row: Any, column: Any, sums: list[Any]) -> None:
+    """Apply bias, gate and residual to one vector of columns per section, and store the result."""
+    epilogue.finish(a, row, column, sums, exp)

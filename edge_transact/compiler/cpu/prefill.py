@@ -93,10 +93,10 @@ def prefill(matmul: Matmul, isa: Fp32, a: Operands) -> None:
                 row = tile * tile_rows + r
                 sums = [T.bind(load(finished, [r, v, 0], lanes)) for v in range(2)]
                 if matmul.gated:
-                    finish(matmul, a, row, column, sums)
+                    finish(a, row, column, sums)
                 else:
                     for v in range(2):
-                        finish(matmul, a, row, column + v * lanes, [sums[v]])
+                        finish(a, row, column + v * lanes, [sums[v]])
 
 
 def _expand(matmul: Matmul, isa: Fp32, a: Operands, columns: list[Any], panel: Any, scales: Any) -> None:
