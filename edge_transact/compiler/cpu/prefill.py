@@ -13,10 +13,10 @@ from tvm.script import tirx as T
 from tvm.tirx import Expr
 
 from edge_transact.compiler.cpu.buffers import MatmulBuffers
-from edge_transact.compiler.cpu.epilogue import finish
 from edge_transact.compiler.cpu.isa import InstructionSet
 from edge_transact.compiler.cpu.prologue import for_each_group, inverse_rms
-from edge_transact.compiler.vector import cast, load, splat, store
+from edge_transact.compiler.epilogue import finish
+from edge_transact.compiler.vector import cast, exp, load, splat, store
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
 
 TILE_ROWS = 6
@@ -211,7 +211,7 @@ class _Tile:
             row = tile * TILE_ROWS + r
             sums = [T.bind(load(finished, [r, v, 0], lanes)) for v in range(TILE_VECTORS)]
             if self.a.matmul.gated:
-                finish(self.a, row, column, sums)
+                finish(self.a, row, column, sums, exp)
             else:
                 for v, vector in enumerate(sums):
-                    finish(self.a, row, column + v * lanes, [vector])
+                    finish(self.a, row, column + v * lanes, [vector], exp)

@@ -7,8 +7,8 @@ from tvm.script import tirx as T
 from tvm.tirx import Expr
 
 from edge_transact.compiler.cpu.decode.base import DecodeMatmul
-from edge_transact.compiler.cpu.epilogue import finish
-from edge_transact.compiler.vector import cast, load, prefetch, splat, store, sum_lanes
+from edge_transact.compiler.epilogue import finish
+from edge_transact.compiler.vector import cast, exp, load, prefetch, splat, store, sum_lanes
 from edge_transact.quantization import WORDS_PER_GROUP
 
 
@@ -90,4 +90,4 @@ class DecodeKN(DecodeMatmul):
         sections = range(self.matmul.sections)
         with T.serial(first, end) as block:
             sums = [T.bind(load(self.scratch.sums, [self.sums_of(block, s)], self.columns)) for s in sections]
-            finish(self.a, T.int32(0), T.bind(self._column(block, 0)), sums)
+            finish(self.a, T.int32(0), T.bind(self._column(block, 0)), sums, exp)

@@ -7,8 +7,8 @@ from tvm.script import tirx as T
 from tvm.tirx import Buffer, Expr
 
 from edge_transact.compiler.cpu.decode.base import DecodeMatmul, padded_words
-from edge_transact.compiler.cpu.epilogue import finish
-from edge_transact.compiler.vector import LINE_BYTES, cast, load, prefetch, shuffle, splat, store, sum_lanes
+from edge_transact.compiler.epilogue import finish
+from edge_transact.compiler.vector import LINE_BYTES, cast, exp, load, prefetch, shuffle, splat, store, sum_lanes
 from edge_transact.quantization import WORDS_PER_GROUP
 
 AHEAD_WORDS = 4096
@@ -73,7 +73,7 @@ class DecodeNK(DecodeMatmul):
         sections = range(self.matmul.sections)
         with T.serial(first, end) as block:
             sums = [T.bind(load(self.scratch.sums, [self.sums_of(block, s)], self.columns)) for s in sections]
-            finish(self.a, T.int32(0), T.bind(self.first_column(block)), sums)
+            finish(self.a, T.int32(0), T.bind(self.first_column(block)), sums, exp)
 
 
 class _RowTile:
