@@ -82,8 +82,8 @@ def bench(
         _profile(dists, device, lengths, repetitions, threads, as_json)
         return
     from edge_transact.bench.analysis.export import to_text
+    from edge_transact.bench.records.conditions import Conditions
     from edge_transact.bench.records.plan import parse_lengths
-    from edge_transact.bench.run import Conditions
     from edge_transact.bench.session import bench_models
 
     conditions = Conditions(
@@ -184,7 +184,7 @@ def _profile(dists: list[str], device: str, lengths: str, repetitions: int, thre
     if threads:
         # TVM reads it when its first thread starts.
         os.environ["TVM_NUM_THREADS"] = str(threads)
-    from edge_transact.bench.analysis.profile import profile_models, to_markdown
+    from edge_transact.bench.profile import profile_models, to_markdown
 
     rows = profile_models([Path(path) for path in dists], parse_lengths(lengths), repetitions)
     show({"results": [], "profile": rows}, as_json, lambda: _write(to_markdown(rows)))

@@ -71,6 +71,15 @@ def has_fast_bf16() -> bool:
     return "amx_bf16" in flags or "bf16" in flags or (amd and "avx512_bf16" in flags)
 
 
+def cpu_name() -> str | None:
+    """The CPU's name, from ``/proc/cpuinfo``, which psutil does not read; None if the system doesn't report it."""
+    try:
+        lines = CPUINFO.read_text().splitlines()
+    except OSError:
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+
+
 def _cpu_info(*keys: str) -> frozenset[str]:
     """The words behind the first of some keys in `CPUINFO`."""
     try:
