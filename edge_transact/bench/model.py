@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_transact import costs
-from edge_transact.artifacts.cache import sha256
-from edge_transact.artifacts.manifest import MANIFEST, Manifest
+from edge_transact.artifacts.digests import sha256
+from edge_transact.artifacts.dist_files import MANIFEST, SHARDS, TENSOR_CACHE
+from edge_transact.artifacts.manifest import Manifest
 from edge_transact.bench.link import link_archive
 from edge_transact.bench.records.plan import Lengths
 from edge_transact.compiler.targets import system_lib_prefix
 from edge_transact.errors import UsageError
 from edge_transact.quantization import get_quantization
-
-INDEX = "tensor-cache.json"
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,8 @@ class BenchModel:
 
     def weight_files(self) -> dict[str, Path]:
         """The parameter shards and their index, by file name."""
-        shards = sorted(self.path.glob("params_shard_*.bin"))
-        return {INDEX: self.path / INDEX, **{shard.name: shard for shard in shards}}
+        shards = sorted(self.path.glob(SHARDS))
+        return {TENSOR_CACHE: self.path / TENSOR_CACHE, **{shard.name: shard for shard in shards}}
 
     def library(self, target: str) -> Path:
         """The library for a target. An archive is first linked into a shared library.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -18,7 +19,8 @@ from edge_transact.bench.records.log import Key, LoadFacts, Log, RepetitionRecor
 from edge_transact.bench.records.plan import Visit, make_visits
 from edge_transact.bench.records.readings import Reading, between, summarize
 from edge_transact.errors import EdgeTransactError
-from edge_transact.progress import step
+
+logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 """How often a visit is tried before the plan goes on without it."""
@@ -165,7 +167,7 @@ class _Worker:
                     return False
             except (RunFailed, CommandTimeout, DeviceRefused) as failure:
                 error = failure
-                step(failure.message)
+                logger.info(failure.message)
                 # A file on the device may be damaged. Checksums find it, and a push repairs it.
                 if not self._prepared():
                     return False
@@ -179,7 +181,7 @@ class _Worker:
         missing = self._missing(visit)
         readings: list[Reading] = []
         error = None
-        step(f"{self._title(visit)}: {missing} repetitions")
+        logger.info(f"{self._title(visit)}: {missing} repetitions")
         try:
             with Sampler(self.driver.read, self.conditions.sample_s) as sampler:
                 readings = sampler.readings
@@ -212,7 +214,7 @@ class _Worker:
                         self._keep(visit, line, said, between(sampler.readings, since, now))
                 since = now
                 if latest and latest.temp_c is not None and latest.temp_c > self.conditions.ceiling_c:
-                    step(f"{self.driver.label}: {latest.temp_c:.1f} C, above the ceiling: pausing")
+                    logger.info(f"{self.driver.label}: {latest.temp_c:.1f} C, above the ceiling: pausing")
                     break
         finally:
             lines.close()
@@ -296,13 +298,13 @@ class _Worker:
                     fix="Let it cool and use --resume, or raise --cool-below.",
                 )
             if not announced:
-                step(f"{self.driver.label}: {temperature:.1f} C, waiting for {self.conditions.cool_c:g} C")
+                logger.info(f"{self.driver.label}: {temperature:.1f} C, waiting for {self.conditions.cool_c:g} C")
                 announced = True
             self.stop.wait(min(5.0, self.conditions.sample_s))
 
     def _back(self, error: EdgeTransactError) -> bool:
         """Wait for a lost device; returns whether it is back."""
-        step(f"{error.message}; waiting for it to come back")
+        logger.info(f"{error.message}; waiting for it to come back")
         return self.driver.wait(self.conditions.reconnect_s, self.stop)
 
     def _give_up(self, error: EdgeTransactError) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import queue
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -27,8 +29,9 @@ from edge_transact.bench.records.plan import Visit, prompt_ids
 from edge_transact.bench.records.readings import Reading
 from edge_transact.bench.records.requests import HostRequest
 from edge_transact.errors import UsageError
-from edge_transact.progress import calling
 from edge_transact.system.cpu import cpu_name
+
+logger = logging.getLogger(__name__)
 
 
 class HostDriver:
@@ -88,7 +91,7 @@ class HostDriver:
 
     def _start(self, request: HostRequest) -> subprocess.Popen[str]:
         program = [sys.executable, "-m", "edge_transact.bench.drivers.host_runner"]
-        calling(program)
+        logger.debug("$ %s", shlex.join(program))
         process = subprocess.Popen(
             program,
             stdin=subprocess.PIPE,
@@ -205,7 +208,7 @@ def host_info() -> DeviceInfo:
     """This machine, described like a phone."""
     return DeviceInfo(
         serial="host",
-        name=cpu_name() or platform.processor() or platform.machine(),
+        name=cpu_name(),
         soc=None,
         abis=(platform.machine(),),
         android=None,

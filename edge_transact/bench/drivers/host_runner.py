@@ -106,12 +106,9 @@ def _loaded(request: HostRequest, load_s: float, threads: int, context_window_si
     from edge_transact import costs
     from edge_transact.artifacts.manifest import Manifest
     from edge_transact.quantization import get_quantization
-    from edge_transact.runtime.host import PAGE_SIZE
 
     manifest = Manifest.read(Path(request.dist))
-    # The runtime's paged cache keeps one page more than the tokens need.
-    pages = -(-context_window_size // PAGE_SIZE) + 1
-    kv_bytes = pages * PAGE_SIZE * costs.kv_bytes_per_token(manifest.plan, get_quantization(manifest.quantization))
+    kv_bytes = costs.kv_cache_bytes(manifest.plan, get_quantization(manifest.quantization), context_window_size)
     return LoadLine(
         run=request.run,
         load_s=load_s,

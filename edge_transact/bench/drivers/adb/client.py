@@ -7,6 +7,7 @@ answers with an error.
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import socket
@@ -22,10 +23,11 @@ from typing import TYPE_CHECKING
 
 from edge_transact.bench.drivers.base import CommandTimeout, DeviceLost, DeviceRefused
 from edge_transact.errors import EdgeTransactError, UsageError
-from edge_transact.progress import calling
 
 if TYPE_CHECKING:
     import adbutils
+
+logger = logging.getLogger(__name__)
 
 STDOUT, STDERR, EXIT = 1, 2, 3
 """Packet ids of the shell_v2 protocol (AOSP ``adb/shell_protocol.h``)."""
@@ -130,7 +132,8 @@ class AndroidDevice:
     def open(self, script: str, *arguments: str) -> Iterator[ShellStream]:
         """Start a script and stream its output. Its stdin is closed at the end of the ``with`` body."""
         line = f"set -- {quote(arguments)}\n{script}" if arguments else script
-        calling(["adb", "-s", self.serial, "shell", textwrap.shorten(line, SHOWN, placeholder=" ...")])
+        shown = textwrap.shorten(line, SHOWN, placeholder=" ...")
+        logger.debug("$ adb -s %s shell %s", self.serial, shlex.quote(shown))
         with _translated(self.serial):
             connection = self._transport()
         try:
@@ -152,7 +155,8 @@ class AndroidDevice:
             DeviceRefused: The device could not write the file, for example because its storage is full.
         """
         request = f"{target},{0o100000 | mode}".encode()
-        calling(["adb", "-s", self.serial, "push", source if isinstance(source, Path) else "-", target])
+        shown = shlex.quote(str(source)) if isinstance(source, Path) else "-"
+        logger.debug("$ adb -s %s push %s %s", self.serial, shown, shlex.quote(target))
         with _translated(self.serial):
             connection = self._transport(timeout_s)
             try:
@@ -181,7 +185,7 @@ class AndroidDevice:
         """
         import adbutils
 
-        calling(["adb", "-s", self.serial, "pull", source])
+        logger.debug("$ adb -s %s pull %s", self.serial, shlex.quote(source))
         with _translated(self.serial):
             try:
                 return self._device().sync.read_bytes(source)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from edge_transact.artifacts.cache import sha256
+from edge_transact.artifacts.digests import sha256
 from edge_transact.bench.drivers.adb.client import AndroidDevice
 from edge_transact.bench.drivers.base import DeviceRefused
 
