@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import page
-from edge_transact.compiler.cpu import linear
+from edge_transact.compiler.cpu import matmul
 from edge_transact.compiler.cpu.kernels import CPUKernels
 from edge_transact.compiler.lowering import PIPELINE
-from edge_transact.compiler.matmul import Linear
+from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.targets import get_target
 from edge_transact.errors import EdgeTransactError
 from edge_transact.quantization import GROUP_SIZE, QUANTIZATIONS, Quantization
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 DRIVER = Path(__file__).parent / "native" / "decode_kernel.c"
 CORES = {"neoverse-v2": "Neoverse V2 (as Cortex-X3)", "neoverse-n2": "Neoverse N2 (as Cortex-A710)"}
 KERNEL = "w4_decode"
+LISTING = page.RESULTS / "decode-loop-q4f16_0.s"
 SIZES = ((2048, 64), (2048, 128))
 """Two products, K by N: what the second takes more is the loop's."""
 
@@ -46,7 +47,7 @@ class Loop:
 
 
 def measure(_options: Options) -> str:
-    """The section's table, and the loop of the format for phones."""
+    """The section's table, and a link to the loop of the format for phones, which goes to `LISTING`."""
     rows, shown = [], ()
     for quantization in QUANTIZATIONS.values():
         if quantization.bits is None:
@@ -70,8 +71,8 @@ def measure(_options: Options) -> str:
         *(f"bytes a cycle, {name}" for name in CORES.values()),
     ]
     text = page.table(header, rows)
-    listing = "\n".join(shown)
-    return f"{text}\n\n<details><summary>The loop of q4f16_0</summary>\n\n```asm\n{listing}\n```\n\n</details>"
+    LISTING.write_text("\n".join(shown) + "\n")
+    return f"{text}\n\nThe loop of `q4f16_0`: [{LISTING.name}](../benchmarks/results/{LISTING.name})."
 
 
 def compile_kernel(quantization: Quantization, directory: Path) -> Path:
@@ -80,9 +81,9 @@ def compile_kernel(quantization: Quantization, directory: Path) -> Path:
 
     target = get_target("android-cpu").tvm_target()
     dtype = quantization.model_dtype
-    kind = Linear(quantization.linear_layout, dtype, dtype, dtype)
+    kind = Matmul(quantization.linear_layout, dtype, dtype, dtype)
     kernels = CPUKernels(target)
-    function = linear.kernel(kind, kernels.instructions(kind), kernels.threads, one_row=True)
+    function = matmul.kernel(kind, kernels.instructions(kind), kernels.threads, one_row=True)
     module = tvm.IRModule({KERNEL: function.with_attr("global_symbol", KERNEL)})
     path = directory / f"{quantization.name}.o"
     tvm.compile(module, target=target, tir_pipeline=PIPELINE).mod.write_to_file(str(path))

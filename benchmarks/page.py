@@ -6,24 +6,41 @@ import os
 import platform
 import re
 import statistics
+import textwrap
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = DOCS / "performance.md"
+RESULTS = Path(__file__).parent / "results"
+"""Measured rows and listings, from which the tables and pictures of the pages are made."""
+
+
+LINE = 120
+"""Characters of a line of the pages, tables apart."""
 
 
 def write(section: str, text: str, page: Path = PAGE) -> None:
-    """Put a section's tables into the page, in place of those that were there.
+    """Replaces a section's tables in the page.
+
+    Lines of prose are wrapped.
 
     Raises:
         ValueError: The page has no such section.
     """
     pattern = re.compile(rf"(<!-- {section} -->\n).*?(<!-- end of {section} -->)", re.DOTALL)
-    content, count = pattern.subn(lambda found: f"{found[1]}{text.strip()}\n{found[2]}", page.read_text())
+    content, count = pattern.subn(lambda found: f"{found[1]}{_wrapped(text.strip())}\n{found[2]}", page.read_text())
     if count != 1:
         raise ValueError(f"{page} has {count} sections {section}")
     page.write_text(content)
+
+
+def _wrapped(text: str) -> str:
+    def fill(line: str) -> str:
+        return textwrap.fill(line, LINE, break_on_hyphens=False, break_long_words=False)
+
+    return "\n".join(line if line.startswith("|") else fill(line) for line in text.split("\n"))
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -43,7 +60,7 @@ def machine(threads: int) -> str:
     load = os.getloadavg()[0]
     return (
         f"{time.strftime('%Y-%m-%d')}, {_cpu()}, {os.cpu_count()} CPUs, {_memory_gib():.0f} GiB, "
-        f"{platform.system()}; {threads} thread{'s' * (threads != 1)}; before the measuring, load average {load:.1f} "
+        f"{platform.system()}; {threads} thread{'s' * (threads != 1)}; before the run, load average {load:.1f} "
         f"and {100 * busy_share():.0f} % of the CPUs' time taken by other work."
     )
 

@@ -6,6 +6,7 @@ SmolLM2-135M comes with the ``demo`` extra, and so does the text for calibration
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 import time
@@ -15,13 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_transact.cli.common import guarded
-from edge_transact.progress import console, step
+from edge_transact.cli.logs import console, show_logs
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from edge_transact.build.dist import Build
     from edge_transact.runtime.session import Answer
+
+logger = logging.getLogger("edge_transact.demo")
 
 MODEL = "demo:smollm2"
 TEXT = "demo:sotu"
@@ -80,7 +83,7 @@ def demo(directory: Path = Path("demo")) -> None:
             ("dense + W4", str(directory / "dense-dist")),
             ("pruned + W4", str(directory / "dist")),
         ):
-            step(name)
+            logger.info(name)
             perplexities[name] = evaluate_model(model, document, max_windows=WINDOWS).perplexity
     _report(directory, dense_build, pruned_build, answers, perplexities, timer.seconds)
 
@@ -93,7 +96,7 @@ def _ask(name: str, built: Build) -> Answer:
         sys.stdout.write(text)
         sys.stdout.flush()
 
-    step(f"{name}:")
+    logger.info(f"{name}:")
     answer = Session.load(built.directory, max_tokens=48).answer(QUESTION, on_text=write)
     write("\n")
     return answer
@@ -173,4 +176,5 @@ def _times(seconds: Mapping[str, float]) -> Table:
 
 
 if __name__ == "__main__":
+    show_logs()
     demo()

@@ -1,7 +1,7 @@
 """``python -m benchmarks.studies``: the studies of ``docs/paper.md``, on SmolLM2 or on any model.
 
-Each is one command: ``python -m benchmarks.studies methods``. What was measured is kept in ``docs/paper.jsonl`` and
-isn't measured again, so that a study that was interrupted goes on.
+Each is one command: ``python -m benchmarks.studies methods``. Rows are kept in ``benchmarks/results/paper.jsonl`` and
+not measured again, so an interrupted study continues.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import page
+from benchmarks import page, pictures
 from benchmarks.studies import texts
 from benchmarks.studies.cuts import Cut, Study, try_cut
+from edge_transact.cli.logs import show_logs
 
-DOCS = Path(__file__).parents[2] / "docs"
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)
 SEED_RATIOS = (0.2, 0.3)
 MIXED_TOKENS = 65536
@@ -26,18 +26,31 @@ PUBLISHED = ("transact", "llm-pruner", "wanda", "flap", "magnitude", "random")
 
 def methods(study: Study, mixed: tuple[str, ...], count: int) -> str:
     """All methods at all cuts: published ones as they are, uniform; `best` with mixed calibration text."""
-    found = {name: [study.cut(Cut(name, ratio)) for ratio in RATIOS] for name in PUBLISHED}
-    found[GROUPS_TOO] = [try_cut(study, _groups_too(ratio)) for ratio in RATIOS]
-    found["best"] = [study.cut(_best(ratio, mixed)) for ratio in RATIOS]
+    found = rows_by_method(study, mixed)
     lines = [[name, *(_figures(row) for row in rows)] for name, rows in found.items()]
     ratios = (row["perplexity"] / _reference(study, ratio) for row, ratio in zip(found["best"], RATIOS, strict=True))
     lines.append(["best / the better transact", *(f"**{ratio:.3f}**" for ratio in ratios)])
     dense = study.dense()
-    curves = {name: [row and row["perplexity"] for row in rows] for name, rows in found.items()}
-    _plot(curves, dense["perplexity"], DOCS / "paper-methods.png")
+    picture = draw_methods(study, mixed)
     table = page.table(["", *(f"{ratio:.0%}" for ratio in RATIOS)], lines)
     said = f"Of both texts, and in parentheses of {' and '.join(dense['perplexities'])}. Dense: {_figures(dense)}."
-    return f"{said}\n\n{table}\n\n![](paper-methods.png)"
+    return f"{said}\n\n{table}\n\n{picture}"
+
+
+def rows_by_method(study: Study, mixed: tuple[str, ...]) -> dict[str, list[dict[str, Any] | None]]:
+    """The rows of the study `methods`, one for each of `RATIOS`; `None` where a model can't be cut so far."""
+    found: dict[str, list[dict[str, Any] | None]] = {
+        name: [study.cut(Cut(name, ratio)) for ratio in RATIOS] for name in PUBLISHED
+    }
+    found[GROUPS_TOO] = [try_cut(study, _groups_too(ratio)) for ratio in RATIOS]
+    found["best"] = [study.cut(_best(ratio, mixed)) for ratio in RATIOS]
+    return found
+
+
+def draw_methods(study: Study, mixed: tuple[str, ...]) -> str:
+    """Draws the picture of the study `methods` and returns its Markdown."""
+    curves = {name: [row and row["perplexity"] for row in rows] for name, rows in rows_by_method(study, mixed).items()}
+    return pictures.methods(curves, RATIOS, study.dense()["perplexity"], page.DOCS / "paper-methods.svg")
 
 
 def seeds(study: Study, mixed: tuple[str, ...], count: int) -> str:
@@ -141,23 +154,6 @@ def _figure(value: float) -> str:
     return f"{value:.2f}" if value < 1000 else f"{value:.1e}"
 
 
-def _plot(curves: dict[str, list[float | None]], dense: float, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for name, values in curves.items():
-        known = [(100 * ratio, value) for ratio, value in zip(RATIOS, values, strict=True) if value and value < 1e4]
-        if known:
-            axes.plot(*zip(*known, strict=True), marker="o", label=name, linewidth=3 if name == "best" else 1.5)
-    axes.axhline(dense, color="black", linestyle=":", label="dense")
-    axes.set(yscale="log", xlabel="attention and MLP removed, %", ylabel="perplexity, no training")
-    axes.legend()
-    figure.savefig(path, dpi=120)
-
-
 def main() -> None:
     """Runs the studies that are asked for, and writes their tables into the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies", description=__doc__)
@@ -165,10 +161,12 @@ def main() -> None:
     parser.add_argument("--model", default="demo:smollm2")
     parser.add_argument("--windows", type=int, default=64, help="windows of 512 tokens of each text")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--results", type=Path, default=DOCS / "paper.jsonl")
-    parser.add_argument("--page", type=Path, default=DOCS / "paper.md")
-    parser.add_argument("--scratch", type=Path, help="where texts, scores and models lie meanwhile; kept if given")
+    parser.add_argument("--results", type=Path, default=page.RESULTS / "paper.jsonl")
+    parser.add_argument("--page", type=Path, default=page.DOCS / "paper.md")
+    parser.add_argument("--scratch", type=Path, help="directory for texts, scores and models; kept if given")
     arguments = parser.parse_args()
+    show_logs()
+    show_logs(package="benchmarks")
     with tempfile.TemporaryDirectory(prefix="edge-transact-studies-") as temporary:
         scratch = arguments.scratch or Path(temporary)
         scratch.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -24,7 +25,8 @@ from pydantic import BaseModel, ValidationError
 from edge_transact.artifacts import digests
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.outputs import new_directory
-from edge_transact.progress import detail, step, warn
+
+logger = logging.getLogger(__name__)
 
 RECORD = "entry.json"
 """The file next to an entry's content that holds its `Record`."""
@@ -102,15 +104,15 @@ def _obtain(recipe: Recipe) -> tuple[Record, bool]:
         record = _complete_record(recipe) if enabled else None
         is_new = record is None
         if record is None:
-            step(recipe.what)
-            detail(f"{recipe.what}: {_why(recipe)}")
+            logger.info(recipe.what)
+            logger.debug(f"{recipe.what}: {_why(recipe)}")
             record = _make(recipe)
         else:
             os.utime(recipe.entry)
             # That an input was converted before is no news; that a stage is skipped is.
-            say = detail if recipe.kind == "converted" else step
-            say(f"{recipe.what}: nothing has changed, reused from the cache")
-        detail(f"{recipe.what}: {recipe.entry / recipe.name}")
+            level = logging.DEBUG if recipe.kind == "converted" else logging.INFO
+            logger.log(level, f"{recipe.what}: nothing has changed, reused from the cache")
+        logger.debug(f"{recipe.what}: {recipe.entry / recipe.name}")
     return record, is_new
 
 
@@ -123,7 +125,7 @@ def _lock(recipe: Recipe) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        step(f"{recipe.what}: waiting for another process that is making it")
+        logger.info(f"{recipe.what}: waiting for another process that is making it")
         lock.acquire()
     try:
         yield
@@ -187,7 +189,7 @@ def place(recipe: Recipe, output: Path) -> dict[str, str]:
         if is_new:
             shutil.copyfile(source / name, target)
         elif digests.copy(source / name, target) != expected:
-            warn(f"{source / name} is not as it was made: making it again")
+            logger.warning(f"{source / name} is not as it was made: making it again")
             shutil.rmtree(recipe.entry)
             return place(recipe, output)
     return {name: digest for name, (_, digest) in record.files.items()}

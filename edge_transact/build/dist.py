@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import tempfile
 import time
@@ -29,13 +30,14 @@ from edge_transact.inputs.models import resolve_model
 from edge_transact.mlc.chat_config import chat_config
 from edge_transact.mlc.conversation import plain_note
 from edge_transact.mlc.toolchain import MLC
-from edge_transact.progress import step, warn
 from edge_transact.prune import Budget
 from edge_transact.quantization import Quantization, default_quantization, get_quantization
 from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.text import TextCodec
 from edge_transact.system import memory
 from edge_transact.weights.shards import ShardReader
+
+logger = logging.getLogger(__name__)
 
 CUT_LAYERS = 2
 """Layers of the model that is compared with torch when the whole one isn't."""
@@ -121,9 +123,9 @@ def build(
         checkpoint = _with_fast_tokenizer(checkpoint, Path(scratch) / "checkpoint")
         warnings = concerns(checkpoint.plan, kind, names, **sizes)
         for warning in warnings:
-            warn(warning)
+            logger.warning(warning)
         if note := plain_note(checkpoint.path):
-            step(note)
+            logger.info(note)
         with new_directory(output, force=force) as directory:
             manifest = _fill(directory, checkpoint, model, names, kind, sizes, Path(scratch), mlc)
     return Build(output, manifest, tuple(warnings), time.perf_counter() - started)
@@ -137,7 +139,7 @@ def _with_fast_tokenizer(checkpoint: Checkpoint, directory: Path) -> Checkpoint:
     files = {path.name: path for path in checkpoint.path.iterdir()}
     if "tokenizer.json" in files or "tokenizer.model" not in files:
         return checkpoint
-    step("convert tokenizer.model to tokenizer.json")
+    logger.info("convert tokenizer.model to tokenizer.json")
     directory.mkdir()
     TextCodec(checkpoint.path).tokenizer.save_pretrained(directory)
     for name, path in files.items():
@@ -286,7 +288,7 @@ def _check_parity(
         definition = definition.truncated(min(CUT_LAYERS, plan.num_hidden_layers))
         plan = plan.with_layers(plan.layers[:CUT_LAYERS])
         name = f"host, the first {plan.num_hidden_layers} layers"
-    step(f"compare with torch: {name}")
+    logger.info(f"compare with torch: {name}")
     if not whole:
         directory = scratch / "cut"
         (directory / "lib").mkdir(parents=True)

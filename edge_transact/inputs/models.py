@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,8 @@ from edge_transact.checkpoint.writer import PROVENANCE_FILE, TOKENIZER_FILES
 from edge_transact.errors import EdgeTransactError
 from edge_transact.hub.download import HUB_ID, download
 from edge_transact.inputs.names import package_directory, suggestion
-from edge_transact.progress import detail
+
+logger = logging.getLogger(__name__)
 
 DEMO_MODELS = {"demo:smollm2": "SmolLM2-135M-Instruct", "demo:tiny": "a trained LLaMA of 0.85 M parameters"}
 """Models that come in packages, for use without a hub."""
@@ -34,7 +36,7 @@ def resolve_model(model: str) -> Path:
         EdgeTransactError: There is no such thing, with the nearest name that there is; the hub or a package is missing.
     """
     directory = _resolve(model)
-    detail(f"{model}: {directory.absolute()}")
+    logger.debug(f"{model}: {directory.absolute()}")
     return directory
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,8 +20,9 @@ from edge_transact.compiler.targets import BuildTarget, system_lib_prefix
 from edge_transact.definition import MODEL_TYPE, Definition
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.mlc.checkout import CHECK_OUT_KNOWN, KNOWN_PAIR, Checkout, find
-from edge_transact.progress import calling, detail, step, warn
 from edge_transact.quantization import Quantization
+
+logger = logging.getLogger(__name__)
 
 DEVICES = {"android": "android", "iphone": "iphone", "host": "cpu"}
 """Our targets that MLC's ``compile`` has, by its ``--device``."""
@@ -54,7 +57,9 @@ class MLC:
         self._checkout = find()
         self._known = self._checkout.is_known
         if not self._known:
-            warn(f"{self._checkout.pair} was not tried; what is known to work is {KNOWN_PAIR}. Trying it all the same")
+            logger.warning(
+                f"{self._checkout.pair} was not tried; what is known to work is {KNOWN_PAIR}. Trying it all the same"
+            )
 
     @property
     def checkout(self) -> Checkout:
@@ -117,7 +122,7 @@ class MLC:
         check_library(path, target, model_lib)
 
     def _run(self, emitted: Path, command: str, *arguments: str) -> None:
-        step(f"mlc_llm {command} ({self._checkout.where})")
+        logger.info(f"mlc_llm {command} ({self._checkout.where})")
         path = [str(self._checkout.python), os.environ.get("PYTHONPATH", "")]
         environment = {
             **os.environ,
@@ -126,7 +131,7 @@ class MLC:
             "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), *path])),
         }
         words = [sys.executable, "-m", "edge_transact.mlc", str(emitted), command, *arguments]
-        calling(words)
+        logger.debug("$ %s", shlex.join(map(str, words)))
         done = subprocess.run(
             words,
             stdin=subprocess.DEVNULL,
@@ -135,7 +140,7 @@ class MLC:
             env=environment,
         )
         output = done.stdout.decode(errors="replace")
-        detail(output)
+        logger.debug(output)
         if done.returncode:
             raise self._failure(command, output)
 

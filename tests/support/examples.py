@@ -22,7 +22,8 @@ GROUP = typer.main.get_command(app)
 
 def lines_in(text: str) -> list[str]:
     """Examples in lines of their own: in the blocks of a page, or between the backticks of a help text."""
-    found = re.findall(r"^(?:\$ |`)?((?:[\w\"' ]+\| )?edge-transact [^`\n]*)`?$", text, re.MULTILINE)
+    whole = re.sub(r" \\\n *", " ", text)  # lines that a backslash continues
+    found = re.findall(r"^(?:\$ |`)?((?:[\w\"' ]+\| )?edge-transact [^`\n]*)`?$", whole, re.MULTILINE)
     return [line for line in found if "COMMAND" not in line]
 
 
