@@ -1,4 +1,4 @@
-"""A loaded definition: the emitted module with a configuration."""
+"""A loaded definition: the emitted module and a configuration."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Definition:
-    """The emitted model file, and the configuration to instantiate it with.
+    """The emitted model file, and the configuration of its model.
 
     Attributes:
         module: The executed ``edge_llama_model.py``.
-        config: Its ``EdgeLlamaConfig``.
+        config: Its ``EdgeLlamaConfig``, a class that exists only in that module.
     """
 
     module: ModuleType
     config: Any
 
     def model(self) -> Any:
-        """A new, unquantized ``nn.Module`` of the model, in float32."""
+        """A new, unquantized model in float32."""
         return self.module.EdgeLlamaForCausalLM(self.config)
 
     def parameter_sources(self) -> dict[str, tuple[Sequence[str], Callable[..., np.ndarray]]]:
-        """Parameter name to the checkpoint's tensors and the function that joins them, in parameter order."""
+        """Parameter name to the checkpoint's tensors and the function that joins them, in the model's order."""
         return self.module.parameter_sources(self.config)
 
     def truncated(self, num_hidden_layers: int) -> Definition:
-        """The same definition with only the first layers."""
+        """The definition of the model's first layers."""
         kept = {i: widths for i, widths in self.config.per_layer_config.items() if int(i) < num_hidden_layers}
         config = {**self.config.asdict(), "num_hidden_layers": num_hidden_layers, "per_layer_config": kept}
         return replace(self, config=self.module.EdgeLlamaConfig.from_dict(config))

@@ -1,4 +1,4 @@
-"""Perplexity and tasks of checkpoints, through transformers, and of DISTs, through their host libraries."""
+"""Perplexity and tasks of checkpoints in transformers, and of DISTs in their host libraries."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def evaluate_models(
     max_windows: int | None = None,
     tasks: Tasks | None = None,
 ) -> list[dict[str, Any]]:
-    """What ``eval --json`` prints for each of `models`, each a MODEL or a DIST.
+    """Evaluates models. Returns the objects that ``eval --json`` prints, one per model.
 
     Args:
-        models: At least one.
+        models: MODELs or DISTs, at least one.
         text: A TEXT.
         window: Tokens of a window.
-        max_windows: The first so many windows only.
-        tasks: Also score these.
+        max_windows: The most windows; the first ones are used.
+        tasks: Tasks to score, too.
 
     Raises:
         EdgeTransactError: A model or the text can't be read, or the text is shorter than a window.
@@ -57,19 +57,19 @@ def evaluate_models(
 
 
 def evaluate_model(model: str, document: str, *, window: int = 512, max_windows: int | None = None) -> PerplexityResult:
-    """Perplexity of a MODEL, computed in float32, or of a DIST, computed as its host library does.
+    """The perplexity of a MODEL in float32, or of a DIST in the dtype of its host library.
 
     Args:
         model: The MODEL or DIST.
         document: The text itself.
-        window: As in `perplexity`.
-        max_windows: As in `perplexity`.
+        window: Tokens of a window.
+        max_windows: The most windows; the first ones are used.
     """
     return _perplexity(*_load(model), document, window, max_windows)
 
 
 def _load(model: str) -> tuple[PreTrainedModel | HostModel, Any]:
-    """A MODEL's network or a DIST's host library, and its tokenizer."""
+    """The network of a MODEL or the host library of a DIST, and its tokenizer."""
     from edge_transact.runtime.text import TextCodec
 
     directory = Path(model)
