@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edge_transact import costs
 from edge_transact.artifacts.manifest import MANIFEST, Manifest
@@ -53,7 +52,7 @@ class Inspection:
             ),
         }
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The object that ``inspect --json`` prints for one model."""
         at = self.at(self.context)
         parameters = costs.parameters(self.plan)

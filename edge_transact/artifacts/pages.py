@@ -30,7 +30,7 @@ def require_matplotlib() -> None:
         raise EdgeTransactError("a report needs matplotlib", fix="pip install 'edge-transact[plot]'")
 
 
-def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **sharing: Any) -> tuple[Figure, Any]:
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **sharing: bool) -> tuple[Figure, Any]:
     """A figure and its axes: a single one, or an array ``[rows, columns]``.
 
     Args:
@@ -50,7 +50,7 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **s
     return figure, grid if grid.size > 1 else grid[0, 0]
 
 
-def write_page(directory: Path, name: str, figures: Mapping[str, Figure], **values: Any) -> None:
+def write_page(directory: Path, name: str, figures: Mapping[str, Figure], **values: object) -> None:
     """Writes ``index.html`` from a template, with the figures inside it and as PNG files next to it.
 
     Args:
@@ -67,7 +67,7 @@ def write_page(directory: Path, name: str, figures: Mapping[str, Figure], **valu
     (directory / "index.html").write_text(template(name).render(figures=embedded, **values))
 
 
-def script_json(value: Any) -> str:
+def script_json(value: object) -> str:
     """JSON that is safe inside a script element: no string can end the element."""
     return json.dumps(value).replace("<", "\\u003c")
 

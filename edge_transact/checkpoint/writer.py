@@ -49,7 +49,7 @@ def write_checkpoint(
     source: Checkpoint,
     plan: WidthPlan,
     tensors: Iterable[tuple[str, torch.Tensor]],
-    provenance: Mapping[str, Any],
+    provenance: Mapping[str, object],
     output: str | Path,
     *,
     force: bool = False,
@@ -98,7 +98,7 @@ def write_checkpoint(
     return Checkpoint.open(output)
 
 
-def model_config(config: Mapping[str, Any], plan: WidthPlan, **changes: Any) -> EdgeLlamaConfig:
+def model_config(config: Mapping[str, Any], plan: WidthPlan, **changes: object) -> EdgeLlamaConfig:
     """The configuration of a model with other widths.
 
     Args:

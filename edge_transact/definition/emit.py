@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from edge_transact.artifacts.templates import template
 from edge_transact.definition.loaded import Definition
@@ -51,7 +51,7 @@ def _runs(plan: WidthPlan) -> list[_Run]:
     return runs
 
 
-def load(directory: Path, config: dict[str, Any]) -> Definition:
+def load(directory: Path, config: Mapping[str, object]) -> Definition:
     """Loads the emitted model file as a module, and a configuration for it.
 
     Args:

@@ -5,10 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
+    from tvm.relax.frontend import nn
+
+
+class DefinitionConfig(Protocol):
+    """The part of the emitted ``EdgeLlamaConfig`` that we use; the class exists only in the emitted module."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    per_layer_config: dict[str, dict[str, int]]
+    context_window_size: int
+    prefill_chunk_size: int
+    max_batch_size: int
+
+    def asdict(self) -> dict[str, object]:
+        """The configuration as JSON values."""
 
 
 @dataclass(frozen=True)
@@ -17,13 +32,13 @@ class Definition:
 
     Attributes:
         module: The executed ``edge_llama_model.py``.
-        config: Its ``EdgeLlamaConfig``, a class that exists only in that module.
+        config: Its ``EdgeLlamaConfig``.
     """
 
     module: ModuleType
-    config: Any
+    config: DefinitionConfig
 
-    def model(self) -> Any:
+    def model(self) -> nn.Module:
         """A new, unquantized model in float32."""
         return self.module.EdgeLlamaForCausalLM(self.config)
 

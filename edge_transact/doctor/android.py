@@ -178,7 +178,7 @@ def mlc() -> list[Check]:
         checkout = find()
     except EdgeTransactError as error:
         return [Check(name, False, error.message, GET) for name in ("mlc", "mlc-tvm")]
-    known = "a tested pair" if checkout.is_known else f"not the tested pair, which is {KNOWN_PAIR}"
+    known = "a known pair" if checkout.is_known else f"not a known pair; {KNOWN_PAIR} is"
     source, tvm = checkout.where, checkout.where / "3rdparty" / "tvm"
     if not os.environ.get("MLC_LLM_SOURCE_DIR"):
         tvm_check = Check("mlc-tvm", False, f"the installed {source} has no sources", GET)

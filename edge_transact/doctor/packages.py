@@ -26,7 +26,7 @@ def _requirements() -> tuple[list[Requirement], dict[str, list[Requirement]]]:
             name: list(map(Requirement, lines)) for name, lines in extras.items()
         }
     always: list[Requirement] = []
-    extras: dict[str, list[Requirement]] = {}
+    extras = {}
     for requirement in map(Requirement, metadata.requires(DISTRIBUTION) or ()):
         names = [
             extra

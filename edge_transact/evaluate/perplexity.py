@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edge_transact.artifacts.digests import text_digest
 from edge_transact.errors import EdgeTransactError
@@ -19,6 +19,7 @@ from edge_transact.progress import track
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from transformers import PreTrainedTokenizerBase
 
 LogitsFunction = Callable[[Sequence[int]], "np.ndarray | torch.Tensor"]
 """Maps the token ids of a window to its logits, ``[window, vocab_size]``, independently of earlier calls."""
@@ -67,7 +68,7 @@ def windows_of(token_ids: Sequence[int], window: int, max_windows: int | None = 
 
 def perplexity(
     model: torch.nn.Module | LogitsFunction,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     text: str,
     *,
     window: int = 512,

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from numbers import Real
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edge_transact.errors import EdgeTransactError, closest
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
     from edge_transact.runtime.host import HostModel
 
@@ -67,7 +67,7 @@ class Tasks:
         self._tasks = [*loaded["groups"].values(), *loaded["tasks"].values()]
         self._limit = limit
 
-    def scores(self, model: PreTrainedModel | HostModel, tokenizer: Any) -> Scores:
+    def scores(self, model: PreTrainedModel | HostModel, tokenizer: PreTrainedTokenizerBase) -> Scores:
         """A model's scores, without chat template and with each task's own number of examples in the prompt.
 
         Args:
@@ -79,7 +79,7 @@ class Tasks:
 
         from edge_transact.runtime.host import HostModel
 
-        network: Any = LibraryNetwork(model) if isinstance(model, HostModel) else model
+        network = LibraryNetwork(model) if isinstance(model, HostModel) else model
         context = model.context_window_size if isinstance(model, HostModel) else None
         theirs = logging.getLogger(HFLM.__module__)
         theirs.setLevel(logging.ERROR)  # it warns that the model is loaded already
@@ -120,9 +120,9 @@ class LibraryNetwork:
         input_ids: torch.Tensor,
         *,
         max_length: int,
-        stopping_criteria: Any,
+        stopping_criteria: StoppingCriteriaList,
         do_sample: bool = False,
-        **_: Any,
+        **_: object,
     ) -> torch.Tensor:
         """Returns the prompt's ids ``[1, n]`` and the generated ones, at most `max_length` ids."""
         import torch

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from tvm import relax, tirx
+    from tvm.target import Target
 
 
 def before_import() -> None:
@@ -51,7 +55,7 @@ def _detect_tokenizer_info(directory: str) -> str:
     return json.dumps(tokenizer_info(Path(directory)))
 
 
-def _is_buffer(param: Any) -> bool:
+def _is_buffer(param: tirx.Var) -> bool:
     from tvm import tirx
 
     return isinstance(param.ty, tirx.BufferType)
@@ -77,13 +81,13 @@ def _keep_to_vectors(matmul: Any) -> None:
     matmul.sch_outer_reduction = schedule
 
 
-def _no_simdgroups(self: Any, func: Any, target: Any, tunable: bool) -> Any:
+def _no_simdgroups(self: object, func: tirx.PrimFunc, target: Target, tunable: bool) -> NoReturn:
     raise NotImplementedError(
         "TVM 0.26 crashes when it tensorizes for Metal; dlight falls back to its schedule for any GPU"
     )
 
 
-def _scalar_first(full: Any) -> Any:
+def _scalar_first(full: tirx.PrimFunc) -> tirx.PrimFunc:
     """MLC's kernel that fills a buffer with an int32, with the arguments of 0.26's call: an int64, then the buffer."""
     from tvm import tirx
 
@@ -93,7 +97,7 @@ def _scalar_first(full: Any) -> Any:
     return tirx.PrimFunc([number, buffer], body, ret_type=full.ret_type, attrs=full.attrs)
 
 
-def _lift_global_buffers(func: Any) -> tuple[Any, list[Any]]:
+def _lift_global_buffers(func: tirx.PrimFunc) -> tuple[tirx.PrimFunc, list[relax.TensorType]]:
     """Makes a kernel's temporaries in global memory parameters, after its other buffers. Returns their types too."""
     from tvm import relax, tirx
 

@@ -11,7 +11,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tvm
 
 CALLS: dict[str, int | None] = {
     "vm.builtin.alloc_shape_heap": 2,
@@ -55,7 +58,7 @@ _WORD = re.compile(r'"(\w+)"')
 _VERSION = re.compile(r'#define VM_VERSION "([\w.]+)"')
 
 
-def called(executable: Any) -> dict[str, int | None]:
+def called(executable: tvm.runtime.Module) -> dict[str, int | None]:
     """The functions that an executable's bytecode calls, in the form of `CALLS`.
 
     Args:
@@ -67,7 +70,7 @@ def called(executable: Any) -> dict[str, int | None]:
     return {name: counts.pop() if len(counts) == 1 else None for name, counts in calls.items()}
 
 
-def tags(executable: Any) -> set[str]:
+def tags(executable: tvm.runtime.Module) -> set[str]:
     """The tags among an executable's constants, without error messages and the metadata."""
     constants = str(executable["stats"]()).partition("Constant pool")[2].partition("\n")[0]
     return set(_TAG.findall(_JSON.sub("", constants)))

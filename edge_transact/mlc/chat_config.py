@@ -28,11 +28,11 @@ def chat_config(
     model_type: str,
     model_lib: str,
     quantization: str,
-    model_config: Mapping[str, Any],
+    model_config: Mapping[str, object],
     vocab_size: int,
     context_window_size: int,
     prefill_chunk_size: int,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The contents of ``mlc-chat-config.json``.
 
     Args:
@@ -74,7 +74,7 @@ def chat_config(
     }
 
 
-def _number(value: Any, default: float) -> Any:
+def _number(value: object, default: float) -> object:
     return default if value is None else value
 
 
@@ -92,7 +92,7 @@ def _active_vocab_size(checkpoint: Path, vocab_size: int) -> int:
     return min(vocab_size, Tokenizer.from_file(str(path)).get_vocab_size(with_added_tokens=True))
 
 
-def tokenizer_info(checkpoint: Path) -> dict[str, Any]:
+def tokenizer_info(checkpoint: Path) -> dict[str, str | bool]:
     """How MLC has to turn tokens into text, from the decoder and the normalizer in ``tokenizer.json``.
 
     The fields are those of MLC's ``TokenizerInfo`` (``mlc_llm/tokenizers``). A directory without ``tokenizer.json`` has

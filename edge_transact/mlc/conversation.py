@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from edge_transact.runtime.text import TextCodec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 DEFAULT_SYSTEM_MESSAGE = "You are a helpful assistant."
 """The system message if the chat template has none: MLC always writes a system part."""
@@ -105,7 +108,7 @@ _FAMILIES = (
 _PLAIN = _Family("LM", (), "{system_message}", "", "", "", ("",), "", "", ())
 
 
-def conversation_template(checkpoint: Path, eos_token_ids: Sequence[int]) -> dict[str, Any]:
+def conversation_template(checkpoint: Path, eos_token_ids: Sequence[int]) -> dict[str, object]:
     """``conv_template`` of ``mlc-chat-config.json``, with all of its fields.
 
     A model without a chat template continues plain text, and so does one whose template is of no known family.
@@ -167,7 +170,7 @@ def plain_note(checkpoint: Path) -> str | None:
     return None
 
 
-def _chat_template(tokenizer: Any) -> str:
+def _chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
     chat_template = tokenizer.chat_template or ""
     if isinstance(chat_template, dict):
         chat_template = chat_template.get("default", next(iter(chat_template.values())))
@@ -181,7 +184,7 @@ def _family(chat_template: str) -> _Family:
     return _PLAIN
 
 
-def _system_message(tokenizer: Any, system_template: str) -> str:
+def _system_message(tokenizer: PreTrainedTokenizerBase, system_template: str) -> str:
     """The system message that the chat template adds to a conversation without one."""
     before, after = system_template.split("{system_message}")
     rendered = tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)

@@ -164,8 +164,8 @@ class MLC:
 def _as_defined(checkpoint: Path, definition: Definition, scratch: Path) -> Path:
     """Links the checkpoint into `scratch`, with a config.json that has our architecture and the definition's values.
 
-    The original may be a stock LLaMA, which has MLC's own model_type. transformers 5 writes RoPE where MLC doesn't look.
-    And the definition may have fewer layers.
+    The original may be a stock LLaMA, which has MLC's own model_type. transformers 5 writes RoPE where MLC doesn't
+    look. And the definition may have fewer layers.
     """
     for path in checkpoint.iterdir():
         if path.name != "config.json":

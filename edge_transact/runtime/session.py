@@ -46,7 +46,7 @@ class Answer:
         """Decoded tokens per second, without prefill's first token; `None` if there was no other."""
         return self.decode_steps / self.decode_s if self.decode_steps else None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """What ``run --json`` prints."""
         return {
             "text": self.text,
