@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import page
+from edge_transact.cli.logs import show_logs
 from edge_transact.errors import EdgeTransactError
-from edge_transact.progress import step, warn
+
+logger = logging.getLogger("benchmarks")
 
 SECTIONS = {
     "smollm2": "SmolLM2, dense and pruned, beside llama.cpp and this machine's limits",
@@ -56,17 +59,19 @@ def main() -> None:
     if unknown := set(arguments.sections) - set(SECTIONS):
         parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     os.environ["OMP_NUM_THREADS"] = os.environ["TVM_NUM_THREADS"] = str(arguments.threads)
+    show_logs()
+    show_logs(package="benchmarks")
     with tempfile.TemporaryDirectory(prefix="edge-transact-bench-") as temporary:
         scratch = arguments.scratch or Path(temporary)
         scratch.mkdir(parents=True, exist_ok=True)
         options = Options(scratch.resolve(), arguments.threads, arguments.repetitions, arguments.full_depth)
         for section in arguments.sections or SECTIONS:
-            step(f"{section}: {SECTIONS[section]}")
+            logger.info(f"{section}: {SECTIONS[section]}")
             about = page.machine(options.threads)
             try:
                 text = importlib.import_module(f"benchmarks.{section}").measure(options)
             except EdgeTransactError as error:
-                warn(f"{section} is left out: {error.message}. {error.fix}")
+                logger.warning(f"{section} is left out: {error.message}. {error.fix}")
                 continue
             print(text, end="\n\n", flush=True)
             page.write(section, f"{text}\n\n{about}", arguments.page)

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import page
-from edge_transact.compiler.cpu import linear
+from edge_transact.compiler.cpu import matmul
 from edge_transact.compiler.cpu.kernels import CPUKernels
 from edge_transact.compiler.lowering import PIPELINE
-from edge_transact.compiler.matmul import Linear
+from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.targets import get_target
 from edge_transact.errors import EdgeTransactError
 from edge_transact.quantization import GROUP_SIZE, QUANTIZATIONS, Quantization
@@ -81,9 +81,9 @@ def compile_kernel(quantization: Quantization, directory: Path) -> Path:
 
     target = get_target("android-cpu").tvm_target()
     dtype = quantization.model_dtype
-    kind = Linear(quantization.linear_layout, dtype, dtype, dtype)
+    kind = Matmul(quantization.linear_layout, dtype, dtype, dtype)
     kernels = CPUKernels(target)
-    function = linear.kernel(kind, kernels.instructions(kind), kernels.threads, one_row=True)
+    function = matmul.kernel(kind, kernels.instructions(kind), kernels.threads, one_row=True)
     module = tvm.IRModule({KERNEL: function.with_attr("global_symbol", KERNEL)})
     path = directory / f"{quantization.name}.o"
     tvm.compile(module, target=target, tir_pipeline=PIPELINE).mod.write_to_file(str(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import defaultdict
 from dataclasses import asdict, replace
@@ -14,11 +15,12 @@ from benchmarks import page
 from benchmarks.model_coverage import in_own_process
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.inputs.models import resolve_model
-from edge_transact.progress import step
 from edge_transact.prune import Budget, prune
 
 if TYPE_CHECKING:
     from benchmarks.__main__ import Options
+
+logger = logging.getLogger(__name__)
 
 TARGETS = ("android", "host")
 
@@ -34,7 +36,7 @@ def measure(options: Options) -> str:
         _all_different(models["layers all alike"], models["layers all different"])
         for number in range(options.repetitions):
             for name in list(models)[:: -1 if number % 2 else 1]:
-                step(f"build: {name}, {number + 1} of {options.repetitions}")
+                logger.info(f"build: {name}, {number + 1} of {options.repetitions}")
                 seconds[name].append(in_own_process(built, models[name], options.scratch, options.threads))
     alike, different = seconds.values()
     ratios = [b / a for a, b in zip(alike, different, strict=True)]

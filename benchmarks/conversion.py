@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import page
 from benchmarks.model_coverage import LLAMA_2_7B, in_own_process, write_random
-from edge_transact.progress import step, track
+from edge_transact.progress import track
 from edge_transact.quantization import QUANTIZATIONS
 
 if TYPE_CHECKING:
     from benchmarks.__main__ import Options
+
+logger = logging.getLogger(__name__)
 
 SPEED = {**LLAMA_2_7B, "num_hidden_layers": 2}
 """Layers are alike, so two tell the speed; the embedding and lm_head are there whole."""
@@ -36,7 +39,7 @@ def measure(options: Options) -> str:
     speed, memory = defaultdict(list), defaultdict(list)
     with TemporaryDirectory(dir=options.scratch) as directory:
         checkpoint = Path(directory) / "checkpoint"
-        step("random weights for 2 layers of LLaMA-2-7B")
+        logger.info("random weights for 2 layers of LLaMA-2-7B")
         in_own_process(write_random, SPEED, checkpoint)
         nbytes = sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
         for number in track(range(options.repetitions + 1), "convert"):
@@ -48,7 +51,7 @@ def measure(options: Options) -> str:
     large = {}
     with TemporaryDirectory(dir=options.scratch) as directory:
         checkpoint = Path(directory) / "checkpoint"
-        step("random weights for a layer of Llama-3-70B")
+        logger.info("random weights for a layer of Llama-3-70B")
         in_own_process(write_random, LARGE, checkpoint)
         for name in track(QUANTIZATIONS, "convert"):
             _, large[name] = in_own_process(converted, checkpoint, name, options.threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping
@@ -22,13 +23,15 @@ from edge_transact.build.dist import model_lib_name
 from edge_transact.build.stages import place_library
 from edge_transact.compiler.targets import get_target
 from edge_transact.definition import Definition, load, render
-from edge_transact.progress import step, track
+from edge_transact.progress import track
 from edge_transact.quantization import get_quantization
 from edge_transact.weights.shards import ShardWriter
 from edge_transact.widths import WidthPlan
 
 if TYPE_CHECKING:
     from benchmarks.__main__ import Options
+
+logger = logging.getLogger(__name__)
 
 SHAPES = ("TransAct-1.3B", "Sheared-LLaMA-1.3B", "LLaMA-2-7B")
 LARGEST = "LLaMA-2-7B"
@@ -128,7 +131,7 @@ def _build(name: str, options: Options) -> Shape:
             place_library(definition, QUANTIZATION, get_target("host"), lib, libraries[depth])
     weights = directory / f"weights-{depths[-1]}"
     if not weights.is_dir():
-        step(f"random weights for {depths[-1]} layers of {name}")
+        logger.info(f"random weights for {depths[-1]} layers of {name}")
         weights.mkdir()
         _write_random(whole.truncated(depths[-1]), plan, libraries[depths[-1]], weights)
     return Shape(plan, libraries, weights)

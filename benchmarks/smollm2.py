@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -18,12 +19,14 @@ from edge_transact.bench.records.plan import Lengths, prompt_ids
 from edge_transact.build.dist import build
 from edge_transact.errors import EdgeTransactError
 from edge_transact.inputs.names import package_directory
-from edge_transact.progress import step, track, warn
+from edge_transact.progress import track
 from edge_transact.prune import Budget
 from edge_transact.quantization import get_quantization
 
 if TYPE_CHECKING:
     from benchmarks.__main__ import Options
+
+logger = logging.getLogger(__name__)
 
 LENGTHS = Lengths(256, 64)
 RATIO = 0.3
@@ -79,7 +82,7 @@ def measure(options: Options) -> str:
             running[LLAMA] = theirs
             notes.append(f"llama.cpp {theirs.about['release']} of {llama_cpp.PACKAGES[0]}.")
         except EdgeTransactError as error:
-            warn(f"llama.cpp is not measured: {error.message}. {error.fix}")
+            logger.warning(f"llama.cpp is not measured: {error.message}. {error.fix}")
             notes.append(f"llama.cpp was not measured: {error.message}.")
         for model in models:
             running[model.name] = subjects.host(
@@ -113,7 +116,7 @@ def measure(options: Options) -> str:
 def _build(quantization: str, pruned: bool, scratch: Path) -> Ours:
     dist = scratch / f"smollm2-{'pruned' if pruned else 'dense'}-{quantization}"
     if not dist.is_dir():
-        step(f"build {dist.name}")
+        logger.info(f"build {dist.name}")
         budget = Budget(ratio=RATIO) if pruned else None
         pruning = {"calibration_tokens": 4096} if pruned else None
         build("demo:smollm2", dist, targets=["host"], quantization=quantization, budget=budget, pruning=pruning)

@@ -23,7 +23,7 @@ namespace ffi = tvm::ffi;
 
 namespace {
 
-constexpr int64_t kPageTokens = 16;   // tokens in a KV page: MLC's own
+constexpr int64_t kPageTokens = 16;   // tokens in a KV page: PAGE_SIZE in edge_transact/costs.py
 constexpr int kPooledAllocator = 2;   // tvm::runtime::memory::AllocatorType::kPooled
 constexpr int64_t kSequence = 0;
 

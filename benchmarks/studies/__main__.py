@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks import page, pictures
 from benchmarks.studies import texts
 from benchmarks.studies.cuts import Cut, Study, try_cut
+from edge_transact.cli.logs import show_logs
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)
 SEED_RATIOS = (0.2, 0.3)
@@ -164,6 +165,8 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=page.DOCS / "paper.md")
     parser.add_argument("--scratch", type=Path, help="directory for texts, scores and models; kept if given")
     arguments = parser.parse_args()
+    show_logs()
+    show_logs(package="benchmarks")
     with tempfile.TemporaryDirectory(prefix="edge-transact-studies-") as temporary:
         scratch = arguments.scratch or Path(temporary)
         scratch.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import shutil
 from dataclasses import asdict, dataclass
@@ -21,7 +22,6 @@ from edge_transact.errors import UsageError
 from edge_transact.evaluate.perplexity import perplexity
 from edge_transact.inputs import read_text
 from edge_transact.inputs.models import resolve_model
-from edge_transact.progress import step
 from edge_transact.prune.allocate.allocation import DEFAULT_BUCKET
 from edge_transact.prune.allocate.budget import Budget
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
@@ -30,6 +30,8 @@ from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.journal import Journal
 from edge_transact.prune.run import Pruning
 from edge_transact.prune.score.methods import find_method
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Study:
             asked |= asdict(cut) | {"calibration": [Path(text).name for text in cut.calibration]}
         key = json.dumps(asked)
         if key not in self._known:
-            step(f"{cut or self.model}")
+            logger.info(f"{cut or self.model}")
             checkpoint = self._prune(cut) if cut else Checkpoint.open(resolve_model(self.model))
             row = {
                 "cut": json.loads(key),
@@ -156,5 +158,5 @@ def try_cut(study: Study, cut: Cut) -> dict[str, Any] | None:
     try:
         return study.cut(cut)
     except UsageError as error:
-        step(f"{cut.method} at {cut.ratio:.0%}: {error.message}")
+        logger.info(f"{cut.method} at {cut.ratio:.0%}: {error.message}")
         return None

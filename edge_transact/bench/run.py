@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import threading
 import time
 from collections.abc import Generator, Sequence
@@ -19,7 +20,8 @@ from edge_transact.bench.records.lines import number, parse_repetition, positive
 from edge_transact.bench.records.log import Key, Log
 from edge_transact.bench.records.plan import Lengths, Visit, make_visits
 from edge_transact.errors import EdgeTransactError
-from edge_transact.progress import step
+
+logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 """How often a visit is tried before the plan goes on without it."""
@@ -200,7 +202,7 @@ class _Worker:
                     return False
             except (RunFailed, CommandTimeout, DeviceRefused) as failure:
                 error = failure
-                step(failure.message)
+                logger.info(failure.message)
                 # A file may have been damaged on the device: checksums find it, and a push mends it.
                 if not self._prepared():
                     return False
@@ -217,7 +219,7 @@ class _Worker:
         facts: dict[str, Any] = {}
         readings: list[Reading] = []
         error = None
-        step(f"{self._title(visit)}: {missing} repetitions")
+        logger.info(f"{self._title(visit)}: {missing} repetitions")
         try:
             with Sampler(self.bench.read, self.conditions.sample_s) as sampler:
                 readings = sampler.readings
@@ -235,7 +237,7 @@ class _Worker:
                             self._keep(visit, line, facts, between(readings, since, now))
                         since = now
                         if latest and latest.temp_c is not None and latest.temp_c > self.conditions.ceiling_c:
-                            step(f"{self.bench.label}: {latest.temp_c:.1f} C, above the ceiling: pausing")
+                            logger.info(f"{self.bench.label}: {latest.temp_c:.1f} C, above the ceiling: pausing")
                             break
                 finally:
                     lines.close()
@@ -322,12 +324,12 @@ class _Worker:
                     fix="Let it cool and use --resume, or raise --cool-below.",
                 )
             if not said:
-                step(f"{self.bench.label}: {temperature:.1f} C, waiting for {self.conditions.cool_c:g} C")
+                logger.info(f"{self.bench.label}: {temperature:.1f} C, waiting for {self.conditions.cool_c:g} C")
                 said = True
             self.stop.wait(min(5.0, self.conditions.sample_s))
 
     def _back(self, error: EdgeTransactError) -> bool:
-        step(f"{error.message}; waiting for it to come back")
+        logger.info(f"{error.message}; waiting for it to come back")
         return self.bench.wait(self.conditions.reconnect_s, self.stop)
 
     def _give_up(self, error: EdgeTransactError) -> bool:

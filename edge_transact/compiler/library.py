@@ -51,14 +51,14 @@ def build_library(
     from tvm import relax
 
     from edge_transact.compiler.lowering import PIPELINE
-    from edge_transact.compiler.modules import compiled
+    from edge_transact.compiler.modules import quantize_modules
     from edge_transact.compiler.pipeline import pipeline
 
     config = definition.config
     tvm_target = target.tvm_target()
     # A phone's GPU sums in the model's dtype as MLC's kernels do; a CPU has no faster way than float32.
     accumulate = "float32" if target.device == "llvm" else quantization.model_dtype
-    model = compiled(definition.model(), quantization, accumulate)
+    model = quantize_modules(definition.model(), quantization, accumulate)
     with tvm_target:
         mod, parameters, _ = model.export_tvm(spec=model.get_default_spec(), allow_extern=True)
     if target.device != "llvm":

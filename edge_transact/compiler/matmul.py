@@ -11,7 +11,7 @@ from edge_transact.quantization import WORDS_PER_GROUP
 
 
 @dataclass(frozen=True)
-class Linear:
+class Matmul:
     """A kind of product, and what is done in the same pass. Its sizes are the tensors': one kernel serves all widths.
 
     Attributes:
@@ -53,20 +53,20 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Link:
+class ChainedMatmul:
     """A product of a chain: of several that one kernel computes one after the other.
 
     Attributes:
-        linear: The product.
-        given: Of its operands those that are results of links before it: name to the number of the link.
+        matmul: The product.
+        given: Of its operands those that are results of matmuls before it: name to the number of the chained.
         returned: Whether the result is one of the kernel's.
     """
 
-    linear: Linear
+    matmul: Matmul
     given: tuple[tuple[str, int], ...] = ()
     returned: bool = True
 
     @property
     def arguments(self) -> tuple[str, ...]:
         """The operands that the kernel is given."""
-        return tuple(name for name in self.linear.operands if name not in dict(self.given))
+        return tuple(name for name in self.matmul.operands if name not in dict(self.given))

@@ -17,7 +17,7 @@ OUT_ELEMENTWISE_FUSABLE = 4
 """TVM's operator pattern of a matrix product: element-wise operations may be fused behind it."""
 
 
-def compiled(model: nn.Module, quantization: Quantization, accumulate: str) -> nn.Module:
+def quantize_modules(model: nn.Module, quantization: Quantization, accumulate: str) -> nn.Module:
     """Replace a model's linears and embeddings.
 
     Args:
@@ -40,13 +40,13 @@ class _Mutator(nn.Mutator):
 
     def visit_module(self, name: str, node: nn.Module) -> Any:
         if isinstance(node, nn.Linear):
-            return Linear(node, self.quantization, self.accumulate)
+            return QuantizedLinear(node, self.quantization, self.accumulate)
         if isinstance(node, nn.Embedding):
-            return Embedding(node, self.quantization)
+            return QuantizedEmbedding(node, self.quantization)
         return self.visit(name, node)
 
 
-class _Weight(nn.Module):
+class _QuantizedWeight(nn.Module):
     """A matrix ``[out_features, in_features]`` as the quantization stores it."""
 
     def __init__(self, out_features: int, in_features: int, quantization: Quantization, layout: str) -> None:
@@ -108,7 +108,7 @@ class _Weight(nn.Module):
         )
 
 
-class Linear(_Weight):
+class QuantizedLinear(_QuantizedWeight):
     """A linear layer on stored weights."""
 
     def __init__(self, source: nn.Linear, quantization: Quantization, accumulate: str) -> None:
@@ -124,7 +124,7 @@ class Linear(_Weight):
         return x if self.bias is None else x + self.bias
 
 
-class Embedding(_Weight):
+class QuantizedEmbedding(_QuantizedWeight):
     """An embedding on stored weights, which may also be the lm_head. Never stored input-major, as in MLC."""
 
     def __init__(self, source: nn.Embedding, quantization: Quantization) -> None:

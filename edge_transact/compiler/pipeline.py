@@ -11,9 +11,9 @@ from tvm.s_tir import dlight
 from edge_transact.compiler.cpu.kernels import CPUKernels
 from edge_transact.compiler.cpu.schedules import ScheduleForCPU
 from edge_transact.compiler.gpu import schedules as gpu_schedules
-from edge_transact.compiler.gpu.linear import GPUKernels
+from edge_transact.compiler.gpu.matmul import GPUKernels
 from edge_transact.compiler.passes.attach import AttachBounds, AttachEmbeddingAllocation, AttachMetadata
-from edge_transact.compiler.passes.fuse_matmuls import FuseLinears
+from edge_transact.compiler.passes.fuse_matmuls import FuseMatmuls
 from edge_transact.compiler.passes.kv_cache import CreateKVCache
 from edge_transact.compiler.passes.logits import AttachLogitProcessors, AttachSoftmax
 from edge_transact.compiler.passes.reshapes import JoinReshapes
@@ -39,7 +39,7 @@ def pipeline(target: tvm.target.Target, metadata: dict[str, Any], bounds: dict[s
         AttachEmbeddingAllocation(metadata["prefill_chunk_size"]),
         AttachBounds(bounds),
         tirx.transform.BindTarget(target),
-        *([FuseLinears(CPUKernels(target) if on_cpu else GPUKernels())] if not on_metal else []),
+        *([FuseMatmuls(CPUKernels(target) if on_cpu else GPUKernels())] if not on_metal else []),
         # Operators to kernels, element-wise ones fused behind the matrix products.
         *([relax.backend.DispatchSortScan()] if on_metal else []),
         JoinReshapes(),

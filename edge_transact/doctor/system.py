@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from edge_transact.doctor.check import Check, output_of
+from edge_transact.system import memory
 
 PYTHON = (3, 11)
 DEMO_MEMORY_GIB = 6
@@ -73,7 +74,7 @@ def compiler() -> list[Check]:
 
 def resources() -> list[Check]:
     """Memory of this machine, and room in the working directory."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    total = memory.total_bytes() / 2**30
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     memory_ok, disk_ok = total >= DEMO_MEMORY_GIB, free >= DEMO_DISK_GIB
     return [

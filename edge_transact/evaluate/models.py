@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.evaluate.perplexity import PerplexityResult, perplexity
-from edge_transact.progress import step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from edge_transact.evaluate.tasks import Scores, Tasks
     from edge_transact.runtime.host import HostModel
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate_models(
@@ -42,12 +45,12 @@ def evaluate_models(
     document = read_text(text, "evaluation")
     results = []
     for name in models:
-        step(f"{name} on {text}")
+        logger.info(f"{name} on {text}")
         model, tokenizer = _load(name)
         result = asdict(_perplexity(model, tokenizer, document, window, max_windows))
         scores: Scores = {}
         if tasks:
-            step(f"{name} on tasks")
+            logger.info(f"{name} on tasks")
             scores = tasks.scores(model, tokenizer)
         results.append({"model": name, "text": text, **result, "tasks": scores})
     return results
@@ -70,7 +73,7 @@ def _load(model: str) -> tuple[PreTrainedModel | HostModel, Any]:
     from edge_transact.runtime.text import TextCodec
 
     directory = Path(model)
-    if (directory / "manifest.json").is_file():
+    if (directory / MANIFEST).is_file():
         from edge_transact.runtime.host import HostModel
 
         return HostModel.load(directory), TextCodec(directory).tokenizer

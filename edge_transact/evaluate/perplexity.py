@@ -7,12 +7,12 @@ perplexity is the exponential of the mean negative log-likelihood of tokens 2..n
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edge_transact.artifacts.digests import text_digest
 from edge_transact.errors import EdgeTransactError
 from edge_transact.progress import track
 
@@ -104,7 +104,7 @@ def perplexity(
         windows=len(windows),
         window=window,
         text_tokens=len(token_ids),
-        text_sha256=hashlib.sha256(text.encode()).hexdigest(),
+        text_sha256=text_digest(text),
     )
 
 

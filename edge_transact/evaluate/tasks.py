@@ -11,13 +11,14 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from edge_transact.errors import EdgeTransactError, closest
-from edge_transact.progress import step
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
     from edge_transact.runtime.host import HostModel
+
+logger = logging.getLogger(__name__)
 
 Scores = dict[str, dict[str, float]]
 """Task to metric to value. A metric is named as lm-eval does: ``acc``, ``acc_stderr``, ``exact_match,strict-match``."""
@@ -46,7 +47,7 @@ class Tasks:
             raise EdgeTransactError(
                 f"{include_path} is no directory", fix="Give --include-path the directory of your tasks' YAML files."
             )
-        step(f"tasks {', '.join(names)}")
+        logger.info(f"tasks {', '.join(names)}")
         manager = TaskManager(include_path=include_path)
         for name in names:
             if name not in manager.all_tasks:
@@ -79,11 +80,11 @@ class Tasks:
 
         network: Any = LibraryNetwork(model) if isinstance(model, HostModel) else model
         context = model.context_window_size if isinstance(model, HostModel) else None
-        logger = logging.getLogger(HFLM.__module__)
-        logger.setLevel(logging.ERROR)  # it warns of a model that is loaded already
+        theirs = logging.getLogger(HFLM.__module__)
+        theirs.setLevel(logging.ERROR)  # it warns of a model that is loaded already
         # One text at a time: a library takes no more, and nothing is padded.
         wrapped = HFLM(network, backend="causal", tokenizer=tokenizer, max_length=context, batch_size=1)
-        logger.setLevel(logging.NOTSET)
+        theirs.setLevel(logging.NOTSET)
         results = simple_evaluate(wrapped, tasks=self._tasks, limit=self._limit, log_samples=False)
         return {
             task: {

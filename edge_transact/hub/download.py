@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Literal
 
 from edge_transact import progress
 from edge_transact.errors import EdgeTransactError
+
+logger = logging.getLogger(__name__)
 
 HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 """``organisation/name``, or ``organisation/name@revision``: a branch, a tag or a commit."""
@@ -40,9 +43,9 @@ def download(hub_id: str, kind: Literal["model", "dataset"], patterns: Sequence[
     if match is None:
         raise ValueError(f"{hub_id!r} is not a hub id")
     repository, revision = match["repository"], match["revision"]
-    if not progress.shows_bars():
+    if not progress.drawable():
         disable_progress_bars()
-        progress.step(f"download {hub_id}")
+        logger.info(f"download {hub_id}")
     try:
         return Path(snapshot_download(repository, repo_type=kind, revision=revision, allow_patterns=list(patterns)))
     except GatedRepoError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.hub.download import HUB_ID, refused
+
+logger = logging.getLogger(__name__)
 
 CARD = "README.md"
 UNPUBLISHED = (".*", "*.bin", "*.pt", "*.pth", "*.pkl")
@@ -63,10 +66,10 @@ def push_checkpoint(directory: Path, hub_id: str, *, private: bool = False) -> P
 
     if not get_token():
         raise EdgeTransactError("not logged in to the hub", fix="Log in with a token that may write: hf auth login.")
-    if not progress.shows_bars():
+    if not progress.drawable():
         disable_progress_bars()
     files = [path for path in directory.rglob("*") if path.is_file() and not _stays(path.relative_to(directory))]
-    progress.step(f"push {directory}: {len(files)} files to {repository}")
+    logger.info(f"push {directory}: {len(files)} files to {repository}")
     api = HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)

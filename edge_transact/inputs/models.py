@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from edge_transact.artifacts import cache
+from edge_transact.artifacts.digests import sha256
 from edge_transact.checkpoint.writer import PROVENANCE_FILE, TOKENIZER_FILES
 from edge_transact.errors import EdgeTransactError
 from edge_transact.hub.download import HUB_ID, download
 from edge_transact.inputs.names import package_directory, suggestion
-from edge_transact.progress import detail
+
+logger = logging.getLogger(__name__)
 
 DEMO_MODELS = {"demo:smollm2": "SmolLM2-135M-Instruct", "demo:tiny": "a trained LLaMA of 0.85 M parameters"}
 """Models that come in packages, for use without a hub."""
@@ -33,7 +36,7 @@ def resolve_model(model: str) -> Path:
         EdgeTransactError: There is no such thing, with the nearest name that there is; the hub or a package is missing.
     """
     directory = _resolve(model)
-    detail(f"{model}: {directory.absolute()}")
+    logger.debug(f"{model}: {directory.absolute()}")
     return directory
 
 
@@ -70,7 +73,7 @@ def _convert_gguf(file: Path) -> Path:
 def _converted(file: Path, name: str, convert: Callable[[Path], None]) -> Path:
     """The checkpoint directory that `convert` makes of a file, made once for each content."""
     code = cache.code("inputs/gguf.py", "inputs/glassllm.py", "checkpoint/shards.py")
-    ingredients = {"name": name, "sha256": cache.sha256(file), "code": code}
+    ingredients = {"name": name, "sha256": sha256(file), "code": code}
     return cache.made(cache.Recipe("converted", f"convert {file.name}", ingredients, convert, name))
 
 

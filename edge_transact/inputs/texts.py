@@ -6,6 +6,7 @@ Documents in file-name order are joined by a blank line, and HTML is stripped, s
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Literal
 from edge_transact.errors import EdgeTransactError
 from edge_transact.hub.download import HUB_ID, download
 from edge_transact.inputs.names import package_directory, suggestion
-from edge_transact.progress import detail
+
+logger = logging.getLogger(__name__)
 
 Purpose = Literal["calibration", "evaluation"]
 
@@ -50,7 +52,7 @@ def read_documents(text: str, purpose: Purpose) -> list[str]:
     if not documents:
         raise EdgeTransactError(f"{text} holds no text", fix="Give a text that isn't empty.")
     characters = sum(map(len, documents))
-    detail(f"{text}, for {purpose}: {len(documents):,} documents of {characters:,} characters")
+    logger.debug(f"{text}, for {purpose}: {len(documents):,} documents of {characters:,} characters")
     return documents
 
 

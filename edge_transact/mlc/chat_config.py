@@ -10,8 +10,6 @@ from typing import Any
 from edge_transact.checkpoint.writer import TOKENIZER_FILES
 from edge_transact.mlc.conversation import conversation_template
 
-CHAT_CONFIG = "mlc-chat-config.json"
-
 CHAT_CONFIG_VERSION = "0.1.0"
 """MLC-LLM's own number for the format."""
 

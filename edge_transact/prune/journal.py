@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import mmap
 import os
@@ -16,7 +17,8 @@ from typing import Any
 import torch
 
 from edge_transact.errors import EdgeTransactError, UsageError
-from edge_transact.progress import step
+
+logger = logging.getLogger(__name__)
 
 MEMORY_BYTES = 1 << 30
 """Hidden states of more bytes lie in a file, of which the system keeps in memory what fits."""
@@ -61,12 +63,12 @@ class Journal:
         self._state_written_s = -math.inf
         if not resume:
             if self._directory.is_dir():
-                step(f"Starting again; --resume would go on with what is in {self._directory}.")
+                logger.info(f"Starting again; --resume would go on with what is in {self._directory}.")
         elif (self._directory / "options.json").is_file():
             self._check(json.loads((self._directory / "options.json").read_text()))
-            step(f"Going on with what is in {self._directory}.")
+            logger.info(f"Going on with what is in {self._directory}.")
         else:
-            step("Nothing to resume: starting from the beginning.")
+            logger.info("Nothing to resume: starting from the beginning.")
 
     def _check(self, before: dict[str, Any]) -> None:
         for name, value in self._options.items():

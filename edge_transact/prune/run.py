@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.errors import UsageError
 from edge_transact.inputs.models import resolve_model
-from edge_transact.progress import step
 from edge_transact.prune.allocate.allocation import DEFAULT_BUCKET, Allocation, allocate, check_choices
 from edge_transact.prune.allocate.budget import Budget
 from edge_transact.prune.allocate.curves import MEASURED_UNITS, loss_curves
@@ -34,6 +34,8 @@ from edge_transact.prune.score.passes import score_layers
 from edge_transact.prune.score.salience import LayerScores
 from edge_transact.prune.score.sensitivity import measure_sensitivity
 from edge_transact.widths import WidthPlan
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_METHOD = "best"
 
@@ -211,7 +213,7 @@ class Pruning:
             curves = loss_curves(self.first_scores, self.plan.layers, self.sensitivity)
         target = allocate(budget, self.plan, allocation=allocation, units=units, bucket=bucket, curves=curves)
         for note in target.notes:
-            step(note[0].upper() + note[1:] + ".")
+            logger.info(note[0].upper() + note[1:] + ".")
         return target
 
     def shoot(self, target: WidthPlan, shots: int) -> None:

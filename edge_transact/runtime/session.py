@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge_transact.artifacts.dist_files import CHAT_CONFIG
 from edge_transact.artifacts.manifest import not_a_dist
 from edge_transact.errors import EdgeTransactError
 from edge_transact.runtime.host import HostModel
@@ -98,7 +99,7 @@ class Session:
         Raises:
             EdgeTransactError: It isn't a DIST, or has no host library.
         """
-        config = dist / "mlc-chat-config.json"
+        config = dist / CHAT_CONFIG
         if not config.is_file():
             raise not_a_dist(dist, config.name)
         try:

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from edge_transact import progress
 from edge_transact.artifacts import cache
 from edge_transact.cli import app
 
@@ -38,13 +37,14 @@ class Kitchen:
         return cache.Recipe(kind, "quantize", ingredients, self)
 
 
-def test_the_same_ingredients_are_made_once(capsys):
+def test_the_same_ingredients_are_made_once(caplog):
+    caplog.set_level("INFO", "edge_transact")
     kitchen = Kitchen()
     first = cache.made(kitchen.recipe(model="a"))
-    assert "reused" not in capsys.readouterr().err
+    assert "reused" not in caplog.text
     assert cache.made(kitchen.recipe(model="a")) == first
     assert kitchen.times == 1
-    assert "quantize: nothing has changed, reused" in capsys.readouterr().err
+    assert "quantize: nothing has changed, reused" in caplog.text
 
 
 @given(
@@ -61,7 +61,7 @@ def test_entries_are_the_same_exactly_when_ingredients_are(one, other):
 def test_who_comes_second_waits_for_what_is_being_made(monkeypatch):
     kitchen, begun, waits, go_on = Kitchen(), threading.Event(), threading.Event(), threading.Event()
     monkeypatch.setattr(
-        cache, "step", lambda message: waits.set() if "waiting for another process" in message else None
+        cache.logger, "info", lambda message: waits.set() if "waiting for another process" in message else None
     )
 
     def make_slowly(directory: Path) -> None:
@@ -169,12 +169,13 @@ def test_an_unknown_kind():
     assert result.exit_code == 2 and "Did you mean 'weights'?" in result.stderr
 
 
-def test_verbose_says_why_a_stage_is_made_again(monkeypatch, capsys):
-    monkeypatch.setattr(progress, "verbose", True)
+def test_verbose_says_why_a_stage_is_made_again(monkeypatch, caplog):
+    caplog.set_level("DEBUG", "edge_transact")
 
     def made(**ingredients: object) -> str:
         directory = cache.made(cache.Recipe("weights", "quantize", ingredients, lambda directory: None))
-        said = " ".join(capsys.readouterr().err.split())
+        said = caplog.text
+        caplog.clear()
         assert str(directory) in said
         return said
 

@@ -4,8 +4,8 @@ import tvm
 from tvm import relax
 
 from edge_transact.compiler.cpu.kernels import CPUKernels
-from edge_transact.compiler.modules import compiled
-from edge_transact.compiler.passes.fuse_matmuls import FuseLinears
+from edge_transact.compiler.modules import quantize_modules
+from edge_transact.compiler.passes.fuse_matmuls import FuseMatmuls
 from edge_transact.quantization import get_quantization
 from tests.support.cpu_kernels import HOST
 
@@ -24,9 +24,9 @@ def calls(function: relax.Function) -> list[str]:
 
 
 def fused(source, name: str) -> tvm.IRModule:
-    model = compiled(source.definition.model(), get_quantization(name), "float32")
+    model = quantize_modules(source.definition.model(), get_quantization(name), "float32")
     mod, _, _ = model.export_tvm(spec=model.get_default_spec(), allow_extern=True)
-    return FuseLinears(CPUKernels(HOST))(mod)
+    return FuseMatmuls(CPUKernels(HOST))(mod)
 
 
 def test_decode_is_the_first_product_and_a_chain_behind_each_attention(source):

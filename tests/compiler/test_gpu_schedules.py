@@ -8,7 +8,7 @@ from tvm.s_tir import dlight
 
 from edge_transact.compiler.gpu import schedules as gpu_schedules
 from edge_transact.compiler.library import build_library
-from edge_transact.compiler.modules import compiled
+from edge_transact.compiler.modules import quantize_modules
 from edge_transact.compiler.targets import get_target
 from edge_transact.quantization import get_quantization
 
@@ -35,7 +35,7 @@ class Product(nn.Module):
 @pytest.mark.parametrize("layout", ["q4f16_0", "q4f16_1"])
 @pytest.mark.parametrize("features", [1, 34, 96, 444])
 def test_products_of_any_width_with_a_bias(features, layout):
-    model = compiled(Product(features), get_quantization(layout), "float32")
+    model = quantize_modules(Product(features), get_quantization(layout), "float32")
     mod, _ = model.export_tvm(spec={"forward": {"x": nn.spec.Tensor([1, "n", 64], "float16")}})
     target = get_target("android").tvm_target()
     with target:

@@ -21,8 +21,8 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.cli import app
 from edge_transact.definition import render
 from edge_transact.errors import EdgeTransactError, UsageError
-from edge_transact.mlc import checkout, engine
-from edge_transact.mlc.engine import MLC
+from edge_transact.mlc import checkout, toolchain
+from edge_transact.mlc.toolchain import MLC
 from tests.support.mlc_small import GOLDEN, QUANTIZATIONS, SIZES, WIDTHS, measured, small_checkpoint
 
 CHECKOUT = os.environ.get("MLC_LLM_SOURCE_DIR")
@@ -85,7 +85,7 @@ if CHECKOUT:
 
 
 def test_mlc_needs_xcode_for_an_iphone(foreign, monkeypatch):
-    monkeypatch.setattr(engine.shutil, "which", lambda program: None)
+    monkeypatch.setattr(toolchain.shutil, "which", lambda program: None)
     with pytest.raises(EdgeTransactError, match="xcrun, and there is none here") as caught:
         MLC(["iphone"])
     assert "--engine tvm" in caught.value.fix

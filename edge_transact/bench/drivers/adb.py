@@ -7,6 +7,7 @@ one that answers with an error.
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import socket
@@ -21,10 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_transact.errors import EdgeTransactError, UsageError
-from edge_transact.progress import calling
 
 if TYPE_CHECKING:
     import adbutils
+
+logger = logging.getLogger(__name__)
 
 STDOUT, STDERR, EXIT = 1, 2, 3
 """Packet ids of the shell_v2 protocol (AOSP ``adb/shell_protocol.h``)."""
@@ -139,7 +141,8 @@ class AndroidDevice:
     def open(self, script: str, *arguments: str) -> Iterator[ShellStream]:
         """A running script whose output comes as it is written, and whose stdin is closed at the end of the body."""
         line = f"set -- {quote(arguments)}\n{script}" if arguments else script
-        calling(["adb", "-s", self.serial, "shell", textwrap.shorten(line, SHOWN, placeholder=" ...")])
+        shown = textwrap.shorten(line, SHOWN, placeholder=" ...")
+        logger.debug("$ adb -s %s shell %s", self.serial, shlex.quote(shown))
         with _translated(self.serial):
             connection = self._transport()
         try:
@@ -160,7 +163,8 @@ class AndroidDevice:
             DeviceRefused: The device could not write it, such as for want of space.
         """
         request = f"{target},{0o100000 | mode}".encode()
-        calling(["adb", "-s", self.serial, "push", source if isinstance(source, Path) else "-", target])
+        shown = shlex.quote(str(source)) if isinstance(source, Path) else "-"
+        logger.debug("$ adb -s %s push %s %s", self.serial, shown, shlex.quote(target))
         with _translated(self.serial):
             connection = self._transport(timeout_s)
             try:
@@ -189,7 +193,7 @@ class AndroidDevice:
         """
         import adbutils
 
-        calling(["adb", "-s", self.serial, "pull", source])
+        logger.debug("$ adb -s %s pull %s", self.serial, shlex.quote(source))
         with _translated(self.serial):
             try:
                 return self._device().sync.read_bytes(source)

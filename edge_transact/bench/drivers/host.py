@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import queue
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -26,7 +28,8 @@ from edge_transact.bench.records.lines import parse_line
 from edge_transact.bench.records.plan import Visit, prompt_ids
 from edge_transact.bench.run import Conditions, RunFailed
 from edge_transact.errors import UsageError
-from edge_transact.progress import calling
+
+logger = logging.getLogger(__name__)
 
 
 class HostBench:
@@ -61,7 +64,7 @@ class HostBench:
             "check": model.check(),
         }
         program = [sys.executable, "-m", "edge_transact.bench.drivers.host_runner"]
-        calling(program)
+        logger.debug("$ %s", shlex.join(map(str, program)))
         process = subprocess.Popen(
             program,
             stdin=subprocess.PIPE,

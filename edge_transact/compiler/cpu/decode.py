@@ -19,7 +19,7 @@ from tvm.script import tirx as T
 
 from edge_transact.compiler.cpu.isa import Fp32
 from edge_transact.compiler.cpu.operands import Operands, each_group, finish, inverse_rms
-from edge_transact.compiler.matmul import Linear
+from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.vector import LINE_BYTES, cast, load, prefetch, shuffle, splat, store, sum_lanes
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
 
@@ -37,10 +37,10 @@ HEAD_START_BYTES = 32 << 10
 
 
 @dataclass(frozen=True)
-class Product:
+class BoundMatmul:
     """What to compute, with which instructions, of which buffers."""
 
-    linear: Linear
+    matmul: Matmul
     isa: Fp32
     operands: Operands
 
@@ -59,36 +59,38 @@ class _Scratch:
         sums: Of the blocks of the result, fp32.
     """
 
-    def __init__(self, products: Sequence[Product], threads: int) -> None:
+    def __init__(self, matmuls: Sequence[BoundMatmul], threads: int) -> None:
         def largest(sizes: Iterable[Any]) -> Any:
             return T.bind(functools.reduce(T.max, sizes))
 
-        isa = products[0].isa
-        words = largest(p.padded_words for p in products)
-        self.units = T.alloc_buffer((threads, words * max(p.isa.terms * p.isa.steps for p in products)), "int32")
+        isa = matmuls[0].isa
+        words = largest(bound.padded_words for bound in matmuls)
+        self.units = T.alloc_buffer(
+            (threads, words * max(bound.isa.terms * bound.isa.steps for bound in matmuls)), "int32"
+        )
         self.starts = None if isa.centered else T.alloc_buffer((threads, words), isa.sum_dtype)
         self.quanta = T.alloc_buffer((threads, words), "float32") if isa.whole else None
         most = max(DECODE_COLUMNS, DECODE_ROWS)
         self.sums = T.alloc_buffer(
-            (largest((p.operands.width + most) * p.linear.sections for p in products),), "float32"
+            (largest((bound.operands.width + most) * bound.matmul.sections for bound in matmuls),), "float32"
         )
 
 
-def decode(products: Sequence[Product], threads: int) -> None:
+def decode(matmuls: Sequence[BoundMatmul], threads: int) -> None:
     """Emit products of one row, one after the other, each cut into as many parts as there are threads.
 
     Args:
-        products: With instructions of one class.
+        matmuls: With instructions of one class.
         threads: How many.
     """
-    scratch = _Scratch(products, threads)
+    scratch = _Scratch(matmuls, threads)
     stages: list[_Stage] = []
-    for product in products:
+    for bound in matmuls:
         head_start_bytes = 0 if stages else HEAD_START_BYTES
-        if product.linear.layout == "KN":
-            stages.append(_InputMajor(product, scratch, DECODE_COLUMNS, threads, head_start_bytes))
+        if bound.matmul.layout == "KN":
+            stages.append(_InputMajor(bound, scratch, DECODE_COLUMNS, threads, head_start_bytes))
         else:
-            stages.append(_OutputMajor(product, scratch, DECODE_ROWS, threads, head_start_bytes))
+            stages.append(_OutputMajor(bound, scratch, DECODE_ROWS, threads, head_start_bytes))
 
     def run(number: int) -> None:
         with T.parallel(0, threads) as thread:
@@ -109,16 +111,16 @@ def decode(products: Sequence[Product], threads: int) -> None:
         run(len(stages) - 1)
 
 
-def _pack(product: Product, scratch: _Scratch, thread: Any, place: Callable[[Any, int, int], Any]) -> None:
+def _pack(bound: BoundMatmul, scratch: _Scratch, thread: Any, place: Callable[[Any, int, int], Any]) -> None:
     """The one row's activations as units, and their words' starts and quanta, into the scratch.
 
     Args:
-        product: The product.
+        bound: The matmul.
         scratch: Where to.
         thread: Whose.
         place: Of a group, a term and a step: where the units of its words begin.
     """
-    linear, isa, a = product.linear, product.isa, product.operands
+    matmul, isa, a = bound.matmul, bound.isa, bound.operands
 
     def pack(group: Any, x: Any) -> None:
         word = group * WORDS_PER_GROUP
@@ -132,25 +134,27 @@ def _pack(product: Product, scratch: _Scratch, thread: Any, place: Callable[[Any
         if scratch.starts is not None:
             store(scratch.starts, isa.starts(x), [thread, word])
 
-    each_group(a, T.int32(0), inverse_rms(linear, a, T.int32(0)), pack)
+    each_group(a, T.int32(0), inverse_rms(matmul, a, T.int32(0)), pack)
 
 
 class _Stage:
     """One product of a launch, whose blocks of columns are shared out to the threads.
 
     Args:
-        product: The product.
+        bound: The matmul.
         scratch: The launch's.
         columns: Of a block.
         threads: How many.
         head_start_bytes: What the first thread reads more than the others.
     """
 
-    def __init__(self, product: Product, scratch: _Scratch, columns: int, threads: int, head_start_bytes: int) -> None:
-        self.product, self.linear, self.isa, self.a = product, product.linear, product.isa, product.operands
+    def __init__(
+        self, bound: BoundMatmul, scratch: _Scratch, columns: int, threads: int, head_start_bytes: int
+    ) -> None:
+        self.bound, self.matmul, self.isa, self.a = bound, bound.matmul, bound.isa, bound.operands
         self.scratch, self.threads = scratch, threads
         self.blocks = T.bind((self.a.width + (columns - 1)) // columns)
-        block_bytes = self.a.groups * (self.linear.sections * columns * self.linear.group_bytes)
+        block_bytes = self.a.groups * (self.matmul.sections * columns * self.matmul.group_bytes)
         self.head_start = head_start_bytes // block_bytes
 
     def share(self, thread: Any) -> tuple[Any, Any]:
@@ -184,12 +188,12 @@ class _InputMajor(_Stage):
     def begin(self, thread: Any) -> None:
         first, end = self.share(thread)
         with T.serial(first, end) as block:
-            for section in range(self.linear.sections):
+            for section in range(self.matmul.sections):
                 self.ask_for(T.int32(0), block, section)
 
     def multiply(self, thread: Any) -> None:
-        linear, isa, a, scratch = self.linear, self.isa, self.a, self.scratch
-        columns, lanes, sections = DECODE_COLUMNS, isa.lanes, linear.sections
+        matmul, isa, a, scratch = self.matmul, self.isa, self.a, self.scratch
+        columns, lanes, sections = DECODE_COLUMNS, isa.lanes, matmul.sections
         first, end = self.share(thread)
 
         def unit(group: Any, term: int, step: int) -> Any:
@@ -201,7 +205,7 @@ class _InputMajor(_Stage):
         with T.serial(first, end) as block:
             for section in range(sections):
                 store(scratch.sums, splat(T.float32(0), columns), [sums_of(block, section)])
-        _pack(self.product, scratch, thread, unit)
+        _pack(self.bound, scratch, thread, unit)
         isa.prepare()
         with T.serial(0, a.groups) as group:
             start = tirx.const(0, isa.sum_dtype)
@@ -236,7 +240,7 @@ class _InputMajor(_Stage):
                         store(scratch.sums, total, place)
         with T.serial(first, end) as block:
             finished = [T.bind(load(scratch.sums, [sums_of(block, section)], columns)) for section in range(sections)]
-            finish(linear, a, T.int32(0), T.bind(self.column(block, 0)), finished)
+            finish(matmul, a, T.int32(0), T.bind(self.column(block, 0)), finished)
 
 
 class _OutputMajor(_Stage):
@@ -244,14 +248,14 @@ class _OutputMajor(_Stage):
 
     def begin(self, thread: Any) -> None:
         first, _ = self.share(thread)
-        for section in range(self.linear.sections):
+        for section in range(self.matmul.sections):
             with T.serial(0, AHEAD_WORDS // LINE_WORDS) as line:
                 prefetch(self.a.weight, [first * DECODE_ROWS + section * self.a.width, line * LINE_WORDS])
 
     def multiply(self, thread: Any) -> None:
-        linear, isa, a, scratch = self.linear, self.isa, self.a, self.scratch
-        lanes, sections = isa.lanes, linear.sections
-        padded = T.bind(self.product.padded_words)
+        matmul, isa, a, scratch = self.matmul, self.isa, self.a, self.scratch
+        lanes, sections = isa.lanes, matmul.sections
+        padded = T.bind(self.bound.padded_words)
         zero = splat(T.float32(0), lanes)
         # Rows are read side by side, and short ones are soon over.
         ahead = T.bind(T.if_then_else(a.words < AHEAD_WORDS // DECODE_ROWS, AHEAD_WORDS, AHEAD_WORDS // DECODE_ROWS))
@@ -263,7 +267,7 @@ class _OutputMajor(_Stage):
         def totals_of(block: Any, section: int) -> Any:
             return (block * sections + section) * DECODE_ROWS
 
-        _pack(self.product, scratch, thread, lambda group, term, step: unit(group * WORDS_PER_GROUP, term, step))
+        _pack(self.bound, scratch, thread, lambda group, term, step: unit(group * WORDS_PER_GROUP, term, step))
         with T.serial(a.words, padded) as word:
             for term in range(isa.terms):
                 for step in range(isa.steps):
@@ -326,7 +330,7 @@ class _OutputMajor(_Stage):
             finished = [
                 T.bind(load(scratch.sums, [totals_of(block, section)], DECODE_ROWS)) for section in range(sections)
             ]
-            finish(linear, a, T.int32(0), T.bind(T.min(block * DECODE_ROWS, a.width - DECODE_ROWS)), finished)
+            finish(matmul, a, T.int32(0), T.bind(T.min(block * DECODE_ROWS, a.width - DECODE_ROWS)), finished)
 
 
 def _widened(vector: Any, lanes: int, filler: Any) -> Any:

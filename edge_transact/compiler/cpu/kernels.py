@@ -8,13 +8,13 @@ from typing import Any
 import tvm
 from tvm import tirx
 
-from edge_transact.compiler.cpu import isa, linear
-from edge_transact.compiler.matmul import Linear, Link
+from edge_transact.compiler.cpu import isa, matmul
+from edge_transact.compiler.matmul import ChainedMatmul, Matmul
 from edge_transact.compiler.passes.fuse_matmuls import is_one_row
 
 
 class CPUKernels:
-    """For `engine.fuse.FuseLinears`.
+    """For `passes.fuse_matmuls.FuseMatmuls`.
 
     Args:
         target: Decides the instruction set, and by its ``num-cores`` into how many parts a decode kernel is cut.
@@ -27,19 +27,19 @@ class CPUKernels:
 
     def embed(self, scale_dtype: str) -> tirx.PrimFunc:
         """The embedding's rows."""
-        return linear.embed(scale_dtype)
+        return matmul.embed(scale_dtype)
 
-    def instructions(self, kind: Linear) -> isa.Fp32:
+    def instructions(self, kind: Matmul) -> isa.Fp32:
         """What a kind of product is computed with: where bytes are multiplied, 16 bits are enough for fp16."""
         return isa.select(self.target, 2 if kind.dtype == "float16" else 3)
 
-    def product(self, kind: Linear, x: list[Any], width: int) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
+    def select(self, kind: Matmul, x: list[Any], width: int) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
         """One kernel for each kind of product, for one row and for any number."""
         one_row, instructions = is_one_row(x), self.instructions(kind)
-        if not linear.supports(width, instructions, gated=kind.gated):
+        if not matmul.supports(width, instructions, gated=kind.gated):
             return None
-        return (kind, one_row), lambda: linear.kernel(kind, instructions, self.threads, one_row=one_row)
+        return (kind, one_row), lambda: matmul.kernel(kind, instructions, self.threads, one_row=one_row)
 
-    def chain(self, links: tuple[Link, ...]) -> tirx.PrimFunc:
+    def chain(self, matmuls: tuple[ChainedMatmul, ...]) -> tirx.PrimFunc:
         """Products of one row, one after the other."""
-        return linear.chain(links, [self.instructions(link.linear) for link in links], self.threads)
+        return matmul.chain(matmuls, [self.instructions(chained.matmul) for chained in matmuls], self.threads)

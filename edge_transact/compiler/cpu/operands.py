@@ -8,7 +8,7 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from edge_transact.compiler.matmul import Linear
+from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.vector import cast, exp, load, splat, store, sum_lanes
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
 
@@ -17,7 +17,7 @@ class Operands:
     """A product's buffers and their sizes (int32).
 
     Args:
-        linear: The product.
+        matmul: The product.
         arguments: The kernel's arguments by name. Without ``out`` the result is kept inside the kernel.
         one_row: Batch and tokens are 1.
         given: Buffers that are no arguments, but results of products before.
@@ -30,7 +30,7 @@ class Operands:
 
     def __init__(
         self,
-        linear: Linear,
+        matmul: Matmul,
         arguments: Mapping[str, Any],
         *,
         one_row: bool,
@@ -40,21 +40,21 @@ class Operands:
             return given[name] if name in given else T.match_buffer(arguments[name], shape, dtype)
 
         n = T.int64()
-        width = n // linear.sections if linear.gated else n
+        width = n // matmul.sections if matmul.gated else n
         k = given["x"].shape[-1] if "x" in given else T.int64()
         leading = (T.int64(1), T.int64(1)) if one_row else (T.int64(), T.int64())
         groups = (k + (GROUP_SIZE - 1)) // GROUP_SIZE
-        self.x = tensor("x", (*leading, k), linear.dtype)
+        self.x = tensor("x", (*leading, k), matmul.dtype)
         packed, scales = (n, groups * WORDS_PER_GROUP), (n, groups)
-        if linear.layout == "KN":
+        if matmul.layout == "KN":
             packed, scales = packed[::-1], scales[::-1]
         self.weight = tensor("weight", packed, "uint32")
-        self.scale = tensor("scale", scales, linear.scale_dtype)
-        self.norm = tensor("norm", (k,), linear.dtype) if linear.norm_eps is not None else None
-        self.bias = tensor("bias", (n,), linear.dtype) if linear.bias else None
-        self.residual = tensor("residual", (*leading, width), linear.dtype) if linear.residual else None
+        self.scale = tensor("scale", scales, matmul.scale_dtype)
+        self.norm = tensor("norm", (k,), matmul.dtype) if matmul.norm_eps is not None else None
+        self.bias = tensor("bias", (n,), matmul.dtype) if matmul.bias else None
+        self.residual = tensor("residual", (*leading, width), matmul.dtype) if matmul.residual else None
         out = (*leading, width)
-        self.out = tensor("out", out, linear.out_dtype) if "out" in arguments else T.alloc_buffer(out, linear.out_dtype)
+        self.out = tensor("out", out, matmul.out_dtype) if "out" in arguments else T.alloc_buffer(out, matmul.out_dtype)
 
         self.rows, self.tokens, self.features, self.width, self.groups = (
             T.bind(cast("int32", size)) for size in (leading[0] * leading[1], leading[1], k, width, groups)
@@ -86,9 +86,9 @@ def each_group(a: Operands, row: Any, factor: Any, emit: Callable[[Any, Any], No
         emit(group, T.bind(load(x, [0], GROUP_SIZE)))
 
 
-def inverse_rms(linear: Linear, a: Operands, row: Any) -> Any:
+def inverse_rms(matmul: Matmul, a: Operands, row: Any) -> Any:
     """One over the root mean square of a row, or nothing where there is no norm."""
-    if linear.norm_eps is None:
+    if matmul.norm_eps is None:
         return None
     lanes = 16
     squares = T.alloc_buffer((lanes,), "float32", scope="local")
@@ -103,10 +103,10 @@ def inverse_rms(linear: Linear, a: Operands, row: Any) -> Any:
         x = T.bind(cast("float32", load(a.x, a.at(row, i), 1)))
         T.buffer_store(total, total[0] + x * x, [0])
     mean = total[0] / cast("float32", a.features)
-    return T.bind(T.float32(1) / T.sqrt(mean + T.float32(linear.norm_eps)))
+    return T.bind(T.float32(1) / T.sqrt(mean + T.float32(matmul.norm_eps)))
 
 
-def finish(linear: Linear, a: Operands, row: Any, column: Any, sums: list[Any]) -> None:
+def finish(matmul: Matmul, a: Operands, row: Any, column: Any, sums: list[Any]) -> None:
     """Bias, gate and residual on the sums of one vector of columns, one vector a section; then the store."""
     lanes = int(sums[0].ty.dtype.lanes)
     if a.bias is not None:
@@ -114,10 +114,10 @@ def finish(linear: Linear, a: Operands, row: Any, column: Any, sums: list[Any]) 
             y + cast("float32", load(a.bias, [column + section * a.width], lanes)) for section, y in enumerate(sums)
         ]
     y = sums[0]
-    if linear.gated:
+    if matmul.gated:
         gate = T.bind(sums[0])
         one = splat(T.float32(1), lanes)
         y = gate / (one + exp(splat(T.float32(0), lanes) - gate)) * sums[1]
     if a.residual is not None:
         y = y + cast("float32", load(a.residual, a.at(row, column), lanes))
-    store(a.out, cast(linear.out_dtype, y), a.at(row, column))
+    store(a.out, cast(matmul.out_dtype, y), a.at(row, column))

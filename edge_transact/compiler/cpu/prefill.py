@@ -13,7 +13,7 @@ from tvm.script import tirx as T
 
 from edge_transact.compiler.cpu.isa import Fp32
 from edge_transact.compiler.cpu.operands import Operands, each_group, finish, inverse_rms
-from edge_transact.compiler.matmul import Linear
+from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.vector import cast, load, splat, store
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
 
@@ -21,7 +21,7 @@ TILE_ROWS = 6
 """Rows of a tile: with two vectors of columns they fill 12 registers."""
 
 
-def prefill(linear: Linear, isa: Fp32, a: Operands) -> None:
+def prefill(matmul: Matmul, isa: Fp32, a: Operands) -> None:
     """Emit the product of any number of rows."""
     lanes, tile_rows = isa.lanes, TILE_ROWS
     tiles = T.bind((a.rows + (tile_rows - 1)) // tile_rows)
@@ -31,7 +31,7 @@ def prefill(linear: Linear, isa: Fp32, a: Operands) -> None:
     quanta = T.alloc_buffer((tiles, a.groups, tile_rows), "float32") if isa.whole else None
     with T.parallel(0, tiles) as tile, T.serial(0, tile_rows) as r:
         row = T.bind(T.min(tile * tile_rows + r, a.rows - 1))
-        factor = inverse_rms(linear, a, row)
+        factor = inverse_rms(matmul, a, row)
         shared = T.alloc_buffer((WORDS_PER_GROUP,), "float32", scope="local")
         of_words = T.alloc_buffer((WORDS_PER_GROUP,), "int32", scope="local")
 
@@ -51,7 +51,7 @@ def prefill(linear: Linear, isa: Fp32, a: Operands) -> None:
         each_group(a, row, factor, pack)
 
     # Two vectors of the weight's columns at a time: gate and up of the same columns, or neighbours.
-    block_width = lanes if linear.gated else 2 * lanes
+    block_width = lanes if matmul.gated else 2 * lanes
     blocks = T.bind((a.width + (block_width - 1)) // block_width)
     each = [(r, v) for r in range(tile_rows) for v in range(2)]
     with T.parallel(0, blocks) as block:
@@ -59,7 +59,7 @@ def prefill(linear: Linear, isa: Fp32, a: Operands) -> None:
         column = T.bind(T.min(block * block_width, a.width - block_width))
         panel = T.alloc_buffer((a.groups, units_per_group, 2, lanes), "int32")
         scales = T.alloc_buffer((a.groups, 2, lanes), "float32")
-        _expand(linear, isa, a, [column, column + (a.width if linear.gated else lanes)], panel, scales)
+        _expand(matmul, isa, a, [column, column + (a.width if matmul.gated else lanes)], panel, scales)
         parts = T.alloc_buffer((tile_rows, 2, lanes), isa.sum_dtype, scope="local")
         totals = T.alloc_buffer((tile_rows, 2, lanes), "float32", scope="local")
         with T.serial(0, tiles) as tile:
@@ -92,17 +92,17 @@ def prefill(linear: Linear, isa: Fp32, a: Operands) -> None:
             with T.serial(0, T.min(tile_rows, a.rows - tile * tile_rows)) as r:
                 row = tile * tile_rows + r
                 sums = [T.bind(load(finished, [r, v, 0], lanes)) for v in range(2)]
-                if linear.gated:
-                    finish(linear, a, row, column, sums)
+                if matmul.gated:
+                    finish(matmul, a, row, column, sums)
                 else:
                     for v in range(2):
-                        finish(linear, a, row, column + v * lanes, [sums[v]])
+                        finish(matmul, a, row, column + v * lanes, [sums[v]])
 
 
-def _expand(linear: Linear, isa: Fp32, a: Operands, columns: list[Any], panel: Any, scales: Any) -> None:
+def _expand(matmul: Matmul, isa: Fp32, a: Operands, columns: list[Any], panel: Any, scales: Any) -> None:
     """The units of some vectors of columns into `panel`, their scales, fp32, into `scales`."""
     lanes = isa.lanes
-    if linear.layout == "KN":
+    if matmul.layout == "KN":
 
         def words_of(word: Any, v: int) -> Any:
             return load(a.weight, [word, columns[v]], lanes)

@@ -9,7 +9,7 @@ from tvm import s_tir
 from tvm.s_tir import dlight
 
 
-class Products(dlight.gpu.Matmul):
+class AnyWidthMatmul(dlight.gpu.Matmul):
     """dlight's matrix products, of any number of output features.
 
     Where that number, in blocks of 32, is odd, the schedule for weights that are stored input-major computes one
@@ -39,9 +39,9 @@ def rules(kind: str) -> list[dlight.ScheduleRule]:
     """The rules for a kind of target, in the order in which they are tried."""
     # dlight's matrix products for Metal use simdgroup intrinsics, and TVM 0.26 crashed on them for layers of odd
     # widths: there, the products take the general rules.
-    products = [Products()] if kind != "metal" else []
+    matmuls = [AnyWidthMatmul()] if kind != "metal" else []
     return [
-        *products,
+        *matmuls,
         dlight.gpu.GEMV(),
         dlight.gpu.Reduction(),
         dlight.gpu.GeneralReduction(),

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from tvm import IRModule, relax, tirx
 
-from edge_transact.compiler.matmul import Linear, Link
+from edge_transact.compiler.matmul import ChainedMatmul, Matmul
 
-MakeChain = Callable[[tuple[Link, ...]], tirx.PrimFunc]
-"""A chain's kernel: of the arguments of all links, and then the results that are returned."""
+MakeChain = Callable[[tuple[ChainedMatmul, ...]], tirx.PrimFunc]
+"""A chain's kernel: of the arguments of all the matmuls, and then the results that are returned."""
 
 
-def chain_products(mod: IRModule, kinds: Mapping[str, Linear], make: MakeChain) -> IRModule:
+def chain_matmuls(mod: IRModule, kinds: Mapping[str, Matmul], make: MakeChain) -> IRModule:
     """Each run of products with nothing between them becomes one call.
 
     In a LLaMA, that is all between the attention of a layer and that of the next.
@@ -30,9 +30,9 @@ def chain_products(mod: IRModule, kinds: Mapping[str, Linear], make: MakeChain) 
 
 
 class _Chainer:
-    def __init__(self, mod: IRModule, kinds: Mapping[str, Linear], make: MakeChain) -> None:
+    def __init__(self, mod: IRModule, kinds: Mapping[str, Matmul], make: MakeChain) -> None:
         self.builder, self.kinds, self.make = relax.BlockBuilder(mod), kinds, make
-        self.kernels: dict[tuple[Link, ...], relax.GlobalVar] = {}
+        self.kernels: dict[tuple[ChainedMatmul, ...], relax.GlobalVar] = {}
 
     def rewritten(self, function: relax.Function) -> relax.Function:
         blocks, result = function.body.blocks, function.body.body
@@ -46,7 +46,7 @@ class _Chainer:
             return block
         runs: list[list[relax.Binding]] = [[]]
         for binding in block.bindings:
-            if self._is_product(binding) and (not runs[-1] or self._is_product(runs[-1][-1])):
+            if self._is_matmul(binding) and (not runs[-1] or self._is_matmul(runs[-1][-1])):
                 runs[-1].append(binding)
             else:
                 runs.append([binding])
@@ -62,14 +62,14 @@ class _Chainer:
     def _joined(self, run: Sequence[relax.Binding], used: set[relax.Var]) -> Iterator[relax.Binding]:
         """The run as a call, and its results that are used elsewhere under the names that they had."""
         number_of = {binding.var: number for number, binding in enumerate(run)}
-        links, arguments = [], []
+        matmuls, arguments = [], []
         for binding in run:
-            linear = self.kinds[binding.value.args[0].name_hint]
-            operands = dict(zip(linear.operands, binding.value.args[1].fields, strict=True))
+            matmul = self.kinds[binding.value.args[0].name_hint]
+            operands = dict(zip(matmul.operands, binding.value.args[1].fields, strict=True))
             given = tuple((name, number_of[operand]) for name, operand in operands.items() if operand in number_of)
-            links.append(Link(linear, given, binding.var in used))
-            arguments += [operands[name] for name in links[-1].arguments]
-        key = tuple(links)
+            matmuls.append(ChainedMatmul(matmul, given, binding.var in used))
+            arguments += [operands[name] for name in matmuls[-1].arguments]
+        key = tuple(matmuls)
         if key not in self.kernels:
             self.kernels[key] = self.builder.add_func(self.make(key), "w4_chain")
         returned = [binding.var for binding in run if binding.var in used]
@@ -83,7 +83,7 @@ class _Chainer:
         for number, var in enumerate(returned):
             yield relax.VarBinding(var, self.builder.normalize(relax.TupleGetItem(results, number)))
 
-    def _is_product(self, binding: relax.Binding) -> bool:
+    def _is_matmul(self, binding: relax.Binding) -> bool:
         value = binding.value
         return (
             isinstance(value, relax.Call)

@@ -11,12 +11,12 @@ import tvm
 import tvm_ffi
 from tvm import IRModule, relax, tirx
 
-from edge_transact.compiler.matmul import Linear
-from edge_transact.compiler.passes.chain_matmuls import MakeChain, chain_products
+from edge_transact.compiler.matmul import Matmul
+from edge_transact.compiler.passes.chain_matmuls import MakeChain, chain_matmuls
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
 
 
-class Kernels(Protocol):
+class MatmulKernels(Protocol):
     """The kernels of a kind of device.
 
     Attributes:
@@ -26,13 +26,13 @@ class Kernels(Protocol):
     take_norm: bool
 
     def embed(self, scale_dtype: str) -> tirx.PrimFunc | None:
-        """Rows of a packed matrix, as `engine.cpu.linear.embed`; nothing where there is no kernel of our own."""
+        """Rows of a packed matrix, as `cpu.matmul.embed`; nothing where there is no kernel of our own."""
 
-    def product(self, linear: Linear, x: list[Any], width: int) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
+    def select(self, matmul: Matmul, x: list[Any], width: int) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
         """What makes a product's kernel, and by what it differs from others; nothing where there is no kernel.
 
         Args:
-            linear: The kind.
+            matmul: The kind.
             x: The shape of the activations, ``[batch, tokens, K]``.
             width: Columns of the result.
         """
@@ -47,8 +47,8 @@ def is_one_row(x: list[Any]) -> bool:
     return all(isinstance(size, tirx.IntImm) and int(size) == 1 for size in x[:-1])
 
 
-@tvm.transform.module_pass(opt_level=0, name="FuseLinears")
-class FuseLinears:
+@tvm.transform.module_pass(opt_level=0, name="FuseMatmuls")
+class FuseMatmuls:
     """Each product with packed weights becomes one kernel with what follows it, and the norm before it.
 
     That is bias, SiLU gate and residual after, and RMSNorm before where the kernels take it.
@@ -59,7 +59,7 @@ class FuseLinears:
         kernels: Those of the target.
     """
 
-    def __init__(self, kernels: Kernels) -> None:
+    def __init__(self, kernels: MatmulKernels) -> None:
         self.kernels = kernels
 
     def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
@@ -70,26 +70,26 @@ class FuseLinears:
                 fuser.fuse(var, function)
         mod = fuser.builder_.get()
         if self.kernels.chain is not None:
-            mod = chain_products(relax.transform.DeadCodeElimination()(mod), fuser.of_one_row, self.kernels.chain)
+            mod = chain_matmuls(relax.transform.DeadCodeElimination()(mod), fuser.of_one_row, self.kernels.chain)
         return relax.transform.DeadCodeElimination()(mod)
 
 
 @dataclass(frozen=True)
-class _Product:
+class _FusedMatmul:
     """A product found in a function, with what is fused into it, and the kernel's arguments."""
 
-    linear: Linear
+    matmul: Matmul
     arguments: tuple[relax.Expr, ...]
 
 
 @relax.expr_functor.mutator
 class _Fuser(relax.PyExprMutator):
-    def __init__(self, mod: IRModule, kernels: Kernels) -> None:
+    def __init__(self, mod: IRModule, kernels: MatmulKernels) -> None:
         super().__init__(mod)
         self.mod, self.kernels = mod, kernels
         self.made: dict[Hashable, relax.GlobalVar] = {}
-        self.of_one_row: dict[str, Linear] = {}
-        self.found: dict[relax.Expr, _Product] = {}
+        self.of_one_row: dict[str, Matmul] = {}
+        self.found: dict[relax.Expr, _FusedMatmul] = {}
 
     def fuse(self, var: relax.GlobalVar, function: relax.Function) -> None:
         self.found = _find(self.mod, function, self.kernels.take_norm)
@@ -98,20 +98,20 @@ class _Fuser(relax.PyExprMutator):
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         if _is_op(call, "relax.call_tir") and call.args[0].name_hint.startswith("embed") and _is_packed(call):
             return self._embed(call)
-        product = self.found.get(call)
+        fused = self.found.get(call)
         call = super().visit_call_(call)
-        if product is None:
+        if fused is None:
             return call
-        x = list(product.arguments[0].ty.shape)
-        kernel = self.kernels.product(product.linear, x, int(call.ty.shape[-1]))
+        x = list(fused.arguments[0].ty.shape)
+        kernel = self.kernels.select(fused.matmul, x, int(call.ty.shape[-1]))
         if kernel is None:
             return call
         key, make = kernel
         if key not in self.made:
             self.made[key] = self.builder_.add_func(make(), "w4_decode" if is_one_row(x) else "w4_prefill")
             if is_one_row(x):
-                self.of_one_row[self.made[key].name_hint] = product.linear
-        return relax.call_tir(self.made[key], [self.visit_expr(argument) for argument in product.arguments], call.ty)
+                self.of_one_row[self.made[key].name_hint] = fused.matmul
+        return relax.call_tir(self.made[key], [self.visit_expr(argument) for argument in fused.arguments], call.ty)
 
     def _embed(self, call: relax.Call) -> relax.Expr:
         ids, weight, scale = call.args[1].fields
@@ -123,7 +123,7 @@ class _Fuser(relax.PyExprMutator):
         return relax.call_tir(self.made["embed"], [ids, weight, scale], call.ty)
 
 
-def _find(mod: IRModule, function: relax.Function, take_norm: bool) -> dict[relax.Expr, _Product]:
+def _find(mod: IRModule, function: relax.Function, take_norm: bool) -> dict[relax.Expr, _FusedMatmul]:
     """The products of a function, keyed by the last call that each replaces."""
     bindings = [binding for block in _blocks(function) for binding in block.bindings]
     values = {binding.var: binding.value for binding in bindings}
@@ -134,13 +134,13 @@ def _find(mod: IRModule, function: relax.Function, take_norm: bool) -> dict[rela
 
     found = {}
     for binding in bindings:
-        product = _product(mod, binding.value)
-        if product is None:
+        fused = _matmul(mod, binding.value)
+        if fused is None:
             continue
         if take_norm:
-            product = _with_norm(product, values)
-        last, product = _with_epilogue(binding, product, users)
-        found[last.value] = product
+            fused = _with_norm(fused, values)
+        last, fused = _with_epilogue(binding, fused, users)
+        found[last.value] = fused
     return found
 
 
@@ -148,8 +148,8 @@ def _blocks(function: relax.Function) -> list[relax.BindingBlock]:
     return list(function.body.blocks) if isinstance(function.body, relax.SeqExpr) else []
 
 
-def _product(mod: IRModule, value: relax.Expr) -> _Product | None:
-    """A call of a function that `engine.linear` made for packed weights, if `value` is one."""
+def _matmul(mod: IRModule, value: relax.Expr) -> _FusedMatmul | None:
+    """A call of a function that `modules` made for packed weights, if `value` is one."""
     if not (isinstance(value, relax.Call) and _is_op(value, "relax.call_tir")):
         return None
     if not value.args[0].name_hint.startswith("dequantize_matmul"):
@@ -160,7 +160,7 @@ def _product(mod: IRModule, value: relax.Expr) -> _Product | None:
     rows = int(weight.ty.shape[0])
     output_major = rows == n if words != n else _has_block(mod[value.args[0]], "NT_matmul")
     dtypes = (str(x.ty.dtype), str(scale.ty.dtype), str(value.ty.dtype))
-    return _Product(Linear("NK" if output_major else "KN", *dtypes), (x, weight, scale))
+    return _FusedMatmul(Matmul("NK" if output_major else "KN", *dtypes), (x, weight, scale))
 
 
 def _is_packed(call: relax.Call) -> bool:
@@ -176,21 +176,21 @@ def _has_block(function: tirx.PrimFunc, name: str) -> bool:
     return name in names
 
 
-def _with_norm(product: _Product, values: dict[relax.Var, relax.Expr]) -> _Product:
-    x, *rest = product.arguments
+def _with_norm(fused: _FusedMatmul, values: dict[relax.Var, relax.Expr]) -> _FusedMatmul:
+    x, *rest = fused.arguments
     norm = values.get(x)
     if (
         norm is None
         or not _is_op(norm, "relax.nn.rms_norm")
         or [int(axis) for axis in norm.attrs.axes] not in ([-1], [2])
     ):
-        return product
-    return _Product(replace(product.linear, norm_eps=float(norm.attrs.epsilon)), (norm.args[0], *rest, norm.args[1]))
+        return fused
+    return _FusedMatmul(replace(fused.matmul, norm_eps=float(norm.attrs.epsilon)), (norm.args[0], *rest, norm.args[1]))
 
 
 def _with_epilogue(
-    binding: relax.Binding, product: _Product, users: dict[relax.Var, list[relax.Binding]]
-) -> tuple[relax.Binding, _Product]:
+    binding: relax.Binding, fused: _FusedMatmul, users: dict[relax.Var, list[relax.Binding]]
+) -> tuple[relax.Binding, _FusedMatmul]:
     """Follow the result through its only uses as long as the kernel can take them over."""
 
     def only_user(binding: relax.Binding) -> relax.Binding | None:
@@ -206,12 +206,12 @@ def _with_epilogue(
     after = only_user(binding)
     other = added(after, binding.var)
     if other is not None and len(other.ty.shape) == 1:
-        product = _Product(replace(product.linear, bias=True), (*product.arguments, other))
+        fused = _FusedMatmul(replace(fused.matmul, bias=True), (*fused.arguments, other))
         binding, after = after, only_user(after)
         other = added(after, binding.var)
     gated = _gated(binding, users)
     if gated is not None:
-        product = _Product(replace(product.linear, gated=True), product.arguments)
+        fused = _FusedMatmul(replace(fused.matmul, gated=True), fused.arguments)
         binding, after = gated, only_user(gated)
         other = added(after, binding.var)
     if (
@@ -220,8 +220,8 @@ def _with_epilogue(
         and other.ty.dtype == binding.var.ty.dtype
         and tvm_ffi.structural_equal(other.ty.shape, binding.var.ty.shape)
     ):
-        return after, _Product(replace(product.linear, residual=True), (*product.arguments, other))
-    return binding, product
+        return after, _FusedMatmul(replace(fused.matmul, residual=True), (*fused.arguments, other))
+    return binding, fused
 
 
 def _gated(binding: relax.Binding, users: dict[relax.Var, list[relax.Binding]]) -> relax.Binding | None:

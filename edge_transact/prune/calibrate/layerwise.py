@@ -6,6 +6,7 @@ already cut to what is kept of it so far, and computes what the whole pruned mod
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
@@ -17,11 +18,12 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.finite import is_finite
 from edge_transact.checkpoint.layers import layer_config, load_layer
 from edge_transact.errors import EdgeTransactError
-from edge_transact.progress import warn
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import REPAIR, pruned_layer
 from edge_transact.prune.journal import Journal, release
 from edge_transact.system.cpu import has_fast_bf16
+
+logger = logging.getLogger(__name__)
 
 BATCH_TOKENS = 2048
 """Tokens of a forward pass: enough for full matrix products, few enough for the activations of a 7B model."""
@@ -140,7 +142,9 @@ class LayerwiseModel:
         dtype = self.checkpoint.tensor(name).dtype
         limit = torch.finfo(dtype).max
         if beyond := int((tensor.abs() > limit).sum()):
-            warn(f"{name}: {beyond} of {tensor.numel()} values are beyond {dtype}'s {limit:.6g}, and became that.")
+            logger.warning(
+                f"{name}: {beyond} of {tensor.numel()} values are beyond {dtype}'s {limit:.6g}, and became that."
+            )
         self.replaced[name] = tensor.clamp(-limit, limit).to(dtype)
 
     def run(self, layer: LlamaDecoderLayer, hidden: torch.Tensor) -> torch.Tensor:

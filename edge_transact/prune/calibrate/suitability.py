@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import torch
 
 from edge_transact.errors import EdgeTransactError
-from edge_transact.progress import warn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 REPEATED = 0.9
 """More of one token than this isn't text: English has 8 % of its most frequent one."""
@@ -48,7 +50,7 @@ def check_text(text: str, windows: torch.Tensor, tokenizer: PreTrainedTokenizerB
         if token == tokenizer.unk_token_id or "\ufffd" in tokenizer.decode([token])
     )
     if foreign > FOREIGN:
-        warn(
+        logger.warning(
             f"{foreign:.0%} of the tokens of the calibration text {text} are unknown to the model's tokenizer, or only "
             "a part of a character: it wasn't made for this script. Calibrate on text as the model will see it."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,11 +14,12 @@ import torch
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
 from edge_transact.inputs.texts import DOCUMENT_SEPARATOR, read_documents
-from edge_transact.progress import step
 from edge_transact.prune.calibrate.suitability import check_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_TEXT = "demo:sotu"
 DEFAULT_TOKENS = 16384
@@ -119,7 +121,9 @@ def read_calibration(
     ]
     shares = _shares([len(pool) for pool in pools], tokens // window)
     if sum(shares) < tokens // window:
-        step(f"The calibration text has {sum(shares) * window} tokens in windows of {window}, all of which are used.")
+        logger.info(
+            f"The calibration text has {sum(shares) * window} tokens in windows of {window}, all of which are used."
+        )
     draw = random.Random(seed)
     windows, sources = [], []
     for text, of_text, pool, share in zip(texts, documents, pools, shares, strict=True):

@@ -12,6 +12,7 @@ tokens that LLaMAs give enormous activations would be all that matters.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -20,13 +21,15 @@ import torch
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from edge_transact.progress import bar, step
+from edge_transact.progress import bar
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel, check_finite, pieces
 from edge_transact.prune.compensate.last_norm import last_norm_scale
 from edge_transact.prune.compensate.regression import Fit, Regression
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import attention_dims
 from edge_transact.prune.journal import Journal
+
+logger = logging.getLogger(__name__)
 
 FROM_SOURCE = 0.5
 """How much of the way back to the source's hidden states the target goes."""
@@ -70,7 +73,7 @@ def compensate(
         scale = last_norm_scale(model, journal["compensated-state"]["pruned"])
         journal["last-norm"] = {"scale": torch.tensor(scale, dtype=torch.float64)}
     if kept:
-        step(f"As they were, since no regression made them better: {', '.join(kept)}.")
+        logger.info(f"As they were, since no regression made them better: {', '.join(kept)}.")
     return weights, fits, journal["last-norm"]["scale"].item()
 
 

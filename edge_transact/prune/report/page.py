@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -15,7 +16,6 @@ from edge_transact.artifacts.pages import require_matplotlib, script_json, write
 from edge_transact.errors import UsageError
 from edge_transact.evaluate.models import evaluate_model
 from edge_transact.inputs.texts import read_text
-from edge_transact.progress import step
 from edge_transact.prune.allocate.budget import DEFAULT_QUANT
 from edge_transact.prune.report import figures
 from edge_transact.prune.run import DEFAULT_METHOD, PruneResult
@@ -23,6 +23,8 @@ from edge_transact.quantization import get_quantization
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+logger = logging.getLogger(__name__)
 
 TEXT = "demo:sotu"
 WINDOWS = 16
@@ -68,7 +70,7 @@ def write_report(result: PruneResult, directory: Path, text: str, *, force: bool
         EdgeTransactError: A model can't be evaluated, or `directory` exists.
     """
     values = _values(result, text)
-    step("report")
+    logger.info("report")
     drawn = {f"{name}.png": figure for name, figure in _figures(result)}
     with new_directory(directory, force=force) as fresh:
         (fresh / "report.json").write_text(json.dumps(values, indent=1) + "\n")
@@ -80,7 +82,7 @@ def _values(result: PruneResult, text: str) -> dict[str, Any]:
     quantization = get_quantization(result.provenance["budget"].get("quant", DEFAULT_QUANT))
     models = {}
     for name, checkpoint in (("source", result.source), ("pruned", result.checkpoint)):
-        step(f"perplexity of the {name} model on {TEXT}")
+        logger.info(f"perplexity of the {name} model on {TEXT}")
         evaluated = evaluate_model(str(checkpoint.path), text, max_windows=WINDOWS)
         models[name] = {
             "parameters": costs.parameters(checkpoint.plan),

@@ -6,18 +6,18 @@ import tvm
 from test_cpu_fuse import calls
 from tvm import tirx
 
-from edge_transact.compiler.gpu.linear import GPUKernels, columns_a_thread, decode, prefill
-from edge_transact.compiler.matmul import Linear
-from edge_transact.compiler.modules import compiled as compiled_model
-from edge_transact.compiler.passes.fuse_matmuls import FuseLinears
+from edge_transact.compiler.gpu.matmul import GPUKernels, columns_a_thread, decode, prefill
+from edge_transact.compiler.matmul import Matmul
+from edge_transact.compiler.modules import quantize_modules
+from edge_transact.compiler.passes.fuse_matmuls import FuseMatmuls
 from edge_transact.compiler.targets import get_target
 from edge_transact.quantization import get_quantization
 from tests.support.cpu_kernels import compiled
 
 CASES = {
-    "2 columns a thread": (Linear("KN", "float16", "float16", "float16", residual=True), ((32, 2), (160, 66))),
-    "4 and 4": (Linear("KN", "float32", "float32", "float32", bias=True, gated=True), ((32, 128), (64, 384))),
-    "8, in fp32": (Linear("KN", "float16", "float16", "float32", bias=True, residual=True), ((64, 256),)),
+    "2 columns a thread": (Matmul("KN", "float16", "float16", "float16", residual=True), ((32, 2), (160, 66))),
+    "4 and 4": (Matmul("KN", "float32", "float32", "float32", bias=True, gated=True), ((32, 128), (64, 384))),
+    "8, in fp32": (Matmul("KN", "float16", "float16", "float32", bias=True, residual=True), ((64, 256),)),
 }
 """Kinds of products, with features and widths."""
 
@@ -64,9 +64,9 @@ def test_products_of_any_width(case, rows):
 
 
 def test_kernels_are_shared_by_layers_of_different_widths(source):
-    model = compiled_model(source.definition.model(), get_quantization("q4f16_0"), "float16")
+    model = quantize_modules(source.definition.model(), get_quantization("q4f16_0"), "float16")
     mod, _, _ = model.export_tvm(spec=model.get_default_spec(), allow_extern=True)
-    mod = FuseLinears(GPUKernels())(mod)
+    mod = FuseMatmuls(GPUKernels())(mod)
     names = [var.name_hint for var in mod.get_global_vars()]
     # qkv, o and down, gate and up, the logits.
     assert sum(name.startswith("w4_decode") for name in names) == 4, names
@@ -77,7 +77,7 @@ def test_kernels_are_shared_by_layers_of_different_widths(source):
 
 
 def test_neighbours_are_loaded_as_vectors():
-    kernel = prefill(Linear("KN", "float16", "float16", "float16"), 4).with_attr("global_symbol", "kernel")
+    kernel = prefill(Matmul("KN", "float16", "float16", "float16"), 4).with_attr("global_symbol", "kernel")
     target = get_target("android").tvm_target()
     mod = tirx.transform.ForceNarrowIndexToInt32()(tvm.IRModule({"kernel": kernel}))
     text = tvm.compile(mod, target=target).mod.imports[0].inspect_source()

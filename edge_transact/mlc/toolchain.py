@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,14 +14,15 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from edge_transact.artifacts.dist_files import CHAT_CONFIG
 from edge_transact.compiler.archive import check_library
 from edge_transact.compiler.targets import BuildTarget, system_lib_prefix
 from edge_transact.definition import MODEL_TYPE, Definition
 from edge_transact.errors import EdgeTransactError, UsageError
-from edge_transact.mlc.chat_config import CHAT_CONFIG
 from edge_transact.mlc.checkout import CHECK_OUT_KNOWN, KNOWN_PAIR, Checkout, find
-from edge_transact.progress import calling, detail, step, warn
 from edge_transact.quantization import Quantization
+
+logger = logging.getLogger(__name__)
 
 DEVICES = {"android": "android", "iphone": "iphone", "host": "cpu"}
 """Our targets that MLC's ``compile`` has, by its ``--device``."""
@@ -54,7 +57,9 @@ class MLC:
         self._checkout = find()
         self._known = self._checkout.is_known
         if not self._known:
-            warn(f"{self._checkout.pair} was not tried; what is known to work is {KNOWN_PAIR}. Trying it all the same")
+            logger.warning(
+                f"{self._checkout.pair} was not tried; what is known to work is {KNOWN_PAIR}. Trying it all the same"
+            )
 
     @property
     def checkout(self) -> Checkout:
@@ -69,7 +74,7 @@ class MLC:
         quantization: Quantization,
         sizes: Mapping[str, int],
         directory: Path,
-    ) -> int:
+    ) -> None:
         """MLC's ``gen_config`` and ``convert_weight``: an MLC model directory without libraries.
 
         What MLC's configuration has no value for is taken from the ``mlc-chat-config.json`` that is in `directory`, and
@@ -82,9 +87,6 @@ class MLC:
             quantization: Of the weights.
             sizes: ``context_window_size``, ``prefill_chunk_size`` and ``max_batch_size``.
             directory: Holds our ``mlc-chat-config.json``; gets MLC's, the tokenizer's files and the parameter shards.
-
-        Returns:
-            Bytes of the shards.
         """
         path = directory / CHAT_CONFIG
         ours = json.loads(path.read_text())
@@ -100,7 +102,6 @@ class MLC:
         path.write_text(json.dumps({**theirs, **filled, **kept}, indent=2) + "\n")
         # A second index, for browsers, which describes the same shards.
         (directory / "tensor-cache-b16.json").unlink(missing_ok=True)
-        return sum(shard.stat().st_size for shard in directory.glob("params_shard_*.bin"))
 
     def build_library(self, emitted: Path, directory: Path, target: BuildTarget, model_lib: str, path: Path) -> None:
         """MLC's ``compile``.
@@ -121,7 +122,7 @@ class MLC:
         check_library(path, target, model_lib)
 
     def _run(self, emitted: Path, command: str, *arguments: str) -> None:
-        step(f"mlc_llm {command} ({self._checkout.where})")
+        logger.info(f"mlc_llm {command} ({self._checkout.where})")
         path = [str(self._checkout.python), os.environ.get("PYTHONPATH", "")]
         environment = {
             **os.environ,
@@ -130,7 +131,7 @@ class MLC:
             "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), *path])),
         }
         words = [sys.executable, "-m", "edge_transact.mlc", str(emitted), command, *arguments]
-        calling(words)
+        logger.debug("$ %s", shlex.join(map(str, words)))
         done = subprocess.run(
             words,
             stdin=subprocess.DEVNULL,
@@ -139,7 +140,7 @@ class MLC:
             env=environment,
         )
         output = done.stdout.decode(errors="replace")
-        detail(output)
+        logger.debug(output)
         if done.returncode:
             raise self._failure(command, output)
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_transact.compiler.cpu.linear import chain, embed, kernel, supports
-from edge_transact.compiler.matmul import Linear, Link
+from edge_transact.compiler.cpu.matmul import chain, embed, kernel, supports
+from edge_transact.compiler.matmul import ChainedMatmul, Matmul
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.weights import w4
 from tests.support.cpu_kernels import INSTRUCTION_SETS, compiled, describe
@@ -20,7 +20,7 @@ isas = pytest.mark.parametrize("isa", INSTRUCTION_SETS, ids=describe)
 
 
 def run(
-    linear: Linear,
+    matmul: Matmul,
     isa,
     k: int,
     n: int,
@@ -31,32 +31,32 @@ def run(
     call=None,
 ):
     """The kernel's result for ``x [*rows, k]`` and a weight ``[n, k]``, and that of numpy in double precision."""
-    quantization = QUANTIZATIONS[QUANTIZATION[linear.layout, linear.dtype]]
+    quantization = QUANTIZATIONS[QUANTIZATION[matmul.layout, matmul.dtype]]
     weight = torch.from_numpy(rng.standard_normal((n, k), np.float32) * 0.1)
     q_weight, q_scale = w4.quantize(weight, quantization)
     # With fp32 scales no weight is rounded, as in the kernels.
     dense = w4.dequantize(q_weight, q_scale.astype(np.float32), quantization, k)
     dense = np.asarray(dense).astype(np.float64)
-    width = n // linear.sections
+    width = n // matmul.sections
 
     def tensor(*shape):
-        return rng.standard_normal(shape, np.float32).astype(linear.dtype)
+        return rng.standard_normal(shape, np.float32).astype(matmul.dtype)
 
     x = tensor(*rows, k)
-    norm = tensor(k) if linear.norm_eps is not None else None
-    bias = tensor(n) if linear.bias else None
-    residual = tensor(*rows, width) if linear.residual else None
-    out = np.zeros((*rows, width), linear.out_dtype)
+    norm = tensor(k) if matmul.norm_eps is not None else None
+    bias = tensor(n) if matmul.bias else None
+    residual = tensor(*rows, width) if matmul.residual else None
+    out = np.zeros((*rows, width), matmul.out_dtype)
     arguments = [a for a in (x, q_weight, q_scale, norm, bias, residual, out) if a is not None]
-    (call or compiled(kernel(linear, isa, 2, one_row=one_row)))(*arguments)
+    (call or compiled(kernel(matmul, isa, 2, one_row=one_row)))(*arguments)
 
     want = x.astype(np.float64)
     if norm is not None:
-        want = want / np.sqrt((want**2).mean(-1, keepdims=True) + linear.norm_eps) * norm
+        want = want / np.sqrt((want**2).mean(-1, keepdims=True) + matmul.norm_eps) * norm
     want = want @ dense.T
     if bias is not None:
         want = want + bias
-    if linear.gated:
+    if matmul.gated:
         gate, up = np.split(want, 2, axis=-1)
         want = gate / (1 + np.exp(-gate)) * up
     if residual is not None:
@@ -74,9 +74,9 @@ def assert_close(got: np.ndarray, want: np.ndarray, isa, out_dtype: str) -> None
 @isas
 @pytest.mark.parametrize("layout", ["NK", "KN"])
 def test_sums_of_one_row_and_of_many(isa, layout, rng):
-    linear = Linear(layout, "float16", "float16", "float32")
+    matmul = Matmul(layout, "float16", "float16", "float32")
     for rows, one_row in (((1, 1), True), ((1, 13), False), ((6, 1), False)):
-        got, want = run(linear, isa, 576, 80, rows, rng, one_row=one_row)
+        got, want = run(matmul, isa, 576, 80, rows, rng, one_row=one_row)
         assert_close(got, want, isa, "float32")
 
 
@@ -92,41 +92,41 @@ def test_sums_of_one_row_and_of_many(isa, layout, rng):
     ids=lambda around: "-".join(around),
 )
 def test_with_what_surrounds_it(isa, layout, one_row, around, rng):
-    linear = Linear(layout, "float16", "float16", "float16", **around)
-    got, want = run(linear, isa, 96, 96, (1, 1) if one_row else (1, 7), rng, one_row=one_row)
+    matmul = Matmul(layout, "float16", "float16", "float16", **around)
+    got, want = run(matmul, isa, 96, 96, (1, 1) if one_row else (1, 7), rng, one_row=one_row)
     assert_close(got, want, isa, "float16")
 
 
 @pytest.fixture(scope="module", params=["NK", "KN"])
 def kernels_of_all_shapes(request):
     """For each instruction set and both numbers of rows, one compiled kernel: a function of the shapes."""
-    linear = Linear(request.param, "float16", "float16", "float32", norm_eps=1e-5)
+    matmul = Matmul(request.param, "float16", "float16", "float32", norm_eps=1e-5)
     made = {}
     with pytest.MonkeyPatch.context() as patch:
         # So that the head start is none, a part or all of matrices as small as these.
         patch.setattr("edge_transact.compiler.cpu.decode.HEAD_START_BYTES", 4096)
         for isa in INSTRUCTION_SETS:
             for one_row in (True, False):
-                made[isa, one_row] = compiled(kernel(linear, isa, 3, one_row=one_row))
-    return linear, made
+                made[isa, one_row] = compiled(kernel(matmul, isa, 3, one_row=one_row))
+    return matmul, made
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(k=st.integers(1, 700), n=st.integers(32, 200), rows=st.integers(1, 15), data=st.data())
 def test_every_shape(kernels_of_all_shapes, k, n, rows, data):
-    linear, made = kernels_of_all_shapes
+    matmul, made = kernels_of_all_shapes
     isa, one_row = data.draw(st.sampled_from(sorted(made, key=lambda key: (describe(key[0]), key[1]))))
     rng = np.random.default_rng(k)
     shape = (1, 1) if one_row else (1, rows)
-    got, want = run(linear, isa, k, n, shape, rng, call=made[isa, one_row])
+    got, want = run(matmul, isa, k, n, shape, rng, call=made[isa, one_row])
     assert_close(got, want, isa, "float32")
 
 
 @isas
 @pytest.mark.parametrize("one_row", [True, False], ids=["decode", "prefill"])
 def test_activations_keep_16_bits_or_more(isa, one_row, rng):
-    linear = Linear("NK", "float32", "float32", "float32")
-    got, want = run(linear, isa, 512, 64, (1, 1) if one_row else (1, 4), rng, one_row=one_row)
+    matmul = Matmul("NK", "float32", "float32", "float32")
+    got, want = run(matmul, isa, 512, 64, (1, 1) if one_row else (1, 4), rng, one_row=one_row)
     bits = 14 if isa.whole and isa.terms == 2 else 20
     assert np.abs(got - want).max() <= 2.0**-bits * np.abs(want).max()
 
@@ -135,7 +135,7 @@ def test_activations_keep_16_bits_or_more(isa, one_row, rng):
 @pytest.mark.parametrize("one_row", [True, False], ids=["decode", "prefill"])
 def test_whole_numbers_neither_overflow_nor_drown_another_group(isa, one_row):
     """Weights of 8 and 0 with a group of the same activations and one of larger ones."""
-    call = compiled(kernel(Linear("KN", "float32", "float32", "float32"), isa, 2, one_row=one_row))
+    call = compiled(kernel(Matmul("KN", "float32", "float32", "float32"), isa, 2, one_row=one_row))
     rows = 1 if one_row else 7
     for size in (0.0, 1e-20, -3e4):
         x = np.full((1, rows, 64), size, np.float32)
@@ -150,30 +150,30 @@ def test_whole_numbers_neither_overflow_nor_drown_another_group(isa, one_row):
 @pytest.mark.parametrize("layout", ["NK", "KN"])
 def test_a_chain_is_its_products_one_after_the_other(isa, layout, rng):
     """As between two attentions, with ragged widths; the first two results stay inside."""
-    kind = Linear(layout, "float16", "float16", "float16")
+    kind = Matmul(layout, "float16", "float16", "float16")
     added, normed = replace(kind, residual=True), replace(kind, norm_eps=1e-5)
-    links = (
-        Link(added, returned=False),
-        Link(replace(normed, gated=True), (("x", 0),), returned=False),
-        Link(added, (("x", 1), ("residual", 0))),
-        Link(normed, (("x", 2),)),
+    matmuls = (
+        ChainedMatmul(added, returned=False),
+        ChainedMatmul(replace(normed, gated=True), (("x", 0),), returned=False),
+        ChainedMatmul(added, (("x", 1), ("residual", 0))),
+        ChainedMatmul(normed, (("x", 2),)),
     )
     sizes = [(80, 96), (96, 2 * 72), (72, 96), (96, 70)]
     quantization = QUANTIZATIONS[QUANTIZATION[layout, "float16"]]
     x = rng.standard_normal((1, 1, 80), np.float32).astype(np.float16)
     hidden = rng.standard_normal((1, 1, 96), np.float32).astype(np.float16)
     arguments, results = [], []
-    for link, (k, n) in zip(links, sizes, strict=True):
+    for chained, (k, n) in zip(matmuls, sizes, strict=True):
         weight = torch.from_numpy(rng.standard_normal((n, k), np.float32) * 0.1)
         operands = dict(zip(("weight", "scale"), w4.quantize(weight, quantization), strict=True))
         operands |= {"x": x, "residual": hidden, "norm": rng.standard_normal(k, np.float32).astype(np.float16)}
-        arguments += [operands[name] for name in link.arguments]
-        operands |= {name: results[source] for name, source in link.given}
-        results.append(np.zeros((1, 1, n // link.linear.sections), np.float16))
-        alone = compiled(kernel(link.linear, isa, 3, one_row=True))
-        alone(*[operands[name] for name in link.linear.operands], results[-1])
+        arguments += [operands[name] for name in chained.arguments]
+        operands |= {name: results[source] for name, source in chained.given}
+        results.append(np.zeros((1, 1, n // chained.matmul.sections), np.float16))
+        alone = compiled(kernel(chained.matmul, isa, 3, one_row=True))
+        alone(*[operands[name] for name in chained.matmul.operands], results[-1])
     outs = [np.zeros_like(result) for result in results[2:]]
-    compiled(chain(links, [isa] * len(links), 3))(*arguments, *outs)
+    compiled(chain(matmuls, [isa] * len(matmuls), 3))(*arguments, *outs)
     for out, want in zip(outs, results[2:], strict=True):
         assert np.abs(want).max() > 0.1
         np.testing.assert_array_equal(out, want)

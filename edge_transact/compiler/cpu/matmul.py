@@ -13,59 +13,61 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as builder
 
-from edge_transact.compiler.cpu.decode import DECODE_COLUMNS, Product, decode
+from edge_transact.compiler.cpu.decode import DECODE_COLUMNS, BoundMatmul, decode
 from edge_transact.compiler.cpu.isa import Fp32
 from edge_transact.compiler.cpu.operands import Operands
 from edge_transact.compiler.cpu.prefill import prefill
 from edge_transact.compiler.lowering import PLAIN_LOOPS
-from edge_transact.compiler.matmul import Linear, Link
+from edge_transact.compiler.matmul import ChainedMatmul, Matmul
 from edge_transact.compiler.vector import cast, lanes_of, splat, store
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP, ZERO_POINT
 
 
-def kernel(linear: Linear, isa: Fp32, threads: int, *, one_row: bool) -> tirx.PrimFunc:
+def kernel(matmul: Matmul, isa: Fp32, threads: int, *, one_row: bool) -> tirx.PrimFunc:
     """The product as a PrimFunc.
 
     Of ``x [batch, tokens, K], weight, scale[, norm][, bias][, residual], out [batch, tokens, width]``.
 
     Args:
-        linear: What to compute.
+        matmul: What to compute.
         isa: With which instructions.
         threads: How many parts decode is cut into.
         one_row: Batch and tokens are 1: decode.
     """
     with IRBuilder() as ib, builder.prim_func(private=True, s_tir=True):
         T.func_attr(PLAIN_LOOPS)
-        arguments = {name: T.arg(name, T.handle()) for name in (*linear.operands, "out")}
-        operands = Operands(linear, arguments, one_row=one_row)
+        arguments = {name: T.arg(name, T.handle()) for name in (*matmul.operands, "out")}
+        operands = Operands(matmul, arguments, one_row=one_row)
         if one_row:
-            decode([Product(linear, isa, operands)], threads)
+            decode([BoundMatmul(matmul, isa, operands)], threads)
         else:
-            prefill(linear, isa, operands)
+            prefill(matmul, isa, operands)
     return ib.get()
 
 
-def chain(links: Sequence[Link], isas: Sequence[Fp32], threads: int) -> tirx.PrimFunc:
-    """Products of one row, one after the other, as a PrimFunc of the arguments of all links and then their results.
+def chain(matmuls: Sequence[ChainedMatmul], isas: Sequence[Fp32], threads: int) -> tirx.PrimFunc:
+    """Products of one row, one after the other, as a PrimFunc of the arguments of all and then their results.
 
     Args:
-        links: What to compute.
-        isas: With which instructions, link by link.
+        matmuls: What to compute.
+        isas: With which instructions, one each.
         threads: How many parts each is cut into.
     """
     with IRBuilder() as ib, builder.prim_func(private=True, s_tir=True):
         T.func_attr(PLAIN_LOOPS)
         arguments = [
-            {name: T.arg(f"{name}_{i}", T.handle()) for name in link.arguments} for i, link in enumerate(links)
+            {name: T.arg(f"{name}_{i}", T.handle()) for name in chained.arguments} for i, chained in enumerate(matmuls)
         ]
-        for i, link in enumerate(links):
-            if link.returned:
+        for i, chained in enumerate(matmuls):
+            if chained.returned:
                 arguments[i]["out"] = T.arg(f"out_{i}", T.handle())
         made: list[Operands] = []
-        for link, of_link in zip(links, arguments, strict=True):
-            given = {name: made[source].out for name, source in link.given}
-            made.append(Operands(link.linear, of_link, one_row=True, given=given))
-        decode([Product(link.linear, isa, a) for link, isa, a in zip(links, isas, made, strict=True)], threads)
+        for chained, of_matmul in zip(matmuls, arguments, strict=True):
+            given = {name: made[source].out for name, source in chained.given}
+            made.append(Operands(chained.matmul, of_matmul, one_row=True, given=given))
+        decode(
+            [BoundMatmul(chained.matmul, isa, a) for chained, isa, a in zip(matmuls, isas, made, strict=True)], threads
+        )
     return ib.get()
 
 

@@ -16,7 +16,7 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as builder
 
-from edge_transact.compiler.matmul import Linear
+from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.passes.fuse_matmuls import is_one_row
 from edge_transact.compiler.vector import cast, load, splat, store
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP, ZERO_POINT
@@ -29,7 +29,7 @@ PREFILL_THREADS, PREFILL_TILES, TILE_ROWS = 32, 4, 16
 
 
 class GPUKernels:
-    """For `engine.fuse.FuseLinears`."""
+    """For `passes.fuse_matmuls.FuseMatmuls`."""
 
     take_norm = False
     chain = None
@@ -37,7 +37,7 @@ class GPUKernels:
     def embed(self, scale_dtype: str) -> None:
         """The embedding's rows are read as TVM generates it."""
 
-    def product(self, kind: Linear, x: list[Any], width: int) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
+    def select(self, kind: Matmul, x: list[Any], width: int) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
         """One kernel for each kind of product for one row, and one for each number of columns a thread for others."""
         batch, _, features = x
         if not isinstance(batch, tirx.IntImm) or int(batch) != 1:
@@ -50,18 +50,18 @@ class GPUKernels:
         return (kind, columns), lambda: prefill(kind, columns)
 
 
-def columns_a_thread(linear: Linear, width: int) -> int:
+def columns_a_thread(matmul: Matmul, width: int) -> int:
     """Columns of the result that a thread of prefill computes: 8, 4 or 2, more where they divide the width."""
-    most = 8 // linear.sections
+    most = 8 // matmul.sections
     return next((columns for columns in (8, 4) if columns <= most and width % (PREFILL_THREADS * columns) == 0), 2)
 
 
-def decode(linear: Linear) -> tirx.PrimFunc:
+def decode(matmul: Matmul) -> tirx.PrimFunc:
     """Of ``x [1, 1, K], weight [4 G, N], scale [G, N][, bias][, residual], out [1, 1, width]``."""
 
     def body(a: _Arguments) -> None:
         with T.thread_binding(_blocks(a.width, DECODE_COLUMNS), thread="blockIdx.x") as block:
-            shape = (linear.sections, DECODE_PARTS, DECODE_COLUMNS)
+            shape = (matmul.sections, DECODE_PARTS, DECODE_COLUMNS)
             shared = T.alloc_buffer(shape, a.sum_dtype, scope="shared")
             with (
                 T.thread_binding(DECODE_COLUMNS, thread="threadIdx.x") as thread,
@@ -69,14 +69,14 @@ def decode(linear: Linear) -> tirx.PrimFunc:
             ):
                 # Beyond the last column, threads compute it again: nobody may miss the barrier.
                 column = T.bind(T.min(block * DECODE_COLUMNS + thread, a.width - 1))
-                sums = T.alloc_buffer((linear.sections, VALUES_PER_WORD), a.sum_dtype, scope="local")
-                for section in range(linear.sections):
+                sums = T.alloc_buffer((matmul.sections, VALUES_PER_WORD), a.sum_dtype, scope="local")
+                for section in range(matmul.sections):
                     store(sums, a.zero(VALUES_PER_WORD), [section, 0])
                 with T.serial(0, _blocks(a.groups - part, DECODE_PARTS)) as turn:
                     group = T.bind(turn * DECODE_PARTS + part)
                     scales = [
                         load(a.scale, a.packed(group, column + section * a.width), 1)
-                        for section in range(linear.sections)
+                        for section in range(matmul.sections)
                     ]
                     scales = [T.bind(scale) for scale in scales]
                     with T.serial(0, WORDS_PER_GROUP) as word:
@@ -87,7 +87,7 @@ def decode(linear: Linear) -> tirx.PrimFunc:
                             packed = T.bind(load(a.weight, a.packed(index, column + section * a.width), 1))
                             weights = a.weights(splat(packed, VALUES_PER_WORD), shifts, splat(scale, VALUES_PER_WORD))
                             store(sums, load(sums, [section, 0], VALUES_PER_WORD) + x * weights, [section, 0])
-                for section in range(linear.sections):
+                for section in range(matmul.sections):
                     total = sums[section, 0]
                     for lane in range(1, VALUES_PER_WORD):
                         total = total + sums[section, lane]
@@ -99,28 +99,28 @@ def decode(linear: Linear) -> tirx.PrimFunc:
                 column = T.bind(block * DECODE_COLUMNS + thread)
                 with T.If(T.And(part == 0, column < a.width)), T.Then():
                     totals = []
-                    for section in range(linear.sections):
+                    for section in range(matmul.sections):
                         total = shared[section, 0, thread]
                         for other in range(1, DECODE_PARTS):
                             total = total + shared[section, other, thread]
                         totals.append(total)
                     a.finish(totals, T.int32(0), column)
 
-    return _kernel(linear, body, 1, one_row=True)
+    return _kernel(matmul, body, 1, one_row=True)
 
 
-def prefill(linear: Linear, columns: int) -> tirx.PrimFunc:
+def prefill(matmul: Matmul, columns: int) -> tirx.PrimFunc:
     """Of ``x [1, n, K], weight [4 G, N], scale [G, N][, bias][, residual], out [1, n, width]``.
 
     Args:
-        linear: What to compute.
+        matmul: What to compute.
         columns: Of the result, that a thread computes; they divide its width.
     """
 
     def body(a: _Arguments) -> None:
         tiles = T.bind(_blocks(a.rows, TILE_ROWS))
         # Each tile's rows side by side, so that a thread has a feature of all of them in one load.
-        tiled = T.alloc_buffer((tiles, a.features, TILE_ROWS), linear.dtype)
+        tiled = T.alloc_buffer((tiles, a.features, TILE_ROWS), matmul.dtype)
         with (
             T.thread_binding(_blocks(tiles, PREFILL_TILES), thread="blockIdx.y") as block_y,
             T.thread_binding(_blocks(a.features, PREFILL_THREADS), thread="blockIdx.x") as block_x,
@@ -142,17 +142,17 @@ def prefill(linear: Linear, columns: int) -> tirx.PrimFunc:
             tile = T.bind(block_y * PREFILL_TILES + thread_y)
             column = T.bind((block_x * PREFILL_THREADS + thread_x) * columns)
             with T.If(T.And(tile < tiles, column < a.width)), T.Then():
-                _tile(linear, a, tiled, tile, column, columns)
+                _tile(matmul, a, tiled, tile, column, columns)
 
-    return _kernel(linear, body, columns, one_row=False)
+    return _kernel(matmul, body, columns, one_row=False)
 
 
-def _tile(linear: Linear, a: _Arguments, tiled: Any, tile: Any, column: Any, columns: int) -> None:
+def _tile(matmul: Matmul, a: _Arguments, tiled: Any, tile: Any, column: Any, columns: int) -> None:
     """What a thread of prefill computes: a tile of rows, some columns of each section."""
-    sections = range(linear.sections)
-    sums = T.alloc_buffer((linear.sections, TILE_ROWS, columns), a.sum_dtype, scope="local")
-    weights = T.alloc_buffer((linear.sections, columns), a.sum_dtype, scope="local")
-    x = T.alloc_buffer((TILE_ROWS,), linear.dtype, scope="local")
+    sections = range(matmul.sections)
+    sums = T.alloc_buffer((matmul.sections, TILE_ROWS, columns), a.sum_dtype, scope="local")
+    weights = T.alloc_buffer((matmul.sections, columns), a.sum_dtype, scope="local")
+    x = T.alloc_buffer((TILE_ROWS,), matmul.dtype, scope="local")
     with T.unroll(0, TILE_ROWS) as r:
         for section in sections:
             store(sums, a.zero(columns), [section, r, 0])
@@ -187,28 +187,28 @@ class _Arguments:
         sum_dtype: The dtype that sums are kept in: the result's.
     """
 
-    def __init__(self, linear: Linear, columns: int, *, one_row: bool) -> None:
+    def __init__(self, matmul: Matmul, columns: int, *, one_row: bool) -> None:
         def argument(name: str, shape: tuple[Any, ...], dtype: str) -> Any:
             return T.match_buffer(T.arg(name, T.handle()), shape, dtype)
 
-        self.linear, self.sum_dtype = linear, linear.out_dtype
+        self.matmul, self.sum_dtype = matmul, matmul.out_dtype
         one, k, width = T.int64(1), T.int64(), T.int64()
         rows = one if one_row else T.int64()
-        self.x = argument("x", (one, rows, k), linear.dtype)
-        n = T.int64() if linear.gated else width
+        self.x = argument("x", (one, rows, k), matmul.dtype)
+        n = T.int64() if matmul.gated else width
         groups = k // GROUP_SIZE
         self.weight = argument("weight", (groups * WORDS_PER_GROUP, n), "uint32")
-        self.scale = argument("scale", (groups, n), linear.scale_dtype)
-        self.bias = argument("bias", (n,), linear.dtype) if linear.bias else None
-        self.residual = argument("residual", (one, rows, width), linear.dtype) if linear.residual else None
-        self.out = argument("out", (one, rows, width), linear.out_dtype)
+        self.scale = argument("scale", (groups, n), matmul.scale_dtype)
+        self.bias = argument("bias", (n,), matmul.dtype) if matmul.bias else None
+        self.residual = argument("residual", (one, rows, width), matmul.dtype) if matmul.residual else None
+        self.out = argument("out", (one, rows, width), matmul.out_dtype)
         self.rows, self.features, self.groups = (T.bind(cast("int32", size)) for size in (rows, k, groups))
         # Seen to be a multiple of a thread's columns: TVM loads vectors only where it knows them to be aligned.
         self.width = T.bind(cast("int32", width) // columns) * columns
 
     def packed(self, row: Any, column: Any) -> list[Any]:
         """The indices in `weight` and `scale`: all of the offset is in the last, so that TVM sees its alignment."""
-        return [0, row * (self.width * self.linear.sections) + column]
+        return [0, row * (self.width * self.matmul.sections) + column]
 
     def result(self, row: Any, column: Any) -> list[Any]:
         """The indices in `residual` and `out`."""
@@ -221,7 +221,7 @@ class _Arguments:
         """The weights in words, those whose nibbles begin at the bit `shift`, lane by lane."""
         lanes = int(packed.ty.dtype.lanes)
         nibbles = T.bitwise_and(T.shift_right(packed, shift), splat(T.uint32(15), lanes))
-        dtype = self.linear.scale_dtype
+        dtype = self.matmul.scale_dtype
         signed = cast(dtype, nibbles) - splat(cast(dtype, T.float32(ZERO_POINT)), lanes)
         return cast(self.sum_dtype, signed * scale)
 
@@ -234,7 +234,7 @@ class _Arguments:
                 for section, y in enumerate(sums)
             ]
         y = sums[0]
-        if self.linear.gated:
+        if self.matmul.gated:
             gate = T.bind(cast("float32", sums[0]))
             one = splat(T.float32(1), lanes)
             y = cast(self.sum_dtype, gate / (one + T.exp(splat(T.float32(0), lanes) - gate))) * sums[1]
@@ -243,11 +243,11 @@ class _Arguments:
         store(self.out, y, self.result(row, column))
 
 
-def _kernel(linear: Linear, body: Callable[[_Arguments], None], columns: int, *, one_row: bool) -> tirx.PrimFunc:
+def _kernel(matmul: Matmul, body: Callable[[_Arguments], None], columns: int, *, one_row: bool) -> tirx.PrimFunc:
     with IRBuilder() as ib, builder.prim_func(s_tir=True):
         T.func_name("w4_linear")
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        body(_Arguments(linear, columns, one_row=one_row))
+        body(_Arguments(matmul, columns, one_row=one_row))
     return ib.get()
 
 
