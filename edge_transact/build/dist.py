@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from edge_transact import __version__, costs
 from edge_transact.artifacts.dist_files import CHAT_CONFIG, SHARDS

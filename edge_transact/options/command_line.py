@@ -89,7 +89,7 @@ def _parameters(model: type[Options], prefix: str | None) -> Iterator[inspect.Pa
 def _type(field: FieldInfo) -> type:
     """The type that typer reads for a field: its own, or text where the field has a parser for it."""
     types = set(_plain_types(field.annotation))
-    if types & {dict[str, float], list[str]} and COMMAS not in field.metadata:
+    if list[str] in types and COMMAS not in field.metadata:
         return list[str]  # given once for each
     if any(isinstance(entry, BeforeValidator | WrapValidator) for entry in metadata_of(field)):
         return str
