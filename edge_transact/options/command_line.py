@@ -82,8 +82,10 @@ def _parameters(model: type[Options], prefix: str | None) -> Iterator[inspect.Pa
             show_default=shown,
             envvar=option.envvar,
         )
-        annotation = Annotated[reads if default is not None else reads | None, settings]
-        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        kind: Any = reads if default is not None else reads | None
+        yield inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, settings]
+        )
 
 
 def _type(field: FieldInfo) -> type:

@@ -20,7 +20,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, ErrorDetails
 
 from edge_transact.errors import UsageError, did_you_mean
-from edge_transact.options.values import OneOf, metadata_of
+from edge_transact.options.values import OneOf, UnknownName, metadata_of
 
 IN_A_FILE = {"in": "file"}
 """A validation context that keeps pydantic's own errors, which tell the reader of a file where each mistake is."""
@@ -108,6 +108,8 @@ def _usage_error(model: type[BaseModel], error: ErrorDetails) -> UsageError:
         return UsageError(f"there is no option {name!r}", fix=did_you_mean(name, model.model_fields))
     option = next((entry for entry in field.metadata if isinstance(entry, Option)), None)
     flag = flag_of(name, option)
+    if isinstance(cause, UnknownName):
+        return UsageError(f"unknown {name.removesuffix('s')} {error['input']!r}", fix=cause.fix)
     if isinstance(cause, UsageError):
         return UsageError(f"{flag}: {cause.message}", fix=cause.fix)
     fix = help_of(field, option) if option else ""

@@ -28,6 +28,10 @@ class BadValue(UsageError, ValueError):
     """A value that is refused. As a `ValueError` it reaches pydantic, which adds the field that it was meant for."""
 
 
+class UnknownName(BadValue):
+    """A name that isn't among the choices."""
+
+
 @dataclass(frozen=True)
 class OneOf:
     """In an annotation such as ``Annotated[str, OneOf(...)]``: only some names are allowed.
@@ -42,10 +46,10 @@ class OneOf:
         """The name itself.
 
         Raises:
-            BadValue: It is not among the choices.
+            UnknownName: It is not among the choices.
         """
         if name not in self.choices:
-            raise BadValue(f"unknown {name!r}", fix=did_you_mean(name, self.choices))
+            raise UnknownName(f"unknown {name!r}", fix=did_you_mean(name, self.choices))
         return name
 
     def __get_pydantic_core_schema__(self, source: type, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -81,7 +85,7 @@ def _parse_bytes(value: object, parse: ValidatorFunctionWrapHandler) -> object:
     # ByteSize reads the beginning of a text and ignores the rest: 1,234 would be one byte.
     text = _without_separators(str(value))
     try:
-        if re.fullmatch(r"[\d.]+\s*[a-zA-Z]*", text):
+        if re.fullmatch(r"\d+(?:\.\d+)?\s*[a-zA-Z]*", text):
             return parse(text)
     except ValidationError:
         pass
