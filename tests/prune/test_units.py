@@ -14,7 +14,7 @@ from edge_transact.prune.scores import LayerScores
 from edge_transact.prune.units import UNITS, Unit
 from edge_transact.widths import LayerWidths
 
-LAYER = LayerWidths(6, 3, 8, 8, 40)
+LAYER = LayerWidths(9, 3, 8, 8, 40)
 
 
 def test_the_table_needs_no_torch() -> None:
@@ -24,11 +24,11 @@ def test_the_table_needs_no_torch() -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS.values(), ids=list(UNITS))
-def test_a_narrowed_layer_has_that_width_and_keeps_the_others(unit: Unit) -> None:
-    width = unit.width(LAYER) - unit.dims_per_unit
+def test_a_narrowed_layer_has_that_width_and_keeps_the_other_module(unit: Unit) -> None:
+    width = unit.width(LAYER) - 2
     narrowed = unit.narrowed(LAYER, width)
-    assert unit.width(narrowed) == width and unit.count(narrowed) == unit.count(LAYER) - 1
-    others = [other for other in UNITS.values() if other is not unit]
+    assert unit.width(narrowed) == width and unit.count(narrowed) == unit.count(LAYER) - 2 // unit.dims_per_unit
+    others = [other for other in UNITS.values() if other.module != unit.module]
     assert [other.width(narrowed) for other in others] == [other.width(LAYER) for other in others]
 
 
