@@ -18,8 +18,13 @@ from edge_transact.prune import Budget, prune
 from edge_transact.prune.allocate.curves import loss_curves
 
 RESULTS = page.RESULTS / "loss-curves.json"
-STEPS = {"intermediate_loss": 32, "groups_loss": 1, "v_dims_loss": 8, "qk_pairs_loss": 4}
-"""Curves by name, and the step in which the allocation moves along them."""
+CURVES = {
+    "intermediate_loss": ("mlp", 32),
+    "groups_loss": ("groups", 1),
+    "v_dims_loss": ("values", 8),
+    "qk_pairs_loss": ("queries-keys", 4),
+}
+"""Each curve's unit, and the step in units in which the allocation moves along it."""
 
 
 def points(curve: torch.Tensor, step: int) -> list[list[float]]:
@@ -40,7 +45,7 @@ def measure(model: str, ratio: float) -> dict[str, object]:
         "machine": page.machine(torch.get_num_threads()),
         "source": source.to_list(),
         "pruned": pruned.to_list(),
-        "curves": [{name: points(layer[name], step) for name, step in STEPS.items()} for layer in curves],
+        "curves": [{name: points(layer[unit], step) for name, (unit, step) in CURVES.items()} for layer in curves],
     }
 
 
