@@ -6,9 +6,11 @@ import csv
 import io
 import json
 import math
+import re
 import sqlite3
 import statistics
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,10 +20,12 @@ from scipy import stats
 from edge_transact.bench.analysis.compare import compare_logs, ratio_interval, to_markdown
 from edge_transact.bench.analysis.export import to_text, write_sqlite
 from edge_transact.bench.analysis.results import make_results
-from edge_transact.bench.records.log import Log, read_records
+from edge_transact.bench.records.log import Log, RepetitionRecord, read_records, to_line
+from edge_transact.bench.records.results import Result, Sample
 from edge_transact.errors import EdgeTransactError, UsageError
 from tests.support.bench_logs import repetition, visit, write_log
 
+REFERENCE = Path(__file__).parents[2] / "docs/bench-reference.md"
 CONTRACT = (
     "model", "device", "target", "quantization", "prefill_tokens", "decode_tokens", "repetitions", "load_s",
     "kernel_build_s", "ttft_s", "prefill_s", "decode_s", "e2e_s", "prefill_tok_s", "decode_tok_s", "peak_rss_mib",
@@ -32,6 +36,18 @@ LLAMA_BENCH = (
     "n_depth", "repetitions", "warmups", "test_time", "avg_ns", "stddev_ns", "avg_ts", "stddev_ts", "samples_ns",
     "samples_ts", "test",
 )  # fmt: skip
+
+
+def test_fields_are_listed_once():
+    """Results have the fields of `Result`, in its order; samples those of the log; and the page explains them all."""
+    (result,) = make_results([repetition()])
+    assert list(result) == list(Result.__annotations__)
+    (sample,) = result["samples"]
+    assert list(sample) == list(Sample.__annotations__)
+    assert set(sample) <= {field.name for field in fields(RepetitionRecord)}
+    table = REFERENCE.read_text().partition("| field | meaning |")[2].partition("\n\n")[0]
+    explained = {name for row in table.splitlines()[1:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert explained == {name for name in result if not name.endswith("_std")}
 
 
 @given(st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=9))
@@ -130,7 +146,15 @@ def test_the_log_survives_a_cut_off_line(tmp_path):
     assert [record.e2e_s for record in read_records(path)] == [1.0, 2.0]
 
 
-@pytest.mark.parametrize("text", ["not a log\n", '{"kind": "repetition", "schema": 99}\n'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "not a log\n",
+        '{"kind": "repetition", "schema": 99}\n',
+        to_line(repetition()).replace('"e2e_s": 1.0', '"e2e_s": -1'),
+        to_line(repetition()).replace('"serial": "s1", ', ""),
+    ],
+)
 def test_other_files_are_refused(tmp_path, text):
     (tmp_path / "x").write_text(text)
     with pytest.raises(EdgeTransactError):
