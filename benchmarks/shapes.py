@@ -1,4 +1,4 @@
-"""The paper's three models, as shapes with random weights: do FLOPs and bytes predict the latency?"""
+"""The paper's three models with random weights: do FLOPs and bytes predict the latency?"""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ CONTEXT, CHUNK = 1024, 128
 
 @dataclass(frozen=True)
 class Shape:
-    """A model of the paper, built at one depth or two.
+    """A model of the paper, built with all layers, or at two depths.
 
     Attributes:
-        plan: All layers.
-        libraries: Depth to library.
-        weights: Shards for the deepest.
+        plan: Widths of all layers.
+        libraries: Library of each depth.
+        weights: Shards for the largest depth.
     """
 
     plan: WidthPlan
@@ -57,7 +57,7 @@ class Shape:
     weights: Path
 
     def extended(self, seconds: Mapping[int, float]) -> float:
-        """The time of all layers, from those of the depths: linear in layers."""
+        """The time of all layers, extrapolated linearly from the measured depths."""
         depths = sorted(seconds)
         if len(depths) == 1:
             return seconds[depths[0]]
@@ -68,7 +68,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of all layers at one pair of lengths, a value a round."""
+    """Seconds of all layers at one pair of lengths, one value for each round."""
 
     prefill: list[float]
     decode: list[float]
@@ -79,7 +79,7 @@ class Times:
 
 
 def measure(options: Options) -> str:
-    """The section's tables."""
+    """Measure, and return the section's tables."""
     shapes = {name: _build(name, options) for name in SHAPES}
     limits = Limits(options.scratch, options.threads)
     times: dict[tuple[str, Lengths], Times] = defaultdict(lambda: Times([], []))
@@ -138,7 +138,7 @@ def _build(name: str, options: Options) -> Shape:
 
 
 def _write_random(definition: Definition, plan: WidthPlan, library: Path, directory: Path) -> None:
-    """Shards with random nibbles, for the parameters that a library asks for."""
+    """Write shards with random nibbles for the parameters that a library expects."""
     import tvm
     from tvm import relax
 
@@ -150,7 +150,7 @@ def _write_random(definition: Definition, plan: WidthPlan, library: Path, direct
     for parameter in metadata["params"]:
         shape = parameter["shape"]
         if parameter["dtype"] == "uint32":
-            # Nibbles of 15 are never packed; they cost as much as the others.
+            # Packing never yields nibbles of 15, but they cost as much as the others.
             array = random.integers(0, 2**32, shape, np.uint32)
         else:
             array = np.full(shape, 0.002 if len(shape) > 1 else 1, parameter["dtype"])
@@ -193,7 +193,7 @@ def _seconds(
 
 
 def _reductions(shapes: Mapping[str, Shape], times: Mapping[tuple[str, Lengths], Times]) -> str:
-    """How much less time the first of a pair takes: measured, predicted, and in the paper."""
+    """Reduction of time in each pair of models: measured, predicted, and in the paper."""
     rows = []
     for lengths in LENGTHS:
         largest = times[LARGEST, lengths]
