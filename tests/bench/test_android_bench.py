@@ -1,4 +1,4 @@
-"""The runner's sources for a phone, as far as clang and lld go without an NDK; its command line and its errors."""
+"""The runner: compiled for a phone as far as clang and lld can without an NDK; its command line, lines and errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ int main(int argc, char** argv) {
 
 @pytest.fixture
 def run_on(phone, adb_server, runner):
-    """Runs ``edge-bench`` on the phone with these arguments, and gives its exit code and its output."""
+    """Runs ``edge-bench`` on the phone with these arguments; returns its exit code and output."""
     for path in runner.iterdir():
         shutil.copy(path, phone.tmp / path.name)
 
@@ -53,7 +53,7 @@ def run_on(phone, adb_server, runner):
 @pytest.mark.slow
 @pytest.mark.needs("clang++-19", "ld.lld-19")
 def test_it_compiles_and_links_for_android(tmp_path):
-    """Android's own headers and libraries come with the NDK; GNU's stand in for them here."""
+    """Android's own headers and libraries come with the NDK. GNU's stand in for them here."""
     include = [f"{GNU}/c++/14", f"{GNU}/c++/14/aarch64-linux-gnu", GNU, f"{wheels()}/tvm_ffi/include"]
     flags = [flag for path in include for flag in ("-isystem", path)]
     objects = []
@@ -86,7 +86,7 @@ def test_what_it_says_of_wrong_options(run_on):
 
 
 def test_compiled_programs_are_kept(tmp_path):
-    """Built, restored, built again when damaged, and removed when the driver refuses them."""
+    """Programs are built, restored, built again if they are damaged, and removed if the driver refuses them."""
     program, kept = tmp_path / "programs", tmp_path / "kept"
     main = tmp_path / "main.cc"
     main.write_text(PROGRAMS)

@@ -1,4 +1,4 @@
-"""What is refused before anything is pushed, and what is made of a phone's sensors."""
+"""What is refused before anything is pushed, and how a phone's sensors are read."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_energy_is_the_charge_that_left_the_battery():
         return Reading(at_s=at_s, charge_uah=charge_uah, battery_v=4.0, on_battery=on_battery)
 
     start, end = reading(0, 3_000_000), reading(10, 2_990_000)
-    # 10 mAh in 10 s are 3.6 A, 14.4 W at 4 V; the repetition took half of the time.
+    # 10 mAh in 10 s are 3.6 A, or 14.4 W at 4 V. The repetition took half of the time.
     assert energy_j([start, end], 5) == pytest.approx(72)
     plugged = [reading(5, 2_995_000, on_battery=False), reading(5, 2_995_000, on_battery=None)]
     for unknown in (

@@ -58,7 +58,7 @@ def test_a_result_is_the_median_of_its_repetitions(seconds):
     assert result["e2e_s"] == middle and result["repetitions"] == len(seconds)
     assert result["e2e_s_std"] == statistics.stdev(seconds)
     assert math.isclose(result["prefill_tok_s"], 64 / (0.2 * middle))
-    # Five tokens are decoded, the first of them by the prefill.
+    # The answer has five tokens, the first of which the prefill gives.
     assert math.isclose(result["decode_tok_s"], 4 / (0.8 * middle))
     # A repetition's four steps are equal, so the middle of all steps is that of the repetitions.
     assert math.isclose(result["decode_step_p50_s"], 0.2 * middle)
