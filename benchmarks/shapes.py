@@ -119,11 +119,11 @@ def _build(name: str, options: Options) -> Shape:
     files = render(plan)
     for file, text in files.items():
         (directory / "definition" / file).write_text(text)
-    whole = load(directory / "definition", config)
+    all_layers = load(directory / "definition", config)
     depths = (plan.num_hidden_layers,) if options.full_depth else DEPTHS
     libraries = {}
     for depth in depths:
-        definition = whole.truncated(depth)
+        definition = all_layers.truncated(depth)
         libraries[depth] = directory / str(depth) / "host.so"
         libraries[depth].parent.mkdir(exist_ok=True)
         if not libraries[depth].exists():
@@ -133,7 +133,7 @@ def _build(name: str, options: Options) -> Shape:
     if not weights.is_dir():
         logger.info(f"random weights for {depths[-1]} layers of {name}")
         weights.mkdir()
-        _write_random(whole.truncated(depths[-1]), plan, libraries[depths[-1]], weights)
+        _write_random(all_layers.truncated(depths[-1]), plan, libraries[depths[-1]], weights)
     return Shape(plan, libraries, weights)
 
 
@@ -198,14 +198,18 @@ def _reductions(shapes: Mapping[str, Shape], times: Mapping[tuple[str, Lengths],
     for lengths in LENGTHS:
         largest = times[LARGEST, lengths]
         prefill, decode = statistics.median(largest.prefill), statistics.median(largest.decode)
-        whole = shapes[LARGEST].plan
+        reference = shapes[LARGEST].plan
 
         def predicted(
-            name: str, lengths: Lengths = lengths, prefill: float = prefill, decode: float = decode, whole=whole
+            name: str,
+            lengths: Lengths = lengths,
+            prefill: float = prefill,
+            decode: float = decode,
+            reference: WidthPlan = reference,
         ) -> float:
             plan = shapes[name].plan
-            arithmetic = prefill * _flops(plan, lengths) / _flops(whole, lengths)
-            return arithmetic + decode * _bytes(plan, lengths) / _bytes(whole, lengths)
+            arithmetic = prefill * _flops(plan, lengths) / _flops(reference, lengths)
+            return arithmetic + decode * _bytes(plan, lengths) / _bytes(reference, lengths)
 
         for small, large in PAIRS:
             totals = zip(times[small, lengths].total, times[large, lengths].total, strict=True)

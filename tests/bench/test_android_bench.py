@@ -7,10 +7,12 @@ import re
 import shlex
 import shutil
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from edge_transact.bench.records.lines import LoadLine, RepetitionLine
 from tests.support.phone.runner import SOURCE, wheels
 
 ANDROID = ("--target=aarch64-linux-android28", "-std=c++17", "-O1", "-fPIC", "-nostdinc++")
@@ -72,7 +74,7 @@ def test_it_compiles_and_links_for_android(tmp_path):
     assert all(name.startswith(("TVMFFI", "tvm::ffi::Module", "tvm::ffi::json::")) for name in ours), ours
 
 
-def test_what_it_says_of_wrong_options(run_on):
+def test_wrong_options_are_refused_with_the_usage(run_on):
     for arguments, words in (
         (("--nonesuch", "1"), "unknown option --nonesuch"),
         (("--repetitions", "0"), "--repetitions is '0'"),
@@ -108,7 +110,7 @@ def test_compiled_programs_are_kept(tmp_path):
     assert run("") == run("/nonesuch/kept") == "build; kept 0"
 
 
-def test_what_it_says_of_broken_models(run_on, phone, tiny_dist):
+def test_broken_models_end_with_an_error_line(run_on, phone, tiny_dist):
     from edge_transact.bench.link import link_archive
     from edge_transact.bench.model import open_models
 
@@ -151,6 +153,9 @@ def test_what_it_says_of_broken_models(run_on, phone, tiny_dist):
     assert [line["kind"] for line in lines] == ["start", "load", "warmup", "repetition", "repetition", "final"]
     assert {line["run"] for line in lines} == {'a "name"'} and result.returncode == 0
     assert lines[1]["threads"] == 1
+    # The runner writes every field that a bench reads.
+    assert {field.name for field in fields(LoadLine)} <= set(lines[1])
+    assert {field.name for field in fields(RepetitionLine)} <= set(lines[3])
     first, second = lines[3:5]
     assert abs(first["started_at"] - second["started_at"]) > 700 * 86400
     for line in (first, second):

@@ -36,7 +36,7 @@ def test_what_cannot_work_is_refused(changed, words):
     assert error.value.fix
 
 
-def test_what_a_phone_does_not_say_is_no_reason():
+def test_an_unknown_value_is_no_reason_to_refuse():
     silent = {"android": None, "sdk": None, "available_mib": None, "battery_percent": None, "on_battery": None}
     check(replace(PHONE, **silent), "android", 1000)
     check(replace(PHONE, opencl=None), "android-cpu", 1000)

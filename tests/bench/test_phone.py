@@ -130,7 +130,7 @@ def test_a_phone_at_another_computer(phone, run_bench, monkeypatch):
     assert outcome.failures == [] and outcome.results[0]["serial"] == serial
 
 
-def test_energy_is_told_only_on_battery(phone, run_bench):
+def test_energy_is_reported_only_on_battery(phone, run_bench):
     phone.write("/sys/class/power_supply/battery/status", "Discharging")
     drained = threading.Event()
 

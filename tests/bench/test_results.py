@@ -82,7 +82,7 @@ def test_results_never_mix():
     ]  # fmt: skip
 
 
-def test_what_is_not_known_is_null_and_what_is_wrong_is_noted():
+def test_unknown_values_are_null_and_doubts_are_noted():
     unknown = repetition(
         thermal_status=None, temp_start_c=None, temp_peak_c=None, peak_rss_mib=None, bandwidth_gb_s=None
     )
@@ -97,7 +97,7 @@ def test_what_is_not_known_is_null_and_what_is_wrong_is_noted():
         assert words in table
 
 
-def test_kernels_that_were_compiled_are_told_from_those_that_were_kept():
+def test_compiled_kernels_are_distinguished_from_restored_ones():
     kept = {"kernel_build_s": 0.5, "kernels_restored": True}
     (first,) = make_results([repetition(), repetition(**kept), repetition(**kept)])
     (later,) = make_results([repetition(**kept), repetition(**kept)])
@@ -161,7 +161,7 @@ def test_other_files_are_refused(tmp_path, text):
         read_records(tmp_path / "x")
 
 
-def test_a_difference_is_told_from_noise(tmp_path):
+def test_a_difference_is_distinguished_from_noise(tmp_path):
     steady = [repetition(value) for value in (1.00, 1.01, 0.99, 1.0, 1.0)]
     slower = [repetition(1.2 * record.e2e_s) for record in steady]
     noisy = [repetition(value) for value in (0.7, 1.4, 1.0, 0.8, 1.3)]
