@@ -49,7 +49,7 @@ def write_q4_0(source: Path, target: Path) -> None:
     from gguf.quants import dequantize, quantize
 
     reader = GGUFReader(source)
-    writer = GGUFWriter(target, reader.get_field("general.architecture").contents())
+    writer = GGUFWriter(target, reader.fields["general.architecture"].contents())
     for field in reader.fields.values():
         if field.name.startswith("GGUF.") or field.name in ("general.architecture", "general.file_type"):
             continue

@@ -20,8 +20,10 @@ from typing import Any
 from benchmarks import page
 from benchmarks.model_coverage import LLAMA_2_7B, in_own_process, write_random
 
-PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "linalg_cholesky_ex", "cholesky_inverse", "linalg_solve_triangular")
-PRODUCTS += ("_linalg_solve_ex", "linalg_lu_solve")
+PRODUCTS = (
+    "mm", "addmm", "addmm_", "bmm", "linalg_cholesky_ex", "cholesky_inverse", "linalg_solve_triangular",
+    "_linalg_solve_ex", "linalg_lu_solve",
+)  # fmt: skip
 """Torch's names of matrix products and factorizations."""
 
 HEADER = ["", "parameters", "time", "times a forward pass's products", "times its own products", "peak memory"]
@@ -104,7 +106,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="also time its own products, which takes memory")
     parser.add_argument("--scratch", type=Path, help="directory for models")
     arguments = parser.parse_args()
-    rows = []
+    rows: list[list[str]] = []
     with tempfile.TemporaryDirectory(dir=arguments.scratch, prefix="scale-") as scratch:
         os.environ["EDGE_TRANSACT_CACHE"] = f"{scratch}/cache"
         model = Path(scratch) / "llama-2-7b"

@@ -215,14 +215,14 @@ def _reductions(shapes: Mapping[str, Shape], times: Mapping[tuple[str, Lengths],
             totals = zip(times[small, lengths].total, times[large, lengths].total, strict=True)
             measured = [100 * (a / b - 1) for a, b in totals]
             expected = 100 * (predicted(small) / predicted(large) - 1)
-            published = [FIGURE_4[name].get(lengths) for name in (small, large)]
+            paper_small, paper_large = (FIGURE_4[name].get(lengths) for name in (small, large))
             rows.append(
                 [
                     f"{small} against {large}, {lengths}",
                     page.spread(measured, 1),
                     f"{expected:.1f}",
                     f"{statistics.median(measured) - expected:+.1f}",
-                    "-" if None in published else f"{100 * (published[0][1] / published[1][1] - 1):.1f}",
+                    f"{100 * (paper_small[1] / paper_large[1] - 1):.1f}" if paper_small and paper_large else "-",
                 ]
             )
     return page.table(["time, %", "measured", "predicted", "difference, points", "paper"], rows)

@@ -102,7 +102,8 @@ def measure(options: Options) -> str:
                 read[model.name].append(limits.read_bytes_per_s(model.read_bytes))
             memory.append(limits.read_bytes_per_s(MEMORY_BYTES))
             flops.append(limits.flops_per_s())
-            handover += [seconds] if (seconds := limits.handover_s()) else []
+            if (handover_s := limits.handover_s()) is not None:
+                handover.append(handover_s)
             if number == 0:
                 for series in (*prefill.values(), *decode.values(), *read.values(), memory, flops, handover):
                     series.clear()

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from edge_transact.errors import EdgeTransactError
 
@@ -20,18 +20,31 @@ PAUSE_S = 0.5
 """Pause before each repetition: threads of the program measured before spin for a while before they sleep."""
 
 
+class Durations(TypedDict):
+    """Seconds of one repetition: until the first token is chosen, and the rest."""
+
+    prefill_s: float
+    decode_s: float
+
+
 class Subject:
-    """A process that answers ``{"prompt": ids, "decode_tokens": n}`` with ``{"prefill_s": ..., "decode_s": ...}``.
+    """A process that answers ``{"prompt": ids, "decode_tokens": n}`` with the fields of `Durations`.
 
     Args:
         command: Command line. The first JSON line of its output says that it is ready, and describes it.
         cwd: Working directory.
         environment: Changes to this process's environment.
+
+    Attributes:
+        about: That first line.
     """
+
+    about: dict[str, str]
 
     def __init__(
         self, command: Sequence[str], *, cwd: Path | None = None, environment: Mapping[str, str] | None = None
     ) -> None:
+        self._command = " ".join(map(str, command))
         self._process = subprocess.Popen(
             command,
             cwd=cwd,
@@ -41,28 +54,27 @@ class Subject:
             text=True,
         )
         try:
-            self.about = self._read()
+            self.about = json.loads(self._read())
         except EdgeTransactError:
             self.close()
             raise
 
-    def repetition(self, prompt: Sequence[int], decode_tokens: int) -> dict[str, float]:
-        """Run one repetition. ``prefill_s`` lasts until the first token is chosen; ``decode_s`` is the rest."""
+    def repetition(self, prompt: Sequence[int], decode_tokens: int) -> Durations:
+        """Run one repetition."""
         assert self._process.stdin is not None
         time.sleep(PAUSE_S)
         self._process.stdin.write(json.dumps({"prompt": list(prompt), "decode_tokens": decode_tokens}) + "\n")
         self._process.stdin.flush()
-        return self._read()
+        answer = json.loads(self._read())
+        return {"prefill_s": answer["prefill_s"], "decode_s": answer["decode_s"]}
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> str:
+        """The next JSON line."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith("{"):
-                return json.loads(line)
-        raise EdgeTransactError(
-            f"{' '.join(map(str, self._process.args))} ended",
-            fix="See its output above.",  # type: ignore[union-attr]
-        )
+                return line
+        raise EdgeTransactError(f"{self._command} ended", fix="See its output above.")
 
     def close(self) -> None:
         """End the process."""

@@ -10,11 +10,10 @@ import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from benchmarks import page, pictures
 from benchmarks.studies import texts
-from benchmarks.studies.cuts import Cut, Study, try_cut
+from benchmarks.studies.cuts import Cut, Row, Study, try_cut
 from edge_transact.cli.logs import show_logs
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -28,7 +27,7 @@ def methods(study: Study, mixed: tuple[str, ...], count: int) -> str:
     """All methods at all ratios: published methods, uniform, and `best` with mixed calibration text."""
     found = rows_by_method(study, mixed)
     lines = [[name, *(_figures(row) for row in rows)] for name, rows in found.items()]
-    ratios = (row["perplexity"] / _reference(study, ratio) for row, ratio in zip(found["best"], RATIOS, strict=True))
+    ratios = [study.cut(_best(ratio, mixed))["perplexity"] / _reference(study, ratio) for ratio in RATIOS]
     lines.append(["best / the better transact", *(f"**{ratio:.3f}**" for ratio in ratios)])
     dense = study.dense()
     picture = draw_methods(study, mixed)
@@ -37,11 +36,9 @@ def methods(study: Study, mixed: tuple[str, ...], count: int) -> str:
     return f"{said}\n\n{table}\n\n{picture}"
 
 
-def rows_by_method(study: Study, mixed: tuple[str, ...]) -> dict[str, list[dict[str, Any] | None]]:
+def rows_by_method(study: Study, mixed: tuple[str, ...]) -> dict[str, list[Row | None]]:
     """The rows of the study `methods`, one for each of `RATIOS`; `None` where a model can't be cut so far."""
-    found: dict[str, list[dict[str, Any] | None]] = {
-        name: [study.cut(Cut(name, ratio)) for ratio in RATIOS] for name in PUBLISHED
-    }
+    found: dict[str, list[Row | None]] = {name: [study.cut(Cut(name, ratio)) for ratio in RATIOS] for name in PUBLISHED}
     found[GROUPS_TOO] = [try_cut(study, _groups_too(ratio)) for ratio in RATIOS]
     found["best"] = [study.cut(_best(ratio, mixed)) for ratio in RATIOS]
     return found
@@ -49,7 +46,10 @@ def rows_by_method(study: Study, mixed: tuple[str, ...]) -> dict[str, list[dict[
 
 def draw_methods(study: Study, mixed: tuple[str, ...]) -> str:
     """Draws the picture of the study `methods` and returns its Markdown."""
-    curves = {name: [row and row["perplexity"] for row in rows] for name, rows in rows_by_method(study, mixed).items()}
+    curves = {
+        name: [None if row is None else row["perplexity"] for row in rows]
+        for name, rows in rows_by_method(study, mixed).items()
+    }
     return pictures.methods(curves, RATIOS, study.dense()["perplexity"], page.DOCS / "paper-methods.svg")
 
 
@@ -143,7 +143,7 @@ def _spread(values: list[float], form: str) -> str:
     return f"{sum(values) / len(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
-def _figures(row: dict[str, Any] | None) -> str:
+def _figures(row: Row | None) -> str:
     """Perplexity of both texts, and of each."""
     if row is None:
         return "—"

@@ -12,7 +12,7 @@ import math
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 
@@ -61,6 +61,20 @@ class Cut:
     seed: int = 0
 
 
+class Evaluation(TypedDict):
+    """Perplexity on each text by name, and their geometric mean."""
+
+    perplexities: dict[str, float]
+    perplexity: float
+
+
+class Row(Evaluation):
+    """A measured model: what was asked for, its remaining parameters, and its perplexity."""
+
+    cut: dict[str, object]
+    parameters: int
+
+
 class Study:
     """Measures cuts of a model.
 
@@ -75,23 +89,23 @@ class Study:
     def __init__(self, model: str, texts: dict[str, str], windows: int, scratch: Path, results: Path) -> None:
         self.model, self.windows, self.scratch, self.results = model, windows, scratch, results
         self._texts = {name: read_text(text, "evaluation") for name, text in texts.items()}
-        self._known = {}
-        self._calibrations: dict[tuple, torch.Tensor] = {}
+        self._known: dict[str, Row] = {}
+        self._calibrations: dict[tuple[tuple[str, ...], int, int], torch.Tensor] = {}
         if results.exists():
             for line in results.read_text().splitlines():
                 row = json.loads(line)
                 self._known[json.dumps(row["cut"])] = row
 
-    def dense(self) -> dict[str, Any]:
+    def dense(self) -> Row:
         """The row of the uncut model."""
         return self._measured(None)
 
-    def cut(self, cut: Cut) -> dict[str, Any]:
-        """The row of a cut: ``perplexities`` by text, and ``perplexity``, their geometric mean."""
+    def cut(self, cut: Cut) -> Row:
+        """The row of a cut."""
         return self._measured(cut)
 
-    def _measured(self, cut: Cut | None) -> dict[str, Any]:
-        asked: dict[str, Any] = {"model": self.model, "windows": self.windows}
+    def _measured(self, cut: Cut | None) -> Row:
+        asked: dict[str, object] = {"model": self.model, "windows": self.windows}
         if cut:
             # Texts by name: their location doesn't matter, and isn't published.
             asked |= asdict(cut) | {"calibration": [Path(text).name for text in cut.calibration]}
@@ -99,7 +113,7 @@ class Study:
         if key not in self._known:
             logger.info(f"{cut or self.model}")
             checkpoint = self._prune(cut) if cut else Checkpoint.open(resolve_model(self.model))
-            row = {
+            row: Row = {
                 "cut": json.loads(key),
                 "parameters": costs.parameters(checkpoint.plan),
                 **self._evaluate(checkpoint),
@@ -139,7 +153,7 @@ class Study:
             self._calibrations[key] = calibration.windows
         return self._calibrations[key]
 
-    def _evaluate(self, checkpoint: Checkpoint) -> dict[str, Any]:
+    def _evaluate(self, checkpoint: Checkpoint) -> Evaluation:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         # In the stored dtype, which is the same for all models that are compared.
@@ -153,7 +167,7 @@ class Study:
         return {"perplexities": figures, "perplexity": math.exp(mean)}
 
 
-def try_cut(study: Study, cut: Cut) -> dict[str, Any] | None:
+def try_cut(study: Study, cut: Cut) -> Row | None:
     """The row of a cut, or None if these units can't be cut that far."""
     try:
         return study.cut(cut)
