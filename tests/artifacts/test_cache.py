@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from edge_transact.artifacts import cache
+from edge_transact.artifacts.digests import sha256
 from edge_transact.cli import app
 
 
@@ -108,6 +109,20 @@ def test_a_damaged_entry_is_made_again(tmp_path, damage):
     cache.place(kitchen.recipe(), tmp_path / "out")
     assert (tmp_path / "out" / "parts" / "a.bin").read_bytes() == b"content"
     assert kitchen.times == 2
+
+
+def test_placing_says_the_digest_of_each_file_and_reads_a_new_one_once(tmp_path, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(cache, "sha256", lambda path: hashed.append(path.name) or sha256(path))
+    monkeypatch.setattr(cache.digests, "copy", lambda source, target: pytest.fail("a new file was hashed again"))
+    kitchen = Kitchen()
+    placed = cache.place(kitchen.recipe(), tmp_path / "new")
+    assert placed == {"parts/a.bin": sha256(tmp_path / "new" / "parts" / "a.bin")}
+    assert hashed == ["a.bin"]
+    monkeypatch.undo()
+    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
+    assert cache.place(kitchen.recipe(), tmp_path / "again") == placed
+    assert kitchen.times == 1
 
 
 def test_a_damaged_record_is_made_again():

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_transact.artifacts.manifest import Manifest, sha256
+from edge_transact.artifacts.digests import sha256
+from edge_transact.artifacts.manifest import Manifest
 from edge_transact.errors import EdgeTransactError
 from edge_transact.widths import LayerWidths, WidthPlan
 
@@ -44,6 +45,19 @@ def test_reads_back_what_it_wrote(dist):
     manifest.verify(dist)
     content = json.loads((dist / "manifest.json").read_text())
     assert content["widths"] == PLAN.to_list() and content["bits_per_parameter"] == 4.8
+
+
+def test_a_known_digest_is_taken_over(dist):
+    MANIFEST.write(dist, {"lib/x.so": "known"})
+    assert Manifest.read(dist).files == {"lib/x.so": "known", "params_shard_0.bin": sha256(dist / "params_shard_0.bin")}
+
+
+@pytest.mark.parametrize(("field", "value"), [("parameters", "many"), ("libraries", 3), ("files", {"a": 1})])
+def test_a_field_of_another_type_is_named(dist, field, value):
+    content = json.loads((dist / "manifest.json").read_text())
+    (dist / "manifest.json").write_text(json.dumps(content | {field: value}))
+    with pytest.raises(EdgeTransactError, match=rf"manifest\.json cannot be read \({field}"):
+        Manifest.read(dist)
 
 
 def test_a_changed_file_is_named(dist):
