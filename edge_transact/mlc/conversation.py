@@ -188,6 +188,7 @@ def _system_message(tokenizer: PreTrainedTokenizerBase, system_template: str) ->
     """The system message that the chat template adds to a conversation without one."""
     before, after = system_template.split("{system_message}")
     rendered = tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
+    assert isinstance(rendered, str)
     if not rendered.startswith(before) or after not in rendered:
         return DEFAULT_SYSTEM_MESSAGE
     return rendered[len(before) : rendered.index(after, len(before))]

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from edge_transact.artifacts.dist_files import CHAT_CONFIG
 from edge_transact.artifacts.manifest import not_a_dist
-from edge_transact.errors import EdgeTransactError
+from edge_transact.errors import EdgeTransactError, first_problem
 from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.text import Message, TextCodec
 
