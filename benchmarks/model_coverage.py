@@ -11,7 +11,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +18,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from edge_transact.system.cpu import cpu_name
 
 LLAMA_2_7B = {
     "model_type": "llama",
@@ -149,10 +150,7 @@ def table(rows: list[Row]) -> str:
 
 
 def _machine() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{name}, {os.cpu_count()} CPUs, {os.environ.get('OMP_NUM_THREADS', 'all')} threads for torch"
+    return f"{cpu_name()}, {os.cpu_count()} CPUs, {os.environ.get('OMP_NUM_THREADS', 'all')} threads for torch"
 
 
 def main() -> None:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from edge_transact.system.memory import total_bytes
+
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "performance.md"
 RESULTS = Path(__file__).parent / "results"
@@ -59,7 +61,7 @@ def machine(threads: int) -> str:
     """A sentence about this machine, and how busy others keep it at the moment."""
     load = os.getloadavg()[0]
     return (
-        f"{time.strftime('%Y-%m-%d')}, {_cpu()}, {os.cpu_count()} CPUs, {_memory_gib():.0f} GiB, "
+        f"{time.strftime('%Y-%m-%d')}, {_cpu()}, {os.cpu_count()} CPUs, {total_bytes() / 2**30:.0f} GiB, "
         f"{platform.system()}; {threads} thread{'s' * (threads != 1)}; before the run, load average {load:.1f} "
         f"and {100 * busy_share():.0f} % of the CPUs' time taken by other work."
     )
@@ -84,7 +86,3 @@ def _cpu() -> str:
     if "model name" not in known:
         return platform.machine()
     return f"{known['model name']} (family {known['cpu family']}, model {known['model']})"
-
-
-def _memory_gib() -> float:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
