@@ -40,7 +40,7 @@ from edge_transact.weights.shards import ShardReader
 logger = logging.getLogger(__name__)
 
 CUT_LAYERS = 2
-"""The first layers, which are compared with torch if the whole model can't be."""
+"""How many layers are compared with torch if the whole model can't be."""
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def test_reads_back_what_it_wrote(dist):
     assert content["widths"] == PLAN.to_list() and content["bits_per_parameter"] == 4.8
 
 
-def test_a_known_digest_is_taken_over(dist):
+def test_a_known_digest_is_not_computed(dist):
     MANIFEST.write(dist, {"lib/x.so": "known"})
     assert Manifest.read(dist).files == {"lib/x.so": "known", "params_shard_0.bin": sha256(dist / "params_shard_0.bin")}
 
@@ -74,7 +74,7 @@ def test_no_manifest_no_dist(tmp_path):
         Manifest.read(tmp_path)
 
 
-def test_what_is_taken_for_a_dist(tmp_path, monkeypatch):
+def test_a_directory_that_is_not_a_dist_gets_a_suggestion(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("dist", "pruned"):
         Path(name).mkdir()
@@ -90,13 +90,13 @@ def test_what_is_taken_for_a_dist(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": {}, "widths": []}'])
-def test_a_manifest_that_is_none_is_named(tmp_path, text):
+def test_an_invalid_manifest_is_named(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(EdgeTransactError, match=r"manifest\.json cannot be read"):
         Manifest.read(tmp_path)
 
 
-def test_only_the_files_of_a_pattern(tmp_path):
+def test_patterns_select_the_files_to_verify(tmp_path):
     from types import SimpleNamespace
 
     (tmp_path / "a.bin").write_text("changed")
