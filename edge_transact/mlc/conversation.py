@@ -164,7 +164,7 @@ def plain_note(checkpoint: Path) -> str | None:
         return "The tokenizer has no chat template: the model continues text, also in an MLC app (template LM)."
     if _family(chat_template) is _PLAIN:
         return (
-            "MLC has no conversation template for the model's chat template: mlc-chat-config.json gets a plain one. "
+            "The chat template belongs to no family that MLC knows: mlc-chat-config.json gets a plain one. "
             "Edit its conv_template before chatting in an MLC app."
         )
     return None
