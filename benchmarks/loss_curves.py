@@ -29,9 +29,12 @@ def points(curve: torch.Tensor, step: int) -> list[list[float]]:
 
 
 def measure(model: str, ratio: float) -> dict[str, object]:
-    """Prunes a model with ``best``: its widths before and after, and the loss curves of every layer."""
+    """Prunes a model with ``best``: its widths before and after, and the loss curves of every layer.
+
+    Compensation, which takes the longest, comes after the widths are chosen and is left out.
+    """
     with tempfile.TemporaryDirectory(prefix="edge-transact-curves-") as scratch:
-        result = prune(model, Path(scratch) / "pruned", Budget(ratio=ratio))
+        result = prune(model, Path(scratch) / "pruned", Budget(ratio=ratio), compensate=False)
         source, pruned = result.source.plan, result.checkpoint.plan
     curves: Sequence = loss_curves(result.scores, source.layers, result.sensitivity)
     return {
