@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,8 +17,8 @@ from edge_transact.prune import Budget, prune
 from edge_transact.prune.allocate.curves import loss_curves
 
 RESULTS = page.RESULTS / "loss-curves.json"
-STEPS = {"intermediate_loss": 32, "groups_loss": 1, "v_dims_loss": 8, "qk_pairs_loss": 4}
-"""Curves by name, and the step in which the allocation moves along them."""
+STEPS = {"mlp": 32, "groups": 1, "values": 8, "queries-keys": 4}
+"""The step in which the allocation moves along the curve of each unit."""
 
 
 def points(curve: torch.Tensor, step: int) -> list[list[float]]:
@@ -36,7 +35,7 @@ def measure(model: str, ratio: float) -> dict[str, object]:
     with tempfile.TemporaryDirectory(prefix="edge-transact-curves-") as scratch:
         result = prune(model, Path(scratch) / "pruned", Budget(ratio=ratio), compensate=False)
         source, pruned = result.source.plan, result.checkpoint.plan
-    curves: Sequence = loss_curves(result.scores, source.layers, result.sensitivity)
+    curves = loss_curves(result.scores, source.layers, result.sensitivity)
     return {
         "model": model,
         "ratio": ratio,

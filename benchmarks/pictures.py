@@ -91,13 +91,13 @@ def widths(measured: Mapping[str, Any], path: Path) -> None:
 def loss_curves(measured: Mapping[str, Any], layers: Sequence[int], path: Path) -> None:
     """Loss by MLP dims and by value dims kept, for some layers, and the widths that were chosen."""
     panels = {
-        "intermediate_loss": ("MLP dims kept", "intermediate_size"),
-        "v_dims_loss": ("value dims kept in each KV head", "v_head_dim"),
+        "mlp": ("MLP dims kept", "intermediate_size"),
+        "values": ("value dims kept in each KV head", "v_head_dim"),
     }
     figure, grid = _figure(9.6, 4.2, columns=len(panels))
-    for axes, (curve, (label, field)) in zip(grid, panels.items(), strict=True):
+    for axes, (unit, (label, field)) in zip(grid, panels.items(), strict=True):
         for colour, index in zip(COLOURS, layers, strict=False):
-            _loss_curve(axes, measured["curves"][index][curve], measured["pruned"][index][field], index, colour)
+            _loss_curve(axes, measured["curves"][index][unit], measured["pruned"][index][field], index, colour)
         axes.set(yscale="log", xlabel=label)
     grid[0].set_ylabel("loss, nats a token")
     handles = grid[0].get_legend_handles_labels()[0]
