@@ -46,6 +46,8 @@ def methods(curves: Mapping[str, Sequence[float | None]], ratios: Sequence[float
             low, high = (f"{function(value for _, value in hidden):.1e}" for function in (min, max))
             where = "at every cut" if not drawn else f"from {hidden[0][0]:.0f} % on"
             left_out.append(f"`{name}` {where} ({low} to {high})")
+        if missing := [f"{100 * ratio:.0f} %" for ratio, value in zip(ratios, values, strict=True) if value is None]:
+            left_out.append(f"`{name}` at {', '.join(missing)}, where the model can't be cut so far")
         if drawn:
             shown.append(name)
             style = {"linewidth": 3.0} if name == "best" else {"linewidth": 1.5}
@@ -63,7 +65,7 @@ def methods(curves: Mapping[str, Sequence[float | None]], ratios: Sequence[float
     )
     text = f"![{alternative}]({path.name})"
     if left_out:
-        text += f"\n\nThe picture leaves out perplexities above 10,000: {'; '.join(left_out)}."
+        text += f"\n\nThe picture leaves out perplexities above {TOO_MUCH:,.0f}: {'; '.join(left_out)}."
     return text
 
 
