@@ -1,0 +1,1 @@
+"""The host library: load, prefill, decode, sample, stream text."""
