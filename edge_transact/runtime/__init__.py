@@ -1,1 +1,1 @@
-"""The host library: load, prefill, decode, sample, stream text."""
+"""Runs a built library on this machine: the model, its text, and conversations."""

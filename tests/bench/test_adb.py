@@ -6,7 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_transact.bench.drivers.adb import AndroidDevice, DeviceRefused, adb_client, quote
+from edge_transact.bench.drivers.adb.client import AndroidDevice, adb_client, quote
+from edge_transact.bench.drivers.base import DeviceRefused
 from edge_transact.errors import UsageError
 
 WORDS = st.lists(

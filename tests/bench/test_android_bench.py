@@ -51,27 +51,25 @@ def run_on(phone, adb_server, runner):
 
 
 @pytest.mark.slow
+@pytest.mark.needs("clang++-19", "ld.lld-19")
 def test_it_compiles_and_links_for_android(tmp_path):
     """Android's own headers and libraries come with the NDK; GNU's stand in for them here."""
-    clang, lld = shutil.which("clang++-19"), shutil.which("ld.lld-19")
-    if clang is None or lld is None:
-        pytest.skip("no clang-19 and lld-19")
     include = [f"{GNU}/c++/14", f"{GNU}/c++/14/aarch64-linux-gnu", GNU, f"{wheels()}/tvm_ffi/include"]
     flags = [flag for path in include for flag in ("-isystem", path)]
     objects = []
     for source in sorted(SOURCE.glob("src/*.cc")):
         objects.append(str(tmp_path / f"{source.stem}.o"))
-        subprocess.run([clang, *ANDROID, *flags, "-c", str(source), "-o", objects[-1]], check=True)
+        subprocess.run(["clang++-19", *ANDROID, *flags, "-c", str(source), "-o", objects[-1]], check=True)
     program = tmp_path / "edge-bench"
-    command = [lld, "-pie", "-z", "max-page-size=16384", "--unresolved-symbols=ignore-all", "-e", "main"]
+    command = ["ld.lld-19", "-pie", "-z", "max-page-size=16384", "--unresolved-symbols=ignore-all", "-e", "main"]
     subprocess.run([*command, "-o", str(program), *objects], check=True)
     loads = subprocess.run(["readelf", "-lW", str(program)], capture_output=True, text=True, check=True).stdout
     assert set(re.findall(r"LOAD.*?(0x[0-9a-f]+)$", loads, re.MULTILINE)) == {"0x4000"}
     symbols = subprocess.run(["nm", "-Cu", str(program)], capture_output=True, text=True, check=True).stdout
     wanted = [line.split(maxsplit=1)[1] for line in symbols.splitlines()]
-    # Of TVM only the stable C interface and the module class: no runtime header was needed.
+    # Only tvm_ffi's stable C interface, its module class and its JSON: no header of TVM's runtime was needed.
     ours = {name for name in wanted if "tvm" in name.lower()}
-    assert all(name.startswith(("TVMFFI", "tvm::ffi::Module", "tvm::ffi::json::Parse")) for name in ours), ours
+    assert all(name.startswith(("TVMFFI", "tvm::ffi::Module", "tvm::ffi::json::")) for name in ours), ours
 
 
 def test_what_it_says_of_wrong_options(run_on):
@@ -111,7 +109,7 @@ def test_compiled_programs_are_kept(tmp_path):
 
 
 def test_what_it_says_of_broken_models(run_on, phone, tiny_dist):
-    from edge_transact.bench.drivers.link import link_archive
+    from edge_transact.bench.link import link_archive
     from edge_transact.bench.model import open_models
 
     (model,) = open_models([tiny_dist], [])

@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from edge_transact.bench.drivers.link import link_archive
+from edge_transact.bench.link import link_archive
 from edge_transact.bench.model import open_models
 from edge_transact.errors import UsageError
 

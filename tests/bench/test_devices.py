@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from edge_transact.bench.drivers.devices import DeviceInfo, check
-from edge_transact.bench.drivers.sensors import Reading, parse_sensors
-from edge_transact.bench.run import energy_j
+from edge_transact.bench.drivers.adb.devices import check
+from edge_transact.bench.drivers.adb.sensors import parse_sensors
+from edge_transact.bench.drivers.base import DeviceInfo
+from edge_transact.bench.records.readings import Reading, energy_j
 from edge_transact.errors import EdgeTransactError
 
 PHONE = DeviceInfo(

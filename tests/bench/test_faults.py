@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_transact.bench.drivers import adb, push
+from edge_transact.bench.drivers.adb import client, push
 from edge_transact.bench.records.plan import Lengths
 from edge_transact.errors import EdgeTransactError
 from tests.support.bench_logs import repetitions
@@ -59,7 +59,7 @@ def fake_runner(tmp_path: Path, script: str) -> Path:
 
 
 def test_device_dies_during_a_push(phone, adb_server, run_bench, monkeypatch):
-    chunks, died = adb._chunks, []
+    chunks, died = client._chunks, []
 
     def chunks_until_death(source):
         for number, chunk in enumerate(chunks(source)):
@@ -68,7 +68,7 @@ def test_device_dies_during_a_push(phone, adb_server, run_bench, monkeypatch):
                 reboot(phone, adb_server)()
             yield chunk
 
-    monkeypatch.setattr(adb, "_chunks", chunks_until_death)
+    monkeypatch.setattr(client, "_chunks", chunks_until_death)
     outcome = run_bench(phone.serial)
     assert died and outcome.failures == [] and outcome.results[0]["repetitions"] == 2
 
@@ -87,7 +87,7 @@ def test_device_dies_between_runs_and_does_not_come_back(phone, run_bench, when_
     kept = repetitions(run_bench.log)
     assert len(kept) == 1 and len(outcome.failures) >= 1 and "--resume" in str(failure_of(outcome).fix)
     phone.start()
-    adb.AndroidDevice(adb.adb_client(), phone.serial).wait(20, never())
+    client.AndroidDevice(client.adb_client(), phone.serial).wait(20, never())
     resumes(phone, run_bench)
 
 
@@ -136,7 +136,7 @@ def test_storage_of_the_device_is_full(phone, run_bench, monkeypatch):
 
 
 def test_storage_of_the_device_fills_up_between_runs(two_attempts, phone, run_bench, monkeypatch):
-    send = adb.AndroidDevice.push
+    send = client.AndroidDevice.push
     with monkeypatch.context() as patch, contextlib.ExitStack() as ballast:
 
         def send_when_full(device, source, target, **options):
@@ -144,7 +144,7 @@ def test_storage_of_the_device_fills_up_between_runs(two_attempts, phone, run_be
                 ballast.enter_context(filled_up(phone, leave=0))
             send(device, source, target, **options)
 
-        patch.setattr(adb.AndroidDevice, "push", send_when_full)
+        patch.setattr(client.AndroidDevice, "push", send_when_full)
         outcome = run_bench(phone.serial)
     kept = repetitions(run_bench.log)
     assert len(kept) == 1 and "cannot write" in outcome.failures[0]
@@ -193,7 +193,7 @@ def test_runner_crashes_at_once(two_attempts, phone, run_bench, tmp_path):
 
 
 def test_runner_hangs(two_attempts, phone, run_bench, tmp_path, monkeypatch):
-    monkeypatch.setattr("edge_transact.bench.drivers.android.GRACE_S", 0)
+    monkeypatch.setattr("edge_transact.bench.drivers.adb.runner.GRACE_S", 0)
     outcome = run_bench(
         phone.serial, runner=fake_runner(tmp_path, "repetition 0; sleep 600"), repetitions=6, timeout_s=2
     )
@@ -282,7 +282,7 @@ def test_the_ceiling_pauses_a_visit(phone, run_bench, when_logged):
 
 
 def test_interrupted_during_a_push(phone, run_bench, monkeypatch):
-    chunks, sent = adb._chunks, []
+    chunks, sent = client._chunks, []
 
     def slow_chunks(source):
         for chunk in chunks(source):
@@ -293,7 +293,7 @@ def test_interrupted_during_a_push(phone, run_bench, monkeypatch):
                 time.sleep(0.05)
             yield chunk
 
-    monkeypatch.setattr(adb, "_chunks", slow_chunks)
+    monkeypatch.setattr(client, "_chunks", slow_chunks)
     with pytest.raises(KeyboardInterrupt):
         run_bench(phone.serial)
     assert 3 <= len(sent) < 30

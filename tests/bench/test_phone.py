@@ -10,16 +10,16 @@ import threading
 
 import pytest
 
-from edge_transact.bench.drivers.adb import AndroidDevice, adb_client
-from edge_transact.bench.drivers.devices import describe, labels
-from edge_transact.bench.drivers.push import sync_files
-from edge_transact.bench.drivers.sensors import read_sensors
+from edge_transact.bench.drivers.adb.client import AndroidDevice, adb_client
+from edge_transact.bench.drivers.adb.devices import describe, labels
+from edge_transact.bench.drivers.adb.push import sync_files
+from edge_transact.bench.drivers.adb.sensors import read_sensors
 from edge_transact.bench.model import BenchModel
 from edge_transact.bench.records.plan import Lengths
 from edge_transact.build.dist import build
 from edge_transact.prune import Budget
-from tests.bench.conftest import NASTY, copy_dist
 from tests.support.bench_logs import repetitions
+from tests.support.bench_runs import NASTY, copy_dist
 from tests.support.phone.phone import adb_server_beside
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_transact.bench.drivers.host import HostBench, parse_cores
+from edge_transact.bench.drivers.host import HostDriver, parse_cores
+from edge_transact.bench.records.conditions import Conditions
 from edge_transact.bench.records.plan import Lengths, make_visits, parse_lengths, prompt_ids
-from edge_transact.bench.run import Conditions
 from edge_transact.errors import UsageError
 
 PAIRS = st.lists(st.builds(Lengths, st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4, unique=True)
@@ -48,7 +48,7 @@ def test_cores_are_read():
         with pytest.raises(UsageError, match="--cores"):
             parse_cores(text)
     with pytest.raises(UsageError, match="may not use"):
-        HostBench(Conditions(lengths=(Lengths(1, 1),), cores="100000"))
+        HostDriver(Conditions(lengths=(Lengths(1, 1),), cores="100000"))
 
 
 @given(st.integers(2, 50000), st.integers(1, 300))

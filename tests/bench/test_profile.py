@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from edge_transact.bench.analysis.profile import OUTSIDE, Recorder
+from edge_transact.bench.profile import OUTSIDE, Recorder
 from edge_transact.cli import app
 
 

@@ -89,8 +89,8 @@ def test_plans_in_a_storm(make_phone, adb_server, tiny_dist, runner, run_bench, 
             random.Random(seed), 12 if MINUTES else 3, phones, adb_server, command(phones, tiny_dist, runner, log), log
         )
         found = repetitions(log)
-        assert Counter(record["serial"] for record in found) == {phone.serial: REPETITIONS for phone in phones}
-        assert all(record["tokens"] == known for record in found)
+        assert Counter(record.serial for record in found) == {phone.serial: REPETITIONS for phone in phones}
+        assert all(list(record.tokens) == known for record in found)
         assert [phone.read("/standin/fixed_performance").split()[-1] for phone in phones] == ["false"] * 2
         seed += 1
         if time.monotonic() > end:
@@ -168,5 +168,5 @@ def test_memory_does_not_grow(device, request, run_bench):
     serial = request.getfixturevalue("phone").serial if device == "phone" else device
     assert run_bench(serial, repetitions=400 if MINUTES else 40, timeout_s=600).failures == []
     for visit in (0, 1):
-        peaks = [record["peak_rss_mib"] for record in repetitions(run_bench.log) if record["round"] == visit]
+        peaks = [record.peak_rss_mib for record in repetitions(run_bench.log) if record.round == visit]
         assert peaks[-1] - peaks[1] < 1
