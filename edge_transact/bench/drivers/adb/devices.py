@@ -1,0 +1,205 @@
+"""Finds Android devices, and asks each about itself before anything is measured on it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from edge_transact.bench.drivers.adb.client import AndroidDevice, adb_client, quote
+from edge_transact.bench.drivers.base import DeviceInfo
+from edge_transact.errors import EdgeTransactError, UsageError
+
+if TYPE_CHECKING:
+    import adbutils
+
+MINIMUM_SDK = 28
+"""Android 9, the oldest that the runner is built for."""
+
+SETTLE_S = 10
+"""How long a device may take to accept or refuse adb."""
+
+LOW_BATTERY_PERCENT = 15
+"""Below this level Android saves power, unless the phone is plugged in."""
+
+WORK_DIRECTORY = "/data/local/tmp/edge-transact"
+
+_OPENCL_PATHS = (
+    "/vendor/lib64/libOpenCL.so",
+    "/system/vendor/lib64/libOpenCL.so",
+    "/system/lib64/libOpenCL.so",
+    "/vendor/lib64/egl/libGLES_mali.so",
+    "/vendor/lib64/libPVROCL.so",
+)
+
+# One round trip: properties, memory, storage, cores, OpenCL, battery.
+_DESCRIBE = """
+getprop
+cat /proc/meminfo
+mkdir -p "$1" && echo "df: $(df -k "$1" | tail -n 1)"
+shift
+for path in "$@"; do [ -e "$path" ] && echo "opencl: $path"; done
+set -- /sys/devices/system/cpu/cpu[0-9]*
+echo "cores: $#"
+dumpsys battery 2>/dev/null
+exit 0
+"""
+
+
+def find_devices(selector: str) -> list[AndroidDevice]:
+    """Find the devices that ``--device`` names: a serial, several joined by commas, or ``all``.
+
+    An address that adb does not know, for example after its server has restarted, is connected to.
+
+    Raises:
+        EdgeTransactError: There is no device, adb does not know one, or one is offline or unauthorized.
+    """
+    client = adb_client()
+    serials = None if selector == "all" else [part for part in selector.split(",") if part]
+    states = _states(client)
+    if new := [serial for serial in serials or [] if ":" in serial and serial not in states]:
+        _connect(client, new)
+        states = _states(client)
+    wanted = serials if serials is not None else sorted(states)
+    if not wanted:
+        raise EdgeTransactError(
+            "adb sees no device",
+            fix="Turn on USB debugging and plug a phone in, or `adb connect ADDRESS`; `--device host` needs none.",
+        )
+    for serial in wanted:
+        _check_state(serial, states)
+    return [AndroidDevice(client, serial) for serial in wanted]
+
+
+def _connect(client: adbutils.AdbClient, addresses: Sequence[str]) -> None:
+    import adbutils
+
+    for address in addresses:
+        # If this fails, adb still doesn't know the device, and the caller reports that.
+        with suppress(adbutils.AdbError, OSError):
+            client.connect(address, timeout=5)
+
+
+def _states(client: adbutils.AdbClient) -> dict[str, str]:
+    """State of each device, by serial, once no device is in a transient state."""
+    import adbutils
+
+    deadline = time.monotonic() + SETTLE_S
+    try:
+        while True:
+            states = {entry.serial: entry.state for entry in client.list()}
+            if not {"authorizing", "connecting"} & set(states.values()) or time.monotonic() > deadline:
+                return states
+            time.sleep(0.2)
+    except (adbutils.AdbError, OSError) as error:
+        raise EdgeTransactError(
+            f"no adb server at {client.host}:{client.port}: {error}",
+            fix="Install Android's platform tools and run `adb start-server`, or check ADB_SERVER_SOCKET.",
+        ) from error
+
+
+def _check_state(serial: str, states: dict[str, str]) -> None:
+    state = states.get(serial)
+    if state == "device":
+        return
+    if state is None:
+        known = ", ".join(sorted(states)) or "none"
+        raise UsageError(f"adb knows no device {serial!r}", fix=f"It knows: {known}. See `adb devices`.")
+    fix = {
+        "authorizing": "Unlock the phone and allow USB debugging from this computer.",
+        "unauthorized": "Unlock the phone and allow USB debugging from this computer.",
+        "offline": f"Plug it in again, or `adb disconnect {serial}` and `adb connect {serial}`.",
+    }.get(state, "Boot it into Android.")
+    raise EdgeTransactError(f"device {serial} is {state}", fix=fix)
+
+
+def describe(device: AndroidDevice) -> DeviceInfo:
+    """Ask a device about itself once."""
+    result = device.script(_DESCRIBE, WORK_DIRECTORY, *_OPENCL_PATHS)
+    values: dict[str, str] = {}
+    for line in result.stdout.splitlines():
+        # getprop puts names and values in brackets.
+        match = re.fullmatch(r"\s*\[?([\w. ]+?)\]?: *\[?(.*?)\]?\s*", line)
+        if match and match[2]:
+            values.setdefault(match[1], match[2])
+    df = values.get("df", "").split()
+    powered = [values.get(f"{source} powered") for source in ("AC", "USB", "Wireless", "Dock")]
+    name = " ".join(values[key] for key in ("ro.product.manufacturer", "ro.product.model") if key in values)
+    return DeviceInfo(
+        serial=device.serial,
+        name=name or device.serial,
+        soc=values.get("ro.soc.model"),
+        abis=tuple(values.get("ro.product.cpu.abilist", "").split(",")),
+        android=values.get("ro.build.version.release"),
+        sdk=_number(values.get("ro.build.version.sdk")),
+        fingerprint=values.get("ro.build.fingerprint"),
+        cores=_number(values.get("cores")) or None,
+        memory_mib=_kib_as_mib(values.get("MemTotal")),
+        available_mib=_kib_as_mib(values.get("MemAvailable")),
+        storage_mib=_kib_as_mib(df[3] if len(df) > 3 else None),
+        opencl=values.get("opencl"),
+        battery_percent=_number(values.get("level")),
+        on_battery=None if set(powered) == {None} else "true" not in powered,
+        wireless=":" in device.serial or "._tcp" in device.serial,
+    )
+
+
+def check(info: DeviceInfo, target: str, needed_mib: float) -> None:
+    """Refuse what cannot work before anything is pushed.
+
+    Args:
+        info: What the device reports about itself.
+        target: ``android`` or ``android-cpu``.
+        needed_mib: Memory that the largest model needs.
+
+    Raises:
+        EdgeTransactError: Wrong ABI, an Android that is too old, no OpenCL for ``android``, too little memory, or a
+            battery so low that the phone saves power.
+    """
+    if "arm64-v8a" not in info.abis:
+        raise EdgeTransactError(
+            f"{info.serial} runs {', '.join(info.abis) or 'an unknown ABI'}, not arm64-v8a",
+            fix="The libraries are built for 64-bit ARM: use another device.",
+        )
+    if info.sdk is not None and info.sdk < MINIMUM_SDK:
+        raise EdgeTransactError(
+            f"{info.serial} has Android {info.android} (API {info.sdk})",
+            fix=f"API {MINIMUM_SDK} (Android 9) or newer is needed.",
+        )
+    if target == "android" and info.opencl is None:
+        raise EdgeTransactError(
+            f"{info.serial} has no OpenCL library", fix="Build with `--target android-cpu`, and bench that."
+        )
+    if info.available_mib is not None and needed_mib > info.available_mib:
+        raise EdgeTransactError(
+            f"{info.serial} has {info.available_mib:.0f} MiB of memory free, and {needed_mib:.0f} MiB are needed",
+            fix="Close apps on the device, or build with a smaller --context.",
+        )
+    if info.on_battery and info.battery_percent is not None and info.battery_percent <= LOW_BATTERY_PERCENT:
+        raise EdgeTransactError(
+            f"{info.serial} has {info.battery_percent} % of its battery left",
+            fix="A phone that saves power is slow: charge it.",
+        )
+
+
+def labels(infos: Sequence[DeviceInfo]) -> dict[str, str]:
+    """A label for each serial: the device's name, and also the serial if two devices share the name."""
+    names = Counter(info.name for info in infos)
+    return {info.serial: info.name if names[info.name] == 1 else f"{info.name} ({info.serial})" for info in infos}
+
+
+def remove_work_directory(device: AndroidDevice) -> None:
+    """Remove everything that benches have put on a device."""
+    device.script(f"rm -rf {quote([WORK_DIRECTORY])}", timeout_s=120)
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and re.fullmatch(r"-?\d+", text) else None
+
+
+def _kib_as_mib(text: str | None) -> float | None:
+    match = re.match(r"\d+", text or "")
+    return int(match[0]) / 1024 if match else None

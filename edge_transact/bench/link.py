@@ -1,0 +1,47 @@
+"""Links an archive of objects, as apps link it, into a shared library, as the runner loads it."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+from edge_transact.artifacts.cache import Recipe, made
+from edge_transact.artifacts.digests import sha256
+from edge_transact.compiler.archive import android_linker, link_android
+from edge_transact.errors import EdgeTransactError
+
+NDK_VARIABLES = ("ANDROID_NDK", "ANDROID_NDK_HOME", "ANDROID_NDK_ROOT")
+"""Environment variables that name an NDK."""
+
+
+@cache
+def link_archive(archive: Path) -> Path:
+    """Link the archive's objects into one shared library, which is kept in the cache.
+
+    Raises:
+        EdgeTransactError: No linker was found, or it failed.
+    """
+    linker = find_linker()
+    if linker is None:
+        raise EdgeTransactError(
+            "no linker for Android's libraries was found", fix="Install clang and lld, or set ANDROID_NDK to an NDK."
+        )
+    recipe = Recipe(
+        kind="libraries",
+        what=f"link {archive.name} for the runner",
+        ingredients={"archive": sha256(archive), "linker": linker},
+        make=lambda directory: link_android(archive, directory / "library.so", linker),
+    )
+    return made(recipe) / "library.so"
+
+
+def find_linker() -> list[str] | None:
+    """This machine's clang and lld, or an NDK's, as the first words of a command; None if there are none."""
+    if linker := android_linker():
+        return linker
+    for variable in NDK_VARIABLES:
+        if root := os.environ.get(variable):
+            for clang in sorted(Path(root).glob("toolchains/llvm/prebuilt/*/bin/clang")):
+                return [str(clang), "--target=aarch64-linux-android28"]
+    return None

@@ -1,0 +1,176 @@
+"""MLC-LLM as a toolchain: runs its ``gen_config``, ``convert_weight`` and ``compile`` on our checkpoints."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from edge_transact.artifacts.dist_files import CHAT_CONFIG
+from edge_transact.compiler.archive import check_library
+from edge_transact.compiler.targets import BuildTarget, system_lib_prefix
+from edge_transact.definition import MODEL_TYPE, Definition
+from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.mlc.checkout import CHECK_OUT_KNOWN, KNOWN_PAIR, Checkout, find
+from edge_transact.quantization import Quantization
+
+logger = logging.getLogger(__name__)
+
+DEVICES = {"android": "android", "iphone": "iphone", "host": "cpu"}
+"""The targets that MLC's ``compile`` supports, and its ``--device`` for each."""
+
+SHOWN_LINES = 3
+"""Lines of a failed command's output that the error shows, from the end."""
+
+
+class MLC:
+    """The user's MLC-LLM. Each command runs in a process in which the emitted definition is registered.
+
+    Args:
+        targets: Names of the targets of the build.
+
+    Raises:
+        UsageError: MLC doesn't support one of the targets.
+        EdgeTransactError: There is no MLC-LLM, or a program that it needs for a target is missing.
+    """
+
+    def __init__(self, targets: Sequence[str]) -> None:
+        for target in targets:
+            if target not in DEVICES:
+                raise UsageError(
+                    f"--engine mlc has no target {target!r}",
+                    fix=f"There are: {', '.join(DEVICES)}. Or use --engine tvm.",
+                )
+        if "iphone" in targets and shutil.which("xcrun") is None:
+            raise EdgeTransactError(
+                "MLC-LLM compiles Metal with Xcode's xcrun, and there is none here",
+                fix="Build iphone with --engine tvm, whose kernels the phone compiles, or on a Mac with Xcode.",
+            )
+        self._checkout = find()
+        self._known = self._checkout.is_known
+        if not self._known:
+            logger.warning(f"{self._checkout.pair} was not tested; {KNOWN_PAIR} is known to work. Trying it anyway")
+
+    @property
+    def checkout(self) -> Checkout:
+        """The MLC-LLM that runs."""
+        return self._checkout
+
+    def write_model(
+        self,
+        emitted: Path,
+        checkpoint: Path,
+        definition: Definition,
+        quantization: Quantization,
+        sizes: Mapping[str, int],
+        directory: Path,
+    ) -> None:
+        """Runs MLC's ``gen_config`` and ``convert_weight``, which make an MLC model directory without libraries.
+
+        Values that are missing in MLC's configuration come from our ``mlc-chat-config.json`` in `directory`. So does
+        the conversation template: MLC selects one by name, and ours has the tokenizer's own tokens.
+
+        Args:
+            emitted: The directory of the emitted definition.
+            checkpoint: A checkpoint directory.
+            definition: The loaded definition, of the model or of its first layers.
+            quantization: The quantization of the weights.
+            sizes: ``context_window_size``, ``prefill_chunk_size`` and ``max_batch_size``.
+            directory: Has our ``mlc-chat-config.json``. Gets MLC's, the tokenizer's files and the parameter shards.
+        """
+        path = directory / CHAT_CONFIG
+        ours = json.loads(path.read_text())
+        with tempfile.TemporaryDirectory(prefix="edge-transact-") as scratch:
+            source = _as_defined(checkpoint, definition, Path(scratch))
+            common = (str(source), f"--quantization={quantization.name}", f"--output={directory}")
+            options = [f"--{name.replace('_', '-')}={size}" for name, size in sizes.items()]
+            self._run(emitted, "gen_config", *common, f"--conv-template={ours['conv_template']['name']}", *options)
+            self._run(emitted, "convert_weight", *common, "--device=cpu")
+        theirs = json.loads(path.read_text())
+        kept = {"model_lib": ours["model_lib"], "conv_template": ours["conv_template"]}
+        filled = {key: value for key, value in ours.items() if theirs.get(key) is None}
+        path.write_text(json.dumps({**theirs, **filled, **kept}, indent=2) + "\n")
+        # A second index of the same shards, for browsers.
+        (directory / "tensor-cache-b16.json").unlink(missing_ok=True)
+
+    def build_library(self, emitted: Path, directory: Path, target: BuildTarget, model_lib: str, path: Path) -> None:
+        """Runs MLC's ``compile``.
+
+        Args:
+            emitted: The directory of the emitted definition.
+            directory: The directory that `write_model` wrote.
+            target: One of `DEVICES`.
+            model_lib: The library's name.
+            path: The file to write, with the target's suffix.
+
+        Raises:
+            EdgeTransactError: MLC failed, or its library doesn't pass `archive.check_library`.
+        """
+        prefix = system_lib_prefix(model_lib) if target.is_system_lib else ""
+        options = (f"--device={DEVICES[target.name]}", f"--system-lib-prefix={prefix}", f"--output={path}")
+        self._run(emitted, "compile", str(directory), *options)
+        check_library(path, target, model_lib)
+
+    def _run(self, emitted: Path, command: str, *arguments: str) -> None:
+        logger.info(f"mlc_llm {command} ({self._checkout.where})")
+        path = [str(self._checkout.python), os.environ.get("PYTHONPATH", "")]
+        environment = {
+            **os.environ,
+            "SKIP_LOADING_MLCLLM_SO": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), *path])),
+        }
+        words = [sys.executable, "-m", "edge_transact.mlc", str(emitted), command, *arguments]
+        logger.debug("$ %s", shlex.join(map(str, words)))
+        done = subprocess.run(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+        output = done.stdout.decode(errors="replace")
+        logger.debug(output)
+        if done.returncode:
+            raise self._failure(command, output)
+
+    def _failure(self, command: str, output: str) -> EdgeTransactError:
+        last = [line for line in output.splitlines() if line.strip()][-SHOWN_LINES:]
+        while last[1:] and last[0].startswith(" "):
+            del last[0]  # the exception is enough of a traceback
+        said = " / ".join(line.strip() for line in last) or "it printed nothing"
+        missing = re.search(r"No module named '(\w+)", said)
+        if missing and missing[1] not in ("tvm", "mlc_llm"):
+            return EdgeTransactError(
+                f"mlc_llm {command} needs {missing[1]}", fix="python -m pip install 'edge-transact[mlc-build]'"
+            )
+        if self._known:
+            fix = "Run again with --verbose to see its output, or build with --engine tvm."
+            return EdgeTransactError(f"mlc_llm {command} failed: {said}", fix=fix)
+        return EdgeTransactError(
+            f"mlc_llm {command} failed: {said}. {self._checkout.pair} is not known to work",
+            fix=f"{KNOWN_PAIR} is: {CHECK_OUT_KNOWN}",
+        )
+
+
+def _as_defined(checkpoint: Path, definition: Definition, scratch: Path) -> Path:
+    """Links the checkpoint into `scratch`, with a config.json that has our architecture and the definition's values.
+
+    The original may be a stock LLaMA, which has MLC's own model_type. transformers 5 writes RoPE where MLC doesn't
+    look. And the definition may have fewer layers.
+    """
+    for path in checkpoint.iterdir():
+        if path.name != "config.json":
+            (scratch / path.name).symlink_to(path.resolve())
+    config = json.loads((checkpoint / "config.json").read_text())
+    config |= definition.config.asdict() | {"model_type": MODEL_TYPE}
+    (scratch / "config.json").write_text(json.dumps(config))
+    return scratch
