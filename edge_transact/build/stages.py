@@ -67,11 +67,17 @@ def place_weights(
 
 
 def place_library(
-    definition: Definition, quantization: Quantization, target: BuildTarget, model_lib: str, path: Path
+    definition: Definition,
+    quantization: Quantization,
+    target: BuildTarget,
+    model_lib: str,
+    path: Path,
+    dump: Path | None = None,
 ) -> dict[str, str]:
-    """Writes the library for a target to `path`. Returns its sha256, by file name.
+    """Writes the library for a target to `path`. Returns its sha256 by file name, where known.
 
-    `model_lib` ends in a digest of the definition's text.
+    `model_lib` ends in a digest of the definition's text. With `dump`, the library is compiled even if it is in the
+    cache, and the compiler's intermediate forms are written to ``dump/TARGET/``.
     """
     ingredients = {
         "model_lib": model_lib,
@@ -84,8 +90,11 @@ def place_library(
 
     def make(content: Path) -> None:
         with working(f"for {target.name}: kernels, then machine code"):
-            build_library(definition, quantization, target, model_lib, content / path.name)
+            build_library(definition, quantization, target, model_lib, content / path.name, dump and dump / target.name)
 
+    if dump is not None:
+        make(path.parent)
+        return {}
     return cache.place(
         cache.Recipe("libraries", f"compile {model_lib} for {target.name}", ingredients, make), path.parent
     )

@@ -1,13 +1,14 @@
-"""Building a library: the definition, quantized, through the pipeline, to an archive or a shared library."""
+"""Building a library: the quantized definition goes through the pipeline to an archive or a shared library."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_transact.compiler.archive import android_linker, check_library, link_android
 from edge_transact.compiler.targets import BuildTarget, system_lib_prefix
@@ -15,13 +16,17 @@ from edge_transact.definition import MODEL_TYPE, Definition
 from edge_transact.quantization import Quantization
 from edge_transact.system.cpu import FLAGS
 
+if TYPE_CHECKING:
+    import tvm
+    from tvm import relax
+
 TOP_PROBS = 5
-"""The most likely tokens whose probabilities the engine can be asked for, of each sample."""
+"""How many of the likeliest tokens' probabilities the engine can ask for per sample."""
 
 
 @dataclass(frozen=True)
 class BuiltLibrary:
-    """What `build_library` made.
+    """A library that was built.
 
     Attributes:
         path: The file.
@@ -33,36 +38,44 @@ class BuiltLibrary:
 
 
 def build_library(
-    definition: Definition, quantization: Quantization, target: BuildTarget, model_lib: str, path: Path
+    definition: Definition,
+    quantization: Quantization,
+    target: BuildTarget,
+    model_lib: str,
+    path: Path,
+    dump: Path | None = None,
 ) -> BuiltLibrary:
     """Compile a definition for a target.
 
     Args:
-        definition: With the context window, prefill chunk and batch of the library in its configuration.
-        quantization: Of the weights that the library will be given.
-        target: What it runs on.
+        definition: Its configuration has the library's context window, prefill chunk and batch.
+        quantization: The format of the library's weights.
+        target: The device that the library runs on.
         model_lib: The library's name; an archive's symbols begin with it.
         path: The file to write, with the target's suffix; complete or absent.
+        dump: A directory for the intermediate forms: the module after each of `pipeline.phases` (TVMScript), the
+            bytecode and the generated code.
 
     Raises:
-        EdgeTransactError: What was built fails `archive.check_library`.
+        EdgeTransactError: The library fails `archive.check_library`.
     """
     import tvm
     from tvm import relax
 
+    from edge_transact.compiler.dump import DEFINITION, dump_code, dump_module
     from edge_transact.compiler.lowering import PIPELINE
     from edge_transact.compiler.modules import quantize_modules
     from edge_transact.compiler.pipeline import pipeline
 
     config = definition.config
     tvm_target = target.tvm_target()
-    # A phone's GPU sums in the model's dtype as MLC's kernels do; a CPU has no faster way than float32.
+    # A phone's GPU sums in the model's dtype, as MLC's kernels do; on a CPU, nothing is faster than float32.
     accumulate = "float32" if target.device == "llvm" else quantization.model_dtype
     model = quantize_modules(definition.model(), quantization, accumulate)
     with tvm_target:
         mod, parameters, _ = model.export_tvm(spec=model.get_default_spec(), allow_extern=True)
     if target.device != "llvm":
-        # The logits of every position, wanted for perplexity on this host, would only enlarge a phone's workspace.
+        # It returns the logits of every position, for perplexity on this host, and would enlarge a phone's workspace.
         del mod["batch_verify"]
     metadata = {
         "model_type": MODEL_TYPE,
@@ -100,30 +113,38 @@ def build_library(
     if target.is_system_lib:
         mod = mod.with_attrs({"system_lib_prefix": system_lib_prefix(model_lib)})
 
-    def compiled_with(**options: bool) -> Any:
+    observe = None
+    if dump is not None:
+        dump.mkdir(parents=True, exist_ok=True)
+        dump_module(dump, 0, DEFINITION, mod)
+        observe = functools.partial(dump_module, dump)
+
+    def compile_with(**options: bool) -> relax.VMExecutable:
         with tvm.transform.PassContext(opt_level=3, config={f"tirx.{name}": value for name, value in options.items()}):
             return relax.build(
                 mod,
                 target=tvm_target,
-                relax_pipeline=pipeline(tvm_target, metadata, bounds),
+                relax_pipeline=pipeline(tvm_target, metadata, bounds, observe),
                 tir_pipeline=PIPELINE,
                 system_lib=target.is_system_lib,
             )
 
     try:
-        executable = compiled_with()
+        executable = compile_with()
     except RuntimeError as error:
-        # TVM 0.26's elimination of common subexpressions breaks on its own attention kernels for some head dims, such
-        # as 48. The driver's compiler does the same work again anyway.
+        # TVM 0.26's common subexpression elimination fails on its own attention kernels for some head dims, such as 48.
+        # The driver's compiler eliminates them anyway.
         if "cse_" not in str(error):
             raise
-        executable = compiled_with(disable_cse_tir=True)
+        executable = compile_with(disable_cse_tir=True)
+    if dump is not None:
+        dump_code(dump, executable)
     _export(executable, path, target, model_lib)
     return BuiltLibrary(path, metadata)
 
 
-def _cpu(target: Any) -> dict[str, Any]:
-    """The CPU that a target's kernels are compiled for, where it is one: its name, and what it must be able to do."""
+def _cpu(target: tvm.target.Target) -> dict[str, dict[str, str | list[str]]]:
+    """``cpu``: the name and the required features of the CPU that kernels are compiled for; empty for a GPU."""
     from tvm.target import codegen
 
     if target.kind.name != "llvm":
@@ -132,8 +153,8 @@ def _cpu(target: Any) -> dict[str, Any]:
     return {"cpu": {"name": str(target.attrs.get("mcpu", "generic")), "features": features}}
 
 
-def _export(executable: Any, path: Path, target: BuildTarget, model_lib: str) -> None:
-    """Write, check, rename; an Android archive is linked too, for the check, where a linker is found."""
+def _export(executable: relax.VMExecutable, path: Path, target: BuildTarget, model_lib: str) -> None:
+    """Write, check and rename; where a linker is installed, the check includes linking an Android archive."""
     from tvm.support import tar
 
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as workspace:
@@ -148,10 +169,6 @@ def _export(executable: Any, path: Path, target: BuildTarget, model_lib: str) ->
         os.replace(fresh, path)
 
 
-def read_metadata(module: Any) -> dict[str, Any]:
-    """What a loaded library's ``_metadata`` says.
-
-    Args:
-        module: A relax virtual machine.
-    """
+def read_metadata(module: relax.VirtualMachine) -> dict[str, Any]:
+    """What a loaded library's ``_metadata`` returns."""
     return json.loads(str(module["_metadata"]()))

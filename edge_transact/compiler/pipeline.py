@@ -1,11 +1,12 @@
-"""The order of the passes, from the definition's module to VM bytecode and kernels."""
+"""The compiler's phases, from the definition's module to VM bytecode and kernels."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tvm
-from tvm import relax, tirx
+from tvm import IRModule, relax, tirx
 from tvm.s_tir import dlight
 
 from edge_transact.compiler.cpu.kernels import CPUKernels
@@ -19,56 +20,86 @@ from edge_transact.compiler.passes.logits import AttachLogitProcessors, AttachSo
 from edge_transact.compiler.passes.reshapes import JoinReshapes
 from edge_transact.compiler.passes.sampling import AttachSampling
 
+Phases = dict[str, list[tvm.transform.Pass]]
+"""Passes in order, in named groups."""
 
-def pipeline(target: tvm.target.Target, metadata: dict[str, Any], bounds: dict[str, int]) -> tvm.transform.Pass:
-    """The relax pipeline for `relax.build`.
+
+def phases(target: tvm.target.Target, metadata: dict[str, Any], bounds: Mapping[str, int]) -> Phases:
+    """The passes from the definition's module to what `relax.build` generates code for.
 
     Args:
-        target: Of the kernels; its host runs the bytecode.
-        metadata: What ``_metadata`` returns; completed on the way.
-        bounds: Name of a symbolic variable to its largest value.
+        target: Runs the kernels; its host runs the bytecode.
+        metadata: Returned by ``_metadata``; the passes add ``kv_cache`` and ``memory_usage``.
+        bounds: The largest value of each symbolic size, by name.
     """
     on_cpu, on_metal = target.kind.name == "llvm", target.kind.name == "metal"
-    kernels = ScheduleForCPU() if on_cpu else dlight.ApplyDefaultSchedule(*gpu_schedules.rules(target.kind.name))
-    passes = [
-        # What the engine needs beside the model's own functions.
-        CreateKVCache(target, metadata),
-        AttachSoftmax(),
-        AttachLogitProcessors(target),
-        *([AttachSampling(target)] if on_metal else []),
-        AttachEmbeddingAllocation(metadata["prefill_chunk_size"]),
-        AttachBounds(bounds),
-        tirx.transform.BindTarget(target),
-        *([FuseMatmuls(CPUKernels(target) if on_cpu else GPUKernels())] if not on_metal else []),
-        # Operators to kernels, element-wise ones fused behind the matrix products.
-        *([relax.backend.DispatchSortScan()] if on_metal else []),
-        JoinReshapes(),
-        relax.transform.LegalizeOps(),
-        relax.transform.AnnotateTIROpPattern(),
-        relax.transform.FoldConstant(),
-        relax.transform.FuseOps(),
-        relax.transform.FuseTIR(),
-        relax.transform.DeadCodeElimination(),
-        kernels,
-        tirx.transform.ForceNarrowIndexToInt32(),
-        # Kernels and calls to VM bytecode, with memory planned.
-        relax.transform.RewriteDataflowReshape(),
-        relax.transform.ToNonDataflow(),
-        relax.transform.RemovePurityChecking(),
-        relax.transform.CallTIRRewrite(),
-        relax.transform.StaticPlanBlockMemory(),
-        AttachMetadata(metadata),
-        relax.transform.LowerAllocTensor(),
-        relax.transform.KillAfterLastUse(),
-        relax.transform.LowerRuntimeBuiltin(),
-        relax.transform.ComputePrimValue(),
-        relax.transform.VMShapeLower(),
-        relax.transform.AttachGlobalSymbol(),
-    ]
+    schedules = ScheduleForCPU() if on_cpu else dlight.ApplyDefaultSchedule(*gpu_schedules.rules(target.kind.name))
+    return {
+        # Functions that MLC's engine needs in addition to the model's own.
+        "attached": [
+            CreateKVCache(target, metadata),
+            AttachSoftmax(),
+            AttachLogitProcessors(target),
+            *([AttachSampling(target)] if on_metal else []),
+            AttachEmbeddingAllocation(metadata["prefill_chunk_size"]),
+            AttachBounds(bounds),
+            tirx.transform.BindTarget(target),
+        ],
+        "fused": [FuseMatmuls(CPUKernels(target) if on_cpu else GPUKernels())] if not on_metal else [],
+        # Operators become kernels, element-wise ones fused behind the matmuls.
+        "legalized": [
+            *([relax.backend.DispatchSortScan()] if on_metal else []),
+            JoinReshapes(),
+            relax.transform.LegalizeOps(),
+            relax.transform.AnnotateTIROpPattern(),
+            relax.transform.FoldConstant(),
+            relax.transform.FuseOps(),
+            relax.transform.FuseTIR(),
+            relax.transform.DeadCodeElimination(),
+        ],
+        "scheduled": [schedules, tirx.transform.ForceNarrowIndexToInt32()],
+        "planned": [
+            relax.transform.RewriteDataflowReshape(),
+            relax.transform.ToNonDataflow(),
+            relax.transform.RemovePurityChecking(),
+            relax.transform.CallTIRRewrite(),
+            relax.transform.StaticPlanBlockMemory(),
+            AttachMetadata(metadata),
+        ],
+        # Calls of the virtual machine.
+        "lowered": [
+            relax.transform.LowerAllocTensor(),
+            relax.transform.KillAfterLastUse(),
+            relax.transform.LowerRuntimeBuiltin(),
+            relax.transform.ComputePrimValue(),
+            relax.transform.VMShapeLower(),
+            relax.transform.AttachGlobalSymbol(),
+        ],
+    }
+
+
+def pipeline(
+    target: tvm.target.Target,
+    metadata: dict[str, Any],
+    bounds: Mapping[str, int],
+    observe: Callable[[int, str, IRModule], None] | None = None,
+) -> tvm.transform.Pass:
+    """The relax pipeline for `relax.build`: all `phases`.
+
+    Args:
+        target: As in `phases`.
+        metadata: As in `phases`.
+        bounds: As in `phases`.
+        observe: Called after each phase with its number, from 1 on, its name and the module.
+    """
 
     @tvm.transform.module_pass(opt_level=0, name="EdgeTransact")
-    def run(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+    def run(mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
         with target:
-            return tvm.transform.Sequential(passes)(mod)
+            for number, (name, passes) in enumerate(phases(target, metadata, bounds).items(), 1):
+                mod = tvm.transform.Sequential(passes)(mod)
+                if observe is not None:
+                    observe(number, name, mod)
+        return mod
 
     return run

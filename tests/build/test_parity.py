@@ -1,5 +1,7 @@
 """The parity check passes what computes the model, and fails what doesn't."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -119,3 +121,76 @@ def test_a_library_that_loses_the_cache_fails_in_decode(make_llama, reference_of
     parity = compare(Forgetful(model), model, PROMPT, QUANTIZATIONS["q0f32"], decode_steps=3, name="torch")
     assert parity.prefill_error < 1e-5 < parity.tolerance < parity.decode_error
     assert not parity.passed
+
+
+class HalfLibrary(TorchLibrary):
+    """Computes in fp16, without torch's cache."""
+
+    def __init__(self, model, spoil=lambda logits: logits):
+        super().__init__(copy.deepcopy(model).half(), lambda logits: spoil(logits.astype(np.float32)))
+
+
+@pytest.fixture
+def ill_conditioned(make_llama, reference_of):
+    """A model whose hidden states are small differences on a large offset, which the logits don't depend on."""
+    from transformers import AutoModelForCausalLM
+
+    path = make_llama(tie_word_embeddings=False)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.add_(300)
+        head = model.get_output_embeddings().weight
+        head.sub_(head.mean(1, keepdim=True))
+    model.save_pretrained(path)
+    return reference_of(path, "q0f16")
+
+
+def test_a_model_that_is_ill_conditioned_in_fp16_passes_with_a_warning(ill_conditioned, caplog):
+    library = HalfLibrary(ill_conditioned)
+    parity = compare(library, ill_conditioned, PROMPT, QUANTIZATIONS["q0f16"], decode_steps=8, name="half")
+    assert not parity.close and parity.passed
+    assert parity.torch_fp16.error > parity.tolerance
+    parity.require()
+    (message,) = caplog.messages
+    assert "ill-conditioned in fp16" in message and "--quant q4f32_1" in message
+    assert f"{parity.error:.1e}" in message and f"{parity.torch_fp16.error:.1e}" in message
+    record = parity.to_dict()
+    assert record["passed"] and record["torch_fp16"]["decode_error"] == parity.torch_fp16.decode_error
+
+
+def test_a_wrong_library_of_an_ill_conditioned_model_fails(ill_conditioned):
+    library = HalfLibrary(ill_conditioned, lambda logits: np.roll(logits, 1))
+    parity = compare(library, ill_conditioned, PROMPT, QUANTIZATIONS["q0f16"], decode_steps=8, name="rolled")
+    with pytest.raises(EdgeTransactError, match="torch in fp16 differs by") as caught:
+        parity.require()
+    assert "bug in the build" in caught.value.fix
+
+
+def test_a_wrong_fp16_library_is_a_bug(make_llama, reference_of):
+    model = reference_of(make_llama(), "q4f16_1")
+    parity = compare(
+        TorchLibrary(model, lambda logits: logits * 1.05), model, PROMPT, QUANTIZATIONS["q4f16_1"], name="scaled"
+    )
+    assert not parity.passed and 0 < parity.torch_fp16.error < parity.tolerance
+    with pytest.raises(EdgeTransactError) as caught:
+        parity.require()
+    assert "bug in the build" in caught.value.fix
+
+
+def test_a_model_that_overflows_in_fp16_is_no_bug(make_llama, reference_of):
+    model = reference_of(make_llama(), "q0f32")
+    with torch.no_grad():
+        model.get_parameter("model.layers.1.mlp.up_proj.weight").mul_(1e6)
+    library = TorchLibrary(model, lambda logits: np.full_like(logits, np.nan))
+    parity = compare(library, model, PROMPT, QUANTIZATIONS["q0f16"], decode_steps=2, name="overflowing")
+    assert not parity.passed and not np.isfinite(parity.torch_fp16.error)
+    with pytest.raises(EdgeTransactError, match="overflows on this model too") as caught:
+        parity.require()
+    assert "--quant q4f32_1" in caught.value.fix
+
+
+def test_torch_in_fp16_is_only_computed_for_fp16_libraries_that_fail(make_llama, reference_of):
+    model = reference_of(make_llama(), "q4f16_0")
+    assert compare(TorchLibrary(model), model, PROMPT, QUANTIZATIONS["q4f16_0"], name="torch").torch_fp16 is None
+    wrong = TorchLibrary(model, lambda logits: logits * 2)
+    assert compare(wrong, model, PROMPT, QUANTIZATIONS["q4f32_1"], name="scaled").torch_fp16 is None
