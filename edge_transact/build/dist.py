@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -82,6 +82,7 @@ def build(
     options: BuildOptions,
     *,
     pruning: PruneChoices | None = None,
+    dump: Path | None = None,
     force: bool = False,
 ) -> Build:
     """Makes a DIST directory, complete or not at all.
@@ -93,6 +94,7 @@ def build(
         output: The directory.
         options: For what, in which quantization, and with which sizes.
         pruning: Prune the model first, to this budget; bytes are counted in the build's quantization and context.
+        dump: A directory for the compiler's intermediate forms of each library, in ``dump/TARGET/``.
         force: Replace `output` if it exists.
 
     Raises:
@@ -104,6 +106,8 @@ def build(
     names = list(dict.fromkeys(options.target))
     kind = get_quantization(options.quant or default_quantization(names))
     refuse_existing(output, force)
+    if dump and options.engine == "mlc":
+        raise UsageError("--dump needs our compiler, not MLC-LLM's", fix="Leave out --dump or --engine mlc.")
     mlc = MLC(names) if options.engine == "mlc" else None
     with tempfile.TemporaryDirectory(prefix="edge-transact-") as scratch:
         checkpoint = Checkpoint.open(resolve_model(model))
@@ -117,7 +121,7 @@ def build(
         if note := plain_note(checkpoint.path):
             logger.info(note)
         with new_directory(output, force=force) as directory:
-            manifest = _fill(directory, checkpoint, model, names, kind, sizes, Path(scratch), mlc)
+            manifest = _fill(directory, checkpoint, model, names, kind, sizes, Path(scratch), mlc, dump)
     return Build(output, manifest, tuple(warnings), time.perf_counter() - started)
 
 
@@ -164,6 +168,7 @@ def _fill(
     sizes: dict[str, int],
     scratch: Path,
     mlc: MLC | None,
+    dump: Path | None,
 ) -> Manifest:
     files = render(checkpoint.plan)
     (directory / "definition").mkdir()
@@ -172,7 +177,7 @@ def _fill(
     definition = load(directory / "definition", _definition_config(checkpoint, sizes))
     model_lib = model_lib_name(files, definition, quantization)
 
-    maker = Maker(checkpoint, quantization, sizes, model_lib, directory / "definition", mlc)
+    maker = Maker(checkpoint, quantization, sizes, model_lib, directory / "definition", mlc, dump)
     digests = maker.write_model(directory, definition)
     libraries = {}
     (directory / "lib").mkdir()
@@ -233,6 +238,7 @@ class Maker:
     model_lib: str
     emitted: Path
     mlc: MLC | None
+    dump: Path | None = None
 
     def write_model(self, directory: Path, definition: Definition) -> dict[str, str]:
         """Writes an MLC model directory without libraries. Returns the sha256 of the files whose digest is known."""
@@ -259,7 +265,7 @@ class Maker:
     def build_library(self, directory: Path, definition: Definition, target: str, path: Path) -> dict[str, str]:
         """Writes the library of `write_model`'s model for a target. Returns its sha256 by file name, where known."""
         if self.mlc is None:
-            return place_library(definition, self.quantization, get_target(target), self.model_lib, path)
+            return place_library(definition, self.quantization, get_target(target), self.model_lib, path, self.dump)
         self.mlc.build_library(self.emitted, directory, get_target(target), self.model_lib, path)
         return {}
 
@@ -284,7 +290,7 @@ def _check_parity(
         (directory / "lib").mkdir(parents=True)
         maker.write_model(directory, definition)
         libraries = {"host": f"lib/{maker.model_lib}-host{get_target('host').suffix}"}
-        maker.build_library(directory, definition, "host", directory / libraries["host"])
+        replace(maker, dump=None).build_library(directory, definition, "host", directory / libraries["host"])
     reference = reference_model(
         ShardReader(directory), definition.parameter_sources(), checkpoint.config, plan, maker.quantization
     )

@@ -34,6 +34,12 @@ def build(
     ] = None,
     options: BuildOptions,
     pruning: Annotated[PruneChoices, "Prune first"],
+    dump: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write the module after each compiler phase, bytecode and code into DIR/TARGET/."
+        ),
+    ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -61,7 +67,7 @@ def build(
     project = _project(asked | given_in(options) | given_in(pruning))
     from edge_transact.build.dist import build as build_dist
 
-    made = build_dist(project.model, Path(project.output), project.build, pruning=project.prune, force=force)
+    made = build_dist(project.model, Path(project.output), project.build, pruning=project.prune, dump=dump, force=force)
     directory = made.directory
 
     def text() -> None:
