@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 DRIVER = Path(__file__).parent / "native" / "decode_kernel.c"
 CORES = {"neoverse-v2": "Neoverse V2 (as Cortex-X3)", "neoverse-n2": "Neoverse N2 (as Cortex-A710)"}
 KERNEL = "w4_decode"
+LISTING = page.RESULTS / "decode-loop-q4f16_0.s"
 SIZES = ((2048, 64), (2048, 128))
 """Two matmuls, K by N: the loop accounts for the difference between them."""
 
@@ -46,7 +47,7 @@ class Loop:
 
 
 def measure(_options: Options) -> str:
-    """The section's table, and the loop of the quantization for phones."""
+    """The section's table, and a link to the loop of the format for phones, which goes to `LISTING`."""
     rows, shown = [], ()
     for quantization in QUANTIZATIONS.values():
         if quantization.bits is None:
@@ -70,8 +71,8 @@ def measure(_options: Options) -> str:
         *(f"bytes per cycle, {name}" for name in CORES.values()),
     ]
     text = page.table(header, rows)
-    listing = "\n".join(shown)
-    return f"{text}\n\n<details><summary>The loop of q4f16_0</summary>\n\n```asm\n{listing}\n```\n\n</details>"
+    LISTING.write_text("\n".join(shown) + "\n")
+    return f"{text}\n\nThe loop of `q4f16_0`: [{LISTING.name}](../benchmarks/results/{LISTING.name})."
 
 
 def compile_kernel(quantization: Quantization, directory: Path) -> Path:

@@ -1,8 +1,9 @@
-"""Whole builds of SmolLM2 for a phone and for this host, with an empty cache: layers all alike, and all different."""
+"""Complete builds of SmolLM2 for a phone and this host with an empty cache: a uniform and a variable-width plan."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import defaultdict
 from dataclasses import asdict, replace
@@ -14,17 +15,18 @@ from benchmarks import page
 from benchmarks.model_coverage import in_own_process
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.inputs.models import resolve_model
-from edge_transact.progress import step
 from edge_transact.prune import Budget, prune
 
 if TYPE_CHECKING:
     from benchmarks.__main__ import Options
 
+logger = logging.getLogger(__name__)
+
 TARGETS = ("android", "host")
 
 
 def measure(options: Options) -> str:
-    """The section's table."""
+    """Measure, and return the section's table."""
     seconds = defaultdict(list)
     with TemporaryDirectory(dir=options.scratch) as directory:
         models = {
@@ -34,7 +36,7 @@ def measure(options: Options) -> str:
         _all_different(models["layers all alike"], models["layers all different"])
         for number in range(options.repetitions):
             for name in list(models)[:: -1 if number % 2 else 1]:
-                step(f"build: {name}, {number + 1} of {options.repetitions}")
+                logger.info(f"build: {name}, {number + 1} of {options.repetitions}")
                 seconds[name].append(in_own_process(built, models[name], options.scratch, options.threads))
     alike, different = seconds.values()
     ratios = [b / a for a, b in zip(alike, different, strict=True)]
@@ -44,7 +46,7 @@ def measure(options: Options) -> str:
 
 
 def _all_different(source: Path, output: Path) -> None:
-    """A checkpoint whose layers have each another MLP width, and one to three KV groups."""
+    """Write a checkpoint whose layers all have different MLP widths, and one to three KV groups."""
     plan = Checkpoint.open(source).plan
     layers = [
         replace(
@@ -61,7 +63,7 @@ def _all_different(source: Path, output: Path) -> None:
 
 
 def built(model: Path, scratch: Path, threads: int) -> float:
-    """Seconds of a build, weights and comparison with torch included. The cache is empty."""
+    """Seconds of a build with an empty cache, including the weights and the parity check."""
     import torch
 
     from edge_transact.build.dist import build

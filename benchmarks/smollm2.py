@@ -1,7 +1,8 @@
-"""SmolLM2-135M: prefill of 256 and decode of 64, by the host library and by llama.cpp, beside the limits."""
+"""SmolLM2-135M: prefill of 256 and decode of 64 tokens, with the host library and with llama.cpp, and the limits."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -18,12 +19,14 @@ from edge_transact.bench.records.plan import Lengths, prompt_ids
 from edge_transact.build.dist import build
 from edge_transact.errors import EdgeTransactError
 from edge_transact.inputs.names import package_directory
-from edge_transact.progress import step, track, warn
+from edge_transact.progress import track
 from edge_transact.prune import Budget
 from edge_transact.quantization import get_quantization
 
 if TYPE_CHECKING:
     from benchmarks.__main__ import Options
+
+logger = logging.getLogger(__name__)
 
 LENGTHS = Lengths(256, 64)
 RATIO = 0.3
@@ -35,12 +38,12 @@ Figures = Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True)
 class Ours:
-    """A DIST that is measured.
+    """A DIST to measure.
 
     Attributes:
-        name: In tables.
+        name: Name in tables.
         dist: The directory.
-        manifest: What is in it.
+        manifest: Its manifest.
     """
 
     name: str
@@ -49,17 +52,18 @@ class Ours:
 
     @property
     def read_bytes(self) -> int:
-        """Bytes that a decoded token reads, at the mean context."""
+        """Bytes that a decoded token reads, at the mean context length."""
         context = LENGTHS.prefill_tokens + LENGTHS.decode_tokens // 2
         return costs.decode_read_bytes(self.manifest.plan, get_quantization(self.manifest.quantization), context)
 
     @property
     def prefill_flops(self) -> int:
+        """FLOPs of the prompt."""
         return costs.prefill_flops(self.manifest.plan, LENGTHS.prefill_tokens)
 
 
 def measure(options: Options) -> str:
-    """The section's tables."""
+    """Measure, and return the section's tables."""
     models = [
         _build(quantization, pruned, options.scratch) for pruned in (False, True) for quantization in QUANTIZATIONS
     ]
@@ -79,7 +83,7 @@ def measure(options: Options) -> str:
             running[LLAMA] = theirs
             notes.append(f"llama.cpp {theirs.about['release']} of {llama_cpp.PACKAGES[0]}.")
         except EdgeTransactError as error:
-            warn(f"llama.cpp is not measured: {error.message}. {error.fix}")
+            logger.warning(f"llama.cpp is not measured: {error.message}. {error.fix}")
             notes.append(f"llama.cpp was not measured: {error.message}.")
         for model in models:
             running[model.name] = subjects.host(
@@ -88,7 +92,7 @@ def measure(options: Options) -> str:
         for subject in running.values():
             stack.callback(subject.close)
         for number in track(range(options.repetitions + 1), "measure SmolLM2"):
-            # There and back again, so that a drift falls on all alike. The first round warms up.
+            # Every other round runs backwards, so that a drift affects all alike. The first round warms up.
             for name in list(running)[:: 1 if number % 2 else -1]:
                 seconds = running[name].repetition(prompt, LENGTHS.decode_tokens)
                 prefill[name].append(LENGTHS.prefill_tokens / seconds["prefill_s"])
@@ -98,7 +102,8 @@ def measure(options: Options) -> str:
                 read[model.name].append(limits.read_bytes_per_s(model.read_bytes))
             memory.append(limits.read_bytes_per_s(MEMORY_BYTES))
             flops.append(limits.flops_per_s())
-            handover += [seconds] if (seconds := limits.handover_s()) else []
+            if (handover_s := limits.handover_s()) is not None:
+                handover.append(handover_s)
             if number == 0:
                 for series in (*prefill.values(), *decode.values(), *read.values(), memory, flops, handover):
                     series.clear()
@@ -113,7 +118,7 @@ def measure(options: Options) -> str:
 def _build(quantization: str, pruned: bool, scratch: Path) -> Ours:
     dist = scratch / f"smollm2-{'pruned' if pruned else 'dense'}-{quantization}"
     if not dist.is_dir():
-        step(f"build {dist.name}")
+        logger.info(f"build {dist.name}")
         budget = Budget(ratio=RATIO) if pruned else None
         pruning = {"calibration_tokens": 4096} if pruned else None
         build("demo:smollm2", dist, targets=["host"], quantization=quantization, budget=budget, pruning=pruning)

@@ -1,7 +1,7 @@
-"""What a plan costs: parameters, weight bytes, KV bytes, FLOPs. The only place with these formulas.
+"""The costs of a plan: parameters, weight bytes, KV bytes, FLOPs. The only place with these formulas.
 
-A multiply-accumulate is two FLOPs. FLOPs count the matrix products (projections, attention scores and values,
-`lm_head`); norms, RoPE, softmax and activations are left out, as in the paper's Figure 3.
+A multiply-accumulate is two FLOPs. Only matrix products count (projections, attention scores and values, `lm_head`).
+Norms, RoPE, softmax and activations don't, as in the paper's Figure 3.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP, Quantization
 from edge_transact.widths import LayerWidths, WidthPlan
 
 DEFAULT_CONTEXT = 2048
-"""Tokens of a sequence that a build, and what is counted for it, has in mind unless told otherwise."""
+"""The context window of a build, in tokens, unless the user sets another; memory is counted for it, too."""
 
 DEFAULT_PREFILL_CHUNK = 128
-"""Tokens of one prefill call, likewise."""
-
+"""The most tokens of one prefill call, unless the user sets another number."""
 
 ATTENTION_CALL_PARAMETERS = 450_000
-"""W4 weights that are read in the time of an attention call, its arithmetic left out.
+"""W4 weights that can be read in the time that an attention call costs on top of its arithmetic.
 
-Measured on two threads of a Xeon, SmolLM2 pruned with 83 calls a token and with 30: 5.4 us a call, at 48 GB/s. On a
-phone's GPU, where a call is several launches, it is more.
+Measured on two threads of a Xeon, with SmolLM2 pruned to 83 and to 30 calls per token: 5.4 us per call, at 48 GB/s. It
+is more on a phone's GPU, where a call is several launches.
 """
 
 
@@ -42,24 +41,24 @@ def mlp_parameters(plan: WidthPlan, layer: LayerWidths) -> int:
 
 
 def prunable_parameters(plan: WidthPlan) -> int:
-    """Parameters of attention and MLP in all layers: what a ratio is a share of."""
+    """Parameters of attention and MLP in all layers. A parameter ratio is a share of them."""
     return sum(attention_parameters(plan, layer) + mlp_parameters(plan, layer) for layer in plan.layers)
 
 
 def parameters(plan: WidthPlan) -> int:
-    """All parameters; a tied `lm_head` counts once."""
+    """All parameters; a tied `lm_head` isn't counted again."""
     embeddings = plan.vocab_size * plan.hidden_size * (1 if plan.tie_word_embeddings else 2)
     norms = (2 * plan.num_hidden_layers + 1) * plan.hidden_size
     return prunable_parameters(plan) + embeddings + norms
 
 
 def cut_ratio(plan: WidthPlan, source: WidthPlan) -> float:
-    """The share of the source's attention and MLP parameters that the plan leaves out."""
+    """The share of the source's attention and MLP parameters that the plan cuts."""
     return 1 - prunable_parameters(plan) / prunable_parameters(source)
 
 
 def weight_bytes(plan: WidthPlan, quantization: Quantization) -> int:
-    """Bytes of all weights as stored in the parameter shards (fp32 tensors are stored as bf16)."""
+    """Bytes of all weights in the parameter shards, where fp32 tensors are stored as bf16."""
     stored = quantization.stored_dtype_bytes
 
     def matrix(inputs: int, outputs: int) -> int:
@@ -84,34 +83,37 @@ def weight_bytes(plan: WidthPlan, quantization: Quantization) -> int:
 
 
 def kv_bytes_per_token(plan: WidthPlan, quantization: Quantization) -> int:
-    """Bytes that one token takes in the paged KV cache, over all its virtual layers, head dims padded to one."""
+    """Bytes of one token in the paged KV cache, over all virtual KV layers, with head dims padded to the cache's."""
     heads = plan.num_virtual_layers * plan.virtual_num_key_value_heads
     return 2 * heads * plan.cache_head_dim * quantization.model_dtype_bytes
 
 
-KV_PAGE_TOKENS = 16
-"""Tokens of one page of the paged KV cache, as MLC's engine creates it."""
+PAGE_SIZE = 16
+"""Tokens of a page of the paged KV cache, as MLC's engine creates it (``kv_cache_page_size`` of its `EngineConfig`).
+
+Our CPU kernels, the host's runtime and ``android_bench/src/model.cc`` create pages of this size.
+"""
 
 
 def kv_cache_bytes(plan: WidthPlan, quantization: Quantization, context: int, max_batch: int = 1) -> int:
-    """Bytes that the paged KV cache allocates for sequences of `context` tokens: whole pages, and a spare one.
+    """Bytes that the paged KV cache allocates for `max_batch` sequences of `context` tokens: full pages and one more.
 
     Source: `PagedAttentionKVCacheObj` in TVM's ``runtime/vm/paged_kv_cache.cc``.
     """
-    pages = math.ceil(max_batch * context / KV_PAGE_TOKENS) + 1
-    return pages * KV_PAGE_TOKENS * kv_bytes_per_token(plan, quantization)
+    pages = math.ceil(max_batch * context / PAGE_SIZE) + 1
+    return pages * PAGE_SIZE * kv_bytes_per_token(plan, quantization)
 
 
 def kv_padding_bytes_per_token(plan: WidthPlan, quantization: Quantization) -> int:
-    """The part of `kv_bytes_per_token` that is padding, because the cache has one head dim."""
+    """The part of `kv_bytes_per_token` that is padding: the cache has one head dim for all layers."""
     used = sum(layer.num_key_value_heads * (layer.qk_head_dim + layer.v_head_dim) for layer in plan.layers)
     return kv_bytes_per_token(plan, quantization) - used * quantization.model_dtype_bytes
 
 
 def workspace_bytes(plan: WidthPlan, quantization: Quantization, prefill_chunk: int, max_batch: int = 1) -> int:
-    """An estimate of the activations that are alive at once: the widest layer's, for a chunk of prefill, and logits.
+    """An estimate of the live activations: those of the widest layer for one prefill chunk, and logits.
 
-    What a library really plans is in its ``_metadata``, as ``memory_usage``.
+    The exact figure of a built library is ``memory_usage`` in its ``_metadata``.
     """
     widest = max(
         max(
@@ -133,13 +135,13 @@ def memory_bytes(
     prefill_chunk: int = DEFAULT_PREFILL_CHUNK,
     max_batch: int = 1,
 ) -> int:
-    """Bytes that a model takes on a device: weights, the KV cache of `context` tokens, and workspace."""
+    """Bytes of a model on a device: weights, the KV cache for `context` tokens, and workspace."""
     workspace = workspace_bytes(plan, quantization, min(prefill_chunk, context), max_batch)
     return weight_bytes(plan, quantization) + kv_cache_bytes(plan, quantization, context, max_batch) + workspace
 
 
 def layer_matrix_parameters(plan: WidthPlan) -> int:
-    """Weights that every token is multiplied with inside the layers (no biases, no norms)."""
+    """Weights of the matrix products inside the layers: no biases, no norms."""
     total = 0
     for layer in plan.layers:
         qk = (layer.num_attention_heads + layer.num_key_value_heads) * layer.qk_head_dim
@@ -149,7 +151,7 @@ def layer_matrix_parameters(plan: WidthPlan) -> int:
 
 
 def decode_flops(plan: WidthPlan, context: int) -> int:
-    """FLOPs of one decoded token that attends to `context` tokens, itself among them, with its logits."""
+    """FLOPs of decoding one token that attends to `context` tokens, including itself; logits included."""
     attention = sum(
         2 * context * layer.num_attention_heads * (layer.qk_head_dim + layer.v_head_dim) for layer in plan.layers
     )
@@ -157,7 +159,7 @@ def decode_flops(plan: WidthPlan, context: int) -> int:
 
 
 def prefill_flops(plan: WidthPlan, tokens: int, past: int = 0) -> int:
-    """FLOPs of a causal prefill of `tokens` after `past` cached ones, with the logits of the last token only."""
+    """FLOPs of a causal prefill of `tokens` after `past` cached ones, with logits for the last token only."""
     pairs = tokens * past + tokens * (tokens + 1) // 2
     attention = sum(
         2 * pairs * layer.num_attention_heads * (layer.qk_head_dim + layer.v_head_dim) for layer in plan.layers
@@ -166,7 +168,9 @@ def prefill_flops(plan: WidthPlan, tokens: int, past: int = 0) -> int:
 
 
 def decode_read_bytes(plan: WidthPlan, quantization: Quantization, context: int) -> int:
-    """Bytes that one decoded token must read: every weight once (of an untied embedding one row, which is left out) and
-    the KV cache of `context` tokens."""
+    """Bytes that decoding one token reads: every weight once, and the KV cache of `context` tokens.
+
+    An untied embedding isn't counted, since only one of its rows is read.
+    """
     tied = replace(plan, tie_word_embeddings=True)
     return weight_bytes(tied, quantization) + context * kv_bytes_per_token(plan, quantization)

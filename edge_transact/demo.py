@@ -1,76 +1,102 @@
-"""``make demo``: a real model pruned, built for Android and this host, measured, and asked a question.
+"""``make demo``: prunes a real model, builds it for Android and this host, asks it a question and measures it.
 
-SmolLM2-135M comes with the ``demo`` extra, and so does the text that it is calibrated and measured on. Everything is
-written into ``demo/`` and can be used afterwards; running the demo again starts afresh.
+SmolLM2-135M comes with the ``demo`` extra, and so does the text for calibration and evaluation. All output goes to
+``demo/`` and stays usable; the next run of the demo starts over.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_transact.cli.common import guarded
-from edge_transact.progress import console, step
+from edge_transact.cli.logs import console, show_logs
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from edge_transact.build.dist import Build
     from edge_transact.runtime.session import Answer
+
+logger = logging.getLogger("edge_transact.demo")
 
 MODEL = "demo:smollm2"
 TEXT = "demo:sotu"
 RATIO = 0.3
 QUESTION = "What is the capital of France?"
 WINDOWS = 16
-"""Windows of 512 tokens of the evaluation text: enough to rank; `eval --max-windows 64` measures better."""
+"""Windows of 512 tokens of the evaluation text: enough to compare models; more of them measure better."""
+STEPS = 5
+
+
+class Timer:
+    """Announces the demo's steps and takes their time.
+
+    Attributes:
+        seconds: Step to its seconds, in order.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[None]:
+        """Announces a step; its time ends with the body."""
+        console.rule(f"{len(self.seconds) + 1} of {STEPS}: {title}")
+        started = time.perf_counter()
+        yield
+        self.seconds[title] = time.perf_counter() - started
 
 
 @guarded
 def demo(directory: Path = Path("demo")) -> None:
-    """The whole job, from a checkpoint to an answer, and a table of what it cost."""
+    """Runs all steps, from a checkpoint to an answer, and prints what changed and how long each step took."""
     from edge_transact.build.dist import build
     from edge_transact.evaluate.models import evaluate_model
     from edge_transact.inputs import read_text, resolve_model
     from edge_transact.prune import Budget, prune
 
-    started = time.perf_counter()
+    timer = Timer()
     if directory.exists():
         shutil.rmtree(directory)
-    console.rule(f"1 of 5: load {MODEL}")
-    source = resolve_model(MODEL)
-    console.rule(f"2 of 5: prune {RATIO:.0%} of attention and MLP")
-    pruned = prune(MODEL, directory / "pruned", Budget(ratio=RATIO))
-    console.rule("3 of 5: quantize to W4A16 and build for android and host")
-    dense_build = build(MODEL, directory / "dense-dist", targets=["host"], quantization="q4f16_0")
-    pruned_build = build(str(directory / "pruned"), directory / "dist", targets=["android", "host"])
-    console.rule(f"4 of 5: ask: {QUESTION}")
-    answers = [_ask("dense", dense_build), _ask("pruned", pruned_build)]
-    console.rule(f"5 of 5: perplexity on {TEXT}")
-    document = read_text(TEXT, "evaluation")
+    with timer.step(f"load {MODEL}"):
+        source = resolve_model(MODEL)
+    with timer.step(f"prune {RATIO:.0%} of attention and MLP"):
+        pruned = prune(MODEL, directory / "pruned", Budget(ratio=RATIO))
+    with timer.step("quantize to W4A16 and build for android and host"):
+        dense_build = build(MODEL, directory / "dense-dist", targets=["host"], quantization="q4f16_0")
+        pruned_build = build(str(directory / "pruned"), directory / "dist", targets=["android", "host"])
+    with timer.step(f"ask: {QUESTION}"):
+        answers = [_ask("dense", dense_build), _ask("pruned", pruned_build)]
     perplexities = {}
-    for name, model in (
-        ("dense", str(source)),
-        ("pruned", str(pruned.checkpoint.path)),
-        ("dense + W4", str(directory / "dense-dist")),
-        ("pruned + W4", str(directory / "dist")),
-    ):
-        step(name)
-        perplexities[name] = evaluate_model(model, document, max_windows=WINDOWS).perplexity
-    _report(directory, dense_build, pruned_build, answers, perplexities, time.perf_counter() - started)
+    with timer.step(f"perplexity on {TEXT}"):
+        document = read_text(TEXT, "evaluation")
+        for name, model in (
+            ("dense", str(source)),
+            ("pruned", str(pruned.checkpoint.path)),
+            ("dense + W4", str(directory / "dense-dist")),
+            ("pruned + W4", str(directory / "dist")),
+        ):
+            logger.info(name)
+            perplexities[name] = evaluate_model(model, document, max_windows=WINDOWS).perplexity
+    _report(directory, dense_build, pruned_build, answers, perplexities, timer.seconds)
 
 
 def _ask(name: str, built: Build) -> Answer:
-    """Stream the answer of a built library to the terminal."""
+    """Streams the answer of a built library to the terminal."""
     from edge_transact.runtime.session import Session
 
     def write(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
 
-    step(f"{name}:")
+    logger.info(f"{name}:")
     answer = Session.load(built.directory, max_tokens=48).answer(QUESTION, on_text=write)
     write("\n")
     return answer
@@ -81,12 +107,31 @@ def _report(
     dense: Build,
     pruned: Build,
     answers: list[Answer],
-    perplexities: dict[str, float],
-    seconds: float,
+    perplexities: Mapping[str, float],
+    seconds: Mapping[str, float],
 ) -> None:
-    import resource
-
     from rich.console import Console
+    from rich.table import Table
+
+    out = Console()
+    out.print(_comparison(dense, pruned, answers, perplexities))
+    texts = Table("dense", "pruned", title=QUESTION)
+    texts.add_row(*(answer.text.strip() for answer in answers))
+    out.print(texts)
+    files = Table(show_header=False, box=None)
+    files.add_row("pruned checkpoint", f"{directory}/pruned")
+    for target, path in pruned.manifest.libraries.items():
+        files.add_row(f"library for {target}", f"{directory}/dist/{path}")
+    files.add_row("MLC model definition", f"{directory}/dist/definition")
+    files.add_row("parity with torch", f"{pruned.manifest.parity['prefill_error']:.1e} of the largest logit")
+    out.print(files)
+    out.print(_times(seconds))
+    # `make demo` installs into a virtual environment that nobody has activated.
+    tool = "edge-transact" if shutil.which("edge-transact") else Path(sys.executable).with_name("edge-transact")
+    out.print(f"\nNext: [bold]{tool} run {directory}/dist[/bold] to chat with it.", soft_wrap=True)
+
+
+def _comparison(dense: Build, pruned: Build, answers: Sequence[Answer], perplexities: Mapping[str, float]) -> Table:
     from rich.table import Table
 
     from edge_transact import costs
@@ -108,28 +153,28 @@ def _report(
     add("FLOPs a token at 512", [costs.decode_flops(plan, 512) for plan in plans])
     add(f"perplexity, {TEXT}, {WINDOWS} windows", [perplexities["dense"], perplexities["pruned"]], ".2f")
     add("the same, quantized, from the library", [perplexities["dense + W4"], perplexities["pruned + W4"]], ".2f")
-    # An answer of a single token has decoded nothing that could be timed.
+    # The first token of an answer comes from prefill: an answer of one token has no decode speed.
     speeds = [answer.decode_tok_s for answer in answers if answer.decode_tok_s]
     if len(speeds) == len(answers):
         add("decode on this host, tokens/s", speeds, ".1f")
-    out = Console()
-    out.print(table)
-    sides = Table("dense", "pruned", title=QUESTION)
-    sides.add_row(*(answer.text.strip() for answer in answers))
-    out.print(sides)
-    files = Table(show_header=False, box=None)
-    files.add_row("pruned checkpoint", f"{directory}/pruned")
-    for target, path in pruned.manifest.libraries.items():
-        files.add_row(f"library for {target}", f"{directory}/dist/{path}")
-    files.add_row("MLC model definition", f"{directory}/dist/definition")
-    files.add_row("parity with torch", f"{pruned.manifest.parity['prefill_error']:.1e} of the largest logit")
-    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    files.add_row("took", f"{seconds:.0f} s, peak memory {peak_gib:.1f} GiB")
-    out.print(files)
-    # `make demo` installs into a virtual environment that nobody has activated.
-    tool = "edge-transact" if shutil.which("edge-transact") else Path(sys.executable).with_name("edge-transact")
-    out.print(f"\nNext: [bold]{tool} run {directory}/dist[/bold] to chat with it.", soft_wrap=True)
+    return table
+
+
+def _times(seconds: Mapping[str, float]) -> Table:
+    """How long each step took, and the memory that all of them needed."""
+    from rich.table import Table
+
+    from edge_transact.system.memory import peak_rss_mib
+
+    table = Table("step", "seconds", title="How long it took", show_footer=True)
+    table.columns[1].justify = "right"
+    for title, taken in seconds.items():
+        table.add_row(title, f"{taken:.0f}")
+    table.columns[0].footer = f"all steps, peak memory {peak_rss_mib() / 1024:.1f} GiB"
+    table.columns[1].footer = f"{sum(seconds.values()):.0f}"
+    return table
 
 
 if __name__ == "__main__":
+    show_logs()
     demo()

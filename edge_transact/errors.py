@@ -1,21 +1,25 @@
-"""The errors that people see.
+"""The errors that users see.
 
-Every failure that a user can cause or mend is an `EdgeTransactError`: one sentence that says what is wrong and which
-value, and one that says what to do next. The command line prints these two and exits with `exit_code`; anything else is
-a bug and keeps its traceback under ``--debug``.
+Every failure that a user can cause or fix is an `EdgeTransactError`: one sentence says what is wrong and with which
+value, another says what to do next. The command line prints both and exits with `exit_code`. Any other exception is a
+bug; ``--debug`` shows its traceback.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class EdgeTransactError(Exception):
-    """A failure with a way out.
+    """A failure, and what to do about it.
 
     Args:
         message: What is wrong, with the offending value.
-        fix: What to do next, a sentence or a command; may be empty when there is nothing to do.
+        fix: What to do next, as a sentence or a command; empty if there is nothing to do.
     """
 
     exit_code = 1
@@ -27,22 +31,29 @@ class EdgeTransactError(Exception):
 
 
 class UsageError(EdgeTransactError):
-    """The command was called wrongly: options that contradict, values out of range (exit code 2)."""
+    """Wrong usage: options that contradict each other, values out of range (exit code 2)."""
 
     exit_code = 2
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """A fix for a name that isn't among `choices`: the one that was probably meant, and all that there are."""
+    """The fix for a name that isn't among `choices`: the closest choice, then all of them."""
     choices = list(choices)
     question = closest(name, choices)
     return f"{question}{' ' if question else ''}There are: {', '.join(choices)}."
 
 
 def closest(name: str, choices: Iterable[str]) -> str:
-    """``Did you mean ...?`` with the nearest of `choices`; empty where none is near."""
-    # difflib takes a tenth of a start-up's imports and is needed only here.
+    """``Did you mean ...?`` with the closest of `choices`, or an empty string if none is close."""
+    # Imported here because difflib takes a tenth of the time of a start-up's imports.
     from difflib import get_close_matches
 
     close = get_close_matches(name, list(choices), n=1, cutoff=0.6)
     return f"Did you mean {close[0]!r}?" if close else ""
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first problem that pydantic found in a record, on one line: the field and what is wrong with it."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"]

@@ -1,8 +1,8 @@
-"""The quantizations that we speak: MLC-LLM's own names and formats.
+"""The supported quantizations, with MLC-LLM's names and formats.
 
-``q4f16_0``: 4-bit weights, fp16 elsewhere, linears stored input-major (KN); the one that is fast on Adreno.
-``q4f16_1``, ``q4f32_1``: the same output-major (NK), with fp16 or fp32 elsewhere. ``q0f16``, ``q0f32``: none.
-The bits are specified in MLC-LLM's ``quantization/group_quantization.py`` and packed in `edge_transact.weights.w4`.
+``q4f16_0`` has 4-bit weights, stored input-major (KN), and fp16 elsewhere; it is the fast one on Adreno. ``q4f16_1``
+and ``q4f32_1`` are output-major (NK), with fp16 or fp32 elsewhere. ``q0f16`` and ``q0f32`` don't quantize.
+MLC-LLM's ``quantization/group_quantization.py`` specifies the bits; `edge_transact.weights.w4` packs them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ VALUES_PER_WORD = 8
 WORDS_PER_GROUP = GROUP_SIZE // VALUES_PER_WORD
 
 ZERO_POINT = 7
-"""What is subtracted from a 4-bit value before it is scaled."""
+"""The 4-bit value that stands for 0: subtracted before scaling. It is also the largest magnitude after that."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Quantization:
     """One of MLC's quantizations.
 
     Attributes:
-        name: As in ``mlc-chat-config.json``.
-        model_dtype: Activations, KV cache, scales and unquantized weights at run time.
-        bits: 4, or `None` when weights stay in `model_dtype`.
+        name: MLC's name, as in ``mlc-chat-config.json``.
+        model_dtype: The dtype of activations, KV cache, scales and unquantized weights at run time.
+        bits: 4, or `None` if weights have `model_dtype`.
         linear_layout: ``NK`` (output features first) or ``KN`` (input first); embeddings are always ``NK``.
     """
 
@@ -48,7 +48,7 @@ class Quantization:
 
     @property
     def stored_dtype_bytes(self) -> int:
-        """Bytes on disk of one unquantized value: MLC stores fp32 as bf16, so always 2."""
+        """Bytes on disk of one unquantized value; always 2, because MLC stores fp32 as bf16."""
         return 2
 
 
@@ -65,15 +65,15 @@ QUANTIZATIONS: dict[str, Quantization] = {
 
 
 def default_quantization(targets: Sequence[str]) -> str:
-    """The quantization of a build for these targets: what is fast on phones' GPUs where they are among them."""
+    """The default quantization of a build: the fast one on phones' GPUs if ``android`` is a target."""
     return "q4f16_0" if "android" in targets else "q4f32_1"
 
 
 def get_quantization(name: str) -> Quantization:
-    """The quantization of that name.
+    """The quantization called `name`.
 
     Raises:
-        UsageError: There is none; the message lists those that there are.
+        UsageError: There is none; the message lists all of them.
     """
     if name not in QUANTIZATIONS:
         raise UsageError(f"unknown quantization {name!r}", fix=did_you_mean(name, QUANTIZATIONS))

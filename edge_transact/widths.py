@@ -1,8 +1,8 @@
-"""The widths of a model, layer by layer: the one vocabulary that every stage speaks.
+"""The widths of a model, layer by layer: the vocabulary of every stage.
 
 TransAct (Shen et al., Findings of ACL 2024) shrinks the *transitional* activations, inside attention and inside the
-MLP, and leaves the hidden size alone. So a pruned LLaMA is described by five numbers a layer, `LayerWidths`, and a
-handful of numbers that all layers share, `WidthPlan`. A plan is read from a checkpoint's ``config.json``, changed by
+MLP, and keeps the hidden size. A pruned LLaMA is therefore described by five numbers per layer, `LayerWidths`, and a
+few numbers that all layers share, `WidthPlan`. A plan is read from a checkpoint's ``config.json``, changed by
 pruning, written back as transformers' sparse ``per_layer_config``, and read again by the MLC model definition.
 """
 
@@ -25,8 +25,8 @@ class LayerWidths:
     Attributes:
         num_attention_heads: Query heads.
         num_key_value_heads: Key-value heads (KV groups); divides `num_attention_heads`.
-        qk_head_dim: Dims of a query or key head, RoPE pairs ``(i, i + qk_head_dim / 2)``: even.
-        v_head_dim: Dims of a value head, and of its part of `o_proj`'s input.
+        qk_head_dim: Dims of a query or key head; even, because dims ``(i, i + qk_head_dim / 2)`` are a RoPE pair.
+        v_head_dim: Dims of a value head.
         intermediate_size: Dims of the gated MLP's inner activation, `down_proj`'s input.
 
     Raises:
@@ -42,7 +42,7 @@ class LayerWidths:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UsageError(f"{name} is {value!r}", fix=f"Give {name} as a whole number of at least 1.")
+                raise UsageError(f"{name} is {value!r}", fix=f"Set {name} to an integer of at least 1.")
         if self.num_attention_heads % self.num_key_value_heads:
             raise UsageError(
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of "
@@ -51,7 +51,7 @@ class LayerWidths:
             )
         if self.qk_head_dim % 2:
             raise UsageError(
-                f"qk_head_dim {self.qk_head_dim} is odd", fix="RoPE rotates pairs of dims: give an even number."
+                f"qk_head_dim {self.qk_head_dim} is odd", fix="RoPE rotates pairs of dims: use an even number."
             )
 
     @property
@@ -61,33 +61,32 @@ class LayerWidths:
 
     @property
     def attention_size(self) -> int:
-        """Dims of the concatenated head outputs, `o_proj`'s input."""
+        """Dims of the concatenated value heads: `o_proj`'s input."""
         return self.num_attention_heads * self.v_head_dim
 
 
 CACHE_HEAD_DIM_MULTIPLE = 16
-"""What attention kernels take well: TVM's sum 16 dims of a head at a time, ours two vectors of 4, 8 or 16."""
+"""What attention kernels are fast on: TVM's sum 16 dims of a head at a time, ours two vectors of 4, 8 or 16."""
 
 WIDTH_FIELDS: tuple[str, ...] = tuple(field.name for field in fields(LayerWidths))
 
 
 @dataclass(frozen=True)
 class WidthPlan:
-    """The widths of a whole LLaMA: what pruning keeps for all layers, and `LayerWidths` for each.
+    """The widths of all layers, plus the sizes that the layers share.
 
     Attributes:
         hidden_size: Dims of the residual stream; never pruned.
         vocab_size: Rows of the embedding and of `lm_head`.
-        tie_word_embeddings: `lm_head` is the embedding.
-        attention_bias: q, k, v and o projections have biases.
-        mlp_bias: gate, up and down projections have biases.
+        tie_word_embeddings: Whether `lm_head` is the embedding.
+        attention_bias: Whether the q, k, v and o projections have biases.
+        mlp_bias: Whether the gate, up and down projections have biases.
         layers: The widths of layer 0, 1, ...
-        head_dim: Dims that a head had in the model before any pruning: they set the softmax scale
-            ``head_dim ** -0.5`` and the RoPE frequencies, which pairs that stay keep. 0 stands for the widest
-            `qk_head_dim`.
+        head_dim: Dims of a head before any pruning. They set the softmax scale ``head_dim ** -0.5`` and the RoPE
+            frequencies, which the kept pairs keep. 0 stands for the widest `qk_head_dim`.
 
     Raises:
-        UsageError: No layers, layers of different q-per-kv ratios, or a `qk_head_dim` above `head_dim`.
+        UsageError: There are no layers, their q-per-kv ratios differ, or a `qk_head_dim` is above `head_dim`.
     """
 
     hidden_size: int
@@ -100,60 +99,51 @@ class WidthPlan:
 
     def __post_init__(self) -> None:
         if not self.layers:
-            raise UsageError("a plan without layers", fix="Give the widths of at least one layer.")
+            raise UsageError("the plan has no layers", fix="Give the widths of at least one layer.")
         ratios = sorted({layer.q_per_kv for layer in self.layers})
         if len(ratios) > 1:
             raise UsageError(
                 f"layers with different numbers of query heads per KV head: {ratios}",
-                fix="The KV cache has one ratio for the whole model: use the same in every layer.",
+                fix="The KV cache has one ratio for the whole model: use the same one in every layer.",
             )
         widest = max(layer.qk_head_dim for layer in self.layers)
         object.__setattr__(self, "head_dim", self.head_dim or widest)
         if widest > self.head_dim:
             raise UsageError(
                 f"qk_head_dim {widest} is more than the model's head_dim {self.head_dim}",
-                fix="RoPE has no frequencies for more dims: give head_dim or less.",
+                fix="RoPE has no frequencies beyond head_dim: use head_dim or less.",
             )
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> WidthPlan:
+    def from_config(cls, config: Mapping[str, object]) -> WidthPlan:
         """The plan that a LLaMA ``config.json`` describes.
 
         Args:
             config: The parsed file, with or without a sparse ``per_layer_config``.
 
         Raises:
-            EdgeTransactError: A field is missing or the widths contradict each other.
+            EdgeTransactError: A field is missing, is not a positive integer, or the widths contradict each other.
         """
-        try:
-            heads = config["num_attention_heads"]
-            head_dim = config.get("head_dim") or config["hidden_size"] // heads
-            base = LayerWidths(
-                num_attention_heads=heads,
-                num_key_value_heads=config.get("num_key_value_heads") or heads,
-                qk_head_dim=config.get("qk_head_dim") or head_dim,
-                v_head_dim=config.get("v_head_dim") or head_dim,
-                intermediate_size=config["intermediate_size"],
-            )
-            overrides = {int(index): dict(layer) for index, layer in (config.get("per_layer_config") or {}).items()}
-            return cls(
-                hidden_size=config["hidden_size"],
-                vocab_size=config["vocab_size"],
-                tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
-                attention_bias=bool(config.get("attention_bias", False)),
-                mlp_bias=bool(config.get("mlp_bias", False)),
-                layers=tuple(
-                    replace(
-                        base, **{key: value for key, value in overrides.get(index, {}).items() if key in WIDTH_FIELDS}
-                    )
-                    for index in range(config["num_hidden_layers"])
-                ),
-                head_dim=head_dim,
-            )
-        except KeyError as error:
-            raise EdgeTransactError(
-                f"config.json has no {error.args[0]!r}", fix="Use a LLaMA checkpoint's config.json."
-            ) from error
+        hidden_size, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
+        head_dim = _size(config, "head_dim", default=hidden_size // heads)
+        base = LayerWidths(
+            num_attention_heads=heads,
+            num_key_value_heads=_size(config, "num_key_value_heads", default=heads),
+            qk_head_dim=_size(config, "qk_head_dim", default=head_dim),
+            v_head_dim=_size(config, "v_head_dim", default=head_dim),
+            intermediate_size=_size(config, "intermediate_size"),
+        )
+        num_hidden_layers = _size(config, "num_hidden_layers")
+        overrides = _per_layer_widths(config, num_hidden_layers)
+        return cls(
+            hidden_size=hidden_size,
+            vocab_size=_size(config, "vocab_size"),
+            tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+            attention_bias=bool(config.get("attention_bias", False)),
+            mlp_bias=bool(config.get("mlp_bias", False)),
+            layers=tuple(replace(base, **overrides.get(index, {})) for index in range(num_hidden_layers)),
+            head_dim=head_dim,
+        )
 
     @property
     def num_hidden_layers(self) -> int:
@@ -166,20 +156,20 @@ class WidthPlan:
         return self.layers[0].q_per_kv
 
     def has_rope_pairs(self, layer: LayerWidths) -> bool:
-        """Whether a layer of this model lost RoPE pairs, so that it carries a table of those that it kept."""
+        """Whether RoPE pairs were cut from a layer of this model; it then holds a table of the kept ones."""
         return layer.qk_head_dim < self.head_dim
 
     @property
     def has_own_head_dims(self) -> bool:
-        """Whether some layer's heads lost dims, so that the KV cache pads them."""
+        """Whether dims were cut from any layer's heads; the KV cache then pads them."""
         dims = {size for layer in self.layers for size in (layer.qk_head_dim, layer.v_head_dim)}
         return dims != {self.head_dim}
 
     @property
     def cache_head_dim(self) -> int:
-        """The KV cache's one head dim: the widest of any layer's q, k and v heads, to which narrower ones are padded.
+        """The head dim of the KV cache: the widest q, k or v head of any layer. Narrower heads are padded to it.
 
-        Where it is less than the original heads', it is a multiple of `CACHE_HEAD_DIM_MULTIPLE`.
+        It is rounded up to a multiple of `CACHE_HEAD_DIM_MULTIPLE`, but not beyond the original `head_dim`.
         """
         widest = max(max(layer.qk_head_dim, layer.v_head_dim) for layer in self.layers)
         padded = math.ceil(widest / CACHE_HEAD_DIM_MULTIPLE) * CACHE_HEAD_DIM_MULTIPLE
@@ -192,34 +182,33 @@ class WidthPlan:
 
     @property
     def virtual_layers(self) -> tuple[int, ...]:
-        """Virtual KV layers of each layer.
+        """How many virtual KV layers each layer has.
 
-        MLC's paged KV cache has one head count for all layers. Attention is independent across KV groups, so a
-        layer of ``k * g`` KV heads is stored as ``k`` cache layers of ``g`` heads each, and the cache is exactly
-        as large as the widths.
+        MLC's paged KV cache has one number of KV heads for all layers. Attention is independent across KV groups, so
+        a layer of ``k * g`` KV heads is stored as ``k`` cache layers of ``g`` heads each. No head is padding.
         """
         return tuple(layer.num_key_value_heads // self.virtual_num_key_value_heads for layer in self.layers)
 
     @property
     def num_virtual_layers(self) -> int:
-        """Layers of the KV cache, and attention launches a token."""
+        """Layers of the KV cache, and attention launches per token."""
         return sum(self.virtual_layers)
 
     def with_layers(self, layers: Iterable[LayerWidths]) -> WidthPlan:
-        """The same model with other widths."""
+        """The same model with these layers."""
         return replace(self, layers=tuple(layers))
 
     def to_list(self) -> list[dict[str, int]]:
-        """The widths as ``--json`` prints and ``--widths`` reads them: one object a layer."""
+        """The widths as ``--json`` prints and ``--widths`` reads them: one object per layer."""
         return [asdict(layer) for layer in self.layers]
 
     @property
     def widest(self) -> LayerWidths:
-        """The widest layer, field by field: the global widths of ``config.json``, an upper bound for every layer."""
+        """The largest value of each width: the global widths of ``config.json``, an upper bound for every layer."""
         return LayerWidths(*(max(getattr(layer, name) for layer in self.layers) for name in WIDTH_FIELDS))
 
     def per_layer_config(self) -> dict[str, dict[str, int]]:
-        """transformers' sparse map: for each layer, the widths that differ from the global ones, those of `widest`."""
+        """transformers' sparse map: for each layer, the widths that differ from those of `widest`."""
         base = asdict(self.widest)
         sparse = {
             str(index): {key: value for key, value in asdict(layer).items() if value != base[key]}
@@ -228,33 +217,64 @@ class WidthPlan:
         return {index: layer for index, layer in sparse.items() if layer}
 
 
+def _size(config: Mapping[str, object], name: str, default: int | None = None) -> int:
+    """A positive integer of ``config.json``; `default` where the file leaves it out, or has null or 0."""
+    if default is not None and not config.get(name):
+        return default
+    if name not in config:
+        raise EdgeTransactError(f"config.json has no {name!r}", fix="Use a LLaMA checkpoint's config.json.")
+    value = config[name]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise EdgeTransactError(
+            f"config.json: {name} is {value!r}, not an integer of at least 1",
+            fix="Use the config.json that belongs to the weights.",
+        )
+    return value
+
+
+def _per_layer_widths(config: Mapping[str, object], num_hidden_layers: int) -> dict[int, dict[str, int]]:
+    """The widths in ``per_layer_config``, by layer; other fields are left out."""
+    overrides, fix = config.get("per_layer_config") or {}, "Use the config.json that belongs to the weights."
+    if not isinstance(overrides, Mapping) or not all(isinstance(layer, Mapping) for layer in overrides.values()):
+        raise EdgeTransactError("config.json: per_layer_config is not a map from layers to widths", fix=fix)
+    for index in overrides:
+        if not str(index).isdecimal() or int(index) >= num_hidden_layers:
+            raise EdgeTransactError(
+                f"config.json: per_layer_config has a layer {index!r}, the model has {num_hidden_layers} layers",
+                fix=fix,
+            )
+    return {
+        int(index): {name: layer[name] for name in WIDTH_FIELDS if name in layer} for index, layer in overrides.items()
+    }
+
+
 def read_widths(path: Path, source: WidthPlan) -> WidthPlan:
     """The plan in a ``--widths`` file.
 
     Args:
-        path: JSON: one object a layer, with any of the five `WIDTH_FIELDS`; missing keys are the source's.
-        source: The plan of the model to be pruned. Widths may not exceed it.
+        path: JSON, one object per layer with any of the five `WIDTH_FIELDS`; missing ones keep the source's width.
+        source: The plan of the model to prune. No width may exceed it.
 
     Raises:
-        UsageError: The file isn't that, has the wrong number of layers, an unknown key, or a width that is too
-            large, named by layer and field.
+        UsageError: The file isn't such JSON, has the wrong number of layers, an unknown key, or a width that is too
+            large; the message names the layer and the field.
     """
     try:
         rows = json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise UsageError(f"{path} does not exist", fix="Give --widths a JSON file: one object a layer.") from error
+        raise UsageError(f"{path} does not exist", fix="Give --widths a JSON file: one object per layer.") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UsageError(
-            f"{path} is not JSON: {error}", fix="Give --widths a JSON list of objects, one a layer."
+            f"{path} is not JSON: {error}", fix="Give --widths a JSON list of objects, one per layer."
         ) from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UsageError(
-            f"{path} is not a JSON list of objects", fix="Write one object a layer, as `inspect --json` prints."
+            f"{path} is not a JSON list of objects", fix="Write one object per layer, as `inspect --json` prints."
         )
     if len(rows) != source.num_hidden_layers:
         raise UsageError(
             f"{path} has {len(rows)} layers, the model has {source.num_hidden_layers}",
-            fix="Write one object a layer; an empty one keeps the layer's widths.",
+            fix="Write one object per layer; an empty one keeps the layer's widths.",
         )
     return source.with_layers(
         _narrowed(layer, row, f"{path}, layer {index}")
@@ -266,7 +286,7 @@ def _narrowed(layer: LayerWidths, row: Mapping[str, Any], where: str) -> LayerWi
     unknown = sorted(set(row) - set(WIDTH_FIELDS))
     if unknown:
         raise UsageError(f"{where}: unknown {unknown[0]!r}", fix=f"The fields are {', '.join(WIDTH_FIELDS)}.")
-    # A file that says how many KV heads stay means the query heads that they serve, and the other way round.
+    # KV heads alone imply the query heads that share them, and query heads alone their KV heads.
     values = dict(row)
     heads, groups = values.get("num_attention_heads"), values.get("num_key_value_heads")
     if isinstance(groups, int) and heads is None:
@@ -275,7 +295,7 @@ def _narrowed(layer: LayerWidths, row: Mapping[str, Any], where: str) -> LayerWi
         if heads % layer.q_per_kv:
             raise UsageError(
                 f"{where}: num_attention_heads {heads} is not a multiple of {layer.q_per_kv} (query heads per KV head)",
-                fix="Heads are cut by whole KV groups.",
+                fix="Heads are cut by KV groups: use a multiple.",
             )
         values["num_key_value_heads"] = heads // layer.q_per_kv
     try:
@@ -286,13 +306,13 @@ def _narrowed(layer: LayerWidths, row: Mapping[str, Any], where: str) -> LayerWi
         if getattr(narrowed, name) > getattr(layer, name):
             raise UsageError(
                 f"{where}: {name} {getattr(narrowed, name)} is more than the model's {getattr(layer, name)}",
-                fix="Pruning only narrows: give the model's width or less.",
+                fix="Pruning only narrows: use the model's width or less.",
             )
     return narrowed
 
 
 def describe(plan: WidthPlan) -> Sequence[str]:
-    """For each of the five widths, ``name: value`` or ``name: least..most``."""
+    """One line per width: ``name: value``, or ``name: least..most`` where layers differ."""
     lines = []
     for name in WIDTH_FIELDS:
         values = [getattr(layer, name) for layer in plan.layers]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import hub as small_hub
+from tests.support.machine import TestRun
 
 TINY = {
     "vocab_size": 96,
@@ -24,6 +26,8 @@ TINY = {
 }
 """A LLaMA of a few thousand parameters whose heads don't add up to its hidden size."""
 
+TEST_RUN = pytest.StashKey[TestRun]()
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """One cache for the run, not the user's: what one test has built, another takes from it. And one thread a process.
@@ -32,12 +36,29 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if hasattr(config, "workerinput"):
         return  # a process of pytest-xdist: it inherits all this
+    config.stash[TEST_RUN] = TestRun()
     for library in ("OMP", "TVM"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     if "EDGE_TRANSACT_CACHE" not in os.environ:
         cache = tempfile.TemporaryDirectory(prefix="edge-transact-cache-", ignore_cleanup_errors=True)
         config.add_cleanup(cache.cleanup)
         os.environ["EDGE_TRANSACT_CACHE"] = cache.name
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail if tests have left anything on the machine."""
+    run = session.config.stash.get(TEST_RUN, None)
+    if run is not None and (left := run.finish(session.config._tmp_path_factory.getbasetemp())):
+        print("\nTests have left these on the machine:", *left, sep="\n  ")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that needs programs which this machine lacks, and say which."""
+    needed = [name for marker in item.iter_markers("needs") for name in marker.args]
+    if lacking := [name for name in needed if shutil.which(name) is None]:
+        pytest.skip(f"needs {', '.join(lacking)}; as root, `make system-packages` installs what tests need")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,7 +1,7 @@
-// edge-bench: latency and memory of a built model on the device it runs on, as JSON lines.
+// edge-bench: measures latency and memory of a built model on the device that it runs on, and prints JSON lines.
 //
-// A repetition is what an engine does for one question: the KV cache is emptied, the prompt is prefilled in chunks, the
-// first token is chosen on the host, and the rest is decoded one token at a time. Durations are taken on a steady clock.
+// A repetition is what an engine does for one question: clear the KV cache, prefill the prompt in chunks, choose the
+// first token on the host, and decode the rest one token at a time. Durations are taken on a steady clock.
 #include <unistd.h>
 
 #include <cstdio>
@@ -10,12 +10,15 @@
 #include <numeric>
 #include <stdexcept>
 
-#include "json_line.h"
+#include "line_writer.h"
 #include "model.h"
 #include "options.h"
 #include "process.h"
 
 namespace edge {
+
+namespace ffi = tvm::ffi;
+
 namespace {
 
 constexpr int kFailed = 1, kUsage = 2, kLowMemory = 3, kTimeout = 124, kAbandoned = 130;
@@ -44,58 +47,75 @@ Repetition RunOnce(Model& model, const std::vector<int32_t>& prompt, int decode_
   return result;
 }
 
-void AddMemory(JsonLine& line) {
-  line.Add("rss_mib", StatusBytes("/proc/self/status", "VmRSS") / kMib);
-  line.Add("peak_rss_mib", StatusBytes("/proc/self/status", "VmHWM") / kMib);
+Fields& AddMemory(Fields& line) {
+  return line.Add({{"rss_mib", StatusBytes("/proc/self/status", "VmRSS") / kMib},
+                   {"peak_rss_mib", StatusBytes("/proc/self/status", "VmHWM") / kMib}});
 }
 
-// How many of the parity record's tokens come out again before the first that differs.
-int CheckedTokens(Model& model, const Options& options) {
+// Number of the parity record's tokens that are generated before the first that differs.
+int64_t AgreedTokens(Model& model, const Options& options) {
   Repetition result = RunOnce(model, options.check_prompt, static_cast<int>(options.check_tokens.size()));
   size_t same = 0;
   while (same < result.tokens.size() && result.tokens[same] == options.check_tokens[same]) ++same;
-  return static_cast<int>(same);
+  return static_cast<int64_t>(same);
+}
+
+Fields Loaded(const Model& model) {
+  Fields line("load");
+  line.Add({{"load_s", model.load_s()},
+            {"kernel_build_s", Finite(model.kernel_build_s())},
+            {"kernels_restored", model.kernels_restored()},
+            {"threads", model.threads()},
+            {"weights_mib", model.weights_bytes() / kMib},
+            {"kv_mib", model.kv_bytes() / kMib},
+            {"context_tokens", model.context_tokens()},
+            {"prefill_chunk_tokens", model.prefill_chunk_tokens()}});
+  return AddMemory(line);
+}
+
+Fields Measured(const Repetition& result, const Options& options, int index, int64_t started_at) {
+  Fields line("repetition");
+  line.Add({{"index", index},
+            {"started_at", started_at},
+            {"prefill_tokens", static_cast<int64_t>(options.prompt.size())},
+            {"decode_tokens", options.decode_tokens},
+            {"ttft_s", result.prefill_s},
+            {"prefill_s", result.prefill_s},
+            {"prefill_chunks_s", ToArray(result.chunks_s)},
+            {"decode_s", std::accumulate(result.steps_s.begin(), result.steps_s.end(), 0.0)},
+            {"decode_steps_s", ToArray(result.steps_s)},
+            {"e2e_s", result.e2e_s},
+            {"tokens", ToArray(result.tokens)}});
+  return AddMemory(line);
+}
+
+Fields Error(const char* code, const char* message) {
+  return Fields("error").Add({{"code", ffi::String(code)}, {"message", ffi::String(message)}});
 }
 
 void Bench(const Options& options, LineWriter& out) {
   VolunteerForOom();
   ChooseCores(options.threads, options.cores);
-  out.Write(JsonLine("start").Add("pid", static_cast<int64_t>(getpid())));
+  out.Write(Fields("start").Add({{"pid", static_cast<int64_t>(getpid())}}));
 
   Model model(options);
-  JsonLine loaded("load");
-  loaded.Add("load_s", model.load_s()).Add("kernel_build_s", model.kernel_build_s());
-  loaded.Add("kernels_restored", static_cast<int>(model.kernels_restored())).Add("threads", model.threads());
-  loaded.Add("weights_mib", model.weights_bytes() / kMib).Add("kv_mib", model.kv_bytes() / kMib);
-  loaded.Add("context_tokens", model.context_tokens()).Add("prefill_chunk_tokens", model.prefill_chunk_tokens());
-  AddMemory(loaded);
-  out.Write(loaded);
-
+  out.Write(Loaded(model));
   if (!options.check_prompt.empty()) {
-    int same = CheckedTokens(model, options);
-    out.Write(JsonLine("check").Add("tokens_checked", static_cast<int64_t>(options.check_tokens.size()))
-                  .Add("tokens_agreed", same));
+    int64_t agreed = AgreedTokens(model, options);
+    out.Write(Fields("check").Add(
+        {{"tokens_checked", static_cast<int64_t>(options.check_tokens.size())}, {"tokens_agreed", agreed}}));
   }
   for (int i = 0; i < options.warmups; ++i) {
     Repetition result = RunOnce(model, options.prompt, options.decode_tokens);
-    out.Write(JsonLine("warmup").Add("e2e_s", result.e2e_s));
+    out.Write(Fields("warmup").Add({{"e2e_s", result.e2e_s}}));
   }
   for (int i = 0; i < options.repetitions; ++i) {
-    int64_t started = static_cast<int64_t>(std::time(nullptr));
-    Repetition result = RunOnce(model, options.prompt, options.decode_tokens);
-    JsonLine line("repetition");
-    line.Add("index", i).Add("started_at", started);
-    line.Add("prefill_tokens", static_cast<int64_t>(options.prompt.size())).Add("decode_tokens", options.decode_tokens);
-    line.Add("ttft_s", result.prefill_s).Add("prefill_s", result.prefill_s).Add("prefill_chunks_s", result.chunks_s);
-    line.Add("decode_s", std::accumulate(result.steps_s.begin(), result.steps_s.end(), 0.0));
-    line.Add("decode_steps_s", result.steps_s).Add("e2e_s", result.e2e_s).Add("tokens", result.tokens);
-    AddMemory(line);
-    out.Write(line);
+    int64_t started_at = static_cast<int64_t>(std::time(nullptr));
+    out.Write(Measured(RunOnce(model, options.prompt, options.decode_tokens), options, i, started_at));
   }
-  JsonLine last("final");
-  last.Add("repetitions", options.repetitions);
-  AddMemory(last);
-  out.Write(last);
+  Fields last("final");
+  last.Add({{"repetitions", options.repetitions}});
+  out.Write(AddMemory(last));
 }
 
 int Main(int argc, char** argv) {
@@ -106,12 +126,12 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "edge-bench: %s\n%s", error.what(), Usage());
     return kUsage;
   }
-  // Never destroyed: the watchers may still write while the process ends.
+  // Never destroyed, because the watchers may still write while the process ends.
   LineWriter& out = *new LineWriter(options.run, options.output);
   if (options.watch_stdin) WatchStdin([] { _exit(kAbandoned); });
   if (options.timeout_s > 0) {
     WatchClock(options.timeout_s, [&out] {
-      out.Write(JsonLine("error").Add("code", "timeout").Add("message", "took longer than --timeout"));
+      out.Write(Error("timeout", "took longer than --timeout"));
       _exit(kTimeout);
     });
   }
@@ -119,10 +139,10 @@ int Main(int argc, char** argv) {
     Bench(options, out);
     return 0;
   } catch (const LowMemory& error) {
-    out.Write(JsonLine("error").Add("code", "low_memory").Add("message", error.what()));
+    out.Write(Error("low_memory", error.what()));
     return kLowMemory;
   } catch (const std::exception& error) {
-    out.Write(JsonLine("error").Add("code", "failed").Add("message", error.what()));
+    out.Write(Error("failed", error.what()));
     return kFailed;
   }
 }
@@ -132,7 +152,7 @@ int Main(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   int code = edge::Main(argc, argv);
-  // The runtime's thread pool and OpenCL drivers have been seen to hang in their destructors.
+  // Not exit: the runtime's thread pool and OpenCL drivers sometimes hang in their destructors.
   std::fflush(nullptr);
   _exit(code);
 }

@@ -23,7 +23,7 @@ namespace ffi = tvm::ffi;
 
 namespace {
 
-constexpr int64_t kPageTokens = 16;   // tokens in a KV page: MLC's own
+constexpr int64_t kPageTokens = 16;   // tokens in a KV page: PAGE_SIZE in edge_transact/costs.py
 constexpr int kPooledAllocator = 2;   // tvm::runtime::memory::AllocatorType::kPooled
 constexpr int64_t kSequence = 0;
 
@@ -115,7 +115,7 @@ void Model::BuildKernels(const Options& options) {
 }
 
 void Model::ReadMetadata(const Options& options) {
-  // Metadata is asked of a VM of its own on the CPU: it touches no device, and tells how much memory the rest needs.
+  // A second VM, on the CPU, reads the metadata without touching the device. It says how much memory the rest needs.
   auto vm = library_.value()->GetFunction("vm_load_executable").value()().cast<ffi::Module>();
   vm->GetFunction("vm_initialization").value()(static_cast<int>(kDLCPU), 0, kPooledAllocator);
   auto describe = vm->GetFunction("_metadata");
@@ -123,7 +123,7 @@ void Model::ReadMetadata(const Options& options) {
   std::string text = describe.value()().cast<ffi::String>();
   auto metadata = ParseObject(text, "_metadata");
   chunk_tokens_ = GetInt(metadata, "prefill_chunk_size");
-  // The last token is chosen, and never fed back.
+  // The last token is chosen but never fed back.
   int64_t most = std::max<int64_t>(options.prompt.size() + options.decode_tokens,
                                    options.check_prompt.size() + options.check_tokens.size()) - 1;
   context_tokens_ = GetInt(metadata, "context_window_size");
@@ -158,7 +158,7 @@ void Model::LoadWeights(const Options& options) {
       ffi::String(options.model), static_cast<int>(device_.device_type), device_.device_id);
   params_ = ffi::Function::GetGlobalRequired("vm.builtin.param_array_from_cache_by_name")(param_names_)
                 .cast<ffi::Array<ffi::Any>>();
-  // The arrays hold the tensors now; the cache would keep them twice as long.
+  // The array holds the tensors now, so the cache need not.
   ffi::Function::GetGlobalRequired("vm.builtin.tensor_cache.clear")();
 }
 

@@ -14,14 +14,14 @@
 
 namespace edge {
 
-/*! The free memory would not hold the model: said before the system kills us for it. */
+/*! The model does not fit into the free memory. Thrown before the system would kill the process. */
 struct LowMemory : std::runtime_error {
   LowMemory(int64_t needed, int64_t available);
   int64_t needed, available;
 };
 
 /*!
- * Functions and calling order: MLC-LLM cpp/serve/model.cc and function_table.cc. The library is loaded with
+ * Functions and calling order are those of MLC-LLM's cpp/serve/model.cc and function_table.cc. The library is loaded with
  * `vm_load_executable` and `vm_initialization`, weights through `vm.builtin.tensor_cache.load`, and every forward pass
  * runs between `kv_state_begin_forward` and `kv_state_end_forward`.
  */
@@ -29,14 +29,14 @@ class Model {
  public:
   explicit Model(const Options& options);
 
-  /*! Forget the sequence and start it anew; KV pages are kept. */
+  /*! Removes the sequence and adds an empty one. KV pages stay allocated. */
   void Reset();
 
-  /*! Prefill in chunks of the library's prefill_chunk_size; seconds of each chunk are added to `chunks_s`. Returns the
-   * likeliest next token, chosen on the host. */
+  /*! Prefills in chunks of the library's prefill_chunk_size, and appends the seconds of each chunk to `chunks_s`. Returns
+   * the most likely next token, chosen on the host. */
   int32_t Prefill(const std::vector<int32_t>& ids, std::vector<double>* chunks_s);
 
-  /*! One decode step; returns the likeliest next token. */
+  /*! Runs one decode step; returns the most likely next token. */
   int32_t Decode(int32_t id);
 
   int64_t context_tokens() const { return context_tokens_; }
@@ -44,8 +44,8 @@ class Model {
   int64_t kv_bytes() const { return kv_bytes_; }
   int64_t weights_bytes() const { return weights_bytes_; }
   double load_s() const { return load_s_; }
-  /*! Seconds to compile the device's kernels or to restore compiled ones; 0 on a CPU, NaN where the runtime has no way
-   * to do it apart from running them. */
+  /*! Seconds to compile the device's kernels or to restore compiled ones; 0 on a CPU, NaN if the runtime can compile
+   * kernels only by running them. */
   double kernel_build_s() const { return kernel_build_s_; }
   bool kernels_restored() const { return kernels_restored_; }
   int threads() const { return threads_; }
@@ -74,7 +74,7 @@ class Model {
   int threads_ = 0;
 };
 
-/*! Seconds on a clock that nobody sets. */
+/*! Seconds on a steady clock. */
 double Now();
 
 }  // namespace edge

@@ -1,5 +1,7 @@
 #include "options.h"
 
+#include <getopt.h>
+
 #include <fstream>
 #include <sstream>
 #include <stdexcept>
@@ -17,7 +19,7 @@ std::vector<int32_t> ReadIds(const std::string& path, int line_number) {
   std::istringstream words(line);
   std::vector<int32_t> ids;
   for (int32_t id; words >> id;) ids.push_back(id);
-  if (!words.eof()) throw std::invalid_argument(path + " holds something else than token ids");
+  if (!words.eof()) throw std::invalid_argument(path + " holds something other than token ids");
   if (ids.empty()) throw std::invalid_argument(path + " holds no token ids");
   return ids;
 }
@@ -31,12 +33,12 @@ int ReadInt(const std::string& name, const std::string& text, int least) {
     used = 0;
   }
   if (used == 0 || used != text.size() || value < least) {
-    throw std::invalid_argument(name + " is '" + text + "', not a whole number of at least " + std::to_string(least));
+    throw std::invalid_argument(name + " is '" + text + "', not an integer of at least " + std::to_string(least));
   }
   return value;
 }
 
-// "0,4-7" as 0 4 5 6 7.
+// "0,4-7" is 0 4 5 6 7.
 std::vector<int> ReadCores(const std::string& text) {
   std::vector<int> cores;
   std::istringstream parts(text);
@@ -49,35 +51,68 @@ std::vector<int> ReadCores(const std::string& text) {
   return cores;
 }
 
+enum Name {
+  kModel = 1, kLibrary, kSystemLibPrefix, kDevice, kPrompt, kCheck, kDecode, kWarmups, kRepetitions, kThreads, kCores,
+  kTimeout, kWatchStdin, kRun, kOutput, kPrograms
+};
+
+const option kOptions[] = {
+    {"model", required_argument, nullptr, kModel},
+    {"library", required_argument, nullptr, kLibrary},
+    {"system-lib-prefix", required_argument, nullptr, kSystemLibPrefix},
+    {"device", required_argument, nullptr, kDevice},
+    {"prompt", required_argument, nullptr, kPrompt},
+    {"check", required_argument, nullptr, kCheck},
+    {"decode", required_argument, nullptr, kDecode},
+    {"warmups", required_argument, nullptr, kWarmups},
+    {"repetitions", required_argument, nullptr, kRepetitions},
+    {"threads", required_argument, nullptr, kThreads},
+    {"cores", required_argument, nullptr, kCores},
+    {"timeout", required_argument, nullptr, kTimeout},
+    {"watch-stdin", no_argument, nullptr, kWatchStdin},
+    {"run", required_argument, nullptr, kRun},
+    {"output", required_argument, nullptr, kOutput},
+    {"programs", required_argument, nullptr, kPrograms},
+    {nullptr, 0, nullptr, 0},
+};
+
+void Set(Options& options, int name, const std::string& value) {
+  switch (name) {
+    case kModel: options.model = value; break;
+    case kLibrary: options.library = value; break;
+    case kSystemLibPrefix: options.system_lib_prefix = value; break;
+    case kDevice: options.device = value; break;
+    case kPrompt: options.prompt = ReadIds(value, 0); break;
+    case kCheck:
+      options.check_prompt = ReadIds(value, 0);
+      options.check_tokens = ReadIds(value, 1);
+      break;
+    case kDecode: options.decode_tokens = ReadInt("--decode", value, 1); break;
+    case kWarmups: options.warmups = ReadInt("--warmups", value, 0); break;
+    case kRepetitions: options.repetitions = ReadInt("--repetitions", value, 1); break;
+    case kThreads: options.threads = ReadInt("--threads", value, 0); break;
+    case kCores: options.cores = ReadCores(value); break;
+    case kTimeout: options.timeout_s = ReadInt("--timeout", value, 0); break;
+    case kWatchStdin: options.watch_stdin = true; break;
+    case kRun: options.run = value; break;
+    case kOutput: options.output = value; break;
+    case kPrograms: options.programs = value; break;
+  }
+}
+
 }  // namespace
 
 Options ParseOptions(int argc, char** argv) {
   Options options;
-  for (int i = 1; i < argc; ++i) {
-    std::string name = argv[i];
-    if (name == "--watch-stdin") {
-      options.watch_stdin = true;
-      continue;
-    }
-    if (i + 1 == argc) throw std::invalid_argument(name + " needs a value, or is unknown");
-    std::string value = argv[++i];
-    if (name == "--model") options.model = value;
-    else if (name == "--library") options.library = value;
-    else if (name == "--system-lib-prefix") options.system_lib_prefix = value;
-    else if (name == "--device") options.device = value;
-    else if (name == "--prompt") options.prompt = ReadIds(value, 0);
-    else if (name == "--check") options.check_prompt = ReadIds(value, 0), options.check_tokens = ReadIds(value, 1);
-    else if (name == "--decode") options.decode_tokens = ReadInt(name, value, 1);
-    else if (name == "--warmups") options.warmups = ReadInt(name, value, 0);
-    else if (name == "--repetitions") options.repetitions = ReadInt(name, value, 1);
-    else if (name == "--threads") options.threads = ReadInt(name, value, 0);
-    else if (name == "--cores") options.cores = ReadCores(value);
-    else if (name == "--timeout") options.timeout_s = ReadInt(name, value, 0);
-    else if (name == "--run") options.run = value;
-    else if (name == "--output") options.output = value;
-    else if (name == "--programs") options.programs = value;
-    else throw std::invalid_argument("unknown option " + name);
+  opterr = 0;  // our messages, not getopt's
+  // ":" tells a missing value from an unknown option.
+  for (int name; (name = getopt_long(argc, argv, ":", kOptions, nullptr)) != -1;) {
+    std::string word = argv[optind - 1];
+    if (name == '?') throw std::invalid_argument("unknown option " + word);
+    if (name == ':') throw std::invalid_argument(word + " needs a value");
+    Set(options, name, optarg == nullptr ? "" : optarg);
   }
+  if (optind < argc) throw std::invalid_argument(std::string("'") + argv[optind] + "' is not an option");
   if (options.model.empty() || options.library.empty() || options.prompt.empty()) {
     throw std::invalid_argument("--model, --library and --prompt are needed");
   }
@@ -91,8 +126,8 @@ const char* Usage() {
   return "edge-bench --model DIR --library FILE.so --prompt FILE [--decode N] [--device cpu|opencl]\n"
          "  [--repetitions N] [--warmups N] [--threads N] [--cores 4-7] [--timeout SECONDS] [--check FILE]\n"
          "  [--system-lib-prefix NAME] [--programs FILE] [--output FILE] [--run NAME] [--watch-stdin]\n"
-         "FILE of --prompt: token ids on one line. FILE of --check: a prompt's ids, and on the next line the ids\n"
-         "that must follow it. One JSON line a repetition comes out, and a final one.\n";
+         "FILE of --prompt: token ids on one line. FILE of --check: the ids of a prompt, and on the next line the ids\n"
+         "that must follow it. Prints one JSON line for each repetition, and a final one.\n";
 }
 
 }  // namespace edge

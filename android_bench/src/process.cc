@@ -32,9 +32,9 @@ void ChooseCores(int threads, const std::vector<int>& cores) {
       if (core < CPU_SETSIZE) CPU_SET(core, &set);
     }
     if (sched_setaffinity(0, sizeof(set), &set) != 0) {
-      throw std::runtime_error(std::string("the cores of --cores cannot be had: ") + std::strerror(errno));
+      throw std::runtime_error(std::string("--cores: ") + std::strerror(errno));
     }
-    // The pool's threads inherit our mask; its own binding would widen it again.
+    // The pool's threads inherit this mask; the pool's own binding would widen it again.
     setenv("TVM_BIND_THREADS", "0", 1);
     if (threads == 0) threads = static_cast<int>(cores.size());
   }

@@ -1,4 +1,4 @@
-// What the runner asks of the operating system: memory, cores, watchers.
+// Memory, cores and watchers: what the runner needs from the operating system.
 #pragma once
 
 #include <cstdint>
@@ -7,19 +7,19 @@
 
 namespace edge {
 
-/*! A field of /proc/self/status or /proc/meminfo in bytes, -1 when it is not told. */
+/*! A field of /proc/self/status or /proc/meminfo, in bytes; -1 if the system doesn't report it. */
 int64_t StatusBytes(const char* file, const char* field);
 
-/*! Threads and cores for the runtime's pool, set before the runtime starts it. */
+/*! Sets threads and cores of the runtime's thread pool. Call it before the runtime starts the pool. */
 void ChooseCores(int threads, const std::vector<int>& cores);
 
-/*! Ask the kernel to kill this process before others when memory runs out. */
+/*! Asks the kernel to kill this process before others if memory runs out. */
 void VolunteerForOom();
 
-/*! Call `gone` when stdin is closed, from a thread of its own. */
+/*! Calls `gone` from a thread of its own when stdin is closed. */
 void WatchStdin(std::function<void()> gone);
 
-/*! Call `expired` after so many seconds, from a thread of its own. */
+/*! Calls `expired` from a thread of its own after `seconds`. */
 void WatchClock(double seconds, std::function<void()> expired);
 
 }  // namespace edge

@@ -9,7 +9,7 @@
 namespace edge {
 namespace {
 
-// FNV-1a: it finds damage, and is no protection against malice.
+// FNV-1a: it detects damage, not malice.
 std::string Checksum(const std::string& bytes) {
   uint64_t sum = 0xcbf29ce484222325;
   for (unsigned char byte : bytes) sum = (sum ^ byte) * 0x100000001b3;
@@ -26,11 +26,11 @@ std::string Read(const std::string& path) {
   return content.compare(0, 16, Checksum(programs)) == 0 ? programs : "";
 }
 
-// Written beside and renamed: a run that is cut off leaves no half of a program behind.
+// Writes a temporary file and renames it, so that an interrupted run leaves no partial file.
 void Write(const std::string& path, const std::string& programs) {
-  std::string beside = path + ".new";
-  bool written = static_cast<bool>(std::ofstream(beside, std::ios::binary) << Checksum(programs) << programs << std::flush);
-  if (!written || std::rename(beside.c_str(), path.c_str()) != 0) std::remove(beside.c_str());
+  std::string temporary = path + ".new";
+  bool written = static_cast<bool>(std::ofstream(temporary, std::ios::binary) << Checksum(programs) << programs << std::flush);
+  if (!written || std::rename(temporary.c_str(), path.c_str()) != 0) std::remove(temporary.c_str());
 }
 
 }  // namespace
@@ -46,7 +46,7 @@ bool RestoreOrBuild(const std::string& path, const std::function<std::string()>&
   try {
     restore(kept);
   } catch (const std::exception& error) {
-    // The module may hold a program that cannot run: it is of no use any more, and neither is this process.
+    // The module may now hold a program that cannot run, so this process cannot go on.
     std::remove(path.c_str());
     throw std::runtime_error("the driver refuses the OpenCL programs that were kept, and they have been removed: " +
                              std::string(error.what()));

@@ -1,4 +1,4 @@
-// Compiled OpenCL programs, kept on the device between runs.
+// Keeps compiled OpenCL programs on the device between runs.
 #pragma once
 
 #include <functional>
@@ -7,14 +7,14 @@
 namespace edge {
 
 /*!
- * Restore the programs that `path` keeps, or build them and keep them there.
+ * Restores the programs in the file `path`, or builds them and writes them there.
  *
- * A file that is not whole, as a phone that died while writing leaves it, counts as none. `path` may be empty: nothing is
- * kept. Where nothing can be written, nothing is kept either.
+ * A damaged file, such as a phone that died while writing leaves, is ignored. If `path` is empty or cannot be written,
+ * the programs are not kept.
  * \param build Compiles all programs and returns them.
- * \param restore Takes them back; throws where the driver refuses them.
- * \return Whether kept ones were restored.
- * \throw std::runtime_error Programs that were whole were refused. They are removed: the next run builds.
+ * \param restore Loads compiled programs; throws if the driver refuses them.
+ * \return Whether programs were restored.
+ * \throw std::runtime_error The driver refused undamaged programs. They are removed, so that the next run builds.
  */
 bool RestoreOrBuild(const std::string& path, const std::function<std::string()>& build,
                     const std::function<void(const std::string&)>& restore);

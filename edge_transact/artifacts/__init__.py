@@ -1,1 +1,1 @@
-"""What is written and kept: outputs that are complete or absent, the cache, manifests, templates, report pages."""
+"""Outputs that are complete or absent, the cache, manifests, templates and report pages."""

@@ -1,14 +1,15 @@
-"""What was made before, kept by what it was made of: converted and pruned checkpoints, quantized weights, libraries.
+"""The cache of converted and pruned checkpoints, quantized weights and libraries, keyed by what each was made from.
 
-The root is ``$EDGE_TRANSACT_CACHE``, or ``edge-transact`` in the user's cache directory. An entry lies in
-``KIND/KEY/``; KEY is a digest of its ingredients, everything that its content depends on, the code that makes it
-included. So an entry is never out of date, only unused, and may be deleted at any time.
+The root is ``$EDGE_TRANSACT_CACHE``, or ``edge-transact`` in the user's cache directory. An entry is in ``KIND/KEY/``.
+KEY is a digest of the entry's ingredients: everything that its content depends on, including the code that makes it.
+An entry is therefore never out of date, only unused, and can be deleted at any time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -16,15 +17,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ValidationError
 
+from edge_transact.artifacts import digests
+from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.outputs import new_directory
-from edge_transact.progress import detail, step, warn
+
+logger = logging.getLogger(__name__)
 
 RECORD = "entry.json"
-"""Beside an entry's content: what it is, its ingredients, and the size and sha256 of each of its files."""
+"""The file next to an entry's content that holds its `Record`."""
 
 KINDS = {
     "converted": "GGUF files and demo models as checkpoints",
@@ -34,70 +38,93 @@ KINDS = {
 }
 
 enabled = True
-"""Whether entries are used; off with the global ``--no-cache``. What is made is kept either way."""
+"""Whether existing entries are used; ``--no-cache`` turns it off. New entries are kept either way."""
 
 _PACKAGE = Path(__file__).parents[1]
 
 
 def cache_directory() -> Path:
-    """The root of the cache; it need not exist."""
+    """The root of the cache, which may not exist yet."""
     if root := os.environ.get("EDGE_TRANSACT_CACHE"):
         return Path(root).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "edge-transact"
 
 
+class Record(BaseModel):
+    """How an entry was made.
+
+    Attributes:
+        what: Its recipe's `what`.
+        ingredients: Its recipe's `ingredients`.
+        seconds: How long it took.
+        files: Size in bytes and sha256 of each file, by path relative to the content's directory.
+    """
+
+    what: str
+    ingredients: dict[str, object]
+    seconds: float = 0.0
+    files: dict[str, tuple[int, str]]
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """Something to make, or to take from the cache.
+    """A directory to make, or to take from the cache.
 
     Attributes:
         kind: One of `KINDS`.
-        what: For people, such as ``quantize to q4f16_0``.
+        what: The work, for messages, such as ``quantize to q4f16_0``.
         ingredients: Everything that the content depends on, as JSON values.
         make: Fills the directory that it is given.
-        name: That directory's own name.
+        name: The name of that directory.
     """
 
     kind: str
     what: str
-    ingredients: Mapping[str, Any]
+    ingredients: Mapping[str, object]
     make: Callable[[Path], object]
     name: str = "content"
 
     @property
     def entry(self) -> Path:
-        """Where the cache keeps it."""
+        """The entry's directory in the cache."""
         content = json.dumps(self.ingredients, sort_keys=True)
         return cache_directory() / self.kind / hashlib.sha256(content.encode()).hexdigest()[:20]
 
 
 def made(recipe: Recipe) -> Path:
-    """The directory that the recipe fills: made now, or taken from the cache, and said which. Not to be written to."""
-    directory = recipe.entry / recipe.name
+    """The directory that the recipe fills, made now or taken from the cache. Don't write to it."""
+    _obtain(recipe)
+    return recipe.entry / recipe.name
+
+
+def _obtain(recipe: Recipe) -> tuple[Record, bool]:
+    """Makes the entry unless the cache has it. Returns its record, and whether it was made now."""
     with _lock(recipe):
-        if enabled and _is_whole(recipe):
+        record = _complete_record(recipe) if enabled else None
+        is_new = record is None
+        if record is None:
+            logger.info(recipe.what)
+            logger.debug(f"{recipe.what}: {_why(recipe)}")
+            record = _make(recipe)
+        else:
             os.utime(recipe.entry)
             # That an input was converted before is no news; that a stage is skipped is.
-            say = detail if recipe.kind == "converted" else step
-            say(f"{recipe.what}: nothing has changed, reused from the cache")
-        else:
-            step(recipe.what)
-            detail(f"{recipe.what}: {_why(recipe)}")
-            _make(recipe)
-        detail(f"{recipe.what}: {directory}")
-    return directory
+            level = logging.DEBUG if recipe.kind == "converted" else logging.INFO
+            logger.log(level, f"{recipe.what}: nothing has changed, reused from the cache")
+        logger.debug(f"{recipe.what}: {recipe.entry / recipe.name}")
+    return record, is_new
 
 
 @contextmanager
 def _lock(recipe: Recipe) -> Iterator[None]:
-    """Two processes that want the same: the second waits, and then takes what the first has made."""
+    """Lets one process at a time make an entry. The others wait, and then find it in the cache."""
     directory = cache_directory() / "locks"
     directory.mkdir(parents=True, exist_ok=True)
     lock = FileLock(directory / f"{recipe.kind}-{recipe.entry.name}")
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        step(f"{recipe.what}: waiting for another process that is at it")
+        logger.info(f"{recipe.what}: waiting for another process that is making it")
         lock.acquire()
     try:
         yield
@@ -105,21 +132,23 @@ def _lock(recipe: Recipe) -> Iterator[None]:
         lock.release()
 
 
-def _is_whole(recipe: Recipe) -> bool:
+def _complete_record(recipe: Recipe) -> Record | None:
+    """The entry's record; `None` unless all of its files are there with the recorded sizes."""
     record = _read_record(recipe.entry)
-    return record is not None and _sizes(recipe.entry / recipe.name) == {
-        name: size for name, (size, _) in record["files"].items()
-    }
+    if record is None:
+        return None
+    sizes = {name: size for name, (size, _) in record.files.items()}
+    return record if _sizes(recipe.entry / recipe.name) == sizes else None
 
 
 def _why(recipe: Recipe) -> str:
-    """Why a recipe is made and not taken, for those who wonder."""
+    """Why an entry is made rather than taken from the cache, for ``--verbose``."""
     if not enabled:
         return "made again, as --no-cache says"
     if recipe.entry.exists():
-        return "what the cache has of it is not whole"
+        return "the cache's entry is incomplete"
     records = [_read_record(entry.path) for entry in entries() if entry.kind == recipe.kind]
-    before = next((record["ingredients"] for record in records if record and record["what"] == recipe.what), None)
+    before = next((record.ingredients for record in records if record and record.what == recipe.what), None)
     if before is None:
         return "the cache has nothing of that name"
     now = json.loads(json.dumps(recipe.ingredients))
@@ -127,39 +156,46 @@ def _why(recipe: Recipe) -> str:
     return f"not as it was the last time: {', '.join(changed)}"
 
 
-def _make(recipe: Recipe) -> None:
+def _make(recipe: Recipe) -> Record:
     started = time.perf_counter()
     with new_directory(recipe.entry, force=True) as fresh:
         content = fresh / recipe.name
         content.mkdir()
         recipe.make(content)
-        record = {
-            "what": recipe.what,
-            "ingredients": dict(recipe.ingredients),
-            "seconds": round(time.perf_counter() - started, 3),
-            "files": {name: (size, sha256(content / name)) for name, size in _sizes(content).items()},
-        }
-        (fresh / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+        record = Record(
+            what=recipe.what,
+            ingredients=dict(recipe.ingredients),
+            seconds=round(time.perf_counter() - started, 3),
+            files={name: (size, sha256(content / name)) for name, size in _sizes(content).items()},
+        )
+        (fresh / RECORD).write_text(record.model_dump_json(indent=2) + "\n")
+    return record
 
 
-def place(recipe: Recipe, output: Path) -> None:
-    """Copies what the recipe makes into `output`, every file checked against its sha256 on the way.
+def place(recipe: Recipe, output: Path) -> dict[str, str]:
+    """Copies what the recipe makes into `output`, and checks the sha256 of every file that comes from the cache.
 
-    Copies and not links: an output may be edited, and the cache would be edited with it.
+    The files are copied rather than linked: a user may edit the output, and the cache must not change with it.
+
+    Returns:
+        The sha256 of each file, by path relative to `output`.
     """
-    source = made(recipe)
-    if damaged := _damaged(recipe.entry, source):
-        warn(f"{source / damaged} is not as it was made: making it again")
-        shutil.rmtree(recipe.entry)
-        source = made(recipe)
-    for name in _sizes(source):
+    record, is_new = _obtain(recipe)
+    source = recipe.entry / recipe.name
+    for name, (_, expected) in record.files.items():
         target = output / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, target)
+        if is_new:
+            shutil.copyfile(source / name, target)
+        elif digests.copy(source / name, target) != expected:
+            logger.warning(f"{source / name} is not as it was made: making it again")
+            shutil.rmtree(recipe.entry)
+            return place(recipe, output)
+    return {name: digest for name, (_, digest) in record.files.items()}
 
 
 def code(*paths: str) -> str:
-    """A digest of our own code: files and folders of the package, or of ``templates/`` beside or inside it."""
+    """A digest of our own code: files and folders of the package, or of ``templates/`` next to it or inside it."""
     digest = hashlib.sha256()
     for path in paths:
         root = next(base for base in (_PACKAGE / path, _PACKAGE.parent / path) if base.exists())
@@ -169,35 +205,16 @@ def code(*paths: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def files_digest(files: Iterable[Path]) -> str:
-    """One sha256 over the names and contents of files."""
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(f"{file.name} {sha256(file)}\n".encode())
-    return digest.hexdigest()
-
-
-def text_digest(text: str) -> str:
-    """The sha256 of a text, in hex."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """The sha256 of a file, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 @dataclass(frozen=True)
 class Entry:
-    """One entry, for ``edge-transact cache``.
+    """One entry, as ``edge-transact cache`` lists it.
 
     Attributes:
         kind: One of `KINDS`.
-        what: What it is; empty for what an interrupted run left behind.
+        what: Its recipe's `what`; empty for the remains of an interrupted run.
         path: Its directory.
-        size_bytes: Of all its files.
-        used: When it was last made or used, seconds since the epoch.
+        size_bytes: Bytes of all its files.
+        used: When it was last made or used, in seconds since the epoch.
     """
 
     kind: str
@@ -208,42 +225,35 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """All that is in the cache, the latest used first."""
+    """All entries of the cache, the most recently used first."""
     found = []
     for kind in KINDS:
         for path in (cache_directory() / kind).glob("*/"):
             record = None if path.name.startswith(".") else _read_record(path)
-            # What another process finishes or clears meanwhile isn't there any more.
+            # Another process may clear or replace an entry while it is looked at.
             with suppress(FileNotFoundError):
                 size = sum(_sizes(path).values())
-                found.append(Entry(kind, record["what"] if record else "", path, size, path.stat().st_mtime))
+                found.append(Entry(kind, record.what if record else "", path, size, path.stat().st_mtime))
     return sorted(found, key=lambda entry: -entry.used)
 
 
 def clear(kinds: Iterable[str]) -> list[Entry]:
-    """Deletes all entries of these kinds, and nothing else that lies in the cache's root. Returns what was deleted."""
+    """Deletes all entries of these kinds, and nothing else in the cache's root. Returns the deleted entries."""
     deleted = [entry for entry in entries() if entry.kind in set(kinds)]
     for entry in deleted:
         shutil.rmtree(entry.path, ignore_errors=True)
     return deleted
 
 
-def _read_record(entry: Path) -> dict[str, Any] | None:
+def _read_record(entry: Path) -> Record | None:
     try:
-        record = json.loads((entry / RECORD).read_text())
-        return record if record.keys() >= {"what", "ingredients", "files"} else None
-    except (OSError, ValueError, AttributeError):
+        return Record.model_validate_json((entry / RECORD).read_bytes())
+    except (OSError, ValidationError):
         return None
 
 
 def _is_source(file: Path) -> bool:
     return file.is_file() and file.parent.name != "__pycache__"
-
-
-def _damaged(entry: Path, content: Path) -> str | None:
-    """The first file that isn't as it was made."""
-    record = _read_record(entry) or {"files": {}}
-    return next((name for name, (_, digest) in record["files"].items() if sha256(content / name) != digest), None)
 
 
 def _sizes(directory: Path) -> dict[str, int]:

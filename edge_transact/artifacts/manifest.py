@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, field, fields
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from edge_transact.errors import EdgeTransactError, closest
-from edge_transact.widths import LayerWidths, WidthPlan
+from pydantic import ValidationError
+from pydantic.dataclasses import dataclass
 
-MANIFEST = "manifest.json"
+from edge_transact.artifacts.digests import sha256
+from edge_transact.artifacts.dist_files import MANIFEST
+from edge_transact.errors import EdgeTransactError, closest, first_problem
+from edge_transact.widths import LayerWidths, WidthPlan
 
 
 @dataclass(frozen=True)
@@ -21,20 +23,20 @@ class Manifest:
     """The record of one build.
 
     Attributes:
-        source: The MODEL that was built, as it was given.
+        source: The MODEL that was built, as the user named it.
         model_type: The name under which the definition registers itself.
-        model_lib: The library's name, in file names, in the system-lib prefix and in ``mlc-chat-config.json``.
-        quantization: One for all libraries.
-        context_window_size: Tokens that a sequence may have.
-        prefill_chunk_size: Tokens that one prefill call takes at most.
-        max_batch_size: Sequences at once.
-        plan: The widths, and what all layers share.
-        parameters: Parameters before quantization.
+        model_lib: The library's name in file names, in the system-lib prefix and in ``mlc-chat-config.json``.
+        quantization: Name of the quantization, the same for all libraries.
+        context_window_size: The most tokens of a sequence.
+        prefill_chunk_size: The most tokens of one prefill call.
+        max_batch_size: The most sequences in a batch.
+        plan: The widths.
+        parameters: Number of parameters before quantization.
         weights_bytes: Bytes of all shards.
-        libraries: Target to path, relative to the DIST.
-        parity: What `edge_transact.build.parity` measured.
+        libraries: Target to path relative to the DIST.
+        parity: The measurements of `edge_transact.build.parity`.
         versions: Package to version.
-        files: Path relative to the DIST to sha256; all files but the manifest itself.
+        files: The sha256 of every file but the manifest, by path relative to the DIST.
     """
 
     source: str
@@ -54,11 +56,17 @@ class Manifest:
 
     @property
     def bits_per_parameter(self) -> float:
-        """Stored bits of one parameter, scales and padding of ragged groups included."""
+        """Stored bits per parameter, including scales and the padding of ragged groups."""
         return 8 * self.weights_bytes / self.parameters
 
-    def write(self, directory: Path) -> None:
-        """Write ``manifest.json``, with the sha256 of every file that is in `directory` now."""
+    def write(self, directory: Path, known: Mapping[str, str] | None = None) -> None:
+        """Writes ``manifest.json``, with the sha256 of every file in `directory`.
+
+        Args:
+            directory: The DIST, complete but for the manifest.
+            known: Files that needn't be read again: their sha256, by path relative to `directory`.
+        """
+        known = known or {}
         values = {name: value for name, value in vars(self).items() if name not in ("plan", "files")}
         shared = asdict(self.plan)
         del shared["layers"]
@@ -67,7 +75,7 @@ class Manifest:
             "bits_per_parameter": self.bits_per_parameter,
             "model": shared,
             "widths": self.plan.to_list(),
-            "files": {name: sha256(directory / name) for name in _files(directory)},
+            "files": {name: known.get(name) or sha256(directory / name) for name in _files(directory)},
         }
         (directory / MANIFEST).write_text(json.dumps(content, indent=2) + "\n")
 
@@ -76,7 +84,7 @@ class Manifest:
         """The manifest of a DIST.
 
         Raises:
-            EdgeTransactError: There is none, or it isn't one that this version reads.
+            EdgeTransactError: There is no manifest, or this version can't read it.
         """
         path = directory / MANIFEST
         try:
@@ -87,49 +95,47 @@ class Manifest:
         except FileNotFoundError as error:
             raise not_a_dist(directory, MANIFEST) from error
         except (ValueError, KeyError, TypeError, EdgeTransactError) as error:
-            raise EdgeTransactError(
-                f"{path} cannot be read ({type(error).__name__}: {error})", fix="Build the model again."
-            ) from error
+            problem = first_problem(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
+            raise EdgeTransactError(f"{path} cannot be read ({problem})", fix="Build the model again.") from error
 
     def verify(self, directory: Path, *patterns: str) -> None:
-        """Check a DIST's files against their sha256.
+        """Checks a DIST's files against their sha256.
 
         Args:
             directory: The DIST.
-            patterns: Check only files whose paths match one of these; all without any.
+            patterns: Globs; only files that match one of them are checked, or all files if there are none.
 
         Raises:
-            EdgeTransactError: A file is missing or was changed; the message names the first.
+            EdgeTransactError: A file is missing or was changed; the message names the first one.
         """
         for name, expected in self.files.items():
             path = directory / name
             if patterns and not any(fnmatch(name, pattern) for pattern in patterns):
                 continue
             if not path.is_file():
-                raise EdgeTransactError(f"{path} is missing", fix="Copy the whole directory, or build it again.")
+                raise EdgeTransactError(f"{path} is missing", fix="Copy the complete directory, or build it again.")
             if sha256(path) != expected:
                 raise EdgeTransactError(f"{path} is not as it was built", fix="Copy it again, or build it again.")
 
 
 def not_a_dist(directory: Path, lacking: str) -> EdgeTransactError:
-    """The error of a command that was given something else where it wants a DIST."""
+    """The error for a directory that should be a DIST and isn't.
+
+    Args:
+        directory: The directory.
+        lacking: The file that it lacks.
+    """
     if not directory.exists():
-        beside = [path.name for path in directory.absolute().parent.glob("*/") if (path / MANIFEST).is_file()]
+        dists = [path.name for path in directory.absolute().parent.glob("*/") if (path / MANIFEST).is_file()]
         build = f"Build it: edge-transact build MODEL --target host -o {directory}"
-        return EdgeTransactError(f"{directory} does not exist", fix=closest(directory.name, beside) or build)
+        return EdgeTransactError(f"{directory} does not exist", fix=closest(directory.name, dists) or build)
     if (directory / "config.json").is_file():
         build = f"Build it: edge-transact build {directory} --target host -o dist"
         return EdgeTransactError(f"{directory} is a checkpoint, not a DIST", fix=build)
-    build = "Give a directory that `build` wrote, or make one: edge-transact build MODEL --target host -o dist"
+    build = "Name a directory that `build` wrote, or make one: edge-transact build MODEL --target host -o dist"
     return EdgeTransactError(f"{directory} is not a DIST: it has no {lacking}", fix=build)
 
 
 def _files(directory: Path) -> list[str]:
     paths = (path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
     return sorted(path.relative_to(directory).as_posix() for path in paths)
-
-
-def sha256(path: Path) -> str:
-    """The sha256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,15 @@
-"""Latency, memory, temperature and energy of built models, on phones over adb and on this host.
+"""Measures built models on phones over adb, and on this host: latency, memory, temperature and energy.
 
-A plan (`plan`) is a list of visits: one model at one pair of lengths, for a few repetitions. A bench executes visits
-on one device: the C++ runner on a phone (`android`), a bundled app (`app`), or the host library (`host`). All speak the
-same JSON lines (`lines`), which become records in a log (`records`), and results (`results`) for tables, comparisons
-and reports.
+Data flows through four rooms, each of which imports only those before it:
+
+- `records`: what is planned (`plan`, `conditions`), what a run says (`lines`), what is kept (`log`), and what a table
+  shows (`results`).
+- `drivers`: how a visit runs on this host (`host`), on a phone through adb (`adb.runner`), or in a bundled app (`app`).
+- `run`: executes a plan on all devices. `profile` times the functions of a host library instead.
+- `analysis`: results from records, comparisons, tables, figures and the report.
+
+`session` is one call of the command. `model` and `link` say what a bench needs of a DIST.
+
+The directory `android_bench/` holds the C++ program that the adb driver runs on a phone. The directory `benchmarks/` is
+something else: measurements of this project, for its documentation.
 """

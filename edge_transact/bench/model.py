@@ -1,4 +1,4 @@
-"""What a bench needs to know of a DIST."""
+"""What a bench needs to know about a DIST."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_transact import costs
-from edge_transact.artifacts.cache import sha256
-from edge_transact.artifacts.manifest import MANIFEST, Manifest
-from edge_transact.bench.drivers.link import link_archive
+from edge_transact.artifacts.digests import sha256
+from edge_transact.artifacts.dist_files import MANIFEST, SHARDS, TENSOR_CACHE
+from edge_transact.artifacts.manifest import Manifest
+from edge_transact.bench.link import link_archive
 from edge_transact.bench.records.plan import Lengths
 from edge_transact.compiler.targets import system_lib_prefix
 from edge_transact.errors import UsageError
 from edge_transact.quantization import get_quantization
 
-INDEX = "tensor-cache.json"
-
 
 @dataclass(frozen=True)
 class BenchModel:
-    """A DIST that is to be measured.
+    """A DIST to measure.
 
     Attributes:
-        name: For tables: the directory's name, with its parents where two would be alike.
+        name: Name in tables: the directory's, with as many parents as are needed to tell the DISTs apart.
         path: The DIST.
-        digest: sha256 of its manifest, which holds that of every file: results of another build never mix with these.
+        digest: sha256 of its manifest, which holds the sha256 of every file, so that results of two builds never mix.
         manifest: Its manifest.
     """
 
@@ -37,18 +36,22 @@ class BenchModel:
 
     @property
     def model_type(self) -> str:
+        """``model_type`` of its configuration."""
         return self.manifest.model_type
 
     @property
     def parameters(self) -> int:
+        """Number of parameters."""
         return self.manifest.parameters
 
     @property
     def quantization(self) -> str:
+        """Name of its quantization."""
         return self.manifest.quantization
 
     @property
     def weights_bytes(self) -> int:
+        """Size of its shards."""
         return self.manifest.weights_bytes
 
     @property
@@ -58,28 +61,29 @@ class BenchModel:
 
     @property
     def vocab_size(self) -> int:
+        """Number of token ids."""
         return self.manifest.plan.vocab_size
 
     @property
     def system_lib_prefix(self) -> str:
-        """How a library made from an archive registers itself."""
+        """Prefix under which a library made from an archive registers itself."""
         return system_lib_prefix(self.manifest.model_lib)
 
     @property
     def needed_mib(self) -> float:
-        """Memory for the weights and a whole context's KV cache."""
+        """Memory for the weights and the KV cache of a full context."""
         per_token = costs.kv_bytes_per_token(self.manifest.plan, get_quantization(self.quantization))
         return (self.weights_bytes + per_token * self.manifest.context_window_size) / 2**20
 
     def decode_read_bytes(self, lengths: Lengths) -> int:
-        """Bytes that a decoded token must read, at the context's mean length over the answer."""
+        """Bytes that a decoded token must read, at the mean context length over the answer."""
         context = lengths.prefill_tokens + lengths.decode_tokens // 2
         return costs.decode_read_bytes(self.manifest.plan, get_quantization(self.quantization), context)
 
     def check(self) -> tuple[list[int], list[int]] | None:
-        """The parity record's prompt and the greedy tokens that torch found to follow.
+        """The parity record's prompt, and the greedy tokens that torch generated for it.
 
-        `None` where the build compared a cut of the model only.
+        None if the build compared only some of the model's layers.
         """
         parity = self.manifest.parity
         if parity.get("layers") != self.manifest.plan.num_hidden_layers or not parity.get("greedy_ids"):
@@ -87,15 +91,15 @@ class BenchModel:
         return list(parity["prompt_ids"]), list(parity["greedy_ids"])
 
     def weight_files(self) -> dict[str, Path]:
-        """The parameter shards and their index, by name."""
-        shards = sorted(self.path.glob("params_shard_*.bin"))
-        return {INDEX: self.path / INDEX, **{shard.name: shard for shard in shards}}
+        """The parameter shards and their index, by file name."""
+        shards = sorted(self.path.glob(SHARDS))
+        return {TENSOR_CACHE: self.path / TENSOR_CACHE, **{shard.name: shard for shard in shards}}
 
     def library(self, target: str) -> Path:
-        """The library for a target; an archive is linked into a shared library first.
+        """The library for a target. An archive is first linked into a shared library.
 
         Raises:
-            UsageError: The DIST has none for it.
+            UsageError: The DIST has no library for the target.
         """
         libraries = self.manifest.libraries
         if target not in libraries:
@@ -108,10 +112,10 @@ class BenchModel:
 
 
 def open_models(paths: Sequence[Path], lengths: Sequence[Lengths]) -> list[BenchModel]:
-    """The DISTs of a plan.
+    """Open the DISTs of a plan.
 
     Raises:
-        EdgeTransactError: A path is no DIST, or is named twice, or its context is too short for the lengths.
+        EdgeTransactError: A path isn't a DIST, two are the same build, or a context is too short for the lengths.
     """
     models = []
     names = _names(paths)
@@ -125,12 +129,12 @@ def open_models(paths: Sequence[Path], lengths: Sequence[Lengths]) -> list[Bench
                 )
         models.append(BenchModel(name, path, sha256(path / MANIFEST), manifest))
     if len({model.digest for model in models}) != len(models):
-        raise UsageError("two of the DISTs are one build", fix="Name each once.")
+        raise UsageError("two of the DISTs are the same build", fix="Name each once.")
     return models
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The shortest endings of the paths that tell them apart."""
+    """The shortest suffixes of the paths that differ."""
     parts = [Path(os.path.abspath(path)).parts for path in paths]
     length = 1
     while len({part[-length:] for part in parts}) < len(set(parts)):

@@ -1,36 +1,44 @@
-"""One call of ``bench``: devices and models found, the plan run, the results written."""
+"""One call of ``bench``: finds devices and models, runs the plan, and writes the results."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.artifacts.pages import require_matplotlib
 from edge_transact.bench.analysis.export import FORMATS, write_sqlite
 from edge_transact.bench.analysis.results import make_results
+from edge_transact.bench.drivers.base import Driver
 from edge_transact.bench.model import BenchModel, open_models
+from edge_transact.bench.records.conditions import Conditions
 from edge_transact.bench.records.log import Log
-from edge_transact.bench.run import Bench, Conditions, run_plan
+from edge_transact.bench.records.results import Result
+from edge_transact.bench.run import run_plan
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
 
 
 @dataclass
 class BenchOutcome:
-    """Results of all that the log holds, and what could not be measured."""
+    """How a bench ended.
 
-    results: list[dict[str, Any]]
+    Attributes:
+        results: Results of everything in the log.
+        log: The log.
+        failures: One sentence for each visit or device that could not be finished.
+    """
+
+    results: list[Result]
     log: Path
     failures: list[str] = field(default_factory=list)
 
     def require(self) -> None:
-        """Raises an `EdgeTransactError` when something could not be measured."""
+        """Raise an `EdgeTransactError` if something could not be measured."""
         if self.failures:
             raise EdgeTransactError(
                 "not everything could be measured:\n  " + "\n  ".join(self.failures),
-                fix=f"What was measured is in {self.log}; the same command with --resume goes on from there.",
+                fix=f"What was measured is in {self.log}. Run the same command with --resume to continue.",
             )
 
 
@@ -54,21 +62,22 @@ def bench_models(
 
     Args:
         dists: Directories that ``build`` wrote.
-        conditions: What to measure, and how.
+        conditions: What to measure, and under which conditions.
         device: ``host``, serials, or ``all``.
-        target: ``android`` or ``android-cpu``; None takes what every DIST holds, OpenCL first.
-        runner: Where ``android_bench/`` was built.
+        target: ``android`` or ``android-cpu``; None takes the first of them that every DIST has a library for.
+        runner: Directory where ``android_bench/`` was built.
         app: Run in this installed app instead.
         log: The JSONL log.
-        resume: Go on with it.
-        format: One of `export.FORMATS`; ``sqlite`` is written beside the log.
-        report: A directory for figures and a page.
-        perplexities, published: As `report.write_report`.
+        resume: Continue the log.
+        format: One of `export.FORMATS`; ``sqlite`` is written next to the log.
+        report: Output directory for figures and a page.
+        perplexities: As in `report.write_report`.
+        published: As in `report.write_report`.
         clean: Remove the models from the devices at the end.
 
     Raises:
-        UsageError: Options that make no sense.
-        EdgeTransactError: No device, no library, a log that is there already.
+        UsageError: The options make no sense.
+        EdgeTransactError: There is no device or no library, or the log exists already.
     """
     if format not in FORMATS:
         raise UsageError(f"unknown --format {format!r}", fix=did_you_mean(format, FORMATS))
@@ -77,10 +86,10 @@ def bench_models(
             refuse_existing(report, force=False)
         require_matplotlib()
     models = open_models(dists, conditions.lengths)
-    benches = _benches(device, target, models, runner, app, conditions, clean)
+    drivers = _drivers(device, target, models, runner, app, conditions, clean)
     file = Log(log, resume=resume)
     try:
-        outcome = run_plan(benches, models, conditions, file)
+        outcome = run_plan(drivers, models, conditions, file)
     finally:
         file.close()
     results = make_results(file.records)
@@ -93,7 +102,7 @@ def bench_models(
     return BenchOutcome(results, log, outcome.failures)
 
 
-def _benches(
+def _drivers(
     device: str,
     target: str | None,
     models: Sequence[BenchModel],
@@ -101,18 +110,18 @@ def _benches(
     app: str,
     conditions: Conditions,
     clean: bool,
-) -> list[Bench]:
+) -> list[Driver]:
     if device == "host":
         if app:
             raise UsageError("--app needs a phone", fix="Name one with --device, or `--device all`.")
-        from edge_transact.bench.drivers.host import HostBench
+        from edge_transact.bench.drivers.host import HostDriver
 
         for model in models:
             model.library("host")
-        return [HostBench(conditions)]
-    from edge_transact.bench.drivers.android import AndroidBench
-    from edge_transact.bench.drivers.app import AppBench
-    from edge_transact.bench.drivers.devices import describe, find_devices, labels
+        return [HostDriver(conditions)]
+    from edge_transact.bench.drivers.adb.devices import describe, find_devices, labels
+    from edge_transact.bench.drivers.adb.runner import RunnerDriver
+    from edge_transact.bench.drivers.app import AppDriver
 
     target = target or _common_target(models)
     for model in models:
@@ -121,9 +130,9 @@ def _benches(
     infos = [describe(phone) for phone in devices]
     names = labels(infos)
     return [
-        AppBench(phone, info, names[info.serial], target, conditions, app)
+        AppDriver(phone, info, names[info.serial], target, conditions, app)
         if app
-        else AndroidBench(phone, info, names[info.serial], target, conditions, runner, clean=clean)
+        else RunnerDriver(phone, info, names[info.serial], target, conditions, runner, clean=clean)
         for phone, info in zip(devices, infos, strict=True)
     ]
 
@@ -133,6 +142,6 @@ def _common_target(models: Sequence[BenchModel]) -> str:
         if all(target in model.manifest.libraries for model in models):
             return target
     raise UsageError(
-        "no Android target is among the libraries of every DIST",
+        "the DISTs have no Android target in common",
         fix="Build them with `--target android`, or measure on this machine with --device host.",
     )

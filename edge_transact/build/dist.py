@@ -1,9 +1,10 @@
-"""The stage that makes a DIST: one model's definition, weights, configuration and libraries, checked."""
+"""Makes a DIST: definition, weights, configuration and libraries of one model, checked against torch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import tempfile
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_transact import __version__, costs
+from edge_transact.artifacts.dist_files import CHAT_CONFIG, SHARDS
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.artifacts.outputs import new_directory, refuse_existing
 from edge_transact.build.concerns import concerns
@@ -25,29 +27,31 @@ from edge_transact.compiler.targets import get_target
 from edge_transact.definition import MODEL_TYPE, Definition, load, render
 from edge_transact.errors import UsageError
 from edge_transact.inputs.models import resolve_model
-from edge_transact.mlc.chat_config import CHAT_CONFIG, chat_config
+from edge_transact.mlc.chat_config import chat_config
 from edge_transact.mlc.conversation import plain_note
-from edge_transact.mlc.engine import MLC
-from edge_transact.progress import step, warn
+from edge_transact.mlc.toolchain import MLC
 from edge_transact.prune import Budget
 from edge_transact.quantization import Quantization, default_quantization, get_quantization
 from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.text import TextCodec
+from edge_transact.system import memory
 from edge_transact.weights.shards import ShardReader
 
+logger = logging.getLogger(__name__)
+
 CUT_LAYERS = 2
-"""Layers of the model that is compared with torch when the whole one isn't."""
+"""How many layers are compared with torch if the whole model can't be."""
 
 
 @dataclass(frozen=True)
 class Build:
-    """What a build made.
+    """The result of a build.
 
     Attributes:
         directory: The DIST.
-        manifest: What it holds.
-        warnings: What may disappoint, as `concerns` found it.
-        seconds: How long it took.
+        manifest: Its manifest.
+        warnings: The warnings of `concerns`.
+        seconds: How long the build took.
     """
 
     directory: Path
@@ -55,8 +59,8 @@ class Build:
     warnings: tuple[str, ...]
     seconds: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """What ``build --json`` prints."""
+    def to_dict(self) -> dict[str, object]:
+        """The object that ``build --json`` prints."""
         manifest = self.manifest
         return {
             "dist": str(self.directory),
@@ -119,23 +123,23 @@ def build(
         checkpoint = _with_fast_tokenizer(checkpoint, Path(scratch) / "checkpoint")
         warnings = concerns(checkpoint.plan, kind, names, **sizes)
         for warning in warnings:
-            warn(warning)
+            logger.warning(warning)
         if note := plain_note(checkpoint.path):
-            step(note)
+            logger.info(note)
         with new_directory(output, force=force) as directory:
             manifest = _fill(directory, checkpoint, model, names, kind, sizes, Path(scratch), mlc)
     return Build(output, manifest, tuple(warnings), time.perf_counter() - started)
 
 
 def _with_fast_tokenizer(checkpoint: Checkpoint, directory: Path) -> Checkpoint:
-    """The checkpoint; where it has a SentencePiece tokenizer alone, one beside it whose tokenizer is converted.
+    """The checkpoint, or, if it only has a SentencePiece tokenizer, a copy in `directory` with a converted tokenizer.
 
-    MLC's engine reads either, but only ``tokenizer.json`` says how the text is prepared and put together again.
+    MLC's engine reads both, but only ``tokenizer.json`` has the normalizer and the decoder.
     """
     files = {path.name: path for path in checkpoint.path.iterdir()}
     if "tokenizer.json" in files or "tokenizer.model" not in files:
         return checkpoint
-    step("convert tokenizer.model to tokenizer.json")
+    logger.info("convert tokenizer.model to tokenizer.json")
     directory.mkdir()
     TextCodec(checkpoint.path).tokenizer.save_pretrained(directory)
     for name, path in files.items():
@@ -179,12 +183,13 @@ def _fill(
     model_lib = model_lib_name(files, definition, quantization)
 
     maker = Maker(checkpoint, quantization, sizes, model_lib, directory / "definition", mlc)
-    weights_bytes = maker.write_model(directory, definition)
+    digests = maker.write_model(directory, definition)
     libraries = {}
     (directory / "lib").mkdir()
     for target in targets:
         libraries[target] = f"lib/{model_lib}-{target}{get_target(target).suffix}"
-        maker.build_library(directory, definition, target, directory / libraries[target])
+        made = maker.build_library(directory, definition, target, directory / libraries[target])
+        digests |= {f"lib/{name}": digest for name, digest in made.items()}
     parity = _check_parity(maker, directory, definition, libraries, scratch)
     parity.require()
     manifest = Manifest(
@@ -197,7 +202,7 @@ def _fill(
         max_batch_size=sizes["max_batch_size"],
         plan=checkpoint.plan,
         parameters=costs.parameters(checkpoint.plan),
-        weights_bytes=weights_bytes,
+        weights_bytes=sum(shard.stat().st_size for shard in directory.glob(SHARDS)),
         libraries=libraries,
         parity=parity.to_dict(),
         versions={
@@ -207,12 +212,12 @@ def _fill(
         },
     )
     shutil.rmtree(directory / "definition" / "__pycache__", ignore_errors=True)
-    manifest.write(directory)
+    manifest.write(directory, digests)
     return Manifest.read(directory)
 
 
-def _definition_config(checkpoint: Checkpoint, sizes: dict[str, int]) -> dict[str, Any]:
-    """The checkpoint's config.json with the RoPE keys and the sizes that the definition reads."""
+def _definition_config(checkpoint: Checkpoint, sizes: dict[str, int]) -> dict[str, object]:
+    """The checkpoint's config.json, with the definition's RoPE keys and sizes."""
     return {
         "rms_norm_eps": 1e-6,  # transformers' default
         **checkpoint.config,
@@ -223,17 +228,14 @@ def _definition_config(checkpoint: Checkpoint, sizes: dict[str, int]) -> dict[st
 
 
 def model_lib_name(files: dict[str, str], definition: Definition, quantization: Quantization) -> str:
-    """The library's name, which no other plan, size or quantization shares: two models may go into one app.
-
-    An identifier, so that it serves in symbols as it is.
-    """
+    """The library's name, an identifier that is unique to plan, sizes and quantization: an app can hold several."""
     content = json.dumps([files, definition.config.asdict(), quantization.name], sort_keys=True)
     return f"{MODEL_TYPE}_{quantization.name}_{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)
 class Maker:
-    """How one build makes weights and libraries, of the whole model and of a cut of it."""
+    """Makes the weights and libraries of one build, for the whole model and for its first layers."""
 
     checkpoint: Checkpoint
     quantization: Quantization
@@ -242,8 +244,8 @@ class Maker:
     emitted: Path
     mlc: MLC | None
 
-    def write_model(self, directory: Path, definition: Definition) -> int:
-        """Everything of an MLC model directory but the libraries. Returns the bytes of the shards."""
+    def write_model(self, directory: Path, definition: Definition) -> dict[str, str]:
+        """Writes an MLC model directory without libraries. Returns the sha256 of the files whose digest is known."""
         checkpoint, sizes = self.checkpoint, self.sizes
         config = chat_config(
             checkpoint.path,
@@ -261,28 +263,32 @@ class Maker:
                 shutil.copyfile(checkpoint.path / name, directory / name)
         if self.mlc is None:
             return place_weights(checkpoint, definition, self.quantization, directory)
-        return self.mlc.write_model(self.emitted, checkpoint.path, definition, self.quantization, sizes, directory)
+        self.mlc.write_model(self.emitted, checkpoint.path, definition, self.quantization, sizes, directory)
+        return {}
 
-    def build_library(self, directory: Path, definition: Definition, target: str, path: Path) -> None:
-        """The library for a target, of the model that `write_model` wrote into `directory`."""
+    def build_library(self, directory: Path, definition: Definition, target: str, path: Path) -> dict[str, str]:
+        """Writes the library of `write_model`'s model for a target. Returns its sha256 by file name, where known."""
         if self.mlc is None:
-            place_library(definition, self.quantization, get_target(target), self.model_lib, path)
-        else:
-            self.mlc.build_library(self.emitted, directory, get_target(target), self.model_lib, path)
+            return place_library(definition, self.quantization, get_target(target), self.model_lib, path)
+        self.mlc.build_library(self.emitted, directory, get_target(target), self.model_lib, path)
+        return {}
 
 
 def _check_parity(
     maker: Maker, directory: Path, definition: Definition, libraries: dict[str, str], scratch: Path
 ) -> Parity:
-    """The host library against torch; a cut of the model where there is none, or no room for torch's fp32 copy."""
+    """Compares the host library with torch.
+
+    If there is no host library, or not enough memory for torch's fp32 model, the first `CUT_LAYERS` are compared.
+    """
     checkpoint, sizes = maker.checkpoint, maker.sizes
     plan, name = checkpoint.plan, "host"
-    whole = "host" in libraries and _fits_in_memory(4 * costs.parameters(plan))
+    whole = "host" in libraries and memory.fits(4 * costs.parameters(plan))
     if not whole:
         definition = definition.truncated(min(CUT_LAYERS, plan.num_hidden_layers))
         plan = plan.with_layers(plan.layers[:CUT_LAYERS])
         name = f"host, the first {plan.num_hidden_layers} layers"
-    step(f"compare with torch: {name}")
+    logger.info(f"compare with torch: {name}")
     if not whole:
         directory = scratch / "cut"
         (directory / "lib").mkdir(parents=True)
@@ -293,18 +299,8 @@ def _check_parity(
         ShardReader(directory), definition.parameter_sources(), checkpoint.config, plan, maker.quantization
     )
     steps = min(DECODE_STEPS, sizes["context_window_size"] // 2)
-    # More than a chunk, so that prefill continues a sequence too.
+    # More than one chunk, so that prefill also continues a sequence.
     length = min(sizes["prefill_chunk_size"] + 9, sizes["context_window_size"] - steps)
     prompt = prompt_ids(directory, length)
     library = HostModel(directory / libraries["host"], directory)
     return compare(library, reference, prompt, maker.quantization, decode_steps=steps, name=name)
-
-
-def _fits_in_memory(nbytes: int) -> bool:
-    """Whether half of the memory that is available now holds that much; assumed where the system doesn't tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return True
-    available = next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), None)
-    return available is None or nbytes < available / 2

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_transact.artifacts import cache
+from edge_transact.artifacts.digests import files_digest, text_digest
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import COPIED_FILES
 from edge_transact.compiler.library import build_library
@@ -37,7 +38,7 @@ def pruned(source: Checkpoint, model: str, budget: Budget, options: Mapping[str,
         "budget": budget.to_dict() | ({"widths": budget.widths.read_text()} if budget.widths else {}),
         "options": dict(options),
         "calibration": [
-            cache.text_digest("\0".join(read_documents(text, "calibration")))
+            text_digest("\0".join(read_documents(text, "calibration")))
             for text in texts_of(options.get("calibration", DEFAULT_TEXT))
         ],
         "code": cache.code("prune", "checkpoint", "widths.py", "costs.py", "templates/model_card.md.j2"),
@@ -50,8 +51,10 @@ def pruned(source: Checkpoint, model: str, budget: Budget, options: Mapping[str,
     return Checkpoint.open(cache.made(cache.Recipe("pruned", f"prune {model}", ingredients, make, name="pruned")))
 
 
-def place_weights(checkpoint: Checkpoint, definition: Definition, quantization: Quantization, directory: Path) -> int:
-    """Writes the quantized parameter shards into `directory`. Returns their bytes."""
+def place_weights(
+    checkpoint: Checkpoint, definition: Definition, quantization: Quantization, directory: Path
+) -> dict[str, str]:
+    """Writes the quantized parameter shards and their index into `directory`. Returns their sha256, by file name."""
     sources = definition.parameter_sources()
     ingredients = {
         "checkpoint": _digest(checkpoint),
@@ -63,20 +66,22 @@ def place_weights(checkpoint: Checkpoint, definition: Definition, quantization: 
     def make(content: Path) -> None:
         convert(checkpoint, sources, quantization, content)
 
-    cache.place(cache.Recipe("weights", f"quantize to {quantization.name}", ingredients, make), directory)
-    return sum(path.stat().st_size for path in directory.glob("params_shard_*.bin"))
+    return cache.place(cache.Recipe("weights", f"quantize to {quantization.name}", ingredients, make), directory)
 
 
 def place_library(
     definition: Definition, quantization: Quantization, target: BuildTarget, model_lib: str, path: Path
-) -> None:
-    """Writes the library for a target to `path`. The definition's own text is in `model_lib`'s digest."""
+) -> dict[str, str]:
+    """Writes the library for a target to `path`. Returns its sha256, by file name.
+
+    `model_lib` ends in a digest of the definition's text.
+    """
     ingredients = {
         "model_lib": model_lib,
         "config": definition.config.asdict(),
         "quantization": quantization.name,
         "target": asdict(target) | {"tvm": str(target.tvm_target())},
-        "code": cache.code("compiler", "definition", "quantization.py"),
+        "code": cache.code("compiler", "definition", "quantization.py", "costs.py"),
         **_versions("apache-tvm"),
     }
 
@@ -84,13 +89,15 @@ def place_library(
         with working(f"for {target.name}: kernels, then machine code"):
             build_library(definition, quantization, target, model_lib, content / path.name)
 
-    cache.place(cache.Recipe("libraries", f"compile {model_lib} for {target.name}", ingredients, make), path.parent)
+    return cache.place(
+        cache.Recipe("libraries", f"compile {model_lib} for {target.name}", ingredients, make), path.parent
+    )
 
 
 def _digest(checkpoint: Checkpoint, *names: str) -> str:
     """Of its configuration and weights, and of the files of these names that it has."""
     files = [path for path in map(checkpoint.path.joinpath, ("config.json", *names)) if path.is_file()]
-    return cache.files_digest([*files, *checkpoint.path.glob("*.safetensors")])
+    return files_digest([*files, *checkpoint.path.glob("*.safetensors")])
 
 
 def _versions(*packages: str) -> dict[str, str]:

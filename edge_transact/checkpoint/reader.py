@@ -1,29 +1,50 @@
-"""A LLaMA checkpoint on disk, checked when opened and read one tensor at a time."""
+"""A LLaMA checkpoint on disk: checked when it is opened, read one tensor at a time."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
-from edge_transact.errors import EdgeTransactError
+from edge_transact.errors import EdgeTransactError, first_problem
 from edge_transact.widths import WidthPlan
 
 if TYPE_CHECKING:
     import torch
 
 MODEL_TYPES = ("llama", "edge_llama")
-"""The ``model_type`` values that we take."""
+"""The supported values of ``model_type``."""
 
 WEIGHT_DTYPES = ("BF16", "F16", "F32")
-"""The safetensors dtypes that we take."""
-
+"""The supported safetensors dtypes of weights."""
 
 PRUNE_AGAIN = "Copy the checkpoint again, or prune again."
+
+
+class _Index(BaseModel):
+    """``model.safetensors.index.json``: tensor to file name."""
+
+    weight_map: dict[str, str]
+
+
+class _HeaderEntry(BaseModel):
+    """A tensor in the header of a safetensors file; offsets count from the end of the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
+_HEADER = TypeAdapter(dict[str, _HeaderEntry | dict[str, str]])
+"""A header: tensors by name, and ``__metadata__``, a map of strings."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +56,12 @@ class _StoredTensor:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A Hugging Face directory of a LLaMA, its layers of any widths, in safetensors.
+    """A Hugging Face directory of a LLaMA in safetensors, with layers of any widths.
 
     Attributes:
         path: The directory.
         config: ``config.json``, parsed.
-        plan: The widths that it describes; every tensor was found to have the shape that they give it.
+        plan: The widths in it; `open` has checked every tensor's shape against them.
     """
 
     path: Path
@@ -50,20 +71,23 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: str | Path) -> Checkpoint:
-        """Reads the configuration and the headers of the weight files, and checks one against the other.
+        """Reads the configuration and the headers of the weight files, and checks them against each other.
 
         Raises:
-            EdgeTransactError: There is no such directory, no ``config.json``, another architecture than LLaMA, no
-                safetensors, a truncated file, or a tensor that is missing or misshapen, by name.
+            EdgeTransactError: The directory or its ``config.json`` doesn't exist, the architecture isn't LLaMA, there
+                are no safetensors, a file is truncated, or a tensor is missing or has another shape; the message
+                names it.
         """
         path = Path(path)
         config = _read_config(path)
-        plan = WidthPlan.from_config(config)
         stored = _read_headers(path)
+        # Before the plan, which has an entry for every layer that config.json claims.
+        _check_layer_count(path, config.get("num_hidden_layers"), stored)
+        plan = WidthPlan.from_config(config)
         for name, shape in tensor_shapes(plan).items():
             if name not in stored:
                 raise EdgeTransactError(
-                    f"{path}: tensor {name} is missing", fix="Copy or download the whole checkpoint again."
+                    f"{path}: tensor {name} is missing", fix="Copy or download the complete checkpoint again."
                 )
             if stored[name].shape != shape:
                 raise EdgeTransactError(
@@ -81,15 +105,15 @@ class Checkpoint:
         return cls(path=path, config=config, plan=plan, _stored=stored)
 
     def tensor_names(self) -> Sequence[str]:
-        """The tensors that make up the model, in the order of the forward pass; a tied ``lm_head.weight`` isn't one."""
+        """The model's tensors in the order of the forward pass, without a tied ``lm_head.weight``."""
         return tuple(tensor_shapes(self.plan))
 
     def tensor(self, name: str) -> torch.Tensor:
-        """One tensor on the CPU, in its stored dtype; its pages are read as they are touched.
+        """One tensor on the CPU, in its stored dtype. Its pages are read when they are touched.
 
         Raises:
             KeyError: `name` isn't in `tensor_names`.
-            EdgeTransactError: It is a table of RoPE pairs and holds what are none.
+            EdgeTransactError: The tensor is a table of RoPE pairs with invalid entries.
         """
         from safetensors import safe_open
 
@@ -99,23 +123,23 @@ class Checkpoint:
             pairs = self.plan.head_dim // 2
             if tensor.min() < 0 or tensor.max() >= pairs or (tensor.diff(dim=1) <= 0).any():
                 raise EdgeTransactError(
-                    f"{self.path}: {name} holds other numbers than 0..{pairs - 1}, ascending in each row",
+                    f"{self.path}: {name} is not a table of RoPE pairs, rows of ascending numbers in 0..{pairs - 1}",
                     fix=PRUNE_AGAIN,
                 )
         return tensor
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """A tensor's shape, without reading it."""
+        """A tensor's shape; reads nothing."""
         return self._stored[name].shape
 
     def rows(self, pieces: Sequence[tuple[str, int, int]]) -> torch.Tensor:
-        """Rows of tensors, one below the other, in memory of their own: no page of a file stays mapped.
+        """Rows of several tensors, concatenated and copied, so that no page of a file stays mapped.
 
         Args:
-            pieces: Name, first row and the row after the last, of each piece; all have rows of the same shape.
+            pieces: ``(name, first row, row after the last)`` of each piece; all rows have the same shape.
 
         Returns:
-            In the stored dtype, or in what the pieces' dtypes promote to.
+            The rows in their stored dtype, or in the dtype that the pieces' dtypes promote to.
         """
         import torch
         from safetensors import safe_open
@@ -128,7 +152,7 @@ class Checkpoint:
             return torch.cat([files[self._stored[name].file].get_slice(name)[a:b] for name, a, b in pieces])
 
     def rope_pairs(self, index: int) -> torch.Tensor:
-        """The RoPE pairs of a layer's KV heads, in the order in which they lie: `layout.ROPE_PAIRS`, or all of them.
+        """The RoPE pairs of a layer's KV heads in stored order: its `layout.ROPE_PAIRS`, or all pairs.
 
         Returns:
             int32, ``[num_key_value_heads, qk_head_dim / 2]``.
@@ -150,7 +174,7 @@ class Checkpoint:
         """Llama 3's RoPE scaling (``rope_type``, ``factor``, ...), or `None` for plain RoPE.
 
         Raises:
-            EdgeTransactError: The model has another kind of scaling.
+            EdgeTransactError: The model has RoPE scaling of another kind.
         """
         rope = _rope_parameters(self.config)
         rope_type = rope.get("rope_type", "default")
@@ -165,7 +189,7 @@ class Checkpoint:
 
 
 def _rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    # transformers 5 writes `rope_parameters`; before, `rope_theta` stood by itself and `rope_scaling` could say `type`.
+    # transformers 5 writes `rope_parameters`; version 4 wrote `rope_theta` and `rope_scaling`, earlier with `type`.
     rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
     if "type" in rope:
         rope.setdefault("rope_type", rope.pop("type"))
@@ -176,17 +200,32 @@ def _rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
     return rope
 
 
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
+
+
+def _check_layer_count(path: Path, claimed: object, names: Iterable[str]) -> None:
+    """Refuses a ``num_hidden_layers`` beyond the layers that the weights have, however large it is."""
+    layers = {int(match[1]) for name in names if (match := _LAYER.match(name))}
+    stored = next(index for index in count() if index not in layers)
+    if isinstance(claimed, int) and claimed > stored:
+        raise EdgeTransactError(
+            f"{path}: tensor model.layers.{stored}.input_layernorm.weight is missing: config.json says "
+            f"num_hidden_layers {claimed}, the weights have {stored} layers",
+            fix="Use the config.json that belongs to these weights, or download the complete checkpoint again.",
+        )
+
+
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.exists():
-        raise EdgeTransactError(f"{path} does not exist", fix="Give a checkpoint directory that exists.")
+        raise EdgeTransactError(f"{path} does not exist", fix="Name an existing checkpoint directory.")
     if not path.is_dir():
-        raise EdgeTransactError(f"{path} is not a directory", fix="Give the directory that holds config.json.")
+        raise EdgeTransactError(f"{path} is not a directory", fix="Name the directory that holds config.json.")
     file = path / "config.json"
     try:
         config = json.loads(file.read_text())
     except FileNotFoundError as error:
         raise EdgeTransactError(
-            f"{path} has no config.json", fix="Give a Hugging Face checkpoint directory, or a .gguf file."
+            f"{path} has no config.json", fix="Name a Hugging Face checkpoint directory or a .gguf file."
         ) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise EdgeTransactError(f"{file} is not JSON: {error}", fix="Download the checkpoint again.") from error
@@ -202,7 +241,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "unknown")
         raise EdgeTransactError(
-            f"{path} is quantized already ({method})", fix="Use the unquantized checkpoint; build quantizes it."
+            f"{path} is quantized already ({method})", fix="Use the unquantized checkpoint; `build` quantizes it."
         )
     if config.get("hidden_act", "silu") != "silu":
         raise EdgeTransactError(
@@ -217,28 +256,29 @@ def _read_headers(path: Path) -> dict[str, _StoredTensor]:
         return _read_header(single)
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise EdgeTransactError(f"{index} is not an index of safetensors", fix="Download it again.") from error
+            files = set(_Index.model_validate_json(index.read_bytes()).weight_map.values())
+        except ValidationError as error:
+            raise EdgeTransactError(
+                f"{index} is not an index of safetensors ({first_problem(error)})", fix="Download it again."
+            ) from error
         stored: dict[str, _StoredTensor] = {}
-        for name in names:
+        for name in sorted(files):
             stored |= _read_header(path / Path(name).name)
         return stored
     pickles = sorted([*path.glob("*.bin"), *path.glob("*.pth"), *path.glob("*.pt")])
     if pickles:
         raise EdgeTransactError(
-            f"{path} has no safetensors, only pickles such as {pickles[0].name}, which can run code when read",
-            fix="Convert it to safetensors first (transformers' save_pretrained writes them), or download a revision "
-            "that has them.",
+            f"{path} has no safetensors, only pickles such as {pickles[0].name}, which can run code when they are read",
+            fix="Convert it with transformers' save_pretrained, or download a revision that has safetensors.",
         )
     raise EdgeTransactError(
         f"{path} has no model.safetensors and no model.safetensors.index.json",
-        fix="Give a directory that holds the weights too.",
+        fix="Name a directory that holds the weights too.",
     )
 
 
 def _read_header(file: Path) -> dict[str, _StoredTensor]:
-    """A safetensors header: u64 little-endian length, that much JSON, then the data at the offsets that it names."""
+    """The tensors in a safetensors header: a little-endian u64 length, then JSON of that length, then the data."""
     try:
         actual = file.stat().st_size
         with file.open("rb") as stream:
@@ -248,17 +288,18 @@ def _read_header(file: Path) -> dict[str, _StoredTensor]:
                     f"{file} is truncated: {actual} bytes, its header alone says {8 + length}",
                     fix="Copy or download the file again.",
                 )
-            header = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        expected = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        stored = {name: _StoredTensor(file, entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+            header = _HEADER.validate_json(stream.read(length))
     except FileNotFoundError as error:
-        raise EdgeTransactError(f"{file} is missing", fix="Download the whole checkpoint again.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise EdgeTransactError(f"{file} is not a safetensors file", fix="Download the file again.") from error
+        raise EdgeTransactError(f"{file} is missing", fix="Download the complete checkpoint again.") from error
+    except ValidationError as error:
+        raise EdgeTransactError(
+            f"{file} is not a safetensors file ({first_problem(error)})", fix="Download the file again."
+        ) from error
+    tensors = {name: entry for name, entry in header.items() if isinstance(entry, _HeaderEntry)}
+    expected = 8 + length + max((entry.data_offsets[1] for entry in tensors.values()), default=0)
     if actual != expected:
         raise EdgeTransactError(
             f"{file} is {'truncated' if actual < expected else 'damaged'}: {actual} bytes, its header says {expected}",
             fix="Copy or download the file again.",
         )
-    return stored
+    return {name: _StoredTensor(file, entry.dtype, entry.shape) for name, entry in tensors.items()}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Annotated
 
 import typer
 
 from edge_transact import __version__
-from edge_transact.cli import common
+from edge_transact.cli import common, logs
 from edge_transact.cli.bench import bench
 from edge_transact.cli.build import build
 from edge_transact.cli.cache import cache
@@ -53,13 +54,9 @@ def options(
     ] = False,
 ) -> None:
     common.debugging = debug
-    if quiet or verbose:
-        from edge_transact import progress
-
-        progress.console.quiet = quiet
-        if quiet:
-            common.hush_tqdm()
-        progress.verbose = verbose and not quiet
+    if quiet:
+        common.hush_tqdm()
+    logs.show_logs(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
     if no_cache:
         from edge_transact.artifacts import cache as store
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edge_transact.bench.records.plan import DEFAULT_LENGTHS
 from edge_transact.cli.common import JsonOption, guarded, show
+
+if TYPE_CHECKING:
+    from edge_transact.bench.records.results import Result
 
 DEFAULT_LOG = "edge-transact-bench.jsonl"
 
@@ -82,8 +85,8 @@ def bench(
         _profile(dists, device, lengths, repetitions, threads, as_json)
         return
     from edge_transact.bench.analysis.export import to_text
+    from edge_transact.bench.records.conditions import Conditions
     from edge_transact.bench.records.plan import parse_lengths
-    from edge_transact.bench.run import Conditions
     from edge_transact.bench.session import bench_models
 
     conditions = Conditions(
@@ -125,7 +128,7 @@ def bench(
     outcome.require()
 
 
-def _print(results: Sequence[Mapping[str, Any]]) -> None:
+def _print(results: Sequence[Result]) -> None:
     """What matters most of the results, in 80 columns."""
     from rich.console import Console
     from rich.table import Table
@@ -137,7 +140,7 @@ def _print(results: Sequence[Mapping[str, Any]]) -> None:
     for column in table.columns[3:]:
         column.justify = "right"
     for result in results:
-        speeds = (result[name] for name in ("prefill_tok_s", "decode_tok_s"))
+        speeds = (result["prefill_tok_s"], result["decode_tok_s"])
         table.add_row(
             result["model"],
             result["device"],
@@ -184,7 +187,7 @@ def _profile(dists: list[str], device: str, lengths: str, repetitions: int, thre
     if threads:
         # TVM reads it when its first thread starts.
         os.environ["TVM_NUM_THREADS"] = str(threads)
-    from edge_transact.bench.analysis.profile import profile_models, to_markdown
+    from edge_transact.bench.profile import profile_models, to_markdown
 
     rows = profile_models([Path(path) for path in dists], parse_lengths(lengths), repetitions)
     show({"results": [], "profile": rows}, as_json, lambda: _write(to_markdown(rows)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from edge_transact.cli.common import ForceOption, JsonOption, guarded, show
+
+logger = logging.getLogger(__name__)
 
 PRUNE = partial(typer.Option, rich_help_panel="Prune first, to")
 
@@ -133,7 +136,6 @@ def _arguments(options: dict[str, Any]) -> dict[str, Any]:
     """What `build.dist.build` is called with: the options over ``edge-transact.toml``, or the options alone."""
     from edge_transact.compiler.targets import get_target
     from edge_transact.errors import UsageError, did_you_mean
-    from edge_transact.progress import step
     from edge_transact.project import BUDGET_KEYS, ENGINES, FILE, Project, read_project
     from edge_transact.quantization import default_quantization, get_quantization
 
@@ -141,7 +143,7 @@ def _arguments(options: dict[str, Any]) -> dict[str, Any]:
         project = Project(model=options["model"])
     elif Path(FILE).exists():
         project = read_project(Path(FILE))
-        step(f"{FILE}: {project.model} for {', '.join(project.build.target)}")
+        logger.info(f"{FILE}: {project.model} for {', '.join(project.build.target)}")
     else:
         raise UsageError(
             f"no MODEL, and no {FILE} in the working directory",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,8 @@ from typing import Annotated
 import typer
 
 from edge_transact.cli.common import JsonOption, guarded, show
+
+logger = logging.getLogger(__name__)
 
 
 @guarded
@@ -48,9 +51,8 @@ def run(
 
 
 def _chat(session) -> None:
-    from edge_transact.progress import step
 
-    step("A chat: an empty line or Ctrl-D ends it, /reset forgets what was said.")
+    logger.info("A chat: an empty line or Ctrl-D ends it, /reset forgets what was said.")
     while True:
         try:
             text = input("> ").strip()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+import shlex
 import shutil
 import subprocess
 import tarfile
@@ -13,7 +15,8 @@ from typing import IO
 
 from edge_transact.compiler.targets import BuildTarget, system_lib_prefix
 from edge_transact.errors import EdgeTransactError
-from edge_transact.progress import calling
+
+logger = logging.getLogger(__name__)
 
 MACHO_64 = 0xFEEDFACF
 LIBRARY_SYMBOL = "__tvm_ffi__library_bin"
@@ -144,7 +147,7 @@ def link_android(archive: Path, output: Path, linker: list[str]) -> None:
         objects.extractall(workspace, filter="data")
         flags = ["-nostdlib", "-shared", f"-Wl,-z,max-page-size={PAGE_BYTES}", f"-Wl,-soname,{output.name}"]
         command = [*linker, *flags, "-o", str(output), *sorted(map(str, Path(workspace).rglob("*.o")))]
-        calling(command)
+        logger.debug("$ %s", shlex.join(map(str, command)))
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise EdgeTransactError(f"{archive} doesn't link: {done.stderr.strip()}", fix="Report this as a bug.")

@@ -1,6 +1,23 @@
-"""Pruning: budgets to widths, scores to indices, and the smaller checkpoint."""
+"""Pruning: budgets to widths, scores to indices, and the smaller checkpoint.
 
-from edge_transact.prune.allocate.budget import Budget
-from edge_transact.prune.run import PruneResult, prune
+Names load on first use: the command line reads the tables of units and options without importing torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edge_transact.prune.allocate.budget import Budget
+    from edge_transact.prune.run import PruneResult, prune
 
 __all__ = ["Budget", "PruneResult", "prune"]
+
+_MODULES = {"Budget": "allocate.budget", "PruneResult": "run", "prune": "run"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

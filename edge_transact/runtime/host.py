@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from edge_transact.artifacts.dist_files import SHARDS, TENSOR_CACHE
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.checkpoint.writer import TOKENIZER_FILES
+from edge_transact.costs import PAGE_SIZE
 from edge_transact.errors import EdgeTransactError
 from edge_transact.system.cpu import missing
-
-PAGE_SIZE = 16
-"""Tokens of a page of the KV cache, as in MLC's engine."""
 
 SEQUENCE = 0
 """The id of the one sequence that we run."""
@@ -93,7 +92,7 @@ class HostModel:
                 f"{dist} has no library for this host", fix="Build it again with --target host among its targets."
             )
         # What is executed and computed with; the configuration is for people to edit.
-        manifest.verify(dist, library, "tensor-cache.json", "params_shard_*.bin", *TOKENIZER_FILES)
+        manifest.verify(dist, library, TENSOR_CACHE, SHARDS, *TOKENIZER_FILES)
         return cls(dist / library, dist)
 
     def instrument(self, called: Callable[..., None]) -> None:

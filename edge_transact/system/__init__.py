@@ -1,1 +1,1 @@
-"""What this machine is: its CPU and its memory."""
+"""This machine: its CPU and its memory."""

@@ -1,14 +1,17 @@
-"""What a CPU can do, in LLVM's words and in the kernel's: no library runs into an instruction it doesn't have."""
+"""The features of this machine's CPU, by LLVM's names: no library runs into an instruction that the CPU lacks."""
 
 from __future__ import annotations
 
+import platform
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
+"""Read by hand, because psutil tells neither a CPU's features nor its name."""
 
 FLAGS = {
-    # x86-64: what LLVM calls it, and what /proc/cpuinfo does.
+    # x86-64
     "sse4.2": "sse4_2",
     "avx": "avx",
     "avx2": "avx2",
@@ -48,11 +51,11 @@ FLAGS = {
     "sve": "sve",
     "sve2": "sve2",
 }
-"""The instruction sets that compiled kernels may use."""
+"""The instruction sets that compiled kernels may use: LLVM's name to that of ``/proc/cpuinfo``."""
 
 
 def missing(features: Iterable[str]) -> list[str]:
-    """Those of some LLVM features that this machine's CPU doesn't have; none where the system doesn't tell.
+    """The LLVM features among `features` that this machine's CPU lacks; none where the system doesn't tell.
 
     Source: ``flags`` (x86-64) or ``Features`` (aarch64) in ``/proc/cpuinfo``.
     """
@@ -61,18 +64,27 @@ def missing(features: Iterable[str]) -> list[str]:
 
 
 def has_fast_bf16() -> bool:
-    """Whether this machine's CPU multiplies bf16 faster than fp32; no where the system doesn't tell.
+    """Whether this machine's CPU multiplies bf16 faster than fp32; `False` where the system doesn't tell.
 
-    AMX does, and so do AVX-512 of AMD's CPUs (twice as fast on Zen 4) and ARM's. Intel's AVX-512 alone takes twice as
-    long as for fp32 (Emerald Rapids without AMX).
+    CPUs with AMX do, and so do AMD's with AVX-512 (twice as fast on Zen 4) and ARM's. Intel's AVX-512 without AMX
+    takes twice as long for bf16 as for fp32 (Emerald Rapids).
     """
     flags = _cpu_info("flags", "Features")
     amd = "AuthenticAMD" in _cpu_info("vendor_id")
     return "amx_bf16" in flags or "bf16" in flags or (amd and "avx512_bf16" in flags)
 
 
+def cpu_name() -> str:
+    """The model name of this machine's CPU, or its architecture where the system doesn't tell."""
+    try:
+        match = re.search(r"^model name\s*:\s*(.+)$", CPUINFO.read_text(), re.MULTILINE)
+    except OSError:
+        match = None
+    return match[1] if match else platform.processor() or platform.machine()
+
+
 def _cpu_info(*keys: str) -> frozenset[str]:
-    """The words behind the first of some keys in `CPUINFO`."""
+    """The words after the first of `keys` in `CPUINFO`."""
     try:
         lines = CPUINFO.read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What this process takes of the machine."""
+"""Memory of this machine and of this process."""
 
 from __future__ import annotations
 
@@ -6,12 +6,24 @@ import resource
 import sys
 from pathlib import Path
 
+import psutil
+
+
+def total_bytes() -> int:
+    """Memory of this machine."""
+    return psutil.virtual_memory().total
+
+
+def fits(nbytes: int) -> bool:
+    """Whether `nbytes` take less than half of the memory that is available now."""
+    return nbytes < psutil.virtual_memory().available / 2
+
 
 def peak_rss_mib() -> float:
     """The most memory that this process has had resident so far, in MiB, mapped files included."""
+    # By hand: psutil tells no peak on Linux, and getrusage's starts from that of the process that started this one.
     status = Path("/proc/self/status")
     if status.exists():
-        # Not getrusage: on Linux its figure starts from that of the process that started this one.
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) / 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

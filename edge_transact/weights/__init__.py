@@ -1,4 +1,4 @@
-"""Weights as MLC stores them: W4A16 packing (`w4`), shards (`shards`), the streamed conversion (`convert`)."""
+"""Weights in MLC's formats: W4A16 packing (`w4`), shards (`shards`), the streamed conversion (`convert`)."""
 
 from edge_transact.weights.shards import ShardReader, ShardWriter
 

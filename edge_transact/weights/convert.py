@@ -1,7 +1,7 @@
-"""A checkpoint's tensors to the definition's parameters, quantized and sharded; and back again for checking.
+"""Converts a checkpoint's tensors to the definition's parameters, quantized and sharded, and back for checking.
 
-Rows are read, joined and packed some at a time, and written one parameter at a time, so memory holds the largest packed
-parameter and a shard, whatever the checkpoint's size.
+Rows are read, joined and packed in blocks, and written one parameter at a time. Memory holds the largest packed
+parameter and one shard, whatever the checkpoint's size.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from edge_transact.weights import w4
 from edge_transact.weights.shards import ShardReader, ShardWriter
 
 Source = tuple[Sequence[str], Callable[..., np.ndarray]]
-"""The checkpoint tensors that a parameter is made of, and the function that joins them: it moves rows, no more."""
+"""The checkpoint tensors of a parameter, and the function that joins them, which only moves rows."""
 
 ParameterSources = Mapping[str, Source]
-"""MLC parameter name to `Source`, in the definition's parameter order: its ``parameter_sources(config)``."""
+"""MLC parameter name to `Source`, in the definition's parameter order, as its ``parameter_sources`` returns them."""
 
 
 def convert(checkpoint: Checkpoint, sources: ParameterSources, quantization: Quantization, directory: Path) -> int:
-    """Write a checkpoint's weights as MLC parameter shards.
+    """Writes a checkpoint's weights as MLC parameter shards.
 
     Args:
-        checkpoint: What to read.
-        sources: From the definition.
-        quantization: Matrices are packed when it has bits; vectors stay in its model dtype, RoPE pairs int32.
-        directory: An existing directory; gets ``tensor-cache.json`` and ``params_shard_*.bin``.
+        checkpoint: The checkpoint.
+        sources: The definition's parameters.
+        quantization: Matrices are packed if it is a 4-bit one. Vectors have its model dtype, RoPE pairs int32.
+        directory: An existing directory, for ``tensor-cache.json`` and ``params_shard_*.bin``.
 
     Returns:
         Bytes of all shards, which is `costs.weight_bytes` of the plan.
 
     Raises:
-        EdgeTransactError: A weight doesn't fit the model dtype; the message names it.
+        EdgeTransactError: A weight isn't finite in the model dtype; the message names the parameter.
     """
     writer = ShardWriter(directory)
-    with _beside_others():
+    with _one_core_for_the_writer():
         for name, source in track(sources.items(), f"convert weights to {quantization.name}", total=len(sources)):
             parameter = _Parameter(name, checkpoint, source)
             try:
@@ -65,8 +65,8 @@ def convert(checkpoint: Checkpoint, sources: ParameterSources, quantization: Qua
 
 
 @contextmanager
-def _beside_others() -> Iterator[None]:
-    """Within, torch leaves a core to the writer's threads: its own wait busily for each other, which slows those."""
+def _one_core_for_the_writer() -> Iterator[None]:
+    """Leaves one core to the writer's threads. torch's threads wait busily for each other, which would slow them."""
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads - 1))
     try:
@@ -76,15 +76,15 @@ def _beside_others() -> Iterator[None]:
 
 
 BLOCK_BYTES = 8 << 20
-"""How much of a checkpoint is read at once: little enough that memory is used again, not asked of the system anew."""
+"""Bytes of a checkpoint that are read at once: few enough for the allocator to reuse memory instead of mapping more."""
 
 
 class _Parameter:
-    """A parameter as the checkpoint's tensors have it, read some rows at a time.
+    """A parameter before quantization, read from the checkpoint's tensors in blocks of rows.
 
     Attributes:
-        name: In the definition.
-        shape: Joined.
+        name: Its name in the definition.
+        shape: Its shape after joining.
     """
 
     def __init__(self, name: str, checkpoint: Checkpoint, source: Source) -> None:
@@ -95,13 +95,13 @@ class _Parameter:
         self.shape = (len(self._order), *shapes[self._parts[0]][1:])
 
     def blocks(self) -> Iterator[torch.Tensor]:
-        """The rows in order, `BLOCK_BYTES` at a time."""
+        """The rows in order, in blocks of `BLOCK_BYTES`."""
         rows = max(1, BLOCK_BYTES // (2 * math.prod(self.shape[1:])))
         for start in range(0, len(self._order), rows):
             yield self._checkpoint.rows(self._pieces(self._order[start : start + rows]))
 
     def _pieces(self, numbers: np.ndarray) -> list[tuple[str, int, int]]:
-        """The runs of rows that lie one after the other in a part, from row numbers over all parts."""
+        """Splits row numbers, counted over all parts, into runs of consecutive rows of one part."""
         parts = np.searchsorted(self._starts, numbers, side="right") - 1
         breaks = np.flatnonzero((np.diff(numbers) != 1) | (np.diff(parts) != 0)) + 1
         pieces = []
@@ -112,7 +112,7 @@ class _Parameter:
 
 
 def _row_order(source: Source, shapes: Mapping[str, Sequence[int]]) -> np.ndarray:
-    """Which row each row of a joined parameter was, counted over its parts. A vector's elements are its rows."""
+    """For each row of a joined parameter, its row number in the concatenated parts. A vector's elements are rows."""
     parts, join = source
     starts = np.cumsum([0, *(shapes[part][0] for part in parts)])
     tail = (1,) * (len(shapes[parts[0]]) - 1)
@@ -136,7 +136,7 @@ def _write_plain(parameter: _Parameter, quantization: Quantization, writer: Shar
             if not is_finite(array):
                 raise EdgeTransactError(
                     f"a weight is not finite in {quantization.model_dtype}",
-                    fix="Check the checkpoint for NaN and infinite values, or use a quantization in float32.",
+                    fix="Check the checkpoint for NaN and infinite values, or use a quantization with float32.",
                 )
             yield array.numpy()
 
@@ -148,7 +148,7 @@ def _is_packed(name: str, shape: Sequence[int], quantization: Quantization) -> b
 
 
 def _is_table(name: str) -> bool:
-    """Whether a parameter is a table of RoPE pairs, int32."""
+    """Whether a parameter is a layer's int32 table of RoPE pairs."""
     return name.endswith(f"{ROPE_PAIRS}.indices")
 
 
@@ -162,16 +162,16 @@ def restore(
     shapes: Mapping[str, Sequence[int]],
     quantization: Quantization,
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """The checkpoint's tensors as the shards hold them: dequantized, and split again.
+    """The inverse of `convert`: dequantizes the parameters and splits them into the checkpoint's tensors.
 
     Args:
         reader: The shards.
-        sources: As given to `convert`.
+        sources: The same as for `convert`.
         shapes: Checkpoint tensor name to shape.
-        quantization: As given to `convert`.
+        quantization: The same as for `convert`.
 
     Yields:
-        Checkpoint tensor name and its value, in float32 unless it is a table of RoPE pairs, in the order of `sources`.
+        Name and value of each checkpoint tensor, in the order of `sources`. Values are float32, RoPE pairs int32.
     """
     for name, (parts, join) in sources.items():
         in_features = tuple(shapes[parts[0]])[1:]

@@ -1,4 +1,4 @@
-"""Four-bit group quantization, bit for bit as MLC-LLM packs it (``quantization/group_quantization.py``).
+"""4-bit group quantization, bit for bit as in MLC-LLM's ``quantization/group_quantization.py``.
 
 Groups of 32 weights along the input features share one scale::
 
@@ -6,9 +6,9 @@ Groups of 32 weights along the input features share one scale::
     q     = clip(round(w / scale + 7), 0, 14) half to even; the quotient and the sum are rounded to the model's dtype
     w     ~ (q - 7) * scale
 
-Eight values make a uint32, the first in its lowest bits. A ragged last group is filled with q = 0; a group of zeros
-has scale 0 and q = 0. Linear weights are stored output-major (NK), or, for ``q4f16_0``, input-major (KN): both tensors
-transposed. Embeddings are output-major always.
+7 is `ZERO_POINT`. Eight values make a uint32, the first in its lowest bits. A ragged last group is padded with q = 0; a
+group of zeros has scale 0 and q = 0. Linear weights are stored output-major (NK), or input-major (KN) for ``q4f16_0``:
+both tensors transposed. Embeddings are always output-major.
 """
 
 from __future__ import annotations
@@ -21,24 +21,21 @@ import numpy as np
 import torch
 
 from edge_transact.errors import EdgeTransactError
-from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP, Quantization
-
-MAX_Q = 7
-"""The largest magnitude of a signed value; stored values are shifted up by it."""
+from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP, ZERO_POINT, Quantization
 
 _CHUNK_WEIGHTS = 1 << 16
-"""Weights that a thread packs at once: few enough for the temporaries to stay in a core's own cache."""
+"""Weights that a thread packs at once: few enough for the temporaries to stay in one core's cache."""
 
 
 def quantize(
     weight: torch.Tensor, quantization: Quantization, *, embedding: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pack a weight.
+    """Packs a weight.
 
     Args:
-        weight: ``[out, in]``, any float dtype; it is cast to the model's dtype first, as MLC does.
-        quantization: A 4-bit one.
-        embedding: The weight is an embedding, which keeps the output-major layout.
+        weight: ``[out, in]``, any float dtype; it is cast to the model's dtype first, as in MLC.
+        quantization: A 4-bit quantization.
+        embedding: Whether the weight is an embedding, which is always output-major.
 
     Returns:
         `q_weight`, uint32 ``[out, 4 * ceil(in / 32)]``, and `q_scale`, the model's dtype ``[out, ceil(in / 32)]``; both
@@ -54,11 +51,13 @@ def quantize(
 
 
 class Packer:
-    """`quantize` for a weight that comes in blocks of rows, so that it need not be in memory whole.
+    """`quantize` for a weight that comes in blocks of rows and is never in memory as a whole.
 
     Args:
-        out_features, in_features: Of the whole weight.
-        quantization, embedding: As for `quantize`.
+        out_features: Rows of the weight.
+        in_features: Columns of the weight.
+        quantization: A 4-bit quantization.
+        embedding: Whether the weight is an embedding, which is always output-major.
     """
 
     def __init__(
@@ -70,12 +69,12 @@ class Packer:
         self._groups, self._rows = groups, 0
         self._input_major = quantization.linear_layout == "KN" and not embedding
         words, scales = (out_features, groups * WORDS_PER_GROUP), (out_features, groups)
-        # int32 for uint32, which torch can't transpose.
+        # int32, because torch can't transpose uint32.
         self._words = torch.empty(words[::-1] if self._input_major else words, dtype=torch.int32)
         self._scales = torch.empty(scales[::-1] if self._input_major else scales, dtype=self._dtype)
 
     def add(self, rows: torch.Tensor) -> None:
-        """Pack the next rows, ``[n, in_features]``."""
+        """Packs the next rows, ``[n, in_features]``."""
         chunk = max(1, _CHUNK_WEIGHTS // rows.shape[1])
         starts = range(0, len(rows), chunk)
         first, self._rows = self._rows, self._rows + len(rows)
@@ -92,7 +91,7 @@ class Packer:
         _each(pack, starts)
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
-        """What `quantize` returns, and raises."""
+        """Returns and raises the same as `quantize`."""
         if not torch.isfinite(self._scales).all():
             raise EdgeTransactError(
                 f"a weight is not finite in {self._quantization.model_dtype}",
@@ -102,9 +101,9 @@ class Packer:
 
 
 def _each(work: Callable[[int], None], starts: Sequence[int]) -> None:
-    """Do some work for every start, in as many threads as torch has, each of which uses one core.
+    """Calls `work` for every start, in as many threads as torch has, each on one core.
 
-    Threads of our own, since torch's would meet after every operation on a chunk.
+    torch's own threads would synchronize after every operation on a chunk.
     """
     threads = torch.get_num_threads()
     if min(threads, len(starts)) <= 1:
@@ -116,14 +115,14 @@ def _each(work: Callable[[int], None], starts: Sequence[int]) -> None:
             for _ in pool.map(work, starts):
                 pass
     finally:
-        torch.set_num_threads(threads)  # what threads of others begin with
+        torch.set_num_threads(threads)  # new threads inherit the number that was set last
 
 
 def _quantize_rows(weight: torch.Tensor, groups: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows ``[rows, in]`` to words of eight values, int32 ``[rows, 4 * groups]``, and scales ``[rows, groups]``."""
+    """Packs rows ``[rows, in]`` into int32 words ``[rows, 4 * groups]`` and scales ``[rows, groups]``."""
     rows, in_features = weight.shape
-    # fp16 arithmetic is fp32 arithmetic with each result rounded to fp16, and runs faster that way; bf16 gets to fp16
-    # faster through fp32, too.
+    # fp16 arithmetic equals fp32 arithmetic with each result rounded to fp16, which is faster. bf16 becomes fp16 faster
+    # through fp32, too.
     values = weight.float()
     padding = groups * GROUP_SIZE - in_features
     if padding:
@@ -133,12 +132,12 @@ def _quantize_rows(weight: torch.Tensor, groups: int, dtype: torch.dtype) -> tup
         return x if dtype == torch.float32 else x.to(dtype).float()
 
     values = rounded(values).view(rows, groups, GROUP_SIZE)
-    scales = (torch.maximum(values.amax(-1), -values.amin(-1)) / MAX_Q).to(dtype)
-    shifted = rounded(rounded(values / scales.float()[..., None]).add_(MAX_Q))
+    scales = (torch.maximum(values.amax(-1), -values.amin(-1)) / ZERO_POINT).to(dtype)
+    shifted = rounded(rounded(values / scales.float()[..., None]).add_(ZERO_POINT))
     if not scales.all():
         shifted.nan_to_num_(nan=0.0)  # 0 / 0, in a group of zeros
-    # To int8, which has a vector instruction where uint8 has none.
-    q = shifted.round_().clamp_(0, 2 * MAX_Q).to(torch.int8).view(rows, groups * GROUP_SIZE)
+    # int8: the conversion has a vector instruction, and that to uint8 has none.
+    q = shifted.round_().clamp_(0, 2 * ZERO_POINT).to(torch.int8).view(rows, groups * GROUP_SIZE)
     if padding:
         q[:, in_features:] = 0
     pairs = q.view(torch.int16)
@@ -153,13 +152,14 @@ def dequantize(
     *,
     embedding: bool = False,
 ) -> np.ndarray:
-    """Unpack a weight.
+    """Unpacks a weight.
 
     Args:
-        q_weight, q_scale: As `quantize` returns them.
-        quantization: The one that they were packed with.
-        in_features: Weights a row; the packed form doesn't tell, when the last group is ragged.
-        embedding: As for `quantize`.
+        q_weight: The words that `quantize` returned.
+        q_scale: The scales that `quantize` returned.
+        quantization: The quantization that they were packed with.
+        in_features: Weights per row, which a ragged last group doesn't reveal.
+        embedding: Whether the weight is an embedding, which is always output-major.
 
     Returns:
         ``[out, in_features]``, in the model's dtype.
@@ -169,5 +169,5 @@ def dequantize(
     packed = torch.from_numpy(q_weight.view(np.uint8))
     q = torch.stack((packed & 0xF, packed >> 4), dim=-1).view(*q_scale.shape, GROUP_SIZE)
     scales = torch.from_numpy(q_scale)
-    weight = (q.to(scales.dtype) - MAX_Q) * scales[..., None]
+    weight = (q.to(scales.dtype) - ZERO_POINT) * scales[..., None]
     return weight.view(q_scale.shape[0], -1)[:, :in_features].contiguous().numpy()

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from edge_transact import progress
 from edge_transact.artifacts import cache
+from edge_transact.artifacts.digests import sha256
 from edge_transact.cli import app
 
 
@@ -38,13 +38,14 @@ class Kitchen:
         return cache.Recipe(kind, "quantize", ingredients, self)
 
 
-def test_the_same_ingredients_are_made_once(capsys):
+def test_the_same_ingredients_are_made_once(caplog):
+    caplog.set_level("INFO", "edge_transact")
     kitchen = Kitchen()
     first = cache.made(kitchen.recipe(model="a"))
-    assert "reused" not in capsys.readouterr().err
+    assert "reused" not in caplog.text
     assert cache.made(kitchen.recipe(model="a")) == first
     assert kitchen.times == 1
-    assert "quantize: nothing has changed, reused" in capsys.readouterr().err
+    assert "quantize: nothing has changed, reused" in caplog.text
 
 
 @given(
@@ -52,16 +53,16 @@ def test_the_same_ingredients_are_made_once(capsys):
     st.dictionaries(st.text(max_size=3), st.integers(), max_size=3),
 )
 @settings(max_examples=50)
-def test_entries_are_the_same_exactly_when_ingredients_are(one, other):
+def test_entries_are_equal_if_and_only_if_ingredients_are(one, other):
     kitchen = Kitchen()
     recipes = [cache.Recipe("weights", "quantize", ingredients, kitchen) for ingredients in (one, other)]
     assert (recipes[0].entry == recipes[1].entry) == (one == other)
 
 
-def test_who_comes_second_waits_for_what_is_being_made(monkeypatch):
+def test_a_second_process_waits_for_the_first(monkeypatch):
     kitchen, begun, waits, go_on = Kitchen(), threading.Event(), threading.Event(), threading.Event()
     monkeypatch.setattr(
-        cache, "step", lambda message: waits.set() if "waiting for another process" in message else None
+        cache.logger, "info", lambda message: waits.set() if "waiting for another process" in message else None
     )
 
     def make_slowly(directory: Path) -> None:
@@ -82,7 +83,7 @@ def test_who_comes_second_waits_for_what_is_being_made(monkeypatch):
     assert kitchen.times == 1
 
 
-def test_no_cache_makes_again(monkeypatch):
+def test_no_cache_makes_an_entry_again(monkeypatch):
     kitchen = Kitchen()
     cache.made(kitchen.recipe())
     monkeypatch.setattr(cache, "enabled", False)
@@ -90,7 +91,7 @@ def test_no_cache_makes_again(monkeypatch):
     assert kitchen.times == 2
 
 
-def test_what_was_interrupted_is_not_there(root):
+def test_an_interrupted_entry_does_not_exist(root):
     def fails(directory: Path) -> None:
         (directory / "half").write_text("half")
         raise KeyboardInterrupt
@@ -108,6 +109,20 @@ def test_a_damaged_entry_is_made_again(tmp_path, damage):
     cache.place(kitchen.recipe(), tmp_path / "out")
     assert (tmp_path / "out" / "parts" / "a.bin").read_bytes() == b"content"
     assert kitchen.times == 2
+
+
+def test_place_returns_digests_and_hashes_a_new_file_once(tmp_path, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(cache, "sha256", lambda path: hashed.append(path.name) or sha256(path))
+    monkeypatch.setattr(cache.digests, "copy", lambda source, target: pytest.fail("a new file was hashed again"))
+    kitchen = Kitchen()
+    placed = cache.place(kitchen.recipe(), tmp_path / "new")
+    assert placed == {"parts/a.bin": sha256(tmp_path / "new" / "parts" / "a.bin")}
+    assert hashed == ["a.bin"]
+    monkeypatch.undo()
+    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
+    assert cache.place(kitchen.recipe(), tmp_path / "again") == placed
+    assert kitchen.times == 1
 
 
 def test_a_damaged_record_is_made_again():
@@ -147,7 +162,7 @@ def run(*arguments: str) -> dict:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def test_the_command_shows_and_clears_and_touches_nothing_else(root):
+def test_the_command_lists_and_clears_only_entries(root):
     kitchen = Kitchen()
     cache.made(kitchen.recipe("weights"))
     cache.made(kitchen.recipe("libraries"))
@@ -169,12 +184,13 @@ def test_an_unknown_kind():
     assert result.exit_code == 2 and "Did you mean 'weights'?" in result.stderr
 
 
-def test_verbose_says_why_a_stage_is_made_again(monkeypatch, capsys):
-    monkeypatch.setattr(progress, "verbose", True)
+def test_verbose_says_why_a_stage_is_made_again(monkeypatch, caplog):
+    caplog.set_level("DEBUG", "edge_transact")
 
     def made(**ingredients: object) -> str:
         directory = cache.made(cache.Recipe("weights", "quantize", ingredients, lambda directory: None))
-        said = " ".join(capsys.readouterr().err.split())
+        said = caplog.text
+        caplog.clear()
         assert str(directory) in said
         return said
 

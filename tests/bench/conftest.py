@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from edge_transact.bench.records.plan import Lengths
-from edge_transact.bench.run import Conditions
+from edge_transact.bench.session import BenchOutcome
+from tests.support.bench_runs import NASTY, QUICK
+from tests.support.phone.leftovers import binfmt
 from tests.support.phone.phone import AdbServer, Phone
 from tests.support.phone.root import missing
 from tests.support.phone.runner import build_runner
 
-QUICK = Conditions(
-    lengths=(Lengths(8, 4),), repetitions=2, warmups=0, timeout_s=60, cool_timeout_s=20, reconnect_s=30, sample_s=1
-)
+PHONE_FIXTURES = {"phone", "make_phone", "adb_server", "runner"}
 
-NASTY = 'it\'s a "tiny" $(touch pwned); `touch pwned` & touch pwned\n* | <b> \\ é -n #'
-"""What a DIST may be called: no shell and no page may take any of it for a command."""
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need the stand-in phone."""
+    for item in items:
+        if PHONE_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("phone")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip them if the machine lacks something, and say what."""
+    if item.get_closest_marker("phone") and (lacks := missing()):
+        pytest.skip(f"the stand-in phone needs {', '.join(lacks)}; as root, `make system-packages` installs programs")
 
 
 @pytest.fixture(scope="session")
@@ -36,26 +44,21 @@ def tiny_dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def copy_dist(dist: Path, to: Path) -> None:
-    """The same model as another build: the manifest's layout differs, and so its digest."""
-    shutil.copytree(dist, to)
-    manifest = json.loads((to / "manifest.json").read_text())
-    (to / "manifest.json").write_text(json.dumps(manifest, indent=len(to.name)))
-
-
 @pytest.fixture(scope="session")
-def runner(_phone_possible: None) -> Path:
+def runner() -> Path:
+    """The directory of the runner, built for the stand-in phone."""
     return build_runner()
 
 
 @pytest.fixture(scope="session")
-def _phone_possible() -> None:
-    if lacks := missing():
-        pytest.skip(f"the stand-in phone needs {', '.join(lacks)}")
+def _aarch64() -> Iterator[None]:
+    with binfmt():
+        yield
 
 
 @pytest.fixture
-def adb_server(_phone_possible: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[AdbServer]:
+def adb_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[AdbServer]:
+    """An adb server for one test."""
     server = AdbServer()
     for name, value in server.environment.items():
         if name.startswith("A"):
@@ -65,7 +68,7 @@ def adb_server(_phone_possible: None, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 @pytest.fixture
-def make_phone(adb_server: AdbServer) -> Iterator[Callable[..., Phone]]:
+def make_phone(adb_server: AdbServer, _aarch64: None) -> Iterator[Callable[..., Phone]]:
     """Makes running phones that the adb server knows."""
     phones: list[Phone] = []
 
@@ -83,37 +86,47 @@ def make_phone(adb_server: AdbServer) -> Iterator[Callable[..., Phone]]:
 
 @pytest.fixture
 def phone(make_phone: Callable[..., Phone]) -> Phone:
+    """A running phone."""
     return make_phone()
 
 
-@pytest.fixture
-def run_bench(tiny_dist: Path, runner: Path, tmp_path: Path):
-    """`session.bench_models` on the tiny DIST, quickly; conditions can be changed by keyword."""
-    from edge_transact.bench.session import bench_models
+class RunBench:
+    """Runs `session.bench_models` quickly; conditions and options can be changed by keyword.
 
-    own = {
-        "dists": [tiny_dist],
-        "log": tmp_path / "log.jsonl",
-        "resume": False,
-        "runner": runner,
-        "app": "",
-        "clean": False,
-    }
+    Attributes:
+        log: The log, unless another is asked for.
+    """
 
-    def run(device: str, **options):
-        session = {name: options.pop(name, value) for name, value in own.items()}
+    def __init__(self, dist: Path, runner: Path, log: Path) -> None:
+        self.log = log
+        self._own: dict[str, Any] = {
+            "dists": [dist],
+            "log": log,
+            "resume": False,
+            "runner": runner,
+            "app": "",
+            "clean": False,
+        }
+
+    def __call__(self, device: str, **options: Any) -> BenchOutcome:
+        from edge_transact.bench.session import bench_models
+
+        session = {name: options.pop(name, value) for name, value in self._own.items()}
         conditions = replace(QUICK, **options)
         return bench_models(
             session.pop("dists"), conditions, device=device, target="android-cpu", format="json", **session
         )
 
-    run.log = tmp_path / "log.jsonl"
-    return run
+
+@pytest.fixture
+def run_bench(tiny_dist: Path, runner: Path, tmp_path: Path) -> RunBench:
+    """Runs a bench of the tiny DIST."""
+    return RunBench(tiny_dist, runner, tmp_path / "log.jsonl")
 
 
 @pytest.fixture
 def when_logged(tmp_path: Path) -> Iterator[Callable[..., threading.Thread]]:
-    """Does something, once, as soon as the log holds so many records of a kind."""
+    """Does something, once, as soon as the log holds `count` records of a kind."""
     threads: list[threading.Thread] = []
     log = tmp_path / "log.jsonl"
 

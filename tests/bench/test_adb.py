@@ -6,7 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_transact.bench.drivers.adb import AndroidDevice, DeviceRefused, adb_client, quote
+from edge_transact.bench.drivers.adb.client import AndroidDevice, adb_client, quote
+from edge_transact.bench.drivers.base import DeviceRefused
 from edge_transact.errors import UsageError
 
 WORDS = st.lists(
@@ -28,7 +29,7 @@ WORDS = st.lists(
 @given(words=WORDS)
 def test_arguments_come_back_as_they_were(phone, words):
     device = AndroidDevice(adb_client(), phone.serial)
-    # `print` is built into the phone's shell: what it read is what comes out.
+    # `print` is built into the phone's shell, so it prints exactly what the shell has read.
     result = device.script('for word in "$@"; do print -r -- "$word"; print //; done', *words)
     assert result.stdout == "".join(f"{word}\n//\n" for word in words)
     assert result.code == 0 and result.stderr == ""

@@ -1,4 +1,4 @@
-"""The app path: a stand-in app whose benchmark activity is a script around the real runner."""
+"""Runs in an app: a stand-in whose benchmark activity is a script around the real runner."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from edge_transact.bench.drivers.link import link_archive
+from edge_transact.bench.link import link_archive
 from edge_transact.bench.model import open_models
 from edge_transact.errors import UsageError
 

@@ -1,4 +1,4 @@
-"""What goes wrong between a computer and a phone, made to go wrong: no finished result is lost, and nothing hangs."""
+"""Faults between a computer and a phone, provoked: no finished repetition is lost, and nothing hangs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_transact.bench.drivers import adb, push
+from edge_transact.bench.drivers.adb import client, push
 from edge_transact.bench.records.plan import Lengths
 from edge_transact.errors import EdgeTransactError
 from tests.support.bench_logs import repetitions
@@ -26,12 +26,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def two_attempts(monkeypatch):
-    """A visit that always fails is tried twice rather than three times."""
+    """Try a visit that always fails twice instead of three times."""
     monkeypatch.setattr("edge_transact.bench.run.ATTEMPTS", 2)
 
 
 def reboot(phone, adb_server):
-    """The device dies, and is back a moment later with an empty /data/local/tmp, and without what modes it was in."""
+    """The device dies and comes back a moment later, with an empty /data/local/tmp and in no special mode."""
 
     def act():
         phone.stop()
@@ -43,7 +43,7 @@ def reboot(phone, adb_server):
 
 
 def fake_runner(tmp_path: Path, script: str) -> Path:
-    """A runner that misbehaves: a shell script with the run's name in $run, and `repetition N` for a good line."""
+    """A misbehaving runner: a shell script with the run's name in $run, where `repetition N` prints a good line."""
     directory = tmp_path / "fake"
     directory.mkdir()
     prologue = """\
@@ -59,7 +59,7 @@ def fake_runner(tmp_path: Path, script: str) -> Path:
 
 
 def test_device_dies_during_a_push(phone, adb_server, run_bench, monkeypatch):
-    chunks, died = adb._chunks, []
+    chunks, died = client._chunks, []
 
     def chunks_until_death(source):
         for number, chunk in enumerate(chunks(source)):
@@ -68,7 +68,7 @@ def test_device_dies_during_a_push(phone, adb_server, run_bench, monkeypatch):
                 reboot(phone, adb_server)()
             yield chunk
 
-    monkeypatch.setattr(adb, "_chunks", chunks_until_death)
+    monkeypatch.setattr(client, "_chunks", chunks_until_death)
     outcome = run_bench(phone.serial)
     assert died and outcome.failures == [] and outcome.results[0]["repetitions"] == 2
 
@@ -87,7 +87,7 @@ def test_device_dies_between_runs_and_does_not_come_back(phone, run_bench, when_
     kept = repetitions(run_bench.log)
     assert len(kept) == 1 and len(outcome.failures) >= 1 and "--resume" in str(failure_of(outcome).fix)
     phone.start()
-    adb.AndroidDevice(adb.adb_client(), phone.serial).wait(20, never())
+    client.AndroidDevice(client.adb_client(), phone.serial).wait(20, never())
     resumes(phone, run_bench)
 
 
@@ -136,7 +136,7 @@ def test_storage_of_the_device_is_full(phone, run_bench, monkeypatch):
 
 
 def test_storage_of_the_device_fills_up_between_runs(two_attempts, phone, run_bench, monkeypatch):
-    send = adb.AndroidDevice.push
+    send = client.AndroidDevice.push
     with monkeypatch.context() as patch, contextlib.ExitStack() as ballast:
 
         def send_when_full(device, source, target, **options):
@@ -144,7 +144,7 @@ def test_storage_of_the_device_fills_up_between_runs(two_attempts, phone, run_be
                 ballast.enter_context(filled_up(phone, leave=0))
             send(device, source, target, **options)
 
-        patch.setattr(adb.AndroidDevice, "push", send_when_full)
+        patch.setattr(client.AndroidDevice, "push", send_when_full)
         outcome = run_bench(phone.serial)
     kept = repetitions(run_bench.log)
     assert len(kept) == 1 and "cannot write" in outcome.failures[0]
@@ -178,7 +178,7 @@ def test_runner_is_killed_for_memory(phone, run_bench, when_logged):
 
 def test_runner_is_killed_every_time(two_attempts, phone, run_bench, tmp_path):
     outcome = run_bench(phone.serial, runner=fake_runner(tmp_path, "repetition 0; kill -9 $$"), repetitions=6)
-    # Two attempts a visit, each of which leaves one good repetition; two visits.
+    # Two visits with two attempts each, and each attempt leaves one good repetition.
     assert len(repetitions(run_bench.log)) == 4
     assert len(outcome.failures) == 2 and "memory runs out" in outcome.failures[0]
     resumes(phone, run_bench, repetitions=6)
@@ -193,7 +193,7 @@ def test_runner_crashes_at_once(two_attempts, phone, run_bench, tmp_path):
 
 
 def test_runner_hangs(two_attempts, phone, run_bench, tmp_path, monkeypatch):
-    monkeypatch.setattr("edge_transact.bench.drivers.android.GRACE_S", 0)
+    monkeypatch.setattr("edge_transact.bench.drivers.adb.runner.GRACE_S", 0)
     outcome = run_bench(
         phone.serial, runner=fake_runner(tmp_path, "repetition 0; sleep 600"), repetitions=6, timeout_s=2
     )
@@ -275,14 +275,14 @@ def test_the_ceiling_pauses_a_visit(phone, run_bench, when_logged):
         phone.set_temperature(30)
 
     when_logged("repetition", 1, heat_up)
-    # Long ones, so that temperatures are read before the visit is over.
+    # Long repetitions, so that temperatures are read before the visit ends.
     outcome = run_bench(phone.serial, lengths=(Lengths(8, 32),), repetitions=8, sample_s=0.1)
     assert outcome.failures == [] and outcome.results[0]["repetitions"] == 8
     assert outcome.results[0]["temp_peak_c"] == 70
 
 
 def test_interrupted_during_a_push(phone, run_bench, monkeypatch):
-    chunks, sent = adb._chunks, []
+    chunks, sent = client._chunks, []
 
     def slow_chunks(source):
         for chunk in chunks(source):
@@ -293,7 +293,7 @@ def test_interrupted_during_a_push(phone, run_bench, monkeypatch):
                 time.sleep(0.05)
             yield chunk
 
-    monkeypatch.setattr(adb, "_chunks", slow_chunks)
+    monkeypatch.setattr(client, "_chunks", slow_chunks)
     with pytest.raises(KeyboardInterrupt):
         run_bench(phone.serial)
     assert 3 <= len(sent) < 30
@@ -320,7 +320,7 @@ def test_interrupted(phone, run_bench, tiny_dist, runner, when_logged):
 
 @contextlib.contextmanager
 def filled_up(phone, leave: int):
-    """A phone with so many bytes of storage left."""
+    """Fill the phone's storage up to the last `leave` bytes."""
     ballast, free = phone.tmp / "ballast", os.statvfs(phone.tmp)
     with ballast.open("ab") as file:
         size = file.tell() + free.f_bavail * free.f_frsize - leave
@@ -330,7 +330,7 @@ def filled_up(phone, leave: int):
 
 
 def resumes(phone, run_bench, **options):
-    """Once the fault is gone the plan goes on: what was finished stays, and the rest is measured."""
+    """Once the fault is gone the plan continues: finished repetitions stay, and the rest is measured."""
     kept = repetitions(run_bench.log)
     outcome = run_bench(phone.serial, resume=True, **options)
     assert outcome.failures == [] and repetitions(run_bench.log)[: len(kept)] == kept

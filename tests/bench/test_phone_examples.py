@@ -1,4 +1,4 @@
-"""The examples of pages and help that measure phones, run as they stand on the stand-in phone."""
+"""Runs the examples of pages and help texts that measure phones, unchanged, on the stand-in phone."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_transact.bench import run
-from tests.bench.conftest import QUICK, copy_dist
+from edge_transact.bench.records import conditions
 from tests.support.bench_logs import repetitions
+from tests.support.bench_runs import QUICK, copy_dist
 from tests.support.examples import EXAMPLES, run_line, split
 
 LINES = list(dict.fromkeys(line for lines in EXAMPLES.values() for line in lines if "--device all" in line))
@@ -17,10 +17,10 @@ LINES = list(dict.fromkeys(line for lines in EXAMPLES.values() for line in lines
 @pytest.mark.slow
 @pytest.mark.parametrize("line", LINES)
 def test_examples_measure_the_phone(line, phone, runner, tiny_dist, tmp_path, monkeypatch):
-    """On the tiny model and in short: the phone is an emulation."""
-    conditions = run.Conditions
+    """With the tiny model and short lengths, because the phone is emulated."""
+    original = conditions.Conditions
     short = {"lengths": QUICK.lengths, "repetitions": 1, "warmups": 0}
-    monkeypatch.setattr(run, "Conditions", lambda **asked: conditions(**{**asked, **short}))
+    monkeypatch.setattr(conditions, "Conditions", lambda **asked: original(**{**asked, **short}))
     monkeypatch.setenv("EDGE_BENCH_RUNNER", str(runner))
     monkeypatch.chdir(tmp_path)
     models = {word for word in split(line) if word in ("dist", "dense", "pruned")}
@@ -28,6 +28,6 @@ def test_examples_measure_the_phone(line, phone, runner, tiny_dist, tmp_path, mo
         copy_dist(tiny_dist, Path(name))
     run_line(line)
     measured = repetitions(Path("edge-transact-bench.jsonl"))
-    assert {row["model"] for row in measured} == models
-    assert {row["serial"] for row in measured} == {phone.serial}
+    assert {row.model for row in measured} == models
+    assert {row.serial for row in measured} == {phone.serial}
     assert Path("report/index.html").exists()

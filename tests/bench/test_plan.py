@@ -1,4 +1,4 @@
-"""The order of visits, and what the command line makes of lengths."""
+"""The order of visits, and how lengths and cores are parsed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_transact.bench.drivers.host import HostBench, parse_cores
+from edge_transact.bench.drivers.host import HostDriver, parse_cores
+from edge_transact.bench.records.conditions import Conditions
 from edge_transact.bench.records.plan import Lengths, make_visits, parse_lengths, prompt_ids
-from edge_transact.bench.run import Conditions
 from edge_transact.errors import UsageError
 
 PAIRS = st.lists(st.builds(Lengths, st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4, unique=True)
@@ -26,7 +26,7 @@ def test_every_model_is_measured_as_often_and_as_late_as_the_others(models, leng
         measured[visit.model, visit.lengths] += visit.repetitions
         places[visit.model, visit.lengths] += place
     assert set(measured.values()) == {repetitions} and len(measured) == models * len(lengths)
-    # There and back again: the mean place is the same for all, so a linear drift falls on all alike.
+    # The second round runs backwards, so all have the same mean place, and a linear drift affects all alike.
     assert repetitions == 1 or len(set(places.values())) == 1
     if models > 1:
         assert all(a.model != b.model or a.round != b.round for a, b in pairwise(visits))
@@ -48,7 +48,7 @@ def test_cores_are_read():
         with pytest.raises(UsageError, match="--cores"):
             parse_cores(text)
     with pytest.raises(UsageError, match="may not use"):
-        HostBench(Conditions(lengths=(Lengths(1, 1),), cores="100000"))
+        HostDriver(Conditions(lengths=(Lengths(1, 1),), cores="100000"))
 
 
 @given(st.integers(2, 50000), st.integers(1, 300))

@@ -1,10 +1,9 @@
-"""The report, looked at in a real browser."""
+"""The report, shown by a real browser."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 import struct
 import subprocess
 
@@ -12,22 +11,23 @@ import pytest
 
 from edge_transact.bench.analysis.published import FIGURE_4
 from edge_transact.bench.analysis.report import write_report
+from edge_transact.bench.records.readings import Reading
 from edge_transact.errors import EdgeTransactError
-from tests.support.bench_logs import repetition
+from tests.support.bench_logs import repetition, visit
 
 NASTY = '<script>alert("x")</script> & $(id)'
 
 
 @pytest.fixture(scope="module")
 def records():
-    trace = [{"at_s": float(second), "temp_c": 30 + second / 10} for second in range(60)]
+    trace = [Reading(at_s=float(second), temp_c=30 + second / 10) for second in range(60)]
     found = []
     for model, factor in (("dense", 2.0), ("pruned", 1.0), (NASTY, 1.5)):
         for prefill in (64, 256):
             seconds = factor * prefill / 64
             common = {"model": model, "model_digest": model, "prefill_tokens": prefill}
             found += [repetition(seconds * noise, **common) for noise in (0.99, 1.0, 1.02)]
-            found.append({**repetition(seconds, **common), "kind": "visit", "error": None, "trace": trace})
+            found.append(visit(trace, **common))
     return found
 
 
@@ -48,13 +48,11 @@ def test_figures_are_drawn(report):
     assert len(json.loads((path / "results.json").read_text())) == 6
 
 
+@pytest.mark.needs("chromium")
 def test_a_browser_shows_the_page(report, tmp_path):
     path, names = report
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium")
     probe = tmp_path / "probe.html"
-    # The page judges itself: what a script inside it finds is left in its title.
+    # A script in the page checks it, and leaves what it finds in the title.
     script = """<script>addEventListener("load", () => {
         const images = [...document.images];
         document.title = JSON.stringify({
@@ -68,7 +66,7 @@ def test_a_browser_shows_the_page(report, tmp_path):
         });
     });</script>"""
     probe.write_text((path / "index.html").read_text().replace("</body>", script + "</body>"))
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
     shown = subprocess.run([*command, "--dump-dom", probe.as_uri()], capture_output=True, text=True, timeout=120)
     title = re.search(r"<title>(.*?)</title>", shown.stdout)
     assert title, shown.stderr[-2000:]
@@ -81,7 +79,7 @@ def test_a_browser_shows_the_page(report, tmp_path):
 
 
 def test_a_report_of_a_plan_that_was_cut_short(tmp_path):
-    """Two models with a perplexity each, and no lengths in common yet."""
+    """Two models, each with a perplexity, have no lengths in common yet."""
     records = [repetition(model="a", model_digest="a"), repetition(model="b", model_digest="b", prefill_tokens=128)]
     names = write_report(records, tmp_path / "report", perplexities={"a": 1.0, "b": 2.0})
     assert names == ["1-latency.png", "1-speedup.png"]

@@ -64,7 +64,7 @@ def test_reads_shards(make_llama, tmp_path):
     assert all(torch.equal(sharded.tensor(name), whole.tensor(name)) for name in whole.tensor_names())
 
 
-def test_rope_of_both_notations(make_llama):
+def test_rope_in_old_and_new_notation(make_llama):
     path = make_llama(rope_parameters=dict(LLAMA3))
     scaling = {key: value for key, value in LLAMA3.items() if key != "rope_theta"}
     assert Checkpoint.open(path).rope_theta == 5e5
@@ -124,7 +124,7 @@ def test_equal_layers_need_no_per_layer_config(make_llama, tmp_path):
     assert written.config["intermediate_size"] == 16
 
 
-def test_the_directory_is_whole(tiny_model, tmp_path):
+def test_the_directory_is_complete(tiny_model, tmp_path):
     source = Checkpoint.open(tiny_model)
     plan = odd_plan(source.plan)
     provenance = {"source": "demo:tiny", "method": "transact", "budget": {"ratio": 0.5}, "seed": 7}
@@ -168,7 +168,7 @@ def test_output_is_complete_or_absent(make_llama, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["missing", "misshapen", "unknown", "twice"])
-def test_tensors_that_are_not_the_plans_are_a_bug(make_llama, tmp_path, change):
+def test_tensors_that_differ_from_the_plan_are_a_bug(make_llama, tmp_path, change):
     source = Checkpoint.open(make_llama())
     tensors = dict(narrowed(source, source.plan))
     pairs = list(tensors.items())
@@ -192,7 +192,7 @@ def refusal(path: Path) -> EdgeTransactError:
     return refused.value
 
 
-def test_refuses_what_is_no_checkpoint(tmp_path):
+def test_refuses_directories_that_are_not_checkpoints(tmp_path):
     assert "does not exist" in refusal(tmp_path / "nothing").message
     assert "no config.json" in refusal(tmp_path).message
     (tmp_path / "config.json").write_text("{")
@@ -213,6 +213,19 @@ def test_refuses_what_is_no_checkpoint(tmp_path):
             "model.layers.0.mlp.gate_proj.weight has shape [40, 48], config.json says [41, 48]",
         ),
         ({"num_hidden_layers": 4}, "tensor model.layers.3.input_layernorm.weight is missing"),
+        ({"num_hidden_layers": 10**9}, "config.json says num_hidden_layers 1000000000, the weights have 3 layers"),
+        ({"num_hidden_layers": 10**100}, "the weights have 3 layers"),
+        ({"num_hidden_layers": 3.0}, "num_hidden_layers is 3.0, not an integer"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers is -1, not an integer of at least 1"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0, not an integer of at least 1"),
+        ({"num_attention_heads": 10**9}, "num_attention_heads 1000000000 is not a multiple"),
+        ({"hidden_size": "48"}, "hidden_size is '48', not an integer"),
+        ({"hidden_size": 10**15}, "config.json says [96, 1000000000000000]"),
+        ({"vocab_size": 10**15}, "config.json says [1000000000000000, 48]"),
+        ({"intermediate_size": 10**15}, "config.json says [1000000000000000, 48]"),
+        ({"per_layer_config": {"1000000000": {"intermediate_size": 8}}}, "has a layer '1000000000', the model has 3"),
+        ({"per_layer_config": {"first": {"intermediate_size": 8}}}, "has a layer 'first', the model has 3"),
+        ({"per_layer_config": [8, 8, 8]}, "per_layer_config is not a map from layers to widths"),
     ],
 )
 def test_refuses_other_models(make_llama, changes, words):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pty
 import subprocess
@@ -135,16 +136,14 @@ def said(monkeypatch: pytest.MonkeyPatch):
 
     @common.guarded
     def talk() -> None:
-        progress.step("a step")
-        progress.detail("a detail")
-        progress.warn("a warning")
+        logger = logging.getLogger("edge_transact.somewhere")
+        logger.info("a step")
+        logger.debug("a detail")
+        logger.warning("a warning")
         with progress.bar("a bar", 2) as advance:
             advance(1)
 
     def run(*flags: str) -> str:
-        for name, value in (("quiet", False),):
-            monkeypatch.setattr(progress.console, name, value)
-        monkeypatch.setattr(progress, "verbose", False)
         monkeypatch.setattr(cache, "enabled", True)
         talking = typer.Typer()
         talking.callback()(app.registered_callback.callback)

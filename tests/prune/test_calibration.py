@@ -148,19 +148,17 @@ def test_one_token_over_and_over_is_refused(tiny_model, texts, tmp_path: Path) -
 HINDI = "सभी मनुष्यों को गौरव और अधिकारों के मामले में जन्मजात स्वतन्त्रता और समानता प्राप्त है। उन्हें बुद्धि प्राप्त है। "
 
 
-def test_another_script_is_warned_about_with_its_share(tiny, tokenizer, texts, tmp_path: Path, capsys) -> None:
+def test_another_script_is_warned_about_with_its_share(tiny, tokenizer, texts, tmp_path: Path, caplog) -> None:
     (tmp_path / "hi.txt").write_text(HINDI * 20)
     ids = read_calibration(tiny, str(tmp_path / "hi.txt")).windows
     share = float((ids == tokenizer.unk_token_id).float().mean())
-    assert (
-        f"{share:.0%} of the tokens of the calibration text {tmp_path / 'hi.txt'} are unknown"
-        in capsys.readouterr().err
-    )
+    assert f"{share:.0%} of the tokens of the calibration text {tmp_path / 'hi.txt'} are unknown" in caplog.text
+    caplog.clear()
     read_calibration(tiny, str(texts["a.txt"]))
-    assert "unknown" not in capsys.readouterr().err
+    assert "unknown" not in caplog.text
 
 
-def test_parts_of_characters_are_another_script_too(make_llama, tmp_path: Path, capsys) -> None:
+def test_parts_of_characters_are_another_script_too(make_llama, tmp_path: Path, caplog) -> None:
     """A byte-level tokenizer, to which nothing is unknown."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -173,7 +171,7 @@ def test_parts_of_characters_are_another_script_too(make_llama, tmp_path: Path, 
     PreTrainedTokenizerFast(tokenizer_object=bytewise).save_pretrained(path)
     (tmp_path / "hi.txt").write_text(HINDI * 10)
     read_calibration(Checkpoint.open(path), str(tmp_path / "hi.txt"))
-    assert "only a part of a character" in capsys.readouterr().err
+    assert "only a part of a character" in caplog.text
 
 
 def changed(model: Path, output: Path, dtype: torch.dtype = torch.float32, **factors: float) -> Path:
@@ -238,7 +236,7 @@ def test_fp16_is_computed_where_it_does_not_overflow(tiny_model, texts, tmp_path
     assert kept.dtype == torch.float16 and kept.isfinite().all()
 
 
-def test_values_beyond_fp16_are_clamped_with_a_warning(tiny_model, tmp_path: Path, capsys) -> None:
+def test_values_beyond_fp16_are_clamped_with_a_warning(tiny_model, tmp_path: Path, caplog) -> None:
     source = Checkpoint.open(changed(tiny_model, tmp_path / "model", torch.float16))
     model, name = LayerwiseModel(source, torch.zeros(1, 2, dtype=torch.int64)), "model.layers.0.mlp.down_proj.weight"
     computed = source.tensor(name).float()
@@ -247,9 +245,7 @@ def test_values_beyond_fp16_are_clamped_with_a_warning(tiny_model, tmp_path: Pat
     assert model.replaced[name].dtype == torch.float16
     assert model.replaced[name][0, :2].tolist() == [65504, -65504]
     assert torch.equal(model.replaced[name][1:], source.tensor(name)[1:])
-    assert f"{name}: 2 of {computed.numel()} values are beyond torch.float16's 65504" in " ".join(
-        capsys.readouterr().err.split()
-    )
+    assert f"{name}: 2 of {computed.numel()} values are beyond torch.float16's 65504" in " ".join(caplog.text.split())
     computed[0, 0] = torch.inf
     with pytest.raises(EdgeTransactError, match="not finite"):
         model.replace(name, computed)

@@ -170,7 +170,8 @@ def test_refusals(tiny_model, notes, tmp_path: Path, options: list, code: int, m
 
 def test_a_text_shorter_than_a_window_is_refused(tiny_model, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("Too short.")
-    code, _, err = prune_command(tiny_model, "--ratio", 0.3, "--calibration", tmp_path / "short.txt", "-o", tmp_path / "out")
+    text, output = tmp_path / "short.txt", tmp_path / "out"
+    code, _, err = prune_command(tiny_model, "--ratio", 0.3, "--calibration", text, "-o", output)
     assert code == 1 and "fewer than a window of 128" in err
 
 

@@ -72,7 +72,7 @@ def test_other_options_are_refused(tiny_model, tmp_path: Path, options) -> None:
     assert "score-0" in Journal(tmp_path / "out", {"seed": 1, "method": "best"}, resume=True), "nothing was lost"
 
 
-def test_without_resume_earlier_results_are_removed(tmp_path: Path, capsys) -> None:
+def test_without_resume_earlier_results_are_removed(tmp_path: Path) -> None:
     Journal(tmp_path / "out", {}, resume=False)["score-0"] = {}
     again = Journal(tmp_path / "out", {}, resume=False)
     assert "score-0" not in again

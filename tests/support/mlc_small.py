@@ -94,7 +94,7 @@ def weights(checkpoint: Path, quantization: str, directory: Path, engine: str) -
     from edge_transact.build.dist import Maker
     from edge_transact.checkpoint import Checkpoint
     from edge_transact.definition import load, render
-    from edge_transact.mlc.engine import MLC
+    from edge_transact.mlc.toolchain import MLC
     from edge_transact.quantization import QUANTIZATIONS
 
     source = Checkpoint.open(checkpoint)
@@ -144,7 +144,7 @@ def android_metadata(tiny_model: Path, scratch: Path) -> dict[str, Any]:
     from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
     from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
     from edge_transact.definition import load, render
-    from edge_transact.mlc.engine import MLC
+    from edge_transact.mlc.toolchain import MLC
     from edge_transact.quantization import QUANTIZATIONS
     from tests.compiler.conftest import CONFIG, MODEL_LIB, SIZES
 

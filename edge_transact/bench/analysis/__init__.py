@@ -1,1 +1,1 @@
-"""From records to results, comparisons and pages."""
+"""From records to results, comparisons, tables, figures and the report."""

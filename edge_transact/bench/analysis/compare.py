@@ -1,43 +1,71 @@
-"""Two logs side by side: how much faster or slower, and whether the difference can be believed."""
+"""Compares two logs: how much faster or slower the second is, and whether the difference is significant."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypedDict
 
 from edge_transact.bench.analysis.results import make_results
 from edge_transact.bench.records.log import read_records
+from edge_transact.bench.records.results import Result
 from edge_transact.errors import EdgeTransactError
 
 CONFIDENCE = 0.95
 
-METRICS = ("ttft_s", "decode_s", "e2e_s")
+Metric = Literal["ttft_s", "decode_s", "e2e_s"]
+METRICS: tuple[Metric, ...] = ("ttft_s", "decode_s", "e2e_s")
+
+Pairing = tuple[str | None, str, str, int, int]
 
 
-def compare_logs(before: Path, after: Path) -> list[dict[str, Any]]:
+class Comparison(TypedDict):
+    """One metric of a pair of results.
+
+    Attributes:
+        before: Median seconds in the first log.
+        after: Median seconds in the second log.
+        ratio: After divided by before, of the geometric means.
+        low: Lower end of the ratio's confidence interval; None with fewer than two repetitions on a side.
+        high: Upper end.
+        verdict: ``faster``, ``slower``, ``noise`` if the interval holds 1, or ``unknown`` without an interval.
+        warnings: Reasons to doubt the comparison.
+    """
+
+    model: str
+    device: str
+    target: str
+    test: str
+    metric: Metric
+    before: float
+    after: float
+    ratio: float
+    low: float | None
+    high: float | None
+    verdict: str
+    warnings: list[str]
+
+
+def compare_logs(before: Path, after: Path) -> list[Comparison]:
     """Compare the results of two logs that measured the same lengths on the same devices.
 
-    Models are paired by name; where both logs hold a single model, those two are paired whatever their names.
+    Models are paired by name. If both logs hold a single model, these two are paired whatever their names.
 
     Returns:
-        For each pair of results and each of `METRICS` a row: ``ratio`` (after / before of the geometric means), its
-        confidence interval ``low``, ``high`` (Welch's t on log seconds; null with fewer than two repetitions on a
-        side), ``verdict`` (``faster``, ``slower``, ``noise``, ``unknown``), and ``warnings``.
+        A row for each of `METRICS` of each pair of results.
 
     Raises:
         EdgeTransactError: The logs have nothing in common.
     """
-    ours, theirs = (make_results(read_records(path)) for path in (before, after))
-    same_model = any(len({result["model"] for result in results}) > 1 for results in (ours, theirs))
-    pairs = {_key(result, same_model): result for result in ours}
-    rows = []
-    for result in theirs:
-        match = pairs.get(_key(result, same_model))
+    first, second = (make_results(read_records(path)) for path in (before, after))
+    by_name = any(len({result["model"] for result in results}) > 1 for results in (first, second))
+    known = {_pairing(result, by_name): result for result in first}
+    rows: list[Comparison] = []
+    for result in second:
+        match = known.get(_pairing(result, by_name))
         if match is not None:
-            metrics = [metric for metric in METRICS if match[metric] > 0 and result[metric] > 0]
-            rows += [_row(match, result, metric) for metric in metrics]
+            rows += [_compare(match, result, metric) for metric in METRICS if match[metric] > 0 and result[metric] > 0]
     if not rows:
         raise EdgeTransactError(
             f"{before} and {after} have no model, device and lengths in common",
@@ -46,12 +74,13 @@ def compare_logs(before: Path, after: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _key(result: Mapping[str, Any], with_model: bool) -> tuple[Any, ...]:
-    model = result["model"] if with_model else None
-    return model, result["serial"], result["target"], result["prefill_tokens"], result["decode_tokens"]
+def _pairing(result: Result, by_name: bool) -> Pairing:
+    """What two results must share to be compared."""
+    name = result["model"] if by_name else None
+    return name, result["serial"], result["target"], result["prefill_tokens"], result["decode_tokens"]
 
 
-def _row(before: Mapping[str, Any], after: Mapping[str, Any], metric: str) -> dict[str, Any]:
+def _compare(before: Result, after: Result, metric: Metric) -> Comparison:
     first, second = ([sample[metric] for sample in side["samples"]] for side in (before, after))
     ratio, low, high = ratio_interval(first, second)
     return {
@@ -71,9 +100,10 @@ def _row(before: Mapping[str, Any], after: Mapping[str, Any], metric: str) -> di
 
 
 def ratio_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """``second / first`` of the geometric means, and its `CONFIDENCE` interval; None where a side has one value only.
+    """``second / first`` of the geometric means, and its `CONFIDENCE` interval.
 
-    Seconds spread by factors rather than by differences, so the test is Welch's t on their logarithms.
+    Durations vary by factors rather than by differences, so the test is Welch's t on their logarithms. The interval is
+    None if a side has only one value.
     """
     from scipy import stats
 
@@ -96,23 +126,23 @@ def _verdict(low: float | None, high: float | None) -> str:
     return "slower" if low > 1 else "noise"
 
 
-def _warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+def _warnings(before: Result, after: Result) -> list[str]:
     found = []
     for name, side in (("before", before), ("after", after)):
         if side["throttled"]:
             found.append(f"the phone was throttling {name}")
         if side["repetitions"] < 3:
-            found.append(f"{side['repetitions']} repetitions only {name}")
-    heat = [side["temp_start_c"] for side in (before, after)]
-    if None not in heat and abs(heat[0] - heat[1]) > 5:
-        found.append(f"started at {heat[0]:.0f} C before and {heat[1]:.0f} C after")
+            found.append(f"only {side['repetitions']} repetitions {name}")
+    first_c, second_c = before["temp_start_c"], after["temp_start_c"]
+    if first_c is not None and second_c is not None and abs(first_c - second_c) > 5:
+        found.append(f"started at {first_c:.0f} C before and {second_c:.0f} C after")
     if before["n_threads"] != after["n_threads"]:
         found.append(f"{before['n_threads']} threads before, {after['n_threads']} after")
     return found
 
 
-def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as a table for people."""
+def to_markdown(rows: Sequence[Comparison]) -> str:
+    """The rows as a Markdown table."""
     lines = [
         f"| model | device | test | metric | before | after | after / before ({CONFIDENCE:.0%}) | verdict | warnings |",
         "| --- | --- | --- | --- | ---: | ---: | ---: | --- | --- |",

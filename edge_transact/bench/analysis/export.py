@@ -1,4 +1,4 @@
-"""Results as text: Markdown, CSV, JSON, JSON lines, SQLite. The same fields in all of them but the table for people."""
+"""Results as Markdown, CSV, JSON, JSON lines and SQLite. All but the Markdown table hold every field."""
 
 from __future__ import annotations
 
@@ -6,24 +6,20 @@ import csv
 import io
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
+from edge_transact.bench.records.results import Result
 from edge_transact.errors import UsageError
 
 FORMATS = ("md", "csv", "json", "jsonl", "sqlite")
 
-Result = Mapping[str, Any]
+Cell = str | int | float | None
 
 
 def to_text(results: Sequence[Result], kind: str) -> str:
-    """Results in a text format.
-
-    Args:
-        results: From `results.make_results`.
-        kind: ``md``, ``csv``, ``json`` or ``jsonl``.
-    """
+    """Results in a text format: ``md``, ``csv``, ``json`` or ``jsonl``."""
     if kind == "md":
         return _markdown(results)
     if kind == "csv":
@@ -34,38 +30,38 @@ def to_text(results: Sequence[Result], kind: str) -> str:
 
 
 def write_sqlite(results: Sequence[Result], path: Path) -> None:
-    """One row a result in the table ``results``, added to those that are there; lists and objects are JSON text.
+    """Add a row for each result to the table ``results``. Lists and objects become JSON text.
 
     Raises:
         UsageError: `path` is a file of another kind, or its table has other columns.
     """
-    columns = list(results[0]) if results else ["model"]
+    rows = [_cells(result) for result in results]
+    columns = list(rows[0]) if rows else ["model"]
     names = ", ".join(f'"{name}"' for name in columns)
     marks = ", ".join("?" for _ in columns)
     try:
-        with sqlite3.connect(path) as database:
+        with closing(sqlite3.connect(path)) as database, database:
             database.execute(f"CREATE TABLE IF NOT EXISTS results ({names})")
-            rows = [[_cell(result[name]) for name in columns] for result in results]
-            database.executemany(f"INSERT INTO results ({names}) VALUES ({marks})", rows)
+            database.executemany(
+                f"INSERT INTO results ({names}) VALUES ({marks})", [list(row.values()) for row in rows]
+            )
     except sqlite3.DatabaseError as error:
         raise UsageError(f"{path}: {error}", fix="Name another file.") from error
-    finally:
-        if "database" in locals():
-            database.close()
-
-
-def _cell(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, list | dict) else value
 
 
 def _csv(results: Sequence[Result]) -> str:
     output = io.StringIO()
-    if results:
-        writer = csv.DictWriter(output, list(results[0]))
+    rows = [_cells(result) for result in results]
+    if rows:
+        writer = csv.DictWriter(output, list(rows[0]))
         writer.writeheader()
-        for result in results:
-            writer.writerow({name: _cell(value) for name, value in result.items()})
+        writer.writerows(rows)
     return output.getvalue()
+
+
+def _cells(result: Result) -> dict[str, Cell]:
+    """A result as a flat row."""
+    return {name: json.dumps(value) if isinstance(value, list | dict) else value for name, value in result.items()}  # type: ignore[misc]
 
 
 COLUMNS = (
@@ -82,7 +78,7 @@ def _markdown(results: Sequence[Result]) -> str:
 
 def table_row(result: Result) -> list[str]:
     """A result as the cells of `COLUMNS`."""
-    heat = (result["temp_start_c"], result["temp_peak_c"])
+    start_c, peak_c = result["temp_start_c"], result["temp_peak_c"]
     return [
         " ".join(f"{result['model']} {result['quantization']}".split()),
         f"{result['weights_mib']:.1f} MiB",
@@ -98,13 +94,13 @@ def table_row(result: Result) -> list[str]:
         _number(result["load_s"], 2),
         _number(result["peak_rss_mib"], 0),
         _number(result["kv_mib"], 1),
-        "-" if None in heat else f"{heat[0]:.0f} to {heat[1]:.0f}",
+        "-" if start_c is None or peak_c is None else f"{start_c:.0f} to {peak_c:.0f}",
         ", ".join(notes(result)),
     ]
 
 
 def notes(result: Result) -> list[str]:
-    """What a reader of a result has to know before believing it."""
+    """Reasons to doubt a result."""
     found = []
     if result["throttled"]:
         found.append("throttled")
@@ -112,8 +108,9 @@ def notes(result: Result) -> list[str]:
         found.append("prefill slower than decoding: a bad kernel")
     if not result["tokens_equal"]:
         found.append("tokens differ between repetitions")
-    if result["tokens_checked"] and result["tokens_agreed"] < result["tokens_checked"]:
-        found.append(f"{result['tokens_agreed']} of {result['tokens_checked']} tokens as in the build's parity record")
+    checked, agreed = result["tokens_checked"], result["tokens_agreed"]
+    if checked and agreed is not None and agreed < checked:
+        found.append(f"{agreed} of {checked} tokens as in the build's parity record")
     return found
 
 
@@ -121,8 +118,8 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _with_spread(speed: float | None, seconds: float, spread: float | None) -> str:
-    """A speed with the spread of the seconds that it comes from, to first order."""
+def _with_spread(speed: float | None, seconds: float, std_s: float | None) -> str:
+    """A speed with the standard deviation that follows, to first order, from that of its seconds."""
     if speed is None:
         return "-"
-    return f"{speed:.2f}" + (f" ± {speed * spread / seconds:.2f}" if spread is not None and seconds else "")
+    return f"{speed:.2f}" + (f" ± {speed * std_s / seconds:.2f}" if std_s is not None and seconds else "")

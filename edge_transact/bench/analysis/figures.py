@@ -1,36 +1,37 @@
-"""The figures of a report, each a function from numbers to a matplotlib figure."""
+"""The figures of a report: functions from numbers to a matplotlib figure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edge_transact.artifacts.pages import COLOURS, new_figure
 from edge_transact.bench.records.plan import Lengths
+from edge_transact.bench.records.readings import Reading
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Latencies = Mapping[str, Mapping[Lengths, tuple[float, float]]]
-"""Model to lengths to (prefill seconds, total seconds)."""
+"""For each model and pair of lengths: seconds of the prefill, and seconds in total."""
 
 
 def latency_bars(latencies: Latencies, title: str) -> Figure:
-    """Stacked bars by lengths, a bar a model: the prompt below, the answer above. The paper's Figure 4."""
+    """Stacked bars by lengths, one for each model: the prompt below, the answer above. As in the paper's Figure 4."""
     lengths = _all_lengths(latencies)
     figure, axes = new_figure(max(6.0, 0.32 * len(lengths) * len(latencies) + 2), 4)
     width = 0.8 / len(latencies)
     for index, (model, row) in enumerate(latencies.items()):
-        places = [place + (index - (len(latencies) - 1) / 2) * width for place in range(len(lengths))]
-        known = [(place, row[pair]) for place, pair in zip(places, lengths, strict=True) if pair in row]
+        positions = [position + (index - (len(latencies) - 1) / 2) * width for position in range(len(lengths))]
+        known = [(position, row[pair]) for position, pair in zip(positions, lengths, strict=True) if pair in row]
         colour = COLOURS[index % len(COLOURS)]
-        at = [place for place, _ in known]
+        at = [position for position, _ in known]
         prefill = [seconds[0] for _, seconds in known]
         decode = [seconds[1] - seconds[0] for _, seconds in known]
         axes.bar(at, prefill, width * 0.92, color=colour, label=f"{model}, prefix")
         axes.bar(at, decode, width * 0.92, bottom=prefill, color=colour, alpha=0.45, label=f"{model}, decode")
-        for place, seconds in known:
-            axes.annotate(f"{seconds[1]:.3g}", (place, seconds[1]), ha="center", va="bottom", fontsize=6)
+        for position, seconds in known:
+            axes.annotate(f"{seconds[1]:.3g}", (position, seconds[1]), ha="center", va="bottom", fontsize=6)
     axes.set_xticks(range(len(lengths)), [str(pair) for pair in lengths])
     axes.set_xlabel("prefix + decode tokens")
     axes.set_ylabel("seconds")
@@ -40,14 +41,14 @@ def latency_bars(latencies: Latencies, title: str) -> Figure:
 
 
 def speedup_lines(latencies: Latencies, title: str) -> Figure:
-    """How many times as fast as the slowest model each model is, by lengths."""
+    """Speed-up of each model over the slowest one, by lengths."""
     lengths = _all_lengths(latencies)
     slowest = max(latencies, key=lambda model: sum(seconds[1] for seconds in latencies[model].values()))
     figure, axes = new_figure(max(6.0, 0.7 * len(lengths) + 2), 3.2)
     for index, (model, row) in enumerate(latencies.items()):
         known = [
-            (place, latencies[slowest][pair][1] / row[pair][1])
-            for place, pair in enumerate(lengths)
+            (position, latencies[slowest][pair][1] / row[pair][1])
+            for position, pair in enumerate(lengths)
             if pair in row and pair in latencies[slowest]
         ]
         axes.plot(*zip(*known, strict=True), marker="o", color=COLOURS[index % len(COLOURS)], label=model)
@@ -61,7 +62,7 @@ def speedup_lines(latencies: Latencies, title: str) -> Figure:
 
 
 def quality(points: Sequence[tuple[str, float, float]], lengths: Lengths, title: str) -> Figure:
-    """Latency against perplexity: a point a model, as (name, seconds, perplexity)."""
+    """Latency against perplexity, one point (name, seconds, perplexity) for each model."""
     figure, axes = new_figure(6, 4)
     for index, (model, seconds, perplexity) in enumerate(points):
         axes.scatter([seconds], [perplexity], color=COLOURS[index % len(COLOURS)], s=50)
@@ -73,17 +74,17 @@ def quality(points: Sequence[tuple[str, float, float]], lengths: Lengths, title:
     return figure
 
 
-def temperature(traces: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], title: str) -> Figure:
-    """Temperature over the whole bench, a colour a model; each trace is the readings of one visit."""
+def temperature(traces: Sequence[tuple[str, Sequence[Reading]]], title: str) -> Figure:
+    """Temperature over time, one colour for each model. A trace is a model's name and the readings of one visit."""
     figure, axes = new_figure(8, 3.2)
-    start = min(reading["at_s"] for _, trace in traces for reading in trace)
+    start_s = min(reading.at_s for _, trace in traces for reading in trace)
     colours: dict[str, str] = {}
     for model, trace in traces:
-        fresh = model not in colours
+        label = None if model in colours else model
         colour = colours.setdefault(model, COLOURS[len(colours) % len(COLOURS)])
-        known = [((reading["at_s"] - start) / 60, reading["temp_c"]) for reading in trace if "temp_c" in reading]
+        known = [((reading.at_s - start_s) / 60, reading.temp_c) for reading in trace if reading.temp_c is not None]
         if known:
-            axes.plot(*zip(*known, strict=True), color=colour, label=model if fresh else None)
+            axes.plot(*zip(*known, strict=True), color=colour, label=label)
     axes.set_xlabel("minutes")
     axes.set_ylabel("°C")
     axes.set_title(title)

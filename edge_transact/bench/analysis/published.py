@@ -1,7 +1,7 @@
-"""The latency figure of the TransAct paper, to draw beside one's own.
+"""The latency figure of the TransAct paper, to compare one's own with.
 
-Shen et al., Findings of ACL 2024, Figure 4: a Xiaomi 14 (Snapdragon 8 Gen 3), W4A16 through MLC-LLM, seconds. Read
-off the figure's pixels: within about 0.1 s.
+Source: Shen et al., Findings of ACL 2024, Figure 4: seconds on a Xiaomi 14 (Snapdragon 8 Gen 3), W4A16 through MLC-LLM.
+Read off the figure's pixels, to within about 0.1 s.
 """
 
 from __future__ import annotations
@@ -45,4 +45,4 @@ _ROWS = {
 FIGURE_4: dict[str, dict[Lengths, tuple[float, float]]] = {
     model: {Lengths(*pair): seconds for pair, seconds in row.items()} for model, row in _ROWS.items()
 }
-"""Model to lengths to (prefill seconds, total seconds)."""
+"""For each model and pair of lengths: seconds of the prefill, and seconds in total."""

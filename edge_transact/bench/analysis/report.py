@@ -1,10 +1,10 @@
-"""A report: PNG figures, and one HTML page that holds them and the table and needs nothing else."""
+"""The report: PNG figures, and one self-contained HTML page with the figures and the table."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edge_transact.artifacts.outputs import new_directory
 from edge_transact.artifacts.pages import script_json, write_page
@@ -12,14 +12,16 @@ from edge_transact.bench.analysis import figures
 from edge_transact.bench.analysis.export import COLUMNS, table_row, to_text
 from edge_transact.bench.analysis.published import FIGURE_4, SOURCE
 from edge_transact.bench.analysis.results import make_results
+from edge_transact.bench.records.log import Record, VisitRecord
 from edge_transact.bench.records.plan import Lengths
+from edge_transact.bench.records.results import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def write_report(
-    records: Sequence[Mapping[str, Any]],
+    records: Sequence[Record],
     directory: Path,
     *,
     perplexities: Mapping[str, float] | None = None,
@@ -28,25 +30,25 @@ def write_report(
 ) -> list[str]:
     """Write ``index.html``, ``results.json`` and the figures as PNGs.
 
-    For each device: latency as in the paper's Figure 4, speed-up over the slowest model, latency against perplexity
-    where two models have one, temperature over time where it was told.
+    For each device the report shows latency as in the paper's Figure 4, speed-up over the slowest model, latency
+    against perplexity if two models have one, and temperature over time if the device reports it.
 
     Args:
-        records: A log's.
-        directory: Made complete or not at all.
-        perplexities: By model name.
-        published: Draw the paper's own figure beside.
-        force: Replace a directory that exists.
+        records: Records of a log.
+        directory: Output directory; it is complete or absent.
+        perplexities: Perplexity of each model, by name.
+        published: Draw the paper's own figure too.
+        force: Replace an existing directory.
 
     Returns:
-        The names of the figures.
+        File names of the figures.
     """
     results = make_results(records)
     drawn: dict[str, Figure] = {}
     for number, device in enumerate(dict.fromkeys(result["device"] for result in results), 1):
-        mine = [result for result in results if result["device"] == device]
-        visits = [record for record in records if record["kind"] == "visit" and record["device"] == device]
-        for name, figure in _device_figures(device, mine, visits, perplexities or {}):
+        on_device = [result for result in results if result["device"] == device]
+        visits = [record for record in records if isinstance(record, VisitRecord) and record.device == device]
+        for name, figure in _device_figures(device, on_device, visits, perplexities or {}):
             drawn[f"{number}-{name}.png"] = figure
     if published:
         drawn["published.png"] = figures.latency_bars(FIGURE_4, SOURCE)
@@ -58,18 +60,9 @@ def write_report(
 
 
 def _device_figures(
-    device: str,
-    results: Sequence[Mapping[str, Any]],
-    visits: Sequence[Mapping[str, Any]],
-    perplexities: Mapping[str, float],
+    device: str, results: Sequence[Result], visits: Sequence[VisitRecord], perplexities: Mapping[str, float]
 ) -> Iterable[tuple[str, Figure]]:
-    latencies: dict[str, dict[Lengths, tuple[float, float]]] = {}
-    for result in results:
-        name = f"{result['model']} {result['target']}" if _several_targets(results) else result["model"]
-        pair = Lengths(result["prefill_tokens"], result["decode_tokens"])
-        # The median of the whole and that of its parts are of different repetitions: the parts are scaled to the whole.
-        share = result["prefill_s"] / (result["prefill_s"] + result["decode_s"])
-        latencies.setdefault(name, {})[pair] = (share * result["e2e_s"], result["e2e_s"])
+    latencies = _latencies(results)
     yield "latency", figures.latency_bars(latencies, f"End-to-end latency, {device}")
     if len(latencies) > 1:
         yield "speedup", figures.speedup_lines(latencies, f"Speed-up, {device}")
@@ -79,10 +72,22 @@ def _device_figures(
         pair = max(common)
         points = [(name, latencies[name][pair][1], perplexities[name]) for name in known]
         yield "quality", figures.quality(points, pair, f"Latency against perplexity, {device}")
-    traces = [(visit["model"], visit["trace"]) for visit in visits if any("temp_c" in r for r in visit["trace"])]
+    traces = [
+        (visit.model, visit.trace)
+        for visit in visits
+        if any(reading.temp_c is not None for reading in visit.trace)
+    ]  # fmt: skip
     if traces:
         yield "temperature", figures.temperature(traces, f"Temperature, {device}")
 
 
-def _several_targets(results: Sequence[Mapping[str, Any]]) -> bool:
-    return len({result["target"] for result in results}) > 1
+def _latencies(results: Sequence[Result]) -> dict[str, dict[Lengths, tuple[float, float]]]:
+    several_targets = len({result["target"] for result in results}) > 1
+    latencies: dict[str, dict[Lengths, tuple[float, float]]] = {}
+    for result in results:
+        name = f"{result['model']} {result['target']}" if several_targets else result["model"]
+        pair = Lengths(result["prefill_tokens"], result["decode_tokens"])
+        # The medians of the parts need not add up to the median of the total, so the parts are scaled to it.
+        share = result["prefill_s"] / (result["prefill_s"] + result["decode_s"])
+        latencies.setdefault(name, {})[pair] = (share * result["e2e_s"], result["e2e_s"])
+    return latencies

@@ -1,148 +1,233 @@
-"""Results: the repetitions of one model on one device at one pair of lengths, in numbers."""
+"""Makes results from a log's records."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean, median, stdev
-from typing import Any
+from typing import TypeVar
+
+from edge_transact.bench.records.log import Record, RepetitionRecord
+from edge_transact.bench.records.results import (
+    DeviceState,
+    Durations,
+    Efficiency,
+    LlamaBench,
+    Memory,
+    Origin,
+    Result,
+    Sample,
+    Speeds,
+    Subject,
+    Tokens,
+)
 
 THROTTLING = 1
-"""``ThermalStatus`` LIGHT: from here on Android says that it throttles."""
+"""``ThermalStatus`` LIGHT, from which on Android says that it throttles."""
 
-DURATIONS = ("load_s", "kernel_build_s", "ttft_s", "prefill_s", "decode_s", "e2e_s")
+Samples = Sequence[RepetitionRecord]
+Value = TypeVar("Value")
 
 
-def make_results(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One result for each (device, model build, target, lengths), in the order in which they were first measured.
-
-    Every field of the contract is there: medians with a ``*_std`` (sample standard deviation, null for one
-    repetition); llama-bench's fields (``test``, ``n_prompt``, ``n_gen``, ``n_depth``, ``avg_ns``, ``stddev_ns``,
-    ``avg_ts``, ``stddev_ts``, ``samples_ns``, ``samples_ts`` ...), which describe a whole repetition as its ``pg``
-    tests do; and what a phone adds. ``samples`` are the repetitions themselves.
-    """
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+def make_results(records: Iterable[Record]) -> list[Result]:
+    """One result for each device, model build, target and lengths, in the order in which they were first measured."""
+    groups: dict[tuple[str, str, str, int, int], list[RepetitionRecord]] = {}
     for record in records:
-        if record["kind"] == "repetition":
-            names = ("serial", "model_digest", "target", "prefill_tokens", "decode_tokens")
-            groups.setdefault(tuple(record[name] for name in names), []).append(record)
+        if isinstance(record, RepetitionRecord):
+            lengths = record.prefill_tokens, record.decode_tokens
+            groups.setdefault((record.serial, record.model_digest, record.target, *lengths), []).append(record)
     return [_result(group) for group in groups.values()]
 
 
-def _result(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    first, last = samples[0], samples[-1]
-    prompt, decode = first["prefill_tokens"], first["decode_tokens"]
-    e2e = [sample["e2e_s"] for sample in samples]
-    speeds = [(prompt + decode) / seconds for seconds in e2e]
-    steps = sorted(step for sample in samples for step in sample["decode_steps_s"])
-    prefill_tok_s = prompt / median(sample["prefill_s"] for sample in samples)
-    decode_s = median(sample["decode_s"] for sample in samples)
-    decode_tok_s = (decode - 1) / decode_s if decode_s > 0 else None
-    read = first["decode_read_bytes"] * decode_tok_s / 1e9 if decode_tok_s else None
-    energy = _median(samples, "energy_j")
-    statuses = [sample["thermal_status"] for sample in samples if sample["thermal_status"] is not None]
-    result: dict[str, Any] = {
-        "model": first["model"],
-        "model_digest": first["model_digest"],
-        "device": first["device"],
-        "serial": first["serial"],
-        "target": first["target"],
-        "quantization": first["quantization"],
-        "prefill_tokens": prompt,
-        "decode_tokens": decode,
-        "repetitions": len(samples),
-        "warmups": first["warmups"],
+def _result(samples: Samples) -> Result:
+    speeds = _speeds(samples)
+    return {
+        **_subject(samples),
+        **_durations(samples),
+        **speeds,
+        **_memory(samples),
+        **_device_state(samples),
+        **_efficiency(samples, speeds),
+        **_tokens(samples),
+        **_origin(samples[0]),
+        **_llama_bench(samples),
+        "samples": [_sample(sample) for sample in samples],
     }
-    built = [sample for sample in samples if not sample["kernels_restored"]]
-    for name in DURATIONS:
-        # The first visit compiles what later ones restore: a median of both would be neither.
-        measured = built or samples if name == "kernel_build_s" else samples
-        result[name] = _median(measured, name)
-        result[f"{name}_std"] = _spread(measured, name)
-    result |= {
-        "kernels_restored": not built,
-        "prefill_tok_s": prefill_tok_s,
-        "decode_tok_s": decode_tok_s,
+
+
+def _subject(samples: Samples) -> Subject:
+    first = samples[0]
+    return {
+        "model": first.model,
+        "model_digest": first.model_digest,
+        "device": first.device,
+        "serial": first.serial,
+        "target": first.target,
+        "quantization": first.quantization,
+        "prefill_tokens": first.prefill_tokens,
+        "decode_tokens": first.decode_tokens,
+        "repetitions": len(samples),
+        "warmups": first.warmups,
+    }
+
+
+def _durations(samples: Samples) -> Durations:
+    ttft = [sample.ttft_s for sample in samples]
+    prefill = [sample.prefill_s for sample in samples]
+    decode = [sample.decode_s for sample in samples]
+    e2e = [sample.e2e_s for sample in samples]
+    load = _known(sample.load_s for sample in samples)
+    # The first visit compiles the kernels that later ones restore. A median of both would be neither.
+    compiled = [sample for sample in samples if not sample.kernels_restored]
+    kernels = _known(sample.kernel_build_s for sample in compiled or samples)
+    return {
+        "load_s": _median(load),
+        "load_s_std": _std(load),
+        "kernel_build_s": _median(kernels),
+        "kernel_build_s_std": _std(kernels),
+        "ttft_s": median(ttft),
+        "ttft_s_std": _std(ttft),
+        "prefill_s": median(prefill),
+        "prefill_s_std": _std(prefill),
+        "decode_s": median(decode),
+        "decode_s_std": _std(decode),
+        "e2e_s": median(e2e),
+        "e2e_s_std": _std(e2e),
+        "kernels_restored": not compiled,
+    }
+
+
+def _speeds(samples: Samples) -> Speeds:
+    first = samples[0]
+    decode_s = median(sample.decode_s for sample in samples)
+    steps = sorted(step for sample in samples for step in sample.decode_steps_s)
+    return {
+        "prefill_tok_s": first.prefill_tokens / median(sample.prefill_s for sample in samples),
+        "decode_tok_s": (first.decode_tokens - 1) / decode_s if decode_s > 0 else None,
         "decode_step_p50_s": _percentile(steps, 50),
         "decode_step_p90_s": _percentile(steps, 90),
         "decode_step_p99_s": _percentile(steps, 99),
-        "peak_rss_mib": _extreme(samples, "peak_rss_mib", max),
-        "kv_mib": first["kv_mib"],
-        "weights_mib": first["weights_mib"],
-        "temp_start_c": first["temp_start_c"],
-        "temp_end_c": last["temp_end_c"],
-        "temp_peak_c": _extreme(samples, "temp_peak_c", max),
+    }
+
+
+def _memory(samples: Samples) -> Memory:
+    return {
+        "peak_rss_mib": max(_known(sample.peak_rss_mib for sample in samples), default=None),
+        "kv_mib": samples[0].kv_mib,
+        "weights_mib": samples[0].weights_mib,
+    }
+
+
+def _device_state(samples: Samples) -> DeviceState:
+    first, last = samples[0], samples[-1]
+    statuses = _known(sample.thermal_status for sample in samples)
+    return {
+        "temp_start_c": first.temp_start_c,
+        "temp_end_c": last.temp_end_c,
+        "temp_peak_c": max(_known(sample.temp_peak_c for sample in samples), default=None),
         "throttled": max(statuses) >= THROTTLING if statuses else None,
-        "cpu_mhz": _median(samples, "cpu_mhz"),
-        "gpu_mhz": _median(samples, "gpu_mhz"),
-        "battery_percent": last["battery_percent"],
-        "fixed_performance": first["fixed_performance"],
-        "decode_read_gb_s": read,
-        "bandwidth_share": read / first["bandwidth_gb_s"] if read and first["bandwidth_gb_s"] else None,
-        "energy_per_token_j": energy / decode if energy is not None else None,
-        "prefill_slow": decode_tok_s is not None and prefill_tok_s < decode_tok_s,
-        "tokens": list(first["tokens"]),
-        "tokens_equal": all(sample["tokens"] == first["tokens"] for sample in samples),
-        "tokens_checked": first["tokens_checked"],
-        "tokens_agreed": _extreme(samples, "tokens_agreed", min),
-        "soc": first["soc"],
-        "android": first["android"],
-        "device_fingerprint": first["device_fingerprint"],
-        "build": first["build"],
-        # llama-bench's names
-        "test": f"pp{prompt}+tg{decode}",
-        "n_prompt": prompt,
-        "n_gen": decode,
+        "cpu_mhz": _median(_known(sample.cpu_mhz for sample in samples)),
+        "gpu_mhz": _median(_known(sample.gpu_mhz for sample in samples)),
+        "battery_percent": last.battery_percent,
+        "fixed_performance": first.fixed_performance,
+    }
+
+
+def _efficiency(samples: Samples, speeds: Speeds) -> Efficiency:
+    first = samples[0]
+    decode_tok_s = speeds["decode_tok_s"]
+    read_gb_s = first.decode_read_bytes * decode_tok_s / 1e9 if decode_tok_s else None
+    energy_j = _median(_known(sample.energy_j for sample in samples))
+    return {
+        "decode_read_gb_s": read_gb_s,
+        "bandwidth_share": read_gb_s / first.bandwidth_gb_s if read_gb_s and first.bandwidth_gb_s else None,
+        "energy_per_token_j": energy_j / first.decode_tokens if energy_j is not None else None,
+        "prefill_slow": decode_tok_s is not None and speeds["prefill_tok_s"] < decode_tok_s,
+    }
+
+
+def _tokens(samples: Samples) -> Tokens:
+    first = samples[0]
+    return {
+        "tokens": list(first.tokens),
+        "tokens_equal": all(sample.tokens == first.tokens for sample in samples),
+        "tokens_checked": first.tokens_checked,
+        "tokens_agreed": min(_known(sample.tokens_agreed for sample in samples), default=None),
+    }
+
+
+def _origin(first: RepetitionRecord) -> Origin:
+    return {
+        "soc": first.soc,
+        "android": first.android,
+        "device_fingerprint": first.device_fingerprint,
+        "build": first.build,
+    }
+
+
+def _llama_bench(samples: Samples) -> LlamaBench:
+    first = samples[0]
+    e2e = [sample.e2e_s for sample in samples]
+    speeds = [(first.prefill_tokens + first.decode_tokens) / seconds for seconds in e2e]
+    return {
+        "test": f"pp{first.prefill_tokens}+tg{first.decode_tokens}",
+        "n_prompt": first.prefill_tokens,
+        "n_gen": first.decode_tokens,
         "n_depth": 0,
-        "n_threads": first["threads"],
-        "backends": first["target"],
-        "model_type": first["model_type"],
-        "model_size": round(first["weights_mib"] * 2**20),
-        "model_n_params": first["parameters"],
-        "build_commit": first["model_digest"][:12],
-        "test_time": first["time"],
+        "n_threads": first.threads,
+        "backends": first.target,
+        "model_type": first.model_type,
+        "model_size": round(first.weights_mib * 2**20),
+        "model_n_params": first.parameters,
+        "build_commit": first.model_digest[:12],
+        "test_time": first.time,
         "avg_ns": round(fmean(e2e) * 1e9),
         "stddev_ns": round(stdev(e2e) * 1e9) if len(e2e) > 1 else 0,
         "avg_ts": fmean(speeds),
         "stddev_ts": stdev(speeds) if len(speeds) > 1 else 0.0,
         "samples_ns": [round(seconds * 1e9) for seconds in e2e],
         "samples_ts": speeds,
-        "samples": [_sample(sample) for sample in samples],
     }
-    return result
 
 
-_SAMPLE_FIELDS = (
-    "round", "index", "time", "load_s", "kernel_build_s", "kernels_restored", "ttft_s", "prefill_s", "decode_s",
-    "decode_steps_s", "e2e_s", "peak_rss_mib", "temp_start_c", "temp_end_c", "temp_peak_c", "thermal_status", "cpu_mhz",
-    "gpu_mhz", "energy_j",
-)  # fmt: skip
+def _sample(record: RepetitionRecord) -> Sample:
+    return {
+        "round": record.round,
+        "index": record.index,
+        "time": record.time,
+        "load_s": record.load_s,
+        "kernel_build_s": record.kernel_build_s,
+        "kernels_restored": record.kernels_restored,
+        "ttft_s": record.ttft_s,
+        "prefill_s": record.prefill_s,
+        "decode_s": record.decode_s,
+        "decode_steps_s": list(record.decode_steps_s),
+        "e2e_s": record.e2e_s,
+        "peak_rss_mib": record.peak_rss_mib,
+        "temp_start_c": record.temp_start_c,
+        "temp_end_c": record.temp_end_c,
+        "temp_peak_c": record.temp_peak_c,
+        "thermal_status": record.thermal_status,
+        "cpu_mhz": record.cpu_mhz,
+        "gpu_mhz": record.gpu_mhz,
+        "energy_j": record.energy_j,
+    }
 
 
-def _sample(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: record[name] for name in _SAMPLE_FIELDS}
+def _known(values: Iterable[Value | None]) -> list[Value]:
+    return [value for value in values if value is not None]
 
 
-def _known(samples: Sequence[Mapping[str, Any]], name: str) -> list[float]:
-    return [sample[name] for sample in samples if sample[name] is not None]
-
-
-def _median(samples: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    values = _known(samples, name)
+def _median(values: Sequence[float]) -> float | None:
     return median(values) if values else None
 
 
-def _spread(samples: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    values = _known(samples, name)
+def _std(values: Sequence[float]) -> float | None:
+    """Sample standard deviation; None of fewer than two values."""
     return stdev(values) if len(values) > 1 else None
 
 
-def _extreme(samples: Sequence[Mapping[str, Any]], name: str, choose: Any) -> Any:
-    values = _known(samples, name)
-    return choose(values) if values else None
-
-
 def _percentile(ordered: Sequence[float], percent: float) -> float | None:
-    """Of ordered values, linear between neighbours; None of none."""
+    """A percentile of sorted values, linear between neighbours; None if there are no values."""
     if not ordered:
         return None
     position = percent / 100 * (len(ordered) - 1)

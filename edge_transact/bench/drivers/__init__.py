@@ -1,1 +1,1 @@
-"""Where a bench runs: this host, phones over adb, an app."""
+"""How a bench runs visits: on this host (`host`), on phones through adb (`adb`), or in a bundled app (`app`)."""

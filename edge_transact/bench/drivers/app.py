@@ -1,15 +1,13 @@
-"""A bundled app as a bench: the same visits, run by the app's benchmark activity.
+"""Runs visits in a bundled app: the same visits, run by the app's benchmark activity.
 
-The protocol, for the app's side:
+The protocol, from the app's side:
 
-- The app answers the intent action `ACTION`, with a string extra ``run``.
-- In its external files directory, ``bench/RUN.json`` is the request: ``run``, ``model_lib`` (which of the app's models,
-  as in its ``mlc-package-config.json``), ``prompt`` (token ids), ``decode_tokens``, ``repetitions``, ``warmups``,
-  ``check`` (null, or a prompt's ids and the ids that must follow), ``timeout_s``.
-- It writes the lines of `bench.records.lines` to ``bench/RUN.jsonl``, each as soon as it is known, ``final`` or
-  ``error`` last.
+- The app handles the intent action `ACTION`, which has a string extra ``run``.
+- In the app's external files directory, ``bench/RUN.json`` is the request: an object with the fields of `AppRequest`.
+- The app writes the lines of `bench.records.lines` to ``bench/RUN.jsonl`` as they become known, ``final`` or ``error``
+  last.
 
-Names and prompts travel in the file: of what people may call a model, nothing reaches a shell.
+Names and prompts travel in files, so that no part of a model's name ever reaches a shell.
 """
 
 from __future__ import annotations
@@ -20,44 +18,50 @@ import threading
 import time
 import uuid
 from collections.abc import Generator, Sequence
-from typing import Any
+from dataclasses import asdict
 
-from edge_transact.bench.drivers.adb import AndroidDevice, CommandTimeout
-from edge_transact.bench.drivers.devices import DeviceInfo, check
-from edge_transact.bench.drivers.phone import GRACE_S, PhoneBench
+from edge_transact.bench.drivers.adb.client import AndroidDevice
+from edge_transact.bench.drivers.adb.devices import check
+from edge_transact.bench.drivers.adb.phone import GRACE_S, PhoneDriver
+from edge_transact.bench.drivers.base import CommandTimeout, DeviceInfo, RunFailed
 from edge_transact.bench.model import BenchModel
-from edge_transact.bench.records.lines import parse_line
+from edge_transact.bench.records.conditions import Conditions
+from edge_transact.bench.records.lines import ErrorLine, FinalLine, Line, parse_line
 from edge_transact.bench.records.plan import Visit, prompt_ids
-from edge_transact.bench.run import Conditions, RunFailed
+from edge_transact.bench.records.requests import AppRequest
 from edge_transact.errors import EdgeTransactError, UsageError
 
 ACTION = "edge_transact.action.BENCH"
 
 POLL_S = 0.5
 
-# What the file holds beyond so many bytes, and whether the app still lives.
+# Prints what the file holds from byte $2 on; succeeds if the app is still alive.
 _POLL = """
 if [ -e "$1" ]; then tail -c +$2 "$1"; fi
 pidof "$3" >/dev/null
 """
 
 
-class AppBench(PhoneBench):
-    """Implements `run.Bench` with an installed app.
+class AppDriver(PhoneDriver):
+    """Implements `Driver` with an installed app.
 
     Args:
-        device, info, label, target, conditions: As for `PhoneBench`.
-        package: The app's id, such as ``org.example.chat``.
+        device: The phone.
+        info: What it reports about itself.
+        label: Name of the phone in tables.
+        target: ``android`` or ``android-cpu``.
+        conditions: Conditions of the plan.
+        package: Application id, such as ``org.example.chat``.
 
     Raises:
-        UsageError: `package` is no app id.
+        UsageError: `package` isn't an application id.
     """
 
     def __init__(
         self, device: AndroidDevice, info: DeviceInfo, label: str, target: str, conditions: Conditions, package: str
     ) -> None:
         if not re.fullmatch(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", package, re.ASCII):
-            raise UsageError(f"--app {package!r} is no application id", fix="Write it as org.example.chat.")
+            raise UsageError(f"--app {package!r} is not an application id", fix="Write it as org.example.chat.")
         super().__init__(device, info, label, target, conditions)
         self._package = package
         self._directory = f"/sdcard/Android/data/{package}/files/bench"
@@ -74,27 +78,27 @@ class AppBench(PhoneBench):
         self.fix_performance()
         return False
 
-    def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[dict[str, Any], None, None]:
+    def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[Line, None, None]:
         run = f"run-{uuid.uuid4().hex}"
         self._run, self._read_bytes = run, 0
-        request = {
-            "run": run,
-            "model_lib": model.manifest.model_lib,
-            "prompt": prompt_ids(model.vocab_size, visit.lengths.prefill_tokens),
-            "decode_tokens": visit.lengths.decode_tokens,
-            "repetitions": visit.repetitions,
-            "warmups": self.conditions.warmups,
-            "check": model.check(),
-            "timeout_s": self.conditions.timeout_s,
-        }
+        request = AppRequest(
+            run=run,
+            model_lib=model.manifest.model_lib,
+            prompt=prompt_ids(model.vocab_size, visit.lengths.prefill_tokens),
+            decode_tokens=visit.lengths.decode_tokens,
+            repetitions=visit.repetitions,
+            warmups=self.conditions.warmups,
+            check=model.check(),
+            timeout_s=self.conditions.timeout_s,
+        )
         deadline = time.monotonic() + self.conditions.timeout_s + GRACE_S
-        last: dict[str, Any] = {}
+        last: Line | None = None
         try:
-            self.device.push(json.dumps(request).encode(), f"{self._directory}/{run}.json")
+            self.device.push(json.dumps(asdict(request)).encode(), f"{self._directory}/{run}.json")
             self._start(run)
-            while not stop.is_set() and last.get("kind") not in ("final", "error"):
+            while not stop.is_set() and not isinstance(last, FinalLine | ErrorLine):
                 if time.monotonic() > deadline:
-                    raise CommandTimeout(f"{self.label}: the app took longer than it was given")
+                    raise CommandTimeout(f"{self.label}: the app took longer than its timeout")
                 lines, alive = self._poll(run)
                 for line in lines:
                     last = line
@@ -106,11 +110,11 @@ class AppBench(PhoneBench):
             self._end_run()
             raise
         self._end_run()
-        if last.get("kind") == "error":
-            raise RunFailed(f"{self.label}, {model.name} {visit.lengths}: {last.get('message')}")
+        if isinstance(last, ErrorLine):
+            raise RunFailed(f"{self.label}, {model.name} {visit.lengths}: {last.message}")
 
-    def recover(self) -> list[dict[str, Any]]:
-        """The app goes on without us: what it wrote in the meantime."""
+    def recover(self) -> list[Line]:
+        """Lines that the app wrote while it could not be reached."""
         if self._run is None:
             return []
         lines, _ = self._poll(self._run)
@@ -127,13 +131,13 @@ class AppBench(PhoneBench):
         if result.code or "Error" in words:
             raise RunFailed(f"{self.label}: {self._package} does not start: {words[-300:]}")
 
-    def _poll(self, run: str) -> tuple[list[dict[str, Any]], bool]:
-        """New whole lines, and whether the app was alive after they were read."""
+    def _poll(self, run: str) -> tuple[list[Line], bool]:
+        """New complete lines, and whether the app was alive after they were read."""
         path = f"{self._directory}/{run}.jsonl"
         result = self.device.script(_POLL, path, str(self._read_bytes + 1), self._package)
-        whole = result.stdout[: result.stdout.rfind("\n") + 1]
-        self._read_bytes += len(whole.encode())
-        lines = [parse_line(line, run) for line in whole.splitlines()]
+        complete = result.stdout[: result.stdout.rfind("\n") + 1]
+        self._read_bytes += len(complete.encode())
+        lines = [parse_line(line, run) for line in complete.splitlines()]
         return [line for line in lines if line is not None], result.code == 0
 
     def _end_run(self) -> None:

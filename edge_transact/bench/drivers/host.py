@@ -1,12 +1,14 @@
-"""This machine as a bench: the same plan, lines and records, from the host library."""
+"""Runs visits on this machine, with the host library."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import queue
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -15,22 +17,32 @@ import uuid
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
 
-from edge_transact.bench.drivers.adb import CommandTimeout
-from edge_transact.bench.drivers.devices import DeviceInfo
-from edge_transact.bench.drivers.sensors import READ_SCRIPT, Reading, parse_sensors
+import psutil
+
+from edge_transact.bench.drivers.base import CommandTimeout, DeviceInfo, RunFailed
 from edge_transact.bench.model import BenchModel
-from edge_transact.bench.records.lines import parse_line
+from edge_transact.bench.records.conditions import Conditions
+from edge_transact.bench.records.lines import FinalLine, Line, parse_line
 from edge_transact.bench.records.plan import Visit, prompt_ids
-from edge_transact.bench.run import Conditions, RunFailed
+from edge_transact.bench.records.readings import Reading
+from edge_transact.bench.records.requests import HostRequest
 from edge_transact.errors import UsageError
-from edge_transact.progress import calling
+from edge_transact.system.cpu import cpu_name
+
+logger = logging.getLogger(__name__)
 
 
-class HostBench:
-    """Implements `run.Bench` with `host_runner` in a child process."""
+class HostDriver:
+    """Implements `Driver` with `host_runner` in a child process.
+
+    Args:
+        conditions: Conditions of the plan.
+
+    Raises:
+        UsageError: ``conditions.cores`` names cores that this process may not use.
+    """
 
     target = "host"
     label = "host"
@@ -49,19 +61,37 @@ class HostBench:
             model.manifest.verify(model.path)
         return False
 
-    def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[dict[str, Any], None, None]:
-        run = f"run-{uuid.uuid4().hex}"
-        request = {
-            "dist": str(model.path),
-            "run": run,
-            "prompt": prompt_ids(model.vocab_size, visit.lengths.prefill_tokens),
-            "decode_tokens": visit.lengths.decode_tokens,
-            "repetitions": visit.repetitions,
-            "warmups": self._conditions.warmups,
-            "check": model.check(),
-        }
+    def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[Line, None, None]:
+        request = HostRequest(
+            dist=str(model.path),
+            run=f"run-{uuid.uuid4().hex}",
+            prompt=prompt_ids(model.vocab_size, visit.lengths.prefill_tokens),
+            decode_tokens=visit.lengths.decode_tokens,
+            repetitions=visit.repetitions,
+            warmups=self._conditions.warmups,
+            check=model.check(),
+        )
+        process = self._start(request)
+        noise: deque[str] = deque(maxlen=5)
+        last: Line | None = None
+        try:
+            for text in self._output(process, noise, stop):
+                line = parse_line(text, request.run)
+                if line is None:
+                    noise.append(text.strip()[:200])
+                else:
+                    last = line
+                    yield line
+        finally:
+            process.kill()
+            process.wait()
+        if not stop.is_set() and not isinstance(last, FinalLine):
+            words = f": {' | '.join(line for line in noise if line)}" if noise else ""
+            raise RunFailed(f"host: {model.name} {visit.lengths}: ended without its final line{words}")
+
+    def _start(self, request: HostRequest) -> subprocess.Popen[str]:
         program = [sys.executable, "-m", "edge_transact.bench.drivers.host_runner"]
-        calling(program)
+        logger.debug("$ %s", shlex.join(program))
         process = subprocess.Popen(
             program,
             stdin=subprocess.PIPE,
@@ -71,31 +101,16 @@ class HostBench:
             errors="replace",
             env={**os.environ, **self._threads()},
             preexec_fn=self._choose_cores if self._cores else None,
-            # Ctrl-C is ours to handle: the child is ended below.
+            # Ctrl-C goes to this process alone, which then kills the child.
             start_new_session=True,
         )
-        noise: deque[str] = deque(maxlen=5)
-        last: dict[str, Any] = {}
-        try:
-            assert process.stdin is not None
-            with suppress(BrokenPipeError), process.stdin as stdin:
-                stdin.write(json.dumps(request))
-            for text in self._output(process, noise, stop):
-                line = parse_line(text, run)
-                if line is None:
-                    noise.append(text.strip()[:200])
-                else:
-                    last = line
-                    yield line
-        finally:
-            process.kill()
-            process.wait()
-        if not stop.is_set() and last.get("kind") != "final":
-            words = f": {' | '.join(line for line in noise if line)}" if noise else ""
-            raise RunFailed(f"host: {model.name} {visit.lengths}: ended without its final line{words}")
+        assert process.stdin is not None
+        with suppress(BrokenPipeError), process.stdin as stdin:
+            stdin.write(json.dumps(asdict(request)))
+        return process
 
     def _output(self, process: subprocess.Popen[str], noise: deque[str], stop: threading.Event) -> Iterator[str]:
-        """Lines of stdout as they come; those of stderr go to `noise`."""
+        """Yield lines of stdout as they come; lines of stderr go to `noise`."""
         lines: queue.Queue[str | None] = queue.Queue()
 
         def read_stdout() -> None:
@@ -121,13 +136,11 @@ class HostBench:
                     return
                 yield text
 
-    def recover(self) -> list[dict[str, Any]]:
+    def recover(self) -> list[Line]:
         return []
 
     def read(self) -> Reading:
-        script = ["sh", "-c", READ_SCRIPT]
-        result = subprocess.run(script, capture_output=True, text=True, errors="replace", timeout=15)
-        return parse_sensors(result.stdout, time.monotonic())
+        return read_sensors()
 
     def wait(self, timeout_s: float, stop: threading.Event) -> bool:
         return True
@@ -145,10 +158,10 @@ class HostBench:
 
 
 def parse_cores(text: str) -> list[int]:
-    """``0,4-7`` as 0, 4, 5, 6, 7; none of an empty text.
+    """Parse core numbers and ranges: ``0,4-7`` is 0, 4, 5, 6, 7, and an empty text is no cores.
 
     Raises:
-        UsageError: It is something else.
+        UsageError: The text is something else.
     """
     cores: list[int] = []
     for part in text.split(",") if text else []:
@@ -160,11 +173,42 @@ def parse_cores(text: str) -> list[int]:
     return cores
 
 
+def read_sensors() -> Reading:
+    """Read this machine's sensors, as far as the system reports them."""
+    hottest: dict[str, float] = {}
+    # psutil reads temperatures only on Linux and FreeBSD.
+    for chip, sensors in getattr(psutil, "sensors_temperatures", dict)().items():
+        for sensor in sensors:
+            names = f"{chip} {sensor.label}".lower()
+            name = next((name for name in ("skin", "battery", "cpu", "gpu") if name in names), None)
+            if name is not None:
+                hottest[name] = max(sensor.current, hottest.get(name, -273.0))
+    battery = psutil.sensors_battery()
+    return Reading(
+        at_s=time.monotonic(),
+        temp_c=hottest.get("skin", hottest.get("battery")),
+        cpu_c=hottest.get("cpu"),
+        gpu_c=hottest.get("gpu"),
+        cpu_mhz=_cpu_mhz(),
+        battery_percent=round(battery.percent) if battery else None,
+        on_battery=not battery.power_plugged if battery and battery.power_plugged is not None else None,
+    )
+
+
+def _cpu_mhz() -> float | None:
+    """Clock of the fastest core."""
+    try:
+        return max((clock.current for clock in psutil.cpu_freq(percpu=True)), default=None)
+    except (NotImplementedError, OSError):
+        # The kernel shows cores without their clocks.
+        return None
+
+
 def host_info() -> DeviceInfo:
-    """This machine, in a phone's terms."""
+    """This machine, described like a phone."""
     return DeviceInfo(
         serial="host",
-        name=_cpu_name(),
+        name=cpu_name(),
         soc=None,
         abis=(platform.machine(),),
         android=None,
@@ -179,11 +223,3 @@ def host_info() -> DeviceInfo:
         on_battery=None,
         wireless=False,
     )
-
-
-def _cpu_name() -> str:
-    try:
-        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        match = None
-    return match[1] if match else platform.processor() or platform.machine()

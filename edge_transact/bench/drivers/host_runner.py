@@ -1,73 +1,95 @@
-"""``android_bench/``'s runner for this machine: the same lines, from the host library, in a process of its own.
+"""Runs a host library as the C++ runner of ``android_bench/`` does: the same lines, in a process of its own.
 
-A process of its own so that peak memory is the model's, a hang can be ended, and a crash is only a failed run. The
-request on stdin is a JSON object with ``dist``, ``run``, ``prompt``, ``decode_tokens``, ``repetitions``, ``warmups``
-and ``check`` (null, or two lists of ids). ``TVM_NUM_THREADS`` sets the threads.
+In a process of its own, peak memory is the model's, a hang can be ended, and a crash only fails the run. The request on
+stdin is an object with the fields of `HostRequest`. ``TVM_NUM_THREADS`` sets the number of threads.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import re
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+from edge_transact.bench.records.lines import (
+    CheckLine,
+    FinalLine,
+    LoadLine,
+    RepetitionLine,
+    StartLine,
+    WarmupLine,
+    WellFormedLine,
+)
+from edge_transact.bench.records.requests import HostRequest
+
+if TYPE_CHECKING:
+    from edge_transact.runtime.host import HostModel
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """Durations, in seconds, and tokens of one repetition."""
+
+    prefill_s: float
+    decode_steps_s: tuple[float, ...]
+    e2e_s: float
+    tokens: tuple[int, ...]
+
+    @property
+    def decode_s(self) -> float:
+        """Duration of all tokens after the first."""
+        return sum(self.decode_steps_s)
 
 
 def main() -> None:
     """Entry point of ``python -m edge_transact.bench.drivers.host_runner``."""
-    request = json.load(sys.stdin)
-
-    def write(kind: str, **fields: Any) -> None:
-        sys.stdout.write(json.dumps({"kind": kind, **fields, "run": request["run"]}) + "\n")
-        sys.stdout.flush()
-
-    write("start", pid=os.getpid())
-    # Imports are this process's business, not the model's.
+    request = HostRequest(**json.load(sys.stdin))
+    _write(StartLine(run=request.run))
+    # Before the clock starts: imports are this process's cost, not the model's.
     import tvm
 
-    from edge_transact import costs
-    from edge_transact.artifacts.manifest import Manifest
-    from edge_transact.quantization import get_quantization
-    from edge_transact.runtime.host import PAGE_SIZE, HostModel
+    from edge_transact.runtime.host import HostModel
+    from edge_transact.system.memory import peak_rss_mib
 
-    dist = Path(request["dist"])
-    manifest = Manifest.read(dist)
     start = time.perf_counter()
-    model = HostModel.load(dist)
+    model = HostModel.load(Path(request.dist))
     load_s = time.perf_counter() - start
-    pages = -(-model.context_window_size // PAGE_SIZE) + 1
-    kv_bytes = pages * PAGE_SIZE * costs.kv_bytes_per_token(manifest.plan, get_quantization(manifest.quantization))
     threads = tvm.get_global_func("runtime.NumThreads")()
-    write(
-        "load",
-        load_s=load_s,
-        kernel_build_s=0.0,
-        threads=threads,
-        weights_mib=manifest.weights_bytes / 2**20,
-        kv_mib=kv_bytes / 2**20,
-        **_memory(),
-    )
-    if request["check"]:
-        prompt, known = request["check"]
-        tokens = repetition(model, prompt, len(known))["tokens"]
-        agreed = next(
-            (i for i, (ours, theirs) in enumerate(zip(tokens, known, strict=True)) if ours != theirs), len(known)
+    _write(_loaded(request, load_s, threads, model.context_window_size))
+    if request.check:
+        prompt, known = request.check
+        tokens = run_once(model, prompt, len(known)).tokens
+        differ = (i for i, (token, expected) in enumerate(zip(tokens, known, strict=True)) if token != expected)
+        _write(CheckLine(run=request.run, tokens_checked=len(known), tokens_agreed=next(differ, len(known))))
+    for _ in range(request.warmups):
+        run_once(model, request.prompt, request.decode_tokens)
+        _write(WarmupLine(run=request.run))
+    for index in range(request.repetitions):
+        result = run_once(model, request.prompt, request.decode_tokens)
+        _write(
+            RepetitionLine(
+                run=request.run,
+                index=index,
+                prefill_tokens=len(request.prompt),
+                ttft_s=result.prefill_s,
+                prefill_s=result.prefill_s,
+                decode_s=result.decode_s,
+                decode_steps_s=result.decode_steps_s,
+                e2e_s=result.e2e_s,
+                tokens=result.tokens,
+                peak_rss_mib=peak_rss_mib(),
+            )
         )
-        write("check", tokens_checked=len(known), tokens_agreed=agreed)
-    for _ in range(request["warmups"]):
-        write("warmup", e2e_s=repetition(model, request["prompt"], request["decode_tokens"])["e2e_s"])
-    for index in range(request["repetitions"]):
-        result = repetition(model, request["prompt"], request["decode_tokens"])
-        write("repetition", index=index, prefill_tokens=len(request["prompt"]), **result, **_memory())
-    write("final", **_memory())
+    _write(FinalLine(run=request.run))
 
 
-def repetition(model: Any, prompt: Sequence[int], decode_tokens: int) -> dict[str, Any]:
-    """One repetition, as the C++ runner does it: greedy, the first token from the prefill."""
+def run_once(model: HostModel, prompt: Sequence[int], decode_tokens: int) -> Repetition:
+    """Run one repetition as the C++ runner does: greedy, with the first token from the prefill."""
     model.reset()
     start = time.perf_counter()
     tokens = [int(model.prefill(prompt).argmax())]
@@ -77,23 +99,29 @@ def repetition(model: Any, prompt: Sequence[int], decode_tokens: int) -> dict[st
         since = time.perf_counter()
         tokens.append(int(model.decode(tokens[-1]).argmax()))
         steps.append(time.perf_counter() - since)
-    return {
-        "ttft_s": prefill_s,
-        "prefill_s": prefill_s,
-        "decode_s": sum(steps),
-        "decode_steps_s": steps,
-        "e2e_s": time.perf_counter() - start,
-        "tokens": tokens,
-    }
+    return Repetition(prefill_s, tuple(steps), time.perf_counter() - start, tuple(tokens))
 
 
-def _memory() -> dict[str, float]:
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return {}
-    found = dict(re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB", status, re.MULTILINE))
-    return {"rss_mib": int(found["VmRSS"]) / 1024, "peak_rss_mib": int(found["VmHWM"]) / 1024}
+def _loaded(request: HostRequest, load_s: float, threads: int, context_window_size: int) -> LoadLine:
+    from edge_transact import costs
+    from edge_transact.artifacts.manifest import Manifest
+    from edge_transact.quantization import get_quantization
+
+    manifest = Manifest.read(Path(request.dist))
+    kv_bytes = costs.kv_cache_bytes(manifest.plan, get_quantization(manifest.quantization), context_window_size)
+    return LoadLine(
+        run=request.run,
+        load_s=load_s,
+        kernel_build_s=0.0,
+        threads=threads,
+        weights_mib=manifest.weights_bytes / MIB,
+        kv_mib=kv_bytes / MIB,
+    )
+
+
+def _write(line: WellFormedLine) -> None:
+    sys.stdout.write(json.dumps(asdict(line)) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

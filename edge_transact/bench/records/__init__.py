@@ -1,1 +1,1 @@
-"""What a bench plans and writes down."""
+"""What a bench plans, reads and writes: plain data, without devices."""

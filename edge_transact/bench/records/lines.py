@@ -1,87 +1,202 @@
-"""The JSON lines that every bench speaks, read with suspicion: a device may print anything.
+"""The JSON lines that a run prints, read defensively, because a device may print anything.
 
-A line is a JSON object with ``run`` (the name that the run was started with) and ``kind``: ``start`` (``pid``),
-``load``, ``check`` (the parity record's tokens), ``warmup``, ``repetition``, ``final`` (all went well), ``error``
-(``code``, ``message``). The runner in ``android_bench/``, the app's benchmark activity and
-`edge_transact.bench.drivers.host_runner` write them.
+A line is a JSON object with ``kind`` and with ``run``, the name that the run was started with. The runner in
+``android_bench/``, the app's benchmark activity and `edge_transact.bench.drivers.host_runner` write them: ``start``,
+``load``, ``check`` if the build has a parity record, ``warmup`` and ``repetition`` lines, and ``final`` or ``error`` at
+the end. The classes name the fields that a bench uses; a line may hold more.
+
+A repetition that makes no sense is a `MalformedLine`. Any other field that makes no sense is None: the C++ runner
+writes -1 or null for what it could not find out.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, Strict, TypeAdapter, ValidationError
 
 from edge_transact.bench.records.plan import Lengths
 
-KINDS = ("start", "load", "check", "warmup", "repetition", "final", "error")
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value) if value >= 0 else None
 
 
-@dataclass(frozen=True)
-class Repetition:
-    """One measured repetition, durations in seconds on the device's steady clock.
+def _positive(value: object) -> float | None:
+    return _number(value) or None
+
+
+def _integer(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+Number = Annotated[float | None, BeforeValidator(_number)]
+"""A finite number of at least 0, or None."""
+
+Positive = Annotated[float | None, BeforeValidator(_positive)]
+"""A finite number above 0, or None."""
+
+Integer = Annotated[int | None, BeforeValidator(_integer)]
+"""An integer, or None."""
+
+Count = Annotated[int, Strict()]
+Seconds = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One measured repetition, in seconds on the device's steady clock.
 
     Attributes:
         index: 0, 1, ... within its run.
-        ttft_s: Until the first token is chosen.
+        ttft_s: Time to the first token.
         prefill_s: The prompt, in chunks, and the choice of the first token.
+        decode_s: All tokens after the first.
         decode_steps_s: Each token after the first.
-        e2e_s: All of it.
-        tokens: The generated ids.
-        peak_rss_mib: The process's peak resident memory so far.
+        e2e_s: The complete repetition.
+        tokens: Generated token ids.
+        peak_rss_mib: Peak resident memory of the process so far.
     """
 
-    index: int
-    ttft_s: float
-    prefill_s: float
-    decode_s: float
-    decode_steps_s: tuple[float, ...]
-    e2e_s: float
-    tokens: tuple[int, ...]
-    peak_rss_mib: float | None
+    index: Count
+    ttft_s: Seconds
+    prefill_s: Seconds
+    decode_s: Seconds
+    decode_steps_s: tuple[Seconds, ...]
+    e2e_s: Seconds
+    tokens: tuple[Count, ...]
+    peak_rss_mib: Positive = None
 
 
-def parse_line(text: str, run: str) -> dict[str, Any] | None:
-    """The line's object, or None when it is anything but a whole line of that run."""
+@dataclass(frozen=True, kw_only=True)
+class StartLine:
+    """The process has started."""
+
+    run: str
+    kind: Literal["start"] = "start"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadLine:
+    """The model is loaded.
+
+    Attributes:
+        load_s: Seconds to load the library, the weights and the KV cache, without building kernels.
+        kernel_build_s: Seconds to compile the device's kernels, or to restore compiled ones.
+        kernels_restored: Whether compiled kernels were restored.
+        threads: CPU threads of the runtime.
+        kv_mib: KV cache of a full context.
+        weights_mib: Weights on disk.
+    """
+
+    run: str
+    kind: Literal["load"] = "load"
+    load_s: Number = None
+    kernel_build_s: Number = None
+    kernels_restored: Annotated[bool, BeforeValidator(bool)] = False
+    threads: Integer = None
+    kv_mib: Positive = None
+    weights_mib: Positive = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckLine:
+    """The greedy tokens of the build's parity record were generated.
+
+    Attributes:
+        tokens_checked: Tokens in the record.
+        tokens_agreed: Tokens before the first that differs.
+    """
+
+    run: str
+    kind: Literal["check"] = "check"
+    tokens_checked: Integer = None
+    tokens_agreed: Integer = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmupLine:
+    """A repetition that doesn't count has ended."""
+
+    run: str
+    kind: Literal["warmup"] = "warmup"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepetitionLine(Measurement):
+    """A measured repetition has ended.
+
+    Attributes:
+        prefill_tokens: Length of the prompt.
+    """
+
+    run: str
+    kind: Literal["repetition"] = "repetition"
+    prefill_tokens: Count
+
+    def has(self, lengths: Lengths) -> bool:
+        """Whether it is a repetition of these lengths."""
+        return (self.prefill_tokens, len(self.tokens), len(self.decode_steps_s)) == (
+            lengths.prefill_tokens,
+            lengths.decode_tokens,
+            lengths.decode_tokens - 1,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalLine:
+    """All repetitions have ended."""
+
+    run: str
+    kind: Literal["final"] = "final"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorLine:
+    """The run cannot go on.
+
+    Attributes:
+        message: The reason, for people.
+    """
+
+    run: str
+    kind: Literal["error"] = "error"
+    message: Annotated[str, BeforeValidator(str)] = "None"
+
+
+@dataclass(frozen=True)
+class MalformedLine:
+    """A line of the run that makes no sense.
+
+    Attributes:
+        text: The line.
+    """
+
+    text: str
+
+
+WellFormedLine = StartLine | LoadLine | CheckLine | WarmupLine | RepetitionLine | FinalLine | ErrorLine
+Line = WellFormedLine | MalformedLine
+
+_ADAPTER: TypeAdapter[WellFormedLine] = TypeAdapter(Annotated[WellFormedLine, Field(discriminator="kind")])
+_KINDS = ("start", "load", "check", "warmup", "repetition", "final", "error")
+
+
+def parse_line(text: str, run: str) -> Line | None:
+    """Parse one line of output; None unless it is a complete line of this run."""
     try:
+        # Not pydantic's own parser, which refuses lone surrogates.
         value = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(value, dict) or value.get("run") != run or value.get("kind") not in KINDS:
+    if not isinstance(value, dict) or value.get("run") != run or value.get("kind") not in _KINDS:
         return None
-    return value
-
-
-def parse_repetition(line: Mapping[str, Any], lengths: Lengths) -> Repetition | None:
-    """A repetition line as numbers; None when they cannot be what was measured."""
-    tokens, steps = line.get("tokens"), line.get("decode_steps_s")
-    if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
-        return None
-    if not isinstance(steps, list) or len(tokens) != lengths.decode_tokens or len(steps) != len(tokens) - 1:
-        return None
-    durations: list[Any] = [line.get(name) for name in ("ttft_s", "prefill_s", "decode_s", "e2e_s")]
-    if type(line.get("index")) is not int or not all(_duration(value) for value in [*durations, *steps]):
-        return None
-    ttft_s, prefill_s, decode_s, e2e_s = durations
-    if line.get("prefill_tokens") != lengths.prefill_tokens:
-        return None
-    return Repetition(
-        line["index"], ttft_s, prefill_s, decode_s, tuple(steps), e2e_s, tuple(tokens),
-        positive(line.get("peak_rss_mib")),
-    )  # fmt: skip
-
-
-def positive(value: Any) -> float | None:
-    """A number above 0, or None for whatever else a device says: -1 where it could not find out."""
-    return float(value) if _duration(value) and value > 0 else None
-
-
-def number(value: Any) -> float | None:
-    """A finite number of at least 0, or None."""
-    return float(value) if _duration(value) else None
-
-
-def _duration(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    try:
+        return _ADAPTER.validate_python(value)
+    except ValidationError:
+        return MalformedLine(text)

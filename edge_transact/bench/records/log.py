@@ -1,7 +1,7 @@
-"""The log of a bench: a JSONL file that grows by a line as each repetition ends, and from which a plan resumes.
+"""The log of a bench: a JSONL file that grows by one record as each repetition ends, and from which a plan resumes.
 
-Two kinds of lines. ``repetition``: one measured repetition with everything that is known about it. ``visit``: a visit
-has ended, well or not (``error``), with the sensor readings that were taken beside it.
+There are two kinds of records. A `RepetitionRecord` is one measured repetition with everything that is known about it.
+A `VisitRecord` says that a visit has ended, well or not, and holds the sensor readings taken during it.
 """
 
 from __future__ import annotations
@@ -9,39 +9,143 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, TypeAdapter, ValidationError
+
+from edge_transact.bench.records.lines import Measurement
+from edge_transact.bench.records.readings import Reading, ReadingSummary
 from edge_transact.errors import EdgeTransactError
 
 SCHEMA = 2
 
-Key = tuple[str, str, str, str, int]
-"""What names a visit across runs: serial, model digest, target, lengths, round."""
+
+@dataclass(frozen=True)
+class Key:
+    """What identifies a visit across runs."""
+
+    serial: str
+    model_digest: str
+    target: str
+    prefill_tokens: int
+    decode_tokens: int
+    round: int
 
 
-def record_key(record: Mapping[str, Any]) -> Key:
-    """The visit that a record belongs to."""
-    lengths = f"{record['prefill_tokens']}+{record['decode_tokens']}"
-    return record["serial"], record["model_digest"], record["target"], lengths, record["round"]
+@dataclass(frozen=True, kw_only=True)
+class VisitContext:
+    """What both kinds of records say about their visit.
+
+    Attributes:
+        model: Name of the model.
+        model_digest: sha256 of the DIST's manifest.
+        model_type: ``model_type`` of its configuration.
+        parameters: Number of parameters.
+        quantization: Quantization of the weights.
+        decode_read_bytes: Bytes that a decoded token must read: every weight, and the KV cache at its mean length.
+        build: Versions that the DIST was built with.
+        serial: What adb calls the device, or ``host``.
+        device: Label of the device.
+        soc: Model of the chip.
+        android: Version of Android.
+        device_fingerprint: Build of the operating system.
+        bandwidth_gb_s: Peak DRAM bandwidth of the chip.
+        fixed_performance: Whether Android's fixed-performance mode was on; None if it was not tried.
+        target: Target of the library.
+        prefill_tokens: Length of the prompt.
+        decode_tokens: Length of the answer.
+        warmups: Repetitions that don't count.
+        round: 0 or 1.
+        time: When the record was made, in ISO 8601.
+    """
+
+    model: str
+    model_digest: str
+    model_type: str
+    parameters: int
+    quantization: str
+    decode_read_bytes: int
+    build: dict[str, str]
+    serial: str
+    device: str
+    soc: str | None
+    android: str | None
+    device_fingerprint: str | None
+    bandwidth_gb_s: float | None
+    fixed_performance: bool | None
+    target: str
+    prefill_tokens: int
+    decode_tokens: int
+    warmups: int
+    round: int
+    time: str
+
+    @property
+    def key(self) -> Key:
+        """The visit that the record belongs to."""
+        return Key(
+            self.serial, self.model_digest, self.target, self.prefill_tokens, self.decode_tokens, self.round
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadFacts:
+    """What a run said about itself before its first repetition; see `LoadLine` and `CheckLine`."""
+
+    load_s: float | None
+    kernel_build_s: float | None
+    kernels_restored: bool
+    threads: int | None
+    kv_mib: float | None
+    weights_mib: float
+    tokens_checked: int | None
+    tokens_agreed: int | None
+
+
+# Fields of dataclasses follow the bases from the last to the first.
+@dataclass(frozen=True, kw_only=True)
+class RepetitionRecord(ReadingSummary, LoadFacts, Measurement, VisitContext):
+    """One measured repetition."""
+
+    kind: Literal["repetition"] = "repetition"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisitRecord(VisitContext):
+    """The end of a visit.
+
+    Attributes:
+        error: Why it failed; None if it ended well.
+        trace: Sensor readings taken during it.
+    """
+
+    error: str | None
+    trace: tuple[Reading, ...]
+    kind: Literal["visit"] = "visit"
+
+
+Record = RepetitionRecord | VisitRecord
+
+_ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 
 class Log:
-    """An append-only JSONL file, written by several threads.
+    """An append-only JSONL file that several threads may write.
 
     Args:
-        path: Made when missing.
-        resume: Go on with what is there; otherwise an existing file is refused.
+        path: The file; made if it is missing.
+        resume: Continue the file; otherwise an existing file is refused.
 
     Raises:
-        EdgeTransactError: The file exists and `resume` is off, or it is of another schema.
+        EdgeTransactError: The file exists and `resume` is off, or it isn't a log of this schema.
     """
 
     def __init__(self, path: Path, *, resume: bool) -> None:
         if path.exists() and not resume:
             raise EdgeTransactError(
-                f"{path} exists", fix="Go on with it by --resume, or write another file with --output."
+                f"{path} exists", fix="Continue it with --resume, or write another file with --output."
             )
         self.path = path
         self.records = read_records(path) if path.exists() else []
@@ -49,20 +153,19 @@ class Log:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         size = os.lseek(self._file, 0, os.SEEK_END)
-        # A line that an earlier run could not finish stays, and is closed so that the next one starts afresh.
+        # A line that an earlier run could not finish stays. It is ended here, so that the next one begins a new line.
         if size and os.pread(self._file, 1, size - 1) != b"\n":
             os.write(self._file, b"\n")
 
-    def append(self, record: Mapping[str, Any]) -> None:
+    def append(self, record: Record) -> None:
         """Add a record; it is on the disk when this returns.
 
-        The record is kept in `records` in any case, so that results can be shown even when the disk is full.
+        The record is added to `records` in any case, so that results can be shown even if the disk is full.
 
         Raises:
-            EdgeTransactError: It could not be written whole; nothing of it stays in the file.
+            EdgeTransactError: The record could not be written completely; nothing of it stays in the file.
         """
-        record = {"schema": SCHEMA, **record}
-        line = (json.dumps(record) + "\n").encode()
+        line = to_line(record).encode()
         with self._lock:
             self.records.append(record)
             end = os.lseek(self._file, 0, os.SEEK_END)
@@ -77,36 +180,58 @@ class Log:
                 ) from error
 
     def done(self, key: Key) -> int:
-        """Repetitions of a visit that are in the log."""
+        """Number of repetitions of a visit in the log."""
         with self._lock:
-            return sum(1 for record in self.records if record["kind"] == "repetition" and record_key(record) == key)
+            return sum(record.kind == "repetition" and record.key == key for record in self.records)
 
     def close(self) -> None:
+        """Close the file."""
         os.close(self._file)
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a log; lines that were cut off are passed over.
+def to_line(record: Record) -> str:
+    """A record as a line of the log. Readings leave out what the device didn't report."""
+    fields: dict[str, Any] = {"schema": SCHEMA, "kind": record.kind, **asdict(record)}
+    if "trace" in fields:
+        fields["trace"] = [
+            {name: value for name, value in reading.items() if value is not None} for reading in fields["trace"]
+        ]
+    return json.dumps(fields) + "\n"
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read the records of a log. Lines that were cut off, and lines that aren't records, are skipped.
 
     Raises:
-        EdgeTransactError: It isn't such a log, or of another schema.
+        EdgeTransactError: The file isn't a log, or a record has another schema or lacks fields.
     """
-    records = []
+    records: list[Record] = []
     try:
         text = path.read_text(errors="replace")
     except OSError as error:
-        raise EdgeTransactError(f"{path}: {error.strerror}", fix="Give a log that `bench` wrote.") from error
-    for line in text.splitlines():
+        raise EdgeTransactError(f"{path}: {error.strerror}", fix="Name a log that `bench` wrote.") from error
+    for number, line in enumerate(text.splitlines(), 1):
         try:
             record = json.loads(line)
         except ValueError:
             continue
         if isinstance(record, dict) and record.get("kind") in ("repetition", "visit"):
-            if record.get("schema") != SCHEMA:
-                raise EdgeTransactError(
-                    f"{path} has schema {record.get('schema')}, this version writes {SCHEMA}", fix="Start a new log."
-                )
-            records.append(record)
+            records.append(_parse(record, f"{path}, line {number}"))
     if text.strip() and not records:
-        raise EdgeTransactError(f"{path} holds no bench records", fix="Give a log that `bench` wrote.")
+        raise EdgeTransactError(f"{path} holds no bench records", fix="Name a log that `bench` wrote.")
     return records
+
+
+def _parse(record: dict[str, Any], where: str) -> Record:
+    if record.get("schema") != SCHEMA:
+        raise EdgeTransactError(
+            f"{where} has schema {record.get('schema')}, and this version writes {SCHEMA}", fix="Start a new log."
+        )
+    try:
+        return _ADAPTER.validate_python(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"][1:])
+        raise EdgeTransactError(
+            f"{where}: {field}: {first['msg']}", fix="Remove the line, or start a new log."
+        ) from error

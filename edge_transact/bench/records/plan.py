@@ -1,4 +1,4 @@
-"""What is measured, in which order: so that no model profits from being first or suffers from being last."""
+"""What is measured, and in which order, so that no model gains from being first or loses from being last."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ DEFAULT_LENGTHS = "64+64,256+64,256+256"
 
 @dataclass(frozen=True, order=True)
 class Lengths:
-    """Tokens of one repetition: a prompt to prefill and an answer to decode, the answer's first token included."""
+    """Tokens of one repetition.
+
+    Attributes:
+        prefill_tokens: Length of the prompt.
+        decode_tokens: Length of the answer, including the first token, which the prefill gives.
+    """
 
     prefill_tokens: int
     decode_tokens: int
@@ -25,7 +30,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Visit:
-    """One process on one device: a model is loaded, warmed up and measured a few times at one pair of lengths.
+    """One process on one device, which loads a model, warms up, and runs repetitions at one pair of lengths.
 
     Attributes:
         model: Index into the plan's models.
@@ -41,10 +46,10 @@ class Visit:
 
 
 def parse_lengths(text: str) -> list[Lengths]:
-    """``64+64,256+64`` as lengths, in that order, each once.
+    """Parse ``64+64,256+64``. The order is kept, and duplicates are dropped.
 
     Raises:
-        UsageError: It isn't a list of PREFILL+DECODE, or a number is 0.
+        UsageError: The text isn't a list of PREFILL+DECODE, or a number is 0.
     """
     lengths: list[Lengths] = []
     for part in text.split(","):
@@ -61,11 +66,11 @@ def parse_lengths(text: str) -> list[Lengths]:
 
 
 def make_visits(models: int, lengths: Sequence[Lengths], repetitions: int) -> list[Visit]:
-    """All visits of one device: every model at every pair of lengths, there and back again.
+    """All visits of one device: every model at every pair of lengths, forwards and then backwards.
 
-    The second round runs the first one backwards, so that a drift that is linear in time, such as a phone that slowly
-    warms up, falls on all models alike. Models alternate inside a pair of lengths. The repetitions are split between
-    the rounds; a single repetition makes one round.
+    A drift that is linear in time, such as a phone that slowly warms up, affects all models alike, because the second
+    round reverses the first. Models alternate within a pair of lengths. The repetitions are split between the rounds; a
+    single repetition needs only one round.
     """
     first = [(model, pair) for pair in lengths for model in range(models)]
     rounds = [first, first[::-1]] if repetitions > 1 else [first]
@@ -74,9 +79,10 @@ def make_visits(models: int, lengths: Sequence[Lengths], repetitions: int) -> li
 
 
 def prompt_ids(vocab_size: int, tokens: int) -> list[int]:
-    """The prompt of that length: arbitrary ids, the same in every run and on every device, and nested (64 begins 256).
+    """A prompt of arbitrary token ids, the same in every run and on every device.
 
-    Content does not change the work of a dense model. The first 3 ids, which are often special, are left out.
+    Prompts nest: the one of 256 tokens begins with the one of 64. The content does not change the work of a dense
+    model. The first 3 ids, which are often special tokens, are left out.
     """
     generator = random.Random(20240705)
     return [generator.randrange(min(3, vocab_size - 1), vocab_size) for _ in range(tokens)]

@@ -1,4 +1,4 @@
-// To be preloaded: a wall clock that jumps, two years at every look. Steady clocks stay steady.
+// A library to preload: the wall clock jumps by two years at every call. Steady clocks stay steady.
 #define _GNU_SOURCE
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -6,9 +6,9 @@
 #include <unistd.h>
 
 int clock_gettime(clockid_t clock, struct timespec *now) {
-  static int looks;
+  static int calls;
   int failed = syscall(SYS_clock_gettime, clock, now);
-  if (!failed && clock == CLOCK_REALTIME) now->tv_sec += (looks++ % 2 ? 1 : -1) * 365 * 86400;
+  if (!failed && clock == CLOCK_REALTIME) now->tv_sec += (calls++ % 2 ? 1 : -1) * 365 * 86400;
   return failed;
 }
 

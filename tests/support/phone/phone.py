@@ -10,12 +10,13 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+import psutil
 
-from tests.support.phone.root import phone_root, register_binfmt
+from tests.support.phone.leftovers import free_link
+from tests.support.phone.root import phone_root
 
 ADBD_PORT = 5555
 BOOT = """
@@ -39,13 +40,15 @@ exec env -i PATH=/system/bin:/usr/bin ADBD_PORT=5555 HOME=/ TMPDIR=/data/local/t
 
 
 class Phone:
-    """One phone: a copy of the file system, mount, pid and network namespaces, and adbd inside them.
+    """One phone: a copy of the file system, with adbd in mount, pid and network namespaces of its own.
+
+    The kernel must run aarch64 binaries; see `tests.support.phone.leftovers.binfmt`.
 
     Args:
         storage_mib: Size of ``/data/local/tmp``.
 
     Attributes:
-        root: Its file system as this machine sees it; sensor files can be written while it runs.
+        root: Its file system, as this machine sees it. Sensor files can be written while it runs.
         serial: What adb calls it, ``address:port``.
     """
 
@@ -54,14 +57,13 @@ class Phone:
         self._directory = Path(tempfile.mkdtemp(prefix="phone-"))
         self.root = self._directory / "root"
         shutil.copytree(phone_root(), self.root, symlinks=True)
-        register_binfmt()
-        number, self._lock = _free_network()
+        number, self._lock = free_link()
         self._link, self._network = f"phone{number}", f"10.215.{number}"
         self.serial = f"{self._network}.2:{ADBD_PORT}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Boot: what was pushed is gone, as ``/data/local/tmp`` lives in memory."""
+        """Boot. ``/data/local/tmp`` is empty, because it lives in memory."""
         command = ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "--propagation", "private"]
         self._process = subprocess.Popen(
             [*command, "sh", "-c", BOOT, "sh", str(self.root), f"{self.storage_mib}m"],
@@ -85,10 +87,10 @@ class Phone:
         _until(self._listening, "adbd to listen", self._log)
 
     def stop(self) -> None:
-        """The plug is pulled: every process of the phone dies at once."""
+        """Pull the plug: every process of the phone dies at once."""
         if self._process is None:
             return
-        # The first process inside is killed, so that unshare outside is there to bury it.
+        # The first process inside is killed, so that unshare, outside, can still wait for it.
         with contextlib.suppress(ProcessLookupError, IndexError):
             os.kill(self._inside(), signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -101,22 +103,23 @@ class Phone:
         subprocess.run(["ip", "link", "delete", self._link], check=False, stderr=subprocess.DEVNULL)
 
     def remove(self) -> None:
-        """Stop, and forget the file system."""
+        """Stop, and remove the file system."""
         self.stop()
         self._lock.release()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def write(self, name: str, value: object) -> None:
-        """Write one of the phone's own files, such as a sensor's."""
+        """Write one of the phone's files, such as a sensor's."""
         path = self.root / name.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{value}\n")
 
     def read(self, name: str) -> str:
+        """Read one of the phone's files."""
         return (self.root / name.lstrip("/")).read_text().strip()
 
     def set_temperature(self, celsius: float) -> None:
-        """All thermal zones at once."""
+        """Set all thermal zones at once."""
         for zone in range(4):
             self.write(f"/sys/class/thermal/thermal_zone{zone}/temp", int(celsius * 1000))
 
@@ -126,19 +129,19 @@ class Phone:
         return Path(f"/proc/{self._inside()}/root/data/local/tmp")
 
     def processes(self) -> dict[int, str]:
-        """The phone's processes but for adbd: pid on this machine, and command line."""
+        """Command lines of the phone's processes except adbd, by their pids on this machine."""
         found = {}
-        for directory in Path("/proc").iterdir():
-            if directory.name.isdigit():
-                with contextlib.suppress(OSError):
-                    if os.readlink(directory / "root") == str(self.root):
-                        line = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                        if "/usr/sbin/adbd" not in line:
-                            found[int(directory.name)] = line
+        for process in psutil.process_iter():
+            with contextlib.suppress(OSError, psutil.Error):
+                # psutil doesn't tell a process's root.
+                if os.readlink(f"/proc/{process.pid}/root") == str(self.root):
+                    line = " ".join(process.cmdline())
+                    if "/usr/sbin/adbd" not in line:
+                        found[process.pid] = line
         return found
 
     def kill(self, words: str, number: int = signal.SIGKILL) -> int:
-        """Send a signal to processes whose command line holds `words`; returns how many there were."""
+        """Send a signal to processes whose command line holds `words`; returns their number."""
         victims = [pid for pid, line in self.processes().items() if words in line]
         for pid in victims:
             with contextlib.suppress(ProcessLookupError):
@@ -146,13 +149,13 @@ class Phone:
         return len(victims)
 
     def cut_network(self, seconds: float) -> None:
-        """The phone goes on by itself, and nobody can reach it for a while."""
+        """Make the phone unreachable for a while. Its processes go on."""
         subprocess.run(["ip", "link", "set", self._link, "down"], check=True)
         time.sleep(seconds)
         subprocess.run(["ip", "link", "set", self._link, "up"], check=True)
 
     def _inside(self) -> int:
-        """The first process of the phone's namespaces, as this machine numbers it."""
+        """Pid, on this machine, of the first process in the phone's namespaces."""
         assert self._process is not None
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
         _until(lambda: bool(children.read_text().split()), "the phone to boot", self._log)
@@ -173,7 +176,7 @@ def adb_server_beside(phone: Phone) -> Iterator[tuple[str, str]]:
     address = phone.serial.partition(":")[0]
     with tempfile.TemporaryDirectory(prefix="adb-") as home:
         command = ["nsenter", "--net", "-t", str(phone._inside()), "adb", "-a", "-P", "5037", "server", "nodaemon"]
-        # No search for emulators on this machine's ports: it would find the phone's, and name it otherwise.
+        # Don't search for emulators on local ports: the server would find the phone's, under another name.
         environment = {**os.environ, "HOME": home, "ADB_LOCAL_TRANSPORT_MAX_PORT": "5000"}
         server = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
         serial = f"127.0.0.1:{ADBD_PORT}"
@@ -186,7 +189,7 @@ def adb_server_beside(phone: Phone) -> Iterator[tuple[str, str]]:
 
 
 class AdbServer:
-    """A private adb server: its own port and home, so that no other phone is seen or disturbed."""
+    """A private adb server, with its own port and home, so that it neither sees nor disturbs other phones."""
 
     def __init__(self) -> None:
         self._home = tempfile.mkdtemp(prefix="adb-")
@@ -196,32 +199,24 @@ class AdbServer:
         self.environment = {"ANDROID_ADB_SERVER_PORT": str(self.port), "HOME": self._home, "ADB_MDNS_AUTO_CONNECT": "0"}
 
     def adb(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run adb with this server."""
         return subprocess.run(
             ["adb", *arguments], env={**os.environ, **self.environment}, capture_output=True, text=True, timeout=60
         )
 
     def connect(self, phone: Phone) -> None:
+        """Make the phone known to the server."""
         _until(lambda: "connected to" in self.adb("connect", phone.serial).stdout, "adb to connect")
         _until(lambda: self.adb("-s", phone.serial, "get-state").stdout.strip() == "device", "the device state")
 
     def kill(self) -> None:
+        """End the server. The next request of a client starts it again."""
         self.adb("kill-server")
 
     def remove(self) -> None:
+        """End the server for good."""
         self.kill()
         shutil.rmtree(self._home, ignore_errors=True)
-
-
-def _free_network() -> tuple[int, FileLock]:
-    """The number of a veth link that no other phone has, and the lock that keeps it, stopped phones included."""
-    for number in range(256):
-        lock = FileLock(Path(tempfile.gettempdir()) / f".edge-transact-phone{number}.lock")
-        with contextlib.suppress(Timeout):
-            lock.acquire(blocking=False)
-            if not Path(f"/sys/class/net/phone{number}").exists():
-                return number, lock
-            lock.release()
-    raise RuntimeError("no free network for another phone")
 
 
 def _accepts(address: str, port: int) -> bool:
@@ -230,7 +225,7 @@ def _accepts(address: str, port: int) -> bool:
     return False
 
 
-def _until(condition, what: str, log=lambda: "", seconds: float = 30) -> None:
+def _until(condition: Callable[[], bool], what: str, log: Callable[[], str] = str, seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:

@@ -1,8 +1,7 @@
-"""The phone's file system: arm64 Debian packages unpacked into a directory, made once and copied for every phone."""
+"""The phone's file system: arm64 Debian packages, unpacked once into a directory that every phone copies."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
@@ -10,12 +9,14 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from tests.support.phone.leftovers import BINFMT, BINFMT_RULE
 from tests.support.phone.runner import cache_directory, one_at_a_time
 
 FILES = Path(__file__).parent / "files"
 PACKAGES = ("adbd", "mksh", "toybox", "libstdc++6")
-BINFMT = Path("/proc/sys/fs/binfmt_misc")
-BINFMT_RULE = Path("/usr/share/qemu/binfmt.d/qemu-aarch64.conf")
+PROGRAMS = (
+    "adb", "qemu-aarch64", "ip", "unshare", "nsenter", "apt-get", "aarch64-linux-gnu-g++", "cmake", "ninja"
+)  # fmt: skip
 SENSORS = {
     "sys/class/thermal/thermal_zone0/type": "cpu-0-0",
     "sys/class/thermal/thermal_zone0/temp": "31500",
@@ -39,8 +40,10 @@ SENSORS = {
 
 
 def missing() -> list[str]:
-    """What this machine lacks to run the phone; empty when it can."""
-    lacks = [name for name in ("adb", "qemu-aarch64", "ip", "unshare", "nsenter", "apt-get") if not shutil.which(name)]
+    """What this machine lacks to run the phone; empty if it can."""
+    lacks = [name for name in PROGRAMS if not shutil.which(name)]
+    if not BINFMT_RULE.exists():
+        lacks.append(str(BINFMT_RULE))
     if os.geteuid() != 0:
         lacks.append("root")
     elif not BINFMT.exists():
@@ -50,7 +53,7 @@ def missing() -> list[str]:
 
 @one_at_a_time
 def phone_root() -> Path:
-    """The unpacked file system, made on first use and cached by what goes into it."""
+    """The unpacked file system. It is made on first use and cached under a hash of what goes into it."""
     key = hashlib.sha256(Path(__file__).read_bytes())
     for path in sorted(FILES.iterdir()):
         key.update(path.name.encode() + path.read_bytes())
@@ -65,17 +68,8 @@ def phone_root() -> Path:
     return root
 
 
-def register_binfmt() -> None:
-    """Let the kernel run aarch64 binaries, inside chroots too. Stays registered: other phones may run."""
-    if not (BINFMT / "register").exists():
-        subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(BINFMT)], check=True)
-    if not (BINFMT / "qemu-aarch64").exists():
-        with contextlib.suppress(FileExistsError):  # another test run was faster
-            (BINFMT / "register").write_text(BINFMT_RULE.read_text().strip())
-
-
 def _download(workspace: Path) -> list[Path]:
-    """The packages and what they depend on, through an apt of its own that knows arm64 only."""
+    """Download the packages and their dependencies with an apt configuration of its own, for arm64 alone."""
     for name in ("lists/partial", "cache/archives/partial"):
         (workspace / name).mkdir(parents=True)
     (workspace / "status").touch()
@@ -118,7 +112,6 @@ def _furnish(root: Path) -> None:
     (root / "etc").mkdir(exist_ok=True)
     (root / "etc/passwd").write_text("root:x:0:0::/:/system/bin/sh\nshell:x:2000:2000::/:/system/bin/sh\n")
     (root / "etc/group").write_text("root:x:0:\nshell:x:2000:\n")
-    register_binfmt()
     listing = subprocess.run(["chroot", str(root), "/usr/bin/toybox"], capture_output=True, text=True, check=True)
     for applet in set(listing.stdout.split()) - {"sh"}:
         target = root / "system/bin" / applet

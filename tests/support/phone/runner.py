@@ -1,4 +1,4 @@
-"""The runner for the stand-in phone: android_bench/ cross-compiled against the aarch64 wheels' runtime libraries."""
+"""Builds the runner for the stand-in phone: android_bench/, cross-compiled against the aarch64 wheels' libraries."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ LIBRARIES = (
 
 
 def cache_directory() -> Path:
+    """Where test runs keep what takes long to make."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-transact-tests"
 
 
 def one_at_a_time(make: Callable[[], Path]) -> Callable[[], Path]:
-    """Of several processes that call it, the first makes what the others then find."""
+    """If several processes call `make`, the first makes the result and the others find it."""
 
     @functools.wraps(make)
     def locked() -> Path:
@@ -42,7 +43,7 @@ def one_at_a_time(make: Callable[[], Path]) -> Callable[[], Path]:
 
 @one_at_a_time
 def wheels() -> Path:
-    """Headers and aarch64 runtime libraries of the installed versions, unpacked as the wheels hold them; cached."""
+    """Headers and aarch64 runtime libraries of the installed versions, laid out as in the wheels; cached."""
     packages = [f"{name}=={version(name)}" for name in ("apache-tvm", "apache-tvm-ffi")]
     target = cache_directory() / "-".join(["aarch64", *packages]).replace("==", "-")
     if not target.exists():
@@ -62,7 +63,7 @@ def wheels() -> Path:
 
 @one_at_a_time
 def build_runner() -> Path:
-    """A directory with ``edge-bench`` and the libraries that it needs; cached by the sources."""
+    """A directory with ``edge-bench`` and the libraries that it needs; cached under a hash of the sources."""
     key = hashlib.sha256(str(wheels()).encode())
     for path in sorted(path for path in SOURCE.rglob("*") if path.is_file() and "build" not in path.parts):
         key.update(path.name.encode() + path.read_bytes())

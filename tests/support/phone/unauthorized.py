@@ -1,4 +1,4 @@
-"""A device that never lets adb in: it answers every CNXN with AUTH, as a phone does until its owner agrees."""
+"""A device that never accepts adb: it answers every CNXN with AUTH, as a phone does until its owner agrees."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class UnauthorizedDevice:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def close(self) -> None:
+        """Stop listening."""
         self._listener.close()
 
     def _serve(self) -> None:

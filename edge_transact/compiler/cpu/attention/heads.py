@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-PAGE_SIZE = 16
-"""Tokens of a page of the KV cache."""
+from edge_transact.costs import PAGE_SIZE
+
+__all__ = ["PAGE_SIZE", "Attention", "inverse_frequencies", "lanes_for"]
 
 
 @dataclass(frozen=True)

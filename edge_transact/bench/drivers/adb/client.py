@@ -1,12 +1,13 @@
-"""One Android device over adb: shell, push and pull that end in time, and say what adb said when they fail.
+"""One Android device over adb: shell, push and pull with timeouts, and with adb's own words when they fail.
 
-adbutils speaks to the adb server. On top of it stand the rules that a bench needs: every argument is quoted, every
-socket has a timeout, an exit code is believed only when the device sent it, and a device that goes away is told from
-one that answers with an error.
+adbutils talks to the adb server. This module adds what a bench needs: every argument is quoted, every socket has a
+timeout, an exit code counts only if the device sent it, and a device that goes away is distinguished from one that
+answers with an error.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import socket
@@ -18,39 +19,29 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from edge_transact.bench.drivers.base import CommandTimeout, DeviceLost, DeviceRefused
 from edge_transact.errors import EdgeTransactError, UsageError
-from edge_transact.progress import calling
 
 if TYPE_CHECKING:
     import adbutils
+
+logger = logging.getLogger(__name__)
 
 STDOUT, STDERR, EXIT = 1, 2, 3
 """Packet ids of the shell_v2 protocol (AOSP ``adb/shell_protocol.h``)."""
 
 SHOWN = 200
-"""Characters of a script that ``--verbose`` shows."""
+"""Number of characters of a script that ``--verbose`` shows."""
 
 SYNC_CHUNK = 64 * 1024
-"""The most that a sync DATA packet may carry."""
-
-
-class DeviceLost(EdgeTransactError):
-    """The device, or the adb server, stopped answering; it may come back."""
-
-
-class CommandTimeout(EdgeTransactError):
-    """A command on the device is still running after the time that it was given."""
-
-
-class DeviceRefused(EdgeTransactError):
-    """The device answered, with an error of its own."""
+"""The most bytes that a DATA packet of the sync protocol may carry."""
 
 
 @dataclass(frozen=True)
 class ShellOutput:
-    """What a command on the device printed and returned."""
+    """The exit code and the output of a command on the device."""
 
     code: int
     stdout: str
@@ -58,10 +49,12 @@ class ShellOutput:
 
 
 def adb_client() -> adbutils.AdbClient:
-    """The adb server that adb itself would use: ``ADB_SERVER_SOCKET``, ``ANDROID_ADB_SERVER_ADDRESS`` and ``_PORT``.
+    """Connect to the server that adb itself would use.
+
+    It is named by ``ADB_SERVER_SOCKET``, or by ``ANDROID_ADB_SERVER_ADDRESS`` and ``ANDROID_ADB_SERVER_PORT``.
 
     Raises:
-        EdgeTransactError: adbutils is not installed, or a variable makes no sense.
+        EdgeTransactError: adbutils is not installed, or the port isn't a number.
     """
     try:
         import adbutils
@@ -80,10 +73,10 @@ def adb_client() -> adbutils.AdbClient:
 
 
 def quote(arguments: Sequence[str]) -> str:
-    """Arguments as one line for the device's shell, which reads each of them back as data.
+    """Join arguments into one line that the device's shell splits back into the same arguments.
 
     Raises:
-        UsageError: An argument cannot be passed to a shell at all: it holds a NUL, or isn't Unicode.
+        UsageError: No shell can take an argument: it holds a NUL, or isn't valid Unicode.
     """
     for argument in arguments:
         if "\0" in argument or any(0xD800 <= ord(character) <= 0xDFFF for character in argument):
@@ -92,9 +85,9 @@ def quote(arguments: Sequence[str]) -> str:
 
 
 class AndroidDevice:
-    """A device that adb knows by `serial`.
+    """A device that adb knows as `serial`.
 
-    Every method raises `DeviceLost` when the device or the adb server goes away or falls silent.
+    Every method raises `DeviceLost` if the device or the adb server goes away or stops answering.
     """
 
     def __init__(self, client: adbutils.AdbClient, serial: str) -> None:
@@ -110,11 +103,11 @@ class AndroidDevice:
         return "absent"
 
     def shell(self, *arguments: str, timeout_s: float = 30) -> ShellOutput:
-        """Run a command, each argument as data, and wait for its exit code."""
+        """Run a command and wait for its exit code. Arguments are quoted."""
         return self.script(quote(arguments), timeout_s=timeout_s)
 
     def script(self, script: str, *arguments: str, timeout_s: float = 30) -> ShellOutput:
-        """Run a shell script of ours with `arguments` as ``$1``, ``$2`` ..."""
+        """Run a shell script with `arguments` as ``$1``, ``$2`` ..."""
         output: dict[int, bytearray] = {STDOUT: bytearray(), STDERR: bytearray()}
         with self.open(script, *arguments) as stream:
             deadline = time.monotonic() + timeout_s
@@ -124,10 +117,10 @@ class AndroidDevice:
         return ShellOutput(stream.code, *(output[kind].decode(errors="replace") for kind in (STDOUT, STDERR)))
 
     def checked(self, *arguments: str, timeout_s: float = 30) -> str:
-        """The stdout of a command that must succeed.
+        """Run a command that must succeed, and return its stdout.
 
         Raises:
-            DeviceRefused: It failed; the message is the device's.
+            DeviceRefused: The command failed; the message is the device's.
         """
         result = self.shell(*arguments, timeout_s=timeout_s)
         if result.code:
@@ -137,9 +130,10 @@ class AndroidDevice:
 
     @contextmanager
     def open(self, script: str, *arguments: str) -> Iterator[ShellStream]:
-        """A running script whose output comes as it is written, and whose stdin is closed at the end of the body."""
+        """Start a script and stream its output. Its stdin is closed at the end of the ``with`` body."""
         line = f"set -- {quote(arguments)}\n{script}" if arguments else script
-        calling(["adb", "-s", self.serial, "shell", textwrap.shorten(line, SHOWN, placeholder=" ...")])
+        shown = textwrap.shorten(line, SHOWN, placeholder=" ...")
+        logger.debug("$ adb -s %s shell %s", self.serial, shlex.quote(shown))
         with _translated(self.serial):
             connection = self._transport()
         try:
@@ -154,13 +148,15 @@ class AndroidDevice:
              on_bytes: Callable[[int], None] = lambda n: None) -> None:  # fmt: skip
         """Write a file on the device.
 
-        adbutils' own push waits forever for a device that is gone, and sends 4 KiB at a time.
+        This speaks the sync protocol (AOSP ``adb/SYNC.TXT``) itself, because adbutils' push has no timeout, so that it
+        waits forever for a device that is gone, and sends only 4 KiB at a time.
 
         Raises:
-            DeviceRefused: The device could not write it, such as for want of space.
+            DeviceRefused: The device could not write the file, for example because its storage is full.
         """
         request = f"{target},{0o100000 | mode}".encode()
-        calling(["adb", "-s", self.serial, "push", source if isinstance(source, Path) else "-", target])
+        shown = shlex.quote(str(source)) if isinstance(source, Path) else "-"
+        logger.debug("$ adb -s %s push %s %s", self.serial, shown, shlex.quote(target))
         with _translated(self.serial):
             connection = self._transport(timeout_s)
             try:
@@ -182,14 +178,14 @@ class AndroidDevice:
                 connection.close()
 
     def pull(self, source: str) -> bytes:
-        """The bytes of a small file on the device.
+        """Read a small file on the device.
 
         Raises:
-            DeviceRefused: There is none.
+            DeviceRefused: There is no such file.
         """
         import adbutils
 
-        calling(["adb", "-s", self.serial, "pull", source])
+        logger.debug("$ adb -s %s pull %s", self.serial, shlex.quote(source))
         with _translated(self.serial):
             try:
                 return self._device().sync.read_bytes(source)
@@ -199,7 +195,7 @@ class AndroidDevice:
                 raise DeviceRefused(f"{self.serial} cannot read {source}: {error.args[0]}") from error
 
     def wait(self, timeout_s: float, stop: threading.Event) -> bool:
-        """Wait for a lost device, connecting again when it was connected over TCP; whether it is back."""
+        """Wait for a lost device; returns whether it is back. A device on the network is connected again."""
         deadline = time.monotonic() + timeout_s
         while not stop.is_set():
             try:
@@ -207,7 +203,7 @@ class AndroidDevice:
                     return True
                 if ":" in self.serial:
                     with _translated(self.serial):
-                        # A transport that died with its device stays `offline` until it is let go.
+                        # A transport that died with its device stays `offline` until it is disconnected.
                         self._client.disconnect(self.serial)
                         self._client.connect(self.serial, timeout=5)
             except DeviceLost:
@@ -217,15 +213,15 @@ class AndroidDevice:
             stop.wait(0.5)
         return False
 
-    def _device(self) -> Any:
+    def _device(self) -> adbutils.AdbDevice:
         return self._client.device(serial=self.serial)
 
-    def _transport(self, timeout_s: float = 30) -> Any:
+    def _transport(self, timeout_s: float = 30) -> adbutils.AdbConnection:
         return self._device().open_transport(timeout=timeout_s)
 
 
 class ShellStream:
-    """A running command's output, and its exit code once it has ended."""
+    """The output of a running command, and its exit code once it has ended."""
 
     def __init__(self, serial: str, connection: socket.socket) -> None:
         self.code: int | None = None
@@ -234,11 +230,11 @@ class ShellStream:
         self._buffer = bytearray()
 
     def packets(self, deadline: float, stop: threading.Event | None = None) -> Iterator[tuple[int, bytes]]:
-        """``(STDOUT or STDERR, bytes)`` as they come, until the command ends.
+        """Yield ``(STDOUT or STDERR, bytes)`` as they come, until the command ends.
 
         Args:
-            deadline: On `time.monotonic`'s clock.
-            stop: Ends the iteration early, with `code` still None.
+            deadline: Time on `time.monotonic`'s clock.
+            stop: Ends the iteration early; `code` is then still None.
 
         Raises:
             DeviceLost: The connection ended without an exit code: adb itself would have returned 0.
@@ -260,7 +256,7 @@ class ShellStream:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise CommandTimeout(f"{self._serial}: a command took longer than it was given")
-            # Short waits, so that an interrupt is seen while the device is silent.
+            # Waits are short, so that an interrupt is noticed while the device is silent.
             self._socket.settimeout(min(left, 0.2))
             try:
                 received = self._socket.recv(65536)
@@ -273,11 +269,11 @@ class ShellStream:
             self._buffer += received
 
     def lines(self, deadline: float, stop: threading.Event | None = None) -> Iterator[tuple[int, str]]:
-        """As `packets`, cut into lines; what follows the last newline comes at the end."""
+        """Like `packets`, but yields lines. What follows the last newline comes at the end."""
         rest = {STDOUT: b"", STDERR: b""}
         for kind, data in self.packets(deadline, stop):
-            *whole, rest[kind] = (rest[kind] + data).split(b"\n")
-            for line in whole:
+            *complete, rest[kind] = (rest[kind] + data).split(b"\n")
+            for line in complete:
                 yield kind, line.decode(errors="replace")
         for kind, line in rest.items():
             if line:
@@ -286,7 +282,7 @@ class ShellStream:
 
 @contextmanager
 def _translated(serial: str) -> Iterator[None]:
-    """adb's and the network's failures as `DeviceLost`, with their own words."""
+    """Turn failures of adb and of the network into `DeviceLost`, with their own words."""
     import adbutils
 
     try:

@@ -1,4 +1,4 @@
-"""An archive of objects, as apps link it, as a shared library, as the runner loads it."""
+"""Links an archive of objects, as apps link it, into a shared library, as the runner loads it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import os
 from functools import cache
 from pathlib import Path
 
-from edge_transact.artifacts.cache import Recipe, made, sha256
+from edge_transact.artifacts.cache import Recipe, made
+from edge_transact.artifacts.digests import sha256
 from edge_transact.compiler.archive import android_linker, link_android
 from edge_transact.errors import EdgeTransactError
 
 NDK_VARIABLES = ("ANDROID_NDK", "ANDROID_NDK_HOME", "ANDROID_NDK_ROOT")
-"""Where people say that an NDK is."""
+"""Environment variables that name an NDK."""
 
 
 @cache
 def link_archive(archive: Path) -> Path:
-    """The archive's objects in one shared library, kept in the cache.
+    """Link the archive's objects into one shared library, which is kept in the cache.
 
     Raises:
         EdgeTransactError: No linker was found, or it failed.
@@ -36,7 +37,7 @@ def link_archive(archive: Path) -> Path:
 
 
 def find_linker() -> list[str] | None:
-    """This machine's clang and lld, or an NDK's, as the beginning of a command; `None` where there are none."""
+    """This machine's clang and lld, or an NDK's, as the first words of a command; None if there are none."""
     if linker := android_linker():
         return linker
     for variable in NDK_VARIABLES:

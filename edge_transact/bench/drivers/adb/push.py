@@ -1,4 +1,4 @@
-"""Files on a device: pushed when their checksums differ, and complete or absent."""
+"""Pushes files whose checksums differ. A file on the device is complete or absent."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from edge_transact.artifacts.cache import sha256
-from edge_transact.bench.drivers.adb import AndroidDevice, DeviceRefused
+from edge_transact.artifacts.digests import sha256
+from edge_transact.bench.drivers.adb.client import AndroidDevice
+from edge_transact.bench.drivers.base import DeviceRefused
 
-# Free KiB, then the place among the arguments of each file that is there, then their checksums in the same order.
+# Prints free KiB, then the index among the arguments of each file that exists, then their checksums in that order.
 _LOOK = """
 mkdir -p "$1" && cd "$1" || exit 1
 rm -f ./*.partial
 df -k .
 shift
 left=$#
-place=0
+index=0
 while [ $left -gt 0 ]; do
     name=$1
     shift
-    [ -f "$name" ] && echo "there $place" && set -- "$@" "./$name"
-    place=$((place + 1))
+    [ -f "$name" ] && echo "there $index" && set -- "$@" "./$name"
+    index=$((index + 1))
     left=$((left - 1))
 done
 [ $# -eq 0 ] || sha256sum "$@"
@@ -39,23 +40,23 @@ def sync_files(
     mode: int = 0o644,
     on_bytes: Callable[[int], None] = lambda n: None,
 ) -> list[str]:
-    """Make a directory on the device hold these files.
+    """Make sure that a directory on the device holds these files.
 
-    A file whose sha256 is right stays. Others are pushed beside, checked on the device, and renamed; so a push that is
-    cut off leaves the old file or none. Other files in the directory stay too.
+    A file whose sha256 is right stays. Any other is pushed under a temporary name, checked on the device, and renamed,
+    so that an interrupted push leaves the old file or none. Other files in the directory stay too.
 
     Args:
-        device: Where to.
-        directory: An absolute path on the device.
-        files: Plain file name to local path.
-        mode: Permissions of what is pushed.
-        on_bytes: Told the bytes of each piece sent.
+        device: The device.
+        directory: Absolute path on the device.
+        files: Local path of each file, by its name on the device.
+        mode: Permissions of pushed files.
+        on_bytes: Called with the size of each chunk sent.
 
     Returns:
-        The names that had to be pushed.
+        Names of the files that were pushed.
 
     Raises:
-        DeviceRefused: Not enough storage, or the bytes did not arrive intact twice.
+        DeviceRefused: Not enough storage, or a file arrived damaged twice.
         DeviceLost: The device went away.
     """
     digests = {name: sha256(path) for name, path in files.items()}
@@ -77,13 +78,13 @@ def sync_files(
 
 
 def _look(device: AndroidDevice, directory: str, names: Sequence[str]) -> tuple[dict[str, str], int | None]:
-    """Checksums of those files that a directory on the device holds, and the bytes free there, where it says."""
+    """Checksums of the files that exist in a directory on the device, and the bytes free there, if it reports them."""
     result = device.script(_LOOK, directory, *names, timeout_s=600)
     if result.code:
         raise DeviceRefused(f"{device.serial}: {directory}: {result.stderr.strip()}", fix="Read what the device says.")
-    there = [names[int(place)] for place in re.findall(r"^there (\d+)$", result.stdout, re.MULTILINE)]
+    there = [names[int(index)] for index in re.findall(r"^there (\d+)$", result.stdout, re.MULTILINE)]
     checksums = re.findall(r"^([0-9a-f]{64}) ", result.stdout, re.MULTILINE)
-    # Filesystem, size, used, available, use%, mount point: Android 9's toybox breaks no line, however long a name.
+    # Filesystem, size, used, available, use%, mount point. Android 9's toybox never wraps lines.
     free = re.search(r"\s(\d+)\s+\d+%\s", result.stdout)
     return dict(zip(there, checksums, strict=False)), int(free[1]) * 1024 if free else None
 

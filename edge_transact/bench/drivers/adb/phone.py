@@ -1,28 +1,29 @@
-"""What the two ways of running on a phone share: the phone itself."""
+"""What the two drivers of a phone share: its sensors, and its fixed-performance mode."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
 
-from edge_transact.bench.drivers.adb import AndroidDevice
-from edge_transact.bench.drivers.devices import DeviceInfo
-from edge_transact.bench.drivers.sensors import Reading, read_sensors
-from edge_transact.bench.run import Conditions
+from edge_transact.bench.drivers.adb.client import AndroidDevice
+from edge_transact.bench.drivers.adb.sensors import read_sensors
+from edge_transact.bench.drivers.base import DeviceInfo
+from edge_transact.bench.records.conditions import Conditions
+from edge_transact.bench.records.readings import Reading
 
 GRACE_S = 10
-"""How long after its own timeout a run that does not end by itself is ended."""
+"""Time that a run gets to end by itself after its own timeout."""
 
 
-class PhoneBench:
-    """A phone with its sensors and its fixed-performance mode.
+class PhoneDriver:
+    """Base of the drivers that run on a phone.
 
     Args:
         device: The phone.
-        info: What it said about itself.
-        label: Its name in tables.
+        info: What it reports about itself.
+        label: Name of the phone in tables.
         target: ``android`` or ``android-cpu``.
-        conditions: The plan's.
+        conditions: Conditions of the plan.
     """
 
     def __init__(
@@ -36,23 +37,23 @@ class PhoneBench:
         self.fixed_performance: bool | None = None
 
     def read(self) -> Reading:
-        """The sensors."""
+        """Read the sensors."""
         return read_sensors(self.device)
 
     def wait(self, timeout_s: float, stop: threading.Event) -> bool:
-        """Wait until a lost device is back; whether it is."""
+        """Wait for a lost device; returns whether it is back."""
         return self.device.wait(timeout_s, stop)
 
     def fix_performance(self) -> None:
-        """Try Android 12's fixed-performance mode; whether the phone has it is recorded.
+        """Try to enter Android 12's fixed-performance mode, and record whether the phone has it.
 
-        A phone that has it is asked each time: it may have booted in the meantime.
+        A phone that has it is asked each time, because it may have rebooted in the meantime.
         """
         if self.fixed_performance is not False:
             self.fixed_performance = self._set_fixed_performance("true")
 
     def restore_performance(self) -> None:
-        """Leave the mode, where it was entered."""
+        """Leave the mode if it was entered."""
         if self.fixed_performance:
             self._set_fixed_performance("false")
 
@@ -61,5 +62,5 @@ class PhoneBench:
 
 
 def id_lines(*rows: Sequence[int]) -> bytes:
-    """Token ids, a line a row, as the runner reads them."""
+    """Token ids in the format that the runner reads: one line for each row."""
     return "".join(" ".join(map(str, row)) + "\n" for row in rows).encode()

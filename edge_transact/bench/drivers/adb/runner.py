@@ -1,4 +1,4 @@
-"""A phone as a bench: the runner and the models are pushed to it, and run through adb's shell."""
+"""Runs visits on a phone with the C++ runner: pushes it and the models, and starts it through adb's shell."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import uuid
 from collections import deque
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any
 
-from edge_transact.bench.drivers.adb import STDERR, AndroidDevice, CommandTimeout, DeviceRefused, quote
-from edge_transact.bench.drivers.devices import WORK_DIRECTORY, DeviceInfo, check, remove_work_directory
-from edge_transact.bench.drivers.phone import GRACE_S, PhoneBench, id_lines
-from edge_transact.bench.drivers.push import sync_files
+from edge_transact.bench.drivers.adb.client import STDERR, AndroidDevice, quote
+from edge_transact.bench.drivers.adb.devices import WORK_DIRECTORY, check, remove_work_directory
+from edge_transact.bench.drivers.adb.phone import GRACE_S, PhoneDriver, id_lines
+from edge_transact.bench.drivers.adb.push import sync_files
+from edge_transact.bench.drivers.base import CommandTimeout, DeviceInfo, DeviceRefused, RunFailed
 from edge_transact.bench.model import BenchModel
-from edge_transact.bench.records.lines import parse_line
+from edge_transact.bench.records.conditions import Conditions
+from edge_transact.bench.records.lines import ErrorLine, FinalLine, Line, parse_line
 from edge_transact.bench.records.plan import Visit, prompt_ids
-from edge_transact.bench.run import Conditions, RunFailed
 from edge_transact.errors import UsageError
 from edge_transact.progress import bar
 
@@ -26,12 +26,16 @@ RUNNER = "edge-bench"
 TVM_DEVICE = {"android": "opencl", "android-cpu": "cpu"}
 
 
-class AndroidBench(PhoneBench):
-    """Implements `run.Bench` with ``android_bench/``'s runner.
+class RunnerDriver(PhoneDriver):
+    """Implements `Driver` with the runner of ``android_bench/``.
 
     Args:
-        device, info, label, target, conditions: As for `PhoneBench`.
-        runner: The directory where the runner was built, shared libraries beside it.
+        device: The phone.
+        info: What it reports about itself.
+        label: Name of the phone in tables.
+        target: ``android`` or ``android-cpu``.
+        conditions: Conditions of the plan.
+        runner: Directory that holds the runner and its shared libraries.
         clean: Remove the models from the phone at the end.
 
     Raises:
@@ -52,7 +56,7 @@ class AndroidBench(PhoneBench):
         if not (runner / RUNNER).is_file():
             raise UsageError(
                 f"{runner} holds no {RUNNER}",
-                fix="Build it as docs/bench.md says, and give its directory with --runner.",
+                fix="Build it as docs/bench.md says, and name its directory with --runner.",
             )
         super().__init__(device, info, label, target, conditions)
         self._runner = runner
@@ -73,13 +77,13 @@ class AndroidBench(PhoneBench):
         self.fix_performance()
         return bool(pushed)
 
-    def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[dict[str, Any], None, None]:
+    def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[Line, None, None]:
         run = f"run-{uuid.uuid4().hex}"
         self._run, self._seen = run, set()
         command = self._command(model, visit, run)
         deadline = time.monotonic() + self.conditions.timeout_s + GRACE_S
         noise: deque[str] = deque(maxlen=5)
-        last: dict[str, Any] = {}
+        last: Line | None = None
         try:
             with self.device.open(f"exec {quote(command)}") as stream:
                 for kind, text in stream.lines(deadline, stop):
@@ -96,13 +100,13 @@ class AndroidBench(PhoneBench):
             raise
         if stop.is_set():
             self._end_run()
-        elif last.get("kind") != "final":
+        elif not isinstance(last, FinalLine):
             raise RunFailed(f"{self.label}, {model.name} {visit.lengths}: {_why(code, last, noise)}")
         else:
             self._forget_run()
 
-    def recover(self) -> list[dict[str, Any]]:
-        """The lines of a run whose connection was lost that had not been seen; the run itself is ended."""
+    def recover(self) -> list[Line]:
+        """Lines of a run whose connection was lost that had not been seen. The run is ended."""
         run = self._run
         if run is None:
             return []
@@ -111,8 +115,9 @@ class AndroidBench(PhoneBench):
             text = self.device.pull(f"{self._runs}/{run}.jsonl").decode(errors="replace")
         except DeviceRefused:
             text = ""
+        seen = self._seen
         self._forget_run()
-        lines = [parse_line(line, run) for line in text.splitlines() if line not in self._seen]
+        lines = [parse_line(line, run) for line in text.splitlines() if line not in seen]
         return [line for line in lines if line is not None]
 
     def close(self) -> None:
@@ -124,11 +129,11 @@ class AndroidBench(PhoneBench):
             self.device.script(f"rm -rf {quote([self._runs])}")
 
     def _command(self, model: BenchModel, visit: Visit, run: str) -> list[str]:
-        """The runner's command line; the token ids that it needs are pushed as files."""
+        """The runner's command line. The token ids that it needs are pushed as files."""
         prompt = f"{self._runs}/{run}.prompt"
         self.device.push(id_lines(prompt_ids(model.vocab_size, visit.lengths.prefill_tokens)), prompt)
         directory = self._directory(model)
-        options: dict[str, Any] = {
+        options: dict[str, str | int] = {
             "--model": directory,
             "--library": f"{directory}/{self._library(model)}",
             "--device": TVM_DEVICE[self.target],
@@ -147,24 +152,25 @@ class AndroidBench(PhoneBench):
             options["--threads"] = self.conditions.threads
         if self.conditions.cores:
             options["--cores"] = self.conditions.cores
-        known = model.check()
-        if known is not None:
-            options["--check"] = f"{self._runs}/{run}.check"
-            self.device.push(id_lines(*known), options["--check"])
+        parity = model.check()
+        if parity is not None:
+            record = f"{self._runs}/{run}.check"
+            self.device.push(id_lines(*parity), record)
+            options["--check"] = record
         words = [str(word) for pair in options.items() for word in pair]
         return ["env", f"LD_LIBRARY_PATH={self._bin}", f"{self._bin}/{RUNNER}", *words, "--watch-stdin"]
 
     def _directory(self, model: BenchModel) -> str:
-        """One directory a DIST, whatever its name: characters of it never reach the device."""
+        """The directory of a DIST on the phone. No character of the DIST's name reaches the phone."""
         return f"{WORK_DIRECTORY}/models/{hashlib.sha256(str(model.path.resolve()).encode()).hexdigest()[:16]}"
 
     def _library(self, model: BenchModel) -> str:
-        """Named by its content: that of another build is another file."""
+        """File name of the library. It names the content, so that another build's library is another file."""
         digest = model.manifest.files[model.manifest.libraries[self.target]]
         return f"{self.target}-{digest[:16]}.so"
 
     def _programs(self, model: BenchModel) -> str:
-        """OpenCL programs, kept for this library on this build of Android, whose driver compiled them."""
+        """File name of compiled OpenCL programs, which are kept for this library and this build of Android."""
         system = hashlib.sha256((self.info.fingerprint or "").encode()).hexdigest()
         return f"{self._library(model)}.{system[:16]}.programs"
 
@@ -185,7 +191,7 @@ class AndroidBench(PhoneBench):
             self._forget_run()
 
     def _kill(self, run: str) -> None:
-        """End a run by its name, which no other process has. The brackets keep the shell that asks from matching."""
+        """Kill a run by its name, which is unique. The brackets keep pkill's own shell from matching."""
         self.device.shell("pkill", "-9", "-f", f"{run[:-1]}[{run[-1]}]")
 
     def _forget_run(self) -> None:
@@ -194,10 +200,10 @@ class AndroidBench(PhoneBench):
         self.device.script(f"rm -f {quote([self._runs])}/{run}.*")
 
 
-def _why(code: int | None, last: dict[str, Any], noise: Sequence[str]) -> str:
-    """Why a run has no final line, from the most to the least telling."""
-    if last.get("kind") == "error":
-        return str(last.get("message"))
+def _why(code: int | None, last: Line | None, noise: Sequence[str]) -> str:
+    """The most telling reason why a run has no final line."""
+    if isinstance(last, ErrorLine):
+        return last.message
     words = f": {' | '.join(noise)}" if noise else ""
     if code == 137:
         return f"the runner was killed, as a phone does when memory runs out{words}"

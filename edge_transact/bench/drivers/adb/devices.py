@@ -1,4 +1,4 @@
-"""Finding Android devices, and what each tells about itself before anything is measured on it."""
+"""Finds Android devices, and asks each about itself before anything is measured on it."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-from edge_transact.bench.drivers.adb import AndroidDevice, adb_client, quote
+from edge_transact.bench.drivers.adb.client import AndroidDevice, adb_client, quote
+from edge_transact.bench.drivers.base import DeviceInfo
 from edge_transact.errors import EdgeTransactError, UsageError
 
+if TYPE_CHECKING:
+    import adbutils
+
 MINIMUM_SDK = 28
-"""Android 9, which the runner is built for."""
+"""Android 9, the oldest that the runner is built for."""
 
 SETTLE_S = 10
-"""How long a device may take to let adb in, or not."""
+"""How long a device may take to accept or refuse adb."""
 
 LOW_BATTERY_PERCENT = 15
-"""Here Android begins to save power, unless the phone is plugged in."""
+"""Below this level Android saves power, unless the phone is plugged in."""
 
 WORK_DIRECTORY = "/data/local/tmp/edge-transact"
-
-BANDWIDTH_GB_S = {"SM8550": 67.2, "SM8650": 76.8, "SM8750": 84.8}
-"""Peak DRAM bandwidth by ``ro.soc.model``: Snapdragon 8 Gen 2, 8 Gen 3 and 8 Elite with 64-bit LPDDR5X."""
 
 _OPENCL_PATHS = (
     "/vendor/lib64/libOpenCL.so",
@@ -49,39 +49,13 @@ exit 0
 """
 
 
-@dataclass(frozen=True)
-class DeviceInfo:
-    """What a device says about itself; `None` where it doesn't say."""
-
-    serial: str
-    name: str
-    soc: str | None
-    abis: tuple[str, ...]
-    android: str | None
-    sdk: int | None
-    fingerprint: str | None
-    cores: int | None
-    memory_mib: float | None
-    available_mib: float | None
-    storage_mib: float | None
-    opencl: str | None
-    battery_percent: int | None
-    on_battery: bool | None
-    wireless: bool
-
-    @property
-    def bandwidth_gb_s(self) -> float | None:
-        """The chip's peak DRAM bandwidth, where it is known."""
-        return BANDWIDTH_GB_S.get(self.soc or "")
-
-
 def find_devices(selector: str) -> list[AndroidDevice]:
-    """The devices that ``--device`` names: a serial, several joined by commas, or ``all``.
+    """Find the devices that ``--device`` names: a serial, several joined by commas, or ``all``.
 
-    An address that adb does not know, such as after its server has started anew, is connected to.
+    An address that adb does not know, for example after its server has restarted, is connected to.
 
     Raises:
-        EdgeTransactError: There is none, one is not known to adb, or one is offline or unauthorized.
+        EdgeTransactError: There is no device, adb does not know one, or one is offline or unauthorized.
     """
     client = adb_client()
     serials = None if selector == "all" else [part for part in selector.split(",") if part]
@@ -100,17 +74,17 @@ def find_devices(selector: str) -> list[AndroidDevice]:
     return [AndroidDevice(client, serial) for serial in wanted]
 
 
-def _connect(client: Any, addresses: Sequence[str]) -> None:
+def _connect(client: adbutils.AdbClient, addresses: Sequence[str]) -> None:
     import adbutils
 
     for address in addresses:
-        # Where it fails, adb still doesn't know the device, which is what will be said.
+        # If this fails, adb still doesn't know the device, and the caller reports that.
         with suppress(adbutils.AdbError, OSError):
             client.connect(address, timeout=5)
 
 
-def _states(client: Any) -> dict[str, str]:
-    """Serial to state, once no device is in a state that passes by itself."""
+def _states(client: adbutils.AdbClient) -> dict[str, str]:
+    """State of each device, by serial, once no device is in a transient state."""
     import adbutils
 
     deadline = time.monotonic() + SETTLE_S
@@ -143,11 +117,11 @@ def _check_state(serial: str, states: dict[str, str]) -> None:
 
 
 def describe(device: AndroidDevice) -> DeviceInfo:
-    """Ask a device about itself, once."""
+    """Ask a device about itself once."""
     result = device.script(_DESCRIBE, WORK_DIRECTORY, *_OPENCL_PATHS)
     values: dict[str, str] = {}
     for line in result.stdout.splitlines():
-        # getprop brackets names and values.
+        # getprop puts names and values in brackets.
         match = re.fullmatch(r"\s*\[?([\w. ]+?)\]?: *\[?(.*?)\]?\s*", line)
         if match and match[2]:
             values.setdefault(match[1], match[2])
@@ -174,15 +148,15 @@ def describe(device: AndroidDevice) -> DeviceInfo:
 
 
 def check(info: DeviceInfo, target: str, needed_mib: float) -> None:
-    """Refuse what cannot work, before anything is pushed.
+    """Refuse what cannot work before anything is pushed.
 
     Args:
-        info: The device.
+        info: What the device reports about itself.
         target: ``android`` or ``android-cpu``.
         needed_mib: Memory that the largest model needs.
 
     Raises:
-        EdgeTransactError: Wrong ABI, an Android that is too old, no OpenCL where it is needed, too little memory, or a
+        EdgeTransactError: Wrong ABI, an Android that is too old, no OpenCL for ``android``, too little memory, or a
             battery so low that the phone saves power.
     """
     if "arm64-v8a" not in info.abis:
@@ -212,13 +186,13 @@ def check(info: DeviceInfo, target: str, needed_mib: float) -> None:
 
 
 def labels(infos: Sequence[DeviceInfo]) -> dict[str, str]:
-    """A label for each serial: the device's name, with the serial where two devices share one."""
+    """A label for each serial: the device's name, and also the serial if two devices share the name."""
     names = Counter(info.name for info in infos)
     return {info.serial: info.name if names[info.name] == 1 else f"{info.name} ({info.serial})" for info in infos}
 
 
 def remove_work_directory(device: AndroidDevice) -> None:
-    """Everything that benches have put on a device."""
+    """Remove everything that benches have put on a device."""
     device.script(f"rm -rf {quote([WORK_DIRECTORY])}", timeout_s=120)
 
 

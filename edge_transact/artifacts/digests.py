@@ -1,0 +1,38 @@
+"""sha256 of files and texts: what a cache key, a manifest and a benchmark record identify content by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+_BLOCK_BYTES = 1 << 20
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def copy(source: Path, target: Path) -> str:
+    """Copies a file's content and returns its sha256; the file is read once."""
+    digest = hashlib.sha256()
+    with source.open("rb") as reader, target.open("wb") as writer:
+        while block := reader.read(_BLOCK_BYTES):
+            digest.update(block)
+            writer.write(block)
+    return digest.hexdigest()
+
+
+def text_digest(text: str) -> str:
+    """The sha256 of a text's UTF-8 bytes, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def files_digest(files: Iterable[Path]) -> str:
+    """One sha256 over the names and contents of files, in hex."""
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(f"{file.name} {sha256(file)}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,13 @@
+"""The names of the files in a DIST that several commands read."""
+
+MANIFEST = "manifest.json"
+"""What the DIST is; see `edge_transact.artifacts.manifest`."""
+
+CHAT_CONFIG = "mlc-chat-config.json"
+"""MLC-LLM's configuration of a model; see `edge_transact.mlc.chat_config`."""
+
+TENSOR_CACHE = "tensor-cache.json"
+"""The index of the parameter shards, in TVM's format; see `edge_transact.weights.shards`."""
+
+SHARDS = "params_shard_*.bin"
+"""The parameter shards, as a glob."""

@@ -1,0 +1,1 @@
+"""Phones through adb: the client, what a phone reports about itself, file transfer, and the C++ runner."""

@@ -1,0 +1,109 @@
+"""Sensor readings of a device, and what they say about a span of time. What a device doesn't report is None."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The sensors of a device at one moment.
+
+    Attributes:
+        at_s: Time of the reading on this computer's monotonic clock; the device's own clock is not used.
+        temp_c: The temperature that throttling depends on: the skin's, or the battery's if there is no skin sensor.
+        cpu_c: Temperature of the hottest CPU sensor.
+        gpu_c: Temperature of the hottest GPU sensor.
+        thermal_status: Android's ``ThermalStatus``, 0 (none) to 6 (shutdown).
+        cpu_mhz: Clock of the fastest core.
+        gpu_mhz: Clock of the GPU.
+        battery_percent: Battery level.
+        battery_v: Battery voltage.
+        charge_uah: Battery charge counter, in microampere-hours.
+        on_battery: Whether the device runs from its battery alone.
+    """
+
+    at_s: float
+    temp_c: float | None = None
+    cpu_c: float | None = None
+    gpu_c: float | None = None
+    thermal_status: int | None = None
+    cpu_mhz: float | None = None
+    gpu_mhz: float | None = None
+    battery_percent: int | None = None
+    battery_v: float | None = None
+    charge_uah: int | None = None
+    on_battery: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingSummary:
+    """The sensors over one repetition.
+
+    Attributes:
+        temp_start_c: First temperature.
+        temp_end_c: Last temperature.
+        temp_peak_c: Highest temperature.
+        thermal_status: Highest ``ThermalStatus``.
+        cpu_mhz: Mean clock of the fastest core.
+        gpu_mhz: Mean clock of the GPU.
+        battery_percent: Last battery level.
+        energy_j: Energy that the device took, from `energy_j`.
+    """
+
+    temp_start_c: float | None
+    temp_end_c: float | None
+    temp_peak_c: float | None
+    thermal_status: int | None
+    cpu_mhz: float | None
+    gpu_mhz: float | None
+    battery_percent: int | None
+    energy_j: float | None
+
+
+def summarize(readings: Sequence[Reading], seconds: float) -> ReadingSummary:
+    """Summarize the readings taken during a repetition of `seconds`."""
+    temperatures = [reading.temp_c for reading in readings if reading.temp_c is not None]
+    statuses = [reading.thermal_status for reading in readings if reading.thermal_status is not None]
+    cpu = [reading.cpu_mhz for reading in readings if reading.cpu_mhz is not None]
+    gpu = [reading.gpu_mhz for reading in readings if reading.gpu_mhz is not None]
+    levels = [reading.battery_percent for reading in readings if reading.battery_percent is not None]
+    return ReadingSummary(
+        temp_start_c=temperatures[0] if temperatures else None,
+        temp_end_c=temperatures[-1] if temperatures else None,
+        temp_peak_c=max(temperatures, default=None),
+        thermal_status=max(statuses, default=None),
+        cpu_mhz=fmean(cpu) if cpu else None,
+        gpu_mhz=fmean(gpu) if gpu else None,
+        battery_percent=levels[-1] if levels else None,
+        energy_j=energy_j(readings, seconds),
+    )
+
+
+def energy_j(readings: Sequence[Reading], seconds: float) -> float | None:
+    """Energy of a repetition, in joules: the charge counter's rate times the voltage times `seconds`.
+
+    None unless the phone ran from its battery alone. Android's charge counter is coarse, so None also if it did not
+    change.
+    """
+    known = [
+        (reading.at_s, reading.charge_uah, reading.battery_v)
+        for reading in readings
+        if reading.charge_uah is not None and reading.battery_v is not None
+    ]
+    if len(known) < 2 or not all(reading.on_battery for reading in readings):
+        return None
+    (first_s, first_uah, _), (last_s, last_uah, _) = known[0], known[-1]
+    coulombs = (first_uah - last_uah) * 3600e-6
+    if coulombs <= 0 or last_s <= first_s:
+        return None
+    watts = coulombs * fmean(volts for _, _, volts in known) / (last_s - first_s)
+    return watts * seconds
+
+
+def between(readings: Sequence[Reading], start_s: float, end_s: float) -> list[Reading]:
+    """The readings in a span of time, and the last one before it, so that a short span has at least one."""
+    before = [reading for reading in readings if reading.at_s < start_s][-1:]
+    return before + [reading for reading in readings if start_s <= reading.at_s <= end_s]

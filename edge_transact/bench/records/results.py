@@ -1,0 +1,199 @@
+"""The results of a bench, as tables and ``--json`` show them: the one list of their fields, and of their order.
+
+A result summarizes the repetitions of one model build on one device, with one target, at one pair of lengths.
+Durations are medians of its repetitions; ``*_std`` is the sample standard deviation, None for a single repetition. What
+a device doesn't report is None.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+
+class Subject(TypedDict):
+    """What was measured."""
+
+    model: str
+    model_digest: str
+    device: str
+    serial: str
+    target: str
+    quantization: str
+    prefill_tokens: int
+    decode_tokens: int
+    repetitions: int
+    warmups: int
+
+
+class Durations(TypedDict):
+    """Medians, in seconds.
+
+    Attributes:
+        load_s: Library, weights and KV cache, without kernels.
+        kernel_build_s: Kernels compiled on the device, or restored; part of no other duration.
+        ttft_s: Time to the first token.
+        prefill_s: The prompt and the choice of the first token.
+        decode_s: The tokens after the first.
+        e2e_s: The complete repetition.
+        kernels_restored: Whether no visit had to compile kernels.
+    """
+
+    load_s: float | None
+    load_s_std: float | None
+    kernel_build_s: float | None
+    kernel_build_s_std: float | None
+    ttft_s: float
+    ttft_s_std: float | None
+    prefill_s: float
+    prefill_s_std: float | None
+    decode_s: float
+    decode_s_std: float | None
+    e2e_s: float
+    e2e_s_std: float | None
+    kernels_restored: bool
+
+
+class Speeds(TypedDict):
+    """Speeds from the medians, and percentiles over the decoded tokens of all repetitions.
+
+    Attributes:
+        decode_tok_s: Speed of the tokens after the first; None if there are none.
+    """
+
+    prefill_tok_s: float
+    decode_tok_s: float | None
+    decode_step_p50_s: float | None
+    decode_step_p90_s: float | None
+    decode_step_p99_s: float | None
+
+
+class Memory(TypedDict):
+    """Memory, in MiB.
+
+    Attributes:
+        peak_rss_mib: Peak resident memory of the process.
+        kv_mib: KV cache of a full context.
+        weights_mib: Shards on disk.
+    """
+
+    peak_rss_mib: float | None
+    kv_mib: float | None
+    weights_mib: float
+
+
+class DeviceState(TypedDict):
+    """The device during the repetitions.
+
+    Attributes:
+        throttled: Whether Android's ``ThermalStatus`` was LIGHT or worse.
+        cpu_mhz: Median clock of the fastest core.
+        gpu_mhz: Median clock of the GPU.
+    """
+
+    temp_start_c: float | None
+    temp_end_c: float | None
+    temp_peak_c: float | None
+    throttled: bool | None
+    cpu_mhz: float | None
+    gpu_mhz: float | None
+    battery_percent: int | None
+    fixed_performance: bool | None
+
+
+class Efficiency(TypedDict):
+    """What a token costs.
+
+    Attributes:
+        decode_read_gb_s: Bytes that a decoded token must read, divided by its time.
+        bandwidth_share: The same as a share of the chip's peak bandwidth.
+        energy_per_token_j: Energy of a repetition divided by its generated tokens.
+        prefill_slow: Whether prefill is slower than decoding as many tokens, the sign of a bad kernel.
+    """
+
+    decode_read_gb_s: float | None
+    bandwidth_share: float | None
+    energy_per_token_j: float | None
+    prefill_slow: bool
+
+
+class Tokens(TypedDict):
+    """Generated tokens.
+
+    Attributes:
+        tokens: Token ids of the first repetition.
+        tokens_equal: Whether all repetitions generated the same.
+        tokens_checked: Tokens of the build's parity record.
+        tokens_agreed: Tokens of it that the library generated before the first difference.
+    """
+
+    tokens: list[int]
+    tokens_equal: bool
+    tokens_checked: int | None
+    tokens_agreed: int | None
+
+
+class Origin(TypedDict):
+    """The device's system and the DIST's versions."""
+
+    soc: str | None
+    android: str | None
+    device_fingerprint: str | None
+    build: dict[str, str]
+
+
+class LlamaBench(TypedDict):
+    """The fields of llama.cpp's llama-bench, for a complete repetition, as in its ``pg`` tests."""
+
+    test: str
+    n_prompt: int
+    n_gen: int
+    n_depth: int
+    n_threads: int | None
+    backends: str
+    model_type: str
+    model_size: int
+    model_n_params: int
+    build_commit: str
+    test_time: str
+    avg_ns: int
+    stddev_ns: int
+    avg_ts: float
+    stddev_ts: float
+    samples_ns: list[int]
+    samples_ts: list[float]
+
+
+class Sample(TypedDict):
+    """One repetition of a result; the fields are those of the log's record."""
+
+    round: int
+    index: int
+    time: str
+    load_s: float | None
+    kernel_build_s: float | None
+    kernels_restored: bool
+    ttft_s: float
+    prefill_s: float
+    decode_s: float
+    decode_steps_s: list[float]
+    e2e_s: float
+    peak_rss_mib: float | None
+    temp_start_c: float | None
+    temp_end_c: float | None
+    temp_peak_c: float | None
+    thermal_status: int | None
+    cpu_mhz: float | None
+    gpu_mhz: float | None
+    energy_j: float | None
+
+
+class Result(
+    Subject, Durations, Speeds, Memory, DeviceState, Efficiency, Tokens, Origin, LlamaBench
+):  # fmt: skip
+    """All fields of a result, in the order of CSV columns.
+
+    Attributes:
+        samples: The repetitions.
+    """
+
+    samples: list[Sample]

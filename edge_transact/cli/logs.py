@@ -1,0 +1,35 @@
+"""What a person sees on stderr while a command runs: the package's log, a line a message, and progress bars."""
+
+from __future__ import annotations
+
+import logging
+
+from rich.console import Console
+
+from edge_transact import progress
+
+console = Console(stderr=True)
+
+
+class _StderrHandler(logging.Handler):
+    """Prints messages alone: no level, time or logger name. Warnings are yellow, debug messages dim."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message, style = record.getMessage(), None
+        if record.levelno >= logging.WARNING:
+            message, style = f"warning: {message}", "yellow"
+        elif record.levelno <= logging.DEBUG:
+            style = "dim"
+        # Words wrap on a terminal. Elsewhere a message stays on one line, so that logs can be searched.
+        console.print(message, style=style, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+
+
+_handler = _StderrHandler()
+
+
+def show_logs(level: int = logging.INFO, package: str = "edge_transact") -> None:
+    """Print what a package logs from `level` on, and draw progress bars if that includes ordinary messages."""
+    logger = logging.getLogger(package)
+    logger.setLevel(level)
+    logger.addHandler(_handler)
+    progress.console = console if level <= logging.INFO else None

@@ -1,0 +1,87 @@
+"""What a test run may leave on the machine: nothing.
+
+A run has its own adb server port, its own directory for temporary files, and a name in the environment of its
+processes. So what it leaves can be found, and other programs on the machine are not disturbed.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from tests.support.phone.leftovers import phone_leftovers
+
+NAME = "EDGE_TEST_RUN"
+"""Environment variable with the name of the run. Every process that a test starts inherits it."""
+
+PYTHONS_OWN = "multiprocessing.resource_tracker"
+"""A process that Python itself ends after pytest."""
+
+SETTLE_S = 10
+"""How long processes may take to end after the last test."""
+
+
+class TestRun:
+    """One run of pytest, including its worker processes."""
+
+    __test__ = False
+
+    def __init__(self) -> None:
+        self._temporary = tempfile.TemporaryDirectory(prefix="edge-transact-tests-", ignore_cleanup_errors=True)
+        self._name = uuid.uuid4().hex
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._adb_port = free.getsockname()[1]
+        # pytest's own temporary directories stay, for people to look into.
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+        os.environ |= {
+            NAME: self._name,
+            "ANDROID_ADB_SERVER_PORT": str(self._adb_port),
+            "TMPDIR": self._temporary.name,
+        }
+        tempfile.tempdir = None
+
+    def finish(self, *directories: Path) -> list[str]:
+        """Stop the adb server that tests may have started, and remove temporary files.
+
+        Args:
+            directories: Where tests may have mounted something.
+
+        Returns:
+            What tests left on the machine: processes, mounts, network links, registered binary formats.
+        """
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", self._adb_port)).close()
+            subprocess.run(["adb", "kill-server"], check=False, capture_output=True, timeout=30)
+        roots = (Path(self._temporary.name), *directories)
+        deadline = time.monotonic() + SETTLE_S
+        while True:
+            left = [*self._processes(), *_mounts(roots), *phone_leftovers()]
+            if not left or time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
+        self._temporary.cleanup()
+        return left
+
+    def _processes(self) -> list[str]:
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.pid != os.getpid() and process.environ().get(NAME) == self._name:
+                    line = " ".join(process.cmdline())
+                    if PYTHONS_OWN not in line:
+                        found.append(f"process {process.pid}: {line}")
+        return found
+
+
+def _mounts(roots: tuple[Path, ...]) -> list[str]:
+    points = [Path(line.split()[4]) for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return [f"mount {point}" for point in points if any(point.is_relative_to(root) for root in roots)]
