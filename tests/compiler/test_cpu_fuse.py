@@ -1,4 +1,4 @@
-"""What surrounds a product with packed weights in the model becomes part of the product's kernel."""
+"""What surrounds a matmul with packed weights in the model becomes part of the matmul's kernel."""
 
 import tvm
 from tvm import relax
@@ -29,25 +29,25 @@ def fused(source, name: str) -> tvm.IRModule:
     return FuseMatmuls(CPUKernels(HOST))(mod)
 
 
-def test_decode_is_the_first_product_and_a_chain_behind_each_attention(source):
+def test_decode_is_one_matmul_and_a_chain_after_each_attention(source):
     for name in ("q4f16_0", "q4f32_1"):
         mod = fused(source, name)
-        made = calls(mod["decode"])
+        called = calls(mod["decode"])
         layers = source.definition.config.num_hidden_layers
-        assert sum(call.startswith("w4_decode") for call in made) == 1
-        assert sum(call.startswith("w4_chain") for call in made) == layers
-        # Of o_proj, gate_up_proj, down_proj and the next qkv_proj or the logits: x and the residual, all weights and
-        # scales, the norms of two, biases of all but the logits, and what the next layer reads.
+        assert sum(call.startswith("w4_decode") for call in called) == 1
+        assert sum(call.startswith("w4_chain") for call in called) == layers
+        # The chain is o_proj, gate_up_proj, down_proj and the next qkv_proj or the logits. Its arguments are x and the
+        # residual, all weights and scales, two norms, the biases of all but the logits, and the results.
         arguments = [len(mod[var].params) for var in mod.get_global_vars() if var.name_hint.startswith("w4_chain")]
         assert sorted(arguments) == [2 + 8 + 2 + 3 + 1, 2 + 8 + 2 + 4 + 2]
-        left = {"relax.nn.rms_norm", "relax.nn.silu", "relax.add", "relax.multiply"} & set(made)
+        left = {"relax.nn.rms_norm", "relax.nn.silu", "relax.add", "relax.multiply"} & set(called)
         assert not left, f"{left} not fused"
 
 
 def test_kernels_are_shared_by_layers_of_all_widths(source):
     mod = fused(source, "q4f16_0")
     kernels = [var.name_hint for var in mod.get_global_vars() if var.name_hint.startswith("w4_")]
-    # For one row qkv, two chains and a prompt's logits; for many rows qkv, o and down, gate and up, the logits with
-    # the norm and without; the embedding.
+    # One row: qkv, two chains, and the logits of a prompt. Many rows: qkv, o and down, gate and up, and the logits with
+    # and without the norm. And the embedding.
     assert len(kernels) <= 10, kernels
     assert not [var.name_hint for var in mod.get_global_vars() if var.name_hint.startswith("dequantize_matmul")]
