@@ -1,11 +1,10 @@
-"""What a model or a DIST costs, from its configuration alone: no weights are loaded."""
+"""The costs of a model or a DIST, computed from its configuration without loading weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edge_transact import costs
 from edge_transact.artifacts.manifest import MANIFEST, Manifest
@@ -21,12 +20,12 @@ class Inspection:
     """The costs of one model.
 
     Attributes:
-        model: As it was given.
+        model: The MODEL or DIST, as the user named it.
         plan: Its widths.
-        quantization: A DIST's own, or the one that a build would use.
-        context: Tokens in the context for `to_dict`'s figures.
-        prefill_chunk: Tokens of one prefill call.
-        max_batch: Sequences at once.
+        quantization: A DIST's own quantization, or the one that a build would use.
+        context: Tokens of the context for the figures of `to_dict`.
+        prefill_chunk: The most tokens of one prefill call.
+        max_batch: The most sequences in a batch.
     """
 
     model: str
@@ -37,7 +36,7 @@ class Inspection:
     max_batch: int
 
     def at(self, context: int) -> dict[str, int]:
-        """FLOPs and memory at a context of that many tokens."""
+        """FLOPs and memory at a context of `context` tokens."""
         kv = costs.kv_cache_bytes(self.plan, self.quantization, context, self.max_batch)
         workspace = costs.workspace_bytes(
             self.plan, self.quantization, min(self.prefill_chunk, context), self.max_batch
@@ -53,8 +52,8 @@ class Inspection:
             ),
         }
 
-    def to_dict(self) -> dict[str, Any]:
-        """What ``inspect --json`` prints for one model."""
+    def to_dict(self) -> dict[str, object]:
+        """The object that ``inspect --json`` prints for one model."""
         at = self.at(self.context)
         parameters = costs.parameters(self.plan)
         weights_bytes = costs.weight_bytes(self.plan, self.quantization)
@@ -81,12 +80,13 @@ def inspect_model(model: str, *, context: int | None = None, quantization: str |
     """The costs of a MODEL or a DIST.
 
     Args:
-        model: A MODEL, or a directory that `build` wrote.
-        context: Tokens; by default a DIST's window, or 2048 or what the model allows.
-        quantization: For a MODEL; by default ``q4f16_0``. A DIST has its own.
+        model: A MODEL or a DIST.
+        context: Tokens of the context. The default is a DIST's context window, or 2048 for a MODEL, or less if the
+            model allows less.
+        quantization: The quantization of a MODEL, ``q4f16_0`` by default. A DIST has its own.
 
     Raises:
-        UsageError: A quantization for a DIST that is not its own.
+        UsageError: `quantization` isn't that of the DIST.
         EdgeTransactError: There is no such model.
     """
     if (Path(model) / MANIFEST).is_file():
@@ -94,7 +94,7 @@ def inspect_model(model: str, *, context: int | None = None, quantization: str |
         if quantization not in (None, manifest.quantization):
             raise UsageError(
                 f"{model} was built as {manifest.quantization}, not {quantization}",
-                fix="Leave --quant out, or inspect the checkpoint that it was built from.",
+                fix="Leave out --quant, or inspect the checkpoint that it was built from.",
             )
         return Inspection(
             model=model,
@@ -117,15 +117,15 @@ def inspect_model(model: str, *, context: int | None = None, quantization: str |
 
 
 def plot_flops(inspections: Sequence[Inspection], contexts: Sequence[int], path: Path) -> None:
-    """Draw prefill FLOPs and decode FLOPs a token over the context, a line a model (as the paper's Figure 3).
+    """Plots FLOPs of prefill and of one decoded token over the context, one line per model, as in the paper's Figure 3.
 
     Args:
         inspections: The models.
         contexts: Tokens, ascending.
-        path: The picture; its suffix says the format, such as ``.png`` or ``.svg``.
+        path: The picture; its suffix sets the format, such as ``.png`` or ``.svg``.
 
     Raises:
-        EdgeTransactError: matplotlib is not installed, or doesn't know the suffix.
+        EdgeTransactError: matplotlib isn't installed, or doesn't know the suffix.
     """
     try:
         from matplotlib.figure import Figure

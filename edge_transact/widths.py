@@ -13,7 +13,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 from edge_transact.errors import EdgeTransactError, UsageError
 
@@ -115,7 +114,7 @@ class WidthPlan:
             )
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> WidthPlan:
+    def from_config(cls, config: Mapping[str, object]) -> WidthPlan:
         """The plan that a LLaMA ``config.json`` describes.
 
         Args:
@@ -125,12 +124,12 @@ class WidthPlan:
             EdgeTransactError: A field is missing, is not a positive integer, or the widths contradict each other.
         """
         hidden_size, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
-        head_dim = config.get("head_dim") or hidden_size // heads
+        head_dim = _size(config, "head_dim", default=hidden_size // heads)
         base = LayerWidths(
             num_attention_heads=heads,
-            num_key_value_heads=config.get("num_key_value_heads") or heads,
-            qk_head_dim=config.get("qk_head_dim") or head_dim,
-            v_head_dim=config.get("v_head_dim") or head_dim,
+            num_key_value_heads=_size(config, "num_key_value_heads", default=heads),
+            qk_head_dim=_size(config, "qk_head_dim", default=head_dim),
+            v_head_dim=_size(config, "v_head_dim", default=head_dim),
             intermediate_size=_size(config, "intermediate_size"),
         )
         num_hidden_layers = _size(config, "num_hidden_layers")
@@ -217,8 +216,10 @@ class WidthPlan:
         return {index: layer for index, layer in sparse.items() if layer}
 
 
-def _size(config: Mapping[str, Any], name: str) -> int:
-    """A positive integer of ``config.json``."""
+def _size(config: Mapping[str, object], name: str, default: int | None = None) -> int:
+    """A positive integer of ``config.json``; `default` where the file leaves it out, or has null or 0."""
+    if default is not None and not config.get(name):
+        return default
     if name not in config:
         raise EdgeTransactError(f"config.json has no {name!r}", fix="Use a LLaMA checkpoint's config.json.")
     value = config[name]
@@ -230,7 +231,7 @@ def _size(config: Mapping[str, Any], name: str) -> int:
     return value
 
 
-def _per_layer_widths(config: Mapping[str, Any], num_hidden_layers: int) -> dict[int, dict[str, int]]:
+def _per_layer_widths(config: Mapping[str, object], num_hidden_layers: int) -> dict[int, dict[str, int]]:
     """The widths in ``per_layer_config``, by layer; other fields are left out."""
     overrides, fix = config.get("per_layer_config") or {}, "Use the config.json that belongs to the weights."
     if not isinstance(overrides, Mapping) or not all(isinstance(layer, Mapping) for layer in overrides.values()):
@@ -280,7 +281,7 @@ def read_widths(path: Path, source: WidthPlan) -> WidthPlan:
     )
 
 
-def _narrowed(layer: LayerWidths, row: Mapping[str, Any], where: str) -> LayerWidths:
+def _narrowed(layer: LayerWidths, row: Mapping[str, object], where: str) -> LayerWidths:
     unknown = sorted(set(row) - set(WIDTH_FIELDS))
     if unknown:
         raise UsageError(f"{where}: unknown {unknown[0]!r}", fix=f"The fields are {', '.join(WIDTH_FIELDS)}.")

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 import tomllib
+from xml.etree import ElementTree
 
 import pytest
 
+from edge_transact.compiler.targets import TARGETS
 from edge_transact.project import Project
-from tests.support.examples import GROUP, PAGES, ROOT, calls_in
+from edge_transact.quantization import QUANTIZATIONS
+from tests.support.examples import GROUP, PAGES, ROOT, calls_in, joined
 
 GLOBAL_FLAGS = {"--debug", "--quiet", "--verbose", "--no-cache", "--version", "--help", "--install-completion"}
 
 
 def examples_in(text: str) -> list[list[str]]:
     """Lines of their own, and what stands in backticks with more than a command's name."""
+    text = joined(text)
     lines = re.findall(r"^(?:\$ )?(edge-transact .*)$", text, re.MULTILINE)
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     lines += re.findall(r"`([^`]*\bedge-transact [^`]+)`", re.sub(r"\n *", " ", prose))
@@ -72,3 +76,44 @@ def test_tests_that_a_page_names_exist():
         known |= set(re.findall(r"def (test_\w+)", path.read_text()))
     for page in PAGES:
         assert set(re.findall(r"`(test_\w+)`", page.read_text())) <= known, page.name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_lines_have_at_most_120_characters(page):
+    """Except in tables and where an address is longer."""
+    lines = [line for line in page.read_text().splitlines() if not line.startswith("|") and "http" not in line]
+    assert [line for line in lines if len(line) > 120] == []
+
+
+def test_pictures_are_shown_with_words_for_what_they_show():
+    shown = set()
+    for page in PAGES:
+        for words, file in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", page.read_text()):
+            assert len(words.split()) > 5, file
+            shown.add((page.parent / file).resolve())
+    assert shown == {path for pattern in ("*.svg", "*.png") for path in (ROOT / "docs").glob(pattern)}
+
+
+@pytest.mark.parametrize("picture", sorted((ROOT / "docs").glob("*.svg")), ids=lambda path: path.name)
+def test_a_picture_is_readable_on_a_dark_page(picture):
+    """It brings its own light background, and is small."""
+    root = ElementTree.parse(picture).getroot()
+    assert root.get("viewBox")
+    assert re.search(r"fill(=\"|: )#ffffff", picture.read_text()[:2500])
+    assert picture.stat().st_size < 300_000
+
+
+def test_every_page_is_listed():
+    """Pages are found from the list of them, each under one kind."""
+    listed = re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs" / "README.md").read_text())
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert pages <= set(listed)
+    assert {name for name in listed if listed.count(name) > 1} <= {"glossary.md"}
+
+
+def test_the_readme_says_what_runs_where():
+    text = (ROOT / "README.md").read_text()
+    assert "## Status" in text and "pip install" in text
+    for name in (*TARGETS, *QUANTIZATIONS):
+        assert f"`{name}`" in text, name
+    assert len(text.splitlines()) <= 110

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
@@ -62,7 +61,7 @@ class Record(BaseModel):
     """
 
     what: str
-    ingredients: dict[str, Any]
+    ingredients: dict[str, object]
     seconds: float = 0.0
     files: dict[str, tuple[int, str]]
 
@@ -81,7 +80,7 @@ class Recipe:
 
     kind: str
     what: str
-    ingredients: Mapping[str, Any]
+    ingredients: Mapping[str, object]
     make: Callable[[Path], object]
     name: str = "content"
 

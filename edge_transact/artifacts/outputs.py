@@ -1,4 +1,4 @@
-"""Output directories: complete or absent, and never overwritten unasked."""
+"""Output directories: complete or absent, and never overwritten without ``--force``."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from filelock import FileLock, Timeout
 from edge_transact.errors import EdgeTransactError
 
 WORKSPACE = ".edge-transact"
-"""How the name of a directory ends in which an output is written; it stands beside the output, hidden."""
+"""Suffix of the hidden directory, next to the output, in which the output is written."""
 
 
 def refuse_existing(path: Path, force: bool) -> None:
-    """Fails before the work rather than after it.
+    """Fails before the work if the output can't be written after it.
 
     Raises:
-        EdgeTransactError: `path` exists and `force` is off, or its parent is a file.
+        EdgeTransactError: `path` exists and `force` is off, or a parent of `path` is a file.
     """
     if os.path.lexists(path) and not force:
         raise EdgeTransactError(f"{path} exists", fix="Choose another output, or replace it with --force.")
@@ -35,19 +35,19 @@ def refuse_existing(path: Path, force: bool) -> None:
 
 @contextmanager
 def new_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
-    """A directory to fill, written beside `path` and renamed to it when the body ends without an error.
+    """A directory to fill. It is next to `path`, and renamed to it when the body ends without an error.
 
-    What a run that was killed has left of the same output is removed first.
+    The remains of killed runs with the same output are removed first.
 
     Args:
-        path: Where the directory appears; parents are made.
-        force: Replace what is there.
+        path: The output; its parents are made.
+        force: Replace an existing output.
 
     Yields:
-        The directory to write into, on the same file system.
+        The directory to write into, on the same file system as `path`.
 
     Raises:
-        EdgeTransactError: As `refuse_existing`.
+        EdgeTransactError: See `refuse_existing`.
     """
     path = Path(os.path.abspath(path))
     _sweep(path)
@@ -61,7 +61,7 @@ def new_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
         fresh.mkdir()
         yield fresh
         if os.path.lexists(path):
-            # A directory cannot be renamed over another: what was there steps aside first, and comes back on failure.
+            # A directory can't be renamed over another: the old output is moved away first, and back on failure.
             refuse_existing(path, force)
             os.replace(path, workspace / "old")
         try:
@@ -76,7 +76,7 @@ def new_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
 
 
 def _sweep(path: Path) -> None:
-    """Removes the workspaces that no process holds; an output that one of them had put aside comes back."""
+    """Removes workspaces that no process holds, and moves back an old output that a killed run had moved away."""
     for left in path.parent.glob(f".{glob.escape(path.name)}-*{WORKSPACE}"):
         try:
             with FileLock(left / "lock", timeout=0):
@@ -84,4 +84,4 @@ def _sweep(path: Path) -> None:
                     os.replace(left / "old", path)
                 shutil.rmtree(left, ignore_errors=True)
         except (Timeout, OSError):
-            continue  # another process is writing there, or it isn't ours
+            continue  # another process is writing there, or the directory belongs to another user

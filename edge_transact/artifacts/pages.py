@@ -1,4 +1,4 @@
-"""What reports share: figures drawn without a display, and one HTML page that holds them and needs nothing else."""
+"""Reports: figures drawn without a display, and a self-contained HTML page that shows them."""
 
 from __future__ import annotations
 
@@ -17,28 +17,30 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
-"""Paul Tol's bright scheme: told apart by colour-blind readers too."""
+"""Paul Tol's bright scheme, which colour-blind readers can distinguish."""
 
 
 def require_matplotlib() -> None:
-    """Said before the work, not after it.
+    """Fails before the work if a report can't be drawn after it.
 
     Raises:
-        EdgeTransactError: It is not installed.
+        EdgeTransactError: matplotlib is not installed.
     """
     if find_spec("matplotlib") is None:
         raise EdgeTransactError("a report needs matplotlib", fix="pip install 'edge-transact[plot]'")
 
 
-def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **sharing: Any) -> tuple[Figure, Any]:
-    """A figure of so many inches, and its axes: one, or an array of rows of them.
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **sharing: bool) -> tuple[Figure, Any]:
+    """A figure and its axes: a single one, or an array ``[rows, columns]``.
 
     Args:
-        width, height: Inches.
-        rows, columns: Of axes.
+        width: Width of the figure, inches.
+        height: Height of the figure, inches.
+        rows: Rows of axes.
+        columns: Columns of axes.
         sharing: matplotlib's ``sharex`` and ``sharey``.
     """
-    # No pyplot: its figures are global, and would want a display.
+    # Not pyplot: its figures are global and need a display.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
@@ -48,14 +50,14 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **s
     return figure, grid if grid.size > 1 else grid[0, 0]
 
 
-def write_page(directory: Path, name: str, figures: Mapping[str, Figure], **values: Any) -> None:
-    """Writes ``index.html`` from a template, and the figures as PNGs beside it and inside it.
+def write_page(directory: Path, name: str, figures: Mapping[str, Figure], **values: object) -> None:
+    """Writes ``index.html`` from a template, with the figures inside it and as PNG files next to it.
 
     Args:
-        directory: Exists.
-        name: The template; it finds the figures in `figures`, each with a `name` and, as base64, its `data`.
-        figures: By file name.
-        values: What else the template wants.
+        directory: An existing directory.
+        name: The template. Its variable `figures` lists the figures, each with a `name` and base64 `data`.
+        figures: File name to figure.
+        values: The template's other variables.
     """
     embedded = []
     for file, figure in figures.items():
@@ -65,8 +67,8 @@ def write_page(directory: Path, name: str, figures: Mapping[str, Figure], **valu
     (directory / "index.html").write_text(template(name).render(figures=embedded, **values))
 
 
-def script_json(value: Any) -> str:
-    """JSON that may stand inside a script element, whatever a model is called."""
+def script_json(value: object) -> str:
+    """JSON that is safe inside a script element: no string can end the element."""
     return json.dumps(value).replace("<", "\\u003c")
 
 

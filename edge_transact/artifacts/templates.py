@@ -1,4 +1,4 @@
-"""The Jinja templates that output files are rendered from: ``templates/`` beside the package, or inside a wheel."""
+"""The Jinja templates of output files: ``templates/`` next to the package, or inside it in a wheel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 TEMPLATE_DIRECTORIES = (_PACKAGE / "templates", _PACKAGE.parent / "templates")
-"""Where templates lie in an installed wheel and in a source tree."""
+"""The templates of an installed wheel, and those of a source tree."""
 
 
 @cache
@@ -28,9 +28,9 @@ def _environment() -> Environment:
 
 
 def template(name: str) -> Template:
-    """The template `name`, a path relative to ``templates/``; a variable that is not given is an error.
+    """The template `name`, a path relative to ``templates/``. Rendering fails if a variable is missing.
 
     Raises:
-        jinja2.TemplateNotFound: There is none of that name.
+        jinja2.TemplateNotFound: There is no such template.
     """
     return _environment().get_template(name)

@@ -1,4 +1,4 @@
-"""What a build may be asked for and will disappoint: said before the work, and built all the same."""
+"""Warnings about builds that will disappoint on a phone. They are given before the work, and don't stop it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edge_transact.widths import WidthPlan
 
 PHONE_TARGETS = ("android", "android-cpu", "iphone")
 APP_MEMORY_GIB = 4
-"""What an app may count on: half of a phone that has 8 GiB."""
+"""Memory that an app can rely on: half of a phone's 8 GiB."""
 
 
 def concerns(
@@ -22,15 +22,15 @@ def concerns(
     prefill_chunk_size: int,
     max_batch_size: int,
 ) -> list[str]:
-    """What to warn of, a sentence each with what to do about it.
+    """The warnings, one sentence each that says what to do about it.
 
     Args:
-        plan: The widths that are built.
-        quantization: Of the weights.
-        targets: Names of `engine.targets.TARGETS`.
-        context_window_size: Tokens that a sequence may have.
-        prefill_chunk_size: Tokens of one prefill call.
-        max_batch_size: Sequences at once.
+        plan: The widths.
+        quantization: The quantization of the weights.
+        targets: Names of `compiler.targets.TARGETS`.
+        context_window_size: The most tokens of a sequence.
+        prefill_chunk_size: The most tokens of one prefill call.
+        max_batch_size: The most sequences in a batch.
     """
     found = []
     phones = [target for target in targets if target in PHONE_TARGETS]
@@ -41,31 +41,31 @@ def concerns(
     if phones and total > APP_MEMORY_GIB << 30:
         found.append(
             f"{total / 2**30:.1f} GiB at {context_window_size} tokens (weights {weights / 2**30:.1f}, KV cache "
-            f"{kv / 2**30:.1f}) is more than the {APP_MEMORY_GIB} GiB that an app gets on a phone of "
-            f"{2 * APP_MEMORY_GIB}: {_remedy(fixed, kv // context_window_size)}"
+            f"{kv / 2**30:.1f}) is more than the {APP_MEMORY_GIB} GiB that an app gets on a phone with "
+            f"{2 * APP_MEMORY_GIB} GiB: {_remedy(fixed, kv // context_window_size)}"
         )
     if "android" in targets and quantization.name == "q4f16_1":
         found.append(
-            "q4f16_1 is slow on Adreno GPUs (prefill at 1 token a second where q4f16_0 has 110, "
+            "q4f16_1 is slow on Adreno GPUs (prefill of 1 token/s instead of 110 with q4f16_0, "
             "mlc-ai/mlc-llm#3379): use --quant q4f16_0"
         )
     if "android" in targets and quantization.model_dtype == "float32":
         found.append(
-            f"{quantization.name} computes in float32, with a KV cache of twice the bytes: on a phone's GPU use "
+            f"{quantization.name} computes in float32, and its KV cache is twice as large: on a phone's GPU use "
             "--quant q4f16_0"
         )
     if phones and quantization.bits is None:
         smaller = costs.weight_bytes(plan, QUANTIZATIONS["q4f16_0"])
         found.append(
-            f"{quantization.name} leaves the weights unquantized, and every token reads them all: "
+            f"{quantization.name} doesn't quantize the weights, and every token reads all of them: "
             f"{weights / 2**20:.0f} MiB instead of {smaller / 2**20:.0f} MiB with --quant q4f16_0"
         )
     return found
 
 
 def _remedy(fixed_bytes: int, kv_bytes_per_token: int) -> str:
-    """What makes a model fit: the largest context that does, where one does."""
+    """How to make the model fit, with the largest context that does."""
     largest = ((APP_MEMORY_GIB << 30) - fixed_bytes) // kv_bytes_per_token
     if largest < 1:
         return "no context fits; prune more (--ratio), or lower --max-batch"
-    return f"the largest that fits is --context {largest}; or prune more (--ratio), or lower --max-batch"
+    return f"use --context {largest}, the largest that fits; or prune more (--ratio), or lower --max-batch"

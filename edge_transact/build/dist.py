@@ -59,7 +59,7 @@ class Build:
     warnings: tuple[str, ...]
     seconds: float
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """What ``build --json`` prints."""
         manifest = self.manifest
         return {
@@ -216,7 +216,7 @@ def _fill(
     return Manifest.read(directory)
 
 
-def _definition_config(checkpoint: Checkpoint, sizes: dict[str, int]) -> dict[str, Any]:
+def _definition_config(checkpoint: Checkpoint, sizes: dict[str, int]) -> dict[str, object]:
     """The checkpoint's config.json with the RoPE keys and the sizes that the definition reads."""
     return {
         "rms_norm_eps": 1e-6,  # transformers' default

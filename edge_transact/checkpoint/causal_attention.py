@@ -1,7 +1,7 @@
-"""Causal attention on CPUs, block by block of queries: in bf16 two to three times as fast as torch's own.
+"""Causal attention on CPUs in blocks of queries: in bf16, two to three times as fast as torch's own.
 
-Each block's scores stay in the cache, from the product with the keys that it sees to that with their values; the
-backward pass computes them again. Values may have other dims than keys, which torch's fast kernels don't take.
+A block's scores stay in the CPU's cache from the product with the keys to the product with the values. The backward
+pass computes them again. Values may have another head dim than keys, which torch's fast kernels don't support.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 NAME = "edge_causal"
-"""As transformers' ``attn_implementation``."""
+"""The name for transformers' ``attn_implementation``."""
 
 QUERIES = 96
-"""Of a block."""
+"""The most queries of a block."""
 
 SCORES = 5 << 17
-"""Of a block at most, all its heads together: 2.5 MiB, half of which, the causal half, is worked on."""
+"""The most scores of a block, over all its heads: 2.5 MiB, of which the causal half is computed."""
 
 
 def causal_attention(
@@ -34,19 +34,19 @@ def causal_attention(
     scaling: float,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention of whole sequences, as transformers' `AttentionInterface` wants it; on a GPU torch's own.
+    """Causal attention of sequences without padding, for transformers' `AttentionInterface`. GPUs use torch's own.
 
     Args:
         module: The layer's attention.
         query: ``[batch, heads, n, qk_head_dim]``.
         key: ``[batch, kv_heads, n, qk_head_dim]``.
         value: ``[batch, kv_heads, n, v_head_dim]``.
-        attention_mask: None: sequences are whole.
-        scaling: What scores are multiplied by.
-        kwargs: For torch's own.
+        attention_mask: Must be `None`.
+        scaling: The factor of the scores.
+        kwargs: Further arguments of torch's own attention.
 
     Returns:
-        ``[batch, n, heads, v_head_dim]``, in the dtype of `query`; softmax and its sums are in fp32.
+        ``[batch, n, heads, v_head_dim]`` in the dtype of `query`, and no weights. Softmax and its sums are in fp32.
     """
     assert attention_mask is None
     if query.device.type != "cpu":
@@ -61,7 +61,7 @@ class _Blockwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
         batch, heads, tokens, _ = query.shape
-        key = key.contiguous()  # as torch's product of a batch wants it: otherwise each block's is copied
+        key = key.contiguous()  # otherwise torch's batched product copies the keys of each block
         output = query.new_empty(batch, tokens, heads, value.shape[-1])
         for each, groups, of_groups, start, end in _blocks(query, key):
             _, weights = _weights(query[each, of_groups, start:end], key[each, groups, :end], scaling)
@@ -76,7 +76,7 @@ class _Blockwise(torch.autograd.Function):
         query, key, value, output = ctx.saved_tensors
         by_query = torch.empty_like(query)
         by_key, by_value = (torch.zeros_like(t, dtype=torch.float32) for t in (key, value))
-        # What the softmax takes off the gradient of a query's weights: their mean under the weights.
+        # The softmax subtracts from the gradient of a query's weights its mean under these weights.
         means = (gradient.float() * output).sum(dim=-1).transpose(1, 2)
         for each, groups, of_groups, start, end in _blocks(query, key):
             keys, values = key[each, groups, :end], value[each, groups, :end]
@@ -92,7 +92,7 @@ class _Blockwise(torch.autograd.Function):
 
 
 def _blocks(query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[int, slice, slice, int, int]]:
-    """Of each block the sequence, the KV heads, their query heads, and the first of its queries and the one after."""
+    """The blocks: sequence, KV heads, the query heads that share them, first query, and the query after the last."""
     batch, heads, tokens, _ = query.shape
     kv_heads = key.shape[1]
     per_group = heads // kv_heads
@@ -106,11 +106,15 @@ def _blocks(query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[int, slice
 
 
 def _weights(query: torch.Tensor, keys: torch.Tensor, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The softmax of a block's queries ``[heads, n, d]``, the last n of those that see `keys` ``[kv_heads, m, d]``.
+    """Attention weights of a block.
+
+    Args:
+        query: ``[heads, n, d]``, the last n of m positions.
+        keys: ``[kv_heads, m, d]``, all m positions.
+        scaling: The factor of the scores.
 
     Returns:
-        The queries, ``[kv_heads, rows, d]`` with those of a KV head's heads together, and the weights, fp32
-        ``[kv_heads, rows, m]``.
+        The queries grouped by KV head, ``[kv_heads, rows, d]``, and the weights, fp32 ``[kv_heads, rows, m]``.
     """
     heads, queries, d = query.shape
     together = query.reshape(len(keys), -1, d)

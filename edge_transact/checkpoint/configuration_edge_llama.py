@@ -1,7 +1,7 @@
 """Configuration of a LLaMA whose layers differ in width.
 
-Self-contained: this file is copied into every checkpoint that edge-transact writes, beside `modeling_edge_llama.py`,
-and loads from there with ``trust_remote_code=True`` where edge-transact isn't installed.
+This file is self-contained: edge-transact copies it into every checkpoint, next to `modeling_edge_llama.py`. Without
+edge-transact it loads from there with ``trust_remote_code=True``.
 """
 
 from typing import Any
@@ -16,13 +16,13 @@ PER_LAYER_FIELDS = ("num_attention_heads", "num_key_value_heads", "qk_head_dim",
 class EdgeLlamaConfig(LlamaConfig):
     """A `LlamaConfig` with transformers' sparse `per_layer_config`.
 
-    The global widths are those of the widest layer, field by field; ``per_layer_config`` maps a layer's index to the
-    fields of `PER_LAYER_FIELDS` in which that layer is narrower. `head_dim` is the heads' before pruning, one for all
-    layers and independent of ``hidden_size / num_attention_heads``: it sets the softmax scale and the RoPE frequencies.
+    Each global width is the largest of any layer. ``per_layer_config`` maps a layer's index to the fields of
+    `PER_LAYER_FIELDS` in which that layer is narrower. `head_dim` is the head dim before pruning, the same for all
+    layers and independent of ``hidden_size / num_attention_heads``. It sets the softmax scale and the RoPE frequencies.
 
     Args:
-        qk_head_dim: Dims of a query or key head, even, at most `head_dim`, which it is by default.
-        v_head_dim: Dims of a value head, by default `head_dim`.
+        qk_head_dim: Dims of a query or key head; even, at most `head_dim`, which is the default.
+        v_head_dim: Dims of a value head; `head_dim` by default.
     """
 
     model_type = "edge_llama"
@@ -32,18 +32,18 @@ class EdgeLlamaConfig(LlamaConfig):
     v_head_dim: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # Never None: transformers takes a layer's `qk_head_dim` as the sign that its keys and values differ in size.
+        # Never None: transformers takes a `qk_head_dim` as a sign that a layer's keys and values differ in size.
         head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
         self.qk_head_dim = self.qk_head_dim or head_dim
         self.v_head_dim = self.v_head_dim or head_dim
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
-        """Replaces LlamaConfig's rule that heads divide the hidden size, which pruned heads don't.
+        """Replaces LlamaConfig's rule that the heads divide the hidden size, which doesn't hold after pruning.
 
         Raises:
-            ValueError: A per-layer field that isn't one of `PER_LAYER_FIELDS`, a width below 1, query heads that are
-                not a multiple of the KV heads, or a `qk_head_dim` that is odd or above `head_dim`; named by layer.
+            ValueError: A per-layer field isn't one of `PER_LAYER_FIELDS`, a width is below 1, the query heads are not
+                a multiple of the KV heads, or a `qk_head_dim` is odd or above `head_dim`. The message names the layer.
         """
         unknown = sorted((self.per_layer_attributes or set()) - set(PER_LAYER_FIELDS))
         if unknown:
@@ -63,22 +63,21 @@ class EdgeLlamaConfig(LlamaConfig):
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """As in LlamaConfig, in the keys that readers other than transformers 5 know (see `_for_other_readers`)."""
+        """LlamaConfig's, with the keys that readers other than transformers 5 know (see `_for_other_readers`)."""
         return _for_other_readers(super().to_dict())
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """As in LlamaConfig, in the keys that readers other than transformers 5 know (see `_for_other_readers`)."""
+        """LlamaConfig's, with the keys that readers other than transformers 5 know (see `_for_other_readers`)."""
         return _for_other_readers(super().to_diff_dict())
 
 
 def _for_other_readers(config: dict[str, Any]) -> dict[str, Any]:
-    # MLC-LLM reads `rope_theta` (10000 when absent) and `rope_scaling`, and takes no scaling but llama3's, by
-    # `rope_type`.
+    # MLC-LLM reads `rope_theta`, 10000 by default, and `rope_scaling`, whose `rope_type` must be llama3.
     rope = config["rope_parameters"]
     config["rope_theta"] = rope["rope_theta"]
     if rope["rope_type"] == "llama3":
         config["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
-    # Head dims of their own are written where there are any: other readers know `head_dim` alone.
+    # Other readers only know `head_dim`: the other two are written only where they differ from it.
     for key in ("qk_head_dim", "v_head_dim"):
         if config.get(key) == config["head_dim"]:
             del config[key]

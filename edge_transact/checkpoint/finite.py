@@ -1,4 +1,4 @@
-"""Whether tensors are finite, asked of every weight and every activation that passes through."""
+"""The check for NaN and infinite values that every weight and activation passes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether a tensor, of any shape and dtype, has neither NaN nor infinity."""
+    """Whether a tensor of any shape and dtype has neither NaN nor infinite values."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
-    # One pass over it and no copy: both ends are NaN if one value is.
+    # One pass and no copy: minimum and maximum are NaN if any value is.
     return all(map(math.isfinite, tensor.aminmax()))

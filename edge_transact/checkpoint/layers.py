@@ -1,4 +1,4 @@
-"""One decoder layer of a checkpoint as a torch module, so that a model can be gone through layer by layer."""
+"""One decoder layer of a checkpoint as a torch module, for processing a model layer by layer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edge_transact.widths import LayerWidths
 
 
 def layer_config(checkpoint: Checkpoint, widths: LayerWidths) -> EdgeLlamaConfig:
-    """The configuration of a model of one layer. Its RoPE is that of every layer of the checkpoint."""
+    """The configuration of a model with one layer, and with the checkpoint's RoPE."""
     plan = checkpoint.plan.with_layers([widths])
     return model_config(checkpoint.config, plan, attn_implementation=causal_attention.NAME)
 
@@ -24,13 +24,13 @@ def layer_config(checkpoint: Checkpoint, widths: LayerWidths) -> EdgeLlamaConfig
 def load_layer(
     checkpoint: Checkpoint, widths: LayerWidths, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype
 ) -> LlamaDecoderLayer:
-    """A layer for inference, causal without a mask.
+    """A layer for inference, whose attention is causal without a mask.
 
     Args:
-        checkpoint: Everything that isn't a width.
-        widths: The layer's.
-        tensors: Named from the layer on, such as ``self_attn.q_proj.weight``; used as they are where they have `dtype`.
-        dtype: Of all weights.
+        checkpoint: The source of everything that isn't a width.
+        widths: The layer's widths.
+        tensors: Its weights, by names such as ``self_attn.q_proj.weight``; those with `dtype` aren't copied.
+        dtype: The dtype of all weights.
     """
     with torch.device("meta"):
         layer = decoder_layer(layer_config(checkpoint, widths), 0)

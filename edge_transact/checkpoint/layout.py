@@ -1,4 +1,4 @@
-"""Which tensors a LLaMA checkpoint holds, in transformers' names and shapes."""
+"""The tensors of a LLaMA checkpoint, with transformers' names and shapes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from edge_transact.widths import WidthPlan
 ROPE_PAIRS = "self_attn.rope_pairs"
 """A layer's table of the RoPE pairs that its KV heads kept, int32 ``[num_key_value_heads, qk_head_dim / 2]``.
 
-Pair ``i`` is dims ``(i, i + head_dim / 2)`` of a head of the original `head_dim`; a row lists its head's pairs,
-ascending. Rows of q and k lie half-split: the pairs' first dims in that order, then their second ones.
+Pair ``i`` is dims ``(i, i + head_dim / 2)`` of a head with the original `head_dim`. A row lists its head's pairs in
+ascending order. The rows of q and k are half-split: the first dims of all pairs in that order, then the second dims.
 """
 
 
 def tensor_shapes(plan: WidthPlan) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a checkpoint with that plan, in the order of the forward pass.
+    """Every tensor of a checkpoint with this plan, in the order of the forward pass.
 
     Returns:
-        Name to shape; a linear's weight is ``[output features, input features]``. A tied ``lm_head.weight`` isn't among
-        them. Layers with fewer RoPE pairs than the original heads have `ROPE_PAIRS`.
+        Name to shape. A linear's weight is ``[output features, input features]``. A tied ``lm_head.weight`` is left
+        out. Layers that lost RoPE pairs have `ROPE_PAIRS`.
     """
     hidden = plan.hidden_size
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (plan.vocab_size, hidden)}

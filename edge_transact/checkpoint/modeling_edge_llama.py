@@ -1,8 +1,7 @@
-"""A LLaMA whose layers differ in width: stock LLaMA decoder layers, each built from its own layer's configuration.
+"""A LLaMA whose layers differ in width: stock LLaMA decoder layers, each built from its own configuration.
 
-Self-contained: this file is copied into every checkpoint that edge-transact writes, beside
-`configuration_edge_llama.py`. With equal widths the model is stock LLaMA, operation by operation; only attention
-whose heads lost dims is not LLaMA's own.
+This file is self-contained: edge-transact copies it into every checkpoint, next to `configuration_edge_llama.py`. With
+a uniform plan the model is stock LLaMA, operation by operation. Only attention whose heads lost dims differs.
 """
 
 from typing import Any
@@ -26,18 +25,18 @@ from .configuration_edge_llama import EdgeLlamaConfig
 
 
 class EdgeLlamaAttention(LlamaAttention):
-    """`LlamaAttention` whose heads lost dims, of q and k or of v: what the whole heads compute with those zeroed.
+    """`LlamaAttention` whose heads lost dims of q and k or of v. It computes what zeros in these dims would give.
 
-    RoPE rotates the pairs ``(i, i + head_dim / 2)`` of a head. Which ones each KV head kept is in the buffer
-    `rope_pairs`, int32 ``[num_key_value_heads, qk_head_dim / 2]``, and they keep their frequencies. They lie half-split
-    again: first the first dims of all pairs, then the second ones. Layers with all pairs have no such buffer. The
-    softmax scale stays that of whole heads.
+    RoPE rotates the pairs ``(i, i + head_dim / 2)`` of a head. The buffer `rope_pairs`, int32
+    ``[num_key_value_heads, qk_head_dim / 2]``, lists the pairs that each KV head kept; they keep their frequencies.
+    Their dims are half-split again: the first dims of all pairs, then the second ones. Layers with all pairs have no
+    such buffer. The softmax scale is that of the original `head_dim`.
     """
 
     rope_pairs: torch.Tensor | None
 
     def __init__(self, config: Any, layer_idx: int) -> None:
-        # Not LlamaAttention's own __init__, which gives q, k and v one head dim.
+        # Not LlamaAttention's __init__, which gives q, k and v the same head dim.
         nn.Module.__init__(self)
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.config = config
@@ -65,7 +64,7 @@ class EdgeLlamaAttention(LlamaAttention):
         cache: Any = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """As `LlamaAttention.forward`; `position_embeddings` are those of whole heads, ``[batch, n, head_dim]``."""
+        """Like `LlamaAttention.forward`; `position_embeddings` are ``[batch, n, head_dim]``, with the original dims."""
         cache = kwargs.pop("past_key_values", cache)  # its name before transformers 5.16
         shape = hidden_states.shape[:-1]
         query = self.q_proj(hidden_states).view(*shape, -1, self.qk_head_dim).transpose(1, 2)
@@ -74,7 +73,7 @@ class EdgeLlamaAttention(LlamaAttention):
 
         cos, sin = (self._of_heads(angles) for angles in position_embeddings)
         query = query * cos + rotate_half(query) * sin
-        # All query heads of a group turn like its KV head; where all heads turn alike, there is one of each.
+        # The query heads of a KV group have the angles of its KV head. With all pairs there is one set of angles.
         first = slice(None, None, self.num_key_value_groups)
         key = key * cos[:, first] + rotate_half(key) * sin[:, first]
         if cache is not None:
@@ -94,20 +93,20 @@ class EdgeLlamaAttention(LlamaAttention):
         return self.o_proj(output.reshape(*shape, -1)), weights
 
     def _of_heads(self, angles: torch.Tensor) -> torch.Tensor:
-        """Cosines or sines ``[batch, n, head_dim]`` for each query head, ``[batch, heads or 1, n, qk_head_dim]``."""
+        """Selects cosines or sines ``[batch, n, head_dim]`` by query head: ``[batch, heads or 1, n, qk_head_dim]``."""
         if self.rope_pairs is None:
             return angles[:, None]
-        # Both dims of a pair turn by one angle, which the first half of `angles` holds.
+        # Both dims of a pair rotate by one angle, which is in the first half of `angles`.
         of_kv_heads = angles[..., self.rope_pairs.repeat(1, 2).long()].transpose(1, 2)
         return of_kv_heads.repeat_interleave(self.num_key_value_groups, dim=1)
 
 
 def decoder_layer(config: Any, index: int) -> LlamaDecoderLayer:
-    """A layer with the widths of `config`, its own: stock unless its heads lost dims.
+    """A layer with the widths of `config`; it is stock LLaMA unless its heads lost dims.
 
     Args:
-        config: ``per_layer_config[index]`` of an `EdgeLlamaConfig`, which is a copy of it.
-        index: The layer's.
+        config: ``per_layer_config[index]`` of an `EdgeLlamaConfig`: a copy of it with the layer's widths.
+        index: The layer's index.
     """
     layer = LlamaDecoderLayer(config, index)
     if (config.qk_head_dim, config.v_head_dim) != (config.head_dim, config.head_dim):
@@ -116,13 +115,13 @@ def decoder_layer(config: Any, index: int) -> LlamaDecoderLayer:
 
 
 class EdgeLlamaModel(LlamaModel):
-    """`LlamaModel` whose layer i has the widths of ``config.per_layer_config[i]``; the hidden size is one for all."""
+    """`LlamaModel` whose layer i has the widths of ``config.per_layer_config[i]``."""
 
     config: EdgeLlamaConfig
     config_class = EdgeLlamaConfig
 
     def __init__(self, config: EdgeLlamaConfig) -> None:
-        # Not LlamaModel's own __init__, which would build every layer from the global widths.
+        # Not LlamaModel's __init__, which builds every layer from the global widths.
         LlamaPreTrainedModel.__init__(self, config)
         self.padding_idx = config.pad_token_id
         self.vocab_size = config.vocab_size
@@ -130,7 +129,7 @@ class EdgeLlamaModel(LlamaModel):
         layers = []
         for index, layer_config in enumerate(config.per_layer_config):
             layer = decoder_layer(layer_config, index)
-            # `layer_config` is a copy, which `set_attn_implementation` wouldn't reach.
+            # `set_attn_implementation` doesn't reach `layer_config`, which is a copy.
             layer.self_attn.config = layer.mlp.config = config
             layers.append(layer)
         self.layers = nn.ModuleList(layers)
@@ -141,7 +140,7 @@ class EdgeLlamaModel(LlamaModel):
 
 
 class EdgeLlamaForCausalLM(LlamaForCausalLM):
-    """`LlamaForCausalLM` over an `EdgeLlamaModel`."""
+    """`LlamaForCausalLM` with an `EdgeLlamaModel`."""
 
     config: EdgeLlamaConfig
     config_class = EdgeLlamaConfig

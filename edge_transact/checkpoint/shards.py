@@ -1,4 +1,4 @@
-"""Writes safetensors shards as they fill, so that a model is never held whole."""
+"""Writes safetensors shards as they fill up, so that memory never holds the whole model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 MAX_SHARD_BYTES = 1 << 30
-"""1 GiB: what writing a checkpoint may hold in memory."""
+"""The most bytes of a shard, and so of memory while a checkpoint is written: 1 GiB."""
 
 
 def write_shards(
@@ -21,16 +21,16 @@ def write_shards(
     tensors: Iterable[tuple[str, torch.Tensor]],
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> torch.dtype:
-    """Writes ``model.safetensors``, or as many ``model-0000i-of-0000n.safetensors`` as it takes and their index.
+    """Writes ``model.safetensors``, or several ``model-0000i-of-0000n.safetensors`` and their index.
 
     Args:
-        directory: Where the files go.
-        shapes: The tensors to come, name to shape.
-        tensors: Each of them once, in any order; one shard of them at most is held in memory.
-        max_shard_bytes: A file is at most that large, unless one tensor is larger.
+        directory: An existing directory.
+        shapes: Name to shape of all tensors.
+        tensors: Each tensor once, in any order. Memory holds at most one shard of them.
+        max_shard_bytes: The most bytes of a file, unless one tensor is larger.
 
     Returns:
-        The dtype of most of the bytes of weights.
+        The floating-point dtype that most bytes have.
 
     Raises:
         ValueError: `tensors` are not those of `shapes`.
@@ -63,7 +63,7 @@ def write_shards(
         raise ValueError(f"{len(missing)} tensors of the plan were not given, {next(iter(missing))} among them")
     flush()
 
-    # How many shards there are is in each one's name, and known only now.
+    # Each file's name has the number of shards, which is known only now.
     if len(shards) == 1:
         (directory / "0.safetensors").rename(directory / "model.safetensors")
     else:

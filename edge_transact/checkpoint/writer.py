@@ -1,4 +1,4 @@
-"""Writes a checkpoint with new widths, tensor by tensor, that transformers loads with and without edge-transact."""
+"""Writes a checkpoint with new widths, tensor by tensor. transformers loads it with and without edge-transact."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-"""What a tokenizer may consist of."""
+"""The files that a tokenizer can have."""
 
 COPIED_FILES = (*TOKENIZER_FILES, "generation_config.json")
-"""What a checkpoint takes over from its source as it is."""
+"""The files that a checkpoint copies from its source."""
 
 CODE_FILES = ("configuration_edge_llama.py", "modeling_edge_llama.py")
-"""The files that load the checkpoint where edge-transact isn't installed."""
+"""The files that load the checkpoint without edge-transact."""
 
 PROVENANCE_FILE = "edge_transact.json"
 
@@ -49,23 +49,23 @@ def write_checkpoint(
     source: Checkpoint,
     plan: WidthPlan,
     tensors: Iterable[tuple[str, torch.Tensor]],
-    provenance: Mapping[str, Any],
+    provenance: Mapping[str, object],
     output: str | Path,
     *,
     force: bool = False,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Checkpoint:
-    """Writes a checkpoint directory, complete or not at all. One shard at most is held in memory.
+    """Writes a checkpoint directory, complete or not at all. Memory holds at most one shard.
 
     Args:
-        source: Where everything that isn't a width comes from: configuration, tokenizer, generation_config.
+        source: The source of everything that isn't a width: configuration, tokenizer, ``generation_config.json``.
         plan: The widths of the new model.
         tensors: Each tensor of `plan` once, in any order, with the shapes of `tensor_shapes(plan)`.
-        provenance: How the model came about, JSON values (source, method, budget, calibration, seed, ...); written to
-            ``edge_transact.json`` with the versions added, and listed in the model card.
+        provenance: How the model was made, as JSON values (source, method, budget, calibration, seed, ...). It goes to
+            ``edge_transact.json``, together with versions, and into the model card.
         output: The directory to make.
         force: Replace `output` if it exists.
-        max_shard_bytes: A weight file is at most that large, unless one tensor is larger.
+        max_shard_bytes: The most bytes of a weight file, unless one tensor is larger.
 
     Returns:
         The new checkpoint, opened.
@@ -98,13 +98,13 @@ def write_checkpoint(
     return Checkpoint.open(output)
 
 
-def model_config(config: Mapping[str, Any], plan: WidthPlan, **changes: Any) -> EdgeLlamaConfig:
+def model_config(config: Mapping[str, Any], plan: WidthPlan, **changes: object) -> EdgeLlamaConfig:
     """The configuration of a model with other widths.
 
     Args:
-        config: The source's ``config.json``: everything that isn't a width.
-        plan: The widths, and how many layers there are.
-        changes: Further fields.
+        config: The source's ``config.json``, for everything that isn't a width.
+        plan: The widths and the number of layers.
+        changes: Further fields to set.
     """
     from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
 

@@ -1,28 +1,30 @@
-"""From TIR to what LLVM takes: TVM's own passes, and fewer of them for kernels that are loops already.
+"""Lowering of TIR to LLVM: TVM's own passes, and fewer of them for kernels that are plain loops already.
 
-TVM's passes are made for schedules: they look for blocks, thread bindings and software pipelines, shrink buffers and
-hoist conditions. The CPU kernels have none of that but a block around all; they are long, and spend more time in those
-passes than in LLVM.
+TVM's passes are made for schedules: they handle blocks, thread bindings and software pipelines, shrink buffers and
+hoist conditions. The CPU kernels have a single block around everything and need none of this, and because they are
+long, they spend more time in those passes than in LLVM.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import tvm
 from tvm import IRModule, s_tir, tirx
 
-_SHORT_WAY = "edge_transact.plain_loops"
+_IS_PLAIN = "edge_transact.plain_loops"
 
-PLAIN_LOOPS = {"tirx.noalias": True, "tirx.is_scheduled": True, _SHORT_WAY: True}
-"""The attributes of a kernel for a CPU that is lowered the short way: no blocks, buffers as small as they can be."""
+PLAIN_LOOPS = {"tirx.noalias": True, "tirx.is_scheduled": True, _IS_PLAIN: True}
+"""The attributes of a CPU kernel of plain loops, whose buffers are already as small as possible."""
+
+MakePass = Callable[[], tvm.transform.Pass]
 
 PIPELINE = "edge_transact"
-"""What `tvm.compile` and `relax.build` are given as ``tir_pipeline``."""
+"""The ``tir_pipeline`` for `tvm.compile` and `relax.build`."""
 
 
-def _pipeline() -> tuple[tvm.transform.Pass, Any, Any]:
-    usual, of_host, of_device = tirx.get_tir_pipeline("default")
+def _pipeline() -> tuple[tvm.transform.Pass, MakePass, MakePass]:
+    default, finalize_host, finalize_device = tirx.get_tir_pipeline("default")
     short = tvm.transform.Sequential(
         [
             s_tir.transform.ConvertBlocksToOpaque(),
@@ -42,13 +44,13 @@ def _pipeline() -> tuple[tvm.transform.Pass, Any, Any]:
 
     @tvm.transform.module_pass(opt_level=0, name="EdgeTransactLowering")
     def run(mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
-        plain = {var: function for var, function in mod.functions_items() if _SHORT_WAY in function.attrs}
+        plain = {var: function for var, function in mod.functions_items() if _IS_PLAIN in function.attrs}
         others = {var: function for var, function in mod.functions_items() if var not in plain}
-        lowered = usual(IRModule(others, attrs=mod.attrs))
+        lowered = default(IRModule(others, attrs=mod.attrs))
         lowered.update(short(IRModule(plain, attrs=mod.attrs)))
         return lowered
 
-    return run, of_host, of_device
+    return run, finalize_host, finalize_device
 
 
 tirx.register_tir_pipeline(PIPELINE, _pipeline)

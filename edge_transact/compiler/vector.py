@@ -1,72 +1,76 @@
-"""Expressions on vectors that TIR has no word for: small helpers around broadcast, shuffle and reinterpret."""
+"""Vector expressions that TIR has no operator for: small helpers around broadcast, shuffle and reinterpret."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeAlias
 
 from tvm import tirx
 from tvm.ir import Call, PrimType
 from tvm.script import tirx as T
+from tvm.tirx import Buffer, Expr
+
+Index: TypeAlias = Expr | int
+"""An index or a size; Python numbers become constants."""
 
 
-def splat(value: Any, lanes: int) -> Any:
+def splat(value: Expr, lanes: int) -> Expr:
     """The value in every lane."""
     return value if lanes == 1 else T.broadcast(value, lanes)
 
 
-def cast(dtype: str, value: Any) -> Any:
-    """`value` as elements of `dtype`, lane by lane; itself when it is that already."""
+def cast(dtype: str, value: Expr) -> Expr:
+    """Convert each lane to `dtype`; a value of that dtype stays as it is."""
     lanes = lanes_of(value)
     full = dtype if lanes == 1 else f"{dtype}x{lanes}"
     return value if value.ty.dtype == full else T.Cast(full, value)
 
 
-def lanes_of(value: Any) -> int:
-    """Lanes of an expression."""
+def lanes_of(value: Expr) -> int:
+    """The number of lanes of an expression."""
     return value.ty.dtype.lanes
 
 
-def load(buffer: Any, indices: Sequence[Any], lanes: int) -> Any:
-    """`lanes` elements from `indices` on, along the last dimension."""
+def load(buffer: Buffer, indices: Sequence[Index], lanes: int) -> Expr:
+    """Load `lanes` elements from `indices` on, along the last dimension."""
     dtype = str(buffer.dtype)
     return buffer.vload(list(indices), dtype if lanes == 1 else f"{dtype}x{lanes}")
 
 
-def store(buffer: Any, value: Any, indices: Sequence[Any]) -> None:
-    """The lanes of `value` to `indices` on, along the last dimension."""
+def store(buffer: Buffer, value: Expr, indices: Sequence[Index]) -> None:
+    """Store the lanes of `value` from `indices` on, along the last dimension."""
     lanes = lanes_of(value)
     *outer, last = indices
     T.buffer_store(buffer, value, [*outer, last if lanes == 1 else T.ramp(last, 1, lanes)])
 
 
 LINE_BYTES = 64
-"""Of a cache line, which `prefetch` asks for."""
+"""Bytes of a cache line, which `prefetch` fetches."""
 
 
-def prefetch(buffer: Any, indices: Sequence[Any]) -> None:
-    """Ask for the cache line of an element, which may lie beyond the buffer.
+def prefetch(buffer: Buffer, indices: Sequence[Index]) -> None:
+    """Prefetch the cache line of an element, which may lie beyond the buffer.
 
-    As one that is used once: weights come again a token later, after all others. On CPUs whose larger caches leave such
-    lines out, what is in them already stays, and a model somewhat larger than them is not read from memory as a whole.
+    The line is marked as used once, because weights are needed again only after all others, a token later. On CPUs
+    that keep such lines out of the larger caches, part of a model that is larger than the caches stays in them.
     """
     read, once, data = T.int32(0), T.int32(0), T.int32(1)
-    # Not T.address_of, of pointer type: TVM 0.26 cannot give a function with such a call a prefix, as apps need.
+    # Not T.address_of: it returns a pointer, and TVM 0.26 can't give such a function the symbol prefix that apps need.
     address = Call("tirx.address_of", [buffer[tuple(indices)]], ret_ty=PrimType("uint64"))
     T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", address, read, once, data))
 
 
-def shuffle(vectors: Sequence[Any], indices: Sequence[int]) -> Any:
-    """The lanes `indices` of the vectors laid end to end."""
+def shuffle(vectors: Sequence[Expr], indices: Sequence[int]) -> Expr:
+    """The lanes `indices` of the concatenated vectors."""
     vectors = list(vectors)
     # A TIR shuffle may not have more lanes than its operands have together.
     repeats = -(-len(indices) // sum(lanes_of(vector) for vector in vectors))
     return tirx.Shuffle(vectors * repeats, [T.int32(i) for i in indices])
 
 
-def sum_lanes(vectors: Sequence[Any]) -> Any:
-    """The sum over the lanes of each vector, one lane a vector (a power of two of them, at most their lanes)."""
+def sum_lanes(vectors: Sequence[Expr]) -> Expr:
+    """The sum of each vector, one per lane. The number of vectors is a power of two and at most their lanes."""
     row = lanes_of(vectors[0])
     vectors = list(vectors)
     rows = len(vectors)
@@ -81,7 +85,7 @@ def sum_lanes(vectors: Sequence[Any]) -> Any:
     return vectors[0]
 
 
-def max_lanes(vector: Any) -> Any:
+def max_lanes(vector: Expr) -> Expr:
     """The largest lane."""
     lanes = lanes_of(vector)
     while lanes > 1:
@@ -90,22 +94,22 @@ def max_lanes(vector: Any) -> Any:
     return vector
 
 
-def max_magnitude(vector: Any) -> Any:
-    """The largest magnitude of some fp32 lanes: without the sign, numbers are in the order of their bits."""
+def max_magnitude(vector: Expr) -> Expr:
+    """The largest magnitude of fp32 lanes. Without their sign, floats order like their bits."""
     lanes = lanes_of(vector)
     bits = T.bitwise_and(T.reinterpret(f"int32x{lanes}", vector), splat(T.int32(0x7FFFFFFF), lanes))
     return T.reinterpret("float32", T.call_llvm_pure_intrin("int32", "llvm.vector.reduce.smax", bits))
 
 
-def exp(value: Any) -> Any:
-    """e to the power of each fp32 lane, to 2 units in the last place, without a call.
+def exp(value: Expr) -> Expr:
+    """The exponential of each fp32 lane, to 2 units in the last place, without a call.
 
     ``2 ** n * p(r)`` with ``n = round(x log2 e)`` and the Cephes polynomial for ``e ** r``, ``|r| <= ln 2 / 2``;
     clamped to the normal range.
     """
     lanes = lanes_of(value)
 
-    def constant(number: float) -> Any:
+    def constant(number: float) -> Expr:
         return splat(T.float32(number), lanes)
 
     x = T.bind(T.max(T.min(value, constant(88.3)), constant(-87.3)))
@@ -119,15 +123,14 @@ def exp(value: Any) -> Any:
     return p * T.reinterpret("float32" if lanes == 1 else f"float32x{lanes}", exponent)
 
 
-def sin_cos(angle: Any) -> tuple[Any, Any]:
+def sin_cos(angle: Expr) -> tuple[Expr, Expr]:
     """Sine and cosine of each fp32 lane, to 2 units in the last place of 1 for ``|angle| < 1e5``, without a call.
 
-    The angle less its nearest multiple of pi / 2, which is taken away in three parts (Cody and Waite), in the Cephes
-    polynomials.
+    The nearest multiple of pi / 2 is subtracted in three parts (Cody and Waite); the Cephes polynomials take the rest.
     """
     lanes = lanes_of(angle)
 
-    def constant(number: float) -> Any:
+    def constant(number: float) -> Expr:
         return splat(T.float32(number), lanes)
 
     n = T.bind(T.nearbyint(angle * constant(2 / math.pi)))
@@ -152,14 +155,14 @@ def sin_cos(angle: Any) -> tuple[Any, Any]:
         + constant(1.0)
     )
 
-    def odd(number: Any) -> Any:
+    def odd(number: Expr) -> Expr:
         return T.bind(number - constant(2.0) * T.floor(number * constant(0.5)))
 
-    def turned(quadrant: Any) -> Any:
-        """1 or -1: the sine's sign in a quadrant."""
+    def sign(quadrant: Expr) -> Expr:
+        """The sine's sign in a quadrant, 1 or -1."""
         return constant(1.0) - constant(2.0) * odd(T.bind(T.floor(quadrant * constant(0.5))))
 
     swapped, kept = odd(n), T.bind(constant(1.0) - odd(n))
-    s = (sine * kept + cosine * swapped) * turned(n)
-    c = (cosine * kept + sine * swapped) * turned(n + constant(1.0))
+    s = (sine * kept + cosine * swapped) * sign(n)
+    c = (cosine * kept + sine * swapped) * sign(n + constant(1.0))
     return T.bind(s), T.bind(c)

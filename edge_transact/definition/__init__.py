@@ -1,8 +1,7 @@
-"""The MLC-LLM model definition: rendered from ``templates/``, and loaded back to be compiled.
+"""The MLC-LLM model definition: rendered from ``templates/``, then loaded and compiled.
 
-What is compiled is the emitted file itself. It reads the widths from a config.json, like MLC's own definitions, and
-a layer with ``k`` times as many KV heads as the cache's layers becomes ``k`` *virtual KV layers* (see
-`widths.WidthPlan`).
+The emitted file itself is compiled. It reads the widths from a config.json, like MLC's own definitions. A layer with
+``k`` times as many KV heads as a layer of the cache becomes ``k`` virtual KV layers (see `widths.WidthPlan`).
 """
 
 from edge_transact.definition.emit import MODEL_TYPE, load, render

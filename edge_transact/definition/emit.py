@@ -1,13 +1,13 @@
-"""Rendering the definition's files for a plan, and loading the model file back."""
+"""Renders the definition's files for a plan, and loads the model file."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from edge_transact.artifacts.templates import template
 from edge_transact.definition.loaded import Definition
@@ -23,7 +23,7 @@ FILES = (MODEL_FILE, "edge_llama_loader.py", "edge_llama_register.py", "__init__
 
 @dataclass(frozen=True)
 class _Run:
-    """Neighbouring layers of the same widths, a row of the emitted table."""
+    """Consecutive layers with the same widths: one row of the emitted table."""
 
     layers: str
     widths: LayerWidths
@@ -33,10 +33,10 @@ def render(plan: WidthPlan) -> dict[str, str]:
     """The definition's files.
 
     Args:
-        plan: The widths, which the model file shows in a table; all layers have one head dim.
+        plan: The widths. The model file shows them in a table, and has the plan's virtual heads and cache head dim.
 
     Returns:
-        File name to text: the model, the loader and the registration, as a package.
+        File name to text of a package: the model, the loader and the registration.
     """
     context = {"plan": plan, "runs": _runs(plan), "model_type": MODEL_TYPE}
     return {name: template(f"{name}.j2").render(context) for name in FILES}
@@ -51,16 +51,16 @@ def _runs(plan: WidthPlan) -> list[_Run]:
     return runs
 
 
-def load(directory: Path, config: dict[str, Any]) -> Definition:
-    """The emitted model file as a module, with a configuration.
+def load(directory: Path, config: Mapping[str, object]) -> Definition:
+    """Loads the emitted model file as a module, and a configuration for it.
 
     Args:
-        directory: Holds ``edge_llama_model.py``. The file is executed: it must be one that `render` made.
+        directory: The directory of ``edge_llama_model.py``. The file is executed, so it must come from `render`.
         config: A parsed config.json, with ``context_window_size``, ``prefill_chunk_size`` and ``max_batch_size`` of
             the library to build.
 
     Raises:
-        EdgeTransactError: There is no such file, or the configuration contradicts itself.
+        EdgeTransactError: There is no such file, or the configuration contradicts itself or the file.
     """
     path = directory / MODEL_FILE
     if not path.is_file():
@@ -71,7 +71,7 @@ def load(directory: Path, config: dict[str, Any]) -> Definition:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look up their module
     spec.loader.exec_module(module)
     try:
         return Definition(module, module.EdgeLlamaConfig.from_dict(config))

@@ -1,4 +1,4 @@
-"""What this machine has and lacks, which jobs that leaves possible, and how to get the rest."""
+"""Checks what is installed on this machine, which jobs that allows, and how to install the rest."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ EXAMINERS: tuple[Callable[[], Sequence[Check]], ...] = (
     android.rust,
     android.mlc,
 )
-"""Each looks at one thing and answers with one check or several, in the order in which people read them."""
+"""Functions that examine one thing each and return its checks, in the order in which they are shown."""
 
 
 def examine() -> list[Check]:
-    """Looks at everything, at once: most of it is waiting for other programs. What is missing is no error."""
+    """Runs all examiners at once, since most of them wait for other programs. A missing thing is not an error."""
     with ThreadPoolExecutor(max_workers=len(EXAMINERS)) as pool:
         return list(chain.from_iterable(pool.map(lambda examiner: examiner(), EXAMINERS)))

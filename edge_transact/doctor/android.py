@@ -1,4 +1,4 @@
-"""What a phone and an Android app need: adb, SDK, NDK, JDK, Rust, MLC-LLM. Building a library needs none of it."""
+"""What a phone and an Android app need: adb, SDK, NDK, JDK, Rust, MLC-LLM. Building a library doesn't need them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ NDK_MAJOR = 28
 """The first NDK that aligns segments to 16 KB by default, which Google Play requires."""
 NDK_PACKAGE = "ndk;28.2.13676358"
 JDK_MAJOR = 17
-"""What MLC-LLM's Android documentation asks for."""
+"""The version that MLC-LLM's Android documentation requires."""
 RUST_TARGET = "aarch64-linux-android"
 PINNED_TVM = "837cb9de"
-"""The TVM (mlc-ai/relax) of MLC-LLM 79d603f0, whose formats we follow."""
+"""The revision of TVM (mlc-ai/relax) in MLC-LLM 79d603f0, whose formats our libraries have."""
 
 
 def adb() -> list[Check]:
-    """adb, and the devices that it sees, with the state of each."""
+    """adb, and its devices with their states."""
     version = output_of("adb", "version")
     if version is None:
         looked = "no adb on PATH"
@@ -40,7 +40,7 @@ def adb() -> list[Check]:
     was_running = _server_answers()
     listing = (output_of("adb", "devices", "-l") or "").splitlines()
     if not was_running:
-        # Asking started a server; a diagnosis leaves nothing behind.
+        # `adb devices` started a server: stop it, so that doctor leaves nothing running.
         output_of("adb", "kill-server")
     devices = [line.split() for line in listing if line and not line.startswith(("List of", "*", "adb "))]
     found = ", ".join(f"{words[0]} ({_device_state(words)})" for words in devices) or "adb sees no device"
@@ -79,7 +79,7 @@ def _sdk_directories() -> list[Path]:
 
 
 def sdk() -> list[Check]:
-    """The Android SDK, which Gradle builds the app with."""
+    """The Android SDK, with which Gradle builds the app."""
     for directory in _sdk_directories():
         platforms = sorted(path.name for path in directory.glob("platforms/android-*"))
         if platforms:
@@ -90,7 +90,7 @@ def sdk() -> list[Check]:
 
 
 def ndk() -> list[Check]:
-    """The newest NDK at the places where tools look for it."""
+    """The newest NDK in the places where tools look for it."""
     candidates = [Path(os.environ[name]) for name in NDK_VARIABLES if os.environ.get(name)]
     for directory in _sdk_directories():
         candidates += sorted(directory.glob("ndk/*"), key=_ndk_revision, reverse=True)
@@ -115,12 +115,12 @@ def _ndk_revision(directory: Path) -> tuple[int, ...]:
 
 
 def bench() -> list[Check]:
-    """What links a library for the bench's runner, and the runner, where `edge-transact bench` looks for it."""
+    """The linker that the bench needs, and its runner, where `edge-transact bench` looks for it."""
     linker = find_linker()
     directory = Path(os.environ.get("EDGE_BENCH_RUNNER") or "android_bench/build")
     runner = directory / "edge-bench"
     package = Path(edge_transact.__file__).parent
-    # In a source tree the runner's sources lie beside the package, in a wheel inside it.
+    # The runner's sources are next to the package in a source tree, and inside it in a wheel.
     source = next(path for path in (package.parent / "android_bench", package / "android_bench") if path.exists())
     build = (
         f"cmake -S {source} -B {directory} -DEDGE_TVM_SOURCE=$MLC_LLM_SOURCE_DIR/3rdparty/tvm "
@@ -150,7 +150,7 @@ def jdk() -> list[Check]:
 
 
 def rust() -> list[Check]:
-    """Rust and its Android target, which MLC builds the tokenizers with."""
+    """Rust and its Android target, with which MLC builds the tokenizers."""
     version = output_of("rustc", "--version")
     sysroot = output_of("rustc", "--print", "sysroot")
     if not version or not sysroot:
@@ -173,15 +173,15 @@ def rust() -> list[Check]:
 
 
 def mlc() -> list[Check]:
-    """The MLC-LLM that ``--engine mlc`` would run, and the TVM that it carries where it is a checkout."""
+    """The MLC-LLM that ``--engine mlc`` runs, and, in a checkout, its TVM."""
     try:
         checkout = find()
     except EdgeTransactError as error:
         return [Check(name, False, error.message, GET) for name in ("mlc", "mlc-tvm")]
-    known = "a known pair" if checkout.is_known else f"not a known pair, which is {KNOWN_PAIR}"
+    known = "a known pair" if checkout.is_known else f"not a known pair; {KNOWN_PAIR} is"
     source, tvm = checkout.where, checkout.where / "3rdparty" / "tvm"
     if not os.environ.get("MLC_LLM_SOURCE_DIR"):
-        tvm_check = Check("mlc-tvm", False, f"no sources with the installed {source}", GET)
+        tvm_check = Check("mlc-tvm", False, f"the installed {source} has no sources", GET)
     elif not (tvm / "include" / "tvm").is_dir():
         fix = f"git -C {source} submodule update --init --recursive"
         tvm_check = Check("mlc-tvm", False, f"{tvm} is empty", fix)

@@ -1,4 +1,4 @@
-"""One thing that was looked for, and the way in which other programs are asked."""
+"""The result of one check, and how other programs are called."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked for.
+    """The result of one check.
 
     Attributes:
-        name: What, in a word; `jobs.JOBS` refers to it.
-        ok: It is there and recent enough.
-        found: What was found, with its version and place; where nothing was, where it was looked for.
-        fix: The exact way to get it; empty when `ok`.
+        name: Name of the thing, which `jobs.JOBS` refers to.
+        ok: Whether it is installed and recent enough.
+        found: Its version and place, or where it was looked for.
+        fix: How exactly to get it; empty if `ok`.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Check:
 
 
 def output_of(*command: str, timeout_s: float = 20.0) -> str | None:
-    """What a program prints on stdout and stderr, or `None` where it is missing, fails, or does not answer in time."""
+    """The output of a program on stdout and stderr, or `None` if it is missing, fails, or exceeds the timeout."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout_s

@@ -1,4 +1,4 @@
-"""What people want to do here, and which checks each of these jobs cannot do without."""
+"""The jobs that users have, and the checks that each of them needs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ APP = ("sdk", "ndk", "jdk", "rust", "rust-target", "cmake", "mlc", "mlc-tvm")
 
 @dataclass(frozen=True)
 class Job:
-    """One thing to do.
+    """A job.
 
     Attributes:
-        does: What it is, as in "doctor --for NAME: can this machine ...".
+        does: What it does: it completes "This machine can ...".
         needs: Names of the checks that must be ok.
     """
 
@@ -41,5 +41,5 @@ JOBS: dict[str, Job] = {
 
 
 def needed_for(check: str) -> list[str]:
-    """The jobs that need that check."""
+    """The names of the jobs that need a check."""
     return [name for name, job in JOBS.items() if check in job.needs]

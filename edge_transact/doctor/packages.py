@@ -1,4 +1,4 @@
-"""The Python packages: those that edge-transact itself says it needs, at the versions that it asks for."""
+"""The Python packages that edge-transact requires, and their versions."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ _SOURCE_TREE = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
 
 def _requirements() -> tuple[list[Requirement], dict[str, list[Requirement]]]:
-    """What is required always, and by each extra; in a source tree from its pyproject.toml, else as installed."""
+    """The requirements of the package and of each extra, from pyproject.toml in a source tree, else from metadata."""
     if _SOURCE_TREE.is_file():
         project = tomllib.loads(_SOURCE_TREE.read_text())["project"]
         extras = project.get("optional-dependencies", {})
         return list(map(Requirement, project["dependencies"])), {
             name: list(map(Requirement, lines)) for name, lines in extras.items()
         }
-    always, extras = [], {}
+    always: list[Requirement] = []
+    extras = {}
     for requirement in map(Requirement, metadata.requires(DISTRIBUTION) or ()):
         names = [
             extra
@@ -40,7 +41,7 @@ def _requirements() -> tuple[list[Requirement], dict[str, list[Requirement]]]:
 
 
 def _expanded(extras: Mapping[str, Sequence[Requirement]], name: str) -> Iterator[Requirement]:
-    """What an extra requires, other extras of ours that it names included."""
+    """The requirements of an extra, including those of our other extras that it names."""
     for requirement in extras[name]:
         if requirement.name == DISTRIBUTION:
             for other in sorted(requirement.extras):
@@ -50,7 +51,7 @@ def _expanded(extras: Mapping[str, Sequence[Requirement]], name: str) -> Iterato
 
 
 def _state(requirements: Iterable[Requirement]) -> tuple[bool, str]:
-    """Whether all are installed at a version that will do, and one ``name version`` each."""
+    """Whether all are installed in a suitable version, and a list of names with versions."""
     parts, ok = [], True
     for requirement in requirements:
         try:
@@ -66,7 +67,7 @@ def _state(requirements: Iterable[Requirement]) -> tuple[bool, str]:
 
 
 def install_command(package: str) -> str | None:
-    """How to install a package that an extra brings; `None` where none does."""
+    """The command that installs a package with one of our extras; `None` if none has it."""
     for name, requirements in _requirements()[1].items():
         if needed_for(name) and package in (requirement.name for requirement in requirements):
             return f"python -m pip install '{DISTRIBUTION}[{name}]'"
@@ -74,13 +75,13 @@ def install_command(package: str) -> str | None:
 
 
 def packages() -> list[Check]:
-    """Those without which nothing works."""
+    """The packages that every job needs."""
     ok, found = _state(_requirements()[0])
     return [Check("packages", ok, found, "" if ok else f"python -m pip install --upgrade {DISTRIBUTION}")]
 
 
 def extras() -> list[Check]:
-    """Those that one job needs, by the name of the extra that installs them."""
+    """The packages of each extra that a job needs."""
     checks = []
     extras = _requirements()[1]
     for name in extras:

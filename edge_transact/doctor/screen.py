@@ -1,4 +1,4 @@
-"""The checks as people read them, in 80 columns."""
+"""Prints the checks, in 80 columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MARGIN = 16
 
 
 def print_checks(checks: Iterable[Check]) -> None:
-    """A line a check, and for what is missing: what needs it, and how to get it."""
+    """Prints one line per check, and for missing things which jobs need them and how to get them."""
     console = Console(highlight=False)
     for check in checks:
         table = Table.grid(padding=(0, 1))
@@ -26,13 +26,13 @@ def print_checks(checks: Iterable[Check]) -> None:
         console.print(table)
         if not check.ok:
             jobs = ", ".join(needed_for(check.name))
-            # Never wrapped by us, so that the fix can be copied.
+            # Not wrapped, so that the fix can be copied.
             console.print(Text(" " * _MARGIN + f"needed for: {jobs}", style="dim"), soft_wrap=True)
             console.print(Text(" " * _MARGIN + check.fix, style="cyan"), soft_wrap=True)
 
 
 def print_jobs(missing: Mapping[str, Sequence[str]]) -> None:
-    """Which jobs can be done here, and what the others lack."""
+    """Prints which jobs this machine can do, and what the others need."""
     console = Console(highlight=False)
     table = Table.grid(padding=(0, 1))
     table.add_column(width=2)

@@ -1,4 +1,4 @@
-"""The machine: Python, what tvm can generate code for, the C compiler, disk and memory, the model hub."""
+"""The machine: Python, TVM's code generators, the C compiler, disk and memory, the model hub."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from edge_transact.system import memory
 
 PYTHON = (3, 11)
 DEMO_MEMORY_GIB = 6
-"""The most that the demo may take; a 1.3 B model's build streams its weights and takes less than its checkpoint."""
+"""The most memory that the demo takes."""
 DEMO_DISK_GIB = 4
-"""Packages, the demo's checkpoints and its libraries."""
+"""Disk space for packages, and for the demo's checkpoints and libraries."""
 
-# In a process of its own: a broken installation is then a finding and not the end of doctor.
+# It runs in another process, so that doctor can report a broken installation.
 _TVM_PROBE = """
 import json, tvm, tvm_ffi
 found = lambda name: tvm_ffi.get_global_func(name, allow_missing=True)
@@ -33,7 +33,7 @@ print(json.dumps({
 
 
 def python() -> list[Check]:
-    """The interpreter that runs this."""
+    """The running interpreter."""
     ok = sys.version_info >= PYTHON
     wanted = ".".join(map(str, PYTHON))
     found = f"{platform.python_version()} at {sys.executable}"
@@ -41,7 +41,7 @@ def python() -> list[Check]:
 
 
 def tvm_targets() -> list[Check]:
-    """The code that tvm can generate here; all of it comes with the wheel, no SDK is needed."""
+    """The targets that TVM can generate code for. They all come with the wheel and need no SDK."""
     answer = output_of(sys.executable, "-c", _TVM_PROBE, timeout_s=120)
     try:
         probe = json.loads((answer or "").splitlines()[-1])
@@ -73,7 +73,7 @@ def compiler() -> list[Check]:
 
 
 def resources() -> list[Check]:
-    """Memory of this machine, and room in the working directory."""
+    """Memory of this machine, and free space in the working directory."""
     total = memory.total_bytes() / 2**30
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     memory_ok, disk_ok = total >= DEMO_MEMORY_GIB, free >= DEMO_DISK_GIB
@@ -94,7 +94,7 @@ def resources() -> list[Check]:
 
 
 def hub() -> list[Check]:
-    """Whether the model hub answers, by the settings of huggingface_hub itself."""
+    """Whether the model hub answers, with huggingface_hub's own settings."""
     from huggingface_hub import constants, get_token
     from huggingface_hub.utils import get_session
 
@@ -103,14 +103,14 @@ def hub() -> list[Check]:
         return [Check("hub", False, f"HF_HUB_OFFLINE is set; {token}", "unset HF_HUB_OFFLINE")]
     try:
         get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception as error:  # of whatever HTTP library this version of huggingface_hub uses
+    except Exception as error:  # its class depends on the HTTP library of this version of huggingface_hub
         found = f"{constants.ENDPOINT} does not answer ({type(error).__name__}); {token}"
         return [Check("hub", False, found, "check the network and HTTPS_PROXY, or set HF_ENDPOINT to a mirror")]
     return [Check("hub", True, f"{constants.ENDPOINT} answers; {token}")]
 
 
 def install_command(package: str) -> str:
-    """How to install a system package here."""
+    """The command that installs a system package here."""
     for manager, command in (
         ("apt-get", "sudo apt-get install"),
         ("dnf", "sudo dnf install"),

@@ -1,4 +1,4 @@
-"""How good a model still is."""
+"""The quality of a model: perplexity and tasks."""
 
 from edge_transact.evaluate.perplexity import PerplexityResult, perplexity
 

@@ -1,23 +1,36 @@
-"""Perplexity and tasks of checkpoints, through transformers, and of DISTs, through their host libraries."""
+"""Perplexity and tasks of checkpoints in transformers, and of DISTs in their host libraries."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.evaluate.perplexity import PerplexityResult, perplexity
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from edge_transact.evaluate.tasks import Scores, Tasks
     from edge_transact.runtime.host import HostModel
 
 logger = logging.getLogger(__name__)
+
+
+class Evaluation(TypedDict):
+    """The object that ``eval --json`` prints for a model: its `PerplexityResult`, and its scores by task."""
+
+    model: str
+    text: str
+    perplexity: float
+    tokens: int
+    windows: int
+    window: int
+    text_tokens: int
+    text_sha256: str
+    tasks: Scores
 
 
 def evaluate_models(
@@ -27,15 +40,15 @@ def evaluate_models(
     window: int = 512,
     max_windows: int | None = None,
     tasks: Tasks | None = None,
-) -> list[dict[str, Any]]:
-    """What ``eval --json`` prints for each of `models`, each a MODEL or a DIST.
+) -> list[Evaluation]:
+    """Evaluates models. Returns the objects that ``eval --json`` prints, one per model.
 
     Args:
-        models: At least one.
+        models: MODELs or DISTs, at least one.
         text: A TEXT.
         window: Tokens of a window.
-        max_windows: The first so many windows only.
-        tasks: Also score these.
+        max_windows: The most windows; the first ones are used.
+        tasks: Tasks to score, too.
 
     Raises:
         EdgeTransactError: A model or the text can't be read, or the text is shorter than a window.
@@ -43,33 +56,45 @@ def evaluate_models(
     from edge_transact.inputs import read_text
 
     document = read_text(text, "evaluation")
-    results = []
+    results: list[Evaluation] = []
     for name in models:
         logger.info(f"{name} on {text}")
         model, tokenizer = _load(name)
-        result = asdict(_perplexity(model, tokenizer, document, window, max_windows))
+        result = _perplexity(model, tokenizer, document, window, max_windows)
         scores: Scores = {}
         if tasks:
             logger.info(f"{name} on tasks")
             scores = tasks.scores(model, tokenizer)
-        results.append({"model": name, "text": text, **result, "tasks": scores})
+        results.append(
+            Evaluation(
+                model=name,
+                text=text,
+                perplexity=result.perplexity,
+                tokens=result.tokens,
+                windows=result.windows,
+                window=result.window,
+                text_tokens=result.text_tokens,
+                text_sha256=result.text_sha256,
+                tasks=scores,
+            )
+        )
     return results
 
 
 def evaluate_model(model: str, document: str, *, window: int = 512, max_windows: int | None = None) -> PerplexityResult:
-    """Perplexity of a MODEL, computed in float32, or of a DIST, computed as its host library does.
+    """The perplexity of a MODEL in float32, or of a DIST in the dtype of its host library.
 
     Args:
         model: The MODEL or DIST.
         document: The text itself.
-        window: As in `perplexity`.
-        max_windows: As in `perplexity`.
+        window: Tokens of a window.
+        max_windows: The most windows; the first ones are used.
     """
     return _perplexity(*_load(model), document, window, max_windows)
 
 
-def _load(model: str) -> tuple[PreTrainedModel | HostModel, Any]:
-    """A MODEL's network or a DIST's host library, and its tokenizer."""
+def _load(model: str) -> tuple[PreTrainedModel | HostModel, PreTrainedTokenizerBase]:
+    """The network of a MODEL or the host library of a DIST, and its tokenizer."""
     from edge_transact.runtime.text import TextCodec
 
     directory = Path(model)
@@ -90,7 +115,11 @@ def _load(model: str) -> tuple[PreTrainedModel | HostModel, Any]:
 
 
 def _perplexity(
-    model: PreTrainedModel | HostModel, tokenizer: Any, document: str, window: int, max_windows: int | None
+    model: PreTrainedModel | HostModel,
+    tokenizer: PreTrainedTokenizerBase,
+    document: str,
+    window: int,
+    max_windows: int | None,
 ) -> PerplexityResult:
     from edge_transact.runtime.host import HostModel
 

@@ -1,7 +1,7 @@
-"""Perplexity, defined once so that figures compare.
+"""Perplexity, defined once so that figures are comparable.
 
-A text is tokenized once, with whatever special tokens the tokenizer adds by default, and cut into windows of equal
-length that do not overlap; a remainder is left out. Every window is one forward pass without any context before it. The
+A text is tokenized once, with the special tokens that the tokenizer adds by default, and cut into windows of equal
+length that don't overlap; the remainder is dropped. Every window is one forward pass without previous context. The
 perplexity is the exponential of the mean negative log-likelihood of tokens 2..n of all windows, in fp32.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edge_transact.artifacts.digests import text_digest
 from edge_transact.errors import EdgeTransactError
@@ -19,22 +19,23 @@ from edge_transact.progress import track
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from transformers import PreTrainedTokenizerBase
 
 LogitsFunction = Callable[[Sequence[int]], "np.ndarray | torch.Tensor"]
-"""From the token ids of a window to its logits, ``[window, vocab_size]``; nothing is remembered between calls."""
+"""Maps the token ids of a window to its logits, ``[window, vocab_size]``, independently of earlier calls."""
 
 
 @dataclass(frozen=True)
 class PerplexityResult:
-    """One model on one text.
+    """The result of one model on one text.
 
     Attributes:
         perplexity: exp(mean negative log-likelihood, natural logarithm).
-        tokens: Tokens of all windows together; each window's first isn't predicted.
-        windows: How many windows were evaluated.
+        tokens: Tokens of all windows, including the first of each, which isn't predicted.
+        windows: Number of evaluated windows.
         window: Tokens of a window.
         text_tokens: Tokens of the whole text.
-        text_sha256: Of the text's UTF-8 bytes, so that figures on different texts aren't compared.
+        text_sha256: sha256 of the text's UTF-8 bytes, so that nobody compares figures on different texts.
     """
 
     perplexity: float
@@ -46,20 +47,20 @@ class PerplexityResult:
 
 
 def windows_of(token_ids: Sequence[int], window: int, max_windows: int | None = None) -> list[Sequence[int]]:
-    """The windows of `token_ids`: consecutive, not overlapping, all `window` tokens long.
+    """Splits `token_ids` into consecutive windows of `window` tokens that don't overlap.
 
     Raises:
-        EdgeTransactError: `window` is below 2, `max_windows` below 1, or the text is shorter than a window.
+        EdgeTransactError: `window` is below 2, `max_windows` is below 1, or the text is shorter than a window.
     """
     if window < 2:
-        raise EdgeTransactError(f"a window of {window} predicts nothing", fix="Give --window 2 or more.")
+        raise EdgeTransactError(f"a window of {window} predicts nothing", fix="Use --window 2 or more.")
     if max_windows is not None and max_windows < 1:
-        raise EdgeTransactError(f"{max_windows} windows", fix="Give --max-windows 1 or more.")
+        raise EdgeTransactError(f"{max_windows} windows", fix="Use --max-windows 1 or more.")
     count = len(token_ids) // window
     if not count:
         raise EdgeTransactError(
             f"the text has {len(token_ids)} tokens, fewer than a window of {window}",
-            fix=f"Give a longer text, or --window {len(token_ids)} or less.",
+            fix=f"Use a longer text, or --window {len(token_ids)} or less.",
         )
     count = min(count, max_windows or count)
     return [token_ids[index * window : (index + 1) * window] for index in range(count)]
@@ -67,28 +68,27 @@ def windows_of(token_ids: Sequence[int], window: int, max_windows: int | None = 
 
 def perplexity(
     model: torch.nn.Module | LogitsFunction,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     text: str,
     *,
     window: int = 512,
     max_windows: int | None = None,
 ) -> PerplexityResult:
-    """The perplexity of a model on a text, as the module's docstring defines it.
+    """The perplexity of a model on a text, as defined in the module's docstring.
 
     Args:
-        model: A causal language model of transformers, in any dtype, or a `LogitsFunction`, such as the host library
-            of a DIST.
+        model: A causal language model of transformers in any dtype, or a `LogitsFunction` such as a host library.
         tokenizer: transformers' tokenizer of that model.
         text: One string; `edge_transact.inputs.read_text` joins documents.
         window: Tokens of a window.
-        max_windows: The first so many windows only.
+        max_windows: The most windows; the first ones are used.
 
     Raises:
-        EdgeTransactError: As `windows_of`, or `model` predicts nothing finite.
+        EdgeTransactError: See `windows_of`; or the model's log-likelihood isn't finite.
     """
     import torch
 
-    # `verbose`: no warning that the text is longer than the model's context; it is cut into windows.
+    # `verbose=False`: no warning that the text is longer than the model's context, since it is cut into windows.
     token_ids = tokenizer(text, verbose=False)["input_ids"]
     windows = windows_of(token_ids, window, max_windows)
     logits_function = _logits_of(model) if isinstance(model, torch.nn.Module) else model
@@ -121,7 +121,7 @@ def _logits_of(model: torch.nn.Module) -> LogitsFunction:
 
 
 def _negative_log_likelihood(logits_function: LogitsFunction, windows: Iterable[Sequence[int]]) -> float:
-    """The sum over tokens 2..n of every window; fp32 within a window, fp64 over windows."""
+    """The sum over tokens 2..n of every window, in fp32 within a window and in fp64 over windows."""
     import torch
 
     total = 0.0

@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness: its own and those of the user, on checkpoints and on host libraries."""
+"""Tasks of lm-evaluation-harness and of the user, on checkpoints and on host libraries."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from collections.abc import Sequence
 from numbers import Real
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edge_transact.errors import EdgeTransactError, closest
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
     from edge_transact.runtime.host import HostModel
 
 logger = logging.getLogger(__name__)
 
 Scores = dict[str, dict[str, float]]
-"""Task to metric to value. A metric is named as lm-eval does: ``acc``, ``acc_stderr``, ``exact_match,strict-match``."""
+"""Task to metric to value. Metrics have lm-eval's names: ``acc``, ``acc_stderr``, ``exact_match,strict-match``."""
 
 
 class Tasks:
     """Tasks with their data, loaded once for any number of models.
 
     Args:
-        names: Of tasks, groups and tags.
-        include_path: A directory of the user's own tasks, in YAML files.
-        limit: Only the first so many questions of each task.
+        names: Names of tasks, groups and tags.
+        include_path: A directory with the user's own tasks, in YAML files.
+        limit: The most questions of each task; the first ones are used.
 
     Raises:
-        EdgeTransactError: lm-eval isn't installed, it doesn't know a name, or a task or its data can't be loaded.
+        EdgeTransactError: lm-eval isn't installed or doesn't know a name, or a task or its data can't be loaded.
     """
 
     def __init__(self, names: Sequence[str], *, include_path: Path | None = None, limit: int | None = None) -> None:
@@ -45,7 +45,8 @@ class Tasks:
             ) from error
         if include_path and not include_path.is_dir():
             raise EdgeTransactError(
-                f"{include_path} is no directory", fix="Give --include-path the directory of your tasks' YAML files."
+                f"{include_path} is not a directory",
+                fix="Set --include-path to the directory of your tasks' YAML files.",
             )
         logger.info(f"tasks {', '.join(names)}")
         manager = TaskManager(include_path=include_path)
@@ -58,7 +59,7 @@ class Tasks:
                 )
         try:
             loaded = manager.load(list(names))
-        except Exception as error:  # whatever a YAML file, a loading script or a data set's host can do
+        except Exception as error:  # YAML files, loading scripts and a data set's host can raise anything
             raise EdgeTransactError(
                 f"the tasks can't be loaded: {type(error).__name__}: {error}",
                 fix="Check their YAML files, and whether their data sets can be reached.",
@@ -66,11 +67,11 @@ class Tasks:
         self._tasks = [*loaded["groups"].values(), *loaded["tasks"].values()]
         self._limit = limit
 
-    def scores(self, model: PreTrainedModel | HostModel, tokenizer: Any) -> Scores:
-        """What a model scores, without chat template, each task with as many examples in its prompt as it says itself.
+    def scores(self, model: PreTrainedModel | HostModel, tokenizer: PreTrainedTokenizerBase) -> Scores:
+        """A model's scores, without chat template and with each task's own number of examples in the prompt.
 
         Args:
-            model: Of transformers, or a host library.
+            model: A model of transformers, or a host library.
             tokenizer: transformers' tokenizer of that model.
         """
         from lm_eval import simple_evaluate
@@ -78,11 +79,11 @@ class Tasks:
 
         from edge_transact.runtime.host import HostModel
 
-        network: Any = LibraryNetwork(model) if isinstance(model, HostModel) else model
+        network = LibraryNetwork(model) if isinstance(model, HostModel) else model
         context = model.context_window_size if isinstance(model, HostModel) else None
         theirs = logging.getLogger(HFLM.__module__)
-        theirs.setLevel(logging.ERROR)  # it warns of a model that is loaded already
-        # One text at a time: a library takes no more, and nothing is padded.
+        theirs.setLevel(logging.ERROR)  # it warns that the model is loaded already
+        # Batches of one text: a library takes no more, and nothing is padded.
         wrapped = HFLM(network, backend="causal", tokenizer=tokenizer, max_length=context, batch_size=1)
         theirs.setLevel(logging.NOTSET)
         results = simple_evaluate(wrapped, tasks=self._tasks, limit=self._limit, log_samples=False)
@@ -90,7 +91,7 @@ class Tasks:
             task: {
                 key.removesuffix(",none"): float(value)
                 for key, value in metrics.items()
-                # Beside metrics there are names and counts; a standard error of one answer is no number.
+                # There are names and counts, too; and the standard error of a single answer isn't a number.
                 if "," in key and isinstance(value, Real) and math.isfinite(value)
             }
             for task, metrics in results["results"].items()
@@ -98,7 +99,7 @@ class Tasks:
 
 
 class LibraryNetwork:
-    """A host library with as much of a transformers model as `HFLM` calls, for one text at a time."""
+    """A host library with the parts of a transformers model that `HFLM` calls, for one text at a time."""
 
     config = None
 
@@ -109,7 +110,7 @@ class LibraryNetwork:
         self.device = torch.device("cpu")
 
     def __call__(self, ids: torch.Tensor) -> SimpleNamespace:
-        """``logits``, float32 ``[1, n, vocab_size]``, of token ids ``[1, n]``."""
+        """Returns ``logits``, float32 ``[1, n, vocab_size]``, for token ids ``[1, n]``."""
         import torch
 
         return SimpleNamespace(logits=torch.from_numpy(self._library.window_logits(ids[0].tolist()))[None])
@@ -119,16 +120,16 @@ class LibraryNetwork:
         input_ids: torch.Tensor,
         *,
         max_length: int,
-        stopping_criteria: Any,
+        stopping_criteria: StoppingCriteriaList,
         do_sample: bool = False,
-        **_: Any,
+        **_: object,
     ) -> torch.Tensor:
-        """The prompt's ids ``[1, n]`` and what the library adds, up to `max_length` ids in all."""
+        """Returns the prompt's ids ``[1, n]`` and the generated ones, at most `max_length` ids."""
         import torch
 
         if do_sample:
             raise EdgeTransactError(
-                "the task samples its answers, and a DIST takes the likeliest token",
+                "the task samples its answers, but a DIST takes the likeliest token",
                 fix="Set do_sample: false in the task's generation_kwargs, or evaluate the checkpoint.",
             )
         ids = input_ids

@@ -1,1 +1,1 @@
-"""The Hugging Face hub: models and data sets from it, checkpoints to it."""
+"""The Hugging Face hub: downloads of models and data sets, uploads of checkpoints."""

@@ -1,4 +1,4 @@
-"""Downloads through huggingface_hub, so HF_ENDPOINT, HF_HUB_OFFLINE, tokens and its cache mean what they mean there."""
+"""Downloads through huggingface_hub, so that HF_ENDPOINT, HF_HUB_OFFLINE, tokens and its cache work as usual."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?"
 
 
 def download(hub_id: str, kind: Literal["model", "dataset"], patterns: Sequence[str], fix: str) -> Path:
-    """A snapshot of a hub repository.
+    """Downloads a snapshot of a hub repository.
 
     Args:
-        hub_id: What `HUB_ID` matches.
-        kind: Which kind of repository.
-        patterns: Globs of the files wanted.
-        fix: What else could be given instead, for the errors.
+        hub_id: A string that `HUB_ID` matches.
+        kind: The kind of repository.
+        patterns: Globs of the files to download.
+        fix: What the user can name instead, for the errors.
+
+    Returns:
+        The snapshot's directory in the hub's cache.
 
     Raises:
         EdgeTransactError: The hub has no such repository or revision or can't be reached, or the repository is gated.
@@ -52,7 +55,7 @@ def download(hub_id: str, kind: Literal["model", "dataset"], patterns: Sequence[
         raise EdgeTransactError(f"{repository} is gated", fix=_gated_fix(repository)) from error
     except RevisionNotFoundError as error:
         raise EdgeTransactError(
-            f"{repository} has no revision {revision!r}", fix=f"Give a branch, a tag or a commit: {repository}@main."
+            f"{repository} has no revision {revision!r}", fix=f"Name a branch, a tag or a commit: {repository}@main."
         ) from error
     except RepositoryNotFoundError as error:
         raise EdgeTransactError(
@@ -76,11 +79,11 @@ def download(hub_id: str, kind: Literal["model", "dataset"], patterns: Sequence[
 
 
 def refused(error: Exception) -> EdgeTransactError | None:
-    """The hub's refusal of a token, where `error` is one."""
+    """The error to show if `error` is the hub's refusal of the token, otherwise `None`."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status == 401:
         return EdgeTransactError(
-            "the hub does not accept the token", fix="Log in again: hf auth login. Or set HF_TOKEN."
+            "the hub does not accept the token", fix="Log in again with hf auth login, or set HF_TOKEN."
         )
     if status == 403:
         return EdgeTransactError(

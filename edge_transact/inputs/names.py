@@ -1,4 +1,4 @@
-"""What MODEL and TEXT names share: suggestions for nearly right ones, and the packages behind demo names."""
+"""Names of models and texts: suggestions for misspelt ones, and the packages behind demo names."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ from edge_transact.errors import EdgeTransactError
 
 
 def suggestion(name: str, demos: Iterable[str]) -> str:
-    """``Did you mean ...?`` with the nearest of the demo names and the files beside `name`, or nothing."""
+    """``Did you mean ...?`` with the closest demo name or file in the same directory, or an empty string."""
     parent = Path(name).expanduser().parent
-    beside = parent.iterdir() if parent.is_dir() else ()
-    # `smollm2` means `demo:smollm2`, so demo names count without their prefix, and paths by their last part.
-    candidates = {entry.name: str(parent / entry.name) for entry in beside}
+    siblings = parent.iterdir() if parent.is_dir() else ()
+    # Demo names are compared without their prefix, because `smollm2` means `demo:smollm2`; paths by their last part.
+    candidates = {entry.name: str(parent / entry.name) for entry in siblings}
     candidates |= {demo.removeprefix("demo:"): demo for demo in demos}
     close = difflib.get_close_matches(Path(name.removeprefix("demo:")).name, candidates, n=1, cutoff=0.6)
     return f"Did you mean {candidates[close[0]]}?" if close else ""
 
 
 def package_directory(package: str, name: str) -> Path:
-    """Where the package that `name` stands for is installed; found without importing it.
+    """The directory of an installed package, without importing it.
+
+    Args:
+        package: The package.
+        name: The demo name that needs it, for the error.
 
     Raises:
-        EdgeTransactError: It isn't installed.
+        EdgeTransactError: The package isn't installed.
     """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:

@@ -1,6 +1,6 @@
-"""TEXT, wherever a command takes one: files, directories, hub data sets and ``demo:sotu`` become one string.
+"""TEXT: files, directories, hub data sets and ``demo:sotu`` become documents.
 
-Documents in file-name order are joined by a blank line, and HTML is stripped, so that perplexities compare.
+Documents are in file-name order and joined by a blank line, and HTML is stripped, so that perplexities are comparable.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ Purpose = Literal["calibration", "evaluation"]
 
 DEMO_TEXTS = {"demo:sotu": "speeches on the State of the Union"}
 SOTU_YEARS: dict[Purpose, range] = {"calibration": range(1900, 2000), "evaluation": range(2000, 10000)}
-"""The speeches read for each purpose: what is measured on was never pruned or trained with."""
+"""The years of the speeches for each purpose, which don't overlap."""
 
 SUFFIXES = (".txt", ".md", ".html", ".htm", ".jsonl", ".parquet")
 SPLITS: dict[Purpose, tuple[str, ...]] = {"calibration": ("train",), "evaluation": ("test", "validation", "valid")}
-"""Which of a hub data set's files serve a purpose: the first word here that any file's path has, else all."""
+"""Which files of a hub data set serve a purpose: those with the first of these words that any path has, else all."""
 
 DOCUMENT_SEPARATOR = "\n\n"
 
 
 def read_text(text: str, purpose: Purpose) -> str:
-    """The whole of a TEXT: its `read_documents`, joined."""
+    """All documents of a TEXT, joined."""
     return DOCUMENT_SEPARATOR.join(read_documents(text, purpose))
 
 
 def read_documents(text: str, purpose: Purpose) -> list[str]:
-    """The documents of a TEXT that aren't blank: files, or rows of them.
+    """The documents of a TEXT that aren't blank.
 
     Args:
         text: A ``.txt``, ``.md``, ``.html``, ``.jsonl`` or ``.parquet`` file; a directory of these; a hub data set
-            (``org/name``) of these; or ``demo:sotu``. Rows of JSON lines and Parquet are documents: their ``text``
-            column, or their only string column.
-        purpose: Which part is read where a text has parts: ``demo:sotu``'s years, a data set's splits.
+            (``org/name``) of these; or ``demo:sotu``. A document is a file, or a row of JSON lines or Parquet: its
+            ``text`` column, or its only string column.
+        purpose: Selects the years of ``demo:sotu`` and the splits of a data set.
 
     Raises:
-        EdgeTransactError: There is no such text, it can't be read, or it is empty; names the file and the line.
+        EdgeTransactError: There is no such text, it can't be read, or it is empty. The message names file and line.
     """
     documents = [document for document in _documents(text, purpose) if document.strip()]
     if not documents:
-        raise EdgeTransactError(f"{text} holds no text", fix="Give a text that isn't empty.")
+        raise EdgeTransactError(f"{text} holds no text", fix="Name a text that isn't empty.")
     characters = sum(map(len, documents))
     logger.debug(f"{text}, for {purpose}: {len(documents):,} documents of {characters:,} characters")
     return documents
@@ -65,13 +65,13 @@ def _documents(text: str, purpose: Purpose) -> Iterator[str]:
     if path.is_file():
         return _read_files([path])
     if HUB_ID.fullmatch(text) and path.suffix.lower() not in SUFFIXES and not path.parent.is_dir():
-        fix = "Check the name, or give a local file or demo:sotu."
+        fix = "Check the name, or use a local file or demo:sotu."
         directory = download(text, "dataset", [f"*{suffix}" for suffix in SUFFIXES], fix)
         return _read_files(_split(directory, _text_files(directory, text), purpose))
     raise EdgeTransactError(
         f"{text} does not exist",
         fix=suggestion(text, DEMO_TEXTS)
-        or f"Give a {', '.join(SUFFIXES)} file, a directory of them, a hub data set (org/name) or demo:sotu.",
+        or f"Name a {', '.join(SUFFIXES)} file, a directory of them, a hub data set (org/name) or demo:sotu.",
     )
 
 
@@ -87,10 +87,10 @@ def _demo_documents(text: str, purpose: Purpose) -> Iterator[str]:
 
 def _text_files(directory: Path, text: str) -> list[Path]:
     files = sorted(file for file in directory.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    # A data card isn't part of the data set.
+    # The card of a data set isn't part of its text.
     files = [file for file in files if file.name != "README.md"]
     if not files:
-        raise EdgeTransactError(f"{text} has no {', '.join(SUFFIXES)} files", fix="Give a directory that holds some.")
+        raise EdgeTransactError(f"{text} has no {', '.join(SUFFIXES)} files", fix="Name a directory that holds some.")
     return files
 
 
@@ -129,12 +129,12 @@ def _read_jsonl(file: Path) -> Iterator[str]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise EdgeTransactError(f"{where} is not JSON: {error}", fix="Write one object a line.") from error
+                raise EdgeTransactError(f"{where} is not JSON: {error}", fix="Write one object per line.") from error
             if isinstance(row, str):
                 yield row
                 continue
             if not isinstance(row, dict):
-                raise EdgeTransactError(f"{where} is neither an object nor a string", fix="Write one object a line.")
+                raise EdgeTransactError(f"{where} is neither an object nor a string", fix="Write one object per line.")
             strings = [key for key, value in row.items() if isinstance(value, str)]
             yield row[_text_column(strings, list(row), where)]
 
@@ -171,7 +171,7 @@ def _text_column(strings: list[str], columns: list[str], where: str) -> str:
 
 
 class _Stripper(HTMLParser):
-    """Keeps the text of a page: no scripts, styles or head, a line break after each block."""
+    """Collects the text of a page: no scripts, styles or head, and a line break around each block."""
 
     SKIPPED = frozenset({"script", "style", "head", "template", "noscript"})
     INLINE = frozenset(("a", "abbr", "b", "cite", "code", "em", "i", "kbd", "q", "s", "samp", "small", "span"))
@@ -200,7 +200,7 @@ class _Stripper(HTMLParser):
 
 
 def strip_html(page: str) -> str:
-    """The text of an HTML page, one line a block, without blank lines and indentation."""
+    """The text of an HTML page, one line per block, without blank lines and indentation."""
     stripper = _Stripper()
     stripper.feed(page)
     stripper.close()

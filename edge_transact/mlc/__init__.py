@@ -1,1 +1,1 @@
-"""The user's own MLC-LLM, where there is one: ``build --engine mlc``."""
+"""MLC-LLM: its configuration of a model, and the user's installation of it for ``build --engine mlc``."""

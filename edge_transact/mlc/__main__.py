@@ -1,6 +1,6 @@
-"""``python -m edge_transact.mlc DEFINITION COMMAND ...``: a command of MLC-LLM's, with our architecture known to it.
+"""``python -m edge_transact.mlc DEFINITION COMMAND ...``: runs a command of MLC-LLM with our architecture registered.
 
-Runs in a process of its own: MLC and the adapters change TVM for everybody in the process.
+It needs its own process, because MLC and the adapters change TVM for the whole process.
 """
 
 from __future__ import annotations

@@ -1,15 +1,19 @@
-"""What MLC-LLM's Python needs to run on a TVM that is not its own: the adapters of one pair of versions.
+"""Adapters that let MLC-LLM's Python run on another TVM than its own, for one pair of versions.
 
-The pair is MLC-LLM 79d603f0 with apache-tvm 0.26.0. MLC pins a TVM of its own (mlc-ai/relax 837cb9de) that is not on
-PyPI; 0.26.0 is the nearest release, and differs from it in what is adapted here. Nothing of MLC is changed on disk.
-When MLC moves, this file moves with it, and the pair that `checkout` knows.
+The pair is MLC-LLM 79d603f0 with apache-tvm 0.26.0. MLC pins its own TVM (mlc-ai/relax 837cb9de), which isn't on PyPI.
+0.26.0 is the closest release; the adapters cover the differences. Nothing of MLC is changed on disk. A newer MLC needs
+new adapters here and a new pair in `checkout`.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from tvm import relax, tirx
+    from tvm.target import Target
 
 
 def before_import() -> None:
@@ -23,23 +27,23 @@ def before_import() -> None:
 
 
 def after_import() -> None:
-    """Fills in what MLC's Python expects of TVM and of its own C++ library."""
+    """Adds what MLC's Python expects of TVM and of its own C++ library."""
     from mlc_llm.compiler_pass import attach_sampler, lift_global_buffer_alloc
     from mlc_llm.support import auto_device
     from mlc_llm.tokenizers import _ffi_api
     from tvm import ir, tirx
     from tvm.s_tir import dlight
 
-    # The C++ library's only function that building needs.
+    # Building needs only this function of the C++ library.
     _ffi_api.DetectTokenizerInfo = _detect_tokenizer_info
-    # MLC looks for devices from a new interpreter, which has no adapters. This one is always there.
+    # MLC looks for devices in a new interpreter, which has no adapters. The CPU always exists.
     auto_device._RESULT_CACHE["cpu:0"] = True
-    # 0.26 names a variable by `name`, and has buffers as parameters where there was a map from handles to buffers.
+    # In 0.26 a variable has a `name`, and parameters are buffers, where MLC's TVM maps handles to buffers.
     ir.Var.name_hint = property(lambda self: self.name)
     tirx.PrimFunc.buffer_map = property(lambda self: {param: param for param in self.params if _is_buffer(param)})
     lift_global_buffer_alloc.remove_global_buf_alloc = _lift_global_buffers
     attach_sampler.full = _scalar_first(attach_sampler.full)
-    # On a CPU it compiles for minutes a matrix, and the kernels are no faster than without a schedule.
+    # On a CPU it takes minutes to compile each matrix, and its kernels are no faster than without a schedule.
     dlight.cpu.GEMV.apply = lambda self, func, target, tunable: None
     _keep_to_vectors(dlight.gpu.Matmul)
     dlight.gpu.matmul.MetalMatmul.apply = _no_simdgroups
@@ -51,16 +55,17 @@ def _detect_tokenizer_info(directory: str) -> str:
     return json.dumps(tokenizer_info(Path(directory)))
 
 
-def _is_buffer(param: Any) -> bool:
+def _is_buffer(param: tirx.Var) -> bool:
     from tvm import tirx
 
     return isinstance(param.ty, tirx.BufferType)
 
 
 def _keep_to_vectors(matmul: Any) -> None:
-    """dlight's product for Adreno takes widths of which each thread gets a vector; others get its general schedule.
+    """Keeps dlight's matmul schedule for Adreno to widths that give each thread a vector.
 
-    It fails to vectorize a loop of length 1 where it divides by the number of threads and the quotient is odd.
+    It fails on others, because it vectorizes a loop of length 1 if the width per thread is odd. They get dlight's
+    general schedule.
     """
     from tvm import tirx
 
@@ -76,14 +81,14 @@ def _keep_to_vectors(matmul: Any) -> None:
     matmul.sch_outer_reduction = schedule
 
 
-def _no_simdgroups(self: Any, func: Any, target: Any, tunable: bool) -> Any:
+def _no_simdgroups(self: object, func: tirx.PrimFunc, target: Target, tunable: bool) -> NoReturn:
     raise NotImplementedError(
-        "TVM 0.26 crashes when it tensorizes for Metal; dlight goes on to its schedule for any GPU"
+        "TVM 0.26 crashes when it tensorizes for Metal; dlight falls back to its schedule for any GPU"
     )
 
 
-def _scalar_first(full: Any) -> Any:
-    """MLC's kernel that fills a buffer with an int32, as 0.26 calls it: with an int64, and before the buffer."""
+def _scalar_first(full: tirx.PrimFunc) -> tirx.PrimFunc:
+    """MLC's kernel that fills a buffer with an int32, with the arguments of 0.26's call: an int64, then the buffer."""
     from tvm import tirx
 
     buffer, value = full.params
@@ -92,8 +97,8 @@ def _scalar_first(full: Any) -> Any:
     return tirx.PrimFunc([number, buffer], body, ret_type=full.ret_type, attrs=full.attrs)
 
 
-def _lift_global_buffers(func: Any) -> tuple[Any, list[Any]]:
-    """A kernel whose temporaries in global memory are parameters, behind its other buffers; and their types."""
+def _lift_global_buffers(func: tirx.PrimFunc) -> tuple[tirx.PrimFunc, list[relax.TensorType]]:
+    """Makes a kernel's temporaries in global memory parameters, after its other buffers. Returns their types too."""
     from tvm import relax, tirx
 
     root = func.body.block

@@ -1,8 +1,8 @@
-"""What a library asks of the runtime that loads it, compared with what the sources of a TVM offer.
+"""Compares what a library needs of the runtime that loads it with what the sources of a TVM offer.
 
-A library is built by the TVM of PyPI and runs on the one that MLC-LLM carries. Its bytecode, of some version, calls
-``vm.builtin.*`` functions by name, and hands them tags such as the kind of an attention kernel. A function that is
-missing or takes another number of arguments, and a tag that means nothing, fail on the phone.
+A library is built by PyPI's TVM and runs on the TVM in MLC-LLM. Its bytecode, which has a version, calls
+``vm.builtin.*`` functions by name and passes them tags such as the kind of an attention kernel. If a function is
+missing or takes another number of arguments, or if a tag is unknown, the library fails on the phone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tvm
 
 CALLS: dict[str, int | None] = {
     "vm.builtin.alloc_shape_heap": 2,
@@ -31,17 +34,19 @@ CALLS: dict[str, int | None] = {
     "vm.builtin.reshape": 2,
     "vm.builtin.tuple_getitem": 2,
 }
-"""What the libraries of all our targets call, for asking a runtime before anything is built: function to the number of
-its arguments; `None` where it takes as many as come."""
+"""The functions that our libraries for all targets call, so that a runtime can be checked before a build.
+
+Function to its number of arguments; `None` if it takes any number.
+"""
 
 TAGS = frozenset({"global", "tirx"})
-"""The words that they hand over: where memory lies, and that attention kernels are TVM's (``tir`` in older ones)."""
+"""The tags that they pass: the scope of memory, and that attention kernels are TVM's (``tir`` in older versions)."""
 
 BYTECODE = "0.14"
 """The version of their bytecode."""
 
 _MAGIC = (0xD225DE2F4214151E).to_bytes(8, "little")
-"""What bytecode begins with; its version follows."""
+"""The first bytes of bytecode; its version follows."""
 
 _CALL = re.compile(r"call\s+(vm\.builtin\.[\w.]+)\s+in: (.*?)\s+dst:")
 _JSON = re.compile(r'"\{.*\}"')
@@ -53,11 +58,11 @@ _WORD = re.compile(r'"(\w+)"')
 _VERSION = re.compile(r'#define VM_VERSION "([\w.]+)"')
 
 
-def called(executable: Any) -> dict[str, int | None]:
-    """What an executable's bytecode calls, as `CALLS` has it.
+def called(executable: tvm.runtime.Module) -> dict[str, int | None]:
+    """The functions that an executable's bytecode calls, in the form of `CALLS`.
 
     Args:
-        executable: TVM's module of the bytecode, as a library's own is when `tvm.runtime.load_module` has loaded it.
+        executable: TVM's module of the bytecode, such as a library's after `tvm.runtime.load_module`.
     """
     calls: dict[str, set[int]] = {}
     for name, arguments in _CALL.findall(str(executable["as_text"]())):
@@ -65,14 +70,14 @@ def called(executable: Any) -> dict[str, int | None]:
     return {name: counts.pop() if len(counts) == 1 else None for name, counts in calls.items()}
 
 
-def tags(executable: Any) -> set[str]:
-    """The words among an executable's constants; error messages and the metadata are none."""
+def tags(executable: tvm.runtime.Module) -> set[str]:
+    """The tags among an executable's constants, without error messages and the metadata."""
     constants = str(executable["stats"]()).partition("Constant pool")[2].partition("\n")[0]
     return set(_TAG.findall(_JSON.sub("", constants)))
 
 
 def bytecode(data: bytes) -> str | None:
-    """The version of the bytecode in a library's, or an object's, bytes; `None` where there is none."""
+    """The version of the bytecode in a library or an object file; `None` if it has none."""
     _, found, rest = data.partition(_MAGIC)
     size = int.from_bytes(rest[:8], "little")
     return rest[8 : 8 + size].decode() if found else None
@@ -80,12 +85,12 @@ def bytecode(data: bytes) -> str | None:
 
 @dataclass(frozen=True)
 class Runtime:
-    """What the sources of a TVM offer.
+    """The runtime in the sources of a TVM.
 
     Attributes:
-        registered: Function to the number of its arguments; `None` where the sources don't say it in place.
+        registered: Function to its number of arguments; `None` if the sources don't tell.
         words: All words in quotes in the runtime.
-        bytecode: The version of bytecode that it loads; `None` where the sources don't say.
+        bytecode: The version of bytecode that it loads; `None` if the sources don't tell.
     """
 
     registered: Mapping[str, int | None]
@@ -94,7 +99,7 @@ class Runtime:
 
     @classmethod
     def read(cls, tvm: Path) -> Runtime:
-        """Reads the sources of TVM in a directory."""
+        """Reads TVM's sources in a directory."""
         registered: dict[str, int | None] = {}
         words: set[str] = set()
         for path in sorted((tvm / "src" / "runtime").rglob("*.cc")):
@@ -113,7 +118,7 @@ class Runtime:
         return cls(registered, frozenset(words), versions[0] if versions else None)
 
     def lacks(self) -> list[str]:
-        """What of `BYTECODE`, `CALLS` and `TAGS` it can't answer, a phrase each."""
+        """What this runtime lacks for `BYTECODE`, `CALLS` and `TAGS`, one phrase each."""
         problems = []
         if self.bytecode not in (None, BYTECODE):
             problems.append(f"it loads bytecode {self.bytecode}, and ours is {BYTECODE}")
@@ -123,12 +128,12 @@ class Runtime:
                 problems.append(f"{name} is not registered")
             elif None not in (takes, count) and takes != count:
                 problems.append(f"{name} takes {takes} arguments, and is called with {count}")
-        problems += [f"it knows no {tag!r}, a tag that is handed to it" for tag in sorted(TAGS - self.words)]
+        problems += [f"it doesn't know the tag {tag!r}" for tag in sorted(TAGS - self.words)]
         return problems
 
 
 def _count(arguments: str) -> int:
-    """Arguments in a list of them; commas inside ``<>`` and ``[]`` separate none."""
+    """The number of arguments in a list of them. Commas inside ``<>`` and ``[]`` don't count."""
     depth, count = 0, int(bool(arguments.strip()))
     for character in arguments:
         depth += (character in "<[") - (character in ">]")

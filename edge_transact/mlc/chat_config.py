@@ -1,4 +1,4 @@
-"""``mlc-chat-config.json``: what MLC-LLM's engine and apps read about a model, in the shape of its `MLCChatConfig`."""
+"""``mlc-chat-config.json``: the configuration of a model for MLC-LLM's engine and apps, its `MLCChatConfig`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edge_transact.checkpoint.writer import TOKENIZER_FILES
 from edge_transact.mlc.conversation import conversation_template
 
 CHAT_CONFIG_VERSION = "0.1.0"
-"""MLC-LLM's own number for the format."""
+"""MLC-LLM's version of the format."""
 
 _SAMPLING_DEFAULTS = {
     "temperature": 1.0,
@@ -28,23 +28,23 @@ def chat_config(
     model_type: str,
     model_lib: str,
     quantization: str,
-    model_config: Mapping[str, Any],
+    model_config: Mapping[str, object],
     vocab_size: int,
     context_window_size: int,
     prefill_chunk_size: int,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The contents of ``mlc-chat-config.json``.
 
     Args:
-        checkpoint: A checkpoint directory with its tokenizer; sampling defaults and special tokens come from its
+        checkpoint: A checkpoint directory with its tokenizer. Sampling defaults and special tokens come from its
             ``generation_config.json`` and ``config.json``, the conversation template from its chat template.
         model_type: The name under which the definition registers itself.
         model_lib: The library's name.
-        quantization: Its name.
+        quantization: The quantization's name.
         model_config: The definition's configuration, as JSON values.
-        vocab_size: The width of the library's logits.
-        context_window_size: Tokens that a sequence may have.
-        prefill_chunk_size: Tokens that one prefill call takes at most.
+        vocab_size: The number of logits.
+        context_window_size: The most tokens of a sequence.
+        prefill_chunk_size: The most tokens of one prefill call.
     """
     generation = {**_read_json(checkpoint / "config.json"), **_read_json(checkpoint / "generation_config.json")}
     eos = generation.get("eos_token_id", 2)
@@ -74,7 +74,7 @@ def chat_config(
     }
 
 
-def _number(value: Any, default: float) -> Any:
+def _number(value: object, default: float) -> object:
     return default if value is None else value
 
 
@@ -83,7 +83,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _active_vocab_size(checkpoint: Path, vocab_size: int) -> int:
-    """Tokens that the tokenizer knows; the logits may be padded beyond."""
+    """Number of tokens that the tokenizer knows. There may be more logits, as padding."""
     path = checkpoint / "tokenizer.json"
     if not path.is_file():
         return vocab_size
@@ -92,11 +92,11 @@ def _active_vocab_size(checkpoint: Path, vocab_size: int) -> int:
     return min(vocab_size, Tokenizer.from_file(str(path)).get_vocab_size(with_added_tokens=True))
 
 
-def tokenizer_info(checkpoint: Path) -> dict[str, Any]:
-    """How MLC turns token strings into text, from ``tokenizer.json``'s decoder and normalizer.
+def tokenizer_info(checkpoint: Path) -> dict[str, str | bool]:
+    """How MLC has to turn tokens into text, from the decoder and the normalizer in ``tokenizer.json``.
 
-    The fields are those of MLC's ``TokenizerInfo`` (``mlc_llm/tokenizers``); a directory without ``tokenizer.json`` has
-    a SentencePiece model, whose tokens fall back to bytes.
+    The fields are those of MLC's ``TokenizerInfo`` (``mlc_llm/tokenizers``). A directory without ``tokenizer.json`` has
+    a SentencePiece model with byte fallback.
     """
     tokenizer = _read_json(checkpoint / "tokenizer.json")
     decoders = _steps(tokenizer.get("decoder"), "decoders")

@@ -1,4 +1,4 @@
-"""Finding the user's MLC-LLM, and knowing it: its Python sources with this TVM are a pair that was tried, or aren't."""
+"""Finds the user's MLC-LLM, and tells whether its Python sources were tested with the installed TVM."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 from edge_transact.errors import EdgeTransactError
 
 KNOWN_REVISION = "79d603f0"
-"""Of mlc-ai/mlc-llm, of 2026-07-23; the one that `adapters` were written for."""
+"""The revision of mlc-ai/mlc-llm, of 2026-07-23, that `adapters` supports."""
 KNOWN_TVM = "0.26.0"
-"""Of apache-tvm on PyPI."""
+"""The version of apache-tvm on PyPI that `adapters` supports."""
 KNOWN_DIGEST = "4cd75d693c4cf8d081ef3db606fc5f9795d501d5eed1b85c38d865d0634de201"
-"""`Checkout.digest` of the known revision: it recognizes a copy without git, and no clone that was edited."""
+"""`Checkout.digest` of the known revision. It also matches a copy without git, and no clone with edits."""
 
 CLONE = "git clone --recursive https://github.com/mlc-ai/mlc-llm"
 GET = f"{CLONE}, git -C mlc-llm checkout {KNOWN_REVISION}, and export MLC_LLM_SOURCE_DIR=$PWD/mlc-llm"
@@ -25,11 +25,11 @@ GET = f"{CLONE}, git -C mlc-llm checkout {KNOWN_REVISION}, and export MLC_LLM_SO
 
 @dataclass(frozen=True)
 class Checkout:
-    """An MLC-LLM that was found.
+    """An installation of MLC-LLM.
 
     Attributes:
-        python: The directory that holds the ``mlc_llm`` package.
-        where: What people know it by: the checkout, or the package's directory.
+        python: The directory of the ``mlc_llm`` package.
+        where: The checkout or the package's directory, for messages.
     """
 
     python: Path
@@ -46,12 +46,12 @@ class Checkout:
 
     @property
     def is_known(self) -> bool:
-        """Whether this MLC with the installed TVM is the pair that the adapters are for."""
+        """Whether this MLC and the installed TVM are the pair that the adapters support."""
         return self.digest == KNOWN_DIGEST and version("apache-tvm") == KNOWN_TVM
 
     @property
     def revision(self) -> str:
-        """The known one where the sources are, else what git says."""
+        """The known revision if the sources match it, otherwise git's answer."""
         if self.digest == KNOWN_DIGEST:
             return KNOWN_REVISION
         command = ["git", "-C", str(self.where), "rev-parse", "--short=8", "HEAD"]
@@ -63,7 +63,7 @@ class Checkout:
 
     @property
     def pair(self) -> str:
-        """For messages."""
+        """The revision with the version of TVM, for messages."""
         return f"MLC-LLM {self.revision} with apache-tvm {version('apache-tvm')}"
 
 
@@ -75,18 +75,18 @@ def find() -> Checkout:
     """The user's MLC-LLM: the checkout that ``MLC_LLM_SOURCE_DIR`` names, or the installed ``mlc_llm``.
 
     Raises:
-        EdgeTransactError: There is neither; says how to get one.
+        EdgeTransactError: There is neither. The fix says how to get one.
     """
     if value := os.environ.get("MLC_LLM_SOURCE_DIR"):
         source = Path(value)
         if not (source / "python" / "mlc_llm" / "__init__.py").is_file():
-            raise EdgeTransactError(f"MLC_LLM_SOURCE_DIR: {source} is no MLC-LLM checkout", fix=f"{GET}.")
+            raise EdgeTransactError(f"MLC_LLM_SOURCE_DIR: {source} is not an MLC-LLM checkout", fix=f"{GET}.")
         return Checkout(source / "python", source)
     spec = importlib.util.find_spec("mlc_llm")
     if spec is None or spec.origin is None:
         raise EdgeTransactError(
-            "no MLC-LLM here: MLC_LLM_SOURCE_DIR is not set, and no mlc_llm is installed",
-            fix=f"{GET}. Or build with --engine tvm, which needs neither and makes the same weights.",
+            "there is no MLC-LLM here: MLC_LLM_SOURCE_DIR is not set, and mlc_llm is not installed",
+            fix=f"{GET}. Or build with --engine tvm, which doesn't need it and writes the same weights.",
         )
     package = Path(spec.origin).parent
     return Checkout(package.parent, package)

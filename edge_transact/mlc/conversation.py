@@ -1,8 +1,8 @@
-"""MLC's conversation template for a model: what its tokenizer's chat template says, as MLC can say it.
+"""MLC's conversation template for a model, derived from its tokenizer's chat template.
 
-MLC renders a prompt as: the system template, then for each message its role, `role_content_sep`, the text and a
+MLC renders a prompt as the system template, then for each message its role, `role_content_sep`, the text and a
 separator, then the assistant's role and `role_empty_sep` (``mlc_llm/protocol/conversation_protocol.py``). Chat
-templates are programs, so they can't be translated; the families that LLaMA models use are known by their markers.
+templates are programs and can't be translated. The families that LLaMA models use are recognized by their markers.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from edge_transact.runtime.text import TextCodec
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 DEFAULT_SYSTEM_MESSAGE = "You are a helpful assistant."
-"""For models whose chat template has none: MLC writes a system part always."""
+"""The system message if the chat template has none: MLC always writes a system part."""
 
 
 @dataclass(frozen=True)
@@ -23,15 +26,18 @@ class _Family:
     """A prompt format.
 
     Attributes:
-        name: MLC's name for it.
-        markers: All of these are in the chat template.
-        system_template: Around the system message; ``{bos}`` is the tokenizer's BOS, as in the other fields.
-        user, assistant, tool: What a message begins with.
-        seps: After a user's message, and after an assistant's where that differs.
-        role_content_sep: Between a role and its text.
-        role_empty_sep: After the assistant's role, where its answer begins.
-        stop_str: What ends an answer.
-        merged_system: The system part stands inside the first user message, which has no role of its own then.
+        name: MLC's name of the format.
+        markers: Strings that are all in the chat template.
+        system_template: The text around the system message. ``{bos}`` and ``{eos}`` are the tokenizer's tokens, here
+            and in the other fields.
+        user: The beginning of a user's message.
+        assistant: The beginning of an assistant's message.
+        tool: The beginning of a tool's message.
+        seps: The text after a user's message, and after an assistant's if that differs.
+        role_content_sep: The text between a role and its message.
+        role_empty_sep: The text between the assistant's role and its answer.
+        stop_str: Strings that end an answer.
+        merged_system: Whether the system part is inside the first user message, which then has no role.
     """
 
     name: str
@@ -102,15 +108,15 @@ _FAMILIES = (
 _PLAIN = _Family("LM", (), "{system_message}", "", "", "", ("",), "", "", ())
 
 
-def conversation_template(checkpoint: Path, eos_token_ids: Sequence[int]) -> dict[str, Any]:
-    """``conv_template`` of ``mlc-chat-config.json``, all of its fields.
+def conversation_template(checkpoint: Path, eos_token_ids: Sequence[int]) -> dict[str, object]:
+    """``conv_template`` of ``mlc-chat-config.json``, with all of its fields.
 
-    A model without a chat template continues plain text; so does one whose template is of no known family. `plain_note`
-    says which.
+    A model without a chat template continues plain text, and so does one whose template is of no known family.
+    `plain_note` tells the two apart.
 
     Args:
         checkpoint: A checkpoint directory with its tokenizer.
-        eos_token_ids: What ends the model's text.
+        eos_token_ids: Ids that end the model's text.
 
     Raises:
         EdgeTransactError: There is no tokenizer.
@@ -126,7 +132,7 @@ def conversation_template(checkpoint: Path, eos_token_ids: Sequence[int]) -> dic
 
     stop_str = [text(stop) for stop in family.stop_str]
     stop_ids = [tokenizer.convert_tokens_to_ids(stop) for stop in stop_str if stop in tokenizer.get_vocab()]
-    # A plain model's text begins with what its tokenizer puts before every text: BOS, or nothing.
+    # A plain model's text begins with BOS if its tokenizer adds it to every text.
     adds_bos = family is _PLAIN and tokenizer.bos_token_id in tokenizer("")["input_ids"]
     return {
         "name": family.name,
@@ -152,19 +158,19 @@ def conversation_template(checkpoint: Path, eos_token_ids: Sequence[int]) -> dic
 
 
 def plain_note(checkpoint: Path) -> str | None:
-    """Why `conversation_template` is a plain one, for people; `None` where it isn't."""
+    """A note for the user if `conversation_template` is a plain one, and why; otherwise `None`."""
     chat_template = _chat_template(TextCodec(checkpoint).tokenizer)
     if not chat_template:
-        return "The tokenizer has no chat template: the model continues text, in an MLC app too (its template LM)."
+        return "The tokenizer has no chat template: the model continues text, also in an MLC app (template LM)."
     if _family(chat_template) is _PLAIN:
         return (
-            "The chat template is of no family that MLC knows: mlc-chat-config.json gets a plain one. "
+            "MLC has no conversation template for the model's chat template: mlc-chat-config.json gets a plain one. "
             "Edit its conv_template before chatting in an MLC app."
         )
     return None
 
 
-def _chat_template(tokenizer: Any) -> str:
+def _chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
     chat_template = tokenizer.chat_template or ""
     if isinstance(chat_template, dict):
         chat_template = chat_template.get("default", next(iter(chat_template.values())))
@@ -178,8 +184,8 @@ def _family(chat_template: str) -> _Family:
     return _PLAIN
 
 
-def _system_message(tokenizer: Any, system_template: str) -> str:
-    """What the chat template says when the conversation has no system message of its own."""
+def _system_message(tokenizer: PreTrainedTokenizerBase, system_template: str) -> str:
+    """The system message that the chat template adds to a conversation without one."""
     before, after = system_template.split("{system_message}")
     rendered = tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
     if not rendered.startswith(before) or after not in rendered:

@@ -1,4 +1,4 @@
-"""MLC-LLM's own commands on our checkpoints: ``gen_config``, ``convert_weight`` and ``compile``, unmodified."""
+"""MLC-LLM as a toolchain: runs its ``gen_config``, ``convert_weight`` and ``compile`` on our checkpoints."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from edge_transact.quantization import Quantization
 logger = logging.getLogger(__name__)
 
 DEVICES = {"android": "android", "iphone": "iphone", "host": "cpu"}
-"""Our targets that MLC's ``compile`` has, by its ``--device``."""
+"""The targets that MLC's ``compile`` supports, and its ``--device`` for each."""
 
 SHOWN_LINES = 3
-"""Of what a failed command of MLC's printed last."""
+"""Lines of a failed command's output that the error shows, from the end."""
 
 
 class MLC:
-    """The user's MLC-LLM. Each command registers an emitted definition in it from outside.
+    """The user's MLC-LLM. Each command runs in a process in which the emitted definition is registered.
 
     Args:
-        targets: Names of what it will have to build for.
+        targets: Names of the targets of the build.
 
     Raises:
-        UsageError: MLC has no device for one of the targets.
-        EdgeTransactError: There is no MLC-LLM, or it lacks a program that it needs for one of them.
+        UsageError: MLC doesn't support one of the targets.
+        EdgeTransactError: There is no MLC-LLM, or a program that it needs for a target is missing.
     """
 
     def __init__(self, targets: Sequence[str]) -> None:
@@ -51,15 +51,13 @@ class MLC:
                 )
         if "iphone" in targets and shutil.which("xcrun") is None:
             raise EdgeTransactError(
-                "MLC-LLM compiles Metal with Xcode's xcrun, and there is none here",
-                fix="Build iphone with --engine tvm, whose archive the phone compiles; or on a Mac with Xcode.",
+                "MLC-LLM compiles Metal with Xcode's xcrun, which isn't installed here",
+                fix="Build iphone with --engine tvm, whose kernels the phone compiles, or on a Mac with Xcode.",
             )
         self._checkout = find()
         self._known = self._checkout.is_known
         if not self._known:
-            logger.warning(
-                f"{self._checkout.pair} was not tried; what is known to work is {KNOWN_PAIR}. Trying it all the same"
-            )
+            logger.warning(f"{self._checkout.pair} was not tested; {KNOWN_PAIR} is known to work. Trying it anyway")
 
     @property
     def checkout(self) -> Checkout:
@@ -75,18 +73,18 @@ class MLC:
         sizes: Mapping[str, int],
         directory: Path,
     ) -> None:
-        """MLC's ``gen_config`` and ``convert_weight``: an MLC model directory without libraries.
+        """Runs MLC's ``gen_config`` and ``convert_weight``, which make an MLC model directory without libraries.
 
-        What MLC's configuration has no value for is taken from the ``mlc-chat-config.json`` that is in `directory`, and
-        so is the conversation template: MLC takes one by name, and ours is made of the tokenizer's own tokens.
+        Values that are missing in MLC's configuration come from our ``mlc-chat-config.json`` in `directory`. So does
+        the conversation template: MLC selects one by name, and ours has the tokenizer's own tokens.
 
         Args:
             emitted: The directory of the emitted definition.
             checkpoint: A checkpoint directory.
-            definition: The definition as it is loaded, perhaps cut to its first layers.
-            quantization: Of the weights.
+            definition: The loaded definition, of the model or of its first layers.
+            quantization: The quantization of the weights.
             sizes: ``context_window_size``, ``prefill_chunk_size`` and ``max_batch_size``.
-            directory: Holds our ``mlc-chat-config.json``; gets MLC's, the tokenizer's files and the parameter shards.
+            directory: Has our ``mlc-chat-config.json``. Gets MLC's, the tokenizer's files and the parameter shards.
         """
         path = directory / CHAT_CONFIG
         ours = json.loads(path.read_text())
@@ -100,21 +98,21 @@ class MLC:
         kept = {"model_lib": ours["model_lib"], "conv_template": ours["conv_template"]}
         filled = {key: value for key, value in ours.items() if theirs.get(key) is None}
         path.write_text(json.dumps({**theirs, **filled, **kept}, indent=2) + "\n")
-        # A second index, for browsers, which describes the same shards.
+        # A second index of the same shards, for browsers.
         (directory / "tensor-cache-b16.json").unlink(missing_ok=True)
 
     def build_library(self, emitted: Path, directory: Path, target: BuildTarget, model_lib: str, path: Path) -> None:
-        """MLC's ``compile``.
+        """Runs MLC's ``compile``.
 
         Args:
             emitted: The directory of the emitted definition.
-            directory: What `write_model` wrote.
+            directory: The directory that `write_model` wrote.
             target: One of `DEVICES`.
             model_lib: The library's name.
             path: The file to write, with the target's suffix.
 
         Raises:
-            EdgeTransactError: MLC failed, or what it built fails `archive.check_library`.
+            EdgeTransactError: MLC failed, or its library doesn't pass `archive.check_library`.
         """
         prefix = system_lib_prefix(model_lib) if target.is_system_lib else ""
         options = (f"--device={DEVICES[target.name]}", f"--system-lib-prefix={prefix}", f"--output={path}")
@@ -147,26 +145,27 @@ class MLC:
     def _failure(self, command: str, output: str) -> EdgeTransactError:
         last = [line for line in output.splitlines() if line.strip()][-SHOWN_LINES:]
         while last[1:] and last[0].startswith(" "):
-            del last[0]  # of a traceback, the exception is enough
-        said = " / ".join(line.strip() for line in last) or "it said nothing"
+            del last[0]  # the exception is enough of a traceback
+        said = " / ".join(line.strip() for line in last) or "it printed nothing"
         missing = re.search(r"No module named '(\w+)", said)
         if missing and missing[1] not in ("tvm", "mlc_llm"):
             return EdgeTransactError(
                 f"mlc_llm {command} needs {missing[1]}", fix="python -m pip install 'edge-transact[mlc-build]'"
             )
         if self._known:
-            fix = "Run again with --verbose for all that it said, or build with --engine tvm."
+            fix = "Run again with --verbose to see its output, or build with --engine tvm."
             return EdgeTransactError(f"mlc_llm {command} failed: {said}", fix=fix)
         return EdgeTransactError(
-            f"mlc_llm {command} failed: {said}. {self._checkout.pair} is not a pair that is known to work",
-            fix=f"The pair that is: {KNOWN_PAIR}. {CHECK_OUT_KNOWN}",
+            f"mlc_llm {command} failed: {said}. {self._checkout.pair} is not known to work",
+            fix=f"{KNOWN_PAIR} is: {CHECK_OUT_KNOWN}",
         )
 
 
 def _as_defined(checkpoint: Path, definition: Definition, scratch: Path) -> Path:
-    """The checkpoint as MLC must see it: of our architecture, with what the definition's configuration says.
+    """Links the checkpoint into `scratch`, with a config.json that has our architecture and the definition's values.
 
-    A stock LLaMA has MLC's own model_type; transformers 5 writes RoPE where MLC doesn't look; a cut has fewer layers.
+    The original may be a stock LLaMA, which has MLC's own model_type. transformers 5 writes RoPE where MLC doesn't
+    look. And the definition may have fewer layers.
     """
     for path in checkpoint.iterdir():
         if path.name != "config.json":

@@ -1,4 +1,4 @@
-"""What a pruning has done so far, on disk beside its output, so that it goes on after a kill."""
+"""The intermediate results of a pruning, on disk next to its output, so that an interrupted run can continue."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from edge_transact.errors import EdgeTransactError, UsageError
 logger = logging.getLogger(__name__)
 
 MEMORY_BYTES = 1 << 30
-"""Hidden states of more bytes lie in a file, of which the system keeps in memory what fits."""
+"""Larger hidden states are kept in a memory-mapped file, of which the system keeps in memory what fits."""
 
 STATE_S = 30.0
-"""Seconds between two writes of a state from which a pass goes on: what a kill may cost."""
+"""Seconds between two writes of the state of a pass: the work that an interruption can cost."""
 
 DTYPES = {
     "BF16": torch.bfloat16,
@@ -34,23 +34,23 @@ DTYPES = {
     "I64": torch.int64,
     "BOOL": torch.bool,
 }
-"""By their names in safetensors."""
+"""Dtypes by their names in safetensors."""
 
 _MAPPING = "mapping"
-"""The attribute of a tensor in a file."""
+"""The attribute that holds the memory map of a tensor in a file."""
 
 
 class Journal:
-    """Named groups of tensors in a directory; each is written whole or not at all.
+    """Named groups of tensors in a directory; each group is complete or absent.
 
-    It also keeps memory bounded: what a pass over the layers leaves for a later one lies here, not in memory, and large
-    tensors get their `room` in a file. Groups are safetensors files, read and written piece by piece: the library
-    would hold a second copy of each.
+    The journal also bounds memory: what a pass over the layers leaves for a later one is kept here and not in memory,
+    and large tensors are kept in files (`room`). Groups are safetensors files that are read and written tensor by
+    tensor, because the library would hold a second copy of each group.
 
     Args:
-        output: What is being made; the journal is ``.NAME.prune`` beside it, and made when something is put there.
-        options: Everything that the work depends on, JSON values by option name.
-        resume: Whether to go on with what an earlier run left; otherwise that is removed.
+        output: The output of the pruning. The journal is ``.NAME.prune`` next to it, and is created by the first write.
+        options: Everything that the results depend on: JSON values by option name.
+        resume: Whether to continue with the results of an earlier run; otherwise the first write removes them.
 
     Raises:
         UsageError: The earlier run had other options.
@@ -63,7 +63,7 @@ class Journal:
         self._state_written_s = -math.inf
         if not resume:
             if self._directory.is_dir():
-                logger.info(f"Starting again; --resume would go on with what is in {self._directory}.")
+                logger.info(f"Starting again; --resume would continue with {self._directory}.")
         elif (self._directory / "options.json").is_file():
             self._check(json.loads((self._directory / "options.json").read_text()))
             logger.info(f"Going on with what is in {self._directory}.")
@@ -75,14 +75,14 @@ class Journal:
             if before.get(name) != value:
                 raise UsageError(
                     f"--resume with other options: {name} was {before.get(name)}, now it is {value}",
-                    fix="Give the options of the run that was interrupted, or leave out --resume to start again.",
+                    fix="Use the options of the interrupted run, or leave out --resume to start again.",
                 )
 
     def __contains__(self, name: str) -> bool:
         return not self._is_new and self._file(name).is_file()
 
     def room(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """A new tensor, its values undefined: in memory, or beyond `MEMORY_BYTES` in a file that goes when it does.
+        """A new tensor with undefined values: in memory, or beyond `MEMORY_BYTES` in a file that is deleted with it.
 
         Raises:
             EdgeTransactError: The disk has no space for it.
@@ -94,12 +94,12 @@ class Journal:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory) as file:
             try:
-                # Taken at once where that can be: a write to a mapped page of a full disk ends the process.
+                # Allocated at once, if possible: writing to a mapped page on a full disk would kill the process.
                 getattr(os, "posix_fallocate", lambda fd, _, size: os.ftruncate(fd, size))(file.fileno(), 0, nbytes)
             except OSError as error:
                 raise EdgeTransactError(
                     f"{directory} has no space for {nbytes / 2**30:.1f} GiB of hidden states: {error.strerror}",
-                    fix="Free some, or take fewer --calibration-tokens.",
+                    fix="Free some space, or use fewer --calibration-tokens.",
                 ) from error
             mapping = mmap.mmap(file.fileno(), nbytes)
         tensor = torch.frombuffer(mapping, dtype=dtype).view(tuple(shape))
@@ -107,7 +107,7 @@ class Journal:
         return tensor
 
     def __getitem__(self, name: str) -> dict[str, torch.Tensor]:
-        # Read, not mapped: mapped pages would count as this process's memory.
+        # Read and not mapped: mapped pages would count as this process's memory.
         tensors = {}
         with self._file(name).open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
@@ -139,20 +139,20 @@ class Journal:
         beside.rename(self._file(name))
 
     def now_and_then(self, name: str, state: Mapping[str, torch.Tensor], *, last: bool) -> None:
-        """Puts a state there if none was for `STATE_S`, or if it is the last one.
+        """Writes a state if the last write was `STATE_S` ago, or if it is the last state.
 
-        States are as large as the hidden states of all windows, and a layer of a small model takes a second or two.
+        A state is as large as the hidden states of all windows, and a layer of a small model takes a second or two.
         """
         if last or time.monotonic() - self._state_written_s >= STATE_S:
             self[name] = state
             self._state_written_s = time.monotonic()
 
     def discard(self, name: str) -> None:
-        """Forgets a group, if there is one."""
+        """Removes a group, if it exists."""
         self._file(name).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """The work is done: the directory goes."""
+        """Removes the directory, when the work is done."""
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _file(self, name: str) -> Path:
@@ -160,7 +160,7 @@ class Journal:
 
 
 def release(tensor: torch.Tensor) -> None:
-    """Lets what a tensor in a file has in memory go; what was written to it stays written. Others stay as they are."""
+    """Releases the memory of a tensor in a file, without losing its values; does nothing to other tensors."""
     if mapping := getattr(tensor, _MAPPING, None):
         mapping.madvise(mmap.MADV_DONTNEED)
 

@@ -19,25 +19,23 @@ from edge_transact.errors import UsageError
 from edge_transact.inputs.models import resolve_model
 from edge_transact.prune.allocate.allocation import DEFAULT_BUCKET, Allocation, allocate, check_choices
 from edge_transact.prune.allocate.budget import Budget
-from edge_transact.prune.allocate.curves import MEASURED_UNITS, loss_curves
-from edge_transact.prune.allocate.pricing import Curves
+from edge_transact.prune.allocate.curves import Curves, loss_curves
 from edge_transact.prune.allocate.schedule import shot_plans
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.calibrate.windows import DEFAULT_PACKING, DEFAULT_TEXT, DEFAULT_TOKENS, read_calibration
 from edge_transact.prune.compensate import compensation, last_norm
 from edge_transact.prune.compensate.regression import Fit
 from edge_transact.prune.cut.selection import LayerSelection, select
-from edge_transact.prune.cut.surgery import LAYERS_PREFIX, MEANS, pruned_layer, pruned_tensors, shifted_biases
+from edge_transact.prune.cut.surgery import LAYERS_PREFIX, pruned_layer, pruned_tensors, shifted_biases
 from edge_transact.prune.journal import Journal
-from edge_transact.prune.score.methods import Scorer, find_method
+from edge_transact.prune.score.methods import DEFAULT_METHOD, Scorer, find_method
 from edge_transact.prune.score.passes import score_layers
-from edge_transact.prune.score.salience import LayerScores
 from edge_transact.prune.score.sensitivity import measure_sensitivity
+from edge_transact.prune.scores import LayerScores
+from edge_transact.prune.units import DEFAULT_UNITS
 from edge_transact.widths import WidthPlan
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_METHOD = "best"
 
 
 @dataclass(frozen=True)
@@ -128,18 +126,18 @@ def prune(
     if shots < 1:
         raise UsageError(f"--shots {shots} is not at least 1", fix="1 scores once; 8 is the paper's.")
     scoring = find_method(method)
-    ours = method == DEFAULT_METHOD
-    allocation = allocation or ("budgeted" if ours else "uniform")
-    compensate = ours if compensate is None else compensate
+    allocation = allocation or scoring.allocation
+    compensate = scoring.compensates if compensate is None else compensate
     refuse_existing(output, force)
     source = Checkpoint.open(resolve_model(model))
-    if not units and allocation == "budgeted" and not ours:
-        units = ("mlp", "groups")
+    priced = scoring.priced_units
+    if not units and allocation == "budgeted" and not set(DEFAULT_UNITS) <= set(priced):
+        units = [unit for unit in DEFAULT_UNITS if unit in priced]
     check_choices(budget, source.plan, allocation, units, bucket)
-    if allocation == "budgeted" and not ours and not set(units) <= set(MEASURED_UNITS):
+    if allocation == "budgeted" and not set(units) <= set(priced):
         raise UsageError(
             f"--units {','.join(units)} with --allocation budgeted: {method} doesn't say what dims inside heads cost",
-            fix=f"Give some of {', '.join(MEASURED_UNITS)}, --allocation uniform, or --method {DEFAULT_METHOD}.",
+            fix=f"Give some of {', '.join(priced)}, --allocation uniform, or --method {DEFAULT_METHOD}.",
         )
     windows = read_calibration(
         source, calibration, tokens=calibration_tokens, window=calibration_window, packing=packing, seed=seed
@@ -173,21 +171,21 @@ def prune(
 
 
 class Pruning:
-    """What is known of a model while it is pruned: `allocate`, then `shoot`, then perhaps `compensate`.
+    """The state of a model while it is pruned: call `allocate`, then `shoot`, then optionally `compensate`.
 
     Args:
         model: The source, and the calibration windows.
-        method: What scores its layers.
-        journal: What is known already, and where what becomes known goes. Scores and sensitivities don't depend on the
-            budget, so that prunings to several may share one.
-        seed: For methods that draw.
+        method: The class of the layers' scorers.
+        journal: What is known already, and where new results go. Scores and sensitivities don't depend on the budget,
+            so prunings to several budgets can share a journal.
+        seed: For methods that draw random numbers.
 
     Attributes:
         selections: What is kept of each layer.
-        first_scores: Of each layer, in the first shot.
-        sensitivity: As `measure_sensitivity` gives it, where the allocation asked for it.
+        first_scores: The scores of each layer in the first shot.
+        sensitivity: The result of `measure_sensitivity`, if the allocation needed it.
         digest: The sha256 of all scores, fp32, shot by shot.
-        last_norm_scale: What the last norm's weight was multiplied by; 1 without compensation.
+        last_norm_scale: The factor on the last norm's weight; 1 without compensation.
     """
 
     def __init__(self, model: LayerwiseModel, method: type[Scorer], journal: Journal, seed: int) -> None:
@@ -201,13 +199,13 @@ class Pruning:
         self.sensitivity: torch.Tensor | None = None
         self.digest = hashlib.sha256()
         self.last_norm_scale = 1.0
-        self._predicts = False
+        self._wants_losses = False
 
     def allocate(self, budget: Budget, allocation: str, units: Sequence[str], bucket: int, shots: int) -> Allocation:
-        """The target. Losses, where the allocation wants them, are those of the first shot's scores."""
+        """The target widths. Allocations that need loss curves get them from the first shot's scores."""
         curves: Sequence[Curves] = ()
         if allocation != "uniform" and budget.limits(self.plan):
-            self._predicts = True
+            self._wants_losses = True
             self.first_scores = self._score(1, shots)
             self.sensitivity = measure_sensitivity(self.model, self.selections, self.first_scores, self.journal)
             curves = loss_curves(self.first_scores, self.plan.layers, self.sensitivity)
@@ -217,26 +215,28 @@ class Pruning:
         return target
 
     def shoot(self, target: WidthPlan, shots: int) -> None:
-        """Selects what stays, in so many steps. Biases that stand in for what went are `replaced` tensors."""
+        """Selects what is kept, shot by shot, and shifts biases if the method does so."""
         for shot, plan in enumerate(shot_plans(self.plan, target, shots), start=1):
             scores = self._score(shot, shots)
             if shot == 1:
                 self.first_scores = scores
-            for layer in scores:
-                for tensor in (layer.heads, layer.v_dims, layer.qk_pairs, layer.intermediate):
+            for index, (layer, widths) in enumerate(zip(scores, plan.layers, strict=True)):
+                for tensor in layer.ranks().values():
                     self.digest.update(tensor.contiguous().numpy().tobytes())
-            fewer = [select(layer, widths) for layer, widths in zip(scores, plan.layers, strict=True)]
-            for index, (further, layer) in enumerate(zip(fewer, scores, strict=True)):
-                kept = self.selections[index]
-                if set(MEANS.values()) & set(layer.extra):
+                kept, further = self.selections[index], select(layer, widths)
+                if layer.means is not None:
                     tensors = pruned_layer(self.model.checkpoint, index, kept, self.model.replaced)
-                    self._replace(index, shifted_biases(tensors, kept.widths, further, layer.extra))
+                    self._replace(index, shifted_biases(tensors, kept.widths, further, layer.means))
                 self.selections[index] = kept.then(further)
 
     def compensate(self, journal: Journal | None = None) -> list[dict[str, Fit]]:
-        """Solves the consuming projections anew, and scales the last norm; these are `replaced` tensors.
+        """Solves the consuming projections again and scales the last norm.
 
-        They depend on the budget.
+        Args:
+            journal: Where the results go, which depend on the budget; `None` for the pruning's own journal.
+
+        Returns:
+            How each projection of each layer was solved, by name.
         """
         weights, fits, scale = compensation.compensate(self.model, self.selections, journal or self.journal)
         for index, of_layer in enumerate(weights):
@@ -248,7 +248,7 @@ class Pruning:
     def _score(self, shot: int, shots: int) -> list[LayerScores]:
         description = "score" if shots == 1 else f"score, shot {shot} of {shots}"
         return score_layers(
-            self.model, self.selections, self.method, self.journal, description, self.seed, self._predicts
+            self.model, self.selections, self.method, self.journal, description, self.seed, self._wants_losses
         )
 
     def _replace(self, index: int, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""A conversation with a DIST's host library: prompts in, streamed text and its timings out."""
+"""A conversation with a DIST's host library: prompts in, streamed text and timings out."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from edge_transact.runtime.text import Message, TextCodec
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said, and how long it took.
+    """An answer of the model, and how long it took.
 
     Attributes:
-        text: The answer, special tokens left out.
-        tokens: Its token ids, a stop token left out.
-        prompt_tokens: Tokens of the prompt, chat template included.
-        prefill_s: Seconds until the first token was known.
-        decode_s: Seconds for the tokens after the first.
-        decode_steps: How many those are, a stop token among them.
+        text: The answer, without special tokens.
+        tokens: Its token ids, without a stop token.
+        prompt_tokens: Tokens of the prompt, including the chat template.
+        prefill_s: Seconds to the first token.
+        decode_s: Seconds of the tokens after the first.
+        decode_steps: Number of tokens after the first, including a stop token.
     """
 
     text: str
@@ -38,15 +38,15 @@ class Answer:
 
     @property
     def prefill_tok_s(self) -> float:
-        """Prompt tokens a second."""
+        """Prompt tokens per second."""
         return self.prompt_tokens / self.prefill_s
 
     @property
     def decode_tok_s(self) -> float | None:
-        """Decoded tokens a second, the first one (prefill's) not counted; `None` when there was no other."""
+        """Decoded tokens per second, without prefill's first token; `None` if there was no other."""
         return self.decode_steps / self.decode_s if self.decode_steps else None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """What ``run --json`` prints."""
         return {
             "text": self.text,
@@ -60,16 +60,16 @@ class Answer:
 
 
 class Session:
-    """One conversation. `load` makes it; `answer` adds a turn; `reset` forgets all turns.
+    """One conversation. `load` starts it, `answer` adds a turn, and `reset` removes all turns.
 
     Args:
         model: The loaded library and weights.
         codec: The tokenizer and chat template.
         stop_token_ids: Ids that end an answer.
         max_tokens: The most tokens of an answer.
-        temperature: 0 takes the likeliest token every time.
-        seed: Of the sampling at temperatures above 0.
-        raw: Continue the text as it is, without the chat template.
+        temperature: Of sampling; 0 always takes the likeliest token.
+        seed: Seed of sampling.
+        raw: Continue the text without the chat template.
     """
 
     def __init__(
@@ -106,20 +106,21 @@ class Session:
             stop_token_ids = set(json.loads(config.read_text())["conv_template"]["stop_token_ids"])
         except (ValueError, KeyError, TypeError) as error:
             raise EdgeTransactError(
-                f"{config} cannot be read ({type(error).__name__}: {error})", fix="Mend it, or build the model again."
+                f"{config} cannot be read ({type(error).__name__}: {error})",
+                fix="Correct it, or build the model again.",
             ) from error
         return cls(HostModel.load(dist), TextCodec(dist), stop_token_ids=stop_token_ids, **options)
 
     def reset(self) -> None:
-        """Forget what was said."""
+        """Removes all turns."""
         self.messages.clear()
 
     def answer(self, text: str, *, on_text: Callable[[str], None] | None = None) -> Answer:
         """The model's answer to `text`, after the turns before it.
 
         Args:
-            text: What the user says, or the text to continue.
-            on_text: Called with each piece of the answer as it comes.
+            text: The user's message, or the text to continue.
+            on_text: Called with each piece of the answer when it is decoded.
 
         Raises:
             EdgeTransactError: The prompt is empty, or leaves no room in the context window.

@@ -1,4 +1,4 @@
-"""Text in, text out: the chat template around a prompt, and token ids as text while they come."""
+"""Text to token ids, with or without the chat template, and a stream of token ids to text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TextCodec:
         directory: A checkpoint or a DIST.
 
     Raises:
-        EdgeTransactError: The directory has no tokenizer, or one that needs a package that is missing.
+        EdgeTransactError: The directory has no tokenizer, or its tokenizer needs a package that is missing.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -30,7 +30,7 @@ class TextCodec:
             raise EdgeTransactError(
                 f"{directory} has no tokenizer.json", fix="Build it from a checkpoint that holds its tokenizer."
             )
-        # A DIST holds no config.json that AutoTokenizer could look the class up in; a checkpoint may name a slow one.
+        # Not AutoTokenizer: a DIST has no config.json for it, and a checkpoint may name a slow tokenizer class.
         loader: Any = PreTrainedTokenizerFast
         if not (directory / "tokenizer.json").exists():
             _require_sentencepiece(directory)
@@ -39,24 +39,24 @@ class TextCodec:
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether the model was trained to chat; a base model continues text instead."""
+        """Whether the model was trained to chat. A base model continues text."""
         return self.tokenizer.chat_template is not None
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of plain text, with BOS where the tokenizer adds one by default."""
+        """Token ids of plain text, with BOS if the tokenizer adds it by default."""
         return list(self.tokenizer(text)["input_ids"])
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation, ending where the assistant's answer begins."""
+        """Token ids of a conversation, up to the beginning of the assistant's next answer."""
         text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids, special tokens left out."""
+        """The text of token ids, without special tokens."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def stream(self) -> TokenStream:
-        """A decoder that is fed one id at a time."""
+        """A decoder that takes one id at a time."""
         return TokenStream(self)
 
 
@@ -72,7 +72,7 @@ def _require_sentencepiece(directory: Path) -> None:
 
 
 class TokenStream:
-    """Turns token ids into text as they come, holding back bytes of a character that isn't complete."""
+    """Turns a stream of token ids into text, and holds back the bytes of an incomplete character."""
 
     def __init__(self, codec: TextCodec) -> None:
         from tokenizers.decoders import DecodeStream
@@ -81,5 +81,5 @@ class TokenStream:
         self._tokenizer = codec.tokenizer.backend_tokenizer
 
     def push(self, token_id: int) -> str:
-        """The text that this id completes; empty while a character is incomplete."""
+        """The text that this id completes; empty while its last character is incomplete."""
         return self._decoder.step(self._tokenizer, token_id) or ""

@@ -114,11 +114,11 @@ def test_parameters_have_the_plans_shapes_and_come_from_its_tensors(tmp_path_fac
         assert joined.dtype == np.int16
     config = definition.config
     if plan.has_own_head_dims:
-        assert config.cache_head_dim == plan.cache_head_dim
+        assert plan.cache_head_dim == definition.module.CACHE_HEAD_DIM
         model.to("float16")
         assert {str(p.dtype) for name, p in parameters.items() if "rope_pairs" in name} <= {"int32"}
     assert config.num_virtual_layers == plan.num_virtual_layers
-    assert config.num_virtual_kv_heads == plan.virtual_num_key_value_heads
+    assert plan.virtual_num_key_value_heads == definition.module.VIRTUAL_NUM_KEY_VALUE_HEADS
 
 
 def test_query_key_and_value_rows_lie_together_for_each_virtual_layer(tmp_path):

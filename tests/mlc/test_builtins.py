@@ -60,7 +60,7 @@ def test_sources_are_read(tmp_path):
             BYTECODE,
             ["vm.builtin.copy takes 3 arguments, and is called with 1"],
         ),
-        (registering("tirx") + 'if (kind == "tir") {}', BYTECODE, ["it knows no 'tirx', a tag that is handed to it"]),
+        (registering("tirx") + 'if (kind == "tir") {}', BYTECODE, ["it doesn't know the tag 'tirx'"]),
         (registering(), "0.13", [f"it loads bytecode 0.13, and ours is {BYTECODE}"]),
     ],
 )
@@ -76,6 +76,6 @@ def test_doctor_names_what_a_checkouts_runtime_lacks(tmp_path, monkeypatch):
     monkeypatch.setenv("MLC_LLM_SOURCE_DIR", str(tmp_path))
     mlc, tvm = android.mlc()
     assert "not a known pair" in mlc.found
-    assert not tvm.ok and "it knows no 'tirx'" in tvm.found and "checkout" in tvm.fix
+    assert not tvm.ok and "it doesn't know the tag 'tirx'" in tvm.found and "checkout" in tvm.fix
     (tmp_path / "3rdparty/tvm/src/runtime/vm/builtin.cc").write_text(registering())
     assert android.mlc()[1].ok

@@ -136,7 +136,7 @@ def test_another_revision_gets_a_clear_word(foreign, tiny_model, tmp_path):
     arguments = ["build", str(tiny_model), "--target", "host", "--engine", "mlc", "-o", str(tmp_path / "dist")]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 1
-    assert f"was not tried; what is known to work is {checkout.KNOWN_PAIR}" in " ".join(result.stderr.split())
+    assert f"was not tested; {checkout.KNOWN_PAIR} is known to work" in " ".join(result.stderr.split())
     assert "of_tomorrow" in result.stderr and "Traceback" not in result.stderr and "File " not in result.stderr
     assert f"checkout {checkout.KNOWN_REVISION}" in result.stderr
     assert not (tmp_path / "dist").exists()
@@ -149,7 +149,7 @@ def test_no_mlc_says_how_to_get_it(monkeypatch, tmp_path):
         MLC(["host"])
     assert "git clone --recursive" in caught.value.fix and "--engine tvm" in caught.value.fix
     monkeypatch.setenv("MLC_LLM_SOURCE_DIR", str(tmp_path))
-    with pytest.raises(EdgeTransactError, match="is no MLC-LLM checkout"):
+    with pytest.raises(EdgeTransactError, match="is not an MLC-LLM checkout"):
         MLC(["host"])
 
 

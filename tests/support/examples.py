@@ -20,10 +20,15 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 GROUP = typer.main.get_command(app)
 
 
+def joined(text: str) -> str:
+    """The text with lines that end in a backslash joined to the next ones."""
+    return re.sub(r" \\\n *", " ", text)
+
+
 def lines_in(text: str) -> list[str]:
     """Examples in lines of their own: in the blocks of a page, or between the backticks of a help text."""
-    whole = re.sub(r" \\\n *", " ", text)  # lines that a backslash continues
-    found = re.findall(r"^(?:\$ |`)?((?:[\w\"' ]+\| )?edge-transact [^`\n]*)`?$", whole, re.MULTILINE)
+    text = joined(text)
+    found = re.findall(r"^(?:\$ |`)?((?:[\w\"' ]+\| )?edge-transact [^`\n]*)`?$", text, re.MULTILINE)
     return [line for line in found if "COMMAND" not in line]
 
 

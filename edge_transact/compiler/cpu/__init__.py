@@ -1,5 +1,5 @@
-"""W4A16 on CPUs: kernels written as TIR around a handful of vector instructions, and their use in a model.
+"""W4A16 on CPUs: kernels written as TIR around a few vector instructions.
 
-`isa` has the instructions (and says which ones a target has), `matmul` the decode and prefill products, `attention` the
-paged attention, `kernels` says which of them a product takes.
+`isa` has the instruction sets and selects the best that a target has, `matmul` makes the decode and prefill kernels,
+`attention` those of the paged KV cache, and `kernels` decides which kernel computes a matmul.
 """

@@ -1,23 +1,22 @@
-"""Which of the CPU kernels a product takes."""
+"""Which CPU kernel computes a matmul."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any
 
 import tvm
-from tvm import tirx
+from tvm import relax, tirx
 
-from edge_transact.compiler.cpu import isa, matmul
+from edge_transact.compiler.cpu import embedding, isa, matmul
 from edge_transact.compiler.matmul import ChainedMatmul, Matmul
 from edge_transact.compiler.passes.fuse_matmuls import is_one_row
 
 
 class CPUKernels:
-    """For `passes.fuse_matmuls.FuseMatmuls`.
+    """The CPU's kernels, for `passes.fuse_matmuls.FuseMatmuls`.
 
     Args:
-        target: Decides the instruction set, and by its ``num-cores`` into how many parts a decode kernel is cut.
+        target: Its features decide the instruction set, its ``num-cores`` into how many parts decode is cut.
     """
 
     take_norm = True
@@ -27,19 +26,21 @@ class CPUKernels:
 
     def embed(self, scale_dtype: str) -> tirx.PrimFunc:
         """The embedding's rows."""
-        return matmul.embed(scale_dtype)
+        return embedding.embed(scale_dtype)
 
-    def instructions(self, kind: Matmul) -> isa.Fp32:
-        """What a kind of product is computed with: where bytes are multiplied, 16 bits are enough for fp16."""
+    def instructions(self, kind: Matmul) -> isa.InstructionSet:
+        """The instruction set of a kind of matmul. Where it multiplies bytes, fp16 activations keep 16 bits."""
         return isa.select(self.target, 2 if kind.dtype == "float16" else 3)
 
-    def select(self, kind: Matmul, x: list[Any], width: int) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
-        """One kernel for each kind of product, for one row and for any number."""
+    def select(
+        self, kind: Matmul, x: list[relax.Expr], width: int
+    ) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
+        """One kernel for each kind of matmul with one row, and one with any number."""
         one_row, instructions = is_one_row(x), self.instructions(kind)
         if not matmul.supports(width, instructions, gated=kind.gated):
             return None
         return (kind, one_row), lambda: matmul.kernel(kind, instructions, self.threads, one_row=one_row)
 
     def chain(self, matmuls: tuple[ChainedMatmul, ...]) -> tirx.PrimFunc:
-        """Products of one row, one after the other."""
+        """Matmuls of one row, one after the other."""
         return matmul.chain(matmuls, [self.instructions(chained.matmul) for chained in matmuls], self.threads)

@@ -1,130 +1,217 @@
-"""A product for many rows: bound by arithmetic.
+"""Matmuls of many rows: bound by arithmetic.
 
-The packed weights of two vectors of columns are expanded once into a panel that stays in the second-level cache, and
-tiles of rows by columns accumulate in registers.
+The packed weights of two vectors of columns are unpacked once, into a panel that stays in the L2 cache. Tiles of rows
+by columns accumulate in registers.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from tvm import tirx
 from tvm.script import tirx as T
+from tvm.tirx import Expr
 
-from edge_transact.compiler.cpu.isa import Fp32
-from edge_transact.compiler.cpu.operands import Operands, each_group, finish, inverse_rms
-from edge_transact.compiler.matmul import Matmul
-from edge_transact.compiler.vector import cast, load, splat, store
+from edge_transact.compiler.cpu.buffers import MatmulBuffers
+from edge_transact.compiler.cpu.isa import InstructionSet
+from edge_transact.compiler.cpu.prologue import for_each_group, inverse_rms
+from edge_transact.compiler.epilogue import finish
+from edge_transact.compiler.vector import cast, exp, load, splat, store
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
 
 TILE_ROWS = 6
 """Rows of a tile: with two vectors of columns they fill 12 registers."""
 
-
-def prefill(matmul: Matmul, isa: Fp32, a: Operands) -> None:
-    """Emit the product of any number of rows."""
-    lanes, tile_rows = isa.lanes, TILE_ROWS
-    tiles = T.bind((a.rows + (tile_rows - 1)) // tile_rows)
-    units_per_group = isa.steps * WORDS_PER_GROUP
-    units = T.alloc_buffer((tiles, a.groups, tile_rows, isa.terms, units_per_group), "int32")
-    starts = T.alloc_buffer((tiles, a.groups, tile_rows), "int32") if isa.whole else None
-    quanta = T.alloc_buffer((tiles, a.groups, tile_rows), "float32") if isa.whole else None
-    with T.parallel(0, tiles) as tile, T.serial(0, tile_rows) as r:
-        row = T.bind(T.min(tile * tile_rows + r, a.rows - 1))
-        factor = inverse_rms(matmul, a, row)
-        shared = T.alloc_buffer((WORDS_PER_GROUP,), "float32", scope="local")
-        of_words = T.alloc_buffer((WORDS_PER_GROUP,), "int32", scope="local")
-
-        def pack(group: Any, x: Any) -> None:
-            if starts is not None and quanta is not None:
-                # As vectors, and read from memory again: TVM's analysis would go through all that they are made of.
-                store(shared, splat(isa.quantum(x), WORDS_PER_GROUP), [0])
-                T.buffer_store(quanta, shared[0], [tile, group, r])
-                x = T.bind(x * splat(T.float32(1) / shared[0], GROUP_SIZE))
-                store(of_words, isa.starts(x), [0])
-                start = sum((of_words[i] for i in range(1, WORDS_PER_GROUP)), of_words[0])
-                T.buffer_store(starts, start, [tile, group, r])
-            for term, steps in enumerate(isa.units(x)):
-                for step, unit in enumerate(steps):
-                    store(units, unit, [tile, group, r, term, step * WORDS_PER_GROUP])
-
-        each_group(a, row, factor, pack)
-
-    # Two vectors of the weight's columns at a time: gate and up of the same columns, or neighbours.
-    block_width = lanes if matmul.gated else 2 * lanes
-    blocks = T.bind((a.width + (block_width - 1)) // block_width)
-    each = [(r, v) for r in range(tile_rows) for v in range(2)]
-    with T.parallel(0, blocks) as block:
-        isa.prepare()
-        column = T.bind(T.min(block * block_width, a.width - block_width))
-        panel = T.alloc_buffer((a.groups, units_per_group, 2, lanes), "int32")
-        scales = T.alloc_buffer((a.groups, 2, lanes), "float32")
-        _expand(matmul, isa, a, [column, column + (a.width if matmul.gated else lanes)], panel, scales)
-        parts = T.alloc_buffer((tile_rows, 2, lanes), isa.sum_dtype, scope="local")
-        totals = T.alloc_buffer((tile_rows, 2, lanes), "float32", scope="local")
-        with T.serial(0, tiles) as tile:
-            for r, v in each:
-                store(totals, splat(T.float32(0), lanes), [r, v, 0])
-            with T.serial(0, a.groups) as group:
-                for r, v in each:
-                    store(parts, splat(tirx.const(0, isa.sum_dtype), lanes), [r, v, 0])
-                for term in range(isa.terms):
-                    if term:
-                        for r, v in each:
-                            store(parts, isa.next_term(load(parts, [r, v, 0], lanes)), [r, v, 0])
-                    with T.serial(0, units_per_group) as i:
-                        weights = [T.bind(load(panel, [group, i, v, 0], lanes)) for v in range(2)]
-                        for r in range(tile_rows):
-                            unit = T.bind(splat(units[tile, group, r, term, i], lanes))
-                            for v in range(2):
-                                part = isa.multiply_add(load(parts, [r, v, 0], lanes), weights[v], unit)
-                                store(parts, part, [r, v, 0])
-                scale = [T.bind(load(scales, [group, v, 0], lanes)) for v in range(2)]
-                for r, v in each:
-                    part, factor = load(parts, [r, v, 0], lanes), scale[v]
-                    if starts is not None and quanta is not None:
-                        part = cast("float32", part + splat(starts[tile, group, r], lanes))
-                        factor = factor * splat(quanta[tile, group, r], lanes)
-                    store(totals, load(totals, [r, v, 0], lanes) + part * factor, [r, v, 0])
-            finished = T.alloc_buffer((tile_rows, 2, lanes), "float32")
-            for r, v in each:
-                store(finished, load(totals, [r, v, 0], lanes), [r, v, 0])
-            with T.serial(0, T.min(tile_rows, a.rows - tile * tile_rows)) as r:
-                row = tile * tile_rows + r
-                sums = [T.bind(load(finished, [r, v, 0], lanes)) for v in range(2)]
-                if matmul.gated:
-                    finish(matmul, a, row, column, sums)
-                else:
-                    for v in range(2):
-                        finish(matmul, a, row, column + v * lanes, [sums[v]])
+TILE_VECTORS = 2
+"""Vectors of columns of a tile and of a panel."""
 
 
-def _expand(matmul: Matmul, isa: Fp32, a: Operands, columns: list[Any], panel: Any, scales: Any) -> None:
-    """The units of some vectors of columns into `panel`, their scales, fp32, into `scales`."""
-    lanes = isa.lanes
-    if matmul.layout == "KN":
+def prefill(buffers: MatmulBuffers, isa: InstructionSet) -> None:
+    """Emit the matmul of any number of rows."""
+    matmul = PrefillMatmul(buffers, isa)
+    matmul.pack_activations()
+    matmul.multiply()
 
-        def words_of(word: Any, v: int) -> Any:
-            return load(a.weight, [word, columns[v]], lanes)
 
+class PrefillMatmul:
+    """A matmul of many rows.
+
+    Args:
+        buffers: What to compute.
+        isa: The instruction set.
+
+    Attributes:
+        activations: Packed activations, int32 ``[tiles, groups, tile_rows, digits, steps * 4]``.
+        corrections: Zero-point corrections of quantized activations, int32 ``[tiles, groups, tile_rows]``. Weights
+            that are multiplied in fp32 lose the zero point when they are unpacked.
+        activation_scales: Scales of quantized activations, fp32 ``[tiles, groups, tile_rows]``.
+    """
+
+    def __init__(self, buffers: MatmulBuffers, isa: InstructionSet) -> None:
+        self.matmul, self.a, self.isa = buffers.matmul, buffers, isa
+        self.tiles = T.bind((buffers.rows + (TILE_ROWS - 1)) // TILE_ROWS)
+        self.lanes_per_group = isa.steps * WORDS_PER_GROUP
+        rows = (self.tiles, buffers.groups, TILE_ROWS)
+        quantized = isa.quantizer is not None
+        self.activations = T.alloc_buffer((*rows, isa.digits, self.lanes_per_group), "int32")
+        self.corrections = T.alloc_buffer(rows, "int32") if quantized else None
+        self.activation_scales = T.alloc_buffer(rows, "float32") if quantized else None
+
+    def pack_activations(self) -> None:
+        """Pack the activations of all rows; those after the last row are the last row again."""
+        with T.parallel(0, self.tiles) as tile, T.serial(0, TILE_ROWS) as r:
+            row = T.bind(T.min(tile * TILE_ROWS + r, self.a.rows - 1))
+            for_each_group(self.a, row, inverse_rms(self.a, row), self._packer(tile, r))
+
+    def _packer(self, tile: Expr, r: Expr) -> Callable[[Expr, Expr], None]:
+        isa = self.isa
+        scale = T.alloc_buffer((WORDS_PER_GROUP,), "float32", scope="local")
+        corrections = T.alloc_buffer((WORDS_PER_GROUP,), "int32", scope="local")
+
+        def pack(group: Expr, x: Expr) -> None:
+            if isa.quantizer is not None:
+                # Stored and loaded again, because TVM's integer analysis would walk through all they are computed from.
+                store(scale, splat(isa.quantizer.scale(x), WORDS_PER_GROUP), [0])
+                T.buffer_store(self.activation_scales, scale[0], [tile, group, r])
+                x = T.bind(x * splat(T.float32(1) / scale[0], GROUP_SIZE))
+                store(corrections, isa.zero_point_correction(x), [0])
+                correction = sum((corrections[i] for i in range(1, WORDS_PER_GROUP)), corrections[0])
+                T.buffer_store(self.corrections, correction, [tile, group, r])
+            for digit, steps in enumerate(isa.pack(x)):
+                for step, activations in enumerate(steps):
+                    store(self.activations, activations, [tile, group, r, digit, step * WORDS_PER_GROUP])
+
+        return pack
+
+    def multiply(self) -> None:
+        """Multiply the packed activations by one panel after the other."""
+        # The two vectors of a panel are the gate and up columns of the same outputs, or neighbours.
+        lanes = self.isa.lanes
+        columns = lanes if self.matmul.gated else TILE_VECTORS * lanes
+        blocks = T.bind((self.a.width + (columns - 1)) // columns)
+        with T.parallel(0, blocks) as block:
+            column = T.bind(T.min(block * columns, self.a.width - columns))
+            panel = _Panel(self.a, self.isa, [column, column + (self.a.width if self.matmul.gated else lanes)])
+            panel.unpack()
+            tile = _Tile(self, panel)
+            with T.serial(0, self.tiles) as number:
+                tile.clear()
+                with T.serial(0, self.a.groups) as group:
+                    tile.accumulate(number, group)
+                tile.store(number, column)
+
+
+class _Panel:
+    """The weights of two vectors of columns, unpacked: int32 ``[groups, steps * 4, 2, lanes]``, with fp32 scales.
+
+    Args:
+        buffers: The matmul's.
+        isa: The instruction set.
+        columns: The first column of each vector.
+    """
+
+    def __init__(self, buffers: MatmulBuffers, isa: InstructionSet, columns: list[Expr]) -> None:
+        self.a, self.isa, self.columns = buffers, isa, columns
+        self.weights = T.alloc_buffer((buffers.groups, isa.steps * WORDS_PER_GROUP, TILE_VECTORS, isa.lanes), "int32")
+        self.scales = T.alloc_buffer((buffers.groups, TILE_VECTORS, isa.lanes), "float32")
+
+    def unpack(self) -> None:
+        """Fill the panel."""
+        load_words = self._load_kn() if self.a.matmul.layout == "KN" else self._load_nk()
+        with T.serial(0, self.a.groups) as group, T.serial(0, WORDS_PER_GROUP) as word:
+            for v in range(TILE_VECTORS):
+                words = T.bind(load_words(group * WORDS_PER_GROUP + word, v))
+                for step in range(self.isa.steps):
+                    weights = self.isa.unpack_for_panel(words, step)
+                    store(self.weights, weights, [group, step * WORDS_PER_GROUP + word, v, 0])
+
+    def _load_kn(self) -> Callable[[Expr, int], Expr]:
+        """Load the scales; return what loads a word of a vector of columns."""
+        a, lanes = self.a, self.isa.lanes
         with T.serial(0, a.groups) as group:
-            for v in range(len(columns)):
-                store(scales, cast("float32", load(a.scale, [group, columns[v]], lanes)), [group, v, 0])
-    else:
-        turned = T.alloc_buffer((a.words, len(columns), lanes), "uint32")
-        for v in range(len(columns)):
+            for v, column in enumerate(self.columns):
+                store(self.scales, cast("float32", load(a.scale, [group, column], lanes)), [group, v, 0])
+        return lambda word, v: load(a.weight, [word, self.columns[v]], lanes)
+
+    def _load_nk(self) -> Callable[[Expr, int], Expr]:
+        """The same from the transposed layout, by way of a buffer."""
+        a, lanes = self.a, self.isa.lanes
+        transposed = T.alloc_buffer((a.words, TILE_VECTORS, lanes), "uint32")
+        for v, column in enumerate(self.columns):
             with T.serial(0, a.words) as word:
                 for lane in range(lanes):
-                    T.buffer_store(turned, a.weight[columns[v] + lane, word], [word, v, lane])
+                    T.buffer_store(transposed, a.weight[column + lane, word], [word, v, lane])
             with T.serial(0, a.groups) as group:
                 for lane in range(lanes):
-                    T.buffer_store(scales, cast("float32", a.scale[columns[v] + lane, group]), [group, v, lane])
+                    T.buffer_store(self.scales, cast("float32", a.scale[column + lane, group]), [group, v, lane])
+        return lambda word, v: load(transposed, [word, v, 0], lanes)
 
-        def words_of(word: Any, v: int) -> Any:
-            return load(turned, [word, v, 0], lanes)
 
-    with T.serial(0, a.groups) as group, T.serial(0, WORDS_PER_GROUP) as word:
-        for v in range(len(columns)):
-            words = T.bind(words_of(group * WORDS_PER_GROUP + word, v))
-            for step in range(isa.steps):
-                store(panel, isa.panel_weights(words, step), [group, step * WORDS_PER_GROUP + word, v, 0])
+class _Tile:
+    """A tile of rows by two vectors of columns, in registers: the sums of a group, and of all groups.
+
+    Args:
+        of: The matmul.
+        panel: The weights.
+    """
+
+    def __init__(self, of: PrefillMatmul, panel: _Panel) -> None:
+        self.of, self.isa, self.a, self.panel = of, of.isa, of.a, panel
+        shape = (TILE_ROWS, TILE_VECTORS, of.isa.lanes)
+        self.accumulators = T.alloc_buffer(shape, of.isa.accumulator_dtype, scope="local")
+        self.totals = T.alloc_buffer(shape, "float32", scope="local")
+        self.each = [(r, v) for r in range(TILE_ROWS) for v in range(TILE_VECTORS)]
+
+    def clear(self) -> None:
+        """Set the totals to zero."""
+        for r, v in self.each:
+            store(self.totals, splat(T.float32(0), self.isa.lanes), [r, v, 0])
+
+    def accumulate(self, tile: Expr, group: Expr) -> None:
+        """Add a group's products to the totals."""
+        lanes, accumulators = self.isa.lanes, self.accumulators
+        for r, v in self.each:
+            store(accumulators, splat(tirx.const(0, self.isa.accumulator_dtype), lanes), [r, v, 0])
+        for digit in range(self.isa.digits):
+            if digit and self.isa.quantizer is not None:
+                for r, v in self.each:
+                    shifted = self.isa.quantizer.next_digit(load(accumulators, [r, v, 0], lanes))
+                    store(accumulators, shifted, [r, v, 0])
+            self._multiply_add(tile, group, digit)
+        self._add_to_totals(tile, group)
+
+    def _multiply_add(self, tile: Expr, group: Expr, digit: int) -> None:
+        isa, lanes, accumulators = self.isa, self.isa.lanes, self.accumulators
+        with T.serial(0, self.of.lanes_per_group) as i:
+            weights = [T.bind(load(self.panel.weights, [group, i, v, 0], lanes)) for v in range(TILE_VECTORS)]
+            for r in range(TILE_ROWS):
+                activation = T.bind(splat(self.of.activations[tile, group, r, digit, i], lanes))
+                for v in range(TILE_VECTORS):
+                    added = isa.multiply_add(load(accumulators, [r, v, 0], lanes), weights[v], activation)
+                    store(accumulators, added, [r, v, 0])
+
+    def _add_to_totals(self, tile: Expr, group: Expr) -> None:
+        lanes, corrections, activation_scales = self.isa.lanes, self.of.corrections, self.of.activation_scales
+        scales = [T.bind(load(self.panel.scales, [group, v, 0], lanes)) for v in range(TILE_VECTORS)]
+        for r, v in self.each:
+            products, scale = load(self.accumulators, [r, v, 0], lanes), scales[v]
+            if corrections is not None and activation_scales is not None:
+                products = cast("float32", products + splat(corrections[tile, group, r], lanes))
+                scale = scale * splat(activation_scales[tile, group, r], lanes)
+            store(self.totals, load(self.totals, [r, v, 0], lanes) + products * scale, [r, v, 0])
+
+    def store(self, tile: Expr, column: Expr) -> None:
+        """Apply the epilogue to those of the tile's rows that exist."""
+        lanes = self.isa.lanes
+        # The totals leave their registers here: which rows exist is known at run time only.
+        finished = T.alloc_buffer((TILE_ROWS, TILE_VECTORS, lanes), "float32")
+        for r, v in self.each:
+            store(finished, load(self.totals, [r, v, 0], lanes), [r, v, 0])
+        with T.serial(0, T.min(TILE_ROWS, self.a.rows - tile * TILE_ROWS)) as r:
+            row = tile * TILE_ROWS + r
+            sums = [T.bind(load(finished, [r, v, 0], lanes)) for v in range(TILE_VECTORS)]
+            if self.a.matmul.gated:
+                finish(self.a, row, column, sums, exp)
+            else:
+                for v, vector in enumerate(sums):
+                    finish(self.a, row, column + v * lanes, [vector], exp)

@@ -1,4 +1,4 @@
-"""Schedules of the CPU's kernels: matrix products over blocks of output features, in parallel."""
+"""Schedules of the CPU's other kernels: matmuls in parallel over blocks of output features."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import tvm
 from tvm import IRModule, s_tir, tirx
 
 LANES = 16
-"""Output features that are computed side by side in a vector register (or two, or four)."""
+"""Output features that are computed together, in one, two or four vector registers."""
 
 
 @tvm.transform.module_pass(opt_level=0, name="ScheduleForCPU")
 class ScheduleForCPU:
-    """Schedules the matrix products; TVM's lowering takes the other kernels as they are, one thread each."""
+    """Schedules the matmuls; all other kernels stay as they are, single-threaded."""
 
     def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
-        """The pass."""
+        """Schedule the matmuls of a module."""
         for var, function in mod.functions_items():
             if isinstance(function, tirx.PrimFunc) and "matmul" in var.name_hint:
                 mod[var] = _schedule_matmul(function)
@@ -27,10 +27,10 @@ def _schedule_matmul(function: tirx.PrimFunc) -> tirx.PrimFunc:
     name = "NT_matmul" if "NT_matmul" in blocks else "matmul"
     matmul = blocks[name]
     names = list(blocks)
-    for after in reversed(names[names.index(name) + 1 :]):
-        # Casts, biases, residuals and activations: computed where the products are written.
-        if after != names[-1]:
-            schedule.compute_inline(blocks[after])
+    for consumer in reversed(names[names.index(name) + 1 :]):
+        # Casts, biases, residuals and activations are computed where the result is stored.
+        if consumer != names[-1]:
+            schedule.compute_inline(blocks[consumer])
     epilogue = blocks[names[-1]] if names[-1] != name else None
     *rows, features, inner = schedule.get_loops(matmul)
     block, lane = schedule.split(features, [None, LANES])
@@ -40,7 +40,7 @@ def _schedule_matmul(function: tirx.PrimFunc) -> tirx.PrimFunc:
         schedule.compute_at(blocks["dequantize"], block)
         first, second = schedule.get_loops(blocks["dequantize"])[-2:]
         if name == "NT_matmul":
-            # Stored output-major: turned around on the way, so that lanes lie side by side.
+            # The weight is stored output-major; it is transposed so that adjacent lanes are adjacent in memory.
             schedule.transform_layout(blocks["dequantize"], ("write", 0), lambda n, k: (k, n))
             schedule.reorder(second, first)
             schedule.vectorize(first)

@@ -16,6 +16,7 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as builder
 
+from edge_transact.compiler.epilogue import finish
 from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.passes.fuse_matmuls import is_one_row
 from edge_transact.compiler.vector import cast, load, splat, store
@@ -104,7 +105,7 @@ def decode(matmul: Matmul) -> tirx.PrimFunc:
                         for other in range(1, DECODE_PARTS):
                             total = total + shared[section, other, thread]
                         totals.append(total)
-                    a.finish(totals, T.int32(0), column)
+                    finish(a, T.int32(0), column, totals)
 
     return _kernel(matmul, body, 1, one_row=True)
 
@@ -175,7 +176,7 @@ def _tile(matmul: Matmul, a: _Arguments, tiled: Any, tile: Any, column: Any, col
     with T.unroll(0, TILE_ROWS) as r:
         row = T.bind(tile * TILE_ROWS + r)
         with T.If(row < a.rows), T.Then():
-            a.finish([load(sums, [section, r, 0], columns) for section in sections], row, column)
+            finish(a, row, column, [load(sums, [section, r, 0], columns) for section in sections])
 
 
 class _Arguments:
@@ -210,7 +211,7 @@ class _Arguments:
         """The indices in `weight` and `scale`: all of the offset is in the last, so that TVM sees its alignment."""
         return [0, row * (self.width * self.matmul.sections) + column]
 
-    def result(self, row: Any, column: Any) -> list[Any]:
+    def at(self, row: Any, column: Any) -> list[Any]:
         """The indices in `residual` and `out`."""
         return [0, 0, row * self.width + column]
 
@@ -224,23 +225,6 @@ class _Arguments:
         dtype = self.matmul.scale_dtype
         signed = cast(dtype, nibbles) - splat(cast(dtype, T.float32(ZERO_POINT)), lanes)
         return cast(self.sum_dtype, signed * scale)
-
-    def finish(self, sums: list[Any], row: Any, column: Any) -> None:
-        """Bias, gate and residual on the sums of some columns, one vector a section; then the store."""
-        lanes = int(sums[0].ty.dtype.lanes)
-        if self.bias is not None:
-            sums = [
-                y + cast(self.sum_dtype, load(self.bias, [column + section * self.width], lanes))
-                for section, y in enumerate(sums)
-            ]
-        y = sums[0]
-        if self.matmul.gated:
-            gate = T.bind(cast("float32", sums[0]))
-            one = splat(T.float32(1), lanes)
-            y = cast(self.sum_dtype, gate / (one + T.exp(splat(T.float32(0), lanes) - gate))) * sums[1]
-        if self.residual is not None:
-            y = y + cast(self.sum_dtype, load(self.residual, self.result(row, column), lanes))
-        store(self.out, y, self.result(row, column))
 
 
 def _kernel(matmul: Matmul, body: Callable[[_Arguments], None], columns: int, *, one_row: bool) -> tirx.PrimFunc:

@@ -6,30 +6,38 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from edge_transact import costs
 from edge_transact.errors import UsageError, did_you_mean
 from edge_transact.prune.allocate.budget import Budget
+from edge_transact.prune.allocate.curves import Curves
 from edge_transact.prune.allocate.limits import Limit, binding
-from edge_transact.prune.allocate.pricing import DEFAULT_UNITS, HEAD_DIM_STEP, UNITS, Curves, cheapest
-from edge_transact.widths import CACHE_HEAD_DIM_MULTIPLE, LayerWidths, WidthPlan, read_widths
+from edge_transact.prune.allocate.pricing import cheapest
+from edge_transact.prune.units import DEFAULT_UNITS, GROUPS, MLP, UNITS
+from edge_transact.widths import LayerWidths, WidthPlan, read_widths
 
 DEFAULT_BUCKET = 32
-"""MLP widths are multiples of it: W4A16's group, and a work-group's worth on the GPUs of phones."""
+"""MLP widths are multiples of it: the group of the W4A16 quantizations, and the size of a work-group on phone GPUs."""
 
 SHARES = 64
-"""Steps in which a share is lowered."""
+"""The uniform share is lowered in steps of ``1 / SHARES``."""
 
 MIN_GROUPS = 8
-"""With fewer KV groups than this, one group is too coarse a step for a ratio, and the MLP takes the whole cut.
+"""With fewer KV groups than this, one group is too coarse a step for a ratio, and the MLP takes all of the cut.
 
-Of SmolLM2's three groups, dropping one costs more perplexity than cutting 30 % of all its parameters from the MLP.
+SmolLM2 has three groups. Dropping one raises perplexity by more than cutting 30 % of all parameters from the MLP.
 """
 
 ALLOCATIONS = ("uniform", "sensitivity", "budgeted")
-"""How limits are spread: the same share of every layer; layers against layers, within the MLP, by measured sensitivity;
-or units against units and layers against layers."""
+"""How limits are spread: the same share of every layer; the MLP by the measured sensitivity of each layer; or units
+against units and layers against layers."""
+
+
+ROUNDED = (
+    "what each layer keeps of them is rounded up, here to all, and the other units make up for it "
+    "(a larger cut or --widths removes some)"
+)
+DEARER = "cutting the other units costs less"
+"""Why the plan of an allocation keeps all of a unit that the user named."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class Allocation:
 
     Attributes:
         plan: The target.
-        notes: What was decided or rounded on the way, one sentence each.
+        notes: What was decided or rounded, one sentence each.
     """
 
     plan: WidthPlan
@@ -59,43 +67,36 @@ def allocate(
     Args:
         budget: What to reach.
         source: The widths of the model to prune.
-        allocation: One of `ALLOCATIONS`, for limits. Widths that the budget names itself are kept to the number.
-        units: What may be cut, names of `pricing.UNITS`; empty for the allocation's own choice.
-        bucket: MLP widths computed from limits become multiples of it; 1 leaves them as they are.
-        curves: For all allocations but ``uniform``, the loss of each layer by width, as `pricing.UNITS` names it.
+        allocation: One of `ALLOCATIONS`, for limits. Widths that the budget names are used as they are.
+        units: What may be cut, names of `units.UNITS`; empty for the allocation's own choice.
+        bucket: MLP widths computed from limits are rounded to multiples of it; 1 doesn't round.
+        curves: The loss curves of each layer; the uniform allocation doesn't need them.
 
     Raises:
-        UsageError: The budget is beyond this model: nothing to remove, or below the smallest that is left of it, with
-            the limit that binds.
+        UsageError: The model is within the budget already, or no plan reaches it; the message names the limit.
     """
-    if budget.widths is not None:
-        return _named(read_widths(budget.widths, source), source)
-    if budget.heads is not None or budget.intermediate is not None:
-        layers = [_explicit(layer, source.widest, budget.heads, budget.intermediate) for layer in source.layers]
-        return _named(source.with_layers(layers), source)
-    limits = budget.limits(source)
-    if all(limit.holds(source) for limit in limits):
-        raise UsageError(
-            "the model is within all limits already: " + ", ".join(_has(limit, source) for limit in limits),
-            fix="Give less than that.",
-        )
+    if (plan := _named_widths(budget, source)) is not None:
+        return Allocation(plan)
+    limits = _limits(budget, source)
     if allocation == "uniform":
-        return _uniform(source, limits, units, bucket)
+        uniform = _uniform(source, limits, units, bucket)
+        return replace(uniform, notes=(*uniform.notes, *_uncut(uniform.plan, source, units, ROUNDED)))
     if allocation == "sensitivity":
-        # Attention is cut as the uniform plan cuts it; what the MLP must give is spread by its curves.
-        source_of_mlp = _attention_of(_uniform(source, limits, units, bucket).plan, source)
-        spent = cheapest(source_of_mlp, curves, limits, units=["mlp"], bucket=bucket)
+        # Attention is cut as in the uniform plan; the curves spread what remains for the MLP.
+        start = _attention_of(_uniform(source, limits, units, bucket).plan, source)
+        spent = cheapest(start, curves, limits, units=[MLP.name], bucket=bucket)
     else:
         spent = cheapest(source, curves, limits, units=units or DEFAULT_UNITS, bucket=bucket)
-    reached = _reached(spent.plan, source, limits)
-    return Allocation(spent.plan, (reached, f"predicted loss {spent.loss:.3f} nats a token"))
+    notes = (_reached(spent.plan, source, limits), f"predicted loss {spent.loss:.3f} nats a token")
+    why = DEARER if allocation == "budgeted" else ROUNDED
+    return Allocation(spent.plan, (*notes, *_uncut(spent.plan, source, units, why)))
 
 
 def check_choices(budget: Budget, source: WidthPlan, allocation: str, units: Sequence[str], bucket: int) -> None:
-    """Refuses before any work what `allocate` would refuse after it.
+    """Refuses, before any work, what `allocate` would refuse after scoring.
 
     Raises:
-        UsageError: An unknown allocation or unit, a bucket below 1, or a budget that is beyond this model.
+        UsageError: An unknown allocation or unit, a bucket below 1, or a budget that this model can't reach.
     """
     if allocation not in ALLOCATIONS:
         raise UsageError(f"unknown allocation {allocation!r}", fix=did_you_mean(allocation, ALLOCATIONS))
@@ -104,16 +105,52 @@ def check_choices(budget: Budget, source: WidthPlan, allocation: str, units: Seq
             raise UsageError(f"unknown unit {unit!r}", fix=did_you_mean(unit, tuple(UNITS)))
     if bucket < 1:
         raise UsageError(f"--bucket {bucket} is not at least 1", fix="1 doesn't round; 32 is the default.")
-    if budget.heads is not None or budget.intermediate is not None or budget.widths is not None:
-        allocate(budget, source)
+    if _named_widths(budget, source) is not None:
         return
-    # Curves that are all alike: not which plan, but whether there is one.
-    flat = [{name: torch.zeros(_largest(layer) + 1) for name in UNITS.values()} for layer in source.layers]
-    allocate(budget, source, allocation=allocation, units=units, bucket=bucket, curves=flat)
+    limits = _limits(budget, source)
+    if allocation == "budgeted":
+        _check_reachable(limits, _smallest(source, units or DEFAULT_UNITS, bucket))
+    else:
+        _uniform(source, limits, units, bucket)
 
 
-def _largest(layer: LayerWidths) -> int:
-    return max(layer.intermediate_size, layer.num_key_value_heads, layer.v_head_dim, layer.qk_head_dim)
+def _named_widths(budget: Budget, source: WidthPlan) -> WidthPlan | None:
+    """The plan of a budget that names widths; `None` for limits."""
+    if budget.widths is not None:
+        plan = read_widths(budget.widths, source)
+    elif budget.heads is not None or budget.intermediate is not None:
+        layers = [_explicit(layer, source.widest, budget.heads, budget.intermediate) for layer in source.layers]
+        plan = source.with_layers(layers)
+    else:
+        return None
+    if plan == source:
+        raise UsageError("these are the model's own widths: nothing to prune", fix="Give smaller ones.")
+    return plan
+
+
+def _limits(budget: Budget, source: WidthPlan) -> Sequence[Limit]:
+    """The budget's limits, of which the source exceeds at least one."""
+    limits = budget.limits(source)
+    if all(limit.holds(source) for limit in limits):
+        raise UsageError(
+            "the model is within all limits already: " + ", ".join(_has(limit, source) for limit in limits),
+            fix="Give less than that.",
+        )
+    return limits
+
+
+def _check_reachable(limits: Sequence[Limit], smallest: WidthPlan) -> None:
+    if not all(limit.holds(smallest) for limit in limits):
+        raise binding(limits, smallest)
+
+
+def _uncut(plan: WidthPlan, source: WidthPlan, units: Sequence[str], why: str) -> list[str]:
+    """A note for each unit that was named and that no layer lost."""
+    return [
+        f"no {UNITS[name].title} were cut: {why}"
+        for name in units
+        if all(UNITS[name].width(a) == UNITS[name].width(b) for a, b in zip(plan.layers, source.layers, strict=True))
+    ]
 
 
 def _has(limit: Limit, plan: WidthPlan) -> str:
@@ -129,21 +166,15 @@ def _reached(plan: WidthPlan, source: WidthPlan, limits: Sequence[Limit]) -> str
 
 
 def _attention_of(plan: WidthPlan, source: WidthPlan) -> WidthPlan:
-    """The source with the attention of a plan."""
+    """The source with the attention widths of a plan."""
     return source.with_layers(
-        replace(cut, intermediate_size=whole.intermediate_size)
-        for cut, whole in zip(plan.layers, source.layers, strict=True)
+        replace(cut, intermediate_size=full.intermediate_size)
+        for cut, full in zip(plan.layers, source.layers, strict=True)
     )
 
 
-def _named(plan: WidthPlan, source: WidthPlan) -> Allocation:
-    if plan == source:
-        raise UsageError("these are the model's own widths: nothing to prune", fix="Give smaller ones.")
-    return Allocation(plan)
-
-
 def _explicit(layer: LayerWidths, widest: LayerWidths, heads: int | None, intermediate: int | None) -> LayerWidths:
-    """The layer with at most so many heads and MLP dims."""
+    """The layer with at most this many heads and MLP dims."""
     if heads is not None:
         if heads > widest.num_attention_heads:
             raise UsageError(
@@ -168,37 +199,37 @@ def _explicit(layer: LayerWidths, widest: LayerWidths, heads: int | None, interm
 
 
 def _uniform(source: WidthPlan, limits: Sequence[Limit], units: Sequence[str], bucket: int) -> Allocation:
-    """Every layer cut by one share, the largest that is within all limits, to the nearest bucket of MLP dims.
+    """Cuts every layer by one share: the largest that is within all limits, to the nearest bucket of MLP dims.
 
-    KV groups and dims inside heads are rounded up, and the MLP, whose steps are finer, makes up for it.
+    All other units are rounded up, and the MLP, whose steps are finer, makes up for it.
     """
     notes = []
     if not units:
         fewest = min(layer.num_key_value_heads for layer in source.layers)
-        units = ("mlp", "groups") if fewest >= MIN_GROUPS else ("mlp",)
+        units = (MLP.name, GROUPS.name) if fewest >= MIN_GROUPS else (MLP.name,)
         if fewest < MIN_GROUPS and any(not limit.holds(_smallest(source, units, bucket)) for limit in limits):
-            units = ("mlp", "groups")
+            units = (MLP.name, GROUPS.name)
         elif fewest < MIN_GROUPS:
             notes.append(
                 f"the MLP takes the whole cut: with {fewest} KV groups a layer, fewer than {MIN_GROUPS}, "
                 "one is too much to lose (--heads and --units cut them)"
             )
     smallest = _smallest(source, units, bucket)
-    if not all(limit.holds(smallest) for limit in limits):
-        raise binding(limits, smallest)
-    coarse = [unit for unit in units if unit != "mlp"]
+    _check_reachable(limits, smallest)
+    coarse = [name for name in units if name != MLP.name]
+    fine = [name for name in units if name == MLP.name]
     share = min(_even_share(limit, source, smallest) for limit in limits)
     while True:
         plan = source.with_layers(_keep(layer, coarse, share) for layer in source.layers)
-        if all(limit.holds(_smallest(plan, ["mlp"] if "mlp" in units else [], bucket)) for limit in limits):
+        if all(limit.holds(_smallest(plan, fine, bucket)) for limit in limits):
             break
-        # Rounded up, it leaves more than the MLP can make up for.
+        # Rounding up leaves more than the MLP can make up for.
         share -= 1 / SHARES
-    if "mlp" in units:
+    if fine:
         share = min(_mlp_share(limit, plan) for limit in limits)
         exact = [layer.intermediate_size * share for layer in plan.layers]
         plan = plan.with_layers(_round_mlp(layer, dims, bucket) for layer, dims in zip(plan.layers, exact, strict=True))
-        # The nearest bucket may be the one above, which only a share of the model may exceed.
+        # The nearest bucket may be the one above, which only some limits allow.
         hard = [limit for limit in limits if not limit.nearest]
         while not all(limit.holds(plan) for limit in hard):
             plan = plan.with_layers(
@@ -218,9 +249,9 @@ def _uniform(source: WidthPlan, limits: Sequence[Limit], units: Sequence[str], b
 
 
 def _mlp_share(limit: Limit, plan: WidthPlan) -> float:
-    """The share of all MLP dims at which a plan is just within a limit, which grows with them in a straight line."""
-    whole, half = limit.measure(plan), limit.measure(_with_mlp(plan, 0.5))
-    return 1 - max(0.0, whole - limit.bound) / (2 * (whole - half)) if whole > half else 1.0
+    """The share of all MLP dims at which a plan just meets a limit, whose measure is linear in them."""
+    full, half = limit.measure(plan), limit.measure(_with_mlp(plan, 0.5))
+    return 1 - max(0.0, full - limit.bound) / (2 * (full - half)) if full > half else 1.0
 
 
 def _with_mlp(plan: WidthPlan, share: float) -> WidthPlan:
@@ -230,7 +261,7 @@ def _with_mlp(plan: WidthPlan, share: float) -> WidthPlan:
 
 
 def _even_share(limit: Limit, source: WidthPlan, smallest: WidthPlan) -> float:
-    """The share of everything that may be cut at which a plan would be just within a limit, without any rounding."""
+    """The share of everything that can be cut at which a plan would just meet a limit, without rounding."""
     cut = 1 - costs.prunable_parameters(smallest) / costs.prunable_parameters(source)
     most = limit.measure(source)
     of_prunable = (most - limit.measure(smallest)) / cut
@@ -238,26 +269,21 @@ def _even_share(limit: Limit, source: WidthPlan, smallest: WidthPlan) -> float:
 
 
 def _smallest(source: WidthPlan, units: Sequence[str], bucket: int) -> WidthPlan:
-    layers = [_keep(layer, units, 0.0) for layer in source.layers]
-    if "mlp" in units:
+    """The smallest plan that cutting these units can reach."""
+    layers = [_keep(layer, [name for name in units if name != MLP.name], 0.0) for layer in source.layers]
+    if MLP.name in units:
         layers = [_round_mlp(layer, 0, bucket) for layer in layers]
     return source.with_layers(layers)
 
 
 def _keep(layer: LayerWidths, units: Sequence[str], share: float) -> LayerWidths:
-    """The layer with a share of its groups, of query heads inside them and of dims inside heads, rounded up."""
-    # The tolerance keeps 8 * (1 - 0.75) at 2 groups, whatever the last bit says.
-    if "groups" in units:
-        groups = max(1, math.ceil(layer.num_key_value_heads * share - 1e-9))
-        layer = replace(layer, num_attention_heads=groups * layer.q_per_kv, num_key_value_heads=groups)
-    if "queries" in units:
-        queries = max(1, math.ceil(layer.q_per_kv * share - 1e-9))
-        layer = replace(layer, num_attention_heads=queries * layer.num_key_value_heads)
-    for unit, field in (("values", "v_head_dim"), ("queries-keys", "qk_head_dim")):
-        if unit in units:
-            width = getattr(layer, field)
-            steps = math.ceil(width * share / HEAD_DIM_STEP - 1e-9)
-            layer = replace(layer, **{field: min(width, max(CACHE_HEAD_DIM_MULTIPLE, steps * HEAD_DIM_STEP))})
+    """The layer with a share of each of these units, rounded up to the unit's step."""
+    for name, unit in UNITS.items():
+        if name in units:
+            width = unit.width(layer)
+            # The tolerance keeps 8 * (1 - 0.75) at 2, whatever the last bit is.
+            steps = math.ceil(width * share / unit.step - 1e-9)
+            layer = unit.narrowed(layer, min(width, max(unit.least, steps * unit.step)))
     return layer
 
 

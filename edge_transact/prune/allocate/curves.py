@@ -1,4 +1,4 @@
-"""The loss of every layer by width: what a method predicts, corrected by what is measured."""
+"""The loss of every layer by width: what a method predicts, corrected by what was measured."""
 
 from __future__ import annotations
 
@@ -6,60 +6,58 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from edge_transact.prune.allocate.pricing import UNITS, Curves
-from edge_transact.prune.score.salience import LayerScores
 from edge_transact.prune.score.sensitivity import reference
+from edge_transact.prune.scores import LayerScores, PredictedLosses
+from edge_transact.prune.units import MEASURED_UNITS, MODULES, UNITS, Module
 from edge_transact.widths import LayerWidths
 
+Curves = Mapping[str, torch.Tensor]
+"""The loss curves of one layer by the unit's name: nats a token by the number of units kept, fp32 ``[units + 1]``."""
+
 POWER = 3
-"""Without a prediction, loss grows with this power of the share that is cut: then the best cut of a layer goes with its
-sensitivity to the power -1/2, which is what was found to work."""
-
-
-MEASURED_UNITS = ("mlp", "groups", "queries")
-"""The units that have a curve when nothing but the sensitivity is known."""
+"""Without a prediction, loss is taken to grow with this power of the share that is cut. The best cut of a layer is then
+proportional to its sensitivity to the power -1/2, which works well in experiments."""
 
 
 def loss_curves(scores: Sequence[LayerScores], widths: Sequence[LayerWidths], divergence: torch.Tensor) -> list[Curves]:
-    """For each layer, the curves that `pricing.UNITS` names, in nats a token.
+    """The loss curves of each layer.
 
-    A method that predicts losses keeps their shape, and is scaled to what was measured where it predicted something;
-    of the others only `MEASURED_UNITS` have curves.
+    Predicted curves keep their shape and are scaled to the measured losses, if the prediction at the measured cut is
+    above zero. Without predictions, only the units of `MEASURED_UNITS` have curves.
 
     Args:
-        scores: What the method says of each layer.
-        widths: Of each layer.
-        divergence: `sensitivity.measure_sensitivity`'s, ``[layers, 2]``.
+        scores: The scores of each layer.
+        widths: The widths of each layer.
+        divergence: The measured losses, as `sensitivity.measure_sensitivity` gives them, ``[layers, 2]``.
     """
-    return [
-        _scaled(of_layer.extra, layer, measured) if UNITS["mlp"] in of_layer.extra else _grown(layer, measured)
-        for of_layer, layer, measured in zip(scores, widths, divergence.tolist(), strict=True)
-    ]
+    curves: list[Curves] = []
+    for of_layer, layer, row in zip(scores, widths, divergence.tolist(), strict=True):
+        measured = dict(zip(MODULES, row, strict=True))
+        curves.append(_scaled(of_layer.losses, measured) if of_layer.losses else _grown(layer, measured))
+    return curves
 
 
-def _scaled(predicted: Mapping[str, torch.Tensor], layer: LayerWidths, measured: Sequence[float]) -> Curves:
-    factors = dict(zip(("attention", "mlp"), measured, strict=True))
-    for kind in factors:
-        expected = predicted[f"{kind}_reference_loss"].item()
-        factors[kind] = factors[kind] / expected if expected > 0 else 1.0
-    return {name: predicted[name] * factors["mlp" if unit == "mlp" else "attention"] for unit, name in UNITS.items()}
+def _scaled(predicted: PredictedLosses, measured: Mapping[Module, float]) -> Curves:
+    factors = {}
+    for module, loss in predicted.reference.items():
+        expected = loss.item()
+        factors[module] = measured[module] / expected if expected > 0 else 1.0
+    return {name: curve * factors[UNITS[name].module] for name, curve in predicted.curves.items()}
 
 
-def _grown(layer: LayerWidths, measured: Sequence[float]) -> Curves:
+def _grown(layer: LayerWidths, measured: Mapping[Module, float]) -> Curves:
     cut = reference(layer)
-    attention, mlp = measured
-
-    def curve(size: int, measured_cut: float, loss: float) -> torch.Tensor:
-        share = torch.arange(size, -1, -1) / size
-        return loss * (share / measured_cut) ** POWER
-
-    of_mlp = 1 - cut.intermediate_size / layer.intermediate_size or 1.0
-    of_heads = 1 - cut.num_key_value_heads / layer.num_key_value_heads
-    if not of_heads:
-        # The only KV group can't be cut to see what happens: its query heads are taken to matter as the MLP does.
-        of_heads, attention = of_mlp, mlp
-    return {
-        UNITS["mlp"]: curve(layer.intermediate_size, of_mlp, mlp),
-        UNITS["groups"]: curve(layer.num_key_value_heads, of_heads, attention),
-        UNITS["queries"]: curve(layer.q_per_kv, of_heads, attention),
+    losses = dict(measured)
+    shares: dict[Module, float] = {
+        "attention": 1 - cut.num_key_value_heads / layer.num_key_value_heads,
+        "mlp": 1 - cut.intermediate_size / layer.intermediate_size or 1.0,
     }
+    if not shares["attention"]:
+        # The only KV group can't be cut for the measurement: its query heads are taken to matter as the MLP does.
+        shares["attention"], losses["attention"] = shares["mlp"], losses["mlp"]
+
+    def curve(count: int, module: Module) -> torch.Tensor:
+        share = torch.arange(count, -1, -1) / count
+        return losses[module] * (share / shares[module]) ** POWER
+
+    return {name: curve(UNITS[name].count(layer), UNITS[name].module) for name in MEASURED_UNITS}

@@ -1,4 +1,4 @@
-"""What a budget allows, as numbers that plans are measured by."""
+"""The limits of a budget: what is measured of a plan, and how much of it is allowed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from edge_transact.widths import WidthPlan
 
 @dataclass(frozen=True)
 class Limit:
-    """One thing that must hold of a plan.
+    """One bound of a budget.
 
     Attributes:
-        asked: What was asked for, as a person would say it: ``--ratio 0.3``.
-        bound: The most that `measure` may be.
-        measure: What a plan has of it.
-        unit: Of `measure`, for people.
-        nearest: Whether the nearest that a uniform plan's buckets give will do, though it be a little more.
+        asked: What the user asked for, in the user's terms: ``--ratio 0.3``.
+        bound: The largest value of `measure` that is allowed.
+        measure: Measures a plan.
+        unit: The unit of `measure`, for messages.
+        nearest: Whether a uniform plan may exceed the bound by the rounding of MLP dims to the nearest bucket.
     """
 
     asked: str
@@ -33,11 +33,11 @@ class Limit:
 
 
 def binding(limits: Sequence[Limit], smallest: WidthPlan) -> UsageError:
-    """The failure that says which limits the smallest plan still exceeds."""
-    said = [
+    """The error that names the limits that the smallest plan still exceeds."""
+    exceeded = [
         f"{limit.asked} allows {int(limit.bound):,} {limit.unit}, and the smallest model has "
         f"{int(limit.measure(smallest)):,}"
         for limit in limits
         if not limit.holds(smallest)
     ]
-    return UsageError("; ".join(said), fix="Allow more, or give --heads and --intermediate.")
+    return UsageError("; ".join(exceeded), fix="Allow more, or give --heads and --intermediate.")

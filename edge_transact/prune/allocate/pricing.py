@@ -1,46 +1,29 @@
-"""A budget spent where it costs the least loss: units against units, layers against layers.
+"""Spends a budget where it costs the least loss: units against units, layers against layers.
 
-Every layer has a curve of loss by width for each kind of unit. The cheapest cut is the one of the least loss for what
-it saves of the limits that are still exceeded; cuts are taken until none is. Taking them along the lower convex hull of
-each curve makes this the optimum of the sum of losses, but for the last cut.
+Every layer has a curve of loss by width for each unit. The cheapest cut is the one with the least loss for what it
+saves of the limits that are still exceeded. Cuts are taken until no limit is exceeded. They follow the lower convex
+hull of each curve, which makes the sum of losses optimal, except for the last cut.
 
-KV groups have a price of their own. The KV cache has one number of heads for all its layers, so a model whose layers
-differ in KV heads calls attention many times a layer (`WidthPlan.virtual_layers`), which takes longer than what the
-groups that went would have taken. `cheapest` looks at plans whose KV heads all come in larger or smaller steps, and
-counts each call as the loss of the parameters that could be read in its time.
+KV groups have an extra cost. The KV cache has one number of heads for all its layers, so a model whose layers differ in
+KV heads calls attention several times per layer (`WidthPlan.virtual_layers`). That takes longer than the removed groups
+would have taken. `cheapest` therefore compares plans whose KV heads are multiples of larger or smaller steps, and
+counts each call as the loss of cutting the parameters that could be read in its time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from edge_transact import costs
 from edge_transact.errors import UsageError
+from edge_transact.prune.allocate.curves import Curves
 from edge_transact.prune.allocate.limits import Limit, binding
+from edge_transact.prune.units import DEFAULT_UNITS, GROUPS, MLP, QUERIES, UNITS, Unit
 from edge_transact.widths import CACHE_HEAD_DIM_MULTIPLE, LayerWidths, WidthPlan
-
-UNITS: Mapping[str, str] = {
-    "mlp": "intermediate_loss",
-    "groups": "groups_loss",
-    "queries": "queries_loss",
-    "values": "v_dims_loss",
-    "queries-keys": "qk_pairs_loss",
-}
-"""What may be cut, and the curve that prices it: ``[units + 1]``, the loss in nats a token by units kept.
-
-MLP dims; KV groups; query heads inside every KV group, of which all layers keep as many; value dims; RoPE pairs.
-"""
-
-DEFAULT_UNITS = ("mlp", "groups", "values", "queries-keys")
-"""What is cut unless it is said."""
-
-HEAD_DIM_STEP = 8
-"""Dims inside heads go so many at a time."""
-
-Curves = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,7 +33,7 @@ class Spent:
     Attributes:
         plan: The widths.
         loss: Predicted, in nats a token.
-        price: Of a parameter more: what the cheapest cut that is left costs for each that it takes, in nats a token.
+        price: Predicted loss per parameter of the cheapest cut that remains, in nats a token.
     """
 
     plan: WidthPlan
@@ -66,31 +49,36 @@ def cheapest(
     units: Sequence[str] = DEFAULT_UNITS,
     bucket: int,
 ) -> Spent:
-    """The plan that meets all limits at the least predicted loss, attention calls counted.
+    """The plan that meets all limits at the least predicted loss, including the cost of attention calls.
 
     Args:
         source: The widths to start from.
-        curves: For each layer, what `UNITS` names.
+        curves: The loss curves of each layer, for at least `units`.
         limits: What must hold.
-        units: What may be cut.
+        units: What may be cut, names of `UNITS`.
         bucket: MLP widths are multiples of it.
 
     Raises:
-        UsageError: No such plan; it says which limit binds.
+        UsageError: There is no such plan; the message names the limit that binds.
     """
     heads = source.virtual_num_key_value_heads
-    steps = [step for step in range(heads, 0, -1) if heads % step == 0] if "groups" in units else [heads]
+    divisors = [step for step in range(heads, 0, -1) if heads % step == 0] if GROUPS.name in units else [heads]
     best: Spent | None = None
-    for step in steps:
+    for divisor in divisors:
+        steps = {MLP: bucket, GROUPS: divisor}
+        layers = [
+            {UNITS[name]: _Curve.of(UNITS[name], widths, losses[name], steps.get(UNITS[name])) for name in units}
+            for losses, widths in zip(curves, source.layers, strict=True)
+        ]
         try:
-            spent = _spend(source, curves, limits, units, bucket, step)
+            spent = _spend(source, layers, limits)
         except UsageError:
-            # A smaller step may reach the limits yet.
-            if step == steps[-1] and best is None:
+            # A smaller step may still reach the limits.
+            if divisor == divisors[-1] and best is None:
                 raise
             continue
         if best is not None and not _with_calls(spent, spent.price) < _with_calls(best, spent.price):
-            # Still smaller steps mean still more calls.
+            # Smaller steps would only mean more calls.
             break
         best = spent
     assert best is not None
@@ -101,171 +89,171 @@ def _with_calls(spent: Spent, price: float) -> float:
     return spent.loss + price * costs.ATTENTION_CALL_PARAMETERS * spent.plan.num_virtual_layers
 
 
-def _spend(
-    source: WidthPlan,
-    curves: Sequence[Curves],
-    limits: Sequence[Limit],
-    units: Sequence[str],
-    bucket: int,
-    group_step: int,
-) -> Spent:
-    """`cheapest` with KV heads in multiples of a step, attention calls not counted."""
-    prices = [
-        {unit: _Curve(of_layer[UNITS[unit]], unit, widths, bucket, group_step) for unit in units}
-        for of_layer, widths in zip(curves, source.layers, strict=True)
-    ]
-    savings: dict[tuple[LayerWidths, str, int], Sequence[float]] = {}
+@dataclass(frozen=True)
+class _Curve:
+    """The widths that one unit of one layer can still take, and their losses.
 
-    def saved(cut: _Cut, plan: WidthPlan) -> Sequence[float]:
-        """What a cut saves of each limit; of the many that are of one layer, remembered by what they are."""
-        if len(cut) > 1:
-            after = source.with_layers(_applied(cut, plan.layers, prices))
-            return [limit.measure(plan) - limit.measure(after) for limit in limits]
-        ((index, unit, position),) = cut
-        layer, width = plan.layers[index], prices[index][unit].widths[position]
-        if (layer, unit, width) not in savings:
-            savings[layer, unit, width] = _savings(source, layer, _narrowed(layer, unit, width), limits)
-        return savings[layer, unit, width]
+    Attributes:
+        widths: The present width, then narrower ones.
+        losses: The loss at each of `widths`.
+        full_loss: The loss at the source's width.
+    """
 
+    widths: tuple[int, ...]
+    losses: tuple[float, ...]
+    full_loss: float
+
+    @classmethod
+    def of(cls, unit: Unit, layer: LayerWidths, losses: torch.Tensor, step: int | None = None) -> _Curve:
+        """The curve at the layer's own width; `step` overrides the unit's."""
+        step = step or unit.step
+        width = unit.width(layer)
+        widths = (width, *range((width - 1) // step * step, max(step, unit.least) - 1, -step))
+        at = tuple(losses[[width // unit.dims_per_unit for width in widths]].tolist())
+        return cls(widths, at, at[0])
+
+    @cached_property
+    def corner(self) -> int | None:
+        """The width at the next corner of the lower convex hull; `None` at the end of the curve."""
+        width, loss = self.widths[0], self.losses[0]
+        narrower = list(zip(self.widths, self.losses, strict=True))[1:]
+        best = min(narrower, key=lambda point: (point[1] - loss) / (width - point[0]), default=None)
+        return best[0] if best else None
+
+    def at_most(self, width: int) -> int | None:
+        """The largest of `widths` that is at most `width`, if any."""
+        return next((choice for choice in self.widths if choice <= width), None)
+
+    def added_loss(self, width: int) -> float:
+        """What narrowing from the present width to one of `widths` costs."""
+        return self.losses[self.widths.index(width)] - self.losses[0]
+
+    def narrowed(self, width: int) -> _Curve:
+        """The rest of the curve, from one of `widths` on."""
+        at = self.widths.index(width)
+        return _Curve(self.widths[at:], self.losses[at:], self.full_loss)
+
+
+_Layers = Sequence[dict[Unit, _Curve]]
+"""The curves of every layer."""
+
+
+@dataclass(frozen=True)
+class _Move:
+    """One unit of one layer that gets narrower."""
+
+    layer: int
+    unit: Unit
+    width: int
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Moves that are made together, and the predicted loss that they add."""
+
+    moves: tuple[_Move, ...]
+    loss: float
+
+    @classmethod
+    def of(cls, moves: Sequence[_Move], layers: _Layers) -> _Cut:
+        return cls(tuple(moves), sum(layers[move.layer][move.unit].added_loss(move.width) for move in moves))
+
+    def applied(self, plan: WidthPlan) -> WidthPlan:
+        """The plan after the cut."""
+        widths = list(plan.layers)
+        for move in self.moves:
+            widths[move.layer] = move.unit.narrowed(widths[move.layer], move.width)
+        return plan.with_layers(widths)
+
+
+def _spend(source: WidthPlan, layers: _Layers, limits: Sequence[Limit]) -> Spent:
+    """The plan that meets all limits at the least loss on these curves, without the cost of attention calls.
+
+    Raises:
+        UsageError: No cut helps any more, and a limit is still exceeded.
+    """
+    savings = _Savings(source, limits)
+    layers = [dict(of_layer) for of_layer in layers]
     plan = source
     while True:
         excess = [max(0, limit.measure(plan) - limit.bound) for limit in limits]
-        cuts: list[_Cut] = [
-            ((index, unit, curve.following),)
-            for index, of_layer in enumerate(prices)
-            for unit, curve in of_layer.items()
-            if curve.following is not None and unit != "queries"
-        ]
-        cuts += _fewer_queries(plan, prices)
+        cuts = [*_cuts_of_one_layer(layers), *_cuts_of_all_layers(layers)]
         if not any(excess):
-            loss = sum(curve.loss for of_layer in prices for curve in of_layer.values())
-            return Spent(plan, loss, min((_price_of_a_parameter(cut, plan, prices) for cut in cuts), default=0.0))
-        cuts += _narrower_cache(plan, prices)
-        priced = []
-        for cut in cuts:
-            price = _price(_loss(cut, prices), saved(cut, plan), excess)
-            if price is not None:
-                priced.append((price, cut))
-        if not priced:
+            loss = sum(curve.losses[0] - curve.full_loss for of_layer in layers for curve in of_layer.values())
+            return Spent(plan, loss, min((_price_of_a_parameter(cut, plan) for cut in cuts), default=0.0))
+        cuts += _cuts_of_the_cache(plan, layers)
+        prices = [(_price(cut.loss, savings.of(cut, plan), excess), cut) for cut in cuts]
+        helpful = [(price, cut) for price, cut in prices if price is not None]
+        if not helpful:
             raise binding(limits, plan)
-        _, cut = min(priced, key=lambda candidate: candidate[0])
-        plan = source.with_layers(_applied(cut, plan.layers, prices))
-        for index, unit, position in cut:
-            prices[index][unit].move(position)
-
-
-_Cut = tuple[tuple[int, str, int], ...]
-"""What goes at once: layers, units, and the positions on their curves that they go to."""
-
-
-def _applied(cut: _Cut, layers: Sequence[LayerWidths], prices: Sequence[Mapping[str, _Curve]]) -> Sequence[LayerWidths]:
-    after = list(layers)
-    for index, unit, position in cut:
-        after[index] = _narrowed(after[index], unit, prices[index][unit].widths[position])
-    return after
-
-
-def _loss(cut: _Cut, prices: Sequence[Mapping[str, _Curve]]) -> float:
-    return sum(prices[index][unit].loss_at(position) for index, unit, position in cut)
-
-
-def _price_of_a_parameter(cut: _Cut, plan: WidthPlan, prices: Sequence[Mapping[str, _Curve]]) -> float:
-    after = plan.with_layers(_applied(cut, plan.layers, prices))
-    return _loss(cut, prices) / (costs.prunable_parameters(plan) - costs.prunable_parameters(after))
-
-
-class _Curve:
-    """One unit of one layer: the widths that it may take, and where it is."""
-
-    def __init__(self, losses: torch.Tensor, unit: str, layer: LayerWidths, bucket: int, group_step: int) -> None:
-        self.widths = _choices(unit, layer, bucket, group_step)
-        kept = [width // 2 if unit == "queries-keys" else width for width in self.widths]
-        self._losses = losses[kept].tolist()
-        self._at = 0
-        self._find()
-
-    @property
-    def loss(self) -> float:
-        """The loss at the present width, beyond that at full width."""
-        return self._losses[self._at] - self._losses[0]
-
-    def loss_at(self, position: int) -> float:
-        """What going to a position costs from here."""
-        return self._losses[position] - self._losses[self._at]
-
-    def move(self, position: int) -> None:
-        self._at = position
-        self._find()
-
-    def _find(self) -> None:
-        """The next corner of the lower convex hull."""
-        further = range(self._at + 1, len(self.widths))
-        here = self.widths[self._at]
-        self.following: int | None = min(
-            further, key=lambda position: self.loss_at(position) / (here - self.widths[position]), default=None
-        )
-
-
-def _choices(unit: str, layer: LayerWidths, bucket: int, group_step: int) -> list[int]:
-    """The widths of a unit from its present one down."""
-    width, step = {
-        "mlp": (layer.intermediate_size, bucket),
-        "groups": (layer.num_key_value_heads, group_step),
-        "queries": (layer.q_per_kv, 1),
-        "values": (layer.v_head_dim, HEAD_DIM_STEP),
-        "queries-keys": (layer.qk_head_dim, HEAD_DIM_STEP),
-    }[unit]
-    least = max(step, CACHE_HEAD_DIM_MULTIPLE) if unit in ("values", "queries-keys") else step
-    narrower = range((width - 1) // step * step, least - 1, -step)
-    return [width, *narrower]
-
-
-def _narrowed(layer: LayerWidths, unit: str, width: int) -> LayerWidths:
-    if unit == "groups":
-        return replace(layer, num_attention_heads=width * layer.q_per_kv, num_key_value_heads=width)
-    if unit == "queries":
-        return replace(layer, num_attention_heads=width * layer.num_key_value_heads)
-    field = {"mlp": "intermediate_size", "values": "v_head_dim", "queries-keys": "qk_head_dim"}[unit]
-    return replace(layer, **{field: width})
-
-
-def _savings(source: WidthPlan, before: LayerWidths, after: LayerWidths, limits: Sequence[Limit]) -> list[float]:
-    """What a cut of one layer saves of each limit, all other layers as they are."""
-
-    # Beside the widest layer, so that the cache's head dim stays.
-    def cost(layer: LayerWidths) -> list[float]:
-        plan = source.with_layers([_narrowed(source.widest, "queries", layer.q_per_kv), layer])
-        return [limit.measure(plan) for limit in limits]
-
-    return [a - b for a, b in zip(cost(before), cost(after), strict=True)]
+        _, cut = min(helpful, key=lambda priced: priced[0])
+        plan = cut.applied(plan)
+        for move in cut.moves:
+            layers[move.layer][move.unit] = layers[move.layer][move.unit].narrowed(move.width)
 
 
 def _price(loss: float, saved: Sequence[float], excess: Sequence[float]) -> float | None:
-    """Loss by share of the way to all limits; `None` where nothing is saved of those that are exceeded."""
+    """Loss per share of the way to all limits; `None` if the cut saves nothing of those that are exceeded."""
     way = sum(min(gain, over) / over for gain, over in zip(saved, excess, strict=True) if over and gain > 0)
     return loss / way if way else None
 
 
-def _narrower_cache(plan: WidthPlan, prices: Sequence[Mapping[str, _Curve]]) -> list[_Cut]:
-    """The cut of all layers that takes the KV cache's one head dim to the next one below; none where it can't."""
-    fields = {"values": "v_head_dim", "queries-keys": "qk_head_dim"}
-    if not all(unit in of_layer for of_layer in prices for unit in fields):
-        return []
+def _price_of_a_parameter(cut: _Cut, plan: WidthPlan) -> float:
+    return cut.loss / (costs.prunable_parameters(plan) - costs.prunable_parameters(cut.applied(plan)))
+
+
+class _Savings:
+    """What cuts save of each limit. Many layers are alike, so savings of one layer are remembered by its widths."""
+
+    def __init__(self, source: WidthPlan, limits: Sequence[Limit]) -> None:
+        self._source = source
+        self._limits = limits
+        self._known: dict[tuple[LayerWidths, Unit, int], list[float]] = {}
+
+    def of(self, cut: _Cut, plan: WidthPlan) -> list[float]:
+        """What the cut saves of each limit, from `plan`."""
+        if len(cut.moves) > 1:
+            after = cut.applied(plan)
+            return [limit.measure(plan) - limit.measure(after) for limit in self._limits]
+        (move,) = cut.moves
+        layer = plan.layers[move.layer]
+        key = (layer, move.unit, move.width)
+        if key not in self._known:
+            before, after_move = self._costs(layer), self._costs(move.unit.narrowed(layer, move.width))
+            self._known[key] = [a - b for a, b in zip(before, after_move, strict=True)]
+        return self._known[key]
+
+    def _costs(self, layer: LayerWidths) -> list[float]:
+        # Next to the source's widest layer, so that the cache's head dim doesn't change.
+        widest = QUERIES.narrowed(self._source.widest, layer.q_per_kv)
+        plan = self._source.with_layers([widest, layer])
+        return [limit.measure(plan) for limit in self._limits]
+
+
+def _cuts_of_one_layer(layers: _Layers) -> Iterator[_Cut]:
+    """For each unit of each layer, the cut to the next corner of its curve."""
+    for index, of_layer in enumerate(layers):
+        for unit, curve in of_layer.items():
+            if curve.corner is not None and not unit.all_layers:
+                yield _Cut.of([_Move(index, unit, curve.corner)], layers)
+
+
+def _cuts_of_all_layers(layers: _Layers) -> Iterator[_Cut]:
+    """For each unit that all layers must keep alike, the cut of one more from each of them."""
+    for unit in layers[0]:
+        if unit.all_layers and all(len(of_layer[unit].widths) > 1 for of_layer in layers):
+            yield _Cut.of([_Move(i, unit, of_layer[unit].widths[1]) for i, of_layer in enumerate(layers)], layers)
+
+
+def _cuts_of_the_cache(plan: WidthPlan, layers: _Layers) -> Iterator[_Cut]:
+    """The cut of all layers that takes the KV cache's one head dim to the next smaller one, if it is possible."""
     goal = (plan.cache_head_dim - 1) // CACHE_HEAD_DIM_MULTIPLE * CACHE_HEAD_DIM_MULTIPLE
-    cuts = []
-    for index, of_layer in enumerate(prices):
-        for unit, field in fields.items():
-            if getattr(plan.layers[index], field) > goal:
-                position = next((at for at, width in enumerate(of_layer[unit].widths) if width <= goal), None)
-                if position is None:
-                    return []
-                cuts.append((index, unit, position))
-    return [tuple(cuts)] if cuts else []
-
-
-def _fewer_queries(plan: WidthPlan, prices: Sequence[Mapping[str, _Curve]]) -> list[_Cut]:
-    """The cut of all layers that leaves every KV group a query head less; none where it can't."""
-    if plan.q_per_kv == 1 or not all("queries" in of_layer for of_layer in prices):
-        return []
-    goal = plan.q_per_kv - 1
-    return [tuple((index, "queries", of_layer["queries"].widths.index(goal)) for index, of_layer in enumerate(prices))]
+    moves = []
+    for index, of_layer in enumerate(layers):
+        for unit, curve in of_layer.items():
+            width = curve.at_most(goal) if unit.sets_cache_head_dim else None
+            if width is not None and width < curve.widths[0]:
+                moves.append(_Move(index, unit, width))
+    cut = _Cut.of(moves, layers)
+    if moves and cut.applied(plan).cache_head_dim <= goal:
+        yield cut

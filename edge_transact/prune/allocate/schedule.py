@@ -1,4 +1,4 @@
-"""How widths shrink over K shots, each of which scores the model that the one before left."""
+"""How widths shrink over several shots, each of which scores the model that the previous one left."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from edge_transact.widths import LayerWidths, WidthPlan
 
 
 def next_dims(current: int, target: int, remaining: int) -> int:
-    """Dims after the next of `remaining` shots: an even share of the way, rounded down (TransAct, official code)."""
+    """Dims after the next of `remaining` shots: an even share of the rest, rounded down (TransAct, official code)."""
     return current - (current - target) // remaining
 
 
 def shot_plans(source: WidthPlan, target: WidthPlan, shots: int) -> Iterator[WidthPlan]:
-    """The plan after each of `shots` shots; the last is `target`, which alone cuts inside of KV groups.
+    """The plan after each of `shots` shots. The last one is `target`; only that one may cut inside KV groups.
 
-    Attention moves in dims of `o_proj`'s input and keeps the KV groups that these dims reach into, and the next shot
-    starts from whole groups.
+    Attention shrinks in dims of `o_proj`'s input. Every KV group that the remaining dims reach into is kept, so the
+    next shot starts from complete groups.
     """
     plan = source
     for remaining in range(shots, 0, -1):
@@ -28,7 +28,7 @@ def shot_plans(source: WidthPlan, target: WidthPlan, shots: int) -> Iterator[Wid
 
 def _next_layer(current: LayerWidths, target: LayerWidths, remaining: int) -> LayerWidths:
     dims = next_dims(current.attention_size, target.attention_size, remaining)
-    # Not fewer than the target's, whose attention may be narrower for its heads' dims.
+    # Not fewer than the target's: its attention may be narrower because its heads are.
     groups = max(-(-dims // (current.v_head_dim * current.q_per_kv)), target.num_key_value_heads)
     return replace(
         current,

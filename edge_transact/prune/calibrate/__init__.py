@@ -1,1 +1,1 @@
-"""Calibration: text as windows of tokens, and a model run over them layer by layer."""
+"""Calibration: text as windows of tokens, and a model that runs on them layer by layer."""

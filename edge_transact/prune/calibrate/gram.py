@@ -1,4 +1,4 @@
-"""Sums of products over tokens: in which precision, and of symmetric ones half."""
+"""Sums of products over tokens, in a chosen precision; only half of a symmetric sum is computed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 import torch
 
 BLOCK = 256
-"""Columns of a block: of whole matrices it is large enough for the products to be fast."""
+"""Columns of a block, enough for the matrix products to be fast."""
 
 
 @contextmanager
 def sums_of(dtype: torch.dtype) -> Iterator[None]:
-    """Within, fp32 products may round what they multiply to bf16, and sum in fp32, where it was bf16 before.
+    """Lets fp32 products inside the context round their factors to bf16, if `dtype` is bf16; sums stay fp32.
 
-    CPUs that have bf16 products are several times as fast with them.
+    CPUs with bf16 products are several times as fast with them.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium" if dtype == torch.bfloat16 else before)
@@ -26,28 +26,28 @@ def sums_of(dtype: torch.dtype) -> Iterator[None]:
 
 
 class Gram:
-    """The sum of ``x^T x`` over batches of rows, fp32. Of the symmetric matrix, blocks from the diagonal on are summed.
+    """The sum of ``x^T x`` over batches of rows, fp32. Only the blocks on and above the diagonal are summed.
 
     Args:
         size: Columns of x.
-        device: Where.
+        device: Where the sum is kept.
     """
 
     def __init__(self, size: int, device: torch.device) -> None:
         self._sum = torch.zeros(size, size, device=device)
 
     def add(self, x: torch.Tensor) -> None:
-        """Takes in rows, fp32 ``[rows, size]``."""
+        """Adds rows, fp32 ``[rows, size]``."""
         for start, rows in self._blocks():
             rows[:, start:].addmm_(x[:, start : start + len(rows)].T, x[:, start:])
 
     def whole(self) -> torch.Tensor:
-        """The matrix, ``[size, size]``: not a copy."""
+        """The complete matrix, ``[size, size]``; not a copy."""
         for start, rows in self._blocks():
             end = start + len(rows)
             self._sum[end:, start:end] = rows[:, end:].T
         return self._sum
 
     def _blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """The first row of each block, and its rows."""
+        """The index of each block's first row, and its rows."""
         return zip(range(0, len(self._sum), BLOCK), self._sum.split(BLOCK), strict=True)

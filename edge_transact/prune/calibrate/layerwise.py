@@ -1,7 +1,7 @@
-"""A model gone through layer by layer, so that one layer's weights are in memory at a time.
+"""Runs a model layer by layer, so that only one layer's weights are in memory at a time.
 
-The hidden states of all calibration windows go through layer after layer; each layer is read from the checkpoint,
-already cut to what is kept of it so far, and computes what the whole pruned model would.
+The hidden states of all calibration windows go through one layer after the other. Each layer is read from the
+checkpoint and cut to what is kept of it so far, so it computes what it would inside the pruned model.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from edge_transact.system.cpu import has_fast_bf16
 logger = logging.getLogger(__name__)
 
 BATCH_TOKENS = 2048
-"""Tokens of a forward pass: enough for full matrix products, few enough for the activations of a 7B model."""
+"""Tokens of a forward pass: enough for fast matrix products, few enough for the activations of a 7B model."""
 
 LOGITS_TOKENS = 256
 """Tokens whose logits are computed at once."""
 
 LOGITS_VOCABULARY = 4096
-"""Logits of a token that are computed at once, where they needn't be together: they stay in the cache."""
+"""Logits of a token that are computed at once, where blocks are enough: they stay in the CPU's cache."""
 
 
 def compute_device() -> torch.device:
-    """Where layers compute: a GPU where there is one."""
+    """The device that computes layers: a GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def computation_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
-    """What a model is computed in: bf16 if it is stored so and the device multiplies it fast, else fp32.
+    """The dtype of the computation: bf16 if weights are stored in it and the device multiplies it fast, else fp32.
 
     fp16 overflows where bf16 and fp32 don't. NVIDIA's GPUs before Ampere only emulate bf16.
     """
@@ -57,9 +57,9 @@ class LayerwiseModel:
         windows: int64 token ids, ``[windows, window]``.
 
     Attributes:
-        replaced: Tensors that stand in for the checkpoint's, by name; `replace` puts them there.
-        dtype: Of the computation.
-        device: Where layers compute, see `compute_device`. Hidden states wait on the CPU.
+        replaced: Tensors that are used instead of the checkpoint's, by name; `replace` adds them.
+        dtype: The dtype of the computation, see `computation_dtype`.
+        device: The device that computes layers, see `compute_device`. Hidden states are kept on the CPU.
     """
 
     def __init__(self, checkpoint: Checkpoint, windows: torch.Tensor) -> None:
@@ -71,9 +71,11 @@ class LayerwiseModel:
         self.dtype = computation_dtype(checkpoint.tensor(self._embedding_name).dtype, self.device)
 
     def sample(self, tokens: int, window: int | None = None) -> LayerwiseModel:
-        """The same model with fewer windows: every so many-th, of about so many tokens in all, but at least one.
+        """The same model with fewer windows, evenly spaced.
 
-        With `window`, only the first so many tokens of each, and so more of them.
+        Args:
+            tokens: The approximate number of tokens to keep; at least one window is kept.
+            window: Keeps only this many tokens at the start of each window, and so more windows.
         """
         windows = self.windows[:, :window]
         step = max(1, windows.numel() // max(tokens, 1))
@@ -87,10 +89,10 @@ class LayerwiseModel:
         return self.windows.split(max(1, BATCH_TOKENS // self.windows.shape[1]))
 
     def embeddings(self, journal: Journal) -> torch.Tensor:
-        """What layer 0 gets, ``[windows, window, hidden_size]``, in the journal's room.
+        """The input of layer 0, ``[windows, window, hidden_size]``, in storage of the journal.
 
         Raises:
-            EdgeTransactError: A row of the embedding is not finite.
+            EdgeTransactError: A row of the embedding isn't finite.
         """
         rows = self.checkpoint.tensor(self._embedding_name)
         hidden = journal.room((*self.windows.shape, rows.shape[1]), self.dtype)
@@ -111,12 +113,14 @@ class LayerwiseModel:
         return LlamaRotaryEmbedding(config).to(self.device)(like, positions)
 
     def layer(self, index: int, selection: LayerSelection | None = None) -> LlamaDecoderLayer:
-        """A layer cut to what is kept of it, with the tensors that stand in; or, without a selection, the source's own.
+        """A layer, without gradients for its weights.
 
-        Its weights want no gradients.
+        Args:
+            index: Which layer.
+            selection: What is kept of it, with `replaced` tensors; `None` for the source's own layer.
 
         Raises:
-            EdgeTransactError: One of its tensors holds NaN or infinity, named.
+            EdgeTransactError: One of its tensors, which the message names, holds NaN or infinity.
         """
         replaced = self.replaced if selection else {}
         selection = selection or LayerSelection.everything(self.checkpoint.plan.layers[index])
@@ -130,12 +134,12 @@ class LayerwiseModel:
         return layer.requires_grad_(False).to(self.device)
 
     def replace(self, name: str, tensor: torch.Tensor) -> None:
-        """Puts a computed tensor in the place of one of the checkpoint's, in that one's dtype.
+        """Replaces a tensor of the checkpoint by a computed one, in the checkpoint's dtype.
 
-        Values that this dtype doesn't reach, as fp16 doesn't beyond 65504, become its largest, with a warning.
+        Values outside the range of that dtype, such as 65504 for fp16, are clamped with a warning.
 
         Raises:
-            EdgeTransactError: It holds NaN or infinity.
+            EdgeTransactError: The tensor holds NaN or infinity.
         """
         if not is_finite(tensor):
             raise EdgeTransactError(f"{self.checkpoint.path}: what would become {name} is not finite", fix=REPAIR)
@@ -143,12 +147,12 @@ class LayerwiseModel:
         limit = torch.finfo(dtype).max
         if beyond := int((tensor.abs() > limit).sum()):
             logger.warning(
-                f"{name}: {beyond} of {tensor.numel()} values are beyond {dtype}'s {limit:.6g}, and became that."
+                f"{name}: {beyond} of {tensor.numel()} values are beyond {dtype}'s {limit:.6g} and were clamped."
             )
         self.replaced[name] = tensor.clamp(-limit, limit).to(dtype)
 
     def run(self, layer: LlamaDecoderLayer, hidden: torch.Tensor) -> torch.Tensor:
-        """What a layer makes of hidden states ``[batch, window, hidden_size]``, on `device`."""
+        """The output of a layer for hidden states ``[batch, window, hidden_size]``, on `device`."""
         return layer(hidden.to(self.device), attention_mask=None, position_embeddings=self.rotary)
 
     @cached_property
@@ -173,19 +177,19 @@ class LayerwiseModel:
         return functional.linear(self._final_norm(hidden.to(self.device)), self._lm_head).float()
 
     def logit_blocks(self, hidden: torch.Tensor) -> Iterator[torch.Tensor]:
-        """As `logits`, block by block of the vocabulary: fp32 ``[tokens, LOGITS_VOCABULARY or fewer]`` each."""
+        """`logits` in blocks of the vocabulary: fp32 ``[tokens, LOGITS_VOCABULARY or fewer]`` each."""
         normed = self._final_norm(hidden.to(self.device))
         for rows in self._lm_head.split(LOGITS_VOCABULARY):
             yield functional.linear(normed, rows).float()
 
     def loss_gradients(self, hidden: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The gradient of the summed next-token loss of all windows, in nats, by the last layer's output.
+        """The gradient of the summed next-token loss of all windows, in nats, with respect to the last layer's output.
 
         Args:
             hidden: The last layer's output, batch by batch.
 
         Returns:
-            Of the shapes and the dtype of `hidden`.
+            Gradients in the shapes and the dtype of `hidden`.
 
         Raises:
             EdgeTransactError: The last norm or `lm_head` holds NaN or infinity.
@@ -193,7 +197,7 @@ class LayerwiseModel:
         gradients = []
         for ids, states in zip(self.batches, hidden, strict=True):
             gradient = torch.zeros_like(states)
-            # Each token predicts the next one of its window; the last predicts nothing.
+            # Each token predicts the next one in its window; the last token predicts nothing.
             inputs, outputs = states[:, :-1].flatten(end_dim=1), gradient[:, :-1]
             pieces = []
             for piece, labels in zip(
@@ -211,14 +215,14 @@ class LayerwiseModel:
 
     @torch.no_grad()
     def _by_normed(self, normed: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The gradient of the summed loss by what `lm_head` gets: the softmax's mean of its rows, less the label's.
+        """The gradient with respect to `lm_head`'s input: the softmax's mean of its rows, minus the label's row.
 
         Args:
             normed: ``[tokens, hidden_size]``.
             labels: int64 ``[tokens]``.
 
         Returns:
-            Of the shape and the dtype of `normed`.
+            The gradient in the shape and the dtype of `normed`.
         """
         blocks = self._lm_head.split(LOGITS_VOCABULARY)
         logits = [functional.linear(normed, rows) for rows in blocks]
@@ -230,10 +234,10 @@ class LayerwiseModel:
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor], checkpoint: Checkpoint, index: int) -> None:
-    """Refuses what isn't finite.
+    """Checks that the computed tensors of a layer are finite.
 
     Raises:
-        EdgeTransactError: A tensor holds NaN or infinity, named by layer and by its name here.
+        EdgeTransactError: A tensor holds NaN or infinity; the message names the layer and the tensor.
     """
     for name, tensor in tensors.items():
         if not is_finite(tensor):
@@ -244,7 +248,7 @@ def check_finite(tensors: Mapping[str, torch.Tensor], checkpoint: Checkpoint, in
 
 
 def pieces(hidden: torch.Tensor, model: LayerwiseModel) -> Iterator[torch.Tensor]:
-    """Hidden states of all windows, batch by batch, as views that can be written to; in memory until the next one."""
+    """Hidden states of all windows, batch by batch, as writable views; each is released when the next is asked for."""
     for piece in hidden.split(len(model.batches[0])):
         yield piece
         release(hidden)

@@ -1,4 +1,4 @@
-"""Whether a calibration text says anything of the model: refused where it can't, with a word where it hardly can."""
+"""Checks that a calibration text suits the model: refuses text that can't, and warns about text that hardly does."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 REPEATED = 0.9
-"""More of one token than this isn't text: English has 8 % of its most frequent one."""
+"""A larger share of one token isn't text. The most frequent token of English has 8 %."""
 
 FOREIGN = 0.05
-"""More tokens than this that are unknown, or less than a character, is a script that the tokenizer wasn't made for.
+"""A larger share of tokens that are unknown or only part of a character is a script that the tokenizer doesn't know.
 
-With SmolLM2's it is 0 % of English, 3 % of French, 8 % of Russian, 77 % of Chinese.
+SmolLM2's tokenizer gives 0 % for English, 3 % for French, 8 % for Russian and 77 % for Chinese.
 """
 
 
 def check_text(text: str, windows: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Looks at the tokens that were drawn from a text, and warns where they are of another script than the model's.
+    """Checks the tokens that were drawn from a text, and warns if the tokenizer doesn't know the text's script.
 
     Args:
         text: The TEXT, for the message.
         windows: int64 token ids, any shape.
-        tokenizer: The model's.
+        tokenizer: The model's tokenizer.
 
     Raises:
-        EdgeTransactError: They are one token over and over.
+        EdgeTransactError: Nearly all tokens are the same.
     """
     ids, counts = windows.unique(return_counts=True)
     shares = dict(zip(ids.tolist(), (counts / windows.numel()).tolist(), strict=True))
@@ -41,16 +41,16 @@ def check_text(text: str, windows: torch.Tensor, tokenizer: PreTrainedTokenizerB
     if shares[frequent] > REPEATED:
         raise EdgeTransactError(
             f"{shares[frequent]:.0%} of the calibration text {text} is the token {tokenizer.decode([frequent])!r}",
-            fix="Give text as the model will see it: one token over and over says nothing of the others.",
+            fix="Calibrate on text like the model's input: a repeated token says nothing about the others.",
         )
     foreign = sum(
         share
         for token, share in shares.items()
-        # U+FFFD is what the bytes of a part of a character decode to.
+        # Part of a character decodes to U+FFFD.
         if token == tokenizer.unk_token_id or "\ufffd" in tokenizer.decode([token])
     )
     if foreign > FOREIGN:
         logger.warning(
             f"{foreign:.0%} of the tokens of the calibration text {text} are unknown to the model's tokenizer, or only "
-            "a part of a character: it wasn't made for this script. Calibrate on text as the model will see it."
+            "a part of a character: it wasn't made for this script. Calibrate on text like the model's input."
         )

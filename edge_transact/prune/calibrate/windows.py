@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_TEXT = "demo:sotu"
 DEFAULT_TOKENS = 16384
 WINDOW = 512
-"""Tokens of a window, or the model's context where that is shorter."""
+"""Tokens in a window, unless the model's context is shorter."""
 
 PACKINGS = ("joined", "documents")
 """How windows are cut: from a text's documents joined by blank lines, or from each document by itself."""
@@ -33,12 +33,12 @@ DEFAULT_PACKING = "joined"
 
 @dataclass(frozen=True)
 class Source:
-    """One text of a calibration.
+    """One calibration text.
 
     Attributes:
         text: The TEXT.
-        sha256: Of its UTF-8 bytes, documents joined.
-        tokens: How many of its tokens were drawn.
+        sha256: The digest of its UTF-8 bytes, documents joined.
+        tokens: The number of tokens drawn from it.
     """
 
     text: str
@@ -51,10 +51,10 @@ class Calibration:
     """Windows of calibration text.
 
     Attributes:
-        windows: int64, ``[windows, window]``; those of the first text, those of the second, ...
+        windows: int64, ``[windows, window]``; the windows of the first text, then those of the second, ...
         sources: The texts that they come from.
         packing: One of `PACKINGS`.
-        seed: What the windows were drawn with.
+        seed: The seed that the windows were drawn with.
     """
 
     windows: torch.Tensor = field(repr=False)
@@ -63,7 +63,7 @@ class Calibration:
     seed: int
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the windows themselves, of which it says how many tokens they have, each and together."""
+        """Everything except the windows' tokens, of which it gives the number per window and in total."""
         return {
             "sources": [asdict(source) for source in self.sources],
             "tokens": self.windows.numel(),
@@ -74,7 +74,7 @@ class Calibration:
 
 
 def texts_of(calibration: str | Sequence[str]) -> list[str]:
-    """The TEXTs of a calibration, which may be given as one."""
+    """The TEXTs of a calibration as a list."""
     return [calibration] if isinstance(calibration, str) else list(calibration)
 
 
@@ -87,25 +87,25 @@ def read_calibration(
     packing: str = DEFAULT_PACKING,
     seed: int = 0,
 ) -> Calibration:
-    """Draws windows that don't overlap from texts: a sample of each, in order.
+    """Draws windows that don't overlap from texts: a random sample of each, in the order of the text.
 
     Args:
         checkpoint: The model, for its tokenizer, context length and vocabulary.
-        calibration: Any TEXT, or several, which give as many windows each. Windows are dealt out one at a time,
-            beginning with the first text: what doesn't divide evenly goes to the first ones, and what a short text
-            doesn't have to the others.
-        tokens: How many tokens to draw from all texts together, rounded down to whole windows; texts that are shorter
-            are used whole.
-        window: Tokens of a window; `WINDOW` or the model's context where that is shorter.
-        packing: ``joined`` tokenizes a text whole, so that a window may go from one document on to the next;
-            ``documents`` tokenizes each document, and what is left at its end, less than a window, isn't used.
-        seed: Which windows.
+        calibration: Any TEXT, or several, which get an equal number of windows. Windows are dealt out one at a time,
+            beginning with the first text: a remainder goes to the first texts, and what a short text can't give goes to
+            the others.
+        tokens: The number of tokens to draw from all texts together, rounded down to complete windows; if the texts are
+            shorter, all of their windows are used.
+        window: Tokens in a window; by default `WINDOW`, or the model's context if that is shorter.
+        packing: ``joined`` tokenizes a text as one, so a window can span documents; ``documents`` tokenizes each
+            document, and drops the tokens at its end that don't fill a window.
+        seed: Chooses the windows.
 
     Raises:
-        UsageError: A window is longer than the model's context, `tokens` is less than a window a text, or there is no
-            such packing.
-        EdgeTransactError: A text is shorter than a window, can't be read, is one token over and over, or has ids that
-            the model doesn't know.
+        UsageError: A window is longer than the model's context, `tokens` is less than a window for each text, or the
+            packing is unknown.
+        EdgeTransactError: A text is shorter than a window, can't be read, repeats one token, or has ids outside the
+            model's vocabulary.
     """
     texts = texts_of(calibration)
     if packing not in PACKINGS:
@@ -170,7 +170,7 @@ def _windows(
 ) -> torch.Tensor:
     """All windows of a text, int64 ``[windows, window]``."""
     pieces = [DOCUMENT_SEPARATOR.join(documents)] if packing == "joined" else list(documents)
-    # `verbose`: no warning that a text is longer than the model's context; it is cut into windows.
+    # `verbose=False`: no warning about texts longer than the model's context, since they are cut into windows.
     tokenized = tokenizer(pieces, verbose=False)["input_ids"]
     whole = [
         torch.tensor(ids[: len(ids) // window * window]).view(-1, window) for ids in tokenized if len(ids) >= window
@@ -185,7 +185,7 @@ def _windows(
 
 
 def _shares(available: Sequence[int], wanted: int) -> list[int]:
-    """How many windows each text gives: dealt out one at a time, in turn, to those that have some left."""
+    """The number of windows from each text: dealt out one at a time, in turn, to those that have some left."""
     shares = [0] * len(available)
     while wanted and shares != list(available):
         for index, most in enumerate(available):

@@ -1,1 +1,1 @@
-"""Weights solved again so that they make up for what was cut."""
+"""Solves weights again to make up for what was cut."""

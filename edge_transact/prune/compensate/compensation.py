@@ -1,21 +1,22 @@
-"""The consuming projections of the pruned model solved anew, so that what stays does the work of what went.
+"""Solves the consuming projections of the pruned model again, so that what is kept does the work of what was cut.
 
-The calibration windows go through the source and through the pruned model side by side, a layer at a time. At each of
-`o_proj` and `down_proj`, ridge regression finds the weights that bring the pruned model nearest to the target: what the
-uncut block would have done with the pruned model's own input, and half of the way back to where the source is by then.
-So later layers see what earlier ones now produce, and mend what those left, without being asked to undo all of it.
-Layers of which nothing goes, before the first that loses something, have nothing to mend and stay as they are.
+The calibration windows go through the source and through the pruned model in parallel, one layer at a time. At `o_proj`
+and at `down_proj`, ridge regression finds the weights that bring the pruned model nearest to its target. The target is
+the output of the uncut block on the pruned model's own input, plus half of the difference between the two models'
+hidden states. So later layers see what earlier ones now produce and correct part of the error that those left. Layers
+before the first cut have nothing to correct and stay as they are.
 
-A token counts by the inverse square of its residual's size, since the next norm divides by that: without it the few
-tokens that LLaMAs give enormous activations would be all that matters.
+A token is weighted by the inverse square of its hidden state's size, because the next norm divides by that size.
+Without the weights, the few tokens to which LLaMAs give enormous activations would dominate.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional
@@ -26,27 +27,31 @@ from edge_transact.prune.calibrate.layerwise import LayerwiseModel, check_finite
 from edge_transact.prune.compensate.last_norm import last_norm_scale
 from edge_transact.prune.compensate.regression import Fit, Regression
 from edge_transact.prune.cut.selection import LayerSelection
-from edge_transact.prune.cut.surgery import attention_dims
+from edge_transact.prune.cut.surgery import kept_inputs
 from edge_transact.prune.journal import Journal
+from edge_transact.prune.units import CONSUMERS
 
 logger = logging.getLogger(__name__)
 
 FROM_SOURCE = 0.5
-"""How much of the way back to the source's hidden states the target goes."""
+"""The share of the difference to the source's hidden states that the target corrects."""
 
 HELD_OUT = 8
-"""One window in so many is held out to choose the damping, and used for the solution after that."""
+"""One window in this many is held out to choose the damping; the final solution uses it too."""
 
-PROJECTIONS = ("self_attn.o_proj", "mlp.down_proj")
+O_PROJ, DOWN_PROJ = PROJECTIONS = CONSUMERS["attention"], CONSUMERS["mlp"]
 
 Dims = slice | torch.Tensor
 """Some of a projection's inputs: a slice, or int64 indices."""
+
+Advance = Callable[[int], None]
+"""Moves the progress bar by a number of batches."""
 
 
 def compensate(
     model: LayerwiseModel, selections: Sequence[LayerSelection], journal: Journal
 ) -> tuple[list[dict[str, torch.Tensor]], list[dict[str, Fit]], float]:
-    """Solves `o_proj` and `down_proj` of every layer anew, in order, and then finds the scale of the last norm.
+    """Solves `o_proj` and `down_proj` of every layer again, in order, and then finds the scale of the last norm.
 
     Args:
         model: The source, and the calibration windows.
@@ -55,7 +60,7 @@ def compensate(
 
     Returns:
         For each layer, the new weights by name, ``self_attn.o_proj.weight`` and ``mlp.down_proj.weight``, in the dtype
-        of the computation; how each was found; and `last_norm_scale`.
+        of the computation; for each layer, how each projection was solved; and `last_norm_scale`.
 
     Raises:
         EdgeTransactError: A layer computes NaN or infinity.
@@ -73,13 +78,13 @@ def compensate(
         scale = last_norm_scale(model, journal["compensated-state"]["pruned"])
         journal["last-norm"] = {"scale": torch.tensor(scale, dtype=torch.float64)}
     if kept:
-        logger.info(f"As they were, since no regression made them better: {', '.join(kept)}.")
+        logger.info(f"Not changed, because no solution was better: {', '.join(kept)}.")
     return weights, fits, journal["last-norm"]["scale"].item()
 
 
 @torch.no_grad()
 def _run(model: LayerwiseModel, selections: Sequence[LayerSelection], journal: Journal) -> torch.Tensor:
-    """Solves all layers; what the last one puts out then."""
+    """Solves all layers; returns the output of the last one."""
     if "compensated-state" in journal:
         state = journal["compensated-state"]
         done, source, pruned = int(state["done"]), state["source"], state["pruned"]
@@ -93,7 +98,7 @@ def _run(model: LayerwiseModel, selections: Sequence[LayerSelection], journal: J
     with bar("compensate", (len(selections) - done) * len(model.batches)) as advance:
         for index in range(done, len(selections)):
             if index < first_cut:
-                tensors = _pass_whole(model, index, source, pruned, advance)
+                tensors = _pass_uncut(model, index, source, pruned, advance)
             else:
                 layer = _Layer(model, index, selections[index], journal)
                 tensors = layer.attention(source, pruned) | layer.mlp(source, pruned, advance)
@@ -104,15 +109,17 @@ def _run(model: LayerwiseModel, selections: Sequence[LayerSelection], journal: J
     return pruned
 
 
-def _pass_whole(model: LayerwiseModel, index: int, source, pruned, advance) -> dict[str, torch.Tensor]:
-    """Moves both streams, still the same, over a layer of which nothing goes."""
+def _pass_uncut(
+    model: LayerwiseModel, index: int, source: torch.Tensor, pruned: torch.Tensor, advance: Advance
+) -> dict[str, torch.Tensor]:
+    """Runs both streams, which are still equal, through an uncut layer."""
     layer = model.layer(index)
     for of_source, of_pruned in zip(pieces(source, model), pieces(pruned, model), strict=True):
         of_pruned.copy_(of_source.copy_(model.run(layer, of_source)))
         advance(1)
     nothing_missing = Fit(math.inf, 0.0, 0.0)
-    of_attention = _solved(PROJECTIONS[0], layer.self_attn.o_proj, nothing_missing)
-    return of_attention | _solved(PROJECTIONS[1], layer.mlp.down_proj, nothing_missing)
+    of_attention = _solved(O_PROJ, layer.self_attn.o_proj, nothing_missing)
+    return of_attention | _solved(DOWN_PROJ, layer.mlp.down_proj, nothing_missing)
 
 
 def _solved(name: str, projection: torch.nn.Linear, fit: Fit) -> dict[str, torch.Tensor]:
@@ -128,20 +135,34 @@ def _frozen(weight: torch.Tensor) -> torch.nn.Parameter:
 
 
 def _others(dims: torch.Tensor, size: int) -> torch.Tensor:
-    """Those of `size` dims that are not among `dims`, int64."""
+    """The dims of ``range(size)`` that are not among `dims`, int64."""
     others = torch.ones(size, dtype=torch.bool, device=dims.device)
     others[dims] = False
     return others.nonzero()[:, 0]
 
 
+class _Output(NamedTuple):
+    """What the cut projection computes for a batch.
+
+    Attributes:
+        activation: Its input, ``[..., in_features]``.
+        output: Its output with the weights as they were cut, ``[..., hidden_size]``.
+        gone: The uncut projection's output minus `output`.
+    """
+
+    activation: torch.Tensor
+    output: torch.Tensor
+    gone: torch.Tensor
+
+
 class _Split:
-    """A projection's output in two: of the dims that the cut one keeps, and of those that go.
+    """Splits a projection's output into the part of the dims that are kept and the part of those that are cut.
 
     Args:
-        full: The projection uncut.
-        cut: The same with the columns `kept`; its bias may be another.
-        kept: Which dims those are.
-        gone: The others.
+        full: The uncut projection.
+        cut: The projection with the columns `kept`; its bias may differ.
+        kept: The dims that are kept.
+        gone: The other dims.
     """
 
     def __init__(self, full: torch.nn.Linear, cut: torch.nn.Linear, kept: Dims, gone: Dims) -> None:
@@ -149,17 +170,15 @@ class _Split:
         self._weight = full.weight[:, gone]
         self._bias = None if full.bias is None else full.bias - cut.bias
 
-    def __call__(self, uncut: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of an activation ``[..., in_features]``: its dims that are kept; what the cut projection makes of them,
-        ``[..., hidden_size]``; and what that is short of the uncut output.
-        """
+    def __call__(self, uncut: torch.Tensor) -> _Output:
+        """Splits the output for an uncut activation, ``[..., in_features]``."""
         activation = uncut[..., self._kept]
         gone = functional.linear(uncut[..., self._gone], self._weight, self._bias)
-        return activation, self._cut(activation), gone
+        return _Output(activation, self._cut(activation), gone)
 
 
 class _Layer:
-    """One layer, uncut and cut."""
+    """One layer, uncut and cut, whose projections are solved as both streams of hidden states pass it."""
 
     def __init__(self, model: LayerwiseModel, index: int, selection: LayerSelection, journal: Journal) -> None:
         self.model = model
@@ -170,7 +189,7 @@ class _Layer:
         self.cut = model.layer(index, selection)
 
     def attention(self, source: torch.Tensor, pruned: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Moves both streams over attention, in place."""
+        """Runs both streams through attention, in place; returns `o_proj`'s new weight and its fit."""
         projection = self.cut.self_attn.o_proj
         regression = Regression(projection.weight)
         o_proj, kept = self.full.self_attn.o_proj, self._kept_of_attention()
@@ -179,25 +198,26 @@ class _Layer:
         for held_out, of_source, of_pruned, kept_back in self._batches(source, pruned, activations):
             of_source += o_proj(self._attend(self.full, of_source)).to(of_source.device)
             uncut = self._attend(self.full, of_pruned)
-            if split is None:  # the queries and keys of the cut layer are others
+            if split is None:
                 activation = self._attend(self.cut, of_pruned)
                 output = projection(activation)
-                gone = o_proj(uncut) - output
+                computed = _Output(activation, output, o_proj(uncut) - output)
             else:
-                activation, output, gone = split(uncut)
-            kept_back.copy_(activation)
-            self._add(regression, held_out, activation, output, gone, of_source, of_pruned)
-        return self._finish(PROJECTIONS[0], projection, regression, pruned, activations)
+                computed = split(uncut)
+            kept_back.copy_(computed.activation)
+            self._add(regression, held_out, computed, of_source, of_pruned)
+        return self._finish(O_PROJ, projection, regression, pruned, activations)
 
     def _kept_of_attention(self) -> torch.Tensor | None:
-        """Which dims of the uncut layer's `o_proj` input are the cut one's; `None` where attention itself differs."""
+        """The dims of the uncut layer's `o_proj` input that the cut layer has; `None` if RoPE pairs were cut, which
+        changes all of them."""
         widths = self.model.checkpoint.plan.layers[self.index]
         if self.selection.qk_pairs.shape[1] < widths.qk_head_dim // 2:
             return None
-        return attention_dims(widths, self.selection).to(self.model.device)
+        return kept_inputs(O_PROJ, widths, self.selection).to(self.model.device)
 
-    def mlp(self, source: torch.Tensor, pruned: torch.Tensor, advance) -> dict[str, torch.Tensor]:
-        """Moves both streams over the MLP, in place."""
+    def mlp(self, source: torch.Tensor, pruned: torch.Tensor, advance: Advance) -> dict[str, torch.Tensor]:
+        """Runs both streams through the MLP, in place; returns `down_proj`'s new weight and its fit."""
         projection = self.cut.mlp.down_proj
         regression = Regression(projection.weight)
         self._order_mlp()
@@ -206,14 +226,14 @@ class _Layer:
         activations = self._room(projection)
         for held_out, of_source, of_pruned, kept_back in self._batches(source, pruned, activations):
             of_source += self.full.mlp.down_proj(self._activate(of_source)).to(of_source.device)
-            activation, output, gone = split(self._activate(of_pruned))
-            kept_back.copy_(activation)
-            self._add(regression, held_out, activation, output, gone, of_source, of_pruned)
+            computed = split(self._activate(of_pruned))
+            kept_back.copy_(computed.activation)
+            self._add(regression, held_out, computed, of_source, of_pruned)
             advance(1)
-        return self._finish(PROJECTIONS[1], projection, regression, pruned, activations)
+        return self._finish(DOWN_PROJ, projection, regression, pruned, activations)
 
     def _order_mlp(self) -> None:
-        """Puts the dims that stay first in the uncut MLP, so that they are a slice of its activations."""
+        """Moves the kept dims of the uncut MLP to the front, so that they are a slice of its activations."""
         mlp, kept = self.full.mlp, self.selection.intermediate.to(self.model.device)
         order = torch.cat([kept, _others(kept, mlp.down_proj.in_features)])
         for projection in (mlp.gate_proj, mlp.up_proj):
@@ -223,11 +243,11 @@ class _Layer:
         mlp.down_proj.weight = _frozen(mlp.down_proj.weight[:, order])
 
     def _room(self, projection: torch.nn.Linear) -> torch.Tensor:
-        """For what the projection is given, ``[windows, window, in_features]``."""
+        """Storage for the projection's input, ``[windows, window, in_features]``."""
         return self.journal.room((*self.model.windows.shape, projection.in_features), self.model.dtype)
 
     def _batches(self, *states: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-        """Which of a batch's windows are held out, and its part of each of the states, as views."""
+        """For each batch: which of its windows are held out, bool ``[batch]``, and its views of the states."""
         windows = torch.arange(len(self.model.windows))
         # A single window can't be held out from itself.
         held_out = windows % HELD_OUT == HELD_OUT - 1 if len(windows) >= HELD_OUT else windows == len(windows) - 1
@@ -253,19 +273,44 @@ class _Layer:
         mlp = self.full.mlp
         return mlp.act_fn(mlp.gate_proj(normed)) * mlp.up_proj(normed)
 
-    def _add(self, regression: Regression, held_out, activation, output, gone, of_source, of_pruned) -> None:
-        # `of_source` is past the block already: the distance that is left is what the uncut block would leave. What
-        # is missing is what goes, and so much of that distance: `gone + FROM_SOURCE * (source - pruned - uncut)`.
+    def _add(
+        self,
+        regression: Regression,
+        held_out: torch.Tensor,
+        computed: _Output,
+        of_source: torch.Tensor,
+        of_pruned: torch.Tensor,
+    ) -> None:
+        """Adds a batch to the regression.
+
+        Args:
+            regression: The projection's regression.
+            held_out: Which windows are held out, bool ``[batch]``.
+            computed: What the cut projection computes.
+            of_source: The source's hidden states after the block, ``[batch, window, hidden_size]``.
+            of_pruned: The pruned model's hidden states before the block.
+        """
+        activation, output, gone = computed
+        # The output lacks `gone`, and a share of the distance that the uncut block would leave:
+        # `gone + FROM_SOURCE * (of_source - of_pruned - uncut output)`.
         missing = of_source.to(self.model.device, torch.float32, copy=True)
         counts = 1 / missing.square().mean(dim=-1, keepdim=True).clamp_min_(1e-12)
         missing.sub_(of_pruned.to(self.model.device)).sub_(output).mul_(FROM_SOURCE).add_(gone, alpha=1 - FROM_SOURCE)
-        # Runs of windows that are held out or aren't are views, which all windows with one answer aren't.
+        # Consecutive windows with the same answer are a view; all windows with the same answer would be a copy.
         runs = torch.unique_consecutive(held_out, return_counts=True)
         parts = zip(runs[0].tolist(), *(t.split(runs[1].tolist()) for t in (activation, missing, counts)), strict=True)
         for chosen, *tensors in parts:
             regression.add(*(tensor.flatten(end_dim=1) for tensor in tensors), held_out=chosen)
 
-    def _finish(self, name, projection, regression, pruned, activations) -> dict[str, torch.Tensor]:
+    def _finish(
+        self,
+        name: str,
+        projection: torch.nn.Linear,
+        regression: Regression,
+        pruned: torch.Tensor,
+        activations: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """Solves the projection and adds its output to the pruned model's hidden states."""
         weight, fit = regression.solve()
         projection.weight = _frozen(weight.to(self.model.dtype))
         for hidden, activation in zip(pieces(pruned, self.model), pieces(activations, self.model), strict=True):

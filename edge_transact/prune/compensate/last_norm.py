@@ -1,8 +1,8 @@
-"""The last norm scaled so that the pruned model is as sure of its predictions as it should be.
+"""Scales the last norm so that the pruned model's confidence matches its accuracy.
 
-A cut model is nearly as sure as the whole one was, and more often wrong. Logits are linear in the last norm's weight,
-so that one factor there is the temperature of temperature scaling (Guo et al., 2017); the loss is convex in it, and a
-few Newton steps find it. The order of predictions stays: greedy answers don't change.
+A pruned model is nearly as confident as its source, and more often wrong. Logits are linear in the last norm's weight,
+so one factor there is the temperature of temperature scaling (Guo et al., 2017). The loss is convex in it, and a few
+Newton steps find it. The order of predictions stays the same, so greedy answers don't change.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from edge_transact.prune.calibrate.layerwise import LOGITS_TOKENS, LayerwiseMode
 NAME = "model.norm.weight"
 
 TOKENS = 4096
-"""Of the calibration text: one number doesn't take more."""
+"""Calibration tokens used, which are enough for one number."""
 
 STEPS = 4
-"""Of Newton's method at most."""
+"""The largest number of Newton steps."""
 
 LAST_STEP = 3e-3
-"""A step shorter than this is the last: as they converge quadratically, the next would change the factor by 1e-5."""
+"""A step shorter than this is the last. Convergence is quadratic: the next would change the factor by about 1e-5."""
 
 
 @torch.no_grad()
 def last_norm_scale(model: LayerwiseModel, hidden: torch.Tensor) -> float:
-    """The factor on logits at which the calibration text is the most likely.
+    """The factor on logits at which the calibration text is most likely.
 
     Args:
         model: The source, for its last norm and `lm_head`, and the calibration windows.
-        hidden: The pruned model's last layer's output, ``[windows, window, hidden_size]``.
+        hidden: The output of the pruned model's last layer, ``[windows, window, hidden_size]``.
 
     Returns:
-        1 where no factor is found: the loss has no curvature, or the factor would be none above 0.
+        The factor; 1 if none is found, because the loss has no curvature or the factor would not be above 0.
     """
     step = max(1, model.windows.numel() // TOKENS)
     states = hidden[::step, :-1].flatten(end_dim=1)
@@ -53,15 +53,15 @@ def last_norm_scale(model: LayerwiseModel, hidden: torch.Tensor) -> float:
 
 
 def _moments(model: LayerwiseModel, hidden: torch.Tensor, labels: torch.Tensor, scale: float) -> list[torch.Tensor]:
-    """Of each token the logits' mean and mean square under the softmax of the scaled ones, and the label's logit.
+    """For each token: the mean and mean square of its logits under the softmax of scaled logits, and the label's logit.
 
     Args:
         hidden: The last layer's output, ``[tokens, hidden_size]``.
         labels: int64 ``[tokens]``.
-        scale: What logits are multiplied by.
+        scale: The factor on logits.
 
     Returns:
-        Three of fp32 ``[tokens]``.
+        Three tensors, fp32 ``[tokens]``.
     """
     largest, sums, moments = [], [], []
     expected = torch.zeros(len(labels), device=labels.device)

@@ -1,7 +1,7 @@
 """Ridge regression for a projection's weights: summed in fp32 batch by batch, solved in fp64.
 
-Of a 7B model's MLP a matrix of all dims by all dims takes a gigabyte in fp64, so that there is never more than one: it
-becomes its own Cholesky factor.
+For the MLP of a 7B model, a matrix of all dims by all dims takes a gigabyte in fp64. There is never more than one: it
+is overwritten by its own Cholesky factor.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from edge_transact.checkpoint.finite import is_finite
 from edge_transact.prune.calibrate.gram import Gram, sums_of
 
 DAMPINGS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
-"""Ridge penalties tried on the windows held out, as shares of each dim's own energy."""
+"""Ridge penalties that are tried on the held-out windows, as shares of each dim's own energy."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Fit:
     """How one projection was solved.
 
     Attributes:
-        damping: The ridge penalty chosen; infinite where the weights stayed as they were.
-        error_before: Squared distance to the target on the windows held out, as a share of the square of the source's
-            hidden state, the mean over tokens; with the weights as they were.
+        damping: The ridge penalty that was chosen; infinite if the weights didn't change.
+        error_before: The squared distance to the target with the old weights, as a share of the square of the source's
+            hidden state; the mean over the tokens of the held-out windows.
         error_after: The same with the weights solved on the other windows.
     """
 
@@ -36,7 +36,7 @@ class Fit:
 
     @property
     def in_vain(self) -> bool:
-        """Whether something was missing, and no weights that were found made it less."""
+        """Whether there was an error, and no solution reduced it."""
         return math.isinf(self.damping) and self.error_before > 0
 
 
@@ -44,7 +44,7 @@ class Regression:
     """The sums of one least-squares problem, ``outputs = W inputs``; fp32.
 
     Args:
-        weight: W as it was, ``[outputs, inputs]``; its dtype is that of the activations.
+        weight: The old W, ``[outputs, inputs]``; its dtype is that of the activations.
     """
 
     def __init__(self, weight: torch.Tensor) -> None:
@@ -54,15 +54,15 @@ class Regression:
         self._cross = [torch.zeros(outputs, inputs, device=weight.device) for _ in range(2)]
         self._square = torch.zeros(2, device=weight.device)
         self._held_out = 0
-        """Outputs of tokens that choose the damping, all dims counted."""
+        """The number of outputs, tokens times dims, that choose the damping."""
 
     def add(self, inputs: torch.Tensor, missing: torch.Tensor, tokens: torch.Tensor, *, held_out: bool) -> None:
-        """Takes in tokens.
+        """Adds tokens.
 
         Args:
             inputs: ``[tokens, inputs]``.
-            missing: What W's output as it was is short of, ``[tokens, outputs]``.
-            tokens: How much each counts, ``[tokens, 1]``, fp32.
+            missing: The target minus the old W's output, ``[tokens, outputs]``.
+            tokens: The weight of each token, fp32 ``[tokens, 1]``.
             held_out: Whether they choose the damping.
         """
         part, root = int(held_out), tokens.sqrt()
@@ -74,13 +74,13 @@ class Regression:
         self._held_out += held_out * missing.numel()
 
     def solve(self) -> tuple[torch.Tensor, Fit]:
-        """W anew, in fp64, and how it was found; W as it was where no damping makes it better."""
+        """The new W in fp64, and how it was found; the old W if no damping makes it better."""
         grams = [part.whole() for part in self._gram]
         before = self._square[1].item()
         errors: dict[int, float] = {}
 
         def error(index: int) -> float:
-            """On what is held out, with the damping of that index; infinite where it gives no number."""
+            """The held-out error with the damping of that index; infinite if there is no finite solution."""
             if index not in errors:
                 in_range = 0 <= index < len(DAMPINGS)
                 change = _ridge(grams[:1], self._cross[:1], DAMPINGS[index]) if in_range else None
@@ -92,7 +92,7 @@ class Regression:
                 errors[index] = found if math.isfinite(found) else float("inf")
             return errors[index]
 
-        # The error falls and then rises with the damping: from the middle, or the first that gives a number, downhill.
+        # The error falls and then rises with the damping: go downhill from the middle, or from the first finite one.
         index = len(DAMPINGS) // 2
         while math.isinf(error(index)) and index + 1 < len(DAMPINGS):
             index += 1
@@ -100,7 +100,7 @@ class Regression:
             while error(index + direction) < error(index):
                 index += direction
         best, least = DAMPINGS[index], error(index)
-        # Errors of nothing at all compare as false.
+        # With NaN, the comparison is false.
         change = _ridge(grams, self._cross, best) if least < before else None
         if change is None:
             return self._weight.double(), self._fit(float("inf"), before)
@@ -111,7 +111,7 @@ class Regression:
 
 
 def _ridge(grams: Sequence[torch.Tensor], crosses: Sequence[torch.Tensor], damping: float) -> torch.Tensor | None:
-    """``cross (gram + damping diag(gram))^-1`` of the sums of both, in fp64, or `None` where that is no number.
+    """``cross (gram + damping diag(gram))^-1`` of the summed matrices, in fp64; `None` if that isn't finite.
 
     Args:
         grams: ``[inputs, inputs]`` each, fp32.
@@ -124,7 +124,7 @@ def _ridge(grams: Sequence[torch.Tensor], crosses: Sequence[torch.Tensor], dampi
     damped = _total(grams)
     diagonal = damped.diagonal()
     diagonal += damping * diagonal + 1e-9 * diagonal.mean()
-    # LAPACK's matrices have their columns one after the other; transposed, torch doesn't copy them.
+    # LAPACK is column-major: torch doesn't copy the transposed matrix.
     factor = damped.mT
     failed = torch.empty((), dtype=torch.int32, device=damped.device)
     torch.linalg.cholesky_ex(factor, out=(factor, failed))
@@ -137,7 +137,7 @@ def _ridge(grams: Sequence[torch.Tensor], crosses: Sequence[torch.Tensor], dampi
 
 
 def _total(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Their sum, in fp64, without a copy of each."""
+    """The sum in fp64, without a copy of each part."""
     total = parts[0].double()
     for part in parts[1:]:
         total += part

@@ -1,1 +1,1 @@
-"""Which units stay, and the smaller tensors."""
+"""Which units are kept, and the smaller tensors."""

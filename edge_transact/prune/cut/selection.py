@@ -1,25 +1,27 @@
-"""Which heads, dims inside heads and MLP dims of a layer stay."""
+"""Which units of a layer are kept."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from edge_transact.prune.score.salience import LayerScores
+from edge_transact.prune.scores import LayerScores
+from edge_transact.prune.units import GROUPS, UNITS, Unit
 from edge_transact.widths import LayerWidths
 
 
 @dataclass(frozen=True)
 class LayerSelection:
-    """What a layer keeps of the source's layer; all indices int64 and ascending.
+    """What a layer keeps of the source's layer; all indices are int64 and ascending.
 
     Row ``i`` of `queries`, `qk_pairs` and `v_dims` is what group ``groups[i]`` keeps.
 
     Attributes:
-        groups: KV heads, each with the query heads that it serves (under MHA, one); ``[groups]``.
-        queries: Query heads inside each group, counted from its first; ``[groups, queries a group]``.
-        qk_pairs: RoPE pairs of each KV head and its query heads, of those that the source's layer has:
+        groups: KV heads, each with the query heads that share it (under MHA, one); ``[groups]``.
+        queries: Query heads inside each group, counted from its first; ``[groups, queries per group]``.
+        qk_pairs: RoPE pairs of each KV head and its query heads, counted among those that the source's layer has:
             pair ``i`` is dims ``(i, i + qk_head_dim / 2)`` of its heads; ``[groups, qk_head_dim / 2]``.
         v_dims: Value dims of each KV head; ``[groups, v_head_dim]``.
         intermediate: MLP dims; ``[intermediate_size]``.
@@ -31,35 +33,33 @@ class LayerSelection:
     v_dims: torch.Tensor
     intermediate: torch.Tensor
 
-    @classmethod
-    def everything(cls, layer: LayerWidths) -> LayerSelection:
-        """The selection that keeps the whole layer."""
-        groups = layer.num_key_value_heads
-        return cls(
-            groups=torch.arange(groups),
-            queries=torch.arange(layer.q_per_kv).repeat(groups, 1),
-            qk_pairs=torch.arange(layer.qk_head_dim // 2).repeat(groups, 1),
-            v_dims=torch.arange(layer.v_head_dim).repeat(groups, 1),
-            intermediate=torch.arange(layer.intermediate_size),
-        )
+    @staticmethod
+    def everything(layer: LayerWidths) -> LayerSelection:
+        """The selection that keeps the complete layer."""
+
+        def all_of(unit: Unit) -> torch.Tensor:
+            indices = torch.arange(unit.count(layer))
+            return indices.repeat(layer.num_key_value_heads, 1) if unit.place == "in group" else indices
+
+        return _by_unit(all_of)
+
+    def of(self, unit: Unit) -> torch.Tensor:
+        """What is kept of a unit: ``[units]``, or ``[groups, units]`` for units inside KV groups."""
+        indices: torch.Tensor = getattr(self, unit.kept)
+        return indices
 
     def then(self, further: LayerSelection) -> LayerSelection:
         """This selection, cut again by one whose indices count what this one keeps."""
 
-        def again(kept: torch.Tensor, fewer: torch.Tensor) -> torch.Tensor:
-            return kept[further.groups].gather(1, fewer)
+        def both(unit: Unit) -> torch.Tensor:
+            kept, fewer = self.of(unit), further.of(unit)
+            return kept[further.groups].gather(1, fewer) if unit.place == "in group" else kept[fewer]
 
-        return LayerSelection(
-            groups=self.groups[further.groups],
-            queries=again(self.queries, further.queries),
-            qk_pairs=again(self.qk_pairs, further.qk_pairs),
-            v_dims=again(self.v_dims, further.v_dims),
-            intermediate=self.intermediate[further.intermediate],
-        )
+        return _by_unit(both)
 
     @property
     def widths(self) -> LayerWidths:
-        """The widths of the layer that is left."""
+        """The widths of the layer that this leaves."""
         return LayerWidths(
             num_attention_heads=self.queries.numel(),
             num_key_value_heads=len(self.groups),
@@ -69,8 +69,12 @@ class LayerSelection:
         )
 
 
+def _by_unit(chosen: Callable[[Unit], torch.Tensor]) -> LayerSelection:
+    return LayerSelection(**{unit.kept: chosen(unit) for unit in UNITS.values()})
+
+
 def top_indices(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """The indices of the `count` highest of `scores` (``[n]``), ascending; of equal scores the first ones stay.
+    """The indices of the `count` highest of `scores` (``[n]``), ascending; among equal scores the first are kept.
 
     Returns:
         int64, ``[count]``.
@@ -80,21 +84,16 @@ def top_indices(scores: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def select(scores: LayerScores, target: LayerWidths) -> LayerSelection:
-    """The best of everything in a layer, as many as `target` has.
+    """The highest-scoring units of a layer, as many of each as `target` has.
 
-    A group scores as the mean of its query heads, so that under MHA a group is a head. Each group that stays keeps its
-    own best query heads and dims.
+    Each KV group that is kept keeps its own best query heads, value dims and RoPE pairs.
     """
-    heads = scores.heads.unflatten(0, (len(scores.v_dims), -1))
-    groups = top_indices(heads.mean(dim=1), target.num_key_value_heads)
+    groups = top_indices(scores.of(GROUPS), target.num_key_value_heads)
 
-    def inside(values: torch.Tensor, count: int) -> torch.Tensor:
-        return torch.stack([top_indices(row, count) for row in values[groups]])
+    def best(unit: Unit) -> torch.Tensor:
+        values, count = scores.of(unit), unit.count(target)
+        if unit.place == "in group":
+            return torch.stack([top_indices(row, count) for row in values[groups]])
+        return top_indices(values, count)
 
-    return LayerSelection(
-        groups=groups,
-        queries=inside(heads, target.q_per_kv),
-        qk_pairs=inside(scores.qk_pairs, target.qk_head_dim // 2),
-        v_dims=inside(scores.v_dims, target.v_head_dim),
-        intermediate=top_indices(scores.intermediate, target.intermediate_size),
-    )
+    return _by_unit(best)

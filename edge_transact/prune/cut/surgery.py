@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -12,6 +12,7 @@ from edge_transact.checkpoint.finite import is_finite
 from edge_transact.checkpoint.layout import ROPE_PAIRS
 from edge_transact.errors import EdgeTransactError
 from edge_transact.prune.cut.selection import LayerSelection
+from edge_transact.prune.units import CONSUMERS, UNITS, Module, Unit
 from edge_transact.widths import LayerWidths
 
 LAYERS_PREFIX = "model.layers."
@@ -24,12 +25,12 @@ def pruned_tensors(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor of the pruned model, read and cut one at a time, in the stored dtype.
 
-    Layers are checked when they are scored, the rest is here.
+    The layers' tensors were checked when they were scored; the others are checked here.
 
     Args:
         checkpoint: The source.
         selections: What is kept of each layer.
-        replaced: Tensors of the pruned model, by name, that stand in for what would be cut.
+        replaced: Tensors of the pruned model, by name, which are used instead of cutting the source's.
 
     Raises:
         EdgeTransactError: The embedding, the last norm or `lm_head` holds NaN or infinity.
@@ -55,13 +56,13 @@ def pruned_tensors(
 def pruned_layer(
     checkpoint: Checkpoint, index: int, selection: LayerSelection, replaced: Mapping[str, torch.Tensor] = NOTHING
 ) -> dict[str, torch.Tensor]:
-    """The tensors of one pruned layer, named from the layer on: ``self_attn.q_proj.weight``, ...
+    """The tensors of one pruned layer, named within the layer: ``self_attn.q_proj.weight``, ...
 
     Args:
         checkpoint: The source.
         index: Which layer.
         selection: What is kept of it.
-        replaced: As of `pruned_tensors`.
+        replaced: As in `pruned_tensors`.
     """
     prefix = f"{LAYERS_PREFIX}{index}."
     parts = [name.removeprefix(prefix) for name in checkpoint.tensor_names() if name.startswith(prefix)]
@@ -82,30 +83,29 @@ def shifted_biases(
     tensors: Mapping[str, torch.Tensor],
     widths: LayerWidths,
     selection: LayerSelection,
-    means: Mapping[str, torch.Tensor],
+    means: Mapping[Module, torch.Tensor],
 ) -> dict[str, torch.Tensor]:
-    """The biases of `o_proj` and `down_proj`, plus what the dims that go contribute on average (FLAP).
+    """The biases of `o_proj` and `down_proj`, plus what the dims that are cut contribute on average (FLAP).
 
-    The pipeline calls this for each layer of each shot with what was scored, and has the result replace the biases;
-    these have an element a hidden dim, so that later cuts leave them alone.
+    These biases have one element per hidden dim, so later cuts leave them alone.
 
     Args:
         tensors: The layer as it was scored, as `pruned_layer` gives it.
-        widths: Of that layer.
+        widths: The widths of that layer.
         selection: What is kept of it, counted in it.
-        means: ``attention_mean`` and ``intermediate_mean``, the means of the two projections' inputs: the extras of a
-            method's `LayerScores`.
+        means: The means of the two projections' inputs, `LayerScores.means`.
 
     Returns:
-        The new biases in fp32, named as in `tensors`; none where there are no biases or no means.
+        The new biases in fp32, named as in `tensors`; empty for a model without biases.
     """
     shifted = {}
-    for module, name in MEANS.items():
-        bias = tensors.get(f"{module}.bias")
-        if bias is None or name not in means:
+    for module, mean in means.items():
+        projection = CONSUMERS[module]
+        bias = tensors.get(f"{projection}.bias")
+        if bias is None:
             continue
-        removed = means[name].index_fill(0, INPUTS[module](widths, selection), 0)
-        shifted[f"{module}.bias"] = bias.float() + tensors[f"{module}.weight"].float() @ removed
+        removed = mean.index_fill(0, kept_inputs(projection, widths, selection), 0)
+        shifted[f"{projection}.bias"] = bias.float() + tensors[f"{projection}.weight"].float() @ removed
     return shifted
 
 
@@ -113,67 +113,44 @@ def rope_pairs(checkpoint: Checkpoint, index: int, selection: LayerSelection) ->
     """The table `layout.ROPE_PAIRS` of a pruned layer, which counts the pairs of the heads before any pruning.
 
     Returns:
-        int32 ``[groups, qk_head_dim / 2]``; `None` where all pairs are left, and the layer has no such table.
+        int32 ``[groups, qk_head_dim / 2]``; `None` if the layer keeps all pairs and so has no such table.
     """
     if not checkpoint.plan.has_rope_pairs(selection.widths):
         return None
     return checkpoint.rope_pairs(index)[selection.groups].gather(1, selection.qk_pairs)
 
 
+def kept_inputs(projection: str, layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
+    """The input features that a projection such as ``mlp.down_proj`` keeps, int64 ``[input features]``."""
+    return _features([unit for unit in UNITS.values() if projection in unit.columns], layer, kept)
+
+
 def _cut(part: str, tensor: torch.Tensor, layer: LayerWidths, selection: LayerSelection) -> torch.Tensor:
     """A layer's tensor, cut: ``[output features, input features]`` of a weight, ``[output features]`` of a bias."""
-    module, _, kind = part.rpartition(".")
-    if module in OUTPUTS:
-        return tensor[OUTPUTS[module](layer, selection)]
-    if module in INPUTS and kind == "weight":
-        return tensor[:, INPUTS[module](layer, selection)]
+    projection, _, kind = part.rpartition(".")
+    if rows := [unit for unit in UNITS.values() if projection in unit.rows]:
+        tensor = tensor[_features(rows, layer, selection)]
+    if kind == "weight" and any(projection in unit.columns for unit in UNITS.values()):
+        tensor = tensor[:, kept_inputs(projection, layer, selection)]
     return tensor
 
 
-def _query_heads(layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
-    """The query heads that stay, ``[groups, queries a group]``."""
-    return kept.groups[:, None] * layer.q_per_kv + kept.queries
+def _features(units: Sequence[Unit], layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
+    """The features that stay along an axis that units subdivide, outermost first; int64 ``[features]``.
+
+    `q_proj`'s rows, for example, are ``(group * q_per_kv + query) * qk_head_dim + dim``.
+    """
+    index = torch.zeros((), dtype=torch.int64)
+    for unit in units:
+        dims = _dims(unit, layer, kept)
+        if unit.place == "in group":
+            # [groups, ...] of the outer units, with one more axis for this one.
+            dims = dims.view(len(dims), *[1] * (index.dim() - 1), -1)
+        index = index[..., None] * unit.width(layer) + dims
+    return index.flatten()
 
 
-def _qk_dims(layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
-    """The dims of a query or key head that stay, half-split, ``[groups, 1, qk_head_dim]``."""
-    return torch.cat([kept.qk_pairs, kept.qk_pairs + layer.qk_head_dim // 2], dim=1)[:, None]
-
-
-def _q(layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
-    return (_query_heads(layer, kept)[..., None] * layer.qk_head_dim + _qk_dims(layer, kept)).flatten()
-
-
-def _k(layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
-    return (kept.groups[:, None, None] * layer.qk_head_dim + _qk_dims(layer, kept)).flatten()
-
-
-def _v(layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
-    return (kept.groups[:, None] * layer.v_head_dim + kept.v_dims).flatten()
-
-
-def attention_dims(layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
-    """The dims of `o_proj`'s input that stay, int64 ``[attention_size]``."""
-    return (_query_heads(layer, kept)[..., None] * layer.v_head_dim + kept.v_dims[:, None]).flatten()
-
-
-def _mlp(_layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
-    return kept.intermediate
-
-
-Cut = Callable[[LayerWidths, LayerSelection], torch.Tensor]
-
-OUTPUTS: dict[str, Cut] = {
-    "self_attn.q_proj": _q,
-    "self_attn.k_proj": _k,
-    "self_attn.v_proj": _v,
-    "mlp.gate_proj": _mlp,
-    "mlp.up_proj": _mlp,
-}
-"""The projections that lose output features, and which of the source's they keep."""
-
-INPUTS: dict[str, Cut] = {"self_attn.o_proj": attention_dims, "mlp.down_proj": _mlp}
-"""The projections that lose input features; their biases stay."""
-
-MEANS: dict[str, str] = {"self_attn.o_proj": "attention_mean", "mlp.down_proj": "intermediate_mean"}
-"""What `LayerScores.extra` calls the means of their inputs."""
+def _dims(unit: Unit, layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
+    """The dims of what is kept of a unit: the first dim of each, then, of RoPE pairs, the second dim of each."""
+    indices = kept.of(unit)
+    return torch.cat([indices + part * unit.count(layer) for part in range(unit.dims_per_unit)], dim=-1)

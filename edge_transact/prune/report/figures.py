@@ -1,11 +1,11 @@
-"""The figures of a pruning's report, each a function from numbers to a matplotlib figure."""
+"""The figures of a pruning's report: functions from numbers to matplotlib figures."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,11 +13,13 @@ from edge_transact.artifacts.pages import COLOURS, new_figure
 from edge_transact.prune.compensate.compensation import PROJECTIONS
 from edge_transact.prune.compensate.regression import Fit
 from edge_transact.prune.cut.selection import select
-from edge_transact.prune.score.salience import LayerScores
 from edge_transact.prune.score.sensitivity import CUT
+from edge_transact.prune.scores import LayerScores
+from edge_transact.prune.units import QUERIES, Unit
 from edge_transact.widths import LayerWidths, WidthPlan
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 KEPT, CUT_AWAY = COLOURS[0], COLOURS[1]
@@ -25,7 +27,7 @@ SOURCE, PRUNED = COLOURS[6], COLOURS[0]
 ATTENTION, MLP = COLOURS[0], COLOURS[1]
 
 COLUMNS = 6
-"""Layers side by side in a figure of salience."""
+"""Layers in a row of a salience figure."""
 
 WIDTH_LABELS = {
     "num_attention_heads": "query heads",
@@ -35,28 +37,21 @@ WIDTH_LABELS = {
     "intermediate_size": "MLP dims",
 }
 
-UNIT_TITLES = {
-    "heads": "query heads, in their order",
-    "v_dims": "value dims, best first within each KV head",
-    "qk_pairs": "RoPE pairs of queries and keys, best first within each KV head",
-    "intermediate": "MLP dims, best first",
-}
 
-
-def salience(unit: str, scores: Sequence[LayerScores], plan: WidthPlan, what: str) -> Figure:
-    """A bar a unit, block by block, what stays apart from what goes: the salience bars of the paper's Figure 2.
+def salience(unit: Unit, scores: Sequence[LayerScores], plan: WidthPlan, what: str) -> Figure:
+    """A bar for each unit, layer by layer, with kept and cut ones in two colours: as in the paper's Figure 2.
 
     Query heads have a scale of their own in each layer; dims share a logarithmic one.
 
     Args:
-        unit: One of `UNIT_TITLES`.
-        scores: Of each layer.
-        plan: How much of each layer stays.
-        what: The scale, in words.
+        unit: What the bars are.
+        scores: The scores of each layer.
+        plan: The widths that are kept.
+        what: The label of the scale.
     """
     rows = math.ceil(len(scores) / COLUMNS)
     columns = min(COLUMNS, len(scores))
-    dims = unit != "heads"
+    dims = unit is not QUERIES
     figure, grid = new_figure(max(6, 2 * columns), (1.9 if dims else 1.4) * rows + 1, rows, columns, sharey=dims)
     cells = list(grid.flat) if len(scores) > 1 else [grid]
     lowest = math.inf
@@ -64,7 +59,7 @@ def salience(unit: str, scores: Sequence[LayerScores], plan: WidthPlan, what: st
         values, kept = bars(unit, of_layer, widths)
         for colour, chosen in ((KEPT, kept), (CUT_AWAY, ~kept)):
             shown = torch.where(chosen, values, 0).tolist()
-            # One outline rather than thousands of bars; heads are few and stand apart.
+            # One outline instead of thousands of bars; heads are few and are drawn apart.
             if dims:
                 axes.stairs(shown, fill=True, color=colour)
             else:
@@ -77,40 +72,42 @@ def salience(unit: str, scores: Sequence[LayerScores], plan: WidthPlan, what: st
     if dims and lowest < math.inf:
         cells[0].set_yscale("log")
         cells[0].set_ylim(bottom=lowest)
-    figure.suptitle(f"Salience: {UNIT_TITLES[unit]}", fontsize=11)
+    figure.suptitle(f"Salience: {unit.title}, {_order(unit)}", fontsize=11)
     figure.supylabel(what, fontsize=9)
-    _colour_legend(figure, {"stays": KEPT, "goes": CUT_AWAY})
+    _colour_legend(figure, {"kept": KEPT, "cut": CUT_AWAY})
     return figure
 
 
-def bars(unit: str, scores: LayerScores, widths: LayerWidths) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a layer's bars show, and which of them stay by these scores.
+def _order(unit: Unit) -> str:
+    if unit is QUERIES:
+        return "in their order"
+    return "best first within each KV head" if unit.place == "in group" else "best first"
+
+
+def bars(unit: Unit, scores: LayerScores, widths: LayerWidths) -> tuple[torch.Tensor, torch.Tensor]:
+    """The heights of a layer's bars, and which of them these scores alone would keep.
 
     Args:
-        unit: One of `UNIT_TITLES`.
-        scores: The layer's.
-        widths: To which it is cut.
+        unit: What the bars are.
+        scores: The layer's scores.
+        widths: The widths to which the layer is cut.
 
     Returns:
         fp32 and bool, ``[units]``.
     """
-    kept = select(scores, widths)
-    values: torch.Tensor = getattr(scores, unit)
-    rows = values.view(len(scores.v_dims) if unit != "intermediate" else 1, -1)
+    kept, values = select(scores, widths), scores.of(unit)
+    in_groups = unit.place == "in group"
+    rows = values if in_groups else values[None]
     mask = torch.zeros_like(rows, dtype=torch.bool)
-    if unit == "intermediate":
-        mask[0, kept.intermediate] = True
-    else:
-        chosen = {"heads": kept.queries, "v_dims": kept.v_dims, "qk_pairs": kept.qk_pairs}[unit]
-        mask[kept.groups[:, None], chosen] = True
-    if unit != "heads":
+    mask[kept.groups[:, None] if in_groups else 0, kept.of(unit)] = True
+    if unit is not QUERIES:
         order = rows.argsort(dim=1, descending=True, stable=True)
         rows, mask = rows.gather(1, order), mask.gather(1, order)
     return rows.flatten(), mask.flatten()
 
 
 def widths_by_layer(source: WidthPlan, pruned: WidthPlan) -> Figure:
-    """All five widths, the pruned model's before the source's."""
+    """All five widths, those of the pruned model in front of those of the source."""
     from matplotlib.ticker import MaxNLocator
 
     figure, grid = new_figure(_wide(source), 7.5, len(WIDTH_LABELS), 1, sharex=True)
@@ -128,7 +125,7 @@ def widths_by_layer(source: WidthPlan, pruned: WidthPlan) -> Figure:
 
 
 def sensitivity(divergence: torch.Tensor) -> Figure:
-    """Attention and MLP side by side, layer by layer; ``[layers, 2]``, nats a token."""
+    """Bars of attention and MLP for each layer; ``[layers, 2]``, nats a token."""
     figure, axes = new_figure(max(6.0, 0.3 * len(divergence) + 2), 3.4)
     for offset, (column, label, colour) in zip(
         (-0.2, 0.2), ((0, "attention", ATTENTION), (1, "MLP", MLP)), strict=True
@@ -145,7 +142,7 @@ def sensitivity(divergence: torch.Tensor) -> Figure:
 
 
 def compensation(fits: Sequence[Mapping[str, Fit]]) -> Figure:
-    """How far each consuming projection is from its target, before and after it is solved anew."""
+    """The distance of each consuming projection from its target, before and after it is solved again."""
     figure, grid = new_figure(max(6.0, 0.3 * len(fits) + 2), 5, len(PROJECTIONS), 1, sharex=True)
     for axes, name in zip(grid.flat, PROJECTIONS, strict=True):
         for offset, field, colour in ((-0.2, "error_before", SOURCE), (0.2, "error_after", PRUNED)):
@@ -164,7 +161,7 @@ def _wide(plan: WidthPlan) -> float:
     return max(6.0, 0.25 * plan.num_hidden_layers + 2)
 
 
-def _label_layers(axes: Any) -> None:
+def _label_layers(axes: Axes) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel("layer")

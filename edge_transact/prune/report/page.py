@@ -1,4 +1,4 @@
-"""A pruning's report: what it did to the model, as ``report.json``, as PNG figures, and as one HTML page of both."""
+"""A pruning's report: ``report.json``, figures as PNGs, and one HTML page that holds both."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from edge_transact.evaluate.models import evaluate_model
 from edge_transact.inputs.texts import read_text
 from edge_transact.prune.allocate.budget import DEFAULT_QUANT
 from edge_transact.prune.report import figures
-from edge_transact.prune.run import DEFAULT_METHOD, PruneResult
+from edge_transact.prune.run import PruneResult
+from edge_transact.prune.score.methods import find_method
+from edge_transact.prune.units import MLP, MODULES, QUERIES, UNITS
 from edge_transact.quantization import get_quantization
 
 if TYPE_CHECKING:
@@ -28,43 +30,44 @@ logger = logging.getLogger(__name__)
 
 TEXT = "demo:sotu"
 WINDOWS = 16
-"""What perplexity is measured on: so many windows of this text's evaluation part."""
+"""Perplexity is measured on this many windows of the text's evaluation part."""
 
 
 def prepare_report(directory: Path, *, model: str, output: Path, force: bool = False) -> str:
-    """Fails before the pruning rather than after it.
+    """Checks that a report can be written, so that it fails before the pruning and not after it.
 
     Args:
-        directory: Where the report is to be.
-        model, output: What is pruned, and what that writes; neither may be replaced by the report.
+        directory: Where the report will be.
+        model: The model that is pruned. The report must not replace it.
+        output: The pruned model. The report must not replace it either.
         force: Whether a directory that exists is replaced.
 
     Returns:
         The text to evaluate on.
 
     Raises:
-        UsageError: The report would take the place of `model` or `output`.
+        UsageError: The report would replace `model` or `output`.
         EdgeTransactError: `directory` exists, matplotlib is missing, or the text can't be read.
     """
     refuse_existing(directory, force)
     for other in (output.resolve(), Path(model).resolve()):
         if directory.resolve() in (other, *other.parents):
-            raise UsageError(f"--report {directory} would replace {other}", fix="Give the report another directory.")
+            raise UsageError(f"--report {directory} would replace {other}", fix="Choose another directory.")
     require_matplotlib()
     return read_text(TEXT, "evaluation")
 
 
 def write_report(result: PruneResult, directory: Path, text: str, *, force: bool = False) -> dict[str, Any]:
-    """Writes ``report.json``, the figures as PNGs, and ``index.html``, which holds them all.
+    """Writes ``report.json``, the figures as PNGs, and ``index.html``, which holds all of them.
 
     Args:
         result: The pruning.
-        directory: Made complete or not at all.
-        text: What `prepare_report` gave.
+        directory: Where to write it; it is complete or absent.
+        text: The result of `prepare_report`.
         force: Replace a directory that exists.
 
     Returns:
-        What ``report.json`` holds.
+        The content of ``report.json``.
 
     Raises:
         EdgeTransactError: A model can't be evaluated, or `directory` exists.
@@ -92,14 +95,14 @@ def _values(result: PruneResult, text: str) -> dict[str, Any]:
             "kv_padding_bytes_per_token": costs.kv_padding_bytes_per_token(checkpoint.plan, quantization),
             "perplexity": evaluated.perplexity,
         }
-    of_text = {name: value for name, value in asdict(evaluated).items() if name != "perplexity"}
+    evaluation = {name: value for name, value in asdict(evaluated).items() if name != "perplexity"}
     summary = result.to_dict()
     del summary["widths"]
     return {
         "model": result.provenance["source"],
         **summary,
         "quantization": quantization.name,
-        "evaluation": {"text": TEXT, **of_text},
+        "evaluation": {"text": TEXT, **evaluation},
         "models": models,
         "layers": list(_layers(result)),
     }
@@ -113,10 +116,10 @@ def _layers(result: PruneResult) -> Iterator[dict[str, Any]]:
         yield {
             "source": asdict(source),
             "pruned": asdict(pruned),
-            "salience": {name: getattr(scores, name).tolist() for name in figures.UNIT_TITLES},
-            "sensitivity": dict(zip(("attention", "mlp"), measured, strict=True)) if measured else None,
+            "salience": {name: values.tolist() for name, values in scores.ranks().items()},
+            "sensitivity": dict(zip(MODULES, measured, strict=True)) if measured else None,
             "compensation": {
-                # JSON has no infinity: no damping is that of weights that stayed as they were.
+                # JSON has no infinity: `null` is the damping of weights that didn't change.
                 name: asdict(fit) | {"damping": fit.damping if math.isfinite(fit.damping) else None}
                 for name, fit in (result.fits[index] if result.fits else {}).items()
             },
@@ -126,20 +129,16 @@ def _layers(result: PruneResult) -> Iterator[dict[str, Any]]:
 def _figures(result: PruneResult) -> Iterator[tuple[str, Figure]]:
     source, pruned = result.source.plan, result.checkpoint.plan
     method = result.provenance["method"]
-    what = "predicted loss, nats a token" if method == DEFAULT_METHOD else f"score of {method}"
+    what = find_method(method).score_unit or f"score of {method}"
     if result.provenance["shots"] > 1:
         what += ", first shot"
-    yield "salience-heads", figures.salience("heads", result.scores, pruned, what)
-    for unit, field in (("v_dims", "v_head_dim"), ("qk_pairs", "qk_head_dim")):
-        if _field(source, field) != _field(pruned, field):
-            yield f"salience-{unit.replace('_', '-')}", figures.salience(unit, result.scores, pruned, what)
-    yield "salience-mlp", figures.salience("intermediate", result.scores, pruned, what)
+    for unit in sorted(UNITS.values(), key=lambda unit: MODULES.index(unit.module)):
+        # Heads and MLP dims are always shown, dims inside heads if some were cut.
+        cut = [unit.width(layer) for layer in pruned.layers] != [unit.width(layer) for layer in source.layers]
+        if unit.figure and (unit in (QUERIES, MLP) or cut):
+            yield f"salience-{unit.figure}", figures.salience(unit, result.scores, pruned, what)
     yield "widths", figures.widths_by_layer(source, pruned)
     if result.sensitivity is not None:
         yield "sensitivity", figures.sensitivity(result.sensitivity)
     if result.fits:
         yield "compensation", figures.compensation(result.fits)
-
-
-def _field(plan, name: str) -> list[int]:
-    return [getattr(layer, name) for layer in plan.layers]

@@ -1,1 +1,1 @@
-"""Scores of what can be cut, and how much each layer is missed."""
+"""Scores of the units that can be cut, and how sensitive the model is to each layer."""

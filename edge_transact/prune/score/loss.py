@@ -1,19 +1,21 @@
-"""How much loss a cut costs, predicted from one backward pass, with the consuming projection solved anew.
+"""Predicts the loss that a cut costs, from one backward pass, if the consuming projection is then solved again.
 
 To second order, a change of a block's output by ``d_t`` at token t costs ``1/2 (g_t . d_t)^2`` nats, where ``g_t`` is
-the gradient of the summed loss by that output: the empirical Fisher information. A block's output is ``W z`` with z its
-transitional activation. Taking gradients and activations for independent, but for tokens that matter more,
+the gradient of the summed loss with respect to that output (the empirical Fisher information). A block's output is
+``W z``, where z is its transitional activation. If gradients and activations are independent, except that tokens with
+larger gradients count more,
 
     loss = 1/2 tr(F dW A dW^T) / tokens,    F = sum g g^T,   A = sum |g|^2 z z^T / sum |g|^2.
 
-When dims of z go and W is solved anew, what is left is that part of them which the kept dims don't explain. With dims
-ordered from first kept to first cut and ``A = L L^T``, cutting all from the k-th on leaves the columns of L from there,
-so that one Cholesky factorization gives the loss at every width at once. F is factorized as well: of W times its
-factor, losses are squared lengths of columns, and beside A there is no matrix of all dims by all dims.
+When dims of z are cut and W is solved again, the error that remains is the part of the cut dims that the kept dims
+don't explain. Order the dims from first kept to first cut and let ``A = L L^T``: cutting the dims from the k-th on
+leaves the columns of L from the k-th on. So one Cholesky factorization gives the loss at every width. F is factorized
+too: the loss of a dim is then the squared length of a row of ``W^T`` times that factor, and A is the only matrix of all
+dims by all dims.
 
-Which dims go is found by elimination, as in the optimal brain surgeon: what costs least goes, the others take over what
-they explain of it, and the next one is looked for. Of two dims that say the same the first to go is cheap, and the
-other is not any more.
+The order is found by elimination, as in the optimal brain surgeon: the dim that costs least is cut, the other dims take
+over what they explain of it, and the search goes on with the new costs. If two dims say the same, the first is cheap to
+cut, and the second no longer is.
 """
 
 from __future__ import annotations
@@ -23,24 +25,25 @@ import torch
 from edge_transact.prune.calibrate.gram import BLOCK, Gram
 
 DAMPING = 1e-2
-"""Added to the Gram matrix's diagonal, as a share of it: what calibration text hasn't shown may still be."""
+"""Added to the Gram matrix's diagonal, as a share of it, for what the calibration text doesn't show."""
 
 LIFTS = (10, 100, 1000)
-"""Times its damping that a matrix which rounding made indefinite gets on its diagonal, one after the other."""
+"""Multiples of the damping, tried in turn, for a matrix that rounding made indefinite."""
 
 ELIMINATIONS = 96
-"""How often it is looked what the next dims cost, from all dims to none; at least one goes each time."""
+"""The number of times that costs are computed again, from all dims to none; each time at least one dim is cut."""
 
 KEPT_IN_PLACE = 8
-"""After so many times what is gone is taken out of the matrices: to copy them takes as long as to go through them."""
+"""The number of eliminations between two copies of the matrices without the dims that were cut. A copy takes as long as
+an elimination."""
 
 
 class BlockLoss:
-    """The statistics of one block, seen batch by batch, all fp32.
+    """The statistics of one block, summed batch by batch in fp32.
 
     Args:
         projection: The consuming projection's weight, ``[hidden_size, size]``.
-        diagonal: Whether `dims` is all that will be asked for, so that only the diagonal of A need be summed.
+        diagonal: Whether only `dims` will be called, so that the diagonal of A is enough.
     """
 
     def __init__(self, projection: torch.Tensor, *, diagonal: bool = False) -> None:
@@ -53,7 +56,7 @@ class BlockLoss:
         self._tokens = 0
 
     def add(self, activation: torch.Tensor, gradient: torch.Tensor) -> None:
-        """Takes in a batch: the activation ``[tokens, size]`` and the output's gradient ``[tokens, hidden_size]``."""
+        """Adds a batch: the activation ``[tokens, size]`` and the output's gradient ``[tokens, hidden_size]``."""
         gradient = gradient.float()
         norms = gradient.norm(dim=1, keepdim=True)
         weighted = activation.float() * norms
@@ -70,44 +73,45 @@ class BlockLoss:
         """A, damped, ``[size, size]``."""
         gram = self._whole_gram() / self._weight.clamp_min(torch.finfo(torch.float32).tiny)
         diagonal = gram.diagonal()
-        # Dead dims get what keeps the factorization going, and cost nothing.
+        # Dead dims get a little, which the factorization needs; they still cost nothing.
         diagonal += DAMPING * diagonal + 1e-6 * diagonal.mean() + torch.finfo(torch.float32).tiny
         return gram
 
     @property
     def effects(self) -> torch.Tensor:
-        """``W^T R`` with ``R R^T = 1/2 F / tokens``, ``[size, hidden_size]``: a row's squared length is what a unit of
-        that dim costs, in nats a token.
+        """``W^T R`` with ``R R^T = 1/2 F / tokens``, ``[size, hidden_size]``.
+
+        A row's squared length is the loss when that dim changes by 1 at every token, in nats a token.
         """
         fisher = self._fisher.whole().double() / (2 * self._tokens)
         diagonal = fisher.diagonal()
-        # Fewer tokens than outputs leave directions that cost nothing.
+        # With fewer tokens than outputs, some directions cost nothing.
         diagonal += 1e-6 * diagonal.mean() + torch.finfo(torch.float32).tiny
         return self._projection.T.float() @ _factor(fisher, 1e-6).float()
 
     def dims(self) -> torch.Tensor:
-        """The loss of cutting each dim alone, with W as it is, nats a token, ``[size]``."""
+        """The loss of cutting each dim alone without solving W again, nats a token, ``[size]``."""
         projection = self._projection.float()
         metric = (projection * (self._fisher.whole() @ projection)).sum(dim=0) / (2 * self._tokens)
         return (self._diagonal if self._gram is None else self._gram.whole().diagonal()) / self._weight * metric
 
     def cut(self, dims: torch.Tensor) -> torch.Tensor:
-        """The loss of cutting several dims, int64 ``[dims]``, with W as it is; nats a token, a scalar."""
+        """The loss of cutting several dims, int64 ``[dims]``, without solving W again; nats a token, a scalar."""
         columns = self._projection[:, dims].float()
         changed = columns @ _chosen(self._whole_gram(), dims)
         return (changed * (self._fisher.whole() @ columns)).sum() / (2 * self._tokens * self._weight)
 
     def _whole_gram(self) -> torch.Tensor:
-        assert self._gram is not None, "made for `dims` alone"
+        assert self._gram is not None, "only `dims` works with `diagonal`"
         return self._gram.whole()
 
 
 def eliminate(gram: torch.Tensor, effects: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What costs least goes, all before it gone and W solved anew, until nothing is left.
+    """Cuts the dims that cost least, with W solved again after each elimination, until none is left.
 
     Args:
         gram: ``[size, size]``, positive definite.
-        effects: What each dim does, as `BlockLoss.effects`.
+        effects: `BlockLoss.effects`, ``[size, hidden_size]``.
 
     Returns:
         The dims from first kept to first cut, int64 ``[size]``; and the loss at every width, as `curve` gives it for
@@ -126,15 +130,15 @@ def eliminate(gram: torch.Tensor, effects: torch.Tensor) -> tuple[torch.Tensor, 
             staying = len(left) - int(gone.sum())
             going = alone.masked_fill_(gone, torch.inf).argsort(stable=True)[: min(at_once, staying)]
             order.append(left[going])
-            # M M^T being the inverse's part that goes, row i of M^-1 times their effects is what the i-th of them does
-            # once those before it are gone: its squared length is what it costs then.
+            # Let M M^T be the block of the inverse that belongs to the dims that go. Row i of M^-1 times their effects
+            # is the effect of the i-th one after the ones before it are gone; its squared length is its cost.
             factor = _factor(inverse[going][:, going], DAMPING)
             own = torch.linalg.solve_triangular(factor, effects[going], upper=False)
             costs.append(own.square().sum(dim=1))
             gone[going] = True
             if staying <= at_once:
                 return torch.cat(order).flip(0), _by_width(torch.cat(costs).flip(0))
-            # What the others take over: W's columns that go are spread as the regression on the others has it.
+            # The other dims take over: their regression on the dims that go distributes those columns of W.
             shared = torch.linalg.solve_triangular(factor, inverse[going].masked_fill_(gone, 0), upper=False)
             effects.addmm_(shared.T, own, alpha=-1)
             inverse.addmm_(shared.T, shared, alpha=-1)
@@ -145,15 +149,15 @@ def eliminate(gram: torch.Tensor, effects: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def curve(gram: torch.Tensor, effects: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """The loss at every width, with the consuming projection solved anew.
+    """The loss at every width, with the consuming projection solved again.
 
     Args:
         gram: ``[size, size]``, positive definite.
-        effects: What each dim does, as `BlockLoss.effects`.
+        effects: `BlockLoss.effects`, ``[size, hidden_size]``.
         order: int64 ``[size]``, the dims from first kept to first cut.
 
     Returns:
-        fp32 ``[size + 1]``: entry k is the loss when the first k dims of `order` stay, nats a token.
+        fp32 ``[size + 1]``: entry k is the loss when the first k dims of `order` are kept, nats a token.
     """
     gram = _chosen(gram, order)
     factor = _factor(gram, DAMPING)
@@ -168,14 +172,14 @@ def curve(gram: torch.Tensor, effects: torch.Tensor, order: torch.Tensor) -> tor
 
 
 def _by_width(costs: torch.Tensor) -> torch.Tensor:
-    """From what each dim costs, ``[size]``, the loss when so many of the first stay, ``[size + 1]``."""
-    # Summed from the end, in fp64: the losses of small cuts are differences that fp32 would lose.
+    """From the cost of each dim, ``[size]``: the loss by the number of first dims that are kept, ``[size + 1]``."""
+    # Summed from the end, in fp64: fp32 would lose the small differences that small cuts make.
     losses = costs.double().flip(0).cumsum(0).flip(0)
     return torch.cat([losses, losses.new_zeros(1)]).float()
 
 
 def _chosen(matrix: torch.Tensor, dims: torch.Tensor) -> torch.Tensor:
-    """``matrix[dims][:, dims]``, without a matrix between."""
+    """``matrix[dims][:, dims]``, without the intermediate matrix."""
     chosen = matrix.new_empty(len(dims), len(dims))
     for rows, of_rows in zip(chosen.split(BLOCK), dims.split(BLOCK), strict=True):
         torch.index_select(matrix[of_rows], 1, dims, out=rows)
@@ -183,7 +187,7 @@ def _chosen(matrix: torch.Tensor, dims: torch.Tensor) -> torch.Tensor:
 
 
 def _factor(matrix: torch.Tensor, damping: float) -> torch.Tensor:
-    """The lower Cholesky factor; where rounding made something negative, of the matrix with more on its diagonal."""
+    """The lower Cholesky factor. If rounding made the matrix indefinite, more is added to its diagonal, see `LIFTS`."""
     factor, failed = torch.linalg.cholesky_ex(matrix)
     for lift in LIFTS:
         if not failed:

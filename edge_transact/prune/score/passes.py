@@ -1,10 +1,11 @@
-"""Passes over a model that score its layers: forward, and backward for the methods that ask for gradients."""
+"""Passes over a model that score its layers: forward, and backward for methods that need gradients."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -16,11 +17,13 @@ from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.journal import Journal
 from edge_transact.prune.score.methods import Scorer
 from edge_transact.prune.score.methods.scorer import Activations
-from edge_transact.prune.score.salience import LayerScores
+from edge_transact.prune.scores import LayerScores
 
 GRADIENT_TOKENS = 16384
-"""Methods that want gradients get those of so many calibration tokens at most: four times the work, and more of them
-hardly change what is selected."""
+"""Methods that need gradients get them for at most this many calibration tokens: a backward pass takes four times the
+work of a forward pass, and more tokens hardly change what is selected."""
+
+Tensors = dict[str, torch.Tensor]
 
 
 def score_layers(
@@ -30,125 +33,130 @@ def score_layers(
     journal: Journal,
     description: str,
     seed: int = 0,
-    predicts: bool = True,
+    wants_losses: bool = True,
 ) -> list[LayerScores]:
     """The scores of every layer of the model that `selections` leave.
 
     Args:
         model: The source, and the calibration windows.
         selections: What is kept of each layer.
-        method: Makes each layer's scorer.
-        journal: Where scores go as soon as they are known; those that it has are not computed again.
-        description: For the progress bar, and what the journal calls them.
-        seed: For methods that draw.
-        predicts: Whether methods that predict losses shall.
+        method: The class of each layer's scorer.
+        journal: Where scores go as soon as they are known; scores that it has are not computed again.
+        description: The title of the progress bar, and what the journal calls the scores.
+        seed: For methods that draw random numbers.
+        wants_losses: Whether methods that can predict losses should.
 
     Raises:
-        EdgeTransactError: The model holds or computes NaN or infinity, named by tensor or layer.
+        EdgeTransactError: The model holds or computes NaN or infinity; the tensor or the layer is named.
     """
-    passes = _forward
     if method.gradients != "none":
-        passes, model = _backward, model.sample(GRADIENT_TOKENS)
-    passes(model, selections, method, journal, description, seed, predicts)
-    return [LayerScores.from_tensors(journal[_name(description, index)]) for index in range(len(selections))]
+        model = model.sample(GRADIENT_TOKENS)
+    scoring = _Scoring(model, selections, method, journal, description, seed, wants_losses)
+    names = [scoring.name(index) for index in range(len(selections))]
+    if not all(name in journal for name in names):
+        (scoring.forward if method.gradients == "none" else scoring.backward)()
+    return [LayerScores.from_tensors(journal[name]) for name in names]
 
 
-def _name(description: str, part: int | str) -> str:
-    """The journal's name of a layer's scores; or of ``state``, the hidden states on their way, or their gradients."""
-    return f"{description.replace(' ', '-').replace(',', '')}-{part}"
+@dataclass(frozen=True)
+class _Scoring:
+    """The arguments of `score_layers`, and the passes."""
 
+    model: LayerwiseModel
+    selections: Sequence[LayerSelection]
+    method: type[Scorer]
+    journal: Journal
+    description: str
+    seed: int
+    wants_losses: bool
 
-def _seed(seed: int, description: str, index: int) -> int:
-    """A layer's own, the same everywhere: strings seed by their SHA-512."""
-    return random.Random(f"{seed}, {description}, layer {index}").getrandbits(63)
+    def name(self, part: int | str) -> str:
+        """The journal's name of a layer's scores, or of ``state``: the hidden states or gradients between layers."""
+        return f"{self.description.replace(' ', '-').replace(',', '')}-{part}"
 
+    def forward(self) -> None:
+        """Scores the layers in order."""
+        model, layers = self.model, len(self.selections)
+        if self.name("state") in self.journal:
+            state = self.journal[self.name("state")]
+            done, hidden = int(state["done"]), state["hidden"]
+        else:
+            done, hidden = 0, model.embeddings(self.journal)
+        with bar(self.description, (layers - done) * len(model.batches)) as advance:
+            for index in range(done, layers):
+                layer = model.layer(index, self.selections[index])
+                scorer = self._scorer(index, layer)
+                for batch in pieces(hidden, model):
+                    with torch.no_grad(), _watch(layer) as seen:
+                        batch.copy_(model.run(layer, batch))
+                        scorer.add(seen())
+                    advance(1)
+                self._finish(scorer, index, {"hidden": hidden, "done": torch.tensor(index + 1)})
 
-def _forward(model, selections, method, journal: Journal, description: str, seed: int, predicts: bool) -> None:
-    layers = len(selections)
-    if all(_name(description, index) in journal for index in range(layers)):
-        return
-    state = _name(description, "state")
-    done, hidden = 0, None
-    if state in journal:
-        done, hidden = int(journal[state]["done"]), journal[state]["hidden"]
-    hidden = model.embeddings(journal) if hidden is None else hidden
-    with bar(description, (layers - done) * len(model.batches)) as advance:
-        for index in range(done, layers):
-            layer = model.layer(index, selections[index])
-            scorer = method(selections[index].widths, layer)
-            scorer.seed, scorer.predicts = _seed(seed, description, index), predicts
-            for batch in pieces(hidden, model):
-                with torch.no_grad(), _watch(layer) as seen:
-                    batch.copy_(model.run(layer, batch))
-                    scorer.add(seen())
-                advance(1)
-            _finish(model, scorer, index, journal, description, {"hidden": hidden, "done": torch.tensor(index + 1)})
+    def backward(self) -> None:
+        """Scores the layers from the last to the first, after a forward pass that keeps every layer's input."""
+        model, journal, state = self.model, self.journal, self.name("state")
+        if state not in journal:
+            journal[state] = self._inputs_and_gradients()
+        missing, gradients = int(journal[state]["missing"]), journal[state]["gradients"]
+        with bar(f"{self.description}, backward", missing * len(model.batches)) as advance:
+            for index in reversed(range(missing)):
+                layer = model.layer(index, self.selections[index])
+                layer.requires_grad_(self.method.gradients == "weights")
+                scorer = self._scorer(index, layer)
+                inputs = journal[f"inputs-{index}"]["hidden"]
+                for batch, gradient in zip(pieces(inputs, model), pieces(gradients, model), strict=True):
+                    leaf = batch.detach().to(model.device).requires_grad_()
+                    with torch.enable_grad(), _watch(layer) as seen:
+                        model.run(layer, leaf).backward(gradient.to(model.device))
+                    with torch.no_grad(), sums_of(model.dtype):
+                        scorer.add(seen())
+                    assert leaf.grad is not None
+                    gradient.copy_(leaf.grad)
+                    advance(1)
+                self._finish(scorer, index, {"gradients": gradients, "missing": torch.tensor(index)})
+                journal.discard(f"inputs-{index}")
 
+    def _scorer(self, index: int, layer: LlamaDecoderLayer) -> Scorer:
+        # Python seeds strings by their SHA-512, so the seed is the same everywhere.
+        seed = random.Random(f"{self.seed}, {self.description}, layer {index}").getrandbits(63)
+        return self.method(self.selections[index].widths, layer, seed=seed, wants_losses=self.wants_losses)
 
-def _backward(model, selections, method, journal: Journal, description: str, seed: int, predicts: bool) -> None:
-    layers = len(selections)
-    if all(_name(description, index) in journal for index in range(layers)):
-        return
-    state = _name(description, "state")
-    if state not in journal:
-        journal[state] = _inputs_and_gradients(model, selections, journal, f"{description}, forward")
-    missing, gradients = int(journal[state]["missing"]), journal[state]["gradients"]
-    with bar(f"{description}, backward", missing * len(model.batches)) as advance:
-        for index in reversed(range(missing)):
-            layer = model.layer(index, selections[index])
-            layer.requires_grad_(method.gradients == "weights")
-            scorer = method(selections[index].widths, layer)
-            scorer.seed, scorer.predicts = _seed(seed, description, index), predicts
-            inputs = journal[f"inputs-{index}"]["hidden"]
-            for batch, gradient in zip(pieces(inputs, model), pieces(gradients, model), strict=True):
-                leaf = batch.detach().to(model.device).requires_grad_()
-                with torch.enable_grad(), _watch(layer) as seen:
-                    model.run(layer, leaf).backward(gradient.to(model.device))
-                with torch.no_grad(), sums_of(model.dtype):
-                    scorer.add(seen())
-                assert leaf.grad is not None
-                gradient.copy_(leaf.grad)
-                advance(1)
-            _finish(
-                model, scorer, index, journal, description, {"gradients": gradients, "missing": torch.tensor(index)}
-            )
-            journal.discard(f"inputs-{index}")
+    def _finish(self, scorer: Scorer, index: int, state: Tensors) -> None:
+        """Writes a layer's scores to the journal, and then the state from which the next layer starts."""
+        with torch.no_grad():
+            tensors = {name: tensor.cpu() for name, tensor in scorer.scores().tensors().items()}
+        check_finite(tensors | state, self.model.checkpoint, index)
+        self.journal[self.name(index)] = tensors
+        self.journal[self.name("state")] = state
 
-
-def _finish(model, scorer: Scorer, index: int, journal: Journal, description: str, state: dict) -> None:
-    """A layer is done: its scores go to the journal before the state from which the next one starts."""
-    with torch.no_grad():
-        tensors = {name: tensor.cpu() for name, tensor in scorer.scores().tensors().items()}
-    check_finite(tensors | state, model.checkpoint, index)
-    journal[_name(description, index)] = tensors
-    journal[_name(description, "state")] = state
-
-
-def _inputs_and_gradients(model: LayerwiseModel, selections, journal: Journal, description: str) -> dict:
-    """Every layer's input goes to the journal; returned is the loss's gradient by the last layer's output."""
-    hidden = model.embeddings(journal)
-    with bar(description, len(selections) * len(model.batches)) as advance:
-        for index, selection in enumerate(selections):
-            journal[f"inputs-{index}"] = {"hidden": hidden}
-            layer = model.layer(index, selection)
-            for batch in pieces(hidden, model):
-                with torch.no_grad():
-                    batch.copy_(model.run(layer, batch))
-                advance(1)
-            check_finite({"output": hidden}, model.checkpoint, index)
-    gradients = model.loss_gradients(list(pieces(hidden, model)))
-    return {"gradients": torch.cat(gradients), "missing": torch.tensor(len(selections))}
+    def _inputs_and_gradients(self) -> Tensors:
+        """Writes every layer's input to the journal; returns the loss's gradient with respect to the last output."""
+        model = self.model
+        hidden = model.embeddings(self.journal)
+        with bar(f"{self.description}, forward", len(self.selections) * len(model.batches)) as advance:
+            for index, selection in enumerate(self.selections):
+                self.journal[f"inputs-{index}"] = {"hidden": hidden}
+                layer = model.layer(index, selection)
+                for batch in pieces(hidden, model):
+                    with torch.no_grad():
+                        batch.copy_(model.run(layer, batch))
+                    advance(1)
+                check_finite({"output": hidden}, model.checkpoint, index)
+        gradients = model.loss_gradients(list(pieces(hidden, model)))
+        return {"gradients": torch.cat(gradients), "missing": torch.tensor(len(self.selections))}
 
 
 @contextmanager
-def _watch(layer: LlamaDecoderLayer) -> Iterator:
-    """Within, the layer runs once; the yielded function says what it computed, with gradients if there were any."""
+def _watch(layer: LlamaDecoderLayer) -> Iterator[Callable[[], Activations]]:
+    """Records one run of the layer inside the context. The yielded function returns what it computed, with gradients if
+    there was a backward pass."""
     attention, mlp = layer.self_attn, layer.mlp
     modules = (attention.q_proj, attention.k_proj, attention.o_proj, mlp.gate_proj, mlp.down_proj)
     inputs: dict[torch.nn.Module, torch.Tensor] = {}
     outputs: dict[torch.nn.Module, torch.Tensor] = {}
 
-    def keep(module: torch.nn.Module, args: tuple, output: torch.Tensor) -> None:
+    def keep(module: torch.nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         inputs[module], outputs[module] = args[0], output
         if output.requires_grad:
             output.retain_grad()

@@ -1,9 +1,9 @@
-"""What cutting one layer does to the model's predictions, measured: all other layers stay whole.
+"""Measures how far the model's predictions move when one layer is cut and all others stay as they are.
 
-The windows go through the layers once, as the whole model has them and as every model with one layer cut does: those
-variants join at their layer, and all that have joined go through the layers after it. So each layer is read once. How
-far predictions move is the Kullback-Leibler divergence from the whole model's, which has little noise: no token must be
-guessed right for a difference to show.
+The windows go through the layers once: as hidden states of the uncut model, and of a variant for every module of every
+layer, in which that module is cut. A variant joins at its layer and goes through the layers after it, so each layer is
+read once. The distance is the Kullback-Leibler divergence from the uncut model's predictions. It has little noise,
+because a difference shows even where no variant predicts the right token.
 """
 
 from __future__ import annotations
@@ -12,29 +12,31 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from edge_transact.progress import bar
 from edge_transact.prune.calibrate.layerwise import LOGITS_TOKENS, LOGITS_VOCABULARY, LayerwiseModel, pieces
 from edge_transact.prune.cut.selection import LayerSelection, select
 from edge_transact.prune.journal import Journal, release
-from edge_transact.prune.score.salience import LayerScores
+from edge_transact.prune.scores import LayerScores
+from edge_transact.prune.units import MODULES
 from edge_transact.widths import LayerWidths
 
 CUT = 0.25
-"""The share of a layer's MLP dims, or of its KV groups, that is cut to see what happens."""
+"""The share of a layer's MLP dims, or of its KV groups, that is cut for the measurement."""
 
 SHARE = 1 / 32
-"""The share of the calibration tokens that are used."""
+"""The share of the calibration tokens that is used."""
 
 MOST_TOKENS = 1024
-"""As many of them at most: they go through every variant of the model."""
+"""The largest number of tokens used: they go through every variant of the model."""
 
 WINDOW = 128
-"""Tokens of a window: many short ones show more of the text than a few long ones of as many tokens."""
+"""Tokens in a window: many short windows cover more of the text than a few long ones."""
 
 
 def reference(layer: LayerWidths) -> LayerWidths:
-    """The widths to which attention and MLP are cut, each by itself: by `CUT`, at least one and never all."""
+    """The widths to which attention and the MLP are cut, each by itself: by `CUT`, at least by one, not to none."""
     groups = min(round(layer.num_key_value_heads * (1 - CUT)), layer.num_key_value_heads - 1)
     kept = max(1, groups)
     return replace(
@@ -52,12 +54,12 @@ def measure_sensitivity(
 
     Args:
         source: The source, and the calibration windows.
-        selections: What is kept of each layer already.
-        scores: What decides which dims go.
-        journal: Where the result goes, and comes from if it was measured before.
+        selections: What earlier shots kept of each layer.
+        scores: The scores that decide which units are cut.
+        journal: Where the result goes; if it is there already, it isn't measured again.
 
     Returns:
-        fp32, ``[layers, 2]``: attention, MLP.
+        fp32, ``[layers, 2]``; the columns are `MODULES`.
     """
     if "sensitivity" not in journal:
         journal["sensitivity"] = {"divergence": _measure(source, selections, scores, journal)}
@@ -65,12 +67,14 @@ def measure_sensitivity(
 
 
 @torch.no_grad()
-def _measure(source: LayerwiseModel, selections, scores, journal: Journal) -> torch.Tensor:
+def _measure(
+    source: LayerwiseModel, selections: Sequence[LayerSelection], scores: Sequence[LayerScores], journal: Journal
+) -> torch.Tensor:
     model = source.sample(min(round(source.windows.numel() * SHARE), MOST_TOKENS), WINDOW)
     layers = len(selections)
     whole = model.embeddings(journal)
-    # Of all layers, attention and MLP.
-    variants = journal.room((layers, 2, *whole.shape), whole.dtype)
+    # [layers, modules, windows, window, hidden_size]
+    variants = journal.room((layers, len(MODULES), *whole.shape), whole.dtype)
     with bar("sensitivity", layers * (layers + 1)) as advance:
         for index, (selection, of_layer) in enumerate(zip(selections, scores, strict=True)):
             layer = model.layer(index, selection)
@@ -96,12 +100,13 @@ def _measure(source: LayerwiseModel, selections, scores, journal: Journal) -> to
         return _divergences(model, whole, variants)
 
 
-def _through(model: LayerwiseModel, layer, hidden: torch.Tensor) -> None:
+def _through(model: LayerwiseModel, layer: LlamaDecoderLayer, hidden: torch.Tensor) -> None:
     for batch in pieces(hidden, model):
         batch.copy_(model.run(layer, batch))
 
 
 def _divergences(model: LayerwiseModel, whole: torch.Tensor, variants: torch.Tensor) -> torch.Tensor:
+    """The mean divergence of each variant, nats a token, fp32 ``[layers, modules]``."""
     divergence = torch.zeros(variants.shape[:2], dtype=torch.float64)
     tokens = whole.flatten(end_dim=1)
     for start in range(0, len(tokens), LOGITS_TOKENS):
@@ -113,7 +118,7 @@ def _divergences(model: LayerwiseModel, whole: torch.Tensor, variants: torch.Ten
             probabilities.append(block.exp())
             negative_entropy += (probabilities[-1] * block).sum(dim=-1)
         for hidden, total in zip(variants.flatten(end_dim=1), divergence.view(-1), strict=True):
-            # Of each block of logits the log of its sum of exponentials, and its share of the mean logit.
+            # For each block of logits: the log of its sum of exponentials, and its part of the mean logit.
             sums, mean = [], torch.zeros_like(negative_entropy)
             for logits, expected in zip(
                 model.logit_blocks(hidden.flatten(end_dim=1)[rows]), probabilities, strict=True

@@ -1,4 +1,4 @@
-"""Scores of weights, summed up over the weights that go with each unit of a layer."""
+"""Scores of weights, summed over the weights that are cut with each unit of a layer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from edge_transact.prune.score.salience import LayerScores, of_groups, of_pairs
+from edge_transact.prune.score.salience import of_groups, of_pairs
+from edge_transact.prune.scores import LayerScores
 from edge_transact.widths import LayerWidths
 
 
@@ -17,15 +18,18 @@ def scores_of_weights(
 ) -> LayerScores:
     """The scores of all units: sums over the rows and columns that surgery would cut with them.
 
-    A query head has its rows of `q_proj`, its columns of `o_proj`, and an even share of the rows of `k_proj` and
-    `v_proj` that its group shares; a value dim its row of `v_proj` and its columns of `o_proj`; a RoPE pair its rows of
-    `q_proj` and `k_proj`; an MLP dim its rows of `gate_proj` and `up_proj` and its column of `down_proj`. Biases don't
-    count.
+    - Query head: its rows of `q_proj`, its columns of `o_proj`, and an even share of the rows of `k_proj` and `v_proj`
+      that its group shares.
+    - Value dim: its row of `v_proj` and its columns of `o_proj`.
+    - RoPE pair: its rows of `q_proj` and `k_proj`.
+    - MLP dim: its rows of `gate_proj` and `up_proj` and its column of `down_proj`.
+
+    Biases don't count.
 
     Args:
         layer: The layer.
         widths: Its widths.
-        importance: Of every weight of a projection, ``[output features, input features]``.
+        importance: Gives the importance of every weight of a projection, ``[output features, input features]``.
     """
     attention, mlp = layer.self_attn, layer.mlp
 

@@ -1,8 +1,8 @@
 """Paged attention on CPUs: the functions that TVM's paged KV cache calls, in vectors of keys or of head dims.
 
-Pages hold 16 tokens, ``[pages, 2, kv_heads, 16, head_dim]``, keys and then values. Scores of a query are kept for all
-its keys, so that the softmax takes one pass and the output stays in registers; they are in units of log2, as the
-cache's log-sum-exps are.
+A page holds 16 tokens, ``[pages, 2, kv_heads, 16, head_dim]``, keys before values. A query's scores are kept for all
+its keys, so that the softmax needs no running maximum and the output stays in registers. Scores are in units of log2,
+like the cache's log-sum-exps.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ __all__ = ["PAGE_SIZE", "Attention", "inverse_frequencies", "kernels", "lanes_fo
 
 
 def kernels(attention: Attention, inverse_frequencies: np.ndarray, threads: int) -> dict[str, tirx.PrimFunc]:
-    """The kernels by the names of those of TVM's ``TIRPagedKVCache`` that they replace.
+    """The kernels, by the names of the functions of TVM's ``TIRPagedKVCache`` that they replace.
 
     Args:
         attention: The heads.
-        inverse_frequencies: RoPE's, float32 ``[head_dim / 2]``.
-        threads: Of the target.
+        inverse_frequencies: RoPE's inverse frequencies, float32 ``[head_dim / 2]``.
+        threads: Threads of the target.
     """
     made = {
         "tir_kv_cache_transpose_append": append(attention),

@@ -1,12 +1,11 @@
-"""What goes into the cache, turned by RoPE before, and attentions put together."""
+"""RoPE, the append to the KV cache, and the merge of two attentions."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from tvm import tirx
 from tvm.script import tirx as T
+from tvm.tirx import Buffer, Expr
 
 from edge_transact.compiler.cpu.attention.heads import PAGE_SIZE, Attention
 from edge_transact.compiler.cpu.attention.parts import function, tensor
@@ -14,7 +13,7 @@ from edge_transact.compiler.vector import cast, load, sin_cos, splat, store
 
 
 def append(a: Attention) -> tirx.PrimFunc:
-    """Keys and values ``[tokens, kv_heads, head_dim]`` to their places in the pages; those at -1 have none."""
+    """Copy keys and values ``[tokens, kv_heads, head_dim]`` to their positions in the pages; -1 is no position."""
 
     def body() -> None:
         tokens, num_pages = T.int32(), T.int32()
@@ -42,58 +41,78 @@ def append(a: Attention) -> tirx.PrimFunc:
 
 
 def split_rotary(a: Attention, frequencies: np.ndarray) -> tirx.PrimFunc:
-    """``[tokens, heads, head_dim]`` of queries, keys and values to one tensor each, queries and keys turned by RoPE."""
-    half, lanes = a.head_dim // 2, a.lanes
-    heads = a.num_attention_heads + 2 * a.num_key_value_heads
+    """Split ``[tokens, heads, head_dim]`` into queries, keys and values, and apply RoPE to queries and keys."""
 
     def body() -> None:
         tokens = T.int32()
-        qkv = tensor("qkv", (tokens, heads, a.head_dim), a.dtype)
-        positions = tensor("position_map", (tokens,), "int32", offset=True)
-        q = tensor("q", (tokens, a.num_attention_heads, a.head_dim), a.dtype)
-        k = tensor("k", (tokens, a.num_key_value_heads, a.head_dim), a.dtype)
-        v = tensor("v", (tokens, a.num_key_value_heads, a.head_dim), a.dtype)
-        apply_rope = T.arg("apply_rope", T.int64())
-        table = T.alloc_buffer((half,), "float32")
-        for i, frequency in enumerate(frequencies):
-            T.buffer_store(table, T.float32(float(frequency)), [i])
-
-        def rotate_token(token: Any) -> None:
-            angles = T.alloc_buffer((2, half), "float32")
-            position = T.bind(T.if_then_else(apply_rope > 0, cast("float32", positions[token]), T.float32(0)))
-            for i in range(0, half, lanes):
-                sine, cosine = sin_cos(T.bind(splat(position, lanes) * load(table, [i], lanes)))
-                store(angles, sine, [0, i])
-                store(angles, cosine, [1, i])
-
-            def rotate(first: int, count: int, to: Any) -> None:
-                with T.serial(0, count) as head:
-                    for i in range(0, half, lanes):
-                        sine, cosine = (T.bind(load(angles, [kind, i], lanes)) for kind in range(2))
-                        low = T.bind(cast("float32", load(qkv, [token, head + first, i], lanes)))
-                        high = T.bind(cast("float32", load(qkv, [token, head + first, i + half], lanes)))
-                        store(to, cast(a.dtype, low * cosine - high * sine), [token, head, i])
-                        store(to, cast(a.dtype, high * cosine + low * sine), [token, head, i + half])
-
-            rotate(0, a.num_attention_heads, q)
-            rotate(a.num_attention_heads, a.num_key_value_heads, k)
-            with T.serial(0, a.num_key_value_heads) as head:
-                for i in range(0, a.head_dim, lanes):
-                    from_head = head + a.num_attention_heads + a.num_key_value_heads
-                    store(v, load(qkv, [token, from_head, i], lanes), [token, head, i])
-
+        rotary = _Rotary(a, tokens, frequencies)
         # Waking the threads takes longer than one token.
         with T.If(tokens == 1):
             with T.Then():
-                rotate_token(T.int32(0))
+                rotary.split_token(T.int32(0))
             with T.Else(), T.parallel(0, tokens) as token:
-                rotate_token(token)
+                rotary.split_token(token)
 
     return function(body)
 
 
+class _Rotary:
+    """The arguments of `split_rotary`, and the work on one token.
+
+    Args:
+        a: The heads.
+        tokens: Tokens of the input.
+        frequencies: RoPE's inverse frequencies, float32 ``[head_dim / 2]``.
+    """
+
+    def __init__(self, a: Attention, tokens: Expr, frequencies: np.ndarray) -> None:
+        self.a, self.half = a, a.head_dim // 2
+        heads = a.num_attention_heads + 2 * a.num_key_value_heads
+        self.qkv = tensor("qkv", (tokens, heads, a.head_dim), a.dtype)
+        self.positions = tensor("position_map", (tokens,), "int32", offset=True)
+        self.q = tensor("q", (tokens, a.num_attention_heads, a.head_dim), a.dtype)
+        self.k = tensor("k", (tokens, a.num_key_value_heads, a.head_dim), a.dtype)
+        self.v = tensor("v", (tokens, a.num_key_value_heads, a.head_dim), a.dtype)
+        self.apply_rope = T.arg("apply_rope", T.int64())
+        self.frequencies = T.alloc_buffer((self.half,), "float32")
+        for i, frequency in enumerate(frequencies):
+            T.buffer_store(self.frequencies, T.float32(float(frequency)), [i])
+
+    def split_token(self, token: Expr) -> None:
+        """Split and rotate one token."""
+        a = self.a
+        angles = self._angles(token)
+        self._rotate(token, 0, a.num_attention_heads, self.q, angles)
+        self._rotate(token, a.num_attention_heads, a.num_key_value_heads, self.k, angles)
+        with T.serial(0, a.num_key_value_heads) as head:
+            for i in range(0, a.head_dim, a.lanes):
+                from_head = head + a.num_attention_heads + a.num_key_value_heads
+                store(self.v, load(self.qkv, [token, from_head, i], a.lanes), [token, head, i])
+
+    def _angles(self, token: Expr) -> Buffer:
+        """Sines and cosines of a token's angles: fp32 ``[2, head_dim / 2]``."""
+        lanes = self.a.lanes
+        angles = T.alloc_buffer((2, self.half), "float32")
+        position = T.bind(T.if_then_else(self.apply_rope > 0, cast("float32", self.positions[token]), T.float32(0)))
+        for i in range(0, self.half, lanes):
+            sine, cosine = sin_cos(T.bind(splat(position, lanes) * load(self.frequencies, [i], lanes)))
+            store(angles, sine, [0, i])
+            store(angles, cosine, [1, i])
+        return angles
+
+    def _rotate(self, token: Expr, first: int, count: int, to: Buffer, angles: Buffer) -> None:
+        lanes, dtype, half = self.a.lanes, self.a.dtype, self.half
+        with T.serial(0, count) as head:
+            for i in range(0, half, lanes):
+                sine, cosine = (T.bind(load(angles, [kind, i], lanes)) for kind in range(2))
+                low = T.bind(cast("float32", load(self.qkv, [token, head + first, i], lanes)))
+                high = T.bind(cast("float32", load(self.qkv, [token, head + first, i + half], lanes)))
+                store(to, cast(dtype, low * cosine - high * sine), [token, head, i])
+                store(to, cast(dtype, high * cosine + low * sine), [token, head, i + half])
+
+
 def merge(a: Attention) -> tirx.PrimFunc:
-    """Two attentions of the same queries to different keys, into the first, in place."""
+    """Merge attentions of the same queries to different keys into the first of the two, in place."""
     lanes = a.lanes
 
     def body() -> None:

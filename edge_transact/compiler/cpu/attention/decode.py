@@ -1,140 +1,212 @@
-"""Attention of one query a sequence."""
+"""Attention with one query per sequence: bound by memory."""
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import numpy as np
 from tvm import tirx
 from tvm.script import tirx as T
+from tvm.tirx import Buffer, Expr
 
 from edge_transact.compiler.cpu.attention.heads import PAGE_SIZE, Attention
 from edge_transact.compiler.cpu.attention.parts import (
     MASKED,
+    PagedCache,
     function,
     outputs,
-    paged,
     scalars,
     softmax,
     store_output,
     tensor,
 )
-from edge_transact.compiler.vector import LINE_BYTES, cast, load, prefetch, splat, store, sum_lanes
+from edge_transact.compiler.vector import LINE_BYTES, Index, cast, load, prefetch, splat, store, sum_lanes
 
 AHEAD_PAGES = 2
-"""How far ahead decode asks for keys."""
+"""How many pages ahead decode prefetches keys."""
 
 
 def decode(a: Attention, threads: int) -> tirx.PrimFunc:
-    """One query ``[batch, heads, head_dim]`` a sequence to its pages; output, and log-sum-exps ``[batch, heads]``."""
-    lanes = a.lanes
+    """One query ``[batch, heads, head_dim]`` per sequence to its pages; output, and log-sum-exps ``[batch, heads]``."""
 
     def body() -> None:
-        batch = T.int32()
-        q = tensor("q", (batch, a.num_attention_heads, a.head_dim), a.dtype)
-        pages, indptr, values, last_page, nnz = paged(a, batch)
-        tensor("k_rope_pos_offset", (batch,), "int32", offset=True)
-        tensor("q_rope_position", (batch,), "int32", offset=True)
-        output, lse = outputs(a, batch)
-        *_, scale = scalars("rotary_mode", "rope_scale", "rope_theta", "sm_scale")
-        blocks = a.num_attention_heads // a.together
-        line = LINE_BYTES // np.dtype(a.dtype).itemsize
-        # Heads that can't be shared out evenly are cut along their keys.
-        parts = 1 if blocks % threads == 0 else threads
-        each = [(r, i) for r in range(a.together) for i in range(a.vectors)]
-
-        def attend(task: Any, part: Any) -> tuple[list[tuple[Any, Any]], Any]:
-            """Attention of a block of heads to a part of the keys: maxima and sums of scores, and weighted values."""
-            b, head = T.bind(task // blocks), T.bind(task % blocks * a.together)
-            kv_head = T.bind(head // a.q_per_kv)
-            start, pages_of_all = T.bind(indptr[b]), T.bind(indptr[b + 1] - indptr[b])
-            before = T.bind(pages_of_all * part // parts)
-            first, count = T.bind(start + before), T.bind(pages_of_all * (part + 1) // parts - before)
-            length = T.bind((pages_of_all - 1 - before) * PAGE_SIZE + last_page[b])
-            # As large as all sequences' pages: TVM moves allocations in front of what is computed inside the loop.
-            scores = T.alloc_buffer((a.together, (nnz + 1) * PAGE_SIZE), "float32")
-            products = T.alloc_buffer((a.together, lanes, lanes), "float32", scope="local")
-            factor = T.bind(scale * T.float32(math.log2(math.e)))
-            query = [
-                [
-                    T.bind(cast("float32", load(q, [b, head + r, i * lanes], lanes)) * splat(factor, lanes))
-                    for i in range(a.vectors)
-                ]
-                for r in range(a.together)
-            ]
-
-            def read(page: Any, kind: int, key: Any) -> list[Any]:
-                place = [values[first + page], kind, kv_head, key]
-                return [T.bind(cast("float32", load(pages, [*place, i], lanes))) for i in range(0, a.head_dim, lanes)]
-
-            with T.serial(0, count) as page:
-                later = T.bind(values[first + T.min(page + AHEAD_PAGES, count - 1)])
-                for start in range(0, PAGE_SIZE, lanes):
-                    with T.serial(0, lanes) as key:
-                        # The values are wanted when all scores are known; until then they are on their way.
-                        for i in range(0, a.head_dim, line):
-                            prefetch(pages, [later, 0, kv_head, start + key, i])
-                            prefetch(pages, [values[first + page], 1, kv_head, start + key, i])
-                        row = read(page, 0, start + key)
-                        for r in range(a.together):
-                            product = row[0] * query[r][0]
-                            for i in range(1, a.vectors):
-                                product = product + row[i] * query[r][i]
-                            store(products, product, [r, key, 0])
-                    seen = T.ramp(page * PAGE_SIZE + start, 1, lanes) < splat(length, lanes)
-                    for r in range(a.together):
-                        score = sum_lanes([T.bind(load(products, [r, key, 0], lanes)) for key in range(lanes)])
-                        score = T.Select(seen, score, splat(T.float32(MASKED), lanes))
-                        store(scores, score, [r, page * PAGE_SIZE + start])
-            softmaxes = [softmax(a, scores, [r], count * (PAGE_SIZE // lanes)) for r in range(a.together)]
-            out = T.alloc_buffer((a.together, a.head_dim), "float32", scope="local")
-            for r, i in each:
-                store(out, splat(T.float32(0), lanes), [r, i * lanes])
-            with T.serial(0, count) as page, T.serial(0, T.min(PAGE_SIZE, length - page * PAGE_SIZE)) as key:
-                value = read(page, 1, key)
-                for r, i in each:
-                    p = splat(scores[r, page * PAGE_SIZE + key], lanes)
-                    store(out, load(out, [r, i * lanes], lanes) + value[i] * p, [r, i * lanes])
-            return softmaxes, out
-
-        def finish(task: Any, r: int, vectors: list[Any], maximum: Any, total: Any) -> None:
-            store_output(a, output, lse, task // blocks, task % blocks * a.together + r, vectors, maximum, total)
-
-        if parts == 1:
-            with T.parallel(0, batch * blocks) as task:
-                softmaxes, out = attend(task, 0)
-                for r, (maximum, total) in enumerate(softmaxes):
-                    finish(task, r, [load(out, [r, i * lanes], lanes) for i in range(a.vectors)], maximum, total)
+        kernel = _Decode(a)
+        # Heads that cannot be divided evenly among the threads are cut along their keys.
+        if kernel.blocks % threads == 0:
+            kernel.attend_to_all_keys()
         else:
-            states = T.alloc_buffer((parts, batch * blocks, a.together, 2), "float32")
-            values_of_parts = T.alloc_buffer((parts, batch * blocks, a.together, a.head_dim), "float32")
-            with T.attr(T.int32(0), "pragma_parallel_launch_point", 1):
-                with (
-                    T.attr(T.int32(0), "pragma_parallel_barrier_when_finish", 1),
-                    T.parallel(0, parts) as part,
-                    T.serial(0, batch * blocks) as task,
-                ):
-                    softmaxes, out = attend(task, part)
-                    for r, state in enumerate(softmaxes):
-                        for i, number in enumerate(state):
-                            T.buffer_store(states, number, [part, task, r, i])
-                    for r, i in each:
-                        store(values_of_parts, load(out, [r, i * lanes], lanes), [part, task, r, i * lanes])
-                with T.parallel(0, batch * blocks) as task:
-                    for r in range(a.together):
-                        maxima = [states[part, task, r, 0] for part in range(parts)]
-                        maximum = T.bind(functools.reduce(T.max, maxima))
-                        weights = [T.bind(T.exp2(m - maximum)) for m in maxima]
-                        total = sum(w * states[part, task, r, 1] for part, w in enumerate(weights))
-                        vectors = [
-                            sum(
-                                splat(w, lanes) * load(values_of_parts, [part, task, r, i * lanes], lanes)
-                                for part, w in enumerate(weights)
-                            )
-                            for i in range(a.vectors)
-                        ]
-                        finish(task, r, vectors, maximum, T.bind(total))
+            kernel.attend_to_parts(threads)
 
     return function(body)
+
+
+class _Decode:
+    """The kernel's arguments, and the two ways to divide it among threads.
+
+    Args:
+        a: The heads.
+
+    Attributes:
+        blocks: Blocks of query heads that are computed together.
+        each: The vectors of a block's outputs: query head within the block, vector within the head.
+    """
+
+    def __init__(self, a: Attention) -> None:
+        self.a = a
+        self.batch = T.int32()
+        self.q = tensor("q", (self.batch, a.num_attention_heads, a.head_dim), a.dtype)
+        self.cache = PagedCache(a, self.batch)
+        tensor("k_rope_pos_offset", (self.batch,), "int32", offset=True)
+        tensor("q_rope_position", (self.batch,), "int32", offset=True)
+        self.output, self.lse = outputs(a, self.batch)
+        *_, self.scale = scalars("rotary_mode", "rope_scale", "rope_theta", "sm_scale")
+        self.blocks = a.num_attention_heads // a.together
+        self.each = [(r, i) for r in range(a.together) for i in range(a.vectors)]
+
+    def attend_to_all_keys(self) -> None:
+        """One task for each block of heads."""
+        a = self.a
+        with T.parallel(0, self.batch * self.blocks) as task:
+            softmaxes, out = self._attend(task, 0, 1)
+            for r, (maximum, total) in enumerate(softmaxes):
+                vectors = [load(out, [r, i * a.lanes], a.lanes) for i in range(a.vectors)]
+                self._store(task, r, vectors, maximum, total)
+
+    def attend_to_parts(self, parts: int) -> None:
+        """One task for each part of the keys, then one for each block of heads, which merges the parts."""
+        a, tasks = self.a, self.batch * self.blocks
+        # The maximum and the denominator of each part's softmax.
+        states = T.alloc_buffer((parts, tasks, a.together, 2), "float32")
+        values = T.alloc_buffer((parts, tasks, a.together, a.head_dim), "float32")
+        with T.attr(T.int32(0), "pragma_parallel_launch_point", 1):
+            with (
+                T.attr(T.int32(0), "pragma_parallel_barrier_when_finish", 1),
+                T.parallel(0, parts) as part,
+                T.serial(0, tasks) as task,
+            ):
+                softmaxes, out = self._attend(task, part, parts)
+                for r, state in enumerate(softmaxes):
+                    for i, number in enumerate(state):
+                        T.buffer_store(states, number, [part, task, r, i])
+                for r, i in self.each:
+                    store(values, load(out, [r, i * a.lanes], a.lanes), [part, task, r, i * a.lanes])
+            with T.parallel(0, tasks) as task:
+                for r in range(a.together):
+                    self._merge(task, r, parts, states, values)
+
+    def _attend(self, task: Expr, part: Index, parts: int) -> tuple[list[tuple[Expr, Expr]], Buffer]:
+        """Maximum and denominator of each head's softmax, and the values weighted by its numerators."""
+        block = _Block(self, task, part, parts)
+        block.score_keys()
+        count = block.pages * (PAGE_SIZE // self.a.lanes)
+        softmaxes = [softmax(self.a, block.scores, [r], count) for r in range(self.a.together)]
+        return softmaxes, block.weigh_values()
+
+    def _merge(self, task: Expr, r: int, parts: int, states: Buffer, values: Buffer) -> None:
+        lanes = self.a.lanes
+        maxima = [states[part, task, r, 0] for part in range(parts)]
+        maximum = T.bind(functools.reduce(T.max, maxima))
+        weights = [T.bind(T.exp2(m - maximum)) for m in maxima]
+        total = sum(weight * states[part, task, r, 1] for part, weight in enumerate(weights))
+        vectors = [
+            sum(
+                splat(weight, lanes) * load(values, [part, task, r, i * lanes], lanes)
+                for part, weight in enumerate(weights)
+            )
+            for i in range(self.a.vectors)
+        ]
+        self._store(task, r, vectors, maximum, T.bind(total))
+
+    def _store(self, task: Expr, r: int, vectors: list[Expr], maximum: Expr, total: Expr) -> None:
+        head = task % self.blocks * self.a.together + r
+        store_output(self.a, self.output, self.lse, task // self.blocks, head, vectors, maximum, total)
+
+
+class _Block:
+    """A block of one sequence's query heads that share a KV head, and the part of the keys that they attend to.
+
+    Args:
+        of: The kernel.
+        task: The number of the block, over all sequences.
+        part: The part of the keys.
+        parts: Parts of the keys.
+
+    Attributes:
+        pages: Pages of the part.
+        length: Tokens from the part's first page on.
+        scores: fp32 ``[heads, tokens]``.
+    """
+
+    def __init__(self, of: _Decode, task: Expr, part: Index, parts: int) -> None:
+        a, cache = of.a, of.cache
+        self.a, self.cache = a, cache
+        b, head = T.bind(task // of.blocks), T.bind(task % of.blocks * a.together)
+        self.kv_head = T.bind(head // a.q_per_kv)
+        start, all_pages = T.bind(cache.indptr[b]), T.bind(cache.indptr[b + 1] - cache.indptr[b])
+        before = T.bind(all_pages * part // parts)
+        self.first, self.pages = T.bind(start + before), T.bind(all_pages * (part + 1) // parts - before)
+        self.length = T.bind((all_pages - 1 - before) * PAGE_SIZE + cache.last_page[b])
+        # As large as all sequences' pages, because TVM moves allocations before what the loop computes.
+        self.scores = T.alloc_buffer((a.together, (cache.nnz + 1) * PAGE_SIZE), "float32")
+        self.products = T.alloc_buffer((a.together, a.lanes, a.lanes), "float32", scope="local")
+        factor = T.bind(of.scale * T.float32(math.log2(math.e)))
+        self.query = [
+            [
+                T.bind(cast("float32", load(of.q, [b, head + r, i * a.lanes], a.lanes)) * splat(factor, a.lanes))
+                for i in range(a.vectors)
+            ]
+            for r in range(a.together)
+        ]
+
+    def score_keys(self) -> None:
+        """Compute the scores of all keys, page by page."""
+        a = self.a
+        with T.serial(0, self.pages) as page:
+            later = T.bind(self.cache.values[self.first + T.min(page + AHEAD_PAGES, self.pages - 1)])
+            for start in range(0, PAGE_SIZE, a.lanes):
+                with T.serial(0, a.lanes) as key:
+                    self._prefetch(page, later, start + key)
+                    self._multiply(page, start, key)
+                visible = T.ramp(page * PAGE_SIZE + start, 1, a.lanes) < splat(self.length, a.lanes)
+                for r in range(a.together):
+                    products = [T.bind(load(self.products, [r, key, 0], a.lanes)) for key in range(a.lanes)]
+                    score = T.Select(visible, sum_lanes(products), splat(T.float32(MASKED), a.lanes))
+                    store(self.scores, score, [r, page * PAGE_SIZE + start])
+
+    def weigh_values(self) -> Buffer:
+        """The sum of the values times their numerators: fp32 ``[heads, head_dim]``."""
+        a = self.a
+        each = [(r, i) for r in range(a.together) for i in range(a.vectors)]
+        out = T.alloc_buffer((a.together, a.head_dim), "float32", scope="local")
+        for r, i in each:
+            store(out, splat(T.float32(0), a.lanes), [r, i * a.lanes])
+        with T.serial(0, self.pages) as page, T.serial(0, T.min(PAGE_SIZE, self.length - page * PAGE_SIZE)) as key:
+            value = self._load(page, 1, key)
+            for r, i in each:
+                p = splat(self.scores[r, page * PAGE_SIZE + key], a.lanes)
+                store(out, load(out, [r, i * a.lanes], a.lanes) + value[i] * p, [r, i * a.lanes])
+        return out
+
+    def _load(self, page: Expr, kind: int, key: Expr) -> list[Expr]:
+        """The vectors of a key (0) or value (1) of a page, fp32."""
+        a, place = self.a, [self.cache.values[self.first + page], kind, self.kv_head, key]
+        return [
+            T.bind(cast("float32", load(self.cache.pages, [*place, i], a.lanes))) for i in range(0, a.head_dim, a.lanes)
+        ]
+
+    def _prefetch(self, page: Expr, later: Expr, key: Expr) -> None:
+        # The page's own values are needed once all scores are known, and are fetched while these are computed.
+        line = LINE_BYTES // np.dtype(self.a.dtype).itemsize
+        for i in range(0, self.a.head_dim, line):
+            prefetch(self.cache.pages, [later, 0, self.kv_head, key, i])
+            prefetch(self.cache.pages, [self.cache.values[self.first + page], 1, self.kv_head, key, i])
+
+    def _multiply(self, page: Expr, start: int, key: Expr) -> None:
+        """Multiply a key by the queries, up to the sum over the lanes."""
+        row = self._load(page, 0, start + key)
+        for r in range(self.a.together):
+            product = row[0] * self.query[r][0]
+            for i in range(1, self.a.vectors):
+                product = product + row[i] * self.query[r][i]
+            store(self.products, product, [r, key, 0])

@@ -1,8 +1,9 @@
-"""The heads that a kernel is made for."""
+"""The heads that a kernel is compiled for."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,8 @@ class Attention:
     Attributes:
         num_attention_heads: Query heads.
         num_key_value_heads: KV heads.
-        head_dim: Dims of each.
-        dtype: Of queries, cache and output.
+        head_dim: Dims of each head.
+        dtype: The dtype of queries, cache and output.
         lanes: fp32 numbers in a vector.
     """
 
@@ -33,7 +34,7 @@ class Attention:
 
     @property
     def q_per_kv(self) -> int:
-        """Query heads of a KV head."""
+        """Query heads that share a KV head."""
         return self.num_attention_heads // self.num_key_value_heads
 
     @property
@@ -43,18 +44,18 @@ class Attention:
 
     @property
     def together(self) -> int:
-        """Query heads of a KV head that decode takes at once: as many as have their outputs in 16 registers."""
+        """Query heads of one KV head that decode computes together: as many as keep their outputs in 16 registers."""
         fitting = [n for n in range(1, self.q_per_kv + 1) if self.q_per_kv % n == 0 and n * self.vectors <= 16]
         return max(fitting, default=1)
 
 
 def lanes_for(head_dim: int, most: int) -> int | None:
-    """Lanes of the widest vectors, up to `most`, pairs of which divide a head; `None` where none do."""
+    """Lanes of the widest vectors, up to `most`, that divide a head into pairs of vectors; `None` if none do."""
     return next((lanes for lanes in (16, 8, 4) if lanes <= most and head_dim % (2 * lanes) == 0), None)
 
 
-def inverse_frequencies(head_dim: int, theta: float, scaling: dict[str, Any]) -> np.ndarray:
-    """RoPE's inverse frequencies, float32 ``[head_dim / 2]``, with Llama 3's scaling where the configuration has it.
+def inverse_frequencies(head_dim: int, theta: float, scaling: Mapping[str, Any]) -> np.ndarray:
+    """RoPE's inverse frequencies, float32 ``[head_dim / 2]``, with Llama 3's scaling if the configuration has it.
 
     The formulas are those of transformers' ``modeling_rope_utils.py``.
     """

@@ -1,22 +1,24 @@
-"""What the kernels have in common: how they begin, the softmax, and how a head's output is stored."""
+"""What the attention kernels share: their arguments, the softmax, and the store of a head's output."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from tvm import tirx
 from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
+from tvm.tirx import Buffer, Expr, Var
 from tvm.tirx.script.builder import ir as builder
 
 from edge_transact.compiler.cpu.attention.heads import PAGE_SIZE, Attention
 from edge_transact.compiler.lowering import PLAIN_LOOPS
-from edge_transact.compiler.vector import cast, exp, load, max_lanes, splat, store, sum_lanes
+from edge_transact.compiler.vector import Index, cast, exp, load, max_lanes, splat, store, sum_lanes
 
 MASKED = -5e4
-"""The score of a key that may not be seen, as in TVM's own kernels."""
+"""The score of a key that the query must not see, as in TVM's own kernels."""
+
+_INT32_SCALARS = ("causal", "rotary_mode")
 
 
 def function(body: Callable[[], None]) -> tirx.PrimFunc:
@@ -28,39 +30,58 @@ def function(body: Callable[[], None]) -> tirx.PrimFunc:
     return ib.get()
 
 
-def tensor(name: str, shape: tuple[Any, ...], dtype: str, *, offset: bool = False) -> Any:
-    """An argument; the cache's small index tensors are views with an offset."""
+def tensor(name: str, shape: tuple[Index, ...], dtype: str, *, offset: bool = False) -> Buffer:
+    """A tensor argument; the cache's small index tensors are views with an offset."""
     handle = T.arg(name, T.handle())
     return T.match_buffer(handle, shape, dtype, elem_offset=T.int32() if offset else None)
 
 
-def scalars(*names: str) -> list[Any]:
-    """Arguments that are numbers."""
-    return [T.arg(name, T.float32() if name != "causal" and name != "rotary_mode" else T.int32()) for name in names]
+def scalars(*names: str) -> list[Var]:
+    """Scalar arguments."""
+    return [T.arg(name, T.int32() if name in _INT32_SCALARS else T.float32()) for name in names]
 
 
-def paged(a: Attention, batch: Any) -> tuple[Any, Any, Any, Any, Any]:
-    """Arguments that say which keys and values each sequence has.
+class PagedCache:
+    """The arguments that say which keys and values each sequence has.
 
-    The pages ``[pages, 2, kv_heads, 16, head_dim]``; where each sequence's page numbers begin, int32 ``[batch + 1]``;
-    the page numbers, int32 ``[nnz]``; tokens in each sequence's last page, int32 ``[batch]``; and nnz.
+    Args:
+        a: The heads.
+        batch: Sequences.
+
+    Attributes:
+        pages: Keys and values, ``[pages, 2, kv_heads, 16, head_dim]``.
+        indptr: Where each sequence's page numbers start, int32 ``[batch + 1]``.
+        values: The page numbers, int32 ``[nnz]``.
+        last_page: Tokens in each sequence's last page, int32 ``[batch]``.
+        nnz: Page numbers of all sequences.
     """
-    nnz, num_pages = T.int32(), T.int32()
-    pages = tensor("pages", (num_pages, 2, a.num_key_value_heads, PAGE_SIZE, a.head_dim), a.dtype)
-    indptr = tensor("page_indptr", (batch + 1,), "int32", offset=True)
-    values = tensor("page_values", (nnz,), "int32", offset=True)
-    last_page = tensor("length_info", (batch,), "int32", offset=True)
-    return pages, indptr, values, last_page, nnz
+
+    def __init__(self, a: Attention, batch: Expr) -> None:
+        self.nnz, num_pages = T.int32(), T.int32()
+        self.pages = tensor("pages", (num_pages, 2, a.num_key_value_heads, PAGE_SIZE, a.head_dim), a.dtype)
+        self.indptr = tensor("page_indptr", (batch + 1,), "int32", offset=True)
+        self.values = tensor("page_values", (self.nnz,), "int32", offset=True)
+        self.last_page = tensor("length_info", (batch,), "int32", offset=True)
 
 
-def outputs(a: Attention, rows: Any) -> tuple[Any, Any]:
-    """Arguments for what comes out: ``[rows, heads, head_dim]``, and log-sum-exps, fp32 ``[rows, heads]``."""
+def outputs(a: Attention, rows: Expr) -> tuple[Buffer, Buffer]:
+    """The arguments for the results: ``[rows, heads, head_dim]``, and log-sum-exps, fp32 ``[rows, heads]``."""
     output = tensor("output", (rows, a.num_attention_heads, a.head_dim), a.dtype)
     return output, tensor("lse", (rows, a.num_attention_heads), "float32")
 
 
-def softmax(a: Attention, scores: Any, row: list[Any], vectors: Any) -> tuple[Any, Any]:
-    """Scores (log2) of a row to ``2 ** (score - max)``, in place; their maximum and sum."""
+def softmax(a: Attention, scores: Buffer, row: Sequence[Index], vectors: Expr) -> tuple[Expr, Expr]:
+    """Replace a row of scores (log2) by the numerators ``2 ** (score - maximum)``.
+
+    Args:
+        a: The heads.
+        scores: fp32 ``[..., keys]``.
+        row: The row's leading indices.
+        vectors: Vectors of keys.
+
+    Returns:
+        The maximum, and the denominator.
+    """
     lanes = a.lanes
     largest = T.alloc_buffer((lanes,), "float32", scope="local")
     total = T.alloc_buffer((lanes,), "float32", scope="local")
@@ -77,12 +98,26 @@ def softmax(a: Attention, scores: Any, row: list[Any], vectors: Any) -> tuple[An
     return maximum, T.bind(sum_lanes([load(total, [0], lanes)]))
 
 
+def denominator_inverse(total: Expr) -> Expr:
+    """One over a softmax's denominator, which is 0 for a query without keys: its output becomes zeros."""
+    return T.bind(T.float32(1) / T.max(total, T.float32(1e-30)))
+
+
 def store_output(
-    a: Attention, output: Any, lse: Any, row: Any, head: Any, sums: list[Any], maximum: Any, total: Any
+    a: Attention,
+    output: Buffer,
+    lse: Buffer,
+    row: Expr,
+    head: Expr,
+    sums: list[Expr],
+    maximum: Expr,
+    total: Expr,
 ) -> None:
-    """The weighted values over their weights' sum, and the log2 of the sum of all exponentials."""
-    # Without keys there is no sum: zeros, with a log-sum-exp that loses in a merge.
-    inverse = T.bind(T.float32(1) / T.max(total, T.float32(1e-30)))
+    """Store a head's weighted values over the denominator, and its log-sum-exp (log2).
+
+    Without keys the log-sum-exp is `MASKED`, which loses in a merge.
+    """
+    inverse = denominator_inverse(total)
     for i, vector in enumerate(sums):
         store(output, cast(a.dtype, vector * splat(inverse, a.lanes)), [row, head, i * a.lanes])
     T.buffer_store(lse, maximum + T.log2(T.max(total, T.float32(1))), [row, head])

@@ -1,6 +1,8 @@
-"""Scoring methods, one a file: what decides which heads, dims inside heads and MLP dims of a layer stay."""
+"""Scoring methods, one per file: they decide which units of a layer are kept."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from edge_transact.errors import UsageError, did_you_mean
 from edge_transact.prune.score.methods.best import Best
@@ -12,7 +14,7 @@ from edge_transact.prune.score.methods.scorer import Scorer
 from edge_transact.prune.score.methods.transact import Transact
 from edge_transact.prune.score.methods.wanda import Wanda
 
-METHODS: dict[str, type[Scorer]] = {
+METHODS: Mapping[str, type[Scorer]] = {
     "best": Best,
     "transact": Transact,
     "llm-pruner": LlmPruner,
@@ -22,12 +24,14 @@ METHODS: dict[str, type[Scorer]] = {
     "random": Random,
 }
 
+DEFAULT_METHOD = "best"
+
 
 def find_method(name: str) -> type[Scorer]:
-    """The method of that name.
+    """The method with that name.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is no such method.
     """
     if name not in METHODS:
         raise UsageError(f"there is no method {name!r}", fix=did_you_mean(name, METHODS))

@@ -1,46 +1,52 @@
-"""The default: each unit by the loss that cutting it costs, predicted to second order from one backward pass.
+"""The default method: the score of a unit is the loss that cutting it costs, predicted from one backward pass.
 
-`prune.score.loss` says how. What the method knows beside the scores are the curves of loss by width, one for
-each kind of unit, from which a budget is spread over units and layers; and what it predicts of the cut whose effect is
-measured, so that the curves can be corrected.
+`prune.score.loss` explains the prediction, which is of second order. Besides the scores, the method predicts the curves
+of loss by width, one for each unit, from which a budget is spread over units and layers; and the loss of the cut whose
+effect `prune.score.sensitivity` measures, so that the curves can be corrected.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from edge_transact.prune.score.loss import BlockLoss, curve, eliminate
-from edge_transact.prune.score.methods.scorer import Activations, Scorer
-from edge_transact.prune.score.salience import LayerScores, of_groups
+from edge_transact.prune.score.methods.scorer import Activations, Gradients, Scorer
+from edge_transact.prune.score.salience import of_groups
 from edge_transact.prune.score.sensitivity import reference
+from edge_transact.prune.scores import LayerScores, PredictedLosses
+from edge_transact.prune.units import UNITS, Module
 from edge_transact.widths import LayerWidths
 
 
 class Best(Scorer):
     """Scores a layer by predicted loss, in nats a token."""
 
-    gradients: ClassVar[Literal["none", "activations", "weights"]] = "activations"
+    allocation: ClassVar[str] = "budgeted"
+    compensates: ClassVar[bool] = True
+    gradients: ClassVar[Gradients] = "activations"
+    priced_units: ClassVar[tuple[str, ...]] = tuple(UNITS)
+    predicts_losses: ClassVar[bool] = True
+    score_unit: ClassVar[str] = "predicted loss, nats a token"
 
-    def __init__(self, widths: LayerWidths, layer: LlamaDecoderLayer) -> None:
-        super().__init__(widths, layer)
-        self._blocks: list[BlockLoss] = []
+    def __init__(
+        self, widths: LayerWidths, layer: LlamaDecoderLayer, *, seed: int = 0, wants_losses: bool = True
+    ) -> None:
+        super().__init__(widths, layer, seed=seed, wants_losses=wants_losses)
+        projections = (layer.self_attn.o_proj.weight, layer.mlp.down_proj.weight)
+        self._attention, self._mlp = (BlockLoss(weight, diagonal=not wants_losses) for weight in projections)
         self._pairs: torch.Tensor | float = 0.0
         self._tokens = 0
 
     def add(self, seen: Activations) -> None:
         assert seen.attention_gradient is not None and seen.mlp_gradient is not None
         assert seen.queries_gradient is not None
-        if not self._blocks:
-            projections = (self.layer.self_attn.o_proj.weight, self.layer.mlp.down_proj.weight)
-            self._blocks = [BlockLoss(weight, diagonal=not self.predicts) for weight in projections]
-        attention, mlp = self._blocks
-        attention.add(seen.attention, seen.attention_gradient)
-        mlp.add(seen.mlp, seen.mlp_gradient)
-        # Cutting a pair takes what its queries contribute to the logits of attention: the change of the loss is, to
-        # first order, queries times their gradient, and its square is what the Fisher information makes of it.
+        self._attention.add(seen.attention, seen.attention_gradient)
+        self._mlp.add(seen.mlp, seen.mlp_gradient)
+        # Cutting a pair removes what its queries contribute to the attention logits. To first order the loss changes by
+        # queries times their gradient; the Fisher information squares that.
         by_dim = (seen.queries.float() * seen.queries_gradient.float()).unflatten(
             1, (self.widths.num_key_value_heads, self.widths.q_per_kv, 2, -1)
         )
@@ -48,39 +54,66 @@ class Best(Scorer):
         self._tokens += len(seen.queries)
 
     def scores(self) -> LayerScores:
-        of_attention, of_mlp = self._blocks
-        attention, mlp = of_attention.dims(), of_mlp.dims()
+        attention, intermediate = self._attention.dims(), self._mlp.dims()
         v_dims = of_groups(attention, self.widths)
         pairs = torch.as_tensor(self._pairs) / (2 * self._tokens)
         heads = attention.view(self.widths.num_attention_heads, -1).sum(dim=1)
-        extra = {}
-        if self.predicts:
-            extra = self._curves_of_attention(of_attention, heads, v_dims, pairs)
-            order, losses = eliminate(of_mlp.gram, of_mlp.effects)
-            # A dim scores as the loss when it and all that go before it are gone.
-            mlp = torch.empty_like(mlp).index_copy_(0, order, losses[:-1])
-            gone = order[reference(self.widths).intermediate_size :]
-            extra |= {"intermediate_loss": losses, "mlp_reference_loss": of_mlp.cut(gone)}
-        return LayerScores(heads=heads, v_dims=v_dims, qk_pairs=pairs, intermediate=mlp, extra=extra)
+        losses = None
+        if self.wants_losses:
+            cut = reference(self.widths)
+            by_group = heads.view(self.widths.num_key_value_heads, -1)
+            curves = self._attention_curves(by_group, v_dims) | {"queries-keys": _tail_sums(pairs)}
+            groups = _descending(by_group.mean(dim=1))
+            gone = self._attention_dims[groups[cut.num_key_value_heads :]].flatten()
+            reference_losses: dict[Module, torch.Tensor] = {"attention": self._attention.cut(gone)}
+            order, curves["mlp"] = eliminate(self._mlp.gram, self._mlp.effects)
+            # A dim scores as the loss when it and all dims that go before it are gone.
+            intermediate = torch.empty_like(intermediate).index_copy_(0, order, curves["mlp"][:-1])
+            reference_losses["mlp"] = self._mlp.cut(order[cut.intermediate_size :])
+            losses = PredictedLosses(curves, reference_losses)
+        return LayerScores(heads=heads, v_dims=v_dims, qk_pairs=pairs, intermediate=intermediate, losses=losses)
 
-    def _curves_of_attention(self, of_attention: BlockLoss, heads, v_dims, pairs) -> dict[str, torch.Tensor]:
-        """The loss by number of units kept, from none to all: ``[units + 1]`` each; and that of the cut measured."""
-        widths, cut = self.widths, reference(self.widths)
-        gram, effects = of_attention.gram, of_attention.effects
-        dims = torch.arange(widths.attention_size, device=gram.device).view(
-            widths.num_key_value_heads, widths.q_per_kv, widths.v_head_dim
-        )
-        groups = heads.view(widths.num_key_value_heads, -1).mean(dim=1).argsort(descending=True, stable=True)
-        by_group = curve(gram, effects, dims[groups].flatten())
-        queries = heads.view(widths.num_key_value_heads, -1).argsort(dim=1, descending=True, stable=True)
-        by_query = curve(gram, effects, dims.gather(1, queries[..., None].expand_as(dims)).transpose(0, 1).flatten())
-        ranked = dims.gather(2, v_dims.argsort(dim=1, descending=True, stable=True)[:, None].expand_as(dims))
+    @property
+    def _attention_dims(self) -> torch.Tensor:
+        """The dims of `o_proj`'s input, int64 ``[groups, queries per group, v_head_dim]``."""
+        widths = self.widths
+        dims = torch.arange(widths.attention_size, device=self.layer.self_attn.o_proj.weight.device)
+        return dims.view(widths.num_key_value_heads, widths.q_per_kv, widths.v_head_dim)
+
+    def _attention_curves(self, heads: torch.Tensor, v_dims: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The loss by the number of units kept, from none to all, by the unit's name; ``[units + 1]`` each.
+
+        Args:
+            heads: Scores of query heads, ``[groups, queries per group]``.
+            v_dims: Scores of value dims, ``[groups, v_head_dim]``.
+        """
+        widths, dims = self.widths, self._attention_dims
+        gram, effects = self._attention.gram, self._attention.effects
+        by_group = curve(gram, effects, dims[_descending(heads.mean(dim=1))].flatten())
+        queries = _descending(heads)[..., None].expand_as(dims)
+        by_query = curve(gram, effects, dims.gather(1, queries).transpose(0, 1).flatten())
+        ranked = dims.gather(2, _descending(v_dims)[:, None].expand_as(dims))
         by_dim = curve(gram, effects, ranked.permute(2, 0, 1).flatten())
-        descending = pairs.sort(dim=1, descending=True).values.sum(dim=0)
         return {
-            "groups_loss": by_group[:: widths.q_per_kv * widths.v_head_dim].contiguous(),
-            "queries_loss": by_query[:: widths.num_key_value_heads * widths.v_head_dim].contiguous(),
-            "v_dims_loss": by_dim[:: widths.num_attention_heads].contiguous(),
-            "qk_pairs_loss": torch.cat([descending.flip(0).cumsum(0).flip(0), descending.new_zeros(1)]),
-            "attention_reference_loss": of_attention.cut(dims[groups[cut.num_key_value_heads :]].flatten()),
+            "groups": by_group[:: widths.q_per_kv * widths.v_head_dim].contiguous(),
+            "queries": by_query[:: widths.num_key_value_heads * widths.v_head_dim].contiguous(),
+            "values": by_dim[:: widths.num_attention_heads].contiguous(),
         }
+
+
+def _descending(scores: torch.Tensor) -> torch.Tensor:
+    """The order of the last dim, the highest first."""
+    return scores.argsort(dim=-1, descending=True, stable=True)
+
+
+def _tail_sums(pairs: torch.Tensor) -> torch.Tensor:
+    """The loss by the number of RoPE pairs that every KV head keeps, from none to all: the sum of those that go.
+
+    Args:
+        pairs: The loss of each, ``[groups, pairs]``.
+
+    Returns:
+        ``[pairs + 1]``.
+    """
+    descending = pairs.sort(dim=1, descending=True).values.sum(dim=0)
+    return torch.cat([descending.flip(0).cumsum(0).flip(0), descending.new_zeros(1)])

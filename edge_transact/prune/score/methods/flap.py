@@ -1,27 +1,34 @@
 """FLAP (An et al., AAAI 2024): how much an input feature fluctuates, times the squared norm of its outgoing weights.
 
-What doesn't fluctuate can go, for a bias can stand in for its mean: ``attention_mean`` and ``intermediate_mean`` in the
-extras let `surgery.shifted_biases` do so. A dim scores ``variance * ||column||**2``, the mean squared error that its
-removal leaves; a value dim or a head has the sum over its columns. (FLAP's own code squares the dims of a head before
-it sums them up; and it compares layers with each other, which is allocation here.) FLAP has no score for Q and K, and
-no bias can stand in for their dims, so RoPE pairs score as in `transact`.
+A feature that doesn't fluctuate can be cut, because a bias can stand in for its mean: `surgery.shifted_biases` takes
+the means from the scores. A dim scores ``variance * ||column||**2``, the mean squared error that its removal leaves; a
+value dim or a head scores the sum over its columns. (FLAP's own code squares the dims of a head before it sums them,
+and it compares layers with each other, which is the allocation's work here.) FLAP has no score for Q and K, and no bias
+can stand in for their dims, so RoPE pairs score as in `transact`.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from edge_transact.prune.score.methods.scorer import Activations, Scorer
-from edge_transact.prune.score.salience import LayerScores, SquareSum, of_groups, pair_energy
+from edge_transact.prune.score.salience import SquareSum, of_groups, pair_energy
+from edge_transact.prune.scores import LayerScores
 from edge_transact.widths import LayerWidths
 
 
 class Flap(Scorer):
-    """Scores a layer by its activations and the weights that take them on."""
+    """Scores a layer by its activations and the weights that consume them."""
 
-    def __init__(self, widths: LayerWidths, layer: LlamaDecoderLayer) -> None:
-        super().__init__(widths, layer)
+    shifts_biases: ClassVar[bool] = True
+
+    def __init__(
+        self, widths: LayerWidths, layer: LlamaDecoderLayer, *, seed: int = 0, wants_losses: bool = True
+    ) -> None:
+        super().__init__(widths, layer, seed=seed, wants_losses=wants_losses)
         self._attention, self._mlp = Moments(), Moments()
         self._queries, self._keys = SquareSum(), SquareSum()
 
@@ -38,7 +45,7 @@ class Flap(Scorer):
             v_dims=of_groups(attention, self.widths),
             qk_pairs=pair_energy(self._queries.value(), self._keys.value(), self.widths).sqrt(),
             intermediate=self._mlp.variance() * _column_squares(self.layer.mlp.down_proj.weight),
-            extra={"attention_mean": self._attention.mean.float(), "intermediate_mean": self._mlp.mean.float()},
+            means={"attention": self._attention.mean.float(), "mlp": self._mlp.mean.float()},
         )
 
 
@@ -47,20 +54,20 @@ def _column_squares(weight: torch.Tensor) -> torch.Tensor:
 
 
 class Moments:
-    """Mean and variance of each dim of an activation over all tokens seen; batches are merged in fp64 (Chan et al.).
+    """Mean and variance of each dim of an activation over all tokens added; batches are merged in fp64 (Chan et al.).
 
     Attributes:
-        tokens: How many were seen.
+        tokens: The number of tokens added.
         mean: fp64, ``[size]``.
     """
 
     def __init__(self) -> None:
         self.tokens = 0
         self.mean: torch.Tensor = torch.zeros(())
-        self._squares: torch.Tensor = torch.zeros(())  # of the distances to the mean, summed
+        self._squares: torch.Tensor = torch.zeros(())  # sums of squared distances to the mean
 
     def add(self, activation: torch.Tensor) -> None:
-        """Takes in a batch: any float dtype, ``[tokens, size]``."""
+        """Adds a batch: any float dtype, ``[tokens, size]``."""
         variance, mean = torch.var_mean(activation.float(), dim=0, correction=0)
         before, batch = self.tokens, len(activation)
         self.tokens = before + batch

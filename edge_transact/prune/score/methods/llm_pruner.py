@@ -1,7 +1,8 @@
 """LLM-Pruner (Ma et al., NeurIPS 2023) as TransAct's paper compares with it: first-order Taylor terms of the weights.
 
 ``|weight * gradient|`` is how much the loss would change, to first order, if the weight were zero. As in LLM-Pruner's
-``param_first``, a unit has the sum over its weights; the gradient is that of the summed loss of all calibration tokens.
+``param_first``, a unit scores the sum over its weights; the gradient is that of the summed loss of all calibration
+tokens.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from edge_transact.prune.score.methods.scorer import Activations, Scorer
-from edge_transact.prune.score.salience import LayerScores
+from edge_transact.prune.score.methods.scorer import Activations, Gradients, Scorer
 from edge_transact.prune.score.structures import scores_of_weights
+from edge_transact.prune.scores import LayerScores
 
 
 class LlmPruner(Scorer):
     """Scores a layer by its weights and their gradients."""
 
-    gradients: ClassVar = "weights"
+    gradients: ClassVar[Gradients] = "weights"
 
     def add(self, seen: Activations) -> None:
-        """Nothing: the gradients add up in the weights' ``grad``."""
+        """Does nothing: the gradients add up in the weights' ``grad``."""
 
     def scores(self) -> LayerScores:
         return scores_of_weights(self.layer, self.widths, _taylor)

@@ -1,18 +1,18 @@
-"""Random: every unit by lot. What any method has to beat."""
+"""Random scores: the baseline that any method has to beat."""
 
 from __future__ import annotations
 
 import torch
 
 from edge_transact.prune.score.methods.scorer import Activations, Scorer
-from edge_transact.prune.score.salience import LayerScores
+from edge_transact.prune.scores import LayerScores
 
 
 class Random(Scorer):
     """Draws the scores of a layer from [0, 1) with the layer's seed."""
 
     def add(self, seen: Activations) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def scores(self) -> LayerScores:
         widths, generator = self.widths, torch.Generator().manual_seed(self.seed)

@@ -1,4 +1,4 @@
-"""What every scoring method is: one class that sees a layer's activations and says which of its units matter."""
+"""The interface of scoring methods: a class that sees one layer's activations and scores the layer's units."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import ClassVar, Literal
 import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from edge_transact.prune.score.salience import LayerScores
+from edge_transact.prune.scores import LayerScores
+from edge_transact.prune.units import MEASURED_UNITS
 from edge_transact.widths import LayerWidths
+
+Gradients = Literal["none", "activations", "weights"]
 
 
 @dataclass(frozen=True)
@@ -22,13 +25,13 @@ class Activations:
     Attributes:
         attention: `o_proj`'s input, ``[tokens, attention_size]``.
         mlp: `down_proj`'s input, ``[tokens, intermediate_size]``.
-        attention_input: What `q_proj`, `k_proj` and `v_proj` get, ``[tokens, hidden_size]``.
-        mlp_input: What `gate_proj` and `up_proj` get, ``[tokens, hidden_size]``.
+        attention_input: The input of `q_proj`, `k_proj` and `v_proj`, ``[tokens, hidden_size]``.
+        mlp_input: The input of `gate_proj` and `up_proj`, ``[tokens, hidden_size]``.
         queries: `q_proj`'s output, ``[tokens, num_attention_heads * qk_head_dim]``.
         keys: `k_proj`'s output, ``[tokens, num_key_value_heads * qk_head_dim]``.
-        attention_gradient: Of the loss by `o_proj`'s output, ``[tokens, hidden_size]``.
-        mlp_gradient: Of the loss by `down_proj`'s output, ``[tokens, hidden_size]``.
-        queries_gradient: Of the loss by `queries`, of their shape.
+        attention_gradient: The gradient with respect to `o_proj`'s output, ``[tokens, hidden_size]``.
+        mlp_gradient: The gradient with respect to `down_proj`'s output, ``[tokens, hidden_size]``.
+        queries_gradient: The gradient with respect to `queries`, in the same shape.
     """
 
     attention: torch.Tensor
@@ -43,31 +46,51 @@ class Activations:
 
 
 class Scorer(ABC):
-    """Scores one layer from what it computes on the calibration text, seen batch by batch.
+    """Scores one layer from what it computes on the calibration text, batch by batch.
+
+    Class attributes say what a method can do and what it needs; nothing else depends on which method it is.
 
     Args:
-        widths: The layer's.
-        layer: The layer itself, for methods that look at weights; where `gradients` is ``weights``, their ``grad`` is
-            that of the summed loss of all calibration tokens by the time `scores` is called.
-
-    Attributes:
-        seed: For what a method draws: another for every layer, every shot and every ``--seed``.
-        predicts: Whether curves of loss by width are wanted, among the extras, of methods that predict them.
+        widths: The layer's widths.
+        layer: The layer itself, for methods that look at weights. If `gradients` is ``weights``, their ``grad`` is that
+            of the summed loss of all calibration tokens by the time `scores` is called.
+        seed: For methods that draw random numbers; it differs for every layer, every shot and every ``--seed``.
+        wants_losses: Whether to predict losses, for methods that can.
     """
 
-    gradients: ClassVar[Literal["none", "activations", "weights"]] = "none"
-    """What the method wants of the backward pass: nothing, so that there is none; by activations; or by weights too."""
+    allocation: ClassVar[str] = "uniform"
+    """The allocation that the method is meant for."""
 
-    def __init__(self, widths: LayerWidths, layer: LlamaDecoderLayer) -> None:
+    compensates: ClassVar[bool] = False
+    """Whether compensation is on unless the user says otherwise."""
+
+    gradients: ClassVar[Gradients] = "none"
+    """The gradients that the method needs: none (no backward pass), those of activations, or of weights too."""
+
+    priced_units: ClassVar[tuple[str, ...]] = MEASURED_UNITS
+    """Units that the budgeted allocation can cut with this method: those with a loss curve, predicted or measured."""
+
+    predicts_losses: ClassVar[bool] = False
+    """Whether scores come with predicted losses."""
+
+    shifts_biases: ClassVar[bool] = False
+    """Whether scores come with the mean inputs of `o_proj` and `down_proj`, which biases add when dims are cut."""
+
+    score_unit: ClassVar[str] = ""
+    """What the scores measure; empty for scores that only rank."""
+
+    def __init__(
+        self, widths: LayerWidths, layer: LlamaDecoderLayer, *, seed: int = 0, wants_losses: bool = True
+    ) -> None:
         self.widths = widths
         self.layer = layer
-        self.seed = 0
-        self.predicts = True
+        self.seed = seed
+        self.wants_losses = wants_losses
 
     @abstractmethod
     def add(self, seen: Activations) -> None:
-        """Takes in a batch."""
+        """Adds a batch."""
 
     @abstractmethod
     def scores(self) -> LayerScores:
-        """The scores from all that was taken in."""
+        """The scores from all batches added."""

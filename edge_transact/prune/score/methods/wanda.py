@@ -1,4 +1,4 @@
-"""Wanda (Sun et al., ICLR 2024), summed over structures: ``|weight| * ||input||`` of every weight of a unit.
+"""Wanda (Sun et al., ICLR 2024), summed over structures: ``|weight| * ||input||`` over all weights of a unit.
 
 The norm is the L2 norm, over all calibration tokens, of the input feature that the weight multiplies.
 """
@@ -10,16 +10,19 @@ from torch import nn
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from edge_transact.prune.score.methods.scorer import Activations, Scorer
-from edge_transact.prune.score.salience import LayerScores, SquareSum
+from edge_transact.prune.score.salience import SquareSum
 from edge_transact.prune.score.structures import scores_of_weights
+from edge_transact.prune.scores import LayerScores
 from edge_transact.widths import LayerWidths
 
 
 class Wanda(Scorer):
-    """Scores a layer by its weights and what they multiply."""
+    """Scores a layer by its weights and the activations that they multiply."""
 
-    def __init__(self, widths: LayerWidths, layer: LlamaDecoderLayer) -> None:
-        super().__init__(widths, layer)
+    def __init__(
+        self, widths: LayerWidths, layer: LlamaDecoderLayer, *, seed: int = 0, wants_losses: bool = True
+    ) -> None:
+        super().__init__(widths, layer, seed=seed, wants_losses=wants_losses)
         self._attention_input, self._attention = SquareSum(), SquareSum()
         self._mlp_input, self._mlp = SquareSum(), SquareSum()
 

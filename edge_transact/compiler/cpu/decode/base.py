@@ -1,0 +1,124 @@
+"""What decode matmuls of both weight layouts share: scratch memory, the threads' shares, packed activations."""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+from tvm.script import tirx as T
+from tvm.tirx import Expr
+
+from edge_transact.compiler.cpu.buffers import MatmulBuffers
+from edge_transact.compiler.cpu.isa import InstructionSet
+from edge_transact.compiler.cpu.prologue import for_each_group, inverse_rms
+from edge_transact.compiler.vector import splat, store
+from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
+
+
+class Scratch:
+    """The memory that the threads of a launch use besides registers, large enough for its largest matmul.
+
+    Args:
+        matmuls: The matmuls of the launch.
+        isas: The instruction set of each.
+        columns: The most columns of a block.
+        threads: Threads of the launch.
+
+    Attributes:
+        activations: Packed activations, int32 ``[threads, ...]``.
+        corrections: Zero-point corrections of their words, ``[threads, words]``, where accumulators start from them.
+        activation_scales: Scales of their words, fp32 ``[threads, words]``, where activations are quantized.
+        sums: Results before the epilogue, fp32, by block.
+    """
+
+    def __init__(
+        self, matmuls: Sequence[MatmulBuffers], isas: Sequence[InstructionSet], columns: int, threads: int
+    ) -> None:
+        def largest(sizes: Iterable[Expr]) -> Expr:
+            return T.bind(functools.reduce(T.max, sizes))
+
+        isa = isas[0]
+        words = largest(padded_words(a, isa) for a, isa in zip(matmuls, isas, strict=True))
+        self.activations = T.alloc_buffer((threads, words * max(isa.digits * isa.steps for isa in isas)), "int32")
+        self.corrections = None if isa.removes_zero_point else T.alloc_buffer((threads, words), isa.accumulator_dtype)
+        self.activation_scales = None if isa.quantizer is None else T.alloc_buffer((threads, words), "float32")
+        self.sums = T.alloc_buffer((largest((a.width + columns) * a.matmul.sections for a in matmuls),), "float32")
+
+
+def padded_words(buffers: MatmulBuffers, isa: InstructionSet) -> Expr:
+    """The words of a row in full vectors, plus one vector for loads that reach past the last."""
+    return (buffers.words + (2 * isa.lanes - 1)) // isa.lanes * isa.lanes
+
+
+class DecodeMatmul(ABC):
+    """One matmul of a launch, whose blocks of columns are divided among the threads.
+
+    Args:
+        buffers: What to compute.
+        isa: The instruction set.
+        scratch: The launch's.
+        threads: Threads of the launch.
+        head_start_bytes: Weights that the first thread reads more than the others.
+
+    Attributes:
+        columns: Columns of a block, in each section.
+    """
+
+    columns: ClassVar[int]
+
+    def __init__(
+        self, buffers: MatmulBuffers, isa: InstructionSet, scratch: Scratch, threads: int, *, head_start_bytes: int
+    ) -> None:
+        self.matmul, self.isa, self.a = buffers.matmul, isa, buffers
+        self.scratch, self.threads = scratch, threads
+        self.blocks = T.bind((self.a.width + (self.columns - 1)) // self.columns)
+        block_bytes = self.a.groups * (self.matmul.sections * self.columns * self.matmul.group_bytes)
+        self.head_start = head_start_bytes // block_bytes
+
+    @abstractmethod
+    def prefetch_first(self, thread: Expr) -> None:
+        """Prefetch the first of the thread's weights."""
+
+    @abstractmethod
+    def multiply(self, thread: Expr) -> None:
+        """Compute the thread's share."""
+
+    @abstractmethod
+    def place(self, group: Expr, digit: int, step: int) -> Expr:
+        """Where in `Scratch.activations` those of a group's first word are; the group's other words follow."""
+
+    def first_column(self, block: Expr) -> Expr:
+        """The first column of a block. The last block of a ragged width starts early and recomputes some columns."""
+        return T.min(block * self.columns, self.a.width - self.columns)
+
+    def sums_of(self, block: Expr, section: int) -> Expr:
+        """Where in `Scratch.sums` those of a block are."""
+        return (block * self.matmul.sections + section) * self.columns
+
+    def share(self, thread: Expr) -> tuple[Expr, Expr]:
+        """The first block of a thread's share and the one after its last: equal shares, apart from the head start."""
+        extra = T.bind(T.min(self.blocks, self.head_start))
+        equal = T.bind(self.blocks - extra)
+        first = T.if_then_else(thread == 0, 0, extra + thread * equal // self.threads)
+        return T.bind(first), T.bind(extra + (thread + 1) * equal // self.threads)
+
+    def pack_activations(self, thread: Expr) -> None:
+        """Pack the row's activations into the thread's scratch, with their scales and zero-point corrections."""
+        isa, scratch = self.isa, self.scratch
+
+        def pack(group: Expr, x: Expr) -> None:
+            word = group * WORDS_PER_GROUP
+            if isa.quantizer is not None and scratch.activation_scales is not None:
+                store(scratch.activation_scales, splat(isa.quantizer.scale(x), WORDS_PER_GROUP), [thread, word])
+                # Loaded again, because TVM's integer analysis would walk through everything that it is computed from.
+                x = T.bind(x * splat(T.float32(1) / scratch.activation_scales[thread, word], GROUP_SIZE))
+            for digit, steps in enumerate(isa.pack(x)):
+                for step, activations in enumerate(steps):
+                    store(scratch.activations, activations, [thread, self.place(group, digit, step)])
+            if scratch.corrections is not None:
+                store(scratch.corrections, isa.zero_point_correction(x), [thread, word])
+
+        row = T.int32(0)
+        for_each_group(self.a, row, inverse_rms(self.a, row), pack)

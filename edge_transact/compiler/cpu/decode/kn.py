@@ -1,0 +1,93 @@
+"""Decode with a KN weight: adjacent columns are adjacent in memory, so a vector holds one word of each column."""
+
+from __future__ import annotations
+
+from tvm import tirx
+from tvm.script import tirx as T
+from tvm.tirx import Expr
+
+from edge_transact.compiler.cpu.decode.base import DecodeMatmul
+from edge_transact.compiler.epilogue import finish
+from edge_transact.compiler.vector import cast, exp, load, prefetch, splat, store, sum_lanes
+from edge_transact.quantization import WORDS_PER_GROUP
+
+
+class DecodeKN(DecodeMatmul):
+    """Goes through the groups; for each, adds the products of all the thread's columns to sums in the L1 cache."""
+
+    columns = 16
+
+    def prefetch_first(self, thread: Expr) -> None:
+        first, end = self.share(thread)
+        with T.serial(first, end) as block:
+            for section in range(self.matmul.sections):
+                self._prefetch(T.int32(0), block, section)
+
+    def multiply(self, thread: Expr) -> None:
+        first, end = self.share(thread)
+        self._clear(first, end)
+        self.pack_activations(thread)
+        with T.serial(0, self.a.groups) as group:
+            start = self._load_start(thread, group)
+            with T.serial(first, end) as block:
+                for section in range(self.matmul.sections):
+                    self._prefetch(group + 1, block, section)
+                    for offset in range(0, self.columns, self.isa.lanes):
+                        self._accumulate(thread, group, block, section, offset, start)
+        self._store(first, end)
+
+    def place(self, group: Expr, digit: int, step: int) -> Expr:
+        return ((group * self.isa.digits + digit) * self.isa.steps + step) * WORDS_PER_GROUP
+
+    def _column(self, block: Expr, section: int) -> Expr:
+        return self.first_column(block) + section * self.a.width
+
+    def _prefetch(self, group: Expr, block: Expr, section: int) -> None:
+        for word in range(WORDS_PER_GROUP):
+            prefetch(self.a.weight, [group * WORDS_PER_GROUP + word, self._column(block, section)])
+        prefetch(self.a.scale, [group, self._column(block, section)])
+
+    def _clear(self, first: Expr, end: Expr) -> None:
+        with T.serial(first, end) as block:
+            for section in range(self.matmul.sections):
+                store(self.scratch.sums, splat(T.float32(0), self.columns), [self.sums_of(block, section)])
+
+    def _load_start(self, thread: Expr, group: Expr) -> Expr:
+        """What the accumulators of a group start from: its zero-point correction, the same in every lane."""
+        start = tirx.const(0, self.isa.accumulator_dtype)
+        if self.scratch.corrections is not None:
+            corrections = load(self.scratch.corrections, [thread, group * WORDS_PER_GROUP], WORDS_PER_GROUP)
+            start = sum_lanes([T.bind(corrections)])
+        return T.bind(splat(start, self.isa.lanes))
+
+    def _load_activations(self, thread: Expr, group: Expr, word: int) -> list[list[Expr]]:
+        """A word's activations by step and digit, each in every lane."""
+        return [
+            [
+                splat(self.scratch.activations[thread, self.place(group, digit, step) + word], self.isa.lanes)
+                for digit in range(self.isa.digits)
+            ]
+            for step in range(self.isa.steps)
+        ]
+
+    def _accumulate(self, thread: Expr, group: Expr, block: Expr, section: int, offset: int, start: Expr) -> None:
+        """Add a group's products to the sums of one vector of columns."""
+        isa, a, scratch = self.isa, self.a, self.scratch
+        column = T.bind(self._column(block, section) + offset)
+        words = [
+            T.bind(load(a.weight, [group * WORDS_PER_GROUP + word, column], isa.lanes))
+            for word in range(WORDS_PER_GROUP)
+        ]
+        activations = [self._load_activations(thread, group, word) for word in range(WORDS_PER_GROUP)]
+        scale = cast("float32", load(a.scale, [group, column], isa.lanes))
+        if scratch.activation_scales is not None:
+            scale = scale * splat(scratch.activation_scales[thread, group * WORDS_PER_GROUP], isa.lanes)
+        place = [self.sums_of(block, section) + offset]
+        total = load(scratch.sums, place, isa.lanes) + isa.dot(start, words, activations) * scale
+        store(scratch.sums, total, place)
+
+    def _store(self, first: Expr, end: Expr) -> None:
+        sections = range(self.matmul.sections)
+        with T.serial(first, end) as block:
+            sums = [T.bind(load(self.scratch.sums, [self.sums_of(block, s)], self.columns)) for s in sections]
+            finish(self.a, T.int32(0), T.bind(self._column(block, 0)), sums, exp)

@@ -1,0 +1,170 @@
+"""Decode with an NK weight: the words of one column are adjacent in memory, so a vector holds words along K."""
+
+from __future__ import annotations
+
+from tvm import tirx
+from tvm.script import tirx as T
+from tvm.tirx import Buffer, Expr
+
+from edge_transact.compiler.cpu.decode.base import DecodeMatmul, padded_words
+from edge_transact.compiler.epilogue import finish
+from edge_transact.compiler.vector import LINE_BYTES, cast, exp, load, prefetch, shuffle, splat, store, sum_lanes
+from edge_transact.quantization import WORDS_PER_GROUP
+
+AHEAD_WORDS = 4096
+"""How far ahead of the words in use decode prefetches: half of a small L1 cache."""
+
+LINE_WORDS = LINE_BYTES // 4
+"""Words of a cache line."""
+
+
+class DecodeNK(DecodeMatmul):
+    """Takes a few columns (rows of the weight) at a time, with their accumulators in registers."""
+
+    columns = 4
+    padded_words: Expr
+
+    def prefetch_first(self, thread: Expr) -> None:
+        first, _ = self.share(thread)
+        for section in range(self.matmul.sections):
+            with T.serial(0, AHEAD_WORDS // LINE_WORDS) as line:
+                prefetch(self.a.weight, [first * self.columns + section * self.a.width, line * LINE_WORDS])
+
+    def multiply(self, thread: Expr) -> None:
+        lanes, sections, words = self.isa.lanes, self.matmul.sections, self.a.words
+        self.padded_words = T.bind(padded_words(self.a, self.isa))
+        # The rows of a tile are read concurrently, and a short row ends before a large distance pays.
+        ahead = T.bind(T.if_then_else(words < AHEAD_WORDS // self.columns, AHEAD_WORDS, AHEAD_WORDS // self.columns))
+        first, end = self.share(thread)
+        self.pack_activations(thread)
+        self._clear_padding(thread)
+        accumulators = T.alloc_buffer((sections * self.columns, lanes), "float32", scope="local")
+        with T.serial(first, end) as block:
+            tile = _RowTile(self, thread, T.bind(self.first_column(block)), ahead, accumulators)
+            tile.clear()
+            full_vectors = T.bind(words // lanes)
+            with T.serial(0, full_vectors) as vector:
+                tile.accumulate(vector * lanes, lanes)
+            tile.accumulate_rest(full_vectors * lanes)
+            tile.store(block)
+        self._store(first, end)
+
+    def place(self, group: Expr, digit: int, step: int) -> Expr:
+        return self.place_of_word(group * WORDS_PER_GROUP, digit, step)
+
+    def place_of_word(self, word: Expr, digit: int, step: int) -> Expr:
+        """Where in `Scratch.activations` those of a word are; the row's later words follow."""
+        return (digit * self.isa.steps + step) * self.padded_words + word
+
+    def _clear_padding(self, thread: Expr) -> None:
+        """Clear what belongs to the words after a row's last, which the vectors at its end cover."""
+        isa, scratch = self.isa, self.scratch
+        with T.serial(self.a.words, self.padded_words) as word:
+            for digit in range(isa.digits):
+                for step in range(isa.steps):
+                    T.buffer_store(scratch.activations, T.int32(0), [thread, self.place_of_word(word, digit, step)])
+            if scratch.corrections is not None:
+                T.buffer_store(scratch.corrections, tirx.const(0, isa.accumulator_dtype), [thread, word])
+            if scratch.activation_scales is not None:
+                T.buffer_store(scratch.activation_scales, T.float32(0), [thread, word])
+
+    def _store(self, first: Expr, end: Expr) -> None:
+        # In a loop of its own, so that the chains of operations of several blocks overlap.
+        sections = range(self.matmul.sections)
+        with T.serial(first, end) as block:
+            sums = [T.bind(load(self.scratch.sums, [self.sums_of(block, s)], self.columns)) for s in sections]
+            finish(self.a, T.int32(0), T.bind(self.first_column(block)), sums, exp)
+
+
+class _RowTile:
+    """A block's rows of the weight, from all sections, each with one vector of accumulators.
+
+    Args:
+        of: The matmul.
+        thread: The thread that computes it.
+        first: The first row, in the first section.
+        ahead: How many words ahead it prefetches.
+        accumulators: fp32 ``[rows, lanes]``.
+    """
+
+    def __init__(self, of: DecodeNK, thread: Expr, first: Expr, ahead: Expr, accumulators: Buffer) -> None:
+        self.of, self.isa, self.a, self.scratch = of, of.isa, of.a, of.scratch
+        self.thread, self.ahead, self.accumulators = thread, ahead, accumulators
+        sections = range(of.matmul.sections)
+        self.rows = [first + section * self.a.width + row for section in sections for row in range(of.columns)]
+
+    def clear(self) -> None:
+        """Set the accumulators to zero."""
+        for i in range(len(self.rows)):
+            store(self.accumulators, splat(T.float32(0), self.isa.lanes), [i, 0])
+
+    def accumulate_rest(self, word: Expr) -> None:
+        """Add the products of the words from `word` on, fewer than a full vector, in vectors half as wide each time."""
+        held = self.isa.lanes // 2
+        while held >= WORDS_PER_GROUP:
+            with T.If(T.bitwise_and(self.a.words, held) != 0), T.Then():
+                self.accumulate(T.bind(word), held)
+            word = word + T.bitwise_and(self.a.words, held)
+            held //= 2
+
+    def accumulate(self, word: Expr, held: int) -> None:
+        """Add the products of `held` words from `word` on."""
+        isa, lanes, scratch = self.isa, self.isa.lanes, self.scratch
+        self._prefetch(word)
+        words = [T.bind(_widen(load(self.a.weight, [row, word], held), lanes)) for row in self.rows]
+        activations = self._load_activations(word)
+        start = splat(T.float32(0), lanes)
+        if scratch.corrections is not None:
+            start = T.bind(load(scratch.corrections, [self.thread, word], lanes))
+        products = [T.bind(isa.dot(start, [of_row], [activations])) for of_row in words]
+        activation_scale = None
+        if scratch.activation_scales is not None:
+            activation_scale = T.bind(load(scratch.activation_scales, [self.thread, word], lanes))
+        for i, row in enumerate(self.rows):
+            scale = self._load_scale(row, word, held, activation_scale)
+            store(self.accumulators, load(self.accumulators, [i, 0], lanes) + products[i] * scale, [i, 0])
+
+    def store(self, block: Expr) -> None:
+        """Store the sum of each row to the block's sums."""
+        vectors = [T.bind(load(self.accumulators, [i, 0], self.isa.lanes)) for i in range(len(self.rows))]
+        columns = self.of.columns
+        for section in range(self.of.matmul.sections):
+            sums = sum_lanes(vectors[section * columns : (section + 1) * columns])
+            store(self.scratch.sums, sums, [self.of.sums_of(block, section)])
+
+    def _prefetch(self, word: Expr) -> None:
+        # Where a cache line holds several vectors, each iteration prefetches the lines of some of the rows.
+        lanes = self.isa.lanes
+        turns = max(1, LINE_WORDS // lanes)
+        for row in self.rows[::turns]:
+            prefetch(self.a.weight, [row + word // lanes % turns, word + self.ahead])
+
+    def _load_activations(self, word: Expr) -> list[list[Expr]]:
+        """A vector of words' activations by step and digit."""
+        isa, activations = self.isa, self.scratch.activations
+        return [
+            [
+                T.bind(load(activations, [self.thread, self.of.place_of_word(word, digit, step)], isa.lanes))
+                for digit in range(isa.digits)
+            ]
+            for step in range(isa.steps)
+        ]
+
+    def _load_scale(self, row: Expr, word: Expr, held: int, activation_scale: Expr | None) -> Expr:
+        """The scale of each lane's products: 0 in the lanes that hold no word of a narrow vector."""
+        lanes, groups = self.isa.lanes, held // WORDS_PER_GROUP
+        group_of_lane = [min(lane // WORDS_PER_GROUP, groups - 1) for lane in range(lanes)]
+        scale = cast("float32", load(self.a.scale, [row, word // WORDS_PER_GROUP], groups))
+        scale = splat(scale, lanes) if groups == 1 else shuffle([scale], group_of_lane)
+        if activation_scale is not None:
+            scale = scale * activation_scale
+        if held < lanes:
+            mask = [T.float32(float(lane < held)) for lane in range(lanes)]
+            scale = scale * tirx.Shuffle(mask, [T.int32(lane) for lane in range(lanes)])
+        return scale
+
+
+def _widen(vector: Expr, lanes: int) -> Expr:
+    """A vector of uint32, followed by zeros up to `lanes`."""
+    held = int(vector.ty.dtype.lanes)
+    return vector if held == lanes else shuffle([vector, splat(T.uint32(0), lanes - held)], range(lanes))

@@ -1,0 +1,116 @@
+"""What the kernels ask of an instruction set, and what all instruction sets compute alike."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from tvm.script import tirx as T
+from tvm.target import Target
+from tvm.tirx import Expr
+
+from edge_transact.compiler.vector import lanes_of, shuffle, splat, sum_lanes
+from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD
+
+if TYPE_CHECKING:
+    from edge_transact.compiler.cpu.isa.quantizer import ActivationQuantizer
+
+
+class InstructionSet(ABC):
+    """The vector instructions that multiply packed weights by activations.
+
+    A packed word (uint32) holds eight 4-bit weights along the input features. A kernel takes a vector of `lanes` words
+    through `steps` steps. Each step unpacks one 32-bit lane of weights per word, multiplies it by a 32-bit lane of
+    activations and adds the product to an accumulator. What the 32 bits hold is up to the instruction set. The scale
+    of a group is applied, in fp32, to the group's accumulator, so no weight is rounded.
+
+    Attributes:
+        name: A name for test ids and error messages.
+        features: The CPU features that it needs, by LLVM's names.
+        lanes: Words in a vector.
+        steps: Steps that unpack all weights of a word.
+        removes_zero_point: Whether `unpack` subtracts the zero point from the weights. If not, accumulators start
+            from `zero_point_correction`.
+        quantizer: How activations become integers; `None` where they stay fp32.
+    """
+
+    name: ClassVar[str]
+    features: ClassVar[tuple[str, ...]]
+    steps: ClassVar[int]
+    removes_zero_point: ClassVar[bool]
+    lanes: int
+    quantizer: ActivationQuantizer | None = None
+
+    @classmethod
+    @abstractmethod
+    def for_target(cls, target: Target, digits: int) -> Self:
+        """The instruction set as `select` returns it, for a target that has its features.
+
+        Args:
+            target: An ``llvm`` target.
+            digits: Digits of a quantized activation.
+        """
+
+    @property
+    def digits(self) -> int:
+        """32-bit lanes of activations per lane of weights: one unless they are quantized."""
+        return 1 if self.quantizer is None else self.quantizer.digits
+
+    @property
+    def accumulator_dtype(self) -> str:
+        """The dtype in which the products of a group are summed."""
+        return "float32" if self.quantizer is None else "int32"
+
+    @abstractmethod
+    def unpack(self, words: Expr, step: int) -> Expr:
+        """The weights of one step: int32 lanes, with the zero point still in them unless `removes_zero_point`."""
+
+    @abstractmethod
+    def unpack_for_panel(self, words: Expr, step: int) -> Expr:
+        """The weights of one step as a prefill panel keeps them: int32 lanes, without the zero point if fp32."""
+
+    @abstractmethod
+    def pack(self, x: Expr) -> list[list[Expr]]:
+        """Arrange a group's activations for `multiply_add`: by digit and step, int32, one lane per word.
+
+        Args:
+            x: fp32, 32 lanes, in multiples of their scale where they are quantized.
+        """
+
+    @abstractmethod
+    def zero_point_correction(self, x: Expr) -> Expr:
+        """What the zero point adds to each word's products, negated: `accumulator_dtype`, one lane per word.
+
+        Args:
+            x: As for `pack`.
+        """
+
+    @abstractmethod
+    def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
+        """``accumulator + weights * activations``, lane by lane."""
+
+    @abstractmethod
+    def dot(self, start: Expr, words: Sequence[Expr], activations: Sequence[Sequence[Sequence[Expr]]]) -> Expr:
+        """The dot products of vectors of words with their activations: fp32 lanes.
+
+        Args:
+            start: What the accumulator starts from, `accumulator_dtype` lanes.
+            words: uint32 lanes.
+            activations: By word, step and digit: int32 lanes.
+        """
+
+
+def take_from_words(x: Expr, i: int) -> Expr:
+    """Activation `i` of each word of a group."""
+    return shuffle([x], range(i, GROUP_SIZE, VALUES_PER_WORD))
+
+
+def sum_words(x: Expr) -> Expr:
+    """The sum of the activations of each word of a group."""
+    return sum_lanes([shuffle([x], range(i, i + VALUES_PER_WORD)) for i in range(0, GROUP_SIZE, VALUES_PER_WORD)])
+
+
+def shift_right(words: Expr, bits: int) -> Expr:
+    """uint32 lanes shifted right; themselves for no bits."""
+    return words if bits == 0 else T.shift_right(words, splat(T.uint32(bits), lanes_of(words)))

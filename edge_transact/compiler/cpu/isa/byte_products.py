@@ -1,0 +1,68 @@
+"""What the instruction sets with dot products of bytes share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+from tvm.script import tirx as T
+from tvm.target import Target
+from tvm.tirx import Expr
+
+from edge_transact.compiler.cpu.isa.base import InstructionSet, shift_right, sum_words
+from edge_transact.compiler.cpu.isa.quantizer import ActivationQuantizer
+from edge_transact.compiler.vector import cast, lanes_of, splat
+from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP, ZERO_POINT
+
+
+class ByteProducts(InstructionSet):
+    """Four weights and one digit of four activations per lane, all bytes; two steps per word.
+
+    Step `i` multiplies the nibbles `i`, `i + 2`, `i + 4` and `i + 6` of each word. Integers are summed exactly.
+
+    Args:
+        digits: Digits of an activation: 2 hold 16 bits, 3 hold 22.
+    """
+
+    steps = 2
+    removes_zero_point = False
+    quantizer: ActivationQuantizer
+
+    def __init__(self, digits: int) -> None:
+        self.quantizer = ActivationQuantizer(digits)
+
+    @classmethod
+    def for_target(cls, target: Target, digits: int) -> Self:
+        return cls(digits)
+
+    def unpack(self, words: Expr, step: int) -> Expr:
+        lanes = lanes_of(words)
+        nibbles = T.bitwise_and(shift_right(words, 4 * step), splat(T.uint32(0x0F0F0F0F), lanes))
+        return T.reinterpret(f"int32x{lanes}", nibbles)
+
+    unpack_for_panel = unpack
+
+    def pack(self, x: Expr) -> list[list[Expr]]:
+        digits = T.bind(self.quantizer.split(x))
+
+        def lane(digit: int, step: int) -> Expr:
+            return T.reinterpret("int32x4", self.quantizer.select(digits, digit, range(step, GROUP_SIZE, self.steps)))
+
+        return [[lane(digit, step) for step in range(self.steps)] for digit in reversed(range(self.digits))]
+
+    def zero_point_correction(self, x: Expr) -> Expr:
+        return splat(T.int32(-ZERO_POINT), WORDS_PER_GROUP) * sum_words(T.bind(self.quantizer.round(x)))
+
+    def dot(self, start: Expr, words: Sequence[Expr], activations: Sequence[Sequence[Sequence[Expr]]]) -> Expr:
+        accumulators = [splat(T.int32(0), lanes_of(start))] * (self.digits - 1) + [start]
+        for vector, of_word in zip(words, activations, strict=True):
+            for step, digits in enumerate(of_word):
+                weights = T.bind(self.unpack(vector, step))
+                accumulators = [
+                    T.bind(self.multiply_add(accumulator, weights, digit))
+                    for accumulator, digit in zip(accumulators, digits, strict=True)
+                ]
+        total = accumulators[0]
+        for accumulator in accumulators[1:]:
+            total = self.quantizer.next_digit(total) + accumulator
+        return cast("float32", total)

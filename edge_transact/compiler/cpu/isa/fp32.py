@@ -1,0 +1,59 @@
+"""Plain TIR, for any LLVM target.
+
+A nibble is converted to fp32 where it stands in its half of the word, that is, times a power of 16, and its activation
+is divided by the same power: both are exact. This takes a mask and a conversion per weight, and hardly any shifts.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+from tvm.script import tirx as T
+from tvm.target import Target
+from tvm.tirx import Expr
+
+from edge_transact.compiler.cpu.isa.base import shift_right, take_from_words
+from edge_transact.compiler.cpu.isa.float_products import FloatProducts
+from edge_transact.compiler.vector import cast, lanes_of, splat
+from edge_transact.quantization import WORDS_PER_GROUP, ZERO_POINT
+
+PLACE_VALUES = (1, 16, 256, 4096) * 2
+"""The factor of each nibble: those of the upper half are first shifted down together, by 16 bits."""
+
+
+class Fp32(FloatProducts):
+    """fp32 products that need no particular feature.
+
+    Args:
+        lanes: Words in a vector.
+    """
+
+    name = "fp32"
+    features = ()
+    removes_zero_point = False
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+
+    @classmethod
+    def for_target(cls, target: Target, digits: int) -> Self:
+        return cls(4 if "aarch64" in str(target.attrs.get("mtriple", "")) else 8)
+
+    def unpack(self, words: Expr, step: int) -> Expr:
+        lanes = lanes_of(words)
+        half = shift_right(words, 16 * (step // 4))
+        nibbles = T.bitwise_and(half, splat(T.uint32(15 * PLACE_VALUES[step]), lanes))
+        return T.reinterpret(f"int32x{lanes}", cast("float32", cast("int32", nibbles)))
+
+    def unpack_for_panel(self, words: Expr, step: int) -> Expr:
+        lanes = lanes_of(words)
+        nibbles = T.reinterpret(f"float32x{lanes}", self.unpack(words, step))
+        return T.reinterpret(f"int32x{lanes}", nibbles - splat(T.float32(ZERO_POINT * PLACE_VALUES[step]), lanes))
+
+    def pack(self, x: Expr) -> list[list[Expr]]:
+        return [
+            [
+                T.reinterpret("int32x4", take_from_words(x, step) * splat(T.float32(1 / place), WORDS_PER_GROUP))
+                for step, place in enumerate(PLACE_VALUES)
+            ]
+        ]

@@ -1,0 +1,50 @@
+"""Activations as integers, for instructions that multiply bytes."""
+
+from __future__ import annotations
+
+from tvm.script import tirx as T
+from tvm.tirx import Expr
+
+from edge_transact.compiler.vector import cast, lanes_of, max_magnitude, shuffle, splat
+from edge_transact.quantization import GROUP_SIZE
+
+
+class ActivationQuantizer:
+    """Activations as integers of 16 or 22 bits with one fp32 scale per group, written in signed digits to base 256.
+
+    Args:
+        digits: Digits of an activation: 2 hold 16 bits, 3 hold 22.
+
+    Attributes:
+        max_integer: The magnitude of the largest activation of each group.
+    """
+
+    def __init__(self, digits: int) -> None:
+        self.digits = digits
+        # Digits go from -128 to 127, and the sum of 32 products of an integer and a nibble must fit in an int32.
+        self.max_integer = min(127 * sum(256**i for i in range(digits)), (1 << 21) - 1)
+
+    def scale(self, x: Expr) -> Expr:
+        """The scale of a group's activations `x`, fp32, 32 lanes."""
+        return T.max(max_magnitude(x), T.float32(1e-30)) * T.float32(1 / self.max_integer)
+
+    def round(self, x: Expr) -> Expr:
+        """Activations in multiples of their scale to the nearest integers, int32."""
+        return cast("int32", T.nearbyint(x))
+
+    def split(self, x: Expr) -> Expr:
+        """The digits of a group's activations, in multiples of their scale: int8, the lowest digit of each first.
+
+        An activation has four bytes; those beyond its digits are not used.
+        """
+        # Adding 128 to each digit avoids borrows; flipping its top bit takes the 128 away again.
+        halves = splat(T.int32(128 * sum(256**i for i in range(self.digits))), GROUP_SIZE)
+        return T.reinterpret("int8x128", T.bitwise_xor(self.round(x) + halves, halves))
+
+    def select(self, digits: Expr, digit: int, activations: range) -> Expr:
+        """One digit of some activations, from what `split` returned."""
+        return shuffle([digits], [4 * i + digit for i in activations])
+
+    def next_digit(self, accumulator: Expr) -> Expr:
+        """An accumulator of one digit's products, ready for those of the digit below: times 256."""
+        return T.shift_left(accumulator, splat(T.int32(8), lanes_of(accumulator)))

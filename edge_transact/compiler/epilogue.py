@@ -1,0 +1,66 @@
+"""The epilogue of a matmul kernel, on every device: bias, SiLU gate, residual, cast and store.
+
+Kernels call it with their sums of some columns; the norm before a matmul is the CPU kernels' alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from tvm.script import tirx as T
+from tvm.tirx import Buffer, Expr
+
+from edge_transact.compiler.matmul import Matmul
+from edge_transact.compiler.vector import cast, lanes_of, load, splat, store
+
+
+class EpilogueBuffers(Protocol):
+    """The part of a kernel's buffers that the epilogue reads and writes.
+
+    Attributes:
+        matmul: The kernel's spec.
+        bias, residual, out: ``[N]`` and the result's shape; `None` where the matmul has none.
+        width: Columns of the result: N, or N / 2 with a gate.
+    """
+
+    matmul: Matmul
+    bias: Buffer | None
+    residual: Buffer | None
+    out: Buffer
+    width: Expr
+
+    def at(self, row: Expr, column: Expr) -> list[Expr]:
+        """The indices of a row and a column in `residual` and `out`."""
+
+
+def finish(
+    buffers: EpilogueBuffers,
+    row: Expr,
+    column: Expr,
+    sums: Sequence[Expr],
+    exp: Callable[[Expr], Expr] = T.exp,
+) -> None:
+    """Emit the epilogue of neighbouring columns.
+
+    Args:
+        buffers: The kernel's.
+        row: The row of the result.
+        column: The first column of the result.
+        sums: One vector of columns for each section of the weight, in the dtype that the epilogue computes in.
+        exp: The device's exponential of fp32 vectors.
+    """
+    dtype, lanes = str(sums[0].ty.dtype.with_lanes(1)), lanes_of(sums[0])
+    if buffers.bias is not None:
+        sums = [
+            y + cast(dtype, load(buffers.bias, [column + section * buffers.width], lanes))
+            for section, y in enumerate(sums)
+        ]
+    y = sums[0]
+    if buffers.matmul.gated:
+        gate = T.bind(cast("float32", sums[0]))
+        one = splat(T.float32(1), lanes)
+        y = cast(dtype, gate / (one + exp(splat(T.float32(0), lanes) - gate))) * sums[1]
+    if buffers.residual is not None:
+        y = y + cast(dtype, load(buffers.residual, buffers.at(row, column), lanes))
+    store(buffers.out, cast(buffers.matmul.out_dtype, y), buffers.at(row, column))

@@ -1,0 +1,180 @@
+"""What pruning can remove: one table, read by every stage from the command line to surgery.
+
+A new unit is an entry here, and a loss curve of its own where a method predicts one (`scores.PredictedLosses`). Nothing
+in this module needs torch, so that the command line can offer the names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from edge_transact.widths import CACHE_HEAD_DIM_MULTIPLE, LayerWidths
+
+Module = Literal["attention", "mlp"]
+MODULES: tuple[Module, ...] = get_args(Module)
+
+CONSUMERS: Mapping[Module, str] = {"attention": "self_attn.o_proj", "mlp": "mlp.down_proj"}
+"""The projection of each module that consumes its transitional activation."""
+
+HEAD_DIM_STEP = 8
+"""Dims inside heads are cut in multiples of this."""
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """A kind of thing that pruning can remove.
+
+    Attributes:
+        name: Its name in ``--units``.
+        title: What the report calls it.
+        field: The size of `LayerWidths` that it reduces.
+        module: Where its parameters are. The measured sensitivity of that module scales its loss curve.
+        place: Where it is counted: in the layer, as a KV group, or inside each KV group.
+        kept: The field of `LayerSelection` that lists which ones a layer keeps.
+        score: The field of `LayerScores` that ranks it. A KV group scores as the mean of its query heads.
+        rows: Projections that lose output features with it. A projection's features are ordered by its units, in the
+            order of `UNITS`: those of `q_proj` by KV group, then query head, then RoPE pair.
+        columns: Projections that lose input features with it, ordered likewise.
+        figure: The name of the report's figure of its scores; empty for none.
+        dims_per_unit: Dims of `field` that one unit takes: 2 for a RoPE pair, whose dims are half a head apart.
+        step: The allocation narrows `field` to multiples of this.
+        least: The allocation leaves at least this many dims.
+        is_default: Whether allocations that trade units against each other cut it when ``--units`` isn't given.
+        has_measured_curve: Whether the measured sensitivity alone gives it a loss curve; otherwise the method must
+            predict one.
+        all_layers: Whether every layer must keep the same number.
+        sets_cache_head_dim: Whether the KV cache's one head dim depends on it.
+        narrow: How a layer is narrowed, where that takes more than changing `field`.
+    """
+
+    name: str
+    title: str
+    field: str
+    module: Module
+    place: Literal["layer", "group", "in group"]
+    kept: str
+    score: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    figure: str = ""
+    dims_per_unit: int = 1
+    step: int = 1
+    least: int = 1
+    is_default: bool = True
+    has_measured_curve: bool = False
+    all_layers: bool = False
+    sets_cache_head_dim: bool = False
+    narrow: Callable[[LayerWidths, int], LayerWidths] | None = None
+
+    def width(self, layer: LayerWidths) -> int:
+        """The layer's size in `field`."""
+        width: int = getattr(layer, self.field)
+        return width
+
+    def count(self, layer: LayerWidths) -> int:
+        """How many of these units the layer has; inside each KV group, if that is its place."""
+        return self.width(layer) // self.dims_per_unit
+
+    def narrowed(self, layer: LayerWidths, width: int) -> LayerWidths:
+        """The layer with `width` in `field`."""
+        if self.narrow is not None:
+            return self.narrow(layer, width)
+        return replace(layer, **{self.field: width})
+
+
+def _fewer_groups(layer: LayerWidths, groups: int) -> LayerWidths:
+    return replace(layer, num_attention_heads=groups * layer.q_per_kv, num_key_value_heads=groups)
+
+
+def _fewer_queries(layer: LayerWidths, queries: int) -> LayerWidths:
+    return replace(layer, num_attention_heads=queries * layer.num_key_value_heads)
+
+
+MLP = Unit(
+    name="mlp",
+    title="MLP dims",
+    field="intermediate_size",
+    module="mlp",
+    place="layer",
+    kept="intermediate",
+    score="intermediate",
+    rows=("mlp.gate_proj", "mlp.up_proj"),
+    columns=("mlp.down_proj",),
+    figure="mlp",
+    has_measured_curve=True,
+)
+"""MLP dims. Their step is the bucket that the user chooses."""
+
+GROUPS = Unit(
+    name="groups",
+    title="KV groups",
+    field="num_key_value_heads",
+    module="attention",
+    place="group",
+    kept="groups",
+    score="heads",
+    rows=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    columns=("self_attn.o_proj",),
+    has_measured_curve=True,
+    narrow=_fewer_groups,
+)
+"""KV heads, each with the query heads that share it. Layers may differ, at the price of more attention calls."""
+
+QUERIES = Unit(
+    name="queries",
+    title="query heads",
+    field="q_per_kv",
+    module="attention",
+    place="in group",
+    kept="queries",
+    score="heads",
+    rows=("self_attn.q_proj",),
+    columns=("self_attn.o_proj",),
+    figure="heads",
+    is_default=False,
+    has_measured_curve=True,
+    all_layers=True,
+    narrow=_fewer_queries,
+)
+"""Query heads inside every KV group. The KV cache has one ratio of query heads to KV heads for the whole model."""
+
+VALUES = Unit(
+    name="values",
+    title="value dims",
+    field="v_head_dim",
+    module="attention",
+    place="in group",
+    kept="v_dims",
+    score="v_dims",
+    rows=("self_attn.v_proj",),
+    columns=("self_attn.o_proj",),
+    figure="v-dims",
+    step=HEAD_DIM_STEP,
+    least=CACHE_HEAD_DIM_MULTIPLE,
+    sets_cache_head_dim=True,
+)
+
+QUERIES_KEYS = Unit(
+    name="queries-keys",
+    title="RoPE pairs of queries and keys",
+    field="qk_head_dim",
+    module="attention",
+    place="in group",
+    kept="qk_pairs",
+    score="qk_pairs",
+    rows=("self_attn.q_proj", "self_attn.k_proj"),
+    columns=(),
+    figure="qk-pairs",
+    dims_per_unit=2,
+    step=HEAD_DIM_STEP,
+    least=CACHE_HEAD_DIM_MULTIPLE,
+    sets_cache_head_dim=True,
+)
+
+UNITS: Mapping[str, Unit] = {unit.name: unit for unit in (MLP, GROUPS, QUERIES, VALUES, QUERIES_KEYS)}
+"""By name. Where several are cut at once, they are cut in this order."""
+
+DEFAULT_UNITS = tuple(name for name, unit in UNITS.items() if unit.is_default)
+MEASURED_UNITS = tuple(name for name, unit in UNITS.items() if unit.has_measured_curve)
