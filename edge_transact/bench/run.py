@@ -77,8 +77,8 @@ def run_plan(drivers: Sequence[Driver], models: Sequence[BenchModel], conditions
 class _Run:
     """What a run has said about itself so far."""
 
-    load: LoadLine = LoadLine(run="")
-    check: CheckLine = CheckLine(run="")
+    load: LoadLine = field(default_factory=lambda: LoadLine(run=""))
+    check: CheckLine = field(default_factory=lambda: CheckLine(run=""))
 
 
 class _Worker:
