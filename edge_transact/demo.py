@@ -150,8 +150,8 @@ def _comparison(dense: Build, pruned: Build, answers: Sequence[Answer], perplexi
 
     add("parameters", [costs.parameters(plan) for plan in plans])
     add(f"weight bytes, {quantization.name}", [built.manifest.weights_bytes for built in (dense, pruned)])
-    add("KV bytes a token", [costs.kv_bytes_per_token(plan, quantization) for plan in plans])
-    add("FLOPs a token at 512", [costs.decode_flops(plan, 512) for plan in plans])
+    add("KV bytes per token", [costs.kv_bytes_per_token(plan, quantization) for plan in plans])
+    add("FLOPs per token at 512", [costs.decode_flops(plan, 512) for plan in plans])
     add(f"perplexity, {TEXT}, {WINDOWS} windows", [perplexities["dense"], perplexities["pruned"]], ".2f")
     add("the same, quantized, from the library", [perplexities["dense + W4"], perplexities["pruned + W4"]], ".2f")
     # The first token of an answer comes from prefill: an answer of one token has no decode speed.
