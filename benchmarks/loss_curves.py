@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,8 +17,8 @@ from edge_transact.prune import Budget, prune
 from edge_transact.prune.allocate.curves import loss_curves
 
 RESULTS = page.RESULTS / "loss-curves.json"
-STEPS = {"intermediate_loss": 32, "groups_loss": 1, "v_dims_loss": 8, "qk_pairs_loss": 4}
-"""Curves by name, and the step in which the allocation moves along them."""
+STEPS = {"mlp": 32, "groups": 1, "values": 8, "queries-keys": 4}
+"""The step in which the allocation moves along the curve of each unit."""
 
 
 def points(curve: torch.Tensor, step: int) -> list[list[float]]:
@@ -29,18 +28,21 @@ def points(curve: torch.Tensor, step: int) -> list[list[float]]:
 
 
 def measure(model: str, ratio: float) -> dict[str, object]:
-    """Prunes a model with ``best``: its widths before and after, and the loss curves of every layer."""
+    """Prunes a model with ``best``: its widths before and after, and the loss curves of every layer.
+
+    Compensation, which takes the longest, comes after the widths are chosen and is left out.
+    """
     with tempfile.TemporaryDirectory(prefix="edge-transact-curves-") as scratch:
-        result = prune(model, Path(scratch) / "pruned", Budget(ratio=ratio))
+        result = prune(model, Path(scratch) / "pruned", Budget(ratio=ratio), compensate=False)
         source, pruned = result.source.plan, result.checkpoint.plan
-    curves: Sequence = loss_curves(result.scores, source.layers, result.sensitivity)
+    curves = loss_curves(result.scores, source.layers, result.sensitivity)
     return {
         "model": model,
         "ratio": ratio,
         "machine": page.machine(torch.get_num_threads()),
         "source": source.to_list(),
         "pruned": pruned.to_list(),
-        "curves": [{name: points(layer[name], step) for name, step in STEPS.items()} for layer in curves],
+        "curves": [{name: points(layer[unit], step) for name, (unit, step) in CURVES.items()} for layer in curves],
     }
 
 

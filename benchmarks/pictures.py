@@ -46,6 +46,8 @@ def methods(curves: Mapping[str, Sequence[float | None]], ratios: Sequence[float
             low, high = (f"{function(value for _, value in hidden):.1e}" for function in (min, max))
             where = "at every cut" if not drawn else f"from {hidden[0][0]:.0f} % on"
             left_out.append(f"`{name}` {where} ({low} to {high})")
+        if missing := [f"{100 * ratio:.0f} %" for ratio, value in zip(ratios, values, strict=True) if value is None]:
+            left_out.append(f"`{name}` at {', '.join(missing)}, where the model can't be cut so far")
         if drawn:
             shown.append(name)
             style = {"linewidth": 3.0} if name == "best" else {"linewidth": 1.5}
@@ -63,7 +65,7 @@ def methods(curves: Mapping[str, Sequence[float | None]], ratios: Sequence[float
     )
     text = f"![{alternative}]({path.name})"
     if left_out:
-        text += f"\n\nThe picture leaves out perplexities above 10,000: {'; '.join(left_out)}."
+        text += f"\n\nThe picture leaves out perplexities above {TOO_MUCH:,.0f}: {'; '.join(left_out)}."
     return text
 
 
@@ -91,13 +93,13 @@ def widths(measured: Mapping[str, Any], path: Path) -> None:
 def loss_curves(measured: Mapping[str, Any], layers: Sequence[int], path: Path) -> None:
     """Loss by MLP dims and by value dims kept, for some layers, and the widths that were chosen."""
     panels = {
-        "intermediate_loss": ("MLP dims kept", "intermediate_size"),
-        "v_dims_loss": ("value dims kept in each KV head", "v_head_dim"),
+        "mlp": ("MLP dims kept", "intermediate_size"),
+        "values": ("value dims kept in each KV head", "v_head_dim"),
     }
     figure, grid = _figure(9.6, 4.2, columns=len(panels))
-    for axes, (curve, (label, field)) in zip(grid, panels.items(), strict=True):
+    for axes, (unit, (label, field)) in zip(grid, panels.items(), strict=True):
         for colour, index in zip(COLOURS, layers, strict=False):
-            _loss_curve(axes, measured["curves"][index][curve], measured["pruned"][index][field], index, colour)
+            _loss_curve(axes, measured["curves"][index][unit], measured["pruned"][index][field], index, colour)
         axes.set(yscale="log", xlabel=label)
     grid[0].set_ylabel("loss, nats a token")
     handles = grid[0].get_legend_handles_labels()[0]
