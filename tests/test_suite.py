@@ -10,6 +10,8 @@ import pytest
 
 TESTS = Path(__file__).parent
 FILES = sorted(TESTS.rglob("*.py"))
+FORBIDDEN = {"", "tests", *(path.stem for path in FILES if path.parent.name != "support")} - {"__init__"}
+"""First parts of names that would import a test, a conftest, or a neighbour by a relative name."""
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
 
@@ -36,10 +38,10 @@ def own_nodes(function: ast.FunctionDef) -> Iterator[ast.AST]:
 def test_helpers_are_imported_from_support_by_name(path):
     for node in ast.walk(TREES[path]):
         if isinstance(node, ast.Import):
-            assert not [alias.name for alias in node.names if alias.name.split(".")[0] in ("tests", "conftest")]
+            assert not [alias.name for alias in node.names if alias.name.split(".")[0] in FORBIDDEN]
         elif isinstance(node, ast.ImportFrom):
             module = "." * node.level + (node.module or "")
-            assert module.startswith("tests.support.") or module.split(".")[0] not in ("", "tests", "conftest"), module
+            assert module.startswith("tests.support.") or module.split(".")[0] not in FORBIDDEN, module
 
 
 def test_no_test_ends_before_its_last_assertion():
