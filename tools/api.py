@@ -47,7 +47,7 @@ def _class(cls: type, path: str) -> str:
         parts.append("\n".join(_wrapped(line) for line in described))
     for name, member in _members(cls):
         if isinstance(member, property):
-            parts.append(f"**`.{name}`** (property): {_one_line(member)}")
+            parts.append(f"**`.{name}`** (property)\n\n{_prose(member)}")
         elif callable(member) or isinstance(member, classmethod | staticmethod):
             bound = not isinstance(member, classmethod | staticmethod)
             function = getattr(member, "__func__", member)
@@ -117,10 +117,6 @@ def _split(parameters: str) -> Iterator[str]:
             yield parameters[start:index].strip()
             start = index + 1
     yield parameters[start:].strip()
-
-
-def _one_line(member: property) -> str:
-    return _code(" ".join((inspect.getdoc(member) or "").split()))
 
 
 def _prose(documented: Any) -> str:

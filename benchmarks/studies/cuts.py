@@ -27,9 +27,9 @@ from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.calibrate.windows import read_calibration
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.journal import Journal
+from edge_transact.prune.methods import find_method
 from edge_transact.prune.options import PruneOptions
 from edge_transact.prune.run import Pruning
-from edge_transact.prune.score.methods import find_method
 
 logger = logging.getLogger(__name__)
 

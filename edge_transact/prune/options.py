@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from edge_transact import costs
 from edge_transact.errors import UsageError
 from edge_transact.options import COMMAS, Bytes, Count, OneOf, Option, Options, Parameters
-from edge_transact.prune.score.methods import METHODS
+from edge_transact.prune.methods import METHODS
 from edge_transact.prune.units import UNITS
 from edge_transact.quantization import QUANTIZATIONS, default_quantization
 

@@ -28,8 +28,8 @@ from edge_transact.prune.compensate.regression import Fit
 from edge_transact.prune.cut.selection import LayerSelection, select
 from edge_transact.prune.cut.surgery import LAYERS_PREFIX, pruned_layer, pruned_tensors, shifted_biases
 from edge_transact.prune.journal import Journal
+from edge_transact.prune.methods import DEFAULT_METHOD, find_method
 from edge_transact.prune.options import PruneOptions
-from edge_transact.prune.score.methods import DEFAULT_METHOD, find_method
 from edge_transact.prune.score.methods.scorer import Scorer
 from edge_transact.prune.score.passes import score_layers
 from edge_transact.prune.score.sensitivity import measure_sensitivity

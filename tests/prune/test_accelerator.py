@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.calibrate import layerwise
-from edge_transact.prune.score.methods import METHODS
+from edge_transact.prune.methods import METHODS
 from tests.support.accelerator import NAME, accelerator
 from tests.support.pruning import TEXT
 

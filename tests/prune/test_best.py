@@ -23,8 +23,8 @@ from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.cut.selection import LayerSelection, select
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.journal import Journal
+from edge_transact.prune.methods import find_method
 from edge_transact.prune.score.loss import BlockLoss, curve, eliminate
-from edge_transact.prune.score.methods import find_method
 from edge_transact.prune.score.passes import score_layers
 from edge_transact.prune.score.sensitivity import measure_sensitivity, reference
 from edge_transact.prune.scores import LayerScores, PredictedLosses

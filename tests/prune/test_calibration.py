@@ -19,7 +19,7 @@ from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.calibrate.windows import read_calibration
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.journal import Journal
-from edge_transact.prune.score.methods import METHODS, find_method
+from edge_transact.prune.methods import METHODS, find_method
 from edge_transact.prune.score.passes import score_layers
 from tests.support.pruning import prune_command
 

@@ -15,7 +15,7 @@ from edge_transact.prune.calibrate.windows import read_calibration
 from edge_transact.prune.cut.selection import LayerSelection, select
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.journal import Journal
-from edge_transact.prune.score.methods import METHODS, find_method
+from edge_transact.prune.methods import METHODS, find_method
 from edge_transact.prune.score.passes import score_layers
 from edge_transact.prune.scores import LayerScores
 from edge_transact.widths import LayerWidths

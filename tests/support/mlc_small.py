@@ -147,7 +147,7 @@ def android_metadata(tiny_model: Path, scratch: Path) -> dict[str, Any]:
     from edge_transact.definition import load, render
     from edge_transact.mlc.toolchain import MLC
     from edge_transact.quantization import QUANTIZATIONS
-    from tests.compiler.conftest import CONFIG, MODEL_LIB, SIZES
+    from tests.support.odd_models import CONFIG, MODEL_LIB, SIZES
 
     EdgeLlamaForCausalLM(EdgeLlamaConfig(**CONFIG)).save_pretrained(scratch / "odd")
     shutil.copyfile(tiny_model / "tokenizer.json", scratch / "odd" / "tokenizer.json")

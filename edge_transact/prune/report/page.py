@@ -16,9 +16,9 @@ from edge_transact.artifacts.pages import require_matplotlib, script_json, write
 from edge_transact.errors import UsageError
 from edge_transact.evaluate.models import evaluate_model
 from edge_transact.inputs.texts import read_text
+from edge_transact.prune.methods import find_method
 from edge_transact.prune.report import figures
 from edge_transact.prune.run import PruneResult
-from edge_transact.prune.score.methods import find_method
 from edge_transact.prune.units import MLP, MODULES, QUERIES, UNITS
 from edge_transact.quantization import get_quantization
 
