@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BENCH ?=
 MINUTES ?= 60
 
-.PHONY: demo test bench soak lint format coverage system-packages clean
+.PHONY: demo test bench soak lint docs format coverage system-packages clean
 
 demo: $(VENV)/.edge-transact-demo-data ## A real model pruned, built for Android and this host, and asked a question
 	$(BIN)/python -m edge_transact.demo
@@ -20,13 +20,17 @@ bench: $(VENV)/.edge-transact-test ## The tables of docs/performance.md, measure
 soak: $(VENV)/.edge-transact-test system-packages ## Faults on emulated phones for MINUTES, and the runner built from TVM_SOURCE_DIR
 	EDGE_SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -s tests/bench/test_storm.py tests/bench/soak_tvm.py
 
-lint: $(VENV)/.edge-transact-test ## ruff and mypy
+lint: $(VENV)/.edge-transact-test ## ruff, mypy and the rules between folders
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 coverage: $(VENV)/.edge-transact-test system-packages ## Which lines the tests reach
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term-missing
+
+docs: $(VENV)/.edge-transact-test ## What pages take from the code: the API, the structure
+	$(BIN)/python -m tools
 
 format: $(VENV)/.edge-transact-test
 	$(BIN)/ruff check --fix .

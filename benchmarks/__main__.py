@@ -1,7 +1,7 @@
-"""``python -m benchmarks``, or ``make bench``: how fast everything is on this machine, into ``docs/performance.md``.
+"""``python -m benchmarks``, or ``make bench``: measures speed on this machine and writes ``docs/performance.md``.
 
-Nothing here has a threshold. Programs that are compared alternate, so ratios hold where seconds don't; still, the
-machine should have nothing else to do.
+Nothing here has a threshold. Programs that are compared alternate, so their ratio is more reliable than their seconds.
+The machine should still be idle otherwise.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from edge_transact.errors import EdgeTransactError
 logger = logging.getLogger("benchmarks")
 
 SECTIONS = {
-    "smollm2": "SmolLM2, dense and pruned, beside llama.cpp and this machine's limits",
-    "shapes": "the shapes of the paper, with random weights",
-    "conversion": "weights to shards",
-    "builds": "whole builds of SmolLM2",
-    "aarch64": "the decode loop for phones, under LLVM's models of two cores",
+    "smollm2": "SmolLM2, dense and pruned, compared with llama.cpp and this machine's limits",
+    "shapes": "the paper's shapes, with random weights",
+    "conversion": "conversion of weights to shards",
+    "builds": "complete builds of SmolLM2",
+    "aarch64": "the decode loop for phones, in LLVM's models of two cores",
 }
 
 
@@ -34,9 +34,9 @@ class Options:
     """How to measure.
 
     Attributes:
-        scratch: A directory for models and libraries.
-        threads: Of each program.
-        repetitions: Measured rounds; one more, first, warms up.
+        scratch: Directory for models and libraries.
+        threads: Threads of each program.
+        repetitions: Measured rounds, after one that warms up.
         full_depth: Measure the paper's shapes with all their layers.
     """
 
@@ -47,13 +47,13 @@ class Options:
 
 
 def main() -> None:
-    """Measures, prints and writes the page."""
+    """Measure, print, and write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("sections", nargs="*", help="; ".join(f"{name}: {what}" for name, what in SECTIONS.items()))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--full-depth", action="store_true", help="the paper's shapes with all layers (8 GB of disk)")
-    parser.add_argument("--scratch", type=Path, help="where models and libraries lie meanwhile; kept if it is given")
+    parser.add_argument("--scratch", type=Path, help="directory for models and libraries; kept if given")
     parser.add_argument("--page", type=Path, default=page.PAGE, help="the page to write the tables into")
     arguments = parser.parse_args()
     if unknown := set(arguments.sections) - set(SECTIONS):
@@ -71,7 +71,7 @@ def main() -> None:
             try:
                 text = importlib.import_module(f"benchmarks.{section}").measure(options)
             except EdgeTransactError as error:
-                logger.warning(f"{section} is left out: {error.message}. {error.fix}")
+                logger.warning(f"{section} is skipped: {error.message}. {error.fix}")
                 continue
             print(text, end="\n\n", flush=True)
             page.write(section, f"{text}\n\n{about}", arguments.page)

@@ -1,6 +1,6 @@
-"""The decode loop of ``android-cpu`` without a phone: instructions a byte, counted in qemu, and cycles by LLVM-MCA.
+"""The decode loop of ``android-cpu`` without a phone: instructions per byte, counted in qemu, and cycles by LLVM-MCA.
 
-It assumes that every load hits the first-level cache, so its figure is what the core takes in if memory keeps up.
+It assumes that every load hits the L1 cache: the result is what the core can consume if memory keeps up.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ CORES = {"neoverse-v2": "Neoverse V2 (as Cortex-X3)", "neoverse-n2": "Neoverse N
 KERNEL = "w4_decode"
 LISTING = page.RESULTS / "decode-loop-q4f16_0.s"
 SIZES = ((2048, 64), (2048, 128))
-"""Two products, K by N: what the second takes more is the loop's."""
+"""Two matmuls, K by N: the loop accounts for the difference between them."""
 
 ITERATIONS = 100
 
 
 @dataclass(frozen=True)
 class Loop:
-    """The innermost loop of a kernel that does its arithmetic.
+    """The innermost loop of a kernel, where its arithmetic is.
 
     Attributes:
-        assembly: Its instructions, one a line.
+        assembly: Its instructions, one per line.
     """
 
     assembly: tuple[str, ...]
@@ -58,7 +58,7 @@ def measure(_options: Options) -> str:
             per_byte = instructions_per_byte(kernel, quantization)
         row = [quantization.name, str(len(loop.assembly)), f"{per_byte:.2f}"]
         for core in CORES:
-            # All but a few of the instructions are the loop's.
+            # Nearly all instructions are in the loop.
             cycles_per_byte = cycles(loop, core) / len(loop.assembly) * per_byte
             row.append(f"{1 / cycles_per_byte:.2f}")
         rows.append(row)
@@ -67,8 +67,8 @@ def measure(_options: Options) -> str:
     header = [
         "",
         "instructions in the loop",
-        "instructions a byte",
-        *(f"bytes a cycle, {name}" for name in CORES.values()),
+        "instructions per byte",
+        *(f"bytes per cycle, {name}" for name in CORES.values()),
     ]
     text = page.table(header, rows)
     LISTING.write_text("\n".join(shown) + "\n")
@@ -76,7 +76,7 @@ def measure(_options: Options) -> str:
 
 
 def compile_kernel(quantization: Quantization, directory: Path) -> Path:
-    """The decode kernel of a quantization for ``android-cpu``, an object file."""
+    """Compile the decode kernel of a quantization for ``android-cpu`` to an object file."""
     import tvm
 
     target = get_target("android-cpu").tvm_target()
@@ -91,11 +91,11 @@ def compile_kernel(quantization: Quantization, directory: Path) -> Path:
 
 
 def disassemble(kernel: Path) -> list[tuple[int, str]]:
-    """Address and instruction of the kernel's parallel body."""
+    """The addresses and instructions of the kernel's parallel body."""
     output = _run(llvm_tool("llvm-objdump"), "-d", "--no-show-raw-insn", str(kernel))
     body = re.search(rf"<{KERNEL}_compute_>:\n(.*?)(?:\n\n|\Z)", output, re.DOTALL)
     if body is None:
-        raise EdgeTransactError(f"{kernel} has no parallel body", fix="Has TVM changed its names?")
+        raise EdgeTransactError(f"{kernel} has no parallel body", fix="Check how this version of TVM names it.")
     lines = (re.match(r"\s*([0-9a-f]+):\s+(.*?)\s*(?://.*)?$", line) for line in body[1].splitlines())
     return [(int(line[1], 16), re.sub(r"\s*<.*>", "", line[2]).replace("\t", " ")) for line in lines if line]
 
@@ -117,27 +117,27 @@ def find_loop(code: list[tuple[int, str]]) -> Loop:
 
 
 def cycles(loop: Loop, core: str) -> float:
-    """Cycles of an iteration, by LLVM-MCA."""
-    # Where the branch leads doesn't matter to it, and an absolute address isn't assembly.
+    """Cycles per iteration, by LLVM-MCA."""
+    # LLVM-MCA ignores the branch target, and an absolute address is not valid assembly.
     assembly = re.sub(r"0x[0-9a-f]+$", "0", "\n".join(loop.assembly[-1:]))
     source = "\n".join([*loop.assembly[:-1], assembly, ""])
     command = [llvm_tool("llvm-mca"), "-mtriple=aarch64", f"-mcpu={core}", f"-iterations={ITERATIONS}"]
     output = _run(*command, input=source)
     found = re.search(r"^Total Cycles:\s+(\d+)$", output, re.MULTILINE)
     if found is None:
-        raise EdgeTransactError(f"llvm-mca says nothing of {core}", fix="Install LLVM 19 or newer.")
+        raise EdgeTransactError(f"llvm-mca does not know {core}", fix="Install LLVM 19 or newer.")
     return int(found[1]) / ITERATIONS
 
 
 def instructions_per_byte(kernel: Path, quantization: Quantization) -> float:
-    """Instructions for a byte of packed weights and scales, counted in qemu."""
+    """Instructions per byte of packed weights and scales, counted in qemu."""
     compiler = _tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
     import tvm_ffi
 
     root = Path(tvm_ffi.__file__).parent
     program = kernel.with_suffix("")
     includes = (f"-I{path}" for path in (root / "include", root / "3rdparty" / "dlpack" / "include"))
-    # The driver's definitions stand in for the kernel's weak ones.
+    # The driver's definitions replace the kernel's weak ones.
     _run(compiler, "-O1", "-static", *includes, str(DRIVER), str(kernel), "-o", str(program))
     layout, bits = quantization.linear_layout, 8 * quantization.model_dtype_bytes
     counts = []
@@ -152,7 +152,7 @@ def instructions_per_byte(kernel: Path, quantization: Quantization) -> float:
 
 
 def llvm_tool(name: str) -> str:
-    """The newest of LLVM's tools of that name."""
+    """The newest installed version of an LLVM tool."""
     found = sorted(Path("/usr/lib").glob(f"llvm-*/bin/{name}"), key=lambda path: int(path.parts[3].split("-")[1]))
     return str(found[-1]) if found else _tool(name, "llvm")
 
@@ -167,5 +167,5 @@ def _tool(name: str, package: str) -> str:
 def _run(*command: str, input: str | None = None) -> str:
     done = subprocess.run(command, input=input, capture_output=True, text=True)
     if done.returncode:
-        raise EdgeTransactError(f"{' '.join(command)} failed:\n{done.stderr}", fix="Look at what it says.")
+        raise EdgeTransactError(f"{' '.join(command)} failed:\n{done.stderr}", fix="Its output above says why.")
     return done.stdout

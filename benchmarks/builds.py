@@ -1,4 +1,4 @@
-"""Whole builds of SmolLM2 for a phone and for this host, with an empty cache: layers all alike, and all different."""
+"""Complete builds of SmolLM2 for a phone and this host with an empty cache: a uniform and a variable-width plan."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TARGETS = ("android", "host")
 
 
 def measure(options: Options) -> str:
-    """The section's table."""
+    """Measure, and return the section's table."""
     seconds = defaultdict(list)
     with TemporaryDirectory(dir=options.scratch) as directory:
         models = {
@@ -46,7 +46,7 @@ def measure(options: Options) -> str:
 
 
 def _all_different(source: Path, output: Path) -> None:
-    """A checkpoint whose layers have each another MLP width, and one to three KV groups."""
+    """Write a checkpoint whose layers all have different MLP widths, and one to three KV groups."""
     plan = Checkpoint.open(source).plan
     layers = [
         replace(
@@ -63,7 +63,7 @@ def _all_different(source: Path, output: Path) -> None:
 
 
 def built(model: Path, scratch: Path, threads: int) -> float:
-    """Seconds of a build, weights and comparison with torch included. The cache is empty."""
+    """Seconds of a build with an empty cache, including the weights and the parity check."""
     import torch
 
     from edge_transact.build.dist import build

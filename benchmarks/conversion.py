@@ -1,4 +1,4 @@
-"""A checkpoint in bf16 to shards: MB of input a second, and peak memory, in a process of its own."""
+"""Conversion of a bf16 checkpoint to shards: MB of input per second, and peak memory, in a process of its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SPEED = {**LLAMA_2_7B, "num_hidden_layers": 2}
-"""Layers are alike, so two tell the speed; the embedding and lm_head are there whole."""
+"""All layers are alike, so two suffice for the speed. The embedding and lm_head are complete."""
 
 LARGE = {
     **LLAMA_2_7B,
@@ -31,11 +31,11 @@ LARGE = {
     "num_attention_heads": 64,
     "num_key_value_heads": 8,
 }
-"""The largest matrices that there are in LLaMAs: Llama-3-70B's, one layer of them."""
+"""One layer of Llama-3-70B, which has the largest matrices of all LLaMAs."""
 
 
 def measure(options: Options) -> str:
-    """The section's table."""
+    """Measure, and return the section's table."""
     speed, memory = defaultdict(list), defaultdict(list)
     with TemporaryDirectory(dir=options.scratch) as directory:
         checkpoint = Path(directory) / "checkpoint"
@@ -45,7 +45,7 @@ def measure(options: Options) -> str:
         for number in track(range(options.repetitions + 1), "convert"):
             for name in QUANTIZATIONS:
                 seconds, peak = in_own_process(converted, checkpoint, name, options.threads)
-                if number:  # the first round brings the checkpoint into the system's cache
+                if number:  # the first round loads the checkpoint into the page cache
                     speed[name].append(nbytes / seconds / 1e6)
                     memory[name].append(peak)
     large = {}
@@ -63,7 +63,7 @@ def measure(options: Options) -> str:
 
 
 def converted(checkpoint: Path, name: str, threads: int) -> tuple[float, float]:
-    """Converts into a directory that is deleted again: seconds, and the process's peak memory in MiB."""
+    """Convert into a temporary directory; returns seconds, and the process's peak memory in MiB."""
     import torch
 
     from edge_transact.checkpoint import Checkpoint

@@ -1,4 +1,4 @@
-"""The limits of this machine, measured as the models are: how fast threads read, multiply, and hear of each other."""
+"""Measures the limits of this machine: how fast threads read, multiply, and see each other's writes."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from edge_transact.errors import EdgeTransactError
 
 SOURCE = Path(__file__).parent / "native" / "limits.c"
 PASSES = 16
-"""A buffer is read so often for one figure, like the weights for so many tokens."""
+"""How often a buffer is read for one figure, as the weights are for as many tokens."""
 
 MEMORY_BYTES = 512 << 20
-"""Of a buffer that is read from memory: far more than any cache holds."""
+"""Size of a buffer that is read from memory, because no cache holds it."""
 
 ALIGNMENT = 64
 
 
 class Limits:
-    """`SOURCE`, compiled for this machine.
+    """The C functions of `SOURCE`, compiled for this machine.
 
     Args:
-        directory: Where the compiled library goes.
-        threads: How many work at once.
+        directory: Directory for the compiled library.
+        threads: Number of threads that work at the same time.
 
     Raises:
         EdgeTransactError: There is no C compiler.
@@ -48,19 +48,19 @@ class Limits:
         self._buffer = np.empty(0, np.uint8)
 
     def read_bytes_per_s(self, nbytes: int) -> float:
-        """The rate at which a buffer of that size is read, again and again."""
+        """The rate at which a buffer of that size is read repeatedly."""
         if self._buffer.nbytes < nbytes + ALIGNMENT:
             self._buffer = np.ones(nbytes + ALIGNMENT, np.uint8)
         start = -self._buffer.ctypes.data % ALIGNMENT + self._buffer.ctypes.data
         return PASSES * nbytes / self._library.read_seconds(start, nbytes, PASSES, self._threads)
 
     def flops_per_s(self, passes: int = 20_000_000) -> float:
-        """FLOPs a second of multiply-adds in registers: 16-bit activations by bytes where CPUs have that, else fp32."""
+        """FLOP/s of multiply-adds in registers: of 16-bit activations and bytes if the CPU can, else of fp32."""
         flops = ctypes.c_int.in_dll(self._library, "flops_per_pass").value * passes * self._threads
         return flops / self._library.multiply_seconds(passes, self._threads)
 
     def handover_s(self, passes: int = 20_000) -> float | None:
-        """The time until one CPU sees what another has written; nothing where this process has but one."""
+        """Seconds until one CPU sees what another has written; None if this process may use only one CPU."""
         if len(os.sched_getaffinity(0)) < 2:
             return None
         return self._library.handover_seconds(passes) / (2 * passes)

@@ -1,4 +1,4 @@
-"""llama.cpp as people get it prebuilt: node-llama-cpp from npm, and SmolLM2 in its own 4-bit format."""
+"""Runs llama.cpp from a prebuilt package, node-llama-cpp, with SmolLM2 in its own 4-bit format."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ SCRIPT = Path(__file__).parent / "native" / "llama.mjs"
 
 
 def start(model: Path, directory: Path, threads: int) -> Subject:
-    """llama.cpp with a GGUF loaded.
+    """Start llama.cpp with a GGUF.
 
     Args:
         model: A ``.gguf`` file.
-        directory: npm installs into it, once.
-        threads: For both prefill and decode.
+        directory: Directory into which npm installs the package once.
+        threads: Threads for prefill and decode.
 
     Raises:
-        EdgeTransactError: node or npm is missing, or the packages can't be had.
+        EdgeTransactError: node or npm is missing, or the packages can't be installed.
     """
     for program in ("node", "npm"):
         if shutil.which(program) is None:
@@ -31,15 +31,15 @@ def start(model: Path, directory: Path, threads: int) -> Subject:
     directory.mkdir(parents=True, exist_ok=True)
     if not (directory / "node_modules" / "node-llama-cpp").is_dir():
         (directory / "package.json").write_text("{}\n")
-        # The scripts of the package would download or compile; the prebuilt binary is a package of its own.
+        # No scripts: they would download or compile, and the prebuilt binary is a package of its own.
         command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", *PACKAGES]
         if subprocess.run(command, cwd=directory, stdout=subprocess.DEVNULL).returncode:
-            raise EdgeTransactError(f"npm can't install {' and '.join(PACKAGES)}", fix="Look at what it said above.")
+            raise EdgeTransactError(f"npm can't install {' and '.join(PACKAGES)}", fix="See its output above.")
     return Subject(["node", str(SCRIPT.resolve()), str(model.resolve()), str(threads)], cwd=directory)
 
 
 def write_q4_0(source: Path, target: Path) -> None:
-    """A GGUF whose matrices are all in Q4_0: 4.5 bits a weight, the embedding too, as in our q4f16_0.
+    """Write a GGUF whose matrices, including the embedding, are all Q4_0: 4.5 bits per weight, as in q4f16_0.
 
     Args:
         source: A GGUF with matrices of any type.
@@ -49,7 +49,7 @@ def write_q4_0(source: Path, target: Path) -> None:
     from gguf.quants import dequantize, quantize
 
     reader = GGUFReader(source)
-    writer = GGUFWriter(target, reader.get_field("general.architecture").contents())
+    writer = GGUFWriter(target, reader.fields["general.architecture"].contents())
     for field in reader.fields.values():
         if field.name.startswith("GGUF.") or field.name in ("general.architecture", "general.file_type"):
             continue

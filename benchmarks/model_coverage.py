@@ -1,8 +1,8 @@
-"""``python -m benchmarks.model_coverage``: what it takes to build models of real sizes for Android.
+"""``python -m benchmarks.model_coverage``: time and memory of Android builds of models of real sizes.
 
-Each model gets random weights, written shard by shard and deleted after its build: 13.5 GB of disk for the largest, and
-as much again as its DIST. The table has the build's own wall time (parity of two layers included), its peak resident
-memory (the pages of the checkpoint that it has mapped included), the bytes of its shards and of its archive.
+Each model gets random weights, which are written shard by shard and deleted after its build: 13.5 GB of disk for the
+largest, plus its DIST. The table shows the build's wall time (including parity of two layers), its peak resident memory
+(including mapped pages of the checkpoint), and the sizes of its shards and of its archive.
 """
 
 from __future__ import annotations
@@ -11,14 +11,20 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from edge_transact.system.cpu import cpu_name
+
+if TYPE_CHECKING:
+    import torch
+
+Result = TypeVar("Result")
 
 LLAMA_2_7B = {
     "model_type": "llama",
@@ -45,7 +51,7 @@ def _llama(**changes: Any) -> dict[str, Any]:
 
 
 def _pruned(heads: int, intermediate: int) -> dict[str, Any]:
-    """LLaMA-2-7B with fewer heads and MLP dims in every layer, as TransAct's table 1 has them."""
+    """LLaMA-2-7B with fewer heads and MLP dims in every layer, as in Table 1 of the TransAct paper."""
     return _llama(num_attention_heads=heads, num_key_value_heads=heads, intermediate_size=intermediate)
 
 
@@ -65,7 +71,7 @@ MODELS = {
 
 @dataclass(frozen=True)
 class Row:
-    """What one build took and made."""
+    """Cost and sizes of one build."""
 
     model: str
     parameters: int
@@ -77,7 +83,7 @@ class Row:
 
 
 def write_random(config: dict[str, Any], directory: Path) -> None:
-    """A checkpoint with random bf16 weights, and the tokenizer of ``demo:tiny``."""
+    """Write a checkpoint with random bf16 weights and the tokenizer of ``demo:tiny``."""
     import torch
 
     from edge_transact.checkpoint.layout import tensor_shapes
@@ -109,7 +115,7 @@ def write_random(config: dict[str, Any], directory: Path) -> None:
 
 
 def measure(name: str, checkpoint: Path, dist: Path) -> Row:
-    """Builds a checkpoint for Android. Runs in a process of its own, whose peak memory is the build's."""
+    """Build a checkpoint for Android. Call it in a process of its own, whose peak memory is then the build's."""
     from edge_transact.build.dist import build
     from edge_transact.system.memory import peak_rss_mib
 
@@ -126,8 +132,8 @@ def measure(name: str, checkpoint: Path, dist: Path) -> Row:
     )
 
 
-def in_own_process(function: Any, *arguments: Any) -> Any:
-    """Calls a function in a fresh process, so that its peak memory is its own."""
+def in_own_process(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function in a fresh process, so that peak memory is the function's own."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
         return executor.submit(function, *arguments).result()
 
@@ -148,33 +154,26 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def _machine() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{name}, {os.cpu_count()} CPUs, {os.environ.get('OMP_NUM_THREADS', 'all')} threads for torch"
-
-
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", help=f"some of {', '.join(MODELS)}; all by default, the largest last")
-    parser.add_argument("--scratch", type=Path, help="where checkpoints and DISTs lie meanwhile")
-    parser.add_argument("--json", type=Path, help="write the rows there too, after each model")
+    parser.add_argument("models", nargs="*", help=f"some of {', '.join(MODELS)}; by default all, the largest last")
+    parser.add_argument("--scratch", type=Path, help="directory for checkpoints and DISTs")
+    parser.add_argument("--json", type=Path, help="file to write the rows to after each model")
     arguments = parser.parse_args()
     if unknown := set(arguments.models) - set(MODELS):
         parser.error(f"no model {', '.join(sorted(unknown))}; there are {', '.join(MODELS)}")
     rows: list[Row] = []
     for name in arguments.models or MODELS:
         with tempfile.TemporaryDirectory(dir=arguments.scratch, prefix="model-coverage-") as scratch:
-            # Not the user's cache: nothing is taken from it, and gigabytes of random weights have no place there.
+            # Not the user's cache, so that nothing is reused, and no gigabytes of random weights stay there.
             os.environ["EDGE_TRANSACT_CACHE"] = f"{scratch}/cache"
             in_own_process(write_random, MODELS[name], Path(scratch) / "checkpoint")
             rows.append(in_own_process(measure, name, Path(scratch) / "checkpoint", Path(scratch) / "dist"))
         if arguments.json:
             arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
         print(table(rows), end="\n\n", flush=True)
-    print(_machine())
+    print(f"{cpu_name()}, {os.cpu_count()} CPUs, {os.environ.get('OMP_NUM_THREADS', 'all')} threads for torch")
 
 
 if __name__ == "__main__":

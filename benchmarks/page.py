@@ -1,4 +1,4 @@
-"""``docs/performance.md``: prose by hand, and between comments the tables of the benchmarks; how figures look."""
+"""Writes tables into ``docs/performance.md``, whose prose is written by hand, and formats figures."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import psutil
+
+from edge_transact.system.cpu import CPUINFO, cpu_name
+from edge_transact.system.memory import total_bytes
+
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "performance.md"
 RESULTS = Path(__file__).parent / "results"
 """Measured rows and listings, from which the tables and pictures of the pages are made."""
 
-
 LINE = 120
-"""Characters of a line of the pages, tables apart."""
+"""Length of the pages' lines, except tables."""
 
 
 def write(section: str, text: str, page: Path = PAGE) -> None:
-    """Replaces a section's tables in the page.
-
-    Lines of prose are wrapped.
+    """Replace a section's tables in the page. Prose is wrapped.
 
     Raises:
         ValueError: The page has no such section.
@@ -44,47 +46,36 @@ def _wrapped(text: str) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others are figures."""
+    """A Markdown table whose first column is text and whose other columns are figures."""
     lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def spread(values: Sequence[float], digits: int = 0) -> str:
-    """Median, and the least and the largest."""
+    """Median, minimum and maximum."""
     median, low, high = (f"{value:,.{digits}f}" for value in (statistics.median(values), min(values), max(values)))
     return f"{median} ({low} to {high})"
 
 
 def machine(threads: int) -> str:
-    """A sentence about this machine, and how busy others keep it at the moment."""
+    """A sentence about this machine, and about how busy other programs keep it."""
     load = os.getloadavg()[0]
     return (
-        f"{time.strftime('%Y-%m-%d')}, {_cpu()}, {os.cpu_count()} CPUs, {_memory_gib():.0f} GiB, "
+        f"{time.strftime('%Y-%m-%d')}, {_cpu()}, {os.cpu_count()} CPUs, {total_bytes() / 2**30:.0f} GiB, "
         f"{platform.system()}; {threads} thread{'s' * (threads != 1)}; before the run, load average {load:.1f} "
         f"and {100 * busy_share():.0f} % of the CPUs' time taken by other work."
     )
 
 
 def busy_share(seconds: float = 2.0) -> float:
-    """The share of the CPUs' time that is spent on work or taken away while this process sleeps."""
-    before = _cpu_times()
-    time.sleep(seconds)
-    (total, idle), (first_total, first_idle) = _cpu_times(), before
-    return 1 - (idle - first_idle) / max(1, total - first_total)
-
-
-def _cpu_times() -> tuple[int, int]:
-    times = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-    return sum(times), times[3] + times[4]
+    """Share of the CPUs' time that other programs, or other virtual machines, use while this process sleeps."""
+    return psutil.cpu_percent(interval=seconds) / 100
 
 
 def _cpu() -> str:
-    """Name, and family and model where they say more: of one name, generations differ by half in what they multiply."""
-    known = dict(re.findall(r"^(\w[\w ]*?)\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
-    if "model name" not in known:
-        return platform.machine()
-    return f"{known['model name']} (family {known['cpu family']}, model {known['model']})"
-
-
-def _memory_gib() -> float:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    """The CPU's name, and its family and model: generations under one name may differ by half in speed."""
+    # By hand, because psutil reads neither.
+    text = CPUINFO.read_text() if CPUINFO.exists() else ""
+    known = dict(re.findall(r"^(cpu family|model)\s*: (.+)$", text, re.MULTILINE))
+    generation = f" (family {known['cpu family']}, model {known['model']})" if len(known) == 2 else ""
+    return cpu_name() + generation

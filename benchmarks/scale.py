@@ -1,9 +1,9 @@
-"""``python -m benchmarks.scale``: a LLaMA-2-7B with random weights pruned to the paper's two sizes, in time and memory.
+"""``python -m benchmarks.scale``: time and memory to prune a LLaMA-2-7B with random weights to the paper's two sizes.
 
-13.5 GB of disk for the model and a third of it for each pruned one, all deleted at the end. Beside the time stands how
-often it holds that of bare matrix products: of one forward pass of the calibration tokens through the projections of
-all layers, as fast as torch multiplies matrices of these shapes here; and with ``--profile``, by torch's profiler, of
-the method's own products and factorizations.
+It needs 13.5 GB of disk for the model, and a third of that for each pruned model; all are deleted at the end. The time
+is also shown as a multiple of bare matrix products: those of one forward pass of the calibration tokens through the
+projections of all layers, at the speed of torch here; and, with ``--profile``, the method's own products and
+factorizations, from torch's profiler.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from typing import Any
 from benchmarks import page
 from benchmarks.model_coverage import LLAMA_2_7B, in_own_process, write_random
 
-PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "linalg_cholesky_ex", "cholesky_inverse", "linalg_solve_triangular")
-PRODUCTS += ("_linalg_solve_ex", "linalg_lu_solve")
-"""Torch's own names of matrix products and factorizations."""
+PRODUCTS = (
+    "mm", "addmm", "addmm_", "bmm", "linalg_cholesky_ex", "cholesky_inverse", "linalg_solve_triangular",
+    "_linalg_solve_ex", "linalg_lu_solve",
+)  # fmt: skip
+"""Torch's names of matrix products and factorizations."""
 
 HEADER = ["", "parameters", "time", "times a forward pass's products", "times its own products", "peak memory"]
 
 TARGET_PARAMS = 2.6e9
-"""Of all layers."""
+"""Target size with all layers."""
 
 
 def budgets(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The options to prune with, as they are typed: those of the paper's two sizes, the second for these layers."""
+    """Options of `prune` for the paper's two sizes, by how they are typed; the second is scaled to the layers."""
     embeddings = 2 * config["vocab_size"] * config["hidden_size"]
     share = config["num_hidden_layers"] / LLAMA_2_7B["num_hidden_layers"]
     target = f"{round((embeddings + share * (TARGET_PARAMS - embeddings)) / 1e6)}M" if share < 1 else "2.6B"
@@ -43,13 +45,13 @@ def budgets(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Run:
-    """What pruning took.
+    """Cost of one pruning.
 
     Attributes:
-        parameters: That are left.
-        seconds: In all.
-        product_s: Of it, in `PRODUCTS`, if that was asked for.
-        rss_mib: At most.
+        parameters: Remaining parameters.
+        seconds: Total time.
+        product_s: Time in `PRODUCTS`, if it was profiled.
+        rss_mib: Peak resident memory.
     """
 
     parameters: int
@@ -59,7 +61,7 @@ class Run:
 
 
 def prune_one(model: str, output: Path, budget: dict[str, Any], method: str, tokens: int, profiled: bool) -> Run:
-    """Prunes in a process of its own."""
+    """Prune. Call it in a process of its own."""
     from torch.profiler import ProfilerActivity, profile
 
     from edge_transact import costs
@@ -76,7 +78,7 @@ def prune_one(model: str, output: Path, budget: dict[str, Any], method: str, tok
 
 
 def forward_products(layers: int, tokens: int) -> float:
-    """Seconds of one forward pass's matrix products, in pruning's dtype, from the best of three of each shape."""
+    """Seconds of one forward pass's matrix products in pruning's dtype: the best of three for each shape."""
     import torch
 
     from edge_transact.prune.calibrate.layerwise import BATCH_TOKENS, computation_dtype
@@ -96,15 +98,15 @@ def forward_products(layers: int, tokens: int) -> float:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--method", default="best")
     parser.add_argument("--tokens", type=int, default=16384)
-    parser.add_argument("--layers", type=int, default=32, help="fewer take less time, and as much memory for each")
-    parser.add_argument("--profile", action="store_true", help="time its own products too, which takes memory")
-    parser.add_argument("--scratch", type=Path, help="where models lie meanwhile")
+    parser.add_argument("--layers", type=int, default=32, help="fewer take less time, and as much memory each")
+    parser.add_argument("--profile", action="store_true", help="also time its own products, which takes memory")
+    parser.add_argument("--scratch", type=Path, help="directory for models")
     arguments = parser.parse_args()
-    rows = []
+    rows: list[list[str]] = []
     with tempfile.TemporaryDirectory(dir=arguments.scratch, prefix="scale-") as scratch:
         os.environ["EDGE_TRANSACT_CACHE"] = f"{scratch}/cache"
         model = Path(scratch) / "llama-2-7b"

@@ -1,4 +1,4 @@
-"""The paper's three models, as shapes with random weights: do FLOPs and bytes predict the latency?"""
+"""The paper's three models with random weights: do FLOPs and bytes predict the latency?"""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ CONTEXT, CHUNK = 1024, 128
 
 @dataclass(frozen=True)
 class Shape:
-    """A model of the paper, built at one depth or two.
+    """A model of the paper, built with all layers, or at two depths.
 
     Attributes:
-        plan: All layers.
-        libraries: Depth to library.
-        weights: Shards for the deepest.
+        plan: Widths of all layers.
+        libraries: Library of each depth.
+        weights: Shards for the largest depth.
     """
 
     plan: WidthPlan
@@ -57,7 +57,7 @@ class Shape:
     weights: Path
 
     def extended(self, seconds: Mapping[int, float]) -> float:
-        """The time of all layers, from those of the depths: linear in layers."""
+        """The time of all layers, extrapolated linearly from the measured depths."""
         depths = sorted(seconds)
         if len(depths) == 1:
             return seconds[depths[0]]
@@ -68,7 +68,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of all layers at one pair of lengths, a value a round."""
+    """Seconds of all layers at one pair of lengths, one value for each round."""
 
     prefill: list[float]
     decode: list[float]
@@ -79,7 +79,7 @@ class Times:
 
 
 def measure(options: Options) -> str:
-    """The section's tables."""
+    """Measure, and return the section's tables."""
     shapes = {name: _build(name, options) for name in SHAPES}
     limits = Limits(options.scratch, options.threads)
     times: dict[tuple[str, Lengths], Times] = defaultdict(lambda: Times([], []))
@@ -119,11 +119,11 @@ def _build(name: str, options: Options) -> Shape:
     files = render(plan)
     for file, text in files.items():
         (directory / "definition" / file).write_text(text)
-    whole = load(directory / "definition", config)
+    all_layers = load(directory / "definition", config)
     depths = (plan.num_hidden_layers,) if options.full_depth else DEPTHS
     libraries = {}
     for depth in depths:
-        definition = whole.truncated(depth)
+        definition = all_layers.truncated(depth)
         libraries[depth] = directory / str(depth) / "host.so"
         libraries[depth].parent.mkdir(exist_ok=True)
         if not libraries[depth].exists():
@@ -133,12 +133,12 @@ def _build(name: str, options: Options) -> Shape:
     if not weights.is_dir():
         logger.info(f"random weights for {depths[-1]} layers of {name}")
         weights.mkdir()
-        _write_random(whole.truncated(depths[-1]), plan, libraries[depths[-1]], weights)
+        _write_random(all_layers.truncated(depths[-1]), plan, libraries[depths[-1]], weights)
     return Shape(plan, libraries, weights)
 
 
 def _write_random(definition: Definition, plan: WidthPlan, library: Path, directory: Path) -> None:
-    """Shards with random nibbles, for the parameters that a library asks for."""
+    """Write shards with random nibbles for the parameters that a library expects."""
     import tvm
     from tvm import relax
 
@@ -150,7 +150,7 @@ def _write_random(definition: Definition, plan: WidthPlan, library: Path, direct
     for parameter in metadata["params"]:
         shape = parameter["shape"]
         if parameter["dtype"] == "uint32":
-            # Nibbles of 15 are never packed; they cost as much as the others.
+            # Packing never yields nibbles of 15, but they cost as much as the others.
             array = random.integers(0, 2**32, shape, np.uint32)
         else:
             array = np.full(shape, 0.002 if len(shape) > 1 else 1, parameter["dtype"])
@@ -193,32 +193,36 @@ def _seconds(
 
 
 def _reductions(shapes: Mapping[str, Shape], times: Mapping[tuple[str, Lengths], Times]) -> str:
-    """How much less time the first of a pair takes: measured, predicted, and in the paper."""
+    """Reduction of time in each pair of models: measured, predicted, and in the paper."""
     rows = []
     for lengths in LENGTHS:
         largest = times[LARGEST, lengths]
         prefill, decode = statistics.median(largest.prefill), statistics.median(largest.decode)
-        whole = shapes[LARGEST].plan
+        reference = shapes[LARGEST].plan
 
         def predicted(
-            name: str, lengths: Lengths = lengths, prefill: float = prefill, decode: float = decode, whole=whole
+            name: str,
+            lengths: Lengths = lengths,
+            prefill: float = prefill,
+            decode: float = decode,
+            reference: WidthPlan = reference,
         ) -> float:
             plan = shapes[name].plan
-            arithmetic = prefill * _flops(plan, lengths) / _flops(whole, lengths)
-            return arithmetic + decode * _bytes(plan, lengths) / _bytes(whole, lengths)
+            arithmetic = prefill * _flops(plan, lengths) / _flops(reference, lengths)
+            return arithmetic + decode * _bytes(plan, lengths) / _bytes(reference, lengths)
 
         for small, large in PAIRS:
             totals = zip(times[small, lengths].total, times[large, lengths].total, strict=True)
             measured = [100 * (a / b - 1) for a, b in totals]
             expected = 100 * (predicted(small) / predicted(large) - 1)
-            published = [FIGURE_4[name].get(lengths) for name in (small, large)]
+            paper_small, paper_large = (FIGURE_4[name].get(lengths) for name in (small, large))
             rows.append(
                 [
                     f"{small} against {large}, {lengths}",
                     page.spread(measured, 1),
                     f"{expected:.1f}",
                     f"{statistics.median(measured) - expected:+.1f}",
-                    "-" if None in published else f"{100 * (published[0][1] / published[1][1] - 1):.1f}",
+                    f"{100 * (paper_small[1] / paper_large[1] - 1):.1f}" if paper_small and paper_large else "-",
                 ]
             )
     return page.table(["time, %", "measured", "predicted", "difference, points", "paper"], rows)

@@ -1,4 +1,4 @@
-"""SmolLM2-135M: prefill of 256 and decode of 64, by the host library and by llama.cpp, beside the limits."""
+"""SmolLM2-135M: prefill of 256 and decode of 64 tokens, with the host library and with llama.cpp, and the limits."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ Figures = Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True)
 class Ours:
-    """A DIST that is measured.
+    """A DIST to measure.
 
     Attributes:
-        name: In tables.
+        name: Name in tables.
         dist: The directory.
-        manifest: What is in it.
+        manifest: Its manifest.
     """
 
     name: str
@@ -52,17 +52,18 @@ class Ours:
 
     @property
     def read_bytes(self) -> int:
-        """Bytes that a decoded token reads, at the mean context."""
+        """Bytes that a decoded token reads, at the mean context length."""
         context = LENGTHS.prefill_tokens + LENGTHS.decode_tokens // 2
         return costs.decode_read_bytes(self.manifest.plan, get_quantization(self.manifest.quantization), context)
 
     @property
     def prefill_flops(self) -> int:
+        """FLOPs of the prompt."""
         return costs.prefill_flops(self.manifest.plan, LENGTHS.prefill_tokens)
 
 
 def measure(options: Options) -> str:
-    """The section's tables."""
+    """Measure, and return the section's tables."""
     models = [
         _build(quantization, pruned, options.scratch) for pruned in (False, True) for quantization in QUANTIZATIONS
     ]
@@ -91,7 +92,7 @@ def measure(options: Options) -> str:
         for subject in running.values():
             stack.callback(subject.close)
         for number in track(range(options.repetitions + 1), "measure SmolLM2"):
-            # There and back again, so that a drift falls on all alike. The first round warms up.
+            # Every other round runs backwards, so that a drift affects all alike. The first round warms up.
             for name in list(running)[:: 1 if number % 2 else -1]:
                 seconds = running[name].repetition(prompt, LENGTHS.decode_tokens)
                 prefill[name].append(LENGTHS.prefill_tokens / seconds["prefill_s"])
@@ -101,7 +102,8 @@ def measure(options: Options) -> str:
                 read[model.name].append(limits.read_bytes_per_s(model.read_bytes))
             memory.append(limits.read_bytes_per_s(MEMORY_BYTES))
             flops.append(limits.flops_per_s())
-            handover += [seconds] if (seconds := limits.handover_s()) else []
+            if (handover_s := limits.handover_s()) is not None:
+                handover.append(handover_s)
             if number == 0:
                 for series in (*prefill.values(), *decode.values(), *read.values(), memory, flops, handover):
                     series.clear()

@@ -1,6 +1,6 @@
-"""What is timed: a model in a process of its own, which does a repetition whenever it is told to and sleeps otherwise.
+"""Models to time, each in a process of its own that runs one repetition on request and sleeps otherwise.
 
-So repetitions of different programs alternate, and what disturbs the machine disturbs all of them alike.
+This lets repetitions of different programs alternate, so that a disturbance affects all of them alike.
 """
 
 from __future__ import annotations
@@ -12,26 +12,39 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from edge_transact.errors import EdgeTransactError
 
 PAUSE_S = 0.5
-"""Before each repetition: the threads of whoever was measured before wait busily for a while until they sleep."""
+"""Pause before each repetition: threads of the program measured before spin for a while before they sleep."""
+
+
+class Durations(TypedDict):
+    """Seconds of one repetition: until the first token is chosen, and the rest."""
+
+    prefill_s: float
+    decode_s: float
 
 
 class Subject:
-    """A process that answers ``{"prompt": ids, "decode_tokens": n}`` with ``{"prefill_s": ..., "decode_s": ...}``.
+    """A process that answers ``{"prompt": ids, "decode_tokens": n}`` with the fields of `Durations`.
 
     Args:
-        command: Starts it. Its first line says that it is ready, and what it is.
-        cwd: Where it runs.
+        command: Command line. The first JSON line of its output says that it is ready, and describes it.
+        cwd: Working directory.
         environment: Changes to this process's environment.
+
+    Attributes:
+        about: That first line.
     """
+
+    about: dict[str, str]
 
     def __init__(
         self, command: Sequence[str], *, cwd: Path | None = None, environment: Mapping[str, str] | None = None
     ) -> None:
+        self._command = " ".join(map(str, command))
         self._process = subprocess.Popen(
             command,
             cwd=cwd,
@@ -41,28 +54,27 @@ class Subject:
             text=True,
         )
         try:
-            self.about = self._read()
+            self.about = json.loads(self._read())
         except EdgeTransactError:
             self.close()
             raise
 
-    def repetition(self, prompt: Sequence[int], decode_tokens: int) -> dict[str, float]:
-        """Seconds of one repetition: ``prefill_s`` to the choice of the first token, ``decode_s`` of those after it."""
+    def repetition(self, prompt: Sequence[int], decode_tokens: int) -> Durations:
+        """Run one repetition."""
         assert self._process.stdin is not None
         time.sleep(PAUSE_S)
         self._process.stdin.write(json.dumps({"prompt": list(prompt), "decode_tokens": decode_tokens}) + "\n")
         self._process.stdin.flush()
-        return self._read()
+        answer = json.loads(self._read())
+        return {"prefill_s": answer["prefill_s"], "decode_s": answer["decode_s"]}
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> str:
+        """The next JSON line."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith("{"):
-                return json.loads(line)
-        raise EdgeTransactError(
-            f"{' '.join(map(str, self._process.args))} ended",
-            fix="Look at what it wrote above.",  # type: ignore[union-attr]
-        )
+                return line
+        raise EdgeTransactError(f"{self._command} ended", fix="See its output above.")
 
     def close(self) -> None:
         """End the process."""
@@ -71,21 +83,22 @@ class Subject:
 
 
 def host(library: Path, weights: Path, threads: int) -> Subject:
-    """A library for this host, with its weights."""
+    """Start a library for this host with its weights."""
     command = [sys.executable, "-m", "benchmarks.subjects", str(library), str(weights)]
     return Subject(command, environment={"TVM_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)})
 
 
 def main() -> None:
-    """The process behind `host`."""
-    from edge_transact.bench.drivers.host_runner import repetition
+    """Entry point of the process that `host` starts."""
+    from edge_transact.bench.drivers.host_runner import run_once
     from edge_transact.runtime.host import HostModel
 
     model = HostModel(Path(sys.argv[1]), Path(sys.argv[2]))
     print(json.dumps({"cpu": model.metadata["cpu"]["name"]}), flush=True)
     for line in sys.stdin:
-        result = repetition(model, **json.loads(line))
-        print(json.dumps({key: result[key] for key in ("prefill_s", "decode_s")}), flush=True)
+        request = json.loads(line)
+        result = run_once(model, request["prompt"], request["decode_tokens"])
+        print(json.dumps({"prefill_s": result.prefill_s, "decode_s": result.decode_s}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Progress bars, which nobody sees unless somebody asks: the command line sets `console`, a Python caller may.
+"""Progress bars, which are drawn only on a console that the caller sets, as the command line does.
 
 Where no bar can be drawn, the bar's description is logged instead.
 """

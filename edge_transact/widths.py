@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from edge_transact.errors import EdgeTransactError, UsageError
 
@@ -281,7 +282,7 @@ def read_widths(path: Path, source: WidthPlan) -> WidthPlan:
     )
 
 
-def _narrowed(layer: LayerWidths, row: Mapping[str, object], where: str) -> LayerWidths:
+def _narrowed(layer: LayerWidths, row: Mapping[str, Any], where: str) -> LayerWidths:
     unknown = sorted(set(row) - set(WIDTH_FIELDS))
     if unknown:
         raise UsageError(f"{where}: unknown {unknown[0]!r}", fix=f"The fields are {', '.join(WIDTH_FIELDS)}.")

@@ -28,9 +28,9 @@ std::string Read(const std::string& path) {
 
 // Writes a temporary file and renames it, so that an interrupted run leaves no partial file.
 void Write(const std::string& path, const std::string& programs) {
-  std::string beside = path + ".new";
-  bool written = static_cast<bool>(std::ofstream(beside, std::ios::binary) << Checksum(programs) << programs << std::flush);
-  if (!written || std::rename(beside.c_str(), path.c_str()) != 0) std::remove(beside.c_str());
+  std::string temporary = path + ".new";
+  bool written = static_cast<bool>(std::ofstream(temporary, std::ios::binary) << Checksum(programs) << programs << std::flush);
+  if (!written || std::rename(temporary.c_str(), path.c_str()) != 0) std::remove(temporary.c_str());
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Calls a compiled decode kernel once, without TVM's runtime: `decode_kernel KN|NK 16|32 K N`, activations of so many bits.
+// Calls a compiled decode kernel once, without TVM's runtime: `decode_kernel KN|NK 16|32 K N`, with activations of 16 or 32 bits.
 #include <dlpack/dlpack.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -28,7 +28,7 @@ static int release(int type, int id, void *data) {
   return 0;
 }
 
-// The kernel finds the runtime by these pointers.
+// The kernel calls the runtime through these pointers.
 int (*__TVMBackendParallelLaunch)(Body, void *, int) = run_here;
 void *(*__TVMBackendAllocWorkspace)(int, int, uint64_t, int, int) = allocate;
 int (*__TVMBackendFreeWorkspace)(int, int, void *) = release;

@@ -1,4 +1,4 @@
-// What a machine can do at most: read memory, multiply and add in registers, and hand something from one CPU to another.
+// Measures the limits of a machine: reading memory, multiply-adds in registers, and handing a value from CPU to CPU.
 // Loaded by benchmarks/limits.py.
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -43,7 +43,7 @@ static void *read_part(void *argument) {
       const words *from = (const words *)(job->data + i);
       for (int k = 0; k < 4; k++) sums[k] += from[k];
     }
-    pthread_barrier_wait(job->barrier);  // as kernels wait for each other, so that no thread runs ahead in the cache
+    pthread_barrier_wait(job->barrier);  // like kernels, so that no thread runs ahead in the cache
   }
   job->seconds = now() - start;
   for (int k = 0; k < 4; k++)
@@ -87,7 +87,7 @@ static void *multiply(void *argument) {
   return NULL;
 }
 
-// Each thread has a CPU of its own from the beginning: one figure is over before the system would have moved them.
+// Gives each thread its own CPU at once: a measurement is over before the system would have moved the threads.
 static void pin(pthread_t thread, int index) {
   cpu_set_t allowed, own;
   sched_getaffinity(0, sizeof allowed, &allowed);
@@ -118,13 +118,13 @@ static double run(void *(*work)(void *), const char *data, size_t bytes, int pas
   return longest;
 }
 
-// Seconds that the threads (64 at most), a part each, take to read the 64-byte aligned buffer `passes` times.
+// Seconds to read the 64-byte aligned buffer `passes` times, with up to 64 threads that read a part each.
 double read_seconds(const char *data, size_t bytes, int passes, int threads) {
   return run(read_part, data, bytes, passes, threads);
 }
 
-// FLOPs of each thread in a pass of `multiply_seconds`, of a 16-bit activation with a weight: two products of bytes, four
-// in a lane; or one of fp32.
+// FLOPs of each thread in a pass of `multiply_seconds`. The product of a 16-bit activation and a weight takes two products
+// of bytes, four in a lane; or one of fp32.
 #if defined(__AVX512VNNI__)
 const int flops_per_pass = SUMS * 16 * 4 / 2 * 2;
 #elif defined(__ARM_FEATURE_DOTPROD)
@@ -149,7 +149,7 @@ static void *take_turns(void *argument) {
   return NULL;
 }
 
-// Seconds that two threads take to hand a number back and forth `passes` times.
+// Seconds for two threads to hand a number back and forth `passes` times.
 double handover_seconds(int passes) {
   atomic_store(&turn, 0);
   return run(take_turns, NULL, 0, passes, 2);

@@ -1,6 +1,6 @@
 // Measures llama.cpp through node-llama-cpp: `node llama.mjs MODEL THREADS`, with node_modules in the working directory.
-// A line of stdin is {"prompt": ids, "decode_tokens": n}; the answer is a line with the seconds of a repetition as
-// edge_transact/bench/drivers/host_runner.py counts them: the prompt up to the choice of the first token, then the tokens after it.
+// A line of stdin is {"prompt": ids, "decode_tokens": n}. The answer is a line with the seconds of a repetition, as
+// edge_transact/bench/drivers/host_runner.py measures them: until the first token is chosen, and the tokens after it.
 import {createRequire} from "node:module";
 import {createInterface} from "node:readline";
 import {pathToFileURL} from "node:url";

@@ -10,11 +10,10 @@ import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from benchmarks import page, pictures
 from benchmarks.studies import texts
-from benchmarks.studies.cuts import Cut, Study, try_cut
+from benchmarks.studies.cuts import Cut, Row, Study, try_cut
 from edge_transact.cli.logs import show_logs
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -25,10 +24,10 @@ PUBLISHED = ("transact", "llm-pruner", "wanda", "flap", "magnitude", "random")
 
 
 def methods(study: Study, mixed: tuple[str, ...], count: int) -> str:
-    """All methods at all cuts: published ones as they are, uniform; `best` with mixed calibration text."""
+    """All methods at all ratios: published methods, uniform, and `best` with mixed calibration text."""
     found = rows_by_method(study, mixed)
     lines = [[name, *(_figures(row) for row in rows)] for name, rows in found.items()]
-    ratios = (row["perplexity"] / _reference(study, ratio) for row, ratio in zip(found["best"], RATIOS, strict=True))
+    ratios = [study.cut(_best(ratio, mixed))["perplexity"] / _reference(study, ratio) for ratio in RATIOS]
     lines.append(["best / the better transact", *(f"**{ratio:.3f}**" for ratio in ratios)])
     dense = study.dense()
     picture = draw_methods(study, mixed)
@@ -37,11 +36,9 @@ def methods(study: Study, mixed: tuple[str, ...], count: int) -> str:
     return f"{said}\n\n{table}\n\n{picture}"
 
 
-def rows_by_method(study: Study, mixed: tuple[str, ...]) -> dict[str, list[dict[str, Any] | None]]:
+def rows_by_method(study: Study, mixed: tuple[str, ...]) -> dict[str, list[Row | None]]:
     """The rows of the study `methods`, one for each of `RATIOS`; `None` where a model can't be cut so far."""
-    found: dict[str, list[dict[str, Any] | None]] = {
-        name: [study.cut(Cut(name, ratio)) for ratio in RATIOS] for name in PUBLISHED
-    }
+    found: dict[str, list[Row | None]] = {name: [study.cut(Cut(name, ratio)) for ratio in RATIOS] for name in PUBLISHED}
     found[GROUPS_TOO] = [try_cut(study, _groups_too(ratio)) for ratio in RATIOS]
     found["best"] = [study.cut(_best(ratio, mixed)) for ratio in RATIOS]
     return found
@@ -49,12 +46,15 @@ def rows_by_method(study: Study, mixed: tuple[str, ...]) -> dict[str, list[dict[
 
 def draw_methods(study: Study, mixed: tuple[str, ...]) -> str:
     """Draws the picture of the study `methods` and returns its Markdown."""
-    curves = {name: [row and row["perplexity"] for row in rows] for name, rows in rows_by_method(study, mixed).items()}
+    curves = {
+        name: [None if row is None else row["perplexity"] for row in rows]
+        for name, rows in rows_by_method(study, mixed).items()
+    }
     return pictures.methods(curves, RATIOS, study.dense()["perplexity"], page.DOCS / "paper-methods.svg")
 
 
 def seeds(study: Study, mixed: tuple[str, ...], count: int) -> str:
-    """How far `best` depends on which windows of the calibration text are drawn."""
+    """How much `best` depends on which calibration windows are drawn."""
     rows = []
     for ratio in SEED_RATIOS:
         found = [study.cut(_best(ratio, mixed, seed=seed)) for seed in range(count)]
@@ -67,7 +67,7 @@ def seeds(study: Study, mixed: tuple[str, ...], count: int) -> str:
 
 
 def shots(study: Study, mixed: tuple[str, ...], count: int) -> str:
-    """How many shots: the paper scores again K times on the way, and trains in between, which nothing here does."""
+    """Number of shots. The paper also trains between its shots; nothing here does."""
     rows = [
         [str(number), *(_figure(study.cut(Cut("transact", ratio, shots=number))["perplexity"]) for ratio in (0.3, 0.5))]
         for number in (1, 2, 4, 8)
@@ -76,7 +76,7 @@ def shots(study: Study, mixed: tuple[str, ...], count: int) -> str:
 
 
 def samples(study: Study, mixed: tuple[str, ...], count: int) -> str:
-    """How many calibration samples of 512 tokens, at 30 %."""
+    """Number of calibration samples of 512 tokens, at 30 %."""
     rows = []
     for number in (8, 32, 128, 512):
         transact = study.cut(Cut("transact", 0.3, calibration_tokens=512 * number))["perplexity"]
@@ -86,7 +86,7 @@ def samples(study: Study, mixed: tuple[str, ...], count: int) -> str:
 
 
 def units(study: Study, mixed: tuple[str, ...], count: int) -> str:
-    """Attention alone, the MLP alone, and both, at equal budget: a tenth of attention and MLP."""
+    """Attention alone, the MLP alone, and both, at the same budget: a tenth of attention and MLP."""
     attention = ("values", "queries-keys")
     rows = []
     for name, chosen in (("attention", attention), ("MLP", ("mlp",)), ("both", ("mlp", *attention))):
@@ -100,7 +100,7 @@ def units(study: Study, mixed: tuple[str, ...], count: int) -> str:
 
 
 def flops(study: Study, mixed: tuple[str, ...], count: int) -> str:
-    """Figure 3: FLOPs of a decoded token by context, from the cost formulas."""
+    """As in Figure 3: FLOPs of a decoded token by context, from the cost formulas."""
     from edge_transact import costs
     from edge_transact.widths import LayerWidths, WidthPlan
 
@@ -133,18 +133,18 @@ def _groups_too(ratio: float) -> Cut:
 
 
 def _reference(study: Study, ratio: float) -> float:
-    """The better of uniform `transact` on the MLP alone and on groups too."""
+    """The better of uniform `transact` on the MLP alone and on the MLP and KV groups."""
     rows = (study.cut(Cut("transact", ratio)), try_cut(study, _groups_too(ratio)))
     return min(row["perplexity"] for row in rows if row)
 
 
 def _spread(values: list[float], form: str) -> str:
-    """Mean, and from the least to the largest."""
+    """Mean, minimum and maximum."""
     return f"{sum(values) / len(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
-def _figures(row: dict[str, Any] | None) -> str:
-    """Both texts' perplexity, and each one's."""
+def _figures(row: Row | None) -> str:
+    """Perplexity of both texts, and of each."""
     if row is None:
         return "—"
     return f"{_figure(row['perplexity'])} ({', '.join(map(_figure, row['perplexities'].values()))})"
@@ -155,7 +155,7 @@ def _figure(value: float) -> str:
 
 
 def main() -> None:
-    """Runs the studies that are asked for, and writes their tables into the page."""
+    """Run the named studies, and write their tables into the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies", description=__doc__)
     parser.add_argument("studies", nargs="+", choices=STUDIES)
     parser.add_argument("--model", default="demo:smollm2")

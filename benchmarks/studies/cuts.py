@@ -1,6 +1,6 @@
-"""One model cut by many methods to many sizes: each method scores it once a seed, and each cut is evaluated once.
+"""Cuts one model with many methods to many sizes. Each method scores it once per seed; each cut is evaluated once.
 
-What was measured is in a JSON lines file, and isn't measured again.
+Measured rows are kept in a JSON lines file, and not measured again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 
@@ -39,15 +39,15 @@ class Cut:
     """One pruned model of a study.
 
     Attributes:
-        method: What scores.
-        ratio: The share of attention and MLP that goes.
-        allocation: As `prune`'s.
-        units: As `prune`'s.
-        compensate: As `prune`'s.
-        shots: As `prune`'s.
-        calibration: TEXTs.
-        calibration_tokens: Of them.
-        seed: Which windows of them.
+        method: Method that scores the units.
+        ratio: Share of attention and MLP parameters that is cut.
+        allocation: As in `prune`.
+        units: As in `prune`.
+        compensate: As in `prune`.
+        shots: As in `prune`.
+        calibration: Calibration TEXTs.
+        calibration_tokens: Number of calibration tokens.
+        seed: Seed that draws the calibration windows.
     """
 
     method: str
@@ -61,45 +61,59 @@ class Cut:
     seed: int = 0
 
 
+class Evaluation(TypedDict):
+    """Perplexity on each text by name, and their geometric mean."""
+
+    perplexities: dict[str, float]
+    perplexity: float
+
+
+class Row(Evaluation):
+    """A measured model: what was asked for, its remaining parameters, and its perplexity."""
+
+    cut: dict[str, object]
+    parameters: int
+
+
 class Study:
     """Measures cuts of a model.
 
     Args:
         model: Any MODEL.
         texts: TEXTs to evaluate on, by name.
-        windows: The first so many windows of 512 of each.
-        scratch: Where scores and pruned models lie meanwhile.
+        windows: Number of windows of 512 tokens of each text.
+        scratch: Directory for scores and pruned models.
         results: The JSON lines file.
     """
 
     def __init__(self, model: str, texts: dict[str, str], windows: int, scratch: Path, results: Path) -> None:
         self.model, self.windows, self.scratch, self.results = model, windows, scratch, results
         self._texts = {name: read_text(text, "evaluation") for name, text in texts.items()}
-        self._known = {}
-        self._calibrations: dict[tuple, torch.Tensor] = {}
+        self._known: dict[str, Row] = {}
+        self._calibrations: dict[tuple[tuple[str, ...], int, int], torch.Tensor] = {}
         if results.exists():
             for line in results.read_text().splitlines():
                 row = json.loads(line)
                 self._known[json.dumps(row["cut"])] = row
 
-    def dense(self) -> dict[str, Any]:
-        """The row of the model as it is."""
+    def dense(self) -> Row:
+        """The row of the uncut model."""
         return self._measured(None)
 
-    def cut(self, cut: Cut) -> dict[str, Any]:
-        """The row of a cut: ``perplexities`` by text, and ``perplexity``, the exponential of the mean logarithm."""
+    def cut(self, cut: Cut) -> Row:
+        """The row of a cut."""
         return self._measured(cut)
 
-    def _measured(self, cut: Cut | None) -> dict[str, Any]:
-        asked: dict[str, Any] = {"model": self.model, "windows": self.windows}
+    def _measured(self, cut: Cut | None) -> Row:
+        asked: dict[str, object] = {"model": self.model, "windows": self.windows}
         if cut:
-            # Texts by their names: where they lie is nobody's business.
+            # Texts by name: their location doesn't matter, and isn't published.
             asked |= asdict(cut) | {"calibration": [Path(text).name for text in cut.calibration]}
         key = json.dumps(asked)
         if key not in self._known:
             logger.info(f"{cut or self.model}")
             checkpoint = self._prune(cut) if cut else Checkpoint.open(resolve_model(self.model))
-            row = {
+            row: Row = {
                 "cut": json.loads(key),
                 "parameters": costs.parameters(checkpoint.plan),
                 **self._evaluate(checkpoint),
@@ -115,7 +129,7 @@ class Study:
         source = Checkpoint.open(resolve_model(self.model))
         text = list(cut.calibration)
         windows = self._windows(source, cut)
-        # With one shot, scores are those of the whole model, whatever the cut.
+        # With one shot, scores are those of the uncut model, whatever the cut.
         of_scores = [self.model, cut.method, cut.allocation, text, cut.calibration_tokens, cut.seed]
         of_scores += [] if cut.shots == 1 else [cut.ratio, cut.shots, cut.units]
         name = hashlib.sha256(json.dumps(of_scores).encode()).hexdigest()[:16]
@@ -139,10 +153,10 @@ class Study:
             self._calibrations[key] = calibration.windows
         return self._calibrations[key]
 
-    def _evaluate(self, checkpoint: Checkpoint) -> dict[str, Any]:
+    def _evaluate(self, checkpoint: Checkpoint) -> Evaluation:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        # In the stored dtype: the same for all that are compared.
+        # In the stored dtype, which is the same for all models that are compared.
         model = AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=torch.bfloat16)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
         figures = {
@@ -153,8 +167,8 @@ class Study:
         return {"perplexities": figures, "perplexity": math.exp(mean)}
 
 
-def try_cut(study: Study, cut: Cut) -> dict[str, Any] | None:
-    """The row of a cut, or `None` where the model can't be cut so far by these units."""
+def try_cut(study: Study, cut: Cut) -> Row | None:
+    """The row of a cut, or None if these units can't be cut that far."""
     try:
         return study.cut(cut)
     except UsageError as error:

@@ -1,4 +1,4 @@
-"""The texts of the studies: speeches of the ``demo`` extra, and books that packages of Debian 13 carry."""
+"""The texts of the studies: books in packages of Debian 13. The speeches come from the ``demo`` extra."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from edge_transact.errors import EdgeTransactError
 from edge_transact.inputs.texts import DOCUMENT_SEPARATOR, strip_html
 
 HANDBOOK = ("debian-handbook", "usr/share/doc/debian-handbook/html/en-US/*.html")
-"""Only ever evaluated on."""
+"""Used only for evaluation."""
 
 ANARCHISM = ("anarchism", "usr/share/doc/anarchism/html/*.html")
 MANUAL = ("python3.13-doc", "usr/share/doc/python3.13/html/[fht]*/*.html")
-"""Only ever calibrated on: essays, and of Python's manual the faq, the howtos and the tutorial."""
+"""Used only for calibration: essays, and the FAQ, the how-tos and the tutorial of Python's manual."""
 
 
 def book(package: tuple[str, str], scratch: Path) -> str:
-    """The TEXT of a book: a package and its pages, which are joined in the order of their names, HTML stripped.
+    """Fetch a book as a TEXT: the package's pages, in the order of their names, with HTML stripped.
 
     Raises:
-        EdgeTransactError: The package can't be had.
+        EdgeTransactError: The package can't be downloaded.
     """
     name, pages = package
     text = scratch / f"{name}.txt"
@@ -31,8 +31,8 @@ def book(package: tuple[str, str], scratch: Path) -> str:
             subprocess.run(["dpkg", "-x", str(next(scratch.glob(f"{name}_*.deb"))), name], cwd=scratch, check=True)
         except (OSError, subprocess.CalledProcessError, StopIteration) as error:
             raise EdgeTransactError(
-                f"Debian's package {name} can't be had: {error}",
-                fix=f"Put the book's text into {text} yourself; on Debian: apt-get update.",
+                f"Debian's package {name} can't be downloaded: {error}",
+                fix=f"Put the book's text into {text} yourself, or on Debian run apt-get update.",
             ) from error
         files = sorted((scratch / name).glob(pages))
         text.write_text(DOCUMENT_SEPARATOR.join(strip_html(file.read_text(errors="replace")) for file in files))

@@ -30,7 +30,7 @@ def require_matplotlib() -> None:
         raise EdgeTransactError("a report needs matplotlib", fix="pip install 'edge-transact[plot]'")
 
 
-def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **sharing: bool) -> tuple[Figure, Any]:
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **sharing: Any) -> tuple[Figure, Any]:
     """A figure and its axes: a single one, or an array ``[rows, columns]``.
 
     Args:

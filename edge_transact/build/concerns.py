@@ -51,13 +51,13 @@ def concerns(
         )
     if "android" in targets and quantization.model_dtype == "float32":
         found.append(
-            f"{quantization.name} computes in float32, and its KV cache is twice as large: on a phone's GPU use "
+            f"{quantization.name} computes in float32, and its KV cache takes twice the bytes: on a phone's GPU use "
             "--quant q4f16_0"
         )
     if phones and quantization.bits is None:
         smaller = costs.weight_bytes(plan, QUANTIZATIONS["q4f16_0"])
         found.append(
-            f"{quantization.name} doesn't quantize the weights, and every token reads all of them: "
+            f"{quantization.name} keeps the weights unquantized, and every token reads all of them: "
             f"{weights / 2**20:.0f} MiB instead of {smaller / 2**20:.0f} MiB with --quant q4f16_0"
         )
     return found

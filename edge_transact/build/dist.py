@@ -1,4 +1,4 @@
-"""The stage that makes a DIST: one model's definition, weights, configuration and libraries, checked."""
+"""Makes a DIST: definition, weights, configuration and libraries of one model, checked against torch."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ from edge_transact.weights.shards import ShardReader
 logger = logging.getLogger(__name__)
 
 CUT_LAYERS = 2
-"""Layers of the model that is compared with torch when the whole one isn't."""
+"""How many layers are compared with torch if the whole model can't be."""
 
 
 @dataclass(frozen=True)
 class Build:
-    """What a build made.
+    """The result of a build.
 
     Attributes:
         directory: The DIST.
-        manifest: What it holds.
-        warnings: What may disappoint, as `concerns` found it.
-        seconds: How long it took.
+        manifest: Its manifest.
+        warnings: The warnings of `concerns`.
+        seconds: How long the build took.
     """
 
     directory: Path
@@ -60,7 +60,7 @@ class Build:
     seconds: float
 
     def to_dict(self) -> dict[str, object]:
-        """What ``build --json`` prints."""
+        """The object that ``build --json`` prints."""
         manifest = self.manifest
         return {
             "dist": str(self.directory),
@@ -132,9 +132,9 @@ def build(
 
 
 def _with_fast_tokenizer(checkpoint: Checkpoint, directory: Path) -> Checkpoint:
-    """The checkpoint; where it has a SentencePiece tokenizer alone, one beside it whose tokenizer is converted.
+    """The checkpoint, or, if it only has a SentencePiece tokenizer, a copy in `directory` with a converted tokenizer.
 
-    MLC's engine reads either, but only ``tokenizer.json`` says how the text is prepared and put together again.
+    MLC's engine reads both, but only ``tokenizer.json`` has the normalizer and the decoder.
     """
     files = {path.name: path for path in checkpoint.path.iterdir()}
     if "tokenizer.json" in files or "tokenizer.model" not in files:
@@ -217,7 +217,7 @@ def _fill(
 
 
 def _definition_config(checkpoint: Checkpoint, sizes: dict[str, int]) -> dict[str, object]:
-    """The checkpoint's config.json with the RoPE keys and the sizes that the definition reads."""
+    """The checkpoint's config.json, with the definition's RoPE keys and sizes."""
     return {
         "rms_norm_eps": 1e-6,  # transformers' default
         **checkpoint.config,
@@ -228,17 +228,14 @@ def _definition_config(checkpoint: Checkpoint, sizes: dict[str, int]) -> dict[st
 
 
 def model_lib_name(files: dict[str, str], definition: Definition, quantization: Quantization) -> str:
-    """The library's name, which no other plan, size or quantization shares: two models may go into one app.
-
-    An identifier, so that it serves in symbols as it is.
-    """
+    """The library's name, an identifier that is unique to plan, sizes and quantization: an app can hold several."""
     content = json.dumps([files, definition.config.asdict(), quantization.name], sort_keys=True)
     return f"{MODEL_TYPE}_{quantization.name}_{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)
 class Maker:
-    """How one build makes weights and libraries, of the whole model and of a cut of it."""
+    """Makes the weights and libraries of one build, for the whole model and for its first layers."""
 
     checkpoint: Checkpoint
     quantization: Quantization
@@ -280,7 +277,10 @@ class Maker:
 def _check_parity(
     maker: Maker, directory: Path, definition: Definition, libraries: dict[str, str], scratch: Path
 ) -> Parity:
-    """The host library against torch; a cut of the model where there is none, or no room for torch's fp32 copy."""
+    """Compares the host library with torch.
+
+    If there is no host library, or not enough memory for torch's fp32 model, the first `CUT_LAYERS` are compared.
+    """
     checkpoint, sizes = maker.checkpoint, maker.sizes
     plan, name = checkpoint.plan, "host"
     whole = "host" in libraries and memory.fits(4 * costs.parameters(plan))
@@ -299,7 +299,7 @@ def _check_parity(
         ShardReader(directory), definition.parameter_sources(), checkpoint.config, plan, maker.quantization
     )
     steps = min(DECODE_STEPS, sizes["context_window_size"] // 2)
-    # More than a chunk, so that prefill continues a sequence too.
+    # More than one chunk, so that prefill also continues a sequence.
     length = min(sizes["prefill_chunk_size"] + 9, sizes["context_window_size"] - steps)
     prompt = prompt_ids(directory, length)
     library = HostModel(directory / libraries["host"], directory)

@@ -11,8 +11,10 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
-from edge_transact.errors import EdgeTransactError
+from edge_transact.errors import EdgeTransactError, first_problem
 from edge_transact.widths import WidthPlan
 
 if TYPE_CHECKING:
@@ -25,6 +27,24 @@ WEIGHT_DTYPES = ("BF16", "F16", "F32")
 """The supported safetensors dtypes of weights."""
 
 PRUNE_AGAIN = "Copy the checkpoint again, or prune again."
+
+
+class _Index(BaseModel):
+    """``model.safetensors.index.json``: tensor to file name."""
+
+    weight_map: dict[str, str]
+
+
+class _HeaderEntry(BaseModel):
+    """A tensor in the header of a safetensors file; offsets count from the end of the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
+_HEADER = TypeAdapter(dict[str, _HeaderEntry | dict[str, str]])
+"""A header: tensors by name, and ``__metadata__``, a map of strings."""
 
 
 @dataclass(frozen=True)
@@ -236,11 +256,13 @@ def _read_headers(path: Path) -> dict[str, _StoredTensor]:
         return _read_header(single)
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise EdgeTransactError(f"{index} is not an index of safetensors", fix="Download it again.") from error
+            files = set(_Index.model_validate_json(index.read_bytes()).weight_map.values())
+        except ValidationError as error:
+            raise EdgeTransactError(
+                f"{index} is not an index of safetensors ({first_problem(error)})", fix="Download it again."
+            ) from error
         stored: dict[str, _StoredTensor] = {}
-        for name in names:
+        for name in sorted(files):
             stored |= _read_header(path / Path(name).name)
         return stored
     pickles = sorted([*path.glob("*.bin"), *path.glob("*.pth"), *path.glob("*.pt")])
@@ -266,17 +288,18 @@ def _read_header(file: Path) -> dict[str, _StoredTensor]:
                     f"{file} is truncated: {actual} bytes, its header alone says {8 + length}",
                     fix="Copy or download the file again.",
                 )
-            header = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        expected = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        stored = {name: _StoredTensor(file, entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+            header = _HEADER.validate_json(stream.read(length))
     except FileNotFoundError as error:
         raise EdgeTransactError(f"{file} is missing", fix="Download the complete checkpoint again.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise EdgeTransactError(f"{file} is not a safetensors file", fix="Download the file again.") from error
+    except ValidationError as error:
+        raise EdgeTransactError(
+            f"{file} is not a safetensors file ({first_problem(error)})", fix="Download the file again."
+        ) from error
+    tensors = {name: entry for name, entry in header.items() if isinstance(entry, _HeaderEntry)}
+    expected = 8 + length + max((entry.data_offsets[1] for entry in tensors.values()), default=0)
     if actual != expected:
         raise EdgeTransactError(
             f"{file} is {'truncated' if actual < expected else 'damaged'}: {actual} bytes, its header says {expected}",
             fix="Copy or download the file again.",
         )
-    return stored
+    return {name: _StoredTensor(file, entry.dtype, entry.shape) for name, entry in tensors.items()}

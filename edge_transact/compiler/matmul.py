@@ -1,4 +1,4 @@
-"""What one kernel of ours computes, whatever device it is for."""
+"""The matmuls of a model: how their weights are stored, and what one of our kernels computes."""
 
 from __future__ import annotations
 
@@ -6,26 +6,64 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from tvm import s_tir
 
 from edge_transact.quantization import WORDS_PER_GROUP
+
+Layout = Literal["NK", "KN"]
+"""Which of a weight's dimensions comes first: output features (N) or input features (K)."""
+
+MATMUL, EMBEDDING = "edge_transact.matmul", "edge_transact.embedding"
+"""The annotations by which passes recognize the blocks that `modules` makes.
+
+Their value is a dict: the weight's ``layout`` and the ``bits`` of a stored value. They annotate blocks because
+``FuseTIR`` drops the attributes of functions.
+"""
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """The weight that a block reads.
+
+    Attributes:
+        op: `MATMUL` or `EMBEDDING`.
+        layout: The order of the dimensions in memory.
+        bits: Bits of a stored value; 4 where values are packed.
+    """
+
+    op: str
+    layout: Layout
+    bits: int
+
+
+def weight_block(schedule: s_tir.Schedule) -> tuple[s_tir.schedule.SBlockRV, StoredWeight] | None:
+    """The block of a function that reads a weight, by its annotation; `None` where there is none."""
+    for block in schedule.get_child_blocks(schedule.get_sblock("root")):
+        annotations = schedule.get(block).annotations
+        for op in (MATMUL, EMBEDDING):
+            if op in annotations:
+                return block, StoredWeight(op, str(annotations[op]["layout"]), int(annotations[op]["bits"]))
+    return None
 
 
 @dataclass(frozen=True)
 class Matmul:
-    """A kind of product, and what is done in the same pass. Its sizes are the tensors': one kernel serves all widths.
+    """What a kernel computes: ``y = x W`` with a packed W, and the operations fused into it.
+
+    Sizes are those of the tensors: one kernel serves all widths. ``G = ceil(K / 32)`` is the number of groups.
 
     Attributes:
-        layout: ``NK``: weight ``[N, 4 G]``, scale ``[N, G]``; ``KN``: ``[4 G, N]``, ``[G, N]``; ``G = ceil(K / 32)``.
-        dtype: Of the activations.
-        scale_dtype: Of the scales.
-        out_dtype: Of the result.
+        layout: ``NK``: weight ``[N, 4 G]``, scale ``[N, G]``; ``KN``: weight ``[4 G, N]``, scale ``[G, N]``.
+        dtype: Dtype of the activations.
+        scale_dtype: Dtype of the scales.
+        out_dtype: Dtype of the result.
         norm_eps: Apply RMSNorm to `x` first, with this epsilon and a weight ``[K]``.
         bias: Add a bias ``[N]``.
         gated: The first half of the columns is a gate: ``silu(y[:, :N/2]) * y[:, N/2:]``.
         residual: Add a tensor of the result's shape.
     """
 
-    layout: Literal["NK", "KN"]
+    layout: Layout
     dtype: str
     scale_dtype: str
     out_dtype: str
@@ -36,14 +74,14 @@ class Matmul:
 
     @property
     def operands(self) -> tuple[str, ...]:
-        """What a kernel takes before its result, in order."""
+        """The kernel's arguments before its result, in order."""
         norm = ["norm"] if self.norm_eps is not None else []
         bias, residual = ["bias"] * self.bias, ["residual"] * self.residual
         return ("x", "weight", "scale", *norm, *bias, *residual)
 
     @property
     def sections(self) -> int:
-        """Columns of the weight for a column of the result."""
+        """Columns of the weight per column of the result."""
         return 2 if self.gated else 1
 
     @property
@@ -54,12 +92,12 @@ class Matmul:
 
 @dataclass(frozen=True)
 class ChainedMatmul:
-    """A product of a chain: of several that one kernel computes one after the other.
+    """One of several matmuls that a kernel computes one after the other.
 
     Attributes:
-        matmul: The product.
-        given: Of its operands those that are results of matmuls before it: name to the number of the chained.
-        returned: Whether the result is one of the kernel's.
+        matmul: Its spec.
+        given: The operands that are results of earlier matmuls of the chain: name and position in the chain.
+        returned: Whether the kernel returns the result.
     """
 
     matmul: Matmul
@@ -68,5 +106,5 @@ class ChainedMatmul:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """The operands that the kernel is given."""
+        """The operands that are arguments of the kernel."""
         return tuple(name for name in self.matmul.operands if name not in dict(self.given))

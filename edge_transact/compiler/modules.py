@@ -1,29 +1,28 @@
-"""Linears and embeddings as the compiler wants them: weights as stored, dequantized inside the matrix product.
+"""Quantized linears and embeddings: nn modules that store packed weights and dequantize them inside the matmul.
 
-Parameter names and shapes are those that MLC-LLM's group quantization gives them (``q_weight``, ``q_scale``).
+Parameter names and shapes are those of MLC-LLM's group quantization (``q_weight``, ``q_scale``).
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 from tvm import te, tirx
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 
+from edge_transact.compiler.matmul import EMBEDDING, MATMUL, Layout
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP, ZERO_POINT, Quantization
 
 OUT_ELEMENTWISE_FUSABLE = 4
-"""TVM's operator pattern of a matrix product: element-wise operations may be fused behind it."""
+"""TVM's operator pattern of a matmul: element-wise operators may be fused behind it."""
 
 
 def quantize_modules(model: nn.Module, quantization: Quantization, accumulate: str) -> nn.Module:
-    """Replace a model's linears and embeddings.
+    """Replace a model's linears and embeddings by quantized ones.
 
     Args:
-        model: Fresh from the definition; changed in place.
+        model: A new model of the definition; changed in place.
         quantization: How the weights are stored.
-        accumulate: The dtype that sums are kept in where the result is in the model's dtype.
+        accumulate: The dtype of sums where the result is in the model's dtype.
 
     Returns:
         The model, in `quantization.model_dtype`.
@@ -38,7 +37,7 @@ class _Mutator(nn.Mutator):
         self.quantization = quantization
         self.accumulate = accumulate
 
-    def visit_module(self, name: str, node: nn.Module) -> Any:
+    def visit_module(self, name: str, node: nn.Module) -> nn.Module:
         if isinstance(node, nn.Linear):
             return QuantizedLinear(node, self.quantization, self.accumulate)
         if isinstance(node, nn.Embedding):
@@ -49,55 +48,66 @@ class _Mutator(nn.Mutator):
 class _QuantizedWeight(nn.Module):
     """A matrix ``[out_features, in_features]`` as the quantization stores it."""
 
-    def __init__(self, out_features: int, in_features: int, quantization: Quantization, layout: str) -> None:
+    def __init__(self, out_features: int, in_features: int, quantization: Quantization, layout: Layout) -> None:
         self.out_features, self.in_features = int(out_features), int(in_features)
         self.quantization = quantization
-        self.input_major = layout == "KN" and quantization.bits is not None
         if quantization.bits is None:
+            self.layout: Layout = "NK"
             self.weight = nn.Parameter((self.out_features, self.in_features), quantization.model_dtype)
         else:
+            self.layout = layout
             groups = -(-self.in_features // GROUP_SIZE)
-            words = (groups * WORDS_PER_GROUP, self.out_features)
-            scales = (groups, self.out_features)
-            self.q_weight = nn.Parameter(words if self.input_major else words[::-1], "uint32")
-            self.q_scale = nn.Parameter(scales if self.input_major else scales[::-1], quantization.model_dtype)
+            self.q_weight = nn.Parameter(self._shape(groups * WORDS_PER_GROUP), "uint32")
+            self.q_scale = nn.Parameter(self._shape(groups), quantization.model_dtype)
+
+    def _shape(self, k: int) -> tuple[int, int]:
+        """The shape in memory, with `k` elements along the input features."""
+        return (k, self.out_features) if self.layout == "KN" else (self.out_features, k)
 
     @property
     def stored(self) -> list[Tensor]:
-        """The parameters, in the order in which `dense` takes them."""
+        """The parameters, in the order in which `dequantized` takes them."""
         return [self.weight] if self.quantization.bits is None else [self.q_weight, self.q_scale]
 
-    def dense(self, stored: list[te.Tensor]) -> te.Tensor:
-        """The matrix in the model's dtype: ``[in, out]`` where it is stored input-major, else ``[out, in]``."""
+    @property
+    def annotation(self) -> dict[str, str | int]:
+        """The value of a `MATMUL` or `EMBEDDING` annotation."""
+        bits = self.quantization.bits or 8 * self.quantization.model_dtype_bytes
+        return {"layout": self.layout, "bits": bits}
+
+    def dequantized(self, stored: list[te.Tensor]) -> te.Tensor:
+        """The matrix in the model's dtype and in its layout: ``[in, out]`` for KN, ``[out, in]`` for NK."""
         if self.quantization.bits is None:
             return stored[0]
         q_weight, q_scale = stored
         dtype = self.quantization.model_dtype
+        input_major = self.layout == "KN"
 
-        def value(i: tirx.Var, j: tirx.Var):
-            k = i if self.input_major else j
-            word = (k // VALUES_PER_WORD, j) if self.input_major else (i, k // VALUES_PER_WORD)
-            group = (k // GROUP_SIZE, j) if self.input_major else (i, k // GROUP_SIZE)
+        def value(i: tirx.Var, j: tirx.Var) -> tirx.Expr:
+            k = i if input_major else j
+            word = (k // VALUES_PER_WORD, j) if input_major else (i, k // VALUES_PER_WORD)
+            group = (k // GROUP_SIZE, j) if input_major else (i, k // GROUP_SIZE)
             shift = (k % VALUES_PER_WORD * 4).astype("uint32")
             nibble = tirx.bitwise_and(tirx.shift_right(q_weight(*word), shift), tirx.const(15, "uint32"))
             return (nibble.astype(dtype) - tirx.const(ZERO_POINT, dtype)) * q_scale(*group)
 
-        shape = (self.out_features, self.in_features)
-        return te.compute(shape[::-1] if self.input_major else shape, value, name="dequantize")
+        return te.compute(self._shape(self.in_features), value, name="dequantize")
 
     def multiply(self, x: Tensor, out_dtype: str, accumulate: str) -> Tensor:
         """``x @ weight.T``, summed in `accumulate`."""
+        input_major = self.layout == "KN"
 
         def matmul(x: te.Tensor, *stored: te.Tensor) -> te.Tensor:
-            weight = self.dense(list(stored))
+            weight = self.dequantized(list(stored))
             k = te.reduce_axis((0, self.in_features), name="k")
 
-            def product(*index: tirx.Var):
-                row = (k, index[-1]) if self.input_major else (index[-1], k)
+            def product(*index: tirx.Var) -> tirx.Expr:
+                row = (k, index[-1]) if input_major else (index[-1], k)
                 return te.sum(x(*index[:-1], k).astype(accumulate) * weight(*row).astype(accumulate), axis=k)
 
-            name = "matmul" if self.input_major else "NT_matmul"
-            out = te.compute((*x.shape[:-1], self.out_features), product, name=name)
+            name = "matmul" if input_major else "NT_matmul"
+            shape = (*x.shape[:-1], self.out_features)
+            out = te.compute(shape, product, name=name, attrs={MATMUL: self.annotation})
             if out_dtype == accumulate:
                 return out
             return te.compute(out.shape, lambda *index: out(*index).astype(out_dtype), name="cast")
@@ -109,7 +119,7 @@ class _QuantizedWeight(nn.Module):
 
 
 class QuantizedLinear(_QuantizedWeight):
-    """A linear layer on stored weights."""
+    """A linear layer on a stored weight."""
 
     def __init__(self, source: nn.Linear, quantization: Quantization, accumulate: str) -> None:
         out_features, in_features = source.weight.shape
@@ -125,7 +135,7 @@ class QuantizedLinear(_QuantizedWeight):
 
 
 class QuantizedEmbedding(_QuantizedWeight):
-    """An embedding on stored weights, which may also be the lm_head. Never stored input-major, as in MLC."""
+    """An embedding on a stored weight, which may also be the lm_head's. Always NK, as in MLC."""
 
     def __init__(self, source: nn.Embedding, quantization: Quantization) -> None:
         rows, features = source.weight.shape
@@ -135,11 +145,12 @@ class QuantizedEmbedding(_QuantizedWeight):
         """``ids``: ``[n]`` int32 to ``[n, in_features]``."""
 
         def take(ids: te.Tensor, *stored: te.Tensor) -> te.Tensor:
-            weight = self.dense(list(stored))
-            return te.compute((ids.shape[0], self.in_features), lambda i, j: weight(ids(i), j), name="take")
+            weight = self.dequantized(list(stored))
+            shape = (ids.shape[0], self.in_features)
+            return te.compute(shape, lambda i, j: weight(ids(i), j), name="take", attrs={EMBEDDING: self.annotation})
 
         return op.tensor_expr_op(take, name_hint="embed", args=[ids, *self.stored])
 
     def lm_head_forward(self, x: Tensor) -> Tensor:
-        """Logits of the hidden states, in float32."""
+        """The hidden states' logits, in float32."""
         return self.multiply(x, "float32", "float32")

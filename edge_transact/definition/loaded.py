@@ -16,6 +16,7 @@ class DefinitionConfig(Protocol):
     """The part of the emitted ``EdgeLlamaConfig`` that we use; the class exists only in the emitted module."""
 
     hidden_size: int
+    vocab_size: int
     num_hidden_layers: int
     per_layer_config: dict[str, dict[str, int]]
     context_window_size: int

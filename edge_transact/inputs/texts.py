@@ -90,7 +90,7 @@ def _text_files(directory: Path, text: str) -> list[Path]:
     # The card of a data set isn't part of its text.
     files = [file for file in files if file.name != "README.md"]
     if not files:
-        raise EdgeTransactError(f"{text} has no {', '.join(SUFFIXES)} files", fix="Name a directory that holds some.")
+        raise EdgeTransactError(f"{text} has no {', '.join(SUFFIXES)} files", fix="Give a directory that holds some.")
     return files
 
 

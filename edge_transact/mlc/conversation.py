@@ -164,7 +164,7 @@ def plain_note(checkpoint: Path) -> str | None:
         return "The tokenizer has no chat template: the model continues text, also in an MLC app (template LM)."
     if _family(chat_template) is _PLAIN:
         return (
-            "MLC has no conversation template for the model's chat template: mlc-chat-config.json gets a plain one. "
+            "The chat template belongs to no family that MLC knows: mlc-chat-config.json gets a plain one. "
             "Edit its conv_template before chatting in an MLC app."
         )
     return None
@@ -188,6 +188,7 @@ def _system_message(tokenizer: PreTrainedTokenizerBase, system_template: str) ->
     """The system message that the chat template adds to a conversation without one."""
     before, after = system_template.split("{system_message}")
     rendered = tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
+    assert isinstance(rendered, str)
     if not rendered.startswith(before) or after not in rendered:
         return DEFAULT_SYSTEM_MESSAGE
     return rendered[len(before) : rendered.index(after, len(before))]

@@ -51,7 +51,7 @@ class MLC:
                 )
         if "iphone" in targets and shutil.which("xcrun") is None:
             raise EdgeTransactError(
-                "MLC-LLM compiles Metal with Xcode's xcrun, which isn't installed here",
+                "MLC-LLM compiles Metal with Xcode's xcrun, and there is none here",
                 fix="Build iphone with --engine tvm, whose kernels the phone compiles, or on a Mac with Xcode.",
             )
         self._checkout = find()

@@ -124,19 +124,19 @@ class Journal:
         if not self._directory.is_dir():
             self._directory.mkdir(parents=True)
             (self._directory / "options.json").write_text(json.dumps(self._options))
-        beside = self._file(name).with_suffix(".part")
+        partial = self._file(name).with_suffix(".part")
         names = {dtype: dtype_name for dtype_name, dtype in DTYPES.items()}
         header, end = {}, 0
         for key, tensor in tensors.items():
             start, end = end, end + tensor.nbytes
             header[key] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
         text = json.dumps(header).encode()
-        with beside.open("wb") as file:
+        with partial.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for tensor in tensors.values():
                 file.write(_bytes(tensor.contiguous()))
                 release(tensor)
-        beside.rename(self._file(name))
+        partial.rename(self._file(name))
 
     def now_and_then(self, name: str, state: Mapping[str, torch.Tensor], *, last: bool) -> None:
         """Writes a state if the last write was `STATE_S` ago, or if it is the last state.

@@ -215,7 +215,7 @@ class Pruning:
         return target
 
     def shoot(self, target: WidthPlan, shots: int) -> None:
-        """Selects what is kept, shot by shot, and shifts biases if the method does so."""
+        """Selects what is kept, shot by shot, and shifts biases if the scores come with means."""
         for shot, plan in enumerate(shot_plans(self.plan, target, shots), start=1):
             scores = self._score(shot, shots)
             if shot == 1:

@@ -32,9 +32,9 @@ class LayerScores:
         v_dims: Value dims of each KV head, ``[num_key_value_heads, v_head_dim]``.
         qk_pairs: RoPE pairs of each KV head and its query heads, ``[num_key_value_heads, qk_head_dim / 2]``.
         intermediate: MLP dims, ``[intermediate_size]``.
-        losses: Predicted losses, of methods that predict them.
-        means: The mean input of `o_proj` and of `down_proj`, ``[attention_size]`` and ``[intermediate_size]``, of
-            methods that let a bias stand in for what is cut.
+        losses: Predicted losses, if the method predicts them and they are wanted.
+        means: The mean inputs of `o_proj` and `down_proj`, ``[attention_size]`` and ``[intermediate_size]``, if the
+            method has biases take over the mean effect of the dims that are cut.
     """
 
     heads: torch.Tensor

@@ -34,9 +34,10 @@ class Unit:
         place: Where it is counted: in the layer, as a KV group, or inside each KV group.
         kept: The field of `LayerSelection` that lists which ones a layer keeps.
         score: The field of `LayerScores` that ranks it. A KV group scores as the mean of its query heads.
-        rows: Projections that lose output features with it. A projection's features are ordered by its units, in the
-            order of `UNITS`: those of `q_proj` by KV group, then query head, then RoPE pair.
-        columns: Projections that lose input features with it, ordered likewise.
+        rows: Projections whose output features it is an axis of. The axes of a projection nest in the order of `UNITS`:
+            those of `q_proj` are KV group, then query head, then RoPE pair. Empty if another unit with the same `kept`
+            has them.
+        columns: Projections whose input features it is an axis of, likewise.
         figure: The name of the report's figure of its scores; empty for none.
         dims_per_unit: Dims of `field` that one unit takes: 2 for a RoPE pair, whose dims are half a head apart.
         step: The allocation narrows `field` to multiples of this.

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from edge_transact.artifacts.dist_files import CHAT_CONFIG
 from edge_transact.artifacts.manifest import not_a_dist
-from edge_transact.errors import EdgeTransactError
+from edge_transact.errors import EdgeTransactError, first_problem
 from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.text import Message, TextCodec
+
+
+class _ConversationTemplate(BaseModel):
+    stop_token_ids: set[int]
+
+
+class _ChatConfig(BaseModel):
+    """The part of ``mlc-chat-config.json`` that a session reads."""
+
+    conv_template: _ConversationTemplate
 
 
 @dataclass(frozen=True)
@@ -103,11 +114,10 @@ class Session:
         if not config.is_file():
             raise not_a_dist(dist, config.name)
         try:
-            stop_token_ids = set(json.loads(config.read_text())["conv_template"]["stop_token_ids"])
-        except (ValueError, KeyError, TypeError) as error:
+            stop_token_ids = _ChatConfig.model_validate_json(config.read_bytes()).conv_template.stop_token_ids
+        except ValidationError as error:
             raise EdgeTransactError(
-                f"{config} cannot be read ({type(error).__name__}: {error})",
-                fix="Correct it, or build the model again.",
+                f"{config} cannot be read ({first_problem(error)})", fix="Correct it, or build the model again."
             ) from error
         return cls(HostModel.load(dist), TextCodec(dist), stop_token_ids=stop_token_ids, **options)
 

@@ -19,11 +19,6 @@ def fits(nbytes: int) -> bool:
     return nbytes < psutil.virtual_memory().available / 2
 
 
-def rss_mib() -> float:
-    """The memory that this process has resident now, in MiB, mapped files included."""
-    return psutil.Process().memory_info().rss / 2**20
-
-
 def peak_rss_mib() -> float:
     """The most memory that this process has had resident so far, in MiB, mapped files included."""
     # By hand: psutil tells no peak on Linux, and getrusage's starts from that of the process that started this one.

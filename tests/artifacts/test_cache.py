@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from edge_transact.artifacts import cache
+from edge_transact.artifacts.digests import sha256
 from edge_transact.cli import app
 
 
@@ -52,13 +53,13 @@ def test_the_same_ingredients_are_made_once(caplog):
     st.dictionaries(st.text(max_size=3), st.integers(), max_size=3),
 )
 @settings(max_examples=50)
-def test_entries_are_the_same_exactly_when_ingredients_are(one, other):
+def test_entries_are_equal_if_and_only_if_ingredients_are(one, other):
     kitchen = Kitchen()
     recipes = [cache.Recipe("weights", "quantize", ingredients, kitchen) for ingredients in (one, other)]
     assert (recipes[0].entry == recipes[1].entry) == (one == other)
 
 
-def test_who_comes_second_waits_for_what_is_being_made(monkeypatch):
+def test_a_second_process_waits_for_the_first(monkeypatch):
     kitchen, begun, waits, go_on = Kitchen(), threading.Event(), threading.Event(), threading.Event()
     monkeypatch.setattr(
         cache.logger, "info", lambda message: waits.set() if "waiting for another process" in message else None
@@ -82,7 +83,7 @@ def test_who_comes_second_waits_for_what_is_being_made(monkeypatch):
     assert kitchen.times == 1
 
 
-def test_no_cache_makes_again(monkeypatch):
+def test_no_cache_makes_an_entry_again(monkeypatch):
     kitchen = Kitchen()
     cache.made(kitchen.recipe())
     monkeypatch.setattr(cache, "enabled", False)
@@ -90,7 +91,7 @@ def test_no_cache_makes_again(monkeypatch):
     assert kitchen.times == 2
 
 
-def test_what_was_interrupted_is_not_there(root):
+def test_an_interrupted_entry_does_not_exist(root):
     def fails(directory: Path) -> None:
         (directory / "half").write_text("half")
         raise KeyboardInterrupt
@@ -108,6 +109,20 @@ def test_a_damaged_entry_is_made_again(tmp_path, damage):
     cache.place(kitchen.recipe(), tmp_path / "out")
     assert (tmp_path / "out" / "parts" / "a.bin").read_bytes() == b"content"
     assert kitchen.times == 2
+
+
+def test_place_returns_digests_and_hashes_a_new_file_once(tmp_path, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(cache, "sha256", lambda path: hashed.append(path.name) or sha256(path))
+    monkeypatch.setattr(cache.digests, "copy", lambda source, target: pytest.fail("a new file was hashed again"))
+    kitchen = Kitchen()
+    placed = cache.place(kitchen.recipe(), tmp_path / "new")
+    assert placed == {"parts/a.bin": sha256(tmp_path / "new" / "parts" / "a.bin")}
+    assert hashed == ["a.bin"]
+    monkeypatch.undo()
+    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
+    assert cache.place(kitchen.recipe(), tmp_path / "again") == placed
+    assert kitchen.times == 1
 
 
 def test_a_damaged_record_is_made_again():
@@ -147,7 +162,7 @@ def run(*arguments: str) -> dict:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def test_the_command_shows_and_clears_and_touches_nothing_else(root):
+def test_the_command_lists_and_clears_only_entries(root):
     kitchen = Kitchen()
     cache.made(kitchen.recipe("weights"))
     cache.made(kitchen.recipe("libraries"))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_transact.artifacts.manifest import Manifest, sha256
+from edge_transact.artifacts.digests import sha256
+from edge_transact.artifacts.manifest import Manifest
 from edge_transact.errors import EdgeTransactError
 from edge_transact.widths import LayerWidths, WidthPlan
 
@@ -46,6 +47,19 @@ def test_reads_back_what_it_wrote(dist):
     assert content["widths"] == PLAN.to_list() and content["bits_per_parameter"] == 4.8
 
 
+def test_a_known_digest_is_not_computed(dist):
+    MANIFEST.write(dist, {"lib/x.so": "known"})
+    assert Manifest.read(dist).files == {"lib/x.so": "known", "params_shard_0.bin": sha256(dist / "params_shard_0.bin")}
+
+
+@pytest.mark.parametrize(("field", "value"), [("parameters", "many"), ("libraries", 3), ("files", {"a": 1})])
+def test_a_field_of_another_type_is_named(dist, field, value):
+    content = json.loads((dist / "manifest.json").read_text())
+    (dist / "manifest.json").write_text(json.dumps(content | {field: value}))
+    with pytest.raises(EdgeTransactError, match=rf"manifest\.json cannot be read \({field}"):
+        Manifest.read(dist)
+
+
 def test_a_changed_file_is_named(dist):
     (dist / "lib" / "x.so").write_bytes(b"another")
     with pytest.raises(EdgeTransactError, match=r"lib/x\.so is not as it was built"):
@@ -60,7 +74,7 @@ def test_no_manifest_no_dist(tmp_path):
         Manifest.read(tmp_path)
 
 
-def test_what_is_taken_for_a_dist(tmp_path, monkeypatch):
+def test_a_directory_that_is_not_a_dist_gets_a_suggestion(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("dist", "pruned"):
         Path(name).mkdir()
@@ -76,13 +90,13 @@ def test_what_is_taken_for_a_dist(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": {}, "widths": []}'])
-def test_a_manifest_that_is_none_is_named(tmp_path, text):
+def test_an_invalid_manifest_is_named(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(EdgeTransactError, match=r"manifest\.json cannot be read"):
         Manifest.read(tmp_path)
 
 
-def test_only_the_files_of_a_pattern(tmp_path):
+def test_patterns_select_the_files_to_verify(tmp_path):
     from types import SimpleNamespace
 
     (tmp_path / "a.bin").write_text("changed")

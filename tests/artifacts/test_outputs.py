@@ -34,14 +34,14 @@ def names(directory: Path) -> set[str]:
     return {path.name for path in directory.iterdir()}
 
 
-def test_an_output_appears_whole(tmp_path):
+def test_an_output_is_complete_when_it_appears(tmp_path):
     with new_directory(tmp_path / "a" / "out") as directory:
         (directory / "file").write_text("text")
         assert not (tmp_path / "a" / "out").exists()
     assert names(tmp_path / "a") == {"out"} and names(tmp_path / "a" / "out") == {"file"}
 
 
-def test_a_failure_leaves_what_was_there(tmp_path):
+def test_a_failure_keeps_the_old_output(tmp_path):
     with new_directory(tmp_path / "out") as directory:
         (directory / "first").touch()
     with pytest.raises(KeyboardInterrupt), new_directory(tmp_path / "out", force=True):
@@ -51,7 +51,7 @@ def test_a_failure_leaves_what_was_there(tmp_path):
     assert names(tmp_path) == {"out"} and names(tmp_path / "out") == {"first"}
 
 
-def test_what_a_killed_run_left_goes_with_the_next(tmp_path):
+def test_the_next_run_removes_the_remains_of_a_killed_one(tmp_path):
     killed(tmp_path / "out", "writing")
     assert len(names(tmp_path)) == 1 and not (tmp_path / "out").exists()
     with new_directory(tmp_path / "out"):
@@ -59,7 +59,7 @@ def test_what_a_killed_run_left_goes_with_the_next(tmp_path):
     assert names(tmp_path) == {"out"}
 
 
-def test_an_output_that_a_killed_run_had_put_aside_comes_back(tmp_path):
+def test_an_output_that_a_killed_run_moved_away_is_restored(tmp_path):
     with new_directory(tmp_path / "out") as directory:
         (directory / "first").touch()
     killed(tmp_path / "out", "renaming")
@@ -69,7 +69,7 @@ def test_an_output_that_a_killed_run_had_put_aside_comes_back(tmp_path):
     assert names(tmp_path) == {"out"} and names(tmp_path / "out") == {"first"}
 
 
-def test_workspaces_in_use_and_directories_of_others_stay(tmp_path):
+def test_workspaces_in_use_and_other_directories_are_kept(tmp_path):
     (tmp_path / ".out-mine").mkdir()
     with new_directory(tmp_path / "out") as first:
         with new_directory(tmp_path / "out"):

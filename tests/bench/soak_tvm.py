@@ -1,6 +1,6 @@
-"""The runner built for a phone from a real TVM checkout, as far as clang and lld go without an NDK.
+"""Builds the runner for a phone from a real TVM checkout, as far as clang and lld can without an NDK.
 
-Part of ``make soak``: it compiles TVM's runtime, minutes of it. TVM_SOURCE_DIR names the checkout with its submodules.
+Part of ``make soak``, because compiling TVM's runtime takes minutes. TVM_SOURCE_DIR names a checkout with submodules.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.support.phone.runner import SOURCE
 STANDIN = Path(__file__).parents[1] / "support" / "phone"
 GNU = Path("/usr/aarch64-linux-gnu/lib")
 BIONIC = {"pthread_gettid_np"}
-"""What TVM takes from Android's C library that GNU's has not."""
+"""Functions of Android's C library that TVM uses and GNU's lacks."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def program(checkout, tmp_path_factory) -> Path:
 
 
 def test_nothing_is_missing_but_what_a_phone_has(program):
-    """C, C++ and maths, with GNU's libraries in place of Android's; no OpenCL, which is looked for when it runs."""
+    """Only C, C++ and maths, with GNU's libraries instead of Android's. OpenCL is looked up at run time."""
     there = set(BIONIC)
     for name in ("libc.so.6", "libm.so.6", "libstdc++.so.6", "libgcc_s.so.1"):
         there |= symbols("-D", "--defined-only", str(GNU / name))
@@ -46,7 +46,7 @@ def test_nothing_is_missing_but_what_a_phone_has(program):
 
 
 def test_what_the_runner_calls_is_registered(program):
-    """The runtime's functions register themselves by name: the linker must have kept them."""
+    """The runtime's functions register themselves by name, so the linker must keep them."""
     names = set(re.findall(r'GetGlobalRequired\("([\w.]+)"\)', (SOURCE / "src/model.cc").read_text()))
     names |= {"device_api.opencl", "ffi.Module.load_from_bytes.opencl", "opencl.SetPreCompiledPrograms"}
     content = program.read_bytes()
@@ -54,7 +54,7 @@ def test_what_the_runner_calls_is_registered(program):
 
 
 def test_a_model_finds_the_runtime_in_it(program):
-    """A model library takes the runtime's functions from whoever loads it."""
+    """A model library takes the runtime's functions from the program that loads it."""
     assert {"TVMFFIErrorSetRaisedFromCStrParts", "TVMFFIEnvModRegisterSystemLibSymbol"} <= symbols(
         "-D", "--defined-only", str(program)
     )
@@ -63,6 +63,6 @@ def test_a_model_finds_the_runtime_in_it(program):
 
 
 def symbols(*arguments: str) -> set[str]:
-    """Names that nm lists, without the versions of symbols."""
+    """Symbols that nm lists, without their versions."""
     listing = subprocess.run(["nm", *arguments], capture_output=True, text=True, check=True).stdout
     return {line.split()[-1].partition("@")[0] for line in listing.splitlines() if line and not line.endswith(":")}

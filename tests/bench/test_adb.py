@@ -29,7 +29,7 @@ WORDS = st.lists(
 @given(words=WORDS)
 def test_arguments_come_back_as_they_were(phone, words):
     device = AndroidDevice(adb_client(), phone.serial)
-    # `print` is built into the phone's shell: what it read is what comes out.
+    # `print` is built into the phone's shell, so it prints exactly what the shell has read.
     result = device.script('for word in "$@"; do print -r -- "$word"; print //; done', *words)
     assert result.stdout == "".join(f"{word}\n//\n" for word in words)
     assert result.code == 0 and result.stderr == ""

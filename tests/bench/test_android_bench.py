@@ -1,4 +1,4 @@
-"""The runner's sources for a phone, as far as clang and lld go without an NDK; its command line and its errors."""
+"""The runner: compiled for a phone as far as clang and lld can without an NDK; its command line, lines and errors."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import re
 import shlex
 import shutil
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from edge_transact.bench.records.lines import LoadLine, RepetitionLine
 from tests.support.phone.runner import SOURCE, wheels
 
 ANDROID = ("--target=aarch64-linux-android28", "-std=c++17", "-O1", "-fPIC", "-nostdinc++")
@@ -38,7 +40,7 @@ int main(int argc, char** argv) {
 
 @pytest.fixture
 def run_on(phone, adb_server, runner):
-    """Runs ``edge-bench`` on the phone with these arguments, and gives its exit code and its output."""
+    """Runs ``edge-bench`` on the phone with these arguments; returns its exit code and output."""
     for path in runner.iterdir():
         shutil.copy(path, phone.tmp / path.name)
 
@@ -53,7 +55,7 @@ def run_on(phone, adb_server, runner):
 @pytest.mark.slow
 @pytest.mark.needs("clang++-19", "ld.lld-19")
 def test_it_compiles_and_links_for_android(tmp_path):
-    """Android's own headers and libraries come with the NDK; GNU's stand in for them here."""
+    """Android's own headers and libraries come with the NDK. GNU's stand in for them here."""
     include = [f"{GNU}/c++/14", f"{GNU}/c++/14/aarch64-linux-gnu", GNU, f"{wheels()}/tvm_ffi/include"]
     flags = [flag for path in include for flag in ("-isystem", path)]
     objects = []
@@ -72,7 +74,7 @@ def test_it_compiles_and_links_for_android(tmp_path):
     assert all(name.startswith(("TVMFFI", "tvm::ffi::Module", "tvm::ffi::json::")) for name in ours), ours
 
 
-def test_what_it_says_of_wrong_options(run_on):
+def test_wrong_options_are_refused_with_the_usage(run_on):
     for arguments, words in (
         (("--nonesuch", "1"), "unknown option --nonesuch"),
         (("--repetitions", "0"), "--repetitions is '0'"),
@@ -86,7 +88,7 @@ def test_what_it_says_of_wrong_options(run_on):
 
 
 def test_compiled_programs_are_kept(tmp_path):
-    """Built, restored, built again when damaged, and removed when the driver refuses them."""
+    """Programs are built, restored, built again if they are damaged, and removed if the driver refuses them."""
     program, kept = tmp_path / "programs", tmp_path / "kept"
     main = tmp_path / "main.cc"
     main.write_text(PROGRAMS)
@@ -108,7 +110,7 @@ def test_compiled_programs_are_kept(tmp_path):
     assert run("") == run("/nonesuch/kept") == "build; kept 0"
 
 
-def test_what_it_says_of_broken_models(run_on, phone, tiny_dist):
+def test_broken_models_end_with_an_error_line(run_on, phone, tiny_dist):
     from edge_transact.bench.link import link_archive
     from edge_transact.bench.model import open_models
 
@@ -151,6 +153,9 @@ def test_what_it_says_of_broken_models(run_on, phone, tiny_dist):
     assert [line["kind"] for line in lines] == ["start", "load", "warmup", "repetition", "repetition", "final"]
     assert {line["run"] for line in lines} == {'a "name"'} and result.returncode == 0
     assert lines[1]["threads"] == 1
+    # The runner writes every field that a bench reads.
+    assert {field.name for field in fields(LoadLine)} <= set(lines[1])
+    assert {field.name for field in fields(RepetitionLine)} <= set(lines[3])
     first, second = lines[3:5]
     assert abs(first["started_at"] - second["started_at"]) > 700 * 86400
     for line in (first, second):

@@ -1,4 +1,4 @@
-"""The app path: a stand-in app whose benchmark activity is a script around the real runner."""
+"""Runs in an app: a stand-in whose benchmark activity is a script around the real runner."""
 
 from __future__ import annotations
 

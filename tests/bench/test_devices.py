@@ -1,4 +1,4 @@
-"""What is refused before anything is pushed, and what is made of a phone's sensors."""
+"""What is refused before anything is pushed, and how a phone's sensors are read."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_what_cannot_work_is_refused(changed, words):
     assert error.value.fix
 
 
-def test_what_a_phone_does_not_say_is_no_reason():
+def test_an_unknown_value_is_no_reason_to_refuse():
     silent = {"android": None, "sdk": None, "available_mib": None, "battery_percent": None, "on_battery": None}
     check(replace(PHONE, **silent), "android", 1000)
     check(replace(PHONE, opencl=None), "android-cpu", 1000)
@@ -71,7 +71,7 @@ def test_energy_is_the_charge_that_left_the_battery():
         return Reading(at_s=at_s, charge_uah=charge_uah, battery_v=4.0, on_battery=on_battery)
 
     start, end = reading(0, 3_000_000), reading(10, 2_990_000)
-    # 10 mAh in 10 s are 3.6 A, 14.4 W at 4 V; the repetition took half of the time.
+    # 10 mAh in 10 s are 3.6 A, or 14.4 W at 4 V. The repetition took half of the time.
     assert energy_j([start, end], 5) == pytest.approx(72)
     plugged = [reading(5, 2_995_000, on_battery=False), reading(5, 2_995_000, on_battery=None)]
     for unknown in (

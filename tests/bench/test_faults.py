@@ -1,4 +1,4 @@
-"""What goes wrong between a computer and a phone, made to go wrong: no finished result is lost, and nothing hangs."""
+"""Faults between a computer and a phone, provoked: no finished repetition is lost, and nothing hangs."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def two_attempts(monkeypatch):
-    """A visit that always fails is tried twice rather than three times."""
+    """Try a visit that always fails twice instead of three times."""
     monkeypatch.setattr("edge_transact.bench.run.ATTEMPTS", 2)
 
 
 def reboot(phone, adb_server):
-    """The device dies, and is back a moment later with an empty /data/local/tmp, and without what modes it was in."""
+    """The device dies and comes back a moment later, with an empty /data/local/tmp and in no special mode."""
 
     def act():
         phone.stop()
@@ -43,7 +43,7 @@ def reboot(phone, adb_server):
 
 
 def fake_runner(tmp_path: Path, script: str) -> Path:
-    """A runner that misbehaves: a shell script with the run's name in $run, and `repetition N` for a good line."""
+    """A misbehaving runner: a shell script with the run's name in $run, where `repetition N` prints a good line."""
     directory = tmp_path / "fake"
     directory.mkdir()
     prologue = """\
@@ -178,7 +178,7 @@ def test_runner_is_killed_for_memory(phone, run_bench, when_logged):
 
 def test_runner_is_killed_every_time(two_attempts, phone, run_bench, tmp_path):
     outcome = run_bench(phone.serial, runner=fake_runner(tmp_path, "repetition 0; kill -9 $$"), repetitions=6)
-    # Two attempts a visit, each of which leaves one good repetition; two visits.
+    # Two visits with two attempts each, and each attempt leaves one good repetition.
     assert len(repetitions(run_bench.log)) == 4
     assert len(outcome.failures) == 2 and "memory runs out" in outcome.failures[0]
     resumes(phone, run_bench, repetitions=6)
@@ -275,7 +275,7 @@ def test_the_ceiling_pauses_a_visit(phone, run_bench, when_logged):
         phone.set_temperature(30)
 
     when_logged("repetition", 1, heat_up)
-    # Long ones, so that temperatures are read before the visit is over.
+    # Long repetitions, so that temperatures are read before the visit ends.
     outcome = run_bench(phone.serial, lengths=(Lengths(8, 32),), repetitions=8, sample_s=0.1)
     assert outcome.failures == [] and outcome.results[0]["repetitions"] == 8
     assert outcome.results[0]["temp_peak_c"] == 70
@@ -320,7 +320,7 @@ def test_interrupted(phone, run_bench, tiny_dist, runner, when_logged):
 
 @contextlib.contextmanager
 def filled_up(phone, leave: int):
-    """A phone with so many bytes of storage left."""
+    """Fill the phone's storage up to the last `leave` bytes."""
     ballast, free = phone.tmp / "ballast", os.statvfs(phone.tmp)
     with ballast.open("ab") as file:
         size = file.tell() + free.f_bavail * free.f_frsize - leave
@@ -330,7 +330,7 @@ def filled_up(phone, leave: int):
 
 
 def resumes(phone, run_bench, **options):
-    """Once the fault is gone the plan goes on: what was finished stays, and the rest is measured."""
+    """Once the fault is gone the plan continues: finished repetitions stay, and the rest is measured."""
     kept = repetitions(run_bench.log)
     outcome = run_bench(phone.serial, resume=True, **options)
     assert outcome.failures == [] and repetitions(run_bench.log)[: len(kept)] == kept

@@ -1,4 +1,4 @@
-"""The whole bench on the stand-in phone: what a user with a phone sees."""
+"""The complete bench on the stand-in phone: what a user with a phone sees."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_phone_gives_the_hosts_tokens(phone, run_bench, tmp_path):
 
 @pytest.mark.slow
 def test_a_pruned_smollm2_gives_the_hosts_tokens(phone, run_bench, tmp_path, monkeypatch):
-    """A third of the heads and a sixth of the MLP, and little of the parity record: the phone is an emulation."""
+    """A third of the heads, a sixth of the MLP, and few tokens of the parity record, because the phone is emulated."""
     record = BenchModel.check
     monkeypatch.setattr(BenchModel, "check", lambda model: (record(model)[0], record(model)[1][:3]))
     dist = tmp_path / "smollm2"
@@ -123,14 +123,14 @@ def test_two_models_on_two_phones_of_one_name_at_once(make_phone, run_bench, tin
 
 
 def test_a_phone_at_another_computer(phone, run_bench, monkeypatch):
-    # Which that computer's adb has not been told of.
+    # That computer's adb does not know the phone yet.
     with adb_server_beside(phone) as (address, serial), monkeypatch.context() as patch:
         patch.setenv("ADB_SERVER_SOCKET", f"tcp:{address}")
         outcome = run_bench(serial, repetitions=1)
     assert outcome.failures == [] and outcome.results[0]["serial"] == serial
 
 
-def test_energy_is_told_only_on_battery(phone, run_bench):
+def test_energy_is_reported_only_on_battery(phone, run_bench):
     phone.write("/sys/class/power_supply/battery/status", "Discharging")
     drained = threading.Event()
 

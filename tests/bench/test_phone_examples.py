@@ -1,4 +1,4 @@
-"""The examples of pages and help that measure phones, run as they stand on the stand-in phone."""
+"""Runs the examples of pages and help texts that measure phones, unchanged, on the stand-in phone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LINES = list(dict.fromkeys(line for lines in EXAMPLES.values() for line in lines
 @pytest.mark.slow
 @pytest.mark.parametrize("line", LINES)
 def test_examples_measure_the_phone(line, phone, runner, tiny_dist, tmp_path, monkeypatch):
-    """On the tiny model and in short: the phone is an emulation."""
+    """With the tiny model and short lengths, because the phone is emulated."""
     original = conditions.Conditions
     short = {"lengths": QUICK.lengths, "repetitions": 1, "warmups": 0}
     monkeypatch.setattr(conditions, "Conditions", lambda **asked: original(**{**asked, **short}))

@@ -1,4 +1,4 @@
-"""The order of visits, and what the command line makes of lengths."""
+"""The order of visits, and how lengths and cores are parsed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_every_model_is_measured_as_often_and_as_late_as_the_others(models, leng
         measured[visit.model, visit.lengths] += visit.repetitions
         places[visit.model, visit.lengths] += place
     assert set(measured.values()) == {repetitions} and len(measured) == models * len(lengths)
-    # There and back again: the mean place is the same for all, so a linear drift falls on all alike.
+    # The second round runs backwards, so all have the same mean place, and a linear drift affects all alike.
     assert repetitions == 1 or len(set(places.values())) == 1
     if models > 1:
         assert all(a.model != b.model or a.round != b.round for a, b in pairwise(visits))

@@ -1,4 +1,4 @@
-"""bench --profile: time inside of functions adds up, and a real library's functions are all there."""
+"""bench --profile: the time inside functions adds up, and no function of a real library is missing."""
 
 import json
 from collections import Counter
@@ -38,7 +38,7 @@ def test_every_product_of_a_library_is_in_its_profile(tiny_dist):
         rows = [row for row in profile if row["phase"] == phase]
         assert sum(row["share"] for row in rows) == pytest.approx(1)
         assert [row["seconds"] for row in rows] == sorted((row["seconds"] for row in rows), reverse=True)
-        # Four products a layer, several of them in one kernel; lm_head is one more.
+        # Four products for each layer, several of which one kernel may compute, and lm_head.
         kernels = [row for row in rows if row["weight"] and "embed" not in row["function"]]
         assert sum(row["calls"] * row["weight"].count("[") for row in kernels) == 4 * layers + 1
         attention = sum(row["calls"] for row in rows if "attention_with_fused_qkv" in row["function"])

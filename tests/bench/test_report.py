@@ -1,4 +1,4 @@
-"""The report, looked at in a real browser."""
+"""The report, shown by a real browser."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_figures_are_drawn(report):
 def test_a_browser_shows_the_page(report, tmp_path):
     path, names = report
     probe = tmp_path / "probe.html"
-    # The page judges itself: what a script inside it finds is left in its title.
+    # A script in the page checks it, and leaves what it finds in the title.
     script = """<script>addEventListener("load", () => {
         const images = [...document.images];
         document.title = JSON.stringify({
@@ -79,7 +79,7 @@ def test_a_browser_shows_the_page(report, tmp_path):
 
 
 def test_a_report_of_a_plan_that_was_cut_short(tmp_path):
-    """Two models with a perplexity each, and no lengths in common yet."""
+    """Two models, each with a perplexity, have no lengths in common yet."""
     records = [repetition(model="a", model_digest="a"), repetition(model="b", model_digest="b", prefill_tokens=128)]
     names = write_report(records, tmp_path / "report", perplexities={"a": 1.0, "b": 2.0})
     assert names == ["1-latency.png", "1-speedup.png"]

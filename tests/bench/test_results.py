@@ -6,9 +6,11 @@ import csv
 import io
 import json
 import math
+import re
 import sqlite3
 import statistics
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,10 +20,12 @@ from scipy import stats
 from edge_transact.bench.analysis.compare import compare_logs, ratio_interval, to_markdown
 from edge_transact.bench.analysis.export import to_text, write_sqlite
 from edge_transact.bench.analysis.results import make_results
-from edge_transact.bench.records.log import Log, read_records
+from edge_transact.bench.records.log import Log, RepetitionRecord, read_records, to_line
+from edge_transact.bench.records.results import Result, Sample
 from edge_transact.errors import EdgeTransactError, UsageError
 from tests.support.bench_logs import repetition, visit, write_log
 
+REFERENCE = Path(__file__).parents[2] / "docs/bench-reference.md"
 CONTRACT = (
     "model", "device", "target", "quantization", "prefill_tokens", "decode_tokens", "repetitions", "load_s",
     "kernel_build_s", "ttft_s", "prefill_s", "decode_s", "e2e_s", "prefill_tok_s", "decode_tok_s", "peak_rss_mib",
@@ -34,6 +38,18 @@ LLAMA_BENCH = (
 )  # fmt: skip
 
 
+def test_fields_are_listed_once():
+    """Results have the fields of `Result`, in its order; samples those of the log; and the page explains them all."""
+    (result,) = make_results([repetition()])
+    assert list(result) == list(Result.__annotations__)
+    (sample,) = result["samples"]
+    assert list(sample) == list(Sample.__annotations__)
+    assert set(sample) <= {field.name for field in fields(RepetitionRecord)}
+    table = REFERENCE.read_text().partition("| field | meaning |")[2].partition("\n\n")[0]
+    explained = {name for row in table.splitlines()[1:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert explained == {name for name in result if not name.endswith("_std")}
+
+
 @given(st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=9))
 def test_a_result_is_the_median_of_its_repetitions(seconds):
     (result,) = make_results([repetition(value) for value in seconds])
@@ -42,7 +58,7 @@ def test_a_result_is_the_median_of_its_repetitions(seconds):
     assert result["e2e_s"] == middle and result["repetitions"] == len(seconds)
     assert result["e2e_s_std"] == statistics.stdev(seconds)
     assert math.isclose(result["prefill_tok_s"], 64 / (0.2 * middle))
-    # Five tokens are decoded, the first of them by the prefill.
+    # The answer has five tokens, the first of which the prefill gives.
     assert math.isclose(result["decode_tok_s"], 4 / (0.8 * middle))
     # A repetition's four steps are equal, so the middle of all steps is that of the repetitions.
     assert math.isclose(result["decode_step_p50_s"], 0.2 * middle)
@@ -66,7 +82,7 @@ def test_results_never_mix():
     ]  # fmt: skip
 
 
-def test_what_is_not_known_is_null_and_what_is_wrong_is_noted():
+def test_unknown_values_are_null_and_doubts_are_noted():
     unknown = repetition(
         thermal_status=None, temp_start_c=None, temp_peak_c=None, peak_rss_mib=None, bandwidth_gb_s=None
     )
@@ -81,7 +97,7 @@ def test_what_is_not_known_is_null_and_what_is_wrong_is_noted():
         assert words in table
 
 
-def test_kernels_that_were_compiled_are_told_from_those_that_were_kept():
+def test_compiled_kernels_are_distinguished_from_restored_ones():
     kept = {"kernel_build_s": 0.5, "kernels_restored": True}
     (first,) = make_results([repetition(), repetition(**kept), repetition(**kept)])
     (later,) = make_results([repetition(**kept), repetition(**kept)])
@@ -130,14 +146,22 @@ def test_the_log_survives_a_cut_off_line(tmp_path):
     assert [record.e2e_s for record in read_records(path)] == [1.0, 2.0]
 
 
-@pytest.mark.parametrize("text", ["not a log\n", '{"kind": "repetition", "schema": 99}\n'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "not a log\n",
+        '{"kind": "repetition", "schema": 99}\n',
+        to_line(repetition()).replace('"e2e_s": 1.0', '"e2e_s": -1'),
+        to_line(repetition()).replace('"serial": "s1", ', ""),
+    ],
+)
 def test_other_files_are_refused(tmp_path, text):
     (tmp_path / "x").write_text(text)
     with pytest.raises(EdgeTransactError):
         read_records(tmp_path / "x")
 
 
-def test_a_difference_is_told_from_noise(tmp_path):
+def test_a_difference_is_distinguished_from_noise(tmp_path):
     steady = [repetition(value) for value in (1.00, 1.01, 0.99, 1.0, 1.0)]
     slower = [repetition(1.2 * record.e2e_s) for record in steady]
     noisy = [repetition(value) for value in (0.7, 1.4, 1.0, 0.8, 1.3)]

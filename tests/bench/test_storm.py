@@ -1,6 +1,6 @@
-"""Faults drawn at random while a plan runs on two phones: nothing finished is lost, nothing hangs or is left behind.
+"""Random faults while a plan runs on two phones: no finished repetition is lost, and nothing hangs or is left behind.
 
-One short plan here. ``make soak`` goes on with new ones for EDGE_SOAK_MINUTES; EDGE_SOAK_SEED is that of the first.
+As a test, this is one short plan. ``make soak`` runs new plans for EDGE_SOAK_MINUTES; EDGE_SOAK_SEED is the first seed.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def command(phones: list[Phone], dist: Path, runner: Path, log: Path) -> list[st
 def storm(
     dice: random.Random, faults: int, phones: list[Phone], server: AdbServer, command: list[str], log: Path
 ) -> None:
-    """Run the command until it succeeds, with so many faults on the way, and look at what each attempt leaves."""
+    """Run the command until it succeeds, with `faults` faults on the way, and check what each attempt leaves."""
     for attempt in range(faults + 2):
         finished = finished_lines(log)
         errors = log.with_suffix(f".{attempt}.stderr")
@@ -151,7 +151,7 @@ def storm(
 
 
 def finished_lines(log: Path) -> list[str]:
-    """The log without a line that a killed bench was writing."""
+    """The log's lines, without one that a killed bench was still writing."""
     return log.read_text().split("\n")[:-1] if log.exists() else []
 
 
@@ -164,7 +164,7 @@ def nothing_runs_on(phone: Phone) -> None:
 
 @pytest.mark.parametrize("device", ["host", "phone"] if MINUTES else ["host"])
 def test_memory_does_not_grow(device, request, run_bench):
-    """The KV cache is emptied for each repetition, and nothing else stays of one."""
+    """Each repetition clears the KV cache, and leaves nothing else behind."""
     serial = request.getfixturevalue("phone").serial if device == "phone" else device
     assert run_bench(serial, repetitions=400 if MINUTES else 40, timeout_s=600).failures == []
     for visit in (0, 1):

@@ -1,4 +1,4 @@
-"""make bench, in short: what its figures are made of. The figures themselves are nothing that a test could assert."""
+"""The parts of ``make bench`` from which its figures are made. No test can assert the figures themselves."""
 
 import os
 import shutil
@@ -40,7 +40,7 @@ def plan_of(layers: int) -> WidthPlan:
 
 
 def test_two_depths_tell_all_layers():
-    """As the cost formulas do, which are linear in layers too."""
+    """Like the cost formulas, which are also linear in layers."""
     lengths = Lengths(8, 4)
     for cost in (shapes._flops, shapes._bytes):
         shape = shapes.Shape(plan_of(9), {}, Path())
@@ -50,7 +50,7 @@ def test_two_depths_tell_all_layers():
 
 
 def test_fewer_layers_are_pruned_to_their_part_of_the_size():
-    """408 M: two of 32 layers' part of 2.6 B, beside the embedding and lm_head, 131 M each."""
+    """408 M: two of 32 layers' share of 2.6 B, plus the embedding and lm_head of 131 M each."""
     whole, part = (scale.budgets({**scale.LLAMA_2_7B, "num_hidden_layers": layers}) for layers in (32, 2))
     assert list(whole) == ["--heads 6 --intermediate 1536", "--target-params 2.6B"]
     assert part["--target-params 408M"] == {"target_params": "408M"}
@@ -63,7 +63,7 @@ def test_decoded_tokens_are_those_after_the_first():
 
 def test_limits_are_measured(tmp_path):
     limits = Limits(tmp_path, threads=2)
-    # More passes take longer, so the loops aren't empty.
+    # More passes take longer, so the compiler hasn't removed the loops.
     few, many = (limits._library.multiply_seconds(passes, 2) for passes in (1_000, 1_000_000))
     assert many > 10 * few > 0
     assert limits.read_bytes_per_s(100_003) > 0
@@ -150,13 +150,12 @@ def test_what_runs_in_the_emulator_is_the_loop(tmp_path, name):
         if "is missing" not in error.message:
             raise
         pytest.skip(error.message)
-    # Every weight is multiplied in the loop, sixteen at a time, with each digit of an activation; and little runs
-    # outside of it.
+    # The loop multiplies every weight, sixteen at a time, with each digit of an activation, and little runs outside it.
     digits = 2 if quantization.model_dtype == "float16" else 3
     products = 16 / digits * sum(text.startswith("sdot") for text in loop.assembly)
     nbytes = products * (1 / 2 + quantization.model_dtype_bytes / 32)
     assert per_byte == pytest.approx(len(loop.assembly) / nbytes, rel=0.2)
-    # No core does more than ten instructions in a cycle.
+    # No core executes more than ten instructions in a cycle.
     assert all(len(loop.assembly) / 10 < cycles for cycles in found)
 
 

@@ -1,4 +1,4 @@
-"""The studies of ``docs/paper.md``: what is measured is that of the command, and is measured once."""
+"""The studies of ``docs/paper.md`` measure what the command makes, and measure it once."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def study(tmp_path: Path) -> Study:
     ids=["published", "shots", "best"],
 )
 def test_a_row_is_what_the_command_makes(study: Study, tmp_path: Path, cut: Cut) -> None:
-    # A cut before it leaves scores, which are those of the whole model still.
+    # An earlier cut leaves scores, which are still those of the uncut model.
     study.cut(Cut(cut.method, 0.5, cut.allocation, (), cut.compensate, cut.shots, cut.calibration, 1024, cut.seed))
     row = study.cut(cut)
     options = {"method": cut.method, "shots": cut.shots, "seed": cut.seed, "calibration_tokens": 1024}
@@ -53,5 +53,5 @@ def test_a_cut_that_cannot_be_is_left_out(study: Study) -> None:
 
 
 def test_flops_are_those_of_figure_3(study: Study) -> None:
-    """LLaMA-2-7B's first token: twice the weights that it meets, 6.6 billion of them."""
+    """The first token of LLaMA-2-7B: twice the 6.6 billion weights that it is multiplied with."""
     assert "| LLaMA-2-7B | 13.21 |" in flops(study, (), 1)

@@ -62,7 +62,7 @@ def test_json_says_what_was_built(built):
     assert result["seconds"] > 0
 
 
-def test_the_directory_is_an_mlc_model_directory_and_more(built):
+def test_the_directory_is_an_mlc_model_directory(built):
     output, result = built
     names = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
     library = f"lib/{result['model_lib']}-host.so"
@@ -122,7 +122,7 @@ OWN_DIMS = [(2, 6, 5), (1, 16, 9), (2, 16, 16), (1, 2, 7)]
 
 
 @pytest.mark.slow
-def test_heads_that_lost_dims_pass_parity_and_their_padding_is_shown(tiny_model, tmp_path):
+def test_cut_head_dims_pass_parity_and_padding_is_reported(tiny_model, tmp_path):
     source, random = Checkpoint.open(tiny_model), torch.Generator().manual_seed(0)
 
     def some(size: int, count: int, groups: int) -> torch.Tensor:
@@ -153,14 +153,14 @@ def test_heads_that_lost_dims_pass_parity_and_their_padding_is_shown(tiny_model,
 
 
 @pytest.mark.slow
-def test_without_host_two_layers_are_built_for_it_and_compared(tiny_model, tmp_path):
+def test_without_a_host_library_two_layers_are_compared(tiny_model, tmp_path):
     result = build(str(tiny_model), tmp_path / "dist", targets=["android"]).to_dict()
     assert result["quantization"] == "q4f16_0"
     assert result["parity"]["passed"] and result["parity"]["layers"] == 2
     assert list(result["libraries"]) == ["android"] and result["libraries"]["android"].endswith("-android.tar")
 
 
-def test_a_library_that_differs_leaves_nothing(tiny_model, tmp_path, monkeypatch):
+def test_a_library_that_differs_from_torch_writes_nothing(tiny_model, tmp_path, monkeypatch):
     compare = dist.compare
     monkeypatch.setattr(dist, "compare", lambda *args, **kwargs: replace(compare(*args, **kwargs), prefill_error=0.5))
     with pytest.raises(EdgeTransactError, match="differs from torch"):
@@ -168,7 +168,7 @@ def test_a_library_that_differs_leaves_nothing(tiny_model, tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_output_that_exists_is_kept(tiny_model, tmp_path):
+def test_an_existing_output_is_kept(tiny_model, tmp_path):
     (tmp_path / "dist").mkdir()
     (tmp_path / "dist" / "mine").write_text("precious")
     code, _, err = invoke("build", tiny_model, "--target", "host", "-o", tmp_path / "dist")
@@ -190,7 +190,7 @@ def test_an_output_that_exists_is_kept(tiny_model, tmp_path):
         ([], 2, "no edge-transact.toml"),
     ],
 )
-def test_what_users_get_wrong(tiny_model, tmp_path, arguments, code, message):
+def test_wrong_usage_is_explained(tiny_model, tmp_path, arguments, code, message):
     arguments = [str(tiny_model) if argument == "MODEL" else argument for argument in arguments]
     exit_code, out, err = invoke("build", *arguments, "-o", tmp_path / "dist")
     assert exit_code == code and message in err.replace("\n", " ")
@@ -198,7 +198,7 @@ def test_what_users_get_wrong(tiny_model, tmp_path, arguments, code, message):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_epsilon_that_config_json_leaves_out_is_transformers_default(make_llama, tmp_path):
+def test_a_missing_epsilon_is_transformers_default(make_llama, tmp_path):
     from transformers import LlamaConfig
 
     checkpoint = make_llama()
@@ -224,14 +224,14 @@ def test_without_a_model_the_demo_is_offered(tmp_path):
         ("mlc-chat-config.json", "cannot be read"),
     ],
 )
-def test_a_dist_that_was_changed_is_not_run_and_the_file_is_named(built, tmp_path, file, says):
+def test_a_changed_file_of_a_dist_is_named(built, tmp_path, file, says):
     changed = shutil.copytree(built[0], tmp_path / "dist")
     (changed / file).write_bytes((changed / file).read_bytes() + b"?")
     code, _, err = invoke("run", changed, "--prompt", "Once", "--max-tokens", 1)
     assert code == 1 and f"{changed / file} {says}" in err and "bug" not in err
 
 
-def test_a_model_is_pruned_again_when_what_it_copies_or_reads_has_changed(tiny_model, tmp_path, monkeypatch):
+def test_a_model_is_pruned_again_when_its_inputs_change(tiny_model, tmp_path, monkeypatch):
     made = []
 
     def prune(model, directory, budget, **options):

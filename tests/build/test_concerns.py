@@ -40,7 +40,7 @@ def test_memory_counts_the_kv_cache_of_the_context_and_of_every_sequence():
     assert found(plan, "q4f16_0", "android", context_window_size=context // 8) == ""
 
 
-def test_the_largest_context_that_fits_is_said_and_fits():
+def test_the_suggested_context_fits():
     plan = llama(hidden=2048, intermediate=5504)
     said = found(plan, "q4f16_0", "android", context_window_size=1 << 20)
     largest = int(re.search(r"--context (\d+)", said)[1])

@@ -110,7 +110,7 @@ def logits(checkpoint, **changes) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_the_host_library_says_what_transformers_says(checkpoint, tmp_path):
+def test_the_host_library_agrees_with_transformers(checkpoint, tmp_path):
     build(str(checkpoint), tmp_path / "dist", targets=["host"], quantization="q0f32", context=64, prefill_chunk=16)
     library = HostModel.load(tmp_path / "dist")
     theirs = logits(checkpoint)

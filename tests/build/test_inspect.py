@@ -24,7 +24,7 @@ def inspected(*arguments) -> dict:
     return json.loads(out.splitlines()[-1])
 
 
-def test_parameters_and_flops_are_those_that_torch_counts(make_llama):
+def test_parameters_and_flops_equal_torchs_counts(make_llama):
     from transformers import AutoModelForCausalLM, DynamicCache
 
     path = make_llama()
@@ -81,6 +81,6 @@ def test_no_weights_are_read(tiny_model, monkeypatch):
         (["--plot", "flops.nothing"], 1, "cannot draw flops.nothing"),
     ],
 )
-def test_what_users_get_wrong(tiny_model, arguments, code, message):
+def test_wrong_usage_is_explained(tiny_model, arguments, code, message):
     exit_code, _, err = invoke(tiny_model, *arguments)
     assert exit_code == code and message in err

@@ -50,7 +50,7 @@ def checkpoint(make_llama, sentencepiece_files):
     return directory
 
 
-def test_a_sentencepiece_tokenizer_is_converted_and_says_the_same(checkpoint, tmp_path):
+def test_a_converted_sentencepiece_tokenizer_gives_the_same_ids(checkpoint, tmp_path):
     import sentencepiece
 
     converted = dist._with_fast_tokenizer(Checkpoint.open(checkpoint), tmp_path / "converted").path
@@ -65,7 +65,7 @@ def test_a_sentencepiece_tokenizer_is_converted_and_says_the_same(checkpoint, tm
 
 
 @pytest.mark.slow
-def test_a_dist_of_it_holds_tokenizer_json_and_continues_text(checkpoint, tmp_path):
+def test_its_dist_has_tokenizer_json_and_continues_text(checkpoint, tmp_path):
     """A base model: without a chat template, MLC gets its plain conversation, and `run` needs no --raw."""
     output = tmp_path / "dist"
     arguments = ["build", str(checkpoint), "--target", "host", "--quant", "q0f32", "-o", str(output)]
@@ -84,7 +84,7 @@ def test_a_dist_of_it_holds_tokenizer_json_and_continues_text(checkpoint, tmp_pa
     assert tokens[0] == tokens[1] and len(tokens[0]) > 0
 
 
-def test_without_the_package_it_says_which_extra(checkpoint, tmp_path, monkeypatch):
+def test_a_missing_package_names_its_extra(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     with pytest.raises(EdgeTransactError, match="needs sentencepiece") as caught:
         dist._with_fast_tokenizer(Checkpoint.open(checkpoint), tmp_path / "converted")

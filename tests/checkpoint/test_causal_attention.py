@@ -28,7 +28,7 @@ def by_definition(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, s
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     scores=st.sampled_from([1, 1 << 14, 1 << 18]),
 )
-def test_it_is_attention(batch, kv_heads, per_group, tokens, qk_head_dim, v_head_dim, dtype, scores) -> None:
+def test_equals_attention(batch, kv_heads, per_group, tokens, qk_head_dim, v_head_dim, dtype, scores) -> None:
     generator = torch.Generator().manual_seed(tokens * 1000 + batch * 100 + kv_heads)
 
     def drawn(heads: int, size: int) -> torch.Tensor:

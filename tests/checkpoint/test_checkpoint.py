@@ -64,7 +64,7 @@ def test_reads_shards(make_llama, tmp_path):
     assert all(torch.equal(sharded.tensor(name), whole.tensor(name)) for name in whole.tensor_names())
 
 
-def test_rope_of_both_notations(make_llama):
+def test_rope_in_old_and_new_notation(make_llama):
     path = make_llama(rope_parameters=dict(LLAMA3))
     scaling = {key: value for key, value in LLAMA3.items() if key != "rope_theta"}
     assert Checkpoint.open(path).rope_theta == 5e5
@@ -124,7 +124,7 @@ def test_equal_layers_need_no_per_layer_config(make_llama, tmp_path):
     assert written.config["intermediate_size"] == 16
 
 
-def test_the_directory_is_whole(tiny_model, tmp_path):
+def test_the_directory_is_complete(tiny_model, tmp_path):
     source = Checkpoint.open(tiny_model)
     plan = odd_plan(source.plan)
     provenance = {"source": "demo:tiny", "method": "transact", "budget": {"ratio": 0.5}, "seed": 7}
@@ -168,7 +168,7 @@ def test_output_is_complete_or_absent(make_llama, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["missing", "misshapen", "unknown", "twice"])
-def test_tensors_that_are_not_the_plans_are_a_bug(make_llama, tmp_path, change):
+def test_tensors_that_differ_from_the_plan_are_a_bug(make_llama, tmp_path, change):
     source = Checkpoint.open(make_llama())
     tensors = dict(narrowed(source, source.plan))
     pairs = list(tensors.items())
@@ -192,7 +192,7 @@ def refusal(path: Path) -> EdgeTransactError:
     return refused.value
 
 
-def test_refuses_what_is_no_checkpoint(tmp_path):
+def test_refuses_directories_that_are_not_checkpoints(tmp_path):
     assert "does not exist" in refusal(tmp_path / "nothing").message
     assert "no config.json" in refusal(tmp_path).message
     (tmp_path / "config.json").write_text("{")

@@ -132,7 +132,7 @@ def test_left_padded_batches_equal_single_prompts(odd, cache):
     assert batched.tolist() == [row.tolist() for row in single]
 
 
-def test_gradient_checkpointing_leaves_gradients_alone(odd):
+def test_gradient_checkpointing_keeps_gradients(odd):
     gradients = []
     for checkpointing in (False, True):
         odd.train()
@@ -156,7 +156,7 @@ def test_save_and_load_in_shards(tmp_path, tied, layers):
     assert loaded.config.to_dict()["per_layer_config"] == layers
 
 
-def test_rope_pairs_stay_whole_numbers_in_bf16(tmp_path):
+def test_rope_pairs_are_integers_in_bf16(tmp_path):
     model = build(per_layer_config=OWN_DIMS)
     model.model.layers[2].self_attn.rope_pairs.copy_(torch.tensor([[3], [2]]))
     model.to(torch.bfloat16).save_pretrained(tmp_path)

@@ -1,6 +1,8 @@
 """The CPU's paged attention is attention: softmax over the keys that each query sees, from pages in any order."""
 
+import functools
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,7 +12,6 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from edge_transact.compiler.cpu.attention import PAGE_SIZE, Attention, inverse_frequencies, kernels
 from tests.support.cpu_kernels import INSTRUCTION_SETS, compiled
 
-LANES = sorted({isa.lanes for isa in INSTRUCTION_SETS})
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -20,16 +21,21 @@ LLAMA3 = {
 }
 
 
-@pytest.fixture(params=LANES, ids=lambda lanes: f"lanes{lanes}")
+@pytest.fixture(params=sorted({isa.lanes for isa in INSTRUCTION_SETS}), ids=lambda lanes: f"lanes{lanes}")
 def attention(request) -> Attention:
     return Attention(6, 2, 64, "float16", request.param)
 
 
-@pytest.fixture(params=[2, 5], ids=lambda threads: f"threads{threads}")
-def kernel(request, attention):
-    """Two threads share the heads out evenly, five don't."""
-    made = kernels(attention, inverse_frequencies(attention.head_dim, 1e4, {}), request.param)
-    return lambda name: compiled(made[name])
+@functools.cache
+def compiled_kernel(attention: Attention, name: str, threads: int) -> Callable:
+    """A kernel on this machine, compiled once."""
+    return compiled(kernels(attention, inverse_frequencies(attention.head_dim, 1e4, {}), threads)[name])
+
+
+@pytest.fixture
+def kernel(attention) -> Callable[..., Callable]:
+    """``kernel(name, threads=2)``; only decode depends on the number of threads."""
+    return lambda name, threads=2: compiled_kernel(attention, name, threads)
 
 
 def expected(q, k, v, causal):
@@ -74,13 +80,16 @@ def paged(attention, rng, kernel, lengths):
     return data, (pages, indptr, order, last)
 
 
-def test_decode(attention, kernel, rng):
+@pytest.mark.parametrize("threads", [2, 5])
+def test_decode(attention, kernel, threads, rng):
+    """Two threads divide the heads evenly, five don't."""
     lengths = [1, 16, 77]
     data, cache = paged(attention, rng, kernel, lengths)
     q = random(rng, 3, attention.num_attention_heads, attention.head_dim)
     output, lse = np.zeros_like(q), np.zeros(q.shape[:2], np.float32)
     unused = np.zeros(3, np.int32)
-    kernel("batch_decode_paged_kv_cpu")(q, *cache, unused, unused, output, lse, 0, 1.0, 1e4, q.shape[-1] ** -0.5)
+    call = kernel("batch_decode_paged_kv_cpu", threads)
+    call(q, *cache, unused, unused, output, lse, 0, 1.0, 1e4, q.shape[-1] ** -0.5)
     for i, (k, v) in enumerate(data):
         assert_attention(output[i : i + 1], lse[i : i + 1], expected(q[i : i + 1], k, v, False))
 

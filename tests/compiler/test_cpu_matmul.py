@@ -1,35 +1,44 @@
-"""The CPU's products with packed weights are the products with the dequantized weights."""
+"""The CPU's matmuls with packed weights are matmuls with the dequantized weights."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_transact.compiler.cpu.matmul import chain, embed, kernel, supports
+from edge_transact.compiler.cpu.embedding import embed
+from edge_transact.compiler.cpu.isa import InstructionSet
+from edge_transact.compiler.cpu.matmul import chain, supports
 from edge_transact.compiler.matmul import ChainedMatmul, Matmul
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.weights import w4
-from tests.support.cpu_kernels import INSTRUCTION_SETS, compiled, describe
+from tests.support.cpu_kernels import INSTRUCTION_SETS, compiled, compiled_matmul, describe
 
 QUANTIZATION = {("KN", "float16"): "q4f16_0", ("NK", "float16"): "q4f16_1", ("NK", "float32"): "q4f32_1"}
 
+NORM_EPS = 1e-5
+
 isas = pytest.mark.parametrize("isa", INSTRUCTION_SETS, ids=describe)
+layouts = pytest.mark.parametrize("layout", ["NK", "KN"])
+ONE_OF_EACH_KIND = list({(isa.removes_zero_point, isa.quantizer is None): isa for isa in INSTRUCTION_SETS}.values())
+"""Instruction sets whose launches use different scratch memory."""
+
+one_row_or_many = pytest.mark.parametrize("one_row", [True, False], ids=["decode", "prefill"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_head_start():
+    """Makes the head start none, a part or all of matrices as small as these."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edge_transact.compiler.cpu.decode.HEAD_START_BYTES", 4096)
+        yield
 
 
 def run(
-    matmul: Matmul,
-    isa,
-    k: int,
-    n: int,
-    rows: tuple[int, int],
-    rng: np.random.Generator,
-    *,
-    one_row: bool = False,
-    call=None,
-):
+    matmul: Matmul, isa: InstructionSet, k: int, n: int, rows: tuple[int, int], rng: np.random.Generator, one_row: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """The kernel's result for ``x [*rows, k]`` and a weight ``[n, k]``, and that of numpy in double precision."""
     quantization = QUANTIZATIONS[QUANTIZATION[matmul.layout, matmul.dtype]]
     weight = torch.from_numpy(rng.standard_normal((n, k), np.float32) * 0.1)
@@ -48,7 +57,7 @@ def run(
     residual = tensor(*rows, width) if matmul.residual else None
     out = np.zeros((*rows, width), matmul.out_dtype)
     arguments = [a for a in (x, q_weight, q_scale, norm, bias, residual, out) if a is not None]
-    (call or compiled(kernel(matmul, isa, 2, one_row=one_row)))(*arguments)
+    compiled_matmul(matmul, isa, 3, one_row)(*arguments)
 
     want = x.astype(np.float64)
     if norm is not None:
@@ -64,92 +73,87 @@ def run(
     return out.astype(np.float64), want
 
 
-def assert_close(got: np.ndarray, want: np.ndarray, isa, out_dtype: str) -> None:
-    # Two terms have 16 bits, beside the largest of a group, and three 22; the rest is fp32.
-    tolerance = 2e-4 if isa.whole and isa.terms == 2 else 2e-5
+def assert_close(got: np.ndarray, want: np.ndarray, isa: InstructionSet, out_dtype: str) -> None:
+    # Quantized activations keep 16 bits of the largest of a group with two digits, and 22 with three; the rest is fp32.
+    tolerance = 2e-4 if isa.digits == 2 else 2e-5
     tolerance += 1e-3 if out_dtype == "float16" else 0
     assert np.abs(got - want).max() <= tolerance * np.abs(want).max()
 
 
+def of_any_shape(layout: str) -> Matmul:
+    """A kernel that many shapes share; RMSNorm has the same code for both layouts."""
+    return Matmul(layout, "float16", "float16", "float32", norm_eps=NORM_EPS if layout == "NK" else None)
+
+
 @isas
-@pytest.mark.parametrize("layout", ["NK", "KN"])
+@layouts
 def test_sums_of_one_row_and_of_many(isa, layout, rng):
-    matmul = Matmul(layout, "float16", "float16", "float32")
     for rows, one_row in (((1, 1), True), ((1, 13), False), ((6, 1), False)):
-        got, want = run(matmul, isa, 576, 80, rows, rng, one_row=one_row)
+        got, want = run(of_any_shape(layout), isa, 576, 80, rows, rng, one_row)
         assert_close(got, want, isa, "float32")
 
 
 @isas
-@pytest.mark.parametrize("one_row", [True, False], ids=["decode", "prefill"])
-@pytest.mark.parametrize("layout", ["NK", "KN"])
-@pytest.mark.parametrize(
-    "around",
-    [
-        {"norm_eps": 1e-5, "gated": True, "bias": True},
-        {"norm_eps": 1e-5, "bias": True, "residual": True},
-    ],
-    ids=lambda around: "-".join(around),
-)
-def test_with_what_surrounds_it(isa, layout, one_row, around, rng):
-    matmul = Matmul(layout, "float16", "float16", "float16", **around)
-    got, want = run(matmul, isa, 96, 96, (1, 1) if one_row else (1, 7), rng, one_row=one_row)
+@one_row_or_many
+@layouts
+def test_with_everything_that_surrounds_a_matmul(isa, layout, one_row, rng):
+    matmul = Matmul(layout, "float16", "float16", "float16", NORM_EPS, bias=True, gated=True, residual=True)
+    got, want = run(matmul, isa, 96, 96, (1, 1) if one_row else (1, 7), rng, one_row)
     assert_close(got, want, isa, "float16")
 
 
-@pytest.fixture(scope="module", params=["NK", "KN"])
-def kernels_of_all_shapes(request):
-    """For each instruction set and both numbers of rows, one compiled kernel: a function of the shapes."""
-    matmul = Matmul(request.param, "float16", "float16", "float32", norm_eps=1e-5)
-    made = {}
-    with pytest.MonkeyPatch.context() as patch:
-        # So that the head start is none, a part or all of matrices as small as these.
-        patch.setattr("edge_transact.compiler.cpu.decode.HEAD_START_BYTES", 4096)
-        for isa in INSTRUCTION_SETS:
-            for one_row in (True, False):
-                made[isa, one_row] = compiled(kernel(matmul, isa, 3, one_row=one_row))
-    return matmul, made
+@one_row_or_many
+@layouts
+def test_bias_and_residual_without_a_gate(layout, one_row, rng):
+    isa = INSTRUCTION_SETS[0]
+    matmul = Matmul(layout, "float16", "float16", "float16", NORM_EPS, bias=True, residual=True)
+    got, want = run(matmul, isa, 96, 96, (1, 1) if one_row else (1, 7), rng, one_row)
+    assert_close(got, want, isa, "float16")
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(k=st.integers(1, 700), n=st.integers(32, 200), rows=st.integers(1, 15), data=st.data())
-def test_every_shape(kernels_of_all_shapes, k, n, rows, data):
-    matmul, made = kernels_of_all_shapes
-    isa, one_row = data.draw(st.sampled_from(sorted(made, key=lambda key: (describe(key[0]), key[1]))))
+@settings(max_examples=100, deadline=None)
+@given(
+    layout=st.sampled_from(["NK", "KN"]),
+    isa=st.sampled_from(INSTRUCTION_SETS),
+    one_row=st.booleans(),
+    k=st.integers(1, 700),
+    n=st.integers(32, 200),
+    rows=st.integers(1, 15),
+)
+def test_every_shape(layout, isa, one_row, k, n, rows):
     rng = np.random.default_rng(k)
-    shape = (1, 1) if one_row else (1, rows)
-    got, want = run(matmul, isa, k, n, shape, rng, call=made[isa, one_row])
+    got, want = run(of_any_shape(layout), isa, k, n, (1, 1) if one_row else (1, rows), rng, one_row)
     assert_close(got, want, isa, "float32")
 
 
 @isas
-@pytest.mark.parametrize("one_row", [True, False], ids=["decode", "prefill"])
+@one_row_or_many
 def test_activations_keep_16_bits_or_more(isa, one_row, rng):
     matmul = Matmul("NK", "float32", "float32", "float32")
-    got, want = run(matmul, isa, 512, 64, (1, 1) if one_row else (1, 4), rng, one_row=one_row)
-    bits = 14 if isa.whole and isa.terms == 2 else 20
+    got, want = run(matmul, isa, 512, 64, (1, 1) if one_row else (1, 4), rng, one_row)
+    bits = 14 if isa.digits == 2 else 20
     assert np.abs(got - want).max() <= 2.0**-bits * np.abs(want).max()
 
 
-@pytest.mark.parametrize("isa", [isa for isa in INSTRUCTION_SETS if isa.whole], ids=describe)
-@pytest.mark.parametrize("one_row", [True, False], ids=["decode", "prefill"])
-def test_whole_numbers_neither_overflow_nor_drown_another_group(isa, one_row):
-    """Weights of 8 and 0 with a group of the same activations and one of larger ones."""
-    call = compiled(kernel(Matmul("KN", "float32", "float32", "float32"), isa, 2, one_row=one_row))
+@pytest.mark.parametrize("isa", [isa for isa in INSTRUCTION_SETS if isa.quantizer], ids=describe)
+@one_row_or_many
+def test_quantized_activations_neither_overflow_nor_drown_another_group(isa, one_row):
+    """Weights of 8 for a group of equal activations, and of 0 for a group of larger ones."""
+    call = compiled_matmul(Matmul("NK", "float32", "float32", "float32"), isa, 3, one_row)
     rows = 1 if one_row else 7
     for size in (0.0, 1e-20, -3e4):
         x = np.full((1, rows, 64), size, np.float32)
         x[..., 32:] = 1e6
-        weight = np.repeat(np.uint32([0xFFFFFFFF, 0x77777777]), 4 * 32).reshape(8, 32)
-        scale, out = np.ones((2, 32), np.float32), np.zeros((1, rows, 32), np.float32)
+        weight = np.tile(np.uint32([0xFFFFFFFF] * 4 + [0x77777777] * 4), (32, 1))
+        scale, out = np.ones((32, 2), np.float32), np.zeros((1, rows, 32), np.float32)
         call(x, weight, scale, out)
         np.testing.assert_allclose(out, 32 * 8 * np.float32(size), rtol=1e-6)
 
 
-@isas
-@pytest.mark.parametrize("layout", ["NK", "KN"])
-def test_a_chain_is_its_products_one_after_the_other(isa, layout, rng):
-    """As between two attentions, with ragged widths; the first two results stay inside."""
+@pytest.mark.parametrize("isa", ONE_OF_EACH_KIND, ids=describe)
+@layouts
+def test_a_chain_is_its_matmuls_one_after_the_other(isa, layout, rng):
+    """The matmuls between two attentions, with ragged widths; the first two results stay inside."""
     kind = Matmul(layout, "float16", "float16", "float16")
     added, normed = replace(kind, residual=True), replace(kind, norm_eps=1e-5)
     matmuls = (
@@ -170,7 +174,7 @@ def test_a_chain_is_its_products_one_after_the_other(isa, layout, rng):
         arguments += [operands[name] for name in chained.arguments]
         operands |= {name: results[source] for name, source in chained.given}
         results.append(np.zeros((1, 1, n // chained.matmul.sections), np.float16))
-        alone = compiled(kernel(chained.matmul, isa, 3, one_row=True))
+        alone = compiled_matmul(chained.matmul, isa, 3, True)
         alone(*[operands[name] for name in chained.matmul.operands], results[-1])
     outs = [np.zeros_like(result) for result in results[2:]]
     compiled(chain(matmuls, [isa] * len(matmuls), 3))(*arguments, *outs)
@@ -179,10 +183,11 @@ def test_a_chain_is_its_products_one_after_the_other(isa, layout, rng):
         np.testing.assert_array_equal(out, want)
 
 
-def test_a_matrix_narrower_than_a_tile_is_left_to_others():
-    isa = INSTRUCTION_SETS[-1]
-    assert not supports(2 * isa.lanes - 1, isa, gated=False)
-    assert not supports(isa.lanes - 1, isa, gated=True)
+def test_a_matrix_narrower_than_a_tile_is_left_to_other_kernels():
+    isa = max(INSTRUCTION_SETS, key=lambda isa: isa.lanes)
+    for gated, columns in ((False, 2 * isa.lanes), (True, isa.lanes)):
+        assert supports(columns, isa, gated=gated)
+        assert not supports(columns - 1, isa, gated=gated)
 
 
 @pytest.mark.parametrize("features", [64, 41])

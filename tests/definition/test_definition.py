@@ -69,7 +69,7 @@ def test_only_the_loader_and_the_registration_need_mlc():
         assert "mlc_llm" in imports(files[name])
 
 
-def test_the_widths_can_be_read_in_the_file():
+def test_the_file_shows_the_widths():
     text = render(a_plan([2, 2, 1], [24, 24, 40]))["edge_llama_model.py"]
     rows = [line.split() for line in ast.get_docstring(ast.parse(text)).splitlines()]
     assert ["0-1", "4", "2", "8", "24"] in rows and ["2", "2", "1", "8", "40"] in rows
@@ -78,7 +78,7 @@ def test_the_widths_can_be_read_in_the_file():
     assert ["0", "4", "2", "6", "5", "24"] in rows and ["1", "4", "2", "8", "8", "24"] in rows
 
 
-def test_with_whole_heads_the_cache_applies_rope():
+def test_without_cut_head_dims_the_cache_applies_rope():
     text = render(a_plan([2, 1], [24, 40]))["edge_llama_model.py"]
     assert "RopeMode.NORMAL" in text and "rope_pairs" not in text and "qk_head_dim:" not in text
     text = render(a_plan([2, 1], [24, 40], own_dims=(6, 8)))["edge_llama_model.py"]
@@ -100,7 +100,7 @@ plans = st.builds(
 
 @settings(max_examples=25, deadline=None)
 @given(plan=plans)
-def test_parameters_have_the_plans_shapes_and_come_from_its_tensors(tmp_path_factory, plan):
+def test_parameters_have_the_plans_shapes_and_all_tensors(tmp_path_factory, plan):
     definition = emit(tmp_path_factory.mktemp("definition"), plan)
     model = definition.model()
     parameters = dict(model.state_dict())
@@ -121,7 +121,7 @@ def test_parameters_have_the_plans_shapes_and_come_from_its_tensors(tmp_path_fac
     assert plan.virtual_num_key_value_heads == definition.module.VIRTUAL_NUM_KEY_VALUE_HEADS
 
 
-def test_query_key_and_value_rows_lie_together_for_each_virtual_layer(tmp_path):
+def test_qkv_rows_are_grouped_by_virtual_layer(tmp_path):
     plan = a_plan([4, 2], [8, 8], head_dim=2)  # two KV heads a virtual layer, four query heads
     join = emit(tmp_path / "d", plan).parameter_sources()["model.layers.0.self_attn.qkv_proj.weight"][1]
     q, k, v = np.arange(16), np.arange(100, 108), np.arange(200, 208)
@@ -129,7 +129,7 @@ def test_query_key_and_value_rows_lie_together_for_each_virtual_layer(tmp_path):
     assert join(q[:, None], k[:, None], v[:, None])[:, 0].tolist() == expected
 
 
-def test_frequencies_of_own_head_dims_are_those_of_transformers(tmp_path):
+def test_rope_frequencies_equal_those_of_transformers(tmp_path):
     from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -151,7 +151,7 @@ def test_frequencies_of_own_head_dims_are_those_of_transformers(tmp_path):
     [(None, 8, 8, 1), ((6, 8), 8, 8, 0), ((6, 20), 64, 64, 0)],
     ids=["whole heads", "own dims", "wide heads"],
 )
-def test_the_cache_is_created_by_mlcs_generic_call(tmp_path, own_dims, head_dim, dims, rope):
+def test_mlcs_generic_call_creates_the_cache(tmp_path, own_dims, head_dim, dims, rope):
     import tvm
 
     plan = a_plan([2, 1], [24, 40], own_dims=own_dims, head_dim=head_dim)
@@ -179,7 +179,7 @@ def test_the_first_layers_alone(tmp_path):
     assert [layer.intermediate_size for layer in definition.config.layers] == [24, 40]
 
 
-def test_indices_as_transformers_writes_them(tmp_path):
+def test_layer_indices_padded_with_zeros(tmp_path):
     """Filled up with zeros to the length of the longest."""
     from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
 
@@ -203,7 +203,7 @@ def test_indices_as_transformers_writes_them(tmp_path):
         ({"tensor_parallel_shards": 2}, "tensor_parallel_shards"),
     ],
 )
-def test_a_configuration_that_contradicts_itself(tmp_path, change, message):
+def test_a_contradictory_configuration_is_refused(tmp_path, change, message):
     with pytest.raises(EdgeTransactError, match=message):
         emit(tmp_path / "d", a_plan([2, 1], [24, 40]), **change)
 

@@ -54,7 +54,7 @@ def test_the_help_names_every_job():
     assert set(JOBS) <= words
 
 
-def test_what_is_missing_has_a_fix_and_what_is_there_has_none(programs):
+def test_only_missing_things_have_a_fix(programs):
     for examined in examine():
         assert examined.ok == (examined.fix == ""), examined
         assert examined.found
@@ -107,7 +107,7 @@ def test_devices_are_named_with_their_state(programs, monkeypatch, line, ok, fix
     assert not line or line.split()[0] in device.found
 
 
-def test_an_adb_server_that_asking_started_is_stopped_again(programs, tmp_path, monkeypatch):
+def test_an_adb_server_that_doctor_started_is_stopped(programs, tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(port))  # closed: no server is running
@@ -164,7 +164,7 @@ def test_an_mlc_checkout_without_its_submodules(programs, tmp_path, monkeypatch)
     assert tvm.ok and "1234abcd" in tvm.found and android.PINNED_TVM in tvm.found
 
 
-def test_an_mlc_that_is_installed_will_do_for_the_engine_and_not_for_apps(programs, tmp_path, monkeypatch):
+def test_an_installed_mlc_is_enough_for_the_engine_but_not_for_apps(programs, tmp_path, monkeypatch):
     assert [check.ok for check in android.mlc()] == [False, False]
     (tmp_path / "mlc_llm").mkdir()
     (tmp_path / "mlc_llm" / "__init__.py").touch()
@@ -181,7 +181,7 @@ def test_a_package_of_the_wrong_version_is_missing(monkeypatch):
     assert "apache-tvm 0.1 (needs ==0.26.0)" in found.found
 
 
-def test_an_extra_is_there_with_the_extras_that_it_names(monkeypatch):
+def test_an_extra_includes_the_extras_that_it_names(monkeypatch):
     def version(name: str) -> str:
         if name == "glassllm":
             raise packages.metadata.PackageNotFoundError
@@ -212,7 +212,7 @@ def test_offline_mode_is_named(programs):
     assert not found.ok and found.fix == "unset HF_HUB_OFFLINE"
 
 
-def test_a_program_that_hangs_is_not_waited_for(programs):
+def test_a_program_that_hangs_times_out(programs):
     programs("hangs", "exec /bin/sleep 60")
     assert check.output_of("hangs", timeout_s=0.2) is None
 
@@ -221,7 +221,7 @@ def invoke(*arguments: str):
     return CliRunner().invoke(app, ["doctor", *arguments])
 
 
-def test_missing_things_are_no_failure_unless_asked_for(programs):
+def test_missing_things_fail_only_with_for(programs):
     result = invoke("--json")
     assert result.exit_code == 0
     report = json.loads(result.stdout.splitlines()[-1])
@@ -232,7 +232,7 @@ def test_missing_things_are_no_failure_unless_asked_for(programs):
     assert invoke("--for", "android", "--for", "app").exit_code == 1
 
 
-def test_a_job_that_is_not_known():
+def test_an_unknown_job():
     result = invoke("--for", "andriod")
     assert result.exit_code == 2
     assert "Did you mean 'android'?" in result.stderr

@@ -86,7 +86,7 @@ def test_special_tokens_are_the_tokenizers_own():
         ({"max_windows": 0}, "0 windows"),
     ],
 )
-def test_windows_that_cannot_be(model, tokenizer, options, words):
+def test_impossible_windows_are_refused(model, tokenizer, options, words):
     with pytest.raises(EdgeTransactError, match=words) as refused:
         perplexity(model, tokenizer, TEXT, **{"window": 16, **options})
     assert refused.value.fix

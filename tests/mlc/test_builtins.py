@@ -6,7 +6,7 @@ from edge_transact.doctor import android
 from edge_transact.mlc.builtins import BYTECODE, CALLS, TAGS, Runtime
 
 
-def test_the_tvm_that_builds_registers_all_of_it():
+def test_the_tvm_that_builds_registers_all_functions():
     import tvm
 
     assert [name for name in CALLS if tvm.get_global_func(name, allow_missing=True) is None] == []
@@ -64,7 +64,7 @@ def test_sources_are_read(tmp_path):
         (registering(), "0.13", [f"it loads bytecode 0.13, and ours is {BYTECODE}"]),
     ],
 )
-def test_a_runtime_is_compared_with_what_we_use(tmp_path, source, version, lacks):
+def test_a_runtime_is_compared_with_our_calls(tmp_path, source, version, lacks):
     write(tmp_path, source, version)
     assert Runtime.read(tmp_path).lacks() == lacks
 

@@ -118,7 +118,7 @@ def test_a_base_model_continues_text(tmp_path, add_bos):
     assert "no chat template" in plain_note(tmp_path)
 
 
-def test_an_unknown_chat_template_is_said(tmp_path):
+def test_an_unknown_chat_template_has_a_note(tmp_path):
     write_tokenizer(tmp_path, "{% for m in messages %}{{ '@@' + m['content'] }}{% endfor %}")
     assert conversation_template(tmp_path, [2])["name"] == "LM"
     assert "no family that MLC knows" in plain_note(tmp_path)

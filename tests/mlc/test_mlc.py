@@ -54,7 +54,7 @@ def test_logits_are_mlcs_to_the_bound_of_parity(made, golden):
     assert (made[1].argmax(-1) == golden[1].argmax(-1)).all()
 
 
-def test_the_dist_is_whole_whoever_made_it(made):
+def test_the_dist_is_complete_with_either_engine(made):
     manifest = Manifest.read(made[2])
     manifest.verify(made[2])
     assert manifest.parity["passed"]
@@ -77,7 +77,7 @@ if CHECKOUT:
         assert config["model_type"] == "edge_llama" and config["model_config"]["rope_theta"] == 50000.0
 
     @pytest.mark.slow
-    def test_mlc_builds_heads_that_lost_dims(tiny_model, tmp_path):
+    def test_mlc_builds_cut_head_dims(tiny_model, tmp_path):
         checkpoint = small_checkpoint(tiny_model, tmp_path / "checkpoint", "cut heads")
         targets = ["host", "android"]
         made = build(str(checkpoint), tmp_path / "dist", targets=targets, engine="mlc", **SIZES)
@@ -92,7 +92,7 @@ def test_mlc_needs_xcode_for_an_iphone(foreign, monkeypatch):
 
 
 @pytest.mark.parametrize("theirs", [None, "EdgeLlamaForCausalLM", "AnotherForCausalLM"])
-def test_a_name_that_mlc_has_with_another_meaning_is_refused(tiny_model, tmp_path, monkeypatch, theirs):
+def test_a_model_type_that_mlc_already_has_is_refused(tiny_model, tmp_path, monkeypatch, theirs):
     """The emitted registration, in an MLC whose registry has the name already."""
     from types import ModuleType, SimpleNamespace
 
@@ -132,7 +132,7 @@ def foreign(tmp_path, monkeypatch):
     return tmp_path / "mlc-llm"
 
 
-def test_another_revision_gets_a_clear_word(foreign, tiny_model, tmp_path):
+def test_another_revision_is_warned_about(foreign, tiny_model, tmp_path):
     arguments = ["build", str(tiny_model), "--target", "host", "--engine", "mlc", "-o", str(tmp_path / "dist")]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 1
@@ -142,7 +142,7 @@ def test_another_revision_gets_a_clear_word(foreign, tiny_model, tmp_path):
     assert not (tmp_path / "dist").exists()
 
 
-def test_no_mlc_says_how_to_get_it(monkeypatch, tmp_path):
+def test_without_mlc_the_error_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.delenv("MLC_LLM_SOURCE_DIR", raising=False)
     monkeypatch.setattr(checkout.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EdgeTransactError, match="no MLC-LLM here") as caught:

@@ -1,4 +1,4 @@
-"""Where there is a GPU, layers compute on it: nothing is left behind on the CPU, and the pruned model is the same."""
+"""With a GPU, all computation of layers is on it, and the pruned model is the same."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from edge_transact.prune import Budget, prune
 from edge_transact.prune.calibrate import layerwise
 from edge_transact.prune.score.methods import METHODS
-from tests.prune.test_resume import TEXT
 from tests.support.accelerator import NAME, accelerator
+from tests.support.pruning import TEXT
 
 
 def test_tensors_of_two_devices_do_not_mix() -> None:

@@ -1,10 +1,11 @@
-"""From budgets to widths: what is asked for is reached within a bucket, and what can't be is refused with a way out."""
+"""From budgets to widths: budgets are reached within a bucket, and impossible ones are refused with a way out."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from edge_transact import costs
@@ -30,17 +31,33 @@ def plans(draw) -> WidthPlan:
     return WidthPlan(256, 1000, draw(st.booleans()), draw(st.booleans()), draw(st.booleans()), layers)
 
 
-@settings(deadline=None)
-@given(plan=plans(), ratio=st.floats(0.01, 0.99), bucket=st.sampled_from([1, 8, 32]))
-def test_a_ratio_is_reached_within_half_a_bucket(plan: WidthPlan, ratio: float, bucket: int) -> None:
-    try:
-        target = allocate(Budget(ratio=ratio), plan, bucket=bucket).plan
-    except UsageError as error:
-        assert "the smallest model has" in error.message or "half a bucket" in error.message
-        return
-    dim = costs.mlp_parameters(plan, plan.layers[0]) - costs.mlp_parameters(
-        plan, LayerWidths(**{**vars(plan.layers[0]), "intermediate_size": plan.layers[0].intermediate_size - 1})
+def parameters_of_a_dim(plan: WidthPlan) -> int:
+    """Parameters of one MLP dim."""
+    layer = plan.layers[0]
+    narrower = replace(layer, intermediate_size=layer.intermediate_size - 1)
+    return costs.mlp_parameters(plan, layer) - costs.mlp_parameters(plan, narrower)
+
+
+@st.composite
+def plans_and_ratios(draw, bucket: int) -> tuple[WidthPlan, float]:
+    """A plan, and a ratio that it can reach and that takes more than half a bucket from the widest MLP."""
+    plan = draw(plans())
+    smallest = plan.with_layers(
+        LayerWidths(a.q_per_kv, 1, a.qk_head_dim, a.v_head_dim, min(bucket, a.intermediate_size)) for a in plan.layers
     )
+    dims = [layer.intermediate_size for layer in plan.layers]
+    least = (bucket / 2 + 1) / max(dims) * sum(dims) * parameters_of_a_dim(plan) / costs.prunable_parameters(plan)
+    most = costs.cut_ratio(smallest, plan)
+    assume(least < most)
+    return plan, least + draw(st.floats(0, 0.999)) * (most - least)
+
+
+@settings(deadline=None)
+@given(data=st.data(), bucket=st.sampled_from([1, 8, 32]))
+def test_a_ratio_is_reached_within_half_a_bucket(data: st.DataObject, bucket: int) -> None:
+    plan, ratio = data.draw(plans_and_ratios(bucket))
+    target = allocate(Budget(ratio=ratio), plan, bucket=bucket).plan
+    dim = parameters_of_a_dim(plan)
     at_floor = 0
     for before, after in zip(plan.layers, target.layers, strict=True):
         assert after.q_per_kv == before.q_per_kv
@@ -48,7 +65,7 @@ def test_a_ratio_is_reached_within_half_a_bucket(plan: WidthPlan, ratio: float, 
         assert after.intermediate_size <= before.intermediate_size
         assert after.intermediate_size % bucket == 0 or after.intermediate_size == before.intermediate_size
         at_floor += after.intermediate_size == min(bucket, before.intermediate_size)
-    # Few groups stay whole as long as the MLP can take the whole cut.
+    # If there are few groups, all are kept as long as the MLP can take all of the cut.
     of_mlp = sum(costs.mlp_parameters(plan, layer) for layer in plan.layers) / costs.prunable_parameters(plan)
     if min(layer.num_key_value_heads for layer in plan.layers) < 8 and ratio < of_mlp - 0.5:
         assert [a.num_key_value_heads for a in target.layers] == [b.num_key_value_heads for b in plan.layers]
@@ -57,19 +74,19 @@ def test_a_ratio_is_reached_within_half_a_bucket(plan: WidthPlan, ratio: float, 
     asked = ratio * costs.prunable_parameters(plan)
     excess = costs.cut_ratio(target, plan) * costs.prunable_parameters(plan) - asked
     assert excess >= -slack
-    # Where a whole group had to go and the MLP is whole, nothing is left to make up for it.
+    # If a complete group had to be cut and the MLP is uncut, nothing is left to make up for it.
     mlp_cuts = [a.intermediate_size - b.intermediate_size for a, b in zip(plan.layers, target.layers, strict=True)]
     assert excess <= slack or max(mlp_cuts) < bucket
 
 
-def test_ratio_on_few_groups_is_cut_from_the_mlp_and_says_so() -> None:
+def test_with_few_groups_a_ratio_is_cut_from_the_mlp_and_noted() -> None:
     allocation = allocate(Budget(ratio=0.3), SMOLLM2)
     assert set(allocation.plan.layers) == {LayerWidths(9, 3, 64, 64, 928)}
     reached, why, rounded = allocation.notes
     assert "0.2969" in reached and "the MLP takes the whole cut" in why and "921.6 became 928" in rounded
 
 
-def test_ratio_on_many_groups_is_cut_from_both() -> None:
+def test_with_many_groups_a_ratio_is_cut_from_both() -> None:
     layer = allocate(Budget(ratio=0.5), LLAMA_2_7B).plan.layers[0]
     assert (layer.num_attention_heads, layer.intermediate_size) == (16, 5504)
 
@@ -97,7 +114,7 @@ def test_numbers_of_parameters(text: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "B", "-1B", "1.3T", "nan", "1e9x"])
-def test_what_is_no_number_of_parameters(text: str) -> None:
+def test_texts_that_are_not_a_number_of_parameters(text: str) -> None:
     with pytest.raises(UsageError, match="not a number of parameters"):
         parse_parameters(text)
 
@@ -136,7 +153,7 @@ def test_budgets_beyond_the_model(budget: Budget, message: str, fix: str) -> Non
     assert fix in caught.value.fix
 
 
-def test_a_widths_file_is_kept_to_the_number(tmp_path: Path) -> None:
+def test_widths_from_a_file_are_used_as_they_are(tmp_path: Path) -> None:
     rows = [{"num_key_value_heads": 1 + index % 3, "intermediate_size": 1001 + index} for index in range(30)]
     (tmp_path / "widths.json").write_text(json.dumps(rows))
     layers = allocate(Budget(widths=tmp_path / "widths.json"), SMOLLM2).plan.layers
@@ -144,13 +161,35 @@ def test_a_widths_file_is_kept_to_the_number(tmp_path: Path) -> None:
     assert [layer.num_attention_heads for layer in layers] == [3 * (1 + index % 3) for index in range(30)]
 
 
-def test_a_widths_file_may_cut_inside_of_groups(tmp_path: Path) -> None:
+def test_a_widths_file_may_cut_inside_groups(tmp_path: Path) -> None:
     (tmp_path / "widths.json").write_text(json.dumps([{"qk_head_dim": 32, "v_head_dim": 48}] + [{}] * 29))
     first, second, *_ = allocate(Budget(widths=tmp_path / "widths.json"), SMOLLM2).plan.layers
     assert first == LayerWidths(9, 3, 32, 48, 1536) and second == SMOLLM2.layers[1]
 
 
-def test_an_allocation_nearly_right_is_suggested():
+@pytest.mark.parametrize("units", [["groups", "mlp"], ["values", "groups", "mlp"]])
+def test_named_units_that_rounding_keeps_are_noted(units: list[str]) -> None:
+    """70 % of three groups, rounded up, are all three; 70 % of 64 value dims are not."""
+    allocation = allocate(Budget(ratio=0.3), SMOLLM2, units=units)
+    assert {layer.num_key_value_heads for layer in allocation.plan.layers} == {3}
+    (note,) = [note for note in allocation.notes if "were cut" in note]
+    assert note.startswith("no KV groups were cut") and "rounded up" in note
+
+
+def test_named_units_that_are_cut_need_no_note() -> None:
+    allocation = allocate(Budget(ratio=0.5), SMOLLM2, units=["groups", "mlp"])
+    assert {layer.num_key_value_heads for layer in allocation.plan.layers} == {2}
+    assert not any("were cut" in note for note in allocation.notes)
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "sensitivity", "budgeted"])
+@pytest.mark.parametrize("units", [["mlp"], ["groups"], ["queries"], ["values"], ["mlp", "groups", "queries"]])
+def test_impossible_budgets_are_refused_before_the_work(allocation: str, units: list[str]) -> None:
+    with pytest.raises(UsageError, match=r"--ratio 0\.99 allows .* and the smallest model has"):
+        check_choices(Budget(ratio=0.99), SMOLLM2, allocation, units, 32)
+
+
+def test_an_allocation_nearly_right_is_suggested() -> None:
     with pytest.raises(UsageError, match="unknown allocation 'unifrom'") as caught:
         check_choices(Budget(ratio=0.3), SMOLLM2, "unifrom", (), 32)
     assert "Did you mean 'uniform'?" in caught.value.fix

@@ -1,4 +1,4 @@
-"""Which windows are drawn from which texts, and what is refused or said of texts and weights that aren't fit."""
+"""Which windows are drawn from which texts, and what is refused or warned about in texts and weights."""
 
 import hashlib
 import json
@@ -10,10 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from typer.testing import CliRunner
 
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.cli import app
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.inputs.texts import read_text
 from edge_transact.prune import Budget, prune
@@ -23,6 +21,7 @@ from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.journal import Journal
 from edge_transact.prune.score.methods import METHODS
 from edge_transact.prune.score.passes import score_layers
+from tests.support.pruning import prune_command
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def speeches() -> str:
 
 @pytest.fixture(scope="module")
 def texts(speeches, tmp_path_factory) -> dict[str, Path]:
-    """A long text, another, one of about two windows, and one of documents of many lengths."""
+    """Two long texts, one of about two windows, and one with documents of many lengths."""
     directory = tmp_path_factory.mktemp("texts")
     rows = [speeches[start:stop] for start, stop in pairwise([0, 100, 500, 520, 2000, 5000, 5010])]
     contents = {
@@ -56,9 +55,10 @@ def tokenizer(tiny_model):
     return AutoTokenizer.from_pretrained(tiny_model)
 
 
-def run(*arguments) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, ["prune", *(str(argument) for argument in arguments)])
-    return result.exit_code, result.stdout, " ".join(result.stderr.split())
+def run(*arguments: object) -> tuple[int, str, str]:
+    """The command, with stderr on one line."""
+    code, out, err = prune_command(*arguments)
+    return code, out, " ".join(err.split())
 
 
 def of_text(tokenizer, path: Path, window: int) -> list[list[int]]:
@@ -76,7 +76,7 @@ def test_windows_are_the_texts_own_in_order_and_follow_the_seed(tiny, texts, tok
 
 
 def test_texts_share_the_windows_evenly(tiny, texts, tokenizer) -> None:
-    """Eleven windows of three texts, one of which has two: it gives both, the first of the others one more."""
+    """Eleven windows from three texts, one of which has only two: it gives both, and the first text one more."""
     names = ["a.txt", "short.txt", "b.txt"]
     calibration = read_calibration(tiny, [str(texts[name]) for name in names], tokens=11 * 128 + 5, window=128)
     assert len(of_text(tokenizer, texts["short.txt"], 128)) == 2
@@ -90,7 +90,7 @@ def test_texts_share_the_windows_evenly(tiny, texts, tokenizer) -> None:
 
 
 def test_documents_by_themselves(tiny, texts, tokenizer) -> None:
-    """Every window begins where a document does, or a whole number of windows later; short documents have none."""
+    """Every window begins at a document's start, or a number of complete windows later; short documents give none."""
     documents = [json.loads(line)["text"] for line in texts["rows.jsonl"].read_text().splitlines()]
     expected = []
     for document in documents:
@@ -148,7 +148,7 @@ def test_one_token_over_and_over_is_refused(tiny_model, texts, tmp_path: Path) -
 HINDI = "सभी मनुष्यों को गौरव और अधिकारों के मामले में जन्मजात स्वतन्त्रता और समानता प्राप्त है। उन्हें बुद्धि प्राप्त है। "
 
 
-def test_another_script_is_said_with_its_share(tiny, tokenizer, texts, tmp_path: Path, caplog) -> None:
+def test_another_script_is_warned_about_with_its_share(tiny, tokenizer, texts, tmp_path: Path, caplog) -> None:
     (tmp_path / "hi.txt").write_text(HINDI * 20)
     ids = read_calibration(tiny, str(tmp_path / "hi.txt")).windows
     share = float((ids == tokenizer.unk_token_id).float().mean())
@@ -159,7 +159,7 @@ def test_another_script_is_said_with_its_share(tiny, tokenizer, texts, tmp_path:
 
 
 def test_parts_of_characters_are_another_script_too(make_llama, tmp_path: Path, caplog) -> None:
-    """A tokenizer of bytes, as most have now: nothing is unknown to it."""
+    """A byte-level tokenizer, to which nothing is unknown."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -175,7 +175,7 @@ def test_parts_of_characters_are_another_script_too(make_llama, tmp_path: Path, 
 
 
 def changed(model: Path, output: Path, dtype: torch.dtype = torch.float32, **factors: float) -> Path:
-    """The model in that dtype with some of its tensors (``_`` for ``.``) times a factor, NaN among them."""
+    """The model in a dtype, with some of its tensors (``_`` for ``.``) multiplied by a factor, which may be NaN."""
     AutoModelForCausalLM.from_pretrained(model, dtype=dtype).save_pretrained(output)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(model / name, output / name)
@@ -207,7 +207,7 @@ def test_weights_that_are_not_finite_are_named(tiny_model, texts, tmp_path: Path
 
 @pytest.mark.parametrize("method", METHODS)
 def test_activations_that_overflow_are_named_by_layer(tiny_model, tmp_path: Path, method: str) -> None:
-    """Whatever the method looks at: fp32 ends at 3e38."""
+    """Whatever the method looks at. The largest fp32 is 3e38."""
     factors = {f"model_layers_1_mlp_{name}_proj_weight": 1e30 for name in ("gate", "up")}
     source = Checkpoint.open(changed(tiny_model, tmp_path / "model", **factors))
     windows = torch.arange(128).view(2, 64)
@@ -218,7 +218,7 @@ def test_activations_that_overflow_are_named_by_layer(tiny_model, tmp_path: Path
 
 
 def test_fp16_is_computed_where_it_does_not_overflow(tiny_model, texts, tmp_path: Path) -> None:
-    """Activations of more than 65504, all weights of less: scored in fp32, written in fp16."""
+    """Activations above 65504 and weights below it: scored in fp32, written in fp16."""
     factors = {f"model_layers_0_mlp_{name}_proj_weight": 4e2 for name in ("gate", "up")}
     model = changed(tiny_model, tmp_path / "model", torch.float16, **factors)
     windows = read_calibration(Checkpoint.open(model), str(texts["a.txt"]), tokens=128).windows
@@ -236,7 +236,7 @@ def test_fp16_is_computed_where_it_does_not_overflow(tiny_model, texts, tmp_path
     assert kept.dtype == torch.float16 and kept.isfinite().all()
 
 
-def test_what_fp16_does_not_reach_is_clamped_with_a_word(tiny_model, tmp_path: Path, caplog) -> None:
+def test_values_beyond_fp16_are_clamped_with_a_warning(tiny_model, tmp_path: Path, caplog) -> None:
     source = Checkpoint.open(changed(tiny_model, tmp_path / "model", torch.float16))
     model, name = LayerwiseModel(source, torch.zeros(1, 2, dtype=torch.int64)), "model.layers.0.mlp.down_proj.weight"
     computed = source.tensor(name).float()

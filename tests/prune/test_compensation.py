@@ -1,4 +1,4 @@
-"""Projections solved anew: against numpy's least squares, and on a model's own activations."""
+"""Projections solved again: against numpy's least squares, and on a model's own activations."""
 
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -35,7 +35,7 @@ def test_the_solution_is_weighted_ridge_regression() -> None:
     regression.add(inputs[:150], missing[:150], counts[:150], held_out=False)
     regression.add(inputs[150:], missing[150:], counts[150:], held_out=True)
     solved, fit = regression.solve()
-    # Ridge regression is least squares with a row more for each input.
+    # Ridge regression is least squares with an additional row for each input.
     energy = (inputs.square() * counts).sum(dim=0)
     rows = np.vstack([(inputs * counts.sqrt()).numpy(), np.diag((fit.damping * energy).sqrt().numpy())])
     targets = np.vstack([(missing * counts.sqrt()).numpy(), np.zeros((6, 3))])
@@ -45,8 +45,8 @@ def test_the_solution_is_weighted_ridge_regression() -> None:
     assert fit.error_after < 0.1 * fit.error_before
 
 
-def test_damping_is_chosen_on_what_is_held_out() -> None:
-    """Few tokens and much noise: what fits them best predicts others badly."""
+def test_damping_is_chosen_on_held_out_windows() -> None:
+    """With few tokens and much noise, the best fit predicts other tokens badly."""
     inputs, weight, missing, counts = problem(12, noise=5.0)
     regression = Regression(weight)
     regression.add(inputs[:8], missing[:8], counts[:8], held_out=False)
@@ -57,7 +57,7 @@ def test_damping_is_chosen_on_what_is_held_out() -> None:
 
 @pytest.mark.parametrize("noise", [0.0, 0.3, 1.0, 2.0, 5.0, 20.0])
 def test_no_other_damping_is_better(noise: float, monkeypatch) -> None:
-    """Whichever it is: of all of them, each tried alone, on what is held out."""
+    """The held-out error is the least of all dampings, each tried alone."""
 
     def solved(dampings: tuple[float, ...]) -> Fit:
         monkeypatch.setattr("edge_transact.prune.compensate.regression.DAMPINGS", dampings)
@@ -81,7 +81,7 @@ def test_weights_stay_where_no_solution_is_better(case: str) -> None:
     elif case == "not numbers":
         inputs[0, 0] = torch.nan
     else:
-        # The windows held out want the opposite of the others.
+        # The held-out windows need the opposite of the others.
         missing[32:] = -(missing[32:])
     regression = Regression(weight)
     regression.add(inputs[:32], missing[:32], counts[:32], held_out=False)
@@ -92,7 +92,7 @@ def test_weights_stay_where_no_solution_is_better(case: str) -> None:
 
 
 def solving_mib(size: int) -> float:
-    """What solving for a projection of so many inputs takes at most, beside the sums."""
+    """The peak memory of solving for a projection with `size` inputs, in addition to the sums."""
     regression = Regression(torch.randn(64, size))
     for held_out in (False, True):
         regression.add(torch.randn(512, size), torch.randn(512, 64), torch.ones(512, 1), held_out=held_out)
@@ -101,7 +101,7 @@ def solving_mib(size: int) -> float:
     return peak_rss_mib() - before
 
 
-def test_solving_takes_one_matrix_beside_the_sums() -> None:
+def test_solving_takes_one_matrix_besides_the_sums() -> None:
     size = 2048
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as own_process:
         taken = own_process.submit(solving_mib, size).result()
@@ -134,7 +134,7 @@ def test_nothing_is_solved_before_the_first_cut(make_llama, tmp_path: Path, capl
         assert torch.equal(weights[0][f"{name}.weight"], source.tensor(f"model.layers.0.{name}.weight"))
         assert fits[0][name] == Fit(float("inf"), 0.0, 0.0)
     assert fits[1]["mlp.down_proj"].error_after < fits[1]["mlp.down_proj"].error_before
-    # The layer after the cut one is whole too, but has what that one left to mend.
+    # The layer after the cut one is uncut too, but corrects the error that the cut one leaves.
     assert all(fits[2][name].error_before > 0 for name in PROJECTIONS)
     assert "layer 0" not in caplog.text
 
@@ -150,7 +150,7 @@ def test_nothing_is_solved_before_the_first_cut(make_llama, tmp_path: Path, capl
 )
 @pytest.mark.parametrize("config", [{}, {"attention_bias": True, "mlp_bias": True}], ids=["plain", "biases"])
 def test_the_pruned_model_comes_nearer_to_the_source(make_llama, tmp_path: Path, changes, config) -> None:
-    """The last layer's hidden states, with the weights that were solved and with those that were only cut."""
+    """Compares the last hidden states with solved weights and with weights that were only cut."""
     source = Checkpoint.open(make_llama(**config))
     selections = cut(source, **changes)
     weights, *_ = compensate(LayerwiseModel(source, WINDOWS), selections, Journal(tmp_path / "out", {}, resume=False))
@@ -174,7 +174,7 @@ def test_the_pruned_model_comes_nearer_to_the_source(make_llama, tmp_path: Path,
 
 @pytest.mark.parametrize("temperature", [0.8, 1.5])
 def test_the_last_norm_makes_the_text_most_likely(make_llama, temperature: float, monkeypatch) -> None:
-    """Of text that the model itself drew at a temperature, the scale is its inverse; none near it is better."""
+    """For text that the model generated at a temperature, the scale is the inverse; none near it is better."""
     monkeypatch.setattr(
         "edge_transact.prune.calibrate.layerwise.LOGITS_VOCABULARY", 40
     )  # three blocks, the last one short

@@ -68,7 +68,7 @@ def test_scores_and_kept_indices(arrays, name: str, shot: int, layer: int) -> No
     attention, mlp = arrays[prefix + "attention"], arrays[prefix + "mlp"]
     scorer = Transact(widths(attention.shape[-1] // case["head_dim"], case["head_dim"], mlp.shape[-1]), layer=None)
     for of_attention, of_mlp in zip(attention, mlp, strict=True):
-        # The official code looks at nothing else: anything will do.
+        # The official code looks at nothing else, so the other inputs don't matter.
         scorer.add(Activations(of_attention, of_mlp, of_mlp, of_mlp, queries=of_attention, keys=of_attention))
     scores = scorer.scores()
     torch.testing.assert_close(scores.intermediate, arrays[prefix + "mlp_score"], rtol=1e-5, atol=0)

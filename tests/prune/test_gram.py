@@ -1,4 +1,4 @@
-"""Half of a symmetric sum is enough."""
+"""A symmetric sum of which only half is computed."""
 
 import pytest
 import torch
@@ -12,5 +12,5 @@ def test_it_is_the_sum_of_products(size: int) -> None:
     gram = Gram(size, rows.device)
     for batch in rows.split(20):
         gram.add(batch)
-        gram.whole()  # to look at it changes nothing
+        gram.whole()  # doesn't change the sum
     torch.testing.assert_close(gram.whole(), rows.T @ rows)

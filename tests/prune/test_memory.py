@@ -1,4 +1,4 @@
-"""What is too large for memory lies in files, and nothing but the memory is different."""
+"""Tensors that are too large for memory are kept in files, and the results don't change."""
 
 import errno
 import os
@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 from edge_transact.errors import EdgeTransactError
 from edge_transact.prune import Budget, journal, prune
 from edge_transact.prune.journal import DTYPES, Journal, release
-from tests.prune.test_prune import weights_of
-from tests.prune.test_resume import TEXT
+from tests.support.pruning import TEXT, weights_of
 
 
 @pytest.mark.parametrize("method", ["best", "transact"])
@@ -42,7 +41,7 @@ def test_a_group_is_a_safetensors_file(tmp_path: Path, monkeypatch, bound: int) 
         assert read[name].dtype == expected[name].dtype == tensor.dtype
 
 
-def test_what_is_released_leaves_memory_and_stays_written(tmp_path: Path, monkeypatch) -> None:
+def test_released_tensors_leave_memory_and_keep_their_values(tmp_path: Path, monkeypatch) -> None:
     def mapped_kib() -> int:
         return int(re.search(r"RssFile:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
@@ -56,7 +55,7 @@ def test_what_is_released_leaves_memory_and_stays_written(tmp_path: Path, monkey
     assert torch.equal(tensor[:, 7], torch.arange(64.0))
 
 
-def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path, monkeypatch) -> None:
+def test_a_full_disk_is_reported_before_anything_is_written(tmp_path: Path, monkeypatch) -> None:
     def full(*_) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -1,4 +1,4 @@
-"""Every method's scores are those computed from the whole model, run by transformers in fp64, weight by weight."""
+"""The scores of every method equal those computed weight by weight from the complete model in fp64."""
 
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.journal import Journal
 from edge_transact.prune.score.methods import METHODS, find_method
 from edge_transact.prune.score.passes import score_layers
-from edge_transact.prune.score.salience import LayerScores
+from edge_transact.prune.scores import LayerScores
 from edge_transact.widths import LayerWidths
+from tests.support.pruning import TEXT
 
 SHAPES = {
     "mha": {"num_key_value_heads": 6, "tie_word_embeddings": True},
@@ -26,7 +27,6 @@ SHAPES = {
     "mqa": {"num_key_value_heads": 1},
     "biases": {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 2},
 }
-TEXT = "\n\n".join(f"Chapter {number}. It was a year of {number * 7} ships and wars." for number in range(100))
 # More than one batch of the passes.
 WINDOWS = torch.randint(96, (70, 32), generator=torch.Generator().manual_seed(0))
 
@@ -43,7 +43,7 @@ def measured(source: Checkpoint, method: str, seed: int = 0) -> list[LayerScores
 
 
 def whole_model(path: Path) -> torch.nn.Module:
-    """The model in fp64 after a backward pass; ``seen`` of each of its linears is its input, ``[tokens, features]``."""
+    """The model in fp64 after a backward pass; each linear's ``seen`` is its input, ``[tokens, features]``."""
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64)
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
@@ -70,7 +70,7 @@ def magnitude(linear: torch.nn.Linear) -> torch.Tensor:
 
 @pytest.mark.parametrize("method", ["llm-pruner", "wanda", "magnitude"])
 def test_sums_over_the_weights_of_a_unit(source: Checkpoint, method: str) -> None:
-    """A unit's score is what the rows and columns that it takes with it have together."""
+    """A unit's score is the sum over the rows and columns that are cut with it."""
     importance = {"llm-pruner": taylor, "wanda": wanda, "magnitude": magnitude}[method]
     widths = source.plan.layers[0]
     heads, groups, dim = widths.num_attention_heads, widths.num_key_value_heads, widths.qk_head_dim
@@ -87,7 +87,7 @@ def test_sums_over_the_weights_of_a_unit(source: Checkpoint, method: str) -> Non
 
         for group in range(groups):
             members = range(group * heads // groups, (group + 1) * heads // groups)
-            # All heads of a group go with its keys and values.
+            # All heads of a group are cut with its keys and values.
             together = k[span(group)].sum() + v[span(group)].sum()
             together += sum(q[span(head)].sum() + o[:, span(head)].sum() for head in members)
             close(scores.heads[members].sum(), together)
@@ -111,7 +111,7 @@ def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 def test_flap_is_the_error_that_a_bias_leaves(source: Checkpoint) -> None:
-    """Take a dim away, put its mean in its place: the squared error of the output is the score."""
+    """The score is the squared error of the output when a dim is replaced by its mean."""
     widths = source.plan.layers[0]
     groups, dim = widths.num_key_value_heads, widths.v_head_dim
     scored, transact = measured(source, "flap"), measured(source, "transact")
@@ -130,8 +130,8 @@ def test_flap_is_the_error_that_a_bias_leaves(source: Checkpoint) -> None:
         close(scores.heads, attention.sum(dim=2).flatten())
         close(scores.v_dims, attention.sum(dim=1))
         assert torch.equal(scores.qk_pairs, same.qk_pairs)
-        close(scores.extra["attention_mean"], layer.self_attn.o_proj.seen.mean(dim=0))
-        close(scores.extra["intermediate_mean"], layer.mlp.down_proj.seen.mean(dim=0))
+        close(scores.means["attention"], layer.self_attn.o_proj.seen.mean(dim=0))
+        close(scores.means["mlp"], layer.mlp.down_proj.seen.mean(dim=0))
 
 
 def test_random_repeats_and_differs_by_layer_and_seed(source: Checkpoint) -> None:
@@ -187,7 +187,7 @@ def mean_outputs(path: Path, windows: torch.Tensor) -> tuple[torch.Tensor, torch
     ("keep", "block", "shots"), [({"heads": 2}, 0, 1), ({"intermediate": 100}, 1, 1), ({"intermediate": 100}, 1, 3)]
 )
 def test_flap_shifts_biases_so_that_mean_outputs_stay(tiny_with_biases, tmp_path: Path, keep, block, shots) -> None:
-    """In layer 0, whose inputs stay; whatever the number of shots."""
+    """In layer 0, whose inputs don't change, for any number of shots."""
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
     options = {"shots": shots, "calibration": str(text), "calibration_tokens": 512}
@@ -210,7 +210,7 @@ def cut(source: Checkpoint, method: str, widths: LayerWidths, output: Path) -> C
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_pruned_model_is_pruned_again(source: Checkpoint, tmp_path: Path, method: str) -> None:
-    """First dims of every kind, and query heads inside their groups where there are several; then groups too."""
+    """First dims of every kind and query heads inside groups, if there are several; then groups too."""
     groups = source.plan.layers[0].num_key_value_heads
     queries = max(1, source.plan.layers[0].q_per_kv - 1)
     once = cut(source, method, LayerWidths(groups * queries, groups, 6, 5, 30), tmp_path / "once")
@@ -221,7 +221,7 @@ def test_a_pruned_model_is_pruned_again(source: Checkpoint, tmp_path: Path, meth
     assert logits.isfinite().all() and logits.std() > 0
 
 
-def test_a_method_that_is_not_there() -> None:
+def test_an_unknown_method() -> None:
     with pytest.raises(UsageError, match="there is no method 'wnada'") as error:
         find_method("wnada")
     assert "wanda" in str(error.value.fix)

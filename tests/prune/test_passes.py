@@ -1,4 +1,4 @@
-"""Scores measured layer by layer are those of the whole model run by transformers."""
+"""Scores computed layer by layer equal those of the complete model in transformers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The command and the pipeline: what is written, that it is reproducible, and what is refused."""
+"""The command and the pipeline: what they write, that it is reproducible, and what they refuse."""
 
 import hashlib
 import json
@@ -10,42 +10,29 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from typer.testing import CliRunner
 
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
-from edge_transact.cli import app
 from edge_transact.evaluate.perplexity import perplexity
 from edge_transact.inputs.models import resolve_model
 from edge_transact.inputs.texts import read_text
 from edge_transact.prune import Budget, prune
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import pruned_tensors
-
-
-def invoke(*arguments) -> tuple[int, str, str]:
-    """The command line: exit code, stdout, stderr."""
-    result = CliRunner().invoke(app, ["prune", *(str(argument) for argument in arguments)])
-    return result.exit_code, result.stdout, result.stderr
+from tests.support.pruning import TEXT, prune_command, weights_of
 
 
 @pytest.fixture(scope="session")
 def notes(tmp_path_factory) -> Path:
     """A calibration text of some thousand tokens."""
     text = tmp_path_factory.mktemp("text") / "notes.txt"
-    text.write_text(
-        "\n\n".join(f"Chapter {number}. It was a year of {number * 7} ships and wars." for number in range(400))
-    )
+    text.write_text(TEXT)
     return text
-
-
-def weights_of(directory: Path) -> str:
-    return hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
 
 
 def test_what_the_command_writes_and_prints(tiny_model, notes, tmp_path: Path) -> None:
     output = tmp_path / "pruned"
     options = ["--method", "transact", "--ratio", 0.3, "--calibration", notes]
-    code, out, err = invoke(tiny_model, *options, "-o", output, "--json")
+    code, out, err = prune_command(tiny_model, *options, "-o", output, "--json")
     assert code == 0, err
     result = json.loads(out.splitlines()[-1])
     model = AutoModelForCausalLM.from_pretrained(output)
@@ -68,12 +55,23 @@ def test_what_the_command_writes_and_prints(tiny_model, notes, tmp_path: Path) -
 
 
 def test_people_see_a_table_and_the_next_command(tiny_model, notes, tmp_path: Path) -> None:
-    code, out, err = invoke(
+    code, out, err = prune_command(
         tiny_model, "--heads", 2, "--intermediate", 100, "--calibration", notes, "-o", tmp_path / "p"
     )
     assert code == 0, err
     assert "intermediate_size" in out and "100" in out
     assert "edge-transact eval" in out
+
+
+def test_named_units_that_rounding_keeps_are_reported(tiny_model, notes, tmp_path: Path) -> None:
+    """70 % of two KV groups, rounded up, are both."""
+    options = ["--units", "groups,mlp", "--method", "transact", "--ratio", 0.3, "--calibration", notes]
+    code, out, err = prune_command(tiny_model, *options, "-o", tmp_path / "pruned", "--json")
+    assert code == 0, err
+    result = json.loads(out.splitlines()[-1])
+    assert {layer["num_key_value_heads"] for layer in result["widths"]} == {2}
+    (note,) = [note for note in result["notes"] if note.startswith("no KV groups were cut")]
+    assert "rounded up" in note and "No KV groups were cut" in err
 
 
 @pytest.mark.parametrize("method", ["best", "transact"])
@@ -97,11 +95,11 @@ def test_a_seed_reproduces_the_bytes(tiny_model, notes, tmp_path: Path, dtype: t
 
 
 def test_shots_are_prunings_one_after_the_other(tiny_model, notes, tmp_path: Path) -> None:
-    """Two shots write what two commands do, the second on what the first left."""
+    """Two shots write what two commands write, if the second prunes the output of the first."""
     options = {"method": "transact", "calibration": str(notes), "calibration_tokens": 1024}
     prune(str(tiny_model), tmp_path / "at once", Budget(heads=2, intermediate=101), shots=2, **options)
     prune(str(tiny_model), tmp_path / "one shot", Budget(heads=2, intermediate=101), **options)
-    # Of 4 heads in groups of 2, halfway is 3, which reaches into both groups.
+    # Halfway from 4 heads to 2 is 3, which reaches into both groups of 2.
     prune(str(tiny_model), tmp_path / "half", Budget(heads=4, intermediate=221), **options)
     prune(str(tmp_path / "half"), tmp_path / "whole", Budget(heads=2, intermediate=101), **options)
     assert weights_of(tmp_path / "at once") == weights_of(tmp_path / "whole")
@@ -109,7 +107,7 @@ def test_shots_are_prunings_one_after_the_other(tiny_model, notes, tmp_path: Pat
 
 
 def test_better_than_keeping_what_it_drops(tiny_model, notes, tmp_path: Path) -> None:
-    """What TransAct keeps predicts text better than as many dims that it would have dropped."""
+    """The dims that TransAct keeps predict text better than as many of the dims that it drops."""
 
     source = Checkpoint.open(tiny_model)
     kept = prune(
@@ -165,20 +163,21 @@ def test_better_than_keeping_what_it_drops(tiny_model, notes, tmp_path: Path) ->
 )
 def test_refusals(tiny_model, notes, tmp_path: Path, options: list, code: int, message: str) -> None:
     calibration = [] if "--calibration" in options else ["--calibration", notes]
-    actual, _, err = invoke(tiny_model, *options, *calibration, "-o", tmp_path / "out")
+    actual, _, err = prune_command(tiny_model, *options, *calibration, "-o", tmp_path / "out")
     assert (actual, message in " ".join(err.split())) == (code, True), err
     assert not list(tmp_path.iterdir()), "nothing half-written"
 
 
 def test_a_text_shorter_than_a_window_is_refused(tiny_model, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("Too short.")
-    code, _, err = invoke(tiny_model, "--ratio", 0.3, "--calibration", tmp_path / "short.txt", "-o", tmp_path / "out")
+    text, output = tmp_path / "short.txt", tmp_path / "out"
+    code, _, err = prune_command(tiny_model, "--ratio", 0.3, "--calibration", text, "-o", output)
     assert code == 1 and "fewer than a window of 128" in err
 
 
 def test_an_output_that_exists_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    code, _, err = invoke("no/such/model", "--ratio", 0.3, "-o", tmp_path / "out")
+    code, _, err = prune_command("no/such/model", "--ratio", 0.3, "-o", tmp_path / "out")
     assert code == 1 and "out exists" in err and "--force" in err
 
 
@@ -186,13 +185,13 @@ def test_a_tokenizer_of_another_model_is_refused(make_llama, tiny_model, notes, 
     path = make_llama()
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (path / name).write_bytes((tiny_model / name).read_bytes())
-    code, _, err = invoke(path, "--intermediate", 20, "--calibration", notes, "-o", tmp_path / "out")
+    code, _, err = prune_command(path, "--intermediate", 20, "--calibration", notes, "-o", tmp_path / "out")
     assert code == 1 and "vocabulary has 96" in err
 
 
 @pytest.mark.slow
 def test_smollm2_without_a_third(tmp_path: Path) -> None:
-    """SmolLM2 at 30 %: the dense model with its pruned dims zeroed, which still predicts; in little memory."""
+    """SmolLM2 at 30 % equals the dense model with its pruned dims zeroed, still predicts, and takes little memory."""
     command = [sys.executable, "-m", "edge_transact", "prune", "demo:smollm2", "--ratio", "0.3", "--json"]
     command += ["--method", "transact"]
     command += ["--calibration-tokens", "2048", "-o", str(tmp_path / "pruned")]
@@ -209,7 +208,7 @@ def test_smollm2_without_a_third(tmp_path: Path) -> None:
     with torch.inference_mode():
         expected, actual = zeroed(ids).logits, pruned(ids).logits
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
-    # Not far from the dense model, where a wrong cut gives thousands.
+    # Near the dense model's; a wrong cut gives thousands.
     assert perplexity(pruned, tokenizer, text, max_windows=2).perplexity < 80
 
 

@@ -1,4 +1,4 @@
-"""`prune --report`: its figures are those of the models that it speaks of, and its page needs nothing else."""
+"""`prune --report`: its numbers are those of the two models, and its page is self-contained."""
 
 from __future__ import annotations
 
@@ -9,23 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.cli import app
 from edge_transact.evaluate.models import evaluate_models
-from edge_transact.prune.report.figures import UNIT_TITLES, bars
+from edge_transact.prune.report.figures import bars
 from edge_transact.prune.report.page import TEXT, WINDOWS
-from edge_transact.prune.score.salience import LayerScores
+from edge_transact.prune.scores import LayerScores
+from edge_transact.prune.units import UNITS
 from edge_transact.quantization import get_quantization
 from edge_transact.widths import LayerWidths
-
-
-def invoke(*arguments) -> tuple[int, str, str]:
-    """The command line: exit code, stdout, stderr."""
-    result = CliRunner().invoke(app, ["prune", *(str(argument) for argument in arguments)])
-    return result.exit_code, result.stdout, result.stderr
+from tests.support.pruning import prune_command
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +27,13 @@ def written(tmp_path_factory) -> tuple[Path, Path]:
     """A pruned ``demo:tiny`` and its report."""
     output, report = (tmp_path_factory.mktemp("report") / name for name in ("pruned", "report"))
     options = ["--ratio", 0.4, "--calibration-tokens", 1024]
-    code, out, err = invoke("demo:tiny", *options, "-o", output, "--report", report, "--json")
+    code, out, err = prune_command("demo:tiny", *options, "-o", output, "--report", report, "--json")
     assert code == 0, err
     assert json.loads(out.splitlines()[-1])["report"] == str(report)
     return output, report
 
 
-def test_the_figures_are_the_models(written, tiny_model):
+def test_the_figures_are_the_models(written, tiny_model) -> None:
     output, directory = written
     report = json.loads((directory / "report.json").read_text(), parse_constant=pytest.fail)
     source, pruned = Checkpoint.open(tiny_model).plan, Checkpoint.open(output).plan
@@ -66,7 +60,7 @@ def test_the_figures_are_the_models(written, tiny_model):
             assert 1 > fit["error_before"] >= fit["error_after"] > 0
 
 
-def test_the_page_holds_every_figure(written):
+def test_the_page_holds_every_figure(written) -> None:
     _, directory = written
     page = (directory / "index.html").read_text()
     pictures = {path.name: path.read_bytes() for path in directory.glob("*.png")}
@@ -80,15 +74,15 @@ def test_the_page_holds_every_figure(written):
     assert held and json.loads(held[1]) == json.loads((directory / "report.json").read_text())
 
 
-def test_bars_say_what_stays():
-    """Two KV heads of two query heads, two pairs and four value dims; the second KV head goes."""
+def test_bars_show_what_is_kept() -> None:
+    """Two KV heads with two query heads, two pairs and four value dims; the second KV head is cut."""
     scores = LayerScores(
         heads=torch.tensor([3.0, 1.0, 0.5, 0.25]),
         v_dims=torch.tensor([[1.0, 4.0, 2.0, 3.0], [9.0, 9.0, 9.0, 9.0]]),
         qk_pairs=torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
         intermediate=torch.tensor([1.0, 5.0, 3.0]),
     )
-    shown = {unit: bars(unit, scores, LayerWidths(1, 1, 2, 3, 2)) for unit in UNIT_TITLES}
+    shown = {u.score: bars(u, scores, LayerWidths(1, 1, 2, 3, 2)) for u in UNITS.values() if u.figure}
     assert {unit: values.tolist() for unit, (values, _) in shown.items()} == {
         "heads": [3, 1, 0.5, 0.25],
         "v_dims": [4, 3, 2, 1, 9, 9, 9, 9],
@@ -103,7 +97,7 @@ def test_bars_say_what_stays():
     }
 
 
-def test_what_cannot_be_written_is_said_before_the_work(written, tiny_model, tmp_path, monkeypatch):
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(written, tiny_model, tmp_path, monkeypatch) -> None:
     output, report = written
     new = tmp_path / "new" / "pruned"
     for place, more, message in (
@@ -112,9 +106,9 @@ def test_what_cannot_be_written_is_said_before_the_work(written, tiny_model, tmp
         (new.parent, ["--force"], "would replace"),
         (tiny_model, ["--force"], "would replace"),
     ):
-        code, _, err = invoke(tiny_model, "--ratio", 0.4, "-o", new, "--report", place, *more)
+        code, _, err = prune_command(tiny_model, "--ratio", 0.4, "-o", new, "--report", place, *more)
         assert code != 0 and message in err, err
     monkeypatch.setattr("edge_transact.artifacts.pages.find_spec", lambda name: None)
-    code, _, err = invoke(tiny_model, "--ratio", 0.4, "-o", new, "--report", tmp_path / "report")
+    code, _, err = prune_command(tiny_model, "--ratio", 0.4, "-o", new, "--report", tmp_path / "report")
     assert code == 1 and "edge-transact[plot]" in err
     assert not new.parent.exists() and output.exists()

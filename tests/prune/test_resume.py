@@ -1,4 +1,4 @@
-"""A run that was killed goes on where it was, and ends as if nothing had happened."""
+"""A run that was killed continues where it was, and writes the same bytes."""
 
 import os
 import signal
@@ -13,9 +13,7 @@ from edge_transact.errors import UsageError
 from edge_transact.prune import Budget, prune
 from edge_transact.prune import run as pipeline
 from edge_transact.prune.journal import Journal
-from tests.prune.test_prune import weights_of
-
-TEXT = "\n\n".join(f"Chapter {number}. It was a year of {number * 7} ships and wars." for number in range(300))
+from tests.support.pruning import TEXT, weights_of
 
 
 @pytest.fixture
@@ -25,7 +23,7 @@ def options(tmp_path: Path) -> dict:
 
 
 class KilledError(Exception):
-    """Stands in for a kill at a known place."""
+    """Simulates a kill at a known place."""
 
 
 @pytest.mark.parametrize("method", ["best", "transact", "llm-pruner"])
@@ -33,7 +31,7 @@ class KilledError(Exception):
 def test_the_same_bytes_wherever_it_was_interrupted(
     tiny_model, tmp_path: Path, options, monkeypatch, method: str, after: int
 ) -> None:
-    # A state of every layer, or of hardly any.
+    # Write the state after every layer, or after hardly any.
     monkeypatch.setattr("edge_transact.prune.journal.STATE_S", 0 if after % 2 else 60)
     arguments = {"method": method, "compensate": True, "shots": 2, **options}
     prune(str(tiny_model), tmp_path / "whole", Budget(ratio=0.4), **arguments)
@@ -55,7 +53,7 @@ def test_the_same_bytes_wherever_it_was_interrupted(
     assert not (tmp_path / ".out.prune").exists()
 
 
-def test_what_is_known_is_not_computed_again(tiny_model, tmp_path: Path, options, monkeypatch) -> None:
+def test_known_results_are_not_computed_again(tiny_model, tmp_path: Path, options, monkeypatch) -> None:
     def fail(*_, **__):
         raise KilledError
 
@@ -74,7 +72,7 @@ def test_other_options_are_refused(tiny_model, tmp_path: Path, options) -> None:
     assert "score-0" in Journal(tmp_path / "out", {"seed": 1, "method": "best"}, resume=True), "nothing was lost"
 
 
-def test_without_resume_it_starts_again(tmp_path: Path) -> None:
+def test_without_resume_earlier_results_are_removed(tmp_path: Path) -> None:
     Journal(tmp_path / "out", {}, resume=False)["score-0"] = {}
     again = Journal(tmp_path / "out", {}, resume=False)
     assert "score-0" not in again

@@ -1,4 +1,4 @@
-"""The pruned model computes what the dense one does with the pruned heads and dims zeroed."""
+"""The pruned model computes the same as the dense model with the pruned heads and dims zeroed."""
 
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def source(request, tmp_path_factory) -> Checkpoint:
 
 @st.composite
 def selections_of(draw, layers: tuple[LayerWidths, ...]) -> list[LayerSelection]:
-    """Any selection of every layer; all keep the same number of query heads a group."""
+    """A random selection of every layer; all keep the same number of query heads per group."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     queries = draw(st.integers(1, layers[0].q_per_kv))
 
@@ -71,7 +71,7 @@ def selections_of(draw, layers: tuple[LayerWidths, ...]) -> list[LayerSelection]
 
 
 def zero_all_but(model: torch.nn.Module, layers: tuple[LayerWidths, ...], selections: list[LayerSelection]) -> None:
-    """Zeroes the weights of a dense model that `selections` don't keep: a head at a time, a dim at a time."""
+    """Zeroes the weights of a dense model that `selections` don't keep, head by head and dim by dim."""
     for block, layer, kept in zip(model.model.layers, layers, selections, strict=True):
         attention, half = block.self_attn, layer.qk_head_dim // 2
         of_group = {int(group): row for row, group in enumerate(kept.groups)}
@@ -108,7 +108,7 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 @settings(max_examples=5, deadline=None)
 @given(data=st.data())
 def test_same_function_as_the_dense_model_zeroed(source: Checkpoint, tmp_path_factory, data: st.DataObject) -> None:
-    """Pruned once and pruned again: heads' dims keep their RoPE frequencies, and the softmax its scale."""
+    """Pruned once and twice: dims keep their RoPE frequencies, and the softmax keeps its scale."""
     first = data.draw(selections_of(source.plan.layers))
     once = prune(source, first, tmp_path_factory.mktemp("once"))
     second = data.draw(selections_of(once.plan.layers))
@@ -139,6 +139,6 @@ def test_a_layer_alone_is_the_models(source: Checkpoint, tmp_path_factory, data:
             torch.testing.assert_close(layer(hidden, position_embeddings=angles), expected)
 
 
-def test_of_equal_scores_the_first_stay() -> None:
+def test_among_equal_scores_the_first_are_kept() -> None:
     assert top_indices(torch.tensor([1.0, 3.0, 1.0, 3.0, 1.0]), 3).tolist() == [0, 1, 3]
     assert top_indices(torch.zeros(1000), 4).tolist() == [0, 1, 2, 3]

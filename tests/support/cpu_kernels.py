@@ -1,29 +1,104 @@
-"""Shared by the tests of the CPU kernels: the instruction sets that this machine can run, and running a kernel."""
+"""Shared by the tests of the CPU kernels: instruction sets that run on every machine, and compiled kernels."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
 import tvm
+from tvm.script import tirx as T
 from tvm.target import codegen
+from tvm.tirx import Expr
 
-from edge_transact.compiler.cpu.isa import Avx512, Avx512Vnni, Fp32, NeonDot
+from edge_transact.compiler.cpu import matmul
+from edge_transact.compiler.cpu.isa import InstructionSet
+from edge_transact.compiler.cpu.isa.avx512 import Avx512
+from edge_transact.compiler.cpu.isa.avx512vnni import Avx512Vnni
+from edge_transact.compiler.cpu.isa.fp32 import Fp32
+from edge_transact.compiler.cpu.isa.neondot import NeonDot
 from edge_transact.compiler.lowering import PIPELINE
+from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.targets import get_target
+from edge_transact.compiler.vector import cast, lanes_of, shuffle, splat
 
 HOST = get_target("host").tvm_target()
 
+
+class EmulatedAvx512(Avx512):
+    """vpermps as arithmetic: the table's entries are consecutive integers."""
+
+    def look_up(self, table: Expr, index: Expr) -> Expr:
+        nibbles = T.bitwise_and(index, splat(T.int32(15), self.lanes))
+        return shuffle([table], [0] * self.lanes) + cast("float32", nibbles)
+
+
+class EmulatedAvx512Vnni(Avx512Vnni):
+    """vpdpbusd as multiplications of int32 lanes."""
+
+    def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
+        return _dot_bytes(accumulator, weights, activations, unsigned_weights=True)
+
+
+class EmulatedNeonDot(NeonDot):
+    """sdot as multiplications of int32 lanes."""
+
+    def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
+        return _dot_bytes(accumulator, weights, activations, unsigned_weights=False)
+
+
+def _dot_bytes(accumulator: Expr, weights: Expr, activations: Expr, *, unsigned_weights: bool) -> Expr:
+    lanes = lanes_of(accumulator)
+
+    def signed(vector: Expr, byte: int) -> Expr:
+        return T.shift_right(T.shift_left(vector, splat(T.int32(24 - 8 * byte), lanes)), splat(T.int32(24), lanes))
+
+    def unsigned(vector: Expr, byte: int) -> Expr:
+        return T.bitwise_and(T.shift_right(vector, splat(T.int32(8 * byte), lanes)), splat(T.int32(255), lanes))
+
+    for byte in range(4):
+        weight = unsigned(weights, byte) if unsigned_weights else signed(weights, byte)
+        accumulator = accumulator + weight * signed(activations, byte)
+    return accumulator
+
+
+EMULATED: dict[type[InstructionSet], type[InstructionSet]] = {
+    Avx512: EmulatedAvx512,
+    Avx512Vnni: EmulatedAvx512Vnni,
+    NeonDot: EmulatedNeonDot,
+}
+"""The instruction sets with plain vector code instead of intrinsics, which LLVM splits into what the machine has."""
+
+
+def runs_here(isa: type[InstructionSet]) -> bool:
+    """Whether this machine has the instructions."""
+    return codegen.llvm_cpu_has_features(list(isa.features), HOST)
+
+
+def _runnable(isa: type[InstructionSet], *args: int) -> InstructionSet:
+    return isa(*args) if runs_here(isa) else EMULATED[isa](*args)
+
+
 INSTRUCTION_SETS = [
-    isa
-    for isa in (Fp32(4), Fp32(8), Avx512(), Avx512Vnni(2), Avx512Vnni(3), NeonDot(2), NeonDot(3))
-    if codegen.llvm_cpu_has_features(list(isa.features), HOST)
+    Fp32(4),
+    Fp32(8),
+    _runnable(Avx512),
+    _runnable(Avx512Vnni, 2),
+    _runnable(Avx512Vnni, 3),
+    _runnable(NeonDot, 2),
+    _runnable(NeonDot, 3),
 ]
-"""Those that this machine can run."""
+"""All of them, those that this machine lacks emulated."""
 
 
-def describe(isa: Fp32) -> str:
-    return f"{isa.name}x{isa.lanes}-{isa.terms}"
+def describe(isa: InstructionSet) -> str:
+    return f"{isa.name}x{isa.lanes}-{isa.digits}"
+
+
+@functools.cache
+def compiled_matmul(kind: Matmul, isa: InstructionSet, threads: int, one_row: bool) -> Callable:
+    """A matmul's kernel on this machine, compiled once."""
+    return compiled(matmul.kernel(kind, isa, threads, one_row=one_row))
 
 
 def compiled(function: tvm.tirx.PrimFunc) -> Callable:

@@ -109,7 +109,7 @@ def converted(directory, checkpoint: Checkpoint, name: str) -> ShardReader:
 @pytest.mark.parametrize("biases", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("name", QUANTIZATIONS)
-def test_shards_hold_what_the_cost_formula_says(tmp_path, name, tied, biases):
+def test_shard_bytes_equal_the_cost_formula(tmp_path, name, tied, biases):
     checkpoint = write_checkpoint(tmp_path / "model", odd_plan(tied, biases))
     reader = converted(tmp_path / "out", checkpoint, name)
     expected = []
@@ -173,7 +173,7 @@ def test_checkpoints_of_mixed_dtypes_join(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["q4f16_0", "q0f16"])
-def test_names_the_weight_that_fp16_cannot_hold(tmp_path, name):
+def test_a_weight_that_overflows_fp16_is_named(tmp_path, name):
     plan = odd_plan()
     bad = torch.full(tensor_shapes(plan)["model.layers.1.mlp.up_proj.weight"], 1e6)
     checkpoint = write_checkpoint(tmp_path / "model", plan, **{"model.layers.1.mlp.up_proj.weight": bad})
@@ -183,7 +183,7 @@ def test_names_the_weight_that_fp16_cannot_hold(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", QUANTIZATIONS)
-def test_how_much_is_read_at_once_changes_no_byte(tmp_path, monkeypatch, name):
+def test_block_size_does_not_change_bytes(tmp_path, monkeypatch, name):
     checkpoint = write_checkpoint(tmp_path / "model", odd_plan(tied=False, biases=True))
     converted(tmp_path / "whole", checkpoint, name)
     # A few rows of every matrix, and chunks of a row, in threads.

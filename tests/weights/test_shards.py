@@ -36,7 +36,7 @@ def write(directory: Path, shard_bytes: int = 2048) -> Path:
     return directory
 
 
-def test_shards_are_those_of_tvm(tmp_path, monkeypatch):
+def test_shards_equal_tvms(tmp_path, monkeypatch):
     ours = write(tmp_path / "ours", shard_bytes=1 << 20)
     tvmjs.dump_tensor_cache(tensors(), str(tmp_path / "theirs"), shard_cap_mb=1, show_progress=False)
     theirs = json.loads((tmp_path / "theirs" / "tensor-cache.json").read_text())
@@ -45,7 +45,7 @@ def test_shards_are_those_of_tvm(tmp_path, monkeypatch):
         assert (ours / shard["dataPath"]).read_bytes() == (tmp_path / "theirs" / shard["dataPath"]).read_bytes()
 
 
-def test_tensors_fall_into_the_shards_that_tvm_puts_them_in(tmp_path):
+def test_tensors_are_in_the_same_shards_as_with_tvm(tmp_path):
     manager = tvmjs.TensorCacheShardingManager(str(tmp_path), "params_shard", 2048)
     for name, array in tensors().items():
         stored = tvmjs._convert_f32_to_bf16(array) if array.dtype == np.float32 else array
@@ -79,7 +79,7 @@ def test_values_come_back_in_their_runtime_dtype(tmp_path):
             np.testing.assert_array_equal(back, array)
 
 
-def test_metadata_is_as_mlc_counts_it(tmp_path):
+def test_metadata_equals_mlcs(tmp_path):
     index = json.loads((write(tmp_path / "out") / "tensor-cache.json").read_text())
     runtime_bytes = sum(array.nbytes for array in tensors().values())
     assert index["metadata"] == {
@@ -122,7 +122,7 @@ def test_a_truncated_or_missing_shard_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"records": [{}]}'])
-def test_an_index_that_is_none_is_named(tmp_path, text):
+def test_an_invalid_index_is_named(tmp_path, text):
     (tmp_path / "tensor-cache.json").write_text(text)
     with pytest.raises(EdgeTransactError, match=r"tensor-cache\.json is not a tensor cache index"):
         ShardReader(tmp_path)
@@ -136,7 +136,7 @@ def test_missing_index_and_unknown_parameter(tmp_path):
 
 
 @pytest.mark.parametrize("shard_bytes", [2048, 1 << 20])
-def test_a_tensor_in_blocks_is_the_tensor(tmp_path, shard_bytes):
+def test_a_tensor_in_blocks_equals_the_whole(tmp_path, shard_bytes):
     whole = write(tmp_path / "whole", shard_bytes)
     (tmp_path / "blocks").mkdir()
     writer = ShardWriter(tmp_path / "blocks", shard_bytes)

@@ -21,7 +21,7 @@ W4 = [name for name, quantization in QUANTIZATIONS.items() if quantization.bits 
 @pytest.mark.parametrize("kind", ["linear", "embedding"])
 @pytest.mark.parametrize("name", W4)
 @pytest.mark.parametrize("case", CASES)
-def test_packs_as_mlc(case, name, kind):
+def test_packs_like_mlc(case, name, kind):
     weight = torch.from_numpy(GOLDEN[f"{case}.weight"])
     q_weight, q_scale = w4.quantize(weight, QUANTIZATIONS[name], embedding=kind == "embedding")
     for ours, part in ((q_weight, "q_weight"), (q_scale, "q_scale")):
@@ -61,7 +61,7 @@ def test_error_is_at_most_half_a_step(name, weight, embedding):
 @pytest.mark.parametrize("name", W4)
 @settings(deadline=None)
 @given(weight=weights(8.0))
-def test_what_was_quantized_quantizes_to_itself(name, weight):
+def test_quantization_is_idempotent(name, weight):
     # Values far above the subnormals, where the scale itself survives the round trip within a rounding.
     weight = torch.where(weight.abs() < 1e-2, torch.zeros(()), weight)
     quantization = QUANTIZATIONS[name]
@@ -82,7 +82,7 @@ def test_every_checkpoint_dtype_gives_the_same_bits(dtype):
                 np.testing.assert_array_equal(ours, theirs)
 
 
-def test_rows_are_packed_alike_whatever_chunk_they_fall_in(monkeypatch):
+def test_chunks_do_not_change_packed_rows(monkeypatch):
     weight = torch.randn(50, 96, generator=torch.Generator().manual_seed(1))
     whole = w4.quantize(weight, QUANTIZATIONS["q4f16_1"])
     monkeypatch.setattr(w4, "_CHUNK_WEIGHTS", 96 * 7)
@@ -91,7 +91,7 @@ def test_rows_are_packed_alike_whatever_chunk_they_fall_in(monkeypatch):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e5])
-def test_refuses_what_fp16_cannot_hold(value):
+def test_refuses_weights_that_overflow_fp16(value):
     weight = torch.ones(2, 40)
     weight[1, 33] = value
     with pytest.raises(EdgeTransactError, match="not finite in float16"):

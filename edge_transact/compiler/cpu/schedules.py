@@ -5,6 +5,8 @@ from __future__ import annotations
 import tvm
 from tvm import IRModule, s_tir, tirx
 
+from edge_transact.compiler.matmul import MATMUL, Layout, weight_block
+
 LANES = 16
 """Output features that are computed together, in one, two or four vector registers."""
 
@@ -16,16 +18,17 @@ class ScheduleForCPU:
     def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
         """Schedule the matmuls of a module."""
         for var, function in mod.functions_items():
-            if isinstance(function, tirx.PrimFunc) and "matmul" in var.name_hint:
-                mod[var] = _schedule_matmul(function)
+            if isinstance(function, tirx.PrimFunc) and not function.attrs.get("tirx.is_scheduled", False):
+                schedule = s_tir.Schedule(function)
+                found = weight_block(schedule)
+                if found is not None and found[1].op == MATMUL:
+                    mod[var] = _schedule_matmul(schedule, found[0], found[1].layout)
         return mod
 
 
-def _schedule_matmul(function: tirx.PrimFunc) -> tirx.PrimFunc:
-    schedule = s_tir.Schedule(function)
+def _schedule_matmul(schedule: s_tir.Schedule, matmul: s_tir.schedule.SBlockRV, layout: Layout) -> tirx.PrimFunc:
     blocks = {schedule.get(block).name_hint: block for block in schedule.get_child_blocks(schedule.get_sblock("root"))}
-    name = "NT_matmul" if "NT_matmul" in blocks else "matmul"
-    matmul = blocks[name]
+    name = schedule.get(matmul).name_hint
     names = list(blocks)
     for consumer in reversed(names[names.index(name) + 1 :]):
         # Casts, biases, residuals and activations are computed where the result is stored.
@@ -39,7 +42,7 @@ def _schedule_matmul(function: tirx.PrimFunc) -> tirx.PrimFunc:
     if "dequantize" in blocks:
         schedule.compute_at(blocks["dequantize"], block)
         first, second = schedule.get_loops(blocks["dequantize"])[-2:]
-        if name == "NT_matmul":
+        if layout == "NK":
             # The weight is stored output-major; it is transposed so that adjacent lanes are adjacent in memory.
             schedule.transform_layout(blocks["dequantize"], ("write", 0), lambda n, k: (k, n))
             schedule.reorder(second, first)

@@ -1,62 +1,70 @@
-"""Puts our kernels into a module: products with packed weights, together with what surrounds them."""
+"""Replaces matmuls with packed weights by our kernels, together with the operators around them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import tvm
-import tvm_ffi
-from tvm import IRModule, relax, tirx
+from tvm import IRModule, relax, s_tir, tirx
+from tvm.relax.dpl import DFPattern, GlobalVarPattern, TuplePattern, is_op, is_tuple_get_item, wildcard
+from tvm_ffi import structural_equal
 
-from edge_transact.compiler.matmul import Matmul
+from edge_transact.compiler.matmul import EMBEDDING, MATMUL, Layout, Matmul, StoredWeight, weight_block
 from edge_transact.compiler.passes.chain_matmuls import MakeChain, chain_matmuls
-from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
+
+PACKED_BITS = 4
+"""Bits of the stored values that the kernels unpack."""
 
 
 class MatmulKernels(Protocol):
-    """The kernels of a kind of device.
+    """The matmul kernels for a kind of device.
 
     Attributes:
-        take_norm: Whether a product's kernel does the RMSNorm before it.
+        take_norm: Whether a kernel can apply the RMSNorm before its matmul.
     """
 
     take_norm: bool
 
     def embed(self, scale_dtype: str) -> tirx.PrimFunc | None:
-        """Rows of a packed matrix, as `cpu.matmul.embed`; nothing where there is no kernel of our own."""
+        """The kernel that reads rows of a packed matrix, as `cpu.matmul.embed`; `None` where there is none."""
 
-    def select(self, matmul: Matmul, x: list[Any], width: int) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
-        """What makes a product's kernel, and by what it differs from others; nothing where there is no kernel.
+    def select(
+        self, matmul: Matmul, x: Sequence[tirx.Expr], width: int
+    ) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
+        """Select the kernel for a matmul.
 
         Args:
-            matmul: The kind.
+            matmul: The spec.
             x: The shape of the activations, ``[batch, tokens, K]``.
             width: Columns of the result.
+
+        Returns:
+            A key that matmuls of the same kernel share, and a function that makes the kernel; `None` where there is
+            no kernel for the matmul.
         """
 
     @property
     def chain(self) -> MakeChain | None:
-        """What makes one kernel of several products of one row; nothing where each is a kernel of its own."""
+        """Makes one kernel of several matmuls of one row; `None` where each is a kernel of its own."""
 
 
-def is_one_row(x: list[Any]) -> bool:
+def is_one_row(x: Sequence[tirx.Expr]) -> bool:
     """Whether batch and tokens are 1: decode."""
     return all(isinstance(size, tirx.IntImm) and int(size) == 1 for size in x[:-1])
 
 
 @tvm.transform.module_pass(opt_level=0, name="FuseMatmuls")
 class FuseMatmuls:
-    """Each product with packed weights becomes one kernel with what follows it, and the norm before it.
+    """Each matmul with a packed weight becomes one kernel with the operators around it.
 
-    That is bias, SiLU gate and residual after, and RMSNorm before where the kernels take it.
-
-    Runs before operators are legalized. Products that the kernels don't support stay as they are.
+    These are RMSNorm before it, where the kernels take it, and bias, SiLU gate and residual after it. Matmuls that the
+    kernels don't support stay as they are. Runs before operators are legalized.
 
     Args:
-        kernels: Those of the target.
+        kernels: The target's kernels.
     """
 
     def __init__(self, kernels: MatmulKernels) -> None:
@@ -76,10 +84,93 @@ class FuseMatmuls:
 
 @dataclass(frozen=True)
 class _FusedMatmul:
-    """A product found in a function, with what is fused into it, and the kernel's arguments."""
+    """The spec of a matmul with the operators around it, and its kernel's arguments."""
 
     matmul: Matmul
     arguments: tuple[relax.Expr, ...]
+
+
+Match = Mapping[DFPattern, relax.Expr]
+"""What the parts of a pattern matched."""
+
+
+class _Pattern:
+    """A matmul with the operators that its kernel can take over."""
+
+    def __init__(self, *, take_norm: bool) -> None:
+        self.x, self.weight, self.scale, self.norm_weight = (wildcard() for _ in range(4))
+        self.bias, self.residual = (wildcard().has_ty(relax.TensorType(ndim=ndim, dtype=None)) for ndim in (1, 3))
+        self.norm = is_op("relax.nn.rms_norm")(self.x, self.norm_weight)
+        x = self.norm | self.x if take_norm else self.x
+        self.matmul = is_op("relax.call_tir")(GlobalVarPattern(), TuplePattern([x, self.weight, self.scale]))
+        self.biased = _either_way("relax.add", self.matmul, self.bias)
+        linear = self.biased | self.matmul
+        self.halves = is_op("relax.split")(linear)
+        self.gate, self.up = is_tuple_get_item(self.halves, 0), is_tuple_get_item(self.halves, 1)
+        self.silu = is_op("relax.nn.silu")(self.gate)
+        self.gated = _either_way("relax.multiply", self.silu, self.up)
+        self.sum = self.gated | linear
+        self.result = _either_way("relax.add", self.sum, self.residual) | self.sum
+
+    def match(self, call: relax.Call, function: _Bindings) -> Match | None:
+        """Match a matmul whose last operator is `call`.
+
+        Returns:
+            The expressions of the pattern's parts; `None` where there is no such matmul, or where its kernel would
+            keep a result to itself that other operators read.
+        """
+        matched = self.result.extract_matched_expr(call, function.values)
+        if matched is None:
+            return None
+        # dpl's own constraint, `only_used_by`, can't be combined with alternatives.
+        inner = (self.matmul, self.biased, self.halves, self.gate, self.up, self.silu, self.gated)
+        for part in inner:
+            readers = 2 if part is self.halves else 1
+            if part in matched and not matched[part].same_as(call) and function.readers[matched[part]] > readers:
+                return None
+        if self.norm in matched and [int(axis) for axis in matched[self.norm].attrs.axes] not in ([-1], [2]):
+            return None
+        if self.residual in matched:
+            residual, total = matched[self.residual], matched[self.sum]
+            if residual.same_as(total) or not structural_equal(residual.ty, total.ty):
+                return None
+        return matched
+
+    def fused(self, matched: Match, function: _Bindings, layout: Layout) -> _FusedMatmul:
+        """The matmul of a match."""
+        matmul = Matmul(
+            layout,
+            dtype=str(matched[self.x].ty.dtype),
+            scale_dtype=str(matched[self.scale].ty.dtype),
+            out_dtype=str(matched[self.matmul].ty.dtype),
+            norm_eps=float(matched[self.norm].attrs.epsilon) if self.norm in matched else None,
+            bias=self.bias in matched,
+            gated=self.gated in matched,
+            residual=self.residual in matched,
+        )
+        operands = (self.x, self.weight, self.scale, self.norm_weight, self.bias, self.residual)
+        values = [matched[operand] for operand in operands if operand in matched]
+        return _FusedMatmul(matmul, tuple(function.variables.get(value, value) for value in values))
+
+
+def _either_way(op: str, a: DFPattern, b: DFPattern) -> DFPattern:
+    return is_op(op)(a, b) | is_op(op)(b, a)
+
+
+class _Bindings:
+    """The bindings of a function.
+
+    Attributes:
+        values: Variable to value.
+        variables: Value to variable.
+        readers: Value to the number of bindings that read it.
+    """
+
+    def __init__(self, function: relax.Function) -> None:
+        self.values = relax.analysis.get_var2val(function)
+        self.variables = {value: var for var, value in self.values.items()}
+        readers = Counter(var for value in self.variables for var in set(relax.analysis.free_vars(value)))
+        self.readers = {value: readers[var] for value, var in self.variables.items()}
 
 
 @relax.expr_functor.mutator
@@ -87,16 +178,18 @@ class _Fuser(relax.PyExprMutator):
     def __init__(self, mod: IRModule, kernels: MatmulKernels) -> None:
         super().__init__(mod)
         self.mod, self.kernels = mod, kernels
+        self.pattern = _Pattern(take_norm=kernels.take_norm)
+        self.weights: dict[relax.GlobalVar, StoredWeight | None] = {}
         self.made: dict[Hashable, relax.GlobalVar] = {}
         self.of_one_row: dict[str, Matmul] = {}
         self.found: dict[relax.Expr, _FusedMatmul] = {}
 
     def fuse(self, var: relax.GlobalVar, function: relax.Function) -> None:
-        self.found = _find(self.mod, function, self.kernels.take_norm)
+        self.found = self._find(function)
         self.builder_.update_func(var, self.visit_expr(function))
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
-        if _is_op(call, "relax.call_tir") and call.args[0].name_hint.startswith("embed") and _is_packed(call):
+        if self._packed(call, EMBEDDING):
             return self._embed(call)
         fused = self.found.get(call)
         call = super().visit_call_(call)
@@ -115,133 +208,37 @@ class _Fuser(relax.PyExprMutator):
 
     def _embed(self, call: relax.Call) -> relax.Expr:
         ids, weight, scale = call.args[1].fields
-        if "embed" not in self.made:
+        if EMBEDDING not in self.made:
             kernel = self.kernels.embed(str(scale.ty.dtype))
             if kernel is None:
                 return call
-            self.made["embed"] = self.builder_.add_func(kernel, "w4_embed")
-        return relax.call_tir(self.made["embed"], [ids, weight, scale], call.ty)
+            self.made[EMBEDDING] = self.builder_.add_func(kernel, "w4_embed")
+        return relax.call_tir(self.made[EMBEDDING], [ids, weight, scale], call.ty)
 
+    def _find(self, function: relax.Function) -> dict[relax.Expr, _FusedMatmul]:
+        """The matmuls of a function, keyed by the last call that each replaces."""
+        bindings = _Bindings(function)
+        found: dict[relax.Expr, _FusedMatmul] = {}
+        replaced: set[relax.Expr] = set()
+        blocks = function.body.blocks if isinstance(function.body, relax.SeqExpr) else []
+        # The last operator first, so that a kernel takes over all that it can.
+        for value in [binding.value for block in blocks for binding in block.bindings][::-1]:
+            matched = self.pattern.match(value, bindings) if isinstance(value, relax.Call) else None
+            if matched is None or matched[self.pattern.matmul] in replaced:
+                continue
+            weight = self._packed(matched[self.pattern.matmul], MATMUL)
+            if weight is not None:
+                found[value] = self.pattern.fused(matched, bindings, weight.layout)
+                replaced.add(matched[self.pattern.matmul])
+        return found
 
-def _find(mod: IRModule, function: relax.Function, take_norm: bool) -> dict[relax.Expr, _FusedMatmul]:
-    """The products of a function, keyed by the last call that each replaces."""
-    bindings = [binding for block in _blocks(function) for binding in block.bindings]
-    values = {binding.var: binding.value for binding in bindings}
-    users: dict[relax.Var, list[relax.Binding]] = {}
-    for binding in bindings:
-        for var in relax.analysis.free_vars(binding.value):
-            users.setdefault(var, []).append(binding)
-
-    found = {}
-    for binding in bindings:
-        fused = _matmul(mod, binding.value)
-        if fused is None:
-            continue
-        if take_norm:
-            fused = _with_norm(fused, values)
-        last, fused = _with_epilogue(binding, fused, users)
-        found[last.value] = fused
-    return found
-
-
-def _blocks(function: relax.Function) -> list[relax.BindingBlock]:
-    return list(function.body.blocks) if isinstance(function.body, relax.SeqExpr) else []
-
-
-def _matmul(mod: IRModule, value: relax.Expr) -> _FusedMatmul | None:
-    """A call of a function that `modules` made for packed weights, if `value` is one."""
-    if not (isinstance(value, relax.Call) and _is_op(value, "relax.call_tir")):
-        return None
-    if not value.args[0].name_hint.startswith("dequantize_matmul"):
-        return None
-    x, weight, scale = value.args[1].fields
-    k, n = int(x.ty.shape[-1]), int(value.ty.shape[-1])
-    words = math.ceil(k / GROUP_SIZE) * WORDS_PER_GROUP
-    rows = int(weight.ty.shape[0])
-    output_major = rows == n if words != n else _has_block(mod[value.args[0]], "NT_matmul")
-    dtypes = (str(x.ty.dtype), str(scale.ty.dtype), str(value.ty.dtype))
-    return _FusedMatmul(Matmul("NK" if output_major else "KN", *dtypes), (x, weight, scale))
-
-
-def _is_packed(call: relax.Call) -> bool:
-    arguments = call.args[1].fields if isinstance(call.args[1], relax.Tuple) else []
-    return len(arguments) == 3 and str(arguments[1].ty.dtype) == "uint32"
-
-
-def _has_block(function: tirx.PrimFunc, name: str) -> bool:
-    names = []
-    tirx.stmt_functor.post_order_visit(
-        function.body, lambda node: names.append(node.name_hint) if isinstance(node, tirx.SBlock) else None
-    )
-    return name in names
-
-
-def _with_norm(fused: _FusedMatmul, values: dict[relax.Var, relax.Expr]) -> _FusedMatmul:
-    x, *rest = fused.arguments
-    norm = values.get(x)
-    if (
-        norm is None
-        or not _is_op(norm, "relax.nn.rms_norm")
-        or [int(axis) for axis in norm.attrs.axes] not in ([-1], [2])
-    ):
-        return fused
-    return _FusedMatmul(replace(fused.matmul, norm_eps=float(norm.attrs.epsilon)), (norm.args[0], *rest, norm.args[1]))
-
-
-def _with_epilogue(
-    binding: relax.Binding, fused: _FusedMatmul, users: dict[relax.Var, list[relax.Binding]]
-) -> tuple[relax.Binding, _FusedMatmul]:
-    """Follow the result through its only uses as long as the kernel can take them over."""
-
-    def only_user(binding: relax.Binding) -> relax.Binding | None:
-        uses = users.get(binding.var, [])
-        return uses[0] if len(uses) == 1 else None
-
-    def added(binding: relax.Binding | None, to: relax.Var) -> relax.Expr | None:
-        if binding is None or not _is_op(binding.value, "relax.add"):
+    def _packed(self, call: relax.Call, op: str) -> StoredWeight | None:
+        """The packed weight of a call of the function that `modules` makes for `op`; `None` for other calls."""
+        if not (isinstance(call.op, tvm.ir.Op) and call.op.name == "relax.call_tir"):
             return None
-        first, second = binding.value.args
-        return second if first.same_as(to) else first
-
-    after = only_user(binding)
-    other = added(after, binding.var)
-    if other is not None and len(other.ty.shape) == 1:
-        fused = _FusedMatmul(replace(fused.matmul, bias=True), (*fused.arguments, other))
-        binding, after = after, only_user(after)
-        other = added(after, binding.var)
-    gated = _gated(binding, users)
-    if gated is not None:
-        fused = _FusedMatmul(replace(fused.matmul, gated=True), fused.arguments)
-        binding, after = gated, only_user(gated)
-        other = added(after, binding.var)
-    if (
-        other is not None
-        and not other.same_as(binding.var)
-        and other.ty.dtype == binding.var.ty.dtype
-        and tvm_ffi.structural_equal(other.ty.shape, binding.var.ty.shape)
-    ):
-        return after, _FusedMatmul(replace(fused.matmul, residual=True), (*fused.arguments, other))
-    return binding, fused
-
-
-def _gated(binding: relax.Binding, users: dict[relax.Var, list[relax.Binding]]) -> relax.Binding | None:
-    """The ``silu(gate) * up`` that takes the two halves of a result, and nothing else does."""
-    (split,) = users.get(binding.var, []) if len(users.get(binding.var, [])) == 1 else (None,)
-    if split is None or not _is_op(split.value, "relax.split"):
-        return None
-    halves = users.get(split.var, [])
-    if len(halves) != 2 or not all(isinstance(half.value, relax.TupleGetItem) for half in halves):
-        return None
-    gate, up = sorted(halves, key=lambda half: half.value.index)
-    if len(users.get(gate.var, [])) != 1 or len(users.get(up.var, [])) != 1:
-        return None
-    silu, multiply = users[gate.var][0], users[up.var][0]
-    if not (_is_op(silu.value, "relax.nn.silu") and _is_op(multiply.value, "relax.multiply")):
-        return None
-    if len(users.get(silu.var, [])) != 1 or not users[silu.var][0].var.same_as(multiply.var):
-        return None
-    return multiply
-
-
-def _is_op(value: Any, name: str) -> bool:
-    return isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op) and value.op.name == name
+        function = call.args[0]
+        if function not in self.weights:
+            found = weight_block(s_tir.Schedule(self.mod[function]))
+            self.weights[function] = found[1] if found else None
+        weight = self.weights[function]
+        return weight if weight is not None and weight.op == op and weight.bits == PACKED_BITS else None

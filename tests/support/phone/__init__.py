@@ -1,1 +1,1 @@
-"""A phone without a phone: real adb, real adbd, an arm64 userland under qemu, in its own network namespace."""
+"""A stand-in phone: real adb and adbd, and an arm64 userland under qemu, in a network namespace of its own."""

@@ -18,6 +18,7 @@ from edge_transact.compiler.cpu.decode.base import DecodeMatmul, Scratch
 from edge_transact.compiler.cpu.decode.kn import DecodeKN
 from edge_transact.compiler.cpu.decode.nk import DecodeNK
 from edge_transact.compiler.cpu.isa import InstructionSet
+from edge_transact.compiler.matmul import Layout
 
 HEAD_START_BYTES = 32 << 10
 """Weights that the calling thread reads more than the others, which start a microsecond later."""
@@ -25,7 +26,7 @@ HEAD_START_BYTES = 32 << 10
 COLUMNS = DecodeKN.columns
 """The columns that a matrix needs at least: those of a KN block, which are more than those of an NK block."""
 
-_BY_LAYOUT: dict[str, type[DecodeMatmul]] = {"KN": DecodeKN, "NK": DecodeNK}
+_BY_LAYOUT: dict[Layout, type[DecodeMatmul]] = {"KN": DecodeKN, "NK": DecodeNK}
 
 
 def decode(matmuls: Sequence[MatmulBuffers], isas: Sequence[InstructionSet], threads: int) -> None:

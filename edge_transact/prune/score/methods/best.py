@@ -28,7 +28,6 @@ class Best(Scorer):
     compensates: ClassVar[bool] = True
     gradients: ClassVar[Gradients] = "activations"
     priced_units: ClassVar[tuple[str, ...]] = tuple(UNITS)
-    predicts_losses: ClassVar[bool] = True
     score_unit: ClassVar[str] = "predicted loss, nats a token"
 
     def __init__(

@@ -9,8 +9,6 @@ can stand in for their dims, so RoPE pairs score as in `transact`.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
@@ -22,8 +20,6 @@ from edge_transact.widths import LayerWidths
 
 class Flap(Scorer):
     """Scores a layer by its activations and the weights that consume them."""
-
-    shifts_biases: ClassVar[bool] = True
 
     def __init__(
         self, widths: LayerWidths, layer: LlamaDecoderLayer, *, seed: int = 0, wants_losses: bool = True

@@ -70,12 +70,6 @@ class Scorer(ABC):
     priced_units: ClassVar[tuple[str, ...]] = MEASURED_UNITS
     """Units that the budgeted allocation can cut with this method: those with a loss curve, predicted or measured."""
 
-    predicts_losses: ClassVar[bool] = False
-    """Whether scores come with predicted losses."""
-
-    shifts_biases: ClassVar[bool] = False
-    """Whether scores come with the mean inputs of `o_proj` and `down_proj`, which biases add when dims are cut."""
-
     score_unit: ClassVar[str] = ""
     """What the scores measure; empty for scores that only rank."""
 

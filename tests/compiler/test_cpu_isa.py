@@ -1,0 +1,123 @@
+"""Instruction sets are selected where a target has them, compile to their instructions, and compute the right lanes."""
+
+import re
+
+import numpy as np
+import pytest
+import tvm
+from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
+from tvm.target import Target
+from tvm.tirx.script.builder import ir as builder
+
+from edge_transact.compiler.cpu import isa as isa_module
+from edge_transact.compiler.cpu.isa import select
+from edge_transact.compiler.cpu.isa.avx512 import Avx512
+from edge_transact.compiler.cpu.isa.avx512vnni import Avx512Vnni
+from edge_transact.compiler.cpu.isa.fp32 import Fp32
+from edge_transact.compiler.cpu.isa.neondot import NeonDot
+from edge_transact.compiler.cpu.matmul import kernel
+from edge_transact.compiler.lowering import PIPELINE, PLAIN_LOOPS
+from edge_transact.compiler.matmul import Matmul
+from edge_transact.compiler.vector import load, store
+from edge_transact.quantization import ZERO_POINT
+from edge_transact.system.cpu import FLAGS
+from tests.support.cpu_kernels import EMULATED, INSTRUCTION_SETS, compiled, runs_here
+
+
+def target_of(architecture: str, mcpu: str, mattr: list[str]) -> Target:
+    return Target(
+        {"kind": "llvm", "mtriple": f"{architecture}-linux-gnu", "mcpu": mcpu, "mattr": mattr, "num-cores": 2}
+    )
+
+
+@pytest.mark.parametrize(
+    ("architecture", "mcpu", "mattr", "expected", "digits", "lanes"),
+    [
+        ("x86_64", "znver4", [], Avx512Vnni, 3, 16),
+        ("x86_64", "sapphirerapids", [], Avx512Vnni, 3, 16),
+        ("x86_64", "znver4", ["-avx512vnni"], Avx512, 1, 16),
+        ("x86_64", "skylake-avx512", [], Avx512, 1, 16),
+        ("x86_64", "znver3", [], Fp32, 1, 8),
+        ("x86_64", "x86-64", [], Fp32, 1, 8),
+        ("aarch64", "cortex-a76", [], NeonDot, 3, 4),
+        ("aarch64", "generic", ["+neon", "+dotprod"], NeonDot, 3, 4),
+        ("aarch64", "cortex-a72", [], Fp32, 1, 4),
+    ],
+)
+def test_a_target_gets_the_best_instruction_set_that_it_has(architecture, mcpu, mattr, expected, digits, lanes):
+    isa = select(target_of(architecture, mcpu, mattr), 3)
+    assert (type(isa), isa.digits, isa.lanes) == (expected, digits, lanes)
+    assert set(isa.features) <= set(FLAGS), "a library must be able to say what it needs"
+
+
+@pytest.mark.parametrize("one_row", [True, False], ids=["decode", "prefill"])
+@pytest.mark.parametrize(
+    ("architecture", "mcpu", "instructions"),
+    [
+        ("x86_64", "haswell", ["vfmadd.*ymm"]),
+        ("x86_64", "skylake-avx512", [r"vperm(t2)?ps\s.*zmm", "vfmadd"]),
+        ("x86_64", "cascadelake", ["vpdpbusd.*zmm"]),
+        ("aarch64", "cortex-a72", ["fmla"]),
+        ("aarch64", "cortex-a76", ["sdot"]),
+    ],
+)
+def test_kernels_compile_to_the_instructions(architecture, mcpu, instructions, one_row):
+    """On every machine, whether it can run them or not."""
+    target = target_of(architecture, mcpu, [])
+    matmul = Matmul("KN", "float16", "float16", "float16")
+    function = kernel(matmul, select(target, 2), 2, one_row=one_row).with_attr("global_symbol", "kernel")
+    module = tvm.compile(tvm.IRModule({"kernel": function}), target=target, tir_pipeline=PIPELINE).mod
+    assembly = module.inspect_source("asm")
+    assert [pattern for pattern in instructions if not re.search(pattern, assembly)] == []
+
+
+def test_every_instruction_set_is_run_by_the_tests():
+    run = {type(isa) for isa in INSTRUCTION_SETS}
+    assert {isa for isa in isa_module.INSTRUCTION_SETS if isa in run or EMULATED[isa] in run} == set(
+        isa_module.INSTRUCTION_SETS
+    )
+
+
+def lane_by_lane(operation, *arrays: np.ndarray) -> np.ndarray:
+    """What an operation on vectors computes from vectors in memory."""
+    lanes = len(arrays[0])
+    with IRBuilder() as ib, builder.prim_func(s_tir=True):
+        T.func_name("main")
+        T.func_attr(PLAIN_LOOPS)
+        handles = [T.arg(f"x{i}", T.handle()) for i in range(len(arrays) + 1)]
+        buffers = [T.match_buffer(handle, (lanes,), "int32") for handle in handles]
+        store(buffers[-1], operation(*(load(buffer, [0], lanes) for buffer in buffers[:-1])), [0])
+    out = np.zeros(lanes, np.int32)
+    compiled(ib.get())(*arrays, out)
+    return out
+
+
+def real_or_emulated(*classes):
+    """The emulated instructions, and the real ones where the machine has them."""
+    return [isa for real in classes for isa in (EMULATED[real], *([real] if runs_here(real) else []))]
+
+
+@pytest.mark.parametrize("isa", real_or_emulated(Avx512Vnni, NeonDot), ids=lambda isa: isa.__name__)
+def test_dot_products_of_bytes(isa, rng):
+    lanes = isa.lanes
+    # sdot's weights are signed; nibbles are not negative either way.
+    weights = rng.integers(0, 16 if issubclass(isa, NeonDot) else 256, (lanes, 4), np.uint8)
+    digits = rng.integers(-128, 128, (lanes, 4), np.int8)
+    weights[0], digits[0], digits[1] = weights.max(), -128, 127
+    start = rng.integers(-(1 << 30), 1 << 30, lanes, np.int32)
+    got = lane_by_lane(isa(2).multiply_add, start, weights.view(np.int32)[:, 0], digits.view(np.int32)[:, 0])
+    np.testing.assert_array_equal(got, start + (weights.astype(np.int32) * digits).sum(1))
+
+
+@pytest.mark.parametrize("isa", real_or_emulated(Avx512), ids=lambda isa: isa.__name__)
+def test_weights_looked_up_in_a_register(isa, rng):
+    words = rng.integers(0, 1 << 32, isa.lanes, np.uint32)
+    words[:16] ^= (words[:16] ^ np.arange(16, dtype=np.uint32)) & 15
+    for step in range(isa.steps):
+
+        def unpack(vector, step=step):
+            return isa().unpack(T.reinterpret(f"uint32x{isa.lanes}", vector), step)
+
+        got = lane_by_lane(unpack, words.view(np.int32)).view(np.float32)
+        np.testing.assert_array_equal(got, (words >> np.uint32(4 * step) & 15).astype(np.float32) - ZERO_POINT)
