@@ -42,7 +42,7 @@ def measure(model: str, ratio: float) -> dict[str, object]:
         "machine": page.machine(torch.get_num_threads()),
         "source": source.to_list(),
         "pruned": pruned.to_list(),
-        "curves": [{name: points(layer[unit], step) for name, (unit, step) in CURVES.items()} for layer in curves],
+        "curves": [{unit: points(layer[unit], step) for unit, step in STEPS.items()} for layer in curves],
     }
 
 
