@@ -33,7 +33,7 @@ class BuildOptions(Options):
         Option("What to build for: {choices}; comma-separated."),
     ] = Field(["android", "host"])
     quant: Annotated[
-        Annotated[str, OneOf(tuple(QUANTIZATIONS))] | None,
+        Annotated[str, OneOf(tuple(QUANTIZATIONS), "quantization")] | None,
         Option("Quantization: {choices}.", default="q4f16_0 for android, else q4f32_1", example="q4f16_0"),
     ] = None
     context: Annotated[

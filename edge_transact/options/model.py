@@ -110,7 +110,8 @@ def _usage_error(model: type[BaseModel], error: ErrorDetails) -> UsageError:
     option = next((entry for entry in field.metadata if isinstance(entry, Option)), None)
     flag = flag_of(name, option)
     if isinstance(cause, UnknownName):
-        return UsageError(f"unknown {name.removesuffix('s')} {error['input']!r}", fix=cause.fix)
+        what = next(entry.what for entry in metadata_of(field) if isinstance(entry, OneOf)) or name.removesuffix("s")
+        return UsageError(f"unknown {what} {error['input']!r}", fix=cause.fix)
     if isinstance(cause, UsageError):
         return UsageError(f"{flag}: {cause.message}", fix=cause.fix)
     fix = help_of(field, option) if option else ""

@@ -38,9 +38,11 @@ class OneOf:
 
     Attributes:
         choices: The names.
+        what: What they name, in messages; by default the option's name.
     """
 
     choices: tuple[str, ...]
+    what: str = ""
 
     def check(self, name: str) -> str:
         """The name itself.

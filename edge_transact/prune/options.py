@@ -152,7 +152,8 @@ class PruneOptions(PruneChoices):
     """
 
     quant: Annotated[
-        Annotated[str, OneOf(tuple(QUANTIZATIONS))], Option("Quantization in which limits count bytes.", LIMITS)
+        Annotated[str, OneOf(tuple(QUANTIZATIONS), "quantization")],
+        Option("Quantization in which limits count bytes.", LIMITS),
     ] = default_quantization(["android"])
     context: Annotated[Count, Option("Tokens in the KV cache that --max-memory counts.", LIMITS)] = (
         costs.DEFAULT_CONTEXT
