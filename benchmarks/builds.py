@@ -15,7 +15,7 @@ from benchmarks import page
 from benchmarks.model_coverage import in_own_process
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.inputs.models import resolve_model
-from edge_transact.prune import Budget, prune
+from edge_transact.prune import PruneOptions, prune
 
 if TYPE_CHECKING:
     from benchmarks.__main__ import Options
@@ -59,7 +59,7 @@ def _all_different(source: Path, output: Path) -> None:
     ]
     widths = output.with_suffix(".json")
     widths.write_text(json.dumps([asdict(layer) for layer in layers]))
-    prune(str(source), output, Budget(widths=widths), calibration_tokens=1024)
+    prune(str(source), output, PruneOptions(widths=widths, calibration_tokens=1024))
 
 
 def built(model: Path, scratch: Path, threads: int) -> float:
@@ -67,8 +67,9 @@ def built(model: Path, scratch: Path, threads: int) -> float:
     import torch
 
     from edge_transact.build.dist import build
+    from edge_transact.build.options import BuildOptions
 
     torch.set_num_threads(threads)
     with TemporaryDirectory(dir=scratch) as directory:
         os.environ["EDGE_TRANSACT_CACHE"] = f"{directory}/cache"
-        return build(str(model), Path(directory) / "dist", targets=TARGETS).seconds
+        return build(str(model), Path(directory) / "dist", BuildOptions(target=list(TARGETS))).seconds

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import page
-from edge_transact.prune import Budget, prune
+from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.allocate.curves import loss_curves
 
 RESULTS = page.RESULTS / "loss-curves.json"
@@ -33,7 +33,7 @@ def measure(model: str, ratio: float) -> dict[str, object]:
     Compensation, which takes the longest, comes after the widths are chosen and is left out.
     """
     with tempfile.TemporaryDirectory(prefix="edge-transact-curves-") as scratch:
-        result = prune(model, Path(scratch) / "pruned", Budget(ratio=ratio), compensate=False)
+        result = prune(model, Path(scratch) / "pruned", PruneOptions(ratio=ratio, compensate=False))
         source, pruned = result.source.plan, result.checkpoint.plan
     curves = loss_curves(result.scores, source.layers, result.sensitivity)
     return {
@@ -42,7 +42,7 @@ def measure(model: str, ratio: float) -> dict[str, object]:
         "machine": page.machine(torch.get_num_threads()),
         "source": source.to_list(),
         "pruned": pruned.to_list(),
-        "curves": [{name: points(layer[unit], step) for name, (unit, step) in CURVES.items()} for layer in curves],
+        "curves": [{unit: points(layer[unit], step) for unit, step in STEPS.items()} for layer in curves],
     }
 
 

@@ -65,11 +65,11 @@ def prune_one(model: str, output: Path, budget: dict[str, Any], method: str, tok
     from torch.profiler import ProfilerActivity, profile
 
     from edge_transact import costs
-    from edge_transact.prune import Budget, prune
+    from edge_transact.prune import PruneOptions, prune
     from edge_transact.system.memory import peak_rss_mib
 
     with profile(activities=[ProfilerActivity.CPU]) if profiled else nullcontext() as profiler:
-        result = prune(model, output, Budget.from_options(**budget), method=method, calibration_tokens=tokens)
+        result = prune(model, output, PruneOptions(**budget, method=method, calibration_tokens=tokens))
     rss_mib, product_s = peak_rss_mib(), None
     if profiler is not None:
         events = profiler.key_averages()

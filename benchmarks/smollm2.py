@@ -17,10 +17,11 @@ from edge_transact import costs
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.bench.records.plan import Lengths, prompt_ids
 from edge_transact.build.dist import build
+from edge_transact.build.options import BuildOptions
 from edge_transact.errors import EdgeTransactError
 from edge_transact.inputs.names import package_directory
 from edge_transact.progress import track
-from edge_transact.prune import Budget
+from edge_transact.prune import PruneOptions
 from edge_transact.quantization import get_quantization
 
 if TYPE_CHECKING:
@@ -119,9 +120,8 @@ def _build(quantization: str, pruned: bool, scratch: Path) -> Ours:
     dist = scratch / f"smollm2-{'pruned' if pruned else 'dense'}-{quantization}"
     if not dist.is_dir():
         logger.info(f"build {dist.name}")
-        budget = Budget(ratio=RATIO) if pruned else None
-        pruning = {"calibration_tokens": 4096} if pruned else None
-        build("demo:smollm2", dist, targets=["host"], quantization=quantization, budget=budget, pruning=pruning)
+        pruning = PruneOptions(ratio=RATIO, calibration_tokens=4096) if pruned else None
+        build("demo:smollm2", dist, BuildOptions(target=["host"], quant=quantization), pruning=pruning)
     name = f"{quantization}, pruned by {RATIO:.0%}" if pruned else quantization
     return Ours(name, dist, Manifest.read(dist))
 

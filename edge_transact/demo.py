@@ -58,9 +58,10 @@ class Timer:
 def demo(directory: Path = Path("demo")) -> None:
     """Runs all steps, from a checkpoint to an answer, and prints what changed and how long each step took."""
     from edge_transact.build.dist import build
+    from edge_transact.build.options import BuildOptions
     from edge_transact.evaluate.models import evaluate_model
     from edge_transact.inputs import read_text, resolve_model
-    from edge_transact.prune import Budget, prune
+    from edge_transact.prune import PruneOptions, prune
 
     timer = Timer()
     if directory.exists():
@@ -68,10 +69,10 @@ def demo(directory: Path = Path("demo")) -> None:
     with timer.step(f"load {MODEL}"):
         source = resolve_model(MODEL)
     with timer.step(f"prune {RATIO:.0%} of attention and MLP"):
-        pruned = prune(MODEL, directory / "pruned", Budget(ratio=RATIO))
+        pruned = prune(MODEL, directory / "pruned", PruneOptions(ratio=RATIO))
     with timer.step("quantize to W4A16 and build for android and host"):
-        dense_build = build(MODEL, directory / "dense-dist", targets=["host"], quantization="q4f16_0")
-        pruned_build = build(str(directory / "pruned"), directory / "dist", targets=["android", "host"])
+        dense_build = build(MODEL, directory / "dense-dist", BuildOptions(target=["host"], quant="q4f16_0"))
+        pruned_build = build(str(directory / "pruned"), directory / "dist", BuildOptions(target=["android", "host"]))
     with timer.step(f"ask: {QUESTION}"):
         answers = [_ask("dense", dense_build), _ask("pruned", pruned_build)]
     perplexities = {}
@@ -149,8 +150,8 @@ def _comparison(dense: Build, pruned: Build, answers: Sequence[Answer], perplexi
 
     add("parameters", [costs.parameters(plan) for plan in plans])
     add(f"weight bytes, {quantization.name}", [built.manifest.weights_bytes for built in (dense, pruned)])
-    add("KV bytes a token", [costs.kv_bytes_per_token(plan, quantization) for plan in plans])
-    add("FLOPs a token at 512", [costs.decode_flops(plan, 512) for plan in plans])
+    add("KV bytes per token", [costs.kv_bytes_per_token(plan, quantization) for plan in plans])
+    add("FLOPs per token at 512", [costs.decode_flops(plan, 512) for plan in plans])
     add(f"perplexity, {TEXT}, {WINDOWS} windows", [perplexities["dense"], perplexities["pruned"]], ".2f")
     add("the same, quantized, from the library", [perplexities["dense + W4"], perplexities["pruned + W4"]], ".2f")
     # The first token of an answer comes from prefill: an answer of one token has no decode speed.

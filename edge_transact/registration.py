@@ -1,10 +1,10 @@
-"""Teaches transformers' Auto classes our ``edge_llama`` checkpoints, without importing transformers.
+"""Registers ``edge_llama`` checkpoints with transformers' Auto classes, without importing transformers.
 
-``import edge_transact`` has to be cheap, and transformers takes seconds. So where its Auto classes aren't imported
-yet, the registration waits for them: a finder adds our names to their tables as soon as those exist. The tables hold
-names, which transformers looks up in ``transformers.models.edge_llama`` when it first needs the class; this module
-stands in for that one. (Registering the classes themselves at that moment would import LLaMA in the middle of its own
-import.)
+``AutoConfig.register`` and ``AutoModelForCausalLM.register`` would do, but the Auto modules import torch: seconds that
+every ``import edge_transact``, and so every start of the command line, would pay. transformers has no plugin entry
+points either. So a finder on `sys.meta_path` waits until the Auto modules are imported, and adds our names to their
+tables. transformers looks the names up in ``transformers.models.edge_llama`` when it first needs a class; this module
+stands in for that one. (Registering the classes at that moment would import LLaMA in the middle of its own import.)
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
-from typing import Any
 
 _MODEL_TYPE = "edge_llama"
 _CONFIG_CLASS, _MODEL_CLASS = "EdgeLlamaConfig", "EdgeLlamaForCausalLM"
@@ -30,7 +29,7 @@ _TABLES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> type:
     if name not in _CLASSES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_CLASSES[name]), name)
@@ -42,7 +41,7 @@ def _add_name(module: ModuleType) -> None:
 
 
 class _AutoClassFinder:
-    """A `sys.meta_path` finder of transformers' two Auto modules only, that adds our names once they have executed."""
+    """A finder of transformers' two Auto modules, which adds our names to them after they execute."""
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -60,12 +59,12 @@ class _AutoClassFinder:
 
 
 def register_auto_classes() -> None:
-    """Makes ``AutoConfig`` and ``AutoModelForCausalLM`` load ``edge_llama`` checkpoints, now or once imported."""
+    """Makes ``AutoConfig`` and ``AutoModelForCausalLM`` load ``edge_llama`` checkpoints, whenever they are imported."""
     sys.modules.setdefault(f"transformers.models.{_MODEL_TYPE}", sys.modules[__name__])
     if _AutoClassFinder not in sys.meta_path:
         sys.meta_path.insert(0, _AutoClassFinder)
     if auto := sys.modules.get(_CONFIGURATION_AUTO):
         _add_name(auto)
     if auto := sys.modules.get(_MODELING_AUTO):
-        # Too late for names: this module has turned the table of configurations around already.
+        # Too late for names: this module has already inverted the table of configurations.
         auto.AutoModelForCausalLM.register(__getattr__(_CONFIG_CLASS), __getattr__(_MODEL_CLASS), exist_ok=True)

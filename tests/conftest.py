@@ -10,21 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import hub as small_hub
+from tests.support.checkpoints import TINY
+from tests.support.hub import Hub, serve
 from tests.support.machine import TestRun
-
-TINY = {
-    "vocab_size": 96,
-    "hidden_size": 48,
-    "intermediate_size": 40,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 3,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.2,
-}
-"""A LLaMA of a few thousand parameters whose heads don't add up to its hidden size."""
 
 TEST_RUN = pytest.StashKey[TestRun]()
 
@@ -105,7 +93,7 @@ def tiny_model() -> Path:
 
 
 @pytest.fixture
-def hub() -> Iterator[small_hub.Hub]:
+def hub() -> Iterator[Hub]:
     """A hub on loopback, empty."""
-    with small_hub.serve() as running:
+    with serve() as running:
         yield running

@@ -20,10 +20,10 @@ import pytest
 from edge_transact.artifacts import cache
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.inputs import models, texts
-from tests.support import hub as small_hub
 from tests.support.bench_logs import repetition, write_log
 from tests.support.examples import EXAMPLES, ROOT, run_line, short_smollm2, small_model, split
 from tests.support.gguf_files import write_gguf
+from tests.support.hub import MEMBER, serve
 
 HUB_MODELS = ("HuggingFaceTB/SmolLM2-135M-Instruct", "meta-llama/Llama-3.2-1B-Instruct")
 TUTORIAL = "docs/tutorial.md"
@@ -82,7 +82,7 @@ def hub(inputs, tmp_path, monkeypatch):
     """A hub on loopback with the models of the examples, and everything else that they name."""
     monkeypatch.setattr(models, "_demo_model", lambda name: inputs / "small")
     monkeypatch.setattr(texts, "package_directory", lambda package, name: inputs / package)
-    with small_hub.serve() as running:
+    with serve() as running:
         files = {path.name: path.read_bytes() for path in (inputs / "small").iterdir()}
         for name in HUB_MODELS:
             running.add(name, files)
@@ -92,7 +92,7 @@ def hub(inputs, tmp_path, monkeypatch):
         monkeypatch.setattr(constants, "ENDPOINT", running.url)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("HF_TOKEN", small_hub.MEMBER)
+        monkeypatch.setenv("HF_TOKEN", MEMBER)
         yield running
 
 

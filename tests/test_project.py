@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from pathlib import Path
@@ -11,10 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from edge_transact import costs
+from edge_transact.build.options import BuildOptions
 from edge_transact.cli import app
 from edge_transact.errors import EdgeTransactError
 from edge_transact.project import Project, json_schema, read_project
-from edge_transact.project.schema import BUDGET_KEYS, Build, Prune
+from edge_transact.project.schema import Build, Prune
+from edge_transact.prune.options import BUDGET_KEYS, PruneChoices
 
 
 @pytest.fixture(autouse=True)
@@ -40,18 +41,14 @@ def test_what_init_writes_is_valid_and_says_what_it_does():
 
 
 def test_what_the_template_has_commented_out_are_the_defaults():
-    from edge_transact.build import dist
-    from edge_transact.prune import prune
-
     run("init")
     uncommented = re.sub(r"^# (\w+ = )", r"\1", Path("edge-transact.toml").read_text(), flags=re.MULTILINE)
     written = project(uncommented)
-    defaults = inspect.signature(prune).parameters
     for key in ("shots", "bucket", "calibration", "calibration_tokens", "seed"):
-        assert getattr(written.prune, key) == defaults[key].default, key
+        assert getattr(written.prune, key) == getattr(PruneChoices(), key), key
     assert written.build.context == costs.DEFAULT_CONTEXT
     assert written.build.prefill_chunk == costs.DEFAULT_PREFILL_CHUNK
-    assert written.build.max_batch == inspect.signature(dist.build).parameters["max_batch"].default
+    assert written.build.max_batch == BuildOptions().max_batch
 
 
 def test_init_refuses_an_existing_file_and_changes_it_with_force():
@@ -68,14 +65,14 @@ def test_a_ratio_takes_the_place_of_another_budget():
     project('model = "m"\n[prune]\nheads = 4\nintermediate = 64\nshots = 2\n')
     assert run("init", "--force", "--ratio", "0.4").exit_code == 0
     prune = read_project(Path("edge-transact.toml")).prune
-    assert prune.model_dump(exclude_none=True) == {"ratio": 0.4, "shots": 2}
+    assert prune.model_dump(exclude_unset=True) == {"ratio": 0.4, "shots": 2}
 
 
 def test_init_checks_what_it_is_given():
     for arguments, says in (
         (("--target", "androd"), "Did you mean 'android'?"),
         (("--quant", "q4f16"), "Did you mean 'q4f16_"),
-        (("--ratio", "1.5"), "--ratio is 1.5"),
+        (("--ratio", "1.5"), "--ratio 1.5 is not between 0 and 1"),
     ):
         result = run("init", *arguments)
         assert result.exit_code == 2 and says in result.stderr
@@ -99,7 +96,7 @@ def test_init_checks_what_it_is_given():
         ('model = "m"\n[prune]\nratio = nan\n', "line 3: prune.ratio is nan", "--json-schema"),
         ('model = "m"\n[prune]\nratio = 0.1\nheads = 2\n', "line 2: [prune]: ratio and heads", "Give one of ratio"),
         ('model = "m"\n[prune]\nshots = 2\n', "line 2: [prune]: no budget", "Give one of ratio"),
-        ('model = "m"\n[build\n', "not TOML", "Mend that line"),
+        ('model = "m"\n[build\n', "not TOML", "Fix that line"),
     ],
 )
 def test_a_mistake_is_named_by_line_key_and_value(text, where, fix):
@@ -118,49 +115,47 @@ def test_calibration_is_a_text_or_a_list_of_texts():
     for written in ("notes.txt", ["demo:sotu", "notes.txt"]):
         text = f'model = "m"\n[prune]\nratio = 0.5\ncalibration = {json.dumps(written)}\n'
         assert project(text).prune.calibration == written
-        assert arguments()["pruning"] == {"calibration": written}
+        assert asked().prune.calibration == written
     with pytest.raises(EdgeTransactError, match=r"line 4: prune\.calibration is \[\]"):
         project('model = "m"\n[prune]\nratio = 0.5\ncalibration = []\n')
 
 
-def arguments(**options):
-    from edge_transact.cli.build import _arguments
+def asked(**given) -> Project:
+    """What a build does when these options are given."""
+    from edge_transact.cli.build import _project
 
-    return _arguments({"model": None, **options})
+    return _project(given)
 
 
 def test_options_override_the_file():
     project(
         'model = "m"\noutput = "here"\n[prune]\nratio = 0.5\nshots = 4\n[build]\ntarget = ["android"]\ncontext = 256\n'
     )
-    assert arguments() == {
-        "model": "m",
-        "output": Path("here"),
-        "targets": ["android"],
-        "quantization": None,
-        "context": 256,
-        "prefill_chunk": None,
-        "max_batch": 1,
-        "engine": "tvm",
-        "budget": arguments()["budget"],
-        "pruning": {"shots": 4},
-    }
-    assert arguments()["budget"].ratio == 0.5
-    overridden = arguments(target="host", context=128, output="there", quant="q0f32")
-    assert (overridden["targets"], overridden["context"]) == (["host"], 128)
-    assert (overridden["output"], overridden["quantization"]) == (Path("there"), "q0f32")
+    file = asked()
+    assert (file.model, file.output) == ("m", "here")
+    assert file.build == Build(target=["android"], context=256)
+    assert (file.build.quant, file.build.prefill_chunk, file.build.max_batch, file.build.engine) == (
+        None,
+        None,
+        1,
+        "tvm",
+    )
+    assert file.prune.model_dump(exclude_unset=True) == {"ratio": 0.5, "shots": 4}
+    overridden = asked(target="host", context=128, output="there", quant="q0f32")
+    assert (overridden.build.target, overridden.build.context) == (["host"], 128)
+    assert (overridden.output, overridden.build.quant) == ("there", "q0f32")
 
 
 def test_a_budget_on_the_command_line_replaces_the_files():
     project('model = "m"\n[prune]\nratio = 0.5\nshots = 4\n')
-    budget = arguments(heads=6, intermediate=64)["budget"]
-    assert (budget.ratio, budget.heads, budget.intermediate) == (None, 6, 64)
+    prune = asked(heads=6, intermediate=64).prune
+    assert (prune.ratio, prune.heads, prune.intermediate, prune.shots) == (None, 6, 64, 4)
 
 
 def test_a_model_on_the_command_line_leaves_the_file_alone():
     project('model = "m"\n[prune]\nratio = 0.5\n[build]\ncontext = 256\n')
-    given = arguments(model="other")
-    assert (given["model"], given["budget"], given["context"]) == ("other", None, None)
+    given = asked(model="other")
+    assert (given.model, given.prune, given.build.context) == ("other", None, None)
 
 
 def test_the_schema_knows_every_key_and_every_name():

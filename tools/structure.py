@@ -1,4 +1,4 @@
-"""The structure of the package, for ``docs/architecture.md``: a table of its folders, and a drawing of their layers.
+"""The structure of the package, for ``docs/architecture.md``: tables of its folders, and a drawing of their layers.
 
 The layers are import-linter's, in ``pyproject.toml``. What a folder holds is the first sentence of its docstring.
 What it imports is read from the code.
@@ -15,50 +15,49 @@ from pathlib import Path
 import grimp
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "edge_transact"
+PACKAGE = "edge_transact"
 
 WIDTH, MARGIN, GAP, PADDING = 960, 24, 12, 10
 LINE, NAME_SIZE, TEXT_SIZE = 15, 13, 11
 """Of the drawing, in px."""
 
 
-def layers() -> list[list[str]]:
-    """The names of the folders and modules of each layer, top first."""
+def layers(package: str = PACKAGE) -> list[list[str]]:
+    """The names of the folders and modules in each layer of a package, top first."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
-    (contract,) = [each for each in settings["contracts"] if each.get("containers") == [PACKAGE.name]]
+    (contract,) = [each for each in settings["contracts"] if each["containers"] == [package]]
     return [re.split(r" [|:] ", layer) for layer in contract["layers"]]
 
 
-def holds(name: str) -> str:
+def holds(name: str, package: str = PACKAGE) -> str:
     """The first sentence of the docstring of a folder or module."""
-    folder = PACKAGE / name
+    folder = _directory(package) / name
     path = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
     docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
     return re.split(r"(?<=\.)\s", " ".join(docstring.split()) + " ")[0]
 
 
-def imports() -> dict[str, set[str]]:
-    """The folders and modules that each imports, in function bodies too."""
-    graph = grimp.build_graph(PACKAGE.name, cache_dir=None)
-
-    def top(module: str) -> str:
-        return module.split(".")[1]
-
-    found: dict[str, set[str]] = {name: set() for layer in layers() for name in layer}
-    for module in graph.modules - {PACKAGE.name}:
-        direct = graph.find_modules_directly_imported_by(module) - {PACKAGE.name}
-        found[top(module)] |= {top(other) for other in direct} - {top(module)}
+def imports(package: str = PACKAGE) -> dict[str, set[str]]:
+    """What each folder and module imports from the others in a package, in function bodies too."""
+    graph = grimp.build_graph(PACKAGE, cache_dir=None)
+    depth = package.count(".") + 1
+    found: dict[str, set[str]] = {name: set() for layer in layers(package) for name in layer}
+    for module in graph.find_descendants(package):
+        name = module.split(".")[depth]
+        for other in graph.find_modules_directly_imported_by(module):
+            if other.startswith(f"{package}.") and (imported := other.split(".")[depth]) != name:
+                found[name].add(imported)
     return found
 
 
-def table() -> str:
-    """A row for each folder or module, bottom layer first."""
-    order = [name for layer in reversed(layers()) for name in layer]
-    edges = imports()
+def table(package: str = PACKAGE) -> str:
+    """A row for each folder or module of a package, bottom layer first."""
+    order = [name for layer in reversed(layers(package)) for name in layer]
+    edges = imports(package)
     rows = ["| folder or module | holds | imports |", "|---|---|---|"]
     for name in order:
         below = ", ".join(f"`{other}`" for other in order if other in edges[name])
-        rows.append(f"| `{_shown(name)}` | {holds(name)} | {below} |")
+        rows.append(f"| `{_shown(name, package)}` | {holds(name, package).replace('``', '`')} | {below} |")
     return "\n".join(rows)
 
 
@@ -115,5 +114,9 @@ def drawing() -> str:
     )
 
 
-def _shown(name: str) -> str:
-    return f"{name}/" if (PACKAGE / name).is_dir() else f"{name}.py"
+def _directory(package: str) -> Path:
+    return ROOT.joinpath(*package.split("."))
+
+
+def _shown(name: str, package: str = PACKAGE) -> str:
+    return f"{name}/" if (_directory(package) / name).is_dir() else f"{name}.py"

@@ -23,13 +23,13 @@ from edge_transact.evaluate.perplexity import perplexity
 from edge_transact.inputs import read_text
 from edge_transact.inputs.models import resolve_model
 from edge_transact.prune.allocate.allocation import DEFAULT_BUCKET
-from edge_transact.prune.allocate.budget import Budget
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.calibrate.windows import read_calibration
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.journal import Journal
+from edge_transact.prune.methods import find_method
+from edge_transact.prune.options import PruneOptions
 from edge_transact.prune.run import Pruning
-from edge_transact.prune.score.methods import find_method
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class Study:
         name = hashlib.sha256(json.dumps(of_scores).encode()).hexdigest()[:16]
         journal = Journal(self.scratch / f"scores-{name}", {"scores": of_scores}, resume=True)
         run = Pruning(LayerwiseModel(source, windows), find_method(cut.method), journal, cut.seed)
-        target = run.allocate(Budget(ratio=cut.ratio), cut.allocation, cut.units, DEFAULT_BUCKET, cut.shots)
+        target = run.allocate(PruneOptions(ratio=cut.ratio), cut.allocation, cut.units, DEFAULT_BUCKET, cut.shots)
         run.shoot(target.plan, cut.shots)
         if cut.compensate:
             own = Journal(self.scratch / f"compensated-{name}", {}, resume=False)

@@ -75,10 +75,10 @@ def run_plan(drivers: Sequence[Driver], models: Sequence[BenchModel], conditions
 
 @dataclass
 class _Run:
-    """What a run has said so far."""
+    """What a run has said about itself so far."""
 
-    load: LoadLine
-    check: CheckLine
+    load: LoadLine = field(default_factory=lambda: LoadLine(run=""))
+    check: CheckLine = field(default_factory=lambda: CheckLine(run=""))
 
 
 class _Worker:
@@ -194,7 +194,7 @@ class _Worker:
 
     def _follow(self, visit: Visit, sampler: Sampler) -> None:
         """Read the lines of a run until it ends, or until the device is too hot."""
-        said = _Run(LoadLine(run=""), CheckLine(run=""))
+        said = _Run()
         lines = self.driver.lines(self.models[visit.model], visit, self.stop)
         try:
             since = time.monotonic()
@@ -251,7 +251,7 @@ class _Worker:
             if isinstance(line, MalformedLine):
                 self._refuse(visit, line.text)
             elif isinstance(line, RepetitionLine) and self._missing(visit):
-                self._keep(visit, line, _Run(LoadLine(run=""), CheckLine(run="")), [])
+                self._keep(visit, line, _Run(), [])
 
     def _end(self, visit: Visit, readings: Sequence[Reading], error: str | None) -> None:
         """Log the end of a visit."""

@@ -12,7 +12,7 @@ from edge_transact.bench.analysis.export import FORMATS, write_sqlite
 from edge_transact.bench.analysis.results import make_results
 from edge_transact.bench.drivers.base import Driver
 from edge_transact.bench.model import BenchModel, open_models
-from edge_transact.bench.records.conditions import Conditions
+from edge_transact.bench.options import BenchOptions
 from edge_transact.bench.records.log import Log
 from edge_transact.bench.records.results import Result
 from edge_transact.bench.run import run_plan
@@ -44,15 +44,11 @@ class BenchOutcome:
 
 def bench_models(
     dists: Sequence[Path],
-    conditions: Conditions,
+    options: BenchOptions,
     *,
-    device: str,
-    target: str | None,
-    runner: Path,
-    app: str = "",
     log: Path,
-    resume: bool,
-    format: str,
+    resume: bool = False,
+    format: str = "md",
     report: Path | None = None,
     perplexities: Mapping[str, float] | None = None,
     published: bool = False,
@@ -62,11 +58,7 @@ def bench_models(
 
     Args:
         dists: Directories that ``build`` wrote.
-        conditions: What to measure, and under which conditions.
-        device: ``host``, serials, or ``all``.
-        target: ``android`` or ``android-cpu``; None takes the first of them that every DIST has a library for.
-        runner: Directory where ``android_bench/`` was built.
-        app: Run in this installed app instead.
+        options: What to measure, under which conditions, and where.
         log: The JSONL log.
         resume: Continue the log.
         format: One of `export.FORMATS`; ``sqlite`` is written next to the log.
@@ -85,11 +77,11 @@ def bench_models(
         if not resume:
             refuse_existing(report, force=False)
         require_matplotlib()
-    models = open_models(dists, conditions.lengths)
-    drivers = _drivers(device, target, models, runner, app, conditions, clean)
+    models = open_models(dists, options.lengths)
+    drivers = _drivers(models, options, clean)
     file = Log(log, resume=resume)
     try:
-        outcome = run_plan(drivers, models, conditions, file)
+        outcome = run_plan(drivers, models, options, file)
     finally:
         file.close()
     results = make_results(file.records)
@@ -102,37 +94,29 @@ def bench_models(
     return BenchOutcome(results, log, outcome.failures)
 
 
-def _drivers(
-    device: str,
-    target: str | None,
-    models: Sequence[BenchModel],
-    runner: Path,
-    app: str,
-    conditions: Conditions,
-    clean: bool,
-) -> list[Driver]:
-    if device == "host":
-        if app:
+def _drivers(models: Sequence[BenchModel], options: BenchOptions, clean: bool) -> list[Driver]:
+    if options.device == "host":
+        if options.app:
             raise UsageError("--app needs a phone", fix="Name one with --device, or `--device all`.")
         from edge_transact.bench.drivers.host import HostDriver
 
         for model in models:
             model.library("host")
-        return [HostDriver(conditions)]
+        return [HostDriver(options)]
     from edge_transact.bench.drivers.adb.devices import describe, find_devices, labels
     from edge_transact.bench.drivers.adb.runner import RunnerDriver
     from edge_transact.bench.drivers.app import AppDriver
 
-    target = target or _common_target(models)
+    target = options.target or _common_target(models)
     for model in models:
         model.library(target)
-    devices = find_devices(device)
+    devices = find_devices(options.device)
     infos = [describe(phone) for phone in devices]
     names = labels(infos)
     return [
-        AppDriver(phone, info, names[info.serial], target, conditions, app)
-        if app
-        else RunnerDriver(phone, info, names[info.serial], target, conditions, runner, clean=clean)
+        AppDriver(phone, info, names[info.serial], target, options, options.app)
+        if options.app
+        else RunnerDriver(phone, info, names[info.serial], target, options, options.runner, clean=clean)
         for phone, info in zip(devices, infos, strict=True)
     ]
 

@@ -8,17 +8,17 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from edge_transact import __version__, costs
 from edge_transact.artifacts.dist_files import CHAT_CONFIG, SHARDS
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.artifacts.outputs import new_directory, refuse_existing
 from edge_transact.build.concerns import concerns
+from edge_transact.build.options import BuildOptions
 from edge_transact.build.parity import DECODE_STEPS, Parity, compare, prompt_ids, reference_model
 from edge_transact.build.stages import place_library, place_weights, pruned
 from edge_transact.checkpoint import Checkpoint
@@ -30,7 +30,7 @@ from edge_transact.inputs.models import resolve_model
 from edge_transact.mlc.chat_config import chat_config
 from edge_transact.mlc.conversation import plain_note
 from edge_transact.mlc.toolchain import MLC
-from edge_transact.prune import Budget
+from edge_transact.prune.options import PruneChoices
 from edge_transact.quantization import Quantization, default_quantization, get_quantization
 from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.text import TextCodec
@@ -79,47 +79,41 @@ class Build:
 def build(
     model: str,
     output: Path,
+    options: BuildOptions,
     *,
-    targets: Sequence[str],
-    quantization: str | None = None,
-    context: int | None = None,
-    prefill_chunk: int | None = None,
-    max_batch: int = 1,
-    engine: str = "tvm",
-    budget: Budget | None = None,
-    pruning: Mapping[str, Any] | None = None,
+    pruning: PruneChoices | None = None,
+    dump: Path | None = None,
     force: bool = False,
 ) -> Build:
-    """Make a DIST directory, complete or not at all.
+    """Makes a DIST directory, complete or not at all.
+
+    ``build("demo:smollm2", Path("dist"), BuildOptions(target=["host"]))``
 
     Args:
         model: A MODEL.
         output: The directory.
-        targets: Names of `engine.targets.TARGETS`, at least one.
-        quantization: For all libraries; by default ``q4f16_0`` when ``android`` is a target, else ``q4f32_1``.
-        context: Tokens that a sequence may have; by default 2048, or what the model allows.
-        prefill_chunk: Tokens of one prefill call; by default 128.
-        max_batch: Sequences at once.
-        engine: ``tvm`` (our pipeline) or ``mlc`` (the user's MLC-LLM makes weights and libraries).
-        budget: Prune the model to it first.
-        pruning: Keyword arguments of `prune.prune` that go with the budget.
+        options: For what, in which quantization, and with which sizes.
+        pruning: Prune the model first, to this budget; bytes are counted in the build's quantization and context.
+        dump: A directory for the compiler's intermediate forms of each library, in ``dump/TARGET/``.
         force: Replace `output` if it exists.
 
     Raises:
-        UsageError: An unknown target or quantization, or sizes that contradict each other or the model.
+        UsageError: Sizes that contradict each other or the model, or a budget that is beyond it.
         EdgeTransactError: The model can't be read, `output` exists, a library can't be made, or one that was made
             differs from torch.
     """
     started = time.perf_counter()
-    names = list(dict.fromkeys(get_target(target).name for target in targets))
-    kind = get_quantization(quantization or default_quantization(names))
+    names = list(dict.fromkeys(options.target))
+    kind = get_quantization(options.quant or default_quantization(names))
     refuse_existing(output, force)
-    mlc = MLC(names) if engine == "mlc" else None
+    if dump and options.engine == "mlc":
+        raise UsageError("--dump needs our compiler, not MLC-LLM's", fix="Leave out --dump or --engine mlc.")
+    mlc = MLC(names) if options.engine == "mlc" else None
     with tempfile.TemporaryDirectory(prefix="edge-transact-") as scratch:
         checkpoint = Checkpoint.open(resolve_model(model))
-        sizes = _sizes(checkpoint, context, prefill_chunk, max_batch)
-        if budget:
-            checkpoint = pruned(checkpoint, model, budget, pruning or {})
+        sizes = _sizes(checkpoint, options)
+        if pruning:
+            checkpoint = pruned(checkpoint, model, pruning.counted(kind.name, options.context or costs.DEFAULT_CONTEXT))
         checkpoint = _with_fast_tokenizer(checkpoint, Path(scratch) / "checkpoint")
         warnings = concerns(checkpoint.plan, kind, names, **sizes)
         for warning in warnings:
@@ -127,7 +121,7 @@ def build(
         if note := plain_note(checkpoint.path):
             logger.info(note)
         with new_directory(output, force=force) as directory:
-            manifest = _fill(directory, checkpoint, model, names, kind, sizes, Path(scratch), mlc)
+            manifest = _fill(directory, checkpoint, model, names, kind, sizes, Path(scratch), mlc, dump)
     return Build(output, manifest, tuple(warnings), time.perf_counter() - started)
 
 
@@ -148,21 +142,21 @@ def _with_fast_tokenizer(checkpoint: Checkpoint, directory: Path) -> Checkpoint:
     return Checkpoint.open(directory)
 
 
-def _sizes(checkpoint: Checkpoint, context: int | None, prefill_chunk: int | None, max_batch: int) -> dict[str, int]:
+def _sizes(checkpoint: Checkpoint, options: BuildOptions) -> dict[str, int]:
     """``context_window_size``, ``prefill_chunk_size`` and ``max_batch_size`` of the libraries."""
     most = checkpoint.config.get("max_position_embeddings") or costs.DEFAULT_CONTEXT
-    context = context or min(costs.DEFAULT_CONTEXT, most)
+    context = options.context or min(costs.DEFAULT_CONTEXT, most)
     if context > most:
         raise UsageError(
             f"a context of {context} tokens is more than the model's {most}", fix=f"Give --context {most} or less."
         )
-    chunk = prefill_chunk or min(costs.DEFAULT_PREFILL_CHUNK, context)
+    chunk = options.prefill_chunk or min(costs.DEFAULT_PREFILL_CHUNK, context)
     if chunk > context:
         raise UsageError(
             f"a prefill chunk of {chunk} tokens is more than the context of {context}",
             fix=f"Give --prefill-chunk {context} or less.",
         )
-    return {"context_window_size": context, "prefill_chunk_size": chunk, "max_batch_size": max_batch}
+    return {"context_window_size": context, "prefill_chunk_size": chunk, "max_batch_size": options.max_batch}
 
 
 def _fill(
@@ -174,6 +168,7 @@ def _fill(
     sizes: dict[str, int],
     scratch: Path,
     mlc: MLC | None,
+    dump: Path | None,
 ) -> Manifest:
     files = render(checkpoint.plan)
     (directory / "definition").mkdir()
@@ -182,7 +177,7 @@ def _fill(
     definition = load(directory / "definition", _definition_config(checkpoint, sizes))
     model_lib = model_lib_name(files, definition, quantization)
 
-    maker = Maker(checkpoint, quantization, sizes, model_lib, directory / "definition", mlc)
+    maker = Maker(checkpoint, quantization, sizes, model_lib, directory / "definition", mlc, dump)
     digests = maker.write_model(directory, definition)
     libraries = {}
     (directory / "lib").mkdir()
@@ -243,6 +238,7 @@ class Maker:
     model_lib: str
     emitted: Path
     mlc: MLC | None
+    dump: Path | None = None
 
     def write_model(self, directory: Path, definition: Definition) -> dict[str, str]:
         """Writes an MLC model directory without libraries. Returns the sha256 of the files whose digest is known."""
@@ -269,7 +265,7 @@ class Maker:
     def build_library(self, directory: Path, definition: Definition, target: str, path: Path) -> dict[str, str]:
         """Writes the library of `write_model`'s model for a target. Returns its sha256 by file name, where known."""
         if self.mlc is None:
-            return place_library(definition, self.quantization, get_target(target), self.model_lib, path)
+            return place_library(definition, self.quantization, get_target(target), self.model_lib, path, self.dump)
         self.mlc.build_library(self.emitted, directory, get_target(target), self.model_lib, path)
         return {}
 
@@ -294,7 +290,7 @@ def _check_parity(
         (directory / "lib").mkdir(parents=True)
         maker.write_model(directory, definition)
         libraries = {"host": f"lib/{maker.model_lib}-host{get_target('host').suffix}"}
-        maker.build_library(directory, definition, "host", directory / libraries["host"])
+        replace(maker, dump=None).build_library(directory, definition, "host", directory / libraries["host"])
     reference = reference_model(
         ShardReader(directory), definition.parameter_sources(), checkpoint.config, plan, maker.quantization
     )

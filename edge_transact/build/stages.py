@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from edge_transact.artifacts import cache
 from edge_transact.artifacts.digests import files_digest, text_digest
@@ -17,36 +15,35 @@ from edge_transact.compiler.targets import BuildTarget
 from edge_transact.definition import Definition
 from edge_transact.inputs import read_documents
 from edge_transact.progress import working
-from edge_transact.prune import Budget, prune
-from edge_transact.prune.calibrate.windows import DEFAULT_TEXT, texts_of
+from edge_transact.prune.calibrate.windows import texts_of
+from edge_transact.prune.options import PruneOptions
+from edge_transact.prune.run import computation, prune
 from edge_transact.quantization import Quantization
 from edge_transact.weights.convert import convert
 
 
-def pruned(source: Checkpoint, model: str, budget: Budget, options: Mapping[str, Any]) -> Checkpoint:
+def pruned(source: Checkpoint, model: str, options: PruneOptions) -> Checkpoint:
     """The model pruned to a budget.
 
     Args:
         source: The checkpoint of `model`.
         model: The MODEL as it was given, which the pruned checkpoint records.
-        budget: How small.
-        options: Keyword arguments of `prune.prune`: method, shots, bucket, calibration, calibration_tokens, ...
+        options: How small, and how what stays is chosen.
     """
     ingredients = {
         "model": model,
         "source": _digest(source, *COPIED_FILES),
-        "budget": budget.to_dict() | ({"widths": budget.widths.read_text()} if budget.widths else {}),
-        "options": dict(options),
+        "options": options.identity() | ({"widths": options.widths.read_text()} if options.widths else {}),
         "calibration": [
-            text_digest("\0".join(read_documents(text, "calibration")))
-            for text in texts_of(options.get("calibration", DEFAULT_TEXT))
+            text_digest("\0".join(read_documents(text, "calibration"))) for text in texts_of(options.calibration)
         ],
-        "code": cache.code("prune", "checkpoint", "widths.py", "costs.py", "templates/model_card.md.j2"),
+        "computation": computation(source),
+        "code": cache.code("prune", "options", "checkpoint", "widths.py", "costs.py", "templates/model_card.md.j2"),
         **_versions("torch", "transformers"),
     }
 
     def make(directory: Path) -> None:
-        prune(model, directory, budget, **options, force=True)
+        prune(model, directory, options, force=True)
 
     return Checkpoint.open(cache.made(cache.Recipe("pruned", f"prune {model}", ingredients, make, name="pruned")))
 

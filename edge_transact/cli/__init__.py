@@ -41,13 +41,13 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress: results, warnings and failures only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print results, warnings and failures only.")] = False,
     verbose: Annotated[
         bool,
-        typer.Option("--verbose", help="Say what is read, why stages are repeated, which programs are called."),
+        typer.Option("--verbose", help="Also log what is read, why stages run again, and which programs are called."),
     ] = False,
     no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Make everything again, even what has not changed.")
+        bool, typer.Option("--no-cache", help="Run every stage again, even if nothing has changed.")
     ] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
@@ -65,7 +65,7 @@ def options(
 
 GLOBAL_FLAGS = ("--debug", "--quiet", "--verbose", "--no-cache")
 
-PIPELINE, AROUND = "From a checkpoint to an answer", "Around it"
+PIPELINE, OTHERS = "From a checkpoint to an answer", "Other commands"
 
 app.command("prune", rich_help_panel=PIPELINE)(prune)
 app.command("build", rich_help_panel=PIPELINE)(build)
@@ -74,14 +74,14 @@ app.command("eval", rich_help_panel=PIPELINE)(evaluate)
 app.command("inspect", rich_help_panel=PIPELINE)(inspect)
 app.command("bench", rich_help_panel=PIPELINE)(bench)
 
-app.command("init", rich_help_panel=AROUND)(init)
-app.command("doctor", rich_help_panel=AROUND)(doctor)
-app.command("cache", rich_help_panel=AROUND)(cache)
-app.command("push", rich_help_panel=AROUND)(push)
+app.command("init", rich_help_panel=OTHERS)(init)
+app.command("doctor", rich_help_panel=OTHERS)(doctor)
+app.command("cache", rich_help_panel=OTHERS)(cache)
+app.command("push", rich_help_panel=OTHERS)(push)
 
 
 def main() -> None:
-    """The console script. `GLOBAL_FLAGS` may stand anywhere on the line."""
+    """The console script. `GLOBAL_FLAGS` can be anywhere on the line."""
     arguments = sys.argv[1:]
     end = arguments.index("--") if "--" in arguments else len(arguments)
     flags = [argument for argument in arguments[:end] if argument in GLOBAL_FLAGS]

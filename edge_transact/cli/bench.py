@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edge_transact.bench.records.plan import DEFAULT_LENGTHS
+from edge_transact.bench.options import BenchOptions
 from edge_transact.cli.common import JsonOption, guarded, show
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 DEFAULT_LOG = "edge-transact-bench.jsonl"
 
-WHERE = partial(typer.Option, rich_help_panel="Where")
-PLAN = partial(typer.Option, rich_help_panel="Plan")
 RESULT = partial(typer.Option, rich_help_panel="Results")
 
 
@@ -29,44 +27,29 @@ def bench(
     dists: Annotated[
         list[str], typer.Argument(metavar="DIST ...", help="Directories that `build` wrote; or `compare A B`.")
     ],
-    device: Annotated[str, WHERE(help="`host`, a serial that adb knows, several joined by commas, or `all`.")] = "host",
-    target: Annotated[
-        str | None, WHERE(help="`android` (OpenCL) or `android-cpu`; by default what the DISTs hold.")
-    ] = None,
-    lengths: Annotated[str, PLAN(help="PREFILL+DECODE tokens, joined by commas.")] = DEFAULT_LENGTHS,
-    repetitions: Annotated[int, PLAN(min=1, help="Measured repetitions of each model and length.")] = 5,
-    warmups: Annotated[int, PLAN(min=0, help="Repetitions at the start of a visit that don't count.")] = 1,
-    threads: Annotated[int, WHERE(min=0, help="CPU threads; 0: the runtime's choice.")] = 0,
-    cores: Annotated[str, WHERE(help="CPU cores to run on, such as 4-7.")] = "",
-    runner: Annotated[
-        Path, WHERE(help="Where android_bench was built for the phone.", envvar="EDGE_BENCH_RUNNER")
-    ] = Path("android_bench/build"),
-    app: Annotated[str, WHERE(metavar="PACKAGE", help="Run in this bundled app instead of the runner.")] = "",
-    cool_below: Annotated[float, PLAN(help="A visit starts at so many C of the phone's skin, or less.")] = 37,
-    ceiling: Annotated[float, PLAN(help="Above so many C the plan pauses.")] = 46,
-    cool_timeout: Annotated[float, PLAN(min=0, help="Wait so many seconds for a phone to cool.")] = 900,
-    timeout: Annotated[float, PLAN(min=1, help="Seconds that one visit may take.")] = 1800,
-    reconnect: Annotated[float, PLAN(min=0, help="Wait so many seconds for a lost phone.")] = 120,
-    output: Annotated[Path, RESULT("--output", "-o", help="The log, a line a repetition.")] = Path(DEFAULT_LOG),
-    resume: Annotated[bool, RESULT("--resume", help="Go on with the log: run only what it lacks.")] = False,
+    options: BenchOptions,
+    output: Annotated[Path, RESULT("--output", "-o", help="The log, with a line per repetition.")] = Path(DEFAULT_LOG),
+    resume: Annotated[bool, RESULT("--resume", help="Continue the log: run only what it lacks.")] = False,
     format: Annotated[
-        str | None, RESULT(help="md, csv, json, jsonl or sqlite. [default: md; on a terminal, a short table]")
+        str | None,
+        RESULT(help="md, csv, json, jsonl or sqlite.", show_default="md; on a terminal, a short table"),
     ] = None,
     report: Annotated[Path | None, RESULT(help="Write figures and a page into this directory.")] = None,
-    published: Annotated[bool, RESULT("--published", help="Draw the paper's figure too, in the report.")] = False,
+    published: Annotated[bool, RESULT("--published", help="Also draw the paper's figure in the report.")] = False,
     perplexity: Annotated[
-        list[str] | None, RESULT(metavar="NAME=VALUE", help="A model's perplexity, for the report.")
+        list[str] | None, RESULT(metavar="NAME=VALUE", help="A model's perplexity, for the report. Can be repeated.")
     ] = None,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Where the time goes on this host, function by function.")
+        bool, typer.Option("--profile", help="Show where the time goes on this host, function by function.")
     ] = False,
     clean: Annotated[bool, typer.Option("--clean", help="Remove the models from the phone at the end.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure models on phones, or on this host.
 
-    Every repetition prefills a prompt and decodes an answer as an engine would. Models alternate, there and back again,
-    and a phone cools before each visit. What is finished is in the log at once; `--resume` goes on after anything.
+    Every repetition prefills a prompt and decodes an answer as an engine would. Models alternate, forwards and then
+    backwards, and a phone cools before each visit. Every finished repetition is in the log at once; `--resume`
+    continues after any interruption.
 
     **Examples**
 
@@ -82,32 +65,14 @@ def bench(
         _compare(dists[1:], as_json)
         return
     if profile:
-        _profile(dists, device, lengths, repetitions, threads, as_json)
+        _profile(dists, options, as_json)
         return
     from edge_transact.bench.analysis.export import to_text
-    from edge_transact.bench.records.conditions import Conditions
-    from edge_transact.bench.records.plan import parse_lengths
     from edge_transact.bench.session import bench_models
 
-    conditions = Conditions(
-        lengths=tuple(parse_lengths(lengths)),
-        repetitions=repetitions,
-        warmups=warmups,
-        threads=threads,
-        cores=cores,
-        timeout_s=timeout,
-        cool_c=cool_below,
-        ceiling_c=ceiling,
-        cool_timeout_s=cool_timeout,
-        reconnect_s=reconnect,
-    )
     outcome = bench_models(
         [Path(path) for path in dists],
-        conditions,
-        device=device,
-        target=target,
-        runner=runner,
-        app=app,
+        options,
         log=output,
         resume=resume,
         format=format or "md",
@@ -129,7 +94,7 @@ def bench(
 
 
 def _print(results: Sequence[Result]) -> None:
-    """What matters most of the results, in 80 columns."""
+    """Prints the most important columns of the results, 80 characters wide."""
     from rich.console import Console
     from rich.table import Table
 
@@ -178,18 +143,17 @@ def _compare(paths: list[str], as_json: bool) -> None:
     show({"comparisons": rows}, as_json, lambda: _write(to_markdown(rows)))
 
 
-def _profile(dists: list[str], device: str, lengths: str, repetitions: int, threads: int, as_json: bool) -> None:
-    from edge_transact.bench.records.plan import parse_lengths
+def _profile(dists: list[str], options: BenchOptions, as_json: bool) -> None:
     from edge_transact.errors import UsageError
 
-    if device != "host":
-        raise UsageError(f"--profile is for this host, not for {device}", fix="Leave --device out.")
-    if threads:
+    if options.device != "host":
+        raise UsageError(f"--profile is for this host, not for {options.device}", fix="Leave --device out.")
+    if options.threads:
         # TVM reads it when its first thread starts.
-        os.environ["TVM_NUM_THREADS"] = str(threads)
+        os.environ["TVM_NUM_THREADS"] = str(options.threads)
     from edge_transact.bench.profile import profile_models, to_markdown
 
-    rows = profile_models([Path(path) for path in dists], parse_lengths(lengths), repetitions)
+    rows = profile_models([Path(path) for path in dists], options.lengths, options.repetitions)
     show({"results": [], "profile": rows}, as_json, lambda: _write(to_markdown(rows)))
 
 

@@ -1,4 +1,4 @@
-"""``edge-transact cache``: what is kept of earlier runs."""
+"""``edge-transact cache``: results of earlier runs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from edge_transact.cli.common import JsonOption, guarded, show
 
 @guarded
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Delete what is kept, all of it or of one --kind.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Delete all entries, or those of one --kind.")] = False,
     kind: Annotated[
-        str | None, typer.Option(metavar="KIND", help="Only this: converted, pruned, weights or libraries.")
+        str | None, typer.Option(metavar="KIND", help="Only this kind: converted, pruned, weights or libraries.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what is kept of earlier runs, or delete it.
+    """List the cached results of earlier runs, or delete them.
 
     An unchanged model isn't converted, pruned or quantized twice, and an unchanged definition isn't compiled twice.
-    What is kept lies in `$EDGE_TRANSACT_CACHE`, else in `~/.cache/edge-transact`, and may be deleted at any time.
-    `--no-cache`, with any command, makes everything again.
+    The cache is in `$EDGE_TRANSACT_CACHE`, or else in `~/.cache/edge-transact`, and can be deleted at any time.
+    `--no-cache`, with any command, runs every stage again.
 
     **Examples**
 
@@ -33,7 +33,7 @@ def cache(
     from edge_transact.errors import UsageError, did_you_mean
 
     if kind is not None and kind not in store.KINDS:
-        raise UsageError(f"no kind {kind!r} is kept", fix=did_you_mean(kind, store.KINDS))
+        raise UsageError(f"unknown kind {kind!r}", fix=did_you_mean(kind, store.KINDS))
     kinds = [kind] if kind else list(store.KINDS)
     entries = store.clear(kinds) if clear else [entry for entry in store.entries() if entry.kind in kinds]
     total = sum(entry.size_bytes for entry in entries)

@@ -1,4 +1,4 @@
-"""What every command shares: common options, how results are printed, how failures end."""
+"""What all commands share: options, printing of results, and how failures end."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from edge_transact.errors import EdgeTransactError
+from edge_transact.options.command_line import expand
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
@@ -23,12 +24,12 @@ debugging = False
 
 
 def show(result: Mapping[str, Any], as_json: bool, text: Callable[[], None]) -> None:
-    """Print a command's result on stdout.
+    """Prints a command's result on stdout.
 
     Args:
-        result: What ``--json`` prints, in one line.
-        as_json: Whether it was asked for.
-        text: Prints the same for people; called otherwise.
+        result: What ``--json`` prints, on one line.
+        as_json: Whether ``--json`` was given.
+        text: Prints the result for people, if it wasn't.
     """
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
@@ -38,10 +39,12 @@ def show(result: Mapping[str, Any], as_json: bool, text: Callable[[], None]) -> 
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose failures end as the contract says: a few lines on stderr, and an exit code.
+    """A command whose failures end in a few lines on stderr and an exit code.
 
-    1 for a failure, 2 for wrong usage, 130 when interrupted. With the global ``--debug`` the traceback comes first.
+    The code is 1 for a failure, 2 for wrong usage and 130 for an interrupt. The global ``--debug`` prints the traceback
+    first. Parameters that are option models become options, see `expand`.
     """
+    command = expand(command)
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -54,7 +57,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             _end("interrupted", "", 130)
         except BrokenPipeError:
-            # The reader of our output has gone, as with `| head`: nothing to say, and nobody to say it to.
+            # Whoever read our output is gone, as with `| head`: there is nobody to tell.
             sys.stderr.close()
             raise SystemExit(1) from None
         except (typer.Exit, typer.Abort):
@@ -72,7 +75,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def hush_tqdm() -> None:
-    """Keep other libraries' bars out of logs. Before any of them is imported: tqdm reads this once."""
+    """Keeps other libraries' bars out of logs. Call it before they are imported: tqdm reads the variable once."""
     os.environ.setdefault("TQDM_DISABLE", "1")
 
 
@@ -86,7 +89,7 @@ def _end(message: str, fix: str, code: int) -> None:
 
 
 def _wrapped(text: str) -> str:
-    """Lines that a terminal shows without breaking words; one line elsewhere, for those who search in it."""
+    """Lines that fit the terminal without broken words; elsewhere one line, which is easier to search."""
     if not sys.stderr.isatty():
         return text + "\n"
     import shutil

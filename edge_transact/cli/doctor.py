@@ -1,4 +1,4 @@
-"""``edge-transact doctor``: what is missing for which job, and how to get it."""
+"""``edge-transact doctor``: what is missing for which job, and how to install it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from edge_transact.cli.common import JsonOption, guarded, show
 def doctor(
     job: Annotated[
         list[str] | None,
-        typer.Option("--for", metavar="JOB", help="Exit 1 unless this can be done here. May be given several times."),
+        typer.Option("--for", metavar="JOB", help="Exit 1 unless this job can be done here. Can be repeated."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what this machine has, what it lacks, what for, and how to get it.
+    """List what this machine has and lacks for each job, and how to install what is missing.
 
-    Building needs Python packages only; a phone, an app and the hub need more. Something missing is no failure,
-    unless `--for` names a job that cannot do without it: `prune`, `host`, `android`, `android-cpu`, `iphone`, `demo`,
+    Building needs Python packages only; a phone, an app and the hub need more. A missing thing is no failure unless
+    `--for` names a job that needs it: `prune`, `host`, `android`, `android-cpu`, `iphone`, `demo`,
     `gguf`, `parquet`, `plot`, `tasks`, `hub`, `bench`, `runner`, `mlc`, `app`.
 
     **Examples**
@@ -39,7 +39,7 @@ def doctor(
     wanted = job or []
     for name in wanted:
         if name not in JOBS:
-            raise UsageError(f"no job is called {name!r}", fix=did_you_mean(name, JOBS))
+            raise UsageError(f"unknown job {name!r}", fix=did_you_mean(name, JOBS))
     checks = examine()
     passed = {check.name for check in checks if check.ok}
     missing = {name: [check for check in job.needs if check not in passed] for name, job in JOBS.items()}

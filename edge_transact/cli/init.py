@@ -6,7 +6,10 @@ from typing import Annotated
 
 import typer
 
+from edge_transact.build.options import BuildOptions
 from edge_transact.cli.common import JsonOption, guarded, show
+from edge_transact.project import FILE, given_in, json_schema
+from edge_transact.prune.options import PruneChoices
 
 
 @guarded
@@ -14,21 +17,16 @@ def init(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="A directory, a hub id, a .gguf file or a demo: name.")
     ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="What to build for: android, android-cpu, host, iphone; several with commas.")
-    ] = None,
-    ratio: Annotated[float | None, typer.Option(help="Share of attention and MLP parameters to remove.")] = None,
-    quant: Annotated[str | None, typer.Option(help="q4f16_0, q4f16_1, q4f32_1, q0f16 or q0f32.")] = None,
-    context: Annotated[int | None, typer.Option(help="Tokens that a sequence may have.")] = None,
-    json_schema: Annotated[
-        bool, typer.Option("--json-schema", help="Print the schema of edge-transact.toml instead.")
-    ] = False,
+    *,
+    options: BuildOptions,
+    pruning: Annotated[PruneChoices, "Prune first"],
+    print_schema: Annotated[bool, typer.Option("--json-schema", help=f"Print the schema of {FILE} instead.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Change an existing file: what isn't given stays, comments too.")
+        bool, typer.Option("--force", help="Change an existing file; what isn't given stays, comments included.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write an `edge-transact.toml`, so that `edge-transact build` alone does the whole job in this directory.
+    """Write an `edge-transact.toml`, so that `edge-transact build` alone does the complete job in this directory.
 
     **Examples**
 
@@ -41,16 +39,14 @@ def init(
     import json
     from pathlib import Path
 
-    from edge_transact import project
     from edge_transact.project.edit import write_project
 
-    if json_schema:
-        typer.echo(json.dumps(project.json_schema(), indent=2))
+    if print_schema:
+        typer.echo(json.dumps(json_schema(), indent=2))
         return
-    path = Path(project.FILE)
-    options = {"model": model, "target": target, "ratio": ratio, "quant": quant, "context": context}
-    written = write_project(path, options, force=force)
-    result = {"path": str(path.absolute()), **written.model_dump(exclude_none=True)}
+    path = Path(FILE)
+    written = write_project(path, {"model": model} | given_in(options) | given_in(pruning), force=force)
+    result = {"path": str(path.absolute()), **written.model_dump(mode="json", exclude_none=True)}
 
     def text() -> None:
         targets = ", ".join(written.build.target)

@@ -1,13 +1,19 @@
-"""``edge-transact inspect``: what a model or a DIST costs."""
+"""``edge-transact inspect``: the size and cost of a model or a DIST."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edge_transact.cli.common import JsonOption, guarded, show
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from edge_transact.widths import WidthPlan
 
 PLOT_CONTEXTS = (128, 256, 512, 1024, 2048, 4096)
 
@@ -19,16 +25,16 @@ def inspect(
         typer.Argument(metavar="MODEL|DIST...", help="Checkpoints, hub ids, GGUF files, demo: names, or DISTs."),
     ],
     context: Annotated[
-        int | None, typer.Option(min=1, help="Tokens in the context. [default: 2048, or a DIST's]")
+        int | None, typer.Option(min=1, help="Tokens in the context.", show_default="2048, or the DIST's")
     ] = None,
-    contexts: Annotated[str | None, typer.Option(help="Several contexts, such as 128,512,2048: a table.")] = None,
+    contexts: Annotated[str | None, typer.Option(help="Print a table of several contexts, e.g. 128,512,2048.")] = None,
     quant: Annotated[
-        str | None, typer.Option(help="Quantization to count with. [default: q4f16_0, or a DIST's]")
+        str | None, typer.Option(help="Quantization in which bytes are counted.", show_default="q4f16_0, or the DIST's")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw FLOPs by context into this .png or .svg.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Plot FLOPs by context to this .png or .svg file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Widths, parameters, FLOPs, KV cache and memory of models, from their configuration alone.
+    """Print widths, parameters, FLOPs, KV cache and memory of models, from their configuration alone.
 
     **Examples**
 
@@ -72,7 +78,7 @@ def _contexts(text: str | None) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def _print(console: Any, plan: Any, result: dict[str, Any]) -> None:
+def _print(console: Console, plan: WidthPlan, result: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     from edge_transact.widths import describe

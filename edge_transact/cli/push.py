@@ -13,14 +13,16 @@ from edge_transact.cli.common import JsonOption, guarded, show
 @guarded
 def push(
     checkpoint: Annotated[Path, typer.Argument(metavar="DIR", help="A checkpoint that `prune` wrote.")],
-    repository: Annotated[str, typer.Argument(metavar="ORG/NAME[@BRANCH]", help="Where to; made if there is none.")],
+    repository: Annotated[
+        str, typer.Argument(metavar="ORG/NAME[@BRANCH]", help="Repository to push to; created if it doesn't exist.")
+    ],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Upload a checkpoint with its model card to the model hub.
 
-    Every tensor is checked before anything is sent. The card that goes up names the repository, and the source model
-    as its base model. `hf auth login`, `HF_TOKEN` and `HF_ENDPOINT` work as everywhere.
+    Every tensor is checked before anything is uploaded. The card names the repository, and the source model as its base
+    model. `hf auth login`, `HF_TOKEN` and `HF_ENDPOINT` work as usual.
 
     **Examples**
 

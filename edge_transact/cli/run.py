@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edge_transact.cli.common import JsonOption, guarded, show
+
+if TYPE_CHECKING:
+    from edge_transact.runtime.session import Session
 
 logger = logging.getLogger(__name__)
 
@@ -18,18 +21,20 @@ logger = logging.getLogger(__name__)
 def run(
     dist: Annotated[Path, typer.Argument(metavar="DIST", help="A directory that `build` wrote, with a host library.")],
     prompt: Annotated[
-        str | None, typer.Option("--prompt", "-p", help="What to say; without it, stdin, or a chat on a terminal.")
+        str | None, typer.Option("--prompt", "-p", help="The prompt.", show_default="stdin; on a terminal, a chat")
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Stop after so many tokens.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token every time.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="For temperatures above 0.")] = 0,
-    raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is: no chat template.")] = False,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of tokens in an answer.")] = 256,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, help="Sampling temperature; 0 always takes the most likely token.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed for temperatures above 0.")] = 0,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Answer a prompt from the built library, streaming.
+    """Answer a prompt with the built library, token by token as they are decoded.
 
-    The prompt is wrapped in the model's chat template, where it has one; `--raw` leaves it as it is. Without
-    `--prompt`, text piped in is the prompt, and a terminal starts a chat.
+    The prompt goes into the model's chat template, if it has one; `--raw` leaves it as it is. Without `--prompt`, the
+    prompt is read from stdin, or a chat starts on a terminal.
 
     **Examples**
 
@@ -50,9 +55,8 @@ def run(
     show(answer.to_dict(), as_json, lambda: _write("\n"))
 
 
-def _chat(session) -> None:
-
-    logger.info("A chat: an empty line or Ctrl-D ends it, /reset forgets what was said.")
+def _chat(session: Session) -> None:
+    logger.info("Chat: an empty line or Ctrl-D ends it, /reset forgets the conversation.")
     while True:
         try:
             text = input("> ").strip()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,19 @@ import tomlkit
 
 from edge_transact.artifacts.templates import template
 from edge_transact.errors import EdgeTransactError
-from edge_transact.project.schema import BUDGET_KEYS, FILE, Build, Project, Prune, read_project
+from edge_transact.options import Options, options_of
+from edge_transact.options.model import description_of
+from edge_transact.project.schema import DEFAULT_OUTPUT, FILE, Build, Project, Prune, read_project
+from edge_transact.prune.options import BUDGET_KEYS, BUDGETS
 
 
-def write_project(path: Path, options: Mapping[str, Any], *, force: bool = False) -> Project:
+def write_project(path: Path, given: Mapping[str, Any], *, force: bool = False) -> Project:
     """Writes a project file, or changes the one that is there.
 
     Args:
         path: The file.
-        options: Values by key; `None` leaves what the file, or the template of a new one, has.
-        force: Change an existing file rather than refuse it.
+        given: Values by key; `None` leaves what the file, or the template of a new one, has.
+        force: Change an existing file instead of refusing it.
 
     Raises:
         UsageError: A value is out of range, or a name is unknown.
@@ -32,11 +37,11 @@ def write_project(path: Path, options: Mapping[str, Any], *, force: bool = False
             raise EdgeTransactError(f"{path} exists", fix="Edit it, or change it from here with --force.")
         project, text = read_project(path), path.read_text(encoding="utf-8")
     else:
-        text = template(f"{FILE}.j2").render()
+        text = _new_file()
         project = Project.model_validate(tomlkit.parse(text).unwrap())
-    project = project.overridden(options).validated()
+    project = project.overridden(given)
     document = tomlkit.parse(text)
-    given = {key: value for key, value in options.items() if value is not None}
+    given = {key: value for key, value in given.items() if value is not None}
     if any(key in given for key in BUDGET_KEYS):
         for key in BUDGET_KEYS:
             if key not in given and key in document.get("prune", {}):
@@ -45,11 +50,42 @@ def write_project(path: Path, options: Mapping[str, Any], *, force: bool = False
         for key in given.keys() & model.model_fields.keys():
             if section not in document:
                 document[section] = tomlkit.table()
-            document[section][key] = getattr(getattr(project, section), key)
+            document[section][key] = getattr(project, section).model_dump(mode="json")[key]
     for key in given.keys() & {"model", "output"}:
         document[key] = given[key]
     _replace(path, tomlkit.dumps(document))
     return project
+
+
+@dataclass(frozen=True)
+class _Key:
+    """A key of a new file: its name, its default or an example as TOML, and its help."""
+
+    name: str
+    value: str
+    help: str
+
+
+def _new_file() -> str:
+    """The text of a new file, with every key and its default in a comment."""
+    prune = {key.name: key for key in _keys(Prune)}
+    limits, *widths = ([prune.pop(name) for name in names if name != "ratio"] for names in BUDGETS)
+    del prune["ratio"]
+    return template(f"{FILE}.j2").render(
+        output=DEFAULT_OUTPUT,
+        limits=limits,
+        widths=[key for keys in widths for key in keys],
+        prune=prune.values(),
+        build=_keys(Build),
+    )
+
+
+def _keys(section: type[Options]) -> Iterator[_Key]:
+    for name, field, option in options_of(section):
+        value = field.get_default() if option.example is None else option.example
+        default = f" Default: {option.default}." if option.default else ""
+        # A JSON string, number, boolean or list is TOML too.
+        yield _Key(name, json.dumps(value), description_of(field, option) + default)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -9,12 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edge_transact.prune.allocate.budget import Budget
+    from edge_transact.prune.options import PruneOptions
     from edge_transact.prune.run import PruneResult, prune
 
-__all__ = ["Budget", "PruneResult", "prune"]
+__all__ = ["PruneOptions", "PruneResult", "prune"]
 
-_MODULES = {"Budget": "allocate.budget", "PruneResult": "run", "prune": "run"}
+_MODULES = {"PruneOptions": "options", "PruneResult": "run", "prune": "run"}
 
 
 def __getattr__(name: str) -> object:

@@ -17,18 +17,20 @@ from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.errors import UsageError
 from edge_transact.inputs.models import resolve_model
-from edge_transact.prune.allocate.allocation import DEFAULT_BUCKET, Allocation, allocate, check_choices
-from edge_transact.prune.allocate.budget import Budget
+from edge_transact.prune.allocate.allocation import Allocation, allocate, check_choices
+from edge_transact.prune.allocate.budget import limits_of
 from edge_transact.prune.allocate.curves import Curves, loss_curves
 from edge_transact.prune.allocate.schedule import shot_plans
-from edge_transact.prune.calibrate.layerwise import LayerwiseModel
-from edge_transact.prune.calibrate.windows import DEFAULT_PACKING, DEFAULT_TEXT, DEFAULT_TOKENS, read_calibration
+from edge_transact.prune.calibrate.layerwise import LayerwiseModel, computation_dtype, compute_device
+from edge_transact.prune.calibrate.windows import read_calibration
 from edge_transact.prune.compensate import compensation, last_norm
 from edge_transact.prune.compensate.regression import Fit
 from edge_transact.prune.cut.selection import LayerSelection, select
 from edge_transact.prune.cut.surgery import LAYERS_PREFIX, pruned_layer, pruned_tensors, shifted_biases
 from edge_transact.prune.journal import Journal
-from edge_transact.prune.score.methods import DEFAULT_METHOD, Scorer, find_method
+from edge_transact.prune.methods import DEFAULT_METHOD, find_method
+from edge_transact.prune.options import PruneOptions
+from edge_transact.prune.score.methods.scorer import Scorer
 from edge_transact.prune.score.passes import score_layers
 from edge_transact.prune.score.sensitivity import measure_sensitivity
 from edge_transact.prune.scores import LayerScores
@@ -43,18 +45,20 @@ class PruneResult:
     """A pruned model.
 
     Attributes:
-        checkpoint: Where it is, opened.
-        source: The model that it was made from.
-        provenance: How it came about, as written to ``edge_transact.json``.
+        checkpoint: The pruned checkpoint.
+        source: The model that was pruned.
+        options: The options, with what they left to the method decided.
+        provenance: What ``edge_transact.json`` says about the run.
         notes: What was decided or rounded on the way.
-        scores: Of each layer, in the first shot.
-        sensitivity: fp32 ``[layers, 2]`` as `measure_sensitivity` gives it, where the allocation asked for it.
-        fits: How `o_proj` and `down_proj` of each layer were solved anew, by name; empty without compensation.
-        seconds: From start to end.
+        scores: Scores of each layer in the first shot.
+        sensitivity: fp32 ``[layers, 2]`` as `measure_sensitivity` returns it, where the allocation needs it.
+        fits: The least-squares fits of `o_proj` and `down_proj` in each layer, by name; empty without compensation.
+        seconds: Wall time of the run.
     """
 
     checkpoint: Checkpoint
     source: Checkpoint
+    options: PruneOptions
     provenance: dict[str, Any]
     notes: tuple[str, ...]
     scores: Sequence[LayerScores]
@@ -63,111 +67,93 @@ class PruneResult:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """What ``prune --json`` prints, but for the memory."""
+        """What ``prune --json`` prints, except the peak memory."""
         plan = self.checkpoint.plan
-        how = ("method", "budget", "allocation", "units", "compensate", "bucket", "shots", "calibration", "seed")
         return {
             "output": str(self.checkpoint.path),
             "parameters": costs.parameters(plan),
             "source_parameters": costs.parameters(self.source.plan),
             "ratio": costs.cut_ratio(plan, self.source.plan),
             "widths": plan.to_list(),
-            **{name: self.provenance[name] for name in how},
+            **{name: self.provenance[name] for name in self.options.provenance()},
             "notes": list(self.notes),
             "seconds": self.seconds,
         }
 
 
-def prune(
-    model: str,
-    output: Path,
-    budget: Budget,
-    *,
-    method: str = DEFAULT_METHOD,
-    allocation: str | None = None,
-    units: Sequence[str] = (),
-    compensate: bool | None = None,
-    shots: int = 1,
-    bucket: int = DEFAULT_BUCKET,
-    calibration: str | Sequence[str] = DEFAULT_TEXT,
-    calibration_tokens: int = DEFAULT_TOKENS,
-    calibration_window: int | None = None,
-    packing: str = DEFAULT_PACKING,
-    seed: int = 0,
-    resume: bool = False,
-    force: bool = False,
-) -> PruneResult:
+def prune(model: str, output: Path, options: PruneOptions, *, resume: bool = False, force: bool = False) -> PruneResult:
     """Prunes a model to a budget and writes the smaller checkpoint.
+
+    ``prune("demo:smollm2", Path("pruned"), PruneOptions(ratio=0.3))``
 
     Args:
         model: Any MODEL; one that was pruned before can be pruned again.
         output: The directory to write.
-        budget: How small.
-        method: What scores the units of each layer, a name of `methods.METHODS`.
-        allocation: How limits are spread over layers and units, one of `allocation.ALLOCATIONS`; `None` for
-            ``budgeted`` with the method ``best`` and ``uniform`` with the others, as they were published.
-        units: What limits may cut, names of `pricing.UNITS`; empty for what the allocation does by itself.
-        compensate: Whether `o_proj` and `down_proj` are solved anew; `None` for yes with ``best`` and no with others.
-        shots: In how many steps the widths shrink; each scores the model that the one before left.
-        bucket: MLP widths computed from limits are multiples of it.
-        calibration: Any TEXT, or several.
-        calibration_tokens: How much of them.
-        calibration_window: In windows of how many tokens.
-        packing: How windows are cut, one of `calibration.PACKINGS`.
-        seed: Which part of it. The same seed gives the same bytes.
-        resume: Go on with what an interrupted run with the same options left.
+        options: How small, and how what stays is chosen.
+        resume: Continue what an interrupted run with the same options left.
         force: Replace `output` if it exists.
 
     Raises:
-        UsageError: An argument is out of range, or the budget is beyond this model.
+        UsageError: The budget is beyond this model, or options contradict each other.
         EdgeTransactError: The model or the text can't be read or used, or `output` exists.
     """
     started = time.perf_counter()
-    if shots < 1:
-        raise UsageError(f"--shots {shots} is not at least 1", fix="1 scores once; 8 is the paper's.")
-    scoring = find_method(method)
-    allocation = allocation or scoring.allocation
-    compensate = scoring.compensates if compensate is None else compensate
+    scoring = find_method(options.method)
+    options = _resolved(options, scoring)
     refuse_existing(output, force)
     source = Checkpoint.open(resolve_model(model))
-    priced = scoring.priced_units
-    if not units and allocation == "budgeted" and not set(DEFAULT_UNITS) <= set(priced):
-        units = [unit for unit in DEFAULT_UNITS if unit in priced]
-    check_choices(budget, source.plan, allocation, units, bucket)
-    if allocation == "budgeted" and not set(units) <= set(priced):
-        raise UsageError(
-            f"--units {','.join(units)} with --allocation budgeted: {method} doesn't say what dims inside heads cost",
-            fix=f"Give some of {', '.join(priced)}, --allocation uniform, or --method {DEFAULT_METHOD}.",
-        )
+    check_choices(options, source.plan, options.allocation, options.units, options.bucket)
     windows = read_calibration(
-        source, calibration, tokens=calibration_tokens, window=calibration_window, packing=packing, seed=seed
+        source,
+        options.calibration,
+        tokens=options.calibration_tokens,
+        window=options.calibration_window,
+        packing=options.packing,
+        seed=options.seed,
     )
-    provenance = {
-        "source": model,
-        "method": method,
-        "budget": budget.to_dict(),
-        "allocation": allocation,
-        "units": list(units),
-        "compensate": compensate,
-        "bucket": bucket,
-        "shots": shots,
-        "calibration": windows.to_dict(),
-        "seed": seed,
-    }
-    layerwise = LayerwiseModel(source, windows.windows)
-    of_this_run = {"parameters": costs.parameters(source.plan), "dtype": str(layerwise.dtype)}
-    journal = Journal(output, provenance | of_this_run, resume=resume)
-    run = Pruning(layerwise, scoring, journal, seed)
-    target = run.allocate(budget, allocation, units, bucket, shots)
-    run.shoot(target.plan, shots)
+    provenance = {"source": model} | options.provenance() | {"calibration": windows.to_dict()}
+    identity = provenance | {"parameters": costs.parameters(source.plan), **computation(source)}
+    journal = Journal(output, identity | {"options": options.identity()}, resume=resume)
+    run = Pruning(LayerwiseModel(source, windows.windows), scoring, journal, options.seed)
+    target = run.allocate(options, options.allocation, options.units, options.bucket, options.shots)
+    run.shoot(target.plan, options.shots)
     provenance["scores_sha256"] = run.digest.hexdigest()
-    fits = run.compensate() if compensate else []
+    fits = run.compensate() if options.compensate else []
     provenance["last_norm_scale"] = run.last_norm_scale
     tensors = pruned_tensors(source, run.selections, run.model.replaced)
     pruned = write_checkpoint(source, target.plan, tensors, provenance, output, force=force)
     journal.close()
     seconds = time.perf_counter() - started
-    return PruneResult(pruned, source, provenance, target.notes, run.first_scores, run.sensitivity, fits, seconds)
+    return PruneResult(
+        pruned, source, options, provenance, target.notes, run.first_scores, run.sensitivity, fits, seconds
+    )
+
+
+def computation(source: Checkpoint) -> dict[str, str]:
+    """Where and in which dtype a model is computed on this machine: two machines may score it differently."""
+    device = compute_device()
+    dtype = computation_dtype(source.tensor("model.embed_tokens.weight").dtype, device)
+    return {"device": device.type, "dtype": str(dtype)}
+
+
+def _resolved(options: PruneOptions, scoring: type[Scorer]) -> PruneOptions:
+    """The options with what they leave to the method decided.
+
+    Raises:
+        UsageError: The method can't price the units that a budgeted allocation should cut.
+    """
+    allocation, units, priced = options.allocation or scoring.allocation, options.units, scoring.priced_units
+    if allocation == "budgeted":
+        if not units and not set(DEFAULT_UNITS) <= set(priced):
+            units = [unit for unit in DEFAULT_UNITS if unit in priced]
+        if not set(units) <= set(priced):
+            raise UsageError(
+                f"--units {','.join(units)} with --allocation budgeted: {options.method} doesn't say what dims inside "
+                "heads cost",
+                fix=f"Give some of {', '.join(priced)}, --allocation uniform, or --method {DEFAULT_METHOD}.",
+            )
+    compensate = scoring.compensates if options.compensate is None else options.compensate
+    return options.model_copy(update={"allocation": allocation, "units": units, "compensate": compensate})
 
 
 class Pruning:
@@ -201,10 +187,12 @@ class Pruning:
         self.last_norm_scale = 1.0
         self._wants_losses = False
 
-    def allocate(self, budget: Budget, allocation: str, units: Sequence[str], bucket: int, shots: int) -> Allocation:
+    def allocate(
+        self, budget: PruneOptions, allocation: str, units: Sequence[str], bucket: int, shots: int
+    ) -> Allocation:
         """The target widths. Allocations that need loss curves get them from the first shot's scores."""
         curves: Sequence[Curves] = ()
-        if allocation != "uniform" and budget.limits(self.plan):
+        if allocation != "uniform" and limits_of(budget, self.plan):
             self._wants_losses = True
             self.first_scores = self._score(1, shots)
             self.sensitivity = measure_sensitivity(self.model, self.selections, self.first_scores, self.journal)

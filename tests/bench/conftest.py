@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +37,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def tiny_dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny trained LLaMA in q4f32_1, for this host and for the phone's CPU."""
     from edge_transact.build.dist import build
+    from edge_transact.build.options import BuildOptions
 
     path = tmp_path_factory.mktemp("dist") / NASTY
-    build("demo:tiny", path, targets=["host", "android-cpu"], quantization="q4f32_1")
+    build("demo:tiny", path, BuildOptions(target=["host", "android-cpu"], quant="q4f32_1"))
     return path
 
 
@@ -99,23 +99,15 @@ class RunBench:
 
     def __init__(self, dist: Path, runner: Path, log: Path) -> None:
         self.log = log
-        self._own: dict[str, Any] = {
-            "dists": [dist],
-            "log": log,
-            "resume": False,
-            "runner": runner,
-            "app": "",
-            "clean": False,
-        }
+        self._quick = QUICK.model_copy(update={"target": "android-cpu", "runner": runner})
+        self._own: dict[str, Any] = {"dists": [dist], "log": log, "resume": False, "clean": False}
 
     def __call__(self, device: str, **options: Any) -> BenchOutcome:
         from edge_transact.bench.session import bench_models
 
         session = {name: options.pop(name, value) for name, value in self._own.items()}
-        conditions = replace(QUICK, **options)
-        return bench_models(
-            session.pop("dists"), conditions, device=device, target="android-cpu", format="json", **session
-        )
+        quick = self._quick.model_copy(update={"device": device, **options})
+        return bench_models(session.pop("dists"), quick, format="json", **session)
 
 
 @pytest.fixture

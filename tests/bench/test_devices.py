@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
+from edge_transact.bench.drivers import host
 from edge_transact.bench.drivers.adb.devices import check
 from edge_transact.bench.drivers.adb.sensors import parse_sensors
 from edge_transact.bench.drivers.base import DeviceInfo
@@ -64,6 +67,26 @@ pm8550_tz 99000
     assert (reading.cpu_mhz, reading.gpu_mhz, reading.on_battery) == (3302.4, 680.0, None)
     assert parse_sensors(text.replace("skin-therm 38100", ""), 1.0).temp_c == 30.1
     assert parse_sensors("", 1.0) == Reading(at_s=1.0)
+
+
+def test_the_hosts_sensors_are_read(monkeypatch):
+    def sensor(label: str, current: float) -> SimpleNamespace:
+        return SimpleNamespace(label=label, current=current)
+
+    temperatures = {
+        "cpu_thermal": [sensor("", 50.0), sensor("", 61.5)],
+        "tz": [sensor("skin", 33.0)],
+        "nvme": [sensor("Composite", 80.0)],
+    }
+    monkeypatch.setattr(psutil, "sensors_temperatures", lambda: temperatures)
+    monkeypatch.setattr(psutil, "cpu_freq", lambda percpu: [SimpleNamespace(current=mhz) for mhz in (800.0, 2400.0)])
+    monkeypatch.setattr(psutil, "sensors_battery", lambda: SimpleNamespace(percent=79.6, power_plugged=False))
+    reading = host.read_sensors()
+    assert (reading.temp_c, reading.cpu_c, reading.gpu_c, reading.cpu_mhz) == (33.0, 61.5, None, 2400.0)
+    assert (reading.battery_percent, reading.on_battery) == (80, True)
+    for name, value in (("sensors_temperatures", {}), ("sensors_battery", None), ("cpu_freq", [])):
+        monkeypatch.setattr(psutil, name, lambda value=value, **_: value)
+    assert replace(host.read_sensors(), at_s=0.0) == Reading(at_s=0.0)
 
 
 def test_energy_is_the_charge_that_left_the_battery():

@@ -17,7 +17,8 @@ from edge_transact.bench.drivers.adb.sensors import read_sensors
 from edge_transact.bench.model import BenchModel
 from edge_transact.bench.records.plan import Lengths
 from edge_transact.build.dist import build
-from edge_transact.prune import Budget
+from edge_transact.build.options import BuildOptions
+from edge_transact.prune import PruneOptions
 from tests.support.bench_logs import repetitions
 from tests.support.bench_runs import NASTY, copy_dist
 from tests.support.phone.phone import adb_server_beside
@@ -50,11 +51,8 @@ def test_a_pruned_smollm2_gives_the_hosts_tokens(phone, run_bench, tmp_path, mon
     build(
         "demo:smollm2",
         dist,
-        targets=["host", "android-cpu"],
-        context=256,
-        prefill_chunk=8,
-        budget=Budget(heads=3, intermediate=256),
-        pruning={"method": "magnitude", "calibration_tokens": 512},
+        BuildOptions(target=["host", "android-cpu"], context=256, prefill_chunk=8),
+        pruning=PruneOptions(heads=3, intermediate=256, method="magnitude", calibration_tokens=512),
     )
     options = {"dists": [dist], "lengths": (Lengths(16, 4),), "repetitions": 1, "timeout_s": 600}
     on_phone = run_bench(phone.serial, **options)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_transact.bench.records import conditions
+from edge_transact.bench import session
 from tests.support.bench_logs import repetitions
 from tests.support.bench_runs import QUICK, copy_dist
 from tests.support.examples import EXAMPLES, run_line, split
@@ -18,9 +18,13 @@ LINES = list(dict.fromkeys(line for lines in EXAMPLES.values() for line in lines
 @pytest.mark.parametrize("line", LINES)
 def test_examples_measure_the_phone(line, phone, runner, tiny_dist, tmp_path, monkeypatch):
     """With the tiny model and short lengths, because the phone is emulated."""
-    original = conditions.Conditions
+    original = session.bench_models
     short = {"lengths": QUICK.lengths, "repetitions": 1, "warmups": 0}
-    monkeypatch.setattr(conditions, "Conditions", lambda **asked: original(**{**asked, **short}))
+
+    def quickly(dists, options, **how):
+        return original(dists, options.model_copy(update=short), **how)
+
+    monkeypatch.setattr(session, "bench_models", quickly)
     monkeypatch.setenv("EDGE_BENCH_RUNNER", str(runner))
     monkeypatch.chdir(tmp_path)
     models = {word for word in split(line) if word in ("dist", "dense", "pruned")}

@@ -94,7 +94,7 @@ def test_plans_in_a_storm(make_phone, adb_server, tiny_dist, runner, run_bench, 
         assert [phone.read("/standin/fixed_performance").split()[-1] for phone in phones] == ["false"] * 2
         seed += 1
         if time.monotonic() > end:
-            return
+            break
 
 
 def command(phones: list[Phone], dist: Path, runner: Path, log: Path) -> list[str]:

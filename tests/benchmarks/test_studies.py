@@ -9,7 +9,7 @@ from benchmarks.studies.__main__ import flops
 from benchmarks.studies.cuts import Cut, Study, try_cut
 from edge_transact.evaluate.models import evaluate_model
 from edge_transact.inputs import read_text
-from edge_transact.prune import Budget, prune
+from edge_transact.prune import PruneOptions, prune
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_a_row_is_what_the_command_makes(study: Study, tmp_path: Path, cut: Cut)
     study.cut(Cut(cut.method, 0.5, cut.allocation, (), cut.compensate, cut.shots, cut.calibration, 1024, cut.seed))
     row = study.cut(cut)
     options = {"method": cut.method, "shots": cut.shots, "seed": cut.seed, "calibration_tokens": 1024}
-    pruned = prune("demo:tiny", tmp_path / "pruned", Budget(ratio=0.3), **options).checkpoint
+    pruned = prune("demo:tiny", tmp_path / "pruned", PruneOptions(ratio=0.3, **options)).checkpoint
     text = (tmp_path / "text.txt").read_text()
     expected = evaluate_model(str(pruned.path), text, max_windows=4).perplexity
     assert row["perplexity"] == pytest.approx(expected, rel=0.02), "bf16 against fp32"

@@ -13,11 +13,12 @@ from edge_transact import costs
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.build import dist, stages
 from edge_transact.build.dist import build, model_lib_name
+from edge_transact.build.options import BuildOptions
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.cli import app
 from edge_transact.definition import load, render
 from edge_transact.errors import EdgeTransactError
-from edge_transact.prune import Budget
+from edge_transact.prune import PruneOptions
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.quantization import QUANTIZATIONS
@@ -140,7 +141,7 @@ def test_cut_head_dims_pass_parity_and_padding_is_reported(tiny_model, tmp_path)
     ]
     plan = source.plan.with_layers(kept.widths for kept in selections)
     write_checkpoint(source, plan, pruned_tensors(source, selections), {}, tmp_path / "pruned")
-    result = build(str(tmp_path / "pruned"), tmp_path / "dist", targets=["host"], prefill_chunk=32)
+    result = build(str(tmp_path / "pruned"), tmp_path / "dist", BuildOptions(target=["host"], prefill_chunk=32))
     assert result.manifest.parity["passed"] and result.manifest.plan == plan
     assert result.manifest.weights_bytes == costs.weight_bytes(plan, QUANTIZATIONS["q4f32_1"])
     # 6 KV heads of 16 + 16 dims in fp32, of which these are none of the layers':
@@ -154,7 +155,7 @@ def test_cut_head_dims_pass_parity_and_padding_is_reported(tiny_model, tmp_path)
 
 @pytest.mark.slow
 def test_without_a_host_library_two_layers_are_compared(tiny_model, tmp_path):
-    result = build(str(tiny_model), tmp_path / "dist", targets=["android"]).to_dict()
+    result = build(str(tiny_model), tmp_path / "dist", BuildOptions(target=["android"])).to_dict()
     assert result["quantization"] == "q4f16_0"
     assert result["parity"]["passed"] and result["parity"]["layers"] == 2
     assert list(result["libraries"]) == ["android"] and result["libraries"]["android"].endswith("-android.tar")
@@ -164,7 +165,7 @@ def test_a_library_that_differs_from_torch_writes_nothing(tiny_model, tmp_path, 
     compare = dist.compare
     monkeypatch.setattr(dist, "compare", lambda *args, **kwargs: replace(compare(*args, **kwargs), prefill_error=0.5))
     with pytest.raises(EdgeTransactError, match="differs from torch"):
-        build(str(tiny_model), tmp_path / "dist", targets=["host"])
+        build(str(tiny_model), tmp_path / "dist", BuildOptions(target=["host"]))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -234,7 +235,7 @@ def test_a_changed_file_of_a_dist_is_named(built, tmp_path, file, says):
 def test_a_model_is_pruned_again_when_its_inputs_change(tiny_model, tmp_path, monkeypatch):
     made = []
 
-    def prune(model, directory, budget, **options):
+    def prune(model, directory, options, **how):
         made.append(model)
         shutil.copytree(model, directory, dirs_exist_ok=True)
 
@@ -244,14 +245,14 @@ def test_a_model_is_pruned_again_when_its_inputs_change(tiny_model, tmp_path, mo
     for text, times in ((None, 1), (None, 1), ("{}", 2)):
         if text:
             (model / "tokenizer_config.json").write_text(text)
-        stages.pruned(Checkpoint.open(model), str(model), Budget(intermediate=96), {})
+        stages.pruned(Checkpoint.open(model), str(model), PruneOptions(intermediate=96))
         assert len(made) == times
     texts = [tmp_path / "a.txt", tmp_path / "b.txt"]
     for text, times in (("one", 3), ("one", 3), ("two", 4)):
         texts[0].write_text("some")
         texts[1].write_text(text)
-        options = {"calibration": [str(text) for text in texts]}
-        stages.pruned(Checkpoint.open(model), str(model), Budget(intermediate=96), options)
+        options = PruneOptions(intermediate=96, calibration=[str(text) for text in texts])
+        stages.pruned(Checkpoint.open(model), str(model), options)
         assert len(made) == times
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from edge_transact.build.dist import build
+from edge_transact.build.options import BuildOptions
 from edge_transact.build.parity import LOGIT_TOLERANCE
 from edge_transact.runtime.host import HostModel
 
@@ -111,7 +112,9 @@ def logits(checkpoint, **changes) -> np.ndarray:
 
 @pytest.mark.slow
 def test_the_host_library_agrees_with_transformers(checkpoint, tmp_path):
-    build(str(checkpoint), tmp_path / "dist", targets=["host"], quantization="q0f32", context=64, prefill_chunk=16)
+    build(
+        str(checkpoint), tmp_path / "dist", BuildOptions(target=["host"], quant="q0f32", context=64, prefill_chunk=16)
+    )
     library = HostModel.load(tmp_path / "dist")
     theirs = logits(checkpoint)
     bound = LOGIT_TOLERANCE["float32"] * np.abs(theirs).max()

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
-from tests.checkpoint.test_checkpoint import narrowed, odd_plan
+from tests.support.checkpoints import narrowed, odd_plan
 
 LOAD = """
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer

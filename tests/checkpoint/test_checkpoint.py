@@ -10,9 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
-from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.errors import EdgeTransactError
-from edge_transact.widths import WidthPlan
+from tests.support.checkpoints import narrowed, odd_plan
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -22,21 +21,6 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
-
-
-def odd_plan(plan: WidthPlan) -> WidthPlan:
-    """Every layer different, the first with one KV group."""
-    ratio = plan.q_per_kv
-    return plan.with_layers(
-        replace(layer, num_attention_heads=ratio * groups, num_key_value_heads=groups, intermediate_size=size)
-        for layer, groups, size in zip(plan.layers, (1, 2, 2, 2), (7, 12, 33, 20), strict=False)
-    )
-
-
-def narrowed(source: Checkpoint, plan: WidthPlan):
-    """The source's tensors, each cut to the plan's shape from the start."""
-    for name, shape in tensor_shapes(plan).items():
-        yield name, source.tensor(name)[tuple(slice(size) for size in shape)]
 
 
 def edit_config(path: Path, **changes) -> None:

@@ -11,7 +11,7 @@ from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
 from edge_transact.checkpoint.writer import model_config
 from edge_transact.widths import LayerWidths, WidthPlan
-from tests.conftest import TINY
+from tests.support.checkpoints import TINY
 
 ODD = {
     "0": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 5},

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
-from tests.checkpoint.test_checkpoint import narrowed, odd_plan
+from tests.support.checkpoints import narrowed, odd_plan
 
 TASK = """
 task: two_cities

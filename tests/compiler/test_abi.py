@@ -9,22 +9,9 @@ from edge_transact.compiler.library import build_library
 from edge_transact.compiler.targets import get_target
 from edge_transact.mlc.builtins import BYTECODE, CALLS, TAGS, bytecode, called, tags
 from edge_transact.runtime.host import PAGE_SIZE, HostModel
+from tests.support.odd_models import FUNCTIONS
 
 QUANTIZATION = "q4f32_1"
-FUNCTIONS = [
-    "_metadata",
-    "embed",
-    "prefill",
-    "decode",
-    "batch_prefill",
-    "batch_decode",
-    "create_tir_paged_kv_cache",
-    "softmax_with_temperature",
-    "alloc_embedding_tensor",
-    "apply_logit_bias_inplace",
-    "apply_penalty_inplace",
-    "apply_bitmask_inplace",
-]
 
 
 @pytest.fixture(scope="module", params=["source", "own_dims"])

@@ -8,7 +8,7 @@ import pytest
 from edge_transact.compiler.archive import LIBRARY_SYMBOL, android_linker, check_library, link_android
 from edge_transact.compiler.targets import TARGETS, get_target, system_lib_prefix
 from edge_transact.errors import EdgeTransactError, UsageError
-from tests.compiler.conftest import MODEL_LIB
+from tests.support.odd_models import MODEL_LIB
 
 
 @pytest.mark.slow

@@ -1,26 +1,13 @@
-"""What surrounds a product with packed weights in the model becomes part of the product's kernel."""
+"""What surrounds a matmul with packed weights in the model becomes part of the matmul's kernel."""
 
 import tvm
-from tvm import relax
 
 from edge_transact.compiler.cpu.kernels import CPUKernels
 from edge_transact.compiler.modules import quantize_modules
 from edge_transact.compiler.passes.fuse_matmuls import FuseMatmuls
 from edge_transact.quantization import get_quantization
 from tests.support.cpu_kernels import HOST
-
-
-def calls(function: relax.Function) -> list[str]:
-    """The operators and kernels that a function calls, in order."""
-    names = []
-
-    def visit(expr: relax.Expr) -> None:
-        if isinstance(expr, relax.Call) and isinstance(expr.op, tvm.ir.Op):
-            is_kernel = expr.op.name == "relax.call_tir"
-            names.append(expr.args[0].name_hint if is_kernel else expr.op.name)
-
-    relax.analysis.post_order_visit(function, visit)
-    return names
+from tests.support.relax_calls import calls
 
 
 def fused(source, name: str) -> tvm.IRModule:
@@ -29,25 +16,25 @@ def fused(source, name: str) -> tvm.IRModule:
     return FuseMatmuls(CPUKernels(HOST))(mod)
 
 
-def test_decode_is_the_first_product_and_a_chain_behind_each_attention(source):
+def test_decode_is_one_matmul_and_a_chain_after_each_attention(source):
     for name in ("q4f16_0", "q4f32_1"):
         mod = fused(source, name)
-        made = calls(mod["decode"])
+        called = calls(mod["decode"])
         layers = source.definition.config.num_hidden_layers
-        assert sum(call.startswith("w4_decode") for call in made) == 1
-        assert sum(call.startswith("w4_chain") for call in made) == layers
-        # Of o_proj, gate_up_proj, down_proj and the next qkv_proj or the logits: x and the residual, all weights and
-        # scales, the norms of two, biases of all but the logits, and what the next layer reads.
-        arguments = [len(mod[var].params) for var in mod.get_global_vars() if var.name_hint.startswith("w4_chain")]
-        assert sorted(arguments) == [2 + 8 + 2 + 3 + 1, 2 + 8 + 2 + 4 + 2]
-        left = {"relax.nn.rms_norm", "relax.nn.silu", "relax.add", "relax.multiply"} & set(made)
+        assert sum(call.startswith("w4_decode") for call in called) == 1
+        assert sum(call.startswith("w4_chain") for call in called) == layers
+        # Behind the attention of all layers but the last, and of the last: each reads four packed weights, those of
+        # o_proj, gate_up_proj, down_proj and the next qkv_proj, or of the logits.
+        chains = [mod[var] for var in mod.get_global_vars() if var.name_hint.startswith("w4_chain")]
+        assert [sum(buffer.dtype == "uint32" for buffer in chain.buffer_map.values()) for chain in chains] == [4, 4]
+        left = {"relax.nn.rms_norm", "relax.nn.silu", "relax.add", "relax.multiply"} & set(called)
         assert not left, f"{left} not fused"
 
 
 def test_kernels_are_shared_by_layers_of_all_widths(source):
     mod = fused(source, "q4f16_0")
     kernels = [var.name_hint for var in mod.get_global_vars() if var.name_hint.startswith("w4_")]
-    # For one row qkv, two chains and a prompt's logits; for many rows qkv, o and down, gate and up, the logits with
-    # the norm and without; the embedding.
+    # One row: qkv, two chains, and the logits of a prompt. Many rows: qkv, o and down, gate and up, and the logits with
+    # and without the norm. And the embedding.
     assert len(kernels) <= 10, kernels
     assert not [var.name_hint for var in mod.get_global_vars() if var.name_hint.startswith("dequantize_matmul")]

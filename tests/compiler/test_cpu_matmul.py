@@ -20,11 +20,12 @@ QUANTIZATION = {("KN", "float16"): "q4f16_0", ("NK", "float16"): "q4f16_1", ("NK
 
 NORM_EPS = 1e-5
 
+FP16_SETS = [isa for isa in INSTRUCTION_SETS if isa.digits < 3]
+"""What fp16 activations are multiplied with; three digits are for fp32."""
+
+fp16_isas = pytest.mark.parametrize("isa", FP16_SETS, ids=describe)
 isas = pytest.mark.parametrize("isa", INSTRUCTION_SETS, ids=describe)
 layouts = pytest.mark.parametrize("layout", ["NK", "KN"])
-ONE_OF_EACH_KIND = list({(isa.removes_zero_point, isa.quantizer is None): isa for isa in INSTRUCTION_SETS}.values())
-"""Instruction sets whose launches use different scratch memory."""
-
 one_row_or_many = pytest.mark.parametrize("one_row", [True, False], ids=["decode", "prefill"])
 
 
@@ -85,7 +86,7 @@ def of_any_shape(layout: str) -> Matmul:
     return Matmul(layout, "float16", "float16", "float32", norm_eps=NORM_EPS if layout == "NK" else None)
 
 
-@isas
+@fp16_isas
 @layouts
 def test_sums_of_one_row_and_of_many(isa, layout, rng):
     for rows, one_row in (((1, 1), True), ((1, 13), False), ((6, 1), False)):
@@ -93,7 +94,7 @@ def test_sums_of_one_row_and_of_many(isa, layout, rng):
         assert_close(got, want, isa, "float32")
 
 
-@isas
+@fp16_isas
 @one_row_or_many
 @layouts
 def test_with_everything_that_surrounds_a_matmul(isa, layout, one_row, rng):
@@ -114,7 +115,7 @@ def test_bias_and_residual_without_a_gate(layout, one_row, rng):
 @settings(max_examples=100, deadline=None)
 @given(
     layout=st.sampled_from(["NK", "KN"]),
-    isa=st.sampled_from(INSTRUCTION_SETS),
+    isa=st.sampled_from(FP16_SETS),
     one_row=st.booleans(),
     k=st.integers(1, 700),
     n=st.integers(32, 200),
@@ -130,7 +131,7 @@ def test_every_shape(layout, isa, one_row, k, n, rows):
 @one_row_or_many
 def test_activations_keep_16_bits_or_more(isa, one_row, rng):
     matmul = Matmul("NK", "float32", "float32", "float32")
-    got, want = run(matmul, isa, 512, 64, (1, 1) if one_row else (1, 4), rng, one_row)
+    got, want = run(matmul, isa, 530, 64, (1, 1) if one_row else (1, 4), rng, one_row)
     bits = 14 if isa.digits == 2 else 20
     assert np.abs(got - want).max() <= 2.0**-bits * np.abs(want).max()
 
@@ -150,8 +151,11 @@ def test_quantized_activations_neither_overflow_nor_drown_another_group(isa, one
         np.testing.assert_allclose(out, 32 * 8 * np.float32(size), rtol=1e-6)
 
 
-@pytest.mark.parametrize("isa", ONE_OF_EACH_KIND, ids=describe)
-@layouts
+@pytest.mark.parametrize(
+    ("isa", "layout"),
+    list(zip(FP16_SETS, ("KN", "NK", "NK", "KN", "NK"), strict=True)),
+    ids=lambda value: value if isinstance(value, str) else describe(value),
+)
 def test_a_chain_is_its_matmuls_one_after_the_other(isa, layout, rng):
     """The matmuls between two attentions, with ragged widths; the first two results stay inside."""
     kind = Matmul(layout, "float16", "float16", "float16")

@@ -12,7 +12,7 @@ from edge_transact.compiler.matmul import MATMUL, Matmul, weight_block
 from edge_transact.compiler.modules import quantize_modules
 from edge_transact.compiler.passes.fuse_matmuls import FuseMatmuls
 from edge_transact.quantization import get_quantization
-from tests.compiler.test_cpu_fuse import calls
+from tests.support.relax_calls import calls
 
 
 class Layer(nn.Module):

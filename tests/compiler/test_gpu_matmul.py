@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import tvm
-from test_cpu_fuse import calls
 from tvm import tirx
 
 from edge_transact.compiler.gpu.matmul import GPUKernels, columns_a_thread, decode, prefill
@@ -13,6 +12,7 @@ from edge_transact.compiler.passes.fuse_matmuls import FuseMatmuls
 from edge_transact.compiler.targets import get_target
 from edge_transact.quantization import get_quantization
 from tests.support.cpu_kernels import compiled
+from tests.support.relax_calls import calls
 
 CASES = {
     "2 columns a thread": (Matmul("KN", "float16", "float16", "float16", residual=True), ((32, 2), (160, 66))),

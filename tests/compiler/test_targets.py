@@ -8,9 +8,8 @@ import pytest
 
 from edge_transact.compiler.targets import system_lib_prefix
 from edge_transact.mlc.builtins import BYTECODE, CALLS, TAGS, bytecode, called, tags
-from tests.compiler.conftest import CONFIG, MODEL_LIB, SIZES
-from tests.compiler.test_abi import FUNCTIONS
 from tests.support.mlc_small import ANDROID_METADATA
+from tests.support.odd_models import CONFIG, FUNCTIONS, MODEL_LIB, SIZES
 
 SAMPLING = {
     "multinomial_from_uniform",

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from edge_transact.build.dist import build
+from edge_transact.build.options import BuildOptions
 from edge_transact.cli import app
 from edge_transact.evaluate.tasks import Tasks
 from edge_transact.runtime.host import HostModel
@@ -55,7 +56,7 @@ def quickly(monkeypatch):
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory):
     path = tmp_path_factory.mktemp("tasks") / "dist"
-    build("demo:tiny", path, targets=["host"])
+    build("demo:tiny", path, BuildOptions(target=["host"]))
     return path
 
 

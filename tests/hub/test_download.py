@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import hub as small_hub
+from tests.support.hub import MEMBER, STRANGER, Hub
 
 CARD = """---
 library_name: transformers
@@ -39,7 +39,7 @@ def checkpoint(make_llama: Callable[..., Path], tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def edge_transact(hub: small_hub.Hub, tmp_path: Path):
+def edge_transact(hub: Hub, tmp_path: Path):
     """The command, with the hub on loopback as its hub and an empty home."""
 
     def run(*arguments: str, token: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -95,9 +95,9 @@ def test_a_gated_model_says_where_to_ask(hub, edge_transact, checkpoint):
     hub.add("acme/small", files_of(checkpoint), gated=True)
     message = refusal(edge_transact("inspect", "acme/small"))
     assert "acme/small is gated" in message and f"{hub.url}/acme/small" in message and "hf auth login" in message
-    message = refusal(edge_transact("inspect", "acme/small", token=small_hub.STRANGER))
+    message = refusal(edge_transact("inspect", "acme/small", token=STRANGER))
     assert "no access to it yet" in message and f"{hub.url}/acme/small" in message
-    parameters(edge_transact("inspect", "acme/small", "--json", token=small_hub.MEMBER))
+    parameters(edge_transact("inspect", "acme/small", "--json", token=MEMBER))
 
 
 def test_a_model_that_does_not_exist(hub, edge_transact):
@@ -127,7 +127,7 @@ def test_a_hub_model_with_only_pickles(hub, edge_transact, checkpoint):
 
 
 def test_push_creates_a_repository_that_loads(hub, edge_transact, checkpoint):
-    result = edge_transact("push", str(checkpoint), "acme/pushed", "--json", token=small_hub.MEMBER)
+    result = edge_transact("push", str(checkpoint), "acme/pushed", "--json", token=MEMBER)
     assert result.returncode == 0, result.stderr
     published = json.loads(result.stdout.splitlines()[-1])
     stored = hub.repositories["models/acme/pushed"]
@@ -149,7 +149,7 @@ def test_push_creates_a_repository_that_loads(hub, edge_transact, checkpoint):
 def test_push_to_a_branch_does_not_change_main(hub, edge_transact, checkpoint):
     hub.add("acme/pushed", {"README.md": b"main"})
     for _ in range(2):
-        result = edge_transact("push", str(checkpoint), "acme/pushed@ratio-30", token=small_hub.MEMBER)
+        result = edge_transact("push", str(checkpoint), "acme/pushed@ratio-30", token=MEMBER)
         assert result.returncode == 0, result.stderr
     revisions = hub.repositories["models/acme/pushed"].revisions
     assert revisions["main"] == {"README.md": b"main"}
@@ -159,14 +159,14 @@ def test_push_to_a_branch_does_not_change_main(hub, edge_transact, checkpoint):
 def test_push_skips_pickles_and_hidden_files(hub, edge_transact, checkpoint):
     (checkpoint / ".env").write_text("SECRET=1")
     (checkpoint / "optimizer.pt").write_text("state")
-    result = edge_transact("push", str(checkpoint), "acme/pushed", token=small_hub.MEMBER)
+    result = edge_transact("push", str(checkpoint), "acme/pushed", token=MEMBER)
     assert result.returncode == 0, result.stderr
     assert not {".env", "optimizer.pt"} & set(hub.repositories["models/acme/pushed"].revisions["main"])
 
 
 @pytest.mark.parametrize(
     ("token", "says"),
-    [("", "not logged in"), (small_hub.STRANGER, "does not allow this"), ("hf_expired", "does not allow this")],
+    [("", "not logged in"), (STRANGER, "does not allow this"), ("hf_expired", "does not allow this")],
 )
 def test_push_without_permission(edge_transact, checkpoint, token, says):
     message = refusal(edge_transact("push", str(checkpoint), "acme/pushed", token=token))
@@ -176,13 +176,13 @@ def test_push_without_permission(edge_transact, checkpoint, token, says):
 def test_push_checks_the_checkpoint_before_it_sends_anything(hub, edge_transact, checkpoint):
     weights = checkpoint / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    assert "truncated" in refusal(edge_transact("push", str(checkpoint), "acme/pushed", token=small_hub.MEMBER))
+    assert "truncated" in refusal(edge_transact("push", str(checkpoint), "acme/pushed", token=MEMBER))
     assert hub.requests == []
 
 
 def test_push_needs_a_card(edge_transact, checkpoint):
     (checkpoint / "README.md").unlink()
-    assert "no model card" in refusal(edge_transact("push", str(checkpoint), "acme/pushed", token=small_hub.MEMBER))
+    assert "no model card" in refusal(edge_transact("push", str(checkpoint), "acme/pushed", token=MEMBER))
 
 
 def test_push_to_an_invalid_hub_id(edge_transact, checkpoint):

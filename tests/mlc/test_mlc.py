@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.build.dist import build
+from edge_transact.build.options import BuildOptions
 from edge_transact.build.parity import LOGIT_TOLERANCE
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.cli import app
@@ -71,7 +72,9 @@ if CHECKOUT:
         rope = {"rope_type": "default", "rope_theta": 50000.0}
         checkpoint = make_llama(vocab_size=1024, max_position_embeddings=96, rope_parameters=rope)
         shutil.copyfile(tiny_model / "tokenizer.json", checkpoint / "tokenizer.json")
-        made = build(str(checkpoint), tmp_path / "dist", targets=["android"], engine="mlc", prefill_chunk=16)
+        made = build(
+            str(checkpoint), tmp_path / "dist", BuildOptions(target=["android"], engine="mlc", prefill_chunk=16)
+        )
         assert made.manifest.parity["passed"] and made.manifest.parity["layers"] == 2
         config = json.loads((tmp_path / "dist" / "mlc-chat-config.json").read_text())
         assert config["model_type"] == "edge_llama" and config["model_config"]["rope_theta"] == 50000.0
@@ -80,7 +83,7 @@ if CHECKOUT:
     def test_mlc_builds_cut_head_dims(tiny_model, tmp_path):
         checkpoint = small_checkpoint(tiny_model, tmp_path / "checkpoint", "cut heads")
         targets = ["host", "android"]
-        made = build(str(checkpoint), tmp_path / "dist", targets=targets, engine="mlc", **SIZES)
+        made = build(str(checkpoint), tmp_path / "dist", BuildOptions(target=targets, engine="mlc", **SIZES))
         assert made.manifest.parity["passed"] and list(made.manifest.libraries) == targets
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from edge_transact.prune import Budget, prune
+from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.calibrate import layerwise
-from edge_transact.prune.score.methods import METHODS
+from edge_transact.prune.methods import METHODS
 from tests.support.accelerator import NAME, accelerator
 from tests.support.pruning import TEXT
 
@@ -45,10 +45,10 @@ RUNS += [
 def test_the_same_model_as_from_the_cpu(tiny_model, tmp_path: Path, monkeypatch, options: dict) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     options = {**options, "calibration": str(tmp_path / "text.txt"), "calibration_tokens": 1024}
-    prune(str(tiny_model), tmp_path / "cpu", Budget(ratio=0.3), **options)
+    prune(str(tiny_model), tmp_path / "cpu", PruneOptions(ratio=0.3, **options))
     with accelerator() as device:
         monkeypatch.setattr(layerwise, "compute_device", lambda: torch.device(NAME, 0))
-        prune(str(tiny_model), tmp_path / "device", Budget(ratio=0.3), **options)
+        prune(str(tiny_model), tmp_path / "device", PruneOptions(ratio=0.3, **options))
     assert device.products > 0 or options["method"] in ("magnitude", "random")
     found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("device", "cpu"))
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from edge_transact import costs
 from edge_transact.errors import UsageError
+from edge_transact.options.values import parse_parameters
 from edge_transact.prune.allocate.allocation import allocate, check_choices
-from edge_transact.prune.allocate.budget import Budget, parse_parameters
+from edge_transact.prune.options import PruneOptions
 from edge_transact.widths import LayerWidths, WidthPlan
 
 LLAMA_2_7B = WidthPlan(4096, 32000, False, False, False, (LayerWidths(32, 32, 128, 128, 11008),) * 32)
@@ -56,7 +57,7 @@ def plans_and_ratios(draw, bucket: int) -> tuple[WidthPlan, float]:
 @given(data=st.data(), bucket=st.sampled_from([1, 8, 32]))
 def test_a_ratio_is_reached_within_half_a_bucket(data: st.DataObject, bucket: int) -> None:
     plan, ratio = data.draw(plans_and_ratios(bucket))
-    target = allocate(Budget(ratio=ratio), plan, bucket=bucket).plan
+    target = allocate(PruneOptions(ratio=ratio), plan, bucket=bucket).plan
     dim = parameters_of_a_dim(plan)
     at_floor = 0
     for before, after in zip(plan.layers, target.layers, strict=True):
@@ -80,29 +81,29 @@ def test_a_ratio_is_reached_within_half_a_bucket(data: st.DataObject, bucket: in
 
 
 def test_with_few_groups_a_ratio_is_cut_from_the_mlp_and_noted() -> None:
-    allocation = allocate(Budget(ratio=0.3), SMOLLM2)
+    allocation = allocate(PruneOptions(ratio=0.3), SMOLLM2)
     assert set(allocation.plan.layers) == {LayerWidths(9, 3, 64, 64, 928)}
     reached, why, rounded = allocation.notes
     assert "0.2969" in reached and "the MLP takes the whole cut" in why and "921.6 became 928" in rounded
 
 
 def test_with_many_groups_a_ratio_is_cut_from_both() -> None:
-    layer = allocate(Budget(ratio=0.5), LLAMA_2_7B).plan.layers[0]
+    layer = allocate(PruneOptions(ratio=0.5), LLAMA_2_7B).plan.layers[0]
     assert (layer.num_attention_heads, layer.intermediate_size) == (16, 5504)
 
 
 def test_bucket_1_keeps_the_exact_share() -> None:
-    assert allocate(Budget(ratio=0.3), SMOLLM2, bucket=1).plan.layers[0].intermediate_size == 922
+    assert allocate(PruneOptions(ratio=0.3), SMOLLM2, bucket=1).plan.layers[0].intermediate_size == 922
 
 
 @pytest.mark.parametrize(("heads", "intermediate", "billions"), [(16, 3072, 2.54), (6, 1536, 1.27)])
 def test_the_published_shapes(heads: int, intermediate: int, billions: float) -> None:
-    plan = allocate(Budget(heads=heads, intermediate=intermediate), LLAMA_2_7B).plan
+    plan = allocate(PruneOptions(heads=heads, intermediate=intermediate), LLAMA_2_7B).plan
     assert round(costs.parameters(plan) / 1e9, 2) == billions
 
 
 def test_target_parameters() -> None:
-    plan = allocate(Budget(target_params=parse_parameters("2.6B")), LLAMA_2_7B).plan
+    plan = allocate(PruneOptions(target_params=parse_parameters("2.6B")), LLAMA_2_7B).plan
     assert abs(costs.parameters(plan) - 2.6e9) < 16 * 3 * 4096 * 32
 
 
@@ -122,32 +123,36 @@ def test_texts_that_are_not_a_number_of_parameters(text: str) -> None:
 @pytest.mark.parametrize("ratio", [0.0, 1.0, -1.0, 1.5, float("nan"), float("inf")])
 def test_ratios_out_of_range(ratio: float) -> None:
     with pytest.raises(UsageError, match="not between 0 and 1"):
-        Budget(ratio=ratio)
+        PruneOptions(ratio=ratio)
 
 
 def test_limits_go_together_and_widths_alone() -> None:
     with pytest.raises(UsageError, match="no budget"):
-        Budget()
+        PruneOptions()
     with pytest.raises(UsageError, match=r"several budgets at once: --ratio, --heads/--intermediate"):
-        Budget(ratio=0.3, heads=6)
-    Budget(heads=6, intermediate=512)
-    Budget(ratio=0.3, max_weight_bytes=10**9, max_memory=2 * 10**9)
+        PruneOptions(ratio=0.3, heads=6)
+    PruneOptions(heads=6, intermediate=512)
+    PruneOptions(ratio=0.3, max_weight_bytes=10**9, max_memory=2 * 10**9)
 
 
 @pytest.mark.parametrize(
     ("budget", "message", "fix"),
     [
-        (Budget(heads=4), "3 query heads share a KV head", "3, 6, 9"),
-        (Budget(heads=12), "more than the model's 9", "narrows"),
-        (Budget(intermediate=1537), "more than the model's 1536", "narrows"),
-        (Budget(heads=9), "nothing to prune", "smaller"),
-        (Budget(ratio=0.99), r"--ratio 0.99 allows .* attention and MLP parameters, and the smallest model", "--heads"),
-        (Budget(ratio=0.001), "half a bucket", "--bucket 1"),
-        (Budget(target_params=10**6), "--target-params allows 1,000,000 parameters, and the smallest", "--heads"),
-        (Budget(target_params=10**9), r"within all limits already: .* it has 134,515,008", "less"),
+        (PruneOptions(heads=4), "3 query heads share a KV head", "3, 6, 9"),
+        (PruneOptions(heads=12), "more than the model's 9", "narrows"),
+        (PruneOptions(intermediate=1537), "more than the model's 1536", "narrows"),
+        (PruneOptions(heads=9), "nothing to prune", "smaller"),
+        (
+            PruneOptions(ratio=0.99),
+            r"--ratio 0.99 allows .* attention and MLP parameters, and the smallest model",
+            "--heads",
+        ),
+        (PruneOptions(ratio=0.001), "half a bucket", "--bucket 1"),
+        (PruneOptions(target_params=10**6), "--target-params allows 1,000,000 parameters, and the smallest", "--heads"),
+        (PruneOptions(target_params=10**9), r"within all limits already: .* it has 134,515,008", "less"),
     ],
 )
-def test_budgets_beyond_the_model(budget: Budget, message: str, fix: str) -> None:
+def test_budgets_beyond_the_model(budget: PruneOptions, message: str, fix: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         allocate(budget, SMOLLM2)
     assert fix in caught.value.fix
@@ -156,28 +161,28 @@ def test_budgets_beyond_the_model(budget: Budget, message: str, fix: str) -> Non
 def test_widths_from_a_file_are_used_as_they_are(tmp_path: Path) -> None:
     rows = [{"num_key_value_heads": 1 + index % 3, "intermediate_size": 1001 + index} for index in range(30)]
     (tmp_path / "widths.json").write_text(json.dumps(rows))
-    layers = allocate(Budget(widths=tmp_path / "widths.json"), SMOLLM2).plan.layers
+    layers = allocate(PruneOptions(widths=tmp_path / "widths.json"), SMOLLM2).plan.layers
     assert [layer.intermediate_size for layer in layers] == [1001 + index for index in range(30)]
     assert [layer.num_attention_heads for layer in layers] == [3 * (1 + index % 3) for index in range(30)]
 
 
 def test_a_widths_file_may_cut_inside_groups(tmp_path: Path) -> None:
     (tmp_path / "widths.json").write_text(json.dumps([{"qk_head_dim": 32, "v_head_dim": 48}] + [{}] * 29))
-    first, second, *_ = allocate(Budget(widths=tmp_path / "widths.json"), SMOLLM2).plan.layers
+    first, second, *_ = allocate(PruneOptions(widths=tmp_path / "widths.json"), SMOLLM2).plan.layers
     assert first == LayerWidths(9, 3, 32, 48, 1536) and second == SMOLLM2.layers[1]
 
 
 @pytest.mark.parametrize("units", [["groups", "mlp"], ["values", "groups", "mlp"]])
 def test_named_units_that_rounding_keeps_are_noted(units: list[str]) -> None:
     """70 % of three groups, rounded up, are all three; 70 % of 64 value dims are not."""
-    allocation = allocate(Budget(ratio=0.3), SMOLLM2, units=units)
+    allocation = allocate(PruneOptions(ratio=0.3), SMOLLM2, units=units)
     assert {layer.num_key_value_heads for layer in allocation.plan.layers} == {3}
     (note,) = [note for note in allocation.notes if "were cut" in note]
     assert note.startswith("no KV groups were cut") and "rounded up" in note
 
 
 def test_named_units_that_are_cut_need_no_note() -> None:
-    allocation = allocate(Budget(ratio=0.5), SMOLLM2, units=["groups", "mlp"])
+    allocation = allocate(PruneOptions(ratio=0.5), SMOLLM2, units=["groups", "mlp"])
     assert {layer.num_key_value_heads for layer in allocation.plan.layers} == {2}
     assert not any("were cut" in note for note in allocation.notes)
 
@@ -186,10 +191,10 @@ def test_named_units_that_are_cut_need_no_note() -> None:
 @pytest.mark.parametrize("units", [["mlp"], ["groups"], ["queries"], ["values"], ["mlp", "groups", "queries"]])
 def test_impossible_budgets_are_refused_before_the_work(allocation: str, units: list[str]) -> None:
     with pytest.raises(UsageError, match=r"--ratio 0\.99 allows .* and the smallest model has"):
-        check_choices(Budget(ratio=0.99), SMOLLM2, allocation, units, 32)
+        check_choices(PruneOptions(ratio=0.99), SMOLLM2, allocation, units, 32)
 
 
 def test_an_allocation_nearly_right_is_suggested() -> None:
     with pytest.raises(UsageError, match="unknown allocation 'unifrom'") as caught:
-        check_choices(Budget(ratio=0.3), SMOLLM2, "unifrom", (), 32)
+        check_choices(PruneOptions(ratio=0.3), SMOLLM2, "unifrom", (), 32)
     assert "Did you mean 'uniform'?" in caught.value.fix

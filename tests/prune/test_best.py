@@ -14,16 +14,17 @@ from transformers import AutoModelForCausalLM
 from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.errors import UsageError
-from edge_transact.prune import Budget, prune
+from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.allocate.allocation import allocate
+from edge_transact.prune.allocate.budget import limits_of
 from edge_transact.prune.allocate.curves import loss_curves
 from edge_transact.prune.allocate.pricing import Spent, cheapest
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.cut.selection import LayerSelection, select
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.journal import Journal
+from edge_transact.prune.methods import find_method
 from edge_transact.prune.score.loss import BlockLoss, curve, eliminate
-from edge_transact.prune.score.methods import find_method
 from edge_transact.prune.score.passes import score_layers
 from edge_transact.prune.score.sensitivity import measure_sensitivity, reference
 from edge_transact.prune.scores import LayerScores, PredictedLosses
@@ -196,7 +197,7 @@ def test_the_loss_is_the_least_that_meets_the_limit(seed: int, ratio: float) -> 
     Attention calls cost nothing here.
     """
     curves = curves_of(PLAN, torch.Generator().manual_seed(seed))
-    limits = Budget(ratio=ratio).limits(PLAN)
+    limits = limits_of(PruneOptions(ratio=ratio), PLAN)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(costs, "ATTENTION_CALL_PARAMETERS", 0)
         spent = cheapest(PLAN, curves, limits, units=("mlp", "groups"), bucket=32)
@@ -230,7 +231,7 @@ def test_the_loss_is_the_least_that_meets_the_limit(seed: int, ratio: float) -> 
 def test_attention_calls_cost_the_parameters_that_could_be_read_meanwhile(seed: int, ratio: float, call: int) -> None:
     """A plan whose layers differ in KV heads gains more than its calls cost; costlier calls mean fewer of them."""
     curves = curves_of(PLAN, torch.Generator().manual_seed(seed))
-    limits = Budget(ratio=ratio).limits(PLAN)
+    limits = limits_of(PruneOptions(ratio=ratio), PLAN)
 
     def spent(units: tuple[str, ...], call: int) -> Spent:
         with pytest.MonkeyPatch.context() as patch:
@@ -249,7 +250,7 @@ def test_groups_that_cost_nothing_are_cut_from_all_layers() -> None:
     curves = [{**of_layer} for of_layer in curves_of(PLAN, torch.Generator().manual_seed(0))]
     for of_layer in curves:
         of_layer["groups"] = torch.zeros_like(of_layer["groups"])
-    plan = cheapest(PLAN, curves, Budget(ratio=0.3).limits(PLAN), units=("mlp", "groups"), bucket=32).plan
+    plan = cheapest(PLAN, curves, limits_of(PruneOptions(ratio=0.3), PLAN), units=("mlp", "groups"), bucket=32).plan
     assert {layer.num_key_value_heads for layer in plan.layers} == {1}
     assert plan.num_virtual_layers == plan.num_hidden_layers
 
@@ -259,7 +260,7 @@ def test_groups_that_cost_nothing_are_cut_from_all_layers() -> None:
 def test_query_heads_are_cut_from_all_layers_at_once(seed: int, ratio: float) -> None:
     """The model has one ratio of query heads to KV heads."""
     curves = curves_of(PLAN, torch.Generator().manual_seed(seed))
-    limits = Budget(ratio=ratio).limits(PLAN)
+    limits = limits_of(PruneOptions(ratio=ratio), PLAN)
     spent = cheapest(PLAN, curves, limits, units=("mlp", "queries"), bucket=32)
     assert limits[0].holds(spent.plan)
     assert spent.plan.q_per_kv in (1, 2)
@@ -271,7 +272,7 @@ def test_query_heads_are_cut_from_all_layers_at_once(seed: int, ratio: float) ->
 def test_query_heads_cost_no_more_than_the_mlp_alone(seed: int, ratio: float) -> None:
     """Except for the last cut. The MLP alone reaches a ratio of 0.416."""
     curves = curves_of(PLAN, torch.Generator().manual_seed(seed))
-    limits = Budget(ratio=ratio).limits(PLAN)
+    limits = limits_of(PruneOptions(ratio=ratio), PLAN)
     spent = cheapest(PLAN, curves, limits, units=("mlp", "queries"), bucket=32)
     step = sum((of_layer["queries"][1] - of_layer["queries"][2]).item() for of_layer in curves)
     assert spent.loss <= cheapest(PLAN, curves, limits, units=("mlp",), bucket=32).loss + step
@@ -296,7 +297,7 @@ def test_all_limits_hold_at_once(data: st.DataObject, allocation: str) -> None:
     for name in sorted(names):
         least, most = measures[name](smallest), measures[name](PLAN)
         bounds[name] = least + int(data.draw(st.floats(0, 0.8)) * (most - least))
-    budget = Budget(**bounds)
+    budget = PruneOptions(**bounds)
     curves = curves_of(PLAN, torch.Generator().manual_seed(0))
     plan = allocate(budget, PLAN, allocation=allocation, curves=curves).plan
     for limit in budget.limits(PLAN):
@@ -306,7 +307,7 @@ def test_all_limits_hold_at_once(data: st.DataObject, allocation: str) -> None:
 
 
 def test_impossible_limits_name_the_one_that_binds() -> None:
-    budget = Budget(target_params=100_000, max_kv_bytes_per_token=10)
+    budget = PruneOptions(target_params=100_000, max_kv_bytes_per_token=10)
     with pytest.raises(UsageError, match=r"^--max-kv-bytes-per-token allows 10 bytes a token in q4f16_0, .* has 192$"):
         allocate(budget, PLAN, allocation="budgeted", curves=curves_of(PLAN, torch.Generator()))
 
@@ -317,7 +318,7 @@ def test_heads_lose_dims_if_the_cache_must_shrink() -> None:
     plan = PLAN.with_layers(layers)
     allowed = costs.kv_bytes_per_token(plan, QUANT) // 2
     curves = curves_of(plan, torch.Generator().manual_seed(1))
-    cut = allocate(Budget(max_kv_bytes_per_token=allowed), plan, allocation="budgeted", curves=curves).plan
+    cut = allocate(PruneOptions(max_kv_bytes_per_token=allowed), plan, allocation="budgeted", curves=curves).plan
     assert cut.cache_head_dim == 16 and {layer.v_head_dim for layer in cut.layers} == {16}
     assert costs.kv_bytes_per_token(cut, QUANT) == allowed
 
@@ -347,7 +348,7 @@ def test_best_beats_what_it_is_compared_with(tiny_model, tmp_path: Path) -> None
     figures = {}
     for method in ("best", "transact"):
         options = {"method": method, "calibration_tokens": 4096}
-        pruned = prune(str(tiny_model), tmp_path / method, Budget(ratio=0.4), **options).checkpoint
+        pruned = prune(str(tiny_model), tmp_path / method, PruneOptions(ratio=0.4, **options)).checkpoint
         model = AutoModelForCausalLM.from_pretrained(pruned.path)
         figures[method] = perplexity(model, tokenizer, text, window=64).perplexity
     assert figures["best"] < 0.9 * figures["transact"]
@@ -363,8 +364,9 @@ def test_query_heads_inside_groups_are_a_unit(tiny_model, tmp_path: Path, option
     whole = Checkpoint.open(tiny_model).plan
     # Half of q and o; k and v stay.
     ratio = 0.5 * 2 * whole.hidden_size * whole.widest.attention_size * len(whole.layers)
-    budget = Budget(ratio=0.99 * ratio / costs.prunable_parameters(whole))
-    pruned = prune(str(tiny_model), tmp_path / "out", budget, units=["queries"], calibration_tokens=1024, **options)
+    ratio = 0.99 * ratio / costs.prunable_parameters(whole)
+    choices = PruneOptions(ratio=ratio, units=["queries"], calibration_tokens=1024, **options)
+    pruned = prune(str(tiny_model), tmp_path / "out", choices)
     layer = whole.widest
     narrower = replace(layer, num_attention_heads=layer.num_key_value_heads)
     assert layer.q_per_kv == 2 and set(pruned.checkpoint.plan.layers) == {narrower}

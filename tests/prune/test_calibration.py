@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.inputs.texts import read_text
-from edge_transact.prune import Budget, prune
+from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.calibrate.windows import read_calibration
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.journal import Journal
-from edge_transact.prune.score.methods import METHODS
+from edge_transact.prune.methods import METHODS, find_method
 from edge_transact.prune.score.passes import score_layers
 from tests.support.pruning import prune_command
 
@@ -214,7 +214,7 @@ def test_activations_that_overflow_are_named_by_layer(tiny_model, tmp_path: Path
     everything = [LayerSelection.everything(layer) for layer in source.plan.layers]
     journal = Journal(tmp_path / "out", {}, resume=False)
     with pytest.raises(EdgeTransactError, match="layer 1 computes NaN or infinity on the calibration text"):
-        score_layers(LayerwiseModel(source, windows), everything, METHODS[method], journal, "score")
+        score_layers(LayerwiseModel(source, windows), everything, find_method(method), journal, "score")
 
 
 def test_fp16_is_computed_where_it_does_not_overflow(tiny_model, texts, tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_fp16_is_computed_where_it_does_not_overflow(tiny_model, texts, tmp_path
         dense(windows)
     assert largest[0] > 65504
     options = {"calibration": str(texts["a.txt"]), "calibration_tokens": 128}
-    pruned = prune(str(model), tmp_path / "out", Budget(intermediate=100), **options).checkpoint
+    pruned = prune(str(model), tmp_path / "out", PruneOptions(intermediate=100, **options)).checkpoint
     kept = pruned.tensor("model.layers.0.mlp.up_proj.weight")
     assert kept.dtype == torch.float16 and kept.isfinite().all()
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from edge_transact.errors import EdgeTransactError
-from edge_transact.prune import Budget, journal, prune
+from edge_transact.prune import PruneOptions, journal, prune
 from edge_transact.prune.journal import DTYPES, Journal, release
 from tests.support.pruning import TEXT, weights_of
 
@@ -18,10 +18,15 @@ from tests.support.pruning import TEXT, weights_of
 @pytest.mark.parametrize("method", ["best", "transact"])
 def test_the_same_bytes_from_files(tiny_model, tmp_path: Path, monkeypatch, method: str) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
-    options = {"method": method, "compensate": True, "calibration": str(tmp_path / "text.txt")}
-    prune(str(tiny_model), tmp_path / "in-memory", Budget(ratio=0.4), calibration_tokens=2048, **options)
+    options = {
+        "method": method,
+        "compensate": True,
+        "calibration": str(tmp_path / "text.txt"),
+        "calibration_tokens": 2048,
+    }
+    prune(str(tiny_model), tmp_path / "in-memory", PruneOptions(ratio=0.4, **options))
     monkeypatch.setattr(journal, "MEMORY_BYTES", 0)
-    prune(str(tiny_model), tmp_path / "in-files", Budget(ratio=0.4), calibration_tokens=2048, **options)
+    prune(str(tiny_model), tmp_path / "in-files", PruneOptions(ratio=0.4, **options))
     assert weights_of(tmp_path / "in-files") == weights_of(tmp_path / "in-memory")
     assert {path.name for path in tmp_path.iterdir()} == {"text.txt", "in-memory", "in-files"}
 

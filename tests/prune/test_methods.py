@@ -9,13 +9,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.errors import UsageError
-from edge_transact.prune import Budget, prune
+from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.calibrate.windows import read_calibration
 from edge_transact.prune.cut.selection import LayerSelection, select
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.journal import Journal
-from edge_transact.prune.score.methods import METHODS, find_method
+from edge_transact.prune.methods import METHODS, find_method
 from edge_transact.prune.score.passes import score_layers
 from edge_transact.prune.scores import LayerScores
 from edge_transact.widths import LayerWidths
@@ -195,7 +195,7 @@ def test_flap_shifts_biases_so_that_mean_outputs_stay(tiny_with_biases, tmp_path
     expected = mean_outputs(tiny_with_biases, windows)[block]
     distances = {}
     for method in ("flap", "wanda"):
-        prune(str(tiny_with_biases), tmp_path / method, Budget(**keep), method=method, **options)
+        prune(str(tiny_with_biases), tmp_path / method, PruneOptions(**keep, method=method, **options))
         actual = mean_outputs(tmp_path / method, windows)[block]
         distances[method] = float((actual - expected).norm() / expected.norm())
     assert distances["flap"] < 1e-5 < 1e-3 < distances["wanda"]

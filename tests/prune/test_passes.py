@@ -13,7 +13,7 @@ from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.journal import Journal
-from edge_transact.prune.score.methods import find_method
+from edge_transact.prune.methods import find_method
 from edge_transact.prune.score.passes import score_layers
 
 ROPE = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}

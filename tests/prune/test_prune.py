@@ -15,7 +15,7 @@ from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.evaluate.perplexity import perplexity
 from edge_transact.inputs.models import resolve_model
 from edge_transact.inputs.texts import read_text
-from edge_transact.prune import Budget, prune
+from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import pruned_tensors
 from tests.support.pruning import TEXT, prune_command, weights_of
@@ -83,7 +83,7 @@ def test_a_seed_reproduces_the_bytes(tiny_model, notes, tmp_path: Path, dtype: t
 
     def run(name: str, seed: int) -> Path:
         options = {"calibration": str(notes), "calibration_tokens": 512, "seed": seed}
-        prune(str(source), tmp_path / name, Budget(ratio=0.5), method=method, **options)
+        prune(str(source), tmp_path / name, PruneOptions(ratio=0.5, method=method, **options))
         return tmp_path / name
 
     first, again, other = run("first", 7), run("again", 7), run("other", 8)
@@ -97,11 +97,11 @@ def test_a_seed_reproduces_the_bytes(tiny_model, notes, tmp_path: Path, dtype: t
 def test_shots_are_prunings_one_after_the_other(tiny_model, notes, tmp_path: Path) -> None:
     """Two shots write what two commands write, if the second prunes the output of the first."""
     options = {"method": "transact", "calibration": str(notes), "calibration_tokens": 1024}
-    prune(str(tiny_model), tmp_path / "at once", Budget(heads=2, intermediate=101), shots=2, **options)
-    prune(str(tiny_model), tmp_path / "one shot", Budget(heads=2, intermediate=101), **options)
+    prune(str(tiny_model), tmp_path / "at once", PruneOptions(heads=2, intermediate=101, shots=2, **options))
+    prune(str(tiny_model), tmp_path / "one shot", PruneOptions(heads=2, intermediate=101, **options))
     # Halfway from 4 heads to 2 is 3, which reaches into both groups of 2.
-    prune(str(tiny_model), tmp_path / "half", Budget(heads=4, intermediate=221), **options)
-    prune(str(tmp_path / "half"), tmp_path / "whole", Budget(heads=2, intermediate=101), **options)
+    prune(str(tiny_model), tmp_path / "half", PruneOptions(heads=4, intermediate=221, **options))
+    prune(str(tmp_path / "half"), tmp_path / "whole", PruneOptions(heads=2, intermediate=101, **options))
     assert weights_of(tmp_path / "at once") == weights_of(tmp_path / "whole")
     assert weights_of(tmp_path / "at once") != weights_of(tmp_path / "one shot")
 
@@ -110,9 +110,8 @@ def test_better_than_keeping_what_it_drops(tiny_model, notes, tmp_path: Path) ->
     """The dims that TransAct keeps predict text better than as many of the dims that it drops."""
 
     source = Checkpoint.open(tiny_model)
-    kept = prune(
-        str(tiny_model), tmp_path / "kept", Budget(intermediate=170), method="transact", calibration=str(notes)
-    ).checkpoint
+    options = PruneOptions(intermediate=170, method="transact", calibration=str(notes))
+    kept = prune(str(tiny_model), tmp_path / "kept", options).checkpoint
     up = "model.layers.{}.mlp.up_proj.weight"
     selections = []
     for index, layer in enumerate(source.plan.layers):
@@ -153,7 +152,7 @@ def test_better_than_keeping_what_it_drops(tiny_model, notes, tmp_path: Path) ->
         (["--target-params", "lots"], 2, "'lots' is not a number of parameters"),
         (["--heads", 3], 2, "2 query heads share a KV head"),
         (["--widths", "missing.json"], 2, "missing.json does not exist"),
-        (["--ratio", 0.3, "--method", "magic"], 2, "there is no method 'magic'"),
+        (["--ratio", 0.3, "--method", "magic"], 2, "unknown method 'magic'"),
         (["--ratio", 0.3, "--shots", 0], 2, "--shots 0 is not at least 1"),
         (["--ratio", 0.3, "--bucket", 0], 2, "--bucket 0 is not at least 1"),
         (["--ratio", 0.3, "--calibration-tokens", 3], 2, "less than a window of 128"),

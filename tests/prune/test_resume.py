@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge_transact.errors import UsageError
-from edge_transact.prune import Budget, prune
+from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune import run as pipeline
 from edge_transact.prune.journal import Journal
 from tests.support.pruning import TEXT, weights_of
@@ -34,7 +34,7 @@ def test_the_same_bytes_wherever_it_was_interrupted(
     # Write the state after every layer, or after hardly any.
     monkeypatch.setattr("edge_transact.prune.journal.STATE_S", 0 if after % 2 else 60)
     arguments = {"method": method, "compensate": True, "shots": 2, **options}
-    prune(str(tiny_model), tmp_path / "whole", Budget(ratio=0.4), **arguments)
+    prune(str(tiny_model), tmp_path / "whole", PruneOptions(ratio=0.4, **arguments))
     puts = []
 
     def put(journal: Journal, name: str, tensors) -> None:
@@ -46,9 +46,9 @@ def test_the_same_bytes_wherever_it_was_interrupted(
     original = Journal.__setitem__
     with monkeypatch.context() as patch, pytest.raises(KilledError):
         patch.setattr(Journal, "__setitem__", put)
-        prune(str(tiny_model), tmp_path / "out", Budget(ratio=0.4), **arguments)
+        prune(str(tiny_model), tmp_path / "out", PruneOptions(ratio=0.4, **arguments))
     assert not (tmp_path / "out").exists() and (tmp_path / ".out.prune").is_dir()
-    prune(str(tiny_model), tmp_path / "out", Budget(ratio=0.4), resume=True, **arguments)
+    prune(str(tiny_model), tmp_path / "out", PruneOptions(ratio=0.4, **arguments), resume=True)
     assert weights_of(tmp_path / "out") == weights_of(tmp_path / "whole")
     assert not (tmp_path / ".out.prune").exists()
 
@@ -59,9 +59,9 @@ def test_known_results_are_not_computed_again(tiny_model, tmp_path: Path, option
 
     with monkeypatch.context() as patch, pytest.raises(KilledError):
         patch.setattr(pipeline, "write_checkpoint", fail)
-        prune(str(tiny_model), tmp_path / "out", Budget(ratio=0.4), **options)
+        prune(str(tiny_model), tmp_path / "out", PruneOptions(ratio=0.4, **options))
     monkeypatch.setattr("edge_transact.prune.calibrate.layerwise.LayerwiseModel.run", fail)
-    prune(str(tiny_model), tmp_path / "out", Budget(ratio=0.4), resume=True, **options)
+    prune(str(tiny_model), tmp_path / "out", PruneOptions(ratio=0.4, **options), resume=True)
 
 
 def test_other_options_are_refused(tiny_model, tmp_path: Path, options) -> None:

@@ -13,7 +13,7 @@ from edge_transact.checkpoint.layers import load_layer
 from edge_transact.prune.cut.selection import LayerSelection, top_indices
 from edge_transact.prune.cut.surgery import pruned_layer, pruned_tensors
 from edge_transact.widths import LayerWidths
-from tests.conftest import TINY
+from tests.support.checkpoints import TINY
 
 LLAMA3 = {
     "rope_type": "llama3",

@@ -9,7 +9,7 @@ import torch
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.prune.cut.selection import LayerSelection, select
 from edge_transact.prune.cut.surgery import pruned_layer
-from edge_transact.prune.score.methods import METHODS
+from edge_transact.prune.methods import METHODS
 from edge_transact.prune.scores import LayerScores
 from edge_transact.prune.units import UNITS, Unit
 from edge_transact.widths import LayerWidths

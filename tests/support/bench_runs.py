@@ -6,10 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
-from edge_transact.bench.records.conditions import Conditions
+from edge_transact.bench.options import BenchOptions
 from edge_transact.bench.records.plan import Lengths
 
-QUICK = Conditions(
+QUICK = BenchOptions(
     lengths=(Lengths(8, 4),), repetitions=2, warmups=0, timeout_s=60, cool_timeout_s=20, reconnect_s=30, sample_s=1
 )
 

@@ -117,6 +117,7 @@ def measured(tiny_model: Path, scratch: Path, engine: str) -> tuple[dict[str, di
     The logits are those of whole heads, and their DIST stays in ``scratch/dist``.
     """
     from edge_transact.build.dist import build
+    from edge_transact.build.options import BuildOptions
 
     checkpoints = {widths: small_checkpoint(tiny_model, scratch / "checkpoints" / widths, widths) for widths in WIDTHS}
     converted = {
@@ -124,7 +125,7 @@ def measured(tiny_model: Path, scratch: Path, engine: str) -> tuple[dict[str, di
         for widths, checkpoint in checkpoints.items()
     }
     dist = scratch / "dist"
-    build(str(checkpoints["whole heads"]), dist, targets=["host"], quantization="q4f32_1", engine=engine, **SIZES)
+    build(str(checkpoints["whole heads"]), dist, BuildOptions(target=["host"], quant="q4f32_1", engine=engine, **SIZES))
     return converted, logits(dist)
 
 
@@ -146,7 +147,7 @@ def android_metadata(tiny_model: Path, scratch: Path) -> dict[str, Any]:
     from edge_transact.definition import load, render
     from edge_transact.mlc.toolchain import MLC
     from edge_transact.quantization import QUANTIZATIONS
-    from tests.compiler.conftest import CONFIG, MODEL_LIB, SIZES
+    from tests.support.odd_models import CONFIG, MODEL_LIB, SIZES
 
     EdgeLlamaForCausalLM(EdgeLlamaConfig(**CONFIG)).save_pretrained(scratch / "odd")
     shutil.copyfile(tiny_model / "tokenizer.json", scratch / "odd" / "tokenizer.json")

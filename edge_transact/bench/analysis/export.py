@@ -15,8 +15,6 @@ from edge_transact.errors import UsageError
 
 FORMATS = ("md", "csv", "json", "jsonl", "sqlite")
 
-Cell = str | int | float | None
-
 
 def to_text(results: Sequence[Result], kind: str) -> str:
     """Results in a text format: ``md``, ``csv``, ``json`` or ``jsonl``."""
@@ -59,9 +57,9 @@ def _csv(results: Sequence[Result]) -> str:
     return output.getvalue()
 
 
-def _cells(result: Result) -> dict[str, Cell]:
-    """A result as a flat row."""
-    return {name: json.dumps(value) if isinstance(value, list | dict) else value for name, value in result.items()}  # type: ignore[misc]
+def _cells(result: Result) -> dict[str, object]:
+    """A result as a flat row of text, numbers and None."""
+    return {name: json.dumps(value) if isinstance(value, list | dict) else value for name, value in result.items()}
 
 
 COLUMNS = (

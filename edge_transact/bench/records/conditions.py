@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
-from edge_transact.bench.records.plan import Lengths
+from pydantic import BeforeValidator, Field
+
+from edge_transact.bench.records.plan import Lengths, parse_lengths
+from edge_transact.options import Count, Option, Options
+
+PLAN = "Plan"
+"""The panel of ``bench --help``."""
+
+Natural = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
 
 
-@dataclass(frozen=True)
-class Conditions:
+def _lengths(value: object) -> object:
+    return tuple(parse_lengths(value)) if isinstance(value, str) else value
+
+
+class Conditions(Options):
     """What to measure, and under which conditions.
 
     Attributes:
@@ -25,14 +37,26 @@ class Conditions:
         sample_s: Seconds between sensor readings.
     """
 
-    lengths: tuple[Lengths, ...]
-    repetitions: int = 5
-    warmups: int = 1
-    threads: int = 0
-    cores: str = ""
-    timeout_s: float = 1800
-    cool_c: float = 37
-    ceiling_c: float = 46
-    cool_timeout_s: float = 900
-    reconnect_s: float = 120
+    lengths: Annotated[
+        tuple[Lengths, ...],
+        BeforeValidator(_lengths),
+        Option("Pairs of PREFILL+DECODE tokens, comma-separated.", PLAN),
+    ] = (Lengths(64, 64), Lengths(256, 64), Lengths(256, 256))
+    repetitions: Annotated[Count, Option("Measured repetitions of each model and length.", PLAN)] = 5
+    warmups: Annotated[Natural, Option("Repetitions at the start of a visit that don't count.", PLAN)] = 1
+    threads: Annotated[Natural, Option("Number of CPU threads; 0 leaves it to the runtime.", PLAN)] = 0
+    cores: Annotated[str, Option("CPU cores to run on.", PLAN, example="4-7")] = ""
+    cool_c: Annotated[
+        float, Option("Start a visit when the phone's skin is at most this warm, in C.", PLAN, flags=("--cool-below",))
+    ] = 37
+    ceiling_c: Annotated[float, Option("Pause the plan above this temperature, in C.", PLAN, flags=("--ceiling",))] = 46
+    cool_timeout_s: Annotated[
+        Seconds, Option("Maximum wait for a phone to cool, in seconds.", PLAN, flags=("--cool-timeout",))
+    ] = 900
+    timeout_s: Annotated[
+        float, Field(ge=1), Option("Maximum time of one visit, in seconds.", PLAN, flags=("--timeout",))
+    ] = 1800
+    reconnect_s: Annotated[
+        Seconds, Option("Maximum wait for a lost phone, in seconds.", PLAN, flags=("--reconnect",))
+    ] = 120
     sample_s: float = 2

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, Field, Strict, TypeAdapter, ValidationError
 
@@ -184,7 +184,7 @@ WellFormedLine = StartLine | LoadLine | CheckLine | WarmupLine | RepetitionLine 
 Line = WellFormedLine | MalformedLine
 
 _ADAPTER: TypeAdapter[WellFormedLine] = TypeAdapter(Annotated[WellFormedLine, Field(discriminator="kind")])
-_KINDS = ("start", "load", "check", "warmup", "repetition", "final", "error")
+_KINDS = tuple(line.kind for line in get_args(WellFormedLine))
 
 
 def parse_line(text: str, run: str) -> Line | None:

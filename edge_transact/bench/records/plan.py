@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from edge_transact.errors import UsageError
 
-DEFAULT_LENGTHS = "64+64,256+64,256+256"
-
 
 @dataclass(frozen=True, order=True)
 class Lengths:

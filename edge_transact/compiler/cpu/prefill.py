@@ -48,7 +48,7 @@ class PrefillMatmul:
     """
 
     def __init__(self, buffers: MatmulBuffers, isa: InstructionSet) -> None:
-        self.matmul, self.a, self.isa = buffers.matmul, buffers, isa
+        self.matmul, self.buffers, self.isa = buffers.matmul, buffers, isa
         self.tiles = T.bind((buffers.rows + (TILE_ROWS - 1)) // TILE_ROWS)
         self.lanes_per_group = isa.steps * WORDS_PER_GROUP
         rows = (self.tiles, buffers.groups, TILE_ROWS)
@@ -60,8 +60,8 @@ class PrefillMatmul:
     def pack_activations(self) -> None:
         """Pack the activations of all rows; those after the last row are the last row again."""
         with T.parallel(0, self.tiles) as tile, T.serial(0, TILE_ROWS) as r:
-            row = T.bind(T.min(tile * TILE_ROWS + r, self.a.rows - 1))
-            for_each_group(self.a, row, inverse_rms(self.a, row), self._packer(tile, r))
+            row = T.bind(T.min(tile * TILE_ROWS + r, self.buffers.rows - 1))
+            for_each_group(self.buffers, row, inverse_rms(self.buffers, row), self._packer(tile, r))
 
     def _packer(self, tile: Expr, r: Expr) -> Callable[[Expr, Expr], None]:
         isa = self.isa
@@ -88,15 +88,17 @@ class PrefillMatmul:
         # The two vectors of a panel are the gate and up columns of the same outputs, or neighbours.
         lanes = self.isa.lanes
         columns = lanes if self.matmul.gated else TILE_VECTORS * lanes
-        blocks = T.bind((self.a.width + (columns - 1)) // columns)
+        blocks = T.bind((self.buffers.width + (columns - 1)) // columns)
         with T.parallel(0, blocks) as block:
-            column = T.bind(T.min(block * columns, self.a.width - columns))
-            panel = _Panel(self.a, self.isa, [column, column + (self.a.width if self.matmul.gated else lanes)])
+            column = T.bind(T.min(block * columns, self.buffers.width - columns))
+            panel = _Panel(
+                self.buffers, self.isa, [column, column + (self.buffers.width if self.matmul.gated else lanes)]
+            )
             panel.unpack()
             tile = _Tile(self, panel)
             with T.serial(0, self.tiles) as number:
                 tile.clear()
-                with T.serial(0, self.a.groups) as group:
+                with T.serial(0, self.buffers.groups) as group:
                     tile.accumulate(number, group)
                 tile.store(number, column)
 
@@ -111,14 +113,14 @@ class _Panel:
     """
 
     def __init__(self, buffers: MatmulBuffers, isa: InstructionSet, columns: list[Expr]) -> None:
-        self.a, self.isa, self.columns = buffers, isa, columns
+        self.buffers, self.isa, self.columns = buffers, isa, columns
         self.weights = T.alloc_buffer((buffers.groups, isa.steps * WORDS_PER_GROUP, TILE_VECTORS, isa.lanes), "int32")
         self.scales = T.alloc_buffer((buffers.groups, TILE_VECTORS, isa.lanes), "float32")
 
     def unpack(self) -> None:
         """Fill the panel."""
-        load_words = self._load_kn() if self.a.matmul.layout == "KN" else self._load_nk()
-        with T.serial(0, self.a.groups) as group, T.serial(0, WORDS_PER_GROUP) as word:
+        load_words = self._load_kn() if self.buffers.matmul.layout == "KN" else self._load_nk()
+        with T.serial(0, self.buffers.groups) as group, T.serial(0, WORDS_PER_GROUP) as word:
             for v in range(TILE_VECTORS):
                 words = T.bind(load_words(group * WORDS_PER_GROUP + word, v))
                 for step in range(self.isa.steps):
@@ -127,23 +129,23 @@ class _Panel:
 
     def _load_kn(self) -> Callable[[Expr, int], Expr]:
         """Load the scales; return what loads a word of a vector of columns."""
-        a, lanes = self.a, self.isa.lanes
-        with T.serial(0, a.groups) as group:
+        buffers, lanes = self.buffers, self.isa.lanes
+        with T.serial(0, buffers.groups) as group:
             for v, column in enumerate(self.columns):
-                store(self.scales, cast("float32", load(a.scale, [group, column], lanes)), [group, v, 0])
-        return lambda word, v: load(a.weight, [word, self.columns[v]], lanes)
+                store(self.scales, cast("float32", load(buffers.scale, [group, column], lanes)), [group, v, 0])
+        return lambda word, v: load(buffers.weight, [word, self.columns[v]], lanes)
 
     def _load_nk(self) -> Callable[[Expr, int], Expr]:
         """The same from the transposed layout, by way of a buffer."""
-        a, lanes = self.a, self.isa.lanes
-        transposed = T.alloc_buffer((a.words, TILE_VECTORS, lanes), "uint32")
+        buffers, lanes = self.buffers, self.isa.lanes
+        transposed = T.alloc_buffer((buffers.words, TILE_VECTORS, lanes), "uint32")
         for v, column in enumerate(self.columns):
-            with T.serial(0, a.words) as word:
+            with T.serial(0, buffers.words) as word:
                 for lane in range(lanes):
-                    T.buffer_store(transposed, a.weight[column + lane, word], [word, v, lane])
-            with T.serial(0, a.groups) as group:
+                    T.buffer_store(transposed, buffers.weight[column + lane, word], [word, v, lane])
+            with T.serial(0, buffers.groups) as group:
                 for lane in range(lanes):
-                    T.buffer_store(self.scales, cast("float32", a.scale[column + lane, group]), [group, v, lane])
+                    T.buffer_store(self.scales, cast("float32", buffers.scale[column + lane, group]), [group, v, lane])
         return lambda word, v: load(transposed, [word, v, 0], lanes)
 
 
@@ -156,7 +158,7 @@ class _Tile:
     """
 
     def __init__(self, of: PrefillMatmul, panel: _Panel) -> None:
-        self.of, self.isa, self.a, self.panel = of, of.isa, of.a, panel
+        self.of, self.isa, self.buffers, self.panel = of, of.isa, of.buffers, panel
         shape = (TILE_ROWS, TILE_VECTORS, of.isa.lanes)
         self.accumulators = T.alloc_buffer(shape, of.isa.accumulator_dtype, scope="local")
         self.totals = T.alloc_buffer(shape, "float32", scope="local")
@@ -207,11 +209,11 @@ class _Tile:
         finished = T.alloc_buffer((TILE_ROWS, TILE_VECTORS, lanes), "float32")
         for r, v in self.each:
             store(finished, load(self.totals, [r, v, 0], lanes), [r, v, 0])
-        with T.serial(0, T.min(TILE_ROWS, self.a.rows - tile * TILE_ROWS)) as r:
+        with T.serial(0, T.min(TILE_ROWS, self.buffers.rows - tile * TILE_ROWS)) as r:
             row = tile * TILE_ROWS + r
             sums = [T.bind(load(finished, [r, v, 0], lanes)) for v in range(TILE_VECTORS)]
-            if self.a.matmul.gated:
-                finish(self.a, row, column, sums, exp)
+            if self.buffers.matmul.gated:
+                finish(self.buffers, row, column, sums, exp)
             else:
                 for v, vector in enumerate(sums):
-                    finish(self.a, row, column + v * lanes, [vector], exp)
+                    finish(self.buffers, row, column + v * lanes, [vector], exp)

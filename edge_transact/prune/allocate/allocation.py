@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 
 from edge_transact import costs
 from edge_transact.errors import UsageError, did_you_mean
-from edge_transact.prune.allocate.budget import Budget
+from edge_transact.prune.allocate.budget import limits_of
 from edge_transact.prune.allocate.curves import Curves
 from edge_transact.prune.allocate.limits import Limit, binding
 from edge_transact.prune.allocate.pricing import cheapest
+from edge_transact.prune.options import ALLOCATIONS, DEFAULTS, PruneOptions
 from edge_transact.prune.units import DEFAULT_UNITS, GROUPS, MLP, UNITS
 from edge_transact.widths import LayerWidths, WidthPlan, read_widths
 
-DEFAULT_BUCKET = 32
+DEFAULT_BUCKET = DEFAULTS.bucket
 """MLP widths are multiples of it: the group of the W4A16 quantizations, and the size of a work-group on phone GPUs."""
 
 SHARES = 64
@@ -26,11 +27,6 @@ MIN_GROUPS = 8
 
 SmolLM2 has three groups. Dropping one raises perplexity by more than cutting 30 % of all parameters from the MLP.
 """
-
-ALLOCATIONS = ("uniform", "sensitivity", "budgeted")
-"""How limits are spread: the same share of every layer; the MLP by the measured sensitivity of each layer; or units
-against units and layers against layers."""
-
 
 ROUNDED = (
     "what each layer keeps of them is rounded up, here to all, and the other units make up for it "
@@ -54,7 +50,7 @@ class Allocation:
 
 
 def allocate(
-    budget: Budget,
+    budget: PruneOptions,
     source: WidthPlan,
     *,
     allocation: str = "uniform",
@@ -92,7 +88,7 @@ def allocate(
     return Allocation(spent.plan, (*notes, *_uncut(spent.plan, source, units, why)))
 
 
-def check_choices(budget: Budget, source: WidthPlan, allocation: str, units: Sequence[str], bucket: int) -> None:
+def check_choices(budget: PruneOptions, source: WidthPlan, allocation: str, units: Sequence[str], bucket: int) -> None:
     """Refuses, before any work, what `allocate` would refuse after scoring.
 
     Raises:
@@ -114,7 +110,7 @@ def check_choices(budget: Budget, source: WidthPlan, allocation: str, units: Seq
         _uniform(source, limits, units, bucket)
 
 
-def _named_widths(budget: Budget, source: WidthPlan) -> WidthPlan | None:
+def _named_widths(budget: PruneOptions, source: WidthPlan) -> WidthPlan | None:
     """The plan of a budget that names widths; `None` for limits."""
     if budget.widths is not None:
         plan = read_widths(budget.widths, source)
@@ -128,9 +124,9 @@ def _named_widths(budget: Budget, source: WidthPlan) -> WidthPlan | None:
     return plan
 
 
-def _limits(budget: Budget, source: WidthPlan) -> Sequence[Limit]:
+def _limits(budget: PruneOptions, source: WidthPlan) -> Sequence[Limit]:
     """The budget's limits, of which the source exceeds at least one."""
-    limits = budget.limits(source)
+    limits = limits_of(budget, source)
     if all(limit.holds(source) for limit in limits):
         raise UsageError(
             "the model is within all limits already: " + ", ".join(_has(limit, source) for limit in limits),

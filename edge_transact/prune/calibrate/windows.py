@@ -15,20 +15,15 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
 from edge_transact.inputs.texts import DOCUMENT_SEPARATOR, read_documents
 from edge_transact.prune.calibrate.suitability import check_text
+from edge_transact.prune.options import DEFAULTS, PACKINGS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_TEXT = "demo:sotu"
-DEFAULT_TOKENS = 16384
 WINDOW = 512
 """Tokens in a window, unless the model's context is shorter."""
-
-PACKINGS = ("joined", "documents")
-"""How windows are cut: from a text's documents joined by blank lines, or from each document by itself."""
-DEFAULT_PACKING = "joined"
 
 
 @dataclass(frozen=True)
@@ -82,9 +77,9 @@ def read_calibration(
     checkpoint: Checkpoint,
     calibration: str | Sequence[str],
     *,
-    tokens: int = DEFAULT_TOKENS,
+    tokens: int = DEFAULTS.calibration_tokens,
     window: int | None = None,
-    packing: str = DEFAULT_PACKING,
+    packing: str = DEFAULTS.packing,
     seed: int = 0,
 ) -> Calibration:
     """Draws windows that don't overlap from texts: a random sample of each, in the order of the text.

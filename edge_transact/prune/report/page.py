@@ -16,10 +16,9 @@ from edge_transact.artifacts.pages import require_matplotlib, script_json, write
 from edge_transact.errors import UsageError
 from edge_transact.evaluate.models import evaluate_model
 from edge_transact.inputs.texts import read_text
-from edge_transact.prune.allocate.budget import DEFAULT_QUANT
+from edge_transact.prune.methods import find_method
 from edge_transact.prune.report import figures
 from edge_transact.prune.run import PruneResult
-from edge_transact.prune.score.methods import find_method
 from edge_transact.prune.units import MLP, MODULES, QUERIES, UNITS
 from edge_transact.quantization import get_quantization
 
@@ -82,7 +81,7 @@ def write_report(result: PruneResult, directory: Path, text: str, *, force: bool
 
 
 def _values(result: PruneResult, text: str) -> dict[str, Any]:
-    quantization = get_quantization(result.provenance["budget"].get("quant", DEFAULT_QUANT))
+    quantization = get_quantization(result.options.quant)
     models = {}
     for name, checkpoint in (("source", result.source), ("pruned", result.checkpoint)):
         logger.info(f"perplexity of the {name} model on {TEXT}")

@@ -15,8 +15,7 @@ from edge_transact.prune.calibrate.gram import sums_of
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel, check_finite, pieces
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.journal import Journal
-from edge_transact.prune.score.methods import Scorer
-from edge_transact.prune.score.methods.scorer import Activations
+from edge_transact.prune.score.methods.scorer import Activations, Scorer
 from edge_transact.prune.scores import LayerScores
 
 GRADIENT_TOKENS = 16384

@@ -40,11 +40,13 @@ class Scratch:
             return T.bind(functools.reduce(T.max, sizes))
 
         isa = isas[0]
-        words = largest(padded_words(a, isa) for a, isa in zip(matmuls, isas, strict=True))
+        words = largest(padded_words(buffers, isa) for buffers, isa in zip(matmuls, isas, strict=True))
         self.activations = T.alloc_buffer((threads, words * max(isa.digits * isa.steps for isa in isas)), "int32")
         self.corrections = None if isa.removes_zero_point else T.alloc_buffer((threads, words), isa.accumulator_dtype)
         self.activation_scales = None if isa.quantizer is None else T.alloc_buffer((threads, words), "float32")
-        self.sums = T.alloc_buffer((largest((a.width + columns) * a.matmul.sections for a in matmuls),), "float32")
+        self.sums = T.alloc_buffer(
+            (largest((buffers.width + columns) * buffers.matmul.sections for buffers in matmuls),), "float32"
+        )
 
 
 def padded_words(buffers: MatmulBuffers, isa: InstructionSet) -> Expr:
@@ -71,10 +73,10 @@ class DecodeMatmul(ABC):
     def __init__(
         self, buffers: MatmulBuffers, isa: InstructionSet, scratch: Scratch, threads: int, *, head_start_bytes: int
     ) -> None:
-        self.matmul, self.isa, self.a = buffers.matmul, isa, buffers
+        self.matmul, self.isa, self.buffers = buffers.matmul, isa, buffers
         self.scratch, self.threads = scratch, threads
-        self.blocks = T.bind((self.a.width + (self.columns - 1)) // self.columns)
-        block_bytes = self.a.groups * (self.matmul.sections * self.columns * self.matmul.group_bytes)
+        self.blocks = T.bind((self.buffers.width + (self.columns - 1)) // self.columns)
+        block_bytes = self.buffers.groups * (self.matmul.sections * self.columns * self.matmul.group_bytes)
         self.head_start = head_start_bytes // block_bytes
 
     @abstractmethod
@@ -91,7 +93,7 @@ class DecodeMatmul(ABC):
 
     def first_column(self, block: Expr) -> Expr:
         """The first column of a block. The last block of a ragged width starts early and recomputes some columns."""
-        return T.min(block * self.columns, self.a.width - self.columns)
+        return T.min(block * self.columns, self.buffers.width - self.columns)
 
     def sums_of(self, block: Expr, section: int) -> Expr:
         """Where in `Scratch.sums` those of a block are."""
@@ -121,4 +123,4 @@ class DecodeMatmul(ABC):
                 store(scratch.corrections, isa.zero_point_correction(x), [thread, word])
 
         row = T.int32(0)
-        for_each_group(self.a, row, inverse_rms(self.a, row), pack)
+        for_each_group(self.buffers, row, inverse_rms(self.buffers, row), pack)

@@ -27,7 +27,7 @@ class DecodeKN(DecodeMatmul):
         first, end = self.share(thread)
         self._clear(first, end)
         self.pack_activations(thread)
-        with T.serial(0, self.a.groups) as group:
+        with T.serial(0, self.buffers.groups) as group:
             start = self._load_start(thread, group)
             with T.serial(first, end) as block:
                 for section in range(self.matmul.sections):
@@ -40,12 +40,12 @@ class DecodeKN(DecodeMatmul):
         return ((group * self.isa.digits + digit) * self.isa.steps + step) * WORDS_PER_GROUP
 
     def _column(self, block: Expr, section: int) -> Expr:
-        return self.first_column(block) + section * self.a.width
+        return self.first_column(block) + section * self.buffers.width
 
     def _prefetch(self, group: Expr, block: Expr, section: int) -> None:
         for word in range(WORDS_PER_GROUP):
-            prefetch(self.a.weight, [group * WORDS_PER_GROUP + word, self._column(block, section)])
-        prefetch(self.a.scale, [group, self._column(block, section)])
+            prefetch(self.buffers.weight, [group * WORDS_PER_GROUP + word, self._column(block, section)])
+        prefetch(self.buffers.scale, [group, self._column(block, section)])
 
     def _clear(self, first: Expr, end: Expr) -> None:
         with T.serial(first, end) as block:
@@ -72,14 +72,14 @@ class DecodeKN(DecodeMatmul):
 
     def _accumulate(self, thread: Expr, group: Expr, block: Expr, section: int, offset: int, start: Expr) -> None:
         """Add a group's products to the sums of one vector of columns."""
-        isa, a, scratch = self.isa, self.a, self.scratch
+        isa, buffers, scratch = self.isa, self.buffers, self.scratch
         column = T.bind(self._column(block, section) + offset)
         words = [
-            T.bind(load(a.weight, [group * WORDS_PER_GROUP + word, column], isa.lanes))
+            T.bind(load(buffers.weight, [group * WORDS_PER_GROUP + word, column], isa.lanes))
             for word in range(WORDS_PER_GROUP)
         ]
         activations = [self._load_activations(thread, group, word) for word in range(WORDS_PER_GROUP)]
-        scale = cast("float32", load(a.scale, [group, column], isa.lanes))
+        scale = cast("float32", load(buffers.scale, [group, column], isa.lanes))
         if scratch.activation_scales is not None:
             scale = scale * splat(scratch.activation_scales[thread, group * WORDS_PER_GROUP], isa.lanes)
         place = [self.sums_of(block, section) + offset]
@@ -90,4 +90,4 @@ class DecodeKN(DecodeMatmul):
         sections = range(self.matmul.sections)
         with T.serial(first, end) as block:
             sums = [T.bind(load(self.scratch.sums, [self.sums_of(block, s)], self.columns)) for s in sections]
-            finish(self.a, T.int32(0), T.bind(self._column(block, 0)), sums, exp)
+            finish(self.buffers, T.int32(0), T.bind(self._column(block, 0)), sums, exp)

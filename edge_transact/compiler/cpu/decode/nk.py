@@ -28,11 +28,11 @@ class DecodeNK(DecodeMatmul):
         first, _ = self.share(thread)
         for section in range(self.matmul.sections):
             with T.serial(0, AHEAD_WORDS // LINE_WORDS) as line:
-                prefetch(self.a.weight, [first * self.columns + section * self.a.width, line * LINE_WORDS])
+                prefetch(self.buffers.weight, [first * self.columns + section * self.buffers.width, line * LINE_WORDS])
 
     def multiply(self, thread: Expr) -> None:
-        lanes, sections, words = self.isa.lanes, self.matmul.sections, self.a.words
-        self.padded_words = T.bind(padded_words(self.a, self.isa))
+        lanes, sections, words = self.isa.lanes, self.matmul.sections, self.buffers.words
+        self.padded_words = T.bind(padded_words(self.buffers, self.isa))
         # The rows of a tile are read concurrently, and a short row ends before a large distance pays.
         ahead = T.bind(T.if_then_else(words < AHEAD_WORDS // self.columns, AHEAD_WORDS, AHEAD_WORDS // self.columns))
         first, end = self.share(thread)
@@ -59,7 +59,7 @@ class DecodeNK(DecodeMatmul):
     def _clear_padding(self, thread: Expr) -> None:
         """Clear what belongs to the words after a row's last, which the vectors at its end cover."""
         isa, scratch = self.isa, self.scratch
-        with T.serial(self.a.words, self.padded_words) as word:
+        with T.serial(self.buffers.words, self.padded_words) as word:
             for digit in range(isa.digits):
                 for step in range(isa.steps):
                     T.buffer_store(scratch.activations, T.int32(0), [thread, self.place_of_word(word, digit, step)])
@@ -73,7 +73,7 @@ class DecodeNK(DecodeMatmul):
         sections = range(self.matmul.sections)
         with T.serial(first, end) as block:
             sums = [T.bind(load(self.scratch.sums, [self.sums_of(block, s)], self.columns)) for s in sections]
-            finish(self.a, T.int32(0), T.bind(self.first_column(block)), sums, exp)
+            finish(self.buffers, T.int32(0), T.bind(self.first_column(block)), sums, exp)
 
 
 class _RowTile:
@@ -88,10 +88,10 @@ class _RowTile:
     """
 
     def __init__(self, of: DecodeNK, thread: Expr, first: Expr, ahead: Expr, accumulators: Buffer) -> None:
-        self.of, self.isa, self.a, self.scratch = of, of.isa, of.a, of.scratch
+        self.of, self.isa, self.buffers, self.scratch = of, of.isa, of.buffers, of.scratch
         self.thread, self.ahead, self.accumulators = thread, ahead, accumulators
         sections = range(of.matmul.sections)
-        self.rows = [first + section * self.a.width + row for section in sections for row in range(of.columns)]
+        self.rows = [first + section * self.buffers.width + row for section in sections for row in range(of.columns)]
 
     def clear(self) -> None:
         """Set the accumulators to zero."""
@@ -102,16 +102,16 @@ class _RowTile:
         """Add the products of the words from `word` on, fewer than a full vector, in vectors half as wide each time."""
         held = self.isa.lanes // 2
         while held >= WORDS_PER_GROUP:
-            with T.If(T.bitwise_and(self.a.words, held) != 0), T.Then():
+            with T.If(T.bitwise_and(self.buffers.words, held) != 0), T.Then():
                 self.accumulate(T.bind(word), held)
-            word = word + T.bitwise_and(self.a.words, held)
+            word = word + T.bitwise_and(self.buffers.words, held)
             held //= 2
 
     def accumulate(self, word: Expr, held: int) -> None:
         """Add the products of `held` words from `word` on."""
         isa, lanes, scratch = self.isa, self.isa.lanes, self.scratch
         self._prefetch(word)
-        words = [T.bind(_widen(load(self.a.weight, [row, word], held), lanes)) for row in self.rows]
+        words = [T.bind(_widen(load(self.buffers.weight, [row, word], held), lanes)) for row in self.rows]
         activations = self._load_activations(word)
         start = splat(T.float32(0), lanes)
         if scratch.corrections is not None:
@@ -137,7 +137,7 @@ class _RowTile:
         lanes = self.isa.lanes
         turns = max(1, LINE_WORDS // lanes)
         for row in self.rows[::turns]:
-            prefetch(self.a.weight, [row + word // lanes % turns, word + self.ahead])
+            prefetch(self.buffers.weight, [row + word // lanes % turns, word + self.ahead])
 
     def _load_activations(self, word: Expr) -> list[list[Expr]]:
         """A vector of words' activations by step and digit."""
@@ -154,7 +154,7 @@ class _RowTile:
         """The scale of each lane's products: 0 in the lanes that hold no word of a narrow vector."""
         lanes, groups = self.isa.lanes, held // WORDS_PER_GROUP
         group_of_lane = [min(lane // WORDS_PER_GROUP, groups - 1) for lane in range(lanes)]
-        scale = cast("float32", load(self.a.scale, [row, word // WORDS_PER_GROUP], groups))
+        scale = cast("float32", load(self.buffers.scale, [row, word // WORDS_PER_GROUP], groups))
         scale = splat(scale, lanes) if groups == 1 else shuffle([scale], group_of_lane)
         if activation_scale is not None:
             scale = scale * activation_scale

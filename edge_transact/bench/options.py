@@ -1,0 +1,32 @@
+"""A bench's options: what to measure, under which conditions, and where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from edge_transact.bench.records.conditions import Conditions
+from edge_transact.options import Option
+
+WHERE = "Where"
+"""The panel of ``bench --help``."""
+
+
+class BenchOptions(Conditions):
+    """The options of a bench.
+
+    Attributes:
+        device: ``host``, serials that adb knows, comma-separated, or ``all``.
+        target: ``android`` or ``android-cpu``; `None` for the first of them that every DIST has a library for.
+        runner: The directory where ``android_bench/`` was built for the phone.
+        app: The package of an installed app to run in, instead of the runner; empty for none.
+    """
+
+    device: Annotated[str, Option("host, all, or serials that adb knows, comma-separated.", WHERE)] = "host"
+    target: Annotated[str | None, Option("android (OpenCL) or android-cpu.", WHERE, default="what all DISTs have")] = (
+        None
+    )
+    runner: Annotated[
+        Path, Option("Directory where android_bench was built for the phone.", WHERE, envvar="EDGE_BENCH_RUNNER")
+    ] = Path("android_bench/build")
+    app: Annotated[str, Option("Run in this bundled app instead of the runner.", WHERE, metavar="PACKAGE")] = ""

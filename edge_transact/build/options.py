@@ -1,0 +1,59 @@
+"""A build's options: for what, in which quantization, and with which sizes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from edge_transact import costs
+from edge_transact.compiler.targets import TARGETS
+from edge_transact.options import COMMAS, Count, OneOf, Option, Options
+from edge_transact.quantization import QUANTIZATIONS
+
+ENGINES = ("tvm", "mlc")
+
+
+class BuildOptions(Options):
+    """What is built.
+
+    Attributes:
+        target: Names of `compiler.targets.TARGETS`, at least one.
+        quant: The quantization of all libraries; `None` for ``q4f16_0`` if ``android`` is a target, else ``q4f32_1``.
+        context: Tokens that a sequence can have; `None` for 2048, or the model's maximum if that is smaller.
+        prefill_chunk: Tokens of one prefill call; `None` for 128, or the context if that is smaller.
+        max_batch: Sequences that are decoded together.
+        engine: Whose compiler makes weights and libraries: ``tvm`` (ours) or ``mlc`` (the user's MLC-LLM).
+    """
+
+    target: Annotated[
+        list[Annotated[str, OneOf(tuple(TARGETS))]],
+        COMMAS,
+        Field(min_length=1),
+        Option("What to build for: {choices}; comma-separated."),
+    ] = Field(["android", "host"])
+    quant: Annotated[
+        Annotated[str, OneOf(tuple(QUANTIZATIONS))] | None,
+        Option("Quantization: {choices}.", default="q4f16_0 for android, else q4f32_1", example="q4f16_0"),
+    ] = None
+    context: Annotated[
+        Count | None,
+        Option(
+            "Maximum number of tokens in a sequence.",
+            default=f"{costs.DEFAULT_CONTEXT}, or the model's maximum if smaller",
+            example=costs.DEFAULT_CONTEXT,
+        ),
+    ] = None
+    prefill_chunk: Annotated[
+        Count | None,
+        Option(
+            "Tokens per prefill call.",
+            default=f"{costs.DEFAULT_PREFILL_CHUNK}, or the context if smaller",
+            example=costs.DEFAULT_PREFILL_CHUNK,
+        ),
+    ] = None
+    max_batch: Annotated[Count, Option("Number of sequences decoded together.")] = 1
+    engine: Annotated[
+        Annotated[str, OneOf(ENGINES)],
+        Option("Whose compiler: {choices}. mlc uses your MLC-LLM checkout (MLC_LLM_SOURCE_DIR)."),
+    ] = "tvm"

@@ -1,0 +1,120 @@
+"""The options of a command from its models: one typer option for each field that has an `Option`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from functools import wraps
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import typer
+from pydantic import BeforeValidator, WrapValidator
+from pydantic.fields import FieldInfo
+
+from edge_transact.options.model import Option, Options, flag_of, help_of, options_of
+from edge_transact.options.values import COMMAS, metadata_of
+
+
+def expand(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameters typed as `Options` models become the options that the models describe.
+
+    ``options: PruneOptions`` becomes ``--ratio``, ``--method`` and so on, and the command gets a `PruneOptions` of what
+    was given; the rest has the model's defaults and is not in its `model_fields_set`. ``Annotated[Model, "Prefix"]``
+    names the panels of the model's options ``Prefix: ...``.
+
+    Raises:
+        UsageError: From the command that is returned, as the models raise it.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    models: dict[str, type[Options]] = {}
+    parameters = [inspect.Parameter(_CONTEXT, inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
+    for parameter in signature.parameters.values():
+        model, prefix = _model(parameter.annotation)
+        if model is None:
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        else:
+            models[parameter.name] = model
+            parameters += _parameters(model, prefix)
+
+    @wraps(command)
+    def run(**values: Any) -> None:
+        context: typer.Context = values.pop(_CONTEXT)
+        for parameter, model in models.items():
+            fields = {name: values.pop(name) for name, _, _ in options_of(model)}
+            given = {name: value for name, value in fields.items() if _was_given(context, name)}
+            values[parameter] = model(**given)
+        command(**values)
+
+    if not models:
+        return command
+    # inspect and typing look for these two before anything else.
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": None}
+    return run
+
+
+_CONTEXT = "context_of_command"
+"""The parameter that typer's context comes in."""
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
+
+
+def _model(annotation: Any) -> tuple[type[Options] | None, str | None]:
+    """The model that an annotation names, and the prefix of its panels."""
+    model, prefix = get_args(annotation)[:2] if get_origin(annotation) is Annotated else (annotation, None)
+    return (model, prefix) if isinstance(model, type) and issubclass(model, Options) else (None, None)
+
+
+def _parameters(model: type[Options], prefix: str | None) -> Iterator[inspect.Parameter]:
+    for name, field, option in options_of(model):
+        reads = _type(field)
+        shown, default = _default(field, option, reads)
+        settings = typer.Option(
+            *(option.flags or (flag_of(name, option),)),
+            help=help_of(field, option),
+            rich_help_panel=f"{prefix}: {option.panel.lower()}" if prefix and option.panel else option.panel,
+            metavar=option.metavar,
+            show_default=shown,
+            envvar=option.envvar,
+        )
+        kind: Any = reads if default is not None else reads | None
+        yield inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, settings]
+        )
+
+
+def _type(field: FieldInfo) -> type:
+    """The type that typer reads for a field: its own, or text where the field has a parser for it."""
+    types = set(_plain_types(field.annotation))
+    if list[str] in types and COMMAS not in field.metadata:
+        return list[str]  # given once for each
+    if any(isinstance(entry, BeforeValidator | WrapValidator) for entry in metadata_of(field)):
+        return str
+    return next(kind for kind in (str, Path, float, int, bool) if kind in types)
+
+
+def _plain_types(annotation: Any) -> Iterator[Any]:
+    if get_origin(annotation) is Annotated:
+        yield from _plain_types(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, UnionType):
+        for member in get_args(annotation):
+            yield from _plain_types(member)
+    else:
+        yield annotation
+
+
+def _default(field: FieldInfo, option: Option, reads: type) -> tuple[str | bool, Any]:
+    """What is shown as the default, and what typer has as one: the model's own, in the words of the command line."""
+    value = field.get_default()
+    if option.default is not None:
+        return option.default, None
+    if value is None or value == [] or value == "":
+        return False, None
+    if isinstance(value, (list, tuple)):
+        value = ",".join(map(str, value))
+    return True, [value] if reads == list[str] else value

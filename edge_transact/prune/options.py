@@ -1,0 +1,206 @@
+"""Pruning's options: how small, how what stays is chosen, and on which text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from edge_transact import costs
+from edge_transact.errors import UsageError
+from edge_transact.options import COMMAS, Bytes, Count, OneOf, Option, Options, Parameters
+from edge_transact.prune.methods import METHODS
+from edge_transact.prune.units import UNITS
+from edge_transact.quantization import QUANTIZATIONS, default_quantization
+
+LIMITS, WIDTHS, HOW, TEXT = "Limits, which can be combined", "Widths, instead of limits", "Method", "Calibration"
+"""Panels of ``prune --help``."""
+
+BUDGETS = (
+    ("ratio", "target_params", "max_weight_bytes", "max_kv_bytes_per_token", "max_memory"),
+    ("widths",),
+    ("heads", "intermediate"),
+)
+"""The options that say how small. Those of one tuple can be combined; those of two exclude each other."""
+
+BUDGET_KEYS = tuple(key for keys in BUDGETS for key in keys)
+
+ALLOCATIONS = ("uniform", "sensitivity", "budgeted")
+"""How limits are spread: the same share of every layer; by measured sensitivity over the MLPs of all layers; or by
+predicted loss over units and layers."""
+
+PACKINGS = ("joined", "documents")
+"""How windows are cut: from a text's documents joined by blank lines, or from each document alone."""
+
+
+class PruneChoices(Options):
+    """What can be chosen about pruning, each with its default. A budget is not required here; `PruneOptions` wants one.
+
+    Bytes are counted in the quantization and for the context of the build that they are chosen for.
+
+    Attributes:
+        ratio: The share of attention and MLP parameters to remove, above 0 and below 1.
+        target_params: Parameters of the pruned model, embeddings included.
+        max_weight_bytes: Bytes of all weights.
+        max_kv_bytes_per_token: Bytes of one token in the KV cache.
+        max_memory: Bytes of weights, KV cache and workspace.
+        widths: A file with the widths of every layer, as `read_widths` takes it.
+        heads: Query heads that every layer keeps, in complete KV groups.
+        intermediate: MLP dims that every layer keeps; can be combined with `heads`.
+        method: What scores the units of each layer.
+        allocation: How limits are spread over layers and units; `None` leaves it to the method.
+        units: What limits may cut; empty leaves it to the allocation.
+        compensate: Whether to solve `o_proj` and `down_proj` again; `None` leaves it to the method.
+        bucket: MLP widths computed from limits are multiples of it.
+        shots: The number of steps in which the widths shrink; each scores the model that the one before left.
+        calibration: One TEXT or several.
+        calibration_tokens: Tokens drawn from them.
+        calibration_window: Tokens of a window; `None` for 512, or the model's context if that is shorter.
+        packing: How windows are cut.
+        seed: Which windows are drawn. The same seed gives the same bytes.
+    """
+
+    ratio: Annotated[
+        Annotated[float, Field(gt=0, lt=1)] | None,
+        Option("Share of attention and MLP parameters to remove.", LIMITS, example=0.3),
+    ] = None
+    target_params: Annotated[Parameters | None, Option("Parameters to keep.", LIMITS, example="1.3B")] = None
+    max_weight_bytes: Annotated[Bytes | None, Option("Maximum size of all weights.", LIMITS, example="600MB")] = None
+    max_kv_bytes_per_token: Annotated[
+        Bytes | None, Option("Maximum size of one token in the KV cache.", LIMITS, example="12k")
+    ] = None
+    max_memory: Annotated[
+        Bytes | None, Option("Maximum size of weights, KV cache and workspace together.", LIMITS, example="1.5GiB")
+    ] = None
+    widths: Annotated[
+        Annotated[Path, Field(strict=False)] | None,
+        Option("JSON file with the widths of every layer, as --json prints them.", WIDTHS, example="widths.json"),
+    ] = None
+    heads: Annotated[Count | None, Option("Query heads per layer, in complete KV groups.", WIDTHS, example=6)] = None
+    intermediate: Annotated[Count | None, Option("MLP dims per layer.", WIDTHS, example=1536)] = None
+    method: Annotated[Annotated[str, OneOf(tuple(METHODS))], Option("How units are scored: {choices}.", HOW)] = "best"
+    allocation: Annotated[
+        Annotated[str, OneOf(ALLOCATIONS)] | None,
+        Option(
+            "How limits are spread over layers and units: {choices}.",
+            HOW,
+            default="budgeted with the method best, else uniform",
+            example="budgeted",
+        ),
+    ] = None
+    units: Annotated[
+        list[Annotated[str, OneOf(tuple(UNITS))]],
+        COMMAS,
+        Option(
+            "What limits may cut: {choices}; comma-separated.",
+            HOW,
+            default="depends on the allocation",
+            example=["mlp", "groups"],
+        ),
+    ] = Field([])
+    compensate: Annotated[
+        bool | None,
+        Option(
+            "Solve o_proj and down_proj again by least squares, to make up for what was cut.",
+            HOW,
+            flags=("--compensate/--no-compensate",),
+            default="only with the method best",
+            example=True,
+        ),
+    ] = None
+    bucket: Annotated[Count, Option("Round MLP widths that follow from limits to multiples of this.", HOW)] = 32
+    shots: Annotated[Count, Option("Number of pruning steps; each scores the model again.", HOW)] = 1
+    calibration: Annotated[
+        str | Annotated[list[str], Field(min_length=1)],
+        Option("Text to measure activations on. Repeat it to take the same share of each text.", TEXT, metavar="TEXT"),
+    ] = "demo:sotu"
+    calibration_tokens: Annotated[Count, Option("Number of calibration tokens.", TEXT)] = 16384
+    calibration_window: Annotated[
+        Count | None,
+        Option("Tokens per calibration window.", TEXT, default="512, or the model's context if shorter", example=512),
+    ] = None
+    packing: Annotated[
+        Annotated[str, OneOf(PACKINGS)],
+        Option("Cut windows from the documents joined together or from each document alone: {choices}.", TEXT),
+    ] = "joined"
+    seed: Annotated[int, Option("Which windows to draw. The same seed writes the same bytes.", TEXT)] = 0
+
+    def budgets(self) -> list[tuple[str, ...]]:
+        """The entries of `BUDGETS` of which something is given."""
+        return [keys for keys in BUDGETS if any(getattr(self, key) is not None for key in keys)]
+
+    def counted(self, quant: str, context: int) -> PruneOptions:
+        """The same choices as the options of a pruning that counts bytes in this quantization and for this context.
+
+        Raises:
+            UsageError: There is no budget, or there are several.
+        """
+        given = {name: getattr(self, name) for name in self.model_fields_set & PruneChoices.model_fields.keys()}
+        return PruneOptions(**given, quant=quant, context=context)
+
+
+DEFAULTS = PruneChoices()
+"""For functions whose arguments have the same defaults."""
+
+
+class PruneOptions(PruneChoices):
+    """The options of one pruning, with exactly one budget.
+
+    Attributes:
+        quant: The quantization that bytes are counted in.
+        context: Tokens in the KV cache that `max_memory` counts.
+
+    Raises:
+        UsageError: There is no budget or more than one, or a value is out of range.
+    """
+
+    quant: Annotated[
+        Annotated[str, OneOf(tuple(QUANTIZATIONS))], Option("Quantization in which limits count bytes.", LIMITS)
+    ] = default_quantization(["android"])
+    context: Annotated[Count, Option("Tokens in the KV cache that --max-memory counts.", LIMITS)] = (
+        costs.DEFAULT_CONTEXT
+    )
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> PruneOptions:
+        budgets = self.budgets()
+        if not budgets:
+            raise UsageError(
+                "no budget: how small should the model be?",
+                fix="Give --ratio, --target-params, another limit, --widths, or --heads with --intermediate.",
+            )
+        if len(budgets) > 1:
+            limits = [f"--{key.replace('_', '-')}" for key in BUDGETS[0] if getattr(self, key) is not None]
+            names = {BUDGETS[1]: "--widths", BUDGETS[2]: "--heads/--intermediate"}
+            raise UsageError(
+                f"several budgets at once: {', '.join(limits + [names[keys] for keys in budgets if keys in names])}",
+                fix="Limits can be combined; --widths, or --heads with --intermediate, stand alone.",
+            )
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that the result depends on, as JSON values by option.
+
+        `quant` and `context` are left out where no limit depends on them: builds of one pruned model in several
+        quantizations share it.
+        """
+        unused = {"context"} if self.max_memory is None else set()
+        if self.max_weight_bytes is None and self.max_kv_bytes_per_token is None and self.max_memory is None:
+            unused.add("quant")
+        return self.model_dump(mode="json", exclude=unused)
+
+    def provenance(self) -> dict[str, Any]:
+        """The options as ``edge_transact.json`` records them: the budget as an object without what wasn't asked for.
+
+        The calibration's options are left out: a record of the text that was read takes their place.
+        """
+        values = self.identity()
+        budget = {key: values.pop(key) for key in (*BUDGET_KEYS, "quant", "context") if key in values}
+        for key in ("calibration_tokens", "calibration_window", "packing"):
+            del values[key]
+        return {
+            "method": values.pop("method"),
+            "budget": {key: value for key, value in budget.items() if value is not None},
+            **values,
+        }

@@ -1,0 +1,42 @@
+"""Small checkpoints: a tiny LLaMA's sizes, and a plan whose layers all differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.layout import tensor_shapes
+from edge_transact.widths import WidthPlan
+
+if TYPE_CHECKING:
+    import torch
+
+TINY = {
+    "vocab_size": 96,
+    "hidden_size": 48,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,
+}
+"""A LLaMA of a few thousand parameters whose heads don't add up to its hidden size."""
+
+
+def odd_plan(plan: WidthPlan) -> WidthPlan:
+    """Every layer different, the first with one KV group."""
+    ratio = plan.q_per_kv
+    return plan.with_layers(
+        replace(layer, num_attention_heads=ratio * groups, num_key_value_heads=groups, intermediate_size=size)
+        for layer, groups, size in zip(plan.layers, (1, 2, 2, 2), (7, 12, 33, 20), strict=False)
+    )
+
+
+def narrowed(source: Checkpoint, plan: WidthPlan) -> Iterator[tuple[str, torch.Tensor]]:
+    """The source's tensors, each cut to the plan's shape from the start."""
+    for name, shape in tensor_shapes(plan).items():
+        yield name, source.tensor(name)[tuple(slice(size) for size in shape)]
