@@ -121,25 +121,27 @@ def _bitmask(logits_: T.handle, rows_: T.handle, mask_: T.handle) -> None:
             )
 
 
-SOFTMAX_CHUNK = 256
-"""Terms per partial sum of a softmax.
+SOFTMAX_PARTS = 256
+"""Partial sums of a softmax.
 
 A single running sum in fp32 loses the low bits of small terms: the probabilities of 128,256 tokens then sum to as much
-as 1.0003. MLC-LLM's softmax sums in chunks too (``compiler_pass/attach_softmax_with_temperature.py``).
+as 1.0003. MLC-LLM's softmax sums in chunks too (``compiler_pass/attach_softmax_with_temperature.py``). The number of
+parts is fixed, so that no kernel takes the size of the vocabulary as an argument of its own.
 """
 
 
-def _chunk_sums(terms: te.Tensor) -> te.Tensor:
-    """Sum the chunks of ``[batch, 1, vocab]``: ``[batch, 1, ceil(vocab / SOFTMAX_CHUNK)]``."""
+def _partial_sums(terms: te.Tensor) -> te.Tensor:
+    """Sums of equal chunks of ``[batch, 1, vocab]``: ``[batch, 1, SOFTMAX_PARTS]``."""
     *rows, vocab = terms.shape
-    k = te.reduce_axis((0, SOFTMAX_CHUNK), name="k")
+    length = tirx.ceildiv(vocab, SOFTMAX_PARTS)
+    k = te.reduce_axis((0, length), name="k")
 
-    def chunk(b: tirx.Var, i: tirx.Var, c: tirx.Var) -> tirx.Expr:
-        column = c * SOFTMAX_CHUNK + k
+    def part(b: tirx.Var, i: tirx.Var, p: tirx.Var) -> tirx.Expr:
+        column = p * length + k
         term = tirx.if_then_else(column < vocab, terms[b, i, column], tirx.const(0, terms.dtype))
         return te.sum(term, axis=k)
 
-    return te.compute((*rows, tirx.ceildiv(vocab, SOFTMAX_CHUNK)), chunk, name="chunk_sums")
+    return te.compute((*rows, SOFTMAX_PARTS), part, name="partial_sums")
 
 
 @tvm.transform.module_pass(opt_level=0, name="AttachSoftmax")
@@ -164,7 +166,7 @@ class AttachSoftmax:
                 most = builder.emit(relax.op.max(scaled, axis=-1, keepdims=True))
                 likeliest = builder.emit(relax.op.astype(relax.op.equal(scaled, most), "float32"))
                 terms = builder.emit(relax.op.where(random, relax.op.exp(scaled - most), likeliest))
-                sums = builder.emit_te(_chunk_sums, terms, primfunc_name_hint="softmax_chunk_sums")
+                sums = builder.emit_te(_partial_sums, terms, primfunc_name_hint="softmax_partial_sums")
                 total = builder.emit(relax.op.sum(sums, axis=-1, keepdims=True))
                 output = builder.emit_output(terms / total)
             builder.emit_func_output(output)
