@@ -60,7 +60,8 @@ class Options(BaseModel):
         UsageError: A value is out of range, or a name is unknown; named as on the command line.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    # Validators are built on first use: --help needs the fields only, and building takes longer than it.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
     @model_validator(mode="wrap")
     @classmethod

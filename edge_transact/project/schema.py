@@ -48,7 +48,7 @@ class Project(Options):
     model: str = Field(description="A directory, a hub id, a .gguf file, demo:smollm2 or demo:tiny.")
     output: str = Field(DEFAULT_OUTPUT, description="The DIST directory to make.")
     prune: Prune | None = Field(None, description="Leave it out to build the model as it is.")
-    build: Build = Build()
+    build: Build = Field(default_factory=Build)
 
     def overridden(self, given: Mapping[str, Any]) -> Project:
         """The project with the options that are given, not `None`, instead of the file's values.

@@ -140,10 +140,6 @@ class PruneChoices(Options):
         return PruneOptions(**given, quant=quant, context=context)
 
 
-DEFAULTS = PruneChoices()
-"""For functions whose arguments have the same defaults."""
-
-
 class PruneOptions(PruneChoices):
     """The options of one pruning, with exactly one budget.
 

@@ -12,11 +12,11 @@ from edge_transact.prune.allocate.budget import limits_of
 from edge_transact.prune.allocate.curves import Curves
 from edge_transact.prune.allocate.limits import Limit, binding
 from edge_transact.prune.allocate.pricing import cheapest
-from edge_transact.prune.options import ALLOCATIONS, DEFAULTS, PruneOptions
+from edge_transact.prune.options import ALLOCATIONS, PruneChoices, PruneOptions
 from edge_transact.prune.units import DEFAULT_UNITS, GROUPS, MLP, UNITS
 from edge_transact.widths import LayerWidths, WidthPlan, read_widths
 
-DEFAULT_BUCKET = DEFAULTS.bucket
+DEFAULT_BUCKET = PruneChoices().bucket
 """MLP widths are multiples of it: the group of the W4A16 quantizations, and the size of a work-group on phone GPUs."""
 
 SHARES = 64

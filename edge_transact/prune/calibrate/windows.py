@@ -15,13 +15,14 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
 from edge_transact.inputs.texts import DOCUMENT_SEPARATOR, read_documents
 from edge_transact.prune.calibrate.suitability import check_text
-from edge_transact.prune.options import DEFAULTS, PACKINGS
+from edge_transact.prune.options import PACKINGS, PruneChoices
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
+DEFAULTS = PruneChoices()
 WINDOW = 512
 """Tokens in a window, unless the model's context is shorter."""
 
