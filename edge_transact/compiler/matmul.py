@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from tvm import s_tir
@@ -42,7 +42,9 @@ def weight_block(schedule: s_tir.Schedule) -> tuple[s_tir.schedule.SBlockRV, Sto
         annotations = schedule.get(block).annotations
         for op in (MATMUL, EMBEDDING):
             if op in annotations:
-                return block, StoredWeight(op, str(annotations[op]["layout"]), int(annotations[op]["bits"]))
+                return block, StoredWeight(
+                    op, cast(Layout, str(annotations[op]["layout"])), int(annotations[op]["bits"])
+                )
     return None
 
 

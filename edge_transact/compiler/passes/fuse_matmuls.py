@@ -32,7 +32,7 @@ class MatmulKernels(Protocol):
         """The kernel that reads rows of a packed matrix, as `cpu.matmul.embed`; `None` where there is none."""
 
     def select(
-        self, matmul: Matmul, x: Sequence[tirx.Expr], width: int
+        self, matmul: Matmul, x: list[tirx.Expr], width: int, /
     ) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
         """Select the kernel for a matmul.
 

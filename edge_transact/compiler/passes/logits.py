@@ -62,7 +62,7 @@ def _bind(function: tirx.PrimFunc, threads: dict[str, str]) -> tirx.PrimFunc:
 
 
 @T.prim_func(s_tir=True)
-def _logit_bias(logits_: T.handle, rows_: T.handle, tokens_: T.handle, bias_: T.handle):
+def _logit_bias(logits_: T.handle, rows_: T.handle, tokens_: T.handle, bias_: T.handle) -> None:
     """Add `bias[i]` to the logit of token `tokens[i]` in row `rows[i]`."""
     T.func_attr({"global_symbol": "apply_logit_bias_inplace", "tirx.noalias": True})
     batch_size, vocab_size, n = T.int32(), T.int32(), T.int32()
@@ -79,7 +79,7 @@ def _logit_bias(logits_: T.handle, rows_: T.handle, tokens_: T.handle, bias_: T.
 @T.prim_func(s_tir=True)
 def _penalty(
     logits_: T.handle, rows_: T.handle, sequences_: T.handle, tokens_: T.handle, counts_: T.handle, penalties_: T.handle
-):
+) -> None:
     """For each seen token: subtract presence + count * frequency, then shrink by the repetition penalty.
 
     `penalties` is ``[sequences, 3]``: presence, frequency, repetition.
@@ -106,7 +106,7 @@ def _penalty(
 
 
 @T.prim_func(s_tir=True)
-def _bitmask(logits_: T.handle, rows_: T.handle, mask_: T.handle):
+def _bitmask(logits_: T.handle, rows_: T.handle, mask_: T.handle) -> None:
     """In each of `rows`, give tokens whose bit in `mask` is 0 the smallest logit. Bit j of word i is token 32 i + j."""
     T.func_attr({"global_symbol": "apply_bitmask_inplace", "tirx.noalias": True})
     batch_size, vocab_size, m = T.int32(), T.int32(), T.int32()

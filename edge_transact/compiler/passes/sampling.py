@@ -6,6 +6,8 @@ needs is left out. With OpenCL and on a CPU the engine has a sampler of its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tvm
 from tvm import IRModule, relax, te, tirx
 from tvm.relax import op
@@ -56,7 +58,9 @@ def _parameters(**shapes: tuple[str, ...]) -> list[relax.Var]:
     return parameters
 
 
-def _function(builder: relax.BlockBuilder, name: str, parameters: list[relax.Var], body) -> None:
+def _function(
+    builder: relax.BlockBuilder, name: str, parameters: list[relax.Var], body: Callable[..., relax.Expr]
+) -> None:
     with builder.function(name, parameters):
         with builder.dataflow():
             output = builder.emit_output(body(*parameters))
@@ -91,7 +95,7 @@ def _draw(
 
 
 @T.prim_func(private=True, s_tir=True)
-def _first_beyond(sums_: T.handle, uniform_: T.handle, rows_: T.handle, columns_: T.handle):
+def _first_beyond(sums_: T.handle, uniform_: T.handle, rows_: T.handle, columns_: T.handle) -> None:
     """A binary search, from the highest bit of the column to the lowest. A share is less than the last sum."""
     T.func_attr({"tirx.noalias": True})
     batch_size, vocab_size, n = T.int32(), T.int32(), T.int32()
@@ -157,7 +161,7 @@ def _take_probs(builder: relax.BlockBuilder) -> None:
     ) -> list[te.Tensor]:
         vocab = probs.shape[1].astype("int32")
 
-        def token(i: tirx.Var):
+        def token(i: tirx.Var) -> tirx.Expr:
             return tokens[offsets[i] // vocab, offsets[i] % vocab]
 
         return [
