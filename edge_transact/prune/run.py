@@ -100,9 +100,10 @@ def prune(model: str, output: Path, options: PruneOptions, *, resume: bool = Fal
     started = time.perf_counter()
     scoring = find_method(options.method)
     options = _resolved(options, scoring)
+    allocation = options.allocation
+    assert allocation is not None, "_resolved decides it"
     refuse_existing(output, force)
     source = Checkpoint.open(resolve_model(model))
-    allocation = options.allocation or scoring.allocation
     check_choices(options, source.plan, allocation, options.units, options.bucket)
     windows = read_calibration(
         source,
