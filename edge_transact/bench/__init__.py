@@ -8,7 +8,8 @@ Data flows through four rooms, each of which imports only those before it:
 - `run`: executes a plan on all devices. `profile` times the functions of a host library instead.
 - `analysis`: results from records, comparisons, tables, figures and the report.
 
-`session` is one call of the command. `model` and `link` say what a bench needs of a DIST.
+`session` is one call of the command, and `options` has its options. `model` says what a bench needs to know about a
+DIST, and `link` makes a shared library of an archive.
 
 The directory `android_bench/` holds the C++ program that the adb driver runs on a phone. The directory `benchmarks/` is
 something else: measurements of this project, for its documentation.

@@ -1,4 +1,4 @@
-"""The compiler: TVM passes over the emitted definition, and the libraries that they make.
+"""The compiler: TVM passes that turn the emitted definition into a library.
 
-The functions of a library, their names and its ``_metadata`` are those that MLC-LLM's engine looks up.
+A library has the functions and the ``_metadata`` that MLC-LLM's engine looks up.
 """

@@ -1,4 +1,4 @@
-"""Checks of what was built: objects for the right machine, the right symbols, nothing that a phone can't resolve."""
+"""Checks of a built library: the objects' machine, the symbols, and that a phone can resolve what they need."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ logger = logging.getLogger(__name__)
 
 MACHO_64 = 0xFEEDFACF
 LIBRARY_SYMBOL = "__tvm_ffi__library_bin"
-"""The bytecode and the device's code, embedded; an archive's has the system library's prefix before it."""
+"""The symbol of the embedded bytecode and device code; in an archive, it follows the system library's prefix."""
 
 TVM_PREFIXES = ("TVMFFI", "TVMBackend")
-"""What TVM's runtime resolves."""
+"""Prefixes of the symbols that TVM's runtime resolves."""
 
 _C_SYMBOLS = """
     memcpy memset memmove bzero malloc free abort sincos sincosf __stack_chk_fail __cxa_finalize __gmon_start__
@@ -34,22 +34,23 @@ _MATH_SYMBOLS = """
     roundeven nearbyint rint trunc fabs fma fmod fmin fmax ldexp
 """
 C_SYMBOLS = frozenset(_C_SYMBOLS.split()) | {name + suffix for name in _MATH_SYMBOLS.split() for suffix in ("", "f")}
-"""What libc, libm and the compiler's own library resolve."""
+"""The symbols that libc, libm and the compiler's runtime library resolve."""
 
 PAGE_BYTES = 16384
-"""Android's largest page size, to which a library's segments must be aligned (Google Play's rule)."""
+"""Android's largest page size. Google Play requires segments to be aligned to it."""
 
 
 def check_library(path: Path, target: BuildTarget, model_lib: str) -> None:
-    """Look into a library or an archive of objects without loading it.
+    """Inspect a library or an archive of objects without loading it.
 
     Args:
-        path: What `build_library` wrote.
-        target: What it was built for.
-        model_lib: The name that its symbols should begin with, in an archive.
+        path: The file that `build_library` wrote.
+        target: The target that it was built for.
+        model_lib: The library's name; an archive's symbols must start with it.
 
     Raises:
-        EdgeTransactError: An object of another machine, no embedded library, or a symbol that nothing resolves.
+        EdgeTransactError: An object is for another machine, the embedded library is missing, or nothing resolves a
+            symbol.
     """
     wanted = (system_lib_prefix(model_lib) if target.is_system_lib else "") + LIBRARY_SYMBOL
     defined: set[str] = set()
@@ -59,7 +60,7 @@ def check_library(path: Path, target: BuildTarget, model_lib: str) -> None:
             data = stream.read()
             if int.from_bytes(data[:4], "little") != MACHO_64:
                 raise EdgeTransactError(f"{where} is not a 64-bit Mach-O object", fix="Build again.")
-            # The symbol table of a Mach-O file is names, each after an underscore and before a zero byte.
+            # In a Mach-O string table, a name has an underscore before it and a zero byte after it.
             defined |= {wanted} if b"\0_" + wanted.encode() + b"\0" in data else set()
             continue
         machine, symbols, undefined = _elf(stream, where)
@@ -79,7 +80,7 @@ def _resolved(symbol: str) -> bool:
 
 
 def _machine(target: BuildTarget) -> str | None:
-    """The ELF machine of a phone's objects; a host's is whatever this host is."""
+    """The ELF machine of a phone's objects; `None` for the host, which may be any."""
     return "EM_AARCH64" if target.is_system_lib else None
 
 
@@ -120,7 +121,7 @@ def _elf(stream: IO[bytes], where: str) -> tuple[str, set[str], set[str]]:
 
 
 def android_linker() -> list[str] | None:
-    """The clang and lld that link as the NDK's do, as the beginning of a command; `None` where there are none."""
+    """The start of a clang command that links as the NDK does; `None` if clang or lld is not installed."""
     for suffix in ("", "-21", "-20", "-19", "-18", "-17"):
         clang, lld = shutil.which(f"clang{suffix}"), shutil.which(f"ld.lld{suffix}")
         if clang and lld:
@@ -131,15 +132,15 @@ def android_linker() -> list[str] | None:
 def link_android(archive: Path, output: Path, linker: list[str]) -> None:
     """Link an archive of Android objects into a shared library, its segments aligned to `PAGE_BYTES`.
 
-    TVM's runtime and libc stay undefined: the program that loads the library has them.
+    Symbols of TVM's runtime and libc stay undefined: the program that loads the library provides them.
 
     Args:
-        archive: A ``.tar`` that was built for Android.
+        archive: A ``.tar`` built for Android.
         output: The ``.so`` to write.
         linker: From `android_linker`.
 
     Raises:
-        EdgeTransactError: The linker fails, with its own words, or aligns differently.
+        EdgeTransactError: The linker fails (the message has its output) or aligns segments differently.
     """
     from elftools.elf.elffile import ELFFile
 

@@ -42,7 +42,8 @@ def weight_block(schedule: s_tir.Schedule) -> tuple[s_tir.schedule.SBlockRV, Sto
         annotations = schedule.get(block).annotations
         for op in (MATMUL, EMBEDDING):
             if op in annotations:
-                return block, StoredWeight(op, str(annotations[op]["layout"]), int(annotations[op]["bits"]))
+                layout: Layout = "KN" if annotations[op]["layout"] == "KN" else "NK"
+                return block, StoredWeight(op, layout, int(annotations[op]["bits"]))
     return None
 
 

@@ -42,7 +42,7 @@ def phases(target: tvm.target.Target, metadata: dict[str, Any], bounds: Mapping[
             AttachLogitProcessors(target),
             *([AttachSampling(target)] if on_metal else []),
             AttachEmbeddingAllocation(metadata["prefill_chunk_size"]),
-            AttachBounds(bounds),
+            AttachBounds(dict(bounds)),
             tirx.transform.BindTarget(target),
         ],
         "fused": [FuseMatmuls(CPUKernels(target) if on_cpu else GPUKernels())] if not on_metal else [],

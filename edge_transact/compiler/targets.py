@@ -1,10 +1,10 @@
-"""What a library can be built for."""
+"""The targets that a library can be built for."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edge_transact.errors import UsageError, did_you_mean
 from edge_transact.system import cpu as features
@@ -15,29 +15,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BuildTarget:
-    """One of ``--target``'s names.
+    """One of the values of ``--target``.
 
     Attributes:
-        name: As given on the command line.
-        description: For people.
+        name: The name on the command line.
+        description: A description for users.
         device: TVM's kind of the device that runs the kernels: ``opencl``, ``metal`` or ``llvm``.
-        suffix: ``.tar`` for an archive of objects that an app links, ``.so`` for a library to load here.
-        spec: TVM's target, host among it; the host's CPU is filled in when it is this machine's.
+        suffix: ``.tar`` for an archive of objects that an app links, ``.so`` for a library to load on this machine.
+        spec: TVM's target with its host. `tvm_target` fills in this machine's CPU.
     """
 
     name: str
     description: str
     device: str
     suffix: str
-    spec: dict[str, Any]
+    spec: dict[str, object]
 
     @property
     def is_system_lib(self) -> bool:
-        """Whether the library registers itself by its prefix when linked into a program, as MLC's apps expect."""
+        """Whether the library, linked into a program, registers itself under its prefix, as MLC's apps expect."""
         return self.suffix == ".tar"
 
     def tvm_target(self) -> tvm.target.Target:
-        """TVM's own target object."""
+        """TVM's target object."""
         import tvm
 
         spec = dict(self.spec)
@@ -45,7 +45,7 @@ class BuildTarget:
             triple = tvm.get_global_func("tvm.codegen.llvm.GetDefaultTargetTriple")()
             spec |= {"mtriple": triple, "mcpu": tvm.target.codegen.llvm_get_system_cpu()}
             spec["num-cores"] = len(os.sched_getaffinity(0))
-            # A virtual machine may hide what its CPU's name promises.
+            # A virtual machine may hide features that its CPU's name promises.
             promised = tvm.target.codegen.llvm_get_cpu_features(tvm.target.Target(spec))
             spec["mattr"] = [f"-{name}" for name in features.missing(promised)]
         return tvm.target.Target(spec)
@@ -93,7 +93,7 @@ def get_target(name: str) -> BuildTarget:
     """The target of that name.
 
     Raises:
-        UsageError: There is none; the message lists those that there are.
+        UsageError: There is no such target; the message lists the targets.
     """
     if name not in TARGETS:
         raise UsageError(f"unknown target {name!r}", fix=did_you_mean(name, TARGETS))
@@ -101,5 +101,5 @@ def get_target(name: str) -> BuildTarget:
 
 
 def system_lib_prefix(model_lib: str) -> str:
-    """The prefix of an archive's symbols. MLC's engine makes it from ``model_lib`` by the same rule."""
+    """The prefix of an archive's symbols. MLC's engine derives it from ``model_lib`` by the same rule."""
     return model_lib.replace("-", "_") + "_"

@@ -100,9 +100,11 @@ def prune(model: str, output: Path, options: PruneOptions, *, resume: bool = Fal
     started = time.perf_counter()
     scoring = find_method(options.method)
     options = _resolved(options, scoring)
+    allocation = options.allocation
+    assert allocation is not None, "_resolved decides it"
     refuse_existing(output, force)
     source = Checkpoint.open(resolve_model(model))
-    check_choices(options, source.plan, options.allocation, options.units, options.bucket)
+    check_choices(options, source.plan, allocation, options.units, options.bucket)
     windows = read_calibration(
         source,
         options.calibration,
@@ -115,7 +117,7 @@ def prune(model: str, output: Path, options: PruneOptions, *, resume: bool = Fal
     identity = provenance | {"parameters": costs.parameters(source.plan), **computation(source)}
     journal = Journal(output, identity | {"options": options.identity()}, resume=resume)
     run = Pruning(LayerwiseModel(source, windows.windows), scoring, journal, options.seed)
-    target = run.allocate(options, options.allocation, options.units, options.bucket, options.shots)
+    target = run.allocate(options, allocation, options.units, options.bucket, options.shots)
     run.shoot(target.plan, options.shots)
     provenance["scores_sha256"] = run.digest.hexdigest()
     fits = run.compensate() if options.compensate else []

@@ -1,7 +1,7 @@
-"""A library on this machine: load it with its weights, prefill, decode, generate.
+"""Runs a library on this machine: load it with its weights, prefill, decode, generate.
 
-Calls the functions in the order in which MLC's engine does: add a sequence, then ``begin_forward``, the model's
-function and ``end_forward`` for each chunk of a prompt and each decoded token.
+Functions are called in the order of MLC's engine: add a sequence, then call ``begin_forward``, the model's function and
+``end_forward`` for each chunk of a prompt and each decoded token.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,8 +20,12 @@ from edge_transact.costs import PAGE_SIZE
 from edge_transact.errors import EdgeTransactError
 from edge_transact.system.cpu import missing
 
+if TYPE_CHECKING:
+    import tvm
+    import tvm_ffi
+
 SEQUENCE = 0
-"""The id of the one sequence that we run."""
+"""The id of the only sequence."""
 
 
 class HostModel:
@@ -32,7 +36,7 @@ class HostModel:
         weights: A directory with ``tensor-cache.json`` and its shards.
 
     Raises:
-        EdgeTransactError: The library can't be loaded, or the weights are not those that it was built for.
+        EdgeTransactError: The library can't be loaded, or it was built for other weights.
     """
 
     def __init__(self, library: Path, weights: Path) -> None:
@@ -50,9 +54,9 @@ class HostModel:
                 f"{library} can't be loaded: {str(error).splitlines()[-1]}", fix="Build it again on this machine."
             ) from error
         self.metadata: dict[str, Any] = read_metadata(self._vm)
-        if cpu := self.metadata.get("cpu"):  # MLC's own compiler doesn't say
+        if cpu := self.metadata.get("cpu"):  # a library that MLC compiled has no such entry
             require_cpu(library, cpu)
-        self._parameters = _load_parameters(weights, self.metadata["params"], tvm)
+        self._parameters = _load_parameters(weights, self.metadata["params"])
         self.context_window_size: int = self.metadata["context_window_size"]
         self.prefill_chunk_size: int = self.metadata["prefill_chunk_size"]
         shape = tvm.runtime.ShapeTuple
@@ -70,20 +74,20 @@ class HostModel:
         self._add(self._cache, SEQUENCE)
         self.length = 0
         self._functions: dict[str, Callable[..., Any]] = {}
-        # Of a decoded token everything is made once: it takes microseconds, and so do its kernels.
+        # The arguments for one decoded token are made once: making them takes microseconds, as its kernels do.
         self._one_token = tvm.runtime.tensor(np.zeros(1, np.int32), self.device)
         self._one_token_id = np.from_dlpack(self._one_token)
         self._sequence, self._one = shape([SEQUENCE]), shape([1])
-        # The virtual machine's own functions: with tvm's in Python a token of a small model takes 3 % longer.
+        # The virtual machine's own functions: with tvm's Python API, a token of a small model takes 3 % longer.
         self._reshape, self._item = (tvm.get_global_func(f"vm.builtin.{name}") for name in ("reshape", "tuple_getitem"))
-        self._shapes: dict[int, Any] = {}
+        self._shapes: dict[int, tvm.runtime.ShapeTuple] = {}
 
     @classmethod
     def load(cls, dist: Path) -> HostModel:
         """The host library of a DIST.
 
         Raises:
-            EdgeTransactError: It is none, has no host library, or a part of it is missing or was changed.
+            EdgeTransactError: It is not a DIST, has no host library, or a file of it is missing or changed.
         """
         manifest = Manifest.read(dist)
         library = manifest.libraries.get("host")
@@ -91,15 +95,15 @@ class HostModel:
             raise EdgeTransactError(
                 f"{dist} has no library for this host", fix="Build it again with --target host among its targets."
             )
-        # What is executed and computed with; the configuration is for people to edit.
+        # Verify code and weights only: people may edit the configuration.
         manifest.verify(dist, library, TENSOR_CACHE, SHARDS, *TOKENIZER_FILES)
         return cls(dist / library, dist)
 
     def instrument(self, called: Callable[..., None]) -> None:
-        """Have every kernel and built-in function announced.
+        """Observe every call of a kernel or built-in function.
 
         Args:
-            called: ``called(function, name, before, result, *arguments)``, before each call and after it. Source:
+            called: Called before and after each call as ``called(function, name, before, result, *arguments)``; see
                 `relax.VirtualMachine.set_instrument`.
         """
         self._vm.set_instrument(called)
@@ -120,14 +124,14 @@ class HostModel:
             Logits after the last one, float32 ``[vocab_size]``.
 
         Raises:
-            EdgeTransactError: They don't fit into the context window.
+            EdgeTransactError: The tokens don't fit into the context window.
         """
         for chunk in self._chunks(ids):
             logits = self._forward("prefill", chunk)
         return logits.reshape(-1)
 
     def decode(self, token: int) -> np.ndarray:
-        """Append one token: logits after it, float32 ``[vocab_size]``.
+        """Append one token and return the logits after it, float32 ``[vocab_size]``.
 
         Raises:
             EdgeTransactError: The context window is full.
@@ -136,23 +140,23 @@ class HostModel:
         return self._forward("decode", [token]).reshape(-1)
 
     def window_logits(self, ids: Sequence[int]) -> np.ndarray:
-        """Forget all tokens, then append these: logits after each of them, float32 ``[n, vocab_size]``."""
+        """Forget all tokens, append these, and return the logits after each, float32 ``[n, vocab_size]``."""
         self.reset()
         return np.concatenate([self._forward("batch_verify", chunk)[0] for chunk in self._chunks(ids)])
 
     def generate(
         self, ids: Sequence[int], max_tokens: int, *, temperature: float = 0.0, seed: int = 0
     ) -> Iterator[int]:
-        """Append a prompt, then tokens one by one, until there are `max_tokens` or the context window is full.
+        """Append a prompt, then generate tokens until there are `max_tokens` or the context window is full.
 
         Args:
             ids: The prompt.
             max_tokens: The most tokens to generate.
-            temperature: 0 takes the likeliest token every time.
-            seed: Of the choice at temperatures above 0.
+            temperature: At 0, the likeliest token is always chosen.
+            seed: Seed of the random choice at temperatures above 0.
 
         Yields:
-            Token ids; the caller stops at those that end a text.
+            Token ids; the caller stops at an end-of-text token.
         """
         random = np.random.default_rng(seed)
         logits = self.prefill(ids)
@@ -174,7 +178,7 @@ class HostModel:
                 fix="Shorten the text, or build with a larger --context.",
             )
 
-    def _ids(self, ids: Sequence[int]) -> Any:
+    def _ids(self, ids: Sequence[int]) -> tvm.runtime.Tensor:
         if len(ids) > 1:
             return self._tvm.runtime.tensor(np.array(ids, np.int32), self.device)
         self._one_token_id[0] = ids[0]
@@ -194,7 +198,7 @@ class HostModel:
         self.length += len(ids)
         return np.from_dlpack(self._item(result, 0))
 
-    def _rows(self, embeddings: Any, count: int) -> Any:
+    def _rows(self, embeddings: tvm.runtime.Tensor, count: int) -> tvm.runtime.Tensor:
         """``[count, hidden_size]`` as ``[1, count, hidden_size]``."""
         if count not in self._shapes:
             self._shapes[count] = self._tvm.runtime.ShapeTuple([1, count, embeddings.shape[-1]])
@@ -202,14 +206,15 @@ class HostModel:
 
 
 _ALIGNMENT = 64
-"""Of parameters in memory, bytes: what kernels may rely on."""
+"""Alignment of parameters in memory, in bytes, on which kernels may rely."""
 
 
-def _load_parameters(weights: Path, expected: list[dict[str, Any]], tvm: Any) -> Any:
-    """The parameters, as TVM's own array, which no call has to convert again.
+def _load_parameters(weights: Path, expected: list[dict[str, Any]]) -> tvm_ffi.Array:
+    """The parameters as a TVM array, which calls take without a conversion.
 
-    They lie in one block of memory, for which numpy asks for large pages: fewer addresses to look up.
+    They are in one block of memory, for which numpy requests huge pages, so that fewer TLB entries are needed.
     """
+    import tvm
     import tvm_ffi
 
     from edge_transact.weights.shards import ShardReader
@@ -241,15 +246,15 @@ def _padded(nbytes: int) -> int:
 def _sample(logits: np.ndarray, temperature: float, random: np.random.Generator) -> int:
     if temperature == 0:
         return int(logits.argmax())
-    # The largest of Gumbel-perturbed logits is a sample of the softmax.
+    # The argmax of Gumbel-perturbed logits is a sample of the softmax.
     return int((logits / temperature + random.gumbel(size=logits.shape)).argmax())
 
 
 def require_cpu(library: Path, cpu: Mapping[str, Any]) -> None:
-    """Raises an `EdgeTransactError` unless this machine's CPU can do what the library's `cpu` needs.
+    """Raises an `EdgeTransactError` unless this machine's CPU has the features that a library needs.
 
     Args:
-        library: For the message.
+        library: The library's path, for the message.
         cpu: ``name`` and LLVM's ``features``, from the library's metadata.
     """
     lacking = missing(cpu["features"])

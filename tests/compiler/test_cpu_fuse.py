@@ -23,10 +23,10 @@ def test_decode_is_one_matmul_and_a_chain_after_each_attention(source):
         layers = source.definition.config.num_hidden_layers
         assert sum(call.startswith("w4_decode") for call in called) == 1
         assert sum(call.startswith("w4_chain") for call in called) == layers
-        # Behind the attention of all layers but the last, and of the last: each reads four packed weights, those of
-        # o_proj, gate_up_proj, down_proj and the next qkv_proj, or of the logits.
+        # One chain follows the attention of the last layer, the other those of all other layers. Each reads four packed
+        # weights: o_proj, gate_up_proj, down_proj, and the logits or the next qkv_proj.
         chains = [mod[var] for var in mod.get_global_vars() if var.name_hint.startswith("w4_chain")]
-        assert [sum(buffer.dtype == "uint32" for buffer in chain.buffer_map.values()) for chain in chains] == [4, 4]
+        assert [sum(param.ty.dtype == "uint32" for param in chain.params) for chain in chains] == [4, 4]
         left = {"relax.nn.rms_norm", "relax.nn.silu", "relax.add", "relax.multiply"} & set(called)
         assert not left, f"{left} not fused"
 

@@ -7,7 +7,7 @@ import pytest
 from edge_transact.compiler.library import build_library
 from edge_transact.compiler.targets import get_target
 from edge_transact.quantization import get_quantization
-from tests.compiler.conftest import MODEL_LIB
+from tests.support.odd_models import MODEL_LIB
 
 PHASES = ["definition", "attached", "fused", "legalized", "scheduled", "planned", "lowered"]
 MODULES = [f"{number:02d}-{phase}.py" for number, phase in enumerate(PHASES)]

@@ -32,9 +32,9 @@ class Kernels(GPUKernels):
     def __init__(self) -> None:
         self.matmuls: list[Matmul] = []
 
-    def select(self, matmul, x, width):
-        self.matmuls.append(matmul)
-        return super().select(matmul, x, width)
+    def select(self, kind, x, width):
+        self.matmuls.append(kind)
+        return super().select(kind, x, width)
 
 
 def exported(after, quantization: str = "q4f16_0") -> tvm.IRModule:

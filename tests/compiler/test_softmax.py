@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from edge_transact.compiler.targets import get_target
+from edge_transact.mlc.builtins import CALLS, called
 
 
 @pytest.fixture(scope="module")
-def softmax():
+def executable():
     import tvm
     from tvm import relax, tirx
 
@@ -26,13 +27,25 @@ def softmax():
     ]
     with target:
         mod = tvm.transform.Sequential(passes)(tvm.IRModule())
-    vm = relax.VirtualMachine(relax.build(mod, target=target), tvm.cpu())
+    return relax.build(mod, target=target)
+
+
+@pytest.fixture(scope="module")
+def softmax(executable):
+    import tvm
+    from tvm import relax
+
+    vm = relax.VirtualMachine(executable, tvm.cpu())
 
     def call(logits: np.ndarray, temperatures: np.ndarray) -> np.ndarray:
         result = vm["softmax_with_temperature"](tvm.runtime.tensor(logits[:, None]), tvm.runtime.tensor(temperatures))
         return result.numpy()[:, 0]
 
     return call
+
+
+def test_it_calls_no_more_of_the_runtime_than_is_listed(executable):
+    assert set(called(executable.mod)) <= set(CALLS)
 
 
 @pytest.mark.parametrize("vocab", [1, 255, 256, 257, 49_152, 128_256])

@@ -9,7 +9,7 @@ import torch
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.prune.cut.selection import LayerSelection, select
 from edge_transact.prune.cut.surgery import pruned_layer
-from edge_transact.prune.methods import METHODS
+from edge_transact.prune.methods import METHODS, find_method
 from edge_transact.prune.scores import LayerScores
 from edge_transact.prune.units import UNITS, Unit
 from edge_transact.widths import LayerWidths
@@ -53,6 +53,6 @@ def test_a_unit_is_cut_from_its_rows_and_columns_only(make_llama, unit: Unit) ->
             assert (len(tensor) < len(everything[name])) == fewer_rows, name
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
-def test_methods_price_units_of_the_table(method) -> None:
-    assert set(method.priced_units) <= set(UNITS)
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_price_units_of_the_table(method: str) -> None:
+    assert set(find_method(method).priced_units) <= set(UNITS)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 
 import tvm
-from tvm import relax, tirx
+from tvm import tirx
 
-from edge_transact.compiler.cpu import embedding, isa, matmul
+from edge_transact.compiler.cpu import embedding, isa
+from edge_transact.compiler.cpu.matmul import chain, kernel, supports
 from edge_transact.compiler.matmul import ChainedMatmul, Matmul
 from edge_transact.compiler.passes.fuse_matmuls import is_one_row
 
@@ -28,19 +29,19 @@ class CPUKernels:
         """The embedding's rows."""
         return embedding.embed(scale_dtype)
 
-    def instructions(self, kind: Matmul) -> isa.InstructionSet:
-        """The instruction set of a kind of matmul. Where it multiplies bytes, fp16 activations keep 16 bits."""
-        return isa.select(self.target, 2 if kind.dtype == "float16" else 3)
+    def instructions(self, matmul: Matmul) -> isa.InstructionSet:
+        """The instruction set of a matmul. Where it multiplies bytes, fp16 activations keep 16 bits."""
+        return isa.select(self.target, 2 if matmul.dtype == "float16" else 3)
 
     def select(
-        self, kind: Matmul, x: list[relax.Expr], width: int
+        self, matmul: Matmul, x: Sequence[tirx.Expr], width: int
     ) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
-        """One kernel for each kind of matmul with one row, and one with any number."""
-        one_row, instructions = is_one_row(x), self.instructions(kind)
-        if not matmul.supports(width, instructions, gated=kind.gated):
+        """One kernel for each matmul spec with one row, and one with any number."""
+        one_row, instructions = is_one_row(x), self.instructions(matmul)
+        if not supports(width, instructions, gated=matmul.gated):
             return None
-        return (kind, one_row), lambda: matmul.kernel(kind, instructions, self.threads, one_row=one_row)
+        return (matmul, one_row), lambda: kernel(matmul, instructions, self.threads, one_row=one_row)
 
     def chain(self, matmuls: tuple[ChainedMatmul, ...]) -> tirx.PrimFunc:
         """Matmuls of one row, one after the other."""
-        return matmul.chain(matmuls, [self.instructions(chained.matmul) for chained in matmuls], self.threads)
+        return chain(matmuls, [self.instructions(chained.matmul) for chained in matmuls], self.threads)

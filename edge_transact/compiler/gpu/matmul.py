@@ -1,19 +1,19 @@
-"""W4A16 products on phones' GPUs: ``y = x W`` with packed weights, for one row (decode) and for any number of rows.
+"""W4A16 matmuls on phones' GPUs: ``y = x W`` with packed weights, for one row (decode) and for any number of rows.
 
-Tiles and work groups are those of dlight's schedules for Adreno. Unlike dlight's kernels, these take the widths when
-they are called: layers of all widths share them, so that a library, which a phone's driver compiles when it is loaded,
-has a handful instead of one for each width. A thread's columns lie all inside the matrix or all outside, so that one
-test a thread is all that a ragged width costs.
+Tiles and work groups are those of dlight's schedules for Adreno. Unlike dlight's kernels, these take the widths as
+arguments, so layers of all widths share them. A library then has a handful of kernels instead of one per width, which
+matters because a phone's driver compiles them at load time. The columns of a thread are either all inside the matrix
+or all outside, so a ragged width costs one comparison per thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any
 
 from tvm import tirx
 from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
+from tvm.tirx import Buffer, Expr
 from tvm.tirx.script.builder import ir as builder
 
 from edge_transact.compiler.epilogue import finish
@@ -23,23 +23,23 @@ from edge_transact.compiler.vector import cast, load, splat, store
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP, ZERO_POINT
 
 DECODE_COLUMNS, DECODE_PARTS = 64, 4
-"""Columns of a work group in decode, one a thread; and threads that share a column's groups of weights."""
+"""Columns of a work group in decode, one per thread, and the threads that share a column's groups of weights."""
 
 PREFILL_THREADS, PREFILL_TILES, TILE_ROWS = 32, 4, 16
-"""Threads of a work group in prefill, across the columns and across the tiles of rows; rows of a tile."""
+"""Threads of a work group in prefill, across the columns and across the tiles of rows, and rows of a tile."""
 
 
 class GPUKernels:
-    """For `passes.fuse_matmuls.FuseMatmuls`."""
+    """The GPU's kernels, for `passes.fuse_matmuls.FuseMatmuls`."""
 
     take_norm = False
     chain = None
 
     def embed(self, scale_dtype: str) -> None:
-        """The embedding's rows are read as TVM generates it."""
+        """TVM's own kernel reads the embedding's rows."""
 
-    def select(self, kind: Matmul, x: list[Any], width: int) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
-        """One kernel for each kind of product for one row, and one for each number of columns a thread for others."""
+    def select(self, kind: Matmul, x: list[Expr], width: int) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
+        """One kernel for each kind of matmul of one row; for more rows, one for each number of columns per thread."""
         batch, _, features = x
         if not isinstance(batch, tirx.IntImm) or int(batch) != 1:
             return None
@@ -52,13 +52,13 @@ class GPUKernels:
 
 
 def columns_a_thread(matmul: Matmul, width: int) -> int:
-    """Columns of the result that a thread of prefill computes: 8, 4 or 2, more where they divide the width."""
+    """Columns of the result per thread of prefill: the largest of 8, 4 and 2 that divides the width evenly."""
     most = 8 // matmul.sections
     return next((columns for columns in (8, 4) if columns <= most and width % (PREFILL_THREADS * columns) == 0), 2)
 
 
 def decode(matmul: Matmul) -> tirx.PrimFunc:
-    """Of ``x [1, 1, K], weight [4 G, N], scale [G, N][, bias][, residual], out [1, 1, width]``."""
+    """The kernel for one row: ``x [1, 1, K], weight [4 G, N], scale [G, N][, bias][, residual], out [1, 1, width]``."""
 
     def body(a: _Arguments) -> None:
         with T.thread_binding(_blocks(a.width, DECODE_COLUMNS), thread="blockIdx.x") as block:
@@ -68,7 +68,7 @@ def decode(matmul: Matmul) -> tirx.PrimFunc:
                 T.thread_binding(DECODE_COLUMNS, thread="threadIdx.x") as thread,
                 T.thread_binding(DECODE_PARTS, thread="threadIdx.y") as part,
             ):
-                # Beyond the last column, threads compute it again: nobody may miss the barrier.
+                # Threads beyond the last column recompute it, because every thread must reach the barrier.
                 column = T.bind(T.min(block * DECODE_COLUMNS + thread, a.width - 1))
                 sums = T.alloc_buffer((matmul.sections, VALUES_PER_WORD), a.sum_dtype, scope="local")
                 for section in range(matmul.sections):
@@ -111,16 +111,16 @@ def decode(matmul: Matmul) -> tirx.PrimFunc:
 
 
 def prefill(matmul: Matmul, columns: int) -> tirx.PrimFunc:
-    """Of ``x [1, n, K], weight [4 G, N], scale [G, N][, bias][, residual], out [1, n, width]``.
+    """The kernel for n rows: ``x [1, n, K], weight [4 G, N], scale [G, N][, bias][, residual], out [1, n, width]``.
 
     Args:
         matmul: What to compute.
-        columns: Of the result, that a thread computes; they divide its width.
+        columns: Columns of the result per thread; a divisor of its width.
     """
 
     def body(a: _Arguments) -> None:
         tiles = T.bind(_blocks(a.rows, TILE_ROWS))
-        # Each tile's rows side by side, so that a thread has a feature of all of them in one load.
+        # The rows of a tile are adjacent, so that one load reads a feature of all of them.
         tiled = T.alloc_buffer((tiles, a.features, TILE_ROWS), matmul.dtype)
         with (
             T.thread_binding(_blocks(tiles, PREFILL_TILES), thread="blockIdx.y") as block_y,
@@ -131,7 +131,7 @@ def prefill(matmul: Matmul, columns: int) -> tirx.PrimFunc:
             tile = T.bind(block_y * PREFILL_TILES + thread_y)
             feature = T.bind(block_x * PREFILL_THREADS + thread_x)
             with T.If(tile < tiles), T.Then(), T.unroll(0, TILE_ROWS) as r:
-                # Rows beyond the last are it again; their results are not stored.
+                # Rows beyond the last repeat it; their results are not stored.
                 row = T.min(tile * TILE_ROWS + r, a.rows - 1)
                 T.buffer_store(tiled, a.x[0, row, feature], [tile, feature, r])
         with (
@@ -148,8 +148,8 @@ def prefill(matmul: Matmul, columns: int) -> tirx.PrimFunc:
     return _kernel(matmul, body, columns, one_row=False)
 
 
-def _tile(matmul: Matmul, a: _Arguments, tiled: Any, tile: Any, column: Any, columns: int) -> None:
-    """What a thread of prefill computes: a tile of rows, some columns of each section."""
+def _tile(matmul: Matmul, a: _Arguments, tiled: Buffer, tile: Expr, column: Expr, columns: int) -> None:
+    """Emit the work of one thread of prefill: a tile of rows, `columns` columns of each section."""
     sections = range(matmul.sections)
     sums = T.alloc_buffer((matmul.sections, TILE_ROWS, columns), a.sum_dtype, scope="local")
     weights = T.alloc_buffer((matmul.sections, columns), a.sum_dtype, scope="local")
@@ -183,13 +183,15 @@ class _Arguments:
     """The kernel's buffers, ``x, weight, scale[, bias][, residual], out``, and their sizes (int32).
 
     Attributes:
-        rows, features, width: Of the result and `x`: n, K, and N or N / 2.
-        groups: Along K, in the packed weight.
-        sum_dtype: The dtype that sums are kept in: the result's.
+        rows: Rows of `x` and the result: n.
+        features: Columns of `x`: K.
+        width: Columns of the result: N, or N / 2 with a gate.
+        groups: Groups of the packed weight along K.
+        sum_dtype: The dtype of sums, which is the result's.
     """
 
     def __init__(self, matmul: Matmul, columns: int, *, one_row: bool) -> None:
-        def argument(name: str, shape: tuple[Any, ...], dtype: str) -> Any:
+        def argument(name: str, shape: tuple[Expr, ...], dtype: str) -> Buffer:
             return T.match_buffer(T.arg(name, T.handle()), shape, dtype)
 
         self.matmul, self.sum_dtype = matmul, matmul.out_dtype
@@ -204,22 +206,23 @@ class _Arguments:
         self.residual = argument("residual", (one, rows, width), matmul.dtype) if matmul.residual else None
         self.out = argument("out", (one, rows, width), matmul.out_dtype)
         self.rows, self.features, self.groups = (T.bind(cast("int32", size)) for size in (rows, k, groups))
-        # Seen to be a multiple of a thread's columns: TVM loads vectors only where it knows them to be aligned.
+        # Written as a multiple of a thread's columns: TVM loads vectors only where it can prove their alignment.
         self.width = T.bind(cast("int32", width) // columns) * columns
 
-    def packed(self, row: Any, column: Any) -> list[Any]:
-        """The indices in `weight` and `scale`: all of the offset is in the last, so that TVM sees its alignment."""
+    def packed(self, row: Expr, column: Expr) -> list[Expr]:
+        """The indices in `weight` and `scale`. The last one holds the whole offset, so that TVM sees its alignment."""
         return [0, row * (self.width * self.matmul.sections) + column]
 
-    def at(self, row: Any, column: Any) -> list[Any]:
-        """The indices in `residual` and `out`."""
+    def at(self, row: Expr, column: Expr) -> list[Expr]:
+        """The indices in `residual` and `out`, as in `packed`."""
         return [0, 0, row * self.width + column]
 
-    def zero(self, lanes: int) -> Any:
+    def zero(self, lanes: int) -> Expr:
+        """Zeros to start sums with."""
         return splat(cast(self.sum_dtype, T.float32(0)), lanes)
 
-    def weights(self, packed: Any, shift: Any, scale: Any) -> Any:
-        """The weights in words, those whose nibbles begin at the bit `shift`, lane by lane."""
+    def weights(self, packed: Expr, shift: Expr, scale: Expr) -> Expr:
+        """The dequantized weight whose nibble starts at bit `shift` of each word, lane by lane."""
         lanes = int(packed.ty.dtype.lanes)
         nibbles = T.bitwise_and(T.shift_right(packed, shift), splat(T.uint32(15), lanes))
         dtype = self.matmul.scale_dtype
@@ -235,5 +238,6 @@ def _kernel(matmul: Matmul, body: Callable[[_Arguments], None], columns: int, *,
     return ib.get()
 
 
-def _blocks(size: Any, block: int) -> Any:
+def _blocks(size: Expr, block: int) -> Expr:
+    """The number of blocks that cover a size."""
     return (size + (block - 1)) // block

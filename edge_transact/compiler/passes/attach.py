@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import tvm
@@ -11,13 +12,13 @@ from tvm import IRModule, relax, tirx
 
 @tvm.transform.module_pass(opt_level=0, name="AttachBounds")
 class AttachBounds:
-    """Tells the memory planner how large each symbolic size can get, so that workspaces are allocated once.
+    """Tells the memory planner the upper bound of each symbolic size, so that workspaces are allocated once.
 
     Args:
-        bounds: Name of a symbolic variable to its largest value.
+        bounds: The largest value of each symbolic size, by name.
     """
 
-    def __init__(self, bounds: dict[str, int]) -> None:
+    def __init__(self, bounds: Mapping[str, int]) -> None:
         self.bounds = bounds
 
     def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
@@ -36,10 +37,10 @@ class AttachBounds:
 
 @tvm.transform.module_pass(opt_level=0, name="AttachEmbeddingAllocation")
 class AttachEmbeddingAllocation:
-    """Adds ``alloc_embedding_tensor``: room for a prefill chunk's embeddings, ``[prefill_chunk_size, hidden_size]``.
+    """Adds ``alloc_embedding_tensor``, which allocates ``[prefill_chunk_size, hidden_size]`` for a chunk's embeddings.
 
     Args:
-        prefill_chunk_size: Tokens of a chunk.
+        prefill_chunk_size: Tokens of a prefill chunk.
     """
 
     def __init__(self, prefill_chunk_size: int) -> None:
@@ -58,10 +59,10 @@ class AttachEmbeddingAllocation:
 
 @tvm.transform.module_pass(opt_level=0, name="AttachMetadata")
 class AttachMetadata:
-    """Adds ``_metadata``, which returns a JSON text. Runs after memory planning, to say what each function allocates.
+    """Adds ``_metadata``, which returns JSON. Runs after memory planning, because it tells what functions allocate.
 
     Args:
-        metadata: Gets ``memory_usage``: function name to bytes.
+        metadata: The pass adds ``memory_usage``: bytes by name of the function.
     """
 
     def __init__(self, metadata: dict[str, Any]) -> None:
@@ -82,7 +83,7 @@ class AttachMetadata:
 
 
 def _allocated_bytes(function: relax.Function) -> int:
-    """Bytes of the storages and tensors of fixed size that a function allocates."""
+    """Bytes of the fixed-size storages and tensors that a function allocates."""
     total = 0
 
     def visit(expr: relax.Expr) -> None:

@@ -1,4 +1,4 @@
-"""Joins products that follow each other into one kernel, which takes the threads from one to the next."""
+"""Joins consecutive matmuls into one kernel, which leads its threads from one matmul to the next."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from tvm import IRModule, relax, tirx
 from edge_transact.compiler.matmul import ChainedMatmul, Matmul
 
 MakeChain = Callable[[tuple[ChainedMatmul, ...]], tirx.PrimFunc]
-"""A chain's kernel: of the arguments of all the matmuls, and then the results that are returned."""
+"""Makes a chain's kernel, whose arguments are those of all the matmuls, then the results that are returned."""
 
 
 def chain_matmuls(mod: IRModule, kinds: Mapping[str, Matmul], make: MakeChain) -> IRModule:
-    """Each run of products with nothing between them becomes one call.
+    """Replace each run of matmuls with nothing between them by one call.
 
-    In a LLaMA, that is all between the attention of a layer and that of the next.
+    In a LLaMA, a run goes from the attention of one layer to that of the next.
 
     Args:
-        mod: In which kernels are called as `relax.call_tir`.
-        kinds: The kernels of products, by name.
+        mod: The module, which calls kernels by `relax.call_tir`.
+        kinds: The matmul that each kernel computes, by the kernel's name.
         make: Makes a chain's kernel.
     """
     chainer = _Chainer(mod, kinds, make)
@@ -60,7 +60,7 @@ class _Chainer:
         return relax.DataflowBlock(made)
 
     def _joined(self, run: Sequence[relax.Binding], used: set[relax.Var]) -> Iterator[relax.Binding]:
-        """The run as a call, and its results that are used elsewhere under the names that they had."""
+        """One call for the run; results that are used elsewhere keep their names."""
         number_of = {binding.var: number for number, binding in enumerate(run)}
         matmuls, arguments = [], []
         for binding in run:

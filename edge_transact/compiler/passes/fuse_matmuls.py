@@ -28,16 +28,20 @@ class MatmulKernels(Protocol):
 
     take_norm: bool
 
+    @property
+    def chain(self) -> MakeChain | None:
+        """Makes one kernel of several matmuls of one row; `None` where each is a kernel of its own."""
+
     def embed(self, scale_dtype: str) -> tirx.PrimFunc | None:
         """The kernel that reads rows of a packed matrix, as `cpu.matmul.embed`; `None` where there is none."""
 
     def select(
-        self, matmul: Matmul, x: Sequence[tirx.Expr], width: int
+        self, kind: Matmul, x: list[tirx.Expr], width: int
     ) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
         """Select the kernel for a matmul.
 
         Args:
-            matmul: The spec.
+            kind: The spec of the matmul.
             x: The shape of the activations, ``[batch, tokens, K]``.
             width: Columns of the result.
 
@@ -45,10 +49,6 @@ class MatmulKernels(Protocol):
             A key that matmuls of the same kernel share, and a function that makes the kernel; `None` where there is
             no kernel for the matmul.
         """
-
-    @property
-    def chain(self) -> MakeChain | None:
-        """Makes one kernel of several matmuls of one row; `None` where each is a kernel of its own."""
 
 
 def is_one_row(x: Sequence[tirx.Expr]) -> bool:

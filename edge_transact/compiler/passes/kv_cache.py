@@ -1,4 +1,4 @@
-"""Replaces the definition's generic KV-cache creation by TVM's paged KV cache for the target."""
+"""Replaces the definition's generic KV cache creation by TVM's paged KV cache for the target."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ _ARGUMENTS = (
     "enable_disaggregation",
     "dtype",
 )
-"""The arguments of the generic call, in order, as MLC-LLM's ``nn/kv_cache.py`` gives them."""
+"""The arguments of the generic call, in the order of MLC-LLM's ``nn/kv_cache.py``."""
 
 _RUNTIME_SHAPE = ("max_batch_size", "max_total_seq_len", "prefill_chunk_size", "page_size", "support_sliding_window")
 
 
 @tvm.transform.module_pass(opt_level=0, name="CreateKVCache")
 class CreateKVCache:
-    """``create_paged_kv_cache``, generic, becomes ``create_tir_paged_kv_cache``, with the target's kernels.
+    """The generic ``create_paged_kv_cache`` becomes ``create_tir_paged_kv_cache`` with the target's kernels.
 
     Args:
         target: The target of the kernels.
-        metadata: Gets ``kv_cache``, from which MLC's engine computes the cache's size.
+        metadata: The pass adds ``kv_cache``, from which MLC's engine computes the size of the cache.
     """
 
     def __init__(self, target: tvm.target.Target, metadata: dict[str, Any]) -> None:
@@ -78,7 +78,7 @@ class CreateKVCache:
 
 
 def _use_cpu_kernels(mod: IRModule, target: tvm.target.Target, arguments: dict[str, Any]) -> None:
-    """Put our kernels in the place of TVM's, which are scalar and take one thread, where they support the heads."""
+    """Replace TVM's kernels, which are scalar and single-threaded, by ours where they support the heads."""
     head_dim = arguments["qk_head_dim"]
     lanes = attention.lanes_for(head_dim, isa.select(target, 2).lanes)
     if lanes is None or arguments["rotary_dim"] != head_dim:

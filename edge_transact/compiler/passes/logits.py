@@ -11,7 +11,7 @@ from tvm import IRModule, relax, s_tir, te, tirx
 from tvm.script import tirx as T
 
 GREEDY_TEMPERATURE = 1e-5
-"""Temperatures up to this one take the likeliest token."""
+"""At temperatures up to this one, the likeliest token is taken."""
 
 
 @tvm.transform.module_pass(opt_level=0, name="AttachLogitProcessors")
@@ -19,7 +19,7 @@ class AttachLogitProcessors:
     """Adds ``apply_logit_bias_inplace``, ``apply_penalty_inplace`` and ``apply_bitmask_inplace``.
 
     Args:
-        target: Kernels are bound to a GPU's threads where it is one.
+        target: The target of the kernels; on a GPU, their loops are bound to threads.
     """
 
     def __init__(self, target: tvm.target.Target) -> None:
@@ -35,14 +35,14 @@ class AttachLogitProcessors:
 
 
 def scheduled(function: tirx.PrimFunc, target: tvm.target.Target) -> tirx.PrimFunc:
-    """A kernel with one block, ``update``: a thread of a GPU for each of its iterations."""
+    """Schedule a kernel whose only block is ``update``: on a GPU, each iteration is a thread."""
     if target.kind.name == "llvm":
         return function.with_attr("tirx.is_scheduled", True)
     schedule = s_tir.Schedule(function)
     block = schedule.get_sblock("update")
     loops = schedule.split(schedule.fuse(*schedule.get_loops(block)), [None, int(target.attrs["max_num_threads"])])
     names = [schedule.get(loop).loop_var.name for loop in loops]
-    # `Schedule.bind` takes no kernel that updates its input in place, so the loops are bound by hand.
+    # `Schedule.bind` rejects kernels that update their input in place, so the loops are bound by hand.
     threads = dict(zip(names, ("blockIdx.x", "threadIdx.x"), strict=True))
     return _bind(schedule.mod["main"], threads).with_attr("tirx.is_scheduled", True)
 
@@ -62,7 +62,7 @@ def _bind(function: tirx.PrimFunc, threads: dict[str, str]) -> tirx.PrimFunc:
 
 
 @T.prim_func(s_tir=True)
-def _logit_bias(logits_: T.handle, rows_: T.handle, tokens_: T.handle, bias_: T.handle):
+def _logit_bias(logits_: T.handle, rows_: T.handle, tokens_: T.handle, bias_: T.handle) -> None:
     """Add `bias[i]` to the logit of token `tokens[i]` in row `rows[i]`."""
     T.func_attr({"global_symbol": "apply_logit_bias_inplace", "tirx.noalias": True})
     batch_size, vocab_size, n = T.int32(), T.int32(), T.int32()
@@ -79,8 +79,8 @@ def _logit_bias(logits_: T.handle, rows_: T.handle, tokens_: T.handle, bias_: T.
 @T.prim_func(s_tir=True)
 def _penalty(
     logits_: T.handle, rows_: T.handle, sequences_: T.handle, tokens_: T.handle, counts_: T.handle, penalties_: T.handle
-):
-    """For each seen token: subtract presence + count * frequency, then shrink by the repetition penalty.
+) -> None:
+    """For each token seen, subtract presence + count * frequency, then apply the repetition penalty.
 
     `penalties` is ``[sequences, 3]``: presence, frequency, repetition.
     """
@@ -106,8 +106,8 @@ def _penalty(
 
 
 @T.prim_func(s_tir=True)
-def _bitmask(logits_: T.handle, rows_: T.handle, mask_: T.handle):
-    """In each of `rows`, give tokens whose bit in `mask` is 0 the smallest logit. Bit j of word i is token 32 i + j."""
+def _bitmask(logits_: T.handle, rows_: T.handle, mask_: T.handle) -> None:
+    """In each of `rows`, set logits whose bit in `mask` is 0 to the minimum. Bit j of word i is token 32 i + j."""
     T.func_attr({"global_symbol": "apply_bitmask_inplace", "tirx.noalias": True})
     batch_size, vocab_size, m = T.int32(), T.int32(), T.int32()
     logits = T.match_buffer(logits_, (batch_size, vocab_size), "float32")
@@ -121,32 +121,34 @@ def _bitmask(logits_: T.handle, rows_: T.handle, mask_: T.handle):
             )
 
 
-SOFTMAX_CHUNK = 256
-"""Terms of a softmax that are summed one after the other.
+SOFTMAX_PARTS = 256
+"""Partial sums of a softmax.
 
-One sum over a vocabulary would round away most of its small terms: fp32 probabilities of 128,256 tokens then sum to as
-much as 1.0003. MLC-LLM's softmax sums in chunks too (``compiler_pass/attach_softmax_with_temperature.py``).
+A single running sum in fp32 loses the low bits of small terms: the probabilities of 128,256 tokens then sum to as much
+as 1.0003. MLC-LLM's softmax sums in chunks too (``compiler_pass/attach_softmax_with_temperature.py``). The number of
+parts is fixed, so that no kernel takes the size of the vocabulary as an argument of its own.
 """
 
 
-def _chunk_sums(terms: te.Tensor) -> te.Tensor:
-    """``[batch, 1, vocab]`` to the sums of chunks, ``[batch, 1, ceil(vocab / SOFTMAX_CHUNK)]``."""
+def _partial_sums(terms: te.Tensor) -> te.Tensor:
+    """Sums of equal chunks of ``[batch, 1, vocab]``: ``[batch, 1, SOFTMAX_PARTS]``."""
     *rows, vocab = terms.shape
-    k = te.reduce_axis((0, SOFTMAX_CHUNK), name="k")
+    length = tirx.ceildiv(vocab, SOFTMAX_PARTS)
+    k = te.reduce_axis((0, length), name="k")
 
-    def chunk(b: tirx.Var, i: tirx.Var, c: tirx.Var) -> tirx.Expr:
-        column = c * SOFTMAX_CHUNK + k
+    def part(b: tirx.Var, i: tirx.Var, p: tirx.Var) -> tirx.Expr:
+        column = p * length + k
         term = tirx.if_then_else(column < vocab, terms[b, i, column], tirx.const(0, terms.dtype))
         return te.sum(term, axis=k)
 
-    return te.compute((*rows, tirx.ceildiv(vocab, SOFTMAX_CHUNK)), chunk, name="chunk_sums")
+    return te.compute((*rows, SOFTMAX_PARTS), part, name="partial_sums")
 
 
 @tvm.transform.module_pass(opt_level=0, name="AttachSoftmax")
 class AttachSoftmax:
     """Adds ``softmax_with_temperature``: logits ``[batch, 1, vocab]`` and temperatures ``[batch]`` to probabilities.
 
-    A temperature of 0 shares the probability among the likeliest tokens.
+    At temperature 0, the likeliest tokens share the probability equally.
     """
 
     def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
@@ -164,7 +166,7 @@ class AttachSoftmax:
                 most = builder.emit(relax.op.max(scaled, axis=-1, keepdims=True))
                 likeliest = builder.emit(relax.op.astype(relax.op.equal(scaled, most), "float32"))
                 terms = builder.emit(relax.op.where(random, relax.op.exp(scaled - most), likeliest))
-                sums = builder.emit_te(_chunk_sums, terms, primfunc_name_hint="softmax_chunk_sums")
+                sums = builder.emit_te(_partial_sums, terms, primfunc_name_hint="softmax_partial_sums")
                 total = builder.emit(relax.op.sum(sums, axis=-1, keepdims=True))
                 output = builder.emit_output(terms / total)
             builder.emit_func_output(output)

@@ -1,4 +1,4 @@
-"""Reshapes of reshapes: the definition shapes heads, and TVM's KV cache shapes them again."""
+"""Joins reshapes of reshapes: the definition reshapes heads, and TVM's KV cache reshapes them again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tvm import IRModule, relax
 class JoinReshapes:
     """A reshape of a reshape becomes one reshape.
 
-    Of one, TVM makes a view; two would be fused into a kernel that copies, twice a layer.
+    TVM turns a single reshape into a view, but fuses two into a kernel that copies, twice per layer.
     """
 
     def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:

@@ -1,10 +1,12 @@
-"""Functions that MLC's engine samples with where it samples on the GPU, as it does with Metal.
+"""Sampling functions for targets where MLC's engine samples on the GPU, such as Metal.
 
-Names, parameters and effects are those of MLC-LLM's ``compiler_pass/attach_sampler.py``; what only speculative decoding
-needs is left out. With OpenCL and on a CPU the engine has a sampler of its own.
+Names, parameters and effects are those of MLC-LLM's ``compiler_pass/attach_sampler.py``, without those that only
+speculative decoding needs. On OpenCL and on a CPU, the engine has its own sampler.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import tvm
 from tvm import IRModule, relax, te, tirx
@@ -14,7 +16,7 @@ from tvm.script import tirx as T
 from edge_transact.compiler.passes.logits import scheduled
 
 PIVOTS = 3
-"""How many guesses at the cutoff the engine passes to ``renormalize_by_top_p`` for each row."""
+"""Guesses at the cutoff that the engine passes to ``renormalize_by_top_p`` for each row."""
 
 LEAST_TOP_P = 1e-6
 
@@ -23,13 +25,13 @@ _BATCH, _VOCAB, _SAMPLES, _POSITIONS = ("batch_size", "vocab_size", "num_samples
 
 @tvm.transform.module_pass(opt_level=0, name="AttachSampling")
 class AttachSampling:
-    """Adds what draws tokens from probabilities ``[batch, vocab]``.
+    """Adds the functions that sample tokens from probabilities ``[batch, vocab]``.
 
-    ``multinomial_from_uniform``, ``argsort_probs``, ``sample_with_top_p``, ``sampler_take_probs`` and
+    They are ``multinomial_from_uniform``, ``argsort_probs``, ``sample_with_top_p``, ``sampler_take_probs`` and
     ``renormalize_by_top_p``. Sample i is drawn from row `sample_indices[i]` by `uniform_samples[i]`, in [0, 1).
 
     Args:
-        target: Of the kernels.
+        target: The target of the kernels.
     """
 
     def __init__(self, target: tvm.target.Target) -> None:
@@ -47,7 +49,7 @@ class AttachSampling:
 
 
 def _parameters(**shapes: tuple[str, ...]) -> list[relax.Var]:
-    """A function's parameters, by name: the dtype, then the names of the sizes."""
+    """A function's parameters. Each is given as its dtype, followed by the names of its sizes."""
     sizes: dict[str, tirx.Var] = {}
     parameters = []
     for name, (dtype, *axes) in shapes.items():
@@ -56,7 +58,9 @@ def _parameters(**shapes: tuple[str, ...]) -> list[relax.Var]:
     return parameters
 
 
-def _function(builder: relax.BlockBuilder, name: str, parameters: list[relax.Var], body) -> None:
+def _function(
+    builder: relax.BlockBuilder, name: str, parameters: list[relax.Var], body: Callable[..., relax.Expr]
+) -> None:
     with builder.function(name, parameters):
         with builder.dataflow():
             output = builder.emit_output(body(*parameters))
@@ -64,7 +68,7 @@ def _function(builder: relax.BlockBuilder, name: str, parameters: list[relax.Var
 
 
 def _sorted(builder: relax.BlockBuilder, probs: relax.Var) -> tuple[relax.Var, relax.Var]:
-    """Each row's probabilities in descending order, and whose they are."""
+    """Each row's probabilities in descending order, and their tokens."""
     tokens = builder.emit(op.argsort(probs, descending=True, dtype="int32"))
 
     def take(probs: te.Tensor, tokens: te.Tensor) -> te.Tensor:
@@ -74,9 +78,9 @@ def _sorted(builder: relax.BlockBuilder, probs: relax.Var) -> tuple[relax.Var, r
 
 
 def _in_top_p(builder: relax.BlockBuilder, ordered: relax.Var, top_p: relax.Var) -> relax.Var:
-    """Of sorted rows, the tokens before which top_p is not reached: the least that reach it."""
+    """Mask of the smallest set of likeliest tokens whose probabilities reach top_p, in sorted rows."""
     before = builder.emit(op.cumsum(ordered, axis=1) - ordered)
-    # A top_p of 0 takes the likeliest.
+    # A top_p of 0 selects the likeliest token.
     least = op.maximum(op.expand_dims(top_p, 1), relax.const(LEAST_TOP_P, "float32"))
     return builder.emit(op.less(before, least))
 
@@ -84,15 +88,15 @@ def _in_top_p(builder: relax.BlockBuilder, ordered: relax.Var, top_p: relax.Var)
 def _draw(
     builder: relax.BlockBuilder, target: tvm.target.Target, weights: relax.Var, uniform: relax.Var, rows: relax.Var
 ) -> relax.Var:
-    """For each sample, the first column up to which its row's weights sum to more than its share of them all."""
+    """For each sample, the first column where its row's running sum exceeds `uniform` times the row's sum."""
     sums = builder.emit(op.cumsum(weights, axis=1))
     kernel = builder.add_func(scheduled(_first_beyond, target), "first_beyond")
     return builder.emit(relax.call_tir(kernel, [sums, uniform, rows], relax.TensorType(rows.ty.shape, "int32")))
 
 
 @T.prim_func(private=True, s_tir=True)
-def _first_beyond(sums_: T.handle, uniform_: T.handle, rows_: T.handle, columns_: T.handle):
-    """A binary search, from the highest bit of the column to the lowest. A share is less than the last sum."""
+def _first_beyond(sums_: T.handle, uniform_: T.handle, rows_: T.handle, columns_: T.handle) -> None:
+    """A binary search from the highest bit of the column to the lowest. The last sum exceeds every sample's share."""
     T.func_attr({"tirx.noalias": True})
     batch_size, vocab_size, n = T.int32(), T.int32(), T.int32()
     sums = T.match_buffer(sums_, (batch_size, vocab_size), "float32")
@@ -150,14 +154,14 @@ def _sample_with_top_p(builder: relax.BlockBuilder, target: tvm.target.Target) -
 
 
 def _take_probs(builder: relax.BlockBuilder) -> None:
-    """Of the tokens that were drawn, and of those at `top_prob_offsets` in the sorted rows, laid end to end."""
+    """Probabilities of the drawn tokens, and of those at `top_prob_offsets` in the concatenated sorted rows."""
 
     def take(
         probs: te.Tensor, tokens: te.Tensor, rows: te.Tensor, drawn: te.Tensor, offsets: te.Tensor
     ) -> list[te.Tensor]:
         vocab = probs.shape[1].astype("int32")
 
-        def token(i: tirx.Var):
+        def token(i: tirx.Var) -> tirx.Expr:
             return tokens[offsets[i] // vocab, offsets[i] % vocab]
 
         return [
@@ -182,9 +186,9 @@ def _take_probs(builder: relax.BlockBuilder) -> None:
 
 
 def _renormalize(builder: relax.BlockBuilder) -> None:
-    """Probabilities of the likeliest tokens whose sum reaches top_p, made to sum to 1; of all others 0.
+    """Scale the likeliest tokens, whose probabilities reach top_p, to sum to 1; set all others to 0.
 
-    The engine's guesses at the cutoff are for a search; here it is found by sorting.
+    The engine passes guesses at the cutoff for a search. They are not needed here, because rows are sorted.
     """
 
     def body(probs: relax.Var, top_p: relax.Var, _pivots: relax.Var) -> relax.Expr:
