@@ -67,7 +67,7 @@ def _heading(path: str, signature: str) -> str:
 
 def _members(owner: Any) -> Iterator[tuple[str, Any]]:
     """The documented public members that `owner` defines itself, in order."""
-    for name, value in vars(owner).items():
+    for name, value in list(vars(owner).items()):
         function = getattr(value, "__func__", getattr(value, "fget", value))
         here = owner.__name__ if inspect.ismodule(owner) else owner.__module__
         if (
