@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+from edge_transact import progress
 from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.evaluate.perplexity import PerplexityResult, perplexity
 
@@ -105,11 +106,14 @@ def _load(model: str) -> tuple[PreTrainedModel | HostModel, PreTrainedTokenizerB
 
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
     from edge_transact.checkpoint import Checkpoint
     from edge_transact.inputs import resolve_model
 
     directory = Checkpoint.open(resolve_model(model)).path
+    if not progress.drawable():
+        disable_progress_bar()
     network = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     return network, TextCodec(directory).tokenizer
 
