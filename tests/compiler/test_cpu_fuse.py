@@ -26,12 +26,7 @@ def test_decode_is_one_matmul_and_a_chain_after_each_attention(source):
         # One chain follows the attention of the last layer, the other those of all other layers. Each reads four packed
         # weights: o_proj, gate_up_proj, down_proj, and the logits or the next qkv_proj.
         chains = [mod[var] for var in mod.get_global_vars() if var.name_hint.startswith("w4_chain")]
-<<<<<<< HEAD
         assert [sum(param.ty.dtype == "uint32" for param in chain.params) for chain in chains] == [4, 4]
-=======
-        # Besides weights and scales, a chain takes x and the residual.
-        assert len(chains) == 2 and all(len(chain.params) >= 2 * 4 + 2 for chain in chains)
->>>>>>> library
         left = {"relax.nn.rms_norm", "relax.nn.silu", "relax.add", "relax.multiply"} & set(called)
         assert not left, f"{left} not fused"
 
