@@ -1,25 +1,96 @@
-"""The command line: ``edge-transact COMMAND``. One file a command; each parses, calls, and prints."""
+"""The command line: ``edge-transact COMMAND``. One file a command; each parses, calls, and prints.
+
+A command's file is imported when the command is called: pydantic alone takes longer than ``--help`` should.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from edge_transact import __version__
-from edge_transact.cli import common, logs
-from edge_transact.cli.bench import bench
-from edge_transact.cli.build import build
-from edge_transact.cli.cache import cache
-from edge_transact.cli.doctor import doctor
-from edge_transact.cli.eval import evaluate
-from edge_transact.cli.init import init
-from edge_transact.cli.inspect import inspect
-from edge_transact.cli.prune import prune
-from edge_transact.cli.push import push
-from edge_transact.cli.run import run
+from edge_transact.cli import logs
+
+PIPELINE, OTHERS = "From a checkpoint to an answer", "Other commands"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A command as ``edge-transact --help`` lists it.
+
+    Attributes:
+        help: The first sentence of its docstring.
+        panel: The panel that lists it.
+        function: The name of its function, in the file of the command's name.
+    """
+
+    help: str
+    panel: str
+    function: str
+
+
+COMMANDS = {
+    "prune": Entry(
+        "Make a model smaller by removing KV groups, dims inside heads and MLP dims, without training.",
+        PIPELINE,
+        "prune",
+    ),
+    "build": Entry(
+        "Quantize a model and build its libraries: a directory that MLC-LLM's engine and apps, and `run`, can use.",
+        PIPELINE,
+        "build",
+    ),
+    "run": Entry("Answer a prompt with the built library, token by token as they are decoded.", PIPELINE, "run"),
+    "eval": Entry(
+        "Measure the perplexity of models on a text, and their scores on tasks: dense or pruned, in torch or built.",
+        PIPELINE,
+        "evaluate",
+    ),
+    "inspect": Entry(
+        "Print widths, parameters, FLOPs, KV cache and memory of models, from their configuration alone.",
+        PIPELINE,
+        "inspect",
+    ),
+    "bench": Entry("Measure models on phones, or on this host.", PIPELINE, "bench"),
+    "init": Entry(
+        "Write an `edge-transact.toml`, so that `edge-transact build` alone does the complete job in this directory.",
+        OTHERS,
+        "init",
+    ),
+    "doctor": Entry(
+        "List what this machine has and lacks for each job, and how to install what is missing.", OTHERS, "doctor"
+    ),
+    "cache": Entry("List the cached results of earlier runs, or delete them.", OTHERS, "cache"),
+    "push": Entry("Upload a checkpoint with its model card to the model hub.", OTHERS, "push"),
+}
+"""The commands in the order of ``--help``. A test compares the sentences with the docstrings."""
+
+
+def load_command(name: str) -> Any:
+    """The click command of a name of `COMMANDS`, with its options."""
+    function = getattr(import_module(f"edge_transact.cli.{name}"), COMMANDS[name].function)
+    single = typer.Typer(rich_markup_mode=MARKUP, pretty_exceptions_enable=False, add_completion=False)
+    single.command(name, context_settings=CONTEXT)(function)
+    return typer.main.get_command(single)
+
+
+class _LazyGroup(TyperGroup):
+    """Lists commands from `COMMANDS`, and imports the one that is called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, listed and load_command(listed.name or ""), rest
+
+
+MARKUP: Literal["markdown"] = "markdown"
+CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     name="edge-transact",
@@ -27,8 +98,9 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=MARKUP,
+    context_settings=CONTEXT,
+    cls=_LazyGroup,
 )
 
 
@@ -53,9 +125,9 @@ def options(
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
-    common.debugging = debug
+    logs.show_tracebacks = debug
     if quiet:
-        common.hush_tqdm()
+        logs.hush_tqdm()
     logs.show_logs(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
     if no_cache:
         from edge_transact.artifacts import cache as store
@@ -65,19 +137,17 @@ def options(
 
 GLOBAL_FLAGS = ("--debug", "--quiet", "--verbose", "--no-cache")
 
-PIPELINE, OTHERS = "From a checkpoint to an answer", "Other commands"
 
-app.command("prune", rich_help_panel=PIPELINE)(prune)
-app.command("build", rich_help_panel=PIPELINE)(build)
-app.command("run", rich_help_panel=PIPELINE)(run)
-app.command("eval", rich_help_panel=PIPELINE)(evaluate)
-app.command("inspect", rich_help_panel=PIPELINE)(inspect)
-app.command("bench", rich_help_panel=PIPELINE)(bench)
+def _listed(entry: Entry) -> Callable[[], None]:
+    def listed() -> None:
+        """Stands for a command in the list of ``--help``."""
 
-app.command("init", rich_help_panel=OTHERS)(init)
-app.command("doctor", rich_help_panel=OTHERS)(doctor)
-app.command("cache", rich_help_panel=OTHERS)(cache)
-app.command("push", rich_help_panel=OTHERS)(push)
+    listed.__doc__ = entry.help
+    return listed
+
+
+for _name, _entry in COMMANDS.items():
+    app.command(_name, rich_help_panel=_entry.panel)(_listed(_entry))
 
 
 def main() -> None:

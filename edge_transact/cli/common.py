@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -12,15 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
+from edge_transact.cli import logs
 from edge_transact.errors import EdgeTransactError
 from edge_transact.options.command_line import expand
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
-
-
-debugging = False
-"""Whether failures show their traceback: the global ``--debug``, set before any command runs."""
 
 
 def show(result: Mapping[str, Any], as_json: bool, text: Callable[[], None]) -> None:
@@ -49,7 +45,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         if not sys.stderr.isatty():
-            hush_tqdm()
+            logs.hush_tqdm()
         try:
             command(*args, **kwargs)
         except EdgeTransactError as error:
@@ -74,13 +70,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def hush_tqdm() -> None:
-    """Keeps other libraries' bars out of logs. Call it before they are imported: tqdm reads the variable once."""
-    os.environ.setdefault("TQDM_DISABLE", "1")
-
-
 def _end(message: str, fix: str, code: int) -> None:
-    if debugging:
+    if logs.show_tracebacks:
         traceback.print_exc()
     sys.stderr.write(_wrapped(f"edge-transact: {message}"))
     if fix:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 
 from rich.console import Console
 
 from edge_transact import progress
 
 console = Console(stderr=True)
+
+show_tracebacks = False
+"""Whether failures show their traceback: the global ``--debug``, set before any command runs."""
 
 
 class _StderrHandler(logging.Handler):
@@ -33,3 +37,8 @@ def show_logs(level: int = logging.INFO, package: str = "edge_transact") -> None
     logger.setLevel(level)
     logger.addHandler(_handler)
     progress.console = console if level <= logging.INFO else None
+
+
+def hush_tqdm() -> None:
+    """Keeps other libraries' bars out of logs. Call it before they are imported: tqdm reads the variable once."""
+    os.environ.setdefault("TQDM_DISABLE", "1")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from tvm import s_tir
+from tvm import s_tir, tirx
 
 from edge_transact.quantization import WORDS_PER_GROUP
 
@@ -109,3 +110,8 @@ class ChainedMatmul:
     def arguments(self) -> tuple[str, ...]:
         """The operands that are arguments of the kernel."""
         return tuple(name for name in self.matmul.operands if name not in dict(self.given))
+
+
+def is_one_row(x: Sequence[tirx.Expr]) -> bool:
+    """Whether activations ``[batch, tokens, K]`` of this shape are one row: decode."""
+    return all(isinstance(size, tirx.IntImm) and int(size) == 1 for size in x[:-1])

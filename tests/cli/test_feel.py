@@ -17,10 +17,9 @@ from typer.testing import CliRunner
 
 from edge_transact import progress
 from edge_transact.artifacts import cache
-from edge_transact.cli import app, common
+from edge_transact.cli import COMMANDS, app, common, load_command, logs
 from edge_transact.errors import did_you_mean
 
-COMMANDS = sorted(typer.main.get_command(app).commands)
 HEAVY = ("torch", "transformers", "tvm", "numpy", "huggingface_hub", "jinja2", "safetensors")
 
 
@@ -41,18 +40,24 @@ def cpu_seconds(*command: str) -> float:
     return best
 
 
+def test_help_lists_the_first_sentence_of_each_command():
+    listed = {name: entry.help for name, entry in COMMANDS.items()}
+    assert listed == {name: load_command(name).help.partition("\n\n")[0] for name in COMMANDS}
+
+
 def test_help_costs_less_than_three_times_the_help_of_an_empty_program():
     """typer and rich take most of it. Importing torch alone would make it ten times as much."""
     empty = "import typer\napp = typer.Typer()\napp.command()(lambda: None)\napp(['--help'])"
     assert cpu_seconds("-m", "edge_transact", "--help") < 3 * cpu_seconds("-c", empty)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_imports_nothing_heavy(command):
+    arguments, heavy = ([command, "--help"], HEAVY) if command else (["--help"], (*HEAVY, "pydantic"))
     program = (
         "import sys\nfrom edge_transact.cli import app\n"
-        f"try:\n    app([{command!r}, '--help'])\nexcept SystemExit:\n    pass\n"
-        f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+        f"try:\n    app({arguments!r})\nexcept SystemExit:\n    pass\n"
+        f"print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.stderr.strip() == "[]"
@@ -201,7 +206,7 @@ def test_a_bug_is_said_in_a_line_and_its_traceback_is_for_debug(monkeypatch, cap
         raise ZeroDivisionError("by zero")
 
     for debugging in (False, True):
-        monkeypatch.setattr(common, "debugging", debugging)
+        monkeypatch.setattr(logs, "show_tracebacks", debugging)
         with pytest.raises(SystemExit) as ended:
             broken()
         assert ended.value.code == 1

@@ -11,19 +11,18 @@ from typer.testing import CliRunner
 
 from edge_transact.bench.options import BenchOptions
 from edge_transact.build.options import BuildOptions
-from edge_transact.cli import app
+from edge_transact.cli import load_command
 from edge_transact.cli.common import guarded
 from edge_transact.errors import UsageError
 from edge_transact.options import COMMAS, Bytes, Count, OneOf, Option, Options, options_of
 from edge_transact.project.schema import Build, Prune
 from edge_transact.prune.options import PruneChoices, PruneOptions
 
-COMMANDS = typer.main.get_command(app).commands
 EXAMPLES = {"allocation": "uniform", "method": "wanda", "packing": "documents", "widths": "widths.json"}
 
 
 def flags(command: str) -> set[str]:
-    return {flag for parameter in COMMANDS[command].params for flag in parameter.opts}
+    return {flag for parameter in load_command(command).params for flag in parameter.opts}
 
 
 @pytest.mark.parametrize(

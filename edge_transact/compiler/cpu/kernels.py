@@ -9,8 +9,7 @@ from tvm import tirx
 
 from edge_transact.compiler.cpu import embedding, isa
 from edge_transact.compiler.cpu.matmul import chain, kernel, supports
-from edge_transact.compiler.matmul import ChainedMatmul, Matmul
-from edge_transact.compiler.passes.fuse_matmuls import is_one_row
+from edge_transact.compiler.matmul import ChainedMatmul, Matmul, is_one_row
 
 
 class CPUKernels:

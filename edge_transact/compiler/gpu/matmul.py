@@ -17,8 +17,7 @@ from tvm.tirx import Buffer, Expr
 from tvm.tirx.script.builder import ir as builder
 
 from edge_transact.compiler.epilogue import finish
-from edge_transact.compiler.matmul import Matmul
-from edge_transact.compiler.passes.fuse_matmuls import is_one_row
+from edge_transact.compiler.matmul import Matmul, is_one_row
 from edge_transact.compiler.vector import cast, load, splat, store
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP, ZERO_POINT
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from tvm import IRModule, relax, s_tir, tirx
 from tvm.relax.dpl import DFPattern, GlobalVarPattern, TuplePattern, is_op, is_tuple_get_item, wildcard
 from tvm_ffi import structural_equal
 
-from edge_transact.compiler.matmul import EMBEDDING, MATMUL, Layout, Matmul, StoredWeight, weight_block
+from edge_transact.compiler.matmul import EMBEDDING, MATMUL, Layout, Matmul, StoredWeight, is_one_row, weight_block
 from edge_transact.compiler.passes.chain_matmuls import MakeChain, chain_matmuls
 
 PACKED_BITS = 4
@@ -49,11 +49,6 @@ class MatmulKernels(Protocol):
             A key that matmuls of the same kernel share, and a function that makes the kernel; `None` where there is
             no kernel for the matmul.
         """
-
-
-def is_one_row(x: Sequence[tirx.Expr]) -> bool:
-    """Whether batch and tokens are 1: decode."""
-    return all(isinstance(size, tirx.IntImm) and int(size) == 1 for size in x[:-1])
 
 
 @tvm.transform.module_pass(opt_level=0, name="FuseMatmuls")
