@@ -12,6 +12,9 @@ from operator import or_
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises")
 INDENTED = re.compile(r"^(\w+): ", re.MULTILINE)
 LINE = 100
@@ -80,10 +83,9 @@ def _members(owner: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _signature(function: Callable[..., Any], name: str, *, skip_first: bool = False) -> str:
-    signature = inspect.signature(function)
-    if hasattr(function, "model_fields"):
-        fields = [field.replace(annotation=_plain(field.annotation)) for field in signature.parameters.values()]
-        signature = signature.replace(parameters=fields)
+    # pydantic makes a model's own signature on first use, and until then shows that of its base.
+    is_model = inspect.isclass(function) and issubclass(function, BaseModel)
+    signature = _model_signature(function) if is_model else inspect.signature(function)
     if skip_first:
         signature = signature.replace(parameters=list(signature.parameters.values())[1:])
     if inspect.isclass(function):
@@ -95,6 +97,16 @@ def _signature(function: Callable[..., Any], name: str, *, skip_first: bool = Fa
     inside, _, returned = text.partition("(")[2].rpartition(")")
     lines = "".join(f"    {parameter},\n" for parameter in _split(inside))
     return f"{name}(\n{lines}){returned}"
+
+
+def _model_signature(model: type[BaseModel]) -> inspect.Signature:
+    def parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+        default = inspect.Parameter.empty if field.is_required() else field.get_default(call_default_factory=True)
+        return inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=_plain(field.annotation)
+        )
+
+    return inspect.Signature([parameter(name, field) for name, field in model.model_fields.items()])
 
 
 def _plain(annotation: Any) -> Any:

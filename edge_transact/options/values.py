@@ -62,11 +62,13 @@ class OneOf:
 
 
 def _split(value: object) -> object:
-    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+    if isinstance(value, str):
+        return [name.strip() for name in value.split(",")]
+    return list(value) if isinstance(value, tuple) else value
 
 
 COMMAS = BeforeValidator(_split)
-"""Lets a list be written as one string with commas, as on the command line."""
+"""Lets a list be written as one string with commas, as on the command line, or as a tuple, as in Python."""
 
 _PARAMETERS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 

@@ -142,3 +142,8 @@ def test_a_command_gets_what_was_given(line, given):
     page = CliRunner().invoke(picking, ["--help"]).stdout
     for words in ("Kinds: apple or pear.", "How heavy, e.g. 2kB.", "[default: 3]", "[default: (in autumn)]"):
         assert words in page
+
+
+@pytest.mark.parametrize("units", ["mlp,groups", "mlp, groups", ["mlp", "groups"], ("mlp", "groups")])
+def test_a_list_is_a_list_a_tuple_or_a_string_with_commas(units) -> None:
+    assert PruneOptions(ratio=0.5, units=units).units == ["mlp", "groups"]

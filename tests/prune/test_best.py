@@ -300,7 +300,7 @@ def test_all_limits_hold_at_once(data: st.DataObject, allocation: str) -> None:
     budget = PruneOptions(**bounds)
     curves = curves_of(PLAN, torch.Generator().manual_seed(0))
     plan = allocate(budget, PLAN, allocation=allocation, curves=curves).plan
-    for limit in budget.limits(PLAN):
+    for limit in limits_of(budget, PLAN):
         # A uniform plan's nearest bucket may leave a little more than a number of parameters.
         slack = 3 * 16 * 3 * PLAN.hidden_size if limit.nearest and allocation == "uniform" else 0
         assert limit.measure(plan) <= limit.bound + slack

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from edge_transact.cli import app
 
-TEXT = "\n\n".join(f"Chapter {number}. It was a year of {number * 7} ships and wars." for number in range(400))
+TEXT = "\n\n".join(f"Chapter {number}. It was a year of {number * 7} ships and wars." for number in range(300))
 """A calibration text of some thousand tokens."""
 
 
