@@ -23,7 +23,7 @@ def own_dims(tmp_path_factory) -> Source:
 
 @pytest.fixture(scope="session")
 def archives(source) -> dict[str, Archive]:
-    """The odd plan built for every phone target."""
+    """The odd plan built for every phone target, the compiler's intermediate forms written for Android."""
     _, quantization = source.weights("q4f16_0")
     export, made = library._export, {}
     for name in ("android", "android-cpu", "iphone"):
@@ -31,8 +31,9 @@ def archives(source) -> dict[str, Archive]:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(library, "_export", lambda *args, seen=executables: (seen.append(args[0]), export(*args)))
             path = source.directory / f"{name}.tar"
-            built = library.build_library(source.definition, quantization, get_target(name), MODEL_LIB, path)
-        made[name] = Archive(path, executables[0].mod, built.metadata)
+            dump = source.directory / f"{name}-dump" if name == "android" else None
+            built = library.build_library(source.definition, quantization, get_target(name), MODEL_LIB, path, dump)
+        made[name] = Archive(path, executables[0].mod, built.metadata, dump)
     return made
 
 

@@ -1,14 +1,18 @@
 """GPU kernels are scheduled for layers of any width, and for heads that lost dims."""
 
+from types import SimpleNamespace
+
 import pytest
 import tvm
 from tvm import relax, tirx
 from tvm.relax.frontend import nn
 from tvm.s_tir import dlight
 
+from edge_transact.compiler import pipeline
 from edge_transact.compiler.gpu import schedules as gpu_schedules
 from edge_transact.compiler.library import build_library
 from edge_transact.compiler.modules import quantize_modules
+from edge_transact.compiler.passes import kv_cache
 from edge_transact.compiler.targets import get_target
 from edge_transact.quantization import get_quantization
 
@@ -48,7 +52,11 @@ def test_products_of_any_width_with_a_bias(features, layout):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["android", "iphone"])
-def test_a_layer_whose_heads_lost_dims(own_dims, target):
+def test_a_layer_whose_heads_lost_dims(own_dims, target, monkeypatch):
+    """Without the kernels of the cache and of sampling, which are those that `archives` has."""
+    cache = relax.Call(relax.ExternFunc("kv_cache"), [], ty_args=[relax.AnyType()])
+    monkeypatch.setattr(kv_cache, "TIRPagedKVCache", lambda **_: SimpleNamespace(_expr=cache))
+    monkeypatch.setattr(pipeline, "AttachSampling", lambda _target: tvm.transform.Sequential([]))
     path = own_dims.directory / f"{target}.tar"
     definition = own_dims.definition.truncated(1)
     built = build_library(definition, get_quantization("q4f16_0"), get_target(target), "edge_llama_own_dims", path)

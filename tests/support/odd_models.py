@@ -125,8 +125,9 @@ MODEL_LIB = "edge_llama_odd_0123abcd"
 
 @dataclass(frozen=True)
 class Archive:
-    """A library for a phone, and the executable that is embedded in it."""
+    """A library for a phone, the executable that is embedded in it, and where its intermediate forms are."""
 
     path: Path
     executable: Any
     metadata: dict[str, Any]
+    dump: Path | None
