@@ -13,11 +13,13 @@ from pathlib import Path
 import typer
 from typer.testing import CliRunner
 
-from edge_transact.cli import app
+from edge_transact.cli import COMMANDS, app, load_command
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 GROUP = typer.main.get_command(app)
+# With the options and examples of each command; the group itself imports only the command that is called.
+GROUP.commands = {name: load_command(name) for name in COMMANDS}
 
 
 def joined(text: str) -> str:
