@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from tests.support.hub import Hub, serve
 from tests.support.machine import TestRun
 
 TEST_RUN = pytest.StashKey[TestRun]()
+NO_MODULES_FILES = ("<ast>", "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -22,6 +24,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Set ``EDGE_TRANSACT_CACHE`` to keep it between runs.
     """
+    # TVM takes `inspect.stack()` for every kernel that it parses. For a file that no module has, Python would look
+    # through all modules each time.
+    inspect.modulesbyfile.update(dict.fromkeys(NO_MODULES_FILES, ""))
     if hasattr(config, "workerinput"):
         return  # a process of pytest-xdist: it inherits all this
     config.stash[TEST_RUN] = TestRun()

