@@ -193,7 +193,7 @@ def test_smollm2_without_a_third(tmp_path: Path) -> None:
     """SmolLM2 at 30 % equals the dense model with its pruned dims zeroed, still predicts, and takes little memory."""
     command = [sys.executable, "-m", "edge_transact", "prune", "demo:smollm2", "--ratio", "0.3", "--json"]
     command += ["--method", "transact"]
-    command += ["--calibration-tokens", "2048", "-o", str(tmp_path / "pruned")]
+    command += ["--calibration-tokens", "1024", "-o", str(tmp_path / "pruned")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
