@@ -74,7 +74,7 @@ def paged(attention, rng, kernel, lengths):
         k, v = (random(rng, length, attention.num_key_value_heads, attention.head_dim) for _ in range(2))
         token = np.arange(length)
         positions = (order[first + token // PAGE_SIZE] * PAGE_SIZE + token % PAGE_SIZE).astype(np.int32)
-        kernel("tir_kv_cache_transpose_append")(pages, k, v, positions)
+        kernel("append")(pages, k, v, positions)
         data.append((k, v))
     last = np.array([(length - 1) % PAGE_SIZE + 1 for length in lengths], np.int32)
     return data, (pages, indptr, order, last)
@@ -88,7 +88,7 @@ def test_decode(attention, kernel, threads, rng):
     q = random(rng, 3, attention.num_attention_heads, attention.head_dim)
     output, lse = np.zeros_like(q), np.zeros(q.shape[:2], np.float32)
     unused = np.zeros(3, np.int32)
-    call = kernel("batch_decode_paged_kv_cpu", threads)
+    call = kernel("decode", threads)
     call(q, *cache, unused, unused, output, lse, 0, 1.0, 1e4, q.shape[-1] ** -0.5)
     for i, (k, v) in enumerate(data):
         assert_attention(output[i : i + 1], lse[i : i + 1], expected(q[i : i + 1], k, v, False))
@@ -100,7 +100,7 @@ def test_prefill_from_pages(attention, kernel, rng, causal):
     q = random(rng, 7 + 50, attention.num_attention_heads, attention.head_dim)
     indptr = np.array([0, 7, 57], np.int32)
     output, lse = np.zeros_like(q), np.zeros(q.shape[:2], np.float32)
-    call = kernel("batch_prefill_paged_kv_cpu")
+    call = kernel("prefill")
     unused = np.zeros(2, np.int32), np.zeros(57, np.int32)
     call(q, indptr, *cache, *unused, output, lse, int(causal), 0, 1.0, 1e4, q.shape[-1] ** -0.5)
     for (k, v), first, end in zip(data, indptr, indptr[1:], strict=False):
@@ -112,7 +112,7 @@ def test_prefill_of_new_tokens(attention, kernel, rng):
     q = random(rng, 75, attention.num_attention_heads, attention.head_dim)
     k, v = (random(rng, 75, attention.num_key_value_heads, attention.head_dim) for _ in range(2))
     output, lse = np.zeros_like(q), np.zeros(q.shape[:2], np.float32)
-    call = kernel("batch_prefill_ragged_kv")
+    call = kernel("prefill_ragged")
     unused = np.zeros(75, np.int32), np.zeros(3, np.int32)
     call(q, indptr, k, v, indptr, *unused, output, lse, 1, 0, 1.0, 1e4, q.shape[-1] ** -0.5)
     for first, end in itertools.pairwise(indptr):
@@ -125,7 +125,7 @@ def test_merged_parts_are_the_whole(attention, kernel, rng):
     k, v = (random(rng, 60, attention.num_key_value_heads, attention.head_dim) for _ in range(2))
     parts = [expected(q, k[part], v[part], False) for part in (slice(0, 17), slice(17, 60))]
     (output, lse), other = [(o.astype(np.float16), s.astype(np.float32)) for o, s in parts]
-    kernel("merge_state_inplace_cpu")(output, lse, *other)
+    kernel("merge")(output, lse, *other)
     assert_attention(output, lse, expected(q, k, v, False))
 
 
@@ -146,7 +146,7 @@ def test_rope(attention, kernel, rng):
     positions = np.array([0, 1, 17, 4095, 100_000], np.int32)
     qkv = random(rng, 5, heads + 2 * kv_heads, d)
     q, k, v = (np.zeros((5, n, d), np.float16) for n in (heads, kv_heads, kv_heads))
-    kernel("fused_rope")(qkv, positions, q, k, v, 1)
+    kernel("split_rotary")(qkv, positions, q, k, v, 1)
     angles = (positions[:, None].astype(np.float32) * inverse_frequencies(d, 1e4, {})).astype(np.float64)
     x = qkv.astype(np.float64)
     low, high = x[..., : d // 2], x[..., d // 2 :]
@@ -155,5 +155,5 @@ def test_rope(attention, kernel, rng):
     np.testing.assert_allclose(q, want[:, :heads], atol=3e-3)
     np.testing.assert_allclose(k, want[:, heads : heads + kv_heads], atol=3e-3)
     np.testing.assert_array_equal(v, qkv[:, heads + kv_heads :])
-    kernel("fused_rope")(qkv, positions, q, k, v, 0)
+    kernel("split_rotary")(qkv, positions, q, k, v, 0)
     np.testing.assert_array_equal(q, qkv[:, :heads])

@@ -1,7 +1,5 @@
 """GPU kernels are scheduled for layers of any width, and for heads that lost dims."""
 
-from types import SimpleNamespace
-
 import pytest
 import tvm
 from tvm import relax, tirx
@@ -55,7 +53,8 @@ def test_products_of_any_width_with_a_bias(features, layout):
 def test_a_layer_whose_heads_lost_dims(own_dims, target, monkeypatch):
     """Without the kernels of the cache and of sampling, which are those that `archives` has."""
     cache = relax.Call(relax.ExternFunc("kv_cache"), [], ty_args=[relax.AnyType()])
-    monkeypatch.setattr(kv_cache, "TIRPagedKVCache", lambda **_: SimpleNamespace(_expr=cache))
+    monkeypatch.setattr(kv_cache, "_kernels", lambda *_: {})
+    monkeypatch.setattr(kv_cache, "_creation", lambda *_: cache)
     monkeypatch.setattr(pipeline, "AttachSampling", lambda _target: tvm.transform.Sequential([]))
     path = own_dims.directory / f"{target}.tar"
     definition = own_dims.definition.truncated(1)

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import tvm
-from tvm import IRModule, relax
-from tvm.relax.frontend.nn.llm.kv_cache import TIRPagedKVCache
+from tvm import IRModule, relax, tirx
+from tvm.relax.frontend.nn.llm import kv_cache as llm
 
 from edge_transact.compiler.cpu import attention, isa
 
@@ -63,33 +63,99 @@ class CreateKVCache:
         }
         others = {var: function for var, function in mod.functions_items() if var.name_hint != "create_paged_kv_cache"}
         builder = relax.BlockBuilder(IRModule(others, attrs=mod.attrs))
-        shape = arguments.pop("runtime_shape")
+        shape = arguments["runtime_shape"]
         parameters = [
             relax.Var(f"{name}_", relax.ShapeType([size])) for name, size in zip(_RUNTIME_SHAPE, shape, strict=True)
         ]
-        sizes = dict(zip(_RUNTIME_SHAPE, shape, strict=True))
+        kernels = _kernels(self.target, arguments)
         with builder.function("create_tir_paged_kv_cache", parameters):
-            cache = TIRPagedKVCache(target=self.target, **sizes, **arguments)
-            builder.emit_func_output(cache._expr)
-        mod = builder.finalize()
-        if self.target.kind.name == "llvm":
-            _use_cpu_kernels(mod, self.target, arguments)
-        return mod
+            variables = {name: builder.add_func(function, name) for name, function in kernels.items()}
+            builder.emit_func_output(_creation(arguments, variables))
+        return builder.finalize()
 
 
-def _use_cpu_kernels(mod: IRModule, target: tvm.target.Target, arguments: dict[str, Any]) -> None:
-    """Replace TVM's kernels, which are scalar and single-threaded, by ours where they support the heads."""
-    head_dim = arguments["qk_head_dim"]
-    lanes = attention.lanes_for(head_dim, isa.select(target, 2).lanes)
-    if lanes is None or arguments["rotary_dim"] != head_dim:
-        return
-    heads = attention.Attention(
-        arguments["num_attention_heads"], arguments["num_key_value_heads"], head_dim, str(arguments["dtype"]), lanes
+def _creation(arguments: dict[str, Any], kernels: dict[str, relax.GlobalVar]) -> relax.Call:
+    """The call that creates the cache, with the kernels that our models need.
+
+    TVM's ``TIRPagedKVCache`` names twice as many. The cache takes an empty tuple for a kernel that it doesn't need
+    (``ConvertPagedPrefillFunc`` and its siblings in TVM's ``src/runtime/vm/attn_backend.cc``). It calls the kernels for
+    sliding windows where ``support_sliding_window`` is 1, those for trees in speculative decoding, and those for MLA in
+    layers of that kind (``src/runtime/vm/paged_kv_cache.cc``).
+    """
+
+    def tir(name: str) -> relax.Tuple:
+        return relax.Tuple([relax.StringImm("tirx"), kernels[name]])
+
+    def prim_values(*names: str) -> list[relax.Expr]:
+        return [relax.prim_value(arguments[name]) for name in names]
+
+    none = relax.Tuple([])
+    return relax.call_pure_packed(
+        "vm.builtin.paged_attention_kv_cache_create",
+        relax.ShapeExpr(arguments["runtime_shape"]),
+        arguments["layer_partition"],
+        *prim_values("num_attention_heads", "num_key_value_heads", "qk_head_dim", "v_head_dim"),
+        relax.ShapeExpr([int(llm.AttnKind.MHA)] * arguments["num_hidden_layers"]),
+        *prim_values("enable_disaggregation", "rope_mode", "rope_scale", "rope_theta"),
+        arguments["rope_ext_factors"],
+        relax.op.zeros((), arguments["dtype"]),
+        kernels["append"],
+        none,  # append, for MLA
+        tir("prefill_ragged"),
+        tir("prefill"),
+        tir("decode"),
+        *(none, none),  # prefill and decode, for sliding windows
+        *(none, none),  # prefill of the cache and of new tokens, for trees
+        none,  # prefill, for MLA
+        relax.Tuple([kernels["merge"]]),
+        *(kernels[name] for name in ("split_rotary", "copy_page", "debug_get_kv", "compact_copy")),
+        ty_args=relax.AnyType(),
     )
-    frequencies = attention.inverse_frequencies(head_dim, arguments["rope_theta"], arguments["rope_scaling"])
-    threads = int(target.attrs["num-cores"])
-    for name, function in attention.kernels(heads, frequencies, threads).items():
-        mod[mod.get_global_var(name)] = function
+
+
+def _kernels(target: tvm.target.Target, arguments: dict[str, Any]) -> dict[str, tirx.PrimFunc]:
+    """The cache's kernels by name: TVM's, or on a CPU ours, where they support the heads.
+
+    TVM's kernels for CPUs are scalar and single-threaded.
+    """
+    q, kv, dim = (arguments[name] for name in ("num_attention_heads", "num_key_value_heads", "qk_head_dim"))
+    dtype, scaling, page_size = arguments["dtype"], arguments["rope_scaling"], arguments["runtime_shape"][3]
+
+    def split_rotary() -> tirx.PrimFunc:
+        theta, scale, rotary_dim = (arguments[name] for name in ("rope_theta", "rope_scale", "rotary_dim"))
+        return llm.llama_rope_with_position_map(theta, scale, dim, q, kv, dtype, scaling, rotary_dim)
+
+    debug_get_kv = llm._kv_cache_debug_get_kv(arguments["num_hidden_layers"], kv, dim, dtype)
+    if target.kind.name != "llvm":
+        return {
+            "append": llm._kv_cache_transpose_append(kv, dim, dtype),
+            "prefill_ragged": llm._attention_prefill_ragged(kv, q, dim, dim, dtype, scaling, target),
+            "prefill": llm._attention_prefill(kv, q, dim, dtype, False, scaling, target),
+            "decode": llm._attention_decode(kv, q, dim, dtype, False, scaling, target),
+            "merge": llm._merge_state_inplace(q, dim, dtype, target, "tir_attention_merge_state"),
+            "split_rotary": split_rotary(),
+            "copy_page": llm._copy_single_page(kv, page_size, dim, dtype, target),
+            "debug_get_kv": debug_get_kv,
+            "compact_copy": llm._compact_kv_copy(kv, dim, dtype, target),
+        }
+    kernels = {
+        "copy_page": llm._copy_single_page_cpu(kv, page_size, dim, dtype),
+        "debug_get_kv": debug_get_kv,
+        "compact_copy": llm._compact_kv_copy_cpu(kv, dim, dtype),
+    }
+    lanes = attention.lanes_for(dim, isa.select(target, 2).lanes)
+    if lanes is not None and arguments["rotary_dim"] == dim:
+        heads = attention.Attention(q, kv, dim, dtype, lanes)
+        frequencies = attention.inverse_frequencies(dim, arguments["rope_theta"], scaling)
+        return kernels | attention.kernels(heads, frequencies, int(target.attrs["num-cores"]))
+    return kernels | {
+        "append": llm._kv_cache_transpose_append(kv, dim, dtype),
+        "prefill_ragged": llm._attention_prefill_ragged_cpu(kv, q, dim, dim, dtype, scaling),
+        "prefill": llm._attention_prefill_cpu(kv, q, dim, dtype, False, scaling),
+        "decode": llm._attention_decode_cpu(kv, q, dim, dtype, False, scaling),
+        "merge": llm._merge_state_inplace_cpu(dtype),
+        "split_rotary": split_rotary(),
+    }
 
 
 def _arguments(creation: relax.Function) -> dict[str, Any]:
@@ -105,6 +171,7 @@ def _arguments(creation: relax.Function) -> dict[str, Any]:
     plain = {name: getattr(value, "value", value) for name, value in values.items()}
     plain["runtime_shape"] = list(values["runtime_shape"].values)
     plain["rope_scaling"] = json.loads(plain["rope_scaling"])
+    plain["dtype"] = str(plain["dtype"])
     plain["rope_ext_factors"] = values["rope_ext_factors"]
     plain["enable_disaggregation"] = bool(plain["enable_disaggregation"])
     return plain

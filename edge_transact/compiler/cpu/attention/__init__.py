@@ -19,7 +19,7 @@ __all__ = ["PAGE_SIZE", "Attention", "inverse_frequencies", "kernels", "lanes_fo
 
 
 def kernels(attention: Attention, inverse_frequencies: np.ndarray, threads: int) -> dict[str, tirx.PrimFunc]:
-    """The kernels, by the names of the functions of TVM's ``TIRPagedKVCache`` that they replace.
+    """The kernels by name. In a library, their names begin with ``attention_``.
 
     Args:
         attention: The heads.
@@ -27,11 +27,11 @@ def kernels(attention: Attention, inverse_frequencies: np.ndarray, threads: int)
         threads: Threads of the target.
     """
     made = {
-        "tir_kv_cache_transpose_append": append(attention),
-        "fused_rope": split_rotary(attention, inverse_frequencies),
-        "batch_decode_paged_kv_cpu": decode(attention, threads),
-        "batch_prefill_paged_kv_cpu": prefill_paged(attention),
-        "batch_prefill_ragged_kv": prefill_ragged(attention),
-        "merge_state_inplace_cpu": merge(attention),
+        "append": append(attention),
+        "split_rotary": split_rotary(attention, inverse_frequencies),
+        "decode": decode(attention, threads),
+        "prefill": prefill_paged(attention),
+        "prefill_ragged": prefill_ragged(attention),
+        "merge": merge(attention),
     }
-    return {name: function.with_attr("global_symbol", name) for name, function in made.items()}
+    return {name: function.with_attr("global_symbol", f"attention_{name}") for name, function in made.items()}
