@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,10 +18,25 @@ from edge_transact.prune.journal import Journal
 from tests.support.pruning import TEXT, weights_of
 
 
-@pytest.fixture
-def options(tmp_path: Path) -> dict:
-    (tmp_path / "text.txt").write_text(TEXT)
-    return {"calibration": str(tmp_path / "text.txt"), "calibration_tokens": 2048}
+@pytest.fixture(scope="module")
+def options(tmp_path_factory) -> dict:
+    text = tmp_path_factory.mktemp("calibration") / "text.txt"
+    text.write_text(TEXT)
+    return {"calibration": str(text), "calibration_tokens": 512}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_model, tmp_path_factory, options) -> Callable[[str], tuple[PruneOptions, str]]:
+    """``uninterrupted(method)``: the options, and the weights' digest of a run that nothing interrupts."""
+
+    @cache
+    def run(method: str) -> tuple[PruneOptions, str]:
+        whole = PruneOptions(ratio=0.4, method=method, compensate=True, shots=2, **options)
+        directory = tmp_path_factory.mktemp(method) / "whole"
+        prune(str(tiny_model), directory, whole)
+        return whole, weights_of(directory)
+
+    return run
 
 
 class KilledError(Exception):
@@ -29,12 +46,11 @@ class KilledError(Exception):
 @pytest.mark.parametrize("method", ["best", "transact", "llm-pruner"])
 @pytest.mark.parametrize("after", [1, 4, 7, 8, 9, 10, 11, 12, 13, 14, 15])
 def test_the_same_bytes_wherever_it_was_interrupted(
-    tiny_model, tmp_path: Path, options, monkeypatch, method: str, after: int
+    tiny_model, tmp_path: Path, uninterrupted, monkeypatch, method: str, after: int
 ) -> None:
+    options, weights = uninterrupted(method)
     # Write the state after every layer, or after hardly any.
     monkeypatch.setattr("edge_transact.prune.journal.STATE_S", 0 if after % 2 else 60)
-    arguments = {"method": method, "compensate": True, "shots": 2, **options}
-    prune(str(tiny_model), tmp_path / "whole", PruneOptions(ratio=0.4, **arguments))
     puts = []
 
     def put(journal: Journal, name: str, tensors) -> None:
@@ -46,10 +62,10 @@ def test_the_same_bytes_wherever_it_was_interrupted(
     original = Journal.__setitem__
     with monkeypatch.context() as patch, pytest.raises(KilledError):
         patch.setattr(Journal, "__setitem__", put)
-        prune(str(tiny_model), tmp_path / "out", PruneOptions(ratio=0.4, **arguments))
+        prune(str(tiny_model), tmp_path / "out", options)
     assert not (tmp_path / "out").exists() and (tmp_path / ".out.prune").is_dir()
-    prune(str(tiny_model), tmp_path / "out", PruneOptions(ratio=0.4, **arguments), resume=True)
-    assert weights_of(tmp_path / "out") == weights_of(tmp_path / "whole")
+    prune(str(tiny_model), tmp_path / "out", options, resume=True)
+    assert weights_of(tmp_path / "out") == weights
     assert not (tmp_path / ".out.prune").exists()
 
 
