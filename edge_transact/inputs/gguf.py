@@ -1,4 +1,8 @@
-"""Converts a LLaMA in a ``.gguf`` file to a Hugging Face directory. transformers dequantizes it."""
+"""Converts a LLaMA in a ``.gguf`` file to a Hugging Face directory.
+
+transformers reads the configuration and the tokenizer. It would read the tensors too, but it builds a table of all
+tensors' names for every module of the model, and holds the model in float32.
+"""
 
 from __future__ import annotations
 
@@ -27,40 +31,60 @@ def convert_gguf(file: Path, directory: Path) -> None:
     value, is far below their quantization steps, and it halves disk and memory.
 
     Raises:
-        EdgeTransactError: The file isn't GGUF, is truncated, or isn't a LLaMA, or a package of the extra is missing.
+        EdgeTransactError: The file isn't GGUF, is truncated, isn't a LLaMA or lacks a tensor, or the extra's package is
+            missing.
     """
     reader = _open(file)
     import torch
     from gguf import GGMLQuantizationType
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerFast
 
     exact = (GGMLQuantizationType.F32, GGMLQuantizationType.F16)
     matrices = [tensor for tensor in reader.tensors if len(tensor.shape) > 1]
     dtype = torch.float32 if any(tensor.tensor_type in exact for tensor in matrices) else torch.bfloat16
 
-    location = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    model = AutoModelForCausalLM.from_pretrained(**location, dtype=torch.float32)
-    config = model.config.to_diff_dict()
-    config.pop("quantization_config", None)
+    location: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    stored = AutoConfig.from_pretrained(**location)
+    config = stored.to_diff_dict()
     config |= {"architectures": ["LlamaForCausalLM"], "dtype": str(dtype).removeprefix("torch.")}
     if scaling := _llama3_scaling(file, reader, config):
         config["rope_parameters"] |= scaling
     plan = WidthPlan.from_config(config)
-    state = model.state_dict()
-
-    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
-        for name in tensor_shapes(plan):
-            yield name, state[name].to(dtype)
-
-    write_shards(directory, tensor_shapes(plan), tensors())
+    shapes = tensor_shapes(plan)
+    write_shards(directory, shapes, ((name, tensor.to(dtype)) for name, tensor in _tensors(file, reader, plan)))
     (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    model.generation_config.save_pretrained(directory)
-    AutoTokenizer.from_pretrained(**location).save_pretrained(directory)
+    GenerationConfig.from_model_config(stored).save_pretrained(directory)
+    # AutoTokenizer, which chooses this class for a LLaMA, would first read the configuration again.
+    PreTrainedTokenizerFast.from_pretrained(**location).save_pretrained(directory)
+
+
+def _tensors(file: Path, reader: GGUFReader, plan: WidthPlan) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors in transformers' names and order, float32.
+
+    llama.cpp's converter interleaves the halves of each head of q and k (``LlamaModel.permute`` in its
+    ``convert_hf_to_gguf.py``).
+
+    Raises:
+        EdgeTransactError: A tensor is missing or has another shape.
+    """
+    import gguf
+    import torch
+
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, len(plan.layers))
+    for name, shape in tensor_shapes(plan).items():
+        found = tensors.get(str(names.get_name(name, try_suffixes=(".weight", ".bias"))))
+        if found is None or tuple(map(int, reversed(found.shape))) != shape:
+            raise EdgeTransactError(f"{file} has no {name} of {list(shape)}", fix="Use a GGUF of a LLaMA model.")
+        tensor = torch.tensor(gguf.dequantize(found.data, found.tensor_type)).reshape(shape)
+        if "q_proj" in name or "k_proj" in name:
+            pairs = tensor.reshape(-1, plan.head_dim // 2, 2, *shape[1:])
+            tensor = pairs.transpose(1, 2).reshape(shape)
+        yield name, tensor
 
 
 def _open(file: Path) -> GGUFReader:
     try:
-        import accelerate  # noqa: F401  # transformers needs it to load GGUF
         from gguf import GGUFReader
     except ImportError as error:
         raise EdgeTransactError(
