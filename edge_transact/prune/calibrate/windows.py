@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from edge_transact.artifacts.digests import files_digest
 from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.writer import TOKENIZER_FILES
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
 from edge_transact.inputs.texts import DOCUMENT_SEPARATOR, read_documents
 from edge_transact.prune.calibrate.suitability import check_text
@@ -110,10 +114,12 @@ def read_calibration(
     if tokens < window * len(texts):
         each = f" for each of {len(texts)} texts" if len(texts) > 1 else ""
         raise UsageError(f"--calibration-tokens {tokens} is less than a window of {window}{each}", fix="Give more.")
-    tokenizer = _tokenizer(checkpoint)
+    files = [path for path in map(checkpoint.path.joinpath, TOKENIZER_FILES) if path.is_file()]
+    tokenizer = _tokenizer(checkpoint.path, files_digest(files))
     documents = [read_documents(text, "calibration") for text in texts]
     pools = [
-        _windows(text, of_text, tokenizer, window, packing) for text, of_text in zip(texts, documents, strict=True)
+        _windows(text, tuple(of_text), tokenizer, window, packing)
+        for text, of_text in zip(texts, documents, strict=True)
     ]
     shares = _shares([len(pool) for pool in pools], tokens // window)
     if sum(shares) < tokens // window:
@@ -150,21 +156,27 @@ def _window(checkpoint: Checkpoint, window: int | None) -> int:
     return window
 
 
-def _tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+@functools.lru_cache(maxsize=4)
+def _tokenizer(path: Path, _digest: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint. While its files have this digest, it is the same object."""
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(checkpoint.path)
+        return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise EdgeTransactError(
-            f"{checkpoint.path} has no tokenizer that loads: {error}", fix="Copy the model's tokenizer files there."
+            f"{path} has no tokenizer that loads: {error}", fix="Copy the model's tokenizer files there."
         ) from error
 
 
+@functools.lru_cache(maxsize=4)
 def _windows(
-    text: str, documents: Sequence[str], tokenizer: PreTrainedTokenizerBase, window: int, packing: str
+    text: str, documents: tuple[str, ...], tokenizer: PreTrainedTokenizerBase, window: int, packing: str
 ) -> torch.Tensor:
-    """All windows of a text, int64 ``[windows, window]``."""
+    """All windows of a text, int64 ``[windows, window]``.
+
+    They are kept: tokenizing takes seconds, and a build that prunes and rounds, or a study, draws from a text again.
+    """
     pieces = [DOCUMENT_SEPARATOR.join(documents)] if packing == "joined" else list(documents)
     # `verbose=False`: no warning about texts longer than the model's context, since they are cut into windows.
     tokenized = tokenizer(pieces, verbose=False)["input_ids"]
