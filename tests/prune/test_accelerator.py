@@ -44,7 +44,7 @@ RUNS += [
 @pytest.mark.parametrize("options", RUNS, ids=lambda options: "-".join(map(str, options.values())))
 def test_the_same_model_as_from_the_cpu(tiny_model, tmp_path: Path, monkeypatch, options: dict) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
-    options = {**options, "calibration": str(tmp_path / "text.txt"), "calibration_tokens": 1024}
+    options = {**options, "calibration": str(tmp_path / "text.txt"), "calibration_tokens": 512}
     prune(str(tiny_model), tmp_path / "cpu", PruneOptions(ratio=0.3, **options))
     with accelerator() as device:
         monkeypatch.setattr(layerwise, "compute_device", lambda: torch.device(NAME, 0))

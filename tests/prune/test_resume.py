@@ -15,7 +15,7 @@ from edge_transact.errors import UsageError
 from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune import run as pipeline
 from edge_transact.prune.journal import Journal
-from tests.support.pruning import TEXT, weights_of
+from tests.support.pruning import TEXT, prune_command, weights_of
 
 
 @pytest.fixture(scope="module")
@@ -99,15 +99,14 @@ def test_without_resume_earlier_results_are_removed(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_kill(tiny_model, tmp_path: Path, options) -> None:
     command = [sys.executable, "-m", "edge_transact", "prune", str(tiny_model), "--ratio", "0.4"]
-    command += ["--calibration", options["calibration"], "--calibration-tokens", "2048", "-o"]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    command += ["--calibration", options["calibration"], "--calibration-tokens", "512", "-o"]
     process = subprocess.Popen([*command, str(tmp_path / "out")], stderr=subprocess.DEVNULL)
     while process.poll() is None and not list(tmp_path.glob(".out.prune/score-*")):
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() in (-signal.SIGKILL, 0)
     if not (tmp_path / "out").exists():
-        resumed = subprocess.run([*command, str(tmp_path / "out"), "--resume"], capture_output=True, text=True)
-        assert resumed.returncode == 0, resumed.stderr
-        assert "Going on with what is in" in resumed.stderr
+        code, _, err = prune_command(*command[4:], tmp_path / "out", "--resume")
+        assert code == 0 and "Going on with what is in" in err, err
+    prune(str(tiny_model), tmp_path / "whole", PruneOptions(ratio=0.4, **options))
     assert weights_of(tmp_path / "out") == weights_of(tmp_path / "whole")
