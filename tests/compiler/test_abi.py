@@ -9,6 +9,7 @@ from edge_transact.compiler.library import build_library
 from edge_transact.compiler.targets import get_target
 from edge_transact.mlc.builtins import BYTECODE, CALLS, TAGS, bytecode, called, tags
 from edge_transact.runtime.host import PAGE_SIZE, HostModel
+from tests.support.dumps import assert_all_forms
 from tests.support.odd_models import FUNCTIONS
 
 QUANTIZATION = "q4f32_1"
@@ -23,8 +24,8 @@ def odd(request):
 @pytest.fixture(scope="module")
 def model(odd) -> HostModel:
     weights, quantization = odd.weights(QUANTIZATION)
-    path = odd.directory / "host.so"
-    build_library(odd.definition, quantization, get_target("host"), "edge_llama_odd", path)
+    path, dump = odd.directory / "host.so", odd.directory / "host-dump"
+    build_library(odd.definition, quantization, get_target("host"), "edge_llama_odd", path, dump)
     return HostModel(path, weights)
 
 
@@ -82,6 +83,10 @@ def torch_logits(reference, ids: list[int]) -> np.ndarray:
 def test_every_function_is_there(model):
     for name in FUNCTIONS:
         assert function(model, name) is not None
+
+
+def test_all_intermediate_forms_are_written(model, odd):
+    assert_all_forms(odd.directory / "host-dump", ["host.ll"])
 
 
 def test_what_is_asked_of_the_runtime_is_listed(model, odd):
