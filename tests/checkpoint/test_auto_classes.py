@@ -1,7 +1,9 @@
 """AutoConfig, AutoModelForCausalLM and AutoTokenizer, in whatever order things are imported; each case is a process."""
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -26,8 +28,42 @@ def odd_tiny(tiny_model, tmp_path_factory):
     return write_checkpoint(source, plan, narrowed(source, plan), {}, output).path
 
 
-def run(program: str, *, environment: dict[str, str] | None = None) -> str:
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, env=environment)
+FORKS = """
+import json, os, sys
+import scipy.optimize, sympy, torch
+for line in sys.stdin:
+    output, child_output = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(child_output, 1)
+        exec(json.loads(line), {"__name__": "__main__"})
+        sys.stdout.flush()
+        os._exit(0)
+    os.close(child_output)
+    with open(output) as lines:
+        printed = lines.read()
+    print(json.dumps([os.waitpid(child, 0)[1], printed]), flush=True)
+"""
+"""Forks for every program on stdin, after importing what transformers and we import, but neither of the two."""
+
+
+@pytest.fixture(scope="module")
+def forked() -> Iterator[Callable[[str], str]]:
+    """``forked(program)``: the last line that a program prints in a fork of `FORKS`."""
+    with subprocess.Popen([sys.executable, "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+
+        def run_forked(program: str) -> str:
+            parent.stdin.write(json.dumps(program).encode() + b"\n")
+            parent.stdin.flush()
+            status, printed = json.loads(parent.stdout.readline())
+            assert status == 0, printed
+            return printed.splitlines()[-1]
+
+        yield run_forked
+
+
+def run(program: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
 
@@ -45,21 +81,21 @@ def run(program: str, *, environment: dict[str, str] | None = None) -> str:
         "import edge_transact.checkpoint.modeling_edge_llama",
     ],
 )
-def test_with_edge_transact_imported(odd_tiny, first):
-    line = run(f"{first}\npath, remote = {str(odd_tiny)!r}, False\n{LOAD}")
+def test_with_edge_transact_imported(odd_tiny, forked, first):
+    line = forked(f"{first}\npath, remote = {str(odd_tiny)!r}, False\n{LOAD}")
     assert line.startswith(
         "edge_transact.checkpoint.configuration_edge_llama edge_transact.checkpoint.modeling_edge_llama"
     )
 
 
 @pytest.mark.slow
-def test_without_edge_transact(odd_tiny, tmp_path, monkeypatch):
+def test_without_edge_transact(odd_tiny, forked, tmp_path, monkeypatch):
     """The two files in the directory do alone, and give the same model."""
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path))
     program = f"import sys\nsys.modules['edge_transact'] = None\npath, remote = {str(odd_tiny)!r}, True\n{LOAD}"
     remote = run(program).split(maxsplit=2)
     assert all(module.startswith("transformers_modules.") for module in remote[:2])
-    local = run(f"import edge_transact\npath, remote = {str(odd_tiny)!r}, False\n{LOAD}").split(maxsplit=2)
+    local = forked(f"import edge_transact\npath, remote = {str(odd_tiny)!r}, False\n{LOAD}").split(maxsplit=2)
     assert remote[2] == local[2]
 
 
