@@ -38,6 +38,13 @@ def test_every_function_is_there(archives, target):
     assert [name for name in kernels if f"__tvm_ffi_{prefix}{name}\0".encode() not in data] == []
 
 
+def test_the_cache_has_no_kernels_for_other_models(archives, target):
+    """TVM's own cache would also have those for sliding windows, trees of draft tokens and MLA."""
+    kernels = set(re.findall(rb"__tvm_ffi_(\w+)", content(archives[target])))
+    assert any(b"prefill" in name for name in kernels)
+    assert [name for name in kernels if re.search(rb"sliding|tree|mla", name)] == []
+
+
 def test_the_metadata_has_every_field_that_the_engine_reads(archives, target, source):
     metadata, plan = archives[target].metadata, source.checkpoint.plan
     assert {key: metadata[key] for key in SIZES} == SIZES
