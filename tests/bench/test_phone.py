@@ -24,9 +24,9 @@ from tests.support.bench_runs import NASTY, copy_dist
 from tests.support.phone.phone import adb_server_beside
 
 
-def test_the_phone_gives_the_hosts_tokens(phone, run_bench, tmp_path):
-    on_phone = run_bench(phone.serial, repetitions=3)
-    on_host = run_bench("host", log=tmp_path / "host.jsonl")
+def test_the_phone_gives_the_hosts_tokens(phone, run_bench, built_dist, tmp_path):
+    on_phone = run_bench(phone.serial, dists=[built_dist], repetitions=3)
+    on_host = run_bench("host", dists=[built_dist], log=tmp_path / "host.jsonl")
     assert on_phone.failures == on_host.failures == []
     (theirs,), (ours,) = on_phone.results, on_host.results
     assert theirs["tokens"] == ours["tokens"] and len(ours["tokens"]) == 4
