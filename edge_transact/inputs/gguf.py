@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,9 @@ def convert_gguf(file: Path, directory: Path) -> None:
     dtype = torch.float32 if any(tensor.tensor_type in exact for tensor in matrices) else torch.bfloat16
 
     location = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    model = AutoModelForCausalLM.from_pretrained(**location, dtype=torch.float32)
+    with _parsed_once(reader):
+        model = AutoModelForCausalLM.from_pretrained(**location, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(**location)
     config = model.config.to_diff_dict()
     config.pop("quantization_config", None)
     config |= {"architectures": ["LlamaForCausalLM"], "dtype": str(dtype).removeprefix("torch.")}
@@ -55,7 +58,20 @@ def convert_gguf(file: Path, directory: Path) -> None:
     write_shards(directory, tensor_shapes(plan), tensors())
     (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     model.generation_config.save_pretrained(directory)
-    AutoTokenizer.from_pretrained(**location).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+@contextmanager
+def _parsed_once(reader: GGUFReader) -> Iterator[None]:
+    """Gives transformers the reader that is there: it would parse the file three times, for seconds each."""
+    import gguf
+
+    original = gguf.GGUFReader
+    gguf.GGUFReader = lambda path: reader  # type: ignore[assignment, misc]
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = original  # type: ignore[misc]
 
 
 def _open(file: Path) -> GGUFReader:
