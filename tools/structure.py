@@ -13,6 +13,9 @@ from html import escape
 from pathlib import Path
 
 import grimp
+import numpy as np
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "edge_transact"
@@ -61,18 +64,24 @@ def table(package: str = PACKAGE) -> str:
     return "\n".join(rows)
 
 
+def text_width(text: str, font: FontProperties) -> float:
+    """Width of a line of text, in the unit of the font's size.
+
+    `TextPath.get_extents` finds the same, but slowly: it searches curves for their extremes. A font has points there.
+    """
+    path = TextPath((0, 0), text, prop=font)
+    return float(np.ptp(path.vertices[path.codes != path.CLOSEPOLY, 0]))
+
+
 def drawing() -> str:
     """An SVG of the layers: a row of boxes for each, and the rule that imports point down."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextPath
-
     font = FontProperties(family="DejaVu Sans", size=TEXT_SIZE)
 
     def wrapped(text: str, width: float) -> list[str]:
         lines = [""]
         for word in text.replace("`", "").split():
             longer = f"{lines[-1]} {word}".strip()
-            if TextPath((0, 0), longer, prop=font).get_extents().width <= width:
+            if text_width(longer, font) <= width:
                 lines[-1] = longer
             else:
                 lines.append(word)

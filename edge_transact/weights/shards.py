@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ValidationError
 
 from edge_transact.artifacts.dist_files import TENSOR_CACHE
@@ -278,6 +277,8 @@ class ShardReader:
 
 def _to_bf16(array: np.ndarray) -> np.ndarray:
     """float32 to the bits of bf16, nearest even; finite values stay finite, as in TVM's writer."""
+    import torch
+
     limit = torch.finfo(torch.bfloat16).max
     values = torch.from_numpy(np.ascontiguousarray(array)).clamp(-limit, limit)
     return values.to(torch.bfloat16).view(torch.int16).numpy()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.bench.session import BenchOutcome
 from tests.support.bench_runs import NASTY, QUICK
 from tests.support.phone.leftovers import binfmt
@@ -34,13 +37,27 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built_dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny trained LLaMA in q4f32_1, for this host and for the phone's CPU."""
     from edge_transact.build.dist import build
     from edge_transact.build.options import BuildOptions
 
-    path = tmp_path_factory.mktemp("dist") / NASTY
+    path = tmp_path_factory.mktemp("built") / "dist"
     build("demo:tiny", path, BuildOptions(target=["host", "android-cpu"], quant="q4f32_1"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_dist(built_dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy with a short parity record: an emulated phone takes a second for the full one in each visit."""
+    from edge_transact.runtime.host import HostModel
+
+    path = tmp_path_factory.mktemp("dist") / NASTY
+    shutil.copytree(built_dist, path)
+    manifest = json.loads((path / MANIFEST).read_text())
+    prompt = manifest["parity"]["prompt_ids"][:8]
+    manifest["parity"] |= {"prompt_ids": prompt, "greedy_ids": list(HostModel.load(path).generate(prompt, 4))}
+    (path / MANIFEST).write_text(json.dumps(manifest))
     return path
 
 

@@ -195,7 +195,7 @@ def test_runner_crashes_at_once(two_attempts, phone, run_bench, tmp_path):
 def test_runner_hangs(two_attempts, phone, run_bench, tmp_path, monkeypatch):
     monkeypatch.setattr("edge_transact.bench.drivers.adb.runner.GRACE_S", 0)
     outcome = run_bench(
-        phone.serial, runner=fake_runner(tmp_path, "repetition 0; sleep 600"), repetitions=6, timeout_s=2
+        phone.serial, runner=fake_runner(tmp_path, "repetition 0; sleep 600"), repetitions=6, timeout_s=1
     )
     assert len(repetitions(run_bench.log)) == 4 and "took longer" in outcome.failures[0]
     assert [line for line in phone.processes().values() if "edge-bench" in line] == []

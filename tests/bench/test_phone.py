@@ -18,15 +18,16 @@ from edge_transact.bench.model import BenchModel
 from edge_transact.bench.records.plan import Lengths
 from edge_transact.build.dist import build
 from edge_transact.build.options import BuildOptions
+from edge_transact.inputs import read_text
 from edge_transact.prune import PruneOptions
 from tests.support.bench_logs import repetitions
 from tests.support.bench_runs import NASTY, copy_dist
 from tests.support.phone.phone import adb_server_beside
 
 
-def test_the_phone_gives_the_hosts_tokens(phone, run_bench, tmp_path):
-    on_phone = run_bench(phone.serial, repetitions=3)
-    on_host = run_bench("host", log=tmp_path / "host.jsonl")
+def test_the_phone_gives_the_hosts_tokens(phone, run_bench, built_dist, tmp_path):
+    on_phone = run_bench(phone.serial, dists=[built_dist], repetitions=3)
+    on_host = run_bench("host", dists=[built_dist], log=tmp_path / "host.jsonl")
     assert on_phone.failures == on_host.failures == []
     (theirs,), (ours,) = on_phone.results, on_host.results
     assert theirs["tokens"] == ours["tokens"] and len(ours["tokens"]) == 4
@@ -47,12 +48,15 @@ def test_a_pruned_smollm2_gives_the_hosts_tokens(phone, run_bench, tmp_path, mon
     """A third of the heads, a sixth of the MLP, and few tokens of the parity record, because the phone is emulated."""
     record = BenchModel.check
     monkeypatch.setattr(BenchModel, "check", lambda model: (record(model)[0], record(model)[1][:3]))
-    dist = tmp_path / "smollm2"
+    dist, text = tmp_path / "smollm2", tmp_path / "speeches.txt"
+    text.write_text(read_text("demo:sotu", "calibration")[:20_000])
     build(
         "demo:smollm2",
         dist,
         BuildOptions(target=["host", "android-cpu"], context=256, prefill_chunk=8),
-        pruning=PruneOptions(heads=3, intermediate=256, method="magnitude", calibration_tokens=512),
+        pruning=PruneOptions(
+            heads=3, intermediate=256, method="magnitude", calibration=str(text), calibration_tokens=512
+        ),
     )
     options = {"dists": [dist], "lengths": (Lengths(16, 4),), "repetitions": 1, "timeout_s": 600}
     on_phone = run_bench(phone.serial, **options)

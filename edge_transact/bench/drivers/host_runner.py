@@ -50,6 +50,8 @@ def main() -> None:
     """Entry point of ``python -m edge_transact.bench.drivers.host_runner``."""
     request = HostRequest(**json.load(sys.stdin))
     _write(StartLine(run=request.run))
+    # TVM imports torch if it is installed, which takes seconds and memory, and no measurement needs it.
+    sys.modules["torch"] = None  # type: ignore[assignment]
     # Before the clock starts: imports are this process's cost, not the model's.
     import tvm
 

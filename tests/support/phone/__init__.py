@@ -1,1 +1,1 @@
-"""A stand-in phone: real adb and adbd, and an arm64 userland under qemu, in a network namespace of its own."""
+"""A stand-in phone: real adb and adbd in a network namespace of its own, and arm64 binaries under qemu."""

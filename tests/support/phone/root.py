@@ -1,4 +1,8 @@
-"""The phone's file system: arm64 Debian packages, unpacked once into a directory that every phone copies."""
+"""The phone's file system: Debian packages, unpacked once into a directory that every phone copies.
+
+Its shell, its tools and adbd are this machine's own kind of binaries, and so run at full speed. The libraries that the
+runner needs are arm64's, because only the runner and the models' libraries are emulated.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from tests.support.phone.leftovers import BINFMT, BINFMT_RULE
 from tests.support.phone.runner import cache_directory, one_at_a_time
 
 FILES = Path(__file__).parent / "files"
-PACKAGES = ("adbd", "mksh", "toybox", "libstdc++6")
+PACKAGES = ("adbd", "mksh", "toybox", "libstdc++6:arm64")
 PROGRAMS = (
     "adb", "qemu-aarch64", "ip", "unshare", "nsenter", "apt-get", "aarch64-linux-gnu-g++", "cmake", "ninja"
 )  # fmt: skip
@@ -69,13 +73,16 @@ def phone_root() -> Path:
 
 
 def _download(workspace: Path) -> list[Path]:
-    """Download the packages and their dependencies with an apt configuration of its own, for arm64 alone."""
+    """Download the packages and their dependencies with an apt configuration of its own."""
+    print_architecture = ["dpkg", "--print-architecture"]
+    native = subprocess.run(print_architecture, capture_output=True, text=True, check=True).stdout.strip()
     for name in ("lists/partial", "cache/archives/partial"):
         (workspace / name).mkdir(parents=True)
     (workspace / "status").touch()
     config = workspace / "apt.conf"
     config.write_text(
-        'APT::Architecture "arm64"; APT::Architectures { "arm64"; }; APT::Install-Recommends "false";\n'
+        f'APT::Architecture "{native}"; APT::Architectures {{ "{native}"; "arm64"; }};\n'
+        'APT::Install-Recommends "false";\n'
         f'APT::Sandbox::User "root"; Dir::State "{workspace}"; Dir::State::lists "{workspace}/lists";\n'
         f'Dir::State::status "{workspace}/status"; Dir::Cache "{workspace}/cache"; Debug::NoLocking "true";\n'
     )
@@ -86,13 +93,13 @@ def _download(workspace: Path) -> list[Path]:
 
 
 def _unpack(packages: list[Path], root: Path) -> None:
-    for name in ("bin", "sbin", "lib"):
+    for name in ("bin", "sbin", "lib", "lib64"):
         (root / "usr" / name).mkdir(parents=True)
         (root / name).symlink_to(f"usr/{name}")
     for package in packages:
         subprocess.run(["dpkg-deb", "--extract", str(package), str(root)], check=True)
-    for name in ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/lib/aarch64-linux-gnu/gconv"):
-        shutil.rmtree(root / name, ignore_errors=True)
+    for path in [root / "usr/share", *root.glob("usr/lib/*/gconv")]:
+        shutil.rmtree(path)
 
 
 def _furnish(root: Path) -> None:
