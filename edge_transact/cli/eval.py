@@ -25,6 +25,10 @@ def evaluate(
     max_windows: Annotated[
         int | None, typer.Option(min=1, help="Use the first windows only, at most this many.")
     ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL|DIST", help="Also measure how far each model's predictions are from this model's."),
+    ] = None,
     tasks: Annotated[
         str, typer.Option(metavar="NAME[,NAME]", help="Also score these tasks of lm-evaluation-harness.")
     ] = "",
@@ -39,13 +43,16 @@ def evaluate(
     """Measure the perplexity of models on a text, and their scores on tasks: dense or pruned, in torch or built.
 
     A DIST is measured through its host library, with its quantization. Results are comparable if the text, the window
-    and the number of windows are the same; `--json` prints the text's sha256 and the token count.
+    and the number of windows are the same; `--json` prints the text's sha256 and the token count. `--reference`
+    compares predictions one by one, which shows what pruning or quantization changed with less noise than perplexity.
 
     **Examples**
 
     `edge-transact eval demo:smollm2 --text demo:sotu --max-windows 64`
 
     `edge-transact eval demo:smollm2 pruned dist --max-windows 16 --json`
+
+    `edge-transact eval pruned dist --reference demo:smollm2 --max-windows 16`
 
     `edge-transact eval pruned dist --max-windows 16 --tasks arc_easy,piqa --limit 100`
     """
@@ -59,15 +66,22 @@ def evaluate(
         loaded = Tasks([name.strip() for name in tasks.split(",")], include_path=include_path, limit=limit)
     elif include_path or limit:
         raise UsageError("--include-path and --limit need --tasks", fix="Name some: --tasks arc_easy,piqa")
-    results = evaluate_models(models, text=text, window=window, max_windows=max_windows, tasks=loaded)
+    results = evaluate_models(
+        models, text=text, window=window, max_windows=max_windows, reference=reference, tasks=loaded
+    )
 
     def table() -> None:
         from rich.console import Console
         from rich.table import Table
 
-        rows = Table("model", "perplexity", "tokens")
+        divergence = ("KL mean", "KL median", "KL 99 %", "same top token") if reference else ()
+        rows = Table("model", "perplexity", "tokens", *divergence)
         for name, result in zip(models, results, strict=True):
-            rows.add_row(Path(name).name, f"{result['perplexity']:.2f}", f"{result['tokens']:,}")
+            cells = [Path(name).name, f"{result['perplexity']:.2f}", f"{result['tokens']:,}"]
+            if reference:
+                cells += [f"{result[key]:.4f}" for key in ("kl_mean", "kl_median", "kl_p99")]
+                cells += [f"{result['same_top']:.1%}"]
+            rows.add_row(*cells)
         Console().print(rows)
         if tasks:
             scores = Table("model", "task", "metric", "value")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from edge_transact import progress
 from edge_transact.artifacts.dist_files import MANIFEST
-from edge_transact.evaluate.perplexity import PerplexityResult, perplexity
+from edge_transact.evaluate.perplexity import LogitsFunction, PerplexityResult, perplexity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,7 +21,10 @@ logger = logging.getLogger(__name__)
 
 
 class Evaluation(TypedDict):
-    """The object that ``eval --json`` prints for a model: its `PerplexityResult`, and its scores by task."""
+    """The object that ``eval --json`` prints for a model: its `PerplexityResult`, and its scores by task.
+
+    With a reference, its name and the figures of `Divergence` are included.
+    """
 
     model: str
     text: str
@@ -31,6 +34,11 @@ class Evaluation(TypedDict):
     window: int
     text_tokens: int
     text_sha256: str
+    reference: NotRequired[str]
+    kl_mean: NotRequired[float]
+    kl_median: NotRequired[float]
+    kl_p99: NotRequired[float]
+    same_top: NotRequired[float]
     tasks: Scores
 
 
@@ -40,6 +48,7 @@ def evaluate_models(
     text: str,
     window: int = 512,
     max_windows: int | None = None,
+    reference: str | None = None,
     tasks: Tasks | None = None,
 ) -> list[Evaluation]:
     """Evaluates models. Returns the objects that ``eval --json`` prints, one per model.
@@ -49,36 +58,46 @@ def evaluate_models(
         text: A TEXT.
         window: Tokens of a window.
         max_windows: The most windows; the first ones are used.
+        reference: A MODEL or DIST to measure each model's divergence from. It stays in memory beside them.
         tasks: Tasks to score, too.
 
     Raises:
-        EdgeTransactError: A model or the text can't be read, or the text is shorter than a window.
+        EdgeTransactError: A model or the text can't be read, the text is shorter than a window, or the reference has
+            another vocabulary.
     """
     from edge_transact.inputs import read_text
 
     document = read_text(text, "evaluation")
+    compared_with = _load(reference)[0] if reference else None
     results: list[Evaluation] = []
     for name in models:
         logger.info(f"{name} on {text}")
         model, tokenizer = _load(name)
-        result = _perplexity(model, tokenizer, document, window, max_windows)
+        result = _perplexity(model, tokenizer, document, window, max_windows, compared_with)
         scores: Scores = {}
         if tasks:
             logger.info(f"{name} on tasks")
             scores = tasks.scores(model, tokenizer)
-        results.append(
-            Evaluation(
-                model=name,
-                text=text,
-                perplexity=result.perplexity,
-                tokens=result.tokens,
-                windows=result.windows,
-                window=result.window,
-                text_tokens=result.text_tokens,
-                text_sha256=result.text_sha256,
-                tasks=scores,
-            )
+        evaluation = Evaluation(
+            model=name,
+            text=text,
+            perplexity=result.perplexity,
+            tokens=result.tokens,
+            windows=result.windows,
+            window=result.window,
+            text_tokens=result.text_tokens,
+            text_sha256=result.text_sha256,
+            tasks=scores,
         )
+        if reference and (divergence := result.divergence):
+            evaluation |= {
+                "reference": reference,
+                "kl_mean": divergence.kl_mean,
+                "kl_median": divergence.kl_median,
+                "kl_p99": divergence.kl_p99,
+                "same_top": divergence.same_top,
+            }
+        results.append(evaluation)
     return results
 
 
@@ -124,8 +143,19 @@ def _perplexity(
     document: str,
     window: int,
     max_windows: int | None,
+    reference: PreTrainedModel | HostModel | None = None,
 ) -> PerplexityResult:
+    return perplexity(
+        _network(model),
+        tokenizer,
+        document,
+        window=window,
+        max_windows=max_windows,
+        reference=None if reference is None else _network(reference),
+    )
+
+
+def _network(model: PreTrainedModel | HostModel) -> PreTrainedModel | LogitsFunction:
     from edge_transact.runtime.host import HostModel
 
-    network = model.window_logits if isinstance(model, HostModel) else model
-    return perplexity(network, tokenizer, document, window=window, max_windows=max_windows)
+    return model.window_logits if isinstance(model, HostModel) else model

@@ -3,12 +3,14 @@
 A text is tokenized once, with the special tokens that the tokenizer adds by default, and cut into windows of equal
 length that don't overlap; the remainder is dropped. Every window is one forward pass without previous context. The
 perplexity is the exponential of the mean negative log-likelihood of tokens 2..n of all windows, in fp32.
+
+Where the same token is predicted by a reference model, too, the two distributions are compared: see `Divergence`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,23 @@ LogitsFunction = Callable[[Sequence[int]], "np.ndarray | torch.Tensor"]
 
 
 @dataclass(frozen=True)
+class Divergence:
+    """How far a model's predictions of tokens 2..n of all windows are from a reference's.
+
+    Attributes:
+        kl_mean: The mean Kullback-Leibler divergence KL(reference || model) of a prediction, in nats.
+        kl_median: The median.
+        kl_p99: The 99th percentile.
+        same_top: The share of predictions whose likeliest token is the reference's.
+    """
+
+    kl_mean: float
+    kl_median: float
+    kl_p99: float
+    same_top: float
+
+
+@dataclass(frozen=True)
 class PerplexityResult:
     """The result of one model on one text.
 
@@ -36,6 +55,7 @@ class PerplexityResult:
         window: Tokens of a window.
         text_tokens: Tokens of the whole text.
         text_sha256: sha256 of the text's UTF-8 bytes, so that nobody compares figures on different texts.
+        divergence: From the reference; `None` without one.
     """
 
     perplexity: float
@@ -44,6 +64,7 @@ class PerplexityResult:
     window: int
     text_tokens: int
     text_sha256: str
+    divergence: Divergence | None = None
 
 
 def windows_of(token_ids: Sequence[int], window: int, max_windows: int | None = None) -> list[Sequence[int]]:
@@ -73,6 +94,7 @@ def perplexity(
     *,
     window: int = 512,
     max_windows: int | None = None,
+    reference: torch.nn.Module | LogitsFunction | None = None,
 ) -> PerplexityResult:
     """The perplexity of a model on a text, as defined in the module's docstring.
 
@@ -82,17 +104,24 @@ def perplexity(
         text: One string; `edge_transact.inputs.read_text` joins documents.
         window: Tokens of a window.
         max_windows: The most windows; the first ones are used.
+        reference: A model with the same vocabulary, to measure the divergence from.
 
     Raises:
-        EdgeTransactError: See `windows_of`; or the model's log-likelihood isn't finite.
+        EdgeTransactError: See `windows_of`; the model's log-likelihood isn't finite; or the reference has another
+            vocabulary.
     """
-    import torch
 
     # `verbose=False`: no warning that the text is longer than the model's context, since it is cut into windows.
     token_ids = tokenizer(text, verbose=False)["input_ids"]
     windows = windows_of(token_ids, window, max_windows)
-    logits_function = _logits_of(model) if isinstance(model, torch.nn.Module) else model
-    total = _negative_log_likelihood(logits_function, track(windows, "perplexity"))
+    total, comparisons = 0.0, []
+    logits_of = _logits_of(model)
+    reference_logits_of = None if reference is None else _logits_of(reference)
+    for ids in track(windows, "perplexity"):
+        predicted = _predicted(logits_of, ids)
+        total += _negative_log_likelihood(predicted, ids)
+        if reference_logits_of:
+            comparisons.append(_compare(_predicted(reference_logits_of, ids), predicted))
     mean = total / (len(windows) * (window - 1))
     if not math.isfinite(mean):
         raise EdgeTransactError(
@@ -105,12 +134,15 @@ def perplexity(
         window=window,
         text_tokens=len(token_ids),
         text_sha256=text_digest(text),
+        divergence=_divergence(comparisons) if comparisons else None,
     )
 
 
-def _logits_of(model: torch.nn.Module) -> LogitsFunction:
+def _logits_of(model: torch.nn.Module | LogitsFunction) -> LogitsFunction:
     import torch
 
+    if not isinstance(model, torch.nn.Module):
+        return model
     device = next(model.parameters()).device
 
     def logits(window: Sequence[int]) -> torch.Tensor:
@@ -120,15 +152,54 @@ def _logits_of(model: torch.nn.Module) -> LogitsFunction:
     return logits
 
 
-def _negative_log_likelihood(logits_function: LogitsFunction, windows: Iterable[Sequence[int]]) -> float:
-    """The sum over tokens 2..n of every window, in fp32 within a window and in fp64 over windows."""
+def _predicted(logits_of: LogitsFunction, window: Sequence[int]) -> torch.Tensor:
+    """The logits of tokens 2..n of a window, fp32 ``[n - 1, vocab_size]``."""
     import torch
 
-    total = 0.0
-    for window in windows:
-        logits = torch.as_tensor(logits_function(window))
-        if logits.shape[0] != len(window):
-            raise ValueError(f"logits {list(logits.shape)} for a window of {len(window)} tokens")
-        targets = torch.tensor(window[1:], device=logits.device)
-        total += torch.nn.functional.cross_entropy(logits[:-1].float(), targets, reduction="sum").item()
-    return total
+    logits = torch.as_tensor(logits_of(window))
+    if logits.shape[0] != len(window):
+        raise ValueError(f"logits {list(logits.shape)} for a window of {len(window)} tokens")
+    return logits[:-1].float()
+
+
+def _negative_log_likelihood(logits: torch.Tensor, window: Sequence[int]) -> float:
+    """The sum over tokens 2..n of a window, in fp32."""
+    import torch
+
+    targets = torch.tensor(window[1:], device=logits.device)
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="sum").item()
+
+
+def _compare(reference: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
+    """For each prediction, the divergence from the reference and whether both have the same likeliest token.
+
+    Args:
+        reference: Logits ``[predictions, vocab_size]``.
+        model: Logits of the same shape.
+
+    Returns:
+        fp32 ``[2, predictions]``.
+    """
+    import torch
+
+    if reference.shape != model.shape:
+        raise EdgeTransactError(
+            f"the reference has a vocabulary of {reference.shape[1]} tokens, the model one of {model.shape[1]}",
+            fix="Name a reference with the same tokenizer, such as the model before pruning or quantization.",
+        )
+    expected, actual = reference.log_softmax(dim=-1), model.to(reference.device).log_softmax(dim=-1)
+    # The sum can be a rounding below 0.
+    divergence = torch.nn.functional.kl_div(actual, expected, reduction="none", log_target=True).sum(-1).clamp_min(0)
+    return torch.stack([divergence, (expected.argmax(dim=-1) == actual.argmax(dim=-1)).float()]).cpu()
+
+
+def _divergence(comparisons: Sequence[torch.Tensor]) -> Divergence:
+    import torch
+
+    divergence, same = torch.cat(list(comparisons), dim=1).double()
+    return Divergence(
+        kl_mean=divergence.mean().item(),
+        kl_median=divergence.quantile(0.5).item(),
+        kl_p99=divergence.quantile(0.99).item(),
+        same_top=same.mean().item(),
+    )

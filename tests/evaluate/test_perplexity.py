@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.distributions import Categorical, kl_divergence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edge_transact.errors import EdgeTransactError
@@ -108,3 +109,42 @@ def test_smollm2_on_demo_sotu():
     result = perplexity(model, lambda text, **_: {"input_ids": spread}, text)
     assert result.tokens == 10 * 512
     assert result.perplexity == pytest.approx(23.7, rel=0.03)
+
+
+def noisy(model, scale):
+    """The model's logits with noise that depends on the window alone."""
+
+    def logits(window):
+        with torch.inference_mode():
+            exact = model(torch.tensor([window])).logits[0]
+        return exact + scale * torch.randn(exact.shape, generator=torch.Generator().manual_seed(sum(window)))
+
+    return logits
+
+
+def test_divergence_is_the_kl_of_each_prediction(model, tokenizer):
+    changed = noisy(model, 1.0)
+    result = perplexity(changed, tokenizer, TEXT, window=32, max_windows=3, reference=model).divergence
+    ids = tokenizer(TEXT).input_ids
+    divergences, same = [], []
+    for window in (ids[start : start + 32] for start in (0, 32, 64)):
+        expected, actual = (
+            Categorical(logits=logits_of(window)[:-1].double()) for logits_of in (noisy(model, 0.0), changed)
+        )
+        divergences += kl_divergence(expected, actual).tolist()
+        same += (expected.mode == actual.mode).tolist()
+    assert result.kl_mean == pytest.approx(np.mean(divergences), rel=1e-4)
+    assert result.kl_median == pytest.approx(np.median(divergences), rel=1e-4)
+    assert result.kl_p99 == pytest.approx(np.quantile(divergences, 0.99), rel=1e-4)
+    assert 0 < result.same_top < 1 and result.same_top == pytest.approx(np.mean(same))
+
+
+def test_a_model_does_not_diverge_from_itself(model, tokenizer):
+    divergence = perplexity(model, tokenizer, TEXT, window=32, reference=model).divergence
+    assert divergence.kl_p99 == pytest.approx(0, abs=1e-6) and divergence.same_top == 1
+    assert perplexity(model, tokenizer, TEXT, window=32).divergence is None
+
+
+def test_a_reference_with_another_vocabulary_is_refused(model, tokenizer):
+    with pytest.raises(EdgeTransactError, match="vocabulary of 7 tokens, the model one of 1024"):
+        perplexity(model, tokenizer, TEXT, window=16, reference=lambda window: np.zeros((len(window), 7)))
