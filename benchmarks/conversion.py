@@ -34,6 +34,14 @@ LARGE = {
 """One layer of Llama-3-70B, which has the largest matrices of all LLaMAs."""
 
 
+CONVERSIONS = {
+    name + (f", {rounding}" if rounding else ""): (name, rounding)
+    for name, quantization in QUANTIZATIONS.items()
+    for rounding in (("nearest", "search") if quantization.bits else (None,))
+}
+"""The quantizations, with every rounding that reads no text: quantization and rounding by the table's name."""
+
+
 def measure(options: Options) -> str:
     """Measure, and return the section's table."""
     speed, memory = defaultdict(list), defaultdict(list)
@@ -43,7 +51,7 @@ def measure(options: Options) -> str:
         in_own_process(write_random, SPEED, checkpoint)
         nbytes = sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
         for number in track(range(options.repetitions + 1), "convert"):
-            for name in QUANTIZATIONS:
+            for name in CONVERSIONS:
                 seconds, peak = in_own_process(converted, checkpoint, name, options.threads)
                 if number:  # the first round loads the checkpoint into the page cache
                     speed[name].append(nbytes / seconds / 1e6)
@@ -53,21 +61,22 @@ def measure(options: Options) -> str:
         checkpoint = Path(directory) / "checkpoint"
         logger.info("random weights for a layer of Llama-3-70B")
         in_own_process(write_random, LARGE, checkpoint)
-        for name in track(QUANTIZATIONS, "convert"):
+        for name in track(CONVERSIONS, "convert"):
             _, large[name] = in_own_process(converted, checkpoint, name, options.threads)
-    rows = [
-        [name, page.spread(speed[name]), page.spread(memory[name]), f"{large[name]:,.0f}"] for name in QUANTIZATIONS
-    ]
+    rows = [[name, page.spread(speed[name]), page.spread(memory[name]), f"{large[name]:,.0f}"] for name in CONVERSIONS]
     header = ["", "MB/s of bf16, LLaMA-2-7B", "peak MiB", "peak MiB, Llama-3-70B's matrices"]
     return page.table(header, rows)
 
 
 def converted(checkpoint: Path, name: str, threads: int) -> tuple[float, float]:
-    """Convert into a temporary directory; returns seconds, and the process's peak memory in MiB."""
+    """Convert as one of `CONVERSIONS`; returns seconds, and the process's peak memory in MiB."""
+    from functools import partial
+
     import torch
 
     from edge_transact.checkpoint import Checkpoint
     from edge_transact.definition import load, render
+    from edge_transact.rounding.search import searched
     from edge_transact.system.memory import peak_rss_mib
     from edge_transact.weights.convert import convert
 
@@ -78,6 +87,9 @@ def converted(checkpoint: Path, name: str, threads: int) -> tuple[float, float]:
             (Path(directory) / file).write_text(text)
         sizes: dict[str, Any] = {"context_window_size": 2048, "prefill_chunk_size": 128, "max_batch_size": 1}
         definition = load(Path(directory), {**opened.config, "rope_scaling": None, **sizes})
+        quant, rounding = CONVERSIONS[name]
+        sources, quantization = definition.parameter_sources(), QUANTIZATIONS[quant]
+        rounding_of = partial(searched, opened, sources, quantization) if rounding == "search" else None
         start = time.perf_counter()
-        convert(opened, definition.parameter_sources(), QUANTIZATIONS[name], Path(directory))
+        convert(opened, sources, quantization, Path(directory), rounding_of)
         return time.perf_counter() - start, peak_rss_mib()

@@ -32,7 +32,7 @@ RATIO = 0.3
 QUESTION = "What is the capital of France?"
 WINDOWS = 16
 """Windows of 512 tokens of the evaluation text: enough to compare models; more of them measure better."""
-STEPS = 5
+STEPS = 6
 
 
 class Timer:
@@ -86,6 +86,14 @@ def demo(directory: Path = Path("demo")) -> None:
         ):
             logger.info(name)
             perplexities[name] = evaluate_model(model, document, max_windows=WINDOWS).perplexity
+    with timer.step("the same with MLC-LLM's rounding"):
+        for name, model in (("dense", MODEL), ("pruned", str(directory / "pruned"))):
+            options = BuildOptions(target=["host"], quant="q4f16_0", rounding="nearest")
+            build(model, directory / "nearest", options, force=True)
+            perplexities[f"{name} + nearest"] = evaluate_model(
+                str(directory / "nearest"), document, max_windows=WINDOWS
+            ).perplexity
+        shutil.rmtree(directory / "nearest")
     _report(directory, dense_build, pruned_build, answers, perplexities, timer.seconds)
 
 
@@ -154,6 +162,7 @@ def _comparison(dense: Build, pruned: Build, answers: Sequence[Answer], perplexi
     add("FLOPs per token at 512", [costs.decode_flops(plan, 512) for plan in plans])
     add(f"perplexity, {TEXT}, {WINDOWS} windows", [perplexities["dense"], perplexities["pruned"]], ".2f")
     add("the same, quantized, from the library", [perplexities["dense + W4"], perplexities["pruned + W4"]], ".2f")
+    add("the same, rounded as MLC-LLM does", [perplexities["dense + nearest"], perplexities["pruned + nearest"]], ".2f")
     # The first token of an answer comes from prefill: an answer of one token has no decode speed.
     speeds = [answer.decode_tok_s for answer in answers if answer.decode_tok_s]
     if len(speeds) == len(answers):

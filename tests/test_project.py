@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from edge_transact import costs
 from edge_transact.build.options import BuildOptions
 from edge_transact.cli import app
-from edge_transact.errors import EdgeTransactError
+from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.project import Project, json_schema, read_project
 from edge_transact.project.schema import Build, Prune
 from edge_transact.prune.options import BUDGET_KEYS, PruneChoices
@@ -156,6 +156,17 @@ def test_a_model_on_the_command_line_leaves_the_file_alone():
     project('model = "m"\n[prune]\nratio = 0.5\n[build]\ncontext = 256\n')
     given = asked(model="other")
     assert (given.model, given.prune, given.build.context) == ("other", None, None)
+
+
+def test_calibration_without_a_budget_is_for_a_rounding_that_reads_text():
+    text = {"calibration": ["notes.txt"], "calibration_tokens": 4096}
+    given = asked(model="m", rounding="gptq", **text)
+    assert given.prune.budgets() == [] and given.prune.calibration_tokens == 4096
+    project('model = "m"\n[prune]\ncalibration = "notes.txt"\n[build]\nrounding = "gptq"\n')
+    assert asked().prune.calibration == "notes.txt"
+    for rounding in ("search", "nearest", None):
+        with pytest.raises(UsageError, match="no budget"):
+            asked(model="m", rounding=rounding, **text)
 
 
 def test_the_schema_knows_every_key_and_every_name():

@@ -33,6 +33,7 @@ RECORD = "entry.json"
 KINDS = {
     "converted": "GGUF files and demo models as checkpoints",
     "pruned": "pruned checkpoints",
+    "rounded": "weights rounded to 4 bits with calibration text",
     "weights": "quantized parameter shards",
     "libraries": "compiled model libraries",
 }

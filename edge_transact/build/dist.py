@@ -20,7 +20,7 @@ from edge_transact.artifacts.outputs import new_directory, refuse_existing
 from edge_transact.build.concerns import concerns
 from edge_transact.build.options import BuildOptions
 from edge_transact.build.parity import DECODE_STEPS, Parity, compare, prompt_ids, reference_model
-from edge_transact.build.stages import place_library, place_weights, pruned
+from edge_transact.build.stages import Rounding, place_library, place_weights, pruned
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import PROVENANCE_FILE, TOKENIZER_FILES
 from edge_transact.compiler.targets import get_target
@@ -67,6 +67,7 @@ class Build:
             "model_lib": manifest.model_lib,
             "libraries": {target: str(self.directory / path) for target, path in manifest.libraries.items()},
             "quantization": manifest.quantization,
+            "rounding": manifest.rounding,
             "parameters": manifest.parameters,
             "weights_bytes": manifest.weights_bytes,
             "bits_per_parameter": manifest.bits_per_parameter,
@@ -93,7 +94,8 @@ def build(
         model: A MODEL.
         output: The directory.
         options: For what, in which quantization, and with which sizes.
-        pruning: Prune the model first, to this budget; bytes are counted in the build's quantization and context.
+        pruning: Prune the model first, to this budget; bytes are counted in the build's quantization and context. Its
+            calibration text is also what ``rounding="gptq"`` reads, with or without a budget.
         dump: A directory for the compiler's intermediate forms of each library, in ``dump/TARGET/``.
         force: Replace `output` if it exists.
 
@@ -106,13 +108,19 @@ def build(
     names = list(dict.fromkeys(options.target))
     kind = get_quantization(options.quant or default_quantization(names))
     refuse_existing(output, force)
+    rounding_name = options.rounding or ("nearest" if options.engine == "mlc" else "search")
+    if rounding_name != "nearest" and options.engine == "mlc":
+        raise UsageError(
+            f"--rounding {rounding_name} needs our compiler; MLC's rounds to nearest.",
+            fix="Leave out --rounding or --engine mlc.",
+        )
     if dump and options.engine == "mlc":
         raise UsageError("--dump needs our compiler, not MLC-LLM's", fix="Leave out --dump or --engine mlc.")
     mlc = MLC(names) if options.engine == "mlc" else None
     with tempfile.TemporaryDirectory(prefix="edge-transact-") as scratch:
         checkpoint = Checkpoint.open(resolve_model(model))
         sizes = _sizes(checkpoint, options)
-        if pruning:
+        if pruning and pruning.budgets():
             checkpoint = pruned(checkpoint, model, pruning.counted(kind.name, options.context or costs.DEFAULT_CONTEXT))
         checkpoint = _with_fast_tokenizer(checkpoint, Path(scratch) / "checkpoint")
         warnings = concerns(checkpoint.plan, kind, names, **sizes)
@@ -121,7 +129,8 @@ def build(
         if note := plain_note(checkpoint.path):
             logger.info(note)
         with new_directory(output, force=force) as directory:
-            manifest = _fill(directory, checkpoint, model, names, kind, sizes, Path(scratch), mlc, dump)
+            rounding = Rounding(rounding_name, pruning or PruneChoices())
+            manifest = _fill(directory, checkpoint, model, names, kind, rounding, sizes, Path(scratch), mlc, dump)
     return Build(output, manifest, tuple(warnings), time.perf_counter() - started)
 
 
@@ -165,6 +174,7 @@ def _fill(
     model: str,
     targets: Sequence[str],
     quantization: Quantization,
+    rounding: Rounding,
     sizes: dict[str, int],
     scratch: Path,
     mlc: MLC | None,
@@ -177,7 +187,7 @@ def _fill(
     definition = load(directory / "definition", _definition_config(checkpoint, sizes))
     model_lib = model_lib_name(files, definition, quantization)
 
-    maker = Maker(checkpoint, quantization, sizes, model_lib, directory / "definition", mlc, dump)
+    maker = Maker(checkpoint, quantization, rounding, sizes, model_lib, directory / "definition", mlc, dump)
     digests = maker.write_model(directory, definition)
     libraries = {}
     (directory / "lib").mkdir()
@@ -192,6 +202,7 @@ def _fill(
         model_type=MODEL_TYPE,
         model_lib=model_lib,
         quantization=quantization.name,
+        rounding=rounding.name if quantization.bits else None,
         context_window_size=sizes["context_window_size"],
         prefill_chunk_size=sizes["prefill_chunk_size"],
         max_batch_size=sizes["max_batch_size"],
@@ -234,6 +245,7 @@ class Maker:
 
     checkpoint: Checkpoint
     quantization: Quantization
+    rounding: Rounding
     sizes: dict[str, int]
     model_lib: str
     emitted: Path
@@ -258,7 +270,7 @@ class Maker:
             if (checkpoint.path / name).is_file():
                 shutil.copyfile(checkpoint.path / name, directory / name)
         if self.mlc is None:
-            return place_weights(checkpoint, definition, self.quantization, directory)
+            return place_weights(checkpoint, definition, self.quantization, self.rounding, directory)
         self.mlc.write_model(self.emitted, checkpoint.path, definition, self.quantization, sizes, directory)
         return {}
 

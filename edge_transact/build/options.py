@@ -13,6 +13,12 @@ from edge_transact.quantization import QUANTIZATIONS
 
 ENGINES = ("tvm", "mlc")
 
+ROUNDINGS = ("nearest", "search", "gptq")
+"""How weights become 4-bit: as MLC does, with searched scales, or fitted to calibration text, too."""
+
+CALIBRATED_ROUNDINGS = ("gptq",)
+"""Those that read calibration text."""
+
 
 class BuildOptions(Options):
     """What is built.
@@ -20,6 +26,8 @@ class BuildOptions(Options):
     Attributes:
         target: Names of `compiler.targets.TARGETS`, at least one.
         quant: The quantization of all libraries; `None` for ``q4f16_0`` if ``android`` is a target, else ``q4f32_1``.
+        rounding: How weights are rounded to 4 bits, one of `ROUNDINGS`; `None` for ``search``, which MLC's compiler
+            doesn't have: it rounds to ``nearest``.
         context: Tokens that a sequence can have; `None` for 2048, or the model's maximum if that is smaller.
         prefill_chunk: Tokens of one prefill call; `None` for 128, or the context if that is smaller.
         max_batch: Sequences that are decoded together.
@@ -35,6 +43,14 @@ class BuildOptions(Options):
     quant: Annotated[
         Annotated[str, OneOf(tuple(QUANTIZATIONS), "quantization")] | None,
         Option("Quantization: {choices}.", default="q4f16_0 for android, else q4f32_1", example="q4f16_0"),
+    ] = None
+    rounding: Annotated[
+        Annotated[str, OneOf(ROUNDINGS)] | None,
+        Option(
+            "How weights are rounded to 4 bits: {choices}. nearest is MLC-LLM's own; gptq reads the calibration text.",
+            default="search, or nearest with --engine mlc",
+            example="search",
+        ),
     ] = None
     context: Annotated[
         Count | None,

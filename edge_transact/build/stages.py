@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,11 +16,15 @@ from edge_transact.compiler.targets import BuildTarget
 from edge_transact.definition import Definition
 from edge_transact.inputs import read_documents
 from edge_transact.progress import working
-from edge_transact.prune.calibrate.windows import texts_of
-from edge_transact.prune.options import PruneOptions
+from edge_transact.prune.calibrate.layerwise import LayerwiseModel
+from edge_transact.prune.calibrate.windows import read_calibration, texts_of
+from edge_transact.prune.journal import Journal, is_unfinished
+from edge_transact.prune.options import CALIBRATION_KEYS, PruneChoices, PruneOptions
 from edge_transact.prune.run import computation, prune
 from edge_transact.quantization import Quantization
-from edge_transact.weights.convert import convert
+from edge_transact.rounding.calibrated import Rounded, keep_rounded, round_model
+from edge_transact.rounding.search import searched
+from edge_transact.weights.convert import ParameterSources, RoundingOf, convert
 
 
 def pruned(source: Checkpoint, model: str, options: PruneOptions) -> Checkpoint:
@@ -34,9 +39,7 @@ def pruned(source: Checkpoint, model: str, options: PruneOptions) -> Checkpoint:
         "model": model,
         "source": _digest(source, *COPIED_FILES),
         "options": options.identity() | ({"widths": options.widths.read_text()} if options.widths else {}),
-        "calibration": [
-            text_digest("\0".join(read_documents(text, "calibration"))) for text in texts_of(options.calibration)
-        ],
+        "calibration": _text_digests(options),
         "computation": computation(source),
         "code": cache.code("prune", "options", "checkpoint", "widths.py", "costs.py", "templates/model_card.md.j2"),
         **_versions("torch", "transformers"),
@@ -48,22 +51,100 @@ def pruned(source: Checkpoint, model: str, options: PruneOptions) -> Checkpoint:
     return Checkpoint.open(cache.made(cache.Recipe("pruned", f"prune {model}", ingredients, make, name="pruned")))
 
 
+@dataclass(frozen=True)
+class Rounding:
+    """How weights are rounded to 4 bits.
+
+    Attributes:
+        name: One of `ROUNDINGS`.
+        calibration: Which text those of `CALIBRATED_ROUNDINGS` read.
+    """
+
+    name: str
+    calibration: PruneChoices
+
+
 def place_weights(
-    checkpoint: Checkpoint, definition: Definition, quantization: Quantization, directory: Path
+    checkpoint: Checkpoint, definition: Definition, quantization: Quantization, rounding: Rounding, directory: Path
 ) -> dict[str, str]:
-    """Writes the quantized parameter shards and their index into `directory`. Returns their sha256, by file name."""
+    """Writes the quantized parameter shards and their index into `directory`. Returns their sha256, by file name.
+
+    Args:
+        checkpoint: The checkpoint.
+        definition: Its definition, which names the parameters.
+        quantization: The format of the weights.
+        rounding: How they are rounded to it.
+        directory: An existing directory.
+    """
     sources = definition.parameter_sources()
+    rounding_of, rounded_from = _rounding_of(checkpoint, sources, quantization, rounding)
     ingredients = {
         "checkpoint": _digest(checkpoint),
         "parameters": {name: list(names) for name, (names, _) in sources.items()},
         "quantization": quantization.name,
-        "code": cache.code("weights", "checkpoint", "templates/edge_llama_model.py.j2", "quantization.py", "costs.py"),
+        "rounding": rounded_from,
+        "code": cache.code(
+            "weights", "rounding", "checkpoint", "templates/edge_llama_model.py.j2", "quantization.py", "costs.py"
+        ),
     }
 
     def make(content: Path) -> None:
-        convert(checkpoint, sources, quantization, content)
+        convert(checkpoint, sources, quantization, content, rounding_of)
 
     return cache.place(cache.Recipe("weights", f"quantize to {quantization.name}", ingredients, make), directory)
+
+
+def _rounding_of(
+    checkpoint: Checkpoint, sources: ParameterSources, quantization: Quantization, rounding: Rounding
+) -> tuple[RoundingOf | None, str | None]:
+    """How each parameter is rounded, and what that depends on besides the checkpoint."""
+    if quantization.bits is None or rounding.name == "nearest":
+        return None, rounding.name if quantization.bits else None
+    if rounding.name == "search":
+        return partial(searched, checkpoint, sources, quantization), rounding.name
+    directory = rounded(checkpoint, quantization, rounding)
+    return Rounded(directory, sources), directory.parent.name
+
+
+def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Rounding) -> Path:
+    """The codes and scales of a model's matrices, fitted to calibration text: a directory for `Rounded`.
+
+    What an interrupted run has rounded is used again.
+    """
+    calibration = rounding.calibration
+    text = {name: getattr(calibration, name) for name in CALIBRATION_KEYS}
+    ingredients = {
+        "checkpoint": _digest(checkpoint, *COPIED_FILES),
+        "quantization": quantization.name,
+        "rounding": rounding.name,
+        "options": text,
+        "calibration": _text_digests(calibration),
+        "computation": computation(checkpoint),
+        "code": cache.code("rounding", "prune/calibrate", "prune/journal.py", "checkpoint", "weights/w4.py"),
+        **_versions("torch", "transformers", "apache-tvm"),
+    }
+
+    def make(content: Path) -> None:
+        windows = read_calibration(
+            checkpoint,
+            calibration.calibration,
+            tokens=calibration.calibration_tokens,
+            window=calibration.calibration_window,
+            packing=calibration.packing,
+            seed=calibration.seed,
+        )
+        journal = Journal(recipe.entry, ingredients, resume=is_unfinished(recipe.entry))
+        round_model(LayerwiseModel(checkpoint, windows.windows), quantization, journal)
+        keep_rounded(journal, checkpoint, content)
+        journal.close()
+
+    recipe = cache.Recipe("rounded", f"round to {quantization.name} with {rounding.name}", ingredients, make)
+    return cache.made(recipe)
+
+
+def _text_digests(choices: PruneChoices) -> list[str]:
+    # The text is part of the key, so it is read even if the cache has what follows from it.
+    return [text_digest("\0".join(read_documents(text, "calibration"))) for text in texts_of(choices.calibration)]
 
 
 def place_library(

@@ -78,7 +78,7 @@ def build(
         table = Table(title=f"{directory} in {made.seconds:.0f} s", title_justify="left", show_header=False)
         table.add_row("library", manifest.model_lib)
         table.add_row(
-            f"weights, {manifest.quantization}",
+            f"weights, {manifest.quantization}" + (f" ({manifest.rounding})" if manifest.rounding else ""),
             f"{manifest.weights_bytes / (1 << 20):.1f} MiB, {manifest.bits_per_parameter:.3f} bits a parameter",
         )
         for name, path in manifest.libraries.items():

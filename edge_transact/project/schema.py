@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from edge_transact.build.options import BuildOptions
+from edge_transact.build.options import CALIBRATED_ROUNDINGS, BuildOptions
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
 from edge_transact.options import IN_A_FILE, Options
 from edge_transact.prune.options import BUDGET_KEYS, PruneChoices, PruneOptions
@@ -26,15 +26,15 @@ DEFAULT_OUTPUT = "dist"
 class Prune(PruneChoices):
     """How the model is pruned before it is built: how small, and how what stays is chosen.
 
-    Bytes are counted in the build's quantization and for its context.
+    Bytes are counted in the build's quantization and for its context. Without a budget, it says which text a rounding
+    reads.
     """
 
     @model_validator(mode="after")
-    def _one_budget(self) -> Prune:
+    def _not_several_budgets(self) -> Prune:
         budgets = self.budgets()
-        if len(budgets) != 1:
-            names = " and ".join(keys[0] for keys in budgets)
-            raise ValueError(f"{names} are several budgets" if budgets else "no budget: give ratio, or another one")
+        if len(budgets) > 1:
+            raise ValueError(f"{' and '.join(keys[0] for keys in budgets)} are several budgets")
         return self
 
 
@@ -50,6 +50,12 @@ class Project(Options):
     prune: Prune | None = Field(None, description="Leave it out to build the model as it is.")
     build: Build = Field(default_factory=Build)
 
+    @model_validator(mode="after")
+    def _has_a_budget(self) -> Project:
+        if self.prune and not self.prune.budgets() and self.build.rounding not in CALIBRATED_ROUNDINGS:
+            raise ValueError("no budget: give ratio, or another one")
+        return self
+
     def overridden(self, given: Mapping[str, Any]) -> Project:
         """The project with the options that are given, not `None`, instead of the file's values.
 
@@ -63,9 +69,10 @@ class Project(Options):
         if any(key in given for key in BUDGET_KEYS):
             prune = {key: value for key, value in prune.items() if key not in BUDGET_KEYS}
         prune |= {key: value for key, value in given.items() if key in Prune.model_fields}
-        if prune:
-            PruneOptions(**prune)  # refuses in the command line's words what `Prune` refuses in the file's
         build = given_in(self.build) | {key: value for key, value in given.items() if key in Build.model_fields}
+        reads_text = build.get("rounding") in CALIBRATED_ROUNDINGS and not set(prune) & set(BUDGET_KEYS)
+        if prune and not reads_text:
+            PruneOptions(**prune)  # refuses in the command line's words what `Prune` refuses in the file's
         return Project(
             model=given.get("model", self.model),
             output=given.get("output", self.output),
@@ -121,7 +128,8 @@ def _file_error(path: Path, text: str, error: ValidationError) -> EdgeTransactEr
 
 def _keys(error: ErrorDetails) -> list[str]:
     """Section and key, or a key without a section. The rest of the place counts list entries and types."""
-    return [key for key in error["loc"] if isinstance(key, str)][:2]
+    # What is wrong with the file as a whole is that [prune] has no budget.
+    return [key for key in error["loc"] if isinstance(key, str)][:2] or ["prune"]
 
 
 def _explain(error: ErrorDetails, keys: Sequence[str]) -> tuple[str, str]:

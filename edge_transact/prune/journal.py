@@ -31,6 +31,7 @@ DTYPES = {
     "F16": torch.float16,
     "F32": torch.float32,
     "F64": torch.float64,
+    "I8": torch.int8,
     "I64": torch.int64,
     "BOOL": torch.bool,
 }
@@ -57,7 +58,7 @@ class Journal:
     """
 
     def __init__(self, output: Path, options: Mapping[str, Any], *, resume: bool) -> None:
-        self._directory = output.parent / f".{output.name}.prune"
+        self._directory = _directory(output)
         self._options = json.loads(json.dumps(options))
         self._is_new = not resume
         self._state_written_s = -math.inf
@@ -157,6 +158,15 @@ class Journal:
 
     def _file(self, name: str) -> Path:
         return self._directory / f"{name}.safetensors"
+
+
+def is_unfinished(output: Path) -> bool:
+    """Whether an interrupted run has left a journal for this output."""
+    return _directory(output).is_dir()
+
+
+def _directory(output: Path) -> Path:
+    return output.parent / f".{output.name}.prune"
 
 
 def release(tensor: torch.Tensor) -> None:

@@ -26,6 +26,9 @@ BUDGETS = (
 
 BUDGET_KEYS = tuple(key for keys in BUDGETS for key in keys)
 
+CALIBRATION_KEYS = ("calibration", "calibration_tokens", "calibration_window", "packing", "seed")
+"""The options that say which text is read."""
+
 ALLOCATIONS = ("uniform", "sensitivity", "budgeted")
 """How limits are spread: the same share of every layer; by measured sensitivity over the MLPs of all layers; or by
 predicted loss over units and layers."""

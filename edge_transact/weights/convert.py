@@ -32,7 +32,17 @@ ParameterSources = Mapping[str, Source]
 """MLC parameter name to `Source`, in the definition's parameter order, as its ``parameter_sources`` returns them."""
 
 
-def convert(checkpoint: Checkpoint, sources: ParameterSources, quantization: Quantization, directory: Path) -> int:
+RoundingOf = Callable[[str], w4.RoundRows]
+"""Chooses how a parameter's rows are rounded, by its name in the definition."""
+
+
+def convert(
+    checkpoint: Checkpoint,
+    sources: ParameterSources,
+    quantization: Quantization,
+    directory: Path,
+    rounding_of: RoundingOf | None = None,
+) -> int:
     """Writes a checkpoint's weights as MLC parameter shards.
 
     Args:
@@ -40,6 +50,7 @@ def convert(checkpoint: Checkpoint, sources: ParameterSources, quantization: Qua
         sources: The definition's parameters.
         quantization: Matrices are packed if it is a 4-bit one. Vectors have its model dtype, RoPE pairs int32.
         directory: An existing directory, for ``tensor-cache.json`` and ``params_shard_*.bin``.
+        rounding_of: How matrices are rounded to 4 bits; `None` for `w4.nearest`.
 
     Returns:
         Bytes of all shards, which is `costs.weight_bytes` of the plan.
@@ -53,7 +64,7 @@ def convert(checkpoint: Checkpoint, sources: ParameterSources, quantization: Qua
             parameter = _Parameter(name, checkpoint, source)
             try:
                 if _is_packed(name, parameter.shape, quantization):
-                    _write_packed(parameter, quantization, writer)
+                    _write_packed(parameter, quantization, writer, rounding_of and rounding_of(name))
                 elif _is_table(name):
                     names, join = source
                     writer.add(name, join(*(checkpoint.tensor(part).numpy() for part in names)))
@@ -119,9 +130,11 @@ def _row_order(source: Source, shapes: Mapping[str, Sequence[int]]) -> np.ndarra
     return join(*(np.arange(a, b).reshape(-1, *tail) for a, b in pairwise(starts))).reshape(-1)
 
 
-def _write_packed(parameter: _Parameter, quantization: Quantization, writer: ShardWriter) -> None:
+def _write_packed(
+    parameter: _Parameter, quantization: Quantization, writer: ShardWriter, rounding: w4.RoundRows | None
+) -> None:
     rows, columns = parameter.shape
-    packer = w4.Packer(rows, columns, quantization, embedding=_is_embedding(parameter.name))
+    packer = w4.Packer(rows, columns, quantization, embedding=_is_embedding(parameter.name), rounding=rounding)
     for block in parameter.blocks():
         packer.add(block)
     prefix = parameter.name.removesuffix("weight")

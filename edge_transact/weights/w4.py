@@ -1,14 +1,14 @@
-"""4-bit group quantization, bit for bit as in MLC-LLM's ``quantization/group_quantization.py``.
+"""4-bit group quantization in the format of MLC-LLM's ``quantization/group_quantization.py``.
 
-Groups of 32 weights along the input features share one scale::
+Groups of 32 weights along the input features share one scale, and every kernel computes::
 
-    scale = max|w| / 7                        in the model's dtype
-    q     = clip(round(w / scale + 7), 0, 14) half to even; the quotient and the sum are rounded to the model's dtype
-    w     ~ (q - 7) * scale
+    w ~ (code - 7) * scale
 
-7 is `ZERO_POINT`. Eight values make a uint32, the first in its lowest bits. A ragged last group is padded with q = 0; a
-group of zeros has scale 0 and q = 0. Linear weights are stored output-major (NK), or input-major (KN) for ``q4f16_0``:
-both tensors transposed. Embeddings are always output-major.
+7 is `ZERO_POINT`. Eight codes make a uint32, the first in its lowest bits. A ragged last group is padded with code 0.
+Linear weights are stored output-major (NK), or input-major (KN) for ``q4f16_0``: both tensors transposed. Embeddings
+are always output-major.
+
+Which codes and scales stand for a weight is a choice, a `RoundRows`. `nearest` is MLC's, bit for bit.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,19 +24,25 @@ import torch
 from edge_transact.errors import EdgeTransactError
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP, ZERO_POINT, Quantization
 
+RoundRows = Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
+"""Rounds rows ``[rows, in]`` of any float dtype, given them and the number of the first one in its matrix. Returns
+codes, int8 ``[rows, 32 * groups]`` from 0 to 15, and scales ``[rows, groups]`` in the model's dtype. What it returns
+beyond a row's end is ignored."""
+
 _CHUNK_WEIGHTS = 1 << 16
 """Weights that a thread packs at once: few enough for the temporaries to stay in one core's cache."""
 
 
 def quantize(
-    weight: torch.Tensor, quantization: Quantization, *, embedding: bool = False
+    weight: torch.Tensor, quantization: Quantization, *, embedding: bool = False, rounding: RoundRows | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Packs a weight.
 
     Args:
-        weight: ``[out, in]``, any float dtype; it is cast to the model's dtype first, as in MLC.
+        weight: ``[out, in]``, any float dtype.
         quantization: A 4-bit quantization.
         embedding: Whether the weight is an embedding, which is always output-major.
+        rounding: How to choose codes and scales; `None` for `nearest`.
 
     Returns:
         `q_weight`, uint32 ``[out, 4 * ceil(in / 32)]``, and `q_scale`, the model's dtype ``[out, ceil(in / 32)]``; both
@@ -45,7 +52,7 @@ def quantize(
         EdgeTransactError: A weight is not finite in the model's dtype.
     """
     out_features, in_features = weight.shape
-    packer = Packer(out_features, in_features, quantization, embedding=embedding)
+    packer = Packer(out_features, in_features, quantization, embedding=embedding, rounding=rounding)
     packer.add(weight)
     return packer.finish()
 
@@ -58,20 +65,28 @@ class Packer:
         in_features: Columns of the weight.
         quantization: A 4-bit quantization.
         embedding: Whether the weight is an embedding, which is always output-major.
+        rounding: How to choose codes and scales; `None` for `nearest`.
     """
 
     def __init__(
-        self, out_features: int, in_features: int, quantization: Quantization, *, embedding: bool = False
+        self,
+        out_features: int,
+        in_features: int,
+        quantization: Quantization,
+        *,
+        embedding: bool = False,
+        rounding: RoundRows | None = None,
     ) -> None:
         groups = math.ceil(in_features / GROUP_SIZE)
+        dtype = getattr(torch, quantization.model_dtype)
         self._quantization = quantization
-        self._dtype = getattr(torch, quantization.model_dtype)
-        self._groups, self._rows = groups, 0
+        self._round = rounding or partial(nearest, dtype=dtype)
+        self._rows = 0
         self._input_major = quantization.linear_layout == "KN" and not embedding
         words, scales = (out_features, groups * WORDS_PER_GROUP), (out_features, groups)
         # int32, because torch can't transpose uint32.
         self._words = torch.empty(words[::-1] if self._input_major else words, dtype=torch.int32)
-        self._scales = torch.empty(scales[::-1] if self._input_major else scales, dtype=self._dtype)
+        self._scales = torch.empty(scales[::-1] if self._input_major else scales, dtype=dtype)
 
     def add(self, rows: torch.Tensor) -> None:
         """Packs the next rows, ``[n, in_features]``."""
@@ -81,7 +96,8 @@ class Packer:
 
         def pack(start: int) -> None:
             part = rows[start : start + chunk]
-            words, scales = _quantize_rows(part, self._groups, self._dtype)
+            codes, scales = self._round(part, first + start)
+            words = _words(codes, part.shape[1])
             place = slice(first + start, first + start + len(part))
             if self._input_major:
                 self._words[:, place], self._scales[:, place] = words.T, scales.T
@@ -118,30 +134,49 @@ def _each(work: Callable[[int], None], starts: Sequence[int]) -> None:
         torch.set_num_threads(threads)  # new threads inherit the number that was set last
 
 
-def _quantize_rows(weight: torch.Tensor, groups: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Packs rows ``[rows, in]`` into int32 words ``[rows, 4 * groups]`` and scales ``[rows, groups]``."""
-    rows, in_features = weight.shape
-    # fp16 arithmetic equals fp32 arithmetic with each result rounded to fp16, which is faster. bf16 becomes fp16 faster
-    # through fp32, too.
-    values = weight.float()
-    padding = groups * GROUP_SIZE - in_features
-    if padding:
-        values = torch.nn.functional.pad(values, (0, padding))
+def nearest(rows: torch.Tensor, first: int = 0, *, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rounds to the nearest of 15 values, as MLC does; the `RoundRows` of ``--rounding nearest``.
+
+    ::
+
+        scale = max|w| / 7                           in the model's dtype
+        code  = clip(round(w / scale + 7), 0, 14)    half to even; quotient and sum are rounded to the model's dtype
+
+    A group of zeros has scale 0 and code 0.
+
+    Args:
+        rows: ``[rows, in]``; cast to `dtype` first, as in MLC.
+        first: Unused.
+        dtype: The model's dtype.
+    """
 
     def rounded(x: torch.Tensor) -> torch.Tensor:
         return x if dtype == torch.float32 else x.to(dtype).float()
 
-    values = rounded(values).view(rows, groups, GROUP_SIZE)
+    # fp16 arithmetic equals fp32 arithmetic with each result rounded to fp16, which is faster. bf16 becomes fp16 faster
+    # through fp32, too.
+    values = rounded(grouped(rows.float()))
     scales = (torch.maximum(values.amax(-1), -values.amin(-1)) / ZERO_POINT).to(dtype)
     shifted = rounded(rounded(values / scales.float()[..., None]).add_(ZERO_POINT))
     if not scales.all():
         shifted.nan_to_num_(nan=0.0)  # 0 / 0, in a group of zeros
     # int8: the conversion has a vector instruction, and that to uint8 has none.
-    q = shifted.round_().clamp_(0, 2 * ZERO_POINT).to(torch.int8).view(rows, groups * GROUP_SIZE)
-    if padding:
-        q[:, in_features:] = 0
-    pairs = q.view(torch.int16)
-    return (pairs | pairs >> 4).to(torch.uint8).view(torch.int32), scales
+    return shifted.round_().clamp_(0, 2 * ZERO_POINT).to(torch.int8).flatten(start_dim=1), scales
+
+
+def grouped(rows: torch.Tensor) -> torch.Tensor:
+    """Rows ``[rows, in]`` as groups ``[rows, groups, 32]``, the last one padded with zeros."""
+    padding = -rows.shape[1] % GROUP_SIZE
+    return (torch.nn.functional.pad(rows, (0, padding)) if padding else rows).view(len(rows), -1, GROUP_SIZE)
+
+
+def _words(codes: torch.Tensor, in_features: int) -> torch.Tensor:
+    """Packs int8 codes ``[rows, 32 * groups]`` into int32 words ``[rows, 4 * groups]``."""
+    if in_features < codes.shape[1]:
+        codes[:, in_features:] = 0
+    # Both codes of a byte, the first in its low half: an int16 holds them eight bits apart.
+    pairs = codes.view(torch.int16)
+    return (pairs | pairs >> 4).to(torch.uint8).view(torch.int32)
 
 
 def dequantize(

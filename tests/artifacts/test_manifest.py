@@ -17,6 +17,7 @@ MANIFEST = Manifest(
     model_type="edge_llama",
     model_lib="edge_llama_q4f32_1_0123abcd",
     quantization="q4f32_1",
+    rounding="search",
     context_window_size=128,
     prefill_chunk_size=64,
     max_batch_size=1,

@@ -54,7 +54,7 @@ def built(tiny_model, tmp_path_factory):
 def test_json_says_what_was_built(built):
     output, result = built
     assert set(result["libraries"]) == {"host"}
-    assert result["quantization"] == "q4f32_1"
+    assert result["quantization"] == "q4f32_1" and result["rounding"] == "search"
     assert result["parity"]["passed"] and result["parity"]["layers"] == 4
     assert result["parity"]["prompt_tokens"] > 32, "prefill continues a sequence in a second chunk"
     shards = sum(path.stat().st_size for path in output.glob("params_shard_*.bin"))
@@ -104,6 +104,31 @@ def test_the_chat_config_agrees_with_the_library(built):
         assert config[key] == metadata[key]
     assert config["model_config"]["vocab_size"] == config["vocab_size"] == metadata["active_vocab_size"]
     assert [parameter["name"] for parameter in metadata["params"]] == ShardReader(output).names()
+
+
+@pytest.mark.slow
+def test_another_rounding_changes_the_weights_alone(built, tiny_model, tmp_path):
+    output, result = built
+    options = ("--widths", output.parent / "widths.json", "--target", "host", "--prefill-chunk", 32, "--json")
+    shards = {(output / "params_shard_0.bin").read_bytes()}
+    for rounding in ("nearest", "gptq"):
+        directory = tmp_path / rounding
+        code, out, err = invoke("build", tiny_model, "-o", directory, "--rounding", rounding, *options)
+        assert code == 0, err
+        made = json.loads(out.splitlines()[-1])
+        assert made["rounding"] == Manifest.read(directory).rounding == rounding
+        assert (made["model_lib"], made["weights_bytes"]) == (result["model_lib"], result["weights_bytes"])
+        assert made["parity"]["passed"]
+        shards.add((directory / "params_shard_0.bin").read_bytes())
+    assert len(shards) == 3
+
+
+@pytest.mark.parametrize("rounding", ["search", "gptq"])
+def test_mlcs_compiler_rounds_to_nearest_only(tiny_model, tmp_path, rounding):
+    code, _, err = invoke(
+        "build", tiny_model, "--target", "host", "--engine", "mlc", "--rounding", rounding, "-o", tmp_path / "dist"
+    )
+    assert code == 2 and f"--rounding {rounding} needs our compiler" in err
 
 
 @pytest.mark.slow

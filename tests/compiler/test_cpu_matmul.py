@@ -15,6 +15,7 @@ from edge_transact.compiler.matmul import ChainedMatmul, Matmul
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.weights import w4
 from tests.support.cpu_kernels import EMULATED, INSTRUCTION_SETS, compiled, compiled_matmul, describe
+from tests.support.packed import packed
 
 QUANTIZATION = {("KN", "float16"): "q4f16_0", ("NK", "float16"): "q4f16_1", ("NK", "float32"): "q4f32_1"}
 
@@ -58,7 +59,7 @@ def run(
     """The kernel's result for ``x [*rows, k]`` and a weight ``[n, k]``, and that of numpy in double precision."""
     quantization = QUANTIZATIONS[QUANTIZATION[matmul.layout, matmul.dtype]]
     weight = torch.from_numpy(rng.standard_normal((n, k), np.float32) * 0.1)
-    q_weight, q_scale = w4.quantize(weight, quantization)
+    q_weight, q_scale = packed(weight, quantization)
     # With fp32 scales no weight is rounded, as in the kernels.
     dense = w4.dequantize(q_weight, q_scale.astype(np.float32), quantization, k)
     dense = np.asarray(dense).astype(np.float64)
@@ -183,7 +184,7 @@ def test_a_chain_is_its_matmuls_one_after_the_other(isa, layout, rng):
     arguments, results = [], []
     for chained, (k, n) in zip(matmuls, sizes, strict=True):
         weight = torch.from_numpy(rng.standard_normal((n, k), np.float32) * 0.1)
-        operands = dict(zip(("weight", "scale"), w4.quantize(weight, quantization), strict=True))
+        operands = dict(zip(("weight", "scale"), packed(weight, quantization), strict=True))
         operands |= {"x": x, "residual": hidden, "norm": rng.standard_normal(k, np.float32).astype(np.float16)}
         arguments += [operands[name] for name in chained.arguments]
         operands |= {name: results[source] for name, source in chained.given}
@@ -208,7 +209,7 @@ def test_a_matrix_narrower_than_a_tile_is_left_to_other_kernels():
 def test_embedding_rows(features, rng):
     quantization = QUANTIZATIONS["q4f16_0"]
     weight = torch.from_numpy(rng.standard_normal((50, features), np.float32))
-    q_weight, q_scale = w4.quantize(weight, quantization, embedding=True)
+    q_weight, q_scale = packed(weight, quantization, embedding=True)
     ids = np.array([3, 49, 0, 3], np.int32)
     out = np.zeros((4, features), np.float16)
     compiled(embed("float16"))(ids, q_weight, q_scale, out)

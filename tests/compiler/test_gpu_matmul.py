@@ -43,10 +43,12 @@ def test_products_of_any_width(case, rows):
     for features, width in sizes:
         n = width * kind.sections
         x = rng.normal(size=(1, rows, features)).astype(kind.dtype)
-        nibbles = rng.integers(0, 15, (features, n), dtype="uint32")
+        nibbles = rng.integers(0, 16, (features, n), dtype="uint32")
         shifts = np.arange(8, dtype="uint32")[None, :, None] * 4
         weight = (nibbles.reshape(-1, 8, n) << shifts).sum(1, dtype="uint32")
-        scale = rng.uniform(0.01, 0.1, (features // 32, n)).astype(kind.scale_dtype)
+        scale = (rng.uniform(0.01, 0.1, (features // 32, n)) * rng.choice([-1, 1], (features // 32, n))).astype(
+            kind.scale_dtype
+        )
         bias = [rng.normal(size=n).astype(kind.dtype)] if kind.bias else []
         residual = [rng.normal(size=(1, rows, width)).astype(kind.dtype)] if kind.residual else []
         out = np.zeros((1, rows, width), kind.out_dtype)

@@ -125,7 +125,11 @@ def measured(tiny_model: Path, scratch: Path, engine: str) -> tuple[dict[str, di
         for widths, checkpoint in checkpoints.items()
     }
     dist = scratch / "dist"
-    build(str(checkpoints["whole heads"]), dist, BuildOptions(target=["host"], quant="q4f32_1", engine=engine, **SIZES))
+    build(
+        str(checkpoints["whole heads"]),
+        dist,
+        BuildOptions(target=["host"], quant="q4f32_1", rounding="nearest", engine=engine, **SIZES),
+    )
     return converted, logits(dist)
 
 

@@ -155,6 +155,30 @@ class LayerwiseModel:
         """The output of a layer for hidden states ``[batch, window, hidden_size]``, on `device`."""
         return layer(hidden.to(self.device), attention_mask=None, position_embeddings=self.rotary)
 
+    def attend(self, layer: LlamaDecoderLayer, hidden: torch.Tensor) -> torch.Tensor:
+        """The input of a layer's `o_proj` for hidden states ``[batch, window, hidden_size]``, on `device`."""
+        inputs = []
+
+        def keep(_module: torch.nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+            inputs.append(args[0])
+            return (args[0][:0],)
+
+        handle = layer.self_attn.o_proj.register_forward_pre_hook(keep)
+        normed = layer.input_layernorm(hidden.to(self.device))
+        layer.self_attn(normed, position_embeddings=self.rotary, attention_mask=None)
+        handle.remove()
+        return inputs[0]
+
+    def activate(self, layer: LlamaDecoderLayer, hidden: torch.Tensor) -> torch.Tensor:
+        """The input of a layer's `down_proj` for hidden states ``[batch, window, hidden_size]``, on `device`."""
+        normed = layer.post_attention_layernorm(hidden.to(self.device))
+        mlp = layer.mlp
+        return mlp.act_fn(mlp.gate_proj(normed)) * mlp.up_proj(normed)
+
+    def final_normed(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The input of `lm_head` for the last layer's output, on `device`."""
+        return self._final_norm(hidden.to(self.device))
+
     @cached_property
     def _final_norm(self) -> LlamaRMSNorm:
         norm = LlamaRMSNorm(self.checkpoint.plan.hidden_size, eps=self.checkpoint.config.get("rms_norm_eps", 1e-6))

@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import torch
 from torch.nn import functional
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from edge_transact.progress import bar
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel, check_finite, pieces
@@ -196,10 +195,10 @@ class _Layer:
         split = None if kept is None else _Split(o_proj, projection, kept, _others(kept, o_proj.in_features))
         activations = self._room(projection)
         for held_out, of_source, of_pruned, kept_back in self._batches(source, pruned, activations):
-            of_source += o_proj(self._attend(self.full, of_source)).to(of_source.device)
-            uncut = self._attend(self.full, of_pruned)
+            of_source += o_proj(self.model.attend(self.full, of_source)).to(of_source.device)
+            uncut = self.model.attend(self.full, of_pruned)
             if split is None:
-                activation = self._attend(self.cut, of_pruned)
+                activation = self.model.attend(self.cut, of_pruned)
                 output = projection(activation)
                 computed = _Output(activation, output, o_proj(uncut) - output)
             else:
@@ -225,8 +224,8 @@ class _Layer:
         split = _Split(self.full.mlp.down_proj, projection, slice(0, size), slice(size, None))
         activations = self._room(projection)
         for held_out, of_source, of_pruned, kept_back in self._batches(source, pruned, activations):
-            of_source += self.full.mlp.down_proj(self._activate(of_source)).to(of_source.device)
-            computed = split(self._activate(of_pruned))
+            of_source += self.full.mlp.down_proj(self.model.activate(self.full, of_source)).to(of_source.device)
+            computed = split(self.model.activate(self.full, of_pruned))
             kept_back.copy_(computed.activation)
             self._add(regression, held_out, computed, of_source, of_pruned)
             advance(1)
@@ -252,26 +251,6 @@ class _Layer:
         # A single window can't be held out from itself.
         held_out = windows % HELD_OUT == HELD_OUT - 1 if len(windows) >= HELD_OUT else windows == len(windows) - 1
         return zip(*(pieces(tensor, self.model) for tensor in (held_out, *states)), strict=True)
-
-    def _attend(self, layer: LlamaDecoderLayer, hidden: torch.Tensor) -> torch.Tensor:
-        """`o_proj`'s input."""
-        inputs = []
-
-        def keep(_module: torch.nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-            inputs.append(args[0])
-            return (args[0][:0],)
-
-        handle = layer.self_attn.o_proj.register_forward_pre_hook(keep)
-        normed = layer.input_layernorm(hidden.to(self.model.device))
-        layer.self_attn(normed, position_embeddings=self.model.rotary, attention_mask=None)
-        handle.remove()
-        return inputs[0]
-
-    def _activate(self, hidden: torch.Tensor) -> torch.Tensor:
-        """`down_proj`'s input, of the uncut layer."""
-        normed = self.full.post_attention_layernorm(hidden.to(self.model.device))
-        mlp = self.full.mlp
-        return mlp.act_fn(mlp.gate_proj(normed)) * mlp.up_proj(normed)
 
     def _add(
         self,

@@ -1,0 +1,144 @@
+"""``python -m benchmarks.rounding``: what each rounding to 4 bits costs, and writes the table of ``docs/w4.md``.
+
+A model and the same model pruned are built with every rounding and measured through the built host library, on a text
+that nothing was calibrated on. Rows that are in the results file already are not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks import page
+from benchmarks.studies import texts
+from edge_transact.build.dist import build
+from edge_transact.build.options import CALIBRATED_ROUNDINGS, ROUNDINGS, BuildOptions
+from edge_transact.cli.logs import show_logs
+from edge_transact.evaluate.models import evaluate_models
+from edge_transact.prune import PruneOptions, prune
+from edge_transact.prune.options import PruneChoices
+
+logger = logging.getLogger("benchmarks")
+
+Row = dict[str, Any]
+
+RATIO = 0.3
+
+
+def main() -> None:
+    """Measure what is missing, and write the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.rounding", description=__doc__)
+    parser.add_argument("--model", default="demo:smollm2")
+    parser.add_argument("--quant", default="q4f16_0,q4f16_1", help="quantizations, comma-separated")
+    parser.add_argument("--windows", type=int, default=16, help="windows of 512 tokens of each text")
+    parser.add_argument("--calibration-tokens", type=int, default=16384)
+    parser.add_argument("--results", type=Path, default=page.RESULTS / "rounding.jsonl")
+    parser.add_argument("--page", type=Path, default=page.DOCS / "w4.md")
+    parser.add_argument("--scratch", type=Path, help="directory for texts and models; kept if given")
+    arguments = parser.parse_args()
+    show_logs()
+    show_logs(package="benchmarks")
+    with tempfile.TemporaryDirectory(prefix="edge-transact-rounding-") as temporary:
+        scratch = arguments.scratch or Path(temporary)
+        scratch.mkdir(parents=True, exist_ok=True)
+        rows = _measure(arguments, scratch)
+    text = _table(rows)
+    print(text, flush=True)
+    page.write("rounding", f"{text}\n\n{page.machine(1)}", arguments.page)
+
+
+def _measure(arguments: argparse.Namespace, scratch: Path) -> list[Row]:
+    evaluation = {"speeches": "demo:sotu", "handbook": texts.book(texts.HANDBOOK, scratch)}
+    mixed = ["demo:sotu", texts.book(texts.ANARCHISM, scratch), texts.book(texts.MANUAL, scratch)]
+    calibration = PruneChoices(calibration=mixed, calibration_tokens=arguments.calibration_tokens)
+    done = (
+        [json.loads(line) for line in arguments.results.read_text().splitlines()] if arguments.results.exists() else []
+    )
+    rows = []
+    for subject in ("dense", f"pruned by {RATIO:.0%}"):
+        choices = [("16 bit", "", 0)]
+        for quant in arguments.quant.split(","):
+            choices += [
+                (rounding, quant, arguments.calibration_tokens if rounding in CALIBRATED_ROUNDINGS else 0)
+                for rounding in ROUNDINGS
+            ]
+        for rounding, quant, tokens in choices:
+            key = {
+                "model": arguments.model,
+                "subject": subject,
+                "rounding": rounding,
+                "quant": quant,
+                "calibration_tokens": tokens,
+                "windows": arguments.windows,
+            }
+            row = next((row for row in done if key.items() <= row.items()), None)
+            if row is None:
+                logger.info(f"{subject}, {rounding} {quant}")
+                checkpoint = _checkpoint(arguments.model, subject, scratch)
+                row = key | _evaluate(checkpoint, rounding, quant, calibration, evaluation, arguments.windows, scratch)
+                with arguments.results.open("a") as results:
+                    results.write(json.dumps(row) + "\n")
+            rows.append(row)
+    return rows
+
+
+def _checkpoint(model: str, subject: str, scratch: Path) -> str:
+    if subject == "dense":
+        return model
+    if not (scratch / "pruned").is_dir():
+        prune(model, scratch / "pruned", PruneOptions(ratio=RATIO))
+    return str(scratch / "pruned")
+
+
+def _evaluate(
+    checkpoint: str,
+    rounding: str,
+    quant: str,
+    calibration: PruneChoices,
+    evaluation: dict[str, str],
+    windows: int,
+    scratch: Path,
+) -> Row:
+    """Perplexity on each text, and the divergence from the checkpoint, through the host library."""
+    name, figures = checkpoint, {}
+    if quant:
+        name = str(scratch / "dist")
+        options = BuildOptions(target=["host"], quant=quant, rounding=rounding)
+        made = build(checkpoint, Path(name), options, pruning=calibration, force=True)
+        figures = {"bits_per_parameter": made.manifest.bits_per_parameter}
+    for text, source in evaluation.items():
+        reference = checkpoint if quant else None
+        (result,) = evaluate_models([name], text=source, max_windows=windows, reference=reference)
+        kept = ("perplexity", "kl_mean", "kl_median", "kl_p99", "same_top")
+        figures[text] = {key: result[key] for key in kept if key in result}  # type: ignore[literal-required]
+    return figures
+
+
+def _table(rows: list[Row]) -> str:
+    lines = []
+    for row in rows:
+        alike = [other for other in rows if other["subject"] == row["subject"]]
+        exact = next(other for other in alike if other["rounding"] == "16 bit")
+        nearest = next((o for o in alike if o["rounding"] == "nearest" and o["quant"] == row["quant"]), None)
+        cells = [row["subject"], f"{row['rounding']} {row['quant']}".strip()]
+        for text in ("speeches", "handbook"):
+            figures = row[text]
+            cells.append(f"{figures['perplexity']:.2f}")
+            if nearest is None:
+                cells += ["", ""]
+                continue
+            worst, best, ours = (math.log(each[text]["perplexity"]) for each in (nearest, exact, row))
+            cells.append(f"{(worst - ours) / (worst - best):.0%}")
+            cells.append(f"{figures['kl_mean']:.3f}")
+        lines.append(cells)
+    header = ["model", "weights", "speeches", "given back", "KL", "handbook", "given back", "KL"]
+    return page.table(header, lines)
+
+
+if __name__ == "__main__":
+    main()

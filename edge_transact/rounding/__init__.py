@@ -1,0 +1,8 @@
+"""Rounding of weights to MLC's 4-bit grid: which codes and scales stand for a matrix.
+
+The format (`edge_transact.weights.w4`) allows 16 codes and scales of either sign per group of 32 weights. MLC's own
+rounding, `w4.nearest`, uses 15 codes, positive scales, and the scale that just reaches the largest weight. What is
+chosen here costs nothing at run time: the same bytes, kernels and libraries.
+
+- `search` needs no text: the scale of every group by least squares, with inputs weighted by `importance`.
+"""

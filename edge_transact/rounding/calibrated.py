@@ -1,0 +1,211 @@
+"""Rounds a model layer by layer on calibration text: each layer sees what the rounded layers before it compute.
+
+The hidden states of all windows go through one layer after the other, as in pruning. In a layer, the inputs of q, k and
+v are known first; once these are rounded, the input of `o_proj` is; then those of gate and up, and that of `down_proj`.
+`GPTQ` rounds each with the Gram matrix of its inputs. The embedding is rounded first without text, because everything
+depends on it, and once more at the end if it is `lm_head`, too.
+
+A token counts by the inverse square of its hidden state's size where a projection adds to the hidden state, because the
+next norm divides by that size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import safetensors.numpy
+import safetensors.torch
+import torch
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.progress import bar
+from edge_transact.prune.calibrate.gram import Gram, sums_of
+from edge_transact.prune.calibrate.layerwise import LayerwiseModel, check_finite, pieces
+from edge_transact.prune.journal import Journal
+from edge_transact.quantization import ZERO_POINT, Quantization
+from edge_transact.rounding.gptq import GPTQ
+from edge_transact.rounding.importance import input_importance
+from edge_transact.rounding.search import search
+from edge_transact.weights import w4
+from edge_transact.weights.convert import ParameterSources
+
+EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+CODES, SCALES = ".codes", ".scales"
+"""What the journal calls the codes and scales of a matrix, after its name."""
+
+
+class Rounded:
+    """The codes and scales that `round_model` chose, for `weights.convert.convert`.
+
+    Args:
+        directory: What `keep_rounded` wrote.
+        sources: The definition's parameters.
+    """
+
+    def __init__(self, directory: Path, sources: ParameterSources) -> None:
+        self._directory, self._sources = directory, sources
+
+    def __call__(self, name: str) -> w4.RoundRows:
+        """How the rows of a parameter of the definition are rounded: they are replaced by what was chosen for them."""
+        parts, join = self._sources[name]
+        tensors = {part: safetensors.numpy.load_file(self._directory / _file(_group(part))) for part in parts}
+        codes, scales = (
+            torch.from_numpy(join(*(tensors[part][part + kind] for part in parts))) for kind in (CODES, SCALES)
+        )
+
+        def replay(rows: torch.Tensor, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+            chosen = slice(first, first + len(rows))
+            return codes[chosen].clone(), scales[chosen]
+
+        return replay
+
+
+def keep_rounded(journal: Journal, checkpoint: Checkpoint, directory: Path) -> None:
+    """Writes what `round_model` left in the journal into an existing directory, for `Rounded`."""
+    layers = [f"model.layers.{index}." for index in range(len(checkpoint.plan.layers))]
+    heads = [] if checkpoint.plan.tie_word_embeddings else [LM_HEAD]
+    for group in map(_group, [EMBEDDING, *layers, *heads]):
+        safetensors.torch.save_file(journal[group], directory / _file(group))
+
+
+def _file(group: str) -> str:
+    return f"{group}.safetensors"
+
+
+def _group(name: str) -> str:
+    """The journal's group that holds a matrix of the checkpoint."""
+    return f"rounded-{name.split('.')[2]}" if name.startswith("model.layers.") else f"rounded-{name}"
+
+
+@torch.no_grad()
+def round_model(model: LayerwiseModel, quantization: Quantization, journal: Journal) -> None:
+    """Rounds all matrices of a model.
+
+    Args:
+        model: The checkpoint, and the calibration windows.
+        quantization: A 4-bit quantization.
+        journal: Where codes and scales go as soon as they are chosen, for `Rounded`.
+
+    Raises:
+        EdgeTransactError: A layer computes NaN or infinity.
+    """
+    checkpoint = model.checkpoint
+    layers = len(checkpoint.plan.layers)
+    if "rounded-state" in journal:
+        state = journal["rounded-state"]
+        done, hidden = int(state["done"]), state["hidden"]
+    else:
+        done, hidden = 0, _embed(model, quantization, journal)
+    with bar("round", (layers - done) * len(model.batches)) as advance:
+        for index in range(done, layers):
+            tensors = _Layer(model, index, quantization, journal).round(hidden, advance)
+            check_finite({"hidden states": hidden}, checkpoint, index)
+            journal[f"rounded-{index}"] = tensors
+            state = {"hidden": hidden, "done": torch.tensor(index + 1)}
+            journal.now_and_then("rounded-state", state, last=index + 1 == layers)
+    name = EMBEDDING if checkpoint.plan.tie_word_embeddings else LM_HEAD
+    gram = Gram(checkpoint.plan.hidden_size, model.device)
+    with sums_of(model.dtype):
+        for batch in pieces(hidden, model):
+            gram.add(model.final_normed(batch).flatten(end_dim=1).float())
+    _keep(journal, name, *GPTQ(gram.whole().cpu(), quantization)(checkpoint.tensor(name)))
+    journal.discard("rounded-state")
+
+
+def _embed(model: LayerwiseModel, quantization: Quantization, journal: Journal) -> torch.Tensor:
+    """Rounds the embedding without text. Returns the input of layer 0, ``[windows, window, hidden_size]``."""
+    weight = model.checkpoint.tensor(EMBEDDING)
+    importance = torch.ones(weight.shape[1])
+    if model.checkpoint.plan.tie_word_embeddings:
+        importance = input_importance(model.checkpoint, EMBEDDING)
+    codes, scales = search(weight, importance=importance, quantization=quantization)
+    _keep(journal, EMBEDDING, codes, scales)
+    hidden = journal.room((*model.windows.shape, weight.shape[1]), model.dtype)
+    for ids, batch in zip(model.batches, pieces(hidden, model), strict=True):
+        rows = dequantized(codes[ids.flatten()], scales[ids.flatten()], weight.shape[1])
+        batch.copy_(rows.view(*ids.shape, -1))
+    return hidden
+
+
+def _keep(journal: Journal, name: str, codes: torch.Tensor, scales: torch.Tensor) -> None:
+    journal[_group(name)] = {name + CODES: codes, name + SCALES: scales}
+
+
+def dequantized(codes: torch.Tensor, scales: torch.Tensor, in_features: int) -> torch.Tensor:
+    """What codes and scales stand for, fp32 ``[rows, in_features]``."""
+    return ((w4.grouped(codes.float()) - ZERO_POINT) * scales.float()[..., None]).flatten(start_dim=1)[:, :in_features]
+
+
+class _Layer:
+    """One layer, whose matrices are replaced by rounded ones in the order in which they compute."""
+
+    def __init__(self, model: LayerwiseModel, index: int, quantization: Quantization, journal: Journal) -> None:
+        self.model, self.index, self.quantization, self.journal = model, index, quantization, journal
+        self.layer: LlamaDecoderLayer = model.layer(index)
+        self.tensors: dict[str, torch.Tensor] = {}
+
+    def round(self, hidden: torch.Tensor, advance: Callable[[int], None]) -> dict[str, torch.Tensor]:
+        """Rounds all matrices, and runs the hidden states through the rounded layer, in place.
+
+        Args:
+            hidden: ``[windows, window, hidden_size]``.
+            advance: Moves the progress bar by a number of batches.
+
+        Returns:
+            Codes and scales by the checkpoint's names.
+        """
+        layer, model = self.layer, self.model
+        self._read(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), layer.input_layernorm, hidden)
+        self._add("self_attn.o_proj", lambda batch: model.attend(layer, batch), hidden)
+        self._read(("mlp.gate_proj", "mlp.up_proj"), layer.post_attention_layernorm, hidden)
+        self._add("mlp.down_proj", lambda batch: model.activate(layer, batch), hidden, advance)
+        return self.tensors
+
+    def _read(self, names: Sequence[str], norm: torch.nn.Module, hidden: torch.Tensor) -> None:
+        """Rounds projections that read the normed hidden states."""
+        gram = Gram(hidden.shape[-1], self.model.device)
+        with sums_of(self.model.dtype):
+            for batch in pieces(hidden, self.model):
+                gram.add(norm(batch.to(self.model.device)).flatten(end_dim=1).float())
+        self._replace(names, gram)
+
+    def _add(
+        self,
+        name: str,
+        inputs_of: Callable[[torch.Tensor], torch.Tensor],
+        hidden: torch.Tensor,
+        advance: Callable[[int], None] = lambda batches: None,
+    ) -> None:
+        """Rounds a projection that adds to the hidden states, and adds its output."""
+        projection = self._projection(name)
+        inputs = self.journal.room((*self.model.windows.shape, projection.in_features), self.model.dtype)
+        gram = Gram(projection.in_features, self.model.device)
+        with sums_of(self.model.dtype):
+            for batch, kept in zip(pieces(hidden, self.model), pieces(inputs, self.model), strict=True):
+                computed = inputs_of(batch)
+                kept.copy_(computed)
+                size = batch.to(self.model.device).float().square().mean(dim=-1, keepdim=True).clamp_min(1e-12)
+                gram.add((computed.float() * size.rsqrt()).flatten(end_dim=1))
+        self._replace([name], gram)
+        for batch, kept in zip(pieces(hidden, self.model), pieces(inputs, self.model), strict=True):
+            batch += projection(kept.to(self.model.device)).to(batch.device)
+            advance(1)
+
+    def _projection(self, name: str) -> torch.nn.Linear:
+        projection = self.layer.get_submodule(name)
+        assert isinstance(projection, torch.nn.Linear)
+        return projection
+
+    def _replace(self, names: Sequence[str], gram: Gram) -> None:
+        """Rounds projections that read the same inputs."""
+        rounding = GPTQ(gram.whole().cpu(), self.quantization)
+        for name in names:
+            projection = self._projection(name)
+            codes, scales = rounding(projection.weight.cpu())
+            stored = f"model.layers.{self.index}.{name}.weight"
+            self.tensors |= {stored + CODES: codes, stored + SCALES: scales}
+            weight = dequantized(codes, scales, projection.in_features)
+            projection.weight = torch.nn.Parameter(weight.to(self.model.device, self.model.dtype), requires_grad=False)

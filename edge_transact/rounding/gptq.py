@@ -1,0 +1,89 @@
+"""GPTQ (Frantar et al., 2023) on the format's 16 codes, with searched scales.
+
+The columns of a matrix are rounded one after the other. The error that a column leaves in the matrix's output is made
+up for by the columns that follow, in the metric of the inputs' Gram matrix. A group's scale is searched when its first
+column is due, on the weights as the columns before have left them; an error in a column counts by what it costs after
+the others have made up for it. Groups come in the order of their inputs' energy, and so do the columns of a group,
+because what comes last has little to make up for it.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from edge_transact.quantization import GROUP_SIZE, ZERO_POINT, Quantization
+from edge_transact.rounding.search import best_scales, stored
+from edge_transact.weights import w4
+
+DAMPING = 0.01
+"""Added to the Gram matrix's diagonal, as a share of its mean: text has fewer directions than weights may meet."""
+
+CHUNK_ROWS = 4096
+"""Rows that are rounded at once; rows don't depend on each other."""
+
+
+class GPTQ:
+    """Rounds rows of matrices that read the same inputs.
+
+    Args:
+        gram: The sum of ``x^T x`` over the inputs x of all tokens, fp32 ``[in, in]``; changed in place.
+        quantization: A 4-bit quantization.
+
+    Raises:
+        ValueError: The Gram matrix isn't finite.
+    """
+
+    def __init__(self, gram: torch.Tensor, quantization: Quantization) -> None:
+        self._quantization = quantization
+        padding = -len(gram) % GROUP_SIZE
+        gram = torch.nn.functional.pad(gram, (0, padding, 0, padding))
+        diagonal = gram.diagonal()
+        mean = diagonal.mean()
+        if not torch.isfinite(mean):
+            raise ValueError("the Gram matrix is not finite")
+        self._order = _order(diagonal)
+        diagonal += DAMPING * mean if mean > 0 else 1.0
+        # The upper Cholesky factor of the inverse; its row j says how the columns after j make up for an error in j.
+        ordered = gram[self._order][:, self._order]
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(ordered))
+        self._factor = torch.linalg.cholesky(inverse, upper=True)
+
+    def __call__(self, rows: torch.Tensor, first: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """A `w4.RoundRows`."""
+        chunks = [self._round(w4.grouped(chunk.float()).flatten(start_dim=1)) for chunk in rows.split(CHUNK_ROWS)]
+        codes, scales = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+        return codes, scales
+
+    def _round(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        weight = weight[:, self._order]
+        codes = torch.empty_like(weight)
+        scales = torch.empty(len(weight), weight.shape[1] // GROUP_SIZE)
+        for start in range(0, weight.shape[1], GROUP_SIZE):
+            end = start + GROUP_SIZE
+            group, factor = weight[:, start:end], self._factor[start:end, start:end]
+            pivots = factor.diagonal()
+            cost = pivots.square().reciprocal()
+            scale = stored(best_scales(group[:, None], cost / cost.mean()), self._quantization).float()
+            scales[:, start // GROUP_SIZE] = scale[:, 0]
+            steps = torch.where(scale == 0, torch.inf, scale)
+            errors = torch.empty_like(group)
+            for column in range(GROUP_SIZE):
+                value = group[:, column : column + 1]
+                code = (value / steps).round_().clamp_(-ZERO_POINT, 15 - ZERO_POINT)
+                codes[:, start + column : start + column + 1] = code
+                error = (value - code * scale) / pivots[column]
+                errors[:, column : column + 1] = error
+                group[:, column + 1 :].addmm_(error, factor[column : column + 1, column + 1 :], alpha=-1)
+            weight[:, end:].addmm_(errors, self._factor[start:end, end:], alpha=-1)
+        back = self._order.argsort()
+        groups = self._order[::GROUP_SIZE] // GROUP_SIZE
+        dtype = getattr(torch, self._quantization.model_dtype)
+        return codes[:, back].add_(ZERO_POINT).to(torch.int8), scales[:, groups.argsort()].to(dtype)
+
+
+def _order(energy: torch.Tensor) -> torch.Tensor:
+    """All inputs, group by group, both in descending order of their energy; int64."""
+    groups = energy.view(-1, GROUP_SIZE)
+    inside = groups.argsort(dim=1, descending=True, stable=True)
+    outside = groups.sum(dim=1).argsort(descending=True, stable=True)
+    return (outside[:, None] * GROUP_SIZE + inside[outside]).flatten()

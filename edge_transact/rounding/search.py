@@ -1,0 +1,160 @@
+"""The scale of every group by search: all 16 codes, either sign, weighted least squares.
+
+A group's scale is tried at `STEPS` fractions of its largest weight. For each trial, the weights take their nearest
+codes, and then the scale is solved for these codes::
+
+    scale = sum h w q / sum h q q      q = clip(round(w / trial), -7, 8)
+
+which leaves the squared error ``sum h w w - (sum h w q) ** 2 / sum h q q``, weighted by the inputs' importance h. The
+trial with the least error wins. A positive step gives the largest weight a code near 8, so the scale has its sign; a
+negative step gives it a code near -7.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import torch
+
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.quantization import GROUP_SIZE, ZERO_POINT, Quantization
+from edge_transact.rounding.importance import input_importance
+from edge_transact.weights import w4
+from edge_transact.weights.convert import ParameterSources
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tvm import tirx
+
+STEPS = (6.3, 6.65, 7.0, 7.35, 7.7, 8.05, 8.4, 8.75, 9.1, 9.45, -6.3, -6.65, -7.0, -7.35)
+"""What the largest weight is divided by. With 7, the result is never worse than MLC's, which is that step unsolved."""
+
+LANES = 8
+"""Groups that are searched together, one per lane. Fixed, so that every CPU adds in the same order."""
+
+
+def searched(checkpoint: Checkpoint, sources: ParameterSources, quantization: Quantization, name: str) -> w4.RoundRows:
+    """How `search` rounds a parameter of the definition, for `weights.convert.convert`.
+
+    Args:
+        checkpoint: The source of the weights.
+        sources: The definition's parameters.
+        quantization: A 4-bit quantization.
+        name: The parameter.
+    """
+    # All parts of a joined parameter read the same inputs.
+    importance = input_importance(checkpoint, sources[name][0][0])
+    return functools.partial(search, importance=importance, quantization=quantization)
+
+
+def search(
+    rows: torch.Tensor, first: int = 0, *, importance: torch.Tensor, quantization: Quantization
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rounds rows with searched scales; with the other arguments bound, a `w4.RoundRows`.
+
+    Args:
+        rows: ``[rows, in]``, any float dtype.
+        first: Unused.
+        importance: fp32 ``[in]``, positive.
+        quantization: A 4-bit quantization. Scales are rounded to the dtype in which it stores them before codes are
+            chosen.
+
+    Returns:
+        Codes and scales, see `w4.RoundRows`. The scale of a group that isn't finite in the model's dtype is NaN.
+    """
+    dtype = getattr(torch, quantization.model_dtype)
+    groups = w4.grouped(rows.float())
+    scales = stored(best_scales(groups, importance), quantization)
+    steps = torch.where(scales == 0, torch.inf, scales.float())[..., None]
+    codes = (groups / steps).round_().add_(ZERO_POINT).clamp_(0, 15).to(torch.int8).flatten(start_dim=1)
+    scales[~torch.isfinite(groups.to(dtype)).all(dim=-1)] = torch.nan
+    return codes, scales
+
+
+def stored(scales: torch.Tensor, quantization: Quantization) -> torch.Tensor:
+    """Scales in the model's dtype, rounded to the dtype in which shards store them: bf16 stands for fp32."""
+    dtype = getattr(torch, quantization.model_dtype)
+    return scales.to(torch.bfloat16 if dtype == torch.float32 else dtype).to(dtype)
+
+
+def best_scales(groups: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
+    """Searches the scales of groups.
+
+    Args:
+        groups: Weights, fp32 ``[rows, groups, 32]``.
+        importance: fp32 ``[in]``, positive, where ``in`` is at most ``32 * groups``.
+
+    Returns:
+        fp32 ``[rows, groups]``.
+    """
+    count = len(groups)
+    # One row per lane: the kernel reads the same input of neighbouring rows at once.
+    weight = torch.nn.functional.pad(groups.flatten(start_dim=1).T, (0, -count % LANES)).contiguous()
+    scales = torch.empty(groups.shape[1], weight.shape[1])
+    steps = torch.tensor(STEPS, dtype=torch.float32)
+    _kernel()(weight, w4.grouped(importance[None]).flatten().contiguous(), steps, scales)
+    return scales.T[:count].contiguous()
+
+
+@functools.cache
+def _kernel() -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]:
+    """The search, compiled for this CPU: weight ``[32 G, N]``, importance ``[32 G]``, steps, scale ``[G, N]``; fp32."""
+    import tvm
+
+    from edge_transact.compiler.lowering import PIPELINE
+    from edge_transact.compiler.targets import get_target
+
+    module = tvm.IRModule({"search_scales": _search_scales()})
+    return tvm.compile(module, target=get_target("host").tvm_target(), tir_pipeline=PIPELINE)["search_scales"]
+
+
+def _search_scales() -> tirx.PrimFunc:
+    from tvm import tirx
+    from tvm.script import tirx as T
+    from tvm.script.ir_builder import IRBuilder
+    from tvm.tirx.script.builder import ir as builder
+
+    from edge_transact.compiler.lowering import PLAIN_LOOPS
+    from edge_transact.compiler.vector import load, splat, store
+
+    def constant(number: float) -> tirx.Expr:
+        return splat(T.float32(number), LANES)
+
+    with IRBuilder() as ib, builder.prim_func(private=False, s_tir=True):
+        T.func_attr({**PLAIN_LOOPS, "global_symbol": "search_scales"})
+        groups, columns, trials = T.int64(), T.int64(), T.int64()
+        handles = [T.arg(name, T.handle()) for name in ("weight", "importance", "steps", "scale")]
+        weight = T.match_buffer(handles[0], (groups * GROUP_SIZE, columns), "float32")
+        importance = T.match_buffer(handles[1], (groups * GROUP_SIZE,), "float32")
+        steps = T.match_buffer(handles[2], (trials,), "float32")
+        scale = T.match_buffer(handles[3], (groups, columns), "float32")
+        with T.serial(0, columns // LANES) as block, T.serial(0, groups) as group:
+            least, best, largest = (T.alloc_buffer((LANES,), "float32", scope="local") for _ in range(3))
+            column = T.bind(block * LANES)
+
+            def of_input(i: int) -> tirx.Expr:
+                return T.bind(load(weight, [group * GROUP_SIZE + i, column], LANES))
+
+            high, low = constant(0), constant(0)
+            for w in map(of_input, range(GROUP_SIZE)):
+                high, low = T.bind(T.max(high, w)), T.bind(T.min(low, w))
+            # In a group of zeros, every code is 0 whatever the step.
+            extreme = T.bind(T.Select(high >= -low, high, low))
+            store(largest, T.Select(tirx.EQ(extreme, constant(0)), constant(1), extreme), [0])
+            store(least, constant(-1), [0])
+            store(best, constant(0), [0])
+            with T.serial(0, trials) as trial:
+                inverse = T.bind(splat(steps[trial], LANES) / load(largest, [0], LANES))
+                by_weight, by_code = constant(0), constant(1e-30)
+                for i, w in enumerate(map(of_input, range(GROUP_SIZE))):
+                    code = T.bind(T.max(T.min(T.nearbyint(w * inverse), constant(8)), constant(-7)))
+                    weighted = T.bind(code * splat(importance[group * GROUP_SIZE + i], LANES))
+                    by_weight, by_code = T.bind(by_weight + weighted * w), T.bind(by_code + weighted * code)
+                solved = T.bind(by_weight / by_code)
+                gained, before = T.bind(by_weight * solved), T.bind(load(least, [0], LANES))
+                store(best, T.Select(gained > before, solved, load(best, [0], LANES)), [0])
+                store(least, T.max(gained, before), [0])
+            store(scale, load(best, [0], LANES), [group, column])
+    return ib.get()

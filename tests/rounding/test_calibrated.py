@@ -1,0 +1,139 @@
+"""Rounding with text, of whole models: what it is for, what it depends on, and what an interruption costs."""
+
+import numpy as np
+import pytest
+import torch
+
+from edge_transact.checkpoint import Checkpoint, write_checkpoint
+from edge_transact.checkpoint.layout import tensor_shapes
+from edge_transact.definition import load, render
+from edge_transact.prune.calibrate.layerwise import LayerwiseModel
+from edge_transact.prune.journal import Journal
+from edge_transact.quantization import QUANTIZATIONS
+from edge_transact.rounding.calibrated import Rounded, keep_rounded, round_model
+from edge_transact.rounding.search import searched
+from edge_transact.weights.convert import convert, restore
+from edge_transact.weights.shards import ShardReader
+from tests.support.checkpoints import narrowed, odd_plan
+
+W4 = [name for name, quantization in QUANTIZATIONS.items() if quantization.bits == 4]
+WINDOWS = torch.randint(0, 96, (16, 24), generator=torch.Generator().manual_seed(0))
+
+
+class Model:
+    """A checkpoint, its definition's parameters, and its logits with rounded weights."""
+
+    def __init__(self, directory, checkpoint):
+        self.checkpoint = checkpoint
+        for name, text in render(checkpoint.plan).items():
+            (directory / name).write_text(text)
+        sizes = {"context_window_size": 64, "prefill_chunk_size": 16, "max_batch_size": 1}
+        self.sources = load(directory, checkpoint.config | {"rope_theta": 1e4} | sizes).parameter_sources()
+
+    def rounded(self, directory, quantization):
+        journal = Journal(directory / "journal", {}, resume=True)
+        round_model(LayerwiseModel(self.checkpoint, WINDOWS), quantization, journal)
+        kept = directory / "kept"
+        kept.mkdir()
+        keep_rounded(journal, self.checkpoint, kept)
+        journal.close()
+        return Rounded(kept, self.sources)
+
+    def restored(self, directory, quantization, rounding_of):
+        """The checkpoint's tensors, as its shards have them."""
+        directory.mkdir()
+        convert(self.checkpoint, self.sources, quantization, directory, rounding_of)
+        shapes = tensor_shapes(self.checkpoint.plan)
+        return dict(restore(ShardReader(directory), self.sources, shapes, quantization))
+
+    def logits(self, tensors=None):
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(self.checkpoint.path, dtype=torch.float32)
+        if tensors:
+            model.load_state_dict(tensors, strict=False)
+        with torch.inference_mode():
+            return model(WINDOWS).logits.double()
+
+    def divergence(self, tensors):
+        exact, rounded = self.logits().log_softmax(-1), self.logits(tensors).log_softmax(-1)
+        return (exact.exp() * (exact - rounded)).sum(-1).mean().item()
+
+
+@pytest.fixture(params=["tied", "untied", "odd, with biases"])
+def model(request, make_llama, tmp_path):
+    options = {"tied": {"tie_word_embeddings": True}, "untied": {}, "odd, with biases": {"attention_bias": True}}
+    checkpoint = Checkpoint.open(make_llama(**options[request.param]))
+    if "odd" in request.param:
+        plan = odd_plan(checkpoint.plan)
+        checkpoint = write_checkpoint(checkpoint, plan, narrowed(checkpoint, plan), {}, tmp_path / "odd")
+    (tmp_path / "definition").mkdir()
+    return Model(tmp_path / "definition", checkpoint)
+
+
+@pytest.mark.parametrize("name", W4)
+def test_predictions_stay_nearer_with_every_step(model, tmp_path, name):
+    """On the text that it reads, gptq diverges less than search, and that less than nearest."""
+    quantization = QUANTIZATIONS[name]
+    roundings = {
+        "nearest": None,
+        "search": lambda name: searched(model.checkpoint, model.sources, quantization, name),
+        "gptq": model.rounded(tmp_path, quantization),
+    }
+    nearest, search, gptq = (
+        model.divergence(model.restored(tmp_path / which, quantization, rounding))
+        for which, rounding in roundings.items()
+    )
+    assert gptq < search < nearest
+
+
+def test_the_shards_hold_what_was_chosen(model, tmp_path):
+    """Every row of every matrix, also where the definition joins matrices or orders rows anew."""
+    quantization = QUANTIZATIONS["q4f16_0"]
+    rounded = model.rounded(tmp_path, quantization)
+    tensors = model.restored(tmp_path / "shards", quantization, rounded)
+    weight = "model.layers.1.self_attn.k_proj.weight"
+    stored = {key: value for key, value in _kept(tmp_path, "rounded-1").items() if key.startswith(weight)}
+    codes, scales = stored[f"{weight}.codes"], stored[f"{weight}.scales"]
+    exact = (codes.reshape(len(codes), -1, 32).astype(np.float32) - 7) * scales.astype(np.float32)[..., None]
+    columns = model.checkpoint.shape(weight)[1]
+    np.testing.assert_allclose(tensors[weight], exact.reshape(len(codes), -1)[:, :columns], rtol=1e-3)
+
+
+def _kept(directory, group):
+    from safetensors.numpy import load_file
+
+    return load_file(directory / "kept" / f"{group}.safetensors")
+
+
+class KilledError(Exception):
+    """Simulates a kill at a known place."""
+
+
+@pytest.mark.parametrize("after", range(1, 8))
+def test_an_interrupted_run_goes_on_and_chooses_the_same(make_llama, tmp_path, monkeypatch, after):
+    checkpoint = Checkpoint.open(make_llama(tie_word_embeddings=True))
+    quantization = QUANTIZATIONS["q4f16_1"]
+    monkeypatch.setattr("edge_transact.prune.journal.STATE_S", 0)
+
+    def run(name):
+        journal = Journal(tmp_path / name, {}, resume=True)
+        round_model(LayerwiseModel(checkpoint, WINDOWS), quantization, journal)
+        directory = tmp_path / f"{name}-kept"
+        directory.mkdir()
+        keep_rounded(journal, checkpoint, directory)
+        return {file.name: file.read_bytes() for file in directory.iterdir()}
+
+    written, put = [], Journal.__setitem__
+
+    def until_killed(journal, name, tensors):
+        if len(written) == after:
+            raise KilledError
+        written.append(name)
+        put(journal, name, tensors)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(Journal, "__setitem__", until_killed)
+        with pytest.raises(KilledError):
+            run("once")
+    assert run("once") == run("whole")

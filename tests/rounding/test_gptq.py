@@ -1,0 +1,101 @@
+"""GPTQ against its definition, column by column, and what it is for: a smaller error of the output."""
+
+import numpy as np
+import pytest
+import torch
+
+from edge_transact.quantization import QUANTIZATIONS
+from edge_transact.rounding.calibrated import dequantized
+from edge_transact.rounding.gptq import DAMPING, GPTQ
+from edge_transact.rounding.search import search
+from edge_transact.weights import w4
+
+W4 = [name for name, quantization in QUANTIZATIONS.items() if quantization.bits == 4]
+
+
+def inputs(tokens, size, seed=0):
+    """Correlated inputs, ``[tokens, size]``."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(size, size, generator=generator) / size**0.5 + torch.eye(size)
+    return torch.randn(tokens, size, generator=generator) @ mixing
+
+
+def matrix(rows, size, seed=1):
+    return torch.randn(rows, size, generator=torch.Generator().manual_seed(seed))
+
+
+def output_error(weight, rounded, x):
+    return ((rounded - weight) @ x.T).square().mean().item()
+
+
+@pytest.mark.parametrize("name", W4)
+@pytest.mark.parametrize("size", [64, 70, 20])
+def test_the_output_is_nearer_than_with_search(name, size):
+    quantization, x, weight = QUANTIZATIONS[name], inputs(1000, size), matrix(50, size)
+    by_text = dequantized(*GPTQ(x.T @ x, quantization)(weight), size)
+    alone = dequantized(*search(weight, importance=torch.ones(size), quantization=quantization), size)
+    unseen = inputs(1000, size, seed=0)[500:]
+    assert output_error(weight, by_text, unseen) < 0.75 * output_error(weight, alone, unseen)
+
+
+def test_independent_inputs_leave_nothing_to_make_up_for():
+    """With a diagonal Gram matrix every weight gets its nearest code."""
+    weight = matrix(40, 64)
+    codes, scales = GPTQ(torch.diag(torch.rand(64) + 0.5), QUANTIZATIONS["q4f16_1"])(weight)
+    nearest = (weight.view(40, 2, 32) / scales.float()[..., None]).round().clamp(-7, 8) + 7
+    np.testing.assert_array_equal(codes, nearest.flatten(start_dim=1))
+
+
+def test_each_error_is_made_up_for_by_the_columns_that_follow():
+    """For the codes of all columns before it, a column's code is nearest to the best value that the rest allows."""
+    size, x, weight = 32, inputs(300, 32).double(), matrix(5, 32).double()
+    gram = x.T @ x
+    codes, scales = GPTQ(gram.float(), QUANTIZATIONS["q4f32_1"])(weight.float())
+    rounded = dequantized(codes, scales, size).double()
+    damped = gram + DAMPING * gram.diagonal().mean() * torch.eye(size)
+    order = gram.diagonal().argsort(descending=True)
+    for position in range(size):
+        done, rest = order[:position], order[position:]
+        # The rest of the row that minimizes the damped error of the output, given what is rounded already.
+        error = (rounded - weight)[:, done]
+        best = weight[:, rest] - error @ damped[done][:, rest] @ damped[rest][:, rest].inverse()
+        steps = best[:, 0] / scales[:, 0]
+        code = steps.round().clamp(-7, 8)
+        near_a_tie = ((steps - steps.floor()) - 0.5).abs() < 1e-3
+        assert ((code + 7 == codes[:, order[position]]) | near_a_tie).all()
+
+
+@pytest.mark.parametrize("name", W4)
+def test_rows_do_not_depend_on_each_other(name):
+    x, weight = inputs(200, 64), matrix(9, 64)
+    gptq = GPTQ(x.T @ x, QUANTIZATIONS[name])
+    whole, parts = gptq(weight), [gptq(rows) for rows in weight.split([1, 5, 3])]
+    for one, many in zip(whole, zip(*parts, strict=True), strict=True):
+        np.testing.assert_array_equal(one, torch.cat(many))
+
+
+def test_inputs_that_never_occur_and_no_text_at_all():
+    weight = matrix(8, 64)
+    x = inputs(100, 64)
+    x[:, 10:40] = 0.0
+    for gram in (x.T @ x, torch.zeros(64, 64)):
+        codes, scales = GPTQ(gram, QUANTIZATIONS["q4f16_1"])(weight)
+        rounded = dequantized(codes, scales, 64)
+        assert torch.isfinite(scales).all() and (rounded - weight).abs().max() < 1.0
+
+
+def test_fewer_tokens_than_inputs():
+    x, weight = inputs(5, 96), matrix(16, 96)
+    rounded = dequantized(*GPTQ(x.T @ x, QUANTIZATIONS["q4f16_0"])(weight), 96)
+    alone = dequantized(*search(weight, importance=torch.ones(96), quantization=QUANTIZATIONS["q4f16_0"]), 96)
+    assert output_error(weight, rounded, x) < output_error(weight, alone, x)
+
+
+def test_codes_pack_like_any_others():
+    x, weight = inputs(200, 70), matrix(12, 70)
+    quantization = QUANTIZATIONS["q4f16_0"]
+    gptq = GPTQ(x.T @ x, quantization)
+    packed = w4.quantize(weight, quantization, rounding=gptq)
+    np.testing.assert_allclose(
+        w4.dequantize(*packed, quantization, 70).astype(np.float32), dequantized(*gptq(weight), 70), rtol=1e-3
+    )
