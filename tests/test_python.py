@@ -19,9 +19,10 @@ from edge_transact.build.options import BuildOptions
 from edge_transact.evaluate.models import evaluate_models
 from edge_transact.prune import PruneOptions, prune
 
-prune("demo:tiny", Path("pruned"), PruneOptions(ratio=0.3, method="transact", calibration_tokens=2048))
+text = {"calibration": "text.txt", "calibration_tokens": 2048}
+prune("demo:tiny", Path("pruned"), PruneOptions(ratio=0.3, method="transact", **text))
 build("pruned", Path("dist"), BuildOptions(target=["host"]))
-evaluate_models(["pruned", "dist"], text="demo:sotu", window=64, max_windows=1)
+evaluate_models(["pruned", "dist"], text="text.txt", window=64, max_windows=1)
 """
 
 
@@ -33,6 +34,7 @@ def run(program: str, directory: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_a_python_caller_gets_no_output(tmp_path):
+    (tmp_path / "text.txt").write_text("It was the best of times, it was the worst of times. " * 400)
     done = run(PROGRAM, tmp_path)
     assert (done.stdout, done.stderr) == ("", "")
 

@@ -102,7 +102,7 @@ def solving_mib(size: int) -> float:
 
 
 def test_solving_takes_one_matrix_besides_the_sums() -> None:
-    size = 2048
+    size = 1536
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as own_process:
         taken = own_process.submit(solving_mib, size).result()
     assert taken < 1.3 * size**2 * torch.float64.itemsize / 2**20

@@ -1,13 +1,18 @@
 """The small checkpoints of the comparison with MLC, their weights the same on every machine; and what is compared."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import shutil
 import tarfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from edge_transact.build.stages import Rounding
 
 GOLDEN = Path(__file__).parents[1] / "data" / "mlc_engine.npz"
 ANDROID_METADATA = GOLDEN.with_name("mlc_android_metadata.json")
@@ -69,6 +74,14 @@ def small_checkpoint(tiny_model: Path, directory: Path, widths: str) -> Path:
     return directory
 
 
+def nearest() -> Rounding:
+    """MLC's own rounding."""
+    from edge_transact.build.stages import Rounding
+    from edge_transact.prune.options import PruneChoices
+
+    return Rounding("nearest", PruneChoices())
+
+
 def digests(directory: Path) -> dict[str, str]:
     """Parameter name to the sha256 of its dtype, shape and bytes."""
     from edge_transact.weights import ShardReader
@@ -105,9 +118,8 @@ def weights(checkpoint: Path, quantization: str, directory: Path, engine: str) -
         (emitted / name).write_text(text)
     definition = load(emitted, {**source.config, "rope_theta": source.rope_theta, **sizes})
     mlc = MLC([]) if engine == "mlc" else None
-    Maker(source, QUANTIZATIONS[quantization], sizes, "edge_llama_small", emitted, mlc).write_model(
-        directory, definition
-    )
+    maker = Maker(source, QUANTIZATIONS[quantization], nearest(), sizes, "edge_llama_small", emitted, mlc)
+    maker.write_model(directory, definition)
     return digests(directory)
 
 
@@ -161,7 +173,7 @@ def android_metadata(tiny_model: Path, scratch: Path) -> dict[str, Any]:
         (emitted / name).write_text(text)
     rope = {"rope_theta": source.rope_theta, "rope_scaling": source.rope_scaling}
     definition = load(emitted, {**source.config, **rope, **SIZES})
-    maker = Maker(source, QUANTIZATIONS["q4f16_0"], SIZES, MODEL_LIB, emitted, MLC(["android"]))
+    maker = Maker(source, QUANTIZATIONS["q4f16_0"], nearest(), SIZES, MODEL_LIB, emitted, MLC(["android"]))
     maker.write_model(scratch / "model", definition)
     maker.build_library(scratch / "model", definition, "android", scratch / "odd.tar")
     return archive_metadata(scratch / "odd.tar")
