@@ -44,6 +44,7 @@ def searched(checkpoint: Checkpoint, sources: ParameterSources, quantization: Qu
         quantization: A 4-bit quantization.
         name: The parameter.
     """
+    _kernel()  # compiled here, because rows are rounded in several threads
     # All parts of a joined parameter read the same inputs.
     importance = input_importance(checkpoint, sources[name][0][0])
     return functools.partial(search, importance=importance, quantization=quantization)
