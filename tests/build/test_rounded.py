@@ -1,0 +1,66 @@
+"""The rounding stage of a build: cached by what it depends on, and continued after an interruption."""
+
+import pytest
+
+from edge_transact.build.stages import Rounding, rounded
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.prune.journal import Journal
+from edge_transact.prune.options import PruneChoices
+from edge_transact.quantization import QUANTIZATIONS
+
+
+class KilledError(Exception):
+    """Simulates a kill at a known place."""
+
+
+@pytest.fixture
+def text(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("edge_transact.prune.journal.STATE_S", 0)
+    path = tmp_path / "text.txt"
+    path.write_text("It was the best of times, it was the worst of times. " * 100)
+    return path
+
+
+def gptq(text, **options):
+    return Rounding(
+        "gptq", PruneChoices(calibration=str(text), calibration_tokens=256, calibration_window=64, **options)
+    )
+
+
+def contents(directory):
+    return {file.name: file.read_bytes() for file in directory.iterdir()}
+
+
+def test_a_killed_run_goes_on_and_is_then_in_the_cache(tiny_model, text, monkeypatch, caplog):
+    checkpoint, quantization = Checkpoint.open(tiny_model), QUANTIZATIONS["q4f16_1"]
+    caplog.set_level("INFO", "edge_transact")
+    written, put = [], Journal.__setitem__
+
+    def until_killed(journal, name, tensors):
+        if len(written) == 4:
+            raise KilledError
+        written.append(name)
+        put(journal, name, tensors)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(Journal, "__setitem__", until_killed)
+        with pytest.raises(KilledError):
+            rounded(checkpoint, quantization, gptq(text))
+    directory = rounded(checkpoint, quantization, gptq(text))
+    assert "Going on with what is in" in caplog.text
+    assert not [path for path in directory.parents[1].iterdir() if path.name.startswith(".")], "nothing is left"
+    first = contents(directory)
+    caplog.clear()
+    assert rounded(checkpoint, quantization, gptq(text)) == directory
+    assert "nothing has changed" in caplog.text and contents(directory) == first
+
+
+def test_it_depends_on_text_seed_and_quantization(tiny_model, text, tmp_path):
+    checkpoint, quantization = Checkpoint.open(tiny_model), QUANTIZATIONS["q4f16_1"]
+    directories = {rounded(checkpoint, quantization, gptq(text))}
+    directories.add(rounded(checkpoint, quantization, gptq(text, seed=1)))
+    directories.add(rounded(checkpoint, QUANTIZATIONS["q4f32_1"], gptq(text)))
+    text.write_text("The state of the union is strong. " * 200)
+    directories.add(rounded(checkpoint, quantization, gptq(text)))
+    assert len(directories) == 4
