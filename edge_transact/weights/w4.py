@@ -29,8 +29,9 @@ RoundRows = Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
 codes, int8 ``[rows, 32 * groups]`` from 0 to 15, and scales ``[rows, groups]`` in the model's dtype. What it returns
 beyond a row's end is ignored."""
 
-_CHUNK_WEIGHTS = 1 << 16
-"""Weights that a thread packs at once: few enough for the temporaries to stay in one core's cache."""
+_CHUNK_WEIGHTS = 1 << 18
+"""Weights that a thread packs at once: few enough for the temporaries to stay in the CPU's cache, and many enough for
+Python's share of the time to be small and for `rounding.search` to have a row in each of its lanes."""
 
 
 def quantize(
