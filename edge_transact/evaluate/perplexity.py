@@ -4,7 +4,7 @@ A text is tokenized once, with the special tokens that the tokenizer adds by def
 length that don't overlap; the remainder is dropped. Every window is one forward pass without previous context. The
 perplexity is the exponential of the mean negative log-likelihood of tokens 2..n of all windows, in fp32.
 
-Where the same token is predicted by a reference model, too, the two distributions are compared: see `Divergence`.
+With a reference model, the predictions of both are compared, too: see `Divergence`.
 """
 
 from __future__ import annotations
@@ -110,7 +110,6 @@ def perplexity(
         EdgeTransactError: See `windows_of`; the model's log-likelihood isn't finite; or the reference has another
             vocabulary.
     """
-
     # `verbose=False`: no warning that the text is longer than the model's context, since it is cut into windows.
     token_ids = tokenizer(text, verbose=False)["input_ids"]
     windows = windows_of(token_ids, window, max_windows)

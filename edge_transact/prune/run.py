@@ -22,7 +22,7 @@ from edge_transact.prune.allocate.budget import limits_of
 from edge_transact.prune.allocate.curves import Curves, loss_curves
 from edge_transact.prune.allocate.schedule import shot_plans
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel, computation_dtype, compute_device
-from edge_transact.prune.calibrate.windows import read_calibration
+from edge_transact.prune.calibrate.windows import calibration_of
 from edge_transact.prune.compensate import compensation, last_norm
 from edge_transact.prune.compensate.regression import Fit
 from edge_transact.prune.cut.selection import LayerSelection, select
@@ -105,14 +105,7 @@ def prune(model: str, output: Path, options: PruneOptions, *, resume: bool = Fal
     refuse_existing(output, force)
     source = Checkpoint.open(resolve_model(model))
     check_choices(options, source.plan, allocation, options.units, options.bucket)
-    windows = read_calibration(
-        source,
-        options.calibration,
-        tokens=options.calibration_tokens,
-        window=options.calibration_window,
-        packing=options.packing,
-        seed=options.seed,
-    )
+    windows = calibration_of(source, options)
     provenance = {"source": model} | options.provenance() | {"calibration": windows.to_dict()}
     identity = provenance | {"parameters": costs.parameters(source.plan), **computation(source)}
     journal = Journal(output, identity | {"options": options.identity()}, resume=resume)

@@ -5,4 +5,6 @@ rounding, `w4.nearest`, uses 15 codes, positive scales, and the scale that just 
 chosen here costs nothing at run time: the same bytes, kernels and libraries.
 
 - `search` needs no text: the scale of every group by least squares, with inputs weighted by `importance`.
+- `gptq` rounds one matrix, given the Gram matrix of its inputs.
+- `calibrated` rounds a model with it, layer by layer, on calibration text.
 """

@@ -11,25 +11,30 @@ next norm divides by that size.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import safetensors.numpy
+import safetensors
 import safetensors.torch
 import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.finite import is_finite
+from edge_transact.errors import EdgeTransactError
 from edge_transact.progress import bar
 from edge_transact.prune.calibrate.gram import Gram, sums_of
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel, check_finite, pieces
 from edge_transact.prune.journal import Journal
 from edge_transact.quantization import ZERO_POINT, Quantization
-from edge_transact.rounding.gptq import GPTQ
+from edge_transact.rounding.gptq import CHUNK_ROWS, DAMPINGS, GPTQ
 from edge_transact.rounding.importance import input_importance
 from edge_transact.rounding.search import search
 from edge_transact.weights import w4
 from edge_transact.weights.convert import ParameterSources
+
+logger = logging.getLogger(__name__)
 
 EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -51,10 +56,10 @@ class Rounded:
     def __call__(self, name: str) -> w4.RoundRows:
         """How the rows of a parameter of the definition are rounded: they are replaced by what was chosen for them."""
         parts, join = self._sources[name]
-        tensors = {part: safetensors.numpy.load_file(self._directory / _file(_group(part))) for part in parts}
-        codes, scales = (
-            torch.from_numpy(join(*(tensors[part][part + kind] for part in parts))) for kind in (CODES, SCALES)
-        )
+        with safetensors.safe_open(self._directory / _file(_group(parts[0])), "np") as group:
+            codes, scales = (
+                torch.from_numpy(join(*(group.get_tensor(part + kind) for part in parts))) for kind in (CODES, SCALES)
+            )
 
         def replay(rows: torch.Tensor, first: int) -> tuple[torch.Tensor, torch.Tensor]:
             chosen = slice(first, first + len(rows))
@@ -90,7 +95,7 @@ def round_model(model: LayerwiseModel, quantization: Quantization, journal: Jour
         journal: Where codes and scales go as soon as they are chosen, for `Rounded`.
 
     Raises:
-        EdgeTransactError: A layer computes NaN or infinity.
+        EdgeTransactError: A layer computes NaN or infinity, or a weight isn't finite in the quantization's dtype.
     """
     checkpoint = model.checkpoint
     layers = len(checkpoint.plan.layers)
@@ -111,23 +116,39 @@ def round_model(model: LayerwiseModel, quantization: Quantization, journal: Jour
     with sums_of(model.dtype):
         for batch in pieces(hidden, model):
             gram.add(model.final_normed(batch).flatten(end_dim=1).float())
-    _keep(journal, name, *GPTQ(gram.whole().cpu(), quantization)(checkpoint.tensor(name)))
+    weight = _checked(name, checkpoint.tensor(name), quantization)
+    _keep(journal, name, *GPTQ(gram.whole().cpu(), quantization)(weight))
     journal.discard("rounded-state")
 
 
 def _embed(model: LayerwiseModel, quantization: Quantization, journal: Journal) -> torch.Tensor:
     """Rounds the embedding without text. Returns the input of layer 0, ``[windows, window, hidden_size]``."""
-    weight = model.checkpoint.tensor(EMBEDDING)
+    weight = _checked(EMBEDDING, model.checkpoint.tensor(EMBEDDING), quantization)
     importance = torch.ones(weight.shape[1])
     if model.checkpoint.plan.tie_word_embeddings:
         importance = input_importance(model.checkpoint, EMBEDDING)
-    codes, scales = search(weight, importance=importance, quantization=quantization)
+    # In blocks, because a vocabulary of 128,000 takes gigabytes in fp32.
+    chosen = [search(rows, importance=importance, quantization=quantization) for rows in weight.split(CHUNK_ROWS)]
+    codes, scales = (torch.cat(parts) for parts in zip(*chosen, strict=True))
     _keep(journal, EMBEDDING, codes, scales)
     hidden = journal.room((*model.windows.shape, weight.shape[1]), model.dtype)
     for ids, batch in zip(model.batches, pieces(hidden, model), strict=True):
         rows = dequantized(codes[ids.flatten()], scales[ids.flatten()], weight.shape[1])
         batch.copy_(rows.view(*ids.shape, -1))
     return hidden
+
+
+def _checked(name: str, weight: torch.Tensor, quantization: Quantization) -> torch.Tensor:
+    """The weight itself.
+
+    Raises:
+        EdgeTransactError: It isn't finite in the quantization's dtype.
+    """
+    dtype = getattr(torch, quantization.model_dtype)
+    if not all(is_finite(rows.to(dtype)) for rows in weight.split(CHUNK_ROWS)):
+        error = w4.not_finite(quantization)
+        raise EdgeTransactError(f"{name}: {error.message}", fix=error.fix)
+    return weight
 
 
 def _keep(journal: Journal, name: str, codes: torch.Tensor, scales: torch.Tensor) -> None:
@@ -201,11 +222,18 @@ class _Layer:
 
     def _replace(self, names: Sequence[str], gram: Gram) -> None:
         """Rounds projections that read the same inputs."""
-        rounding = GPTQ(gram.whole().cpu(), self.quantization)
+        inputs = gram.whole().cpu()
+        check_finite({f"the inputs of {names[0]}": inputs}, self.model.checkpoint, self.index)
+        rounding = GPTQ(inputs, self.quantization)
+        if rounding.damping > DAMPINGS[0]:
+            logger.warning(
+                f"layer {self.index}, {', '.join(names)}: the inputs on the calibration text are too much alike; "
+                f"rounded with a damping of {rounding.damping:g}. More --calibration-tokens may help."
+            )
         for name in names:
             projection = self._projection(name)
-            codes, scales = rounding(projection.weight.cpu())
             stored = f"model.layers.{self.index}.{name}.weight"
+            codes, scales = rounding(_checked(stored, projection.weight.cpu(), self.quantization))
             self.tensors |= {stored + CODES: codes, stored + SCALES: scales}
             weight = dequantized(codes, scales, projection.in_features)
             projection.weight = torch.nn.Parameter(weight.to(self.model.device, self.model.dtype), requires_grad=False)

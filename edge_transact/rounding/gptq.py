@@ -15,8 +15,9 @@ from edge_transact.quantization import GROUP_SIZE, ZERO_POINT, Quantization
 from edge_transact.rounding.search import best_scales, stored
 from edge_transact.weights import w4
 
-DAMPING = 0.01
-"""Added to the Gram matrix's diagonal, as a share of its mean: text has fewer directions than weights may meet."""
+DAMPINGS = (0.01, 0.1, 1.0, 10.0)
+"""Added to the Gram matrix's diagonal, as shares of its mean: text has fewer directions than weights may meet. The
+first with which the matrix can be factorized in fp32 is used."""
 
 CHUNK_ROWS = 4096
 """Rows that are rounded at once; rows don't depend on each other."""
@@ -26,27 +27,23 @@ class GPTQ:
     """Rounds rows of matrices that read the same inputs.
 
     Args:
-        gram: The sum of ``x^T x`` over the inputs x of all tokens, fp32 ``[in, in]``; changed in place.
+        gram: The sum of ``x^T x`` over the inputs x of all tokens, fp32 ``[in, in]``.
         quantization: A 4-bit quantization.
 
+    Attributes:
+        damping: The one of `DAMPINGS` that was used.
+
     Raises:
-        ValueError: The Gram matrix isn't finite.
+        ValueError: The Gram matrix can't be factorized, because it isn't finite.
     """
 
     def __init__(self, gram: torch.Tensor, quantization: Quantization) -> None:
         self._quantization = quantization
         padding = -len(gram) % GROUP_SIZE
         gram = torch.nn.functional.pad(gram, (0, padding, 0, padding))
-        diagonal = gram.diagonal()
-        mean = diagonal.mean()
-        if not torch.isfinite(mean):
-            raise ValueError("the Gram matrix is not finite")
-        self._order = _order(diagonal)
-        diagonal += DAMPING * mean if mean > 0 else 1.0
-        # The upper Cholesky factor of the inverse; its row j says how the columns after j make up for an error in j.
-        ordered = gram[self._order][:, self._order]
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(ordered))
-        self._factor = torch.linalg.cholesky(inverse, upper=True)
+        self._order = _order(gram.diagonal())
+        # Row j of the factor says how the columns after j make up for an error in j.
+        self._factor, self.damping = _factor(gram[self._order][:, self._order])
 
     def __call__(self, rows: torch.Tensor, first: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """A `w4.RoundRows`."""
@@ -79,6 +76,23 @@ class GPTQ:
         groups = self._order[::GROUP_SIZE] // GROUP_SIZE
         dtype = getattr(torch, self._quantization.model_dtype)
         return codes[:, back].add_(ZERO_POINT).to(torch.int8), scales[:, groups.argsort()].to(dtype)
+
+
+def _factor(gram: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """The upper Cholesky factor U of the damped matrix's inverse, ``U^T U``, and the damping; changes `gram`.
+
+    With R R^T, R upper triangular, as the damped matrix, U is the inverse of R: nothing else is factorized. R is the
+    Cholesky factor of the matrix read backwards.
+    """
+    diagonal = gram.diagonal().clone()
+    mean = diagonal.mean().item()
+    for damping in DAMPINGS:
+        gram.diagonal().copy_(diagonal + (damping * mean or 1.0))
+        backwards, failed = torch.linalg.cholesky_ex(gram.flip(0, 1))
+        if not failed:
+            unit = torch.eye(len(gram))
+            return torch.linalg.solve_triangular(backwards.flip(0, 1), unit, upper=True), damping
+    raise ValueError("the Gram matrix can't be factorized; is it finite?")
 
 
 def _order(energy: torch.Tensor) -> torch.Tensor:

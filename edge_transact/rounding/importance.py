@@ -16,6 +16,10 @@ FLOOR = 1e-2
 """The least importance of an input, as a share of the mean: text may use what the weights make look dead."""
 
 
+ROWS = 512
+"""Rows of a matrix that are squared at once."""
+
+
 def input_importance(checkpoint: Checkpoint, name: str) -> torch.Tensor:
     """The relative size of each input of a matrix, a root mean square.
 
@@ -24,7 +28,7 @@ def input_importance(checkpoint: Checkpoint, name: str) -> torch.Tensor:
         name: One of its matrices.
 
     Returns:
-        fp32 ``[in_features]``, with a mean of 1.
+        fp32 ``[in_features]``, relative to the mean and at least `FLOOR`.
     """
     sizes = _squares(checkpoint, name).sqrt()
     mean = sizes.mean()
@@ -57,4 +61,6 @@ def _square(checkpoint: Checkpoint, name: str) -> torch.Tensor:
 
 def _outputs(checkpoint: Checkpoint, name: str, norm: str) -> torch.Tensor:
     """The mean square of each output of a projection behind a norm."""
-    return checkpoint.tensor(name).float().square() @ _square(checkpoint, norm)
+    weights = _square(checkpoint, norm)
+    # In blocks, because a matrix of a large model takes a gigabyte in fp32.
+    return torch.cat([rows.float().square_() @ weights for rows in checkpoint.tensor(name).split(ROWS)])

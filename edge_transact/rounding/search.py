@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from tvm import tirx
 
 STEPS = (6.3, 6.65, 7.0, 7.35, 7.7, 8.05, 8.4, 8.75, 9.1, 9.45, -6.3, -6.65, -7.0, -7.35)
-"""What the largest weight is divided by. With 7, the result is never worse than MLC's, which is that step unsolved."""
+"""What the largest weight is divided by. MLC's scale is 7, not solved again: but for the rounding of scales, the result
+is never worse."""
 
 LANES = 8
 """Groups that are searched together, one per lane. Fixed, so that every CPU adds in the same order."""
@@ -132,7 +133,7 @@ def _search_scales() -> tirx.PrimFunc:
         steps = T.match_buffer(handles[2], (trials,), "float32")
         scale = T.match_buffer(handles[3], (groups, columns), "float32")
         with T.serial(0, columns // LANES) as block, T.serial(0, groups) as group:
-            least, best, largest = (T.alloc_buffer((LANES,), "float32", scope="local") for _ in range(3))
+            gain, best, largest = (T.alloc_buffer((LANES,), "float32", scope="local") for _ in range(3))
             column = T.bind(block * LANES)
 
             def of_input(i: int) -> tirx.Expr:
@@ -144,7 +145,7 @@ def _search_scales() -> tirx.PrimFunc:
             # In a group of zeros, every code is 0 whatever the step.
             extreme = T.bind(T.Select(high >= -low, high, low))
             store(largest, T.Select(tirx.EQ(extreme, constant(0)), constant(1), extreme), [0])
-            store(least, constant(-1), [0])
+            store(gain, constant(-1), [0])
             store(best, constant(0), [0])
             with T.serial(0, trials) as trial:
                 inverse = T.bind(splat(steps[trial], LANES) / load(largest, [0], LANES))
@@ -154,8 +155,9 @@ def _search_scales() -> tirx.PrimFunc:
                     weighted = T.bind(code * splat(importance[group * GROUP_SIZE + i], LANES))
                     by_weight, by_code = T.bind(by_weight + weighted * w), T.bind(by_code + weighted * code)
                 solved = T.bind(by_weight / by_code)
-                gained, before = T.bind(by_weight * solved), T.bind(load(least, [0], LANES))
+                # What the solution takes off the squared error.
+                gained, before = T.bind(by_weight * solved), T.bind(load(gain, [0], LANES))
                 store(best, T.Select(gained > before, solved, load(best, [0], LANES)), [0])
-                store(least, T.max(gained, before), [0])
+                store(gain, T.max(gained, before), [0])
             store(scale, load(best, [0], LANES), [group, column])
     return ib.get()

@@ -110,11 +110,16 @@ class Packer:
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns and raises the same as `quantize`."""
         if not torch.isfinite(self._scales).all():
-            raise EdgeTransactError(
-                f"a weight is not finite in {self._quantization.model_dtype}",
-                fix="Check the checkpoint for NaN and infinite values, or use q4f32_1 for values above 65504.",
-            )
+            raise not_finite(self._quantization)
         return self._words.numpy().view("<u4"), self._scales.numpy()
+
+
+def not_finite(quantization: Quantization) -> EdgeTransactError:
+    """The error for a weight that the model's dtype can't hold."""
+    return EdgeTransactError(
+        f"a weight is not finite in {quantization.model_dtype}",
+        fix="Check the checkpoint for NaN and infinite values, or use q4f32_1 for values above 65504.",
+    )
 
 
 def _each(work: Callable[[int], None], starts: Sequence[int]) -> None:

@@ -123,6 +123,11 @@ def test_another_rounding_changes_the_weights_alone(built, tiny_model, tmp_path)
     assert len(shards) == 3
 
 
+def test_a_rounding_is_for_four_bits(tiny_model, tmp_path):
+    code, _, err = invoke("build", tiny_model, "--quant", "q0f16", "--rounding", "nearest", "-o", tmp_path / "dist")
+    assert code == 2 and "--rounding nearest is for 4 bits, and q0f16 isn't quantized" in err
+
+
 @pytest.mark.parametrize("rounding", ["search", "gptq"])
 def test_mlcs_compiler_rounds_to_nearest_only(tiny_model, tmp_path, rounding):
     code, _, err = invoke(

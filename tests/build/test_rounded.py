@@ -4,13 +4,9 @@ import pytest
 
 from edge_transact.build.stages import Rounding, rounded
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.prune.journal import Journal
 from edge_transact.prune.options import PruneChoices
 from edge_transact.quantization import QUANTIZATIONS
-
-
-class KilledError(Exception):
-    """Simulates a kill at a known place."""
+from tests.support.interruption import killed_after
 
 
 @pytest.fixture
@@ -32,21 +28,11 @@ def contents(directory):
     return {file.name: file.read_bytes() for file in directory.iterdir()}
 
 
-def test_a_killed_run_goes_on_and_is_then_in_the_cache(tiny_model, text, monkeypatch, caplog):
+def test_a_killed_run_goes_on_and_is_then_in_the_cache(tiny_model, text, caplog):
     checkpoint, quantization = Checkpoint.open(tiny_model), QUANTIZATIONS["q4f16_1"]
     caplog.set_level("INFO", "edge_transact")
-    written, put = [], Journal.__setitem__
-
-    def until_killed(journal, name, tensors):
-        if len(written) == 4:
-            raise KilledError
-        written.append(name)
-        put(journal, name, tensors)
-
-    with monkeypatch.context() as killed:
-        killed.setattr(Journal, "__setitem__", until_killed)
-        with pytest.raises(KilledError):
-            rounded(checkpoint, quantization, gptq(text))
+    with killed_after(4):
+        rounded(checkpoint, quantization, gptq(text))
     directory = rounded(checkpoint, quantization, gptq(text))
     assert "Going on with what is in" in caplog.text
     assert not [path for path in directory.parents[1].iterdir() if path.name.startswith(".")], "nothing is left"

@@ -15,6 +15,7 @@ from edge_transact.errors import UsageError
 from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune import run as pipeline
 from edge_transact.prune.journal import Journal
+from tests.support.interruption import KilledError, killed_after
 from tests.support.pruning import TEXT, prune_command, weights_of
 
 
@@ -39,10 +40,6 @@ def uninterrupted(tiny_model, tmp_path_factory, options) -> Callable[[str], tupl
     return run
 
 
-class KilledError(Exception):
-    """Simulates a kill at a known place."""
-
-
 @pytest.mark.parametrize("method", ["best", "transact", "llm-pruner"])
 @pytest.mark.parametrize("after", [1, 4, 7, 8, 9, 10, 11, 12, 13, 14, 15])
 def test_the_same_bytes_wherever_it_was_interrupted(
@@ -51,17 +48,7 @@ def test_the_same_bytes_wherever_it_was_interrupted(
     options, weights = uninterrupted(method)
     # Write the state after every layer, or after hardly any.
     monkeypatch.setattr("edge_transact.prune.journal.STATE_S", 0 if after % 2 else 60)
-    puts = []
-
-    def put(journal: Journal, name: str, tensors) -> None:
-        if len(puts) == after:
-            raise KilledError
-        puts.append(name)
-        original(journal, name, tensors)
-
-    original = Journal.__setitem__
-    with monkeypatch.context() as patch, pytest.raises(KilledError):
-        patch.setattr(Journal, "__setitem__", put)
+    with killed_after(after):
         prune(str(tiny_model), tmp_path / "out", options)
     assert not (tmp_path / "out").exists() and (tmp_path / ".out.prune").is_dir()
     prune(str(tiny_model), tmp_path / "out", options, resume=True)

@@ -7,6 +7,7 @@ import torch
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.definition import load, render
+from edge_transact.errors import EdgeTransactError
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.journal import Journal
 from edge_transact.quantization import QUANTIZATIONS
@@ -15,6 +16,7 @@ from edge_transact.rounding.search import searched
 from edge_transact.weights.convert import convert, restore
 from edge_transact.weights.shards import ShardReader
 from tests.support.checkpoints import narrowed, odd_plan
+from tests.support.interruption import killed_after
 
 W4 = [name for name, quantization in QUANTIZATIONS.items() if quantization.bits == 4]
 WINDOWS = torch.randint(0, 96, (16, 24), generator=torch.Generator().manual_seed(0))
@@ -100,14 +102,28 @@ def test_the_shards_hold_what_was_chosen(model, tmp_path):
     np.testing.assert_allclose(tensors[weight], exact.reshape(len(codes), -1)[:, :columns], rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("name", "bad", "words"),
+    [
+        ("model.embed_tokens.weight", float("nan"), "model.embed_tokens.weight: a weight is not finite in float16"),
+        ("model.layers.1.mlp.up_proj.weight", 7e4, "model.layers.1.mlp.up_proj.weight: a weight is not finite in"),
+        ("lm_head.weight", float("inf"), "lm_head.weight"),
+    ],
+)
+def test_a_weight_that_fp16_cannot_hold_is_named(make_llama, tmp_path, name, bad, words):
+    source = Checkpoint.open(make_llama())
+    tensors = {key: source.tensor(key).clone() for key in source.tensor_names()}
+    tensors[name][3, 5] = bad
+    checkpoint = write_checkpoint(source, source.plan, tensors.items(), {}, tmp_path / "bad")
+    journal = Journal(tmp_path / "journal", {}, resume=False)
+    with pytest.raises(EdgeTransactError, match=words):
+        round_model(LayerwiseModel(checkpoint, WINDOWS), QUANTIZATIONS["q4f16_1"], journal)
+
+
 def _kept(directory, group):
     from safetensors.numpy import load_file
 
     return load_file(directory / "kept" / f"{group}.safetensors")
-
-
-class KilledError(Exception):
-    """Simulates a kill at a known place."""
 
 
 @pytest.mark.parametrize("after", range(1, 8))
@@ -124,16 +140,6 @@ def test_an_interrupted_run_goes_on_and_chooses_the_same(make_llama, tmp_path, m
         keep_rounded(journal, checkpoint, directory)
         return {file.name: file.read_bytes() for file in directory.iterdir()}
 
-    written, put = [], Journal.__setitem__
-
-    def until_killed(journal, name, tensors):
-        if len(written) == after:
-            raise KilledError
-        written.append(name)
-        put(journal, name, tensors)
-
-    with monkeypatch.context() as killed:
-        killed.setattr(Journal, "__setitem__", until_killed)
-        with pytest.raises(KilledError):
-            run("once")
+    with killed_after(after):
+        run("once")
     assert run("once") == run("whole")

@@ -6,7 +6,7 @@ import torch
 
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.rounding.calibrated import dequantized
-from edge_transact.rounding.gptq import DAMPING, GPTQ
+from edge_transact.rounding.gptq import DAMPINGS, GPTQ
 from edge_transact.rounding.search import search
 from edge_transact.weights import w4
 
@@ -52,7 +52,7 @@ def test_each_error_is_made_up_for_by_the_columns_that_follow():
     gram = x.T @ x
     codes, scales = GPTQ(gram.float(), QUANTIZATIONS["q4f32_1"])(weight.float())
     rounded = dequantized(codes, scales, size).double()
-    damped = gram + DAMPING * gram.diagonal().mean() * torch.eye(size)
+    damped = gram + DAMPINGS[0] * gram.diagonal().mean() * torch.eye(size)
     order = gram.diagonal().argsort(descending=True)
     for position in range(size):
         done, rest = order[:position], order[position:]
@@ -82,6 +82,20 @@ def test_inputs_that_never_occur_and_no_text_at_all():
         codes, scales = GPTQ(gram, QUANTIZATIONS["q4f16_1"])(weight)
         rounded = dequantized(codes, scales, 64)
         assert torch.isfinite(scales).all() and (rounded - weight).abs().max() < 1.0
+
+
+def test_a_matrix_that_fp32_cannot_factorize_is_damped_more():
+    """One input that dwarfs the others, and a sum that rounding has made indefinite."""
+    x = inputs(500, 64)
+    gram = x.T @ x
+    gram[7, 8] = gram[8, 7] = 1.05 * gram[7, 7]
+    gram[8, 8] = gram[7, 7]
+    gptq = GPTQ(gram, QUANTIZATIONS["q4f16_1"])
+    assert gptq.damping > DAMPINGS[0]
+    codes, scales = gptq(matrix(8, 64))
+    assert torch.isfinite(scales).all() and codes.min() >= 0 and codes.max() <= 15
+    with pytest.raises(ValueError, match="factorized"):
+        GPTQ(torch.full((32, 32), torch.nan), QUANTIZATIONS["q4f16_1"])
 
 
 def test_fewer_tokens_than_inputs():

@@ -78,6 +78,18 @@ def texts_of(calibration: str | Sequence[str]) -> list[str]:
     return [calibration] if isinstance(calibration, str) else list(calibration)
 
 
+def calibration_of(checkpoint: Checkpoint, options: PruneChoices) -> Calibration:
+    """What `read_calibration` draws for these options."""
+    return read_calibration(
+        checkpoint,
+        options.calibration,
+        tokens=options.calibration_tokens,
+        window=options.calibration_window,
+        packing=options.packing,
+        seed=options.seed,
+    )
+
+
 def read_calibration(
     checkpoint: Checkpoint,
     calibration: str | Sequence[str],
