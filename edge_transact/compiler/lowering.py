@@ -19,6 +19,9 @@ PLAIN_LOOPS = {"tirx.noalias": True, "tirx.is_scheduled": True, _IS_PLAIN: True}
 
 MakePass = Callable[[], tvm.transform.Pass]
 
+UNCHECKED = "edge_transact.unchecked"
+"""The attribute of a kernel that doesn't check its arguments."""
+
 PIPELINE = "edge_transact"
 """The ``tir_pipeline`` for `tvm.compile` and `relax.build`."""
 
@@ -48,6 +51,8 @@ def _pipeline() -> tuple[tvm.transform.Pass, MakePass, MakePass]:
         others = {var: function for var, function in mod.functions_items() if var not in plain}
         lowered = default(IRModule(others, attrs=mod.attrs))
         lowered.update(short(IRModule(plain, attrs=mod.attrs)))
+        unchecked = {var: function for var, function in lowered.functions_items() if UNCHECKED in function.attrs}
+        lowered.update(tirx.transform.SkipAssert()(IRModule(unchecked, attrs=mod.attrs)))
         return lowered
 
     return run, finalize_host, finalize_device

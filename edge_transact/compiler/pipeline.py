@@ -14,6 +14,7 @@ from edge_transact.compiler.cpu.schedules import ScheduleForCPU
 from edge_transact.compiler.gpu import schedules as gpu_schedules
 from edge_transact.compiler.gpu.matmul import GPUKernels
 from edge_transact.compiler.passes.attach import AttachBounds, AttachEmbeddingAllocation, AttachMetadata
+from edge_transact.compiler.passes.checks import OmitChecks
 from edge_transact.compiler.passes.fuse_matmuls import FuseMatmuls
 from edge_transact.compiler.passes.kv_cache import CreateKVCache
 from edge_transact.compiler.passes.logits import AttachLogitProcessors, AttachSoftmax
@@ -57,7 +58,7 @@ def phases(target: tvm.target.Target, metadata: dict[str, Any], bounds: Mapping[
             relax.transform.FuseTIR(),
             relax.transform.DeadCodeElimination(),
         ],
-        "scheduled": [schedules, tirx.transform.ForceNarrowIndexToInt32()],
+        "scheduled": [schedules, tirx.transform.ForceNarrowIndexToInt32(), OmitChecks()],
         "planned": [
             relax.transform.RewriteDataflowReshape(),
             relax.transform.ToNonDataflow(),
