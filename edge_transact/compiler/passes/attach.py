@@ -9,6 +9,8 @@ from typing import Any
 import tvm
 from tvm import IRModule, relax, tirx
 
+from edge_transact.compiler.passes.calls import calls_of
+
 
 @tvm.transform.module_pass(opt_level=0, name="AttachBounds")
 class AttachBounds:
@@ -85,22 +87,14 @@ class AttachMetadata:
 def _allocated_bytes(function: relax.Function) -> int:
     """Bytes of the fixed-size storages and tensors that a function allocates."""
     total = 0
-
-    def visit(expr: relax.Expr) -> None:
-        nonlocal total
-        if not isinstance(expr, relax.Call) or not isinstance(expr.op, tvm.ir.Op):
-            return
-        if expr.op.name not in ("relax.memory.alloc_storage", "relax.builtin.alloc_tensor"):
-            return
-        sizes = list(expr.args[0].values)
+    for call in calls_of(function, "relax.memory.alloc_storage", "relax.builtin.alloc_tensor"):
+        sizes = list(call.args[0].values)
         if not all(isinstance(size, tirx.IntImm) for size in sizes):
-            return
+            continue
         count = 1
         for size in sizes:
             count *= size.value
-        if expr.op.name == "relax.builtin.alloc_tensor":
-            count *= (tvm.DataType(expr.args[1].value).bits + 7) // 8
+        if call.op.name == "relax.builtin.alloc_tensor":
+            count *= (tvm.DataType(call.args[1].value).bits + 7) // 8
         total += count
-
-    relax.analysis.post_order_visit(function, visit)
     return total

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from tvm import IRModule, relax, tirx
 
@@ -52,11 +53,14 @@ class _Chainer:
                 runs.append([binding])
         if not any(len(run) > 1 for run in runs):
             return block
-        reads = [(binding, relax.analysis.free_vars(binding.value)) for each in blocks for binding in each.bindings]
+        readers = _readers(binding.value for each in blocks for binding in each.bindings) + _readers([result])
         made: list[relax.Binding] = []
         for run in runs:
-            others = {var for binding, read in reads if binding not in run for var in read}
-            made += run if len(run) < 2 else self._joined(run, others | set(relax.analysis.free_vars(result)))
+            if len(run) < 2:
+                made += run
+                continue
+            own = _readers(binding.value for binding in run)
+            made += self._joined(run, {binding.var for binding in run if readers[binding.var] > own[binding.var]})
         return relax.DataflowBlock(made)
 
     def _joined(self, run: Sequence[relax.Binding], used: set[relax.Var]) -> Iterator[relax.Binding]:
@@ -90,3 +94,8 @@ class _Chainer:
             and bool(value.args)
             and getattr(value.args[0], "name_hint", None) in self.kinds
         )
+
+
+def _readers(expressions: Iterable[relax.Expr]) -> Counter[relax.Var]:
+    """How many of the expressions read each variable."""
+    return Counter(var for expression in expressions for var in set(relax.analysis.free_vars(expression)))

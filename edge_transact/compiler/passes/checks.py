@@ -6,6 +6,7 @@ import tvm
 from tvm import IRModule, relax
 
 from edge_transact.compiler.lowering import UNCHECKED
+from edge_transact.compiler.passes.calls import calls_of
 
 
 @tvm.transform.module_pass(opt_level=0, name="OmitChecks")
@@ -19,15 +20,7 @@ class OmitChecks:
 
     def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
         """The pass."""
-        called: set[relax.GlobalVar] = set()
-
-        def visit(expr: relax.Expr) -> None:
-            if isinstance(expr, relax.Call) and isinstance(expr.op, tvm.ir.Op) and expr.op.name == "relax.call_tir":
-                called.add(expr.args[0])
-
-        for _, function in mod.functions_items():
-            if isinstance(function, relax.Function):
-                relax.analysis.post_order_visit(function, visit)
-        for var in called:
+        functions = [function for _, function in mod.functions_items() if isinstance(function, relax.Function)]
+        for var in {call.args[0] for function in functions for call in calls_of(function, "relax.call_tir")}:
             mod[var] = mod[var].with_attr(UNCHECKED, True)
         return mod
