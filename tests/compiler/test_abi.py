@@ -1,5 +1,7 @@
 """The functions that MLC's engine looks up, called as it calls them, on the host; against torch and numpy."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -216,3 +218,26 @@ def test_bitmask(model):
     function(model, "apply_bitmask_inplace")(ours, engine.tensor(np.array([1], "int32")), engine.tensor(mask))
     logits[1] = np.where(allowed[1, :300], logits[1], np.finfo("float32").min)
     np.testing.assert_array_equal(ours.numpy(), logits)
+
+
+def test_a_functions_arguments_and_its_weights_are_checked(model):
+    engine = Engine(model)
+    tokens, weights = engine.tensor(np.array([5, 6], "int32")), list(model._parameters)
+    with pytest.raises(ValueError, match="dtype"):
+        model._vm["embed"](engine.tensor(np.array([5, 6], "float32")), model._parameters)
+    with pytest.raises(ValueError, match="embed"):
+        model._vm["embed"](tokens, weights[:-1])
+    for i, weight in enumerate(weights):
+        other = engine.tensor(np.zeros([size + 1 for size in weight.shape], str(weight.dtype)))
+        mismatched = copy.copy(model)
+        mismatched._parameters = [*weights[:i], other, *weights[i + 1 :]]
+        mismatched.reset()
+        with pytest.raises((TypeError, ValueError), match="shape|Mismatched|expect"):
+            mismatched.prefill([1, 2, 3])
+
+
+def test_kernels_that_the_engine_calls_check_their_arguments(model):
+    engine = Engine(model)
+    logits, rows, mask = np.zeros((2, 300), "float32"), np.array([1], "int32"), np.zeros((2, 10), "int32")
+    with pytest.raises(TypeError, match="dtype"):
+        function(model, "apply_bitmask_inplace")(*map(engine.tensor, (logits, rows.astype("float32"), mask)))

@@ -1,4 +1,4 @@
-"""Leaves out the checks of arguments that relax has checked already."""
+"""Leaves out checks of arguments that have been checked before."""
 
 from __future__ import annotations
 
@@ -8,19 +8,39 @@ from tvm import IRModule, relax
 from edge_transact.compiler.lowering import UNCHECKED
 from edge_transact.compiler.passes.calls import calls_of
 
+DECODE = ("decode", "batch_decode")
+"""The functions that only run after prefill has run with the same weights."""
+
 
 @tvm.transform.module_pass(opt_level=0, name="OmitChecks")
 class OmitChecks:
-    """Kernels that `relax.call_tir` calls don't check their arguments.
+    """Kernels that `relax.call_tir` calls don't check their arguments, which would often take more code than they do.
 
     The virtual machine checks the arguments of the functions that call them, and relax infers the shapes and dtypes of
-    everything in between. In each kernel, the same checks would take more code than most kernels themselves. Those that
-    the KV cache or MLC's engine call keep theirs.
+    everything in between. Of the weights, the virtual machine only counts how many there are: kernels that get weights
+    in prefill check them, so that a library refuses the weights of another one. Kernels that the KV cache or MLC's
+    engine call keep their checks.
     """
 
     def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
         """The pass."""
-        functions = [function for _, function in mod.functions_items() if isinstance(function, relax.Function)]
-        for var in {call.args[0] for function in functions for call in calls_of(function, "relax.call_tir")}:
-            mod[var] = mod[var].with_attr(UNCHECKED, True)
+        called: set[relax.GlobalVar] = set()
+        checks: set[relax.GlobalVar] = set()
+        for var, function in mod.functions_items():
+            if isinstance(function, relax.Function):
+                weights = set() if var.name_hint in DECODE else _weights(function)
+                for call in calls_of(function, "relax.call_tir"):
+                    called.add(call.args[0])
+                    if weights.intersection(call.args[1].fields):
+                        checks.add(call.args[0])
+        for kernel in called - checks:
+            mod[kernel] = mod[kernel].with_attr(UNCHECKED, True)
         return mod
+
+
+def _weights(function: relax.Function) -> set[relax.Expr]:
+    """The variables that are bound to items of a tuple that is a parameter."""
+    blocks = function.body.blocks if isinstance(function.body, relax.SeqExpr) else []
+    items = [binding for block in blocks for binding in block.bindings if isinstance(binding.value, relax.TupleGetItem)]
+    parameters = set(function.params)
+    return {binding.var for binding in items if binding.value.tuple_value in parameters}
