@@ -18,9 +18,11 @@ DEMO_MEMORY_GIB = 6
 DEMO_DISK_GIB = 4
 """Disk space for packages, and for the demo's checkpoints and libraries."""
 
-# It runs in another process, so that doctor can report a broken installation.
+# It runs in another process, so that doctor can report a broken installation. TVM would import torch, for seconds.
 _TVM_PROBE = """
-import json, tvm, tvm_ffi
+import json, sys
+sys.modules["torch"] = None
+import tvm, tvm_ffi
 found = lambda name: tvm_ffi.get_global_func(name, allow_missing=True)
 llvm = found("target.llvm_get_targets")
 print(json.dumps({

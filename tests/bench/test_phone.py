@@ -53,7 +53,7 @@ def test_a_pruned_smollm2_gives_the_hosts_tokens(phone, run_bench, tmp_path, mon
     build(
         "demo:smollm2",
         dist,
-        BuildOptions(target=["host", "android-cpu"], context=256, prefill_chunk=8),
+        BuildOptions(target=["host", "android-cpu"], rounding="nearest", context=256, prefill_chunk=8),
         pruning=PruneOptions(
             heads=3, intermediate=256, method="magnitude", calibration=str(text), calibration_tokens=512
         ),
