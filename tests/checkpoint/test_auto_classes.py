@@ -30,7 +30,7 @@ def odd_tiny(tiny_model, tmp_path_factory):
 
 FORKS = """
 import json, os, sys
-import scipy.optimize, sympy, torch
+import accelerate, jinja2.sandbox, PIL.Image, scipy.optimize, sympy, tokenizers, torch._dynamo, torch.distributed.tensor
 for line in sys.stdin:
     output, child_output = os.pipe()
     child = os.fork()
