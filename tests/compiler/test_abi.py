@@ -232,7 +232,7 @@ def test_a_functions_arguments_and_its_weights_are_checked(model):
         mismatched = copy.copy(model)
         mismatched._parameters = [*weights[:i], other, *weights[i + 1 :]]
         mismatched.reset()
-        with pytest.raises((TypeError, ValueError), match="shape|Mismatched|expect"):
+        with pytest.raises((TypeError, ValueError), match=r"Mismatched|shape|expect"):
             mismatched.prefill([1, 2, 3])
 
 
