@@ -27,6 +27,7 @@ from edge_transact.compiler.targets import get_target
 from edge_transact.definition import MODEL_TYPE, Definition, load, render
 from edge_transact.errors import UsageError
 from edge_transact.inputs.models import resolve_model
+from edge_transact.inputs.source import pruned_from
 from edge_transact.mlc.chat_config import chat_config
 from edge_transact.mlc.conversation import plain_note
 from edge_transact.mlc.toolchain import MLC
@@ -125,8 +126,14 @@ def build(
     with tempfile.TemporaryDirectory(prefix="edge-transact-") as scratch:
         checkpoint = Checkpoint.open(resolve_model(model))
         sizes = _sizes(checkpoint, options)
+        source = None
         if pruning and pruning.budgets():
-            checkpoint = pruned(checkpoint, model, pruning.counted(kind.name, options.context or costs.DEFAULT_CONTEXT))
+            budget = pruning.counted(kind.name, options.context or costs.DEFAULT_CONTEXT)
+            source, checkpoint = checkpoint, pruned(checkpoint, model, budget)
+        elif rounding_name == "best":
+            source = pruned_from(checkpoint)
+        if rounding_name == "best" and source:
+            logger.info(f"{rounding_name} aims at the predictions of {source.path}, from which this model was pruned")
         checkpoint = _with_fast_tokenizer(checkpoint, Path(scratch) / "checkpoint")
         warnings = concerns(checkpoint.plan, kind, names, **sizes)
         for warning in warnings:
@@ -134,7 +141,7 @@ def build(
         if note := plain_note(checkpoint.path):
             logger.info(note)
         with new_directory(output, force=force) as directory:
-            rounding = Rounding(rounding_name, pruning or PruneChoices())
+            rounding = Rounding(rounding_name, pruning or PruneChoices(), source)
             manifest = _fill(directory, checkpoint, model, names, kind, rounding, sizes, Path(scratch), mlc, dump)
     return Build(output, manifest, tuple(warnings), time.perf_counter() - started)
 
