@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -17,6 +18,8 @@ from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.cli import app
 from edge_transact.definition import load, render
 from edge_transact.evaluate.models import evaluate_models
+from edge_transact.prune.cut.selection import LayerSelection
+from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.journal import Journal
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.rounding.report import measure as measured
@@ -25,7 +28,6 @@ from edge_transact.rounding.report.page import TEXT
 from edge_transact.rounding.search import searched
 from edge_transact.weights.convert import convert, restore
 from edge_transact.weights.shards import ShardReader
-from tests.support.checkpoints import narrowed, odd_plan
 
 WINDOWS = torch.randint(0, 96, (5, 64), generator=torch.Generator().manual_seed(0))
 ALONE = 24
@@ -93,15 +95,34 @@ class Rounded:
         return kept
 
 
-@pytest.fixture(params=["tied q4f16_1", "untied q4f32_1", "odd q4f16_0"])
+def pruned(source: Checkpoint, directory) -> Checkpoint:
+    """Every layer different, with fewer KV groups, RoPE pairs, value dims and MLP dims."""
+
+    def first(layer, groups: int, pairs: int, v_dims: int, intermediate: int) -> LayerSelection:
+        return replace(
+            LayerSelection.everything(layer),
+            groups=torch.arange(groups),
+            queries=torch.arange(layer.q_per_kv).repeat(groups, 1),
+            qk_pairs=torch.arange(pairs).repeat(groups, 1),
+            v_dims=torch.arange(v_dims).repeat(groups, 1),
+            intermediate=torch.arange(intermediate),
+        )
+
+    kept = [(1, 2, 8, 7), (3, 4, 5, 33), (2, 3, 1, 40)]
+    selections = [first(layer, *sizes) for layer, sizes in zip(source.plan.layers, kept, strict=True)]
+    plan = source.plan.with_layers(selection.widths for selection in selections)
+    return write_checkpoint(source, plan, pruned_tensors(source, selections), {}, directory)
+
+
+@pytest.fixture(params=["tied q4f16_1", "untied q4f32_1", "pruned q4f16_0"])
 def rounded(request, make_llama, tmp_path, monkeypatch):
     monkeypatch.setattr(measured, "ALONE", ALONE)
     which, quantization = request.param.split()
-    options = {"tied": {"tie_word_embeddings": True}, "untied": {}, "odd": {"attention_bias": True, "mlp_bias": True}}
+    with_biases = {"attention_bias": True, "mlp_bias": True}
+    options = {"tied": {"tie_word_embeddings": True}, "untied": {}, "pruned": with_biases}
     checkpoint = Checkpoint.open(make_llama(**options[which]))
-    if which == "odd":
-        plan = odd_plan(checkpoint.plan)
-        checkpoint = write_checkpoint(checkpoint, plan, narrowed(checkpoint, plan), {}, tmp_path / "odd")
+    if which == "pruned":
+        checkpoint = pruned(checkpoint, tmp_path / "pruned")
     return Rounded(checkpoint, quantization, tmp_path)
 
 

@@ -21,7 +21,7 @@ from edge_transact.evaluate.perplexity import LogitsFunction, PerplexityResult, 
 from edge_transact.progress import bar, track
 from edge_transact.prune.calibrate.divergence import divergences, through
 from edge_transact.prune.calibrate.layerwise import LOGITS_TOKENS, LayerwiseModel, pieces
-from edge_transact.prune.journal import Journal
+from edge_transact.prune.journal import Journal, release
 from edge_transact.quantization import Quantization
 from edge_transact.weights.convert import ParameterSources, restore
 from edge_transact.weights.shards import ShardReader
@@ -158,11 +158,13 @@ class _Sweep:
         self._exact = LayerwiseModel(checkpoint, windows, torch.float32)
         self._short = LayerwiseModel(checkpoint, windows[:, :ALONE], torch.float32)
         self._rounded = rounded
-        # [windows, window, hidden_size]; of a variant, [layers + 1, windows, ALONE or fewer, hidden_size]
+        # [windows, window, hidden_size]
         self._whole = self._exact.embeddings(journal)
         self._together = {name: self._model(name).embeddings(journal) for name in rounded}
-        shape = (self._layers + 1, *self._short.windows.shape, self._whole.shape[-1])
-        self._alone = {name: journal.room(shape, torch.float32) for name in rounded}
+        # [roundings, layers + 1, windows, ALONE or fewer, hidden_size]: the embedding, then the layers
+        shape = (len(rounded), self._layers + 1, *self._short.windows.shape, self._whole.shape[-1])
+        self._variants = journal.room(shape, torch.float32)
+        self._alone = dict(zip(rounded, self._variants, strict=True))
         self.parts = [Part("embedding, lm_head" if self._tied else "embedding", {}, {})]
         self.parts += [Part(f"layer {index}", {}, {}) for index in range(self._layers)]
         if not self._tied:
@@ -213,6 +215,7 @@ class _Sweep:
             through(model, rounded, self._together[name])
             advance(1)
         through(self._exact, layer, self._whole)
+        release(self._variants)
 
     def _predict(self, name: str) -> None:
         """Compares predictions, when all hidden states are those behind the last layer."""
