@@ -52,7 +52,7 @@ class Build:
         directory: The DIST.
         manifest: Its manifest.
         warnings: The warnings of `concerns`.
-        seconds: How long the build took.
+        seconds: How long the build took, without the report.
         report: The directory of the report, if there is one.
     """
 
@@ -150,9 +150,10 @@ def build(
             manifest, definition = _fill(
                 directory, checkpoint, model, names, kind, rounding, sizes, Path(scratch), mlc, dump
             )
+        made = Build(output, manifest, tuple(warnings), time.perf_counter() - started, report)
         if report:
             write_report(checkpoint, output, definition.parameter_sources(), report, text, force=force)
-    return Build(output, manifest, tuple(warnings), time.perf_counter() - started, report)
+    return made
 
 
 def _with_fast_tokenizer(checkpoint: Checkpoint, directory: Path) -> Checkpoint:

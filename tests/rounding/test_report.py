@@ -30,8 +30,8 @@ from edge_transact.weights.convert import convert, restore
 from edge_transact.weights.shards import ShardReader
 
 WINDOWS = torch.randint(0, 96, (5, 64), generator=torch.Generator().manual_seed(0))
-ALONE = 24
-"""The tokens of a window on which parts are measured here."""
+PART_WINDOWS, PART_WINDOW = 3, 24
+"""What parts are measured on here."""
 
 
 def tokenizer(_text: str, verbose: bool) -> dict[str, list[int]]:
@@ -74,18 +74,19 @@ class Rounded:
         return self.model(WINDOWS).logits.double()
 
     def kl(self, rounding: str, prefix: tuple[str, ...]) -> float:
-        """The mean divergence of predictions in the first `ALONE` tokens, when some tensors are rounded."""
+        """The mean divergence of predictions, when some tensors are rounded."""
         exact, rounded = (
-            logits[:, : ALONE - 1].log_softmax(-1) for logits in (self.logits(), self.logits(rounding, prefix))
+            logits[:PART_WINDOWS, : PART_WINDOW - 1].log_softmax(-1)
+            for logits in (self.logits(), self.logits(rounding, prefix))
         )
         return (exact.exp() * (exact - rounded)).sum(-1).mean().item()
 
     def inputs(self) -> dict[str, torch.Tensor]:
-        """The inputs of the unrounded model's projections in the first `ALONE` tokens, fp64 ``[tokens, in]``."""
+        """The inputs of the unrounded model's projections, fp64 ``[tokens, in]``."""
         kept = {}
 
         def keep(name, _module, args):
-            kept[name] = args[0][:, :ALONE].flatten(end_dim=1).double()
+            kept[name] = args[0][:PART_WINDOWS, :PART_WINDOW].flatten(end_dim=1).double()
 
         projections = [(n, m) for n, m in self.model.named_modules() if isinstance(m, torch.nn.Linear)]
         handles = [module.register_forward_pre_hook(partial(keep, name)) for name, module in projections]
@@ -116,7 +117,8 @@ def pruned(source: Checkpoint, directory) -> Checkpoint:
 
 @pytest.fixture(params=["tied q4f16_1", "untied q4f32_1", "pruned q4f16_0"])
 def rounded(request, make_llama, tmp_path, monkeypatch):
-    monkeypatch.setattr(measured, "ALONE", ALONE)
+    monkeypatch.setattr(measured, "PART_WINDOWS", PART_WINDOWS)
+    monkeypatch.setattr(measured, "PART_WINDOW", PART_WINDOW)
     which, quantization = request.param.split()
     with_biases = {"attention_bias": True, "mlp_bias": True}
     options = {"tied": {"tie_word_embeddings": True}, "untied": {}, "pruned": with_biases}
@@ -152,7 +154,9 @@ def test_every_figure_is_that_of_the_shards(rounded, tmp_path):
                 change = tensors.get(f"{name}.weight", tensors["model.embed_tokens.weight"]).double() - weight
                 assert error.weight_error == close((change.norm() / weight.norm()).item() ** 2)
                 if matrix == "model.embed_tokens":
-                    change, size = (each[WINDOWS].square().sum() for each in (change, weight))
+                    change, size = (
+                        each[WINDOWS[:PART_WINDOWS, :PART_WINDOW]].square().sum() for each in (change, weight)
+                    )
                 else:
                     gram = inputs[name].T @ inputs[name]
                     change, size = ((each @ gram @ each.T).trace() for each in (change, weight))

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 WINDOWS, WINDOW = 8, 512
 """Perplexity, and the divergence of a rounded model, are measured on this many windows of this many tokens."""
 
-ALONE = 128
-"""Tokens at the start of each window on which a part alone is measured: they go through every variant of the model."""
+PART_WINDOWS, PART_WINDOW = 4, 128
+"""A part is measured on the start of the first windows, because these tokens go through every variant of the model."""
 
 EMBEDDING = "model.embed_tokens.weight"
 
@@ -156,15 +156,14 @@ class _Sweep:
     ) -> None:
         self._layers, self._tied = len(checkpoint.plan.layers), checkpoint.plan.tie_word_embeddings
         self._exact = LayerwiseModel(checkpoint, windows, torch.float32)
-        self._short = LayerwiseModel(checkpoint, windows[:, :ALONE], torch.float32)
+        self._short = LayerwiseModel(checkpoint, _start(windows), torch.float32)
         self._rounded = rounded
         # [windows, window, hidden_size]
         self._whole = self._exact.embeddings(journal)
         self._together = {name: self._model(name).embeddings(journal) for name in rounded}
-        # [roundings, layers + 1, windows, ALONE or fewer, hidden_size]: the embedding, then the layers
-        shape = (len(rounded), self._layers + 1, *self._short.windows.shape, self._whole.shape[-1])
+        # [layers + 1, roundings, windows, window, hidden_size]: the embedding, then the layers
+        shape = (self._layers + 1, len(rounded), *self._short.windows.shape, self._whole.shape[-1])
         self._variants = journal.room(shape, torch.float32)
-        self._alone = dict(zip(rounded, self._variants, strict=True))
         self.parts = [Part("embedding, lm_head" if self._tied else "embedding", {}, {})]
         self.parts += [Part(f"layer {index}", {}, {}) for index in range(self._layers)]
         if not self._tied:
@@ -172,15 +171,15 @@ class _Sweep:
 
     def run(self) -> None:
         """Fills in `parts`."""
-        for name in self._rounded:
-            self._embed(name)
-        # The number of passes of `ALONE` tokens of all windows through a layer.
-        variants = len(self._rounded) * self._layers * (self._layers + 3) // 2
-        with bar("one part rounded", variants) as advance:
+        for name, variant in zip(self._rounded, self._variants[0], strict=True):
+            self._embed(name, variant)
+        # A layer is run on the variants of the embedding and of the layers before it.
+        with bar("one part rounded", self._layers * (self._layers + 1) // 2) as advance:
             for index in range(self._layers):
-                self._layer(index, advance)
-        for name in track(self._rounded, "divergence"):
-            self._predict(name)
+                self._layer(index)
+                advance(index + 1)
+        for number, name in enumerate(track(self._rounded, "divergence")):
+            self._predict(name, self._variants[:, number])
 
     def logits(self, name: str | None) -> LogitsFunction:
         """The logits of a rounded model, or of the unrounded one, for the windows in their order."""
@@ -192,40 +191,41 @@ class _Sweep:
         """A rounded model. A new one each time, because it would keep its `lm_head`."""
         return LayerwiseModel(self._rounded[name], self._exact.windows, torch.float32)
 
-    def _embed(self, name: str) -> None:
+    def _embed(self, name: str, variant: torch.Tensor) -> None:
         embedding, rounded = (of.tensor(EMBEDDING) for of in (self._exact.checkpoint, self._rounded[name]))
-        errors = MatrixError(_distance(embedding, rounded), _distance(self._whole, self._together[name]))
+        looked_up = _distance(_start(self._whole), _start(self._together[name]))
+        errors = MatrixError(_distance(embedding, rounded), looked_up)
         self.parts[0].matrices.setdefault("model.embed_tokens", {})[name] = errors
-        self._alone[name][0] = self._together[name][:, :ALONE]
+        variant.copy_(_start(self._together[name]))
 
-    def _layer(self, index: int, advance: Callable[[float], None]) -> None:
+    def _layer(self, index: int) -> None:
         layer = self._exact.layer(index)
-        start = self._whole[:, :ALONE]
-        for name in self._rounded:
-            for hidden in self._alone[name][: index + 1]:
-                through(self._short, layer, hidden)
-                advance(1)
+        through(self._short, layer, self._variants[: index + 1].flatten(end_dim=2))
+        for name, variant in zip(self._rounded, self._variants[index + 1], strict=True):
             model = self._model(name)
             rounded = model.layer(index)
-            for matrix, errors in _errors(self._short, layer, rounded, start).items():
+            variant.copy_(_start(self._whole))
+            for matrix, errors in _errors(self._short, layer, rounded, variant).items():
                 self.parts[index + 1].matrices.setdefault(matrix, {})[name] = errors
-            joining = self._alone[name][index + 1]
-            joining.copy_(start)
-            through(self._short, rounded, joining)
+            through(self._short, rounded, variant)
             through(model, rounded, self._together[name])
-            advance(1)
         through(self._exact, layer, self._whole)
         release(self._variants)
 
-    def _predict(self, name: str) -> None:
-        """Compares predictions, when all hidden states are those behind the last layer."""
-        model, start = self._model(name), self._whole[:, :ALONE]
+    def _predict(self, name: str, alone: torch.Tensor) -> None:
+        """Compares predictions, when all hidden states are those behind the last layer.
+
+        Args:
+            name: The rounding.
+            alone: Its variants, ``[layers + 1, windows, window, hidden_size]``.
+        """
+        model, start = self._model(name), _start(self._whole)
         head = self.parts[0 if self._tied else -1]
         weights = (of.checkpoint.tensor(EMBEDDING if self._tied else "lm_head.weight") for of in (self._exact, model))
         errors = MatrixError(_distance(*weights), self._logits_distance(model, start))
         head.matrices.setdefault("lm_head", {})[name] = errors
         # The last token of a window predicts nothing that is in it.
-        variants = [(self._exact, hidden[:, :-1]) for hidden in self._alone[name]]
+        variants = [(self._exact, hidden[:, :-1]) for hidden in alone]
         if self._tied:
             variants[0] = (model, variants[0][1])
         else:
@@ -240,6 +240,11 @@ class _Sweep:
                 yield from zip(self._exact.logit_blocks(rows), model.logit_blocks(rows), strict=True)
 
         return _relative((_squares(exact, rounded) for exact, rounded in blocks()))
+
+
+def _start(windows: torch.Tensor) -> torch.Tensor:
+    """What parts are measured on, of token ids or hidden states ``[windows, window, ...]``; a view."""
+    return windows[:PART_WINDOWS, :PART_WINDOW]
 
 
 def _errors(

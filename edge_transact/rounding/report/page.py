@@ -20,7 +20,7 @@ from edge_transact.inputs.texts import read_text
 from edge_transact.prune.journal import Journal
 from edge_transact.quantization import get_quantization
 from edge_transact.rounding.report import figures
-from edge_transact.rounding.report.measure import ALONE, Dequantized, Measurement, measure
+from edge_transact.rounding.report.measure import PART_WINDOW, PART_WINDOWS, Dequantized, Measurement, measure
 from edge_transact.rounding.search import searched
 from edge_transact.runtime.text import TextCodec
 from edge_transact.weights.convert import ParameterSources, convert
@@ -131,7 +131,8 @@ def _values(manifest: Manifest, dist: Path, measured: Measurement) -> dict[str, 
         "evaluation": {
             "text": TEXT,
             **{name: text[name] for name in ("tokens", "windows", "window", "text_tokens", "text_sha256")},
-            "window_of_parts": min(ALONE, measured.unrounded.window),
+            "part_windows": min(PART_WINDOWS, measured.unrounded.windows),
+            "part_window": min(PART_WINDOW, measured.unrounded.window),
         },
         "models": {name: _quality(result) for name, result in models.items()},
         "parts": [asdict(part) for part in measured.parts],
