@@ -100,7 +100,7 @@ def build(
         output: The directory.
         options: For what, in which quantization, and with which sizes.
         pruning: Prune the model first, to this budget; bytes are counted in the build's quantization and context. Its
-            calibration text is also what ``rounding="gptq"`` reads, with or without a budget.
+            calibration text is also what ``rounding="gptq"`` and ``"best"`` read, with or without a budget.
         dump: A directory for the compiler's intermediate forms of each library, in ``dump/TARGET/``.
         report: A directory for a report of what rounding cost, written when the DIST is complete.
         force: Replace `output` and `report` if they exist.

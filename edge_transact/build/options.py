@@ -13,10 +13,11 @@ from edge_transact.quantization import QUANTIZATIONS
 
 ENGINES = ("tvm", "mlc")
 
-ROUNDINGS = ("nearest", "search", "gptq")
-"""How weights become 4-bit: as MLC does, with searched scales, or fitted to calibration text, too."""
+ROUNDINGS = ("nearest", "search", "gptq", "best")
+"""How weights become 4-bit: as MLC does, with searched scales, or fitted to calibration text, too: layer by layer, and
+then all layers together."""
 
-CALIBRATED_ROUNDINGS = ("gptq",)
+CALIBRATED_ROUNDINGS = ("gptq", "best")
 """Those that read calibration text."""
 
 
@@ -47,7 +48,7 @@ class BuildOptions(Options):
     rounding: Annotated[
         Annotated[str, OneOf(ROUNDINGS)] | None,
         Option(
-            "How weights are rounded to 4 bits: {choices}. nearest is MLC-LLM's own; gptq reads the calibration text.",
+            "How weights are rounded to 4 bits: {choices}. nearest is MLC-LLM's; gptq and best read calibration text.",
             default="search, or nearest with --engine mlc",
             example="search",
         ),

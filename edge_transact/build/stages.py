@@ -22,8 +22,10 @@ from edge_transact.prune.journal import Journal, is_unfinished
 from edge_transact.prune.options import CALIBRATION_KEYS, PruneChoices, PruneOptions
 from edge_transact.prune.run import computation, prune
 from edge_transact.quantization import Quantization
-from edge_transact.rounding.calibrated import Rounded, keep_rounded, round_model
+from edge_transact.rounding.best import round_best
+from edge_transact.rounding.calibrated import round_model
 from edge_transact.rounding.search import searched
+from edge_transact.rounding.store import Rounded, keep_rounded
 from edge_transact.weights.convert import ParameterSources, RoundingOf, convert
 
 
@@ -62,10 +64,12 @@ class Rounding:
     Attributes:
         name: One of `ROUNDINGS`.
         calibration: Which text those of `CALIBRATED_ROUNDINGS` read.
+        source: The model that this one was pruned from, whose predictions ``best`` aims at; `None` for its own.
     """
 
     name: str
     calibration: PruneChoices
+    source: Checkpoint | None = None
 
 
 def place_weights(
@@ -122,6 +126,7 @@ def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Roundi
         "checkpoint": _digest(checkpoint, *COPIED_FILES),
         "quantization": quantization.name,
         "rounding": rounding.name,
+        "source": rounding.source and _digest(rounding.source),
         "options": text,
         "calibration": _text_digests(calibration),
         "computation": computation(checkpoint),
@@ -130,9 +135,12 @@ def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Roundi
     }
 
     def make(content: Path) -> None:
-        windows = calibration_of(checkpoint, calibration)
+        windows = calibration_of(checkpoint, calibration).windows
         journal = Journal(recipe.entry, ingredients, resume=is_unfinished(recipe.entry))
-        round_model(LayerwiseModel(checkpoint, windows.windows), quantization, journal)
+        if rounding.name == "best":
+            round_best(checkpoint, rounding.source or checkpoint, windows, quantization, journal)
+        else:
+            round_model(LayerwiseModel(checkpoint, windows), quantization, journal)
         keep_rounded(journal, checkpoint, content)
         journal.close()
 

@@ -13,76 +13,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.finite import is_finite
 from edge_transact.errors import EdgeTransactError
 from edge_transact.progress import bar
 from edge_transact.prune.calibrate.gram import Gram, sums_of
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel, check_finite, pieces
 from edge_transact.prune.journal import Journal
-from edge_transact.quantization import ZERO_POINT, Quantization
+from edge_transact.quantization import Quantization
 from edge_transact.rounding.gptq import CHUNK_ROWS, DAMPINGS, GPTQ
 from edge_transact.rounding.importance import input_importance
 from edge_transact.rounding.search import search
+from edge_transact.rounding.store import CODES, EMBEDDING, LM_HEAD, SCALES, dequantized, group_of
 from edge_transact.weights import w4
-from edge_transact.weights.convert import ParameterSources
 
 logger = logging.getLogger(__name__)
-
-EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
-
-CODES, SCALES = ".codes", ".scales"
-"""What the journal calls the codes and scales of a matrix, after its name."""
-
-
-class Rounded:
-    """The codes and scales that `round_model` chose, for `weights.convert.convert`.
-
-    Args:
-        directory: What `keep_rounded` wrote.
-        sources: The definition's parameters.
-    """
-
-    def __init__(self, directory: Path, sources: ParameterSources) -> None:
-        self._directory, self._sources = directory, sources
-
-    def __call__(self, name: str) -> w4.RoundRows:
-        """How the rows of a parameter of the definition are rounded: they are replaced by what was chosen for them."""
-        parts, join = self._sources[name]
-        with safetensors.safe_open(self._directory / _file(_group(parts[0])), "np") as group:
-            codes, scales = (
-                torch.from_numpy(join(*(group.get_tensor(part + kind) for part in parts))) for kind in (CODES, SCALES)
-            )
-
-        def replay(rows: torch.Tensor, first: int) -> tuple[torch.Tensor, torch.Tensor]:
-            chosen = slice(first, first + len(rows))
-            return codes[chosen].clone(), scales[chosen]
-
-        return replay
-
-
-def keep_rounded(journal: Journal, checkpoint: Checkpoint, directory: Path) -> None:
-    """Writes what `round_model` left in the journal into an existing directory, for `Rounded`."""
-    layers = [f"model.layers.{index}." for index in range(len(checkpoint.plan.layers))]
-    heads = [] if checkpoint.plan.tie_word_embeddings else [LM_HEAD]
-    for group in map(_group, [EMBEDDING, *layers, *heads]):
-        safetensors.torch.save_file(journal[group], directory / _file(group))
-
-
-def _file(group: str) -> str:
-    return f"{group}.safetensors"
-
-
-def _group(name: str) -> str:
-    """The journal's group that holds a matrix of the checkpoint."""
-    return f"rounded-{name.split('.')[2]}" if name.startswith("model.layers.") else f"rounded-{name}"
 
 
 @torch.no_grad()
@@ -152,12 +100,7 @@ def _checked(name: str, weight: torch.Tensor, quantization: Quantization) -> tor
 
 
 def _keep(journal: Journal, name: str, codes: torch.Tensor, scales: torch.Tensor) -> None:
-    journal[_group(name)] = {name + CODES: codes, name + SCALES: scales}
-
-
-def dequantized(codes: torch.Tensor, scales: torch.Tensor, in_features: int) -> torch.Tensor:
-    """What codes and scales stand for, fp32 ``[rows, in_features]``."""
-    return ((w4.grouped(codes.float()) - ZERO_POINT) * scales.float()[..., None]).flatten(start_dim=1)[:, :in_features]
+    journal[group_of(name)] = {name + CODES: codes, name + SCALES: scales}
 
 
 class _Layer:

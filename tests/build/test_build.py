@@ -111,7 +111,7 @@ def test_another_rounding_changes_the_weights_alone(built, tiny_model, tmp_path)
     output, result = built
     options = ("--widths", output.parent / "widths.json", "--target", "host", "--prefill-chunk", 32, "--json")
     shards = {(output / "params_shard_0.bin").read_bytes()}
-    for rounding in ("nearest", "gptq"):
+    for rounding in ("nearest", "gptq", "best"):
         directory = tmp_path / rounding
         code, out, err = invoke("build", tiny_model, "-o", directory, "--rounding", rounding, *options)
         assert code == 0, err
@@ -120,7 +120,7 @@ def test_another_rounding_changes_the_weights_alone(built, tiny_model, tmp_path)
         assert (made["model_lib"], made["weights_bytes"]) == (result["model_lib"], result["weights_bytes"])
         assert made["parity"]["passed"]
         shards.add((directory / "params_shard_0.bin").read_bytes())
-    assert len(shards) == 3
+    assert len(shards) == 4
 
 
 def test_a_rounding_is_for_four_bits(tiny_model, tmp_path):
@@ -128,7 +128,7 @@ def test_a_rounding_is_for_four_bits(tiny_model, tmp_path):
     assert code == 2 and "--rounding nearest is for 4 bits, and q0f16 isn't quantized" in err
 
 
-@pytest.mark.parametrize("rounding", ["search", "gptq"])
+@pytest.mark.parametrize("rounding", ["search", "gptq", "best"])
 def test_mlcs_compiler_rounds_to_nearest_only(tiny_model, tmp_path, rounding):
     code, _, err = invoke(
         "build", tiny_model, "--target", "host", "--engine", "mlc", "--rounding", rounding, "-o", tmp_path / "dist"

@@ -18,35 +18,36 @@ def text(tmp_path, monkeypatch):
     return path
 
 
-def gptq(text, **options):
-    return Rounding(
-        "gptq", PruneChoices(calibration=str(text), calibration_tokens=256, calibration_window=64, **options)
-    )
+def with_text(text, name="gptq", source=None, **options):
+    choices = PruneChoices(calibration=str(text), calibration_tokens=256, calibration_window=64, **options)
+    return Rounding(name, choices, source)
 
 
 def contents(directory):
     return {file.name: file.read_bytes() for file in directory.iterdir()}
 
 
-def test_a_killed_run_goes_on_and_is_then_in_the_cache(tiny_model, text, caplog):
+@pytest.mark.parametrize(("name", "writes"), [("gptq", 4), ("best", 4), ("best", 12)])
+def test_a_killed_run_goes_on_and_is_then_in_the_cache(tiny_model, text, caplog, name, writes):
     checkpoint, quantization = Checkpoint.open(tiny_model), QUANTIZATIONS["q4f16_1"]
     caplog.set_level("INFO", "edge_transact")
-    with killed_after(4):
-        rounded(checkpoint, quantization, gptq(text))
-    directory = rounded(checkpoint, quantization, gptq(text))
+    with killed_after(writes):
+        rounded(checkpoint, quantization, with_text(text, name))
+    directory = rounded(checkpoint, quantization, with_text(text, name))
     assert "Going on with what is in" in caplog.text
     assert not [path for path in directory.parents[1].iterdir() if path.name.startswith(".")], "nothing is left"
     first = contents(directory)
     caplog.clear()
-    assert rounded(checkpoint, quantization, gptq(text)) == directory
+    assert rounded(checkpoint, quantization, with_text(text, name)) == directory
     assert "nothing has changed" in caplog.text and contents(directory) == first
 
 
 def test_it_depends_on_text_seed_and_quantization(tiny_model, text, tmp_path):
     checkpoint, quantization = Checkpoint.open(tiny_model), QUANTIZATIONS["q4f16_1"]
-    directories = {rounded(checkpoint, quantization, gptq(text))}
-    directories.add(rounded(checkpoint, quantization, gptq(text, seed=1)))
-    directories.add(rounded(checkpoint, QUANTIZATIONS["q4f32_1"], gptq(text)))
+    directories = {rounded(checkpoint, quantization, with_text(text))}
+    directories.add(rounded(checkpoint, quantization, with_text(text, seed=1)))
+    directories.add(rounded(checkpoint, QUANTIZATIONS["q4f32_1"], with_text(text)))
+    directories.add(rounded(checkpoint, quantization, with_text(text, "best")))
     text.write_text("The state of the union is strong. " * 200)
-    directories.add(rounded(checkpoint, quantization, gptq(text)))
-    assert len(directories) == 4
+    directories.add(rounded(checkpoint, quantization, with_text(text)))
+    assert len(directories) == 5

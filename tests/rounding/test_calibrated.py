@@ -11,8 +11,9 @@ from edge_transact.errors import EdgeTransactError
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.journal import Journal
 from edge_transact.quantization import QUANTIZATIONS
-from edge_transact.rounding.calibrated import Rounded, keep_rounded, round_model
+from edge_transact.rounding.calibrated import round_model
 from edge_transact.rounding.search import searched
+from edge_transact.rounding.store import Rounded, keep_rounded
 from edge_transact.weights.convert import convert, restore
 from edge_transact.weights.shards import ShardReader
 from tests.support.checkpoints import narrowed, odd_plan

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from edge_transact.quantization import QUANTIZATIONS
-from edge_transact.rounding.calibrated import dequantized
 from edge_transact.rounding.gptq import DAMPINGS, GPTQ
 from edge_transact.rounding.search import search
+from edge_transact.rounding.store import dequantized
 from edge_transact.weights import w4
 
 W4 = [name for name, quantization in QUANTIZATIONS.items() if quantization.bits == 4]

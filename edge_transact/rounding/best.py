@@ -1,0 +1,35 @@
+"""``--rounding best``: codes from GPTQ, then scales from distillation, on different parts of the calibration text."""
+
+from __future__ import annotations
+
+import torch
+
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.prune.calibrate.layerwise import LayerwiseModel
+from edge_transact.prune.journal import Journal
+from edge_transact.quantization import Quantization
+from edge_transact.rounding.calibrated import round_model
+from edge_transact.rounding.distillation import distill
+
+CODES_TOKENS = SCALES_TOKENS = 16384
+"""The most tokens that each of both steps reads. More change little, and each costs time."""
+
+
+def round_best(
+    checkpoint: Checkpoint, teacher: Checkpoint, windows: torch.Tensor, quantization: Quantization, journal: Journal
+) -> None:
+    """Rounds all matrices of a model, for `keep_rounded`.
+
+    Args:
+        checkpoint: The model.
+        teacher: The model whose predictions the rounded one should have: `checkpoint`, or the one it was pruned from.
+        windows: Calibration text, int64 ``[windows, window]``.
+        quantization: A 4-bit quantization.
+        journal: Where results go. An interrupted run goes on with it.
+    """
+    shuffled = windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))]
+    window = windows.shape[1]
+    for_codes = shuffled[: max(1, CODES_TOKENS // window)]
+    for_scales = shuffled[-max(1, SCALES_TOKENS // window) :]
+    round_model(LayerwiseModel(checkpoint, for_codes), quantization, journal)
+    distill(LayerwiseModel(checkpoint, for_scales), LayerwiseModel(teacher, for_scales), quantization, journal)

@@ -1,0 +1,130 @@
+"""Fits the scales of a rounded model so that it predicts what the exact model predicts.
+
+Codes stay. The scale of every group is multiplied by a factor near 1, and all factors are fitted together by gradient
+descent on the divergence of the two models' predictions: a window a step, one pass over the windows. So errors are made
+up for across layers, which rounding layer by layer doesn't see.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from edge_transact.progress import bar
+from edge_transact.prune.calibrate.layerwise import LayerwiseModel, pieces
+from edge_transact.prune.journal import Journal
+from edge_transact.quantization import Quantization
+from edge_transact.rounding.store import DISTILLED
+from edge_transact.rounding.student import Student
+
+logger = logging.getLogger(__name__)
+
+LEARNING_RATE = 2.5e-3
+"""The largest relative change of a scale in a step: that for a gradient of at least the mean size in its matrix."""
+
+DECAY = 0.9, 0.95
+"""Of the running means of gradients and of their sizes."""
+
+WARMUP_STEPS = 5
+
+HELD_OUT = 16
+"""One window in so many is not fitted; it shows whether fitting helps."""
+
+_STATE = "distilled-state"
+
+
+@torch.no_grad()
+def distill(model: LayerwiseModel, teacher: LayerwiseModel, quantization: Quantization, journal: Journal) -> None:
+    """Fits the scales that `round_model` left in the journal, and adds the better ones to it, for `keep_rounded`.
+
+    Args:
+        model: The checkpoint that was rounded, and the windows to fit to.
+        teacher: The model whose predictions are the target, with the same windows and vocabulary.
+        quantization: The quantization that it was rounded to.
+        journal: What `round_model` has filled.
+    """
+    if DISTILLED in journal:
+        return
+    student = Student(model, teacher, quantization, journal)
+    targets = _last_hidden(teacher, journal)
+    order = torch.randperm(len(model.windows), generator=torch.Generator().manual_seed(0)).tolist()
+    count = len(order) // HELD_OUT or len(order) // 2
+    held_out, order = order[:count] or order, order[count:]
+
+    def divergence() -> float:
+        each = [student.divergence(model.windows[window], targets[window]) for window in held_out]
+        return sum(each) / len(each)
+
+    descent = _Descent(student.changes)
+    done, before = descent.resume(journal) if _STATE in journal else (0, divergence())
+    with bar("distill", len(order) - done) as advance:
+        for step in range(done, len(order)):
+            window = order[step]
+            rate = LEARNING_RATE * min(1, (step + 1) / WARMUP_STEPS) * (1 + math.cos(math.pi * step / len(order))) / 2
+            for name, gradient in student.gradients(model.windows[window], targets[window]):
+                descent.step(name, gradient, rate, step + 1)
+            descent.keep(journal, step + 1, before, last=step + 1 == len(order))
+            advance(1)
+    student.store()
+    after = divergence()
+    logger.info(f"fit scales: KL to the exact model on held-out calibration text {before:.4f} -> {after:.4f}")
+    if not after < before:
+        logger.warning(
+            "Scales fitted to the calibration text are no better on the part held out: they stay as they were."
+        )
+    journal[DISTILLED] = student.scales if after < before else {}
+    journal.discard(_STATE)
+
+
+def _last_hidden(model: LayerwiseModel, journal: Journal) -> torch.Tensor:
+    """The last layer's output for all windows, ``[windows, window, hidden_size]``."""
+    hidden = model.embeddings(journal)
+    for index in range(len(model.checkpoint.plan.layers)):
+        layer = model.layer(index)
+        for batch in pieces(hidden, model):
+            batch.copy_(model.run(layer, batch))
+    return hidden
+
+
+class _Descent:
+    """Gradient descent with momentum on the relative changes of scales.
+
+    As in Adam (Kingma & Ba, 2015), a large gradient moves a scale by the learning rate, however large it is. What is
+    large is decided by the mean size in the matrix, not by the scale's own, with which the scales of tokens that the
+    text doesn't have would move as far as all others.
+    """
+
+    def __init__(self, changes: Mapping[str, torch.Tensor]) -> None:
+        self._changes = changes
+        self._means = {name: torch.zeros_like(change) for name, change in changes.items()}
+        self._sizes = {name: torch.zeros(()) for name in changes}
+
+    def step(self, name: str, gradient: torch.Tensor, rate: float, number: int) -> None:
+        """Changes a matrix's scales, in step `number`, from 1."""
+        self._means[name].lerp_(gradient, 1 - DECAY[0])
+        self._sizes[name].lerp_(gradient.abs().mean(), 1 - DECAY[1])
+        mean = self._means[name] / (1 - DECAY[0] ** number)
+        size = self._sizes[name] / (1 - DECAY[1] ** number)
+        if size > 0:
+            self._changes[name].sub_((mean / size).clamp_(-1, 1), alpha=rate)
+
+    def keep(self, journal: Journal, steps: int, before: float, *, last: bool) -> None:
+        """Writes the state now and then."""
+        state = {"steps": torch.tensor(steps), "before": torch.tensor(before, dtype=torch.float64)}
+        for kind, tensors in self._tensors():
+            state |= {f"{name}.{kind}": tensor for name, tensor in tensors.items()}
+        journal.now_and_then(_STATE, state, last=last)
+
+    def resume(self, journal: Journal) -> tuple[int, float]:
+        """Reads the state. Returns the number of steps done, and the divergence before the first."""
+        state = journal[_STATE]
+        for kind, tensors in self._tensors():
+            for name, tensor in tensors.items():
+                tensor.copy_(state[f"{name}.{kind}"])
+        return int(state["steps"]), float(state["before"])
+
+    def _tensors(self) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
+        yield from (("change", self._changes), ("mean", self._means), ("size", self._sizes))

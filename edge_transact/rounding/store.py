@@ -1,0 +1,81 @@
+"""Codes and scales of a model's matrices: in a journal while they are chosen, then in files that a build reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.prune.journal import Journal
+from edge_transact.quantization import ZERO_POINT
+from edge_transact.weights import w4
+from edge_transact.weights.convert import ParameterSources
+
+EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+DISTILLED = "distilled"
+"""The journal's group of scales that replace those found layer by layer."""
+
+CODES, SCALES = ".codes", ".scales"
+"""What the journal calls the codes and scales of a matrix, after its name."""
+
+
+class Rounded:
+    """The codes and scales that `round_model` chose, for `weights.convert.convert`.
+
+    Args:
+        directory: What `keep_rounded` wrote.
+        sources: The definition's parameters.
+    """
+
+    def __init__(self, directory: Path, sources: ParameterSources) -> None:
+        self._directory, self._sources = directory, sources
+
+    def __call__(self, name: str) -> w4.RoundRows:
+        """How the rows of a parameter of the definition are rounded: they are replaced by what was chosen for them."""
+        parts, join = self._sources[name]
+        with safetensors.safe_open(self._directory / _file(group_of(parts[0])), "np") as group:
+            codes, scales = (
+                torch.from_numpy(join(*(group.get_tensor(part + kind) for part in parts))) for kind in (CODES, SCALES)
+            )
+
+        def replay(rows: torch.Tensor, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+            chosen = slice(first, first + len(rows))
+            return codes[chosen].clone(), scales[chosen]
+
+        return replay
+
+
+def keep_rounded(journal: Journal, checkpoint: Checkpoint, directory: Path) -> None:
+    """Writes what the journal holds into an existing directory, for `Rounded`."""
+    fitted: dict[str, torch.Tensor] = {}
+    if DISTILLED in journal:
+        fitted.update(journal[DISTILLED])
+    for group in groups_of(checkpoint):
+        tensors = journal[group]
+        tensors |= {name: fitted[name] for name in tensors if name in fitted}
+        safetensors.torch.save_file(tensors, directory / _file(group))
+
+
+def groups_of(checkpoint: Checkpoint) -> list[str]:
+    """The journal's groups of all matrices, in the order in which a model computes."""
+    layers = [f"model.layers.{index}." for index in range(len(checkpoint.plan.layers))]
+    heads = [] if checkpoint.plan.tie_word_embeddings else [LM_HEAD]
+    return [group_of(name) for name in (EMBEDDING, *layers, *heads)]
+
+
+def group_of(name: str) -> str:
+    """The journal's group that holds a matrix of the checkpoint, or a layer's, given its prefix."""
+    return f"rounded-{name.split('.')[2]}" if name.startswith("model.layers.") else f"rounded-{name}"
+
+
+def _file(group: str) -> str:
+    return f"{group}.safetensors"
+
+
+def dequantized(codes: torch.Tensor, scales: torch.Tensor, in_features: int) -> torch.Tensor:
+    """What codes and scales stand for, fp32 ``[rows, in_features]``."""
+    return ((w4.grouped(codes.float()) - ZERO_POINT) * scales.float()[..., None]).flatten(start_dim=1)[:, :in_features]

@@ -1,0 +1,156 @@
+"""Scales fitted to a teacher's predictions: gradients against torch's own, what they are for, and interruptions."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional
+
+from edge_transact.checkpoint import Checkpoint, write_checkpoint
+from edge_transact.inputs import resolve_model
+from edge_transact.prune.calibrate.layerwise import LayerwiseModel
+from edge_transact.prune.calibrate.windows import read_calibration
+from edge_transact.prune.journal import Journal
+from edge_transact.quantization import QUANTIZATIONS
+from edge_transact.rounding.calibrated import round_model
+from edge_transact.rounding.distillation import distill
+from edge_transact.rounding.store import CODES, DISTILLED, SCALES, dequantized, groups_of, keep_rounded
+from edge_transact.rounding.student import Student
+from tests.support.checkpoints import narrowed, odd_plan
+from tests.support.interruption import killed_after
+
+QUANTIZATION = QUANTIZATIONS["q4f16_1"]
+WINDOWS = torch.randint(0, 96, (16, 24), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(params=["tied", "untied", "odd, with biases"])
+def checkpoint(request, make_llama, tmp_path):
+    options = {"tied": {"tie_word_embeddings": True}, "untied": {}, "odd, with biases": {"attention_bias": True}}
+    source = Checkpoint.open(make_llama(**options[request.param]))
+    if "odd" not in request.param:
+        return source
+    plan = odd_plan(source.plan)
+    return write_checkpoint(source, plan, narrowed(source, plan), {}, tmp_path / "odd")
+
+
+def rounded(checkpoint, directory, windows=WINDOWS):
+    journal = Journal(directory, {}, resume=True)
+    round_model(LayerwiseModel(checkpoint, windows), QUANTIZATION, journal)
+    return journal
+
+
+def matrices(journal, checkpoint):
+    """Codes and scales by the names of matrices."""
+    tensors = {name: tensor for group in groups_of(checkpoint) for name, tensor in journal[group].items()}
+    return {name.removesuffix(CODES): tensors[name] for name in tensors if name.endswith(CODES)}, {
+        name.removesuffix(SCALES): tensors[name] for name in tensors if name.endswith(SCALES)
+    }
+
+
+def exact_model(checkpoint):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=torch.float32)
+
+
+def test_gradients_are_those_of_torch(checkpoint, tmp_path):
+    """For the model of transformers, whose weights follow from codes and scales."""
+    journal = rounded(checkpoint, tmp_path / "journal")
+    codes, scales = matrices(journal, checkpoint)
+    exact, ids = exact_model(checkpoint), WINDOWS[3]
+    changes = {name: torch.zeros(each.shape, requires_grad=True) for name, each in scales.items()}
+    weights = {
+        name: dequantized(codes[name], scales[name].float() * (1 + changes[name]), checkpoint.shape(name)[1])
+        for name in codes
+    }
+    if checkpoint.plan.tie_word_embeddings:
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    target = exact(ids[None]).logits[0].detach()
+    logits = torch.func.functional_call(exact, weights, (ids[None],)).logits[0]
+    divergence = functional.kl_div(
+        logits.log_softmax(-1), target.log_softmax(-1), reduction="batchmean", log_target=True
+    )
+    divergence.backward()
+
+    last = []
+    exact.model.norm.register_forward_pre_hook(lambda _module, inputs: last.append(inputs[0][0]))
+    exact.model(ids[None])
+    model = LayerwiseModel(checkpoint, WINDOWS)
+    with torch.no_grad():
+        student = Student(model, model, QUANTIZATION, journal)
+        assert student.divergence(ids, last[0]) == pytest.approx(divergence.item(), rel=1e-4)
+        computed = dict(student.gradients(ids, last[0]))
+    assert computed.keys() == changes.keys()
+    for name, gradient in computed.items():
+        expected = changes[name].grad
+        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A trained model, and windows of text."""
+    checkpoint = Checkpoint.open(resolve_model("demo:tiny"))
+    return checkpoint, read_calibration(checkpoint, "demo:sotu", tokens=64 * 64, window=64).windows
+
+
+def test_predictions_are_nearer_to_the_teachers(tiny, tmp_path):
+    """On windows that nothing was fitted to, in the model of transformers with the scales as they are stored."""
+    checkpoint, windows = tiny
+    exact, unseen = exact_model(checkpoint), windows[::4]
+
+    def divergence(codes, scales):
+        weights = {name: dequantized(codes[name], scales[name], checkpoint.shape(name)[1]) for name in codes}
+        if checkpoint.plan.tie_word_embeddings:
+            weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+        with torch.inference_mode():
+            target = exact(unseen).logits.log_softmax(-1)
+            ours = torch.func.functional_call(exact, weights, (unseen,)).logits.log_softmax(-1)
+        return functional.kl_div(ours, target, reduction="sum", log_target=True).item()
+
+    fitting = torch.cat([windows[1::4], windows[2::4], windows[3::4]])
+    journal = rounded(checkpoint, tmp_path / "journal", fitting)
+    codes, scales = matrices(journal, checkpoint)
+    model = LayerwiseModel(checkpoint, fitting)
+    distill(model, model, QUANTIZATION, journal)
+    fitted = {name.removesuffix(SCALES): scale for name, scale in journal[DISTILLED].items()}
+    assert {name: (each.shape, each.dtype) for name, each in fitted.items()} == {
+        name: (each.shape, torch.float16) for name, each in scales.items()
+    }
+    assert divergence(codes, fitted) < 0.98 * divergence(codes, scales)
+
+
+def test_scales_that_do_not_help_stay(checkpoint, tmp_path, monkeypatch, caplog):
+    """What is kept in the end is what was found layer by layer."""
+    monkeypatch.setattr("edge_transact.rounding.distillation.LEARNING_RATE", -1.0)
+    journal = rounded(checkpoint, tmp_path / "journal")
+    codes, scales = matrices(journal, checkpoint)
+    model = LayerwiseModel(checkpoint, WINDOWS)
+    distill(model, model, QUANTIZATION, journal)
+    assert "they stay as they were" in caplog.text
+    (tmp_path / "kept").mkdir()
+    keep_rounded(journal, checkpoint, tmp_path / "kept")
+    kept = {}
+    for file in (tmp_path / "kept").iterdir():
+        kept |= load_file(file)
+    assert all(torch.equal(kept[name + SCALES], scales[name]) for name in scales)
+    assert all(torch.equal(kept[name + CODES], codes[name]) for name in codes)
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_an_interrupted_run_goes_on_and_chooses_the_same(tiny, tmp_path, monkeypatch, after):
+    checkpoint, windows = tiny
+    monkeypatch.setattr("edge_transact.prune.journal.STATE_S", 0)
+    few = windows[:8]
+
+    def run(name):
+        journal = rounded(checkpoint, tmp_path / name, few[:2])
+        model = LayerwiseModel(checkpoint, few)
+        if name == "once":
+            with killed_after(after):
+                distill(model, model, QUANTIZATION, journal)
+            journal = Journal(tmp_path / name, {}, resume=True)
+        distill(model, model, QUANTIZATION, journal)
+        return journal[DISTILLED]
+
+    once, whole = run("once"), run("whole")
+    assert once.keys() == whole.keys() and whole
+    assert all(torch.equal(once[name], whole[name]) for name in whole)
