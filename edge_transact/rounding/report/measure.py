@@ -23,6 +23,7 @@ from edge_transact.prune.calibrate.divergence import divergences, through
 from edge_transact.prune.calibrate.layerwise import LOGITS_TOKENS, LayerwiseModel, pieces
 from edge_transact.prune.journal import Journal, release
 from edge_transact.quantization import Quantization
+from edge_transact.rounding.store import EMBEDDING, LM_HEAD
 from edge_transact.weights.convert import ParameterSources, restore
 from edge_transact.weights.shards import ShardReader
 
@@ -34,8 +35,6 @@ WINDOWS, WINDOW = 8, 512
 
 PART_WINDOWS, PART_WINDOW = 4, 128
 """A part is measured on the start of the first windows, because these tokens go through every variant of the model."""
-
-EMBEDDING = "model.embed_tokens.weight"
 
 ROWS = 4096
 """Rows of a matrix that are compared at once."""
@@ -221,7 +220,7 @@ class _Sweep:
         """
         model, start = self._model(name), _start(self._whole)
         head = self.parts[0 if self._tied else -1]
-        weights = (of.checkpoint.tensor(EMBEDDING if self._tied else "lm_head.weight") for of in (self._exact, model))
+        weights = (of.checkpoint.tensor(EMBEDDING if self._tied else LM_HEAD) for of in (self._exact, model))
         errors = MatrixError(_distance(*weights), self._logits_distance(model, start))
         head.matrices.setdefault("lm_head", {})[name] = errors
         # The last token of a window predicts nothing that is in it.
