@@ -107,6 +107,29 @@ def loss_curves(measured: Mapping[str, Any], layers: Sequence[int], path: Path) 
     _write(figure, path)
 
 
+def roundings(rows: Sequence[Mapping[str, Any]], quant: str, texts: Sequence[str], path: Path) -> None:
+    """Perplexity by the bytes of all weights, a line for each rounding, from the pruned model to the dense one.
+
+    Args:
+        rows: Rows of ``rounding.jsonl``.
+        quant: The quantization that is drawn; rows without one are the exact models.
+        texts: The texts, a panel for each.
+        path: The SVG to write.
+    """
+    figure, grid = _figure(9, 3.8, columns=len(texts), sharex=True)
+    names = list(dict.fromkeys(row["rounding"] for row in rows))
+    for axes, text in zip(grid, texts, strict=True):
+        for name, colour in zip(names, (SOURCE, *COLOURS[:4]), strict=False):
+            of_name = [row for row in rows if row["rounding"] == name and row["quant"] in ("", quant)]
+            points = sorted((row["weights_bytes"] / 1e6, row[text]["perplexity"]) for row in of_name)
+            axes.plot(*zip(*points, strict=True), "o-", color=colour, label=name, linewidth=1.5)
+        axes.set(xlabel="weights, MB", title=text, xlim=(0, None), ylim=(0, None))
+    grid[0].set_ylabel("perplexity")
+    handles = grid[0].get_legend_handles_labels()[0]
+    figure.legend(handles=handles, fontsize=9, ncols=len(names), loc="outside lower center", frameon=False)
+    _write(figure, path)
+
+
 def _loss_curve(axes: Axes, points: Sequence[Sequence[float]], chosen: int, index: int, colour: str) -> None:
     drawn = [(units, loss) for units, loss in points if loss > 0]
     axes.plot(*zip(*drawn, strict=True), color=colour, linewidth=1.5, label=f"layer {index}")

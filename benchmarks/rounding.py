@@ -1,4 +1,4 @@
-"""``python -m benchmarks.rounding``: what each rounding to 4 bits costs, and writes the table of ``docs/w4.md``.
+"""``python -m benchmarks.rounding``: what each rounding to 4 bits costs: the table and the picture of ``docs/w4.md``.
 
 A model and the same model pruned are built with every rounding and measured through the built host library, on a text
 that nothing was calibrated on. Rows that are in the results file already are not measured again.
@@ -14,14 +14,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks import page
+from benchmarks import page, pictures
 from benchmarks.studies import texts
+from edge_transact import costs
 from edge_transact.build.dist import build
 from edge_transact.build.options import CALIBRATED_ROUNDINGS, ROUNDINGS, BuildOptions
+from edge_transact.checkpoint import Checkpoint
 from edge_transact.cli.logs import show_logs
 from edge_transact.evaluate.models import evaluate_models
+from edge_transact.inputs import resolve_model
 from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.options import PruneChoices
+from edge_transact.quantization import QUANTIZATIONS
 
 logger = logging.getLogger("benchmarks")
 
@@ -49,6 +53,8 @@ def main() -> None:
         rows = _measure(arguments, scratch)
     text = _table(rows)
     print(text, flush=True)
+    picture = arguments.page.with_name("rounding.svg")
+    pictures.roundings(rows, arguments.quant.split(",")[0], ("speeches", "handbook"), picture)
     page.write("rounding", f"{text}\n\n{page.machine(1)}", arguments.page)
 
 
@@ -109,7 +115,10 @@ def _evaluate(
         name = str(scratch / "dist")
         options = BuildOptions(target=["host"], quant=quant, rounding=rounding)
         made = build(checkpoint, Path(name), options, pruning=calibration, force=True)
-        figures = {"bits_per_parameter": made.manifest.bits_per_parameter}
+        figures = {key: getattr(made.manifest, key) for key in ("bits_per_parameter", "weights_bytes")}
+    else:
+        plan = Checkpoint.open(resolve_model(checkpoint)).plan
+        figures["weights_bytes"] = costs.weight_bytes(plan, QUANTIZATIONS["q0f16"])
     for text, source in evaluation.items():
         reference = checkpoint if quant else None
         (result,) = evaluate_models([name], text=source, max_windows=windows, reference=reference)

@@ -124,7 +124,8 @@ def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Roundi
     text = {name: getattr(calibration, name) for name in CALIBRATION_KEYS}
     ingredients = {
         "checkpoint": _digest(checkpoint, *COPIED_FILES),
-        "quantization": quantization.name,
+        # Layouts don't matter: q4f16_0 and q4f16_1 share what is chosen.
+        "dtype": quantization.model_dtype,
         "rounding": rounding.name,
         "source": rounding.source and _digest(rounding.source),
         "options": text,
@@ -144,7 +145,7 @@ def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Roundi
         keep_rounded(journal, checkpoint, content)
         journal.close()
 
-    recipe = cache.Recipe("rounded", f"round to {quantization.name} with {rounding.name}", ingredients, make)
+    recipe = cache.Recipe("rounded", f"choose codes and scales with {rounding.name}", ingredients, make)
     return cache.made(recipe)
 
 

@@ -34,6 +34,27 @@ def test_the_same_data_gives_the_same_picture(tmp_path):
     assert re.findall(r">layer (\d+)<", first) == ["0", "29"]
 
 
+def test_the_picture_of_the_roundings_has_a_line_for_each(tmp_path):
+    def row(subject, rounding, quant, megabytes, perplexity):
+        text = {"perplexity": perplexity}
+        return {
+            "rounding": rounding,
+            "quant": quant,
+            "weights_bytes": megabytes * 1e6,
+            "speeches": text,
+            "manual": text,
+        }
+
+    rows = [
+        row(subject, *choice, megabytes, perplexity)
+        for subject, megabytes in (("dense", 80), ("pruned", 60))
+        for choice, perplexity in ((("16 bit", ""), 20.0), (("nearest", "q4f16_0"), 30.0), (("best", "q4f16_0"), 22.0))
+    ]
+    pictures.roundings(rows, "q4f16_0", ("speeches", "manual"), tmp_path / "rounding.svg")
+    drawn = (tmp_path / "rounding.svg").read_text()
+    assert all(f">{word}<" in drawn for word in ("16 bit", "nearest", "best", "speeches", "manual", "weights, MB"))
+
+
 def test_chosen_widths_are_points_of_the_curves():
     """Dots lie on the lines: the allocation moves along these very points."""
     measured = json.loads((page.RESULTS / "loss-curves.json").read_text())

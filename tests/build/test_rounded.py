@@ -42,9 +42,10 @@ def test_a_killed_run_goes_on_and_is_then_in_the_cache(tiny_model, text, caplog,
     assert "nothing has changed" in caplog.text and contents(directory) == first
 
 
-def test_it_depends_on_text_seed_and_quantization(tiny_model, text, tmp_path):
+def test_it_depends_on_text_seed_and_dtype_and_not_on_the_layout(tiny_model, text, tmp_path):
     checkpoint, quantization = Checkpoint.open(tiny_model), QUANTIZATIONS["q4f16_1"]
     directories = {rounded(checkpoint, quantization, with_text(text))}
+    assert rounded(checkpoint, QUANTIZATIONS["q4f16_0"], with_text(text)) in directories
     directories.add(rounded(checkpoint, quantization, with_text(text, seed=1)))
     directories.add(rounded(checkpoint, QUANTIZATIONS["q4f32_1"], with_text(text)))
     directories.add(rounded(checkpoint, quantization, with_text(text, "best")))
