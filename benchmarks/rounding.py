@@ -18,7 +18,7 @@ from benchmarks import page, pictures
 from benchmarks.studies import texts
 from edge_transact import costs
 from edge_transact.build.dist import build
-from edge_transact.build.options import CALIBRATED_ROUNDINGS, ROUNDINGS, BuildOptions
+from edge_transact.build.options import ROUNDINGS, BuildOptions
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.cli.logs import show_logs
 from edge_transact.evaluate.models import evaluate_models
@@ -33,6 +33,9 @@ Row = dict[str, Any]
 
 RATIO = 0.3
 
+CALIBRATION_TOKENS = {"gptq": 16384, "best": 32768}
+"""``best`` reads one half of them for codes and the other for scales."""
+
 
 def main() -> None:
     """Measure what is missing, and write the table."""
@@ -40,7 +43,6 @@ def main() -> None:
     parser.add_argument("--model", default="demo:smollm2")
     parser.add_argument("--quant", default="q4f16_0,q4f16_1", help="quantizations, comma-separated")
     parser.add_argument("--windows", type=int, default=16, help="windows of 512 tokens of each text")
-    parser.add_argument("--calibration-tokens", type=int, default=16384)
     parser.add_argument("--results", type=Path, default=page.RESULTS / "rounding.jsonl")
     parser.add_argument("--page", type=Path, default=page.DOCS / "w4.md")
     parser.add_argument("--scratch", type=Path, help="directory for texts and models; kept if given")
@@ -61,17 +63,13 @@ def main() -> None:
 def _measure(arguments: argparse.Namespace, scratch: Path) -> list[Row]:
     evaluation = texts.for_evaluation(scratch)
     mixed = list(texts.for_calibration(scratch))
-    calibration = PruneChoices(calibration=mixed, calibration_tokens=arguments.calibration_tokens)
     lines = arguments.results.read_text().splitlines() if arguments.results.exists() else []
     done = [json.loads(line) for line in lines]
     rows = []
     for subject in ("dense", f"pruned by {RATIO:.0%}"):
         choices = [("16 bit", "", 0)]
         for quant in arguments.quant.split(","):
-            choices += [
-                (rounding, quant, arguments.calibration_tokens if rounding in CALIBRATED_ROUNDINGS else 0)
-                for rounding in ROUNDINGS
-            ]
+            choices += [(rounding, quant, CALIBRATION_TOKENS.get(rounding, 0)) for rounding in ROUNDINGS]
         for rounding, quant, tokens in choices:
             key = {
                 "model": arguments.model,
@@ -85,6 +83,7 @@ def _measure(arguments: argparse.Namespace, scratch: Path) -> list[Row]:
             if row is None:
                 logger.info(f"{subject}, {rounding} {quant}")
                 checkpoint = _checkpoint(arguments.model, subject, scratch)
+                calibration = PruneChoices(calibration=mixed, calibration_tokens=tokens or CALIBRATION_TOKENS["gptq"])
                 row = key | _evaluate(checkpoint, rounding, quant, calibration, evaluation, arguments.windows, scratch)
                 with arguments.results.open("a") as results:
                     results.write(json.dumps(row) + "\n")

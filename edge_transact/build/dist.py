@@ -27,11 +27,13 @@ from edge_transact.compiler.targets import get_target
 from edge_transact.definition import MODEL_TYPE, Definition, load, render
 from edge_transact.errors import UsageError
 from edge_transact.inputs.models import resolve_model
+from edge_transact.inputs.source import pruned_from
 from edge_transact.mlc.chat_config import chat_config
 from edge_transact.mlc.conversation import plain_note
 from edge_transact.mlc.toolchain import MLC
 from edge_transact.prune.options import PruneChoices
 from edge_transact.quantization import Quantization, default_quantization, get_quantization
+from edge_transact.rounding.report.page import prepare_report, write_report
 from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.text import TextCodec
 from edge_transact.system import memory
@@ -51,13 +53,15 @@ class Build:
         directory: The DIST.
         manifest: Its manifest.
         warnings: The warnings of `concerns`.
-        seconds: How long the build took.
+        seconds: How long the build took, without the report.
+        report: The directory of the report, if there is one.
     """
 
     directory: Path
     manifest: Manifest
     warnings: tuple[str, ...]
     seconds: float
+    report: Path | None = None
 
     def to_dict(self) -> dict[str, object]:
         """The object that ``build --json`` prints."""
@@ -74,6 +78,7 @@ class Build:
             "parity": dict(manifest.parity),
             "warnings": list(self.warnings),
             "seconds": self.seconds,
+            **({"report": str(self.report)} if self.report else {}),
         }
 
 
@@ -84,6 +89,7 @@ def build(
     *,
     pruning: PruneChoices | None = None,
     dump: Path | None = None,
+    report: Path | None = None,
     force: bool = False,
 ) -> Build:
     """Makes a DIST directory, complete or not at all.
@@ -97,7 +103,8 @@ def build(
         pruning: Prune the model first, to this budget; bytes are counted in the build's quantization and context. Its
             calibration text is also what ``rounding="gptq"`` and ``"best"`` read, with or without a budget.
         dump: A directory for the compiler's intermediate forms of each library, in ``dump/TARGET/``.
-        force: Replace `output` if it exists.
+        report: A directory for a report of what rounding cost, written when the DIST is complete.
+        force: Replace `output` and `report` if they exist.
 
     Raises:
         UsageError: Sizes that contradict each other or the model, or a budget that is beyond it.
@@ -119,14 +126,26 @@ def build(
             f"--rounding {options.rounding} is for 4 bits, and {kind.name} isn't quantized",
             fix="Leave out --rounding, or give a --quant that begins with q4.",
         )
+    if report and kind.bits is None:
+        raise UsageError(
+            f"--report says what rounding to 4 bits costs, and {kind.name} isn't quantized",
+            fix="Leave out --report, or give a --quant that begins with q4.",
+        )
+    text = prepare_report(report, model=model, output=output, force=force) if report else ""
     if dump and options.engine == "mlc":
         raise UsageError("--dump needs our compiler, not MLC-LLM's", fix="Leave out --dump or --engine mlc.")
     mlc = MLC(names) if options.engine == "mlc" else None
     with tempfile.TemporaryDirectory(prefix="edge-transact-") as scratch:
         checkpoint = Checkpoint.open(resolve_model(model))
         sizes = _sizes(checkpoint, options)
+        source = None
         if pruning and pruning.budgets():
-            checkpoint = pruned(checkpoint, model, pruning.counted(kind.name, options.context or costs.DEFAULT_CONTEXT))
+            budget = pruning.counted(kind.name, options.context or costs.DEFAULT_CONTEXT)
+            source, checkpoint = checkpoint, pruned(checkpoint, model, budget)
+        elif rounding_name == "best":
+            source = pruned_from(checkpoint)
+        if rounding_name == "best" and source:
+            logger.info(f"{rounding_name} aims at the predictions of {source.path}, from which this model was pruned")
         checkpoint = _with_fast_tokenizer(checkpoint, Path(scratch) / "checkpoint")
         warnings = concerns(checkpoint.plan, kind, names, **sizes)
         for warning in warnings:
@@ -134,9 +153,14 @@ def build(
         if note := plain_note(checkpoint.path):
             logger.info(note)
         with new_directory(output, force=force) as directory:
-            rounding = Rounding(rounding_name, pruning or PruneChoices())
-            manifest = _fill(directory, checkpoint, model, names, kind, rounding, sizes, Path(scratch), mlc, dump)
-    return Build(output, manifest, tuple(warnings), time.perf_counter() - started)
+            rounding = Rounding(rounding_name, pruning or PruneChoices(), source)
+            manifest, definition = _fill(
+                directory, checkpoint, model, names, kind, rounding, sizes, Path(scratch), mlc, dump
+            )
+        made = Build(output, manifest, tuple(warnings), time.perf_counter() - started, report)
+        if report:
+            write_report(checkpoint, output, definition.parameter_sources(), report, text, force=force)
+    return made
 
 
 def _with_fast_tokenizer(checkpoint: Checkpoint, directory: Path) -> Checkpoint:
@@ -184,7 +208,7 @@ def _fill(
     scratch: Path,
     mlc: MLC | None,
     dump: Path | None,
-) -> Manifest:
+) -> tuple[Manifest, Definition]:
     files = render(checkpoint.plan)
     (directory / "definition").mkdir()
     for name, text in files.items():
@@ -224,7 +248,7 @@ def _fill(
     )
     shutil.rmtree(directory / "definition" / "__pycache__", ignore_errors=True)
     manifest.write(directory, digests)
-    return Manifest.read(directory)
+    return Manifest.read(directory), definition
 
 
 def _definition_config(checkpoint: Checkpoint, sizes: dict[str, int]) -> dict[str, object]:

@@ -127,7 +127,7 @@ def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Roundi
         # Layouts don't matter: q4f16_0 and q4f16_1 share what is chosen.
         "dtype": quantization.model_dtype,
         "rounding": rounding.name,
-        "source": rounding.source and _digest(rounding.source),
+        "source": _digest(rounding.source) if rounding.source and rounding.name == "best" else None,
         "options": text,
         "calibration": _text_digests(calibration),
         "computation": computation(checkpoint),

@@ -40,6 +40,12 @@ def build(
             metavar="DIR", help="Write the module after each compiler phase, bytecode and code into DIR/TARGET/."
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write what rounding to 4 bits costs into DIR: figures, a page and report.json."
+        ),
+    ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -67,7 +73,15 @@ def build(
     project = _project(asked | given_in(options) | given_in(pruning))
     from edge_transact.build.dist import build as build_dist
 
-    made = build_dist(project.model, Path(project.output), project.build, pruning=project.prune, dump=dump, force=force)
+    made = build_dist(
+        project.model,
+        Path(project.output),
+        project.build,
+        pruning=project.prune,
+        dump=dump,
+        report=report,
+        force=force,
+    )
     directory = made.directory
 
     def text() -> None:
@@ -90,6 +104,8 @@ def build(
             f"{parity['decode_error']:.1e} (decode) of the largest, "
             f"{parity['token_agreement']:.0%} of greedy tokens the same",
         )
+        if made.report:
+            table.add_row("report", str(made.report / "index.html"))
         console = Console()
         console.print(table)
         if "host" in manifest.libraries:

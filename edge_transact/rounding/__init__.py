@@ -7,4 +7,7 @@ chosen here costs nothing at run time: the same bytes, kernels and libraries.
 - `search` needs no text: the scale of every group by least squares, with inputs weighted by `importance`.
 - `gptq` rounds one matrix, given the Gram matrix of its inputs.
 - `calibrated` rounds a model with it, layer by layer, on calibration text.
+- `distillation` fits the scales of a `student`, which is the rounded model, to the exact model's predictions.
+- `best` is both, one after the other.
+- `store` holds codes and scales on the way to the shards, and `report` shows what they cost.
 """

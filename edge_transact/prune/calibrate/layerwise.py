@@ -55,20 +55,21 @@ class LayerwiseModel:
     Args:
         checkpoint: The source.
         windows: int64 token ids, ``[windows, window]``.
+        dtype: The dtype of the computation; `None` for that of `computation_dtype`.
 
     Attributes:
         replaced: Tensors that are used instead of the checkpoint's, by name; `replace` adds them.
-        dtype: The dtype of the computation, see `computation_dtype`.
+        dtype: The dtype of the computation.
         device: The device that computes layers, see `compute_device`. Hidden states are kept on the CPU.
     """
 
-    def __init__(self, checkpoint: Checkpoint, windows: torch.Tensor) -> None:
+    def __init__(self, checkpoint: Checkpoint, windows: torch.Tensor, dtype: torch.dtype | None = None) -> None:
         self.checkpoint = checkpoint
         self.windows = windows
         self.replaced: dict[str, torch.Tensor] = {}
         self.device = compute_device()
         self._embedding_name = "model.embed_tokens.weight"
-        self.dtype = computation_dtype(checkpoint.tensor(self._embedding_name).dtype, self.device)
+        self.dtype = dtype or computation_dtype(checkpoint.tensor(self._embedding_name).dtype, self.device)
 
     def sample(self, tokens: int, window: int | None = None) -> LayerwiseModel:
         """The same model with fewer windows, evenly spaced.
@@ -79,7 +80,7 @@ class LayerwiseModel:
         """
         windows = self.windows[:, :window]
         step = max(1, windows.numel() // max(tokens, 1))
-        model = LayerwiseModel(self.checkpoint, windows[::step])
+        model = LayerwiseModel(self.checkpoint, windows[::step], self.dtype)
         model.replaced = self.replaced
         return model
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_transact import costs
-from edge_transact.artifacts.outputs import new_directory, refuse_existing
-from edge_transact.artifacts.pages import require_matplotlib, script_json, write_page
-from edge_transact.errors import UsageError
+from edge_transact.artifacts.outputs import new_directory
+from edge_transact.artifacts.pages import refuse_report, script_json, write_page
 from edge_transact.evaluate.models import evaluate_model
 from edge_transact.inputs.texts import read_text
 from edge_transact.prune.methods import find_method
@@ -48,11 +47,7 @@ def prepare_report(directory: Path, *, model: str, output: Path, force: bool = F
         UsageError: The report would replace `model` or `output`.
         EdgeTransactError: `directory` exists, matplotlib is missing, or the text can't be read.
     """
-    refuse_existing(directory, force)
-    for other in (output.resolve(), Path(model).resolve()):
-        if directory.resolve() in (other, *other.parents):
-            raise UsageError(f"--report {directory} would replace {other}", fix="Choose another directory.")
-    require_matplotlib()
+    refuse_report(directory, force, apart_from=[output, Path(model)])
     return read_text(TEXT, "evaluation")
 
 

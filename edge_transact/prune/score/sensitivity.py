@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from edge_transact.progress import bar
-from edge_transact.prune.calibrate.layerwise import LOGITS_TOKENS, LOGITS_VOCABULARY, LayerwiseModel, pieces
+from edge_transact.prune.calibrate.divergence import divergences, through
+from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.cut.selection import LayerSelection, select
 from edge_transact.prune.journal import Journal, release
 from edge_transact.prune.scores import LayerScores
@@ -79,7 +79,7 @@ def _measure(
         for index, (selection, of_layer) in enumerate(zip(selections, scores, strict=True)):
             layer = model.layer(index, selection)
             for hidden in variants[:index].flatten(end_dim=1):
-                _through(model, layer, hidden)
+                through(model, layer, hidden)
                 advance(1)
             widths = selection.widths
             cut = reference(widths)
@@ -93,37 +93,9 @@ def _measure(
             ):
                 hidden.copy_(whole)
                 chosen = selection.then(select(of_layer, narrower))
-                _through(model, model.layer(index, chosen), hidden)
+                through(model, model.layer(index, chosen), hidden)
                 advance(1)
-            _through(model, layer, whole)
+            through(model, layer, whole)
             release(variants)
-        return _divergences(model, whole, variants)
-
-
-def _through(model: LayerwiseModel, layer: LlamaDecoderLayer, hidden: torch.Tensor) -> None:
-    for batch in pieces(hidden, model):
-        batch.copy_(model.run(layer, batch))
-
-
-def _divergences(model: LayerwiseModel, whole: torch.Tensor, variants: torch.Tensor) -> torch.Tensor:
-    """The mean divergence of each variant, nats a token, fp32 ``[layers, modules]``."""
-    divergence = torch.zeros(variants.shape[:2], dtype=torch.float64)
-    tokens = whole.flatten(end_dim=1)
-    for start in range(0, len(tokens), LOGITS_TOKENS):
-        rows = slice(start, start + LOGITS_TOKENS)
-        log_probabilities = model.logits(tokens[rows]).log_softmax(dim=-1)
-        negative_entropy = torch.zeros(len(log_probabilities), device=model.device)
-        probabilities = []
-        for block in log_probabilities.split(LOGITS_VOCABULARY, dim=-1):
-            probabilities.append(block.exp())
-            negative_entropy += (probabilities[-1] * block).sum(dim=-1)
-        for hidden, total in zip(variants.flatten(end_dim=1), divergence.view(-1), strict=True):
-            # For each block of logits: the log of its sum of exponentials, and its part of the mean logit.
-            sums, mean = [], torch.zeros_like(negative_entropy)
-            for logits, expected in zip(
-                model.logit_blocks(hidden.flatten(end_dim=1)[rows]), probabilities, strict=True
-            ):
-                sums.append(logits.logsumexp(dim=-1))
-                mean += logits.mul_(expected).sum(dim=-1)
-            total += (negative_entropy - mean + torch.stack(sums).logsumexp(dim=0)).double().sum().item()
-    return (divergence / len(tokens)).float()
+    divergence = divergences(model, whole, [(model, hidden) for hidden in variants.flatten(end_dim=1)])
+    return divergence.view(variants.shape[:2]).float()

@@ -1,0 +1,52 @@
+"""The model that a pruned checkpoint was made from, if it is on this machine."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.writer import PROVENANCE_FILE
+from edge_transact.errors import EdgeTransactError
+from edge_transact.hub.download import HUB_ID
+from edge_transact.inputs.models import DEMO_MODELS, resolve_model
+
+logger = logging.getLogger(__name__)
+
+EMBEDDING = "model.embed_tokens.weight"
+
+
+def pruned_from(checkpoint: Checkpoint) -> Checkpoint | None:
+    """The checkpoint that ``edge_transact.json`` names as its source; `None` if there is none or it isn't here.
+
+    Nothing is downloaded. Pruning keeps the embedding, so a model with another one is not the source.
+    """
+    try:
+        name = json.loads((checkpoint.path / PROVENANCE_FILE).read_text())["source"]
+        if not _is_here(name):
+            logger.info(f"{name}, from which this model was pruned, is not on this machine")
+            return None
+        source = Checkpoint.open(resolve_model(name))
+    except (OSError, ValueError, KeyError, TypeError, EdgeTransactError) as error:
+        logger.debug(f"no source: {error}")
+        return None
+    same = checkpoint.shape(EMBEDDING) == source.shape(EMBEDDING) and torch.equal(
+        checkpoint.tensor(EMBEDDING), source.tensor(EMBEDDING)
+    )
+    if not same:
+        logger.info(f"{name} has another embedding: this model was not pruned from it as it is now")
+    return source if same else None
+
+
+def _is_here(name: str) -> bool:
+    if name in DEMO_MODELS or Path(name).exists():
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    match = HUB_ID.fullmatch(name)
+    if match is None:
+        return False
+    return isinstance(try_to_load_from_cache(match["repository"], "config.json", revision=match["revision"]), str)

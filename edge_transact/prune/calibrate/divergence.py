@@ -1,0 +1,51 @@
+"""How far the predictions of variants of a model are from the model's own, from the hidden states of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from edge_transact.prune.calibrate.layerwise import LOGITS_TOKENS, LOGITS_VOCABULARY, LayerwiseModel, pieces
+
+
+def through(model: LayerwiseModel, layer: LlamaDecoderLayer, hidden: torch.Tensor) -> None:
+    """Replaces hidden states ``[windows, window, hidden_size]`` by a layer's output for them."""
+    for batch in pieces(hidden, model):
+        batch.copy_(model.run(layer, batch))
+
+
+def divergences(
+    model: LayerwiseModel, whole: torch.Tensor, variants: Sequence[tuple[LayerwiseModel, torch.Tensor]]
+) -> torch.Tensor:
+    """The mean Kullback-Leibler divergence of each variant's predictions from the model's.
+
+    Args:
+        model: The model.
+        whole: The output of its last layer, ``[windows, window, hidden_size]``.
+        variants: For each variant, the model whose last norm and `lm_head` it has, and the output of its last layer.
+
+    Returns:
+        Nats a token, fp64 ``[variants]``.
+    """
+    divergence = torch.zeros(len(variants), dtype=torch.float64)
+    tokens = whole.flatten(end_dim=1)
+    for start in range(0, len(tokens), LOGITS_TOKENS):
+        rows = slice(start, start + LOGITS_TOKENS)
+        log_probabilities = model.logits(tokens[rows]).log_softmax(dim=-1)
+        negative_entropy = torch.zeros(len(log_probabilities), device=model.device)
+        probabilities = []
+        for block in log_probabilities.split(LOGITS_VOCABULARY, dim=-1):
+            probabilities.append(block.exp())
+            negative_entropy += (probabilities[-1] * block).sum(dim=-1)
+        for index, (variant, hidden) in enumerate(variants):
+            # For each block of logits: the log of its sum of exponentials, and its part of the mean logit.
+            sums, mean = [], torch.zeros_like(negative_entropy)
+            for logits, expected in zip(
+                variant.logit_blocks(hidden.flatten(end_dim=1)[rows]), probabilities, strict=True
+            ):
+                sums.append(logits.logsumexp(dim=-1))
+                mean += logits.mul_(expected).sum(dim=-1)
+            divergence[index] += (negative_entropy - mean + torch.stack(sums).logsumexp(dim=0)).double().sum().item()
+    return divergence / len(tokens)

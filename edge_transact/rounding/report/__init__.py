@@ -1,0 +1,1 @@
+"""What rounding to 4 bits cost, as figures and a page."""

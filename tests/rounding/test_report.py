@@ -1,0 +1,242 @@
+"""`build --report`: its numbers are those of the shards, computed once more without the code that it uses."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from edge_transact.artifacts.manifest import Manifest
+from edge_transact.checkpoint import Checkpoint, write_checkpoint
+from edge_transact.checkpoint.layout import tensor_shapes
+from edge_transact.cli import app
+from edge_transact.definition import load, render
+from edge_transact.evaluate.models import evaluate_models
+from edge_transact.prune.cut.selection import LayerSelection
+from edge_transact.prune.cut.surgery import pruned_tensors
+from edge_transact.prune.journal import Journal
+from edge_transact.quantization import QUANTIZATIONS
+from edge_transact.rounding.report import measure as measured
+from edge_transact.rounding.report.measure import Dequantized, measure
+from edge_transact.rounding.report.page import TEXT
+from edge_transact.rounding.search import searched
+from edge_transact.weights.convert import convert, restore
+from edge_transact.weights.shards import ShardReader
+
+WINDOWS = torch.randint(0, 96, (5, 64), generator=torch.Generator().manual_seed(0))
+PART_WINDOWS, PART_WINDOW = 3, 24
+"""What parts are measured on here."""
+
+
+def tokenizer(_text: str, verbose: bool) -> dict[str, list[int]]:
+    return {"input_ids": WINDOWS.flatten().tolist()}
+
+
+class Rounded:
+    """A checkpoint and its rounded tensors, and what transformers computes with some of them."""
+
+    def __init__(self, checkpoint: Checkpoint, quantization: str, directory):
+        from transformers import AutoModelForCausalLM
+
+        self.checkpoint = checkpoint
+        (directory / "definition").mkdir()
+        for name, text in render(checkpoint.plan).items():
+            (directory / "definition" / name).write_text(text)
+        sizes = {"context_window_size": 64, "prefill_chunk_size": 16, "max_batch_size": 1}
+        config = checkpoint.config | {"rope_theta": 1e4} | sizes
+        sources = load(directory / "definition", config).parameter_sources()
+        kind = QUANTIZATIONS[quantization]
+        self.views, self.tensors = {}, {}
+        for name, rounding in (("nearest", None), ("search", partial(searched, checkpoint, sources, kind))):
+            (directory / name).mkdir()
+            convert(checkpoint, sources, kind, directory / name, rounding)
+            reader = ShardReader(directory / name)
+            self.tensors[name] = dict(restore(reader, sources, tensor_shapes(checkpoint.plan), kind))
+            self.views[name] = Dequantized(**vars(checkpoint), reader=reader, sources=sources, quantization=kind)
+        self.model = AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=torch.float32)
+        self.exact = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+
+    @torch.inference_mode()
+    def logits(self, rounding: str | None = None, prefix: tuple[str, ...] = ("",)) -> torch.Tensor:
+        """With the rounded tensors whose names begin with `prefix`; fp64."""
+        tensors = dict(self.exact)
+        if rounding:
+            tensors |= {name: value for name, value in self.tensors[rounding].items() if name.startswith(prefix)}
+        if self.checkpoint.plan.tie_word_embeddings:
+            tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+        self.model.load_state_dict(tensors)
+        return self.model(WINDOWS).logits.double()
+
+    def kl(self, rounding: str, prefix: tuple[str, ...]) -> float:
+        """The mean divergence of predictions, when some tensors are rounded."""
+        exact, rounded = (
+            logits[:PART_WINDOWS, : PART_WINDOW - 1].log_softmax(-1)
+            for logits in (self.logits(), self.logits(rounding, prefix))
+        )
+        return (exact.exp() * (exact - rounded)).sum(-1).mean().item()
+
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """The inputs of the unrounded model's projections, fp64 ``[tokens, in]``."""
+        kept = {}
+
+        def keep(name, _module, args):
+            kept[name] = args[0][:PART_WINDOWS, :PART_WINDOW].flatten(end_dim=1).double()
+
+        projections = [(n, m) for n, m in self.model.named_modules() if isinstance(m, torch.nn.Linear)]
+        handles = [module.register_forward_pre_hook(partial(keep, name)) for name, module in projections]
+        self.logits()
+        for handle in handles:
+            handle.remove()
+        return kept
+
+
+def pruned(source: Checkpoint, directory) -> Checkpoint:
+    """Every layer different, with fewer KV groups, RoPE pairs, value dims and MLP dims."""
+
+    def first(layer, groups: int, pairs: int, v_dims: int, intermediate: int) -> LayerSelection:
+        return replace(
+            LayerSelection.everything(layer),
+            groups=torch.arange(groups),
+            queries=torch.arange(layer.q_per_kv).repeat(groups, 1),
+            qk_pairs=torch.arange(pairs).repeat(groups, 1),
+            v_dims=torch.arange(v_dims).repeat(groups, 1),
+            intermediate=torch.arange(intermediate),
+        )
+
+    kept = [(1, 2, 8, 7), (3, 4, 5, 33), (2, 3, 1, 40)]
+    selections = [first(layer, *sizes) for layer, sizes in zip(source.plan.layers, kept, strict=True)]
+    plan = source.plan.with_layers(selection.widths for selection in selections)
+    return write_checkpoint(source, plan, pruned_tensors(source, selections), {}, directory)
+
+
+@pytest.fixture(params=["tied q4f16_1", "untied q4f32_1", "pruned q4f16_0"])
+def rounded(request, make_llama, tmp_path, monkeypatch):
+    monkeypatch.setattr(measured, "PART_WINDOWS", PART_WINDOWS)
+    monkeypatch.setattr(measured, "PART_WINDOW", PART_WINDOW)
+    which, quantization = request.param.split()
+    with_biases = {"attention_bias": True, "mlp_bias": True}
+    options = {"tied": {"tie_word_embeddings": True}, "untied": {}, "pruned": with_biases}
+    checkpoint = Checkpoint.open(make_llama(**options[which]))
+    if which == "pruned":
+        checkpoint = pruned(checkpoint, tmp_path / "pruned")
+        monkeypatch.setattr("edge_transact.prune.journal.MEMORY_BYTES", 0)  # hidden states in files
+    return Rounded(checkpoint, quantization, tmp_path)
+
+
+def test_every_figure_is_that_of_the_shards(rounded, tmp_path):
+    """Divergences by transformers with some tensors replaced, and errors from the inputs' Gram matrices, in fp64."""
+    journal = Journal(tmp_path / "journal", {}, resume=False)
+    measurement = measure(rounded.checkpoint, rounded.views, tokenizer, "", journal)
+    close = partial(pytest.approx, rel=1e-3)
+
+    embedding, lm_head = ("model.embed_tokens.",), ("lm_head.", "model.norm.")
+    parts = {f"layer {index}": (f"model.layers.{index}.",) for index in range(len(rounded.checkpoint.plan.layers))}
+    if rounded.checkpoint.plan.tie_word_embeddings:
+        parts = {"embedding, lm_head": embedding + lm_head} | parts
+    else:
+        parts = {"embedding": embedding} | parts | {"lm_head": lm_head}
+    assert [part.name for part in measurement.parts] == list(parts)
+    for part in measurement.parts:
+        assert part.kl == {name: close(rounded.kl(name, parts[part.name])) for name in ("nearest", "search")}
+
+    inputs, compared = rounded.inputs(), 0
+    for part in measurement.parts:
+        for matrix, by_rounding in part.matrices.items():
+            name = f"{parts[part.name][0]}{matrix}" if part.name.startswith("layer") else matrix
+            for rounding, error in by_rounding.items():
+                tensors = rounded.tensors[rounding]
+                weight = rounded.exact[f"{name}.weight"].double()
+                change = tensors.get(f"{name}.weight", tensors["model.embed_tokens.weight"]).double() - weight
+                assert error.weight_error == close((change.norm() / weight.norm()).item() ** 2)
+                if matrix == "model.embed_tokens":
+                    change, size = (
+                        each[WINDOWS[:PART_WINDOWS, :PART_WINDOW]].square().sum() for each in (change, weight)
+                    )
+                else:
+                    gram = inputs[name].T @ inputs[name]
+                    change, size = ((each @ gram @ each.T).trace() for each in (change, weight))
+                assert error.output_error == close((change / size).item()), (name, rounding)
+                compared += 1
+    assert compared == 2 * (2 + 7 * len(rounded.checkpoint.plan.layers))
+
+    labels = WINDOWS[:, 1:].flatten()
+    for name, result in (("unrounded", measurement.unrounded), *measurement.rounded.items()):
+        logits = rounded.logits(None if name == "unrounded" else name)[:, :-1].flatten(end_dim=1)
+        assert result.perplexity == close(torch.nn.functional.cross_entropy(logits, labels).exp().item())
+
+
+@pytest.fixture(scope="module")
+def built(tiny_model, tmp_path_factory):
+    """``demo:tiny`` as a DIST, and its report."""
+    directory = tmp_path_factory.mktemp("report")
+    dist, report = directory / "dist", directory / "report"
+    code, out, err = build(
+        tiny_model, "--rounding", "gptq", "--calibration-tokens", 1024, "-o", dist, "--report", report, "--json"
+    )
+    assert code == 0, err
+    assert json.loads(out.splitlines()[-1])["report"] == str(report)
+    return dist, report
+
+
+def build(*arguments) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["build", "--target", "host", *map(str, arguments)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_the_report_says_what_was_built(built, tiny_model):
+    dist, directory = built
+    report = json.loads((directory / "report.json").read_text(), parse_constant=pytest.fail)
+    manifest = Manifest.read(dist)
+    for name in ("quantization", "rounding", "parameters", "weights_bytes", "bits_per_parameter"):
+        assert report[name] == getattr(manifest, name)
+    assert list(report["models"]) == ["unrounded", "nearest", "search", "gptq"]
+    # The host library computes what torch does with the shards.
+    evaluation = report["evaluation"]
+    asked = {"text": TEXT, "window": evaluation["window"], "max_windows": evaluation["windows"]}
+    unrounded, library = evaluate_models([str(tiny_model), str(dist)], reference=str(tiny_model), **asked)
+    assert report["models"]["unrounded"] == {"perplexity": pytest.approx(unrounded["perplexity"], rel=1e-4)}
+    gptq = report["models"]["gptq"]
+    assert gptq == {name: pytest.approx(library[name], rel=1e-2) for name in gptq}
+    assert evaluation["text_sha256"] == library["text_sha256"]
+    nearest, search = report["models"]["nearest"], report["models"]["search"]
+    assert gptq["kl_mean"] < search["kl_mean"] < nearest["kl_mean"]
+    assert [part["name"] for part in report["parts"]] == ["embedding, lm_head", *(f"layer {i}" for i in range(4))]
+    for part in report["parts"]:
+        assert list(part["kl"]) == ["nearest", "search", "gptq"]
+        for errors in part["matrices"].values():
+            assert all(set(each) == {"weight_error", "output_error"} for each in errors.values())
+
+
+def test_the_page_holds_both_figures_and_nothing_is_left_over(built):
+    _, directory = built
+    assert {path.name for path in directory.iterdir()} == {"report.json", "index.html", "kl.png", "errors.png"}
+    page = (directory / "index.html").read_text()
+    pictures = {path.name: path.read_bytes() for path in directory.glob("*.png")}
+    embedded = re.findall(r'alt="([^"]+)" src="data:image/png;base64,([^"]+)"', page)
+    assert {name: base64.b64decode(data) for name, data in embedded} == pictures
+    assert not re.search(r'(?:src|href)="(?!data:)', page)
+    held = re.search(r'<script type="application/json" id="results">(.*?)</script>', page, re.DOTALL)
+    assert held and json.loads(held[1]) == json.loads((directory / "report.json").read_text())
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(built, tiny_model, tmp_path, monkeypatch):
+    _, report = built
+    new = tmp_path / "new" / "dist"
+    for place, more, message in (
+        (report, [], f"{report} exists"),
+        (new.parent, ["--force"], "would replace"),
+        (tiny_model, ["--force"], "would replace"),
+        (tmp_path / "report", ["--quant", "q0f16"], "q0f16 isn't quantized"),
+    ):
+        code, _, err = build(tiny_model, "-o", new, "--report", place, *more)
+        assert code != 0 and message in err, err
+    monkeypatch.setattr("edge_transact.artifacts.pages.find_spec", lambda name: None)
+    code, _, err = build(tiny_model, "-o", new, "--report", tmp_path / "report")
+    assert code == 1 and "edge-transact[plot]" in err
+    assert not new.parent.exists()
