@@ -22,7 +22,8 @@ class CPUKernels:
     take_norm = True
 
     def __init__(self, target: tvm.target.Target) -> None:
-        self.target, self.threads = target, int(target.attrs["num-cores"])
+        self.threads = int(target.attrs["num-cores"])
+        self._instructions = {digits: isa.select(target, digits) for digits in (2, 3)}
 
     def embed(self, scale_dtype: str) -> tirx.PrimFunc:
         """The embedding's rows."""
@@ -30,7 +31,7 @@ class CPUKernels:
 
     def instructions(self, matmul: Matmul) -> isa.InstructionSet:
         """The instruction set of a matmul. Where it multiplies bytes, fp16 activations keep 16 bits."""
-        return isa.select(self.target, 2 if matmul.dtype == "float16" else 3)
+        return self._instructions[2 if matmul.dtype == "float16" else 3]
 
     def select(
         self, matmul: Matmul, x: Sequence[tirx.Expr], width: int
