@@ -53,6 +53,11 @@ class Student:
             self.scales[name + SCALES] = stored(self._changed(name), self._quantization)
             change.zero_()
 
+    def scale_changes(self, factor: float) -> None:
+        """Multiplies all changes by a factor."""
+        for change in self.changes.values():
+            change.mul_(factor)
+
     def divergence(self, ids: torch.Tensor, target: torch.Tensor) -> float:
         """The mean KL divergence from the teacher's predictions, in nats.
 

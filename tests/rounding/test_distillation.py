@@ -125,7 +125,7 @@ def test_scales_that_do_not_help_stay(checkpoint, tmp_path, monkeypatch, caplog)
     codes, scales = matrices(journal, checkpoint)
     model = LayerwiseModel(checkpoint, WINDOWS)
     distill(model, model, QUANTIZATION, journal)
-    assert "they stay as they were" in caplog.text
+    assert "they stay" in caplog.text
     (tmp_path / "kept").mkdir()
     keep_rounded(journal, checkpoint, tmp_path / "kept")
     kept = {}
