@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.checkpoints import TINY
+from tests.support.checkpoints import save_llama
 from tests.support.hub import Hub, serve
 from tests.support.machine import TestRun
 
@@ -84,21 +84,17 @@ def pytest_runtest_makereport(item: pytest.Item):
 @pytest.fixture
 def make_llama(tmp_path: Path) -> Callable[..., Path]:
     """``make_llama(seed=0, **config)``: the directory of a stock LLaMA with random weights, `TINY` by default."""
+    return lambda seed=0, **config: save_llama(tmp_path / f"llama-{len(list(tmp_path.iterdir()))}", seed, **config)
 
-    def make(seed: int = 0, **config) -> Path:
-        import torch
-        from transformers import LlamaConfig, LlamaForCausalLM
 
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(LlamaConfig(**{**TINY, **config}))
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):
-                torch.nn.init.normal_(parameter, std=0.2)
-        path = tmp_path / f"llama-{len(list(tmp_path.iterdir()))}"
-        model.save_pretrained(path)
-        return path
-
-    return make
+@pytest.fixture(scope="session")
+def random_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights and the tokenizer of ``demo:tiny``, of whose layers these are a tenth."""
+    path = tmp_path_factory.mktemp("random") / "model"
+    save_llama(path, vocab_size=1024, num_hidden_layers=4, intermediate_size=96)
+    for file in tiny_model.glob("tokenizer*"):
+        shutil.copy(file, path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -136,10 +136,10 @@ def test_scales_that_do_not_help_stay(checkpoint, tmp_path, monkeypatch, caplog)
 
 
 @pytest.mark.parametrize("after", [1, 4])
-def test_an_interrupted_run_goes_on_and_chooses_the_same(tiny, tmp_path, monkeypatch, after):
-    checkpoint, windows = tiny
+def test_an_interrupted_run_goes_on_and_chooses_the_same(make_llama, tmp_path, monkeypatch, after):
+    checkpoint = Checkpoint.open(make_llama())
     monkeypatch.setattr("edge_transact.prune.journal.STATE_S", 0)
-    few = windows[:8]
+    few = WINDOWS[:8]
 
     def run(name):
         journal = rounded(checkpoint, tmp_path / name, few[:2])
