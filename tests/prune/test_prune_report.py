@@ -19,14 +19,17 @@ from edge_transact.prune.scores import LayerScores
 from edge_transact.prune.units import UNITS
 from edge_transact.quantization import get_quantization
 from edge_transact.widths import LayerWidths
+from tests.support.pruning import TEXT as CALIBRATION
 from tests.support.pruning import prune_command
 
 
 @pytest.fixture(scope="module")
 def written(random_model, tmp_path_factory) -> tuple[Path, Path]:
     """A pruned model and its report."""
-    output, report = (tmp_path_factory.mktemp("report") / name for name in ("pruned", "report"))
-    options = ["--ratio", 0.4, "--calibration-tokens", 1024]
+    directory = tmp_path_factory.mktemp("report")
+    output, report, text = (directory / name for name in ("pruned", "report", "text.txt"))
+    text.write_text(CALIBRATION)
+    options = ["--ratio", 0.4, "--calibration", text, "--calibration-tokens", 1024]
     code, out, err = prune_command(random_model, *options, "-o", output, "--report", report, "--json")
     assert code == 0, err
     assert json.loads(out.splitlines()[-1])["report"] == str(report)
@@ -97,7 +100,9 @@ def test_bars_show_what_is_kept() -> None:
     }
 
 
-def test_a_report_that_cannot_be_written_is_refused_before_the_work(written, random_model, tmp_path, monkeypatch) -> None:
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(
+    written, random_model, tmp_path, monkeypatch
+) -> None:
     output, report = written
     new = tmp_path / "new" / "pruned"
     for place, more, message in (
