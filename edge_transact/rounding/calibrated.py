@@ -24,7 +24,7 @@ from edge_transact.prune.calibrate.gram import Gram, sums_of
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel, check_finite, pieces
 from edge_transact.prune.journal import Journal
 from edge_transact.quantization import Quantization
-from edge_transact.rounding.gptq import CHUNK_ROWS, DAMPINGS, GPTQ
+from edge_transact.rounding.gptq import CHUNK_ROWS, GPTQ
 from edge_transact.rounding.importance import input_importance
 from edge_transact.rounding.search import search
 from edge_transact.rounding.store import CODES, EMBEDDING, LM_HEAD, SCALES, dequantized, group_of
@@ -65,7 +65,7 @@ def round_model(model: LayerwiseModel, quantization: Quantization, journal: Jour
         for batch in pieces(hidden, model):
             gram.add(model.final_normed(batch).flatten(end_dim=1).float())
     weight = _checked(name, checkpoint.tensor(name), quantization)
-    _keep(journal, name, *GPTQ(gram.whole().cpu(), quantization)(weight))
+    _keep(journal, name, *GPTQ(gram.whole().cpu(), model.windows.numel(), quantization)(weight))
     journal.discard("rounded-state")
 
 
@@ -167,12 +167,13 @@ class _Layer:
         """Rounds projections that read the same inputs."""
         inputs = gram.whole().cpu()
         check_finite({f"the inputs of {names[0]}": inputs}, self.model.checkpoint, self.index)
-        rounding = GPTQ(inputs, self.quantization)
-        if rounding.damping > DAMPINGS[0]:
+        tokens = self.model.windows.numel()
+        if tokens < len(inputs):
             logger.warning(
-                f"layer {self.index}, {', '.join(names)}: the inputs on the calibration text are too much alike; "
-                f"rounded with a damping of {rounding.damping:g}. More --calibration-tokens may help."
+                f"layer {self.index}, {', '.join(names)}: {tokens} calibration tokens are few for {len(inputs)} "
+                "inputs, so rounding relies less on what inputs have in common. Give more --calibration-tokens."
             )
+        rounding = GPTQ(inputs, tokens, self.quantization)
         for name in names:
             projection = self._projection(name)
             stored = f"model.layers.{self.index}.{name}.weight"

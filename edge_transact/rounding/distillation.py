@@ -1,8 +1,8 @@
 """Fits the scales of a rounded model so that it predicts what the exact model predicts.
 
-Codes stay. The scale of every group is multiplied by a factor near 1, and all factors are fitted together by gradient
-descent on the divergence of the two models' predictions: a window a step, one pass over the windows. So errors are made
-up for across layers, which rounding layer by layer doesn't see.
+Codes stay. Every group's scale is multiplied by a factor near 1, and all factors are fitted together by gradient descent
+on the divergence of the two models' predictions: one window a step, one pass over the windows. This makes up for errors
+across layers, which rounding layer by layer doesn't see.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DECAY = 0.9, 0.95
 WARMUP_STEPS = 5
 
 HELD_OUT = 16
-"""One window in so many is not fitted; it shows whether fitting helps."""
+"""One window in 16 is held out, to see whether fitting helps."""
 
 _STATE = "distilled-state"
 

@@ -15,9 +15,10 @@ from edge_transact.quantization import GROUP_SIZE, ZERO_POINT, Quantization
 from edge_transact.rounding.search import best_scales, stored
 from edge_transact.weights import w4
 
-DAMPINGS = (0.01, 0.1, 1.0, 10.0)
-"""Added to the Gram matrix's diagonal, as shares of its mean: text has fewer directions than weights may meet. The
-first with which the matrix can be factorized in fp32 is used."""
+SHRINKAGE = 0.3
+"""How much of what inputs have in common is not trusted, at least: the Gram matrix's entries beside the diagonal become
+smaller by this share. Measured on text that the matrix isn't from, 0.2 to 0.4 leave the least error in most matrices of
+SmolLM2, be it summed over 10,000 tokens or 1,000; a damping of 0.01, as usual, leaves up to twice as much."""
 
 CHUNK_ROWS = 4096
 """Rows that are rounded at once; rows don't depend on each other."""
@@ -28,22 +29,21 @@ class GPTQ:
 
     Args:
         gram: The sum of ``x^T x`` over the inputs x of all tokens, fp32 ``[in, in]``.
+        tokens: How many tokens these are.
         quantization: A 4-bit quantization.
-
-    Attributes:
-        damping: The one of `DAMPINGS` that was used.
 
     Raises:
         ValueError: The Gram matrix can't be factorized, because it isn't finite.
     """
 
-    def __init__(self, gram: torch.Tensor, quantization: Quantization) -> None:
+    def __init__(self, gram: torch.Tensor, tokens: int, quantization: Quantization) -> None:
         self._quantization = quantization
+        shrinkage = max(SHRINKAGE, len(gram) / (len(gram) + 2 * tokens))
         padding = -len(gram) % GROUP_SIZE
         gram = torch.nn.functional.pad(gram, (0, padding, 0, padding))
         self._order = _order(gram.diagonal())
         # Row j of the factor says how the columns after j make up for an error in j.
-        self._factor, self.damping = _factor(gram[self._order][:, self._order])
+        self._factor = _factor(gram[self._order][:, self._order], shrinkage)
 
     def __call__(self, rows: torch.Tensor, first: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """A `w4.RoundRows`."""
@@ -78,21 +78,20 @@ class GPTQ:
         return codes[:, back].add_(ZERO_POINT).to(torch.int8), scales[:, groups.argsort()].to(dtype)
 
 
-def _factor(gram: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """The upper Cholesky factor U of the damped matrix's inverse, ``U^T U``, and the damping; changes `gram`.
+def _factor(gram: torch.Tensor, shrinkage: float) -> torch.Tensor:
+    """The upper Cholesky factor U of the shrunk matrix's inverse, ``U^T U``; changes `gram`.
 
-    With R R^T, R upper triangular, as the damped matrix, U is the inverse of R: nothing else is factorized. R is the
+    With R R^T, R upper triangular, as the shrunk matrix, U is the inverse of R: nothing else is factorized. R is the
     Cholesky factor of the matrix read backwards.
     """
     diagonal = gram.diagonal().clone()
-    mean = diagonal.mean().item()
-    for damping in DAMPINGS:
-        gram.diagonal().copy_(diagonal + (damping * mean or 1.0))
-        backwards, failed = torch.linalg.cholesky_ex(gram.flip(0, 1))
-        if not failed:
-            unit = torch.eye(len(gram))
-            return torch.linalg.solve_triangular(backwards.flip(0, 1), unit, upper=True), damping
-    raise ValueError("the Gram matrix can't be factorized; is it finite?")
+    gram *= 1 - shrinkage
+    # An input that is always 0 could have any weight.
+    gram.diagonal().copy_(diagonal.clamp_min(1e-6 * diagonal.mean().item() or 1.0))
+    backwards, failed = torch.linalg.cholesky_ex(gram.flip(0, 1))
+    if failed:
+        raise ValueError("the Gram matrix can't be factorized; is it finite?")
+    return torch.linalg.solve_triangular(backwards.flip(0, 1), torch.eye(len(gram)), upper=True)
 
 
 def _order(energy: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from edge_transact.quantization import QUANTIZATIONS
-from edge_transact.rounding.gptq import DAMPINGS, GPTQ
+from edge_transact.rounding.gptq import GPTQ, SHRINKAGE
 from edge_transact.rounding.search import search
 from edge_transact.rounding.store import dequantized
 from edge_transact.weights import w4
@@ -32,7 +32,7 @@ def output_error(weight, rounded, x):
 @pytest.mark.parametrize("size", [64, 70, 20])
 def test_the_output_is_nearer_than_with_search(name, size):
     quantization, x, weight = QUANTIZATIONS[name], inputs(1000, size), matrix(50, size)
-    by_text = dequantized(*GPTQ(x.T @ x, quantization)(weight), size)
+    by_text = dequantized(*GPTQ(x.T @ x, len(x), quantization)(weight), size)
     alone = dequantized(*search(weight, importance=torch.ones(size), quantization=quantization), size)
     unseen = inputs(1000, size, seed=0)[500:]
     assert output_error(weight, by_text, unseen) < 0.75 * output_error(weight, alone, unseen)
@@ -41,7 +41,7 @@ def test_the_output_is_nearer_than_with_search(name, size):
 def test_independent_inputs_leave_nothing_to_make_up_for():
     """With a diagonal Gram matrix every weight gets its nearest code."""
     weight = matrix(40, 64)
-    codes, scales = GPTQ(torch.diag(torch.rand(64) + 0.5), QUANTIZATIONS["q4f16_1"])(weight)
+    codes, scales = GPTQ(torch.diag(torch.rand(64) + 0.5), 100, QUANTIZATIONS["q4f16_1"])(weight)
     nearest = (weight.view(40, 2, 32) / scales.float()[..., None]).round().clamp(-7, 8) + 7
     np.testing.assert_array_equal(codes, nearest.flatten(start_dim=1))
 
@@ -50,15 +50,15 @@ def test_each_error_is_made_up_for_by_the_columns_that_follow():
     """For the codes of all columns before it, a column's code is nearest to the best value that the rest allows."""
     size, x, weight = 32, inputs(300, 32).double(), matrix(5, 32).double()
     gram = x.T @ x
-    codes, scales = GPTQ(gram.float(), QUANTIZATIONS["q4f32_1"])(weight.float())
+    codes, scales = GPTQ(gram.float(), len(x), QUANTIZATIONS["q4f32_1"])(weight.float())
     rounded = dequantized(codes, scales, size).double()
-    damped = gram + DAMPINGS[0] * gram.diagonal().mean() * torch.eye(size)
+    shrunk = (1 - SHRINKAGE) * gram + SHRINKAGE * gram.diagonal().diag()
     order = gram.diagonal().argsort(descending=True)
     for position in range(size):
         done, rest = order[:position], order[position:]
-        # The rest of the row that minimizes the damped error of the output, given what is rounded already.
+        # The rest of the row that minimizes the shrunk error of the output, given what is rounded already.
         error = (rounded - weight)[:, done]
-        best = weight[:, rest] - error @ damped[done][:, rest] @ damped[rest][:, rest].inverse()
+        best = weight[:, rest] - error @ shrunk[done][:, rest] @ shrunk[rest][:, rest].inverse()
         steps = best[:, 0] / scales[:, 0]
         code = steps.round().clamp(-7, 8)
         near_a_tie = ((steps - steps.floor()) - 0.5).abs() < 1e-3
@@ -68,7 +68,7 @@ def test_each_error_is_made_up_for_by_the_columns_that_follow():
 @pytest.mark.parametrize("name", W4)
 def test_rows_do_not_depend_on_each_other(name):
     x, weight = inputs(200, 64), matrix(9, 64)
-    gptq = GPTQ(x.T @ x, QUANTIZATIONS[name])
+    gptq = GPTQ(x.T @ x, len(x), QUANTIZATIONS[name])
     whole, parts = gptq(weight), [gptq(rows) for rows in weight.split([1, 5, 3])]
     for one, many in zip(whole, zip(*parts, strict=True), strict=True):
         np.testing.assert_array_equal(one, torch.cat(many))
@@ -79,36 +79,36 @@ def test_inputs_that_never_occur_and_no_text_at_all():
     x = inputs(100, 64)
     x[:, 10:40] = 0.0
     for gram in (x.T @ x, torch.zeros(64, 64)):
-        codes, scales = GPTQ(gram, QUANTIZATIONS["q4f16_1"])(weight)
+        codes, scales = GPTQ(gram, len(x), QUANTIZATIONS["q4f16_1"])(weight)
         rounded = dequantized(codes, scales, 64)
         assert torch.isfinite(scales).all() and (rounded - weight).abs().max() < 1.0
 
 
-def test_a_matrix_that_fp32_cannot_factorize_is_damped_more():
-    """One input that dwarfs the others, and a sum that rounding has made indefinite."""
+def test_sums_that_rounding_has_made_indefinite():
     x = inputs(500, 64)
     gram = x.T @ x
     gram[7, 8] = gram[8, 7] = 1.05 * gram[7, 7]
     gram[8, 8] = gram[7, 7]
-    gptq = GPTQ(gram, QUANTIZATIONS["q4f16_1"])
-    assert gptq.damping > DAMPINGS[0]
-    codes, scales = gptq(matrix(8, 64))
+    codes, scales = GPTQ(gram, len(x), QUANTIZATIONS["q4f16_1"])(matrix(8, 64))
     assert torch.isfinite(scales).all() and codes.min() >= 0 and codes.max() <= 15
     with pytest.raises(ValueError, match="factorized"):
-        GPTQ(torch.full((32, 32), torch.nan), QUANTIZATIONS["q4f16_1"])
+        GPTQ(torch.full((32, 32), torch.nan), 100, QUANTIZATIONS["q4f16_1"])
 
 
-def test_fewer_tokens_than_inputs():
-    x, weight = inputs(5, 96), matrix(16, 96)
-    rounded = dequantized(*GPTQ(x.T @ x, QUANTIZATIONS["q4f16_0"])(weight), 96)
-    alone = dequantized(*search(weight, importance=torch.ones(96), quantization=QUANTIZATIONS["q4f16_0"]), 96)
-    assert output_error(weight, rounded, x) < output_error(weight, alone, x)
+@pytest.mark.parametrize("tokens", [20, 100, 1000])
+def test_text_does_no_harm_however_short(tokens):
+    """On other text, rounding with text is never worse than without."""
+    x, weight = inputs(tokens + 2000, 96), matrix(64, 96)
+    quantization, fitted, unseen = QUANTIZATIONS["q4f16_0"], x[:tokens], x[tokens:]
+    rounded = dequantized(*GPTQ(fitted.T @ fitted, tokens, quantization)(weight), 96)
+    alone = dequantized(*search(weight, importance=torch.ones(96), quantization=quantization), 96)
+    assert output_error(weight, rounded, unseen) < 1.02 * output_error(weight, alone, unseen)
 
 
 def test_codes_pack_like_any_others():
     x, weight = inputs(200, 70), matrix(12, 70)
     quantization = QUANTIZATIONS["q4f16_0"]
-    gptq = GPTQ(x.T @ x, quantization)
+    gptq = GPTQ(x.T @ x, len(x), quantization)
     packed = w4.quantize(weight, quantization, rounding=gptq)
     np.testing.assert_allclose(
         w4.dequantize(*packed, quantization, 70).astype(np.float32), dequantized(*gptq(weight), 70), rtol=1e-3
