@@ -65,7 +65,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     fast = [item for item in items if not item.get_closest_marker("slow")]
     if hasattr(config, "workerinput"):
         half = len(slow) // 2
-        rest = len(items) // 2 - half
+        while half < len(slow) and slow[half].path == slow[half - 1].path:
+            half += 1  # what a file's fixtures make is made once
+        rest = max(0, len(items) // 2 - half)
         items[:] = [*slow[:half], *fast[:rest], *slow[half:], *fast[rest:]]
     else:
         items[:] = [*fast, *slow]
