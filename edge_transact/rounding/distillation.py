@@ -1,6 +1,6 @@
 """Fits the scales of a rounded model so that it predicts what the exact model predicts.
 
-Codes stay. Every group's scale is multiplied by a factor near 1, and all factors are fitted together by gradient descent
+Codes stay. Each group's scale is multiplied by a factor near 1, and all factors are fitted together by gradient descent
 on the divergence of the two models' predictions: one window a step, one pass over the windows. This makes up for errors
 across layers, which rounding layer by layer doesn't see.
 """
