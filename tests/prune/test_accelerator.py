@@ -42,13 +42,13 @@ RUNS += [
 
 
 @pytest.mark.parametrize("options", RUNS, ids=lambda options: "-".join(map(str, options.values())))
-def test_the_same_model_as_from_the_cpu(tiny_model, tmp_path: Path, monkeypatch, options: dict) -> None:
+def test_the_same_model_as_from_the_cpu(random_model, tmp_path: Path, monkeypatch, options: dict) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     options = {**options, "calibration": str(tmp_path / "text.txt"), "calibration_tokens": 512}
-    prune(str(tiny_model), tmp_path / "cpu", PruneOptions(ratio=0.3, **options))
+    prune(str(random_model), tmp_path / "cpu", PruneOptions(ratio=0.3, **options))
     with accelerator() as device:
         monkeypatch.setattr(layerwise, "compute_device", lambda: torch.device(NAME, 0))
-        prune(str(tiny_model), tmp_path / "device", PruneOptions(ratio=0.3, **options))
+        prune(str(random_model), tmp_path / "device", PruneOptions(ratio=0.3, **options))
     assert device.products > 0 or options["method"] in ("magnitude", "random")
     found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("device", "cpu"))
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)

