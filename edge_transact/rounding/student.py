@@ -141,7 +141,8 @@ class Student:
                 total += (probability * (of_exact - of_ours)).sum().item()
                 error = (of_ours.exp_() - probability).div_(hidden.shape[1]).to(normed.dtype)
                 by_normed += error @ weight
-                by_scales[rows] += _by_scales(error.T @ normed.detach(), self._codes[self._head][rows])
+                by_weight = (error.T @ normed.detach()).cpu()
+                by_scales[rows] += _by_scales(by_weight, self._codes[self._head][rows])
             by_hidden.append(*torch.autograd.grad(normed, leaf, by_normed))
         return _Comparison(total / hidden.shape[1], torch.cat(by_hidden)[None], by_scales)
 
