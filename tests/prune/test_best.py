@@ -153,7 +153,8 @@ def scored(source: Checkpoint, method: str) -> list[LayerScores]:
 @pytest.mark.parametrize("vocabulary", [7, 4096])
 def test_sensitivity_is_the_whole_models(make_llama, tmp_path: Path, vocabulary: int, monkeypatch) -> None:
     """With logits computed in one block and in several."""
-    monkeypatch.setattr("edge_transact.prune.calibrate.layerwise.LOGITS_VOCABULARY", vocabulary)
+    for module in ("layerwise", "divergence"):
+        monkeypatch.setattr(f"edge_transact.prune.calibrate.{module}.LOGITS_VOCABULARY", vocabulary)
     source = Checkpoint.open(make_llama())
     scores = scored(source, "transact")
     everything = [LayerSelection.everything(layer) for layer in source.plan.layers]

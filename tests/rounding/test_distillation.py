@@ -52,8 +52,11 @@ def exact_model(checkpoint):
     return AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=torch.float32)
 
 
-def test_gradients_are_those_of_torch(checkpoint, tmp_path):
-    """For the model of transformers, whose weights follow from codes and scales."""
+def test_gradients_are_those_of_torch(checkpoint, tmp_path, monkeypatch):
+    """For the model of transformers, whose weights follow from codes and scales; logits are computed in blocks."""
+    for module in ("prune.calibrate.layerwise", "rounding.student"):
+        monkeypatch.setattr(f"edge_transact.{module}.LOGITS_VOCABULARY", 40)
+    monkeypatch.setattr("edge_transact.rounding.student.LOGITS_TOKENS", 10)
     journal = rounded(checkpoint, tmp_path / "journal")
     codes, scales = matrices(journal, checkpoint)
     exact, ids = exact_model(checkpoint), WINDOWS[3]
