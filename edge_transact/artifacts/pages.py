@@ -5,39 +5,19 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.artifacts.templates import template
-from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.errors import EdgeTransactError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 """Paul Tol's bright scheme, which colour-blind readers can distinguish."""
-
-
-def refuse_report(directory: Path, force: bool, *, apart_from: Iterable[Path]) -> None:
-    """Fails before the work if its report can't be written after it.
-
-    Args:
-        directory: Where the report will be.
-        force: Whether a directory that exists is replaced.
-        apart_from: The work's own inputs and outputs, which the report must not replace.
-
-    Raises:
-        UsageError: The report would replace one of `apart_from`.
-        EdgeTransactError: `directory` exists, or matplotlib is missing.
-    """
-    refuse_existing(directory, force)
-    for other in (path.resolve() for path in apart_from):
-        if directory.resolve() in (other, *other.parents):
-            raise UsageError(f"--report {directory} would replace {other}", fix="Choose another directory.")
-    require_matplotlib()
 
 
 def require_matplotlib() -> None:

@@ -20,12 +20,14 @@ from edge_transact.artifacts.outputs import new_directory, refuse_existing
 from edge_transact.build.concerns import concerns
 from edge_transact.build.options import BuildOptions
 from edge_transact.build.parity import DECODE_STEPS, Parity, compare, prompt_ids, reference_model
+from edge_transact.build.report.page import write_report
 from edge_transact.build.stages import Rounding, place_library, place_weights, pruned
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import PROVENANCE_FILE, TOKENIZER_FILES
 from edge_transact.compiler.targets import get_target
 from edge_transact.definition import MODEL_TYPE, Definition, load, render
 from edge_transact.errors import UsageError
+from edge_transact.evaluate.report_text import prepare_report
 from edge_transact.inputs.models import resolve_model
 from edge_transact.inputs.source import pruned_from
 from edge_transact.mlc.chat_config import chat_config
@@ -33,7 +35,6 @@ from edge_transact.mlc.conversation import plain_note
 from edge_transact.mlc.toolchain import MLC
 from edge_transact.prune.options import PruneChoices
 from edge_transact.quantization import Quantization, default_quantization, get_quantization
-from edge_transact.rounding.report.page import prepare_report, write_report
 from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.text import TextCodec
 from edge_transact.system import memory
@@ -115,37 +116,19 @@ def build(
     names = list(dict.fromkeys(options.target))
     kind = get_quantization(options.quant or default_quantization(names))
     refuse_existing(output, force)
-    rounding_name = options.rounding or ("nearest" if options.engine == "mlc" else "search")
-    if rounding_name != "nearest" and options.engine == "mlc":
-        raise UsageError(
-            f"--rounding {rounding_name} needs our compiler: MLC's rounds to nearest",
-            fix="Leave out --rounding or --engine mlc.",
-        )
-    if options.rounding and kind.bits is None:
-        raise UsageError(
-            f"--rounding {options.rounding} is for 4 bits, and {kind.name} isn't quantized",
-            fix="Leave out --rounding, or give a --quant that begins with q4.",
-        )
-    if report and kind.bits is None:
-        raise UsageError(
-            f"--report says what rounding to 4 bits costs, and {kind.name} isn't quantized",
-            fix="Leave out --report, or give a --quant that begins with q4.",
-        )
-    text = prepare_report(report, model=model, output=output, force=force) if report else ""
+    rounding = _rounding_name(options, kind, report)
+    text = prepare_report(report, force=force, apart_from=[output, Path(model)]) if report else ""
     if dump and options.engine == "mlc":
         raise UsageError("--dump needs our compiler, not MLC-LLM's", fix="Leave out --dump or --engine mlc.")
     mlc = MLC(names) if options.engine == "mlc" else None
     with tempfile.TemporaryDirectory(prefix="edge-transact-") as scratch:
         checkpoint = Checkpoint.open(resolve_model(model))
         sizes = _sizes(checkpoint, options)
-        source = None
+        source = checkpoint
         if pruning and pruning.budgets():
             budget = pruning.counted(kind.name, options.context or costs.DEFAULT_CONTEXT)
-            source, checkpoint = checkpoint, pruned(checkpoint, model, budget)
-        elif rounding_name == "best":
-            source = pruned_from(checkpoint)
-        if rounding_name == "best" and source:
-            logger.info(f"{rounding_name} aims at the predictions of {source.path}, from which this model was pruned")
+            checkpoint = pruned(source, model, budget)
+        teacher = _teacher(source, checkpoint) if rounding == "best" else None
         checkpoint = _with_fast_tokenizer(checkpoint, Path(scratch) / "checkpoint")
         warnings = concerns(checkpoint.plan, kind, names, **sizes)
         for warning in warnings:
@@ -153,14 +136,44 @@ def build(
         if note := plain_note(checkpoint.path):
             logger.info(note)
         with new_directory(output, force=force) as directory:
-            rounding = Rounding(rounding_name, pruning or PruneChoices(), source)
+            how = Rounding(rounding, pruning or PruneChoices(), teacher)
             manifest, definition = _fill(
-                directory, checkpoint, model, names, kind, rounding, sizes, Path(scratch), mlc, dump
+                directory, checkpoint, model, names, kind, how, sizes, Path(scratch), mlc, dump
             )
         made = Build(output, manifest, tuple(warnings), time.perf_counter() - started, report)
         if report:
             write_report(checkpoint, output, definition.parameter_sources(), report, text, force=force)
     return made
+
+
+def _rounding_name(options: BuildOptions, quantization: Quantization, report: Path | None) -> str:
+    """The rounding, once it and the report are known to be possible."""
+    rounding = options.rounding or ("nearest" if options.engine == "mlc" else "search")
+    if rounding != "nearest" and options.engine == "mlc":
+        raise UsageError(
+            f"--rounding {rounding} needs our compiler: MLC's rounds to nearest",
+            fix="Leave out --rounding or --engine mlc.",
+        )
+    four_bits = "or give a --quant that begins with q4."
+    if options.rounding and quantization.bits is None:
+        raise UsageError(
+            f"--rounding {rounding} is for 4 bits, and {quantization.name} isn't quantized",
+            fix=f"Leave out --rounding, {four_bits}",
+        )
+    if report and quantization.bits is None:
+        raise UsageError(
+            f"--report says what rounding to 4 bits costs, and {quantization.name} isn't quantized",
+            fix=f"Leave out --report, {four_bits}",
+        )
+    return rounding
+
+
+def _teacher(source: Checkpoint, checkpoint: Checkpoint) -> Checkpoint | None:
+    """The model that a checkpoint was pruned from, here or before; `None` if there is none on this machine."""
+    teacher = source if checkpoint is not source else pruned_from(checkpoint)
+    if teacher:
+        logger.info(f"best aims at the predictions of {teacher.path}, from which this model was pruned")
+    return teacher
 
 
 def _with_fast_tokenizer(checkpoint: Checkpoint, directory: Path) -> Checkpoint:

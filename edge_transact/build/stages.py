@@ -53,8 +53,8 @@ def pruned(source: Checkpoint, model: str, options: PruneOptions) -> Checkpoint:
     return Checkpoint.open(cache.made(cache.Recipe("pruned", f"prune {model}", ingredients, make, name="pruned")))
 
 
-_SEARCH = ("rounding", "compiler/lowering.py", "compiler/vector.py")
-"""The code that rounds, whose kernel is compiled here."""
+_ROUNDING = ("rounding", "compiler/lowering.py", "compiler/vector.py")
+"""The code that rounds, and that compiles its kernel."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ class Rounding:
     Attributes:
         name: One of `ROUNDINGS`.
         calibration: Which text those of `CALIBRATED_ROUNDINGS` read.
-        source: The model that this one was pruned from, whose predictions ``best`` aims at; `None` for its own.
+        teacher: The model whose predictions ``best`` aims at; `None` for the model itself.
     """
 
     name: str
     calibration: PruneChoices
-    source: Checkpoint | None = None
+    teacher: Checkpoint | None = None
 
 
 def place_weights(
@@ -92,7 +92,7 @@ def place_weights(
         "quantization": quantization.name,
         "rounding": rounded_from,
         "code": cache.code(
-            "weights", *_SEARCH, "checkpoint", "templates/edge_llama_model.py.j2", "quantization.py", "costs.py"
+            "weights", *_ROUNDING, "checkpoint", "templates/edge_llama_model.py.j2", "quantization.py", "costs.py"
         ),
         **_versions("apache-tvm"),
     }
@@ -127,11 +127,11 @@ def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Roundi
         # Layouts don't matter: q4f16_0 and q4f16_1 share what is chosen.
         "dtype": quantization.model_dtype,
         "rounding": rounding.name,
-        "source": _digest(rounding.source) if rounding.source and rounding.name == "best" else None,
+        "teacher": rounding.teacher and _digest(rounding.teacher),
         "options": text,
         "calibration": _text_digests(calibration),
         "computation": computation(checkpoint),
-        "code": cache.code(*_SEARCH, "prune", "checkpoint", "weights/w4.py", "quantization.py", "widths.py"),
+        "code": cache.code(*_ROUNDING, "prune", "checkpoint", "weights/w4.py", "quantization.py", "widths.py"),
         **_versions("torch", "transformers", "apache-tvm"),
     }
 
@@ -139,7 +139,7 @@ def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Roundi
         windows = calibration_of(checkpoint, calibration).windows
         journal = Journal(recipe.entry, ingredients, resume=is_unfinished(recipe.entry))
         if rounding.name == "best":
-            round_best(checkpoint, rounding.source or checkpoint, windows, quantization, journal)
+            round_best(checkpoint, rounding.teacher or checkpoint, windows, quantization, journal)
         else:
             round_model(LayerwiseModel(checkpoint, windows), quantization, journal)
         keep_rounded(journal, checkpoint, content)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from edge_transact.widths import WidthPlan
 
+EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
 ROPE_PAIRS = "self_attn.rope_pairs"
 """A layer's table of the RoPE pairs that its KV heads kept, int32 ``[num_key_value_heads, qk_head_dim / 2]``.
 
@@ -20,7 +22,7 @@ def tensor_shapes(plan: WidthPlan) -> dict[str, tuple[int, ...]]:
         out. Layers that lost RoPE pairs have `ROPE_PAIRS`.
     """
     hidden = plan.hidden_size
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (plan.vocab_size, hidden)}
+    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (plan.vocab_size, hidden)}
     for index, layer in enumerate(plan.layers):
         prefix = f"model.layers.{index}."
         projections = {
@@ -42,5 +44,5 @@ def tensor_shapes(plan: WidthPlan) -> dict[str, tuple[int, ...]]:
             shapes[prefix + ROPE_PAIRS] = (layer.num_key_value_heads, layer.qk_head_dim // 2)
     shapes["model.norm.weight"] = (hidden,)
     if not plan.tie_word_embeddings:
-        shapes["lm_head.weight"] = (plan.vocab_size, hidden)
+        shapes[LM_HEAD] = (plan.vocab_size, hidden)
     return shapes

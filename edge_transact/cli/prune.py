@@ -50,9 +50,9 @@ def prune(
 
     text_of_report = ""
     if report is not None:
-        from edge_transact.prune.report.page import prepare_report
+        from edge_transact.evaluate.report_text import prepare_report
 
-        text_of_report = prepare_report(report, model=model, output=output, force=force)
+        text_of_report = prepare_report(report, force=force, apart_from=[output, Path(model)])
     result = prune_model(model, output, options, resume=resume, force=force)
     values = result.to_dict() | {"peak_rss_mib": peak_rss_mib()}
     if report is not None:

@@ -9,14 +9,13 @@ from pathlib import Path
 import torch
 
 from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.layout import EMBEDDING
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.errors import EdgeTransactError
 from edge_transact.hub.download import HUB_ID
 from edge_transact.inputs.models import DEMO_MODELS, resolve_model
 
 logger = logging.getLogger(__name__)
-
-EMBEDDING = "model.embed_tokens.weight"
 
 
 def pruned_from(checkpoint: Checkpoint) -> Checkpoint | None:

@@ -15,6 +15,7 @@ import torch
 from edge_transact import costs
 from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
+from edge_transact.checkpoint.layout import EMBEDDING
 from edge_transact.errors import UsageError
 from edge_transact.inputs.models import resolve_model
 from edge_transact.prune.allocate.allocation import Allocation, allocate, check_choices
@@ -127,7 +128,7 @@ def prune(model: str, output: Path, options: PruneOptions, *, resume: bool = Fal
 def computation(source: Checkpoint) -> dict[str, str]:
     """Where and in which dtype a model is computed on this machine: two machines may score it differently."""
     device = compute_device()
-    dtype = computation_dtype(source.tensor("model.embed_tokens.weight").dtype, device)
+    dtype = computation_dtype(source.tensor(EMBEDDING).dtype, device)
     return {"device": device.type, "dtype": str(dtype)}
 
 

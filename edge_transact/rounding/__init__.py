@@ -9,5 +9,5 @@ chosen here costs nothing at run time: the same bytes, kernels and libraries.
 - `calibrated` rounds a model with it, layer by layer, on calibration text.
 - `distillation` fits the scales of a `student`, which is the rounded model, to the exact model's predictions.
 - `best` is both, one after the other.
-- `store` holds codes and scales on the way to the shards, and `report` shows what they cost.
+- `store` holds codes and scales on the way to the shards.
 """

@@ -18,6 +18,7 @@ import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from edge_transact.checkpoint.finite import is_finite
+from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD
 from edge_transact.errors import EdgeTransactError
 from edge_transact.progress import bar
 from edge_transact.prune.calibrate.gram import Gram, sums_of
@@ -27,7 +28,7 @@ from edge_transact.quantization import Quantization
 from edge_transact.rounding.gptq import CHUNK_ROWS, GPTQ
 from edge_transact.rounding.importance import input_importance
 from edge_transact.rounding.search import search
-from edge_transact.rounding.store import CODES, EMBEDDING, LM_HEAD, SCALES, dequantized, group_of
+from edge_transact.rounding.store import CODES, SCALES, dequantized, group_of
 from edge_transact.weights import w4
 
 logger = logging.getLogger(__name__)

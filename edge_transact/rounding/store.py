@@ -9,12 +9,11 @@ import safetensors.torch
 import torch
 
 from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD
 from edge_transact.prune.journal import Journal
 from edge_transact.quantization import ZERO_POINT
 from edge_transact.weights import w4
 from edge_transact.weights.convert import ParameterSources
-
-EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 DISTILLED = "distilled"
 """The journal's group of scales that replace those found layer by layer."""

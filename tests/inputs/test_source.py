@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
+from edge_transact.checkpoint.layout import EMBEDDING
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
-from edge_transact.inputs.source import EMBEDDING, pruned_from
+from edge_transact.inputs.source import pruned_from
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ import torch
 from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.evaluate.models import evaluate_models
+from edge_transact.evaluate.report_text import TEXT
 from edge_transact.prune.report.figures import bars
-from edge_transact.prune.report.page import TEXT, WINDOWS
+from edge_transact.prune.report.page import WINDOWS
 from edge_transact.prune.scores import LayerScores
 from edge_transact.prune.units import UNITS
 from edge_transact.quantization import get_quantization

@@ -16,10 +16,10 @@ DECODE = ("decode", "batch_decode")
 class OmitChecks:
     """Kernels that `relax.call_tir` calls don't check their arguments, which would often take more code than they do.
 
-    The virtual machine checks the arguments of the functions that call them, and relax infers the shapes and dtypes of
-    everything in between. Of the weights, the virtual machine only counts how many there are: kernels that get weights
-    in prefill check them, so that a library refuses the weights of another one. Kernels that the KV cache or MLC's
-    engine call keep their checks.
+    Relax infers the shapes and dtypes of everything between kernels, and allocates it. What comes from outside is
+    checked by the kernels that read it: the virtual machine only counts weights, and doesn't look at where in its
+    storage an argument begins. Weights are checked in prefill, so that a library refuses those of another one. Kernels
+    that the KV cache or MLC's engine call keep their checks.
     """
 
     def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
@@ -28,10 +28,10 @@ class OmitChecks:
         checks: set[relax.GlobalVar] = set()
         for var, function in mod.functions_items():
             if isinstance(function, relax.Function):
-                weights = set() if var.name_hint in DECODE else _weights(function)
+                outside = set(function.params) | (set() if var.name_hint in DECODE else _weights(function))
                 for call in calls_of(function, "relax.call_tir"):
                     called.add(call.args[0])
-                    if weights.intersection(call.args[1].fields):
+                    if outside.intersection(call.args[1].fields):
                         checks.add(call.args[0])
         for kernel in called - checks:
             mod[kernel] = mod[kernel].with_attr(UNCHECKED, True)

@@ -17,6 +17,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMS
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.finite import is_finite
 from edge_transact.checkpoint.layers import layer_config, load_layer
+from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD
 from edge_transact.errors import EdgeTransactError
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import REPAIR, pruned_layer
@@ -68,8 +69,7 @@ class LayerwiseModel:
         self.windows = windows
         self.replaced: dict[str, torch.Tensor] = {}
         self.device = compute_device()
-        self._embedding_name = "model.embed_tokens.weight"
-        self.dtype = dtype or computation_dtype(checkpoint.tensor(self._embedding_name).dtype, self.device)
+        self.dtype = dtype or computation_dtype(checkpoint.tensor(EMBEDDING).dtype, self.device)
 
     def sample(self, tokens: int, window: int | None = None) -> LayerwiseModel:
         """The same model with fewer windows, evenly spaced.
@@ -95,14 +95,12 @@ class LayerwiseModel:
         Raises:
             EdgeTransactError: A row of the embedding isn't finite.
         """
-        rows = self.checkpoint.tensor(self._embedding_name)
+        rows = self.checkpoint.tensor(EMBEDDING)
         hidden = journal.room((*self.windows.shape, rows.shape[1]), self.dtype)
         for ids, batch in zip(self.batches, pieces(hidden, self), strict=True):
             batch.copy_(rows[ids])
             if not is_finite(batch):
-                raise EdgeTransactError(
-                    f"{self.checkpoint.path}: {self._embedding_name} holds NaN or infinity", fix=REPAIR
-                )
+                raise EdgeTransactError(f"{self.checkpoint.path}: {EMBEDDING} holds NaN or infinity", fix=REPAIR)
         return hidden
 
     @cached_property
@@ -188,7 +186,7 @@ class LayerwiseModel:
 
     @cached_property
     def _lm_head(self) -> torch.Tensor:
-        name = self._embedding_name if self.checkpoint.plan.tie_word_embeddings else "lm_head.weight"
+        name = EMBEDDING if self.checkpoint.plan.tie_word_embeddings else LM_HEAD
         return self._finite(name).to(self.dtype).to(self.device)
 
     def _finite(self, name: str) -> torch.Tensor:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from edge_transact import costs
 from edge_transact.artifacts.outputs import new_directory
-from edge_transact.artifacts.pages import refuse_report, script_json, write_page
+from edge_transact.artifacts.pages import script_json, write_page
 from edge_transact.evaluate.models import evaluate_model
-from edge_transact.inputs.texts import read_text
+from edge_transact.evaluate.report_text import TEXT
 from edge_transact.prune.methods import find_method
 from edge_transact.prune.report import figures
 from edge_transact.prune.run import PruneResult
@@ -26,29 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TEXT = "demo:sotu"
 WINDOWS = 16
 """Perplexity is measured on this many windows of the text's evaluation part."""
-
-
-def prepare_report(directory: Path, *, model: str, output: Path, force: bool = False) -> str:
-    """Checks that a report can be written, so that it fails before the pruning and not after it.
-
-    Args:
-        directory: Where the report will be.
-        model: The model that is pruned. The report must not replace it.
-        output: The pruned model. The report must not replace it either.
-        force: Whether a directory that exists is replaced.
-
-    Returns:
-        The text to evaluate on.
-
-    Raises:
-        UsageError: The report would replace `model` or `output`.
-        EdgeTransactError: `directory` exists, matplotlib is missing, or the text can't be read.
-    """
-    refuse_report(directory, force, apart_from=[output, Path(model)])
-    return read_text(TEXT, "evaluation")
 
 
 def write_report(result: PruneResult, directory: Path, text: str, *, force: bool = False) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from edge_transact.artifacts.pages import COLOURS, new_figure
-from edge_transact.rounding.report.measure import Part
+from edge_transact.build.report.measure import Part
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,19 +13,19 @@ import torch
 from typer.testing import CliRunner
 
 from edge_transact.artifacts.manifest import Manifest
+from edge_transact.build.report import measure as measured
+from edge_transact.build.report.measure import Dequantized, measure
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.cli import app
 from edge_transact.definition import load, render
 from edge_transact.evaluate.models import evaluate_models
+from edge_transact.evaluate.report_text import TEXT
 from edge_transact.inputs import read_text
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.journal import Journal
 from edge_transact.quantization import QUANTIZATIONS
-from edge_transact.rounding.report import measure as measured
-from edge_transact.rounding.report.measure import Dequantized, measure
-from edge_transact.rounding.report.page import TEXT
 from edge_transact.rounding.search import searched
 from edge_transact.weights.convert import convert, restore
 from edge_transact.weights.shards import ShardReader

@@ -13,43 +13,20 @@ from typing import Any
 
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.artifacts.outputs import new_directory
-from edge_transact.artifacts.pages import refuse_report, script_json, write_page
+from edge_transact.artifacts.pages import script_json, write_page
+from edge_transact.build.report import figures
+from edge_transact.build.report.measure import PART_WINDOW, PART_WINDOWS, Dequantized, Measurement, measure
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.evaluate.perplexity import PerplexityResult
-from edge_transact.inputs.texts import read_text
+from edge_transact.evaluate.report_text import TEXT
 from edge_transact.prune.journal import Journal
 from edge_transact.quantization import get_quantization
-from edge_transact.rounding.report import figures
-from edge_transact.rounding.report.measure import PART_WINDOW, PART_WINDOWS, Dequantized, Measurement, measure
 from edge_transact.rounding.search import searched
 from edge_transact.runtime.text import TextCodec
 from edge_transact.weights.convert import ParameterSources, convert
 from edge_transact.weights.shards import ShardReader
 
 logger = logging.getLogger(__name__)
-
-TEXT = "demo:sotu"
-"""Its evaluation part is measured on, which calibration doesn't read."""
-
-
-def prepare_report(directory: Path, *, model: str, output: Path, force: bool = False) -> str:
-    """Checks that a report can be written, so that it fails before the build and not after it.
-
-    Args:
-        directory: Where the report will be.
-        model: The model that is built. The report must not replace it.
-        output: The DIST. The report must not replace it either.
-        force: Whether a directory that exists is replaced.
-
-    Returns:
-        The text to measure on.
-
-    Raises:
-        UsageError: The report would replace `model` or `output`.
-        EdgeTransactError: `directory` exists, matplotlib is missing, or the text can't be read.
-    """
-    refuse_report(directory, force, apart_from=[output, Path(model)])
-    return read_text(TEXT, "evaluation")
 
 
 def write_report(

@@ -1,0 +1,37 @@
+"""The text that reports measure on, and what is checked before the work that they report on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from edge_transact.artifacts.outputs import refuse_existing
+from edge_transact.artifacts.pages import require_matplotlib
+from edge_transact.errors import UsageError
+from edge_transact.inputs.texts import read_text
+
+TEXT = "demo:sotu"
+"""Its evaluation part is measured on, which calibration doesn't read."""
+
+
+def prepare_report(directory: Path, *, force: bool, apart_from: Iterable[Path]) -> str:
+    """Checks that a report can be written, so that it fails before the work and not after it.
+
+    Args:
+        directory: Where the report will be.
+        force: Whether a directory that exists is replaced.
+        apart_from: The work's own inputs and outputs, which the report must not replace.
+
+    Returns:
+        The text to measure on.
+
+    Raises:
+        UsageError: The report would replace one of `apart_from`.
+        EdgeTransactError: `directory` exists, matplotlib is missing, or the text can't be read.
+    """
+    refuse_existing(directory, force)
+    for other in (path.resolve() for path in apart_from):
+        if directory.resolve() in (other, *other.parents):
+            raise UsageError(f"--report {directory} would replace {other}", fix="Choose another directory.")
+    require_matplotlib()
+    return read_text(TEXT, "evaluation")
