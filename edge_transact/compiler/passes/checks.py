@@ -1,4 +1,4 @@
-"""Leaves out checks of arguments that have been checked before."""
+"""Leaves out checks of arguments that can only be right."""
 
 from __future__ import annotations
 
