@@ -116,7 +116,7 @@ def build(
     names = list(dict.fromkeys(options.target))
     kind = get_quantization(options.quant or default_quantization(names))
     refuse_existing(output, force)
-    rounding = _rounding_name(options, kind, report)
+    rounding_name = _rounding_name(options, kind, report)
     text = prepare_report(report, force=force, apart_from=[output, Path(model)]) if report else ""
     if dump and options.engine == "mlc":
         raise UsageError("--dump needs our compiler, not MLC-LLM's", fix="Leave out --dump or --engine mlc.")
@@ -128,7 +128,7 @@ def build(
         if pruning and pruning.budgets():
             budget = pruning.counted(kind.name, options.context or costs.DEFAULT_CONTEXT)
             checkpoint = pruned(source, model, budget)
-        teacher = _teacher(source, checkpoint) if rounding == "best" else None
+        teacher = _teacher(source, checkpoint) if rounding_name == "best" else None
         checkpoint = _with_fast_tokenizer(checkpoint, Path(scratch) / "checkpoint")
         warnings = concerns(checkpoint.plan, kind, names, **sizes)
         for warning in warnings:
@@ -136,9 +136,9 @@ def build(
         if note := plain_note(checkpoint.path):
             logger.info(note)
         with new_directory(output, force=force) as directory:
-            how = Rounding(rounding, pruning or PruneChoices(), teacher)
+            rounding = Rounding(rounding_name, pruning or PruneChoices(), teacher)
             manifest, definition = _fill(
-                directory, checkpoint, model, names, kind, how, sizes, Path(scratch), mlc, dump
+                directory, checkpoint, model, names, kind, rounding, sizes, Path(scratch), mlc, dump
             )
         made = Build(output, manifest, tuple(warnings), time.perf_counter() - started, report)
         if report:
