@@ -39,10 +39,11 @@ format: $(VENV)/.edge-transact-test
 system-packages: ## Installs what the tests need besides Python
 	@tests/system-packages.sh
 
+# An older pip takes half as long again.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: set PYTHON, for example to python3.12." >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv --upgrade-deps $(VENV) || { echo "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-compile
 
