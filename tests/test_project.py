@@ -193,7 +193,7 @@ def test_build_in_a_project_directory_does_the_whole_job_and_reuses_it(tmp_path,
     Path("corpus.txt").write_text("The state of the union is strong. " * 400)
     project(
         'model = "demo:tiny"\n[prune]\nintermediate = 160\ncalibration = "corpus.txt"\ncalibration_tokens = 512\n'
-        '[build]\ntarget = ["android", "host"]\ncontext = 64\nprefill_chunk = 32\n'
+        '[build]\ntarget = ["android", "host"]\nquant = "q0f32"\ncontext = 64\nprefill_chunk = 32\n'
     )
     first = run("build", "--target", "host", "--json")
     assert first.exit_code == 0, first.stderr
@@ -205,7 +205,7 @@ def test_build_in_a_project_directory_does_the_whole_job_and_reuses_it(tmp_path,
 
     again = run("build", "--target", "host", "--force", "--json")
     assert again.exit_code == 0, again.stderr
-    for stage in ("prune demo:tiny", "quantize to q4f32_1", "for host"):
+    for stage in ("prune demo:tiny", "quantize to q0f32", "for host"):
         assert f"{stage}: nothing has changed" in again.stderr
     unchanged = json.loads(Path("dist/manifest.json").read_text())
     assert unchanged["files"] == manifest["files"]

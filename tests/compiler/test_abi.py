@@ -14,26 +14,32 @@ from edge_transact.runtime.host import PAGE_SIZE, HostModel
 from tests.support.dumps import assert_all_forms
 from tests.support.odd_models import FUNCTIONS
 
-QUANTIZATION = "q4f32_1"
+QUANTIZATIONS = {"source": "q4f32_1", "own_dims": "q0f32"}
+"""The quantization by plan; both have biases and layers that all differ."""
 
 
-@pytest.fixture(scope="module", params=["source", "own_dims"])
-def odd(request):
+@pytest.fixture(scope="module", params=QUANTIZATIONS)
+def plan_name(request) -> str:
     """Whole heads, which the cache turns, and heads that lost dims, which the definition turns."""
-    return request.getfixturevalue(request.param)
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def model(odd) -> HostModel:
-    weights, quantization = odd.weights(QUANTIZATION)
+def odd(plan_name, request):
+    return request.getfixturevalue(plan_name)
+
+
+@pytest.fixture(scope="module")
+def model(odd, plan_name) -> HostModel:
+    weights, quantization = odd.weights(QUANTIZATIONS[plan_name])
     path, dump = odd.directory / "host.so", odd.directory / "host-dump"
     build_library(odd.definition, quantization, get_target("host"), "edge_llama_odd", path, dump)
     return HostModel(path, weights)
 
 
 @pytest.fixture(scope="module")
-def reference(odd):
-    return odd.reference(QUANTIZATION)
+def reference(odd, plan_name):
+    return odd.reference(QUANTIZATIONS[plan_name])
 
 
 def function(model: HostModel, name: str):
@@ -87,8 +93,8 @@ def test_every_function_is_there(model):
         assert function(model, name) is not None
 
 
-def test_all_intermediate_forms_are_written(model, odd):
-    assert_all_forms(odd.directory / "host-dump", ["host.ll"])
+def test_all_intermediate_forms_are_written(model, odd, plan_name):
+    assert_all_forms(odd.directory / "host-dump", ["host.ll"], packed=QUANTIZATIONS[plan_name].startswith("q4"))
 
 
 def test_what_is_asked_of_the_runtime_is_listed(model, odd):
@@ -101,7 +107,7 @@ def test_what_is_asked_of_the_runtime_is_listed(model, odd):
     assert tags(executable) == TAGS and bytecode(library.read_bytes()) == BYTECODE
 
 
-def test_metadata_tells_sizes_parameters_and_the_cache(model, odd):
+def test_metadata_tells_sizes_parameters_and_the_cache(model, odd, plan_name):
     metadata, plan = model.metadata, odd.checkpoint.plan
     assert metadata["kv_cache"] == {
         "num_hidden_layers": plan.num_virtual_layers,
@@ -111,7 +117,7 @@ def test_metadata_tells_sizes_parameters_and_the_cache(model, odd):
     }
     cache = metadata["kv_cache"]
     nbytes = 2 * cache["num_hidden_layers"] * cache["num_key_value_heads"] * cache["head_dim"] * 4
-    _, quantization = odd.weights(QUANTIZATION)
+    _, quantization = odd.weights(QUANTIZATIONS[plan_name])
     assert nbytes == costs.kv_bytes_per_token(plan, quantization)
     assert (metadata["context_window_size"], metadata["prefill_chunk_size"], metadata["max_batch_size"]) == (64, 16, 4)
     assert metadata["memory_usage"]["prefill"] >= 16 * plan.hidden_size * 4
