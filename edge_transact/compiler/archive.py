@@ -22,6 +22,9 @@ MACHO_64 = 0xFEEDFACF
 LIBRARY_SYMBOL = "__tvm_ffi__library_bin"
 """The symbol of the embedded bytecode and device code; in an archive, it follows the system library's prefix."""
 
+WORKSPACE_SYMBOL = "TVMBackendAllocWorkspace"
+"""What host code calls to allocate a kernel's temporaries."""
+
 TVM_PREFIXES = ("TVMFFI", "TVMBackend")
 """Prefixes of the symbols that TVM's runtime resolves."""
 
@@ -49,8 +52,8 @@ def check_library(path: Path, target: BuildTarget, model_lib: str) -> None:
         model_lib: The library's name; an archive's symbols must start with it.
 
     Raises:
-        EdgeTransactError: An object is for another machine, the embedded library is missing, or nothing resolves a
-            symbol.
+        EdgeTransactError: An object is for another machine, the embedded library is missing, nothing resolves a
+            symbol, or an OpenCL kernel allocates temporaries, which ``_metadata``'s ``memory_usage`` doesn't count.
     """
     wanted = (system_lib_prefix(model_lib) if target.is_system_lib else "") + LIBRARY_SYMBOL
     defined: set[str] = set()
@@ -68,6 +71,10 @@ def check_library(path: Path, target: BuildTarget, model_lib: str) -> None:
         expected = _machine(target)
         if expected and machine != expected:
             raise EdgeTransactError(f"{where} is for {machine}, not for {expected}", fix="Build again.")
+        if target.device == "opencl" and WORKSPACE_SYMBOL in undefined:
+            raise EdgeTransactError(
+                f"{where}: a kernel allocates GPU memory that isn't counted", fix="Report this as a bug."
+            )
         unknown = sorted(symbol for symbol in undefined if not _resolved(symbol))
         if unknown:
             raise EdgeTransactError(f"{where} needs {unknown[0]}, which no phone has", fix="Report this as a bug.")

@@ -12,7 +12,7 @@ from tvm.s_tir import dlight
 from edge_transact.compiler.cpu.kernels import CPUKernels
 from edge_transact.compiler.cpu.schedules import ScheduleForCPU
 from edge_transact.compiler.gpu import schedules as gpu_schedules
-from edge_transact.compiler.gpu.matmul import GPUKernels
+from edge_transact.compiler.gpu.kernels import MetalKernels, OpenCLKernels
 from edge_transact.compiler.passes.attach import AttachBounds, AttachEmbeddingAllocation, AttachMetadata
 from edge_transact.compiler.passes.checks import OmitChecks
 from edge_transact.compiler.passes.fuse_matmuls import FuseMatmuls
@@ -35,6 +35,7 @@ def phases(target: tvm.target.Target, metadata: dict[str, Any], bounds: Mapping[
     """
     on_cpu, on_metal = target.kind.name == "llvm", target.kind.name == "metal"
     schedules = ScheduleForCPU() if on_cpu else dlight.ApplyDefaultSchedule(*gpu_schedules.rules(target.kind.name))
+    kernels = CPUKernels(target) if on_cpu else MetalKernels() if on_metal else OpenCLKernels()
     return {
         # Functions that MLC's engine needs in addition to the model's own.
         "attached": [
@@ -46,7 +47,7 @@ def phases(target: tvm.target.Target, metadata: dict[str, Any], bounds: Mapping[
             AttachBounds(dict(bounds)),
             tirx.transform.BindTarget(target),
         ],
-        "fused": [FuseMatmuls(CPUKernels(target) if on_cpu else GPUKernels())] if not on_metal else [],
+        "fused": [FuseMatmuls(kernels)],
         # Operators become kernels, element-wise ones fused behind the matmuls.
         "legalized": [
             *([relax.backend.DispatchSortScan()] if on_metal else []),

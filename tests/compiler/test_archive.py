@@ -89,6 +89,15 @@ def test_a_symbol_that_nothing_resolves_is_named(tmp_path):
         check_library(path, get_target("host"), MODEL_LIB)
 
 
+def test_memory_that_a_gpus_kernel_allocates_by_itself_is_noticed(tmp_path):
+    text = "void* TVMBackendAllocWorkspace(); void* f(void) { return TVMBackendAllocWorkspace(); }"
+    data = bytearray(_object(text, tmp_path))
+    data[18:20] = (183).to_bytes(2, "little")  # e_machine: AArch64, whatever this machine is
+    path = _archive(tmp_path / "x.tar", bytes(data))
+    with pytest.raises(EdgeTransactError, match=r"lib0\.o: a kernel allocates GPU memory"):
+        check_library(path, get_target("android"), MODEL_LIB)
+
+
 def test_an_empty_archive_is_noticed(tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w"):
         pass

@@ -7,7 +7,7 @@ import tvm
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import op
 
-from edge_transact.compiler.gpu.matmul import GPUKernels
+from edge_transact.compiler.gpu.kernels import OpenCLKernels
 from edge_transact.compiler.matmul import MATMUL, Matmul, weight_block
 from edge_transact.compiler.modules import quantize_modules
 from edge_transact.compiler.passes.fuse_matmuls import FuseMatmuls
@@ -26,7 +26,7 @@ class Layer(nn.Module):
         return self.after(self.linear(x), x)
 
 
-class Kernels(GPUKernels):
+class Kernels(OpenCLKernels):
     """Remembers the matmuls that were asked for."""
 
     def __init__(self) -> None:

@@ -19,8 +19,6 @@ class CPUKernels:
         target: Its features decide the instruction set, its ``num-cores`` into how many parts decode is cut.
     """
 
-    take_norm = True
-
     def __init__(self, target: tvm.target.Target) -> None:
         self.threads = int(target.attrs["num-cores"])
         self._instructions = {digits: isa.select(target, digits) for digits in (2, 3)}
@@ -28,6 +26,10 @@ class CPUKernels:
     def embed(self, scale_dtype: str) -> tirx.PrimFunc:
         """The embedding's rows."""
         return embedding.embed(scale_dtype)
+
+    def takes_norm(self, x: Sequence[tirx.Expr], dtype: str) -> bool:
+        """All kernels do."""
+        return True
 
     def instructions(self, matmul: Matmul) -> isa.InstructionSet:
         """The instruction set of a matmul. Where it multiplies bytes, fp16 activations keep 16 bits."""

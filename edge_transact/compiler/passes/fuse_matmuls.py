@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,13 +20,7 @@ PACKED_BITS = 4
 
 
 class MatmulKernels(Protocol):
-    """The matmul kernels for a kind of device.
-
-    Attributes:
-        take_norm: Whether a kernel can apply the RMSNorm before its matmul.
-    """
-
-    take_norm: bool
+    """The matmul kernels for a kind of device."""
 
     @property
     def chain(self) -> MakeChain | None:
@@ -34,6 +28,9 @@ class MatmulKernels(Protocol):
 
     def embed(self, scale_dtype: str) -> tirx.PrimFunc | None:
         """The kernel that reads rows of a packed matrix, as `cpu.matmul.embed`; `None` where there is none."""
+
+    def takes_norm(self, x: Sequence[tirx.Expr], dtype: str) -> bool:
+        """Whether the kernel for activations of this shape can apply the RMSNorm before its matmul."""
 
     def select(
         self, kind: Matmul, x: list[tirx.Expr], width: int
@@ -173,7 +170,7 @@ class _Fuser(relax.PyExprMutator):
     def __init__(self, mod: IRModule, kernels: MatmulKernels) -> None:
         super().__init__(mod)
         self.mod, self.kernels = mod, kernels
-        self.pattern = _Pattern(take_norm=kernels.take_norm)
+        self.patterns = (_Pattern(take_norm=True), _Pattern(take_norm=False))
         self.weights: dict[relax.GlobalVar, StoredWeight | None] = {}
         self.made: dict[Hashable, relax.GlobalVar] = {}
         self.of_one_row: dict[str, Matmul] = {}
@@ -218,14 +215,24 @@ class _Fuser(relax.PyExprMutator):
         blocks = function.body.blocks if isinstance(function.body, relax.SeqExpr) else []
         # The last operator first, so that a kernel takes over all that it can.
         for value in [binding.value for block in blocks for binding in block.bindings][::-1]:
-            matched = self.pattern.match(value, bindings) if isinstance(value, relax.Call) else None
-            if matched is None or matched[self.pattern.matmul] in replaced:
+            pattern, matched = self._match(value, bindings) if isinstance(value, relax.Call) else (None, None)
+            if pattern is None or matched is None or matched[pattern.matmul] in replaced:
                 continue
-            weight = self._packed(matched[self.pattern.matmul], MATMUL)
+            weight = self._packed(matched[pattern.matmul], MATMUL)
             if weight is not None:
-                found[value] = self.pattern.fused(matched, bindings, weight.layout)
-                replaced.add(matched[self.pattern.matmul])
+                found[value] = pattern.fused(matched, bindings, weight.layout)
+                replaced.add(matched[pattern.matmul])
         return found
+
+    def _match(self, call: relax.Call, bindings: _Bindings) -> tuple[_Pattern, Match | None]:
+        """Match a matmul whose last operator is `call`: with the norm before it, or else without."""
+        with_norm, without = self.patterns
+        matched = with_norm.match(call, bindings)
+        if matched is not None and with_norm.norm in matched:
+            x = matched[with_norm.x].ty
+            if not self.kernels.takes_norm(list(x.shape), str(x.dtype)):
+                return without, without.match(call, bindings)
+        return with_norm, matched
 
     def _packed(self, call: relax.Call, op: str) -> StoredWeight | None:
         """The packed weight of a call of the function that `modules` makes for `op`; `None` for other calls."""

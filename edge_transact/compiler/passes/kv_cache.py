@@ -10,6 +10,7 @@ from tvm import IRModule, relax, tirx
 from tvm.relax.frontend.nn.llm import kv_cache as llm
 
 from edge_transact.compiler.cpu import attention, isa
+from edge_transact.compiler.gpu.attention import merge, rotated_before
 
 GENERIC_CALL = "mlc.create_paged_kv_cache_generic"
 
@@ -129,10 +130,10 @@ def _kernels(target: tvm.target.Target, arguments: dict[str, Any]) -> dict[str, 
     if target.kind.name != "llvm":
         return {
             "append": llm._kv_cache_transpose_append(kv, dim, dtype),
-            "prefill_ragged": llm._attention_prefill_ragged(kv, q, dim, dim, dtype, scaling, target),
-            "prefill": llm._attention_prefill(kv, q, dim, dtype, False, scaling, target),
-            "decode": llm._attention_decode(kv, q, dim, dtype, False, scaling, target),
-            "merge": llm._merge_state_inplace(q, dim, dtype, target, "tir_attention_merge_state"),
+            "prefill_ragged": rotated_before(llm._attention_prefill_ragged(kv, q, dim, dim, dtype, scaling, target)),
+            "prefill": rotated_before(llm._attention_prefill(kv, q, dim, dtype, False, scaling, target)),
+            "decode": rotated_before(llm._attention_decode(kv, q, dim, dtype, False, scaling, target)),
+            "merge": merge(q, dim, dtype, int(target.attrs["max_num_threads"])),
             "split_rotary": split_rotary(),
             "copy_page": llm._copy_single_page(kv, page_size, dim, dtype, target),
             "debug_get_kv": debug_get_kv,

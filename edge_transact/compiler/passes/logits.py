@@ -6,6 +6,8 @@ Names, parameters and effects are those of MLC-LLM's ``compiler_pass/attach_logi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tvm
 from tvm import IRModule, relax, s_tir, te, tirx
 from tvm.script import tirx as T
@@ -122,26 +124,34 @@ def _bitmask(logits_: T.handle, rows_: T.handle, mask_: T.handle) -> None:
 
 
 SOFTMAX_PARTS = 256
-"""Partial sums of a softmax.
+"""Partial results of a softmax's maximum and sum, which a GPU's threads compute side by side.
 
-A single running sum in fp32 loses the low bits of small terms: the probabilities of 128,256 tokens then sum to as much
-as 1.0003. MLC-LLM's softmax sums in chunks too (``compiler_pass/attach_softmax_with_temperature.py``). The number of
-parts is fixed, so that no kernel takes the size of the vocabulary as an argument of its own.
+A single running sum in fp32 also loses the low bits of small terms: the probabilities of 128,256 tokens then sum to as
+much as 1.0003. MLC-LLM's softmax works in chunks too (``compiler_pass/attach_softmax_with_temperature.py``). The number
+of parts is fixed, so that no kernel takes the size of the vocabulary as an argument of its own.
 """
 
 
 def _partial_sums(terms: te.Tensor) -> te.Tensor:
     """Sums of equal chunks of ``[batch, 1, vocab]``: ``[batch, 1, SOFTMAX_PARTS]``."""
+    return _parts(terms, te.sum, tirx.const(0, terms.dtype))
+
+
+def _partial_maxima(terms: te.Tensor) -> te.Tensor:
+    """The largest elements of the same chunks."""
+    return _parts(terms, te.max, tirx.min_value(terms.dtype))
+
+
+def _parts(terms: te.Tensor, reduce: Callable[..., tirx.Expr], neutral: tirx.Expr) -> te.Tensor:
     *rows, vocab = terms.shape
     length = tirx.ceildiv(vocab, SOFTMAX_PARTS)
     k = te.reduce_axis((0, length), name="k")
 
     def part(b: tirx.Var, i: tirx.Var, p: tirx.Var) -> tirx.Expr:
         column = p * length + k
-        term = tirx.if_then_else(column < vocab, terms[b, i, column], tirx.const(0, terms.dtype))
-        return te.sum(term, axis=k)
+        return reduce(tirx.if_then_else(column < vocab, terms[b, i, column], neutral), axis=k)
 
-    return te.compute((*rows, SOFTMAX_PARTS), part, name="partial_sums")
+    return te.compute((*rows, SOFTMAX_PARTS), part, name="parts")
 
 
 @tvm.transform.module_pass(opt_level=0, name="AttachSoftmax")
@@ -163,7 +173,8 @@ class AttachSoftmax:
                 scale = builder.emit(relax.op.reshape(temperature, (batch_size, 1, 1)))
                 random = builder.emit(relax.op.greater(scale, relax.const(GREEDY_TEMPERATURE, "float32")))
                 scaled = builder.emit(logits / relax.op.where(random, scale, one))
-                most = builder.emit(relax.op.max(scaled, axis=-1, keepdims=True))
+                maxima = builder.emit_te(_partial_maxima, scaled, primfunc_name_hint="softmax_partial_maxima")
+                most = builder.emit(relax.op.max(maxima, axis=-1, keepdims=True))
                 likeliest = builder.emit(relax.op.astype(relax.op.equal(scaled, most), "float32"))
                 terms = builder.emit(relax.op.where(random, relax.op.exp(scaled - most), likeliest))
                 sums = builder.emit_te(_partial_sums, terms, primfunc_name_hint="softmax_partial_sums")

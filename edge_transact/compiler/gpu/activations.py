@@ -1,0 +1,102 @@
+"""The activations of one row, as the threads of a decode kernel read them."""
+
+from __future__ import annotations
+
+from tvm.script import tirx as T
+from tvm.tirx import Buffer, Expr
+
+from edge_transact.compiler.gpu.buffers import MatmulBuffers, blocks
+from edge_transact.compiler.gpu.source import C_NAMES, call, load_vector, store_vector, wait
+from edge_transact.compiler.vector import cast, splat
+from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD
+
+SIDE = 16
+"""A work group of decode has this many threads on either side."""
+
+THREADS = SIDE * SIDE
+
+
+class Activations:
+    """Reads a row's features from global memory.
+
+    Args:
+        buffers: The kernel's.
+        ragged: K is not a multiple of 32: features beyond it are zero.
+    """
+
+    def __init__(self, buffers: MatmulBuffers, *, ragged: bool) -> None:
+        self.buffers, self.ragged = buffers, ragged
+
+    def prepare(self, x: Expr, y: Expr) -> None:
+        """Emit what comes before the first `load`; `x` and `y` are the thread's indices in the work group."""
+
+    def load(self, k: Expr) -> Expr:
+        """Features `k` to ``k + 7``; `k` is a multiple of 8."""
+        if not self.ragged:
+            return load_vector(self.buffers.x, [0, 0, k], VALUES_PER_WORD)
+        # The last word again, times nothing.
+        inside = k < self.buffers.features
+        x = load_vector(self.buffers.x, [0, 0, T.min(k, self.buffers.features - VALUES_PER_WORD)], VALUES_PER_WORD)
+        factor = cast(self.buffers.matmul.dtype, T.Select(inside, T.float32(1), T.float32(0)))
+        return T.bind(x * splat(factor, VALUES_PER_WORD))
+
+
+class NormalizedActivations(Activations):
+    """Applies RMSNorm to a row and keeps the result in local memory.
+
+    Every work group computes the norm anew, which costs less than a launch of its own.
+
+    Args:
+        buffers: The kernel's.
+        features: K.
+        scratch: Local memory for sums, at least one for each thread and each column of threads.
+    """
+
+    def __init__(self, buffers: MatmulBuffers, features: int, scratch: Buffer) -> None:
+        super().__init__(buffers, ragged=False)
+        # The last group is filled up with zeros.
+        padded = -(-features // GROUP_SIZE) * GROUP_SIZE
+        self.normalized = T.alloc_buffer((padded,), buffers.matmul.dtype, scope="shared")
+        self.partial = scratch
+
+    def prepare(self, x: Expr, y: Expr) -> None:
+        """Emit the norm."""
+        a, partial = self.buffers, self.partial
+        assert a.norm is not None
+        name, lanes, thread = C_NAMES[a.matmul.dtype], VALUES_PER_WORD, y * SIDE + x
+        turns = blocks(self.normalized.shape[0] // lanes, THREADS)
+        total = T.alloc_buffer((1,), "float32", scope="local")
+        T.buffer_store(total, T.float32(0), [0])
+        with T.serial(0, turns) as turn:
+            k = T.bind((turn * THREADS + thread) * lanes)
+            with T.If(k < a.features), T.Then():
+                values = load_vector(a.x, [0, 0, k], lanes)
+                T.buffer_store(total, call("float32", f"sum_squares_{name}", values, total[0]), [0])
+        T.buffer_store(partial, total[0], [thread])
+        wait()
+        with T.If(thread < SIDE), T.Then():
+            T.buffer_store(partial, _sum(partial, thread * SIDE), [THREADS + thread])
+        wait()
+        mean = _sum(partial, THREADS) / cast("float32", a.features)
+        factor = T.bind(T.rsqrt(mean + T.float32(a.matmul.norm_eps)))
+        with T.serial(0, turns) as turn:
+            k = T.bind((turn * THREADS + thread) * lanes)
+            with T.If(k < a.features):
+                with T.Then():
+                    values, weight = load_vector(a.x, [0, 0, k], lanes), load_vector(a.norm, [k], lanes)
+                    kind = f"{a.matmul.dtype}x{lanes}"
+                    store_vector(self.normalized, call(kind, f"normalized_{name}", values, factor, weight), [k])
+                with T.Else(), T.If(k < self.normalized.shape[0]), T.Then():
+                    zeros = splat(cast(a.matmul.dtype, T.float32(0)), lanes)
+                    store_vector(self.normalized, zeros, [k])
+        wait()
+
+    def load(self, k: Expr) -> Expr:
+        return load_vector(self.normalized, [k], VALUES_PER_WORD)
+
+
+def _sum(partial: Buffer, first: Expr | int) -> Expr:
+    total = partial[first]
+    for i in range(1, SIDE):
+        total = total + partial[first + i]
+    return total

@@ -1,0 +1,129 @@
+"""Matmuls of one row on GPUs: the threads of a work group share the row, columns of the result, and K."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tvm import tirx
+from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx import Expr
+from tvm.tirx.script.builder import ir as builder
+
+from edge_transact.compiler.epilogue import finish
+from edge_transact.compiler.gpu.activations import SIDE, Activations, NormalizedActivations
+from edge_transact.compiler.gpu.buffers import MatmulBuffers, blocks
+from edge_transact.compiler.gpu.source import C_NAMES, call, load_vector
+from edge_transact.compiler.gpu.source import wait as wait_for_all
+from edge_transact.compiler.matmul import Matmul
+from edge_transact.compiler.vector import cast, shuffle, splat
+from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP
+
+UNIT = 16
+"""What the functions of ``w4.cl`` divide weights by."""
+
+
+def decode(matmul: Matmul, columns: int, *, features: int | None = None, ragged: bool = False) -> tirx.PrimFunc:
+    """The kernel for one row: ``x [1, 1, K], weight, scale[, norm][, bias][, residual], out [1, 1, width]``.
+
+    In KN, a thread reads neighbouring columns, and the threads of a column every 16th group. In NK, it reads rows of
+    the weight that lie a work group's side apart, and its neighbours the next groups of the same rows.
+
+    Args:
+        matmul: What to compute.
+        columns: Columns of the result per thread; a divisor of its width in KN.
+        features: K, which a kernel with a norm must know.
+        ragged: K isn't a multiple of 32, but one of 8.
+    """
+    with IRBuilder() as ib, builder.prim_func(s_tir=True):
+        T.func_name("w4_decode")
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        a = MatmulBuffers(matmul, columns if matmul.layout == "KN" else 1, one_row=True, features=features)
+        results = SIDE * columns
+        with T.thread_binding(blocks(a.width, results), thread="blockIdx.x") as block:
+            # Local memory, which is allocated inside a work group.
+            partial = T.alloc_buffer((SIDE * matmul.sections * results,), "float32", scope="shared")
+            row = Activations(a, ragged=ragged) if features is None else NormalizedActivations(a, features, partial)
+            with (
+                T.thread_binding(SIDE, thread="threadIdx.y") as y,
+                T.thread_binding(SIDE, thread="threadIdx.x") as x,
+            ):
+                row.prepare(x, y)
+                sums = T.alloc_buffer((matmul.sections * columns,), "float32", scope="local")
+                for i in range(matmul.sections * columns):
+                    T.buffer_store(sums, T.float32(0), [i])
+                if matmul.layout == "KN":
+                    part, own = y, [x * columns + i for i in range(columns)]
+                    # Threads beyond the last column repeat it, because all must reach the barrier.
+                    column = T.bind(T.min(block * results + x * columns, a.width - columns))
+                    _add_kn(a, row, sums, part, column, columns)
+                else:
+                    part, own = x, [y + SIDE * i for i in range(columns)]
+                    _add_nk(a, row, sums, part, [T.bind(T.min(block * results + i, a.width - 1)) for i in own])
+                for section in range(matmul.sections):
+                    for i, result in enumerate(own):
+                        index = (part * matmul.sections + section) * results + result
+                        T.buffer_store(partial, sums[section * columns + i], [index])
+                wait_for_all()
+                thread = T.bind(y * SIDE + x)
+                column = T.bind(block * results + thread)
+                with T.If(T.And(thread < results, column < a.width)), T.Then():
+                    totals = []
+                    for section in range(matmul.sections):
+                        total = partial[section * results + thread]
+                        for other in range(1, SIDE):
+                            total = total + partial[(other * matmul.sections + section) * results + thread]
+                        totals.append(total * T.float32(UNIT))
+                    finish(a, T.int32(0), column, totals)
+    return ib.get()
+
+
+def _add_kn(a: MatmulBuffers, row: Activations, sums: T.Buffer, part: Expr, column: Expr, columns: int) -> None:
+    sections = range(a.matmul.sections)
+    with T.serial(0, blocks(a.groups - part, SIDE)) as turn:
+        group = T.bind(turn * SIDE + part)
+        scales = [a.scales(group, column + section * a.width, columns) for section in sections]
+        products = _Products(a.matmul.dtype, a.matmul.sections * columns)
+        for word in range(WORDS_PER_GROUP):
+            index = T.bind(group * WORDS_PER_GROUP + word)
+            x = row.load(index * VALUES_PER_WORD)
+            for section in sections:
+                words = a.words(index, column + section * a.width, columns)
+                for i in range(columns):
+                    products.add(section * columns + i, x, _lane(words, i))
+        products.add_to(sums, [_lane(scale, i) for scale in scales for i in range(columns)])
+
+
+def _add_nk(a: MatmulBuffers, row: Activations, sums: T.Buffer, part: Expr, rows: Sequence[Expr]) -> None:
+    weights = [weight + section * a.width for section in range(a.matmul.sections) for weight in rows]
+    with T.serial(0, blocks(a.groups - part, SIDE)) as turn:
+        group = T.bind(turn * SIDE + part)
+        x = [row.load(group * GROUP_SIZE + word * VALUES_PER_WORD) for word in range(WORDS_PER_GROUP)]
+        products = _Products(a.matmul.dtype, len(weights))
+        for i, weight in enumerate(weights):
+            words = load_vector(a.weight, [0, (weight * a.groups + group) * WORDS_PER_GROUP], WORDS_PER_GROUP)
+            for word in range(WORDS_PER_GROUP):
+                products.add(i, x[word], _lane(words, word))
+        products.add_to(sums, [T.bind(a.scale[0, weight * a.groups + group]) for weight in weights])
+
+
+class _Products:
+    """Sums over a group of 32, each in two lanes."""
+
+    def __init__(self, dtype: str, count: int) -> None:
+        self.dtype = dtype
+        self.sums = [splat(cast(dtype, T.float32(0)), 2)] * count
+
+    def add(self, i: int, x: Expr, word: Expr) -> None:
+        """Add eight products to sum `i`."""
+        self.sums[i] = call(f"{self.dtype}x2", f"w4_dot_{C_NAMES[self.dtype]}", x, word, self.sums[i])
+
+    def add_to(self, sums: T.Buffer, scales: Sequence[Expr]) -> None:
+        """Add the sums times their scales."""
+        for i, (pair, scale) in enumerate(zip(self.sums, scales, strict=True)):
+            total = cast("float32", _lane(pair, 0)) + cast("float32", _lane(pair, 1))
+            T.buffer_store(sums, sums[i] + total * cast("float32", scale), [i])
+
+
+def _lane(vector: Expr, lane: int) -> Expr:
+    return vector if int(vector.ty.dtype.lanes) == 1 else shuffle([vector], [lane])

@@ -1,0 +1,66 @@
+"""Which GPU kernel computes a matmul."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+
+import numpy as np
+from tvm import tirx
+
+from edge_transact.compiler.gpu import embedding
+from edge_transact.compiler.gpu.decode import decode
+from edge_transact.compiler.gpu.prefill import prefill
+from edge_transact.compiler.matmul import Matmul, is_one_row
+from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD
+
+NORM_BYTES = 16384
+"""The largest row that a work group normalizes in local memory, half of what phones have."""
+
+
+class MetalKernels:
+    """The kernels for Metal, for `passes.fuse_matmuls.FuseMatmuls`: matmuls are TVM's."""
+
+    chain = None
+
+    def embed(self, scale_dtype: str) -> tirx.PrimFunc:
+        """The embedding's rows. TVM's own kernels write the whole matrix first and then take the rows."""
+        return embedding.embed(scale_dtype)
+
+    def takes_norm(self, x: Sequence[tirx.Expr], dtype: str) -> bool:
+        """No kernel does."""
+        return False
+
+    def select(self, matmul: Matmul, x: Sequence[tirx.Expr], width: int) -> None:
+        """There is none."""
+
+
+class OpenCLKernels:
+    """The kernels for OpenCL, for `passes.fuse_matmuls.FuseMatmuls`.
+
+    They take the widths as arguments, so layers of all widths share them. A library then has a handful of kernels
+    instead of one per width, which matters because a phone's driver compiles them when it loads the library.
+    """
+
+    chain = None
+
+    def embed(self, scale_dtype: str) -> tirx.PrimFunc:
+        """The embedding's rows."""
+        return embedding.embed(scale_dtype)
+
+    def takes_norm(self, x: Sequence[tirx.Expr], dtype: str) -> bool:
+        """Whether the kernel for activations of this shape applies RMSNorm: for one row that local memory holds."""
+        features = int(x[-1])
+        return is_one_row(x) and features % VALUES_PER_WORD == 0 and features * np.dtype(dtype).itemsize <= NORM_BYTES
+
+    def select(
+        self, matmul: Matmul, x: Sequence[tirx.Expr], width: int
+    ) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
+        """One kernel for each kind of matmul of one row, K and alignment; one for each kind with any number of rows."""
+        features = int(x[-1])
+        if not is_one_row(x) or features % VALUES_PER_WORD:
+            return (matmul, "prefill"), lambda: prefill(matmul)
+        columns = 1 if matmul.gated or (matmul.layout == "KN" and width % 2) else 2
+        if matmul.norm_eps is not None:
+            return (matmul, columns, features), lambda: decode(matmul, columns, features=features)
+        ragged = features % GROUP_SIZE != 0
+        return (matmul, columns, ragged), lambda: decode(matmul, columns, ragged=ragged)

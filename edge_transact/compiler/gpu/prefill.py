@@ -1,0 +1,102 @@
+"""Matmuls of any number of rows on GPUs: a thread computes one column of a tile of rows."""
+
+from __future__ import annotations
+
+from tvm import tirx
+from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx import Buffer, Expr
+from tvm.tirx.script.builder import ir as builder
+
+from edge_transact.compiler.epilogue import finish
+from edge_transact.compiler.gpu.buffers import MatmulBuffers, blocks
+from edge_transact.compiler.gpu.decode import UNIT
+from edge_transact.compiler.gpu.source import C_NAMES, address, call, load_vector, wait
+from edge_transact.compiler.matmul import Matmul
+from edge_transact.compiler.vector import cast, load, shuffle, splat, store
+from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP
+
+THREADS, TILES, TILE_ROWS = GROUP_SIZE, 4, 16
+"""Threads of a work group, across columns and across tiles of rows, and rows of a tile. A tile's threads load a feature
+each."""
+
+
+def prefill(matmul: Matmul) -> tirx.PrimFunc:
+    """The kernel for any number of rows and any K.
+
+    Its arguments are ``x [batch, tokens, K], weight, scale[, bias][, residual], out [batch, tokens, width]``. With a
+    gate, half of the threads compute columns of the gate, and each finishes every other row of a column.
+
+    Args:
+        matmul: What to compute.
+    """
+    columns = THREADS // matmul.sections
+    with IRBuilder() as ib, builder.prim_func(s_tir=True):
+        T.func_name("w4_prefill")
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        a = MatmulBuffers(matmul, 1, one_row=False)
+        with (
+            T.thread_binding(blocks(a.rows, TILES * TILE_ROWS), thread="blockIdx.y") as block_y,
+            T.thread_binding(blocks(a.width, columns), thread="blockIdx.x") as block_x,
+        ):
+            # The rows of a tile lie next to each other, so that one load reads a feature of all of them.
+            tiles = T.alloc_buffer((TILES, GROUP_SIZE, TILE_ROWS), matmul.dtype, scope="shared")
+            if matmul.gated:
+                halves = T.alloc_buffer((TILES, THREADS, TILE_ROWS), "float32", scope="shared")
+            with (
+                T.thread_binding(TILES, thread="threadIdx.y") as y,
+                T.thread_binding(THREADS, thread="threadIdx.x") as x,
+            ):
+                first_row = T.bind((block_y * TILES + y) * TILE_ROWS)
+                section = x // columns
+                column = T.bind(block_x * columns + x % columns)
+                # Threads beyond the last column or row repeat it, because all must reach the barriers.
+                weight = T.bind(section * a.width + T.min(column, a.width - 1))
+                sums = T.alloc_buffer((TILE_ROWS,), "float32", scope="local")
+                store(sums, splat(T.float32(0), TILE_ROWS), [0])
+                with T.serial(0, a.groups) as group:
+                    feature = T.bind(group * GROUP_SIZE + x)
+                    wait()
+                    for r in range(TILE_ROWS):
+                        index = T.min(first_row + r, a.rows - 1) * a.features + T.min(feature, a.features - 1)
+                        zero = cast(matmul.dtype, T.float32(0))
+                        T.buffer_store(tiles, T.Select(feature < a.features, a.x[0, 0, index], zero), [y, x, r])
+                    wait()
+                    _add_group(a, tiles, sums, y, group, weight)
+                if not matmul.gated:
+                    for r in range(TILE_ROWS):
+                        row = T.bind(first_row + r)
+                        with T.If(T.And(row < a.rows, column < a.width)), T.Then():
+                            finish(a, row, column, [sums[r] * T.float32(UNIT)])
+                else:
+                    # TVM may give both arrays the same memory.
+                    wait()
+                    for r in range(TILE_ROWS):
+                        T.buffer_store(halves, sums[r] * T.float32(UNIT), [y, x, r])
+                    wait()
+                    with T.serial(0, TILE_ROWS // 2) as turn:
+                        r = T.bind(turn * 2 + section)
+                        row = T.bind(first_row + r)
+                        with T.If(T.And(row < a.rows, column < a.width)), T.Then():
+                            pair = [halves[y, x % columns + half * columns, r] for half in range(2)]
+                            finish(a, row, column, pair)
+    return ib.get()
+
+
+def _add_group(a: MatmulBuffers, tiles: Buffer, sums: Buffer, tile: Expr, group: Expr, column: Expr) -> None:
+    """Emit the products of a tile with 32 features of a column of the weight."""
+    dtype, name = a.matmul.dtype, f"w4_tile_{C_NAMES[a.matmul.dtype]}{TILE_ROWS}"
+    if a.matmul.layout == "KN":
+        words = [a.words(group * WORDS_PER_GROUP + word, column, 1) for word in range(WORDS_PER_GROUP)]
+        scale = a.scales(group, column, 1)
+    else:
+        packed = load_vector(a.weight, [0, (column * a.groups + group) * WORDS_PER_GROUP], WORDS_PER_GROUP)
+        words = [shuffle([packed], [word]) for word in range(WORDS_PER_GROUP)]
+        scale = T.bind(a.scale[0, column * a.groups + group])
+    products = splat(cast(dtype, T.float32(0)), TILE_ROWS)
+    for word, codes in enumerate(words):
+        products = call(
+            f"{dtype}x{TILE_ROWS}", name, address(tiles, [tile, word * VALUES_PER_WORD, 0]), codes, products
+        )
+    total = cast("float32", products) * splat(cast("float32", scale), TILE_ROWS)
+    store(sums, load(sums, [0], TILE_ROWS) + total, [0])

@@ -1,0 +1,107 @@
+"""An OpenCL device on this computer's CPU, which runs the kernels that are generated for phones.
+
+The host code of a library looks a kernel up in the global registry, where a function stands that launches it here.
+Tensors stay where they are: the device reads the host's memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import tvm
+
+HERE = tvm.target.Target({"kind": "opencl", "host": {"kind": "llvm"}})
+"""A phone's target, its host code for this computer."""
+
+LAUNCH_SIZES = ("blockIdx.x", "blockIdx.y", "blockIdx.z", "threadIdx.x", "threadIdx.y", "threadIdx.z")
+
+
+@functools.cache
+def _device():
+    """The CPU's context and queue, whatever other devices there are."""
+    os.environ["OCL_ICD_VENDORS"] = str(Path(sys.prefix) / "lib" / "libintelocl.so")
+    import pyopencl
+
+    (device,) = pyopencl.get_platforms()[0].get_devices()
+    assert "cl_khr_fp16" in device.extensions.split()
+    context = pyopencl.Context([device])
+    return context, pyopencl.CommandQueue(context)
+
+
+@contextmanager
+def executed_here(sources: list[str] | None = None) -> Iterator[None]:
+    """Modules that are compiled for OpenCL inside this context run on this computer.
+
+    Args:
+        sources: Gets the source of each module.
+    """
+    build, set_device = tvm.get_global_func("target.build.opencl"), tvm.get_global_func("__tvm_set_device")
+
+    def build_here(mod: tvm.IRModule, target: tvm.target.Target) -> None:
+        source = build(mod, target).inspect_source()
+        if sources is not None:
+            sources.append(source)
+        for var, function in mod.functions_items():
+            # As TVM's runtime on a phone, which compiles each kernel when it is first called.
+            (kernel,) = (part for part in source.split("// Function: ") if part.startswith(f"{var.name_hint}\n"))
+            launch = functools.partial(_launch, "//" + kernel, var.name_hint, _parameters(function))
+            tvm.register_global_func(var.name_hint, launch, override=True)
+
+    tvm.register_global_func("target.build.opencl", build_here, override=True)
+    tvm.register_global_func("__tvm_set_device", lambda kind, index: None, override=True)
+    try:
+        yield
+    finally:
+        tvm.register_global_func("target.build.opencl", build, override=True)
+        tvm.register_global_func("__tvm_set_device", set_device, override=True)
+
+
+def _parameters(function: tvm.tirx.PrimFunc) -> tuple[list[str], list[str]]:
+    """The dtypes of a kernel's arguments, pointers as ``handle``, and the sizes of its launch."""
+    kinds = ["handle" if "Pointer" in type(p.ty).__name__ else str(p.ty.dtype) for p in function.params]
+    return kinds, [str(name) for name in function.attrs["tirx.kernel_launch_params"]]
+
+
+@functools.cache
+def _program(source: str):
+    import pyopencl
+
+    return pyopencl.Program(_device()[0], source).build()
+
+
+@functools.cache
+def _set_pointer() -> Callable[[int, int, int], int]:
+    """``clSetKernelArgMemPointerINTEL``, which pyopencl lacks."""
+    import pyopencl
+
+    find = ctypes.CDLL(os.environ["OCL_ICD_VENDORS"]).clGetExtensionFunctionAddressForPlatform
+    find.restype, find.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_char_p]
+    address = find(pyopencl.get_platforms()[0].int_ptr, b"clSetKernelArgMemPointerINTEL")
+    return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_void_p)(address)
+
+
+def _launch(source: str, name: str, parameters: tuple[list[str], list[str]], *values) -> None:
+    import pyopencl
+
+    kinds, sizes = parameters
+    kernel = pyopencl.Kernel(_program(source), name)
+    for i, (kind, value) in enumerate(zip(kinds, values, strict=False)):
+        if kind == "handle":
+            # An address of this process, as devices that share its memory take it.
+            assert _set_pointer()(kernel.int_ptr, i, getattr(value, "value", value)) == 0
+        else:
+            kernel.set_arg(i, np.dtype(kind).type(value))
+    launch = dict.fromkeys(LAUNCH_SIZES, 1) | dict(zip(sizes, map(int, values[len(kinds) :]), strict=True))
+    groups, threads = [launch[n] for n in LAUNCH_SIZES[:3]], [launch[n] for n in LAUNCH_SIZES[3:]]
+    everything = [g * t for g, t in zip(groups, threads, strict=True)]
+    if all(everything):
+        _, queue = _device()
+        pyopencl.enqueue_nd_range_kernel(queue, kernel, everything, threads)
+        queue.finish()
