@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 import tvm
-from tvm import IRModule, tirx
 
-from edge_transact.compiler import pipeline
-from edge_transact.compiler.library import build_library
-from edge_transact.compiler.lowering import UNCHECKED
-from edge_transact.compiler.targets import get_target
+from benchmarks.opencl import build_library, counted, executed_here
 from edge_transact.runtime.host import HostModel
-from tests.support.opencl import HERE, executed_here
+from tests.support.odd_models import CONFIG
+
+LAYERS = CONFIG["num_hidden_layers"]
 
 CASES = {"source": ("q4f16_0", 1e-2), "own_dims": ("q4f32_1", 1e-5)}
 """Quantization and tolerance by plan: whole heads, and heads that lost dims; layers all differ."""
-
-
-@tvm.transform.module_pass(opt_level=0, name="OmitAllChecks")
-class OmitAllChecks:
-    """Kernels don't check that tensors are a GPU's."""
-
-    def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
-        for var, function in mod.functions_items():
-            if isinstance(function, tirx.PrimFunc):
-                mod[var] = function.with_attr(UNCHECKED, True)
-        return mod
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -37,11 +22,9 @@ def models(request):
     """The model in a library for phones, in torch with the same weights, and how far their logits may differ."""
     odd, (name, tolerance) = request.getfixturevalue(request.param), CASES[request.param]
     weights, quantization = odd.weights(name)
-    target = replace(get_target("android"), name="here", suffix=".so", spec={"kind": "opencl", "host": HERE.host})
-    with executed_here(), pytest.MonkeyPatch.context() as patched:
-        patched.setattr(pipeline, "OmitChecks", OmitAllChecks)
-        path = odd.directory / "here.so"
-        build_library(odd.definition, quantization, target, "edge_llama_odd", path)
+    path = odd.directory / "here.so"
+    with executed_here():
+        build_library(odd.definition, quantization, path)
         yield HostModel(path, weights), odd.reference(name), tolerance
 
 
@@ -64,6 +47,21 @@ def test_prefill_in_chunks_and_decode_to_the_last_page(models):
         logits = model.decode(ids[count - 1])
         if count % 4 == 0:
             assert_close(logits, reference, ids[:count], tolerance)
+
+
+@pytest.mark.slow
+def test_a_token_takes_four_launches_a_layer_and_three_a_layer_of_the_cache(models):
+    """Two beside them, for the embedding and the logits; norms are part of the matmuls."""
+    model, _, _ = models
+    model.reset()
+    model.prefill([1, 2, 3])
+    with counted() as launches:
+        model.decode(4)
+    assert sum(count for name, count in launches.items() if name.startswith("w4_")) == 4 * LAYERS + 2
+    virtual_layers = model.metadata["kv_cache"]["num_hidden_layers"]
+    of_the_cache = ("fused_rope", "tir_kv_cache_transpose_append", "batch_decode_paged_kv")
+    assert sum(count for name, count in launches.items() if name.startswith(of_the_cache)) == 3 * virtual_layers
+    assert not any("norm" in name for name in launches)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import pytest
 import tvm
 from tvm import tirx
 
+from benchmarks.opencl import HERE, executed_here
 from edge_transact.compiler.gpu.embedding import embed
 from edge_transact.compiler.gpu.kernels import OpenCLKernels
 from edge_transact.compiler.lowering import PIPELINE, UNCHECKED
@@ -13,7 +14,6 @@ from edge_transact.compiler.modules import quantize_modules
 from edge_transact.compiler.passes.fuse_matmuls import FuseMatmuls
 from edge_transact.compiler.targets import get_target
 from edge_transact.quantization import get_quantization
-from tests.support.opencl import HERE, executed_here
 from tests.support.relax_calls import calls
 
 HALF, FLOAT = "float16", "float32"

@@ -1,7 +1,8 @@
 """An OpenCL device on this computer's CPU, which runs the kernels that are generated for phones.
 
-The host code of a library looks a kernel up in the global registry, where a function stands that launches it here.
-Tensors stay where they are: the device reads the host's memory.
+It is Intel's (PyPI ``intel-opencl-rt``), which computes fp16 on any x86-64 CPU. The host code of a library looks a
+kernel up in the global registry, where a function stands that launches it here. Tensors stay where they are: the device
+reads the host's memory.
 """
 
 from __future__ import annotations
@@ -10,12 +11,22 @@ import ctypes
 import functools
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import tvm
+from tvm import IRModule, tirx
+
+from edge_transact.compiler import library, pipeline
+from edge_transact.compiler.lowering import UNCHECKED
+from edge_transact.compiler.targets import get_target
+from edge_transact.definition import Definition
+from edge_transact.quantization import Quantization
 
 HERE = tvm.target.Target({"kind": "opencl", "host": {"kind": "llvm"}})
 """A phone's target, its host code for this computer."""
@@ -63,6 +74,45 @@ def executed_here(sources: list[str] | None = None) -> Iterator[None]:
         tvm.register_global_func("__tvm_set_device", set_device, override=True)
 
 
+@contextmanager
+def counted() -> Iterator[Counter[str]]:
+    """How often each kernel is launched inside this context."""
+    launches: Counter[str] = Counter()
+    _counters.append(launches)
+    try:
+        yield launches
+    finally:
+        _counters.remove(launches)
+
+
+_counters: list[Counter[str]] = []
+
+
+@tvm.transform.module_pass(opt_level=0, name="OmitAllChecks")
+class OmitAllChecks:
+    """Kernels don't check that tensors are in a GPU's memory."""
+
+    def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
+        """The pass."""
+        for var, function in mod.functions_items():
+            if isinstance(function, tirx.PrimFunc):
+                mod[var] = function.with_attr(UNCHECKED, True)
+        return mod
+
+
+def build_library(definition: Definition, quantization: Quantization, path: Path) -> None:
+    """Build a phone's library, its host code for this computer. It runs inside `executed_here` alone.
+
+    Args:
+        definition: The model.
+        quantization: How its weights are stored.
+        path: The ``.so`` to write.
+    """
+    target = replace(get_target("android"), name="here", suffix=".so", spec={"kind": "opencl", "host": HERE.host})
+    with mock.patch.object(pipeline, "OmitChecks", OmitAllChecks):
+        library.build_library(definition, quantization, target, "edge_llama_here", path)
+
+
 def _parameters(function: tvm.tirx.PrimFunc) -> tuple[list[str], list[str]]:
     """The dtypes of a kernel's arguments, pointers as ``handle``, and the sizes of its launch."""
     kinds = ["handle" if "Pointer" in type(p.ty).__name__ else str(p.ty.dtype) for p in function.params]
@@ -90,6 +140,8 @@ def _set_pointer() -> Callable[[int, int, int], int]:
 def _launch(source: str, name: str, parameters: tuple[list[str], list[str]], *values) -> None:
     import pyopencl
 
+    for counter in _counters:
+        counter[name] += 1
     kinds, sizes = parameters
     kernel = pyopencl.Kernel(_program(source), name)
     for i, (kind, value) in enumerate(zip(kinds, values, strict=False)):
