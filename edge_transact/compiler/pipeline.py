@@ -20,6 +20,7 @@ from edge_transact.compiler.passes.kv_cache import CreateKVCache
 from edge_transact.compiler.passes.logits import AttachLogitProcessors, AttachSoftmax
 from edge_transact.compiler.passes.reshapes import JoinReshapes
 from edge_transact.compiler.passes.sampling import AttachSampling
+from edge_transact.compiler.passes.share_heads import ShareHeads
 
 Phases = dict[str, list[tvm.transform.Pass]]
 """Passes in order, in named groups."""
@@ -47,7 +48,7 @@ def phases(target: tvm.target.Target, metadata: dict[str, Any], bounds: Mapping[
             AttachBounds(dict(bounds)),
             tirx.transform.BindTarget(target),
         ],
-        "fused": [FuseMatmuls(kernels)],
+        "fused": [FuseMatmuls(kernels), *([] if on_cpu else [ShareHeads(metadata)])],
         # Operators become kernels, element-wise ones fused behind the matmuls.
         "legalized": [
             *([relax.backend.DispatchSortScan()] if on_metal else []),
@@ -62,6 +63,8 @@ def phases(target: tvm.target.Target, metadata: dict[str, Any], bounds: Mapping[
         "scheduled": [schedules, tirx.transform.ForceNarrowIndexToInt32(), OmitChecks()],
         "planned": [
             relax.transform.RewriteDataflowReshape(),
+            # Kernels of reshapes that are views now.
+            relax.transform.DeadCodeElimination(),
             relax.transform.ToNonDataflow(),
             relax.transform.RemovePurityChecking(),
             relax.transform.CallTIRRewrite(),

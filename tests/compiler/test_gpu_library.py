@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -62,6 +64,9 @@ def test_a_token_takes_four_launches_a_layer_and_three_a_layer_of_the_cache(mode
     of_the_cache = ("fused_rope", "tir_kv_cache_transpose_append", "batch_decode_paged_kv")
     assert sum(count for name, count in launches.items() if name.startswith(of_the_cache)) == 3 * virtual_layers
     assert not any("norm" in name for name in launches)
+    # Whatever dims heads lost: kept pairs and all pairs, and what takes out their padding.
+    of_cut_heads = {name for name in launches if re.match(r"rope|heads|without", name)}
+    assert of_cut_heads <= {"rope_of_pairs_kernel", "rope_of_all_kernel", "heads_without_padding_kernel"}
 
 
 @pytest.mark.slow
