@@ -11,8 +11,8 @@ MINUTES ?= 60
 demo: $(VENV)/.edge-transact-demo-data ## A real model pruned, built for Android and this host, and asked a question
 	$(BIN)/python -m edge_transact.demo
 
-test: $(VENV)/.edge-transact-test system-packages ## All tests, in three processes, which often wait for phones
-	$(BIN)/python -m pytest -n 3 --dist worksteal
+test: $(VENV)/.edge-transact-test system-packages ## All tests, in two processes
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 bench: $(VENV)/.edge-transact-test ## The tables of docs/performance.md, measured here; BENCH takes sections and options
 	$(BIN)/python -m benchmarks $(BENCH)
