@@ -1,8 +1,7 @@
 """``python -m benchmarks.phone_gpu``: perplexity through the kernels for phones' GPUs, in ``docs/phone-gpu.md``.
 
 A model and the same model pruned are built for this computer's CPU and for OpenCL. The kernels of the second library
-run on an OpenCL device of this CPU; both read the same weights. The first half of each window is prefilled; every token
-of the second half is decoded.
+run on an OpenCL device of this CPU; both read the same weights. Windows are prefilled in chunks.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ def _measured(model: str, arguments: argparse.Namespace, directory: Path) -> dic
         losses, divergences = Counter[str](), []
         for window in track(windows, "windows"):
             ours, theirs = _predictions(phone, window), _predictions(host, window)
-            ids = np.arange(len(ours)), np.array(window[WINDOW // 2 :])
+            ids = np.arange(WINDOW - 1), np.array(window[1:])
             losses.update(phone=-float(ours[ids].mean()), host=-float(theirs[ids].mean()))
             divergences.append(float((np.exp(theirs) * (theirs - ours)).sum(-1).mean()))
         phone.reset()
@@ -93,13 +92,10 @@ def _measured(model: str, arguments: argparse.Namespace, directory: Path) -> dic
 
 
 def _predictions(model: HostModel, window: list[int]) -> np.ndarray:
-    """Log probabilities of the second half's tokens, float64 ``[WINDOW / 2, vocab_size]``."""
-    model.reset()
-    half = WINDOW // 2
-    logits = [model.prefill(window[:half])] + [model.decode(token) for token in window[half:-1]]
-    scaled = np.stack(logits).astype("float64")
-    scaled -= scaled.max(-1, keepdims=True)
-    return scaled - np.log(np.exp(scaled).sum(-1, keepdims=True))
+    """Log probabilities of all tokens but the first, float32 ``[WINDOW - 1, vocab_size]``."""
+    logits = model.window_logits(window)[:-1]
+    logits -= logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

@@ -74,7 +74,7 @@ def build_library(
     model = quantize_modules(definition.model(), quantization, accumulate)
     with tvm_target:
         mod, parameters, _ = model.export_tvm(spec=model.get_default_spec(), allow_extern=True)
-    if target.device != "llvm":
+    if target.is_system_lib and target.device != "llvm":
         # It returns the logits of every position, for perplexity on this host, and would enlarge a phone's workspace.
         del mod["batch_verify"]
     metadata = {

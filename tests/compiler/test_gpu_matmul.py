@@ -24,6 +24,7 @@ CASES = {
     "KN, ragged": (Matmul("KN", HALF, HALF, HALF, residual=True), ((360, 66), (48, 34))),
     "KN, gated": (Matmul("KN", HALF, HALF, HALF, bias=True, gated=True), ((64, 34), (96, 96))),
     "KN, normalized": (Matmul("KN", HALF, HALF, HALF, norm_eps=1e-5), ((576, 66),)),
+    "KN, normalized, an odd width": (Matmul("KN", HALF, HALF, HALF, norm_eps=1e-5), ((64, 35),)),
     "KN, normalized and gated": (Matmul("KN", HALF, HALF, HALF, norm_eps=1e-5, gated=True), ((72, 34),)),
     "KN, normalized in fp32": (Matmul("KN", FLOAT, FLOAT, FLOAT, norm_eps=1e-5), ((2056, 66),)),
     "NK": (Matmul("NK", HALF, HALF, HALF, bias=True, residual=True), ((64, 66), (608, 33))),

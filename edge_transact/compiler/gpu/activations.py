@@ -15,6 +15,9 @@ SIDE = 16
 
 THREADS = SIDE * SIDE
 
+NORM_SCRATCH = THREADS + SIDE
+"""Partial sums that a norm keeps in local memory: one for each thread, and one for each row of threads."""
+
 
 class Activations:
     """Reads a row's features from global memory.
@@ -49,7 +52,7 @@ class NormalizedActivations(Activations):
     Args:
         buffers: The kernel's.
         features: K.
-        scratch: Local memory for sums, at least one for each thread and each column of threads.
+        scratch: Local memory for at least `NORM_SCRATCH` sums.
     """
 
     def __init__(self, buffers: MatmulBuffers, features: int, scratch: Buffer) -> None:

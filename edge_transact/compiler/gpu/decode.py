@@ -11,7 +11,7 @@ from tvm.tirx import Expr
 from tvm.tirx.script.builder import ir as builder
 
 from edge_transact.compiler.epilogue import finish
-from edge_transact.compiler.gpu.activations import SIDE, Activations, NormalizedActivations
+from edge_transact.compiler.gpu.activations import NORM_SCRATCH, SIDE, Activations, NormalizedActivations
 from edge_transact.compiler.gpu.buffers import MatmulBuffers, blocks
 from edge_transact.compiler.gpu.source import C_NAMES, call, load_vector
 from edge_transact.compiler.gpu.source import wait as wait_for_all
@@ -42,7 +42,8 @@ def decode(matmul: Matmul, columns: int, *, features: int | None = None, ragged:
         results = SIDE * columns
         with T.thread_binding(blocks(a.width, results), thread="blockIdx.x") as block:
             # Local memory, which is allocated inside a work group.
-            partial = T.alloc_buffer((SIDE * matmul.sections * results,), "float32", scope="shared")
+            scratch = max(SIDE * matmul.sections * results, 0 if features is None else NORM_SCRATCH)
+            partial = T.alloc_buffer((scratch,), "float32", scope="shared")
             row = Activations(a, ragged=ragged) if features is None else NormalizedActivations(a, features, partial)
             with (
                 T.thread_binding(SIDE, thread="threadIdx.y") as y,
