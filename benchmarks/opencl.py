@@ -11,6 +11,7 @@ import ctypes
 import functools
 import os
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -123,7 +124,10 @@ def _parameters(function: tvm.tirx.PrimFunc) -> tuple[list[str], list[str]]:
 def _program(source: str):
     import pyopencl
 
-    return pyopencl.Program(_device()[0], source).build()
+    # The compiler always has something to say, if only that it compiled.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pyopencl.CompilerWarning)
+        return pyopencl.Program(_device()[0], source).build()
 
 
 @functools.cache
