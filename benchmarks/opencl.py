@@ -51,6 +51,8 @@ def _device():
 def executed_here(sources: list[str] | None = None) -> Iterator[None]:
     """Modules that are compiled for OpenCL inside this context run on this computer.
 
+    Kernels are found by their names, so of two modules, the one that was compiled last has them.
+
     Args:
         sources: Gets the source of each module.
     """

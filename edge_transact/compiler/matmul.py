@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from tvm import s_tir, tirx
 
-from edge_transact.quantization import WORDS_PER_GROUP
+from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
 
 Layout = Literal["NK", "KN"]
 """Which of a weight's dimensions comes first: output features (N) or input features (K)."""
@@ -80,6 +80,32 @@ class Matmul:
         norm = ["norm"] if self.norm_eps is not None else []
         bias, residual = ["bias"] * self.bias, ["residual"] * self.residual
         return ("x", "weight", "scale", *norm, *bias, *residual)
+
+    def tensors(
+        self, leading: Sequence[tirx.Expr | int], k: tirx.Expr, n: tirx.Expr, width: tirx.Expr
+    ) -> dict[str, tuple[tuple[tirx.Expr | int, ...], str]]:
+        """Shape and dtype of each operand and of ``out``, in the order of the kernel's arguments.
+
+        Args:
+            leading: Batch and tokens.
+            k: Columns of `x`.
+            n: Columns of the weight.
+            width: Columns of the result: n, or n / 2 with a gate.
+        """
+        groups = (k + (GROUP_SIZE - 1)) // GROUP_SIZE
+        packed, scales = (n, groups * WORDS_PER_GROUP), (n, groups)
+        if self.layout == "KN":
+            packed, scales = packed[::-1], scales[::-1]
+        tensors = {
+            "x": ((*leading, k), self.dtype),
+            "weight": (packed, "uint32"),
+            "scale": (scales, self.scale_dtype),
+            "norm": ((k,), self.dtype),
+            "bias": ((n,), self.dtype),
+            "residual": ((*leading, width), self.dtype),
+            "out": ((*leading, width), self.out_dtype),
+        }
+        return {name: tensors[name] for name in (*self.operands, "out")}
 
     @property
     def sections(self) -> int:

@@ -36,26 +36,20 @@ class MatmulBuffers:
         one_row: bool,
         given: Mapping[str, Buffer] = MappingProxyType({}),
     ) -> None:
-        def tensor(name: str, shape: tuple[Index, ...], dtype: str) -> Buffer:
-            return given[name] if name in given else T.match_buffer(arguments[name], shape, dtype)
-
         self.matmul = matmul
         n = T.int64()
         width = n // matmul.sections if matmul.gated else n
         k = given["x"].shape[-1] if "x" in given else T.int64()
         leading = (T.int64(1), T.int64(1)) if one_row else (T.int64(), T.int64())
         groups = (k + (GROUP_SIZE - 1)) // GROUP_SIZE
-        self.x = tensor("x", (*leading, k), matmul.dtype)
-        packed, scales = (n, groups * WORDS_PER_GROUP), (n, groups)
-        if matmul.layout == "KN":
-            packed, scales = packed[::-1], scales[::-1]
-        self.weight = tensor("weight", packed, "uint32")
-        self.scale = tensor("scale", scales, matmul.scale_dtype)
-        self.norm = tensor("norm", (k,), matmul.dtype) if matmul.norm_eps is not None else None
-        self.bias = tensor("bias", (n,), matmul.dtype) if matmul.bias else None
-        self.residual = tensor("residual", (*leading, width), matmul.dtype) if matmul.residual else None
-        out = (*leading, width)
-        self.out = tensor("out", out, matmul.out_dtype) if "out" in arguments else T.alloc_buffer(out, matmul.out_dtype)
+        buffers: dict[str, Buffer] = dict(given)
+        for name, (shape, dtype) in matmul.tensors(leading, k, n, width).items():
+            if name in arguments:
+                buffers[name] = T.match_buffer(arguments[name], shape, dtype)
+            elif name not in given:  # the result, which stays inside the kernel
+                buffers[name] = T.alloc_buffer(shape, dtype)
+        self.x, self.weight, self.scale, self.out = (buffers[name] for name in ("x", "weight", "scale", "out"))
+        self.norm, self.bias, self.residual = (buffers.get(name) for name in ("norm", "bias", "residual"))
 
         self.rows, self.tokens, self.features, self.width, self.groups = (
             T.bind(cast("int32", size)) for size in (leading[0] * leading[1], leading[1], k, width, groups)

@@ -8,7 +8,7 @@ from tvm.tirx import Buffer, Expr
 from edge_transact.compiler.gpu.source import load_vector
 from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.vector import Index, cast
-from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
+from edge_transact.quantization import GROUP_SIZE
 
 
 class MatmulBuffers:
@@ -28,28 +28,19 @@ class MatmulBuffers:
     """
 
     def __init__(self, matmul: Matmul, columns: int, *, one_row: bool, features: int | None = None) -> None:
-        def argument(name: str, shape: tuple[Index, ...], dtype: str) -> Buffer:
-            return T.match_buffer(T.arg(name, T.handle()), shape, dtype)
-
         self.matmul = matmul
         width = T.int64()
         k = T.int64() if features is None else T.int64(features)
         leading = (T.int64(1), T.int64(1)) if one_row else (T.int64(), T.int64())
-        self.x = argument("x", (*leading, k), matmul.dtype)
-        outputs = T.int64() if matmul.gated else width
-        groups = (k + (GROUP_SIZE - 1)) // GROUP_SIZE
-        packed, scales = (outputs, groups * WORDS_PER_GROUP), (outputs, groups)
-        if matmul.layout == "KN":
-            packed, scales = packed[::-1], scales[::-1]
-        self.weight = argument("weight", packed, "uint32")
-        self.scale = argument("scale", scales, matmul.scale_dtype)
-        self.norm = argument("norm", (k,), matmul.dtype) if matmul.norm_eps is not None else None
-        self.bias = argument("bias", (outputs,), matmul.dtype) if matmul.bias else None
-        self.residual = argument("residual", (*leading, width), matmul.dtype) if matmul.residual else None
-        self.out = argument("out", (*leading, width), matmul.out_dtype)
-        self.rows, self.features, self.groups = (
-            T.bind(cast("int32", size)) for size in (leading[0] * leading[1], k, groups)
-        )
+        n = T.int64() if matmul.gated else width
+        buffers: dict[str, Buffer] = {
+            name: T.match_buffer(T.arg(name, T.handle()), shape, dtype)
+            for name, (shape, dtype) in matmul.tensors(leading, k, n, width).items()
+        }
+        self.x, self.weight, self.scale, self.out = (buffers[name] for name in ("x", "weight", "scale", "out"))
+        self.norm, self.bias, self.residual = (buffers.get(name) for name in ("norm", "bias", "residual"))
+        self.rows, self.features = (T.bind(cast("int32", size)) for size in (leading[0] * leading[1], k))
+        self.groups = T.bind(blocks(self.features, GROUP_SIZE))
         # Written as a multiple of a thread's columns, so that TVM sees how its loads are aligned.
         self.width = T.bind(cast("int32", width) // columns) * columns
 

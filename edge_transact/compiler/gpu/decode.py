@@ -13,8 +13,7 @@ from tvm.tirx.script.builder import ir as builder
 from edge_transact.compiler.epilogue import finish
 from edge_transact.compiler.gpu.activations import NORM_SCRATCH, SIDE, Activations, NormalizedActivations
 from edge_transact.compiler.gpu.buffers import MatmulBuffers, blocks
-from edge_transact.compiler.gpu.source import C_NAMES, call, load_vector
-from edge_transact.compiler.gpu.source import wait as wait_for_all
+from edge_transact.compiler.gpu.source import C_NAMES, call, load_vector, wait
 from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.vector import cast, shuffle, splat
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP
@@ -41,7 +40,8 @@ def decode(matmul: Matmul, columns: int, *, features: int | None = None, ragged:
         a = MatmulBuffers(matmul, columns if matmul.layout == "KN" else 1, one_row=True, features=features)
         results = SIDE * columns
         with T.thread_binding(blocks(a.width, results), thread="blockIdx.x") as block:
-            # Local memory, which is allocated inside a work group.
+            # Local memory, which is allocated inside a work group. Norm and results share one array knowingly: TVM may
+            # lay two arrays over each other while slower threads still read the first.
             scratch = max(SIDE * matmul.sections * results, 0 if features is None else NORM_SCRATCH)
             partial = T.alloc_buffer((scratch,), "float32", scope="shared")
             row = Activations(a, ragged=ragged) if features is None else NormalizedActivations(a, features, partial)
@@ -65,7 +65,7 @@ def decode(matmul: Matmul, columns: int, *, features: int | None = None, ragged:
                     for i, result in enumerate(own):
                         index = (part * matmul.sections + section) * results + result
                         T.buffer_store(partial, sums[section * columns + i], [index])
-                wait_for_all()
+                wait()
                 thread = T.bind(y * SIDE + x)
                 column = T.bind(block * results + thread)
                 with T.If(T.And(thread < results, column < a.width)), T.Then():

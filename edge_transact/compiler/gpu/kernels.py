@@ -17,14 +17,16 @@ NORM_BYTES = 16384
 """The largest row that a work group normalizes in local memory, half of what phones have."""
 
 
-class MetalKernels:
-    """The kernels for Metal, for `passes.fuse_matmuls.FuseMatmuls`: matmuls are TVM's."""
-
+class _GPUKernels:
     chain = None
 
     def embed(self, scale_dtype: str) -> tirx.PrimFunc:
         """The embedding's rows. TVM's own kernels write the whole matrix first and then take the rows."""
         return embedding.embed(scale_dtype)
+
+
+class MetalKernels(_GPUKernels):
+    """The kernels for Metal, for `passes.fuse_matmuls.FuseMatmuls`: matmuls are TVM's."""
 
     def takes_norm(self, x: Sequence[tirx.Expr], dtype: str) -> bool:
         """No kernel does."""
@@ -34,18 +36,12 @@ class MetalKernels:
         """There is none."""
 
 
-class OpenCLKernels:
+class OpenCLKernels(_GPUKernels):
     """The kernels for OpenCL, for `passes.fuse_matmuls.FuseMatmuls`.
 
     They take the widths as arguments, so layers of all widths share them. A library then has a handful of kernels
     instead of one per width, which matters because a phone's driver compiles them when it loads the library.
     """
-
-    chain = None
-
-    def embed(self, scale_dtype: str) -> tirx.PrimFunc:
-        """The embedding's rows."""
-        return embedding.embed(scale_dtype)
 
     def takes_norm(self, x: Sequence[tirx.Expr], dtype: str) -> bool:
         """Whether the kernel for activations of this shape applies RMSNorm: for one row that local memory holds."""

@@ -16,7 +16,7 @@ C_NAMES = {"float16": "half", "float32": "float", "uint32": "uint"}
 """OpenCL's names of dtypes."""
 
 _PARAGRAPHS = (Path(__file__).parent / "w4.cl").read_text().split("\n\n")[1:]
-_FUNCTIONS = {re.findall(r"(\w+)\(", text[text.index("inline") :])[0]: text for text in _PARAGRAPHS}
+_FUNCTIONS = {re.findall(r"(\w+)\(", text[text.index("static inline") :])[0]: text for text in _PARAGRAPHS}
 
 
 def call(dtype: str, name: str, *arguments: Expr) -> Expr:
@@ -71,7 +71,7 @@ def _collect(text: str, functions: dict[str, str]) -> None:
         dtype = "half" if "half" in name else "float"
         generic = _FUNCTIONS.get(name) or _FUNCTIONS.get(name.replace(dtype, "REAL"))
         if generic is not None and name not in functions:
-            code = generic[generic.index("inline") :].replace("REAL", dtype)
+            code = generic[generic.index("static inline") :].replace("REAL", dtype)
             _collect(code.split("{", 1)[1], functions)
             functions[name] = code
 

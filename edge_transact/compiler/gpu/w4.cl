@@ -7,12 +7,12 @@
 
 /* (q - 7) / 16 of codes 0 and 4. As bits of a half, 0x5400 | q is 64 + q / 16: no conversion is needed. A sixteenth keeps
  * sums over a group far below 65504, the largest half. */
-inline half2 w4_pair(uint word) {
+static inline half2 w4_pair(uint word) {
     return as_half2((word & 0x000F000Fu) | 0x54005400u) - (half2)((half)64.4375f);
 }
 
 /* sum + x * weights / 16, in two lanes: codes 0 to 3 and 4 to 7. */
-inline REAL2 w4_dot_REAL(REAL8 x, uint word, REAL2 sum) {
+static inline REAL2 w4_dot_REAL(REAL8 x, uint word, REAL2 sum) {
     sum = mad(x.s04, convert_REAL2(w4_pair(word)), sum);
     sum = mad(x.s15, convert_REAL2(w4_pair(word >> 4)), sum);
     sum = mad(x.s26, convert_REAL2(w4_pair(word >> 8)), sum);
@@ -20,7 +20,7 @@ inline REAL2 w4_dot_REAL(REAL8 x, uint word, REAL2 sum) {
 }
 
 /* The same for 16 rows, which lie next to each other: x[i] has feature i of all of them. */
-inline REAL16 w4_tile_REAL16(const __local REAL *address, uint word, REAL16 sum) {
+static inline REAL16 w4_tile_REAL16(const __local REAL *address, uint word, REAL16 sum) {
     const __local REAL16 *x = (const __local REAL16 *)address;
     for (int i = 0; i < 4; ++i) {
         REAL2 weights = convert_REAL2(w4_pair(word >> (4 * i)));
@@ -30,24 +30,24 @@ inline REAL16 w4_tile_REAL16(const __local REAL *address, uint word, REAL16 sum)
     return sum;
 }
 
-inline float sum_squares_REAL(REAL8 x, float sum) {
+static inline float sum_squares_REAL(REAL8 x, float sum) {
     float8 wide = convert_float8(x);
     return sum + dot(wide.lo, wide.lo) + dot(wide.hi, wide.hi);
 }
 
-inline REAL8 normalized_REAL(REAL8 x, float factor, REAL8 weight) {
+static inline REAL8 normalized_REAL(REAL8 x, float factor, REAL8 weight) {
     return convert_REAL8(convert_float8(x) * factor * convert_float8(weight));
 }
 
 /* Whole vectors at once. OpenCL's vload expects no more than a lane's alignment, and drivers then load lane by lane. */
-inline REAL2 load_REAL2(const __global REAL *address) { return *(const __global REAL2 *)address; }
+static inline REAL2 load_REAL2(const __global REAL *address) { return *(const __global REAL2 *)address; }
 
-inline REAL8 load_REAL8(const __global REAL *address) { return *(const __global REAL8 *)address; }
+static inline REAL8 load_REAL8(const __global REAL *address) { return *(const __global REAL8 *)address; }
 
-inline uint2 load_uint2(const __global uint *address) { return *(const __global uint2 *)address; }
+static inline uint2 load_uint2(const __global uint *address) { return *(const __global uint2 *)address; }
 
-inline uint4 load_uint4(const __global uint *address) { return *(const __global uint4 *)address; }
+static inline uint4 load_uint4(const __global uint *address) { return *(const __global uint4 *)address; }
 
-inline REAL8 load_local_REAL8(const __local REAL *address) { return *(const __local REAL8 *)address; }
+static inline REAL8 load_local_REAL8(const __local REAL *address) { return *(const __local REAL8 *)address; }
 
-inline void store_local_REAL8(__local REAL *address, REAL8 value) { *(__local REAL8 *)address = value; }
+static inline void store_local_REAL8(__local REAL *address, REAL8 value) { *(__local REAL8 *)address = value; }
