@@ -6,15 +6,14 @@ import tvm
 from tvm import tirx
 
 from benchmarks.opencl import HERE, executed_here
-from edge_transact.compiler.gpu.attention import merge
 from edge_transact.compiler.gpu.embedding import embed
 from edge_transact.compiler.gpu.kernels import OpenCLKernels
-from edge_transact.compiler.lowering import PIPELINE, UNCHECKED
 from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.modules import quantize_modules
 from edge_transact.compiler.passes.fuse_matmuls import FuseMatmuls
 from edge_transact.compiler.targets import get_target
 from edge_transact.quantization import get_quantization
+from tests.support.gpu_kernels import compiled
 from tests.support.relax_calls import calls
 
 HALF, FLOAT = "float16", "float32"
@@ -42,12 +41,6 @@ def sources():
     made: list[str] = []
     with executed_here(made):
         yield made
-
-
-def compiled(function: tirx.PrimFunc):
-    function = function.with_attrs({"global_symbol": "kernel", UNCHECKED: True})
-    mod = tirx.transform.ForceNarrowIndexToInt32()(tvm.IRModule({"kernel": function}))
-    return tvm.compile(mod, target=HERE, tir_pipeline=PIPELINE)["kernel"]
 
 
 def weights(rng, layout: str, features: int, outputs: int, dtype: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -106,21 +99,6 @@ def test_the_embedding_reads_its_rows_alone(features):
     kernel = compiled(embed(HALF))
     kernel(*map(tvm.runtime.tensor, (ids, words, scale)), out)
     np.testing.assert_array_equal(out.numpy(), matrix.T[ids].astype(HALF))
-
-
-@pytest.mark.parametrize(("heads", "dims"), [(9, 128), (32, 64), (1, 256)])
-def test_merging_covers_all_heads_in_any_order(heads, dims):
-    rng = np.random.default_rng(0)
-    outputs = [rng.normal(size=(5, heads, dims)).astype(HALF) for _ in range(2)]
-    lse = [rng.normal(size=(5, heads)).astype(FLOAT) for _ in range(2)]
-    kernel = compiled(merge(heads, dims, HALF, int(HERE.attrs["max_num_threads"])))
-    ours = [tvm.runtime.tensor(part) for part in (outputs[0], lse[0])]
-    kernel(*ours, *map(tvm.runtime.tensor, (outputs[1], lse[1])))
-
-    total = np.log2(np.exp2(lse[0]) + np.exp2(lse[1]))
-    wanted = sum(part * np.exp2(of - total)[..., None] for part, of in zip(outputs, lse, strict=True))
-    np.testing.assert_allclose(ours[0].numpy(), wanted, rtol=2e-3, atol=2e-3)
-    np.testing.assert_allclose(ours[1].numpy(), total, rtol=1e-5, atol=1e-5)
 
 
 def test_kernels_are_shared_by_layers_of_different_widths(source):

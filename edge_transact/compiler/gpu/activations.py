@@ -74,7 +74,8 @@ class NormalizedActivations(Activations):
             k = T.bind((turn * THREADS + thread) * lanes)
             with T.If(k < a.features), T.Then():
                 values = load_vector(a.x, [0, 0, k], lanes)
-                T.buffer_store(total, call("float32", f"sum_squares_{name}", values, total[0]), [0])
+                squares = call("float32", f"dot_{name}", values, cast("float32", values), total[0])
+                T.buffer_store(total, squares, [0])
         T.buffer_store(partial, total[0], [thread])
         wait()
         with T.If(thread < SIDE), T.Then():

@@ -1,4 +1,7 @@
-"""The KV cache's kernels on GPUs: TVM's, without what our models never need, and with its races mended."""
+"""The KV cache's kernels on GPUs: decode's and what merges its parts are ours, the others TVM's without unused code.
+
+Layers of the cache are pages ``[pages, 2, num_key_value_heads, PAGE_SIZE, head_dim]``: keys, then values.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,21 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as builder
 
-from edge_transact.compiler.gpu.source import wait
-from edge_transact.compiler.vector import cast
+from edge_transact.compiler.gpu.buffers import blocks
+from edge_transact.compiler.gpu.source import C_NAMES, call, load_vector, wait
+from edge_transact.compiler.vector import cast, load, splat, store
+
+PAGE_SIZE = 16
+"""Tokens of a page, in MLC's engine and TVM's kernels."""
+
+LANES = 8
+"""Dims that a thread of `decode` loads at once."""
+
+THREADS = 256
+"""At most, of a work group of `decode`."""
+
+LOWEST = -5e4
+"""A score below all others, as in TVM's kernels."""
 
 
 def rotated_before(function: tirx.PrimFunc) -> tirx.PrimFunc:
@@ -20,6 +36,131 @@ def rotated_before(function: tirx.PrimFunc) -> tirx.PrimFunc:
     """
     (mode,) = (parameter for parameter in function.params if parameter.name == "rotary_mode")
     return function.with_body(tirx.stmt_functor.substitute(function.body, {mode: T.int32(0)}))
+
+
+def decode(num_attention_heads: int, num_key_value_heads: int, head_dim: int, dtype: str) -> tirx.PrimFunc:
+    """Attention of one token of each sequence to its part of the cache: the arguments of TVM's ``_attention_decode``.
+
+    A work group computes one query head, so the query heads of a KV head read its keys and values at about the same
+    time. The threads of a row hold the dims of a head, `LANES` each; rows take the sequence's tokens in turns, with a
+    softmax of their own, and are put together at the end. TVM's kernel has a work group for each KV head.
+
+    Args:
+        num_attention_heads: Query heads of a layer of the cache.
+        num_key_value_heads: Its KV heads.
+        head_dim: Dims of a head; a multiple of `LANES`.
+        dtype: That of queries, cache and output; sums are in fp32.
+    """
+    h_q, h_kv, across = num_attention_heads, num_key_value_heads, head_dim // LANES
+    rows = max(1, THREADS // across)
+    tile = across * rows
+    name, wide, lanes = C_NAMES[dtype], f"float32x{LANES}", LANES if across % LANES == 0 else 1
+    with IRBuilder() as ib, builder.prim_func(s_tir=True):
+        T.func_name("batch_decode_paged_kv")
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        n, num_pages, used_pages = T.int32(), T.int32(), T.int32()
+
+        def argument(name: str, shape: tuple[tirx.Expr | int, ...], kind: str, offset: tirx.Var | None = None):
+            return T.match_buffer(T.arg(name, T.handle()), shape, kind, elem_offset=offset)
+
+        query = argument("query", (n, h_q, head_dim), dtype)
+        pages = argument("pages", (num_pages, 2, h_kv, PAGE_SIZE, head_dim), dtype, T.int64())
+        first_page = argument("page_table_indptr", (n + 1,), "int32", T.int32())
+        page_table = argument("page_table_values", (used_pages,), "int32", T.int32())
+        last_page_length = argument("length_info", (n,), "int32", T.int32())
+        for unused in ("k_rope_pos_offset", "q_rope_position"):
+            argument(unused, (n,), "int32", T.int32())
+        output, weight = argument("output", (n, h_q, head_dim), dtype), argument("lse", (n, h_q), "float32")
+        T.arg("rotary_mode", T.int32())
+        for unused in ("rope_scale", "rope_theta"):
+            T.arg(unused, T.float32())
+        scale = T.arg("sm_scale", T.float32())
+        with (
+            T.thread_binding(n, thread="blockIdx.y") as sequence,
+            T.thread_binding(h_q, thread="blockIdx.x") as head,
+        ):
+            # Local memory: the dot products of a tile, of which each thread has computed a part, and their sums.
+            products = T.alloc_buffer((tile * across,), "float32", scope="shared")
+            scores = T.alloc_buffer((tile,), "float32", scope="shared")
+            states = T.alloc_buffer((2, rows), "float32", scope="shared")
+            outputs = T.alloc_buffer((rows * head_dim,), "float32", scope="shared")
+            with (
+                T.thread_binding(rows, thread="threadIdx.y") as y,
+                T.thread_binding(across, thread="threadIdx.x") as x,
+            ):
+                thread, kv_head = T.bind(y * across + x), T.bind(head // (h_q // h_kv))
+                first, end = T.bind(first_page[sequence]), T.bind(first_page[sequence + 1])
+                whole = (end - first - 1) * PAGE_SIZE
+                length = T.bind(T.Select(first < end, whole + last_page_length[sequence], 0))
+                q = load_vector(query, [sequence, head, x * LANES], LANES)
+                q = call(wide, f"scaled_{name}", q, scale * T.float32(math.log2(math.e)))
+
+                def stored(kind: int, token: tirx.Expr) -> tirx.Expr:
+                    page = T.bind(page_table[first + token // PAGE_SIZE])
+                    return load_vector(pages, [page, kind, kv_head, token % PAGE_SIZE, x * LANES], LANES)
+
+                # A token's score; the row's largest, the sum of their exponentials, and its values times them.
+                score, most, total, sums = (
+                    T.alloc_buffer((size,), "float32", scope="local") for size in (1, 2, 1, LANES)
+                )
+                T.buffer_store(most, T.float32(LOWEST), [0])
+                T.buffer_store(total, T.float32(0), [0])
+                store(sums, splat(T.float32(0), LANES), [0])
+                with T.serial(0, blocks(length, tile)) as turn:
+                    begin = T.bind(turn * tile)
+                    own = T.bind(blocks(T.min(length - begin, tile) - y, rows))
+                    with T.serial(0, own) as i:
+                        part = call("float32", f"dot_{name}", stored(0, begin + i * rows + y), q, T.float32(0))
+                        T.buffer_store(products, part, [i * tile + thread])
+                    wait()
+                    T.buffer_store(score, T.float32(0), [0])
+                    with T.serial(0, across // lanes) as i:
+                        parts = load_vector(products, [thread * across + i * lanes], lanes)
+                        ones = splat(T.float32(1), lanes)
+                        added = parts + score[0] if lanes == 1 else call("float32", "dot_float", parts, ones, score[0])
+                        T.buffer_store(score, added, [0])
+                    T.buffer_store(scores, score[0], [thread])
+                    wait()
+                    T.buffer_store(most, most[0], [1])
+                    with T.serial(0, own) as i:
+                        T.buffer_store(most, T.max(most[1], scores[i * rows + y]), [1])
+                    factor = T.bind(T.exp2(most[0] - most[1]))
+                    T.buffer_store(most, most[1], [0])
+                    T.buffer_store(total, total[0] * factor, [0])
+                    store(sums, load(sums, [0], LANES) * splat(factor, LANES), [0])
+                    with T.serial(0, own) as i:
+                        p = T.bind(T.exp2(scores[i * rows + y] - most[0]))
+                        T.buffer_store(total, total[0] + p, [0])
+                        value = stored(1, begin + i * rows + y)
+                        store(sums, call(wide, f"add_scaled_{name}", value, p, load(sums, [0], LANES)), [0])
+                # TVM may give all arrays the same memory.
+                wait()
+                with T.If(x == 0), T.Then():
+                    T.buffer_store(states, most[0], [0, y])
+                wait()
+                T.buffer_store(most, most[0], [1])
+                with T.serial(0, rows) as row:
+                    T.buffer_store(most, T.max(most[1], states[0, row]), [1])
+                factor = T.bind(T.exp2(most[0] - most[1]))
+                for lane in range(LANES):
+                    T.buffer_store(outputs, sums[lane] * factor, [thread * LANES + lane])
+                with T.If(x == 0), T.Then():
+                    T.buffer_store(states, total[0] * factor, [1, y])
+                wait()
+                with T.serial(0, blocks(T.int32(head_dim), tile)) as turn:
+                    dim = T.bind(turn * tile + thread)
+                    with T.If(dim < head_dim), T.Then():
+                        T.buffer_store(total, T.float32(0), [0])
+                        T.buffer_store(score, T.float32(0), [0])
+                        with T.serial(0, rows) as row:
+                            T.buffer_store(total, total[0] + states[1, row], [0])
+                            T.buffer_store(score, score[0] + outputs[row * head_dim + dim], [0])
+                        # A sequence without tokens in this part of the cache has weight 0.
+                        every = T.bind(T.max(total[0], T.float32(1e-30)))
+                        T.buffer_store(output, cast(dtype, score[0] / every), [sequence, head, dim])
+                        with T.If(dim == 0), T.Then():
+                            T.buffer_store(weight, most[1] + T.log2(every), [sequence, head])
+    return ib.get()
 
 
 def merge(num_attention_heads: int, head_dim: int, dtype: str, max_threads: int) -> tirx.PrimFunc:

@@ -30,9 +30,15 @@ static inline REAL16 w4_tile_REAL16(const __local REAL *address, uint word, REAL
     return sum;
 }
 
-static inline float sum_squares_REAL(REAL8 x, float sum) {
+static inline float dot_REAL(REAL8 x, float8 y, float sum) {
     float8 wide = convert_float8(x);
-    return sum + dot(wide.lo, wide.lo) + dot(wide.hi, wide.hi);
+    return sum + dot(wide.lo, y.lo) + dot(wide.hi, y.hi);
+}
+
+static inline float8 scaled_REAL(REAL8 x, float factor) { return convert_float8(x) * factor; }
+
+static inline float8 add_scaled_REAL(REAL8 x, float factor, float8 sum) {
+    return mad(convert_float8(x), (float8)(factor), sum);
 }
 
 static inline REAL8 normalized_REAL(REAL8 x, float factor, REAL8 weight) {

@@ -10,7 +10,7 @@ from tvm import IRModule, relax, tirx
 from tvm.relax.frontend.nn.llm import kv_cache as llm
 
 from edge_transact.compiler.cpu import attention, isa
-from edge_transact.compiler.gpu.attention import merge, rotated_before
+from edge_transact.compiler.gpu.attention import LANES, decode, merge, rotated_before
 
 GENERIC_CALL = "mlc.create_paged_kv_cache_generic"
 
@@ -128,11 +128,14 @@ def _kernels(target: tvm.target.Target, arguments: dict[str, Any]) -> dict[str, 
 
     debug_get_kv = llm._kv_cache_debug_get_kv(arguments["num_hidden_layers"], kv, dim, dtype)
     if target.kind.name != "llvm":
+        # Ours are OpenCL C.
+        ours = target.kind.name == "opencl" and dim % LANES == 0
+        theirs = llm._attention_decode(kv, q, dim, dtype, False, scaling, target)
         return {
             "append": llm._kv_cache_transpose_append(kv, dim, dtype),
             "prefill_ragged": rotated_before(llm._attention_prefill_ragged(kv, q, dim, dim, dtype, scaling, target)),
             "prefill": rotated_before(llm._attention_prefill(kv, q, dim, dtype, False, scaling, target)),
-            "decode": rotated_before(llm._attention_decode(kv, q, dim, dtype, False, scaling, target)),
+            "decode": decode(q, kv, dim, dtype) if ours else rotated_before(theirs),
             "merge": merge(q, dim, dtype, int(target.attrs["max_num_threads"])),
             "split_rotary": split_rotary(),
             "copy_page": llm._copy_single_page(kv, page_size, dim, dtype, target),
