@@ -10,13 +10,8 @@ from edge_transact.compiler.gpu.source import C_NAMES, blocks, call, load_vector
 from edge_transact.compiler.vector import cast, splat
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD
 
-SIDE = 16
-"""A work group of decode has this many threads on either side."""
-
-THREADS = SIDE * SIDE
-
-NORM_SCRATCH = THREADS + SIDE
-"""Partial sums that a norm keeps in local memory: one for each thread, and one for each row of threads."""
+SUMS = 16
+"""A norm's sums of all threads are added in two steps, the first of which leaves this many."""
 
 
 class Activations:
@@ -30,8 +25,8 @@ class Activations:
     def __init__(self, buffers: MatmulBuffers, *, ragged: bool) -> None:
         self.buffers, self.ragged = buffers, ragged
 
-    def prepare(self, x: Expr, y: Expr) -> None:
-        """Emit what comes before the first `load`; `x` and `y` are the thread's indices in the work group."""
+    def prepare(self, thread: Expr) -> None:
+        """Emit what comes before the first `load`; `thread` is the thread's number in its work group."""
 
     def load(self, k: Expr) -> Expr:
         """Features `k` to ``k + 7``; `k` is a multiple of 8."""
@@ -52,39 +47,42 @@ class NormalizedActivations(Activations):
     Args:
         buffers: The kernel's.
         features: K.
-        scratch: Local memory for at least `NORM_SCRATCH` sums.
+        threads: Threads of a work group, a multiple of `SUMS`.
+        scratch: Local memory for at least ``threads + SUMS`` sums.
     """
 
-    def __init__(self, buffers: MatmulBuffers, features: int, scratch: Buffer) -> None:
+    def __init__(self, buffers: MatmulBuffers, features: int, threads: int, scratch: Buffer) -> None:
         super().__init__(buffers, ragged=False)
+        self.threads = threads
         # The last group is filled up with zeros.
         padded = -(-features // GROUP_SIZE) * GROUP_SIZE
         self.normalized = T.alloc_buffer((padded,), buffers.matmul.dtype, scope="shared")
         self.partial = scratch
 
-    def prepare(self, x: Expr, y: Expr) -> None:
+    def prepare(self, thread: Expr) -> None:
         """Emit the norm."""
         a, partial = self.buffers, self.partial
         assert a.norm is not None
-        name, lanes, thread = C_NAMES[a.matmul.dtype], VALUES_PER_WORD, y * SIDE + x
-        turns = blocks(self.normalized.shape[0] // lanes, THREADS)
+        name, lanes = C_NAMES[a.matmul.dtype], VALUES_PER_WORD
+        turns = blocks(self.normalized.shape[0] // lanes, self.threads)
         total = T.alloc_buffer((1,), "float32", scope="local")
         T.buffer_store(total, T.float32(0), [0])
         with T.serial(0, turns) as turn:
-            k = T.bind((turn * THREADS + thread) * lanes)
+            k = T.bind((turn * self.threads + thread) * lanes)
             with T.If(k < a.features), T.Then():
                 values = load_vector(a.x, [0, 0, k], lanes)
                 squares = call("float32", f"dot_{name}", values, cast("float32", values), total[0])
                 T.buffer_store(total, squares, [0])
         T.buffer_store(partial, total[0], [thread])
         wait()
-        with T.If(thread < SIDE), T.Then():
-            T.buffer_store(partial, _sum(partial, thread * SIDE), [THREADS + thread])
+        with T.If(thread < SUMS), T.Then():
+            each = self.threads // SUMS
+            T.buffer_store(partial, _sum(partial, thread * each, each), [self.threads + thread])
         wait()
-        mean = _sum(partial, THREADS) / cast("float32", a.features)
+        mean = _sum(partial, self.threads, SUMS) / cast("float32", a.features)
         factor = T.bind(T.rsqrt(mean + T.float32(a.matmul.norm_eps)))
         with T.serial(0, turns) as turn:
-            k = T.bind((turn * THREADS + thread) * lanes)
+            k = T.bind((turn * self.threads + thread) * lanes)
             with T.If(k < a.features):
                 with T.Then():
                     values, weight = load_vector(a.x, [0, 0, k], lanes), load_vector(a.norm, [k], lanes)
@@ -99,8 +97,8 @@ class NormalizedActivations(Activations):
         return load_vector(self.normalized, [k], VALUES_PER_WORD)
 
 
-def _sum(partial: Buffer, first: Expr | int) -> Expr:
+def _sum(partial: Buffer, first: Expr | int, count: int) -> Expr:
     total = partial[first]
-    for i in range(1, SIDE):
+    for i in range(1, count):
         total = total + partial[first + i]
     return total

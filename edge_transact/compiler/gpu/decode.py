@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from tvm import tirx
@@ -10,7 +11,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx import Expr
 from tvm.tirx.script.builder import ir as builder
 
-from edge_transact.compiler.gpu.activations import NORM_SCRATCH, SIDE, Activations, NormalizedActivations
+from edge_transact.compiler.gpu.activations import SUMS, Activations, NormalizedActivations
 from edge_transact.compiler.gpu.buffers import MatmulBuffers
 from edge_transact.compiler.gpu.source import C_NAMES, blocks, call, load_vector, wait
 from edge_transact.compiler.matmul import Matmul
@@ -21,11 +22,40 @@ UNIT = 16
 """What the functions of ``w4.cl`` divide weights by."""
 
 
+SIDES = {16: 16, 8: 32, 4: 64}
+"""Results that the threads of a work group compute at the same time, by the most parts that K may have then."""
+
+WAVE = 64
+"""Threads that a GPU runs in step. Adreno's waves are this wide or twice as wide."""
+
+
+def threads_for(features: int | None) -> tuple[int, int]:
+    """Parts of K, and results at the same time, which share a work group's threads.
+
+    Each part takes its groups of 32 features in turns. With 18 groups, for one, 16 parts would sit out most of the
+    second turn, and 6 are busy for three.
+
+    Args:
+        features: K; `None` where it isn't known.
+    """
+    groups = blocks(features, GROUP_SIZE) if features is not None else max(SIDES)
+
+    def shape(parts: int) -> tuple[int, int]:
+        return parts, SIDES[min(most for most in SIDES if parts <= most)]
+
+    def busy(parts: int) -> tuple[float, int]:
+        threads = math.prod(shape(parts))
+        return groups / (blocks(groups, parts) * parts) * threads / (blocks(threads, WAVE) * WAVE), parts
+
+    # A thread finishes one result, and has up to two.
+    return shape(max(range(2, max(SIDES) + 1), key=busy))
+
+
 def decode(matmul: Matmul, columns: int, *, features: int | None = None, ragged: bool = False) -> tirx.PrimFunc:
     """The kernel for one row: ``x [1, 1, K], weight, scale[, norm][, bias][, residual], out [1, 1, width]``.
 
-    In KN, a thread reads neighbouring columns, and the threads of a column every 16th group. In NK, it reads rows of
-    the weight that lie a work group's side apart, and its neighbours the next groups of the same rows.
+    In KN, a thread reads neighbouring columns, and the threads of a column share its groups. In NK, it reads rows of
+    the weight that lie `SIDES` apart, and its neighbours the next groups of the same rows.
 
     Args:
         matmul: What to compute.
@@ -36,18 +66,23 @@ def decode(matmul: Matmul, columns: int, *, features: int | None = None, ragged:
     with IRBuilder() as ib, builder.prim_func(s_tir=True):
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
         a = MatmulBuffers(matmul, columns if matmul.layout == "KN" else 1, one_row=True, features=features)
-        results = SIDE * columns
+        parts, side = threads_for(features)
+        results, threads = side * columns, parts * side
         with T.thread_binding(blocks(a.width, results), thread="blockIdx.x") as block:
             # Local memory, which is allocated inside a work group. Norm and results share one array knowingly: TVM may
             # lay two arrays over each other while slower threads still read the first.
-            scratch = max(SIDE * matmul.sections * results, 0 if features is None else NORM_SCRATCH)
+            scratch = max(parts * matmul.sections * results, threads + SUMS)
             partial = T.alloc_buffer((scratch,), "float32", scope="shared")
-            row = Activations(a, ragged=ragged) if features is None else NormalizedActivations(a, features, partial)
+            row = Activations(a, ragged=ragged)
+            if features is not None:
+                row = NormalizedActivations(a, features, threads, partial)
+            across = side if matmul.layout == "KN" else parts
             with (
-                T.thread_binding(SIDE, thread="threadIdx.y") as y,
-                T.thread_binding(SIDE, thread="threadIdx.x") as x,
+                T.thread_binding(threads // across, thread="threadIdx.y") as y,
+                T.thread_binding(across, thread="threadIdx.x") as x,
             ):
-                row.prepare(x, y)
+                thread = T.bind(y * across + x)
+                row.prepare(thread)
                 sums = T.alloc_buffer((matmul.sections * columns,), "float32", scope="local")
                 for i in range(matmul.sections * columns):
                     T.buffer_store(sums, T.float32(0), [i])
@@ -55,22 +90,22 @@ def decode(matmul: Matmul, columns: int, *, features: int | None = None, ragged:
                     part, own = y, [x * columns + i for i in range(columns)]
                     # Threads beyond the last column repeat it, because all must reach the barrier.
                     column = T.bind(T.min(block * results + x * columns, a.width - columns))
-                    _add_kn(a, row, sums, part, a.starts(column), columns)
+                    _add_kn(a, row, sums, part, parts, a.starts(column), columns)
                 else:
-                    part, own = x, [y + SIDE * i for i in range(columns)]
-                    _add_nk(a, row, sums, part, [T.bind(T.min(block * results + i, a.width - 1)) for i in own])
+                    part, own = x, [y + side * i for i in range(columns)]
+                    rows = [T.bind(T.min(block * results + i, a.width - 1)) for i in own]
+                    _add_nk(a, row, sums, part, parts, rows)
                 for section in range(matmul.sections):
                     for i, result in enumerate(own):
                         index = (part * matmul.sections + section) * results + result
                         T.buffer_store(partial, sums[section * columns + i], [index])
                 wait()
-                thread = T.bind(y * SIDE + x)
                 column = T.bind(block * results + thread)
                 with T.If(T.And(thread < results, column < a.width)), T.Then():
                     totals = []
                     for section in range(matmul.sections):
                         total = partial[section * results + thread]
-                        for other in range(1, SIDE):
+                        for other in range(1, parts):
                             total = total + partial[(other * matmul.sections + section) * results + thread]
                         totals.append(total * T.float32(UNIT))
                     a.finish(T.int32(0), column, totals)
@@ -78,10 +113,10 @@ def decode(matmul: Matmul, columns: int, *, features: int | None = None, ragged:
 
 
 def _add_kn(
-    a: MatmulBuffers, row: Activations, sums: T.Buffer, part: Expr, starts: Sequence[Expr], columns: int
+    a: MatmulBuffers, row: Activations, sums: T.Buffer, part: Expr, parts: int, starts: Sequence[Expr], columns: int
 ) -> None:
-    with T.serial(0, blocks(a.groups - part, SIDE)) as turn:
-        group = T.bind(turn * SIDE + part)
+    with T.serial(0, _turns(a, part, parts)) as turn:
+        group = T.bind(turn * parts + part)
         scales = [a.scales(group, start, columns) for start in starts]
         products = _Products(a.matmul.dtype, a.matmul.sections * columns)
         for word in range(WORDS_PER_GROUP):
@@ -94,10 +129,10 @@ def _add_kn(
         products.add_to(sums, [_lane(scale, i) for scale in scales for i in range(columns)])
 
 
-def _add_nk(a: MatmulBuffers, row: Activations, sums: T.Buffer, part: Expr, rows: Sequence[Expr]) -> None:
+def _add_nk(a: MatmulBuffers, row: Activations, sums: T.Buffer, part: Expr, parts: int, rows: Sequence[Expr]) -> None:
     weights = [start for section in zip(*map(a.starts, rows), strict=True) for start in section]
-    with T.serial(0, blocks(a.groups - part, SIDE)) as turn:
-        group = T.bind(turn * SIDE + part)
+    with T.serial(0, _turns(a, part, parts)) as turn:
+        group = T.bind(turn * parts + part)
         x = [row.load(group * GROUP_SIZE + word * VALUES_PER_WORD) for word in range(WORDS_PER_GROUP)]
         products = _Products(a.matmul.dtype, len(weights))
         for i, weight in enumerate(weights):
@@ -105,6 +140,11 @@ def _add_nk(a: MatmulBuffers, row: Activations, sums: T.Buffer, part: Expr, rows
             for word in range(WORDS_PER_GROUP):
                 products.add(i, x[word], _lane(words, word))
         products.add_to(sums, [T.bind(a.scale[0, weight * a.groups + group]) for weight in weights])
+
+
+def _turns(a: MatmulBuffers, part: Expr, parts: int) -> Expr:
+    """Groups of a part of K."""
+    return call("int32", "quotient", a.groups - part + (parts - 1), T.int32(parts))
 
 
 class _Products:

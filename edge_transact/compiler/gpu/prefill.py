@@ -10,9 +10,9 @@ from tvm.tirx.script.builder import ir as builder
 
 from edge_transact.compiler.gpu.buffers import MatmulBuffers
 from edge_transact.compiler.gpu.decode import UNIT
-from edge_transact.compiler.gpu.source import C_NAMES, address, blocks, call, load_vector, wait
+from edge_transact.compiler.gpu.source import C_NAMES, address, blocks, call, wait
 from edge_transact.compiler.matmul import Matmul
-from edge_transact.compiler.vector import cast, load, shuffle, splat, store
+from edge_transact.compiler.vector import cast, load, splat, store
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP
 
 THREADS, TILES, TILE_ROWS = GROUP_SIZE, 4, 16
@@ -89,8 +89,9 @@ def _add_group(a: MatmulBuffers, tiles: Buffer, sums: Buffer, tile: Expr, group:
         words = [a.words(group * WORDS_PER_GROUP + word, column, 1) for word in range(WORDS_PER_GROUP)]
         scale = a.scales(group, column, 1)
     else:
-        packed = load_vector(a.weight, [0, (column * a.groups + group) * WORDS_PER_GROUP], WORDS_PER_GROUP)
-        words = [shuffle([packed], [word]) for word in range(WORDS_PER_GROUP)]
+        # Word by word: with all four at hand, Mesa's compiler loads so many features ahead that registers spill.
+        first = (column * a.groups + group) * WORDS_PER_GROUP
+        words = [T.bind(a.weight[0, first + word]) for word in range(WORDS_PER_GROUP)]
         scale = T.bind(a.scale[0, column * a.groups + group])
     products = splat(cast(dtype, T.float32(0)), TILE_ROWS)
     for word, codes in enumerate(words):

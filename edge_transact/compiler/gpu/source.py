@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TypeVar
 
 import tvm
 from tvm.ir import Call, PrimType
@@ -11,6 +12,8 @@ from tvm.script import tirx as T
 from tvm.tirx import Buffer, Expr
 
 from edge_transact.compiler.vector import Index
+
+Size = TypeVar("Size", int, Expr)
 
 C_NAMES = {"float16": "half", "float32": "float", "uint32": "uint"}
 """OpenCL's names of dtypes."""
@@ -48,7 +51,7 @@ def store_vector(buffer: Buffer, value: Expr, indices: list[Index]) -> None:
     T.evaluate(T.call_extern("void", name, address(buffer, indices), value))
 
 
-def blocks(size: Expr, block: int) -> Expr:
+def blocks(size: Size, block: int) -> Size:
     """The number of blocks that cover a size."""
     return (size + (block - 1)) // block
 
