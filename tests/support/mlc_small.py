@@ -175,5 +175,5 @@ def android_metadata(tiny_model: Path, scratch: Path) -> dict[str, Any]:
     definition = load(emitted, {**source.config, **rope, **SIZES})
     maker = Maker(source, QUANTIZATIONS["q4f16_0"], nearest(), SIZES, MODEL_LIB, emitted, MLC(["android"]))
     maker.write_model(scratch / "model", definition)
-    maker.build_library(scratch / "model", definition, "android", scratch / "odd.tar")
+    maker.build_library(scratch / "model", definition, get_target("android"), scratch / "odd.tar")
     return archive_metadata(scratch / "odd.tar")
