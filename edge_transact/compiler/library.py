@@ -63,7 +63,7 @@ def build_library(
     from tvm import relax
 
     from edge_transact.compiler.dump import DEFINITION, dump_code, dump_module
-    from edge_transact.compiler.lowering import PIPELINE
+    from edge_transact.compiler.lowering import PIPELINE, Lowered
     from edge_transact.compiler.modules import quantize_modules
     from edge_transact.compiler.pipeline import pipeline
 
@@ -119,8 +119,11 @@ def build_library(
         dump_module(dump, 0, DEFINITION, mod)
         observe = functools.partial(dump_module, dump)
 
+    lowered = Lowered()
+
     def compile_with(**options: bool) -> relax.VMExecutable:
-        with tvm.transform.PassContext(opt_level=3, config={f"tirx.{name}": value for name, value in options.items()}):
+        config = {f"tirx.{name}": value for name, value in options.items()}
+        with tvm.transform.PassContext(opt_level=3, config=config, instruments=[lowered]):
             return relax.build(
                 mod,
                 target=tvm_target,
