@@ -24,7 +24,6 @@ from edge_transact.build.report.page import write_report
 from edge_transact.build.stages import Rounding, place_library, place_weights, pruned
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import PROVENANCE_FILE, TOKENIZER_FILES
-from edge_transact.compiler.allocations import require_allocations
 from edge_transact.compiler.targets import BuildTarget, get_target
 from edge_transact.definition import MODEL_TYPE, Definition, load, render
 from edge_transact.errors import UsageError
@@ -232,7 +231,9 @@ def _fill(
     model_lib = model_lib_name(files, definition, quantization)
     profile = next((target.profile for target in targets if target.profile is not None), None)
     if profile is not None:
-        require_allocations(profile, checkpoint.plan, definition, quantization)
+        from edge_transact.compiler.limits import require_model
+
+        require_model(profile, checkpoint.plan, definition, quantization)
 
     maker = Maker(checkpoint, quantization, rounding, sizes, model_lib, directory / "definition", mlc, dump)
     digests = maker.write_model(directory, definition)
@@ -253,7 +254,7 @@ def _fill(
         context_window_size=sizes["context_window_size"],
         prefill_chunk_size=sizes["prefill_chunk_size"],
         max_batch_size=sizes["max_batch_size"],
-        device_profile=profile and profile.name,
+        device_profile=profile.name if profile else None,
         plan=checkpoint.plan,
         parameters=costs.parameters(checkpoint.plan),
         weights_bytes=sum(shard.stat().st_size for shard in directory.glob(SHARDS)),

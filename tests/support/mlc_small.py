@@ -160,6 +160,7 @@ def android_metadata(tiny_model: Path, scratch: Path) -> dict[str, Any]:
     from edge_transact.checkpoint import Checkpoint
     from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
     from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
+    from edge_transact.compiler.targets import get_target
     from edge_transact.definition import load, render
     from edge_transact.mlc.toolchain import MLC
     from edge_transact.quantization import QUANTIZATIONS
