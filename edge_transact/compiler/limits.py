@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from edge_transact.quantization import Quantization
     from edge_transact.widths import WidthPlan
 
+_QUANTIZE = "Quantize the weights (--quant q4f16_0)"
+
 
 def require_model(device: Device, plan: WidthPlan, definition: Definition, quantization: Quantization) -> None:
     """Check the buffers of a model that MLC's runtime allocates, before anything is built.
@@ -39,20 +41,18 @@ def require_model(device: Device, plan: WidthPlan, definition: Definition, quant
         UsageError: A layer of the cache is. The message has the largest context that fits.
     """
     model = quantize_modules(definition.model(), quantization, quantization.model_dtype)
+    fix = _QUANTIZE if quantization.bits is None else "Use a model with a smaller vocabulary or hidden size"
     for name, parameter in model.named_parameters():
-        nbytes = _bytes(parameter.shape, parameter.dtype)
-        _require_buffer(
-            device, name, nbytes, "Use fewer bits (--quant), or a smaller vocabulary if it is the embedding"
-        )
+        _require_buffer(device, name, _bytes(parameter.shape, parameter.dtype), fix)
     context, sequences = definition.config.context_window_size, definition.config.max_batch_size
     nbytes = costs.kv_cache_bytes(plan, quantization, context, sequences) // plan.num_virtual_layers
     if nbytes > device.max_allocation_bytes:
         page = costs.PAGE_SIZE * costs.kv_bytes_per_token(plan, quantization) // plan.num_virtual_layers
         # The cache has one page more than its tokens need.
         largest = (device.max_allocation_bytes // page - 1) * costs.PAGE_SIZE // sequences
-        fix = f"Use --context {largest}, the largest that fits" if largest > 0 else "Lower --max-batch: no context fits"
-        what = f"a layer of the KV cache, for {sequences} x {context} tokens"
-        raise UsageError(_too_large(device, what, nbytes), fix=fix + _others("max_allocation_bytes", nbytes))
+        fix = f"Use --context {largest}, the largest that fits" if largest > 0 else "No context fits: lower --max-batch"
+        what = f"a layer of the KV cache for {sequences} x {context} tokens"
+        raise UsageError(_too_large(device, what, nbytes), fix=_remedy(fix, "max_allocation_bytes", nbytes))
 
 
 def require_buffers(device: Device, mod: IRModule) -> None:
@@ -68,14 +68,12 @@ def require_buffers(device: Device, mod: IRModule) -> None:
     for var, function in mod.functions_items():
         if isinstance(function, relax.Function):
             for call in calls_of(function, "relax.memory.alloc_storage"):
-                what = f"what {var.name_hint} allocates at once"
-                _require_buffer(
-                    device, what, _bytes(call.args[0].values, "uint8"), "Lower --prefill-chunk or --max-batch"
-                )
+                nbytes, fix = _bytes(call.args[0].values, "uint8"), "Lower --prefill-chunk or --max-batch"
+                _require_buffer(device, f"a buffer of function {var.name_hint}", nbytes, fix)
         elif isinstance(function, tirx.PrimFunc):
             for buffer in (parameter for parameter in function.params if isinstance(parameter.ty, BufferType)):
-                nbytes, fix = _bytes(buffer.shape, buffer.dtype), "Quantize the weights (--quant q4f16_0)"
-                _require_buffer(device, f"buffer {buffer.name} of kernel {var.name_hint}", nbytes, fix)
+                nbytes = _bytes(buffer.shape, buffer.dtype)
+                _require_buffer(device, f"buffer {buffer.name} of kernel {var.name_hint}", nbytes, _QUANTIZE)
 
 
 def require_launches(device: Device, mod: IRModule) -> None:
@@ -92,19 +90,19 @@ def require_launches(device: Device, mod: IRModule) -> None:
         if not isinstance(function, tirx.PrimFunc):
             continue
         for kernel in launches(function).kernels:
-            _require_of_group(device, var.name_hint, "threads", prod(kernel.threads({})), "max_threads")
-            _require_of_group(device, var.name_hint, "bytes of local memory", kernel.local_bytes, "local_bytes")
-
-
-def _require_of_group(device: Device, kernel: str, unit: str, needed: int, figure: str) -> None:
-    allowed = getattr(device, figure)
-    if needed > allowed:
-        fix = "Build in fp16 (--quant q4f16_0), whose kernels take less" + _others(figure, needed)
-        raise EdgeTransactError(
-            f"a work group of kernel {kernel} takes {needed:,} {unit}, and --device-profile {device.name} allows "
-            f"{allowed:,}",
-            fix=fix,
-        )
+            threads, local_bytes = prod(kernel.threads({})), kernel.local_bytes
+            group = f"a work group of kernel {var.name_hint}"
+            if threads > device.max_threads:
+                raise EdgeTransactError(
+                    f"{group} has {threads} threads, and --device-profile {device.name} allows {device.max_threads}",
+                    fix=_remedy("", "max_threads", threads),
+                )
+            if local_bytes > device.local_bytes:
+                raise EdgeTransactError(
+                    f"{group} takes {local_bytes:,} bytes of local memory, and --device-profile {device.name} allows "
+                    f"{device.local_bytes:,}",
+                    fix=_remedy("Compute in fp16 (--quant q4f16_0), which takes less", "local_bytes", local_bytes),
+                )
 
 
 def _bytes(shape: list[tirx.Expr], dtype: str) -> int:
@@ -117,7 +115,7 @@ def _bytes(shape: list[tirx.Expr], dtype: str) -> int:
 
 def _require_buffer(device: Device, what: str, nbytes: int, fix: str) -> None:
     if nbytes > device.max_allocation_bytes:
-        raise EdgeTransactError(_too_large(device, what, nbytes), fix=fix + _others("max_allocation_bytes", nbytes))
+        raise EdgeTransactError(_too_large(device, what, nbytes), fix=_remedy(fix, "max_allocation_bytes", nbytes))
 
 
 def _too_large(device: Device, what: str, nbytes: int) -> str:
@@ -127,7 +125,9 @@ def _too_large(device: Device, what: str, nbytes: int) -> str:
     )
 
 
-def _others(figure: str, needed: int) -> str:
-    """The end of a fix: the profiles that allow what is needed."""
+def _remedy(fix: str, figure: str, needed: int) -> str:
+    """What to do, and for which other GPUs one may build instead."""
     names = [name for name, device in DEVICES.items() if getattr(device, figure) >= needed]
-    return f", or build for a GPU that has more: --device-profile {' or '.join(names)}." if names else "."
+    other = f"build for GPUs that have more: --device-profile {' or '.join(names)}" if names else ""
+    text = ", or ".join(filter(None, (fix, other))) or "no GPU with a profile has that many"
+    return f"{text[0].upper()}{text[1:]}."
