@@ -83,7 +83,7 @@ def test_local_memory_that_no_phone_has():
 def test_a_work_group_of_more_threads_than_the_gpu_allows():
     mod = lowered(matmul(Matmul("KN", HALF, HALF, HALF), 64), "w4_decode")
     small = replace(GENERIC, name="small", max_threads=128)
-    with pytest.raises(EdgeTransactError, match="kernel w4_decode_kernel has 256 threads, .* small allows 128") as no:
+    with pytest.raises(EdgeTransactError, match=r"kernel w4_decode_kernel has 256 threads, .* small allows 128") as no:
         require_launches(small, mod)
     assert no.value.fix.startswith("Build for GPUs that have more: --device-profile generic or adreno-6xx or ")
 
