@@ -49,6 +49,21 @@ def weight_block(schedule: s_tir.Schedule) -> tuple[s_tir.schedule.SBlockRV, Sto
 
 
 @dataclass(frozen=True)
+class CacheHeads:
+    """The heads of a virtual KV layer, as the KV cache takes them.
+
+    Attributes:
+        num_attention_heads: Query heads.
+        num_key_value_heads: KV heads.
+        head_dim: Dims of every head. Heads that lost dims are padded with zeros.
+    """
+
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True)
 class Matmul:
     """What a kernel computes: ``y = x W`` with a packed W, and the operations fused into it.
 
@@ -63,6 +78,8 @@ class Matmul:
         bias: Add a bias ``[N]``.
         gated: The first half of the columns is a gate: ``silu(y[:, :N/2]) * y[:, N/2:]``.
         residual: Add a tensor of the result's shape.
+        padded: `x` is ``[batch, tokens, heads, head_dim]``; of each head the first dims are features. On GPUs only.
+        heads: The result is q, k and v of a virtual KV layer, rotated and padded. On GPUs only.
     """
 
     layout: Layout
@@ -73,6 +90,8 @@ class Matmul:
     bias: bool = False
     gated: bool = False
     residual: bool = False
+    padded: bool = False
+    heads: CacheHeads | None = None
 
     @property
     def operands(self) -> tuple[str, ...]:
@@ -109,8 +128,8 @@ class Matmul:
 
     @property
     def sections(self) -> int:
-        """Columns of the weight per column of the result."""
-        return 2 if self.gated else 1
+        """Columns of the weight that a column of the result takes, or a pair of dims of `heads`."""
+        return 2 if self.gated or self.heads else 1
 
     @property
     def group_bytes(self) -> int:

@@ -13,6 +13,7 @@ from edge_transact.compiler.cpu.kernels import CPUKernels
 from edge_transact.compiler.cpu.schedules import ScheduleForCPU
 from edge_transact.compiler.gpu import schedules as gpu_schedules
 from edge_transact.compiler.gpu.kernels import MetalKernels, OpenCLKernels
+from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.passes.attach import AttachBounds, AttachEmbeddingAllocation, AttachMetadata
 from edge_transact.compiler.passes.checks import OmitChecks
 from edge_transact.compiler.passes.fuse_matmuls import FuseMatmuls
@@ -36,7 +37,9 @@ def phases(target: tvm.target.Target, metadata: dict[str, Any], bounds: Mapping[
     """
     on_cpu, on_metal = target.kind.name == "llvm", target.kind.name == "metal"
     schedules = ScheduleForCPU() if on_cpu else dlight.ApplyDefaultSchedule(*gpu_schedules.rules(target.kind.name))
-    kernels = CPUKernels(target) if on_cpu else MetalKernels() if on_metal else OpenCLKernels()
+    gpu_kernels = MetalKernels() if on_metal else OpenCLKernels()
+    kernels = CPUKernels(target) if on_cpu else gpu_kernels
+    matmuls: dict[str, Matmul] = {}
     return {
         # Functions that MLC's engine needs in addition to the model's own.
         "attached": [
@@ -48,7 +51,10 @@ def phases(target: tvm.target.Target, metadata: dict[str, Any], bounds: Mapping[
             AttachBounds(dict(bounds)),
             tirx.transform.BindTarget(target),
         ],
-        "fused": [FuseMatmuls(kernels), *([] if on_cpu else [ShareHeads(metadata)])],
+        "fused": [
+            FuseMatmuls(kernels, matmuls),
+            *([] if on_cpu else [ShareHeads(metadata, gpu_kernels, matmuls)]),
+        ],
         # Operators become kernels, element-wise ones fused behind the matmuls.
         "legalized": [
             *([relax.backend.DispatchSortScan()] if on_metal else []),

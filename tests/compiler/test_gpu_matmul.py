@@ -13,7 +13,7 @@ from edge_transact.compiler.modules import quantize_modules
 from edge_transact.compiler.passes.fuse_matmuls import FuseMatmuls
 from edge_transact.compiler.targets import get_target
 from edge_transact.quantization import get_quantization
-from tests.support.gpu_kernels import compiled
+from tests.support.gpu_kernels import compiled, weights
 from tests.support.relax_calls import calls
 
 HALF, FLOAT = "float16", "float32"
@@ -43,16 +43,6 @@ def sources():
     made: list[str] = []
     with executed_here(made):
         yield made
-
-
-def weights(rng, layout: str, features: int, outputs: int, dtype: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Packed words and scales with all codes and both signs, and the matrix ``[features, outputs]``."""
-    groups = -(-features // 32)
-    codes = rng.integers(0, 16, (32 * groups, outputs), dtype="uint32")
-    scale = (rng.uniform(0.01, 0.1, (groups, outputs)) * rng.choice([-1, 1], (groups, outputs))).astype(dtype)
-    words = (codes.reshape(-1, 8, outputs) << (np.arange(8, dtype="uint32")[None, :, None] * 4)).sum(1, dtype="uint32")
-    matrix = ((codes - 7.0) * np.repeat(scale.astype("float64"), 32, 0))[:features]
-    return (*((words, scale) if layout == "KN" else (words.T.copy(), scale.T.copy())), matrix)
 
 
 @pytest.mark.parametrize(

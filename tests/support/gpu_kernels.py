@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import tvm
 from tvm import tirx
 
@@ -14,3 +15,13 @@ def compiled(function: tirx.PrimFunc):
     function = function.with_attrs({"global_symbol": "kernel", UNCHECKED: True})
     mod = tirx.transform.ForceNarrowIndexToInt32()(tvm.IRModule({"kernel": function}))
     return tvm.compile(mod, target=HERE, tir_pipeline=PIPELINE)["kernel"]
+
+
+def weights(rng, layout: str, features: int, outputs: int, dtype: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Packed words and scales with all codes and both signs, and the matrix ``[features, outputs]``."""
+    groups = -(-features // 32)
+    codes = rng.integers(0, 16, (32 * groups, outputs), dtype="uint32")
+    scale = (rng.uniform(0.01, 0.1, (groups, outputs)) * rng.choice([-1, 1], (groups, outputs))).astype(dtype)
+    words = (codes.reshape(-1, 8, outputs) << (np.arange(8, dtype="uint32")[None, :, None] * 4)).sum(1, dtype="uint32")
+    matrix = ((codes - 7.0) * np.repeat(scale.astype("float64"), 32, 0))[:features]
+    return (*((words, scale) if layout == "KN" else (words.T.copy(), scale.T.copy())), matrix)

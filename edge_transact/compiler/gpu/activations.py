@@ -5,8 +5,8 @@ from __future__ import annotations
 from tvm.script import tirx as T
 from tvm.tirx import Buffer, Expr
 
-from edge_transact.compiler.gpu.buffers import MatmulBuffers, blocks
-from edge_transact.compiler.gpu.source import C_NAMES, call, load_vector, store_vector, wait
+from edge_transact.compiler.gpu.buffers import MatmulBuffers
+from edge_transact.compiler.gpu.source import C_NAMES, blocks, call, load_vector, store_vector, wait
 from edge_transact.compiler.vector import cast, splat
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD
 
@@ -35,12 +35,12 @@ class Activations:
 
     def load(self, k: Expr) -> Expr:
         """Features `k` to ``k + 7``; `k` is a multiple of 8."""
+        a = self.buffers
         if not self.ragged:
-            return load_vector(self.buffers.x, [0, 0, k], VALUES_PER_WORD)
+            return load_vector(a.x, a.feature(0, k), VALUES_PER_WORD)
         # The last word again, times nothing.
-        inside = k < self.buffers.features
-        x = load_vector(self.buffers.x, [0, 0, T.min(k, self.buffers.features - VALUES_PER_WORD)], VALUES_PER_WORD)
-        factor = cast(self.buffers.matmul.dtype, T.Select(inside, T.float32(1), T.float32(0)))
+        x = load_vector(a.x, a.feature(0, T.min(k, a.features - VALUES_PER_WORD)), VALUES_PER_WORD)
+        factor = cast(a.matmul.dtype, T.Select(k < a.features, T.float32(1), T.float32(0)))
         return T.bind(x * splat(factor, VALUES_PER_WORD))
 
 

@@ -12,8 +12,7 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as builder
 
-from edge_transact.compiler.gpu.buffers import blocks
-from edge_transact.compiler.gpu.source import C_NAMES, call, load_vector, wait
+from edge_transact.compiler.gpu.source import C_NAMES, blocks, call, load_vector, wait
 from edge_transact.compiler.vector import cast, load, splat, store
 
 PAGE_SIZE = 16
@@ -60,7 +59,9 @@ def decode(num_attention_heads: int, num_key_value_heads: int, head_dim: int, dt
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
         n, num_pages, used_pages = T.int32(), T.int32(), T.int32()
 
-        def argument(name: str, shape: tuple[tirx.Expr | int, ...], kind: str, offset: tirx.Var | None = None):
+        def argument(
+            name: str, shape: tuple[tirx.Expr | int, ...], kind: str, offset: tirx.Var | None = None
+        ) -> tirx.Buffer:
             return T.match_buffer(T.arg(name, T.handle()), shape, kind, elem_offset=offset)
 
         query = argument("query", (n, h_q, head_dim), dtype)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tvm.script import tirx as T
 from tvm.tirx import Buffer, Expr
 
-from edge_transact.compiler.gpu.source import load_vector
+from edge_transact.compiler import epilogue
+from edge_transact.compiler.gpu.rotated import RotatedHeads
+from edge_transact.compiler.gpu.source import blocks, load_vector
 from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.vector import Index, cast
 from edge_transact.quantization import GROUP_SIZE
 
 
 class MatmulBuffers:
-    """The kernel's buffers, ``x, weight, scale[, norm][, bias][, residual], out``, and their sizes (int32).
+    """The kernel's arguments and their sizes (int32).
+
+    Arguments are ``x, weight, scale[, norm][, bias][, residual], out``. With `Matmul.padded`, an int64 ``v_head_dim``
+    comes before ``out``; with `Matmul.heads`, the arguments of `RotatedHeads`.
 
     Args:
         matmul: What the kernel computes.
@@ -23,30 +30,73 @@ class MatmulBuffers:
     Attributes:
         rows: Rows of `x` and the result: batch times tokens.
         features: Columns of `x`: K.
-        width: Columns of the result: N, or N / 2 with a gate.
+        width: Columns of the result: N, or N / 2 with a gate; with heads, the pairs of dims of all heads.
         groups: Groups of the packed weight along K.
     """
 
     def __init__(self, matmul: Matmul, columns: int, *, one_row: bool, features: int | None = None) -> None:
         self.matmul = matmul
-        width = T.int64()
+        width, v_head_dim = T.int64(), T.int64()
+        n = T.int64() if matmul.sections > 1 else width
         k = T.int64() if features is None else T.int64(features)
         leading = (T.int64(1), T.int64(1)) if one_row else (T.int64(), T.int64())
-        n = T.int64() if matmul.gated else width
-        buffers: dict[str, Buffer] = {
-            name: T.match_buffer(T.arg(name, T.handle()), shape, dtype)
-            for name, (shape, dtype) in matmul.tensors(leading, k, n, width).items()
-        }
-        self.x, self.weight, self.scale, self.out = (buffers[name] for name in ("x", "weight", "scale", "out"))
+        if matmul.padded:
+            heads, head_dim = T.int64(), T.int64()
+            k = heads * v_head_dim
+        tensors = matmul.tensors(leading, k, n, width)
+        if matmul.padded:
+            tensors["x"] = ((*leading, heads, head_dim), matmul.dtype)
+        if matmul.heads is not None:
+            tensors["out"] = (RotatedHeads.shape(matmul.heads, leading), matmul.out_dtype)
+
+        def declare(name: str) -> Buffer:
+            shape, dtype = tensors[name]
+            return T.match_buffer(T.arg(name, T.handle()), shape, dtype)
+
+        buffers: dict[str, Buffer] = {name: declare(name) for name in matmul.operands}
+        self.x, self.weight, self.scale = (buffers[name] for name in ("x", "weight", "scale"))
         self.norm, self.bias, self.residual = (buffers.get(name) for name in ("norm", "bias", "residual"))
+        self.heads = RotatedHeads(matmul.heads, self.bias) if matmul.heads is not None else None
+        if matmul.padded:
+            T.arg("v_head_dim", v_head_dim)
+        self.out = declare("out")
         self.rows, self.features = (T.bind(cast("int32", size)) for size in (leading[0] * leading[1], k))
         self.groups = T.bind(blocks(self.features, GROUP_SIZE))
-        # Written as a multiple of a thread's columns, so that TVM sees how its loads are aligned.
-        self.width = T.bind(cast("int32", width) // columns) * columns
+        if self.heads is not None:
+            self.width, self.columns = self.heads.bind(), T.bind(cast("int32", n))
+        else:
+            # Written as a multiple of a thread's columns, so that TVM sees how its loads are aligned.
+            self.width = T.bind(cast("int32", width) // columns) * columns
+            self.columns = self.width * matmul.sections
+        if matmul.padded:
+            self.v_head_dim, self.head_dim = (T.bind(cast("int32", size)) for size in (v_head_dim, head_dim))
+            self.row_size = T.bind(cast("int32", heads) * self.head_dim)
+            self.heads_per_feature = T.bind(T.float32(1) / cast("float32", self.v_head_dim))
+
+    def feature(self, row: Index, k: Expr) -> list[Index]:
+        """The indices of a feature in `x`; the following ones of the same head are next to it."""
+        if not self.matmul.padded:
+            return [0, 0, row * self.features + k]
+        # Exact up to 2 ** 20 features, and phones take six times as long to divide integers.
+        head = T.bind(cast("int32", (cast("float32", k) + T.float32(0.5)) * self.heads_per_feature))
+        return [0, 0, 0, row * self.row_size + head * (self.head_dim - self.v_head_dim) + k]
 
     def at(self, row: Expr, column: Expr) -> list[Index]:
         """The indices in `residual` and `out`."""
         return [0, 0, row * self.width + column]
+
+    def starts(self, column: Expr) -> list[Expr]:
+        """The column of the weight in each of its sections for a column of the result."""
+        if self.heads is not None:
+            return self.heads.columns(column)
+        return [column + section * self.width for section in range(self.matmul.sections)]
+
+    def finish(self, row: Expr, column: Expr, sums: Sequence[Expr]) -> None:
+        """Emit what comes after the sums of a column of the result, up to storing it."""
+        if self.heads is not None:
+            self.heads.store(self.out, row, column, sums)
+        else:
+            epilogue.finish(self, row, column, sums)
 
     def words(self, word: Expr, column: Expr, lanes: int) -> Expr:
         """A word of `lanes` columns of a KN weight."""
@@ -58,9 +108,4 @@ class MatmulBuffers:
 
     def _kn(self, row: Expr, column: Expr) -> list[Index]:
         # The last index holds the whole offset: TVM then knows its alignment.
-        return [0, row * (self.width * self.matmul.sections) + column]
-
-
-def blocks(size: Expr, block: int) -> Expr:
-    """The number of blocks that cover a size."""
-    return (size + (block - 1)) // block
+        return [0, row * self.columns + column]

@@ -10,10 +10,9 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx import Expr
 from tvm.tirx.script.builder import ir as builder
 
-from edge_transact.compiler.epilogue import finish
 from edge_transact.compiler.gpu.activations import NORM_SCRATCH, SIDE, Activations, NormalizedActivations
-from edge_transact.compiler.gpu.buffers import MatmulBuffers, blocks
-from edge_transact.compiler.gpu.source import C_NAMES, call, load_vector, wait
+from edge_transact.compiler.gpu.buffers import MatmulBuffers
+from edge_transact.compiler.gpu.source import C_NAMES, blocks, call, load_vector, wait
 from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.vector import cast, shuffle, splat
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP
@@ -35,7 +34,6 @@ def decode(matmul: Matmul, columns: int, *, features: int | None = None, ragged:
         ragged: K isn't a multiple of 32, but one of 8.
     """
     with IRBuilder() as ib, builder.prim_func(s_tir=True):
-        T.func_name("w4_decode")
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
         a = MatmulBuffers(matmul, columns if matmul.layout == "KN" else 1, one_row=True, features=features)
         results = SIDE * columns
@@ -57,7 +55,7 @@ def decode(matmul: Matmul, columns: int, *, features: int | None = None, ragged:
                     part, own = y, [x * columns + i for i in range(columns)]
                     # Threads beyond the last column repeat it, because all must reach the barrier.
                     column = T.bind(T.min(block * results + x * columns, a.width - columns))
-                    _add_kn(a, row, sums, part, column, columns)
+                    _add_kn(a, row, sums, part, a.starts(column), columns)
                 else:
                     part, own = x, [y + SIDE * i for i in range(columns)]
                     _add_nk(a, row, sums, part, [T.bind(T.min(block * results + i, a.width - 1)) for i in own])
@@ -75,28 +73,29 @@ def decode(matmul: Matmul, columns: int, *, features: int | None = None, ragged:
                         for other in range(1, SIDE):
                             total = total + partial[(other * matmul.sections + section) * results + thread]
                         totals.append(total * T.float32(UNIT))
-                    finish(a, T.int32(0), column, totals)
+                    a.finish(T.int32(0), column, totals)
     return ib.get()
 
 
-def _add_kn(a: MatmulBuffers, row: Activations, sums: T.Buffer, part: Expr, column: Expr, columns: int) -> None:
-    sections = range(a.matmul.sections)
+def _add_kn(
+    a: MatmulBuffers, row: Activations, sums: T.Buffer, part: Expr, starts: Sequence[Expr], columns: int
+) -> None:
     with T.serial(0, blocks(a.groups - part, SIDE)) as turn:
         group = T.bind(turn * SIDE + part)
-        scales = [a.scales(group, column + section * a.width, columns) for section in sections]
+        scales = [a.scales(group, start, columns) for start in starts]
         products = _Products(a.matmul.dtype, a.matmul.sections * columns)
         for word in range(WORDS_PER_GROUP):
             index = T.bind(group * WORDS_PER_GROUP + word)
             x = row.load(index * VALUES_PER_WORD)
-            for section in sections:
-                words = a.words(index, column + section * a.width, columns)
+            for section, start in enumerate(starts):
+                words = a.words(index, start, columns)
                 for i in range(columns):
                     products.add(section * columns + i, x, _lane(words, i))
         products.add_to(sums, [_lane(scale, i) for scale in scales for i in range(columns)])
 
 
 def _add_nk(a: MatmulBuffers, row: Activations, sums: T.Buffer, part: Expr, rows: Sequence[Expr]) -> None:
-    weights = [weight + section * a.width for section in range(a.matmul.sections) for weight in rows]
+    weights = [start for section in zip(*map(a.starts, rows), strict=True) for start in section]
     with T.serial(0, blocks(a.groups - part, SIDE)) as turn:
         group = T.bind(turn * SIDE + part)
         x = [row.load(group * GROUP_SIZE + word * VALUES_PER_WORD) for word in range(WORDS_PER_GROUP)]

@@ -7,7 +7,7 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as builder
 
-from edge_transact.compiler.gpu.buffers import blocks
+from edge_transact.compiler.gpu.source import blocks
 from edge_transact.compiler.vector import cast
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP, ZERO_POINT
 
@@ -17,7 +17,6 @@ THREADS = 64
 def embed(scale_dtype: str) -> tirx.PrimFunc:
     """Rows of a packed NK matrix: ``ids [n], weight [rows, 4 G], scale [rows, G]`` to ``[n, K]``; a thread a value."""
     with IRBuilder() as ib, builder.prim_func(s_tir=True):
-        T.func_name("w4_embed")
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
         n, rows, features = T.int64(), T.int64(), T.int64()
         groups = (features + (GROUP_SIZE - 1)) // GROUP_SIZE

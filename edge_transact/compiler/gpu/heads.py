@@ -1,6 +1,7 @@
-"""What layers do on GPUs whose heads lost dims: rotate and fill up what goes to the cache, and take out what fills.
+"""Kernels next to matmuls that aren't ours, for heads that lost dims: to rotate and pad them, and to take padding out.
 
-One kernel does it for all widths, which are arguments. The definition has a function for each combination of widths.
+Our own matmuls do both themselves. One kernel serves all widths, which are arguments; the definition has a function for
+each combination of widths.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as builder
 
-from edge_transact.compiler.gpu.buffers import blocks
+from edge_transact.compiler.gpu.source import blocks
+from edge_transact.compiler.matmul import CacheHeads
 from edge_transact.compiler.vector import cast
 
 THREADS = 64
@@ -20,9 +22,7 @@ _ATTRIBUTES = {"tirx.noalias": True, "tirx.is_scheduled": True, "op_pattern": _O
 """TVM would otherwise take these kernels for element-wise functions, and fuse others into them."""
 
 
-def rope(
-    num_attention_heads: int, num_key_value_heads: int, head_dim: int, dtype: str, *, pairs: bool
-) -> tirx.PrimFunc:
+def rope(cache_heads: CacheHeads, dtype: str, *, pairs: bool) -> tirx.PrimFunc:
     """The heads of a virtual KV layer, rotated and filled up, as ``EdgeLlamaAttention._rotated`` of the definition.
 
     Arguments: ``qkv [b, s, rows of qkv_proj]``, ``rotation [2, b s, pairs before pruning]``, with `pairs` also
@@ -30,13 +30,15 @@ def rope(
     virtual layer within its layer, int64; the result ``[b, s, heads, head_dim]``.
 
     Args:
-        num_attention_heads: Query heads of a virtual layer.
-        num_key_value_heads: KV heads of a virtual layer.
-        head_dim: Dims of a head in the cache.
+        cache_heads: Those of a virtual layer.
         dtype: The activations' dtype.
         pairs: The layer kept some of the RoPE pairs only.
     """
-    h_q, h_kv = num_attention_heads, num_key_value_heads
+    h_q, h_kv, head_dim = (
+        cache_heads.num_attention_heads,
+        cache_heads.num_key_value_heads,
+        cache_heads.head_dim,
+    )
     heads = h_q + 2 * h_kv
     with IRBuilder() as ib, builder.prim_func(s_tir=True):
         T.func_attr(_ATTRIBUTES)

@@ -32,7 +32,7 @@ class MetalKernels(_GPUKernels):
         """No kernel does."""
         return False
 
-    def select(self, matmul: Matmul, x: Sequence[tirx.Expr], width: int) -> None:
+    def select(self, matmul: Matmul, x: Sequence[tirx.Expr], width: int, v_head_dim: int | None = None) -> None:
         """There is none."""
 
 
@@ -49,14 +49,21 @@ class OpenCLKernels(_GPUKernels):
         return is_one_row(x) and features % VALUES_PER_WORD == 0 and features * np.dtype(dtype).itemsize <= NORM_BYTES
 
     def select(
-        self, matmul: Matmul, x: Sequence[tirx.Expr], width: int
-    ) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
-        """One kernel for each kind of matmul of one row, K and alignment; one for each kind with any number of rows."""
+        self, matmul: Matmul, x: Sequence[tirx.Expr], width: int, v_head_dim: int | None = None
+    ) -> tuple[Hashable, Callable[[], tirx.PrimFunc]]:
+        """One kernel for each kind of matmul of one row, K and alignment; one for each kind with any number of rows.
+
+        Args:
+            matmul: What to compute.
+            x: The shape of the activations, ``[batch, tokens, K]``, without padding.
+            width: Columns of the result.
+            v_head_dim: Where activations are padded heads: the dims of each that are features.
+        """
         features = int(x[-1])
-        if not is_one_row(x) or features % VALUES_PER_WORD:
+        if not is_one_row(x) or (v_head_dim or features) % VALUES_PER_WORD:
             return (matmul, "prefill"), lambda: prefill(matmul)
-        columns = 1 if matmul.gated or (matmul.layout == "KN" and width % 2) else 2
+        columns = 1 if matmul.sections > 1 or (matmul.layout == "KN" and width % 2) else 2
         if matmul.norm_eps is not None:
             return (matmul, columns, features), lambda: decode(matmul, columns, features=features)
-        ragged = features % GROUP_SIZE != 0
+        ragged = matmul.padded or features % GROUP_SIZE != 0
         return (matmul, columns, ragged), lambda: decode(matmul, columns, ragged=ragged)

@@ -8,10 +8,9 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx import Buffer, Expr
 from tvm.tirx.script.builder import ir as builder
 
-from edge_transact.compiler.epilogue import finish
-from edge_transact.compiler.gpu.buffers import MatmulBuffers, blocks
+from edge_transact.compiler.gpu.buffers import MatmulBuffers
 from edge_transact.compiler.gpu.decode import UNIT
-from edge_transact.compiler.gpu.source import C_NAMES, address, call, load_vector, wait
+from edge_transact.compiler.gpu.source import C_NAMES, address, blocks, call, load_vector, wait
 from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.vector import cast, load, shuffle, splat, store
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP
@@ -32,7 +31,6 @@ def prefill(matmul: Matmul) -> tirx.PrimFunc:
     """
     columns = THREADS // matmul.sections
     with IRBuilder() as ib, builder.prim_func(s_tir=True):
-        T.func_name("w4_prefill")
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
         a = MatmulBuffers(matmul, 1, one_row=False)
         with (
@@ -41,7 +39,7 @@ def prefill(matmul: Matmul) -> tirx.PrimFunc:
         ):
             # The rows of a tile lie next to each other, so that one load reads a feature of all of them.
             tiles = T.alloc_buffer((TILES, GROUP_SIZE, TILE_ROWS), matmul.dtype, scope="shared")
-            if matmul.gated:
+            if matmul.sections > 1:
                 halves = T.alloc_buffer((TILES, THREADS, TILE_ROWS), "float32", scope="shared")
             with (
                 T.thread_binding(TILES, thread="threadIdx.y") as y,
@@ -51,23 +49,24 @@ def prefill(matmul: Matmul) -> tirx.PrimFunc:
                 section = x // columns
                 column = T.bind(block_x * columns + x % columns)
                 # Threads beyond the last column or row repeat it, because all must reach the barriers.
-                weight = T.bind(section * a.width + T.min(column, a.width - 1))
+                starts = a.starts(T.min(column, a.width - 1))
+                weight = starts[0] if len(starts) == 1 else T.bind(T.Select(section == 0, starts[0], starts[1]))
                 sums = T.alloc_buffer((TILE_ROWS,), "float32", scope="local")
                 store(sums, splat(T.float32(0), TILE_ROWS), [0])
                 with T.serial(0, a.groups) as group:
                     feature = T.bind(group * GROUP_SIZE + x)
                     wait()
                     for r in range(TILE_ROWS):
-                        index = T.min(first_row + r, a.rows - 1) * a.features + T.min(feature, a.features - 1)
+                        index = a.feature(T.min(first_row + r, a.rows - 1), T.min(feature, a.features - 1))
                         zero = cast(matmul.dtype, T.float32(0))
-                        T.buffer_store(tiles, T.Select(feature < a.features, a.x[0, 0, index], zero), [y, x, r])
+                        T.buffer_store(tiles, T.Select(feature < a.features, a.x[tuple(index)], zero), [y, x, r])
                     wait()
                     _add_group(a, tiles, sums, y, group, weight)
-                if not matmul.gated:
+                if matmul.sections == 1:
                     for r in range(TILE_ROWS):
                         row = T.bind(first_row + r)
                         with T.If(T.And(row < a.rows, column < a.width)), T.Then():
-                            finish(a, row, column, [sums[r] * T.float32(UNIT)])
+                            a.finish(row, column, [sums[r] * T.float32(UNIT)])
                 else:
                     # TVM may give both arrays the same memory.
                     wait()
@@ -79,7 +78,7 @@ def prefill(matmul: Matmul) -> tirx.PrimFunc:
                         row = T.bind(first_row + r)
                         with T.If(T.And(row < a.rows, column < a.width)), T.Then():
                             pair = [halves[y, x % columns + half * columns, r] for half in range(2)]
-                            finish(a, row, column, pair)
+                            a.finish(row, column, pair)
     return ib.get()
 
 

@@ -48,6 +48,11 @@ def store_vector(buffer: Buffer, value: Expr, indices: list[Index]) -> None:
     T.evaluate(T.call_extern("void", name, address(buffer, indices), value))
 
 
+def blocks(size: Expr, block: int) -> Expr:
+    """The number of blocks that cover a size."""
+    return (size + (block - 1)) // block
+
+
 def wait() -> None:
     """A barrier of the work group's threads, after which all see what each has stored in local memory."""
     T.evaluate(T.tvm_storage_sync("shared"))

@@ -45,6 +45,9 @@ static inline REAL8 normalized_REAL(REAL8 x, float factor, REAL8 weight) {
     return convert_REAL8(convert_float8(x) * factor * convert_float8(weight));
 }
 
+/* Of numbers from 0 on. TVM's own division rounds down whatever the signs, and is repeated wherever it is used. */
+static inline int quotient(int x, int y) { return x / y; }
+
 /* Whole vectors at once. OpenCL's vload expects no more than a lane's alignment, and drivers then load lane by lane. */
 static inline REAL2 load_REAL2(const __global REAL *address) { return *(const __global REAL2 *)address; }
 

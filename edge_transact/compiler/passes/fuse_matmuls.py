@@ -18,6 +18,9 @@ from edge_transact.compiler.passes.chain_matmuls import MakeChain, chain_matmuls
 PACKED_BITS = 4
 """Bits of the stored values that the kernels unpack."""
 
+ONE_ROW, ANY_ROWS = "w4_decode", "w4_prefill"
+"""Names of the kernels, by the rows of activations that they take."""
+
 
 class MatmulKernels(Protocol):
     """The matmul kernels for a kind of device."""
@@ -57,20 +60,23 @@ class FuseMatmuls:
 
     Args:
         kernels: The target's kernels.
+        made: The pass adds what each kernel computes, by the kernel's name.
     """
 
-    def __init__(self, kernels: MatmulKernels) -> None:
+    def __init__(self, kernels: MatmulKernels, made: dict[str, Matmul] | None = None) -> None:
         self.kernels = kernels
+        self.made: dict[str, Matmul] = {} if made is None else made
 
     def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
         """The pass."""
-        fuser = _Fuser(mod, self.kernels)
+        fuser = _Fuser(mod, self.kernels, self.made)
         for var, function in mod.functions_items():
             if isinstance(function, relax.Function):
                 fuser.fuse(var, function)
         mod = fuser.builder_.get()
         if self.kernels.chain is not None:
-            mod = chain_matmuls(relax.transform.DeadCodeElimination()(mod), fuser.of_one_row, self.kernels.chain)
+            of_one_row = {name: matmul for name, matmul in self.made.items() if name.startswith(ONE_ROW)}
+            mod = chain_matmuls(relax.transform.DeadCodeElimination()(mod), of_one_row, self.kernels.chain)
         return relax.transform.DeadCodeElimination()(mod)
 
 
@@ -167,13 +173,12 @@ class _Bindings:
 
 @relax.expr_functor.mutator
 class _Fuser(relax.PyExprMutator):
-    def __init__(self, mod: IRModule, kernels: MatmulKernels) -> None:
+    def __init__(self, mod: IRModule, kernels: MatmulKernels, specs: dict[str, Matmul]) -> None:
         super().__init__(mod)
-        self.mod, self.kernels = mod, kernels
+        self.mod, self.kernels, self.specs = mod, kernels, specs
         self.patterns = (_Pattern(take_norm=True), _Pattern(take_norm=False))
         self.weights: dict[relax.GlobalVar, StoredWeight | None] = {}
         self.made: dict[Hashable, relax.GlobalVar] = {}
-        self.of_one_row: dict[str, Matmul] = {}
         self.found: dict[relax.Expr, _FusedMatmul] = {}
 
     def fuse(self, var: relax.GlobalVar, function: relax.Function) -> None:
@@ -193,9 +198,8 @@ class _Fuser(relax.PyExprMutator):
             return call
         key, make = kernel
         if key not in self.made:
-            self.made[key] = self.builder_.add_func(make(), "w4_decode" if is_one_row(x) else "w4_prefill")
-            if is_one_row(x):
-                self.of_one_row[self.made[key].name_hint] = fused.matmul
+            self.made[key] = self.builder_.add_func(make(), ONE_ROW if is_one_row(x) else ANY_ROWS)
+            self.specs[self.made[key].name_hint] = fused.matmul
         return relax.call_tir(self.made[key], [self.visit_expr(argument) for argument in fused.arguments], call.ty)
 
     def _embed(self, call: relax.Call) -> relax.Expr:

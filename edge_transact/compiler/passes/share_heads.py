@@ -3,32 +3,55 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
 
+import numpy as np
 import tvm
-from tvm import IRModule, relax
+from tvm import IRModule, relax, tirx
 
 from edge_transact.compiler.gpu import heads
+from edge_transact.compiler.matmul import CacheHeads, Matmul, is_one_row
+from edge_transact.compiler.passes.fuse_matmuls import ANY_ROWS, ONE_ROW
 
 FUNCTIONS = re.compile(r"(rope|without_padding)\d*")
 """Names of the definition's functions, which TVM numbers."""
 
+WITHOUT_PADDING = "heads_without_padding"
+"""The name of the kernel that replaces ``without_padding``."""
+
+
+class HeadKernels(Protocol):
+    """The matmul kernels of a GPU, which also rotate and pad heads, and read padded ones."""
+
+    def select(
+        self, matmul: Matmul, x: Sequence[tirx.Expr], width: int, v_head_dim: int | None = None
+    ) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
+        """As `gpu.kernels.OpenCLKernels.select`."""
+
 
 @tvm.transform.module_pass(opt_level=0, name="ShareHeads")
 class ShareHeads:
-    """Calls of ``rope`` and ``without_padding`` become calls of `gpu.heads`, one for each virtual KV layer.
+    """``rope`` becomes part of the matmul before it, and ``without_padding`` part of the matmul after it.
+
+    Matmuls that aren't ours, of weights in 16 bits for one, stay as they are. Next to them stand kernels of
+    `gpu.heads`, one launch for each virtual KV layer.
 
     Args:
         metadata: Returned by ``_metadata``; its ``kv_cache`` has the heads of a virtual KV layer.
+        kernels: The target's kernels.
+        matmuls: What the module's kernels compute, by name.
     """
 
-    def __init__(self, metadata: Mapping[str, Any]) -> None:
-        self.metadata = metadata
+    def __init__(self, metadata: Mapping[str, Any], kernels: HeadKernels, matmuls: Mapping[str, Matmul]) -> None:
+        self.metadata, self.kernels, self.matmuls = metadata, kernels, matmuls
 
     def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
         """The pass."""
-        sharer = _Sharer(mod, self.metadata["kv_cache"])
+        kv_cache = self.metadata["kv_cache"]
+        cache_heads = CacheHeads(*(kv_cache[n] for n in ("num_attention_heads", "num_key_value_heads", "head_dim")))
+        sharer = _Sharer(mod, cache_heads, self.kernels, self.matmuls)
         for var, function in mod.functions_items():
             if isinstance(function, relax.Function):
                 sharer.builder_.update_func(var, sharer.visit_expr(function))
@@ -37,44 +60,90 @@ class ShareHeads:
 
 @relax.expr_functor.mutator
 class _Sharer(relax.PyExprMutator):
-    def __init__(self, mod: IRModule, kv_cache: Mapping[str, int]) -> None:
+    def __init__(
+        self, mod: IRModule, cache_heads: CacheHeads, kernels: HeadKernels, matmuls: Mapping[str, Matmul]
+    ) -> None:
         super().__init__(mod)
-        self.h_q, self.h_kv = kv_cache["num_attention_heads"], kv_cache["num_key_value_heads"]
-        self.made: dict[str, relax.GlobalVar] = {}
+        self.heads, self.kernels, self.matmuls = cache_heads, kernels, matmuls
+        self.made: dict[Hashable, relax.GlobalVar] = {}
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         call = super().visit_call_(call)
-        if not (isinstance(call.op, tvm.ir.Op) and call.op.name == "relax.call_tir"):
+        name = _called(call)
+        if name is None:
             return call
-        named = FUNCTIONS.fullmatch(call.args[0].name_hint)
+        if name in self.matmuls:
+            return self._of_padded(call, self.matmuls[name])
+        named = FUNCTIONS.fullmatch(name)
         if named is None:
             return call
         return self._rope(call) if named[1] == "rope" else self._without_padding(call)
 
+    def _producer(self, var: relax.Expr) -> relax.Call | None:
+        """The call of a kernel whose result a variable is."""
+        value = self.lookup_binding(var) if isinstance(var, relax.Var) else None
+        return value if _called(value) is not None else None
+
+    def _kernel(self, key: Hashable, make: Callable[[], tirx.PrimFunc], name: str) -> relax.GlobalVar:
+        if key not in self.made:
+            self.made[key] = self.builder_.add_func(make(), name)
+        return self.made[key]
+
+    def _of_padded(self, call: relax.Call, matmul: Matmul) -> relax.Expr:
+        """A matmul that takes padding out itself, where `call` multiplies what ``without_padding`` returns."""
+        x, *others = call.args[1].fields
+        producer = self._producer(x)
+        if producer is None or _called(producer) != WITHOUT_PADDING:
+            return call
+        padded, v_head_dim = producer.args[1].fields
+        kernel = self._matmul(replace(matmul, padded=True), x, call, int(v_head_dim.value))
+        return relax.call_tir(kernel, [padded, *others, v_head_dim], call.ty)
+
+    def _matmul(
+        self, matmul: Matmul, x: relax.Expr, call: relax.Call, v_head_dim: int | None = None
+    ) -> relax.GlobalVar:
+        """The kernel for a matmul of `x`, which has no padding, that replaces `call`."""
+        rows = list(x.ty.shape)
+        selected = self.kernels.select(matmul, rows, int(call.ty.shape[-1]), v_head_dim)
+        assert selected is not None, "there is a kernel without padding"
+        return self._kernel(*selected, ONE_ROW if is_one_row(rows) else ANY_ROWS)
+
     def _rope(self, call: relax.Call) -> relax.Expr:
-        arguments = list(call.args[1].fields)
+        qkv, rotation, *pairs = call.args[1].fields
         outputs = list(call.ty.fields) if isinstance(call.ty, tvm.ir.TupleType) else [call.ty]
-        qkv, rotation = arguments[0].ty, arguments[1].ty
-        qk = 2 * int(arguments[2].ty.shape[1] if len(arguments) > 2 else rotation.shape[2])
-        d_v = (int(qkv.shape[2]) // len(outputs) - (self.h_q + self.h_kv) * qk) // self.h_kv
-        name = "rope_of_pairs" if len(arguments) > 2 else "rope_of_all"
-        if name not in self.made:
-            dtype, head_dim = str(qkv.dtype), int(outputs[0].shape[3])
-            kernel = heads.rope(self.h_q, self.h_kv, head_dim, dtype, pairs=len(arguments) > 2)
-            self.made[name] = self.builder_.add_func(kernel, name)
+        qk = 2 * int(pairs[0].ty.shape[1] if pairs else rotation.ty.shape[2])
+        h_q, h_kv = self.heads.num_attention_heads, self.heads.num_key_value_heads
+        d_v = (int(qkv.ty.shape[2]) // len(outputs) - (h_q + h_kv) * qk) // h_kv
+        producer = self._producer(qkv)
+        matmul = self.matmuls.get(_called(producer) or "")
+        if matmul is not None and producer is not None:
+            x, *others = producer.args[1].fields
+            kernel = self._matmul(replace(matmul, heads=self.heads), x, producer)
+            kept = (
+                pairs[0] if pairs else relax.const(np.tile(np.arange(qk // 2, dtype="int32"), (h_kv * len(outputs), 1)))
+            )
+            arguments = [x, *others, rotation, kept]
+        else:
+            dtype, name = str(qkv.ty.dtype), "rope_of_pairs" if pairs else "rope_of_all"
+            kernel = self._kernel(name, lambda: heads.rope(self.heads, dtype, pairs=bool(pairs)), name)
+            arguments = [qkv, rotation, *pairs]
         parts = [
-            self.builder_.emit(relax.call_tir(self.made[name], [*arguments, *_integers(qk, d_v, layer)], output))
+            self.builder_.emit(relax.call_tir(kernel, [*arguments, *_integers(qk, d_v, layer)], output))
             for layer, output in enumerate(outputs)
         ]
         return relax.Tuple(parts) if isinstance(call.ty, tvm.ir.TupleType) else parts[0]
 
     def _without_padding(self, call: relax.Call) -> relax.Expr:
         (x,) = call.args[1].fields
-        name = "heads_without_padding"
-        if name not in self.made:
-            self.made[name] = self.builder_.add_func(heads.without_padding(str(x.ty.dtype)), name)
-        d_v = int(call.ty.shape[2]) // int(x.ty.shape[2])
-        return relax.call_tir(self.made[name], [x, *_integers(d_v)], call.ty)
+        kernel = self._kernel(WITHOUT_PADDING, lambda: heads.without_padding(str(x.ty.dtype)), WITHOUT_PADDING)
+        return relax.call_tir(kernel, [x, *_integers(int(call.ty.shape[2]) // int(x.ty.shape[2]))], call.ty)
+
+
+def _called(call: relax.Expr | None) -> str | None:
+    """The name of the kernel that `call_tir` calls; `None` for other expressions."""
+    if isinstance(call, relax.Call) and isinstance(call.op, tvm.ir.Op) and call.op.name == "relax.call_tir":
+        return call.args[0].name_hint
+    return None
 
 
 def _integers(*values: int) -> list[relax.Expr]:

@@ -1,0 +1,106 @@
+"""The GPU's matmuls around heads that lost dims, against numpy: `qkv_proj` with RoPE and padding, and `o_proj`."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tvm
+from tvm import tirx
+
+from benchmarks.opencl import executed_here
+from edge_transact.compiler.gpu.kernels import OpenCLKernels
+from edge_transact.compiler.matmul import CacheHeads, Matmul
+from tests.support.gpu_kernels import compiled, weights
+
+HALF, FLOAT = "float16", "float32"
+HEADS = CacheHeads(num_attention_heads=6, num_key_value_heads=2, head_dim=32)
+BEFORE = 16
+"""RoPE pairs of a head before pruning."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def device():
+    with executed_here():
+        yield
+
+
+def selected(matmul: Matmul, rows: int, features: int, width: int, v_head_dim: int | None = None):
+    return OpenCLKernels().select(matmul, [tirx.const(n, "int64") for n in (1, rows, features)], width, v_head_dim)
+
+
+def close(ours: np.ndarray, wanted: np.ndarray, dtype: str) -> bool:
+    return np.sqrt(((ours - wanted) ** 2).mean() / (wanted**2).mean()) <= (1.2e-3 if dtype == HALF else 1e-6)
+
+
+def of_cache(qkv: np.ndarray, angles: np.ndarray, pairs: np.ndarray, qk: int, d_v: int, layer: int) -> np.ndarray:
+    """``[rows, heads, head_dim]`` of a virtual KV layer, from the rows of all."""
+    h_q, h_kv = HEADS.num_attention_heads, HEADS.num_key_value_heads
+    size = (h_q + h_kv) * qk + h_kv * d_v
+    part = qkv[:, layer * size : (layer + 1) * size]
+    out = np.zeros((len(qkv), h_q + 2 * h_kv, HEADS.head_dim))
+    for head in range(h_q + h_kv):
+        low, high = np.split(part[:, head * qk : (head + 1) * qk], 2, -1)
+        kv_head = layer * h_kv + (head // (h_q // h_kv) if head < h_q else head - h_q)
+        turn = angles[:, pairs[kv_head]]
+        out[:, head, : qk // 2] = low * np.cos(turn) - high * np.sin(turn)
+        out[:, head, qk // 2 : qk] = high * np.cos(turn) + low * np.sin(turn)
+    out[:, h_q + h_kv :, :d_v] = part[:, (h_q + h_kv) * qk :].reshape(len(qkv), h_kv, d_v)
+    return out
+
+
+@pytest.mark.parametrize("rows", [1, 21])
+@pytest.mark.parametrize(
+    "matmul",
+    [Matmul("KN", HALF, HALF, HALF, norm_eps=1e-5), Matmul("NK", FLOAT, FLOAT, FLOAT, bias=True)],
+    ids=["KN with a norm", "NK with a bias"],
+)
+def test_heads_of_any_dims_are_rotated_and_padded_by_one_kernel(matmul, rows):
+    rng = np.random.default_rng(0)
+    features, layers = 96, 2
+    # Only decode applies norms.
+    matmul = replace(matmul, heads=HEADS, norm_eps=matmul.norm_eps if rows == 1 else None)
+    key, make = selected(matmul, rows, features, 0)
+    kernel = compiled(make())
+    for qk, d_v in ((32, 32), (12, 24), (20, 7), (2, 1)):
+        assert selected(matmul, rows, features, 0)[0] == key
+        count = layers * ((HEADS.num_attention_heads + 2) * qk + 2 * d_v)
+        x = rng.normal(size=(1, rows, features)).astype(matmul.dtype)
+        words, scale, matrix = weights(rng, matmul.layout, features, count, matmul.scale_dtype)
+        norm = [rng.normal(size=features).astype(matmul.dtype)] if matmul.norm_eps else []
+        bias = [rng.normal(size=count).astype(matmul.dtype)] if matmul.bias else []
+        angles = rng.uniform(0, 7, (rows, BEFORE)).astype(FLOAT)
+        pairs = np.stack([np.sort(rng.permutation(BEFORE)[: qk // 2]) for _ in range(layers * 2)]).astype("int32")
+        y = x[0].astype("float64")
+        if norm:
+            y = y / np.sqrt((y**2).mean(-1, keepdims=True) + matmul.norm_eps) * norm[0]
+        y = y @ matrix + sum(bias)
+        rotation = np.stack([np.cos(angles), np.sin(angles)])
+        tensors = [tvm.runtime.tensor(a) for a in (x, words, scale, *norm, *bias, rotation, pairs)]
+        for layer in range(layers):
+            out = tvm.runtime.tensor(np.full((1, rows, 10, HEADS.head_dim), 7, matmul.out_dtype))
+            kernel(*tensors, qk, d_v, layer, out)
+            wanted = of_cache(y, angles, pairs, qk, d_v, layer)
+            assert close(out.numpy()[0], wanted, matmul.dtype)
+            assert np.array_equal(out.numpy()[0] == 0, wanted == 0), "padding"
+
+
+@pytest.mark.parametrize("rows", [1, 21])
+@pytest.mark.parametrize(("layout", "dtype"), [("KN", HALF), ("NK", FLOAT)])
+def test_padding_is_not_multiplied(layout, dtype, rows):
+    rng = np.random.default_rng(0)
+    matmul = Matmul(layout, dtype, dtype, dtype, residual=True, padded=True)
+    kernels = {}
+    # Loads of 8 features lie inside a head; of 7 dims, no kernel of decode can load them.
+    for v_head_dim, width in ((32, 66), (8, 66), (24, 34), (7, 34)):
+        heads, head_dim = 9, 32
+        key, make = selected(matmul, rows, heads * v_head_dim, width, v_head_dim)
+        if key not in kernels:
+            kernels[key] = compiled(make())
+        x = rng.normal(size=(1, rows, heads, head_dim)).astype(dtype)
+        words, scale, matrix = weights(rng, layout, heads * v_head_dim, width, dtype)
+        residual = rng.normal(size=(1, rows, width)).astype(dtype)
+        out = tvm.runtime.tensor(np.zeros_like(residual))
+        kernels[key](*map(tvm.runtime.tensor, (x, words, scale, residual)), v_head_dim, out)
+        flat = x[..., :v_head_dim].reshape(1, rows, -1).astype("float64")
+        assert close(out.numpy(), flat @ matrix + residual, dtype)
+    assert len(kernels) == (2 if rows == 1 else 1)
