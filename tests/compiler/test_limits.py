@@ -10,7 +10,7 @@ import tvm
 from tvm import relax, te, tirx
 from tvm.relax.frontend.nn.llm import kv_cache as llm
 
-from edge_transact.compiler.gpu.attention import merge, rotated_before
+from edge_transact.compiler.gpu.attention import decode, merge, rotated_before
 from edge_transact.compiler.gpu.devices import DEVICES, GENERIC
 from edge_transact.compiler.gpu.kernels import OpenCLKernels
 from edge_transact.compiler.launches import launches
@@ -62,6 +62,7 @@ KERNELS = {
     "gated": lambda: matmul(Matmul("KN", HALF, HALF, HALF, norm_eps=1e-5, gated=True), 4096),
     "many rows": lambda: matmul(Matmul("KN", FLOAT, FLOAT, FLOAT, gated=True), 64, rows=128),
     "attention of LLaMA-2": lambda: prefill(128, HALF),
+    "attention of one token, 256 dims": lambda: decode(8, 1, 256, HALF),
 }
 
 
