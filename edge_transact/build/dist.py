@@ -130,7 +130,7 @@ def build(
             checkpoint = pruned(source, model, budget)
         teacher = _teacher(source, checkpoint) if rounding_name == "best" else None
         checkpoint = _with_fast_tokenizer(checkpoint, Path(scratch) / "checkpoint")
-        warnings = concerns(checkpoint.plan, kind, names, **sizes)
+        warnings = concerns(checkpoint.plan, kind, names, **sizes, device_profile=options.device_profile)
         for warning in warnings:
             logger.warning(warning)
         if note := plain_note(checkpoint.path):
