@@ -31,6 +31,7 @@ class Manifest:
         context_window_size: The most tokens of a sequence.
         prefill_chunk_size: The most tokens of one prefill call.
         max_batch_size: The most sequences in a batch.
+        device_profile: The phones' GPUs that libraries were checked for; `None` if none is for a GPU that varies.
         plan: The widths.
         parameters: Number of parameters before quantization.
         weights_bytes: Bytes of all shards.
@@ -48,6 +49,7 @@ class Manifest:
     context_window_size: int
     prefill_chunk_size: int
     max_batch_size: int
+    device_profile: str | None
     plan: WidthPlan
     parameters: int
     weights_bytes: int

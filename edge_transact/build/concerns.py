@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edge_transact import costs
+from edge_transact.compiler.gpu.devices import GENERIC
 from edge_transact.quantization import QUANTIZATIONS, Quantization
 from edge_transact.widths import WidthPlan
 
@@ -21,6 +22,7 @@ def concerns(
     context_window_size: int,
     prefill_chunk_size: int,
     max_batch_size: int,
+    device_profile: str = GENERIC.name,
 ) -> list[str]:
     """The warnings, one sentence each that says what to do about it.
 
@@ -31,6 +33,7 @@ def concerns(
         context_window_size: The most tokens of a sequence.
         prefill_chunk_size: The most tokens of one prefill call.
         max_batch_size: The most sequences in a batch.
+        device_profile: Name of one of `compiler.gpu.devices.DEVICES`.
     """
     found = []
     phones = [target for target in targets if target in PHONE_TARGETS]
@@ -44,6 +47,8 @@ def concerns(
             f"{kv / 2**30:.1f}) is more than the {APP_MEMORY_GIB} GiB that an app gets on a phone with "
             f"{2 * APP_MEMORY_GIB} GiB: {_remedy(fixed, kv // context_window_size)}"
         )
+    if "android" not in targets and device_profile != GENERIC.name:
+        found.append(f"--device-profile {device_profile} says what GPUs android libraries are for, and none is built")
     if "android" in targets and quantization.name == "q4f16_1":
         found.append(
             "q4f16_1 is slow on Adreno GPUs (prefill of 1 token/s instead of 110 with q4f16_0, "

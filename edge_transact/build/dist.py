@@ -24,7 +24,7 @@ from edge_transact.build.report.page import write_report
 from edge_transact.build.stages import Rounding, place_library, place_weights, pruned
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import PROVENANCE_FILE, TOKENIZER_FILES
-from edge_transact.compiler.targets import get_target
+from edge_transact.compiler.targets import BuildTarget, get_target
 from edge_transact.definition import MODEL_TYPE, Definition, load, render
 from edge_transact.errors import UsageError
 from edge_transact.evaluate.report_text import prepare_report
@@ -130,15 +130,16 @@ def build(
             checkpoint = pruned(source, model, budget)
         teacher = _teacher(source, checkpoint) if rounding_name == "best" else None
         checkpoint = _with_fast_tokenizer(checkpoint, Path(scratch) / "checkpoint")
-        warnings = concerns(checkpoint.plan, kind, names, **sizes)
+        warnings = concerns(checkpoint.plan, kind, names, **sizes, device_profile=options.device_profile)
         for warning in warnings:
             logger.warning(warning)
         if note := plain_note(checkpoint.path):
             logger.info(note)
         with new_directory(output, force=force) as directory:
             rounding = Rounding(rounding_name, pruning or PruneChoices(), teacher)
+            targets = [get_target(name, options.device_profile) for name in names]
             manifest, definition = _fill(
-                directory, checkpoint, model, names, kind, rounding, sizes, Path(scratch), mlc, dump
+                directory, checkpoint, model, targets, kind, rounding, sizes, Path(scratch), mlc, dump
             )
         made = Build(output, manifest, tuple(warnings), time.perf_counter() - started, report)
         if report:
@@ -214,7 +215,7 @@ def _fill(
     directory: Path,
     checkpoint: Checkpoint,
     model: str,
-    targets: Sequence[str],
+    targets: Sequence[BuildTarget],
     quantization: Quantization,
     rounding: Rounding,
     sizes: dict[str, int],
@@ -228,14 +229,19 @@ def _fill(
         (directory / "definition" / name).write_text(text)
     definition = load(directory / "definition", _definition_config(checkpoint, sizes))
     model_lib = model_lib_name(files, definition, quantization)
+    profile = next((target.profile for target in targets if target.profile is not None), None)
+    if profile is not None:
+        from edge_transact.compiler.limits import require_model
+
+        require_model(profile, checkpoint.plan, definition, quantization)
 
     maker = Maker(checkpoint, quantization, rounding, sizes, model_lib, directory / "definition", mlc, dump)
     digests = maker.write_model(directory, definition)
     libraries = {}
     (directory / "lib").mkdir()
     for target in targets:
-        libraries[target] = f"lib/{model_lib}-{target}{get_target(target).suffix}"
-        made = maker.build_library(directory, definition, target, directory / libraries[target])
+        libraries[target.name] = f"lib/{model_lib}-{target.name}{target.suffix}"
+        made = maker.build_library(directory, definition, target, directory / libraries[target.name])
         digests |= {f"lib/{name}": digest for name, digest in made.items()}
     parity = _check_parity(maker, directory, definition, libraries, scratch)
     parity.require()
@@ -248,6 +254,7 @@ def _fill(
         context_window_size=sizes["context_window_size"],
         prefill_chunk_size=sizes["prefill_chunk_size"],
         max_batch_size=sizes["max_batch_size"],
+        device_profile=profile.name if profile else None,
         plan=checkpoint.plan,
         parameters=costs.parameters(checkpoint.plan),
         weights_bytes=sum(shard.stat().st_size for shard in directory.glob(SHARDS)),
@@ -316,11 +323,11 @@ class Maker:
         self.mlc.write_model(self.emitted, checkpoint.path, definition, self.quantization, sizes, directory)
         return {}
 
-    def build_library(self, directory: Path, definition: Definition, target: str, path: Path) -> dict[str, str]:
+    def build_library(self, directory: Path, definition: Definition, target: BuildTarget, path: Path) -> dict[str, str]:
         """Writes the library of `write_model`'s model for a target. Returns its sha256 by file name, where known."""
         if self.mlc is None:
-            return place_library(definition, self.quantization, get_target(target), self.model_lib, path, self.dump)
-        self.mlc.build_library(self.emitted, directory, get_target(target), self.model_lib, path)
+            return place_library(definition, self.quantization, target, self.model_lib, path, self.dump)
+        self.mlc.build_library(self.emitted, directory, target, self.model_lib, path)
         return {}
 
 
@@ -343,8 +350,9 @@ def _check_parity(
         directory = scratch / "cut"
         (directory / "lib").mkdir(parents=True)
         maker.write_model(directory, definition)
-        libraries = {"host": f"lib/{maker.model_lib}-host{get_target('host').suffix}"}
-        replace(maker, dump=None).build_library(directory, definition, "host", directory / libraries["host"])
+        host = get_target("host")
+        libraries = {"host": f"lib/{maker.model_lib}-host{host.suffix}"}
+        replace(maker, dump=None).build_library(directory, definition, host, directory / libraries["host"])
     reference = reference_model(
         ShardReader(directory), definition.parameter_sources(), checkpoint.config, plan, maker.quantization
     )

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from edge_transact import costs
+from edge_transact.compiler.gpu.devices import DEVICES, GENERIC
 from edge_transact.compiler.targets import TARGETS
 from edge_transact.options import COMMAS, Count, OneOf, Option, Options
 from edge_transact.quantization import QUANTIZATIONS
@@ -32,6 +33,8 @@ class BuildOptions(Options):
         context: Tokens that a sequence can have; `None` for 2048, or the model's maximum if that is smaller.
         prefill_chunk: Tokens of one prefill call; `None` for 128, or the context if that is smaller.
         max_batch: Sequences that are decoded together.
+        device_profile: Name of one of `compiler.gpu.devices.DEVICES`: the phones' GPUs that ``android`` libraries must
+            run on.
         engine: Whose compiler makes weights and libraries: ``tvm`` (ours) or ``mlc`` (the user's MLC-LLM).
     """
 
@@ -70,6 +73,10 @@ class BuildOptions(Options):
         ),
     ] = None
     max_batch: Annotated[Count, Option("Number of sequences decoded together.")] = 1
+    device_profile: Annotated[
+        Annotated[str, OneOf(tuple(DEVICES), "device profile")],
+        Option("The phones' GPUs that android libraries must run on: {choices}."),
+    ] = GENERIC.name
     engine: Annotated[
         Annotated[str, OneOf(ENGINES)],
         Option("Whose compiler: {choices}. mlc uses your MLC-LLM checkout (MLC_LLM_SOURCE_DIR)."),

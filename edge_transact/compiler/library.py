@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import tempfile
@@ -57,13 +56,14 @@ def build_library(
             bytecode and the generated code.
 
     Raises:
-        EdgeTransactError: The library fails `archive.check_library`.
+        EdgeTransactError: The library fails `archive.check_library`, or exceeds the target's profile (`limits`).
     """
     import tvm
     from tvm import relax
 
     from edge_transact.compiler.dump import DEFINITION, dump_code, dump_module
-    from edge_transact.compiler.lowering import PIPELINE
+    from edge_transact.compiler.limits import require_buffers, require_launches
+    from edge_transact.compiler.lowering import PIPELINE, Lowered
     from edge_transact.compiler.modules import quantize_modules
     from edge_transact.compiler.pipeline import pipeline
 
@@ -113,14 +113,22 @@ def build_library(
     if target.is_system_lib:
         mod = mod.with_attrs({"system_lib_prefix": system_lib_prefix(model_lib)})
 
-    observe = None
     if dump is not None:
         dump.mkdir(parents=True, exist_ok=True)
         dump_module(dump, 0, DEFINITION, mod)
-        observe = functools.partial(dump_module, dump)
+
+    made: dict[str, tvm.IRModule] = {}
+
+    def observe(number: int, phase: str, module: tvm.IRModule) -> None:
+        made[phase] = module
+        if dump is not None:
+            dump_module(dump, number, phase, module)
+
+    lowered = Lowered()
 
     def compile_with(**options: bool) -> relax.VMExecutable:
-        with tvm.transform.PassContext(opt_level=3, config={f"tirx.{name}": value for name, value in options.items()}):
+        config = {f"tirx.{name}": value for name, value in options.items()}
+        with tvm.transform.PassContext(opt_level=3, config=config, instruments=[lowered]):
             return relax.build(
                 mod,
                 target=tvm_target,
@@ -139,6 +147,10 @@ def build_library(
         executable = compile_with(disable_cse_tir=True)
     if dump is not None:
         dump_code(dump, executable)
+    if target.profile is not None:
+        # Not in passes: TVM makes a RuntimeError of every error in them.
+        require_buffers(target.profile, made["planned"])
+        require_launches(target.profile, lowered.mod)
     _export(executable, path, target, model_lib)
     return BuiltLibrary(path, metadata)
 

@@ -59,3 +59,19 @@ def _pipeline() -> tuple[tvm.transform.Pass, MakePass, MakePass]:
 
 
 tirx.register_tir_pipeline(PIPELINE, _pipeline)
+
+
+@tvm.instrument.pass_instrument
+class Lowered:
+    """Keeps what `PIPELINE` made, for the pass context of a build.
+
+    Attributes:
+        mod: Host functions, and each GPU kernel as a function of its own, with its memory as it is allocated.
+    """
+
+    mod: IRModule
+
+    def run_after_pass(self, mod: IRModule, info: tvm.transform.PassInfo) -> None:
+        """Called by TVM after each pass."""
+        if info.name == "EdgeTransactLowering":
+            self.mod = mod

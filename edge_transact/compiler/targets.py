@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from edge_transact.compiler.gpu.devices import DEVICES, GENERIC, Device
 from edge_transact.errors import UsageError, did_you_mean
 from edge_transact.system import cpu as features
 
@@ -22,7 +23,8 @@ class BuildTarget:
         description: A description for users.
         device: TVM's kind of the device that runs the kernels: ``opencl``, ``metal`` or ``llvm``.
         suffix: ``.tar`` for an archive of objects that an app links, ``.so`` for a library to load on this machine.
-        spec: TVM's target with its host. `tvm_target` fills in this machine's CPU.
+        spec: TVM's target with its host. `tvm_target` fills in this machine's CPU and what the profile allows.
+        profile: The GPUs that the library must run on; `None` where that isn't asked.
     """
 
     name: str
@@ -30,6 +32,7 @@ class BuildTarget:
     device: str
     suffix: str
     spec: dict[str, object]
+    profile: Device | None = None
 
     @property
     def is_system_lib(self) -> bool:
@@ -48,8 +51,17 @@ class BuildTarget:
             # A virtual machine may hide features that its CPU's name promises.
             promised = tvm.target.codegen.llvm_get_cpu_features(tvm.target.Target(spec))
             spec["mattr"] = [f"-{name}" for name in features.missing(promised)]
+        if self.profile is not None:
+            # What TVM's schedules take at most. Its own defaults are for any GPU: with more threads in a work group, a
+            # thread has fewer registers.
+            threads = min(self.profile.max_threads, GENERIC.max_threads)
+            spec |= {"max_num_threads": threads, "max_threads_per_block": threads}
+            spec["max_shared_memory_per_block"] = min(self.profile.local_bytes, TVM_LOCAL_BYTES)
         return tvm.target.Target(spec)
 
+
+TVM_LOCAL_BYTES = 16 << 10
+"""TVM's own default of ``max_shared_memory_per_block`` for OpenCL."""
 
 _ANDROID_CPU = {"kind": "llvm", "mtriple": "aarch64-linux-android"}
 
@@ -62,6 +74,7 @@ TARGETS: dict[str, BuildTarget] = {
             "opencl",
             ".tar",
             {"kind": "opencl", "host": _ANDROID_CPU},
+            GENERIC,
         ),
         BuildTarget(
             "android-cpu",
@@ -89,15 +102,20 @@ TARGETS: dict[str, BuildTarget] = {
 }
 
 
-def get_target(name: str) -> BuildTarget:
+def get_target(name: str, device_profile: str = GENERIC.name) -> BuildTarget:
     """The target of that name.
+
+    Args:
+        name: One of `TARGETS`.
+        device_profile: One of `DEVICES`, for a target that asks for a profile.
 
     Raises:
         UsageError: There is no such target; the message lists the targets.
     """
     if name not in TARGETS:
         raise UsageError(f"unknown target {name!r}", fix=did_you_mean(name, TARGETS))
-    return TARGETS[name]
+    target = TARGETS[name]
+    return target if target.profile is None else replace(target, profile=DEVICES[device_profile])
 
 
 def system_lib_prefix(model_lib: str) -> str:

@@ -13,7 +13,7 @@ import typer
 from pydantic import BeforeValidator, WrapValidator
 from pydantic.fields import FieldInfo
 
-from edge_transact.options.model import Option, Options, flag_of, help_of, options_of
+from edge_transact.options.model import Option, Options, choices_of, flag_of, help_of, options_of
 from edge_transact.options.values import COMMAS, metadata_of
 
 
@@ -81,11 +81,23 @@ def _parameters(model: type[Options], prefix: str | None) -> Iterator[inspect.Pa
             metavar=option.metavar,
             show_default=shown,
             envvar=option.envvar,
+            autocompletion=_completion(field),
         )
         kind: Any = reads if default is not None else reads | None
         yield inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, settings]
         )
+
+
+def _completion(field: FieldInfo) -> Callable[[str], list[str]] | None:
+    """What the shell completes a value with, where a field allows certain names: the last one of several."""
+    names = choices_of(field)
+
+    def complete(incomplete: str) -> list[str]:
+        given = incomplete.rpartition(",")[0] + "," if COMMAS in field.metadata and "," in incomplete else ""
+        return [given + name for name in names if (given + name).startswith(incomplete)]
+
+    return complete if names else None
 
 
 def _type(field: FieldInfo) -> type:

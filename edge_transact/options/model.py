@@ -82,9 +82,14 @@ def options_of(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo, Option]
                 yield name, field, entry
 
 
+def choices_of(field: FieldInfo) -> list[str]:
+    """The names that a field allows; none if it allows any."""
+    return [name for entry in metadata_of(field) if isinstance(entry, OneOf) for name in entry.choices]
+
+
 def description_of(field: FieldInfo, option: Option) -> str:
     """What a field is, with the names that it allows."""
-    names = [name for entry in metadata_of(field) if isinstance(entry, OneOf) for name in entry.choices]
+    names = choices_of(field)
     return option.help.replace("{choices}", " or ".join(filter(None, (", ".join(names[:-1]), *names[-1:]))))
 
 

@@ -21,6 +21,7 @@ MANIFEST = Manifest(
     context_window_size=128,
     prefill_chunk_size=64,
     max_batch_size=1,
+    device_profile=None,
     plan=PLAN,
     parameters=1000,
     weights_bytes=600,

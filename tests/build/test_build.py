@@ -54,7 +54,7 @@ def built(tiny_model, tmp_path_factory):
 
 def test_json_says_what_was_built(built):
     output, result = built
-    assert set(result["libraries"]) == {"host"}
+    assert set(result["libraries"]) == {"host"} and Manifest.read(output).device_profile is None
     assert result["quantization"] == "q4f32_1" and result["rounding"] == "search"
     assert result["parity"]["passed"] and result["parity"]["layers"] == 4
     assert result["parity"]["prompt_tokens"] > 32, "prefill continues a sequence in a second chunk"
@@ -192,6 +192,7 @@ def test_without_a_host_library_two_layers_are_compared(tiny_model, tmp_path):
     assert result["quantization"] == "q4f16_0"
     assert result["parity"]["passed"] and result["parity"]["layers"] == 2
     assert list(result["libraries"]) == ["android"] and result["libraries"]["android"].endswith("-android.tar")
+    assert Manifest.read(tmp_path / "dist").device_profile == "generic"
 
 
 def test_a_library_that_differs_from_torch_writes_nothing(tiny_model, tmp_path, monkeypatch):

@@ -24,6 +24,13 @@ def found(plan: WidthPlan, quantization: str, *targets: str, **sizes: int) -> st
     return "\n".join(concerns(plan, QUANTIZATIONS[quantization], targets, **SIZES | sizes))
 
 
+def test_a_profile_that_no_library_asks_for():
+    small = llama(layers=2)
+    said = concerns(small, QUANTIZATIONS["q4f16_0"], ["iphone"], **SIZES, device_profile="adreno-750")
+    assert len(said) == 1 and said[0].startswith("--device-profile adreno-750")
+    assert concerns(small, QUANTIZATIONS["q4f16_0"], ["android"], **SIZES, device_profile="adreno-750") == []
+
+
 @pytest.mark.parametrize("target", ["android", "android-cpu", "iphone"])
 def test_a_model_larger_than_a_phones_memory(target):
     assert "more than the 4 GiB" in found(llama(), "q4f16_0", target)

@@ -77,13 +77,19 @@ def test_completion_offers_commands(typed, offered):
     assert offered in edge_transact(env={**os.environ, **environment}).stdout.split()
 
 
-def test_completion_offers_options():
-    environment = {
-        "_EDGE_TRANSACT_COMPLETE": "complete_bash",
-        "COMP_WORDS": "edge-transact build --ta",
-        "COMP_CWORD": "2",
-    }
-    assert "--target" in edge_transact(env={**os.environ, **environment}).stdout.split()
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("build --ta", {"--target", "--target-params"}),
+        ("build --device-profile adreno-7", {"adreno-7xx", "adreno-750"}),
+        ("build --target host,andr", {"host,android", "host,android-cpu"}),
+    ],
+)
+def test_completion_offers_options_and_their_values(typed, offered):
+    words = f"edge-transact {typed}"
+    position = str(len(words.split()) - 1)
+    environment = {"_EDGE_TRANSACT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": position}
+    assert set(edge_transact(env={**os.environ, **environment}).stdout.split()) == offered
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ def device():
 
 
 @pytest.mark.parametrize(
-    ("heads", "kv_heads", "dims", "dtype"), [(9, 3, 64, HALF), (2, 2, 128, HALF), (3, 1, 80, HALF), (2, 1, 16, FLOAT)]
+    ("heads", "kv_heads", "dims", "dtype"),
+    [(9, 3, 64, HALF), (2, 2, 128, HALF), (3, 1, 80, HALF), (2, 1, 16, FLOAT), (2, 1, 256, HALF)],
 )
 def test_decode_attends_to_the_pages_of_each_sequence(heads, kv_heads, dims, dtype):
     rng = np.random.default_rng(0)

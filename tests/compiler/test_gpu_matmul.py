@@ -18,11 +18,12 @@ from tests.support.relax_calls import calls
 
 HALF, FLOAT = "float16", "float32"
 CASES = {
-    "KN": (Matmul("KN", HALF, HALF, HALF, bias=True, residual=True), ((64, 66), (1024, 130))),
+    "KN": (Matmul("KN", HALF, HALF, HALF, bias=True, residual=True), ((64, 66), (1024, 130), (8224, 34))),
+    "KN, an MLP's narrowest and widest": (Matmul("KN", HALF, HALF, HALF), ((32, 34), (16_000, 34))),
     "KN, an odd width": (Matmul("KN", HALF, HALF, HALF), ((64, 33),)),
     "KN, in fp32": (Matmul("KN", FLOAT, FLOAT, FLOAT, residual=True), ((64, 66),)),
     "KN, ragged": (Matmul("KN", HALF, HALF, HALF, residual=True), ((360, 66), (48, 34))),
-    "KN, gated": (Matmul("KN", HALF, HALF, HALF, bias=True, gated=True), ((64, 34), (96, 96))),
+    "KN, gated": (Matmul("KN", HALF, HALF, HALF, bias=True, gated=True), ((64, 34), (96, 96), (32, 16_000))),
     "KN, normalized": (Matmul("KN", HALF, HALF, HALF, norm_eps=1e-5), ((576, 66),)),
     "KN, normalized, an odd width": (Matmul("KN", HALF, HALF, HALF, norm_eps=1e-5), ((64, 35),)),
     "KN, normalized and gated": (Matmul("KN", HALF, HALF, HALF, norm_eps=1e-5, gated=True), ((72, 34),)),
@@ -32,6 +33,7 @@ CASES = {
     "NK, ragged in fp32": (Matmul("NK", FLOAT, FLOAT, FLOAT), ((360, 66),)),
     "NK, of which 4 features": (Matmul("NK", HALF, HALF, HALF), ((100, 40),)),
     "lm_head": (Matmul("NK", HALF, HALF, FLOAT, norm_eps=1e-5), ((576, 259),)),
+    "lm_head, many words": (Matmul("NK", HALF, HALF, FLOAT, norm_eps=1e-5), ((32, 256_000),)),
 }
 """Kinds of matmuls, with features and widths."""
 
@@ -89,6 +91,22 @@ def test_the_embedding_reads_its_rows_alone(features):
     kernel = compiled(embed(HALF))
     kernel(*map(tvm.runtime.tensor, (ids, words, scale)), out)
     np.testing.assert_array_equal(out.numpy(), matrix.T[ids].astype(HALF))
+
+
+def test_the_embedding_of_the_last_of_256000_words():
+    words = np.zeros((256_000, 4), "uint32")
+    words[-1] = 0xFEDCBA98
+    out = tvm.runtime.tensor(np.zeros((1, 32), HALF))
+    scale = np.full((256_000, 1), 0.5, HALF)
+    compiled(embed(HALF))(*map(tvm.runtime.tensor, (np.array([255_999], "int32"), words, scale)), out)
+    np.testing.assert_array_equal(out.numpy()[0], np.tile((np.arange(8, 16) - 7) / 2, 4))
+
+
+@pytest.mark.parametrize(
+    ("features", "dtype", "taken"), [(8192, HALF, True), (8224, HALF, False), (8192, FLOAT, False)]
+)
+def test_rows_that_local_memory_does_not_hold_are_normalized_by_a_kernel_of_their_own(features, dtype, taken):
+    assert OpenCLKernels().takes_norm([tirx.const(size, "int64") for size in (1, 1, features)], dtype) == taken
 
 
 def test_kernels_are_shared_by_layers_of_different_widths(source):

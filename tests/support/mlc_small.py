@@ -160,6 +160,7 @@ def android_metadata(tiny_model: Path, scratch: Path) -> dict[str, Any]:
     from edge_transact.checkpoint import Checkpoint
     from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
     from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
+    from edge_transact.compiler.targets import get_target
     from edge_transact.definition import load, render
     from edge_transact.mlc.toolchain import MLC
     from edge_transact.quantization import QUANTIZATIONS
@@ -175,5 +176,5 @@ def android_metadata(tiny_model: Path, scratch: Path) -> dict[str, Any]:
     definition = load(emitted, {**source.config, **rope, **SIZES})
     maker = Maker(source, QUANTIZATIONS["q4f16_0"], nearest(), SIZES, MODEL_LIB, emitted, MLC(["android"]))
     maker.write_model(scratch / "model", definition)
-    maker.build_library(scratch / "model", definition, "android", scratch / "odd.tar")
+    maker.build_library(scratch / "model", definition, get_target("android"), scratch / "odd.tar")
     return archive_metadata(scratch / "odd.tar")

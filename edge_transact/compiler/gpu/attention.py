@@ -24,6 +24,9 @@ LANES = 8
 THREADS = 256
 """At most, of a work group of `decode`."""
 
+TILE_PRODUCTS = 4096
+"""At most, in local memory: 16 KiB of floats, half of what phones have."""
+
 LOWEST = -5e4
 """A score below all others, as in TVM's kernels."""
 
@@ -51,7 +54,7 @@ def decode(num_attention_heads: int, num_key_value_heads: int, head_dim: int, dt
         dtype: That of queries, cache and output; sums are in fp32.
     """
     h_q, h_kv, across = num_attention_heads, num_key_value_heads, head_dim // LANES
-    rows = max(1, THREADS // across)
+    rows = max(1, min(THREADS, TILE_PRODUCTS // across) // across)
     tile = across * rows
     name, wide, lanes = C_NAMES[dtype], f"float32x{LANES}", LANES if across % LANES == 0 else 1
     with IRBuilder() as ib, builder.prim_func(s_tir=True):

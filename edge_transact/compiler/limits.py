@@ -1,0 +1,133 @@
+"""Checks of a library against what a phone's GPU has: buffers, threads of a work group, local memory."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+import tvm
+from tvm import IRModule, relax, tirx
+from tvm.tirx.buffer import BufferType
+
+from edge_transact import costs
+from edge_transact.compiler.gpu.devices import DEVICES, Device
+from edge_transact.compiler.launches import launches
+from edge_transact.compiler.modules import quantize_modules
+from edge_transact.compiler.passes.calls import calls_of
+from edge_transact.errors import EdgeTransactError, UsageError
+
+if TYPE_CHECKING:
+    from edge_transact.definition import Definition
+    from edge_transact.quantization import Quantization
+    from edge_transact.widths import WidthPlan
+
+_QUANTIZE = "Quantize the weights (--quant q4f16_0)"
+
+
+def require_model(device: Device, plan: WidthPlan, definition: Definition, quantization: Quantization) -> None:
+    """Check the buffers of a model that MLC's runtime allocates, before anything is built.
+
+    They are one for each parameter and one for each layer of the KV cache (``pages_`` of `PagedAttentionKVCacheObj` in
+    TVM's ``runtime/vm/paged_kv_cache.cc``).
+
+    Args:
+        device: The GPU.
+        plan: The model's widths.
+        definition: Its configuration has the library's context window and batch.
+        quantization: The format of weights and cache.
+
+    Raises:
+        EdgeTransactError: A parameter is larger than the GPU's largest buffer.
+        UsageError: A layer of the cache is. The message has the largest context that fits.
+    """
+    model = quantize_modules(definition.model(), quantization, quantization.model_dtype)
+    fix = _QUANTIZE if quantization.bits is None else "Use a model with a smaller vocabulary or hidden size"
+    for name, parameter in model.named_parameters():
+        _require_buffer(device, name, _bytes(parameter.shape, parameter.dtype), fix)
+    context, sequences = definition.config.context_window_size, definition.config.max_batch_size
+    nbytes = costs.kv_cache_bytes(plan, quantization, context, sequences) // plan.num_virtual_layers
+    if nbytes > device.max_allocation_bytes:
+        page = costs.PAGE_SIZE * costs.kv_bytes_per_token(plan, quantization) // plan.num_virtual_layers
+        # The cache has one page more than its tokens need.
+        largest = (device.max_allocation_bytes // page - 1) * costs.PAGE_SIZE // sequences
+        fix = f"Use --context {largest}, the largest that fits" if largest > 0 else "No context fits: lower --max-batch"
+        what = f"a layer of the KV cache for {sequences} x {context} tokens"
+        raise UsageError(_too_large(device, what, nbytes), fix=_remedy(fix, "max_allocation_bytes", nbytes))
+
+
+def require_buffers(device: Device, mod: IRModule) -> None:
+    """Check the buffers that functions allocate, and those of kernels whose sizes are fixed.
+
+    Args:
+        device: The GPU.
+        mod: The module once memory is planned.
+
+    Raises:
+        EdgeTransactError: One is larger than the GPU's largest buffer.
+    """
+    for var, function in mod.functions_items():
+        if isinstance(function, relax.Function):
+            for call in calls_of(function, "relax.memory.alloc_storage"):
+                nbytes, fix = _bytes(call.args[0].values, "uint8"), "Lower --prefill-chunk or --max-batch"
+                _require_buffer(device, f"a buffer of function {var.name_hint}", nbytes, fix)
+        elif isinstance(function, tirx.PrimFunc):
+            for buffer in (parameter for parameter in function.params if isinstance(parameter.ty, BufferType)):
+                nbytes = _bytes(buffer.shape, buffer.dtype)
+                _require_buffer(device, f"buffer {buffer.name} of kernel {var.name_hint}", nbytes, _QUANTIZE)
+
+
+def require_launches(device: Device, mod: IRModule) -> None:
+    """Check what the work groups of each kernel take.
+
+    Args:
+        device: The GPU.
+        mod: `lowering.Lowered.mod`.
+
+    Raises:
+        EdgeTransactError: A kernel has more threads in a work group than the GPU allows, or more local memory.
+    """
+    for var, function in mod.functions_items():
+        if not isinstance(function, tirx.PrimFunc):
+            continue
+        for kernel in launches(function).kernels:
+            threads, local_bytes = prod(kernel.threads({})), kernel.local_bytes
+            group = f"a work group of kernel {var.name_hint}"
+            if threads > device.max_threads:
+                raise EdgeTransactError(
+                    f"{group} has {threads} threads, and --device-profile {device.name} allows {device.max_threads}",
+                    fix=_remedy("", "max_threads", threads),
+                )
+            if local_bytes > device.local_bytes:
+                raise EdgeTransactError(
+                    f"{group} takes {local_bytes:,} bytes of local memory, and --device-profile {device.name} allows "
+                    f"{device.local_bytes:,}",
+                    fix=_remedy("Compute in fp16 (--quant q4f16_0), which takes less", "local_bytes", local_bytes),
+                )
+
+
+def _bytes(shape: list[tirx.Expr], dtype: str) -> int:
+    """Bytes of a buffer; none if its size isn't fixed, which then is that of a parameter or of what is allocated."""
+    if not all(isinstance(size, int | tirx.IntImm) for size in shape):
+        return 0
+    kind = tvm.DataType(dtype)
+    return prod(map(int, shape)) * ((kind.bits * kind.lanes + 7) // 8)
+
+
+def _require_buffer(device: Device, what: str, nbytes: int, fix: str) -> None:
+    if nbytes > device.max_allocation_bytes:
+        raise EdgeTransactError(_too_large(device, what, nbytes), fix=_remedy(fix, "max_allocation_bytes", nbytes))
+
+
+def _too_large(device: Device, what: str, nbytes: int) -> str:
+    return (
+        f"{what} takes {nbytes / 2**20:,.1f} MiB, and --device-profile {device.name} allows "
+        f"{device.max_allocation_bytes / 2**20:,.1f} MiB in one buffer"
+    )
+
+
+def _remedy(fix: str, figure: str, needed: int) -> str:
+    """What to do, and for which other GPUs one may build instead."""
+    names = [name for name, device in DEVICES.items() if getattr(device, figure) >= needed]
+    other = f"build for GPUs that have more: --device-profile {' or '.join(names)}" if names else ""
+    text = ", or ".join(filter(None, (fix, other))) or "no GPU with a profile has that many"
+    return f"{text[0].upper()}{text[1:]}."

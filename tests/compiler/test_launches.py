@@ -1,0 +1,61 @@
+"""What a function launches, found in its TIR as it is scheduled and in the kernels that it is lowered to."""
+
+import tvm
+from tvm import tirx
+from tvm.script import tirx as T
+
+from edge_transact.compiler.gpu.kernels import OpenCLKernels
+from edge_transact.compiler.launches import launches
+from edge_transact.compiler.lowering import PIPELINE, Lowered
+from edge_transact.compiler.matmul import Matmul
+from edge_transact.compiler.targets import get_target
+
+
+def scheduled(features: int = 64) -> tirx.PrimFunc:
+    """A matmul of one row."""
+    matmul = Matmul("KN", "float16", "float16", "float16", norm_eps=1e-5)
+    _, make = OpenCLKernels().select(matmul, [tirx.const(n, "int64") for n in (1, 1, features)], 128)
+    return make()
+
+
+def test_groups_threads_and_local_memory_of_a_matmul():
+    function = scheduled(64)
+    (launch,) = launches(function).kernels
+    width = function.params[-1].ty.shape[-1]
+    assert launch.groups({width: 130}) == (5, 1, 1)
+    assert launch.threads({}) == (16, 16, 1)
+    # One float for each thread and column, and the row.
+    assert launch.local_bytes == 4 * 16 * 32 + 2 * 64
+
+
+@T.prim_func(private=True)
+def summed(x_: T.handle, total_: T.handle) -> None:
+    T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+    n = T.int32()
+    x = T.match_buffer(x_, (n,), "float32")
+    total = T.match_buffer(total_, (64,), "float32")
+    square = T.alloc_buffer((n, 2), "float32")
+    for i in T.thread_binding((n + 7) // 8, thread="blockIdx.x"):
+        for j in T.thread_binding(8, thread="threadIdx.x"):
+            square[i * 8 + j, 0] = x[i * 8 + j] * x[i * 8 + j]
+    for j in T.thread_binding(64, thread="threadIdx.x"):
+        total[j] = square[j, 0]
+
+
+def test_several_kernels_and_what_the_function_allocates_for_them():
+    found = launches(summed)
+    (n,) = summed.params[0].ty.shape
+    assert [launch.groups({n: 20}) for launch in found.kernels] == [(3, 1, 1), (1, 1, 1)]
+    assert [launch.threads({n: 20}) for launch in found.kernels] == [(8, 1, 1), (64, 1, 1)]
+    assert [buffer.name for buffer in found.temporaries] == ["square"]
+
+
+def test_lowered_kernels_tell_what_is_allocated():
+    lowered = Lowered()
+    function = scheduled().with_attr("global_symbol", "product")
+    target = get_target("android").tvm_target()
+    with tvm.transform.PassContext(instruments=[lowered]):
+        tvm.compile(tvm.IRModule({"product": function}), target=target, tir_pipeline=PIPELINE)
+    (launch,) = launches(lowered.mod["product_kernel"]).kernels
+    assert launch.threads({}) == (16, 16, 1)
+    assert launch.local_bytes == 4 * 16 * 32 + 2 * 64

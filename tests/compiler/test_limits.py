@@ -1,0 +1,177 @@
+"""What a phone's GPU lacks is refused when a library is built, by name and with what to do."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+import tvm
+from tvm import relax, te, tirx
+from tvm.relax.frontend.nn.llm import kv_cache as llm
+
+from edge_transact.compiler.gpu.attention import decode, merge, rotated_before
+from edge_transact.compiler.gpu.devices import DEVICES, GENERIC
+from edge_transact.compiler.gpu.kernels import OpenCLKernels
+from edge_transact.compiler.launches import launches
+from edge_transact.compiler.limits import require_buffers, require_launches, require_model
+from edge_transact.compiler.lowering import PIPELINE, Lowered
+from edge_transact.compiler.matmul import Matmul
+from edge_transact.compiler.targets import get_target
+from edge_transact.definition import load, render
+from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.quantization import get_quantization
+from edge_transact.widths import LayerWidths, WidthPlan
+
+ANDROID = get_target("android")
+HALF, FLOAT = "float16", "float32"
+
+
+def lowered(function: tirx.PrimFunc, name: str) -> tvm.IRModule:
+    """A kernel as it is generated for a phone."""
+    result, function = Lowered(), function.with_attr("global_symbol", name)
+    with tvm.transform.PassContext(opt_level=3, instruments=[result], config={"tirx.disable_cse_tir": True}):
+        mod = tirx.transform.ForceNarrowIndexToInt32()(tvm.IRModule({name: function}))
+        tvm.compile(mod, target=ANDROID.tvm_target(), tir_pipeline=PIPELINE)
+    return result.mod
+
+
+def matmul(kind: Matmul, features: int, rows: int = 1) -> tirx.PrimFunc:
+    sizes = [tirx.const(size, "int64") for size in (1, rows, features)]
+    return OpenCLKernels().select(kind, sizes, 64)[1]()
+
+
+def prefill(head_dim: int, dtype: str) -> tirx.PrimFunc:
+    """TVM's attention of many tokens, 4 heads for each of 2 KV heads."""
+    with ANDROID.tvm_target() as target:
+        return rotated_before(llm._attention_prefill(2, 8, head_dim, dtype, False, {}, target))
+
+
+@pytest.mark.parametrize("figure", ["max_threads", "local_bytes", "max_allocation_bytes"])
+def test_every_gpu_has_what_the_generic_one_has(figure):
+    assert min(getattr(device, figure) for device in DEVICES.values()) == getattr(GENERIC, figure)
+
+
+def test_the_generic_profile_asks_tvm_for_its_own_defaults():
+    defaults = tvm.target.Target("opencl").attrs
+    assert {name: ANDROID.tvm_target().attrs[name] for name in defaults} == dict(defaults.items())
+
+
+KERNELS = {
+    "the widest row that is normalized": lambda: matmul(Matmul("NK", HALF, HALF, FLOAT, norm_eps=1e-5), 8192),
+    "gated": lambda: matmul(Matmul("KN", HALF, HALF, HALF, norm_eps=1e-5, gated=True), 4096),
+    "many rows": lambda: matmul(Matmul("KN", FLOAT, FLOAT, FLOAT, gated=True), 64, rows=128),
+    "attention of LLaMA-2": lambda: prefill(128, HALF),
+    "attention of one token, 256 dims": lambda: decode(8, 1, 256, HALF),
+}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_kernels_fit_any_gpu(kernel):
+    mod = lowered(KERNELS[kernel](), "kernel")
+    assert sum(len(launches(function).kernels) for _, function in mod.functions_items()) == 1
+    require_launches(GENERIC, mod)
+
+
+def test_local_memory_that_no_phone_has():
+    with pytest.raises(
+        EdgeTransactError, match=r"kernel prefill_kernel takes 41,568 bytes .* generic allows 32,768"
+    ) as no:
+        require_launches(GENERIC, lowered(prefill(256, FLOAT), "prefill"))
+    assert no.value.fix == "Compute in fp16 (--quant q4f16_0), which takes less."
+
+
+def test_a_work_group_of_more_threads_than_the_gpu_allows():
+    mod = lowered(matmul(Matmul("KN", HALF, HALF, HALF), 64), "w4_decode")
+    small = replace(GENERIC, name="small", max_threads=128)
+    with pytest.raises(EdgeTransactError, match=r"kernel w4_decode_kernel has 256 threads, .* small allows 128") as no:
+        require_launches(small, mod)
+    assert no.value.fix.startswith("Build for GPUs that have more: --device-profile generic or adreno-6xx or ")
+
+
+def test_kernels_that_are_made_for_any_number_of_threads_keep_to_the_profile():
+    target = replace(ANDROID, profile=replace(GENERIC, max_threads=64)).tvm_target()
+    for function in (
+        llm._copy_single_page(2, 16, 64, HALF, target),
+        llm._compact_kv_copy(2, 64, HALF, target),
+        merge(8, 32, HALF, int(target.attrs["max_num_threads"])),
+    ):
+        (kernel,) = launches(function).kernels
+        x, y, z = kernel.threads({})
+        assert 1 < x * y * z <= 64
+
+
+def llama(vocab_size: int = 32000, hidden_size: int = 64, kv_heads: int = 2) -> WidthPlan:
+    widths = LayerWidths(4, kv_heads, 128, 128, 32)
+    return WidthPlan(hidden_size, vocab_size, True, False, False, (widths,) * 3)
+
+
+@pytest.fixture
+def require(tmp_path):
+    """`require_model` for a plan."""
+
+    def check(plan: WidthPlan, quantization: str = "q4f16_0", device: str = "generic", **sizes: int) -> None:
+        for name, text in render(plan).items():
+            (tmp_path / name).write_text(text)
+        layer = plan.layers[0]
+        config = {
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 1e4,
+            "rope_scaling": None,
+            "vocab_size": plan.vocab_size,
+            "hidden_size": plan.hidden_size,
+            "num_hidden_layers": len(plan.layers),
+            "num_attention_heads": layer.num_attention_heads,
+            "num_key_value_heads": layer.num_key_value_heads,
+            "head_dim": layer.qk_head_dim,
+            "intermediate_size": layer.intermediate_size,
+            "tie_word_embeddings": True,
+            **{"context_window_size": 2048, "prefill_chunk_size": 128, "max_batch_size": 1},
+            **sizes,
+        }
+        require_model(DEVICES[device], plan, load(tmp_path, config), get_quantization(quantization))
+
+    return check
+
+
+def test_a_vocabulary_of_256000(require):
+    require(llama(256_000, 4096))
+    with pytest.raises(EdgeTransactError, match=r"embed_tokens\.q_weight takes 1,000\.0 MiB, .* 512\.0 MiB") as no:
+        require(llama(256_000, 8192))
+    assert no.value.fix.endswith("build for GPUs that have more: --device-profile adreno-750 or mali-g610.")
+    require(llama(256_000, 8192), device="adreno-750")
+    with pytest.raises(EdgeTransactError, match=r"embed_tokens\.weight .* allows 512") as no:
+        require(llama(256_000, 4096), "q0f16")
+    assert no.value.fix.startswith("Quantize")
+
+
+@pytest.mark.parametrize(("kv_heads", "sequences", "quantization"), [(1, 1, "q4f16_0"), (2, 3, "q4f32_1")])
+def test_the_largest_context_whose_cache_fits(require, kv_heads, sequences, quantization):
+    plan, sizes = llama(kv_heads=kv_heads), {"max_batch_size": sequences}
+    with pytest.raises(UsageError, match="a layer of the KV cache") as no:
+        require(plan, quantization, context_window_size=4 << 20, **sizes)
+    largest = int(re.match(r"Use --context (\d+), the largest that fits", no.value.fix)[1])
+    require(plan, quantization, context_window_size=largest, **sizes)
+    with pytest.raises(UsageError):
+        require(plan, quantization, context_window_size=largest + 1, **sizes)
+
+
+def test_more_sequences_than_fit_with_any_context(require):
+    with pytest.raises(UsageError) as no:
+        require(llama(), max_batch_size=1 << 20)
+    assert no.value.fix.startswith("No context fits: lower --max-batch")
+
+
+def test_what_a_function_allocates_and_what_a_kernel_takes():
+    x = te.placeholder((256_000, 4096), HALF, name="x")
+    kernel = te.create_prim_func([x, te.compute((256_000,), lambda i: x[i, 0], name="first")])
+    with pytest.raises(EdgeTransactError, match=r"buffer x of kernel first takes 2,000\.0 MiB"):
+        require_buffers(GENERIC, tvm.IRModule({"first": kernel}))
+
+    builder = relax.BlockBuilder()
+    with builder.function("prefill", []):
+        size = relax.ShapeExpr([(512 << 20) + 1])
+        builder.emit_func_output(builder.emit(relax.op.memory.alloc_storage(size, 0, "global", "uint8")))
+    with pytest.raises(EdgeTransactError, match="a buffer of function prefill takes 512") as no:
+        require_buffers(GENERIC, builder.finalize())
+    assert "--prefill-chunk" in no.value.fix
