@@ -16,6 +16,12 @@ def source(tmp_path_factory) -> Source:
 
 
 @pytest.fixture(scope="session")
+def uniform(tmp_path_factory) -> Source:
+    """The same, and all layers are alike."""
+    return make_source(tmp_path_factory.mktemp("uniform"), {**CONFIG, "per_layer_config": {}})
+
+
+@pytest.fixture(scope="session")
 def own_dims(tmp_path_factory) -> Source:
     """The same, and heads of all but one layer lost dims, of q and k or of v."""
     return make_source(tmp_path_factory.mktemp("own-dims"), OWN_DIMS)

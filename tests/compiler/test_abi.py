@@ -1,45 +1,93 @@
-"""The functions that MLC's engine looks up, called as it calls them, on the host; against torch and numpy."""
+"""The functions that MLC's engine looks up, called as it calls them; against torch and numpy.
+
+On the host, and from a phone's library, whose kernels an OpenCL device of this computer executes.
+"""
 
 import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks import opencl
 from edge_transact import costs
 from edge_transact.compiler.library import build_library
 from edge_transact.compiler.targets import get_target
 from edge_transact.mlc.builtins import BYTECODE, CALLS, TAGS, bytecode, called, tags
+from edge_transact.quantization import get_quantization
 from edge_transact.runtime.host import PAGE_SIZE, HostModel
 from tests.support.dumps import assert_all_forms
-from tests.support.odd_models import FUNCTIONS
+from tests.support.odd_models import FUNCTIONS, Source
 
-QUANTIZATIONS = {"source": "q4f32_1", "own_dims": "q0f32"}
-"""The quantization by plan; both have biases and layers that all differ."""
+CASES = {
+    "host": ("source", "q4f32_1", 1e-4),
+    "host, cut heads": ("own_dims", "q0f32", 1e-4),
+    "phone, uniform": ("uniform", "q4f16_1", 1e-2),
+    "phone": ("source", "q4f16_0", 1e-2),
+    "phone, cut heads": ("own_dims", "q4f32_1", 1e-5),
+    "phone, cut heads in 16 bits": ("own_dims", "q0f16", 1e-2),
+}
+"""Device, plan, quantization, and how far logits may be from torch's, relative to the largest.
+
+Plans have biases. In a uniform one all layers are alike, otherwise all differ; the cache rotates whole heads, and the
+definition those that lost dims.
+"""
+HOST = [case for case in CASES if case.startswith("host")]
+PHONE = [case for case in CASES if case not in HOST]
 
 
-@pytest.fixture(scope="module", params=QUANTIZATIONS)
-def plan_name(request) -> str:
-    """Whole heads, which the cache turns, and heads that lost dims, which the definition turns."""
-    return request.param
+@dataclass(frozen=True)
+class Library:
+    """A library, and what its weights are in torch."""
+
+    case: str
+    source: Source
+    model: HostModel
+    reference: torch.nn.Module
+
+    @property
+    def quantization(self) -> str:
+        return CASES[self.case][1]
+
+    def assert_close(self, ours: np.ndarray, theirs: np.ndarray) -> None:
+        assert np.abs(ours - theirs).max() <= CASES[self.case][2] * np.abs(theirs).max()
+
+    def assert_continues(self, logits: np.ndarray, ids: list[int]) -> None:
+        """The logits are those after `ids`."""
+        with torch.inference_mode():
+            self.assert_close(logits, self.reference(torch.tensor([ids])).logits[0, -1].float().numpy())
 
 
 @pytest.fixture(scope="module")
-def odd(plan_name, request):
-    return request.getfixturevalue(plan_name)
+def library(request) -> Iterator[Library]:
+    case = request.param
+    plan, name, _ = CASES[case]
+    source: Source = request.getfixturevalue(plan)
+    weights, quantization = source.weights(name)
+    if case in HOST:
+        path = source.directory / "host.so"
+        build_library(
+            source.definition, quantization, get_target("host"), "edge_llama_odd", path, source.directory / "host-dump"
+        )
+        yield Library(case, source, HostModel(path, weights), source.reference(name))
+        return
+    path = source.directory / f"phone-{name}.so"
+    with opencl.executed_here():
+        opencl.build_library(source.definition, quantization, path)
+        yield Library(case, source, HostModel(path, weights), source.reference(name))
 
 
 @pytest.fixture(scope="module")
-def model(odd, plan_name) -> HostModel:
-    weights, quantization = odd.weights(QUANTIZATIONS[plan_name])
-    path, dump = odd.directory / "host.so", odd.directory / "host-dump"
-    build_library(odd.definition, quantization, get_target("host"), "edge_llama_odd", path, dump)
-    return HostModel(path, weights)
+def model(library) -> HostModel:
+    return library.model
 
 
-@pytest.fixture(scope="module")
-def reference(odd, plan_name):
-    return odd.reference(QUANTIZATIONS[plan_name])
+def on(*cases: str):
+    """A test of the libraries of these cases, of which those for phones take longer."""
+    parameters = [pytest.param(case, marks=[pytest.mark.slow] * (case in PHONE)) for case in cases]
+    return pytest.mark.parametrize("library", parameters, indirect=True, scope="module")
 
 
 def function(model: HostModel, name: str):
@@ -79,36 +127,32 @@ class Engine:
         return logits.numpy().reshape(len(sequences), -1)
 
 
-def assert_close(ours: np.ndarray, theirs: np.ndarray) -> None:
-    assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
-
-
-def torch_logits(reference, ids: list[int]) -> np.ndarray:
-    with torch.inference_mode():
-        return reference(torch.tensor([ids])).logits[0, -1].numpy()
-
-
+@on(*CASES)
 def test_every_function_is_there(model):
     for name in FUNCTIONS:
         assert function(model, name) is not None
 
 
-def test_all_intermediate_forms_are_written(model, odd, plan_name):
-    assert_all_forms(odd.directory / "host-dump", ["host.ll"], packed=QUANTIZATIONS[plan_name].startswith("q4"))
+@on(*HOST)
+def test_all_intermediate_forms_are_written(library):
+    packed = library.quantization.startswith("q4")
+    assert_all_forms(library.source.directory / "host-dump", ["host.ll"], packed=packed)
 
 
-def test_what_is_asked_of_the_runtime_is_listed(model, odd):
+@on(*HOST)
+def test_what_is_asked_of_the_runtime_is_listed(library):
     import tvm
 
-    library = odd.directory / "host.so"
-    executable = tvm.runtime.load_module(str(library))
+    path = library.source.directory / "host.so"
+    executable = tvm.runtime.load_module(str(path))
     calls = called(executable)
     assert {name for name, count in calls.items() if CALLS.get(name, "none") not in (count, None)} == set()
-    assert tags(executable) == TAGS and bytecode(library.read_bytes()) == BYTECODE
+    assert tags(executable) == TAGS and bytecode(path.read_bytes()) == BYTECODE
 
 
-def test_metadata_tells_sizes_parameters_and_the_cache(model, odd, plan_name):
-    metadata, plan = model.metadata, odd.checkpoint.plan
+@on(*CASES)
+def test_metadata_tells_sizes_parameters_and_the_cache(library):
+    metadata, plan = library.model.metadata, library.source.checkpoint.plan
     assert metadata["kv_cache"] == {
         "num_hidden_layers": plan.num_virtual_layers,
         "num_attention_heads": plan.q_per_kv * plan.virtual_num_key_value_heads,
@@ -116,24 +160,30 @@ def test_metadata_tells_sizes_parameters_and_the_cache(model, odd, plan_name):
         "head_dim": 16,
     }
     cache = metadata["kv_cache"]
-    nbytes = 2 * cache["num_hidden_layers"] * cache["num_key_value_heads"] * cache["head_dim"] * 4
-    _, quantization = odd.weights(QUANTIZATIONS[plan_name])
-    assert nbytes == costs.kv_bytes_per_token(plan, quantization)
+    quantization = get_quantization(library.quantization)
+    values = 2 * cache["num_hidden_layers"] * cache["num_key_value_heads"] * cache["head_dim"]
+    assert values * quantization.model_dtype_bytes == costs.kv_bytes_per_token(plan, quantization)
     assert (metadata["context_window_size"], metadata["prefill_chunk_size"], metadata["max_batch_size"]) == (64, 16, 4)
-    assert metadata["memory_usage"]["prefill"] >= 16 * plan.hidden_size * 4
+    assert metadata["memory_usage"]["prefill"] >= 16 * plan.hidden_size * quantization.model_dtype_bytes
     assert all({"name", "shape", "dtype", "preprocs"} <= set(parameter) for parameter in metadata["params"])
 
 
-def test_prefill_in_chunks_and_decode(model, reference):
-    ids = [(7 * i + 3) % 300 for i in range(50)]
-    model.reset()
-    assert_close(model.prefill(ids[:40]), torch_logits(reference, ids[:40]))
-    for n in range(40, 50):
-        assert_close(model.decode(ids[n]), torch_logits(reference, ids[: n + 1]))
+@on(*CASES)
+def test_prefill_in_chunks_and_decode_to_the_last_page(library, model):
+    ids = [(7 * i + 3) % 300 for i in range(64)]
+    # A whole chunk of the prompt, several, and one of a single token.
+    for count in (16, 40, 49):
+        model.reset()
+        library.assert_continues(model.prefill(ids[:count]), ids[:count])
+    for count in range(50, 65):
+        logits = model.decode(ids[count - 1])
+        if count % 3 == 0 or count == 64:
+            library.assert_continues(logits, ids[:count])
     with torch.inference_mode():
-        assert_close(model.window_logits(ids), reference(torch.tensor([ids])).logits[0].numpy())
+        library.assert_close(model.window_logits(ids), library.reference(torch.tensor([ids])).logits[0].float().numpy())
 
 
+@on(*CASES)
 def test_a_full_context_is_said_not_overrun(model):
     from edge_transact.errors import EdgeTransactError
 
@@ -145,22 +195,24 @@ def test_a_full_context_is_said_not_overrun(model):
         model.decode(1)
 
 
-def test_sequences_of_a_batch_do_not_see_each_other(model, reference):
+@on(*CASES)
+def test_sequences_of_a_batch_do_not_see_each_other(library, model):
     engine = Engine(model)
     texts = {0: [5, 6, 7], 1: [9], 2: [200, 100, 50, 25, 12], 3: [1, 2]}
     for sequence in texts:
         engine.kv("add_sequence", sequence)
     for row, ids in zip(engine.forward("batch_prefill", texts), texts.values(), strict=True):
-        assert_close(row, torch_logits(reference, ids))
+        library.assert_continues(row, ids)
     for step in range(3):
         step_ids = {sequence: [10 * sequence + step] for sequence in texts}
         rows = engine.forward("batch_decode", step_ids)
         for sequence, row in zip(texts, rows, strict=True):
             texts[sequence] = texts[sequence] + step_ids[sequence]
-            assert_close(row, torch_logits(reference, texts[sequence]))
+            library.assert_continues(row, texts[sequence])
 
 
-def test_fork_pop_and_removal(model, reference):
+@on(*CASES)
+def test_fork_pop_and_removal(library, model):
     engine = Engine(model)
     engine.kv("add_sequence", 0)
     prefix = list(range(20, 34))
@@ -168,16 +220,18 @@ def test_fork_pop_and_removal(model, reference):
     engine.kv("fork_sequence", 0, 1, -1)
     engine.kv("popn", 1, 4)
     rows = engine.forward("batch_decode", {0: [77], 1: [88]})
-    assert_close(rows[0], torch_logits(reference, [*prefix, 77]))
-    assert_close(rows[1], torch_logits(reference, [*prefix[:-4], 88]))
+    library.assert_continues(rows[0], [*prefix, 77])
+    library.assert_continues(rows[1], [*prefix[:-4], 88])
     engine.kv("remove_sequence", 0)
-    assert_close(engine.forward("batch_decode", {1: [5]})[0], torch_logits(reference, [*prefix[:-4], 88, 5]))
+    library.assert_continues(engine.forward("batch_decode", {1: [5]})[0], [*prefix[:-4], 88, 5])
 
 
+@on(*CASES)
 def test_room_for_a_chunk_of_embeddings(model):
     assert tuple(model._vm["alloc_embedding_tensor"]().shape) == (16, 64)
 
 
+@on(*CASES)
 def test_softmax_with_temperature(model):
     engine = Engine(model)
     logits = np.random.default_rng(0).normal(size=(3, 1, 300)).astype("float32") * 4
@@ -189,6 +243,7 @@ def test_softmax_with_temperature(model):
     assert ours[2, 0, 5] == ours[2, 0, 9] == 0.5 and ours[2].sum() == 1
 
 
+@on(*CASES)
 def test_logit_bias(model):
     engine, logits = Engine(model), np.zeros((2, 300), "float32")
     ours = engine.tensor(logits)
@@ -198,6 +253,7 @@ def test_logit_bias(model):
     np.testing.assert_array_equal(ours.numpy(), logits)
 
 
+@on(*CASES)
 def test_penalties(model):
     engine = Engine(model)
     logits = np.random.default_rng(1).normal(size=(3, 300)).astype("float32")
@@ -214,6 +270,7 @@ def test_penalties(model):
     np.testing.assert_allclose(ours.numpy(), logits, rtol=1e-6)
 
 
+@on(*CASES)
 def test_bitmask(model):
     engine = Engine(model)
     random = np.random.default_rng(2)
@@ -223,9 +280,11 @@ def test_bitmask(model):
     ours = engine.tensor(logits)
     function(model, "apply_bitmask_inplace")(ours, engine.tensor(np.array([1], "int32")), engine.tensor(mask))
     logits[1] = np.where(allowed[1, :300], logits[1], np.finfo("float32").min)
-    np.testing.assert_array_equal(ours.numpy(), logits)
+    # OpenCL's source has seven digits of the smallest number.
+    np.testing.assert_allclose(ours.numpy(), logits, rtol=1e-6)
 
 
+@on(*HOST)
 def test_a_functions_arguments_and_its_weights_are_checked(model):
     engine = Engine(model)
     tokens, weights = engine.tensor(np.array([5, 6], "int32")), list(model._parameters)
@@ -242,8 +301,32 @@ def test_a_functions_arguments_and_its_weights_are_checked(model):
             mismatched.prefill([1, 2, 3])
 
 
+@on(*HOST)
 def test_kernels_that_the_engine_calls_check_their_arguments(model):
     engine = Engine(model)
     logits, rows, mask = np.zeros((2, 300), "float32"), np.array([1], "int32"), np.zeros((2, 10), "int32")
     with pytest.raises(TypeError, match="dtype"):
         function(model, "apply_bitmask_inplace")(*map(engine.tensor, (logits, rows.astype("float32"), mask)))
+
+
+@on(*PHONE[:-1])
+def test_a_token_takes_four_launches_a_layer_and_three_a_layer_of_the_cache(library, model):
+    """Two beside them, for the embedding and the logits; norms are part of the matmuls, and so is what cut heads need.
+
+    Where heads lost dims, `qkv_proj` has a launch for each layer of the cache, and the angles of RoPE have one.
+    """
+    model.reset()
+    model.prefill([1, 2, 3])
+    with opencl.counted() as launches:
+        model.decode(4)
+    virtual_layers = model.metadata["kv_cache"]["num_hidden_layers"]
+    layers = library.source.checkpoint.plan.num_hidden_layers
+    cut = "rotation_kernel" in launches
+    ours = sum(count for name, count in launches.items() if name.startswith("w4_"))
+    assert ours == 3 * layers + (virtual_layers if cut else layers) + 2
+    of_the_cache = ("fused_rope", "tir_kv_cache_transpose_append", "batch_decode_paged_kv")
+    assert sum(count for name, count in launches.items() if name.startswith(of_the_cache)) == 3 * virtual_layers
+    assert launches["rotation_kernel"] == cut
+    # Layers of several layers of the cache split q, k and v, and put the outputs of attention next to each other.
+    others = {name for name in launches if not name.startswith(("w4_", *of_the_cache, "rotation"))}
+    assert all("concatenate" in name or "split" in name for name in others), others
