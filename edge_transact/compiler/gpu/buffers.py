@@ -56,7 +56,7 @@ class MatmulBuffers:
         buffers: dict[str, Buffer] = {name: declare(name) for name in matmul.operands}
         self.x, self.weight, self.scale = (buffers[name] for name in ("x", "weight", "scale"))
         self.norm, self.bias, self.residual = (buffers.get(name) for name in ("norm", "bias", "residual"))
-        self.heads = RotatedHeads(matmul.heads, self.bias) if matmul.heads is not None else None
+        self.heads = RotatedHeads(matmul.heads, self.bias, columns) if matmul.heads is not None else None
         if matmul.padded:
             T.arg("v_head_dim", v_head_dim)
         self.out = declare("out")

@@ -32,7 +32,7 @@ class MetalKernels(_GPUKernels):
         """No kernel does."""
         return False
 
-    def select(self, matmul: Matmul, x: Sequence[tirx.Expr], width: int, v_head_dim: int | None = None) -> None:
+    def select(self, matmul: Matmul, x: Sequence[tirx.Expr], width: int, head_dims: Sequence[int] = ()) -> None:
         """There is none."""
 
 
@@ -49,20 +49,22 @@ class OpenCLKernels(_GPUKernels):
         return is_one_row(x) and features % VALUES_PER_WORD == 0 and features * np.dtype(dtype).itemsize <= NORM_BYTES
 
     def select(
-        self, matmul: Matmul, x: Sequence[tirx.Expr], width: int, v_head_dim: int | None = None
+        self, matmul: Matmul, x: Sequence[tirx.Expr], width: int, head_dims: Sequence[int] = ()
     ) -> tuple[Hashable, Callable[[], tirx.PrimFunc]]:
         """One kernel for each kind of matmul of one row, K and alignment; one for each kind with any number of rows.
 
         Args:
             matmul: What to compute.
             x: The shape of the activations, ``[batch, tokens, K]``, without padding.
-            width: Columns of the result.
-            v_head_dim: Where activations are padded heads: the dims of each that are features.
+            width: Columns of the result, without padding.
+            head_dims: Where activations are padded heads, ``v_head_dim``; where the result is, ``qk_head_dim``, too.
         """
         features = int(x[-1])
-        if not is_one_row(x) or (v_head_dim or features) % VALUES_PER_WORD:
+        if not is_one_row(x) or any(n % VALUES_PER_WORD for n in (features, *(head_dims if matmul.padded else ()))):
             return (matmul, "prefill"), lambda: prefill(matmul)
-        columns = 1 if matmul.sections > 1 or (matmul.layout == "KN" and width % 2) else 2
+        # Both dims of a RoPE pair have a neighbour, if the halves of all heads are even.
+        pairs = [n // 2 for n in head_dims] if matmul.heads else [width]
+        columns = 1 if matmul.layout == "KN" and any(n % 2 for n in [*pairs, *head_dims]) else 2
         if matmul.norm_eps is not None:
             return (matmul, columns, features), lambda: decode(matmul, columns, features=features)
         ragged = matmul.padded or features % GROUP_SIZE != 0

@@ -23,10 +23,11 @@ class RotatedHeads:
     Args:
         heads: Those of a virtual KV layer.
         bias: That of `qkv_proj`, ``[N]``.
+        lanes: Neighbouring columns that a thread computes. The halves of all heads are multiples.
     """
 
-    def __init__(self, heads: CacheHeads, bias: Buffer | None) -> None:
-        self.shared, self.bias = heads, bias
+    def __init__(self, heads: CacheHeads, bias: Buffer | None, lanes: int) -> None:
+        self.shared, self.bias, self.lanes = heads, bias, lanes
         self.rotating = heads.num_attention_heads + heads.num_key_value_heads
         tokens, before, layer_heads, kept = (T.int64() for _ in range(4))
         self.rotation = T.match_buffer(T.arg("rotation", T.handle()), (2, tokens, before), "float32")
@@ -50,20 +51,22 @@ class RotatedHeads:
         dims = T.bind(T.Select(head < self.rotating, self.qk_head_dim, self.v_head_dim))
         return head, T.bind(column - head * self.head_pairs), T.bind((dims + 1) // 2), dims
 
-    def columns(self, column: Expr) -> list[Expr]:
-        """The weight's columns of a pair. One that the head hasn't got is its last."""
+    def columns(self, column: Expr, lanes: int | None = None) -> list[Expr]:
+        """The weight's first columns for `lanes` neighbouring pairs. Ones that the head hasn't got are its last."""
+        lanes = lanes or self.lanes
         head, pair, half, dims = self._pair(column)
         size = self.rotating * self.qk_head_dim + self.shared.num_key_value_heads * self.v_head_dim
         of_values = self.rotating * self.qk_head_dim + (head - self.rotating) * self.v_head_dim
         first = T.bind(self.layer * size + T.Select(head < self.rotating, head * self.qk_head_dim, of_values))
-        return [T.bind(first + T.min(pair, half - 1)), T.bind(first + T.min(pair + half, dims - 1))]
+        inside = T.min(pair, half - lanes), T.min(pair + half, dims - lanes)
+        return [T.bind(first + dim) for dim in inside]
 
     def store(self, out: Buffer, row: Expr, column: Expr, sums: Sequence[Expr]) -> None:
         """Emit bias, rotation, and the stores of a pair and of some of the head's zeros."""
         dtype, heads = str(out.dtype), self.shared
         head, pair, half, dims = self._pair(column)
         if self.bias is not None:
-            sums = [y + cast("float32", self.bias[i]) for y, i in zip(sums, self.columns(column), strict=True)]
+            sums = [y + cast("float32", self.bias[i]) for y, i in zip(sums, self.columns(column, 1), strict=True)]
         low, high = (T.bind(y) for y in sums)
         cos_sin = T.alloc_buffer((2,), "float32", scope="local")
         T.buffer_store(cos_sin, T.float32(1), [0])

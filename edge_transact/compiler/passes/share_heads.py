@@ -26,7 +26,7 @@ class HeadKernels(Protocol):
     """The matmul kernels of a GPU, which also rotate and pad heads, and read padded ones."""
 
     def select(
-        self, matmul: Matmul, x: Sequence[tirx.Expr], width: int, v_head_dim: int | None = None
+        self, matmul: Matmul, x: Sequence[tirx.Expr], width: int, head_dims: Sequence[int] = ()
     ) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
         """As `gpu.kernels.OpenCLKernels.select`."""
 
@@ -99,12 +99,10 @@ class _Sharer(relax.PyExprMutator):
         kernel = self._matmul(replace(matmul, padded=True), x, call, int(v_head_dim.value))
         return relax.call_tir(kernel, [padded, *others, v_head_dim], call.ty)
 
-    def _matmul(
-        self, matmul: Matmul, x: relax.Expr, call: relax.Call, v_head_dim: int | None = None
-    ) -> relax.GlobalVar:
+    def _matmul(self, matmul: Matmul, x: relax.Expr, call: relax.Call, *head_dims: int) -> relax.GlobalVar:
         """The kernel for a matmul of `x`, which has no padding, that replaces `call`."""
         rows = list(x.ty.shape)
-        selected = self.kernels.select(matmul, rows, int(call.ty.shape[-1]), v_head_dim)
+        selected = self.kernels.select(matmul, rows, int(call.ty.shape[-1]), head_dims)
         assert selected is not None, "there is a kernel without padding"
         return self._kernel(*selected, ONE_ROW if is_one_row(rows) else ANY_ROWS)
 
@@ -118,7 +116,7 @@ class _Sharer(relax.PyExprMutator):
         matmul = self.matmuls.get(_called(producer) or "")
         if matmul is not None and producer is not None:
             x, *others = producer.args[1].fields
-            kernel = self._matmul(replace(matmul, heads=self.heads), x, producer)
+            kernel = self._matmul(replace(matmul, heads=self.heads), x, producer, qk, d_v)
             kept = (
                 pairs[0] if pairs else relax.const(np.tile(np.arange(qk // 2, dtype="int32"), (h_kv * len(outputs), 1)))
             )
