@@ -9,7 +9,7 @@ from tvm.tirx import Buffer, Expr
 
 from edge_transact.compiler import epilogue
 from edge_transact.compiler.gpu.rotated import RotatedHeads
-from edge_transact.compiler.gpu.source import blocks, load_vector
+from edge_transact.compiler.gpu.source import blocks, call, load_vector
 from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.vector import Index, cast
 from edge_transact.quantization import GROUP_SIZE
@@ -69,17 +69,15 @@ class MatmulBuffers:
             self.width = T.bind(cast("int32", width) // columns) * columns
             self.columns = self.width * matmul.sections
         if matmul.padded:
-            self.v_head_dim, self.head_dim = (T.bind(cast("int32", size)) for size in (v_head_dim, head_dim))
-            self.row_size = T.bind(cast("int32", heads) * self.head_dim)
-            self.heads_per_feature = T.bind(T.float32(1) / cast("float32", self.v_head_dim))
+            padding = cast("float32", cast("int32", head_dim - v_head_dim))
+            self._padding = T.float32(1) / cast("float32", cast("int32", v_head_dim)), padding
+            self._row_size = T.bind(cast("int32", heads * head_dim))
 
     def feature(self, row: Index, k: Expr) -> list[Index]:
         """The indices of a feature in `x`; the following ones of the same head are next to it."""
         if not self.matmul.padded:
             return [0, 0, row * self.features + k]
-        # Exact up to 2 ** 20 features, and phones take six times as long to divide integers.
-        head = T.bind(cast("int32", (cast("float32", k) + T.float32(0.5)) * self.heads_per_feature))
-        return [0, 0, 0, row * self.row_size + head * (self.head_dim - self.v_head_dim) + k]
+        return [0, 0, 0, row * self._row_size + call("int32", "padded_index", k, *self._padding)]
 
     def at(self, row: Expr, column: Expr) -> list[Index]:
         """The indices in `residual` and `out`."""

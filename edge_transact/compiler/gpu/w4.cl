@@ -48,6 +48,11 @@ static inline REAL8 normalized_REAL(REAL8 x, float factor, REAL8 weight) {
 /* Of numbers from 0 on. TVM's own division rounds down whatever the signs, and is repeated wherever it is used. */
 static inline int quotient(int x, int y) { return x / y; }
 
+/* Where feature k lies among heads with padding: exact up to 2^20 features. Phones take far longer to divide integers. */
+static inline int padded_index(int k, float heads_per_feature, float padding) {
+    return k + (int)(floor(mad((float)k, heads_per_feature, 0.5f * heads_per_feature)) * padding);
+}
+
 /* Whole vectors at once. OpenCL's vload expects no more than a lane's alignment, and drivers then load lane by lane. */
 static inline REAL2 load_REAL2(const __global REAL *address) { return *(const __global REAL2 *)address; }
 

@@ -133,8 +133,11 @@ class _Sharer(relax.PyExprMutator):
 
     def _without_padding(self, call: relax.Call) -> relax.Expr:
         (x,) = call.args[1].fields
+        v_head_dim = int(call.ty.shape[2]) // int(x.ty.shape[2])
+        if v_head_dim == self.heads.head_dim:
+            return relax.op.reshape(x, call.ty.shape)
         kernel = self._kernel(WITHOUT_PADDING, lambda: heads.without_padding(str(x.ty.dtype)), WITHOUT_PADDING)
-        return relax.call_tir(kernel, [x, *_integers(int(call.ty.shape[2]) // int(x.ty.shape[2]))], call.ty)
+        return relax.call_tir(kernel, [x, *_integers(v_head_dim)], call.ty)
 
 
 def _called(call: relax.Expr | None) -> str | None:
