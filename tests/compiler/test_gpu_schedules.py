@@ -34,18 +34,22 @@ class Product(nn.Module):
         return self.linear(x)
 
 
+@pytest.mark.parametrize("phone", ["android", "iphone"])
 @pytest.mark.parametrize("features", [1, 34, 96, 444])
-def test_products_of_any_width_with_a_bias(features):
-    """Of weights that aren't packed: those that are have kernels of ours."""
+def test_products_of_any_width_with_a_bias(features, phone):
+    """Of weights that aren't packed, and of all weights on iPhones: others have kernels of ours."""
     model = quantize_modules(Product(features), get_quantization("q0f16"), "float32")
     mod, _ = model.export_tvm(spec={"forward": {"x": nn.spec.Tensor([1, "n", 64], "float16")}})
-    target = get_target("android").tvm_target()
+    target = get_target(phone).tvm_target()
     with target:
         mod = tirx.transform.BindTarget(target)(mod)
-        for transform in (*PASSES, lambda: dlight.ApplyDefaultSchedule(*gpu_schedules.rules("opencl"))):
+        for transform in (*PASSES, lambda: dlight.ApplyDefaultSchedule(*gpu_schedules.rules(target.kind.name))):
             mod = transform()(mod)
     kernels = [function for _, function in mod.functions_items() if isinstance(function, tvm.tirx.PrimFunc)]
     assert kernels and all("threadIdx.x" in kernel.script() for kernel in kernels)
+    if phone == "iphone" and features > 1:
+        # Tiles of both factors are shared, rather than a thread loading whole rows and columns.
+        assert any(kernel.script().count('scope="shared"') == 2 for kernel in kernels)
 
 
 @pytest.mark.slow

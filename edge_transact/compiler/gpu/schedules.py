@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import tvm
+from tvm import s_tir, tirx
 from tvm.s_tir import dlight
+
+ANY_GPU = {"kind": "opencl", "max_num_threads": 256}
+"""A target for which dlight's matmuls use no intrinsics."""
+
+
+class _MatmulForMetal(dlight.gpu.Matmul):
+    """Matmuls in tiles of local memory, as on other GPUs.
+
+    dlight's own for Metal use simdgroup intrinsics, and TVM 0.26 crashes on them for layers of odd widths. The general
+    rules would take a thread for each value of the result and sum it in global memory.
+    """
+
+    def apply(
+        self, func: tirx.PrimFunc, _target: tvm.target.Target, tunable: bool
+    ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
+        """A schedule, where the function is a matmul."""
+        return super().apply(func, tvm.target.Target(ANY_GPU), tunable)
 
 
 def rules(kind: str) -> list[dlight.ScheduleRule]:
     """The rules for a kind of target, in the order in which they are tried."""
-    # dlight's matmuls for Metal use simdgroup intrinsics, and TVM 0.26 crashes on them for layers of odd widths. There,
-    # matmuls take the general rules.
-    matmuls = [dlight.gpu.Matmul()] if kind != "metal" else []
     return [
-        *matmuls,
+        _MatmulForMetal() if kind == "metal" else dlight.gpu.Matmul(),
         dlight.gpu.GEMV(),
         dlight.gpu.Reduction(),
         dlight.gpu.GeneralReduction(),
