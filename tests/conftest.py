@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,10 +49,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test that needs programs which this machine lacks, and say which."""
+    """Skip a test that needs programs or packages which this machine lacks, and say which."""
     needed = [name for marker in item.iter_markers("needs") for name in marker.args]
     if lacking := [name for name in needed if shutil.which(name) is None]:
         pytest.skip(f"needs {', '.join(lacking)}; as root, `make system-packages` installs what tests need")
+    if item.get_closest_marker("opencl") and not (Path(sys.prefix) / "lib" / "libintelocl.so").exists():
+        pytest.skip("needs an OpenCL device with fp16: PyPI's intel-opencl-rt, for x86-64 on Linux")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -86,7 +86,8 @@ def model(library) -> HostModel:
 
 def on(*cases: str):
     """A test of the libraries of these cases, of which those for phones take longer."""
-    parameters = [pytest.param(case, marks=[pytest.mark.slow] * (case in PHONE)) for case in cases]
+    phone = [pytest.mark.slow, pytest.mark.opencl]
+    parameters = [pytest.param(case, marks=phone if case in PHONE else []) for case in cases]
     return pytest.mark.parametrize("library", parameters, indirect=True, scope="module")
 
 

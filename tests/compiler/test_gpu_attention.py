@@ -8,6 +8,8 @@ from benchmarks.opencl import HERE, executed_here
 from edge_transact.compiler.gpu.attention import PAGE_SIZE, decode, merge
 from tests.support.gpu_kernels import compiled
 
+pytestmark = pytest.mark.opencl
+
 HALF, FLOAT = "float16", "float32"
 LENGTHS = (1, 300, 0, PAGE_SIZE, 517)
 """Tokens of each sequence: one, more than a work group has threads, none, a whole page, and an odd number."""

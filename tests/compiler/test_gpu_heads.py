@@ -12,6 +12,8 @@ from edge_transact.compiler.gpu.kernels import OpenCLKernels
 from edge_transact.compiler.matmul import CacheHeads, Matmul
 from tests.support.gpu_kernels import compiled, weights
 
+pytestmark = pytest.mark.opencl
+
 HALF, FLOAT = "float16", "float32"
 HEADS = CacheHeads(num_attention_heads=6, num_key_value_heads=2, head_dim=32)
 BEFORE = 16

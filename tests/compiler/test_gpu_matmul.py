@@ -16,6 +16,8 @@ from edge_transact.quantization import get_quantization
 from tests.support.gpu_kernels import compiled, weights
 from tests.support.relax_calls import calls
 
+pytestmark = pytest.mark.opencl
+
 HALF, FLOAT = "float16", "float32"
 CASES = {
     "KN": (Matmul("KN", HALF, HALF, HALF, bias=True, residual=True), ((64, 66), (1024, 130), (8224, 34))),
