@@ -81,8 +81,7 @@ def decode(matmul: Matmul, columns: int, *, features: int | None = None, ragged:
                 T.thread_binding(threads // across, thread="threadIdx.y") as y,
                 T.thread_binding(across, thread="threadIdx.x") as x,
             ):
-                thread = T.bind(y * across + x)
-                row.prepare(thread)
+                row.prepare(y * across + x)
                 sums = T.alloc_buffer((matmul.sections * columns,), "float32", scope="local")
                 for i in range(matmul.sections * columns):
                     T.buffer_store(sums, T.float32(0), [i])
@@ -100,6 +99,8 @@ def decode(matmul: Matmul, columns: int, *, features: int | None = None, ragged:
                         index = (part * matmul.sections + section) * results + result
                         T.buffer_store(partial, sums[section * columns + i], [index])
                 wait()
+                # Bound here, so that it takes no register of the loop.
+                thread = T.bind(y * across + x)
                 column = T.bind(block * results + thread)
                 with T.If(T.And(thread < results, column < a.width)), T.Then():
                     totals = []
@@ -144,7 +145,10 @@ def _add_nk(a: MatmulBuffers, row: Activations, sums: T.Buffer, part: Expr, part
 
 def _turns(a: MatmulBuffers, part: Expr, parts: int) -> Expr:
     """Groups of a part of K."""
-    return call("int32", "quotient", a.groups - part + (parts - 1), T.int32(parts))
+    if parts & (parts - 1):
+        return call("int32", "quotient", a.groups - part + (parts - 1), T.int32(parts))
+    # A shift, where TVM needs none of what makes other divisions round down.
+    return blocks(a.groups - part, parts)
 
 
 class _Products:
