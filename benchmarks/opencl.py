@@ -15,8 +15,9 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -47,6 +48,31 @@ def _device():
     return context, pyopencl.CommandQueue(context)
 
 
+@dataclass(frozen=True)
+class Launch:
+    """A launch of a kernel.
+
+    Attributes:
+        kernel: Its name.
+        function: The kernel as TVM generates code from it.
+        arguments: Numbers, and the addresses that pointers hold.
+        groups: Work groups along each axis.
+        threads: Threads of a work group along each axis.
+    """
+
+    kernel: str
+    function: tvm.tirx.PrimFunc
+    arguments: tuple[Any, ...]
+    groups: tuple[int, ...]
+    threads: tuple[int, ...]
+
+    @property
+    def numbers(self) -> tuple[Any, ...]:
+        """The arguments that are no addresses."""
+        pairs = zip(self.function.params, self.arguments, strict=True)
+        return tuple(value for parameter, value in pairs if not _is_pointer(parameter))
+
+
 @contextmanager
 def executed_here(sources: list[str] | None = None) -> Iterator[None]:
     """Modules that are compiled for OpenCL inside this context run on this computer.
@@ -65,7 +91,7 @@ def executed_here(sources: list[str] | None = None) -> Iterator[None]:
         for var, function in mod.functions_items():
             # As TVM's runtime on a phone, which compiles each kernel when it is first called.
             (kernel,) = (part for part in source.split("// Function: ") if part.startswith(f"{var.name_hint}\n"))
-            launch = functools.partial(_launch, "//" + kernel, var.name_hint, _parameters(function))
+            launch = functools.partial(_launch, "//" + kernel, var.name_hint, function)
             tvm.register_global_func(var.name_hint, launch, override=True)
 
     tvm.register_global_func("target.build.opencl", build_here, override=True)
@@ -78,17 +104,24 @@ def executed_here(sources: list[str] | None = None) -> Iterator[None]:
 
 
 @contextmanager
+def observed(called: Callable[[Launch], bool | None]) -> Iterator[None]:
+    """Calls a function before each launch inside this context. If it returns True, the kernel isn't executed."""
+    _observers.append(called)
+    try:
+        yield
+    finally:
+        _observers.remove(called)
+
+
+@contextmanager
 def counted() -> Iterator[Counter[str]]:
     """How often each kernel is launched inside this context."""
     launches: Counter[str] = Counter()
-    _counters.append(launches)
-    try:
+    with observed(lambda launch: launches.update([launch.kernel])):
         yield launches
-    finally:
-        _counters.remove(launches)
 
 
-_counters: list[Counter[str]] = []
+_observers: list[Callable[[Launch], bool | None]] = []
 
 
 @tvm.transform.module_pass(opt_level=0, name="OmitAllChecks")
@@ -116,12 +149,6 @@ def build_library(definition: Definition, quantization: Quantization, path: Path
         library.build_library(definition, quantization, target, "edge_llama_here", path)
 
 
-def _parameters(function: tvm.tirx.PrimFunc) -> tuple[list[str], list[str]]:
-    """The dtypes of a kernel's arguments, pointers as ``handle``, and the sizes of its launch."""
-    kinds = ["handle" if "Pointer" in type(p.ty).__name__ else str(p.ty.dtype) for p in function.params]
-    return kinds, [str(name) for name in function.attrs["tirx.kernel_launch_params"]]
-
-
 @functools.cache
 def _program(source: str):
     import pyopencl
@@ -143,23 +170,33 @@ def _set_pointer() -> Callable[[int, int, int], int]:
     return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_void_p)(address)
 
 
-def _launch(source: str, name: str, parameters: tuple[list[str], list[str]], *values) -> None:
+def _launch(source: str, name: str, function: tirx.PrimFunc, *values) -> None:
+    # What `values` ends with are the sizes of the launch.
+    sizes = [str(size) for size in function.attrs["tirx.kernel_launch_params"]]
+    arguments = tuple(getattr(value, "value", value) for value in values[: len(values) - len(sizes)])
+    size = dict.fromkeys(LAUNCH_SIZES, 1) | dict(zip(sizes, map(int, values[len(arguments) :]), strict=True))
+    groups, threads = (tuple(size[name] for name in names) for names in (LAUNCH_SIZES[:3], LAUNCH_SIZES[3:]))
+    launch = Launch(name, function, arguments, groups, threads)
+    left_out = [called(launch) for called in _observers]
+    if not any(left_out) and all(groups):
+        _execute(source, launch)
+
+
+def _is_pointer(parameter: tirx.Var) -> bool:
+    return "Pointer" in type(parameter.ty).__name__
+
+
+def _execute(source: str, launch: Launch) -> None:
     import pyopencl
 
-    for counter in _counters:
-        counter[name] += 1
-    kinds, sizes = parameters
-    kernel = pyopencl.Kernel(_program(source), name)
-    for i, (kind, value) in enumerate(zip(kinds, values, strict=False)):
-        if kind == "handle":
+    kernel = pyopencl.Kernel(_program(source), launch.kernel)
+    for i, (parameter, value) in enumerate(zip(launch.function.params, launch.arguments, strict=True)):
+        if _is_pointer(parameter):
             # An address of this process, as devices that share its memory take it.
-            assert _set_pointer()(kernel.int_ptr, i, getattr(value, "value", value)) == 0
+            assert _set_pointer()(kernel.int_ptr, i, value) == 0
         else:
-            kernel.set_arg(i, np.dtype(kind).type(value))
-    launch = dict.fromkeys(LAUNCH_SIZES, 1) | dict(zip(sizes, map(int, values[len(kinds) :]), strict=True))
-    groups, threads = [launch[n] for n in LAUNCH_SIZES[:3]], [launch[n] for n in LAUNCH_SIZES[3:]]
-    everything = [g * t for g, t in zip(groups, threads, strict=True)]
-    if all(everything):
-        _, queue = _device()
-        pyopencl.enqueue_nd_range_kernel(queue, kernel, everything, threads)
-        queue.finish()
+            kernel.set_arg(i, np.dtype(str(parameter.ty.dtype)).type(value))
+    everything = [groups * threads for groups, threads in zip(launch.groups, launch.threads, strict=True)]
+    _, queue = _device()
+    pyopencl.enqueue_nd_range_kernel(queue, kernel, everything, launch.threads)
+    queue.finish()

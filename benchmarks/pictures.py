@@ -1,7 +1,7 @@
 """``python -m benchmarks.pictures``: draws the measured pictures of the pages again, from ``benchmarks/results/``.
 
-Nothing is measured here: `benchmarks.loss_curves` and `benchmarks.studies` do that. Text stays text in the SVGs, laid
-out for DejaVu Sans, which is wider than most fonts. The background is white, in dark mode too.
+Nothing is measured here: `benchmarks.loss_curves`, `benchmarks.studies` and `benchmarks.phone_gpu` do that. Text stays
+text in the SVGs, laid out for DejaVu Sans, which is wider than most fonts. The background is white, in dark mode too.
 """
 
 from __future__ import annotations
@@ -127,6 +127,29 @@ def roundings(rows: Sequence[Mapping[str, Any]], quant: str, texts: Sequence[str
     grid[0].set_ylabel("perplexity")
     handles = grid[0].get_legend_handles_labels()[0]
     figure.legend(handles=handles, fontsize=9, ncols=len(names), loc="outside lower center", frameon=False)
+    _write(figure, path)
+
+
+def roofline(bars: Mapping[str, Mapping[str, tuple[float, Sequence[float]]]], parts: Sequence[str], path: Path) -> None:
+    """What a decoded token takes at least: by bytes, and by instructions.
+
+    Args:
+        bars: By model and phone, milliseconds by bytes, and those by instructions for each part.
+        parts: What the parts are.
+        path: The SVG to write.
+    """
+    figure, grid = _figure(9.6, 3.6, columns=len(bars), sharey=True)
+    for axes, (model, phones) in zip(grid, bars.items(), strict=True):
+        for place, (read, times) in enumerate(phones.values()):
+            axes.barh(place - 0.2, read, 0.36, color=SOURCE, label="bytes" if place == 0 else None)
+            for i, (part, colour) in enumerate(zip(parts, COLOURS, strict=False)):
+                label = f"instructions: {part}" if place == 0 else None
+                axes.barh(place + 0.2, times[i], 0.36, left=sum(times[:i]), color=colour, label=label)
+        axes.set(title=model, xlabel="ms a token")
+        axes.set_yticks(range(len(phones)), labels=list(phones))
+    grid[0].invert_yaxis()
+    handles = grid[0].get_legend_handles_labels()[0]
+    figure.legend(handles=handles, fontsize=9, ncols=3, loc="outside lower center", frameon=False)
     _write(figure, path)
 
 

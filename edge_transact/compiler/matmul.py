@@ -94,6 +94,20 @@ class Matmul:
     heads: CacheHeads | None = None
 
     @property
+    def label(self) -> str:
+        """What names of kernels say: ``kn_norm_gated``."""
+        parts = {
+            "norm": self.norm_eps is not None,
+            "bias": self.bias,
+            "gated": self.gated,
+            "residual": self.residual,
+            "padded": self.padded,
+            "heads": self.heads is not None,
+            self.out_dtype: self.out_dtype != self.dtype,
+        }
+        return "_".join([self.layout.lower(), *(part for part, present in parts.items() if present)])
+
+    @property
     def operands(self) -> tuple[str, ...]:
         """The kernel's arguments before its result, in order."""
         norm = ["norm"] if self.norm_eps is not None else []

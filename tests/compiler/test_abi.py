@@ -4,6 +4,7 @@ On the host, and from a phone's library, whose kernels an OpenCL device of this 
 """
 
 import copy
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from benchmarks import opencl
+from benchmarks.trips import loops
 from edge_transact import costs
 from edge_transact.compiler.library import build_library
 from edge_transact.compiler.targets import get_target
@@ -331,3 +333,18 @@ def test_a_token_takes_four_launches_a_layer_and_three_a_layer_of_the_cache(libr
     # Layers of several layers of the cache split q, k and v, and put the outputs of attention next to each other.
     others = {name for name in launches if not name.startswith(("w4_", *of_the_cache, "rotation"))}
     assert all("concatenate" in name or "split" in name for name in others), others
+
+
+@on(*PHONE[:-1])
+def test_launches_that_are_left_out_are_those_of_a_token(model):
+    model.reset()
+    model.prefill([1, 2, 3])
+    with opencl.counted() as launches:
+        model.decode(4)
+    left_out: list[opencl.Launch] = []
+    with opencl.observed(lambda launch: left_out.append(launch) is None):
+        model.decode(5)
+    assert Counter(launch.kernel for launch in left_out) == launches
+    # However a layer's heads were cut, all turns of loops are known.
+    turns = [loop.turns for launch in left_out for loop in loops(launch.function, launch.arguments, {})]
+    assert max(turns) >= 1

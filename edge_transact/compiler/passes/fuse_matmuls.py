@@ -19,7 +19,7 @@ PACKED_BITS = 4
 """Bits of the stored values that the kernels unpack."""
 
 ONE_ROW, ANY_ROWS = "w4_decode", "w4_prefill"
-"""Names of the kernels, by the rows of activations that they take."""
+"""How names of kernels begin, by the rows of activations that they take."""
 
 
 class MatmulKernels(Protocol):
@@ -198,7 +198,8 @@ class _Fuser(relax.PyExprMutator):
             return call
         key, make = kernel
         if key not in self.made:
-            self.made[key] = self.builder_.add_func(make(), ONE_ROW if is_one_row(x) else ANY_ROWS)
+            name = f"{ONE_ROW if is_one_row(x) else ANY_ROWS}_{fused.matmul.label}"
+            self.made[key] = self.builder_.add_func(make(), name)
             self.specs[self.made[key].name_hint] = fused.matmul
         return relax.call_tir(self.made[key], [self.visit_expr(argument) for argument in fused.arguments], call.ty)
 

@@ -104,7 +104,7 @@ class _Sharer(relax.PyExprMutator):
         rows = list(x.ty.shape)
         selected = self.kernels.select(matmul, rows, int(call.ty.shape[-1]), head_dims)
         assert selected is not None, "there is a kernel without padding"
-        return self._kernel(*selected, ONE_ROW if is_one_row(rows) else ANY_ROWS)
+        return self._kernel(*selected, f"{ONE_ROW if is_one_row(rows) else ANY_ROWS}_{matmul.label}")
 
     def _rope(self, call: relax.Call) -> relax.Expr:
         qkv, rotation, *pairs = call.args[1].fields
