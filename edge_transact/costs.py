@@ -59,24 +59,31 @@ def cut_ratio(plan: WidthPlan, source: WidthPlan) -> float:
 
 def weight_bytes(plan: WidthPlan, quantization: Quantization) -> int:
     """Bytes of all weights in the parameter shards, where fp32 tensors are stored as bf16."""
-    stored = quantization.stored_dtype_bytes
+    return _weight_bytes(plan, quantization, quantization.stored_dtype_bytes)
 
+
+def loaded_weight_bytes(plan: WidthPlan, quantization: Quantization) -> int:
+    """Bytes of all weights in a device's memory, where fp32 tensors are fp32."""
+    return _weight_bytes(plan, quantization, quantization.model_dtype_bytes)
+
+
+def _weight_bytes(plan: WidthPlan, quantization: Quantization, value_bytes: int) -> int:
     def matrix(inputs: int, outputs: int) -> int:
         if quantization.bits is None:
-            return inputs * outputs * stored
+            return inputs * outputs * value_bytes
         groups = math.ceil(inputs / GROUP_SIZE)
-        return outputs * groups * (WORDS_PER_GROUP * 4 + stored)
+        return outputs * groups * (WORDS_PER_GROUP * 4 + value_bytes)
 
     hidden = plan.hidden_size
     total = matrix(hidden, plan.vocab_size) * (1 if plan.tie_word_embeddings else 2)
-    total += (2 * plan.num_hidden_layers + 1) * hidden * stored
+    total += (2 * plan.num_hidden_layers + 1) * hidden * value_bytes
     for layer in plan.layers:
         qk = (layer.num_attention_heads + layer.num_key_value_heads) * layer.qk_head_dim
         qkv = qk + layer.num_key_value_heads * layer.v_head_dim
         total += matrix(hidden, qkv) + matrix(layer.attention_size, hidden)
         total += matrix(hidden, 2 * layer.intermediate_size) + matrix(layer.intermediate_size, hidden)
-        total += (qkv + hidden) * stored if plan.attention_bias else 0
-        total += (2 * layer.intermediate_size + hidden) * stored if plan.mlp_bias else 0
+        total += (qkv + hidden) * value_bytes if plan.attention_bias else 0
+        total += (2 * layer.intermediate_size + hidden) * value_bytes if plan.mlp_bias else 0
         if plan.has_rope_pairs(layer):
             total += 4 * layer.num_key_value_heads * layer.qk_head_dim // 2
     return total
@@ -113,7 +120,9 @@ def kv_padding_bytes_per_token(plan: WidthPlan, quantization: Quantization) -> i
 def workspace_bytes(plan: WidthPlan, quantization: Quantization, prefill_chunk: int, max_batch: int = 1) -> int:
     """An estimate of the live activations: those of the widest layer for one prefill chunk, and logits.
 
-    The exact figure of a built library is ``memory_usage`` in its ``_metadata``.
+    The KV cache keeps q, k, v and the output of a chunk, and two log-sum-exps (`PagedAttentionKVCacheObj` in TVM's
+    ``runtime/vm/paged_kv_cache.cc``). Logits are those of decode, and softmax has three more tensors of their size. The
+    exact figure of a built library's functions is ``memory_usage`` in its ``_metadata``.
     """
     widest = max(
         max(
@@ -124,8 +133,11 @@ def workspace_bytes(plan: WidthPlan, quantization: Quantization, prefill_chunk: 
         )
         for layer in plan.layers
     )
-    activations = prefill_chunk * (2 * plan.hidden_size + widest) * quantization.model_dtype_bytes
-    return activations + 2 * max_batch * plan.vocab_size * 4
+    kv_heads = plan.virtual_num_key_value_heads
+    q_heads = plan.q_per_kv * kv_heads
+    in_cache = 2 * (q_heads + kv_heads) * plan.cache_head_dim
+    activations = prefill_chunk * (2 * plan.hidden_size + widest + in_cache) * quantization.model_dtype_bytes
+    return activations + prefill_chunk * 2 * q_heads * 4 + 4 * max_batch * plan.vocab_size * 4
 
 
 def memory_bytes(
@@ -137,7 +149,7 @@ def memory_bytes(
 ) -> int:
     """Bytes of a model on a device: weights, the KV cache for `context` tokens, and workspace."""
     workspace = workspace_bytes(plan, quantization, min(prefill_chunk, context), max_batch)
-    return weight_bytes(plan, quantization) + kv_cache_bytes(plan, quantization, context, max_batch) + workspace
+    return loaded_weight_bytes(plan, quantization) + kv_cache_bytes(plan, quantization, context, max_batch) + workspace
 
 
 def layer_matrix_parameters(plan: WidthPlan) -> int:
@@ -173,4 +185,28 @@ def decode_read_bytes(plan: WidthPlan, quantization: Quantization, context: int)
     An untied embedding isn't counted, since only one of its rows is read.
     """
     tied = replace(plan, tie_word_embeddings=True)
-    return weight_bytes(tied, quantization) + context * kv_bytes_per_token(plan, quantization)
+    return loaded_weight_bytes(tied, quantization) + context * kv_bytes_per_token(plan, quantization)
+
+
+def decode_activation_bytes(plan: WidthPlan, quantization: Quantization) -> int:
+    """Bytes that a GPU's kernels pass on for one decoded token: written once, and read once by each that needs them.
+
+    The kernels are the embedding; in each layer norm with QKV, `o_proj` with the residual, norm with gate and up, and
+    `down_proj` with the residual; in each virtual KV layer rotation, append and attention; and norm with `lm_head`.
+    """
+    hidden, elements = plan.hidden_size, 0
+    for layer in plan.layers:
+        # As the cache has them: matmuls pad heads that lost dims, and read padded ones.
+        q, k = (heads * plan.cache_head_dim for heads in (layer.num_attention_heads, layer.num_key_value_heads))
+        elements += hidden + q + 2 * k
+        elements += 2 * (q + 2 * k) + 4 * k + 2 * q
+        elements += q + 2 * hidden
+        elements += hidden + layer.intermediate_size
+        elements += layer.intermediate_size + 2 * hidden
+    embedding_and_head = 2 * hidden
+    return (elements + embedding_and_head) * quantization.model_dtype_bytes + 4 * plan.vocab_size
+
+
+def decode_bytes(plan: WidthPlan, quantization: Quantization, context: int) -> int:
+    """The fewest bytes that a GPU reads and writes for one decoded token: `decode_read_bytes`, and activations."""
+    return decode_read_bytes(plan, quantization, context) + decode_activation_bytes(plan, quantization)

@@ -115,7 +115,7 @@ def made(inputs, tmp_path_factory) -> Path:
         patched.setattr(texts, "package_directory", lambda package, name: inputs / package)
         patched.chdir(directory)
         run_line("edge-transact prune demo:smollm2 --ratio 0.3 -o pruned")
-        run_line("edge-transact build demo:smollm2 --target host -o dist")
+        run_line("edge-transact build demo:smollm2 --target android,host -o dist")
     (directory / "smollm2-30").symlink_to("pruned")
     (directory / "dense").symlink_to("dist")
     (directory / "widths.json").write_text(json.dumps(Checkpoint.open(directory / "pruned").plan.to_list()))

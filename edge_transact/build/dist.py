@@ -15,9 +15,10 @@ from pathlib import Path
 
 from edge_transact import __version__, costs
 from edge_transact.artifacts.dist_files import CHAT_CONFIG, SHARDS
+from edge_transact.artifacts.kernels import DecodeKernels, record_path
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.artifacts.outputs import new_directory, refuse_existing
-from edge_transact.build.concerns import concerns
+from edge_transact.build.concerns import concerns, traffic_concern
 from edge_transact.build.options import BuildOptions
 from edge_transact.build.parity import DECODE_STEPS, Parity, compare, prompt_ids, reference_model
 from edge_transact.build.report.page import write_report
@@ -53,7 +54,7 @@ class Build:
     Attributes:
         directory: The DIST.
         manifest: Its manifest.
-        warnings: The warnings of `concerns`.
+        warnings: The warnings of `build.concerns`.
         seconds: How long the build took, without the report.
         report: The directory of the report, if there is one.
     """
@@ -141,10 +142,25 @@ def build(
             manifest, definition = _fill(
                 directory, checkpoint, model, targets, kind, rounding, sizes, Path(scratch), mlc, dump
             )
+        for warning in (over := _traffic_concerns(output, manifest)):
+            logger.warning(warning)
+        warnings += over
         made = Build(output, manifest, tuple(warnings), time.perf_counter() - started, report)
         if report:
             write_report(checkpoint, output, definition.parameter_sources(), report, text, force=force)
     return made
+
+
+def _traffic_concerns(dist: Path, manifest: Manifest) -> list[str]:
+    """The warnings about its libraries for GPUs, as far as our compiler made them."""
+    kind = get_quantization(manifest.quantization)
+    records = {
+        target: DecodeKernels.read(dist / path)
+        for target, path in manifest.libraries.items()
+        if record_path(dist / path).is_file()
+    }
+    found = (traffic_concern(manifest.plan, kind, target, record) for target, record in records.items())
+    return [concern for concern in found if concern]
 
 
 def _rounding_name(options: BuildOptions, quantization: Quantization, report: Path | None) -> str:

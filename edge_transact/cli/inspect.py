@@ -31,10 +31,16 @@ def inspect(
     quant: Annotated[
         str | None, typer.Option(help="Quantization in which bytes are counted.", show_default="q4f16_0, or the DIST's")
     ] = None,
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="List the kernels that a decoded token launches on a DIST's GPU.")
+    ] = False,
     plot: Annotated[Path | None, typer.Option(help="Plot FLOPs by context to this .png or .svg file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print widths, parameters, FLOPs, KV cache and memory of models, from their configuration alone.
+
+    With --kernels, print what a token takes on the GPU, too: for each kernel of a DIST's libraries its launches, the
+    bytes that it reads and writes, how many times the least possible that is, its FLOPs, work groups and threads.
 
     **Examples**
 
@@ -43,8 +49,10 @@ def inspect(
     `edge-transact inspect demo:smollm2 pruned --contexts 128,512,2048 --plot flops.png`
 
     `edge-transact inspect dist --json | jq .memory_bytes`
+
+    `edge-transact inspect dist --kernels`
     """
-    from edge_transact.inspection import inspect_model, plot_flops
+    from edge_transact.inspection import inspect_kernels, inspect_model, plot_flops
 
     several = _contexts(contexts)
     inspections = [inspect_model(model, context=context, quantization=quant) for model in models]
@@ -52,6 +60,8 @@ def inspect(
     for inspection, result in zip(inspections, results, strict=True):
         if several:
             result["contexts"] = [inspection.at(tokens) for tokens in several]
+        if kernels:
+            result["kernels"] = inspect_kernels(inspection)
     if plot:
         plot_flops(inspections, several or PLOT_CONTEXTS, plot)
 
@@ -102,9 +112,10 @@ def _print(console: Console, plan: WidthPlan, result: Mapping[str, Any]) -> None
         f"FLOPs at {result['context']:,} tokens",
         f"{result['prefill_flops'] / 1e9:,.1f} G prefill, {result['flops_per_token'] / 1e9:.3f} G a decoded token",
     )
+    weights = result["memory_bytes"] - result["kv_bytes"] - result["workspace_bytes"]
     table.add_row(
         f"memory at {result['context']:,} tokens",
-        f"{result['memory_bytes'] / mib:.1f} MiB: weights {result['weights_bytes'] / mib:.1f}, KV "
+        f"{result['memory_bytes'] / mib:.1f} MiB: weights {weights / mib:.1f}, KV "
         f"{result['kv_bytes'] / mib:.1f}, workspace about {result['workspace_bytes'] / mib:.1f}",
     )
     console.print(table)
@@ -119,3 +130,28 @@ def _print(console: Console, plan: WidthPlan, result: Mapping[str, Any]) -> None
                 f"{at['memory_bytes'] / mib:.1f}",
             )
         console.print(rows)
+    for target, step in result.get("kernels", {}).items():
+        _print_kernels(console, target, step)
+
+
+def _print_kernels(console: Console, target: str, step: Mapping[str, Any]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    title = f"{target}: a decoded token that attends to {step['context']:,}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
+    table.add_column("kernel, its parameters", overflow="fold")
+    for column in ("launches", "KiB", "/ least", "MFLOPs", "groups", "threads"):
+        table.add_column(column, justify="right")
+    for kernel in step["kernels"]:
+        groups = "-".join(str(count) for count in dict.fromkeys(kernel["groups"]))
+        name = "\n".join([kernel["name"], *(f"  {parameter}" for parameter in kernel["parameters"])])
+        table.add_row(name, *_figures(kernel), groups, f"{kernel['threads']}")
+    table.add_section()
+    table.add_row("total", *_figures(step))
+    console.print(table)
+
+
+def _figures(of: Mapping[str, Any]) -> tuple[str, ...]:
+    ratio = f"{of['bytes'] / of['least_bytes']:.2f}" if of["least_bytes"] else "-"
+    return f"{of['launches']}", f"{of['bytes'] / 1024:,.1f}", ratio, f"{of['flops'] / 1e6:,.1f}"

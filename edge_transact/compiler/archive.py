@@ -53,7 +53,7 @@ def check_library(path: Path, target: BuildTarget, model_lib: str) -> None:
 
     Raises:
         EdgeTransactError: An object is for another machine, the embedded library is missing, nothing resolves a
-            symbol, or an OpenCL kernel allocates temporaries, which ``_metadata``'s ``memory_usage`` doesn't count.
+            symbol, or an OpenCL kernel allocates temporaries.
     """
     wanted = (system_lib_prefix(model_lib) if target.is_system_lib else "") + LIBRARY_SYMBOL
     defined: set[str] = set()
@@ -72,9 +72,7 @@ def check_library(path: Path, target: BuildTarget, model_lib: str) -> None:
         if expected and machine != expected:
             raise EdgeTransactError(f"{where} is for {machine}, not for {expected}", fix="Build again.")
         if target.device == "opencl" and WORKSPACE_SYMBOL in undefined:
-            raise EdgeTransactError(
-                f"{where}: a kernel allocates GPU memory that isn't counted", fix="Report this as a bug."
-            )
+            raise EdgeTransactError(f"{where}: a kernel allocates GPU memory", fix="Report this as a bug.")
         unknown = sorted(symbol for symbol in undefined if not _resolved(symbol))
         if unknown:
             raise EdgeTransactError(f"{where} needs {unknown[0]}, which no phone has", fix="Report this as a bug.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tvm import arith, tirx
@@ -68,6 +68,23 @@ def launches(function: tirx.PrimFunc) -> Launches:
     found = _Finder()
     found.visit_stmt(function.body)
     return Launches(found.kernels, found.temporaries)
+
+
+def argument_sizes(function: tirx.PrimFunc, arguments: Sequence[Sequence[int] | int]) -> dict[Var, int]:
+    """The values of a function's symbolic sizes and integer parameters in a call.
+
+    Args:
+        function: The function.
+        arguments: A tensor's shape, or a number's value.
+    """
+    sizes: dict[Var, int] = {}
+    for parameter, argument in zip(function.params, arguments, strict=True):
+        if not isinstance(argument, int):
+            pairs = zip(parameter.ty.shape, argument, strict=True)
+            sizes |= {size: actual for size, actual in pairs if isinstance(size, Var)}
+        elif str(parameter.ty.dtype).startswith("int"):
+            sizes[parameter] = argument
+    return sizes
 
 
 def value(expr: Expr | int, sizes: Mapping[Var, int]) -> int:

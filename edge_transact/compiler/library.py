@@ -51,12 +51,14 @@ def build_library(
         quantization: The format of the library's weights.
         target: The device that the library runs on.
         model_lib: The library's name; an archive's symbols begin with it.
-        path: The file to write, with the target's suffix; complete or absent.
+        path: The file to write, with the target's suffix; complete or absent. For a GPU, a record of its kernels
+            (`artifacts.kernels`) is written next to it.
         dump: A directory for the intermediate forms: the module after each of `pipeline.phases` (TVMScript), the
             bytecode and the generated code.
 
     Raises:
-        EdgeTransactError: The library fails `archive.check_library`, or exceeds the target's profile (`limits`).
+        EdgeTransactError: The library fails `archive.check_library`, exceeds the target's profile (`limits`), or
+            allocates what ``memory_usage`` doesn't count.
     """
     import tvm
     from tvm import relax
@@ -65,7 +67,9 @@ def build_library(
     from edge_transact.compiler.limits import require_buffers, require_launches
     from edge_transact.compiler.lowering import PIPELINE, Lowered
     from edge_transact.compiler.modules import quantize_modules
+    from edge_transact.compiler.passes.memory import check_temporaries
     from edge_transact.compiler.pipeline import pipeline
+    from edge_transact.compiler.traffic.token import decode_kernels
 
     config = definition.config
     tvm_target = target.tvm_target()
@@ -109,6 +113,7 @@ def build_library(
         "batch_size": config.max_batch_size,
         "num_samples": config.max_batch_size,
         "num_positions": TOP_PROBS * config.max_batch_size,
+        "vocab_size": config.vocab_size,
     }
     if target.is_system_lib:
         mod = mod.with_attrs({"system_lib_prefix": system_lib_prefix(model_lib)})
@@ -151,6 +156,11 @@ def build_library(
         # Not in passes: TVM makes a RuntimeError of every error in them.
         require_buffers(target.profile, made["planned"])
         require_launches(target.profile, lowered.mod)
+    if target.device != "llvm":
+        prefix = system_lib_prefix(model_lib) if target.is_system_lib else ""
+        check_temporaries(made["planned"], lowered.mod, prefix)
+        names = [name for name, _ in parameters]
+        decode_kernels(made["planned"], names, config.context_window_size, lowered.mod, prefix).write(path)
     _export(executable, path, target, model_lib)
     return BuiltLibrary(path, metadata)
 

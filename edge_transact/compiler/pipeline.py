@@ -75,7 +75,7 @@ def phases(target: tvm.target.Target, metadata: dict[str, Any], bounds: Mapping[
             relax.transform.RemovePurityChecking(),
             relax.transform.CallTIRRewrite(),
             relax.transform.StaticPlanBlockMemory(),
-            AttachMetadata(metadata),
+            AttachMetadata(metadata, bounds),
         ],
         # Calls of the virtual machine.
         "lowered": [

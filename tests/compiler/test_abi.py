@@ -15,6 +15,7 @@ import torch
 from benchmarks import opencl
 from benchmarks.trips import loops
 from edge_transact import costs
+from edge_transact.artifacts.kernels import DecodeKernels
 from edge_transact.compiler.library import build_library
 from edge_transact.compiler.targets import get_target
 from edge_transact.mlc.builtins import BYTECODE, CALLS, TAGS, bytecode, called, tags
@@ -333,6 +334,10 @@ def test_a_token_takes_four_launches_a_layer_and_three_a_layer_of_the_cache(libr
     # Layers of several layers of the cache split q, k and v, and put the outputs of attention next to each other.
     others = {name for name in launches if not name.startswith(("w4_", *of_the_cache, "rotation"))}
     assert all("concatenate" in name or "split" in name for name in others), others
+    # What the build recorded, from the kernels' TIR alone.
+    recorded = DecodeKernels.read(library.source.directory / f"phone-{library.quantization}.so")
+    executed = {name.replace("_kernel", ""): count for name, count in launches.items() if count}
+    assert executed == {kernel.name: kernel.launches for kernel in recorded.kernels}
 
 
 @on(*PHONE[:-1])

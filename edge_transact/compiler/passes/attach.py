@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import tvm
-from tvm import IRModule, relax, tirx
+from tvm import IRModule, relax
 
-from edge_transact.compiler.passes.calls import calls_of
+from edge_transact.compiler.passes.memory import memory_usage
 
 
 @tvm.transform.module_pass(opt_level=0, name="AttachBounds")
@@ -30,7 +30,6 @@ class AttachBounds:
                 mod[var] = function.with_attrs(
                     {
                         "tir_var_upper_bound": self.bounds,
-                        "tir_non_negative_var": ["vocab_size"],
                         "relax.memory_plan_dynamic_func_output": True,
                     }
                 )
@@ -65,36 +64,17 @@ class AttachMetadata:
 
     Args:
         metadata: The pass adds ``memory_usage``: bytes by name of the function.
+        bounds: The largest value of each symbolic size, by name.
     """
 
-    def __init__(self, metadata: dict[str, Any]) -> None:
-        self.metadata = metadata
+    def __init__(self, metadata: dict[str, Any], bounds: Mapping[str, int]) -> None:
+        self.metadata, self.bounds = metadata, bounds
 
     def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
         """The pass."""
-        self.metadata["memory_usage"] = {
-            var.name_hint: _allocated_bytes(function)
-            for var, function in mod.functions_items()
-            if isinstance(function, relax.Function)
-        }
+        self.metadata["memory_usage"] = memory_usage(mod, self.bounds)
         builder = relax.BlockBuilder()
         with builder.function("_metadata", []):
             builder.emit_func_output(relax.StringImm(json.dumps(self.metadata)))
         mod["_metadata"] = builder.finalize()["_metadata"]
         return mod
-
-
-def _allocated_bytes(function: relax.Function) -> int:
-    """Bytes of the fixed-size storages and tensors that a function allocates."""
-    total = 0
-    for call in calls_of(function, "relax.memory.alloc_storage", "relax.builtin.alloc_tensor"):
-        sizes = list(call.args[0].values)
-        if not all(isinstance(size, tirx.IntImm) for size in sizes):
-            continue
-        count = 1
-        for size in sizes:
-            count *= size.value
-        if call.op.name == "relax.builtin.alloc_tensor":
-            count *= (tvm.DataType(call.args[1].value).bits + 7) // 8
-        total += count
-    return total

@@ -10,8 +10,20 @@ from tvm import relax
 
 def calls_of(function: relax.Function, *operators: str) -> Iterator[relax.Call]:
     """The calls of these operators in a function, whose expressions are all bound to variables, as TVM's passes do."""
+    for call in _calls(function):
+        if isinstance(call.op, tvm.ir.Op) and call.op.name in operators:
+            yield call
+
+
+def kernel_calls(function: relax.Function) -> Iterator[relax.Call]:
+    """The calls of kernels with the tensors that they write, as TVM's `CallTIRRewrite` makes them of ``call_tir``."""
+    for call in _calls(function):
+        if isinstance(call.op, tvm.ir.GlobalVar):
+            yield call
+
+
+def _calls(function: relax.Function) -> Iterator[relax.Call]:
     for block in function.body.blocks if isinstance(function.body, relax.SeqExpr) else ():
         for binding in block.bindings:
-            call = binding.value
-            if isinstance(call, relax.Call) and isinstance(call.op, tvm.ir.Op) and call.op.name in operators:
-                yield call
+            if isinstance(binding.value, relax.Call):
+                yield binding.value
