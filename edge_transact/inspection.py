@@ -14,6 +14,7 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.inputs.models import resolve_model
 from edge_transact.quantization import Quantization, default_quantization, get_quantization
+from edge_transact.runtimes import misfits
 from edge_transact.widths import WidthPlan
 
 
@@ -74,6 +75,7 @@ class Inspection:
             "kv_bytes": at["kv_bytes"],
             "workspace_bytes": at["workspace_bytes"],
             "memory_bytes": at["memory_bytes"],
+            "runtimes": misfits(self.plan),
             "widths": self.plan.to_list(),
         }
 

@@ -20,6 +20,7 @@ need aarch64-linux-gnu-g++ g++-aarch64-linux-gnu "builds the runner for the stan
 need cmake cmake "builds the runner for the stand-in phone"
 need ninja ninja-build "builds the runner for the stand-in phone"
 need jq jq "reads what examples print"
+need npm npm "runs llama.cpp, as a package of Node.js"
 need chromium chromium "looks at the bench's report"
 [ -z "$missing" ] && exit 0
 

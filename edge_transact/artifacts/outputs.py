@@ -1,4 +1,4 @@
-"""Output directories: complete or absent, and never overwritten without ``--force``."""
+"""Outputs: complete or absent, and never overwritten without ``--force``."""
 
 from __future__ import annotations
 
@@ -49,6 +49,14 @@ def new_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
     Raises:
         EdgeTransactError: See `refuse_existing`.
     """
+    with new_file(path, force=force) as fresh:
+        fresh.mkdir()
+        yield fresh
+
+
+@contextmanager
+def new_file(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """A file to write, like `new_directory`: next to `path`, and renamed to it when the body ends without an error."""
     path = Path(os.path.abspath(path))
     _sweep(path)
     refuse_existing(path, force)
@@ -58,7 +66,6 @@ def new_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
     lock.acquire()
     try:
         fresh = workspace / "new"
-        fresh.mkdir()
         yield fresh
         if os.path.lexists(path):
             # A directory can't be renamed over another: the old output is moved away first, and back on failure.

@@ -13,6 +13,7 @@ from edge_transact.bench.analysis.results import make_results
 from edge_transact.bench.drivers.base import Driver
 from edge_transact.bench.model import BenchModel, open_models
 from edge_transact.bench.options import BenchOptions
+from edge_transact.bench.records.llama_bench import read_llama_bench
 from edge_transact.bench.records.log import Log
 from edge_transact.bench.records.results import Result
 from edge_transact.bench.run import run_plan
@@ -52,6 +53,7 @@ def bench_models(
     report: Path | None = None,
     perplexities: Mapping[str, float] | None = None,
     published: bool = False,
+    llama_bench: Path | None = None,
     clean: bool = False,
 ) -> BenchOutcome:
     """Measure DISTs on devices.
@@ -65,6 +67,7 @@ def bench_models(
         report: Output directory for figures and a page.
         perplexities: As in `report.write_report`.
         published: As in `report.write_report`.
+        llama_bench: What ``llama-bench -o json`` printed on the same device; its results follow the others.
         clean: Remove the models from the devices at the end.
 
     Raises:
@@ -84,13 +87,16 @@ def bench_models(
         outcome = run_plan(drivers, models, options, file)
     finally:
         file.close()
-    results = make_results(file.records)
+    records = list(file.records)
+    if llama_bench is not None:
+        records += read_llama_bench(llama_bench, records)
+    results = make_results(records)
     if format == "sqlite":
         write_sqlite(results, log.with_suffix(".sqlite"))
     if report is not None and results:
         from edge_transact.bench.analysis.report import write_report
 
-        write_report(file.records, report, perplexities=perplexities, published=published, force=resume)
+        write_report(records, report, perplexities=perplexities, published=published, force=resume)
     return BenchOutcome(results, log, outcome.failures)
 
 

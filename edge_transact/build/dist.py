@@ -243,7 +243,7 @@ def _fill(
     (directory / "definition").mkdir()
     for name, text in files.items():
         (directory / "definition" / name).write_text(text)
-    definition = load(directory / "definition", _definition_config(checkpoint, sizes))
+    definition = load(directory / "definition", definition_config(checkpoint, sizes))
     model_lib = model_lib_name(files, definition, quantization)
     profile = next((target.profile for target in targets if target.profile is not None), None)
     if profile is not None:
@@ -287,7 +287,7 @@ def _fill(
     return Manifest.read(directory), definition
 
 
-def _definition_config(checkpoint: Checkpoint, sizes: dict[str, int]) -> dict[str, object]:
+def definition_config(checkpoint: Checkpoint, sizes: dict[str, int]) -> dict[str, object]:
     """The checkpoint's config.json, with the definition's RoPE keys and sizes."""
     return {
         "rms_norm_eps": 1e-6,  # transformers' default

@@ -7,6 +7,8 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 from edge_transact.artifacts import cache
 from edge_transact.artifacts.digests import files_digest, text_digest
 from edge_transact.checkpoint import Checkpoint
@@ -24,8 +26,10 @@ from edge_transact.prune.run import computation, prune
 from edge_transact.quantization import Quantization
 from edge_transact.rounding.best import round_best
 from edge_transact.rounding.calibrated import round_model
+from edge_transact.rounding.kept import keeping
 from edge_transact.rounding.search import searched
 from edge_transact.rounding.store import Rounded, keep_rounded
+from edge_transact.weights import w4
 from edge_transact.weights.convert import ParameterSources, RoundingOf, convert
 
 
@@ -53,7 +57,7 @@ def pruned(source: Checkpoint, model: str, options: PruneOptions) -> Checkpoint:
     return Checkpoint.open(cache.made(cache.Recipe("pruned", f"prune {model}", ingredients, make, name="pruned")))
 
 
-_ROUNDING = ("rounding", "compiler/lowering.py", "compiler/vector.py")
+_ROUNDING = ("rounding", "gguf", "compiler/lowering.py", "compiler/vector.py")
 """The code that rounds, and that compiles its kernel."""
 
 
@@ -107,10 +111,14 @@ def _rounding_of(
     checkpoint: Checkpoint, sources: ParameterSources, quantization: Quantization, rounding: Rounding
 ) -> tuple[RoundingOf | None, str | None]:
     """How each parameter is rounded, and what that depends on besides the checkpoint."""
-    if quantization.bits is None or rounding.name == "nearest":
-        return None, rounding.name if quantization.bits else None
-    if rounding.name == "search":
-        return partial(searched, checkpoint, sources, quantization), rounding.name
+    if quantization.bits is None:
+        return None, None
+    if rounding.name in ("nearest", "search"):
+        nearest = partial(w4.nearest, dtype=getattr(torch, quantization.model_dtype))
+        others = (
+            partial(searched, checkpoint, sources, quantization) if rounding.name == "search" else lambda _: nearest
+        )
+        return keeping(checkpoint, sources, quantization, others), rounding.name
     directory = rounded(checkpoint, quantization, rounding)
     return Rounded(directory, sources), directory.parent.name
 

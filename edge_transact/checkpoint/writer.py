@@ -42,7 +42,7 @@ COPIED_FILES = (*TOKENIZER_FILES, "generation_config.json")
 CODE_FILES = ("configuration_edge_llama.py", "modeling_edge_llama.py")
 """The files that load the checkpoint without edge-transact."""
 
-PROVENANCE_FILE = "edge_transact.json"
+PROVENANCE_FILE, MODEL_CARD = "edge_transact.json", "README.md"
 
 
 def write_checkpoint(
@@ -76,15 +76,14 @@ def write_checkpoint(
     """
     output = Path(output)
     versions = {"edge-transact": __version__, **{name: version(name) for name in ("torch", "transformers")}}
-    record = {**provenance, "versions": versions}
+    license = license_of(source.path)
+    record = {**provenance, **({"license": license} if license else {}), "versions": versions}
     with new_directory(output, force=force) as directory:
         dtype = write_shards(directory, tensor_shapes(plan), tensors, max_shard_bytes)
-        (directory / "config.json").write_text(_config_json(source, plan, dtype))
+        write_config(directory, source.config, plan, dtype)
         for name in COPIED_FILES:
             if (source.path / name).is_file():
                 shutil.copyfile(source.path / name, directory / name)
-        for name in CODE_FILES:
-            shutil.copyfile(Path(__file__).with_name(name), directory / name)
         (directory / PROVENANCE_FILE).write_text(json.dumps(record, indent=2) + "\n")
         card = template("model_card.md.j2").render(
             name=output.name,
@@ -94,8 +93,21 @@ def write_checkpoint(
             cut_ratio=costs.cut_ratio(plan, source.plan),
             widths=describe(plan),
         )
-        (directory / "README.md").write_text(card)
+        (directory / MODEL_CARD).write_text(card)
     return Checkpoint.open(output)
+
+
+def license_of(directory: Path) -> str | None:
+    """The licence that a checkpoint's model card names."""
+    from huggingface_hub import ModelCard
+
+    card = directory / MODEL_CARD
+    if not card.is_file():
+        return None
+    try:
+        return ModelCard.load(card).data.license
+    except ValueError:
+        return None  # a card is prose, and its metadata may be malformed
 
 
 def model_config(config: Mapping[str, Any], plan: WidthPlan, **changes: object) -> EdgeLlamaConfig:
@@ -114,9 +126,17 @@ def model_config(config: Mapping[str, Any], plan: WidthPlan, **changes: object) 
     return EdgeLlamaConfig(**fields | {"per_layer_config": plan.per_layer_config() or None} | changes)
 
 
-def _config_json(source: Checkpoint, plan: WidthPlan, dtype: torch.dtype) -> str:
-    return model_config(
-        source.config,
+def write_config(directory: Path, config: Mapping[str, Any], plan: WidthPlan, dtype: torch.dtype) -> None:
+    """Writes ``config.json`` and the files that load a model with these widths without edge-transact.
+
+    Args:
+        directory: The checkpoint.
+        config: Another ``config.json``, for everything that isn't a width.
+        plan: The widths.
+        dtype: The dtype of most weights.
+    """
+    own = model_config(
+        config,
         plan,
         architectures=["EdgeLlamaForCausalLM"],
         dtype=dtype,
@@ -124,4 +144,7 @@ def _config_json(source: Checkpoint, plan: WidthPlan, dtype: torch.dtype) -> str
             "AutoConfig": "configuration_edge_llama.EdgeLlamaConfig",
             "AutoModelForCausalLM": "modeling_edge_llama.EdgeLlamaForCausalLM",
         },
-    ).to_json_string()
+    )
+    (directory / "config.json").write_text(own.to_json_string())
+    for name in CODE_FILES:
+        shutil.copyfile(Path(__file__).with_name(name), directory / name)

@@ -58,6 +58,11 @@ COMMANDS = {
         PIPELINE,
         "inspect",
     ),
+    "export": Entry(
+        "Write a model as a GGUF file, which llama.cpp and the phone apps that are made of it load as it is.",
+        PIPELINE,
+        "export",
+    ),
     "bench": Entry("Measure models on phones, or on this host.", PIPELINE, "bench"),
     "init": Entry(
         "Write an `edge-transact.toml`, so that `edge-transact build` alone does the complete job in this directory.",

@@ -39,6 +39,9 @@ def bench(
     perplexity: Annotated[
         list[str] | None, RESULT(metavar="NAME=VALUE", help="A model's perplexity, for the report. Can be repeated.")
     ] = None,
+    llama_bench: Annotated[
+        Path | None, RESULT(metavar="FILE", help="What llama-bench -o json printed on the same device, as more rows.")
+    ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Show where the time goes on this host, function by function.")
     ] = False,
@@ -79,6 +82,7 @@ def bench(
         report=report,
         perplexities=_perplexities(perplexity or []),
         published=published,
+        llama_bench=llama_bench,
         clean=clean,
     )
     result = {"results": outcome.results, "failures": outcome.failures, "log": str(output)}

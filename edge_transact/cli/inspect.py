@@ -118,6 +118,8 @@ def _print(console: Console, plan: WidthPlan, result: Mapping[str, Any]) -> None
         f"{result['memory_bytes'] / mib:.1f} MiB: weights {weights / mib:.1f}, KV "
         f"{result['kv_bytes'] / mib:.1f}, workspace about {result['workspace_bytes'] / mib:.1f}",
     )
+    for runtime, misfit in result["runtimes"].items():
+        table.add_row(f"fits {runtime}", f"no: {misfit}" if misfit else "yes")
     console.print(table)
     if "contexts" in result:
         rows = Table("context", "prefill GFLOPs", "decode GFLOPs a token", "KV MiB", "memory MiB")

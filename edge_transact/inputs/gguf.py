@@ -1,86 +1,248 @@
 """Converts a LLaMA in a ``.gguf`` file to a Hugging Face directory.
 
-transformers reads the configuration and the tokenizer. It would read the tensors too, but it builds a table of all
-tensors' names for every module of the model, and holds the model in float32.
+transformers reads the tokenizer. It would read the configuration and the tensors too, but it has no layers of different
+widths, builds a table of all tensors' names for every module of the model, and holds the model in float32.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_transact.checkpoint.layout import tensor_shapes
+from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
 from edge_transact.checkpoint.shards import write_shards
+from edge_transact.checkpoint.writer import MODEL_CARD, write_config
 from edge_transact.errors import EdgeTransactError
+from edge_transact.gguf import layout
+from edge_transact.gguf.q4_0 import BLOCK_BYTES
 from edge_transact.widths import WidthPlan
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
-    from gguf import GGUFReader
+    from gguf import GGUFReader, ReaderTensor
 
 LLAMA3_LOW_FREQ_FACTOR, LLAMA3_HIGH_FREQ_FACTOR, LLAMA3_ORIGINAL_CONTEXT = 1.0, 4.0, 8192
 """RoPE scaling of all models from Llama 3.1 on; only the factor differs."""
+
+NOT_A_LLAMA = "Use a GGUF of a LLaMA model."
 
 
 def convert_gguf(file: Path, directory: Path) -> None:
     """Fills `directory` with the model and the tokenizer of a GGUF file.
 
     A file with F16 or F32 matrices becomes float32, exactly. Other files become bfloat16: its rounding, 2^-9 of a
-    value, is far below their quantization steps, and it halves disk and memory.
+    value, is far below their quantization steps, and it halves disk and memory. The blocks of Q4_0 matrices are kept
+    as well, in `layout.BLOCKS_FILE`, so that a build can use their codes.
 
     Raises:
         EdgeTransactError: The file isn't GGUF, is truncated, isn't a LLaMA or lacks a tensor, or the extra's package is
             missing.
     """
-    reader = _open(file)
+    model = _Model(file, _open(file))
     import torch
     from gguf import GGMLQuantizationType
-    from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerFast
+    from safetensors.numpy import save_file
+    from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
     exact = (GGMLQuantizationType.F32, GGMLQuantizationType.F16)
-    matrices = [tensor for tensor in reader.tensors if len(tensor.shape) > 1]
+    matrices = [tensor for tensor in model.tensors.values() if len(tensor.shape) > 1]
     dtype = torch.float32 if any(tensor.tensor_type in exact for tensor in matrices) else torch.bfloat16
 
-    location: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    stored = AutoConfig.from_pretrained(**location)
-    config = stored.to_diff_dict()
-    config |= {"architectures": ["LlamaForCausalLM"], "dtype": str(dtype).removeprefix("torch.")}
-    if scaling := _llama3_scaling(file, reader, config):
-        config["rope_parameters"] |= scaling
-    plan = WidthPlan.from_config(config)
-    shapes = tensor_shapes(plan)
-    write_shards(directory, shapes, ((name, tensor.to(dtype)) for name, tensor in _tensors(file, reader, plan)))
+    def cast(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    write_shards(directory, tensor_shapes(model.plan), ((name, cast(tensor)) for name, tensor in model.values()))
+    if blocks := dict(model.blocks()):
+        save_file(blocks, directory / layout.BLOCKS_FILE)
+    _write_config(directory, model, dtype)
+    if license := model.field("general.license"):
+        (directory / MODEL_CARD).write_text(f"---\nlicense: {license}\n---\n")
+    ids = {name: value for name, value in model.config.items() if name.endswith("_token_id")}
+    GenerationConfig.from_model_config(LlamaConfig(**ids)).save_pretrained(directory)
+    # AutoTokenizer, which chooses this class for a LLaMA, would first read the configuration.
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(file.parent, gguf_file=file.name)
+    tokenizer.save_pretrained(directory)
+
+
+def _write_config(directory: Path, model: _Model, dtype: torch.dtype) -> None:
+    """A stock LLaMA's ``config.json`` where its layers are alike, so that everything reads it."""
+    plan = model.plan
+    if len(set(plan.layers)) > 1 or plan.has_own_head_dims:
+        write_config(directory, model.config, plan, dtype)
+        return
+    config = {key: value for key, value in model.config.items() if key not in ("auto_map", "per_layer_config")}
+    config |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+    config |= {"dtype": str(dtype).removeprefix("torch.")}
     (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    GenerationConfig.from_model_config(stored).save_pretrained(directory)
-    # AutoTokenizer, which chooses this class for a LLaMA, would first read the configuration again.
-    PreTrainedTokenizerFast.from_pretrained(**location).save_pretrained(directory)
 
 
-def _tensors(file: Path, reader: GGUFReader, plan: WidthPlan) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors in transformers' names and order, float32.
+@dataclass
+class _Model:
+    """A model in a GGUF file.
 
-    llama.cpp's converter interleaves the halves of each head of q and k (``LlamaModel.permute`` in its
-    ``convert_hf_to_gguf.py``).
-
-    Raises:
-        EdgeTransactError: A tensor is missing or has another shape.
+    Attributes:
+        file: The file.
+        reader: gguf's reader of it.
     """
-    import gguf
-    import torch
 
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, len(plan.layers))
-    for name, shape in tensor_shapes(plan).items():
-        found = tensors.get(str(names.get_name(name, try_suffixes=(".weight", ".bias"))))
-        if found is None or tuple(map(int, reversed(found.shape))) != shape:
-            raise EdgeTransactError(f"{file} has no {name} of {list(shape)}", fix="Use a GGUF of a LLaMA model.")
-        tensor = torch.tensor(gguf.dequantize(found.data, found.tensor_type)).reshape(shape)
-        if "q_proj" in name or "k_proj" in name:
-            pairs = tensor.reshape(-1, plan.head_dim // 2, 2, *shape[1:])
-            tensor = pairs.transpose(1, 2).reshape(shape)
-        yield name, tensor
+    file: Path
+    reader: GGUFReader
+
+    def field(self, name: str, default: Any = None) -> Any:
+        """A metadata value; `None` and 0 stand for the default."""
+        field = self.reader.get_field(name)
+        return (field.contents() if field else None) or default
+
+    @cached_property
+    def tensors(self) -> dict[str, ReaderTensor]:
+        """The tensors by name."""
+        return {tensor.name: tensor for tensor in self.reader.tensors}
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """``config.json``: the one that `export` kept, or what the metadata says."""
+        return json.loads(stored) if (stored := self.field(layout.CONFIG)) else self._config()
+
+    @cached_property
+    def plan(self) -> WidthPlan:
+        """The widths."""
+        return WidthPlan.from_config(self.config)
+
+    @cached_property
+    def rope_pairs(self) -> Sequence[np.ndarray]:
+        """Each layer's RoPE pairs."""
+        import numpy as np
+
+        kept = json.loads(self.field(layout.PAIRS, "{}"))
+        every = np.arange(self.plan.head_dim // 2, dtype=np.int32)
+        return [
+            np.array(kept[str(index)], np.int32)
+            if str(index) in kept
+            else np.tile(every, (layer.num_key_value_heads, 1))
+            for index, layer in enumerate(self.plan.layers)
+        ]
+
+    @cached_property
+    def places(self) -> Mapping[str, layout.Place]:
+        """Where the checkpoint's tensors are."""
+        return layout.places(self.plan, self.rope_pairs)
+
+    def values(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensors in transformers' names and order: float32, and tables of RoPE pairs in int32.
+
+        Raises:
+            EdgeTransactError: A tensor is missing or has another shape.
+        """
+        import gguf
+        import torch
+
+        for name in tensor_shapes(self.plan):
+            if name.endswith(ROPE_PAIRS):
+                yield name, torch.from_numpy(self.rope_pairs[int(name.split(".")[2])])
+                continue
+            place = self.places[name]
+            found = self.tensors.get(place.name)
+            if found is None or tuple(map(int, reversed(found.shape))) != place.shape:
+                raise EdgeTransactError(f"{self.file} has no {name} of {list(place.shape)}", fix=NOT_A_LLAMA)
+            tensor = place.take_rows(gguf.dequantize(found.data, found.tensor_type).reshape(place.shape))
+            yield name, torch.tensor(tensor if place.columns is None else tensor[:, place.columns])
+
+    def blocks(self) -> Iterator[tuple[str, np.ndarray]]:
+        """The blocks of the Q4_0 matrices by the checkpoint's names, uint8 ``[rows, groups, 18]``."""
+        import numpy as np
+        from gguf import GGMLQuantizationType
+
+        for name, place in self.places.items():
+            tensor = self.tensors[place.name]
+            if tensor.tensor_type == GGMLQuantizationType.Q4_0 and place.keeps_groups:
+                rows = place.take_rows(np.asarray(tensor.data))
+                blocks, columns = rows.reshape(len(rows), -1, BLOCK_BYTES), place.group_columns
+                yield name, np.ascontiguousarray(blocks if columns is None else blocks[:, columns])
+
+    def _config(self) -> dict[str, Any]:
+        def size(name: str, default: Any = None) -> Any:
+            value = self.field(f"{self.field('general.architecture')}.{name}", default)
+            if value is None:
+                raise EdgeTransactError(f"{self.file}: its metadata has no {name}", fix=NOT_A_LLAMA)
+            return value
+
+        layers, hidden = size("block_count"), size("embedding_length")
+        heads = self._of_layers(size("attention.head_count"), "attention.head_count", layers)
+        groups = self._of_layers(size("attention.head_count_kv", heads), "attention.head_count_kv", layers)
+        dims = self._of_layers(size("feed_forward_length"), "feed_forward_length", layers)
+        head_dim = size("attention.key_length", size("rope.dimension_count", hidden // heads[0]))
+        widths = {"num_attention_heads": heads, "num_key_value_heads": groups, "intermediate_size": dims}
+        scaling = self.field(f"{self.field('general.architecture')}.rope.scaling.type", "none")
+        config: dict[str, Any] = {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_size": hidden,
+            "num_hidden_layers": layers,
+            **{name: max(values) for name, values in widths.items()},
+            "head_dim": head_dim,
+            "vocab_size": self._vocab_size(),
+            "max_position_embeddings": size("context_length", 2048),
+            "rms_norm_eps": size("attention.layer_norm_rms_epsilon", 1e-6),
+            "rope_parameters": {
+                "rope_type": "default" if scaling == "none" else scaling,
+                "rope_theta": size("rope.freq_base", 10000.0),
+            },
+            "attention_bias": "blk.0.attn_q.bias" in self.tensors,
+            "mlp_bias": "blk.0.ffn_gate.bias" in self.tensors,
+            "tie_word_embeddings": "output.weight" not in self.tensors,
+            "per_layer_config": {
+                str(index): {name: values[index] for name, values in widths.items()} for index in range(layers)
+            },
+        }
+        names = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
+        ids = {name: self.reader.get_field(f"tokenizer.ggml.{theirs}_token_id") for name, theirs in names.items()}
+        config |= {f"{name}_token_id": int(field.contents()) for name, field in ids.items() if field}
+        config["rope_parameters"] |= self._llama3_scaling(config) or {}
+        return config
+
+    def _vocab_size(self) -> int:
+        if "token_embd.weight" not in self.tensors:
+            raise EdgeTransactError(f"{self.file} has no token_embd.weight", fix=NOT_A_LLAMA)
+        return int(self.tensors["token_embd.weight"].shape[1])
+
+    def _of_layers(self, value: int | Sequence[int], name: str, layers: int) -> list[int]:
+        """A width of every layer.
+
+        Raises:
+            EdgeTransactError: A layer has none, as where a model has layers without attention.
+        """
+        values = [value] * layers if isinstance(value, int) else list(map(int, value))
+        if len(values) != layers or 0 in values:
+            which = f"layer {values.index(0)} has 0" if 0 in values else f"it has {len(values)} for {layers} layers"
+            raise EdgeTransactError(f"{self.file}: {name}: {which}", fix="Use a model whose layers are all complete.")
+        return values
+
+    def _llama3_scaling(self, config: dict[str, Any]) -> dict[str, Any] | None:
+        """Llama 3's RoPE scaling from `layout.ROPE_FREQS`: GGUF stores the divisors of the frequencies instead."""
+        import numpy as np
+
+        if layout.ROPE_FREQS not in self.tensors:
+            return None
+        stored = self.tensors[layout.ROPE_FREQS].data
+        scaling = {
+            "rope_type": "llama3",
+            "factor": round(float(stored.max()), 3),
+            "low_freq_factor": LLAMA3_LOW_FREQ_FACTOR,
+            "high_freq_factor": LLAMA3_HIGH_FREQ_FACTOR,
+            "original_max_position_embeddings": LLAMA3_ORIGINAL_CONTEXT,
+        }
+        divisors = layout.rope_divisors(config["rope_parameters"]["rope_theta"], scaling, config["head_dim"])
+        if not np.allclose(divisors, stored, rtol=1e-3):
+            raise EdgeTransactError(
+                f"{self.file}: its RoPE frequencies ({layout.ROPE_FREQS}) are not Llama 3's",
+                fix="Use the Hugging Face checkpoint of this model.",
+            )
+        return scaling
 
 
 def _open(file: Path) -> GGUFReader:
@@ -98,37 +260,6 @@ def _open(file: Path) -> GGUFReader:
         raise EdgeTransactError(
             f"{file} is not a GGUF file, or it is truncated: {error}", fix="Copy or download the file again."
         ) from error
-    if architecture != "llama":
-        raise EdgeTransactError(
-            f"{file} is not a LLaMA: its architecture is {architecture!r}", fix="Use a GGUF of a LLaMA model."
-        )
+    if architecture not in (layout.UNIFORM, layout.VARIABLE):
+        raise EdgeTransactError(f"{file} is not a LLaMA: its architecture is {architecture!r}", fix=NOT_A_LLAMA)
     return reader
-
-
-def _llama3_scaling(file: Path, reader: GGUFReader, config: dict[str, Any]) -> dict[str, Any] | None:
-    """Llama 3's RoPE scaling from ``rope_freqs.weight``: GGUF stores the divisors of the frequencies instead."""
-    import numpy as np
-    import torch
-    from transformers import LlamaConfig
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-    stored = next((tensor.data for tensor in reader.tensors if tensor.name == "rope_freqs.weight"), None)
-    if stored is None:
-        return None
-    scaling = {
-        "rope_type": "llama3",
-        "factor": round(float(stored.max()), 3),
-        "low_freq_factor": LLAMA3_LOW_FREQ_FACTOR,
-        "high_freq_factor": LLAMA3_HIGH_FREQ_FACTOR,
-        "original_max_position_embeddings": LLAMA3_ORIGINAL_CONTEXT,
-    }
-    theta, dims = config["rope_parameters"]["rope_theta"], config["head_dim"]
-    scaled = LlamaConfig(head_dim=dims, rope_parameters={**scaling, "rope_theta": theta})
-    frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](scaled)
-    divisors = theta ** (-torch.arange(0, dims, 2, dtype=torch.float32) / dims) / frequencies
-    if not np.allclose(divisors.numpy(), stored, rtol=1e-3):
-        raise EdgeTransactError(
-            f"{file}: its RoPE frequencies (rope_freqs.weight) are not Llama 3's",
-            fix="Use the Hugging Face checkpoint of this model.",
-        )
-    return scaling

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edge_transact.artifacts import cache
 from edge_transact.artifacts.digests import sha256
-from edge_transact.checkpoint.writer import PROVENANCE_FILE, TOKENIZER_FILES
+from edge_transact.checkpoint.writer import MODEL_CARD, PROVENANCE_FILE, TOKENIZER_FILES
 from edge_transact.errors import EdgeTransactError
 from edge_transact.hub.download import HUB_ID, download
 from edge_transact.inputs.names import package_directory, suggestion
@@ -19,7 +19,14 @@ logger = logging.getLogger(__name__)
 DEMO_MODELS = {"demo:smollm2": "SmolLM2-135M-Instruct", "demo:tiny": "a trained LLaMA of 0.85 M parameters"}
 """Models in PyPI packages, which need no hub."""
 
-HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", PROVENANCE_FILE)
+HUB_FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    PROVENANCE_FILE,
+    MODEL_CARD,
+)
 
 
 def resolve_model(model: str) -> Path:
@@ -73,7 +80,7 @@ def _convert_gguf(file: Path) -> Path:
 
 def _converted(file: Path, name: str, convert: Callable[[Path], None]) -> Path:
     """The checkpoint directory that `convert` makes from a file, or the cached one for the file's content."""
-    code = cache.code("inputs/gguf.py", "inputs/glassllm.py", "checkpoint/shards.py")
+    code = cache.code("inputs/gguf.py", "gguf", "inputs/glassllm.py", "checkpoint/shards.py", "checkpoint/writer.py")
     ingredients = {"name": name, "sha256": sha256(file), "code": code}
     return cache.made(cache.Recipe("converted", f"convert {file.name}", ingredients, convert, name))
 

@@ -13,6 +13,7 @@ from edge_transact.options import COMMAS, Bytes, Count, OneOf, Option, Options, 
 from edge_transact.prune.methods import METHODS
 from edge_transact.prune.units import UNITS
 from edge_transact.quantization import QUANTIZATIONS, default_quantization
+from edge_transact.runtimes import RUNTIMES
 
 LIMITS, WIDTHS, HOW, TEXT = "Limits, which can be combined", "Widths, instead of limits", "Method", "Calibration"
 """Panels of ``prune --help``."""
@@ -56,6 +57,7 @@ class PruneChoices(Options):
         units: What limits may cut; empty leaves it to the allocation.
         compensate: Whether to solve `o_proj` and `down_proj` again; `None` leaves it to the method.
         bucket: MLP widths computed from limits are multiples of it.
+        runtime: The runtime, one of `RUNTIMES`, that decides on `units` and `bucket` where these aren't given.
         shots: The number of steps in which the widths shrink; each scores the model that the one before left.
         calibration: One TEXT or several.
         calibration_tokens: Tokens drawn from them.
@@ -113,6 +115,12 @@ class PruneChoices(Options):
         ),
     ] = None
     bucket: Annotated[Count, Option("Round MLP widths that follow from limits to multiples of this.", HOW)] = 32
+    runtime: Annotated[
+        Annotated[str, OneOf(tuple(RUNTIMES))] | None,
+        Option(
+            "Cut only what this runtime can load: {choices}.", HOW, flags=("--for",), default="mlc", example="llama.cpp"
+        ),
+    ] = None
     shots: Annotated[Count, Option("Number of pruning steps; each scores the model again.", HOW)] = 1
     calibration: Annotated[
         str | Annotated[list[str], Field(min_length=1)],
@@ -186,6 +194,8 @@ class PruneOptions(PruneChoices):
         quantizations share it.
         """
         unused = {"context"} if self.max_memory is None else set()
+        if self.runtime is None:
+            unused.add("runtime")
         if self.max_weight_bytes is None and self.max_kv_bytes_per_token is None and self.max_memory is None:
             unused.add("quant")
         return self.model_dump(mode="json", exclude=unused)

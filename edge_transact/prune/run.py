@@ -36,6 +36,7 @@ from edge_transact.prune.score.passes import score_layers
 from edge_transact.prune.score.sensitivity import measure_sensitivity
 from edge_transact.prune.scores import LayerScores
 from edge_transact.prune.units import DEFAULT_UNITS
+from edge_transact.runtimes import RUNTIMES
 from edge_transact.widths import WidthPlan
 
 logger = logging.getLogger(__name__)
@@ -119,6 +120,8 @@ def prune(model: str, output: Path, options: PruneOptions, *, resume: bool = Fal
     tensors = pruned_tensors(source, run.selections, run.model.replaced)
     pruned = write_checkpoint(source, target.plan, tensors, provenance, output, force=force)
     journal.close()
+    if options.runtime and (why := RUNTIMES[options.runtime].misfit(target.plan)):
+        logger.warning(f"{output} does not fit {options.runtime}: {why}")
     seconds = time.perf_counter() - started
     return PruneResult(
         pruned, source, options, provenance, target.notes, run.first_scores, run.sensitivity, fits, seconds
@@ -138,6 +141,7 @@ def _resolved(options: PruneOptions, scoring: type[Scorer]) -> PruneOptions:
     Raises:
         UsageError: The method can't price the units that a budgeted allocation should cut.
     """
+    options = _for_runtime(options)
     allocation, units, priced = options.allocation or scoring.allocation, options.units, scoring.priced_units
     if allocation == "budgeted":
         if not units and not set(DEFAULT_UNITS) <= set(priced):
@@ -150,6 +154,31 @@ def _resolved(options: PruneOptions, scoring: type[Scorer]) -> PruneOptions:
             )
     compensate = scoring.compensates if options.compensate is None else options.compensate
     return options.model_copy(update={"allocation": allocation, "units": units, "compensate": compensate})
+
+
+def _for_runtime(options: PruneOptions) -> PruneOptions:
+    """The options with the units and the bucket of the runtime that the model is pruned for.
+
+    Raises:
+        UsageError: Given units or a given bucket are none that the runtime takes.
+    """
+    if options.runtime is None:
+        return options
+    runtime = RUNTIMES[options.runtime]
+    others = [unit for unit in options.units if runtime.units and unit not in runtime.units]
+    if others:
+        raise UsageError(
+            f"--units {','.join(others)} is not for {runtime.name}: {runtime.reason}",
+            fix=f"Give --units {','.join(runtime.units)}, or leave it out.",
+        )
+    bucket = options.bucket if "bucket" in options.model_fields_set else runtime.bucket
+    if bucket % runtime.bucket:
+        raise UsageError(
+            f"--bucket {bucket} is not for {runtime.name}: {runtime.reason}",
+            fix=f"Give a multiple of {runtime.bucket}, or leave it out.",
+        )
+    logger.info(f"for {runtime.name}: {runtime.reason}")
+    return options.model_copy(update={"units": options.units or list(runtime.units), "bucket": bucket})
 
 
 class Pruning:

@@ -63,7 +63,7 @@ def convert(
         for name, source in track(sources.items(), f"convert weights to {quantization.name}", total=len(sources)):
             parameter = _Parameter(name, checkpoint, source)
             try:
-                if _is_packed(name, parameter.shape, quantization):
+                if is_packed(name, parameter.shape, quantization):
                     _write_packed(parameter, quantization, writer, rounding_of and rounding_of(name))
                 elif _is_table(name):
                     names, join = source
@@ -134,7 +134,7 @@ def _write_packed(
     parameter: _Parameter, quantization: Quantization, writer: ShardWriter, rounding: w4.RoundRows | None
 ) -> None:
     rows, columns = parameter.shape
-    packer = w4.Packer(rows, columns, quantization, embedding=_is_embedding(parameter.name), rounding=rounding)
+    packer = w4.Packer(rows, columns, quantization, embedding=is_embedding(parameter.name), rounding=rounding)
     for block in parameter.blocks():
         packer.add(block)
     prefix = parameter.name.removesuffix("weight")
@@ -156,7 +156,14 @@ def _write_plain(parameter: _Parameter, quantization: Quantization, writer: Shar
     writer.add_blocks(parameter.name, parameter.shape, np.dtype(quantization.model_dtype), values())
 
 
-def _is_packed(name: str, shape: Sequence[int], quantization: Quantization) -> bool:
+def is_packed(name: str, shape: Sequence[int], quantization: Quantization) -> bool:
+    """Whether a parameter is stored as 4-bit codes and scales.
+
+    Args:
+        name: Its name in the definition.
+        shape: Its shape, or that of any of its parts.
+        quantization: The model's quantization.
+    """
     return quantization.bits is not None and len(shape) == 2 and not _is_table(name)
 
 
@@ -165,7 +172,8 @@ def _is_table(name: str) -> bool:
     return name.endswith(f"{ROPE_PAIRS}.indices")
 
 
-def _is_embedding(name: str) -> bool:
+def is_embedding(name: str) -> bool:
+    """Whether a parameter of the definition is the embedding, which is always stored output-major."""
     return name.endswith("embed_tokens.weight")
 
 
@@ -188,20 +196,35 @@ def restore(
     """
     for name, (parts, join) in sources.items():
         in_features = tuple(shapes[parts[0]])[1:]
-        if _is_packed(name, shapes[parts[0]], quantization):
+        if is_packed(name, shapes[parts[0]], quantization):
             prefix = name.removesuffix("weight")
             joined = w4.dequantize(
                 reader.array(f"{prefix}q_weight"),
                 reader.array(f"{prefix}q_scale"),
                 quantization,
                 *in_features,
-                embedding=_is_embedding(name),
+                embedding=is_embedding(name),
             )
         else:
             joined = reader.array(name)
-        original = np.empty_like(joined)
-        original[_row_order((parts, join), shapes)] = joined
-        starts = np.cumsum([0, *(shapes[part][0] for part in parts)])
-        for part, (start, end) in zip(parts, pairwise(starts), strict=True):
+        for part, original in split(joined, (parts, join), shapes):
             dtype = np.float32 if np.issubdtype(original.dtype, np.floating) else original.dtype
-            yield part, torch.from_numpy(original[start:end].astype(dtype))
+            yield part, torch.from_numpy(original.astype(dtype))
+
+
+def split(joined: np.ndarray, source: Source, shapes: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, np.ndarray]]:
+    """The rows of a joined parameter as its checkpoint tensors, by name.
+
+    Args:
+        joined: ``[rows, ...]``, whatever is stored for a row.
+        source: The parameter's source.
+        shapes: Checkpoint tensor name to shape.
+    """
+    parts, _ = source
+    original = joined
+    if len(parts) > 1:
+        original = np.empty_like(joined)
+        original[_row_order(source, shapes)] = joined
+    starts = np.cumsum([0, *(shapes[part][0] for part in parts)])
+    for part, (start, end) in zip(parts, pairwise(starts), strict=True):
+        yield part, original[start:end]

@@ -205,10 +205,22 @@ def dequantize(
     Returns:
         ``[out, in_features]``, in the model's dtype.
     """
-    if quantization.linear_layout == "KN" and not embedding:
-        q_weight, q_scale = np.ascontiguousarray(q_weight.T), np.ascontiguousarray(q_scale.T)
-    packed = torch.from_numpy(q_weight.view(np.uint8))
-    q = torch.stack((packed & 0xF, packed >> 4), dim=-1).view(*q_scale.shape, GROUP_SIZE)
+    q_weight, q_scale = output_major(q_weight, q_scale, quantization, embedding=embedding)
     scales = torch.from_numpy(q_scale)
-    weight = (q.to(scales.dtype) - ZERO_POINT) * scales[..., None]
+    weight = (torch.from_numpy(codes(q_weight)).to(scales.dtype) - ZERO_POINT) * scales[..., None]
     return weight.view(q_scale.shape[0], -1)[:, :in_features].contiguous().numpy()
+
+
+def output_major(
+    q_weight: np.ndarray, q_scale: np.ndarray, quantization: Quantization, *, embedding: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `quantize` returned with output features first: words ``[out, 4 * groups]``, scales ``[out, groups]``."""
+    if quantization.linear_layout == "KN" and not embedding:
+        return np.ascontiguousarray(q_weight.T), np.ascontiguousarray(q_scale.T)
+    return q_weight, q_scale
+
+
+def codes(words: np.ndarray) -> np.ndarray:
+    """The codes of output-major words: uint8 ``[out, groups, 32]``, 0 beyond a row's end."""
+    packed = words.view(np.uint8)
+    return np.stack((packed & 0xF, packed >> 4), axis=-1).reshape(len(words), -1, GROUP_SIZE)

@@ -5,7 +5,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from benchmarks import aarch64, llama_cpp, page, scale, shapes, subjects
@@ -87,38 +86,6 @@ def test_a_missing_node_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EdgeTransactError, match="node is missing"):
         llama_cpp.start(tmp_path / "model.gguf", tmp_path, threads=1)
-
-
-def test_every_matrix_for_llama_cpp_is_q4_0(tmp_path):
-    import gguf
-
-    source, target = tmp_path / "source.gguf", tmp_path / "target.gguf"
-    random = np.random.default_rng(0)
-    matrices = {"token_embd.weight": (48, 64), "blk.0.ffn_up.weight": (96, 64)}
-    values = {name: random.standard_normal(shape).astype(np.float32) for name, shape in matrices.items()}
-    writer = gguf.GGUFWriter(source, "llama")
-    writer.add_block_count(1)
-    writer.add_token_list(["a", "b"])
-    for name, array in values.items():
-        writer.add_tensor(name, array)
-    writer.add_tensor("output_norm.weight", np.ones(64, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-    llama_cpp.write_q4_0(source, target)
-    reader = gguf.GGUFReader(target)
-    assert reader.get_field("llama.block_count").contents() == 1
-    assert reader.get_field("tokenizer.ggml.tokens").contents() == ["a", "b"]
-    found = {tensor.name: tensor for tensor in reader.tensors}
-    assert found["output_norm.weight"].tensor_type.name == "F32"
-    for name, array in values.items():
-        assert found[name].tensor_type.name == "Q4_0"
-        restored = gguf.quants.dequantize(found[name].data, found[name].tensor_type)
-        blocks = np.abs(array).reshape(-1, 32).max(axis=1)
-        error = np.abs(restored - array).reshape(-1, 32).max(axis=1)
-        assert (error <= blocks / 7).all()
 
 
 def test_the_loop_is_the_innermost_with_the_arithmetic():

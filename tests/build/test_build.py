@@ -243,7 +243,7 @@ def test_a_missing_epsilon_is_transformers_default(make_llama, tmp_path):
     source = Checkpoint.open(checkpoint)
     for name, text in render(source.plan).items():
         (tmp_path / name).write_text(text)
-    assert load(tmp_path, dist._definition_config(source, {})).config.rms_norm_eps == LlamaConfig().rms_norm_eps
+    assert load(tmp_path, dist.definition_config(source, {})).config.rms_norm_eps == LlamaConfig().rms_norm_eps
 
 
 def test_without_a_model_the_demo_is_offered(tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,3 +51,44 @@ def write_gguf(path: Path, checkpoint: Checkpoint, tensor_type: str, **metadata)
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def copy_gguf(
+    source: Path,
+    target: Path,
+    *,
+    without: Sequence[str] = (),
+    in_float32: Sequence[str] = (),
+    add: Callable[[Any], None] = lambda writer: None,
+) -> Path:
+    """Copies a GGUF file.
+
+    Args:
+        source: The file.
+        target: The copy.
+        without: Metadata and tensors whose names begin so are left out.
+        in_float32: Tensors whose names contain one of these are dequantized by gguf; an empty string is in all names.
+        add: Adds metadata to a `gguf.GGUFWriter`.
+    """
+    import gguf
+
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
+    for field in reader.fields.values():
+        if not field.name.startswith(("GGUF.", "general.architecture", *without)):
+            element = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(field.name, field.contents(), field.types[0], element)
+    add(writer)
+    for tensor in reader.tensors:
+        if any(tensor.name.startswith(name) for name in without):
+            continue
+        if any(name in tensor.name for name in in_float32):
+            values = gguf.dequantize(tensor.data, tensor.tensor_type)
+            writer.add_tensor(tensor.name, np.ascontiguousarray(values, dtype=np.float32))
+        else:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target

@@ -1,0 +1,1 @@
+"""A model for other runtimes: as a GGUF file for llama.cpp and its apps."""

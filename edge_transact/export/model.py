@@ -1,0 +1,201 @@
+"""What is exported: a checkpoint, or a DIST, which has no checkpoint any more."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGMLQuantizationType as Kind
+
+from edge_transact import costs
+from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST, SHARDS
+from edge_transact.artifacts.manifest import Manifest
+from edge_transact.build.dist import definition_config
+from edge_transact.build.stages import Rounding, place_weights
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.layout import ROPE_PAIRS
+from edge_transact.definition import load, render
+from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
+from edge_transact.export.tensors import CheckpointTensors, ShardTensors, Tensors
+from edge_transact.gguf import layout
+from edge_transact.inputs.models import resolve_model
+from edge_transact.prune.options import PruneChoices
+from edge_transact.quantization import GROUP_SIZE, get_quantization
+from edge_transact.weights import ShardReader
+from edge_transact.widths import WidthPlan
+
+KINDS = {"f16": Kind.F16, "bf16": Kind.BF16, "q8_0": Kind.Q8_0, "q4_0": Kind.Q4_0}
+"""The types of a checkpoint's matrices, by their names in ``--type``."""
+
+QUANTIZATION = "q4f16_0"
+"""The quantization whose codes and scales a checkpoint's Q4_0 has: what `build` makes for phones."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to export.
+
+    Attributes:
+        source: The MODEL or DIST, as the user named it; a DIST's is the MODEL that it was built from.
+        directory: Where its tokenizer and its provenance are.
+        config: Its ``config.json``, or what a DIST keeps of it.
+        plan: Its widths.
+        rope_theta: See `Checkpoint`.
+        rope_scaling: See `Checkpoint`.
+        context_length: The most tokens of a sequence.
+        rope_pairs: Each layer's RoPE pairs.
+        kind: The type of most matrices.
+        places: Where its tensors go.
+        tensors: Its tensors.
+    """
+
+    source: str
+    directory: Path
+    config: Mapping[str, Any]
+    plan: WidthPlan
+    rope_theta: float
+    rope_scaling: Mapping[str, Any] | None
+    context_length: int
+    rope_pairs: Sequence[np.ndarray]
+    kind: Kind
+    places: Mapping[str, layout.Place]
+    tensors: Tensors
+
+    @property
+    def whole(self) -> WidthPlan:
+        """The widths that llama.cpp computes with."""
+        return layout.whole_heads(self.plan)
+
+    @property
+    def architecture(self) -> str:
+        """llama.cpp's name of the architecture."""
+        return layout.UNIFORM if len(set(self.whole.layers)) == 1 else layout.VARIABLE
+
+    @property
+    def rms_norm_eps(self) -> float:
+        """What norms add to the mean square."""
+        return float(self.config.get("rms_norm_eps", 1e-6))  # transformers' default
+
+
+@contextmanager
+def open_model(model: str, kind: str | None) -> Iterator[Model]:
+    """A MODEL or a DIST as what can be exported; valid in the body.
+
+    Args:
+        model: A MODEL or a DIST.
+        kind: One of `KINDS`; `None` for ``f16``, or for what the DIST has.
+
+    Raises:
+        UsageError: `kind` isn't what the DIST has, or not one of `KINDS`.
+        EdgeTransactError: The model can't be read, or its rows aren't whole groups.
+    """
+    if kind is not None and kind not in KINDS:
+        raise UsageError(f"unknown type {kind!r}", fix=did_you_mean(kind, KINDS))
+    if (Path(model) / MANIFEST).is_file():
+        yield _dist(Path(model), kind)
+        return
+    wanted = KINDS[kind or "f16"]
+    checkpoint = Checkpoint.open(resolve_model(model))
+    _require_groups(model, checkpoint.plan, wanted)
+    pairs = [checkpoint.rope_pairs(index).numpy() for index in range(len(checkpoint.plan.layers))]
+    places = layout.places(checkpoint.plan, pairs)
+    with tempfile.TemporaryDirectory(prefix="edge-transact-") as scratch:
+        tensors: Tensors
+        if wanted == Kind.Q4_0:
+            tensors = _quantized(checkpoint, Path(scratch), places)
+        else:
+            tensors = CheckpointTensors(checkpoint, places, wanted)
+        yield Model(
+            source=model,
+            directory=checkpoint.path,
+            config=checkpoint.config,
+            plan=checkpoint.plan,
+            rope_theta=checkpoint.rope_theta,
+            rope_scaling=checkpoint.rope_scaling,
+            context_length=checkpoint.config.get("max_position_embeddings") or costs.DEFAULT_CONTEXT,
+            rope_pairs=pairs,
+            kind=wanted,
+            places=places,
+            tensors=tensors,
+        )
+
+
+def _quantized(checkpoint: Checkpoint, directory: Path, places: Mapping[str, layout.Place]) -> Tensors:
+    """A checkpoint's tensors as `build` quantizes them, from the cache if it has."""
+    for name, text in render(checkpoint.plan).items():
+        (directory / name).write_text(text)
+    sizes = {"context_window_size": 1, "prefill_chunk_size": 1, "max_batch_size": 1}  # weights don't depend on them
+    definition = load(directory, definition_config(checkpoint, sizes))
+    quantization = get_quantization(QUANTIZATION)
+    shards = directory / "shards"
+    shards.mkdir()
+    place_weights(checkpoint, definition, quantization, Rounding("search", PruneChoices()), shards)
+    return ShardTensors(ShardReader(shards), definition.parameter_sources(), quantization, checkpoint.plan, places)
+
+
+def _dist(directory: Path, kind: str | None) -> Model:
+    manifest = Manifest.read(directory)
+    manifest.verify(directory, CHAT_CONFIG, SHARDS)
+    plan, quantization = manifest.plan, get_quantization(manifest.quantization)
+    stored = Kind.Q4_0 if quantization.bits else Kind.F16 if quantization.model_dtype == "float16" else Kind.BF16
+    if kind is not None and KINDS[kind] != stored:
+        raise UsageError(
+            f"{directory} was built as {quantization.name}, which is {stored.name} in GGUF, not {kind}",
+            fix="Leave out --type, or export the checkpoint that it was built from.",
+        )
+    _require_groups(str(directory), plan, stored)
+    config = json.loads((directory / CHAT_CONFIG).read_text())
+    model_config = config["model_config"]
+    definition = load(directory / "definition", model_config)
+    reader = ShardReader(directory)
+    pairs = [_stored_pairs(reader, plan, index) for index in range(len(plan.layers))]
+    places = layout.places(plan, pairs)
+    return Model(
+        source=manifest.source,
+        directory=directory,
+        config=_config(config, manifest),
+        plan=plan,
+        rope_theta=model_config["rope_theta"],
+        rope_scaling=model_config["rope_scaling"],
+        context_length=manifest.context_window_size,
+        rope_pairs=pairs,
+        kind=stored,
+        places=places,
+        tensors=ShardTensors(reader, definition.parameter_sources(), quantization, plan, places),
+    )
+
+
+def _config(chat_config: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:
+    """A DIST's ``config.json``, as far as the DIST says."""
+    model_config = chat_config["model_config"]
+    ours = ("rope_theta", "rope_scaling", "prefill_chunk_size", "max_batch_size", "tensor_parallel_shards")
+    rope = {"rope_type": "default", **(model_config["rope_scaling"] or {}), "rope_theta": model_config["rope_theta"]}
+    return {
+        **{key: value for key, value in model_config.items() if key not in (*ours, "context_window_size")},
+        "model_type": "edge_llama",
+        "max_position_embeddings": manifest.context_window_size,
+        "rope_parameters": rope,
+        **{name: chat_config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
+    }
+
+
+def _stored_pairs(reader: ShardReader, plan: WidthPlan, index: int) -> np.ndarray:
+    layer = plan.layers[index]
+    if plan.has_rope_pairs(layer):
+        return reader.array(f"model.layers.{index}.{ROPE_PAIRS}.indices")
+    return np.tile(np.arange(plan.head_dim // 2, dtype=np.int32), (layer.num_key_value_heads, 1))
+
+
+def _require_groups(model: str, plan: WidthPlan, kind: Kind) -> None:
+    """Refuses a model most of whose matrices a type in groups of 32 can't hold."""
+    if kind in (Kind.Q8_0, Kind.Q4_0) and plan.hidden_size % GROUP_SIZE:
+        raise EdgeTransactError(
+            f"{model}: {kind.name} holds rows in groups of {GROUP_SIZE}, and the hidden size is {plan.hidden_size}",
+            fix="Export the checkpoint with --type f16.",
+        )

@@ -1,0 +1,105 @@
+"""Writes a checkpoint as ``nemotron-nas``, which vLLM and mlx-lm read: a LLaMA whose MLPs have sizes of their own.
+
+The tensors stay as they are. Only ``config.json`` differs: it has a block for each layer, with the query heads that
+share a KV head and with a factor for the MLP's size.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edge_transact.artifacts.manifest import MANIFEST
+from edge_transact.artifacts.outputs import new_directory
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.layout import tensor_shapes
+from edge_transact.checkpoint.shards import write_shards
+from edge_transact.checkpoint.writer import COPIED_FILES, PROVENANCE_FILE
+from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.inputs.models import resolve_model
+from edge_transact.runtimes import NEMOTRON_NAS_MULTIPLE, nemotron_nas
+from edge_transact.widths import WidthPlan
+
+CODE = "nvidia/Llama-3_1-Nemotron-51B-Instruct"
+"""The hub's repository with the classes that transformers lacks."""
+
+
+def export_nemotron_nas(model: str, output: Path, *, force: bool = False) -> dict[str, Any]:
+    """Writes a directory, complete or not at all. Memory holds at most one shard.
+
+    Args:
+        model: A MODEL.
+        output: The directory.
+        force: Replace `output` if it exists.
+
+    Returns:
+        The object that ``export --format nemotron-nas --json`` prints.
+
+    Raises:
+        UsageError: `model` is a DIST.
+        EdgeTransactError: The format can't say what the model's widths are, the model can't be read, or `output`
+            exists.
+    """
+    if (Path(model) / MANIFEST).is_file():
+        raise UsageError(
+            f"{model} is a DIST, and nemotron-nas has weights that aren't quantized",
+            fix="Export the checkpoint that it was built from.",
+        )
+    checkpoint = Checkpoint.open(resolve_model(model))
+    if misfit := nemotron_nas(checkpoint.plan):
+        raise EdgeTransactError(
+            f"{model} does not fit nemotron-nas: {misfit}", fix="Prune with --for vllm, or export a GGUF file."
+        )
+    config = nemotron_nas_config(checkpoint)
+    with new_directory(output, force=force) as directory:
+        tensors = ((name, checkpoint.tensor(name)) for name in checkpoint.tensor_names())
+        write_shards(directory, tensor_shapes(checkpoint.plan), tensors)
+        (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        for name in (*COPIED_FILES, PROVENANCE_FILE):
+            if (checkpoint.path / name).is_file():
+                shutil.copyfile(checkpoint.path / name, directory / name)
+    return {"output": str(output), "format": "nemotron-nas", "widths": checkpoint.plan.to_list()}
+
+
+def nemotron_nas_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The ``config.json`` of a checkpoint that fits."""
+    kept = ("bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings", "initializer_range")
+    plan, config = checkpoint.plan, checkpoint.config
+    return {
+        "architectures": ["DeciLMForCausalLM"],
+        "model_type": "nemotron-nas",
+        "auto_map": {
+            "AutoConfig": f"{CODE}--configuration_decilm.DeciLMConfig",
+            "AutoModelForCausalLM": f"{CODE}--modeling_decilm.DeciLMForCausalLM",
+        },
+        "hidden_size": plan.hidden_size,
+        "num_hidden_layers": plan.num_hidden_layers,
+        "num_attention_heads": plan.layers[0].num_attention_heads,
+        "head_dim": plan.head_dim,
+        "vocab_size": plan.vocab_size,
+        "tie_word_embeddings": plan.tie_word_embeddings,
+        "attention_bias": plan.attention_bias,
+        "mlp_bias": plan.mlp_bias,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.get("rms_norm_eps", 1e-6),  # transformers' default
+        "rope_theta": checkpoint.rope_theta,
+        "rope_scaling": checkpoint.rope_scaling,
+        "torch_dtype": config.get("dtype") or config.get("torch_dtype"),
+        **{key: config[key] for key in kept if config.get(key) is not None},
+        "block_configs": [_block(plan, index) for index in range(plan.num_hidden_layers)],
+    }
+
+
+def _block(plan: WidthPlan, index: int) -> Mapping[str, Any]:
+    layer = plan.layers[index]
+    # Readers compute int(2 * ffn_mult * hidden_size / 3), and round it up to a multiple of 256. Half of that is taken
+    # off, so that no rounding of the factor matters.
+    ffn_mult = 3 * (layer.intermediate_size - NEMOTRON_NAS_MULTIPLE / 2) / (2 * plan.hidden_size)
+    flags = {"no_op": False, "replace_with_linear": False, "sparsify": None}
+    return {
+        "attention": {**flags, "n_heads_in_group": layer.q_per_kv, "window_length": None, "num_sink_tokens": None},
+        "ffn": {**flags, "ffn_mult": round(ffn_mult, 6)},
+    }

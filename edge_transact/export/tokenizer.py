@@ -1,0 +1,141 @@
+"""A Hugging Face tokenizer as GGUF's metadata.
+
+llama.cpp has two kinds for LLaMAs: ``gpt2`` merges bytes, after splitting text as one of the names of `SPLITS` says,
+and ``llama`` merges characters as SentencePiece does, with a byte for what has no token. It finds merges of the second
+kind by the scores of tokens: earlier merges score higher.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_transact.errors import EdgeTransactError
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+SPLITS = {
+    ("bytes",): "gpt-2",
+    ("digits", "bytes"): "smollm",
+    (_LLAMA3, "bytes"): "llama-bpe",
+}
+"""GGUF's names (``tokenizer.ggml.pre``) of the ways in which text is split before merging, by steps: ``digits``, each
+for itself; a regular expression; ``bytes``, with GPT-2's expression if there is no other. They are the LLaMAs' ones
+among llama.cpp's (``llama-vocab.cpp``)."""
+
+
+def add_tokenizer(writer: GGUFWriter, directory: Path, vocab_size: int, pre: str | None) -> None:
+    """Adds tokens, merges, special tokens and the chat template.
+
+    Args:
+        writer: The file.
+        directory: The checkpoint or the DIST that holds the tokenizer.
+        vocab_size: Rows of the embedding. Those beyond the tokenizer's tokens are named ``[PAD1]`` and so on.
+        pre: A name for the tokenizer's splits, instead of that in `SPLITS`.
+
+    Raises:
+        EdgeTransactError: There is no tokenizer, it has more tokens than the model, or GGUF has no name for it.
+    """
+    import gguf
+
+    from edge_transact.runtime.text import TextCodec
+
+    tokenizer = TextCodec(directory).tokenizer
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    model = spec["model"]
+    is_sentencepiece = bool(model.get("byte_fallback"))
+    if model["type"] != "BPE":
+        raise _unnamed(directory, f"its model is {model['type']}, not BPE")
+    name = pre or ("default" if is_sentencepiece else _splits(directory, spec))
+    tokens, types = _tokens(directory, spec, vocab_size)
+    writer.add_tokenizer_model("llama" if is_sentencepiece else "gpt2")
+    writer.add_tokenizer_pre(name)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    if is_sentencepiece:
+        writer.add_token_scores(_scores(tokens, model))
+        writer.add_add_space_prefix("Prepend" in json.dumps(spec["normalizer"]) or _prepends(spec["pre_tokenizer"]))
+    special = gguf.SpecialVocab(directory, load_merges=not is_sentencepiece, n_vocab=vocab_size)
+    ids = tokenizer("a").input_ids
+    special.add_special_token |= {"bos": ids[0] == tokenizer.bos_token_id, "eos": ids[-1] == tokenizer.eos_token_id}
+    special.add_to_gguf(writer, quiet=True)
+
+
+def _unnamed(directory: Path, why: str) -> EdgeTransactError:
+    return EdgeTransactError(
+        f"{directory}: GGUF has no name for this tokenizer: {why}",
+        fix="Name the closest one of llama.cpp's with --pre, such as --pre llama-bpe.",
+    )
+
+
+def _splits(directory: Path, spec: Mapping[str, Any]) -> str:
+    """The name of a byte-level tokenizer's splits."""
+    steps = _steps(spec["pre_tokenizer"])
+    if spec["normalizer"]:
+        raise _unnamed(directory, f"it normalizes text with {spec['normalizer']['type']}")
+    if steps not in SPLITS:
+        raise _unnamed(directory, f"it splits text by {', then '.join(map(repr, steps)) or 'nothing'}")
+    return SPLITS[steps]
+
+
+def _steps(step: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """A pre-tokenizer as a key of `SPLITS`, or as something that is none."""
+    match step:
+        case None:
+            return ()
+        case {"type": "Sequence", "pretokenizers": steps}:
+            return tuple(name for each in steps for name in _steps(each))
+        case {"type": "Digits", "individual_digits": True}:
+            return ("digits",)
+        case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}:
+            return (pattern,)
+        case {"type": "ByteLevel", "add_prefix_space": False}:
+            return ("bytes",)
+        case _:
+            return (json.dumps(step),)
+
+
+def _prepends(step: Mapping[str, Any] | None) -> bool:
+    return step is not None and step["type"] == "Metaspace" and step["prepend_scheme"] != "never"
+
+
+def _tokens(directory: Path, spec: Mapping[str, Any], vocab_size: int) -> tuple[list[str], list[int]]:
+    """Token texts and GGUF's token types by id."""
+    from gguf import TokenType
+
+    model, added = spec["model"], spec["added_tokens"]
+    texts = {index: text for text, index in model["vocab"].items()}
+    types = dict.fromkeys(texts, TokenType.NORMAL)
+    if model.get("byte_fallback"):
+        types |= {index: TokenType.BYTE for index, text in texts.items() if re.fullmatch(r"<0x[0-9A-F]{2}>", text)}
+    for token in added:
+        texts[token["id"]] = token["content"]
+        types[token["id"]] = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
+    if model.get("byte_fallback") and (unknown := model["vocab"].get(model["unk_token"])) is not None:
+        types[unknown] = TokenType.UNKNOWN
+    if max(texts) >= vocab_size:
+        raise EdgeTransactError(
+            f"{directory}: the tokenizer has a token {max(texts)}, and the model has {vocab_size} tokens",
+            fix="Use the tokenizer that belongs to the model.",
+        )
+    ids = range(vocab_size)
+    return (
+        [texts.get(index, f"[PAD{index}]") for index in ids],
+        [types.get(index, TokenType.UNUSED) for index in ids],
+    )
+
+
+def _scores(tokens: list[str], model: Mapping[str, Any]) -> list[float]:
+    """Scores that make llama.cpp merge in the tokenizer's order: minus the rank of the merge that makes a token."""
+    ranks: dict[str, int] = {}
+    for rank, merge in enumerate(model["merges"]):
+        ranks.setdefault("".join(merge if isinstance(merge, list) else merge.split(" ")), rank)
+    return [-float(ranks.get(token, 0)) for token in tokens]

@@ -1,0 +1,144 @@
+"""Where the tensors of a checkpoint are in a GGUF file.
+
+llama.cpp rotates neighbouring dims of a head, and transformers dims that are half a head apart. So the rows of q and k
+are interleaved, by the heads of each layer (``LlamaModel.permute`` in llama.cpp's ``convert_hf_to_gguf.py``). llama.cpp
+has one head dim for q, k and v of all layers: the dims that pruning cut from heads are zeros there, which is what a
+pruned head computes with anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from edge_transact.checkpoint.layout import tensor_shapes
+from edge_transact.quantization import GROUP_SIZE
+from edge_transact.widths import WidthPlan
+
+UNIFORM, VARIABLE = "llama", "deci"
+"""llama.cpp's architectures of a LLaMA: one whose layers are all alike, and one whose layers have widths of their own.
+``llama`` would shape all layers like the first."""
+
+ROPE_FREQS = "rope_freqs.weight"
+"""What Llama 3's scaling divides the frequencies by, float32 ``[head_dim / 2]``."""
+
+CONFIG, PAIRS, PROVENANCE = "edge_transact.config", "edge_transact.rope_pairs", "edge_transact.provenance"
+"""Metadata of our own, as JSON: the checkpoint's ``config.json``, the layers' tables of RoPE pairs by index, and how
+the model was pruned. With the first two a checkpoint comes back as it was, without zeros in its heads."""
+
+BLOCKS_FILE = "q4_0.safetensors"
+"""The file next to a converted checkpoint that has the blocks of its Q4_0 matrices, uint8 ``[rows, groups, 18]``."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The place of a checkpoint's tensor in a GGUF tensor that is at least as large.
+
+    Attributes:
+        name: The GGUF tensor's name.
+        shape: The GGUF tensor's shape, outputs first.
+        rows: The row there of each row of the checkpoint's tensor; `None` for the same.
+        columns: The column there of each column; `None` for the same.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    rows: np.ndarray | None = None
+    columns: np.ndarray | None = None
+
+    @property
+    def group_columns(self) -> np.ndarray | None:
+        """`columns` in groups of 32, if these stay together (`keeps_groups`); `None` for the same."""
+        return None if self.columns is None else self.columns[::GROUP_SIZE] // GROUP_SIZE
+
+    @property
+    def keeps_groups(self) -> bool:
+        """Whether groups of 32 columns are groups of 32 columns there, too."""
+        if self.shape[-1] % GROUP_SIZE:
+            return False
+        if self.columns is None:
+            return True
+        if len(self.columns) % GROUP_SIZE:
+            return False
+        groups = self.columns.reshape(-1, GROUP_SIZE)
+        return bool((groups == groups[:, :1] // GROUP_SIZE * GROUP_SIZE + np.arange(GROUP_SIZE)).all())
+
+    def put_rows(self, tensor: np.ndarray) -> np.ndarray:
+        """Rows ``[rows, ...]`` at their places, with zeros between them."""
+        return tensor if self.rows is None else _spread(tensor, self.rows, self.shape[0])
+
+    def take_rows(self, tensor: np.ndarray) -> np.ndarray:
+        """The inverse of `put_rows`."""
+        return tensor if self.rows is None else tensor[self.rows]
+
+
+def put_columns(tensor: np.ndarray, columns: np.ndarray | None, count: int) -> np.ndarray:
+    """Columns ``[rows, columns, ...]`` at their places of `count`, with zeros between them."""
+    return tensor if columns is None else _spread(tensor.swapaxes(0, 1), columns, count).swapaxes(0, 1)
+
+
+def _spread(tensor: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
+    spread = np.zeros((count, *tensor.shape[1:]), tensor.dtype)
+    spread[places] = tensor
+    return spread
+
+
+def places(plan: WidthPlan, rope_pairs: Sequence[np.ndarray]) -> dict[str, Place]:
+    """The place of every tensor of a checkpoint but the tables of RoPE pairs, which a GGUF file has no place for.
+
+    Args:
+        plan: The widths.
+        rope_pairs: Each layer's RoPE pairs by KV head, ``[num_key_value_heads, qk_head_dim / 2]``.
+    """
+    import gguf
+
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.DECI, len(plan.layers))
+    rows: dict[str, np.ndarray] = {}
+    columns: dict[str, np.ndarray] = {}
+    for index, (layer, pairs) in enumerate(zip(plan.layers, rope_pairs, strict=True)):
+        prefix = f"model.layers.{index}.self_attn."
+        rows[f"{prefix}q_proj"] = _interleaved(np.repeat(pairs, layer.q_per_kv, axis=0), plan.head_dim)
+        rows[f"{prefix}k_proj"] = _interleaved(pairs, plan.head_dim)
+        if layer.v_head_dim != plan.head_dim:
+            rows[f"{prefix}v_proj"] = _first_dims(layer.num_key_value_heads, layer.v_head_dim, plan.head_dim)
+            columns[f"{prefix}o_proj"] = _first_dims(layer.num_attention_heads, layer.v_head_dim, plan.head_dim)
+    found = {}
+    for name, shape in tensor_shapes(whole_heads(plan)).items():
+        module, _, kind = name.rpartition(".")
+        found[name] = Place(
+            name=str(names.get_name(name, try_suffixes=(".weight", ".bias"))),
+            shape=shape,
+            rows=rows.get(module),
+            columns=columns.get(module) if kind == "weight" else None,
+        )
+    return found
+
+
+def whole_heads(plan: WidthPlan) -> WidthPlan:
+    """The widths that llama.cpp computes with: heads with all dims."""
+    dims = {"qk_head_dim": plan.head_dim, "v_head_dim": plan.head_dim}
+    return plan.with_layers(replace(layer, **dims) for layer in plan.layers)
+
+
+def _interleaved(pairs: np.ndarray, head_dim: int) -> np.ndarray:
+    """Where llama.cpp wants the rows of heads that are stored half-split: both dims of a pair next to each other."""
+    heads = head_dim * np.arange(len(pairs))[:, None]
+    return np.concatenate((heads + 2 * pairs, heads + 2 * pairs + 1), axis=1).reshape(-1)
+
+
+def _first_dims(heads: int, dims: int, head_dim: int) -> np.ndarray:
+    return (head_dim * np.arange(heads)[:, None] + np.arange(dims)).reshape(-1)
+
+
+def rope_divisors(theta: float, scaling: Mapping[str, Any], head_dim: int) -> np.ndarray:
+    """`ROPE_FREQS` of Llama 3's scaling: the plain frequencies divided by transformers' scaled ones."""
+    import torch
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    scaled = LlamaConfig(head_dim=head_dim, rope_parameters={**scaling, "rope_theta": theta})
+    frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](scaled)
+    return (theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim) / frequencies).numpy()

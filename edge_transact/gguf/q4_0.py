@@ -1,0 +1,50 @@
+"""Q4_0, GGUF's 4-bit format, and MLC's are one grid: blocks of 32 weights along the inputs, each with one fp16 scale.
+
+MLC's weight is ``(code - 7) * scale``, and Q4_0's ``(code - 8) * scale``. With ``15 - code`` and ``-scale`` one becomes
+the other, exactly and for all 16 codes: ``(15 - code) - 8 = -(code - 7)``. A block is 18 bytes: the scale, then 16
+bytes with the codes of the first 16 weights in their low halves and those of the last 16 in their high ones
+(``block_q4_0`` in ggml's ``ggml-common.h``).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edge_transact.errors import EdgeTransactError
+from edge_transact.quantization import GROUP_SIZE
+
+BLOCK_BYTES = 18
+
+
+def pack(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """MLC's codes and scales as blocks.
+
+    Args:
+        codes: uint8 ``[rows, groups, 32]``, from 0 to 15.
+        scales: Any float dtype, ``[rows, groups]``.
+
+    Returns:
+        uint8 ``[rows, groups, 18]``.
+
+    Raises:
+        EdgeTransactError: fp16 doesn't hold a scale exactly.
+    """
+    with np.errstate(over="ignore"):
+        stored = (-scales).astype("<f2")
+    if not np.array_equal(stored, -scales):
+        raise EdgeTransactError(
+            "a scale is not a number that fp16 holds exactly, as Q4_0 stores it",
+            fix="Build with --quant q4f16_0, whose scales are fp16.",
+        )
+    blocks = np.empty((*scales.shape, BLOCK_BYTES), np.uint8)
+    blocks[..., :2] = stored[..., None].view(np.uint8)
+    theirs, half = 15 - codes, GROUP_SIZE // 2
+    blocks[..., 2:] = theirs[..., :half] | theirs[..., half:] << 4
+    return blocks
+
+
+def unpack(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The inverse of `pack`. Scales are float16."""
+    scales = -np.ascontiguousarray(blocks[..., :2]).view("<f2")[..., 0]
+    packed = blocks[..., 2:]
+    return 15 - np.concatenate((packed & 0xF, packed >> 4), axis=-1), scales

@@ -1,0 +1,69 @@
+"""Keeps the codes and scales of matrices that were Q4_0 in a GGUF file, whose grid is MLC's.
+
+Files whose other matrices have other types are common, and a parameter may join matrices of both: then some of its rows
+are kept, and the others are rounded.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.gguf import q4_0
+from edge_transact.gguf.layout import BLOCKS_FILE
+from edge_transact.quantization import GROUP_SIZE, Quantization
+from edge_transact.weights import w4
+from edge_transact.weights.convert import ParameterSources, RoundingOf
+
+logger = logging.getLogger(__name__)
+
+
+def keeping(
+    checkpoint: Checkpoint, sources: ParameterSources, quantization: Quantization, rounding_of: RoundingOf
+) -> RoundingOf:
+    """How parameters are rounded where the checkpoint may have Q4_0's codes.
+
+    Args:
+        checkpoint: The checkpoint.
+        sources: The definition's parameters.
+        quantization: A 4-bit quantization. One with scales in bf16 can't hold those of Q4_0.
+        rounding_of: How the other rows are rounded.
+    """
+    file = checkpoint.path / BLOCKS_FILE
+    if not file.is_file() or quantization.model_dtype != "float16":
+        return rounding_of
+    with safe_open(file, "np") as stored:
+        names = set(stored.keys())
+    logger.info(f"keep the codes of {len(names)} Q4_0 matrices")
+
+    def rounding(name: str) -> w4.RoundRows:
+        parts, join = sources[name]
+        if names.isdisjoint(parts):
+            return rounding_of(name)
+        blocks, kept = (torch.from_numpy(join(*rows)) for rows in zip(*map(rows_of, parts), strict=True))
+        others = None if kept.all() else rounding_of(name)
+
+        def replay(rows: torch.Tensor, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+            chosen = slice(first, first + len(rows))
+            codes, scales = map(torch.from_numpy, q4_0.unpack(blocks[chosen].numpy()))
+            codes = codes.to(torch.int8).flatten(start_dim=1)
+            if others is None:
+                return codes, scales
+            rounded = others(rows, first)
+            return torch.where(kept[chosen], codes, rounded[0]), torch.where(kept[chosen], scales, rounded[1])
+
+        return replay
+
+    def rows_of(part: str) -> tuple[np.ndarray, np.ndarray]:
+        """The blocks of a matrix, zeros if it has none, and whether it has, ``[rows, 1]``."""
+        rows, columns = checkpoint.shape(part)
+        if part not in names:
+            return np.zeros((rows, columns // GROUP_SIZE, q4_0.BLOCK_BYTES), np.uint8), np.zeros((rows, 1), bool)
+        with safe_open(file, "np") as stored:
+            return stored.get_tensor(part), np.ones((rows, 1), bool)
+
+    return rounding

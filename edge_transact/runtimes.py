@@ -1,0 +1,126 @@
+"""Which widths other runtimes take: MLC-LLM, llama.cpp, vLLM and mlx-lm, each as its loader stands in its sources.
+
+vLLM and mlx-lm read layers of different widths as ``nemotron-nas`` only (``nemotron_nas.py``, ``nemotron-nas.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edge_transact.widths import WidthPlan
+
+K_QUANT_BLOCK = 256
+"""Weights of a block of llama.cpp's K-quants, along the inputs."""
+
+NEMOTRON_NAS_MULTIPLE = 256
+"""The readers of ``nemotron-nas`` round an MLP's size up to a multiple of it."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A runtime's demands on widths.
+
+    Attributes:
+        name: Its name in ``--for``.
+        units: What pruning may cut for it, names of `prune.units.UNITS`; empty for everything.
+        bucket: What MLP widths must be multiples of.
+        reason: Why.
+        misfit: Why a plan doesn't fit; `None` if it does.
+    """
+
+    name: str
+    units: tuple[str, ...]
+    bucket: int
+    reason: str
+    misfit: Callable[[WidthPlan], str | None]
+
+
+def _everything(plan: WidthPlan) -> str | None:
+    return None
+
+
+def _llama_cpp(plan: WidthPlan) -> str | None:
+    if _lost_dims(plan):
+        return "heads lost dims, which are filled up with zeros for it"
+    ragged = _ragged(plan, K_QUANT_BLOCK)
+    return f"{ragged}, as K-quants want" if ragged else None
+
+
+def _vllm(plan: WidthPlan) -> str | None:
+    if len(set(plan.layers)) == 1:
+        return _lost_dims(plan)  # a stock LLaMA
+    return nemotron_nas(plan)
+
+
+def nemotron_nas(plan: WidthPlan) -> str | None:
+    """Why ``nemotron-nas`` can't say what the widths of a plan are; `None` if it can.
+
+    Its layers have KV groups and an MLP size of their own, as a number of query heads that share a KV head, of one
+    number for all layers, and as a factor of the hidden size.
+    """
+    if lost := _lost_dims(plan):
+        return lost
+    heads = sorted({layer.num_attention_heads for layer in plan.layers})
+    if len(heads) > 1:
+        return f"layers have {heads[0]} to {heads[-1]} query heads, and it has one number for all"
+    return _ragged(plan, NEMOTRON_NAS_MULTIPLE)
+
+
+def _mlx(plan: WidthPlan) -> str | None:
+    heads = plan.layers[0].num_attention_heads
+    misfit = _vllm(plan)
+    if misfit is None and len(set(plan.layers)) > 1 and heads * plan.head_dim != plan.hidden_size:
+        return f"{heads} query heads of {plan.head_dim} dims aren't the hidden size, {plan.hidden_size}"
+    return misfit
+
+
+def _lost_dims(plan: WidthPlan) -> str | None:
+    layers = [
+        index
+        for index, layer in enumerate(plan.layers)
+        if (layer.qk_head_dim, layer.v_head_dim) != (plan.head_dim, plan.head_dim)
+    ]
+    return f"heads of layer {layers[0]} lost dims, and it has one head dim for all" if layers else None
+
+
+def _ragged(plan: WidthPlan, multiple: int) -> str | None:
+    for index, layer in enumerate(plan.layers):
+        if layer.intermediate_size % multiple:
+            return f"the {layer.intermediate_size} MLP dims of layer {index} are not a multiple of {multiple}"
+    return None
+
+
+RUNTIMES = {
+    runtime.name: runtime
+    for runtime in (
+        Runtime("mlc", (), 32, "the definition has widths of its own for each layer", _everything),
+        Runtime(
+            "llama.cpp",
+            ("mlp", "groups"),
+            K_QUANT_BLOCK,
+            "it fills heads that lost dims up with zeros, and K-quants hold rows in blocks of 256",
+            _llama_cpp,
+        ),
+        Runtime(
+            "vllm",
+            ("mlp",),
+            NEMOTRON_NAS_MULTIPLE,
+            "its nemotron-nas has one number of query heads, and MLP sizes that are multiples of 256",
+            _vllm,
+        ),
+        Runtime(
+            "mlx",
+            ("mlp",),
+            NEMOTRON_NAS_MULTIPLE,
+            "its nemotron-nas has one number of query heads, and MLP sizes that are multiples of 256",
+            _mlx,
+        ),
+    )
+}
+"""By name."""
+
+
+def misfits(plan: WidthPlan) -> dict[str, str | None]:
+    """Why a plan doesn't fit each runtime; `None` where it does."""
+    return {name: runtime.misfit(plan) for name, runtime in RUNTIMES.items()}

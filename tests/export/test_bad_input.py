@@ -1,0 +1,117 @@
+"""What can't be exported or read is refused with what, which and what to do, and nothing is left."""
+
+import json
+import shutil
+from collections import namedtuple
+
+import gguf
+import pytest
+from typer.testing import CliRunner
+
+from edge_transact.cli import app
+from edge_transact.errors import EdgeTransactError
+from edge_transact.export.gguf import export_gguf
+from edge_transact.inputs import resolve_model
+from tests.support.gguf_files import copy_gguf
+from tests.support.tokenizers import SPLITS, save_byte_level
+
+WIDE = {"hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 400}
+"""Rows of 64, but for the MLP's 40, which 32 doesn't divide."""
+
+
+@pytest.fixture
+def model(make_llama):
+    directory = make_llama(**WIDE)
+    save_byte_level(directory, 380)
+    return directory
+
+
+def refused(model, output, *texts, **options) -> None:
+    with pytest.raises(EdgeTransactError) as caught:
+        export_gguf(str(model), output, **options)
+    said = f"{caught.value.message} {caught.value.fix}"
+    assert not [text for text in texts if text not in said], said
+    assert not output.exists() and not list(output.parent.glob(f".{output.name}*")), "nothing is left"
+
+
+def test_the_command(model, tmp_path):
+    output = tmp_path / "model.gguf"
+    arguments = ["export", str(model), "-o", str(output)]
+    result = CliRunner().invoke(app, [*arguments, "--type", "q8_0", "--json"])
+    said = json.loads(result.stdout.splitlines()[-1])
+    assert said["size_bytes"] == output.stat().st_size and said["matrices"] == {"Q8_0": 20, "F16": 3}
+    assert said["other_bytes"] == 3 * 64 * 40 * (2 - 34 / 32)
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1 and "exists" in result.stderr
+    result = CliRunner().invoke(app, [*arguments, "--type", "q4_k", "--force"])
+    assert result.exit_code == 2 and "q4_0" in result.stderr
+
+
+def test_a_tokenizer_without_a_name(model, tmp_path):
+    file = model / "tokenizer.json"
+    spec = json.loads(file.read_text())
+    spec["pre_tokenizer"] = SPLITS["smollm"] | {"pretokenizers": [SPLITS["gpt-2"], {"type": "Whitespace"}]}
+    file.write_text(json.dumps(spec))
+    refused(model, tmp_path / "out.gguf", "no name for this tokenizer", "Whitespace", "--pre")
+    export_gguf(str(model), tmp_path / "named.gguf", pre="gpt-2")
+    assert gguf.GGUFReader(tmp_path / "named.gguf").get_field("tokenizer.ggml.pre").contents() == "gpt-2"
+    spec["model"] = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}
+    file.write_text(json.dumps(spec | {"added_tokens": []}))
+    refused(model, tmp_path / "out.gguf", "WordLevel")
+
+
+def test_vocabularies(make_llama, tmp_path):
+    model = make_llama(**WIDE | {"vocab_size": 280})
+    refused(model, tmp_path / "out.gguf", "no tokenizer")
+    save_byte_level(model, 300)
+    refused(model, tmp_path / "out.gguf", "token 299", "280 tokens")
+    save_byte_level(model, 270)
+    export_gguf(str(model), tmp_path / "out.gguf")
+    field = gguf.GGUFReader(tmp_path / "out.gguf").get_field
+    tokens, types = (field(f"tokenizer.ggml.{name}").contents() for name in ("tokens", "token_type"))
+    assert tokens[270:272] == ["[PAD270]", "[PAD271]"] and len(tokens) == 280
+    assert types[269:272] == [gguf.TokenType.NORMAL, gguf.TokenType.UNUSED, gguf.TokenType.UNUSED]
+
+
+def test_rows_that_a_type_can_not_hold(make_llama, tmp_path):
+    model = make_llama(hidden_size=48, vocab_size=400)
+    save_byte_level(model, 380)
+    for kind in ("q8_0", "q4_0"):
+        refused(model, tmp_path / "out.gguf", "groups of 32", "hidden size is 48", "f16", kind=kind)
+
+
+def test_weights_that_a_type_can_not_hold(make_llama, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model = make_llama(**WIDE)
+    save_byte_level(model, 380)
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = 1e5
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    refused(model, tmp_path / "out.gguf", "layers.1.mlp.up_proj", "not finite in F16", "bf16")
+    export_gguf(str(model), tmp_path / "out.gguf", kind="bf16")
+
+
+def test_a_full_disk(model, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda _: usage(1 << 30, 1 << 30, 100))
+        refused(model, tmp_path / "out.gguf", "MiB left", "Make room")
+
+    def fails(*_):
+        raise OSError("1234 requested and 0 written")
+
+    monkeypatch.setattr(gguf.GGUFWriter, "write_tensor_data", fails)
+    refused(model, tmp_path / "out.gguf", "0 written", "Make room")
+
+
+def test_layers_without_attention(model, tmp_path):
+    export_gguf(str(model), tmp_path / "model.gguf")
+    copy_gguf(
+        tmp_path / "model.gguf",
+        tmp_path / "zero.gguf",
+        without=["edge_transact.", "llama.attention.head_count_kv"],
+        add=lambda writer: writer.add_head_count_kv([4, 0, 4]),
+    )
+    with pytest.raises(EdgeTransactError, match="head_count_kv: layer 1 has 0"):
+        resolve_model(str(tmp_path / "zero.gguf"))

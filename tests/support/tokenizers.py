@@ -1,0 +1,82 @@
+"""Small tokenizers of the kinds that LLaMAs have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+TEXT = (
+    "It was the best of times, it was the worst of times; in 1859 don't we'll say: there were 3,504 of them.\n\n " * 4
+)
+
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+SPLITS: dict[str, dict[str, Any]] = {
+    "gpt-2": BYTES,
+    "smollm": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTES]},
+    "llama-bpe": {
+        "type": "Sequence",
+        "pretokenizers": [
+            {
+                "type": "Split",
+                "pattern": {
+                    "Regex": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+                    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+                },
+                "behavior": "Isolated",
+                "invert": False,
+            },
+            BYTES | {"use_regex": False},
+        ],
+    },
+}
+"""``pre_tokenizer`` of SmolLM2, Llama 3 and GPT-2, by llama.cpp's names."""
+
+
+def save_byte_level(directory: Path, vocab_size: int, pre: str = "gpt-2") -> None:
+    """A byte-level BPE with three special tokens and a chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    spec = json.loads(tokenizer.to_str()) | {"pre_tokenizer": SPLITS[pre]}
+    tokenizer = Tokenizer.from_str(json.dumps(spec))
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<|begin|>", "<|end|>", "<|pad|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([TEXT], trainer)
+    _save(tokenizer, directory, "<|begin|>", "<|end|>")
+
+
+def save_sentencepiece(directory: Path) -> int:
+    """Llama 2's kind: characters, a byte for what has no token, a space and BOS in front. Returns its size."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
+
+    normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    trained = Tokenizer(models.BPE())
+    trained.normalizer = normalizer
+    trained.train_from_iterator([TEXT], trainers.BpeTrainer(vocab_size=120, max_token_length=8, show_progress=False))
+    model = json.loads(trained.to_str())["model"]
+    first = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    vocab = {token: index for index, token in enumerate([*first, *model["vocab"]])}
+    merges = [tuple(merge) for merge in model["merges"]]
+    tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizer
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    _save(tokenizer, directory, "<s>", "</s>")
+    return len(vocab)
+
+
+def _save(tokenizer: Any, directory: Path, bos: str, eos: str) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, eos_token=eos)
+    fast.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    fast.save_pretrained(directory)
