@@ -20,6 +20,7 @@ from benchmarks.mesa import GPUS, MachineCode
 from benchmarks.model_coverage import LLAMA_2_7B
 from benchmarks.trips import Loop, loops
 from edge_transact import costs
+from edge_transact.compiler.gpu.devices import DEVICES
 from edge_transact.definition import load, render
 from edge_transact.quantization import Quantization
 from edge_transact.runtime import host
@@ -62,7 +63,6 @@ class Phone:
         cores: Cores that take work groups: Adreno's shader processors, Mali's shader cores.
         lanes: Threads of a core that execute an instruction in a cycle.
         clock_hz: The GPU's.
-        bytes_per_s: The memory's.
     """
 
     name: str
@@ -70,13 +70,17 @@ class Phone:
     cores: int
     lanes: int
     clock_hz: float
-    bytes_per_s: float
+
+    @property
+    def bytes_per_s(self) -> float:
+        """The memory's."""
+        return (DEVICES[self.gpu].memory_gb_per_s or math.nan) * 1e9
 
 
 PHONES = (
-    Phone("Snapdragon 8 Gen 3", "adreno-750", 6, 256, 903e6, 76.8e9),
-    Phone("Dimensity 8100", "mali-g610", 6, 64, 860e6, 51.2e9),
-    Phone("Dimensity 7200", "mali-g610", 4, 64, 1130e6, 51.2e9),
+    Phone("Snapdragon 8 Gen 3", "adreno-750", 6, 256, 903e6),
+    Phone("Dimensity 8100", "mali-g610", 6, 64, 860e6),
+    Phone("Dimensity 7200", "mali-g610", 4, 64, 1130e6),
 )
 
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from edge_transact.compiler.gpu.devices import DEVICES, Device
 
-HEADER = "`--device-profile`", "GPUs", "threads", "local memory", "one buffer", "registers", "fp16 lanes", "sub-group"
+HEADER = (
+    "`--device-profile`",
+    "GPUs",
+    "threads",
+    "local memory",
+    "one buffer",
+    "registers",
+    "fp16 lanes",
+    "sub-group",
+    "memory, GB/s",
+)
 
 
 def table() -> str:
@@ -23,4 +33,5 @@ def _row(device: Device) -> tuple[str, ...]:
         ", ".join(map(str, device.registers or ())),
         str(device.half_lanes or ""),
         str(device.sub_group or ""),
+        str(device.memory_gb_per_s or ""),
     )

@@ -110,7 +110,7 @@ def test_turns_follow_from_arguments_memory_and_the_thread(thread, turns):
 
 
 def test_a_launch_takes_as_long_as_its_busiest_core():
-    phone = Phone("", "mali-g610", cores=4, lanes=32, clock_hz=1e9, bytes_per_s=1)
+    phone = Phone("", "mali-g610", cores=4, lanes=32, clock_hz=1e9)
     # Waves of 16 threads: three turns of 20 for the first, one for the other.
     work = Work("kernel", groups=9, threads=32, loops=((Loop(3, False),), (Loop(1, False),)))
     code = code_with((10, 30))

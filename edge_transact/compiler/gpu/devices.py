@@ -28,6 +28,7 @@ class Device:
             many for half of them.
         half_lanes: fp16 lanes of an arithmetic instruction (``CL_DEVICE_NATIVE_VECTOR_WIDTH_HALF``).
         sub_group: Threads that execute together, at least.
+        memory_gb_per_s: What the memory of the phones with this GPU hands over in a second.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Device:
     registers: tuple[int, int] | None = None
     half_lanes: int | None = None
     sub_group: int | None = None
+    memory_gb_per_s: float | None = None
 
 
 GENERIC = Device(
@@ -80,6 +82,7 @@ DEVICES: dict[str, Device] = {
             name="adreno-750",
             description="Qualcomm Adreno 750",
             max_allocation_bytes=1 << 30,  # Oblomov/clinfo#92
+            memory_gb_per_s=76.8,  # Snapdragon 8 Gen 3: LPDDR5X at 4,800 MHz, 64 bits wide (docs/phone-gpu.md)
         ),
         replace(
             GENERIC,
@@ -98,6 +101,7 @@ DEVICES: dict[str, Device] = {
             registers=(32, 64),  # Mesa: pan_compute_max_thread_count
             half_lanes=2,  # ARM-software/armnn#704, blakeblackshear/frigate#5733
             sub_group=16,  # blakeblackshear/frigate#5733
+            memory_gb_per_s=51.2,  # Dimensity 8100 and 7200: nanoreview and cpu-boss (docs/phone-gpu.md)
         ),
     )
 }
