@@ -78,8 +78,7 @@ class RotatedHeads:
             before = T.bind(self.pairs[kv_head, T.min(pair, half - 1)])
             for i in range(2):
                 T.buffer_store(cos_sin, self.rotation[i, row, before], [i])
-        start = (row * (self.rotating + heads.num_key_value_heads) + head) * heads.head_dim
-        start = T.bind(start)
+        start = T.bind((row * (self.rotating + heads.num_key_value_heads) + head) * heads.head_dim)
 
         def put(dim: Expr, value: Expr) -> None:
             T.buffer_store(out, cast(dtype, value), [0, 0, 0, start + dim])
