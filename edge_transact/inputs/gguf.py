@@ -47,8 +47,9 @@ def convert_gguf(file: Path, directory: Path) -> None:
     import torch
     from gguf import GGMLQuantizationType
     from safetensors.numpy import save_file
-    from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
+    from transformers import GenerationConfig, LlamaConfig
 
+    _write_tokenizer(directory, file)
     exact = (GGMLQuantizationType.F32, GGMLQuantizationType.F16)
     matrices = [tensor for tensor in model.tensors.values() if len(tensor.shape) > 1]
     dtype = torch.float32 if any(tensor.tensor_type in exact for tensor in matrices) else torch.bfloat16
@@ -64,8 +65,19 @@ def convert_gguf(file: Path, directory: Path) -> None:
         (directory / MODEL_CARD).write_text(f"---\nlicense: {license}\n---\n")
     ids = {name: value for name, value in model.config.items() if name.endswith("_token_id")}
     GenerationConfig.from_model_config(LlamaConfig(**ids)).save_pretrained(directory)
+
+
+def _write_tokenizer(directory: Path, file: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
     # AutoTokenizer, which chooses this class for a LLaMA, would first read the configuration.
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(file.parent, gguf_file=file.name)
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(file.parent, gguf_file=file.name)
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise EdgeTransactError(
+            f"transformers can't make a tokenizer of what {file} says: {error}",
+            fix="Use the model that the file was made from. A --pre that is another tokenizer's can be the cause.",
+        ) from error
     tokenizer.save_pretrained(directory)
 
 

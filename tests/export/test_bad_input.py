@@ -60,6 +60,13 @@ def test_a_tokenizer_without_a_name(model, tmp_path):
     refused(model, tmp_path / "out.gguf", "WordLevel")
 
 
+def test_a_tokenizer_under_another_ones_name(tmp_path):
+    """SentencePiece's, which marks spaces, as one of bytes."""
+    export_gguf("demo:tiny", tmp_path / "tiny.gguf", pre="llama-bpe")
+    with pytest.raises(EdgeTransactError, match=r"can't make a tokenizer of what .*tiny\.gguf says"):
+        resolve_model(str(tmp_path / "tiny.gguf"))
+
+
 def test_vocabularies(make_llama, tmp_path):
     model = make_llama(**WIDE | {"vocab_size": 280})
     refused(model, tmp_path / "out.gguf", "no tokenizer")
