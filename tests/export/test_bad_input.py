@@ -1,8 +1,10 @@
 """What can't be exported or read is refused with what, which and what to do, and nothing is left."""
 
 import json
-import shutil
-from collections import namedtuple
+import resource
+import shlex
+import subprocess
+import sys
 
 import gguf
 import pytest
@@ -99,17 +101,28 @@ def test_weights_that_a_type_can_not_hold(make_llama, tmp_path):
     export_gguf(str(model), tmp_path / "out.gguf", kind="bf16")
 
 
-def test_a_full_disk(model, tmp_path, monkeypatch):
-    usage = namedtuple("usage", "total used free")
-    with monkeypatch.context() as full:
-        full.setattr(shutil, "disk_usage", lambda _: usage(1 << 30, 1 << 30, 100))
-        refused(model, tmp_path / "out.gguf", "MiB left", "Make room")
+@pytest.mark.slow
+@pytest.mark.needs("unshare")
+def test_a_full_disk(model, tmp_path):
+    """A disk of 64 KiB, mounted where nothing else sees it."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    export = shlex.join([sys.executable, "-m", "edge_transact", "export", str(model), "-o", str(disk / "out.gguf")])
+    mounted = f"mount -t tmpfs -o size=64k tmpfs {shlex.quote(str(disk))} && {export}; ls -A {shlex.quote(str(disk))}"
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mounted]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "MiB left" in done.stderr and "Make room" in done.stderr, done.stderr
+    assert done.stdout == "", "nothing is left"
 
-    def fails(*_):
-        raise OSError("1234 requested and 0 written")
 
-    monkeypatch.setattr(gguf.GGUFWriter, "write_tensor_data", fails)
-    refused(model, tmp_path / "out.gguf", "0 written", "Make room")
+def test_a_write_that_fails(model, tmp_path):
+    """A file that may not grow beyond 100 kB."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        refused(model, tmp_path / "out.gguf", "can't be written", "Make room")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_layers_without_attention(model, tmp_path):
