@@ -130,12 +130,17 @@ def _kernels(target: tvm.target.Target, arguments: dict[str, Any]) -> dict[str, 
     if target.kind.name != "llvm":
         # Ours are OpenCL C.
         ours = target.kind.name == "opencl" and dim % LANES == 0
-        theirs = llm._attention_decode(kv, q, dim, dtype, False, scaling, target)
+
+        def attention_decode() -> tirx.PrimFunc:
+            if ours:
+                return decode(q, kv, dim, dtype)
+            return rotated_before(llm._attention_decode(kv, q, dim, dtype, False, scaling, target))
+
         return {
             "append": llm._kv_cache_transpose_append(kv, dim, dtype),
             "prefill_ragged": rotated_before(llm._attention_prefill_ragged(kv, q, dim, dim, dtype, scaling, target)),
             "prefill": rotated_before(llm._attention_prefill(kv, q, dim, dtype, False, scaling, target)),
-            "decode": decode(q, kv, dim, dtype) if ours else rotated_before(theirs),
+            "decode": attention_decode(),
             "merge": merge(q, dim, dtype, int(target.attrs["max_num_threads"])),
             "split_rotary": split_rotary(),
             "copy_page": llm._copy_single_page(kv, page_size, dim, dtype, target),
