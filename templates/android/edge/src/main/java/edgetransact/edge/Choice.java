@@ -1,0 +1,42 @@
+package edgetransact.edge;
+
+/** The library that a model runs with on this phone. Immutable. */
+public final class Choice {
+    private final Device device;
+    private final String library;
+
+    private Choice(Device device, String library) {
+        this.device = device;
+        this.library = library;
+    }
+
+    /**
+     * Chooses the GPU's library if the phone has OpenCL and the model has one, otherwise the CPU's.
+     *
+     * @throws EdgeException {@code NO_LIBRARY}, or {@code TOO_LITTLE_MEMORY} for the one that was chosen
+     */
+    public static Choice of(Model model, Phone phone) throws EdgeException {
+        for (Device device : Device.values()) {
+            String library = model.library(device);
+            if (library != null && (device == Device.CPU || phone.openCl())) {
+                long needed = model.memoryBytes(device);
+                if (needed > phone.availableMemoryBytes()) {
+                    throw EdgeException.tooLittle(
+                            EdgeException.Code.TOO_LITTLE_MEMORY, needed, phone.availableMemoryBytes());
+                }
+                return new Choice(device, library);
+            }
+        }
+        throw EdgeException.of(EdgeException.Code.NO_LIBRARY, model.name());
+    }
+
+    /** What it runs on. */
+    public Device device() {
+        return device;
+    }
+
+    /** The library's name, as in {@code system://NAME}. */
+    public String library() {
+        return library;
+    }
+}

@@ -1,0 +1,20 @@
+package edgetransact.edge;
+
+/** What a library runs on. */
+public enum Device {
+    /** The GPU, through OpenCL. */
+    OPENCL("android"),
+    /** The CPU, which every phone has. */
+    CPU("android-cpu");
+
+    private final String target;
+
+    Device(String target) {
+        this.target = target;
+    }
+
+    /** The target that {@code edge-transact build} compiles for this device, as in {@code models.json}. */
+    public String target() {
+        return target;
+    }
+}

@@ -1,0 +1,20 @@
+package edgetransact.edge;
+
+/**
+ * Hears an answer. Methods are called one at a time: texts in their order, then once {@code done} or {@code failed},
+ * then nothing. They run on the engine's thread, or on the one that calls {@link Session#stop}, and must not block.
+ */
+public interface Listener {
+    /** The next piece of the answer: whole characters, at least one. */
+    void text(String delta);
+
+    /**
+     * The answer is complete.
+     *
+     * @param usage what it took; null if it was stopped, because the engine then doesn't say
+     */
+    void done(Finish finish, Usage usage);
+
+    /** There is no answer, or no more of it. The conversation is as it was before the message. */
+    void failed(EdgeException error);
+}

@@ -1,0 +1,156 @@
+package edgetransact.edge;
+
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.EnumMap;
+import java.util.List;
+import java.util.Map;
+import java.util.regex.Pattern;
+import org.json.JSONArray;
+import org.json.JSONException;
+import org.json.JSONObject;
+
+/** A model of the app: an entry of {@code models.json}. Immutable. */
+public final class Model {
+    /** Where the weights come from. */
+    public enum Weights {
+        /** They travel in the app, and are copied out of it once. */
+        ASSETS,
+        /** {@code edge-transact install} puts them on the phone. */
+        INSTALL
+    }
+
+    /** A file of a model. */
+    public static final class File {
+        private final String path;
+        private final long bytes;
+        private final String sha256;
+
+        private File(String path, long bytes, String sha256) {
+            this.path = path;
+            this.bytes = bytes;
+            this.sha256 = sha256;
+        }
+
+        /** Its name, without folders. */
+        public String path() {
+            return path;
+        }
+
+        /** Its size. */
+        public long bytes() {
+            return bytes;
+        }
+
+        /** Its sha256, as 64 hexadecimal digits. */
+        public String sha256() {
+            return sha256;
+        }
+    }
+
+    private static final Pattern ID = Pattern.compile("[A-Za-z0-9][A-Za-z0-9._-]*");
+    private static final Pattern LIBRARY = Pattern.compile("[A-Za-z_][A-Za-z0-9_-]*");
+    private static final Pattern SHA256 = Pattern.compile("[0-9a-f]{64}");
+
+    private final String id;
+    private final String name;
+    private final String digest;
+    private final Map<Device, String> libraries = new EnumMap<>(Device.class);
+    private final Map<Device, Long> memoryBytes = new EnumMap<>(Device.class);
+    private final int contextWindowSize;
+    private final Weights weights;
+    private final List<File> files = new ArrayList<>();
+
+    Model(JSONObject entry) throws JSONException {
+        id = matching(ID, entry.getString("id"));
+        name = entry.getString("name");
+        digest = matching(SHA256, entry.getString("digest"));
+        contextWindowSize = entry.getInt("context_window_size");
+        weights = weights(entry.getString("weights"));
+        JSONObject names = entry.getJSONObject("libraries");
+        for (Device device : Device.values()) {
+            if (names.has(device.target())) {
+                libraries.put(device, matching(LIBRARY, names.getString(device.target())));
+                memoryBytes.put(device, entry.getJSONObject("memory_bytes").getLong(device.target()));
+            }
+        }
+        JSONArray listed = entry.getJSONArray("files");
+        for (int index = 0; index < listed.length(); index++) {
+            JSONObject file = listed.getJSONObject(index);
+            files.add(new File(
+                    matching(ID, file.getString("path")),
+                    file.getLong("bytes"),
+                    matching(SHA256, file.getString("sha256"))));
+        }
+        if (libraries.isEmpty() || files.isEmpty()) {
+            throw new JSONException("it has no library or no file");
+        }
+    }
+
+    /** Its name in paths. */
+    public String id() {
+        return id;
+    }
+
+    /** Its name for people: any text. */
+    public String name() {
+        return name;
+    }
+
+    /** Tells its weights from those of another version of the app. */
+    public String digest() {
+        return digest;
+    }
+
+    /** The name of its library for a device, as in {@code system://NAME}; null if it has none. */
+    public String library(Device device) {
+        return libraries.get(device);
+    }
+
+    /** Memory that it takes on a device for which it has a library: MLC's {@code estimated_vram_bytes}. */
+    public long memoryBytes(Device device) {
+        return memoryBytes.get(device);
+    }
+
+    /** The most tokens that it can see. */
+    public int contextWindowSize() {
+        return contextWindowSize;
+    }
+
+    /** Where its weights come from. */
+    public Weights weights() {
+        return weights;
+    }
+
+    /** Its files: weights, configuration and tokenizer. */
+    public List<File> files() {
+        return Collections.unmodifiableList(files);
+    }
+
+    /** The size of all of its files. */
+    public long bytes() {
+        long total = 0;
+        for (File file : files) {
+            total += file.bytes();
+        }
+        return total;
+    }
+
+    private static Weights weights(String word) throws JSONException {
+        switch (word) {
+            case "assets":
+                return Weights.ASSETS;
+            case "install":
+                return Weights.INSTALL;
+            default:
+                throw new JSONException("weights is neither assets nor install: " + word);
+        }
+    }
+
+    private static String matching(Pattern pattern, String value) throws JSONException {
+        if (!pattern.matcher(value).matches()) {
+            throw new JSONException("not of the form " + pattern + ": " + value);
+        }
+        return value;
+    }
+}
