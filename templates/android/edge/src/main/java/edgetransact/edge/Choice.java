@@ -17,17 +17,30 @@ public final class Choice {
      */
     public static Choice of(Model model, Phone phone) throws EdgeException {
         for (Device device : Device.values()) {
-            String library = model.library(device);
-            if (library != null && (device == Device.CPU || phone.openCl())) {
-                long needed = model.memoryBytes(device);
-                if (needed > phone.availableMemoryBytes()) {
-                    throw EdgeException.tooLittle(
-                            EdgeException.Code.TOO_LITTLE_MEMORY, needed, phone.availableMemoryBytes());
-                }
-                return new Choice(device, library);
+            if (model.library(device) != null && (device == Device.CPU || phone.openCl())) {
+                return on(device, model, phone);
             }
         }
         throw EdgeException.of(EdgeException.Code.NO_LIBRARY, model.name());
+    }
+
+    /** The library with this name, which the model has. */
+    static Choice byLibrary(String library, Model model, Phone phone) throws EdgeException {
+        if (library.equals(model.library(Device.CPU))) {
+            return on(Device.CPU, model, phone);
+        }
+        if (!phone.openCl()) {
+            throw EdgeException.of(EdgeException.Code.NO_LIBRARY, library);
+        }
+        return on(Device.OPENCL, model, phone);
+    }
+
+    private static Choice on(Device device, Model model, Phone phone) throws EdgeException {
+        long needed = model.memoryBytes(device);
+        if (needed > phone.availableMemoryBytes()) {
+            throw EdgeException.tooLittle(EdgeException.Code.TOO_LITTLE_MEMORY, needed, phone.availableMemoryBytes());
+        }
+        return new Choice(device, model.library(device));
     }
 
     /** What it runs on. */

@@ -1,0 +1,46 @@
+package edgetransact.edge;
+
+import java.nio.file.Path;
+import org.json.JSONException;
+import org.json.JSONObject;
+
+/** MLC's {@code EngineConfig} ({@code cpp/serve/config.h}) for one conversation. */
+final class EngineConfig {
+    /**
+     * At every step, the engine wants 10 free pages of 16 tokens in its KV cache. With fewer, it prefills the whole
+     * sequence again for every token, and ends at last. So the cache gets as many more than the context window.
+     */
+    private static final int SPARE_TOKENS = 160;
+
+    /** The engine refuses prompts that leave fewer tokens, and ends answers there. */
+    private static final int END_TOKENS = 10;
+
+    private EngineConfig() {}
+
+    /** The most tokens of a prompt and its answer. */
+    static int limit(int contextWindowSize) {
+        return contextWindowSize - END_TOKENS;
+    }
+
+    /**
+     * @param weights the model's directory
+     * @param library the name of its library
+     * @param contextWindowSize its context window
+     * @param prefixCache whether a prompt that begins as the one before takes what that left in the KV cache
+     */
+    static String json(Path weights, String library, int contextWindowSize, boolean prefixCache) {
+        JSONObject config = new JSONObject();
+        try {
+            config.put("model", weights.toString());
+            config.put("model_lib", "system://" + library);
+            config.put("mode", "interactive");
+            config.put("max_num_sequence", 1);
+            config.put("max_total_sequence_length", contextWindowSize + SPARE_TOKENS);
+            config.put("max_single_sequence_length", limit(contextWindowSize));
+            config.put("prefix_cache_mode", prefixCache ? "radix" : "disable");
+        } catch (JSONException error) {
+            throw new AssertionError(error);
+        }
+        return Json.ascii(config);
+    }
+}

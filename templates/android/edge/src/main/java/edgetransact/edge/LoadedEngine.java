@@ -1,0 +1,220 @@
+package edgetransact.edge;
+
+import edgetransact.edge.EdgeException.Code;
+import java.util.UUID;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ExecutionException;
+import org.json.JSONArray;
+import org.json.JSONException;
+import org.json.JSONObject;
+
+/**
+ * An engine that answers one request at a time.
+ *
+ * <p>Thread-safe: everything happens under the lock of this object, calls of an {@link Answer} too. Its users take the
+ * same lock for what belongs together with it.
+ */
+final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
+    /** Hears an answer. Calls come one at a time, {@link #done} or {@link #failed} last. */
+    interface Answer {
+        /** The engine made a step; text may follow. One step is one token, unless the engine was faster than we. */
+        default void step() {}
+
+        /** A piece of text. */
+        void text(String delta);
+
+        /** The answer is complete. */
+        void done(String finishReason, JSONObject usage);
+
+        /** There will be no more of it. */
+        void failed(EdgeException error);
+    }
+
+    private final Engine engine;
+    /** Completed when a call that blocks has returned, or never will: with null, or with what went wrong. */
+    private CompletableFuture<String> blocking = CompletableFuture.completedFuture(null);
+
+    private String dead;
+    private boolean loaded;
+    private String id;
+    private Answer answer;
+    private boolean heard;
+    private String finishReason;
+    private String stopped;
+
+    LoadedEngine(Device device, Engine.Factory engines) throws EdgeException {
+        try {
+            engine = engines.open(device, this);
+        } catch (RuntimeException error) {
+            throw EdgeException.of(Code.ENGINE_FAILED, String.valueOf(error.getMessage()), error);
+        }
+    }
+
+    /** Loads a model in place of the one before. Blocks. */
+    void load(String config) throws EdgeException, InterruptedException {
+        String failure = block(() -> engine.reload(config));
+        if (failure != null) {
+            throw EdgeException.of(Code.ENGINE_FAILED, failure);
+        }
+        synchronized (this) {
+            loaded = true;
+        }
+    }
+
+    /** Starts an answer; the engine must not be answering. */
+    synchronized void start(JSONObject request, Answer to) {
+        if (answer != null) {
+            throw new IllegalStateException("an answer is still being given");
+        }
+        if (dead != null) {
+            to.failed(EdgeException.of(Code.ENGINE_FAILED, dead));
+            return;
+        }
+        id = UUID.randomUUID().toString();
+        answer = to;
+        heard = false;
+        finishReason = null;
+        try {
+            engine.chatCompletion(Json.ascii(request), id);
+        } catch (RuntimeException error) {
+            fail(String.valueOf(error.getMessage()));
+        }
+    }
+
+    /**
+     * Ends the answer: its {@link Answer} hears nothing more.
+     *
+     * <p>The engine's table of requests has no lock. While it streams, its own thread reads the table, so an abort waits
+     * for the next callback, which that thread makes. Before the first token nobody reads it, and waiting could take as
+     * long as a prompt.
+     */
+    synchronized void stop() {
+        if (answer == null) {
+            return;
+        }
+        answer = null;
+        if (heard) {
+            stopped = id;
+        } else {
+            engine.abort(id);
+        }
+    }
+
+    /** Forgets what the engine keeps of conversations. */
+    synchronized void reset() {
+        stop();
+        if (dead == null) {
+            engine.reset();
+        }
+    }
+
+    @Override
+    public synchronized void responses(String json) {
+        if (stopped != null) {
+            engine.abort(stopped);
+            stopped = null;
+        }
+        if (answer == null) {
+            return;
+        }
+        heard = true;
+        answer.step();
+        try {
+            JSONArray responses = new JSONArray(json);
+            for (int index = 0; index < responses.length(); index++) {
+                JSONObject response = responses.getJSONObject(index);
+                if (answer != null && id.equals(response.getString("id"))) {
+                    hear(response);
+                }
+            }
+        } catch (JSONException error) {
+            fail("it said " + json);
+        }
+    }
+
+    @Override
+    public synchronized void died(String reason) {
+        dead = reason;
+        blocking.complete(reason);
+        if (answer != null) {
+            fail(reason);
+        }
+    }
+
+    /** Frees the model and ends the engine. Blocks. */
+    @Override
+    public void close() {
+        boolean unload;
+        synchronized (this) {
+            stop();
+            unload = loaded && dead == null;
+        }
+        try {
+            if (unload) {
+                block(engine::unload);
+            }
+        } catch (InterruptedException error) {
+            Thread.currentThread().interrupt();
+        } finally {
+            engine.close();
+        }
+    }
+
+    private void hear(JSONObject response) throws JSONException {
+        JSONArray choices = response.getJSONArray("choices");
+        if (choices.length() > 0) {
+            JSONObject choice = choices.getJSONObject(0);
+            JSONObject delta = choice.getJSONObject("delta");
+            String text = delta.isNull("content") ? "" : delta.getString("content");
+            if (!choice.isNull("finish_reason")) {
+                finishReason = choice.getString("finish_reason");
+            }
+            if ("error".equals(finishReason)) {
+                fail(text);
+            } else if (!text.isEmpty()) {
+                answer.text(text);
+            }
+        }
+        if (answer != null && !response.isNull("usage")) {
+            Answer to = answer;
+            answer = null;
+            to.done(String.valueOf(finishReason), response.getJSONObject("usage"));
+        }
+    }
+
+    private void fail(String reason) {
+        Answer to = answer;
+        answer = null;
+        to.failed(EdgeException.of(Code.ENGINE_FAILED, reason));
+    }
+
+    /**
+     * Makes a call that never returns if the engine ends meanwhile, in a thread of its own.
+     *
+     * @return what went wrong, or null
+     */
+    private String block(Runnable call) throws InterruptedException {
+        CompletableFuture<String> result = new CompletableFuture<>();
+        synchronized (this) {
+            blocking = result;
+            if (dead != null) {
+                return dead;
+            }
+        }
+        Thread thread = new Thread(() -> {
+            try {
+                call.run();
+                result.complete(null);
+            } catch (RuntimeException error) {
+                result.complete(String.valueOf(error.getMessage()));
+            }
+        }, "edge-engine-call");
+        thread.setDaemon(true);
+        thread.start();
+        try {
+            return result.get();
+        } catch (ExecutionException error) {
+            throw new AssertionError(error);
+        }
+    }
+}
