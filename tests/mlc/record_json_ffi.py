@@ -1,6 +1,7 @@
 """``python -m tests.mlc.record_json_ffi``: writes which fields MLC-LLM's JSON FFI engine reads and writes.
 
-They are read from the C++ of MLC_LLM_SOURCE_DIR: each ``json::Lookup`` of a function that parses, each ``Set`` of one that writes.
+They are read from the C++ of MLC_LLM_SOURCE_DIR: each ``json::Lookup`` of a function that parses, and each ``Set`` of
+one that writes.
 """
 
 from __future__ import annotations
