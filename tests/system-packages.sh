@@ -22,6 +22,8 @@ need ninja ninja-build "builds the runner for the stand-in phone"
 need jq jq "reads what examples print"
 need npm npm "runs llama.cpp, as a package of Node.js"
 need chromium chromium "looks at the bench's report"
+need javac default-jdk-headless "compiles and runs the Java of apps"
+[ -e /usr/share/java/com.android.json.jar ] || missing="$missing libandroid-json-java"
 [ -z "$missing" ] && exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

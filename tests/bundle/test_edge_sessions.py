@@ -79,7 +79,7 @@ def test_an_answer_is_stopped(app):
     whole = said(app.send("Hi"))
     app.core("reset")
     aborted = len(app.core.calls("abort"))
-    with app.core.hold(12):
+    with app.core.pace(hold=12):
         events = app.send("Hi", stop_after=3)
     assert events[-2:] == [["end", "STOPPED"], {}]
     assert whole.startswith(said(events)) and 3 <= len(events) - 2 <= 12
@@ -92,14 +92,14 @@ def test_an_answer_is_stopped(app):
 
 def test_an_answer_is_stopped_before_its_first_token(app):
     app.load("long")
-    with app.core.hold(0):
+    with app.core.pace(hold=0):
         assert app.send("Hi", stop_after=0) == [["end", "STOPPED"], {}]
     assert said(app.send("Ho")) == app.answer([["user", "Hi"], ["assistant", ""], ["user", "Ho"]], [])[0]
 
 
 def test_one_answer_at_a_time(app):
     app.load("long")
-    with app.core.hold(0), pytest.raises(ValueError, match="still being given"):
+    with app.core.pace(hold=0), pytest.raises(ValueError, match="still being given"):
         app.send("Hi", twice=True)
     app.core("stop")
     app.core("close")
