@@ -23,7 +23,7 @@ from edge_transact.bench.records.lines import (
 from edge_transact.bench.records.plan import Lengths
 from edge_transact.bench.records.requests import AppRequest
 from tests.support.byte_model import BYTES
-from tests.support.edge_app import BOTH, ENOUGH, LIMIT, WINDOW, App
+from tests.support.edge_app import BOTH, ENOUGH, WINDOW, App
 
 pytestmark = pytest.mark.needs("java", "javac")
 
@@ -127,7 +127,7 @@ def test_a_build_without_a_parity_record(app, tmp_path):
     [
         ({"model_lib": "$(reboot)"}, "no library: $(reboot)"),
         ({"model_lib": BOTH["android"]}, "no library: tiny"),
-        ({"decode_tokens": LIMIT - len(PROMPT) + 1}, f"at most {LIMIT} tokens of prompt and answer"),
+        ({"decode_tokens": WINDOW - len(PROMPT) + 1}, f"at most {WINDOW} tokens"),
         ({"prompt": "1 2 3"}, "prompt"),
     ],
     ids=["unknown", "no OpenCL", "too long", "no list"],

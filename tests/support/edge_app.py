@@ -28,8 +28,6 @@ ORG_JSON = Path("/usr/share/java/com.android.json.jar")
 TIMEOUT_S = 120
 WINDOW = 128
 """The context window of ``demo:tiny``."""
-LIMIT = WINDOW - 10
-"""The most tokens of a prompt and its answer."""
 ENOUGH = 10**9
 """More memory than these models take, in bytes."""
 BOTH = {"android": "tiny", "android-cpu": "tiny-cpu"}
@@ -231,7 +229,7 @@ class App:
         codec = TextCodec(self.assets / "short")
         ids = codec.encode_chat([{"role": role, "content": text} for role, text in messages])
         tokens: list[int] = []
-        for token in self._host.generate(ids, LIMIT - len(ids)):
+        for token in self._host.generate(ids, WINDOW - len(ids)):
             tokens.append(token)
             if token in stop_ids:
                 break

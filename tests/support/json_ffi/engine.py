@@ -81,13 +81,13 @@ class Model:
     """
 
     def __init__(self, config: Mapping[str, Any], libraries: Mapping[str, Path]) -> None:
-        directory, name = Path(config["model"]), config["model_lib"]
-        if name.removeprefix("system://") not in libraries:
-            raise ValueError(f"Cannot find library {name}")
+        directory, name = Path(config["model"]), config["model_lib"].removeprefix("system://")
+        if name not in libraries:
+            raise RuntimeError(f"Cannot find system lib with {name.replace('-', '_')}")
         self.config = json.loads((directory / "mlc-chat-config.json").read_text())
         self.template = self.config["conv_template"]
         self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-        self.host = HostModel(libraries[name.removeprefix("system://")], directory)
+        self.host = HostModel(libraries[name], directory)
         window = self.host.context_window_size
         self.sequence = min(config.get("max_single_sequence_length", window), window)
         self.total = config.get("max_total_sequence_length", window)
@@ -237,16 +237,14 @@ class Engine:
     def _step(self, request: Request) -> None:
         model = self._model
         assert model is not None
+        if len(request.ids) + len(request.tokens) >= model.total - 7:
+            raise RuntimeError(DEATH)
         if not request.tokens:
-            if len(request.ids) >= model.total - 9:
-                raise RuntimeError(DEATH)
             model.host.reset()
             logits = model.host.prefill(request.ids)
             request.tokens.append(request.choose(logits))
             request.prefilled = time.perf_counter()
         else:
-            if len(request.ids) + len(request.tokens) >= model.total - 7:
-                raise RuntimeError(DEATH)
             request.tokens.append(request.choose(model.host.decode(request.tokens[-1])))
         text, finish = self._finish(request, model)
         responses = []
