@@ -1,0 +1,143 @@
+package edgetransact.edge.android;
+
+import android.content.Context;
+import android.util.Log;
+import edgetransact.edge.Device;
+import edgetransact.edge.Engine;
+import edgetransact.edge.Progress;
+import edgetransact.edge.Stage;
+import org.apache.tvm.Function;
+import org.apache.tvm.Module;
+import org.json.JSONException;
+import org.json.JSONObject;
+
+/**
+ * MLC-LLM's JSON FFI engine through tvm4j. Its functions and threads are those of MLC-LLM's own {@code
+ * JSONFFIEngine.java} and {@code MLCEngine.kt}, and {@code abort}.
+ */
+public final class MlcEngine implements Engine {
+    private static final String TAG = "MlcEngine";
+    private static final String SYSTEM = "system://";
+
+    private final Device device;
+    private final Callbacks callbacks;
+    private final Programs programs;
+    private final Progress progress;
+    private final Module engine;
+    private volatile boolean closed;
+
+    private MlcEngine(Device device, Callbacks callbacks, Programs programs, Progress progress) {
+        this.device = device;
+        this.callbacks = callbacks;
+        this.programs = programs;
+        this.progress = progress;
+        Function create = Function.getFunction("mlc.json_ffi.CreateJSONFFIEngine");
+        if (create == null) {
+            throw new IllegalStateException("libtvm4j_runtime_packed.so has no mlc.json_ffi.CreateJSONFFIEngine");
+        }
+        engine = create.invoke().asModule();
+        org.apache.tvm.Device on = device == Device.OPENCL ? org.apache.tvm.Device.opencl() : org.apache.tvm.Device.cpu();
+        function("init_background_engine")
+                .pushArg(on.deviceType)
+                .pushArg(on.deviceId)
+                .pushArg(Function.convertFunc(arguments -> respond(arguments[0].asString())))
+                .invoke();
+        start("run_background_loop", Thread.MAX_PRIORITY);
+        start("run_background_stream_back_loop", Thread.NORM_PRIORITY);
+    }
+
+    /**
+     * Makes engines for the libraries that are linked into the app.
+     *
+     * @param progress hears the stage {@code KERNELS}, while OpenCL programs are compiled or restored
+     */
+    public static Factory factory(Context context, Progress progress) {
+        Context application = context.getApplicationContext();
+        return (device, callbacks) -> {
+            try {
+                return new MlcEngine(device, callbacks, new Programs(application), progress);
+            } catch (LinkageError error) {
+                throw new IllegalStateException("the engine's library can't be loaded: " + error, error);
+            }
+        };
+    }
+
+    @Override
+    public void reload(String engineConfigJson) {
+        if (device == Device.OPENCL) {
+            progress.at(Stage.KERNELS, 0, 1);
+            programs.ready(library(engineConfigJson));
+            progress.at(Stage.KERNELS, 1, 1);
+        }
+        progress.at(Stage.LOAD, 0, 1);
+        function("reload").pushArg(engineConfigJson).invoke();
+    }
+
+    @Override
+    public void chatCompletion(String requestJson, String requestId) {
+        function("chat_completion").pushArg(requestJson).pushArg(requestId).invoke();
+    }
+
+    @Override
+    public void abort(String requestId) {
+        function("abort").pushArg(requestId).invoke();
+    }
+
+    @Override
+    public void reset() {
+        function("reset").invoke();
+    }
+
+    @Override
+    public void unload() {
+        function("unload").invoke();
+    }
+
+    @Override
+    public void close() {
+        closed = true;
+        function("exit_background_loop").invoke();
+    }
+
+    private static String library(String engineConfigJson) {
+        try {
+            return new JSONObject(engineConfigJson).getString("model_lib").substring(SYSTEM.length());
+        } catch (JSONException error) {
+            throw new IllegalArgumentException(error);
+        }
+    }
+
+    private Function function(String name) {
+        return engine.getFunction(name);
+    }
+
+    private void start(String loop, int priority) {
+        Function run = function(loop);
+        Thread thread = new Thread(() -> run(run, loop), loop);
+        thread.setPriority(priority);
+        thread.setDaemon(true);
+        thread.start();
+    }
+
+    private void run(Function loop, String name) {
+        try {
+            loop.invoke();
+        } catch (RuntimeException error) {
+            Log.e(TAG, name, error);
+            if (!closed) {
+                callbacks.died(String.valueOf(error.getMessage()));
+            }
+        }
+    }
+
+    /** An exception must not leave this method: JNI goes on with it pending, and ends the app. */
+    private int respond(String json) {
+        try {
+            callbacks.responses(json);
+        } catch (RuntimeException error) {
+            Log.e(TAG, json, error);
+            callbacks.died(error.toString());
+        }
+        return 0;
+    }
+}
