@@ -4,14 +4,16 @@ import android.content.Context;
 import android.os.Handler;
 import android.os.Looper;
 import android.os.SystemClock;
+import android.util.Log;
 import edgetransact.edge.BenchRun;
 import edgetransact.edge.Choice;
 import edgetransact.edge.EdgeException;
+import edgetransact.edge.Engine;
 import edgetransact.edge.Model;
-import edgetransact.edge.Models;
 import edgetransact.edge.Phone;
 import edgetransact.edge.Session;
 import edgetransact.edge.Stage;
+import java.io.IOException;
 import java.nio.file.Path;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
@@ -133,11 +135,15 @@ public final class ModelHolder {
     /** Frees the present model, and runs a benchmark in its place. */
     public void bench(String run, Runnable done) {
         submit(null, () -> {
-            Models models = files.models();
-            Phone phone = PhoneFacts.now(context);
-            BenchRun.run(files.bench(), run, models, phone, files.weights(), files.scratch(),
-                    MlcEngine.factory(context, (stage, finished, total) -> {}));
-            main.post(done);
+            try {
+                Phone phone = PhoneFacts.now(context);
+                Engine.Factory engines = MlcEngine.factory(context, (stage, finished, total) -> {});
+                new BenchRun(files.models(), phone, files.weights(), files.scratch(), engines).run(files.bench(), run);
+            } catch (IOException | IllegalArgumentException error) {
+                Log.e("ModelHolder", "benchmark " + run, error); // there is no other place to say it
+            } finally {
+                main.post(done);
+            }
         });
     }
 

@@ -1,0 +1,5 @@
+package org.apache.tvm;
+
+public class TVMObject extends TVMValue {
+    protected TVMObject() {}
+}
