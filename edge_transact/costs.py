@@ -111,6 +111,32 @@ def kv_cache_bytes(plan: WidthPlan, quantization: Quantization, context: int, ma
     return pages * PAGE_SIZE * kv_bytes_per_token(plan, quantization)
 
 
+ENGINE_FREE_TOKENS = 160
+"""Tokens of the KV cache that MLC's engine wants free for each running sequence at every step: ten pages.
+
+Its cache needs that much more than the context window (``max_total_sequence_length`` of its `EngineConfig`). Otherwise
+the engine prefills a sequence near the window's end again for each token, and aborts at the end itself
+(`CheckMemForJumpForward` in ``cpp/serve/engine_actions/batch_jumpforward.cc``).
+"""
+
+
+def engine_kv_bytes(plan: WidthPlan, quantization: Quantization, context: int, max_batch: int = 1) -> int:
+    """Bytes of the KV cache of MLC's engine, when it is started with `ENGINE_FREE_TOKENS` beyond each context."""
+    return kv_cache_bytes(plan, quantization, context + ENGINE_FREE_TOKENS, max_batch)
+
+
+def largest_context(nbytes: int, bytes_per_token: int, max_batch: int = 1) -> int:
+    """The most tokens of context whose `engine_kv_bytes` are at most `nbytes`; less than 1 if none are.
+
+    Args:
+        nbytes: Bytes for the cache, or for some of its layers.
+        bytes_per_token: What a token takes in them.
+        max_batch: The number of sequences.
+    """
+    pages = nbytes // (PAGE_SIZE * bytes_per_token) - 1
+    return pages * PAGE_SIZE // max_batch - ENGINE_FREE_TOKENS
+
+
 def kv_padding_bytes_per_token(plan: WidthPlan, quantization: Quantization) -> int:
     """The part of `kv_bytes_per_token` that is padding: the cache has one head dim for all layers."""
     used = sum(layer.num_key_value_heads * (layer.qk_head_dim + layer.v_head_dim) for layer in plan.layers)
@@ -147,9 +173,9 @@ def memory_bytes(
     prefill_chunk: int = DEFAULT_PREFILL_CHUNK,
     max_batch: int = 1,
 ) -> int:
-    """Bytes of a model on a device: weights, the KV cache for `context` tokens, and workspace."""
+    """Bytes of a model on a device, in MLC's engine: weights, the KV cache for `context` tokens, and workspace."""
     workspace = workspace_bytes(plan, quantization, min(prefill_chunk, context), max_batch)
-    return loaded_weight_bytes(plan, quantization) + kv_cache_bytes(plan, quantization, context, max_batch) + workspace
+    return loaded_weight_bytes(plan, quantization) + engine_kv_bytes(plan, quantization, context, max_batch) + workspace
 
 
 def layer_matrix_parameters(plan: WidthPlan) -> int:

@@ -40,7 +40,7 @@ class Inspection:
 
     def at(self, context: int) -> dict[str, int]:
         """FLOPs and memory at a context of `context` tokens."""
-        kv = costs.kv_cache_bytes(self.plan, self.quantization, context, self.max_batch)
+        kv = costs.engine_kv_bytes(self.plan, self.quantization, context, self.max_batch)
         workspace = costs.workspace_bytes(
             self.plan, self.quantization, min(self.prefill_chunk, context), self.max_batch
         )

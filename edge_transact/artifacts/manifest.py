@@ -25,7 +25,8 @@ class Manifest:
     Attributes:
         source: The MODEL that was built, as the user named it.
         model_type: The name under which the definition registers itself.
-        model_lib: The library's name in file names, in the system-lib prefix and in ``mlc-chat-config.json``.
+        model_lib: The name of the model's libraries in file names and in ``mlc-chat-config.json``; what an engine looks
+            up for each target is `compiler.targets.library_name`.
         quantization: Name of the quantization, the same for all libraries.
         rounding: How weights were rounded to 4 bits; `None` if they weren't.
         context_window_size: The most tokens of a sequence.

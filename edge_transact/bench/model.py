@@ -13,7 +13,7 @@ from edge_transact.artifacts.dist_files import MANIFEST, SHARDS, TENSOR_CACHE
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.bench.link import link_archive
 from edge_transact.bench.records.plan import Lengths
-from edge_transact.compiler.targets import system_lib_prefix
+from edge_transact.compiler.targets import library_name, system_lib_prefix
 from edge_transact.errors import UsageError
 from edge_transact.quantization import get_quantization
 
@@ -65,11 +65,6 @@ class BenchModel:
         return self.manifest.plan.vocab_size
 
     @property
-    def system_lib_prefix(self) -> str:
-        """Prefix under which a library made from an archive registers itself."""
-        return system_lib_prefix(self.manifest.model_lib)
-
-    @property
     def needed_mib(self) -> float:
         """Memory for the weights and the KV cache of a full context."""
         per_token = costs.kv_bytes_per_token(self.manifest.plan, get_quantization(self.quantization))
@@ -94,6 +89,14 @@ class BenchModel:
         """The parameter shards and their index, by file name."""
         shards = sorted(self.path.glob(SHARDS))
         return {TENSOR_CACHE: self.path / TENSOR_CACHE, **{shard.name: shard for shard in shards}}
+
+    def library_name(self, target: str) -> str:
+        """The name of the library for a target."""
+        return library_name(self.manifest.model_lib, target)
+
+    def system_lib_prefix(self, target: str) -> str:
+        """Prefix under which a library made from the target's archive registers itself."""
+        return system_lib_prefix(self.library_name(target))
 
     def library(self, target: str) -> Path:
         """The library for a target. An archive is first linked into a shared library.

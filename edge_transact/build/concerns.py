@@ -42,14 +42,16 @@ def concerns(
     found = []
     phones = [target for target in targets if target in PHONE_TARGETS]
     weights = costs.loaded_weight_bytes(plan, quantization)
-    kv = context_window_size * max_batch_size * costs.kv_bytes_per_token(plan, quantization)
+    kv = costs.engine_kv_bytes(plan, quantization, context_window_size, max_batch_size)
     fixed = weights + costs.workspace_bytes(plan, quantization, prefill_chunk_size, max_batch_size)
     total = fixed + kv
     if phones and total > APP_MEMORY_GIB << 30:
+        per_token = costs.kv_bytes_per_token(plan, quantization)
+        largest = costs.largest_context((APP_MEMORY_GIB << 30) - fixed, per_token, max_batch_size)
         found.append(
             f"{total / 2**30:.1f} GiB at {context_window_size} tokens (weights {weights / 2**30:.1f}, KV cache "
             f"{kv / 2**30:.1f}) is more than the {APP_MEMORY_GIB} GiB that an app gets on a phone with "
-            f"{2 * APP_MEMORY_GIB} GiB: {_remedy(fixed, kv // context_window_size)}"
+            f"{2 * APP_MEMORY_GIB} GiB: {_remedy(largest)}"
         )
     if "android" not in targets and device_profile != GENERIC.name:
         found.append(f"--device-profile {device_profile} says what GPUs android libraries are for, and none is built")
@@ -92,9 +94,8 @@ def traffic_concern(plan: WidthPlan, quantization: Quantization, target: str, ke
     )
 
 
-def _remedy(fixed_bytes: int, kv_bytes_per_token: int) -> str:
+def _remedy(largest: int) -> str:
     """How to make the model fit, with the largest context that does."""
-    largest = ((APP_MEMORY_GIB << 30) - fixed_bytes) // kv_bytes_per_token
     if largest < 1:
         return "no context fits; prune more (--ratio), or lower --max-batch"
     return f"use --context {largest}, the largest that fits; or prune more (--ratio), or lower --max-batch"

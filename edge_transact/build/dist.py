@@ -25,7 +25,7 @@ from edge_transact.build.report.page import write_report
 from edge_transact.build.stages import Rounding, place_library, place_weights, pruned
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import PROVENANCE_FILE, TOKENIZER_FILES
-from edge_transact.compiler.targets import BuildTarget, get_target
+from edge_transact.compiler.targets import BuildTarget, get_target, library_name
 from edge_transact.definition import MODEL_TYPE, Definition, load, render
 from edge_transact.errors import UsageError
 from edge_transact.evaluate.report_text import prepare_report
@@ -341,9 +341,10 @@ class Maker:
 
     def build_library(self, directory: Path, definition: Definition, target: BuildTarget, path: Path) -> dict[str, str]:
         """Writes the library of `write_model`'s model for a target. Returns its sha256 by file name, where known."""
+        name = library_name(self.model_lib, target.name)
         if self.mlc is None:
-            return place_library(definition, self.quantization, target, self.model_lib, path, self.dump)
-        self.mlc.build_library(self.emitted, directory, target, self.model_lib, path)
+            return place_library(definition, self.quantization, target, name, path, self.dump)
+        self.mlc.build_library(self.emitted, directory, target, name, path)
         return {}
 
 

@@ -45,11 +45,10 @@ def require_model(device: Device, plan: WidthPlan, definition: Definition, quant
     for name, parameter in model.named_parameters():
         _require_buffer(device, name, _bytes(parameter.shape, parameter.dtype), fix)
     context, sequences = definition.config.context_window_size, definition.config.max_batch_size
-    nbytes = costs.kv_cache_bytes(plan, quantization, context, sequences) // plan.num_virtual_layers
+    nbytes = costs.engine_kv_bytes(plan, quantization, context, sequences) // plan.num_virtual_layers
     if nbytes > device.max_allocation_bytes:
-        page = costs.PAGE_SIZE * costs.kv_bytes_per_token(plan, quantization) // plan.num_virtual_layers
-        # The cache has one page more than its tokens need.
-        largest = (device.max_allocation_bytes // page - 1) * costs.PAGE_SIZE // sequences
+        per_token = costs.kv_bytes_per_token(plan, quantization) // plan.num_virtual_layers
+        largest = costs.largest_context(device.max_allocation_bytes, per_token, sequences)
         fix = f"Use --context {largest}, the largest that fits" if largest > 0 else "No context fits: lower --max-batch"
         what = f"a layer of the KV cache for {sequences} x {context} tokens"
         raise UsageError(_too_large(device, what, nbytes), fix=_remedy(fix, "max_allocation_bytes", nbytes))

@@ -118,6 +118,18 @@ def get_target(name: str, device_profile: str = GENERIC.name) -> BuildTarget:
     return target if target.profile is None else replace(target, profile=DEVICES[device_profile])
 
 
-def system_lib_prefix(model_lib: str) -> str:
-    """The prefix of an archive's symbols. MLC's engine derives it from ``model_lib`` by the same rule."""
-    return model_lib.replace("-", "_") + "_"
+def library_name(model_lib: str, target: str) -> str:
+    """The name under which MLC's engine looks up a model's library for a target: ``system://NAME``.
+
+    An app can link the libraries for both the GPU and the CPU of a phone, so their symbols need different prefixes.
+
+    Args:
+        model_lib: A manifest's ``model_lib``.
+        target: One of `TARGETS`.
+    """
+    return f"{model_lib}-cpu" if target == "android-cpu" else model_lib
+
+
+def system_lib_prefix(name: str) -> str:
+    """The prefix of the symbols of the archive with this `library_name`. MLC's engine derives it by the same rule."""
+    return name.replace("-", "_") + "_"

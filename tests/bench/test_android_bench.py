@@ -118,7 +118,8 @@ def test_broken_models_end_with_an_error_line(run_on, phone, tiny_dist):
     (phone.tmp / "prompt").write_text("5 6 7\n")
     shutil.copy(link_archive(tiny_dist / model.manifest.libraries["android-cpu"]), phone.tmp / "library.so")
     home = "/data/local/tmp"
-    options = ["--model", home, "--prompt", f"{home}/prompt", "--system-lib-prefix", model.system_lib_prefix]
+    prefix = model.system_lib_prefix("android-cpu")
+    options = ["--model", home, "--prompt", f"{home}/prompt", "--system-lib-prefix", prefix]
     library = ["--library", f"{home}/library.so"]
 
     def last(*arguments: str) -> dict:

@@ -48,7 +48,7 @@ def app(phone, tiny_dist, runner):
         shutil.copy(path, home)
     (model,) = open_models([tiny_dist], [])
     shutil.copy(link_archive(tiny_dist / model.manifest.libraries["android-cpu"]), home / "library.so")
-    install(phone, APP.replace("PREFIX", model.system_lib_prefix))
+    install(phone, APP.replace("PREFIX", model.system_lib_prefix("android-cpu")))
     return phone
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edge_transact.compiler import library
-from edge_transact.compiler.targets import get_target
+from edge_transact.compiler.targets import get_target, library_name
 from tests.support.odd_models import CONFIG, MODEL_LIB, OWN_DIMS, Archive, Source, make_source
 
 
@@ -38,7 +38,8 @@ def archives(source) -> dict[str, Archive]:
             patched.setattr(library, "_export", lambda *args, seen=executables: (seen.append(args[0]), export(*args)))
             path = source.directory / f"{name}.tar"
             dump = source.directory / f"{name}-dump" if name == "android" else None
-            built = library.build_library(source.definition, quantization, get_target(name), MODEL_LIB, path, dump)
+            named, target = library_name(MODEL_LIB, name), get_target(name)
+            built = library.build_library(source.definition, quantization, target, named, path, dump)
         made[name] = Archive(path, executables[0].mod, built.metadata, dump)
     return made
 

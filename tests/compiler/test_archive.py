@@ -4,9 +4,10 @@ import io
 import tarfile
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from edge_transact.compiler.archive import LIBRARY_SYMBOL, android_linker, check_library, link_android
-from edge_transact.compiler.targets import TARGETS, get_target, system_lib_prefix
+from edge_transact.compiler.targets import TARGETS, get_target, library_name, system_lib_prefix
 from edge_transact.errors import EdgeTransactError, UsageError
 from tests.support.dumps import assert_all_forms
 from tests.support.odd_models import MODEL_LIB
@@ -30,7 +31,7 @@ def test_all_intermediate_forms_are_written(archives):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["android", "android-cpu", "iphone"])
 def test_archives_pass_the_look(archives, name):
-    check_library(archives[name].path, get_target(name), MODEL_LIB)
+    check_library(archives[name].path, get_target(name), library_name(MODEL_LIB, name))
 
 
 @pytest.mark.slow
@@ -39,14 +40,28 @@ def test_android_archives_link_as_an_app_links_them(archives, tmp_path, name):
     linker = android_linker()
     if linker is None:
         pytest.skip("clang and lld are not installed")
-    from elftools.elf.elffile import ELFFile
-
     link_android(archives[name].path, tmp_path / "model.so", linker)
     with (tmp_path / "model.so").open("rb") as stream:
         elf = ELFFile(stream)
         names = {symbol.name for symbol in elf.get_section_by_name(".dynsym").iter_symbols()}
-        assert system_lib_prefix(MODEL_LIB) + LIBRARY_SYMBOL in names
+        assert system_lib_prefix(library_name(MODEL_LIB, name)) + LIBRARY_SYMBOL in names
         assert {segment["p_align"] for segment in elf.iter_segments("PT_LOAD")} == {16384}
+
+
+@pytest.mark.slow
+@pytest.mark.needs("clang-19", "ld.lld-19")
+def test_an_app_can_link_the_libraries_for_gpu_and_cpu(archives, tmp_path):
+    with tarfile.open(tmp_path / "both.tar", "w") as both:
+        for name in ("android", "android-cpu"):
+            with tarfile.open(archives[name].path) as archive:
+                for member in archive:
+                    content = archive.extractfile(member)
+                    member.name = f"{name}-{member.name}"
+                    both.addfile(member, content)
+    link_android(tmp_path / "both.tar", tmp_path / "both.so", android_linker())
+    with (tmp_path / "both.so").open("rb") as stream:
+        names = {symbol.name for symbol in ELFFile(stream).get_section_by_name(".dynsym").iter_symbols()}
+    assert {f"{MODEL_LIB}_{LIBRARY_SYMBOL}", f"{MODEL_LIB}_cpu_{LIBRARY_SYMBOL}"} <= names
 
 
 @pytest.mark.slow

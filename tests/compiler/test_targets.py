@@ -6,7 +6,7 @@ import tarfile
 
 import pytest
 
-from edge_transact.compiler.targets import system_lib_prefix
+from edge_transact.compiler.targets import library_name, system_lib_prefix
 from edge_transact.mlc.builtins import BYTECODE, CALLS, TAGS, bytecode, called, tags
 from tests.support.mlc_small import ANDROID_METADATA
 from tests.support.odd_models import CONFIG, FUNCTIONS, MODEL_LIB, SIZES
@@ -34,7 +34,7 @@ def test_every_function_is_there(archives, target):
     kernels = {name for name in FUNCTIONS if name.endswith("_inplace")}
     assert bytecode_functions >= set(FUNCTIONS) - kernels
     assert bytecode_functions & SAMPLING == (SAMPLING if target == "iphone" else set())
-    data, prefix = content(archives[target]), system_lib_prefix(MODEL_LIB)
+    data, prefix = content(archives[target]), system_lib_prefix(library_name(MODEL_LIB, target))
     assert [name for name in kernels if f"__tvm_ffi_{prefix}{name}\0".encode() not in data] == []
 
 

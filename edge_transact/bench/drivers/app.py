@@ -83,7 +83,7 @@ class AppDriver(PhoneDriver):
         self._run, self._read_bytes = run, 0
         request = AppRequest(
             run=run,
-            model_lib=model.manifest.model_lib,
+            model_lib=model.library_name(self.target),
             prompt=prompt_ids(model.vocab_size, visit.lengths.prefill_tokens),
             decode_tokens=visit.lengths.decode_tokens,
             repetitions=visit.repetitions,

@@ -42,7 +42,7 @@ class AppRequest(RunRequest):
     """A run in an app.
 
     Attributes:
-        model_lib: Which of the app's models to run, as in its ``mlc-package-config.json``.
+        model_lib: Which of the app's libraries to run, as in its ``mlc-package-config.json``.
         timeout_s: The longest that the run may take.
     """
 

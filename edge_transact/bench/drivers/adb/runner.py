@@ -147,7 +147,7 @@ class RunnerDriver(PhoneDriver):
             "--programs": f"{directory}/{self._programs(model)}",
         }
         if model.manifest.libraries[self.target].endswith(".tar"):
-            options["--system-lib-prefix"] = model.system_lib_prefix
+            options["--system-lib-prefix"] = model.system_lib_prefix(self.target)
         if self.conditions.threads:
             options["--threads"] = self.conditions.threads
         if self.conditions.cores:

@@ -16,7 +16,7 @@ final class Requests {
             for (Message message : messages) {
                 list.put(new JSONObject().put("role", message.role()).put("content", message.text()));
             }
-            return new JSONObject().put("messages", list).put("stream", true);
+            return new JSONObject().put("messages", list);
         } catch (JSONException error) {
             throw new AssertionError(error);
         }
@@ -27,7 +27,6 @@ final class Requests {
         try {
             return new JSONObject()
                     .put("messages", new JSONArray())
-                    .put("stream", true)
                     .put("temperature", 0)
                     .put("max_tokens", tokens)
                     .put("debug_config", new JSONObject().put("ignore_eos", true));

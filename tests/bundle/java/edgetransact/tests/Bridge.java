@@ -1,0 +1,238 @@
+package edgetransact.tests;
+
+import edgetransact.edge.BenchRun;
+import edgetransact.edge.Choice;
+import edgetransact.edge.EdgeException;
+import edgetransact.edge.Finish;
+import edgetransact.edge.Listener;
+import edgetransact.edge.Message;
+import edgetransact.edge.Model;
+import edgetransact.edge.Models;
+import edgetransact.edge.Phone;
+import edgetransact.edge.Session;
+import edgetransact.edge.Usage;
+import edgetransact.edge.WeightStore;
+import java.io.BufferedReader;
+import java.io.FileInputStream;
+import java.io.IOException;
+import java.io.InputStreamReader;
+import java.io.PrintStream;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Path;
+import java.nio.file.Paths;
+import java.util.Arrays;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.atomic.AtomicBoolean;
+import org.json.JSONArray;
+import org.json.JSONException;
+import org.json.JSONObject;
+
+/**
+ * The edge module as an app uses it, driven by pytest: a command on a line of stdin, its result on a line of stdout,
+ * both JSON objects. The arguments of the program start the engine.
+ */
+final class Bridge {
+    private final PipeEngine.Factory engines;
+    private Models models;
+    private Session session;
+
+    private Bridge(PipeEngine.Factory engines) {
+        this.engines = engines;
+    }
+
+    public static void main(String[] command) throws Exception {
+        BufferedReader commands = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
+        PrintStream results = new PrintStream(System.out, true, "UTF-8");
+        try (PipeEngine.Factory engines = new PipeEngine.Factory(Arrays.asList(command))) {
+            Bridge bridge = new Bridge(engines);
+            for (String line = commands.readLine(); line != null; line = commands.readLine()) {
+                JSONObject result;
+                try {
+                    result = bridge.run(new JSONObject(line));
+                } catch (EdgeException error) {
+                    result = new JSONObject().put("error", describe(error));
+                } catch (IllegalStateException | IllegalArgumentException error) {
+                    result = new JSONObject().put("refused", error.getMessage());
+                }
+                results.println(result);
+            }
+        }
+    }
+
+    private JSONObject run(JSONObject command)
+            throws EdgeException, IOException, InterruptedException, JSONException {
+        JSONObject result = new JSONObject();
+        switch (command.getString("command")) {
+            case "models":
+                models = Models.read(command.getString("json"));
+                return result.put("models", names());
+            case "choose":
+                Choice choice = Choice.of(model(command), phone(command));
+                return result.put("device", choice.device().target()).put("library", choice.library());
+            case "prepare":
+                return prepare(command, result);
+            case "keep_only":
+                store(command).keepOnly(models);
+                return result;
+            case "load":
+                return load(command, result);
+            case "send":
+                return send(command, result);
+            case "messages":
+                return result.put("messages", messages());
+            case "reset":
+                session.reset();
+                return result;
+            case "close":
+                session.close();
+                return result;
+            case "bench":
+                new BenchRun(models, phone(command), store(command), path(command, "scratch"), engines)
+                        .run(path(command, "directory"), command.getString("run"));
+                return result;
+            default:
+                throw new IllegalArgumentException(command.toString());
+        }
+    }
+
+    private JSONArray names() throws JSONException {
+        JSONArray names = new JSONArray();
+        for (Model model : models.list()) {
+            names.put(new JSONObject().put("id", model.id()).put("name", model.name()));
+        }
+        return names;
+    }
+
+    private JSONObject prepare(JSONObject command, JSONObject result)
+            throws EdgeException, InterruptedException, JSONException {
+        JSONArray progress = new JSONArray();
+        Path prepared = store(command).prepare(model(command), (stage, done, total) -> {
+            progress.put(new JSONArray().put(stage.name()).put(done).put(total));
+        });
+        return result.put("path", prepared.toString()).put("progress", progress);
+    }
+
+    private JSONObject load(JSONObject command, JSONObject result)
+            throws EdgeException, InterruptedException, JSONException {
+        Model model = model(command);
+        JSONArray progress = new JSONArray();
+        session = Session.load(
+                model, Choice.of(model, phone(command)), path(command, "weights"), engines, (stage, done, total) -> {
+                    progress.put(new JSONArray().put(stage.name()).put(done).put(total));
+                });
+        return result.put("progress", progress).put("device", session.choice().device().target());
+    }
+
+    /** Sends a text; stops the answer after {@code stop_after} pieces of it, if there are so many. */
+    private JSONObject send(JSONObject command, JSONObject result) throws InterruptedException, JSONException {
+        Answer answer = new Answer(command.optInt("stop_after", Integer.MAX_VALUE));
+        session.send(command.getString("text"), answer);
+        if (command.optBoolean("stop")) {
+            session.stop();
+        }
+        answer.enough.await();
+        if (!answer.ended) {
+            session.stop();
+        }
+        return result.put("events", answer.events);
+    }
+
+    private JSONArray messages() throws JSONException {
+        JSONArray messages = new JSONArray();
+        for (Message message : session.messages()) {
+            messages.put(new JSONArray().put(message.role()).put(message.text()));
+        }
+        return messages;
+    }
+
+    private Model model(JSONObject command) throws JSONException {
+        String id = command.getString("id");
+        return models.list().stream().filter(model -> model.id().equals(id)).findFirst().get();
+    }
+
+    private static Phone phone(JSONObject command) throws JSONException {
+        return new Phone(command.getBoolean("open_cl"), command.getLong("memory"));
+    }
+
+    private static WeightStore store(JSONObject command) throws JSONException {
+        Path assets = path(command, "assets");
+        return new WeightStore(
+                asset -> new FileInputStream(assets.resolve(asset).toFile()),
+                path(command, "internal"),
+                path(command, "external"));
+    }
+
+    private static Path path(JSONObject command, String name) throws JSONException {
+        return Paths.get(command.getString(name));
+    }
+
+    private static JSONObject describe(EdgeException error) throws JSONException {
+        return new JSONObject()
+                .put("code", error.code().name())
+                .put("detail", error.detail())
+                .put("needed", error.needed())
+                .put("available", error.available())
+                .put("message", error.getMessage());
+    }
+
+    /** Writes down what it hears. */
+    private static final class Answer implements Listener {
+        private final JSONArray events = new JSONArray();
+        private final CountDownLatch enough = new CountDownLatch(1);
+        private final AtomicBoolean inside = new AtomicBoolean();
+        private final int pieces;
+        private volatile boolean ended;
+
+        private Answer(int pieces) {
+            this.pieces = pieces;
+        }
+
+        @Override
+        public void text(String delta) {
+            hear("text", delta);
+            if (events.length() == pieces) {
+                enough.countDown();
+            }
+        }
+
+        @Override
+        public void done(Finish finish, Usage usage) {
+            JSONObject counted = new JSONObject();
+            try {
+                if (usage != null) {
+                    counted.put("prompt_tokens", usage.promptTokens())
+                            .put("completion_tokens", usage.completionTokens())
+                            .put("prefill_tokens_per_s", usage.prefillTokensPerSecond())
+                            .put("decode_tokens_per_s", usage.decodeTokensPerSecond());
+                }
+            } catch (JSONException error) {
+                throw new AssertionError(error);
+            }
+            end(finish.name(), counted);
+        }
+
+        @Override
+        public void failed(EdgeException error) {
+            try {
+                end("FAILED", describe(error));
+            } catch (JSONException impossible) {
+                throw new AssertionError(impossible);
+            }
+        }
+
+        private void end(String how, JSONObject what) {
+            hear("end", how);
+            events.put(what);
+            ended = true;
+            enough.countDown();
+        }
+
+        private void hear(String kind, String what) {
+            if (!inside.compareAndSet(false, true) || ended) {
+                throw new IllegalStateException("events overlap, or come after the end: " + kind + " " + what);
+            }
+            events.put(new JSONArray().put(kind).put(what));
+            inside.set(false);
+        }
+    }
+}
