@@ -160,7 +160,9 @@ class Stubs:
         if stub.is_annotation:
             return f"@interface {stub.simple}"
         variables = f"<{', '.join(stub.variables)}>" if stub.variables else ""
-        bases = [self._type(stub, base) for base in stub.bases if base.partition("[")[0] not in (_OBJECT, "java.lang.Enum")]
+        bases = [
+            self._type(stub, base) for base in stub.bases if base.partition("[")[0] not in (_OBJECT, "java.lang.Enum")
+        ]
         interfaces = ", ".join(base for base in bases if self._is_interface(base))
         if self._is_interface(stub.name):
             return f"interface {stub.simple}{variables}" + (f" extends {interfaces}" if interfaces else "")

@@ -95,7 +95,7 @@ public final class ChatActivity extends Activity {
         send = findViewById(R.id.send);
         stop = findViewById(R.id.stop);
         restart = findViewById(R.id.restart);
-        messages = new MessageAdapter(chat, answer -> words.under(answer, holder.model()));
+        messages = new MessageAdapter(chat, holder, words);
         ListView list = findViewById(R.id.messages);
         list.setAdapter(messages);
         list.setEmptyView(empty);

@@ -5,7 +5,7 @@ import android.view.View;
 import android.view.ViewGroup;
 import android.widget.BaseAdapter;
 import android.widget.TextView;
-import java.util.function.Function;
+import edgetransact.edge.android.ModelHolder;
 
 /** The messages of a chat as rows of a list. */
 final class MessageAdapter extends BaseAdapter {
@@ -13,12 +13,13 @@ final class MessageAdapter extends BaseAdapter {
     private static final int MODEL = 1;
 
     private final Chat chat;
-    private final Function<Chat.Bubble, String> under;
+    private final ModelHolder holder;
+    private final Words words;
 
-    /** @param under what stands under an answer; may be empty */
-    MessageAdapter(Chat chat, Function<Chat.Bubble, String> under) {
+    MessageAdapter(Chat chat, ModelHolder holder, Words words) {
         this.chat = chat;
-        this.under = under;
+        this.holder = holder;
+        this.words = words;
     }
 
     @Override
@@ -61,9 +62,8 @@ final class MessageAdapter extends BaseAdapter {
             text.setVisibility(bubble.text.length() == 0 ? View.GONE : View.VISIBLE);
             row.findViewById(R.id.waiting).setVisibility(waiting ? View.VISIBLE : View.GONE);
             TextView note = row.findViewById(R.id.note);
-            String words = under.apply(bubble);
-            note.setText(words);
-            note.setVisibility(words.isEmpty() ? View.GONE : View.VISIBLE);
+            note.setText(words.under(bubble, holder.model()));
+            note.setVisibility(note.length() == 0 ? View.GONE : View.VISIBLE);
         }
         return row;
     }

@@ -1,0 +1,363 @@
+"""The Android project that `bundle` writes: what can be known of it without an SDK, Gradle and a phone."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sysconfig
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from xml.etree import ElementTree
+
+import pytest
+
+from edge_transact.bench.drivers.app import ACTION
+from edge_transact.doctor.android import JDK_MAJOR, NDK_PACKAGE
+from tests.support import android_api, class_files
+from tests.support.android_project import (
+    JSON,
+    QUICK,
+    ROOT,
+    compile_stubs,
+    java,
+    javac,
+    link_resources,
+    merged_manifest,
+    render,
+)
+
+ANDROID = "{http://schemas.android.com/apk/res/android}"
+WARNINGS = ("-Xlint:all", "-Werror")
+
+# AGP: the Gradle that it needs at least, its highest API level, its default NDK and the JDK that it needs
+# (developer.android.com/build/releases, "Compatibility" of each version's release notes, read in November 2026).
+AGP = {
+    "9.1": ("9.3.1", 36, "28.2.13676358", 17),
+    "9.2": ("9.4.1", 36, "28.2.13676358", 17),
+    "9.3": ("9.5.0", 37, "28.2.13676358", 17),
+    "9.4": ("9.6.0", 37, "28.2.13676358", 17),
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def api() -> dict[str, android_api.ApiClass]:
+    return android_api.read(android_api.install())
+
+
+FAULTS = {
+    "getWindow().addFlag(1);": "cannot find symbol",
+    "getSystemService(android.app.ActivityManager.class).getMemoryInfo();": "cannot be applied to given types",
+    "String title = getTitle();": "CharSequence cannot be converted to String",
+    "getResources().getColor(1);": "has been deprecated",
+    "setTitle(R.string.nothing);": "cannot find symbol",
+    "org.apache.tvm.Function.getFunction(1);": "int cannot be converted to String",
+    "org.apache.tvm.Device.metal();": "cannot find symbol",
+}
+"""Lines of an activity, and what javac says to them."""
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A class with a fault in each line from the fourth on."""
+    source = tmp_path_factory.mktemp("faults") / "Faults.java"
+    head = ["package edgetransact.app;", "class Faults extends android.app.Activity {", "void all() {"]
+    source.write_text("\n".join([*head, *FAULTS, "}", "}"]))
+    return source
+
+
+@pytest.fixture(scope="module")
+def compiled(
+    project: Path, api: dict[str, android_api.ApiClass], faults: Path, tmp_path_factory: pytest.TempPathFactory
+) -> SimpleNamespace:
+    """All Java of the project as classes, with the classes that it was compiled against."""
+    output = tmp_path_factory.mktemp("compiled")
+    linked = link_resources(project, output / "resources")
+    assert linked.returncode == 0, linked.stderr
+    sources = [*java(project), *java(output / "resources")]
+    classpath = [compile_stubs(api, [*sources, faults], output / "stubs"), JSON]
+    done = javac(sources, classpath, output / "classes", *WARNINGS)
+    assert done.returncode == 0, done.stderr
+    return SimpleNamespace(classes=output / "classes", classpath=classpath, resources=output / "resources")
+
+
+def elements(project: Path, pattern: str) -> Iterator[tuple[Path, ElementTree.Element]]:
+    """All elements of the app's XML files."""
+    for file in sorted((project / "app" / "src" / "main").glob(pattern)):
+        for element in ElementTree.parse(file).iter():
+            yield file, element
+
+
+@pytest.mark.needs("javac", "npm")
+def test_all_java_compiles_without_a_warning_against_androids_api_and_tvm4js(compiled):
+    names = {file.stem for file in compiled.classes.rglob("*.class")}
+    assert {"ChatActivity", "BenchActivity", "MlcEngine", "ModelHolder", "Session"} <= names
+
+
+@pytest.mark.needs("javac", "npm")
+def test_what_android_does_not_have_does_not_compile(compiled, faults, tmp_path):
+    done = javac([faults], [*compiled.classpath, compiled.classes], tmp_path / "classes", *WARNINGS)
+    found = {int(line): text for line, text in re.findall(r"Faults\.java:(\d+): (.*)", done.stderr)}
+    for number, (fault, words) in enumerate(FAULTS.items(), 4):
+        assert words in found.get(number, ""), (fault, done.stderr)
+
+
+@pytest.mark.needs("javac", "npm")
+def test_phones_of_the_oldest_level_have_everything_that_the_java_calls(compiled, api):
+    minimum = int(versions()["minSdk"])
+    classes = {found.name: found for found in class_files.read(compiled.classes)}
+    newer = set()
+    for found in classes.values():
+        for use, level in found.uses:
+            owner = use.owner
+            while owner in classes and use.member and (use.member, use.parameters) not in classes[owner].declared:
+                owner = classes[owner].above
+            if owner not in classes and not owner.startswith("org.apache.tvm."):
+                since = android_api.since(api, owner, use.member, use.parameters)
+                assert since <= max(minimum, level), f"{found.name}: {use} is there since level {since}"
+                newer |= {owner} if since > minimum else set()
+    assert newer == {"android.graphics.Insets", "android.view.WindowInsets", "android.view.WindowInsets.Type"}
+
+
+def test_the_levels_of_members_are_known(api):
+    assert android_api.since(api, "android.view.WindowInsets", "getInsets", 1) == 30
+    assert android_api.since(api, "android.widget.ListView", "getWindowInsetsController", 0) == 30  # View's
+    assert android_api.since(api, "java.io.InputStream", "readAllBytes", 0) == 33
+    assert android_api.since(api, "android.app.Activity", "getWindow", 0) <= 26
+
+
+def test_the_manifest_and_the_resources_link(compiled):
+    assert (compiled.resources / "app.apk").is_file()
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("res/layout/chat.xml", "@string/send", "@string/sent"),
+        ("res/layout/chat.xml", "android:imeOptions", "android:imeOption"),
+        ("res/values/themes.xml", "Theme.Material.Light", "Theme.Material.Bright"),
+        ("AndroidManifest.xml", "android:exported", "android:export"),
+        ("AndroidManifest.xml", "@mipmap/ic_launcher", "@mipmap/icon"),
+    ],
+)
+def test_a_name_that_is_not_there_does_not_link(tmp_path, file, old, new):
+    project = render(tmp_path / "project")
+    path = project / "app" / "src" / "main" / file
+    path.write_text(path.read_text().replace(old, new))
+    done = link_resources(project, tmp_path / "resources")
+    assert done.returncode != 0 and new.rpartition("/")[2].rpartition(":")[2] in done.stderr
+
+
+def versions() -> dict[str, str]:
+    return tomllib.loads((ROOT / "templates" / "android" / "gradle" / "libs.versions.toml").read_text())["versions"]
+
+
+def test_the_versions_fit_together(project):
+    listed = versions()
+    gradle, level, ndk, jdk = AGP[listed["agp"].rpartition(".")[0]]
+    wrapper = (project / "gradle" / "wrapper" / "gradle-wrapper.properties").read_text()
+    assert f"gradle-{gradle}-bin.zip" in wrapper and re.search(r"^distributionSha256Sum=[0-9a-f]{64}$", wrapper, re.M)
+    assert int(listed["compileSdk"]) <= level and int(listed["targetSdk"]) == int(listed["compileSdk"]) >= 35
+    assert listed["minSdk"] == "26"
+    assert listed["ndk"] == ndk and f"ndk;{ndk}" == NDK_PACKAGE
+    assert jdk == JDK_MAJOR
+
+
+def test_gradles_files_are_groovy_and_take_every_version_from_one_file(project):
+    groovy = pytest.importorskip("tree_sitter_groovy")
+    tree_sitter = pytest.importorskip("tree_sitter")
+    parser = tree_sitter.Parser(tree_sitter.Language(groovy.language()))
+    for file in project.rglob("*.gradle"):
+        text = file.read_text()
+        assert not parser.parse(text.encode()).root_node.has_error, file
+        assert parser.parse(text.replace("}", "", 1).encode()).root_node.has_error, file
+        named = set(re.findall(r"libs\.versions\.(\w+)", text))
+        assert named <= versions().keys()
+        assert not re.search(r"(Sdk|ndkVersion|version) *=? *['\"\d]", text), file
+    assert set(re.findall(r"^include (.*)$", (project / "settings.gradle").read_text(), re.M)) == {"':edge', ':app'"}
+
+
+def test_every_string_is_used_and_no_text_stands_anywhere_else(project):
+    resources = project / "app" / "src" / "main" / "res"
+    strings = {element.get("name") for _, element in elements(project, "res/values/strings.xml") if element.get("name")}
+    code = "\n".join(file.read_text() for file in java(project / "app"))
+    xml = "\n".join(
+        file.read_text() for file in [*resources.rglob("*.xml"), project / "app/src/main/AndroidManifest.xml"]
+    )
+    used = set(re.findall(r"R\.(?:string|plurals)\.(\w+)", code)) | set(re.findall(r"@string/(\w+)", xml))
+    assert used == strings
+    for file, element in elements(project, "res/layout/*.xml"):
+        for attribute in ("text", "hint", "contentDescription", "label", "title"):
+            value = element.get(ANDROID + attribute, "@")
+            assert value.startswith("@"), f"{file.name}: {value!r} belongs into strings.xml"
+    assert not re.search(r"set(Text|Hint|Title|ContentDescription)\(\s*\"[^\"]", code)
+
+
+def test_the_arguments_of_a_string_are_those_that_the_code_gives(project):
+    code = "\n".join(file.read_text() for file in java(project / "app"))
+    for _, element in elements(project, "res/values/strings.xml"):
+        name = element.get("name")
+        if name and element.tag == "string" and name != "app_name":
+            wanted = len(set(re.findall(r"%(\d)\$", element.text or "")))
+            calls = re.findall(rf"getString\(\s*R\.string\.{name}\b((?:[^()]|\((?:[^()]|\([^()]*\))*\))*)\)", code)
+            assert all(call.count(",") == wanted for call in calls), name
+            assert wanted == 0 or calls, name
+
+
+def test_every_view_with_a_name_is_used_by_the_code(project):
+    code = "\n".join(file.read_text() for file in java(project / "app"))
+    for file, element in elements(project, "res/layout/*.xml"):
+        if name := element.get(ANDROID + "id"):
+            assert f"R.id.{name.removeprefix('@+id/')}" in code, f"{file.name}: {name}"
+
+
+def test_people_who_do_not_see_the_screen_hear_what_things_are(project):
+    labelled = {
+        "ImageButton": "contentDescription",
+        "ProgressBar": "contentDescription",
+        "Spinner": "contentDescription",
+    }
+    labelled |= {"EditText": "hint", "Button": "text"}
+    seen = set()
+    for file, element in elements(project, "res/layout/*.xml"):
+        if attribute := labelled.get(element.tag):
+            seen.add(element.tag)
+            assert element.get(ANDROID + attribute), f"{file.name}: {element.tag} has no {attribute}"
+    assert seen == labelled.keys()
+
+
+def test_what_can_be_touched_is_48_dp_high(project):
+    styles = {element.get("name"): element for _, element in elements(project, "res/values/styles.xml")}
+    for file, element in elements(project, "res/layout/*.xml"):
+        if element.tag in ("ImageButton", "Button", "Spinner", "EditText"):
+            style = styles.get((element.get("style") or "").removeprefix("@style/"))
+            items = {item.get("name"): item.text for item in (style if style is not None else [])}
+            height = element.get(ANDROID + "minHeight") or element.get(ANDROID + "layout_height")
+            assert (height or items["android:layout_height"]) == "48dp", f"{file.name}: {element.tag}"
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance (WCAG 2.2)."""
+    channels = [int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("mode", ["values", "values-night"])
+def test_text_can_be_read_by_day_and_by_night(project, mode):
+    colours = {e.get("name"): e.text or "" for _, e in elements(project, f"res/{mode}/colors.xml") if e.get("name")}
+    pairs = [("text", "background"), ("text", "mine"), ("text", "model"), ("text_secondary", "background")]
+    for front, back in [*pairs, ("text_secondary", "model"), ("accent", "background")]:
+        bright, dark = sorted((luminance(colours[front]), luminance(colours[back])), reverse=True)
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5, (front, back)
+
+
+def test_layouts_turn_around_where_people_read_from_right_to_left(project):
+    for file, element in elements(project, "res/layout/*.xml"):
+        for attribute, value in element.attrib.items():
+            assert "Left" not in attribute and "Right" not in attribute, f"{file.name}: {attribute}"
+            assert value not in ("left", "right"), f"{file.name}: {attribute}={value}"
+
+
+def test_the_app_asks_for_nothing_and_backs_nothing_up(project):
+    manifest = ElementTree.fromstring(merged_manifest(project))
+    application = manifest.find("application")
+    assert application is not None and application.get(ANDROID + "allowBackup") == "false"
+    assert application.get(ANDROID + "supportsRtl") == "true"
+    assert not manifest.findall("uses-permission")
+    rules = {rule.tag: {e.get("domain") for e in rule} for _, rule in elements(project, "res/xml/*.xml") if len(rule)}
+    assert rules["cloud-backup"] == rules["device-transfer"] == {"root", "file", "external", "sharedpref"}
+
+
+def test_opencl_is_opened_by_the_names_that_the_manifest_lists(project):
+    libraries = ElementTree.fromstring(merged_manifest(project)).findall("application/uses-native-library")
+    listed = {library.get(ANDROID + "name") for library in libraries}
+    facts = (project / "edge/src/main/java/edgetransact/edge/android/PhoneFacts.java").read_text()
+    opened = re.search(r"OPENCL = \{(.*)\}", facts)
+    assert opened and listed == {f"lib{name}.so" for name in re.findall(r'"(.*?)"', opened[1])}
+    assert all(library.get(ANDROID + "required") == "false" for library in libraries)
+
+
+def test_only_adb_can_start_a_benchmark(project):
+    activities = ElementTree.fromstring(merged_manifest(project)).findall("application/activity")
+    (bench,) = [a for a in activities if ACTION in {e.get(ANDROID + "name") for e in a.iter("action")}]
+    assert bench.get(ANDROID + "exported") == "true"
+    assert bench.get(ANDROID + "permission") == "android.permission.DUMP"
+    assert {e.get(ANDROID + "name") for e in bench.iter("category")} == {"android.intent.category.DEFAULT"}
+
+
+@pytest.fixture(scope="module")
+def programs(project: Path, compiled: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command that starts `ProgramsMain` with a stand-in for a library, without the file of programs."""
+    directory = tmp_path_factory.mktemp("programs")
+    headers = Path(sysconfig.get_path("purelib")) / "tvm_ffi"
+    tvm = headers / "lib" / "libtvm_ffi.so"
+    checkout = directory / "mlc" / "3rdparty" / "tvm" / "3rdparty" / "tvm-ffi"
+    checkout.mkdir(parents=True)
+    (checkout / "include").symlink_to(headers / "include")
+    sources = project / "edge" / "src" / "main" / "cpp"
+    flags = " ".join(f"-I{path}" for path in jni_headers())
+    configure = [f"-DMLC_SOURCE={directory / 'mlc'}", f"-DMLC_ENGINE={tvm}", f"-DCMAKE_CXX_FLAGS={flags}"]
+    run("cmake", "-G", "Ninja", "-S", str(sources), "-B", str(directory / "build"), *configure)
+    run("cmake", "--build", str(directory / "build"))
+    fake = directory / "libfake.so"
+    link = [f"-I{headers / 'include'}", str(tvm), f"-Wl,-rpath,{tvm.parent}"]
+    run("gcc", "-shared", "-fPIC", str(ROOT / "tests/bundle/programs_library.c"), "-o", str(fake), *link)
+    classpath = [directory / "classes", compiled.classes, *compiled.classpath]
+    done = javac([ROOT / "tests/bundle/ProgramsMain.java"], classpath, directory / "classes")
+    assert done.returncode == 0, done.stderr
+    start = ["java", *(flag.removeprefix("-J") for flag in QUICK), f"-Djava.library.path={directory / 'build'}"]
+    main = "edgetransact.edge.android.ProgramsMain"
+    return [*start, "-cp", ":".join(map(str, classpath)), main, str(fake), "fake_"]
+
+
+def jni_headers() -> list[Path]:
+    home = Path(os.path.realpath(subprocess.check_output(["which", "javac"], text=True).strip())).parents[1]
+    return [home / "include", home / "include" / "linux"]
+
+
+def run(*command: str, **environment: str) -> list[str]:
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return sorted(done.stdout.split("\n")[:-1])
+
+
+@pytest.mark.needs("javac", "npm", "cmake", "ninja", "gcc")
+def test_compiled_opencl_programs_are_kept_byte_for_byte(programs, tmp_path):
+    kept = tmp_path / "programs"
+    assert run(*programs, str(kept)) == ["compiled", "false"]
+    assert run(*programs, str(kept)) == ["restored", "true"]
+
+
+@pytest.mark.needs("javac", "npm", "cmake", "ninja", "gcc")
+def test_programs_that_the_driver_refuses_are_removed_and_java_hears_why(programs, tmp_path):
+    kept = tmp_path / "programs"
+    run(*programs, str(kept))
+    done = subprocess.run(
+        [*programs, str(kept)], env={**os.environ, "FAKE_DRIVER": "refuses"}, capture_output=True, text=True
+    )
+    assert "RuntimeException" in done.stderr and "CL_INVALID_BINARY" in done.stderr and not kept.exists()
+
+
+@pytest.mark.needs("aarch64-linux-gnu-g++", "readelf")
+def test_the_native_library_compiles_for_arm64_and_needs_only_tvms_c_interface(project, tmp_path):
+    include = Path(sysconfig.get_path("purelib")) / "tvm_ffi" / "include"
+    sources = project / "edge" / "src" / "main" / "cpp"
+    flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-fPIC", "-fvisibility=hidden", f"-isystem{include}"]
+    headers = [f"-I{path}" for path in jni_headers()]
+    (link,) = re.findall(r"-Wl,-z,\S+?(?=\))", (sources / "CMakeLists.txt").read_text())
+    library = tmp_path / "libedge_programs.so"
+    compile_ = ["aarch64-linux-gnu-g++", *flags, *headers, "-shared", link, "-o", str(library)]
+    run(*compile_, str(sources / "jni.cc"), str(sources / "programs.cc"))
+    symbols = subprocess.check_output(["readelf", "--dyn-syms", "-W", str(library)], text=True)
+    undefined = re.findall(r"UND (\w*[Tt][Vv][Mm]\w*)", symbols)
+    assert undefined and all(name.startswith("TVMFFI") for name in undefined)
+    segments = subprocess.check_output(["readelf", "-lW", str(library)], text=True)
+    assert set(re.findall(r"LOAD.* (0x\d+)$", segments, re.M)) == {"0x4000"}
