@@ -110,6 +110,17 @@ def tiny_model() -> Path:
     return resolve_model("demo:tiny")
 
 
+@pytest.fixture(scope="session")
+def built_dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny trained LLaMA in q4f32_1, for this host and for the phone's CPU."""
+    from edge_transact.build.dist import build
+    from edge_transact.build.options import BuildOptions
+
+    path = tmp_path_factory.mktemp("built") / "dist"
+    build("demo:tiny", path, BuildOptions(target=["host", "android-cpu"], quant="q4f32_1"))
+    return path
+
+
 @pytest.fixture
 def hub() -> Iterator[Hub]:
     """A hub on loopback, empty."""

@@ -37,17 +37,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session")
-def built_dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny trained LLaMA in q4f32_1, for this host and for the phone's CPU."""
-    from edge_transact.build.dist import build
-    from edge_transact.build.options import BuildOptions
-
-    path = tmp_path_factory.mktemp("built") / "dist"
-    build("demo:tiny", path, BuildOptions(target=["host", "android-cpu"], quant="q4f32_1"))
-    return path
-
-
-@pytest.fixture(scope="session")
 def tiny_dist(built_dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy with a short parity record: an emulated phone takes a second for the full one in each visit."""
     from edge_transact.runtime.host import HostModel

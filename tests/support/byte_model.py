@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from edge_transact.artifacts.dist_files import CHAT_CONFIG, SHARDS, TENSOR_CACHE
@@ -11,15 +12,17 @@ from edge_transact.artifacts.dist_files import CHAT_CONFIG, SHARDS, TENSOR_CACHE
 VOCAB_SIZE = 1024
 BYTES = 768
 """The first of 256 tokens that are bytes."""
-STOP_IDS = [token for token in range(BYTES) if token % 16 == 7]
+STOP_IDS = [token for token in range(BYTES) if token % 16 == 11]
 """Tokens that end an answer, so that some answers are short."""
 
-CHAT_TEMPLATE = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
+)
 TEMPLATE_TOKENS = len("u:\na:")
 """Of a prompt of one message, besides its text."""
 
 
-def byte_model(dist: Path, directory: Path) -> Path:
+def byte_model(dist: Path, directory: Path, stop_ids: Sequence[int] = STOP_IDS) -> Path:
     """The weights of a DIST of ``demo:tiny`` with another tokenizer, as a directory for MLC's engine.
 
     Text is encoded as tokens that are bytes, so it has as many tokens as UTF-8 bytes. Of the others, one in three ends
@@ -51,7 +54,7 @@ def byte_model(dist: Path, directory: Path) -> Path:
         "seps": ["\n"],
         "role_content_sep": ":",
         "role_empty_sep": ":",
-        "stop_token_ids": STOP_IDS,
+        "stop_token_ids": list(stop_ids),
     }
     (directory / CHAT_CONFIG).write_text(json.dumps(config))
     return directory

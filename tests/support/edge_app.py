@@ -52,7 +52,7 @@ def engine(libraries: Mapping[str, Path]) -> list[str]:
     return [sys.executable, "-m", "tests.support.json_ffi", *(f"{name}={path}" for name, path in libraries.items())]
 
 
-def entry(directory: Path, libraries: Mapping[str, str], **changes: Any) -> dict[str, Any]:
+def entry(directory: Path, /, libraries: Mapping[str, str], **changes: Any) -> dict[str, Any]:
     """An entry of ``models.json`` for the files of a directory, whose name is the model's id.
 
     Args:

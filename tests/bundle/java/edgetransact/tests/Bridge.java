@@ -78,6 +78,9 @@ final class Bridge {
                 return load(command, result);
             case "send":
                 return send(command, result);
+            case "stop":
+                session.stop();
+                return result;
             case "messages":
                 return result.put("messages", messages());
             case "reset":
@@ -127,8 +130,8 @@ final class Bridge {
     private JSONObject send(JSONObject command, JSONObject result) throws InterruptedException, JSONException {
         Answer answer = new Answer(command.optInt("stop_after", Integer.MAX_VALUE));
         session.send(command.getString("text"), answer);
-        if (command.optBoolean("stop")) {
-            session.stop();
+        if (command.optBoolean("twice")) {
+            session.send("again", answer);
         }
         answer.enough.await();
         if (!answer.ended) {
@@ -185,6 +188,9 @@ final class Bridge {
 
         private Answer(int pieces) {
             this.pieces = pieces;
+            if (pieces == 0) {
+                enough.countDown();
+            }
         }
 
         @Override

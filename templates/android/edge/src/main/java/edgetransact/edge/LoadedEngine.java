@@ -31,11 +31,10 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
     }
 
     private final Engine engine;
-    /** Completed when a call that blocks has returned, or never will: with null, or with what went wrong. */
+    /** The last call that blocks; see {@link #begin}. */
     private CompletableFuture<String> blocking = CompletableFuture.completedFuture(null);
 
     private String dead;
-    private boolean loaded;
     private String id;
     private Answer answer;
     private boolean heard;
@@ -52,12 +51,13 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
 
     /** Loads a model in place of the one before. Blocks. */
     void load(String config) throws EdgeException, InterruptedException {
-        String failure = block(() -> engine.reload(config));
-        if (failure != null) {
-            throw EdgeException.of(Code.ENGINE_FAILED, failure);
-        }
-        synchronized (this) {
-            loaded = true;
+        try {
+            String failure = begin(() -> engine.reload(config)).get();
+            if (failure != null) {
+                throw EdgeException.of(Code.ENGINE_FAILED, failure);
+            }
+        } catch (ExecutionException error) {
+            throw new AssertionError(error);
         }
     }
 
@@ -141,23 +141,17 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
         }
     }
 
-    /** Frees the model and ends the engine. Blocks. */
+    /** Frees the model and ends the engine. Blocks, even if the thread is interrupted: its memory must be free. */
     @Override
     public void close() {
-        boolean unload;
+        CompletableFuture<String> loading;
         synchronized (this) {
             stop();
-            unload = loaded && dead == null;
+            loading = blocking;
         }
-        try {
-            if (unload) {
-                block(engine::unload);
-            }
-        } catch (InterruptedException error) {
-            Thread.currentThread().interrupt();
-        } finally {
-            engine.close();
-        }
+        loading.join();
+        begin(engine::unload).join();
+        engine.close();
     }
 
     private void hear(JSONObject response) throws JSONException {
@@ -189,16 +183,17 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
     }
 
     /**
-     * Makes a call that never returns if the engine ends meanwhile, in a thread of its own.
+     * Begins a call that never returns if the engine ends meanwhile, in a thread of its own.
      *
-     * @return what went wrong, or null
+     * @return completed with null when it has returned, or with what went wrong
      */
-    private String block(Runnable call) throws InterruptedException {
+    private CompletableFuture<String> begin(Runnable call) {
         CompletableFuture<String> result = new CompletableFuture<>();
         synchronized (this) {
             blocking = result;
             if (dead != null) {
-                return dead;
+                result.complete(dead);
+                return result;
             }
         }
         Thread thread = new Thread(() -> {
@@ -211,10 +206,6 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
         }, "edge-engine-call");
         thread.setDaemon(true);
         thread.start();
-        try {
-            return result.get();
-        } catch (ExecutionException error) {
-            throw new AssertionError(error);
-        }
+        return result;
     }
 }
