@@ -21,6 +21,8 @@ need cmake cmake "builds the runner for the stand-in phone"
 need ninja ninja-build "builds the runner for the stand-in phone"
 need jq jq "reads what examples print"
 need npm npm "runs llama.cpp, as a package of Node.js"
+need groovy groovy "parses the Gradle files of apps"
+[ -e /usr/share/android-framework-res/framework-res.apk ] || missing="$missing android-framework-res"
 need chromium chromium "looks at the bench's report"
 [ -z "$missing" ] && exit 0
 

