@@ -141,7 +141,7 @@ def test_the_manifest_and_the_resources_link(compiled):
     ("file", "old", "new"),
     [
         ("res/layout/chat.xml", "@string/send", "@string/sent"),
-        ("res/layout/chat.xml", "android:imeOptions", "android:imeOption"),
+        ("res/layout/chat.xml", "android:transcriptMode", "android:transcript"),
         ("res/values/themes.xml", "Theme.Material.Light", "Theme.Material.Bright"),
         ("AndroidManifest.xml", "android:exported", "android:export"),
         ("AndroidManifest.xml", "@mipmap/ic_launcher", "@mipmap/icon"),
@@ -306,7 +306,8 @@ def programs(project: Path, compiled: SimpleNamespace, tmp_path_factory: pytest.
     (checkout / "include").symlink_to(headers / "include")
     sources = project / "edge" / "src" / "main" / "cpp"
     flags = " ".join(f"-I{path}" for path in jni_headers())
-    configure = [f"-DMLC_SOURCE={directory / 'mlc'}", f"-DMLC_ENGINE={tvm}", f"-DCMAKE_CXX_FLAGS={flags}"]
+    (directory / "libtvm4j_runtime_packed.so").symlink_to(tvm)  # has all that of the engine's library is used
+    configure = [f"-DMLC_SOURCE={directory / 'mlc'}", f"-DMLC_ENGINE={directory}", f"-DCMAKE_CXX_FLAGS={flags}"]
     run("cmake", "-G", "Ninja", "-S", str(sources), "-B", str(directory / "build"), *configure)
     run("cmake", "--build", str(directory / "build"))
     fake = directory / "libfake.so"

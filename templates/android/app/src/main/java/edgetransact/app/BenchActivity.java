@@ -29,10 +29,12 @@ public final class BenchActivity extends Activity {
     /** @param isNew whether the intent came now, not before Android ended and restored the app */
     private void start(Intent intent, boolean isNew) {
         String run = intent.getStringExtra(BenchRun.EXTRA_RUN);
+        if (!isNew || run == null) {
+            finish();
+            return;
+        }
         TextView status = findViewById(R.id.status);
         status.setText(getString(R.string.bench_running, run));
-        if (isNew && run != null) {
-            ModelHolder.of(this).bench(run, this::finish);
-        }
+        ModelHolder.of(this).bench(run, this::finish);
     }
 }

@@ -64,6 +64,13 @@ final class Chat {
         this.observer = observer;
     }
 
+    /** Doesn't call {@code observer} any more. */
+    void forget(Runnable observer) {
+        if (this.observer == observer) {
+            this.observer = () -> {};
+        }
+    }
+
     /** The messages, oldest first. */
     List<Bubble> bubbles() {
         return Collections.unmodifiableList(bubbles);

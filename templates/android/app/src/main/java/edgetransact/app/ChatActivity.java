@@ -5,7 +5,6 @@ import android.os.Bundle;
 import android.os.Handler;
 import android.os.Looper;
 import android.view.View;
-import android.view.inputmethod.EditorInfo;
 import android.widget.AdapterView;
 import android.widget.ArrayAdapter;
 import android.widget.Button;
@@ -31,7 +30,7 @@ public final class ChatActivity extends Activity {
     private static final int PERMILLE = 1000;
 
     private final Handler main = new Handler(Looper.getMainLooper());
-    private final Runnable tick = this::show;
+    private final Runnable show = this::show;
     private ModelHolder holder;
     private Chat chat;
     private Words words;
@@ -70,7 +69,7 @@ public final class ChatActivity extends Activity {
     @Override
     protected void onStart() {
         super.onStart();
-        chat.observe(this::show);
+        chat.observe(show);
         if (holder.model() == null && !models.isEmpty()) {
             holder.load(lastChosen());
         }
@@ -80,8 +79,8 @@ public final class ChatActivity extends Activity {
     @Override
     protected void onStop() {
         super.onStop();
-        chat.observe(() -> {});
-        main.removeCallbacks(tick);
+        chat.forget(show);
+        main.removeCallbacks(show);
     }
 
     private void findViews() {
@@ -103,12 +102,6 @@ public final class ChatActivity extends Activity {
         stop.setOnClickListener(view -> chat.stop());
         restart.setOnClickListener(view -> chat.restart());
         retry.setOnClickListener(view -> holder.load(holder.model()));
-        input.setOnEditorActionListener((view, action, event) -> {
-            if (action == EditorInfo.IME_ACTION_SEND) {
-                send();
-            }
-            return action == EditorInfo.IME_ACTION_SEND;
-        });
     }
 
     private void fillChoice() {
@@ -119,7 +112,6 @@ public final class ChatActivity extends Activity {
         ArrayAdapter<String> adapter = new ArrayAdapter<>(this, android.R.layout.simple_spinner_item, names);
         adapter.setDropDownViewResource(android.R.layout.simple_spinner_dropdown_item);
         choice.setAdapter(adapter);
-        choice.setEnabled(models.size() > 1);
         choice.setSelection(Math.max(0, indexOf(holder.model() == null ? lastChosen() : holder.model())));
         choice.setOnItemSelectedListener(new AdapterView.OnItemSelectedListener() {
             @Override
@@ -189,9 +181,9 @@ public final class ChatActivity extends Activity {
         restart.setEnabled(!chat.bubbles().isEmpty());
         messages.notifyDataSetChanged();
         // How far loading is changes without a call.
-        main.removeCallbacks(tick);
+        main.removeCallbacks(show);
         if (!loaded && error == null) {
-            main.postDelayed(tick, TICK_MILLIS);
+            main.postDelayed(show, TICK_MILLIS);
         }
     }
 

@@ -69,6 +69,9 @@ public final class MlcEngine implements Engine {
             programs.ready(library(engineConfigJson));
             progress.at(Stage.KERNELS, 1, 1);
         }
+        if (closed) {
+            throw new IllegalStateException("closed"); // nobody would load the model: the background loop has ended
+        }
         progress.at(Stage.LOAD, 0, 1);
         function("reload").pushArg(engineConfigJson).invoke();
     }
@@ -135,7 +138,7 @@ public final class MlcEngine implements Engine {
         try {
             callbacks.responses(json);
         } catch (RuntimeException error) {
-            Log.e(TAG, json, error);
+            Log.e(TAG, "responses", error);
             callbacks.died(error.toString());
         }
         return 0;

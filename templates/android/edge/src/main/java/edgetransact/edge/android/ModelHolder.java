@@ -11,6 +11,7 @@ import edgetransact.edge.EdgeException;
 import edgetransact.edge.Engine;
 import edgetransact.edge.Model;
 import edgetransact.edge.Phone;
+import edgetransact.edge.Progress;
 import edgetransact.edge.Session;
 import edgetransact.edge.Stage;
 import java.io.IOException;
@@ -74,7 +75,7 @@ public final class ModelHolder {
     private Session session;
     private EdgeException error;
     private Future<?> work;
-    private int loads;
+    private volatile int loads;
 
     // Written by the worker.
     private volatile Step step;
@@ -120,10 +121,10 @@ public final class ModelHolder {
 
     /** Frees the present model, and loads another or the same one. */
     public void load(Model wanted) {
-        submit(wanted, () -> {
+        submit(wanted, progress -> {
             Choice choice = Choice.of(wanted, PhoneFacts.now(context));
-            Path weights = files.weights().prepare(wanted, this::progress);
-            held = Session.load(wanted, choice, weights, MlcEngine.factory(context, this::progress), this::progress);
+            Path weights = files.weights().prepare(wanted, progress);
+            held = Session.load(wanted, choice, weights, MlcEngine.factory(context, progress), progress);
         });
     }
 
@@ -134,10 +135,10 @@ public final class ModelHolder {
 
     /** Frees the present model, and runs a benchmark in its place. */
     public void bench(String run, Runnable done) {
-        submit(null, () -> {
+        submit(null, progress -> {
             try {
                 Phone phone = PhoneFacts.now(context);
-                Engine.Factory engines = MlcEngine.factory(context, (stage, finished, total) -> {});
+                Engine.Factory engines = MlcEngine.factory(context, progress);
                 new BenchRun(files.models(), phone, files.weights(), files.scratch(), engines).run(files.bench(), run);
             } catch (IOException | IllegalArgumentException error) {
                 Log.e("ModelHolder", "benchmark " + run, error); // there is no other place to say it
@@ -148,7 +149,7 @@ public final class ModelHolder {
     }
 
     private interface Task {
-        void run() throws EdgeException, InterruptedException;
+        void run(Progress progress) throws EdgeException, InterruptedException;
     }
 
     private void submit(Model wanted, Task task) {
@@ -168,7 +169,7 @@ public final class ModelHolder {
                 held.close();
                 held = null;
             }
-            task.run();
+            task.run((stage, done, total) -> progress(mine, stage, done, total));
         } catch (EdgeException failed) {
             reason = failed;
         } catch (InterruptedException superseded) {
@@ -195,7 +196,11 @@ public final class ModelHolder {
         observer.run();
     }
 
-    private void progress(Stage stage, long done, long total) {
+    /** A load that was superseded may go on for a while, and isn't heard. */
+    private void progress(int mine, Stage stage, long done, long total) {
+        if (mine != loads) {
+            return;
+        }
         Step last = step;
         long start = last != null && last.stage == stage ? last.startMillis : SystemClock.elapsedRealtime();
         step = new Step(stage, done, total, start);
