@@ -14,9 +14,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks import app_picture
 from edge_transact.bench.drivers.app import ACTION
 from edge_transact.doctor.android import JDK_MAJOR, NDK_PACKAGE
-from tests.support import android_api, class_files
+from tests.support.android_api import ApiClass, install_api, level_of, read_api
 from tests.support.android_project import (
     JSON,
     QUICK,
@@ -28,6 +29,7 @@ from tests.support.android_project import (
     merged_manifest,
     render,
 )
+from tests.support.class_files import read_classes
 
 ANDROID = "{http://schemas.android.com/apk/res/android}"
 WARNINGS = ("-Xlint:all", "-Werror")
@@ -48,8 +50,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def api() -> dict[str, android_api.ApiClass]:
-    return android_api.read(android_api.install())
+def api() -> dict[str, ApiClass]:
+    return read_api(install_api())
 
 
 FAULTS = {
@@ -75,7 +77,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def compiled(
-    project: Path, api: dict[str, android_api.ApiClass], faults: Path, tmp_path_factory: pytest.TempPathFactory
+    project: Path, api: dict[str, ApiClass], faults: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> SimpleNamespace:
     """All Java of the project as classes, with the classes that it was compiled against."""
     output = tmp_path_factory.mktemp("compiled")
@@ -112,7 +114,7 @@ def test_what_android_does_not_have_does_not_compile(compiled, faults, tmp_path)
 @pytest.mark.needs("javac", "npm")
 def test_phones_of_the_oldest_level_have_everything_that_the_java_calls(compiled, api):
     minimum = int(versions()["minSdk"])
-    classes = {found.name: found for found in class_files.read(compiled.classes)}
+    classes = {found.name: found for found in read_classes(compiled.classes)}
     newer = set()
     for found in classes.values():
         for use, level in found.uses:
@@ -120,17 +122,17 @@ def test_phones_of_the_oldest_level_have_everything_that_the_java_calls(compiled
             while owner in classes and use.member and (use.member, use.parameters) not in classes[owner].declared:
                 owner = classes[owner].above
             if owner not in classes and not owner.startswith("org.apache.tvm."):
-                since = android_api.since(api, owner, use.member, use.parameters)
+                since = level_of(api, owner, use.member, use.parameters)
                 assert since <= max(minimum, level), f"{found.name}: {use} is there since level {since}"
                 newer |= {owner} if since > minimum else set()
     assert newer == {"android.graphics.Insets", "android.view.WindowInsets", "android.view.WindowInsets.Type"}
 
 
 def test_the_levels_of_members_are_known(api):
-    assert android_api.since(api, "android.view.WindowInsets", "getInsets", 1) == 30
-    assert android_api.since(api, "android.widget.ListView", "getWindowInsetsController", 0) == 30  # View's
-    assert android_api.since(api, "java.io.InputStream", "readAllBytes", 0) == 33
-    assert android_api.since(api, "android.app.Activity", "getWindow", 0) <= 26
+    assert level_of(api, "android.view.WindowInsets", "getInsets", 1) == 30
+    assert level_of(api, "android.widget.ListView", "getWindowInsetsController", 0) == 30  # View's
+    assert level_of(api, "java.io.InputStream", "readAllBytes", 0) == 33
+    assert level_of(api, "android.app.Activity", "getWindow", 0) <= 26
 
 
 def test_the_manifest_and_the_resources_link(compiled):
@@ -261,6 +263,14 @@ def test_text_can_be_read_by_day_and_by_night(project, mode):
         assert (bright + 0.05) / (dark + 0.05) >= 4.5, (front, back)
 
 
+def test_the_picture_of_the_app_shows_what_its_resources_say():
+    light, dark, starting = [app_picture.Renderer(screen).page() for screen in app_picture.screens()]
+    assert "#FFFFFF" in light and "#131314" in dark
+    for text in ("Ready, on the GPU.", *(text for _, text in app_picture.CONVERSATION)):
+        assert text in light and text in dark and text not in starting
+    assert "Copying the model" in starting and "48 MB of 97 MB" in starting
+
+
 def test_layouts_turn_around_where_people_read_from_right_to_left(project):
     for file, element in elements(project, "res/layout/*.xml"):
         for attribute, value in element.attrib.items():
@@ -293,6 +303,26 @@ def test_only_adb_can_start_a_benchmark(project):
     assert bench.get(ANDROID + "exported") == "true"
     assert bench.get(ANDROID + "permission") == "android.permission.DUMP"
     assert {e.get(ANDROID + "name") for e in bench.iter("category")} == {"android.intent.category.DEFAULT"}
+
+
+ENGINE = {
+    "init_background_engine",
+    "reload",
+    "unload",
+    "reset",
+    "chat_completion",
+    "abort",
+    "exit_background_loop",
+    "run_background_loop",
+    "run_background_stream_back_loop",
+}
+"""The functions of ``mlc.json_ffi`` in MLC-LLM 79d603f0 (``cpp/json_ffi/json_ffi_engine.cc``), but for the last error,
+which every failed call raises."""
+
+
+def test_the_engine_is_called_by_the_names_that_mlc_gives_its_functions(project):
+    engine = (project / "edge/src/main/java/edgetransact/edge/android/MlcEngine.java").read_text()
+    assert set(re.findall(r'(?:function|start)\("(\w+)"', engine)) == ENGINE
 
 
 @pytest.fixture(scope="module")

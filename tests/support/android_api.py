@@ -51,7 +51,7 @@ class ApiClass:
         return min(found, key=lambda member: (member.since, member.deprecated), default=None)
 
 
-def install() -> Path:
+def install_api() -> Path:
     """Installs the declarations once for a run, and returns their file."""
     directory = cache_directory() / "android-types"
     directory.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def install() -> Path:
     return file
 
 
-def read(file: Path) -> dict[str, ApiClass]:
+def read_api(file: Path) -> dict[str, ApiClass]:
     """All classes by name, such as ``android.view.WindowInsets.Type``."""
     classes: dict[str, ApiClass] = {}
     scopes: list[str | None] = []
@@ -92,7 +92,7 @@ def read(file: Path) -> dict[str, ApiClass]:
     return classes
 
 
-def since(classes: dict[str, ApiClass], name: str, member: str | None = None, parameters: int | None = None) -> int:
+def level_of(classes: dict[str, ApiClass], name: str, member: str | None = None, parameters: int | None = None) -> int:
     """The level that has a class or a member of it, inherited ones too.
 
     Raises:
@@ -106,7 +106,7 @@ def since(classes: dict[str, ApiClass], name: str, member: str | None = None, pa
     for base in [*found.bases, "java.lang.Object"]:
         if base in classes and name != "java.lang.Object":
             try:
-                return max(found.since, since(classes, base, member, parameters))
+                return max(found.since, level_of(classes, base, member, parameters))
             except LookupError:
                 continue
     raise LookupError(f"{name} has no {member} with {parameters} parameters")

@@ -114,7 +114,7 @@ class Stubs:
     """Writes stubs for sources.
 
     Args:
-        api: What `android_api.read` returned.
+        api: What `read_api` returned.
         sources: Texts of Java files.
     """
 

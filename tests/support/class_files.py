@@ -44,7 +44,7 @@ class ClassFile:
     uses: list[tuple[Use, int]] = field(default_factory=list)
 
 
-def read(directory: Path) -> list[ClassFile]:
+def read_classes(directory: Path) -> list[ClassFile]:
     """The classes below a directory."""
     files = sorted(str(file) for file in directory.rglob("*.class"))
     shown = subprocess.run(["javap", "-v", "-p", *files], capture_output=True, text=True, check=True).stdout
