@@ -1,6 +1,7 @@
-"""``python -m tests.mlc.record_json_ffi``: writes which fields the JSON FFI engine of MLC_LLM_SOURCE_DIR reads and writes.
+"""``python -m tests.mlc.record_json_ffi``: writes which fields MLC-LLM's JSON FFI engine reads and writes.
 
-They are read from its C++: each ``json::Lookup`` of a function that parses, each ``Set`` of one that writes.
+They are read from the C++ of MLC_LLM_SOURCE_DIR: each ``json::Lookup`` of a function that parses, and each ``Set`` of
+one that writes.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ PRESENT = re.compile(r'json_obj\.count\("(\w+)"\) == 0')
 def body(source: Path, function: str) -> str:
     """A function's definition, whose last line is a brace at its first line's indentation."""
     text = source.read_text()
-    found = re.search(rf"^( *)[^\n;]*\b{function}\((?:[^;{{]*)\) (?:const )?{{\n.*?^\1}}$", text, re.MULTILINE | re.DOTALL)
+    signature = rf"^( *)[^\n;]*\b{function}\([^;{{]*\) (?:const )?{{\n"
+    found = re.search(rf"{signature}.*?^\1}}$", text, re.MULTILINE | re.DOTALL)
     assert found, f"{source} has no {function}"
     return found[0]
 

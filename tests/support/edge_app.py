@@ -9,10 +9,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.support.byte_model import byte_model
 from tests.support.phone.runner import REPOSITORY, cache_directory, one_at_a_time
 
 CORE = REPOSITORY / "templates/android/edge/src/main/java/edgetransact/edge"
@@ -21,6 +23,14 @@ ORG_JSON = Path("/usr/share/java/com.android.json.jar")
 """Android's own org.json, from Debian's libandroid-json-java."""
 
 TIMEOUT_S = 120
+WINDOW = 128
+"""The context window of ``demo:tiny``."""
+LIMIT = WINDOW - 10
+"""The most tokens of a prompt and its answer."""
+ENOUGH = 10**9
+"""More memory than these models take, in bytes."""
+BOTH = {"android": "tiny", "android-cpu": "tiny-cpu"}
+"""Names of the libraries for the GPU and the CPU of a phone."""
 
 
 @one_at_a_time
@@ -102,7 +112,7 @@ class Core:
     """
 
     def __init__(self, libraries: Mapping[str, Path], log: Path) -> None:
-        self.log = log
+        self.log, self._hold = log, log.with_suffix(".hold")
         self._process = subprocess.Popen(
             java("edgetransact.tests.Bridge", *engine(libraries)),
             stdin=subprocess.PIPE,
@@ -110,7 +120,12 @@ class Core:
             text=True,
             encoding="utf-8",
             cwd=REPOSITORY,
-            env={**os.environ, "JSON_FFI_LOG": str(log), "PYTHONPATH": str(REPOSITORY)},
+            env={
+                **os.environ,
+                "JSON_FFI_LOG": str(log),
+                "JSON_FFI_HOLD": str(self._hold),
+                "PYTHONPATH": str(REPOSITORY),
+            },
         )
 
     def __call__(self, command: str, **arguments: Any) -> dict[str, Any]:
@@ -135,6 +150,13 @@ class Core:
             raise ValueError(result["refused"])
         return result
 
+    @contextmanager
+    def hold(self, tokens: int) -> Iterator[None]:
+        """Let no answer get more than so many tokens meanwhile."""
+        self._hold.write_text(str(tokens))
+        yield
+        self._hold.unlink()
+
     def calls(self, function: str) -> list[Any]:
         """The arguments of all calls of an engine's function so far; JSON in them is parsed."""
         calls = [json.loads(line) for line in self.log.read_text().splitlines()]
@@ -156,3 +178,61 @@ class Core:
 def said(events: Sequence[Any]) -> str:
     """The text of an answer's events."""
     return "".join(text for kind, text in events[:-2] if kind == "text")
+
+
+class App:
+    """An app with models on a phone: the core, the files of the app, and the model itself to compare with.
+
+    Attributes:
+        core: The core, in its process.
+        assets: What travels in the app.
+    """
+
+    def __init__(self, dist: Path, directory: Path) -> None:
+        (library,) = (dist / "lib").glob("*-host.so")
+        self.assets, self._directory = directory / "assets", directory
+        self.assets.mkdir(parents=True)
+        byte_model(dist, self.assets / "short")
+        byte_model(dist, self.assets / "long", stop_ids=[])
+        self.core = Core({"tiny": library, "tiny-cpu": library}, directory / "calls.jsonl")
+        self.library, self._model = library, None
+
+    def entry(self, directory: str, /, **changes: Any) -> dict[str, Any]:
+        """A model's entry in ``models.json``."""
+        return entry(self.assets / directory, **{"libraries": BOTH} | changes)
+
+    def read(self, *entries: dict[str, Any]) -> list[dict[str, str]]:
+        """Have the core read ``models.json``."""
+        return self.core("models", json=json.dumps({"models": entries}))["models"]
+
+    def phone(self, name: str) -> dict[str, Path]:
+        """The directories of a phone with this name, as arguments of a command."""
+        home = self._directory / "phones" / name
+        home.mkdir(parents=True, exist_ok=True)
+        return {"assets": self.assets, "internal": home / "internal", "external": home / "external"}
+
+    def load(self, name: str) -> None:
+        """Load a model straight from the assets."""
+        self.read(self.entry(name))
+        self.core("load", id=name, open_cl=True, memory=ENOUGH, weights=self.assets / name)
+
+    def send(self, text: str, **options: Any) -> list[Any]:
+        """Send a message, and return all that is heard of the answer."""
+        return self.core("send", text=text, **options)["events"]
+
+    def answer(self, messages: list[list[str]], stop_ids: list[int]) -> tuple[str, int, int]:
+        """What the model says, as edge-transact runs it: text, tokens of the prompt, tokens of the answer."""
+        from edge_transact.runtime.host import HostModel
+        from edge_transact.runtime.text import TextCodec
+
+        self._model = self._model or HostModel(self.library, self.assets / "short")
+        codec = TextCodec(self.assets / "short")
+        ids = codec.encode_chat([{"role": role, "content": text} for role, text in messages])
+        self._model.reset()
+        tokens: list[int] = []
+        for token in self._model.generate(ids, LIMIT - len(ids)):
+            tokens.append(token)
+            if token in stop_ids:
+                break
+        text = codec.tokenizer.decode([token for token in tokens if token not in stop_ids])
+        return text, len(ids), len(tokens)

@@ -99,7 +99,7 @@ def _durations(samples: Samples) -> Durations:
 def _speeds(samples: Samples) -> Speeds:
     first = samples[0]
     decode_s = median(sample.decode_s for sample in samples)
-    steps = sorted(step for sample in samples for step in sample.decode_steps_s)
+    steps = sorted(step for sample in samples for step in sample.decode_steps_s or ())
     return {
         "prefill_tok_s": first.prefill_tokens / median(sample.prefill_s for sample in samples),
         "decode_tok_s": (first.decode_tokens - 1) / decode_s if decode_s > 0 else None,
@@ -148,8 +148,8 @@ def _efficiency(samples: Samples, speeds: Speeds) -> Efficiency:
 def _tokens(samples: Samples) -> Tokens:
     first = samples[0]
     return {
-        "tokens": list(first.tokens),
-        "tokens_equal": all(sample.tokens == first.tokens for sample in samples),
+        "tokens": None if first.tokens is None else list(first.tokens),
+        "tokens_equal": all((sample.tokens, sample.text) == (first.tokens, first.text) for sample in samples),
         "tokens_checked": first.tokens_checked,
         "tokens_agreed": min(_known(sample.tokens_agreed for sample in samples), default=None),
     }
@@ -200,7 +200,7 @@ def _sample(record: RepetitionRecord) -> Sample:
         "ttft_s": record.ttft_s,
         "prefill_s": record.prefill_s,
         "decode_s": record.decode_s,
-        "decode_steps_s": list(record.decode_steps_s),
+        "decode_steps_s": None if record.decode_steps_s is None else list(record.decode_steps_s),
         "e2e_s": record.e2e_s,
         "peak_rss_mib": record.peak_rss_mib,
         "temp_start_c": record.temp_start_c,

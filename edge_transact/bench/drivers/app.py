@@ -6,6 +6,8 @@ The protocol, from the app's side:
 - In the app's external files directory, ``bench/RUN.json`` is the request: an object with the fields of `AppRequest`.
 - The app writes the lines of `bench.records.lines` to ``bench/RUN.jsonl`` as they become known, ``final`` or ``error``
   last.
+- The engine of the app tells the text of an answer but not its token ids, so ``check`` and ``repetition`` lines have
+  ``text``. What else the engine doesn't tell is null.
 
 Names and prompts travel in files, so that no part of a model's name ever reaches a shell.
 """
@@ -18,7 +20,7 @@ import threading
 import time
 import uuid
 from collections.abc import Generator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from edge_transact.bench.drivers.adb.client import AndroidDevice
 from edge_transact.bench.drivers.adb.devices import check
@@ -26,7 +28,7 @@ from edge_transact.bench.drivers.adb.phone import GRACE_S, PhoneDriver
 from edge_transact.bench.drivers.base import CommandTimeout, DeviceInfo, RunFailed
 from edge_transact.bench.model import BenchModel
 from edge_transact.bench.records.conditions import Conditions
-from edge_transact.bench.records.lines import ErrorLine, FinalLine, Line, parse_line
+from edge_transact.bench.records.lines import CheckLine, ErrorLine, FinalLine, Line, parse_line
 from edge_transact.bench.records.plan import Visit, prompt_ids
 from edge_transact.bench.records.requests import AppRequest
 from edge_transact.errors import EdgeTransactError, UsageError
@@ -102,7 +104,7 @@ class AppDriver(PhoneDriver):
                 lines, alive = self._poll(run)
                 for line in lines:
                     last = line
-                    yield line
+                    yield _checked(line, model) if isinstance(line, CheckLine) else line
                 if not lines and not alive:
                     raise RunFailed(f"{self.label}: the app ended without its final line", fix="See `adb logcat`.")
                 stop.wait(POLL_S)
@@ -145,3 +147,18 @@ class AppDriver(PhoneDriver):
         if run is not None:
             self.device.shell("am", "force-stop", self._package)
             self.device.shell("rm", "-f", f"{self._directory}/{run}.json", f"{self._directory}/{run}.jsonl")
+
+
+def _checked(line: CheckLine, model: BenchModel) -> CheckLine:
+    """The line with the number of tokens of the parity record whose text the app's answer begins with."""
+    record = model.check()
+    if record is None or line.text is None:
+        return line
+    from edge_transact.runtime.text import TextCodec
+
+    tokenizer = TextCodec(model.path).tokenizer.backend_tokenizer
+    _, known = record
+    # As MLC decodes: special tokens too. A character that the next token would complete doesn't count against this one.
+    texts = [tokenizer.decode(known[:count], skip_special_tokens=False) for count in range(1, len(known) + 1)]
+    agreed = sum(line.text.startswith(text.rstrip("\ufffd")) for text in texts[:-1]) + (line.text == texts[-1])
+    return replace(line, tokens_checked=len(known), tokens_agreed=agreed)

@@ -35,6 +35,10 @@ def _integer(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
 Number = Annotated[float | None, BeforeValidator(_number)]
 """A finite number of at least 0, or None."""
 
@@ -43,6 +47,9 @@ Positive = Annotated[float | None, BeforeValidator(_positive)]
 
 Integer = Annotated[int | None, BeforeValidator(_integer)]
 """An integer, or None."""
+
+Text = Annotated[str | None, BeforeValidator(_text)]
+"""A text, or None."""
 
 Count = Annotated[int, Strict()]
 Seconds = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
@@ -57,9 +64,10 @@ class Measurement:
         ttft_s: Time to the first token.
         prefill_s: The prompt, in chunks, and the choice of the first token.
         decode_s: All tokens after the first.
-        decode_steps_s: Each token after the first.
+        decode_steps_s: Each token after the first; None if the device can't tell them apart.
         e2e_s: The complete repetition.
-        tokens: Generated token ids.
+        tokens: Generated token ids; None if the device tells only their text.
+        text: Their text, from such a device.
         peak_rss_mib: Peak resident memory of the process so far.
     """
 
@@ -67,9 +75,10 @@ class Measurement:
     ttft_s: Seconds
     prefill_s: Seconds
     decode_s: Seconds
-    decode_steps_s: tuple[Seconds, ...]
+    decode_steps_s: tuple[Seconds, ...] | None
     e2e_s: Seconds
-    tokens: tuple[Count, ...]
+    tokens: tuple[Count, ...] | None
+    text: Text = None
     peak_rss_mib: Positive = None
 
 
@@ -111,12 +120,14 @@ class CheckLine:
     Attributes:
         tokens_checked: Tokens in the record.
         tokens_agreed: Tokens before the first that differs.
+        text: The text of the generated tokens, from an app, which can't count them.
     """
 
     run: str
     kind: Literal["check"] = "check"
     tokens_checked: Integer = None
     tokens_agreed: Integer = None
+    text: Text = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,15 +144,19 @@ class RepetitionLine(Measurement):
 
     Attributes:
         prefill_tokens: Length of the prompt.
+        decode_tokens: Length of the answer; None if `tokens` says it.
     """
 
     run: str
     kind: Literal["repetition"] = "repetition"
     prefill_tokens: Count
+    decode_tokens: Count | None = None
 
     def has(self, lengths: Lengths) -> bool:
         """Whether it is a repetition of these lengths."""
-        return (self.prefill_tokens, len(self.tokens), len(self.decode_steps_s)) == (
+        decode_tokens = self.decode_tokens if self.tokens is None else len(self.tokens)
+        steps = lengths.decode_tokens - 1 if self.decode_steps_s is None else len(self.decode_steps_s)
+        return (self.prefill_tokens, decode_tokens, steps) == (
             lengths.prefill_tokens,
             lengths.decode_tokens,
             lengths.decode_tokens - 1,

@@ -120,13 +120,13 @@ class Tokens(TypedDict):
     """Generated tokens.
 
     Attributes:
-        tokens: Token ids of the first repetition.
+        tokens: Token ids of the first repetition; None from an app, whose engine tells only their text.
         tokens_equal: Whether all repetitions generated the same.
         tokens_checked: Tokens of the build's parity record.
         tokens_agreed: Tokens of it that the library generated before the first difference.
     """
 
-    tokens: list[int]
+    tokens: list[int] | None
     tokens_equal: bool
     tokens_checked: int | None
     tokens_agreed: int | None
@@ -175,7 +175,7 @@ class Sample(TypedDict):
     ttft_s: float
     prefill_s: float
     decode_s: float
-    decode_steps_s: list[float]
+    decode_steps_s: list[float] | None
     e2e_s: float
     peak_rss_mib: float | None
     temp_start_c: float | None

@@ -107,12 +107,19 @@ class Engine:
         said: Called with each list of responses, as JSON.
         died: Called when the background loop ends with an exception.
         batch: Steps that one list of responses holds, as if the one who listens were slow.
+        hold: While this file exists, answers wait when they have as many tokens as it says.
     """
 
     def __init__(
-        self, libraries: Mapping[str, Path], said: Callable[[str], None], died: Callable[[str], None], batch: int = 1
+        self,
+        libraries: Mapping[str, Path],
+        said: Callable[[str], None],
+        died: Callable[[str], None],
+        *,
+        batch: int = 1,
+        hold: Path | None = None,
     ) -> None:
-        self._libraries, self._said, self._died, self._batch = libraries, said, died, batch
+        self._libraries, self._said, self._died, self._batch, self._hold = libraries, said, died, batch, hold
         self._fields = Fields()
         self._wake = threading.Condition()
         self._instructions: deque[Callable[[], None]] = deque()
@@ -212,10 +219,16 @@ class Engine:
                     instructions, self._instructions = self._instructions, deque()
                 for instruction in instructions:
                     instruction()
-                if self._waiting:
+                if self._waiting and self._may_go_on(self._waiting[0]):
                     self._step(self._waiting[0])
         except Exception as error:
             self._died(f"{type(error).__name__}: {error}")
+
+    def _may_go_on(self, request: Request) -> bool:
+        if self._hold is None or not self._hold.exists() or len(request.tokens) < int(self._hold.read_text()):
+            return True
+        time.sleep(0.005)
+        return False
 
     def _step(self, request: Request) -> None:
         model = self._model

@@ -33,6 +33,12 @@ mknod -m 666 "$root/dev/null" c 1 3
 mknod -m 666 "$root/dev/zero" c 1 5
 mknod -m 666 "$root/dev/urandom" c 1 9
 ip link set lo up
+if [ -n "$3" ]; then
+    mkdir -p "$root/host"
+    mount --rbind / "$root/host"
+    mount -o remount,bind,ro "$root/host"
+    mount --bind "$root" "$root/host/mnt"
+fi
 read -r ready
 exec env -i PATH=/system/bin:/usr/bin ADBD_PORT=5555 HOME=/ TMPDIR=/data/local/tmp \\
     /usr/sbin/chroot "$root" /usr/sbin/adbd
@@ -46,14 +52,16 @@ class Phone:
 
     Args:
         storage_mib: Size of ``/data/local/tmp``.
+        host: Show this machine's file system as ``/host``, read-only, for apps that need its JVM. Inside it, the
+            phone's is at ``/mnt``, where it can be written.
 
     Attributes:
         root: Its file system, as this machine sees it. Sensor files can be written while it runs.
         serial: What adb calls it, ``address:port``.
     """
 
-    def __init__(self, storage_mib: int = 256) -> None:
-        self.storage_mib = storage_mib
+    def __init__(self, storage_mib: int = 256, host: bool = False) -> None:
+        self.storage_mib, self._host = storage_mib, host
         self._directory = Path(tempfile.mkdtemp(prefix="phone-"))
         self.root = self._directory / "root"
         shutil.copytree(phone_root(), self.root, symlinks=True)
@@ -66,7 +74,7 @@ class Phone:
         """Boot. ``/data/local/tmp`` is empty, because it lives in memory."""
         command = ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "--propagation", "private"]
         self._process = subprocess.Popen(
-            [*command, "sh", "-c", BOOT, "sh", str(self.root), f"{self.storage_mib}m"],
+            [*command, "sh", "-c", BOOT, "sh", str(self.root), f"{self.storage_mib}m", "host" if self._host else ""],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=(self._directory / "log").open("ab"),

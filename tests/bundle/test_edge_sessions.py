@@ -1,0 +1,241 @@
+"""An app's conversations, on the JVM: the core of the edge module, with real tokens of a tiny model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.byte_model import STOP_IDS, TEMPLATE_TOKENS
+from tests.support.edge_app import ENOUGH, LIMIT, WINDOW, Failed, said
+from tests.support.json_ffi.engine import Engine
+
+pytestmark = pytest.mark.needs("java", "javac")
+
+
+def test_an_answer_is_the_models(app):
+    app.load("short")
+    for text in (
+        "Hi",
+        "Tell me a story",
+        'it\'s "$(x)" <b> &amp; \\ \n\t\x00 é 😀 ',
+        "{user_message} {system_message}",
+    ):
+        app.core("reset")
+        events = app.send(text)
+        expected, prompt_tokens, completion_tokens = app.answer([["user", text]], STOP_IDS)
+        assert said(events) == expected and "😀" in expected
+        assert events[-2] == ["end", "STOP"]
+        assert events[-1]["prompt_tokens"] == prompt_tokens == len(text.encode()) + TEMPLATE_TOKENS
+        assert events[-1]["completion_tokens"] == completion_tokens
+        assert min(events[-1]["prefill_tokens_per_s"], events[-1]["decode_tokens_per_s"]) > 0
+        assert app.core("messages")["messages"] == [["user", text], ["assistant", expected]]
+
+
+def test_edge_transact_run_says_the_same(app):
+    from edge_transact.runtime.host import HostModel
+    from edge_transact.runtime.session import Session
+    from edge_transact.runtime.text import TextCodec
+
+    directory = app.assets / "short"
+    session = Session(HostModel(app.library, directory), TextCodec(directory), stop_token_ids=set(STOP_IDS))
+    app.load("short")
+    answer = session.answer("Hi")
+    assert said(app.send("Hi")) == session.codec.decode(answer.tokens) and answer.text
+
+
+def test_characters_arrive_whole_and_in_pieces(app):
+    app.load("long")
+    pieces = [text for kind, text in app.send("Hi")[:-2] if kind == "text"]
+    assert len(pieces) > 20 and all(pieces)
+    # Its halves are the ends of two tokens.
+    assert any("😀" in piece for piece in pieces)
+    assert not any("\ud800" <= unit <= "\udfff" for piece in pieces for unit in piece)
+
+
+def test_the_model_sees_the_turns_before(app):
+    app.load("short")
+    messages: list[list[str]] = []
+    for text in ("Hi", "And?", "Why?"):
+        messages.append(["user", text])
+        events = app.send(text)
+        expected, prompt_tokens, _ = app.answer(messages, STOP_IDS)
+        assert said(events) == expected
+        assert events[-1]["prompt_tokens"] == prompt_tokens
+        messages.append(["assistant", expected])
+        assert app.core("messages")["messages"] == messages
+    app.core("reset")
+    assert app.core("messages")["messages"] == []
+    assert said(app.send("Hi")) == messages[1][1]
+
+
+def test_an_answer_is_stopped(app):
+    app.load("long")
+    whole = said(app.send("Hi"))
+    app.core("reset")
+    aborted = len(app.core.calls("abort"))
+    with app.core.hold(12):
+        events = app.send("Hi", stop_after=3)
+    assert events[-2:] == [["end", "STOPPED"], {}]
+    assert whole.startswith(said(events)) and 3 <= len(events) - 2 <= 12
+    assert app.core("messages")["messages"] == [["user", "Hi"], ["assistant", said(events)]]
+    # The engine is free for the next: this answer takes the whole window.
+    expected, *_ = app.answer([["user", "Hi"], ["assistant", said(events)], ["user", "And?"]], [])
+    assert said(app.send("And?")) == expected
+    assert len(app.core.calls("abort")) == aborted + 1
+
+
+def test_an_answer_is_stopped_before_its_first_token(app):
+    app.load("long")
+    with app.core.hold(0):
+        assert app.send("Hi", stop_after=0) == [["end", "STOPPED"], {}]
+    assert said(app.send("Ho")) == app.answer([["user", "Hi"], ["assistant", ""], ["user", "Ho"]], [])[0]
+
+
+def test_one_answer_at_a_time(app):
+    app.load("long")
+    with app.core.hold(0), pytest.raises(ValueError, match="still being given"):
+        app.send("Hi", twice=True)
+    app.core("stop")
+    app.core("close")
+    with pytest.raises(ValueError, match="closed"):
+        app.send("Hi")
+
+
+def test_the_engine_gets_room_behind_the_window(app):
+    app.load("short")
+    assert app.core.calls("reload")[-1] == {
+        "model": str(app.assets / "short"),
+        "model_lib": "system://tiny",
+        "mode": "interactive",
+        "max_num_sequence": 1,
+        "max_total_sequence_length": WINDOW + 160,
+        "max_single_sequence_length": LIMIT,
+        "prefix_cache_mode": "radix",
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "dies"),
+    [
+        ({}, True),
+        ({"max_total_sequence_length": WINDOW + 160}, False),
+        ({"max_single_sequence_length": LIMIT}, False),
+    ],
+    ids=["MLC's own", "more room", "an earlier end"],
+)
+def test_without_that_the_engine_dies_at_the_end_as_mlcs_does(app, config, dies):
+    heard: list[dict[str, Any]] = []
+    ended = threading.Event()
+
+    def said(responses: str) -> None:
+        heard.extend(json.loads(responses))
+        if heard and "usage" in heard[-1]:
+            ended.set()
+
+    def died(reason: str) -> None:
+        heard.append({"died": reason})
+        ended.set()
+
+    engine = Engine({"tiny": app.library}, said, died)
+    engine.reload(json.dumps({"model": str(app.assets / "long"), "model_lib": "tiny", "mode": "interactive"} | config))
+    engine.chat_completion(json.dumps({"messages": [{"role": "user", "content": "Hi"}]}), "one")
+    assert ended.wait(60)
+    assert ("died" in heard[-1]) == dies
+    if not dies:
+        assert heard[-2]["choices"][0]["finish_reason"] == "length"
+
+
+def test_the_oldest_turns_go_when_the_window_is_full(app):
+    app.load("short")
+    messages: list[list[str]] = []
+    sizes = []
+    for number in range(8):
+        text = f"{number}, please"
+        events = app.send(text)
+        kept = app.core("messages")["messages"]
+        messages += [["user", text], ["assistant", said(events)]]
+        # What is left are the latest turns, and the answer is the one to them.
+        assert kept == messages[-len(kept) :]
+        expected, prompt_tokens, _ = app.answer(kept[:-1], STOP_IDS)
+        assert said(events) == expected
+        assert events[-1]["prompt_tokens"] == prompt_tokens < LIMIT
+        sizes.append(len(kept) // 2)
+    assert sizes[:2] == [1, 2] and max(sizes) < 8
+
+
+def test_an_answer_that_fills_the_window(app):
+    app.load("long")
+    events = app.send("Hi")
+    assert events[-2] == ["end", "LENGTH"]
+    assert events[-1]["prompt_tokens"] + events[-1]["completion_tokens"] == LIMIT
+    assert said(events) == app.answer([["user", "Hi"]], [])[0]
+    # It leaves no room for itself: the next message is the first.
+    assert said(app.send("Ho")) == app.answer([["user", "Ho"]], [])[0]
+    assert len(app.core("messages")["messages"]) == 2
+
+
+def test_a_message_that_is_longer_than_the_window(app):
+    app.load("short")
+    before = said(app.send("Hi"))
+    longest = LIMIT - TEMPLATE_TOKENS - 1
+    for characters in (longest + 1, 100_000):
+        events = app.send("x" * characters)
+        assert events[-2] == ["end", "FAILED"] and events[-1]["code"] == "CONTEXT_FULL"
+        assert app.core("messages")["messages"] == [["user", "Hi"], ["assistant", before]]
+    events = app.send("x" * longest)
+    assert events[-2] == ["end", "LENGTH"]
+    assert (events[-1]["prompt_tokens"], events[-1]["completion_tokens"]) == (LIMIT - 1, 1)
+
+
+def test_an_engine_that_dies(app):
+    """`reload` of a dead engine never returns, and the core says so all the same."""
+    model = app.entry("short", libraries={"android": "tiny", "android-cpu": "not_there"})
+    app.read(model)
+    with pytest.raises(Failed, match="Cannot find library system://not_there") as failed:
+        app.core("load", id="short", open_cl=False, memory=ENOUGH, weights=app.assets / "short")
+    assert failed.value.code == "ENGINE_FAILED"
+    app.load("short")
+    assert said(app.send("Hi"))
+
+
+def test_weights_that_the_library_does_not_fit(app, tmp_path):
+    shutil.copytree(app.assets / "short", tmp_path / "short")
+    (tmp_path / "short" / "tensor-cache.json").write_text('{"records": []}')
+    app.read(app.entry("short"))
+    with pytest.raises(Failed) as failed:
+        app.core("load", id="short", open_cl=True, memory=ENOUGH, weights=tmp_path / "short")
+    assert failed.value.code == "ENGINE_FAILED"
+
+
+def test_two_models(app):
+    app.read(app.entry("short"), app.entry("long", name="Long & <b>"))
+    answers = []
+    for name in ("short", "long", "short"):
+        app.core("load", id=name, open_cl=False, memory=ENOUGH, weights=app.assets / name)
+        assert app.core.calls("reload")[-1]["model_lib"] == "system://tiny-cpu"
+        answers.append(said(app.send("Hi")))
+        app.core("close")
+    assert answers[0] == answers[2] == app.answer([["user", "Hi"]], STOP_IDS)[0]
+    assert answers[1] == app.answer([["user", "Hi"]], [])[0]
+
+
+def test_texts_reach_the_model_as_they_are(app):
+    """All but halves of surrogate pairs, which are no characters."""
+    app.load("short")
+
+    @settings(max_examples=25, deadline=None)
+    @given(text=st.text(st.characters(exclude_categories=()), max_size=15))
+    def check(text: str) -> None:
+        app.core("reset")
+        events = app.send(text)
+        heard = app.core.calls("chat_completion")[-1]["messages"][-1]["content"]
+        assert heard == text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        assert said(events) == app.answer([["user", heard]], STOP_IDS)[0]
+
+    check()

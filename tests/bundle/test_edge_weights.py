@@ -1,0 +1,209 @@
+"""An app's weights on the phone: copied out of it or installed, verified, and what can go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.edge_app import BOTH, Core, Failed, entry
+
+pytestmark = pytest.mark.needs("java", "javac")
+
+
+def change(path: Path, offset: int = 1000) -> None:
+    """Flip bits of one byte."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 0xFF]))
+
+
+def same(directory: Path, other: Path) -> bool:
+    """Whether two directories hold the same files."""
+    contents = [{path.name: path.read_bytes() for path in each.iterdir()} for each in (directory, other)]
+    return contents[0] == contents[1]
+
+
+SHARD = "params_shard_0.bin"
+
+
+def test_weights_are_copied_once(app):
+    phone = app.phone("once")
+    model = app.entry("short")
+    app.read(model)
+    result = app.core("prepare", id="short", **phone)
+    assert result["path"] == str(phone["internal"] / "short")
+    assert same(phone["internal"] / "short", app.assets / "short")
+    total = sum(file["bytes"] for file in model["files"])
+    assert {(stage, all_of_it) for stage, _, all_of_it in result["progress"]} == {("COPY", total)}
+    done = [done for _, done, _ in result["progress"]]
+    assert done == sorted(done) and (done[0], done[-1]) == (0, total)
+    assert app.core("prepare", id="short", **phone)["progress"] == []
+
+
+def test_a_damaged_copy_is_made_again(app):
+    phone = app.phone("damaged")
+    app.read(app.entry("short"))
+    app.core("prepare", id="short", **phone)
+    change(phone["internal"] / "short" / SHARD)
+    (phone["internal"] / "short" / "tokenizer.json").unlink()
+    app.core("prepare", id="short", **phone)
+    assert same(phone["internal"] / "short", app.assets / "short")
+
+
+def test_an_update_of_the_app_brings_other_weights(app, tmp_path):
+    phone = app.phone("update")
+    app.read(app.entry("short"))
+    app.core("prepare", id="short", **phone)
+    phone["assets"] = tmp_path
+    shutil.copytree(app.assets / "short", tmp_path / "short")
+    change(tmp_path / "short" / SHARD)
+    app.read(entry(tmp_path / "short", BOTH))
+    app.core("prepare", id="short", **phone)
+    assert same(phone["internal"] / "short", tmp_path / "short")
+    app.read(app.entry("long"))
+    app.core("keep_only", **phone)
+    assert list(phone["internal"].iterdir()) == []
+
+
+def test_a_damaged_or_missing_asset(app, tmp_path):
+    phone = app.phone("asset") | {"assets": tmp_path}
+    shutil.copytree(app.assets / "short", tmp_path / "short")
+    change(tmp_path / "short" / SHARD)
+    app.read(app.entry("short"))
+    with pytest.raises(Failed) as failed:
+        app.core("prepare", id="short", **phone)
+    assert (failed.value.code, failed.value.fields["detail"]) == ("WEIGHTS_DAMAGED", SHARD)
+    (tmp_path / "short" / SHARD).unlink()
+    with pytest.raises(Failed) as failed:
+        app.core("prepare", id="short", **phone)
+    assert (failed.value.code, failed.value.fields["detail"]) == ("WEIGHTS_MISSING", f"short/{SHARD}")
+    assert not (phone["internal"] / "short").exists()
+
+
+def test_installed_weights(app):
+    phone = app.phone("installed")
+    app.read(app.entry("short", weights="install"))
+    directory = phone["external"] / "short"
+
+    def code() -> str:
+        with pytest.raises(Failed) as failed:
+            app.core("prepare", id="short", **phone)
+        return failed.value.code
+
+    assert code() == "WEIGHTS_MISSING"
+    shutil.copytree(app.assets / "short", directory)
+    os.truncate(directory / SHARD, 1000)
+    assert code() == "WEIGHTS_MISSING"
+    shutil.copy(app.assets / "short" / SHARD, directory)
+    change(directory / SHARD)
+    assert code() == "WEIGHTS_DAMAGED"
+    shutil.copy(app.assets / "short" / SHARD, directory)
+    result = app.core("prepare", id="short", **phone)
+    assert result["path"] == str(directory) and {stage for stage, *_ in result["progress"]} == {"VERIFY"}
+    assert app.core("prepare", id="short", **phone)["progress"] == []
+    # Whoever can write there can't make the app believe it.
+    change(directory / SHARD)
+    assert code() == "WEIGHTS_DAMAGED"
+
+
+def test_a_copy_that_was_killed_goes_on(app, tmp_path):
+    """The second time, the first half of the asset is wrong: nobody reads it again."""
+    phone = app.phone("killed") | {"assets": tmp_path}
+    model = app.entry("short")
+    shutil.copytree(app.assets / "short", tmp_path / "short")
+    content, shard = (tmp_path / "short" / SHARD).read_bytes(), tmp_path / "short" / SHARD
+    half = len(content) // 2
+    shard.unlink()
+    os.mkfifo(shard)
+    core = Core({}, tmp_path / "calls.jsonl")
+    core("models", json=json.dumps({"models": [model]}))
+
+    def copy() -> None:
+        with pytest.raises(ValueError):
+            core("prepare", id="short", **phone)
+
+    copying = threading.Thread(target=copy)
+    copying.start()
+    part = phone["internal"] / ".short.part" / SHARD
+    with shard.open("wb", buffering=0) as pipe:
+        pipe.write(content[:half])
+        wait_until(lambda: part.exists() and part.stat().st_size == half)
+        core.kill()
+        copying.join()
+    shard.unlink()
+    shard.write_bytes(bytes(half) + content[half:])
+    app.read(model)
+    app.core("prepare", id="short", **phone)
+    assert same(phone["internal"] / "short", app.assets / "short")
+
+
+def wait_until(condition: Any) -> None:
+    """Wait for another process."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 600 kB, which the weights almost fill."""
+    directory = tmp_path / "small"
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=640k", "tmpfs", str(directory)], check=True)
+    yield directory
+    subprocess.run(["umount", str(directory)], check=True)
+
+
+def test_storage_that_is_too_small_from_the_start(app, small):
+    phone = app.phone("small") | {"internal": small / "models"}
+    (small / "photos").write_bytes(bytes(200_000))
+    model = app.entry("short")
+    app.read(model)
+    with pytest.raises(Failed) as failed:
+        app.core("prepare", id="short", **phone)
+    assert failed.value.code == "STORAGE_FULL"
+    assert failed.value.fields["needed"] == sum(file["bytes"] for file in model["files"])
+    assert 0 < failed.value.fields["available"] < failed.value.fields["needed"]
+    (small / "photos").unlink()
+    app.core("prepare", id="short", **phone)
+    assert same(small / "models" / "short", app.assets / "short")
+
+
+def test_storage_that_fills_up_meanwhile(app, small, tmp_path):
+    phone = app.phone("filling") | {"internal": small / "models", "assets": tmp_path / "assets"}
+    shutil.copytree(app.assets / "short", tmp_path / "assets" / "short")
+    shard = tmp_path / "assets" / "short" / SHARD
+    content = shard.read_bytes()
+    shard.unlink()
+    os.mkfifo(shard)
+    app.read(app.entry("short"))
+
+    def fill() -> None:
+        with shard.open("wb") as pipe:
+            (small / "photos").write_bytes(bytes(400_000))
+            with pytest.raises(BrokenPipeError):
+                pipe.write(content)
+
+    filling = threading.Thread(target=fill)
+    filling.start()
+    with pytest.raises(Failed) as failed:
+        app.core("prepare", id="short", **phone)
+    filling.join()
+    assert failed.value.code == "STORAGE_FULL"
+    (small / "photos").unlink()
+    shard.unlink()
+    shard.write_bytes(content)
+    app.core("prepare", id="short", **phone)
+    assert same(small / "models" / "short", app.assets / "short")
