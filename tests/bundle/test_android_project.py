@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sysconfig
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -18,10 +15,11 @@ from benchmarks import app_picture
 from edge_transact.bench.drivers.app import ACTION
 from edge_transact.doctor.android import JDK_MAJOR, NDK_PACKAGE
 from tests.support.android_api import ApiClass, install_api, level_of, read_api
+from tests.support.android_app import TVM_FFI, Programs, compile_fakes, jni_headers, run_app
 from tests.support.android_project import (
     JSON,
-    QUICK,
     ROOT,
+    Compiled,
     compile_stubs,
     java,
     javac,
@@ -78,7 +76,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def compiled(
     project: Path, api: dict[str, ApiClass], faults: Path, tmp_path_factory: pytest.TempPathFactory
-) -> SimpleNamespace:
+) -> Compiled:
     """All Java of the project as classes, with the classes that it was compiled against."""
     output = tmp_path_factory.mktemp("compiled")
     linked = link_resources(project, output / "resources")
@@ -87,7 +85,7 @@ def compiled(
     classpath = [compile_stubs(api, [*sources, faults], output / "stubs"), JSON]
     done = javac(sources, classpath, output / "classes", *WARNINGS)
     assert done.returncode == 0, done.stderr
-    return SimpleNamespace(classes=output / "classes", classpath=classpath, resources=output / "resources")
+    return Compiled(classes=output / "classes", classpath=classpath, resources=output / "resources")
 
 
 def elements(project: Path, pattern: str) -> Iterator[tuple[Path, ElementTree.Element]]:
@@ -326,82 +324,81 @@ def test_the_engine_is_called_by_the_names_that_mlc_gives_its_functions(project)
 
 
 @pytest.fixture(scope="module")
-def programs(project: Path, compiled: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The command that starts `ProgramsMain` with a stand-in for a library, without the file of programs."""
-    directory = tmp_path_factory.mktemp("programs")
-    headers = Path(sysconfig.get_path("purelib")) / "tvm_ffi"
-    tvm = headers / "lib" / "libtvm_ffi.so"
-    checkout = directory / "mlc" / "3rdparty" / "tvm" / "3rdparty" / "tvm-ffi"
-    checkout.mkdir(parents=True)
-    (checkout / "include").symlink_to(headers / "include")
-    sources = project / "edge" / "src" / "main" / "cpp"
-    flags = " ".join(f"-I{path}" for path in jni_headers())
-    (directory / "libtvm4j_runtime_packed.so").symlink_to(tvm)  # has all that of the engine's library is used
-    configure = [f"-DMLC_SOURCE={directory / 'mlc'}", f"-DMLC_ENGINE={directory}", f"-DCMAKE_CXX_FLAGS={flags}"]
-    run("cmake", "-G", "Ninja", "-S", str(sources), "-B", str(directory / "build"), *configure)
-    run("cmake", "--build", str(directory / "build"))
-    fake = directory / "libfake.so"
-    link = [f"-I{headers / 'include'}", str(tvm), f"-Wl,-rpath,{tvm.parent}"]
-    run("gcc", "-shared", "-fPIC", str(ROOT / "tests/bundle/programs_library.c"), "-o", str(fake), *link)
-    classpath = [directory / "classes", compiled.classes, *compiled.classpath]
-    done = javac([ROOT / "tests/bundle/ProgramsMain.java"], classpath, directory / "classes")
-    assert done.returncode == 0, done.stderr
-    start = ["java", *(flag.removeprefix("-J") for flag in QUICK), f"-Djava.library.path={directory / 'build'}"]
-    main = "edgetransact.edge.android.ProgramsMain"
-    return [*start, "-cp", ":".join(map(str, classpath)), main, str(fake), "fake_"]
+def classpath(compiled: Compiled, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return compile_fakes(compiled, tmp_path_factory.mktemp("fakes"))
 
 
-def jni_headers() -> list[Path]:
-    home = Path(os.path.realpath(subprocess.check_output(["which", "javac"], text=True).strip())).parents[1]
-    return [home / "include", home / "include" / "linux"]
+@pytest.fixture(scope="module")
+def told(classpath: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    return run_app(classpath, tmp_path_factory.mktemp("phone"))
 
 
-def run(*command: str, **environment: str) -> list[str]:
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return sorted(done.stdout.split("\n")[:-1])
+def test_the_app_loads_a_model_and_shows_its_answer(told):
+    assert told["loaded"] == ["good", "CPU"]
+    assert told["answered"] == ["one two three", "STOP", "3"]
 
 
-@pytest.mark.needs("javac", "npm", "cmake", "ninja", "gcc")
+def test_another_screen_goes_on_with_the_answer_and_loads_nothing(told):
+    assert told["turned"] == ["4", "true", "loads", "1"] and "the first screen was told" not in told
+
+
+def test_a_stopped_answer_stays_and_a_new_chat_is_empty(told):
+    assert told["stopped"] == ["true", "STOPPED"]
+    assert told["restarted"] == ["0", "true"]
+
+
+def test_another_model_ends_the_answer_and_the_last_one_chosen_is_loaded_alone(told):
+    assert told["interrupted"] == ["STOPPED", "false"]
+    assert told["chosen"] == ["other", "0", "loaded", "1"]
+
+
+def test_a_model_that_cannot_be_loaded_leaves_none_in_memory(told):
+    assert told["broken"] == ["ENGINE_FAILED", "no such parameter", "loaded", "0"]
+    assert told["small"] == ["TOO_LITTLE_MEMORY", str(2 << 30), str(1 << 29)]
+
+
+def test_an_engine_that_ends_says_why_and_can_be_loaded_again(told):
+    assert told["died"] == ["ENGINE_FAILED", "Check failed: num_rsentries > 0", "true", "true"]
+    assert told["loaded again"] == ["0", "null"]
+
+
+@pytest.fixture(scope="module")
+def programs(project: Path, classpath: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Programs:
+    return Programs.build(project, classpath, tmp_path_factory.mktemp("programs"))
+
+
+NATIVE = pytest.mark.needs("javac", "npm", "cmake", "ninja", "gcc")
+
+
+@NATIVE
 def test_compiled_opencl_programs_are_kept_byte_for_byte(programs, tmp_path):
     kept = tmp_path / "programs"
-    assert run(*programs, str(kept)) == ["compiled", "false"]
-    assert run(*programs, str(kept)) == ["restored", "true"]
+    assert sorted(programs.start(kept).stdout.split()) == ["compiled", "false"]
+    assert sorted(programs.start(kept).stdout.split()) == ["restored", "true"]
 
 
-@pytest.mark.needs("javac", "npm", "cmake", "ninja", "gcc")
+@NATIVE
 def test_programs_that_the_driver_refuses_are_removed_and_java_hears_why(programs, tmp_path):
     kept = tmp_path / "programs"
-    run(*programs, str(kept))
-    done = subprocess.run(
-        [*programs, str(kept)], env={**os.environ, "FAKE_DRIVER": "refuses"}, capture_output=True, text=True
-    )
+    programs.start(kept)
+    done = programs.start(kept, FAKE_DRIVER="refuses")
     assert "RuntimeException" in done.stderr and "CL_INVALID_BINARY" in done.stderr and not kept.exists()
 
 
-@pytest.mark.needs("javac", "npm", "cmake", "ninja", "gcc", "readelf")
+@NATIVE
+@pytest.mark.needs("readelf")
 def test_the_native_library_needs_only_tvms_c_interface_and_runs_on_pages_of_16_kb(programs):
-    (directory,) = [flag.partition("=")[2] for flag in programs if flag.startswith("-Djava.library.path")]
-    library = f"{directory}/libedge_programs.so"
-    symbols = subprocess.check_output(["readelf", "--dyn-syms", "-W", library], text=True)
+    symbols = subprocess.check_output(["readelf", "--dyn-syms", "-W", programs.library], text=True)
     undefined = re.findall(r"UND (\w*tvm\w*)", symbols, re.IGNORECASE)
     assert undefined and all(name.startswith("TVMFFI") for name in undefined)
-    segments = subprocess.check_output(["readelf", "-lW", library], text=True)
+    segments = subprocess.check_output(["readelf", "-lW", programs.library], text=True)
     assert set(re.findall(r"LOAD.* (0x\d+)$", segments, re.M)) == {"0x4000"}
 
 
 @pytest.mark.needs("aarch64-linux-gnu-g++")
 def test_the_native_library_compiles_for_arm64(project):
-    sources = project / "edge" / "src" / "main" / "cpp"
-    include = [f"-isystem{Path(sysconfig.get_path('purelib')) / 'tvm_ffi' / 'include'}"]
-    include += [f"-I{path}" for path in jni_headers()]
-    run(
-        "aarch64-linux-gnu-g++",
-        "-std=c++17",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-fsyntax-only",
-        *include,
-        f"{sources}/jni.cc",
-    )
+    include = [f"-isystem{TVM_FFI / 'include'}", *(f"-I{path}" for path in jni_headers())]
+    source = project / "edge" / "src" / "main" / "cpp" / "jni.cc"
+    flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only"]
+    done = subprocess.run(["aarch64-linux-gnu-g++", *flags, *include, source], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
@@ -26,6 +27,21 @@ FRAMEWORK = Path("/usr/share/android-framework-res/framework-res.apk")
 APPLICATION_ID = "org.example.chat"
 # Compiling takes seconds: the JVM's second compiler would cost more than it gains.
 QUICK = ("-J-XX:TieredStopAtLevel=1", "-J-XX:+UseSerialGC")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """All Java of a project.
+
+    Attributes:
+        classes: Its classes.
+        classpath: What they were compiled against.
+        resources: Where its resources were linked.
+    """
+
+    classes: Path
+    classpath: list[Path]
+    resources: Path
 
 
 def render(directory: Path, app_name: str = "Edge Chat") -> Path:

@@ -8,8 +8,8 @@ What neither of the two knows:
 
 - Which members are protected, which exceptions methods throw, and bounds of type variables: `PROTECTED`, `THROWS` and
   `GENERIC` say so for what the app uses.
-- Whether a number that a method returns is an int or a long. It is an int here unless `LONG` has it, so javac doesn't
-  notice a long that is returned into an int.
+- Whether a number that a method returns or a field holds is an int or a long. It is an int here unless `LONG` has it,
+  so javac doesn't notice other longs that go into an int.
 - Which interfaces a class needs for a conversion: only abstract classes implement theirs.
 """
 
@@ -34,7 +34,7 @@ GENERIC = {
     ("findViewById", 1): "<T extends android.view.View> T",
     ("getSystemService", 1): "<T> T",
 }
-LONG = {"getItemId"}
+LONG = {"availMem", "elapsedRealtime", "getItemId", "lastUpdateTime", "threshold"}
 
 _CLASS = re.compile(r" *class (\w+)(?:\((.*)\))?:")
 _METHOD = re.compile(r" *def (\w+)\((.*)\) -> (.*): \.\.\.$")
@@ -230,7 +230,7 @@ class Stubs:
     def _field(self, stub: Stub, name: str, kind: str) -> str:
         constant = self._api[stub.name].find(name, None)
         static = kind.startswith("typing.ClassVar[")
-        java = self._type(stub, kind[len("typing.ClassVar[") : -1] if static else kind)
+        java = "long" if name in LONG else self._type(stub, kind[len("typing.ClassVar[") : -1] if static else kind)
         value = f" = {constant.value}" if constant and re.fullmatch(r'-?\d+|".*"', constant.value) else ""
         deprecated = "@Deprecated " if constant and constant.deprecated else ""
         return f"{deprecated}public {'static ' if static else ''}{'final ' if value else ''}{java} {name}{value};\n"

@@ -19,7 +19,6 @@ public final class MlcEngine implements Engine {
     private static final String TAG = "MlcEngine";
     private static final String SYSTEM = "system://";
 
-    private final Device device;
     private final Callbacks callbacks;
     private final Programs programs;
     private final Progress progress;
@@ -27,7 +26,6 @@ public final class MlcEngine implements Engine {
     private volatile boolean closed;
 
     private MlcEngine(Device device, Callbacks callbacks, Programs programs, Progress progress) {
-        this.device = device;
         this.callbacks = callbacks;
         this.programs = programs;
         this.progress = progress;
@@ -47,7 +45,7 @@ public final class MlcEngine implements Engine {
     }
 
     /**
-     * Makes engines for the libraries that are linked into the app.
+     * Makes engines for the libraries that are linked into the app. On the CPU, there are no programs to keep.
      *
      * @param progress hears the stage {@code KERNELS}, while OpenCL programs are compiled or restored
      */
@@ -55,7 +53,8 @@ public final class MlcEngine implements Engine {
         Context application = context.getApplicationContext();
         return (device, callbacks) -> {
             try {
-                return new MlcEngine(device, callbacks, new Programs(application), progress);
+                Programs programs = device == Device.OPENCL ? new Programs(application) : null;
+                return new MlcEngine(device, callbacks, programs, progress);
             } catch (LinkageError error) {
                 throw new IllegalStateException("the engine's library can't be loaded: " + error, error);
             }
@@ -64,7 +63,7 @@ public final class MlcEngine implements Engine {
 
     @Override
     public void reload(String engineConfigJson) {
-        if (device == Device.OPENCL) {
+        if (programs != null) {
             progress.at(Stage.KERNELS, 0, 1);
             programs.ready(library(engineConfigJson));
             progress.at(Stage.KERNELS, 1, 1);
