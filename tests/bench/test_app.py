@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import textwrap
 
@@ -10,6 +11,7 @@ import pytest
 from edge_transact.bench.link import link_archive
 from edge_transact.bench.model import open_models
 from edge_transact.errors import UsageError
+from edge_transact.runtime.text import TextCodec
 
 PACKAGE = "org.example.chat"
 
@@ -109,3 +111,23 @@ def test_an_app_that_is_not_there(phone, run_bench):
         run_bench(phone.serial, app="x; reboot")
     with pytest.raises(UsageError, match="needs a phone"):
         run_bench("host", app=PACKAGE)
+
+
+def test_an_app_that_says_something_else(phone, run_bench, tiny_dist):
+    """The app compares no tokens; what it says is compared here."""
+    (model,) = open_models([tiny_dist], [])
+    _, known = model.check()
+    tokenizer = TextCodec(tiny_dist).tokenizer.backend_tokenizer
+    text = tokenizer.decode(known[:2], skip_special_tokens=False) + "?"
+    lines = [
+        {"kind": "check", "text": text},
+        {"kind": "repetition", "index": 0, "prefill_tokens": 8, "decode_tokens": 4, "tokens": None, "text": "so it was"}
+        | {"ttft_s": 0.2, "prefill_s": 0.2, "decode_s": 0.3, "decode_steps_s": None, "e2e_s": 0.5},
+        {"kind": "final"},
+    ]
+    phone.write("/data/lines", "\n".join(json.dumps({"run": "RUN"} | line) for line in lines))
+    install(phone, 'sed "s/RUN/$1/" /data/lines > $1.jsonl; sleep 60')
+    outcome = run_bench(phone.serial, app=PACKAGE, repetitions=1)
+    (result,) = outcome.results
+    assert (result["tokens_checked"], result["tokens_agreed"]) == (4, 2)
+    assert (result["tokens"], result["decode_step_p50_s"], result["decode_tok_s"]) == (None, None, 10)

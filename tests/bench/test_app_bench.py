@@ -80,7 +80,7 @@ def test_the_apps_own_java_is_measured(phone, model, run_bench):
     # The app has its weights, and no trace of the runs.
     assert sorted(path.name for path in (phone.root / HOME).iterdir()) == ["assets", "models"]
     assert list((phone.root / EXTERNAL / "bench").iterdir()) == []
-    assert not [process for process in psutil.process_iter() if PROCESS in " ".join(process.cmdline())]
+    assert not [each.pid for each in psutil.process_iter(["cmdline"]) if PROCESS in (each.info["cmdline"] or [])]
 
 
 def test_damaged_weights_in_the_app(phone, run_bench):

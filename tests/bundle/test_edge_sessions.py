@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.byte_model import STOP_IDS, TEMPLATE_TOKENS
-from tests.support.edge_app import ENOUGH, LIMIT, WINDOW, Failed, said
+from tests.support.edge_app import ENOUGH, WINDOW, Failed, said
 from tests.support.json_ffi.engine import Engine
 
 pytestmark = pytest.mark.needs("java", "javac")
@@ -79,7 +79,7 @@ def test_an_answer_is_stopped(app):
     whole = said(app.send("Hi"))
     app.core("reset")
     aborted = len(app.core.calls("abort"))
-    with app.core.hold(12):
+    with app.core.pace(hold=12):
         events = app.send("Hi", stop_after=3)
     assert events[-2:] == [["end", "STOPPED"], {}]
     assert whole.startswith(said(events)) and 3 <= len(events) - 2 <= 12
@@ -92,14 +92,14 @@ def test_an_answer_is_stopped(app):
 
 def test_an_answer_is_stopped_before_its_first_token(app):
     app.load("long")
-    with app.core.hold(0):
+    with app.core.pace(hold=0):
         assert app.send("Hi", stop_after=0) == [["end", "STOPPED"], {}]
     assert said(app.send("Ho")) == app.answer([["user", "Hi"], ["assistant", ""], ["user", "Ho"]], [])[0]
 
 
 def test_one_answer_at_a_time(app):
     app.load("long")
-    with app.core.hold(0), pytest.raises(ValueError, match="still being given"):
+    with app.core.pace(hold=0), pytest.raises(ValueError, match="still being given"):
         app.send("Hi", twice=True)
     app.core("stop")
     app.core("close")
@@ -115,7 +115,6 @@ def test_the_engine_gets_room_behind_the_window(app):
         "mode": "interactive",
         "max_num_sequence": 1,
         "max_total_sequence_length": WINDOW + 160,
-        "max_single_sequence_length": LIMIT,
         "prefix_cache_mode": "radix",
     }
 
@@ -125,7 +124,7 @@ def test_the_engine_gets_room_behind_the_window(app):
     [
         ({}, True),
         ({"max_total_sequence_length": WINDOW + 160}, False),
-        ({"max_single_sequence_length": LIMIT}, False),
+        ({"max_single_sequence_length": WINDOW - 8}, False),
     ],
     ids=["MLC's own", "more room", "an earlier end"],
 )
@@ -164,7 +163,7 @@ def test_the_oldest_turns_go_when_the_window_is_full(app):
         assert kept == messages[-len(kept) :]
         expected, prompt_tokens, _ = app.answer(kept[:-1], STOP_IDS)
         assert said(events) == expected
-        assert events[-1]["prompt_tokens"] == prompt_tokens < LIMIT
+        assert events[-1]["prompt_tokens"] == prompt_tokens < WINDOW
         sizes.append(len(kept) // 2)
     assert sizes[:2] == [1, 2] and max(sizes) < 8
 
@@ -173,7 +172,7 @@ def test_an_answer_that_fills_the_window(app):
     app.load("long")
     events = app.send("Hi")
     assert events[-2] == ["end", "LENGTH"]
-    assert events[-1]["prompt_tokens"] + events[-1]["completion_tokens"] == LIMIT
+    assert events[-1]["prompt_tokens"] + events[-1]["completion_tokens"] == WINDOW
     assert said(events) == app.answer([["user", "Hi"]], [])[0]
     # It leaves no room for itself: the next message is the first.
     assert said(app.send("Ho")) == app.answer([["user", "Ho"]], [])[0]
@@ -183,21 +182,21 @@ def test_an_answer_that_fills_the_window(app):
 def test_a_message_that_is_longer_than_the_window(app):
     app.load("short")
     before = said(app.send("Hi"))
-    longest = LIMIT - TEMPLATE_TOKENS - 1
+    longest = WINDOW - TEMPLATE_TOKENS - 1
     for characters in (longest + 1, 100_000):
         events = app.send("x" * characters)
         assert events[-2] == ["end", "FAILED"] and events[-1]["code"] == "CONTEXT_FULL"
         assert app.core("messages")["messages"] == [["user", "Hi"], ["assistant", before]]
     events = app.send("x" * longest)
     assert events[-2] == ["end", "LENGTH"]
-    assert (events[-1]["prompt_tokens"], events[-1]["completion_tokens"]) == (LIMIT - 1, 1)
+    assert (events[-1]["prompt_tokens"], events[-1]["completion_tokens"]) == (WINDOW - 1, 1)
 
 
 def test_an_engine_that_dies(app):
     """`reload` of a dead engine never returns, and the core says so all the same."""
     model = app.entry("short", libraries={"android": "tiny", "android-cpu": "not_there"})
     app.read(model)
-    with pytest.raises(Failed, match="Cannot find library system://not_there") as failed:
+    with pytest.raises(Failed, match="Cannot find system lib with not_there") as failed:
         app.core("load", id="short", open_cl=False, memory=ENOUGH, weights=app.assets / "short")
     assert failed.value.code == "ENGINE_FAILED"
     app.load("short")

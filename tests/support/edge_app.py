@@ -12,10 +12,13 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.support.byte_model import byte_model
 from tests.support.phone.runner import REPOSITORY, cache_directory, one_at_a_time
+
+if TYPE_CHECKING:
+    from edge_transact.runtime.host import HostModel
 
 CORE = REPOSITORY / "templates/android/edge/src/main/java/edgetransact/edge"
 TESTS = REPOSITORY / "tests/bundle/java"
@@ -25,8 +28,6 @@ ORG_JSON = Path("/usr/share/java/com.android.json.jar")
 TIMEOUT_S = 120
 WINDOW = 128
 """The context window of ``demo:tiny``."""
-LIMIT = WINDOW - 10
-"""The most tokens of a prompt and its answer."""
 ENOUGH = 10**9
 """More memory than these models take, in bytes."""
 BOTH = {"android": "tiny", "android-cpu": "tiny-cpu"}
@@ -112,7 +113,7 @@ class Core:
     """
 
     def __init__(self, libraries: Mapping[str, Path], log: Path) -> None:
-        self.log, self._hold = log, log.with_suffix(".hold")
+        self.log, self._pace = log, log.with_suffix(".pace")
         self._process = subprocess.Popen(
             java("edgetransact.tests.Bridge", *engine(libraries)),
             stdin=subprocess.PIPE,
@@ -123,7 +124,7 @@ class Core:
             env={
                 **os.environ,
                 "JSON_FFI_LOG": str(log),
-                "JSON_FFI_HOLD": str(self._hold),
+                "JSON_FFI_PACE": str(self._pace),
                 "PYTHONPATH": str(REPOSITORY),
             },
         )
@@ -151,11 +152,11 @@ class Core:
         return result
 
     @contextmanager
-    def hold(self, tokens: int) -> Iterator[None]:
-        """Let no answer get more than so many tokens meanwhile."""
-        self._hold.write_text(str(tokens))
+    def pace(self, **pace: int) -> Iterator[None]:
+        """Slow the engine down meanwhile: ``hold`` answers at so many tokens, or ``batch`` so many in one callback."""
+        self._pace.write_text(json.dumps(pace))
         yield
-        self._hold.unlink()
+        self._pace.unlink()
 
     def calls(self, function: str) -> list[Any]:
         """The arguments of all calls of an engine's function so far; JSON in them is parsed."""
@@ -195,7 +196,8 @@ class App:
         byte_model(dist, self.assets / "short")
         byte_model(dist, self.assets / "long", stop_ids=[])
         self.core = Core({"tiny": library, "tiny-cpu": library}, directory / "calls.jsonl")
-        self.library, self._model = library, None
+        self.library = library
+        self._model: HostModel | None = None
 
     def entry(self, directory: str, /, **changes: Any) -> dict[str, Any]:
         """A model's entry in ``models.json``."""
@@ -220,19 +222,32 @@ class App:
         """Send a message, and return all that is heard of the answer."""
         return self.core("send", text=text, **options)["events"]
 
-    def answer(self, messages: list[list[str]], stop_ids: list[int]) -> tuple[str, int, int]:
+    def answer(self, messages: list[list[str]], stop_ids: Sequence[int]) -> tuple[str, int, int]:
         """What the model says, as edge-transact runs it: text, tokens of the prompt, tokens of the answer."""
-        from edge_transact.runtime.host import HostModel
         from edge_transact.runtime.text import TextCodec
 
-        self._model = self._model or HostModel(self.library, self.assets / "short")
         codec = TextCodec(self.assets / "short")
         ids = codec.encode_chat([{"role": role, "content": text} for role, text in messages])
-        self._model.reset()
         tokens: list[int] = []
-        for token in self._model.generate(ids, LIMIT - len(ids)):
+        for token in self._host.generate(ids, WINDOW - len(ids)):
             tokens.append(token)
             if token in stop_ids:
                 break
         text = codec.tokenizer.decode([token for token in tokens if token not in stop_ids])
         return text, len(ids), len(tokens)
+
+    def generate(self, ids: Sequence[int], tokens: int) -> str:
+        """The text of so many tokens after a prompt of token ids."""
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(self.assets / "short" / "tokenizer.json"))
+        return tokenizer.decode(list(self._host.generate(ids, tokens)), skip_special_tokens=False)
+
+    @property
+    def _host(self) -> HostModel:
+        """The model with nothing in its context."""
+        from edge_transact.runtime.host import HostModel
+
+        self._model = self._model or HostModel(self.library, self.assets / "short")
+        self._model.reset()
+        return self._model

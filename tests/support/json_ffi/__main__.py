@@ -2,8 +2,7 @@
 
 In: ``{"call": NUMBER, "function": NAME, "arguments": [...]}``. Out: ``{"call": NUMBER, "error": text or null}`` when it
 returns, ``{"responses": "[...]"}`` for each callback, and ``{"died": reason}``. ``init_background_engine`` begins with
-a new engine. ``JSON_FFI_LOG`` names a file to which calls are appended; ``JSON_FFI_BATCH`` and ``JSON_FFI_HOLD`` are
-options of `Engine`.
+a new engine. ``JSON_FFI_LOG`` names a file to which calls are appended, ``JSON_FFI_PACE`` the engine's pace.
 """
 
 from __future__ import annotations
@@ -26,8 +25,7 @@ def main() -> None:
     libraries = {name: Path(path) for name, _, path in (word.partition("=") for word in sys.argv[1:])}
     lock = threading.Lock()
     log = os.environ.get("JSON_FFI_LOG")
-    batch = int(os.environ.get("JSON_FFI_BATCH", "1"))
-    hold = Path(os.environ["JSON_FFI_HOLD"]) if "JSON_FFI_HOLD" in os.environ else None
+    pace = Path(os.environ["JSON_FFI_PACE"]) if "JSON_FFI_PACE" in os.environ else None
 
     def write(**message: object) -> None:
         with lock:
@@ -51,7 +49,7 @@ def main() -> None:
         number, function, arguments = message["call"], message["function"], message["arguments"]
         if function == "init_background_engine":
             said, died = (lambda text: write(responses=text)), (lambda reason: write(died=reason))
-            engine = Engine(libraries, said, died, batch=batch, hold=hold)
+            engine = Engine(libraries, said, died, pace)
             write(call=number, error=None)
         elif function in ("reload", "unload"):
             # Others are heard while these wait.

@@ -12,6 +12,7 @@ The order of events, and what is said of them, follow ``cpp/json_ffi/json_ffi_en
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections import deque
@@ -80,13 +81,13 @@ class Model:
     """
 
     def __init__(self, config: Mapping[str, Any], libraries: Mapping[str, Path]) -> None:
-        directory, name = Path(config["model"]), config["model_lib"]
-        if name.removeprefix("system://") not in libraries:
-            raise ValueError(f"Cannot find library {name}")
+        directory, name = Path(config["model"]), config["model_lib"].removeprefix("system://")
+        if name not in libraries:
+            raise RuntimeError(f"Cannot find system lib with {name.replace('-', '_')}")
         self.config = json.loads((directory / "mlc-chat-config.json").read_text())
         self.template = self.config["conv_template"]
         self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-        self.host = HostModel(libraries[name.removeprefix("system://")], directory)
+        self.host = HostModel(libraries[name], directory)
         window = self.host.context_window_size
         self.sequence = min(config.get("max_single_sequence_length", window), window)
         self.total = config.get("max_total_sequence_length", window)
@@ -106,8 +107,8 @@ class Engine:
         libraries: Library name to the shared library that stands for it.
         said: Called with each list of responses, as JSON.
         died: Called when the background loop ends with an exception.
-        batch: Steps that one list of responses holds, as if the one who listens were slow.
-        hold: While this file exists, answers wait when they have as many tokens as it says.
+        pace: While this file exists, the engine is slow. It is a JSON object with ``hold``, the tokens at which answers
+            wait, or ``batch``, the steps that one list of responses holds.
     """
 
     def __init__(
@@ -115,11 +116,9 @@ class Engine:
         libraries: Mapping[str, Path],
         said: Callable[[str], None],
         died: Callable[[str], None],
-        *,
-        batch: int = 1,
-        hold: Path | None = None,
+        pace: Path | None = None,
     ) -> None:
-        self._libraries, self._said, self._died, self._batch, self._hold = libraries, said, died, batch, hold
+        self._libraries, self._said, self._died, self._pace = libraries, said, died, pace
         self._fields = Fields()
         self._wake = threading.Condition()
         self._instructions: deque[Callable[[], None]] = deque()
@@ -224,8 +223,13 @@ class Engine:
         except Exception as error:
             self._died(f"{type(error).__name__}: {error}")
 
+    def _paced(self, name: str, otherwise: float) -> float:
+        if self._pace is None or not self._pace.exists():
+            return otherwise
+        return json.loads(self._pace.read_text()).get(name, otherwise)
+
     def _may_go_on(self, request: Request) -> bool:
-        if self._hold is None or not self._hold.exists() or len(request.tokens) < int(self._hold.read_text()):
+        if len(request.tokens) < self._paced("hold", math.inf):
             return True
         time.sleep(0.005)
         return False
@@ -233,16 +237,14 @@ class Engine:
     def _step(self, request: Request) -> None:
         model = self._model
         assert model is not None
+        if len(request.ids) + len(request.tokens) >= model.total - 7:
+            raise RuntimeError(DEATH)
         if not request.tokens:
-            if len(request.ids) >= model.total - 9:
-                raise RuntimeError(DEATH)
             model.host.reset()
             logits = model.host.prefill(request.ids)
             request.tokens.append(request.choose(logits))
             request.prefilled = time.perf_counter()
         else:
-            if len(request.ids) + len(request.tokens) >= model.total - 7:
-                raise RuntimeError(DEATH)
             request.tokens.append(request.choose(model.host.decode(request.tokens[-1])))
         text, finish = self._finish(request, model)
         responses = []
@@ -280,7 +282,7 @@ class Engine:
         last = any("usage" in each for each in responses)
         if last:
             self._heard.discard(name)
-        if last or len(self._steps) >= self._batch:
+        if last or len(self._steps) >= self._paced("batch", 1):
             steps, self._steps = self._steps, []
             self._say([each for step in steps for each in step])
 

@@ -21,10 +21,11 @@ import org.json.JSONObject;
 
 /** MLC's engine as tests/support/json_ffi stands in for it: another process, behind a pipe. */
 final class PipeEngine implements Engine {
-    /** The process; it serves one engine after the other. */
+    /** The process, which serves one engine after the other. It starts with the first. */
     static final class Factory implements Engine.Factory, AutoCloseable {
-        private final Process process;
-        private final OutputStream calls;
+        private final List<String> command;
+        private Process process;
+        private OutputStream calls;
         private final Map<Integer, CompletableFuture<String>> waiting = new ConcurrentHashMap<>();
         private final AtomicInteger number = new AtomicInteger();
         /** Callbacks have a thread of their own, as MLC's stream back loop: they may call functions. */
@@ -35,17 +36,16 @@ final class PipeEngine implements Engine {
         });
         private volatile Callbacks callbacks;
 
-        Factory(List<String> command) throws IOException {
-            process = new ProcessBuilder(command).redirectError(ProcessBuilder.Redirect.INHERIT).start();
-            calls = process.getOutputStream();
-            Thread reader = new Thread(this::read, "engine");
-            reader.setDaemon(true);
-            reader.start();
+        Factory(List<String> command) {
+            this.command = command;
         }
 
         @Override
         public Engine open(Device device, Callbacks to) {
             callbacks = to;
+            if (process == null) {
+                start();
+            }
             PipeEngine engine = new PipeEngine(this);
             call("init_background_engine", device.name());
             return engine;
@@ -53,7 +53,21 @@ final class PipeEngine implements Engine {
 
         @Override
         public void close() {
-            process.destroyForcibly();
+            if (process != null) {
+                process.destroyForcibly();
+            }
+        }
+
+        private void start() {
+            try {
+                process = new ProcessBuilder(command).redirectError(ProcessBuilder.Redirect.INHERIT).start();
+            } catch (IOException error) {
+                throw new IllegalStateException(error);
+            }
+            calls = process.getOutputStream();
+            Thread reader = new Thread(this::read, "engine");
+            reader.setDaemon(true);
+            reader.start();
         }
 
         private void call(String function, String... arguments) {

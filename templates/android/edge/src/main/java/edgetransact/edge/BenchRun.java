@@ -78,9 +78,9 @@ public final class BenchRun {
         if (model == null) {
             throw EdgeException.of(Code.NO_LIBRARY, request.modelLib);
         }
-        int limit = EngineConfig.limit(model.contextWindowSize());
-        if (request.prompt.length + request.decodeTokens > limit) {
-            throw EdgeException.of(Code.CONTEXT_FULL, "at most " + limit + " tokens of prompt and answer");
+        int window = model.contextWindowSize();
+        if (request.prompt.length + request.decodeTokens > window) {
+            throw EdgeException.of(Code.CONTEXT_FULL, "prompt and answer have at most " + window + " tokens");
         }
         Choice choice = Choice.byLibrary(request.modelLib, model, phone);
         Path weights = store.prepare(model, (stage, done, total) -> {});

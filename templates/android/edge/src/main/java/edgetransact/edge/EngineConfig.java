@@ -8,19 +8,12 @@ import org.json.JSONObject;
 final class EngineConfig {
     /**
      * At every step, the engine wants 10 free pages of 16 tokens in its KV cache. With fewer, it prefills the whole
-     * sequence again for every token, and ends at last. So the cache gets as many more than the context window.
+     * sequence again for every token, and dies in the end. So the cache has room for so many more than the context
+     * window, at which the engine then ends answers and refuses prompts, as it should.
      */
     private static final int SPARE_TOKENS = 160;
 
-    /** The engine refuses prompts that leave fewer tokens, and ends answers there. */
-    private static final int END_TOKENS = 10;
-
     private EngineConfig() {}
-
-    /** The most tokens of a prompt and its answer. */
-    static int limit(int contextWindowSize) {
-        return contextWindowSize - END_TOKENS;
-    }
 
     /**
      * @param weights the model's directory
@@ -36,7 +29,6 @@ final class EngineConfig {
             config.put("mode", "interactive");
             config.put("max_num_sequence", 1);
             config.put("max_total_sequence_length", contextWindowSize + SPARE_TOKENS);
-            config.put("max_single_sequence_length", limit(contextWindowSize));
             config.put("prefix_cache_mode", prefixCache ? "radix" : "disable");
         } catch (JSONException error) {
             throw new AssertionError(error);

@@ -38,11 +38,11 @@ final class History {
 
     /**
      * @param templateTokens the most tokens that a prompt has besides its turns and its last message's text
-     * @param limit the most tokens of a prompt and its answer
+     * @param contextWindowSize the most tokens of a prompt and its answer
      */
-    History(int templateTokens, int limit) {
+    History(int templateTokens, int contextWindowSize) {
         this.templateTokens = templateTokens;
-        this.promptTokens = limit - Math.min(ANSWER_TOKENS, limit / 4);
+        this.promptTokens = contextWindowSize - Math.min(ANSWER_TOKENS, contextWindowSize / 4);
     }
 
     /** How many of the oldest turns have to go, so that a message and its answer fit. */

@@ -152,7 +152,7 @@ public final class Session implements AutoCloseable {
             }
         });
         try {
-            history = new History(promptTokens.get(), EngineConfig.limit(model.contextWindowSize()));
+            history = new History(promptTokens.get(), model.contextWindowSize());
         } catch (ExecutionException error) {
             throw (EdgeException) error.getCause();
         }

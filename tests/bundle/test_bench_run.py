@@ -1,0 +1,152 @@
+"""A benchmark run as an app makes it, and its JSON, which is one schema for `bench` and for the app."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from edge_transact.bench.records.lines import (
+    CheckLine,
+    ErrorLine,
+    FinalLine,
+    LoadLine,
+    RepetitionLine,
+    StartLine,
+    WarmupLine,
+    WellFormedLine,
+    parse_line,
+)
+from edge_transact.bench.records.plan import Lengths
+from edge_transact.bench.records.requests import AppRequest
+from tests.support.byte_model import BYTES
+from tests.support.edge_app import BOTH, ENOUGH, WINDOW, App
+
+pytestmark = pytest.mark.needs("java", "javac")
+
+PROMPT = [BYTES + byte for byte in b"u:Hi\na:"]
+"""The tokens of a chat's prompt, so that the answers are known."""
+REQUEST = AppRequest(
+    run="run-1",
+    model_lib=BOTH["android-cpu"],
+    prompt=PROMPT,
+    decode_tokens=20,
+    repetitions=2,
+    warmups=1,
+    check=([BYTES + byte for byte in b"u:?\na:"], [0] * 5),
+    timeout_s=60.0,
+)
+
+
+class Run:
+    """One run: what the app wrote.
+
+    Args:
+        app: The app.
+        home: Its files.
+        request: The request, as JSON.
+    """
+
+    def __init__(self, app: App, home: Path, request: dict[str, Any]) -> None:
+        app.read(app.entry("short"))
+        directory, self.scratch = home / "bench", home / "cache" / "bench"
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "run-1.json").write_text(json.dumps(request))
+        places = {"directory": directory, "scratch": self.scratch, **app.phone("bench")}
+        app.core("bench", run="run-1", open_cl=False, memory=ENOUGH, **places)
+        self.texts = (directory / "run-1.jsonl").read_text().splitlines()
+        self.lines = [parse_line(text, "run-1") for text in self.texts]
+
+    @property
+    def error(self) -> str:
+        """The message of the last line."""
+        assert isinstance(self.lines[-1], ErrorLine)
+        return self.lines[-1].message
+
+
+def test_the_lines_are_what_bench_reads(app, tmp_path):
+    run = Run(app, tmp_path, asdict(REQUEST))
+    kinds = [StartLine, LoadLine, CheckLine, WarmupLine, RepetitionLine, RepetitionLine, FinalLine]
+    assert [type(line) for line in run.lines] == kinds
+    classes = {line.kind: line for line in get_args(WellFormedLine)}
+    for text in run.texts:
+        written = set(json.loads(text))
+        named = {field.name for field in fields(classes[json.loads(text)["kind"]])}
+        required = {each.name for each in fields(classes[json.loads(text)["kind"]]) if each.default is MISSING}
+        assert required <= written <= named
+    repetition = run.lines[4]
+    assert repetition.has(Lengths(len(PROMPT), 20))
+    assert repetition.text == app.generate(PROMPT, 20) == run.lines[5].text
+    assert run.lines[2].text == app.generate(REQUEST.check[0], 5)
+    assert len(repetition.decode_steps_s) == 19
+    assert sum(repetition.decode_steps_s) == pytest.approx(repetition.decode_s, rel=0.5)
+    assert not run.scratch.exists()
+
+
+def test_repetitions_prefill_all_of_the_prompt(app, tmp_path):
+    """Each prompt is a model of its own to the engine, whose prefix cache is off."""
+    Run(app, tmp_path, asdict(REQUEST))
+    check, bench = app.core.calls("reload")[-2:]
+    for config in (check, bench):
+        assert (config["model_lib"], config["prefix_cache_mode"]) == ("system://tiny-cpu", "disable")
+        assert config["max_total_sequence_length"] == WINDOW + 160
+    assert check["model"] != bench["model"]
+    assert app.core.calls("chat_completion")[-1] == {
+        "messages": [],
+        "temperature": 0,
+        "max_tokens": 20,
+        "debug_config": {"ignore_eos": True},
+    }
+
+
+def test_steps_that_cannot_be_told_apart_are_unknown(app, tmp_path):
+    with app.core.pace(batch=3):
+        run = Run(app, tmp_path, asdict(REQUEST))
+    repetition = run.lines[4]
+    assert repetition.decode_steps_s is None and repetition.has(Lengths(len(PROMPT), 20))
+    assert repetition.text == app.generate(PROMPT, 20)
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(AppRequest) if field.name not in ("run", "check")])
+def test_the_app_reads_each_field_of_a_request(app, tmp_path, name):
+    request = asdict(REQUEST)
+    del request[name]
+    assert name in Run(app, tmp_path, request).error
+
+
+def test_a_build_without_a_parity_record(app, tmp_path):
+    run = Run(app, tmp_path, asdict(REQUEST) | {"check": None, "warmups": 0, "repetitions": 1})
+    assert [type(line) for line in run.lines] == [StartLine, LoadLine, RepetitionLine, FinalLine]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_lib": "$(reboot)"}, "no library: $(reboot)"),
+        ({"model_lib": BOTH["android"]}, "no library: tiny"),
+        ({"decode_tokens": WINDOW - len(PROMPT) + 1}, f"at most {WINDOW} tokens"),
+        ({"prompt": "1 2 3"}, "prompt"),
+    ],
+    ids=["unknown", "no OpenCL", "too long", "no list"],
+)
+def test_a_request_that_cannot_be_met(app, tmp_path, change, words):
+    assert words in Run(app, tmp_path, asdict(REQUEST) | change).error
+
+
+def test_a_run_ends_at_its_timeout(app, tmp_path):
+    with app.core.pace(hold=5):
+        run = Run(app, tmp_path, asdict(REQUEST) | {"timeout_s": 0.5})
+    assert "longer than its timeout" in run.error
+    assert isinstance(Run(app, tmp_path, asdict(REQUEST)).lines[-1], FinalLine)
+
+
+@pytest.mark.parametrize("name", ["../run", "run/1", "", "run.1"])
+def test_any_app_may_send_an_intent(app, tmp_path, name):
+    app.read(app.entry("short"))
+    places = {"directory": tmp_path, "scratch": tmp_path / "scratch", **app.phone("bench")}
+    with pytest.raises(ValueError, match="not the name of a run"):
+        app.core("bench", run=name, open_cl=False, memory=ENOUGH, **places)
+    assert list(tmp_path.iterdir()) == []
