@@ -1,5 +1,7 @@
 package org.apache.tvm;
 
+import java.util.Set;
+import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.atomic.AtomicInteger;
@@ -24,7 +26,7 @@ public class Module {
     private final LinkedBlockingQueue<Runnable> work = new LinkedBlockingQueue<>();
     private final LinkedBlockingQueue<String> responses = new LinkedBlockingQueue<>();
     private Function callback;
-    private volatile String aborted = "";
+    private final Set<String> aborted = ConcurrentHashMap.newKeySet();
 
     public Function getFunction(String name) {
         return new Function(arguments -> {
@@ -62,7 +64,7 @@ public class Module {
                 work.add(() -> answer(arguments[0].asString(), arguments[1].asString()));
                 break;
             case "abort":
-                aborted = arguments[0].asString();
+                aborted.add(arguments[0].asString());
                 break;
             case "reset":
                 break;
@@ -102,7 +104,7 @@ public class Module {
             }
             String[] words = text.split("(?<= )");
             for (int index = 0; index < words.length || text.equals("go on"); index++) {
-                if (aborted.equals(id)) {
+                if (aborted.contains(id)) {
                     return;
                 }
                 JSONObject delta = new JSONObject().put("role", "assistant").put("content", words[index % words.length]);
