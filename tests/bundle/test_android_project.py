@@ -320,7 +320,7 @@ which every failed call raises."""
 
 def test_the_engine_is_called_by_the_names_that_mlc_gives_its_functions(project):
     engine = (project / "edge/src/main/java/edgetransact/edge/android/MlcEngine.java").read_text()
-    assert set(re.findall(r'(?:function|start)\("(\w+)"', engine)) == ENGINE
+    assert set(re.findall(r'(?:function|start|call)\("(\w+)"', engine)) == ENGINE
 
 
 @pytest.fixture(scope="module")
@@ -357,9 +357,13 @@ def test_a_model_that_cannot_be_loaded_leaves_none_in_memory(told):
     assert told["small"] == ["TOO_LITTLE_MEMORY", str(2 << 30), str(1 << 29)]
 
 
-def test_an_engine_that_ends_says_why_and_can_be_loaded_again(told):
+def test_an_engine_that_ends_says_why_is_freed_and_can_be_loaded_again(told):
     assert told["died"] == ["ENGINE_FAILED", "Check failed: num_rsentries > 0", "true", "true"]
     assert told["loaded again"] == ["0", "null"]
+
+
+def test_a_benchmark_frees_the_model_first_and_ends_even_if_its_name_is_none(told):
+    assert told["bench"] == ["true", "loaded", "0"]
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,15 @@ public final class AppMain {
         say("died", error.code(), error.detail(), holder.session() == null, holder.error() == error);
         holder.load(good);
         Looper.runUntil(() -> holder.session() != null);
+        while (Module.LOADED.get() > 1) {
+            Thread.sleep(1); // an engine that failed is freed by its own threads
+        }
         say("loaded again", chat.bubbles().size(), holder.error());
+
+        boolean[] ended = {false};
+        holder.bench("../../run", () -> ended[0] = true);
+        Looper.runUntil(() -> ended[0]);
+        say("bench", holder.session() == null, "loaded", Module.LOADED);
         System.exit(0);
     }
 

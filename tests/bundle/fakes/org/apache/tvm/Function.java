@@ -42,6 +42,8 @@ public class Function {
         return new TVMValue(body.invoke(arguments));
     }
 
+    public void release() {}
+
     private Function push(Object argument) {
         pushed.get().add(new TVMValue(argument));
         return this;

@@ -26,6 +26,7 @@ public class Module {
     private final LinkedBlockingQueue<Runnable> work = new LinkedBlockingQueue<>();
     private final LinkedBlockingQueue<String> responses = new LinkedBlockingQueue<>();
     private Function callback;
+    private volatile boolean loaded;
     private final Set<String> aborted = ConcurrentHashMap.newKeySet();
 
     public Function getFunction(String name) {
@@ -33,6 +34,13 @@ public class Module {
             call(name, arguments);
             return null;
         });
+    }
+
+    public void release() {
+        if (loaded) {
+            loaded = false;
+            LOADED.decrementAndGet();
+        }
     }
 
     private void call(String name, TVMValue... arguments) {
@@ -55,10 +63,13 @@ public class Module {
                 responses.add("");
                 break;
             case "reload":
-                inLoop(() -> load(arguments[0].asString()));
+                inLoop(() -> {
+                    load(arguments[0].asString());
+                    loaded = true;
+                });
                 break;
             case "unload":
-                inLoop(LOADED::decrementAndGet);
+                inLoop(this::release);
                 break;
             case "chat_completion":
                 work.add(() -> answer(arguments[0].asString(), arguments[1].asString()));

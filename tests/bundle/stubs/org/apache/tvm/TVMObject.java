@@ -2,4 +2,6 @@ package org.apache.tvm;
 
 public class TVMObject extends TVMValue {
     protected TVMObject() {}
+
+    public native void release();
 }

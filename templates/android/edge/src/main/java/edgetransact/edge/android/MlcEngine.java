@@ -6,6 +6,7 @@ import edgetransact.edge.Device;
 import edgetransact.edge.Engine;
 import edgetransact.edge.Progress;
 import edgetransact.edge.Stage;
+import java.util.concurrent.atomic.AtomicInteger;
 import org.apache.tvm.Function;
 import org.apache.tvm.Module;
 import org.json.JSONException;
@@ -23,7 +24,9 @@ public final class MlcEngine implements Engine {
     private final Programs programs;
     private final Progress progress;
     private final Module engine;
+    private final AtomicInteger loops = new AtomicInteger(2);
     private volatile boolean closed;
+    private boolean released;
 
     private MlcEngine(Device device, Callbacks callbacks, Programs programs, Progress progress) {
         this.callbacks = callbacks;
@@ -72,33 +75,33 @@ public final class MlcEngine implements Engine {
             throw new IllegalStateException("closed"); // nobody would load the model: the background loop has ended
         }
         progress.at(Stage.LOAD, 0, 1);
-        function("reload").pushArg(engineConfigJson).invoke();
+        call("reload", engineConfigJson);
     }
 
     @Override
     public void chatCompletion(String requestJson, String requestId) {
-        function("chat_completion").pushArg(requestJson).pushArg(requestId).invoke();
+        call("chat_completion", requestJson, requestId);
     }
 
     @Override
     public void abort(String requestId) {
-        function("abort").pushArg(requestId).invoke();
+        call("abort", requestId);
     }
 
     @Override
     public void reset() {
-        function("reset").invoke();
+        call("reset");
     }
 
     @Override
     public void unload() {
-        function("unload").invoke();
+        call("unload");
     }
 
     @Override
     public void close() {
         closed = true;
-        function("exit_background_loop").invoke();
+        call("exit_background_loop");
     }
 
     private static String library(String engineConfigJson) {
@@ -109,27 +112,47 @@ public final class MlcEngine implements Engine {
         }
     }
 
-    private Function function(String name) {
+    private void call(String name, String... arguments) {
+        Function function = function(name);
+        for (String argument : arguments) {
+            function.pushArg(argument);
+        }
+        function.invoke();
+        function.release();
+    }
+
+    private synchronized Function function(String name) {
+        if (released) {
+            throw new IllegalStateException("closed");
+        }
         return engine.getFunction(name);
     }
 
     private void start(String loop, int priority) {
-        Function run = function(loop);
-        Thread thread = new Thread(() -> run(run, loop), loop);
+        Thread thread = new Thread(() -> run(loop), loop);
         thread.setPriority(priority);
         thread.setDaemon(true);
         thread.start();
     }
 
-    private void run(Function loop, String name) {
+    private void run(String loop) {
         try {
-            loop.invoke();
+            call(loop);
         } catch (RuntimeException error) {
-            Log.e(TAG, name, error);
+            Log.e(TAG, loop, error);
             if (!closed) {
                 callbacks.died(String.valueOf(error.getMessage()));
             }
         }
+        if (loops.decrementAndGet() == 0) {
+            release();
+        }
+    }
+
+    /** Frees what an engine that failed still holds: Java's garbage collector doesn't know how much that is. */
+    private synchronized void release() {
+        released = true;
+        engine.release();
     }
 
     /** An exception must not leave this method: JNI goes on with it pending, and ends the app. */
