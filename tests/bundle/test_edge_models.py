@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.edge_app import BOTH, Failed
+from tests.support.edge_app import BOTH, App, Failed
 
 pytestmark = pytest.mark.needs("java", "javac")
 
@@ -53,30 +55,39 @@ def test_two_models_of_one_name(app):
 
 
 BYTES = {"android": 1000, "android-cpu": 900}
+"""The memory that the model takes."""
+
+
+def choose(app: App, libraries: Mapping[str, str], open_cl: bool, memory: int) -> dict[str, str]:
+    """What the app runs a model with on a phone."""
+    memory_bytes = {target: BYTES[target] for target in libraries}
+    app.read(app.entry("short", libraries=libraries, memory_bytes=memory_bytes))
+    return app.core("choose", id="short", open_cl=open_cl, memory=memory)
 
 
 @pytest.mark.parametrize(
-    ("libraries", "open_cl", "memory", "chosen"),
+    ("libraries", "open_cl", "memory", "device"),
     [
         (BOTH, True, 1000, "android"),
         (BOTH, False, 1000, "android-cpu"),
         (BOTH, False, 900, "android-cpu"),
-        (BOTH, True, 999, "TOO_LITTLE_MEMORY"),
-        (BOTH, False, 899, "TOO_LITTLE_MEMORY"),
         ({"android-cpu": "tiny-cpu"}, True, 900, "android-cpu"),
         ({"android": "tiny"}, True, 1000, "android"),
-        ({"android": "tiny"}, False, 1000, "NO_LIBRARY"),
     ],
 )
-def test_the_choice_of_a_library(app, libraries, open_cl, memory, chosen):
-    app.read(app.entry("short", libraries=libraries, memory_bytes={name: BYTES[name] for name in libraries}))
-    arguments = {"id": "short", "open_cl": open_cl, "memory": memory}
-    if chosen in libraries:
-        assert app.core("choose", **arguments) == {"device": chosen, "library": libraries[chosen]}
-        return
+def test_the_choice_of_a_library(app, libraries, open_cl, memory, device):
+    assert choose(app, libraries, open_cl, memory) == {"device": device, "library": libraries[device]}
+
+
+@pytest.mark.parametrize(("open_cl", "needed"), [(True, 1000), (False, 900)])
+def test_too_little_memory(app, open_cl, needed):
     with pytest.raises(Failed) as failed:
-        app.core("choose", **arguments)
-    assert failed.value.code == chosen
-    if chosen == "TOO_LITTLE_MEMORY":
-        needed = BYTES["android" if open_cl else "android-cpu"]
-        assert (failed.value.fields["needed"], failed.value.fields["available"]) == (needed, memory)
+        choose(app, BOTH, open_cl, needed - 1)
+    assert failed.value.code == "TOO_LITTLE_MEMORY"
+    assert (failed.value.fields["needed"], failed.value.fields["available"]) == (needed, needed - 1)
+
+
+def test_no_opencl_and_no_library_for_the_cpu(app):
+    with pytest.raises(Failed, match="no library: short") as failed:
+        choose(app, {"android": "tiny"}, False, 1000)
+    assert failed.value.code == "NO_LIBRARY"

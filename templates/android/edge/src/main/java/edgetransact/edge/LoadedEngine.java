@@ -136,9 +136,7 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
     public synchronized void died(String reason) {
         dead = reason;
         blocking.complete(reason);
-        if (answer != null) {
-            fail(reason);
-        }
+        fail(reason);
     }
 
     /** Frees the model and ends the engine. Blocks, even if the thread is interrupted: its memory must be free. */
@@ -177,9 +175,11 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
     }
 
     private void fail(String reason) {
-        Answer to = answer;
-        answer = null;
-        to.failed(EdgeException.of(Code.ENGINE_FAILED, reason));
+        if (answer != null) {
+            Answer to = answer;
+            answer = null;
+            to.failed(EdgeException.of(Code.ENGINE_FAILED, reason));
+        }
     }
 
     /**

@@ -1,5 +1,6 @@
 package edgetransact.edge;
 
+import java.util.Collections;
 import java.util.List;
 import org.json.JSONArray;
 import org.json.JSONException;
@@ -17,6 +18,15 @@ final class Requests {
                 list.put(new JSONObject().put("role", message.role()).put("content", message.text()));
             }
             return new JSONObject().put("messages", list);
+        } catch (JSONException error) {
+            throw new AssertionError(error);
+        }
+    }
+
+    /** An answer of two tokens: one of the prompt, one of itself, so all kernels of a conversation run. */
+    static JSONObject shortest() {
+        try {
+            return chat(Collections.singletonList(new Message("user", "?"))).put("max_tokens", 2);
         } catch (JSONException error) {
             throw new AssertionError(error);
         }

@@ -6,7 +6,6 @@ import java.util.Collections;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutionException;
-import org.json.JSONException;
 import org.json.JSONObject;
 
 /**
@@ -32,7 +31,7 @@ public final class Session implements AutoCloseable {
 
     /**
      * Loads a model and lets it answer once, so that the phone compiles its OpenCL kernels now and not at the first
-     * question. Blocks; interrupting the thread ends it.
+     * question. Blocks. Interrupting the thread ends it, once the engine has finished what it was doing.
      *
      * @param model the model
      * @param choice its library on this phone
@@ -131,13 +130,7 @@ public final class Session implements AutoCloseable {
 
     private void warmUp() throws EdgeException, InterruptedException {
         CompletableFuture<Integer> promptTokens = new CompletableFuture<>();
-        JSONObject request = Requests.chat(Collections.singletonList(new Message("user", "?")));
-        try {
-            request.put("max_tokens", 2);
-        } catch (JSONException error) {
-            throw new AssertionError(error);
-        }
-        engine.start(request, new LoadedEngine.Answer() {
+        engine.start(Requests.shortest(), new LoadedEngine.Answer() {
             @Override
             public void text(String delta) {}
 
