@@ -109,6 +109,18 @@ def test_what_android_does_not_have_does_not_compile(compiled, faults, tmp_path)
         assert words in found.get(number, ""), (fault, done.stderr)
 
 
+# What older phones ignore, and do without.
+NEWER_ATTRIBUTES = {"dataExtractionRules", "showWhenLocked", "turnScreenOn", "windowLightNavigationBar"}
+
+
+@pytest.mark.needs("npm")
+def test_phones_of_the_oldest_level_know_the_attributes_of_views(project, api):
+    text = "\n".join(file.read_text() for file in project.rglob("*.xml"))
+    used = set(re.findall(r"\bandroid:(\w+)=", text)) | set(re.findall(r'name="android:(\w+)"', text))
+    minimum = int(versions()["minSdk"])
+    assert {name for name in used if level_of(api, "android.R.attr", name) > minimum} == NEWER_ATTRIBUTES
+
+
 @pytest.mark.needs("javac", "npm")
 def test_phones_of_the_oldest_level_have_everything_that_the_java_calls(compiled, api):
     minimum = int(versions()["minSdk"])
@@ -126,6 +138,7 @@ def test_phones_of_the_oldest_level_have_everything_that_the_java_calls(compiled
     assert newer == {"android.graphics.Insets", "android.view.WindowInsets", "android.view.WindowInsets.Type"}
 
 
+@pytest.mark.needs("npm")
 def test_the_levels_of_members_are_known(api):
     assert level_of(api, "android.view.WindowInsets", "getInsets", 1) == 30
     assert level_of(api, "android.widget.ListView", "getWindowInsetsController", 0) == 30  # View's
