@@ -388,18 +388,20 @@ NATIVE = pytest.mark.needs("javac", "npm", "cmake", "ninja", "gcc")
 
 
 @NATIVE
-def test_compiled_opencl_programs_are_kept_byte_for_byte(programs, tmp_path):
-    kept = tmp_path / "programs"
-    assert sorted(programs.start(kept).stdout.split()) == ["compiled", "false"]
-    assert sorted(programs.start(kept).stdout.split()) == ["restored", "true"]
+def test_compiled_opencl_programs_are_kept_byte_for_byte_until_the_app_is_updated(programs, tmp_path):
+    assert programs.start(tmp_path).stdout == "compiled\n"
+    (kept,) = tmp_path.glob("programs/fake-library.*")
+    assert programs.start(tmp_path).stdout == "restored\n"
+    assert programs.start(tmp_path, installed=1).stdout == "compiled\n"
+    assert not kept.exists() and len(list(tmp_path.glob("programs/*"))) == 1
 
 
 @NATIVE
 def test_programs_that_the_driver_refuses_are_removed_and_java_hears_why(programs, tmp_path):
-    kept = tmp_path / "programs"
-    programs.start(kept)
-    done = programs.start(kept, FAKE_DRIVER="refuses")
-    assert "RuntimeException" in done.stderr and "CL_INVALID_BINARY" in done.stderr and not kept.exists()
+    programs.start(tmp_path)
+    done = programs.start(tmp_path, FAKE_DRIVER="refuses")
+    assert "RuntimeException" in done.stderr and "CL_INVALID_BINARY" in done.stderr
+    assert not list(tmp_path.glob("programs/*"))
 
 
 @NATIVE

@@ -74,10 +74,17 @@ class Programs:
         _run("gcc", "-shared", "-fPIC", str(FAKES / "programs_library.c"), "-o", str(fake), *link)
         return cls(build / "libedge_programs.so", fake, classpath)
 
-    def start(self, kept: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Makes the stand-in's programs ready in a new process, as the start of an app does."""
+    def start(self, files: Path, installed: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Makes the stand-in's programs ready in a new process, as the start of an app does.
+
+        Args:
+            files: The directory of the app's files.
+            installed: When the app was installed.
+            environment: What ``programs_library.c`` reads.
+        """
         main = "edgetransact.edge.android.ProgramsMain"
-        return _start(self.classpath, self.library.parent, main, str(self.fake), "fake_", str(kept), **environment)
+        arguments = [str(self.fake), "fake-library", str(files), str(installed)]
+        return _start(self.classpath, self.library.parent, main, *arguments, **environment)
 
 
 def jni_headers() -> list[Path]:

@@ -1,4 +1,4 @@
-// Stands in for a model's library with OpenCL programs: TVM finds it as the system library "fake_". What it compiles is
+// Stands in for a model's library with OpenCL programs: TVM finds it as the system library "fake_library_". What it compiles is
 // binary data, with every byte in it. FAKE_DRIVER=refuses makes it refuse what was compiled before.
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,6 +30,6 @@ static int Set(void* self, const TVMFFIAny* args, int32_t count, TVMFFIAny* resu
 }
 
 __attribute__((constructor)) static void Register(void) {
-  TVMFFIEnvModRegisterSystemLibSymbol("__tvm_ffi_fake_opencl.GetPreCompiledPrograms", (void*)Get);
-  TVMFFIEnvModRegisterSystemLibSymbol("__tvm_ffi_fake_opencl.SetPreCompiledPrograms", (void*)Set);
+  TVMFFIEnvModRegisterSystemLibSymbol("__tvm_ffi_fake_library_opencl.GetPreCompiledPrograms", (void*)Get);
+  TVMFFIEnvModRegisterSystemLibSymbol("__tvm_ffi_fake_library_opencl.SetPreCompiledPrograms", (void*)Set);
 }

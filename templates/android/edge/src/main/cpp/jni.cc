@@ -33,19 +33,18 @@ ffi::Function Find(const ffi::Module& library, const char* name) {
 
 }  // namespace
 
-extern "C" JNIEXPORT jboolean JNICALL Java_edgetransact_edge_android_Programs_restoreOrBuild(JNIEnv* env, jclass,
-                                                                                          jstring prefix, jstring path) {
+extern "C" JNIEXPORT void JNICALL
+Java_edgetransact_edge_android_Programs_restoreOrBuild(JNIEnv* env, jclass, jstring prefix, jstring path) {
   try {
     // TVM keeps one module for a prefix, so the engine will run the programs of this one.
     auto library = ffi::Function::GetGlobalRequired("ffi.SystemLib")(ffi::String(ToString(env, prefix)))
                        .cast<ffi::Module>();
     auto get = Find(library, "opencl.GetPreCompiledPrograms");
     auto set = Find(library, "opencl.SetPreCompiledPrograms");
-    return edge::RestoreOrBuild(
+    edge::RestoreOrBuild(
         ToString(env, path), [&]() -> std::string { return get().cast<ffi::String>(); },
         [&](const std::string& programs) { set(ffi::String(programs)); });
   } catch (const std::exception& error) {
     env->ThrowNew(env->FindClass("java/lang/RuntimeException"), error.what());
-    return false;
   }
 }

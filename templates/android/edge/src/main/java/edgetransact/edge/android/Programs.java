@@ -38,19 +38,16 @@ final class Programs {
         File kept = new File(directory, library + '.' + build);
         if (!kept.exists()) {
             directory.mkdirs();
-            removeOthers(library);
+            removeStale();
         }
         restoreOrBuild(library.replace('-', '_') + '_', kept.getPath());
     }
 
-    /**
-     * @param prefix the prefix of the library's symbols
-     * @return whether programs were restored, not compiled
-     */
-    static native boolean restoreOrBuild(String prefix, String path);
+    /** @param prefix the prefix of the library's symbols */
+    private static native void restoreOrBuild(String prefix, String path);
 
-    private void removeOthers(String library) {
-        File[] files = directory.listFiles((parent, name) -> name.startsWith(library + '.'));
+    private void removeStale() {
+        File[] files = directory.listFiles((parent, name) -> !name.endsWith('.' + build));
         for (File file : files == null ? new File[0] : files) {
             file.delete();
         }
