@@ -157,6 +157,7 @@ def test_the_oldest_turns_go_when_the_window_is_full(app):
     for number in range(8):
         text = f"{number}, please"
         events = app.send(text)
+        assert events[-2] == ["end", "STOP"]
         kept = app.core("messages")["messages"]
         messages += [["user", text], ["assistant", said(events)]]
         # What is left are the latest turns, and the answer is the one to them.
@@ -192,7 +193,37 @@ def test_a_message_that_is_longer_than_the_window(app):
     assert (events[-1]["prompt_tokens"], events[-1]["completion_tokens"]) == (WINDOW - 1, 1)
 
 
-def test_an_engine_that_dies(app):
+def test_a_prompt_that_the_engine_refuses_is_tried_with_fewer_turns(app, tmp_path):
+    """This tokenizer makes more tokens of a text than it has bytes, so the core expects them to fit."""
+    shutil.copytree(app.assets / "short", tmp_path / "short")
+    tokenizer = json.loads((tmp_path / "short" / "tokenizer.json").read_text())
+    tokenizer["normalizer"] = {"type": "Replace", "pattern": {"String": "~"}, "content": "~" * 10}
+    (tmp_path / "short" / "tokenizer.json").write_text(json.dumps(tokenizer))
+    app.read(app.entry("short"))
+    app.core("load", id="short", open_cl=True, memory=ENOUGH, weights=tmp_path / "short")
+    app.send("Hi")
+    requests = len(app.core.calls("chat_completion"))
+    assert said(app.send("~" * 11)) == app.answer([["user", "~" * 110]], STOP_IDS)[0]
+    assert [len(each["messages"]) for each in app.core.calls("chat_completion")[requests:]] == [3, 1]
+    assert len(app.core("messages")["messages"]) == 2
+
+
+def test_an_engine_that_dies_while_it_answers(app):
+    app.load("long")
+    whole = said(app.send("Hi"))
+    app.core("reset")
+    with app.core.pace(die=12):
+        events = app.send("Hi")
+    assert events[-2] == ["end", "FAILED"] and whole.startswith(said(events)) and said(events)
+    assert events[-1]["code"] == "ENGINE_FAILED" and "num_rsentries > 0" in events[-1]["detail"]
+    assert app.core("messages")["messages"] == []
+    assert app.send("Hi again")[-1]["code"] == "ENGINE_FAILED"
+    app.core("close")
+    app.load("long")
+    assert said(app.send("Hi")) == whole
+
+
+def test_an_engine_that_dies_while_it_loads(app):
     """`reload` of a dead engine never returns, and the core says so all the same."""
     model = app.entry("short", libraries={"android": "tiny", "android-cpu": "not_there"})
     app.read(model)

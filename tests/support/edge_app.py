@@ -153,7 +153,7 @@ class Core:
 
     @contextmanager
     def pace(self, **pace: int) -> Iterator[None]:
-        """Slow the engine down meanwhile: ``hold`` answers at so many tokens, or ``batch`` so many in one callback."""
+        """Have the engine ``hold`` or ``die`` at so many tokens meanwhile, or ``batch`` so many in one callback."""
         self._pace.write_text(json.dumps(pace))
         yield
         self._pace.unlink()

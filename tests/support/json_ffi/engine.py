@@ -107,8 +107,8 @@ class Engine:
         libraries: Library name to the shared library that stands for it.
         said: Called with each list of responses, as JSON.
         died: Called when the background loop ends with an exception.
-        pace: While this file exists, the engine is slow. It is a JSON object with ``hold``, the tokens at which answers
-            wait, or ``batch``, the steps that one list of responses holds.
+        pace: While this file exists, the engine is slow or ill. It is a JSON object with ``hold``, the tokens at which
+            answers wait, ``die``, the tokens at which the engine dies, or ``batch``, the steps of a list of responses.
     """
 
     def __init__(
@@ -237,7 +237,9 @@ class Engine:
     def _step(self, request: Request) -> None:
         model = self._model
         assert model is not None
-        if len(request.ids) + len(request.tokens) >= model.total - 7:
+        if len(request.ids) + len(request.tokens) >= model.total - 7 or len(request.tokens) >= self._paced(
+            "die", math.inf
+        ):
             raise RuntimeError(DEATH)
         if not request.tokens:
             model.host.reset()
