@@ -1,0 +1,71 @@
+package edgetransact.edge.android;
+
+import android.content.Context;
+import android.content.res.AssetManager;
+import edgetransact.edge.EdgeException;
+import edgetransact.edge.Models;
+import edgetransact.edge.Source;
+import edgetransact.edge.WeightStore;
+import java.io.ByteArrayOutputStream;
+import java.io.File;
+import java.io.IOException;
+import java.io.InputStream;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Path;
+
+/** Where the app has its models, and where {@code edge-transact} puts and finds files. */
+public final class AppFiles {
+    private static final String ASSETS = "edge/";
+
+    private final Context context;
+
+    public AppFiles(Context context) {
+        this.context = context.getApplicationContext();
+    }
+
+    /**
+     * The app's models, from its assets.
+     *
+     * @throws EdgeException {@code MODELS_INVALID}
+     */
+    public Models models() throws EdgeException {
+        String json;
+        try (InputStream file = assets().open("models.json")) {
+            ByteArrayOutputStream bytes = new ByteArrayOutputStream();
+            byte[] buffer = new byte[8192];
+            for (int read = file.read(buffer); read >= 0; read = file.read(buffer)) {
+                bytes.write(buffer, 0, read);
+            }
+            json = new String(bytes.toByteArray(), StandardCharsets.UTF_8);
+        } catch (IOException error) {
+            json = "";
+        }
+        return Models.read(json);
+    }
+
+    /** The weights: copied from the assets into the app's own files, or put into its external files over adb. */
+    public WeightStore weights() {
+        return new WeightStore(assets(), context.getFilesDir().toPath().resolve("models"), external("models"));
+    }
+
+    /** Requests and records of {@code edge-transact bench --app}. */
+    public Path bench() {
+        return external("bench");
+    }
+
+    /** Files of a benchmark run, which may go when it is over. */
+    public Path scratch() {
+        return context.getCacheDir().toPath().resolve("bench");
+    }
+
+    private Source assets() {
+        AssetManager assets = context.getAssets();
+        return path -> assets.open(ASSETS + path, AssetManager.ACCESS_STREAMING);
+    }
+
+    private Path external(String name) {
+        File directory = context.getExternalFilesDir(name);
+        // A phone whose shared storage isn't there: nothing can have been put into it.
+        return (directory == null ? new File(context.getCacheDir(), "external/" + name) : directory).toPath();
+    }
+}

@@ -1,0 +1,147 @@
+package org.apache.tvm;
+
+import java.util.Set;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.LinkedBlockingQueue;
+import java.util.concurrent.atomic.AtomicInteger;
+import org.json.JSONArray;
+import org.json.JSONException;
+import org.json.JSONObject;
+
+/**
+ * A stand-in for MLC-LLM's JSON FFI engine, with its functions and its threads. It answers a message word for word. At
+ * "die" its background loop ends, as it does while it loads a model whose path has "broken" in it; at "go on" it answers
+ * until it is stopped.
+ */
+public class Module {
+    /** Models that were loaded, and not freed again. */
+    public static final AtomicInteger LOADED = new AtomicInteger();
+
+    /** Models that were loaded. */
+    public static final AtomicInteger LOADS = new AtomicInteger();
+
+    private static final Runnable EXIT = () -> {};
+
+    private final LinkedBlockingQueue<Runnable> work = new LinkedBlockingQueue<>();
+    private final LinkedBlockingQueue<String> responses = new LinkedBlockingQueue<>();
+    private Function callback;
+    private volatile boolean loaded;
+    private final Set<String> aborted = ConcurrentHashMap.newKeySet();
+
+    public Function getFunction(String name) {
+        return new Function(arguments -> {
+            call(name, arguments);
+            return null;
+        });
+    }
+
+    public void release() {
+        if (loaded) {
+            loaded = false;
+            LOADED.decrementAndGet();
+        }
+    }
+
+    private void call(String name, TVMValue... arguments) {
+        switch (name) {
+            case "init_background_engine":
+                callback = (Function) arguments[2].value;
+                break;
+            case "run_background_loop":
+                for (Runnable next = take(work); next != EXIT; next = take(work)) {
+                    next.run();
+                }
+                break;
+            case "run_background_stream_back_loop":
+                for (String next = take(responses); !next.isEmpty(); next = take(responses)) {
+                    callback.pushArg(next).invoke();
+                }
+                break;
+            case "exit_background_loop":
+                work.add(EXIT);
+                responses.add("");
+                break;
+            case "reload":
+                inLoop(() -> {
+                    load(arguments[0].asString());
+                    loaded = true;
+                });
+                break;
+            case "unload":
+                inLoop(this::release);
+                break;
+            case "chat_completion":
+                work.add(() -> answer(arguments[0].asString(), arguments[1].asString()));
+                break;
+            case "abort":
+                aborted.add(arguments[0].asString());
+                break;
+            case "reset":
+                break;
+            default:
+                throw new IllegalArgumentException(name);
+        }
+    }
+
+    /** Like the engine's, a call that blocks never returns if the loop ends. */
+    private void inLoop(Runnable task) {
+        CountDownLatch done = new CountDownLatch(1);
+        work.add(() -> {
+            task.run();
+            done.countDown();
+        });
+        try {
+            done.await();
+        } catch (InterruptedException error) {
+            throw new AssertionError(error);
+        }
+    }
+
+    private static void load(String config) {
+        if (config.contains("broken")) {
+            throw new IllegalStateException("no such parameter");
+        }
+        LOADS.incrementAndGet();
+        LOADED.incrementAndGet();
+    }
+
+    private void answer(String request, String id) {
+        try {
+            JSONArray messages = new JSONObject(request).getJSONArray("messages");
+            String text = messages.getJSONObject(messages.length() - 1).getString("content");
+            if (text.equals("die")) {
+                throw new IllegalStateException("Check failed: num_rsentries > 0");
+            }
+            String[] words = text.split("(?<= )");
+            for (int index = 0; index < words.length || text.equals("go on"); index++) {
+                if (aborted.contains(id)) {
+                    return;
+                }
+                JSONObject delta = new JSONObject().put("role", "assistant").put("content", words[index % words.length]);
+                JSONObject choice = new JSONObject().put("index", 0).put("delta", delta);
+                choice.put("finish_reason", index == words.length - 1 && !text.equals("go on") ? "stop" : JSONObject.NULL);
+                respond(id, new JSONArray().put(choice), null);
+                Thread.sleep(1);
+            }
+            JSONObject extra = new JSONObject().put("decode_tokens_per_s", 12.5);
+            JSONObject usage = new JSONObject().put("prompt_tokens", 10 * messages.length());
+            respond(id, new JSONArray(), usage.put("completion_tokens", words.length).put("extra", extra));
+        } catch (JSONException | InterruptedException error) {
+            throw new AssertionError(error);
+        }
+    }
+
+    private void respond(String id, JSONArray choices, JSONObject usage) throws JSONException {
+        JSONObject response = new JSONObject().put("id", id).put("choices", choices).put("usage", usage);
+        responses.add(new JSONArray().put(response).toString());
+    }
+
+    private static <T> T take(LinkedBlockingQueue<T> queue) {
+        try {
+            return queue.take();
+        } catch (InterruptedException error) {
+            throw new AssertionError(error);
+        }
+    }
+}

