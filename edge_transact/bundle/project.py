@@ -1,0 +1,208 @@
+"""Writes an Android project that people build their own app on, with models in it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_transact import __version__
+from edge_transact.artifacts import cache, digests
+from edge_transact.artifacts.outputs import new_directory
+from edge_transact.artifacts.templates import TEMPLATE_DIRECTORIES, environment
+from edge_transact.bundle.escaping import android_string, check_app_name, check_application_id, groovy_string
+from edge_transact.bundle.models import ASSETS, MODELS_JSON, AppModel, AppModels
+from edge_transact.bundle.sources import Source, package_config, read_sources
+from edge_transact.errors import EdgeTransactError
+from edge_transact.progress import bar
+
+logger = logging.getLogger(__name__)
+
+PACKAGE_CONFIG = "mlc-package-config.json"
+"""What ``mlc_llm package`` reads."""
+
+RECORD = "bundle.json"
+"""What a project was made from, next to its settings."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project that `bundle` wrote.
+
+    Attributes:
+        directory: Where it is.
+        application_id: Android's name of the app.
+        models: The models in it.
+        digest: Of everything that it was made from.
+    """
+
+    directory: Path
+    application_id: str
+    models: Sequence[AppModel]
+    digest: str
+
+    def to_dict(self) -> dict[str, object]:
+        """The object that ``bundle --json`` prints."""
+        return {
+            "project": str(self.directory),
+            "package_config": str(self.directory / PACKAGE_CONFIG),
+            "application_id": self.application_id,
+            "models": [
+                {
+                    **model.model_dump(exclude={"files"}),
+                    "bytes": model.bytes,
+                    "path": str(self.directory / model.directory),
+                }
+                for model in self.models
+            ],
+        }
+
+    @classmethod
+    def read(cls, directory: Path) -> Project:
+        """The project in a directory.
+
+        Raises:
+            EdgeTransactError: There is none, or this version can't read it.
+        """
+        path = directory / RECORD
+        try:
+            record = json.loads(path.read_text())
+            return cls(directory, record["application_id"], AppModels.of_project(directory).models, record["digest"])
+        except FileNotFoundError as error:
+            raise EdgeTransactError(
+                f"{directory} is not an app's project: it has no {Path(error.filename).name}",
+                fix=f"Make one: edge-transact bundle DIST -o {directory}",
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise EdgeTransactError(f"{path} cannot be read ({error})", fix="Bundle the app again.") from error
+
+
+def bundle(
+    dists: Sequence[Path],
+    output: Path,
+    *,
+    application_id: str = "org.example.chat",
+    app_name: str = "Edge Chat",
+    force: bool = False,
+    keep: bool = False,
+) -> Project:
+    """Writes an Android project with the models of DISTs, complete or not at all.
+
+    ``bundle([Path("dist")], Path("app"))``
+
+    Args:
+        dists: Directories that ``build`` wrote for ``android``, ``android-cpu`` or both. A model gets the name of its
+            directory.
+        output: The project's directory.
+        application_id: Android's name of the app.
+        app_name: The app's name for people.
+        force: Replace `output` if it exists.
+        keep: Leave a project that is there as it is, if it was made from the same.
+
+    Raises:
+        UsageError: A name isn't one, two models have the same library, or a DIST has none for Android.
+        EdgeTransactError: A file of a DIST isn't as it was built, or `output` exists.
+    """
+    check_application_id(application_id)
+    check_app_name(app_name)
+    sources = read_sources(dists)
+    models = [source.model for source in sources]
+    digest = _digest(sources, application_id, app_name)
+    if keep and not force and output.exists():
+        there = Project.read(output)
+        if there.digest == digest:
+            return there
+    with new_directory(output, force=force) as directory:
+        render_templates(directory, application_id=application_id, app_name=app_name, models=models)
+        total = sum(model.bytes for model in models)
+        with bar(f"copy {total / 2**20:,.0f} MiB of weights", total) as advance:
+            for source in sources:
+                _copy_model(source, directory, advance)
+        (directory / "libraries").mkdir()
+        for source in sources:
+            for archive in source.archives().values():
+                _copy(source, archive.relative_to(source.dist).as_posix(), directory / "libraries" / archive.name)
+        (directory / PACKAGE_CONFIG).write_text(json.dumps(package_config(sources), indent=2) + "\n")
+        assets = directory / ASSETS / MODELS_JSON
+        assets.parent.mkdir(parents=True, exist_ok=True)
+        assets.write_text(AppModels(models=models).model_dump_json(indent=2) + "\n")
+        record = {
+            "edge_transact": __version__,
+            "application_id": application_id,
+            "app_name": app_name,
+            "digest": digest,
+        }
+        (directory / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    return Project(output, application_id, models, digest)
+
+
+def warnings(models: Sequence[AppModel]) -> list[str]:
+    """What the app's users will miss, one sentence for each model."""
+    found = []
+    for model in models:
+        if "android-cpu" not in model.libraries:
+            found.append(f"{model.id} runs on phones with OpenCL only: build it with --target android,android-cpu")
+        if "android" not in model.libraries:
+            found.append(f"{model.id} runs on CPUs only: build it with --target android,android-cpu")
+    return found
+
+
+def _digest(sources: Sequence[Source], application_id: str, app_name: str) -> str:
+    content = {
+        "application_id": application_id,
+        "app_name": app_name,
+        "models": [source.model.model_dump() for source in sources],
+        "libraries": [source.manifest.files[path] for source in sources for path in source.manifest.libraries.values()],
+        "code": cache.code("bundle", "templates/android"),
+    }
+    return digests.text_digest(json.dumps(content, sort_keys=True))
+
+
+def render_templates(directory: Path, *, application_id: str, app_name: str, models: Sequence[AppModel]) -> None:
+    """Writes the files of the project that don't depend on a model's content.
+
+    Args:
+        directory: The project, empty.
+        application_id: Android's name of the app.
+        app_name: The app's name for people.
+        models: The models, for the project's README.
+    """
+    root = next(path for path in (base / "android" for base in TEMPLATE_DIRECTORIES) if path.is_dir())
+    jinja = environment()
+    jinja.filters |= {"groovy_string": groovy_string, "android_string": android_string}
+    for source in sorted(path for path in root.rglob("*") if path.is_file()):
+        name = source.relative_to(root)
+        target = directory / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.suffix == ".j2":
+            template = jinja.get_template(f"android/{name.as_posix()}")
+            text = template.render(application_id=application_id, app_name=app_name, models=models)
+            target.with_suffix("").write_text(text, encoding="utf-8", newline="\n")
+        else:
+            shutil.copy(source, target)
+
+
+def _copy_model(source: Source, directory: Path, advance: Callable[[float], None]) -> None:
+    model = source.model
+    (directory / model.directory).mkdir(parents=True)
+    for file in model.files:
+        copied = directory / model.directory / file.path
+        _copy(source, file.path, copied)
+        if model.weights == "assets":
+            asset = directory / ASSETS / "edge" / model.id / file.path
+            asset.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(copied, asset)
+            except OSError:  # a file system that has no hard links
+                shutil.copyfile(copied, asset)
+        advance(file.bytes)
+
+
+def _copy(source: Source, name: str, target: Path) -> None:
+    """Copies a file of a DIST, whose sha256 must be that of the manifest."""
+    if digests.copy(source.dist / name, target) != source.manifest.files[name]:
+        raise EdgeTransactError(f"{source.dist / name} is not as it was built", fix="Copy it again, or build it again.")

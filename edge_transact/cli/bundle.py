@@ -1,0 +1,118 @@
+"""``edge-transact bundle``: an Android app project with models in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edge_transact.cli.common import ForceOption, JsonOption, guarded, show
+
+if TYPE_CHECKING:
+    from edge_transact.bundle.project import Project
+    from edge_transact.doctor import Check
+
+
+@guarded
+def bundle(
+    dists: Annotated[list[Path], typer.Argument(metavar="DIST...", help="Directories that `build` wrote for Android.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="APP", help="Directory of the project.")],
+    application_id: Annotated[
+        str, typer.Option(metavar="ID", help="Android's name of the app, as org.example.chat.")
+    ] = "org.example.chat",
+    app_name: Annotated[str, typer.Option(metavar="NAME", help="The app's name on the phone.")] = "Edge Chat",
+    build: Annotated[
+        bool, typer.Option("--build", help="Go on to the APK, with MLC's packaging and Gradle. Continues APP.")
+    ] = False,
+    install: Annotated[
+        bool, typer.Option("--install", help="Build, and put app and weights on a phone. Continues APP.")
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option(metavar="SERIAL", help="The phone for --install.", show_default="the only one")
+    ] = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write an Android Studio project with models in it: a library module to build on, and a chat app.
+
+    A model has the name of its directory. Up to 150 MB of weights travel in the app, and `install` puts larger ones on
+    a phone. Nothing is compiled for a model again. `--build` needs an Android SDK with NDK, a JDK, Gradle, Rust and a
+    checkout of MLC-LLM, and says what is missing.
+
+    **Examples**
+
+    `edge-transact bundle dist -o app`
+
+    `edge-transact bundle dist -o app --application-id com.example.notes --app-name "My Notes"`
+
+    `edge-transact bundle dist -o app --build`
+    """
+    from edge_transact.bundle.project import bundle as write_project
+
+    goes_on = build or install
+    project = write_project(dists, output, application_id=application_id, app_name=app_name, force=force, keep=goes_on)
+    lacking = _lacking() if goes_on else []
+    result = project.to_dict()
+    checks: list[Check] = []
+    if lacking:
+        result["missing"] = [check.name for check in lacking]
+    elif goes_on:
+        from edge_transact.bundle.install import find_phone, install_app
+
+        if install:
+            find_phone(device)  # before a long build
+        checks = _build(project, result)
+        if install and all(check.ok for check in checks):
+            result["installed"] = install_app(project, Path(str(result["apk"])), device).to_dict()
+    show(result, as_json, lambda: _print(project, result, lacking, checks))
+    if lacking or not all(check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+def _lacking() -> list[Check]:
+    """What `--build` needs and this machine lacks."""
+    from edge_transact.doctor import APP_EXAMINERS, JOBS, examine
+
+    return [check for check in examine(APP_EXAMINERS) if check.name in JOBS["app"].needs and not check.ok]
+
+
+def _build(project: Project, result: dict[str, Any]) -> list[Check]:
+    from dataclasses import asdict
+
+    from edge_transact.bundle.apk import examine_apk
+    from edge_transact.bundle.steps import build_app
+
+    apk = build_app(project)
+    checks = examine_apk(apk)
+    result |= {"apk": str(apk), "checks": [asdict(check) for check in checks]}
+    return checks
+
+
+def _print(project: Project, result: dict[str, Any], lacking: list[Check], checks: list[Check]) -> None:
+    from rich.console import Console
+
+    from edge_transact.bundle.project import warnings
+    from edge_transact.bundle.sources import ASSETS_BYTES, PLAY_LIMIT_BYTES
+    from edge_transact.doctor.screen import print_checks
+
+    console = Console(highlight=False, markup=False)
+    for model in project.models:
+        console.print(f"{model.id}: {model.bytes / 1e6:,.1f} MB, library for {' and '.join(model.libraries)}")
+    for warning in warnings(project.models):
+        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+    if large := [model.id for model in project.models if model.weights == "install"]:
+        limits = f"Google Play takes {PLAY_LIMIT_BYTES / 1e6:.0f} MB, {ASSETS_BYTES / 1e6:.0f} of them for weights"
+        console.print(f"Too large to travel in the app: {', '.join(large)}. {limits}.", soft_wrap=True)
+        console.print(f"Once the app is on a phone: edge-transact install {project.directory}", soft_wrap=True)
+    if lacking:
+        console.print(f"{project.directory} is complete, but --build needs what is missing here:")
+        print_checks(lacking)
+        return
+    print_checks(checks)
+    if "installed" in result:
+        console.print(f"{project.application_id} is on {result['installed']['device']}.")
+    elif "apk" in result:
+        console.print(f"Next: adb install -r {result['apk']}", soft_wrap=True)
+    else:
+        console.print(f"Next: the steps of {project.directory / 'README.md'}", soft_wrap=True)
