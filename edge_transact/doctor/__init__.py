@@ -10,28 +10,35 @@ from edge_transact.doctor import android, packages, system
 from edge_transact.doctor.check import Check
 from edge_transact.doctor.jobs import JOBS, Job, needed_for
 
-__all__ = ["JOBS", "Check", "Job", "examine", "needed_for"]
+__all__ = ["APP_EXAMINERS", "JOBS", "Check", "Job", "examine", "needed_for"]
 
-EXAMINERS: tuple[Callable[[], Sequence[Check]], ...] = (
-    system.python,
-    packages.packages,
-    packages.extras,
-    system.tvm_targets,
-    system.compiler,
-    system.resources,
-    system.hub,
-    android.adb,
+Examiner = Callable[[], Sequence[Check]]
+"""Examines one thing, and returns its checks."""
+
+CORE_EXAMINERS: tuple[Examiner, ...] = (system.python, packages.packages, packages.extras, system.compiler)
+APP_EXAMINERS: tuple[Examiner, ...] = (
+    *CORE_EXAMINERS,
     android.sdk,
     android.ndk,
-    android.bench,
     android.jdk,
+    android.gradle,
     android.rust,
     android.mlc,
 )
-"""Functions that examine one thing each and return its checks, in the order in which they are shown."""
+"""The examiners of what the job ``app`` needs, in the order in which they are shown."""
+EXAMINERS: tuple[Examiner, ...] = (
+    *CORE_EXAMINERS,
+    system.tvm_targets,
+    system.resources,
+    system.hub,
+    android.adb,
+    android.bench,
+    *APP_EXAMINERS[len(CORE_EXAMINERS) :],
+)
+"""All examiners, in the order in which they are shown."""
 
 
-def examine() -> list[Check]:
-    """Runs all examiners at once, since most of them wait for other programs. A missing thing is not an error."""
-    with ThreadPoolExecutor(max_workers=len(EXAMINERS)) as pool:
-        return list(chain.from_iterable(pool.map(lambda examiner: examiner(), EXAMINERS)))
+def examine(examiners: Sequence[Examiner] = EXAMINERS) -> list[Check]:
+    """Runs examiners at once, since most of them wait for other programs. A missing thing is not an error."""
+    with ThreadPoolExecutor(max_workers=len(examiners)) as pool:
+        return list(chain.from_iterable(pool.map(lambda examiner: examiner(), examiners)))

@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 
 import edge_transact
+from edge_transact.artifacts.templates import TEMPLATE_DIRECTORIES
 from edge_transact.bench.link import NDK_VARIABLES, find_linker
 from edge_transact.doctor.check import Check, output_of
 from edge_transact.doctor.system import install_command
@@ -16,8 +17,10 @@ from edge_transact.errors import EdgeTransactError
 from edge_transact.mlc.builtins import Runtime
 from edge_transact.mlc.checkout import GET, KNOWN_PAIR, KNOWN_REVISION, find
 
-NDK_MAJOR = 28
-"""The first NDK that aligns segments to 16 KB by default, which Google Play requires."""
+NDK_MAJOR = 27
+"""The version that MLC-LLM's Android documentation requires."""
+ALIGNED_NDK = 28
+"""The first NDK that aligns segments to 16 KB by default, which Google Play requires. Linkers of others are told to."""
 NDK_PACKAGE = "ndk;28.2.13676358"
 JDK_MAJOR = 17
 """The version that MLC-LLM's Android documentation requires."""
@@ -91,21 +94,32 @@ def sdk() -> list[Check]:
 
 def ndk() -> list[Check]:
     """The newest NDK in the places where tools look for it."""
+    fix = f'sdkmanager --install "{NDK_PACKAGE}", and export ANDROID_NDK=$ANDROID_HOME/ndk/{NDK_PACKAGE[4:]}'
+    directory = find_ndk()
+    if directory is None:
+        looked = ", ".join(map(str, _ndk_candidates())) or f"{', '.join(NDK_VARIABLES)}, ANDROID_HOME/ndk"
+        return [Check("ndk", False, f"none at {looked}", fix)]
+    revision = ndk_revision(directory)
+    found = f"r{revision[0]} ({'.'.join(map(str, revision))}) at {directory}"
+    if revision[0] < NDK_MAJOR:
+        return [Check("ndk", False, f"{found}: r{NDK_MAJOR} or newer is needed", fix)]
+    return [Check("ndk", True, found)]
+
+
+def find_ndk() -> Path | None:
+    """The NDK that environment variables name, or the newest of the SDK; `None` if there is none."""
+    return next(filter(ndk_revision, _ndk_candidates()), None)
+
+
+def _ndk_candidates() -> list[Path]:
     candidates = [Path(os.environ[name]) for name in NDK_VARIABLES if os.environ.get(name)]
     for directory in _sdk_directories():
-        candidates += sorted(directory.glob("ndk/*"), key=_ndk_revision, reverse=True)
-    fix = f'sdkmanager --install "{NDK_PACKAGE}", and export ANDROID_NDK=$ANDROID_HOME/ndk/{NDK_PACKAGE[4:]}'
-    for directory in candidates:
-        revision = _ndk_revision(directory)
-        if revision:
-            ok = revision[0] >= NDK_MAJOR
-            found = f"r{revision[0]} ({'.'.join(map(str, revision))}) at {directory}"
-            return [Check("ndk", ok, found if ok else f"{found}: r{NDK_MAJOR} or newer is needed", "" if ok else fix)]
-    looked = ", ".join(map(str, candidates)) or f"{', '.join(NDK_VARIABLES)}, ANDROID_HOME/ndk"
-    return [Check("ndk", False, f"none at {looked}", fix)]
+        candidates += sorted(directory.glob("ndk/*"), key=ndk_revision, reverse=True)
+    return candidates
 
 
-def _ndk_revision(directory: Path) -> tuple[int, ...]:
+def ndk_revision(directory: Path) -> tuple[int, ...]:
+    """The version of the NDK in a directory, such as ``(28, 2, 13676358)``; empty if there is none."""
     try:
         text = (directory / "source.properties").read_text()
     except OSError:
@@ -149,19 +163,56 @@ def jdk() -> list[Check]:
     return [Check("jdk", ok, found if ok else f"{found}: {JDK_MAJOR} or newer is needed", "" if ok else fix)]
 
 
+def gradle() -> list[Check]:
+    """Gradle, of the version that the project of an app names or newer."""
+    wanted = _gradle_wanted()
+    fix = f"unpack https://services.gradle.org/distributions/gradle-{wanted}-bin.zip, and put its bin on PATH"
+    version = output_of("gradle", "--version", timeout_s=60)
+    match = re.search(r"^Gradle (\d+(?:\.\d+)*)", version or "", re.MULTILINE)
+    if not match:
+        return [Check("gradle", False, "no working gradle on PATH", fix)]
+    found = f"{match[1]} at {shutil.which('gradle')}"
+    if _numbers(match[1]) < _numbers(wanted):
+        return [Check("gradle", False, f"{found}: {wanted} or newer is needed", fix)]
+    return [Check("gradle", True, found)]
+
+
+def _gradle_wanted() -> str:
+    wrapper = next(
+        path
+        for path in (base / "android/gradle/wrapper/gradle-wrapper.properties" for base in TEMPLATE_DIRECTORIES)
+        if path.is_file()
+    )
+    match = re.search(r"gradle-([\d.]+)-bin\.zip", wrapper.read_text())
+    assert match is not None
+    return match[1]
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in version.split(".")]
+
+
 def rust() -> list[Check]:
-    """Rust and its Android target, with which MLC builds the tokenizers."""
+    """Rust and its Android target, with which MLC builds the tokenizers, and rustup, which its packaging calls."""
+    rustup = output_of("rustup", "--version")
+    manager = (
+        Check("rustup", True, f"{rustup.splitlines()[0]} at {shutil.which('rustup')}")
+        if rustup
+        else Check("rustup", False, "no rustup on PATH", "install rustup from https://rustup.rs")
+    )
     version = output_of("rustc", "--version")
     sysroot = output_of("rustc", "--print", "sysroot")
     if not version or not sysroot:
         fix = "install rustup from https://rustup.rs"
         return [
+            manager,
             Check("rust", False, "no rustc on PATH", fix),
             Check("rust-target", False, "no rustc on PATH", f"{fix}, then: rustup target add {RUST_TARGET}"),
         ]
     targets = sorted(path.parent.name for path in Path(sysroot).glob("lib/rustlib/*/lib"))
     ok = RUST_TARGET in targets
     return [
+        manager,
         Check("rust", True, f"{version.removeprefix('rustc ')} at {sysroot}"),
         Check(
             "rust-target",

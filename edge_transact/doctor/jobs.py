@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CORE = ("python", "packages")
-APP = ("sdk", "ndk", "jdk", "rust", "rust-target", "cmake", "mlc", "mlc-tvm")
+APP = ("sdk", "ndk", "jdk", "gradle", "rustup", "rust", "rust-target", "cmake", "mlc", "mlc-build", "mlc-tvm")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ JOBS: dict[str, Job] = {
     "bench": Job("measure on a phone", (*CORE, "bench", "adb", "device", "linker", "runner")),
     "runner": Job("build the bench's runner for a phone", ("ndk", "cmake", "mlc-tvm")),
     "mlc": Job("build with your MLC-LLM (--engine mlc)", (*CORE, "mlc", "mlc-build")),
-    "app": Job("build the Android app around a model", (*CORE, *APP)),
+    "app": Job("build the Android app of a model (bundle --build)", (*CORE, *APP)),
+    "install": Job("put a model's weights on a phone", (*CORE, "bench", "adb", "device")),
 }
 
 

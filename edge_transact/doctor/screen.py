@@ -27,7 +27,8 @@ def print_checks(checks: Iterable[Check]) -> None:
         if not check.ok:
             jobs = ", ".join(needed_for(check.name))
             # Not wrapped, so that the fix can be copied.
-            console.print(Text(" " * _MARGIN + f"needed for: {jobs}", style="dim"), soft_wrap=True)
+            if jobs:
+                console.print(Text(" " * _MARGIN + f"needed for: {jobs}", style="dim"), soft_wrap=True)
             console.print(Text(" " * _MARGIN + check.fix, style="cyan"), soft_wrap=True)
 
 

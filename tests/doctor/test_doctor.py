@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from edge_transact.cli import app
 from edge_transact.doctor import JOBS, android, check, examine, needed_for, packages, system
 
+ROOT = Path(__file__).resolve().parents[2]
 TVM = {"version": "0.26.0", "llvm": 22, "targets": ["x86_64", "aarch64"], "codegen": ["opencl", "metal"]}
 
 
@@ -60,7 +62,9 @@ def test_only_missing_things_have_a_fix(programs):
         assert examined.found
 
 
-@pytest.mark.parametrize(("revision", "ok"), [("28.2.13676358", True), ("29.0.1", True), ("27.0.11718014", False)])
+@pytest.mark.parametrize(
+    ("revision", "ok"), [("28.2.13676358", True), ("27.0.11718014", True), ("26.1.10909125", False)]
+)
 def test_the_ndk_is_read_from_its_own_file(programs, tmp_path, monkeypatch, revision, ok):
     monkeypatch.setenv("ANDROID_NDK", str(ndk(tmp_path / "ndk", revision)))
     (found,) = android.ndk()
@@ -143,11 +147,23 @@ def test_jdk_versions_old_style_and_new(programs, version, ok):
 def test_rust_without_the_android_target(programs, tmp_path):
     (tmp_path / "lib/rustlib/x86_64-unknown-linux-gnu/lib").mkdir(parents=True)
     programs("rustc", f'[ "$1" = --version ] && echo rustc 1.90.0 || echo {tmp_path}')
-    rust, target = android.rust()
+    rustup, rust, target = android.rust()
+    assert not rustup.ok, "MLC's packaging calls it"
     assert rust.ok and "1.90.0" in rust.found
     assert not target.ok and target.fix == "rustup target add aarch64-linux-android"
     (tmp_path / "lib/rustlib/aarch64-linux-android/lib").mkdir(parents=True)
-    assert android.rust()[1].ok
+    programs("rustup", "echo rustup 1.28.2")
+    assert all(check.ok for check in android.rust())
+
+
+def test_gradle_is_as_new_as_the_projects_own(programs):
+    wrapper = (ROOT / "templates/android/gradle/wrapper/gradle-wrapper.properties").read_text()
+    (wanted,) = re.findall(r"gradle-([\d.]+)-bin\.zip", wrapper)
+    for version, ok in ((wanted, True), (f"{wanted}.1", True), ("8.13", False), ("no version", False)):
+        programs("gradle", f"echo; echo ----; echo Gradle {version}; echo ----")
+        (found,) = android.gradle()
+        assert found.ok is ok, version
+        assert ok or f"gradle-{wanted}-bin.zip" in found.fix
 
 
 def test_an_mlc_checkout_without_its_submodules(programs, tmp_path, monkeypatch):
