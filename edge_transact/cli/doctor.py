@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +12,9 @@ from edge_transact.cli.common import JsonOption, guarded, show
 
 @guarded
 def doctor(
+    apk: Annotated[
+        Path | None, typer.Argument(metavar="[APK]", help="A finished app, to check it instead of this machine.")
+    ] = None,
     job: Annotated[
         list[str] | None,
         typer.Option("--for", metavar="JOB", help="Exit 1 unless this job can be done here. Can be repeated."),
@@ -21,13 +25,17 @@ def doctor(
 
     Building needs Python packages only; a phone, an app and the hub need more. A missing thing is no failure unless
     `--for` names a job that needs it: `prune`, `host`, `android`, `android-cpu`, `iphone`, `demo`,
-    `gguf`, `parquet`, `plot`, `tasks`, `hub`, `bench`, `runner`, `mlc`, `app`.
+    `gguf`, `parquet`, `plot`, `tasks`, `hub`, `bench`, `runner`, `mlc`, `app`, `install`.
+
+    With an APK, check that: its native libraries are for 64-bit ARM and for 16 KB pages, and its models are complete.
 
     **Examples**
 
     `edge-transact doctor`
 
     `edge-transact doctor --for app`
+
+    `edge-transact doctor app.apk`
 
     `edge-transact doctor --json | tail -1 | jq -r '.checks[] | select(.ok | not) | .fix'`
     """
@@ -36,6 +44,9 @@ def doctor(
     from edge_transact.doctor import JOBS, examine
     from edge_transact.errors import UsageError, did_you_mean
 
+    if apk is not None:
+        _check_apk(apk, job, as_json)
+        return
     wanted = job or []
     for name in wanted:
         if name not in JOBS:
@@ -57,4 +68,19 @@ def doctor(
 
     show(result, as_json, text)
     if any(missing[name] for name in wanted):
+        raise typer.Exit(1)
+
+
+def _check_apk(apk: Path, job: list[str] | None, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from edge_transact.bundle.apk import examine_apk
+    from edge_transact.doctor.screen import print_checks
+    from edge_transact.errors import UsageError
+
+    if job:
+        raise UsageError(f"--for {job[0]} is a job of this machine", fix="Leave it out, or the APK.")
+    checks = examine_apk(apk)
+    show({"checks": [asdict(check) for check in checks]}, as_json, lambda: print_checks(checks))
+    if not all(check.ok for check in checks):
         raise typer.Exit(1)
