@@ -4,7 +4,8 @@ Nothing in a line is changed. What it names is small: ``demo:smollm2``, ``model.
 is on loopback, are one random layer (`small_model`), since no example depends on what a model has learnt; only
 where a limit is a number that this layer is below, the model is one that isn't. Texts are short, ``demo:sotu`` too,
 lm-eval's tasks have one question, and directories that a line takes for granted are made of the same layer.
-Those that measure a phone are in ``tests/bench/test_phone_examples.py``. ``--engine mlc`` needs a checkout.
+Those that measure a phone are in ``tests/bench/test_phone_examples.py``, those that install weights, build an app or
+look at one in the tests of that. ``--engine mlc`` needs a checkout.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from tests.support.hub import MEMBER, serve
 
 HUB_MODELS = ("HuggingFaceTB/SmolLM2-135M-Instruct", "meta-llama/Llama-3.2-1B-Instruct")
 TUTORIAL = "docs/tutorial.md"
-ELSEWHERE = ["--device all", *([] if "MLC_LLM_SOURCE_DIR" in os.environ else ["--engine mlc"])]
+ELSEWHERE = ["--device all", "transact install", "-o app --build", ".apk"]
+if "MLC_LLM_SOURCE_DIR" not in os.environ:
+    ELSEWHERE.append("--engine mlc")
 TASK = """
 task: NAME
 output_type: loglikelihood
@@ -156,6 +159,6 @@ def test_examples_run_in_order(where, inputs, made, hub, project, tmp_path, monk
 def test_the_tutorial_runs_in_order_from_nothing(hub, project):
     for line in here(TUTORIAL):
         run_line(line)
-    assert {path.name for path in project.iterdir()} == {"edge-transact.toml", "dist", "dist-android"}
+    assert {path.name for path in project.iterdir()} == {"edge-transact.toml", "dist", "app", "dist-android"}
     assert list((project / "dist-android" / "lib").glob("*-android.tar"))
     assert any(HUB_MODELS[0] in request for request in hub.requests)

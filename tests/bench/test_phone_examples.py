@@ -9,13 +9,11 @@ import pytest
 from edge_transact.bench import session
 from tests.support.bench_logs import repetitions
 from tests.support.bench_runs import QUICK, copy_dist
-from tests.support.examples import EXAMPLES, run_line, split
-
-LINES = list(dict.fromkeys(line for lines in EXAMPLES.values() for line in lines if "--device all" in line))
+from tests.support.examples import examples_with, run_line, split
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("line", examples_with("--device all"))
 def test_examples_measure_the_phone(line, phone, runner, tiny_dist, tmp_path, monkeypatch):
     """With the tiny model and short lengths, because the phone is emulated."""
     original = session.bench_models

@@ -38,6 +38,11 @@ EXAMPLES |= {f"{name} --help": lines_in(command.help or "") for name, command in
 """By where they stand, in order."""
 
 
+def examples_with(text: str) -> list[str]:
+    """The examples that hold a text, each once."""
+    return list(dict.fromkeys(line for lines in EXAMPLES.values() for line in lines if text in line))
+
+
 def split(line: str) -> list[str]:
     """The words of a shell line, operators among them."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")

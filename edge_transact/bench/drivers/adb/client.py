@@ -172,7 +172,7 @@ class AndroidDevice:
                     words = connection.read_exact(struct.unpack("<I", answer[4:])[0]).decode(errors="replace")
                     raise DeviceRefused(
                         f"{self.serial} cannot write {target}: {words}",
-                        fix="Free space on the device, or remove what earlier runs left with --clean.",
+                        fix="Free space on the device; `edge-transact bench --clean` removes what benches left.",
                     )
             finally:
                 connection.close()

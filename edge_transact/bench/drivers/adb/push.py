@@ -60,21 +60,64 @@ def sync_files(
         DeviceLost: The device went away.
     """
     digests = {name: sha256(path) for name, path in files.items()}
+    changed = changed_files(device, directory, files, digests)
+    for name in changed:
+        push_file(device, files[name], f"{directory}/{name}", digests[name], mode=mode, on_bytes=on_bytes)
+    return changed
+
+
+def changed_files(
+    device: AndroidDevice, directory: str, files: Mapping[str, Path], digests: Mapping[str, str]
+) -> list[str]:
+    """Names of the files that a directory on the device lacks or has with another sha256, if there is room for them.
+
+    Args:
+        device: The device.
+        directory: Absolute path on the device; it is made.
+        files: Local path of each file, by its name on the device.
+        digests: sha256 of each file, by the same names.
+
+    Raises:
+        DeviceRefused: Not enough storage.
+        DeviceLost: The device went away.
+    """
     present, free = _look(device, directory, list(files))
     changed = [name for name in files if present.get(name) != digests[name]]
     _check_storage(device, free, sum(files[name].stat().st_size for name in changed))
-    for name in changed:
-        partial, target = f"{directory}/{name}.partial", f"{directory}/{name}"
-        for _attempt in range(2):
-            device.push(files[name], partial, mode=mode, on_bytes=on_bytes)
-            if device.script(_ACCEPT, partial, target, digests[name], timeout_s=300).code == 0:
-                break
-        else:
-            raise DeviceRefused(
-                f"{device.serial}: {target} arrived with another checksum, twice",
-                fix="Check the cable, and the device's storage.",
-            )
     return changed
+
+
+def push_file(
+    device: AndroidDevice,
+    source: Path,
+    target: str,
+    digest: str,
+    *,
+    mode: int = 0o644,
+    on_bytes: Callable[[int], None] = lambda n: None,
+) -> None:
+    """Push a file under a temporary name, check it on the device, and rename it.
+
+    Args:
+        device: The device.
+        source: Local path.
+        target: Absolute path on the device.
+        digest: The file's sha256.
+        mode: Permissions.
+        on_bytes: Called with the size of each chunk sent.
+
+    Raises:
+        DeviceRefused: The file could not be written, or arrived damaged twice.
+        DeviceLost: The device went away.
+    """
+    for _attempt in range(2):
+        device.push(source, f"{target}.partial", mode=mode, on_bytes=on_bytes)
+        if device.script(_ACCEPT, f"{target}.partial", target, digest, timeout_s=300).code == 0:
+            return
+    raise DeviceRefused(
+        f"{device.serial}: {target} arrived with another checksum, twice",
+        fix="Check the cable, and the device's storage.",
+    )
 
 
 def _look(device: AndroidDevice, directory: str, names: Sequence[str]) -> tuple[dict[str, str], int | None]:
@@ -91,7 +134,8 @@ def _look(device: AndroidDevice, directory: str, names: Sequence[str]) -> tuple[
 
 def _check_storage(device: AndroidDevice, free: int | None, needed: int) -> None:
     if free is not None and needed > free:
+        has, lacks = free / 2**20, needed / 2**20
         raise DeviceRefused(
-            f"{device.serial} has {free / 2**20:.0f} MiB of storage free, and {needed / 2**20:.0f} MiB must be pushed",
-            fix="Free space on the device, or remove what earlier runs left with --clean.",
+            f"{device.serial} has {has:,.1f} MiB of storage free, and {lacks:,.1f} MiB must be pushed",
+            fix="Free space on the device; `edge-transact bench --clean` removes what benches left.",
         )
