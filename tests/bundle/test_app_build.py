@@ -44,7 +44,6 @@ def use(tools: AppTools, monkeypatch: pytest.MonkeyPatch) -> AppTools:
     monkeypatch.setenv("PATH", tools.path, prepend=os.pathsep)
     # Packages that MLC's Python imports, and that the stand-in doesn't.
     monkeypatch.setattr(packages.metadata, "version", lambda name: "1000" if name != "apache-tvm" else "0.26.0")
-    monkeypatch.setattr(packages, "packages", lambda: [])
     monkeypatch.setattr(apk_checks, "examine_apk", lambda path: [Check("apk", True, path.read_text())])
     (tools.root / "app.apk").write_text("finished")
     return tools
