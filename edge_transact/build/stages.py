@@ -27,7 +27,7 @@ from edge_transact.quantization import Quantization
 from edge_transact.rounding.best import round_best
 from edge_transact.rounding.calibrated import round_model
 from edge_transact.rounding.kept import keeping
-from edge_transact.rounding.search import searched
+from edge_transact.rounding.search import searching
 from edge_transact.rounding.store import Rounded, keep_rounded
 from edge_transact.weights import w4
 from edge_transact.weights.convert import ParameterSources, RoundingOf, convert
@@ -115,9 +115,7 @@ def _rounding_of(
         return None, None
     if rounding.name in ("nearest", "search"):
         nearest = partial(w4.nearest, dtype=getattr(torch, quantization.model_dtype))
-        others = (
-            partial(searched, checkpoint, sources, quantization) if rounding.name == "search" else lambda _: nearest
-        )
+        others = searching(checkpoint, sources, quantization) if rounding.name == "search" else lambda _: nearest
         return keeping(checkpoint, sources, quantization, others), rounding.name
     directory = rounded(checkpoint, quantization, rounding)
     return Rounded(directory, sources), directory.parent.name
