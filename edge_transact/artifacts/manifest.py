@@ -27,7 +27,10 @@ class Manifest:
         model_type: The name under which the definition registers itself.
         model_lib: The library's name in file names, in the system-lib prefix and in ``mlc-chat-config.json``.
         quantization: Name of the quantization, the same for all libraries.
-        rounding: How weights were rounded to 4 bits; `None` if they weren't.
+        rounding: How weights were rounded to 4 bits; `None` if they weren't. ``kept`` for a file's own codes, and
+            ``kept+search`` if only some matrices had any.
+        calibration: The text that rounding read, as a checkpoint's ``edge_transact.json`` describes it; `None` if it
+            read none.
         context_window_size: The most tokens of a sequence.
         prefill_chunk_size: The most tokens of one prefill call.
         max_batch_size: The most sequences in a batch.
@@ -46,6 +49,7 @@ class Manifest:
     model_lib: str
     quantization: str
     rounding: str | None
+    calibration: Mapping[str, Any] | None
     context_window_size: int
     prefill_chunk_size: int
     max_batch_size: int

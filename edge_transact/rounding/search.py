@@ -107,7 +107,7 @@ def best_scales(groups: torch.Tensor, importance: torch.Tensor, limit: float = m
 
 
 @functools.cache
-def _kernel() -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]:
+def _kernel() -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int], None]:
     """The search, compiled for this CPU.
 
     Arguments: weight ``[rows * 32 * groups]``, importance ``[32 * groups]``, the steps and after them the limit, scale
