@@ -96,7 +96,7 @@ TEXTS = {"too few tokens": WINDOWS[:1, :12], "another script": WINDOWS % 5}
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_text_that_says_little_does_no_harm(model, tmp_path, caplog, text):
-    """On other text, the model is nearer to the exact one than with nearest. A layer that relies less on it is named."""
+    """On other text, the model is nearer to the exact one than with nearest. Layers that rely less on it are named."""
     quantization, windows = QUANTIZATIONS["q4f16_1"], TEXTS[text]
     rounded = model.rounded(tmp_path, quantization, windows)
     nearest, gptq = (
