@@ -6,13 +6,16 @@ BIN := $(VENV)/bin
 BENCH ?=
 MINUTES ?= 60
 
+# Of three processes, one is mostly waiting for a phone: they keep two CPUs busy.
+PROCESSES := -n 3 --dist worksteal
+
 .PHONY: demo test bench soak lint docs format coverage system-packages clean
 
 demo: $(VENV)/.edge-transact-demo-data ## A real model pruned, built for Android and this host, and asked a question
 	$(BIN)/python -m edge_transact.demo
 
-test: $(VENV)/.edge-transact-test system-packages ## All tests, in two processes
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+test: $(VENV)/.edge-transact-test system-packages ## All tests, in three processes
+	$(BIN)/python -m pytest $(PROCESSES)
 
 bench: $(VENV)/.edge-transact-test ## The tables of docs/performance.md, measured here; BENCH takes sections and options
 	$(BIN)/python -m benchmarks $(BENCH)
@@ -27,7 +30,7 @@ lint: $(VENV)/.edge-transact-test ## ruff, mypy and the rules between folders
 	$(BIN)/lint-imports
 
 coverage: $(VENV)/.edge-transact-test system-packages ## Which lines the tests reach
-	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term-missing
+	$(BIN)/python -m pytest $(PROCESSES) --cov --cov-report=term-missing
 
 docs: $(VENV)/.edge-transact-test ## What pages take from the code: the API, the structure
 	$(BIN)/python -m tools

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_transact.cli import COLLECTED_OBJECTS
 from tests.support.checkpoints import save_llama
 from tests.support.hub import Hub, serve
 from tests.support.machine import TestRun
@@ -28,6 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # TVM takes `inspect.stack()` for every kernel that it parses. For a file that no module has, Python would look
     # through all modules each time.
     inspect.modulesbyfile.update(dict.fromkeys(NO_MODULES_FILES, ""))
+    gc.set_threshold(COLLECTED_OBJECTS)
     if hasattr(config, "workerinput"):
         return  # a process of pytest-xdist: it inherits all this
     config.stash[TEST_RUN] = TestRun()
@@ -60,20 +63,31 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Fast tests first, for people. Of several processes, each begins with slow ones and none waits for another's last.
 
-    pytest-xdist gives each of two processes one half of the list. Whichever is done first takes over fast tests.
+    pytest-xdist gives each process an equal part of the list. Whichever is done first takes over fast tests.
     """
     # Libraries for phones take a minute: tests of them stand together, so that one process builds them.
     slow = [item for item in items if item.get_closest_marker("slow")]
     slow.sort(key=lambda item: "archives" not in item.fixturenames)
     fast = [item for item in items if not item.get_closest_marker("slow")]
     if hasattr(config, "workerinput"):
-        half = len(slow) // 2
-        while half < len(slow) and slow[half].path == slow[half - 1].path:
-            half += 1  # what a file's fixtures make is made once
-        rest = max(0, len(items) // 2 - half)
-        items[:] = [*slow[:half], *fast[:rest], *slow[half:], *fast[rest:]]
+        items[:] = _in_parts(slow, fast, config.workerinput["workercount"])
     else:
         items[:] = [*fast, *slow]
+
+
+def _in_parts(slow: list[pytest.Item], fast: list[pytest.Item], count: int) -> list[pytest.Item]:
+    """A part for each process, slow tests first."""
+    items: list[pytest.Item] = []
+    begun, total = 0, len(slow) + len(fast)
+    for left in range(count, 0, -1):
+        size = (total - len(items)) // left
+        end = begun + (len(slow) - begun) // left
+        while begun < end < len(slow) and slow[end].path == slow[end - 1].path:
+            end += 1  # what a file's fixtures make is made once
+        rest = max(0, size - (end - begun))
+        items += [*slow[begun:end], *fast[:rest]]
+        begun, fast = end, fast[rest:]
+    return items
 
 
 @pytest.hookimpl(hookwrapper=True)

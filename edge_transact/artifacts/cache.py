@@ -36,6 +36,7 @@ KINDS = {
     "rounded": "weights rounded to 4 bits with calibration text",
     "weights": "quantized parameter shards",
     "libraries": "compiled model libraries",
+    "kernels": "kernels of host libraries as machine code",
 }
 
 enabled = True
@@ -77,6 +78,7 @@ class Recipe:
         ingredients: Everything that the content depends on, as JSON values.
         make: Fills the directory that it is given.
         name: The name of that directory.
+        is_step: Whether the log tells of it as a step of its own. If not, only ``--verbose`` does.
     """
 
     kind: str
@@ -84,6 +86,7 @@ class Recipe:
     ingredients: Mapping[str, object]
     make: Callable[[Path], object]
     name: str = "content"
+    is_step: bool = True
 
     @property
     def entry(self) -> Path:
@@ -104,13 +107,14 @@ def _obtain(recipe: Recipe) -> tuple[Record, bool]:
         record = _complete_record(recipe) if enabled else None
         is_new = record is None
         if record is None:
-            logger.info(recipe.what)
-            logger.debug(f"{recipe.what}: {_why(recipe)}")
+            logger.log(logging.INFO if recipe.is_step else logging.DEBUG, recipe.what)
+            if recipe.is_step and logger.isEnabledFor(logging.DEBUG):
+                logger.debug(f"{recipe.what}: {_why(recipe)}")
             record = _make(recipe)
         else:
             os.utime(recipe.entry)
             # That an input was converted before is no news; that a stage is skipped is.
-            level = logging.DEBUG if recipe.kind == "converted" else logging.INFO
+            level = logging.INFO if recipe.is_step and recipe.kind != "converted" else logging.DEBUG
             logger.log(level, f"{recipe.what}: nothing has changed, reused from the cache")
         logger.debug(f"{recipe.what}: {recipe.entry / recipe.name}")
     return record, is_new

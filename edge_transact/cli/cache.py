@@ -13,13 +13,15 @@ from edge_transact.cli.common import JsonOption, guarded, show
 def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Delete all entries, or those of one --kind.")] = False,
     kind: Annotated[
-        str | None, typer.Option(metavar="KIND", help="Only this kind: converted, pruned, weights or libraries.")
+        str | None,
+        typer.Option(metavar="KIND", help="Only this kind: converted, pruned, rounded, weights, libraries or kernels."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the cached results of earlier runs, or delete them.
 
-    An unchanged model isn't converted, pruned or quantized twice, and an unchanged definition isn't compiled twice.
+    An unchanged model isn't converted, pruned or quantized twice, and an unchanged definition isn't compiled twice. A
+    host library of other widths takes most of its kernels from an earlier one.
     The cache is in `$EDGE_TRANSACT_CACHE`, or else in `~/.cache/edge-transact`, and can be deleted at any time.
     `--no-cache`, with any command, runs every stage again.
 
@@ -68,9 +70,13 @@ def cache(
             return
         table = Table("used", "kind", "what", "size", box=None, padding=(0, 2, 0, 0))
         table.columns[3].justify = "right"
-        for entry in entries:
+        # A library has dozens.
+        rows = [entry for entry in entries if entry.kind != "kernels" or kind]
+        for entry in rows:
             used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
             table.add_row(used, entry.kind, entry.what or "unfinished", _size(entry.size_bytes))
+        if kernels := [entry for entry in entries if entry not in rows]:
+            table.add_row("", "kernels", f"{len(kernels)} kernels", _size(sum(entry.size_bytes for entry in kernels)))
         console.print(table)
 
     show(result, as_json, text)

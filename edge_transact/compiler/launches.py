@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -63,6 +64,7 @@ class Launches:
     temporaries: list[Buffer]
 
 
+@functools.lru_cache(maxsize=256)
 def launches(function: tirx.PrimFunc) -> Launches:
     """The kernels and temporaries of a scheduled function; none if it runs on a CPU."""
     found = _Finder()

@@ -67,6 +67,7 @@ def build_library(
     from edge_transact.compiler.limits import require_buffers, require_launches
     from edge_transact.compiler.lowering import PIPELINE, Lowered
     from edge_transact.compiler.modules import quantize_modules
+    from edge_transact.compiler.objects import CompileKernels
     from edge_transact.compiler.passes.memory import check_temporaries
     from edge_transact.compiler.pipeline import pipeline
     from edge_transact.compiler.traffic.token import decode_kernels
@@ -131,13 +132,18 @@ def build_library(
 
     lowered = Lowered()
 
+    relax_pipeline = pipeline(tvm_target, metadata, bounds, observe)
+    # A dump shows the kernels' code, and a system library's symbols begin with its own name.
+    if target.device == "llvm" and not target.is_system_lib and dump is None:
+        relax_pipeline = tvm.transform.Sequential([relax_pipeline, CompileKernels(tvm_target)])
+
     def compile_with(**options: bool) -> relax.VMExecutable:
         config = {f"tirx.{name}": value for name, value in options.items()}
         with tvm.transform.PassContext(opt_level=3, config=config, instruments=[lowered]):
             return relax.build(
                 mod,
                 target=tvm_target,
-                relax_pipeline=pipeline(tvm_target, metadata, bounds, observe),
+                relax_pipeline=relax_pipeline,
                 tir_pipeline=PIPELINE,
                 system_lib=target.is_system_lib,
             )

@@ -179,6 +179,16 @@ def test_the_command_lists_and_clears_only_entries(root):
     assert (root / "mine.txt").exists()
 
 
+def test_a_librarys_kernels_are_one_row():
+    kitchen = Kitchen()
+    for number in range(3):
+        cache.made(kitchen.recipe("kernels", number=number))
+    cache.made(kitchen.recipe("libraries"))
+    listed = CliRunner().invoke(app, ["cache"]).stdout
+    assert listed.count("quantize") == 1 and "3 kernels" in listed
+    assert CliRunner().invoke(app, ["cache", "--kind", "kernels"]).stdout.count("quantize") == 3
+
+
 def test_an_unknown_kind():
     result = CliRunner().invoke(app, ["cache", "--kind", "weigths"])
     assert result.exit_code == 2 and "Did you mean 'weights'?" in result.stderr
