@@ -70,13 +70,12 @@ def measure(options: Options) -> str:
 
 def converted(checkpoint: Path, name: str, threads: int) -> tuple[float, float]:
     """Convert as one of `CONVERSIONS`; returns seconds, and the process's peak memory in MiB."""
-    from functools import partial
 
     import torch
 
     from edge_transact.checkpoint import Checkpoint
     from edge_transact.definition import load, render
-    from edge_transact.rounding.search import searched
+    from edge_transact.rounding.search import searching
     from edge_transact.system.memory import peak_rss_mib
     from edge_transact.weights.convert import convert
 
@@ -89,7 +88,7 @@ def converted(checkpoint: Path, name: str, threads: int) -> tuple[float, float]:
         definition = load(Path(directory), {**opened.config, "rope_scaling": None, **sizes})
         quant, rounding = CONVERSIONS[name]
         sources, quantization = definition.parameter_sources(), QUANTIZATIONS[quant]
-        rounding_of = partial(searched, opened, sources, quantization) if rounding == "search" else None
+        rounding_of = searching(opened, sources, quantization) if rounding == "search" else None
         start = time.perf_counter()
         convert(opened, sources, quantization, Path(directory), rounding_of)
         return time.perf_counter() - start, peak_rss_mib()

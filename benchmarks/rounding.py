@@ -33,8 +33,9 @@ Row = dict[str, Any]
 
 RATIO = 0.3
 
-CALIBRATION_TOKENS = {"gptq": 16384, "best": 32768}
-"""``best`` reads one half of them for codes and the other for scales."""
+CALIBRATIONS = {"gptq": [("mixed", 16384)], "best": [("default", 16384), ("mixed", 32768)]}
+"""Text and tokens of the roundings that read any. ``best`` reads 16,384 tokens for codes and as many for scales, the
+same ones if it has no others, and so no more than 32,768."""
 
 
 def main() -> None:
@@ -56,7 +57,8 @@ def main() -> None:
     text = _table(rows)
     print(text, flush=True)
     picture = arguments.page.with_name("rounding.svg")
-    pictures.roundings(rows, arguments.quant.split(",")[0], ("speeches", "handbook"), picture)
+    drawn = [row for row in rows if row["calibration"] != "default"]
+    pictures.roundings(drawn, arguments.quant.split(",")[0], ("speeches", "handbook"), picture)
     page.write("rounding", f"{text}\n\n{page.machine(1)}", arguments.page)
 
 
@@ -67,23 +69,27 @@ def _measure(arguments: argparse.Namespace, scratch: Path) -> list[Row]:
     done = [json.loads(line) for line in lines]
     rows = []
     for subject in ("dense", f"pruned by {RATIO:.0%}"):
-        choices = [("16 bit", "", 0)]
+        choices = [("16 bit", "", "", 0)]
         for quant in arguments.quant.split(","):
-            choices += [(rounding, quant, CALIBRATION_TOKENS.get(rounding, 0)) for rounding in ROUNDINGS]
-        for rounding, quant, tokens in choices:
+            for rounding in ROUNDINGS:
+                choices += [(rounding, quant, *text) for text in CALIBRATIONS.get(rounding, [("", 0)])]
+        for rounding, quant, text, tokens in choices:
             key = {
                 "model": arguments.model,
                 "subject": subject,
                 "rounding": rounding,
                 "quant": quant,
+                "calibration": text,
                 "calibration_tokens": tokens,
                 "windows": arguments.windows,
             }
             row = next((row for row in done if key.items() <= row.items()), None)
             if row is None:
-                logger.info(f"{subject}, {rounding} {quant}")
+                logger.info(f"{subject}, {rounding} {quant} {text}")
                 checkpoint = _checkpoint(arguments.model, subject, scratch)
-                calibration = PruneChoices(calibration=mixed, calibration_tokens=tokens or CALIBRATION_TOKENS["gptq"])
+                calibration = PruneChoices()
+                if text == "mixed":
+                    calibration = PruneChoices(calibration=mixed, calibration_tokens=tokens)
                 row = key | _evaluate(checkpoint, rounding, quant, calibration, evaluation, arguments.windows, scratch)
                 with arguments.results.open("a") as results:
                     results.write(json.dumps(row) + "\n")
@@ -132,7 +138,8 @@ def _table(rows: list[Row]) -> str:
         alike = [other for other in rows if other["subject"] == row["subject"]]
         exact = next(other for other in alike if other["rounding"] == "16 bit")
         nearest = next((o for o in alike if o["rounding"] == "nearest" and o["quant"] == row["quant"]), None)
-        cells = [row["subject"], f"{row['rounding']} {row['quant']}".strip()]
+        weights = f"{row['rounding']} {row['quant']}".strip()
+        cells = [row["subject"], weights + (", default text" if row["calibration"] == "default" else "")]
         for text in ("speeches", "handbook"):
             figures = row[text]
             cells.append(f"{figures['perplexity']:.2f}")

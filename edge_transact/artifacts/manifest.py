@@ -28,7 +28,10 @@ class Manifest:
         model_lib: The name of the model's libraries in file names and in ``mlc-chat-config.json``; what an engine looks
             up for each target is `compiler.targets.library_name`.
         quantization: Name of the quantization, the same for all libraries.
-        rounding: How weights were rounded to 4 bits; `None` if they weren't.
+        rounding: How weights were rounded to 4 bits; `None` if they weren't. ``kept`` for a file's own codes, and
+            ``kept+search`` if only some matrices had any.
+        calibration: The text that rounding read, as a checkpoint's ``edge_transact.json`` describes it; `None` if it
+            read none.
         context_window_size: The most tokens of a sequence.
         prefill_chunk_size: The most tokens of one prefill call.
         max_batch_size: The most sequences in a batch.
@@ -47,6 +50,7 @@ class Manifest:
     model_lib: str
     quantization: str
     rounding: str | None
+    calibration: Mapping[str, Any] | None
     context_window_size: int
     prefill_chunk_size: int
     max_batch_size: int

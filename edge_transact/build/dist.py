@@ -22,7 +22,7 @@ from edge_transact.build.concerns import concerns, traffic_concern
 from edge_transact.build.options import BuildOptions
 from edge_transact.build.parity import DECODE_STEPS, Parity, compare, prompt_ids, reference_model
 from edge_transact.build.report.page import write_report
-from edge_transact.build.stages import Rounding, place_library, place_weights, pruned
+from edge_transact.build.stages import Rounding, Weights, place_library, place_weights, pruned
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import PROVENANCE_FILE, TOKENIZER_FILES
 from edge_transact.compiler.targets import BuildTarget, get_target, library_name
@@ -252,7 +252,8 @@ def _fill(
         require_model(profile, checkpoint.plan, definition, quantization)
 
     maker = Maker(checkpoint, quantization, rounding, sizes, model_lib, directory / "definition", mlc, dump)
-    digests = maker.write_model(directory, definition)
+    weights = maker.write_model(directory, definition)
+    digests = dict(weights.digests)
     libraries = {}
     (directory / "lib").mkdir()
     for target in targets:
@@ -266,7 +267,8 @@ def _fill(
         model_type=MODEL_TYPE,
         model_lib=model_lib,
         quantization=quantization.name,
-        rounding=rounding.name if quantization.bits else None,
+        rounding=weights.rounding,
+        calibration=weights.calibration,
         context_window_size=sizes["context_window_size"],
         prefill_chunk_size=sizes["prefill_chunk_size"],
         max_batch_size=sizes["max_batch_size"],
@@ -317,8 +319,8 @@ class Maker:
     mlc: MLC | None
     dump: Path | None = None
 
-    def write_model(self, directory: Path, definition: Definition) -> dict[str, str]:
-        """Writes an MLC model directory without libraries. Returns the sha256 of the files whose digest is known."""
+    def write_model(self, directory: Path, definition: Definition) -> Weights:
+        """Writes an MLC model directory without libraries."""
         checkpoint, sizes = self.checkpoint, self.sizes
         config = chat_config(
             checkpoint.path,
@@ -337,7 +339,7 @@ class Maker:
         if self.mlc is None:
             return place_weights(checkpoint, definition, self.quantization, self.rounding, directory)
         self.mlc.write_model(self.emitted, checkpoint.path, definition, self.quantization, sizes, directory)
-        return {}
+        return Weights(self.rounding.name if self.quantization.bits else None)
 
     def build_library(self, directory: Path, definition: Definition, target: BuildTarget, path: Path) -> dict[str, str]:
         """Writes the library of `write_model`'s model for a target. Returns its sha256 by file name, where known."""

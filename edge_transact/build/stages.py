@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from edge_transact.artifacts import cache
 from edge_transact.artifacts.digests import files_digest, text_digest
+from edge_transact.build.options import CALIBRATED_ROUNDINGS
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import COPIED_FILES
 from edge_transact.compiler.library import build_library
@@ -26,11 +30,11 @@ from edge_transact.prune.run import computation, prune
 from edge_transact.quantization import Quantization
 from edge_transact.rounding.best import round_best
 from edge_transact.rounding.calibrated import round_model
-from edge_transact.rounding.kept import keeping
-from edge_transact.rounding.search import searched
+from edge_transact.rounding.kept import keeping, kept_matrices
+from edge_transact.rounding.search import searching
 from edge_transact.rounding.store import Rounded, keep_rounded
 from edge_transact.weights import w4
-from edge_transact.weights.convert import ParameterSources, RoundingOf, convert
+from edge_transact.weights.convert import ParameterSources, RoundingOf, convert, is_packed
 
 
 def pruned(source: Checkpoint, model: str, options: PruneOptions) -> Checkpoint:
@@ -57,8 +61,11 @@ def pruned(source: Checkpoint, model: str, options: PruneOptions) -> Checkpoint:
     return Checkpoint.open(cache.made(cache.Recipe("pruned", f"prune {model}", ingredients, make, name="pruned")))
 
 
-_ROUNDING = ("rounding", "gguf", "compiler/lowering.py", "compiler/vector.py")
-"""The code that rounds, and that compiles its kernel."""
+_ROUNDING = ("rounding", "gguf", "prune/calibrate/layerwise.py", "compiler/lowering.py", "compiler/vector.py")
+"""The code that rounds, that measures the inputs of matrices, and that compiles the kernel."""
+
+_CALIBRATION = "calibration.json"
+"""The file beside `rounded` codes and scales that describes the text."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +83,25 @@ class Rounding:
     teacher: Checkpoint | None = None
 
 
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a DIST.
+
+    Attributes:
+        rounding: How they were rounded, as `Manifest.rounding` says it.
+        calibration: The text that rounding read, as `Calibration.to_dict` describes it.
+        digests: The sha256 of files whose digest is known, by name.
+    """
+
+    rounding: str | None
+    calibration: dict[str, Any] | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+
 def place_weights(
     checkpoint: Checkpoint, definition: Definition, quantization: Quantization, rounding: Rounding, directory: Path
-) -> dict[str, str]:
-    """Writes the quantized parameter shards and their index into `directory`. Returns their sha256, by file name.
+) -> Weights:
+    """Writes the quantized parameter shards and their index into `directory`.
 
     Args:
         checkpoint: The checkpoint.
@@ -89,38 +111,51 @@ def place_weights(
         directory: An existing directory.
     """
     sources = definition.parameter_sources()
-    rounding_of, rounded_from = _rounding_of(checkpoint, sources, quantization, rounding)
+    name: str | None
+    rounding_of: RoundingOf | None
+    codes: Path | None = None
+    if quantization.bits and rounding.name in CALIBRATED_ROUNDINGS:
+        codes = rounded(checkpoint, quantization, rounding)
+        name, rounding_of = rounding.name, Rounded(codes, sources)
+    else:
+        name, rounding_of = _without_text(checkpoint, sources, quantization, rounding.name)
     ingredients = {
         "checkpoint": _digest(checkpoint),
         "parameters": {name: list(names) for name, (names, _) in sources.items()},
         "quantization": quantization.name,
-        "rounding": rounded_from,
+        "rounding": codes.parent.name if codes else name,
         "code": cache.code(
             "weights", *_ROUNDING, "checkpoint", "templates/edge_llama_model.py.j2", "quantization.py", "costs.py"
         ),
-        **_versions("apache-tvm"),
+        **_versions("torch", "transformers", "apache-tvm"),
     }
 
     def make(content: Path) -> None:
         convert(checkpoint, sources, quantization, content, rounding_of)
 
-    return cache.place(cache.Recipe("weights", f"quantize to {quantization.name}", ingredients, make), directory)
+    digests = cache.place(cache.Recipe("weights", f"quantize to {quantization.name}", ingredients, make), directory)
+    calibration = json.loads((codes / _CALIBRATION).read_text()) if codes else None
+    return Weights(name, calibration, digests)
 
 
-def _rounding_of(
-    checkpoint: Checkpoint, sources: ParameterSources, quantization: Quantization, rounding: Rounding
-) -> tuple[RoundingOf | None, str | None]:
-    """How each parameter is rounded, and what that depends on besides the checkpoint."""
+def _without_text(
+    checkpoint: Checkpoint, sources: ParameterSources, quantization: Quantization, name: str
+) -> tuple[str | None, RoundingOf | None]:
+    """What is done to weights by ``nearest`` or ``search``, for `Weights`, and how each parameter is rounded."""
     if quantization.bits is None:
         return None, None
-    if rounding.name in ("nearest", "search"):
-        nearest = partial(w4.nearest, dtype=getattr(torch, quantization.model_dtype))
-        others = (
-            partial(searched, checkpoint, sources, quantization) if rounding.name == "search" else lambda _: nearest
-        )
-        return keeping(checkpoint, sources, quantization, others), rounding.name
-    directory = rounded(checkpoint, quantization, rounding)
-    return Rounded(directory, sources), directory.parent.name
+    nearest = partial(w4.nearest, dtype=getattr(torch, quantization.model_dtype))
+    others = searching(checkpoint, sources, quantization) if name == "search" else lambda _: nearest
+    kept = kept_matrices(checkpoint, quantization)
+    if not kept:
+        return name, others
+    packed = {
+        part
+        for parameter, (parts, _) in sources.items()
+        for part in parts
+        if is_packed(parameter, checkpoint.shape(part), quantization)
+    }
+    return "kept" if packed <= kept else f"kept+{name}", keeping(checkpoint, sources, kept, others)
 
 
 def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Rounding) -> Path:
@@ -129,14 +164,13 @@ def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Roundi
     What an interrupted run has rounded is used again.
     """
     calibration = rounding.calibration
-    text = {name: getattr(calibration, name) for name in CALIBRATION_KEYS}
     ingredients = {
         "checkpoint": _digest(checkpoint, *COPIED_FILES),
         # Layouts don't matter: q4f16_0 and q4f16_1 share what is chosen.
         "dtype": quantization.model_dtype,
         "rounding": rounding.name,
         "teacher": rounding.teacher and _digest(rounding.teacher),
-        "options": text,
+        "options": {name: getattr(calibration, name) for name in CALIBRATION_KEYS},
         "calibration": _text_digests(calibration),
         "computation": computation(checkpoint),
         "code": cache.code(*_ROUNDING, "prune", "checkpoint", "weights/w4.py", "quantization.py", "widths.py"),
@@ -144,13 +178,14 @@ def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Roundi
     }
 
     def make(content: Path) -> None:
-        windows = calibration_of(checkpoint, calibration).windows
+        text = calibration_of(checkpoint, calibration)
         journal = Journal(recipe.entry, ingredients, resume=is_unfinished(recipe.entry))
         if rounding.name == "best":
-            round_best(checkpoint, rounding.teacher or checkpoint, windows, quantization, journal)
+            round_best(checkpoint, rounding.teacher or checkpoint, text.windows, quantization, journal)
         else:
-            round_model(LayerwiseModel(checkpoint, windows), quantization, journal)
+            round_model(LayerwiseModel(checkpoint, text.windows), quantization, journal)
         keep_rounded(journal, checkpoint, content)
+        (content / _CALIBRATION).write_text(json.dumps(text.to_dict(), indent=2) + "\n")
         journal.close()
 
     recipe = cache.Recipe("rounded", f"choose codes and scales with {rounding.name}", ingredients, make)

@@ -26,7 +26,7 @@ from edge_transact.prune.calibrate.layerwise import LayerwiseModel, check_finite
 from edge_transact.prune.journal import Journal
 from edge_transact.quantization import Quantization
 from edge_transact.rounding.gptq import CHUNK_ROWS, GPTQ
-from edge_transact.rounding.importance import input_importance
+from edge_transact.rounding.importance import InputImportance
 from edge_transact.rounding.search import search
 from edge_transact.rounding.store import CODES, SCALES, dequantized, group_of
 from edge_transact.weights import w4
@@ -73,9 +73,7 @@ def round_model(model: LayerwiseModel, quantization: Quantization, journal: Jour
 def _embed(model: LayerwiseModel, quantization: Quantization, journal: Journal) -> torch.Tensor:
     """Rounds the embedding without text. Returns the input of layer 0, ``[windows, window, hidden_size]``."""
     weight = _checked(EMBEDDING, model.checkpoint.tensor(EMBEDDING), quantization)
-    importance = torch.ones(weight.shape[1])
-    if model.checkpoint.plan.tie_word_embeddings:
-        importance = input_importance(model.checkpoint, EMBEDDING)
+    importance = InputImportance(model.checkpoint)(EMBEDDING)
     # In blocks, because a vocabulary of 128,000 takes gigabytes in fp32.
     chosen = [search(rows, importance=importance, quantization=quantization) for rows in weight.split(CHUNK_ROWS)]
     codes, scales = (torch.cat(parts) for parts in zip(*chosen, strict=True))

@@ -39,11 +39,12 @@ class GPTQ:
     def __init__(self, gram: torch.Tensor, tokens: int, quantization: Quantization) -> None:
         self._quantization = quantization
         shrinkage = max(SHRINKAGE, len(gram) / (len(gram) + 2 * tokens))
-        padding = -len(gram) % GROUP_SIZE
-        gram = torch.nn.functional.pad(gram, (0, padding, 0, padding))
+        if padding := -len(gram) % GROUP_SIZE:
+            gram = torch.nn.functional.pad(gram, (0, padding, 0, padding))
         self._order = _order(gram.diagonal())
+        backwards = self._order.flip(0)
         # Row j of the factor says how the columns after j make up for an error in j.
-        self._factor = _factor(gram[self._order][:, self._order], shrinkage)
+        self._factor = _factor(gram[backwards][:, backwards], shrinkage)
 
     def __call__(self, rows: torch.Tensor, first: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """A `w4.RoundRows`."""
@@ -78,20 +79,24 @@ class GPTQ:
         return codes[:, back].add_(ZERO_POINT).to(torch.int8), scales[:, groups.argsort()].to(dtype)
 
 
-def _factor(gram: torch.Tensor, shrinkage: float) -> torch.Tensor:
-    """The upper Cholesky factor U of the shrunk matrix's inverse, ``U^T U``; changes `gram`.
+def _factor(backwards: torch.Tensor, shrinkage: float) -> torch.Tensor:
+    """The upper Cholesky factor U of the shrunk matrix's inverse, ``U^T U``, given the matrix in reverse order.
 
-    With R R^T, R upper triangular, as the shrunk matrix, U is the inverse of R: nothing else is factorized. R is the
-    Cholesky factor of the matrix read backwards.
+    Reversed, U is the inverse of the matrix's lower factor: nothing else is factorized. A 7B model's largest matrix has
+    11,008 inputs and takes half a gigabyte, so at most two of that size are here at once. `backwards` is changed.
     """
-    diagonal = gram.diagonal().clone()
-    gram *= 1 - shrinkage
+    diagonal = backwards.diagonal().clone()
+    backwards *= 1 - shrinkage
     # An input that is always 0 could have any weight.
-    gram.diagonal().copy_(diagonal.clamp_min(1e-6 * diagonal.mean().item() or 1.0))
-    backwards, failed = torch.linalg.cholesky_ex(gram.flip(0, 1))
+    backwards.diagonal().copy_(diagonal.clamp_min(1e-6 * diagonal.mean().item() or 1.0))
+    lower, failed = torch.linalg.cholesky_ex(backwards)
+    del backwards
     if failed:
         raise ValueError("the Gram matrix can't be factorized; is it finite?")
-    return torch.linalg.solve_triangular(backwards.flip(0, 1), torch.eye(len(gram)), upper=True)
+    inverse = torch.eye(len(lower))
+    torch.linalg.solve_triangular(lower, inverse, upper=False, out=inverse)
+    del lower
+    return inverse.flip(0, 1)
 
 
 def _order(energy: torch.Tensor) -> torch.Tensor:

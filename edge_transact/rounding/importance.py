@@ -1,66 +1,123 @@
-"""How much each input of a matrix matters, from the weights alone.
+"""How much each input of a matrix matters, without text.
 
 The squared error of a product's output is the sum over inputs of ``error ** 2 * input ** 2``, if inputs don't depend on
-each other. Without text, an input's size follows from what computes it: an RMSNorm's outputs are about as large as its
-weights; a row of `v_proj` gives values as large as its norm, once the row is scaled by those weights. Such estimates
-are rough, and trusting them half measures best: the importance is the size, not its square.
+each other. How large inputs are is measured: a window of tokens, drawn from the vocabulary at random, runs through the
+model. Which tokens these are hardly matters, because a few inputs of each matrix are large whatever the text says.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
+from torch.nn import functional
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.layers import layer_config
+from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD
+from edge_transact.checkpoint.modeling_edge_llama import decoder_layer
+from edge_transact.prune.calibrate.layerwise import LayerwiseModel
+
+TOKENS = 64
+"""Tokens of the window. For SmolLM2, 32 and 128 measured the same."""
 
 FLOOR = 1e-2
-"""The least importance of an input, as a share of the mean: text may use what the weights make look dead."""
+"""The least importance of an input, as a share of the mean: text may use what these tokens leave dead."""
+
+BLOCK_WEIGHTS = 1 << 19
+"""Weights that are fp32 at once."""
 
 
-ROWS = 512
-"""Rows of a matrix that are squared at once."""
+class InputImportance:
+    """The mean squares of the inputs of a model's matrices.
 
-
-def input_importance(checkpoint: Checkpoint, name: str) -> torch.Tensor:
-    """The relative size of each input of a matrix, a root mean square.
+    Layers run one after the other, when a matrix of theirs is asked for first, and blocks of a matrix are in memory one
+    at a time: a conversion, which reads a layer next, finds it in the page cache.
 
     Args:
-        checkpoint: The checkpoint.
-        name: One of its matrices.
-
-    Returns:
-        fp32 ``[in_features]``, relative to the mean and at least `FLOOR`.
+        checkpoint: The model.
     """
-    sizes = _squares(checkpoint, name).sqrt()
-    mean = sizes.mean()
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._tied = checkpoint.plan.tie_word_embeddings
+        self._hidden_size = checkpoint.plan.hidden_size
+        self._known: dict[str, torch.Tensor] = {}
+        self._measured = _mean_squares(checkpoint)
+
+    def __call__(self, name: str) -> torch.Tensor:
+        """The importance of each input of a matrix, by the matrix's name in the checkpoint.
+
+        Returns:
+            fp32 ``[in_features]``, relative to the mean and at least `FLOOR`. Ones for an embedding that isn't
+            `lm_head` as well, and where the model computes NaN, infinity or nothing.
+        """
+        if name == EMBEDDING and not self._tied:
+            return torch.ones(self._hidden_size)
+        with torch.no_grad():
+            while name not in self._known:
+                found, squares = next(self._measured)
+                self._known[found] = _relative(squares)
+        return self._known[name]
+
+
+def _relative(squares: torch.Tensor) -> torch.Tensor:
+    mean = squares.mean()
     if not mean > 0 or not torch.isfinite(mean):
-        return torch.ones_like(sizes)
-    return (sizes / mean).clamp_min(FLOOR)
+        return torch.ones_like(squares)
+    return (squares / mean).clamp_min(FLOOR)
 
 
-def _squares(checkpoint: Checkpoint, name: str) -> torch.Tensor:
-    layer, part = name.rpartition(".self_attn.")[::2] if ".self_attn." in name else name.rpartition(".mlp.")[::2]
-    if part in ("q_proj.weight", "k_proj.weight", "v_proj.weight"):
-        return _square(checkpoint, f"{layer}.input_layernorm.weight")
-    if part in ("gate_proj.weight", "up_proj.weight"):
-        return _square(checkpoint, f"{layer}.post_attention_layernorm.weight")
-    if part == "o_proj.weight":
-        widths = checkpoint.plan.layers[int(layer.rpartition(".")[2])]
-        values = _outputs(checkpoint, f"{layer}.self_attn.v_proj.weight", f"{layer}.input_layernorm.weight")
-        heads = values.view(widths.num_key_value_heads, -1)
-        return heads.repeat_interleave(widths.num_attention_heads // widths.num_key_value_heads, dim=0).flatten()
-    if part == "down_proj.weight":
-        norm = f"{layer}.post_attention_layernorm.weight"
-        gate, up = (_outputs(checkpoint, f"{layer}.mlp.{of}_proj.weight", norm) for of in ("gate", "up"))
-        return gate * up
-    return _square(checkpoint, "model.norm.weight")  # lm_head, or the embedding that is used as it
+def _mean_squares(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
+    """The mean square of each input, by the name of the matrix, in the order in which a model computes."""
+    plan = checkpoint.plan
+    ids = torch.randint(plan.vocab_size, (1, TOKENS), generator=torch.Generator().manual_seed(0))
+    model = LayerwiseModel(checkpoint, ids, torch.float32)
+    model.device = torch.device("cpu")  # the same sums with and without a GPU
+    hidden = checkpoint.rows([(EMBEDDING, token, token + 1) for token in ids[0].tolist()])[None].float()
+    for index in range(len(plan.layers)):
+        layer = _layer(checkpoint, index)
+        hidden = model.run(layer, hidden)
+        for module in layer.modules():
+            if isinstance(module, _Projection):
+                yield f"{module.name}.weight", module.squares
+    yield EMBEDDING if plan.tie_word_embeddings else LM_HEAD, _squares(model.final_normed(hidden))
 
 
-def _square(checkpoint: Checkpoint, name: str) -> torch.Tensor:
-    return checkpoint.tensor(name).float().square()
+def _layer(checkpoint: Checkpoint, index: int) -> LlamaDecoderLayer:
+    """A layer that reads its matrices when it computes."""
+    with torch.device("meta"):
+        layer = decoder_layer(layer_config(checkpoint, checkpoint.plan.layers[index]), 0)
+    prefix = f"model.layers.{index}."
+    for name, module in list(layer.named_modules()):
+        if isinstance(module, torch.nn.Linear):
+            layer.set_submodule(name, _Projection(checkpoint, prefix + name, bias=module.bias is not None))
+    state = {name: checkpoint.tensor(prefix + name) for name in layer.state_dict()}
+    layer.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in state.items()}, assign=True)
+    return layer.eval()
 
 
-def _outputs(checkpoint: Checkpoint, name: str, norm: str) -> torch.Tensor:
-    """The mean square of each output of a projection behind a norm."""
-    weights = _square(checkpoint, norm)
-    # In blocks, because a matrix of a large model takes a gigabyte in fp32.
-    return torch.cat([rows.float().square_() @ weights for rows in checkpoint.tensor(name).split(ROWS)])
+class _Projection(torch.nn.Module):
+    """A linear layer that reads its weight in blocks of rows, and keeps the mean square of its inputs.
+
+    Attributes:
+        name: Its name in the checkpoint.
+        squares: fp32 ``[in_features]``, once it has computed.
+    """
+
+    squares: torch.Tensor
+
+    def __init__(self, checkpoint: Checkpoint, name: str, *, bias: bool) -> None:
+        super().__init__()
+        self.name, self._checkpoint, self._bias = name, checkpoint, bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.squares = _squares(x)
+        weight = self._checkpoint.tensor(f"{self.name}.weight")
+        blocks = weight.split(max(1, BLOCK_WEIGHTS // weight.shape[1]))
+        output = torch.cat([functional.linear(x, rows.float()) for rows in blocks], dim=-1)
+        return output + self._checkpoint.tensor(f"{self.name}.bias").float() if self._bias else output
+
+
+def _squares(inputs: torch.Tensor) -> torch.Tensor:
+    return inputs.flatten(end_dim=-2).square().mean(dim=0)

@@ -7,6 +7,7 @@ are kept, and the others are rounded.
 from __future__ import annotations
 
 import logging
+from collections.abc import Set
 
 import numpy as np
 import torch
@@ -22,22 +23,28 @@ from edge_transact.weights.convert import ParameterSources, RoundingOf
 logger = logging.getLogger(__name__)
 
 
-def keeping(
-    checkpoint: Checkpoint, sources: ParameterSources, quantization: Quantization, rounding_of: RoundingOf
-) -> RoundingOf:
-    """How parameters are rounded where the checkpoint may have Q4_0's codes.
+def kept_matrices(checkpoint: Checkpoint, quantization: Quantization) -> frozenset[str]:
+    """The names of the matrices whose Q4_0 codes the checkpoint has and the quantization can hold.
+
+    Scales in bf16 can't be those of Q4_0.
+    """
+    file = checkpoint.path / BLOCKS_FILE
+    if not file.is_file() or quantization.model_dtype != "float16":
+        return frozenset()
+    with safe_open(file, "np") as stored:
+        return frozenset(stored.keys())
+
+
+def keeping(checkpoint: Checkpoint, sources: ParameterSources, names: Set[str], rounding_of: RoundingOf) -> RoundingOf:
+    """How parameters are rounded where the checkpoint has Q4_0's codes.
 
     Args:
         checkpoint: The checkpoint.
         sources: The definition's parameters.
-        quantization: A 4-bit quantization. One with scales in bf16 can't hold those of Q4_0.
+        names: Some of `kept_matrices`.
         rounding_of: How the other rows are rounded.
     """
     file = checkpoint.path / BLOCKS_FILE
-    if not file.is_file() or quantization.model_dtype != "float16":
-        return rounding_of
-    with safe_open(file, "np") as stored:
-        names = set(stored.keys())
     logger.info(f"keep the codes of {len(names)} Q4_0 matrices")
 
     def rounding(name: str) -> w4.RoundRows:

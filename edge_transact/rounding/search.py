@@ -13,15 +13,16 @@ negative step gives it a code near -7.
 from __future__ import annotations
 
 import functools
+import math
 from typing import TYPE_CHECKING
 
 import torch
 
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.quantization import GROUP_SIZE, ZERO_POINT, Quantization
-from edge_transact.rounding.importance import input_importance
+from edge_transact.rounding.importance import InputImportance
 from edge_transact.weights import w4
-from edge_transact.weights.convert import ParameterSources
+from edge_transact.weights.convert import ParameterSources, RoundingOf
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,23 +33,30 @@ STEPS = (6.3, 6.65, 7.0, 7.35, 7.7, 8.05, 8.4, 8.75, 9.1, 9.45, -6.3, -6.65, -7.
 """What the largest weight is divided by. MLC's scale is 7, not solved again: but for the rounding of scales, the result
 is never worse."""
 
+FP16_OVERFLOW = 65520.0
+"""The least number that is infinite in fp16."""
+
 LANES = 8
 """Groups that are searched together, one per lane. Fixed, so that every CPU adds in the same order."""
 
 
-def searched(checkpoint: Checkpoint, sources: ParameterSources, quantization: Quantization, name: str) -> w4.RoundRows:
-    """How `search` rounds a parameter of the definition, for `weights.convert.convert`.
+def searching(checkpoint: Checkpoint, sources: ParameterSources, quantization: Quantization) -> RoundingOf:
+    """How `search` rounds the parameters of the definition, for `weights.convert.convert`.
 
     Args:
         checkpoint: The source of the weights.
         sources: The definition's parameters.
         quantization: A 4-bit quantization.
-        name: The parameter.
     """
-    _kernel()  # compiled here, because rows are rounded in several threads
-    # All parts of a joined parameter read the same inputs.
-    importance = input_importance(checkpoint, sources[name][0][0])
-    return functools.partial(search, importance=importance, quantization=quantization)
+    importance_of = InputImportance(checkpoint)
+
+    def rounding(name: str) -> w4.RoundRows:
+        _kernel()  # compiled here, because rows are rounded in several threads
+        # All parts of a joined parameter read the same inputs.
+        importance = importance_of(sources[name][0][0])
+        return functools.partial(search, importance=importance, quantization=quantization)
+
+    return rounding
 
 
 def search(
@@ -66,12 +74,11 @@ def search(
     Returns:
         Codes and scales, see `w4.RoundRows`. The scale of a group that isn't finite in the model's dtype is NaN.
     """
-    dtype = getattr(torch, quantization.model_dtype)
     groups = w4.grouped(rows.float())
-    scales = stored(best_scales(groups, importance), quantization)
+    limit = FP16_OVERFLOW if quantization.model_dtype == "float16" else math.inf
+    scales = stored(best_scales(groups, importance, limit), quantization)
     steps = torch.where(scales == 0, torch.inf, scales.float())[..., None]
     codes = (groups / steps).round_().add_(ZERO_POINT).clamp_(0, 15).to(torch.int8).flatten(start_dim=1)
-    scales[~torch.isfinite(groups.to(dtype)).all(dim=-1)] = torch.nan
     return codes, scales
 
 
@@ -81,28 +88,31 @@ def stored(scales: torch.Tensor, quantization: Quantization) -> torch.Tensor:
     return scales.to(torch.bfloat16 if dtype == torch.float32 else dtype).to(dtype)
 
 
-def best_scales(groups: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
+def best_scales(groups: torch.Tensor, importance: torch.Tensor, limit: float = math.inf) -> torch.Tensor:
     """Searches the scales of groups.
 
     Args:
         groups: Weights, fp32 ``[rows, groups, 32]``.
         importance: fp32 ``[in]``, positive, where ``in`` is at most ``32 * groups``.
+        limit: A group with a weight of this size, or with NaN, gets NaN.
 
     Returns:
         fp32 ``[rows, groups]``.
     """
-    count = len(groups)
-    # One row per lane: the kernel reads the same input of neighbouring rows at once.
-    weight = torch.nn.functional.pad(groups.flatten(start_dim=1).T, (0, -count % LANES)).contiguous()
-    scales = torch.empty(groups.shape[1], weight.shape[1])
-    steps = torch.tensor(STEPS, dtype=torch.float32)
-    _kernel()(weight, w4.grouped(importance[None]).flatten().contiguous(), steps, scales)
-    return scales.T[:count].contiguous()
+    rows, count, _ = groups.shape
+    scales = torch.empty(count, rows + -rows % LANES)
+    steps = torch.tensor([*STEPS, limit], dtype=torch.float32)
+    _kernel()(groups.flatten().contiguous(), w4.grouped(importance[None]).flatten().contiguous(), steps, scales, rows)
+    return scales.T[:rows].contiguous()
 
 
 @functools.cache
-def _kernel() -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]:
-    """The search, compiled for this CPU: weight ``[32 G, N]``, importance ``[32 G]``, steps, scale ``[G, N]``; fp32."""
+def _kernel() -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int], None]:
+    """The search, compiled for this CPU.
+
+    Arguments: weight ``[rows * 32 * groups]``, importance ``[32 * groups]``, the steps and after them the limit, scale
+    ``[groups, rows]``, all fp32, the last with rows up to a multiple of `LANES`; and the number of rows.
+    """
     import tvm
 
     from edge_transact.compiler.lowering import PIPELINE
@@ -126,38 +136,47 @@ def _search_scales() -> tirx.PrimFunc:
 
     with IRBuilder() as ib, builder.prim_func(private=False, s_tir=True):
         T.func_attr({**PLAIN_LOOPS, "global_symbol": "search_scales"})
-        groups, columns, trials = T.int64(), T.int64(), T.int64()
+        size, groups, columns, trials = T.int64(), T.int64(), T.int64(), T.int64()
         handles = [T.arg(name, T.handle()) for name in ("weight", "importance", "steps", "scale")]
-        weight = T.match_buffer(handles[0], (groups * GROUP_SIZE, columns), "float32")
+        rows = T.arg("rows", T.int64())
+        weight = T.match_buffer(handles[0], (size,), "float32")
         importance = T.match_buffer(handles[1], (groups * GROUP_SIZE,), "float32")
         steps = T.match_buffer(handles[2], (trials,), "float32")
         scale = T.match_buffer(handles[3], (groups, columns), "float32")
+        values = T.alloc_buffer((GROUP_SIZE * LANES,), "float32", scope="local")
+        gain, best, largest = (T.alloc_buffer((LANES,), "float32", scope="local") for _ in range(3))
         with T.serial(0, columns // LANES) as block, T.serial(0, groups) as group:
-            gain, best, largest = (T.alloc_buffer((LANES,), "float32", scope="local") for _ in range(3))
-            column = T.bind(block * LANES)
-
-            def of_input(i: int) -> tirx.Expr:
-                return T.bind(load(weight, [group * GROUP_SIZE + i, column], LANES))
-
+            # One row per lane; lanes beyond the last row repeat it.
+            row = T.bind(T.min(T.ramp(block * LANES, T.int64(1), LANES), splat(rows - 1, LANES)))
+            start = T.bind((row * splat(groups, LANES) + splat(group, LANES)) * splat(T.int64(GROUP_SIZE), LANES))
             high, low = constant(0), constant(0)
-            for w in map(of_input, range(GROUP_SIZE)):
+            for i in range(GROUP_SIZE):
+                w = T.bind(weight[start + splat(T.int64(i), LANES)])
+                store(values, w, [i * LANES])
                 high, low = T.bind(T.max(high, w)), T.bind(T.min(low, w))
             # In a group of zeros, every code is 0 whatever the step.
             extreme = T.bind(T.Select(high >= -low, high, low))
             store(largest, T.Select(tirx.EQ(extreme, constant(0)), constant(1), extreme), [0])
             store(gain, constant(-1), [0])
             store(best, constant(0), [0])
-            with T.serial(0, trials) as trial:
+            with T.serial(0, trials - 1) as trial:
                 inverse = T.bind(splat(steps[trial], LANES) / load(largest, [0], LANES))
-                by_weight, by_code = constant(0), constant(1e-30)
-                for i, w in enumerate(map(of_input, range(GROUP_SIZE))):
+                # Two sums of each, of which one waits for the other's addition.
+                by_weight, by_code = [constant(0), constant(0)], [constant(1e-30), constant(0)]
+                for i in range(GROUP_SIZE):
+                    w = T.bind(load(values, [i * LANES], LANES))
                     code = T.bind(T.max(T.min(T.nearbyint(w * inverse), constant(8)), constant(-7)))
                     weighted = T.bind(code * splat(importance[group * GROUP_SIZE + i], LANES))
-                    by_weight, by_code = T.bind(by_weight + weighted * w), T.bind(by_code + weighted * code)
-                solved = T.bind(by_weight / by_code)
-                # What the solution takes off the squared error.
-                gained, before = T.bind(by_weight * solved), T.bind(load(gain, [0], LANES))
+                    by_weight[i % 2] = T.bind(by_weight[i % 2] + weighted * w)
+                    by_code[i % 2] = T.bind(by_code[i % 2] + weighted * code)
+                product = T.bind(by_weight[0] + by_weight[1])
+                solved = T.bind(product / (by_code[0] + by_code[1]))
+                # What the solution takes off the squared error; NaN if a weight is, and then nothing is gained.
+                gained, before = T.bind(product * solved), T.bind(load(gain, [0], LANES))
                 store(best, T.Select(gained > before, solved, load(best, [0], LANES)), [0])
-                store(gain, T.max(gained, before), [0])
-            store(scale, load(best, [0], LANES), [group, column])
+                store(gain, T.Select(gained > before, gained, before), [0])
+            size_of = load(largest, [0], LANES)
+            beyond = T.max(size_of, -size_of) >= splat(steps[trials - 1], LANES)
+            refused = tirx.Or(load(gain, [0], LANES) < constant(0), beyond)
+            store(scale, T.Select(refused, constant(float("nan")), load(best, [0], LANES)), [group, block * LANES])
     return ib.get()

@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from edge_transact import costs
+from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.build import dist, stages
 from edge_transact.build.dist import build, model_lib_name
@@ -118,8 +119,14 @@ def test_another_rounding_changes_the_weights_alone(built, tiny_model, tmp_path)
         directory = tmp_path / rounding
         code, out, err = invoke("build", tiny_model, "-o", directory, "--rounding", rounding, *options, *more)
         assert code == 0, err
-        made = json.loads(out.splitlines()[-1])
-        assert made["rounding"] == Manifest.read(directory).rounding == rounding
+        made, manifest = json.loads(out.splitlines()[-1]), Manifest.read(directory)
+        assert made["rounding"] == manifest.rounding == rounding
+        if more:
+            assert manifest.calibration["tokens"] == 4096 and manifest.calibration["seed"] == 0
+            assert [source["text"] for source in manifest.calibration["sources"]] == [str(tmp_path / "text.txt")]
+            assert manifest.calibration["sources"][0]["sha256"] == sha256(tmp_path / "text.txt")
+        else:
+            assert manifest.calibration is None
         assert (made["model_lib"], made["weights_bytes"]) == (result["model_lib"], result["weights_bytes"])
         assert made["parity"]["passed"]
         shards.add((directory / "params_shard_0.bin").read_bytes())

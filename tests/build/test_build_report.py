@@ -26,7 +26,7 @@ from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.journal import Journal
 from edge_transact.quantization import QUANTIZATIONS
-from edge_transact.rounding.search import searched
+from edge_transact.rounding.search import searching
 from edge_transact.weights.convert import convert, restore
 from edge_transact.weights.shards import ShardReader
 
@@ -54,7 +54,7 @@ class Rounded:
         sources = load(directory / "definition", config).parameter_sources()
         kind = QUANTIZATIONS[quantization]
         self.views, self.tensors = {}, {}
-        for name, rounding in (("nearest", None), ("search", partial(searched, checkpoint, sources, kind))):
+        for name, rounding in (("nearest", None), ("search", searching(checkpoint, sources, kind))):
             (directory / name).mkdir()
             convert(checkpoint, sources, kind, directory / name, rounding)
             reader = ShardReader(directory / name)

@@ -122,6 +122,7 @@ def dist(tiny_model, tmp_path):
         model_lib="x",
         quantization="q4f16_0",
         rounding=None,
+        calibration=None,
         device_profile=None,
         context_window_size=128,
         prefill_chunk_size=64,

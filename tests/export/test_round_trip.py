@@ -10,7 +10,7 @@ import torch
 
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.build.dist import Maker, definition_config
-from edge_transact.build.stages import Rounding, place_weights
+from edge_transact.build.stages import Rounding, Weights, place_weights
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.definition import load, render
 from edge_transact.export.gguf import export_gguf
@@ -38,13 +38,19 @@ def checkpoint(request, tmp_path_factory):
     return Checkpoint.open(path)
 
 
-def shards(checkpoint: Checkpoint, quantization: str, directory) -> ShardReader:
-    """What `build` makes of the weights."""
+def placed(checkpoint: Checkpoint, quantization: str, directory) -> Weights:
+    """What `build` does with the weights."""
     directory.mkdir()
     for name, text in render(checkpoint.plan).items():
         (directory / name).write_text(text)
     definition = load(directory, definition_config(checkpoint, SIZES))
-    place_weights(checkpoint, definition, get_quantization(quantization), Rounding("search", PruneChoices()), directory)
+    rounding = Rounding("search", PruneChoices())
+    return place_weights(checkpoint, definition, get_quantization(quantization), rounding, directory)
+
+
+def shards(checkpoint: Checkpoint, quantization: str, directory) -> ShardReader:
+    """What `build` makes of the weights."""
+    placed(checkpoint, quantization, directory)
     return ShardReader(directory)
 
 
@@ -92,6 +98,20 @@ def test_q4_0_keeps_every_code_and_scale(checkpoint, tmp_path, quantization):
     assert kept >= 8
 
 
+def test_a_manifest_tells_kept_codes_from_searched_ones(make_llama, tmp_path):
+    """By what the file has: every matrix as Q4_0, some, or none that the quantization can hold."""
+    sizes = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
+    source = make_llama(num_attention_heads=4, num_key_value_heads=2, **sizes)
+    save_byte_level(source, 300)
+    export_gguf(str(source), tmp_path / "whole.gguf", kind="q4_0")
+    copy_gguf(tmp_path / "whole.gguf", tmp_path / "part.gguf", in_float32=["attn_k"])
+    whole, part = (Checkpoint.open(resolve_model(str(tmp_path / f"{name}.gguf"))) for name in ("whole", "part"))
+    assert placed(whole, "q4f16_1", tmp_path / "1").rounding == "kept"
+    assert placed(part, "q4f16_1", tmp_path / "2").rounding == "kept+search"
+    assert placed(whole, "q4f32_1", tmp_path / "3").rounding == "search"
+    assert placed(Checkpoint.open(source), "q4f16_1", tmp_path / "4").rounding == "search"
+
+
 def dist_of(checkpoint: Checkpoint, quantization: str, directory: Path) -> Path:
     """What `build` writes, without libraries."""
     files = render(checkpoint.plan)
@@ -103,7 +123,15 @@ def dist_of(checkpoint: Checkpoint, quantization: str, directory: Path) -> Path:
     Maker(checkpoint, kind, rounding, SIZES, "odd", directory / "definition", None).write_model(directory, definition)
     sizes = {name: SIZES[name] for name in ("context_window_size", "prefill_chunk_size", "max_batch_size")}
     values = {"source": "odd", "model_type": "edge_llama", "model_lib": "odd", "rounding": "search", "parameters": 1}
-    values |= {"weights_bytes": 1, "libraries": {}, "parity": {}, "versions": {}, "device_profile": None, **sizes}
+    values |= {
+        "calibration": None,
+        "weights_bytes": 1,
+        "libraries": {},
+        "parity": {},
+        "versions": {},
+        "device_profile": None,
+        **sizes,
+    }
     Manifest(quantization=quantization, plan=checkpoint.plan, **values).write(directory)
     return directory
 

@@ -84,6 +84,16 @@ def test_inputs_that_never_occur_and_no_text_at_all():
         assert torch.isfinite(scales).all() and (rounded - weight).abs().max() < 1.0
 
 
+def test_an_outlier_a_group_of_zeros_and_subnormal_scales():
+    x, weight = inputs(1000, 96), 0.02 * matrix(8, 96)
+    weight[3, 70], weight[:, :32], weight[5] = 1000.0, 0.0, 1e-8 * weight[5]
+    codes, scales = GPTQ(x.T @ x, len(x), QUANTIZATIONS["q4f16_0"])(weight)
+    rounded = dequantized(codes, scales, 96)
+    assert torch.isfinite(scales).all() and rounded[3, 70] == pytest.approx(1000.0, rel=1e-2)
+    assert output_error(weight[[0, 1, 2]], rounded[[0, 1, 2]], x) < 0.02 * (weight[[0, 1, 2]] @ x.T).square().mean()
+    assert rounded[5].abs().max() <= 2.0**-24 * 8
+
+
 def test_sums_that_rounding_has_made_indefinite():
     x = inputs(500, 64)
     gram = x.T @ x

@@ -7,7 +7,6 @@ import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from edge_transact.evaluate.perplexity import PerplexityResult
 from edge_transact.evaluate.report_text import TEXT
 from edge_transact.prune.journal import Journal
 from edge_transact.quantization import get_quantization
-from edge_transact.rounding.search import searched
+from edge_transact.rounding.search import searching
 from edge_transact.runtime.text import TextCodec
 from edge_transact.weights.convert import ParameterSources, convert
 from edge_transact.weights.shards import ShardReader
@@ -83,7 +82,7 @@ def _roundings(
 ) -> dict[str, ShardReader]:
     """The shards of the roundings without text, made now, and those of the DIST, by rounding."""
     quantization = get_quantization(manifest.quantization)
-    made = {"nearest": None, "search": partial(searched, checkpoint, sources, quantization)}
+    made = {"nearest": None, "search": searching(checkpoint, sources, quantization)}
     shards: dict[str, ShardReader] = {}
     for name, rounding_of in made.items():
         if name != manifest.rounding:
