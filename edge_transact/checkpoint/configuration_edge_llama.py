@@ -62,6 +62,10 @@ class EdgeLlamaConfig(LlamaConfig):
                     f"layer {index}: qk_head_dim {layer.qk_head_dim} is odd, or more than head_dim {layer.head_dim}"
                 )
 
+    def validate_rope(self) -> None:
+        """LlamaConfig's, on a layer: longrope's rules read `num_attention_heads`, in which layers may differ."""
+        LlamaConfig.validate_rope(self.per_layer_config[0])
+
     def to_dict(self) -> dict[str, Any]:
         """LlamaConfig's, with the keys that readers other than transformers 5 know (see `_for_other_readers`)."""
         return _for_other_readers(super().to_dict())
@@ -77,9 +81,11 @@ def _for_other_readers(config: dict[str, Any]) -> dict[str, Any]:
     config["rope_theta"] = rope["rope_theta"]
     if rope["rope_type"] == "llama3":
         config["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
-    # Other readers only know `head_dim`: the other two are written only where they differ from it.
+    # Other readers only know `head_dim`: the other two are written only where they differ from it. transformers needs
+    # them to read a `per_layer_config` that has them, also where it doesn't know `EdgeLlamaConfig`.
+    by_layer = (config.get("per_layer_config") or {}).values()
     for key in ("qk_head_dim", "v_head_dim"):
-        if config.get(key) == config["head_dim"]:
+        if config.get(key) == config["head_dim"] and not any(key in layer for layer in by_layer):
             del config[key]
     if not config.get("per_layer_config", True):
         del config["per_layer_config"]

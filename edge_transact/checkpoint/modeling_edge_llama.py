@@ -8,6 +8,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import AutoModel, initialization
+from transformers.modeling_layers import (
+    GenericForQuestionAnswering,
+    GenericForSequenceClassification,
+    GenericForTokenClassification,
+)
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import (
     LlamaAttention,
@@ -114,11 +120,23 @@ def decoder_layer(config: Any, index: int) -> LlamaDecoderLayer:
     return layer
 
 
-class EdgeLlamaModel(LlamaModel):
-    """`LlamaModel` whose layer i has the widths of ``config.per_layer_config[i]``."""
+class EdgeLlamaPreTrainedModel(LlamaPreTrainedModel):
+    """`LlamaPreTrainedModel` that also initializes `rope_pairs`: in a new model, to the first pairs of every head."""
 
     config: EdgeLlamaConfig
     config_class = EdgeLlamaConfig
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, EdgeLlamaAttention) and module.rope_pairs is not None:
+            first = torch.arange(module.rope_pairs.shape[1], device=module.rope_pairs.device)
+            initialization.copy_(module.rope_pairs, first.expand_as(module.rope_pairs))
+
+
+class EdgeLlamaModel(EdgeLlamaPreTrainedModel, LlamaModel):
+    """`LlamaModel` whose layer i has the widths of ``config.per_layer_config[i]``."""
+
+    _auto_class = "AutoModel"
 
     def __init__(self, config: EdgeLlamaConfig) -> None:
         # Not LlamaModel's __init__, which builds every layer from the global widths.
@@ -134,16 +152,21 @@ class EdgeLlamaModel(LlamaModel):
             layers.append(layer)
         self.layers = nn.ModuleList(layers)
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.rotary_emb = LlamaRotaryEmbedding(config=config)
+        # Any layer's configuration: all have one `head_dim`, and yarn, dynamic and longrope also read
+        # `num_attention_heads`, which the model's own configuration doesn't tell where layers differ in it.
+        self.rotary_emb = LlamaRotaryEmbedding(config=config.per_layer_config[0])
         self.gradient_checkpointing = False
         self.post_init()
 
 
-class EdgeLlamaForCausalLM(LlamaForCausalLM):
+# The classes with other heads than a language model's make their `model` by this. Without edge-transact, nothing else
+# registers it.
+AutoModel.register(EdgeLlamaConfig, EdgeLlamaModel, exist_ok=True)
+
+
+class EdgeLlamaForCausalLM(EdgeLlamaPreTrainedModel, LlamaForCausalLM):
     """`LlamaForCausalLM` with an `EdgeLlamaModel`."""
 
-    config: EdgeLlamaConfig
-    config_class = EdgeLlamaConfig
     _auto_class = "AutoModelForCausalLM"
 
     def __init__(self, config: EdgeLlamaConfig) -> None:
@@ -152,3 +175,38 @@ class EdgeLlamaForCausalLM(LlamaForCausalLM):
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """`GenerationMixin`'s, which `generate_batch` calls, for models whose heads are alike in all layers.
+
+        Raises:
+            ValueError: Heads were cut from some layers, or dims from heads. transformers' paged KV cache has one number
+                of KV heads and one head dim.
+        """
+        config = self.config
+        kv_heads, sizes = zip(*((c.num_key_value_heads, {c.qk_head_dim, c.v_head_dim}) for c in config.per_layer_config))
+        if len(set(kv_heads)) > 1 or set.union(*sizes) != {config.head_dim}:
+            raise ValueError(
+                "generate_batch and continuous batching need layers with the same number of KV heads, and heads with "
+                f"all of their {config.head_dim} dims, for transformers' paged KV cache. Pruning cut some from this "
+                "model: use generate with a padded batch."
+            )
+        return super().init_continuous_batching(*args, **kwargs)
+
+
+class EdgeLlamaForSequenceClassification(GenericForSequenceClassification, EdgeLlamaPreTrainedModel):
+    """`LlamaForSequenceClassification` with an `EdgeLlamaModel`."""
+
+    _auto_class = "AutoModelForSequenceClassification"
+
+
+class EdgeLlamaForQuestionAnswering(GenericForQuestionAnswering, EdgeLlamaPreTrainedModel):
+    """`LlamaForQuestionAnswering` with an `EdgeLlamaModel`."""
+
+    _auto_class = "AutoModelForQuestionAnswering"
+
+
+class EdgeLlamaForTokenClassification(GenericForTokenClassification, EdgeLlamaPreTrainedModel):
+    """`LlamaForTokenClassification` with an `EdgeLlamaModel`."""
+
+    _auto_class = "AutoModelForTokenClassification"

@@ -16,6 +16,7 @@ from edge_transact.artifacts.templates import template
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.reader import Checkpoint
 from edge_transact.checkpoint.shards import MAX_SHARD_BYTES, write_shards
+from edge_transact.registration import AUTO_MODELS
 from edge_transact.widths import WIDTH_FIELDS, WidthPlan, describe
 
 if TYPE_CHECKING:
@@ -140,10 +141,8 @@ def write_config(directory: Path, config: Mapping[str, Any], plan: WidthPlan, dt
         plan,
         architectures=["EdgeLlamaForCausalLM"],
         dtype=dtype,
-        auto_map={
-            "AutoConfig": "configuration_edge_llama.EdgeLlamaConfig",
-            "AutoModelForCausalLM": "modeling_edge_llama.EdgeLlamaForCausalLM",
-        },
+        auto_map={"AutoConfig": "configuration_edge_llama.EdgeLlamaConfig"}
+        | {auto: f"modeling_edge_llama.{name}" for auto, (_, name) in AUTO_MODELS.items()},
     )
     (directory / "config.json").write_text(own.to_json_string())
     for name in CODE_FILES:
