@@ -108,11 +108,11 @@ def function(model: HostModel, name: str):
 class Engine:
     """Several sequences in one cache, as MLC's engine drives them."""
 
-    def __init__(self, model: HostModel) -> None:
+    def __init__(self, model: HostModel, capacity: int = 256) -> None:
         import tvm
 
         self.tvm, self.model = tvm, model
-        sizes = [4, 256, model.prefill_chunk_size, PAGE_SIZE, 0]
+        sizes = [4, capacity, model.prefill_chunk_size, PAGE_SIZE, 0]
         shapes = [tvm.runtime.ShapeTuple([size]) for size in sizes]
         self.cache = model._vm["create_tir_paged_kv_cache"](*shapes)
 
@@ -215,6 +215,14 @@ def test_a_full_context_is_said_not_overrun(model):
     assert len(list(model.generate([1] * 60, 100))) == 5  # the token after a full window is still known
     with pytest.raises(EdgeTransactError, match="don't fit"):
         model.decode(1)
+
+
+@on(*CASES)
+@pytest.mark.parametrize(("capacity", "pages"), [(48, 3), (64, 4 + 10), (80, 5)], ids=["less", "one window", "more"])
+def test_a_cache_of_one_window_has_the_pages_that_mlcs_engine_keeps_free(model, capacity, pages):
+    engine = Engine(model, capacity)
+    available = engine.tvm.get_global_func("vm.builtin.attention_kv_cache_get_num_available_pages")
+    assert available(engine.cache) == pages + 1  # TVM's cache has one more than it is asked for
 
 
 @on(*CASES)

@@ -11,6 +11,7 @@ from tvm.relax.frontend.nn.llm import kv_cache as llm
 
 from edge_transact.compiler.cpu import attention, isa
 from edge_transact.compiler.gpu.attention import LANES, decode, merge, rotated_before
+from edge_transact.costs import ENGINE_FREE_TOKENS
 
 GENERIC_CALL = "mlc.create_paged_kv_cache_generic"
 
@@ -69,10 +70,22 @@ class CreateKVCache:
             relax.Var(f"{name}_", relax.ShapeType([size])) for name, size in zip(_RUNTIME_SHAPE, shape, strict=True)
         ]
         kernels = _kernels(self.target, arguments)
+        arguments["runtime_shape"][1] = _capacity(shape[1], self.metadata["context_window_size"])
         with builder.function("create_tir_paged_kv_cache", parameters):
             variables = {name: builder.add_func(function, name) for name, function in kernels.items()}
             builder.emit_func_output(_creation(arguments, variables))
         return builder.finalize()
+
+
+def _capacity(tokens: tirx.Var, window: int) -> tirx.PrimExpr:
+    """The cache's capacity: `tokens`, and `ENGINE_FREE_TOKENS` more if they are exactly one context window.
+
+    That is what MLC's engine asks for in its interactive mode, which its apps use. Without free pages beyond the
+    window, its last 160 tokens are slow, and an answer that reaches the end kills the engine.
+    """
+    return tokens + tirx.if_then_else(
+        tokens == window, tirx.IntImm("int64", ENGINE_FREE_TOKENS), tirx.IntImm("int64", 0)
+    )
 
 
 def _creation(arguments: dict[str, Any], kernels: dict[str, relax.GlobalVar]) -> relax.Call:
