@@ -21,13 +21,13 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
+from edge_transact.artifacts.journal import Journal
 from edge_transact.progress import bar
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel, check_finite, pieces
 from edge_transact.prune.compensate.last_norm import last_norm_scale
 from edge_transact.prune.compensate.regression import Fit, Regression
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import kept_inputs
-from edge_transact.prune.journal import Journal
 from edge_transact.prune.units import CONSUMERS
 
 logger = logging.getLogger(__name__)

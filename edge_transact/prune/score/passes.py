@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from edge_transact.artifacts.journal import Journal
 from edge_transact.progress import bar
 from edge_transact.prune.calibrate.gram import sums_of
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel, check_finite, pieces
 from edge_transact.prune.cut.selection import LayerSelection
-from edge_transact.prune.journal import Journal
 from edge_transact.prune.score.methods.scorer import Activations, Scorer
 from edge_transact.prune.scores import LayerScores
 

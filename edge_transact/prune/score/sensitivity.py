@@ -13,11 +13,11 @@ from dataclasses import replace
 
 import torch
 
+from edge_transact.artifacts.journal import Journal, release
 from edge_transact.progress import bar
 from edge_transact.prune.calibrate.divergence import divergences, through
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.cut.selection import LayerSelection, select
-from edge_transact.prune.journal import Journal, release
 from edge_transact.prune.scores import LayerScores
 from edge_transact.prune.units import MODULES
 from edge_transact.widths import LayerWidths
