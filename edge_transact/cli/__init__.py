@@ -10,8 +10,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from types import FrameType
 from typing import Annotated, Any, Literal
@@ -21,7 +22,7 @@ from typer.core import TyperGroup
 
 from edge_transact import __version__
 from edge_transact.cli import logs
-from edge_transact.cli.command import Command, everywhere
+from edge_transact.cli.command import Command, everywhere, without_types_of_flags
 
 COLLECTED_OBJECTS = 10_000
 """How many objects are made until Python looks for garbage among them. Importing torch, transformers and TVM makes a
@@ -100,6 +101,9 @@ def load_command(name: str) -> Any:
 
 class _LazyGroup(TyperGroup):
     """Lists commands from `COMMANDS`, and imports the one that is called."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return without_types_of_flags(super().get_params(ctx))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, listed, rest = super().resolve_command(ctx, args)
@@ -190,14 +194,14 @@ def main() -> None:
     gc.set_threshold(COLLECTED_OBJECTS)
     # Under nohup it is ignored, and stays so.
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, _hang_up)
+        terminals = [stream.fileno() for stream in (sys.stdout, sys.stderr) if stream.isatty()]
+        signal.signal(signal.SIGHUP, partial(_hang_up, terminals))
     app(prog_name="edge-transact")
 
 
-def _hang_up(signal_number: int, frame: FrameType | None) -> None:
+def _hang_up(terminals: Sequence[int], signal_number: int, frame: FrameType | None) -> None:
     """The terminal was closed: ends as an interrupt does, with everything left clean. What is printed goes nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        if stream.isatty():
-            os.dup2(nowhere, stream.fileno())
+    for terminal in terminals:
+        os.dup2(nowhere, terminal)
     raise KeyboardInterrupt

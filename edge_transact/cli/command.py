@@ -24,16 +24,13 @@ class Command(TyperCommand):
         except Exception as error:
             # The nearest is first; click sorts them by the alphabet.
             if close := list(getattr(error, "possibilities", None) or ()):
-                error.message += f". Did you mean {' or '.join(close)}?"  # type: ignore[attr-defined]
+                names = " or ".join(filter(None, (", ".join(close[:-1]), close[-1])))
+                error.message += f". Did you mean {names}?"  # type: ignore[attr-defined]
                 error.possibilities = None  # type: ignore[attr-defined]
             raise
 
     def get_params(self, ctx: Any) -> list[Any]:
-        params = super().get_params(ctx)
-        for param in params:
-            if getattr(param, "is_flag", False):
-                param.metavar = ""
-        return params
+        return without_types_of_flags(super().get_params(ctx))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         from rich.console import Console
@@ -52,6 +49,14 @@ class Command(TyperCommand):
             # No padding up to the edge: after a backslash, a space would end the command.
             console.print(Text("\n" + pasteable(example, console.width)), soft_wrap=True)
         console.print()
+
+
+def without_types_of_flags(params: list[Any]) -> list[Any]:
+    """The parameters, of which flags show no ``<bool>``."""
+    for param in params:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""
+    return params
 
 
 def pasteable(line: str, width: int | None = None) -> str:

@@ -72,12 +72,14 @@ def compensate(
         tensors = journal[f"compensated-{index}"]
         weights.append({f"{name}.weight": tensors[f"{name}.weight"] for name in PROJECTIONS})
         fits.append({name: Fit(*tensors[f"{name}.fit"].tolist()) for name in PROJECTIONS})
-    kept = [f"layer {i}'s {name}" for i, of in enumerate(fits) for name, fit in of.items() if fit.in_vain]
+    kept = [f"{name} of layer {i}" for i, of in enumerate(fits) for name, fit in of.items() if fit.in_vain]
     if "last-norm" not in journal:
         scale = last_norm_scale(model, journal["compensated-state"]["pruned"])
         journal["last-norm"] = {"scale": torch.tensor(scale, dtype=torch.float64)}
     if kept:
-        logger.info(f"Not changed, because no solution was better: {', '.join(kept)}.")
+        logger.info(
+            f"These keep the weights that they were cut to, because solving found none better: {', '.join(kept)}."
+        )
     return weights, fits, journal["last-norm"]["scale"].item()
 
 
