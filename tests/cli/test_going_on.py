@@ -53,7 +53,7 @@ def test_build_goes_on_inside_pruning_and_the_cache_shows_and_deletes_what_is_ke
     (tmp_path / "text.txt").write_text(TEXT)
     build = ["build", random_model, "--ratio", "0.4", "--calibration", tmp_path / "text.txt"]
     build += ["--calibration-tokens", "512", "--target", "host", "-o", tmp_path / "dist"]
-    with interrupted_after(14):
+    with interrupted_after(15):
         first = run(*build)
     assert first.exit_code == 130 and first.stderr.splitlines()[-2:] == [
         "edge-transact: interrupted",
@@ -128,8 +128,8 @@ from edge_transact.cli.common import guarded
 
 @guarded
 def doctor() -> None:
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         time.sleep(60)
     finally:
         print("cleaning up", flush=True)

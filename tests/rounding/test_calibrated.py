@@ -39,7 +39,6 @@ class Model:
         kept = directory / "kept"
         kept.mkdir()
         keep_rounded(journal, self.checkpoint, kept)
-        journal.close()
         return Rounded(kept, self.sources)
 
     def restored(self, directory, quantization, rounding_of):

@@ -77,9 +77,7 @@ def compensate(
         scale = last_norm_scale(model, journal["compensated-state"]["pruned"])
         journal["last-norm"] = {"scale": torch.tensor(scale, dtype=torch.float64)}
     if kept:
-        logger.info(
-            f"These keep the weights that they were cut to, because solving found none better: {', '.join(kept)}."
-        )
+        logger.info(f"Cut, but not solved again, because no solution was better: {', '.join(kept)}.")
     return weights, fits, journal["last-norm"]["scale"].item()
 
 
