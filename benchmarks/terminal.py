@@ -1,7 +1,7 @@
 """The terminal picture of the README: real commands, run on a terminal of 80 columns, and what they printed.
 
-``python -m benchmarks.terminal`` runs them and draws ``docs/terminal.svg``. It needs ``dist``, which
-``edge-transact build demo:smollm2 --ratio 0.3 -o dist`` makes.
+``python -m benchmarks.terminal`` runs them in a temporary directory and draws ``docs/terminal.svg``. What they log on
+stderr is left out.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,15 +23,19 @@ from rich.text import Text
 
 PICTURE = Path(__file__).parents[1] / "docs" / "terminal.svg"
 COLUMNS = 80
-LINES = ("edge-transact inspect demo:smollm2 dist",)
+MODULE = ("-m", "edge_transact")
+LINES = (
+    "edge-transact prune demo:smollm2 --ratio 0.3 --method transact -o pruned",
+    "edge-transact inspect demo:smollm2 pruned",
+)
 
 
-def printed(line: str) -> str:
-    """What a terminal is sent on stdout while a line runs, colours included; what goes to stderr is left out."""
+def printed(line: str, directory: Path) -> str:
+    """What a terminal is sent on stdout while a line runs in a directory, colours included."""
     master, slave = pty.openpty()
     environment = {**os.environ, "COLUMNS": str(COLUMNS), "TERM": "xterm-256color"}
-    words = [sys.executable, "-m", "edge_transact", *shlex.split(line)[1:]]
-    with subprocess.Popen(words, stdout=slave, stderr=subprocess.DEVNULL, env=environment) as process:
+    words = [sys.executable, *MODULE, *shlex.split(line)[1:]]
+    with subprocess.Popen(words, stdout=slave, stderr=subprocess.DEVNULL, env=environment, cwd=directory) as process:
         os.close(slave)
         chunks = []
         try:
@@ -61,4 +66,5 @@ def draw(runs: Sequence[tuple[str, str]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    draw([(line, printed(line)) for line in LINES], PICTURE)
+    with tempfile.TemporaryDirectory() as scratch:
+        draw([(line, printed(line, Path(scratch))) for line in LINES], PICTURE)
