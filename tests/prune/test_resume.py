@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from edge_transact.artifacts import cache as cache_of_results
 from edge_transact.artifacts.journal import Journal
 from edge_transact.errors import UsageError
 from edge_transact.prune import PruneOptions, prune
@@ -93,7 +94,16 @@ def test_other_options_start_afresh_and_leave_what_is_kept(random_model, tmp_pat
         prune(str(random_model), tmp_path / "new", seven, resume=True)
 
 
-def test_other_weights_under_the_same_name_start_afresh(random_model, tmp_path: Path, options, own_cache) -> None:
+def test_another_version_starts_afresh(random_model, tmp_path: Path, options, monkeypatch) -> None:
+    whole = PruneOptions(ratio=0.4, **options)
+    with killed_after(1):
+        prune(str(random_model), tmp_path / "out", whole)
+    monkeypatch.setattr(cache_of_results, "code", lambda *paths: "of another version")
+    with pytest.raises(UsageError, match=r"code was .*, now it is \"of another version\""):
+        prune(str(random_model), tmp_path / "out", whole, resume=True)
+
+
+def test_other_weights_under_the_same_name_start_afresh(random_model, tmp_path: Path, options) -> None:
     shutil.copytree(random_model, tmp_path / "model")
     whole = PruneOptions(ratio=0.4, **options)
     with killed_after(3):
