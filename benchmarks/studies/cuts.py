@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import shutil
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -17,6 +18,7 @@ from typing import TypedDict
 import torch
 
 from edge_transact import costs
+from edge_transact.artifacts.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.errors import UsageError
 from edge_transact.evaluate.perplexity import perplexity
@@ -26,7 +28,6 @@ from edge_transact.prune.allocate.allocation import DEFAULT_BUCKET
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.calibrate.windows import read_calibration
 from edge_transact.prune.cut.surgery import pruned_tensors
-from edge_transact.prune.journal import Journal
 from edge_transact.prune.methods import find_method
 from edge_transact.prune.options import PruneOptions
 from edge_transact.prune.run import Pruning
@@ -133,14 +134,13 @@ class Study:
         of_scores = [self.model, cut.method, cut.allocation, text, cut.calibration_tokens, cut.seed]
         of_scores += [] if cut.shots == 1 else [cut.ratio, cut.shots, cut.units]
         name = hashlib.sha256(json.dumps(of_scores).encode()).hexdigest()[:16]
-        journal = Journal(self.scratch / f"scores-{name}", {"scores": of_scores}, resume=True)
+        journal = Journal(self.scratch / f"scores-{name}")
         run = Pruning(LayerwiseModel(source, windows), find_method(cut.method), journal, cut.seed)
         target = run.allocate(PruneOptions(ratio=cut.ratio), cut.allocation, cut.units, DEFAULT_BUCKET, cut.shots)
         run.shoot(target.plan, cut.shots)
         if cut.compensate:
-            own = Journal(self.scratch / f"compensated-{name}", {}, resume=False)
-            run.compensate(own)
-            own.close()
+            with tempfile.TemporaryDirectory(dir=self.scratch) as own:
+                run.compensate(Journal(Path(own)))
         tensors = pruned_tensors(source, run.selections, run.model.replaced)
         output = self.scratch / f"pruned-{name}"
         return write_checkpoint(source, target.plan, tensors, {}, output, force=True)

@@ -30,6 +30,11 @@ logger = logging.getLogger(__name__)
 RECORD = "entry.json"
 """The file next to an entry's content that holds its `Record`."""
 
+KEY_LENGTH = 20
+"""Hex digits of an entry's name."""
+
+UNFINISHED = "unfinished"
+
 KINDS = {
     "converted": "GGUF files and demo models as checkpoints",
     "pruned": "pruned checkpoints",
@@ -37,6 +42,7 @@ KINDS = {
     "weights": "quantized parameter shards",
     "libraries": "compiled model libraries",
     "kernels": "kernels of host libraries as machine code",
+    UNFINISHED: "what interrupted runs have done so far",
 }
 
 enabled = True
@@ -91,8 +97,13 @@ class Recipe:
     @property
     def entry(self) -> Path:
         """The entry's directory in the cache."""
-        content = json.dumps(self.ingredients, sort_keys=True)
-        return cache_directory() / self.kind / hashlib.sha256(content.encode()).hexdigest()[:20]
+        return entry_of(self.kind, self.ingredients)
+
+
+def entry_of(kind: str, ingredients: Mapping[str, object]) -> Path:
+    """The directory of an entry that is made from these ingredients."""
+    content = json.dumps(ingredients, sort_keys=True)
+    return cache_directory() / kind / hashlib.sha256(content.encode()).hexdigest()[:KEY_LENGTH]
 
 
 def made(recipe: Recipe) -> Path:
@@ -103,7 +114,7 @@ def made(recipe: Recipe) -> Path:
 
 def _obtain(recipe: Recipe) -> tuple[Record, bool]:
     """Makes the entry unless the cache has it. Returns its record, and whether it was made now."""
-    with _lock(recipe):
+    with lock(recipe.entry, recipe.what):
         record = _complete_record(recipe) if enabled else None
         is_new = record is None
         if record is None:
@@ -121,25 +132,29 @@ def _obtain(recipe: Recipe) -> tuple[Record, bool]:
 
 
 @contextmanager
-def _lock(recipe: Recipe) -> Iterator[None]:
+def lock(entry: Path, what: str) -> Iterator[None]:
     """Lets one process at a time make an entry. The others wait, and then find it in the cache."""
-    directory = cache_directory() / "locks"
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory / f"{recipe.kind}-{recipe.entry.name}")
+    held = _lock_of(entry)
     try:
-        lock.acquire(blocking=False)
+        held.acquire(blocking=False)
     except Timeout:
-        logger.info(f"{recipe.what}: waiting for another process that is making it")
-        lock.acquire()
+        logger.info(f"{what}: waiting for another process that is making it")
+        held.acquire()
     try:
         yield
     finally:
-        lock.release()
+        held.release()
+
+
+def _lock_of(entry: Path) -> FileLock:
+    directory = cache_directory() / "locks"
+    directory.mkdir(parents=True, exist_ok=True)
+    return FileLock(directory / f"{entry.parent.name}-{entry.name}")
 
 
 def _complete_record(recipe: Recipe) -> Record | None:
     """The entry's record; `None` unless all of its files are there with the recorded sizes."""
-    record = _read_record(recipe.entry)
+    record = read_record(recipe.entry)
     if record is None:
         return None
     sizes = {name: size for name, (size, _) in record.files.items()}
@@ -152,7 +167,7 @@ def _why(recipe: Recipe) -> str:
         return "made again, as --no-cache says"
     if recipe.entry.exists():
         return "the cache's entry is incomplete"
-    records = [_read_record(entry.path) for entry in entries() if entry.kind == recipe.kind]
+    records = [read_record(entry.path) for entry in entries() if entry.kind == recipe.kind]
     before = next((record.ingredients for record in records if record and record.what == recipe.what), None)
     if before is None:
         return "the cache has nothing of that name"
@@ -216,7 +231,7 @@ class Entry:
 
     Attributes:
         kind: One of `KINDS`.
-        what: Its recipe's `what`; empty for the remains of an interrupted run.
+        what: Its recipe's `what`; empty for what a killed process was writing.
         path: Its directory.
         size_bytes: Bytes of all its files.
         used: When it was last made or used, in seconds since the epoch.
@@ -234,7 +249,7 @@ def entries() -> list[Entry]:
     found = []
     for kind in KINDS:
         for path in (cache_directory() / kind).glob("*/"):
-            record = None if path.name.startswith(".") else _read_record(path)
+            record = None if path.name.startswith(".") else read_record(path)
             # Another process may clear or replace an entry while it is looked at.
             with suppress(FileNotFoundError):
                 size = sum(_sizes(path).values())
@@ -243,14 +258,24 @@ def entries() -> list[Entry]:
 
 
 def clear(kinds: Iterable[str]) -> list[Entry]:
-    """Deletes all entries of these kinds, and nothing else in the cache's root. Returns the deleted entries."""
-    deleted = [entry for entry in entries() if entry.kind in set(kinds)]
-    for entry in deleted:
-        shutil.rmtree(entry.path, ignore_errors=True)
+    """Deletes all entries of these kinds, and nothing else in the cache's root. Returns the deleted entries.
+
+    What a process is making or going on with stays.
+    """
+    deleted = []
+    for entry in entries():
+        if entry.kind not in set(kinds):
+            continue
+        # What is written for an entry is in `.KEY-...` beside it, under the entry's lock.
+        key = entry.path.name.lstrip(".")[:KEY_LENGTH]
+        with suppress(Timeout), _lock_of(entry.path.with_name(key)).acquire(timeout=0):
+            shutil.rmtree(entry.path, ignore_errors=True)
+            deleted.append(entry)
     return deleted
 
 
-def _read_record(entry: Path) -> Record | None:
+def read_record(entry: Path) -> Record | None:
+    """How an entry was made; `None` if it doesn't say."""
     try:
         return Record.model_validate_json((entry / RECORD).read_bytes())
     except (OSError, ValidationError):

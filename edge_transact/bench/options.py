@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from edge_transact.bench.records.conditions import Conditions
-from edge_transact.options import Option
+from edge_transact.options import OneOf, Option
 
 WHERE = "Where"
 """The panel of ``bench --help``."""
@@ -23,9 +23,10 @@ class BenchOptions(Conditions):
     """
 
     device: Annotated[str, Option("host, all, or serials that adb knows, comma-separated.", WHERE)] = "host"
-    target: Annotated[str | None, Option("android (OpenCL) or android-cpu.", WHERE, default="what all DISTs have")] = (
-        None
-    )
+    target: Annotated[
+        Annotated[str, OneOf(("android", "android-cpu"))] | None,
+        Option("Library to measure on phones: {choices}. android is OpenCL.", WHERE, default="what all DISTs have"),
+    ] = None
     runner: Annotated[
         Path, Option("Directory where android_bench was built for the phone.", WHERE, envvar="EDGE_BENCH_RUNNER")
     ] = Path("android_bench/build")

@@ -295,7 +295,7 @@ class _Worker:
             if time.monotonic() > deadline:
                 raise TooHot(
                     f"{self.driver.label} is at {temperature:.1f} C and does not cool to {self.conditions.cool_c:g} C",
-                    fix="Let it cool and use --resume, or raise --cool-below.",
+                    fix="Let it cool and run the same command again, or raise --cool-below.",
                 )
             if not announced:
                 logger.info(f"{self.driver.label}: {temperature:.1f} C, waiting for {self.conditions.cool_c:g} C")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.artifacts.pages import require_matplotlib
+from edge_transact.artifacts.unfinished import AGAIN, Start, again
 from edge_transact.bench.analysis.export import FORMATS, write_sqlite
 from edge_transact.bench.analysis.results import make_results
 from edge_transact.bench.drivers.base import Driver
@@ -39,16 +40,18 @@ class BenchOutcome:
         if self.failures:
             raise EdgeTransactError(
                 "not everything could be measured:\n  " + "\n  ".join(self.failures),
-                fix=f"What was measured is in {self.log}. Run the same command with --resume to continue.",
+                fix=f"What was measured is in {self.log}. {AGAIN}",
             )
 
 
+@again()
 def bench_models(
     dists: Sequence[Path],
     options: BenchOptions,
     *,
     log: Path,
     resume: bool = False,
+    fresh: bool = False,
     format: str = "md",
     report: Path | None = None,
     perplexities: Mapping[str, float] | None = None,
@@ -62,7 +65,8 @@ def bench_models(
         dists: Directories that ``build`` wrote.
         options: What to measure, under which conditions, and where.
         log: The JSONL log.
-        resume: Continue the log.
+        resume: Fail if there is no log to go on with.
+        fresh: Keep an earlier log aside, and measure everything.
         format: One of `export.FORMATS`; ``sqlite`` is written next to the log.
         report: Output directory for figures and a page.
         perplexities: As in `report.write_report`.
@@ -72,17 +76,19 @@ def bench_models(
 
     Raises:
         UsageError: The options make no sense.
-        EdgeTransactError: There is no device or no library, or the log exists already.
+        EdgeTransactError: There is no device or no library, or the log is another file or another process's.
     """
     if format not in FORMATS:
         raise UsageError(f"unknown --format {format!r}", fix=did_you_mean(format, FORMATS))
+    has_log = log.exists()
     if report is not None:
-        if not resume:
-            refuse_existing(report, force=False)
+        # What belongs to a log is written again as the log grows.
+        refuse_existing(report, force=has_log)
         require_matplotlib()
     models = open_models(dists, options.lengths)
     drivers = _drivers(models, options, clean)
-    file = Log(log, resume=resume)
+    conditions = options.model_dump(include={"warmups", "threads", "cores", "app"})
+    file = Log(log, conditions, Start.of(resume=resume, fresh=fresh))
     try:
         outcome = run_plan(drivers, models, options, file)
     finally:
@@ -96,7 +102,7 @@ def bench_models(
     if report is not None and results:
         from edge_transact.bench.analysis.report import write_report
 
-        write_report(records, report, perplexities=perplexities, published=published, force=resume)
+        write_report(records, report, perplexities=perplexities, published=published, force=has_log)
     return BenchOutcome(results, log, outcome.failures)
 
 

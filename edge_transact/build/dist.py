@@ -18,6 +18,7 @@ from edge_transact.artifacts.dist_files import CHAT_CONFIG, SHARDS
 from edge_transact.artifacts.kernels import DecodeKernels, record_path
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.artifacts.outputs import new_directory, refuse_existing
+from edge_transact.artifacts.unfinished import Start, again
 from edge_transact.build.concerns import concerns, traffic_concern
 from edge_transact.build.options import BuildOptions
 from edge_transact.build.parity import DECODE_STEPS, Parity, compare, prompt_ids, reference_model
@@ -84,6 +85,7 @@ class Build:
         }
 
 
+@again()
 def build(
     model: str,
     output: Path,
@@ -92,6 +94,7 @@ def build(
     pruning: PruneChoices | None = None,
     dump: Path | None = None,
     report: Path | None = None,
+    fresh: bool = False,
     force: bool = False,
 ) -> Build:
     """Makes a DIST directory, complete or not at all.
@@ -106,6 +109,7 @@ def build(
             calibration text is also what ``rounding="gptq"`` and ``"best"`` read, with or without a budget.
         dump: A directory for the compiler's intermediate forms of each library, in ``dump/TARGET/``.
         report: A directory for a report of what rounding cost, written when the DIST is complete.
+        fresh: Start pruning and rounding over where an interrupted run has begun. Finished stages come from the cache.
         force: Replace `output` and `report` if they exist.
 
     Raises:
@@ -128,7 +132,7 @@ def build(
         source = checkpoint
         if pruning and pruning.budgets():
             budget = pruning.counted(kind.name, options.context or costs.DEFAULT_CONTEXT)
-            checkpoint = pruned(source, model, budget)
+            checkpoint = pruned(source, model, budget, fresh=fresh)
         teacher = _teacher(source, checkpoint) if rounding_name == "best" else None
         checkpoint = _with_fast_tokenizer(checkpoint, Path(scratch) / "checkpoint")
         warnings = concerns(checkpoint.plan, kind, names, **sizes, device_profile=options.device_profile)
@@ -137,7 +141,7 @@ def build(
         if note := plain_note(checkpoint.path):
             logger.info(note)
         with new_directory(output, force=force) as directory:
-            rounding = Rounding(rounding_name, pruning or PruneChoices(), teacher)
+            rounding = Rounding(rounding_name, pruning or PruneChoices(), teacher, Start.of(fresh=fresh))
             targets = [get_target(name, options.device_profile) for name in names]
             manifest, definition = _fill(
                 directory, checkpoint, model, targets, kind, rounding, sizes, Path(scratch), mlc, dump

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from edge_transact.artifacts import cache
-from edge_transact.artifacts.digests import files_digest, text_digest
+from edge_transact.artifacts.digests import text_digest
+from edge_transact.artifacts.unfinished import Start, going_on
 from edge_transact.build.options import CALIBRATED_ROUNDINGS
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import COPIED_FILES
@@ -24,9 +25,8 @@ from edge_transact.inputs import read_documents
 from edge_transact.progress import working
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.calibrate.windows import calibration_of, texts_of
-from edge_transact.prune.journal import Journal, is_unfinished
 from edge_transact.prune.options import CALIBRATION_KEYS, PruneChoices, PruneOptions
-from edge_transact.prune.run import computation, prune
+from edge_transact.prune.run import computation, digest_of, ingredients, prune
 from edge_transact.quantization import Quantization
 from edge_transact.rounding.best import round_best
 from edge_transact.rounding.calibrated import round_model
@@ -37,28 +37,21 @@ from edge_transact.weights import w4
 from edge_transact.weights.convert import ParameterSources, RoundingOf, convert, is_packed
 
 
-def pruned(source: Checkpoint, model: str, options: PruneOptions) -> Checkpoint:
+def pruned(source: Checkpoint, model: str, options: PruneOptions, *, fresh: bool = False) -> Checkpoint:
     """The model pruned to a budget.
 
     Args:
         source: The checkpoint of `model`.
         model: The MODEL as it was given, which the pruned checkpoint records.
         options: How small, and how what stays is chosen.
+        fresh: Start over where an interrupted run has begun.
     """
-    ingredients = {
-        "model": model,
-        "source": _digest(source, *COPIED_FILES),
-        "options": options.identity() | ({"widths": options.widths.read_text()} if options.widths else {}),
-        "calibration": _text_digests(options),
-        "computation": computation(source),
-        "code": cache.code("prune", "options", "checkpoint", "widths.py", "costs.py", "templates/model_card.md.j2"),
-        **_versions("torch", "transformers"),
-    }
+    key = ingredients(source, options) | {"model": model, "calibration": _text_digests(options)}
 
     def make(directory: Path) -> None:
-        prune(model, directory, options, force=True)
+        prune(model, directory, options, fresh=fresh, force=True)
 
-    return Checkpoint.open(cache.made(cache.Recipe("pruned", f"prune {model}", ingredients, make, name="pruned")))
+    return Checkpoint.open(cache.made(cache.Recipe("pruned", f"prune {model}", key, make, name="pruned")))
 
 
 _ROUNDING = ("rounding", "gguf", "prune/calibrate/layerwise.py", "compiler/lowering.py", "compiler/vector.py")
@@ -76,11 +69,13 @@ class Rounding:
         name: One of `ROUNDINGS`.
         calibration: Which text those of `CALIBRATED_ROUNDINGS` read.
         teacher: The model whose predictions ``best`` aims at; `None` for the model itself.
+        start: What to do with what an interrupted run has rounded.
     """
 
     name: str
     calibration: PruneChoices
     teacher: Checkpoint | None = None
+    start: Start = Start.GO_ON
 
 
 @dataclass(frozen=True)
@@ -120,7 +115,7 @@ def place_weights(
     else:
         name, rounding_of = _without_text(checkpoint, sources, quantization, rounding.name)
     ingredients = {
-        "checkpoint": _digest(checkpoint),
+        "checkpoint": digest_of(checkpoint),
         "parameters": {name: list(names) for name, (names, _) in sources.items()},
         "quantization": quantization.name,
         "rounding": codes.parent.name if codes else name,
@@ -161,16 +156,17 @@ def _without_text(
 def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Rounding) -> Path:
     """The codes and scales of a model's matrices, fitted to calibration text: a directory for `Rounded`.
 
-    What an interrupted run has rounded is used again.
+    What an interrupted run has rounded is used again, unless `rounding` starts over.
     """
     calibration = rounding.calibration
-    ingredients = {
-        "checkpoint": _digest(checkpoint, *COPIED_FILES),
+    choices = {name: getattr(calibration, name) for name in CALIBRATION_KEYS}
+    key = {
+        "checkpoint": digest_of(checkpoint, *COPIED_FILES),
         # Layouts don't matter: q4f16_0 and q4f16_1 share what is chosen.
         "dtype": quantization.model_dtype,
         "rounding": rounding.name,
-        "teacher": rounding.teacher and _digest(rounding.teacher),
-        "options": {name: getattr(calibration, name) for name in CALIBRATION_KEYS},
+        "teacher": rounding.teacher and digest_of(rounding.teacher),
+        "options": choices,
         "calibration": _text_digests(calibration),
         "computation": computation(checkpoint),
         "code": cache.code(*_ROUNDING, "prune", "checkpoint", "weights/w4.py", "quantization.py", "widths.py"),
@@ -179,16 +175,15 @@ def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Roundi
 
     def make(content: Path) -> None:
         text = calibration_of(checkpoint, calibration)
-        journal = Journal(recipe.entry, ingredients, resume=is_unfinished(recipe.entry))
-        if rounding.name == "best":
-            round_best(checkpoint, rounding.teacher or checkpoint, text.windows, quantization, journal)
-        else:
-            round_model(LayerwiseModel(checkpoint, text.windows), quantization, journal)
-        keep_rounded(journal, checkpoint, content)
+        with going_on(recipe.what, key, rounding.start) as journal:
+            if rounding.name == "best":
+                round_best(checkpoint, rounding.teacher or checkpoint, text.windows, quantization, journal)
+            else:
+                round_model(LayerwiseModel(checkpoint, text.windows), quantization, journal)
+            keep_rounded(journal, checkpoint, content)
         (content / _CALIBRATION).write_text(json.dumps(text.to_dict(), indent=2) + "\n")
-        journal.close()
 
-    recipe = cache.Recipe("rounded", f"choose codes and scales with {rounding.name}", ingredients, make)
+    recipe = cache.Recipe("rounded", f"choose codes and scales with {rounding.name}", key, make)
     return cache.made(recipe)
 
 
@@ -229,12 +224,6 @@ def place_library(
     return cache.place(
         cache.Recipe("libraries", f"compile {model_lib} for {target.name}", ingredients, make), path.parent
     )
-
-
-def _digest(checkpoint: Checkpoint, *names: str) -> str:
-    """Of its configuration and weights, and of the files of these names that it has."""
-    files = [path for path in map(checkpoint.path.joinpath, ("config.json", *names)) if path.is_file()]
-    return files_digest([*files, *checkpoint.path.glob("*.safetensors")])
 
 
 def _versions(*packages: str) -> dict[str, str]:

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
+from types import FrameType
 from typing import Annotated, Any, Literal
 
 import typer
@@ -18,6 +22,7 @@ from typer.core import TyperGroup
 
 from edge_transact import __version__
 from edge_transact.cli import logs
+from edge_transact.cli.command import Command, everywhere, without_types_of_flags
 
 COLLECTED_OBJECTS = 10_000
 """How many objects are made until Python looks for garbage among them. Importing torch, transformers and TVM makes a
@@ -98,12 +103,17 @@ def load_command(name: str) -> Any:
     """The click command of a name of `COMMANDS`, with its options."""
     function = getattr(import_module(f"edge_transact.cli.{name}"), COMMANDS[name].function)
     single = typer.Typer(rich_markup_mode=MARKUP, pretty_exceptions_enable=False, add_completion=False)
-    single.command(name, context_settings=CONTEXT)(function)
-    return typer.main.get_command(single)
+    single.command(name, cls=Command, context_settings=CONTEXT)(function)
+    command = typer.main.get_command(single)
+    command.params += everywhere(typer.main.get_command(app).params, GLOBAL_FLAGS)
+    return command
 
 
 class _LazyGroup(TyperGroup):
     """Lists commands from `COMMANDS`, and imports the one that is called."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return without_types_of_flags(super().get_params(ctx))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, listed, rest = super().resolve_command(ctx, args)
@@ -146,17 +156,35 @@ def options(
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
-    logs.show_tracebacks = debug
-    if quiet:
-        logs.hush_tqdm()
-    logs.show_logs(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
-    if no_cache:
-        from edge_transact.artifacts import cache as store
-
-        store.enabled = False
+    logs.show_tracebacks = False
+    logs.show_logs(logging.INFO)
+    for name, given in {"debug": debug, "verbose": verbose, "quiet": quiet, "no_cache": no_cache}.items():
+        if given:
+            GLOBAL_FLAGS[name]()
 
 
-GLOBAL_FLAGS = ("--debug", "--quiet", "--verbose", "--no-cache")
+def _show_tracebacks() -> None:
+    logs.show_tracebacks = True
+
+
+def _be_quiet() -> None:
+    logs.hush_tqdm()
+    logs.show_logs(logging.WARNING)
+
+
+def _use_no_cache() -> None:
+    from edge_transact.artifacts import cache as store
+
+    store.enabled = False
+
+
+GLOBAL_FLAGS: dict[str, Callable[[], None]] = {
+    "debug": _show_tracebacks,
+    "quiet": _be_quiet,
+    "verbose": lambda: logs.show_logs(logging.DEBUG),
+    "no_cache": _use_no_cache,
+}
+"""What the flags do that stand before a command or among its own options."""
 
 
 def _listed(entry: Entry) -> Callable[[], None]:
@@ -172,10 +200,18 @@ for _name, _entry in COMMANDS.items():
 
 
 def main() -> None:
-    """The console script. `GLOBAL_FLAGS` can be anywhere on the line."""
+    """The console script."""
     gc.set_threshold(COLLECTED_OBJECTS)
-    arguments = sys.argv[1:]
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    flags = [argument for argument in arguments[:end] if argument in GLOBAL_FLAGS]
-    rest = [argument for argument in arguments[:end] if argument not in GLOBAL_FLAGS]
-    app([*flags, *rest, *arguments[end:]], prog_name="edge-transact")
+    # Under nohup it is ignored, and stays so.
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        terminals = [stream.fileno() for stream in (sys.stdout, sys.stderr) if stream.isatty()]
+        signal.signal(signal.SIGHUP, partial(_hang_up, terminals))
+    app(prog_name="edge-transact")
+
+
+def _hang_up(terminals: Sequence[int], signal_number: int, frame: FrameType | None) -> None:
+    """The terminal was closed: ends as an interrupt does, with everything left clean. What is printed goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for terminal in terminals:
+        os.dup2(nowhere, terminal)
+    raise KeyboardInterrupt

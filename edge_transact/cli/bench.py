@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edge_transact.bench.options import BenchOptions
-from edge_transact.cli.common import JsonOption, guarded, show
+from edge_transact.cli.common import FreshOption, JsonOption, guarded, show
+from edge_transact.options.command_line import completion
 
 if TYPE_CHECKING:
     from edge_transact.bench.records.results import Result
@@ -29,10 +30,15 @@ def bench(
     ],
     options: BenchOptions,
     output: Annotated[Path, RESULT("--output", "-o", help="The log, with a line per repetition.")] = Path(DEFAULT_LOG),
-    resume: Annotated[bool, RESULT("--resume", help="Continue the log: run only what it lacks.")] = False,
+    resume: Annotated[bool, RESULT("--resume", help="Fail if there is no log to go on with.")] = False,
+    fresh: FreshOption = False,
     format: Annotated[
         str | None,
-        RESULT(help="md, csv, json, jsonl or sqlite.", show_default="md; on a terminal, a short table"),
+        RESULT(
+            help="md, csv, json, jsonl or sqlite.",
+            show_default="md; on a terminal, a short table",
+            autocompletion=completion(("md", "csv", "json", "jsonl", "sqlite")),
+        ),
     ] = None,
     report: Annotated[Path | None, RESULT(help="Write figures and a page into this directory.")] = None,
     published: Annotated[bool, RESULT("--published", help="Also draw the paper's figure in the report.")] = False,
@@ -51,8 +57,8 @@ def bench(
     """Measure models on phones, or on this host.
 
     Every repetition prefills a prompt and decodes an answer as an engine would. Models alternate, forwards and then
-    backwards, and a phone cools before each visit. Every finished repetition is in the log at once; `--resume`
-    continues after any interruption.
+    backwards, and a phone cools before each visit. Every finished repetition is in the log at once, and the
+    same command again measures only what the log lacks. `--fresh` keeps the log aside and measures all of it.
 
     **Examples**
 
@@ -78,6 +84,7 @@ def bench(
         options,
         log=output,
         resume=resume,
+        fresh=fresh,
         format=format or "md",
         report=report,
         perplexities=_perplexities(perplexity or []),

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from edge_transact.build.options import BuildOptions
-from edge_transact.cli.common import ForceOption, JsonOption, guarded, show
+from edge_transact.cli.common import ForceOption, FreshOption, JsonOption, guarded, show
 from edge_transact.project import FILE, Project, given_in, read_project
 from edge_transact.prune.options import PruneChoices
 
@@ -46,6 +46,7 @@ def build(
             metavar="DIR", help="Write what rounding to 4 bits costs into DIR: figures, a page and report.json."
         ),
     ] = None,
+    fresh: FreshOption = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -57,7 +58,8 @@ def build(
 
     Without MODEL, the options come from `edge-transact.toml` in the working directory; options on the command line
     override it. Stages that have not changed since an earlier build come from the cache, also with `--force`, which
-    replaces the directory; `--no-cache` runs all of them again.
+    replaces the directory; `--no-cache` runs all of them again. After an interrupt, the same command goes on where it
+    was, also inside pruning and rounding.
 
     **Examples**
 
@@ -80,6 +82,7 @@ def build(
         pruning=project.prune,
         dump=dump,
         report=report,
+        fresh=fresh,
         force=force,
     )
     directory = made.directory

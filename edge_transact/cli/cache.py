@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
+from edge_transact.artifacts.cache import KINDS
 from edge_transact.cli.common import JsonOption, guarded, show
+from edge_transact.options.command_line import completion
 
 
 @guarded
@@ -14,7 +16,7 @@ def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Delete all entries, or those of one --kind.")] = False,
     kind: Annotated[
         str | None,
-        typer.Option(metavar="KIND", help="Only this kind: converted, pruned, rounded, weights, libraries or kernels."),
+        typer.Option(metavar="KIND", help=f"Only this kind: {', '.join(KINDS)}.", autocompletion=completion(KINDS)),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -23,13 +25,16 @@ def cache(
     An unchanged model isn't converted, pruned or quantized twice, and an unchanged definition isn't compiled twice. A
     host library of other widths takes most of its kernels from an earlier one.
     The cache is in `$EDGE_TRANSACT_CACHE`, or else in `~/.cache/edge-transact`, and can be deleted at any time.
-    `--no-cache`, with any command, runs every stage again.
+    `--no-cache`, with any command, runs every stage again. What an interrupted `prune`, `build` or `eval` has done is
+    there too, as `unfinished`, until the same command has gone on with it.
 
     **Examples**
 
     `edge-transact cache`
 
     `edge-transact cache --clear --kind weights`
+
+    `edge-transact cache --clear --kind unfinished`
     """
     from edge_transact.artifacts import cache as store
     from edge_transact.errors import UsageError, did_you_mean
@@ -74,7 +79,7 @@ def cache(
         rows = [entry for entry in entries if entry.kind != "kernels" or kind]
         for entry in rows:
             used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
-            table.add_row(used, entry.kind, entry.what or "unfinished", _size(entry.size_bytes))
+            table.add_row(used, entry.kind, entry.what or "remains of a killed process", _size(entry.size_bytes))
         if kernels := [entry for entry in entries if entry not in rows]:
             table.add_row("", "kernels", f"{len(kernels)} kernels", _size(sum(entry.size_bytes for entry in kernels)))
         console.print(table)

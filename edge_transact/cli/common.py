@@ -16,6 +16,9 @@ from edge_transact.errors import EdgeTransactError
 from edge_transact.options.command_line import expand
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+FreshOption = Annotated[
+    bool, typer.Option("--fresh", help="Start over instead of going on where an interrupted run stopped.")
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 
 
@@ -50,8 +53,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **kwargs)
         except EdgeTransactError as error:
             _end(error.message, error.fix, error.exit_code)
-        except KeyboardInterrupt:
-            _end("interrupted", "", 130)
+        except KeyboardInterrupt as interrupt:
+            _end("interrupted", " ".join(getattr(interrupt, "__notes__", ())), 130)
         except BrokenPipeError:
             # Whoever read our output is gone, as with `| head`: there is nobody to tell.
             sys.stderr.close()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edge_transact.cli.common import JsonOption, guarded, show
+from edge_transact.cli.common import FreshOption, JsonOption, guarded, show
 from edge_transact.errors import UsageError
 
 
@@ -38,12 +38,13 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of questions per task, from the beginning.")
     ] = None,
+    fresh: FreshOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the perplexity of models on a text, and their scores on tasks: dense or pruned, in torch or built.
 
     A DIST is measured through its host library, with its quantization. Results are comparable if the text, the window
-    and the number of windows are the same; `--json` prints the text's sha256 and the token count. `--reference`
+    and the number of windows are the same; the text's sha256 and the token count are printed, too. `--reference`
     compares predictions one by one, which shows what pruning or quantization changed with less noise than perplexity.
 
     **Examples**
@@ -67,7 +68,7 @@ def evaluate(
     elif include_path or limit:
         raise UsageError("--include-path and --limit need --tasks", fix="Name some: --tasks arc_easy,piqa")
     results = evaluate_models(
-        models, text=text, window=window, max_windows=max_windows, reference=reference, tasks=loaded
+        models, text=text, window=window, max_windows=max_windows, reference=reference, tasks=loaded, fresh=fresh
     )
 
     def table() -> None:
@@ -75,14 +76,22 @@ def evaluate(
         from rich.table import Table
 
         divergence = ("KL mean", "KL median", "KL 99 %", "same top token") if reference else ()
-        rows = Table("model", "perplexity", "tokens", *divergence)
+        first = results[0]
+        rows = Table("model", "perplexity", *(["to the first"] if len(results) > 1 else []), "tokens", *divergence)
         for name, result in zip(models, results, strict=True):
-            cells = [Path(name).name, f"{result['perplexity']:.2f}", f"{result['tokens']:,}"]
+            cells = [Path(name).name, f"{result['perplexity']:.2f}"]
+            if len(results) > 1:
+                cells.append(f"{result['perplexity'] / first['perplexity']:.3f}")
+            cells.append(f"{result['tokens']:,}")
             if reference:
                 cells += [f"{result[key]:.4f}" for key in ("kl_mean", "kl_median", "kl_p99")]
                 cells += [f"{result['same_top']:.1%}"]
             rows.add_row(*cells)
-        Console().print(rows)
+        console = Console(highlight=False)
+        console.print(rows)
+        console.print(
+            f"{text}, sha256 {first['text_sha256']}: {first['windows']} windows of {window} tokens", soft_wrap=True
+        )
         if tasks:
             scores = Table("model", "task", "metric", "value")
             for name, result in zip(models, results, strict=True):

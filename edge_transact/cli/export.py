@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 from edge_transact.cli.common import ForceOption, JsonOption, guarded, show
+from edge_transact.options.command_line import completion
+
+FORMATS = ("gguf", "nemotron-nas")
 
 
 @guarded
@@ -18,11 +21,16 @@ def export(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="GGUF file, or nemotron-nas directory, to write.")
     ],
-    to: Annotated[str, typer.Option("--format", help="gguf or nemotron-nas.")] = "gguf",
+    to: Annotated[
+        str, typer.Option("--format", help="gguf or nemotron-nas.", autocompletion=completion(FORMATS))
+    ] = "gguf",
     kind: Annotated[
         str | None,
         typer.Option(
-            "--type", help="Type of matrices: f16, bf16, q8_0 or q4_0.", show_default="f16, or what the DIST has"
+            "--type",
+            help="Type of matrices: f16, bf16, q8_0 or q4_0.",
+            show_default="f16, or what the DIST has",
+            autocompletion=completion(("f16", "bf16", "q8_0", "q4_0")),
         ),
     ] = None,
     pre: Annotated[
@@ -63,7 +71,7 @@ def export(
         show(written, as_json, lambda: typer.echo(f"Next: mlx_lm.generate --model {output}"))
         return
     if to != "gguf":
-        raise UsageError(f"unknown format {to!r}", fix=did_you_mean(to, ("gguf", "nemotron-nas")))
+        raise UsageError(f"unknown format {to!r}", fix=did_you_mean(to, FORMATS))
     from edge_transact.export.gguf import export_gguf
 
     result = export_gguf(model, output, kind=kind, pre=pre, force=force)

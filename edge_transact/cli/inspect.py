@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edge_transact.cli.common import JsonOption, guarded, show
+from edge_transact.options.command_line import completion
+from edge_transact.quantization import QUANTIZATIONS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +31,12 @@ def inspect(
     ] = None,
     contexts: Annotated[str | None, typer.Option(help="Print a table of several contexts, e.g. 128,512,2048.")] = None,
     quant: Annotated[
-        str | None, typer.Option(help="Quantization in which bytes are counted.", show_default="q4f16_0, or the DIST's")
+        str | None,
+        typer.Option(
+            help=f"Quantization in which bytes are counted: {', '.join(QUANTIZATIONS)}.",
+            show_default="q4f16_0, or the DIST's",
+            autocompletion=completion(QUANTIZATIONS),
+        ),
     ] = None,
     kernels: Annotated[
         bool, typer.Option("--kernels", help="List the kernels that a decoded token launches on a DIST's GPU.")
@@ -69,8 +76,9 @@ def inspect(
         from rich.console import Console
 
         console = Console()
-        for inspection, result in zip(inspections, results, strict=True):
-            _print(console, inspection.plan, result)
+        _print_costs(console, [inspection.plan for inspection in inspections], results)
+        for result in results:
+            _print_details(console, result)
         if plot:
             console.print(f"FLOPs by context: {plot}", highlight=False)
 
@@ -88,41 +96,72 @@ def _contexts(text: str | None) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def _print(console: Console, plan: WidthPlan, result: Mapping[str, Any]) -> None:
+def _print_costs(console: Console, plans: Sequence[WidthPlan], results: Sequence[Mapping[str, Any]]) -> None:
+    """A column for each model; those after the first say how far they are from it."""
     from rich.table import Table
 
+    columns = [_costs(plan, result, results[0]) for plan, result in zip(plans, results, strict=True)]
+    if len(results) == 1:
+        table = Table(title=results[0]["model"], title_justify="left", show_header=False)
+    else:
+        table = Table("", *(result["model"] for result in results))
+        for column in table.columns:
+            column.overflow = "fold"
+    for name in dict.fromkeys(name for column in columns for name in column):
+        table.add_row(name, *(column.get(name, "-") for column in columns))
+    console.print(table)
+
+
+def _costs(plan: WidthPlan, result: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, str]:
     from edge_transact.widths import describe
 
     mib = 1 << 20
-    table = Table(title=result["model"], title_justify="left", show_header=False)
-    table.add_row("parameters", f"{result['parameters']:,}")
-    table.add_row("layers", f"{plan.num_hidden_layers}, hidden size {plan.hidden_size}, vocabulary {plan.vocab_size:,}")
+
+    def change(name: str) -> str:
+        return "" if result is first or not first[name] else f" ({result[name] / first[name] - 1:+.0%})"
+
+    rows = {
+        "parameters": f"{result['parameters']:,}{change('parameters')}",
+        "layers": f"{plan.num_hidden_layers}, hidden size {plan.hidden_size}, vocabulary {plan.vocab_size:,}",
+    }
     for line in describe(plan):
         name, value = line.split(": ")
-        table.add_row(f"  {name}", value)
-    table.add_row(
-        f"weights, {result['quantization']}",
-        f"{result['weights_bytes'] / mib:.1f} MiB, {result['bits_per_parameter']:.3f} bits a parameter",
-    )
-    table.add_row("attention launches a token", f"{result['attention_launches_per_token']}")
+        rows[f"  {name}"] = value
     padding = result["kv_padding_bytes_per_token"]
-    padded = f", {padding:,} of them padding" if padding else ""
-    table.add_row("KV bytes a token", f"{result['kv_bytes_per_token']:,}{padded}")
-    table.add_row(
-        f"FLOPs at {result['context']:,} tokens",
-        f"{result['prefill_flops'] / 1e9:,.1f} G prefill, {result['flops_per_token'] / 1e9:.3f} G a decoded token",
-    )
     weights = result["memory_bytes"] - result["kv_bytes"] - result["workspace_bytes"]
-    table.add_row(
-        f"memory at {result['context']:,} tokens",
-        f"{result['memory_bytes'] / mib:.1f} MiB: weights {weights / mib:.1f}, KV "
-        f"{result['kv_bytes'] / mib:.1f}, workspace about {result['workspace_bytes'] / mib:.1f}",
-    )
+    rows |= {
+        "quantization": f"{result['quantization']}, {result['bits_per_parameter']:.3f} bits a parameter",
+        "weights": f"{result['weights_bytes'] / mib:.1f} MiB{change('weights_bytes')}",
+        "attention launches a token": f"{result['attention_launches_per_token']}",
+        "KV bytes a token": f"{result['kv_bytes_per_token']:,}"
+        + (f", {padding:,} of them padding" if padding else "")
+        + change("kv_bytes_per_token"),
+        f"FLOPs at {result['context']:,} tokens": f"{result['prefill_flops'] / 1e9:,.1f} G prefill, "
+        f"{result['flops_per_token'] / 1e9:.3f} G a decoded token{change('flops_per_token')}",
+        f"memory at {result['context']:,} tokens": f"{result['memory_bytes'] / mib:.1f} MiB"
+        f"{change('memory_bytes')}: weights {weights / mib:.1f}, KV {result['kv_bytes'] / mib:.1f}, "
+        f"workspace about {result['workspace_bytes'] / mib:.1f}",
+    }
     for runtime, misfit in result["runtimes"].items():
-        table.add_row(f"fits {runtime}", f"no: {misfit}" if misfit else "yes")
-    console.print(table)
+        rows[f"fits {runtime}"] = f"no: {misfit}" if misfit else "yes"
+    return rows
+
+
+def _print_details(console: Console, result: Mapping[str, Any]) -> None:
+    """Costs by context, and kernels, where these were asked for."""
+    from rich.table import Table
+
+    mib = 1 << 20
     if "contexts" in result:
-        rows = Table("context", "prefill GFLOPs", "decode GFLOPs a token", "KV MiB", "memory MiB")
+        rows = Table(
+            "context",
+            "prefill GFLOPs",
+            "decode GFLOPs a token",
+            "KV MiB",
+            "memory MiB",
+            title=result["model"],
+            title_justify="left",
+        )
         for at in result["contexts"]:
             rows.add_row(
                 f"{at['context']:,}",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edge_transact.cli.common import ForceOption, JsonOption, guarded, show
+from edge_transact.cli.common import ForceOption, FreshOption, JsonOption, guarded, show
 from edge_transact.prune.options import PruneOptions
 
 
@@ -22,8 +22,9 @@ def prune(
         Path | None, typer.Option(metavar="DIR", help="Write figures, a page and report.json into this directory.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an interrupted run that had the same options.")
+        bool, typer.Option("--resume", help="Fail if there is no interrupted run with the same options to go on with.")
     ] = False,
+    fresh: FreshOption = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -32,6 +33,8 @@ def prune(
     The method `best` predicts what each unit costs in loss, cuts where that is least, and solves `o_proj` and
     `down_proj` again to make up for what was cut. The other methods are published ones and cut every layer alike:
     `transact` keeps the largest activations. Limits can be combined. Query heads are cut with the KV head they share.
+
+    After an interrupt, the same command goes on where it was; `cache` lists what is kept for that.
 
     **Examples**
 
@@ -53,7 +56,7 @@ def prune(
         from edge_transact.evaluate.report_text import prepare_report
 
         text_of_report = prepare_report(report, force=force, apart_from=[output, Path(model)])
-    result = prune_model(model, output, options, resume=resume, force=force)
+    result = prune_model(model, output, options, resume=resume, fresh=fresh, force=force)
     values = result.to_dict() | {"peak_rss_mib": peak_rss_mib()}
     if report is not None:
         from edge_transact.prune.report.page import write_report

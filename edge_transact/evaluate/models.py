@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from edge_transact import progress
+from edge_transact.artifacts import cache
+from edge_transact.artifacts.digests import files_digest, sha256, text_digest
 from edge_transact.artifacts.dist_files import MANIFEST
+from edge_transact.artifacts.unfinished import Start, going_on
 from edge_transact.evaluate.perplexity import LogitsFunction, PerplexityResult, perplexity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from edge_transact.artifacts.journal import Journal
     from edge_transact.evaluate.tasks import Scores, Tasks
     from edge_transact.runtime.host import HostModel
 
@@ -50,8 +56,11 @@ def evaluate_models(
     max_windows: int | None = None,
     reference: str | None = None,
     tasks: Tasks | None = None,
+    fresh: bool = False,
 ) -> list[Evaluation]:
     """Evaluates models. Returns the objects that ``eval --json`` prints, one per model.
+
+    Windows and tasks that an interrupted run with the same arguments has measured aren't measured again.
 
     Args:
         models: MODELs or DISTs, at least one.
@@ -60,6 +69,7 @@ def evaluate_models(
         max_windows: The most windows; the first ones are used.
         reference: A MODEL or DIST to measure each model's divergence from. It stays in memory beside them.
         tasks: Tasks to score, too.
+        fresh: Start over where an interrupted run has begun.
 
     Raises:
         EdgeTransactError: A model or the text can't be read, the text is shorter than a window, or the reference has
@@ -68,16 +78,49 @@ def evaluate_models(
     from edge_transact.inputs import read_text
 
     document = read_text(text, "evaluation")
+    ingredients = {
+        "models": [_digest(model) for model in (*models, *([reference] if reference else []))],
+        "text": text_digest(document),
+        "window": window,
+        "max_windows": max_windows,
+        "reference": reference,
+        "tasks": tasks and tasks.to_dict(),
+        "code": cache.code("evaluate", "runtime", "checkpoint"),
+        **{package: version(package) for package in ("apache-tvm", "torch", "transformers")},
+    }
+    with going_on(f"eval {' '.join(models)}", ingredients, Start.of(fresh=fresh)) as journal:
+        return _evaluate(models, text, document, window, max_windows, reference, tasks, journal)
+
+
+def _evaluate(
+    models: Sequence[str],
+    text: str,
+    document: str,
+    window: int,
+    max_windows: int | None,
+    reference: str | None,
+    tasks: Tasks | None,
+    journal: Journal,
+) -> list[Evaluation]:
     compared_with = _load(reference)[0] if reference else None
     results: list[Evaluation] = []
-    for name in models:
+    for number, name in enumerate(models, start=1):
         logger.info(f"{name} on {text}")
         model, tokenizer = _load(name)
-        result = _perplexity(model, tokenizer, document, window, max_windows, compared_with)
+        result = perplexity(
+            _network(model),
+            tokenizer,
+            document,
+            window=window,
+            max_windows=max_windows,
+            reference=None if compared_with is None else _network(compared_with),
+            journal=journal,
+            name=f"model {number} window",
+        )
         scores: Scores = {}
         if tasks:
             logger.info(f"{name} on tasks")
-            scores = tasks.scores(model, tokenizer)
+            scores = _scores(tasks, model, tokenizer, journal, f"model {number} tasks")
         evaluation = Evaluation(
             model=name,
             text=text,
@@ -110,7 +153,39 @@ def evaluate_model(model: str, document: str, *, window: int = 512, max_windows:
         window: Tokens of a window.
         max_windows: The most windows; the first ones are used.
     """
-    return _perplexity(*_load(model), document, window, max_windows)
+    network, tokenizer = _load(model)
+    return perplexity(_network(network), tokenizer, document, window=window, max_windows=max_windows)
+
+
+def _scores(
+    tasks: Tasks, model: PreTrainedModel | HostModel, tokenizer: PreTrainedTokenizerBase, journal: Journal, group: str
+) -> Scores:
+    """A model's scores, from the journal if it has them."""
+    import torch
+
+    if group not in journal:
+        found = tasks.scores(model, tokenizer)
+        journal[group] = {
+            json.dumps([task, metric]): torch.tensor(value, dtype=torch.float64)
+            for task, metrics in found.items()
+            for metric, value in metrics.items()
+        }
+    scores: Scores = {}
+    for key, kept in journal[group].items():
+        task, metric = json.loads(key)
+        scores.setdefault(task, {})[metric] = kept.item()
+    return scores
+
+
+def _digest(model: str) -> str:
+    """Of everything that a MODEL's or a DIST's predictions depend on."""
+    from edge_transact.checkpoint import Checkpoint
+    from edge_transact.inputs import resolve_model
+
+    if (manifest := Path(model) / MANIFEST).is_file():
+        return sha256(manifest)  # it has the digests of all files
+    directory = Checkpoint.open(resolve_model(model)).path
+    return files_digest(path for path in directory.iterdir() if path.suffix in (".json", ".model", ".safetensors"))
 
 
 def _load(model: str) -> tuple[PreTrainedModel | HostModel, PreTrainedTokenizerBase]:
@@ -135,24 +210,6 @@ def _load(model: str) -> tuple[PreTrainedModel | HostModel, PreTrainedTokenizerB
         disable_progress_bar()
     network = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     return network, TextCodec(directory).tokenizer
-
-
-def _perplexity(
-    model: PreTrainedModel | HostModel,
-    tokenizer: PreTrainedTokenizerBase,
-    document: str,
-    window: int,
-    max_windows: int | None,
-    reference: PreTrainedModel | HostModel | None = None,
-) -> PerplexityResult:
-    return perplexity(
-        _network(model),
-        tokenizer,
-        document,
-        window=window,
-        max_windows=max_windows,
-        reference=None if reference is None else _network(reference),
-    )
 
 
 def _network(model: PreTrainedModel | HostModel) -> PreTrainedModel | LogitsFunction:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from edge_transact.artifacts.journal import Journal
+
 LogitsFunction = Callable[[Sequence[int]], "np.ndarray | torch.Tensor"]
 """Maps the token ids of a window to its logits, ``[window, vocab_size]``, independently of earlier calls."""
 
@@ -95,6 +97,8 @@ def perplexity(
     window: int = 512,
     max_windows: int | None = None,
     reference: torch.nn.Module | LogitsFunction | None = None,
+    journal: Journal | dict[str, dict[str, torch.Tensor]] | None = None,
+    name: str = "window",
 ) -> PerplexityResult:
     """The perplexity of a model on a text, as defined in the module's docstring.
 
@@ -105,6 +109,8 @@ def perplexity(
         window: Tokens of a window.
         max_windows: The most windows; the first ones are used.
         reference: A model with the same vocabulary, to measure the divergence from.
+        journal: Where the result of each window goes; those that it has aren't measured again.
+        name: What the journal calls them, before their numbers.
 
     Raises:
         EdgeTransactError: See `windows_of`; the model's log-likelihood isn't finite; or the reference has another
@@ -113,14 +119,18 @@ def perplexity(
     # `verbose=False`: no warning that the text is longer than the model's context, since it is cut into windows.
     token_ids = tokenizer(text, verbose=False)["input_ids"]
     windows = windows_of(token_ids, window, max_windows)
+    journal = {} if journal is None else journal
     total, comparisons = 0.0, []
     logits_of = _logits_of(model)
     reference_logits_of = None if reference is None else _logits_of(reference)
-    for ids in track(windows, "perplexity"):
-        predicted = _predicted(logits_of, ids)
-        total += _negative_log_likelihood(predicted, ids)
-        if reference_logits_of:
-            comparisons.append(_compare(_predicted(reference_logits_of, ids), predicted))
+    for number, ids in enumerate(track(windows, "perplexity")):
+        group = f"{name}-{number}"
+        if group not in journal:
+            journal[group] = _measure(logits_of, reference_logits_of, ids)
+        measured = journal[group]
+        total += measured["loss"].item()
+        if "comparison" in measured:
+            comparisons.append(measured["comparison"])
     mean = total / (len(windows) * (window - 1))
     if not math.isfinite(mean):
         raise EdgeTransactError(
@@ -135,6 +145,19 @@ def perplexity(
         text_sha256=text_digest(text),
         divergence=_divergence(comparisons) if comparisons else None,
     )
+
+
+def _measure(
+    logits_of: LogitsFunction, reference_logits_of: LogitsFunction | None, window: Sequence[int]
+) -> dict[str, torch.Tensor]:
+    """A window's negative log-likelihood, fp64, and with a reference what `_compare` returns."""
+    import torch
+
+    predicted = _predicted(logits_of, window)
+    measured = {"loss": torch.tensor(_negative_log_likelihood(predicted, window), dtype=torch.float64)}
+    if reference_logits_of:
+        measured["comparison"] = _compare(_predicted(reference_logits_of, window), predicted)
+    return measured
 
 
 def _logits_of(model: torch.nn.Module | LogitsFunction) -> LogitsFunction:

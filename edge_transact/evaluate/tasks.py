@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from importlib.metadata import version
 from numbers import Real
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,6 +67,11 @@ class Tasks:
             ) from error
         self._tasks = [*loaded["groups"].values(), *loaded["tasks"].values()]
         self._limit = limit
+        self._asked = {"names": list(names), "include_path": include_path and str(include_path), "limit": limit}
+
+    def to_dict(self) -> dict[str, object]:
+        """What was asked for, as JSON values."""
+        return {**self._asked, "lm-eval": version("lm-eval")}
 
     def scores(self, model: PreTrainedModel | HostModel, tokenizer: PreTrainedTokenizerBase) -> Scores:
         """A model's scores, without chat template and with each task's own number of examples in the prompt.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from pathlib import Path
 from types import UnionType
@@ -90,14 +90,18 @@ def _parameters(model: type[Options], prefix: str | None) -> Iterator[inspect.Pa
 
 
 def _completion(field: FieldInfo) -> Callable[[str], list[str]] | None:
-    """What the shell completes a value with, where a field allows certain names: the last one of several."""
     names = choices_of(field)
+    return completion(names, commas=COMMAS in field.metadata) if names else None
+
+
+def completion(names: Iterable[str], *, commas: bool = False) -> Callable[[str], list[str]]:
+    """What the shell completes a value with that is one of `names`, or several with commas between them."""
 
     def complete(incomplete: str) -> list[str]:
-        given = incomplete.rpartition(",")[0] + "," if COMMAS in field.metadata and "," in incomplete else ""
+        given = incomplete.rpartition(",")[0] + "," if commas and "," in incomplete else ""
         return [given + name for name in names if (given + name).startswith(incomplete)]
 
-    return complete if names else None
+    return complete
 
 
 def _type(field: FieldInfo) -> type:

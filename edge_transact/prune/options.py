@@ -164,7 +164,7 @@ class PruneOptions(PruneChoices):
 
     quant: Annotated[
         Annotated[str, OneOf(tuple(QUANTIZATIONS), "quantization")],
-        Option("Quantization in which limits count bytes.", LIMITS),
+        Option("Quantization in which limits count bytes: {choices}.", LIMITS),
     ] = default_quantization(["android"])
     context: Annotated[Count, Option("Tokens in the KV cache that --max-memory counts.", LIMITS)] = (
         costs.DEFAULT_CONTEXT

@@ -7,15 +7,21 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from edge_transact import costs
+from edge_transact.artifacts import cache
+from edge_transact.artifacts.digests import files_digest
+from edge_transact.artifacts.journal import Journal
 from edge_transact.artifacts.outputs import refuse_existing
+from edge_transact.artifacts.unfinished import Start, going_on
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING
+from edge_transact.checkpoint.writer import COPIED_FILES
 from edge_transact.errors import UsageError
 from edge_transact.inputs.models import resolve_model
 from edge_transact.prune.allocate.allocation import Allocation, allocate, check_choices
@@ -28,7 +34,6 @@ from edge_transact.prune.compensate import compensation, last_norm
 from edge_transact.prune.compensate.regression import Fit
 from edge_transact.prune.cut.selection import LayerSelection, select
 from edge_transact.prune.cut.surgery import LAYERS_PREFIX, pruned_layer, pruned_tensors, shifted_biases
-from edge_transact.prune.journal import Journal
 from edge_transact.prune.methods import DEFAULT_METHOD, find_method
 from edge_transact.prune.options import PruneOptions
 from edge_transact.prune.score.methods.scorer import Scorer
@@ -83,8 +88,22 @@ class PruneResult:
         }
 
 
-def prune(model: str, output: Path, options: PruneOptions, *, resume: bool = False, force: bool = False) -> PruneResult:
+CODE = ("prune", "options", "checkpoint", "widths.py", "costs.py", "templates/model_card.md.j2")
+"""The code that the result depends on, for `cache.code`."""
+
+
+def prune(
+    model: str,
+    output: Path,
+    options: PruneOptions,
+    *,
+    resume: bool = False,
+    fresh: bool = False,
+    force: bool = False,
+) -> PruneResult:
     """Prunes a model to a budget and writes the smaller checkpoint.
+
+    What an interrupted run with the same options has done is taken over, whatever its output was.
 
     ``prune("demo:smollm2", Path("pruned"), PruneOptions(ratio=0.3))``
 
@@ -92,13 +111,15 @@ def prune(model: str, output: Path, options: PruneOptions, *, resume: bool = Fal
         model: Any MODEL; one that was pruned before can be pruned again.
         output: The directory to write.
         options: How small, and how what stays is chosen.
-        resume: Continue what an interrupted run with the same options left.
+        resume: Fail if there is no interrupted run to go on with.
+        fresh: Start over instead.
         force: Replace `output` if it exists.
 
     Raises:
-        UsageError: The budget is beyond this model, or options contradict each other.
+        UsageError: The budget is beyond this model, options contradict each other, or there is nothing to resume.
         EdgeTransactError: The model or the text can't be read or used, or `output` exists.
     """
+    start = Start.of(resume=resume, fresh=fresh)
     started = time.perf_counter()
     scoring = find_method(options.method)
     options = _resolved(options, scoring)
@@ -109,23 +130,40 @@ def prune(model: str, output: Path, options: PruneOptions, *, resume: bool = Fal
     check_choices(options, source.plan, allocation, options.units, options.bucket)
     windows = calibration_of(source, options)
     provenance = {"source": model} | options.provenance() | {"calibration": windows.to_dict()}
-    identity = provenance | {"parameters": costs.parameters(source.plan), **computation(source)}
-    journal = Journal(output, identity | {"options": options.identity()}, resume=resume)
-    run = Pruning(LayerwiseModel(source, windows.windows), scoring, journal, options.seed)
-    target = run.allocate(options, allocation, options.units, options.bucket, options.shots)
-    run.shoot(target.plan, options.shots)
-    provenance["scores_sha256"] = run.digest.hexdigest()
-    fits = run.compensate() if options.compensate else []
-    provenance["last_norm_scale"] = run.last_norm_scale
-    tensors = pruned_tensors(source, run.selections, run.model.replaced)
-    pruned = write_checkpoint(source, target.plan, tensors, provenance, output, force=force)
-    journal.close()
+    key = ingredients(source, options) | {"calibration": windows.to_dict()}
+    with going_on(f"prune {model}", key, start) as journal:
+        refuse_existing(output, force)  # a process that was waited for may have written it
+        run = Pruning(LayerwiseModel(source, windows.windows), scoring, journal, options.seed)
+        target = run.allocate(options, allocation, options.units, options.bucket, options.shots)
+        run.shoot(target.plan, options.shots)
+        provenance["scores_sha256"] = run.digest.hexdigest()
+        fits = run.compensate() if options.compensate else []
+        provenance["last_norm_scale"] = run.last_norm_scale
+        tensors = pruned_tensors(source, run.selections, run.model.replaced)
+        pruned = write_checkpoint(source, target.plan, tensors, provenance, output, force=force)
     if options.runtime and (why := RUNTIMES[options.runtime].misfit(target.plan)):
         logger.warning(f"{output} does not fit {options.runtime}: {why}")
     seconds = time.perf_counter() - started
     return PruneResult(
         pruned, source, options, provenance, target.notes, run.first_scores, run.sensitivity, fits, seconds
     )
+
+
+def ingredients(source: Checkpoint, options: PruneOptions) -> dict[str, Any]:
+    """Everything that a pruning's result depends on, as JSON values, except the calibration text."""
+    return {
+        "source": digest_of(source, *COPIED_FILES),
+        "options": options.identity() | ({"widths": options.widths.read_text()} if options.widths else {}),
+        "computation": computation(source),
+        "code": cache.code(*CODE),
+        **{package: version(package) for package in ("torch", "transformers")},
+    }
+
+
+def digest_of(checkpoint: Checkpoint, *names: str) -> str:
+    """Of its configuration and weights, and of the files of these names that it has."""
+    files = [path for path in map(checkpoint.path.joinpath, ("config.json", *names)) if path.is_file()]
+    return files_digest([*files, *checkpoint.path.glob("*.safetensors")])
 
 
 def computation(source: Checkpoint) -> dict[str, str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from edge_transact.artifacts.journal import Journal
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
-from edge_transact.prune.journal import Journal
 from edge_transact.quantization import Quantization
 from edge_transact.rounding.calibrated import round_model
 from edge_transact.rounding.distillation import distill

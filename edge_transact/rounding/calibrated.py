@@ -17,13 +17,13 @@ from collections.abc import Callable, Sequence
 import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from edge_transact.artifacts.journal import Journal
 from edge_transact.checkpoint.finite import is_finite
 from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD
 from edge_transact.errors import EdgeTransactError
 from edge_transact.progress import bar
 from edge_transact.prune.calibrate.gram import Gram, sums_of
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel, check_finite, pieces
-from edge_transact.prune.journal import Journal
 from edge_transact.quantization import Quantization
 from edge_transact.rounding.gptq import CHUNK_ROWS, GPTQ
 from edge_transact.rounding.importance import InputImportance

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from edge_transact.artifacts.journal import Journal
 from edge_transact.progress import bar
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel, pieces
-from edge_transact.prune.journal import Journal
 from edge_transact.quantization import Quantization
 from edge_transact.rounding.store import DISTILLED
 from edge_transact.rounding.student import Student

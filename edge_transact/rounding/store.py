@@ -8,9 +8,9 @@ import safetensors
 import safetensors.torch
 import torch
 
+from edge_transact.artifacts.journal import Journal
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD
-from edge_transact.prune.journal import Journal
 from edge_transact.quantization import ZERO_POINT
 from edge_transact.weights import w4
 from edge_transact.weights.convert import ParameterSources

@@ -85,7 +85,7 @@ def test_device_dies_between_runs_and_does_not_come_back(phone, run_bench, when_
     when_logged("visit", 1, phone.stop)
     outcome = run_bench(phone.serial, reconnect_s=2)
     kept = repetitions(run_bench.log)
-    assert len(kept) == 1 and len(outcome.failures) >= 1 and "--resume" in str(failure_of(outcome).fix)
+    assert len(kept) == 1 and len(outcome.failures) >= 1 and "same command again" in str(failure_of(outcome).fix)
     phone.start()
     client.AndroidDevice(client.adb_client(), phone.serial).wait(20, never())
     resumes(phone, run_bench)
@@ -310,7 +310,7 @@ def test_interrupted(phone, run_bench, tiny_dist, runner, when_logged):
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     when_logged("repetition", 1, lambda: process.send_signal(signal.SIGINT)).join()
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "interrupted" in errors
+    assert process.returncode == 130 and "interrupted" in errors and "same command again" in errors
     assert [line for line in phone.processes().values() if "edge-bench" in line] == []
     assert phone.read("/standin/fixed_performance").split()[-1] == "false"
     kept = len(repetitions(run_bench.log))

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from edge_transact.artifacts.unfinished import Start
 from edge_transact.bench.analysis.compare import compare_logs, ratio_interval, to_markdown
 from edge_transact.bench.analysis.export import to_text, write_sqlite
 from edge_transact.bench.analysis.results import make_results
@@ -130,20 +131,31 @@ def test_exports_hold_the_same(tmp_path):
         write_sqlite(results, tmp_path / "other")
 
 
-def test_the_log_survives_a_cut_off_line(tmp_path):
+def test_the_log_goes_on_after_a_cut_off_line(tmp_path, caplog):
+    caplog.set_level("INFO", "edge_transact")
     path = tmp_path / "log.jsonl"
-    log = Log(path, resume=False)
+    log = Log(path, {"threads": 1})
     log.append(repetition())
+    with pytest.raises(EdgeTransactError, match="another bench is writing"):
+        Log(path, {"threads": 1})
     log.close()
     with path.open("a") as file:
         file.write('{"schema": 2, "kind": "repe')
-    with pytest.raises(EdgeTransactError, match="exists"):
-        Log(path, resume=False)
-    log = Log(path, resume=True)
+    with pytest.raises(UsageError, match="measured with --threads 1, now it is 2") as refused:
+        Log(path, {"threads": 2})
+    assert "--fresh" in refused.value.fix
+    log = Log(path, {"threads": 1}, Start.RESUME)
+    assert "has 1 repetitions, the last of 2026-01-01" in caplog.text
+    assert "no record of a bench in line 3" in caplog.text
     assert log.done(repetition().key) == 1
     log.append(repetition(2.0))
     log.close()
     assert [record.e2e_s for record in read_records(path)] == [1.0, 2.0]
+    Log(path, {"threads": 2}, Start.FRESH).close()
+    assert [record.e2e_s for record in read_records(tmp_path / "log.1.jsonl")] == [1.0, 2.0]
+    assert read_records(path) == []
+    with pytest.raises(UsageError, match="there is no log"):
+        Log(tmp_path / "other.jsonl", {}, Start.RESUME)
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def storm(
         finished = finished_lines(log)
         errors = log.with_suffix(f".{attempt}.stderr")
         with errors.open("wb") as file:
-            bench = subprocess.Popen([*command, "--resume"], stdout=subprocess.DEVNULL, stderr=file)
+            bench = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
         deadline = time.monotonic() + HANG_S
         try:
             while bench.poll() is None:

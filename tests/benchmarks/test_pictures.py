@@ -2,8 +2,12 @@
 
 import json
 import re
+import shlex
+import xml.etree.ElementTree
 
-from benchmarks import page, pictures
+import pytest
+
+from benchmarks import page, pictures, terminal
 
 
 def test_the_picture_of_the_methods_names_what_it_leaves_out(tmp_path):
@@ -62,3 +66,16 @@ def test_chosen_widths_are_points_of_the_curves():
         assert layer["intermediate_size"] in [units for units, _ in curves["mlp"]]
         assert layer["v_head_dim"] in [units for units, _ in curves["values"]]
         assert all(loss >= 0 for _, loss in curves["mlp"])
+
+
+def test_the_terminal_picture_shows_what_was_printed_without_the_network(tmp_path):
+    program = "import sys; print('\\x1b[1mbold\\x1b[0m ┃ <b>', sys.stdout.isatty())"
+    line = f"edge-transact -c {shlex.quote(program)}"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(terminal, "MODULE", [])
+        output = terminal.printed(line, tmp_path)
+    terminal.draw([("edge-transact inspect demo:tiny", output)], tmp_path / "terminal.svg")
+    drawn = (tmp_path / "terminal.svg").read_text()
+    words = "".join(xml.etree.ElementTree.fromstring(drawn).itertext()).replace("\xa0", " ")
+    assert "edge-transact inspect demo:tiny" in words and "bold ┃ <b> True" in words
+    assert "@font-face" not in drawn and "url(http" not in drawn

@@ -12,6 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from edge_transact.artifacts.journal import Journal
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.build.report import measure as measured
 from edge_transact.build.report.measure import Dequantized, measure
@@ -24,7 +25,6 @@ from edge_transact.evaluate.report_text import TEXT
 from edge_transact.inputs import read_text
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import pruned_tensors
-from edge_transact.prune.journal import Journal
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.rounding.search import searching
 from edge_transact.weights.convert import convert, restore
@@ -126,13 +126,13 @@ def rounded(request, make_llama, tmp_path, monkeypatch):
     checkpoint = Checkpoint.open(make_llama(**options[which]))
     if which == "pruned":
         checkpoint = pruned(checkpoint, tmp_path / "pruned")
-        monkeypatch.setattr("edge_transact.prune.journal.MEMORY_BYTES", 0)  # hidden states in files
+        monkeypatch.setattr("edge_transact.artifacts.journal.MEMORY_BYTES", 0)  # hidden states in files
     return Rounded(checkpoint, quantization, tmp_path)
 
 
 def test_every_figure_is_that_of_the_shards(rounded, tmp_path):
     """Divergences by transformers with some tensors replaced, and errors from the inputs' Gram matrices, in fp64."""
-    journal = Journal(tmp_path / "journal", {}, resume=False)
+    journal = Journal(tmp_path / "journal")
     measurement = measure(rounded.checkpoint, rounded.views, tokenizer, "", journal)
     close = partial(pytest.approx, rel=1e-3)
 

@@ -6,7 +6,9 @@ import json
 import logging
 import os
 import pty
+import re
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +20,9 @@ from typer.testing import CliRunner
 from edge_transact import progress
 from edge_transact.artifacts import cache
 from edge_transact.cli import COMMANDS, app, common, load_command, logs
+from edge_transact.cli.command import pasteable
 from edge_transact.errors import did_you_mean
+from tests.support.examples import EXAMPLES
 
 HEAVY = ("torch", "transformers", "tvm", "numpy", "huggingface_hub", "jinja2", "safetensors")
 
@@ -65,6 +69,9 @@ def test_help_imports_nothing_heavy_and_fits_80_columns_with_examples(command):
     assert done.stderr.strip() == "[]"
     assert max(len(line) for line in done.stdout.splitlines()) <= 80
     assert "…" not in done.stdout, "the name of an option is cut off"
+    assert "<bool>" not in done.stdout, "a flag has no value"
+    assert all(flag in done.stdout for flag in ("--debug", "--quiet", "--verbose", "--no-cache"))
+    assert not re.search(r"\\ +$", done.stdout, re.MULTILINE), "a shell would read a space, not the next line"
     if command:
         assert "Examples" in done.stdout and f"edge-transact {command}" in done.stdout
         assert "--json" in done.stdout
@@ -83,6 +90,12 @@ def test_completion_offers_commands(typed, offered):
         ("build --ta", {"--target", "--target-params"}),
         ("build --device-profile adreno-7", {"adreno-7xx", "adreno-750"}),
         ("build --target host,andr", {"host,android", "host,android-cpu"}),
+        ("prune --method fl", {"flap"}),
+        ("build --rounding gp", {"gptq"}),
+        ("prune --quant q4f3", {"q4f32_1"}),
+        ("inspect --quant q0f1", {"q0f16"}),
+        ("bench --target android-", {"android-cpu"}),
+        ("cache --kind unf", {"unfinished"}),
     ],
 )
 def test_completion_offers_options_and_their_values(typed, offered):
@@ -96,7 +109,8 @@ def test_completion_offers_options_and_their_values(typed, offered):
     ("arguments", "says"),
     [
         (("bild",), "build"),
-        (("build", "demo:tiny", "--taget", "host"), "--target"),
+        (("build", "demo:tiny", "--taget", "host"), "Did you mean --target,"),
+        (("prune", "demo:tiny", "--methd", "best"), "Did you mean --method"),
         (("build", "demo:tiny", "--target", "hots"), "Did you mean 'host'?"),
         (("build", "demo:tiny", "--target", "host", "--quant", "q4f32"), "Did you mean 'q4f32_1'?"),
         (("build", "demo:tiny", "--context", "0"), "--context"),
@@ -130,6 +144,21 @@ def test_a_context_above_the_models_is_refused_before_any_work(tmp_path):
 def test_suggestions_are_close_or_not_made():
     assert did_you_mean("hots", ["host", "android"]).startswith("Did you mean 'host'?")
     assert did_you_mean("windows", ["host", "android"]) == "There are: host, android."
+
+
+@pytest.mark.parametrize("where", [where for where in EXAMPLES if where.endswith("--help")])
+def test_examples_of_the_help_mean_the_same_when_they_are_pasted(where):
+    for line in EXAMPLES[where]:
+        shown = pasteable(line, 80)
+        assert max(map(len, shown.splitlines())) <= 80
+        assert shlex.split(shown.replace("\\\n", "")) == shlex.split(line)
+
+
+def test_models_are_compared_side_by_side_also_at_40_columns():
+    shown = on_a_terminal("inspect", "demo:tiny", "demo:tiny", columns=40, term="xterm")
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)
+    assert max(map(len, shown.splitlines())) <= 40
+    assert shown.count("852,608") == 2 and "(+0%)" in shown
 
 
 def test_global_flags_stand_anywhere_but_after_a_double_dash(tmp_path):
@@ -216,10 +245,10 @@ def test_a_bug_is_said_in_a_line_and_its_traceback_is_for_debug(monkeypatch, cap
         assert ("Traceback" in capsys.readouterr().err) is debugging
 
 
-def on_a_terminal(*arguments: str, columns: int = 80) -> str:
+def on_a_terminal(*arguments: str, columns: int = 80, term: str = "dumb") -> str:
     """What a terminal of that width is sent."""
     master, slave = pty.openpty()
-    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "dumb"}
+    environment = {**os.environ, "COLUMNS": str(columns), "TERM": term}
     process = subprocess.Popen(
         [sys.executable, "-m", "edge_transact", *arguments], stdout=slave, stderr=slave, stdin=slave, env=environment
     )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from edge_transact import costs
+from edge_transact.artifacts.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.errors import UsageError
 from edge_transact.prune import PruneOptions, prune
@@ -22,7 +23,6 @@ from edge_transact.prune.allocate.pricing import Spent, cheapest
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.cut.selection import LayerSelection, select
 from edge_transact.prune.cut.surgery import pruned_tensors
-from edge_transact.prune.journal import Journal
 from edge_transact.prune.methods import find_method
 from edge_transact.prune.score.loss import BlockLoss, curve, eliminate
 from edge_transact.prune.score.passes import score_layers
@@ -146,7 +146,7 @@ def test_pairs_are_scored_by_their_effect_on_attention(make_llama, monkeypatch) 
 
 def scored(source: Checkpoint, method: str) -> list[LayerScores]:
     everything = [LayerSelection.everything(layer) for layer in source.plan.layers]
-    journal = Journal(source.path.with_name(f"out-{method}"), {}, resume=False)
+    journal = Journal(source.path.with_name(f"out-{method}"))
     return score_layers(LayerwiseModel(source, WINDOWS), everything, find_method(method), journal, "score")
 
 
@@ -158,7 +158,7 @@ def test_sensitivity_is_the_whole_models(make_llama, tmp_path: Path, vocabulary:
     source = Checkpoint.open(make_llama())
     scores = scored(source, "transact")
     everything = [LayerSelection.everything(layer) for layer in source.plan.layers]
-    journal = Journal(tmp_path / "out", {}, resume=False)
+    journal = Journal(tmp_path / "out")
     measured = measure_sensitivity(LayerwiseModel(source, WINDOWS), everything, scores, journal)
 
     def log_probabilities(path: Path) -> torch.Tensor:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from edge_transact.artifacts.journal import Journal
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.inputs.texts import read_text
@@ -18,7 +19,6 @@ from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.calibrate.windows import read_calibration
 from edge_transact.prune.cut.selection import LayerSelection
-from edge_transact.prune.journal import Journal
 from edge_transact.prune.methods import METHODS, find_method
 from edge_transact.prune.score.passes import score_layers
 from tests.support.pruning import prune_command
@@ -212,7 +212,7 @@ def test_activations_that_overflow_are_named_by_layer(tiny_model, tmp_path: Path
     source = Checkpoint.open(changed(tiny_model, tmp_path / "model", **factors))
     windows = torch.arange(128).view(2, 64)
     everything = [LayerSelection.everything(layer) for layer in source.plan.layers]
-    journal = Journal(tmp_path / "out", {}, resume=False)
+    journal = Journal(tmp_path / "out")
     with pytest.raises(EdgeTransactError, match="layer 1 computes NaN or infinity on the calibration text"):
         score_layers(LayerwiseModel(source, windows), everything, find_method(method), journal, "score")
 

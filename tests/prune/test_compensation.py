@@ -10,13 +10,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from edge_transact.artifacts.journal import Journal
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.compensate.compensation import PROJECTIONS, compensate
 from edge_transact.prune.compensate.last_norm import last_norm_scale
 from edge_transact.prune.compensate.regression import DAMPINGS, Fit, Regression
 from edge_transact.prune.cut.selection import LayerSelection
-from edge_transact.prune.journal import Journal
 from edge_transact.system.memory import peak_rss_mib
 
 WINDOWS = torch.randint(96, (16, 32), generator=torch.Generator().manual_seed(0))
@@ -114,7 +114,7 @@ def cut(source: Checkpoint, **changes) -> list[LayerSelection]:
 
 def test_nothing_changes_where_nothing_was_cut(make_llama, tmp_path: Path) -> None:
     source = Checkpoint.open(make_llama())
-    journal = Journal(tmp_path / "out", {}, resume=False)
+    journal = Journal(tmp_path / "out")
     weights, fits, _ = compensate(LayerwiseModel(source, WINDOWS), cut(source), journal)
     for index, of_layer in enumerate(weights):
         for name in PROJECTIONS:
@@ -127,9 +127,7 @@ def test_nothing_is_solved_before_the_first_cut(make_llama, tmp_path: Path, capl
     source = Checkpoint.open(make_llama(num_hidden_layers=3))
     selections = cut(source)
     selections[1] = replace(selections[1], intermediate=torch.arange(0, 40, 2))
-    weights, fits, _ = compensate(
-        LayerwiseModel(source, WINDOWS), selections, Journal(tmp_path / "out", {}, resume=False)
-    )
+    weights, fits, _ = compensate(LayerwiseModel(source, WINDOWS), selections, Journal(tmp_path / "out"))
     for name in PROJECTIONS:
         assert torch.equal(weights[0][f"{name}.weight"], source.tensor(f"model.layers.0.{name}.weight"))
         assert fits[0][name] == Fit(float("inf"), 0.0, 0.0)
@@ -153,11 +151,11 @@ def test_the_pruned_model_comes_nearer_to_the_source(make_llama, tmp_path: Path,
     """Compares the last hidden states with solved weights and with weights that were only cut."""
     source = Checkpoint.open(make_llama(**config))
     selections = cut(source, **changes)
-    weights, *_ = compensate(LayerwiseModel(source, WINDOWS), selections, Journal(tmp_path / "out", {}, resume=False))
+    weights, *_ = compensate(LayerwiseModel(source, WINDOWS), selections, Journal(tmp_path / "out"))
 
     @torch.no_grad()
     def output(model: LayerwiseModel, of: list[LayerSelection] | None) -> torch.Tensor:
-        hidden = model.embeddings(Journal(tmp_path / "other", {}, resume=False))
+        hidden = model.embeddings(Journal(tmp_path / "other"))
         for index in range(source.plan.num_hidden_layers):
             hidden = model.run(model.layer(index, of[index] if of else None), hidden)
         return hidden

@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from edge_transact.artifacts import journal
+from edge_transact.artifacts.journal import DTYPES, Journal, release
 from edge_transact.errors import EdgeTransactError
-from edge_transact.prune import PruneOptions, journal, prune
-from edge_transact.prune.journal import DTYPES, Journal, release
+from edge_transact.prune import PruneOptions, prune
 from tests.support.pruning import TEXT, weights_of
 
 
@@ -37,9 +38,9 @@ def test_a_group_is_a_safetensors_file(tmp_path: Path, monkeypatch, bound: int) 
     numbers = torch.arange(24).view(2, 3, 4)
     tensors = {str(dtype): (numbers % 7).to(dtype) for dtype in DTYPES.values()}
     tensors |= {"a number": torch.tensor(1.5), "none": torch.empty(0, 5), "turned": numbers.permute(2, 0, 1)}
-    kept = Journal(tmp_path / "out", {}, resume=False)
+    kept = Journal(tmp_path / "out")
     kept["group"] = tensors
-    read, expected = kept["group"], load_file(tmp_path / ".out.prune" / "group.safetensors")
+    read, expected = kept["group"], load_file(tmp_path / "out" / "group.safetensors")
     assert read.keys() == expected.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert torch.equal(read[name], tensor) and torch.equal(expected[name], tensor)
@@ -51,7 +52,7 @@ def test_released_tensors_leave_memory_and_keep_their_values(tmp_path: Path, mon
         return int(re.search(r"RssFile:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
     monkeypatch.setattr(journal, "MEMORY_BYTES", 0)
-    tensor = Journal(tmp_path / "out", {}, resume=False).room((64, 1 << 18), torch.float32)
+    tensor = Journal(tmp_path / "out").room((64, 1 << 18), torch.float32)
     before = mapped_kib()
     tensor.copy_(torch.arange(64)[:, None].expand_as(tensor))
     written = mapped_kib()
@@ -67,5 +68,5 @@ def test_a_full_disk_is_reported_before_anything_is_written(tmp_path: Path, monk
     monkeypatch.setattr(journal, "MEMORY_BYTES", 0)
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(EdgeTransactError, match=r"no space for 2\.0 GiB of hidden states: No space left") as raised:
-        Journal(tmp_path / "out", {}, resume=False).room((1 << 20, 1 << 10), torch.bfloat16)
+        Journal(tmp_path / "out").room((1 << 20, 1 << 10), torch.bfloat16)
     assert "--calibration-tokens" in raised.value.fix

@@ -1,5 +1,6 @@
 """The scores of every method equal those computed weight by weight from the complete model in fp64."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from edge_transact.artifacts.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.errors import UsageError
 from edge_transact.prune import PruneOptions, prune
@@ -14,7 +16,6 @@ from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.calibrate.windows import read_calibration
 from edge_transact.prune.cut.selection import LayerSelection, select
 from edge_transact.prune.cut.surgery import pruned_tensors
-from edge_transact.prune.journal import Journal
 from edge_transact.prune.methods import METHODS, find_method
 from edge_transact.prune.score.passes import score_layers
 from edge_transact.prune.scores import LayerScores
@@ -38,7 +39,7 @@ def source(make_llama, request) -> Checkpoint:
 
 def measured(source: Checkpoint, method: str, seed: int = 0) -> list[LayerScores]:
     everything = [LayerSelection.everything(layer) for layer in source.plan.layers]
-    journal = Journal(source.path.with_name("out"), {}, resume=False)
+    journal = Journal(Path(tempfile.mkdtemp(dir=source.path.parent)))
     return score_layers(LayerwiseModel(source, WINDOWS), everything, find_method(method), journal, "score", seed)
 
 

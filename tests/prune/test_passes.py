@@ -1,5 +1,6 @@
 """Scores computed layer by layer equal those of the complete model in transformers."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -7,13 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from edge_transact.artifacts.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.errors import EdgeTransactError
 from edge_transact.prune.calibrate import layerwise
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import pruned_tensors
-from edge_transact.prune.journal import Journal
 from edge_transact.prune.methods import find_method
 from edge_transact.prune.score.passes import score_layers
 
@@ -24,7 +25,7 @@ WINDOWS = torch.randint(96, (5, 32), generator=torch.Generator().manual_seed(0))
 
 def measured(source: Checkpoint, selections=None) -> list:
     everything = [LayerSelection.everything(layer) for layer in source.plan.layers]
-    journal = Journal(source.path.with_name("out"), {}, resume=False)
+    journal = Journal(Path(tempfile.mkdtemp(dir=source.path.parent)))
     model = LayerwiseModel(source, WINDOWS)
     return score_layers(model, selections or everything, find_method("transact"), journal, "score")
 

@@ -1,6 +1,7 @@
 """A run that was killed continues where it was, and writes the same bytes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,11 +11,13 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from edge_transact.artifacts import cache as cache_of_results
+from edge_transact.artifacts.journal import Journal
 from edge_transact.errors import UsageError
 from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune import run as pipeline
-from edge_transact.prune.journal import Journal
 from tests.support.interruption import KilledError, killed_after
 from tests.support.pruning import TEXT, prune_command, weights_of
 
@@ -40,20 +43,27 @@ def uninterrupted(random_model, tmp_path_factory, options) -> Callable[[str], tu
     return run
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a run of this file keeps: of no other test, and no other process."""
+    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "unfinished"
+
+
 @pytest.mark.parametrize("method", ["best", "transact", "llm-pruner"])
 @pytest.mark.parametrize("after", [1, 4, 7, 8, 9, 10, 11, 12, 13, 14, 15])
 def test_the_same_bytes_wherever_it_was_interrupted(
-    random_model, tmp_path: Path, uninterrupted, monkeypatch, method: str, after: int
+    random_model, tmp_path: Path, uninterrupted, own_cache, monkeypatch, method: str, after: int
 ) -> None:
     options, weights = uninterrupted(method)
     # Write the state after every layer, or after hardly any.
-    monkeypatch.setattr("edge_transact.prune.journal.STATE_S", 0 if after % 2 else 60)
+    monkeypatch.setattr("edge_transact.artifacts.journal.STATE_S", 0 if after % 2 else 60)
     with killed_after(after):
         prune(str(random_model), tmp_path / "out", options)
-    assert not (tmp_path / "out").exists() and (tmp_path / ".out.prune").is_dir()
-    prune(str(random_model), tmp_path / "out", options, resume=True)
-    assert weights_of(tmp_path / "out") == weights
-    assert not (tmp_path / ".out.prune").exists()
+    assert not (tmp_path / "out").exists() and list(own_cache.iterdir())
+    prune(str(random_model), tmp_path / "other", options, resume=True)
+    assert weights_of(tmp_path / "other") == weights
+    assert not list(own_cache.iterdir())
 
 
 def test_known_results_are_not_computed_again(random_model, tmp_path: Path, options, monkeypatch) -> None:
@@ -64,36 +74,71 @@ def test_known_results_are_not_computed_again(random_model, tmp_path: Path, opti
         patch.setattr(pipeline, "write_checkpoint", fail)
         prune(str(random_model), tmp_path / "out", PruneOptions(ratio=0.4, **options))
     monkeypatch.setattr("edge_transact.prune.calibrate.layerwise.LayerwiseModel.run", fail)
-    prune(str(random_model), tmp_path / "out", PruneOptions(ratio=0.4, **options), resume=True)
+    prune(str(random_model), tmp_path / "out", PruneOptions(ratio=0.4, **options))
 
 
-def test_other_options_are_refused(random_model, tmp_path: Path, options) -> None:
-    journal = Journal(tmp_path / "out", {"seed": 1, "method": "best"}, resume=False)
-    journal["score-0"] = {}
-    with pytest.raises(UsageError, match="--resume with other options: method was best, now it is transact"):
-        Journal(tmp_path / "out", {"seed": 1, "method": "transact"}, resume=True)
-    assert "score-0" in Journal(tmp_path / "out", {"seed": 1, "method": "best"}, resume=True), "nothing was lost"
+def test_other_options_start_afresh_and_leave_what_is_kept(random_model, tmp_path: Path, options, own_cache) -> None:
+    seven = PruneOptions(ratio=0.4, seed=7, **options)
+    with killed_after(3):
+        prune(str(random_model), tmp_path / "out", seven)
+    (kept,) = own_cache.iterdir()
+    other = PruneOptions(ratio=0.4, seed=8, **options)
+    with pytest.raises(UsageError, match="--resume with other options: seed was 7, now it is 8"):
+        prune(str(random_model), tmp_path / "out", other, resume=True)
+    prune(str(random_model), tmp_path / "out", other)
+    assert list(own_cache.iterdir()) == [kept] and len(Journal(kept).names()) == 3
+    with killed_after(0):
+        prune(str(random_model), tmp_path / "new", seven, fresh=True)
+    assert not list(own_cache.iterdir())
+    with pytest.raises(UsageError, match="nothing is kept of prune"):
+        prune(str(random_model), tmp_path / "new", seven, resume=True)
 
 
-def test_without_resume_earlier_results_are_removed(tmp_path: Path) -> None:
-    Journal(tmp_path / "out", {}, resume=False)["score-0"] = {}
-    again = Journal(tmp_path / "out", {}, resume=False)
-    assert "score-0" not in again
-    again["score-1"] = {}
-    assert "score-0" not in Journal(tmp_path / "out", {}, resume=True)
+def test_another_version_starts_afresh(random_model, tmp_path: Path, options, monkeypatch) -> None:
+    whole = PruneOptions(ratio=0.4, **options)
+    with killed_after(1):
+        prune(str(random_model), tmp_path / "out", whole)
+    monkeypatch.setattr(cache_of_results, "code", lambda *paths: "of another version")
+    with pytest.raises(UsageError, match=r"code was .*, now it is \"of another version\""):
+        prune(str(random_model), tmp_path / "out", whole, resume=True)
+
+
+def test_other_weights_under_the_same_name_start_afresh(random_model, tmp_path: Path, options) -> None:
+    shutil.copytree(random_model, tmp_path / "model")
+    whole = PruneOptions(ratio=0.4, **options)
+    with killed_after(3):
+        prune(str(tmp_path / "model"), tmp_path / "out", whole)
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    weights["model.norm.weight"] *= 2
+    save_file(weights, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UsageError, match="--resume with other options: source was"):
+        prune(str(tmp_path / "model"), tmp_path / "out", whole, resume=True)
+
+
+def test_a_damaged_journal_is_kept_aside(random_model, tmp_path: Path, uninterrupted, own_cache, caplog) -> None:
+    options, weights = uninterrupted("transact")
+    with killed_after(3):
+        prune(str(random_model), tmp_path / "out", options)
+    (kept,) = own_cache.iterdir()
+    group = next(kept.glob("score-*-0.safetensors"))
+    group.write_bytes(group.read_bytes()[:-1])
+    prune(str(random_model), tmp_path / "out", options)
+    assert weights_of(tmp_path / "out") == weights
+    assert f"{group.stem} is damaged: starting over; what there was is now {kept}.1" in caplog.text
+    assert [path.name for path in own_cache.iterdir()] == [f"{kept.name}.1"]
 
 
 @pytest.mark.slow
-def test_a_kill(random_model, tmp_path: Path, options) -> None:
+def test_a_kill(random_model, tmp_path: Path, options, own_cache) -> None:
     command = [sys.executable, "-m", "edge_transact", "prune", str(random_model), "--ratio", "0.4"]
     command += ["--calibration", options["calibration"], "--calibration-tokens", "512", "-o"]
     process = subprocess.Popen([*command, str(tmp_path / "out")], stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list(tmp_path.glob(".out.prune/score-*")):
+    while process.poll() is None and not list(own_cache.glob("*/score-*")):
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() in (-signal.SIGKILL, 0)
     if not (tmp_path / "out").exists():
-        code, _, err = prune_command(*command[4:], tmp_path / "out", "--resume")
-        assert code == 0 and "Going on with what is in" in err, err
+        code, _, err = prune_command(*command[4:], tmp_path / "out")
+        assert code == 0 and "going on from 20" in err, err
     prune(str(random_model), tmp_path / "whole", PruneOptions(ratio=0.4, **options))
     assert weights_of(tmp_path / "out") == weights_of(tmp_path / "whole")

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from edge_transact.artifacts.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.definition import load, render
 from edge_transact.errors import EdgeTransactError
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
-from edge_transact.prune.journal import Journal
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.rounding.calibrated import round_model
 from edge_transact.rounding.search import searching
@@ -34,12 +34,11 @@ class Model:
         self.sources = load(directory, checkpoint.config | {"rope_theta": 1e4} | sizes).parameter_sources()
 
     def rounded(self, directory, quantization, windows=WINDOWS):
-        journal = Journal(directory / "journal", {}, resume=True)
+        journal = Journal(directory / "journal")
         round_model(LayerwiseModel(self.checkpoint, windows), quantization, journal)
         kept = directory / "kept"
         kept.mkdir()
         keep_rounded(journal, self.checkpoint, kept)
-        journal.close()
         return Rounded(kept, self.sources)
 
     def restored(self, directory, quantization, rounding_of):
@@ -135,7 +134,7 @@ def test_a_weight_that_fp16_cannot_hold_is_named(make_llama, tmp_path, name, bad
     tensors = {key: source.tensor(key).clone() for key in source.tensor_names()}
     tensors[name][3, 5] = bad
     checkpoint = write_checkpoint(source, source.plan, tensors.items(), {}, tmp_path / "bad")
-    journal = Journal(tmp_path / "journal", {}, resume=False)
+    journal = Journal(tmp_path / "journal")
     with pytest.raises(EdgeTransactError, match=words):
         round_model(LayerwiseModel(checkpoint, WINDOWS), QUANTIZATIONS["q4f16_1"], journal)
 
@@ -150,10 +149,10 @@ def _kept(directory, group):
 def test_an_interrupted_run_goes_on_and_chooses_the_same(make_llama, tmp_path, monkeypatch, after):
     checkpoint = Checkpoint.open(make_llama(tie_word_embeddings=True))
     quantization = QUANTIZATIONS["q4f16_1"]
-    monkeypatch.setattr("edge_transact.prune.journal.STATE_S", 0)
+    monkeypatch.setattr("edge_transact.artifacts.journal.STATE_S", 0)
 
     def run(name):
-        journal = Journal(tmp_path / name, {}, resume=True)
+        journal = Journal(tmp_path / name)
         round_model(LayerwiseModel(checkpoint, WINDOWS), quantization, journal)
         directory = tmp_path / f"{name}-kept"
         directory.mkdir()

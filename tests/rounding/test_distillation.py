@@ -5,11 +5,11 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
+from edge_transact.artifacts.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.inputs import read_text
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.calibrate.windows import read_calibration
-from edge_transact.prune.journal import Journal
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.rounding.calibrated import round_model
 from edge_transact.rounding.distillation import distill
@@ -33,7 +33,7 @@ def checkpoint(request, make_llama, tmp_path):
 
 
 def rounded(checkpoint, directory, windows=WINDOWS):
-    journal = Journal(directory, {}, resume=True)
+    journal = Journal(directory)
     round_model(LayerwiseModel(checkpoint, windows), QUANTIZATION, journal)
     return journal
 
@@ -143,7 +143,7 @@ def test_scales_that_do_not_help_stay(checkpoint, tmp_path, monkeypatch, caplog)
 @pytest.mark.parametrize("after", [1, 4])
 def test_an_interrupted_run_goes_on_and_chooses_the_same(make_llama, tmp_path, monkeypatch, after):
     checkpoint = Checkpoint.open(make_llama())
-    monkeypatch.setattr("edge_transact.prune.journal.STATE_S", 0)
+    monkeypatch.setattr("edge_transact.artifacts.journal.STATE_S", 0)
     few = WINDOWS[:8]
 
     def run(name):
@@ -152,7 +152,7 @@ def test_an_interrupted_run_goes_on_and_chooses_the_same(make_llama, tmp_path, m
         if name == "once":
             with killed_after(after):
                 distill(model, model, QUANTIZATION, journal)
-            journal = Journal(tmp_path / name, {}, resume=True)
+            journal = Journal(tmp_path / name)
         distill(model, model, QUANTIZATION, journal)
         return journal[DISTILLED]
 

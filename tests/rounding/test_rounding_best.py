@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from edge_transact.artifacts.journal import Journal
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.prune.calibrate import layerwise
-from edge_transact.prune.journal import Journal
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.rounding import best
 from edge_transact.rounding.best import round_best
@@ -17,7 +17,7 @@ WINDOWS = torch.randint(0, 96, (12, 24), generator=torch.Generator().manual_seed
 
 
 def kept(checkpoint, directory):
-    journal = Journal(directory / "journal", {}, resume=False)
+    journal = Journal(directory / "journal")
     round_best(checkpoint, checkpoint, WINDOWS[:4], QUANTIZATIONS["q4f16_1"], journal)
     (directory / "kept").mkdir(parents=True)
     keep_rounded(journal, checkpoint, directory / "kept")
@@ -46,6 +46,6 @@ def test_codes_and_scales_are_from_different_text_if_there_is_enough(make_llama,
     monkeypatch.setattr(best, "SCALES_TOKENS", tokens)
     monkeypatch.setattr(best, "round_model", lambda model, *_: read.append(model.windows))
     monkeypatch.setattr(best, "distill", lambda model, *_: read.append(model.windows))
-    round_best(checkpoint, checkpoint, WINDOWS, QUANTIZATIONS["q4f16_1"], Journal(tmp_path / "x", {}, resume=False))
+    round_best(checkpoint, checkpoint, WINDOWS, QUANTIZATIONS["q4f16_1"], Journal(tmp_path / "x"))
     for_codes, for_scales = ({tuple(window.tolist()) for window in windows} for windows in read)
     assert len(for_codes) == len(for_scales) == min(12, tokens // 24) and len(for_codes & for_scales) == shared

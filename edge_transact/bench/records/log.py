@@ -6,20 +6,30 @@ A `VisitRecord` says that a visit has ended, well or not, and holds the sensor r
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import json
+import logging
 import os
 import threading
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from edge_transact.artifacts.unfinished import Start
 from edge_transact.bench.records.lines import Measurement
 from edge_transact.bench.records.readings import Reading, ReadingSummary
-from edge_transact.errors import EdgeTransactError
+from edge_transact.errors import EdgeTransactError, UsageError
+
+logger = logging.getLogger(__name__)
 
 SCHEMA = 2
+
+CONDITIONS = "conditions"
+"""The kind of a log's first line, which says what all its repetitions have in common."""
 
 
 @dataclass(frozen=True)
@@ -136,26 +146,42 @@ class Log:
 
     Args:
         path: The file; made if it is missing.
-        resume: Continue the file; otherwise an existing file is refused.
+        conditions: What all repetitions of a log have in common, as JSON values by option.
+        start: What to do with an existing file.
 
     Raises:
-        EdgeTransactError: The file exists and `resume` is off, or it isn't a log of this schema.
+        UsageError: There is no log to resume, or it was measured under other conditions.
+        EdgeTransactError: The file isn't a log of this schema, or another process is writing it.
     """
 
-    def __init__(self, path: Path, *, resume: bool) -> None:
-        if path.exists() and not resume:
-            raise EdgeTransactError(
-                f"{path} exists", fix="Continue it with --resume, or write another file with --output."
-            )
+    def __init__(self, path: Path, conditions: Mapping[str, Any], start: Start = Start.GO_ON) -> None:
+        if start is Start.FRESH and path.exists():
+            logger.info(f"the earlier log is now {_set_aside(path)}")
+        if start is Start.RESUME and not path.exists():
+            raise UsageError(f"--resume: there is no log {path}", fix="Leave out --resume, or name it with --output.")
         self.path = path
         self.records = read_records(path) if path.exists() else []
+        if self.records:
+            _check_conditions(path, conditions)
+            count = sum(record.kind == "repetition" for record in self.records)
+            latest = max(record.time for record in self.records)
+            logger.info(f"{path} has {count} repetitions, the last of {latest}: what it lacks is measured")
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._file)
+            raise EdgeTransactError(
+                f"another bench is writing {path}", fix="Wait for it, or write another log with --output."
+            ) from error
         size = os.lseek(self._file, 0, os.SEEK_END)
         # A line that an earlier run could not finish stays. It is ended here, so that the next one begins a new line.
         if size and os.pread(self._file, 1, size - 1) != b"\n":
             os.write(self._file, b"\n")
+        if not self.records:
+            os.write(self._file, json.dumps({"schema": SCHEMA, "kind": CONDITIONS, **conditions}).encode() + b"\n")
 
     def append(self, record: Record) -> None:
         """Add a record; it is on the disk when this returns.
@@ -176,7 +202,7 @@ class Log:
             except OSError as error:
                 os.ftruncate(self._file, end)
                 raise EdgeTransactError(
-                    f"{self.path} cannot be written: {error}", fix="Make room, then run the same command with --resume."
+                    f"{self.path} cannot be written: {error}", fix="Make room, then run the same command again."
                 ) from error
 
     def done(self, key: Key) -> int:
@@ -200,12 +226,13 @@ def to_line(record: Record) -> str:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Read the records of a log. Lines that were cut off, and lines that aren't records, are skipped.
+    """Read the records of a log. Lines that were cut off, and lines that aren't records, are skipped with a warning.
 
     Raises:
         EdgeTransactError: The file isn't a log, or a record has another schema or lacks fields.
     """
     records: list[Record] = []
+    foreign: list[int] = []
     try:
         text = path.read_text(errors="replace")
     except OSError as error:
@@ -214,18 +241,52 @@ def read_records(path: Path) -> list[Record]:
         try:
             record = json.loads(line)
         except ValueError:
-            continue
-        if isinstance(record, dict) and record.get("kind") in ("repetition", "visit"):
+            record = None
+        kind = record.get("kind") if isinstance(record, dict) else None
+        if kind in ("repetition", "visit"):
             records.append(_parse(record, f"{path}, line {number}"))
+        elif line.strip() and kind != CONDITIONS:
+            foreign.append(number)
     if text.strip() and not records:
+        if any(json.loads(line).get("kind") == CONDITIONS for line in text.splitlines()[:1] if line.startswith("{")):
+            return records  # interrupted before the first repetition
         raise EdgeTransactError(f"{path} holds no bench records", fix="Name a log that `bench` wrote.")
+    if foreign:
+        logger.warning(f"{path}: skipping what is no record of a bench in line {', '.join(map(str, foreign))}")
     return records
+
+
+def _check_conditions(path: Path, conditions: Mapping[str, Any]) -> None:
+    with path.open(errors="replace") as file:
+        try:
+            before = json.loads(file.readline())
+        except ValueError:
+            return
+    if before.get("kind") != CONDITIONS:
+        return
+    for name, value in conditions.items():
+        if before.get(name, value) != value:
+            raise UsageError(
+                f"{path} was measured with --{name} {before[name]}, now it is {value}",
+                fix="Use the same, write another log with --output, or start over with --fresh, which keeps it aside.",
+            )
+
+
+def _set_aside(path: Path) -> Path:
+    return path.rename(
+        next(
+            aside
+            for number in itertools.count(1)
+            if not (aside := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists()
+        )
+    )
 
 
 def _parse(record: dict[str, Any], where: str) -> Record:
     if record.get("schema") != SCHEMA:
         raise EdgeTransactError(
-            f"{where} has schema {record.get('schema')}, and this version writes {SCHEMA}", fix="Start a new log."
+            f"{where} has schema {record.get('schema')}, and this version writes {SCHEMA}",
+            fix="Start a new log with --output, or with --fresh, which keeps this one aside.",
         )
     try:
         return _ADAPTER.validate_python(record)

@@ -15,13 +15,13 @@ import torch
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from edge_transact.artifacts.journal import Journal, release
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD, tensor_shapes
 from edge_transact.evaluate.perplexity import LogitsFunction, PerplexityResult, perplexity, windows_of
 from edge_transact.progress import bar, track
 from edge_transact.prune.calibrate.divergence import divergences, through
 from edge_transact.prune.calibrate.layerwise import LOGITS_TOKENS, LayerwiseModel, pieces
-from edge_transact.prune.journal import Journal, release
 from edge_transact.quantization import Quantization
 from edge_transact.weights.convert import ParameterSources, restore
 from edge_transact.weights.shards import ShardReader

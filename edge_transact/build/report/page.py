@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edge_transact.artifacts.journal import Journal
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.artifacts.outputs import new_directory
 from edge_transact.artifacts.pages import script_json, write_page
@@ -18,7 +19,6 @@ from edge_transact.build.report.measure import PART_WINDOW, PART_WINDOWS, Dequan
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.evaluate.perplexity import PerplexityResult
 from edge_transact.evaluate.report_text import TEXT
-from edge_transact.prune.journal import Journal
 from edge_transact.quantization import get_quantization
 from edge_transact.rounding.search import searching
 from edge_transact.runtime.text import TextCodec
@@ -65,7 +65,7 @@ def write_report(
                 for name, reader in shards.items()
             }
             logger.info(f"report on {TEXT}")
-            journal = Journal(Path(scratch) / "report", {}, resume=False)
+            journal = Journal(Path(scratch) / "report")
             measured = measure(checkpoint, rounded, TextCodec(checkpoint.path).tokenizer, text, journal)
         values = _values(manifest, dist, measured)
         (fresh / "report.json").write_text(json.dumps(values, indent=1) + "\n")

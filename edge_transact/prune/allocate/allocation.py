@@ -29,8 +29,8 @@ SmolLM2 has three groups. Dropping one raises perplexity by more than cutting 30
 """
 
 ROUNDED = (
-    "what each layer keeps of them is rounded up, here to all, and the other units make up for it "
-    "(a larger cut or --widths removes some)"
+    "a layer's share of them was rounded up to all, and other units were cut instead; a larger cut or --widths "
+    "removes some"
 )
 DEARER = "cutting the other units costs less"
 """Why the plan of an allocation keeps all of a unit that the user named."""

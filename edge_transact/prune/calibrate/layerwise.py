@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
 
+from edge_transact.artifacts.journal import Journal, release
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.finite import is_finite
 from edge_transact.checkpoint.layers import layer_config, load_layer
@@ -21,7 +22,6 @@ from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD
 from edge_transact.errors import EdgeTransactError
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import REPAIR, pruned_layer
-from edge_transact.prune.journal import Journal, release
 from edge_transact.system.cpu import has_fast_bf16
 
 logger = logging.getLogger(__name__)

@@ -21,13 +21,13 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
+from edge_transact.artifacts.journal import Journal
 from edge_transact.progress import bar
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel, check_finite, pieces
 from edge_transact.prune.compensate.last_norm import last_norm_scale
 from edge_transact.prune.compensate.regression import Fit, Regression
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import kept_inputs
-from edge_transact.prune.journal import Journal
 from edge_transact.prune.units import CONSUMERS
 
 logger = logging.getLogger(__name__)
@@ -72,12 +72,12 @@ def compensate(
         tensors = journal[f"compensated-{index}"]
         weights.append({f"{name}.weight": tensors[f"{name}.weight"] for name in PROJECTIONS})
         fits.append({name: Fit(*tensors[f"{name}.fit"].tolist()) for name in PROJECTIONS})
-    kept = [f"layer {i}'s {name}" for i, of in enumerate(fits) for name, fit in of.items() if fit.in_vain]
+    kept = [f"{name} of layer {i}" for i, of in enumerate(fits) for name, fit in of.items() if fit.in_vain]
     if "last-norm" not in journal:
         scale = last_norm_scale(model, journal["compensated-state"]["pruned"])
         journal["last-norm"] = {"scale": torch.tensor(scale, dtype=torch.float64)}
     if kept:
-        logger.info(f"Not changed, because no solution was better: {', '.join(kept)}.")
+        logger.info(f"Cut, but not solved again, because no solution was better: {', '.join(kept)}.")
     return weights, fits, journal["last-norm"]["scale"].item()
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from edge_transact.artifacts.journal import Journal
 from edge_transact.progress import bar
 from edge_transact.prune.calibrate.gram import sums_of
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel, check_finite, pieces
 from edge_transact.prune.cut.selection import LayerSelection
-from edge_transact.prune.journal import Journal
 from edge_transact.prune.score.methods.scorer import Activations, Scorer
 from edge_transact.prune.scores import LayerScores
 
@@ -103,7 +103,7 @@ class _Scoring:
                 layer = model.layer(index, self.selections[index])
                 layer.requires_grad_(self.method.gradients == "weights")
                 scorer = self._scorer(index, layer)
-                inputs = journal[f"inputs-{index}"]["hidden"]
+                inputs = journal[f"inputs-{index}-state"]["hidden"]
                 for batch, gradient in zip(pieces(inputs, model), pieces(gradients, model), strict=True):
                     leaf = batch.detach().to(model.device).requires_grad_()
                     with torch.enable_grad(), _watch(layer) as seen:
@@ -114,7 +114,7 @@ class _Scoring:
                     gradient.copy_(leaf.grad)
                     advance(1)
                 self._finish(scorer, index, {"gradients": gradients, "missing": torch.tensor(index)})
-                journal.discard(f"inputs-{index}")
+                journal.discard(f"inputs-{index}-state")
 
     def _scorer(self, index: int, layer: LlamaDecoderLayer) -> Scorer:
         # Python seeds strings by their SHA-512, so the seed is the same everywhere.
@@ -135,7 +135,7 @@ class _Scoring:
         hidden = model.embeddings(self.journal)
         with bar(f"{self.description}, forward", len(self.selections) * len(model.batches)) as advance:
             for index, selection in enumerate(self.selections):
-                self.journal[f"inputs-{index}"] = {"hidden": hidden}
+                self.journal[f"inputs-{index}-state"] = {"hidden": hidden}
                 layer = model.layer(index, selection)
                 for batch in pieces(hidden, model):
                     with torch.no_grad():

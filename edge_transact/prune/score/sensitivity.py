@@ -13,11 +13,11 @@ from dataclasses import replace
 
 import torch
 
+from edge_transact.artifacts.journal import Journal, release
 from edge_transact.progress import bar
 from edge_transact.prune.calibrate.divergence import divergences, through
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.cut.selection import LayerSelection, select
-from edge_transact.prune.journal import Journal, release
 from edge_transact.prune.scores import LayerScores
 from edge_transact.prune.units import MODULES
 from edge_transact.widths import LayerWidths
@@ -33,6 +33,8 @@ MOST_TOKENS = 1024
 
 WINDOW = 128
 """Tokens in a window: many short windows cover more of the text than a few long ones."""
+
+_STATE = "sensitivity-state"
 
 
 def reference(layer: LayerWidths) -> LayerWidths:
@@ -72,11 +74,16 @@ def _measure(
 ) -> torch.Tensor:
     model = source.sample(min(round(source.windows.numel() * SHARE), MOST_TOKENS), WINDOW)
     layers = len(selections)
-    whole = model.embeddings(journal)
-    # [layers, modules, windows, window, hidden_size]
-    variants = journal.room((layers, len(MODULES), *whole.shape), whole.dtype)
-    with bar("sensitivity", layers * (layers + 1)) as advance:
-        for index, (selection, of_layer) in enumerate(zip(selections, scores, strict=True)):
+    if _STATE in journal:
+        state = journal[_STATE]
+        done, whole, variants = int(state["done"]), state["whole"], state["variants"]
+    else:
+        done, whole = 0, model.embeddings(journal)
+        # [layers, modules, windows, window, hidden_size]
+        variants = journal.room((layers, len(MODULES), *whole.shape), whole.dtype)
+    with bar("sensitivity", layers * (layers + 1) - done * (done + 1)) as advance:
+        for index in range(done, layers):
+            selection, of_layer = selections[index], scores[index]
             layer = model.layer(index, selection)
             for hidden in variants[:index].flatten(end_dim=1):
                 through(model, layer, hidden)
@@ -96,6 +103,9 @@ def _measure(
                 through(model, model.layer(index, chosen), hidden)
                 advance(1)
             through(model, layer, whole)
+            state = {"whole": whole, "variants": variants, "done": torch.tensor(index + 1)}
+            journal.now_and_then(_STATE, state, last=False)
             release(variants)
     divergence = divergences(model, whole, [(model, hidden) for hidden in variants.flatten(end_dim=1)])
+    journal.discard(_STATE)
     return divergence.view(variants.shape[:2]).float()

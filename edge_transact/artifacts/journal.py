@@ -1,24 +1,20 @@
-"""The intermediate results of a pruning, on disk next to its output, so that an interrupted run can continue."""
+"""The intermediate results of a run on disk, so that an interrupted run can go on, and memory stays bounded."""
 
 from __future__ import annotations
 
 import json
-import logging
 import math
 import mmap
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from edge_transact.errors import EdgeTransactError, UsageError
-
-logger = logging.getLogger(__name__)
+from edge_transact.errors import EdgeTransactError
 
 MEMORY_BYTES = 1 << 30
 """Larger hidden states are kept in a memory-mapped file, of which the system keeps in memory what fits."""
@@ -37,6 +33,8 @@ DTYPES = {
 }
 """Dtypes by their names in safetensors."""
 
+_SUFFIX = ".safetensors"
+
 _MAPPING = "mapping"
 """The attribute that holds the memory map of a tensor in a file."""
 
@@ -49,38 +47,24 @@ class Journal:
     tensor, because the library would hold a second copy of each group.
 
     Args:
-        output: The output of the pruning. The journal is ``.NAME.prune`` next to it, and is created by the first write.
-        options: Everything that the results depend on: JSON values by option name.
-        resume: Whether to continue with the results of an earlier run; otherwise the first write removes them.
-
-    Raises:
-        UsageError: The earlier run had other options.
+        directory: Where the groups are; made by the first write. `unfinished.going_on` finds one for a run.
     """
 
-    def __init__(self, output: Path, options: Mapping[str, Any], *, resume: bool) -> None:
-        self._directory = _directory(output)
-        self._options = json.loads(json.dumps(options))
-        self._is_new = not resume
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._state_written_s = -math.inf
-        if not resume:
-            if self._directory.is_dir():
-                logger.info(f"Starting again; --resume would continue with {self._directory}.")
-        elif (self._directory / "options.json").is_file():
-            self._check(json.loads((self._directory / "options.json").read_text()))
-            logger.info(f"Going on with what is in {self._directory}.")
-        else:
-            logger.info("Nothing to resume: starting from the beginning.")
-
-    def _check(self, before: dict[str, Any]) -> None:
-        for name, value in self._options.items():
-            if before.get(name) != value:
-                raise UsageError(
-                    f"--resume with other options: {name} was {before.get(name)}, now it is {value}",
-                    fix="Use the options of the interrupted run, or leave out --resume to start again.",
-                )
 
     def __contains__(self, name: str) -> bool:
-        return not self._is_new and self._file(name).is_file()
+        return self._file(name).is_file()
+
+    def names(self) -> list[str]:
+        """The groups, in the order in which they were written."""
+        files = sorted(self._directory.glob(f"*{_SUFFIX}"), key=lambda file: file.stat().st_mtime_ns)
+        return [file.name.removesuffix(_SUFFIX) for file in files]
+
+    def damaged(self) -> list[str]:
+        """The groups whose files are not as long as they say, or don't say it."""
+        return [name for name in self.names() if not _is_whole(self._file(name))]
 
     def room(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """A new tensor with undefined values: in memory, or beyond `MEMORY_BYTES` in a file that is deleted with it.
@@ -119,12 +103,7 @@ class Journal:
         return tensors
 
     def __setitem__(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        if self._is_new:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            self._is_new = False
-        if not self._directory.is_dir():
-            self._directory.mkdir(parents=True)
-            (self._directory / "options.json").write_text(json.dumps(self._options))
+        self._directory.mkdir(parents=True, exist_ok=True)
         partial = self._file(name).with_suffix(".part")
         names = {dtype: dtype_name for dtype_name, dtype in DTYPES.items()}
         header, end = {}, 0
@@ -152,21 +131,16 @@ class Journal:
         """Removes a group, if it exists."""
         self._file(name).unlink(missing_ok=True)
 
-    def close(self) -> None:
-        """Removes the directory, when the work is done."""
-        shutil.rmtree(self._directory, ignore_errors=True)
-
     def _file(self, name: str) -> Path:
-        return self._directory / f"{name}.safetensors"
+        return self._directory / f"{name}{_SUFFIX}"
 
 
-def is_unfinished(output: Path) -> bool:
-    """Whether an interrupted run has left a journal for this output."""
-    return _directory(output).is_dir()
-
-
-def _directory(output: Path) -> Path:
-    return output.parent / f".{output.name}.prune"
+def _is_whole(file: Path) -> bool:
+    with file.open("rb") as opened, suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        length = int.from_bytes(opened.read(8), "little")
+        end = max((entry["data_offsets"][1] for entry in json.loads(opened.read(length)).values()), default=0)
+        return file.stat().st_size == 8 + length + end
+    return False
 
 
 def release(tensor: torch.Tensor) -> None:

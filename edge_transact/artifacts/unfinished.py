@@ -1,0 +1,160 @@
+"""Unfinished work: a long run keeps what it has done, so that the same command goes on where it was stopped.
+
+It is kept in the cache, in ``unfinished/KEY/``. KEY is a digest of everything that the work depends on, its code
+included: with other inputs, other options or another version, a run begins at the beginning and leaves this alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from enum import Enum, auto
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_transact.artifacts import cache
+from edge_transact.errors import UsageError
+
+if TYPE_CHECKING:
+    from edge_transact.artifacts.journal import Journal
+
+logger = logging.getLogger(__name__)
+
+AGAIN = "Run the same command again to go on from here."
+
+
+class Start(Enum):
+    """What a run does with what an earlier one with the same inputs and options has kept."""
+
+    GO_ON = auto()
+    """Goes on with it, if there is something."""
+
+    RESUME = auto()
+    """Goes on with it, and fails if there is nothing."""
+
+    FRESH = auto()
+    """Starts over."""
+
+    @classmethod
+    def of(cls, *, resume: bool = False, fresh: bool = False) -> Start:
+        """From the flags of the command line.
+
+        Raises:
+            UsageError: Both are given.
+        """
+        if resume and fresh:
+            raise UsageError("--resume and --fresh contradict each other", fix="Leave one out.")
+        return cls.RESUME if resume else cls.FRESH if fresh else cls.GO_ON
+
+
+@contextmanager
+def going_on(what: str, ingredients: Mapping[str, object], start: Start = Start.GO_ON) -> Iterator[Journal]:
+    """A journal with what an earlier run has done. It is removed when the body ends well, and stays if it doesn't.
+
+    Other processes with the same work wait until the body ends. A damaged journal is kept aside.
+
+    Args:
+        what: The work, for messages, such as ``prune demo:tiny``.
+        ingredients: Everything that the work depends on, as JSON values.
+        start: What to do with earlier work. ``--no-cache`` starts over, too.
+
+    Raises:
+        UsageError: There is nothing to resume.
+    """
+    from edge_transact.artifacts.journal import Journal
+
+    directory = cache.entry_of(cache.UNFINISHED, ingredients)
+    with cache.lock(directory, what):
+        if start is Start.FRESH or not cache.enabled:
+            shutil.rmtree(directory, ignore_errors=True)
+        journal = Journal(directory)
+        if damaged := journal.damaged():
+            aside = _set_aside(directory)
+            logger.warning(f"{what}: {', '.join(damaged)} is damaged: starting over; what there was is now {aside}")
+        if names := journal.names():
+            logger.info(f"{what}: going on from {_last_written(directory)}, with {described(names)} done")
+        elif start is Start.RESUME:
+            raise _nothing_to_resume(what, ingredients)
+        directory.mkdir(parents=True, exist_ok=True)
+        record = cache.Record(what=what, ingredients=dict(ingredients), files={})
+        (directory / cache.RECORD).write_text(record.model_dump_json(indent=2) + "\n")
+        try:
+            with again():
+                yield journal
+        except BaseException:
+            if not journal.names():
+                shutil.rmtree(directory, ignore_errors=True)
+            raise
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def again() -> Iterator[None]:
+    """Lets an interrupt of the body say that the same command goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if AGAIN not in getattr(interrupt, "__notes__", ()):
+            interrupt.add_note(AGAIN)
+        raise
+
+
+def described(names: Sequence[str]) -> str:
+    """The groups of a journal in a few words, ``score 0 to 29, sensitivity``, without the states between them."""
+    numbers: dict[str, list[int]] = {}
+    for name in names:
+        if not name.endswith("-state"):
+            match = re.fullmatch(r"(.*?)(?:-(\d+))?", name)
+            assert match is not None
+            numbers.setdefault(match[1], []).extend([int(match[2])] if match[2] else [])
+    return ", ".join(f"{name} {_range(those)}".strip() for name, those in numbers.items()) or "a first step"
+
+
+def _range(numbers: Sequence[int]) -> str:
+    if len(set(numbers)) < 2:
+        return "".join(map(str, set(numbers)))
+    return f"{min(numbers)} to {max(numbers)}"
+
+
+def _last_written(directory: Path) -> str:
+    latest = max(file.stat().st_mtime for file in directory.glob("*.safetensors"))
+    return datetime.fromtimestamp(latest).strftime("%Y-%m-%d %H:%M")
+
+
+def _set_aside(directory: Path) -> Path:
+    aside = next(
+        path for number in range(1, 1000) if not (path := directory.with_name(f"{directory.name}.{number}")).exists()
+    )
+    return directory.rename(aside)
+
+
+def _nothing_to_resume(what: str, ingredients: Mapping[str, object]) -> UsageError:
+    now = json.loads(json.dumps(ingredients))
+    others = [entry for entry in cache.entries() if entry.kind == cache.UNFINISHED and entry.what == what]
+    record = cache.read_record(others[0].path) if others else None
+    if record is None:
+        return UsageError(f"--resume: nothing is kept of {what}", fix="Leave out --resume to begin.")
+    differences = [
+        f"{name} was {json.dumps(before)}, now it is {json.dumps(after)}"
+        for name, before, after in _differences(record.ingredients, now)
+    ]
+    return UsageError(
+        f"--resume with other options: {'; '.join(differences)}",
+        fix="Use the options of the interrupted run, or leave out --resume: what it left stays for later.",
+    )
+
+
+def _differences(before: Mapping[str, object], after: Mapping[str, object]) -> list[tuple[str, object, object]]:
+    found: list[tuple[str, object, object]] = []
+    for name in {**before, **after}:
+        old, new = before.get(name), after.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new)
+        elif old != new and name not in [known for known, *_ in found]:
+            found.append((name, old, new))
+    return found

@@ -1,0 +1,89 @@
+"""What all commands' help and command lines have in common, beyond what typer does."""
+
+from __future__ import annotations
+
+import copy
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from typer.core import TyperCommand
+
+EXAMPLES = "**Examples**"
+
+_WORD = re.compile(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""")
+
+
+class Command(TyperCommand):
+    """A command whose examples can be pasted from its help, whose flags have no type, and that guesses options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            # The nearest is first; click sorts them by the alphabet.
+            if close := list(getattr(error, "possibilities", None) or ()):
+                names = " or ".join(filter(None, (", ".join(close[:-1]), close[-1])))
+                error.message += f". Did you mean {names}?"  # type: ignore[attr-defined]
+                error.possibilities = None  # type: ignore[attr-defined]
+            raise
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return without_types_of_flags(super().get_params(ctx))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from rich.console import Console
+        from rich.text import Text
+
+        text = self.help or ""
+        description, _, examples = text.partition(EXAMPLES)
+        self.help = description
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self.help = text
+        console = Console(highlight=False)
+        console.print(Text(" Examples, to paste", style="bold"))
+        for example in re.findall(r"^`(.*)`$", examples, re.MULTILINE):
+            # No padding up to the edge: after a backslash, a space would end the command.
+            console.print(Text("\n" + pasteable(example, console.width)), soft_wrap=True)
+        console.print()
+
+
+def without_types_of_flags(params: list[Any]) -> list[Any]:
+    """The parameters, of which flags show no ``<bool>``."""
+    for param in params:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""
+    return params
+
+
+def pasteable(line: str, width: int | None = None) -> str:
+    """A shell line on several lines of at most `width` columns, which mean the same to a shell when they are pasted."""
+    width = width or shutil.get_terminal_size().columns
+    lines, words = [], _WORD.findall(line)
+    current = f" {words[0]}"
+    for word in words[1:]:
+        if len(current) + len(word) + len("  \\") > width:
+            lines.append(f"{current} \\")
+            current = f"    {word}"
+        else:
+            current += f" {word}"
+    return "\n".join([*lines, current])
+
+
+def everywhere(switches: Any, names: dict[str, Callable[[], None]]) -> Iterator[Any]:
+    """The global flags as a command's own options: they work after the command's name, too, and its help shows them.
+
+    Args:
+        switches: The group's parameters.
+        names: What each flag does, by its parameter's name.
+    """
+    for param in switches:
+        if param.name in names:
+            own = copy.copy(param)
+            own.expose_value = False
+            own.rich_help_panel = "With any command"
+            own.callback = lambda ctx, param, given: names[param.name]() if given else None
+            yield own

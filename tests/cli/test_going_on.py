@@ -1,0 +1,156 @@
+"""Work is never thrown away: the same command goes on where it was interrupted, and says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from edge_transact.artifacts.journal import Journal
+from edge_transact.artifacts.unfinished import AGAIN, described, going_on
+from edge_transact.cli import app
+from tests.support.pruning import TEXT
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
+
+
+@contextmanager
+def interrupted_after(writes: int) -> Iterator[None]:
+    """Somebody presses Ctrl-C when the body would write to a journal once more."""
+    put, written = Journal.__setitem__, 0
+
+    def write(journal: Journal, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        nonlocal written
+        if written == writes:
+            raise KeyboardInterrupt
+        written += 1
+        put(journal, name, tensors)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Journal, "__setitem__", write)
+        yield
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_build_goes_on_inside_pruning_and_the_cache_shows_and_deletes_what_is_kept(random_model, tmp_path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    build = ["build", random_model, "--ratio", "0.4", "--calibration", tmp_path / "text.txt"]
+    build += ["--calibration-tokens", "512", "--target", "host", "-o", tmp_path / "dist"]
+    with interrupted_after(15):
+        first = run(*build)
+    assert first.exit_code == 130 and first.stderr.splitlines()[-2:] == [
+        "edge-transact: interrupted",
+        f"  {AGAIN}",
+    ]
+    with interrupted_after(2):
+        second = run(*build)
+    assert second.exit_code == 130
+    assert f"prune {random_model}: going on from 20" in second.stderr
+    assert "with score 0 to 3, sensitivity" in second.stderr and "score, backward" not in second.stderr
+    with interrupted_after(1):
+        other = run(*build, "--seed", "1")
+    assert other.exit_code == 130 and "going on" not in other.stderr
+    listed = json.loads(run("cache", "--kind", "unfinished", "--json").stdout)["entries"]
+    assert [entry["what"] for entry in listed] == [f"prune {random_model}"] * 2
+    with interrupted_after(1):
+        fresh = run(*build, "--fresh")
+    assert "going on" not in fresh.stderr
+    assert "deleted 2 entries" in run("cache", "--clear", "--kind", "unfinished").stdout
+    with interrupted_after(1):
+        assert "going on" not in run(*build).stderr
+    assert not (tmp_path / "dist").exists()
+
+
+def test_eval_goes_on_window_by_window_and_measures_the_same(random_model, tmp_path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    command = ["eval", random_model, random_model, "--text", tmp_path / "text.txt", "--window", "32"]
+    command += ["--max-windows", "4", "--reference", random_model]
+    whole = json.loads(run(*command, "--json").stdout)
+    with interrupted_after(6):
+        stopped = run(*command)
+    assert stopped.exit_code == 130 and AGAIN in stopped.stderr
+    with interrupted_after(2):
+        again = run(*command, "--json")
+    assert again.exit_code == 0 and json.loads(again.stdout) == whole
+    assert "with model 1 window 0 to 3, model 2 window 0 to 1 done" in again.stderr
+    shown = run(*command).stdout
+    assert "1.000" in shown and f"sha256 {whole['models'][0]['text_sha256']}: 4 windows of 32 tokens" in shown
+
+
+def test_two_runs_of_the_same_work_take_turns(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "edge_transact")
+    found = []
+
+    def other() -> None:
+        with going_on("a work", {"seed": 1}) as journal:
+            found.append(journal.names())
+
+    thread = threading.Thread(target=other)
+    with going_on("a work", {"seed": 1}) as journal:
+        journal["piece-0"] = {}
+        thread.start()
+        while "a work: waiting for another process" not in caplog.text:
+            thread.join(0.01)
+        assert thread.is_alive() and "deleted 0 entries" in run("cache", "--clear", "--kind", "unfinished").stdout
+        assert "piece-0" in journal
+    thread.join()
+    assert found == [[]], "the first one is complete, so it left nothing"
+
+
+def test_what_was_done_is_told_in_a_few_words() -> None:
+    names = ["score-0", "score-1", "score-2", "score-state", "sensitivity", "inputs-7-state"]
+    assert described(names) == "score 0 to 2, sensitivity"
+    assert described(["score-state"]) == "a first step"
+
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from edge_transact.cli import doctor as module, main
+from edge_transact.cli.common import guarded
+
+@guarded
+def doctor() -> None:
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaning up", flush=True)
+        Path(sys.argv[0]).write_text("clean")
+
+module.doctor = doctor
+sys.argv = [sys.argv[1], "doctor"]
+main()
+"""
+
+
+def test_a_closed_terminal_ends_a_run_as_an_interrupt_does(tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "left")], stdin=slave, stdout=slave, stderr=slave
+    )
+    os.close(slave)
+    said = b""
+    while b"ready" not in said:
+        said += os.read(master, 1000)
+    os.close(master)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=60) == 130
+    assert (tmp_path / "left").read_text() == "clean"
