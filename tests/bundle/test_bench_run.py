@@ -82,7 +82,7 @@ def test_the_lines_are_what_bench_reads(app, tmp_path):
     assert repetition.text == app.generate(PROMPT, 20) == run.lines[5].text
     assert run.lines[2].text == app.generate(REQUEST.check[0], 5)
     assert len(repetition.decode_steps_s) == 19
-    assert sum(repetition.decode_steps_s) == pytest.approx(repetition.decode_s, rel=0.5)
+    assert repetition.prefill_s <= repetition.ttft_s < repetition.e2e_s and repetition.decode_s < repetition.e2e_s
     assert not run.scratch.exists()
 
 

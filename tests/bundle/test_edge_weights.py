@@ -68,6 +68,7 @@ def test_an_update_of_the_app_brings_other_weights(app, tmp_path):
     phone["assets"] = tmp_path
     shutil.copytree(app.assets / "short", tmp_path / "short")
     change(tmp_path / "short" / SHARD)
+    (tmp_path / "short" / "tokenizer_config.json").rename(tmp_path / "short" / "special_tokens_map.json")
     app.read(entry(tmp_path / "short", BOTH))
     app.core("prepare", id="short", **phone)
     assert same(phone["internal"] / "short", tmp_path / "short")

@@ -8,8 +8,8 @@ import java.util.List;
  * The turns of a conversation, and how many tokens they take.
  *
  * <p>Only the engine can count tokens, and it tells the prompt's after the answer. So past turns are known, and new text
- * is taken for as many tokens as it has bytes, which is the most that it can be. Old turns may go a little too early;
- * a prompt that is refused for its length can only be one whose last message is too long by itself.
+ * is taken for as many tokens as it has bytes. Few tokenizers make more of a text, and many make a quarter: old turns may
+ * go early, so that the answer has room, and a long message alone is still tried. What doesn't fit, the engine refuses.
  *
  * <p>Not thread-safe.
  */

@@ -51,7 +51,7 @@ public final class WeightStore {
             Verified verified = new Verified(internal.resolve("." + model.id() + ".verified"));
             if (!verified.holds(model, directory)) {
                 if (travels) {
-                    takeBack(directory, part);
+                    takeBack(model, directory, part);
                     copy(model, part, progress);
                     Files.move(part, directory);
                 } else {
@@ -83,13 +83,19 @@ public final class WeightStore {
         }
     }
 
-    /** A copy that isn't what it should be becomes a beginning: its intact files stay. */
-    private static void takeBack(Path directory, Path part) throws IOException {
+    /** A copy that isn't what it should be becomes the beginning of one: the files that it shares stay. */
+    private static void takeBack(Model model, Path directory, Path part) throws IOException {
         if (Files.exists(directory)) {
             Directories.delete(part);
             Files.move(directory, part);
         }
         Files.createDirectories(part);
+        for (Path path : Directories.list(part)) {
+            String name = path.getFileName().toString();
+            if (model.files().stream().noneMatch(file -> file.path().equals(name))) {
+                Directories.delete(path);
+            }
+        }
     }
 
     private void copy(Model model, Path part, Progress progress)
