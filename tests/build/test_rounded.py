@@ -39,8 +39,8 @@ def test_a_killed_run_goes_on_and_is_then_in_the_cache(checkpoint, text, caplog,
     with killed_after(writes):
         rounded(checkpoint, quantization, with_text(text, name))
     directory = rounded(checkpoint, quantization, with_text(text, name))
-    assert "Going on with what is in" in caplog.text
-    assert not [path for path in directory.parents[1].iterdir() if path.name.startswith(".")], "nothing is left"
+    assert f"choose codes and scales with {name}: going on from 20" in caplog.text
+    assert not list((directory.parents[2] / "unfinished").iterdir()), "nothing is left"
     first = contents(directory)
     caplog.clear()
     assert rounded(checkpoint, quantization, with_text(text, name)) == directory

@@ -144,7 +144,11 @@ main()
 def test_a_closed_terminal_ends_a_run_as_an_interrupt_does(tmp_path: Path) -> None:
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(tmp_path / "left")], stdin=slave, stdout=slave, stderr=slave
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "left")],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the tests may run under nohup
     )
     os.close(slave)
     said = b""
