@@ -100,7 +100,8 @@ def test_an_application_id(text):
 @pytest.mark.parametrize(
     "text",
     ["", "chat", "org.", ".org", "org..chat", "org.1chat", "org._chat", "org.ch-at", "org.new.chat", "org.ex ample",
-     "org.exämple", "org.x\n", "org.x;reboot", "org.$(reboot)", "org.x'", *[f"org.{word}" for word in sorted(JAVA_KEYWORDS)]],
+     "org.exämple", "org.x\n", "org.x;reboot", "org.$(reboot)", "org.x'",
+     *[f"org.{word}" for word in sorted(JAVA_KEYWORDS)]],
 )  # fmt: skip
 def test_what_is_no_application_id(text):
     with pytest.raises(UsageError, match="--application-id") as no:

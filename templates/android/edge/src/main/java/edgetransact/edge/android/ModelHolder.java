@@ -123,6 +123,7 @@ public final class ModelHolder {
     public void load(Model wanted) {
         submit(wanted, progress -> {
             Choice choice = Choice.of(wanted, PhoneFacts.now(context));
+            files.weights().keepOnly(files.models());
             Path weights = files.weights().prepare(wanted, progress);
             held = Session.load(wanted, choice, weights, MlcEngine.factory(context, progress), progress);
         });
