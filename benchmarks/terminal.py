@@ -24,10 +24,7 @@ from rich.text import Text
 PICTURE = Path(__file__).parents[1] / "docs" / "terminal.svg"
 COLUMNS = 80
 MODULE = ("-m", "edge_transact")
-LINES = (
-    "edge-transact prune demo:smollm2 --ratio 0.3 --method transact -o pruned",
-    "edge-transact inspect demo:smollm2 pruned",
-)
+LINES = ("edge-transact inspect demo:smollm2 demo:tiny",)
 
 
 def printed(line: str, directory: Path) -> str:
