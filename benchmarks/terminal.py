@@ -18,16 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.terminal_theme import MONOKAI
+from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 from rich.text import Text
 
 PICTURE = Path(__file__).parents[1] / "docs" / "terminal.svg"
 COLUMNS = 80
 MODULE = ("-m", "edge_transact")
-LINES = (
-    "edge-transact prune demo:smollm2 --ratio 0.3 --method transact -o pruned",
-    "edge-transact inspect demo:smollm2 pruned",
-)
+LINES = ("edge-transact inspect demo:smollm2 demo:tiny",)
 
 
 def printed(line: str, directory: Path) -> str:
@@ -60,8 +57,10 @@ def draw(runs: Sequence[tuple[str, str]], path: Path) -> None:
     for line, output in runs:
         console.print(Text.assemble(("$ ", "green"), (line, "bold")))
         console.print(Text.from_ansi(output.rstrip()))
-    drawn = console.export_svg(title="edge-transact", theme=MONOKAI, unique_id="terminal")
+    drawn = console.export_svg(title="edge-transact", theme=DEFAULT_TERMINAL_THEME, unique_id="terminal")
     drawn = re.sub(r"\s*@font-face \{.*?\}", "", drawn, flags=re.DOTALL)
+    # White in dark mode, too, as all pictures here.
+    drawn = drawn.replace(">", '>\n    <rect width="100%" height="100%" fill="#ffffff"/>', 1)
     path.write_text(drawn.replace("Fira Code", "DejaVu Sans Mono"))
 
 

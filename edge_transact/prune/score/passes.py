@@ -73,6 +73,10 @@ class _Scoring:
         """The journal's name of a layer's scores, or of ``state``: the hidden states or gradients between layers."""
         return f"{self.description.replace(' ', '-').replace(',', '')}-{part}"
 
+    def _input(self, index: int) -> str:
+        """The journal's name of a layer's input."""
+        return self.name(f"inputs-{index}-state")
+
     def forward(self) -> None:
         """Scores the layers in order."""
         model, layers = self.model, len(self.selections)
@@ -103,7 +107,7 @@ class _Scoring:
                 layer = model.layer(index, self.selections[index])
                 layer.requires_grad_(self.method.gradients == "weights")
                 scorer = self._scorer(index, layer)
-                inputs = journal[f"inputs-{index}-state"]["hidden"]
+                inputs = journal[self._input(index)]["hidden"]
                 for batch, gradient in zip(pieces(inputs, model), pieces(gradients, model), strict=True):
                     leaf = batch.detach().to(model.device).requires_grad_()
                     with torch.enable_grad(), _watch(layer) as seen:
@@ -114,7 +118,7 @@ class _Scoring:
                     gradient.copy_(leaf.grad)
                     advance(1)
                 self._finish(scorer, index, {"gradients": gradients, "missing": torch.tensor(index)})
-                journal.discard(f"inputs-{index}-state")
+                journal.discard(self._input(index))
 
     def _scorer(self, index: int, layer: LlamaDecoderLayer) -> Scorer:
         # Python seeds strings by their SHA-512, so the seed is the same everywhere.
@@ -131,12 +135,14 @@ class _Scoring:
 
     def _inputs_and_gradients(self) -> Tensors:
         """Writes every layer's input to the journal; returns the loss's gradient with respect to the last output."""
-        model = self.model
-        hidden = model.embeddings(self.journal)
-        with bar(f"{self.description}, forward", len(self.selections) * len(model.batches)) as advance:
-            for index, selection in enumerate(self.selections):
-                self.journal[f"inputs-{index}-state"] = {"hidden": hidden}
-                layer = model.layer(index, selection)
+        model, layers = self.model, len(self.selections)
+        known = [index for index in range(layers) if self._input(index) in self.journal]
+        done = known[-1] if known else 0
+        hidden = self.journal[self._input(done)]["hidden"] if known else model.embeddings(self.journal)
+        with bar(f"{self.description}, forward", (layers - done) * len(model.batches)) as advance:
+            for index in range(done, layers):
+                self.journal[self._input(index)] = {"hidden": hidden}
+                layer = model.layer(index, self.selections[index])
                 for batch in pieces(hidden, model):
                     with torch.no_grad():
                         batch.copy_(model.run(layer, batch))
