@@ -188,8 +188,8 @@ class EdgeLlamaForCausalLM(EdgeLlamaPreTrainedModel, LlamaForCausalLM):
         if len({layer.num_key_value_heads for layer in layers}) > 1 or head_dims != {self.config.head_dim}:
             raise ValueError(
                 "generate_batch and continuous batching need layers with the same number of KV heads, and heads with "
-                f"all of their {self.config.head_dim} dims, for transformers' paged KV cache. Pruning cut some from this "
-                "model: use generate with a padded batch."
+                f"all of their {self.config.head_dim} dims, for transformers' paged KV cache. Pruning cut some from "
+                "this model: use generate with a padded batch."
             )
         return super().init_continuous_batching(*args, **kwargs)
 
