@@ -28,7 +28,7 @@ AUTO_MODELS = {
         "EdgeLlamaForTokenClassification",
     ),
 }
-"""transformers' Auto classes of models: the table in which each looks names up, and what it loads for ``edge_llama``."""
+"""transformers' Auto classes: the table in which each looks names up, and the class that it loads."""
 
 _MODEL_TYPE = "edge_llama"
 _CONFIG_CLASS = "EdgeLlamaConfig"
@@ -88,7 +88,7 @@ class _Finder:
 
 
 def register_auto_classes() -> None:
-    """Makes the Auto classes load ``edge_llama`` checkpoints, and peft know their modules, whenever they are imported."""
+    """Makes the Auto classes load ``edge_llama`` checkpoints and peft know their modules, imported now or later."""
     sys.modules.setdefault(f"transformers.models.{_MODEL_TYPE}", sys.modules[__name__])
     if _Finder not in sys.meta_path:
         sys.meta_path.insert(0, _Finder)

@@ -183,13 +183,13 @@ class EdgeLlamaForCausalLM(EdgeLlamaPreTrainedModel, LlamaForCausalLM):
             ValueError: Heads were cut from some layers, or dims from heads. transformers' paged KV cache has one number
                 of KV heads and one head dim.
         """
-        config = self.config
-        kv_heads, sizes = zip(*((c.num_key_value_heads, {c.qk_head_dim, c.v_head_dim}) for c in config.per_layer_config))
-        if len(set(kv_heads)) > 1 or set.union(*sizes) != {config.head_dim}:
+        layers = self.config.per_layer_config
+        head_dims = {dim for layer in layers for dim in (layer.qk_head_dim, layer.v_head_dim)}
+        if len({layer.num_key_value_heads for layer in layers}) > 1 or head_dims != {self.config.head_dim}:
             raise ValueError(
                 "generate_batch and continuous batching need layers with the same number of KV heads, and heads with "
-                f"all of their {config.head_dim} dims, for transformers' paged KV cache. Pruning cut some from this "
-                "model: use generate with a padded batch."
+                f"all of their {self.config.head_dim} dims, for transformers' paged KV cache. Pruning cut some from "
+                "this model: use generate with a padded batch."
             )
         return super().init_continuous_batching(*args, **kwargs)
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -23,7 +24,8 @@ print(type(config).__module__, type(model).__module__, out[0].tolist())
 @pytest.fixture(scope="module")
 def odd_tiny(tiny_model, tmp_path_factory):
     source = Checkpoint.open(tiny_model)
-    plan = odd_plan(source.plan)
+    first, *others = odd_plan(source.plan).layers
+    plan = source.plan.with_layers([replace(first, v_head_dim=first.v_head_dim - 1), *others])
     output = tmp_path_factory.mktemp("auto") / "odd.tiny"
     return write_checkpoint(source, plan, narrowed(source, plan), {}, output).path
 
@@ -97,6 +99,29 @@ def test_without_edge_transact(odd_tiny, forked, tmp_path, monkeypatch):
     assert all(module.startswith("transformers_modules.") for module in remote[:2])
     local = forked(f"import edge_transact\npath, remote = {str(odd_tiny)!r}, False\n{LOAD}").split(maxsplit=2)
     assert remote[2] == local[2]
+
+
+OF_ONE_BODY = """
+import transformers
+kinds = ["", "ForCausalLM", "ForSequenceClassification", "ForQuestionAnswering", "ForTokenClassification"]
+models = [getattr(transformers, f"AutoModel{kind}").from_pretrained(path, trust_remote_code=remote) for kind in kinds]
+ids = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)("It was", return_tensors="pt").input_ids
+hidden = [getattr(model.eval(), "model", model)(ids).last_hidden_state for model in models]
+assert all(one.equal(hidden[0]) for one in hidden)
+print(*(type(model).__name__ for model in models))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remote", [False, True])
+def test_all_auto_classes(odd_tiny, forked, tmp_path, monkeypatch, remote):
+    """Each loads the checkpoint's layers, by edge-transact or by its two files; a tokenizer needs neither."""
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path))
+    first = "import sys; sys.modules['edge_transact'] = None" if remote else "import edge_transact"
+    program = f"{first}\npath, remote = {str(odd_tiny)!r}, {remote}\n{OF_ONE_BODY}"
+    kinds = ["Model", "ForCausalLM", "ForSequenceClassification", "ForQuestionAnswering", "ForTokenClassification"]
+    printed = run(program) if remote else forked(program)
+    assert printed.split() == [f"EdgeLlama{kind}" for kind in kinds]
 
 
 def test_importing_edge_transact_imports_nothing_heavy():

@@ -4,7 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
 from edge_transact.checkpoint.layout import tensor_shapes
@@ -163,6 +166,48 @@ def test_rope_pairs_are_integers_in_bf16(tmp_path):
     loaded = EdgeLlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     pairs = loaded.model.layers[2].self_attn.rope_pairs
     assert pairs.dtype == torch.int32 and pairs.tolist() == [[3], [2]]
+
+
+def test_a_checkpoint_without_rope_pairs_gets_the_first_ones(tmp_path):
+    model = build(per_layer_config=OWN_DIMS)
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    others = {name: tensor for name, tensor in tensors.items() if not name.endswith("rope_pairs")}
+    assert len(others) == len(tensors) - 2
+    save_file(others, tmp_path / "model.safetensors", {"format": "pt"})
+    layers = EdgeLlamaForCausalLM.from_pretrained(tmp_path).model.layers
+    assert [layers[index].self_attn.rope_pairs.tolist() for index in (0, 2)] == [[[0, 1, 2]], [[0], [0]]]
+
+
+@pytest.mark.parametrize("rope_type", ["dynamic", "longrope", "yarn"])
+def test_rope_types_where_head_counts_differ(rope_type):
+    """RoPE is the same with and without cut heads: as `LlamaRotaryEmbedding` computes it for `head_dim`."""
+    rope = {"rope_type": rope_type, "rope_theta": 1e4, "factor": 2.0}
+    if rope_type == "longrope":
+        rope |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 32}
+    odd = build(per_layer_config=ODD, rope_parameters=dict(rope))
+    stock = LlamaRotaryEmbedding(LlamaConfig(**TINY, rope_parameters=dict(rope)))
+    positions = torch.arange(100)[None]
+    for ours, theirs in zip(
+        odd.model.rotary_emb(torch.ones(1), positions), stock(torch.ones(1), positions), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+
+
+def test_continuous_batching_refuses_heads_that_differ(odd):
+    with pytest.raises(ValueError, match="same number of KV heads"):
+        odd.generate_batch([[3, 4]])
+
+
+def test_continuous_batching_takes_own_mlps():
+    model = build(per_layer_config={"1": {"intermediate_size": 7}})
+    assert not model.init_continuous_batching(GenerationConfig(eos_token_id=1)).is_running()
+
+
+def test_peft_knows_the_modules():
+    model = get_peft_model(build(per_layer_config=OWN_DIMS), LoraConfig(task_type="CAUSAL_LM"))
+    adapted = {name.split(".")[-4] for name, _ in model.named_parameters() if "lora_A" in name}
+    assert adapted == {"q_proj", "v_proj"}
 
 
 @pytest.mark.parametrize(
