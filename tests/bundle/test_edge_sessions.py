@@ -107,6 +107,27 @@ def test_one_answer_at_a_time(app):
         app.send("Hi")
 
 
+def test_loading_tells_its_stages(app):
+    app.read(app.entry("short"))
+    loaded = app.core("load", id="short", open_cl=True, memory=ENOUGH, weights=app.assets / "short")
+    assert loaded["progress"] == [["LOAD", 0, 1], ["LOAD", 1, 1], ["KERNELS", 0, 1], ["KERNELS", 1, 1]]
+    # The first answer was nobody's.
+    assert app.core("messages")["messages"] == []
+
+
+@pytest.mark.parametrize("stage", ["LOAD", "KERNELS"])
+def test_loading_is_given_up(app, stage):
+    """As when another model is chosen meanwhile: this one is freed."""
+    app.read(app.entry("short"))
+    freed = len(app.core.calls("unload"))
+    place = {"id": "short", "open_cl": True, "memory": ENOUGH, "weights": app.assets / "short"}
+    with app.core.pace(hold=0), pytest.raises(ValueError, match="interrupted"):
+        app.core("load", interrupt=stage, **place)
+    assert len(app.core.calls("unload")) == freed + 1
+    app.core("load", **place)
+    assert said(app.send("Hi")) == app.answer([["user", "Hi"]], STOP_IDS)[0]
+
+
 def test_the_engine_gets_room_behind_the_window(app):
     app.load("short")
     assert app.core.calls("reload")[-1] == {

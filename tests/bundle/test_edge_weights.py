@@ -51,6 +51,16 @@ def test_weights_are_copied_once(app):
     assert app.core("prepare", id="short", **phone)["progress"] == []
 
 
+def test_a_copy_is_given_up(app):
+    phone = app.phone("given up")
+    app.read(app.entry("short"))
+    with pytest.raises(ValueError, match="interrupted"):
+        app.core("prepare", id="short", interrupt="COPY", **phone)
+    assert not (phone["internal"] / "short").exists()
+    app.core("prepare", id="short", **phone)
+    assert same(phone["internal"] / "short", app.assets / "short")
+
+
 def test_a_damaged_copy_is_made_again(app):
     phone = app.phone("damaged")
     app.read(app.entry("short"))

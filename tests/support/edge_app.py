@@ -155,17 +155,16 @@ class Core:
     def pace(self, **pace: int) -> Iterator[None]:
         """Have the engine ``hold`` or ``die`` at so many tokens meanwhile, or ``batch`` so many in one callback."""
         self._pace.write_text(json.dumps(pace))
-        yield
-        self._pace.unlink()
+        try:
+            yield
+        finally:
+            self._pace.unlink()
 
     def calls(self, function: str) -> list[Any]:
-        """The arguments of all calls of an engine's function so far; JSON in them is parsed."""
+        """The first arguments of all calls of an engine's function so far, None if it has none; JSON is parsed."""
         calls = [json.loads(line) for line in self.log.read_text().splitlines()]
-        return [
-            json.loads(call["arguments"][0]) if call["arguments"][0].startswith("{") else call["arguments"][0]
-            for call in calls
-            if call["function"] == function
-        ]
+        first = [(*call["arguments"], None)[0] for call in calls if call["function"] == function]
+        return [json.loads(argument) if argument and argument.startswith("{") else argument for argument in first]
 
     def kill(self) -> None:
         """End it as a phone ends an app."""

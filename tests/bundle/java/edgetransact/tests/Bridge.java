@@ -9,6 +9,7 @@ import edgetransact.edge.Message;
 import edgetransact.edge.Model;
 import edgetransact.edge.Models;
 import edgetransact.edge.Phone;
+import edgetransact.edge.Progress;
 import edgetransact.edge.Session;
 import edgetransact.edge.Usage;
 import edgetransact.edge.WeightStore;
@@ -53,6 +54,8 @@ final class Bridge {
                     result = new JSONObject().put("error", describe(error));
                 } catch (IllegalStateException | IllegalArgumentException error) {
                     result = new JSONObject().put("refused", error.getMessage());
+                } catch (InterruptedException error) {
+                    result = new JSONObject().put("refused", "interrupted");
                 }
                 results.println(result);
             }
@@ -108,22 +111,28 @@ final class Bridge {
 
     private JSONObject prepare(JSONObject command, JSONObject result)
             throws EdgeException, InterruptedException, JSONException {
-        JSONArray progress = new JSONArray();
-        Path prepared = store(command).prepare(model(command), (stage, done, total) -> {
-            progress.put(new JSONArray().put(stage.name()).put(done).put(total));
-        });
-        return result.put("path", prepared.toString()).put("progress", progress);
+        JSONArray heard = new JSONArray();
+        Path prepared = store(command).prepare(model(command), progress(command, heard));
+        return result.put("path", prepared.toString()).put("progress", heard);
     }
 
     private JSONObject load(JSONObject command, JSONObject result)
             throws EdgeException, InterruptedException, JSONException {
         Model model = model(command);
-        JSONArray progress = new JSONArray();
-        session = Session.load(
-                model, Choice.of(model, phone(command)), path(command, "weights"), engines, (stage, done, total) -> {
-                    progress.put(new JSONArray().put(stage.name()).put(done).put(total));
-                });
-        return result.put("progress", progress).put("device", session.choice().device().target());
+        Choice choice = Choice.of(model, phone(command));
+        JSONArray heard = new JSONArray();
+        session = Session.load(model, choice, path(command, "weights"), engines, progress(command, heard));
+        return result.put("progress", heard).put("device", session.choice().device().target());
+    }
+
+    /** Writes progress down; interrupts the thread when a stage begins that the command names. */
+    private static Progress progress(JSONObject command, JSONArray heard) {
+        return (stage, done, total) -> {
+            heard.put(new JSONArray().put(stage.name()).put(done).put(total));
+            if (stage.name().equals(command.optString("interrupt"))) {
+                Thread.currentThread().interrupt();
+            }
+        };
     }
 
     /** Sends a text; stops the answer after {@code stop_after} pieces of it, if there are so many. */

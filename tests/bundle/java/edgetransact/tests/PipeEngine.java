@@ -11,7 +11,6 @@ import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ConcurrentHashMap;
-import java.util.concurrent.ExecutionException;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.atomic.AtomicInteger;
@@ -92,11 +91,12 @@ final class PipeEngine implements Engine {
                     calls.write((line + "\n").getBytes(StandardCharsets.US_ASCII));
                     calls.flush();
                 }
-                String error = returned.get();
-                if (error != null) {
-                    throw new IllegalStateException(error);
-                }
-            } catch (IOException | JSONException | InterruptedException | ExecutionException error) {
+            } catch (IOException | JSONException error) {
+                throw new IllegalStateException(error);
+            }
+            // As a call through JNI, it can't be interrupted.
+            String error = returned.join();
+            if (error != null) {
                 throw new IllegalStateException(error);
             }
         }
