@@ -21,7 +21,8 @@ def examples_in(text: str) -> list[list[str]]:
     text = joined(text)
     lines = re.findall(r"^(?:\$ )?(edge-transact .*)$", text, re.MULTILINE)
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
-    lines += re.findall(r"`([^`]*\bedge-transact [^`]+)`", re.sub(r"\n *", " ", prose))
+    spans = [span for _, span in re.findall(r"(`+)([^`]+)\1", re.sub(r"\n *", " ", prose))]
+    lines += [span for span in spans if re.search(r"\bedge-transact \S", span)]
     calls = [words for line in lines for words in calls_in(line)]
     return [words for words in calls if "COMMAND" not in words and not set(words) <= GLOBAL_FLAGS]
 

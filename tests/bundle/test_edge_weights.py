@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from edge_transact.bundle.project import bundle
+from tests.support.dists import make_dist
 from tests.support.edge_app import BOTH, Core, Failed, entry
 
 pytestmark = pytest.mark.needs("java", "javac")
@@ -49,6 +51,18 @@ def test_weights_are_copied_once(app):
     done = [done for _, done, _ in result["progress"]]
     assert done == sorted(done) and (done[0], done[-1]) == (0, total)
     assert app.core("prepare", id="short", **phone)["progress"] == []
+
+
+@pytest.mark.needs("clang-19")
+def test_what_bundle_writes_is_what_the_app_reads(app, tmp_path):
+    name = 'o\'dd "$(reboot)" <&>😀'
+    project = bundle([make_dist(tmp_path / name)], tmp_path / "app")
+    assets = project.directory / "app/src/main/assets/edge"
+    (model,) = app.core("models", json=(assets / "models.json").read_text())["models"]
+    assert model["name"] == name
+    phone = app.phone("bundled") | {"assets": assets}
+    app.core("prepare", id=model["id"], **phone)
+    assert same(phone["internal"] / model["id"], project.directory / "models" / model["id"])
 
 
 def test_a_copy_is_given_up(app):
