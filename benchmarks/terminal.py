@@ -24,7 +24,7 @@ from rich.text import Text
 PICTURE = Path(__file__).parents[1] / "docs" / "terminal.svg"
 COLUMNS = 80
 MODULE = ("-m", "edge_transact")
-LINES = ("edge-transact inspect demo:smollm2 demo:tiny",)
+LINES = ("edge-transact inspect demo:smollm2 demo:tiny --context 128",)
 
 
 def printed(line: str, directory: Path) -> str:

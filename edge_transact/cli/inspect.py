@@ -117,8 +117,10 @@ def _costs(plan: WidthPlan, result: Mapping[str, Any], first: Mapping[str, Any])
 
     mib = 1 << 20
 
-    def change(name: str) -> str:
-        return "" if result is first or not first[name] else f" ({result[name] / first[name] - 1:+.0%})"
+    def change(name: str, *, in_context: bool = False) -> str:
+        if result is first or not first[name] or (in_context and result["context"] != first["context"]):
+            return ""
+        return f" ({result[name] / first[name] - 1:+.0%})"
 
     rows = {
         "parameters": f"{result['parameters']:,}{change('parameters')}",
@@ -132,14 +134,15 @@ def _costs(plan: WidthPlan, result: Mapping[str, Any], first: Mapping[str, Any])
     rows |= {
         "quantization": f"{result['quantization']}, {result['bits_per_parameter']:.3f} bits a parameter",
         "weights": f"{result['weights_bytes'] / mib:.1f} MiB{change('weights_bytes')}",
+        "context": f"{result['context']:,} tokens",
         "attention launches a token": f"{result['attention_launches_per_token']}",
         "KV bytes a token": f"{result['kv_bytes_per_token']:,}"
         + (f", {padding:,} of them padding" if padding else "")
         + change("kv_bytes_per_token"),
-        f"FLOPs at {result['context']:,} tokens": f"{result['prefill_flops'] / 1e9:,.1f} G prefill, "
-        f"{result['flops_per_token'] / 1e9:.3f} G a decoded token{change('flops_per_token')}",
-        f"memory at {result['context']:,} tokens": f"{result['memory_bytes'] / mib:.1f} MiB"
-        f"{change('memory_bytes')}: weights {weights / mib:.1f}, KV {result['kv_bytes'] / mib:.1f}, "
+        "FLOPs": f"{result['prefill_flops'] / 1e9:,.1f} G prefill, "
+        f"{result['flops_per_token'] / 1e9:.3f} G a decoded token{change('flops_per_token', in_context=True)}",
+        "memory": f"{result['memory_bytes'] / mib:.1f} MiB"
+        f"{change('memory_bytes', in_context=True)}: weights {weights / mib:.1f}, KV {result['kv_bytes'] / mib:.1f}, "
         f"workspace about {result['workspace_bytes'] / mib:.1f}",
     }
     for runtime, misfit in result["runtimes"].items():
