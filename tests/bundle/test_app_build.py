@@ -157,7 +157,7 @@ def test_without_the_tools_the_project_is_complete_and_what_is_missing_is_named(
     said = json.loads(result.stdout.splitlines()[-1])
     assert said["missing"] == ["sdk", "gradle", "rustup"]
     assert (tmp_path / "app/settings.gradle").is_file()
-    text = bundle("--build").stdout
+    text = " ".join(bundle("--build").stdout.split())
     assert "is complete" in text and "https://services.gradle.org/distributions/gradle-" in text
     assert [name for name, _, _ in tools.calls()] == []
 
