@@ -36,7 +36,8 @@ def make_dist(
     for target, name in libraries.items():
         make_archive(path / name, library_name(model_lib, target))
     manifest = Manifest(
-        source="x", model_type="edge_llama", model_lib=model_lib, quantization="q4f16_0", rounding="search", calibration=None,
+        source="x", model_type="edge_llama", model_lib=model_lib, quantization="q4f16_0", rounding="search",
+        calibration=None,
         context_window_size=sizes.get("context", 128), prefill_chunk_size=64, max_batch_size=1, device_profile=None,
         plan=PLAN, parameters=1000, weights_bytes=sum(map(len, shards)), libraries=libraries, parity={},
         versions={},
