@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from edge_transact.artifacts.journal import Journal
-from edge_transact.checkpoint import Checkpoint, write_checkpoint
+from edge_transact.checkpoint import Checkpoint
 from edge_transact.inputs import read_text
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.calibrate.windows import read_calibration
@@ -15,21 +15,10 @@ from edge_transact.rounding.calibrated import round_model
 from edge_transact.rounding.distillation import distill
 from edge_transact.rounding.store import CODES, DISTILLED, SCALES, dequantized, groups_of, keep_rounded
 from edge_transact.rounding.student import Student
-from tests.support.checkpoints import narrowed, odd_plan
 from tests.support.interruption import killed_after
 
 QUANTIZATION = QUANTIZATIONS["q4f16_1"]
 WINDOWS = torch.randint(0, 96, (16, 24), generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(params=["tied", "untied", "odd, with biases"])
-def checkpoint(request, make_llama, tmp_path):
-    options = {"tied": {"tie_word_embeddings": True}, "untied": {}, "odd, with biases": {"attention_bias": True}}
-    source = Checkpoint.open(make_llama(**options[request.param]))
-    if "odd" not in request.param:
-        return source
-    plan = odd_plan(source.plan)
-    return write_checkpoint(source, plan, narrowed(source, plan), {}, tmp_path / "odd")
 
 
 def rounded(checkpoint, directory, windows=WINDOWS):

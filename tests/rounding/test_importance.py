@@ -7,17 +7,6 @@ from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD
 from edge_transact.rounding import importance
 from edge_transact.rounding.importance import FLOOR, TOKENS, InputImportance
-from tests.support.checkpoints import narrowed, odd_plan
-
-
-@pytest.fixture(params=["tied", "untied", "odd, with biases"])
-def checkpoint(request, make_llama, tmp_path):
-    options = {"tied": {"tie_word_embeddings": True}, "untied": {}, "odd, with biases": {"attention_bias": True}}
-    source = Checkpoint.open(make_llama(**options[request.param]))
-    if "odd" not in request.param:
-        return source
-    plan = odd_plan(source.plan)
-    return write_checkpoint(source, plan, narrowed(source, plan), {}, tmp_path / "odd")
 
 
 def test_it_is_the_mean_square_of_what_transformers_computes(checkpoint, monkeypatch):
