@@ -91,19 +91,22 @@ class Chat:
         while True:
             try:
                 text = self._read().strip()
-                interrupted = False
-                if text == "/exit":
-                    return
-                interrupted = self._take(text)
             except EOFError:
                 return
             except KeyboardInterrupt:
-                if not sys.stdin.isatty():
-                    raise
-                if interrupted:
-                    return
+                if interrupted or _is_closed():
+                    break
                 interrupted = True
                 self._dim("Ctrl-C again leaves.")
+                continue
+            if text == "/exit":
+                return
+            try:
+                interrupted = self._take(text)
+            except KeyboardInterrupt:
+                break
+        if _is_closed():
+            raise KeyboardInterrupt
 
     def _take(self, text: str) -> bool:
         """Does what a line says. Returns whether Ctrl-C stopped the answer."""
@@ -113,7 +116,9 @@ class Chat:
             if word in self._commands:
                 self._commands[word](rest.strip())
             elif re.fullmatch(r"/\w*", word):
-                raise EdgeTransactError(f"there is no {word}", fix=did_you_mean(word, COMMANDS) or "/help lists commands.")
+                raise EdgeTransactError(
+                    f"there is no {word}", fix=did_you_mean(word, COMMANDS) or "/help lists commands."
+                )
             elif text:
                 return self._answer(text)
         except (EdgeTransactError, OSError) as error:
@@ -139,7 +144,11 @@ class Chat:
         if answer.dropped_turns:
             yield f"The context had no room for the oldest {_count(answer.dropped_turns, 'turn')}."
         speed = answer.decode_tok_s
-        yield f"{_count(len(answer.tokens), 'token')}, {speed:.1f} tokens/s" if speed else _count(len(answer.tokens), "token")
+        yield (
+            f"{_count(len(answer.tokens), 'token')}, {speed:.1f} tokens/s"
+            if speed
+            else _count(len(answer.tokens), "token")
+        )
 
     def _help(self, _rest: str) -> None:
         self._rows(COMMANDS | KEYS)
@@ -200,6 +209,11 @@ class Chat:
         self._console.print(text.translate(_CONTROLS), style="dim", markup=False)
 
 
+def _is_closed() -> bool:
+    """Whether the terminal was closed."""
+    return not sys.stdin.isatty()
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
@@ -233,9 +247,10 @@ def _reader() -> Callable[[], str]:
     from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.history import FileHistory, InMemoryHistory
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-    from prompt_toolkit.output.vt100 import Vt100_Output
     from prompt_toolkit.shortcuts import CompleteStyle
 
+    # Otherwise it warns where a terminal doesn't say where its cursor is.
+    os.environ.setdefault("PROMPT_TOOLKIT_NO_CPR", "1")
     keys = KeyBindings()
 
     @keys.add("enter")
@@ -261,8 +276,6 @@ def _reader() -> Callable[[], str]:
         completer=WordCompleter(list(COMMANDS), sentence=True),
         complete_style=CompleteStyle.READLINE_LIKE,
         enable_suspend=True,
-        # A terminal that doesn't answer where its cursor is would get a warning.
-        output=Vt100_Output.from_pty(sys.stdout, term=os.environ["TERM"], enable_cpr=False),
     )
     return session.prompt
 

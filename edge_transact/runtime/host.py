@@ -87,7 +87,9 @@ class HostModel:
         self._one_token_id = np.from_dlpack(self._one_token)
         self._sequence, self._one = shape([SEQUENCE]), shape([1])
         # The virtual machine's own functions: with tvm's Python API, a token of a small model takes 3 % longer.
-        self._reshape, self._item = (tvm_ffi.get_global_func(f"vm.builtin.{name}") for name in ("reshape", "tuple_getitem"))
+        self._reshape, self._item = (
+            tvm_ffi.get_global_func(f"vm.builtin.{name}") for name in ("reshape", "tuple_getitem")
+        )
         self._shapes: dict[int, tvm_ffi.Shape] = {}
 
     @classmethod
