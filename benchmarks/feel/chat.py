@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 MODEL, MESSAGE, STARTS = "demo:smollm2", "What is the capital of France?", 7
 WAITS, ANSWERS = r"\x1b\[\?2004h", r"(?s)\x1b\[\?2004l."
-"""What prompt_toolkit prints when it begins to wait for a message; the end of that, and the answer's first character."""
+"""What prompt_toolkit prints when it begins to wait for a message, and when it ends; then the first token's letter."""
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_transact.artifacts.dist_files import SHARDS, TENSOR_CACHE
+from edge_transact.artifacts.dist_files import SHARDS, TENSOR_CACHE, TOKENIZER_FILES
 from edge_transact.artifacts.manifest import Manifest
-from edge_transact.checkpoint.writer import TOKENIZER_FILES
 from edge_transact.costs import PAGE_SIZE
 from edge_transact.errors import EdgeTransactError
 from edge_transact.runtime.sampling import Sampler

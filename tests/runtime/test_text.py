@@ -84,7 +84,8 @@ QWEN = """{%- if tools %}
 {%- for message in messages %}
     {%- if message.role == "system" and loop.first %}{%- continue %}{%- endif %}
     {%- if message.role == "assistant" %}
-        {{- '<|im_start|>' + message.role }}{% generation %}{{ '\\n' + message.content + '<|im_end|>' }}{% endgeneration %}
+        {{- '<|im_start|>' + message.role }}
+        {%- generation %}{{ '\\n' + message.content + '<|im_end|>' }}{% endgeneration %}
     {%- else %}
         {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
     {%- endif %}
@@ -96,7 +97,9 @@ QWEN = """{%- if tools %}
 """
 TEMPLATES = {"smollm2": SMOLLM2, "llama-3": LLAMA_3, "llama-3.2": LLAMA_3_2, "llama-2": LLAMA_2, "qwen": QWEN}
 
-TEXTS = st.text(max_size=30) | st.sampled_from(["", " the  best\n", "<s> times </s>", "<|end|>", "1859 'll", "é😀\u2581"])
+TEXTS = st.text(max_size=30) | st.sampled_from(
+    ["", " the  best\n", "<s> times </s>", "<|end|>", "1859 'll", "é😀\u2581"]
+)
 CONVERSATIONS = st.tuples(st.none() | TEXTS, st.lists(TEXTS, min_size=1, max_size=4).filter(lambda said: len(said) % 2))
 
 
@@ -147,7 +150,7 @@ def test_a_prompt_is_the_one_of_transformers(directory, tmp_path, name):
     [
         {},
         {"add_bos_token": True, "add_eos_token": True},  # which the file decides
-        {"eos_token": {"content": "<|end|>", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}},
+        {"eos_token": {"__type": "AddedToken", "content": "<|end|>"}},
         {"pad_token": "<|padding|>"},
         {"extra_special_tokens": ["<|more|>"]},
         {"split_special_tokens": True},
