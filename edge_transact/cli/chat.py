@@ -51,6 +51,11 @@ def write(text: str) -> None:
     sys.stdout.flush()
 
 
+def valid(text: str) -> str:
+    """The text with question marks for bytes that weren't UTF-8, which Python has read as lone surrogates."""
+    return text.encode(errors="replace").decode()
+
+
 def announce(dist: Path) -> None:
     """Says that a DIST's model is being loaded."""
     from edge_transact.artifacts.manifest import Manifest
@@ -90,7 +95,7 @@ class Chat:
         interrupted = False
         while True:
             try:
-                text = self._read().strip()
+                text = valid(self._read()).strip()
             except EOFError:
                 return
             except KeyboardInterrupt:

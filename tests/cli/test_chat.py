@@ -62,6 +62,7 @@ def test_a_conversation_with_commands(dist, home, tmp_path):
         ("/save", "/save chat.json"),
         ("x" * 3000, "too long for the model"),
         ("", ""),
+        ("\x1b[200~pasted\nlines\x1b[201~", "tokens/s"),
         ("/reset", "forgotten"),
         ("/stats", "0 turns"),
         ("/etc/passwd is", "tokens/s"),
@@ -69,6 +70,9 @@ def test_a_conversation_with_commands(dist, home, tmp_path):
         chat.say(typed)
         assert re.search(says, " ".join(visible(chat.expect(READY)))), typed
     assert (tmp_path / "other").read_text() == "mine"
+    os.write(chat.child.child_fd, b"no UTF-8: \xff\xc3\r")
+    chat.expect("tokens/s")
+    chat.expect(READY)
     chat.say("", end="\x04")
     assert chat.ended() == 0
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pexpect
@@ -46,9 +47,7 @@ def chatting(dist: Path, path: Path, source: str | None = None, **config: object
     changed["conv_template"]["stop_token_ids"] = []
     edit_json(path / "mlc-chat-config.json", conv_template=changed["conv_template"], temperature=0.0, **config)
     manifest = Manifest.read(path)
-    if source is not None:
-        object.__setattr__(manifest, "source", source)
-    manifest.write(path)
+    replace(manifest, source=source or manifest.source).write(path)
     return path
 
 
