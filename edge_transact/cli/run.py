@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from edge_transact.cli.common import JsonOption, guarded, show
+from edge_transact.errors import UsageError
 
 
 @guarded
@@ -72,6 +73,8 @@ def run(
     session = Session.load(
         dist, temperature=temperature, top_p=top_p, seed=seed, system=system, max_tokens=max_tokens, raw=raw
     )
+    if system is not None and session.plain:
+        raise UsageError("--system needs a chat template", fix="Leave it out: this model continues text as it is.")
     if interactive:
         chat.Chat(session).run()
         return

@@ -202,9 +202,8 @@ class Session:
             self.model.reset()
             self._in_cache.clear()
             raise
-        if not self.plain:
-            del self.turns[:dropped]
-            self.turns.append(({"role": "user", "content": text}, {"role": "assistant", "content": answer.text}))
+        del self.turns[:dropped]
+        self.turns.append(({"role": "user", "content": text}, {"role": "assistant", "content": answer.text}))
         return answer
 
     def _answered(

@@ -19,12 +19,13 @@ READY = r"\x1b\[\?2004h"
 """What prompt_toolkit prints when it waits for a line."""
 
 SLOW = """
-import time
+import sys, time
+seconds = float(sys.argv.pop(1))
 from edge_transact.cli import main
 from edge_transact.runtime.host import HostModel
 decode = HostModel.decode
 def slowly(model, token):
-    time.sleep(0.02)
+    time.sleep(seconds)
     return decode(model, token)
 HostModel.decode = slowly
 main()
@@ -57,15 +58,15 @@ class Terminal:
     Args:
         home: Where the chat keeps its state.
         arguments: Those of ``run``.
-        slow: Whether decoding takes its time.
+        decode_s: Seconds that a token takes longer.
         columns: The terminal's width.
         environment: Changes of environment variables.
     """
 
     def __init__(
-        self, home: Path, *arguments: object, slow: bool = False, columns: int = 80, **environment: str
+        self, home: Path, *arguments: object, decode_s: float = 0.0, columns: int = 80, **environment: str
     ) -> None:
-        program = ["-c", SLOW] if slow else ["-m", "edge_transact"]
+        program = ["-c", SLOW, str(decode_s)] if decode_s else ["-m", "edge_transact"]
         self.child = pexpect.spawn(
             sys.executable,
             [*program, "run", *map(str, arguments)],
