@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from edge_transact.errors import EdgeTransactError, did_you_mean
+from edge_transact.errors import EdgeTransactError, closest
 
 if TYPE_CHECKING:
     from edge_transact.runtime.session import Answer, Session
@@ -121,12 +121,10 @@ class Chat:
             if word in self._commands:
                 self._commands[word](rest.strip())
             elif re.fullmatch(r"/\w*", word):
-                raise EdgeTransactError(
-                    f"there is no {word}", fix=did_you_mean(word, COMMANDS) or "/help lists commands."
-                )
+                raise EdgeTransactError(f"There is no {word}.", fix=closest(word, COMMANDS) or "/help lists commands.")
             elif text:
                 return self._answer(text)
-        except (EdgeTransactError, OSError) as error:
+        except (EdgeTransactError, OSError, ValueError) as error:
             fix = getattr(error, "fix", "")
             self._console.print(f"{error} {fix}".strip(), style="yellow", markup=False)
         return False
@@ -148,19 +146,15 @@ class Chat:
             yield "The model's context is full."
         if answer.dropped_turns:
             yield f"The context had no room for the oldest {_count(answer.dropped_turns, 'turn')}."
-        speed = answer.decode_tok_s
-        yield (
-            f"{_count(len(answer.tokens), 'token')}, {speed:.1f} tokens/s"
-            if speed
-            else _count(len(answer.tokens), "token")
-        )
+        speed = f", {answer.decode_tok_s:.1f} tokens/s" if answer.decode_tok_s else ""
+        yield f"{_count(len(answer.tokens), 'token')}{speed}"
 
     def _help(self, _rest: str) -> None:
         self._rows(COMMANDS | KEYS)
 
     def _system(self, text: str) -> None:
         if self._session.plain:
-            raise EdgeTransactError("this model has no chat template: it continues text")
+            raise EdgeTransactError("This model has no chat template: it continues text.")
         if text:
             self._session.system = text
         system = self._session.system
@@ -174,8 +168,8 @@ class Chat:
         from edge_transact.artifacts.outputs import new_file
 
         if not name:
-            raise EdgeTransactError("name a file:", fix="/save chat.json")
-        path = Path(name).expanduser().absolute()
+            raise EdgeTransactError("Name a file:", fix="/save chat.json")
+        path = Path(os.path.expanduser(name)).absolute()
         if os.path.lexists(path) and path not in self._saved:
             raise EdgeTransactError(f"{path} exists.", fix="Name another file.")
         with new_file(path, force=True) as fresh:
@@ -189,7 +183,7 @@ class Chat:
         session, sampling = self._session, self._session.sampler.sampling
         rows = {
             "conversation": _count(len(session.turns), "turn"),
-            "context": f"{session.model.length} of {session.model.context_window_size} tokens",
+            "KV cache": f"{session.model.length} of {session.model.context_window_size} tokens",
             "sampling": f"temperature {sampling.temperature:g}, top_p {sampling.top_p:g}, "
             f"repetition penalty {sampling.repetition_penalty:g}",
             "memory": f"{peak_rss_mib():.0f} MiB at most",

@@ -57,9 +57,9 @@ def test_a_conversation_with_commands(dist, home, tmp_path):
     for typed, says in [
         ("/st\t", "2 turns.*temperature 0, top_p 1.*first token after"),
         ("/h\t", "/save +FILE.*Alt-Enter.*Ctrl-C"),
-        ("/sav", "no /sav.*'/save'"),
+        ("/sav", "no /sav\\..*'/save'"),
         (f"/save {tmp_path / 'other'}", "exists"),
-        (f"/save {tmp_path / 'missing'}/", "missing"),
+        (f"/save {tmp_path / 'other'}/file", "not a directory"),
         ("/save", "/save chat.json"),
         ("x" * 3000, "too long for the model"),
         ("", ""),
