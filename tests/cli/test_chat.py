@@ -127,7 +127,7 @@ def test_ctrl_c_twice_in_an_answer_and_twice_at_the_prompt_leave(dist, home):
     chat.say("Once upon")
     chat.expect("\x1b\\[\\?2004l.")
     chat.child.sendintr()
-    time.sleep(0.5)  # signals that come at once are one
+    time.sleep(1.5)  # signals that come at once are one
     chat.child.sendintr()
     assert chat.ended() == 0 and "Traceback" not in chat.seen
 
