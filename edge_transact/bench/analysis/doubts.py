@@ -70,5 +70,5 @@ def _reasons(samples: Samples) -> str:
     if shares and median(shares) > OTHERS_SHARE:
         reasons.append(f"other programs took {median(shares):.0%} of the CPU")
     if rounds < FEW_ROUNDS:
-        reasons.append(f"{rounds} round{'s' * (rounds != 1)} are too few")
+        reasons.append(f"only {rounds} round{'s' * (rounds != 1)}")
     return ", ".join(reasons) or "no load, heat or clock explains it; `--until 3%` repeats more"
