@@ -3,9 +3,9 @@
 Nothing in a line is changed. What it names is small: ``demo:smollm2``, ``model.gguf`` and all models of the hub, which
 is on loopback, are one random layer (`small_model`), since no example depends on what a model has learnt; only
 where a limit is a number that this layer is below, the model is one that isn't. Texts are short, ``demo:sotu`` too,
-lm-eval's tasks have one question, and directories that a line takes for granted are made of the same layer.
-A bench has two rounds. Those that measure a phone are in ``tests/bench/test_phone_examples.py``, those that install weights, build an app or
-look at one in the tests of that. ``--engine mlc`` needs a checkout.
+lm-eval's tasks have one question, benches have two rounds, and directories that a line takes for granted are made of
+the same layer. Those that measure a phone are in ``tests/bench/test_phone_examples.py``, those that install weights,
+build an app or look at one in the tests of that. ``--engine mlc`` needs a checkout.
 """
 
 from __future__ import annotations

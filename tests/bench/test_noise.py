@@ -218,6 +218,7 @@ def test_a_model_that_crashes_costs_its_attempts_once(bench: Bench) -> None:
     device = NoisyDevice({**EQUAL_AND_FASTER, "copy": None})
     outcome = bench(device, until=0.03)
     assert device.visited.count(("copy", 0)) == 3 and ("copy", 1) not in device.visited
+    assert max(number for _, number in device.visited) == 4, "what can be known is known after five rounds"
     assert outcome.failures == ["host: copy 8+4: given up after 3 attempts: copy crashes"]
     assert by_name(outcome)["pruned"]["e2e_speedup"] == pytest.approx(1.25)
 

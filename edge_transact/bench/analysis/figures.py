@@ -73,6 +73,7 @@ def speedups(ratios: Mapping[str, Mapping[Lengths, float]], intervals: Intervals
         _whiskers(axes, ends, colour)
     axes.set_xticks(range(len(lengths)), [str(pair) for pair in lengths])
     axes.set_xlabel("prefix + decode tokens")
+    axes.set_xlim(-0.5, len(lengths) - 0.5)
     axes.set_ylabel(f"times as fast as {baseline}")
     axes.set_ylim(bottom=0)
     axes.set_title(title)
