@@ -85,6 +85,8 @@ def bench_models(
         UsageError: The options make no sense.
         EdgeTransactError: There is no device or no library, or the log is another file or another process's.
     """
+    import scipy.special  # noqa: F401  intervals need it: where it is missing, that is said before the measurement
+
     if format not in FORMATS:
         raise UsageError(f"unknown --format {format!r}", fix=did_you_mean(format, FORMATS))
     has_log = log.exists()
