@@ -46,6 +46,10 @@ def test_figures_are_drawn(report):
         width, height = struct.unpack(">II", data[16:24])
         assert data.startswith(b"\x89PNG") and width > 600 and height > 300
     assert len(json.loads((path / "results.json").read_text())) == 6
+    assert (
+        "pruned against dense at 256+5 tokens on Phone: 2.00 times as fast (2.00 to 2.00)."
+        in (path / "index.html").read_text()
+    )
 
 
 @pytest.mark.needs("chromium")
