@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ class BenchModel:
         name: Name in tables: the directory's, with as many parents as are needed to tell the DISTs apart.
         path: The DIST.
         digest: sha256 of its manifest, which holds the sha256 of every file, so that results of two builds never mix.
+            A second copy of a build, which shows how much noise there is, has ``-2`` after it, and so on.
         manifest: Its manifest.
     """
 
@@ -118,9 +120,12 @@ def open_models(paths: Sequence[Path], lengths: Sequence[Lengths]) -> list[Bench
     """Open the DISTs of a plan.
 
     Raises:
-        EdgeTransactError: A path isn't a DIST, two are the same build, or a context is too short for the lengths.
+        EdgeTransactError: A path isn't a DIST, one is named twice, or a context is too short for the lengths.
     """
-    models = []
+    if len({path.resolve() for path in paths}) != len(paths):
+        raise UsageError("a DIST is named twice", fix="Name each once; to see the noise, name a copy of it.")
+    models: list[BenchModel] = []
+    builds: Counter[str] = Counter()
     names = _names(paths)
     for path, name in zip(paths, names, strict=True):
         manifest = Manifest.read(path)
@@ -130,9 +135,10 @@ def open_models(paths: Sequence[Path], lengths: Sequence[Lengths]) -> list[Bench
                     f"{path} has a context of {manifest.context_window_size} tokens, too short for {pair}",
                     fix="Shorten --lengths, or build with a longer --context.",
                 )
-        models.append(BenchModel(name, path, sha256(path / MANIFEST), manifest))
-    if len({model.digest for model in models}) != len(models):
-        raise UsageError("two of the DISTs are the same build", fix="Name each once.")
+        digest = sha256(path / MANIFEST)
+        builds[digest] += 1
+        copy = f"-{builds[digest]}" if builds[digest] > 1 else ""
+        models.append(BenchModel(name, path, digest + copy, manifest))
     return models
 
 

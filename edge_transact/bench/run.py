@@ -6,18 +6,20 @@ import datetime
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, fields, replace
 
 from edge_transact.bench.drivers.base import CommandTimeout, DeviceLost, DeviceRefused, Driver, RunFailed
 from edge_transact.bench.drivers.sampler import Sampler
+from edge_transact.bench.estimate import Clock, key_of
 from edge_transact.bench.model import BenchModel
 from edge_transact.bench.records.conditions import Conditions
 from edge_transact.bench.records.lines import CheckLine, LoadLine, MalformedLine, Measurement, RepetitionLine
-from edge_transact.bench.records.log import Key, LoadFacts, Log, RepetitionRecord, VisitContext, VisitRecord
-from edge_transact.bench.records.plan import Visit, make_visits
+from edge_transact.bench.records.log import Log
+from edge_transact.bench.records.plan import Lengths, Visit, make_rounds
 from edge_transact.bench.records.readings import Reading, between, summarize
+from edge_transact.bench.records.record import LoadFacts, RepetitionRecord, VisitContext, VisitRecord
 from edge_transact.errors import EdgeTransactError
 
 logger = logging.getLogger(__name__)
@@ -41,8 +43,21 @@ class Outcome:
     failures: list[str] = field(default_factory=list)
 
 
-def run_plan(drivers: Sequence[Driver], models: Sequence[BenchModel], conditions: Conditions, log: Log) -> Outcome:
+def run_plan(
+    drivers: Sequence[Driver],
+    models: Sequence[BenchModel],
+    conditions: Conditions,
+    log: Log,
+    known: Callable[[Driver], float] | None = None,
+) -> Outcome:
     """Run the plan on all devices at once. Returns when every device has finished or failed.
+
+    Args:
+        drivers: The devices.
+        models: The models.
+        conditions: The plan.
+        log: Where repetitions go, and what is in it isn't measured again.
+        known: With ``conditions.until``: the half-width to which a device's part is known, see `precision.known_to`.
 
     Raises:
         KeyboardInterrupt: After every device has been left clean.
@@ -53,7 +68,7 @@ def run_plan(drivers: Sequence[Driver], models: Sequence[BenchModel], conditions
 
     def work(driver: Driver) -> None:
         try:
-            _Worker(driver, models, conditions, log, stop, outcome).run()
+            _Worker(driver, models, conditions, log, stop, outcome, known).run()
         except BaseException:
             stop.set()
             raise
@@ -92,6 +107,7 @@ class _Worker:
         log: Log,
         stop: threading.Event,
         outcome: Outcome,
+        known: Callable[[Driver], float] | None,
     ) -> None:
         self.driver = driver
         self.models = models
@@ -99,16 +115,16 @@ class _Worker:
         self.log = log
         self.stop = stop
         self.outcome = outcome
+        self.known = known
+        self.clock = Clock(driver.info, driver.target, models, conditions, log.records)
+        self.given_up: set[tuple[int, Lengths]] = set()
 
     def run(self) -> None:
+        prepared = False
         try:
-            visits = [visit for visit in self._visits() if self._missing(visit)]
-            if not visits:
-                return
-            if not self._prepared():
-                return
-            for visit in visits:
-                if self.stop.is_set() or not self._finish(visit):
+            for visit in self._due():
+                prepared = prepared or self._prepared()
+                if not prepared or self.stop.is_set() or not self._finish(visit):
                     return
         finally:
             try:
@@ -116,20 +132,43 @@ class _Worker:
             except (DeviceLost, CommandTimeout) as error:
                 self.outcome.failures.append(f"{self.driver.label}: could not be cleaned up: {error.message}")
 
-    def _visits(self) -> list[Visit]:
-        return make_visits(len(self.models), self.conditions.lengths, self.conditions.repetitions)
+    def _due(self) -> Iterator[Visit]:
+        """The visits that the log lacks, as long as any are needed."""
+        rounds = make_rounds(len(self.models), self.conditions.lengths, self.conditions.repetitions_by_round())
+        for number, visits in enumerate(rounds):
+            if number >= self.conditions.rounds and self._known_well(number):
+                return
+            # What was given up stays so: a model that can't run would cost its attempts in every round.
+            self.clock.set_left(
+                visit
+                for later in rounds[number : max(number + 1, self.conditions.rounds)]
+                for visit in later
+                if self._missing(visit) and (visit.model, visit.lengths) not in self.given_up
+            )
+            for visit in visits:
+                if self._missing(visit) and (visit.model, visit.lengths) not in self.given_up:
+                    yield visit
+        if self.conditions.until is not None:
+            self._known_well(len(rounds))
+
+    def _known_well(self, rounds: int) -> bool:
+        """Whether what ``until`` asks for is known after so many rounds."""
+        assert self.known is not None and self.conditions.until is not None
+        width, label = self.known(self.driver), self.driver.label
+        if width <= self.conditions.until:
+            logger.info(f"{label}: known to ±{width:.1%} after {rounds} rounds")
+            return True
+        if rounds == self.conditions.most_rounds:
+            logger.warning(f"{label}: known to ±{width:.1%} only after {rounds} rounds, the most that --until adds")
+        else:
+            logger.info(
+                f"{label}: known to ±{width:.1%} after {rounds} rounds, going on to ±{self.conditions.until:.1%}"
+            )
+        return False
 
     def _missing(self, visit: Visit) -> int:
         """Repetitions of the visit that the log doesn't hold yet."""
-        lengths = visit.lengths
-        key = Key(
-            self.driver.info.serial,
-            self.models[visit.model].digest,
-            self.driver.target,
-            lengths.prefill_tokens,
-            lengths.decode_tokens,
-            visit.round,
-        )
+        key = key_of(visit, self.models[visit.model], self.driver.info.serial, self.driver.target)
         return max(0, visit.repetitions - self.log.done(key))
 
     def _prepared(self) -> bool:
@@ -173,6 +212,7 @@ class _Worker:
                     return False
         assert error is not None
         self._end(visit, [], error.message)
+        self.given_up.add((visit.model, visit.lengths))
         self.outcome.failures.append(f"{self._title(visit)}: given up after {ATTEMPTS} attempts: {error.message}")
         return True
 
@@ -181,11 +221,13 @@ class _Worker:
         missing = self._missing(visit)
         readings: list[Reading] = []
         error = None
-        logger.info(f"{self._title(visit)}: {missing} repetitions")
+        left = self.clock.left() if visit.round < self.conditions.rounds else ""
+        logger.info(f"{self._title(visit)}, round {visit.round + 1}{left}")
         try:
             with Sampler(self.driver.read, self.conditions.sample_s) as sampler:
                 readings = sampler.readings
                 self._follow(replace(visit, repetitions=missing), sampler)
+            self.clock.done(visit)
         except EdgeTransactError as failure:
             error = failure.message
             raise
@@ -279,6 +321,7 @@ class _Worker:
             decode_tokens=visit.lengths.decode_tokens,
             warmups=self.conditions.warmups,
             round=visit.round,
+            session=self.log.session,
             time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
 

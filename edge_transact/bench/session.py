@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,15 +11,19 @@ from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.artifacts.pages import require_matplotlib
 from edge_transact.artifacts.unfinished import AGAIN, Start, again
 from edge_transact.bench.analysis.export import FORMATS, write_sqlite
+from edge_transact.bench.analysis.precision import known_to
 from edge_transact.bench.analysis.results import make_results
 from edge_transact.bench.drivers.base import Driver
+from edge_transact.bench.estimate import Plan, make_plan
 from edge_transact.bench.model import BenchModel, open_models
 from edge_transact.bench.options import BenchOptions
 from edge_transact.bench.records.llama_bench import read_llama_bench
-from edge_transact.bench.records.log import Log
+from edge_transact.bench.records.log import Log, read_records
 from edge_transact.bench.records.results import Result
 from edge_transact.bench.run import run_plan
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -28,11 +33,13 @@ class BenchOutcome:
     Attributes:
         results: Results of everything in the log.
         log: The log.
+        page: The report's page; None if none was written.
         failures: One sentence for each visit or device that could not be finished.
     """
 
     results: list[Result]
     log: Path
+    page: Path | None = None
     failures: list[str] = field(default_factory=list)
 
     def require(self) -> None:
@@ -89,21 +96,59 @@ def bench_models(
     drivers = _drivers(models, options, clean)
     conditions = options.model_dump(include={"warmups", "threads", "cores", "app"})
     file = Log(log, conditions, Start.of(resume=resume, fresh=fresh))
+    digests = [model.digest for model in models]
+
+    def known(driver: Driver) -> float:
+        own = [record for record in tuple(file.records) if record.serial == driver.info.serial]
+        return known_to(own, digests, driver.target, options.lengths)
+
     try:
-        outcome = run_plan(drivers, models, options, file)
+        _announce(make_plan(drivers, models, options, file.records), log)
+        outcome = run_plan(drivers, models, options, file, known)
     finally:
         file.close()
     records = list(file.records)
     if llama_bench is not None:
         records += read_llama_bench(llama_bench, records)
-    results = make_results(records)
+    results = make_results(records, digests[0])
     if format == "sqlite":
         write_sqlite(results, log.with_suffix(".sqlite"))
+    page = None
     if report is not None and results:
         from edge_transact.bench.analysis.report import write_report
 
-        write_report(records, report, perplexities=perplexities, published=published, force=has_log)
-    return BenchOutcome(results, log, outcome.failures)
+        write_report(
+            records, report, baseline=digests[0], perplexities=perplexities, published=published, force=has_log
+        )
+        page = report / "index.html"
+    return BenchOutcome(results, log, page, outcome.failures)
+
+
+def plan_bench(dists: Sequence[Path], options: BenchOptions, *, log: Path, fresh: bool = False) -> Plan:
+    """What `bench_models` would do, without doing it.
+
+    Args:
+        dists: Directories that ``build`` wrote.
+        options: What to measure, under which conditions, and where.
+        log: The JSONL log, what is in which isn't measured again.
+        fresh: All of it would be measured.
+
+    Raises:
+        EdgeTransactError: As `bench_models`.
+    """
+    models = open_models(dists, options.lengths)
+    records = read_records(log) if log.exists() and not fresh else []
+    return make_plan(_drivers(models, options, clean=False), models, options, records)
+
+
+def _announce(plan: Plan, log: Path) -> None:
+    if plan.visits or plan.until is not None:
+        logger.info(plan.line())
+    else:
+        more = 2 * plan.rounds
+        logger.info(
+            f"{log} holds all of it: --repetitions {more} or --until 3% add to it, and --fresh measures all again"
+        )
 
 
 def _drivers(models: Sequence[BenchModel], options: BenchOptions, clean: bool) -> list[Driver]:

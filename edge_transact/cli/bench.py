@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +19,8 @@ from edge_transact.options.command_line import completion
 
 if TYPE_CHECKING:
     from edge_transact.bench.records.results import Result
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_LOG = "edge-transact-bench.jsonl"
 
@@ -52,19 +56,22 @@ def bench(
         bool, typer.Option("--profile", help="Show where the time goes on this host, function by function.")
     ] = False,
     clean: Annotated[bool, typer.Option("--clean", help="Remove the models from the phone at the end.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be measured, and about how long.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure models on phones, or on this host.
 
-    Every repetition prefills a prompt and decodes an answer as an engine would. Models alternate, forwards and then
-    backwards, and a phone cools before each visit. Every finished repetition is in the log at once, and the
-    same command again measures only what the log lacks. `--fresh` keeps the log aside and measures all of it.
+    Every repetition prefills a prompt and decodes an answer as an engine would. Models take turns in each round, every
+    second round backwards, and the others are compared with the first. Every finished repetition is in the log at once,
+    and the same command again measures only what the log lacks. `--fresh` keeps the log aside and measures all of it.
 
     **Examples**
 
     `edge-transact bench dist`
 
     `edge-transact bench dense pruned --device all --report report`
+
+    `edge-transact bench dist --until 3%`
 
     `edge-transact bench dist --profile --lengths 256+64`
 
@@ -77,8 +84,12 @@ def bench(
         _profile(dists, options, as_json)
         return
     from edge_transact.bench.analysis.export import to_text
-    from edge_transact.bench.session import bench_models
+    from edge_transact.bench.session import bench_models, plan_bench
 
+    if dry_run:
+        plan = plan_bench([Path(path) for path in dists], options, log=output, fresh=fresh)
+        show({"plan": asdict(plan)}, as_json, lambda: _write(plan.line() + "\n"))
+        return
     outcome = bench_models(
         [Path(path) for path in dists],
         options,
@@ -92,7 +103,12 @@ def bench(
         llama_bench=llama_bench,
         clean=clean,
     )
-    result = {"results": outcome.results, "failures": outcome.failures, "log": str(output)}
+    result = {
+        "results": outcome.results,
+        "failures": outcome.failures,
+        "log": str(output),
+        "page": outcome.page and str(outcome.page),
+    }
 
     def text() -> None:
         if format is None and sys.stdout.isatty():
@@ -101,6 +117,9 @@ def bench(
             _write(to_text(outcome.results, format or "md"))
 
     show(result, as_json, text)
+    logger.info(f"log: {output}")
+    if outcome.page:
+        logger.info(f"page: {outcome.page}")
     outcome.require()
 
 
@@ -109,26 +128,38 @@ def _print(results: Sequence[Result]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from edge_transact.bench.analysis.export import notes
+    from edge_transact.bench.analysis.export import notes, plus_minus, sentence
 
     console = Console(highlight=False)
-    table = Table("model", "device", "test", "ttft s", "prefill tok/s", "decode tok/s", "rss MiB")
-    for column in table.columns[3:]:
+    devices = {result["device"] for result in results}
+    several = len(devices) > 1
+    columns = ["model", *(["device"] if several else []), "tokens"]
+    table = Table(
+        *columns, "ttft s", "prefill tok/s", "decode tok/s", "rss MiB", title=None if several else "".join(devices)
+    )
+    for column in table.columns[len(columns) :]:
         column.justify = "right"
     for result in results:
-        speeds = (result["prefill_tok_s"], result["decode_tok_s"])
+        names = [result["model"], *([result["device"]] if several else [])]
         table.add_row(
-            result["model"],
-            result["device"],
-            result["test"],
-            f"{result['ttft_s']:.3f}",
-            *("-" if speed is None else f"{speed:,.1f}" for speed in speeds),
+            *names,
+            f"{result['prefill_tokens']}+{result['decode_tokens']}",
+            f"{result['ttft_s']:.3f}{plus_minus(result['ttft_s_low'], result['ttft_s_high'])}",
+            _speed(result["prefill_tok_s"]) + plus_minus(result["prefill_s_low"], result["prefill_s_high"]),
+            _speed(result["decode_tok_s"]) + plus_minus(result["decode_s_low"], result["decode_s_high"]),
             "-" if result["peak_rss_mib"] is None else f"{result['peak_rss_mib']:,.0f}",
         )
     console.print(table)
     for result in results:
+        if said := sentence(result):
+            console.print(said)
+    for result in results:
         for note in notes(result):
             console.print(f"{result['model']} on {result['device']}, {result['test']}: {note}")
+
+
+def _speed(tok_s: float | None) -> str:
+    return "-" if tok_s is None else f"{tok_s:,.1f}"
 
 
 def _perplexities(words: list[str]) -> dict[str, float]:

@@ -99,6 +99,8 @@ def phone(make_phone: Callable[..., Phone]) -> Phone:
 class RunBench:
     """Runs `session.bench_models` quickly; conditions and options can be changed by keyword.
 
+    However many repetitions there are, they are in two rounds, because an emulated phone takes long to load a model.
+
     Attributes:
         log: The log, unless another is asked for.
     """
@@ -112,7 +114,8 @@ class RunBench:
         from edge_transact.bench.session import bench_models
 
         session = {name: options.pop(name, value) for name, value in self._own.items()}
-        quick = self._quick.model_copy(update={"device": device, **options})
+        repetitions = options.get("repetitions", self._quick.repetitions)
+        quick = self._quick.model_copy(update={"device": device, "per_visit": (repetitions + 1) // 2, **options})
         return bench_models(session.pop("dists"), quick, format="json", **session)
 
 

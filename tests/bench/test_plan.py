@@ -3,33 +3,56 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
+from itertools import chain, groupby, product
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_transact.bench.drivers.host import HostDriver, parse_cores
-from edge_transact.bench.records.conditions import Conditions
-from edge_transact.bench.records.plan import Lengths, make_visits, parse_lengths, prompt_ids
+from edge_transact.bench.records.conditions import MOST_ROUNDS, Conditions
+from edge_transact.bench.records.plan import Lengths, make_rounds, parse_lengths, prompt_ids
 from edge_transact.errors import UsageError
 
 PAIRS = st.lists(st.builds(Lengths, st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4, unique=True)
 
 
+@settings(max_examples=30)
 @given(st.integers(1, 5), PAIRS, st.integers(1, 9))
-def test_every_model_is_measured_as_often_and_as_late_as_the_others(models, lengths, repetitions):
-    visits = make_visits(models, lengths, repetitions)
-    measured = Counter()
+def test_models_take_turns_in_each_round(models, lengths, count):
+    rounds = make_rounds(models, lengths, [1] * count)
     places = Counter()
-    for place, visit in enumerate(visits):
-        measured[visit.model, visit.lengths] += visit.repetitions
+    for number, visits in enumerate(rounds):
+        assert {visit.round for visit in visits} == {number}
+        assert Counter((visit.model, visit.lengths) for visit in visits) == Counter(product(range(models), lengths))
+        # One after the other at the same lengths, so that they have the same moment.
+        turns = [list(turn) for _, turn in groupby(visits, key=lambda visit: visit.lengths)]
+        assert [len(turn) for turn in turns] == [models] * len(lengths)
+    for place, visit in enumerate(chain(*rounds[: count // 2 * 2])):
         places[visit.model, visit.lengths] += place
-    assert set(measured.values()) == {repetitions} and len(measured) == models * len(lengths)
-    # The second round runs backwards, so all have the same mean place, and a linear drift affects all alike.
-    assert repetitions == 1 or len(set(places.values())) == 1
-    if models > 1:
-        assert all(a.model != b.model or a.round != b.round for a, b in pairwise(visits))
+    # Every second round runs backwards, so all have the same mean place, and a linear drift affects all alike.
+    assert len(set(places.values())) <= 1
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 90), st.integers(1, 9), st.sampled_from([None, 0.03]))
+def test_repetitions_are_spread_over_rounds(repetitions, per_visit, until):
+    plan = Conditions(repetitions=repetitions, per_visit=per_visit, until=until)
+    counts = plan.repetitions_by_round()
+    assert sum(counts[: plan.rounds]) == repetitions and all(0 < count <= per_visit for count in counts)
+    assert len(counts) == (max(MOST_ROUNDS, plan.rounds) if until else plan.rounds)
+
+
+@pytest.mark.parametrize(("text", "until"), [("3%", 0.03), (" 0.5 % ", 0.005), (0.02, 0.02), (None, None)])
+def test_a_half_width_is_read(text, until):
+    assert Conditions(until=text).until == until
+
+
+@pytest.mark.parametrize("text", ["", "3", "0.03", "0%", "80%", "-3%", "3%%", "٣%", "nan%"])
+def test_what_is_no_half_width_is_refused(text):
+    with pytest.raises(UsageError, match=r"--until: .* is not between 0\.1% and 50%") as refused:
+        Conditions(until=text)
+    assert "3%" in refused.value.fix
 
 
 def test_lengths_are_read():

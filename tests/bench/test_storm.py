@@ -100,7 +100,7 @@ def test_plans_in_a_storm(make_phone, adb_server, tiny_dist, runner, run_bench, 
 def command(phones: list[Phone], dist: Path, runner: Path, log: Path) -> list[str]:
     options = {
         "--device": ",".join(phone.serial for phone in phones), "--target": "android-cpu", "--runner": str(runner),
-        "--lengths": "8+4", "--repetitions": str(REPETITIONS), "--warmups": "0", "--timeout": "20",
+        "--lengths": "8+4", "--repetitions": str(REPETITIONS), "--per-visit": "2", "--warmups": "0", "--timeout": "20",
         "--cool-timeout": "20", "--reconnect": "20", "--output": str(log),
     }  # fmt: skip
     return [

@@ -7,8 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from edge_transact.bench.records.log import Record, RepetitionRecord, VisitContext, VisitRecord, read_records, to_line
+from edge_transact.bench.records.log import read_records, to_line
 from edge_transact.bench.records.readings import Reading
+from edge_transact.bench.records.record import Record, RepetitionRecord, VisitContext, VisitRecord
 
 
 def repetition(seconds: float = 1.0, **changed: Any) -> RepetitionRecord:
@@ -28,6 +29,11 @@ def repetition(seconds: float = 1.0, **changed: Any) -> RepetitionRecord:
         "battery_percent": 80, "energy_j": None,
     }  # fmt: skip
     return RepetitionRecord(**{**record, **changed})
+
+
+def in_rounds(*seconds: float, **changed: Any) -> list[RepetitionRecord]:
+    """Repetitions that took so long, one in each round of a bench."""
+    return [repetition(value, round=number, session="a", **changed) for number, value in enumerate(seconds)]
 
 
 def visit(trace: Sequence[Reading] = (), **changed: Any) -> VisitRecord:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import TypedDict
 
+from edge_transact.bench.analysis.intervals import CONFIDENCE, NO_DIFFERENCE, Estimate, Turns, speedup, turns
+from edge_transact.bench.analysis.precision import METRICS, Metric
 from edge_transact.bench.analysis.results import make_results
 from edge_transact.bench.records.log import read_records
 from edge_transact.bench.records.results import Result
 from edge_transact.errors import EdgeTransactError
-
-CONFIDENCE = 0.95
-
-Metric = Literal["ttft_s", "decode_s", "e2e_s"]
-METRICS: tuple[Metric, ...] = ("ttft_s", "decode_s", "e2e_s")
 
 Pairing = tuple[str | None, str, str, int, int]
 
@@ -27,7 +23,7 @@ class Comparison(TypedDict):
         before: Median seconds in the first log.
         after: Median seconds in the second log.
         ratio: After divided by before, of the geometric means.
-        low: Lower end of the ratio's confidence interval; None with fewer than two repetitions on a side.
+        low: Lower end of the ratio's confidence interval; None with fewer than two rounds on a side.
         high: Upper end.
         verdict: ``faster``, ``slower``, ``noise`` if the interval holds 1, or ``unknown`` without an interval.
         warnings: Reasons to doubt the comparison.
@@ -65,7 +61,10 @@ def compare_logs(before: Path, after: Path) -> list[Comparison]:
     for result in second:
         match = known.get(_pairing(result, by_name))
         if match is not None:
-            rows += [_compare(match, result, metric) for metric in METRICS if match[metric] > 0 and result[metric] > 0]
+            # The second log's time as a multiple of the first's, so the second is the baseline of this speed-up.
+            for metric in METRICS:
+                if ratio := speedup(_turns(result, metric, "after"), _turns(match, metric, "before")):
+                    rows.append(_compare(match, result, metric, ratio))
     if not rows:
         raise EdgeTransactError(
             f"{before} and {after} have no model, device and lengths in common",
@@ -80,9 +79,8 @@ def _pairing(result: Result, by_name: bool) -> Pairing:
     return name, result["serial"], result["target"], result["prefill_tokens"], result["decode_tokens"]
 
 
-def _compare(before: Result, after: Result, metric: Metric) -> Comparison:
-    first, second = ([sample[metric] for sample in side["samples"]] for side in (before, after))
-    ratio, low, high = ratio_interval(first, second)
+def _compare(before: Result, after: Result, metric: Metric, ratio: Estimate) -> Comparison:
+    opposite = {"faster": "slower", "slower": "faster"}
     return {
         "model": before["model"] if before["model"] == after["model"] else f"{before['model']} -> {after['model']}",
         "device": after["device"],
@@ -91,39 +89,17 @@ def _compare(before: Result, after: Result, metric: Metric) -> Comparison:
         "metric": metric,
         "before": before[metric],
         "after": after[metric],
-        "ratio": ratio,
-        "low": low,
-        "high": high,
-        "verdict": _verdict(low, high),
+        "ratio": ratio.value,
+        "low": ratio.low,
+        "high": ratio.high,
+        "verdict": opposite.get(ratio.verdict, ratio.verdict),
         "warnings": _warnings(before, after),
     }
 
 
-def ratio_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """``second / first`` of the geometric means, and its `CONFIDENCE` interval.
-
-    Durations vary by factors rather than by differences, so the test is Welch's t on their logarithms. The interval is
-    None if a side has only one value.
-    """
-    from scipy import stats
-
-    logs = [[math.log(value) for value in side] for side in (first, second)]
-    means = [sum(side) / len(side) for side in logs]
-    ratio = math.exp(means[1] - means[0])
-    if min(len(side) for side in logs) < 2:
-        return ratio, None, None
-    if all(len(set(side)) == 1 for side in logs):
-        return ratio, ratio, ratio
-    interval = stats.ttest_ind(logs[1], logs[0], equal_var=False).confidence_interval(CONFIDENCE)
-    return ratio, math.exp(interval.low), math.exp(interval.high)
-
-
-def _verdict(low: float | None, high: float | None) -> str:
-    if low is None or high is None:
-        return "unknown"
-    if high < 1:
-        return "faster"
-    return "slower" if low > 1 else "noise"
+def _turns(result: Result, metric: Metric, side: str) -> Turns:
+    """A duration by turn. Models of two logs took no turns, so the side is part of a session's name."""
+    return turns(((f"{side} {sample['session']}", sample["round"]), sample[metric]) for sample in result["samples"])
 
 
 def _warnings(before: Result, after: Result) -> list[str]:
@@ -151,7 +127,8 @@ def to_markdown(rows: Sequence[Comparison]) -> str:
         span = f" ({row['low']:.3f} to {row['high']:.3f})" if row["low"] is not None else ""
         cells = [
             row["model"], row["device"], row["test"], row["metric"], f"{row['before']:.4f}", f"{row['after']:.4f}",
-            f"{row['ratio']:.3f}{span}", row["verdict"], "; ".join(row["warnings"]),
+            f"{row['ratio']:.3f}{span}", NO_DIFFERENCE if row["verdict"] == "noise" else row["verdict"],
+            "; ".join(row["warnings"]),
         ]  # fmt: skip
         lines.append("| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |")
     return "\n".join(lines) + "\n"

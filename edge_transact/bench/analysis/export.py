@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+from edge_transact.bench.analysis.intervals import NO_DIFFERENCE
 from edge_transact.bench.records.results import Result
 from edge_transact.errors import UsageError
 
@@ -40,6 +41,11 @@ def write_sqlite(results: Sequence[Result], path: Path) -> None:
     try:
         with closing(sqlite3.connect(path)) as database, database:
             database.execute(f"CREATE TABLE IF NOT EXISTS results ({names})")
+            # An earlier version's table has fewer fields.
+            known = {row[1] for row in database.execute("PRAGMA table_info(results)")}
+            for name in columns if known & set(columns) else ():
+                if name not in known:
+                    database.execute(f'ALTER TABLE results ADD COLUMN "{name}"')
             database.executemany(
                 f"INSERT INTO results ({names}) VALUES ({marks})", [list(row.values()) for row in rows]
             )
@@ -64,12 +70,12 @@ def _cells(result: Result) -> dict[str, object]:
 
 COLUMNS = (
     "model", "size", "params", "device", "backend", "threads", "test", "ttft s", "prefill tok/s", "decode tok/s",
-    "e2e s", "load s", "rss MiB", "kv MiB", "temp C", "notes",
+    "e2e s", "times as fast", "load s", "rss MiB", "kv MiB", "temp C", "notes",
 )  # fmt: skip
 
 
 def _markdown(results: Sequence[Result]) -> str:
-    rows = [list(COLUMNS), ["---"] * 6 + ["---:"] * 9 + ["---"]]
+    rows = [list(COLUMNS), ["---"] * 6 + ["---:"] * 10 + ["---"]]
     rows += [table_row(result) for result in results]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
 
@@ -85,16 +91,40 @@ def table_row(result: Result) -> list[str]:
         result["target"],
         _number(result["n_threads"], 0),
         result["test"],
-        f"{result['ttft_s']:.3f}",
-        _with_spread(result["prefill_tok_s"], result["prefill_s"], result["prefill_s_std"]),
-        _with_spread(result["decode_tok_s"], result["decode_s"], result["decode_s_std"]),
-        f"{result['e2e_s']:.3f}" + (f" ± {result['e2e_s_std']:.3f}" if result["e2e_s_std"] is not None else ""),
+        f"{result['ttft_s']:.3f}" + plus_minus(result["ttft_s_low"], result["ttft_s_high"]),
+        _number(result["prefill_tok_s"], 2) + plus_minus(result["prefill_s_low"], result["prefill_s_high"]),
+        _number(result["decode_tok_s"], 2) + plus_minus(result["decode_s_low"], result["decode_s_high"]),
+        f"{result['e2e_s']:.3f}" + plus_minus(result["e2e_s_low"], result["e2e_s_high"]),
+        times_as_fast(result),
         _number(result["load_s"], 2),
         _number(result["peak_rss_mib"], 0),
         _number(result["kv_mib"], 1),
         "-" if start_c is None or peak_c is None else f"{start_c:.0f} to {peak_c:.0f}",
-        ", ".join(notes(result)),
+        "; ".join(notes(result)),
     ]
+
+
+def times_as_fast(result: Result) -> str:
+    """The ratio to the first model in a few words; ``-`` if there is none."""
+    ratio, low, high = result["e2e_speedup"], result["e2e_speedup_low"], result["e2e_speedup_high"]
+    if ratio is None:
+        return "-"
+    interval = "" if low is None else f" ({low:.2f} to {high:.2f})"
+    return f"{ratio:.2f}{interval}" + (f", {NO_DIFFERENCE}" if result["verdict"] == "noise" else "")
+
+
+def sentence(result: Result) -> str | None:
+    """What a result says against the first model; None if there is nothing to say."""
+    ratio, low, high = result["e2e_speedup"], result["e2e_speedup_low"], result["e2e_speedup_high"]
+    if ratio is None:
+        return None
+    where = f"at {result['prefill_tokens']}+{result['decode_tokens']} tokens on {result['device']}"
+    names = f"{result['model']} against {result['baseline']} {where}"
+    if low is None:
+        return f"{names}: {ratio:.2f} times as fast, from one round, which tells nothing of the noise"
+    if result["verdict"] == "noise":
+        return f"{names}: {NO_DIFFERENCE} ({low:.2f} to {high:.2f} times as fast)"
+    return f"{names}: {ratio:.2f} times as fast ({low:.2f} to {high:.2f})"
 
 
 def notes(result: Result) -> list[str]:
@@ -109,15 +139,13 @@ def notes(result: Result) -> list[str]:
     checked, agreed = result["tokens_checked"], result["tokens_agreed"]
     if checked and agreed is not None and agreed < checked:
         found.append(f"{agreed} of {checked} tokens as in the build's parity record")
-    return found
+    return found + result["warnings"]
+
+
+def plus_minus(low: float | None, high: float | None) -> str:
+    """Half the width of an interval, relative to its middle; nothing if there is no interval."""
+    return "" if low is None or high is None or high <= 0 else f" ±{100 * (high - low) / (high + low):.1f}%"
 
 
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _with_spread(speed: float | None, seconds: float, std_s: float | None) -> str:
-    """A speed with the standard deviation that follows, to first order, from that of its seconds."""
-    if speed is None:
-        return "-"
-    return f"{speed:.2f}" + (f" ± {speed * std_s / seconds:.2f}" if std_s is not None and seconds else "")

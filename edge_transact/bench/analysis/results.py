@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from statistics import fmean, median, stdev
-from typing import TypeVar
+from typing import TypeVar, cast
 
-from edge_transact.bench.records.log import Record, RepetitionRecord
+from edge_transact.bench.analysis.doubts import THROTTLING, doubts
+from edge_transact.bench.analysis.intervals import duration
+from edge_transact.bench.analysis.precision import METRICS, speedups, turns_of
+from edge_transact.bench.records.record import Record, RepetitionRecord
 from edge_transact.bench.records.results import (
     DeviceState,
     Durations,
@@ -19,30 +22,48 @@ from edge_transact.bench.records.results import (
     Speeds,
     Subject,
     Tokens,
+    Versus,
 )
 
-THROTTLING = 1
-"""``ThermalStatus`` LIGHT, from which on Android says that it throttles."""
+DURATIONS = ("ttft_s", "prefill_s", "decode_s", "e2e_s")
 
 Samples = Sequence[RepetitionRecord]
 Value = TypeVar("Value")
 
 
-def make_results(records: Iterable[Record]) -> list[Result]:
-    """One result for each device, model build, target and lengths, in the order in which they were first measured."""
+def make_results(records: Iterable[Record], baseline: str | None = None) -> list[Result]:
+    """One result for each device, model build, target and lengths, in the order in which they were first measured.
+
+    Args:
+        records: Records of a log.
+        baseline: Digest of the model that the others are compared with; None for the first in the log.
+    """
     groups: dict[tuple[str, str, str, int, int], list[RepetitionRecord]] = {}
     for record in records:
         if isinstance(record, RepetitionRecord):
             lengths = record.prefill_tokens, record.decode_tokens
             groups.setdefault((record.serial, record.model_digest, record.target, *lengths), []).append(record)
-    return [_result(group) for group in groups.values()]
+    first = next(iter(groups.values()))[0].model_digest if groups else ""
+    return [_result(group, _baseline(group[0], groups.values(), baseline or first)) for group in groups.values()]
 
 
-def _result(samples: Samples) -> Result:
+def _baseline(record: RepetitionRecord, groups: Iterable[Samples], digest: str) -> Samples:
+    """The repetitions of the baseline that a record is compared with; with the same target, if there are such."""
+    matching = [
+        group
+        for group in groups
+        if (group[0].serial, group[0].model_digest, group[0].prefill_tokens, group[0].decode_tokens)
+        == (record.serial, digest, record.prefill_tokens, record.decode_tokens)
+    ]
+    return next((group for group in matching if group[0].target == record.target), matching[0] if matching else [])
+
+
+def _result(samples: Samples, baseline: Samples) -> Result:
     speeds = _speeds(samples)
     return {
         **_subject(samples),
         **_durations(samples),
+        **_versus(samples, baseline),
         **speeds,
         **_memory(samples),
         **_device_state(samples),
@@ -71,29 +92,48 @@ def _subject(samples: Samples) -> Subject:
 
 
 def _durations(samples: Samples) -> Durations:
-    ttft = [sample.ttft_s for sample in samples]
-    prefill = [sample.prefill_s for sample in samples]
-    decode = [sample.decode_s for sample in samples]
-    e2e = [sample.e2e_s for sample in samples]
     load = _known(sample.load_s for sample in samples)
     # The first visit compiles the kernels that later ones restore. A median of both would be neither.
     compiled = [sample for sample in samples if not sample.kernels_restored]
     kernels = _known(sample.kernel_build_s for sample in compiled or samples)
-    return {
+    measured: dict[str, float | None] = {}
+    for metric in DURATIONS:
+        seconds = [getattr(sample, metric) for sample in samples]
+        known = duration(turns_of(samples, metric))
+        measured |= {
+            metric: median(seconds),
+            f"{metric}_std": _std(seconds),
+            f"{metric}_low": known.low if known else None,
+            f"{metric}_high": known.high if known else None,
+        }
+    loading = {
         "load_s": _median(load),
         "load_s_std": _std(load),
         "kernel_build_s": _median(kernels),
         "kernel_build_s_std": _std(kernels),
-        "ttft_s": median(ttft),
-        "ttft_s_std": _std(ttft),
-        "prefill_s": median(prefill),
-        "prefill_s_std": _std(prefill),
-        "decode_s": median(decode),
-        "decode_s_std": _std(decode),
-        "e2e_s": median(e2e),
-        "e2e_s_std": _std(e2e),
-        "kernels_restored": not compiled,
     }
+    return cast("Durations", {**loading, **measured, "kernels_restored": not compiled})
+
+
+def _versus(samples: Samples, baseline: Samples) -> Versus:
+    own = baseline is samples or not baseline
+    ratios = {} if own else speedups(baseline, samples)
+    found: dict[str, float | None] = {}
+    for metric in METRICS:
+        ratio, name = ratios.get(metric), metric.removesuffix("_s")
+        found |= {
+            f"{name}_speedup": ratio.value if ratio else None,
+            f"{name}_speedup_low": ratio.low if ratio else None,
+            f"{name}_speedup_high": ratio.high if ratio else None,
+        }
+    total = ratios.get("e2e_s")
+    said = {
+        "baseline": None if own else baseline[0].model,
+        "pairs": total.pairs if total else 0,
+        "verdict": total.verdict if total else None,
+        "warnings": doubts(samples, [] if own else baseline),
+    }
+    return cast("Versus", {**said, **found})
 
 
 def _speeds(samples: Samples) -> Speeds:
@@ -129,6 +169,7 @@ def _device_state(samples: Samples) -> DeviceState:
         "gpu_mhz": _median(_known(sample.gpu_mhz for sample in samples)),
         "battery_percent": last.battery_percent,
         "fixed_performance": first.fixed_performance,
+        "other_cpu_share": _median(_known(sample.other_cpu_share for sample in samples)),
     }
 
 
@@ -191,6 +232,7 @@ def _llama_bench(samples: Samples) -> LlamaBench:
 
 def _sample(record: RepetitionRecord) -> Sample:
     return {
+        "session": record.session,
         "round": record.round,
         "index": record.index,
         "time": record.time,
@@ -210,6 +252,7 @@ def _sample(record: RepetitionRecord) -> Sample:
         "cpu_mhz": record.cpu_mhz,
         "gpu_mhz": record.gpu_mhz,
         "energy_j": record.energy_j,
+        "other_cpu_share": record.other_cpu_share,
     }
 
 

@@ -17,7 +17,7 @@ import uuid
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import psutil
 
@@ -52,6 +52,7 @@ class HostDriver:
         self.info = host_info()
         self._conditions = conditions
         self._cores = parse_cores(conditions.cores)
+        self._others = _OtherProcesses()
         if self._cores and (lacking := set(self._cores) - os.sched_getaffinity(0)):
             raise UsageError(f"--cores names {sorted(lacking)}, which this process may not use", fix="See `nproc`.")
 
@@ -72,6 +73,7 @@ class HostDriver:
             check=model.check(),
         )
         process = self._start(request)
+        self._others.own = process
         noise: deque[str] = deque(maxlen=5)
         last: Line | None = None
         try:
@@ -85,6 +87,7 @@ class HostDriver:
         finally:
             process.kill()
             process.wait()
+            self._others.own = None
         if not stop.is_set() and not isinstance(last, FinalLine):
             words = f": {' | '.join(line for line in noise if line)}" if noise else ""
             raise RunFailed(f"host: {model.name} {visit.lengths}: ended without its final line{words}")
@@ -140,7 +143,7 @@ class HostDriver:
         return []
 
     def read(self) -> Reading:
-        return read_sensors()
+        return replace(read_sensors(), other_cpu_share=self._others.share())
 
     def wait(self, timeout_s: float, stop: threading.Event) -> bool:
         return True
@@ -155,6 +158,43 @@ class HostDriver:
 
     def _choose_cores(self) -> None:
         os.sched_setaffinity(0, self._cores)
+
+
+class _OtherProcesses:
+    """What share of all cores the processes of others take.
+
+    Attributes:
+        own: The runner, whose time doesn't count, nor does this process's.
+    """
+
+    def __init__(self) -> None:
+        self.own: subprocess.Popen[str] | None = None
+        self._share: float | None = None
+        self._before = self._now()
+
+    def share(self) -> float | None:
+        """The mean share since the last call; the same as then if that was less than half a second ago."""
+        now = self._now()
+        total, busy, own = (after - before for after, before in zip(now, self._before, strict=True))
+        # The clocks that count tick a hundred times a second.
+        if total >= 0.5 * (os.cpu_count() or 1):
+            self._share = min(1.0, max(0.0, (busy - own) / total))
+            self._before = now
+        return self._share
+
+    def _now(self) -> tuple[float, float, float]:
+        """Seconds of all cores together: that have passed, that were busy, and that were busy with a bench."""
+        times = psutil.cpu_times()._asdict()
+        # Linux counts guests as processes, too.
+        total = sum(seconds for name, seconds in times.items() if not name.startswith("guest"))
+        idle = times["idle"] + times.get("iowait", 0.0)
+        mine = psutil.Process().cpu_times()
+        own = mine.user + mine.system + getattr(mine, "children_user", 0.0) + getattr(mine, "children_system", 0.0)
+        if self.own is not None:
+            with suppress(psutil.NoSuchProcess):
+                runner = psutil.Process(self.own.pid).cpu_times()
+                own += runner.user + runner.system
+        return total, total - idle, own
 
 
 def parse_cores(text: str) -> list[int]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
 from edge_transact.bench.records.plan import Lengths, parse_lengths
-from edge_transact.options import Count, Option, Options
+from edge_transact.options import BadValue, Count, Option, Options
+
+MOST_ROUNDS = 50
+"""With ``--until``, a plan ends after so many rounds whatever is known by then."""
 
 PLAN = "Plan"
 """The panel of ``bench --help``."""
@@ -20,12 +24,23 @@ def _lengths(value: object) -> object:
     return tuple(parse_lengths(value)) if isinstance(value, str) else value
 
 
+def _share(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value, re.ASCII)
+    if match is None or not 0.1 <= float(match[1]) <= 50:
+        raise BadValue(f"{value!r} is not between 0.1% and 50%", fix="Write it as 3%.")
+    return float(match[1]) / 100
+
+
 class Conditions(Options):
     """What to measure, and under which conditions.
 
     Attributes:
         lengths: Pairs of prompt and answer lengths.
         repetitions: Measured repetitions of each model at each pair of lengths.
+        until: Relative half-width of the 95 % intervals at which a plan ends; None ends it after `repetitions`.
+        per_visit: Repetitions in a row of one visit. More of them save loading, and make fewer rounds.
         warmups: Full repetitions at the start of each visit that don't count.
         threads: CPU threads; 0 leaves the choice to the runtime.
         cores: CPU cores to run on, such as ``4-7``; empty leaves the choice to the system.
@@ -43,6 +58,15 @@ class Conditions(Options):
         Option("Pairs of PREFILL+DECODE tokens, comma-separated.", PLAN),
     ] = (Lengths(64, 64), Lengths(256, 64), Lengths(256, 256))
     repetitions: Annotated[Count, Option("Measured repetitions of each model and length.", PLAN)] = 5
+    until: Annotated[
+        Annotated[float, Field(gt=0, lt=1)] | None,
+        BeforeValidator(_share),
+        Option("Add rounds until ratios and latencies are known to this, with 95 % confidence.", PLAN, example="3%"),
+    ] = None
+    per_visit: Annotated[
+        Count,
+        Option("Repetitions in a row each time a model is loaded; a model that loads slowly may want more.", PLAN),
+    ] = 1
     warmups: Annotated[Natural, Option("Repetitions at the start of a visit that don't count.", PLAN)] = 1
     threads: Annotated[Natural, Option("Number of CPU threads; 0 leaves it to the runtime.", PLAN)] = 0
     cores: Annotated[str, Option("CPU cores to run on.", PLAN, example="4-7")] = ""
@@ -60,3 +84,19 @@ class Conditions(Options):
         Seconds, Option("Maximum wait for a lost phone, in seconds.", PLAN, flags=("--reconnect",))
     ] = 120
     sample_s: float = 2
+
+    @property
+    def rounds(self) -> int:
+        """Rounds that are always run."""
+        return -(-self.repetitions // self.per_visit)
+
+    @property
+    def most_rounds(self) -> int:
+        """Rounds after which a plan ends in any case."""
+        return self.rounds if self.until is None else max(self.rounds, MOST_ROUNDS)
+
+    def repetitions_by_round(self) -> list[int]:
+        """Repetitions of a visit, for each of `most_rounds`."""
+        counts = [self.per_visit] * self.most_rounds
+        counts[self.rounds - 1] = self.repetitions - (self.rounds - 1) * self.per_visit
+        return counts

@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from edge_transact.bench.records.log import Record, RepetitionRecord
 from edge_transact.bench.records.readings import ReadingSummary
+from edge_transact.bench.records.record import Record, RepetitionRecord
 from edge_transact.errors import EdgeTransactError, UsageError, first_problem
 
 

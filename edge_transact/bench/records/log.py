@@ -1,7 +1,6 @@
 """The log of a bench: a JSONL file that grows by one record as each repetition ends, and from which a plan resumes.
 
-There are two kinds of records. A `RepetitionRecord` is one measured repetition with everything that is known about it.
-A `VisitRecord` says that a visit has ended, well or not, and holds the sensor readings taken during it.
+Its first line has the conditions that all its repetitions have in common.
 """
 
 from __future__ import annotations
@@ -12,176 +11,84 @@ import json
 import logging
 import os
 import threading
+import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from edge_transact.artifacts.unfinished import Start
-from edge_transact.bench.records.lines import Measurement
-from edge_transact.bench.records.readings import Reading, ReadingSummary
-from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.bench.records.record import Key, Record, RepetitionRecord, VisitRecord
+from edge_transact.errors import EdgeTransactError, UsageError, first_problem
 
 logger = logging.getLogger(__name__)
 
 SCHEMA = 2
 
 CONDITIONS = "conditions"
-"""The kind of a log's first line, which says what all its repetitions have in common."""
+"""The kind of a log's first line."""
+
+_ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[RepetitionRecord | VisitRecord, Field(discriminator="kind")])
 
 
-@dataclass(frozen=True)
-class Key:
-    """What identifies a visit across runs."""
-
-    serial: str
-    model_digest: str
-    target: str
-    prefill_tokens: int
-    decode_tokens: int
-    round: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class VisitContext:
-    """What both kinds of records say about their visit.
+@dataclass
+class _Contents:
+    """The lines of a log, sorted.
 
     Attributes:
-        model: Name of the model.
-        model_digest: sha256 of the DIST's manifest.
-        model_type: ``model_type`` of its configuration.
-        parameters: Number of parameters.
-        quantization: Quantization of the weights.
-        decode_read_bytes: Bytes that a decoded token must read: every weight, and the KV cache at its mean length.
-        build: Versions that the DIST was built with.
-        serial: What adb calls the device, or ``host``.
-        device: Label of the device.
-        soc: Model of the chip.
-        android: Version of Android.
-        device_fingerprint: Build of the operating system.
-        bandwidth_gb_s: Peak DRAM bandwidth of the chip.
-        fixed_performance: Whether Android's fixed-performance mode was on; None if it was not tried.
-        target: Target of the library.
-        prefill_tokens: Length of the prompt.
-        decode_tokens: Length of the answer.
-        warmups: Repetitions that don't count.
-        round: 0 or 1.
-        time: When the record was made, in ISO 8601.
+        conditions: The conditions, if a line has them.
+        records: The records.
+        lines: The lines of `records`, as they are.
+        others: What is neither: number, reason and content of each line.
+        versions: Schemas that another version of this program wrote.
+        ended: Whether the last line ends.
     """
 
-    model: str
-    model_digest: str
-    model_type: str
-    parameters: int
-    quantization: str
-    decode_read_bytes: int
-    build: dict[str, str]
-    serial: str
-    device: str
-    soc: str | None
-    android: str | None
-    device_fingerprint: str | None
-    bandwidth_gb_s: float | None
-    fixed_performance: bool | None
-    target: str
-    prefill_tokens: int
-    decode_tokens: int
-    warmups: int
-    round: int
-    time: str
+    conditions: dict[str, Any] | None = None
+    records: list[Record] = field(default_factory=list)
+    lines: list[bytes] = field(default_factory=list)
+    others: list[tuple[int, str, bytes]] = field(default_factory=list)
+    versions: set[object] = field(default_factory=set)
+    ended: bool = True
 
     @property
-    def key(self) -> Key:
-        """The visit that the record belongs to."""
-        return Key(
-            self.serial, self.model_digest, self.target, self.prefill_tokens, self.decode_tokens, self.round
-        )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadFacts:
-    """What a run said about itself before its first repetition; see `LoadLine` and `CheckLine`."""
-
-    load_s: float | None
-    kernel_build_s: float | None
-    kernels_restored: bool
-    threads: int | None
-    kv_mib: float | None
-    weights_mib: float
-    tokens_checked: int | None
-    tokens_agreed: int | None
-
-
-# Fields of dataclasses follow the bases from the last to the first.
-@dataclass(frozen=True, kw_only=True)
-class RepetitionRecord(ReadingSummary, LoadFacts, Measurement, VisitContext):
-    """One measured repetition."""
-
-    kind: Literal["repetition"] = "repetition"
-
-
-@dataclass(frozen=True, kw_only=True)
-class VisitRecord(VisitContext):
-    """The end of a visit.
-
-    Attributes:
-        error: Why it failed; None if it ended well.
-        trace: Sensor readings taken during it.
-    """
-
-    error: str | None
-    trace: tuple[Reading, ...]
-    kind: Literal["visit"] = "visit"
-
-
-Record = RepetitionRecord | VisitRecord
-
-_ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
+    def ours(self) -> bool:
+        """Whether this version wrote any of it."""
+        return self.conditions is not None or bool(self.records)
 
 
 class Log:
     """An append-only JSONL file that several threads may write.
 
+    What is no record of this version, such as a line that was cut off, moves to ``NAME.aside.jsonl``.
+
     Args:
-        path: The file; made if it is missing.
+        path: The file; made if it is missing. A log of another version is kept aside.
         conditions: What all repetitions of a log have in common, as JSON values by option.
         start: What to do with an existing file.
 
     Raises:
         UsageError: There is no log to resume, or it was measured under other conditions.
-        EdgeTransactError: The file isn't a log of this schema, or another process is writing it.
+        EdgeTransactError: The file isn't a log, or another process is writing it.
     """
 
     def __init__(self, path: Path, conditions: Mapping[str, Any], start: Start = Start.GO_ON) -> None:
-        if start is Start.FRESH and path.exists():
-            logger.info(f"the earlier log is now {_set_aside(path)}")
         if start is Start.RESUME and not path.exists():
             raise UsageError(f"--resume: there is no log {path}", fix="Leave out --resume, or name it with --output.")
         self.path = path
-        self.records = read_records(path) if path.exists() else []
-        if self.records:
-            _check_conditions(path, conditions)
-            count = sum(record.kind == "repetition" for record in self.records)
-            latest = max(record.time for record in self.records)
-            logger.info(f"{path} has {count} repetitions, the last of {latest}: what it lacks is measured")
+        self.session = uuid.uuid4().hex[:12]
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._file = _locked(path)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            if start is Start.FRESH and os.fstat(self._file).st_size:
+                logger.info(f"the earlier log is now {self._set_aside()}")
+            self.records = self._take_over(conditions)
+        except BaseException:
             os.close(self._file)
-            raise EdgeTransactError(
-                f"another bench is writing {path}", fix="Wait for it, or write another log with --output."
-            ) from error
-        size = os.lseek(self._file, 0, os.SEEK_END)
-        # A line that an earlier run could not finish stays. It is ended here, so that the next one begins a new line.
-        if size and os.pread(self._file, 1, size - 1) != b"\n":
-            os.write(self._file, b"\n")
-        if not self.records:
-            os.write(self._file, json.dumps({"schema": SCHEMA, "kind": CONDITIONS, **conditions}).encode() + b"\n")
+            raise
 
     def append(self, record: Record) -> None:
         """Add a record; it is on the disk when this returns.
@@ -214,6 +121,56 @@ class Log:
         """Close the file."""
         os.close(self._file)
 
+    def _take_over(self, conditions: Mapping[str, Any]) -> list[Record]:
+        """The records of the file, which is a clean log afterwards."""
+        header = _header(conditions)
+        contents = _parse(self.path.read_bytes(), self.path)
+        if contents.versions and not contents.ours:
+            logger.warning(f"{self.path} is of another version of edge-transact: it is now {self._set_aside()}")
+            contents = _Contents()
+        elif contents.others and not contents.ours:
+            raise _no_log(self.path)
+        if not contents.ours:
+            os.write(self._file, header)
+            return []
+        _check_conditions(self.path, contents.conditions or {}, conditions)
+        if contents.others:
+            self._put_aside(contents, header)
+        elif not contents.ended:
+            os.write(self._file, b"\n")
+        if contents.records:
+            count = sum(record.kind == "repetition" for record in contents.records)
+            latest = max(record.time for record in contents.records)
+            logger.info(f"{self.path} has {count} repetitions, the last of {latest}: what it lacks is measured")
+        return contents.records
+
+    def _put_aside(self, contents: _Contents, header: bytes) -> None:
+        """Move what is no record to another file."""
+        aside = self.path.with_name(f"{self.path.stem}.aside{self.path.suffix}")
+        with aside.open("ab") as file:
+            file.writelines(line + b"\n" for _, _, line in contents.others)
+        _warn_of_others(self.path, contents, f"is now in {aside}")
+        clean = self.path.with_name(f"{self.path.name}.{self.session}")
+        clean.write_bytes(header + b"".join(line + b"\n" for line in contents.lines))
+        locked = _locked(clean)
+        os.fsync(locked)
+        clean.rename(self.path)
+        os.close(self._file)
+        self._file = locked
+
+    def _set_aside(self) -> Path:
+        """Rename the file, and begin an empty one. Returns the new name."""
+        aside = self.path.rename(
+            next(
+                aside
+                for number in itertools.count(1)
+                if not (aside := self.path.with_name(f"{self.path.stem}.{number}{self.path.suffix}")).exists()
+            )
+        )
+        os.close(self._file)
+        self._file = _locked(self.path)
+        return aside
+
 
 def to_line(record: Record) -> str:
     """A record as a line of the log. Readings leave out what the device didn't report."""
@@ -229,70 +186,94 @@ def read_records(path: Path) -> list[Record]:
     """Read the records of a log. Lines that were cut off, and lines that aren't records, are skipped with a warning.
 
     Raises:
-        EdgeTransactError: The file isn't a log, or a record has another schema or lacks fields.
+        EdgeTransactError: The file isn't a log, or it is one of another version.
     """
-    records: list[Record] = []
-    foreign: list[int] = []
     try:
-        text = path.read_text(errors="replace")
+        contents = _parse(path.read_bytes(), path)
     except OSError as error:
         raise EdgeTransactError(f"{path}: {error.strerror}", fix="Name a log that `bench` wrote.") from error
-    for number, line in enumerate(text.splitlines(), 1):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        kind = record.get("kind") if isinstance(record, dict) else None
-        if kind in ("repetition", "visit"):
-            records.append(_parse(record, f"{path}, line {number}"))
-        elif line.strip() and kind != CONDITIONS:
-            foreign.append(number)
-    if text.strip() and not records:
-        if any(json.loads(line).get("kind") == CONDITIONS for line in text.splitlines()[:1] if line.startswith("{")):
-            return records  # interrupted before the first repetition
-        raise EdgeTransactError(f"{path} holds no bench records", fix="Name a log that `bench` wrote.")
-    if foreign:
-        logger.warning(f"{path}: skipping what is no record of a bench in line {', '.join(map(str, foreign))}")
-    return records
+    if contents.versions and not contents.ours:
+        schemas = " and ".join(sorted(map(str, contents.versions)))
+        raise EdgeTransactError(
+            f"{path} has schema {schemas}, and this version writes {SCHEMA}", fix="Measure again, into a new log."
+        )
+    if contents.others and not contents.ours:
+        raise _no_log(path)
+    if contents.others:
+        _warn_of_others(path, contents, "is left out")
+    return contents.records
 
 
-def _check_conditions(path: Path, conditions: Mapping[str, Any]) -> None:
-    with path.open(errors="replace") as file:
+def _locked(path: Path) -> int:
+    """Open a file that no other process may open so.
+
+    Raises:
+        EdgeTransactError: Another process has it open.
+    """
+    while True:
         try:
-            before = json.loads(file.readline())
-        except ValueError:
-            return
-    if before.get("kind") != CONDITIONS:
-        return
-    for name, value in conditions.items():
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise EdgeTransactError(
+                f"{path} cannot be written: {error.strerror}", fix="Name another log with --output."
+            ) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The one that had it may have put another file in its place just before it ended.
+            if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+                return file
+        except BlockingIOError as error:
+            os.close(file)
+            raise EdgeTransactError(
+                f"another bench is writing {path}", fix="Wait for it, or write another log with --output."
+            ) from error
+        os.close(file)
+
+
+def _header(conditions: Mapping[str, Any]) -> bytes:
+    return json.dumps({"schema": SCHEMA, "kind": CONDITIONS, **conditions}).encode() + b"\n"
+
+
+def _parse(data: bytes, path: Path) -> _Contents:
+    contents = _Contents(ended=not data or data.endswith(b"\n"))
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            contents.others.append((number, "no JSON, perhaps cut off", line))
+            continue
+        kind = value.get("kind") if isinstance(value, dict) else None
+        if kind not in ("repetition", "visit", CONDITIONS):
+            contents.others.append((number, "no record of a bench", line))
+        elif value.get("schema") != SCHEMA:
+            contents.versions.add(value.get("schema"))
+            contents.others.append((number, f"schema {value.get('schema')}", line))
+        elif kind == CONDITIONS:
+            contents.conditions = contents.conditions or value
+        else:
+            try:
+                contents.records.append(_ADAPTER.validate_python(value))
+                contents.lines.append(line)
+            except ValidationError as error:
+                contents.others.append((number, first_problem(error), line))
+    return contents
+
+
+def _warn_of_others(path: Path, contents: _Contents, fate: str) -> None:
+    for number, reason, _ in contents.others:
+        logger.warning(f"{path}: line {number} is no record ({reason}) and {fate}")
+
+
+def _no_log(path: Path) -> EdgeTransactError:
+    return EdgeTransactError(f"{path} holds no bench records", fix="Name a log that `bench` wrote, or a new file.")
+
+
+def _check_conditions(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for name, value in now.items():
         if before.get(name, value) != value:
             raise UsageError(
                 f"{path} was measured with --{name} {before[name]}, now it is {value}",
                 fix="Use the same, write another log with --output, or start over with --fresh, which keeps it aside.",
             )
-
-
-def _set_aside(path: Path) -> Path:
-    return path.rename(
-        next(
-            aside
-            for number in itertools.count(1)
-            if not (aside := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists()
-        )
-    )
-
-
-def _parse(record: dict[str, Any], where: str) -> Record:
-    if record.get("schema") != SCHEMA:
-        raise EdgeTransactError(
-            f"{where} has schema {record.get('schema')}, and this version writes {SCHEMA}",
-            fix="Start a new log with --output, or with --fresh, which keeps this one aside.",
-        )
-    try:
-        return _ADAPTER.validate_python(record)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"][1:])
-        raise EdgeTransactError(
-            f"{where}: {field}: {first['msg']}", fix="Remove the line, or start a new log."
-        ) from error

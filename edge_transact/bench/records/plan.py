@@ -33,7 +33,7 @@ class Visit:
     Attributes:
         model: Index into the plan's models.
         lengths: Tokens of each repetition.
-        round: 0 for the first pass over all models, 1 for the pass in reverse.
+        round: 0, 1, ...: which pass over all models it belongs to.
         repetitions: Measured repetitions.
     """
 
@@ -63,17 +63,22 @@ def parse_lengths(text: str) -> list[Lengths]:
     return lengths
 
 
-def make_visits(models: int, lengths: Sequence[Lengths], repetitions: int) -> list[Visit]:
-    """All visits of one device: every model at every pair of lengths, forwards and then backwards.
+def make_rounds(models: int, lengths: Sequence[Lengths], repetitions: Sequence[int]) -> list[list[Visit]]:
+    """The rounds of one device. In each, the models take turns at every pair of lengths.
 
-    A drift that is linear in time, such as a phone that slowly warms up, affects all models alike, because the second
-    round reverses the first. Models alternate within a pair of lengths. The repetitions are split between the rounds; a
-    single repetition needs only one round.
+    Every second round runs backwards: A B, B A, A B. Over two rounds all models have the same mean place in time, so a
+    drift that is linear in time, such as a phone that slowly warms up, favours none of them.
+
+    Args:
+        models: Number of models.
+        lengths: Tokens of the repetitions.
+        repetitions: Repetitions of each visit, by round.
     """
-    first = [(model, pair) for pair in lengths for model in range(models)]
-    rounds = [first, first[::-1]] if repetitions > 1 else [first]
-    split = [repetitions - repetitions // 2, repetitions // 2] if repetitions > 1 else [1]
-    return [Visit(model, pair, number, split[number]) for number, order in enumerate(rounds) for model, pair in order]
+    order = [(model, pair) for pair in lengths for model in range(models)]
+    return [
+        [Visit(model, pair, number, count) for model, pair in (order[::-1] if number % 2 else order)]
+        for number, count in enumerate(repetitions)
+    ]
 
 
 def prompt_ids(vocab_size: int, tokens: int) -> list[int]:

@@ -23,6 +23,7 @@ class Reading:
         battery_v: Battery voltage.
         charge_uah: Battery charge counter, in microampere-hours.
         on_battery: Whether the device runs from its battery alone.
+        other_cpu_share: Share of all CPU cores that other processes took since the reading before; hosts only.
     """
 
     at_s: float
@@ -36,6 +37,7 @@ class Reading:
     battery_v: float | None = None
     charge_uah: int | None = None
     on_battery: bool | None = None
+    other_cpu_share: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,7 @@ class ReadingSummary:
         gpu_mhz: Mean clock of the GPU.
         battery_percent: Last battery level.
         energy_j: Energy that the device took, from `energy_j`.
+        other_cpu_share: Mean share of all CPU cores that other processes took; hosts only.
     """
 
     temp_start_c: float | None
@@ -61,6 +64,7 @@ class ReadingSummary:
     gpu_mhz: float | None
     battery_percent: int | None
     energy_j: float | None
+    other_cpu_share: float | None = None
 
 
 def summarize(readings: Sequence[Reading], seconds: float) -> ReadingSummary:
@@ -69,6 +73,7 @@ def summarize(readings: Sequence[Reading], seconds: float) -> ReadingSummary:
     statuses = [reading.thermal_status for reading in readings if reading.thermal_status is not None]
     cpu = [reading.cpu_mhz for reading in readings if reading.cpu_mhz is not None]
     gpu = [reading.gpu_mhz for reading in readings if reading.gpu_mhz is not None]
+    others = [reading.other_cpu_share for reading in readings if reading.other_cpu_share is not None]
     levels = [reading.battery_percent for reading in readings if reading.battery_percent is not None]
     return ReadingSummary(
         temp_start_c=temperatures[0] if temperatures else None,
@@ -79,6 +84,7 @@ def summarize(readings: Sequence[Reading], seconds: float) -> ReadingSummary:
         gpu_mhz=fmean(gpu) if gpu else None,
         battery_percent=levels[-1] if levels else None,
         energy_j=energy_j(readings, seconds),
+        other_cpu_share=fmean(others) if others else None,
     )
 
 

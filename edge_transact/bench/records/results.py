@@ -1,8 +1,9 @@
 """The results of a bench, as tables and ``--json`` show them: the one list of their fields, and of their order.
 
 A result summarizes the repetitions of one model build on one device, with one target, at one pair of lengths.
-Durations are medians of its repetitions; ``*_std`` is the sample standard deviation, None for a single repetition. What
-a device doesn't report is None.
+Durations are medians of its repetitions; ``*_std`` is the sample standard deviation, None for a single repetition.
+``*_low`` and ``*_high`` are the ends of 95 % confidence intervals, None for a single round. What a device doesn't
+report is None.
 """
 
 from __future__ import annotations
@@ -44,13 +45,47 @@ class Durations(TypedDict):
     kernel_build_s_std: float | None
     ttft_s: float
     ttft_s_std: float | None
+    ttft_s_low: float | None
+    ttft_s_high: float | None
     prefill_s: float
     prefill_s_std: float | None
+    prefill_s_low: float | None
+    prefill_s_high: float | None
     decode_s: float
     decode_s_std: float | None
+    decode_s_low: float | None
+    decode_s_high: float | None
     e2e_s: float
     e2e_s_std: float | None
+    e2e_s_low: float | None
+    e2e_s_high: float | None
     kernels_restored: bool
+
+
+class Versus(TypedDict):
+    """The result against that of the first model, on the same device at the same lengths.
+
+    Attributes:
+        baseline: Name of the first model; None if this result is its own, or if there is none to compare with.
+        pairs: Rounds in which both took turns. 0 if they didn't: then the repetitions are compared without pairs.
+        verdict: Of `e2e_speedup`: ``faster``, ``slower``, ``noise`` if the interval holds 1, ``unknown`` without one.
+        warnings: Where this result or its ratio is known badly: how badly, and why.
+        ttft_speedup: How many times as fast as the baseline, and so on.
+    """
+
+    baseline: str | None
+    pairs: int
+    verdict: str | None
+    warnings: list[str]
+    ttft_speedup: float | None
+    ttft_speedup_low: float | None
+    ttft_speedup_high: float | None
+    decode_speedup: float | None
+    decode_speedup_low: float | None
+    decode_speedup_high: float | None
+    e2e_speedup: float | None
+    e2e_speedup_low: float | None
+    e2e_speedup_high: float | None
 
 
 class Speeds(TypedDict):
@@ -88,6 +123,7 @@ class DeviceState(TypedDict):
         throttled: Whether Android's ``ThermalStatus`` was LIGHT or worse.
         cpu_mhz: Median clock of the fastest core.
         gpu_mhz: Median clock of the GPU.
+        other_cpu_share: Median share of all CPU cores that other processes took; hosts only.
     """
 
     temp_start_c: float | None
@@ -98,6 +134,7 @@ class DeviceState(TypedDict):
     gpu_mhz: float | None
     battery_percent: int | None
     fixed_performance: bool | None
+    other_cpu_share: float | None
 
 
 class Efficiency(TypedDict):
@@ -166,6 +203,7 @@ class LlamaBench(TypedDict):
 class Sample(TypedDict):
     """One repetition of a result; the fields are those of the log's record."""
 
+    session: str | None
     round: int
     index: int
     time: str
@@ -185,10 +223,11 @@ class Sample(TypedDict):
     cpu_mhz: float | None
     gpu_mhz: float | None
     energy_j: float | None
+    other_cpu_share: float | None
 
 
 class Result(
-    Subject, Durations, Speeds, Memory, DeviceState, Efficiency, Tokens, Origin, LlamaBench
+    Subject, Durations, Versus, Speeds, Memory, DeviceState, Efficiency, Tokens, Origin, LlamaBench
 ):  # fmt: skip
     """All fields of a result, in the order of CSV columns.
 

@@ -1,0 +1,122 @@
+"""What a bench keeps: records of repetitions and of visits.
+
+A `RepetitionRecord` is one measured repetition with everything that is known about it. A `VisitRecord` says that a
+visit has ended, well or not, and holds the sensor readings taken during it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edge_transact.bench.records.lines import Measurement
+from edge_transact.bench.records.readings import Reading, ReadingSummary
+
+
+@dataclass(frozen=True)
+class Key:
+    """What identifies a visit across runs."""
+
+    serial: str
+    model_digest: str
+    target: str
+    prefill_tokens: int
+    decode_tokens: int
+    round: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisitContext:
+    """What both kinds of records say about their visit.
+
+    Attributes:
+        model: Name of the model.
+        model_digest: sha256 of the DIST's manifest.
+        model_type: ``model_type`` of its configuration.
+        parameters: Number of parameters.
+        quantization: Quantization of the weights.
+        decode_read_bytes: Bytes that a decoded token must read: every weight, and the KV cache at its mean length.
+        build: Versions that the DIST was built with.
+        serial: What adb calls the device, or ``host``.
+        device: Label of the device.
+        soc: Model of the chip.
+        android: Version of Android.
+        device_fingerprint: Build of the operating system.
+        bandwidth_gb_s: Peak DRAM bandwidth of the chip.
+        fixed_performance: Whether Android's fixed-performance mode was on; None if it was not tried.
+        target: Target of the library.
+        prefill_tokens: Length of the prompt.
+        decode_tokens: Length of the answer.
+        warmups: Repetitions that don't count.
+        round: 0, 1, ...: the pass over all models that the visit belongs to.
+        time: When the record was made, in ISO 8601.
+        session: The call of ``bench`` that measured it. Models took turns in a round of one session.
+    """
+
+    model: str
+    model_digest: str
+    model_type: str
+    parameters: int
+    quantization: str
+    decode_read_bytes: int
+    build: dict[str, str]
+    serial: str
+    device: str
+    soc: str | None
+    android: str | None
+    device_fingerprint: str | None
+    bandwidth_gb_s: float | None
+    fixed_performance: bool | None
+    target: str
+    prefill_tokens: int
+    decode_tokens: int
+    warmups: int
+    round: int
+    time: str
+    session: str | None = None
+
+    @property
+    def key(self) -> Key:
+        """The visit that the record belongs to."""
+        return Key(
+            self.serial, self.model_digest, self.target, self.prefill_tokens, self.decode_tokens, self.round
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadFacts:
+    """What a run said about itself before its first repetition; see `LoadLine` and `CheckLine`."""
+
+    load_s: float | None
+    kernel_build_s: float | None
+    kernels_restored: bool
+    threads: int | None
+    kv_mib: float | None
+    weights_mib: float
+    tokens_checked: int | None
+    tokens_agreed: int | None
+
+
+# Fields of dataclasses follow the bases from the last to the first.
+@dataclass(frozen=True, kw_only=True)
+class RepetitionRecord(ReadingSummary, LoadFacts, Measurement, VisitContext):
+    """One measured repetition."""
+
+    kind: Literal["repetition"] = "repetition"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisitRecord(VisitContext):
+    """The end of a visit.
+
+    Attributes:
+        error: Why it failed; None if it ended well.
+        trace: Sensor readings taken during it.
+    """
+
+    error: str | None
+    trace: tuple[Reading, ...]
+    kind: Literal["visit"] = "visit"
+
+
+Record = RepetitionRecord | VisitRecord
