@@ -60,7 +60,7 @@ class Axis:
     def ticks(self) -> dict[float, str]:
         """Some values and their names."""
         if self.names is not None:
-            step = math.ceil(len(self.names) / (2 * TICKS))
+            step = max(1, math.ceil(len(self.names) / (2 * TICKS)))
             return dict(list(self.names.items())[::step])
         values = self._decades() if self.log else self._steps()
         return {value: number(value) for value in values}
@@ -121,7 +121,7 @@ class Chart:
         left, middle = self._at(low, y)
         right = self._at(high, y)[0]
         top = middle - thickness / 2
-        self._path("f faint" if faint else "f", colour, f"M{_n(left)} {_n(top)}H{_n(right)}v{thickness}H{_n(left)}z")
+        self._path("f", colour, f"M{_n(left)} {_n(top)}H{_n(right)}v{thickness}H{_n(left)}z")
 
     def interval(self, y: float, low: float, high: float) -> None:
         """Horizontal whiskers from `low` to `high`."""
@@ -132,7 +132,7 @@ class Chart:
     def dots(self, points: Points, colour: int, *, size: float = 5) -> None:
         """A dot at each point."""
         parts = "".join(f"M{_n(x)} {_n(y)}h0" for x, y in (self._at(*point) for point in points))
-        self._path("l", colour, parts, f' stroke-width="{size:g}"')
+        self._path("l", colour, parts, f' style="stroke-width:{size:g}"')
 
     def line(self, points: Points, colour: int) -> None:
         """A line through points."""
@@ -152,12 +152,10 @@ class Chart:
         """A vertical line at `x`."""
         self._marks.append(f'<path class="rule" d="M{_n(self._at(x, 0)[0])} {self._top}V{self._bottom}"/>')
 
-    def words(
-        self, x: float, y: float, text: str, *, above: float = -4, anchor: str = "start", quiet: bool = False
-    ) -> None:
-        """Words at a point, their baseline `above` units over it."""
+    def words(self, x: float, y: float, text: str, *, anchor: str = "start") -> None:
+        """Words that begin, end or have their middle at a point, on which they stand."""
         left, baseline = self._at(x, y)
-        self._text(left, baseline - above, text, anchor, "quiet" if quiet else "")
+        self._text(left, baseline, text, anchor)
 
     def hover(self, texts: Sequence[str]) -> None:
         """What the pointer shows over 0, 1, 2, ..., from the bottom of the chart to its top."""
