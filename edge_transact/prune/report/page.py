@@ -87,14 +87,18 @@ def _comparison(source: Mapping[str, float], pruned: Mapping[str, float], quanti
     rows: tuple[tuple[str, str, Callable[[float], str]], ...] = (
         ("perplexity", "perplexity", "{:.2f}".format),
         (f"weights in {quantization}", "weight_bytes", megabytes),
-        ("parameters", "parameters", "{:,}".format),
-        ("of attention and MLP", "attention_and_mlp_parameters", "{:,}".format),
+        ("parameters", "parameters", _millions),
+        ("of attention and MLP", "attention_and_mlp_parameters", _millions),
         ("KV bytes per token", "kv_bytes_per_token", "{:,}".format),
         ("of them padding", "kv_padding_bytes_per_token", "{:,}".format),
     )
     for label, name, shown in rows:
         old, new = source[name], pruned[name]
         yield [label, shown(old), shown(new), change(old, new) if old else ""]
+
+
+def _millions(parameters: float) -> str:
+    return f"{parameters / 1e6:,.1f} M"
 
 
 def _origin(result: PruneResult, directory: Path) -> Origin:
