@@ -3,9 +3,9 @@
 Nothing in a line is changed. What it names is small: ``demo:smollm2``, ``model.gguf`` and all models of the hub, which
 is on loopback, are one random layer (`small_model`), since no example depends on what a model has learnt; only
 where a limit is a number that this layer is below, the model is one that isn't. Texts are short, ``demo:sotu`` too,
-lm-eval's tasks have one question, and directories that a line takes for granted are made of the same layer.
-Those that measure a phone are in ``tests/bench/test_phone_examples.py``, those that install weights, build an app or
-look at one in the tests of that. ``--engine mlc`` needs a checkout.
+lm-eval's tasks have one question, benches have two rounds, and directories that a line takes for granted are made of
+the same layer. Those that measure a phone are in ``tests/bench/test_phone_examples.py``, those that install weights,
+build an app or look at one in the tests of that. ``--engine mlc`` needs a checkout.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import huggingface_hub.constants
 import pytest
 
 from edge_transact.artifacts import cache
+from edge_transact.bench import session
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.inputs import models, texts
 from tests.support.bench_logs import llama_bench_test, repetition, write_log
@@ -126,6 +127,17 @@ def made(inputs, tmp_path_factory) -> Path:
     (directory / "dense").symlink_to("dist")
     (directory / "widths.json").write_text(json.dumps(Checkpoint.open(directory / "pruned").plan.to_list()))
     return directory
+
+
+@pytest.fixture(autouse=True)
+def two_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each round of a bench starts a process for each model and pair of lengths."""
+    original = session.bench_models
+
+    def quickly(dists, options, **how):
+        return original(dists, options.model_copy(update={"repetitions": 2, "warmups": 0, "until": None}), **how)
+
+    monkeypatch.setattr(session, "bench_models", quickly)
 
 
 @pytest.mark.slow

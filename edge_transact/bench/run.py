@@ -6,7 +6,7 @@ import datetime
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, fields, replace
 
@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 """How often a visit is tried before the plan goes on without it."""
+
+GivenUp = tuple[int, Lengths]
+"""A model, by its index, and lengths that couldn't be measured in `ATTEMPTS` attempts."""
 
 
 class TooHot(EdgeTransactError):
@@ -48,7 +51,7 @@ def run_plan(
     models: Sequence[BenchModel],
     conditions: Conditions,
     log: Log,
-    known: Callable[[Driver], float] | None = None,
+    known: Callable[[Driver, Set[GivenUp]], float] | None = None,
 ) -> Outcome:
     """Run the plan on all devices at once. Returns when every device has finished or failed.
 
@@ -57,7 +60,8 @@ def run_plan(
         models: The models.
         conditions: The plan.
         log: Where repetitions go, and what is in it isn't measured again.
-        known: With ``conditions.until``: the half-width to which a device's part is known, see `precision.known_to`.
+        known: With ``conditions.until``: the half-width to which a device's part is known, without what was given up on
+            it, see `precision.known_to`.
 
     Raises:
         KeyboardInterrupt: After every device has been left clean.
@@ -107,7 +111,7 @@ class _Worker:
         log: Log,
         stop: threading.Event,
         outcome: Outcome,
-        known: Callable[[Driver], float] | None,
+        known: Callable[[Driver, Set[GivenUp]], float] | None,
     ) -> None:
         self.driver = driver
         self.models = models
@@ -117,7 +121,7 @@ class _Worker:
         self.outcome = outcome
         self.known = known
         self.clock = Clock(driver.info, driver.target, models, conditions, log.records)
-        self.given_up: set[tuple[int, Lengths]] = set()
+        self.given_up: set[GivenUp] = set()
 
     def run(self) -> None:
         prepared = False
@@ -154,7 +158,7 @@ class _Worker:
     def _known_well(self, rounds: int) -> bool:
         """Whether what ``until`` asks for is known after so many rounds."""
         assert self.known is not None and self.conditions.until is not None
-        width, label = self.known(self.driver), self.driver.label
+        width, label = self.known(self.driver, self.given_up), self.driver.label
         if width <= self.conditions.until:
             logger.info(f"{label}: known to ±{width:.1%} after {rounds} rounds")
             return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from edge_transact.bench.options import BenchOptions
 from edge_transact.bench.records.llama_bench import read_llama_bench
 from edge_transact.bench.records.log import Log, read_records
 from edge_transact.bench.records.results import Result
-from edge_transact.bench.run import run_plan
+from edge_transact.bench.run import GivenUp, run_plan
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
 from edge_transact.options import written
 
@@ -85,6 +85,8 @@ def bench_models(
         UsageError: The options make no sense.
         EdgeTransactError: There is no device or no library, or the log is another file or another process's.
     """
+    import scipy.special  # noqa: F401  intervals need it: where it is missing, that is said before the measurement
+
     if format not in FORMATS:
         raise UsageError(f"unknown --format {format!r}", fix=did_you_mean(format, FORMATS))
     has_log = log.exists()
@@ -97,9 +99,9 @@ def bench_models(
     file = Log(log, conditions, Start.of(resume=resume, fresh=fresh))
     digests = [model.digest for model in models]
 
-    def known(driver: Driver) -> float:
+    def known(driver: Driver, given_up: Set[GivenUp]) -> float:
         own = [record for record in tuple(file.records) if record.serial == driver.info.serial]
-        return known_to(own, digests, driver.target, options.lengths)
+        return known_to(own, digests, driver.target, options.lengths, given_up)
 
     try:
         _announce(make_plan(drivers, models, options, file.records), log)

@@ -130,7 +130,7 @@ def _print(results: Sequence[Result]) -> None:
 
     from edge_transact.bench.analysis.export import notes, plus_minus, sentence
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     devices = {result["device"] for result in results}
     several = len(devices) > 1
     columns = ["model", *(["device"] if several else []), "tokens"]
@@ -155,7 +155,8 @@ def _print(results: Sequence[Result]) -> None:
             console.print(said)
     for result in results:
         for note in notes(result):
-            console.print(f"{result['model']} on {result['device']}, {result['test']}: {note}")
+            tokens = f"{result['prefill_tokens']}+{result['decode_tokens']} tokens"
+            console.print(f"{result['model']} at {tokens} on {result['device']}: {note}")
 
 
 def _speed(tok_s: float | None) -> str:

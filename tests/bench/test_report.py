@@ -49,6 +49,8 @@ def test_figures_are_drawn(report):
         assert ElementTree.parse(path / name).getroot().tag == "{http://www.w3.org/2000/svg}svg"
     results = json.loads((path / "results.json").read_text())
     assert len(results) == 6
+    sentence = "pruned against dense at 256+5 tokens on Phone: 2.00 times as fast (2.00 to 2.00)"
+    assert f"<li>{sentence}</li>" in (path / "index.html").read_text()
     chart = (path / "1-latency.svg").read_text()
     for result in results:
         assert f"{result['e2e_s']:.3g} s (" in chart, "the text alternative has each figure with its interval"

@@ -83,6 +83,12 @@ def test_results_never_mix():
     ]  # fmt: skip
 
 
+def test_builds_of_one_name_are_told_apart():
+    """The same DIST was built again, and measured into the same log."""
+    old, new = make_results([repetition(model_digest="0123456789"), repetition(2.0, model_digest="fedcba9876")])
+    assert (old["model"], new["model"], new["baseline"]) == ("m (01234567)", "m", "m (01234567)")
+
+
 def test_unknown_values_are_null_and_doubts_are_noted():
     unknown = repetition(
         thermal_status=None, temp_start_c=None, temp_peak_c=None, peak_rss_mib=None, bandwidth_gb_s=None

@@ -51,7 +51,7 @@ def _problem(estimates: Mapping[Metric, Estimate]) -> str | None:
         return "no interval"
     widths = {metric: estimate.half_width or 0.0 for metric, estimate in estimates.items()}
     worst = max(widths, key=lambda metric: widths[metric])
-    return f"{WORDS[worst]} is known to ±{100 * widths[worst]:.0f} % only" if widths[worst] > WIDE else None
+    return f"{WORDS[worst]} is known to ±{widths[worst]:.0%} only" if widths[worst] > WIDE else None
 
 
 def _reasons(samples: Samples) -> str:
@@ -70,5 +70,5 @@ def _reasons(samples: Samples) -> str:
     if shares and median(shares) > OTHERS_SHARE:
         reasons.append(f"other programs took {median(shares):.0%} of the CPU")
     if rounds < FEW_ROUNDS:
-        reasons.append(f"{rounds} round{'s' * (rounds != 1)} are too few")
+        reasons.append(f"only {rounds} round{'s' * (rounds != 1)}")
     return ", ".join(reasons) or "no load, heat or clock explains it; `--until 3%` repeats more"

@@ -14,7 +14,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, variance
+from statistics import fmean
 from typing import Literal
 
 CONFIDENCE = 0.95
@@ -97,8 +97,10 @@ def speedup(baseline: Turns, own: Turns) -> Estimate | None:
 
 def _error(values: Sequence[float]) -> tuple[float | None, int]:
     """The standard error of a mean, and its degrees of freedom."""
-    count = len(values)
-    return (math.sqrt(variance(values) / count) if count > 1 else None), count - 1
+    count, mean = len(values), fmean(values)
+    if count < 2:
+        return None, 0
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1) / count), count - 1
 
 
 def _estimate(mean: float, error: float | None, freedom: float, pairs: int = 0) -> Estimate:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Literal
 
 from edge_transact.bench.analysis.intervals import Estimate, Turns, duration, speedup, turns
@@ -35,7 +35,13 @@ def speedups(baseline: Samples, samples: Samples) -> dict[Metric, Estimate]:
     return {metric: estimate for metric, estimate in found.items() if estimate}
 
 
-def known_to(records: Iterable[Record], models: Sequence[str], target: str, lengths: Iterable[Lengths]) -> float:
+def known_to(
+    records: Iterable[Record],
+    models: Sequence[str],
+    target: str,
+    lengths: Iterable[Lengths],
+    given_up: Set[tuple[int, Lengths]] = frozenset(),
+) -> float:
     """How well a device's part of a plan is known.
 
     Args:
@@ -43,6 +49,8 @@ def known_to(records: Iterable[Record], models: Sequence[str], target: str, leng
         models: Digests of the plan's models, the baseline first.
         target: Target of the libraries.
         lengths: Lengths of the plan.
+        given_up: Models, by index, and lengths that can't be measured. They don't count, nor does what is compared
+            with them.
 
     Returns:
         The largest half-width of a 95 % interval, relative to its middle: of the ratios to the baseline, or, with one
@@ -54,7 +62,13 @@ def known_to(records: Iterable[Record], models: Sequence[str], target: str, leng
             groups[record.model_digest, record.prefill_tokens, record.decode_tokens].append(record)
     widths = []
     for pair in lengths:
-        first, *others = (groups[digest, pair.prefill_tokens, pair.decode_tokens] for digest in models)
+        if (0, pair) in given_up:
+            continue
+        first, *others = (
+            groups[digest, pair.prefill_tokens, pair.decode_tokens]
+            for index, digest in enumerate(models)
+            if (index, pair) not in given_up
+        )
         compared = [speedups(first, other) for other in others] if others else [durations(first)]
         for estimates in compared:
             total = estimates.get("e2e_s")
@@ -63,4 +77,4 @@ def known_to(records: Iterable[Record], models: Sequence[str], target: str, leng
                 math.inf if estimate.half_width is None else estimate.half_width for estimate in estimates.values()
             ]
             widths += known if in_turns else [math.inf]
-    return max(widths)
+    return max(widths, default=0.0)

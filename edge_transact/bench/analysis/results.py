@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from statistics import fmean, median, stdev
 from typing import TypeVar, cast
 
@@ -39,12 +40,22 @@ def make_results(records: Iterable[Record], baseline: str | None = None) -> list
         baseline: Digest of the model that the others are compared with; None for the first in the log.
     """
     groups: dict[tuple[str, str, str, int, int], list[RepetitionRecord]] = {}
-    for record in records:
-        if isinstance(record, RepetitionRecord):
-            lengths = record.prefill_tokens, record.decode_tokens
-            groups.setdefault((record.serial, record.model_digest, record.target, *lengths), []).append(record)
+    for record in _named_apart([record for record in records if isinstance(record, RepetitionRecord)]):
+        lengths = record.prefill_tokens, record.decode_tokens
+        groups.setdefault((record.serial, record.model_digest, record.target, *lengths), []).append(record)
     first = next(iter(groups.values()))[0].model_digest if groups else ""
     return [_result(group, _baseline(group[0], groups.values(), baseline or first)) for group in groups.values()]
+
+
+def _named_apart(records: Samples) -> list[RepetitionRecord]:
+    """The records; where a DIST was built again, its earlier builds have a part of the digest in their name."""
+    latest = {record.model: record.model_digest for record in records}
+    return [
+        record
+        if record.model_digest == latest[record.model]
+        else replace(record, model=f"{record.model} ({record.model_digest[:8]})")
+        for record in records
+    ]
 
 
 def _baseline(record: RepetitionRecord, groups: Iterable[Samples], digest: str) -> Samples:
