@@ -148,9 +148,10 @@ class Chart:
             parts.append(f"V{_n(y)}H{_n(x)}")
         self._path("f", colour, f"{''.join(parts)}V{_n(bottom)}z")
 
-    def rule(self, x: float) -> None:
-        """A vertical line at `x`."""
-        self._marks.append(f'<path class="rule" d="M{_n(self._at(x, 0)[0])} {self._top}V{self._bottom}"/>')
+    def rule(self, x: float, y: tuple[float, float]) -> None:
+        """A vertical line at `x`, from one height to another."""
+        (left, start), (_, end) = (self._at(x, height) for height in y)
+        self._marks.append(f'<path class="rule" d="M{_n(left)} {_n(start)}V{_n(end)}"/>')
 
     def words(self, x: float, y: float, text: str, *, anchor: str = "start") -> None:
         """Words that begin, end or have their middle at a point, on which they stand."""

@@ -45,7 +45,7 @@ def _written(options: Options) -> Iterator[tuple[str, str, str, str]]:
         if isinstance(value, bool):
             if value or negative:
                 yield name, flag if value else negative, "", text
-        elif isinstance(value, (list, tuple)) and COMMAS not in field.metadata:
+        elif isinstance(value, list) and COMMAS not in field.metadata:
             for entry in value:
                 yield name, flag, str(entry), text
         elif isinstance(value, (list, tuple)):

@@ -91,9 +91,9 @@ def speedups(
     for model, row in ratios.items():
         text = "; ".join(f"{lengths} tokens: {_times(*row[lengths])}" for lengths in sorted(row))
         chart = _rows(_short(model), f"{model} against {baseline}: {text}.", x, len(row))
-        chart.rule(1)
         for place, lengths in enumerate(sorted(row)):
             ratio, interval = row[lengths]
+            chart.rule(1, (place + 0.4, place + 0.9))
             chart.words(x.low, place + 0.3, f"{lengths} tokens: {_times(ratio, interval)}")
             if interval:
                 chart.interval(place + 0.65, *interval)

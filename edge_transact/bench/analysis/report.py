@@ -9,7 +9,7 @@ from edge_transact.artifacts.charts import Picture, number
 from edge_transact.artifacts.outputs import new_directory
 from edge_transact.artifacts.pages import Origin, change, write_page
 from edge_transact.bench.analysis import figures
-from edge_transact.bench.analysis.export import COLUMNS, sentence, table_row, to_text
+from edge_transact.bench.analysis.export import COLUMNS, notes, sentence, table_row, to_text
 from edge_transact.bench.analysis.figures import Bar, Interval
 from edge_transact.bench.analysis.intervals import NO_DIFFERENCE
 from edge_transact.bench.analysis.published import FIGURE_4, SOURCE
@@ -111,10 +111,14 @@ def _gains(before: Result, after: Result, perplexities: Mapping[str, float]) -> 
 
 def _table(results: Sequence[Result]) -> tuple[list[tuple[str, str]], list[str], list[list[str]]]:
     """Columns in which all results agree, with their value; the other columns; and their cells."""
-    rows = [table_row(result) for result in results]
+    # Warnings have sentences of their own on the page.
+    rows = [
+        [*table_row(result)[:-1], "; ".join(note for note in notes(result) if note not in result["warnings"])]
+        for result in results
+    ]
     values = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
     common = [name for name, cells in values.items() if len(set(cells)) == 1 and name != "model" and len(rows) > 1]
-    others = [name for name in COLUMNS if name not in common]
+    others = [name for name in COLUMNS if name not in common and set(values[name]) != {""}]
     cells = [[row[COLUMNS.index(name)] for name in others] for row in rows]
     return [(name, values[name][0]) for name in common if values[name][0] not in ("-", "")], others, cells
 
