@@ -9,6 +9,7 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -95,20 +96,17 @@ def test_a_second_bench_leaves_the_log_of_the_first_alone(tmp_path, start):
 # The command itself, on this host.
 
 
-@pytest.fixture
-def command(tiny_dist, tmp_path) -> list[str]:
-    options = ["--lengths", "8+4", "--warmups", "0", "--repetitions", "2", "--threads", "1", "--json"]
-    return [sys.executable, "-m", "edge_transact", "bench", str(tiny_dist), *options, "-o", str(tmp_path / "log.jsonl")]
-
-
 @pytest.mark.slow
-def test_a_closed_terminal_keeps_what_was_measured(
-    command: list[str], tmp_path: Path, when_logged: Callable[..., object]
+def test_a_bench_is_hung_up_and_its_successor_suspended(
+    tiny_dist: Path, tmp_path: Path, when_logged: Callable[..., object]
 ) -> None:
-    """It ends the runner, and what is in the log isn't measured again."""
+    """A closed terminal ends the runner, what is in the log isn't measured again, and a stop does no harm."""
+    path = tmp_path / "log.jsonl"
+    options = ["--lengths", "8+4", "--warmups", "0", "--threads", "1", "--json", "-o", str(path), "--repetitions"]
+    command = [sys.executable, "-m", "edge_transact", "bench", str(tiny_dist), *options]
     master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [*command, "--repetitions", "50"],
+    first = subprocess.Popen(
+        [*command, "50"],
         stdin=slave,
         stdout=slave,
         stderr=slave,
@@ -118,35 +116,28 @@ def test_a_closed_terminal_keeps_what_was_measured(
     runners: list[psutil.Process] = []
 
     def hang_up() -> None:
-        runners.extend(psutil.Process(process.pid).children())
+        runners.extend(psutil.Process(first.pid).children())
         os.close(master)
-        process.send_signal(signal.SIGHUP)
+        first.send_signal(signal.SIGHUP)
 
     when_logged("repetition", 1, hang_up)
-    assert process.wait(timeout=120) == 130
+    assert first.wait(timeout=120) == 130
     assert psutil.wait_procs(runners, timeout=10)[1] == []
-    kept = repetitions(tmp_path / "log.jsonl")
+    kept = repetitions(path)
     assert 1 <= len(kept) < 50
 
-    more = [*command, "--repetitions", str(len(kept) + 1)]
-    again = subprocess.run(more, stdout=subprocess.PIPE, text=True, timeout=120, check=True)
-    (result,) = json.loads(again.stdout.splitlines()[-1])["results"]
-    assert result["repetitions"] == len(kept) + 1 and repetitions(tmp_path / "log.jsonl")[: len(kept)] == kept
-
-
-@pytest.mark.slow
-def test_a_suspended_bench_goes_on(command: list[str], tmp_path: Path, when_logged: Callable[..., object]) -> None:
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    stopped: list[str] = []
+    second = subprocess.Popen([*command, str(len(kept) + 2)], stdout=subprocess.PIPE, text=True)
+    stopped = threading.Event()
 
     def suspend() -> None:
-        process.send_signal(signal.SIGTSTP)
-        while (status := psutil.Process(process.pid).status()) != psutil.STATUS_STOPPED:
+        second.send_signal(signal.SIGTSTP)
+        while psutil.Process(second.pid).status() != psutil.STATUS_STOPPED:
             time.sleep(0.01)
-        stopped.append(status)
-        process.send_signal(signal.SIGCONT)
+        stopped.set()
+        second.send_signal(signal.SIGCONT)
 
-    when_logged("repetition", 1, suspend)
-    printed, _ = process.communicate(timeout=120)
+    when_logged("repetition", len(kept) + 1, suspend)
+    printed, _ = second.communicate(timeout=120)
     (result,) = json.loads(printed.splitlines()[-1])["results"]
-    assert stopped and process.returncode == 0 and result["repetitions"] == 2 and result["tokens_equal"]
+    assert stopped.is_set() and second.returncode == 0
+    assert result["repetitions"] == len(kept) + 2 and repetitions(path)[: len(kept)] == kept
