@@ -62,7 +62,7 @@ class Axis:
         if self.names is not None:
             step = max(1, math.ceil(len(self.names) / (2 * TICKS)))
             return dict(list(self.names.items())[::step])
-        values = self._decades() if self.log else self._steps()
+        values = self._decades() if self.log and self.high >= 10 * self.low else self._steps()
         return {value: number(value) for value in values}
 
     def _steps(self) -> list[float]:
