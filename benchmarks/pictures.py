@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import page
-from edge_transact.artifacts.pages import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +19,9 @@ if TYPE_CHECKING:
 
 TOO_MUCH = 1e4
 """Perplexities above this say nothing but that a model is broken; the picture of the methods leaves them out."""
+
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
+"""Paul Tol's bright scheme, which colour-blind readers can distinguish."""
 
 SOURCE, PRUNED = COLOURS[6], COLOURS[0]
 

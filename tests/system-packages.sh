@@ -23,7 +23,7 @@ need jq jq "reads what examples print"
 need npm npm "runs llama.cpp, as a package of Node.js"
 need groovy groovy "parses the Gradle files of apps"
 [ -e /usr/share/android-framework-res/framework-res.apk ] || missing="$missing android-framework-res"
-need chromium chromium "looks at the bench's report"
+need chromium chromium "looks at report pages"
 need javac default-jdk-headless "compiles and runs the Java of apps"
 [ -e /usr/share/java/com.android.json.jar ] || missing="$missing libandroid-json-java"
 [ -z "$missing" ] && exit 0

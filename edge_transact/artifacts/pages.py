@@ -1,78 +1,67 @@
-"""Reports: figures drawn without a display, and a self-contained HTML page that shows them."""
+"""Report pages: self-contained HTML from one template, and the pictures beside it as SVG files."""
 
 from __future__ import annotations
 
-import base64
-import io
-import json
-from collections.abc import Mapping
-from importlib.util import find_spec
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from edge_transact.artifacts.charts import Picture
 from edge_transact.artifacts.templates import template
-from edge_transact.errors import EdgeTransactError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
-"""Paul Tol's bright scheme, which colour-blind readers can distinguish."""
 
 
-def require_matplotlib() -> None:
-    """Fails before the work if a report can't be drawn after it.
+@dataclass(frozen=True)
+class Origin:
+    """How the figures of a page came about.
 
-    Raises:
-        EdgeTransactError: matplotlib is not installed.
+    Attributes:
+        command: The line that makes them again.
+        machine: Where they were measured.
+        versions: Package to version.
+        options: Every option that was in force: its flag, its value, and what it is.
+        date: When, in ISO 8601.
     """
-    if find_spec("matplotlib") is None:
-        raise EdgeTransactError("a report needs matplotlib", fix="pip install 'edge-transact[plot]'")
+
+    command: str
+    machine: str
+    versions: Mapping[str, str]
+    options: Sequence[Sequence[str]] = ()
+    date: str = field(default_factory=lambda: date.today().isoformat())
 
 
-def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **sharing: Any) -> tuple[Figure, Any]:
-    """A figure and its axes: a single one, or an array ``[rows, columns]``.
-
-    Args:
-        width: Width of the figure, inches.
-        height: Height of the figure, inches.
-        rows: Rows of axes.
-        columns: Columns of axes.
-        sharing: matplotlib's ``sharex`` and ``sharey``.
-    """
-    # Not pyplot: its figures are global and need a display.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, **sharing)
-    for axes in grid.flat:
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, grid if grid.size > 1 else grid[0, 0]
-
-
-def write_page(directory: Path, name: str, figures: Mapping[str, Figure], **values: object) -> None:
-    """Writes ``index.html`` from a template, with the figures inside it and as PNG files next to it.
+def write_page(
+    directory: Path,
+    name: str,
+    answer: str,
+    subject: str,
+    pictures: Sequence[Picture],
+    origin: Origin,
+    **values: object,
+) -> None:
+    """Writes ``index.html``, which holds the pictures, and each of them as an SVG file.
 
     Args:
         directory: An existing directory.
-        name: The template. Its variable `figures` lists the figures, each with a `name` and base64 `data`.
-        figures: File name to figure.
+        name: A template that extends ``page.html.j2``.
+        answer: The first line: what was found, in a few words.
+        subject: What the page is about.
+        pictures: In the order of the page.
+        origin: How the figures came about.
         values: The template's other variables.
     """
-    embedded = []
-    for file, figure in figures.items():
-        data = _png(figure)
-        (directory / file).write_bytes(data)
-        embedded.append({"name": file, "data": base64.b64encode(data).decode()})
-    (directory / "index.html").write_text(template(name).render(figures=embedded, **values))
+    page = template(name).render(answer=answer, subject=subject, pictures=pictures, origin=origin, **values)
+    (directory / "index.html").write_text(page)
+    for picture in pictures:
+        (directory / f"{picture.name}.svg").write_text(picture.file())
 
 
-def script_json(value: object) -> str:
-    """JSON that is safe inside a script element: no string can end the element."""
-    return json.dumps(value).replace("<", "\\u003c")
+def change(before: float, after: float) -> str:
+    """How far `after` is from `before`, in percent with a sign: ``-23 %``."""
+    percent = round(100 * (after / before - 1))
+    return f"{'-' if percent < 0 else '+'}{abs(percent)} %" if percent else "0 %"
 
 
-def _png(figure: Figure) -> bytes:
-    output = io.BytesIO()
-    figure.savefig(output, format="png")
-    return output.getvalue()
+def megabytes(nbytes: float) -> str:
+    """A size as people write it: ``58.6 MB``."""
+    return f"{nbytes / 1e6:,.1f} MB" if nbytes < 1e9 else f"{nbytes / 1e9:,.2f} GB"

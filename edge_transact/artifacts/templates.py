@@ -16,12 +16,13 @@ TEMPLATE_DIRECTORIES = (_PACKAGE / "templates", _PACKAGE.parent / "templates")
 
 @cache
 def environment() -> Environment:
-    """Jinja's environment of all templates, in which a variable that is missing is an error."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    """Jinja's environment of all templates: a variable that is missing is an error, and HTML escapes what it shows."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
     return Environment(
         loader=FileSystemLoader(TEMPLATE_DIRECTORIES),
         undefined=StrictUndefined,
+        autoescape=select_autoescape(("html.j2",), default=False),
         keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_transact.artifacts.outputs import refuse_existing
-from edge_transact.artifacts.pages import require_matplotlib
 from edge_transact.artifacts.unfinished import AGAIN, Start, again
 from edge_transact.bench.analysis.export import FORMATS, write_sqlite
 from edge_transact.bench.analysis.precision import known_to
@@ -22,6 +21,7 @@ from edge_transact.bench.records.log import Log, read_records
 from edge_transact.bench.records.results import Result
 from edge_transact.bench.run import GivenUp, run_plan
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
+from edge_transact.options import written
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,6 @@ def bench_models(
     if report is not None:
         # What belongs to a log is written again as the log grows.
         refuse_existing(report, force=has_log)
-        require_matplotlib()
     models = open_models(dists, options.lengths)
     drivers = _drivers(models, options, clean)
     conditions = options.model_dump(include={"warmups", "threads", "cores", "app"})
@@ -120,7 +119,13 @@ def bench_models(
         from edge_transact.bench.analysis.report import write_report
 
         write_report(
-            records, report, baseline=digests[0], perplexities=perplexities, published=published, force=has_log
+            records,
+            report,
+            command=written.line("bench", *dists, *written.words(options), "-o", log, "--report", report),
+            baseline=digests[0],
+            perplexities=perplexities,
+            published=published,
+            force=has_log,
         )
         page = report / "index.html"
     return BenchOutcome(results, log, page, outcome.failures)

@@ -35,6 +35,7 @@ from edge_transact.inputs.source import pruned_from
 from edge_transact.mlc.chat_config import chat_config
 from edge_transact.mlc.conversation import plain_note
 from edge_transact.mlc.toolchain import MLC
+from edge_transact.options import written
 from edge_transact.prune.options import PruneChoices
 from edge_transact.quantization import Quantization, default_quantization, get_quantization
 from edge_transact.runtime.host import HostModel
@@ -151,7 +152,9 @@ def build(
         warnings += over
         made = Build(output, manifest, tuple(warnings), time.perf_counter() - started, report)
         if report:
-            write_report(checkpoint, output, definition.parameter_sources(), report, text, force=force)
+            choices = [*written.words(options), *(written.words(pruning) if pruning else ())]
+            command = written.line("build", model, *choices, "-o", output, "--report", report)
+            write_report(checkpoint, output, definition.parameter_sources(), report, text, command, force=force)
     return made
 
 

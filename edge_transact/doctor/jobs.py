@@ -29,7 +29,7 @@ JOBS: dict[str, Job] = {
     "iphone": Job("build for iPhone", (*CORE, "llvm-aarch64", "metal")),
     "demo": Job("run the demo", (*CORE, "demo", "llvm-host", "llvm-aarch64", "opencl", "c-compiler", "memory", "disk")),
     "gguf": Job("read and write .gguf files", (*CORE, "gguf")),
-    "plot": Job("draw widths and reports", (*CORE, "plot")),
+    "plot": Job("plot FLOPs", (*CORE, "plot")),
     "tasks": Job("evaluate on tasks with lm-eval", (*CORE, "eval")),
     "hub": Job("load from the model hub and push to it", (*CORE, "hub")),
     "parquet": Job("read .parquet texts", (*CORE, "parquet")),

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from edge_transact.artifacts.outputs import refuse_existing
-from edge_transact.artifacts.pages import require_matplotlib
 from edge_transact.errors import UsageError
 from edge_transact.inputs.texts import read_text
 
@@ -27,11 +26,10 @@ def prepare_report(directory: Path, *, force: bool, apart_from: Iterable[Path]) 
 
     Raises:
         UsageError: The report would replace one of `apart_from`.
-        EdgeTransactError: `directory` exists, matplotlib is missing, or the text can't be read.
+        EdgeTransactError: `directory` exists, or the text can't be read.
     """
     refuse_existing(directory, force)
     for other in (path.resolve() for path in apart_from):
         if directory.resolve() in (other, *other.parents):
             raise UsageError(f"--report {directory} would replace {other}", fix="Choose another directory.")
-    require_matplotlib()
     return read_text(TEXT, "evaluation")

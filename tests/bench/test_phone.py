@@ -166,5 +166,5 @@ def test_the_command_prints_json_and_resumes(phone, tiny_dist, runner, tmp_path)
     again = subprocess.run([*command, *more], capture_output=True, text=True)
     assert again.returncode == 0 and json.loads(again.stdout.splitlines()[-1])["results"] == [result]
     assert len(repetitions(tmp_path / "log.jsonl")) == 1
-    names = ("log.sqlite", "report/index.html", "report/1-latency.png", "report/1-temperature.png")
+    names = ("log.sqlite", "report/index.html", "report/1-latency.svg", "report/1-temperature.svg")
     assert all((tmp_path / name).stat().st_size for name in names)

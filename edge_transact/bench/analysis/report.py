@@ -1,35 +1,39 @@
-"""The report: PNG figures, and one self-contained HTML page with the figures and the table."""
+"""The report: an HTML page with the results, and its pictures, which are SVG files beside it too."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from edge_transact.artifacts.charts import Picture, number
 from edge_transact.artifacts.outputs import new_directory
-from edge_transact.artifacts.pages import script_json, write_page
+from edge_transact.artifacts.pages import Origin, change, write_page
 from edge_transact.bench.analysis import figures
-from edge_transact.bench.analysis.export import COLUMNS, sentence, table_row, to_text
+from edge_transact.bench.analysis.export import COLUMNS, notes, sentence, table_row, to_text
+from edge_transact.bench.analysis.figures import Bar, Interval
+from edge_transact.bench.analysis.intervals import NO_DIFFERENCE
 from edge_transact.bench.analysis.published import FIGURE_4, SOURCE
 from edge_transact.bench.analysis.results import make_results
 from edge_transact.bench.records.plan import Lengths
 from edge_transact.bench.records.record import Record, VisitRecord
 from edge_transact.bench.records.results import Result
+from edge_transact.system.machine import machine_name
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+ANSWERS = 2
+"""The most models that the first line compares with the baseline."""
 
 
 def write_report(
     records: Sequence[Record],
     directory: Path,
     *,
+    command: str,
     baseline: str | None = None,
     perplexities: Mapping[str, float] | None = None,
     published: bool = False,
     force: bool = False,
 ) -> list[str]:
-    """Write ``index.html``, ``results.json`` and the figures as PNGs.
+    """Write ``index.html``, ``results.json`` and the pictures as SVG files.
 
     For each device the report shows latency as in the paper's Figure 4, speed-up over the baseline, latency against
     perplexity if two models have one, and temperature over time if the device reports it.
@@ -37,91 +41,147 @@ def write_report(
     Args:
         records: Records of a log.
         directory: Output directory; it is complete or absent.
+        command: The line that measures it again.
         baseline: As in `make_results`.
         perplexities: Perplexity of each model, by name.
         published: Draw the paper's own figure too.
         force: Replace an existing directory.
 
     Returns:
-        File names of the figures.
+        File names of the pictures.
     """
     results = make_results(records, baseline)
-    drawn: dict[str, Figure] = {}
-    for number, device in enumerate(dict.fromkeys(result["device"] for result in results), 1):
+    known = perplexities or {}
+    pictures: list[Picture] = []
+    for place, device in enumerate(_devices(results), 1):
         on_device = [result for result in results if result["device"] == device]
         visits = [record for record in records if isinstance(record, VisitRecord) and record.device == device]
-        for name, figure in _device_figures(device, on_device, visits, perplexities or {}):
-            drawn[f"{number}-{name}.png"] = figure
+        pictures += _pictures(place, device, on_device, visits, known)
     if published:
-        drawn["published.png"] = figures.latency_bars(FIGURE_4, SOURCE)
+        pictures.append(_published())
+    common, columns, rows = _table(results)
+    machines = dict.fromkeys(_machine(result) for result in results)
+    date = max(result["test_time"] for result in results)[:10]
     with new_directory(directory, force=force) as fresh:
         (fresh / "results.json").write_text(to_text(results, "json"))
-        rows = [table_row(result) for result in results]
-        said = [text for result in results if (text := sentence(result))]
-        doubtful = [f"{_subject(result)}: {'; '.join(result['warnings'])}" for result in results if result["warnings"]]
         write_page(
             fresh,
             "bench_report.html.j2",
-            drawn,
-            sentences=said,
-            warnings=doubtful,
-            columns=COLUMNS,
+            answer(results, known),
+            "edge-transact bench",
+            pictures,
+            Origin(command, "; ".join(machines), results[0]["build"], date=date),
+            json_file="results.json",
+            sentences=[text for result in results if (text := sentence(result))],
+            warnings=[f"{_subject(each)}: {'; '.join(each['warnings'])}" for each in results if each["warnings"]],
+            common=common,
+            columns=columns,
             rows=rows,
-            data=script_json(results),
         )
-    return list(drawn)
+    return [f"{picture.name}.svg" for picture in pictures]
 
 
-def _device_figures(
-    device: str, results: Sequence[Result], visits: Sequence[VisitRecord], perplexities: Mapping[str, float]
-) -> Iterable[tuple[str, Figure]]:
-    latencies = _latencies(results)
-    intervals = _intervals(results, ("prefill_s", "e2e_s"))
-    yield "latency", figures.latency_bars(latencies, f"End-to-end latency, {device}", intervals)
-    ratios: dict[str, dict[Lengths, float]] = {}
-    for result, ratio in ((result, result["e2e_speedup"]) for result in results):
-        if ratio is not None:
-            ratios.setdefault(_name(result, results), {})[_lengths(result)] = ratio
-    if ratios:
-        baseline = next(result["baseline"] for result in results if result["baseline"])
-        spans = _intervals(results, ("e2e_speedup",))
-        yield "speedup", figures.speedups(ratios, spans, baseline, f"Speed-up, {device}")
-    known = [name for name in latencies if name in perplexities]
-    common = set.intersection(*(set(latencies[name]) for name in known)) if len(known) > 1 else set()
-    if common:
-        pair = max(common)
-        points = [(name, latencies[name][pair][1], perplexities[name]) for name in known]
-        yield "quality", figures.quality(points, pair, f"Latency against perplexity, {device}", intervals)
-    traces = [
-        (visit.model, visit.trace)
-        for visit in visits
-        if any(reading.temp_c is not None for reading in visit.trace)
-    ]  # fmt: skip
-    if traces:
-        yield "temperature", figures.temperature(traces, f"Temperature, {device}")
+def answer(results: Sequence[Result], perplexities: Mapping[str, float]) -> str:
+    """The first line of the page: what was found at the longest lengths of the first device."""
+    longest = max(_lengths(result) for result in results if result["device"] == results[0]["device"])
+    shown = [each for each in results if _lengths(each) == longest and each["device"] == results[0]["device"]]
+    where = "on this host" if results[0]["serial"] == "host" else f"on {results[0]['device']}"
+    compared = [each for each in shown if each["e2e_speedup"] is not None]
+    if not compared:
+        first = shown[0]
+        speed = f", then {number(first['decode_tok_s'])} tokens a second" if first["decode_tok_s"] else ""
+        return f"{first['model']}: the first token after {number(first['ttft_s'])} s{speed}, {where}"
+    clauses = []
+    for result in compared[:ANSWERS]:
+        before = next(each for each in shown if each["model"] == result["baseline"])
+        clauses.append(f"{result['model']}: {', '.join(_gains(before, result, perplexities))}")
+    more = ", ..." if len(compared) > ANSWERS else ""
+    return f"{'; '.join(clauses)}{more}, against {compared[0]['baseline']} {where}"
 
 
-def _latencies(results: Sequence[Result]) -> dict[str, dict[Lengths, tuple[float, float]]]:
-    latencies: dict[str, dict[Lengths, tuple[float, float]]] = {}
+def _gains(before: Result, after: Result, perplexities: Mapping[str, float]) -> Iterator[str]:
+    """What a model has over another, as far as it was measured."""
+    size = change(before["weights_mib"], after["weights_mib"])
+    if size.startswith("-"):
+        yield f"{size[1:]} smaller"
+    if before["model"] in perplexities and after["model"] in perplexities:
+        yield f"perplexity {number(perplexities[before['model']])} → {number(perplexities[after['model']])}"
+    yield NO_DIFFERENCE if after["verdict"] == "noise" else f"{after['e2e_speedup']:.2f} times as fast"
+
+
+def _table(results: Sequence[Result]) -> tuple[list[tuple[str, str]], list[str], list[list[str]]]:
+    """Columns in which all results agree, with their value; the other columns; and their cells."""
+    # Warnings have sentences of their own on the page.
+    rows = [
+        [*table_row(result)[:-1], "; ".join(note for note in notes(result) if note not in result["warnings"])]
+        for result in results
+    ]
+    values = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
+    common = [name for name, cells in values.items() if len(set(cells)) == 1 and name != "model" and len(rows) > 1]
+    others = [name for name in COLUMNS if name not in common and set(values[name]) != {""}]
+    cells = [[row[COLUMNS.index(name)] for name in others] for row in rows]
+    return [(name, values[name][0]) for name in common if values[name][0] not in ("-", "")], others, cells
+
+
+def _pictures(
+    place: int, device: str, results: Sequence[Result], visits: Sequence[VisitRecord], perplexities: Mapping[str, float]
+) -> Iterator[Picture]:
+    bars: dict[Lengths, list[Bar]] = {}
+    ratios: dict[str, dict[Lengths, tuple[float, Interval | None]]] = {}
     for result in results:
+        name, lengths = _name(result, results), _lengths(result)
         # The medians of the parts need not add up to the median of the total, so the parts are scaled to it.
         share = result["prefill_s"] / (result["prefill_s"] + result["decode_s"])
-        latencies.setdefault(_name(result, results), {})[_lengths(result)] = (share * result["e2e_s"], result["e2e_s"])
-    return latencies
+        total = result["e2e_s"]
+        bars.setdefault(lengths, []).append(
+            Bar(name, share * total, total, _interval(result["e2e_s_low"], result["e2e_s_high"]))
+        )
+        if result["e2e_speedup"] is not None:
+            interval = _interval(result["e2e_speedup_low"], result["e2e_speedup_high"])
+            ratios.setdefault(name, {})[lengths] = result["e2e_speedup"], interval
+    yield figures.latency(f"{place}-latency", f"Latency on {device}", bars)
+    if ratios:
+        baseline = next(result["baseline"] for result in results if result["baseline"])
+        yield figures.speedups(f"{place}-speedup", baseline, ratios)
+    seconds = {
+        lengths: {bar.label: bar.total_s for bar in row if bar.label in perplexities} for lengths, row in bars.items()
+    }
+    models = {name for row in seconds.values() for name in row}
+    common = [lengths for lengths, row in seconds.items() if row.keys() == models]
+    if len(models) > 1 and common:
+        points = [(name, total, perplexities[name]) for name, total in seconds[max(common)].items()]
+        yield figures.quality(f"{place}-quality", points, max(common))
+    traces = [(visit.model, visit.trace) for visit in visits if any(each.temp_c is not None for each in visit.trace)]
+    if traces:
+        yield figures.temperature(f"{place}-temperature", device, traces)
 
 
-def _intervals(results: Sequence[Result], fields: Sequence[str]) -> dict[str, dict[Lengths, list[figures.Interval]]]:
-    """The intervals of some fields; none for a result whose repetitions give none."""
-    intervals: dict[str, dict[Lengths, list[figures.Interval]]] = {}
-    for result in results:
-        ends = [(result.get(f"{name}_low"), result.get(f"{name}_high")) for name in fields]
-        known = [(low, high) for low, high in ends if isinstance(low, float) and isinstance(high, float)]
-        intervals.setdefault(_name(result, results), {})[_lengths(result)] = known
-    return intervals
+def _published() -> Picture:
+    bars: dict[Lengths, list[Bar]] = {}
+    for model, row in FIGURE_4.items():
+        for lengths, (prefill_s, total_s) in row.items():
+            bars.setdefault(lengths, []).append(Bar(model, prefill_s, total_s))
+    return figures.latency("published", SOURCE, bars)
+
+
+def _devices(results: Sequence[Result]) -> list[str]:
+    return list(dict.fromkeys(result["device"] for result in results))
+
+
+def _machine(result: Result) -> str:
+    if result["serial"] == "host":
+        return machine_name()
+    known = [f"Android {result['android']}" if result["android"] else None, result["soc"]]
+    details = ", ".join(value for value in known if value)
+    return f"{result['device']} ({details})" if details else result["device"]
+
+
+def _interval(low: float | None, high: float | None) -> Interval | None:
+    return None if low is None or high is None else (low, high)
 
 
 def _name(result: Result, results: Sequence[Result]) -> str:
-    """A model's name in figures, with its target if there are several."""
+    """A model's name in pictures, with its target if there are several."""
     several_targets = len({each["target"] for each in results}) > 1
     return f"{result['model']} {result['target']}" if several_targets else result["model"]
 

@@ -27,10 +27,11 @@ def _lengths(value: object) -> object:
 def _share(value: object) -> object:
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value, re.ASCII)
-    if match is None or not 0.1 <= float(match[1]) <= 50:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", value, re.ASCII)
+    share = float(match[1]) / (100 if match[2] else 1) if match else 0
+    if not 0.001 <= share <= 0.5:
         raise BadValue(f"{value!r} is not between 0.1% and 50%", fix="Write it as 3%.")
-    return float(match[1]) / 100
+    return share
 
 
 class Conditions(Options):

@@ -1,27 +1,29 @@
-"""A rounding's report: ``report.json``, figures as PNGs, and one HTML page that holds both."""
+"""A rounding's report: ``report.json``, and an HTML page with pictures, which are SVG files beside it too."""
 
 from __future__ import annotations
 
 import json
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edge_transact.artifacts.charts import number
 from edge_transact.artifacts.journal import Journal
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.artifacts.outputs import new_directory
-from edge_transact.artifacts.pages import script_json, write_page
+from edge_transact.artifacts.pages import Origin, megabytes, write_page
 from edge_transact.build.report import figures
-from edge_transact.build.report.measure import PART_WINDOW, PART_WINDOWS, Dequantized, Measurement, measure
+from edge_transact.build.report.measure import PART_WINDOW, PART_WINDOWS, Dequantized, Measurement, Part, measure
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.evaluate.perplexity import PerplexityResult
 from edge_transact.evaluate.report_text import TEXT
 from edge_transact.quantization import get_quantization
 from edge_transact.rounding.search import searching
 from edge_transact.runtime.text import TextCodec
+from edge_transact.system.machine import machine_name
 from edge_transact.weights.convert import ParameterSources, convert
 from edge_transact.weights.shards import ShardReader
 
@@ -34,6 +36,7 @@ def write_report(
     sources: ParameterSources,
     directory: Path,
     text: str,
+    command: str,
     *,
     force: bool = False,
 ) -> dict[str, Any]:
@@ -43,9 +46,10 @@ def write_report(
         checkpoint: What was rounded.
         dist: A 4-bit DIST of it.
         sources: The definition's parameters.
-        directory: Where to write ``report.json``, the figures as PNGs, and ``index.html``, which holds all of them; it
-            is complete or absent.
+        directory: Where to write ``report.json``, and ``index.html`` with its pictures, which are SVG files too; it is
+            complete or absent.
         text: The result of `prepare_report`.
+        command: The line that makes the DIST and the report again.
         force: Replace a directory that exists.
 
     Returns:
@@ -69,12 +73,43 @@ def write_report(
             measured = measure(checkpoint, rounded, TextCodec(checkpoint.path).tokenizer, text, journal)
         values = _values(manifest, dist, measured)
         (fresh / "report.json").write_text(json.dumps(values, indent=1) + "\n")
-        drawn = {
-            "kl.png": figures.kl_by_part(measured.parts),
-            "errors.png": figures.errors_by_matrix(measured.parts),
-        }
-        write_page(fresh, "build_report.html.j2", drawn, report=values, data=script_json(values))
+        write_build_page(fresh, values, measured.parts, Origin(command, machine_name(), manifest.versions))
     return values
+
+
+def write_build_page(directory: Path, report: Mapping[str, Any], parts: Sequence[Part], origin: Origin) -> None:
+    """Writes the page and its pictures.
+
+    Args:
+        directory: An existing directory.
+        report: The content of ``report.json``.
+        parts: What was measured of each part.
+        origin: How the figures came about.
+    """
+    perplexities = {name: number(model["perplexity"]) for name, model in report["models"].items()}
+    size, rounding = megabytes(report["weights_bytes"]), report["rounding"]
+    write_page(
+        directory,
+        "build_report.html.j2",
+        f"{size}, {report['bits_per_parameter']:.2f} bits a parameter: "
+        f"perplexity {perplexities['unrounded']} → {perplexities[rounding]}",
+        f"{report['model']} rounded with {rounding}",
+        [figures.kl_by_part(parts), figures.errors_by_matrix(parts, rounding)],
+        origin,
+        json_file="report.json",
+        report=report,
+        models=list(_rows(report["models"], rounding)),
+    )
+
+
+def _rows(models: Mapping[str, Mapping[str, float]], rounding: str) -> Iterator[list[str]]:
+    """The models side by side, with the built one marked."""
+    for name, model in models.items():
+        row = [f"{name}, built" if name == rounding else name, f"{model['perplexity']:.2f}"]
+        if "kl_mean" in model:
+            row += [f"{100 * model['same_top']:.1f} %"]
+            row += [f"{model[name]:.3f}" for name in ("kl_mean", "kl_median", "kl_p99")]
+        yield row + [""] * (6 - len(row))
 
 
 def _roundings(

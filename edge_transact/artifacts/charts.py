@@ -1,0 +1,277 @@
+"""Charts as SVG, which a page, a notebook and a file show alike.
+
+They are drawn here and not by a plotting library because of what a page asks of them: words for readers who don't see
+them, figures under the pointer, colours that follow a dark screen and turn light on paper, letters that stay legible on
+a phone, and few bytes with a hundred layers. A chart is therefore small, and a picture is a grid of charts, which has
+as many columns as there is room for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+from edge_transact.artifacts.templates import template
+
+WIDTH, HEIGHT = 360, 170
+"""Of a chart, in its own units; letters have 11 of them."""
+
+TICKS = 5
+"""At most so many along an axis."""
+
+Points = Iterable[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The values along one side of a chart.
+
+    Attributes:
+        low: Where the axis begins; above 0 if it's logarithmic.
+        high: Where it ends.
+        label: What the values are.
+        log: Whether it's logarithmic.
+        names: Values with names, in place of round numbers.
+    """
+
+    low: float
+    high: float
+    label: str = ""
+    log: bool = False
+    names: Mapping[float, str] | None = None
+
+    @classmethod
+    def over(cls, values: Iterable[float], label: str = "", *, log: bool = False) -> Axis:
+        """The axis that shows `values`: from 0, or logarithmic if `log` and all are above 0."""
+        known = list(values) or [1.0]
+        if log and min(known) > 0:
+            low, high = min(known), max(known)
+            return cls(low / 1.2, high * 1.2, f"{label}, logarithmic", log=True)
+        return cls(0, 1.05 * max(known) or 1, label)
+
+    def share(self, value: float) -> float:
+        """Where a value is between `low` (0) and `high` (1)."""
+        if self.log:
+            return math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def ticks(self) -> dict[float, str]:
+        """Some values and their names."""
+        if self.names is not None:
+            step = max(1, math.ceil(len(self.names) / (2 * TICKS)))
+            return dict(list(self.names.items())[::step])
+        values = self._decades() if self.log and self.high >= 10 * self.low else self._steps()
+        return {value: number(value) for value in values}
+
+    def _steps(self) -> list[float]:
+        least = (self.high - self.low) / TICKS
+        power = 10.0 ** math.floor(math.log10(least))
+        step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least)
+        return [count * step for count in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
+
+    def _decades(self) -> list[float]:
+        first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
+        for factors in ((1, 2, 5), (1, 3), (1,)):
+            values = [factor * 10.0**power for power in range(first, last + 1) for factor in factors]
+            shown = [value for value in values if self.low <= value <= self.high]
+            if len(shown) <= TICKS:
+                break
+        return shown[:: math.ceil(len(shown) / TICKS)]
+
+
+class Chart:
+    """One chart: a title, axes, and marks that are added one kind after the other.
+
+    Args:
+        title: What is shown.
+        text: A sentence or two with what there is to see, for those who don't see it.
+        x: The horizontal axis.
+        y: The vertical axis.
+        width: In the chart's units.
+        height: In the chart's units.
+    """
+
+    def __init__(self, title: str, text: str, x: Axis, y: Axis, *, width: int = WIDTH, height: int = HEIGHT) -> None:
+        self.title, self.text = title, text
+        self.x, self.y = x, y
+        self.width, self.height = width, height
+        ticks = y.ticks()
+        self._left = 8 + 6.5 * max(map(len, ticks.values()), default=0)
+        self._top = 38 if y.label else 24
+        self._right, self._bottom = width - 8, height - (34 if x.label else 18 if x.ticks() else 4)
+        self._marks: list[str] = []
+        self._axes(ticks)
+
+    def columns(self, values: Sequence[float], colour: int, *, width: float = 0.8) -> None:
+        """A column around 0, 1, 2, ... for each value."""
+        bottom = self._at(0, self.y.low)[1]
+        parts = []
+        for index, value in enumerate(values):
+            left, top = self._at(index - width / 2, value)
+            right = self._at(index + width / 2, value)[0]
+            parts.append(f"M{_n(left)} {_n(bottom)}V{_n(top)}H{_n(right)}V{_n(bottom)}z")
+        self._path("f", colour, "".join(parts))
+
+    def bar(
+        self, y: float, low: float, high: float, colour: int, *, thickness: float = 12, faint: bool = False
+    ) -> None:
+        """A horizontal bar from `low` to `high`, around the height `y`."""
+        left, middle = self._at(low, y)
+        right = self._at(high, y)[0]
+        top = middle - thickness / 2
+        self._path("f", colour, f"M{_n(left)} {_n(top)}H{_n(right)}v{thickness}H{_n(left)}z")
+
+    def interval(self, y: float, low: float, high: float) -> None:
+        """Horizontal whiskers from `low` to `high`."""
+        (left, middle), (right, _) = self._at(low, y), self._at(high, y)
+        ends = "".join(f"M{_n(end)} {_n(middle - 4)}v8" for end in (left, right))
+        self._marks.append(f'<path class="whisker" d="M{_n(left)} {_n(middle)}H{_n(right)}{ends}"/>')
+
+    def dots(self, points: Points, colour: int, *, size: float = 5) -> None:
+        """A dot at each point."""
+        parts = "".join(f"M{_n(x)} {_n(y)}h0" for x, y in (self._at(*point) for point in points))
+        self._path("l", colour, parts, f' style="stroke-width:{size:g}"')
+
+    def line(self, points: Points, colour: int) -> None:
+        """A line through points."""
+        places = [self._at(*point) for point in points]
+        self._path("l", colour, "M" + "L".join(f"{_n(x)} {_n(y)}" for x, y in places))
+
+    def steps(self, values: Sequence[float], colour: int, start: float = 0, width: float = 1) -> None:
+        """Columns without gaps, each `width` wide, from `start` on."""
+        left, bottom = self._at(start, self.y.low)
+        parts = [f"M{_n(left)} {_n(bottom)}"]
+        for index, value in enumerate(values, 1):
+            x, y = self._at(start + index * width, value)
+            parts.append(f"V{_n(y)}H{_n(x)}")
+        self._path("f", colour, f"{''.join(parts)}V{_n(bottom)}z")
+
+    def rule(self, x: float, y: tuple[float, float]) -> None:
+        """A vertical line at `x`, from one height to another."""
+        (left, start), (_, end) = (self._at(x, height) for height in y)
+        self._marks.append(f'<path class="rule" d="M{_n(left)} {_n(start)}V{_n(end)}"/>')
+
+    def words(self, x: float, y: float, text: str, *, anchor: str = "start") -> None:
+        """Words that begin, end or have their middle at a point, on which they stand."""
+        left, baseline = self._at(x, y)
+        self._text(left, baseline, text, anchor)
+
+    def hover(self, texts: Sequence[str]) -> None:
+        """What the pointer shows over 0, 1, 2, ..., from the bottom of the chart to its top."""
+        for index, text in enumerate(texts):
+            left, right = (self._at(index + side, 0)[0] for side in (-0.5, 0.5))
+            self._marks.append(
+                f'<rect class="hit" x="{_n(left)}" y="{self._top}" width="{_n(right - left)}" '
+                f'height="{_n(self._bottom - self._top)}"><title>{escape(text)}</title></rect>'
+            )
+
+    def svg(self, identity: str, place: str = "") -> str:
+        """The element. `identity` is the chart's own on its page; `place` are further attributes."""
+        title, text = f"{identity}-title", f"{identity}-text"
+        return (
+            f'<svg class="et-chart" viewBox="0 0 {self.width} {self.height}" role="img" '
+            f'aria-labelledby="{title} {text}"{place}><title id="{title}">{escape(self.title)}</title>'
+            f'<desc id="{text}">{escape(self.text)}</desc>{"".join(self._marks)}</svg>'
+        )
+
+    def _axes(self, y_ticks: Mapping[float, str]) -> None:
+        self._text(0, 12, self.title, kind="title")
+        if self.y.label:
+            self._text(0, 27, self.y.label, kind="quiet")
+        for value, name in y_ticks.items():
+            height = self._at(self.x.low, value)[1]
+            self._text(self._left - 5, height + 4, name, "end", "quiet")
+            self._marks.append(f'<path class="grid" d="M{_n(self._left)} {_n(height)}H{self._right}"/>')
+        for value, name in self.x.ticks().items():
+            self._text(self._at(value, self.y.low)[0], self._bottom + 13, name, "middle", "quiet")
+        if self.x.label:
+            self._text((self._left + self._right) / 2, self.height - 5, self.x.label, "middle", "quiet")
+
+    def _text(self, x: float, y: float, text: str, anchor: str = "start", kind: str = "") -> None:
+        attributes = (f' class="{kind}"' if kind else "") + (f' text-anchor="{anchor}"' if anchor != "start" else "")
+        self._marks.append(f'<text x="{_n(x)}" y="{_n(y)}"{attributes}>{escape(text)}</text>')
+
+    def _path(self, kind: str, colour: int, d: str, more: str = "") -> None:
+        self._marks.append(f'<path class="{kind} c{colour}" d="{d}"{more}/>')
+
+    def _at(self, x: float, y: float) -> tuple[float, float]:
+        return (
+            self._left + self.x.share(x) * (self._right - self._left),
+            self._bottom - self.y.share(y) * (self._bottom - self._top),
+        )
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Charts that belong together.
+
+    Attributes:
+        name: The name of its file, without the suffix, and of its place on a page.
+        title: Its heading.
+        charts: In the order of reading.
+        text: What a reader must know to understand them.
+        legend: What the colours stand for.
+        header: Columns of the table with the same figures.
+        rows: Its rows; empty if the charts show every figure in words.
+    """
+
+    name: str
+    title: str
+    charts: Sequence[Chart]
+    text: str = ""
+    legend: Mapping[str, int] = field(default_factory=dict)
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+
+    def panels(self) -> str:
+        """The charts in a grid, with the legend above, for a page that has the style sheet ``chart.css``."""
+        entries = "".join(f'<li class="c{colour}">{escape(label)}</li>' for label, colour in self.legend.items())
+        legend = f'<ul class="et-legend">{entries}</ul>' if entries else ""
+        charts = "".join(chart.svg(f"{self.name}-{index}") for index, chart in enumerate(self.charts))
+        small = " small" if any(chart.width < WIDTH for chart in self.charts) else ""
+        return f'{legend}<div class="et-charts{small}">{charts}</div>'
+
+    def file(self, columns: int = 2) -> str:
+        """The charts as one SVG of its own, with the style sheet in it."""
+        width, height = (max(getattr(chart, side) for chart in self.charts) for side in ("width", "height"))
+        columns = min(columns * WIDTH // width, len(self.charts))
+        rows, top, gap = math.ceil(len(self.charts) / columns), 28 if self.legend else 0, 16
+        parts = []
+        for index, (label, colour) in enumerate(self.legend.items()):
+            parts.append(f'<g class="et-chart" transform="translate({index * 120} 0)">')
+            parts.append(f'<path class="f c{colour}" d="M0 4h10v10H0z"/><text x="15" y="13">{escape(label)}</text></g>')
+        for index, chart in enumerate(self.charts):
+            row, column = divmod(index, columns)
+            place = (
+                f' x="{column * (width + gap)}" y="{top + row * (height + gap)}" '
+                f'width="{chart.width}" height="{chart.height}"'
+            )
+            parts.append(chart.svg(f"{self.name}-{index}", place))
+        box = f"-8 -8 {columns * (width + gap)} {top + rows * (height + gap)}"
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="et-file" viewBox="{box}">'
+            f"<title>{escape(self.title)}</title><style>{style()}</style>{''.join(parts)}</svg>\n"
+        )
+
+    def _repr_html_(self) -> str:
+        """The charts in a notebook."""
+        return f"<style>{style()}</style>{self.panels()}"
+
+
+def style() -> str:
+    """The style sheet of charts: the one place that names their colours."""
+    return template("chart.css").render()
+
+
+def number(value: float) -> str:
+    """A figure as people write it: with three digits, and thousands with commas."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def _n(value: float) -> str:
+    """A coordinate, to a tenth."""
+    return f"{value:.1f}".removesuffix(".0")

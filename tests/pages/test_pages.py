@@ -1,0 +1,160 @@
+"""Report pages in a real browser: on a phone, a laptop and a wide screen, in the dark and on paper."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from tests.support.browser import LAPTOP, PAPER, PHONE, WIDE, chromium, findings, overflows, show
+from tests.support.examples import ROOT
+from tests.support.pages import NAME, bench_page, pruned_page, rounded_page
+
+pytestmark = pytest.mark.needs("chromium")
+
+LEAVES_CHART = """() => [...document.querySelectorAll("svg.et-chart")].flatMap(chart => {
+    const box = chart.getBoundingClientRect();
+    return [...chart.querySelectorAll("text")].filter(text => {
+        const own = text.getBoundingClientRect();
+        return own.left < box.left - 1 || own.right > box.right + 1 || own.bottom > box.bottom + 1;
+    }).map(text => text.textContent);
+})"""
+
+LEAVES_BOX = """() => [...document.querySelectorAll("text")].flatMap(text => {
+    const own = text.getBoundingClientRect(), x = (own.left + own.right) / 2, y = (own.top + own.bottom) / 2;
+    const around = [...document.querySelectorAll("rect, svg")].map(box => box.getBoundingClientRect())
+        .filter(box => box.left < x && x < box.right && box.top < y && y < box.bottom)
+        .sort((one, other) => one.width * one.height - other.width * other.height)[0];
+    return own.left >= around.left && own.right <= around.right ? [] : [text.textContent];
+})"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+PAGES = {
+    "prune of 1 layer": lambda directory: pruned_page(directory, 1),
+    "rounding of 1 layer": lambda directory: rounded_page(directory, 1),
+    "prune of 126 layers": lambda directory: pruned_page(directory, 126),
+    "rounding of 126 layers": lambda directory: rounded_page(directory, 126),
+    "bench": bench_page,
+}
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def page(request, browser: Browser, tmp_path_factory) -> Iterator[Page]:
+    """A report page, opened; its network requests and the errors of its scripts are in ``page.seen``."""
+    file = PAGES[request.param](tmp_path_factory.mktemp("page") / "report")
+    page = browser.new_page()
+    page.seen = []
+    page.on("request", lambda request: page.seen.append(request.url))
+    page.on("pageerror", lambda error: page.seen.append(str(error)))
+    page.on("dialog", lambda dialog: page.seen.append(dialog.message))
+    page.goto(file.as_uri())
+    yield page
+    page.close()
+
+
+def test_the_page_is_small_whole_and_without_scripts(page: Page) -> None:
+    file = Path(page.url.removeprefix("file://"))
+    assert file.stat().st_size < 1_000_000
+    assert page.seen == [page.url], "everything is in the page"
+    assert page.locator("script").count() == 0, "names are no markup"
+    identities = page.evaluate("[...document.querySelectorAll('[id]')].map(element => element.id)")
+    assert len(set(identities)) == len(identities)
+    assert page.locator("h1").inner_text() in page.title()
+
+
+@pytest.mark.parametrize("width", [PHONE, LAPTOP, WIDE])
+def test_it_fits_every_screen(page: Page, width: int) -> None:
+    show(page, width)
+    assert not overflows(page)
+    assert page.evaluate(LEAVES_CHART) == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(PHONE, "light"), (LAPTOP, "dark")])
+@pytest.mark.parametrize("page", ["prune of 1 layer", "rounding of 1 layer", "bench"], indirect=True)
+def test_axe_finds_nothing(page: Page, width: int, scheme: str) -> None:
+    show(page, width, scheme)
+    assert findings(page) == []
+
+
+def test_pictures_follow_a_dark_screen(page: Page) -> None:
+    colours = """() => {
+        const of = selector => getComputedStyle(document.querySelector(selector));
+        return [of("body").backgroundColor, of(".et-chart text").fill, of(".et-chart .c0").getPropertyValue("--et")];
+    }"""
+    seen = {}
+    for scheme in ("light", "dark"):
+        show(page, LAPTOP, scheme)
+        seen[scheme] = page.evaluate(colours)
+    light, dark = seen.values()
+    assert light[:2] == ["rgb(255, 255, 255)", "rgb(31, 35, 40)"]
+    assert dark[:2] == ["rgb(13, 17, 23)", "rgb(230, 237, 243)"]
+    assert light[2:] != dark[2:]
+
+
+def test_paper_is_light_and_has_the_tables_in_full(page: Page) -> None:
+    show(page, PAPER, "dark")
+    assert not overflows(page)
+    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(31, 35, 40)"
+    hidden = "[...document.querySelectorAll('td')].filter(cell => !cell.checkVisibility({contentVisibilityAuto: true}))"
+    assert page.evaluate(f"{hidden}.length") == 0
+    assert page.evaluate("[...document.querySelectorAll('.scroll')].every(box => box.scrollWidth <= box.clientWidth)")
+
+
+def test_a_wide_table_scrolls_by_itself_and_keeps_its_first_column(page: Page) -> None:
+    show(page, PHONE)
+    left = """() => [...document.querySelectorAll(".scroll")].filter(box => box.checkVisibility()).map(box => {
+        box.scrollLeft = 1000;
+        const [first, last] = ["tbody th", "tr > :last-child"]
+            .map(each => box.querySelector(each).getBoundingClientRect());
+        return [first.left - box.getBoundingClientRect().left, innerWidth - last.right];
+    })"""
+    for first, last in page.evaluate(left):
+        assert 0 <= first <= 1 and last >= 0
+
+
+def test_every_chart_says_what_it_shows(page: Page) -> None:
+    words = page.evaluate("""() => [...document.querySelectorAll("svg.et-chart")].map(chart => {
+        const names = chart.getAttribute("aria-labelledby").split(" ");
+        return [chart.getAttribute("role"), ...names.map(name => document.getElementById(name).textContent)];
+    })""")
+    assert words
+    for role, title, text in words:
+        assert role == "img" and title and any(letter.isdigit() for letter in text), (title, text)
+
+
+def test_the_first_line_is_the_answer_and_the_first_picture_the_widths(browser: Browser, tmp_path) -> None:
+    page = browser.new_page()
+    page.goto(pruned_page(tmp_path / "report", 1).as_uri())
+    assert re.match(r"\d+ % smaller, perplexity 22\.3 → 33\.5\n", page.locator("body").inner_text())
+    assert page.locator("figure h2").first.inner_text() == "Widths by layer"
+    assert NAME in page.locator("main").inner_text()
+    chart = page.locator("svg.et-chart").first
+    chart.locator(".hit").first.hover()
+    assert chart.locator(".hit title").first.inner_html().startswith("layer 0: ")
+    page.close()
+
+
+def test_a_bench_says_what_is_noise(browser: Browser, tmp_path) -> None:
+    page = browser.new_page()
+    page.goto(bench_page(tmp_path / "report").as_uri())
+    answer = page.locator("h1").inner_text()
+    assert answer.startswith("pruned: 2.01 times as fast; ") and answer.endswith("against dense on Phone")
+    assert "perplexity 22.3 → 33.5, no difference beyond noise" in answer
+    page.close()
+
+
+@pytest.mark.parametrize("picture", sorted((ROOT / "docs").glob("*.svg")), ids=lambda path: path.name)
+def test_words_stay_in_their_boxes_in_a_picture_of_the_docs(browser: Browser, picture: Path) -> None:
+    page = browser.new_page()
+    page.goto(picture.as_uri())
+    assert page.evaluate(LEAVES_BOX) == []
+    page.close()

@@ -1,0 +1,130 @@
+"""Report pages of models that nobody measured, from one layer to the 126 of Llama 3.1 405B."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from edge_transact import costs
+from edge_transact.artifacts.pages import Origin
+from edge_transact.artifacts.width_picture import width_picture
+from edge_transact.bench.analysis.report import write_report
+from edge_transact.bench.records.readings import Reading
+from edge_transact.build.report.measure import MatrixError, Part
+from edge_transact.build.report.page import write_build_page
+from edge_transact.prune.compensate.regression import Fit
+from edge_transact.prune.report import figures
+from edge_transact.prune.report.page import write_prune_page
+from edge_transact.prune.scores import LayerScores
+from edge_transact.prune.units import UNITS
+from edge_transact.quantization import get_quantization
+from edge_transact.widths import LayerWidths, WidthPlan
+from tests.support.bench_logs import in_rounds, visit
+
+NAME = "<script>alert('x')</script> \"🦙\" & a-model-with-a-name-that-is-much-longer-than-a-telephone-is-wide"
+"""A directory may have this name, and no page may take it for markup."""
+
+ORIGIN = Origin(
+    f'edge-transact prune "{NAME}"', "a machine", {"edge-transact": "1", "torch": "2"}, [("--x", "1", "X.")]
+)
+
+
+def pruned_page(directory: Path, layers: int) -> Path:
+    """The page of a pruning to random widths, with every picture: ``index.html`` in a new `directory`."""
+    generator = torch.Generator().manual_seed(layers)
+    full = LayerWidths(128, 8, 128, 128, 4096)
+    source = WidthPlan(16384, 128256, False, False, False, (full,) * layers)
+    shares = torch.rand(layers, 4, generator=generator).add(1).div(2).tolist()
+    pruned = source.with_layers(
+        LayerWidths(16 * (groups := round(8 * a)), groups, 8 * round(16 * b), 8 * round(16 * c), 32 * round(128 * d))
+        for a, b, c, d in shares
+    )
+    scores = [
+        LayerScores(*(torch.rand(*shape, generator=generator) ** 4 for shape in ((128,), (8, 128), (8, 64), (4096,))))
+        for _ in range(layers)
+    ]
+    fits = [{name: Fit(1.0, 0.2 + index, 0.1 + index) for name in figures.PROJECTIONS} for index in range(layers)]
+    pictures = [
+        width_picture(pruned, source),
+        figures.sensitivity(torch.rand(layers, 2, generator=generator) + 1e-3),
+        figures.compensation(fits),
+        *(figures.salience(unit, scores, pruned, "a score") for unit in UNITS.values() if unit.figure),
+    ]
+    quantization = get_quantization("q4f16_0")
+    report = {
+        "model": NAME,
+        "output": NAME,
+        "ratio": costs.cut_ratio(pruned, source),
+        "allocation": "budgeted",
+        "notes": [f"a note on {NAME}", "predicted loss 0.127 nats a token"],
+        "quantization": quantization.name,
+        "evaluation": {"windows": 16, "window": 512, "text": "demo:sotu"},
+        "models": {
+            name: {
+                "parameters": costs.parameters(plan),
+                "attention_and_mlp_parameters": costs.prunable_parameters(plan),
+                "weight_bytes": costs.weight_bytes(plan, quantization),
+                "kv_bytes_per_token": costs.kv_bytes_per_token(plan, quantization),
+                "kv_padding_bytes_per_token": costs.kv_padding_bytes_per_token(plan, quantization),
+                "perplexity": perplexity,
+            }
+            for name, plan, perplexity in (("source", source, 22.31), ("pruned", pruned, 33.46))
+        },
+    }
+    directory.mkdir()
+    write_prune_page(directory, report, pictures, ORIGIN)
+    return directory / "index.html"
+
+
+def rounded_page(directory: Path, layers: int) -> Path:
+    """The page of a rounding with random errors: ``index.html`` in a new `directory`."""
+    generator = torch.Generator().manual_seed(layers)
+    roundings = ("nearest", "search", "best")
+
+    def value() -> float:
+        return torch.rand((), generator=generator).item() + 0.01
+
+    def part(name: str, *matrices: str) -> Part:
+        errors = {matrix: {each: MatrixError(value(), value()) for each in roundings} for matrix in matrices}
+        return Part(name, errors, {each: value() for each in roundings})
+
+    names = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
+    parts = [
+        part("embedding", "model.embed_tokens"),
+        *(part(f"layer {index}", *names) for index in range(layers)),
+        part("lm_head", "lm_head"),
+    ]
+    divergence = {"kl_mean": 0.1, "kl_median": 0.07, "kl_p99": 0.69, "same_top": 0.795}
+    report = {
+        "model": NAME,
+        "dist": NAME,
+        "quantization": "q4f16_0",
+        "rounding": "best",
+        "weights_bytes": 75_700_000,
+        "bits_per_parameter": 4.503,
+        "evaluation": {"windows": 8, "window": 512, "text": "demo:sotu", "part_windows": 4, "part_window": 128},
+        "models": {"unrounded": {"perplexity": 20.2}} | {name: {"perplexity": 22.2} | divergence for name in roundings},
+    }
+    directory.mkdir()
+    write_build_page(directory, report, parts, ORIGIN)
+    return directory / "index.html"
+
+
+def bench_page(directory: Path) -> Path:
+    """The page of a bench of three models, one of them with a difficult name, with every picture."""
+    trace = [Reading(at_s=float(second), temp_c=30 + second / 10) for second in range(60)]
+    records = []
+    for model, factor, noise in (
+        ("dense", 2.0, (0.99, 1.0, 1.02)),
+        ("pruned", 1.0, (0.98, 1.0, 1.01)),
+        (NAME, 2.0, (1.01, 0.98, 1.03)),
+    ):
+        for prefill in (64, 256):
+            seconds = factor * prefill / 64
+            common = {"model": model, "model_digest": model, "prefill_tokens": prefill, "build": {"torch": "2"}}
+            records += in_rounds(*(seconds * share for share in noise), **common)
+            records.append(visit(trace, **common))
+    perplexities = {"dense": 22.31, NAME: 33.46}
+    write_report(records, directory, command="edge-transact bench", perplexities=perplexities, published=True)
+    return directory / "index.html"
