@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,30 @@ class Session:
         Raises:
             EdgeTransactError: The prompt is empty, or leaves no room in the context window.
         """
+        pieces = self.stream(text)
+        while True:
+            try:
+                piece = next(pieces)
+            except StopIteration as end:
+                return end.value
+            if on_text:
+                on_text(piece)
+
+    def stream(self, text: str) -> Generator[str, None, Answer]:
+        """The answer piece by piece, as each is decoded: ``for piece in session.stream("Hello"): ...``.
+
+        Args:
+            text: The user's message, or the text to continue.
+
+        Yields:
+            Text.
+
+        Returns:
+            The whole answer, as a generator returns.
+
+        Raises:
+            EdgeTransactError: The prompt is empty, or leaves no room in the context window.
+        """
         if self.plain:
             ids = self.codec.encode(text)
         else:
@@ -151,8 +175,7 @@ class Session:
             tokens.append(token)
             if piece := stream.push(token):
                 pieces.append(piece)
-                if on_text:
-                    on_text(piece)
+                yield piece
         answer = "".join(pieces)
         if not self.plain:
             self.messages.append({"role": "assistant", "content": answer})
