@@ -163,7 +163,7 @@ def decoded_token(config: Mapping[str, Any], quantization: Quantization) -> tupl
             launches.append(launch)
             return True
 
-        def parameters(_weights: Path, expected: list[dict[str, Any]]) -> list[tvm.runtime.Tensor]:
+        def parameters(_weights: Path, expected: list[dict[str, Any]], _verified: bool) -> list[tvm.runtime.Tensor]:
             return [tvm.runtime.empty(parameter["shape"], parameter["dtype"]) for parameter in expected]
 
         with opencl.executed_here(sources), mock.patch.object(host, "_load_parameters", parameters):

@@ -106,7 +106,7 @@ def _ask(name: str, built: Build) -> Answer:
         sys.stdout.flush()
 
     logger.info(f"{name}:")
-    answer = Session.load(built.directory, max_tokens=48).answer(QUESTION, on_text=write)
+    answer = Session.load(built.directory, temperature=0.0, max_tokens=48).answer(QUESTION, on_text=write)
     write("\n")
     return answer
 

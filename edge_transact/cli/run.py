@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from edge_transact.cli.common import JsonOption, guarded, show
-
-if TYPE_CHECKING:
-    from edge_transact.runtime.session import Session
-
-logger = logging.getLogger(__name__)
 
 
 @guarded
@@ -23,11 +17,30 @@ def run(
     prompt: Annotated[
         str | None, typer.Option("--prompt", "-p", help="The prompt.", show_default="stdin; on a terminal, a chat")
     ] = None,
+    system: Annotated[
+        str | None, typer.Option(help="The system message.", show_default="the chat template's, if it has one")
+    ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of tokens in an answer.")] = 256,
     temperature: Annotated[
-        float, typer.Option(min=0.0, help="Sampling temperature; 0 always takes the most likely token.")
-    ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed for temperatures above 0.")] = 0,
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Sampling temperature; 0 always takes the most likely token.",
+            show_default="of mlc-chat-config.json",
+        ),
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Choose among the most likely tokens only, as few as have this probability together.",
+            show_default="of mlc-chat-config.json",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the random choices.", show_default="another each time")
+    ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -38,39 +51,25 @@ def run(
 
     **Examples**
 
-    `edge-transact run dist --prompt "What is the capital of France?"`
+    `edge-transact run dist --prompt "What is the capital of France?" --temperature 0`
 
     `echo "Once upon a time" | edge-transact run dist --raw --max-tokens 64`
 
     `edge-transact run dist --prompt "Say hello." --json | tail -1 | jq .decode_tok_s`
     """
+    from edge_transact.cli import chat
+
+    interactive = prompt is None and sys.stdin.isatty() and not as_json
+    if interactive:
+        chat.announce(dist)
     from edge_transact.runtime.session import Session
 
-    session = Session.load(dist, max_tokens=max_tokens, temperature=temperature, seed=seed, raw=raw)
-    if prompt is None and sys.stdin.isatty() and not as_json:
-        _chat(session)
+    session = Session.load(
+        dist, temperature=temperature, top_p=top_p, seed=seed, system=system, max_tokens=max_tokens, raw=raw
+    )
+    if interactive:
+        chat.Chat(session).run()
         return
     text = sys.stdin.read() if prompt is None else prompt
-    answer = session.answer(text, on_text=None if as_json else _write)
-    show(answer.to_dict(), as_json, lambda: _write("\n"))
-
-
-def _chat(session: Session) -> None:
-    logger.info("Chat: an empty line or Ctrl-D ends it, /reset forgets the conversation.")
-    while True:
-        try:
-            text = input("> ").strip()
-        except EOFError:
-            return
-        if not text:
-            return
-        if text == "/reset":
-            session.reset()
-            continue
-        session.answer(text, on_text=_write)
-        _write("\n")
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    answer = session.answer(text, on_text=None if as_json else chat.write)
+    show(answer.to_dict(), as_json, lambda: chat.write("\n"))

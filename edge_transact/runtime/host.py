@@ -2,11 +2,16 @@
 
 Functions are called in the order of MLC's engine: add a sequence, then call ``begin_forward``, the model's function and
 ``end_forward`` for each chunk of a prompt and each decoded token.
+
+Only TVM's runtime is loaded, through tvm_ffi. ``import tvm`` would load the compiler too, which takes seconds.
 """
 
 from __future__ import annotations
 
+import importlib
+import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +23,17 @@ from edge_transact.artifacts.manifest import Manifest
 from edge_transact.checkpoint.writer import TOKENIZER_FILES
 from edge_transact.costs import PAGE_SIZE
 from edge_transact.errors import EdgeTransactError
+from edge_transact.runtime.sampling import Sampler
 from edge_transact.system.cpu import missing
 
 if TYPE_CHECKING:
-    import tvm
     import tvm_ffi
 
 SEQUENCE = 0
 """The id of the only sequence."""
+
+_CPU, _POOLED = 1, 2
+"""DLPack's device type, and the virtual machine's allocator."""
 
 
 class HostModel:
@@ -34,32 +42,30 @@ class HostModel:
     Args:
         library: The ``.so``.
         weights: A directory with ``tensor-cache.json`` and its shards.
+        verified: The shards were compared with a manifest.
 
     Raises:
         EdgeTransactError: The library can't be loaded, or it was built for other weights.
     """
 
-    def __init__(self, library: Path, weights: Path) -> None:
-        import tvm
-        from tvm import relax
-
-        from edge_transact.compiler.library import read_metadata
-
-        self._tvm = tvm
-        self.device = tvm.cpu()
+    def __init__(self, library: Path, weights: Path, *, verified: bool = False) -> None:
+        tvm_ffi = _import_tvm_ffi()
+        # As tvm itself loads it, so that `import tvm` finds it loaded.
+        tvm_ffi.libinfo.load_lib_ctypes("apache-tvm", "tvm_runtime", "RTLD_GLOBAL")
         try:
-            self._vm = relax.VirtualMachine(tvm.runtime.load_module(str(library)), self.device)
+            self._vm = tvm_ffi.load_module(str(library))["vm_load_executable"]()
         except (RuntimeError, OSError) as error:
             raise EdgeTransactError(
                 f"{library} can't be loaded: {str(error).splitlines()[-1]}", fix="Build it again on this machine."
             ) from error
-        self.metadata: dict[str, Any] = read_metadata(self._vm)
+        self._vm["vm_initialization"](_CPU, 0, _POOLED)
+        self.metadata: dict[str, Any] = json.loads(self._vm["_metadata"]())
         if cpu := self.metadata.get("cpu"):  # a library that MLC compiled has no such entry
             require_cpu(library, cpu)
-        self._parameters = _load_parameters(weights, self.metadata["params"])
+        self._parameters = _load_parameters(weights, self.metadata["params"], verified)
         self.context_window_size: int = self.metadata["context_window_size"]
         self.prefill_chunk_size: int = self.metadata["prefill_chunk_size"]
-        shape = tvm.runtime.ShapeTuple
+        shape = self._shape = tvm_ffi.Shape
         self._cache = self._vm["create_tir_paged_kv_cache"](
             shape([1]),
             shape([self.context_window_size]),
@@ -67,20 +73,22 @@ class HostModel:
             shape([PAGE_SIZE]),
             shape([0]),
         )
-        self._add, self._remove, self._begin, self._end = (
-            tvm.get_global_func(f"vm.builtin.kv_state_{name}")
-            for name in ("add_sequence", "remove_sequence", "begin_forward", "end_forward")
+        self._add, self._remove, self._pop, self._begin, self._end = (
+            tvm_ffi.get_global_func(f"vm.builtin.kv_state_{name}")
+            for name in ("add_sequence", "remove_sequence", "popn", "begin_forward", "end_forward")
         )
         self._add(self._cache, SEQUENCE)
         self.length = 0
         self._functions: dict[str, Callable[..., Any]] = {}
         # The arguments for one decoded token are made once: making them takes microseconds, as its kernels do.
-        self._one_token = tvm.runtime.tensor(np.zeros(1, np.int32), self.device)
+        self._allocate = tvm_ffi.get_global_func("runtime.TVMTensorAllocWithScope")
+        self._cpu = tvm_ffi.device("cpu")
+        self._one_token = self._tensor([0])
         self._one_token_id = np.from_dlpack(self._one_token)
         self._sequence, self._one = shape([SEQUENCE]), shape([1])
         # The virtual machine's own functions: with tvm's Python API, a token of a small model takes 3 % longer.
-        self._reshape, self._item = (tvm.get_global_func(f"vm.builtin.{name}") for name in ("reshape", "tuple_getitem"))
-        self._shapes: dict[int, tvm.runtime.ShapeTuple] = {}
+        self._reshape, self._item = (tvm_ffi.get_global_func(f"vm.builtin.{name}") for name in ("reshape", "tuple_getitem"))
+        self._shapes: dict[int, tvm_ffi.Shape] = {}
 
     @classmethod
     def load(cls, dist: Path) -> HostModel:
@@ -97,22 +105,28 @@ class HostModel:
             )
         # Verify code and weights only: people may edit the configuration.
         manifest.verify(dist, library, TENSOR_CACHE, SHARDS, *TOKENIZER_FILES)
-        return cls(dist / library, dist)
+        return cls(dist / library, dist, verified=True)
 
     def instrument(self, called: Callable[..., None]) -> None:
         """Observe every call of a kernel or built-in function.
 
         Args:
             called: Called before and after each call as ``called(function, name, before, result, *arguments)``; see
-                `relax.VirtualMachine.set_instrument`.
+                ``tvm.relax.VirtualMachine.set_instrument``.
         """
-        self._vm.set_instrument(called)
+        self._vm["set_instrument"](called)
 
     def reset(self) -> None:
         """Forget all tokens."""
         self._remove(self._cache, SEQUENCE)
         self._add(self._cache, SEQUENCE)
         self.length = 0
+
+    def rewind(self, length: int) -> None:
+        """Forget all tokens but the first `length`."""
+        if length < self.length:
+            self._pop(self._cache, SEQUENCE, self.length - length)
+            self.length = length
 
     def prefill(self, ids: Sequence[int]) -> np.ndarray:
         """Append tokens, in chunks.
@@ -144,24 +158,22 @@ class HostModel:
         self.reset()
         return np.concatenate([self._forward("batch_verify", chunk)[0] for chunk in self._chunks(ids)])
 
-    def generate(
-        self, ids: Sequence[int], max_tokens: int, *, temperature: float = 0.0, seed: int = 0
-    ) -> Iterator[int]:
+    def generate(self, ids: Sequence[int], max_tokens: int, sampler: Sampler | None = None) -> Iterator[int]:
         """Append a prompt, then generate tokens until there are `max_tokens` or the context window is full.
 
         Args:
             ids: The prompt.
             max_tokens: The most tokens to generate.
-            temperature: At 0, the likeliest token is always chosen.
-            seed: Seed of the random choice at temperatures above 0.
+            sampler: Chooses tokens; without it, the likeliest is always chosen.
 
         Yields:
             Token ids; the caller stops at an end-of-text token.
         """
-        random = np.random.default_rng(seed)
+        sampler = sampler or Sampler()
+        sampler.begin()
         logits = self.prefill(ids)
         for count in range(max_tokens):
-            token = _sample(logits, temperature, random)
+            token = sampler.choose(logits)
             yield token
             if count + 1 == max_tokens or self.length >= self.context_window_size:
                 return
@@ -178,11 +190,16 @@ class HostModel:
                 fix="Shorten the text, or build with a larger --context.",
             )
 
-    def _ids(self, ids: Sequence[int]) -> tvm.runtime.Tensor:
+    def _ids(self, ids: Sequence[int]) -> tvm_ffi.Tensor:
         if len(ids) > 1:
-            return self._tvm.runtime.tensor(np.array(ids, np.int32), self.device)
+            return self._tensor(ids)
         self._one_token_id[0] = ids[0]
         return self._one_token
+
+    def _tensor(self, ids: Sequence[int]) -> tvm_ffi.Tensor:
+        tensor = self._allocate(self._shape([len(ids)]), "int32", self._cpu, None)
+        np.from_dlpack(tensor)[:] = ids
+        return tensor
 
     def _function(self, name: str) -> Callable[..., Any]:
         if name not in self._functions:
@@ -190,7 +207,7 @@ class HostModel:
         return self._functions[name]
 
     def _forward(self, function: str, ids: Sequence[int]) -> np.ndarray:
-        count = self._one if len(ids) == 1 else self._tvm.runtime.ShapeTuple([len(ids)])
+        count = self._one if len(ids) == 1 else self._shape([len(ids)])
         embeddings = self._function("embed")(self._ids(ids), self._parameters)
         self._begin(self._cache, self._sequence, count)
         result = self._function(function)(self._rows(embeddings, len(ids)), self._cache, self._parameters)
@@ -198,56 +215,59 @@ class HostModel:
         self.length += len(ids)
         return np.from_dlpack(self._item(result, 0))
 
-    def _rows(self, embeddings: tvm.runtime.Tensor, count: int) -> tvm.runtime.Tensor:
+    def _rows(self, embeddings: tvm_ffi.Tensor, count: int) -> tvm_ffi.Tensor:
         """``[count, hidden_size]`` as ``[1, count, hidden_size]``."""
         if count not in self._shapes:
-            self._shapes[count] = self._tvm.runtime.ShapeTuple([1, count, embeddings.shape[-1]])
+            self._shapes[count] = self._shape([1, count, embeddings.shape[-1]])
         return self._reshape(embeddings, self._shapes[count])
+
+
+def _import_tvm_ffi() -> Any:
+    """tvm_ffi without torch, unless that is imported already: tvm_ffi imports it if it is installed, for seconds."""
+    if "torch" in sys.modules:
+        return importlib.import_module("tvm_ffi")
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("tvm_ffi")
+    finally:
+        del sys.modules["torch"]
 
 
 _ALIGNMENT = 64
 """Alignment of parameters in memory, in bytes, on which kernels may rely."""
 
 
-def _load_parameters(weights: Path, expected: list[dict[str, Any]]) -> tvm_ffi.Array:
+def _load_parameters(weights: Path, expected: list[dict[str, Any]], verified: bool) -> tvm_ffi.Array:
     """The parameters as a TVM array, which calls take without a conversion.
 
     They are in one block of memory, for which numpy requests huge pages, so that fewer TLB entries are needed.
     """
-    import tvm
     import tvm_ffi
 
     from edge_transact.weights.shards import ShardReader
 
-    reader = ShardReader(weights)
+    reader = ShardReader(weights, verified=verified)
     room = [_padded(math.prod(p["shape"]) * np.dtype(p["dtype"]).itemsize) for p in expected]
     block = np.empty(sum(room) + _ALIGNMENT, np.uint8)
     offset = -block.ctypes.data % _ALIGNMENT
     parameters = []
     for parameter, nbytes in zip(expected, room, strict=True):
-        array = reader.array(parameter["name"])
-        if list(array.shape) != parameter["shape"] or str(array.dtype) != parameter["dtype"]:
+        name, dtype, shape = parameter["name"], np.dtype(parameter["dtype"]), parameter["shape"]
+        if list(reader.shape(name)) != shape or reader.dtype(name) != dtype:
             raise EdgeTransactError(
-                f"{weights}: {parameter['name']} is {array.dtype} {list(array.shape)}, "
-                f"the library wants {parameter['dtype']} {parameter['shape']}",
+                f"{weights}: {name} is {reader.dtype(name)} {list(reader.shape(name))}, "
+                f"the library wants {dtype} {shape}",
                 fix="Library and weights are of different builds: build again.",
             )
-        place = block[offset : offset + array.nbytes].view(array.dtype).reshape(array.shape)
-        place[...] = array
-        parameters.append(tvm.runtime.from_dlpack(place))
+        place = block[offset : offset + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+        reader.read(name, place)
+        parameters.append(tvm_ffi.from_dlpack(place, require_alignment=_ALIGNMENT, require_contiguous=True))
         offset += nbytes
     return tvm_ffi.convert(parameters)
 
 
 def _padded(nbytes: int) -> int:
     return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
-
-
-def _sample(logits: np.ndarray, temperature: float, random: np.random.Generator) -> int:
-    if temperature == 0:
-        return int(logits.argmax())
-    # The argmax of Gumbel-perturbed logits is a sample of the softmax.
-    return int((logits / temperature + random.gumbel(size=logits.shape)).argmax())
 
 
 def require_cpu(library: Path, cpu: Mapping[str, Any]) -> None:

@@ -3,28 +3,53 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
 from edge_transact.artifacts.dist_files import CHAT_CONFIG
 from edge_transact.artifacts.manifest import not_a_dist
 from edge_transact.errors import EdgeTransactError, first_problem
+from edge_transact.runtime.chat_template import Message
 from edge_transact.runtime.host import HostModel
-from edge_transact.runtime.text import Message, TextCodec
+from edge_transact.runtime.sampling import Sampler, Sampling
+from edge_transact.runtime.text import TextCodec
+
+ANSWER_TOKENS = 256
+"""Room for an answer: old turns are left out before a prompt takes it. At most a quarter of the window, as in the app."""
+
+Finish = Literal["stop", "length", "context", "stopped"]
+"""Why an answer ended: the model ended it, it has `max_tokens`, the context window is full, or the caller stopped it."""
 
 
 class _ConversationTemplate(BaseModel):
     stop_token_ids: set[int]
 
 
-class _ChatConfig(BaseModel):
-    """The part of ``mlc-chat-config.json`` that a session reads."""
+class ChatConfig(Sampling):
+    """The part of ``mlc-chat-config.json`` that a session reads: how tokens are chosen, and which end an answer."""
 
     conv_template: _ConversationTemplate
+
+    @classmethod
+    def read(cls, dist: Path) -> ChatConfig:
+        """The configuration of a DIST.
+
+        Raises:
+            EdgeTransactError: It isn't a DIST, or the configuration is invalid.
+        """
+        path = dist / CHAT_CONFIG
+        if not path.is_file():
+            raise not_a_dist(dist, path.name)
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise EdgeTransactError(
+                f"{path} cannot be read ({first_problem(error)})", fix="Correct it, or build the model again."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -34,7 +59,10 @@ class Answer:
     Attributes:
         text: The answer, without special tokens.
         tokens: Its token ids, without a stop token.
+        finish: Why it ended.
         prompt_tokens: Tokens of the prompt, including the chat template.
+        prefill_tokens: Those of them that were computed; the others were in the KV cache.
+        dropped_turns: The oldest turns that no longer fit and were forgotten.
         prefill_s: Seconds to the first token.
         decode_s: Seconds of the tokens after the first.
         decode_steps: Number of tokens after the first, including a stop token.
@@ -42,20 +70,23 @@ class Answer:
 
     text: str
     tokens: list[int]
+    finish: Finish
     prompt_tokens: int
+    prefill_tokens: int
+    dropped_turns: int
     prefill_s: float
     decode_s: float
     decode_steps: int
 
     @property
     def prefill_tok_s(self) -> float:
-        """Prompt tokens per second."""
-        return self.prompt_tokens / self.prefill_s
+        """Prompt tokens per second, of those that were computed."""
+        return self.prefill_tokens / self.prefill_s
 
     @property
     def decode_tok_s(self) -> float | None:
         """Decoded tokens per second, without prefill's first token; `None` if there was no other."""
-        return self.decode_steps / self.decode_s if self.decode_steps else None
+        return self.decode_steps / self.decode_s if self.decode_steps > 0 else None
 
     def to_dict(self) -> dict[str, object]:
         """What ``run --json`` prints."""
@@ -78,8 +109,9 @@ class Session:
         codec: The tokenizer and chat template.
         stop_token_ids: Ids that end an answer.
         max_tokens: The most tokens of an answer.
-        temperature: Of sampling; 0 always takes the likeliest token.
-        seed: Seed of sampling.
+        sampling: How tokens are chosen; without it, always the likeliest.
+        seed: Seed of the random choices; without it, each session makes other ones.
+        system: The system message; without it, the chat template's own, if it has one.
         raw: Continue the text without the chat template.
     """
 
@@ -90,52 +122,77 @@ class Session:
         *,
         stop_token_ids: set[int],
         max_tokens: int = 256,
-        temperature: float = 0.0,
-        seed: int = 0,
+        sampling: Sampling | None = None,
+        seed: int | None = None,
+        system: str | None = None,
         raw: bool = False,
     ) -> None:
         self.model = model
         self.codec = codec
         self.stop_token_ids = stop_token_ids
         self.max_tokens = max_tokens
-        self.temperature = temperature
-        self.seed = seed
+        self.sampler = Sampler(sampling, seed)
+        self.system = system
         self.plain = raw or not codec.has_chat_template
-        self.messages: list[Message] = []
+        self.turns: list[tuple[Message, Message]] = []
+        self._in_cache: list[int] = []
 
     @classmethod
-    def load(cls, dist: Path, **options: Any) -> Session:
-        """A session with the host library of a DIST; `options` are the constructor's.
+    def load(
+        cls, dist: Path, *, temperature: float | None = None, top_p: float | None = None, **options: Any
+    ) -> Session:
+        """A session with the host library of a DIST.
+
+        Args:
+            dist: The DIST.
+            temperature: See `Sampling`; without it, as ``mlc-chat-config.json`` says, and so for all of `Sampling`.
+            top_p: The same.
+            options: The constructor's.
 
         Raises:
             EdgeTransactError: It isn't a DIST, or has no host library.
         """
-        config = dist / CHAT_CONFIG
-        if not config.is_file():
-            raise not_a_dist(dist, config.name)
-        try:
-            stop_token_ids = _ChatConfig.model_validate_json(config.read_bytes()).conv_template.stop_token_ids
-        except ValidationError as error:
-            raise EdgeTransactError(
-                f"{config} cannot be read ({first_problem(error)})", fix="Correct it, or build the model again."
-            ) from error
-        return cls(HostModel.load(dist), TextCodec(dist), stop_token_ids=stop_token_ids, **options)
+        config = ChatConfig.read(dist)
+        given = {name: value for name, value in (("temperature", temperature), ("top_p", top_p)) if value is not None}
+        return cls(
+            HostModel.load(dist),
+            TextCodec(dist),
+            stop_token_ids=config.conv_template.stop_token_ids,
+            sampling=config.model_copy(update=given),
+            **options,
+        )
+
+    @property
+    def messages(self) -> list[Message]:
+        """The conversation: the system message, if one was given, and the turns that weren't forgotten."""
+        return [*self._system_message(), *(message for turn in self.turns for message in turn)]
 
     def reset(self) -> None:
         """Removes all turns."""
-        self.messages.clear()
+        self.turns.clear()
 
-    def answer(self, text: str, *, on_text: Callable[[str], None] | None = None) -> Answer:
+    def answer(
+        self,
+        text: str,
+        *,
+        on_text: Callable[[str], None] | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Answer:
         """The model's answer to `text`, after the turns before it.
+
+        The oldest turns are forgotten if they leave no room for an answer in the context window. What the KV cache has of
+        the prompt isn't computed again.
 
         Args:
             text: The user's message, or the text to continue.
             on_text: Called with each piece of the answer when it is decoded.
+            stopped: Asked before each chunk of the prompt and each token whether to stop. The answer so far stays.
 
         Raises:
-            EdgeTransactError: The prompt is empty, or leaves no room in the context window.
+            EdgeTransactError: The prompt is empty, is longer than the context window, or the chat template refuses it.
+                The conversation stays as it was.
         """
-        pieces = self.stream(text)
+        pieces = self.stream(text, stopped=stopped)
         while True:
             try:
                 piece = next(pieces)
@@ -144,46 +201,107 @@ class Session:
             if on_text:
                 on_text(piece)
 
-    def stream(self, text: str) -> Generator[str, None, Answer]:
+    def stream(self, text: str, *, stopped: Callable[[], bool] = lambda: False) -> Generator[str, None, Answer]:
         """The answer piece by piece, as each is decoded: ``for piece in session.stream("Hello"): ...``.
 
         Args:
-            text: The user's message, or the text to continue.
+            text: As `answer` takes it.
+            stopped: As `answer` takes it.
 
         Yields:
             Text.
 
         Returns:
-            The whole answer, as a generator returns.
+            The answer, as a generator returns. An answer that isn't read to its end is no part of the conversation.
 
         Raises:
-            EdgeTransactError: The prompt is empty, or leaves no room in the context window.
+            EdgeTransactError: As in `answer`.
         """
-        if self.plain:
-            ids = self.codec.encode(text)
-        else:
-            self.messages.append({"role": "user", "content": text})
-            ids = self.codec.encode_chat(self.messages)
+        dropped, ids = self._prompt(text)
         if not ids:
             raise EdgeTransactError("the prompt is empty", fix='Say something: --prompt "Once upon a time"')
         stream, pieces, tokens, times = self.codec.stream(), [], [], [time.perf_counter()]
-        self.model.reset()
-        for token in self.model.generate(ids, self.max_tokens, temperature=self.temperature, seed=self.seed):
+        finish: Finish = "stopped"
+        kept = self._rewind(ids)
+        for token in self._tokens(ids, kept, stopped):
             times.append(time.perf_counter())
             if token in self.stop_token_ids:
+                finish = "stop"
                 break
             tokens.append(token)
             if piece := stream.push(token):
                 pieces.append(piece)
                 yield piece
+            if len(tokens) == self.max_tokens:
+                finish = "length"
+                break
+            if self.model.length >= self.model.context_window_size:
+                finish = "context"
+                break
         answer = "".join(pieces)
         if not self.plain:
-            self.messages.append({"role": "assistant", "content": answer})
+            del self.turns[:dropped]
+            self.turns.append(({"role": "user", "content": text}, {"role": "assistant", "content": answer}))
+        first = times[min(1, len(times) - 1)]
         return Answer(
             text=answer,
             tokens=tokens,
+            finish=finish,
             prompt_tokens=len(ids),
-            prefill_s=times[1] - times[0],
-            decode_s=times[-1] - times[1],
-            decode_steps=len(times) - 2,
+            prefill_tokens=len(ids) - kept,
+            dropped_turns=dropped,
+            prefill_s=first - times[0],
+            decode_s=times[-1] - first,
+            decode_steps=max(0, len(times) - 2),
         )
+
+    def _system_message(self) -> list[Message]:
+        return [{"role": "system", "content": self.system}] if self.system is not None else []
+
+    def _prompt(self, text: str) -> tuple[int, list[int]]:
+        """How many of the oldest turns have to go, and the prompt without them."""
+        window = self.model.context_window_size
+        if self.plain:
+            return 0, self._fitting(self.codec.encode(text))
+        question: Message = {"role": "user", "content": text}
+        for dropped in range(len(self.turns) + 1):
+            turns = (message for turn in self.turns[dropped:] for message in turn)
+            ids = self.codec.encode_chat([*self._system_message(), *turns, question])
+            if len(ids) <= window - min(ANSWER_TOKENS, window // 4):
+                return dropped, ids
+        return len(self.turns), self._fitting(ids)
+
+    def _fitting(self, ids: list[int]) -> list[int]:
+        window = self.model.context_window_size
+        if len(ids) >= window:
+            raise EdgeTransactError(
+                f"The message is too long for the model: {len(ids)} tokens, and the context has room for {window - 1}.",
+                fix="Shorten it, or build with a larger --context.",
+            )
+        return ids
+
+    def _rewind(self, ids: list[int]) -> int:
+        """Forgets what the KV cache has beside the beginning of the prompt. Returns the length of what it keeps."""
+        # The last token is computed again: its logits are needed.
+        pairs = zip(self._in_cache, ids[:-1], strict=False)
+        kept = next((place for place, (old, new) in enumerate(pairs) if old != new), min(len(self._in_cache), len(ids) - 1))
+        self.model.rewind(kept)
+        del self._in_cache[kept:]
+        return kept
+
+    def _tokens(self, ids: list[int], kept: int, stopped: Callable[[], bool]) -> Iterator[int]:
+        """The tokens of the answer, until the caller has enough or wants to stop."""
+        self.sampler.begin()
+        for start in range(kept, len(ids), self.model.prefill_chunk_size):
+            if stopped():
+                return
+            chunk = ids[start : start + self.model.prefill_chunk_size]
+            logits = self.model.prefill(chunk)
+            self._in_cache += chunk
+        while True:
+            token = self.sampler.choose(logits)
+            yield token
+            if stopped():
+                return
+            logits = self.model.decode(token)
+            self._in_cache.append(token)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_transact.errors import EdgeTransactError
+from edge_transact.runtime.chat_template import Message, render_chat
 
-Message = dict[str, str]
-"""``{"role": "user" | "assistant", "content": text}``."""
+if TYPE_CHECKING:
+    import tokenizers
+
+TOKENIZER, SENTENCEPIECE, CONFIG = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
 
 
 class TextCodec:
     """A directory's tokenizer and chat template.
+
+    Text goes through tokenizers and jinja2 alone wherever that gives what transformers gives: transformers takes seconds
+    to import.
 
     Args:
         directory: A checkpoint or a DIST.
@@ -24,40 +32,125 @@ class TextCodec:
     """
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        if not (directory / TOKENIZER).exists():
+            if not (directory / SENTENCEPIECE).exists():
+                raise EdgeTransactError(
+                    f"{directory} has no {TOKENIZER}", fix="Build it from a checkpoint that holds its tokenizer."
+                )
+            _require_sentencepiece(directory)
+        self._config = _configuration(directory)
+        plain = self._plain()
+        self.backend: tokenizers.Tokenizer = plain or self.tokenizer.backend_tokenizer
+        if plain is None:
+            self._config |= self.tokenizer.special_tokens_map | {"chat_template": self.tokenizer.chat_template}
+
+    def _plain(self) -> tokenizers.Tokenizer | None:
+        """``tokenizer.json`` with its settings, as transformers loads it; `None` if transformers adds more to it."""
+        if not (self._directory / TOKENIZER).exists():
+            return None
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(self._directory / TOKENIZER))
+        known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+        if not known.issuperset(_tokens(self._config)) or self._config.get("split_special_tokens"):
+            return None
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        if tokenizer.post_processor is None or {"add_bos_token", "add_eos_token"} & self._config.keys():
+            tokenizer.post_processor = self._around(tokenizer)
+        return tokenizer
+
+    def _around(self, tokenizer: tokenizers.Tokenizer) -> Any:
+        """Puts the special tokens around a text that the configuration asks for."""
+        from tokenizers.processors import TemplateProcessing
+
+        added = {
+            name: token
+            for name in ("bos", "eos")
+            if (token := self.special_tokens.get(f"{name}_token")) and self._config.get(f"add_{name}_token")
+        }
+        parts = [added.get("bos"), "$A", added.get("eos")]
+        special = [(token, tokenizer.token_to_id(token)) for token in added.values()]
+        return TemplateProcessing(single=[part for part in parts if part], special_tokens=special)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer as transformers loads it."""
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-        if not (directory / "tokenizer.json").exists() and not (directory / "tokenizer.model").exists():
-            raise EdgeTransactError(
-                f"{directory} has no tokenizer.json", fix="Build it from a checkpoint that holds its tokenizer."
-            )
         # Not AutoTokenizer: a DIST has no config.json for it, and a checkpoint may name a slow tokenizer class.
-        loader: Any = PreTrainedTokenizerFast
-        if not (directory / "tokenizer.json").exists():
-            _require_sentencepiece(directory)
-            loader = AutoTokenizer
-        self.tokenizer = loader.from_pretrained(directory)
+        fast = (self._directory / TOKENIZER).exists()
+        loader: Any = PreTrainedTokenizerFast if fast else AutoTokenizer
+        return loader.from_pretrained(self._directory)
+
+    @cached_property
+    def special_tokens(self) -> Mapping[str, str]:
+        """``bos_token``, ``eos_token``, ... as text."""
+        named = ((name, value) for name, value in self._config.items() if name.endswith("_token"))
+        return {name: _text(value) for name, value in named if isinstance(value, (str, dict))}
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        """The chat template. A base model has none: it continues text."""
+        file = self._directory / "chat_template.jinja"
+        template = file.read_text(encoding="utf-8") if file.is_file() else self._config.get("chat_template")
+        if isinstance(template, list):  # several, by name
+            return {each["name"]: each["template"] for each in template}.get("default")
+        return template
 
     @property
     def has_chat_template(self) -> bool:
         """Whether the model was trained to chat. A base model continues text."""
-        return self.tokenizer.chat_template is not None
+        return self.chat_template is not None
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text, with BOS if the tokenizer adds it by default."""
-        return list(self.tokenizer(text)["input_ids"])
+        return self.backend.encode(text).ids
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation, up to the beginning of the assistant's next answer."""
-        text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        """Token ids of a conversation, up to the beginning of the assistant's next answer.
+
+        Raises:
+            EdgeTransactError: The chat template refuses the conversation.
+        """
+        text = render_chat(self.chat_template or "", messages, self.special_tokens)
+        return self.backend.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return self.backend.decode(list(ids), skip_special_tokens=True)
 
     def stream(self) -> TokenStream:
         """A decoder that takes one id at a time."""
         return TokenStream(self)
+
+
+def _configuration(directory: Path) -> dict[str, Any]:
+    """``tokenizer_config.json``, with what older files beside it add, as transformers reads them."""
+
+    def read(name: str) -> dict[str, Any]:
+        path = directory / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    config = read(CONFIG)
+    if "added_tokens_decoder" not in config:
+        config |= read("special_tokens_map.json")
+        config["added_tokens"] = list(read("added_tokens.json"))
+    return config
+
+
+def _tokens(config: Mapping[str, Any]) -> Iterator[str]:
+    """The tokens that a configuration names. transformers adds those that ``tokenizer.json`` doesn't have."""
+    for name, value in config.items():
+        if name.endswith("_token") and isinstance(value, (str, dict)):
+            yield _text(value)
+        elif name in ("additional_special_tokens", "extra_special_tokens", "added_tokens_decoder", "added_tokens"):
+            yield from map(_text, value.values() if isinstance(value, dict) else value or ())
+
+
+def _text(token: str | Mapping[str, Any]) -> str:
+    return token if isinstance(token, str) else token["content"]
 
 
 def _require_sentencepiece(directory: Path) -> None:
@@ -78,7 +171,7 @@ class TokenStream:
         from tokenizers.decoders import DecodeStream
 
         self._decoder = DecodeStream(skip_special_tokens=True)
-        self._tokenizer = codec.tokenizer.backend_tokenizer
+        self._tokenizer = codec.backend
 
     def push(self, token_id: int) -> str:
         """The text that this id completes; empty while its last character is incomplete."""

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import Literal
 
@@ -204,12 +205,13 @@ class ShardReader:
 
     Args:
         directory: Holds ``tensor-cache.json`` and the shards.
+        verified: The shards were compared with the sha256 in a manifest, so that md5s would say nothing new.
 
     Raises:
         EdgeTransactError: The index is missing or invalid, or a shard is missing or has the wrong size.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, verified: bool = False) -> None:
         self._directory = directory
         path = directory / TENSOR_CACHE
         try:
@@ -223,7 +225,7 @@ class ShardReader:
         self._records = {record.name: (shard, record) for shard in shards for record in shard.records}
         for shard in shards:
             self._check_size(directory / shard.dataPath, shard.nbytes)
-        self._checked: set[str] = set()
+        self._checked = {shard.dataPath for shard in shards if verified}
 
     @staticmethod
     def _check_size(path: Path, nbytes: int) -> None:
@@ -243,28 +245,42 @@ class ShardReader:
         """A parameter's shape, from the index."""
         return tuple(self._record(name)[1].shape)
 
+    def dtype(self, name: str) -> np.dtype:
+        """A parameter's dtype at run time."""
+        return np.dtype(self._record(name)[1].dtype)
+
     def array(self, name: str) -> np.ndarray:
         """A parameter in its dtype at run time; bf16 in the shard becomes float32.
 
         Raises:
             EdgeTransactError: There is no such parameter, or its shard's md5 is wrong; the message names the file.
         """
+        array = np.empty(self.shape(name), self.dtype(name))
+        self.read(name, array)
+        return array
+
+    def read(self, name: str, array: np.ndarray) -> None:
+        """Reads a parameter into a contiguous array of its shape and dtype. Errors are those of `array`."""
         shard, record = self._record(name)
         path = self._directory / shard.dataPath
-        if path.name not in self._checked:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-            if digest != shard.md5sum:
-                raise EdgeTransactError(
-                    f"{path} is damaged: its md5 is {digest}, {TENSOR_CACHE} says {shard.md5sum}",
-                    fix="Copy the file again, or build the model again.",
-                )
-            self._checked.add(path.name)
-        dtype = np.dtype("<u2") if record.is_bf16 else np.dtype(record.dtype)
-        data = np.fromfile(path, dtype, count=record.nbytes // dtype.itemsize, offset=record.byteOffset)
-        if record.is_bf16:
-            data = (data.astype(np.uint32) << 16).view(np.float32)
-        return data.reshape(record.shape)
+        with path.open("rb", buffering=0) as file:
+            if path.name not in self._checked:
+                self._check_md5(path, file, shard.md5sum)
+            file.seek(record.byteOffset)
+            if record.is_bf16:
+                stored = np.fromfile(file, "<u2", count=array.size).reshape(array.shape)
+                np.left_shift(stored, 16, out=array.view(np.uint32), dtype=np.uint32)
+            else:
+                file.readinto(array.reshape(-1).view(np.uint8).data)
+
+    def _check_md5(self, path: Path, file: FileIO, md5: str) -> None:
+        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        if digest != md5:
+            raise EdgeTransactError(
+                f"{path} is damaged: its md5 is {digest}, {TENSOR_CACHE} says {md5}",
+                fix="Copy the file again, or build the model again.",
+            )
+        self._checked.add(path.name)
 
     def _record(self, name: str) -> tuple[ShardRecord, TensorRecord]:
         if name not in self._records:

@@ -1,0 +1,95 @@
+"""How the next token is chosen from logits: MLC's generation config, computed with numpy."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+
+class Sampling(BaseModel, frozen=True):
+    """How tokens are chosen. Names and meanings are those of MLC's generation config and of ``mlc-chat-config.json``.
+
+    Attributes:
+        temperature: Divides the logits. At 0, the likeliest token is always chosen.
+        top_p: Only the likeliest tokens are chosen from, at least one, as few as have this probability together.
+        repetition_penalty: Divides positive logits of the answer's tokens so far, and multiplies negative ones.
+        presence_penalty: Subtracted from the logits of the answer's tokens so far.
+        frequency_penalty: The same, times how often a token occurred.
+    """
+
+    temperature: float = Field(0.0, ge=0)
+    top_p: float = Field(1.0, ge=0, le=1)
+    repetition_penalty: float = Field(1.0, gt=0)
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+
+class Sampler:
+    """Chooses the tokens of one answer after another.
+
+    Args:
+        sampling: How; without it, always the likeliest.
+        seed: Seed of the random choices; without it, each sampler makes other ones.
+    """
+
+    def __init__(self, sampling: Sampling | None = None, seed: int | None = None) -> None:
+        self.sampling = sampling or Sampling()
+        self._random = np.random.default_rng(seed)
+        self._counts: Counter[int] = Counter()
+
+    def begin(self) -> None:
+        """Begins an answer: no token has occurred."""
+        self._counts.clear()
+
+    def choose(self, logits: np.ndarray) -> int:
+        """The next token.
+
+        Args:
+            logits: Float32 ``[vocab_size]``; they aren't changed.
+        """
+        if self._counts and self._penalizes:
+            logits = self._penalized(logits)
+        if self.sampling.temperature == 0:
+            token = int(logits.argmax())
+        else:
+            logits = within_top_p(logits / self.sampling.temperature, self.sampling.top_p)
+            # The argmax of Gumbel-perturbed logits is a sample of the softmax.
+            token = int((logits + self._random.gumbel(size=logits.shape)).argmax())
+        self._counts[token] += 1
+        return token
+
+    @property
+    def _penalizes(self) -> bool:
+        sampling = self.sampling
+        return (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty) != (0.0, 0.0, 1.0)
+
+    def _penalized(self, logits: np.ndarray) -> np.ndarray:
+        """As in MLC's ``apply_penalty_inplace``."""
+        sampling = self.sampling
+        tokens = np.fromiter(self._counts, np.int64)
+        times = np.fromiter(self._counts.values(), np.float32)
+        values = logits[tokens] - (times * sampling.frequency_penalty + sampling.presence_penalty)
+        penalty = sampling.repetition_penalty
+        logits = logits.copy()
+        logits[tokens] = np.where(values > 0, values / penalty, values * penalty)
+        return logits
+
+
+def within_top_p(logits: np.ndarray, top_p: float) -> np.ndarray:
+    """The logits of the fewest likeliest tokens that have at least the probability `top_p`; -inf for others.
+
+    Args:
+        logits: Float32 ``[vocab_size]``, already divided by the temperature.
+        top_p: From 0, where only the likeliest stays, to 1, where all do.
+    """
+    if top_p >= 1:
+        return logits
+    order = np.argsort(-logits, kind="stable")
+    weights = np.exp(logits[order] - logits[order[0]], dtype=np.float64)
+    before = (np.cumsum(weights) - weights) / weights.sum()
+    kept = order[: max(1, np.count_nonzero(before < top_p))]
+    result = np.full_like(logits, -np.inf)
+    result[kept] = logits[kept]
+    return result
