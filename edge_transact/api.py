@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from edge_transact.bench.options import BenchOptions
 from edge_transact.build.options import BuildOptions
+from edge_transact.errors import UsageError
 from edge_transact.options import Options
 from edge_transact.options.keywords import keywords, part
 from edge_transact.prune.options import Budget, PruneChoices, PruneOptions
@@ -228,12 +229,13 @@ def load(model: str | Path, **options: Any) -> Session | Checkpoint:
     Args:
         model: A directory that `build` wrote for this host, or a checkpoint directory, a hub id, a GGUF file or a demo
             model.
-        options: Of a `Session`, such as ``max_tokens`` and ``seed``.
+        options: Of a `Session`: ``max_tokens``, ``temperature``, ``top_p``, ``seed``, ``system`` and ``raw``.
 
     Returns:
         A `Session` for a DIST, which answers and streams; a `Checkpoint` for others, with widths and tensors.
 
     Raises:
+        UsageError: There are options, and the model is no DIST.
         EdgeTransactError: There is no such model, or the DIST has no library for this host.
     """
     from edge_transact.artifacts.dist_files import MANIFEST
@@ -242,6 +244,10 @@ def load(model: str | Path, **options: Any) -> Session | Checkpoint:
         from edge_transact.runtime.session import Session
 
         return Session.load(Path(model), **options)
+    if options:
+        raise UsageError(
+            f"{', '.join(options)}: {model} is a checkpoint, and only a DIST is asked", fix="Build it first."
+        )
     from edge_transact.checkpoint import Checkpoint
     from edge_transact.inputs import resolve_model
 

@@ -35,7 +35,8 @@ class Summary:
 
     def text(self) -> str:
         """Lines for a console."""
-        return "\n".join([self.title, *_aligned(list(self.facts.items())), *_aligned([self.header, *self.rows])])
+        table = [self.header, *self.rows] if self.rows else []
+        return "\n".join([self.title, *_aligned(list(self.facts.items())), *_aligned(table)])
 
     def html(self) -> str:
         """A fragment for a notebook."""
@@ -92,7 +93,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     sides = [str.ljust, *[str.rjust if len(widths) > 2 else str.ljust] * (len(widths) - 1)]
     cells = ([side(cell, width) for side, cell, width in zip(sides, row, widths, strict=True)] for row in rows)
-    return [f"  {'  '.join(row)}".rstrip() for row in cells if row]
+    return [f"  {'  '.join(row)}".rstrip() for row in cells]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

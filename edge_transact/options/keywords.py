@@ -11,9 +11,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator, ByteSize, WrapValidator
 
 from edge_transact.options.model import Options
+from edge_transact.options.values import metadata_of
 
 Subject = TypeVar("Subject")
 Fields = ParamSpec("Fields")
@@ -68,10 +69,17 @@ def signature_of(model: type[BaseModel]) -> inspect.Signature:
     for name, field in model.model_fields.items():
         default = inspect.Parameter.empty if field.is_required() else field.get_default(call_default_factory=True)
         annotation = _plain(field.annotation)
+        if any(_reads_text(entry) for entry in metadata_of(field)):
+            annotation |= str
         parameters.append(
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         )
     return inspect.Signature(parameters)
+
+
+def _reads_text(entry: object) -> bool:
+    """Whether a field with this in its annotation can be given as text, too."""
+    return isinstance(entry, BeforeValidator | WrapValidator) or getattr(entry, "strict", None) is False
 
 
 def _plain(annotation: Any) -> Any:
@@ -82,7 +90,7 @@ def _plain(annotation: Any) -> Any:
         return reduce(or_, map(_plain, get_args(annotation)))
     if get_origin(annotation) is list:
         return list[_plain(get_args(annotation)[0])]  # type: ignore[misc]
-    return annotation
+    return int if annotation is ByteSize else annotation
 
 
 def _documented(text: str, model: type[Options]) -> str:
