@@ -90,9 +90,10 @@ def _signature(function: Callable[..., Any], name: str, *, skip_first: bool = Fa
         signature = signature.replace(parameters=list(signature.parameters.values())[1:])
     if inspect.isclass(function):
         signature = signature.replace(return_annotation=inspect.Signature.empty)
-    long = [name for name, parameter in signature.parameters.items() if len(repr(parameter.default)) > LINE // 2]
-    shown = [each.replace(default=...) if each.name in long else each for each in signature.parameters.values()]
-    signature = signature.replace(parameters=shown)
+    parameters = [
+        each.replace(default=...) if _is_long(each.default) else each for each in signature.parameters.values()
+    ]
+    signature = signature.replace(parameters=parameters)
     # Annotations are strings, since modules postpone their evaluation: they are shown without quotes.
     text = name + re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(signature)).replace("= Ellipsis", "= ...")
     text = re.sub(r"((?:: |\| |\[)(?:\w+\.)+)(?=[A-Z])", lambda found: re.sub(r"(?:\w+\.)+", "", found[0]), text)
@@ -101,6 +102,11 @@ def _signature(function: Callable[..., Any], name: str, *, skip_first: bool = Fa
     inside, _, returned = text.partition("(")[2].rpartition(")")
     lines = "".join(f"    {parameter},\n" for parameter in _split(inside))
     return f"{name}(\n{lines}){returned}"
+
+
+def _is_long(default: object) -> bool:
+    """Whether a default says little to a reader: a function, or a list of many things."""
+    return inspect.isfunction(default) or len(repr(default)) > LINE // 2
 
 
 def _split(parameters: str) -> Iterator[str]:
