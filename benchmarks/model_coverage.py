@@ -86,9 +86,9 @@ def write_random(config: dict[str, Any], directory: Path) -> None:
     """Write a checkpoint with random bf16 weights and the tokenizer of ``demo:tiny``."""
     import torch
 
+    from edge_transact.artifacts.dist_files import TOKENIZER_FILES
     from edge_transact.checkpoint.layout import tensor_shapes
     from edge_transact.checkpoint.shards import write_shards
-    from edge_transact.checkpoint.writer import TOKENIZER_FILES
     from edge_transact.inputs import resolve_model
     from edge_transact.widths import LayerWidths, WidthPlan
 

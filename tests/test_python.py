@@ -101,7 +101,7 @@ def test_text_stands_for_sizes_and_lists_as_on_the_command_line():
     assert (model, output, got.max_weight_bytes, got.target_params) == ("m", Path("out"), 60_000_000, 100_000_000)
     assert got.units == ["mlp", "groups"]
     parameters = inspect.signature(given).parameters
-    assert str(parameters["max_weight_bytes"].annotation) == "int | None | str"
+    assert str(parameters["max_weight_bytes"].annotation) == "int | str | None"
     assert part(got, PruneOptions) == got
 
 

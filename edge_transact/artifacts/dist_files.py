@@ -11,3 +11,16 @@ TENSOR_CACHE = "tensor-cache.json"
 
 SHARDS = "params_shard_*.bin"
 """The parameter shards, as a glob."""
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""The files that a tokenizer can have."""

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from edge_transact import __version__, costs
-from edge_transact.artifacts.dist_files import CHAT_CONFIG, SHARDS
+from edge_transact.artifacts.dist_files import CHAT_CONFIG, SHARDS, TOKENIZER_FILES
 from edge_transact.artifacts.kernels import DecodeKernels, record_path
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.artifacts.outputs import new_directory, refuse_existing
@@ -26,7 +26,7 @@ from edge_transact.build.parity import DECODE_STEPS, Parity, compare, prompt_ids
 from edge_transact.build.report.page import write_report
 from edge_transact.build.stages import Rounding, Weights, place_library, place_weights, pruned
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.checkpoint.writer import PROVENANCE_FILE, TOKENIZER_FILES
+from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.compiler.targets import BuildTarget, get_target, library_name
 from edge_transact.definition import MODEL_TYPE, Definition, load, render
 from edge_transact.errors import UsageError

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_transact import __version__, costs
+from edge_transact.artifacts.dist_files import TOKENIZER_FILES
 from edge_transact.artifacts.outputs import new_directory
 from edge_transact.artifacts.templates import template
 from edge_transact.checkpoint.layout import tensor_shapes
@@ -23,19 +24,6 @@ if TYPE_CHECKING:
     import torch
 
     from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-"""The files that a tokenizer can have."""
 
 COPIED_FILES = (*TOKENIZER_FILES, "generation_config.json")
 """The files that a checkpoint copies from its source."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from edge_transact.errors import EdgeTransactError, did_you_mean
+from edge_transact.errors import EdgeTransactError, closest
 
 if TYPE_CHECKING:
     from edge_transact.runtime.session import Answer, Session
@@ -49,6 +49,11 @@ def write(text: str) -> None:
     """Writes what the model says on stdout. On a terminal, control characters are replaced."""
     sys.stdout.write(text.translate(_CONTROLS) if sys.stdout.isatty() else text)
     sys.stdout.flush()
+
+
+def valid(text: str) -> str:
+    """The text with question marks for bytes that weren't UTF-8, which Python has read as lone surrogates."""
+    return text.encode(errors="replace").decode()
 
 
 def announce(dist: Path) -> None:
@@ -90,20 +95,23 @@ class Chat:
         interrupted = False
         while True:
             try:
-                text = self._read().strip()
-                interrupted = False
-                if text == "/exit":
-                    return
-                interrupted = self._take(text)
+                text = valid(self._read()).strip()
             except EOFError:
                 return
             except KeyboardInterrupt:
-                if not sys.stdin.isatty():
-                    raise
-                if interrupted:
-                    return
+                if interrupted or _is_closed():
+                    break
                 interrupted = True
                 self._dim("Ctrl-C again leaves.")
+                continue
+            if text == "/exit":
+                return
+            try:
+                interrupted = self._take(text)
+            except KeyboardInterrupt:
+                break
+        if _is_closed():
+            raise KeyboardInterrupt
 
     def _take(self, text: str) -> bool:
         """Does what a line says. Returns whether Ctrl-C stopped the answer."""
@@ -113,10 +121,10 @@ class Chat:
             if word in self._commands:
                 self._commands[word](rest.strip())
             elif re.fullmatch(r"/\w*", word):
-                raise EdgeTransactError(f"there is no {word}", fix=did_you_mean(word, COMMANDS) or "/help lists commands.")
+                raise EdgeTransactError(f"There is no {word}.", fix=closest(word, COMMANDS) or "/help lists commands.")
             elif text:
                 return self._answer(text)
-        except (EdgeTransactError, OSError) as error:
+        except (EdgeTransactError, OSError, ValueError) as error:
             fix = getattr(error, "fix", "")
             self._console.print(f"{error} {fix}".strip(), style="yellow", markup=False)
         return False
@@ -138,15 +146,15 @@ class Chat:
             yield "The model's context is full."
         if answer.dropped_turns:
             yield f"The context had no room for the oldest {_count(answer.dropped_turns, 'turn')}."
-        speed = answer.decode_tok_s
-        yield f"{_count(len(answer.tokens), 'token')}, {speed:.1f} tokens/s" if speed else _count(len(answer.tokens), "token")
+        speed = f", {answer.decode_tok_s:.1f} tokens/s" if answer.decode_tok_s else ""
+        yield f"{_count(len(answer.tokens), 'token')}{speed}"
 
     def _help(self, _rest: str) -> None:
         self._rows(COMMANDS | KEYS)
 
     def _system(self, text: str) -> None:
         if self._session.plain:
-            raise EdgeTransactError("this model has no chat template: it continues text")
+            raise EdgeTransactError("This model has no chat template: it continues text.")
         if text:
             self._session.system = text
         system = self._session.system
@@ -160,8 +168,8 @@ class Chat:
         from edge_transact.artifacts.outputs import new_file
 
         if not name:
-            raise EdgeTransactError("name a file:", fix="/save chat.json")
-        path = Path(name).expanduser().absolute()
+            raise EdgeTransactError("Name a file:", fix="/save chat.json")
+        path = Path(os.path.expanduser(name)).absolute()
         if os.path.lexists(path) and path not in self._saved:
             raise EdgeTransactError(f"{path} exists.", fix="Name another file.")
         with new_file(path, force=True) as fresh:
@@ -175,7 +183,7 @@ class Chat:
         session, sampling = self._session, self._session.sampler.sampling
         rows = {
             "conversation": _count(len(session.turns), "turn"),
-            "context": f"{session.model.length} of {session.model.context_window_size} tokens",
+            "KV cache": f"{session.model.length} of {session.model.context_window_size} tokens",
             "sampling": f"temperature {sampling.temperature:g}, top_p {sampling.top_p:g}, "
             f"repetition penalty {sampling.repetition_penalty:g}",
             "memory": f"{peak_rss_mib():.0f} MiB at most",
@@ -198,6 +206,11 @@ class Chat:
 
     def _dim(self, text: str) -> None:
         self._console.print(text.translate(_CONTROLS), style="dim", markup=False)
+
+
+def _is_closed() -> bool:
+    """Whether the terminal was closed."""
+    return not sys.stdin.isatty()
 
 
 def _count(number: int, noun: str) -> str:
@@ -233,9 +246,10 @@ def _reader() -> Callable[[], str]:
     from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.history import FileHistory, InMemoryHistory
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-    from prompt_toolkit.output.vt100 import Vt100_Output
     from prompt_toolkit.shortcuts import CompleteStyle
 
+    # Otherwise it warns where a terminal doesn't say where its cursor is.
+    os.environ.setdefault("PROMPT_TOOLKIT_NO_CPR", "1")
     keys = KeyBindings()
 
     @keys.add("enter")
@@ -261,8 +275,6 @@ def _reader() -> Callable[[], str]:
         completer=WordCompleter(list(COMMANDS), sentence=True),
         complete_style=CompleteStyle.READLINE_LIKE,
         enable_suspend=True,
-        # A terminal that doesn't answer where its cursor is would get a warning.
-        output=Vt100_Output.from_pty(sys.stdout, term=os.environ["TERM"], enable_cpr=False),
     )
     return session.prompt
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from edge_transact.cli.common import JsonOption, guarded, show
+from edge_transact.errors import UsageError
 
 
 @guarded
@@ -59,17 +61,23 @@ def run(
     """
     from edge_transact.cli import chat
 
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what the locale doesn't have
     interactive = prompt is None and sys.stdin.isatty() and not as_json
     if interactive:
         chat.announce(dist)
     from edge_transact.runtime.session import Session
 
+    system = None if system is None else chat.valid(system)
     session = Session.load(
         dist, temperature=temperature, top_p=top_p, seed=seed, system=system, max_tokens=max_tokens, raw=raw
     )
+    if system is not None and session.plain:
+        raise UsageError("--system needs a chat template", fix="Leave it out: this model continues text as it is.")
     if interactive:
         chat.Chat(session).run()
         return
     text = sys.stdin.read() if prompt is None else prompt
-    answer = session.answer(text, on_text=None if as_json else chat.write)
+    answer = session.answer(chat.valid(text), on_text=None if as_json else chat.write)
     show(answer.to_dict(), as_json, lambda: chat.write("\n"))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from edge_transact.artifacts import cache
 from edge_transact.artifacts.digests import sha256
-from edge_transact.checkpoint.writer import MODEL_CARD, PROVENANCE_FILE, TOKENIZER_FILES
+from edge_transact.artifacts.dist_files import TOKENIZER_FILES
+from edge_transact.checkpoint.writer import MODEL_CARD, PROVENANCE_FILE
 from edge_transact.errors import EdgeTransactError
 from edge_transact.hub.download import HUB_ID, download
 from edge_transact.inputs.names import package_directory, suggestion

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edge_transact.checkpoint.writer import TOKENIZER_FILES
+from edge_transact.artifacts.dist_files import TOKENIZER_FILES
 from edge_transact.mlc.conversation import conversation_template
 
 CHAT_CONFIG_VERSION = "0.1.0"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import reduce, wraps
 from operator import or_
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ByteSize, WrapValidator
@@ -70,7 +70,8 @@ def signature_of(model: type[BaseModel]) -> inspect.Signature:
         default = inspect.Parameter.empty if field.is_required() else field.get_default(call_default_factory=True)
         annotation = _plain(field.annotation)
         if any(_reads_text(entry) for entry in metadata_of(field)):
-            annotation |= str
+            members = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+            annotation = reduce(or_, sorted((*members, str), key=lambda member: member is NoneType))
         parameters.append(
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         )

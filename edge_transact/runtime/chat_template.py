@@ -34,7 +34,9 @@ def render_chat(template: str, messages: Sequence[Message], special_tokens: Mapp
     from jinja2 import TemplateError
 
     try:
-        return _compiled(template).render(messages=list(messages), add_generation_prompt=True, **special_tokens)
+        return _compiled(template).render(
+            messages=list(messages), tools=None, documents=None, add_generation_prompt=True, **special_tokens
+        )
     except TemplateError as error:
         raise EdgeTransactError(
             f"the model's chat template refuses the conversation: {error}",

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_transact.artifacts.dist_files import SHARDS, TENSOR_CACHE
+from edge_transact.artifacts.dist_files import SHARDS, TENSOR_CACHE, TOKENIZER_FILES
 from edge_transact.artifacts.manifest import Manifest
-from edge_transact.checkpoint.writer import TOKENIZER_FILES
 from edge_transact.costs import PAGE_SIZE
 from edge_transact.errors import EdgeTransactError
 from edge_transact.runtime.sampling import Sampler
@@ -49,11 +48,11 @@ class HostModel:
     """
 
     def __init__(self, library: Path, weights: Path, *, verified: bool = False) -> None:
-        tvm_ffi = _import_tvm_ffi()
+        ffi = _import_tvm_ffi()
         # As tvm itself loads it, so that `import tvm` finds it loaded.
-        tvm_ffi.libinfo.load_lib_ctypes("apache-tvm", "tvm_runtime", "RTLD_GLOBAL")
+        ffi.libinfo.load_lib_ctypes("apache-tvm", "tvm_runtime", "RTLD_GLOBAL")
         try:
-            self._vm = tvm_ffi.load_module(str(library))["vm_load_executable"]()
+            self._vm = ffi.load_module(str(library))["vm_load_executable"]()
         except (RuntimeError, OSError) as error:
             raise EdgeTransactError(
                 f"{library} can't be loaded: {str(error).splitlines()[-1]}", fix="Build it again on this machine."
@@ -65,7 +64,7 @@ class HostModel:
         self._parameters = _load_parameters(weights, self.metadata["params"], verified)
         self.context_window_size: int = self.metadata["context_window_size"]
         self.prefill_chunk_size: int = self.metadata["prefill_chunk_size"]
-        shape = self._shape = tvm_ffi.Shape
+        shape = self._shape = ffi.Shape
         self._cache = self._vm["create_tir_paged_kv_cache"](
             shape([1]),
             shape([self.context_window_size]),
@@ -74,20 +73,20 @@ class HostModel:
             shape([0]),
         )
         self._add, self._remove, self._pop, self._begin, self._end = (
-            tvm_ffi.get_global_func(f"vm.builtin.kv_state_{name}")
+            ffi.get_global_func(f"vm.builtin.kv_state_{name}")
             for name in ("add_sequence", "remove_sequence", "popn", "begin_forward", "end_forward")
         )
         self._add(self._cache, SEQUENCE)
         self.length = 0
         self._functions: dict[str, Callable[..., Any]] = {}
         # The arguments for one decoded token are made once: making them takes microseconds, as its kernels do.
-        self._allocate = tvm_ffi.get_global_func("runtime.TVMTensorAllocWithScope")
-        self._cpu = tvm_ffi.device("cpu")
+        self._allocate = ffi.get_global_func("runtime.TVMTensorAllocWithScope")
+        self._cpu = ffi.device("cpu")
         self._one_token = self._tensor([0])
         self._one_token_id = np.from_dlpack(self._one_token)
         self._sequence, self._one = shape([SEQUENCE]), shape([1])
         # The virtual machine's own functions: with tvm's Python API, a token of a small model takes 3 % longer.
-        self._reshape, self._item = (tvm_ffi.get_global_func(f"vm.builtin.{name}") for name in ("reshape", "tuple_getitem"))
+        self._reshape, self._item = (ffi.get_global_func(f"vm.builtin.{name}") for name in ("reshape", "tuple_getitem"))
         self._shapes: dict[int, tvm_ffi.Shape] = {}
 
     @classmethod

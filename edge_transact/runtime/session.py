@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +20,10 @@ from edge_transact.runtime.sampling import Sampler, Sampling
 from edge_transact.runtime.text import TextCodec
 
 ANSWER_TOKENS = 256
-"""Room for an answer: old turns are left out before a prompt takes it. At most a quarter of the window, as in the app."""
+"""Room for an answer: old turns go before a prompt takes it. At most a quarter of the window, as in the app."""
 
 Finish = Literal["stop", "length", "context", "stopped"]
-"""Why an answer ended: the model ended it, it has `max_tokens`, the context window is full, or the caller stopped it."""
+"""Why an answer ended: the model ended it, it has `max_tokens`, the context is full, or the caller stopped it."""
 
 
 class _ConversationTemplate(BaseModel):
@@ -180,8 +181,8 @@ class Session:
     ) -> Answer:
         """The model's answer to `text`, after the turns before it.
 
-        The oldest turns are forgotten if they leave no room for an answer in the context window. What the KV cache has of
-        the prompt isn't computed again.
+        The oldest turns are forgotten if they leave no room for an answer in the context window. What the KV cache has
+        of the prompt isn't computed again.
 
         Args:
             text: The user's message, or the text to continue.
@@ -192,14 +193,14 @@ class Session:
             EdgeTransactError: The prompt is empty, is longer than the context window, or the chat template refuses it.
                 The conversation stays as it was.
         """
-        pieces = self.stream(text, stopped=stopped)
-        while True:
-            try:
-                piece = next(pieces)
-            except StopIteration as end:
-                return end.value
-            if on_text:
-                on_text(piece)
+        with closing(self.stream(text, stopped=stopped)) as pieces:
+            while True:
+                try:
+                    piece = next(pieces)
+                except StopIteration as end:
+                    return end.value
+                if on_text:
+                    on_text(piece)
 
     def stream(self, text: str, *, stopped: Callable[[], bool] = lambda: False) -> Generator[str, None, Answer]:
         """The answer piece by piece, as each is decoded: ``for piece in session.stream("Hello"): ...``.
@@ -220,6 +221,18 @@ class Session:
         dropped, ids = self._prompt(text)
         if not ids:
             raise EdgeTransactError("the prompt is empty", fix='Say something: --prompt "Once upon a time"')
+        try:
+            answer = yield from self._answered(ids, dropped, stopped)
+        except BaseException:
+            # Perhaps in the middle of a token.
+            self.model.reset()
+            self._in_cache.clear()
+            raise
+        del self.turns[:dropped]
+        self.turns.append(({"role": "user", "content": text}, {"role": "assistant", "content": answer.text}))
+        return answer
+
+    def _answered(self, ids: list[int], dropped: int, stopped: Callable[[], bool]) -> Generator[str, None, Answer]:
         stream, pieces, tokens, times = self.codec.stream(), [], [], [time.perf_counter()]
         finish: Finish = "stopped"
         kept = self._rewind(ids)
@@ -238,13 +251,9 @@ class Session:
             if self.model.length >= self.model.context_window_size:
                 finish = "context"
                 break
-        answer = "".join(pieces)
-        if not self.plain:
-            del self.turns[:dropped]
-            self.turns.append(({"role": "user", "content": text}, {"role": "assistant", "content": answer}))
         first = times[min(1, len(times) - 1)]
         return Answer(
-            text=answer,
+            text="".join(pieces),
             tokens=tokens,
             finish=finish,
             prompt_tokens=len(ids),
@@ -284,7 +293,9 @@ class Session:
         """Forgets what the KV cache has beside the beginning of the prompt. Returns the length of what it keeps."""
         # The last token is computed again: its logits are needed.
         pairs = zip(self._in_cache, ids[:-1], strict=False)
-        kept = next((place for place, (old, new) in enumerate(pairs) if old != new), min(len(self._in_cache), len(ids) - 1))
+        kept = next(
+            (place for place, (old, new) in enumerate(pairs) if old != new), min(len(self._in_cache), len(ids) - 1)
+        )
         self.model.rewind(kept)
         del self._in_cache[kept:]
         return kept

@@ -21,8 +21,8 @@ TOKENIZER, SENTENCEPIECE, CONFIG = "tokenizer.json", "tokenizer.model", "tokeniz
 class TextCodec:
     """A directory's tokenizer and chat template.
 
-    Text goes through tokenizers and jinja2 alone wherever that gives what transformers gives: transformers takes seconds
-    to import.
+    Text goes through tokenizers and jinja2 alone wherever that gives what transformers gives, whose import takes
+    seconds.
 
     Args:
         directory: A checkpoint or a DIST.
@@ -57,22 +57,7 @@ class TextCodec:
             return None
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        if tokenizer.post_processor is None or {"add_bos_token", "add_eos_token"} & self._config.keys():
-            tokenizer.post_processor = self._around(tokenizer)
         return tokenizer
-
-    def _around(self, tokenizer: tokenizers.Tokenizer) -> Any:
-        """Puts the special tokens around a text that the configuration asks for."""
-        from tokenizers.processors import TemplateProcessing
-
-        added = {
-            name: token
-            for name in ("bos", "eos")
-            if (token := self.special_tokens.get(f"{name}_token")) and self._config.get(f"add_{name}_token")
-        }
-        parts = [added.get("bos"), "$A", added.get("eos")]
-        special = [(token, tokenizer.token_to_id(token)) for token in added.values()]
-        return TemplateProcessing(single=[part for part in parts if part], special_tokens=special)
 
     @cached_property
     def tokenizer(self) -> Any:

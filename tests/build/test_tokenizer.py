@@ -76,7 +76,9 @@ def test_its_dist_has_tokenizer_json_and_continues_text(checkpoint, tmp_path):
     assert "tokenizer.json" in config["tokenizer_files"] and "tokenizer.model" not in config["tokenizer_files"]
     assert config["conv_template"]["name"] == "LM" and config["conv_template"]["system_prefix_token_ids"] == [1]
     answers = [
-        CliRunner().invoke(app, ["run", str(output), "--prompt", "The fox", "--max-tokens", "4", "--json", *raw])
+        CliRunner().invoke(
+            app, ["run", str(output), "--prompt", "The fox", "--max-tokens", "4", "--temperature", "0", "--json", *raw]
+        )
         for raw in ([], ["--raw"])
     ]
     assert [answer.exit_code for answer in answers] == [0, 0]

@@ -102,7 +102,7 @@ def on(*cases: str):
 
 def function(model: HostModel, name: str):
     """A function of the library or of the kernels in it, as MLC's engine looks it up."""
-    return model._vm.module.get_function(name, query_imports=True)
+    return model._vm.get_function(name, query_imports=True)
 
 
 class Engine:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from edge_transact.artifacts.digests import files_digest
+from edge_transact.artifacts.dist_files import TOKENIZER_FILES
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.checkpoint.writer import TOKENIZER_FILES
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
 from edge_transact.inputs.texts import DOCUMENT_SEPARATOR, read_documents
 from edge_transact.prune.calibrate.suitability import check_text

@@ -1,0 +1,96 @@
+"""A small DIST that chats, and the real chat on a pseudo terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pexpect
+
+from edge_transact.artifacts.manifest import Manifest
+from tests.support.byte_model import CHAT_TEMPLATE
+from tests.support.dists import edit_json
+
+READY = r"\x1b\[\?2004h"
+"""What prompt_toolkit prints when it waits for a line."""
+
+SLOW = """
+import sys, time
+seconds = float(sys.argv.pop(1))
+from edge_transact.cli import main
+from edge_transact.runtime.host import HostModel
+decode = HostModel.decode
+def slowly(model, token):
+    time.sleep(seconds)
+    return decode(model, token)
+HostModel.decode = slowly
+main()
+"""
+"""The command line with a model that takes its time, so that an answer can be interrupted."""
+
+
+def chatting(dist: Path, path: Path, source: str | None = None, **config: object) -> Path:
+    """A copy of a DIST with a chat template, which never ends an answer itself.
+
+    Args:
+        dist: The DIST.
+        path: The copy.
+        source: The MODEL that the copy says it was built from.
+        config: Changes of ``mlc-chat-config.json``.
+    """
+    shutil.copytree(dist, path)
+    edit_json(path / "tokenizer_config.json", chat_template=CHAT_TEMPLATE)
+    changed = json.loads((path / "mlc-chat-config.json").read_text())
+    changed["conv_template"]["stop_token_ids"] = []
+    edit_json(path / "mlc-chat-config.json", conv_template=changed["conv_template"], temperature=0.0, **config)
+    manifest = Manifest.read(path)
+    replace(manifest, source=source or manifest.source).write(path)
+    return path
+
+
+class Terminal:
+    """``edge-transact run`` on a pseudo terminal.
+
+    Args:
+        home: Where the chat keeps its state.
+        arguments: Those of ``run``.
+        decode_s: Seconds that a token takes longer.
+        columns: The terminal's width.
+        environment: Changes of environment variables.
+    """
+
+    def __init__(
+        self, home: Path, *arguments: object, decode_s: float = 0.0, columns: int = 80, **environment: str
+    ) -> None:
+        program = ["-c", SLOW, str(decode_s)] if decode_s else ["-m", "edge_transact"]
+        self.child = pexpect.spawn(
+            sys.executable,
+            [*program, "run", *map(str, arguments)],
+            env={**os.environ, "TERM": "xterm", "XDG_STATE_HOME": str(home)} | environment,
+            encoding="utf-8",
+            dimensions=(24, columns),
+            timeout=60,
+        )
+        self.seen = ""
+
+    def say(self, text: str, end: str = "\r") -> None:
+        """Types a line."""
+        self.child.send(text + end)
+
+    def expect(self, pattern: str) -> str:
+        """Waits until the chat prints what matches. Returns what it printed before and with it."""
+        self.child.expect(pattern)
+        piece = self.child.before + self.child.after
+        self.seen += piece
+        return piece
+
+    def ended(self) -> int:
+        """Waits until the chat ends. Returns its exit code."""
+        self.child.expect(pexpect.EOF)
+        self.seen += self.child.before
+        self.child.close()
+        return self.child.exitstatus
