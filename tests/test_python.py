@@ -16,12 +16,13 @@ import pytest
 
 import edge_transact as et
 from edge_transact import costs
-from edge_transact.artifacts.shown import Shown, Summary
+from edge_transact.artifacts.shown import Shown, Summary, summary_of_widths
 from edge_transact.bench.options import BenchOptions
 from edge_transact.build.options import BuildOptions
 from edge_transact.lazy import API, MODULES
 from edge_transact.options.keywords import keywords, part, signature_of
 from edge_transact.prune.options import PruneChoices, PruneOptions
+from tests.support.dists import PLAN
 
 HEAVY = ("numpy", "pydantic", "rich", "torch", "transformers", "tvm", "typer")
 FUNCTIONS = [name for name, module in MODULES.items() if module == API]
@@ -130,23 +131,35 @@ def html(shown) -> ElementTree.Element:
     return ElementTree.fromstring(f"<div>{shown._repr_html_()}</div>")
 
 
-def test_a_model_shows_its_widths_as_text_table_and_picture():
+def test_a_model_shows_what_it_is():
     checkpoint, inspection = et.load("demo:tiny"), et.inspect("demo:tiny")
     for shown in (checkpoint, inspection):
-        text = repr(shown)
-        assert f"{costs.parameters(checkpoint.plan):,}" in text and "intermediate_size" in text
-        assert max(map(len, text.splitlines())) <= 120
-        page = html(shown)
-        layers = page.findall(".//details//tbody/tr")
-        assert len(layers) == checkpoint.plan.num_hidden_layers
-        assert [cell.text for cell in layers[0]][1] == f"{checkpoint.plan.layers[0].intermediate_size:,}"
-        assert page.findall(".//{*}svg")
+        assert max(map(len, repr(shown).splitlines())) <= 120
+        for fact in (f"{costs.parameters(checkpoint.plan):,}", str(checkpoint.plan.layers[0].intermediate_size)):
+            assert fact in repr(shown) and any(cell.text == fact for cell in html(shown).iter("td"))
     assert "q4f16_0" in repr(inspection)
 
 
+class Widths(Shown):
+    """Of a model of two layers, with the widths of one that was pruned to it."""
+
+    def summary(self) -> Summary:
+        return summary_of_widths("small", PLAN, PLAN.with_layers([PLAN.layers[0]] * 2))
+
+
+def test_widths_are_a_picture_and_a_table():
+    page = html(Widths())
+    charts = [chart.find("title").text for chart in page.iter("svg")]
+    assert charts == ["MLP dims", "KV heads", "Query heads"], "the widths that were cut"
+    columns = [cell.text for cell in page.findall(".//details//th")]
+    rows = [[cell.text for cell in row] for row in page.findall(".//details//tbody/tr")]
+    for row, layer in zip(rows, PLAN.layers, strict=True):
+        assert row[columns.index("MLP dims")] == str(layer.intermediate_size)
+        assert row[columns.index("KV heads")] == str(layer.num_key_value_heads)
+
+
 def test_a_picture_that_is_shown_twice_has_ids_of_its_own():
-    checkpoint = et.load("demo:tiny")
-    twice = ElementTree.fromstring(f"<div>{checkpoint._repr_html_()}{checkpoint._repr_html_()}</div>")
+    twice = ElementTree.fromstring(f"<div>{Widths()._repr_html_()}{Widths()._repr_html_()}</div>")
     ids = [element.get("id") for element in twice.iter() if element.get("id")]
     assert ids and len(ids) == len(set(ids))
 

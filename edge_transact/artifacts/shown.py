@@ -70,7 +70,7 @@ class Shown:
 def summary_of_widths(
     title: str, plan: WidthPlan, source: WidthPlan | None = None, facts: Mapping[str, str] | None = None
 ) -> Summary:
-    """The summary of a model by its widths.
+    """The summary of a model by its widths, with a picture if layers differ or some were cut.
 
     Args:
         title: What the model is.
@@ -80,7 +80,9 @@ def summary_of_widths(
     """
     widths = dict(line.split(": ") for line in describe(plan))
     shown = {**(facts or {}), "layers": f"{plan.num_hidden_layers}", **widths}
-    return Summary(title, shown, picture=width_picture(plan, source))
+    # Columns of one height say no more than the figure.
+    picture = width_picture(plan, source) if source or len(set(plan.layers)) > 1 else None
+    return Summary(title, shown, picture=picture)
 
 
 def change(new: float, old: float) -> str:
