@@ -121,12 +121,11 @@ class Chat:
             if word in self._commands:
                 self._commands[word](rest.strip())
             elif re.fullmatch(r"/\w*", word):
-                raise EdgeTransactError(f"There is no {word}.", fix=closest(word, COMMANDS) or "/help lists commands.")
+                raise EdgeTransactError(f"there is no {word}", fix=closest(word, COMMANDS) or "/help lists commands.")
             elif text:
                 return self._answer(text)
         except (EdgeTransactError, OSError, ValueError) as error:
-            fix = getattr(error, "fix", "")
-            self._console.print(f"{error} {fix}".strip(), style="yellow", markup=False)
+            self._console.print(f"{error}\n{getattr(error, 'fix', '')}".strip(), style="yellow", markup=False)
         return False
 
     def _answer(self, text: str) -> bool:
@@ -154,7 +153,7 @@ class Chat:
 
     def _system(self, text: str) -> None:
         if self._session.plain:
-            raise EdgeTransactError("This model has no chat template: it continues text.")
+            raise EdgeTransactError("this model has no chat template: it continues text")
         if text:
             self._session.system = text
         system = self._session.system
@@ -168,10 +167,10 @@ class Chat:
         from edge_transact.artifacts.outputs import new_file
 
         if not name:
-            raise EdgeTransactError("Name a file:", fix="/save chat.json")
+            raise EdgeTransactError("/save needs a file", fix="/save chat.json")
         path = Path(os.path.expanduser(name)).absolute()
         if os.path.lexists(path) and path not in self._saved:
-            raise EdgeTransactError(f"{path} exists.", fix="Name another file.")
+            raise EdgeTransactError(f"{path} exists", fix="Name another file.")
         with new_file(path, force=True) as fresh:
             fresh.write_text(json.dumps(self._session.messages, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         self._saved.add(path)

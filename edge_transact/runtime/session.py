@@ -284,7 +284,7 @@ class Session:
         window = self.model.context_window_size
         if len(ids) >= window:
             raise EdgeTransactError(
-                f"The message is too long for the model: {len(ids)} tokens, and the context has room for {window - 1}.",
+                f"the message is too long for the model: {len(ids)} tokens, and the context has room for {window - 1}",
                 fix="Shorten it, or build with a larger --context.",
             )
         return ids

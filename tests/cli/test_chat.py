@@ -57,7 +57,7 @@ def test_a_conversation_with_commands(dist, home, tmp_path):
     for typed, says in [
         ("/st\t", "2 turns.*temperature 0, top_p 1.*first token after"),
         ("/h\t", "/save +FILE.*Alt-Enter.*Ctrl-C"),
-        ("/sav", "no /sav\\..*'/save'"),
+        ("/sav", "no /sav .*'/save'"),
         (f"/save {tmp_path / 'other'}", "exists"),
         (f"/save {tmp_path / 'other'}/file", "not a directory"),
         ("/save", "/save chat.json"),
@@ -69,7 +69,7 @@ def test_a_conversation_with_commands(dist, home, tmp_path):
         ("/etc/passwd is", "tokens/s"),
     ]:
         chat.say(typed)
-        assert re.search(says, " ".join(visible(chat.expect(READY)))), typed
+        assert re.search(says, " ".join(" ".join(visible(chat.expect(READY))).split())), typed
     assert (tmp_path / "other").read_text() == "mine"
     os.write(chat.child.child_fd, b"no UTF-8: \xff\xc3\r")
     chat.expect("tokens/s")
@@ -127,7 +127,7 @@ def test_ctrl_c_twice_in_an_answer_and_twice_at_the_prompt_leave(dist, home):
     chat.say("Once upon")
     chat.expect("\x1b\\[\\?2004l.")
     chat.child.sendintr()
-    time.sleep(0.5)  # signals that come at once are one
+    time.sleep(1.5)  # signals that come at once are one
     chat.child.sendintr()
     assert chat.ended() == 0 and "Traceback" not in chat.seen
 
@@ -223,6 +223,7 @@ def test_one_answer_takes_the_chats_options(dist):
         return result.stdout
 
     assert answer() == answer("--temperature", 0) == answer("--temperature", 1, "--top-p", 0)
-    assert answer("--temperature", 2, "--seed", 5) == answer("--temperature", 2, "--seed", 5) != answer()
+    sampled = [answer("--temperature", 2, "--seed", seed) for seed in (5, 5, 6)]
+    assert sampled[0] == sampled[1] != sampled[2]
     assert answer("--system", "Be brief.") != answer()
     assert CliRunner().invoke(app, ["run", str(dist), "--top-p", "1.5"]).exit_code == 2
