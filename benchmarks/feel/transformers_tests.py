@@ -23,6 +23,6 @@ def measure(scratch: Path) -> str:
         reasons |= {name: excepted[name] for name in outcome.failed}
         name = f"`edge_llama`, {variant}" if variant else "`llama`"
         rows.append([name, *(f"{len(group)}" for group in (outcome.passed, outcome.skipped, outcome.failed))])
-    listed = "; ".join(f"`{name}`: {reason}" for name, reason in sorted(reasons.items()))
+    listed = "; ".join(f"{name}: {reason}" for name, reason in sorted(reasons.items()))
     tests = f"transformers {version('transformers')}, {', '.join(CLASSES)}"
     return f"{page.table(['model', 'pass', 'skipped', 'excepted'], rows)}\n\n{tests}. Excepted: {listed}."
