@@ -24,7 +24,11 @@ from rich.text import Text
 PICTURE = Path(__file__).parents[1] / "docs" / "terminal.svg"
 COLUMNS = 80
 MODULE = ("-m", "edge_transact")
-LINES = ("edge-transact inspect demo:smollm2 demo:tiny --context 128",)
+LINES = (
+    "edge-transact prune demo:smollm2 --ratio 0.1 --method transact --calibration-tokens 1024 -o small",
+    "edge-transact build small --target host -o dist",
+    'edge-transact run dist --temperature 0 --max-tokens 24 --prompt "What is the capital of France?"',
+)
 
 
 def printed(line: str, directory: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from edge_transact import costs
 from edge_transact.artifacts.kernels import DecodeKernels, record_path
 from edge_transact.artifacts.manifest import MANIFEST, Manifest
+from edge_transact.artifacts.shown import Shown, Summary, summary_of_widths
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.inputs.models import resolve_model
@@ -18,8 +19,8 @@ from edge_transact.runtimes import misfits
 from edge_transact.widths import WidthPlan
 
 
-@dataclass(frozen=True)
-class Inspection:
+@dataclass(frozen=True, repr=False)
+class Inspection(Shown):
     """The costs of one model.
 
     Attributes:
@@ -54,6 +55,18 @@ class Inspection:
                 self.plan, self.quantization, context, self.prefill_chunk, self.max_batch
             ),
         }
+
+    def summary(self) -> Summary:
+        """The costs in a context, and the widths."""
+        at, mib = self.at(self.context), 2**20
+        facts = {
+            "parameters": f"{costs.parameters(self.plan):,}",
+            "weights": f"{costs.weight_bytes(self.plan, self.quantization) / mib:,.1f} MiB in {self.quantization.name}",
+            "memory": f"{at['memory_bytes'] / mib:,.1f} MiB with {self.context:,} tokens",
+            "KV cache": f"{costs.kv_bytes_per_token(self.plan, self.quantization):,} bytes a token",
+            "decode": f"{at['decode_flops'] / 1e9:,.3f} GFLOPs a token",
+        }
+        return summary_of_widths(self.model, self.plan, facts=facts)
 
     def to_dict(self) -> dict[str, object]:
         """The object that ``inspect --json`` prints for one model."""

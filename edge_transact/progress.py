@@ -1,4 +1,4 @@
-"""Progress bars, which are drawn only on a console that the caller sets, as the command line does.
+"""Progress bars, which are drawn in a notebook, or on a console that the caller sets, as the command line does.
 
 Where no bar can be drawn, the bar's description is logged instead.
 """
@@ -6,8 +6,10 @@ Where no bar can be drawn, the bar's description is logged instead.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -22,8 +24,20 @@ console: Console | None = None
 
 
 def drawable() -> Console | None:
-    """The terminal to draw on, if there is one. Ask before letting another library draw bars of its own."""
-    return console if console is not None and console.is_terminal else None
+    """The terminal or notebook to draw on, if there is one. Ask before letting another library draw its own bars."""
+    if console is None:
+        return _notebook()
+    return console if console.is_terminal else None
+
+
+def _notebook() -> Console | None:
+    """The notebook that this process runs, if it is a notebook's and has what rich draws with there."""
+    if "ipykernel" not in sys.modules or find_spec("ipywidgets") is None:
+        return None
+    from rich.console import Console
+
+    notebook = Console()
+    return notebook if notebook.is_jupyter else None
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:

@@ -11,6 +11,7 @@ build an app or look at one in the tests of that. ``--engine mlc`` needs a check
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from pathlib import Path
@@ -49,6 +50,14 @@ def here(where: str) -> list[str]:
     before = [line for other in list(EXAMPLES)[: list(EXAMPLES).index(where)] for line in EXAMPLES[other]]
     seen = set() if where == TUTORIAL else {line for line in before if "init" not in line}
     return [line for line in EXAMPLES[where] if line not in seen and not any(word in line for word in ELSEWHERE)]
+
+
+def python_in(page: str) -> list[str]:
+    """The Python of a page, block by block."""
+    text = (ROOT / page).read_text()
+    programs = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert len(programs) == text.count("```python")
+    return programs
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +172,21 @@ def test_examples_run_in_order(where, inputs, made, hub, project, tmp_path, monk
                 patched.setattr(models, "_demo_model", lambda name: inputs / "large")
             run_line(line)
     if where == "README.md":
-        (program,) = re.findall(r"^```python\n(.*?)^```", (ROOT / where).read_text(), re.MULTILINE | re.DOTALL)
+        (program,) = python_in(where)
         exec(program, {})
+
+
+@pytest.mark.slow
+def test_the_python_page_runs_in_order_logs_its_steps_and_prints_nothing(hub, project, capfd, caplog):
+    printed: list[object] = []
+    caplog.set_level(logging.INFO)
+    # As if typed into one program, whose own output is kept apart.
+    names = {"print": lambda *words, **_: printed.extend(words)}
+    for program in python_in("docs/api.md"):
+        exec(program, names)
+    assert capfd.readouterr() == ("", "")
+    assert {"score", "compare with torch: host"} <= set(caplog.messages)
+    assert printed[0] and isinstance(printed[0], str), "the first thing that the page prints is a streamed token"
 
 
 @pytest.mark.slow

@@ -1,49 +1,187 @@
-"""The package from Python: silent unless it is asked, and the examples of docs/api.md run."""
+"""``import edge_transact as et``: what it offers, how its functions are called, and what results show of themselves.
+
+The examples of docs/api.md run in ``test_examples.py``, those of the notebook in ``test_notebook.py``.
+"""
 
 from __future__ import annotations
 
-import re
+import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from tests.support.examples import ROOT
-
-PROGRAM = """
-from pathlib import Path
-
-from edge_transact.build.dist import build
+import edge_transact as et
+from edge_transact import costs
+from edge_transact.artifacts.shown import Shown, Summary, summary_of_widths
+from edge_transact.bench.options import BenchOptions
 from edge_transact.build.options import BuildOptions
-from edge_transact.evaluate.models import evaluate_models
-from edge_transact.prune import PruneOptions, prune
+from edge_transact.lazy import API, MODULES
+from edge_transact.options.keywords import keywords, part, signature_of
+from edge_transact.prune.options import PruneChoices, PruneOptions
+from tests.support.dists import PLAN
 
-text = {"calibration": "text.txt", "calibration_tokens": 2048}
-prune("demo:tiny", Path("pruned"), PruneOptions(ratio=0.3, method="transact", **text))
-build("pruned", Path("dist"), BuildOptions(target=["host"]))
-evaluate_models(["pruned", "dist"], text="text.txt", window=64, max_windows=1)
+HEAVY = ("numpy", "pydantic", "rich", "torch", "transformers", "tvm", "typer")
+FUNCTIONS = [name for name, module in MODULES.items() if module == API]
+
+
+def python(program: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_importing_it_is_light_and_silent():
+    program = f"""
+import logging, sys
+import edge_transact as et
+assert not [name for name in {HEAVY} if name in sys.modules]
+assert set(dir(et)) >= {set(MODULES)}
+logging.getLogger("edge_transact.prune.run").warning("nobody has asked for logs")
+et.prune
+assert not [name for name in ("numpy", "torch", "transformers", "tvm") if name in sys.modules]
 """
+    assert python(program) == ""
 
 
-def run(program: str, directory: Path) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([sys.executable, "-c", program], cwd=directory, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return done
+def test_checkers_and_editors_see_the_names_that_load_on_first_use():
+    (block,) = [node for node in ast.parse(Path(et.__file__).read_text()).body if isinstance(node, ast.If)]
+    seen = {(node.module, alias.name, alias.asname) for node in block.body for alias in node.names}
+    assert seen == {(module, name, name) for name, module in MODULES.items()}
 
 
-@pytest.mark.slow
-def test_a_python_caller_gets_no_output(tmp_path):
-    (tmp_path / "text.txt").write_text("It was the best of times, it was the worst of times. " * 400)
-    done = run(PROGRAM, tmp_path)
-    assert (done.stdout, done.stderr) == ("", "")
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_every_name_is_there(name):
+    assert callable(getattr(et, name)) and inspect.getdoc(getattr(et, name))
 
 
-@pytest.mark.slow
-def test_the_examples_of_the_page_run_and_log_their_steps(tmp_path):
-    page = (ROOT / "docs" / "api.md").read_text()
-    examples = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    assert len(examples) == page.count("```python")
-    done = run("\n".join(examples), tmp_path)
-    for step in ("INFO:edge_transact.progress:score", "INFO:edge_transact.build.dist:compare with torch: host"):
-        assert step in done.stderr
+def test_an_unknown_name_is_no_attribute():
+    with pytest.raises(AttributeError, match="no attribute 'prunes'"):
+        et.prunes  # noqa: B018
+
+
+def test_a_function_is_called_by_the_name_of_its_package_and_the_package_stays_one():
+    import edge_transact.build.options
+    import edge_transact.prune.run
+    from edge_transact import prune
+
+    assert prune is et.prune and et.prune.run is edge_transact.prune.run is sys.modules["edge_transact.prune.run"]
+    assert edge_transact.build.options.BuildOptions is et.BuildOptions
+    assert "ratio: float | None = None" in str(inspect.signature(et.prune))
+    with pytest.raises(et.EdgeTransactError, match="nowhere does not exist"):
+        et.prune("nowhere", "small", ratio=0.3)
+
+
+@pytest.mark.parametrize(
+    ("name", "models"),
+    [("prune", [PruneOptions]), ("build", [BuildOptions, PruneChoices]), ("bench", [BenchOptions])],
+)
+def test_keyword_arguments_are_the_fields_of_the_options_typed_and_documented(name, models):
+    function = getattr(et, name)
+    parameters, documented = inspect.signature(function).parameters, inspect.getdoc(function)
+    for model in models:
+        for field, parameter in signature_of(model).parameters.items():
+            assert parameters[field] == parameter
+    assert [field for field in parameters if f"\n    {field}: " not in documented] == []
+
+
+def test_text_stands_for_sizes_and_lists_as_on_the_command_line():
+    @keywords(PruneOptions)
+    def given(model: str, output: Path, options: PruneOptions) -> tuple:
+        """Args:
+        model: Any.
+        output: Any.
+        """
+        return model, output, options
+
+    options = {"max_weight_bytes": "60MB", "target_params": "100M", "units": "mlp,groups", "widths": None}
+    model, output, got = given("m", "out", **options)
+    assert (model, output, got.max_weight_bytes, got.target_params) == ("m", Path("out"), 60_000_000, 100_000_000)
+    assert got.units == ["mlp", "groups"]
+    parameters = inspect.signature(given).parameters
+    assert str(parameters["max_weight_bytes"].annotation) == "int | str | None"
+    assert part(got, PruneOptions) == got
+
+
+def test_a_budget_stands_for_its_fields(tmp_path):
+    from edge_transact.api import _Prune
+
+    budget = et.Budget(ratio=0.3, max_kv_bytes_per_token="16k")
+    fields = part(_Prune(budget=budget, seed=1), PruneOptions)
+    assert fields == PruneOptions(ratio=0.3, max_kv_bytes_per_token="16k", seed=1)
+    with pytest.raises(et.UsageError, match="several budgets"):
+        et.prune("demo:tiny", tmp_path / "small", budget=budget, heads=4)
+
+
+def test_mistakes_are_named(tmp_path):
+    with pytest.raises(et.UsageError, match="no option 'ration'") as refused:
+        et.prune("demo:tiny", tmp_path / "small", ration=0.3)
+    assert "Did you mean 'ratio'?" in refused.value.fix
+    with pytest.raises(TypeError, match="output"):
+        et.prune("demo:tiny", ratio=0.3)
+    with pytest.raises(et.UsageError, match="temperature"):
+        et.load("demo:tiny", temperature=0.0)
+
+
+def html(shown) -> ElementTree.Element:
+    """What a notebook gets, which must be well-formed."""
+    return ElementTree.fromstring(f"<div>{shown._repr_html_()}</div>")
+
+
+def test_a_model_shows_what_it_is():
+    checkpoint, inspection = et.load("demo:tiny"), et.inspect("demo:tiny")
+    for shown in (checkpoint, inspection):
+        assert max(map(len, repr(shown).splitlines())) <= 120
+        for fact in (f"{costs.parameters(checkpoint.plan):,}", str(checkpoint.plan.layers[0].intermediate_size)):
+            assert fact in repr(shown) and any(cell.text == fact for cell in html(shown).iter("td"))
+    assert "q4f16_0" in repr(inspection)
+
+
+class Widths(Shown):
+    """Of a model of two layers, with the widths of one that was pruned to it."""
+
+    def summary(self) -> Summary:
+        return summary_of_widths("small", PLAN, PLAN.with_layers([PLAN.layers[0]] * 2))
+
+
+def test_widths_are_a_picture_and_a_table():
+    page = html(Widths())
+    charts = [chart.find("title").text for chart in page.iter("svg")]
+    assert charts == ["MLP dims", "KV heads", "Query heads"], "the widths that were cut"
+    columns = [cell.text for cell in page.findall(".//details//th")]
+    rows = [[cell.text for cell in row] for row in page.findall(".//details//tbody/tr")]
+    for row, layer in zip(rows, PLAN.layers, strict=True):
+        assert row[columns.index("MLP dims")] == str(layer.intermediate_size)
+        assert row[columns.index("KV heads")] == str(layer.num_key_value_heads)
+
+
+def test_a_picture_that_is_shown_twice_has_ids_of_its_own():
+    twice = ElementTree.fromstring(f"<div>{Widths()._repr_html_()}{Widths()._repr_html_()}</div>")
+    ids = [element.get("id") for element in twice.iter() if element.get("id")]
+    assert ids and len(ids) == len(set(ids))
+
+
+def test_evaluations_show_the_ratio_to_the_first():
+    rows = [
+        {"model": name, "text": "t", "perplexity": perplexity, "tokens": 8, "windows": 2, "window": 4, "tasks": {}}
+        for name, perplexity in (("dense", 20.0), ("<script>small</script>", 30.0))
+    ]
+    shown = et.Evaluations(rows)
+    assert [line.split() for line in repr(shown).splitlines()[2:]][1][-2:] == ["30.000", "1.500"]
+    second = html(shown).findall(".//tbody/tr")[1]
+    assert [cell.text for cell in second] == ["<script>small</script>", "30.000", "1.500"]
+    assert "1.500" not in repr(et.Evaluations(rows[:1])) and repr(et.Evaluations()) == "no models"
+
+
+def test_names_cant_end_an_element():
+    name = '</td><script>alert("x")</script>\N{PILE OF POO}&'
+
+    class Named(Shown):
+        def summary(self) -> Summary:
+            return Summary(name, {name: name}, header=(name, name), rows=[(name, name)])
+
+    page = html(Named())
+    assert not page.findall(".//script") and sum(element.text == name for element in page.iter()) == 7

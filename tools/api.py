@@ -6,14 +6,13 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable, Iterator
-from functools import reduce
 from importlib import import_module
-from operator import or_
-from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
+
+from edge_transact.lazy import MODULES
+from edge_transact.options.keywords import signature_of
 
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises")
 INDENTED = re.compile(r"^(\w+): ", re.MULTILINE)
@@ -65,7 +64,8 @@ def _function(function: Callable[..., Any], path: str) -> str:
 
 def _heading(path: str, signature: str) -> str:
     module, _, name = path.rpartition(".")
-    return f"### {name}\n\n`from {module} import {name}`\n\n```py\n{signature}\n```"
+    shown = f"et.{name}" if MODULES.get(name) == module else f"from {module} import {name}"
+    return f"### {name}\n\n`{shown}`\n\n```py\n{signature}\n```"
 
 
 def _members(owner: Any) -> Iterator[tuple[str, Any]]:
@@ -85,13 +85,18 @@ def _members(owner: Any) -> Iterator[tuple[str, Any]]:
 def _signature(function: Callable[..., Any], name: str, *, skip_first: bool = False) -> str:
     # pydantic makes a model's own signature on first use, and until then shows that of its base.
     is_model = inspect.isclass(function) and issubclass(function, BaseModel)
-    signature = _model_signature(function) if is_model else inspect.signature(function)
+    signature = signature_of(function) if is_model else inspect.signature(function)
     if skip_first:
         signature = signature.replace(parameters=list(signature.parameters.values())[1:])
     if inspect.isclass(function):
         signature = signature.replace(return_annotation=inspect.Signature.empty)
+    parameters = [
+        each.replace(default=...) if _is_long(each.default) else each for each in signature.parameters.values()
+    ]
+    signature = signature.replace(parameters=parameters)
     # Annotations are strings, since modules postpone their evaluation: they are shown without quotes.
-    text = name + re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(signature))
+    text = name + re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(signature)).replace("= Ellipsis", "= ...")
+    text = re.sub(r"((?:: |\| |\[)(?:\w+\.)+)(?=[A-Z])", lambda found: re.sub(r"(?:\w+\.)+", "", found[0]), text)
     if len(text) <= LINE:
         return text
     inside, _, returned = text.partition("(")[2].rpartition(")")
@@ -99,25 +104,9 @@ def _signature(function: Callable[..., Any], name: str, *, skip_first: bool = Fa
     return f"{name}(\n{lines}){returned}"
 
 
-def _model_signature(model: type[BaseModel]) -> inspect.Signature:
-    def parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-        default = inspect.Parameter.empty if field.is_required() else field.get_default(call_default_factory=True)
-        return inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=_plain(field.annotation)
-        )
-
-    return inspect.Signature([parameter(name, field) for name, field in model.model_fields.items()])
-
-
-def _plain(annotation: Any) -> Any:
-    """A type without what `typing.Annotated` adds to it."""
-    if get_origin(annotation) is Annotated:
-        return _plain(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return reduce(or_, map(_plain, get_args(annotation)))
-    if get_origin(annotation) is list:
-        return list[_plain(get_args(annotation)[0])]
-    return annotation
+def _is_long(default: object) -> bool:
+    """Whether a default says little to a reader: a function, or a list of many things."""
+    return inspect.isfunction(default) or len(repr(default)) > LINE // 2
 
 
 def _split(parameters: str) -> Iterator[str]:

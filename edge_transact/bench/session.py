@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_transact.artifacts.outputs import refuse_existing
+
+from edge_transact.artifacts.shown import Shown, Summary
 from edge_transact.artifacts.unfinished import AGAIN, Start, again
 from edge_transact.bench.analysis.export import FORMATS, write_sqlite
 from edge_transact.bench.analysis.precision import known_to
@@ -26,8 +28,8 @@ from edge_transact.options import written
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class BenchOutcome:
+@dataclass(repr=False)
+class BenchOutcome(Shown):
     """How a bench ended.
 
     Attributes:
@@ -41,6 +43,21 @@ class BenchOutcome:
     log: Path
     page: Path | None = None
     failures: list[str] = field(default_factory=list)
+
+    def summary(self) -> Summary:
+        """The most important columns of the results."""
+        header = ("model", "device", "test", "ttft s", "prefill tok/s", "decode tok/s")
+        rows = [
+            (
+                *(result["model"], result["device"], result["test"], f"{result['ttft_s']:.3f}"),
+                *(
+                    "-" if speed is None else f"{speed:,.1f}"
+                    for speed in (result["prefill_tok_s"], result["decode_tok_s"])
+                ),
+            )
+            for result in self.results
+        ]
+        return Summary(str(self.log), {"failed": "; ".join(self.failures)} if self.failures else {}, header, rows)
 
     def require(self) -> None:
         """Raise an `EdgeTransactError` if something could not be measured."""

@@ -18,6 +18,7 @@ from edge_transact.artifacts.dist_files import CHAT_CONFIG, SHARDS, TOKENIZER_FI
 from edge_transact.artifacts.kernels import DecodeKernels, record_path
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.artifacts.outputs import new_directory, refuse_existing
+from edge_transact.artifacts.shown import Shown, Summary
 from edge_transact.artifacts.unfinished import Start, again
 from edge_transact.build.concerns import concerns, traffic_concern
 from edge_transact.build.options import BuildOptions
@@ -49,8 +50,8 @@ CUT_LAYERS = 2
 """How many layers are compared with torch if the whole model can't be."""
 
 
-@dataclass(frozen=True)
-class Build:
+@dataclass(frozen=True, repr=False)
+class Build(Shown):
     """The result of a build.
 
     Attributes:
@@ -66,6 +67,22 @@ class Build:
     warnings: tuple[str, ...]
     seconds: float
     report: Path | None = None
+
+    def summary(self) -> Summary:
+        """Weights and libraries, with their sizes."""
+        manifest, mib = self.manifest, 2**20
+        facts = {
+            "parameters": f"{manifest.parameters:,}",
+            "weights": f"{manifest.weights_bytes / mib:,.1f} MiB in {manifest.quantization}, "
+            f"{manifest.bits_per_parameter:.2f} bits a parameter",
+            "context": f"{manifest.context_window_size:,} tokens",
+        }
+        rows = [
+            (target, path, f"{(self.directory / path).stat().st_size / mib:,.1f}")
+            for target, path in manifest.libraries.items()
+        ]
+        title = f"{self.directory}: {manifest.source}, built in {self.seconds:.0f} s and compared with torch"
+        return Summary(title, facts, ("library for", "file", "MiB"), rows)
 
     def to_dict(self) -> dict[str, object]:
         """The object that ``build --json`` prints."""

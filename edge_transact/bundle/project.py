@@ -13,6 +13,7 @@ from pathlib import Path
 from edge_transact import __version__
 from edge_transact.artifacts import cache, digests
 from edge_transact.artifacts.outputs import new_directory
+from edge_transact.artifacts.shown import Shown, Summary
 from edge_transact.artifacts.templates import TEMPLATE_DIRECTORIES, environment
 from edge_transact.bundle.escaping import android_string, check_app_name, check_application_id, groovy_string
 from edge_transact.bundle.models import ASSETS, MODELS_JSON, AppModel, AppModels
@@ -29,8 +30,8 @@ RECORD = "bundle.json"
 """What a project was made from, next to its settings."""
 
 
-@dataclass(frozen=True)
-class Project:
+@dataclass(frozen=True, repr=False)
+class Project(Shown):
     """A project that `bundle` wrote.
 
     Attributes:
@@ -44,6 +45,11 @@ class Project:
     application_id: str
     models: Sequence[AppModel]
     digest: str
+
+    def summary(self) -> Summary:
+        """The models, and what they take in the app."""
+        rows = [(model.id, f"{model.bytes / 1e6:,.1f}", " ".join(model.libraries)) for model in self.models]
+        return Summary(f"{self.directory}: {self.application_id}", header=("model", "MB", "libraries"), rows=rows)
 
     def to_dict(self) -> dict[str, object]:
         """The object that ``bundle --json`` prints."""

@@ -6,13 +6,15 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from edge_transact import costs
+from edge_transact.artifacts.shown import Shown, Summary, summary_of_widths
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
 from edge_transact.errors import EdgeTransactError, first_problem
 from edge_transact.widths import WidthPlan
@@ -54,8 +56,8 @@ class _StoredTensor:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+@dataclass(frozen=True, repr=False)
+class Checkpoint(Shown):
     """A Hugging Face directory of a LLaMA in safetensors, with layers of any widths.
 
     Attributes:
@@ -67,7 +69,12 @@ class Checkpoint:
     path: Path
     config: Mapping[str, Any]
     plan: WidthPlan
-    _stored: Mapping[str, _StoredTensor] = field(repr=False)
+    _stored: Mapping[str, _StoredTensor]
+
+    def summary(self) -> Summary:
+        """The widths."""
+        facts = {"parameters": f"{costs.parameters(self.plan):,}", "hidden size": f"{self.plan.hidden_size:,}"}
+        return summary_of_widths(str(self.path), self.plan, facts=facts)
 
     @classmethod
     def open(cls, path: str | Path) -> Checkpoint:

@@ -10,6 +10,12 @@ import typer
 from edge_transact.cli.common import JsonOption, guarded, show
 
 
+def _jobs(incomplete: str) -> list[str]:
+    from edge_transact.doctor import JOBS
+
+    return [name for name in JOBS if name.startswith(incomplete)]
+
+
 @guarded
 def doctor(
     apk: Annotated[
@@ -17,7 +23,12 @@ def doctor(
     ] = None,
     job: Annotated[
         list[str] | None,
-        typer.Option("--for", metavar="JOB", help="Exit 1 unless this job can be done here. Can be repeated."),
+        typer.Option(
+            "--for",
+            metavar="JOB",
+            help="Exit 1 unless this job can be done here. Can be repeated.",
+            autocompletion=_jobs,
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

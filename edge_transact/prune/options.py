@@ -38,10 +38,8 @@ PACKINGS = ("joined", "documents")
 """How windows are cut: from a text's documents joined by blank lines, or from each document alone."""
 
 
-class PruneChoices(Options):
-    """What can be chosen about pruning, each with its default. A budget is not required here; `PruneOptions` wants one.
-
-    Bytes are counted in the quantization and for the context of the build that they are chosen for.
+class Budget(Options):
+    """How small a model should become: limits, or widths by name.
 
     Attributes:
         ratio: The share of attention and MLP parameters to remove, above 0 and below 1.
@@ -52,18 +50,6 @@ class PruneChoices(Options):
         widths: A file with the widths of every layer, as `read_widths` takes it.
         heads: Query heads that every layer keeps, in complete KV groups.
         intermediate: MLP dims that every layer keeps; can be combined with `heads`.
-        method: What scores the units of each layer.
-        allocation: How limits are spread over layers and units; `None` leaves it to the method.
-        units: What limits may cut; empty leaves it to the allocation.
-        compensate: Whether to solve `o_proj` and `down_proj` again; `None` leaves it to the method.
-        bucket: MLP widths computed from limits are multiples of it.
-        runtime: The runtime, one of `RUNTIMES`, that decides on `units` and `bucket` where these aren't given.
-        shots: The number of steps in which the widths shrink; each scores the model that the one before left.
-        calibration: One TEXT or several.
-        calibration_tokens: Tokens drawn from them.
-        calibration_window: Tokens of a window; `None` for 512, or the model's context if that is shorter.
-        packing: How windows are cut.
-        seed: Which windows are drawn. The same seed gives the same bytes.
     """
 
     ratio: Annotated[
@@ -84,6 +70,32 @@ class PruneChoices(Options):
     ] = None
     heads: Annotated[Count | None, Option("Query heads per layer, in complete KV groups.", WIDTHS, example=6)] = None
     intermediate: Annotated[Count | None, Option("MLP dims per layer.", WIDTHS, example=1536)] = None
+
+    def budgets(self) -> list[tuple[str, ...]]:
+        """The entries of `BUDGETS` of which something is given."""
+        return [keys for keys in BUDGETS if any(getattr(self, key) is not None for key in keys)]
+
+
+class PruneChoices(Budget):
+    """What can be chosen about pruning, each with its default. A budget is not required here; `PruneOptions` wants one.
+
+    Bytes are counted in the quantization and for the context of the build that they are chosen for.
+
+    Attributes:
+        method: What scores the units of each layer.
+        allocation: How limits are spread over layers and units; `None` leaves it to the method.
+        units: What limits may cut; empty leaves it to the allocation.
+        compensate: Whether to solve `o_proj` and `down_proj` again; `None` leaves it to the method.
+        bucket: MLP widths computed from limits are multiples of it.
+        runtime: The runtime, one of `RUNTIMES`, that decides on `units` and `bucket` where these aren't given.
+        shots: The number of steps in which the widths shrink; each scores the model that the one before left.
+        calibration: One TEXT or several.
+        calibration_tokens: Tokens drawn from them.
+        calibration_window: Tokens of a window; `None` for 512, or the model's context if that is shorter.
+        packing: How windows are cut.
+        seed: Which windows are drawn. The same seed gives the same bytes.
+    """
+
     method: Annotated[Annotated[str, OneOf(tuple(METHODS))], Option("How units are scored: {choices}.", HOW)] = "best"
     allocation: Annotated[
         Annotated[str, OneOf(ALLOCATIONS)] | None,
@@ -136,10 +148,6 @@ class PruneChoices(Options):
         Option("Cut windows from the documents joined together or from each document alone: {choices}.", TEXT),
     ] = "joined"
     seed: Annotated[int, Option("Which windows to draw. The same seed writes the same bytes.", TEXT)] = 0
-
-    def budgets(self) -> list[tuple[str, ...]]:
-        """The entries of `BUDGETS` of which something is given."""
-        return [keys for keys in BUDGETS if any(getattr(self, key) is not None for key in keys)]
 
     def counted(self, quant: str, context: int) -> PruneOptions:
         """The same choices as the options of a pruning that counts bytes in this quantization and for this context.

@@ -18,6 +18,7 @@ from edge_transact.artifacts import cache
 from edge_transact.artifacts.digests import files_digest
 from edge_transact.artifacts.journal import Journal
 from edge_transact.artifacts.outputs import refuse_existing
+from edge_transact.artifacts.shown import Shown, Summary, change, summary_of_widths
 from edge_transact.artifacts.unfinished import Start, going_on
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING
@@ -47,8 +48,8 @@ from edge_transact.widths import WidthPlan
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class PruneResult:
+@dataclass(frozen=True, repr=False)
+class PruneResult(Shown):
     """A pruned model.
 
     Attributes:
@@ -72,6 +73,16 @@ class PruneResult:
     sensitivity: torch.Tensor | None
     fits: Sequence[dict[str, Fit]]
     seconds: float
+
+    def summary(self) -> Summary:
+        """The widths, in front of those of the source, and what was removed."""
+        plan, source = self.checkpoint.plan, self.source.plan
+        facts = {
+            "parameters": change(costs.parameters(plan), costs.parameters(source)),
+            "attention and MLP removed": f"{costs.cut_ratio(plan, source):.1%}, by {self.options.method}",
+        }
+        title = f"{self.checkpoint.path}: {self.provenance['source']}, pruned in {self.seconds:.0f} s"
+        return summary_of_widths(title, plan, source, facts)
 
     def to_dict(self) -> dict[str, Any]:
         """What ``prune --json`` prints, except the peak memory."""

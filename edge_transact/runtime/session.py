@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -192,11 +193,36 @@ class Session:
             EdgeTransactError: The prompt is empty, is longer than the context window, or the chat template refuses it.
                 The conversation stays as it was.
         """
+        with closing(self.stream(text, stopped=stopped)) as pieces:
+            while True:
+                try:
+                    piece = next(pieces)
+                except StopIteration as end:
+                    return end.value
+                if on_text:
+                    on_text(piece)
+
+    def stream(self, text: str, *, stopped: Callable[[], bool] = lambda: False) -> Generator[str, None, Answer]:
+        """The answer piece by piece, as each is decoded: ``for piece in session.stream("Hello"): ...``.
+
+        Args:
+            text: As `answer` takes it.
+            stopped: As `answer` takes it.
+
+        Yields:
+            Text.
+
+        Returns:
+            The answer, as a generator returns. An answer that isn't read to its end is no part of the conversation.
+
+        Raises:
+            EdgeTransactError: As in `answer`.
+        """
         dropped, ids = self._prompt(text)
         if not ids:
             raise EdgeTransactError("the prompt is empty", fix='Say something: --prompt "Once upon a time"')
         try:
-            answer = self._answered(ids, dropped, on_text, stopped)
+            answer = yield from self._answered(ids, dropped, stopped)
         except BaseException:
             # Perhaps in the middle of a token.
             self.model.reset()
@@ -206,9 +232,7 @@ class Session:
         self.turns.append(({"role": "user", "content": text}, {"role": "assistant", "content": answer.text}))
         return answer
 
-    def _answered(
-        self, ids: list[int], dropped: int, on_text: Callable[[str], None] | None, stopped: Callable[[], bool]
-    ) -> Answer:
+    def _answered(self, ids: list[int], dropped: int, stopped: Callable[[], bool]) -> Generator[str, None, Answer]:
         stream, pieces, tokens, times = self.codec.stream(), [], [], [time.perf_counter()]
         finish: Finish = "stopped"
         kept = self._rewind(ids)
@@ -220,8 +244,7 @@ class Session:
             tokens.append(token)
             if piece := stream.push(token):
                 pieces.append(piece)
-                if on_text:
-                    on_text(piece)
+                yield piece
             if len(tokens) == self.max_tokens:
                 finish = "length"
                 break

@@ -96,6 +96,7 @@ def test_completion_offers_commands(typed, offered):
         ("inspect --quant q0f1", {"q0f16"}),
         ("bench --target android-", {"android-cpu"}),
         ("cache --kind unf", {"unfinished"}),
+        ("doctor --for android", {"android", "android-cpu"}),
     ],
 )
 def test_completion_offers_options_and_their_values(typed, offered):

@@ -23,6 +23,9 @@ from edge_transact.artifacts.cache import Recipe, made
 PACKAGE = "transformers_tests"
 """The name under which transformers' tests are imported; ours are `tests`."""
 
+CLASSES = ("Model", "ForCausalLM", "ForSequenceClassification", "ForQuestionAnswering", "ForTokenClassification")
+"""All classes of the model, without the prefix of their names."""
+
 FILES = ("test_modeling_common.py", "test_training_mixin.py")
 MARKERS = (
     "accelerate_tests",
@@ -180,10 +183,9 @@ def main() -> None:
     """Prints a line for LLaMA and for each variant, and what fails."""
     from time import process_time
 
-    classes = ("Model", "ForCausalLM", "ForSequenceClassification", "ForQuestionAnswering", "ForTokenClassification")
     for variant in (None, *VARIANTS):
         start = process_time()
-        outcome = run(variant, classes)
+        outcome = run(variant, CLASSES)
         excepted = outcome.failed.keys() & exceptions(variant).keys()
         counts = f"{len(outcome.passed)} passed, {len(outcome.skipped)} skipped, {len(excepted)} excepted"
         print(f"{variant or 'LLaMA'}: {counts}, {len(outcome.failed) - len(excepted)} failed", end=" ")

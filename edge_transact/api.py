@@ -1,0 +1,310 @@
+"""What ``import edge_transact as et`` offers to call: the stages, with the options' fields as keyword arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, model_validator
+
+from edge_transact.bench.options import BenchOptions
+from edge_transact.build.options import BuildOptions
+from edge_transact.errors import UsageError
+from edge_transact.options import Options
+from edge_transact.options.keywords import keywords, part
+from edge_transact.prune.options import Budget, PruneChoices, PruneOptions
+
+if TYPE_CHECKING:
+    from edge_transact.bench.session import BenchOutcome
+    from edge_transact.build.dist import Build
+    from edge_transact.bundle.project import Project
+    from edge_transact.checkpoint import Checkpoint
+    from edge_transact.evaluate.evaluations import Evaluations
+    from edge_transact.export.gguf import Export
+    from edge_transact.inspection import Inspection
+    from edge_transact.prune.run import PruneResult
+    from edge_transact.runtime.session import Session
+
+
+class _Run(Options):
+    """How a run goes, which no result depends on.
+
+    Attributes:
+        fresh: Start over where an interrupted run has begun.
+    """
+
+    fresh: bool = False
+
+
+class _Pruning(_Run):
+    """A run that may prune, and that writes a directory.
+
+    Attributes:
+        budget: How small, as an object instead of keywords.
+        force: Replace `output` if it exists.
+    """
+
+    budget: Budget | None = None
+    force: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fields_of_budget(cls, given: dict[str, Any]) -> dict[str, Any]:
+        budget = given.get("budget")
+        return {**budget.model_dump(exclude_unset=True), **given} if isinstance(budget, Budget) else given
+
+
+class _Prune(_Pruning, PruneOptions):
+    """The keyword arguments of `prune`."""
+
+
+class _Build(_Pruning, PruneChoices, BuildOptions):
+    """The keyword arguments of `build`.
+
+    Attributes:
+        report: A directory for a report of what rounding cost.
+    """
+
+    report: Annotated[Path | None, Field(strict=False)] = None
+
+
+class _Bench(_Run, BenchOptions):
+    """The keyword arguments of `bench`.
+
+    Attributes:
+        report: A directory for figures and a page.
+    """
+
+    report: Annotated[Path | None, Field(strict=False)] = None
+
+
+@keywords(_Prune)
+def prune(model: str | Path, output: Path, options: _Prune) -> PruneResult:
+    """Prunes a model to a budget and writes the smaller checkpoint.
+
+    ``et.prune("demo:smollm2", "small", ratio=0.3)``
+
+    What an interrupted run with the same options has done is taken over. The result shows the widths in a notebook.
+
+    Args:
+        model: A checkpoint directory, a hub id, a GGUF file or a demo model.
+        output: The directory to write.
+
+    Raises:
+        UsageError: There is no budget, it is beyond this model, or options contradict each other.
+        EdgeTransactError: The model or the text can't be read or used, or `output` exists.
+    """
+    from edge_transact.prune.run import prune
+
+    return prune(str(model), output, part(options, PruneOptions), fresh=options.fresh, force=options.force)
+
+
+@keywords(_Build)
+def build(model: str | Path, output: Path, options: _Build) -> Build:
+    """Makes a DIST: 4-bit weights, and a library for each target, compared with torch.
+
+    ``et.build("small", "dist", target="host")``
+
+    With a budget, the model is pruned first. Finished stages come from the cache.
+
+    Args:
+        model: A checkpoint directory, a hub id, a GGUF file or a demo model.
+        output: The directory to write.
+
+    Raises:
+        UsageError: Sizes contradict each other or the model, or a budget is beyond it.
+        EdgeTransactError: The model can't be read, `output` exists, a library can't be made, or one that was made
+            differs from torch.
+    """
+    from edge_transact.build.dist import build
+
+    return build(
+        str(model),
+        output,
+        part(options, BuildOptions),
+        pruning=part(options, PruneChoices),
+        report=options.report,
+        fresh=options.fresh,
+        force=options.force,
+    )
+
+
+@keywords(_Bench)
+def bench(dists: str | Path | Sequence[str | Path], output: Path, options: _Bench) -> BenchOutcome:
+    """Measures DISTs on this host or on phones: latency, memory, temperature and energy.
+
+    ``et.bench(["dense", "dist"], "bench.jsonl", repetitions=10)``
+
+    Args:
+        dists: A directory that `build` wrote, or several.
+        output: The log, a JSONL file. A second run measures only what it lacks.
+
+    Raises:
+        UsageError: The options make no sense.
+        EdgeTransactError: There is no device or no library, or the log is another file.
+    """
+    from edge_transact.bench.session import bench_models
+
+    return bench_models(
+        _paths(dists), part(options, BenchOptions), log=output, report=options.report, fresh=options.fresh
+    )
+
+
+def evaluate(
+    *models: str | Path,
+    text: str = "demo:sotu",
+    window: int = 512,
+    max_windows: int | None = None,
+    reference: str | None = None,
+    tasks: Sequence[str] = (),
+    limit: int | None = None,
+    fresh: bool = False,
+) -> Evaluations:
+    """The perplexity of models on a text, dense or pruned, in torch or built, and their scores on tasks.
+
+    ``et.evaluate("demo:smollm2", "small", "dist", max_windows=16)``
+
+    Args:
+        models: Checkpoints, hub ids, GGUF files, demo models, or directories that `build` wrote.
+        text: A .txt, .jsonl, .parquet or .html file, a directory of them, a hub data set or ``demo:sotu``.
+        window: Tokens of a window; windows don't overlap.
+        max_windows: The most windows; the first ones are used.
+        reference: Also measure how far each model's predictions are from this model's.
+        tasks: Tasks of lm-evaluation-harness to score, too.
+        limit: The most questions of a task.
+        fresh: Start over where an interrupted run has begun.
+
+    Returns:
+        A list with a dict for each model, which shows itself as a table.
+
+    Raises:
+        EdgeTransactError: A model, the text or a task can't be read, or the text is shorter than a window.
+    """
+    from edge_transact.evaluate.evaluations import Evaluations
+    from edge_transact.evaluate.models import evaluate_models
+
+    loaded = None
+    if tasks:
+        from edge_transact.evaluate.tasks import Tasks
+
+        loaded = Tasks(tasks, limit=limit)
+    return Evaluations(
+        evaluate_models(
+            [str(model) for model in models],
+            text=text,
+            window=window,
+            max_windows=max_windows,
+            reference=reference,
+            tasks=loaded,
+            fresh=fresh,
+        )
+    )
+
+
+def inspect(model: str | Path, *, context: int | None = None, quant: str | None = None) -> Inspection:
+    """Widths, parameters, FLOPs, KV cache and memory of a model, from its configuration alone.
+
+    ``et.inspect("demo:smollm2").to_dict()["memory_bytes"]``
+
+    Args:
+        model: A checkpoint directory, a hub id, a GGUF file, a demo model, or a directory that `build` wrote.
+        context: Tokens of the context; by default that of the DIST, or 2048 or the model's maximum if smaller.
+        quant: The quantization in which bytes are counted, ``q4f16_0`` by default; a DIST has its own.
+
+    Raises:
+        UsageError: `quant` isn't that of the DIST.
+        EdgeTransactError: There is no such model.
+    """
+    from edge_transact.inspection import inspect_model
+
+    return inspect_model(str(model), context=context, quantization=quant)
+
+
+def load(model: str | Path, **options: Any) -> Session | Checkpoint:
+    """Opens what was built, to talk to it, or a checkpoint, to look at it.
+
+    ``for piece in et.load("dist").stream("Say hello."): print(piece, end="")``
+
+    Args:
+        model: A directory that `build` wrote for this host, or a checkpoint directory, a hub id, a GGUF file or a demo
+            model.
+        options: Of a `Session`: ``max_tokens``, ``temperature``, ``top_p``, ``seed``, ``system`` and ``raw``.
+
+    Returns:
+        A `Session` for a DIST, which answers and streams; a `Checkpoint` for others, with widths and tensors.
+
+    Raises:
+        UsageError: There are options, and the model is no DIST.
+        EdgeTransactError: There is no such model, or the DIST has no library for this host.
+    """
+    from edge_transact.artifacts.dist_files import MANIFEST
+
+    if (Path(model) / MANIFEST).is_file():
+        from edge_transact.runtime.session import Session
+
+        return Session.load(Path(model), **options)
+    if options:
+        raise UsageError(
+            f"{', '.join(options)}: {model} is a checkpoint, and only a DIST is asked", fix="Build it first."
+        )
+    from edge_transact.checkpoint import Checkpoint
+    from edge_transact.inputs import resolve_model
+
+    return Checkpoint.open(resolve_model(str(model)))
+
+
+def export(
+    model: str | Path, output: str | Path, *, kind: str | None = None, pre: str | None = None, force: bool = False
+) -> Export:
+    """Writes a GGUF file for llama.cpp.
+
+    ``et.export("dist", "small.gguf")``
+
+    Args:
+        model: A model, or a directory that `build` wrote.
+        output: The file to write.
+        kind: The type of a model's matrices: ``f16``, the default, ``bf16``, ``q8_0`` or ``q4_0``. A DIST has its own.
+        pre: llama.cpp's name of how the tokenizer splits text, where it isn't recognized.
+        force: Replace `output` if it exists.
+
+    Raises:
+        UsageError: `kind` isn't what the DIST has.
+        EdgeTransactError: The model can't be read, `output` exists, or the model doesn't fit `kind`.
+    """
+    from edge_transact.export.gguf import export_gguf
+
+    return export_gguf(str(model), Path(output), kind=kind, pre=pre, force=force)
+
+
+def bundle(
+    dists: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    application_id: str = "org.example.chat",
+    app_name: str = "Edge Chat",
+    force: bool = False,
+) -> Project:
+    """Writes an Android Studio project with models in it: a library module to build on, and a chat app.
+
+    ``et.bundle("dist", "app", app_name="My Notes")``
+
+    Args:
+        dists: A directory that `build` wrote for Android, or several.
+        output: The project's directory.
+        application_id: Android's name of the app.
+        app_name: The app's name for people.
+        force: Replace `output` if it exists.
+
+    Raises:
+        UsageError: A name isn't one, two models have the same library, or a DIST has none for Android.
+        EdgeTransactError: A file of a DIST isn't as it was built, or `output` exists.
+    """
+    from edge_transact.bundle.project import bundle
+
+    return bundle(_paths(dists), Path(output), application_id=application_id, app_name=app_name, force=force)
+
+
+def _paths(given: str | Path | Sequence[str | Path]) -> list[Path]:
+    """One path or several as a list of them."""
+    return [Path(path) for path in ([given] if isinstance(given, str | Path) else given)]

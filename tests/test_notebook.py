@@ -1,0 +1,53 @@
+"""The notebook of ``examples/`` runs from its first cell to its last, shows what it says, and was kept as it ran."""
+
+from __future__ import annotations
+
+import nbformat
+import pytest
+
+from tools.notebooks import EXAMPLES, WIDGET, executed, without_bars
+
+NOTEBOOK = EXAMPLES / "checkpoint_to_tokens.ipynb"
+LAYERS = 30
+
+
+def outputs(notebook: nbformat.NotebookNode, cell: str) -> list[nbformat.NotebookNode]:
+    (found,) = [each for each in notebook.cells if each.id == cell]
+    return found.outputs
+
+
+def shown(notebook: nbformat.NotebookNode, cell: str, kind: str) -> str:
+    return "".join(output.data.get(kind, "") for output in outputs(notebook, cell) if "data" in output)
+
+
+def printed(notebook: nbformat.NotebookNode, cell: str) -> str:
+    return "".join(output.text for output in outputs(notebook, cell) if output.output_type == "stream")
+
+
+def check(notebook: nbformat.NotebookNode) -> None:
+    pruned = shown(notebook, "prune", "text/html")
+    assert pruned.count("<svg") >= 1 and pruned.count('<tr><th style="text-align: left">') >= LAYERS
+    assert "demo:smollm2, pruned in" in shown(notebook, "prune", "text/plain")
+    rows = shown(notebook, "evaluate", "text/plain").splitlines()[-2:]
+    assert [row.split()[0] for row in rows] == ["demo:smollm2", "small"]
+    assert float(rows[0].split()[1]) < float(rows[1].split()[1])
+    assert "-host.so" in shown(notebook, "build", "text/html")
+    assert len(printed(notebook, "stream").split()) > 1
+    assert "tokens/s of the answer" in printed(notebook, "answer")
+
+
+def test_it_was_kept_with_what_it_showed():
+    kept = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(kept)
+    check(kept)
+    assert without_bars(kept) == nbformat.read(NOTEBOOK, as_version=4)
+    numbers = [cell.execution_count for cell in kept.cells if cell.cell_type == "code"]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+@pytest.mark.slow
+def test_it_runs(tmp_path):
+    ran = executed(NOTEBOOK, tmp_path)
+    check(ran)
+    assert [output for output in outputs(ran, "prune") if WIDGET in output.get("data", ())], "no bar was drawn"
+    assert not [text for cell in ("prune", "evaluate", "build") if (text := printed(ran, cell))]

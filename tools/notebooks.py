@@ -1,0 +1,65 @@
+"""``python -m tools.notebooks``: executes the notebooks of ``examples/`` and keeps their outputs.
+
+They run in a directory of their own, so that what they write is gone afterwards.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def executed(path: Path, directory: Path) -> NotebookNode:
+    """A notebook with its outputs.
+
+    Args:
+        path: The notebook.
+        directory: The working directory of its kernel.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: A cell failed.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    return NotebookClient(
+        notebook,
+        timeout=None,
+        record_timing=False,
+        coalesce_streams=True,
+        # Nobody looks for these cells in the history of their own.
+        extra_arguments=["--HistoryManager.enabled=False", "--log-level=ERROR"],
+        resources={"metadata": {"path": str(directory)}},
+    ).execute()
+
+
+def without_bars(notebook: NotebookNode) -> NotebookNode:
+    """The notebook as it is kept: bars are gone when their step has ended, and a machine's version says nothing."""
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata.pop("language_info", None)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not _is_bar(output)]
+    return notebook
+
+
+def _is_bar(output: NotebookNode) -> bool:
+    """Whether it's a bar, or the nothing that rich leaves in its place."""
+    data = output.get("data", {})
+    return WIDGET in data or data.get("text/plain") == ""
+
+
+def main() -> None:
+    """Execute all notebooks."""
+    for path in sorted(EXAMPLES.glob("*.ipynb")):
+        with tempfile.TemporaryDirectory() as directory:
+            nbformat.write(without_bars(executed(path, Path(directory))), path)
+
+
+if __name__ == "__main__":
+    main()
