@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_transact.artifacts.outputs import refuse_existing
-
 from edge_transact.artifacts.shown import Shown, Summary
 from edge_transact.artifacts.unfinished import AGAIN, Start, again
 from edge_transact.bench.analysis.export import FORMATS, write_sqlite
