@@ -37,6 +37,11 @@ from edge_transact.weights import w4
 from edge_transact.weights.convert import ParameterSources, RoundingOf, convert, is_packed
 
 
+def compile_step(target: str) -> str:
+    """The description of the bar while a target's library is compiled."""
+    return f"compile for {target}"
+
+
 def pruned(source: Checkpoint, model: str, options: PruneOptions, *, fresh: bool = False) -> Checkpoint:
     """The model pruned to a budget.
 
@@ -128,7 +133,8 @@ def place_weights(
     def make(content: Path) -> None:
         convert(checkpoint, sources, quantization, content, rounding_of)
 
-    digests = cache.place(cache.Recipe("weights", f"quantize to {quantization.name}", ingredients, make), directory)
+    with working("read and copy weights"):
+        digests = cache.place(cache.Recipe("weights", f"quantize to {quantization.name}", ingredients, make), directory)
     calibration = json.loads((codes / _CALIBRATION).read_text()) if codes else None
     return Weights(name, calibration, digests)
 
@@ -215,7 +221,7 @@ def place_library(
     }
 
     def make(content: Path) -> None:
-        with working(f"for {target.name}: kernels, then machine code"):
+        with working(compile_step(target.name)):
             build_library(definition, quantization, target, model_lib, content / path.name, dump and dump / target.name)
 
     if dump is not None:
