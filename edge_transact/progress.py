@@ -241,7 +241,7 @@ def running(steps: Sequence[Step]) -> Iterator[Course]:
     global _run
     terminal = drawable()
     # After a suspension, the shell's lines are where the bars were.
-    course = Course(steps, Clock(lambda: terminal.file.write("\n")) if terminal else time.monotonic)
+    course = Course(steps, Clock(lambda: print(file=terminal.file)) if terminal else time.monotonic)
     with _display(terminal, course) if terminal else nullcontext() as display:
         if display:
             display.add_task(course.place, total=1.0, whole=True)
@@ -307,12 +307,12 @@ def _drawn(description: str, total: float | None, done: float, run: _Run | None)
         if total is not None:
             logger.info(description)
         yield lambda amount: None
-    elif run and run.display:
-        with _visible(run.display, run.shown, description, total, done) as task:
-            yield lambda amount: run.display.advance(task, amount)
+    elif run and (shared := run.display):
+        with _visible(shared, run.shown, description, total, done) as task:
+            yield lambda amount: shared.advance(task, amount)
     else:
         with _display(terminal) as display:
-            task = display.add_task(description, total=total, completed=done)
+            task = display.add_task(description, total=total, completed=round(done))
             yield lambda amount: display.advance(task, amount)
 
 
@@ -321,7 +321,7 @@ def _visible(
     display: Progress, shown: list[TaskID], description: str, total: float | None, done: float
 ) -> Iterator[TaskID]:
     """A bar in a run's display, in place of the one that it is opened in."""
-    task = display.add_task(description, total=total, completed=done)
+    task = display.add_task(description, total=total, completed=round(done))
     for outer in shown[-1:]:
         display.update(outer, visible=False)
     shown.append(task)

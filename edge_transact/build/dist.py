@@ -35,6 +35,7 @@ from edge_transact.inputs.source import pruned_from
 from edge_transact.mlc.chat_config import chat_config
 from edge_transact.mlc.conversation import plain_note
 from edge_transact.mlc.toolchain import MLC
+from edge_transact.progress import working
 from edge_transact.prune.options import PruneChoices
 from edge_transact.quantization import Quantization, default_quantization, get_quantization
 from edge_transact.runtime.host import HostModel
@@ -43,6 +44,8 @@ from edge_transact.system import memory
 from edge_transact.weights.shards import ShardReader
 
 logger = logging.getLogger(__name__)
+
+OPEN_STEP, PARITY_STEP, MANIFEST_STEP = "render the definition", "compare with torch", "write the manifest"
 
 CUT_LAYERS = 2
 """How many layers are compared with torch if the whole model can't be."""
@@ -243,11 +246,12 @@ def _fill(
     mlc: MLC | None,
     dump: Path | None,
 ) -> tuple[Manifest, Definition]:
-    files = render(checkpoint.plan)
-    (directory / "definition").mkdir()
-    for name, text in files.items():
-        (directory / "definition" / name).write_text(text)
-    definition = load(directory / "definition", definition_config(checkpoint, sizes))
+    with working(OPEN_STEP):
+        files = render(checkpoint.plan)
+        (directory / "definition").mkdir()
+        for name, text in files.items():
+            (directory / "definition" / name).write_text(text)
+        definition = load(directory / "definition", definition_config(checkpoint, sizes))
     model_lib = model_lib_name(files, definition, quantization)
     profile = next((target.profile for target in targets if target.profile is not None), None)
     if profile is not None:
@@ -289,7 +293,8 @@ def _fill(
         },
     )
     shutil.rmtree(directory / "definition" / "__pycache__", ignore_errors=True)
-    manifest.write(directory, digests)
+    with working(MANIFEST_STEP):
+        manifest.write(directory, digests)
     return Manifest.read(directory), definition
 
 
@@ -376,12 +381,13 @@ def _check_parity(
         host = get_target("host")
         libraries = {"host": f"lib/{maker.model_lib}-host{host.suffix}"}
         replace(maker, dump=None).build_library(directory, definition, host, directory / libraries["host"])
-    reference = reference_model(
-        ShardReader(directory), definition.parameter_sources(), checkpoint.config, plan, maker.quantization
-    )
-    steps = min(DECODE_STEPS, sizes["context_window_size"] // 2)
-    # More than one chunk, so that prefill also continues a sequence.
-    length = min(sizes["prefill_chunk_size"] + 9, sizes["context_window_size"] - steps)
-    prompt = prompt_ids(directory, length)
-    library = HostModel(directory / libraries["host"], directory)
-    return compare(library, reference, prompt, maker.quantization, decode_steps=steps, name=name)
+    with working(PARITY_STEP):
+        reference = reference_model(
+            ShardReader(directory), definition.parameter_sources(), checkpoint.config, plan, maker.quantization
+        )
+        steps = min(DECODE_STEPS, sizes["context_window_size"] // 2)
+        # More than one chunk, so that prefill also continues a sequence.
+        length = min(sizes["prefill_chunk_size"] + 9, sizes["context_window_size"] - steps)
+        prompt = prompt_ids(directory, length)
+        library = HostModel(directory / libraries["host"], directory)
+        return compare(library, reference, prompt, maker.quantization, decode_steps=steps, name=name)

@@ -16,6 +16,7 @@ from edge_transact.artifacts import cache
 from edge_transact.artifacts.digests import text_digest
 from edge_transact.artifacts.unfinished import Start, going_on
 from edge_transact.build.options import CALIBRATED_ROUNDINGS
+from edge_transact.build.resume import resumable
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import COPIED_FILES
 from edge_transact.compiler.library import build_library
@@ -26,7 +27,7 @@ from edge_transact.progress import working
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.calibrate.windows import calibration_of, texts_of
 from edge_transact.prune.options import CALIBRATION_KEYS, PruneChoices, PruneOptions
-from edge_transact.prune.run import computation, digest_of, ingredients, prune
+from edge_transact.prune.run import TEXT_STEP, computation, digest_of, ingredients, prune
 from edge_transact.quantization import Quantization
 from edge_transact.rounding.best import round_best
 from edge_transact.rounding.calibrated import round_model
@@ -131,10 +132,17 @@ def place_weights(
     }
 
     def make(content: Path) -> None:
-        convert(checkpoint, sources, quantization, content, rounding_of)
+        if name == "search" and rounding_of:
+            # The only one of those without text that takes longer than reading and writing.
+            with going_on(recipe.what, ingredients, rounding.start) as journal:
+                kept = resumable(checkpoint, sources, rounding_of, journal)
+                convert(checkpoint, sources, quantization, content, kept)
+        else:
+            convert(checkpoint, sources, quantization, content, rounding_of)
 
+    recipe = cache.Recipe("weights", f"quantize to {quantization.name}", ingredients, make)
     with working("read and copy weights"):
-        digests = cache.place(cache.Recipe("weights", f"quantize to {quantization.name}", ingredients, make), directory)
+        digests = cache.place(recipe, directory)
     calibration = json.loads((codes / _CALIBRATION).read_text()) if codes else None
     return Weights(name, calibration, digests)
 
@@ -180,7 +188,8 @@ def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Roundi
     }
 
     def make(content: Path) -> None:
-        text = calibration_of(checkpoint, calibration)
+        with working(TEXT_STEP):
+            text = calibration_of(checkpoint, calibration)
         with going_on(recipe.what, key, rounding.start) as journal:
             if rounding.name == "best":
                 round_best(checkpoint, rounding.teacher or checkpoint, text.windows, quantization, journal)

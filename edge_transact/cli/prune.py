@@ -73,7 +73,7 @@ def prune(
         from edge_transact.system.memory import peak_rss_mib
 
     text_of_report = "" if report is None else prepare_report(report, force=force, apart_from=[output, Path(model)])
-    expected = forecast(Checkpoint.open(resolve_model(model)), options, report_of=report and output.name)
+    expected = forecast(Checkpoint.open(resolve_model(model)), options, report_of=output.name if report else None)
     if dry_run:
         show_forecast(expected, as_json)
         return

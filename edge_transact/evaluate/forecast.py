@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge_transact import costs
 from edge_transact.artifacts.dist_files import MANIFEST
-from edge_transact.evaluate.models import load_step
+from edge_transact.evaluate.models import TEXT_STEP, load_step
 from edge_transact.evaluate.perplexity import perplexity_step
 from edge_transact.progress import Forecast, Step
 from edge_transact.system.memory import PACKAGES_BYTES
@@ -19,25 +19,32 @@ LOAD_S = 1.5
 
 LOAD_BYTES_PER_S = 0.5e9
 
+CHARACTERS_PER_TOKEN = 4
+
 LIBRARY_SPEED = 0.5
 """The speed of a host library's products in prefill, as a share of torch's in fp32."""
 
 
 def forecast(
-    models: Sequence[str], reference: str | None, *, window: int, max_windows: int | None, text_tokens: int
+    models: Sequence[str], reference: str | None, text: str, *, window: int, max_windows: int | None
 ) -> Forecast:
     """What `evaluate_models` will take, without its tasks.
 
     Args:
         models: MODELs or DISTs.
         reference: Another, or none.
+        text: The TEXT.
         window: Tokens of a window.
         max_windows: The most windows.
-        text_tokens: About how many tokens the text has.
     """
-    windows = min(max(1, text_tokens // window), max_windows or text_tokens)
+    from edge_transact.inputs import read_text
+
+    windows = max(1, len(read_text(text, "evaluation")) // CHARACTERS_PER_TOKEN // window)
+    windows = min(windows, max_windows or windows)
     plans = {name: _plan(name) for name in (*models, *([reference] if reference else []))}
-    steps = list(_load_steps(plans[reference], reference)) if reference else []
+    steps = [Step(TEXT_STEP, 1)]
+    if reference:
+        steps += _load_steps(plans[reference], reference)
     compared_s = perplexity_s(plans[reference], windows, window, _is_dist(reference)) if reference else 0.0
     for name in models:
         steps += _load_steps(plans[name], name)

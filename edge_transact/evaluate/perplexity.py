@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 LogitsFunction = Callable[[Sequence[int]], "np.ndarray | torch.Tensor"]
 """Maps the token ids of a window to its logits, ``[window, vocab_size]``, independently of earlier calls."""
 
+STEP = "perplexity"
+"""The description of the bar, where no model is named."""
+
 
 def perplexity_step(model: str) -> str:
     """The description of the bar while a model is measured."""
@@ -105,7 +108,7 @@ def perplexity(
     reference: torch.nn.Module | LogitsFunction | None = None,
     journal: Journal | dict[str, dict[str, torch.Tensor]] | None = None,
     name: str = "window",
-    step: str = "perplexity",
+    step: str = STEP,
 ) -> PerplexityResult:
     """The perplexity of a model on a text, as defined in the module's docstring.
 

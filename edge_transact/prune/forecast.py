@@ -17,7 +17,7 @@ from edge_transact.evaluate.forecast import loaded_bytes, perplexity_steps
 from edge_transact.progress import Forecast, Step
 from edge_transact.prune.allocate.budget import limits_of
 from edge_transact.prune.calibrate.layerwise import BATCH_TOKENS, LOGITS_TOKENS, computation_dtype, compute_device
-from edge_transact.prune.calibrate.windows import window_of
+from edge_transact.prune.calibrate.windows import WINDOW, window_of
 from edge_transact.prune.compensate import compensation, last_norm
 from edge_transact.prune.methods import find_method
 from edge_transact.prune.options import PruneOptions
@@ -25,11 +25,13 @@ from edge_transact.prune.run import TEXT_STEP, WRITE_STEP, resolved
 from edge_transact.prune.score import passes, sensitivity
 from edge_transact.system.memory import PACKAGES_BYTES
 from edge_transact.system.speed import matmul_flops
-from edge_transact.widths import LayerWidths, WidthPlan
+from edge_transact.widths import LayerWidths
 
 REPORT_STEP = "figures"
+"""Of the report, after both models' perplexity."""
 
-REPORT_WINDOWS, REPORT_WINDOW = 16, 512
+REPORT_WINDOWS = 16
+"""A report's perplexity is measured on this many windows of the text's evaluation part."""
 
 
 def forecast(source: Checkpoint, options: PruneOptions, *, report_of: str | None = None) -> Forecast:
@@ -49,7 +51,7 @@ def forecast(source: Checkpoint, options: PruneOptions, *, report_of: str | None
 
 def _report_steps(source: Checkpoint, name_of_pruned: str) -> Iterator[Step]:
     for name in (source.path.name, name_of_pruned):
-        yield from perplexity_steps(source.plan, name, REPORT_WINDOWS, REPORT_WINDOW)
+        yield from perplexity_steps(source.plan, name, REPORT_WINDOWS, WINDOW)
     yield Step(REPORT_STEP, 4 + 0.3 * source.plan.num_hidden_layers)
 
 

@@ -19,6 +19,7 @@ from edge_transact.build.report.measure import PART_WINDOW, PART_WINDOWS, Dequan
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.evaluate.perplexity import PerplexityResult
 from edge_transact.evaluate.report_text import TEXT
+from edge_transact.progress import working
 from edge_transact.quantization import get_quantization
 from edge_transact.rounding.search import searching
 from edge_transact.runtime.text import TextCodec
@@ -26,6 +27,8 @@ from edge_transact.weights.convert import ParameterSources, convert
 from edge_transact.weights.shards import ShardReader
 
 logger = logging.getLogger(__name__)
+
+FIGURES_STEP = "figures"
 
 
 def write_report(
@@ -69,11 +72,12 @@ def write_report(
             measured = measure(checkpoint, rounded, TextCodec(checkpoint.path).tokenizer, text, journal)
         values = _values(manifest, dist, measured)
         (fresh / "report.json").write_text(json.dumps(values, indent=1) + "\n")
-        drawn = {
-            "kl.png": figures.kl_by_part(measured.parts),
-            "errors.png": figures.errors_by_matrix(measured.parts),
-        }
-        write_page(fresh, "build_report.html.j2", drawn, report=values, data=script_json(values))
+        with working(FIGURES_STEP):
+            drawn = {
+                "kl.png": figures.kl_by_part(measured.parts),
+                "errors.png": figures.errors_by_matrix(measured.parts),
+            }
+            write_page(fresh, "build_report.html.j2", drawn, report=values, data=script_json(values))
     return values
 
 
