@@ -29,7 +29,7 @@ Advance = Callable[[float], None]
 console: Console | None = None
 """Where bars are drawn, if it is a terminal. None draws no bars."""
 
-TRUST = 0.1
+TRUST = 0.01
 """The share of a step's, or of a run's, estimate that has to be worked off until measured time counts as much as it."""
 
 SUSPENSION_S = 2.0
@@ -358,8 +358,13 @@ def _display(terminal: Console, course: Course | None = None) -> Iterator[Progre
             return Text(f"{timedelta(seconds=round(course.left_s()))} left", justify="right", no_wrap=True)
 
     crop: OverflowMethod = "crop" if terminal.options.ascii_only else "ellipsis"
-    name = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow=crop))
-    bars = BarColumn(bar_width=max(5, min(40, terminal.width - 36)))
-    with Progress(name, bars, Left(), console=terminal, refresh_per_second=4) as display:
+    bar_width = max(5, min(40, terminal.width - 36))
+    name_width = max(5, terminal.width - bar_width - len(" 10:00:00 left "))
+    name = TextColumn(
+        "{task.description}",
+        markup=False,
+        table_column=Column(no_wrap=True, overflow=crop, max_width=name_width),
+    )
+    with Progress(name, BarColumn(bar_width), Left(), console=terminal, refresh_per_second=4) as display:
         terminal.show_cursor(True)  # it would be missing after Ctrl-Z
         yield display
