@@ -311,7 +311,7 @@ def _drawn(description: str, total: float | None, done: float, run: _Run | None)
         with _visible(shared, run.shown, description, total, done) as task:
             yield lambda amount: shared.advance(task, amount)
     else:
-        with _display(terminal) as display:
+        with _display(terminal, transient=total is None) as display:
             task = display.add_task(description, total=total, completed=round(done))
             yield lambda amount: display.advance(task, amount)
 
@@ -335,12 +335,13 @@ def _visible(
 
 
 @contextmanager
-def _display(terminal: Console, course: Course | None = None) -> Iterator[Progress]:
+def _display(terminal: Console, course: Course | None = None, transient: bool = False) -> Iterator[Progress]:
     """Bars on a terminal, above which messages are printed.
 
     Args:
         terminal: The terminal.
         course: That of the run that they belong to.
+        transient: Whether they disappear at the end.
     """
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
     from rich.table import Column
@@ -365,6 +366,7 @@ def _display(terminal: Console, course: Course | None = None) -> Iterator[Progre
         markup=False,
         table_column=Column(no_wrap=True, overflow=crop, max_width=name_width),
     )
-    with Progress(name, BarColumn(bar_width), Left(), console=terminal, refresh_per_second=4) as display:
+    columns = (name, BarColumn(bar_width), Left())
+    with Progress(*columns, console=terminal, refresh_per_second=4, transient=transient) as display:
         terminal.show_cursor(True)  # it would be missing after Ctrl-Z
         yield display
