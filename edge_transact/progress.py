@@ -230,7 +230,14 @@ _run: _Run | None = None
 
 
 def drawable() -> Console | None:
-    """The terminal to draw on, if there is one. Ask before letting another library draw bars of its own."""
+    """The terminal to draw on, if there is one. Ask before letting another library draw bars of its own.
+
+    In a run, the terminal is taken.
+    """
+    return _terminal() if _run is None else None
+
+
+def _terminal() -> Console | None:
     drawing = console is not None and console.is_terminal and not console.is_dumb_terminal
     return console if drawing else None
 
@@ -239,7 +246,7 @@ def drawable() -> Console | None:
 def running(steps: Sequence[Step]) -> Iterator[Course]:
     """While the body runs, one bar for all steps is beside that of each: ``with running([Step("score", 60)]): ...``."""
     global _run
-    terminal = drawable()
+    terminal = _terminal()
     # After a suspension, the shell's lines are where the bars were.
     course = Course(steps, Clock(lambda: print(file=terminal.file)) if terminal else time.monotonic)
     with _display(terminal, course) if terminal else nullcontext() as display:
@@ -302,7 +309,7 @@ def bar(description: str, total: float | None, done: float = 0.0) -> Iterator[Ad
 
 @contextmanager
 def _drawn(description: str, total: float | None, done: float, run: _Run | None) -> Iterator[Advance]:
-    terminal = drawable()
+    terminal = _terminal()
     if terminal is None:
         if total is not None:
             logger.info(description)

@@ -13,6 +13,7 @@ from edge_transact import progress
 from edge_transact.build.options import BuildOptions
 from edge_transact.cli.common import (
     LOADING,
+    PLANNING,
     DryRunOption,
     ForceOption,
     FreshOption,
@@ -92,7 +93,8 @@ def build(
         from edge_transact.system.clock import process_s
 
     source = Checkpoint.open(resolve_model(project.model))
-    expected = forecast(source, project.build, project.prune, report=report is not None)
+    with progress.working(PLANNING):
+        expected = forecast(source, project.build, project.prune, report=report is not None)
     if dry_run:
         show_forecast(expected, as_json)
         return

@@ -18,8 +18,8 @@ from edge_transact.options.command_line import expand
 if TYPE_CHECKING:
     from edge_transact.progress import Forecast
 
-LOADING = "load torch and transformers"
-"""The first bar of commands that need them."""
+LOADING, PLANNING = "load torch and transformers", "see what is to be done"
+"""The bars of long commands before their steps."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 FreshOption = Annotated[

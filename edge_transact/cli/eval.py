@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import typer
 from edge_transact import progress
 from edge_transact.cli.common import (
     LOADING,
+    PLANNING,
     DryRunOption,
     FreshOption,
     JsonOption,
@@ -83,12 +85,14 @@ def evaluate(
         loaded = Tasks([name.strip() for name in tasks.split(",")], include_path=include_path, limit=limit)
     elif include_path or limit:
         raise UsageError("--include-path and --limit need --tasks", fix="Name some: --tasks arc_easy,piqa")
-    expected = forecast(models, reference, text, window=window, max_windows=max_windows)
+    with progress.working(PLANNING):
+        expected = forecast(models, reference, text, window=window, max_windows=max_windows)
     if dry_run:
         show_forecast(expected, as_json)
         return
-    logger.info(str(expected))
-    with progress.running(expected.steps):
+    logger.info(f"{expected}{', without the tasks' if loaded else ''}")
+    # Tasks come with bars of their own.
+    with nullcontext() if loaded else progress.running(expected.steps):
         results = evaluate_models(
             models, text=text, window=window, max_windows=max_windows, reference=reference, tasks=loaded, fresh=fresh
         )

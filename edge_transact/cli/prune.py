@@ -11,6 +11,7 @@ import typer
 from edge_transact import progress
 from edge_transact.cli.common import (
     LOADING,
+    PLANNING,
     DryRunOption,
     ForceOption,
     FreshOption,
@@ -72,8 +73,11 @@ def prune(
         from edge_transact.system.clock import process_s
         from edge_transact.system.memory import peak_rss_mib
 
-    text_of_report = "" if report is None else prepare_report(report, force=force, apart_from=[output, Path(model)])
-    expected = forecast(Checkpoint.open(resolve_model(model)), options, report_of=output.name if report else None)
+    with progress.working(PLANNING):
+        text_of_report = prepare_report(report, force=force, apart_from=[output, Path(model)]) if report else ""
+    source = Checkpoint.open(resolve_model(model))
+    with progress.working(PLANNING):
+        expected = forecast(source, options, report_of=output.name if report else None)
     if dry_run:
         show_forecast(expected, as_json)
         return

@@ -65,6 +65,7 @@ class _Work:
     def __init__(self, source: Checkpoint, options: PruneOptions) -> None:
         self._plan, self._options = source.plan, options
         self._method = find_method(options.method)
+        self._wants_losses = options.allocation != "uniform" and bool(limits_of(options, source.plan))
         device = compute_device()
         self._dtype = computation_dtype(source.tensor(EMBEDDING).dtype, device)
         self._rate = matmul_flops(self._dtype, device)
@@ -76,16 +77,15 @@ class _Work:
         """The steps in order, by the descriptions of their bars."""
         options = self._options
         yield Step(TEXT_STEP, 3)
-        wants_losses = options.allocation != "uniform" and bool(limits_of(options, self._plan))
         for shot in range(1, options.shots + 1):
-            yield from self._score(passes.description(shot, options.shots), wants_losses)
-            if shot == 1 and wants_losses:
+            yield from self._score(passes.description(shot, options.shots))
+            if shot == 1 and self._wants_losses:
                 yield from self._sensitivity()
         if options.compensate:
             yield from self._compensate()
         yield Step(WRITE_STEP, 1 + 2 * costs.parameters(self._plan) / 1e9)
 
-    def _score(self, description: str, wants_losses: bool) -> Iterator[Step]:
+    def _score(self, description: str) -> Iterator[Step]:
         tokens = min(self.tokens, passes.GRADIENT_TOKENS)
         if self._method.gradients == "none":
             yield Step(description, 1.5 * self._forward(self.tokens) / self._rate)
@@ -93,7 +93,7 @@ class _Work:
         yield Step(f"{description}, forward", 1.2 * self._forward(tokens) / self._rate)
         yield Step(f"{description}, loss", 2.5 * self._head(tokens) / self._rate)
         backward = 3 * self._forward(tokens) / self._rate
-        eliminations = sum(8 * layer.intermediate_size**3 for layer in self._plan.layers) if wants_losses else 0
+        eliminations = sum(8 * layer.intermediate_size**3 for layer in self._plan.layers) if self._wants_losses else 0
         yield Step(f"{description}, backward", backward + (self._sums(tokens) + eliminations) / self._sums_rate)
 
     def _sensitivity(self) -> Iterator[Step]:
@@ -133,7 +133,8 @@ class _Work:
         states = 2 * min(self.tokens * plan.hidden_size * itemsize, 1 << 30)
         activations = BATCH_TOKENS * (6 * widest.intermediate_size + 8 * plan.hidden_size) * itemsize
         layer = 2 * costs.mlp_parameters(plan, widest) * itemsize
-        sums = 8 * 4 * widest.intermediate_size**2 if self._method.compensates or self._options.compensate else 0
+        matrices = 8 if self._wants_losses else 4 if self._options.compensate else 0
+        sums = 4 * matrices * widest.intermediate_size**2
         embedding = plan.vocab_size * plan.hidden_size * itemsize
         return states + layer + max(activations + sums, embedding + 4 * LOGITS_TOKENS * plan.vocab_size * 4)
 
