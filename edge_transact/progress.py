@@ -29,7 +29,7 @@ Advance = Callable[[float], None]
 console: Console | None = None
 """Where bars are drawn, if it is a terminal. None draws no bars."""
 
-TRUST = 0.01
+TRUST = 0.02
 """The share of a step's, or of a run's, estimate that has to be worked off until measured time counts as much as it."""
 
 SUSPENSION_S = 2.0

@@ -24,18 +24,15 @@ from edge_transact.rounding.best import CODES_TOKENS, SCALES_TOKENS
 from edge_transact.rounding.calibrated import STEP as ROUND_STEP
 from edge_transact.rounding.distillation import STEP as DISTILL_STEP
 from edge_transact.system import memory
-from edge_transact.system.speed import matmul_flops
+from edge_transact.system.speed import matmul_flops, slowness
 from edge_transact.weights.convert import convert_step
 from edge_transact.widths import WidthPlan
 
 WEIGHTS_PER_S = {"nearest": 60e6, "search": 19e6}
-"""Weights that are rounded and written in a second, for a machine of `REFERENCE_FLOPS`; by rounding."""
+"""Weights that are rounded and written in a second, where `slowness` is 1; by rounding."""
 
 COMPILE_S, COMPILE_LAYER_S = 32.0, 1.5
-"""Seconds to compile a library, and each of its layers that no other layer is like, on such a machine."""
-
-REFERENCE_FLOPS = 30e9
-"""FLOPs a second of a matrix product in fp32, where the figures above were measured."""
+"""Seconds to compile a library, and each of its layers that no other layer is like; there, too."""
 
 
 def forecast(
@@ -77,13 +74,13 @@ class _Work:
     """The work of a build.
 
     Attributes:
-        slowness: How many times as long as on the machine of `REFERENCE_FLOPS` work takes.
+        slowness: How many times as long work takes as where the figures above were measured.
     """
 
     def __init__(self, plan: WidthPlan, options: BuildOptions, quantization: Quantization) -> None:
         self._plan, self._options, self._quantization = plan, options, quantization
         self._rate = matmul_flops(torch.float32, torch.device("cpu"))
-        self.slowness = REFERENCE_FLOPS / self._rate
+        self.slowness = slowness()
         self._head = 2 * plan.hidden_size * plan.vocab_size
 
     def convert(self, plan: WidthPlan) -> Iterator[Step]:
@@ -102,7 +99,7 @@ class _Work:
     def round(self, tokens: int) -> Iterator[Step]:
         """Rounding on calibration text, and distillation after it."""
         best = self._options.rounding == "best"
-        yield Step(TEXT_STEP, 3)
+        yield Step(TEXT_STEP, 3 * self.slowness)
         products = 3 * self._forward(min(tokens, CODES_TOKENS) if best else tokens)
         sizes = [size for layer in self._plan.layers for size in (self._plan.hidden_size, layer.intermediate_size)]
         yield Step(ROUND_STEP, (products + sum(10 * size**3 for size in sizes)) / self._rate)

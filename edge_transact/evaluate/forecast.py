@@ -11,11 +11,11 @@ from edge_transact.evaluate.models import TEXT_STEP, load_step
 from edge_transact.evaluate.perplexity import perplexity_step
 from edge_transact.progress import Forecast, Step
 from edge_transact.system.memory import PACKAGES_BYTES
-from edge_transact.system.speed import matmul_flops
+from edge_transact.system.speed import matmul_flops, slowness
 from edge_transact.widths import WidthPlan
 
 LOAD_S = 1.5
-"""Seconds until a model's classes and its tokenizer are loaded, besides its weights."""
+"""Seconds until a model's classes and its tokenizer are loaded, besides its weights, where `slowness` is 1."""
 
 LOAD_BYTES_PER_S = 0.5e9
 
@@ -42,7 +42,7 @@ def forecast(
     windows = max(1, len(read_text(text, "evaluation")) // CHARACTERS_PER_TOKEN // window)
     windows = min(windows, max_windows or windows)
     plans = {name: _plan(name) for name in (*models, *([reference] if reference else []))}
-    steps = [Step(TEXT_STEP, 1)]
+    steps = [Step(TEXT_STEP, slowness())]
     if reference:
         steps += _load_steps(plans[reference], reference)
     compared_s = perplexity_s(plans[reference], windows, window, _is_dist(reference)) if reference else 0.0
@@ -70,7 +70,7 @@ def perplexity_steps(plan: WidthPlan, name: str, windows: int, window: int) -> I
 
 
 def _load_steps(plan: WidthPlan, name: str) -> Iterator[Step]:
-    yield Step(load_step(name), LOAD_S + loaded_bytes(plan) / LOAD_BYTES_PER_S)
+    yield Step(load_step(name), slowness() * (LOAD_S + loaded_bytes(plan) / LOAD_BYTES_PER_S))
 
 
 def perplexity_s(plan: WidthPlan, windows: int, window: int, in_library: bool = False) -> float:

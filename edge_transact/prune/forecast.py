@@ -24,7 +24,7 @@ from edge_transact.prune.options import PruneOptions
 from edge_transact.prune.run import TEXT_STEP, WRITE_STEP, resolved
 from edge_transact.prune.score import passes, sensitivity
 from edge_transact.system.memory import PACKAGES_BYTES
-from edge_transact.system.speed import matmul_flops
+from edge_transact.system.speed import matmul_flops, slowness
 from edge_transact.widths import LayerWidths
 
 REPORT_STEP = "figures"
@@ -52,7 +52,7 @@ def forecast(source: Checkpoint, options: PruneOptions, *, report_of: str | None
 def _report_steps(source: Checkpoint, name_of_pruned: str) -> Iterator[Step]:
     for name in (source.path.name, name_of_pruned):
         yield from perplexity_steps(source.plan, name, REPORT_WINDOWS, WINDOW)
-    yield Step(REPORT_STEP, 4 + 0.3 * source.plan.num_hidden_layers)
+    yield Step(REPORT_STEP, slowness() * (2 + 0.1 * source.plan.num_hidden_layers))
 
 
 class _Work:
@@ -76,14 +76,14 @@ class _Work:
     def steps(self) -> Iterator[Step]:
         """The steps in order, by the descriptions of their bars."""
         options = self._options
-        yield Step(TEXT_STEP, 3)
+        yield Step(TEXT_STEP, 3 * slowness())
         for shot in range(1, options.shots + 1):
             yield from self._score(passes.description(shot, options.shots))
             if shot == 1 and self._wants_losses:
                 yield from self._sensitivity()
         if options.compensate:
             yield from self._compensate()
-        yield Step(WRITE_STEP, 1 + 2 * costs.parameters(self._plan) / 1e9)
+        yield Step(WRITE_STEP, slowness() * (1 + 2 * costs.parameters(self._plan) / 1e9))
 
     def _score(self, description: str) -> Iterator[Step]:
         tokens = min(self.tokens, passes.GRADIENT_TOKENS)

@@ -33,3 +33,14 @@ def matmul_flops(dtype: torch.dtype, device: torch.device) -> float:
         product()
         count += 1
     return 2 * ROWS * INPUTS * OUTPUTS * count / took_s
+
+
+REFERENCE_FLOPS = 30e9
+"""FLOPs a second of a matrix product in fp32, on the machine where seconds in forecasts were measured."""
+
+
+def slowness() -> float:
+    """How many times as long as there work takes that isn't made of matrix products."""
+    import torch
+
+    return REFERENCE_FLOPS / matmul_flops(torch.float32, torch.device("cpu"))
