@@ -202,7 +202,7 @@ class Forecast:
     def to_dict(self) -> dict[str, object]:
         """The object that ``--dry-run --json`` prints."""
         return {
-            "steps": {step.name: round(step.seconds, 1) for step in self.steps},
+            "steps": [{"name": step.name, "seconds": round(step.seconds, 1)} for step in self.steps],
             "tokens": self.tokens,
             "seconds": round(self.seconds, 1),
             "memory_bytes": self.memory_bytes,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pty
 import re
-import select
 import subprocess
 import sys
 import time
@@ -136,9 +135,8 @@ def record(arguments: Sequence[str], cache: Path) -> Recording:
     os.close(slave)
     observed, frames, peak, cpu_s = psutil.Process(process.pid), [], 0, 0.0
     while True:
-        ready, _, _ = select.select([master], [], [], 0.2)
         try:
-            data = os.read(master, 1 << 16) if ready else b""
+            data = os.read(master, 1 << 16)
         except OSError:  # how Linux says that the other end is closed
             break
         try:
