@@ -52,12 +52,14 @@ def pruned(source: Checkpoint, model: str, options: PruneOptions, *, fresh: bool
         options: How small, and how what stays is chosen.
         fresh: Start over where an interrupted run has begun.
     """
-    key = ingredients(source, options) | {"model": model, "calibration": _text_digests(options)}
+    with working("look for it in the cache"):
+        key = ingredients(source, options) | {"model": model, "calibration": _text_digests(options)}
 
     def make(directory: Path) -> None:
         prune(model, directory, options, fresh=fresh, force=True)
 
-    return Checkpoint.open(cache.made(cache.Recipe("pruned", f"prune {model}", key, make, name="pruned")))
+    with working("keep the pruned checkpoint"):
+        return Checkpoint.open(cache.made(cache.Recipe("pruned", f"prune {model}", key, make, name="pruned")))
 
 
 _ROUNDING = ("rounding", "gguf", "prune/calibrate/layerwise.py", "compiler/lowering.py", "compiler/vector.py")
@@ -199,7 +201,8 @@ def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Roundi
         (content / _CALIBRATION).write_text(json.dumps(text.to_dict(), indent=2) + "\n")
 
     recipe = cache.Recipe("rounded", f"choose codes and scales with {rounding.name}", key, make)
-    return cache.made(recipe)
+    with working("keep codes and scales"):
+        return cache.made(recipe)
 
 
 def _text_digests(choices: PruneChoices) -> list[str]:

@@ -293,7 +293,8 @@ class Pruning:
             self.first_scores = self._score(1, shots)
             self.sensitivity = measure_sensitivity(self.model, self.selections, self.first_scores, self.journal)
             curves = loss_curves(self.first_scores, self.plan.layers, self.sensitivity)
-        target = allocate(budget, self.plan, allocation=allocation, units=units, bucket=bucket, curves=curves)
+        with working("choose the widths"):
+            target = allocate(budget, self.plan, allocation=allocation, units=units, bucket=bucket, curves=curves)
         for note in target.notes:
             logger.info(note[0].upper() + note[1:] + ".")
         return target
