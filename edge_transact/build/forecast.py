@@ -28,10 +28,10 @@ from edge_transact.system.speed import matmul_flops, slowness
 from edge_transact.weights.convert import convert_step
 from edge_transact.widths import WidthPlan
 
-WEIGHTS_PER_S = {"nearest": 60e6, "search": 19e6}
+WEIGHTS_PER_S = {"nearest": 100e6, "search": 32e6}
 """Weights that are rounded and written in a second, where `slowness` is 1; by rounding."""
 
-COMPILE_S, COMPILE_LAYER_S = 32.0, 1.5
+COMPILE_S, COMPILE_LAYER_S = 20.0, 1.0
 """Seconds to compile a library, and each of its layers that no other layer is like; there, too."""
 
 
@@ -55,7 +55,7 @@ def forecast(
         first = forecast_of_pruning(source, budget)
         steps, tokens, memory_bytes = list(first.steps), first.tokens, first.memory_bytes
     work = _Work(source.plan, options, quantization)
-    steps.append(Step(OPEN_STEP, 3 * work.slowness))
+    steps.append(Step(OPEN_STEP, 2 * work.slowness))
     if options.rounding in CALIBRATED_ROUNDINGS:
         read = (pruning or PruneChoices()).calibration_tokens
         tokens += read
@@ -99,7 +99,7 @@ class _Work:
     def round(self, tokens: int) -> Iterator[Step]:
         """Rounding on calibration text, and distillation after it."""
         best = self._options.rounding == "best"
-        yield Step(TEXT_STEP, 3 * self.slowness)
+        yield Step(TEXT_STEP, 8 * self.slowness)
         products = 3 * self._forward(min(tokens, CODES_TOKENS) if best else tokens)
         sizes = [size for layer in self._plan.layers for size in (self._plan.hidden_size, layer.intermediate_size)]
         yield Step(ROUND_STEP, (products + sum(10 * size**3 for size in sizes)) / self._rate)
@@ -117,7 +117,7 @@ class _Work:
             plan = plan.with_layers(plan.layers[:CUT_LAYERS])
             yield from self.convert(plan)
             yield Step(compile_step("host"), self.compile_s(plan))
-        yield Step(PARITY_STEP, (6 + loaded_bytes(plan) / 0.15e9) * self.slowness)
+        yield Step(PARITY_STEP, (2 + loaded_bytes(plan) / 0.13e9) * self.slowness)
 
     def report(self, rounding: str) -> Iterator[Step]:
         """The report of what rounding cost, next to the roundings without text."""
@@ -130,4 +130,4 @@ class _Work:
         yield Step(PREDICTIONS_STEP, 1.5 * heads / self._rate)
         for _ in range(roundings + 1):
             yield Step(PERPLEXITY_STEP, 2 * WINDOWS * WINDOW * self._head / self._rate)
-        yield Step(FIGURES_STEP, 5 * self.slowness)
+        yield Step(FIGURES_STEP, 3 * self.slowness)

@@ -14,10 +14,10 @@ from edge_transact.system.memory import PACKAGES_BYTES
 from edge_transact.system.speed import matmul_flops, slowness
 from edge_transact.widths import WidthPlan
 
-LOAD_S = 1.5
+LOAD_S = 0.5
 """Seconds until a model's classes and its tokenizer are loaded, besides its weights, where `slowness` is 1."""
 
-LOAD_BYTES_PER_S = 0.5e9
+LOAD_BYTES_PER_S = 1e9
 
 CHARACTERS_PER_TOKEN = 4
 

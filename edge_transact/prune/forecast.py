@@ -52,7 +52,7 @@ def forecast(source: Checkpoint, options: PruneOptions, *, report_of: str | None
 def _report_steps(source: Checkpoint, name_of_pruned: str) -> Iterator[Step]:
     for name in (source.path.name, name_of_pruned):
         yield from perplexity_steps(source.plan, name, REPORT_WINDOWS, WINDOW)
-    yield Step(REPORT_STEP, slowness() * (2 + 0.1 * source.plan.num_hidden_layers))
+    yield Step(REPORT_STEP, slowness() * (6 + 0.5 * source.plan.num_hidden_layers))
 
 
 class _Work:
@@ -76,14 +76,14 @@ class _Work:
     def steps(self) -> Iterator[Step]:
         """The steps in order, by the descriptions of their bars."""
         options = self._options
-        yield Step(TEXT_STEP, 3 * slowness())
+        yield Step(TEXT_STEP, 8 * slowness())
         for shot in range(1, options.shots + 1):
             yield from self._score(passes.description(shot, options.shots))
             if shot == 1 and self._wants_losses:
                 yield from self._sensitivity()
         if options.compensate:
             yield from self._compensate()
-        yield Step(WRITE_STEP, slowness() * (1 + 2 * costs.parameters(self._plan) / 1e9))
+        yield Step(WRITE_STEP, slowness() * (0.2 + 2 * costs.parameters(self._plan) / 1e9))
 
     def _score(self, description: str) -> Iterator[Step]:
         tokens = min(self.tokens, passes.GRADIENT_TOKENS)
@@ -99,7 +99,7 @@ class _Work:
     def _sensitivity(self) -> Iterator[Step]:
         tokens = min(max(round(self.tokens * sensitivity.SHARE), sensitivity.WINDOW), sensitivity.MOST_TOKENS)
         layers = self._plan.num_hidden_layers
-        yield Step(sensitivity.LAYERS_STEP, 1.5 * (layers + 1) * self._forward(tokens) / self._rate)
+        yield Step(sensitivity.LAYERS_STEP, 3 * (layers + 1) * self._forward(tokens) / self._rate)
         yield Step(sensitivity.DIVERGENCE_STEP, 2 * (2 * layers + 1) * self._head(tokens) / self._rate)
 
     def _compensate(self) -> Iterator[Step]:
@@ -107,7 +107,7 @@ class _Work:
         solutions = sum(8 * size**3 for layer in self._plan.layers for size in _inputs(layer))
         yield Step(compensation.STEP, products + (self._sums(self.tokens) + solutions) / self._sums_rate)
         tokens = min(self.tokens, last_norm.TOKENS)
-        yield Step(last_norm.STEP, 1.5 * last_norm.STEPS * self._head(tokens) / self._rate)
+        yield Step(last_norm.STEP, 1.5 * self._head(tokens) / self._rate)
 
     def _forward(self, tokens: int) -> float:
         """FLOPs of a forward pass through all layers, without logits."""
@@ -135,8 +135,9 @@ class _Work:
         layer = 2 * costs.mlp_parameters(plan, widest) * itemsize
         matrices = 8 if self._wants_losses else 4 if self._options.compensate else 0
         sums = 4 * matrices * widest.intermediate_size**2
-        embedding = plan.vocab_size * plan.hidden_size * itemsize
-        return states + layer + max(activations + sums, embedding + 4 * LOGITS_TOKENS * plan.vocab_size * 4)
+        # The embedding as it is stored and as it is computed with, and logits with their gradients.
+        head = 2 * plan.vocab_size * plan.hidden_size * itemsize + 8 * LOGITS_TOKENS * plan.vocab_size * 4
+        return states + layer + max(activations + sums, head)
 
 
 def _inputs(layer: LayerWidths) -> tuple[int, int]:

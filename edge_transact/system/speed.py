@@ -35,7 +35,7 @@ def matmul_flops(dtype: torch.dtype, device: torch.device) -> float:
     return 2 * ROWS * INPUTS * OUTPUTS * count / took_s
 
 
-REFERENCE_FLOPS = 30e9
+REFERENCE_FLOPS = 70e9
 """FLOPs a second of a matrix product in fp32, on the machine where seconds in forecasts were measured."""
 
 
