@@ -33,8 +33,8 @@ TRUST = 0.02
 """The share of a step's, or of a run's, estimate that has to be worked off until measured time counts as much as it."""
 
 GUESSED = 0.8
-"""The most that is believed to be done of a step that isn't counted: one that takes longer than its estimate is taken to
-need a quarter of its time more."""
+"""The most that is believed to be done of a step that isn't counted. One that takes longer than its estimate is
+believed to need a quarter of its time more."""
 
 SUSPENSION_S = 2.0
 """A pause between two looks at the clock that is longer, and in which the process has hardly worked, was no work."""
@@ -143,7 +143,7 @@ class Course:
         if self._counted or not self._seconds or self._share == 1:
             return self._share, took_s
         expected_s = self._seconds * self._pace(self._worked_s, self._took_s, self._total_s)
-        return min(self._share + took_s / expected_s, GUESSED), took_s
+        return max(self._share, min(self._share + took_s / expected_s, GUESSED)), took_s
 
     @property
     def _total_s(self) -> float:

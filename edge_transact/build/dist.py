@@ -137,11 +137,13 @@ def build(
             budget = pruning.counted(kind.name, options.context or costs.DEFAULT_CONTEXT)
             checkpoint = pruned(source, model, budget, fresh=fresh)
         teacher = _teacher(source, checkpoint) if rounding_name == "best" else None
-        checkpoint = _with_fast_tokenizer(checkpoint, Path(scratch) / "checkpoint")
-        warnings = concerns(checkpoint.plan, kind, names, **sizes, device_profile=options.device_profile)
+        with working("look at the model"):
+            checkpoint = _with_fast_tokenizer(checkpoint, Path(scratch) / "checkpoint")
+            warnings = concerns(checkpoint.plan, kind, names, **sizes, device_profile=options.device_profile)
+            note = plain_note(checkpoint.path)
         for warning in warnings:
             logger.warning(warning)
-        if note := plain_note(checkpoint.path):
+        if note:
             logger.info(note)
         with new_directory(output, force=force) as directory:
             rounding = Rounding(rounding_name, pruning or PruneChoices(), teacher, Start.of(fresh=fresh))
@@ -260,7 +262,8 @@ def _fill(
         require_model(profile, checkpoint.plan, definition, quantization)
 
     maker = Maker(checkpoint, quantization, rounding, sizes, model_lib, directory / "definition", mlc, dump)
-    weights = maker.write_model(directory, definition)
+    with working("read and copy weights"):
+        weights = maker.write_model(directory, definition)
     digests = dict(weights.digests)
     libraries = {}
     (directory / "lib").mkdir()
@@ -377,7 +380,8 @@ def _check_parity(
     if not whole:
         directory = scratch / "cut"
         (directory / "lib").mkdir(parents=True)
-        maker.write_model(directory, definition)
+        with working("read and copy weights"):
+            maker.write_model(directory, definition)
         host = get_target("host")
         libraries = {"host": f"lib/{maker.model_lib}-host{host.suffix}"}
         replace(maker, dump=None).build_library(directory, definition, host, directory / libraries["host"])

@@ -143,8 +143,7 @@ def place_weights(
             convert(checkpoint, sources, quantization, content, rounding_of)
 
     recipe = cache.Recipe("weights", f"quantize to {quantization.name}", ingredients, make)
-    with working("read and copy weights"):
-        digests = cache.place(recipe, directory)
+    digests = cache.place(recipe, directory)
     calibration = json.loads((codes / _CALIBRATION).read_text()) if codes else None
     return Weights(name, calibration, digests)
 
