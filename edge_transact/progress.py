@@ -1,33 +1,252 @@
-"""Progress bars, which are drawn in a notebook, or on a console that the caller sets, as the command line does.
+"""Progress: what a run is doing, how far it is, and how long the rest takes.
 
-Where no bar can be drawn, the bar's description is logged instead.
+A long run declares its steps once, in a list with the seconds that each is estimated to take (`running`). Whatever
+works on a step opens a bar or a spinner of the step's name, and knows nothing of the others.
+
+Bars are drawn in a notebook, or on a console that the caller sets, as the command line does. Where none can be drawn,
+their descriptions are logged instead.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sized
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import timedelta
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, OverflowMethod
+    from rich.progress import Progress, TaskID
 
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
+Advance = Callable[[float], None]
 
 console: Console | None = None
 """Where bars are drawn, if it is a terminal. None draws no bars."""
 
+TRUST = 0.02
+"""The share of a step's, or of a run's, estimate that has to be worked off until measured time counts as much as it."""
+
+GUESSED = 0.8
+"""The most that is believed to be done of a step that isn't counted. One that takes longer than its estimate is
+believed to need a quarter of its time more."""
+
+SUSPENSION_S = 2.0
+"""A pause between two looks at the clock that is longer, and in which the process has hardly worked, was no work."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A part of a run.
+
+    Attributes:
+        name: The description of the bar or the spinner that is shown meanwhile.
+        seconds: An estimate of how long it takes.
+    """
+
+    name: str
+    seconds: float
+
+
+class Clock:
+    """Counts the seconds in which this process could work: not those in which it was suspended.
+
+    Args:
+        resumed: Called when a suspension is noticed.
+    """
+
+    def __init__(self, resumed: Callable[[], None] = lambda: None) -> None:
+        self._resumed = resumed
+        self._last, self._last_cpu = time.monotonic(), time.process_time()
+        self._suspended_s = 0.0
+
+    def __call__(self) -> float:
+        now, cpu = time.monotonic(), time.process_time()
+        gap, worked = now - self._last, cpu - self._last_cpu
+        self._last, self._last_cpu = now, cpu
+        if gap > SUSPENSION_S and worked < gap / 10:
+            self._suspended_s += gap
+            self._resumed()
+        return now - self._suspended_s
+
+
+class Course:
+    """Where a run is among its steps, and how long the rest takes.
+
+    The time that finished work took, against its estimate, corrects the estimates of the rest: that of the step for
+    what is left of it, and that of the whole run for later steps.
+
+    Args:
+        steps: The run's steps in order. Those that turn out to be unnecessary are skipped.
+        clock: Seconds.
+    """
+
+    def __init__(self, steps: Sequence[Step], clock: Callable[[], float] = time.monotonic) -> None:
+        self.steps = steps
+        self.index = -1
+        self._clock = clock
+        self._worked_s = self._took_s = 0.0
+        """The estimates of work that this run has done in earlier steps, and the time that it took."""
+        self._begin(0.0)
+
+    def _begin(self, share: float) -> None:
+        self._began, self._first_share, self._share, self._counted = self._clock(), share, share, False
+
+    @property
+    def place(self) -> str:
+        """Which step it is, such as ``2 of 5``."""
+        return f"{max(self.index, 0) + 1} of {len(self.steps)}"
+
+    def enter(self, name: str, share: float = 0.0) -> bool:
+        """Begins a step, unless no step of that name follows. Returns whether it did.
+
+        Args:
+            name: The step's name.
+            share: What an interrupted run has done of it.
+        """
+        following = (index for index in range(self.index + 1, len(self.steps)) if self.steps[index].name == name)
+        index = next(following, None)
+        if index is None:
+            return False
+        self.leave()
+        self.index = index
+        self._begin(share)
+        return True
+
+    def reach(self, share: float) -> None:
+        """The share of the current step that is done."""
+        self._share, self._counted = share, True
+
+    def leave(self) -> float:
+        """Ends the current step, if there is one. Returns the seconds that it took."""
+        now = self._clock()
+        took_s = now - self._began
+        if self.index >= 0:
+            self._worked_s += self._seconds * (1 - self._first_share)
+            self._took_s += took_s
+            self._first_share = self._share = 1.0
+            self._began = now
+        return took_s
+
+    @property
+    def _seconds(self) -> float:
+        return self.steps[self.index].seconds if self.index >= 0 else 0.0
+
+    def _now(self) -> tuple[float, float]:
+        """The share of the current step that is done, guessed from the time if it isn't counted; and its time."""
+        took_s = self._clock() - self._began
+        if self._counted or not self._seconds or self._share == 1:
+            return self._share, took_s
+        expected_s = self._seconds * self._pace(self._worked_s, self._took_s, self._total_s)
+        return max(self._share, min(self._share + took_s / expected_s, GUESSED)), took_s
+
+    @property
+    def _total_s(self) -> float:
+        return sum(step.seconds for step in self.steps)
+
+    @staticmethod
+    def _pace(worked_s: float, took_s: float, of_s: float, before: float = 1.0) -> float:
+        """How many seconds an estimated one takes.
+
+        Args:
+            worked_s: The estimate of what was done.
+            took_s: The time that it took.
+            of_s: The estimate of all of it.
+            before: What was believed before.
+        """
+        trust = TRUST * of_s
+        return (took_s + trust * before) / (worked_s + trust) if trust else before
+
+    def left_s(self) -> float:
+        """The seconds until the last step ends."""
+        share, took_s = self._now()
+        before = self._pace(self._worked_s, self._took_s, self._total_s)
+        worked_s = self._seconds * (share - self._first_share)
+        in_step = self._pace(worked_s, took_s, self._seconds, before)
+        after = self._pace(self._worked_s + worked_s, self._took_s + took_s, self._total_s)
+        later = sum(step.seconds for step in self.steps[self.index + 1 :])
+        return self._seconds * (1 - share) * in_step + later * after
+
+    def share(self) -> float:
+        """The share of the whole run that is done, by the estimates."""
+        earlier = sum(step.seconds for step in self.steps[: max(self.index, 0)])
+        return (earlier + self._seconds * self._now()[0]) / self._total_s if self._total_s else 0.0
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a long run will take on this machine, by an estimate made before it.
+
+    Attributes:
+        steps: Its steps in order.
+        tokens: The tokens that it reads.
+        memory_bytes: The most memory that it will have resident.
+    """
+
+    steps: Sequence[Step]
+    tokens: int
+    memory_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """The time of all steps."""
+        return sum(step.seconds for step in self.steps)
+
+    def __str__(self) -> str:
+        steps = f"{len(self.steps)} step{'s' * (len(self.steps) != 1)}"
+        tokens = f" on {self.tokens:,} tokens" if self.tokens else ""
+        memory = f"{self.memory_bytes / 2**30:.1f} GiB of memory"
+        return f"{steps}{tokens}: about {roughly(self.seconds)} on this machine, and about {memory}"
+
+    def to_dict(self) -> dict[str, object]:
+        """The object that ``--dry-run --json`` prints."""
+        return {
+            "steps": [{"name": step.name, "seconds": round(step.seconds, 1)} for step in self.steps],
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 1),
+            "memory_bytes": self.memory_bytes,
+        }
+
+
+def roughly(seconds: float) -> str:
+    """A time as people say it, with two digits at most: ``20 s``, ``3 min``, ``1.5 h``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+@dataclass
+class _Run:
+    """The run that bars belong to, and the display of its bars where there is a terminal."""
+
+    course: Course
+    display: Progress | None
+    shown: list[TaskID] = field(default_factory=list)
+    """The bars that are open, the outermost first. Only the last one is visible."""
+
+
+_run: _Run | None = None
+
 
 def drawable() -> Console | None:
-    """The terminal or notebook to draw on, if there is one. Ask before letting another library draw its own bars."""
+    """The terminal or notebook to draw on, if there is one. Ask before letting another library draw bars of its own.
+
+    In a run, the terminal is taken.
+    """
+    return _terminal() if _run is None else None
+
+
+def _terminal() -> Console | None:
     if console is None:
         return _notebook()
-    return console if console.is_terminal else None
+    return console if console.is_terminal and not console.is_dumb_terminal else None
 
 
 def _notebook() -> Console | None:
@@ -38,6 +257,23 @@ def _notebook() -> Console | None:
 
     notebook = Console()
     return notebook if notebook.is_jupyter else None
+
+
+@contextmanager
+def running(steps: Sequence[Step]) -> Iterator[Course]:
+    """While the body runs, one bar for all steps is beside that of each: ``with running([Step("score", 60)]): ...``."""
+    global _run
+    terminal = _terminal()
+    # After a suspension, the shell's lines are where the bars were.
+    course = Course(steps, Clock(lambda: print(file=terminal.file)) if terminal else time.monotonic)
+    with _display(terminal, course) if terminal else nullcontext() as display:
+        if display:
+            display.add_task(course.place, total=1.0, whole=True)
+        _run = _Run(course, display)
+        try:
+            yield course
+        finally:
+            _run = None
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
@@ -57,23 +293,104 @@ def track(items: Iterable[Item], description: str, total: int | None = None) -> 
 
 
 def working(description: str) -> AbstractContextManager[object]:
-    """A spinner while the body does work that can't be counted."""
-    terminal = drawable()
-    return terminal.status(description) if terminal else nullcontext()
+    """A bar without an end while the body does work that can't be counted."""
+    return bar(description, None)
 
 
 @contextmanager
-def bar(description: str, total: float | None) -> Iterator[Callable[[float], None]]:
-    """A progress bar that the body advances: ``with bar("shards", n) as advance: advance(1)``."""
-    terminal = drawable()
+def bar(description: str, total: float | None, done: float = 0.0) -> Iterator[Advance]:
+    """A progress bar that the body advances: ``with bar("shards", n) as advance: advance(1)``.
+
+    Args:
+        description: What is being done. In a run (`running`) that has a step of this name, the step begins.
+        total: How much there is to do; `None` if that can't be counted.
+        done: What an interrupted run has done of it.
+    """
+    run = _run
+    course = run.course if run and run.course.enter(description, done / total if total else 0.0) else None
+    with _drawn(description, total, done, run) as draw:
+        reached = done
+
+        def advance(amount: float) -> None:
+            nonlocal reached
+            reached += amount
+            if course and total:
+                course.reach(reached / total)
+            draw(amount)
+
+        yield advance
+        if course:
+            step = course.steps[course.index]
+            logger.debug(f"{description}: {course.leave():.1f} s, and the estimate was {step.seconds:.1f} s")
+
+
+@contextmanager
+def _drawn(description: str, total: float | None, done: float, run: _Run | None) -> Iterator[Advance]:
+    terminal = _terminal()
     if terminal is None:
-        logger.info(description)
+        if total is not None:
+            logger.info(description)
         yield lambda amount: None
-        return
+    elif run and (shared := run.display):
+        with _visible(shared, run.shown, description, total, done) as task:
+            yield lambda amount: shared.advance(task, amount)
+    else:
+        with _display(terminal, transient=total is None) as display:
+            task = display.add_task(description, total=total, completed=round(done))
+            yield lambda amount: display.advance(task, amount)
 
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=terminal) as progress:
-        task = progress.add_task(description, total=total)
-        yield lambda amount: progress.advance(task, amount)
+@contextmanager
+def _visible(
+    display: Progress, shown: list[TaskID], description: str, total: float | None, done: float
+) -> Iterator[TaskID]:
+    """A bar in a run's display, in place of the one that it is opened in."""
+    task = display.add_task(description, total=total, completed=round(done))
+    for outer in shown[-1:]:
+        display.update(outer, visible=False)
+    shown.append(task)
+    try:
+        yield task
+    finally:
+        shown.remove(task)
+        display.remove_task(task)
+        for outer in shown[-1:]:
+            display.update(outer, visible=True)
+
+
+@contextmanager
+def _display(terminal: Console, course: Course | None = None, transient: bool = False) -> Iterator[Progress]:
+    """Bars on a terminal, above which messages are printed.
+
+    Args:
+        terminal: The terminal.
+        course: That of the run that they belong to.
+        transient: Whether they disappear at the end.
+    """
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.table import Column
+    from rich.text import Text
+
+    class Left(ProgressColumn):
+        """The time that a run still takes, and how far its step is."""
+
+        def render(self, task: Task) -> Text:
+            if course is None:
+                return TimeRemainingColumn().render(task)
+            if not task.fields.get("whole"):
+                return Text("" if task.total is None else f"{task.percentage:.0f}%", justify="right")
+            task.completed, task.description = course.share(), course.place
+            return Text(f"{timedelta(seconds=round(course.left_s()))} left", justify="right", no_wrap=True)
+
+    crop: OverflowMethod = "crop" if terminal.options.ascii_only else "ellipsis"
+    bar_width = max(5, min(40, terminal.width - 36))
+    name_width = max(5, terminal.width - bar_width - len(" 10:00:00 left "))
+    name = TextColumn(
+        "{task.description}",
+        markup=False,
+        table_column=Column(no_wrap=True, overflow=crop, max_width=name_width),
+    )
+    columns = (name, BarColumn(bar_width), Left())
+    with Progress(*columns, console=terminal, refresh_per_second=4, transient=transient) as display:
+        terminal.show_cursor(True)  # it would be missing after Ctrl-Z
+        yield display

@@ -37,6 +37,7 @@ from edge_transact.mlc.chat_config import chat_config
 from edge_transact.mlc.conversation import plain_note
 from edge_transact.mlc.toolchain import MLC
 from edge_transact.options import written
+from edge_transact.progress import working
 from edge_transact.prune.options import PruneChoices
 from edge_transact.quantization import Quantization, default_quantization, get_quantization
 from edge_transact.runtime.host import HostModel
@@ -45,6 +46,8 @@ from edge_transact.system import memory
 from edge_transact.weights.shards import ShardReader
 
 logger = logging.getLogger(__name__)
+
+OPEN_STEP, PARITY_STEP, MANIFEST_STEP = "render the definition", "compare with torch", "write the manifest"
 
 CUT_LAYERS = 2
 """How many layers are compared with torch if the whole model can't be."""
@@ -152,11 +155,13 @@ def build(
             budget = pruning.counted(kind.name, options.context or costs.DEFAULT_CONTEXT)
             checkpoint = pruned(source, model, budget, fresh=fresh)
         teacher = _teacher(source, checkpoint) if rounding_name == "best" else None
-        checkpoint = _with_fast_tokenizer(checkpoint, Path(scratch) / "checkpoint")
-        warnings = concerns(checkpoint.plan, kind, names, **sizes, device_profile=options.device_profile)
+        with working("look at the model"):
+            checkpoint = _with_fast_tokenizer(checkpoint, Path(scratch) / "checkpoint")
+            warnings = concerns(checkpoint.plan, kind, names, **sizes, device_profile=options.device_profile)
+            note = plain_note(checkpoint.path)
         for warning in warnings:
             logger.warning(warning)
-        if note := plain_note(checkpoint.path):
+        if note:
             logger.info(note)
         with new_directory(output, force=force) as directory:
             rounding = Rounding(rounding_name, pruning or PruneChoices(), teacher, Start.of(fresh=fresh))
@@ -263,11 +268,12 @@ def _fill(
     mlc: MLC | None,
     dump: Path | None,
 ) -> tuple[Manifest, Definition]:
-    files = render(checkpoint.plan)
-    (directory / "definition").mkdir()
-    for name, text in files.items():
-        (directory / "definition" / name).write_text(text)
-    definition = load(directory / "definition", definition_config(checkpoint, sizes))
+    with working(OPEN_STEP):
+        files = render(checkpoint.plan)
+        (directory / "definition").mkdir()
+        for name, text in files.items():
+            (directory / "definition" / name).write_text(text)
+        definition = load(directory / "definition", definition_config(checkpoint, sizes))
     model_lib = model_lib_name(files, definition, quantization)
     profile = next((target.profile for target in targets if target.profile is not None), None)
     if profile is not None:
@@ -276,7 +282,8 @@ def _fill(
         require_model(profile, checkpoint.plan, definition, quantization)
 
     maker = Maker(checkpoint, quantization, rounding, sizes, model_lib, directory / "definition", mlc, dump)
-    weights = maker.write_model(directory, definition)
+    with working("read and copy weights"):
+        weights = maker.write_model(directory, definition)
     digests = dict(weights.digests)
     libraries = {}
     (directory / "lib").mkdir()
@@ -309,7 +316,8 @@ def _fill(
         },
     )
     shutil.rmtree(directory / "definition" / "__pycache__", ignore_errors=True)
-    manifest.write(directory, digests)
+    with working(MANIFEST_STEP):
+        manifest.write(directory, digests)
     return Manifest.read(directory), definition
 
 
@@ -392,16 +400,18 @@ def _check_parity(
     if not whole:
         directory = scratch / "cut"
         (directory / "lib").mkdir(parents=True)
-        maker.write_model(directory, definition)
+        with working("read and copy weights"):
+            maker.write_model(directory, definition)
         host = get_target("host")
         libraries = {"host": f"lib/{maker.model_lib}-host{host.suffix}"}
         replace(maker, dump=None).build_library(directory, definition, host, directory / libraries["host"])
-    reference = reference_model(
-        ShardReader(directory), definition.parameter_sources(), checkpoint.config, plan, maker.quantization
-    )
-    steps = min(DECODE_STEPS, sizes["context_window_size"] // 2)
-    # More than one chunk, so that prefill also continues a sequence.
-    length = min(sizes["prefill_chunk_size"] + 9, sizes["context_window_size"] - steps)
-    prompt = prompt_ids(directory, length)
-    library = HostModel(directory / libraries["host"], directory)
-    return compare(library, reference, prompt, maker.quantization, decode_steps=steps, name=name)
+    with working(PARITY_STEP):
+        reference = reference_model(
+            ShardReader(directory), definition.parameter_sources(), checkpoint.config, plan, maker.quantization
+        )
+        steps = min(DECODE_STEPS, sizes["context_window_size"] // 2)
+        # More than one chunk, so that prefill also continues a sequence.
+        length = min(sizes["prefill_chunk_size"] + 9, sizes["context_window_size"] - steps)
+        prompt = prompt_ids(directory, length)
+        library = HostModel(directory / libraries["host"], directory)
+        return compare(library, reference, prompt, maker.quantization, decode_steps=steps, name=name)

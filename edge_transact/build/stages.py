@@ -16,6 +16,7 @@ from edge_transact.artifacts import cache
 from edge_transact.artifacts.digests import text_digest
 from edge_transact.artifacts.unfinished import Start, going_on
 from edge_transact.build.options import CALIBRATED_ROUNDINGS
+from edge_transact.build.resume import resumable
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import COPIED_FILES
 from edge_transact.compiler.library import build_library
@@ -26,7 +27,7 @@ from edge_transact.progress import working
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.calibrate.windows import calibration_of, texts_of
 from edge_transact.prune.options import CALIBRATION_KEYS, PruneChoices, PruneOptions
-from edge_transact.prune.run import computation, digest_of, ingredients, prune
+from edge_transact.prune.run import TEXT_STEP, computation, digest_of, ingredients, prune
 from edge_transact.quantization import Quantization
 from edge_transact.rounding.best import round_best
 from edge_transact.rounding.calibrated import round_model
@@ -35,6 +36,11 @@ from edge_transact.rounding.search import searching
 from edge_transact.rounding.store import Rounded, keep_rounded
 from edge_transact.weights import w4
 from edge_transact.weights.convert import ParameterSources, RoundingOf, convert, is_packed
+
+
+def compile_step(target: str) -> str:
+    """The description of the bar while a target's library is compiled."""
+    return f"compile for {target}"
 
 
 def pruned(source: Checkpoint, model: str, options: PruneOptions, *, fresh: bool = False) -> Checkpoint:
@@ -46,12 +52,14 @@ def pruned(source: Checkpoint, model: str, options: PruneOptions, *, fresh: bool
         options: How small, and how what stays is chosen.
         fresh: Start over where an interrupted run has begun.
     """
-    key = ingredients(source, options) | {"model": model, "calibration": _text_digests(options)}
+    with working("look for it in the cache"):
+        key = ingredients(source, options) | {"model": model, "calibration": _text_digests(options)}
 
     def make(directory: Path) -> None:
         prune(model, directory, options, fresh=fresh, force=True)
 
-    return Checkpoint.open(cache.made(cache.Recipe("pruned", f"prune {model}", key, make, name="pruned")))
+    with working("keep the pruned checkpoint"):
+        return Checkpoint.open(cache.made(cache.Recipe("pruned", f"prune {model}", key, make, name="pruned")))
 
 
 _ROUNDING = ("rounding", "gguf", "prune/calibrate/layerwise.py", "compiler/lowering.py", "compiler/vector.py")
@@ -126,9 +134,16 @@ def place_weights(
     }
 
     def make(content: Path) -> None:
-        convert(checkpoint, sources, quantization, content, rounding_of)
+        if name == "search" and rounding_of:
+            # The only one of those without text that takes longer than reading and writing.
+            with going_on(recipe.what, ingredients, rounding.start) as journal:
+                kept = resumable(checkpoint, sources, rounding_of, journal)
+                convert(checkpoint, sources, quantization, content, kept)
+        else:
+            convert(checkpoint, sources, quantization, content, rounding_of)
 
-    digests = cache.place(cache.Recipe("weights", f"quantize to {quantization.name}", ingredients, make), directory)
+    recipe = cache.Recipe("weights", f"quantize to {quantization.name}", ingredients, make)
+    digests = cache.place(recipe, directory)
     calibration = json.loads((codes / _CALIBRATION).read_text()) if codes else None
     return Weights(name, calibration, digests)
 
@@ -174,7 +189,8 @@ def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Roundi
     }
 
     def make(content: Path) -> None:
-        text = calibration_of(checkpoint, calibration)
+        with working(TEXT_STEP):
+            text = calibration_of(checkpoint, calibration)
         with going_on(recipe.what, key, rounding.start) as journal:
             if rounding.name == "best":
                 round_best(checkpoint, rounding.teacher or checkpoint, text.windows, quantization, journal)
@@ -184,7 +200,8 @@ def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Roundi
         (content / _CALIBRATION).write_text(json.dumps(text.to_dict(), indent=2) + "\n")
 
     recipe = cache.Recipe("rounded", f"choose codes and scales with {rounding.name}", key, make)
-    return cache.made(recipe)
+    with working("keep codes and scales"):
+        return cache.made(recipe)
 
 
 def _text_digests(choices: PruneChoices) -> list[str]:
@@ -215,7 +232,7 @@ def place_library(
     }
 
     def make(content: Path) -> None:
-        with working(f"for {target.name}: kernels, then machine code"):
+        with working(compile_step(target.name)):
             build_library(definition, quantization, target, model_lib, content / path.name, dump and dump / target.name)
 
     if dump is not None:

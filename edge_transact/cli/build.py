@@ -9,8 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
+from edge_transact import progress
 from edge_transact.build.options import BuildOptions
-from edge_transact.cli.common import ForceOption, FreshOption, JsonOption, guarded, show
+from edge_transact.cli.common import (
+    LOADING,
+    PLANNING,
+    DryRunOption,
+    ForceOption,
+    FreshOption,
+    JsonOption,
+    guarded,
+    show,
+    show_forecast,
+)
 from edge_transact.project import FILE, Project, given_in, read_project
 from edge_transact.prune.options import PruneChoices
 
@@ -48,6 +59,7 @@ def build(
     ] = None,
     fresh: FreshOption = False,
     force: ForceOption = False,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Quantize a model and build its libraries: a directory that MLC-LLM's engine and apps, and `run`, can use.
@@ -73,18 +85,32 @@ def build(
     """
     asked = {"model": model, "output": None if output is None else str(output)}
     project = _project(asked | given_in(options) | given_in(pruning))
-    from edge_transact.build.dist import build as build_dist
+    with progress.working(LOADING):
+        from edge_transact.build.dist import build as build_dist
+        from edge_transact.build.forecast import forecast
+        from edge_transact.checkpoint import Checkpoint
+        from edge_transact.inputs.models import resolve_model
+        from edge_transact.system.clock import process_s
 
-    made = build_dist(
-        project.model,
-        Path(project.output),
-        project.build,
-        pruning=project.prune,
-        dump=dump,
-        report=report,
-        fresh=fresh,
-        force=force,
-    )
+    source = Checkpoint.open(resolve_model(project.model))
+    with progress.working(PLANNING):
+        expected = forecast(source, project.build, project.prune, report=report is not None)
+    if dry_run:
+        show_forecast(expected, as_json)
+        return
+    logger.info(str(expected))
+    with progress.running(expected.steps):
+        made = build_dist(
+            project.model,
+            Path(project.output),
+            project.build,
+            pruning=project.prune,
+            dump=dump,
+            report=report,
+            fresh=fresh,
+            force=force,
+        )
+    seconds = process_s()
     directory = made.directory
 
     def text() -> None:
@@ -92,7 +118,7 @@ def build(
         from rich.table import Table
 
         manifest, parity = made.manifest, made.manifest.parity
-        table = Table(title=f"{directory} in {made.seconds:.0f} s", title_justify="left", show_header=False)
+        table = Table(title=f"{directory} in {seconds:.0f} s", title_justify="left", show_header=False)
         table.add_row("library", manifest.model_lib)
         table.add_row(
             f"weights, {manifest.quantization}" + (f" ({manifest.rounding})" if manifest.rounding else ""),
@@ -114,7 +140,7 @@ def build(
         if "host" in manifest.libraries:
             console.print(f'Next: edge-transact run {directory} --prompt "Hello"', highlight=False)
 
-    show(made.to_dict(), as_json, text)
+    show(made.to_dict() | {"seconds": seconds}, as_json, text)
 
 
 def _project(given: Mapping[str, Any]) -> Project:

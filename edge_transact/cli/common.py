@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,9 +15,18 @@ from edge_transact.cli import logs
 from edge_transact.errors import EdgeTransactError
 from edge_transact.options.command_line import expand
 
+if TYPE_CHECKING:
+    from edge_transact.progress import Forecast
+
+LOADING, PLANNING = "load torch and transformers", "see what is to be done"
+"""The bars of long commands before their steps."""
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 FreshOption = Annotated[
     bool, typer.Option("--fresh", help="Start over instead of going on where an interrupted run stopped.")
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Say what the steps are and about how long they take, and stop.")
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 
@@ -35,6 +44,23 @@ def show(result: Mapping[str, Any], as_json: bool, text: Callable[[], None]) -> 
         sys.stdout.flush()
     else:
         text()
+
+
+def show_forecast(forecast: Forecast, as_json: bool) -> None:
+    """Prints what ``--dry-run`` says."""
+
+    def text() -> None:
+        from rich.console import Console
+        from rich.table import Table
+
+        from edge_transact.progress import roughly
+
+        table = Table("step", "about", title=str(forecast), title_justify="left")
+        for step in forecast.steps:
+            table.add_row(step.name, roughly(step.seconds))
+        Console().print(table)
+
+    show(forecast.to_dict(), as_json, text)
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:

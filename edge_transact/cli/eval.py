@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from edge_transact.cli.common import FreshOption, JsonOption, guarded, show
+from edge_transact import progress
+from edge_transact.cli.common import (
+    LOADING,
+    PLANNING,
+    DryRunOption,
+    FreshOption,
+    JsonOption,
+    guarded,
+    show,
+    show_forecast,
+)
 from edge_transact.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 
 @guarded
@@ -39,6 +53,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="Maximum number of questions per task, from the beginning.")
     ] = None,
     fresh: FreshOption = False,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the perplexity of models on a text, and their scores on tasks: dense or pruned, in torch or built.
@@ -57,7 +72,10 @@ def evaluate(
 
     `edge-transact eval pruned dist --max-windows 16 --tasks arc_easy,piqa --limit 100`
     """
-    from edge_transact.evaluate.models import evaluate_models
+    with progress.working(LOADING):
+        from edge_transact.evaluate.forecast import forecast
+        from edge_transact.evaluate.models import evaluate_models
+        from edge_transact.system.clock import process_s
 
     loaded = None
     if tasks:
@@ -67,9 +85,17 @@ def evaluate(
         loaded = Tasks([name.strip() for name in tasks.split(",")], include_path=include_path, limit=limit)
     elif include_path or limit:
         raise UsageError("--include-path and --limit need --tasks", fix="Name some: --tasks arc_easy,piqa")
-    results = evaluate_models(
-        models, text=text, window=window, max_windows=max_windows, reference=reference, tasks=loaded, fresh=fresh
-    )
+    with progress.working(PLANNING):
+        expected = forecast(models, reference, text, window=window, max_windows=max_windows)
+    if dry_run:
+        show_forecast(expected, as_json)
+        return
+    logger.info(f"{expected}{', without the tasks' if loaded else ''}")
+    # Tasks come with bars of their own.
+    with nullcontext() if loaded else progress.running(expected.steps):
+        results = evaluate_models(
+            models, text=text, window=window, max_windows=max_windows, reference=reference, tasks=loaded, fresh=fresh
+        )
 
     def table() -> None:
         from rich.console import Console
@@ -90,7 +116,9 @@ def evaluate(
         console = Console(highlight=False)
         console.print(rows)
         console.print(
-            f"{text}, sha256 {first['text_sha256']}: {first['windows']} windows of {window} tokens", soft_wrap=True
+            f"{text}, sha256 {first['text_sha256']}: {first['windows']} windows of {window} tokens, "
+            f"in {process_s():.0f} s",
+            soft_wrap=True,
         )
         if tasks:
             scores = Table("model", "task", "metric", "value")

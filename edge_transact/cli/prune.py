@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from edge_transact.cli.common import ForceOption, FreshOption, JsonOption, guarded, show
+from edge_transact import progress
+from edge_transact.cli.common import (
+    LOADING,
+    PLANNING,
+    DryRunOption,
+    ForceOption,
+    FreshOption,
+    JsonOption,
+    guarded,
+    show,
+    show_forecast,
+)
 from edge_transact.prune.options import PruneOptions
+
+logger = logging.getLogger(__name__)
 
 
 @guarded
@@ -26,6 +40,7 @@ def prune(
     ] = False,
     fresh: FreshOption = False,
     force: ForceOption = False,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make a model smaller by removing KV groups, dims inside heads and MLP dims, without training.
@@ -48,20 +63,37 @@ def prune(
 
     `edge-transact prune model.gguf --widths widths.json --calibration notes.txt -o pruned --json | jq .ratio`
     """
-    from edge_transact.prune.run import prune as prune_model
-    from edge_transact.system.memory import peak_rss_mib
-
-    text_of_report = ""
-    if report is not None:
+    with progress.working(LOADING):
+        from edge_transact.checkpoint import Checkpoint
         from edge_transact.evaluate.report_text import prepare_report
-
-        text_of_report = prepare_report(report, force=force, apart_from=[output, Path(model)])
-    result = prune_model(model, output, options, resume=resume, fresh=fresh, force=force)
-    values = result.to_dict() | {"peak_rss_mib": peak_rss_mib()}
-    if report is not None:
+        from edge_transact.inputs.models import resolve_model
+        from edge_transact.prune.forecast import forecast
         from edge_transact.prune.report.page import write_report
+        from edge_transact.prune.run import prune as prune_model
+        from edge_transact.system.clock import process_s
+        from edge_transact.system.memory import peak_rss_mib
 
-        write_report(result, report, text_of_report, force=force)
+    with progress.working(PLANNING):
+        text_of_report = prepare_report(report, force=force, apart_from=[output, Path(model)]) if report else ""
+    source = Checkpoint.open(resolve_model(model))
+    with progress.working(PLANNING):
+        expected = forecast(source, options, report_of=output.name if report else None)
+    if dry_run:
+        show_forecast(expected, as_json)
+        return
+    logger.info(str(expected))
+    with progress.running(expected.steps):
+        result = prune_model(
+            model,
+            output,
+            options,
+            resume=resume,
+            fresh=fresh,
+            force=force,
+            finish=None if report is None else lambda done: write_report(done, report, text_of_report, force=force),
+        )
+    values = result.to_dict() | {"peak_rss_mib": peak_rss_mib(), "seconds": process_s()}
+    if report is not None:
         values["report"] = str(report)
 
     def text() -> None:
@@ -70,7 +102,7 @@ def prune(
 
         from edge_transact.widths import describe
 
-        table = Table(title=f"{output} in {result.seconds:.0f} s", title_justify="left", show_header=False)
+        table = Table(title=f"{output} in {values['seconds']:.0f} s", title_justify="left", show_header=False)
         table.add_row("parameters", f"{values['parameters']:,} of {values['source_parameters']:,}")
         table.add_row("attention and MLP removed", f"{values['ratio']:.2%}")
         for line in describe(result.checkpoint.plan):

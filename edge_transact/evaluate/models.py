@@ -9,12 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
-from edge_transact import progress
 from edge_transact.artifacts import cache
 from edge_transact.artifacts.digests import files_digest, sha256, text_digest
 from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.artifacts.unfinished import Start, going_on
-from edge_transact.evaluate.perplexity import LogitsFunction, PerplexityResult, perplexity
+from edge_transact.evaluate.perplexity import LogitsFunction, PerplexityResult, perplexity, perplexity_step
+from edge_transact.progress import working
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     from edge_transact.runtime.host import HostModel
 
 logger = logging.getLogger(__name__)
+
+
+TEXT_STEP = "read the text and the models' files"
+
+
+def load_step(model: str) -> str:
+    """The description of the bar while a model is loaded."""
+    return f"load {Path(model).name}"
 
 
 class Evaluation(TypedDict):
@@ -77,8 +85,23 @@ def evaluate_models(
     """
     from edge_transact.inputs import read_text
 
-    document = read_text(text, "evaluation")
-    ingredients = {
+    with working(TEXT_STEP):
+        document = read_text(text, "evaluation")
+        ingredients = _ingredients(models, document, window, max_windows, reference, tasks)
+    with going_on(f"eval {' '.join(models)}", ingredients, Start.of(fresh=fresh)) as journal:
+        return _evaluate(models, text, document, window, max_windows, reference, tasks, journal)
+
+
+def _ingredients(
+    models: Sequence[str],
+    document: str,
+    window: int,
+    max_windows: int | None,
+    reference: str | None,
+    tasks: Tasks | None,
+) -> dict[str, object]:
+    """Everything that the results depend on, as JSON values."""
+    return {
         "models": [_digest(model) for model in (*models, *([reference] if reference else []))],
         "text": text_digest(document),
         "window": window,
@@ -88,8 +111,6 @@ def evaluate_models(
         "code": cache.code("evaluate", "runtime", "checkpoint"),
         **{package: version(package) for package in ("apache-tvm", "torch", "transformers")},
     }
-    with going_on(f"eval {' '.join(models)}", ingredients, Start.of(fresh=fresh)) as journal:
-        return _evaluate(models, text, document, window, max_windows, reference, tasks, journal)
 
 
 def _evaluate(
@@ -105,7 +126,7 @@ def _evaluate(
     compared_with = _load(reference)[0] if reference else None
     results: list[Evaluation] = []
     for number, name in enumerate(models, start=1):
-        logger.info(f"{name} on {text}")
+        logger.debug(f"{name} on {text}")
         model, tokenizer = _load(name)
         result = perplexity(
             _network(model),
@@ -116,6 +137,7 @@ def _evaluate(
             reference=None if compared_with is None else _network(compared_with),
             journal=journal,
             name=f"model {number} window",
+            step=perplexity_step(name),
         )
         scores: Scores = {}
         if tasks:
@@ -154,7 +176,8 @@ def evaluate_model(model: str, document: str, *, window: int = 512, max_windows:
         max_windows: The most windows; the first ones are used.
     """
     network, tokenizer = _load(model)
-    return perplexity(_network(network), tokenizer, document, window=window, max_windows=max_windows)
+    step = perplexity_step(model)
+    return perplexity(_network(network), tokenizer, document, window=window, max_windows=max_windows, step=step)
 
 
 def _scores(
@@ -190,6 +213,11 @@ def _digest(model: str) -> str:
 
 def _load(model: str) -> tuple[PreTrainedModel | HostModel, PreTrainedTokenizerBase]:
     """The network of a MODEL or the host library of a DIST, and its tokenizer."""
+    with working(load_step(model)):
+        return _loaded(model)
+
+
+def _loaded(model: str) -> tuple[PreTrainedModel | HostModel, PreTrainedTokenizerBase]:
     from edge_transact.runtime.text import TextCodec
 
     directory = Path(model)
@@ -206,8 +234,7 @@ def _load(model: str) -> tuple[PreTrainedModel | HostModel, PreTrainedTokenizerB
     from edge_transact.inputs import resolve_model
 
     directory = Checkpoint.open(resolve_model(model)).path
-    if not progress.drawable():
-        disable_progress_bar()
+    disable_progress_bar()  # ours names what is loaded
     network = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     return network, TextCodec(directory).tokenizer
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_transact.artifacts.digests import text_digest
 from edge_transact.errors import EdgeTransactError
-from edge_transact.progress import track
+from edge_transact.progress import track, working
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +28,14 @@ if TYPE_CHECKING:
 
 LogitsFunction = Callable[[Sequence[int]], "np.ndarray | torch.Tensor"]
 """Maps the token ids of a window to its logits, ``[window, vocab_size]``, independently of earlier calls."""
+
+STEP = "perplexity"
+"""The description of the bar, where no model is named."""
+
+
+def perplexity_step(model: str) -> str:
+    """The description of the bar while a model is measured."""
+    return f"perplexity of {Path(model).name}"
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,7 @@ def perplexity(
     reference: torch.nn.Module | LogitsFunction | None = None,
     journal: Journal | dict[str, dict[str, torch.Tensor]] | None = None,
     name: str = "window",
+    step: str = STEP,
 ) -> PerplexityResult:
     """The perplexity of a model on a text, as defined in the module's docstring.
 
@@ -111,19 +121,21 @@ def perplexity(
         reference: A model with the same vocabulary, to measure the divergence from.
         journal: Where the result of each window goes; those that it has aren't measured again.
         name: What the journal calls them, before their numbers.
+        step: The description of the bar.
 
     Raises:
         EdgeTransactError: See `windows_of`; the model's log-likelihood isn't finite; or the reference has another
             vocabulary.
     """
     # `verbose=False`: no warning that the text is longer than the model's context, since it is cut into windows.
-    token_ids = tokenizer(text, verbose=False)["input_ids"]
+    with working("tokenize the text"):
+        token_ids = tokenizer(text, verbose=False)["input_ids"]
     windows = windows_of(token_ids, window, max_windows)
     journal = {} if journal is None else journal
     total, comparisons = 0.0, []
     logits_of = _logits_of(model)
     reference_logits_of = None if reference is None else _logits_of(reference)
-    for number, ids in enumerate(track(windows, "perplexity")):
+    for number, ids in enumerate(track(windows, step)):
         group = f"{name}-{number}"
         if group not in journal:
             journal[group] = _measure(logits_of, reference_logits_of, ids)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,16 +15,17 @@ import torch
 
 from edge_transact import costs
 from edge_transact.artifacts import cache
-from edge_transact.artifacts.digests import files_digest
+from edge_transact.artifacts.digests import files_digest, sha256
 from edge_transact.artifacts.journal import Journal
 from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.artifacts.shown import Shown, Summary, change, summary_of_widths
 from edge_transact.artifacts.unfinished import Start, going_on
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING
-from edge_transact.checkpoint.writer import COPIED_FILES
+from edge_transact.checkpoint.writer import COPIED_FILES, PROVENANCE_FILE
 from edge_transact.errors import UsageError
 from edge_transact.inputs.models import resolve_model
+from edge_transact.progress import working
 from edge_transact.prune.allocate.allocation import Allocation, allocate, check_choices
 from edge_transact.prune.allocate.budget import limits_of
 from edge_transact.prune.allocate.curves import Curves, loss_curves
@@ -38,7 +39,7 @@ from edge_transact.prune.cut.surgery import LAYERS_PREFIX, pruned_layer, pruned_
 from edge_transact.prune.methods import DEFAULT_METHOD, find_method
 from edge_transact.prune.options import PruneOptions
 from edge_transact.prune.score.methods.scorer import Scorer
-from edge_transact.prune.score.passes import score_layers
+from edge_transact.prune.score.passes import description, score_layers
 from edge_transact.prune.score.sensitivity import measure_sensitivity
 from edge_transact.prune.scores import LayerScores
 from edge_transact.prune.units import DEFAULT_UNITS
@@ -46,6 +47,11 @@ from edge_transact.runtimes import RUNTIMES
 from edge_transact.widths import WidthPlan
 
 logger = logging.getLogger(__name__)
+
+TEXT_STEP, WRITE_STEP = "calibration text", "write the checkpoint"
+
+_WRITTEN = "written"
+"""The journal's group that has the sha256 of the provenance of the checkpoint that was written."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -111,6 +117,7 @@ def prune(
     resume: bool = False,
     fresh: bool = False,
     force: bool = False,
+    finish: Callable[[PruneResult], object] | None = None,
 ) -> PruneResult:
     """Prunes a model to a budget and writes the smaller checkpoint.
 
@@ -125,6 +132,8 @@ def prune(
         resume: Fail if there is no interrupted run to go on with.
         fresh: Start over instead.
         force: Replace `output` if it exists.
+        finish: Called with the result, such as to write a report. Until it returns, what the run has done is kept: if
+            it is interrupted, the same command doesn't prune again.
 
     Raises:
         UsageError: The budget is beyond this model, options contradict each other, or there is nothing to resume.
@@ -133,31 +142,56 @@ def prune(
     start = Start.of(resume=resume, fresh=fresh)
     started = time.perf_counter()
     scoring = find_method(options.method)
-    options = _resolved(options, scoring)
+    options = resolved(options, scoring)
+    if options.runtime:
+        logger.info(f"for {options.runtime}: {RUNTIMES[options.runtime].reason}")
     allocation = options.allocation
-    assert allocation is not None, "_resolved decides it"
-    refuse_existing(output, force)
+    assert allocation is not None, "resolved decides it"
+    if finish is None:
+        refuse_existing(output, force)
     source = Checkpoint.open(resolve_model(model))
     check_choices(options, source.plan, allocation, options.units, options.bucket)
-    windows = calibration_of(source, options)
-    provenance = {"source": model} | options.provenance() | {"calibration": windows.to_dict()}
-    key = ingredients(source, options) | {"calibration": windows.to_dict()}
+    with working(TEXT_STEP):
+        windows = calibration_of(source, options)
+        provenance = {"source": model} | options.provenance() | {"calibration": windows.to_dict()}
+        key = ingredients(source, options) | {"calibration": windows.to_dict()}
     with going_on(f"prune {model}", key, start) as journal:
-        refuse_existing(output, force)  # a process that was waited for may have written it
+        # A process that was waited for, or an earlier run without its last step, may have written it.
+        written = _is_written(journal, output)
+        if not written:
+            refuse_existing(output, force)
         run = Pruning(LayerwiseModel(source, windows.windows), scoring, journal, options.seed)
         target = run.allocate(options, allocation, options.units, options.bucket, options.shots)
         run.shoot(target.plan, options.shots)
         provenance["scores_sha256"] = run.digest.hexdigest()
         fits = run.compensate() if options.compensate else []
         provenance["last_norm_scale"] = run.last_norm_scale
-        tensors = pruned_tensors(source, run.selections, run.model.replaced)
-        pruned = write_checkpoint(source, target.plan, tensors, provenance, output, force=force)
-    if options.runtime and (why := RUNTIMES[options.runtime].misfit(target.plan)):
-        logger.warning(f"{output} does not fit {options.runtime}: {why}")
-    seconds = time.perf_counter() - started
-    return PruneResult(
-        pruned, source, options, provenance, target.notes, run.first_scores, run.sensitivity, fits, seconds
-    )
+        with working(WRITE_STEP):
+            tensors = pruned_tensors(source, run.selections, run.model.replaced)
+            pruned = write_checkpoint(source, target.plan, tensors, provenance, output, force=force or written)
+        if options.runtime and (why := RUNTIMES[options.runtime].misfit(target.plan)):
+            logger.warning(f"{output} does not fit {options.runtime}: {why}")
+        seconds = time.perf_counter() - started
+        result = PruneResult(
+            pruned, source, options, provenance, target.notes, run.first_scores, run.sensitivity, fits, seconds
+        )
+        del run, tensors  # what follows needs the memory
+        if finish:
+            journal[_WRITTEN] = {"sha256": _provenance_digest(output)}
+            finish(result)
+    return result
+
+
+def _is_written(journal: Journal, output: Path) -> bool:
+    """Whether an earlier run with this journal has written `output`, and nobody has replaced it since."""
+    if _WRITTEN not in journal or not (output / PROVENANCE_FILE).is_file():
+        return False
+    return torch.equal(journal[_WRITTEN]["sha256"], _provenance_digest(output))
+
+
+def _provenance_digest(output: Path) -> torch.Tensor:
+    """The sha256 of what a checkpoint says about its making, int8 ``[32]``."""
+    return torch.frombuffer(bytearray.fromhex(sha256(output / PROVENANCE_FILE)), dtype=torch.int8)
 
 
 def ingredients(source: Checkpoint, options: PruneOptions) -> dict[str, Any]:
@@ -184,7 +218,7 @@ def computation(source: Checkpoint) -> dict[str, str]:
     return {"device": device.type, "dtype": str(dtype)}
 
 
-def _resolved(options: PruneOptions, scoring: type[Scorer]) -> PruneOptions:
+def resolved(options: PruneOptions, scoring: type[Scorer]) -> PruneOptions:
     """The options with what they leave to the method decided.
 
     Raises:
@@ -226,7 +260,6 @@ def _for_runtime(options: PruneOptions) -> PruneOptions:
             f"--bucket {bucket} is not for {runtime.name}: {runtime.reason}",
             fix=f"Give a multiple of {runtime.bucket}, or leave it out.",
         )
-    logger.info(f"for {runtime.name}: {runtime.reason}")
     return options.model_copy(update={"units": options.units or list(runtime.units), "bucket": bucket})
 
 
@@ -271,7 +304,8 @@ class Pruning:
             self.first_scores = self._score(1, shots)
             self.sensitivity = measure_sensitivity(self.model, self.selections, self.first_scores, self.journal)
             curves = loss_curves(self.first_scores, self.plan.layers, self.sensitivity)
-        target = allocate(budget, self.plan, allocation=allocation, units=units, bucket=bucket, curves=curves)
+        with working("choose the widths"):
+            target = allocate(budget, self.plan, allocation=allocation, units=units, bucket=bucket, curves=curves)
         for note in target.notes:
             logger.info(note[0].upper() + note[1:] + ".")
         return target
@@ -308,9 +342,14 @@ class Pruning:
         return fits
 
     def _score(self, shot: int, shots: int) -> list[LayerScores]:
-        description = "score" if shots == 1 else f"score, shot {shot} of {shots}"
         return score_layers(
-            self.model, self.selections, self.method, self.journal, description, self.seed, self._wants_losses
+            self.model,
+            self.selections,
+            self.method,
+            self.journal,
+            description(shot, shots),
+            self.seed,
+            self._wants_losses,
         )
 
     def _replace(self, index: int, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -33,6 +33,8 @@ from edge_transact.weights import w4
 
 logger = logging.getLogger(__name__)
 
+STEP = "round"
+
 
 @torch.no_grad()
 def round_model(model: LayerwiseModel, quantization: Quantization, journal: Journal) -> None:
@@ -53,7 +55,8 @@ def round_model(model: LayerwiseModel, quantization: Quantization, journal: Jour
         done, hidden = int(state["done"]), state["hidden"]
     else:
         done, hidden = 0, _embed(model, quantization, journal)
-    with bar("round", (layers - done) * len(model.batches)) as advance:
+    batches = len(model.batches)
+    with bar(STEP, layers * batches, done * batches) as advance:
         for index in range(done, layers):
             tensors = _Layer(model, index, quantization, journal).round(hidden, advance)
             check_finite({"hidden states": hidden}, checkpoint, index)

@@ -22,6 +22,8 @@ from edge_transact.rounding.student import Student
 
 logger = logging.getLogger(__name__)
 
+STEP = "distill"
+
 LEARNING_RATE = 1e-3
 """The largest relative change of a scale in a step: that for a gradient of at least the mean size in its matrix."""
 
@@ -64,7 +66,7 @@ def distill(model: LayerwiseModel, teacher: LayerwiseModel, quantization: Quanti
 
     descent = _Descent(student.changes)
     done, before = descent.resume(journal) if _STATE in journal else (0, divergence())
-    with bar("distill", len(order) - done) as advance:
+    with bar(STEP, len(order), done) as advance:
         for step in range(done, len(order)):
             window = order[step]
             rate = LEARNING_RATE * min(1, (step + 1) / WARMUP_STEPS) * (1 + math.cos(math.pi * step / len(order))) / 2

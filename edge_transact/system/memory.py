@@ -8,6 +8,9 @@ from pathlib import Path
 
 import psutil
 
+PACKAGES_BYTES = 500 << 20
+"""What a process has resident once torch, transformers and the tokenizer of a model are loaded."""
+
 
 def total_bytes() -> int:
     """Memory of this machine."""

@@ -36,6 +36,11 @@ RoundingOf = Callable[[str], w4.RoundRows]
 """Chooses how a parameter's rows are rounded, by its name in the definition."""
 
 
+def convert_step(quantization: Quantization) -> str:
+    """The description of the bar of `convert`."""
+    return f"convert weights to {quantization.name}"
+
+
 def convert(
     checkpoint: Checkpoint,
     sources: ParameterSources,
@@ -61,7 +66,7 @@ def convert(
     writer = ShardWriter(directory)
     # Rounding that computes much uses every core; plain rounding is as fast as the disk.
     with nullcontext() if rounding_of else _one_core_for_the_writer():
-        for name, source in track(sources.items(), f"convert weights to {quantization.name}", total=len(sources)):
+        for name, source in track(sources.items(), convert_step(quantization), total=len(sources)):
             parameter = _Parameter(name, checkpoint, source)
             try:
                 if is_packed(name, parameter.shape, quantization):

@@ -14,8 +14,8 @@ from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.evaluate.models import evaluate_models
 from edge_transact.evaluate.report_text import TEXT
+from edge_transact.prune.forecast import REPORT_WINDOWS
 from edge_transact.prune.report.figures import bars
-from edge_transact.prune.report.page import WINDOWS
 from edge_transact.prune.scores import LayerScores
 from edge_transact.prune.units import UNITS
 from edge_transact.quantization import get_quantization
@@ -42,7 +42,7 @@ def test_the_figures_are_the_models(written, random_model) -> None:
     report = json.loads((directory / "report.json").read_text(), parse_constant=pytest.fail)
     source, pruned = Checkpoint.open(random_model).plan, Checkpoint.open(output).plan
     quantization = get_quantization("q4f16_0")
-    evaluated = evaluate_models([str(random_model), str(output)], text=TEXT, max_windows=WINDOWS)
+    evaluated = evaluate_models([str(random_model), str(output)], text=TEXT, max_windows=REPORT_WINDOWS)
     for name, model in zip(("source", "pruned"), evaluated, strict=True):
         assert report["models"][name]["perplexity"] == pytest.approx(model["perplexity"])
         assert report["evaluation"]["text_sha256"] == model["text_sha256"]

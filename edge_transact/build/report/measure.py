@@ -19,7 +19,7 @@ from edge_transact.artifacts.journal import Journal, release
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD, tensor_shapes
 from edge_transact.evaluate.perplexity import LogitsFunction, PerplexityResult, perplexity, windows_of
-from edge_transact.progress import bar, track
+from edge_transact.progress import bar
 from edge_transact.prune.calibrate.divergence import divergences, through
 from edge_transact.prune.calibrate.layerwise import LOGITS_TOKENS, LayerwiseModel, pieces
 from edge_transact.quantization import Quantization
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 WINDOWS, WINDOW = 8, 512
 """Perplexity, and the divergence of a rounded model, are measured on this many windows of this many tokens."""
+
+PARTS_STEP, PREDICTIONS_STEP = "one part rounded", "divergence"
 
 PART_WINDOWS, PART_WINDOW = 4, 128
 """A part is measured on the start of the first windows, because these tokens go through every variant of the model."""
@@ -172,12 +174,15 @@ class _Sweep:
         for name, variant in zip(self._rounded, self._variants[0], strict=True):
             self._embed(name, variant)
         # A layer is run on the variants of the embedding and of the layers before it.
-        with bar("one part rounded", self._layers * (self._layers + 1) // 2) as advance:
+        with bar(PARTS_STEP, self._layers * (self._layers + 1) // 2) as advance:
             for index in range(self._layers):
                 self._layer(index)
                 advance(index + 1)
-        for number, name in enumerate(track(self._rounded, "divergence")):
-            self._predict(name, self._variants[:, number])
+        tokens = _start(self._exact.windows)[:, 1:].numel()
+        variants = self._layers + (1 if self._tied else 2)
+        with bar(PREDICTIONS_STEP, len(self._rounded) * variants * tokens) as advance:
+            for number, name in enumerate(self._rounded):
+                self._predict(name, self._variants[:, number], advance)
 
     def logits(self, name: str | None) -> LogitsFunction:
         """The logits of a rounded model, or of the unrounded one, for the windows in their order."""
@@ -210,12 +215,13 @@ class _Sweep:
         through(self._exact, layer, self._whole)
         release(self._variants)
 
-    def _predict(self, name: str, alone: torch.Tensor) -> None:
+    def _predict(self, name: str, alone: torch.Tensor, advance: Callable[[int], None]) -> None:
         """Compares predictions, when all hidden states are those behind the last layer.
 
         Args:
             name: The rounding.
             alone: Its variants, ``[layers + 1, windows, window, hidden_size]``.
+            advance: Moves the progress bar by a number of tokens.
         """
         model, start = self._model(name), _start(self._whole)
         head = self.parts[0 if self._tied else -1]
@@ -228,7 +234,9 @@ class _Sweep:
             variants[0] = (model, variants[0][1])
         else:
             variants.append((model, start[:, :-1]))
-        kl = divergences(self._exact, start[:, :-1], variants).clamp_min(0)  # the sum can be a rounding below 0
+        kl = divergences(self._exact, start[:, :-1], variants, advance).clamp_min(
+            0
+        )  # the sum can be a rounding below 0
         for part, divergence in zip(self.parts, kl.tolist(), strict=True):
             part.kl[name] = divergence
 

@@ -20,6 +20,7 @@ from edge_transact.build.report.measure import PART_WINDOW, PART_WINDOWS, Dequan
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.evaluate.perplexity import PerplexityResult
 from edge_transact.evaluate.report_text import TEXT
+from edge_transact.progress import working
 from edge_transact.quantization import get_quantization
 from edge_transact.rounding.search import searching
 from edge_transact.runtime.text import TextCodec
@@ -28,6 +29,8 @@ from edge_transact.weights.convert import ParameterSources, convert
 from edge_transact.weights.shards import ShardReader
 
 logger = logging.getLogger(__name__)
+
+FIGURES_STEP = "figures"
 
 
 def write_report(
@@ -73,7 +76,8 @@ def write_report(
             measured = measure(checkpoint, rounded, TextCodec(checkpoint.path).tokenizer, text, journal)
         values = _values(manifest, dist, measured)
         (fresh / "report.json").write_text(json.dumps(values, indent=1) + "\n")
-        write_build_page(fresh, values, measured.parts, Origin(command, machine_name(), manifest.versions))
+        with working(FIGURES_STEP):
+            write_build_page(fresh, values, measured.parts, Origin(command, machine_name(), manifest.versions))
     return values
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -17,7 +17,10 @@ def through(model: LayerwiseModel, layer: LlamaDecoderLayer, hidden: torch.Tenso
 
 
 def divergences(
-    model: LayerwiseModel, whole: torch.Tensor, variants: Sequence[tuple[LayerwiseModel, torch.Tensor]]
+    model: LayerwiseModel,
+    whole: torch.Tensor,
+    variants: Sequence[tuple[LayerwiseModel, torch.Tensor]],
+    advance: Callable[[int], None] = lambda tokens: None,
 ) -> torch.Tensor:
     """The mean Kullback-Leibler divergence of each variant's predictions from the model's.
 
@@ -25,6 +28,7 @@ def divergences(
         model: The model.
         whole: The output of its last layer, ``[windows, window, hidden_size]``.
         variants: For each variant, the model whose last norm and `lm_head` it has, and the output of its last layer.
+        advance: Moves a progress bar by a number of tokens, those of every variant.
 
     Returns:
         Nats a token, fp64 ``[variants]``.
@@ -48,4 +52,5 @@ def divergences(
                 sums.append(logits.logsumexp(dim=-1))
                 mean += logits.mul_(expected).sum(dim=-1)
             divergence[index] += (negative_entropy - mean + torch.stack(sums).logsumexp(dim=0)).double().sum().item()
+            advance(len(mean))
     return divergence / len(tokens)

@@ -7,7 +7,7 @@ checkpoint and cut to what is kept of it so far, so it computes what it would in
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -205,11 +205,14 @@ class LayerwiseModel:
         for rows in self._lm_head.split(LOGITS_VOCABULARY):
             yield functional.linear(normed, rows).float()
 
-    def loss_gradients(self, hidden: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def loss_gradients(
+        self, hidden: Sequence[torch.Tensor], advance: Callable[[int], None] = lambda tokens: None
+    ) -> list[torch.Tensor]:
         """The gradient of the summed next-token loss of all windows, in nats, with respect to the last layer's output.
 
         Args:
             hidden: The last layer's output, batch by batch.
+            advance: Moves a progress bar by a number of tokens.
 
         Returns:
             Gradients in the shapes and the dtype of `hidden`.
@@ -232,6 +235,7 @@ class LayerwiseModel:
                 by_normed = self._by_normed(normed.detach(), labels.to(self.device))
                 (by_leaf,) = torch.autograd.grad(normed, leaf, by_normed)
                 pieces.append(by_leaf.cpu())
+                advance(len(piece))
             outputs.copy_(torch.cat(pieces).view_as(outputs))
             gradients.append(gradient)
         return gradients

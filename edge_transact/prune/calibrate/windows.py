@@ -122,7 +122,7 @@ def read_calibration(
     texts = texts_of(calibration)
     if packing not in PACKINGS:
         raise UsageError(f"there is no packing {packing!r}", fix=did_you_mean(packing, PACKINGS))
-    window = _window(checkpoint, window)
+    window = window_of(checkpoint, window)
     if tokens < window * len(texts):
         each = f" for each of {len(texts)} texts" if len(texts) > 1 else ""
         raise UsageError(f"--calibration-tokens {tokens} is less than a window of {window}{each}", fix="Give more.")
@@ -155,7 +155,12 @@ def read_calibration(
     return Calibration(drawn, tuple(sources), packing, seed)
 
 
-def _window(checkpoint: Checkpoint, window: int | None) -> int:
+def window_of(checkpoint: Checkpoint, window: int | None) -> int:
+    """Tokens of a window, given what was asked for.
+
+    Raises:
+        UsageError: It is less than 2, or more than the model's context.
+    """
     context = checkpoint.config.get("max_position_embeddings")
     if window is None:
         return min(WINDOW, context or WINDOW)

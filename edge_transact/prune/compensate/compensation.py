@@ -40,6 +40,8 @@ HELD_OUT = 8
 
 O_PROJ, DOWN_PROJ = PROJECTIONS = CONSUMERS["attention"], CONSUMERS["mlp"]
 
+STEP = "compensate"
+
 Dims = slice | torch.Tensor
 """Some of a projection's inputs: a slice, or int64 indices."""
 
@@ -94,7 +96,8 @@ def _run(model: LayerwiseModel, selections: Sequence[LayerSelection], journal: J
     layers = model.checkpoint.plan.layers
     cut = (index for index, of in enumerate(selections) if of.widths != layers[index])
     first_cut = next(cut, len(selections))
-    with bar("compensate", (len(selections) - done) * len(model.batches)) as advance:
+    batches = len(model.batches)
+    with bar(STEP, len(selections) * batches, done * batches) as advance:
         for index in range(done, len(selections)):
             if index < first_cut:
                 tensors = _pass_uncut(model, index, source, pruned, advance)

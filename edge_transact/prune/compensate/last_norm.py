@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import torch
 
+from edge_transact.progress import bar
 from edge_transact.prune.calibrate.layerwise import LOGITS_TOKENS, LayerwiseModel
 
 NAME = "model.norm.weight"
+
+STEP = "scale the last norm"
 
 TOKENS = 4096
 """Calibration tokens used, which are enough for one number."""
@@ -38,17 +41,19 @@ def last_norm_scale(model: LayerwiseModel, hidden: torch.Tensor) -> float:
     states = hidden[::step, :-1].flatten(end_dim=1)
     labels = model.windows[::step, 1:].flatten()
     scale = 1.0
-    for _ in range(STEPS):
-        slope, curvature = 0.0, 0.0
-        for piece, following in zip(states.split(LOGITS_TOKENS), labels.split(LOGITS_TOKENS), strict=True):
-            mean, square, expected = _moments(model, piece, following.to(model.device), scale)
-            slope += (mean - expected).sum().item()
-            curvature += (square - mean.square()).sum().item()
-        if not curvature > 0 or not scale - slope / curvature > 0:
-            return 1.0
-        scale -= slope / curvature
-        if abs(slope / curvature) < LAST_STEP:
-            break
+    with bar(STEP, STEPS * len(labels)) as advance:
+        for _ in range(STEPS):
+            slope, curvature = 0.0, 0.0
+            for piece, following in zip(states.split(LOGITS_TOKENS), labels.split(LOGITS_TOKENS), strict=True):
+                mean, square, expected = _moments(model, piece, following.to(model.device), scale)
+                slope += (mean - expected).sum().item()
+                curvature += (square - mean.square()).sum().item()
+                advance(len(piece))
+            if not curvature > 0 or not scale - slope / curvature > 0:
+                return 1.0
+            scale -= slope / curvature
+            if abs(slope / curvature) < LAST_STEP:
+                break
     return scale
 
 

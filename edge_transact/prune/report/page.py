@@ -19,6 +19,8 @@ from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.evaluate.models import evaluate_model
 from edge_transact.evaluate.report_text import TEXT
 from edge_transact.options import written
+from edge_transact.progress import working
+from edge_transact.prune.forecast import REPORT_STEP, REPORT_WINDOWS
 from edge_transact.prune.methods import find_method
 from edge_transact.prune.report import figures
 from edge_transact.prune.run import PruneResult
@@ -27,9 +29,6 @@ from edge_transact.quantization import get_quantization
 from edge_transact.system.machine import machine_name
 
 logger = logging.getLogger(__name__)
-
-WINDOWS = 16
-"""Perplexity is measured on this many windows of the text's evaluation part."""
 
 
 def write_report(result: PruneResult, directory: Path, text: str, *, force: bool = False) -> dict[str, Any]:
@@ -48,9 +47,8 @@ def write_report(result: PruneResult, directory: Path, text: str, *, force: bool
         EdgeTransactError: A model can't be evaluated, or `directory` exists.
     """
     values = _values(result, text)
-    logger.info("report")
-    pictures, origin = list(_pictures(result)), _origin(result, directory)
-    with new_directory(directory, force=force) as fresh:
+    with working(REPORT_STEP), new_directory(directory, force=force) as fresh:
+        pictures, origin = list(_pictures(result)), _origin(result, directory)
         (fresh / "report.json").write_text(json.dumps(values, indent=1) + "\n")
         write_prune_page(fresh, values, pictures, origin)
     return values
@@ -123,8 +121,7 @@ def _values(result: PruneResult, text: str) -> dict[str, Any]:
     quantization = get_quantization(result.options.quant)
     models = {}
     for name, checkpoint in (("source", result.source), ("pruned", result.checkpoint)):
-        logger.info(f"perplexity of the {name} model on {TEXT}")
-        evaluated = evaluate_model(str(checkpoint.path), text, max_windows=WINDOWS)
+        evaluated = evaluate_model(str(checkpoint.path), text, max_windows=REPORT_WINDOWS)
         models[name] = {
             "parameters": costs.parameters(checkpoint.plan),
             "attention_and_mlp_parameters": costs.prunable_parameters(checkpoint.plan),

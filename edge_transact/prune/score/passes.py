@@ -25,6 +25,11 @@ work of a forward pass, and more tokens hardly change what is selected."""
 Tensors = dict[str, torch.Tensor]
 
 
+def description(shot: int, shots: int) -> str:
+    """What the bars of a shot's passes, and the journal, call them."""
+    return "score" if shots == 1 else f"score, shot {shot} of {shots}"
+
+
 def score_layers(
     model: LayerwiseModel,
     selections: Sequence[LayerSelection],
@@ -85,7 +90,8 @@ class _Scoring:
             done, hidden = int(state["done"]), state["hidden"]
         else:
             done, hidden = 0, model.embeddings(self.journal)
-        with bar(self.description, (layers - done) * len(model.batches)) as advance:
+        batches = len(model.batches)
+        with bar(self.description, layers * batches, done * batches) as advance:
             for index in range(done, layers):
                 layer = model.layer(index, self.selections[index])
                 scorer = self._scorer(index, layer)
@@ -102,7 +108,8 @@ class _Scoring:
         if state not in journal:
             journal[state] = self._inputs_and_gradients()
         missing, gradients = int(journal[state]["missing"]), journal[state]["gradients"]
-        with bar(f"{self.description}, backward", missing * len(model.batches)) as advance:
+        layers, batches = len(self.selections), len(model.batches)
+        with bar(f"{self.description}, backward", layers * batches, (layers - missing) * batches) as advance:
             for index in reversed(range(missing)):
                 layer = model.layer(index, self.selections[index])
                 layer.requires_grad_(self.method.gradients == "weights")
@@ -139,7 +146,8 @@ class _Scoring:
         known = [index for index in range(layers) if self._input(index) in self.journal]
         done = known[-1] if known else 0
         hidden = self.journal[self._input(done)]["hidden"] if known else model.embeddings(self.journal)
-        with bar(f"{self.description}, forward", (layers - done) * len(model.batches)) as advance:
+        batches = len(model.batches)
+        with bar(f"{self.description}, forward", layers * batches, done * batches) as advance:
             for index in range(done, layers):
                 self.journal[self._input(index)] = {"hidden": hidden}
                 layer = model.layer(index, self.selections[index])
@@ -148,7 +156,8 @@ class _Scoring:
                         batch.copy_(model.run(layer, batch))
                     advance(1)
                 check_finite({"output": hidden}, model.checkpoint, index)
-        gradients = model.loss_gradients(list(pieces(hidden, model)))
+        with bar(f"{self.description}, loss", model.windows.numel()) as advance:
+            gradients = model.loss_gradients(list(pieces(hidden, model)), advance)
         return {"gradients": torch.cat(gradients), "missing": torch.tensor(len(self.selections))}
 
 

@@ -34,6 +34,8 @@ MOST_TOKENS = 1024
 WINDOW = 128
 """Tokens in a window: many short windows cover more of the text than a few long ones."""
 
+LAYERS_STEP, DIVERGENCE_STEP = "sensitivity", "sensitivity, divergence"
+
 _STATE = "sensitivity-state"
 
 
@@ -81,7 +83,7 @@ def _measure(
         done, whole = 0, model.embeddings(journal)
         # [layers, modules, windows, window, hidden_size]
         variants = journal.room((layers, len(MODULES), *whole.shape), whole.dtype)
-    with bar("sensitivity", layers * (layers + 1) - done * (done + 1)) as advance:
+    with bar(LAYERS_STEP, layers * (layers + 1), done * (done + 1)) as advance:
         for index in range(done, layers):
             selection, of_layer = selections[index], scores[index]
             layer = model.layer(index, selection)
@@ -106,6 +108,8 @@ def _measure(
             state = {"whole": whole, "variants": variants, "done": torch.tensor(index + 1)}
             journal.now_and_then(_STATE, state, last=False)
             release(variants)
-    divergence = divergences(model, whole, [(model, hidden) for hidden in variants.flatten(end_dim=1)])
+    hidden_states = variants.flatten(end_dim=1)
+    with bar(DIVERGENCE_STEP, len(hidden_states) * model.windows.numel()) as advance:
+        divergence = divergences(model, whole, [(model, hidden) for hidden in hidden_states], advance)
     journal.discard(_STATE)
     return divergence.view(variants.shape[:2]).float()

@@ -1,0 +1,100 @@
+"""What an evaluation will take on this machine: its steps, their time and its memory, from formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from edge_transact import costs
+from edge_transact.artifacts.dist_files import MANIFEST
+from edge_transact.evaluate.models import TEXT_STEP, load_step
+from edge_transact.evaluate.perplexity import perplexity_step
+from edge_transact.progress import Forecast, Step
+from edge_transact.system.memory import PACKAGES_BYTES
+from edge_transact.system.speed import matmul_flops, slowness
+from edge_transact.widths import WidthPlan
+
+LOAD_S = 0.5
+"""Seconds until a model's classes and its tokenizer are loaded, besides its weights, where `slowness` is 1."""
+
+LOAD_BYTES_PER_S = 1e9
+
+CHARACTERS_PER_TOKEN = 4
+
+LIBRARY_SPEED = 0.5
+"""The speed of a host library's products in prefill, as a share of torch's in fp32."""
+
+
+def forecast(
+    models: Sequence[str], reference: str | None, text: str, *, window: int, max_windows: int | None
+) -> Forecast:
+    """What `evaluate_models` will take, without its tasks.
+
+    Args:
+        models: MODELs or DISTs.
+        reference: Another, or none.
+        text: The TEXT.
+        window: Tokens of a window.
+        max_windows: The most windows.
+    """
+    from edge_transact.inputs import read_text
+
+    windows = max(1, len(read_text(text, "evaluation")) // CHARACTERS_PER_TOKEN // window)
+    windows = min(windows, max_windows or windows)
+    plans = {name: _plan(name) for name in (*models, *([reference] if reference else []))}
+    steps = [Step(TEXT_STEP, slowness())]
+    if reference:
+        steps += _load_steps(plans[reference], reference)
+    compared_s = perplexity_s(plans[reference], windows, window, _is_dist(reference)) if reference else 0.0
+    for name in models:
+        steps += _load_steps(plans[name], name)
+        own_s = perplexity_s(plans[name], windows, window, _is_dist(name))
+        steps.append(Step(perplexity_step(name), own_s + compared_s))
+    needed = [loaded_bytes(plans[name]) for name in models]
+    kept = loaded_bytes(plans[reference]) if reference else 0
+    logits = 4 * window * max(plan.vocab_size for plan in plans.values()) * 4
+    return Forecast(steps, windows * window * len(models), PACKAGES_BYTES + max(needed) + kept + logits)
+
+
+def perplexity_steps(plan: WidthPlan, name: str, windows: int, window: int) -> Iterator[Step]:
+    """The steps of the perplexity of a checkpoint in torch.
+
+    Args:
+        plan: Its widths.
+        name: What the steps call it.
+        windows: How many windows are measured.
+        window: Tokens of each.
+    """
+    yield from _load_steps(plan, name)
+    yield Step(perplexity_step(name), perplexity_s(plan, windows, window))
+
+
+def _load_steps(plan: WidthPlan, name: str) -> Iterator[Step]:
+    yield Step(load_step(name), slowness() * (LOAD_S + loaded_bytes(plan) / LOAD_BYTES_PER_S))
+
+
+def perplexity_s(plan: WidthPlan, windows: int, window: int, in_library: bool = False) -> float:
+    """Seconds of all logits of some windows, in fp32."""
+    import torch
+
+    head = 2 * plan.hidden_size * plan.vocab_size
+    flops = windows * (costs.prefill_flops(plan, window) + 1.5 * (window - 1) * head)
+    speed = matmul_flops(torch.float32, torch.device("cpu"))
+    return 1.2 * flops / (speed * (LIBRARY_SPEED if in_library else 1))
+
+
+def loaded_bytes(plan: WidthPlan) -> int:
+    """Bytes of a model's weights in fp32."""
+    return 4 * costs.parameters(plan)
+
+
+def _is_dist(name: str | None) -> bool:
+    return name is not None and (Path(name) / MANIFEST).is_file()
+
+
+def _plan(name: str) -> WidthPlan:
+    from edge_transact.artifacts.manifest import Manifest
+    from edge_transact.checkpoint import Checkpoint
+    from edge_transact.inputs import resolve_model
+
+    return Manifest.read(Path(name)).plan if _is_dist(name) else Checkpoint.open(resolve_model(name)).plan

@@ -1,0 +1,145 @@
+"""What a pruning will take on this machine: its steps, their time and its memory, from formulas.
+
+Time is FLOPs over the speed of a matrix product that is measured now. Each step has a factor for all that isn't a
+product, such as softmax and sorting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from edge_transact import costs
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.layout import EMBEDDING
+from edge_transact.evaluate.forecast import loaded_bytes, perplexity_steps
+from edge_transact.progress import Forecast, Step
+from edge_transact.prune.allocate.budget import limits_of
+from edge_transact.prune.calibrate.layerwise import BATCH_TOKENS, LOGITS_TOKENS, computation_dtype, compute_device
+from edge_transact.prune.calibrate.windows import WINDOW, window_of
+from edge_transact.prune.compensate import compensation, last_norm
+from edge_transact.prune.methods import find_method
+from edge_transact.prune.options import PruneOptions
+from edge_transact.prune.run import TEXT_STEP, WRITE_STEP, resolved
+from edge_transact.prune.score import passes, sensitivity
+from edge_transact.system.memory import PACKAGES_BYTES
+from edge_transact.system.speed import matmul_flops, slowness
+from edge_transact.widths import LayerWidths
+
+REPORT_STEP = "figures"
+"""Of the report, after both models' perplexity."""
+
+REPORT_WINDOWS = 8
+"""A report's perplexity is measured on this many windows of the text's evaluation part."""
+
+
+def forecast(source: Checkpoint, options: PruneOptions, *, report_of: str | None = None) -> Forecast:
+    """What `prune` will take, and the report after it.
+
+    Args:
+        source: The model to prune.
+        options: As they are given to `prune`.
+        report_of: The name of the pruned model, if a report follows.
+    """
+    options = resolved(options, find_method(options.method))
+    work = _Work(source, options)
+    steps = [*work.steps(), *(_report_steps(source, report_of) if report_of else ())]
+    memory_bytes = max(work.memory_bytes(), loaded_bytes(source.plan) if report_of else 0)
+    return Forecast(steps, work.tokens, PACKAGES_BYTES + memory_bytes)
+
+
+def _report_steps(source: Checkpoint, name_of_pruned: str) -> Iterator[Step]:
+    for name in (source.path.name, name_of_pruned):
+        yield from perplexity_steps(source.plan, name, REPORT_WINDOWS, WINDOW)
+    yield Step(REPORT_STEP, slowness() * (6 + 0.5 * source.plan.num_hidden_layers))
+
+
+class _Work:
+    """The work of a pruning with resolved options.
+
+    Attributes:
+        tokens: Calibration tokens; a text may have fewer.
+    """
+
+    def __init__(self, source: Checkpoint, options: PruneOptions) -> None:
+        self._plan, self._options = source.plan, options
+        self._method = find_method(options.method)
+        self._wants_losses = options.allocation != "uniform" and bool(limits_of(options, source.plan))
+        device = compute_device()
+        self._dtype = computation_dtype(source.tensor(EMBEDDING).dtype, device)
+        self._rate = matmul_flops(self._dtype, device)
+        self._sums_rate = matmul_flops(torch.float32, device)
+        self._window = window_of(source, options.calibration_window)
+        self.tokens = options.calibration_tokens // self._window * self._window
+
+    def steps(self) -> Iterator[Step]:
+        """The steps in order, by the descriptions of their bars."""
+        options = self._options
+        yield Step(TEXT_STEP, 8 * slowness())
+        for shot in range(1, options.shots + 1):
+            yield from self._score(passes.description(shot, options.shots))
+            if shot == 1 and self._wants_losses:
+                yield from self._sensitivity()
+        if options.compensate:
+            yield from self._compensate()
+        yield Step(WRITE_STEP, slowness() * (0.2 + 2 * costs.parameters(self._plan) / 1e9))
+
+    def _score(self, description: str) -> Iterator[Step]:
+        tokens = min(self.tokens, passes.GRADIENT_TOKENS)
+        if self._method.gradients == "none":
+            yield Step(description, 1.5 * self._forward(self.tokens) / self._rate)
+            return
+        yield Step(f"{description}, forward", 1.2 * self._forward(tokens) / self._rate)
+        yield Step(f"{description}, loss", 2.5 * self._head(tokens) / self._rate)
+        backward = 3 * self._forward(tokens) / self._rate
+        eliminations = sum(8 * layer.intermediate_size**3 for layer in self._plan.layers) if self._wants_losses else 0
+        yield Step(f"{description}, backward", backward + (self._sums(tokens) + eliminations) / self._sums_rate)
+
+    def _sensitivity(self) -> Iterator[Step]:
+        tokens = min(max(round(self.tokens * sensitivity.SHARE), sensitivity.WINDOW), sensitivity.MOST_TOKENS)
+        layers = self._plan.num_hidden_layers
+        yield Step(sensitivity.LAYERS_STEP, 3 * (layers + 1) * self._forward(tokens) / self._rate)
+        yield Step(sensitivity.DIVERGENCE_STEP, 2 * (2 * layers + 1) * self._head(tokens) / self._rate)
+
+    def _compensate(self) -> Iterator[Step]:
+        products = 3 * self._forward(self.tokens) / self._rate
+        solutions = sum(8 * size**3 for layer in self._plan.layers for size in _inputs(layer))
+        yield Step(compensation.STEP, products + (self._sums(self.tokens) + solutions) / self._sums_rate)
+        tokens = min(self.tokens, last_norm.TOKENS)
+        yield Step(last_norm.STEP, 1.5 * self._head(tokens) / self._rate)
+
+    def _forward(self, tokens: int) -> float:
+        """FLOPs of a forward pass through all layers, without logits."""
+        head = 2 * self._plan.hidden_size * self._plan.vocab_size
+        return tokens / self._window * (costs.prefill_flops(self._plan, self._window) - head)
+
+    def _head(self, tokens: int) -> float:
+        """FLOPs of the logits of all tokens."""
+        return 2 * tokens * self._plan.hidden_size * self._plan.vocab_size
+
+    def _sums(self, tokens: int) -> float:
+        """FLOPs of the sums over tokens of what the consuming projections' inputs have in common."""
+        return sum(
+            2 * tokens * size * (size / 2 + self._plan.hidden_size)
+            for layer in self._plan.layers
+            for size in _inputs(layer)
+        )
+
+    def memory_bytes(self) -> int:
+        """The most bytes of tensors at once: hidden states, what a batch computes in a layer, sums, and logits."""
+        plan, itemsize = self._plan, self._dtype.itemsize
+        widest = plan.widest
+        states = 2 * min(self.tokens * plan.hidden_size * itemsize, 1 << 30)
+        activations = BATCH_TOKENS * (6 * widest.intermediate_size + 8 * plan.hidden_size) * itemsize
+        layer = 2 * costs.mlp_parameters(plan, widest) * itemsize
+        matrices = 8 if self._wants_losses else 4 if self._options.compensate else 0
+        sums = 4 * matrices * widest.intermediate_size**2
+        # The embedding as it is stored and as it is computed with, and logits with their gradients.
+        head = 2 * plan.vocab_size * plan.hidden_size * itemsize + 8 * LOGITS_TOKENS * plan.vocab_size * 4
+        return states + layer + max(activations + sums, head)
+
+
+def _inputs(layer: LayerWidths) -> tuple[int, int]:
+    """The inputs of `o_proj` and of `down_proj`."""
+    return layer.attention_size, layer.intermediate_size
