@@ -19,7 +19,7 @@ from benchmarks import page
 
 MODEL, RATIO = "demo:smollm2", "0.3"
 
-TOKENS = 2048
+TOKENS = 1024
 """Calibration tokens of `prune`."""
 
 WINDOWS = 8

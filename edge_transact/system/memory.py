@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-PACKAGES_BYTES = 500 << 20
+PACKAGES_BYTES = 600 << 20
 """What a process has resident once torch, transformers and the tokenizer of a model are loaded."""
 
 
