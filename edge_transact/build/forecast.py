@@ -130,4 +130,4 @@ class _Work:
         yield Step(PREDICTIONS_STEP, 1.5 * heads / self._rate)
         for _ in range(roundings + 1):
             yield Step(PERPLEXITY_STEP, 2 * WINDOWS * WINDOW * self._head / self._rate)
-        yield Step(FIGURES_STEP, 3 * self.slowness)
+        yield Step(FIGURES_STEP, self.slowness)

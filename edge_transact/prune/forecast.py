@@ -52,7 +52,7 @@ def forecast(source: Checkpoint, options: PruneOptions, *, report_of: str | None
 def _report_steps(source: Checkpoint, name_of_pruned: str) -> Iterator[Step]:
     for name in (source.path.name, name_of_pruned):
         yield from perplexity_steps(source.plan, name, REPORT_WINDOWS, WINDOW)
-    yield Step(REPORT_STEP, slowness() * (4 + 1.2 * source.plan.num_hidden_layers))
+    yield Step(REPORT_STEP, slowness() * (0.2 + 0.03 * source.plan.num_hidden_layers))
 
 
 class _Work:
