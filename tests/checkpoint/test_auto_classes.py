@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +65,11 @@ def forked() -> Iterator[Callable[[str], str]]:
         yield run_forked
 
 
+def without_edge_transact(modules: Path) -> str:
+    """The first lines of a program that has no edge-transact, and keeps modules of checkpoints in a directory."""
+    return f"import os, sys\nsys.modules['edge_transact'] = None\nos.environ['HF_MODULES_CACHE'] = {str(modules)!r}"
+
+
 def run(program: str) -> str:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -91,11 +97,11 @@ def test_with_edge_transact_imported(odd_tiny, forked, first):
 
 
 @pytest.mark.slow
-def test_without_edge_transact(odd_tiny, forked, tmp_path, monkeypatch):
+def test_without_edge_transact(odd_tiny, forked, tmp_path):
     """The two files in the directory do alone, and give the same model."""
-    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path))
-    program = f"import sys\nsys.modules['edge_transact'] = None\npath, remote = {str(odd_tiny)!r}, True\n{LOAD}"
-    remote = run(program).split(maxsplit=2)
+    remote = forked(f"{without_edge_transact(tmp_path)}\npath, remote = {str(odd_tiny)!r}, True\n{LOAD}").split(
+        maxsplit=2
+    )
     assert all(module.startswith("transformers_modules.") for module in remote[:2])
     local = forked(f"import edge_transact\npath, remote = {str(odd_tiny)!r}, False\n{LOAD}").split(maxsplit=2)
     assert remote[2] == local[2]
@@ -114,13 +120,11 @@ print(*(type(model).__name__ for model in models))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("remote", [False, True])
-def test_all_auto_classes(odd_tiny, forked, tmp_path, monkeypatch, remote):
+def test_all_auto_classes(odd_tiny, forked, tmp_path, remote):
     """Each loads the checkpoint's layers, by edge-transact or by its two files; a tokenizer needs neither."""
-    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path))
-    first = "import sys; sys.modules['edge_transact'] = None" if remote else "import edge_transact"
-    program = f"{first}\npath, remote = {str(odd_tiny)!r}, {remote}\n{OF_ONE_BODY}"
+    first = without_edge_transact(tmp_path) if remote else "import edge_transact"
     kinds = ["Model", "ForCausalLM", "ForSequenceClassification", "ForQuestionAnswering", "ForTokenClassification"]
-    printed = run(program) if remote else forked(program)
+    printed = forked(f"{first}\npath, remote = {str(odd_tiny)!r}, {remote}\n{OF_ONE_BODY}")
     assert printed.split() == [f"EdgeLlama{kind}" for kind in kinds]
 
 
