@@ -8,7 +8,7 @@ import mmap
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -92,15 +92,18 @@ class Journal:
         return tensor
 
     def __getitem__(self, name: str) -> dict[str, torch.Tensor]:
+        return dict(self.tensors(name))
+
+    def tensors(self, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensors of a group by name, each read when it is asked for."""
         # Read and not mapped: mapped pages would count as this process's memory.
-        tensors = {}
         with self._file(name).open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
             for key, entry in header.items():
-                tensors[key] = self.room(entry["shape"], DTYPES[entry["dtype"]])
-                file.readinto(_bytes(tensors[key]))
-                release(tensors[key])
-        return tensors
+                tensor = self.room(entry["shape"], DTYPES[entry["dtype"]])
+                file.readinto(_bytes(tensor))
+                release(tensor)
+                yield key, tensor
 
     def __setitem__(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)

@@ -76,7 +76,7 @@ class Rounding:
     Attributes:
         name: One of `ROUNDINGS`.
         calibration: Which text those of `CALIBRATED_ROUNDINGS` read.
-        teacher: The model whose predictions ``best`` aims at; `None` for the model itself.
+        teacher: The model that it was pruned from, at whose predictions ``best`` aims as well; `None` if there is none.
         start: What to do with what an interrupted run has rounded.
     """
 
@@ -92,7 +92,8 @@ class Weights:
 
     Attributes:
         rounding: How they were rounded, as `Manifest.rounding` says it.
-        calibration: The text that rounding read, as `Calibration.to_dict` describes it.
+        calibration: The text that rounding read, as `Calibration.to_dict` describes it, and in ``searched`` the names
+            of the matrices that it has too few tokens for, which `search` rounded.
         digests: The sha256 of files whose digest is known, by name.
     """
 
@@ -193,11 +194,12 @@ def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Roundi
             text = calibration_of(checkpoint, calibration)
         with going_on(recipe.what, key, rounding.start) as journal:
             if rounding.name == "best":
-                round_best(checkpoint, rounding.teacher or checkpoint, text.windows, quantization, journal)
+                searched = round_best(checkpoint, rounding.teacher, text.windows, quantization, journal)
             else:
-                round_model(LayerwiseModel(checkpoint, text.windows), quantization, journal)
+                searched = round_model(LayerwiseModel(checkpoint, text.windows), quantization, journal)
             keep_rounded(journal, checkpoint, content)
-        (content / _CALIBRATION).write_text(json.dumps(text.to_dict(), indent=2) + "\n")
+        described = text.to_dict() | {"searched": searched}
+        (content / _CALIBRATION).write_text(json.dumps(described, indent=2) + "\n")
 
     recipe = cache.Recipe("rounded", f"choose codes and scales with {rounding.name}", key, make)
     with working("keep codes and scales"):

@@ -64,6 +64,7 @@ def prune(
     `edge-transact prune model.gguf --widths widths.json --calibration notes.txt -o pruned --json | jq .ratio`
     """
     with progress.working(LOADING):
+        from edge_transact.artifacts.outputs import refuse_existing
         from edge_transact.checkpoint import Checkpoint
         from edge_transact.evaluate.report_text import prepare_report
         from edge_transact.inputs.models import resolve_model
@@ -74,6 +75,7 @@ def prune(
         from edge_transact.system.memory import peak_rss_mib
 
     with progress.working(PLANNING):
+        refuse_existing(output, force)
         text_of_report = prepare_report(report, force=force, apart_from=[output, Path(model)]) if report else ""
     source = Checkpoint.open(resolve_model(model))
     with progress.working(PLANNING):

@@ -11,26 +11,36 @@ from edge_transact.quantization import Quantization
 from edge_transact.rounding.calibrated import round_model
 from edge_transact.rounding.distillation import distill
 
-CODES_TOKENS = SCALES_TOKENS = 16384
+CODES_TOKENS, SCALES_TOKENS = 8192, 16384
 """The most tokens that each of both steps reads, so that more text takes no more time. For SmolLM2's codes, 16,384 were
 no better than 8,192."""
 
 
 def round_best(
-    checkpoint: Checkpoint, teacher: Checkpoint, windows: torch.Tensor, quantization: Quantization, journal: Journal
-) -> None:
+    checkpoint: Checkpoint,
+    teacher: Checkpoint | None,
+    windows: torch.Tensor,
+    quantization: Quantization,
+    journal: Journal,
+) -> list[str]:
     """Rounds all matrices of a model, for `keep_rounded`.
 
     Args:
         checkpoint: The model.
-        teacher: The model whose predictions the rounded one should have: `checkpoint`, or the one it was pruned from.
+        teacher: The model that it was pruned from, if it was.
         windows: Calibration text, int64 ``[windows, window]``.
         quantization: A 4-bit quantization.
         journal: Where results go. An interrupted run goes on with it.
+
+    Returns:
+        What `round_model` does.
     """
     shuffled = windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))]
     window = windows.shape[1]
     for_codes = shuffled[: max(1, CODES_TOKENS // window)]
     for_scales = shuffled[-max(1, SCALES_TOKENS // window) :]
-    round_model(LayerwiseModel(checkpoint, for_codes), quantization, journal)
-    distill(LayerwiseModel(checkpoint, for_scales), LayerwiseModel(teacher, for_scales), quantization, journal)
+    searched = round_model(LayerwiseModel(checkpoint, for_codes), quantization, journal)
+    model = LayerwiseModel(checkpoint, for_scales)
+    teachers = [model] if teacher is None else [model, LayerwiseModel(teacher, for_scales)]
+    distill(model, teachers, quantization, journal)
+    return searched

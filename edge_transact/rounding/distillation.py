@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -43,43 +43,50 @@ _STATE = "distilled-state"
 
 
 @torch.no_grad()
-def distill(model: LayerwiseModel, teacher: LayerwiseModel, quantization: Quantization, journal: Journal) -> None:
+def distill(
+    model: LayerwiseModel, teachers: Sequence[LayerwiseModel], quantization: Quantization, journal: Journal
+) -> None:
     """Fits the scales that `round_model` left in the journal, and adds the better ones to it, for `keep_rounded`.
 
     Args:
         model: The checkpoint that was rounded, and the windows to fit to.
-        teacher: The model whose predictions are the target, with the same windows and vocabulary.
+        teachers: The models whose mean prediction is the target, with the same windows and vocabulary.
         quantization: The quantization that it was rounded to.
         journal: What `round_model` has filled.
     """
     if DISTILLED in journal:
         return
-    student = Student(model, teacher, quantization, journal)
-    targets = _last_hidden(teacher, journal)
+    student = Student(model, teachers, quantization, journal)
+    targets = [_last_hidden(teacher, journal) for teacher in teachers]
     order = torch.randperm(len(model.windows), generator=torch.Generator().manual_seed(0)).tolist()
     count = len(order) // HELD_OUT or len(order) // 2
     held_out, order = order[:count] or order, order[count:]
 
+    def example(window: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        return model.windows[window], [target[window] for target in targets]
+
     def divergence() -> float:
-        each = [student.divergence(model.windows[window], targets[window]) for window in held_out]
+        each = [student.divergence(*example(window)) for window in held_out]
         return sum(each) / len(each)
 
     descent = _Descent(student.changes)
     done, before = descent.resume(journal) if _STATE in journal else (0, divergence())
     with bar(STEP, len(order), done) as advance:
         for step in range(done, len(order)):
-            window = order[step]
             rate = LEARNING_RATE * min(1, (step + 1) / WARMUP_STEPS) * (1 + math.cos(math.pi * step / len(order))) / 2
-            for name, gradient in student.gradients(model.windows[window], targets[window]):
+            for name, gradient in student.gradients(*example(order[step])):
                 descent.step(name, gradient, rate, step + 1)
             descent.keep(journal, step + 1, before, last=step + 1 == len(order))
             advance(1)
-    after, fraction, now = before, 0.0, 1.0
+    after, fraction, now, previous = before, 0.0, 1.0, math.inf
     for tried in FRACTIONS:
         student.scale_changes(tried / now)
         now, reached = tried, divergence()
         if reached < after:
             after, fraction = reached, tried
+        if reached >= previous:
+            break  # less of the change won't do better, either
+        previous = reached
     logger.info(
         f"fit scales: KL to the exact model on held-out calibration text {before:.4f} -> {after:.4f}, "
         f"with {fraction:.0%} of the change"
@@ -127,18 +134,20 @@ class _Descent:
 
     def keep(self, journal: Journal, steps: int, before: float, *, last: bool) -> None:
         """Writes the state now and then."""
-        state = {"steps": torch.tensor(steps), "before": torch.tensor(before, dtype=torch.float64)}
-        for kind, tensors in self._tensors():
-            state |= {f"{name}.{kind}": tensor for name, tensor in tensors.items()}
-        journal.now_and_then(_STATE, state, last=last)
+        numbers = {"steps": torch.tensor(steps), "before": torch.tensor(before, dtype=torch.float64)}
+        journal.now_and_then(_STATE, numbers | self._tensors(), last=last)
 
     def resume(self, journal: Journal) -> tuple[int, float]:
         """Reads the state. Returns the number of steps done, and the divergence before the first."""
-        state = journal[_STATE]
-        for kind, tensors in self._tensors():
-            for name, tensor in tensors.items():
-                tensor.copy_(state[f"{name}.{kind}"])
-        return int(state["steps"]), float(state["before"])
+        tensors, numbers = self._tensors(), {}
+        # One tensor at a time: a 7B model's state takes 1.6 GiB.
+        for name, tensor in journal.tensors(_STATE):
+            if name in tensors:
+                tensors[name].copy_(tensor)
+            else:
+                numbers[name] = tensor.item()
+        return int(numbers["steps"]), numbers["before"]
 
-    def _tensors(self) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
-        yield from (("change", self._changes), ("mean", self._means), ("size", self._sizes))
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        kinds = {"change": self._changes, "mean": self._means, "size": self._sizes}
+        return {f"{name}.{kind}": tensor for kind, of_kind in kinds.items() for name, tensor in of_kind.items()}

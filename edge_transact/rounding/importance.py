@@ -57,11 +57,12 @@ class InputImportance:
         with torch.no_grad():
             while name not in self._known:
                 found, squares = next(self._measured)
-                self._known[found] = _relative(squares)
+                self._known[found] = relative(squares)
         return self._known[name]
 
 
-def _relative(squares: torch.Tensor) -> torch.Tensor:
+def relative(squares: torch.Tensor) -> torch.Tensor:
+    """Mean squares of inputs as importance: relative to their mean and at least `FLOOR`; ones if they say nothing."""
     mean = squares.mean()
     if not mean > 0 or not torch.isfinite(mean):
         return torch.ones_like(squares)

@@ -1,4 +1,4 @@
-"""A rounded model as a function of its scales, and the gradient of its divergence from a teacher.
+"""A rounded model as a function of its scales, and the gradient of its divergence from its teachers.
 
 Besides scales and the embedding, one layer is in memory at a time: a forward pass keeps the input of every layer, and
 each layer is computed once more on the way back.
@@ -6,7 +6,7 @@ each layer is computed once more on the way back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +27,7 @@ class Student:
 
     Args:
         model: The checkpoint that was rounded.
-        teacher: A model with the same vocabulary.
+        teachers: Models with the same vocabulary. The mean of their predictions is the target.
         quantization: The quantization that `model` was rounded to.
         journal: Codes and scales.
 
@@ -37,9 +37,9 @@ class Student:
     """
 
     def __init__(
-        self, model: LayerwiseModel, teacher: LayerwiseModel, quantization: Quantization, journal: Journal
+        self, model: LayerwiseModel, teachers: Sequence[LayerwiseModel], quantization: Quantization, journal: Journal
     ) -> None:
-        self._model, self._teacher, self._quantization, self._journal = model, teacher, quantization, journal
+        self._model, self._teachers, self._quantization, self._journal = model, teachers, quantization, journal
         plan = model.checkpoint.plan
         self._layers = [_without_weights(model.layer(index)) for index in range(len(plan.layers))]
         self._head = EMBEDDING if plan.tie_word_embeddings else LM_HEAD
@@ -59,22 +59,22 @@ class Student:
         for change in self.changes.values():
             change.mul_(factor)
 
-    def divergence(self, ids: torch.Tensor, target: torch.Tensor) -> float:
-        """The mean KL divergence from the teacher's predictions, in nats.
+    def divergence(self, ids: torch.Tensor, targets: Sequence[torch.Tensor]) -> float:
+        """The mean KL divergence from the target, in nats.
 
         Args:
             ids: A window of token ids, int64 ``[window]``.
-            target: The output of the teacher's last layer, ``[window, hidden_size]``.
+            targets: The output of each teacher's last layer, ``[window, hidden_size]``.
         """
-        return self._compare(self._forward(ids)[-1], target).divergence
+        return self._compare(self._forward(ids)[-1], targets).divergence
 
-    def gradients(self, ids: torch.Tensor, target: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    def gradients(self, ids: torch.Tensor, targets: Sequence[torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
         """The gradient of `divergence` with respect to each matrix's `changes`, by name, fp32.
 
         A matrix's changes may be written to as soon as its gradient is known.
         """
         states = self._forward(ids)
-        compared = self._compare(states.pop(), target)
+        compared = self._compare(states.pop(), targets)
         by_embedding = torch.zeros_like(self.changes[EMBEDDING])
         if self._head == EMBEDDING:
             by_embedding += compared.by_scales
@@ -122,24 +122,26 @@ class Student:
     def _changed(self, name: str, rows: slice | torch.Tensor = slice(None)) -> torch.Tensor:
         return self._scales(name, rows) * (1 + self.changes[name][rows])
 
-    def _compare(self, hidden: torch.Tensor, target: torch.Tensor) -> _Comparison:
-        """The divergence for the last layer's output ``[1, window, hidden_size]`` and the teacher's."""
+    def _compare(self, hidden: torch.Tensor, targets: Sequence[torch.Tensor]) -> _Comparison:
+        """The divergence for the last layer's output ``[1, window, hidden_size]`` and the teachers'."""
         by_scales, total = torch.zeros_like(self.changes[self._head]), 0.0
         by_hidden: list[torch.Tensor] = []
-        for piece, wanted in zip(hidden[0].split(LOGITS_TOKENS), target.split(LOGITS_TOKENS), strict=True):
+        pieces = zip(*(states.split(LOGITS_TOKENS) for states in (hidden[0], *targets)), strict=True)
+        for piece, *wanted in pieces:
             leaf = piece.requires_grad_()
             with torch.enable_grad():
                 normed = self._model.final_normed(leaf)
-            exact = list(self._teacher.logit_blocks(wanted))
-            ours = [functional.linear(normed.detach(), weight).float() for _, weight in self._head_blocks()]
-            for blocks in (exact, ours):
-                sums = torch.stack([block.logsumexp(dim=-1) for block in blocks]).logsumexp(dim=0)
-                for block in blocks:
-                    block -= sums[:, None]  # now log-probabilities
+            exact = [
+                _log_probabilities(teacher.logit_blocks(of_teacher))
+                for teacher, of_teacher in zip(self._teachers, wanted, strict=True)
+            ]
+            ours = _log_probabilities(
+                functional.linear(normed.detach(), weight).float() for _, weight in self._head_blocks()
+            )
             by_normed = torch.zeros_like(normed)
-            for (rows, weight), of_exact, of_ours in zip(self._head_blocks(), exact, ours, strict=True):
-                probability = of_exact.exp()
-                total += (probability * (of_exact - of_ours)).sum().item()
+            for (rows, weight), of_ours, *of_exact in zip(self._head_blocks(), ours, *exact, strict=True):
+                probability = torch.stack([block.exp_() for block in of_exact]).mean(dim=0)
+                total += functional.kl_div(of_ours, probability, reduction="sum").item()
                 error = (of_ours.exp_() - probability).div_(hidden.shape[1]).to(normed.dtype)
                 by_normed += error @ weight
                 by_weight = (error.T @ normed.detach()).cpu()
@@ -199,6 +201,13 @@ class _Product(torch.autograd.Function):
         x, codes, weight = ctx.saved_tensors
         by_weight = by_output.flatten(end_dim=-2).T @ x.flatten(end_dim=-2)
         return by_output @ weight, None, _by_scales(by_weight, codes)
+
+
+def _log_probabilities(logits: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """Log-probabilities from blocks of the vocabulary ``[tokens, block]``, in place."""
+    blocks = list(logits)
+    sums = torch.stack([block.logsumexp(dim=-1) for block in blocks]).logsumexp(dim=0)
+    return [block.sub_(sums[:, None]) for block in blocks]
 
 
 def _by_scales(by_weight: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:

@@ -126,11 +126,11 @@ def test_a_bench_is_hung_up_and_its_successor_suspended(
     kept = repetitions(path)
     assert 1 <= len(kept) < 50
 
-    second = subprocess.Popen([*command, str(len(kept) + 2)], stdout=subprocess.PIPE, text=True)
+    second = subprocess.Popen([*command, str(len(kept) + 8)], stdout=subprocess.PIPE, text=True)
     stopped = threading.Event()
 
     def suspend() -> None:
-        second.send_signal(signal.SIGTSTP)
+        second.send_signal(signal.SIGSTOP)  # SIGTSTP does nothing where no shell could continue the process
         while psutil.Process(second.pid).status() != psutil.STATUS_STOPPED:
             time.sleep(0.01)
         stopped.set()
@@ -140,4 +140,4 @@ def test_a_bench_is_hung_up_and_its_successor_suspended(
     printed, _ = second.communicate(timeout=120)
     (result,) = json.loads(printed.splitlines()[-1])["results"]
     assert stopped.is_set() and second.returncode == 0
-    assert result["repetitions"] == len(kept) + 2 and repetitions(path)[: len(kept)] == kept
+    assert result["repetitions"] == len(kept) + 8 and repetitions(path)[: len(kept)] == kept

@@ -28,8 +28,8 @@ def home(tmp_path):
 
 
 def visible(text: str) -> list[str]:
-    """Lines without escape sequences."""
-    return re.sub(r"\x1b(\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07)|\r", "", text).split("\n")
+    """Lines without escape sequences. What is drawn again, from the line's begin, is another line."""
+    return re.split("[\r\n]", re.sub(r"\x1b(\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07)", "", text))
 
 
 def test_a_conversation_with_commands(dist, home, tmp_path):

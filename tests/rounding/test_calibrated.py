@@ -11,9 +11,11 @@ from edge_transact.definition import load, render
 from edge_transact.errors import EdgeTransactError
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.quantization import QUANTIZATIONS
-from edge_transact.rounding.calibrated import round_model
+from edge_transact.rounding.calibrated import FEWEST, round_model
+from edge_transact.rounding.gptq import GPTQ
 from edge_transact.rounding.search import searching
-from edge_transact.rounding.store import Rounded, keep_rounded
+from edge_transact.rounding.store import CODES, SCALES, Rounded, dequantized, group_of, keep_rounded
+from edge_transact.weights import w4
 from edge_transact.weights.convert import convert, restore
 from edge_transact.weights.shards import ShardReader
 from tests.support.checkpoints import narrowed, odd_plan
@@ -89,23 +91,47 @@ def test_predictions_stay_nearer_with_every_step(model, tmp_path, name):
     assert gptq < search < nearest
 
 
-TEXTS = {"too few tokens": WINDOWS[:1, :12], "another script": WINDOWS % 5}
-"""The second has five tokens of 96, as text has whose characters the tokenizer spells byte by byte."""
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_text_that_says_little_does_no_harm(model, tmp_path, caplog, text):
-    """On other text, the model is nearer to the exact one than with nearest. Layers that rely less on it are named."""
-    quantization, windows = QUANTIZATIONS["q4f16_1"], TEXTS[text]
-    rounded = model.rounded(tmp_path, quantization, windows)
+@pytest.mark.parametrize("tokens", [5, 12])
+def test_too_few_tokens_do_no_harm(model, tmp_path, caplog, tokens):
+    """On other text, the model is nearer to the exact one than with nearest. The log names all layers."""
+    quantization = QUANTIZATIONS["q4f16_1"]
+    rounded = model.rounded(tmp_path, quantization, WINDOWS[:1, :tokens])
     nearest, gptq = (
         model.divergence(model.restored(tmp_path / name, quantization, rounding))
         for name, rounding in (("nearest", None), ("gptq", rounded))
     )
     assert gptq < nearest
+    few = f"{tokens} calibration tokens are few for"
     for index, layer in enumerate(model.checkpoint.plan.layers):
-        warned = f"layer {index}, mlp.down_proj: {windows.numel()} calibration tokens are few" in caplog.text
-        assert warned == (windows.numel() < layer.intermediate_size)
+        warned = f"layer {index}, mlp.down_proj: {few}" in caplog.text
+        assert warned == (tokens < layer.intermediate_size)
+        searched = f"layer {index}, mlp.down_proj: {few} {layer.intermediate_size} inputs, so search" in caplog.text
+        assert searched == (tokens < FEWEST * layer.intermediate_size)
+
+
+def test_a_matrix_with_too_few_tokens_is_rounded_by_search(model, tmp_path, monkeypatch):
+    """GPTQ is asked for all others only, and what is returned names those that it isn't asked for."""
+    inputs = []
+
+    class Counted(GPTQ):
+        def __init__(self, gram, tokens, quantization):
+            inputs.append(len(gram))
+            super().__init__(gram, tokens, quantization)
+
+    monkeypatch.setattr("edge_transact.rounding.calibrated.GPTQ", Counted)
+    layerwise, journal = LayerwiseModel(model.checkpoint, WINDOWS[:1, :5]), Journal(tmp_path / "journal")
+    searched = round_model(layerwise, QUANTIZATIONS["q4f16_1"], journal)
+    down = [f"model.layers.{index}.mlp.down_proj.weight" for index in range(len(model.checkpoint.plan.layers))]
+    assert searched == [name for name in down if model.checkpoint.shape(name)[1] > 5 / FEWEST]
+    layers = len(down)
+    # q, k and v share their inputs, as do gate and up.
+    assert len(inputs) == 4 * layers + 1 - len(searched) and max(inputs) <= 5 / FEWEST
+    for name in searched:
+        tensors = journal[group_of(name)]
+        weight = model.checkpoint.tensor(name).float()
+        error = dequantized(tensors[name + CODES], tensors[name + SCALES], weight.shape[1]) - weight
+        nearest = dequantized(*w4.nearest(weight, dtype=torch.float16), weight.shape[1]) - weight
+        assert error.square().sum() < nearest.square().sum()
 
 
 def test_the_shards_hold_what_was_chosen(model, tmp_path):

@@ -41,7 +41,8 @@ def exact_model(checkpoint):
     return AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=torch.float32)
 
 
-def test_gradients_are_those_of_torch(checkpoint, tmp_path, monkeypatch):
+@pytest.mark.parametrize("teachers", [1, 2])
+def test_gradients_are_those_of_torch(checkpoint, tmp_path, monkeypatch, teachers):
     """For the model of transformers, whose weights follow from codes and scales; logits are computed in blocks."""
     for module in ("prune.calibrate.layerwise", "rounding.student"):
         monkeypatch.setattr(f"edge_transact.{module}.LOGITS_VOCABULARY", 40)
@@ -56,21 +57,21 @@ def test_gradients_are_those_of_torch(checkpoint, tmp_path, monkeypatch):
     }
     if checkpoint.plan.tie_word_embeddings:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
-    target = exact(ids[None]).logits[0].detach()
+    last = []
+    hook = exact.model.norm.register_forward_pre_hook(lambda _module, inputs: last.append(inputs[0][0].detach()))
+    # What the same model predicts for other text stands for a second teacher.
+    predictions = [exact(text[None]).logits[0].detach().softmax(-1) for text in (ids, WINDOWS[4])[:teachers]]
+    hook.remove()
     logits = torch.func.functional_call(exact, weights, (ids[None],)).logits[0]
-    divergence = functional.kl_div(
-        logits.log_softmax(-1), target.log_softmax(-1), reduction="batchmean", log_target=True
-    )
+    target = sum(predictions) / teachers
+    divergence = functional.kl_div(logits.log_softmax(-1), target, reduction="batchmean")
     divergence.backward()
 
-    last = []
-    exact.model.norm.register_forward_pre_hook(lambda _module, inputs: last.append(inputs[0][0]))
-    exact.model(ids[None])
     model = LayerwiseModel(checkpoint, WINDOWS)
     with torch.no_grad():
-        student = Student(model, model, QUANTIZATION, journal)
-        assert student.divergence(ids, last[0]) == pytest.approx(divergence.item(), rel=1e-4)
-        computed = dict(student.gradients(ids, last[0]))
+        student = Student(model, [model] * teachers, QUANTIZATION, journal)
+        assert student.divergence(ids, last) == pytest.approx(divergence.item(), rel=1e-4)
+        computed = dict(student.gradients(ids, last))
     assert computed.keys() == changes.keys()
     for name, gradient in computed.items():
         expected = changes[name].grad
@@ -104,7 +105,7 @@ def test_predictions_are_nearer_to_the_teachers(tiny, tmp_path):
     journal = rounded(checkpoint, tmp_path / "journal", fitting)
     codes, scales = matrices(journal, checkpoint)
     model = LayerwiseModel(checkpoint, fitting)
-    distill(model, model, QUANTIZATION, journal)
+    distill(model, [model], QUANTIZATION, journal)
     fitted = {name.removesuffix(SCALES): scale for name, scale in journal[DISTILLED].items()}
     assert {name: (each.shape, each.dtype) for name, each in fitted.items()} == {
         name: (each.shape, torch.float16) for name, each in scales.items()
@@ -118,7 +119,7 @@ def test_scales_that_do_not_help_stay(checkpoint, tmp_path, monkeypatch, caplog)
     journal = rounded(checkpoint, tmp_path / "journal")
     codes, scales = matrices(journal, checkpoint)
     model = LayerwiseModel(checkpoint, WINDOWS)
-    distill(model, model, QUANTIZATION, journal)
+    distill(model, [model], QUANTIZATION, journal)
     assert "they stay" in caplog.text
     (tmp_path / "kept").mkdir()
     keep_rounded(journal, checkpoint, tmp_path / "kept")
@@ -140,9 +141,9 @@ def test_an_interrupted_run_goes_on_and_chooses_the_same(make_llama, tmp_path, m
         model = LayerwiseModel(checkpoint, few)
         if name == "once":
             with killed_after(after):
-                distill(model, model, QUANTIZATION, journal)
+                distill(model, [model], QUANTIZATION, journal)
             journal = Journal(tmp_path / name)
-        distill(model, model, QUANTIZATION, journal)
+        distill(model, [model], QUANTIZATION, journal)
         return journal[DISTILLED]
 
     once, whole = run("once"), run("whole")

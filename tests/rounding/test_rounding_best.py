@@ -1,16 +1,21 @@
-"""``best``: which text each of its steps reads, and that a GPU computes the same."""
+"""``best``: which text each of its steps reads, what it leaves of odd weights, and that a GPU computes the same."""
+
+import json
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from edge_transact.artifacts.journal import Journal
-from edge_transact.checkpoint import Checkpoint
+from edge_transact.build.stages import Rounding, rounded
+from edge_transact.checkpoint import Checkpoint, write_checkpoint
+from edge_transact.inputs import read_text
 from edge_transact.prune.calibrate import layerwise
+from edge_transact.prune.options import PruneChoices
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.rounding import best
 from edge_transact.rounding.best import round_best
-from edge_transact.rounding.store import CODES, keep_rounded
+from edge_transact.rounding.store import CODES, SCALES, dequantized, keep_rounded
 from tests.support.accelerator import NAME, accelerator
 
 WINDOWS = torch.randint(0, 96, (12, 24), generator=torch.Generator().manual_seed(0))
@@ -18,7 +23,7 @@ WINDOWS = torch.randint(0, 96, (12, 24), generator=torch.Generator().manual_seed
 
 def kept(checkpoint, directory):
     journal = Journal(directory / "journal")
-    round_best(checkpoint, checkpoint, WINDOWS[:4], QUANTIZATIONS["q4f16_1"], journal)
+    round_best(checkpoint, None, WINDOWS[:4], QUANTIZATIONS["q4f16_1"], journal)
     (directory / "kept").mkdir(parents=True)
     keep_rounded(journal, checkpoint, directory / "kept")
     return {name: tensor for file in (directory / "kept").iterdir() for name, tensor in load_file(file).items()}
@@ -46,6 +51,34 @@ def test_codes_and_scales_are_from_different_text_if_there_is_enough(make_llama,
     monkeypatch.setattr(best, "SCALES_TOKENS", tokens)
     monkeypatch.setattr(best, "round_model", lambda model, *_: read.append(model.windows))
     monkeypatch.setattr(best, "distill", lambda model, *_: read.append(model.windows))
-    round_best(checkpoint, checkpoint, WINDOWS, QUANTIZATIONS["q4f16_1"], Journal(tmp_path / "x"))
+    round_best(checkpoint, None, WINDOWS, QUANTIZATIONS["q4f16_1"], Journal(tmp_path / "x"))
     for_codes, for_scales = ({tuple(window.tolist()) for window in windows} for windows in read)
     assert len(for_codes) == len(for_scales) == min(12, tokens // 24) and len(for_codes & for_scales) == shared
+
+
+def test_dead_columns_zeros_an_outlier_and_subnormal_weights(make_llama, tmp_path):
+    """All in one matrix. Rows stay what they were, but for the grid; a group of zeros may make up for other columns."""
+    source, name = Checkpoint.open(make_llama()), "model.layers.1.mlp.gate_proj.weight"
+    tensors = {key: source.tensor(key).clone() for key in source.tensor_names()}
+    weight = tensors[name].float()
+    weight[:, 5], weight[3, 32:], weight[4], weight[7, 40], weight[9] = 0.0, 0.0, 0.0, 300.0, weight[9] * 1e-6
+    tensors[name] = weight
+    checkpoint = write_checkpoint(source, source.plan, tensors.items(), {}, tmp_path / "damaged")
+    stored = kept(checkpoint, tmp_path)
+    assert all(torch.isfinite(tensor).all() for tensor in stored.values())
+    result = dequantized(stored[name + CODES], stored[name + SCALES], weight.shape[1])
+    assert not result[4].any() and result[9].abs().max() < 4 * weight[9].abs().max()
+    assert result[7, 40] == pytest.approx(300.0, rel=0.02)
+    others = [row for row in range(len(weight)) if row not in (4, 7, 9)]
+    error = (result - weight)[others]
+    assert error.square().mean() < 0.05 * weight[others].square().mean()
+
+
+def test_what_is_kept_names_the_matrices_with_too_few_tokens(random_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "text.txt").write_text(read_text("demo:sotu", "calibration")[:20_000])
+    text = PruneChoices(calibration=str(tmp_path / "text.txt"), calibration_tokens=4, calibration_window=4)
+    checkpoint = Checkpoint.open(random_model)
+    directory = rounded(checkpoint, QUANTIZATIONS["q4f16_1"], Rounding("gptq", text))
+    calibration = json.loads((directory / "calibration.json").read_text())
+    assert calibration["searched"] == [f"model.layers.{index}.mlp.down_proj.weight" for index in range(4)]
