@@ -75,7 +75,8 @@ def prune(
         from edge_transact.system.memory import peak_rss_mib
 
     with progress.working(PLANNING):
-        refuse_existing(output, force)
+        if report is None:  # an interrupted run may have written it, and its report is still to be made
+            refuse_existing(output, force)
         text_of_report = prepare_report(report, force=force, apart_from=[output, Path(model)]) if report else ""
     source = Checkpoint.open(resolve_model(model))
     with progress.working(PLANNING):
