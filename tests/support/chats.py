@@ -67,10 +67,12 @@ class Terminal:
         self, home: Path, *arguments: object, decode_s: float = 0.0, columns: int = 80, **environment: str
     ) -> None:
         program = ["-c", SLOW, str(decode_s)] if decode_s else ["-m", "edge_transact"]
+        # pytest-xdist gives its processes COLUMNS, which would count for more than this terminal's width.
+        inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
         self.child = pexpect.spawn(
             sys.executable,
             [*program, "run", *map(str, arguments)],
-            env={**os.environ, "TERM": "xterm", "XDG_STATE_HOME": str(home)} | environment,
+            env={**inherited, "TERM": "xterm", "XDG_STATE_HOME": str(home)} | environment,
             encoding="utf-8",
             dimensions=(24, columns),
             timeout=60,
