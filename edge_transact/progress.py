@@ -81,7 +81,8 @@ class Course:
     """Where a run is among its steps, and how long the rest takes.
 
     The time that finished work took, against its estimate, corrects the estimates of the rest: that of the step for
-    what is left of it, and that of the whole run for later steps.
+    what is left of it, and that of the steps that count for later ones. Those that don't count, such as loading, are
+    unlike the rest.
 
     Args:
         steps: The run's steps in order. Those that turn out to be unnecessary are skipped.
@@ -129,8 +130,9 @@ class Course:
         now = self._clock()
         took_s = now - self._began
         if self.index >= 0:
-            self._worked_s += self._seconds * (1 - self._first_share)
-            self._took_s += took_s
+            if self._counted:
+                self._worked_s += self._seconds * (1 - self._first_share)
+                self._took_s += took_s
             self._first_share = self._share = 1.0
             self._began = now
         return took_s
@@ -170,7 +172,7 @@ class Course:
         before = self._pace(self._worked_s, self._took_s, self._total_s)
         worked_s = self._seconds * (share - self._first_share)
         in_step = self._pace(worked_s, took_s, self._seconds, before)
-        after = self._pace(self._worked_s + worked_s, self._took_s + took_s, self._total_s)
+        after = self._pace(self._worked_s + worked_s, self._took_s + took_s, self._total_s) if self._counted else before
         later = sum(step.seconds for step in self.steps[self.index + 1 :])
         return self._seconds * (1 - share) * in_step + later * after
 

@@ -99,8 +99,8 @@ class _Work:
     def _sensitivity(self) -> Iterator[Step]:
         tokens = min(max(round(self.tokens * sensitivity.SHARE), sensitivity.WINDOW), sensitivity.MOST_TOKENS)
         layers = self._plan.num_hidden_layers
-        yield Step(sensitivity.LAYERS_STEP, 3 * (layers + 1) * self._forward(tokens) / self._rate)
-        yield Step(sensitivity.DIVERGENCE_STEP, 2 * (2 * layers + 1) * self._head(tokens) / self._rate)
+        yield Step(sensitivity.LAYERS_STEP, 2 * (layers + 1) * self._forward(tokens) / self._rate)
+        yield Step(sensitivity.DIVERGENCE_STEP, 1.5 * (2 * layers + 1) * self._head(tokens) / self._rate)
 
     def _compensate(self) -> Iterator[Step]:
         products = 3 * self._forward(self.tokens) / self._rate
