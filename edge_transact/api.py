@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 
 from edge_transact.bench.options import BenchOptions
-from edge_transact.build.options import BuildOptions
+from edge_transact.build.options import BuildOptions, check_pruning
 from edge_transact.errors import UsageError
 from edge_transact.options import Options
 from edge_transact.options.keywords import keywords, part
@@ -113,17 +113,20 @@ def build(model: str | Path, output: Path, options: _Build) -> Build:
         output: The directory to write.
 
     Raises:
-        UsageError: Sizes contradict each other or the model, or a budget is beyond it.
+        UsageError: Sizes contradict each other or the model, a budget is beyond it, or there are options of pruning but
+            no budget.
         EdgeTransactError: The model can't be read, `output` exists, a library can't be made, or one that was made
             differs from torch.
     """
     from edge_transact.build.dist import build
 
+    pruning = part(options, PruneChoices)
+    check_pruning({name: getattr(pruning, name) for name in pruning.model_fields_set}, options.rounding)
     return build(
         str(model),
         output,
         part(options, BuildOptions),
-        pruning=part(options, PruneChoices),
+        pruning=pruning,
         report=options.report,
         fresh=options.fresh,
         force=options.force,

@@ -124,6 +124,9 @@ def test_mistakes_are_named(tmp_path):
         et.prune("demo:tiny", ratio=0.3)
     with pytest.raises(et.UsageError, match="temperature"):
         et.load("demo:tiny", temperature=0.0)
+    # Nothing is pruned, and no rounding reads text.
+    with pytest.raises(et.UsageError, match="no budget"):
+        et.build("demo:tiny", tmp_path / "dist", calibration_tokens=2048)
 
 
 def html(shown) -> ElementTree.Element:

@@ -85,7 +85,7 @@ def summary_of_widths(
     return Summary(title, shown, picture=picture)
 
 
-def change(new: float, old: float) -> str:
+def left(new: float, old: float) -> str:
     """A figure beside the one that it takes the place of: ``1,200 of 1,500 (-20%)``."""
     return f"{new:,} of {old:,} ({new / old - 1:+.0%})"
 

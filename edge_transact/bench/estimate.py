@@ -16,6 +16,7 @@ from edge_transact.bench.model import BenchModel
 from edge_transact.bench.records.conditions import Conditions
 from edge_transact.bench.records.plan import Lengths, Visit, make_rounds
 from edge_transact.bench.records.record import Key, Record, RepetitionRecord
+from edge_transact.progress import roughly
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ PHONE = Rates(flops_s=135e9, bytes_s=39e9, start_s=2, load_bytes_s=0.5e9)
 """The first two are those of LLaMA-2-7B on a Xiaomi 14: TransAct, Figure 4, 256+64 tokens."""
 
 
-class Clock:
+class VisitTimes:
     """Estimates a device's part of a plan: from repetitions in the log where it has some, from the model otherwise.
 
     While visits end, their real time corrects what is left.
@@ -101,7 +102,7 @@ class Clock:
         seconds = sum(map(self.visit_s, self._left))
         if self._done_s:
             seconds *= (time.monotonic() - self._started) / self._done_s
-        return f", about {in_words(seconds)} left"
+        return f", about {roughly(seconds)} left"
 
 
 @dataclass(frozen=True)
@@ -133,10 +134,10 @@ class Plan:
     def line(self) -> str:
         """The plan for people."""
         rounds = f"{self.rounds} rounds" if self.until is None else f"{self.rounds} to {self.most_rounds} rounds"
-        about = in_words(self.seconds)
+        about = roughly(self.seconds)
         if self.until is not None:
             rounds += f", until ±{self.until:.1%}"
-            about += f", at most {in_words(self.most_seconds)}"
+            about += f", at most {roughly(self.most_seconds)}"
         models = f"{len(self.models)} models, {self.models[0]} the baseline," if self.models[1:] else self.models[0]
         return f"plan: {models} at {', '.join(self.lengths)} on {', '.join(self.devices)}, {rounds}: about {about}"
 
@@ -155,7 +156,7 @@ def make_plan(
     rounds = make_rounds(len(models), conditions.lengths, conditions.repetitions_by_round())
     visits, seconds, most_seconds = 0, [0.0], [0.0]
     for driver in drivers:
-        clock = Clock(driver.info, driver.target, models, conditions, records)
+        times = VisitTimes(driver.info, driver.target, models, conditions, records)
         lacking = [
             visit
             for visit in chain.from_iterable(rounds)
@@ -163,8 +164,8 @@ def make_plan(
         ]
         due = [visit for visit in lacking if visit.round < conditions.rounds]
         visits += len(due)
-        seconds.append(sum(map(clock.visit_s, due)))
-        most_seconds.append(sum(map(clock.visit_s, lacking)))
+        seconds.append(sum(map(times.visit_s, due)))
+        most_seconds.append(sum(map(times.visit_s, lacking)))
     return Plan(
         models=[model.name for model in models],
         lengths=[str(pair) for pair in conditions.lengths],
@@ -176,13 +177,6 @@ def make_plan(
         seconds=max(seconds),
         most_seconds=max(most_seconds),
     )
-
-
-def in_words(seconds: float) -> str:
-    """A duration as one says it: ``40 s``, ``3 min``, ``2.5 h``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 @cache

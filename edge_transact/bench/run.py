@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 
 from edge_transact.bench.drivers.base import CommandTimeout, DeviceLost, DeviceRefused, Driver, RunFailed
 from edge_transact.bench.drivers.sampler import Sampler
-from edge_transact.bench.estimate import Clock, key_of
+from edge_transact.bench.estimate import VisitTimes, key_of
 from edge_transact.bench.model import BenchModel
 from edge_transact.bench.records.conditions import Conditions
 from edge_transact.bench.records.lines import CheckLine, LoadLine, MalformedLine, Measurement, RepetitionLine
@@ -120,7 +120,7 @@ class _Worker:
         self.stop = stop
         self.outcome = outcome
         self.known = known
-        self.clock = Clock(driver.info, driver.target, models, conditions, log.records)
+        self.times = VisitTimes(driver.info, driver.target, models, conditions, log.records)
         self.given_up: set[GivenUp] = set()
 
     def run(self) -> None:
@@ -143,7 +143,7 @@ class _Worker:
             if number >= self.conditions.rounds and self._known_well(number):
                 return
             # What was given up stays so: a model that can't run would cost its attempts in every round.
-            self.clock.set_left(
+            self.times.set_left(
                 visit
                 for later in rounds[number : max(number + 1, self.conditions.rounds)]
                 for visit in later
@@ -225,13 +225,13 @@ class _Worker:
         missing = self._missing(visit)
         readings: list[Reading] = []
         error = None
-        left = self.clock.left() if visit.round < self.conditions.rounds else ""
+        left = self.times.left() if visit.round < self.conditions.rounds else ""
         logger.info(f"{self._title(visit)}, round {visit.round + 1}{left}")
         try:
             with Sampler(self.driver.read, self.conditions.sample_s) as sampler:
                 readings = sampler.readings
                 self._follow(replace(visit, repetitions=missing), sampler)
-            self.clock.done(visit)
+            self.times.done(visit)
         except EdgeTransactError as failure:
             error = failure.message
             raise

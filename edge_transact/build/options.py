@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -10,6 +11,7 @@ from edge_transact import costs
 from edge_transact.compiler.gpu.devices import DEVICES, GENERIC
 from edge_transact.compiler.targets import TARGETS
 from edge_transact.options import COMMAS, Count, OneOf, Option, Options
+from edge_transact.prune.options import BUDGET_KEYS, PruneOptions
 from edge_transact.quantization import QUANTIZATIONS
 
 ENGINES = ("tvm", "mlc")
@@ -20,6 +22,21 @@ then all layers together."""
 
 CALIBRATED_ROUNDINGS = ("gptq", "best")
 """Those that read calibration text."""
+
+
+def check_pruning(pruning: Mapping[str, Any], rounding: str | None) -> None:
+    """Refuses options of pruning that a build would not use: there is no budget, and no rounding reads their text.
+
+    Args:
+        pruning: Those that were given, by their fields in `PruneChoices`.
+        rounding: The build's, if it was given.
+
+    Raises:
+        UsageError: There is no budget, or more than one, in the words of the command line.
+    """
+    reads_text = rounding in CALIBRATED_ROUNDINGS and not set(pruning) & set(BUDGET_KEYS)
+    if pruning and not reads_text:
+        PruneOptions(**pruning)
 
 
 class BuildOptions(Options):

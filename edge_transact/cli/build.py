@@ -19,8 +19,8 @@ from edge_transact.cli.common import (
     FreshOption,
     JsonOption,
     guarded,
+    may_start,
     show,
-    show_forecast,
 )
 from edge_transact.project import FILE, Project, given_in, read_project
 from edge_transact.prune.options import PruneChoices
@@ -95,10 +95,8 @@ def build(
     source = Checkpoint.open(resolve_model(project.model))
     with progress.working(PLANNING):
         expected = forecast(source, project.build, project.prune, report=report is not None)
-    if dry_run:
-        show_forecast(expected, as_json)
+    if not may_start(expected, dry_run=dry_run, as_json=as_json):
         return
-    logger.info(str(expected))
     with progress.running(expected.steps):
         made = build_dist(
             project.model,

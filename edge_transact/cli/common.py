@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -17,6 +18,8 @@ from edge_transact.options.command_line import expand
 
 if TYPE_CHECKING:
     from edge_transact.progress import Forecast
+
+logger = logging.getLogger(__name__)
 
 LOADING, PLANNING = "load torch and transformers", "see what is to be done"
 """The bars of long commands before their steps."""
@@ -46,8 +49,26 @@ def show(result: Mapping[str, Any], as_json: bool, text: Callable[[], None]) -> 
         text()
 
 
-def show_forecast(forecast: Forecast, as_json: bool) -> None:
-    """Prints what ``--dry-run`` says."""
+def may_start(forecast: Forecast, *, dry_run: bool, as_json: bool, without: str = "") -> bool:
+    """Says what a run will take: on stdout and step by step with ``--dry-run``, otherwise in one line of the log.
+
+    Args:
+        forecast: What the run will take.
+        dry_run: Whether ``--dry-run`` was given.
+        as_json: Whether ``--json`` was given.
+        without: What the forecast leaves out.
+
+    Returns:
+        Whether to go on.
+    """
+    if dry_run:
+        _show_forecast(forecast, as_json)
+    else:
+        logger.info(f"{forecast}{without}")
+    return not dry_run
+
+
+def _show_forecast(forecast: Forecast, as_json: bool) -> None:
 
     def text() -> None:
         from rich.console import Console

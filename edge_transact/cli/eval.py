@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -17,12 +16,10 @@ from edge_transact.cli.common import (
     FreshOption,
     JsonOption,
     guarded,
+    may_start,
     show,
-    show_forecast,
 )
 from edge_transact.errors import UsageError
-
-logger = logging.getLogger(__name__)
 
 
 @guarded
@@ -87,10 +84,9 @@ def evaluate(
         raise UsageError("--include-path and --limit need --tasks", fix="Name some: --tasks arc_easy,piqa")
     with progress.working(PLANNING):
         expected = forecast(models, reference, text, window=window, max_windows=max_windows)
-    if dry_run:
-        show_forecast(expected, as_json)
+    without = ", without the tasks" if loaded else ""
+    if not may_start(expected, dry_run=dry_run, as_json=as_json, without=without):
         return
-    logger.info(f"{expected}{', without the tasks' if loaded else ''}")
     # Tasks come with bars of their own.
     with nullcontext() if loaded else progress.running(expected.steps):
         results = evaluate_models(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -17,12 +16,10 @@ from edge_transact.cli.common import (
     FreshOption,
     JsonOption,
     guarded,
+    may_start,
     show,
-    show_forecast,
 )
 from edge_transact.prune.options import PruneOptions
-
-logger = logging.getLogger(__name__)
 
 
 @guarded
@@ -81,10 +78,8 @@ def prune(
     source = Checkpoint.open(resolve_model(model))
     with progress.working(PLANNING):
         expected = forecast(source, options, report_of=output.name if report else None)
-    if dry_run:
-        show_forecast(expected, as_json)
+    if not may_start(expected, dry_run=dry_run, as_json=as_json):
         return
-    logger.info(str(expected))
     with progress.running(expected.steps):
         result = prune_model(
             model,

@@ -14,10 +14,10 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from edge_transact.build.options import CALIBRATED_ROUNDINGS, BuildOptions
+from edge_transact.build.options import CALIBRATED_ROUNDINGS, BuildOptions, check_pruning
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
 from edge_transact.options import IN_A_FILE, Options
-from edge_transact.prune.options import BUDGET_KEYS, PruneChoices, PruneOptions
+from edge_transact.prune.options import BUDGET_KEYS, PruneChoices
 
 FILE = "edge-transact.toml"
 DEFAULT_OUTPUT = "dist"
@@ -70,9 +70,7 @@ class Project(Options):
             prune = {key: value for key, value in prune.items() if key not in BUDGET_KEYS}
         prune |= {key: value for key, value in given.items() if key in Prune.model_fields}
         build = given_in(self.build) | {key: value for key, value in given.items() if key in Build.model_fields}
-        reads_text = build.get("rounding") in CALIBRATED_ROUNDINGS and not set(prune) & set(BUDGET_KEYS)
-        if prune and not reads_text:
-            PruneOptions(**prune)  # refuses in the command line's words what `Prune` refuses in the file's
+        check_pruning(prune, build.get("rounding"))
         return Project(
             model=given.get("model", self.model),
             output=given.get("output", self.output),

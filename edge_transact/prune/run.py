@@ -18,7 +18,7 @@ from edge_transact.artifacts import cache
 from edge_transact.artifacts.digests import files_digest, sha256
 from edge_transact.artifacts.journal import Journal
 from edge_transact.artifacts.outputs import refuse_existing
-from edge_transact.artifacts.shown import Shown, Summary, change, summary_of_widths
+from edge_transact.artifacts.shown import Shown, Summary, left, summary_of_widths
 from edge_transact.artifacts.unfinished import Start, going_on
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING
@@ -84,7 +84,7 @@ class PruneResult(Shown):
         """The widths, in front of those of the source, and what was removed."""
         plan, source = self.checkpoint.plan, self.source.plan
         facts = {
-            "parameters": change(costs.parameters(plan), costs.parameters(source)),
+            "parameters": left(costs.parameters(plan), costs.parameters(source)),
             "attention and MLP removed": f"{costs.cut_ratio(plan, source):.1%}, by {self.options.method}",
         }
         title = f"{self.checkpoint.path}: {self.provenance['source']}, pruned in {self.seconds:.0f} s"

@@ -22,7 +22,6 @@ from edge_transact.artifacts.dist_files import SHARDS, TENSOR_CACHE, TOKENIZER_F
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.costs import PAGE_SIZE
 from edge_transact.errors import EdgeTransactError
-from edge_transact.runtime.sampling import Sampler
 from edge_transact.system.cpu import missing
 
 if TYPE_CHECKING:
@@ -157,22 +156,19 @@ class HostModel:
         self.reset()
         return np.concatenate([self._forward("batch_verify", chunk)[0] for chunk in self._chunks(ids)])
 
-    def generate(self, ids: Sequence[int], max_tokens: int, sampler: Sampler | None = None) -> Iterator[int]:
-        """Append a prompt, then generate tokens until there are `max_tokens` or the context window is full.
+    def generate(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
+        """Append a prompt, then the likeliest tokens until there are `max_tokens` or the context window is full.
 
         Args:
             ids: The prompt.
             max_tokens: The most tokens to generate.
-            sampler: Chooses tokens; without it, the likeliest is always chosen.
 
         Yields:
             Token ids; the caller stops at an end-of-text token.
         """
-        sampler = sampler or Sampler()
-        sampler.begin()
         logits = self.prefill(ids)
         for count in range(max_tokens):
-            token = sampler.choose(logits)
+            token = int(logits.argmax())
             yield token
             if count + 1 == max_tokens or self.length >= self.context_window_size:
                 return

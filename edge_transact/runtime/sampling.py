@@ -55,8 +55,9 @@ class Sampler:
             token = int(logits.argmax())
         else:
             logits = within_top_p(logits / self.sampling.temperature, self.sampling.top_p)
+            possible = np.flatnonzero(logits > -np.inf)
             # The argmax of Gumbel-perturbed logits is a sample of the softmax.
-            token = int((logits + self._random.gumbel(size=logits.shape)).argmax())
+            token = int(possible[(logits[possible] + self._random.gumbel(size=possible.shape)).argmax()])
         self._counts[token] += 1
         return token
 
@@ -86,9 +87,15 @@ def within_top_p(logits: np.ndarray, top_p: float) -> np.ndarray:
     """
     if top_p >= 1:
         return logits
-    order = np.argsort(-logits, kind="stable")
-    weights = np.exp(logits[order] - logits[order[0]], dtype=np.float64)
-    before = (np.cumsum(weights) - weights) / weights.sum()
+    weights = np.exp(logits - logits.max(), dtype=np.float64)
+    total = weights.sum()
+    # Sorting a vocabulary takes as long as decoding a token of a small model, and few tokens have nearly all of it.
+    for least in (1e-3, 1e-6, 0.0):
+        likely = np.flatnonzero(weights >= least)
+        if weights[likely].sum() >= top_p * total:
+            break
+    order = likely[np.argsort(-logits[likely], kind="stable")]
+    before = (np.cumsum(weights[order]) - weights[order]) / total
     kept = order[: max(1, np.count_nonzero(before < top_p))]
     result = np.full_like(logits, -np.inf)
     result[kept] = logits[kept]
