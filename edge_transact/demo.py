@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +33,9 @@ RATIO = 0.3
 QUESTION = "What is the capital of France?"
 WINDOWS = 16
 """Windows of 512 tokens of the evaluation text: enough to compare models; more of them measure better."""
-STEPS = 6
+ROUNDS, TOKENS = 10, 32
+"""Decode is measured this often, for so many tokens."""
+STEPS = 7
 
 
 class Timer:
@@ -75,6 +78,8 @@ def demo(directory: Path = Path("demo")) -> None:
         pruned_build = build(str(directory / "pruned"), directory / "dist", BuildOptions(target=["android", "host"]))
     with timer.step(f"ask: {QUESTION}"):
         answers = [_ask("dense", dense_build), _ask("pruned", pruned_build)]
+    with timer.step(f"decode {TOKENS} tokens in {ROUNDS} rounds"):
+        speeds = _decode_speeds([dense_build.directory, pruned_build.directory])
     perplexities = {}
     with timer.step(f"perplexity on {TEXT}"):
         document = read_text(TEXT, "evaluation")
@@ -94,7 +99,7 @@ def demo(directory: Path = Path("demo")) -> None:
                 str(directory / "nearest"), document, max_windows=WINDOWS
             ).perplexity
         shutil.rmtree(directory / "nearest")
-    _report(directory, dense_build, pruned_build, answers, perplexities, timer.seconds)
+    _report(directory, dense_build, pruned_build, answers, speeds, perplexities, timer.seconds)
 
 
 def _ask(name: str, built: Build) -> Answer:
@@ -111,11 +116,31 @@ def _ask(name: str, built: Build) -> Answer:
     return answer
 
 
+def _decode_speeds(dists: Sequence[Path]) -> list[list[float]]:
+    """Tokens a second of each library in each round. They take turns, so that a load of the machine slows all."""
+    from edge_transact.runtime.host import HostModel
+    from edge_transact.runtime.text import TextCodec
+
+    models = [HostModel.load(dist) for dist in dists]
+    prompts = [TextCodec(dist).encode(QUESTION) for dist in dists]
+    speeds: list[list[float]] = [[] for _ in dists]
+    for _ in range(ROUNDS):
+        for model, prompt, of_model in zip(models, prompts, speeds, strict=True):
+            model.reset()
+            tokens = model.generate(prompt, TOKENS + 1)
+            next(tokens)  # prefill's
+            started = time.perf_counter()
+            count = sum(1 for _ in tokens)
+            of_model.append(count / (time.perf_counter() - started))
+    return speeds
+
+
 def _report(
     directory: Path,
     dense: Build,
     pruned: Build,
-    answers: list[Answer],
+    answers: Sequence[Answer],
+    speeds: Sequence[Sequence[float]],
     perplexities: Mapping[str, float],
     seconds: Mapping[str, float],
 ) -> None:
@@ -123,7 +148,7 @@ def _report(
     from rich.table import Table
 
     out = Console()
-    out.print(_comparison(dense, pruned, answers, perplexities))
+    out.print(_comparison(dense, pruned, speeds, perplexities))
     texts = Table("dense", "pruned", title=QUESTION)
     texts.add_row(*(answer.text.strip() for answer in answers))
     out.print(texts)
@@ -140,7 +165,9 @@ def _report(
     out.print(f"\nNext: [bold]{tool} run {directory}/dist[/bold] to chat with it.", soft_wrap=True)
 
 
-def _comparison(dense: Build, pruned: Build, answers: Sequence[Answer], perplexities: Mapping[str, float]) -> Table:
+def _comparison(
+    dense: Build, pruned: Build, speeds: Sequence[Sequence[float]], perplexities: Mapping[str, float]
+) -> Table:
     from rich.table import Table
 
     from edge_transact import costs
@@ -163,11 +190,16 @@ def _comparison(dense: Build, pruned: Build, answers: Sequence[Answer], perplexi
     add(f"perplexity, {TEXT}, {WINDOWS} windows", [perplexities["dense"], perplexities["pruned"]], ".2f")
     add("the same, quantized, from the library", [perplexities["dense + W4"], perplexities["pruned + W4"]], ".2f")
     add("the same, rounded as MLC-LLM does", [perplexities["dense + nearest"], perplexities["pruned + nearest"]], ".2f")
-    # The first token of an answer comes from prefill: an answer of one token has no decode speed.
-    speeds = [answer.decode_tok_s for answer in answers if answer.decode_tok_s]
-    if len(speeds) == len(answers):
-        add("decode on this host, tokens/s", speeds, ".1f")
+    change, cells = _speedup(*speeds), [f"{statistics.median(of_model):.1f}" for of_model in speeds]
+    table.add_row("decode on this host, tokens/s", *cells, change)
     return table
+
+
+def _speedup(before: Sequence[float], after: Sequence[float]) -> str:
+    """How much faster the same rounds were: the median, and the range of the middle half of them."""
+    ratios = [new / old - 1 for old, new in zip(before, after, strict=True)]
+    low, median, high = statistics.quantiles(ratios, n=4)
+    return f"{median:+.0%} ({low:+.0%} to {high:+.0%})"
 
 
 def _times(seconds: Mapping[str, float]) -> Table:

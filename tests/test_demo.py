@@ -7,6 +7,12 @@ from rich.console import Console
 from edge_transact import demo
 
 
+def test_a_slow_round_slows_both_models_and_not_the_ratio() -> None:
+    dense = [100.0, 50.0, 100.0, 10.0, 100.0]
+    assert demo._speedup(dense, [1.25 * speed for speed in dense]) == "+25% (+25% to +25%)"
+    assert demo._speedup(dense, [*(1.25 * speed for speed in dense[:4]), 90.0]).startswith("+25% (+")
+
+
 def test_every_step_is_shown_with_its_seconds_and_all_of_them_add_up() -> None:
     console = Console(record=True, width=100)
     console.print(demo._times({"load a model": 1.2, "prune it": 60.4}))
