@@ -96,8 +96,11 @@ def _on_cpu(keywords: dict[str, Any]) -> dict[str, Any]:
 @cache
 def _register() -> None:
     _setup_privateuseone_for_python_backend(NAME)
-    # From now on, torch asks the device about autocast whenever it recomputes activations, on the CPU too.
-    getattr(torch, NAME).get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
+    module = getattr(torch, NAME)
+    # From now on, torch asks the device about autocast whenever it recomputes activations, on the CPU too,
+    module.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
+    # and transformers reads the module's name for models on the CPU as well.
+    module.__name__ = f"torch.{NAME}"
     for name in MAKERS:
         base, _, overload = name.partition(".")
         made = getattr(getattr(ATEN, base), overload or "default")

@@ -219,7 +219,14 @@ class AdbServer:
 
     def kill(self) -> None:
         """End the server. The next request of a client starts it again."""
-        self.adb("kill-server")
+        # adb waits for as long as its server takes, and one that is losing a phone may not answer at all.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.adb("kill-server")
+            return
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.name() == "adb" and f"tcp:{self.port}" in process.cmdline():
+                    process.kill()
 
     def remove(self) -> None:
         """End the server for good."""
