@@ -3,6 +3,10 @@ VENV := $(or $(EDGE_VENV),.venv)
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
+# What pip leaves uncompiled, Python compiles when it is first imported. Where this variable forbids that it keeps the
+# result, every process compiles torch and transformers again, which takes longer than the rest of their import.
+unexport PYTHONDONTWRITEBYTECODE
+
 BENCH ?=
 MINUTES ?= 60
 
