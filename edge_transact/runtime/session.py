@@ -15,7 +15,7 @@ from edge_transact.artifacts.dist_files import CHAT_CONFIG
 from edge_transact.artifacts.manifest import not_a_dist
 from edge_transact.errors import EdgeTransactError, first_problem
 from edge_transact.runtime.chat_template import Message
-from edge_transact.runtime.host import HostModel
+from edge_transact.runtime.host import HostModel, verified_library
 from edge_transact.runtime.sampling import Sampler, Sampling
 from edge_transact.runtime.text import TextCodec
 
@@ -140,7 +140,13 @@ class Session:
 
     @classmethod
     def load(
-        cls, dist: Path, *, temperature: float | None = None, top_p: float | None = None, **options: Any
+        cls,
+        dist: Path,
+        *,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        threads: int | None = None,
+        **options: Any,
     ) -> Session:
         """A session with the host library of a DIST.
 
@@ -148,6 +154,7 @@ class Session:
             dist: The DIST.
             temperature: See `Sampling`; without it, as ``mlc-chat-config.json`` says, and so for all of `Sampling`.
             top_p: The same.
+            threads: As `HostModel` takes it.
             options: The constructor's.
 
         Raises:
@@ -155,9 +162,11 @@ class Session:
         """
         config = ChatConfig.read(dist)
         given = {name: value for name, value in (("temperature", temperature), ("top_p", top_p)) if value is not None}
+        with verified_library(dist) as library:
+            codec = TextCodec(dist)
         return cls(
-            HostModel.load(dist),
-            TextCodec(dist),
+            HostModel(library, dist, verified=True, threads=threads),
+            codec,
             stop_token_ids=config.conv_template.stop_token_ids,
             sampling=config.model_copy(update=given),
             **options,
