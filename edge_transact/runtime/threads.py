@@ -1,0 +1,92 @@
+"""How many threads the kernels of this process run on.
+
+TVM's runtime reads ``TVM_NUM_THREADS`` when a thread of Python first calls a kernel, and makes the others then. Without
+it, TVM takes half of the CPUs on x86-64, whether or not two of them share a core, and knows of no container's quota. It
+also binds its threads to the CPUs that come first, whoever else runs there and whatever cores they are; here the system
+places them, and TVM's threads stay on big cores where there are little ones, too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from edge_transact.system.cores import Cores, cores
+
+logger = logging.getLogger(__name__)
+
+_VARIABLES = ("TVM_NUM_THREADS", "OMP_NUM_THREADS")
+"""What TVM reads, in its order."""
+
+_BIND = "TVM_BIND_THREADS"
+
+_BIG_CORES_FIRST = 1
+"""The mode of ``runtime.config_threadpool`` that takes the first of the threads there are."""
+
+
+@cache
+def _machine() -> Cores:
+    return cores()
+
+
+def default_threads() -> int:
+    """Threads without ``--threads``: as the environment says, or one for each big core within the quota."""
+    return _from_environment() or _machine().threads
+
+
+def use_threads(ffi: Any, threads: int | None) -> int:
+    """Sets the number of threads that kernels called from this thread of Python run on.
+
+    Args:
+        ffi: tvm_ffi, with TVM's runtime loaded.
+        threads: The number, at least 1; `None` for `default_threads`.
+
+    Returns:
+        How many there are now. They can become fewer later but not more: TVM makes them once.
+    """
+    wanted = threads or default_threads()
+    machine = _machine()
+    if threads is not None and wanted > machine.threads:
+        logger.warning(f"{wanted} threads take turns: this process has {machine}, best used by {machine.threads}")
+    # Before the first kernel, this is how many threads TVM makes; later, how many of them it uses.
+    os.environ[_VARIABLES[0]] = str(wanted)
+    os.environ.setdefault(_BIND, "0")
+    with _on_big_cores(machine, wanted):
+        ffi.get_global_func("runtime.config_threadpool")(_BIG_CORES_FIRST, wanted)
+        made = int(ffi.get_global_func("runtime.NumThreads")())
+    if made < wanted:
+        logger.warning(f"{made} threads instead of {wanted}: this process has begun with {made}, and TVM adds none")
+    logger.debug(f"{made} threads on {machine}")
+    return made
+
+
+@contextmanager
+def _on_big_cores(machine: Cores, wanted: int) -> Iterator[None]:
+    """Threads that are made in the body stay on big cores: they inherit this one's CPUs, which it gets back.
+
+    Left to the system, some of them run on little cores as long as they seem idle, and all others wait for those.
+    """
+    if not machine.has_little or not machine.big or wanted > machine.fast:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, machine.big)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _from_environment() -> int | None:
+    """The number that TVM would read; `None` if it isn't given, or is no number of threads."""
+    for name in _VARIABLES:
+        if name in os.environ:
+            # OpenMP takes a list for nested regions, of which the first counts.
+            match = re.match(r"\s*(\d+)", os.environ[name])
+            return int(match[1]) or None if match else None
+    return None
