@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, field, fields
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,6 @@ from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.errors import EdgeTransactError, closest, first_problem
 from edge_transact.widths import LayerWidths, WidthPlan
-
-HASHING_THREADS = 2
-"""Files that are read at a time: one core computes a sha256 more slowly than a warm disk cache hands the file over."""
 
 
 @dataclass(frozen=True)
@@ -122,42 +118,18 @@ class Manifest:
         Raises:
             EdgeTransactError: A file is missing or was changed; the message names the first one.
         """
-        with self.verifying(directory, *patterns):
-            pass
+        for check in _checks(self.files, directory, patterns):
+            check()
 
-    @contextmanager
-    def verifying(self, directory: Path, *patterns: str) -> Iterator[None]:
-        """Checks a DIST's files as `verify` does, in threads while the body of the ``with`` statement runs.
-
-        Args:
-            directory: The DIST.
-            patterns: `verify`'s.
-
-        Raises:
-            EdgeTransactError: At the end of the body, also if that has failed: a file is missing or was changed.
-        """
-        named = {
-            directory / name: expected
-            for name, expected in self.files.items()
-            if not patterns or any(fnmatch(name, pattern) for pattern in patterns)
-        }
-        with ThreadPoolExecutor(HASHING_THREADS) as threads:
-            checks = [threads.submit(_check, path, expected) for path, expected in named.items()]
-            try:
-                try:
-                    yield
-                except Exception:
-                    # Perhaps because of a damaged file, which says more.
-                    _wait(checks)
-                    raise
-                _wait(checks)
-            finally:
-                threads.shutdown(wait=False, cancel_futures=True)
+    def checks(self, directory: Path, *patterns: str) -> list[Callable[[], None]]:
+        """What `verify` does, file by file, for callers that have threads."""
+        return list(_checks(self.files, directory, patterns))
 
 
-def _wait(checks: Sequence[Future[None]]) -> None:
-    for check in checks:
-        check.result()
+def _checks(files: Mapping[str, str], directory: Path, patterns: Sequence[str]) -> Iterator[Callable[[], None]]:
+    for name, expected in files.items():
+        if not patterns or any(fnmatch(name, pattern) for pattern in patterns):
+            yield partial(_check, directory / name, expected)
 
 
 def _check(path: Path, expected: str) -> None:

@@ -13,17 +13,15 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_transact.artifacts.dist_files import SHARDS, TENSOR_CACHE, TOKENIZER_FILES
-from edge_transact.artifacts.manifest import Manifest
 from edge_transact.costs import PAGE_SIZE
 from edge_transact.errors import EdgeTransactError
-from edge_transact.runtime.threads import use_threads
+from edge_transact.runtime.opening import Opening
+from edge_transact.runtime.threads import Threads
 from edge_transact.system.cpu import missing
 
 if TYPE_CHECKING:
@@ -43,17 +41,14 @@ class HostModel:
         library: The ``.so``.
         weights: A directory with ``tensor-cache.json`` and its shards.
         verified: The shards were compared with a manifest.
-        threads: How many threads compute; by default as many as there are big cores, see `use_threads`.
-
-    Attributes:
-        threads: How many do.
+        threads: How many threads compute; by default one for each big core, see `default_threads`.
 
     Raises:
         EdgeTransactError: The library can't be loaded, or it was built for other weights.
     """
 
     def __init__(self, library: Path, weights: Path, *, verified: bool = False, threads: int | None = None) -> None:
-        ffi = _import_tvm_ffi()
+        ffi = import_tvm_ffi()
         # As tvm itself loads it, so that `import tvm` finds it loaded.
         ffi.libinfo.load_lib_ctypes("apache-tvm", "tvm_runtime", "RTLD_GLOBAL")
         try:
@@ -66,7 +61,7 @@ class HostModel:
         self.metadata: dict[str, Any] = json.loads(self._vm["_metadata"]())
         if cpu := self.metadata.get("cpu"):  # a library that MLC compiled has no such entry
             require_cpu(library, cpu)
-        self.threads = use_threads(ffi, threads)
+        self._ffi, self._threads = ffi, Threads(threads)
         self._parameters = _load_parameters(weights, self.metadata["params"], verified)
         self.context_window_size: int = self.metadata["context_window_size"]
         self.prefill_chunk_size: int = self.metadata["prefill_chunk_size"]
@@ -106,9 +101,14 @@ class HostModel:
         Raises:
             EdgeTransactError: It is not a DIST, has no host library, or a file of it is missing or changed.
         """
-        with verified_library(dist) as library:
-            _import_tvm_ffi()
-        return cls(library, dist, verified=True, threads=threads)
+        with Opening(dist) as opening:
+            import_tvm_ffi()
+        return cls(opening.library, dist, verified=True, threads=threads)
+
+    @property
+    def threads(self) -> int:
+        """How many threads compute."""
+        return self._threads.count
 
     def instrument(self, called: Callable[..., None]) -> None:
         """Observe every call of a kernel or built-in function.
@@ -203,6 +203,8 @@ class HostModel:
 
     def _function(self, name: str) -> Callable[..., Any]:
         if name not in self._functions:
+            if not self._functions:
+                self._threads.start(self._ffi)
             self._functions[name] = self._vm[name]
         return self._functions[name]
 
@@ -222,27 +224,7 @@ class HostModel:
         return self._reshape(embeddings, self._shapes[count])
 
 
-@contextmanager
-def verified_library(dist: Path) -> Iterator[Path]:
-    """The path of a DIST's host library. While the body runs, its files are compared with the manifest.
-
-    Reading them takes as long as loading the packages and the tokenizer, and Python leaves a CPU idle then.
-
-    Raises:
-        EdgeTransactError: It is not a DIST, or has no host library; at the end, a file of it is missing or changed.
-    """
-    manifest = Manifest.read(dist)
-    library = manifest.libraries.get("host")
-    if library is None:
-        raise EdgeTransactError(
-            f"{dist} has no library for this host", fix="Build it again with --target host among its targets."
-        )
-    # Verify code and weights only: people may edit the configuration.
-    with manifest.verifying(dist, library, TENSOR_CACHE, SHARDS, *TOKENIZER_FILES):
-        yield dist / library
-
-
-def _import_tvm_ffi() -> Any:
+def import_tvm_ffi() -> Any:
     """tvm_ffi without torch, unless that is imported already: tvm_ffi imports it if it is installed, for seconds."""
     if "torch" in sys.modules:
         return importlib.import_module("tvm_ffi")

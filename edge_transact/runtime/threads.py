@@ -23,7 +23,10 @@ logger = logging.getLogger(__name__)
 _VARIABLES = ("TVM_NUM_THREADS", "OMP_NUM_THREADS")
 """What TVM reads, in its order."""
 
-_BIND = "TVM_BIND_THREADS"
+_SETTINGS = {"TVM_BIND_THREADS": "0", "TVM_THREAD_POOL_SPIN_COUNT": "30000"}
+"""TVM's other variables, where they aren't given. Between kernels, threads wait busily for some milliseconds, a tenth
+of what they do by default: still longer than anything between two kernels, and a process ends that much earlier.
+"""
 
 _BIG_CORES_FIRST = 1
 """The mode of ``runtime.config_threadpool`` that takes the first of the threads there are."""
@@ -39,30 +42,41 @@ def default_threads() -> int:
     return _from_environment() or _machine().threads
 
 
-def use_threads(ffi: Any, threads: int | None) -> int:
-    """Sets the number of threads that kernels called from this thread of Python run on.
+class Threads:
+    """The threads of a model's kernels.
 
     Args:
-        ffi: tvm_ffi, with TVM's runtime loaded.
-        threads: The number, at least 1; `None` for `default_threads`.
+        threads: How many, at least 1; `None` for `default_threads`.
 
-    Returns:
-        How many there are now. They can become fewer later but not more: TVM makes them once.
+    Attributes:
+        count: How many.
     """
-    wanted = threads or default_threads()
-    machine = _machine()
-    if threads is not None and wanted > machine.threads:
-        logger.warning(f"{wanted} threads take turns: this process has {machine}, best used by {machine.threads}")
-    # Before the first kernel, this is how many threads TVM makes; later, how many of them it uses.
-    os.environ[_VARIABLES[0]] = str(wanted)
-    os.environ.setdefault(_BIND, "0")
-    with _on_big_cores(machine, wanted):
-        ffi.get_global_func("runtime.config_threadpool")(_BIG_CORES_FIRST, wanted)
+
+    def __init__(self, threads: int | None) -> None:
+        self.count = threads or default_threads()
+        self._machine = _machine()
+        if threads is not None and threads > self._machine.threads:
+            logger.warning(f"{threads} threads on {self._machine}: {self._machine.threads} would compute faster")
+
+    def start(self, ffi: Any) -> None:
+        """Makes the threads. Call it before the first kernel, and not much before: they wait busily for work.
+
+        TVM makes them once for each thread of Python that calls kernels. Later they can become fewer, but not more.
+
+        Args:
+            ffi: tvm_ffi, with TVM's runtime loaded.
+        """
+        os.environ[_VARIABLES[0]] = str(self.count)
+        for name, value in _SETTINGS.items():
+            os.environ.setdefault(name, value)
+        with _on_big_cores(self._machine, self.count):
+            ffi.get_global_func("runtime.config_threadpool")(_BIG_CORES_FIRST, self.count)
         made = int(ffi.get_global_func("runtime.NumThreads")())
-    if made < wanted:
-        logger.warning(f"{made} threads instead of {wanted}: this process has begun with {made}, and TVM adds none")
-    logger.debug(f"{made} threads on {machine}")
-    return made
+        if made < self.count:
+            word = f"thread{'s' * (made != 1)}"
+            logger.warning(f"{made} {word} instead of {self.count}: this process has begun with fewer")
+            self.count = made
+        logger.debug(f"threads: {made}; this process has {self._machine}")
 
 
 @contextmanager

@@ -15,8 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 BIG_CAPACITY, BIG_CLOCK = 0.5, 0.7
 """Shares of the fastest core's capacity, or of its highest clock, from which on a core is a big one.
 
@@ -97,7 +95,7 @@ def allowed_cpus() -> Set[int]:
 
 def _on_macos(cpus: int) -> Cores:
     """Apple's CPUs call their big cores performance level 0."""
-    physical = _sysctl("hw.physicalcpu") or psutil.cpu_count(logical=False) or cpus
+    physical = _sysctl("hw.physicalcpu") or cpus
     return Cores(cpus, physical, (), min(physical, _sysctl("hw.perflevel0.physicalcpu") or physical))
 
 
@@ -165,7 +163,8 @@ def _cpu_groups(root: Path) -> Iterator[Path]:
 def _group_quota(group: Path) -> float | None:
     words = _read(group / "cpu.max").split()  # version 2: "QUOTA PERIOD", or "max PERIOD"
     if not words:
-        words = [_read(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]  # version 1: -1 is no limit
+        # Version 1, where -1 is no limit.
+        words = [_read(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]
     if len(words) == 2 and all(word.isdecimal() for word in words) and int(words[1]):
         return int(words[0]) / int(words[1])
     return None
