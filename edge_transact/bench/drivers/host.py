@@ -221,7 +221,7 @@ def read_sensors() -> Reading:
             name = next((name for name in ("skin", "battery", "cpu", "gpu") if name in names), None)
             if name is not None:
                 hottest[name] = max(sensor.current, hottest.get(name, -273.0))
-    battery = psutil.sensors_battery()
+    battery = getattr(psutil, "sensors_battery", lambda: None)()
     return Reading(
         at_s=time.monotonic(),
         temp_c=hottest.get("skin", hottest.get("battery")),
@@ -236,9 +236,10 @@ def read_sensors() -> Reading:
 def _cpu_mhz() -> float | None:
     """Clock of the fastest core."""
     try:
-        return max((clock.current for clock in psutil.cpu_freq(percpu=True)), default=None)
-    except (NotImplementedError, OSError):
-        # The kernel shows cores without their clocks.
+        return max((clock.current for clock in psutil.cpu_freq(percpu=True) or ()), default=None)
+    except (AttributeError, NotImplementedError, OSError, RuntimeError):
+        # Some systems show cores without their clocks, as macOS on Apple silicon may, and psutil has no such function
+        # on others.
         return None
 
 
