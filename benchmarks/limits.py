@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_transact.errors import EdgeTransactError
+from edge_transact.system.cores import allowed_cpus
 
 SOURCE = Path(__file__).parent / "native" / "limits.c"
 PASSES = 16
@@ -61,6 +62,6 @@ class Limits:
 
     def handover_s(self, passes: int = 20_000) -> float | None:
         """Seconds until one CPU sees what another has written; None if this process may use only one CPU."""
-        if len(os.sched_getaffinity(0)) < 2:
+        if len(allowed_cpus()) < 2:
             return None
         return self._library.handover_seconds(passes) / (2 * passes)

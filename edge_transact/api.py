@@ -162,6 +162,7 @@ def evaluate(
     reference: str | None = None,
     tasks: Sequence[str] = (),
     limit: int | None = None,
+    threads: int | None = None,
     fresh: bool = False,
 ) -> Evaluations:
     """The perplexity of models on a text, dense or pruned, in torch or built, and their scores on tasks.
@@ -176,6 +177,7 @@ def evaluate(
         reference: Also measure how far each model's predictions are from this model's.
         tasks: Tasks of lm-evaluation-harness to score, too.
         limit: The most questions of a task.
+        threads: CPU threads; by default what torch takes, and one for each big core where a DIST computes.
         fresh: Start over where an interrupted run has begun.
 
     Returns:
@@ -200,6 +202,7 @@ def evaluate(
             max_windows=max_windows,
             reference=reference,
             tasks=loaded,
+            threads=threads,
             fresh=fresh,
         )
     )
@@ -232,7 +235,8 @@ def load(model: str | Path, **options: Any) -> Session | Checkpoint:
     Args:
         model: A directory that `build` wrote for this host, or a checkpoint directory, a hub id, a GGUF file or a demo
             model.
-        options: Of a `Session`: ``max_tokens``, ``temperature``, ``top_p``, ``seed``, ``system`` and ``raw``.
+        options: Of a `Session`: ``max_tokens``, ``temperature``, ``top_p``, ``seed``, ``system``, ``threads`` and
+            ``raw``.
 
     Returns:
         A `Session` for a DIST, which answers and streams; a `Checkpoint` for others, with widths and tensors.

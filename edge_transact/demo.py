@@ -51,7 +51,7 @@ class Timer:
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
         """Announces a step; its time ends with the body."""
-        console.rule(f"{len(self.seconds) + 1} of {STEPS}: {title}")
+        console().rule(f"{len(self.seconds) + 1} of {STEPS}: {title}")
         started = time.perf_counter()
         yield
         self.seconds[title] = time.perf_counter() - started

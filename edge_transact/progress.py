@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Advance = Callable[[float], None]
 
-console: Console | None = None
-"""Where bars are drawn, if it is a terminal. None draws no bars."""
+console: Callable[[], Console] | None = None
+"""Gives where bars are drawn, if it is a terminal. None draws no bars."""
 
 TRUST = 0.02
 """The share of a step's, or of a run's, estimate that has to be worked off until measured time counts as much as it."""
@@ -248,7 +248,8 @@ def drawable() -> Console | None:
 def _terminal() -> Console | None:
     if console is None:
         return _notebook()
-    return console if console.is_terminal and not console.is_dumb_terminal else None
+    shown = console()
+    return shown if shown.is_terminal and not shown.is_dumb_terminal else None
 
 
 def _notebook() -> Console | None:

@@ -101,13 +101,16 @@ def _weight(arguments: Iterable[object]) -> str:
     return ", ".join(str([int(size) for size in shape]) for shape in shapes if len(shape) == 2)
 
 
-def profile_models(dists: Sequence[Path], lengths: Sequence[Lengths], repetitions: int) -> list[ProfileRow]:
+def profile_models(
+    dists: Sequence[Path], lengths: Sequence[Lengths], repetitions: int, *, threads: int | None = None
+) -> list[ProfileRow]:
     """Profile the host libraries of DISTs.
 
     Args:
         dists: Directories that ``build`` wrote.
         lengths: Length of the prompt, and number of decoded tokens, each of which is one sample.
         repetitions: Repetitions of each prompt, after one that warms up.
+        threads: CPU threads; by default one for each big core.
 
     Returns:
         A row for each function, the slowest first, grouped by model, lengths and phase.
@@ -117,7 +120,7 @@ def profile_models(dists: Sequence[Path], lengths: Sequence[Lengths], repetition
     """
     rows: list[ProfileRow] = []
     for model in open_models(dists, lengths):
-        host = HostModel.load(model.path)
+        host = HostModel.load(model.path, threads=threads)
         for pair in lengths:
             prompt = prompt_ids(model.vocab_size, pair.prefill_tokens)
             prefill, decode = _profile(host, prompt, pair.decode_tokens, repetitions)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -191,12 +190,10 @@ def _profile(dists: list[str], options: BenchOptions, as_json: bool) -> None:
 
     if options.device != "host":
         raise UsageError(f"--profile is for this host, not for {options.device}", fix="Leave --device out.")
-    if options.threads:
-        # TVM reads it when its first thread starts.
-        os.environ["TVM_NUM_THREADS"] = str(options.threads)
     from edge_transact.bench.profile import profile_models, to_markdown
 
-    rows = profile_models([Path(path) for path in dists], options.lengths, options.repetitions)
+    threads = options.threads or None
+    rows = profile_models([Path(path) for path in dists], options.lengths, options.repetitions, threads=threads)
     show({"results": [], "profile": rows}, as_json, lambda: _write(to_markdown(rows)))
 
 

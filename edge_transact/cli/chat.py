@@ -14,9 +14,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
 from edge_transact.errors import EdgeTransactError, closest
 
 if TYPE_CHECKING:
@@ -31,7 +28,7 @@ COMMANDS = {
     "/system": "TEXT: the system message from now on; without TEXT, show it",
     "/reset": "forget the conversation",
     "/save": "FILE: write the conversation as JSON, a list of messages",
-    "/stats": "speed, context and sampling",
+    "/stats": "speed, context, sampling and threads",
     "/exit": "leave, as Ctrl-D does",
 }
 
@@ -73,6 +70,8 @@ class Chat:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        from rich.console import Console
+
         self._console = Console(highlight=False)
         self._read = _reader()
         self._answers: list[Answer] = []
@@ -185,6 +184,7 @@ class Chat:
             "KV cache": f"{session.model.length} of {session.model.context_window_size} tokens",
             "sampling": f"temperature {sampling.temperature:g}, top_p {sampling.top_p:g}, "
             f"repetition penalty {sampling.repetition_penalty:g}",
+            "threads": str(self._session.model.threads),
             "memory": f"{peak_rss_mib():.0f} MiB at most",
         }
         if self._answers:
@@ -198,6 +198,8 @@ class Chat:
         self._rows(rows)
 
     def _rows(self, rows: dict[str, str]) -> None:
+        from rich.table import Table
+
         table = Table.grid(padding=(0, 2))
         for name, text in rows.items():
             table.add_row(name, text)

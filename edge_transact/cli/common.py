@@ -31,6 +31,9 @@ FreshOption = Annotated[
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Say what the steps are and about how long they take, and stop.")
 ]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="Number of CPU threads.", show_default="one for each big core")
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 
 

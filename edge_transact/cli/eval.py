@@ -15,6 +15,7 @@ from edge_transact.cli.common import (
     DryRunOption,
     FreshOption,
     JsonOption,
+    ThreadsOption,
     guarded,
     may_start,
     show,
@@ -49,6 +50,7 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of questions per task, from the beginning.")
     ] = None,
+    threads: ThreadsOption = None,
     fresh: FreshOption = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -90,7 +92,14 @@ def evaluate(
     # Tasks come with bars of their own.
     with nullcontext() if loaded else progress.running(expected.steps):
         results = evaluate_models(
-            models, text=text, window=window, max_windows=max_windows, reference=reference, tasks=loaded, fresh=fresh
+            models,
+            text=text,
+            window=window,
+            max_windows=max_windows,
+            reference=reference,
+            tasks=loaded,
+            threads=threads,
+            fresh=fresh,
         )
 
     def table() -> None:
@@ -113,7 +122,7 @@ def evaluate(
         console.print(rows)
         console.print(
             f"{text}, sha256 {first['text_sha256']}: {first['windows']} windows of {window} tokens, "
-            f"in {process_s():.0f} s",
+            f"in {process_s():.0f} s on {first['threads']} thread{'s' * (first['threads'] != 1)}",
             soft_wrap=True,
         )
         if tasks:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
-
-from rich.console import Console
+from functools import cache
+from typing import TYPE_CHECKING
 
 from edge_transact import progress
 
-console = Console(stderr=True)
+if TYPE_CHECKING:
+    from rich.console import Console
 
 show_tracebacks = False
 """Whether failures show their traceback: the global ``--debug``, set before any command runs."""
+
+
+@cache
+def console() -> Console:
+    """Stderr. It is made when there is something to print, because importing rich takes as long as decoding tokens."""
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 class _StderrHandler(logging.Handler):
@@ -25,7 +34,8 @@ class _StderrHandler(logging.Handler):
         elif record.levelno <= logging.DEBUG:
             style = "dim"
         # Words wrap on a terminal. Elsewhere a message stays on one line, so that logs can be searched.
-        console.print(message, style=style, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+        shown = console()
+        shown.print(message, style=style, highlight=False, markup=False, soft_wrap=not shown.is_terminal)
 
 
 _handler = _StderrHandler()

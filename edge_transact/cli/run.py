@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from edge_transact.cli.common import JsonOption, guarded, show
+from edge_transact.cli.common import JsonOption, ThreadsOption, guarded, show
 from edge_transact.errors import UsageError
 
 
@@ -43,6 +43,7 @@ def run(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the random choices.", show_default="another each time")
     ] = None,
+    threads: ThreadsOption = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -59,6 +60,9 @@ def run(
 
     `edge-transact run dist --prompt "Say hello." --json | tail -1 | jq .decode_tok_s`
     """
+    from edge_transact.runtime.opening import Opening
+
+    opening = Opening(dist, text=True)
     from edge_transact.cli import chat
 
     for stream in (sys.stdin, sys.stdout):
@@ -71,7 +75,15 @@ def run(
 
     system = None if system is None else chat.valid(system)
     session = Session.load(
-        dist, temperature=temperature, top_p=top_p, seed=seed, system=system, max_tokens=max_tokens, raw=raw
+        dist,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        system=system,
+        max_tokens=max_tokens,
+        threads=threads,
+        opening=opening,
+        raw=raw,
     )
     if system is not None and session.plain:
         raise UsageError("--system needs a chat template", fix="Leave it out: this model continues text as it is.")
@@ -80,4 +92,4 @@ def run(
         return
     text = sys.stdin.read() if prompt is None else prompt
     answer = session.answer(chat.valid(text), on_text=None if as_json else chat.write)
-    show(answer.to_dict(), as_json, lambda: chat.write("\n"))
+    show(answer.to_dict() | {"threads": session.model.threads}, as_json, lambda: chat.write("\n"))

@@ -7,6 +7,7 @@ import logging
 import shlex
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -59,7 +60,8 @@ def check_library(path: Path, target: BuildTarget, model_lib: str) -> None:
     defined: set[str] = set()
     for name, stream in _objects(path):
         where = f"{path}, {name}" if name != path.name else str(path)
-        if target.device == "metal":
+        # Libraries for macOS' own CPU are as those for its GPUs.
+        if target.device == "metal" or (not target.is_system_lib and sys.platform == "darwin"):
             data = stream.read()
             if int.from_bytes(data[:4], "little") != MACHO_64:
                 raise EdgeTransactError(f"{where} is not a 64-bit Mach-O object", fix="Build again.")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edge_transact.compiler.gpu.devices import DEVICES, GENERIC, Device
 from edge_transact.errors import UsageError, did_you_mean
 from edge_transact.system import cpu as features
+from edge_transact.system.cores import cores
 
 if TYPE_CHECKING:
     import tvm
@@ -47,7 +47,8 @@ class BuildTarget:
         if spec == {"kind": "llvm"}:
             triple = tvm.get_global_func("tvm.codegen.llvm.GetDefaultTargetTriple")()
             spec |= {"mtriple": triple, "mcpu": tvm.target.codegen.llvm_get_system_cpu()}
-            spec["num-cores"] = len(os.sched_getaffinity(0))
+            # As many parts as there are threads later, unless they are told otherwise.
+            spec["num-cores"] = cores().threads
             # A virtual machine may hide features that its CPU's name promises.
             promised = tvm.target.codegen.llvm_get_cpu_features(tvm.target.Target(spec))
             spec["mattr"] = [f"-{name}" for name in features.missing(promised)]

@@ -37,7 +37,8 @@ def load_step(model: str) -> str:
 class Evaluation(TypedDict):
     """The object that ``eval --json`` prints for a model: its `PerplexityResult`, and its scores by task.
 
-    With a reference, its name and the figures of `Divergence` are included.
+    `threads` are those that the model was computed on. With a reference, its name and the figures of `Divergence` are
+    included.
     """
 
     model: str
@@ -48,6 +49,7 @@ class Evaluation(TypedDict):
     window: int
     text_tokens: int
     text_sha256: str
+    threads: int
     reference: NotRequired[str]
     kl_mean: NotRequired[float]
     kl_median: NotRequired[float]
@@ -64,6 +66,7 @@ def evaluate_models(
     max_windows: int | None = None,
     reference: str | None = None,
     tasks: Tasks | None = None,
+    threads: int | None = None,
     fresh: bool = False,
 ) -> list[Evaluation]:
     """Evaluates models. Returns the objects that ``eval --json`` prints, one per model.
@@ -77,6 +80,7 @@ def evaluate_models(
         max_windows: The most windows; the first ones are used.
         reference: A MODEL or DIST to measure each model's divergence from. It stays in memory beside them.
         tasks: Tasks to score, too.
+        threads: CPU threads, of torch and of host libraries; by default what torch takes, and one for each big core.
         fresh: Start over where an interrupted run has begun.
 
     Raises:
@@ -89,7 +93,7 @@ def evaluate_models(
         document = read_text(text, "evaluation")
         ingredients = _ingredients(models, document, window, max_windows, reference, tasks)
     with going_on(f"eval {' '.join(models)}", ingredients, Start.of(fresh=fresh)) as journal:
-        return _evaluate(models, text, document, window, max_windows, reference, tasks, journal)
+        return _evaluate(models, text, document, window, max_windows, reference, tasks, threads, journal)
 
 
 def _ingredients(
@@ -121,13 +125,18 @@ def _evaluate(
     max_windows: int | None,
     reference: str | None,
     tasks: Tasks | None,
+    threads: int | None,
     journal: Journal,
 ) -> list[Evaluation]:
-    compared_with = _load(reference)[0] if reference else None
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    compared_with = _load(reference, threads)[0] if reference else None
     results: list[Evaluation] = []
     for number, name in enumerate(models, start=1):
         logger.debug(f"{name} on {text}")
-        model, tokenizer = _load(name)
+        model, tokenizer = _load(name, threads)
         result = perplexity(
             _network(model),
             tokenizer,
@@ -152,6 +161,7 @@ def _evaluate(
             window=result.window,
             text_tokens=result.text_tokens,
             text_sha256=result.text_sha256,
+            threads=getattr(model, "threads", torch.get_num_threads()),
             tasks=scores,
         )
         if reference and (divergence := result.divergence):
@@ -211,20 +221,20 @@ def _digest(model: str) -> str:
     return files_digest(path for path in directory.iterdir() if path.suffix in (".json", ".model", ".safetensors"))
 
 
-def _load(model: str) -> tuple[PreTrainedModel | HostModel, PreTrainedTokenizerBase]:
+def _load(model: str, threads: int | None = None) -> tuple[PreTrainedModel | HostModel, PreTrainedTokenizerBase]:
     """The network of a MODEL or the host library of a DIST, and its tokenizer."""
     with working(load_step(model)):
-        return _loaded(model)
+        return _loaded(model, threads)
 
 
-def _loaded(model: str) -> tuple[PreTrainedModel | HostModel, PreTrainedTokenizerBase]:
+def _loaded(model: str, threads: int | None) -> tuple[PreTrainedModel | HostModel, PreTrainedTokenizerBase]:
     from edge_transact.runtime.text import TextCodec
 
     directory = Path(model)
     if (directory / MANIFEST).is_file():
         from edge_transact.runtime.host import HostModel
 
-        return HostModel.load(directory), TextCodec(directory).tokenizer
+        return HostModel.load(directory, threads=threads), TextCodec(directory).tokenizer
 
     import torch
     from transformers import AutoModelForCausalLM

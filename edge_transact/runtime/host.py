@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_transact.artifacts.dist_files import SHARDS, TENSOR_CACHE, TOKENIZER_FILES
-from edge_transact.artifacts.manifest import Manifest
 from edge_transact.costs import PAGE_SIZE
 from edge_transact.errors import EdgeTransactError
+from edge_transact.runtime.opening import Opening
+from edge_transact.runtime.threads import Threads
 from edge_transact.system.cpu import missing
 
 if TYPE_CHECKING:
@@ -41,13 +41,14 @@ class HostModel:
         library: The ``.so``.
         weights: A directory with ``tensor-cache.json`` and its shards.
         verified: The shards were compared with a manifest.
+        threads: How many threads compute; by default one for each big core, see `default_threads`.
 
     Raises:
         EdgeTransactError: The library can't be loaded, or it was built for other weights.
     """
 
-    def __init__(self, library: Path, weights: Path, *, verified: bool = False) -> None:
-        ffi = _import_tvm_ffi()
+    def __init__(self, library: Path, weights: Path, *, verified: bool = False, threads: int | None = None) -> None:
+        ffi = import_tvm_ffi()
         # As tvm itself loads it, so that `import tvm` finds it loaded.
         ffi.libinfo.load_lib_ctypes("apache-tvm", "tvm_runtime", "RTLD_GLOBAL")
         try:
@@ -60,6 +61,7 @@ class HostModel:
         self.metadata: dict[str, Any] = json.loads(self._vm["_metadata"]())
         if cpu := self.metadata.get("cpu"):  # a library that MLC compiled has no such entry
             require_cpu(library, cpu)
+        self._ffi, self._threads = ffi, Threads(threads)
         self._parameters = _load_parameters(weights, self.metadata["params"], verified)
         self.context_window_size: int = self.metadata["context_window_size"]
         self.prefill_chunk_size: int = self.metadata["prefill_chunk_size"]
@@ -89,21 +91,24 @@ class HostModel:
         self._shapes: dict[int, tvm_ffi.Shape] = {}
 
     @classmethod
-    def load(cls, dist: Path) -> HostModel:
+    def load(cls, dist: Path, *, threads: int | None = None) -> HostModel:
         """The host library of a DIST.
+
+        Args:
+            dist: The DIST.
+            threads: The constructor's.
 
         Raises:
             EdgeTransactError: It is not a DIST, has no host library, or a file of it is missing or changed.
         """
-        manifest = Manifest.read(dist)
-        library = manifest.libraries.get("host")
-        if library is None:
-            raise EdgeTransactError(
-                f"{dist} has no library for this host", fix="Build it again with --target host among its targets."
-            )
-        # Verify code and weights only: people may edit the configuration.
-        manifest.verify(dist, library, TENSOR_CACHE, SHARDS, *TOKENIZER_FILES)
-        return cls(dist / library, dist, verified=True)
+        with Opening(dist) as opening:
+            import_tvm_ffi()
+        return cls(opening.library, dist, verified=True, threads=threads)
+
+    @property
+    def threads(self) -> int:
+        """How many threads compute."""
+        return self._threads.count
 
     def instrument(self, called: Callable[..., None]) -> None:
         """Observe every call of a kernel or built-in function.
@@ -198,6 +203,8 @@ class HostModel:
 
     def _function(self, name: str) -> Callable[..., Any]:
         if name not in self._functions:
+            if not self._functions:
+                self._threads.start(self._ffi)
             self._functions[name] = self._vm[name]
         return self._functions[name]
 
@@ -217,7 +224,7 @@ class HostModel:
         return self._reshape(embeddings, self._shapes[count])
 
 
-def _import_tvm_ffi() -> Any:
+def import_tvm_ffi() -> Any:
     """tvm_ffi without torch, unless that is imported already: tvm_ffi imports it if it is installed, for seconds."""
     if "torch" in sys.modules:
         return importlib.import_module("tvm_ffi")
@@ -235,18 +242,16 @@ _ALIGNMENT = 64
 def _load_parameters(weights: Path, expected: list[dict[str, Any]], verified: bool) -> tvm_ffi.Array:
     """The parameters as a TVM array, which calls take without a conversion.
 
-    They are in one block of memory, for which numpy requests huge pages, so that fewer TLB entries are needed.
+    Those that lie in the shards as kernels read them are mapped. The others, such as fp32 scales, which shards have as
+    bf16, are read into one block of memory.
     """
     import tvm_ffi
 
     from edge_transact.weights.shards import ShardReader
 
     reader = ShardReader(weights, verified=verified)
-    room = [_padded(math.prod(p["shape"]) * np.dtype(p["dtype"]).itemsize) for p in expected]
-    block = np.empty(sum(room) + _ALIGNMENT, np.uint8)
-    offset = -block.ctypes.data % _ALIGNMENT
-    parameters = []
-    for parameter, nbytes in zip(expected, room, strict=True):
+    arrays: list[np.ndarray | None] = []
+    for parameter in expected:
         name, dtype, shape = parameter["name"], np.dtype(parameter["dtype"]), parameter["shape"]
         if list(reader.shape(name)) != shape or reader.dtype(name) != dtype:
             raise EdgeTransactError(
@@ -254,11 +259,23 @@ def _load_parameters(weights: Path, expected: list[dict[str, Any]], verified: bo
                 f"the library wants {dtype} {shape}",
                 fix="Library and weights are of different builds: build again.",
             )
-        place = block[offset : offset + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
-        reader.read(name, place)
-        parameters.append(tvm_ffi.from_dlpack(place, require_alignment=_ALIGNMENT, require_contiguous=True))
-        offset += nbytes
+        arrays.append(reader.mapped(name, _ALIGNMENT))
+    room = [0 if array is not None else _padded(_nbytes(p)) for p, array in zip(expected, arrays, strict=True)]
+    block = np.empty(sum(room) + _ALIGNMENT, np.uint8)
+    offset = -block.ctypes.data % _ALIGNMENT
+    parameters = []
+    for parameter, array, nbytes in zip(expected, arrays, room, strict=True):
+        if array is None:
+            place = block[offset : offset + _nbytes(parameter)]
+            array = place.view(np.dtype(parameter["dtype"])).reshape(parameter["shape"])
+            reader.read(parameter["name"], array)
+            offset += nbytes
+        parameters.append(tvm_ffi.from_dlpack(array, require_alignment=_ALIGNMENT, require_contiguous=True))
     return tvm_ffi.convert(parameters)
+
+
+def _nbytes(parameter: Mapping[str, Any]) -> int:
+    return math.prod(parameter["shape"]) * np.dtype(parameter["dtype"]).itemsize
 
 
 def _padded(nbytes: int) -> int:

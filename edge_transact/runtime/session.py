@@ -15,7 +15,8 @@ from edge_transact.artifacts.dist_files import CHAT_CONFIG
 from edge_transact.artifacts.manifest import not_a_dist
 from edge_transact.errors import EdgeTransactError, first_problem
 from edge_transact.runtime.chat_template import Message
-from edge_transact.runtime.host import HostModel
+from edge_transact.runtime.host import HostModel, import_tvm_ffi
+from edge_transact.runtime.opening import Opening
 from edge_transact.runtime.sampling import Sampler, Sampling
 from edge_transact.runtime.text import TextCodec
 
@@ -140,7 +141,14 @@ class Session:
 
     @classmethod
     def load(
-        cls, dist: Path, *, temperature: float | None = None, top_p: float | None = None, **options: Any
+        cls,
+        dist: Path,
+        *,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        threads: int | None = None,
+        opening: Opening | None = None,
+        **options: Any,
     ) -> Session:
         """A session with the host library of a DIST.
 
@@ -148,6 +156,8 @@ class Session:
             dist: The DIST.
             temperature: See `Sampling`; without it, as ``mlc-chat-config.json`` says, and so for all of `Sampling`.
             top_p: The same.
+            threads: As `HostModel` takes it.
+            opening: The DIST, if its reading has begun before this module was imported, with its text.
             options: The constructor's.
 
         Raises:
@@ -155,9 +165,12 @@ class Session:
         """
         config = ChatConfig.read(dist)
         given = {name: value for name, value in (("temperature", temperature), ("top_p", top_p)) if value is not None}
+        with opening or Opening(dist, text=True) as opening:
+            import_tvm_ffi()
+            codec = opening.codec()
         return cls(
-            HostModel.load(dist),
-            TextCodec(dist),
+            HostModel(opening.library, dist, verified=True, threads=threads),
+            codec,
             stop_token_ids=config.conv_template.stop_token_ids,
             sampling=config.model_copy(update=given),
             **options,

@@ -26,12 +26,13 @@ class TextCodec:
 
     Args:
         directory: A checkpoint or a DIST.
+        read: Its ``tokenizer.json``, if that has been read before.
 
     Raises:
         EdgeTransactError: The directory has no tokenizer, or its tokenizer needs a package that is missing.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, read: tokenizers.Tokenizer | None = None) -> None:
         self._directory = directory
         if not (directory / TOKENIZER).exists():
             if not (directory / SENTENCEPIECE).exists():
@@ -40,18 +41,15 @@ class TextCodec:
                 )
             _require_sentencepiece(directory)
         self._config = _configuration(directory)
-        plain = self._plain()
+        plain = self._plain(read or read_tokenizer(directory))
         self.backend: tokenizers.Tokenizer = plain or self.tokenizer.backend_tokenizer
         if plain is None:
             self._config |= self.tokenizer.special_tokens_map | {"chat_template": self.tokenizer.chat_template}
 
-    def _plain(self) -> tokenizers.Tokenizer | None:
+    def _plain(self, tokenizer: tokenizers.Tokenizer | None) -> tokenizers.Tokenizer | None:
         """``tokenizer.json`` with its settings, as transformers loads it; `None` if transformers adds more to it."""
-        if not (self._directory / TOKENIZER).exists():
+        if tokenizer is None:
             return None
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_file(str(self._directory / TOKENIZER))
         known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
         if not known.issuperset(_tokens(self._config)) or self._config.get("split_special_tokens"):
             return None
@@ -109,6 +107,15 @@ class TextCodec:
     def stream(self) -> TokenStream:
         """A decoder that takes one id at a time."""
         return TokenStream(self)
+
+
+def read_tokenizer(directory: Path) -> tokenizers.Tokenizer | None:
+    """``tokenizer.json``; `None` if there is none. Other threads of Python go on meanwhile."""
+    if not (directory / TOKENIZER).exists():
+        return None
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(directory / TOKENIZER))
 
 
 def _configuration(directory: Path) -> dict[str, Any]:

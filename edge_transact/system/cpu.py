@@ -84,10 +84,11 @@ def cpu_name() -> str:
 
 
 def _cpu_info(*keys: str) -> frozenset[str]:
-    """The words after the first of `keys` in `CPUINFO`."""
+    """The words after one of `keys` in `CPUINFO` that all CPUs have: cores of several kinds may differ in features."""
     try:
         lines = CPUINFO.read_text().splitlines()
     except OSError:
         return frozenset()
     found = (line.partition(":") for line in lines)
-    return frozenset(next((value.split() for key, _, value in found if key.strip() in keys), []))
+    cpus = [frozenset(value.split()) for key, _, value in found if key.strip() in keys]
+    return frozenset.intersection(*cpus) if cpus else frozenset()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import mmap
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -226,6 +227,7 @@ class ShardReader:
         for shard in shards:
             self._check_size(directory / shard.dataPath, shard.nbytes)
         self._checked = {shard.dataPath for shard in shards if verified}
+        self._mapped: dict[str, np.ndarray] = {}
 
     @staticmethod
     def _check_size(path: Path, nbytes: int) -> None:
@@ -272,6 +274,33 @@ class ShardReader:
                 np.left_shift(stored, 16, out=array.view(np.uint32), dtype=np.uint32)
             else:
                 file.readinto(array.reshape(-1).view(np.uint8).data)
+
+    def mapped(self, name: str, alignment: int) -> np.ndarray | None:
+        """A parameter as it lies in its shard, which is mapped into memory and not copied.
+
+        The mapping lives as long as the array. It must not be written to, which would copy pages.
+
+        Args:
+            name: The parameter.
+            alignment: What its address must be a multiple of, in bytes.
+
+        Returns:
+            An array of its shape and dtype; `None` if it has to be read, because the shard has it as bf16 or at an
+            offset of another alignment. Errors are those of `array`.
+        """
+        shard, record = self._record(name)
+        if record.is_bf16 or record.byteOffset % alignment or not record.nbytes:
+            return None
+        path = self._directory / shard.dataPath
+        if path.name not in self._mapped:
+            with path.open("rb", buffering=0) as file:
+                if path.name not in self._checked:
+                    self._check_md5(path, file, shard.md5sum)
+                # Private and not read-only, because numpy gives no read-only array to others.
+                pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            self._mapped[path.name] = np.frombuffer(pages, np.uint8)
+        stored = self._mapped[path.name][record.byteOffset : record.byteOffset + record.nbytes]
+        return stored.view(np.dtype(record.dtype)).reshape(record.shape)
 
     def _check_md5(self, path: Path, file: FileIO, md5: str) -> None:
         digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

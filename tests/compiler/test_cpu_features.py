@@ -33,6 +33,8 @@ def test_what_the_machine_lacks_is_named():
         ("vendor_id : AuthenticAMD\nflags : avx2", False),
         ("Features : asimd bf16 i8mm", True),
         ("Features : asimd", False),
+        # Cores of two kinds: a library that uses what some lack would crash on those.
+        ("flags : avx2 amx_bf16\nflags : avx2", False),
         ("", False),
     ],
 )

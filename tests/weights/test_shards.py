@@ -145,3 +145,24 @@ def test_a_tensor_in_blocks_equals_the_whole(tmp_path, shard_bytes):
     writer.finish(parameters=1000)
     for path in whole.iterdir():
         assert path.read_bytes() == (tmp_path / "blocks" / path.name).read_bytes()
+
+
+def test_what_lies_as_kernels_read_it_is_mapped_and_equals_what_is_read(tmp_path):
+    """fp32 lies as bf16, and an odd tensor moves those after it off their alignment: these are read."""
+    directory = write(tmp_path / "params", shard_bytes=1 << 20)
+    reader = ShardReader(directory)
+    records = json.loads((directory / "tensor-cache.json").read_text())["records"][0]["records"]
+    offsets = {record["name"]: record["byteOffset"] for record in records}
+    assert offsets["last"] % 64 and not offsets["embed.q_scale"] % 64
+    mapped = {name: array for name in reader.names() if (array := reader.mapped(name, 64)) is not None}
+    assert list(mapped) == ["embed.q_weight", "embed.q_scale"]
+    for name, array in mapped.items():
+        assert array.dtype == reader.dtype(name) and not array.ctypes.data % 64
+        np.testing.assert_array_equal(array, reader.array(name), strict=True)
+    shard = directory / "params_shard_0.bin"
+    content = shard.read_bytes()
+    shard.unlink()
+    np.testing.assert_array_equal(mapped["embed.q_weight"], tensors()["embed.q_weight"])  # the mapping stays
+    shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(EdgeTransactError, match=r"params_shard_0\.bin is damaged"):
+        ShardReader(directory).mapped("embed.q_weight", 64)

@@ -29,6 +29,7 @@ from edge_transact.bench.records.plan import Visit, prompt_ids
 from edge_transact.bench.records.readings import Reading
 from edge_transact.bench.records.requests import HostRequest
 from edge_transact.errors import UsageError
+from edge_transact.system.cores import allowed_cpus
 from edge_transact.system.cpu import cpu_name
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,9 @@ class HostDriver:
         self._conditions = conditions
         self._cores = parse_cores(conditions.cores)
         self._others = _OtherProcesses()
-        if self._cores and (lacking := set(self._cores) - os.sched_getaffinity(0)):
+        if self._cores and not hasattr(os, "sched_setaffinity"):
+            raise UsageError("--cores: this system binds no process to cores", fix="Leave it out; see --threads.")
+        if self._cores and (lacking := set(self._cores) - allowed_cpus()):
             raise UsageError(f"--cores names {sorted(lacking)}, which this process may not use", fix="See `nproc`.")
 
     def prepare(self, models: Sequence[BenchModel], stop: threading.Event) -> bool:
@@ -71,6 +74,7 @@ class HostDriver:
             repetitions=visit.repetitions,
             warmups=self._conditions.warmups,
             check=model.check(),
+            threads=self._conditions.threads or None,
         )
         process = self._start(request)
         self._others.own = process
@@ -102,7 +106,6 @@ class HostDriver:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            env={**os.environ, **self._threads()},
             preexec_fn=self._choose_cores if self._cores else None,
             # Ctrl-C goes to this process alone, which then kills the child.
             start_new_session=True,
@@ -150,11 +153,6 @@ class HostDriver:
 
     def close(self) -> None:
         pass
-
-    def _threads(self) -> dict[str, str]:
-        if self._conditions.threads:
-            return {"TVM_NUM_THREADS": str(self._conditions.threads)}
-        return {"TVM_BIND_THREADS": "0"} if self._cores else {}
 
     def _choose_cores(self) -> None:
         os.sched_setaffinity(0, self._cores)
@@ -223,7 +221,7 @@ def read_sensors() -> Reading:
             name = next((name for name in ("skin", "battery", "cpu", "gpu") if name in names), None)
             if name is not None:
                 hottest[name] = max(sensor.current, hottest.get(name, -273.0))
-    battery = psutil.sensors_battery()
+    battery = getattr(psutil, "sensors_battery", lambda: None)()
     return Reading(
         at_s=time.monotonic(),
         temp_c=hottest.get("skin", hottest.get("battery")),
@@ -238,9 +236,10 @@ def read_sensors() -> Reading:
 def _cpu_mhz() -> float | None:
     """Clock of the fastest core."""
     try:
-        return max((clock.current for clock in psutil.cpu_freq(percpu=True)), default=None)
-    except (NotImplementedError, OSError):
-        # The kernel shows cores without their clocks.
+        return max((clock.current for clock in psutil.cpu_freq(percpu=True) or ()), default=None)
+    except (AttributeError, NotImplementedError, OSError, RuntimeError):
+        # Some systems show cores without their clocks, as macOS on Apple silicon may, and psutil has no such function
+        # on others.
         return None
 
 

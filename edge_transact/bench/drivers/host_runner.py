@@ -1,7 +1,7 @@
 """Runs a host library as the C++ runner of ``android_bench/`` does: the same lines, in a process of its own.
 
 In a process of its own, peak memory is the model's, a hang can be ended, and a crash only fails the run. The request on
-stdin is an object with the fields of `HostRequest`. ``TVM_NUM_THREADS`` sets the number of threads.
+stdin is an object with the fields of `HostRequest`.
 """
 
 from __future__ import annotations
@@ -50,19 +50,15 @@ def main() -> None:
     """Entry point of ``python -m edge_transact.bench.drivers.host_runner``."""
     request = HostRequest(**json.load(sys.stdin))
     _write(StartLine(run=request.run))
-    # TVM imports torch if it is installed, which takes seconds and memory, and no measurement needs it.
-    sys.modules["torch"] = None  # type: ignore[assignment]
     # Before the clock starts: imports are this process's cost, not the model's.
-    import tvm
-
-    from edge_transact.runtime.host import HostModel
+    from edge_transact.runtime.host import HostModel, import_tvm_ffi
     from edge_transact.system.memory import peak_rss_mib
 
+    import_tvm_ffi()
     start = time.perf_counter()
-    model = HostModel.load(Path(request.dist))
+    model = HostModel.load(Path(request.dist), threads=request.threads)
     load_s = time.perf_counter() - start
-    threads = tvm.get_global_func("runtime.NumThreads")()
-    _write(_loaded(request, load_s, threads, model.context_window_size))
+    _write(_loaded(request, load_s, model.threads, model.context_window_size))
     if request.check:
         prompt, known = request.check
         tokens = run_once(model, prompt, len(known)).tokens

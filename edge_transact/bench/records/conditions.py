@@ -43,7 +43,7 @@ class Conditions(Options):
         until: Relative half-width of the 95 % intervals at which a plan ends; None ends it after `repetitions`.
         per_visit: Repetitions in a row of one visit. More of them save loading, and make fewer rounds.
         warmups: Full repetitions at the start of each visit that don't count.
-        threads: CPU threads; 0 leaves the choice to the runtime.
+        threads: CPU threads; 0 leaves the choice to the runtime: on a host, one for each big core.
         cores: CPU cores to run on, such as ``4-7``; empty leaves the choice to the system.
         timeout_s: The longest that one visit may take.
         cool_c: A visit starts at this temperature or below.
@@ -69,7 +69,7 @@ class Conditions(Options):
         Option("Repetitions in a row each time a model is loaded; a model that loads slowly may want more.", PLAN),
     ] = 1
     warmups: Annotated[Natural, Option("Repetitions at the start of a visit that don't count.", PLAN)] = 1
-    threads: Annotated[Natural, Option("Number of CPU threads; 0 leaves it to the runtime.", PLAN)] = 0
+    threads: Annotated[Natural, Option("Number of CPU threads; on a host, 0 is one for each big core.", PLAN)] = 0
     cores: Annotated[str, Option("CPU cores to run on.", PLAN, example="4-7")] = ""
     cool_c: Annotated[
         float, Option("Start a visit when the phone's skin is at most this warm, in C.", PLAN, flags=("--cool-below",))

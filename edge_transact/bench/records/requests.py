@@ -32,9 +32,11 @@ class HostRequest(RunRequest):
 
     Attributes:
         dist: Path of the DIST.
+        threads: CPU threads, or None for one for each big core.
     """
 
     dist: str
+    threads: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

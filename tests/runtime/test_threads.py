@@ -1,0 +1,96 @@
+"""How many threads compute: as asked, as the environment says, or as the machine has cores."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+
+from edge_transact.runtime import threads as module
+from edge_transact.runtime.threads import Threads, default_threads
+from edge_transact.system.cores import Cores
+
+TWO_OF_FOUR = Cores(cpus=4, physical=4, big=(2, 3), fast=2)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    monkeypatch.setattr(module, "_machine", lambda: TWO_OF_FOUR)
+    for name in ("TVM_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("variables", "count"),
+    [
+        ({}, 2),
+        ({"OMP_NUM_THREADS": "3,2"}, 3),
+        ({"OMP_NUM_THREADS": "3", "TVM_NUM_THREADS": "5"}, 5),
+        ({"TVM_NUM_THREADS": "0"}, 2),
+        ({"TVM_NUM_THREADS": "many"}, 2),
+    ],
+)
+def test_the_environment_comes_before_the_machine(machine, variables, count):
+    for name, value in variables.items():
+        machine.setenv(name, value)
+    assert default_threads() == Threads(None).count == count
+
+
+def test_threads_are_made_on_big_cores_and_the_caller_keeps_its_own(machine, caplog):
+    """TVM's pool is pretended: it makes one thread at most."""
+    caplog.set_level(logging.WARNING, "edge_transact")
+    affinity, made_on, calls = [{0, 1, 2, 3}], [], []
+    machine.setattr(os, "sched_getaffinity", lambda _pid: affinity[-1], raising=False)
+    machine.setattr(os, "sched_setaffinity", lambda _pid, cpus: affinity.append(set(cpus)), raising=False)
+
+    class Runtime:
+        @staticmethod
+        def get_global_func(name):
+            def function(*arguments):
+                calls.append((name, *arguments))
+                made_on.append(affinity[-1])
+                return 1
+
+            return function
+
+    threads = Threads(None)
+    threads.start(Runtime)
+    assert calls == [("runtime.config_threadpool", 1, 2), ("runtime.NumThreads",)]
+    assert (made_on[0], affinity[-1]) == ({2, 3}, {0, 1, 2, 3})
+    assert threads.count == 1
+    assert caplog.messages == ["1 thread instead of 2: this process has begun with fewer"]
+
+    Threads(3).start(Runtime)  # they need little cores, too: no CPUs are chosen
+    assert "3 threads on 4 cores, 2 of them little: 2 would compute faster" in caplog.messages
+    assert made_on[2] == {0, 1, 2, 3}
+
+
+def test_run_eval_and_bench_take_and_show_threads(built_dist, tmp_path):
+    """In a process of its own, because TVM makes its threads once. More than this machine may have are allowed."""
+    text = tmp_path / "text.txt"
+    text.write_text("Once upon a time there was a king. " * 20)
+    environment = os.environ | {"TVM_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    program = """
+import json, sys
+from edge_transact.cli import app
+from typer.testing import CliRunner
+for line in sys.argv[1:]:
+    result = CliRunner().invoke(app, json.loads(line))
+    print(result.stdout.splitlines()[-1])
+"""
+    lines = [
+        ["run", str(built_dist), "--prompt", "Once", "--max-tokens", "3", "--threads", "3",
+         "--temperature", "0", "--json"],
+        ["eval", str(built_dist), "--text", str(text), "--window", "8", "--max-windows", "1",
+         "--threads", "2", "--json"],
+        ["bench", str(built_dist), "--lengths", "4+2", "--repetitions", "1", "--warmups", "0", "--threads", "2",
+         "-o", str(tmp_path / "log.jsonl"), "--json"],
+    ]  # fmt: skip
+    command = [sys.executable, "-c", program, *map(json.dumps, lines)]
+    output = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    run, evaluated, measured = map(json.loads, output.stdout.splitlines())
+    assert (run["threads"], evaluated["threads"], measured["results"][0]["n_threads"]) == (3, 2, 2)
+    assert len(run["tokens"]) == 3
