@@ -210,8 +210,8 @@ def measure(scratch: Path) -> str:
     header = ["", "said", "took", "said", "peak", "without a name", "nothing new", "time left"]
     table = page.table(header, [row for name in commands(scratch) for row in rows(name, scratch)])
     return (
-        f"{table}\n\n{where} SmolLM2 cut by {float(RATIO):.0%} on {TOKENS:,} calibration tokens, with a report; a build "
-        f"of SmolLM2 for this host; its perplexity on {WINDOWS} windows."
+        f"{table}\n\n{where} SmolLM2 cut by {float(RATIO):.0%} on {TOKENS:,} calibration tokens, with a report; a "
+        f"build of SmolLM2 for this host; its perplexity on {WINDOWS} windows."
     )
 
 
