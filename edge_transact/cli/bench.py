@@ -184,7 +184,7 @@ def _compare(paths: list[str], report: Path | None, as_json: bool) -> None:
     if len(paths) != 2:
         raise UsageError(f"compare wants two logs, got {len(paths)}", fix="edge-transact bench compare A.jsonl B.jsonl")
     if report is not None:
-        refuse_existing(report, force=False)
+        refuse_existing(report, force=False, fix="Choose another directory, or remove it.")
     before, after = map(Path, paths)
     pairs = paired(before, after)
     rows = compare(pairs)
@@ -194,7 +194,8 @@ def _compare(paths: list[str], report: Path | None, as_json: bool) -> None:
         from edge_transact.options import written
 
         command = written.line("bench", "compare", before, after, "--report", report)
-        write_comparison(pairs, rows, report, names=(before.name, after.name), command=command)
+        names = (before.name, after.name) if before.name != after.name else (str(before), str(after))
+        write_comparison(pairs, rows, report, names=names, command=command)
         page = report / "index.html"
     show({"comparisons": rows, "page": page and str(page)}, as_json, lambda: _write(to_markdown(rows)))
     if page:
