@@ -35,6 +35,9 @@ TRUST, TRUST_IN_RUNS = 0.02, 0.05
 """The share of a step's, or of a run's, estimate that has to be worked off until measured time counts as much as it:
 of an estimate by a formula, and of one from earlier runs."""
 
+START_S = 2.0
+"""At least so many seconds have to be worked off until then: steps begin with work of their own, as of reading a file."""
+
 GUESSED, GUESSED_FROM_RUNS = 0.8, 0.95
 """The most that is believed to be done of a step that isn't counted, by the same two. One that takes longer than a
 formula's estimate is believed to need a quarter of its time more."""
@@ -200,7 +203,7 @@ class Course:
             of_s: The estimate of all of it.
             before: What was believed before.
         """
-        trust = (TRUST_IN_RUNS if self._is_from_runs else TRUST) * of_s
+        trust = max((TRUST_IN_RUNS if self._is_from_runs else TRUST) * of_s, min(START_S, of_s))
         return (took_s + trust * before) / (worked_s + trust) if trust else before
 
     def left_s(self) -> float:

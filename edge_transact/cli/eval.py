@@ -69,10 +69,8 @@ def evaluate(
 
     `edge-transact eval pruned dist --max-windows 16 --tasks arc_easy,piqa --limit 100`
     """
-    with paces.loading():
-        from edge_transact.evaluate.forecast import forecast, plans_of
-        from edge_transact.evaluate.models import evaluate_models
-        from edge_transact.system.clock import process_s
+    from edge_transact.evaluate.forecast import forecast, plans_of
+    from edge_transact.system.clock import process_s
 
     loaded = None
     if tasks:
@@ -83,6 +81,11 @@ def evaluate(
     elif include_path or limit:
         raise UsageError("--include-path and --limit need --tasks", fix="Name some: --tasks arc_easy,piqa")
     plans = plans_of([*models, *([reference] if reference else [])])
+    with paces.loading():
+        import torch  # noqa: F401
+
+        from edge_transact.evaluate.models import evaluate_models
+
     with progress.working(PLANNING):
         expected = paces.expected(forecast(plans, models, reference, text, window=window, max_windows=max_windows))
     without = ", without the tasks" if loaded else ""

@@ -8,6 +8,7 @@ replaced where it is damaged, and left alone where it can't be written.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -60,12 +61,13 @@ class _Times(RootModel[dict[str, list[tuple[_Seconds, _Seconds]]]]):
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """A bar while the body imports what a long command needs."""
+    """A bar while the body imports what a long command needs, torch included."""
     (step,) = _expected([LOADING], _read(_entry()))
-    started = time.monotonic()
+    is_new, started = "torch" not in sys.modules, time.monotonic()
     with progress.working(step.name, None if step.formula_s is None else step.seconds):
         yield
-    _keep([Taken(step, 1.0, time.monotonic() - started)])
+    if is_new:
+        _keep([Taken(step, 1.0, time.monotonic() - started)])
 
 
 def expected(forecast: Forecast) -> Forecast:
@@ -124,7 +126,7 @@ def _entry() -> Path:
 
 def _ingredients() -> dict[str, object]:
     """Formulas that change, and other machines that share a home, start afresh."""
-    formulas = ("prune/forecast.py", "build/forecast.py", "evaluate/forecast.py", "system/speed.py", "cli/paces.py")
+    formulas = ("prune/forecast.py", "build/forecast.py", "evaluate/forecast.py", "system/speed.py")
     return {"machine": machine_name(), "code": cache.code(*formulas)}
 
 
