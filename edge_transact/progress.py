@@ -36,7 +36,7 @@ TRUST, TRUST_IN_RUNS = 0.02, 0.05
 of an estimate by a formula, and of one from earlier runs."""
 
 START_S = 2.0
-"""At least so many seconds have to be worked off until then: steps begin with work of their own, as of reading a file."""
+"""At least so many seconds have to be worked off until then: steps begin with work of their own, as reading a file."""
 
 GUESSED, GUESSED_FROM_RUNS = 0.8, 0.95
 """The most that is believed to be done of a step that isn't counted, by the same two. One that takes longer than a
