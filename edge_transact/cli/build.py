@@ -117,6 +117,8 @@ def build(
 
         manifest, parity = made.manifest, made.manifest.parity
         table = Table(title=f"{directory} in {seconds:.0f} s", title_justify="left", show_header=False)
+        table.add_column(overflow="fold")
+        table.add_column(overflow="fold")
         table.add_row("library", manifest.model_lib)
         table.add_row(
             f"weights, {manifest.quantization}" + (f" ({manifest.rounding})" if manifest.rounding else ""),

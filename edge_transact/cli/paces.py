@@ -93,8 +93,8 @@ def _expected(steps: Sequence[Step], times: Mapping[str, Sequence[tuple[float, f
             for formula_s, took_s in times.get(step.kind or step.name, ())
             if step.seconds > 0 and max(formula_s / step.seconds, step.seconds / formula_s) < ALIKE
         ]
-        factor = median(alike[-RUNS:]) if alike else None
-        known = factor is not None and 1 / FARTHEST < factor < FARTHEST
+        factor = median(alike[-RUNS:]) if alike else 0.0
+        known = 1 / FARTHEST < factor < FARTHEST
         found.append(replace(step, seconds=step.seconds * factor, formula_s=step.seconds) if known else step)
     return found
 

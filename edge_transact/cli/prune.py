@@ -101,6 +101,8 @@ def prune(
         from edge_transact.widths import describe
 
         table = Table(title=f"{output} in {values['seconds']:.0f} s", title_justify="left", show_header=False)
+        table.add_column(overflow="fold")
+        table.add_column(overflow="fold")
         table.add_row("parameters", f"{values['parameters']:,} of {values['source_parameters']:,}")
         table.add_row("attention and MLP removed", f"{values['ratio']:.2%}")
         for line in describe(result.checkpoint.plan):
