@@ -31,12 +31,16 @@ Advance = Callable[[float], None]
 console: Callable[[], Console] | None = None
 """Gives where bars are drawn, if it is a terminal. None draws no bars."""
 
-TRUST = 0.02
-"""The share of a step's, or of a run's, estimate that has to be worked off until measured time counts as much as it."""
+TRUST, TRUST_IN_RUNS = 0.02, 0.05
+"""The share of a step's, or of a run's, estimate that has to be worked off until measured time counts as much as it:
+of an estimate by a formula, and of one from earlier runs."""
 
-GUESSED = 0.8
-"""The most that is believed to be done of a step that isn't counted. One that takes longer than its estimate is
-believed to need a quarter of its time more."""
+START_S = 2.0
+"""At least so many seconds have to be worked off until then: steps begin with work of their own, as reading a file."""
+
+GUESSED, GUESSED_FROM_RUNS = 0.8, 0.95
+"""The most that is believed to be done of a step that isn't counted, by the same two. One that takes longer than a
+formula's estimate is believed to need a quarter of its time more."""
 
 SUSPENSION_S = 2.0
 """A pause between two looks at the clock that is longer, and in which the process has hardly worked, was no work."""
@@ -49,9 +53,28 @@ class Step:
     Attributes:
         name: The description of the bar or the spinner that is shown meanwhile.
         seconds: An estimate of how long it takes.
+        kind: What such a step is called whatever the model, if the name has the model in it.
+        formula_s: The estimate without what earlier runs took, if `seconds` is from them.
     """
 
     name: str
+    seconds: float
+    kind: str = ""
+    formula_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a step of a run took.
+
+    Attributes:
+        step: The step.
+        share: How much of it was done in this run.
+        seconds: How long that took.
+    """
+
+    step: Step
+    share: float
     seconds: float
 
 
@@ -87,11 +110,15 @@ class Course:
     Args:
         steps: The run's steps in order. Those that turn out to be unnecessary are skipped.
         clock: Seconds.
+
+    Attributes:
+        taken: The steps that have ended.
     """
 
     def __init__(self, steps: Sequence[Step], clock: Callable[[], float] = time.monotonic) -> None:
         self.steps = steps
         self.index = -1
+        self.taken: list[Taken] = []
         self._clock = clock
         self._worked_s = self._took_s = 0.0
         """The estimates of work that this run has done in earlier steps, and the time that it took."""
@@ -130,8 +157,11 @@ class Course:
         now = self._clock()
         took_s = now - self._began
         if self.index >= 0:
-            if self._counted:
-                self._worked_s += self._seconds * (1 - self._first_share)
+            share = 1 - self._first_share
+            if share:
+                self.taken.append(Taken(self.steps[self.index], share, took_s))
+            if self._counted or self._is_from_runs:
+                self._worked_s += self._seconds * share
                 self._took_s += took_s
             self._first_share = self._share = 1.0
             self._began = now
@@ -141,20 +171,30 @@ class Course:
     def _seconds(self) -> float:
         return self.steps[self.index].seconds if self.index >= 0 else 0.0
 
+    @property
+    def _is_from_runs(self) -> bool:
+        """Whether the current step's estimate is from earlier runs."""
+        return self.index >= 0 and self.steps[self.index].formula_s is not None
+
+    @property
+    def step_share(self) -> float:
+        """The share of the current step that is done."""
+        return self._now()[0]
+
     def _now(self) -> tuple[float, float]:
         """The share of the current step that is done, guessed from the time if it isn't counted; and its time."""
         took_s = self._clock() - self._began
         if self._counted or not self._seconds or self._share == 1:
             return self._share, took_s
         expected_s = self._seconds * self._pace(self._worked_s, self._took_s, self._total_s)
-        return max(self._share, min(self._share + took_s / expected_s, GUESSED)), took_s
+        most = GUESSED_FROM_RUNS if self._is_from_runs else GUESSED
+        return max(self._share, min(self._share + took_s / expected_s, most)), took_s
 
     @property
     def _total_s(self) -> float:
         return sum(step.seconds for step in self.steps)
 
-    @staticmethod
-    def _pace(worked_s: float, took_s: float, of_s: float, before: float = 1.0) -> float:
+    def _pace(self, worked_s: float, took_s: float, of_s: float, before: float = 1.0) -> float:
         """How many seconds an estimated one takes.
 
         Args:
@@ -163,7 +203,7 @@ class Course:
             of_s: The estimate of all of it.
             before: What was believed before.
         """
-        trust = TRUST * of_s
+        trust = max((TRUST_IN_RUNS if self._is_from_runs else TRUST) * of_s, min(START_S, of_s))
         return (took_s + trust * before) / (worked_s + trust) if trust else before
 
     def left_s(self) -> float:
@@ -224,6 +264,11 @@ def roughly(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
+def _seconds(seconds: float) -> str:
+    """A time that is running: ``16 s``, and ``0:02:10`` where that is longer than two digits."""
+    return f"{seconds:.0f} s" if seconds < 99.5 else str(timedelta(seconds=round(seconds)))
+
+
 @dataclass
 class _Run:
     """The run that bars belong to, and the display of its bars where there is a terminal."""
@@ -236,13 +281,16 @@ class _Run:
 
 _run: _Run | None = None
 
+_alone: tuple[Progress, list[TaskID]] | None = None
+"""Without a run: the display of the bar that others are opened in, and the bars that are open."""
+
 
 def drawable() -> Console | None:
     """The terminal or notebook to draw on, if there is one. Ask before letting another library draw bars of its own.
 
-    In a run, the terminal is taken.
+    In a run, or while a bar of ours is open, the terminal is taken.
     """
-    return _terminal() if _run is None else None
+    return _terminal() if _run is None and _alone is None else None
 
 
 def _terminal() -> Console | None:
@@ -295,23 +343,36 @@ def track(items: Iterable[Item], description: str, total: int | None = None) -> 
             advance(1)
 
 
-def working(description: str) -> AbstractContextManager[object]:
-    """A bar without an end while the body does work that can't be counted."""
-    return bar(description, None)
+def working(description: str, seconds: float | None = None) -> AbstractContextManager[object]:
+    """A bar of the seconds while the body does work that can't be counted.
+
+    Args:
+        description: What is being done.
+        seconds: About how long it takes, if that is known. A run's steps have it from their list.
+    """
+    return bar(description, None, seconds=seconds)
 
 
 @contextmanager
-def bar(description: str, total: float | None, done: float = 0.0) -> Iterator[Advance]:
+def bar(description: str, total: float | None, done: float = 0.0, *, seconds: float | None = None) -> Iterator[Advance]:
     """A progress bar that the body advances: ``with bar("shards", n) as advance: advance(1)``.
 
     Args:
         description: What is being done. In a run (`running`) that has a step of this name, the step begins.
         total: How much there is to do; `None` if that can't be counted.
         done: What an interrupted run has done of it.
+        seconds: See `working`.
     """
     run = _run
     course = run.course if run and run.course.enter(description, done / total if total else 0.0) else None
-    with _drawn(description, total, done, run) as draw:
+    share: Callable[[], float] | None = None
+    if total is None and course:
+        own = course.index
+        share = lambda: course.step_share if course.index == own else 1.0  # noqa: E731
+    elif seconds is not None:
+        started = time.monotonic()
+        share = lambda: min((time.monotonic() - started) / seconds, GUESSED_FROM_RUNS)  # noqa: E731
+    with _drawn(description, total, done, run, share) as draw:
         reached = done
 
         def advance(amount: float) -> None:
@@ -323,32 +384,45 @@ def bar(description: str, total: float | None, done: float = 0.0) -> Iterator[Ad
 
         yield advance
         if course:
-            step = course.steps[course.index]
-            logger.debug(f"{description}: {course.leave():.1f} s, and the estimate was {step.seconds:.1f} s")
+            step, took_s = course.steps[course.index], course.leave()
+            logger.debug(f"{step.name}: {took_s:.1f} s, and the estimate was {step.seconds:.1f} s")
 
 
 @contextmanager
-def _drawn(description: str, total: float | None, done: float, run: _Run | None) -> Iterator[Advance]:
+def _drawn(
+    description: str, total: float | None, done: float, run: _Run | None, share: Callable[[], float] | None
+) -> Iterator[Advance]:
+    global _alone
     terminal = _terminal()
+    opened = (run.display, run.shown) if run and run.display else _alone
     if terminal is None:
         if total is not None:
             logger.info(description)
         yield lambda amount: None
-    elif run and (shared := run.display):
-        with _visible(shared, run.shown, description, total, done) as task:
-            yield lambda amount: shared.advance(task, amount)
+    elif opened:
+        with _visible(*opened, description, total, done, share) as task:
+            yield lambda amount: opened[0].advance(task, amount)
     else:
         with _display(terminal, transient=total is None) as display:
-            task = display.add_task(description, total=total, completed=round(done))
-            yield lambda amount: display.advance(task, amount)
+            task = display.add_task(description, total=1.0 if share else total, completed=round(done), share=share)
+            _alone = display, [task]
+            try:
+                yield lambda amount: display.advance(task, amount)
+            finally:
+                _alone = None
 
 
 @contextmanager
 def _visible(
-    display: Progress, shown: list[TaskID], description: str, total: float | None, done: float
+    display: Progress,
+    shown: list[TaskID],
+    description: str,
+    total: float | None,
+    done: float,
+    share: Callable[[], float] | None,
 ) -> Iterator[TaskID]:
     """A bar in a run's display, in place of the one that it is opened in."""
-    task = display.add_task(description, total=total, completed=round(done))
+    task = display.add_task(description, total=1.0 if share else total, completed=round(done), share=share)
     for outer in shown[-1:]:
         display.update(outer, visible=False)
     shown.append(task)
@@ -375,13 +449,18 @@ def _display(terminal: Console, course: Course | None = None, transient: bool = 
     from rich.text import Text
 
     class Left(ProgressColumn):
-        """The time that a run still takes, and how far its step is."""
+        """The time that a run still takes, and how far its step is: in percent, or in seconds if it isn't counted."""
 
         def render(self, task: Task) -> Text:
+            share = task.fields.get("share")
+            if share:
+                task.completed = share()
+            if share or task.total is None:
+                return Text(_seconds(task.elapsed or 0), justify="right", no_wrap=True)
             if course is None:
                 return TimeRemainingColumn().render(task)
             if not task.fields.get("whole"):
-                return Text("" if task.total is None else f"{task.percentage:.0f}%", justify="right")
+                return Text(f"{task.percentage:.0f}%", justify="right")
             task.completed, task.description = course.share(), course.place
             return Text(f"{timedelta(seconds=round(course.left_s()))} left", justify="right", no_wrap=True)
 

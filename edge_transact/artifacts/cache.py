@@ -43,6 +43,7 @@ KINDS = {
     "libraries": "compiled model libraries",
     "kernels": "kernels of host libraries as machine code",
     UNFINISHED: "what interrupted runs have done so far",
+    "times": "how long the steps of commands took",
 }
 
 enabled = True
@@ -112,6 +113,11 @@ def made(recipe: Recipe) -> Path:
     return recipe.entry / recipe.name
 
 
+def is_lacking(recipe: Recipe) -> bool:
+    """Whether the recipe has to be made."""
+    return not enabled or _complete_record(recipe) is None
+
+
 def _obtain(recipe: Recipe) -> tuple[Record, bool]:
     """Makes the entry unless the cache has it. Returns its record, and whether it was made now."""
     with lock(recipe.entry, recipe.what):
@@ -134,7 +140,7 @@ def _obtain(recipe: Recipe) -> tuple[Record, bool]:
 @contextmanager
 def lock(entry: Path, what: str) -> Iterator[None]:
     """Lets one process at a time make an entry. The others wait, and then find it in the cache."""
-    held = _lock_of(entry)
+    held = lock_of(entry)
     try:
         held.acquire(blocking=False)
     except Timeout:
@@ -146,7 +152,8 @@ def lock(entry: Path, what: str) -> Iterator[None]:
         held.release()
 
 
-def _lock_of(entry: Path) -> FileLock:
+def lock_of(entry: Path) -> FileLock:
+    """The lock of the process that makes an entry."""
     directory = cache_directory() / "locks"
     directory.mkdir(parents=True, exist_ok=True)
     return FileLock(directory / f"{entry.parent.name}-{entry.name}")
@@ -268,7 +275,7 @@ def clear(kinds: Iterable[str]) -> list[Entry]:
             continue
         # What is written for an entry is in `.KEY-...` beside it, under the entry's lock.
         key = entry.path.name.lstrip(".")[:KEY_LENGTH]
-        with suppress(Timeout), _lock_of(entry.path.with_name(key)).acquire(timeout=0):
+        with suppress(Timeout), lock_of(entry.path.with_name(key)).acquire(timeout=0):
             shutil.rmtree(entry.path, ignore_errors=True)
             deleted.append(entry)
     return deleted

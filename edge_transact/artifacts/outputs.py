@@ -18,14 +18,19 @@ WORKSPACE = ".edge-transact"
 """Suffix of the hidden directory, next to the output, in which the output is written."""
 
 
-def refuse_existing(path: Path, force: bool) -> None:
+def refuse_existing(path: Path, force: bool, fix: str = "Choose another output, or replace it with --force.") -> None:
     """Fails before the work if the output can't be written after it.
+
+    Args:
+        path: The output.
+        force: Whether an output that exists is replaced.
+        fix: What to do where one exists.
 
     Raises:
         EdgeTransactError: `path` exists and `force` is off, or a parent of `path` is a file.
     """
     if os.path.lexists(path) and not force:
-        raise EdgeTransactError(f"{path} exists", fix="Choose another output, or replace it with --force.")
+        raise EdgeTransactError(f"{path} exists", fix=fix)
     for parent in path.absolute().parents:
         if parent.exists():
             if not parent.is_dir():

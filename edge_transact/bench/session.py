@@ -108,7 +108,7 @@ def bench_models(
     has_log = log.exists()
     if report is not None:
         # What belongs to a log is written again as the log grows.
-        refuse_existing(report, force=has_log)
+        refuse_existing(report, force=has_log, fix="Choose another directory, or remove it.")
     models = open_models(dists, options.lengths)
     drivers = _drivers(models, options, clean)
     conditions = options.model_dump(include={"warmups", "threads", "cores", "app"})

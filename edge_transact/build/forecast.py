@@ -13,6 +13,7 @@ from edge_transact.build.report.measure import PART_WINDOW, PART_WINDOWS, PARTS_
 from edge_transact.build.report.page import FIGURES_STEP
 from edge_transact.build.stages import compile_step
 from edge_transact.checkpoint import Checkpoint
+from edge_transact.compiler.library import KERNELS_STEP
 from edge_transact.evaluate.forecast import loaded_bytes
 from edge_transact.evaluate.perplexity import STEP as PERPLEXITY_STEP
 from edge_transact.progress import Forecast, Step
@@ -33,6 +34,10 @@ WEIGHTS_PER_S = {"nearest": 100e6, "search": 32e6}
 
 COMPILE_S, COMPILE_LAYER_S = 20.0, 1.0
 """Seconds to compile a library, and each of its layers that no other layer is like; there, too."""
+
+
+KERNELS_SHARE = 0.6
+"""The share of a host library's seconds in which its kernels are compiled."""
 
 
 def forecast(
@@ -61,7 +66,8 @@ def forecast(
         tokens += read
         steps += work.round(read)
     steps += work.convert(source.plan)
-    steps += [Step(compile_step(target), work.compile_s(source.plan)) for target in targets]
+    for target in targets:
+        steps += work.compile(source.plan, target)
     steps += work.parity("host" in targets)
     steps.append(Step(MANIFEST_STEP, 0.5))
     if report:
@@ -92,9 +98,13 @@ class _Work:
         seconds = costs.parameters(plan) / WEIGHTS_PER_S[rounding] * self.slowness
         return Step(convert_step(self._quantization), 0.5 + seconds)
 
-    def compile_s(self, plan: WidthPlan) -> float:
-        """Seconds to compile a library."""
-        return (COMPILE_S + COMPILE_LAYER_S * len(set(plan.layers))) * self.slowness
+    def compile(self, plan: WidthPlan, target: str) -> Iterator[Step]:
+        """A library. The kernels of one for this host are a step of their own."""
+        seconds = (COMPILE_S + COMPILE_LAYER_S * len(set(plan.layers))) * self.slowness
+        kernels = KERNELS_SHARE if target == "host" and self._options.engine == "tvm" else 0.0
+        yield Step(compile_step(target), (1 - kernels) * seconds)
+        if kernels:
+            yield Step(KERNELS_STEP, kernels * seconds)
 
     def round(self, tokens: int) -> Iterator[Step]:
         """Rounding on calibration text, and distillation after it."""
@@ -116,7 +126,7 @@ class _Work:
         if not whole:
             plan = plan.with_layers(plan.layers[:CUT_LAYERS])
             yield from self.convert(plan)
-            yield Step(compile_step("host"), self.compile_s(plan))
+            yield from self.compile(plan, "host")
         yield Step(PARITY_STEP, (2 + loaded_bytes(plan) / 0.13e9) * self.slowness)
 
     def report(self, rounding: str) -> Iterator[Step]:

@@ -74,10 +74,10 @@ def bench(
 
     `edge-transact bench dist --profile --lengths 256+64`
 
-    `edge-transact bench compare before.jsonl after.jsonl`
+    `edge-transact bench compare before.jsonl after.jsonl --report report`
     """
     if dists[0] == "compare":
-        _compare(dists[1:], as_json)
+        _compare(dists[1:], report, as_json)
         return
     if profile:
         _profile(dists, options, as_json)
@@ -175,14 +175,30 @@ def _perplexities(words: list[str]) -> dict[str, float]:
     return values
 
 
-def _compare(paths: list[str], as_json: bool) -> None:
-    from edge_transact.bench.analysis.compare import compare_logs, to_markdown
+def _compare(paths: list[str], report: Path | None, as_json: bool) -> None:
+    from edge_transact.artifacts.outputs import refuse_existing
+    from edge_transact.bench.analysis.compare import compare, paired, to_markdown
     from edge_transact.errors import UsageError
 
     if len(paths) != 2:
         raise UsageError(f"compare wants two logs, got {len(paths)}", fix="edge-transact bench compare A.jsonl B.jsonl")
-    rows = compare_logs(Path(paths[0]), Path(paths[1]))
-    show({"comparisons": rows}, as_json, lambda: _write(to_markdown(rows)))
+    if report is not None:
+        refuse_existing(report, force=False, fix="Choose another directory, or remove it.")
+    before, after = map(Path, paths)
+    pairs = paired(before, after)
+    rows = compare(pairs)
+    page = None
+    if report is not None:
+        from edge_transact.bench.analysis.comparison_page import write_comparison
+        from edge_transact.options import written
+
+        command = written.line("bench", "compare", before, after, "--report", report)
+        names = (before.name, after.name) if before.name != after.name else (str(before), str(after))
+        write_comparison(pairs, rows, report, names=names, command=command)
+        page = report / "index.html"
+    show({"comparisons": rows, "page": page and str(page)}, as_json, lambda: _write(to_markdown(rows)))
+    if page:
+        logger.info(f"page: {page}")
 
 
 def _profile(dists: list[str], options: BenchOptions, as_json: bool) -> None:

@@ -11,8 +11,8 @@ import typer
 
 from edge_transact import progress
 from edge_transact.build.options import BuildOptions
+from edge_transact.cli import paces
 from edge_transact.cli.common import (
-    LOADING,
     PLANNING,
     DryRunOption,
     ForceOption,
@@ -85,7 +85,7 @@ def build(
     """
     asked = {"model": model, "output": None if output is None else str(output)}
     project = _project(asked | given_in(options) | given_in(pruning))
-    with progress.working(LOADING):
+    with paces.loading():
         from edge_transact.build.dist import build as build_dist
         from edge_transact.build.forecast import forecast
         from edge_transact.checkpoint import Checkpoint
@@ -94,10 +94,10 @@ def build(
 
     source = Checkpoint.open(resolve_model(project.model))
     with progress.working(PLANNING):
-        expected = forecast(source, project.build, project.prune, report=report is not None)
+        expected = paces.expected(forecast(source, project.build, project.prune, report=report is not None))
     if not may_start(expected, dry_run=dry_run, as_json=as_json):
         return
-    with progress.running(expected.steps):
+    with paces.running(expected):
         made = build_dist(
             project.model,
             Path(project.output),
@@ -117,6 +117,8 @@ def build(
 
         manifest, parity = made.manifest, made.manifest.parity
         table = Table(title=f"{directory} in {seconds:.0f} s", title_justify="left", show_header=False)
+        table.add_column(overflow="fold")
+        table.add_column(overflow="fold")
         table.add_row("library", manifest.model_lib)
         table.add_row(
             f"weights, {manifest.quantization}" + (f" ({manifest.rounding})" if manifest.rounding else ""),

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOADING, PLANNING = "load torch and transformers", "see what is to be done"
-"""The bars of long commands before their steps."""
+PLANNING = "see what is to be done"
+"""The bar of long commands before their steps, while they look at their inputs."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 FreshOption = Annotated[

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from edge_transact import progress
+from edge_transact.cli import paces
 from edge_transact.cli.common import (
-    LOADING,
     PLANNING,
     DryRunOption,
     FreshOption,
@@ -71,10 +71,8 @@ def evaluate(
 
     `edge-transact eval pruned dist --max-windows 16 --tasks arc_easy,piqa --limit 100`
     """
-    with progress.working(LOADING):
-        from edge_transact.evaluate.forecast import forecast
-        from edge_transact.evaluate.models import evaluate_models
-        from edge_transact.system.clock import process_s
+    from edge_transact.evaluate.forecast import forecast, plans_of
+    from edge_transact.system.clock import process_s
 
     loaded = None
     if tasks:
@@ -84,13 +82,19 @@ def evaluate(
         loaded = Tasks([name.strip() for name in tasks.split(",")], include_path=include_path, limit=limit)
     elif include_path or limit:
         raise UsageError("--include-path and --limit need --tasks", fix="Name some: --tasks arc_easy,piqa")
+    plans = plans_of([*models, *([reference] if reference else [])])
+    with paces.loading():
+        import torch  # noqa: F401
+
+        from edge_transact.evaluate.models import evaluate_models
+
     with progress.working(PLANNING):
-        expected = forecast(models, reference, text, window=window, max_windows=max_windows)
+        expected = paces.expected(forecast(plans, models, reference, text, window=window, max_windows=max_windows))
     without = ", without the tasks" if loaded else ""
     if not may_start(expected, dry_run=dry_run, as_json=as_json, without=without):
         return
     # Tasks come with bars of their own.
-    with nullcontext() if loaded else progress.running(expected.steps):
+    with nullcontext() if loaded else paces.running(expected):
         results = evaluate_models(
             models,
             text=text,

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from edge_transact import progress
+from edge_transact.cli import paces
 from edge_transact.cli.common import (
-    LOADING,
     PLANNING,
     DryRunOption,
     ForceOption,
@@ -60,7 +60,7 @@ def prune(
 
     `edge-transact prune model.gguf --widths widths.json --calibration notes.txt -o pruned --json | jq .ratio`
     """
-    with progress.working(LOADING):
+    with paces.loading():
         from edge_transact.artifacts.outputs import refuse_existing
         from edge_transact.checkpoint import Checkpoint
         from edge_transact.evaluate.report_text import prepare_report
@@ -77,10 +77,10 @@ def prune(
         text_of_report = prepare_report(report, force=force, apart_from=[output, Path(model)]) if report else ""
     source = Checkpoint.open(resolve_model(model))
     with progress.working(PLANNING):
-        expected = forecast(source, options, report_of=output.name if report else None)
+        expected = paces.expected(forecast(source, options, report_of=output.name if report else None))
     if not may_start(expected, dry_run=dry_run, as_json=as_json):
         return
-    with progress.running(expected.steps):
+    with paces.running(expected):
         result = prune_model(
             model,
             output,
@@ -101,6 +101,8 @@ def prune(
         from edge_transact.widths import describe
 
         table = Table(title=f"{output} in {values['seconds']:.0f} s", title_justify="left", show_header=False)
+        table.add_column(overflow="fold")
+        table.add_column(overflow="fold")
         table.add_row("parameters", f"{values['parameters']:,} of {values['source_parameters']:,}")
         table.add_row("attention and MLP removed", f"{values['ratio']:.2%}")
         for line in describe(result.checkpoint.plan):

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import tvm
     from tvm import relax
 
+KERNELS_STEP = "compile kernels"
+"""The description of the bar while a host library's kernels are compiled."""
+
 TOP_PROBS = 5
 """How many of the likeliest tokens' probabilities the engine can ask for per sample."""
 
@@ -135,7 +138,7 @@ def build_library(
     relax_pipeline = pipeline(tvm_target, metadata, bounds, observe)
     # A dump shows the kernels' code, and a system library's symbols begin with its own name.
     if target.device == "llvm" and not target.is_system_lib and dump is None:
-        relax_pipeline = tvm.transform.Sequential([relax_pipeline, CompileKernels(tvm_target)])
+        relax_pipeline = tvm.transform.Sequential([relax_pipeline, CompileKernels(tvm_target, KERNELS_STEP)])
 
     def compile_with(**options: bool) -> relax.VMExecutable:
         config = {f"tirx.{name}": value for name, value in options.items()}

@@ -6,6 +6,7 @@ library takes long.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tvm import IRModule, relax, tirx
 from edge_transact.artifacts import cache
 from edge_transact.artifacts.digests import text_digest
 from edge_transact.compiler.lowering import PIPELINE
+from edge_transact.progress import bar
 
 
 @tvm.transform.module_pass(opt_level=0, name="CompileKernels")
@@ -24,21 +26,23 @@ class CompileKernels:
 
     Args:
         target: The target of the kernels and of the bytecode.
+        step: The description of the bar of kernels.
     """
 
-    def __init__(self, target: tvm.target.Target) -> None:
+    def __init__(self, target: tvm.target.Target, step: str = "compile kernels") -> None:
         self.target = target
+        self.step = step
 
     def transform_module(self, mod: IRModule, context: tvm.transform.PassContext) -> IRModule:
         """The pass."""
         kernels = {var: function for var, function in mod.functions_items() if isinstance(function, tirx.PrimFunc)}
-        objects = [self._object(kernel, context) for kernel in kernels.values()]
+        objects = self._objects([self._recipe(kernel, context) for kernel in kernels.values()])
         named = mod.clone()
         for var in kernels:
             named[var] = relax.ExternFunc(var.name_hint)
         return named.with_attr("external_mods", objects)
 
-    def _object(self, kernel: tirx.PrimFunc, context: tvm.transform.PassContext) -> tvm.runtime.Module:
+    def _recipe(self, kernel: tirx.PrimFunc, context: tvm.transform.PassContext) -> tuple[str, cache.Recipe]:
         name = str(kernel.attrs["global_symbol"])
 
         def make(directory: Path) -> None:
@@ -54,5 +58,13 @@ class CompileKernels:
             "code": cache.code("compiler/objects.py", "compiler/lowering.py"),
             "apache-tvm": version("apache-tvm"),
         }
-        recipe = cache.Recipe("kernels", f"compile {name}", ingredients, make, is_step=False)
-        return tvm.runtime.load_static_library(str(cache.made(recipe) / f"{name}.o"), [name])
+        return name, cache.Recipe("kernels", f"compile {name}", ingredients, make, is_step=False)
+
+    def _objects(self, recipes: Sequence[tuple[str, cache.Recipe]]) -> list[tvm.runtime.Module]:
+        lacking = [cache.is_lacking(recipe) for _, recipe in recipes]
+        objects = []
+        with bar(self.step, len(recipes), len(recipes) - sum(lacking)) as advance:
+            for (name, recipe), is_lacking in zip(recipes, lacking, strict=True):
+                objects.append(tvm.runtime.load_static_library(str(cache.made(recipe) / f"{name}.o"), [name]))
+                advance(is_lacking)
+        return objects

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from edge_transact import costs
@@ -25,12 +25,24 @@ LIBRARY_SPEED = 0.5
 """The speed of a host library's products in prefill, as a share of torch's in fp32."""
 
 
+def plans_of(names: Iterable[str]) -> dict[str, WidthPlan]:
+    """The widths of MODELs and DISTs by name. MODELs that aren't here are downloaded or converted."""
+    return {name: _plan(name) for name in names}
+
+
 def forecast(
-    models: Sequence[str], reference: str | None, text: str, *, window: int, max_windows: int | None
+    plans: Mapping[str, WidthPlan],
+    models: Sequence[str],
+    reference: str | None,
+    text: str,
+    *,
+    window: int,
+    max_windows: int | None,
 ) -> Forecast:
     """What `evaluate_models` will take, without its tasks.
 
     Args:
+        plans: The models' and the reference's widths.
         models: MODELs or DISTs.
         reference: Another, or none.
         text: The TEXT.
@@ -41,7 +53,6 @@ def forecast(
 
     windows = max(1, len(read_text(text, "evaluation")) // CHARACTERS_PER_TOKEN // window)
     windows = min(windows, max_windows or windows)
-    plans = {name: _plan(name) for name in (*models, *([reference] if reference else []))}
     steps = [Step(TEXT_STEP, slowness())]
     if reference:
         steps += _load_steps(plans[reference], reference)
@@ -49,7 +60,7 @@ def forecast(
     for name in models:
         steps += _load_steps(plans[name], name)
         own_s = perplexity_s(plans[name], windows, window, _is_dist(name))
-        steps.append(Step(perplexity_step(name), own_s + compared_s))
+        steps.append(Step(perplexity_step(name), own_s + compared_s, _kind("perplexity", name)))
     needed = [loaded_bytes(plans[name]) for name in models]
     kept = loaded_bytes(plans[reference]) if reference else 0
     logits = 4 * window * max(plan.vocab_size for plan in plans.values()) * 4
@@ -66,11 +77,11 @@ def perplexity_steps(plan: WidthPlan, name: str, windows: int, window: int) -> I
         window: Tokens of each.
     """
     yield from _load_steps(plan, name)
-    yield Step(perplexity_step(name), perplexity_s(plan, windows, window))
+    yield Step(perplexity_step(name), perplexity_s(plan, windows, window), "perplexity")
 
 
 def _load_steps(plan: WidthPlan, name: str) -> Iterator[Step]:
-    yield Step(load_step(name), slowness() * (LOAD_S + loaded_bytes(plan) / LOAD_BYTES_PER_S))
+    yield Step(load_step(name), slowness() * (LOAD_S + loaded_bytes(plan) / LOAD_BYTES_PER_S), _kind("load", name))
 
 
 def perplexity_s(plan: WidthPlan, windows: int, window: int, in_library: bool = False) -> float:
@@ -86,6 +97,10 @@ def perplexity_s(plan: WidthPlan, windows: int, window: int, in_library: bool = 
 def loaded_bytes(plan: WidthPlan) -> int:
     """Bytes of a model's weights in fp32."""
     return 4 * costs.parameters(plan)
+
+
+def _kind(step: str, name: str) -> str:
+    return f"{step} a library" if _is_dist(name) else step
 
 
 def _is_dist(name: str | None) -> bool:

@@ -19,6 +19,7 @@ from edge_transact.checkpoint.writer import MODEL_CARD, write_config
 from edge_transact.errors import EdgeTransactError
 from edge_transact.gguf import layout
 from edge_transact.gguf.q4_0 import BLOCK_BYTES
+from edge_transact.progress import track, working
 from edge_transact.widths import WidthPlan
 
 if TYPE_CHECKING:
@@ -43,13 +44,14 @@ def convert_gguf(file: Path, directory: Path) -> None:
         EdgeTransactError: The file isn't GGUF, is truncated, isn't a LLaMA or lacks a tensor, or the extra's package is
             missing.
     """
-    model = _Model(file, _open(file))
-    import torch
-    from gguf import GGMLQuantizationType
-    from safetensors.numpy import save_file
-    from transformers import GenerationConfig, LlamaConfig
+    with working(f"open {file.name}"):
+        model = _Model(file, _open(file))
+        import torch
+        from gguf import GGMLQuantizationType
+        from safetensors.numpy import save_file
+        from transformers import GenerationConfig, LlamaConfig
 
-    _write_tokenizer(directory, file)
+        _write_tokenizer(directory, file)
     exact = (GGMLQuantizationType.F32, GGMLQuantizationType.F16)
     matrices = [tensor for tensor in model.tensors.values() if len(tensor.shape) > 1]
     dtype = torch.float32 if any(tensor.tensor_type in exact for tensor in matrices) else torch.bfloat16
@@ -57,7 +59,9 @@ def convert_gguf(file: Path, directory: Path) -> None:
     def cast(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
-    write_shards(directory, tensor_shapes(model.plan), ((name, cast(tensor)) for name, tensor in model.values()))
+    shapes = tensor_shapes(model.plan)
+    values = track(model.values(), f"convert {file.name}", total=len(shapes))
+    write_shards(directory, shapes, ((name, cast(tensor)) for name, tensor in values))
     if blocks := dict(model.blocks()):
         save_file(blocks, directory / layout.BLOCKS_FILE)
     _write_config(directory, model, dtype)

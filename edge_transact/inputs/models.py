@@ -76,14 +76,14 @@ def _resolve(model: str) -> Path:
 def _convert_gguf(file: Path) -> Path:
     from edge_transact.inputs.gguf import convert_gguf
 
-    return _converted(file, file.stem, partial(convert_gguf, file))
+    return _converted(file, file.stem, partial(convert_gguf, file), is_step=False)  # it has a bar of its own
 
 
-def _converted(file: Path, name: str, convert: Callable[[Path], None]) -> Path:
+def _converted(file: Path, name: str, convert: Callable[[Path], None], *, is_step: bool = True) -> Path:
     """The checkpoint directory that `convert` makes from a file, or the cached one for the file's content."""
     code = cache.code("inputs/gguf.py", "gguf", "inputs/glassllm.py", "checkpoint/shards.py", "checkpoint/writer.py")
     ingredients = {"name": name, "sha256": sha256(file), "code": code}
-    return cache.made(cache.Recipe("converted", f"convert {file.name}", ingredients, convert, name))
+    return cache.made(cache.Recipe("converted", f"convert {file.name}", ingredients, convert, name, is_step))
 
 
 def _demo_model(name: str) -> Path:

@@ -20,7 +20,7 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.finite import is_finite
 from edge_transact.checkpoint.layout import ROPE_PAIRS
 from edge_transact.errors import EdgeTransactError
-from edge_transact.progress import track
+from edge_transact.progress import Advance, bar
 from edge_transact.quantization import Quantization
 from edge_transact.weights import w4
 from edge_transact.weights.shards import ShardReader, ShardWriter
@@ -65,9 +65,11 @@ def convert(
     """
     writer = ShardWriter(directory)
     # Rounding that computes much uses every core; plain rounding is as fast as the disk.
-    with nullcontext() if rounding_of else _one_core_for_the_writer():
-        for name, source in track(sources.items(), convert_step(quantization), total=len(sources)):
-            parameter = _Parameter(name, checkpoint, source)
+    one_core = nullcontext() if rounding_of else _one_core_for_the_writer()
+    count = sum(math.prod(checkpoint.shape(part)) for parts, _ in sources.values() for part in parts)
+    with one_core, bar(convert_step(quantization), count) as advance:
+        for name, source in sources.items():
+            parameter = _Parameter(name, checkpoint, source, advance)
             try:
                 if is_packed(name, parameter.shape, quantization):
                     _write_packed(parameter, quantization, writer, rounding_of and rounding_of(name))
@@ -104,8 +106,8 @@ class _Parameter:
         shape: Its shape after joining.
     """
 
-    def __init__(self, name: str, checkpoint: Checkpoint, source: Source) -> None:
-        self.name, self._checkpoint, self._parts = name, checkpoint, source[0]
+    def __init__(self, name: str, checkpoint: Checkpoint, source: Source, advance: Advance) -> None:
+        self.name, self._checkpoint, self._parts, self._advance = name, checkpoint, source[0], advance
         shapes = {part: checkpoint.shape(part) for part in self._parts}
         self._order = _row_order(source, shapes)
         self._starts = np.cumsum([0, *(shapes[part][0] for part in self._parts)])
@@ -115,7 +117,9 @@ class _Parameter:
         """The rows in order, in blocks of `BLOCK_BYTES`."""
         rows = max(1, BLOCK_BYTES // (2 * math.prod(self.shape[1:])))
         for start in range(0, len(self._order), rows):
-            yield self._checkpoint.rows(self._pieces(self._order[start : start + rows]))
+            block = self._checkpoint.rows(self._pieces(self._order[start : start + rows]))
+            yield block
+            self._advance(block.numel())
 
     def _pieces(self, numbers: np.ndarray) -> list[tuple[str, int, int]]:
         """Splits row numbers, counted over all parts, into runs of consecutive rows of one part."""

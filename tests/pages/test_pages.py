@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page
 
 from tests.support.browser import LAPTOP, PAPER, PHONE, WIDE, chromium, findings, overflows, show
 from tests.support.examples import ROOT
-from tests.support.pages import NAME, bench_page, pruned_page, rounded_page
+from tests.support.pages import NAME, bench_page, comparison_page, pruned_page, rounded_page
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -44,6 +44,7 @@ PAGES = {
     "prune of 126 layers": lambda directory: pruned_page(directory, 126),
     "rounding of 126 layers": lambda directory: rounded_page(directory, 126),
     "bench": bench_page,
+    "bench compare": comparison_page,
 }
 
 
@@ -79,7 +80,7 @@ def test_it_fits_every_screen(page: Page, width: int) -> None:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(PHONE, "light"), (LAPTOP, "dark")])
-@pytest.mark.parametrize("page", ["prune of 1 layer", "rounding of 1 layer", "bench"], indirect=True)
+@pytest.mark.parametrize("page", ["prune of 1 layer", "rounding of 1 layer", "bench", "bench compare"], indirect=True)
 def test_axe_finds_nothing(page: Page, width: int, scheme: str) -> None:
     show(page, width, scheme)
     assert findings(page) == []
@@ -149,6 +150,12 @@ def test_a_bench_says_what_is_noise(browser: Browser, tmp_path) -> None:
     answer = page.locator("h1").inner_text()
     assert answer.startswith("pruned: 2.01 times as fast; ") and answer.endswith("against dense on Phone")
     assert "perplexity 22.3 → 33.5, no difference beyond noise" in answer
+    page.goto(comparison_page(tmp_path / "compared").as_uri())
+    answer = page.locator("h1").inner_text()
+    assert re.match(r"dense: takes 1\.25 times as long \(1\.2\d to 1\.2\d\); <script>", answer)
+    assert ": no difference beyond noise (0.9" in answer and answer.endswith(
+        "after.jsonl against before.jsonl on Phone"
+    )
     page.close()
 
 

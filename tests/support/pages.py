@@ -9,6 +9,8 @@ import torch
 from edge_transact import costs
 from edge_transact.artifacts.pages import Origin
 from edge_transact.artifacts.width_picture import width_picture
+from edge_transact.bench.analysis.compare import compare, paired
+from edge_transact.bench.analysis.comparison_page import write_comparison
 from edge_transact.bench.analysis.report import write_report
 from edge_transact.bench.records.readings import Reading
 from edge_transact.build.report.measure import MatrixError, Part
@@ -20,7 +22,7 @@ from edge_transact.prune.scores import LayerScores
 from edge_transact.prune.units import UNITS
 from edge_transact.quantization import get_quantization
 from edge_transact.widths import LayerWidths, WidthPlan
-from tests.support.bench_logs import in_rounds, visit
+from tests.support.bench_logs import in_rounds, visit, write_log
 
 NAME = "<script>alert('x')</script> \"🦙\" & a-model-with-a-name-that-is-much-longer-than-a-telephone-is-wide"
 """A directory may have this name, and no page may take it for markup."""
@@ -127,4 +129,20 @@ def bench_page(directory: Path) -> Path:
             records.append(visit(trace, **common))
     perplexities = {"dense": 22.31, NAME: 33.46}
     write_report(records, directory, command="edge-transact bench", perplexities=perplexities, published=True)
+    return directory / "index.html"
+
+
+def comparison_page(directory: Path) -> Path:
+    """The page of a comparison of two logs: a model that became slower, and one with a difficult name that didn't."""
+    logs = [directory.with_name(f"{name}.jsonl") for name in ("before", "after")]
+    for log, slowed in zip(logs, (1.0, 1.25), strict=True):
+        records = []
+        for model, factor, noise in (("dense", slowed, (0.99, 1.0, 1.01)), (NAME, 1.0, (1.02, 0.97, 1.03))):
+            for prefill in (64, 256):
+                common = {"model": model, "model_digest": model, "prefill_tokens": prefill, "build": {"torch": "2"}}
+                records += in_rounds(*(factor * prefill / 64 * share for share in noise), **common)
+        write_log(log, records)
+    pairs = paired(*logs)
+    names = logs[0].name, logs[1].name
+    write_comparison(pairs, compare(pairs), directory, names=names, command="edge-transact bench compare")
     return directory / "index.html"

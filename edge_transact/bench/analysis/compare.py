@@ -15,6 +15,9 @@ from edge_transact.errors import EdgeTransactError
 
 Pairing = tuple[str | None, str, str, int, int]
 
+Pair = tuple[Result, Result]
+"""The results of the first and of the second log that are compared."""
+
 
 class Comparison(TypedDict):
     """One metric of a pair of results.
@@ -33,6 +36,8 @@ class Comparison(TypedDict):
     device: str
     target: str
     test: str
+    prefill_tokens: int
+    decode_tokens: int
     metric: Metric
     before: float
     after: float
@@ -44,12 +49,18 @@ class Comparison(TypedDict):
 
 
 def compare_logs(before: Path, after: Path) -> list[Comparison]:
-    """Compare the results of two logs that measured the same lengths on the same devices.
+    """Compare the results of two logs that measured the same lengths on the same devices, see `paired` and `compare`.
+
+    Raises:
+        EdgeTransactError: The logs have nothing in common.
+    """
+    return compare(paired(before, after))
+
+
+def paired(before: Path, after: Path) -> list[Pair]:
+    """The results of two logs that measured the same lengths on the same devices.
 
     Models are paired by name. If both logs hold a single model, these two are paired whatever their names.
-
-    Returns:
-        A row for each of `METRICS` of each pair of results.
 
     Raises:
         EdgeTransactError: The logs have nothing in common.
@@ -57,19 +68,23 @@ def compare_logs(before: Path, after: Path) -> list[Comparison]:
     first, second = (make_results(read_records(path)) for path in (before, after))
     by_name = any(len({result["model"] for result in results}) > 1 for results in (first, second))
     known = {_pairing(result, by_name): result for result in first}
-    rows: list[Comparison] = []
-    for result in second:
-        match = known.get(_pairing(result, by_name))
-        if match is not None:
-            # The second log's time as a multiple of the first's, so the second is the baseline of this speed-up.
-            for metric in METRICS:
-                if ratio := speedup(_turns(result, metric, "after"), _turns(match, metric, "before")):
-                    rows.append(_compare(match, result, metric, ratio))
-    if not rows:
+    pairs = [(match, result) for result in second if (match := known.get(_pairing(result, by_name)))]
+    if not compare(pairs):
         raise EdgeTransactError(
             f"{before} and {after} have no model, device and lengths in common",
             fix="Measure both with the same --lengths on the same device.",
         )
+    return pairs
+
+
+def compare(pairs: Sequence[Pair]) -> list[Comparison]:
+    """A row for each of `METRICS` of each pair of results."""
+    rows: list[Comparison] = []
+    for before, after in pairs:
+        # The second log's time as a multiple of the first's, so the second is the baseline of this speed-up.
+        for metric in METRICS:
+            if ratio := speedup(_turns(after, metric, "after"), _turns(before, metric, "before")):
+                rows.append(_compare(before, after, metric, ratio))
     return rows
 
 
@@ -86,6 +101,8 @@ def _compare(before: Result, after: Result, metric: Metric, ratio: Estimate) -> 
         "device": after["device"],
         "target": after["target"],
         "test": after["test"],
+        "prefill_tokens": after["prefill_tokens"],
+        "decode_tokens": after["decode_tokens"],
         "metric": metric,
         "before": before[metric],
         "after": after[metric],

@@ -76,7 +76,10 @@ def latency(name: str, title: str, bars: Mapping[Lengths, Sequence[Bar]]) -> Pic
 
 
 def speedups(
-    name: str, baseline: str, ratios: Mapping[str, Mapping[Lengths, tuple[float, Interval | None]]]
+    name: str,
+    baseline: str,
+    ratios: Mapping[str, Mapping[Lengths, tuple[float, Interval | None]]],
+    compared: str = "",
 ) -> Picture:
     """A chart for each model, with a dot and an interval for each pair of lengths.
 
@@ -84,6 +87,7 @@ def speedups(
         name: Of the picture's file.
         baseline: The model that the others are compared with.
         ratios: How many times as fast as it, and the interval if it's known; by model and lengths.
+        compared: What the title says before that, if anything.
     """
     ends = [end for row in ratios.values() for ratio, interval in row.values() for end in (ratio, *(interval or ()))]
     x = Axis(min(0.9, 0.95 * min(ends)), max(1.1, 1.05 * max(ends)), f"times as fast as {_short(baseline)}")
@@ -101,7 +105,7 @@ def speedups(
         charts.append(chart)
     return Picture(
         name,
-        f"Times as fast as {baseline}",
+        f"{compared}: times as fast as {baseline}" if compared else f"Times as fast as {baseline}",
         charts,
         text="For prompt and answer together. Whiskers are 95 % confidence intervals: one that crosses the line at 1 "
         "shows no difference beyond noise.",

@@ -60,7 +60,7 @@ def write_report(
     if published:
         pictures.append(_published())
     common, columns, rows = _table(results)
-    machines = dict.fromkeys(_machine(result) for result in results)
+    machines = dict.fromkeys(machine_of(result) for result in results)
     date = max(result["test_time"] for result in results)[:10]
     with new_directory(directory, force=force) as fresh:
         (fresh / "results.json").write_text(to_text(results, "json"))
@@ -168,7 +168,8 @@ def _devices(results: Sequence[Result]) -> list[str]:
     return list(dict.fromkeys(result["device"] for result in results))
 
 
-def _machine(result: Result) -> str:
+def machine_of(result: Result) -> str:
+    """Where a result was measured, in a few words."""
     if result["serial"] == "host":
         return machine_name()
     known = [f"Android {result['android']}" if result["android"] else None, result["soc"]]
