@@ -174,7 +174,8 @@ def evaluate(
         window: Tokens of a window; windows don't overlap.
         max_windows: The most windows; the first ones are used.
         reference: Also measure how far each model's predictions are from this model's.
-        tasks: Tasks of lm-evaluation-harness to score, too.
+        tasks: Also score these tasks: ``"basics"``, short questions that need no network; ``"paper"``, the suite of
+            TransAct's paper; or any of lm-evaluation-harness.
         limit: The most questions of a task.
         fresh: Start over where an interrupted run has begun.
 
@@ -184,14 +185,15 @@ def evaluate(
     Raises:
         EdgeTransactError: A model, the text or a task can't be read, or the text is shorter than a window.
     """
+    from edge_transact.evaluate.answers.basics import NAME as BASICS
     from edge_transact.evaluate.evaluations import Evaluations
     from edge_transact.evaluate.models import evaluate_models
 
-    loaded = None
-    if tasks:
+    loaded, others = None, [name for name in tasks if name != BASICS]
+    if others:
         from edge_transact.evaluate.tasks import Tasks
 
-        loaded = Tasks(tasks, limit=limit)
+        loaded = Tasks(others, limit=limit)
     return Evaluations(
         evaluate_models(
             [str(model) for model in models],
@@ -200,6 +202,7 @@ def evaluate(
             max_windows=max_windows,
             reference=reference,
             tasks=loaded,
+            basics=BASICS in tasks,
             fresh=fresh,
         )
     )

@@ -32,7 +32,7 @@ class TextCodec:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
         if not (directory / TOKENIZER).exists():
             if not (directory / SENTENCEPIECE).exists():
                 raise EdgeTransactError(
@@ -47,11 +47,11 @@ class TextCodec:
 
     def _plain(self) -> tokenizers.Tokenizer | None:
         """``tokenizer.json`` with its settings, as transformers loads it; `None` if transformers adds more to it."""
-        if not (self._directory / TOKENIZER).exists():
+        if not (self.directory / TOKENIZER).exists():
             return None
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(self._directory / TOKENIZER))
+        tokenizer = Tokenizer.from_file(str(self.directory / TOKENIZER))
         known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
         if not known.issuperset(_tokens(self._config)) or self._config.get("split_special_tokens"):
             return None
@@ -65,9 +65,9 @@ class TextCodec:
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
         # Not AutoTokenizer: a DIST has no config.json for it, and a checkpoint may name a slow tokenizer class.
-        fast = (self._directory / TOKENIZER).exists()
+        fast = (self.directory / TOKENIZER).exists()
         loader: Any = PreTrainedTokenizerFast if fast else AutoTokenizer
-        return loader.from_pretrained(self._directory)
+        return loader.from_pretrained(self.directory)
 
     @cached_property
     def special_tokens(self) -> Mapping[str, str]:
@@ -78,7 +78,7 @@ class TextCodec:
     @cached_property
     def chat_template(self) -> str | None:
         """The chat template. A base model has none: it continues text."""
-        file = self._directory / "chat_template.jinja"
+        file = self.directory / "chat_template.jinja"
         template = file.read_text(encoding="utf-8") if file.is_file() else self._config.get("chat_template")
         if isinstance(template, list):  # several, by name
             return {each["name"]: each["template"] for each in template}.get("default")

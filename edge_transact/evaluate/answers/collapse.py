@@ -1,0 +1,101 @@
+"""The collapse gate: how many of a dozen short questions get a degenerate answer.
+
+Perplexity says little of whether a model still answers. A pruned model of fair perplexity may repeat one word, or the
+prompt, without an end. A dozen answers of at most `MAX_TOKENS` tokens show that in seconds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, get_args
+
+from edge_transact.evaluate.answers.basics import AnswerRow, ask
+from edge_transact.evaluate.answers.degenerate import Degenerate
+from edge_transact.evaluate.answers.questions import quick_questions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from edge_transact.runtime.host import HostModel
+    from edge_transact.runtime.text import TextCodec
+
+THRESHOLD = 1 / 3
+"""A larger share is a warning. `docs/run-and-eval.md` has the measurements behind it."""
+
+_WORDS: dict[Degenerate, str] = {
+    "loop": "loops",
+    "copy": "copies of the prompt",
+    "endless": "endless",
+    "empty": "empty",
+}
+
+
+class CollapseFigures(TypedDict):
+    """What ``--json`` has as ``degenerate``: the share, and how many answers of each kind."""
+
+    share: float
+    questions: int
+    loop: int
+    copy: int
+    endless: int
+    empty: int
+
+
+def figures_of(rows: Sequence[AnswerRow]) -> CollapseFigures:
+    """The figures of the `quick_questions` among some answers."""
+    quick = {question.text for question in quick_questions()}
+    found = [row["degenerate"] for row in rows if row["question"] in quick]
+    counts = Counter(kind for kind in found if kind)
+    return CollapseFigures(
+        share=counts.total() / len(found),
+        questions=len(found),
+        loop=counts["loop"],
+        copy=counts["copy"],
+        endless=counts["endless"],
+        empty=counts["empty"],
+    )
+
+
+def described(figures: CollapseFigures) -> str:
+    """Such as ``5 of 12: 3 loops, 2 endless``."""
+    counts = {kind: count for kind in get_args(Degenerate) if (count := figures[kind])}
+    which = ", ".join(f"{count} {_WORDS[kind]}" for kind, count in counts.items())
+    return f"{sum(counts.values())} of {figures['questions']}" + (f": {which}" if which else "")
+
+
+def warning(model: str | Path, figures: CollapseFigures, healable: str | Path | None = None) -> str | None:
+    """What to say of a model whose share is above `THRESHOLD`, with the next command; otherwise `None`.
+
+    Args:
+        model: What to call it.
+        figures: What was found.
+        healable: The checkpoint to heal, if that isn't the model itself.
+    """
+    if figures["share"] <= THRESHOLD:
+        return None
+    healable = Path(healable or model)
+    return (
+        f"{model} hardly answers: of its answers to short questions, {described(figures)}. "
+        f"Training brings them back: edge-transact heal {healable} -o {healable.name}-healed. Or cut less."
+    )
+
+
+def step_name(model: str | Path) -> str:
+    """The description of the bar while a model answers."""
+    return f"questions to {Path(model).name}"
+
+
+def collapse(model: PreTrainedModel | HostModel, codec: TextCodec, *, step: str = "questions") -> CollapseFigures:
+    """Asks a model a dozen short questions.
+
+    A model without a chat template was never trained to answer, and repeats itself under greedy decoding even when it
+    is whole: its share says little, and no command asks it.
+
+    Args:
+        model: A causal language model of transformers on any device and in any mode, or a host library.
+        codec: The `TextCodec` of its directory.
+        step: The description of the bar.
+    """
+    return figures_of([reply.to_dict() for reply in ask(model, codec, quick_questions(), step=step)])
