@@ -229,7 +229,7 @@ def _answers(
     if group not in journal:
         asked = questions() if basics else quick_questions()
         rows = [reply.to_dict() for reply in ask(model, codec, asked, step=step_name(name))]
-        journal[group] = {"json": torch.frombuffer(bytearray(json.dumps(rows).encode()), dtype=torch.uint8)}
+        journal[group] = {"json": torch.frombuffer(bytearray(json.dumps(rows).encode()), dtype=torch.int8)}
     kept: list[AnswerRow] = json.loads(journal[group]["json"].numpy().tobytes())
     return kept
 

@@ -1,7 +1,7 @@
 """Answers of a model to short prompts: the likeliest token each time, so that the same model answers the same.
 
-A prompt goes through the model's chat template. A model without one continues ``Question: ...\\nAnswer:`` up to an empty
-line or the next question.
+A prompt goes through the model's chat template. A model without one continues ``Question: ...\\nAnswer:`` up to an
+empty line or the next question.
 """
 
 from __future__ import annotations

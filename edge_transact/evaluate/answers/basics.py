@@ -83,7 +83,7 @@ def ask(
 
 
 def scores(rows: Sequence[AnswerRow]) -> dict[str, float]:
-    """The share that is right: ``acc`` of all, and ``acc,KIND`` of each kind, as lm-eval names the metrics of filters."""
+    """The share that is right: ``acc`` of all, and ``acc,KIND`` of each kind, as lm-eval names a filter's metrics."""
     kinds = dict.fromkeys(row["kind"] for row in rows)
     of_kind = {kind: [row["right"] for row in rows if row["kind"] == kind] for kind in kinds}
     return {

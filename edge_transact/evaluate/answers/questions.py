@@ -48,7 +48,7 @@ class Question:
         """Whether the rule accepts an answer."""
         if self.exact:
             return re.fullmatch(self.accepted, answer.strip()) is not None
-        plain = answer.translate(_MARKS).replace("’", "'")
+        plain = answer.translate(_MARKS)
         words = list(_WORD.finditer(plain))
         if self.least == 1 and len(words) > WITHIN:
             plain = plain[: words[WITHIN - 1].end()]
