@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from edge_transact.artifacts.dist_files import MANIFEST
@@ -12,7 +12,7 @@ from edge_transact.evaluate.answers.collapse import CollapseFigures, collapse, s
 from edge_transact.evaluate.answers.questions import quick_questions
 from edge_transact.evaluate.forecast import answers_s, load_steps, loaded_bytes
 from edge_transact.evaluate.models import load
-from edge_transact.progress import Step
+from edge_transact.progress import Forecast, Step
 from edge_transact.runtime.text import TextCodec
 from edge_transact.system import memory
 from edge_transact.widths import WidthPlan
@@ -20,12 +20,11 @@ from edge_transact.widths import WidthPlan
 logger = logging.getLogger(__name__)
 
 
-def gate(model: Path, healable: str | Path | None = None) -> CollapseFigures | None:
+def gate(model: Path) -> CollapseFigures | None:
     """Asks what a command has just written, and logs a warning if it hardly answers.
 
     Args:
         model: A checkpoint directory, or a DIST with a host library.
-        healable: The checkpoint that the warning offers to train, if that isn't the model itself.
 
     Returns:
         What was found; `None` if the model isn't asked, see `is_asked`.
@@ -37,7 +36,7 @@ def gate(model: Path, healable: str | Path | None = None) -> CollapseFigures | N
         return None
     network, codec = load(str(model))
     figures = collapse(network, codec, step=step_name(model))
-    if words := warning(model, figures, healable):
+    if words := warning(model, figures):
         logger.warning(words)
     return figures
 
@@ -60,13 +59,21 @@ def is_asked(directory: Path, plan: WidthPlan | None) -> bool:
     return chats
 
 
-def gate_steps(plan: WidthPlan, name: str | Path, *, in_library: bool = False) -> Iterator[Step]:
-    """The steps of `gate`.
+def with_gate(
+    forecast: Forecast, directory: Path, plan: WidthPlan, name: str | Path, *, in_library: bool = False
+) -> Forecast:
+    """A command's forecast with the steps of `gate` after its own, if the model will be asked.
 
     Args:
-        plan: The model's widths.
-        name: Its directory.
-        in_library: Whether it is a DIST.
+        forecast: The command's.
+        directory: Where the tokenizer comes from.
+        plan: The widths of what it writes, or, before they are known, of its source.
+        name: The directory that it writes.
+        in_library: Whether that is a DIST.
     """
-    yield from load_steps(plan, str(name))
-    yield Step(step_name(name), answers_s(plan, len(quick_questions()), in_library))
+    if not is_asked(directory, None if in_library else plan):
+        return forecast
+    questions = Step(step_name(name), answers_s(plan, len(quick_questions()), in_library))
+    steps = [*forecast.steps, *load_steps(plan, str(name)), questions]
+    in_torch = 0 if in_library else memory.PACKAGES_BYTES + loaded_bytes(plan)
+    return replace(forecast, steps=steps, memory_bytes=max(forecast.memory_bytes, in_torch))

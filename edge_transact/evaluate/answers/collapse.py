@@ -6,11 +6,14 @@ prompt, without an end. A dozen answers of at most `MAX_TOKENS` tokens show that
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, get_args
 
+from edge_transact.artifacts.dist_files import MANIFEST
+from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.evaluate.answers.basics import AnswerRow, ask
 from edge_transact.evaluate.answers.degenerate import Degenerate
 from edge_transact.evaluate.answers.questions import quick_questions
@@ -65,21 +68,28 @@ def described(figures: CollapseFigures) -> str:
     return f"{sum(counts.values())} of {figures['questions']}" + (f": {which}" if which else "")
 
 
-def warning(model: str | Path, figures: CollapseFigures, healable: str | Path | None = None) -> str | None:
+def warning(model: str | Path, figures: CollapseFigures) -> str | None:
     """What to say of a model whose share is above `THRESHOLD`, with the next command; otherwise `None`.
 
     Args:
-        model: What to call it.
+        model: A MODEL or a DIST.
         figures: What was found.
-        healable: The checkpoint to heal, if that isn't the model itself.
     """
     if figures["share"] <= THRESHOLD:
         return None
-    healable = Path(healable or model)
+    checkpoint = _pruned_checkpoint(Path(model))
+    heal = f"heal {checkpoint} -o {checkpoint.name}-healed" if checkpoint else "heal --help"
     return (
         f"{model} hardly answers: of its answers to short questions, {described(figures)}. "
-        f"Training brings them back: edge-transact heal {healable} -o {healable.name}-healed. Or cut less."
+        f"Cut less, or train what was pruned: edge-transact {heal}"
     )
+
+
+def _pruned_checkpoint(model: Path) -> Path | None:
+    """The directory of a pruned checkpoint: the model itself, or what a DIST was built from."""
+    if (model / MANIFEST).is_file():
+        model = Path(json.loads((model / MANIFEST).read_text(encoding="utf-8"))["source"])
+    return model if (model / PROVENANCE_FILE).is_file() else None
 
 
 def step_name(model: str | Path) -> str:
