@@ -65,8 +65,9 @@ def build(
     """Quantize a model and build its libraries: a directory that MLC-LLM's engine and apps, and `run`, can use.
 
     The libraries are compiled from the emitted model definition. Before anything is written, the result is compared
-    with torch on the quantized weights; a library for this host is asked a dozen short questions. With a budget (`--ratio`, another limit, `--widths`, or `--heads` and
-    `--intermediate`) the model is pruned first.
+    with torch on the quantized weights. With a budget (`--ratio`, another limit, `--widths`, or `--heads` and
+    `--intermediate`) the model is pruned first. In the end, a library for this host is asked a dozen short questions,
+    to see whether the model still answers.
 
     Without MODEL, the options come from `edge-transact.toml` in the working directory; options on the command line
     override it. Stages that have not changed since an earlier build come from the cache, also with `--force`, which
