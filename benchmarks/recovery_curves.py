@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,12 @@ def _chart(kind: str, figure: str, runs: Sequence[Run]) -> Chart:
     return chart
 
 
+def light(svg: str) -> str:
+    """A picture that is light on every screen, as those of the pages are."""
+    svg = re.sub(r"@media screen and \(prefers-color-scheme: dark\) \{(?:[^{}]*\{[^{}]*\})*[^{}]*\}", "", svg)
+    return svg.replace("<style>", '<rect x="-8" y="-8" width="100%" height="100%" fill="#ffffff"/><style>', 1)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draws the runs that are named on the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recovery_curves", description=__doc__)
@@ -125,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         drawn = picture([Run.read(argument) for argument in given.runs])
     except EdgeTransactError as error:
         parser.exit(1, f"{parser.prog}: {error.message}\n  {error.fix}\n")
-    given.output.write_text(drawn.file())
+    given.output.write_text(light(drawn.file()))
     print(given.output)
 
 

@@ -35,7 +35,11 @@ def gate(model: Path) -> CollapseFigures | None:
     if not is_asked(model, None if in_library else Checkpoint.open(model).plan):
         return None
     network, codec = load(str(model))
-    figures = collapse(network, codec, step=step_name(model))
+    try:
+        figures = collapse(network, codec, step=step_name(model))
+    except EdgeTransactError as error:  # a template that takes no such message, or a window that is too short
+        logger.info(f"no questions to {model}: {error.message}")
+        return None
     if words := warning(model, figures):
         logger.warning(words)
     return figures

@@ -13,6 +13,7 @@ from edge_transact.artifacts import cache
 from edge_transact.artifacts.digests import files_digest, sha256, text_digest
 from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.artifacts.unfinished import Start, going_on
+from edge_transact.errors import EdgeTransactError
 from edge_transact.evaluate.answers.basics import NAME as BASICS
 from edge_transact.evaluate.answers.basics import AnswerRow, ask
 from edge_transact.evaluate.answers.basics import scores as basics_scores
@@ -44,7 +45,7 @@ class Evaluation(TypedDict):
     """The object that ``eval --json`` prints for a model: its `PerplexityResult`, and its scores by task.
 
     With a reference, its name and the figures of `Divergence` are included. ``degenerate`` is there if the model has a
-    chat template, and ``answers`` if the task ``basics`` was asked for.
+    chat template that takes the questions, and ``answers`` if the task ``basics`` was asked for.
     """
 
     model: str
@@ -178,7 +179,7 @@ def _evaluate(
                 "kl_p99": divergence.kl_p99,
                 "same_top": divergence.same_top,
             }
-        if codec.has_chat_template:
+        if rows and codec.has_chat_template:
             evaluation["degenerate"] = figures_of(rows)
         if basics:
             evaluation["answers"] = rows
@@ -227,8 +228,14 @@ def _answers(
     if not basics and not codec.has_chat_template:
         return []
     if group not in journal:
-        asked = questions() if basics else quick_questions()
-        rows = [reply.to_dict() for reply in ask(model, codec, asked, step=step_name(name))]
+        try:
+            asked = questions() if basics else quick_questions()
+            rows = [reply.to_dict() for reply in ask(model, codec, asked, step=step_name(name))]
+        except EdgeTransactError as error:
+            if basics:
+                raise
+            logger.info(f"no questions to {name}: {error.message}")
+            return []
         journal[group] = {"json": torch.frombuffer(bytearray(json.dumps(rows).encode()), dtype=torch.int8)}
     kept: list[AnswerRow] = json.loads(journal[group]["json"].numpy().tobytes())
     return kept

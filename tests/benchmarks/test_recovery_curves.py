@@ -28,6 +28,8 @@ def test_runs_side_by_side(tmp_path):
     assert "perplexity on demo:sotu" in words and "basics, accuracy" in words
     lines = [path for path in root.iter("{http://www.w3.org/2000/svg}path") if path.get("d", "").count("L") == 3]
     assert len(lines) == 2 * 2
+    text = (tmp_path / "curves.svg").read_text()
+    assert 'fill="#ffffff"' in text[:2500] and "dark" not in text
 
 
 @pytest.mark.parametrize(
