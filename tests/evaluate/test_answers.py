@@ -9,8 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from edge_transact.build.dist import build
-from edge_transact.build.options import BuildOptions
+from edge_transact.artifacts.dist_files import CHAT_CONFIG
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.cli import app
 from edge_transact.evaluate.answers.answering import answers, stop_ids
@@ -21,7 +20,9 @@ from edge_transact.evaluate.answers.questions import Question, questions, quick_
 from edge_transact.evaluate.models import load
 from edge_transact.runtime.session import Session
 from edge_transact.runtime.text import TextCodec
+from tests.support.chats import chatting
 from tests.support.checkpoints import narrowed, odd_plan
+from tests.support.dists import edit_json
 from tests.support.examples import small_model
 
 PROMPT = "system\nYou are a helpful assistant named Lem, trained by nobody\nuser\nWhat is the capital of France?"
@@ -122,9 +123,11 @@ def pruned(chat_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def dist(pruned, tmp_path_factory):
-    path = tmp_path_factory.mktemp("dist") / "dist"
-    build(str(pruned), path, BuildOptions(target=["host"], context=256, prefill_chunk=64))
+def dist(built_dist, pruned, tmp_path_factory):
+    """A library that chats, and says that it was built from the pruned model."""
+    path = chatting(built_dist, tmp_path_factory.mktemp("dist") / "dist", str(pruned))
+    conversation = json.loads((path / CHAT_CONFIG).read_text())["conv_template"]
+    edit_json(path / CHAT_CONFIG, conv_template=conversation | {"stop_token_ids": sorted(stop_ids(TextCodec(path)))})
     return path
 
 
@@ -158,10 +161,9 @@ def test_a_library_gives_the_answers_of_run(dist):
         session.reset()
         theirs = session.answer(reply.question.text)
         # An answer that circles isn't followed to its end.
-        assert theirs.tokens[: reply.answer.tokens] == codec.encode(
-            reply.answer.text
-        ) or theirs.text.strip().startswith(reply.answer.text)
-        assert reply.answer.ended is (theirs.finish == "stop")
+        count = reply.answer.tokens
+        assert reply.answer.text == codec.decode(theirs.tokens[:count]).strip()
+        assert reply.answer.ended is (theirs.finish == "stop") and (count == len(theirs.tokens) or count >= 24)
     assert collapse(library, codec)["questions"] == 12
 
 

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page
 
 from tests.support.browser import LAPTOP, PAPER, PHONE, WIDE, chromium, findings, overflows, show
 from tests.support.examples import ROOT
-from tests.support.pages import NAME, bench_page, pruned_page, rounded_page
+from tests.support.pages import NAME, bench_page, eval_page, pruned_page, rounded_page
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -44,6 +44,7 @@ PAGES = {
     "prune of 126 layers": lambda directory: pruned_page(directory, 126),
     "rounding of 126 layers": lambda directory: rounded_page(directory, 126),
     "bench": bench_page,
+    "eval": eval_page,
 }
 
 
@@ -79,7 +80,7 @@ def test_it_fits_every_screen(page: Page, width: int) -> None:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(PHONE, "light"), (LAPTOP, "dark")])
-@pytest.mark.parametrize("page", ["prune of 1 layer", "rounding of 1 layer", "bench"], indirect=True)
+@pytest.mark.parametrize("page", ["prune of 1 layer", "rounding of 1 layer", "bench", "eval"], indirect=True)
 def test_axe_finds_nothing(page: Page, width: int, scheme: str) -> None:
     show(page, width, scheme)
     assert findings(page) == []

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edge_transact.runtime.host import HostModel
     from edge_transact.runtime.text import TextCodec
 
-THRESHOLD = 1 / 3
+THRESHOLD = 1 / 4
 """A larger share is a warning. `docs/run-and-eval.md` has the measurements behind it."""
 
 _WORDS: dict[Degenerate, str] = {

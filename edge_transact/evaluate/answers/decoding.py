@@ -39,7 +39,8 @@ def decode_in_library(
     Raises:
         EdgeTransactError: A prompt doesn't fit into the context window.
     """
-    answers, before = [], []
+    answers: list[Ids] = []
+    before: Ids = []
     library.reset()
     for prompt in prompts:
         # The last token is computed again: its logits are needed.
