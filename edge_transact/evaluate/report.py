@@ -64,8 +64,8 @@ def answer(results: Sequence[Evaluation]) -> str:
     first, last = results[0], results[-1]
     parts = [_step("perplexity", number(first["perplexity"]), number(last["perplexity"]), len(results))]
     if BASICS in first["tasks"]:
-        right = [f"{each['tasks'][BASICS]['acc']:.0%}" for each in (first, last)]
-        parts.append(_step("right answers", *right, len(results)))
+        before, after = (f"{each['tasks'][BASICS]['acc']:.0%}" for each in (first, last))
+        parts.append(_step("right answers", before, after, len(results)))
     if len(results) == 1:
         return ", ".join(parts)
     return f"{names(results)[-1]} against {names(results)[0]}: {', '.join(parts)}"
