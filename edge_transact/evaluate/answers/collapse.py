@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, get_args
+from typing import TYPE_CHECKING, TypedDict
 
 from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 THRESHOLD = 1 / 4
 """A larger share is a warning. `docs/run-and-eval.md` has the measurements behind it."""
 
-_WORDS: dict[Degenerate, str] = {
-    "loop": "loops",
-    "copy": "copies of the prompt",
-    "endless": "endless",
-    "empty": "empty",
+_WORDS: dict[Degenerate, tuple[str, str]] = {
+    "loop": ("loop", "loops"),
+    "copy": ("copy of the prompt", "copies of the prompt"),
+    "endless": ("endless", "endless"),
+    "empty": ("empty", "empty"),
 }
+"""What one and several such answers are called."""
 
 
 class CollapseFigures(TypedDict):
@@ -63,9 +64,9 @@ def figures_of(rows: Sequence[AnswerRow]) -> CollapseFigures:
 
 def described(figures: CollapseFigures) -> str:
     """Such as ``5 of 12: 3 loops, 2 endless``."""
-    counts = {kind: count for kind in get_args(Degenerate) if (count := figures[kind])}
-    which = ", ".join(f"{count} {_WORDS[kind]}" for kind, count in counts.items())
-    return f"{sum(counts.values())} of {figures['questions']}" + (f": {which}" if which else "")
+    counts = [figures[kind] for kind in _WORDS]
+    parts = [f"{count} {of[count > 1]}" for count, of in zip(counts, _WORDS.values(), strict=True) if count]
+    return f"{sum(counts)} of {figures['questions']}" + (f": {', '.join(parts)}" if parts else "")
 
 
 def warning(model: str | Path, figures: CollapseFigures) -> str | None:
