@@ -1,7 +1,6 @@
 """Short questions: the rules, what counts as degenerate, and the answers of checkpoints and libraries."""
 
 import json
-import logging
 import re
 
 import pytest
@@ -193,10 +192,11 @@ def test_eval_asks_all_models_and_writes_a_page(pruned, dist, tmp_path):
     assert refused.exit_code == 1 and "--force" in refused.stderr
 
 
-def test_prune_and_build_ask_what_they_made(chat_model, tmp_path, caplog):
-    options = ["--heads", "6", "--intermediate", "64", "--method", "magnitude", "--calibration-tokens", "64"]
-    with caplog.at_level(logging.WARNING):
-        done = CliRunner().invoke(app, ["prune", str(chat_model), *options, "-o", str(tmp_path / "small")])
+def test_prune_asks_what_it_made(chat_model, tmp_path):
+    (tmp_path / "notes.txt").write_text("It was the best of times, it was the worst of times. " * 40)
+    options = ["--heads", "6", "--intermediate", "64", "--method", "magnitude", "--calibration-tokens", "512",
+               "--calibration", str(tmp_path / "notes.txt")]  # fmt: skip
+    done = CliRunner().invoke(app, ["prune", str(chat_model), *options, "-o", str(tmp_path / "small")])
     assert done.exit_code == 0, done.stderr
     found = re.search(r"degenerate answers\W+(\d+) of 12", done.stdout)
     assert found is not None and int(found[1]) > 6
