@@ -175,7 +175,8 @@ def evaluate(
         window: Tokens of a window; windows don't overlap.
         max_windows: The most windows; the first ones are used.
         reference: Also measure how far each model's predictions are from this model's.
-        tasks: Tasks of lm-evaluation-harness to score, too.
+        tasks: Also score these tasks: ``"basics"``, short questions that need no network; ``"paper"``, the suite of
+            TransAct's paper; or any of lm-evaluation-harness.
         limit: The most questions of a task.
         threads: CPU threads; by default what torch takes, and one for each big core where a DIST computes.
         fresh: Start over where an interrupted run has begun.
@@ -186,14 +187,15 @@ def evaluate(
     Raises:
         EdgeTransactError: A model, the text or a task can't be read, or the text is shorter than a window.
     """
+    from edge_transact.evaluate.answers.basics import NAME as BASICS
     from edge_transact.evaluate.evaluations import Evaluations
     from edge_transact.evaluate.models import evaluate_models
 
-    loaded = None
-    if tasks:
+    loaded, others = None, [name for name in tasks if name != BASICS]
+    if others:
         from edge_transact.evaluate.tasks import Tasks
 
-        loaded = Tasks(tasks, limit=limit)
+        loaded = Tasks(others, limit=limit)
     return Evaluations(
         evaluate_models(
             [str(model) for model in models],
@@ -203,6 +205,7 @@ def evaluate(
             reference=reference,
             tasks=loaded,
             threads=threads,
+            basics=BASICS in tasks,
             fresh=fresh,
         )
     )

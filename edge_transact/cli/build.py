@@ -66,7 +66,8 @@ def build(
 
     The libraries are compiled from the emitted model definition. Before anything is written, the result is compared
     with torch on the quantized weights. With a budget (`--ratio`, another limit, `--widths`, or `--heads` and
-    `--intermediate`) the model is pruned first.
+    `--intermediate`) the model is pruned first. In the end, a library for this host is asked a dozen short questions,
+    to see whether the model still answers.
 
     Without MODEL, the options come from `edge-transact.toml` in the working directory; options on the command line
     override it. Stages that have not changed since an earlier build come from the cache, also with `--force`, which
@@ -89,12 +90,17 @@ def build(
         from edge_transact.build.dist import build as build_dist
         from edge_transact.build.forecast import forecast
         from edge_transact.checkpoint import Checkpoint
+        from edge_transact.evaluate.answers.collapse import described
+        from edge_transact.evaluate.gate import gate, with_gate
         from edge_transact.inputs.models import resolve_model
         from edge_transact.system.clock import process_s
 
     source = Checkpoint.open(resolve_model(project.model))
     with progress.working(PLANNING):
-        expected = paces.expected(forecast(source, project.build, project.prune, report=report is not None))
+        planned = forecast(source, project.build, project.prune, report=report is not None)
+        if "host" in project.build.target:
+            planned = with_gate(planned, source.path, source.plan, project.output, in_library=True)
+        expected = paces.expected(planned)
     if not may_start(expected, dry_run=dry_run, as_json=as_json):
         return
     with paces.running(expected):
@@ -108,6 +114,7 @@ def build(
             fresh=fresh,
             force=force,
         )
+        degenerate = gate(made.directory) if "host" in made.manifest.libraries else None
     seconds = process_s()
     directory = made.directory
 
@@ -133,6 +140,8 @@ def build(
             f"{parity['decode_error']:.1e} (decode) of the largest, "
             f"{parity['token_agreement']:.0%} of greedy tokens the same",
         )
+        if degenerate:
+            table.add_row("degenerate answers", described(degenerate))
         if made.report:
             table.add_row("report", str(made.report / "index.html"))
         console = Console()
@@ -140,7 +149,8 @@ def build(
         if "host" in manifest.libraries:
             console.print(f'Next: edge-transact run {directory} --prompt "Hello"', highlight=False)
 
-    show(made.to_dict() | {"seconds": seconds}, as_json, text)
+    values = made.to_dict() | {"seconds": seconds} | ({"degenerate": degenerate} if degenerate else {})
+    show(values, as_json, text)
 
 
 def _project(given: Mapping[str, Any]) -> Project:

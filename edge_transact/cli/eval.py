@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
+import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +24,8 @@ from edge_transact.cli.common import (
     show,
 )
 from edge_transact.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 
 @guarded
@@ -42,7 +47,12 @@ def evaluate(
         typer.Option(metavar="MODEL|DIST", help="Also measure how far each model's predictions are from this model's."),
     ] = None,
     tasks: Annotated[
-        str, typer.Option(metavar="NAME[,NAME]", help="Also score these tasks of lm-evaluation-harness.")
+        str,
+        typer.Option(
+            metavar="NAME[,NAME]",
+            help="Also score these tasks: basics, short questions that need no network; paper, the suite of TransAct's "
+            "paper; or any of lm-evaluation-harness.",
+        ),
     ] = "",
     include_path: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A directory with your own tasks in YAML files.")
@@ -51,7 +61,12 @@ def evaluate(
         int | None, typer.Option(min=1, help="Maximum number of questions per task, from the beginning.")
     ] = None,
     threads: ThreadsOption = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write a page with models and answers side by side, and report.json."),
+    ] = None,
     fresh: FreshOption = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a report that exists.")] = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -60,6 +75,7 @@ def evaluate(
     A DIST is measured through its host library, with its quantization. Results are comparable if the text, the window
     and the number of windows are the same; the text's sha256 and the token count are printed, too. `--reference`
     compares predictions one by one, which shows what pruning or quantization changed with less noise than perplexity.
+    Models with a chat template are also asked a dozen short questions, to see whether they still answer at all.
 
     **Examples**
 
@@ -69,19 +85,32 @@ def evaluate(
 
     `edge-transact eval pruned dist --reference demo:smollm2 --max-windows 16`
 
+    `edge-transact eval demo:smollm2 pruned --max-windows 16 --tasks basics --report evaluation`
+
     `edge-transact eval pruned dist --max-windows 16 --tasks arc_easy,piqa --limit 100`
     """
+    from edge_transact.artifacts.outputs import refuse_existing
+    from edge_transact.evaluate.answers.basics import NAME as BASICS
+    from edge_transact.evaluate.answers.collapse import warning
     from edge_transact.evaluate.forecast import forecast, plans_of
+    from edge_transact.evaluate.report import names, write_report
+    from edge_transact.evaluate.tables import answer_rows, task_rows
     from edge_transact.system.clock import process_s
 
+    if report:
+        refuse_existing(report, force)
+    asked = [name.strip() for name in tasks.split(",") if name.strip()]
+    basics, others = BASICS in asked, [name for name in asked if name != BASICS]
     loaded = None
-    if tasks:
+    if others:
         from edge_transact.evaluate.tasks import Tasks
 
         # Before a model is loaded: a task may not exist.
-        loaded = Tasks([name.strip() for name in tasks.split(",")], include_path=include_path, limit=limit)
+        loaded = Tasks(others, include_path=include_path, limit=limit)
     elif include_path or limit:
-        raise UsageError("--include-path and --limit need --tasks", fix="Name some: --tasks arc_easy,piqa")
+        raise UsageError(
+            "--include-path and --limit need --tasks of lm-evaluation-harness", fix="Name some: --tasks arc_easy,piqa"
+        )
     plans = plans_of([*models, *([reference] if reference else [])])
     with paces.loading():
         import torch  # noqa: F401
@@ -89,8 +118,10 @@ def evaluate(
         from edge_transact.evaluate.models import evaluate_models
 
     with progress.working(PLANNING):
-        expected = paces.expected(forecast(plans, models, reference, text, window=window, max_windows=max_windows))
-    without = ", without the tasks" if loaded else ""
+        expected = paces.expected(
+            forecast(plans, models, reference, text, window=window, max_windows=max_windows, basics=basics)
+        )
+    without = f", without {', '.join(others)}" if loaded else ""
     if not may_start(expected, dry_run=dry_run, as_json=as_json, without=without):
         return
     # Tasks come with bars of their own.
@@ -103,8 +134,14 @@ def evaluate(
             reference=reference,
             tasks=loaded,
             threads=threads,
+            basics=basics,
             fresh=fresh,
         )
+    for name, result in zip(models, results, strict=True):
+        if "degenerate" in result and (words := warning(name, result["degenerate"])):
+            logger.warning(words)
+    if report:
+        write_report(results, report, shlex.join(["edge-transact", *sys.argv[1:]]), force=force)
 
     def table() -> None:
         from rich.console import Console
@@ -129,12 +166,13 @@ def evaluate(
             f"in {process_s():.0f} s on {first['threads']} thread{'s' * (first['threads'] != 1)}",
             soft_wrap=True,
         )
-        if tasks:
-            scores = Table("model", "task", "metric", "value")
-            for name, result in zip(models, results, strict=True):
-                for task, metrics in result["tasks"].items():
-                    for metric, value in metrics.items():
-                        scores.add_row(Path(name).name, task, metric, f"{value:.4f}")
-            Console().print(scores)
+        if any("degenerate" in result for result in results) or tasks:
+            scores = Table("", *names(results))
+            for row in answer_rows(results) + task_rows(results):
+                scores.add_row(*row)
+            console.print(scores)
+        if report:
+            console.print(f"report: {report / 'index.html'}", soft_wrap=True)
 
-    show(results[0] if len(results) == 1 else {"models": results}, as_json, table)
+    values: dict[str, Any] = dict(results[0]) if len(results) == 1 else {"models": results}
+    show(values | ({"report": str(report)} if report else {}), as_json, table)

@@ -46,6 +46,8 @@ def prune(
     `down_proj` again to make up for what was cut. The other methods are published ones and cut every layer alike:
     `transact` keeps the largest activations. Limits can be combined. Query heads are cut with the KV head they share.
 
+    In the end, a model with a chat template is asked a dozen short questions, to see whether it still answers.
+
     After an interrupt, the same command goes on where it was; `cache` lists what is kept for that.
 
     **Examples**
@@ -63,6 +65,8 @@ def prune(
     with paces.loading():
         from edge_transact.artifacts.outputs import refuse_existing
         from edge_transact.checkpoint import Checkpoint
+        from edge_transact.evaluate.answers.collapse import described
+        from edge_transact.evaluate.gate import gate, with_gate
         from edge_transact.evaluate.report_text import prepare_report
         from edge_transact.inputs.models import resolve_model
         from edge_transact.prune.forecast import forecast
@@ -77,7 +81,8 @@ def prune(
         text_of_report = prepare_report(report, force=force, apart_from=[output, Path(model)]) if report else ""
     source = Checkpoint.open(resolve_model(model))
     with progress.working(PLANNING):
-        expected = paces.expected(forecast(source, options, report_of=output.name if report else None))
+        planned = forecast(source, options, report_of=output.name if report else None)
+        expected = paces.expected(with_gate(planned, source.path, source.plan, output))
     if not may_start(expected, dry_run=dry_run, as_json=as_json):
         return
     with paces.running(expected):
@@ -90,7 +95,10 @@ def prune(
             force=force,
             finish=None if report is None else lambda done: write_report(done, report, text_of_report, force=force),
         )
+        degenerate = gate(output)
     values = result.to_dict() | {"peak_rss_mib": peak_rss_mib(), "seconds": process_s()}
+    if degenerate:
+        values["degenerate"] = degenerate
     if report is not None:
         values["report"] = str(report)
 
@@ -107,6 +115,8 @@ def prune(
         table.add_row("attention and MLP removed", f"{values['ratio']:.2%}")
         for line in describe(result.checkpoint.plan):
             table.add_row(*line.split(": "))
+        if degenerate:
+            table.add_row("degenerate answers", described(degenerate))
         if report is not None:
             table.add_row("report", str(report / "index.html"))
         console = Console()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edge_transact.artifacts.shown import Shown, Summary
+from edge_transact.evaluate.answers.collapse import described
 from edge_transact.evaluate.models import Evaluation
 
 
@@ -22,6 +23,10 @@ class Evaluations(Shown, list[Evaluation]):
         for task, metrics in first["tasks"].items():
             for metric in metrics:
                 columns[f"{task} {metric}"] = [f"{each['tasks'][task][metric]:.3f}" for each in self]
+        if any("degenerate" in each for each in self):
+            columns["degenerate answers"] = [
+                described(each["degenerate"]) if "degenerate" in each else "not asked" for each in self
+            ]
         return Summary(
             f"{first['windows']} windows of {first['window']} tokens of {first['text']}",
             header=("model", *columns),

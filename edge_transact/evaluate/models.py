@@ -13,15 +13,22 @@ from edge_transact.artifacts import cache
 from edge_transact.artifacts.digests import files_digest, sha256, text_digest
 from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.artifacts.unfinished import Start, going_on
+from edge_transact.errors import EdgeTransactError
+from edge_transact.evaluate.answers.basics import NAME as BASICS
+from edge_transact.evaluate.answers.basics import AnswerRow, ask
+from edge_transact.evaluate.answers.basics import scores as basics_scores
+from edge_transact.evaluate.answers.collapse import CollapseFigures, figures_of, step_name
+from edge_transact.evaluate.answers.questions import questions, quick_questions
 from edge_transact.evaluate.perplexity import LogitsFunction, PerplexityResult, perplexity, perplexity_step
 from edge_transact.progress import working
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     from edge_transact.artifacts.journal import Journal
     from edge_transact.evaluate.tasks import Scores, Tasks
     from edge_transact.runtime.host import HostModel
+    from edge_transact.runtime.text import TextCodec
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +45,8 @@ class Evaluation(TypedDict):
     """The object that ``eval --json`` prints for a model: its `PerplexityResult`, and its scores by task.
 
     `threads` are those that the model was computed on. With a reference, its name and the figures of `Divergence` are
-    included.
+    included. ``degenerate`` is there if the model has a chat template that takes the questions, and ``answers`` if the
+    task ``basics`` was asked for.
     """
 
     model: str
@@ -56,6 +64,8 @@ class Evaluation(TypedDict):
     kl_p99: NotRequired[float]
     same_top: NotRequired[float]
     tasks: Scores
+    degenerate: NotRequired[CollapseFigures]
+    answers: NotRequired[list[AnswerRow]]
 
 
 def evaluate_models(
@@ -67,6 +77,7 @@ def evaluate_models(
     reference: str | None = None,
     tasks: Tasks | None = None,
     threads: int | None = None,
+    basics: bool = False,
     fresh: bool = False,
 ) -> list[Evaluation]:
     """Evaluates models. Returns the objects that ``eval --json`` prints, one per model.
@@ -79,7 +90,8 @@ def evaluate_models(
         window: Tokens of a window.
         max_windows: The most windows; the first ones are used.
         reference: A MODEL or DIST to measure each model's divergence from. It stays in memory beside them.
-        tasks: Tasks to score, too.
+        tasks: Tasks of lm-eval to score, too.
+        basics: Ask all of the short questions, too, and not only the dozen that show whether a model still answers.
         threads: CPU threads, of torch and of host libraries; by default what torch takes, and one for each big core.
         fresh: Start over where an interrupted run has begun.
 
@@ -93,7 +105,7 @@ def evaluate_models(
         document = read_text(text, "evaluation")
         ingredients = _ingredients(models, document, window, max_windows, reference, tasks)
     with going_on(f"eval {' '.join(models)}", ingredients, Start.of(fresh=fresh)) as journal:
-        return _evaluate(models, text, document, window, max_windows, reference, tasks, threads, journal)
+        return _evaluate(models, text, document, window, max_windows, reference, tasks, basics, threads, journal)
 
 
 def _ingredients(
@@ -125,6 +137,7 @@ def _evaluate(
     max_windows: int | None,
     reference: str | None,
     tasks: Tasks | None,
+    basics: bool,
     threads: int | None,
     journal: Journal,
 ) -> list[Evaluation]:
@@ -132,14 +145,14 @@ def _evaluate(
 
     if threads:
         torch.set_num_threads(threads)
-    compared_with = _load(reference, threads)[0] if reference else None
+    compared_with = load(reference, threads)[0] if reference else None
     results: list[Evaluation] = []
     for number, name in enumerate(models, start=1):
         logger.debug(f"{name} on {text}")
-        model, tokenizer = _load(name, threads)
+        model, codec = load(name, threads)
         result = perplexity(
             _network(model),
-            tokenizer,
+            codec.tokenizer,
             document,
             window=window,
             max_windows=max_windows,
@@ -151,7 +164,11 @@ def _evaluate(
         scores: Scores = {}
         if tasks:
             logger.info(f"{name} on tasks")
-            scores = _scores(tasks, model, tokenizer, journal, f"model {number} tasks")
+            scores = _scores(tasks, model, codec, journal, f"model {number} tasks")
+        group = f"model {number} {'answers' if basics else 'questions'}"
+        rows = _answers(name, model, codec, basics, journal, group)
+        if basics:
+            scores = {BASICS: basics_scores(rows)} | scores
         evaluation = Evaluation(
             model=name,
             text=text,
@@ -172,6 +189,10 @@ def _evaluate(
                 "kl_p99": divergence.kl_p99,
                 "same_top": divergence.same_top,
             }
+        if rows and codec.has_chat_template:
+            evaluation["degenerate"] = figures_of(rows)
+        if basics:
+            evaluation["answers"] = rows
         results.append(evaluation)
     return results
 
@@ -185,19 +206,17 @@ def evaluate_model(model: str, document: str, *, window: int = 512, max_windows:
         window: Tokens of a window.
         max_windows: The most windows; the first ones are used.
     """
-    network, tokenizer = _load(model)
+    network, codec = load(model)
     step = perplexity_step(model)
-    return perplexity(_network(network), tokenizer, document, window=window, max_windows=max_windows, step=step)
+    return perplexity(_network(network), codec.tokenizer, document, window=window, max_windows=max_windows, step=step)
 
 
-def _scores(
-    tasks: Tasks, model: PreTrainedModel | HostModel, tokenizer: PreTrainedTokenizerBase, journal: Journal, group: str
-) -> Scores:
+def _scores(tasks: Tasks, model: PreTrainedModel | HostModel, codec: TextCodec, journal: Journal, group: str) -> Scores:
     """A model's scores, from the journal if it has them."""
     import torch
 
     if group not in journal:
-        found = tasks.scores(model, tokenizer)
+        found = tasks.scores(model, codec.tokenizer)
         journal[group] = {
             json.dumps([task, metric]): torch.tensor(value, dtype=torch.float64)
             for task, metrics in found.items()
@@ -208,6 +227,28 @@ def _scores(
         task, metric = json.loads(key)
         scores.setdefault(task, {})[metric] = kept.item()
     return scores
+
+
+def _answers(
+    name: str, model: PreTrainedModel | HostModel, codec: TextCodec, basics: bool, journal: Journal, group: str
+) -> list[AnswerRow]:
+    """A model's answers, from the journal if it has them: to all questions, or to the dozen, or to none."""
+    import torch
+
+    if not basics and not codec.has_chat_template:
+        return []
+    if group not in journal:
+        try:
+            asked = questions() if basics else quick_questions()
+            rows = [reply.to_dict() for reply in ask(model, codec, asked, step=step_name(name))]
+        except EdgeTransactError as error:
+            if basics:
+                raise
+            logger.info(f"no questions to {name}: {error.message}")
+            return []
+        journal[group] = {"json": torch.frombuffer(bytearray(json.dumps(rows).encode()), dtype=torch.int8)}
+    kept: list[AnswerRow] = json.loads(journal[group]["json"].numpy().tobytes())
+    return kept
 
 
 def _digest(model: str) -> str:
@@ -221,20 +262,20 @@ def _digest(model: str) -> str:
     return files_digest(path for path in directory.iterdir() if path.suffix in (".json", ".model", ".safetensors"))
 
 
-def _load(model: str, threads: int | None = None) -> tuple[PreTrainedModel | HostModel, PreTrainedTokenizerBase]:
-    """The network of a MODEL or the host library of a DIST, and its tokenizer."""
+def load(model: str, threads: int | None = None) -> tuple[PreTrainedModel | HostModel, TextCodec]:
+    """The network of a MODEL in fp32, or the host library of a DIST, and its tokenizer."""
     with working(load_step(model)):
         return _loaded(model, threads)
 
 
-def _loaded(model: str, threads: int | None) -> tuple[PreTrainedModel | HostModel, PreTrainedTokenizerBase]:
+def _loaded(model: str, threads: int | None) -> tuple[PreTrainedModel | HostModel, TextCodec]:
     from edge_transact.runtime.text import TextCodec
 
     directory = Path(model)
     if (directory / MANIFEST).is_file():
         from edge_transact.runtime.host import HostModel
 
-        return HostModel.load(directory, threads=threads), TextCodec(directory).tokenizer
+        return HostModel.load(directory, threads=threads), TextCodec(directory)
 
     import torch
     from transformers import AutoModelForCausalLM
@@ -246,7 +287,7 @@ def _loaded(model: str, threads: int | None) -> tuple[PreTrainedModel | HostMode
     directory = Checkpoint.open(resolve_model(model)).path
     disable_progress_bar()  # ours names what is loaded
     network = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    return network, TextCodec(directory).tokenizer
+    return network, TextCodec(directory)
 
 
 def _network(model: PreTrainedModel | HostModel) -> PreTrainedModel | LogitsFunction:

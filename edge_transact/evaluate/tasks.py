@@ -15,6 +15,9 @@ from edge_transact.errors import EdgeTransactError, closest
 
 if TYPE_CHECKING:
     import torch
+    from lm_eval.api.group import Group
+    from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
     from edge_transact.runtime.host import HostModel
@@ -25,11 +28,33 @@ Scores = dict[str, dict[str, float]]
 """Task to metric to value. Metrics have lm-eval's names: ``acc``, ``acc_stderr``, ``exact_match,strict-match``."""
 
 
+PAPER = "paper"
+"""The name of `PAPER_TASKS`."""
+
+PAPER_TASKS: dict[str, int] = {
+    "wikitext": 0,
+    "lambada_standard": 0,
+    "arc_easy": 0,
+    "boolq": 0,
+    "logiqa": 0,
+    "openbookqa": 0,
+    "piqa": 0,
+    "truthfulqa_mc1": 0,
+    "truthfulqa_mc2": 0,
+    "arc_challenge": 25,
+    "hellaswag": 10,
+    "winogrande": 5,
+    "triviaqa": 5,
+}
+"""The tasks of TransAct's paper (arXiv 2407.05690, section 4.1) in lm-eval's names, and how many examples their prompts
+show. What was one task `truthfulqa_mc` there is two today."""
+
+
 class Tasks:
     """Tasks with their data, loaded once for any number of models.
 
     Args:
-        names: Names of tasks, groups and tags.
+        names: Names of tasks, groups and tags; ``"paper"`` stands for `PAPER_TASKS`.
         include_path: A directory with the user's own tasks, in YAML files.
         limit: The most questions of each task; the first ones are used.
 
@@ -51,21 +76,19 @@ class Tasks:
             )
         logger.info(f"tasks {', '.join(names)}")
         manager = TaskManager(include_path=include_path)
+        specs: list[str | dict[str, object]] = []
         for name in names:
+            if name == PAPER:
+                specs += [{"task": task, "num_fewshot": shots} for task, shots in PAPER_TASKS.items()]
+                continue
+            specs.append(name)
             if name not in manager.all_tasks:
                 raise EdgeTransactError(
                     f"there is no task {name!r}",
                     fix=closest(name, manager.all_tasks)
-                    or "lm-eval ls tasks shows lm-eval's; --include-path adds yours.",
+                    or "lm-eval ls tasks shows lm-eval's; --include-path adds yours. basics and paper are ours.",
                 )
-        try:
-            loaded = manager.load(list(names))
-        except Exception as error:  # YAML files, loading scripts and a data set's host can raise anything
-            raise EdgeTransactError(
-                f"the tasks can't be loaded: {type(error).__name__}: {error}",
-                fix="Check their YAML files, and whether their data sets can be reached.",
-            ) from error
-        self._tasks = [*loaded["groups"].values(), *loaded["tasks"].values()]
+        self._tasks = [task for spec in specs for task in _loaded(manager, spec)]
         self._limit = limit
         self._asked = {"names": list(names), "include_path": include_path and str(include_path), "limit": limit}
 
@@ -102,6 +125,30 @@ class Tasks:
             }
             for task, metrics in results["results"].items()
         }
+
+
+def _loaded(manager: TaskManager, spec: str | dict[str, object]) -> list[Task | Group]:
+    """A task with its data, or the tasks of a group or tag.
+
+    Raises:
+        EdgeTransactError: It can't be loaded, or its data can't be reached.
+    """
+    name = spec if isinstance(spec, str) else spec["task"]
+    try:
+        loaded = manager.load([spec])
+    except Exception as error:  # YAML files, loading scripts and a data set's host can raise anything
+        reason = f"{type(error).__name__}: {error}"
+        if (isinstance(error, OSError) and not isinstance(error, FileNotFoundError)) or "Hub" in reason:
+            raise EdgeTransactError(
+                f"the data of task {name} can't be reached: {reason}",
+                fix="Check the network, and HF_ENDPOINT and HF_HUB_OFFLINE if they are set. Data that was downloaded "
+                "once is read from HF_HOME again. --tasks basics needs no network.",
+            ) from error
+        raise EdgeTransactError(
+            f"the task {name} can't be loaded: {reason}",
+            fix="Check its YAML file, and whether its data set can be reached.",
+        ) from error
+    return [*loaded["groups"].values(), *loaded["tasks"].values()]
 
 
 class LibraryNetwork:

@@ -33,7 +33,7 @@ class TextCodec:
     """
 
     def __init__(self, directory: Path, read: tokenizers.Tokenizer | None = None) -> None:
-        self._directory = directory
+        self.directory = directory
         if not (directory / TOKENIZER).exists():
             if not (directory / SENTENCEPIECE).exists():
                 raise EdgeTransactError(
@@ -63,9 +63,9 @@ class TextCodec:
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
         # Not AutoTokenizer: a DIST has no config.json for it, and a checkpoint may name a slow tokenizer class.
-        fast = (self._directory / TOKENIZER).exists()
+        fast = (self.directory / TOKENIZER).exists()
         loader: Any = PreTrainedTokenizerFast if fast else AutoTokenizer
-        return loader.from_pretrained(self._directory)
+        return loader.from_pretrained(self.directory)
 
     @cached_property
     def special_tokens(self) -> Mapping[str, str]:
@@ -76,7 +76,7 @@ class TextCodec:
     @cached_property
     def chat_template(self) -> str | None:
         """The chat template. A base model has none: it continues text."""
-        file = self._directory / "chat_template.jinja"
+        file = self.directory / "chat_template.jinja"
         template = file.read_text(encoding="utf-8") if file.is_file() else self._config.get("chat_template")
         if isinstance(template, list):  # several, by name
             return {each["name"]: each["template"] for each in template}.get("default")

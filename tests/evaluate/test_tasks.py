@@ -130,3 +130,30 @@ def test_what_tasks_need(monkeypatch, own_tasks):
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
     refused = CliRunner().invoke(app, ["eval", "demo:tiny", "--tasks", "two_words"])
     assert refused.exit_code == 1 and "edge-transact[eval]" in refused.stderr
+
+
+def test_the_papers_suite(monkeypatch):
+    """Every name is one of lm-eval's, with the paper's examples in the prompt; data out of reach is said."""
+    from lm_eval import tasks
+
+    root = Path(tasks.__file__).parent
+    folders = ("wikitext", "lambada", "arc", "super_glue/boolq", "logiqa", "openbookqa", "piqa", "truthfulqa",
+               "hellaswag", "winogrande", "triviaqa")  # fmt: skip
+    manager = tasks.TaskManager(include_defaults=False, include_path=[root / folder for folder in folders])
+    asked = []
+
+    def load(specs):
+        asked.extend(specs)
+        if specs[0]["task"] == "triviaqa":
+            raise ConnectionError("Couldn't reach 'mandarjoshi/trivia_qa' on the Hub")
+        return {"groups": {}, "tasks": {}}
+
+    monkeypatch.setattr(manager, "load", load)
+    monkeypatch.setattr(tasks, "TaskManager", lambda **_: manager)
+    refused = CliRunner().invoke(app, ["eval", "no-such-model", "--tasks", "basics,paper"])
+    assert refused.exit_code == 1
+    message = " ".join(refused.stderr.split())
+    assert "task triviaqa can't be reached" in message and "--tasks basics needs no network" in message
+    assert {spec["task"] for spec in asked} <= set(manager.all_tasks)
+    shots = {spec["task"]: spec["num_fewshot"] for spec in asked if spec["num_fewshot"]}
+    assert shots == {"arc_challenge": 25, "hellaswag": 10, "winogrande": 5, "triviaqa": 5}

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page
 
 from tests.support.browser import LAPTOP, PAPER, PHONE, WIDE, chromium, findings, overflows, show
 from tests.support.examples import ROOT
-from tests.support.pages import NAME, bench_page, comparison_page, pruned_page, rounded_page
+from tests.support.pages import NAME, bench_page, comparison_page, eval_page, pruned_page, rounded_page
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -45,6 +45,7 @@ PAGES = {
     "rounding of 126 layers": lambda directory: rounded_page(directory, 126),
     "bench": bench_page,
     "bench compare": comparison_page,
+    "eval": eval_page,
 }
 
 
@@ -79,8 +80,11 @@ def test_it_fits_every_screen(page: Page, width: int) -> None:
     assert page.evaluate(LEAVES_CHART) == []
 
 
+AXE_PAGES = ["prune of 1 layer", "rounding of 1 layer", "bench", "bench compare", "eval"]
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(PHONE, "light"), (LAPTOP, "dark")])
-@pytest.mark.parametrize("page", ["prune of 1 layer", "rounding of 1 layer", "bench", "bench compare"], indirect=True)
+@pytest.mark.parametrize("page", AXE_PAGES, indirect=True)
 def test_axe_finds_nothing(page: Page, width: int, scheme: str) -> None:
     show(page, width, scheme)
     assert findings(page) == []

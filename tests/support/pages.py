@@ -15,6 +15,12 @@ from edge_transact.bench.analysis.report import write_report
 from edge_transact.bench.records.readings import Reading
 from edge_transact.build.report.measure import MatrixError, Part
 from edge_transact.build.report.page import write_build_page
+from edge_transact.evaluate.answers.basics import AnswerRow, scores
+from edge_transact.evaluate.answers.collapse import figures_of
+from edge_transact.evaluate.answers.questions import questions
+from edge_transact.evaluate.models import Evaluation
+from edge_transact.evaluate.report import write_report as write_eval_report
+from edge_transact.evaluate.tasks import PAPER_TASKS
 from edge_transact.prune.compensate.regression import Fit
 from edge_transact.prune.report import figures
 from edge_transact.prune.report.page import write_prune_page
@@ -145,4 +151,29 @@ def comparison_page(directory: Path) -> Path:
     pairs = paired(*logs)
     names = logs[0].name, logs[1].name
     write_comparison(pairs, compare(pairs), directory, names=names, command="edge-transact bench compare")
+    return directory / "index.html"
+
+
+def eval_page(directory: Path) -> Path:
+    """The page of an evaluation of three models on many tasks, with every picture and every answer."""
+    results = []
+    for index, name in enumerate(("dense", "pruned", NAME)):
+        right = [(number + index) % (index + 2) == 0 for number in range(len(questions()))]
+        rows = [
+            AnswerRow(
+                kind=question.kind, question=question.text, answer=f"{NAME} again and again" if index else "Paris",
+                right=is_right, degenerate="loop" if index else None, tokens=9, ended=True,
+            )
+            for question, is_right in zip(questions(), right, strict=True)
+        ]  # fmt: skip
+        tasks = {task: {"acc": 0.9 - 0.2 * index, "acc_stderr": 0.02} for task in PAPER_TASKS}
+        tasks["wikitext"] = {"word_perplexity": 20.0 + 1234 * index}
+        results.append(
+            Evaluation(
+                model=name, text="demo:sotu", perplexity=20.2 + 10 * index, tokens=4096, windows=8, window=512,
+                text_tokens=5000, text_sha256="0" * 64, tasks={"basics": scores(rows)} | tasks,
+                degenerate=figures_of(rows), answers=rows,
+            )
+        )  # fmt: skip
+    write_eval_report(results, directory, f'edge-transact eval "{NAME}"')
     return directory / "index.html"

@@ -1,0 +1,1 @@
+"""Short questions: whether a model still answers, rightly (`basics`) or at all (`collapse`)."""

@@ -1,0 +1,112 @@
+"""The collapse gate: how many of a dozen short questions get a degenerate answer.
+
+Perplexity says little of whether a model still answers. A pruned model of fair perplexity may repeat one word, or the
+prompt, without an end. A dozen answers of at most `MAX_TOKENS` tokens show that in seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+from edge_transact.artifacts.dist_files import MANIFEST
+from edge_transact.checkpoint.writer import PROVENANCE_FILE
+from edge_transact.evaluate.answers.basics import AnswerRow, ask
+from edge_transact.evaluate.answers.degenerate import Degenerate
+from edge_transact.evaluate.answers.questions import quick_questions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from edge_transact.runtime.host import HostModel
+    from edge_transact.runtime.text import TextCodec
+
+THRESHOLD = 1 / 4
+"""A larger share is a warning. `docs/run-and-eval.md` has the measurements behind it."""
+
+_WORDS: dict[Degenerate, tuple[str, str]] = {
+    "loop": ("loop", "loops"),
+    "copy": ("copy of the prompt", "copies of the prompt"),
+    "endless": ("endless", "endless"),
+    "empty": ("empty", "empty"),
+}
+"""What one and several such answers are called."""
+
+
+class CollapseFigures(TypedDict):
+    """What ``--json`` has as ``degenerate``: the share, and how many answers of each kind."""
+
+    share: float
+    questions: int
+    loop: int
+    copy: int
+    endless: int
+    empty: int
+
+
+def figures_of(rows: Sequence[AnswerRow]) -> CollapseFigures:
+    """The figures of the `quick_questions` among some answers."""
+    quick = {question.text for question in quick_questions()}
+    found = [row["degenerate"] for row in rows if row["question"] in quick]
+    counts = Counter(kind for kind in found if kind)
+    return CollapseFigures(
+        share=counts.total() / len(found),
+        questions=len(found),
+        loop=counts["loop"],
+        copy=counts["copy"],
+        endless=counts["endless"],
+        empty=counts["empty"],
+    )
+
+
+def described(figures: CollapseFigures) -> str:
+    """Such as ``5 of 12: 3 loops, 2 endless``."""
+    counts = [figures[kind] for kind in _WORDS]
+    parts = [f"{count} {of[count > 1]}" for count, of in zip(counts, _WORDS.values(), strict=True) if count]
+    return f"{sum(counts)} of {figures['questions']}" + (f": {', '.join(parts)}" if parts else "")
+
+
+def warning(model: str | Path, figures: CollapseFigures) -> str | None:
+    """What to say of a model whose share is above `THRESHOLD`, with the next command; otherwise `None`.
+
+    Args:
+        model: A MODEL or a DIST.
+        figures: What was found.
+    """
+    if figures["share"] <= THRESHOLD:
+        return None
+    checkpoint = _pruned_checkpoint(Path(model))
+    heal = f"heal {checkpoint} -o {checkpoint.name}-healed" if checkpoint else "heal --help"
+    return (
+        f"{model} hardly answers: of its answers to short questions, {described(figures)}. "
+        f"Cut less, or train what was pruned: edge-transact {heal}"
+    )
+
+
+def _pruned_checkpoint(model: Path) -> Path | None:
+    """The directory of a pruned checkpoint: the model itself, or what a DIST was built from."""
+    if (model / MANIFEST).is_file():
+        model = Path(json.loads((model / MANIFEST).read_text(encoding="utf-8"))["source"])
+    return model if (model / PROVENANCE_FILE).is_file() else None
+
+
+def step_name(model: str | Path) -> str:
+    """The description of the bar while a model answers."""
+    return f"questions to {Path(model).name}"
+
+
+def collapse(model: PreTrainedModel | HostModel, codec: TextCodec, *, step: str = "questions") -> CollapseFigures:
+    """Asks a model a dozen short questions.
+
+    A model without a chat template was never trained to answer, and repeats itself under greedy decoding even when it
+    is whole: its share says little, and no command asks it.
+
+    Args:
+        model: A causal language model of transformers on any device and in any mode, or a host library.
+        codec: The `TextCodec` of its directory.
+        step: The description of the bar.
+    """
+    return figures_of([reply.to_dict() for reply in ask(model, codec, quick_questions(), step=step)])

@@ -1,0 +1,139 @@
+"""Greedy decoding of several prompts, in torch side by side or in a host library one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING
+
+from edge_transact.evaluate.answers.degenerate import cycles
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from edge_transact.runtime.host import HostModel
+
+BATCH = 18
+"""Prompts that torch answers at once."""
+
+Ids = list[int]
+
+
+def decode_in_library(
+    library: HostModel,
+    prompts: Sequence[Sequence[int]],
+    stops: Collection[int],
+    max_tokens: int,
+    advance: Callable[[float], None],
+) -> list[Ids]:
+    """The likeliest tokens after each prompt, the token that ends them included.
+
+    What a prompt has in common with the one before it, such as the system message, stays in the KV cache.
+
+    Args:
+        library: The library.
+        prompts: Token ids.
+        stops: Ids that end an answer.
+        max_tokens: The most tokens of an answer.
+        advance: Called with 1 for each answer.
+
+    Raises:
+        EdgeTransactError: A prompt doesn't fit into the context window.
+    """
+    answers: list[Ids] = []
+    before: Ids = []
+    library.reset()
+    for prompt in prompts:
+        # The last token is computed again: its logits are needed.
+        pairs = list(zip(before, prompt[:-1], strict=False))
+        kept = next((place for place, (old, new) in enumerate(pairs) if old != new), len(pairs))
+        library.rewind(kept)
+        tokens: Ids = []
+        for token in library.generate(prompt[kept:], max_tokens):
+            tokens.append(token)
+            if token in stops or cycles(tokens):
+                break
+        answers.append(tokens)
+        before = list(prompt)
+        advance(1)
+    library.reset()
+    return answers
+
+
+def decode_in_torch(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    stops: Collection[int],
+    max_tokens: int,
+    advance: Callable[[float], None],
+) -> list[Ids]:
+    """The likeliest tokens after each prompt, the token that ends them included, `BATCH` prompts at once.
+
+    Args:
+        model: A causal language model on any device. Whether it is in training mode stays as it is.
+        prompts: Token ids.
+        stops: Ids that end an answer.
+        max_tokens: The most tokens of an answer.
+        advance: Called with 1 for each answer.
+    """
+    import torch
+
+    # Of similar length, so that little is padded.
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    answers: list[Ids] = [[] for _ in prompts]
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for start in range(0, len(order), BATCH):
+                rows = order[start : start + BATCH]
+                decoded = _decode_batch(model, [prompts[row] for row in rows], stops, max_tokens, advance)
+                for row, tokens in zip(rows, decoded, strict=True):
+                    answers[row] = tokens
+    finally:
+        model.train(training)
+    return answers
+
+
+def _decode_batch(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    stops: Collection[int],
+    max_tokens: int,
+    advance: Callable[[float], None],
+) -> list[Ids]:
+    """Prompts are padded on the left. Rows that have ended leave the batch."""
+    import torch
+    from transformers import DynamicCache
+
+    device = model.get_input_embeddings().weight.device
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    positions = (mask.cumsum(1) - 1).clamp_min(0)
+    cache = DynamicCache(config=model.config)
+    answers: list[Ids] = [[] for _ in prompts]
+    active = list(range(len(prompts)))
+    for count in range(1, max_tokens + 1):
+        # By place: transformers 5.16 renamed the cache's argument.
+        logits = model(ids, mask, positions, cache, use_cache=True, logits_to_keep=1).logits[
+            :, -1
+        ]  # [rows, vocab_size]
+        tokens = logits.argmax(dim=-1).tolist()
+        going = []
+        for place, (row, token) in enumerate(zip(active, tokens, strict=True)):
+            answers[row].append(token)
+            if token in stops or count == max_tokens or cycles(answers[row]):
+                advance(1)
+            else:
+                going.append(place)
+        if not going:
+            break
+        if len(going) < len(active):
+            chosen = torch.tensor(going, device=device)
+            cache.batch_select_indices(chosen)
+            mask, positions = mask[chosen], positions[chosen]
+            active, tokens = [active[place] for place in going], [tokens[place] for place in going]
+        ids = torch.tensor(tokens, device=device)[:, None]
+        mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
+        positions = positions[:, -1:] + 1
+    return answers

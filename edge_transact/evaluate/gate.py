@@ -1,0 +1,83 @@
+"""The collapse gate behind commands that write a model: asks it a dozen questions, and warns if it hardly answers."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from edge_transact.artifacts.dist_files import MANIFEST
+from edge_transact.errors import EdgeTransactError
+from edge_transact.evaluate.answers.collapse import CollapseFigures, collapse, step_name, warning
+from edge_transact.evaluate.answers.questions import quick_questions
+from edge_transact.evaluate.forecast import answers_s, load_steps, loaded_bytes
+from edge_transact.evaluate.models import load
+from edge_transact.progress import Forecast, Step
+from edge_transact.runtime.text import TextCodec
+from edge_transact.system import memory
+from edge_transact.widths import WidthPlan
+
+logger = logging.getLogger(__name__)
+
+
+def gate(model: Path) -> CollapseFigures | None:
+    """Asks what a command has just written, and logs a warning if it hardly answers.
+
+    Args:
+        model: A checkpoint directory, or a DIST with a host library.
+
+    Returns:
+        What was found; `None` if the model isn't asked, see `is_asked`.
+    """
+    from edge_transact.checkpoint import Checkpoint
+
+    in_library = (model / MANIFEST).is_file()
+    if not is_asked(model, None if in_library else Checkpoint.open(model).plan):
+        return None
+    network, codec = load(str(model))
+    try:
+        figures = collapse(network, codec, step=step_name(model))
+    except EdgeTransactError as error:  # a template that takes no such message, or a window that is too short
+        logger.info(f"no questions to {model}: {error.message}")
+        return None
+    if words := warning(model, figures):
+        logger.warning(words)
+    return figures
+
+
+def is_asked(directory: Path, plan: WidthPlan | None) -> bool:
+    """Whether a model is asked: it has a chat template, and in torch memory for it in fp32.
+
+    Args:
+        directory: Where its tokenizer is.
+        plan: The widths that torch computes; `None` for a host library.
+    """
+    try:
+        chats = TextCodec(directory).has_chat_template
+    except EdgeTransactError as error:
+        logger.debug(f"no questions: {error.message}")
+        return False
+    if chats and plan is not None and not memory.fits(loaded_bytes(plan)):
+        logger.info("no questions to the model: there is too little memory for it in torch")
+        return False
+    return chats
+
+
+def with_gate(
+    forecast: Forecast, directory: Path, plan: WidthPlan, name: str | Path, *, in_library: bool = False
+) -> Forecast:
+    """A command's forecast with the steps of `gate` after its own, if the model will be asked.
+
+    Args:
+        forecast: The command's.
+        directory: Where the tokenizer comes from.
+        plan: The widths of what it writes, or, before they are known, of its source.
+        name: The directory that it writes.
+        in_library: Whether that is a DIST.
+    """
+    if not is_asked(directory, None if in_library else plan):
+        return forecast
+    questions = Step(step_name(name), answers_s(plan, len(quick_questions()), in_library))
+    steps = [*forecast.steps, *load_steps(plan, str(name)), questions]
+    in_torch = 0 if in_library else memory.PACKAGES_BYTES + loaded_bytes(plan)
+    return replace(forecast, steps=steps, memory_bytes=max(forecast.memory_bytes, in_torch))
