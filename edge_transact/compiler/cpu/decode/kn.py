@@ -11,8 +11,8 @@ from edge_transact.compiler.epilogue import finish
 from edge_transact.compiler.vector import cast, exp, load, prefetch, splat, store, sum_lanes
 from edge_transact.quantization import WORDS_PER_GROUP
 
-FAR_GROUPS = 2
-"""How many groups ahead of the one in use decode prefetches to the L2 cache."""
+FAR_GROUPS, FAR_BYTES = 2, 16 << 10
+"""How far ahead of the group in use decode prefetches to the L2 cache: so many groups, or more if they are small."""
 
 NEAR_BLOCKS = 2
 """How many blocks ahead of the one in use decode prefetches to the L1 cache, if the L2 cache has them."""
@@ -25,25 +25,27 @@ class DecodeKN(DecodeMatmul):
 
     def prefetch_first(self, thread: Expr) -> None:
         first, end = self.share(thread)
-        for group in range(self.groups_ahead):
-            with T.serial(first, end) as block:
-                for section in range(self.matmul.sections):
-                    self._prefetch(T.int32(group), block, section)
+        with T.serial(0, self._groups_ahead(first, end)) as group, T.serial(first, end) as block:
+            for section in range(self.matmul.sections):
+                self._prefetch(group, block, section)
 
-    @property
-    def groups_ahead(self) -> int:
-        """How many groups ahead of the one in use weights are prefetched."""
-        return FAR_GROUPS if self.isa.prefetches_far else 1
+    def _groups_ahead(self, first: Expr, end: Expr) -> Expr:
+        """How many groups ahead of the one in use the weights of a thread's blocks are prefetched."""
+        if not self.isa.prefetches_far:
+            return T.int32(1)
+        group_bytes = (end - first) * (self.matmul.sections * self.columns * self.matmul.group_bytes)
+        return T.bind(T.max(FAR_GROUPS, FAR_BYTES // T.max(group_bytes, 1)))
 
     def multiply(self, thread: Expr) -> None:
         first, end = self.share(thread)
         self._clear(first, end)
         self.pack_activations(thread)
+        ahead = self._groups_ahead(first, end)
         with T.serial(0, self.buffers.groups) as group:
             start = self._load_start(thread, group)
             with T.serial(first, end) as block:
                 for section in range(self.matmul.sections):
-                    self._prefetch(group + self.groups_ahead, block, section)
+                    self._prefetch(group + ahead, block, section)
                     if self.isa.prefetches_far:
                         self._prefetch_near(group, block, section)
                     for offset in range(0, self.columns, self.isa.lanes):
