@@ -158,8 +158,9 @@ def build(
         teacher = _teacher(source, checkpoint) if rounding_name == "best" else None
         with working("look at the model"):
             checkpoint = _with_fast_tokenizer(checkpoint, Path(scratch) / "checkpoint")
-            asked = {"device_profile": options.device_profile, "cpu": options.cpu}
-            warnings = concerns(checkpoint.plan, kind, names, **sizes, **asked)
+            warnings = concerns(
+                checkpoint.plan, kind, names, **sizes, device_profile=options.device_profile, cpu=options.cpu
+            )
             note = plain_note(checkpoint.path)
         for warning in warnings:
             logger.warning(warning)

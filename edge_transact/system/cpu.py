@@ -84,10 +84,11 @@ def cpu_name() -> str:
 
 
 def _cpu_info(*keys: str) -> frozenset[str]:
-    """The words after the first of `keys` in `CPUINFO`."""
+    """The words after `keys` in `CPUINFO`, as far as all CPUs have them: cores may differ in what they can."""
     try:
         lines = CPUINFO.read_text().splitlines()
     except OSError:
         return frozenset()
     found = (line.partition(":") for line in lines)
-    return frozenset(next((value.split() for key, _, value in found if key.strip() in keys), []))
+    of_cpus = [frozenset(value.split()) for key, _, value in found if key.strip() in keys]
+    return frozenset.intersection(*of_cpus) if of_cpus else frozenset()

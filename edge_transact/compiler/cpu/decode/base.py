@@ -43,7 +43,9 @@ class Scratch:
         words = largest(padded_words(buffers, isa) for buffers, isa in zip(matmuls, isas, strict=True))
         self.activations = T.alloc_buffer((threads, words * max(isa.digits * isa.steps for isa in isas)), "int32")
         self.corrections = None if isa.removes_zero_point else T.alloc_buffer((threads, words), isa.accumulator_dtype)
-        self.activation_scales = None if isa.quantizer is None else T.alloc_buffer((threads, words // WORDS_PER_GROUP), "float32")
+        self.activation_scales = (
+            None if isa.quantizer is None else T.alloc_buffer((threads, words // WORDS_PER_GROUP), "float32")
+        )
         self.sums = T.alloc_buffer(
             (largest((buffers.width + columns) * buffers.matmul.sections for buffers in matmuls),), "float32"
         )

@@ -8,7 +8,18 @@ from tvm.tirx import Buffer, Expr
 
 from edge_transact.compiler.cpu.decode.base import DecodeMatmul, padded_words
 from edge_transact.compiler.epilogue import finish
-from edge_transact.compiler.vector import LINE_BYTES, cast, exp, lanes_of, load, prefetch, shuffle, splat, store, sum_lanes
+from edge_transact.compiler.vector import (
+    LINE_BYTES,
+    cast,
+    exp,
+    lanes_of,
+    load,
+    prefetch,
+    shuffle,
+    splat,
+    store,
+    sum_lanes,
+)
 from edge_transact.quantization import WORDS_PER_GROUP
 
 AHEAD_WORDS = 4096

@@ -1,7 +1,7 @@
 """AVX2 for decode: dot products of bytes in two instructions.
 
-vpmaddubsw multiplies 32 unsigned bytes (nibbles) by 32 signed ones (digits) and adds neighbours, in 16 bits. The sums of
-a group stay there: its 16 products per lane are 16 * 15 * 128 = 30,720 at most. vpmaddwd then adds neighbours to 32
+vpmaddubsw multiplies 32 unsigned bytes (nibbles) by 32 signed ones (digits) and adds neighbours, in 16 bits. The sums
+of a group stay there: its 16 products per lane are 16 * 15 * 128 = 30,720 at most. vpmaddwd then adds neighbours to 32
 bits, and multiplies a digit by its place value on the way.
 """
 

@@ -67,9 +67,7 @@ class Avx2Words(InstructionSet):
         return multiply_words(weights, activations)
 
     def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
-        return accumulator + self.multiply(
-            T.reinterpret("int16x16", weights), T.reinterpret("int16x16", activations)
-        )
+        return accumulator + self.multiply(T.reinterpret("int16x16", weights), T.reinterpret("int16x16", activations))
 
     def dot(self, start: Expr, words: Sequence[Expr], activations: Sequence[Sequence[Sequence[Expr]]]) -> Expr:
         total = start

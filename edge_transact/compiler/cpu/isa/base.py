@@ -35,8 +35,8 @@ class InstructionSet(ABC):
         vectors_together: Vectors of a row's words that decode takes at a time, where the weight's rows are contiguous
             (NK): more than one where a vector has few groups, so that their scales are loaded together.
         prefetches_far: Whether decode prefetches weights to the L2 cache before it prefetches them to the L1 cache.
-        tile_rows: Rows of a tile of prefill, with two vectors of accumulators each: as many as leave registers for weights,
-            an activation and products.
+        tile_rows: Rows of a tile of prefill, with two vectors of accumulators each: as many as leave registers for
+            weights, an activation and products.
         quantizer: How activations become integers; `None` where they stay fp32.
     """
 
