@@ -27,6 +27,7 @@ def concerns(
     prefill_chunk_size: int,
     max_batch_size: int,
     device_profile: str = GENERIC.name,
+    cpu: str | None = None,
 ) -> list[str]:
     """The warnings, one sentence each that says what to do about it.
 
@@ -38,6 +39,7 @@ def concerns(
         prefill_chunk_size: The most tokens of one prefill call.
         max_batch_size: The most sequences in a batch.
         device_profile: Name of one of `compiler.gpu.devices.DEVICES`.
+        cpu: The CPU that a host library is for; `None` for this machine's.
     """
     found = []
     phones = [target for target in targets if target in PHONE_TARGETS]
@@ -55,6 +57,8 @@ def concerns(
         )
     if "android" not in targets and device_profile != GENERIC.name:
         found.append(f"--device-profile {device_profile} says what GPUs android libraries are for, and none is built")
+    if "host" not in targets and cpu is not None:
+        found.append(f"--cpu {cpu} says what CPU a host library is for, and none is built")
     if "android" in targets and quantization.name == "q4f16_1":
         found.append(
             "q4f16_1 is slow on Adreno GPUs (prefill of 1 token/s instead of 110 with q4f16_0, "

@@ -140,6 +140,7 @@ def build(
     """
     started = time.perf_counter()
     names = list(dict.fromkeys(options.target))
+    targets = [get_target(name, options.device_profile, options.cpu) for name in names]
     kind = get_quantization(options.quant or default_quantization(names))
     refuse_existing(output, force)
     rounding_name = _rounding_name(options, kind, report)
@@ -157,7 +158,9 @@ def build(
         teacher = _teacher(source, checkpoint) if rounding_name == "best" else None
         with working("look at the model"):
             checkpoint = _with_fast_tokenizer(checkpoint, Path(scratch) / "checkpoint")
-            warnings = concerns(checkpoint.plan, kind, names, **sizes, device_profile=options.device_profile)
+            warnings = concerns(
+                checkpoint.plan, kind, names, **sizes, device_profile=options.device_profile, cpu=options.cpu
+            )
             note = plain_note(checkpoint.path)
         for warning in warnings:
             logger.warning(warning)
@@ -165,7 +168,6 @@ def build(
             logger.info(note)
         with new_directory(output, force=force) as directory:
             rounding = Rounding(rounding_name, pruning or PruneChoices(), teacher, Start.of(fresh=fresh))
-            targets = [get_target(name, options.device_profile) for name in names]
             manifest, definition = _fill(
                 directory, checkpoint, model, targets, kind, rounding, sizes, Path(scratch), mlc, dump
             )
@@ -291,7 +293,8 @@ def _fill(
         libraries[target.name] = f"lib/{model_lib}-{target.name}{target.suffix}"
         made = maker.build_library(directory, definition, target, directory / libraries[target.name])
         digests |= {f"lib/{name}": digest for name, digest in made.items()}
-    parity = _check_parity(maker, directory, definition, libraries, scratch)
+    runnable = {target.name: libraries[target.name] for target in targets if target.runs_here()}
+    parity = _check_parity(maker, directory, definition, runnable, scratch)
     parity.require()
     manifest = Manifest(
         source=model,

@@ -52,6 +52,7 @@ class BuildOptions(Options):
         max_batch: Sequences that are decoded together.
         device_profile: Name of one of `compiler.gpu.devices.DEVICES`: the phones' GPUs that ``android`` libraries must
             run on.
+        cpu: The CPU that the ``host`` library is for, by LLVM's name; `None` for this machine's.
         engine: Whose compiler makes weights and libraries: ``tvm`` (ours) or ``mlc`` (the user's MLC-LLM).
     """
 
@@ -94,6 +95,14 @@ class BuildOptions(Options):
         Annotated[str, OneOf(tuple(DEVICES), "device profile")],
         Option("The phones' GPUs that android libraries must run on: {choices}."),
     ] = GENERIC.name
+    cpu: Annotated[
+        str | None,
+        Option(
+            "CPU that the host library is for, by LLVM's name, such as haswell or znver3.",
+            default="this machine's",
+            example="haswell",
+        ),
+    ] = None
     engine: Annotated[
         Annotated[str, OneOf(ENGINES)],
         Option("Whose compiler: {choices}. mlc uses your MLC-LLM checkout (MLC_LLM_SOURCE_DIR)."),

@@ -25,6 +25,7 @@ class BuildTarget:
         suffix: ``.tar`` for an archive of objects that an app links, ``.so`` for a library to load on this machine.
         spec: TVM's target with its host. `tvm_target` fills in this machine's CPU and what the profile allows.
         profile: The GPUs that the library must run on; `None` where that isn't asked.
+        cpu: The CPU that a host library is for, by LLVM's name; `None` for this machine's.
     """
 
     name: str
@@ -33,25 +34,33 @@ class BuildTarget:
     suffix: str
     spec: dict[str, object]
     profile: Device | None = None
+    cpu: str | None = None
 
     @property
     def is_system_lib(self) -> bool:
         """Whether the library, linked into a program, registers itself under its prefix, as MLC's apps expect."""
         return self.suffix == ".tar"
 
+    def runs_here(self) -> bool:
+        """Whether this machine's CPU has what a library for it is compiled for."""
+        from tvm.target import codegen
+
+        return self.spec == _HOST and not features.missing(codegen.llvm_get_cpu_features(self.tvm_target()))
+
     def tvm_target(self) -> tvm.target.Target:
         """TVM's target object."""
         import tvm
 
         spec = dict(self.spec)
-        if spec == {"kind": "llvm"}:
+        if spec == _HOST:
             triple = tvm.get_global_func("tvm.codegen.llvm.GetDefaultTargetTriple")()
-            spec |= {"mtriple": triple, "mcpu": tvm.target.codegen.llvm_get_system_cpu()}
+            spec |= {"mtriple": triple, "mcpu": self.cpu or tvm.target.codegen.llvm_get_system_cpu()}
             # As many parts as there are threads later, unless they are told otherwise.
             spec["num-cores"] = cores().threads
-            # A virtual machine may hide features that its CPU's name promises.
-            promised = tvm.target.codegen.llvm_get_cpu_features(tvm.target.Target(spec))
-            spec["mattr"] = [f"-{name}" for name in features.missing(promised)]
+            if self.cpu is None:
+                # A virtual machine may hide features that its CPU's name promises.
+                promised = tvm.target.codegen.llvm_get_cpu_features(tvm.target.Target(spec))
+                spec["mattr"] = [f"-{name}" for name in features.missing(promised)]
         if self.profile is not None:
             # What TVM's schedules take at most. Its own defaults are for any GPU: with more threads in a work group, a
             # thread has fewer registers.
@@ -63,6 +72,9 @@ class BuildTarget:
 
 TVM_LOCAL_BYTES = 16 << 10
 """TVM's own default of ``max_shared_memory_per_block`` for OpenCL."""
+
+_HOST: dict[str, object] = {"kind": "llvm"}
+"""A target for this machine: `tvm_target` adds the rest."""
 
 _ANDROID_CPU = {"kind": "llvm", "mtriple": "aarch64-linux-android"}
 
@@ -84,7 +96,7 @@ TARGETS: dict[str, BuildTarget] = {
             ".tar",
             {**_ANDROID_CPU, "mattr": ["+neon", "+fullfp16", "+dotprod"], "num-cores": 4},
         ),
-        BuildTarget("host", "this machine's CPU", "llvm", ".so", {"kind": "llvm"}),
+        BuildTarget("host", "this machine's CPU", "llvm", ".so", _HOST),
         BuildTarget(
             "iphone",
             "iPhones, with Metal",
@@ -103,20 +115,33 @@ TARGETS: dict[str, BuildTarget] = {
 }
 
 
-def get_target(name: str, device_profile: str = GENERIC.name) -> BuildTarget:
+def get_target(name: str, device_profile: str = GENERIC.name, cpu: str | None = None) -> BuildTarget:
     """The target of that name.
 
     Args:
         name: One of `TARGETS`.
         device_profile: One of `DEVICES`, for a target that asks for a profile.
+        cpu: The CPU that a library for ``host`` is for, by LLVM's name; `None` for this machine's.
 
     Raises:
-        UsageError: There is no such target; the message lists the targets.
+        UsageError: There is no such target, or LLVM knows no such CPU; the message lists what there is.
     """
     if name not in TARGETS:
         raise UsageError(f"unknown target {name!r}", fix=did_you_mean(name, TARGETS))
     target = TARGETS[name]
+    if target.spec == _HOST and cpu is not None:
+        _require_cpu(cpu)
+        return replace(target, cpu=cpu)
     return target if target.profile is None else replace(target, profile=DEVICES[device_profile])
+
+
+def _require_cpu(cpu: str) -> None:
+    """Raises a `UsageError` unless LLVM can compile for a CPU of this machine's architecture by that name."""
+    import tvm
+
+    known = [str(name) for name in tvm.target.codegen.llvm_get_cpu_archlist(tvm.target.Target(_HOST))]
+    if cpu not in known:
+        raise UsageError(f"LLVM knows no CPU {cpu!r} of this machine's architecture", fix=did_you_mean(cpu, known))
 
 
 def library_name(model_lib: str, target: str) -> str:

@@ -49,16 +49,25 @@ LINE_BYTES = 64
 """Bytes of a cache line, which `prefetch` fetches."""
 
 
-def prefetch(buffer: Buffer, indices: Sequence[Index]) -> None:
+def prefetch(buffer: Buffer, indices: Sequence[Index], *, far: bool = False) -> None:
     """Prefetch the cache line of an element, which may lie beyond the buffer.
 
-    The line is marked as used once, because weights are needed again only after all others, a token later. On CPUs
-    that keep such lines out of the larger caches, part of a model that is larger than the caches stays in them.
+    The line goes to the L1 cache, marked as used once, because weights are needed again only after all others, a token
+    later. On CPUs that keep such lines out of the larger caches, part of a model that is larger than the caches stays
+    in them.
+
+    Args:
+        buffer: The buffer.
+        indices: The element's.
+        far: Whether the line goes to the L2 cache only. That can wait for more lines at once than the L1 cache can (on
+            Zen 3 and 4, 24), so it is what keeps the memory busy; an L1 prefetch of the same line follows.
     """
-    read, once, data = T.int32(0), T.int32(0), T.int32(1)
+    read, data = T.int32(0), T.int32(1)
+    # LLVM's degrees of locality: on x86-64, 0 is prefetchnta and 2 is prefetcht1.
+    locality = T.int32(2 if far else 0)
     # Not T.address_of: it returns a pointer, and TVM 0.26 can't give such a function the symbol prefix that apps need.
     address = Call("tirx.address_of", [buffer[tuple(indices)]], ret_ty=PrimType("uint64"))
-    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", address, read, once, data))
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", address, read, locality, data))
 
 
 def shuffle(vectors: Sequence[Expr], indices: Sequence[int]) -> Expr:

@@ -293,5 +293,5 @@ def require_cpu(library: Path, cpu: Mapping[str, Any]) -> None:
     if lacking:
         raise EdgeTransactError(
             f"{library} was built for {cpu['name']}, and this machine's CPU has no {', '.join(lacking)}",
-            fix="Build it again on this machine, with --target host.",
+            fix="Build it again on this machine, with --target host and without --cpu.",
         )

@@ -24,6 +24,14 @@ def test_what_the_machine_lacks_is_named():
     assert "--target host" in error.value.fix
 
 
+def test_cores_that_lack_what_others_have(tmp_path, monkeypatch):
+    """As hybrid laptops do: kernels may run on any core."""
+    file = tmp_path / "cpuinfo"
+    file.write_text("processor : 0\nflags : avx2 avx512f\n\nprocessor : 1\nflags : avx2\n")
+    monkeypatch.setattr(features, "CPUINFO", file)
+    assert missing(["avx2", "avx512f"]) == ["avx512f"]
+
+
 @pytest.mark.parametrize(
     ("cpuinfo", "fast"),
     [

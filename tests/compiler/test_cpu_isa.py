@@ -12,8 +12,11 @@ from tvm.tirx.script.builder import ir as builder
 
 from edge_transact.compiler.cpu import isa as isa_module
 from edge_transact.compiler.cpu.isa import select
+from edge_transact.compiler.cpu.isa.avx2 import Avx2
+from edge_transact.compiler.cpu.isa.avx2words import Avx2Words
 from edge_transact.compiler.cpu.isa.avx512 import Avx512
 from edge_transact.compiler.cpu.isa.avx512vnni import Avx512Vnni
+from edge_transact.compiler.cpu.isa.avxvnni import AvxVnni
 from edge_transact.compiler.cpu.isa.fp32 import Fp32
 from edge_transact.compiler.cpu.isa.neondot import NeonDot
 from edge_transact.compiler.cpu.matmul import kernel
@@ -38,7 +41,12 @@ def target_of(architecture: str, mcpu: str, mattr: list[str]) -> Target:
         ("x86_64", "sapphirerapids", [], Avx512Vnni, 3, 16),
         ("x86_64", "znver4", ["-avx512vnni"], Avx512, 1, 16),
         ("x86_64", "skylake-avx512", [], Avx512, 1, 16),
-        ("x86_64", "znver3", [], Fp32, 1, 8),
+        ("x86_64", "alderlake", [], AvxVnni, 3, 8),
+        ("x86_64", "sierraforest", [], AvxVnni, 3, 8),
+        ("x86_64", "alderlake", ["-avxvnni"], Avx2, 3, 8),
+        ("x86_64", "znver3", [], Avx2, 3, 8),
+        ("x86_64", "haswell", [], Avx2, 3, 8),
+        ("x86_64", "ivybridge", [], Fp32, 1, 8),
         ("x86_64", "x86-64", [], Fp32, 1, 8),
         ("aarch64", "cortex-a76", [], NeonDot, 3, 4),
         ("aarch64", "generic", ["+neon", "+dotprod"], NeonDot, 3, 4),
@@ -46,16 +54,24 @@ def target_of(architecture: str, mcpu: str, mattr: list[str]) -> Target:
     ],
 )
 def test_a_target_gets_the_best_instruction_set_that_it_has(architecture, mcpu, mattr, expected, digits, lanes):
-    isa = select(target_of(architecture, mcpu, mattr), 3)
+    isa = select(target_of(architecture, mcpu, mattr), 3, one_row=True)
     assert (type(isa), isa.digits, isa.lanes) == (expected, digits, lanes)
     assert set(isa.features) <= set(FLAGS), "a library must be able to say what it needs"
+
+
+@pytest.mark.parametrize(("digits", "expected"), [(2, Avx2Words), (3, Fp32)])
+def test_prefill_with_avx2_multiplies_words_or_fp32(digits, expected):
+    """Whichever is faster."""
+    assert isinstance(select(target_of("x86_64", "znver3", []), digits, one_row=False), expected)
 
 
 @pytest.mark.parametrize("one_row", [True, False], ids=["decode", "prefill"])
 @pytest.mark.parametrize(
     ("architecture", "mcpu", "instructions"),
     [
-        ("x86_64", "haswell", ["vfmadd.*ymm"]),
+        ("x86_64", "ivybridge", ["vmulps.*ymm"]),
+        ("x86_64", "haswell", ["vpmaddwd.*ymm"]),
+        ("x86_64", "alderlake", [r"\{vex\}\s+vpdpbusd.*ymm"]),
         ("x86_64", "skylake-avx512", [r"vperm(t2)?ps\s.*zmm", "vfmadd"]),
         ("x86_64", "cascadelake", ["vpdpbusd.*zmm"]),
         ("aarch64", "cortex-a72", ["fmla"]),
@@ -66,7 +82,9 @@ def test_kernels_compile_to_the_instructions(architecture, mcpu, instructions, o
     """On every machine, whether it can run them or not."""
     target = target_of(architecture, mcpu, [])
     matmul = Matmul("KN", "float16", "float16", "float16")
-    function = kernel(matmul, select(target, 2), 2, one_row=one_row).with_attr("global_symbol", "kernel")
+    function = kernel(matmul, select(target, 2, one_row=one_row), 2, one_row=one_row).with_attr(
+        "global_symbol", "kernel"
+    )
     module = tvm.compile(tvm.IRModule({"kernel": function}), target=target, tir_pipeline=PIPELINE).mod
     assembly = module.inspect_source("asm")
     assert [pattern for pattern in instructions if not re.search(pattern, assembly)] == []
@@ -98,7 +116,7 @@ def real_or_emulated(*classes):
     return [isa for real in classes for isa in (EMULATED[real], *([real] if runs_here(real) else []))]
 
 
-@pytest.mark.parametrize("isa", real_or_emulated(Avx512Vnni, NeonDot), ids=lambda isa: isa.__name__)
+@pytest.mark.parametrize("isa", real_or_emulated(Avx512Vnni, AvxVnni, NeonDot), ids=lambda isa: isa.__name__)
 def test_dot_products_of_bytes(isa, rng):
     lanes = isa.lanes
     # sdot's weights are signed; nibbles are not negative either way.
@@ -121,3 +139,37 @@ def test_weights_looked_up_in_a_register(isa, rng):
 
         got = lane_by_lane(unpack, words.view(np.int32)).view(np.float32)
         np.testing.assert_array_equal(got, (words >> np.uint32(4 * step) & 15).astype(np.float32) - ZERO_POINT)
+
+
+@pytest.mark.parametrize("isa", real_or_emulated(Avx2), ids=lambda isa: isa.__name__)
+@pytest.mark.parametrize("digits", [2, 3])
+def test_products_of_a_group_fit_in_sums_of_16_bits(isa, digits, rng):
+    """The largest weights and digits, in every one of a group's four words."""
+    words = rng.integers(0, 1 << 32, (4, isa.lanes), np.uint32)
+    values = rng.integers(-128, 128, (4, isa.steps, digits, isa.lanes, 4), np.int8)
+    words[:, 0], values[..., 0, :], words[:, 1], values[..., 1, :] = 0xFFFFFFFF, -128, 0xFFFFFFFF, 127
+    if digits == 3:  # the highest digit of 22 bits
+        values[:, :, 0] = np.clip(values[:, :, 0], -32, 31)
+    nibbles = (words.view(np.uint8).reshape(4, 1, isa.lanes, 4) >> np.array([0, 4], np.uint8).reshape(1, 2, 1, 1)) & 15
+    place = 256 ** np.arange(digits)[::-1].reshape(1, 1, digits, 1, 1)
+    want = (nibbles[:, :, None].astype(np.int64) * values * place).sum((0, 1, 2, 4))
+
+    def dot(*vectors):
+        packed = iter(vectors[4:])
+        activations = [[[next(packed) for _ in range(digits)] for _ in range(isa.steps)] for _ in range(4)]
+        loaded = [T.reinterpret(f"uint32x{isa.lanes}", vector) for vector in vectors[:4]]
+        start = T.broadcast(T.int32(0), isa.lanes)
+        return T.reinterpret(f"int32x{isa.lanes}", isa(digits).dot(start, loaded, activations))
+
+    flat = values.view(np.int32)[..., 0].reshape(-1, isa.lanes)
+    got = lane_by_lane(dot, *words.view(np.int32), *flat).view(np.float32)
+    np.testing.assert_array_equal(got, want.astype(np.float32))
+
+
+@pytest.mark.parametrize("isa", real_or_emulated(Avx2Words), ids=lambda isa: isa.__name__)
+def test_products_of_words(isa, rng):
+    weights = rng.integers(0, 16, (isa.lanes, 2), np.int16)
+    activations = rng.integers(-32768, 32767, (isa.lanes, 2), np.int16)
+    start = rng.integers(-(1 << 30), 1 << 30, isa.lanes, np.int32)
+    got = lane_by_lane(isa().multiply_add, start, weights.view(np.int32)[:, 0], activations.view(np.int32)[:, 0])
+    np.testing.assert_array_equal(got, start + (weights.astype(np.int32) * activations).sum(1))

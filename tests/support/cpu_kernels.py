@@ -13,8 +13,11 @@ from tvm.tirx import Expr
 
 from edge_transact.compiler.cpu import matmul
 from edge_transact.compiler.cpu.isa import InstructionSet
+from edge_transact.compiler.cpu.isa.avx2 import Avx2
+from edge_transact.compiler.cpu.isa.avx2words import Avx2Words
 from edge_transact.compiler.cpu.isa.avx512 import Avx512
 from edge_transact.compiler.cpu.isa.avx512vnni import Avx512Vnni
+from edge_transact.compiler.cpu.isa.avxvnni import AvxVnni
 from edge_transact.compiler.cpu.isa.fp32 import Fp32
 from edge_transact.compiler.cpu.isa.neondot import NeonDot
 from edge_transact.compiler.lowering import PIPELINE
@@ -40,6 +43,33 @@ class EmulatedAvx512Vnni(Avx512Vnni):
         return _dot_bytes(accumulator, weights, activations, unsigned_weights=True)
 
 
+class EmulatedAvxVnni(AvxVnni):
+    """vpdpbusd as multiplications of int32 lanes."""
+
+    def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
+        return _dot_bytes(accumulator, weights, activations, unsigned_weights=True)
+
+
+class EmulatedAvx2(Avx2):
+    """vpmaddubsw and vpmaddwd as multiplications of lanes."""
+
+    def multiply(self, weights: Expr, activations: Expr) -> Expr:
+        nibbles, digits = T.reinterpret("int16x16", weights), T.reinterpret("int16x16", activations)
+        byte, eight = splat(T.int16(255), 16), splat(T.int16(8), 16)
+        low = T.bitwise_and(nibbles, byte) * T.shift_right(T.shift_left(digits, eight), eight)
+        return low + T.bitwise_and(T.shift_right(nibbles, eight), byte) * T.shift_right(digits, eight)
+
+    def multiply_words(self, first: Expr, second: Expr) -> Expr:
+        return _multiply_words(first, second)
+
+
+class EmulatedAvx2Words(Avx2Words):
+    """vpmaddwd as multiplications of int32 lanes."""
+
+    def multiply(self, weights: Expr, activations: Expr) -> Expr:
+        return _multiply_words(weights, activations)
+
+
 class EmulatedNeonDot(NeonDot):
     """sdot as multiplications of int32 lanes."""
 
@@ -62,9 +92,17 @@ def _dot_bytes(accumulator: Expr, weights: Expr, activations: Expr, *, unsigned_
     return accumulator
 
 
+def _multiply_words(first: Expr, second: Expr) -> Expr:
+    products = cast("int32", first) * cast("int32", second)
+    return shuffle([products], range(0, 16, 2)) + shuffle([products], range(1, 16, 2))
+
+
 EMULATED: dict[type[InstructionSet], type[InstructionSet]] = {
     Avx512: EmulatedAvx512,
     Avx512Vnni: EmulatedAvx512Vnni,
+    AvxVnni: EmulatedAvxVnni,
+    Avx2: EmulatedAvx2,
+    Avx2Words: EmulatedAvx2Words,
     NeonDot: EmulatedNeonDot,
 }
 """The instruction sets with plain vector code instead of intrinsics, which LLVM splits into what the machine has."""
@@ -85,6 +123,11 @@ INSTRUCTION_SETS = [
     _runnable(Avx512),
     _runnable(Avx512Vnni, 2),
     _runnable(Avx512Vnni, 3),
+    _runnable(AvxVnni, 2),
+    _runnable(AvxVnni, 3),
+    _runnable(Avx2, 2),
+    _runnable(Avx2, 3),
+    _runnable(Avx2Words),
     _runnable(NeonDot, 2),
     _runnable(NeonDot, 3),
 ]

@@ -21,7 +21,11 @@ class CPUKernels:
 
     def __init__(self, target: tvm.target.Target) -> None:
         self.threads = int(target.attrs["num-cores"])
-        self._instructions = {digits: isa.select(target, digits) for digits in (2, 3)}
+        self._instructions = {
+            (digits, one_row): isa.select(target, digits, one_row=one_row)
+            for digits in (2, 3)
+            for one_row in (True, False)
+        }
 
     def embed(self, scale_dtype: str) -> tirx.PrimFunc:
         """The embedding's rows."""
@@ -31,19 +35,20 @@ class CPUKernels:
         """All kernels do."""
         return True
 
-    def instructions(self, matmul: Matmul) -> isa.InstructionSet:
+    def instructions(self, matmul: Matmul, *, one_row: bool) -> isa.InstructionSet:
         """The instruction set of a matmul. Where it multiplies bytes, fp16 activations keep 16 bits."""
-        return self._instructions[2 if matmul.dtype == "float16" else 3]
+        return self._instructions[2 if matmul.dtype == "float16" else 3, one_row]
 
     def select(
         self, matmul: Matmul, x: Sequence[tirx.Expr], width: int
     ) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
         """One kernel for each matmul spec with one row, and one with any number."""
-        one_row, instructions = is_one_row(x), self.instructions(matmul)
+        one_row = is_one_row(x)
+        instructions = self.instructions(matmul, one_row=one_row)
         if not supports(width, instructions, gated=matmul.gated):
             return None
         return (matmul, one_row), lambda: kernel(matmul, instructions, self.threads, one_row=one_row)
 
     def chain(self, matmuls: tuple[ChainedMatmul, ...]) -> tirx.PrimFunc:
         """Matmuls of one row, one after the other."""
-        return chain(matmuls, [self.instructions(chained.matmul) for chained in matmuls], self.threads)
+        return chain(matmuls, [self.instructions(chained.matmul, one_row=True) for chained in matmuls], self.threads)

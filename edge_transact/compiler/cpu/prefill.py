@@ -19,9 +19,6 @@ from edge_transact.compiler.epilogue import finish
 from edge_transact.compiler.vector import cast, exp, load, splat, store
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
 
-TILE_ROWS = 6
-"""Rows of a tile: with two vectors of columns they fill 12 registers."""
-
 TILE_VECTORS = 2
 """Vectors of columns of a tile and of a panel."""
 
@@ -49,9 +46,9 @@ class PrefillMatmul:
 
     def __init__(self, buffers: MatmulBuffers, isa: InstructionSet) -> None:
         self.matmul, self.buffers, self.isa = buffers.matmul, buffers, isa
-        self.tiles = T.bind((buffers.rows + (TILE_ROWS - 1)) // TILE_ROWS)
+        self.tiles = T.bind((buffers.rows + (isa.tile_rows - 1)) // isa.tile_rows)
         self.lanes_per_group = isa.steps * WORDS_PER_GROUP
-        rows = (self.tiles, buffers.groups, TILE_ROWS)
+        rows = (self.tiles, buffers.groups, isa.tile_rows)
         quantized = isa.quantizer is not None
         self.activations = T.alloc_buffer((*rows, isa.digits, self.lanes_per_group), "int32")
         self.corrections = T.alloc_buffer(rows, "int32") if quantized else None
@@ -59,8 +56,9 @@ class PrefillMatmul:
 
     def pack_activations(self) -> None:
         """Pack the activations of all rows; those after the last row are the last row again."""
-        with T.parallel(0, self.tiles) as tile, T.serial(0, TILE_ROWS) as r:
-            row = T.bind(T.min(tile * TILE_ROWS + r, self.buffers.rows - 1))
+        tile_rows = self.isa.tile_rows
+        with T.parallel(0, self.tiles) as tile, T.serial(0, tile_rows) as r:
+            row = T.bind(T.min(tile * tile_rows + r, self.buffers.rows - 1))
             for_each_group(self.buffers, row, inverse_rms(self.buffers, row), self._packer(tile, r))
 
     def _packer(self, tile: Expr, r: Expr) -> Callable[[Expr, Expr], None]:
@@ -159,10 +157,10 @@ class _Tile:
 
     def __init__(self, of: PrefillMatmul, panel: _Panel) -> None:
         self.of, self.isa, self.buffers, self.panel = of, of.isa, of.buffers, panel
-        shape = (TILE_ROWS, TILE_VECTORS, of.isa.lanes)
+        shape = (of.isa.tile_rows, TILE_VECTORS, of.isa.lanes)
         self.accumulators = T.alloc_buffer(shape, of.isa.accumulator_dtype, scope="local")
         self.totals = T.alloc_buffer(shape, "float32", scope="local")
-        self.each = [(r, v) for r in range(TILE_ROWS) for v in range(TILE_VECTORS)]
+        self.each = [(r, v) for r in range(of.isa.tile_rows) for v in range(TILE_VECTORS)]
 
     def clear(self) -> None:
         """Set the totals to zero."""
@@ -186,7 +184,7 @@ class _Tile:
         isa, lanes, accumulators = self.isa, self.isa.lanes, self.accumulators
         with T.serial(0, self.of.lanes_per_group) as i:
             weights = [T.bind(load(self.panel.weights, [group, i, v, 0], lanes)) for v in range(TILE_VECTORS)]
-            for r in range(TILE_ROWS):
+            for r in range(isa.tile_rows):
                 activation = T.bind(splat(self.of.activations[tile, group, r, digit, i], lanes))
                 for v in range(TILE_VECTORS):
                     added = isa.multiply_add(load(accumulators, [r, v, 0], lanes), weights[v], activation)
@@ -204,13 +202,13 @@ class _Tile:
 
     def store(self, tile: Expr, column: Expr) -> None:
         """Apply the epilogue to those of the tile's rows that exist."""
-        lanes = self.isa.lanes
+        lanes, rows = self.isa.lanes, self.isa.tile_rows
         # The totals leave their registers here: which rows exist is known at run time only.
-        finished = T.alloc_buffer((TILE_ROWS, TILE_VECTORS, lanes), "float32")
+        finished = T.alloc_buffer((rows, TILE_VECTORS, lanes), "float32")
         for r, v in self.each:
             store(finished, load(self.totals, [r, v, 0], lanes), [r, v, 0])
-        with T.serial(0, T.min(TILE_ROWS, self.buffers.rows - tile * TILE_ROWS)) as r:
-            row = tile * TILE_ROWS + r
+        with T.serial(0, T.min(rows, self.buffers.rows - tile * rows)) as r:
+            row = tile * rows + r
             sums = [T.bind(load(finished, [r, v, 0], lanes)) for v in range(TILE_VECTORS)]
             if self.buffers.matmul.gated:
                 finish(self.buffers, row, column, sums, exp)

@@ -181,30 +181,36 @@ class _Block:
         out = T.alloc_buffer((a.together, a.head_dim), "float32", scope="local")
         for r, i in each:
             store(out, splat(T.float32(0), a.lanes), [r, i * a.lanes])
-        with T.serial(0, self.pages) as page, T.serial(0, T.min(PAGE_SIZE, self.length - page * PAGE_SIZE)) as key:
-            value = self._load(page, 1, key)
-            for r, i in each:
-                p = splat(self.scores[r, page * PAGE_SIZE + key], a.lanes)
-                store(out, load(out, [r, i * a.lanes], a.lanes) + value[i] * p, [r, i * a.lanes])
+        for first in range(0, a.vectors, a.vectors_together):
+            self._weigh(out, range(first, first + a.vectors_together))
         return out
 
-    def _load(self, page: Expr, kind: int, key: Expr) -> list[Expr]:
-        """The vectors of a key (0) or value (1) of a page, fp32."""
+    def _weigh(self, out: Buffer, vectors: range) -> None:
+        """Add the products of some vectors of all values."""
+        a = self.a
+        with T.serial(0, self.pages) as page, T.serial(0, T.min(PAGE_SIZE, self.length - page * PAGE_SIZE)) as key:
+            value = self._load(page, 1, key, vectors)
+            for r in range(a.together):
+                p = T.bind(splat(self.scores[r, page * PAGE_SIZE + key], a.lanes))
+                for i, vector in zip(vectors, value, strict=True):
+                    store(out, load(out, [r, i * a.lanes], a.lanes) + vector * p, [r, i * a.lanes])
+
+    def _load(self, page: Expr, kind: int, key: Expr, vectors: range) -> list[Expr]:
+        """Some vectors of a key (0) or value (1) of a page, fp32."""
         a, place = self.a, [self.cache.values[self.first + page], kind, self.kv_head, key]
-        return [
-            T.bind(cast("float32", load(self.cache.pages, [*place, i], a.lanes))) for i in range(0, a.head_dim, a.lanes)
-        ]
+        return [T.bind(cast("float32", load(self.cache.pages, [*place, i * a.lanes], a.lanes))) for i in vectors]
 
     def _prefetch(self, page: Expr, later: Expr, key: Expr) -> None:
-        # The page's own values are needed once all scores are known, and are fetched while these are computed.
+        # The page's own values are needed once all scores are known, and are fetched while these are computed. The L1
+        # cache doesn't hold those of many pages.
         line = LINE_BYTES // np.dtype(self.a.dtype).itemsize
         for i in range(0, self.a.head_dim, line):
             prefetch(self.cache.pages, [later, 0, self.kv_head, key, i])
-            prefetch(self.cache.pages, [self.cache.values[self.first + page], 1, self.kv_head, key, i])
+            prefetch(self.cache.pages, [self.cache.values[self.first + page], 1, self.kv_head, key, i], far=True)
 
     def _multiply(self, page: Expr, start: int, key: Expr) -> None:
         """Multiply a key by the queries, up to the sum over the lanes."""
-        row = self._load(page, 0, start + key)
+        row = self._load(page, 0, start + key, range(self.a.vectors))
         for r in range(self.a.together):
             product = row[0] * self.query[r][0]
             for i in range(1, self.a.vectors):

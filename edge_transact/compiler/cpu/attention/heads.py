@@ -44,8 +44,20 @@ class Attention:
 
     @property
     def together(self) -> int:
-        """Query heads of one KV head that decode computes together: as many as keep their outputs in 16 registers."""
-        fitting = [n for n in range(1, self.q_per_kv + 1) if self.q_per_kv % n == 0 and n * self.vectors <= 16]
+        """Query heads of one KV head that decode computes together, so that it converts a key to fp32 once for all."""
+        # With 512 bits, as many as keep their outputs in half of the 32 registers.
+        most = 16 if self.lanes == 16 else 48
+        fitting = [n for n in range(1, self.q_per_kv + 1) if self.q_per_kv % n == 0 and n * self.vectors <= most]
+        return max(fitting, default=1)
+
+    @property
+    def vectors_together(self) -> int:
+        """Vectors of a value that decode weighs in one pass over the keys, for all the heads that it computes together.
+
+        As many as keep their sums in 12 of 16 registers, or in 16 of 32.
+        """
+        most = 16 if self.lanes == 16 else 12
+        fitting = [n for n in range(1, self.vectors + 1) if self.vectors % n == 0 and n * self.together <= most]
         return max(fitting, default=1)
 
 

@@ -29,7 +29,7 @@ class Scratch:
     Attributes:
         activations: Packed activations, int32 ``[threads, ...]``.
         corrections: Zero-point corrections of their words, ``[threads, words]``, where accumulators start from them.
-        activation_scales: Scales of their words, fp32 ``[threads, words]``, where activations are quantized.
+        activation_scales: Scales of their groups, fp32 ``[threads, groups]``, where activations are quantized.
         sums: Results before the epilogue, fp32, by block.
     """
 
@@ -43,7 +43,9 @@ class Scratch:
         words = largest(padded_words(buffers, isa) for buffers, isa in zip(matmuls, isas, strict=True))
         self.activations = T.alloc_buffer((threads, words * max(isa.digits * isa.steps for isa in isas)), "int32")
         self.corrections = None if isa.removes_zero_point else T.alloc_buffer((threads, words), isa.accumulator_dtype)
-        self.activation_scales = None if isa.quantizer is None else T.alloc_buffer((threads, words), "float32")
+        self.activation_scales = (
+            None if isa.quantizer is None else T.alloc_buffer((threads, words // WORDS_PER_GROUP), "float32")
+        )
         self.sums = T.alloc_buffer(
             (largest((buffers.width + columns) * buffers.matmul.sections for buffers in matmuls),), "float32"
         )
@@ -113,9 +115,9 @@ class DecodeMatmul(ABC):
         def pack(group: Expr, x: Expr) -> None:
             word = group * WORDS_PER_GROUP
             if isa.quantizer is not None and scratch.activation_scales is not None:
-                store(scratch.activation_scales, splat(isa.quantizer.scale(x), WORDS_PER_GROUP), [thread, word])
+                T.buffer_store(scratch.activation_scales, isa.quantizer.scale(x), [thread, group])
                 # Loaded again, because TVM's integer analysis would walk through everything that it is computed from.
-                x = T.bind(x * splat(T.float32(1) / scratch.activation_scales[thread, word], GROUP_SIZE))
+                x = T.bind(x * splat(T.float32(1) / scratch.activation_scales[thread, group], GROUP_SIZE))
             for digit, steps in enumerate(isa.pack(x)):
                 for step, activations in enumerate(steps):
                     store(scratch.activations, activations, [thread, self.place(group, digit, step)])

@@ -11,6 +11,12 @@ from edge_transact.compiler.epilogue import finish
 from edge_transact.compiler.vector import cast, exp, load, prefetch, splat, store, sum_lanes
 from edge_transact.quantization import WORDS_PER_GROUP
 
+FAR_GROUPS, FAR_BYTES = 2, 16 << 10
+"""How far ahead of the group in use decode prefetches to the L2 cache: so many groups, or more if they are small."""
+
+NEAR_BLOCKS = 2
+"""How many blocks ahead of the one in use decode prefetches to the L1 cache, if the L2 cache has them."""
+
 
 class DecodeKN(DecodeMatmul):
     """Goes through the groups; for each, adds the products of all the thread's columns to sums in the L1 cache."""
@@ -19,19 +25,29 @@ class DecodeKN(DecodeMatmul):
 
     def prefetch_first(self, thread: Expr) -> None:
         first, end = self.share(thread)
-        with T.serial(first, end) as block:
+        with T.serial(0, self._groups_ahead(first, end)) as group, T.serial(first, end) as block:
             for section in range(self.matmul.sections):
-                self._prefetch(T.int32(0), block, section)
+                self._prefetch(group, block, section)
+
+    def _groups_ahead(self, first: Expr, end: Expr) -> Expr:
+        """How many groups ahead of the one in use the weights of a thread's blocks are prefetched."""
+        if not self.isa.prefetches_far:
+            return T.int32(1)
+        group_bytes = (end - first) * (self.matmul.sections * self.columns * self.matmul.group_bytes)
+        return T.bind(T.max(FAR_GROUPS, FAR_BYTES // T.max(group_bytes, 1)))
 
     def multiply(self, thread: Expr) -> None:
         first, end = self.share(thread)
         self._clear(first, end)
         self.pack_activations(thread)
+        ahead = self._groups_ahead(first, end)
         with T.serial(0, self.buffers.groups) as group:
             start = self._load_start(thread, group)
             with T.serial(first, end) as block:
                 for section in range(self.matmul.sections):
-                    self._prefetch(group + 1, block, section)
+                    self._prefetch(group + ahead, block, section)
+                    if self.isa.prefetches_far:
+                        self._prefetch_near(group, block, section)
                     for offset in range(0, self.columns, self.isa.lanes):
                         self._accumulate(thread, group, block, section, offset, start)
         self._store(first, end)
@@ -43,9 +59,17 @@ class DecodeKN(DecodeMatmul):
         return self.first_column(block) + section * self.buffers.width
 
     def _prefetch(self, group: Expr, block: Expr, section: int) -> None:
+        """Prefetch a block's part of a group."""
+        far, column = self.isa.prefetches_far, self._column(block, section)
         for word in range(WORDS_PER_GROUP):
-            prefetch(self.buffers.weight, [group * WORDS_PER_GROUP + word, self._column(block, section)])
-        prefetch(self.buffers.scale, [group, self._column(block, section)])
+            prefetch(self.buffers.weight, [group * WORDS_PER_GROUP + word, column], far=far)
+        prefetch(self.buffers.scale, [group, column], far=far)
+
+    def _prefetch_near(self, group: Expr, block: Expr, section: int) -> None:
+        """Prefetch to the L1 cache what the thread needs soon, of the same group."""
+        column = self._column(block, section) + NEAR_BLOCKS * self.columns
+        for word in range(WORDS_PER_GROUP):
+            prefetch(self.buffers.weight, [group * WORDS_PER_GROUP + word, column])
 
     def _clear(self, first: Expr, end: Expr) -> None:
         with T.serial(first, end) as block:
@@ -81,7 +105,7 @@ class DecodeKN(DecodeMatmul):
         activations = [self._load_activations(thread, group, word) for word in range(WORDS_PER_GROUP)]
         scale = cast("float32", load(buffers.scale, [group, column], isa.lanes))
         if scratch.activation_scales is not None:
-            scale = scale * splat(scratch.activation_scales[thread, group * WORDS_PER_GROUP], isa.lanes)
+            scale = scale * splat(scratch.activation_scales[thread, group], isa.lanes)
         place = [self.sums_of(block, section) + offset]
         total = load(scratch.sums, place, isa.lanes) + isa.dot(start, words, activations) * scale
         store(scratch.sums, total, place)

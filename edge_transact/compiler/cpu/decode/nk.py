@@ -8,11 +8,25 @@ from tvm.tirx import Buffer, Expr
 
 from edge_transact.compiler.cpu.decode.base import DecodeMatmul, padded_words
 from edge_transact.compiler.epilogue import finish
-from edge_transact.compiler.vector import LINE_BYTES, cast, exp, load, prefetch, shuffle, splat, store, sum_lanes
+from edge_transact.compiler.vector import (
+    LINE_BYTES,
+    cast,
+    exp,
+    lanes_of,
+    load,
+    prefetch,
+    shuffle,
+    splat,
+    store,
+    sum_lanes,
+)
 from edge_transact.quantization import WORDS_PER_GROUP
 
 AHEAD_WORDS = 4096
 """How far ahead of the words in use decode prefetches: half of a small L1 cache."""
+
+NEAR_WORDS = 576
+"""How far ahead of the words in use decode prefetches to the L1 cache, if the L2 cache has them."""
 
 LINE_WORDS = LINE_BYTES // 4
 """Words of a cache line."""
@@ -28,7 +42,8 @@ class DecodeNK(DecodeMatmul):
         first, _ = self.share(thread)
         for section in range(self.matmul.sections):
             with T.serial(0, AHEAD_WORDS // LINE_WORDS) as line:
-                prefetch(self.buffers.weight, [first * self.columns + section * self.buffers.width, line * LINE_WORDS])
+                row = first * self.columns + section * self.buffers.width
+                prefetch(self.buffers.weight, [row, line * LINE_WORDS], far=self.isa.prefetches_far)
 
     def multiply(self, thread: Expr) -> None:
         lanes, sections, words = self.isa.lanes, self.matmul.sections, self.buffers.words
@@ -42,10 +57,14 @@ class DecodeNK(DecodeMatmul):
         with T.serial(first, end) as block:
             tile = _RowTile(self, thread, T.bind(self.first_column(block)), ahead, accumulators)
             tile.clear()
-            full_vectors = T.bind(words // lanes)
-            with T.serial(0, full_vectors) as vector:
-                tile.accumulate(vector * lanes, lanes)
-            tile.accumulate_rest(full_vectors * lanes)
+            together = self.isa.vectors_together * lanes
+            full = T.bind(words // together * together)
+            with T.serial(0, words // together) as turn:
+                tile.accumulate(turn * together, together)
+            if self.isa.vectors_together > 1:
+                with T.serial(0, (words - full) // lanes) as vector:
+                    tile.accumulate(T.bind(full + vector * lanes), lanes)
+            tile.accumulate_rest(T.bind(words // lanes * lanes))
             tile.store(block)
         self._store(first, end)
 
@@ -65,8 +84,6 @@ class DecodeNK(DecodeMatmul):
                     T.buffer_store(scratch.activations, T.int32(0), [thread, self.place_of_word(word, digit, step)])
             if scratch.corrections is not None:
                 T.buffer_store(scratch.corrections, tirx.const(0, isa.accumulator_dtype), [thread, word])
-            if scratch.activation_scales is not None:
-                T.buffer_store(scratch.activation_scales, T.float32(0), [thread, word])
 
     def _store(self, first: Expr, end: Expr) -> None:
         # In a loop of its own, so that the chains of operations of several blocks overlap.
@@ -108,21 +125,22 @@ class _RowTile:
             held //= 2
 
     def accumulate(self, word: Expr, held: int) -> None:
-        """Add the products of `held` words from `word` on."""
+        """Add the products of `held` words from `word` on: those of a narrow vector, or of one or more full ones."""
         isa, lanes, scratch = self.isa, self.isa.lanes, self.scratch
-        self._prefetch(word)
-        words = [T.bind(_widen(load(self.buffers.weight, [row, word], held), lanes)) for row in self.rows]
-        activations = self._load_activations(word)
-        start = splat(T.float32(0), lanes)
-        if scratch.corrections is not None:
-            start = T.bind(load(scratch.corrections, [self.thread, word], lanes))
-        products = [T.bind(isa.dot(start, [of_row], [activations])) for of_row in words]
-        activation_scale = None
-        if scratch.activation_scales is not None:
-            activation_scale = T.bind(load(scratch.activation_scales, [self.thread, word], lanes))
-        for i, row in enumerate(self.rows):
-            scale = self._load_scale(row, word, held, activation_scale)
-            store(self.accumulators, load(self.accumulators, [i, 0], lanes) + products[i] * scale, [i, 0])
+        self._prefetch(word, held)
+        scales = [self._load_scales(row, word, held) for row in self.rows]
+        for vector in range(0, held, lanes):
+            first = word + vector if vector else word
+            of_vector = min(held, lanes)
+            words = [T.bind(_widen(load(self.buffers.weight, [row, first], of_vector), lanes)) for row in self.rows]
+            activations = self._load_activations(first)
+            start = splat(T.float32(0), lanes)
+            if scratch.corrections is not None:
+                start = T.bind(load(scratch.corrections, [self.thread, first], lanes))
+            products = [T.bind(isa.dot(start, [of_row], [activations])) for of_row in words]
+            for i, of_row in enumerate(scales):
+                scale = self._spread_scales(of_row, vector, of_vector)
+                store(self.accumulators, load(self.accumulators, [i, 0], lanes) + products[i] * scale, [i, 0])
 
     def store(self, block: Expr) -> None:
         """Store the sum of each row to the block's sums."""
@@ -132,12 +150,17 @@ class _RowTile:
             sums = sum_lanes(vectors[section * columns : (section + 1) * columns])
             store(self.scratch.sums, sums, [self.of.sums_of(block, section)])
 
-    def _prefetch(self, word: Expr) -> None:
-        # Where a cache line holds several vectors, each iteration prefetches the lines of some of the rows.
-        lanes = self.isa.lanes
-        turns = max(1, LINE_WORDS // lanes)
-        for row in self.rows[::turns]:
-            prefetch(self.buffers.weight, [row + word // lanes % turns, word + self.ahead])
+    def _prefetch(self, word: Expr, held: int) -> None:
+        """Prefetch each row's words, as many as are in use."""
+        far = self.isa.prefetches_far
+        for line in range(0, held, LINE_WORDS):
+            # Where a cache line holds several vectors, each iteration prefetches the lines of some of the rows.
+            turns = max(1, LINE_WORDS // held)
+            for row in self.rows[::turns]:
+                turn = row if turns == 1 else row + word // held % turns
+                prefetch(self.buffers.weight, [turn, word + (self.ahead + line)], far=far)
+                if far:
+                    prefetch(self.buffers.weight, [turn, word + (NEAR_WORDS + line)])
 
     def _load_activations(self, word: Expr) -> list[list[Expr]]:
         """A vector of words' activations by step and digit."""
@@ -150,14 +173,19 @@ class _RowTile:
             for step in range(isa.steps)
         ]
 
-    def _load_scale(self, row: Expr, word: Expr, held: int, activation_scale: Expr | None) -> Expr:
+    def _load_scales(self, row: Expr, word: Expr, held: int) -> Expr:
+        """The scales of the products of each group of `held` words, fp32."""
+        group, groups = word // WORDS_PER_GROUP, held // WORDS_PER_GROUP
+        scales = cast("float32", load(self.buffers.scale, [row, group], groups))
+        if self.scratch.activation_scales is not None:
+            scales = scales * load(self.scratch.activation_scales, [self.thread, group], groups)
+        return T.bind(scales)
+
+    def _spread_scales(self, scales: Expr, first: int, held: int) -> Expr:
         """The scale of each lane's products: 0 in the lanes that hold no word of a narrow vector."""
-        lanes, groups = self.isa.lanes, held // WORDS_PER_GROUP
-        group_of_lane = [min(lane // WORDS_PER_GROUP, groups - 1) for lane in range(lanes)]
-        scale = cast("float32", load(self.buffers.scale, [row, word // WORDS_PER_GROUP], groups))
-        scale = splat(scale, lanes) if groups == 1 else shuffle([scale], group_of_lane)
-        if activation_scale is not None:
-            scale = scale * activation_scale
+        lanes = self.isa.lanes
+        group_of_lane = [(first + min(lane, held - 1)) // WORDS_PER_GROUP for lane in range(lanes)]
+        scale = splat(scales, lanes) if lanes_of(scales) == 1 else shuffle([scales], group_of_lane)
         if held < lanes:
             mask = [T.float32(float(lane < held)) for lane in range(lanes)]
             scale = scale * tirx.Shuffle(mask, [T.int32(lane) for lane in range(lanes)])

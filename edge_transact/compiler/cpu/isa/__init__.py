@@ -7,24 +7,27 @@ from __future__ import annotations
 
 from tvm.target import Target, codegen
 
+from edge_transact.compiler.cpu.isa.avx2 import Avx2
 from edge_transact.compiler.cpu.isa.avx512 import Avx512
 from edge_transact.compiler.cpu.isa.avx512vnni import Avx512Vnni
+from edge_transact.compiler.cpu.isa.avxvnni import AvxVnni
 from edge_transact.compiler.cpu.isa.base import InstructionSet
 from edge_transact.compiler.cpu.isa.fp32 import Fp32
 from edge_transact.compiler.cpu.isa.neondot import NeonDot
 
 __all__ = ["INSTRUCTION_SETS", "InstructionSet", "select"]
 
-INSTRUCTION_SETS: tuple[type[InstructionSet], ...] = (Avx512Vnni, Avx512, NeonDot, Fp32)
+INSTRUCTION_SETS: tuple[type[InstructionSet], ...] = (Avx512Vnni, Avx512, AvxVnni, Avx2, NeonDot, Fp32)
 """All of them, the best first; the last needs no feature."""
 
 
-def select(target: Target, digits: int) -> InstructionSet:
+def select(target: Target, digits: int, *, one_row: bool) -> InstructionSet:
     """The best instruction set that a target's ``-mcpu`` and ``-mattr`` have.
 
     Args:
         target: An ``llvm`` target.
         digits: Digits of an activation where it is quantized: 2 hold 16 bits, 3 hold 22.
+        one_row: For decode, rather than for prefill.
     """
     available = (isa for isa in INSTRUCTION_SETS if codegen.llvm_cpu_has_features(list(isa.features), target))
-    return next(available).for_target(target, digits)
+    return next(available).for_target(target, digits, one_row=one_row)

@@ -26,7 +26,7 @@ class Avx512(FloatProducts):
     lanes = 16
 
     @classmethod
-    def for_target(cls, target: Target, digits: int) -> Self:
+    def for_target(cls, target: Target, digits: int, *, one_row: bool) -> Self:
         return cls()
 
     def unpack(self, words: Expr, step: int) -> Expr:

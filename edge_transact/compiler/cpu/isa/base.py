@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar
 
 from tvm.script import tirx as T
 from tvm.target import Target
@@ -32,6 +32,11 @@ class InstructionSet(ABC):
         steps: Steps that unpack all weights of a word.
         removes_zero_point: Whether `unpack` subtracts the zero point from the weights. If not, accumulators start
             from `zero_point_correction`.
+        vectors_together: Vectors of a row's words that decode takes at a time, where the weight's rows are contiguous
+            (NK): more than one where a vector has few groups, so that their scales are loaded together.
+        prefetches_far: Whether decode prefetches weights to the L2 cache before it prefetches them to the L1 cache.
+        tile_rows: Rows of a tile of prefill, with two vectors of accumulators each: as many as leave registers for
+            weights, an activation and products.
         quantizer: How activations become integers; `None` where they stay fp32.
     """
 
@@ -40,16 +45,20 @@ class InstructionSet(ABC):
     steps: ClassVar[int]
     removes_zero_point: ClassVar[bool]
     lanes: int
+    vectors_together: ClassVar[int] = 1
+    prefetches_far: ClassVar[bool] = True
+    tile_rows: ClassVar[int] = 6
     quantizer: ActivationQuantizer | None = None
 
     @classmethod
     @abstractmethod
-    def for_target(cls, target: Target, digits: int) -> Self:
+    def for_target(cls, target: Target, digits: int, *, one_row: bool) -> InstructionSet:
         """The instruction set as `select` returns it, for a target that has its features.
 
         Args:
             target: An ``llvm`` target.
             digits: Digits of a quantized activation.
+            one_row: For decode, rather than for prefill.
         """
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
 
 from tvm.script import tirx as T
 from tvm.target import Target
@@ -32,7 +31,7 @@ class ByteProducts(InstructionSet):
         self.quantizer = ActivationQuantizer(digits)
 
     @classmethod
-    def for_target(cls, target: Target, digits: int) -> Self:
+    def for_target(cls, target: Target, digits: int, *, one_row: bool) -> InstructionSet:
         return cls(digits)
 
     def unpack(self, words: Expr, step: int) -> Expr:

@@ -36,7 +36,7 @@ class Fp32(FloatProducts):
         self.lanes = lanes
 
     @classmethod
-    def for_target(cls, target: Target, digits: int) -> Self:
+    def for_target(cls, target: Target, digits: int, *, one_row: bool) -> Self:
         return cls(4 if "aarch64" in str(target.attrs.get("mtriple", "")) else 8)
 
     def unpack(self, words: Expr, step: int) -> Expr:

@@ -18,6 +18,8 @@ class NeonDot(ByteProducts):
     name = "neondot"
     features = ("dotprod",)
     lanes = 4
+    # No phone has measured it.
+    prefetches_far = False
 
     def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
         nibbles, digits = T.reinterpret("int8x16", weights), T.reinterpret("int8x16", activations)

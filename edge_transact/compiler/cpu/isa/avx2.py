@@ -1,0 +1,66 @@
+"""AVX2 for decode: dot products of bytes in two instructions.
+
+vpmaddubsw multiplies 32 unsigned bytes (nibbles) by 32 signed ones (digits) and adds neighbours, in 16 bits. The sums
+of a group stay there: its 16 products per lane are 16 * 15 * 128 = 30,720 at most. vpmaddwd then adds neighbours to 32
+bits, and multiplies a digit by its place value on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tvm.script import tirx as T
+from tvm.target import Target
+from tvm.tirx import Expr
+
+from edge_transact.compiler.cpu.isa.avx2words import Avx2Words, multiply_words
+from edge_transact.compiler.cpu.isa.base import InstructionSet
+from edge_transact.compiler.cpu.isa.byte_products import ByteProducts
+from edge_transact.compiler.cpu.isa.fp32 import Fp32
+from edge_transact.compiler.vector import cast, lanes_of, splat
+
+
+class Avx2(ByteProducts):
+    """Dot products of bytes by vpmaddubsw, with sums of 16 bits."""
+
+    name = "avx2"
+    features = ("avx2", "fma", "f16c")
+    lanes = 8
+    vectors_together = 4
+
+    @classmethod
+    def for_target(cls, target: Target, digits: int, *, one_row: bool) -> InstructionSet:
+        if one_row:
+            return cls(digits)
+        # Prefill's tiles fill the registers, and have none for sums of 16 bits beside those of 32. Activations of 22
+        # bits would take three products of bytes, with six instructions for what fp32 multiplies in four.
+        return Avx2Words() if digits == 2 else Fp32(cls.lanes)
+
+    def multiply(self, weights: Expr, activations: Expr) -> Expr:
+        """Products of bytes, added to their neighbours': int16, two lanes for each of the operands'."""
+        nibbles, digits = T.reinterpret("int8x32", weights), T.reinterpret("int8x32", activations)
+        return T.call_llvm_pure_intrin("int16x16", "llvm.x86.avx2.pmadd.ub.sw", nibbles, digits)
+
+    def multiply_words(self, first: Expr, second: Expr) -> Expr:
+        """Products of int16, added to their neighbours': int32."""
+        return multiply_words(first, second)
+
+    def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
+        return accumulator + self._add_pairs(self.multiply(weights, activations), 1)
+
+    def dot(self, start: Expr, words: Sequence[Expr], activations: Sequence[Sequence[Sequence[Expr]]]) -> Expr:
+        sums: list[Expr] = []
+        for vector, of_word in zip(words, activations, strict=True):
+            for step, digits in enumerate(of_word):
+                weights = T.bind(self.unpack(vector, step))
+                products = [T.bind(self.multiply(weights, digit)) for digit in digits]
+                sums = [T.bind(a + b) for a, b in zip(sums, products, strict=True)] if sums else products
+        highest, second, *others = sums
+        total = self._add_pairs(highest, 256) + self._add_pairs(second, 1)
+        for other in others:
+            total = self.quantizer.next_digit(total) + self._add_pairs(other, 1)
+        return cast("float32", total + start)
+
+    def _add_pairs(self, sums: Expr, factor: int) -> Expr:
+        """Neighbouring lanes of `sums`, int16, added and multiplied by `factor`: int32."""
+        return self.multiply_words(sums, splat(T.int16(factor), lanes_of(sums)))

@@ -1,0 +1,25 @@
+"""Vectors of 256 bits with dot products of bytes, as CPUs without AVX-512 have them: Intel from Alder Lake on.
+
+vpdpbusd multiplies four unsigned bytes (nibbles) by four signed ones (digits) in each of its eight lanes and adds the
+products to an int32.
+"""
+
+from __future__ import annotations
+
+from tvm.script import tirx as T
+from tvm.tirx import Expr
+
+from edge_transact.compiler.cpu.isa.byte_products import ByteProducts
+
+
+class AvxVnni(ByteProducts):
+    """Dot products of bytes by vpdpbusd in 256 bits."""
+
+    name = "avxvnni"
+    features = ("avxvnni", "avx2")
+    lanes = 8
+    vectors_together = 4
+
+    def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
+        nibbles, digits = T.reinterpret("int8x32", weights), T.reinterpret("int8x32", activations)
+        return T.call_llvm_pure_intrin("int32x8", "llvm.x86.avx512.vpdpbusd.256", accumulator, nibbles, digits)

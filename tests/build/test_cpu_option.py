@@ -1,0 +1,53 @@
+"""``--cpu``: the CPU that a host library is for, known or not, and where the library runs."""
+
+from __future__ import annotations
+
+import platform
+
+import pytest
+from typer.testing import CliRunner
+
+from edge_transact.build.concerns import concerns
+from edge_transact.cli import app
+from edge_transact.compiler.targets import get_target
+from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.quantization import get_quantization
+from edge_transact.runtime.host import HostModel
+from edge_transact.system import cpu as features
+from edge_transact.widths import LayerWidths, WidthPlan
+
+X86 = platform.machine() == "x86_64"
+PLAIN, WIDE, LACKING = ("x86-64", "znver5", "avx2") if X86 else ("cortex-a53", "neoverse-v2", "sve2")
+SIZES = {"context_window_size": 128, "prefill_chunk_size": 64, "max_batch_size": 1}
+
+
+def test_a_cpu_that_llvm_does_not_know():
+    result = CliRunner().invoke(app, ["build", "demo:tiny", "--target", "host", "--cpu", f"{WIDE}x"])
+    assert result.exit_code == 2 and f"LLVM knows no CPU '{WIDE}x'" in result.stderr
+    assert f"Did you mean '{WIDE}'?" in result.stderr
+
+
+def test_another_targets_cpu_is_its_own():
+    assert get_target("android-cpu", cpu=WIDE) == get_target("android-cpu")
+    with pytest.raises(UsageError):
+        get_target("host", cpu="haswel")
+
+
+def test_a_cpu_that_no_library_asks_for():
+    plan = WidthPlan(64, 100, True, False, False, (LayerWidths(4, 2, 16, 16, 32),))
+    (said,) = concerns(plan, get_quantization("q4f16_0"), ["android"], **SIZES, cpu=WIDE)
+    assert said.startswith(f"--cpu {WIDE} says what CPU")
+    assert concerns(plan, get_quantization("q4f16_0"), ["host"], **SIZES, cpu=WIDE) == []
+
+
+def test_a_library_for_a_cpu_that_this_machine_is_not(tiny_model, tmp_path, monkeypatch):
+    """Built and compared all the same, and refused with a word where it would run."""
+    file = tmp_path / "cpuinfo"
+    file.write_text("flags : sse4_2\nFeatures : asimd\n")
+    monkeypatch.setattr(features, "CPUINFO", file)
+    assert not get_target("host", cpu=WIDE).runs_here() and get_target("host", cpu=PLAIN).runs_here()
+    options = ["--target", "host", "--cpu", WIDE, "--rounding", "nearest", "--context", "64", "-o", tmp_path / "dist"]
+    result = CliRunner().invoke(app, ["build", str(tiny_model), *map(str, options)])
+    assert result.exit_code == 0, result.stderr
+    with pytest.raises(EdgeTransactError, match=f"was built for {WIDE}, and this machine's CPU has no .*{LACKING}"):
+        HostModel.load(tmp_path / "dist")
