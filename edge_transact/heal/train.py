@@ -158,7 +158,7 @@ class Schedule:
 
     def is_evaluated(self, done: int) -> bool:
         """Whether held-out text is measured after so many steps."""
-        return done == self.steps or done % max(1, self.steps // EVALUATIONS) == 0
+        return done == self.steps or done % -(-self.steps // EVALUATIONS) == 0
 
     def held_out(self, text: TrainingText) -> torch.Tensor:
         """The held-out sequences that are measured, evenly spaced: int64 ``[n, length]``."""
