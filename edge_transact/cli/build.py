@@ -66,8 +66,8 @@ def build(
 
     The libraries are compiled from the emitted model definition. Before anything is written, the result is compared
     with torch on the quantized weights. With a budget (`--ratio`, another limit, `--widths`, or `--heads` and
-    `--intermediate`) the model is pruned first. In the end, a library for this host is asked a dozen short questions,
-    to see whether the model still answers.
+    `--intermediate`) the model is pruned first; a section `[heal]` of `edge-transact.toml` trains it after that. In the
+    end, a library for this host is asked a dozen short questions, to see whether the model still answers.
 
     Without MODEL, the options come from `edge-transact.toml` in the working directory; options on the command line
     override it. Stages that have not changed since an earlier build come from the cache, also with `--force`, which
@@ -97,7 +97,7 @@ def build(
 
     source = Checkpoint.open(resolve_model(project.model))
     with progress.working(PLANNING):
-        planned = forecast(source, project.build, project.prune, report=report is not None)
+        planned = forecast(source, project.build, project.prune, project.heal, report=report is not None)
         if "host" in project.build.target:
             planned = with_gate(planned, source.path, source.plan, project.output, in_library=True)
         expected = paces.expected(planned)
@@ -109,6 +109,7 @@ def build(
             Path(project.output),
             project.build,
             pruning=project.prune,
+            healing=project.heal,
             dump=dump,
             report=report,
             fresh=fresh,

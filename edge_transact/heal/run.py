@@ -1,0 +1,284 @@
+"""Recovery from end to end: a pruned checkpoint in, a healed one out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edge_transact.artifacts import cache
+from edge_transact.artifacts.outputs import refuse_existing
+from edge_transact.artifacts.shown import Shown, Summary
+from edge_transact.artifacts.unfinished import Start
+from edge_transact.checkpoint import Checkpoint, write_checkpoint
+from edge_transact.checkpoint.digest import digest_of
+from edge_transact.checkpoint.writer import COPIED_FILES, HEALED, PROVENANCE_FILE
+from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.evaluate.perplexity import perplexity
+from edge_transact.evaluate.report_text import TEXT
+from edge_transact.heal.measures import Measures, Work
+from edge_transact.heal.options import HealOptions
+from edge_transact.heal.processes import Processes
+from edge_transact.heal.snapshots import Snapshots
+from edge_transact.heal.student import Student, load, tensors_of
+from edge_transact.heal.teacher import DenseTeacher, KeptTeacher, Teacher
+from edge_transact.heal.text import TrainingText
+from edge_transact.heal.train import Evaluate, NotFiniteError, Schedule, Trained, length_of, train
+from edge_transact.inputs.models import resolve_model
+from edge_transact.inputs.source import pruned_from
+from edge_transact.inputs.texts import read_text
+from edge_transact.progress import working
+
+logger = logging.getLogger(__name__)
+
+TEXT_STEP, LOAD_STEP, WRITE_STEP = "training text", "load the model", "write the checkpoint"
+
+CODE = ("heal", "options", "checkpoint", "widths.py", "costs.py", "templates/model_card.md.j2")
+"""The code that the result depends on, for `cache.code`."""
+
+EVALUATED_WINDOWS = 8
+"""``eval_every`` measures perplexity on this many windows of the evaluation part of `evaluate.report_text.TEXT`."""
+
+
+@dataclass(frozen=True, repr=False)
+class HealResult(Shown):
+    """A healed model.
+
+    Attributes:
+        checkpoint: The healed checkpoint.
+        source: The one before.
+        options: The options.
+        trained: What the training came to.
+        record: What ``edge_transact.json`` says about it.
+        measures: Its figures.
+        is_main: Whether this is the process that reports, of those that trained it together.
+        seconds: Wall time of the run.
+    """
+
+    checkpoint: Checkpoint
+    source: Checkpoint
+    options: HealOptions
+    trained: Trained
+    record: Mapping[str, Any]
+    measures: Measures
+    is_main: bool
+    seconds: float
+
+    def summary(self) -> Summary:
+        """The loss on held-out text before and after."""
+        trained = self.trained
+        facts = {
+            "learned from": str(self.record["teacher"] or "the text itself"),
+            "tokens": f"{trained.tokens:,} in {trained.steps} steps"
+            + (", stopped early" if trained.stopped else "")
+            + (f"; step {trained.best} was kept" if trained.best < trained.steps else ""),
+            "loss on held-out text": f"{trained.held_out_before:.4f} -> {trained.held_out:.4f} nats",
+            "speed": f"{self.measures.tokens_per_s:.0f} tokens/s, {self.measures.matmul_share:.0%} of the peak of "
+            "matrix products",
+        }
+        return Summary(f"{self.checkpoint.path}: {self.source.path} healed in {self.seconds:.0f} s", facts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``heal --json`` prints, except the peak memory."""
+        trained = self.trained
+        return {
+            "output": str(self.checkpoint.path),
+            "loss": trained.loss if math.isfinite(trained.loss) else None,
+            "tokens": trained.tokens,
+            "steps": trained.steps,
+            "best_step": trained.best,
+            "stopped_early": trained.stopped,
+            "held_out_loss_before": trained.held_out_before,
+            "held_out_loss": trained.held_out,
+            "tokens_per_s": self.measures.tokens_per_s,
+            "matmul_share": self.measures.matmul_share,
+            "teacher": self.record["teacher"],
+            "seconds": self.seconds,
+        }
+
+
+def heal(
+    model: str,
+    output: Path,
+    options: HealOptions,
+    *,
+    resume: bool = False,
+    fresh: bool = False,
+    force: bool = False,
+    finish: Callable[[HealResult], object] | None = None,
+) -> HealResult:
+    """Trains a pruned model on what its parent predicts, and writes the better checkpoint.
+
+    What an interrupted run with the same options has done is taken over, whatever its output was.
+
+    ``heal("pruned", Path("healed"), HealOptions(train_tokens=65536))``
+
+    Args:
+        model: A checkpoint that ``prune`` or ``heal`` wrote, or another MODEL with a teacher.
+        output: The directory to write.
+        options: On what it is trained, and how.
+        resume: Fail if there is no interrupted run to go on with.
+        fresh: Start over instead.
+        force: Replace `output` if it exists.
+        finish: Called with the result, such as to write a report; until it returns, what the run has done is kept.
+
+    Raises:
+        UsageError: There is no teacher, options contradict the model, or there is nothing to resume.
+        EdgeTransactError: A model or the text can't be read, the teacher has another vocabulary, the loss became NaN,
+            the disk is full, or `output` exists.
+    """
+    start = Start.of(resume=resume, fresh=fresh)
+    started = time.perf_counter()
+    refuse_existing(output, force)
+    source = Checkpoint.open(resolve_model(model))
+    parent, parent_name = teacher_of(source, options)
+    processes = Processes()
+    with working(TEXT_STEP):
+        text = text_of(source, options)
+        evaluate = _perplexity(source, processes) if options.eval_every else None
+    schedule = Schedule.of(options, text.held_out.shape[1], processes.count)
+    record = {**options.identity(), "teacher": parent_name, "text": text.to_dict()}
+    with processes.going_on(f"heal {model}", ingredients(source, parent, options, text), start) as journal:
+        with working(LOAD_STEP):
+            student = Student(load(source, torch.float32), options)
+        teacher = _teacher(parent, options, text, schedule, processes) if parent else None
+        work = Work.of(source.plan, parent.plan if parent else None, schedule.length, options)
+        measures = Measures.on_this_machine(work, processes.dtype, processes.device, processes.count)
+
+        def write(path: Path, loss: float | None, before: float | None, force: bool) -> Checkpoint:
+            student.merge()
+            done = record | {"loss": loss, "loss_before": before}
+            provenance = _provenance(source, model) | {HEALED: [*_healed_before(source), done]}
+            tensors = tensors_of(student, source)
+            if processes.is_main:
+                write_checkpoint(source, source.plan, tensors, provenance, path, force=force)
+            else:
+                for _ in tensors:  # sharded weights are gathered by all
+                    pass
+            processes.wait()
+            return Checkpoint.open(path)
+
+        try:
+            trained = train(
+                student,
+                text,
+                options,
+                teacher=teacher,
+                processes=processes,
+                measures=measures,
+                snapshots=Snapshots(journal, processes),
+                evaluate=evaluate,
+            )
+        except NotFiniteError as error:
+            if not error.best:
+                raise
+            aside = output.with_name(f"{output.name}-step-{error.best}")
+            write(aside, None, None, True)
+            raise EdgeTransactError(
+                error.message, fix=f"{error.fix} The model of step {error.best}, the best until then, is in {aside}."
+            ) from error
+        with working(WRITE_STEP):
+            checkpoint = write(output, trained.held_out, trained.held_out_before, force)
+        seconds = time.perf_counter() - started
+        result = HealResult(checkpoint, source, options, trained, record, measures, processes.is_main, seconds)
+        if finish and processes.is_main:
+            finish(result)
+    processes.end()
+    return result
+
+
+def _teacher(
+    parent: Checkpoint, options: HealOptions, text: TrainingText, schedule: Schedule, processes: Processes
+) -> Teacher:
+    dense = DenseTeacher(parent, processes.dtype, processes.device)
+    if not options.teacher_top:
+        return dense
+    kept = KeptTeacher(dense, text.to_dict(), options.teacher_top)
+    sequences = range(schedule.steps * schedule.sequences)
+    kept.check_space((f"sequence-{number}" for number in sequences), schedule.length)
+    return kept
+
+
+def _perplexity(source: Checkpoint, processes: Processes) -> Evaluate:
+    """What measures perplexity while a model is trained."""
+    from edge_transact.runtime.text import TextCodec
+
+    document, tokenizer = read_text(TEXT, "evaluation"), TextCodec(source.path).tokenizer
+
+    def measure(student: Student) -> dict[str, float]:
+        with torch.autocast(processes.device.type, torch.bfloat16, enabled=processes.dtype == torch.bfloat16):
+            found = perplexity(student.model, tokenizer, document, max_windows=EVALUATED_WINDOWS)
+        return {"perplexity": found.perplexity}
+
+    return measure
+
+
+def text_of(source: Checkpoint, options: HealOptions) -> TrainingText:
+    """The training text of these options."""
+    return TrainingText(source, options.texts, length=length_of(source.config, options.train_window), seed=options.seed)
+
+
+def teacher_of(source: Checkpoint, options: HealOptions) -> tuple[Checkpoint | None, str | None]:
+    """The model to learn from, and its name; none if the text alone is learned.
+
+    Raises:
+        UsageError: None is given, and the checkpoint doesn't name one that is here.
+        EdgeTransactError: It has another vocabulary.
+    """
+    if options.cross_entropy == 1:
+        if options.teacher:
+            raise UsageError("--teacher with --cross-entropy 1, which learns from the text alone", fix="Leave one out.")
+        return None, None
+    if options.teacher:
+        teacher, name = Checkpoint.open(resolve_model(options.teacher)), options.teacher
+    else:
+        found = pruned_from(source)
+        if found is None:
+            raise UsageError(
+                f"{source.path} names no model on this machine that it was pruned from",
+                fix="Give the model to learn from with --teacher, or learn from the text alone with --cross-entropy 1.",
+            )
+        teacher, name = found, _provenance(source, "")["source"]
+    ours, theirs = source.plan.vocab_size, teacher.plan.vocab_size
+    if ours != theirs:
+        raise EdgeTransactError(
+            f"the teacher {name} has a vocabulary of {theirs} tokens, {source.path} one of {ours}",
+            fix="Give a teacher with the same tokenizer, such as the model before pruning.",
+        )
+    return teacher, name
+
+
+def ingredients(
+    source: Checkpoint, teacher: Checkpoint | None, options: HealOptions, text: TrainingText
+) -> dict[str, Any]:
+    """Everything that the result depends on, as JSON values."""
+    return {
+        "source": digest_of(source, *COPIED_FILES),
+        "teacher": teacher and digest_of(teacher),
+        "options": options.identity(),
+        "text": text.to_dict(),
+        "code": cache.code(*CODE),
+        **{package: version(package) for package in ("torch", "transformers", "accelerate")},
+    }
+
+
+def _provenance(source: Checkpoint, model: str) -> dict[str, Any]:
+    """What the checkpoint says about its making; a model that says nothing is its own source."""
+    with suppress(OSError, ValueError):
+        found = json.loads((source.path / PROVENANCE_FILE).read_text())
+        if isinstance(found, dict):
+            return {key: value for key, value in found.items() if key not in ("versions", "license")}
+    return {"source": model}
+
+
+def _healed_before(source: Checkpoint) -> list[Any]:
+    return list(_provenance(source, "").get(HEALED, []))
