@@ -15,7 +15,6 @@ import pytest
 
 from edge_transact.cli import COLLECTED_OBJECTS
 from tests.support.checkpoints import save_llama
-from tests.support.forked import stop_server
 from tests.support.hub import Hub, serve
 from tests.support.machine import TestRun
 
@@ -46,7 +45,6 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail if tests have left anything on the machine."""
-    stop_server()
     run = session.config.stash.get(TEST_RUN, None)
     if run is not None and (left := run.finish(session.config._tmp_path_factory.getbasetemp())):
         print("\nTests have left these on the machine:", *left, sep="\n  ")
