@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from edge_transact import progress
+from edge_transact.cli import paces
 from edge_transact.cli.common import (
-    LOADING,
     PLANNING,
     DryRunOption,
     ForceOption,
@@ -43,7 +43,8 @@ def heal(
     """Train a pruned model to predict again what the model predicts that it was pruned from.
 
     AdamW on all parameters, with a warm-up and a cosine. The step that is best on held-out text is kept, and training
-    stops when that gets worse. Memory is 16 bytes a parameter, the teacher, and what `--micro-batch-tokens` tokens
+    stops when that gets worse. In the end the model is asked a dozen short questions, to see whether it still answers.
+    Memory is 16 bytes a parameter, the teacher, and what `--micro-batch-tokens` tokens
     leave for the backward pass; `--dry-run` says how much that is, and how long it takes.
 
     After an interrupt, the same command goes on where it was. `accelerate launch -m edge_transact heal ...` and
@@ -57,9 +58,11 @@ def heal(
 
     `edge-transact heal pruned --lora 16 --gradient-checkpointing --dry-run -o healed`
     """
-    with progress.working(LOADING):
+    with paces.loading():
         from edge_transact.artifacts.outputs import refuse_existing
         from edge_transact.checkpoint import Checkpoint
+        from edge_transact.evaluate.answers.collapse import described
+        from edge_transact.evaluate.gate import gate, with_gate
         from edge_transact.heal.forecast import forecast
         from edge_transact.heal.report import write_report
         from edge_transact.heal.run import heal as heal_model
@@ -73,10 +76,11 @@ def heal(
         refuse_existing(report, force)
     with progress.working(PLANNING):
         source = Checkpoint.open(resolve_model(model))
-        expected = forecast(source, teacher_of(source, options)[0], options)
+        planned = forecast(source, teacher_of(source, options)[0], options)
+        expected = paces.expected(with_gate(planned, source.path, source.plan, output))
     if not may_start(expected, dry_run=dry_run, as_json=as_json):
         return
-    with progress.running(expected.steps):
+    with paces.running(expected):
         result = heal_model(
             model,
             output,
@@ -86,9 +90,12 @@ def heal(
             force=force,
             finish=None if report is None else lambda done: write_report(done, report, force=force),
         )
+        degenerate = gate(output) if result.is_main else None
     if not result.is_main:
         return
     values = result.to_dict() | {"peak_rss_mib": peak_rss_mib(), "seconds": process_s()}
+    if degenerate:
+        values["degenerate"] = degenerate
     if report is not None:
         values["report"] = str(report)
 
@@ -99,6 +106,8 @@ def heal(
         table = Table(title=f"{output} in {values['seconds']:.0f} s", title_justify="left", show_header=False)
         for name, value in result.summary().facts.items():
             table.add_row(name, value)
+        if degenerate:
+            table.add_row("degenerate answers", described(degenerate))
         if report is not None:
             table.add_row("report", str(report / "index.html"))
         console = Console()
