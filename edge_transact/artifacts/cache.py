@@ -37,6 +37,7 @@ UNFINISHED = "unfinished"
 
 KINDS = {
     "converted": "GGUF files and demo models as checkpoints",
+    "texts": "text that models wrote",
     "pruned": "pruned checkpoints",
     "rounded": "weights rounded to 4 bits with calibration text",
     "weights": "quantized parameter shards",

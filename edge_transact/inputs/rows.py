@@ -68,7 +68,7 @@ def read_files(files: Iterable[Path]) -> Iterator[Row]:
         try:
             if suffix == ".jsonl":
                 with file.open(encoding="utf-8") as stream:
-                    yield from rows_of_lines(stream, file)
+                    yield from rows_of_lines(stream, str(file))
             elif suffix == ".parquet":
                 yield from read_parquet(file)
             elif suffix in (".html", ".htm"):
@@ -91,12 +91,12 @@ def unreadable(file: Path, error: OSError) -> EdgeTransactError:
     return EdgeTransactError(f"{file} can't be read: {error}", fix="Check that it is there, and its permissions.")
 
 
-def rows_of_lines(lines: Iterable[str], file: Path, first: int = 1) -> Iterator[Row]:
-    """The rows of JSON lines, of which `first` is the number of the first one; blank lines are skipped."""
-    for number, line in enumerate(lines, start=first):
+def rows_of_lines(lines: Iterable[str], place: str) -> Iterator[Row]:
+    """The rows of JSON lines; blank ones are skipped. Errors name the place and the number of the line in it."""
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        where = f"{file}, line {number}" if first else str(file)
+        where = f"{place}, line {number}"
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:

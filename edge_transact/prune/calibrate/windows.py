@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,7 @@ from edge_transact.inputs.shares import dealt, share_of, shares_of
 from edge_transact.inputs.texts import DOCUMENT_SEPARATOR, read_rows
 from edge_transact.prune.calibrate.suitability import check_text
 from edge_transact.prune.options import PACKINGS, PruneChoices
+from edge_transact.selftext.texts import SELF, self_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,7 +42,7 @@ class Source:
 
     Attributes:
         text: The TEXT, without its weight.
-        sha256: The digest of its UTF-8 bytes, documents joined, with chats as plain text.
+        sha256: The digest of its UTF-8 bytes, documents joined, with chats as plain text; of ``self``, of the tokens.
         tokens: The number of tokens drawn from it.
     """
 
@@ -138,12 +140,13 @@ def read_calibration(
         raise UsageError(f"--calibration-tokens {tokens} is less than a window of {window}{each}", fix="Give more.")
     files = [path for path in map(checkpoint.path.joinpath, TOKENIZER_FILES) if path.is_file()]
     tokenizer = _tokenizer(checkpoint.path, files_digest(files))
-    rows = [read_rows(text.text, "calibration") for text in texts]
+    rows = [[] if text.text == SELF else read_rows(text.text, "calibration") for text in texts]
     pools = [
-        _windows(text.text, tuple(of_text), tokenizer, window, packing)
+        None if text.text == SELF else _windows(text.text, tuple(of_text), tokenizer, window, packing)
         for text, of_text in zip(texts, rows, strict=True)
     ]
-    shares = dealt([len(pool) for pool in pools], [text.weight for text in texts], tokens // window)
+    available = [math.inf if pool is None else len(pool) for pool in pools]
+    shares = dealt(available, [text.weight for text in texts], tokens // window)
     if sum(shares) < tokens // window:
         logger.info(
             f"The calibration text has {sum(shares) * window} tokens in windows of {window}, all of which are used."
@@ -151,12 +154,17 @@ def read_calibration(
     draw = random.Random(seed)
     windows, sources = [], []
     for text, of_text, pool, share in zip(texts, rows, pools, shares, strict=True):
-        chosen = pool[sorted(draw.sample(range(len(pool)), share))]
         if not share:
             continue
+        if pool is None:
+            # The model writes no more than is asked for.
+            chosen = self_tokens(checkpoint, share * window)[: share * window].view(share, window)
+            digest = hashlib.sha256(chosen.numpy().tobytes()).hexdigest()
+        else:
+            chosen = pool[sorted(draw.sample(range(len(pool)), share))]
+            digest = hashlib.sha256(DOCUMENT_SEPARATOR.join(map(plain, of_text)).encode()).hexdigest()
         check_text(text.text, chosen, tokenizer)
         windows.append(chosen)
-        digest = hashlib.sha256(DOCUMENT_SEPARATOR.join(map(plain, of_text)).encode()).hexdigest()
         sources.append(Source(text.text, digest, chosen.numel()))
     drawn = torch.cat(windows)
     if drawn.max() >= checkpoint.plan.vocab_size:
