@@ -33,12 +33,13 @@ RECORD = "entry.json"
 KEY_LENGTH = 20
 """Hex digits of an entry's name."""
 
-UNFINISHED = "unfinished"
+UNFINISHED, PREDICTIONS = "unfinished", "predictions"
 
 KINDS = {
     "converted": "GGUF files and demo models as checkpoints",
     "texts": "text that models wrote",
     "pruned": "pruned checkpoints",
+    PREDICTIONS: "what teachers predict, for training",
     "rounded": "weights rounded to 4 bits with calibration text",
     "weights": "quantized parameter shards",
     "libraries": "compiled model libraries",

@@ -28,6 +28,7 @@ DTYPES = {
     "F32": torch.float32,
     "F64": torch.float64,
     "I8": torch.int8,
+    "I32": torch.int32,
     "I64": torch.int64,
     "BOOL": torch.bool,
 }
@@ -53,6 +54,11 @@ class Journal:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._state_written_s = -math.inf
+
+    @property
+    def directory(self) -> Path:
+        """Where the groups are. Whoever keeps more there gives it names without ``.safetensors``."""
+        return self._directory
 
     def __contains__(self, name: str) -> bool:
         return self._file(name).is_file()

@@ -18,6 +18,7 @@ from edge_transact.artifacts.unfinished import Start, going_on
 from edge_transact.build.options import CALIBRATED_ROUNDINGS
 from edge_transact.build.resume import resumable
 from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.digest import digest_of
 from edge_transact.checkpoint.writer import COPIED_FILES
 from edge_transact.compiler.library import build_library
 from edge_transact.compiler.targets import BuildTarget
@@ -27,7 +28,7 @@ from edge_transact.progress import working
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.calibrate.windows import calibration_of, texts_of
 from edge_transact.prune.options import CALIBRATION_KEYS, PruneChoices, PruneOptions
-from edge_transact.prune.run import TEXT_STEP, computation, digest_of, ingredients, prune
+from edge_transact.prune.run import TEXT_STEP, computation, ingredients, prune
 from edge_transact.quantization import Quantization
 from edge_transact.rounding.best import round_best
 from edge_transact.rounding.calibrated import round_model

@@ -46,12 +46,13 @@ def causal_attention(
         kwargs: Further arguments of torch's own attention.
 
     Returns:
-        ``[batch, n, heads, v_head_dim]`` in the dtype of `query`, and no weights. Softmax and its sums are in fp32.
+        ``[batch, n, heads, v_head_dim]`` in the dtype of `value`, and no weights. Softmax and its sums are in fp32.
     """
     assert attention_mask is None
     if query.device.type != "cpu":
         return sdpa_attention_forward(module, query, key, value, None, scaling=scaling, **kwargs)
-    return _Blockwise.apply(query, key, value, scaling), None
+    # Under autocast, projections are in bf16 and what RoPE has rotated is in fp32.
+    return _Blockwise.apply(query.to(value.dtype), key.to(value.dtype), value, scaling), None
 
 
 AttentionInterface.register(NAME, causal_attention)

@@ -53,6 +53,11 @@ COMMANDS = {
         PIPELINE,
         "prune",
     ),
+    "heal": Entry(
+        "Train a pruned model to predict again what the model predicts that it was pruned from.",
+        PIPELINE,
+        "heal",
+    ),
     "build": Entry(
         "Quantize a model and build its libraries: a directory that MLC-LLM's engine and apps, and `run`, can use.",
         PIPELINE,

@@ -16,13 +16,14 @@ from edge_transact.checkpoint.layout import EMBEDDING
 from edge_transact.evaluate.forecast import loaded_bytes, perplexity_steps
 from edge_transact.progress import Forecast, Step
 from edge_transact.prune.allocate.budget import limits_of
-from edge_transact.prune.calibrate.layerwise import BATCH_TOKENS, LOGITS_TOKENS, computation_dtype, compute_device
+from edge_transact.prune.calibrate.layerwise import BATCH_TOKENS, LOGITS_TOKENS, computation_dtype
 from edge_transact.prune.calibrate.windows import WINDOW, window_of
 from edge_transact.prune.compensate import compensation, last_norm
 from edge_transact.prune.methods import find_method
 from edge_transact.prune.options import PruneOptions
 from edge_transact.prune.run import TEXT_STEP, WRITE_STEP, resolved
 from edge_transact.prune.score import passes, sensitivity
+from edge_transact.system.computation import compute_device
 from edge_transact.system.memory import PACKAGES_BYTES
 from edge_transact.system.speed import matmul_flops, slowness
 from edge_transact.widths import LayerWidths

@@ -15,12 +15,13 @@ import torch
 
 from edge_transact import costs
 from edge_transact.artifacts import cache
-from edge_transact.artifacts.digests import files_digest, sha256
+from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.journal import Journal
 from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.artifacts.shown import Shown, Summary, left, summary_of_widths
 from edge_transact.artifacts.unfinished import Start, going_on
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
+from edge_transact.checkpoint.digest import digest_of
 from edge_transact.checkpoint.layout import EMBEDDING
 from edge_transact.checkpoint.writer import COPIED_FILES, PROVENANCE_FILE
 from edge_transact.errors import UsageError
@@ -30,7 +31,7 @@ from edge_transact.prune.allocate.allocation import Allocation, allocate, check_
 from edge_transact.prune.allocate.budget import limits_of
 from edge_transact.prune.allocate.curves import Curves, loss_curves
 from edge_transact.prune.allocate.schedule import shot_plans
-from edge_transact.prune.calibrate.layerwise import LayerwiseModel, computation_dtype, compute_device
+from edge_transact.prune.calibrate.layerwise import LayerwiseModel, computation_dtype
 from edge_transact.prune.calibrate.windows import calibration_of
 from edge_transact.prune.compensate import compensation, last_norm
 from edge_transact.prune.compensate.regression import Fit
@@ -44,6 +45,7 @@ from edge_transact.prune.score.sensitivity import measure_sensitivity
 from edge_transact.prune.scores import LayerScores
 from edge_transact.prune.units import DEFAULT_UNITS
 from edge_transact.runtimes import RUNTIMES
+from edge_transact.system.computation import compute_device
 from edge_transact.widths import WidthPlan
 
 logger = logging.getLogger(__name__)
@@ -204,12 +206,6 @@ def ingredients(source: Checkpoint, options: PruneOptions) -> dict[str, Any]:
         "code": cache.code(*CODE),
         **{package: version(package) for package in ("torch", "transformers")},
     }
-
-
-def digest_of(checkpoint: Checkpoint, *names: str) -> str:
-    """Of its configuration and weights, and of the files of these names that it has."""
-    files = [path for path in map(checkpoint.path.joinpath, ("config.json", *names)) if path.is_file()]
-    return files_digest([*files, *checkpoint.path.glob("*.safetensors")])
 
 
 def computation(source: Checkpoint) -> dict[str, str]:

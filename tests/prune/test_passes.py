@@ -77,7 +77,7 @@ def test_later_shots_see_the_model_that_is_left(make_llama, tmp_path: Path) -> N
 @pytest.mark.parametrize("fast_bf16", [False, True])
 def test_bf16_is_scored_like_fp32(make_llama, monkeypatch, fast_bf16: bool) -> None:
     """On CPUs that multiply bf16 faster than fp32, and on others, which compute in fp32."""
-    monkeypatch.setattr(layerwise, "has_fast_bf16", lambda: fast_bf16)
+    monkeypatch.setattr("edge_transact.system.computation.has_fast_bf16", lambda: fast_bf16)
     path = make_llama()
     exact = measured(Checkpoint.open(path))
     AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).save_pretrained(path)

@@ -22,7 +22,7 @@ from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD
 from edge_transact.errors import EdgeTransactError
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import REPAIR, pruned_layer
-from edge_transact.system.cpu import has_fast_bf16
+from edge_transact.system.computation import compute_device, is_bf16_fast
 
 logger = logging.getLogger(__name__)
 
@@ -36,18 +36,12 @@ LOGITS_VOCABULARY = 4096
 """Logits of a token that are computed at once, where blocks are enough: they stay in the CPU's cache."""
 
 
-def compute_device() -> torch.device:
-    """The device that computes layers: a GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def computation_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
     """The dtype of the computation: bf16 if weights are stored in it and the device multiplies it fast, else fp32.
 
-    fp16 overflows where bf16 and fp32 don't. NVIDIA's GPUs before Ampere only emulate bf16.
+    fp16 overflows where bf16 and fp32 don't.
     """
-    fast = has_fast_bf16() if device.type == "cpu" else torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if stored == torch.bfloat16 and fast else torch.float32
+    return torch.bfloat16 if stored == torch.bfloat16 and is_bf16_fast(device) else torch.float32
 
 
 class LayerwiseModel:

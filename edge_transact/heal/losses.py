@@ -1,0 +1,177 @@
+"""The loss over the vocabulary and its gradients, some tokens at a time.
+
+Logits are as large as all else together: 49,152 for each token of SmolLM2. Those of a few tokens are computed, compared
+with what is expected, turned into gradients at once, and forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+CHUNK_TOKENS = {"cpu": 256, "cuda": 4096}
+"""Tokens whose logits are in memory at once, by the kind of device."""
+
+
+@dataclass(frozen=True)
+class DensePredictions:
+    """A teacher's predictions of some tokens, as its hidden states in front of `lm_head`.
+
+    Attributes:
+        hidden: ``[tokens, hidden_size of the teacher]``, in the teacher's dtype.
+        head: `lm_head`'s weight, ``[vocab_size, hidden_size of the teacher]``.
+    """
+
+    hidden: torch.Tensor
+    head: torch.Tensor
+
+
+@dataclass(frozen=True)
+class TopPredictions:
+    """A teacher's likeliest predictions of some tokens.
+
+    Attributes:
+        ids: int32 ``[tokens, k]``.
+        log_probabilities: fp16 ``[tokens, k]``.
+    """
+
+    ids: torch.Tensor
+    log_probabilities: torch.Tensor
+
+
+Predictions = DensePredictions | TopPredictions
+
+
+def rows_of(predictions: Predictions | None, rows: slice) -> Predictions | None:
+    """The predictions of some of the tokens."""
+    if isinstance(predictions, DensePredictions):
+        return DensePredictions(predictions.hidden[rows], predictions.head)
+    if isinstance(predictions, TopPredictions):
+        return TopPredictions(predictions.ids[rows], predictions.log_probabilities[rows])
+    return None
+
+
+class _HeadLoss(torch.autograd.Function):
+    """See `head_loss`. The gradients are computed on the way, because they need the logits."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        labels: torch.Tensor,
+        predictions: Predictions | None,
+        cross_entropy: float,
+        dtype: torch.dtype,
+    ) -> torch.Tensor:
+        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        inputs, head = hidden.to(dtype), weight.to(dtype)
+        by_hidden = torch.empty_like(inputs) if wants_hidden else None
+        by_weight = torch.zeros(weight.shape, dtype=weight.dtype, device=weight.device) if wants_weight else None
+        total = torch.zeros((), dtype=torch.float64 if hidden.device.type == "cpu" else torch.float32)
+        total = total.to(hidden.device)
+        for rows in chunks(len(inputs), hidden.device):
+            logits = functional.linear(inputs[rows], head).float()
+            loss, by_logits = _compare(logits, labels[rows], rows_of(predictions, rows), cross_entropy)
+            total += loss
+            if by_hidden is not None or by_weight is not None:
+                by_logits = by_logits.to(dtype)
+                if by_hidden is not None:
+                    torch.mm(by_logits, head, out=by_hidden[rows])
+                if by_weight is not None:
+                    if by_weight.dtype == dtype:
+                        by_weight.addmm_(by_logits.t(), inputs[rows])
+                    else:
+                        by_weight += by_logits.t() @ inputs[rows]
+        ctx.gradients = (by_hidden if by_hidden is None else by_hidden.to(hidden.dtype)), by_weight
+        return total.float()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        by_hidden, by_weight = ctx.gradients
+        del ctx.gradients
+        # In place: nobody else has them, and the one of the embedding is the largest tensor of all.
+        return *(None if one is None else one.mul_(gradient) for one in (by_hidden, by_weight)), None, None, None, None
+
+
+def head_loss(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.Tensor,
+    predictions: Predictions | None,
+    *,
+    cross_entropy: float,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """The summed loss of some tokens' predictions, in nats: KL(teacher || student), cross-entropy, or a mix of both.
+
+    Args:
+        hidden: The student's hidden states in front of `lm_head`, ``[tokens, hidden_size]``.
+        weight: `lm_head`'s weight, ``[vocab_size, hidden_size]``.
+        labels: int64 ``[tokens]``: the tokens that followed.
+        predictions: The teacher's; `None` if `cross_entropy` is 1.
+        cross_entropy: The share of the cross-entropy.
+        dtype: The dtype of products; losses are computed in fp32.
+
+    Returns:
+        fp32 scalar, with gradients for `hidden` and `weight`.
+    """
+    return _HeadLoss.apply(hidden, weight, labels, predictions, cross_entropy, dtype)
+
+
+def chunks(tokens: int, device: torch.device) -> Iterator[slice]:
+    """Slices of at most `CHUNK_TOKENS` tokens."""
+    size = CHUNK_TOKENS.get(device.type, CHUNK_TOKENS["cuda"])
+    for start in range(0, tokens, size):
+        yield slice(start, min(start + size, tokens))
+
+
+def _compare(
+    logits: torch.Tensor, labels: torch.Tensor, predictions: Predictions | None, cross_entropy: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The summed loss, and its gradient with respect to the logits, both fp32. `logits` are overwritten."""
+    log_student = torch.log_softmax(logits, dim=-1)
+    loss = logits.new_zeros(())
+    if predictions is None or cross_entropy == 1:
+        by_logits = torch.exp(log_student, out=logits)
+        loss = loss - log_student.gather(1, labels[:, None]).sum()
+        by_logits.scatter_add_(1, labels[:, None], by_logits.new_full((len(labels), 1), -1.0))
+        return loss, by_logits
+    share = 1 - cross_entropy
+    if cross_entropy:
+        loss = loss - cross_entropy * log_student.gather(1, labels[:, None]).sum()
+    if isinstance(predictions, DensePredictions):
+        expected = functional.linear(predictions.hidden, predictions.head).float()
+        log_teacher = torch.log_softmax(expected, dim=-1)
+        teacher = torch.exp(log_teacher, out=expected)
+        loss = loss + share * torch.dot(teacher.flatten(), log_teacher.sub_(log_student).flatten())
+        by_logits = torch.exp(log_student, out=logits).sub_(teacher, alpha=share)
+    else:
+        divergence, by_logits = _top_divergence(log_student, predictions, share, logits)
+        loss = loss + share * divergence
+    if cross_entropy:
+        by_logits.scatter_add_(1, labels[:, None], by_logits.new_full((len(labels), 1), -cross_entropy))
+    return loss, by_logits
+
+
+def _top_divergence(
+    log_student: torch.Tensor, predictions: TopPredictions, share: float, out: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The divergence over the kept tokens and one more that stands for all others; and, in `out`, the gradient of
+    `share` of it plus `1 - share` of the student's probabilities, which is what the cross-entropy adds."""
+    ids = predictions.ids.long()
+    log_teacher = predictions.log_probabilities.float()
+    teacher = log_teacher.exp()
+    rest = (1 - teacher.sum(-1)).clamp_min(1e-6)
+    log_kept = log_student.gather(1, ids)
+    student_rest = (1 - log_kept.exp().sum(-1)).clamp_min(1e-6)
+    divergence = (teacher * (log_teacher - log_kept)).sum() + (rest * (rest / student_rest).log()).sum()
+    by_logits = torch.exp(log_student, out=out)
+    kept = by_logits.gather(1, ids)
+    by_logits.mul_((1 - share * rest / student_rest)[:, None])
+    by_logits.scatter_(1, ids, kept - share * teacher)
+    return divergence, by_logits

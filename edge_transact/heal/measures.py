@@ -1,0 +1,151 @@
+"""What is written of a training while it runs: the log, rows of ``metrics.jsonl``, and TensorBoard if it is installed.
+
+A row is an object with ``step`` and ``tokens``. Rows of training have ``loss``, ``learning_rate``, ``gradient_norm``,
+``tokens_per_s`` and ``matmul_share``; rows of measurements have ``held_out_loss``, or ``perplexity`` of a text.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edge_transact import costs
+from edge_transact.heal.options import TrainOptions
+from edge_transact.progress import roughly
+from edge_transact.system.speed import matmul_flops
+from edge_transact.widths import WidthPlan
+
+logger = logging.getLogger(__name__)
+
+METRICS = "metrics.jsonl"
+
+LOGGED_S = 30.0
+"""Seconds between two lines of the log."""
+
+TENSORBOARD = "tensorboard"
+"""The directory of TensorBoard's files."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The FLOPs of a training's matrix products.
+
+    Attributes:
+        student: Of a token, forward and backward.
+        teacher: Of a token, forward; 0 without a teacher.
+        held_out: Of a held-out token, the student's forward pass and both heads.
+    """
+
+    student: float
+    teacher: float
+    held_out: float
+
+    @classmethod
+    def of(cls, plan: WidthPlan, teacher: WidthPlan | None, length: int, options: TrainOptions) -> Work:
+        """The work of training a model with these widths."""
+        layers, head = forward_flops(plan, length)
+        dense = sum(forward_flops(teacher, length)) if teacher else 0.0
+        frozen_head = options.freeze_embedding or options.lora is not None
+        passes = 2.0 if options.lora is not None else 3.0
+        passes += options.gradient_checkpointing
+        student = passes * layers + (2 if frozen_head else 3) * head
+        return cls(student, dense, layers + head * (2 if teacher else 1))
+
+    @property
+    def token(self) -> float:
+        """Of a token."""
+        return self.student + self.teacher
+
+
+def forward_flops(plan: WidthPlan, length: int) -> tuple[float, float]:
+    """The FLOPs of a token in a sequence: in all layers, and in `lm_head`."""
+    head = 2.0 * plan.hidden_size * plan.vocab_size
+    return (costs.prefill_flops(plan, length) - head) / length, head
+
+
+class Measures:
+    """The figures of one training.
+
+    Args:
+        work: The FLOPs of a token.
+        peak: FLOPs a second of matrix products on all processes' devices.
+        earlier: The rows of the part that an interrupted run has done.
+        directory: Where TensorBoard's files go; `None` for nowhere.
+    """
+
+    def __init__(
+        self, work: Work, peak: float, earlier: Sequence[dict[str, Any]] = (), directory: Path | None = None
+    ) -> None:
+        self.rows: list[dict[str, Any]] = list(earlier)
+        self._work, self._peak = work, peak
+        self._began_s, self._tokens = time.monotonic(), 0
+        self._logged_s = self._began_s
+        self._writer = _tensorboard(directory) if directory else None
+
+    @classmethod
+    def on_this_machine(cls, work: Work, dtype: torch.dtype, device: torch.device, count: int, **more: Any) -> Measures:
+        """With the peak that is measured now, as if all processes had a device like this one."""
+        return cls(work, matmul_flops(dtype, device) * (count if device.type != "cpu" else 1), **more)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """In training steps of this process's life."""
+        return self._tokens / max(self._spent_s, 1e-9)
+
+    @property
+    def matmul_share(self) -> float:
+        """The share of the peak that training steps reach."""
+        return self.tokens_per_s * self._work.token / self._peak
+
+    _spent_s = 0.0
+
+    def trained(self, tokens: int, seconds: float, row: dict[str, Any], left: int) -> None:
+        """A step of so many tokens that took so long.
+
+        Args:
+            tokens: Of the step.
+            seconds: Of the step alone, without measurements and snapshots.
+            row: Its figures.
+            left: The tokens that are left.
+        """
+        self._tokens += tokens
+        self._spent_s += seconds
+        self.add(row | {"tokens_per_s": tokens / seconds, "matmul_share": tokens / seconds * self._work.token / self._peak})
+        if time.monotonic() - self._logged_s >= LOGGED_S:
+            self._logged_s = time.monotonic()
+            logger.info(
+                f"step {row['step']}: loss {row['loss']:.4f}, {self.tokens_per_s:.0f} tokens/s, "
+                f"{self.matmul_share:.0%} of the matrix products' peak, {roughly(left / self.tokens_per_s)} left"
+            )
+
+    def add(self, row: dict[str, Any]) -> None:
+        """A row of figures."""
+        self.rows.append(row)
+        if self._writer:
+            for name, value in row.items():
+                if name not in ("step", "tokens") and isinstance(value, float):
+                    self._writer.add_scalar(name, value, row["step"])
+
+    def write(self, directory: Path) -> None:
+        """Writes ``metrics.jsonl``."""
+        (directory / METRICS).write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+
+    def close(self) -> None:
+        """Completes TensorBoard's files."""
+        if self._writer:
+            self._writer.close()
+
+
+def _tensorboard(directory: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(directory / TENSORBOARD))

@@ -1,0 +1,156 @@
+"""One process or several: what a training asks of accelerate.
+
+`accelerate launch` and `torchrun` start processes that know of each other, with DDP or FSDP2 as their configuration
+says. Without them there is one process, and everything here is a formality.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edge_transact.artifacts.journal import Journal
+from edge_transact.artifacts.unfinished import Start, going_on
+from edge_transact.errors import EdgeTransactError
+from edge_transact.system.computation import compute_device, is_bf16_fast
+
+logger = logging.getLogger(__name__)
+
+FAILURE = "failure.txt"
+"""In the directory of the run: why the first process that failed did so."""
+
+
+class Processes:
+    """The processes of a training.
+
+    Attributes:
+        count: How many there are.
+        rank: The number of this one; 0 writes what is written once.
+        device: What this one computes on.
+        dtype: The dtype of products: bf16 where the device multiplies it fast. Weights and sums are fp32.
+    """
+
+    def __init__(self) -> None:
+        from accelerate import Accelerator
+
+        device = compute_device()
+        fast = is_bf16_fast(device)
+        self.accelerator = Accelerator(mixed_precision="bf16" if fast else "no", cpu=device.type == "cpu")
+        self.count: int = self.accelerator.num_processes
+        self.rank: int = self.accelerator.process_index
+        self.device: torch.device = self.accelerator.device
+        self.dtype = torch.bfloat16 if fast else torch.float32
+        self._directory: Path | None = None
+        if self.rank:
+            logging.getLogger("edge_transact").setLevel(logging.WARNING)  # one process tells
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes what is written once."""
+        return self.rank == 0
+
+    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Model and optimizer as the processes share them."""
+        return self.accelerator.prepare(model, optimizer)
+
+    def part(self, model: nn.Module, *, last: bool) -> AbstractContextManager[object]:
+        """While the body computes a part of a step's gradients: only the last one exchanges them."""
+        return self.accelerator.no_sync(model) if not last else _nothing()
+
+    def total(self, *values: float) -> list[float]:
+        """The sums of some figures over all processes."""
+        if self.count == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64 if self.device.type == "cpu" else torch.float32)
+        with self.failing_together():
+            return self.accelerator.reduce(tensor.to(self.device)).tolist()
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        with self.failing_together():
+            self.accelerator.wait_for_everyone()
+
+    def tell(self, value: Any) -> Any:
+        """What process 0 has, for all."""
+        if self.count == 1:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        told = [value]
+        broadcast_object_list(told)
+        return told[0]
+
+    @contextmanager
+    def going_on(self, what: str, ingredients: Mapping[str, object], start: Start) -> Iterator[Journal]:
+        """`unfinished.going_on` by process 0; the others share its directory, which they must be able to reach."""
+        if not self.is_main:
+            directory, failure = self.tell(None)
+            if directory is None:
+                raise EdgeTransactError(f"process 0 can't begin: {failure}")
+            self._directory = Path(directory)
+            with self.failing_together():
+                yield Journal(self._directory)
+            return
+        if self.count == 1:
+            with going_on(what, ingredients, start) as journal:
+                yield journal
+            return
+        begun = False
+        try:
+            with going_on(what, ingredients, start) as journal:
+                begun, self._directory = True, journal.directory
+                (self._directory / FAILURE).unlink(missing_ok=True)
+                self.tell((str(journal.directory), ""))
+                with self.failing_together():
+                    yield journal
+        except EdgeTransactError as error:
+            if not begun:
+                self.tell((None, error.message))
+            raise
+
+    @contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """Leaves word of a failure of the body for the other processes, or says which word another has left.
+
+        A process that is gone breaks the connection of those that wait for it, at once.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.count == 1 or self._directory is None or isinstance(error, _OtherFailedError):
+                raise
+            note = self._directory / FAILURE
+            if isinstance(error, RuntimeError) and _is_connection(error):
+                raise _OtherFailedError(_word_of(note, self.rank), fix="See what that process says.") from error
+            with suppress(OSError):
+                note.write_text(f"process {self.rank}: {error}\n")
+            raise
+
+
+class _OtherFailedError(EdgeTransactError):
+    """Another process has ended."""
+
+
+def _is_connection(error: RuntimeError) -> bool:
+    words = ("connection", "gloo", "nccl", "peer", "timed out", "store")
+    return type(error).__name__ in ("DistBackendError", "DistNetworkError") or any(
+        word in str(error).lower() for word in words
+    )
+
+
+def _word_of(note: Path, rank: int) -> str:
+    with suppress(OSError):
+        return f"another process failed: {note.read_text().strip()}"
+    return f"process {rank} lost the connection to another process, which was killed or whose machine is gone"
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+

@@ -1,0 +1,268 @@
+"""Recovery from end to end: a pruned checkpoint in, a healed one out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from edge_transact.artifacts import cache
+from edge_transact.artifacts.outputs import refuse_existing
+from edge_transact.artifacts.shown import Shown, Summary
+from edge_transact.artifacts.unfinished import Start
+from edge_transact.checkpoint import Checkpoint, write_checkpoint
+from edge_transact.checkpoint.digest import digest_of
+from edge_transact.checkpoint.writer import COPIED_FILES, PROVENANCE_FILE
+from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.heal.measures import Measures, Work
+from edge_transact.heal.options import HealOptions
+from edge_transact.heal.processes import Processes
+from edge_transact.heal.snapshots import Snapshots
+from edge_transact.heal.student import Student, load, tensors_of
+from edge_transact.heal.teacher import DenseTeacher, KeptTeacher
+from edge_transact.heal.text import TrainingText
+from edge_transact.heal.train import NotFiniteError, Schedule, Trained, length_of, train
+from edge_transact.inputs.models import resolve_model
+from edge_transact.inputs.source import pruned_from
+from edge_transact.progress import working
+
+logger = logging.getLogger(__name__)
+
+TEXT_STEP, LOAD_STEP, WRITE_STEP = "training text", "load the model", "write the checkpoint"
+
+CODE = ("heal", "options", "checkpoint", "widths.py", "costs.py", "templates/model_card.md.j2")
+"""The code that the result depends on, for `cache.code`."""
+
+HEALED = "healed"
+"""The key of ``edge_transact.json`` with what was done, once for each time that a model was healed."""
+
+
+@dataclass(frozen=True, repr=False)
+class HealResult(Shown):
+    """A healed model.
+
+    Attributes:
+        checkpoint: The healed checkpoint.
+        source: The one before.
+        options: The options.
+        trained: What the training came to.
+        record: What ``edge_transact.json`` says about it.
+        measures: Its figures.
+        seconds: Wall time of the run.
+    """
+
+    checkpoint: Checkpoint
+    source: Checkpoint
+    options: HealOptions
+    trained: Trained
+    record: Mapping[str, Any]
+    measures: Measures
+    seconds: float
+
+    def summary(self) -> Summary:
+        """The loss on held-out text before and after."""
+        trained = self.trained
+        facts = {
+            "learned from": str(self.record["teacher"] or "the text itself"),
+            "tokens": f"{trained.tokens:,} in {trained.steps} steps"
+            + (", stopped early" if trained.stopped else "")
+            + (f"; step {trained.best} was kept" if trained.best < trained.steps else ""),
+            "loss on held-out text": f"{trained.held_out_before:.4f} -> {trained.held_out:.4f} nats",
+            "speed": f"{self.measures.tokens_per_s:.0f} tokens/s, {self.measures.matmul_share:.0%} of the peak of "
+            "matrix products",
+        }
+        return Summary(f"{self.checkpoint.path}: {self.source.path} healed in {self.seconds:.0f} s", facts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``heal --json`` prints, except the peak memory."""
+        trained = self.trained
+        return {
+            "output": str(self.checkpoint.path),
+            "loss": trained.loss if math.isfinite(trained.loss) else None,
+            "tokens": trained.tokens,
+            "steps": trained.steps,
+            "best_step": trained.best,
+            "stopped_early": trained.stopped,
+            "held_out_loss_before": trained.held_out_before,
+            "held_out_loss": trained.held_out,
+            "tokens_per_s": self.measures.tokens_per_s,
+            "matmul_share": self.measures.matmul_share,
+            "teacher": self.record["teacher"],
+            "seconds": self.seconds,
+        }
+
+
+def heal(
+    model: str,
+    output: Path,
+    options: HealOptions,
+    *,
+    resume: bool = False,
+    fresh: bool = False,
+    force: bool = False,
+    finish: Callable[[HealResult], object] | None = None,
+) -> HealResult:
+    """Trains a pruned model on what its parent predicts, and writes the better checkpoint.
+
+    What an interrupted run with the same options has done is taken over, whatever its output was.
+
+    ``heal("pruned", Path("healed"), HealOptions(train_tokens=65536))``
+
+    Args:
+        model: A checkpoint that ``prune`` or ``heal`` wrote, or another MODEL with a teacher.
+        output: The directory to write.
+        options: On what it is trained, and how.
+        resume: Fail if there is no interrupted run to go on with.
+        fresh: Start over instead.
+        force: Replace `output` if it exists.
+        finish: Called with the result, such as to write a report; until it returns, what the run has done is kept.
+
+    Raises:
+        UsageError: There is no teacher, options contradict the model, or there is nothing to resume.
+        EdgeTransactError: A model or the text can't be read, the teacher has another vocabulary, the loss became NaN,
+            the disk is full, or `output` exists.
+    """
+    start = Start.of(resume=resume, fresh=fresh)
+    started = time.perf_counter()
+    refuse_existing(output, force)
+    source = Checkpoint.open(resolve_model(model))
+    parent, parent_name = teacher_of(source, options)
+    processes = Processes()
+    with working(TEXT_STEP):
+        text = text_of(source, options)
+    schedule = Schedule.of(options, text.held_out.shape[1], processes.count)
+    record = record_of(options, text, parent_name)
+    with processes.going_on(f"heal {model}", ingredients(source, parent, options, text), start) as journal:
+        with working(LOAD_STEP):
+            student = Student(load(source, _float32()), options)
+        teacher: DenseTeacher | KeptTeacher | None = None
+        if parent:
+            teacher = DenseTeacher(parent, processes.dtype, processes.device)
+            if options.teacher_top:
+                teacher = KeptTeacher(teacher, text.to_dict(), options.teacher_top)
+                teacher.check_space(
+                    (f"sequence-{number}" for number in range(schedule.steps * schedule.sequences)), schedule.length
+                )
+        work = Work.of(source.plan, parent.plan if parent else None, schedule.length, options)
+        measures = Measures.on_this_machine(
+            work,
+            processes.dtype,
+            processes.device,
+            processes.count,
+            directory=journal.directory if processes.is_main else None,
+        )
+        snapshots = Snapshots(journal, processes)
+
+        def written(trained: Trained | None, path: Path) -> Checkpoint:
+            student.merge()
+            what = record | ({"loss": trained.held_out, "loss_before": trained.held_out_before} if trained else {})
+            provenance = _provenance(source, model) | {HEALED: [*_healed_before(source), what]}
+            return write_checkpoint(
+                source, source.plan, tensors_of(student, source), provenance, path, force=force
+            )
+
+        try:
+            trained = train(
+                student,
+                text,
+                options,
+                teacher=teacher,
+                processes=processes,
+                measures=measures,
+                snapshots=snapshots,
+                evaluate=None,
+            )
+        finally:
+            measures.close()
+        if not processes.is_main:
+            raise SystemExit(0)
+        with working(WRITE_STEP):
+            checkpoint = written(trained, output)
+        result = HealResult(
+            checkpoint, source, options, trained, record, measures, time.perf_counter() - started
+        )
+        if finish:
+            finish(result)
+    return result
+
+
+def _float32() -> Any:
+    import torch
+
+    return torch.float32
+
+
+def text_of(source: Checkpoint, options: HealOptions) -> TrainingText:
+    """The training text of these options."""
+    return TrainingText(
+        source, options.texts, length=length_of(source.config, options.train_window), seed=options.seed
+    )
+
+
+def teacher_of(source: Checkpoint, options: HealOptions) -> tuple[Checkpoint | None, str | None]:
+    """The model to learn from, and its name; none if the text alone is learned.
+
+    Raises:
+        UsageError: None is given, and the checkpoint doesn't name one that is here.
+        EdgeTransactError: It has another vocabulary.
+    """
+    if options.cross_entropy == 1:
+        if options.teacher:
+            raise UsageError("--teacher with --cross-entropy 1, which learns from the text alone", fix="Leave one out.")
+        return None, None
+    if options.teacher:
+        teacher, name = Checkpoint.open(resolve_model(options.teacher)), options.teacher
+    else:
+        found = pruned_from(source)
+        if found is None:
+            raise UsageError(
+                f"{source.path} names no model on this machine that it was pruned from",
+                fix="Give the model to learn from with --teacher, or learn from the text alone with --cross-entropy 1.",
+            )
+        teacher, name = found, _provenance(source, "")["source"]
+    ours, theirs = source.plan.vocab_size, teacher.plan.vocab_size
+    if ours != theirs:
+        raise EdgeTransactError(
+            f"the teacher {name} has a vocabulary of {theirs} tokens, {source.path} one of {ours}",
+            fix="Give a teacher with the same tokenizer, such as the model before pruning.",
+        )
+    return teacher, name
+
+
+def ingredients(
+    source: Checkpoint, teacher: Checkpoint | None, options: HealOptions, text: TrainingText
+) -> dict[str, Any]:
+    """Everything that the result depends on, as JSON values."""
+    return {
+        "source": digest_of(source, *COPIED_FILES),
+        "teacher": teacher and digest_of(teacher),
+        "options": options.identity(),
+        "text": text.to_dict(),
+        "code": cache.code(*CODE),
+        **{package: version(package) for package in ("torch", "transformers", "accelerate")},
+    }
+
+
+def record_of(options: HealOptions, text: TrainingText, teacher: str | None) -> dict[str, Any]:
+    """What ``edge_transact.json`` says of it."""
+    return {"teacher": teacher, "text": text.to_dict(), **options.identity()} | {"teacher": teacher}
+
+
+def _provenance(source: Checkpoint, model: str) -> dict[str, Any]:
+    """What the checkpoint says about its making; a model that says nothing is its own source."""
+    with suppress(OSError, ValueError):
+        found = json.loads((source.path / PROVENANCE_FILE).read_text())
+        if isinstance(found, dict):
+            return {key: value for key, value in found.items() if key not in ("versions", "license")}
+    return {"source": model}
+
+
+def _healed_before(source: Checkpoint) -> list[Any]:
+    return list(_provenance(source, "").get(HEALED, []))

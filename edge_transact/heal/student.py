@@ -1,0 +1,118 @@
+"""The model that is trained: loaded lean, with LoRA if that is wanted, and its tensors to write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
+
+from edge_transact.checkpoint import Checkpoint, causal_attention
+from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
+from edge_transact.errors import EdgeTransactError
+from edge_transact.heal.lean import make_lean
+from edge_transact.heal.losses import Predictions, head_loss
+from edge_transact.heal.options import TrainOptions
+
+LORA_ALPHA = 2
+"""LoRA's updates count by this factor, whatever their rank."""
+
+
+def load(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
+    """A checkpoint as a lean model of transformers, on the CPU."""
+    disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(
+        checkpoint.path, dtype=dtype, attn_implementation=causal_attention.NAME
+    )
+    make_lean(model)
+    return model
+
+
+class Student(nn.Module):
+    """A model under training.
+
+    Args:
+        model: What `load` returns, in fp32; its weights are trained in place.
+        options: Which of its parameters are trained, and how.
+
+    Attributes:
+        model: The model.
+    """
+
+    # For FSDP by accelerate: what is gathered at once.
+    _no_split_modules = ("LlamaDecoderLayer",)
+
+    def __init__(self, model: PreTrainedModel, options: TrainOptions) -> None:
+        super().__init__()
+        self.model = model.train()
+        self._cross_entropy = options.cross_entropy
+        self.model.requires_grad_(options.lora is None)
+        if options.freeze_embedding or options.lora is not None:
+            model.get_input_embeddings().requires_grad_(False)
+        self._has_lora = options.lora is not None
+        if options.lora is not None:
+            _add_lora(model, options.lora, options.seed)
+        if options.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            if options.lora is not None:
+                model.enable_input_require_grads()
+
+    def forward(
+        self, ids: torch.Tensor, counted: torch.Tensor, predictions: Predictions | None, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """The summed loss of the tokens that count.
+
+        Args:
+            ids: int64 ``[batch, length]``.
+            counted: bool ``[batch, length]``: which tokens' predictions count.
+            predictions: The teacher's, for these tokens in order.
+            dtype: The dtype of products.
+
+        Returns:
+            fp32 scalar, in nats.
+        """
+        hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state
+        where = counted[:, 1:]
+        return head_loss(
+            hidden[:, :-1][where],
+            self.model.lm_head.weight,
+            ids[:, 1:][where],
+            predictions,
+            cross_entropy=self._cross_entropy,
+            dtype=dtype,
+        )
+
+    def merge(self) -> None:
+        """Adds LoRA's updates to the weights, if there are any."""
+        if self._has_lora:
+            from peft.tuners.tuners_utils import BaseTunerLayer
+
+            for module in list(self.model.modules()):
+                if isinstance(module, BaseTunerLayer):
+                    module.merge()
+            self._has_lora = False
+
+
+def _add_lora(model: PreTrainedModel, rank: int, seed: int) -> None:
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise EdgeTransactError("--lora needs peft", fix="pip install 'edge-transact[lora]'") from error
+    projections = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    config = LoraConfig(r=rank, lora_alpha=LORA_ALPHA * rank, target_modules=projections, bias="none")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+
+
+def tensors_of(student: Student, checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors to write, by their names in the checkpoint and in its dtypes."""
+    state = {name.replace(".base_layer", ""): tensor for name, tensor in student.model.state_dict().items()}
+    for name in tensor_shapes(checkpoint.plan):
+        stored = checkpoint.tensor(name)
+        yield name, stored if name.endswith(ROPE_PAIRS) else state[name].to(stored.dtype)
+

@@ -1,0 +1,135 @@
+"""The dense parent, and what it predicts: computed when it is needed, or the likeliest tokens kept on disk."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import torch
+from transformers import PreTrainedModel
+
+from edge_transact.artifacts import cache
+from edge_transact.artifacts.journal import Journal
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.digest import digest_of
+from edge_transact.errors import EdgeTransactError
+from edge_transact.heal.losses import DensePredictions, Predictions, TopPredictions, chunks
+from edge_transact.heal.student import load
+from edge_transact.progress import working
+
+logger = logging.getLogger(__name__)
+
+LOAD_STEP = "load the teacher"
+
+
+class Teacher(Protocol):
+    """What predicts."""
+
+    def predict(self, names: Sequence[str], ids: torch.Tensor, counted: torch.Tensor) -> Predictions:
+        """The predictions of the tokens that count, in order.
+
+        Args:
+            names: What each sequence is called; the same name always means the same tokens.
+            ids: int64 ``[batch, length]``.
+            counted: bool ``[batch, length]``.
+        """
+        ...
+
+
+class DenseTeacher:
+    """A model that predicts when it is asked, loaded when it is asked first.
+
+    Args:
+        checkpoint: The model.
+        dtype: The dtype that it computes in.
+        device: Where.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> None:
+        self.checkpoint = checkpoint
+        self._dtype, self._device = dtype, device
+        self._model: PreTrainedModel | None = None
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The loaded model."""
+        if self._model is None:
+            with working(LOAD_STEP):
+                self._model = load(self.checkpoint, self._dtype).eval().requires_grad_(False).to(self._device)
+        return self._model
+
+    @torch.no_grad()
+    def predict(self, names: Sequence[str], ids: torch.Tensor, counted: torch.Tensor) -> DensePredictions:
+        """See `Teacher`."""
+        hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state
+        return DensePredictions(hidden[:, :-1][counted[:, 1:]], self.model.lm_head.weight)
+
+
+class KeptTeacher:
+    """Keeps the likeliest predictions of another teacher in the cache, and takes those that are there.
+
+    Args:
+        teacher: The other one, which is loaded only if something is missing.
+        text: What the sequences' names stand for, as JSON values.
+        top: How many predictions of a token are kept.
+    """
+
+    def __init__(self, teacher: DenseTeacher, text: object, top: int) -> None:
+        self._teacher, self._top = teacher, top
+        vocabulary = teacher.checkpoint.plan.vocab_size
+        if top >= vocabulary:
+            raise EdgeTransactError(
+                f"--teacher-top {top} is not less than the vocabulary of {vocabulary}", fix="Give less, such as 64."
+            )
+        ingredients = {"teacher": digest_of(teacher.checkpoint), "text": text, "top": top}
+        directory = cache.entry_of(cache.PREDICTIONS, ingredients)
+        directory.mkdir(parents=True, exist_ok=True)
+        what = f"{teacher.checkpoint.path.name}: its {top} likeliest predictions of each token"
+        record = cache.Record(what=what, ingredients=ingredients, files={})
+        (directory / cache.RECORD).write_text(record.model_dump_json(indent=2) + "\n")
+        self._kept = Journal(directory)
+
+    def check_space(self, names: Iterable[str], length: int) -> None:
+        """Fails before the work if the disk has no space for what is missing.
+
+        Raises:
+            EdgeTransactError: It hasn't.
+        """
+        missing = sum(name not in self._kept for name in names)
+        needed = missing * (length - 1) * self._top * (torch.int32.itemsize + torch.float16.itemsize)
+        free = shutil.disk_usage(self._kept.directory).free
+        logger.info(
+            f"teacher's predictions: {missing} sequences to keep, {needed / 1e6:,.0f} MB in {self._kept.directory}"
+        )
+        if needed > free:
+            raise EdgeTransactError(
+                f"{self._kept.directory} has {free / 2**30:.1f} GiB left, and the teacher's predictions need "
+                f"{needed / 2**30:.1f} GiB",
+                fix="Give a smaller --teacher-top, or leave it out; or free some space.",
+            )
+
+    @torch.no_grad()
+    def predict(self, names: Sequence[str], ids: torch.Tensor, counted: torch.Tensor) -> TopPredictions:
+        """See `Teacher`."""
+        everywhere = torch.ones_like(ids[:1], dtype=torch.bool)
+        found = []
+        for row, name in enumerate(names):
+            if name not in self._kept:
+                dense = self._teacher.predict([name], ids[row : row + 1], everywhere)
+                self._kept[name] = self._likeliest(dense)
+            kept = self._kept[name]
+            where = counted[row, 1:].cpu()
+            found.append((kept["ids"][where], kept["log_probabilities"][where]))
+        tokens, probabilities = (torch.cat(parts).to(ids.device) for parts in zip(*found, strict=True))
+        return TopPredictions(tokens, probabilities)
+
+    def _likeliest(self, dense: DensePredictions) -> dict[str, torch.Tensor]:
+        ids, probabilities = [], []
+        for rows in chunks(len(dense.hidden), dense.hidden.device):
+            logits = torch.nn.functional.linear(dense.hidden[rows], dense.head).float()
+            values, indices = logits.log_softmax(-1).topk(self._top)
+            ids.append(indices.int().cpu())
+            probabilities.append(values.half().cpu())
+        return {"ids": torch.cat(ids), "log_probabilities": torch.cat(probabilities)}

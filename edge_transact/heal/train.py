@@ -1,0 +1,454 @@
+"""The training itself: AdamW with a warm-up and a cosine, on one process or several, held against held-out text.
+
+A step reads ``batch_tokens`` tokens. Every process goes through the same sequences and takes its share of each step, so
+that the result hardly depends on how many there are. What is kept in the end is the step that predicts held-out text
+best.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.heal.measures import Measures
+from edge_transact.heal.options import TrainOptions
+from edge_transact.heal.processes import Processes
+from edge_transact.heal.snapshots import BEST, STEP, Snapshots
+from edge_transact.heal.student import Student
+from edge_transact.heal.teacher import Teacher
+from edge_transact.heal.text import Sequence, TrainingText
+from edge_transact.progress import bar, working
+
+logger = logging.getLogger(__name__)
+
+TRAIN_STEP, HELD_OUT_STEP = "train", "loss on held-out text"
+
+BETAS, EPS, WEIGHT_DECAY = (0.9, 0.95), 1e-8, 0.0
+
+CLIP = 1.0
+"""The largest norm of a step's gradient."""
+
+WARMUP = 0.05
+"""The share of the steps in which the learning rate rises."""
+
+FINAL_RATE = 0.05
+"""Where the cosine ends, as a share of the highest learning rate."""
+
+EVALUATIONS = 8
+"""How often held-out text is measured, besides once before the training."""
+
+HELD_OUT_SHARE = 0.02
+"""Held-out tokens, as a share of those that are trained on: measuring takes little of the time."""
+
+PATIENCE = 3
+"""After so many measurements in a row that are worse than the best, training stops."""
+
+Evaluate = Callable[[Student], dict[str, float]]
+
+
+class NotFiniteError(EdgeTransactError):
+    """The loss or its gradient became NaN or infinite.
+
+    Attributes:
+        best: The last step that was better on held-out text than all before; 0 if none was.
+    """
+
+    def __init__(self, message: str, *, fix: str, best: int) -> None:
+        super().__init__(message, fix=fix)
+        self.best = best
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training came to; the student has the weights of the best step.
+
+    Attributes:
+        steps: Steps that were done.
+        tokens: Tokens that were trained on.
+        loss: The mean loss of the last tenth of the steps, in nats a token.
+        held_out_before: The loss on held-out text before the training.
+        held_out: The same of the best step.
+        best: The best step; 0 if the training made it worse.
+        stopped: Whether it stopped early, because held-out text got worse.
+    """
+
+    steps: int
+    tokens: int
+    loss: float
+    held_out_before: float
+    held_out: float
+    best: int
+    stopped: bool
+
+
+def length_of(config: Any, window: int | None) -> int:
+    """Tokens of a sequence, given what was asked for and a checkpoint's ``config.json``.
+
+    Raises:
+        UsageError: It is more than the model's context.
+    """
+    context = config.get("max_position_embeddings")
+    if window is None:
+        return min(512, context or 512)
+    if context and window > context:
+        raise UsageError(f"--train-window {window} is more than the model's context of {context}", fix="Give less.")
+    return window
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The steps of a training.
+
+    Attributes:
+        steps: How many.
+        sequences: Sequences of a step, over all processes.
+        together: Sequences that go through the model at once.
+        length: Tokens of a sequence.
+        rate: The highest learning rate.
+    """
+
+    steps: int
+    sequences: int
+    together: int
+    length: int
+    rate: float
+
+    @classmethod
+    def of(cls, options: TrainOptions, length: int, processes: int = 1) -> Schedule:
+        """The steps of these options.
+
+        Raises:
+            UsageError: A step is less than a sequence for each process.
+        """
+        sequences = options.batch_tokens // length
+        if sequences < processes or sequences % processes:
+            raise UsageError(
+                f"--batch-tokens {options.batch_tokens} is {sequences} sequences of {length}, which {processes} "
+                f"process{'es' * (processes > 1)} can't share alike",
+                fix=f"Give a multiple of {length * processes}, or a smaller --train-window.",
+            )
+        steps = max(1, options.train_tokens // (sequences * length))
+        return cls(steps, sequences, max(1, options.micro_batch_tokens // length), length, options.learning_rate)
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a step."""
+        return self.sequences * self.length
+
+    @property
+    def warmup(self) -> int:
+        """Steps in which the learning rate rises."""
+        return max(1, round(WARMUP * self.steps))
+
+    def rate_of(self, step: int) -> float:
+        """The learning rate of a step, from 0."""
+        if step < self.warmup:
+            return self.rate * (step + 1) / self.warmup
+        share = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.rate * (FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * share)) / 2)
+
+    def is_evaluated(self, done: int) -> bool:
+        """Whether held-out text is measured after so many steps."""
+        return done == self.steps or done % max(1, self.steps // EVALUATIONS) == 0
+
+    def held_out(self, text: TrainingText) -> torch.Tensor:
+        """The held-out sequences that are measured, evenly spaced: int64 ``[n, length]``."""
+        wanted = round(HELD_OUT_SHARE * self.steps * self.batch_tokens / self.length)
+        count = min(max(wanted, 2), len(text.held_out))
+        return text.held_out[torch.linspace(0, len(text.held_out) - 1, count).round().long()]
+
+
+class Training:
+    """A training in progress; `train` runs one to its end.
+
+    Args:
+        student: What is trained.
+        text: What it is trained on.
+        options: How.
+        teacher: What it learns from; `None` if the options want the text alone.
+        processes: Those that train it.
+        measures: Where figures go.
+        snapshots: Where its state goes; `None` keeps nothing, and the best step only in memory.
+        evaluate: Called now and then, as `TrainOptions.eval_every` says; its figures go to `measures`.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        text: TrainingText,
+        options: TrainOptions,
+        *,
+        teacher: Teacher | None,
+        processes: Processes,
+        measures: Measures,
+        snapshots: Snapshots | None = None,
+        evaluate: Evaluate | None = None,
+    ) -> None:
+        length = text.held_out.shape[1]
+        self.schedule = Schedule.of(options, length, processes.count)
+        self.student, self.text, self.options, self.teacher = student, text, options, teacher
+        self.processes, self.measures, self.snapshots, self.evaluate = processes, measures, snapshots, evaluate
+        trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(
+            trained, lr=options.learning_rate, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY, fused=True
+        )
+        self.model, self.optimizer = processes.prepare(student, optimizer)
+        self._parameters = {
+            name.removeprefix("module."): parameter
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad
+        }
+        self._held_out = self.schedule.held_out(text)
+        self._done, self._best, self._worse = 0, 0, 0
+        self._best_of_snapshot = 0
+        self._before = self._lowest = math.nan
+        self._kept: dict[str, torch.Tensor] = {}
+        """The weights of the best step, where there are no snapshots."""
+
+    def run(self) -> Trained:
+        """Trains to the end, or until held-out text gets worse."""
+        self._resume()
+        if not self._done:
+            self._before = self._lowest = self._measure(0)
+            self._keep_best()
+        schedule, stopped = self.schedule, self._is_worse()
+        sequences = self.text.sequences(self._done * schedule.sequences)
+        with bar(TRAIN_STEP, schedule.steps, self._done) as advance:
+            while self._done < schedule.steps and not stopped:
+                self._step([next(sequences) for _ in range(schedule.sequences)])
+                advance(1)
+                self._after_step()
+                stopped = self._is_worse()
+        self._restore_best()
+        losses = [row["loss"] for row in self.measures.rows if "loss" in row]
+        last = losses[-max(1, len(losses) // 10) :]
+        return Trained(
+            steps=self._done,
+            tokens=self._done * schedule.batch_tokens,
+            loss=sum(last) / len(last) if last else math.nan,
+            held_out_before=self._before,
+            held_out=self._lowest,
+            best=self._best,
+            stopped=self._done < schedule.steps,
+        )
+
+    def _is_worse(self) -> bool:
+        return self._worse >= PATIENCE and self._done < self.schedule.steps
+
+    def _step(self, sequences: list[Sequence]) -> None:
+        started = time.perf_counter()
+        schedule, step = self.schedule, self._done
+        rate = schedule.rate_of(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        counted = sum(int(sequence.counted[1:].sum()) for sequence in sequences)
+        first = step * schedule.sequences
+        parts = list(self._parts(sequences, first))
+        summed = 0.0
+        for number, (names, ids, where) in enumerate(parts, 1):
+            with self.processes.part(self.model, last=number == len(parts)), self.processes.failing_together():
+                loss = self._loss(names, ids, where)
+                # DDP and FSDP average gradients over the processes, and the loss is a sum over all.
+                self.processes.accelerator.backward(loss * (self.processes.count / max(counted, 1)))
+            summed += loss.item()
+        norm = self._clip()
+        (summed,) = self.processes.total(summed)
+        loss_per_token = summed / max(counted, 1)
+        if not math.isfinite(loss_per_token) or not math.isfinite(norm):
+            self._not_finite(loss_per_token, norm, first)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._done += 1
+        tokens = self._done * schedule.batch_tokens
+        self.measures.trained(
+            schedule.batch_tokens,
+            time.perf_counter() - started,
+            {"step": self._done, "tokens": tokens, "loss": loss_per_token, "learning_rate": rate, "gradient_norm": norm},
+            schedule.steps * schedule.batch_tokens - tokens,
+        )
+
+    def _parts(
+        self, sequences: list[Sequence], first: int
+    ) -> Iterator[tuple[list[str], torch.Tensor, torch.Tensor]]:
+        """This process's share of a step, as many sequences at once as go through the model together."""
+        mine = [
+            (f"sequence-{first + index}", sequence)
+            for index, sequence in enumerate(sequences)
+            if index % self.processes.count == self.processes.rank
+        ]
+        for start in range(0, len(mine), self.schedule.together):
+            names, those = zip(*mine[start : start + self.schedule.together], strict=True)
+            ids = torch.stack([sequence.ids for sequence in those])
+            counted = torch.stack([sequence.counted for sequence in those])
+            yield list(names), ids.to(self.processes.device), counted.to(self.processes.device)
+
+    def _loss(self, names: list[str], ids: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+        predictions = self.teacher.predict(names, ids, counted) if self.teacher else None
+        return self.model(ids, counted, predictions, self.processes.dtype)
+
+    def _clip(self) -> float:
+        gradients = [parameter.grad for parameter in self._parameters.values() if parameter.grad is not None]
+        total = nn.utils.get_total_norm(gradients)
+        norm = float(total.full_tensor() if hasattr(total, "full_tensor") else total)
+        if norm > CLIP and math.isfinite(norm):
+            torch._foreach_mul_(gradients, CLIP / norm)
+        return norm
+
+    def _not_finite(self, loss: float, norm: float, first: int) -> None:
+        what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
+        last = first + self.schedule.sequences - 1
+        raise NotFiniteError(
+            f"{what} in step {self._done + 1} of {self.schedule.steps}, on the sequences {first} to {last}",
+            fix=f"Give a lower --learning-rate than {self.schedule.rate:g}.",
+            best=self._best,
+        )
+
+    def _after_step(self) -> None:
+        schedule, done = self.schedule, self._done
+        if schedule.is_evaluated(done):
+            loss = self._measure(done)
+            if loss < self._lowest:
+                self._lowest, self._best, self._worse = loss, done, 0
+                self._keep_best()
+            else:
+                self._worse += 1
+        every = self.options.eval_every
+        if every and self.evaluate and (done * schedule.batch_tokens) // every > ((done - 1) * schedule.batch_tokens) // every:
+            self._evaluate()
+        if self.snapshots:
+            (due,) = self.processes.total(float(self.processes.is_main and self.snapshots.is_due()))
+            if due and done < schedule.steps:
+                self.snapshots.write(STEP, done, self._state(), self._figures())
+                self._best_of_snapshot = self._best
+
+    def _evaluate(self) -> None:
+        assert self.evaluate
+        self.student.eval()
+        figures = self.evaluate(self.student)
+        self.student.train()
+        self.measures.add({"step": self._done, "tokens": self._done * self.schedule.batch_tokens, **figures})
+
+    @torch.no_grad()
+    def _measure(self, done: int) -> float:
+        """The mean loss on held-out text, in nats a token."""
+        rank, count = self.processes.rank, self.processes.count
+        summed, together = 0.0, self.schedule.together
+        mine = list(range(rank, len(self._held_out), count))
+        # Every process calls the model as often, because sharded weights are gathered by all.
+        calls = -(-(-(-len(self._held_out) // count)) // together)
+        with working(HELD_OUT_STEP), self.processes.failing_together():
+            for call in range(calls):
+                those = mine[call * together : (call + 1) * together]
+                ids = self._held_out[those or [0]].to(self.processes.device)
+                counted = torch.ones_like(ids, dtype=torch.bool)
+                loss = self._loss([f"held-out-{index}" for index in those or [0]], ids, counted)
+                summed += loss.item() if those else 0.0
+        (summed,) = self.processes.total(summed)
+        mean = summed / (self._held_out.shape[0] * (self.schedule.length - 1))
+        if not math.isfinite(mean):
+            raise NotFiniteError(
+                f"the loss on held-out text is {mean} after step {done}",
+                fix="Give a lower --learning-rate." if done else "The model or its teacher is damaged: eval says which.",
+                best=self._best,
+            )
+        self.measures.add({"step": done, "tokens": done * self.schedule.batch_tokens, "held_out_loss": mean})
+        logger.info(f"step {done} of {self.schedule.steps}: loss on held-out text {mean:.4f}")
+        return mean
+
+    def _keep_best(self) -> None:
+        if self.snapshots:
+            # The latest snapshot, from which a killed run goes on, may have another best step.
+            self.snapshots.write(BEST, self._best, self._weights(), {}, keep=self._best_of_snapshot)
+        else:
+            self._kept = {name: tensor.detach().clone() for name, tensor in self._weights().items()}
+
+    def _restore_best(self) -> None:
+        """The student gets the weights of the best step."""
+        if self._best == self._done:
+            return
+        with torch.no_grad():
+            if not self.snapshots:
+                for name, tensor in self._kept.items():
+                    self._parameters[name].copy_(tensor)
+            else:
+                self.snapshots.read(BEST, self._best, self._weights())
+        if not self._best:
+            logger.warning("Training did not lower the loss on held-out text at any step.")
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {f"weight.{name}": parameter.detach() for name, parameter in self._parameters.items()}
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        """Weights and the optimizer's state; one that has none yet gets zeros."""
+        state = self._weights()
+        for name, parameter in self._parameters.items():
+            of_parameter = self.optimizer.state[parameter]
+            if not of_parameter:
+                of_parameter["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                of_parameter["exp_avg"] = torch.zeros_like(parameter)
+                of_parameter["exp_avg_sq"] = torch.zeros_like(parameter)
+            state |= {f"{key}.{name}": value for key, value in of_parameter.items()}
+        return state
+
+    def _figures(self) -> dict[str, torch.Tensor]:
+        numbers = [self._done, self._best, self._worse, self._before, self._lowest]
+        text = json.dumps(self.measures.rows).encode()
+        return {
+            "numbers": torch.tensor(numbers, dtype=torch.float64),
+            "rows": torch.frombuffer(bytearray(text), dtype=torch.int8),
+        }
+
+    def _resume(self) -> None:
+        """Goes on from the latest snapshot, if there is one."""
+        if self.snapshots is None:
+            return
+        step = self.snapshots.latest(STEP)
+        if step is None:
+            return
+        figures = self.snapshots.read(STEP, step, self._state())
+        done, kept, worse, self._before, self._lowest = figures["numbers"].tolist()
+        self._done, self._best, self._worse = int(done), int(kept), int(worse)
+        self.measures.rows = json.loads(bytes(figures["rows"].numpy().tobytes()))
+        logger.info(f"going on after step {self._done} of {self.schedule.steps}")
+        self._best_of_snapshot = self._best
+
+
+def train(
+    student: Student,
+    text: TrainingText,
+    options: TrainOptions,
+    *,
+    teacher: Teacher | None,
+    processes: Processes,
+    measures: Measures,
+    snapshots: Snapshots | None = None,
+    evaluate: Evaluate | None = None,
+) -> Trained:
+    """Trains a model, and leaves it with the weights of the step that predicts held-out text best.
+
+    The arguments are those of `Training`.
+
+    Raises:
+        NotFiniteError: The loss became NaN or infinite.
+        UsageError: A step is less than a sequence for each process.
+        EdgeTransactError: The text can't be read any more, the disk is full, or another process has failed.
+    """
+    return Training(
+        student,
+        text,
+        options,
+        teacher=teacher,
+        processes=processes,
+        measures=measures,
+        snapshots=snapshots,
+        evaluate=evaluate,
+    ).run()
