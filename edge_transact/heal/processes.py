@@ -153,4 +153,3 @@ def _word_of(note: Path, rank: int) -> str:
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield
-

@@ -164,9 +164,7 @@ def heal(
             student.merge()
             what = record | ({"loss": trained.held_out, "loss_before": trained.held_out_before} if trained else {})
             provenance = _provenance(source, model) | {HEALED: [*_healed_before(source), what]}
-            return write_checkpoint(
-                source, source.plan, tensors_of(student, source), provenance, path, force=force
-            )
+            return write_checkpoint(source, source.plan, tensors_of(student, source), provenance, path, force=force)
 
         try:
             trained = train(
@@ -185,9 +183,7 @@ def heal(
             raise SystemExit(0)
         with working(WRITE_STEP):
             checkpoint = written(trained, output)
-        result = HealResult(
-            checkpoint, source, options, trained, record, measures, time.perf_counter() - started
-        )
+        result = HealResult(checkpoint, source, options, trained, record, measures, time.perf_counter() - started)
         if finish:
             finish(result)
     return result
@@ -201,9 +197,7 @@ def _float32() -> Any:
 
 def text_of(source: Checkpoint, options: HealOptions) -> TrainingText:
     """The training text of these options."""
-    return TrainingText(
-        source, options.texts, length=length_of(source.config, options.train_window), seed=options.seed
-    )
+    return TrainingText(source, options.texts, length=length_of(source.config, options.train_window), seed=options.seed)
 
 
 def teacher_of(source: Checkpoint, options: HealOptions) -> tuple[Checkpoint | None, str | None]:

@@ -115,4 +115,3 @@ def tensors_of(student: Student, checkpoint: Checkpoint) -> Iterator[tuple[str, 
     for name in tensor_shapes(checkpoint.plan):
         stored = checkpoint.tensor(name)
         yield name, stored if name.endswith(ROPE_PAIRS) else state[name].to(stored.dtype)
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 
 import torch
@@ -46,6 +47,8 @@ def sample(
         int64 ``[rows, length]``.
     """
     device = next(model.parameters()).device
+    # Its name before transformers 5.16 is `past_key_values`; `past_key_values` of outputs has kept its name.
+    cache = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     rows = torch.empty(len(prompts), length, dtype=torch.int64)
     rows[:, : prompts.shape[1]] = prompts
     forced: list[list[int]] = [[] for _ in prompts]
@@ -65,7 +68,6 @@ def sample(
         rows[:, position] = column
         advance(len(prompts))
         if position + 1 < length:
-            output = model(
-                column[:, None].to(device), past_key_values=output.past_key_values, use_cache=True, logits_to_keep=1
-            )
+            before = {cache: output.past_key_values}
+            output = model(column[:, None].to(device), use_cache=True, logits_to_keep=1, **before)
     return rows
