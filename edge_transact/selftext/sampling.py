@@ -46,14 +46,17 @@ def sample(
     Returns:
         int64 ``[rows, length]``.
     """
+    from transformers import DynamicCache
+
     device = next(model.parameters()).device
-    # Its name before transformers 5.16 is `past_key_values`; `past_key_values` of outputs has kept its name.
-    cache = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    # `past_key_values` is the argument's name before transformers 5.16.
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    arguments = {name: DynamicCache(config=model.config), "use_cache": True, "logits_to_keep": 1}
     rows = torch.empty(len(prompts), length, dtype=torch.int64)
     rows[:, : prompts.shape[1]] = prompts
     forced: list[list[int]] = [[] for _ in prompts]
     roles = [0] * len(prompts)
-    output = model(prompts.to(device), use_cache=True, logits_to_keep=1)
+    output = model(prompts.to(device), **arguments)
     for position in range(prompts.shape[1], length):
         likely, tokens = output.logits[:, -1].float().topk(min(TOP, output.logits.shape[-1]))
         drawn = torch.multinomial(likely.softmax(dim=-1).cpu(), 1, generator=generator)
@@ -68,6 +71,5 @@ def sample(
         rows[:, position] = column
         advance(len(prompts))
         if position + 1 < length:
-            before = {cache: output.past_key_values}
-            output = model(column[:, None].to(device), use_cache=True, logits_to_keep=1, **before)
+            output = model(column[:, None].to(device), **arguments)
     return rows

@@ -48,7 +48,7 @@ def test_pieces_hold_every_row_once(tmp_path, monkeypatch):
 def test_what_goes_wrong_midway_is_named(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text('{"text": "first"}\n{"other": 3}\n')
-    with pytest.raises(EdgeTransactError, match="a.jsonl, line 2 has no column 'text'"):
+    with pytest.raises(EdgeTransactError, match=r"a\.jsonl, line 2 has no column 'text'"):
         rows_of(file)
     file.write_text('{"text": "first"}\n{"messages": "hello"}\n')
     with pytest.raises(EdgeTransactError, match="line 2: messages are not a list of objects"):
@@ -57,10 +57,10 @@ def test_what_goes_wrong_midway_is_named(tmp_path):
     found = pieces.pieces_of(str(tmp_path / "b.txt"), "calibration")
     assert "".join(found.pieces[0].rows())
     (tmp_path / "b.txt").write_text("shorter")
-    with pytest.raises(EdgeTransactError, match=r"b.txt has changed while it was read: 7 bytes, 17000 before"):
+    with pytest.raises(EdgeTransactError, match=r"b\.txt has changed while it was read: 7 bytes, 17000 before"):
         list(found.pieces[1].rows())
     (tmp_path / "b.txt").unlink()
-    with pytest.raises(EdgeTransactError, match="b.txt can't be read"):
+    with pytest.raises(EdgeTransactError, match=r"b\.txt can't be read"):
         list(found.pieces[1].rows())
     file.write_text("")
     with pytest.raises(EdgeTransactError, match="holds no text"):
