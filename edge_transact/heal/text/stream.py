@@ -127,6 +127,14 @@ def _turns(weights: Several[float]) -> Iterator[int]:
         yield index
 
 
+def _cut(checkpoint: Checkpoint, text: str) -> tuple[Several[_Rows], str, int]:
+    """The pieces of a TEXT, what identifies its content, and its bytes; of ``self``, 0."""
+    if text == SELF:
+        return *self_pieces(checkpoint), 0
+    found = pieces_of(text, "calibration")
+    return found.pieces, found.digest, found.nbytes
+
+
 class _Stream:
     """The sequences of one text.
 
@@ -137,19 +145,14 @@ class _Stream:
 
     def __init__(self, checkpoint: Checkpoint, share: Share, encoder: Encoder, length: int, seed: str) -> None:
         self._text, self._encoder, self._length, self._seed = share.text, encoder, length, seed
-        pieces: Several[_Rows]
-        if share.text == SELF:
-            pieces, self.digest, self.nbytes = *self_pieces(checkpoint), 0
-        else:
-            found = pieces_of(share.text, "calibration")
-            pieces, self.digest, self.nbytes = found.pieces, found.digest, found.nbytes
-        self._trained_on: Several[_Rows] = []
-        self._held_out: Several[_Rows] = []
+        pieces, self.digest, self.nbytes = _cut(checkpoint, share.text)
+        self._trained_on: list[_Rows] = []
+        self._held_out: list[_Rows] = []
         self._few: tuple[list[Sequence], list[Sequence]] | None = None
         if len(pieces) > 1:
             every = min(HELD_OUT_EVERY, len(pieces))
             self._trained_on = [piece for number, piece in enumerate(pieces) if number % every != every // 2]
-            self._held_out = pieces[every // 2 :: every]
+            self._held_out = list(pieces[every // 2 :: every])
         if not self._held_out or not self._has(self._trained_on) or not self._has(self._held_out):
             self._few = self._few_sequences(pieces)
 
@@ -165,7 +168,7 @@ class _Stream:
             raise EdgeTransactError(
                 f"{self._text} has {tokens} tokens: too few for a sequence of {self._length} to train on and one to "
                 "hold out",
-                fix="Give a longer text, or shorter sequences.",
+                fix="Give a longer text, or a smaller --train-window.",
             )
         return few[:-1], few[-1:]
 
@@ -177,9 +180,11 @@ class _Stream:
         """The sequences to train on, endlessly, after the first `skip` ones."""
         for epoch in itertools.count():
             draw = random.Random(f"{self._seed}, epoch {epoch}")
-            order = list(self._few[0] if self._few else self._trained_on)
-            draw.shuffle(order)
-            found = iter(order) if self._few else self._shuffled(order, draw)
+            found: Iterable[Sequence]
+            if self._few:
+                found = draw.sample(self._few[0], len(self._few[0]))
+            else:
+                found = self._shuffled(draw.sample(self._trained_on, len(self._trained_on)), draw)
             for sequence in found:
                 if skip:
                     skip -= 1
