@@ -33,7 +33,7 @@ class TrainOptions(Options):
 
     train: Annotated[
         str | Annotated[list[str], Field(min_length=1)],
-        Option("Text to train on. Repeat it to mix texts; TEXT=2 takes twice as much of one.", TEXT, metavar="TEXT"),
+        Option("Text to train on. Repeat it to take the same share of each text.", TEXT, metavar="TEXT"),
     ] = "demo:sotu"
     train_tokens: Annotated[Count, Option("Number of tokens to train on.", TEXT)] = 131072
     train_window: Annotated[
@@ -69,9 +69,7 @@ class TrainOptions(Options):
     ] = 1024
     teacher_top: Annotated[
         Count | None,
-        Option(
-            "Keep this many of the teacher's predictions of each token on disk, for later runs.", MEMORY, example=64
-        ),
+        Option("Keep this many of the teacher's predictions of each token on disk, for later runs.", MEMORY, example=64),
     ] = None
 
     @property

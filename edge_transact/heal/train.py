@@ -158,7 +158,7 @@ class Schedule:
 
     def is_evaluated(self, done: int) -> bool:
         """Whether held-out text is measured after so many steps."""
-        return done == self.steps or done % max(1, self.steps // EVALUATIONS) == 0
+        return done == self.steps or done % -(-self.steps // EVALUATIONS) == 0
 
     def held_out(self, text: TrainingText) -> torch.Tensor:
         """The held-out sequences that are measured, evenly spaced: int64 ``[n, length]``."""
@@ -222,12 +222,16 @@ class Training:
             self._keep_best()
         schedule, stopped = self.schedule, self._is_worse()
         sequences = self.text.sequences(self._done * schedule.sequences)
-        with bar(TRAIN_STEP, schedule.steps, self._done) as advance:
-            while self._done < schedule.steps and not stopped:
-                self._step([next(sequences) for _ in range(schedule.sequences)])
-                advance(1)
-                self._after_step()
-                stopped = self._is_worse()
+        try:
+            with bar(TRAIN_STEP, schedule.steps, self._done) as advance:
+                while self._done < schedule.steps and not stopped:
+                    self._step([next(sequences) for _ in range(schedule.sequences)])
+                    advance(1)
+                    self._after_step()
+                    stopped = self._is_worse()
+        except NotFiniteError:
+            self._restore_best(though_failed=True)
+            raise
         self._restore_best()
         losses = [row["loss"] for row in self.measures.rows if "loss" in row]
         last = losses[-max(1, len(losses) // 10) :]
@@ -272,17 +276,13 @@ class Training:
         self.measures.trained(
             schedule.batch_tokens,
             time.perf_counter() - started,
-            {
-                "step": self._done,
-                "tokens": tokens,
-                "loss": loss_per_token,
-                "learning_rate": rate,
-                "gradient_norm": norm,
-            },
+            {"step": self._done, "tokens": tokens, "loss": loss_per_token, "learning_rate": rate, "gradient_norm": norm},
             schedule.steps * schedule.batch_tokens - tokens,
         )
 
-    def _parts(self, sequences: list[Sequence], first: int) -> Iterator[tuple[list[str], torch.Tensor, torch.Tensor]]:
+    def _parts(
+        self, sequences: list[Sequence], first: int
+    ) -> Iterator[tuple[list[str], torch.Tensor, torch.Tensor]]:
         """This process's share of a step, as many sequences at once as go through the model together."""
         mine = [
             (f"sequence-{first + index}", sequence)
@@ -326,11 +326,7 @@ class Training:
             else:
                 self._worse += 1
         every = self.options.eval_every
-        if (
-            every
-            and self.evaluate
-            and (done * schedule.batch_tokens) // every > ((done - 1) * schedule.batch_tokens) // every
-        ):
+        if every and self.evaluate and (done * schedule.batch_tokens) // every > ((done - 1) * schedule.batch_tokens) // every:
             self._evaluate()
         if self.snapshots:
             (due,) = self.processes.total(float(self.processes.is_main and self.snapshots.is_due()))
@@ -365,9 +361,7 @@ class Training:
         if not math.isfinite(mean):
             raise NotFiniteError(
                 f"the loss on held-out text is {mean} after step {done}",
-                fix="Give a lower --learning-rate."
-                if done
-                else "The model or its teacher is damaged: eval says which.",
+                fix="Give a lower --learning-rate." if done else "The model or its teacher is damaged: eval says which.",
                 best=self._best,
             )
         self.measures.add({"step": done, "tokens": done * self.schedule.batch_tokens, "held_out_loss": mean})
@@ -381,9 +375,9 @@ class Training:
         else:
             self._kept = {name: tensor.detach().clone() for name, tensor in self._weights().items()}
 
-    def _restore_best(self) -> None:
+    def _restore_best(self, *, though_failed: bool = False) -> None:
         """The student gets the weights of the best step."""
-        if self._best == self._done:
+        if self._best == self._done and not though_failed:
             return
         with torch.no_grad():
             if not self.snapshots:
