@@ -7,7 +7,7 @@ model invents the question, too. The other pieces are documents, which begin aft
 from __future__ import annotations
 
 import json
-import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -27,8 +27,6 @@ from edge_transact.runtime.chat_template import render_chat
 from edge_transact.runtime.text import TextCodec
 from edge_transact.selftext.sampling import Turns, sample
 from edge_transact.system.cpu import has_fast_bf16
-
-logger = logging.getLogger(__name__)
 
 SELF = "self"
 """The TEXT's name. A file of that name is ``./self``."""
@@ -56,7 +54,7 @@ class Written:
     """A row that a model wrote.
 
     Attributes:
-        ids: int32 ``[LENGTH]``.
+        ids: int32 ``[row length]``, as `_shape` says.
     """
 
     ids: np.ndarray
@@ -76,7 +74,7 @@ class SelfPiece:
 
     def rows(self) -> Iterator[Written]:
         """The rows, from the cache if they have been written before."""
-        ingredients = writer_identity(self.writer) | {"piece": self.number, "seed": SEED, "shape": [ROWS, LENGTH]}
+        ingredients = writer_identity(self.writer) | {"piece": self.number, "seed": SEED, "shape": _shape(self.writer)}
 
         def make(directory: Path) -> None:
             np.save(directory / _FILE, write(self.writer, self.number))
@@ -99,7 +97,7 @@ def self_pieces(checkpoint: Checkpoint) -> tuple[list[SelfPiece], str]:
 def self_tokens(checkpoint: Checkpoint, tokens: int) -> torch.Tensor:
     """At least `tokens` tokens of ``self``, int64, row after row."""
     writer = pruned_from(checkpoint) or checkpoint
-    pieces = -(-tokens // (ROWS * LENGTH))
+    pieces = -(-tokens // math.prod(_shape(writer)))
     rows = [row.ids for number in range(pieces) for row in SelfPiece(writer, number).rows()]
     return torch.from_numpy(np.concatenate(rows)).long()
 
@@ -122,7 +120,7 @@ def _dtype(writer: Checkpoint) -> torch.dtype:
 
 
 def write(writer: Checkpoint, number: int) -> np.ndarray:
-    """A piece of text: int32 ``[ROWS, LENGTH]``."""
+    """A piece of text: int32 ``[rows, row length]``, as `_shape` says."""
     from transformers import AutoModelForCausalLM
 
     codec = TextCodec(writer.path)
@@ -130,9 +128,15 @@ def write(writer: Checkpoint, number: int) -> np.ndarray:
     generator = torch.Generator().manual_seed(SEED * 1_000_003 + number)
     chat = chat_frame(codec) if number % 2 == 0 else None
     prompt, turns = chat or (document_start(codec), None)
-    prompts = torch.tensor([prompt]).expand(ROWS, -1)
-    with bar(STEP, ROWS * (LENGTH - len(prompt))) as advance:
-        return sample(model, prompts, LENGTH, generator, turns, advance).numpy().astype(np.int32)
+    rows, length = _shape(writer)
+    prompts = torch.tensor([prompt]).expand(rows, -1)
+    with bar(STEP, rows * (length - len(prompt))) as advance:
+        return sample(model, prompts, length, generator, turns, advance).numpy().astype(np.int32)
+
+
+def _shape(writer: Checkpoint) -> tuple[int, int]:
+    """Rows of a piece, and tokens of a row: `LENGTH`, or the model's context if that is shorter."""
+    return ROWS, min(LENGTH, writer.config.get("max_position_embeddings") or LENGTH)
 
 
 def end_of_document(codec: TextCodec) -> int | None:
