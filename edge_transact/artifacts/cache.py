@@ -39,6 +39,7 @@ KINDS = {
     "converted": "GGUF files and demo models as checkpoints",
     "texts": "text that models wrote",
     "pruned": "pruned checkpoints",
+    "healed": "checkpoints that were trained after pruning",
     PREDICTIONS: "what teachers predict, for training",
     "rounded": "weights rounded to 4 bits with calibration text",
     "weights": "quantized parameter shards",

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers import PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 
 class _Norm(torch.autograd.Function):
     """RMSNorm that keeps its input and one number a token."""
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype
-    ) -> torch.Tensor:
+    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype) -> torch.Tensor:
         wide = hidden.float()
         scale = torch.rsqrt(wide.square().mean(-1, keepdim=True).add_(eps))
         ctx.save_for_backward(hidden, weight, scale)
@@ -30,7 +30,9 @@ class _Norm(torch.autograd.Function):
         hidden, weight, scale = ctx.saved_tensors
         normed = hidden.float() * scale
         by_output = gradient.float()
-        by_weight = (by_output * normed).flatten(end_dim=-2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        by_weight = (
+            (by_output * normed).flatten(end_dim=-2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        )
         by_normed = by_output * weight
         mean = (by_normed * normed).mean(-1, keepdim=True)
         by_hidden = by_normed.sub_(normed.mul_(mean)).mul_(scale)
@@ -56,9 +58,9 @@ class _Gate(torch.autograd.Function):
 class LeanNorm(nn.Module):
     """A `LlamaRMSNorm` with the same weight."""
 
-    def __init__(self, norm: nn.Module) -> None:
+    def __init__(self, norm: LlamaRMSNorm) -> None:
         super().__init__()
-        self.weight = norm.weight
+        self.weight: nn.Parameter = norm.weight
         self.eps: float = norm.variance_epsilon
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -71,19 +73,22 @@ class LeanNorm(nn.Module):
 class LeanMlp(nn.Module):
     """A `LlamaMLP` with the same projections."""
 
-    def __init__(self, mlp: nn.Module) -> None:
+    def __init__(self, mlp: LlamaMLP) -> None:
         super().__init__()
-        self.gate_proj, self.up_proj, self.down_proj = mlp.gate_proj, mlp.up_proj, mlp.down_proj
+        self.gate_proj: nn.Module = mlp.gate_proj
+        self.up_proj: nn.Module = mlp.up_proj
+        self.down_proj: nn.Module = mlp.down_proj
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """The MLP of ``[..., hidden_size]``."""
         return self.down_proj(_Gate.apply(self.gate_proj(hidden), self.up_proj(hidden)))
 
 
-def make_lean(model: nn.Module) -> None:
+def make_lean(model: PreTrainedModel) -> None:
     """Replaces norms and MLPs of a `LlamaForCausalLM`, or ours; parameters and their names stay."""
-    model.model.norm = LeanNorm(model.model.norm)
-    for layer in model.model.layers:
+    inner: Any = model.model
+    inner.norm = LeanNorm(inner.norm)
+    for layer in inner.layers:
         layer.input_layernorm = LeanNorm(layer.input_layernorm)
         layer.post_attention_layernorm = LeanNorm(layer.post_attention_layernorm)
         layer.mlp = LeanMlp(layer.mlp)

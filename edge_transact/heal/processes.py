@@ -161,4 +161,3 @@ def _word_of(note: Path, rank: int) -> str:
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield
-

@@ -120,4 +120,3 @@ def tensors_of(student: Student, checkpoint: Checkpoint) -> Iterator[tuple[str, 
             tensor = state[name]
             whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
             yield name, whole.cpu().to(stored.dtype)
-

@@ -130,7 +130,9 @@ def test_nan_stops_and_keeps_the_best_step(
         step(training, sequences)
 
     monkeypatch.setattr(train.Training, "_step", damaged)
-    with pytest.raises(EdgeTransactError, match="the loss is nan in step 6 of 12, on the sequences 20 to 23") as failure:
+    with pytest.raises(
+        EdgeTransactError, match="the loss is nan in step 6 of 12, on the sequences 20 to 23"
+    ) as failure:
         heal(str(pruned_model), tmp_path / "out", options)
     assert f"is in {tmp_path / 'out-step-4'}" in failure.value.fix and not (tmp_path / "out").exists()
     for tensor in load_file(tmp_path / "out-step-4" / "model.safetensors").values():
@@ -148,7 +150,7 @@ def test_it_stops_when_held_out_text_gets_worse(
 
 def test_refusals(pruned_model: Path, random_model: Path, tmp_path: Path, options: HealOptions, monkeypatch) -> None:
     other = save_llama(tmp_path / "other", vocab_size=512)
-    with pytest.raises(EdgeTransactError, match="has a vocabulary of 512 tokens, .* one of 1024"):
+    with pytest.raises(EdgeTransactError, match=r"has a vocabulary of 512 tokens, .* one of 1024"):
         heal(str(pruned_model), tmp_path / "out", changed(options, teacher=str(other)))
     with pytest.raises(UsageError, match="names no model on this machine"):
         heal(str(random_model), tmp_path / "out", options)
