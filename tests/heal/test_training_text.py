@@ -102,7 +102,7 @@ def test_short_texts(chatting, tmp_path):
     (tmp_path / "line.txt").write_text("once upon a time " * 40)
     text = TrainingText(chatting, [str(tmp_path / "line.txt")], length=64, seed=0)
     assert len(text.held_out) == 1 and text.held_out[0].tolist() not in first(text, 20)
-    for content, message in (("once upon a time", "too few for a sequence of 64"), (" \n", "holds no text|too few")):
+    for content, message in (("once upon a time", "too few for a sequence of 64"), (" \n", "holds no text")):
         (tmp_path / "line.txt").write_text(content)
         with pytest.raises(EdgeTransactError, match=message):
             TrainingText(chatting, [str(tmp_path / "line.txt")], length=64, seed=0)

@@ -165,6 +165,8 @@ class _Stream:
         few = list(itertools.islice(self._packed(pieces), 1 + BUFFER_TOKENS // self._length))
         if len(few) < 2:
             tokens = sum(len(encoded.ids) for encoded in self._encoded(pieces))
+            if not tokens:
+                raise EdgeTransactError(f"{self._text} holds no text", fix="Name a text that isn't empty.")
             raise EdgeTransactError(
                 f"{self._text} has {tokens} tokens: too few for a sequence of {self._length} to train on and one to "
                 "hold out",
