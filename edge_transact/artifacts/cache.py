@@ -37,6 +37,7 @@ UNFINISHED, PREDICTIONS = "unfinished", "predictions"
 
 KINDS = {
     "converted": "GGUF files and demo models as checkpoints",
+    "texts": "text that models wrote",
     "pruned": "pruned checkpoints",
     "healed": "checkpoints that were trained after pruning",
     PREDICTIONS: "what teachers predict, for training",

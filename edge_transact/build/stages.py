@@ -37,6 +37,7 @@ from edge_transact.rounding.calibrated import round_model
 from edge_transact.rounding.kept import keeping, kept_matrices
 from edge_transact.rounding.search import searching
 from edge_transact.rounding.store import Rounded, keep_rounded
+from edge_transact.selftext.texts import SELF
 from edge_transact.weights import w4
 from edge_transact.weights.convert import ParameterSources, RoundingOf, convert, is_packed
 
@@ -229,8 +230,12 @@ def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Roundi
 
 
 def _text_digests(choices: PruneChoices) -> list[str]:
-    # The text is part of the key, so it is read even if the cache has what follows from it.
-    return [text_digest("\0".join(read_documents(text, "calibration"))) for text in texts_of(choices.calibration)]
+    # The text is part of the key, so it is read even if the cache has what follows from it. The model is part of it,
+    # too, and with it what it writes itself.
+    return [
+        SELF if text == SELF else text_digest("\0".join(read_documents(text, "calibration")))
+        for text in texts_of(choices.calibration)
+    ]
 
 
 def place_library(

@@ -33,7 +33,7 @@ class TrainOptions(Options):
 
     train: Annotated[
         str | Annotated[list[str], Field(min_length=1)],
-        Option("Text to train on. Repeat it to take the same share of each text.", TEXT, metavar="TEXT"),
+        Option("Text to train on. Repeat it to mix texts; TEXT=2 takes twice as much of one.", TEXT, metavar="TEXT"),
     ] = "demo:sotu"
     train_tokens: Annotated[Count, Option("Number of tokens to train on.", TEXT)] = 131072
     train_window: Annotated[

@@ -14,6 +14,7 @@ from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING
 from edge_transact.evaluate.forecast import loaded_bytes, perplexity_steps
+from edge_transact.inputs.shares import shares_of
 from edge_transact.progress import Forecast, Step
 from edge_transact.prune.allocate.budget import limits_of
 from edge_transact.prune.calibrate.layerwise import BATCH_TOKENS, LOGITS_TOKENS, computation_dtype
@@ -23,6 +24,7 @@ from edge_transact.prune.methods import find_method
 from edge_transact.prune.options import PruneOptions
 from edge_transact.prune.run import TEXT_STEP, WRITE_STEP, resolved
 from edge_transact.prune.score import passes, sensitivity
+from edge_transact.selftext.texts import SELF
 from edge_transact.system.computation import compute_device
 from edge_transact.system.memory import PACKAGES_BYTES
 from edge_transact.system.speed import matmul_flops, slowness
@@ -77,7 +79,7 @@ class _Work:
     def steps(self) -> Iterator[Step]:
         """The steps in order, by the descriptions of their bars."""
         options = self._options
-        yield Step(TEXT_STEP, 8 * slowness())
+        yield Step(TEXT_STEP, 8 * slowness() + 3 * self._forward(self._written()) / self._rate)
         for shot in range(1, options.shots + 1):
             yield from self._score(passes.description(shot, options.shots))
             if shot == 1 and self._wants_losses:
@@ -85,6 +87,12 @@ class _Work:
         if options.compensate:
             yield from self._compensate()
         yield Step(WRITE_STEP, slowness() * (0.2 + 2 * costs.parameters(self._plan) / 1e9))
+
+    def _written(self) -> int:
+        """Calibration tokens that the model writes itself."""
+        shares = shares_of(self._options.calibration)
+        written = sum(share.weight for share in shares if share.text == SELF)
+        return round(self.tokens * written / sum(share.weight for share in shares))
 
     def _score(self, description: str) -> Iterator[Step]:
         tokens = min(self.tokens, passes.GRADIENT_TOKENS)

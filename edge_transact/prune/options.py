@@ -89,7 +89,7 @@ class PruneChoices(Budget):
         bucket: MLP widths computed from limits are multiples of it.
         runtime: The runtime, one of `RUNTIMES`, that decides on `units` and `bucket` where these aren't given.
         shots: The number of steps in which the widths shrink; each scores the model that the one before left.
-        calibration: One TEXT or several.
+        calibration: One TEXT or several, each with ``=WEIGHT`` or without.
         calibration_tokens: Tokens drawn from them.
         calibration_window: Tokens of a window; `None` for 512, or the model's context if that is shorter.
         packing: How windows are cut.
@@ -136,7 +136,11 @@ class PruneChoices(Budget):
     shots: Annotated[Count, Option("Number of pruning steps; each scores the model again.", HOW)] = 1
     calibration: Annotated[
         str | Annotated[list[str], Field(min_length=1)],
-        Option("Text to measure activations on. Repeat it to take the same share of each text.", TEXT, metavar="TEXT"),
+        Option(
+            "Text to measure activations on. Repeat it to mix texts; TEXT=2 takes twice as much of one.",
+            TEXT,
+            metavar="TEXT",
+        ),
     ] = "demo:sotu"
     calibration_tokens: Annotated[Count, Option("Number of calibration tokens.", TEXT)] = 16384
     calibration_window: Annotated[

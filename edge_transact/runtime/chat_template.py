@@ -20,13 +20,16 @@ Message = dict[str, str]
 """``{"role": "system" | "user" | "assistant", "content": text}``."""
 
 
-def render_chat(template: str, messages: Sequence[Message], special_tokens: Mapping[str, str]) -> str:
+def render_chat(
+    template: str, messages: Sequence[Message], special_tokens: Mapping[str, str], *, answers_next: bool = True
+) -> str:
     """The prompt up to the beginning of the assistant's next answer.
 
     Args:
         template: The chat template.
         messages: The conversation.
         special_tokens: The tokenizer's, by name: ``bos_token``, ``eos_token``, ...
+        answers_next: Whether the assistant's answer begins at the end. If not, the text ends with the last message.
 
     Raises:
         EdgeTransactError: The template refuses the conversation, or isn't a valid one.
@@ -35,7 +38,7 @@ def render_chat(template: str, messages: Sequence[Message], special_tokens: Mapp
 
     try:
         return _compiled(template).render(
-            messages=list(messages), tools=None, documents=None, add_generation_prompt=True, **special_tokens
+            messages=list(messages), tools=None, documents=None, add_generation_prompt=answers_next, **special_tokens
         )
     except TemplateError as error:
         raise EdgeTransactError(

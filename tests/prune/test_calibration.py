@@ -18,10 +18,12 @@ from edge_transact.inputs.texts import read_text
 from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.calibrate.windows import read_calibration
+from edge_transact.prune.compensate.compensation import held_out_windows
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.methods import METHODS, find_method
 from edge_transact.prune.score.passes import score_layers
 from tests.support.pruning import prune_command
+from tests.support.tokenizers import CHAT_TEMPLATE
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,34 @@ def test_texts_share_the_windows_evenly(tiny, texts, tokenizer) -> None:
         own, windows = windows[: source.tokens // 128], windows[source.tokens // 128 :]
         assert all(window in of_text(tokenizer, texts[name], 128) for window in own)
     assert not windows
+
+
+def test_weights_share_the_windows(tiny, texts, tokenizer) -> None:
+    """Three to one; each window knows its text, and each layer's damping is chosen on another text."""
+    given = [f"{texts['a.txt']}=3", str(texts["b.txt"])]
+    calibration = read_calibration(tiny, given, tokens=16 * 64, window=64)
+    assert [(source.text, source.tokens) for source in calibration.sources] == [
+        (str(texts["a.txt"]), 12 * 64),
+        (str(texts["b.txt"]), 4 * 64),
+    ]
+    own = of_text(tokenizer, texts["b.txt"], 64)
+    assert [window in own for window in calibration.windows.tolist()] == [False] * 12 + [True] * 4
+    kinds = calibration.kinds
+    assert held_out_windows(kinds, 0).tolist() == held_out_windows(kinds, 2).tolist() == [True] * 12 + [False] * 4
+    assert held_out_windows(kinds, 1).tolist() == [False] * 12 + [True] * 4
+    assert held_out_windows(torch.zeros(16), 1).nonzero().flatten().tolist() == [7, 15]
+
+
+def test_chats_are_written_with_the_models_template(tiny_model, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    chat = [{"role": "user", "content": "who are you"}, {"role": "assistant", "content": "nobody"}]
+    (tmp_path / "chats.jsonl").write_text("\n".join([json.dumps({"messages": chat})] * 30))
+    calibration = read_calibration(
+        Checkpoint.open(tmp_path / "model"), str(tmp_path / "chats.jsonl"), tokens=128, window=128
+    )
+    text = AutoTokenizer.from_pretrained(tiny_model).decode(calibration.windows[0])
+    assert "[user]who are you[end][assistant]nobody[end][user]" in text
 
 
 def test_documents_by_themselves(tiny, texts, tokenizer) -> None:

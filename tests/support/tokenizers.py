@@ -10,6 +10,11 @@ TEXT = (
     "It was the best of times, it was the worst of times; in 1859 don't we'll say: there were 3,504 of them.\n\n " * 4
 )
 
+CHAT_TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 SPLITS: dict[str, dict[str, Any]] = {
     "gpt-2": BYTES,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,14 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jinja2 import TemplateError
 
 from edge_transact.artifacts.digests import files_digest
 from edge_transact.artifacts.dist_files import TOKENIZER_FILES
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
-from edge_transact.inputs.texts import DOCUMENT_SEPARATOR, read_documents
+from edge_transact.inputs.rows import Row, plain
+from edge_transact.inputs.shares import dealt, share_of, shares_of
+from edge_transact.inputs.texts import DOCUMENT_SEPARATOR, read_rows
 from edge_transact.prune.calibrate.suitability import check_text
 from edge_transact.prune.options import PACKINGS, PruneChoices
+from edge_transact.selftext.texts import SELF, self_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,8 +41,8 @@ class Source:
     """One calibration text.
 
     Attributes:
-        text: The TEXT.
-        sha256: The digest of its UTF-8 bytes, documents joined.
+        text: The TEXT, without its weight.
+        sha256: The digest of its UTF-8 bytes, documents joined, with chats as plain text; of ``self``, of the tokens.
         tokens: The number of tokens drawn from it.
     """
 
@@ -62,6 +67,12 @@ class Calibration:
     packing: str
     seed: int
 
+    @property
+    def kinds(self) -> torch.Tensor:
+        """The number of the text that each window comes from, int64 ``[windows]``."""
+        counts = torch.tensor([source.tokens // self.windows.shape[1] for source in self.sources])
+        return torch.arange(len(counts)).repeat_interleave(counts)
+
     def to_dict(self) -> dict[str, Any]:
         """Everything except the windows' tokens, of which it gives the number per window and in total."""
         return {
@@ -74,8 +85,9 @@ class Calibration:
 
 
 def texts_of(calibration: str | Sequence[str]) -> list[str]:
-    """The TEXTs of a calibration as a list."""
-    return [calibration] if isinstance(calibration, str) else list(calibration)
+    """The TEXTs of a calibration as a list, without their weights."""
+    given = [calibration] if isinstance(calibration, str) else calibration
+    return [share_of(text).text for text in given]
 
 
 def calibration_of(checkpoint: Checkpoint, options: PruneChoices) -> Calibration:
@@ -103,9 +115,9 @@ def read_calibration(
 
     Args:
         checkpoint: The model, for its tokenizer, context length and vocabulary.
-        calibration: Any TEXT, or several, which get an equal number of windows. Windows are dealt out one at a time,
-            beginning with the first text: a remainder goes to the first texts, and what a short text can't give goes to
-            the others.
+        calibration: Any TEXT, or several, each with a weight if it ends in ``=WEIGHT``. Windows are dealt out one at a
+            time to the text that is furthest behind its weight, beginning with the first text: a remainder goes to the
+            first texts, and what a short text can't give goes to the others.
         tokens: The number of tokens to draw from all texts together, rounded down to complete windows; if the texts are
             shorter, all of their windows are used.
         window: Tokens in a window; by default `WINDOW`, or the model's context if that is shorter.
@@ -119,7 +131,7 @@ def read_calibration(
         EdgeTransactError: A text is shorter than a window, can't be read, repeats one token, or has ids outside the
             model's vocabulary.
     """
-    texts = texts_of(calibration)
+    texts = shares_of(calibration)
     if packing not in PACKINGS:
         raise UsageError(f"there is no packing {packing!r}", fix=did_you_mean(packing, PACKINGS))
     window = window_of(checkpoint, window)
@@ -128,24 +140,32 @@ def read_calibration(
         raise UsageError(f"--calibration-tokens {tokens} is less than a window of {window}{each}", fix="Give more.")
     files = [path for path in map(checkpoint.path.joinpath, TOKENIZER_FILES) if path.is_file()]
     tokenizer = _tokenizer(checkpoint.path, files_digest(files))
-    documents = [read_documents(text, "calibration") for text in texts]
+    rows = [[] if text.text == SELF else read_rows(text.text, "calibration") for text in texts]
     pools = [
-        _windows(text, tuple(of_text), tokenizer, window, packing)
-        for text, of_text in zip(texts, documents, strict=True)
+        None if text.text == SELF else _windows(text.text, tuple(of_text), tokenizer, window, packing)
+        for text, of_text in zip(texts, rows, strict=True)
     ]
-    shares = _shares([len(pool) for pool in pools], tokens // window)
+    available = [math.inf if pool is None else len(pool) for pool in pools]
+    shares = dealt(available, [text.weight for text in texts], tokens // window)
     if sum(shares) < tokens // window:
         logger.info(
             f"The calibration text has {sum(shares) * window} tokens in windows of {window}, all of which are used."
         )
     draw = random.Random(seed)
     windows, sources = [], []
-    for text, of_text, pool, share in zip(texts, documents, pools, shares, strict=True):
-        chosen = pool[sorted(draw.sample(range(len(pool)), share))]
-        check_text(text, chosen, tokenizer)
+    for text, of_text, pool, share in zip(texts, rows, pools, shares, strict=True):
+        if not share:
+            continue
+        if pool is None:
+            # The model writes no more than is asked for.
+            chosen = self_tokens(checkpoint, share * window)[: share * window].view(share, window)
+            digest = hashlib.sha256(chosen.numpy().tobytes()).hexdigest()
+        else:
+            chosen = pool[sorted(draw.sample(range(len(pool)), share))]
+            digest = hashlib.sha256(DOCUMENT_SEPARATOR.join(map(plain, of_text)).encode()).hexdigest()
+        check_text(text.text, chosen, tokenizer)
         windows.append(chosen)
-        digest = hashlib.sha256(DOCUMENT_SEPARATOR.join(of_text).encode()).hexdigest()
-        sources.append(Source(text, digest, chosen.numel()))
+        sources.append(Source(text.text, digest, chosen.numel()))
     drawn = torch.cat(windows)
     if drawn.max() >= checkpoint.plan.vocab_size:
         raise EdgeTransactError(
@@ -188,13 +208,16 @@ def _tokenizer(path: Path, _digest: str) -> PreTrainedTokenizerBase:
 
 @functools.lru_cache(maxsize=4)
 def _windows(
-    text: str, documents: tuple[str, ...], tokenizer: PreTrainedTokenizerBase, window: int, packing: str
+    text: str, rows: tuple[Row, ...], tokenizer: PreTrainedTokenizerBase, window: int, packing: str
 ) -> torch.Tensor:
     """All windows of a text, int64 ``[windows, window]``.
 
     They are kept: tokenizing takes seconds, and a build that prunes and rounds, or a study, draws from a text again.
     """
-    pieces = [DOCUMENT_SEPARATOR.join(documents)] if packing == "joined" else list(documents)
+    documents = [_document(row, tokenizer) for row in rows]
+    are_chats = tokenizer.chat_template is not None and not any(isinstance(row, str) for row in rows)
+    # Chats follow each other as the template ends and begins them.
+    pieces = [("" if are_chats else DOCUMENT_SEPARATOR).join(documents)] if packing == "joined" else documents
     # `verbose=False`: no warning about texts longer than the model's context, since they are cut into windows.
     tokenized = tokenizer(pieces, verbose=False)["input_ids"]
     whole = [
@@ -209,12 +232,14 @@ def _windows(
     return torch.cat(whole)
 
 
-def _shares(available: Sequence[int], wanted: int) -> list[int]:
-    """The number of windows from each text: dealt out one at a time, in turn, to those that have some left."""
-    shares = [0] * len(available)
-    while wanted and shares != list(available):
-        for index, most in enumerate(available):
-            if wanted and shares[index] < most:
-                shares[index] += 1
-                wanted -= 1
-    return shares
+def _document(row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A row's text; a chat as the model's template writes it, or plainly if the model has none."""
+    if isinstance(row, str) or tokenizer.chat_template is None:
+        return plain(row)
+    try:
+        return str(tokenizer.apply_chat_template(row.messages, tokenize=False))
+    except TemplateError as error:
+        raise EdgeTransactError(
+            f"the model's chat template refuses a conversation of the text: {error}",
+            fix="Its chat_template says which roles it takes, in which order.",
+        ) from error

@@ -1,0 +1,97 @@
+"""Documents and chats as tokens, and which of the tokens count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.errors import EdgeTransactError
+from edge_transact.inputs.rows import Chat, Row, plain
+from edge_transact.runtime.chat_template import render_chat
+from edge_transact.runtime.text import TextCodec
+from edge_transact.selftext.texts import Written, end_of_document
+
+ASSISTANT = "assistant"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A row as tokens.
+
+    Attributes:
+        ids: int32 ``[tokens]``.
+        counted: bool ``[tokens]``: whether the token is one to learn to predict.
+    """
+
+    ids: np.ndarray
+    counted: np.ndarray
+
+
+class Encoder:
+    """Turns rows into tokens with a model's tokenizer and chat template.
+
+    A document ends with the token that ends documents. Of a chat, the answers count and what ends them, not the
+    template, the questions and the system prompt. Without a chat template, a chat is plain text.
+
+    Args:
+        checkpoint: The model.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._codec = TextCodec(checkpoint.path)
+        self._end = end_of_document(self._codec)
+
+    def __call__(self, row: Row | Written) -> Encoded:
+        """Encodes a row.
+
+        Raises:
+            EdgeTransactError: It has tokens outside the model's vocabulary, or the template refuses the chat.
+        """
+        if isinstance(row, Written):
+            return Encoded(row.ids, np.ones(len(row.ids), bool))
+        if isinstance(row, Chat) and self._template:
+            return self._chat(row)
+        ids = self._codec.encode(plain(row))
+        return self._checked([*ids, *([] if self._end is None else [self._end])])
+
+    @cached_property
+    def _template(self) -> str | None:
+        return self._codec.chat_template
+
+    def _chat(self, chat: Chat) -> Encoded:
+        assert self._template is not None
+        special = self._codec.special_tokens
+        text = render_chat(self._template, chat.messages, special, answers_next=False)
+        encoding = self._codec.backend.encode(text, add_special_tokens=False)
+        answers = np.zeros(len(text) + 1, bool)
+        for number, (role, _) in enumerate(chat.turns):
+            if role != ASSISTANT:
+                continue
+            before = render_chat(self._template, chat.messages[:number], special)
+            after = render_chat(self._template, chat.messages[: number + 1], special, answers_next=False)
+            # Templates may treat the last message in another way; what both texts share is certain.
+            start, stop = _shared(before, text), _shared(after, text)
+            answers[start:stop] = True
+        counted = np.array([start < stop and answers[start] for start, stop in encoding.offsets], bool)
+        return self._checked(encoding.ids, counted)
+
+    def _checked(self, ids: list[int], counted: np.ndarray | None = None) -> Encoded:
+        array = np.array(ids, np.int32)
+        if len(array) and array.max() >= self._checkpoint.plan.vocab_size:
+            raise EdgeTransactError(
+                f"the tokenizer makes token {array.max()}, the model's vocabulary has "
+                f"{self._checkpoint.plan.vocab_size}",
+                fix="Use the tokenizer that belongs to the model.",
+            )
+        return Encoded(array, np.ones(len(array), bool) if counted is None else counted)
+
+
+def _shared(first: str, second: str) -> int:
+    """The number of characters with which both texts begin."""
+    if second.startswith(first):
+        return len(first)
+    return next(at for at, pair in enumerate(zip(first, second, strict=False)) if pair[0] != pair[1])

@@ -1,0 +1,222 @@
+"""Texts as an endless stream of sequences.
+
+Each text has its own stream. A text is cut into pieces (`inputs.pieces`), some of which are held out. An epoch reads
+the others in a new order. Their tokens follow each other without padding, so that a document can begin in one sequence
+and end in the next. Sequences leave in a random order out of a buffer of `BUFFER_TOKENS`; nothing else is kept, so
+memory doesn't grow with the text. What is at the end of an epoch and doesn't fill a sequence is left out.
+
+Sequence number n comes from the text that is furthest behind its weight, as in `inputs.shares.dealt`. Everything
+follows from the texts, the length and the seed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Several
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.errors import EdgeTransactError
+from edge_transact.heal.text.encoding import Encoded, Encoder
+from edge_transact.inputs.pieces import pieces_of
+from edge_transact.inputs.rows import Row
+from edge_transact.inputs.shares import Share, dealt, shares_of
+from edge_transact.selftext.texts import SELF, Written, self_pieces
+
+HELD_OUT_EVERY = 32
+"""Of the pieces of a text, one in this many is held out, and at least one."""
+
+MOST_HELD_OUT = 64
+"""Held-out sequences of all texts together; the rest of the held-out pieces is not used at all."""
+
+BUFFER_TOKENS = 1 << 18
+"""Tokens of a text among which sequences are shuffled."""
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Tokens to train on.
+
+    Attributes:
+        ids: int64 ``[length]``.
+        counted: bool ``[length]``: which tokens' predictions count; the first token is never predicted.
+    """
+
+    ids: torch.Tensor
+    counted: torch.Tensor
+
+
+class _Rows(Protocol):
+    def rows(self) -> Iterator[Row] | Iterator[Written]: ...
+
+
+class TrainingText:
+    """The sequences of one text or several, each in proportion to its weight.
+
+    Args:
+        checkpoint: The model, for its tokenizer, chat template and vocabulary. ``self`` is written by it, or by the
+            model that it was pruned from if that is on this machine.
+        texts: TEXTs, each with ``=WEIGHT`` or without.
+        length: Tokens of a sequence.
+        seed: The order of the sequences.
+
+    Attributes:
+        held_out: int64 ``[n, length]``: sequences of all texts that are never trained on.
+        held_out_counted: bool ``[n, length]``: which of their tokens count.
+
+    Raises:
+        EdgeTransactError: A text can't be read, is too short for one sequence to train on and one to hold out, has
+            nothing that counts, or has tokens outside the model's vocabulary.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, texts: Several[str], *, length: int, seed: int) -> None:
+        encoder = Encoder(checkpoint)
+        self._length, self._seed = length, seed
+        self._shares = shares_of(texts)
+        self._streams = [
+            _Stream(checkpoint, share, encoder, length, f"{seed}, text {number}")
+            for number, share in enumerate(self._shares)
+        ]
+        weights = [share.weight for share in self._shares]
+        most = max(MOST_HELD_OUT, len(texts))
+        wanted = [max(1, count) for count in dealt([math.inf] * len(weights), weights, most)]
+        held_out = [
+            part for stream, count in zip(self._streams, wanted, strict=True) for part in stream.held_out(count)
+        ]
+        self.held_out = torch.stack([part.ids for part in held_out])
+        self.held_out_counted = torch.stack([part.counted for part in held_out])
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the sequences depend on, as JSON values."""
+        sources = [
+            {"text": share.text, "weight": share.weight, "sha256": stream.digest, "bytes": stream.nbytes}
+            for share, stream in zip(self._shares, self._streams, strict=True)
+        ]
+        return {"sources": sources, "length": self._length, "seed": self._seed}
+
+    def sequences(self, first: int = 0) -> Iterator[Sequence]:
+        """Sequence number `first` and all that follow, endlessly.
+
+        Those before it are read and tokenized again.
+
+        Raises:
+            EdgeTransactError: A file is gone or has changed, or a row has no text.
+        """
+        turns = _turns([share.weight for share in self._shares])
+        skipped = [0] * len(self._streams)
+        for index in itertools.islice(turns, first):
+            skipped[index] += 1
+        streams = [stream.sequences(count) for stream, count in zip(self._streams, skipped, strict=True)]
+        for index in turns:
+            yield next(streams[index])
+
+
+def _turns(weights: Several[float]) -> Iterator[int]:
+    """Whose turn it is, endlessly: the text that is furthest behind its weight."""
+    given = [0] * len(weights)
+    while True:
+        index = min(range(len(weights)), key=lambda index: (given[index] + 1) / weights[index])
+        given[index] += 1
+        yield index
+
+
+def _cut(checkpoint: Checkpoint, text: str) -> tuple[Several[_Rows], str, int]:
+    """The pieces of a TEXT, what identifies its content, and its bytes; of ``self``, 0."""
+    if text == SELF:
+        return *self_pieces(checkpoint), 0
+    found = pieces_of(text, "calibration")
+    return found.pieces, found.digest, found.nbytes
+
+
+class _Stream:
+    """The sequences of one text.
+
+    Attributes:
+        digest: Identifies the content.
+        nbytes: Bytes of the text; of ``self``, 0.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, share: Share, encoder: Encoder, length: int, seed: str) -> None:
+        self._text, self._encoder, self._length, self._seed = share.text, encoder, length, seed
+        pieces, self.digest, self.nbytes = _cut(checkpoint, share.text)
+        self._trained_on: list[_Rows] = []
+        self._held_out: list[_Rows] = []
+        self._few: tuple[list[Sequence], list[Sequence]] | None = None
+        if len(pieces) > 1:
+            every = min(HELD_OUT_EVERY, len(pieces))
+            self._trained_on = [piece for number, piece in enumerate(pieces) if number % every != every // 2]
+            self._held_out = list(pieces[every // 2 :: every])
+        if not self._held_out or not self._has(self._trained_on) or not self._has(self._held_out):
+            self._few = self._few_sequences(pieces)
+
+    def _has(self, pieces: Several[_Rows]) -> bool:
+        """Whether the pieces fill a sequence."""
+        return next(self._packed(pieces), None) is not None
+
+    def _few_sequences(self, pieces: Several[_Rows]) -> tuple[list[Sequence], list[Sequence]]:
+        """Of a text so short that no piece of it can be held out: its sequences to train on, and the one held out."""
+        few = list(itertools.islice(self._packed(pieces), 1 + BUFFER_TOKENS // self._length))
+        if len(few) < 2:
+            tokens = sum(len(encoded.ids) for encoded in self._encoded(pieces))
+            if not tokens:
+                raise EdgeTransactError(f"{self._text} holds no text", fix="Name a text that isn't empty.")
+            raise EdgeTransactError(
+                f"{self._text} has {tokens} tokens: too few for a sequence of {self._length} to train on and one to "
+                "hold out",
+                fix="Give a longer text, or a smaller --train-window.",
+            )
+        return few[:-1], few[-1:]
+
+    def held_out(self, count: int) -> list[Sequence]:
+        """The first held-out sequences, at most `count`."""
+        return self._few[1] if self._few else list(itertools.islice(self._packed(self._held_out), count))
+
+    def sequences(self, skip: int) -> Iterator[Sequence]:
+        """The sequences to train on, endlessly, after the first `skip` ones."""
+        for epoch in itertools.count():
+            draw = random.Random(f"{self._seed}, epoch {epoch}")
+            found: Iterable[Sequence]
+            if self._few:
+                found = draw.sample(self._few[0], len(self._few[0]))
+            else:
+                found = self._shuffled(draw.sample(self._trained_on, len(self._trained_on)), draw)
+            for sequence in found:
+                if skip:
+                    skip -= 1
+                else:
+                    yield sequence
+
+    def _shuffled(self, pieces: Iterable[_Rows], draw: random.Random) -> Iterator[Sequence]:
+        sequences = self._packed(pieces)
+        while buffer := list(itertools.islice(sequences, max(1, BUFFER_TOKENS // self._length))):
+            draw.shuffle(buffer)
+            yield from buffer
+
+    def _packed(self, pieces: Iterable[_Rows]) -> Iterator[Sequence]:
+        """The tokens of the pieces, cut into sequences; those in which nothing counts are left out."""
+        ids, counted = np.empty(0, np.int32), np.empty(0, bool)
+        for encoded in self._encoded(pieces):
+            ids, counted = np.concatenate([ids, encoded.ids]), np.concatenate([counted, encoded.counted])
+            whole = len(ids) // self._length * self._length
+            for start in range(0, whole, self._length):
+                part = slice(start, start + self._length)
+                if counted[part][1:].any():
+                    yield Sequence(torch.from_numpy(ids[part].astype(np.int64)), _predicted(counted[part]))
+            ids, counted = ids[whole:], counted[whole:]
+
+    def _encoded(self, pieces: Iterable[_Rows]) -> Iterator[Encoded]:
+        return (self._encoder(row) for piece in pieces for row in piece.rows())
+
+
+def _predicted(counted: np.ndarray) -> torch.Tensor:
+    """Without the first token of a sequence, which nothing predicts."""
+    predicted = torch.from_numpy(counted.copy())
+    predicted[0] = False
+    return predicted

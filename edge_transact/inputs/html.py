@@ -1,0 +1,43 @@
+"""The text of HTML pages."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+
+class _Stripper(HTMLParser):
+    """Collects the text of a page: no scripts, styles or head, and a line break around each block."""
+
+    SKIPPED = frozenset({"script", "style", "head", "template", "noscript"})
+    INLINE = frozenset(("a", "abbr", "b", "cite", "code", "em", "i", "kbd", "q", "s", "samp", "small", "span"))
+    INLINE |= frozenset(("strong", "sub", "sup", "tt", "u", "var"))
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.parts: list[str] = []
+        self._skipping = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in self.SKIPPED:
+            self._skipping += 1
+        elif tag not in self.INLINE:
+            self.parts.append("\n")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.SKIPPED:
+            self._skipping = max(0, self._skipping - 1)
+        elif tag not in self.INLINE:
+            self.parts.append("\n")
+
+    def handle_data(self, data: str) -> None:
+        if not self._skipping:
+            self.parts.append(data)
+
+
+def strip_html(page: str) -> str:
+    """The text of an HTML page, one line per block, without blank lines and indentation."""
+    stripper = _Stripper()
+    stripper.feed(page)
+    stripper.close()
+    lines = (" ".join(line.split()) for line in "".join(stripper.parts).splitlines())
+    return "\n".join(line for line in lines if line)

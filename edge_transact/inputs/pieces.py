@@ -1,0 +1,196 @@
+"""A TEXT in pieces that are read one at a time and in any order, so that a corpus of any size needs little memory.
+
+A piece is a range of bytes of a text file or of JSON lines, a row group of Parquet, a page of HTML, or rows in memory.
+Ranges are cut where a line begins, and where lines are too long, between words or characters. All pieces together hold
+the text exactly once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from edge_transact.artifacts.digests import sha256, text_digest
+from edge_transact.errors import EdgeTransactError
+from edge_transact.inputs.demo_texts import Purpose
+from edge_transact.inputs.rows import (
+    Row,
+    is_blank,
+    not_utf8,
+    parquet_file,
+    plain,
+    read_files,
+    read_parquet,
+    rows_of_lines,
+    unreadable,
+)
+from edge_transact.inputs.texts import files_of, read_rows
+
+PIECE_BYTES = 1 << 18
+"""Bytes of a piece of a large text."""
+
+LEAST_PIECE_BYTES = 1 << 12
+
+PIECES = 64
+"""The number of pieces that a small text is cut into, unless they would be shorter than the least."""
+
+CUT_BYTES = 1 << 16
+"""A line that goes on for longer is cut between words."""
+
+DIGESTED_BYTES = 1 << 26
+"""Larger files are identified by their size and time of change rather than by their content."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows in memory."""
+
+    held: tuple[Row, ...]
+
+    def rows(self) -> Iterator[Row]:
+        """The rows that aren't blank.
+
+        Raises:
+            EdgeTransactError: The file is gone, has changed, or has a row without text.
+        """
+        return (row for row in self._all() if not is_blank(row))
+
+    def _all(self) -> Iterator[Row]:
+        yield from self.held
+
+
+@dataclass(frozen=True)
+class FilePiece(Piece):
+    """A part of a file.
+
+    Attributes:
+        file: The file.
+        size: Its bytes when the text was cut into pieces.
+        start: The first byte, or the number of the row group.
+        stop: The byte after the last one; unused for row groups.
+    """
+
+    file: Path
+    size: int
+    start: int
+    stop: int
+
+    def _all(self) -> Iterator[Row]:
+        try:
+            if (size := self.file.stat().st_size) != self.size:
+                raise EdgeTransactError(
+                    f"{self.file} has changed while it was read: {size} bytes, {self.size} before",
+                    fix="Leave a text as it is while a run reads it, and start again with --fresh.",
+                )
+            suffix = self.file.suffix.lower()
+            if suffix == ".parquet":
+                yield from read_parquet(self.file, self.start)
+            elif suffix in (".html", ".htm"):
+                yield from read_files([self.file])
+            elif suffix == ".jsonl":
+                after = f", after byte {self.start}" if self.start else ""
+                lines = (line.decode("utf-8") for line in self._lines())
+                yield from rows_of_lines(lines, f"{self.file}{after}")
+            else:
+                with self.file.open("rb") as stream:
+                    start, stop = (_cut(stream, position, self.size) for position in (self.start, self.stop))
+                    stream.seek(start)
+                    yield stream.read(stop - start).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise not_utf8(self.file, error) from error
+        except OSError as error:
+            raise unreadable(self.file, error) from error
+
+    def _lines(self) -> Iterator[bytes]:
+        """The lines that begin in the range."""
+        with self.file.open("rb") as stream:
+            if self.start:
+                stream.seek(self.start - 1)
+                stream.readline()
+            while stream.tell() < self.stop and (line := stream.readline()):
+                yield line
+
+
+def _cut(stream: BinaryIO, position: int, size: int) -> int:
+    """Where text is cut near a position: at the next line, word or character."""
+    if position in (0, size):
+        return position
+    stream.seek(position - 1)
+    window = stream.read(CUT_BYTES)
+    for separator in (b"\n", b" "):
+        if (found := window.find(separator)) >= 0:
+            return position + found
+    # The bytes of a character after its first one are 10xxxxxx.
+    return position + next((at for at, byte in enumerate(window[1:]) if byte & 0xC0 != 0x80), 0)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A TEXT in pieces.
+
+    Attributes:
+        text: The TEXT.
+        pieces: The pieces, in the order of the text.
+        nbytes: Bytes of the text.
+        digest: Identifies the content: see `DIGESTED_BYTES`.
+    """
+
+    text: str
+    pieces: Sequence[Piece]
+    nbytes: int
+    digest: str
+
+
+def pieces_of(text: str, purpose: Purpose) -> Pieces:
+    """Cuts a TEXT into pieces, without reading more of large files than where rows are.
+
+    Raises:
+        EdgeTransactError: There is no such text, or it holds none.
+    """
+    if text.startswith("demo:"):
+        rows = read_rows(text, purpose)
+        nbytes = sum(len(plain(row).encode()) for row in rows)
+        digest = text_digest("\0".join(map(plain, rows)))
+        return Pieces(text, list(_grouped(rows, _piece_bytes(nbytes))), nbytes, digest)
+    files = files_of(text, purpose)
+    sizes = [file.stat().st_size for file in files]
+    length = _piece_bytes(sum(sizes))
+    pieces: list[Piece] = []
+    for file, size in zip(files, sizes, strict=True):
+        suffix = file.suffix.lower()
+        if suffix == ".parquet":
+            pieces += [FilePiece((), file, size, group, 0) for group in range(parquet_file(file).num_row_groups)]
+        elif suffix in (".html", ".htm"):
+            pieces.append(FilePiece((), file, size, 0, size))
+        else:
+            starts = range(0, size, length)
+            pieces += [FilePiece((), file, size, start, min(start + length, size)) for start in starts]
+    if not pieces:
+        raise EdgeTransactError(f"{text} holds no text", fix="Name a text that isn't empty.")
+    identity = [[file.name, _identity(file, size)] for file, size in zip(files, sizes, strict=True)]
+    return Pieces(text, pieces, sum(sizes), text_digest(json.dumps(identity)))
+
+
+def _identity(file: Path, size: int) -> str:
+    return sha256(file) if size <= DIGESTED_BYTES else f"{size} {file.stat().st_mtime_ns}"
+
+
+def _piece_bytes(nbytes: int) -> int:
+    return min(PIECE_BYTES, max(LEAST_PIECE_BYTES, nbytes // PIECES))
+
+
+def _grouped(rows: Sequence[Row], length: int) -> Iterator[Piece]:
+    """Rows in memory as pieces of about `length` bytes."""
+    held: list[Row] = []
+    nbytes = 0
+    for row in rows:
+        held.append(row)
+        nbytes += len(plain(row).encode())
+        if nbytes >= length:
+            yield Piece(tuple(held))
+            held, nbytes = [], 0
+    if held:
+        yield Piece(tuple(held))

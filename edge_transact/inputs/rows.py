@@ -1,0 +1,178 @@
+"""Rows of text files: a document or a chat each, read one at a time.
+
+A row of JSON lines or Parquet is a chat if it has ``messages``, a list of ``{"role": ..., "content": ...}``. Otherwise
+it is the document in its column ``text``, or in its only column of strings.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_transact.errors import EdgeTransactError
+from edge_transact.inputs.html import strip_html
+
+SUFFIXES = (".txt", ".md", ".html", ".htm", ".jsonl", ".parquet")
+
+MESSAGES, TEXT = "messages", "text"
+"""The columns of chats and of documents."""
+
+BATCH_ROWS = 256
+"""Rows of Parquet that are decoded at once."""
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation.
+
+    Attributes:
+        turns: Role and content of each message, in order; roles are ``system``, ``user`` and ``assistant``.
+    """
+
+    turns: tuple[tuple[str, str], ...]
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """As chat templates take them."""
+        return [{"role": role, "content": content} for role, content in self.turns]
+
+    def plain(self) -> str:
+        """The chat as plain text, where there is no chat template."""
+        return "\n\n".join(f"{role}: {content}" for role, content in self.turns)
+
+
+Row = str | Chat
+
+
+def is_blank(row: Row) -> bool:
+    """Whether nothing is written in it."""
+    return not (row if isinstance(row, str) else row.plain()).strip()
+
+
+def plain(row: Row) -> str:
+    """A row as plain text."""
+    return row if isinstance(row, str) else row.plain()
+
+
+def read_files(files: Iterable[Path]) -> Iterator[Row]:
+    """The rows of all files, in order; a file that isn't JSON lines or Parquet is one row.
+
+    Raises:
+        EdgeTransactError: A file can't be read. The message names it, and the line.
+    """
+    for file in files:
+        suffix = file.suffix.lower()
+        try:
+            if suffix == ".jsonl":
+                with file.open(encoding="utf-8") as stream:
+                    yield from rows_of_lines(stream, str(file))
+            elif suffix == ".parquet":
+                yield from read_parquet(file)
+            elif suffix in (".html", ".htm"):
+                yield strip_html(file.read_text(encoding="utf-8"))
+            else:
+                yield file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise not_utf8(file, error) from error
+        except OSError as error:
+            raise unreadable(file, error) from error
+
+
+def not_utf8(file: Path, error: UnicodeDecodeError) -> EdgeTransactError:
+    """What to raise for a file in another encoding."""
+    return EdgeTransactError(f"{file} is not UTF-8: {error}", fix="Convert it to UTF-8.")
+
+
+def unreadable(file: Path, error: OSError) -> EdgeTransactError:
+    """What to raise for a file that the system doesn't give."""
+    return EdgeTransactError(f"{file} can't be read: {error}", fix="Check that it is there, and its permissions.")
+
+
+def rows_of_lines(lines: Iterable[str], place: str) -> Iterator[Row]:
+    """The rows of JSON lines; blank ones are skipped. Errors name the place and the number of the line in it."""
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{place}, line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise EdgeTransactError(f"{where} is not JSON: {error}", fix="Write one object per line.") from error
+        if isinstance(row, str):
+            yield row
+            continue
+        if not isinstance(row, dict):
+            raise EdgeTransactError(f"{where} is neither an object nor a string", fix="Write one object per line.")
+        if MESSAGES in row:
+            yield _chat(row[MESSAGES], where)
+        elif TEXT not in row or row[TEXT] is not None:
+            strings = [key for key, value in row.items() if isinstance(value, str)]
+            yield row[_text_column(strings, list(row), where)]
+
+
+def read_parquet(file: Path, group: int | None = None) -> Iterator[Row]:
+    """The rows of a Parquet file, or of one of its row groups; rows without text are skipped."""
+    table = parquet_file(file)
+    arrow, schema = _arrow(file)[0], table.schema_arrow
+    if MESSAGES in schema.names:
+        column = MESSAGES
+    else:
+        is_string = (arrow.types.is_string, arrow.types.is_large_string)
+        strings = [field.name for field in schema if any(check(field.type) for check in is_string)]
+        column = _text_column(strings, schema.names, str(file))
+    groups = None if group is None else [group]
+    for batch in table.iter_batches(batch_size=BATCH_ROWS, row_groups=groups, columns=[column]):
+        for value in batch.column(0).to_pylist():
+            if value is not None:
+                yield _chat(value, str(file)) if column == MESSAGES else value
+
+
+def parquet_file(file: Path) -> Any:
+    """``pyarrow.parquet.ParquetFile``.
+
+    Raises:
+        EdgeTransactError: pyarrow is missing, or it isn't a Parquet file.
+    """
+    arrow, parquet = _arrow(file)
+    try:
+        return parquet.ParquetFile(file)
+    except arrow.ArrowException as error:
+        raise EdgeTransactError(f"{file} is not a Parquet file: {error}", fix="Download it again.") from error
+
+
+def _arrow(file: Path) -> tuple[Any, Any]:
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise EdgeTransactError(
+            f"{file}: reading Parquet needs pyarrow", fix="pip install 'edge-transact[parquet]'"
+        ) from error
+    return arrow, parquet
+
+
+def _chat(messages: object, where: str) -> Chat:
+    turns = []
+    for message in messages if isinstance(messages, list) else [None]:
+        role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise EdgeTransactError(
+                f"{where}: messages are not a list of objects with role and content",
+                fix='Write them as [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}].',
+            )
+        turns.append((role, content))
+    return Chat(tuple(turns))
+
+
+def _text_column(strings: Sequence[str], columns: Sequence[str], where: str) -> str:
+    if TEXT in strings:
+        return TEXT
+    if len(strings) != 1:
+        raise EdgeTransactError(
+            f"{where} has no column 'text' and {len(strings)} columns of strings (columns: {', '.join(columns)})",
+            fix="Name the column with the text 'text', or write chats as 'messages'.",
+        )
+    return strings[0]

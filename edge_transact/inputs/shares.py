@@ -1,0 +1,75 @@
+"""Shares of several texts: ``TEXT=WEIGHT``, where a weight is any number above 0, and 1 if it isn't given.
+
+The weight stands behind the name, like the value of any option, since a name can't be misread then: a shell passes
+``=`` on as it is, and a colon is part of ``demo:sotu`` and of Windows' paths.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_transact.errors import UsageError
+from edge_transact.inputs.demo_texts import MIXED, MIXED_PARTS
+
+
+@dataclass(frozen=True)
+class Share:
+    """One of several texts.
+
+    Attributes:
+        text: A TEXT.
+        weight: Its share, relative to the other texts' weights; above 0.
+    """
+
+    text: str
+    weight: float = 1.0
+
+
+def share_of(text: str) -> Share:
+    """Splits ``TEXT=WEIGHT``. A file whose whole name ends so is a TEXT without a weight.
+
+    Raises:
+        UsageError: The weight is not above 0.
+    """
+    name, equals, weight = text.rpartition("=")
+    if not equals or not name or Path(text).expanduser().exists():
+        return Share(text)
+    try:
+        number = float(weight)
+    except ValueError:
+        return Share(text)
+    if not (0 < number < math.inf):
+        raise UsageError(f"{text}: the weight {weight} is not above 0", fix="Give a number such as 0.5 or 3.")
+    return Share(name, number)
+
+
+def shares_of(texts: str | Iterable[str]) -> list[Share]:
+    """The texts with their weights; ``demo:mixed`` becomes its parts, which share its weight."""
+    shares = []
+    for share in map(share_of, [texts] if isinstance(texts, str) else texts):
+        if share.text == MIXED:
+            total = sum(MIXED_PARTS.values())
+            shares += [Share(part, share.weight * weight / total) for part, weight in MIXED_PARTS.items()]
+        else:
+            shares.append(share)
+    return shares
+
+
+def dealt(available: Sequence[float], weights: Sequence[float], wanted: int) -> list[int]:
+    """How many of `wanted` items each text gives: dealt out one at a time, to the text that is furthest behind.
+
+    Args:
+        available: The most that each text has; infinite where it has no end.
+        weights: Their weights.
+        wanted: Items to deal out; fewer are dealt if the texts have fewer.
+    """
+    given = [0] * len(weights)
+    for _ in range(wanted):
+        behind = [index for index, most in enumerate(available) if given[index] < most]
+        if not behind:
+            break
+        given[min(behind, key=lambda index: (given[index] + 1) / weights[index])] += 1
+    return given

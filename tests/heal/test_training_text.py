@@ -1,0 +1,117 @@
+"""Training text: its order, what is held out, what counts in chats, memory, and what is refused."""
+
+import itertools
+import json
+import shutil
+import tracemalloc
+
+import pytest
+import torch
+
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.errors import EdgeTransactError
+from edge_transact.heal.text import TrainingText, stream
+from edge_transact.runtime.text import TextCodec
+from tests.support.tokenizers import CHAT_TEMPLATE
+
+
+@pytest.fixture(scope="module")
+def chatting(tiny_model, tmp_path_factory) -> Checkpoint:
+    """The tiny model with a chat template."""
+    path = tmp_path_factory.mktemp("chatting") / "model"
+    shutil.copytree(tiny_model, path)
+    (path / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    return Checkpoint.open(path)
+
+
+@pytest.fixture
+def texts(tmp_path) -> dict[str, str]:
+    """Two long texts in which every sequence says where it is from."""
+    found = {}
+    for name in ("a", "b"):
+        file = tmp_path / f"{name}.jsonl"
+        rows = (json.dumps({"text": f"{name} {number} " * 8}) for number in range(400))
+        file.write_text("\n".join(rows))
+        found[name] = str(file)
+    return found
+
+
+def first(text: TrainingText, count: int, start: int = 0) -> list[list[int]]:
+    return [sequence.ids.tolist() for sequence in itertools.islice(text.sequences(start), count)]
+
+
+def test_order_follows_the_seed_and_begins_anywhere(chatting, texts, monkeypatch):
+    monkeypatch.setattr(stream, "BUFFER_TOKENS", 1024)
+    given = [f"{texts['a']}=3", texts["b"]]
+    one, same, other = (TrainingText(chatting, given, length=64, seed=seed) for seed in (0, 0, 1))
+    assert one.to_dict() == same.to_dict() != other.to_dict()
+    # More than an epoch.
+    sequences = first(one, 900)
+    assert sequences == first(same, 900) and sequences[:50] != first(other, 50)
+    assert first(one, 5, start=895) == sequences[895:]
+    decode = TextCodec(chatting.path).decode
+    of_a = ["a" in decode(ids) for ids in sequences[:80]]
+    assert sum(of_a) == 60 and all(sum(of_a[at : at + 4]) == 3 for at in range(0, 80, 4))
+    assert torch.equal(one.held_out, other.held_out)
+
+
+def test_what_is_held_out_is_never_trained_on(chatting, texts):
+    text = TrainingText(chatting, [texts["a"]], length=64, seed=0)
+    held_out = {tuple(ids) for ids in text.held_out.tolist()}
+    trained_on = {tuple(ids) for ids in first(text, 1500)}
+    assert 0 < len(held_out) <= stream.MOST_HELD_OUT
+    assert not held_out & trained_on and len(trained_on) < 1500
+
+
+def test_answers_count_in_chats(chatting, tmp_path):
+    messages = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "what is the capital"},
+        {"role": "assistant", "content": "it is far away"},
+        {"role": "user", "content": "and the river"},
+        {"role": "assistant", "content": "it is long"},
+    ]
+    (tmp_path / "chats.jsonl").write_text("\n".join([json.dumps({"messages": messages})] * 40))
+    text = TrainingText(chatting, [str(tmp_path / "chats.jsonl")], length=256, seed=0)
+    sequence = next(text.sequences())
+    decode = TextCodec(chatting.path).backend.decode
+    counted = "".join(decode([token]) for token in sequence.ids[sequence.counted].tolist())
+    for answer in ("it is far away[end]", "it is long[end]"):
+        assert answer.replace(" ", "") in counted.replace(" ", "")
+    assert "capital" not in counted and "brief" not in counted and "river" not in counted
+    assert not sequence.counted[0] and text.held_out_counted.any()
+
+
+def test_memory_does_not_grow_with_the_text(chatting, tmp_path, monkeypatch):
+    """Of 100 MB, with a buffer of 16,384 tokens."""
+    monkeypatch.setattr(stream, "BUFFER_TOKENS", 1 << 14)
+    block = "".join(f"line {number} of a long text\n" for number in range(40_000))
+    with (tmp_path / "large.txt").open("w") as file:
+        for _ in range(100_000_000 // len(block)):
+            file.write(block)
+    tracemalloc.start()
+    text = TrainingText(chatting, [str(tmp_path / "large.txt")], length=128, seed=0)
+    assert len(first(text, 400)) == 400 and len(text.held_out) == stream.MOST_HELD_OUT
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert text.to_dict()["sources"][0]["bytes"] > 90_000_000 and peak < 30_000_000
+
+
+def test_short_texts(chatting, tmp_path):
+    """One line is enough if it has two sequences: one is held out."""
+    (tmp_path / "line.txt").write_text("once upon a time " * 40)
+    text = TrainingText(chatting, [str(tmp_path / "line.txt")], length=64, seed=0)
+    assert len(text.held_out) == 1 and text.held_out[0].tolist() not in first(text, 20)
+    for content, message in (("once upon a time", "too few for a sequence of 64"), (" \n", "holds no text")):
+        (tmp_path / "line.txt").write_text(content)
+        with pytest.raises(EdgeTransactError, match=message):
+            TrainingText(chatting, [str(tmp_path / "line.txt")], length=64, seed=0)
+
+
+def test_a_file_that_disappears_midway_is_named(chatting, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "BUFFER_TOKENS", 64)
+    sequences = TrainingText(chatting, [texts["a"]], length=64, seed=0).sequences()
+    next(sequences)
+    (tmp_path / "a.jsonl").unlink()
+    with pytest.raises(EdgeTransactError, match=r"a\.jsonl can't be read"):
+        list(itertools.islice(sequences, 1000))

@@ -1,0 +1,87 @@
+"""Texts in pieces: together they are the text, once, whatever its lines are like; and what is refused."""
+
+import json
+import random
+
+import pyarrow as arrow
+import pytest
+from pyarrow import parquet
+
+from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.inputs import pieces
+from edge_transact.inputs.rows import Chat
+from edge_transact.inputs.shares import Share, dealt, share_of, shares_of
+from edge_transact.inputs.texts import read_rows
+
+
+def rows_of(text) -> list:
+    return [row for piece in pieces.pieces_of(str(text), "calibration").pieces for row in piece.rows()]
+
+
+@pytest.mark.parametrize("between", ["\n", " ", "", "é"])
+def test_pieces_of_plain_text_join_to_the_text(tmp_path, monkeypatch, between):
+    """Lines, a single line of words, and one without blanks; no character of several bytes is cut."""
+    monkeypatch.setattr(pieces, "LEAST_PIECE_BYTES", 50)
+    monkeypatch.setattr(pieces, "CUT_BYTES", 40)
+    draw = random.Random(between)
+    words = ("".join(draw.choices("abé€😀", k=draw.randrange(1, 20))) for _ in range(400))
+    text = between.join(words)
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    found = rows_of(tmp_path / "a.txt")
+    assert "".join(found) == text and len(found) > 20
+
+
+def test_pieces_hold_every_row_once(tmp_path, monkeypatch):
+    """JSON lines are cut at any byte, Parquet at its row groups; the order is that of the files."""
+    monkeypatch.setattr(pieces, "LEAST_PIECE_BYTES", 30)
+    chat = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
+    lines = [json.dumps({"text": "x" * (number % 90), "n": number}) for number in range(200)]
+    (tmp_path / "a.jsonl").write_text("\n".join([*lines[:100], json.dumps({"messages": chat}), "", *lines[100:]]))
+    table = arrow.table({"messages": [chat, None, [*chat, *chat]]})
+    parquet.write_table(table, tmp_path / "b.parquet", row_group_size=1)
+    found = pieces.pieces_of(str(tmp_path), "calibration")
+    assert len(found.pieces) > 50
+    assert rows_of(tmp_path) == read_rows(str(tmp_path), "calibration")
+    assert rows_of(tmp_path)[-2:] == [Chat((("user", "2 + 2?"), ("assistant", "4")) * times) for times in (1, 2)]
+
+
+def test_what_goes_wrong_midway_is_named(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "first"}\n{"other": 3}\n')
+    with pytest.raises(EdgeTransactError, match=r"a\.jsonl, line 2 has no column 'text'"):
+        rows_of(file)
+    file.write_text('{"text": "first"}\n{"messages": "hello"}\n')
+    with pytest.raises(EdgeTransactError, match="line 2: messages are not a list of objects"):
+        rows_of(file)
+    (tmp_path / "b.txt").write_text("once upon a time\n" * 1000)
+    found = pieces.pieces_of(str(tmp_path / "b.txt"), "calibration")
+    assert "".join(found.pieces[0].rows())
+    (tmp_path / "b.txt").write_text("shorter")
+    with pytest.raises(EdgeTransactError, match=r"b\.txt has changed while it was read: 7 bytes, 17000 before"):
+        list(found.pieces[1].rows())
+    (tmp_path / "b.txt").unlink()
+    with pytest.raises(EdgeTransactError, match=r"b\.txt can't be read"):
+        list(found.pieces[1].rows())
+    file.write_text("")
+    with pytest.raises(EdgeTransactError, match="holds no text"):
+        pieces.pieces_of(str(file), "calibration")
+
+
+def test_weights_of_texts(tmp_path):
+    assert share_of("demo:sotu=3") == Share("demo:sotu", 3.0) and share_of("a.txt=0.5") == Share("a.txt", 0.5)
+    assert share_of("demo:sotu") == Share("demo:sotu") and share_of("a=b") == Share("a=b")
+    (tmp_path / "x=2").write_text("a file")
+    assert share_of(f"{tmp_path}/x=2") == Share(f"{tmp_path}/x=2")
+    with pytest.raises(UsageError, match="the weight 0 is not above 0"):
+        share_of("a.txt=0")
+    assert sum(share.weight for share in shares_of(["demo:mixed=2", "a.txt"])) == pytest.approx(3)
+    assert len(shares_of("demo:mixed")) == 4
+    # Three to one; the second text has only two, and the others get the rest.
+    assert dealt([100, 100], [3, 1], 8) == [6, 2] and dealt([100, 2, 100], [1, 1, 2], 10) == [3, 2, 5]
+
+
+def test_demo_texts_keep_what_is_measured_on_apart():
+    for text in ("demo:docs", "demo:code", "demo:chats"):
+        calibration, evaluation = (read_rows(text, purpose) for purpose in ("calibration", "evaluation"))
+        assert not set(calibration) & set(evaluation) and len(calibration) > 3 * len(evaluation) > 0
+    assert all(isinstance(row, Chat) for row in evaluation)

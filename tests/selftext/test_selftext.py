@@ -1,0 +1,85 @@
+"""Text that a model writes itself: what it is, that it is kept, and where it is taken."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from edge_transact.artifacts import cache
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.heal.text import TrainingText
+from edge_transact.prune.calibrate.windows import read_calibration
+from edge_transact.runtime.text import TextCodec
+from edge_transact.selftext import texts
+from edge_transact.selftext.sampling import Turns, sample
+from tests.support.tokenizers import CHAT_TEMPLATE
+
+
+@pytest.fixture
+def writer(tiny_model, tmp_path, monkeypatch) -> Checkpoint:
+    """The tiny model with a chat template, its own cache, and small pieces."""
+    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(texts, "ROWS", 4)
+    monkeypatch.setattr(texts, "LENGTH", 48)
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    return Checkpoint.open(tmp_path / "model")
+
+
+def test_tokens_are_drawn_from_the_models_distribution(tiny_model):
+    """Rows with a KV cache have the likelihood under the model, run without one, that the entropy predicts."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    prompts = torch.tensor([[5, 6]]).expand(64, -1)
+    rows = sample(model, prompts, 12, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        log_probabilities = model(rows).logits[:, 1:-1].log_softmax(dim=-1)
+    surprise = -log_probabilities.gather(2, rows[:, 2:, None]).mean()
+    entropy = -(log_probabilities.exp() * log_probabilities).sum(dim=-1).mean()
+    assert surprise == pytest.approx(entropy.item(), rel=0.1)
+
+
+def test_turns_follow_the_template():
+    """A model that always ends a turn: what the template has between turns is put there, in turns."""
+
+    class Ending(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+            self.config = None
+
+        def forward(self, ids, **_):
+            logits = torch.full((*ids.shape, 10), -50.0)
+            logits[..., 9] = 50
+            return type("Output", (), {"logits": logits})
+
+    rows = sample(Ending(), torch.tensor([[1]]), 9, torch.Generator(), Turns([9, 2, 3], [9, 4]))
+    assert rows.tolist() == [[1, 9, 2, 3, 9, 4, 9, 2, 3]]
+
+
+def test_it_is_written_once_and_taken_as_text(writer, tmp_path):
+    prefix = TextCodec(writer.path).backend.encode("[user]", add_special_tokens=False).ids
+    first = [row.ids for row in texts.SelfPiece(writer, 0).rows()]
+    assert len(first) == 4 and all(len(ids) == 48 for ids in first)
+    assert all(ids[: len(prefix)].tolist() == prefix for ids in first)
+    document = next(texts.SelfPiece(writer, 1).rows()).ids
+    assert document[: len(prefix)].tolist() != prefix
+    entry = next(entry for entry in cache.entries() if entry.what.endswith("piece 1"))
+    np.save(entry.path / "content" / "ids.npy", np.stack(first)[::-1])
+    again = [row.ids for row in texts.SelfPiece(writer, 0).rows()]
+    assert np.array_equal(again, first[::-1]), "it is taken from the cache"
+    shutil.rmtree(entry.path)
+    assert np.array_equal([row.ids for row in texts.SelfPiece(writer, 0).rows()], first), "it is the same again"
+    (tmp_path / "a.txt").write_text("once upon a time there was a short text. " * 40)
+    calibration = read_calibration(writer, ["self", f"{tmp_path}/a.txt=2"], tokens=9 * 32, window=32)
+    assert [source.tokens for source in calibration.sources] == [96, 192]
+    assert calibration.windows[:3].flatten().tolist() == np.concatenate(first)[:96].tolist()
+    assert calibration.kinds.tolist() == [0] * 3 + [1] * 6
+
+
+def test_it_trains(writer, monkeypatch):
+    monkeypatch.setattr(texts, "PIECES", 2)
+    text = TrainingText(writer, ["self"], length=32, seed=0)
+    written = {tuple(ids) for ids in texts.self_tokens(writer, 384).view(-1, 32).tolist()}
+    assert tuple(next(text.sequences()).ids.tolist()) in written and len(text.held_out)
