@@ -10,14 +10,13 @@ from typer.testing import CliRunner
 from edge_transact.build.concerns import concerns
 from edge_transact.cli import app
 from edge_transact.compiler.targets import get_target
-from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.errors import UsageError
 from edge_transact.quantization import get_quantization
-from edge_transact.runtime.host import HostModel
 from edge_transact.system import cpu as features
 from edge_transact.widths import LayerWidths, WidthPlan
 
 X86 = platform.machine() == "x86_64"
-PLAIN, WIDE, LACKING = ("x86-64", "znver5", "avx2") if X86 else ("cortex-a53", "neoverse-v2", "sve2")
+PLAIN, WIDE = ("x86-64", "znver5") if X86 else ("cortex-a53", "neoverse-v2")
 SIZES = {"context_window_size": 128, "prefill_chunk_size": 64, "max_batch_size": 1}
 
 
@@ -40,14 +39,10 @@ def test_a_cpu_that_no_library_asks_for():
     assert concerns(plan, get_quantization("q4f16_0"), ["host"], **SIZES, cpu=WIDE) == []
 
 
-def test_a_library_for_a_cpu_that_this_machine_is_not(tiny_model, tmp_path, monkeypatch):
-    """Built and compared all the same, and refused with a word where it would run."""
+def test_a_cpu_that_this_machine_is_not(tmp_path, monkeypatch):
+    """Its library isn't run to compare it with torch."""
     file = tmp_path / "cpuinfo"
-    file.write_text("flags : sse4_2\nFeatures : asimd\n")
+    file.write_text("flags : sse4_2\n" if X86 else "Features : asimd\n")
     monkeypatch.setattr(features, "CPUINFO", file)
     assert not get_target("host", cpu=WIDE).runs_here() and get_target("host", cpu=PLAIN).runs_here()
-    options = ["--target", "host", "--cpu", WIDE, "--rounding", "nearest", "--context", "64", "-o", tmp_path / "dist"]
-    result = CliRunner().invoke(app, ["build", str(tiny_model), *map(str, options)])
-    assert result.exit_code == 0, result.stderr
-    with pytest.raises(EdgeTransactError, match=f"was built for {WIDE}, and this machine's CPU has no .*{LACKING}"):
-        HostModel.load(tmp_path / "dist")
+    assert get_target("host").runs_here() and not get_target("android-cpu").runs_here()
