@@ -89,7 +89,7 @@ def _measure(arguments: argparse.Namespace, tokens: int, books: dict[str, str]) 
     run = _scored(source, arguments)
     scored_s = time.process_time()
     solving = read_calibration(source, arguments.calibration.split(","), tokens=tokens)
-    run.model = LayerwiseModel(source, solving.windows, kinds=solving.kinds)
+    run.model = LayerwiseModel(source, solving.windows)
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as directory:
         fits = run.compensate(Journal(Path(directory)))
         solved_s = time.process_time()

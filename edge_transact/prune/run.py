@@ -162,8 +162,7 @@ def prune(
         written = _is_written(journal, output)
         if not written:
             refuse_existing(output, force)
-        model_on_text = LayerwiseModel(source, windows.windows, kinds=windows.kinds)
-        run = Pruning(model_on_text, scoring, journal, options.seed)
+        run = Pruning(LayerwiseModel(source, windows.windows), scoring, journal, options.seed)
         target = run.allocate(options, allocation, options.units, options.bucket, options.shots)
         run.shoot(target.plan, options.shots)
         provenance["scores_sha256"] = run.digest.hexdigest()

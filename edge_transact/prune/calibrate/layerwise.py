@@ -50,7 +50,6 @@ class LayerwiseModel:
     Args:
         checkpoint: The source.
         windows: int64 token ids, ``[windows, window]``.
-        kinds: The number of the text that each window comes from, int64 ``[windows]``; `None` if it is one text.
         dtype: The dtype of the computation; `None` for that of `computation_dtype`.
 
     Attributes:
@@ -59,16 +58,9 @@ class LayerwiseModel:
         device: The device that computes layers, see `compute_device`. Hidden states are kept on the CPU.
     """
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        windows: torch.Tensor,
-        dtype: torch.dtype | None = None,
-        kinds: torch.Tensor | None = None,
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, windows: torch.Tensor, dtype: torch.dtype | None = None) -> None:
         self.checkpoint = checkpoint
         self.windows = windows
-        self.kinds = torch.zeros(len(windows), dtype=torch.int64) if kinds is None else kinds
         self.replaced: dict[str, torch.Tensor] = {}
         self.device = compute_device()
         self.dtype = dtype or computation_dtype(checkpoint.tensor(EMBEDDING).dtype, self.device)
@@ -82,7 +74,7 @@ class LayerwiseModel:
         """
         windows = self.windows[:, :window]
         step = max(1, windows.numel() // max(tokens, 1))
-        model = LayerwiseModel(self.checkpoint, windows[::step], self.dtype, self.kinds[::step])
+        model = LayerwiseModel(self.checkpoint, windows[::step], self.dtype)
         model.replaced = self.replaced
         return model
 

@@ -67,12 +67,6 @@ class Calibration:
     packing: str
     seed: int
 
-    @property
-    def kinds(self) -> torch.Tensor:
-        """The number of the text that each window comes from, int64 ``[windows]``."""
-        counts = torch.tensor([source.tokens // self.windows.shape[1] for source in self.sources])
-        return torch.arange(len(counts)).repeat_interleave(counts)
-
     def to_dict(self) -> dict[str, Any]:
         """Everything except the windows' tokens, of which it gives the number per window and in total."""
         return {

@@ -36,7 +36,7 @@ FROM_SOURCE = 0.5
 """The share of the difference to the source's hidden states that the target corrects."""
 
 HELD_OUT = 8
-"""Of a single text, one window in this many is held out to choose the damping; the final solution uses it too."""
+"""One window in this many is held out to choose the damping; the final solution uses it too."""
 
 O_PROJ, DOWN_PROJ = PROJECTIONS = CONSUMERS["attention"], CONSUMERS["mlp"]
 
@@ -109,22 +109,6 @@ def _run(model: LayerwiseModel, selections: Sequence[LayerSelection], journal: J
             state = {"source": source, "pruned": pruned, "done": torch.tensor(index + 1)}
             journal.now_and_then("compensated-state", state, last=index + 1 == len(selections))
     return pruned
-
-
-def held_out_windows(kinds: torch.Tensor, index: int) -> torch.Tensor:
-    """Which windows choose a layer's damping, bool ``[windows]``.
-
-    Args:
-        kinds: The number of the text that each window comes from, int64 ``[windows]``. With several texts, one of them
-            is held out, another one in each layer: the damping suits text of a kind that the regression hasn't seen.
-        index: The layer.
-    """
-    texts = kinds.unique()
-    if len(texts) > 1:
-        return kinds == texts[index % len(texts)]
-    windows = torch.arange(len(kinds))
-    # A single window can't be held out from itself.
-    return windows % HELD_OUT == HELD_OUT - 1 if len(windows) >= HELD_OUT else windows == len(windows) - 1
 
 
 def _pass_uncut(
@@ -266,7 +250,9 @@ class _Layer:
 
     def _batches(self, *states: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
         """For each batch: which of its windows are held out, bool ``[batch]``, and its views of the states."""
-        held_out = held_out_windows(self.model.kinds, self.index)
+        windows = torch.arange(len(self.model.windows))
+        # A single window can't be held out from itself.
+        held_out = windows % HELD_OUT == HELD_OUT - 1 if len(windows) >= HELD_OUT else windows == len(windows) - 1
         return zip(*(pieces(tensor, self.model) for tensor in (held_out, *states)), strict=True)
 
     def _add(
