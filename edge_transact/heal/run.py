@@ -21,6 +21,7 @@ from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.digest import digest_of
 from edge_transact.checkpoint.writer import COPIED_FILES, PROVENANCE_FILE
 from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.heal.grid import Grid
 from edge_transact.heal.measures import Measures, Work
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.processes import Processes
@@ -32,12 +33,16 @@ from edge_transact.heal.train import NotFiniteError, Schedule, Trained, length_o
 from edge_transact.inputs.models import resolve_model
 from edge_transact.inputs.source import pruned_from
 from edge_transact.progress import working
+from edge_transact.quantization import QUANTIZATIONS
+from edge_transact.rounding.search import searched_scales
+from edge_transact.weights.trained import TrainedRounding, write_scales
 
 logger = logging.getLogger(__name__)
 
+ROUND_STEP = "round to 4 bits"
 TEXT_STEP, LOAD_STEP, WRITE_STEP = "training text", "load the model", "write the checkpoint"
 
-CODE = ("heal", "options", "checkpoint", "widths.py", "costs.py", "templates/model_card.md.j2")
+CODE = ("heal", "options", "rounding", "weights", "quantization.py", "checkpoint", "widths.py", "costs.py", "templates/model_card.md.j2")
 """The code that the result depends on, for `cache.code`."""
 
 HEALED = "healed"
@@ -142,6 +147,7 @@ def heal(
     with processes.going_on(f"heal {model}", ingredients(source, parent, options, text), start) as journal:
         with working(LOAD_STEP):
             student = Student(load(source, _float32()), options)
+        grid = grid_of(source, options, processes)
         teacher: DenseTeacher | KeptTeacher | None = None
         if parent:
             teacher = DenseTeacher(parent, processes.dtype, processes.device)
@@ -164,9 +170,13 @@ def heal(
             student.merge()
             what = record | ({"loss": trained.held_out, "loss_before": trained.held_out_before} if trained else {})
             provenance = _provenance(source, model) | {HEALED: [*_healed_before(source), what]}
-            return write_checkpoint(
-                source, source.plan, tensors_of(student, source), provenance, path, force=force
-            )
+            tensors = tensors_of(student, source, grid and grid.dtype)
+
+            def also(directory: Path) -> None:
+                if grid:
+                    write_scales(directory, grid.scales(), grid.quantization)
+
+            return write_checkpoint(source, source.plan, tensors, provenance, path, also=also, force=force)
 
         try:
             trained = train(
@@ -178,6 +188,7 @@ def heal(
                 measures=measures,
                 snapshots=snapshots,
                 evaluate=None,
+                grid=grid,
             )
         finally:
             measures.close()
@@ -191,6 +202,29 @@ def heal(
         if finish:
             finish(result)
     return result
+
+
+def grid_of(source: Checkpoint, options: HealOptions, processes: Processes) -> Grid | None:
+    """The grid to train through, with the scales that the checkpoint was trained with or those that `search` finds.
+
+    Raises:
+        UsageError: It doesn't go with other options.
+    """
+    if options.quant is None:
+        return None
+    if options.lora is not None:
+        raise UsageError("--quant with --lora: LoRA's updates are no weights to round", fix="Leave one out.")
+    quantization = QUANTIZATIONS[options.quant]
+
+    def scales() -> dict[str, Any]:
+        trained = TrainedRounding.of(source)
+        if trained and trained.fits(quantization):
+            return {name: trained.scales(name) for name in trained.names()}
+        return searched_scales(source, quantization)
+
+    with working(ROUND_STEP):
+        # Other machines' CPUs may add in another order.
+        return Grid(processes.tell(scales() if processes.is_main else None), quantization)
 
 
 def _float32() -> Any:
