@@ -33,6 +33,9 @@ CODE_FILES = ("configuration_edge_llama.py", "modeling_edge_llama.py")
 
 PROVENANCE_FILE, MODEL_CARD = "edge_transact.json", "README.md"
 
+HEALED = "healed"
+"""The key of `PROVENANCE_FILE` with what training did, a list with an entry for each time."""
+
 
 def write_checkpoint(
     source: Checkpoint,

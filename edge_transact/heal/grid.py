@@ -17,7 +17,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
+from edge_transact.errors import UsageError
 from edge_transact.quantization import GROUP_SIZE, ZERO_POINT, Quantization
 
 SCALE_RATE = 1e-3
@@ -83,7 +85,14 @@ class Grid:
         Args:
             parameters: All parameters by their names in the checkpoint, fp32. Those without a gradient are rounded and
                 stay as they are.
+
+        Raises:
+            UsageError: They are sharded over several processes.
         """
+        if any(isinstance(parameter, DTensor) for parameter in parameters.values()):
+            raise UsageError(
+                "--quant rounds whole matrices, and FSDP shards them", fix="Train with DDP, or leave out --quant."
+            )
         for name, parameter in parameters.items():
             exact = parameter.data
             if parameter.requires_grad:

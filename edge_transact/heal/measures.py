@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -76,23 +76,20 @@ class Measures:
     Args:
         work: The FLOPs of a token.
         peak: FLOPs a second of matrix products on all processes' devices.
-        earlier: The rows of the part that an interrupted run has done.
-        directory: Where TensorBoard's files go; `None` for nowhere.
+
+    Attributes:
+        rows: The rows so far, those of an interrupted run included.
     """
 
-    def __init__(
-        self, work: Work, peak: float, earlier: Sequence[dict[str, Any]] = (), directory: Path | None = None
-    ) -> None:
-        self.rows: list[dict[str, Any]] = list(earlier)
+    def __init__(self, work: Work, peak: float) -> None:
+        self.rows: list[dict[str, Any]] = []
         self._work, self._peak = work, peak
-        self._began_s, self._tokens = time.monotonic(), 0
-        self._logged_s = self._began_s
-        self._writer = _tensorboard(directory) if directory else None
+        self._tokens, self._spent_s, self._logged_s = 0, 0.0, time.monotonic()
 
     @classmethod
-    def on_this_machine(cls, work: Work, dtype: torch.dtype, device: torch.device, count: int, **more: Any) -> Measures:
+    def on_this_machine(cls, work: Work, dtype: torch.dtype, device: torch.device, count: int) -> Measures:
         """With the peak that is measured now, as if all processes had a device like this one."""
-        return cls(work, matmul_flops(dtype, device) * (count if device.type != "cpu" else 1), **more)
+        return cls(work, matmul_flops(dtype, device) * (count if device.type != "cpu" else 1))
 
     @property
     def tokens_per_s(self) -> float:
@@ -103,8 +100,6 @@ class Measures:
     def matmul_share(self) -> float:
         """The share of the peak that training steps reach."""
         return self.tokens_per_s * self._work.token / self._peak
-
-    _spent_s = 0.0
 
     def trained(self, tokens: int, seconds: float, row: dict[str, Any], left: int) -> None:
         """A step of so many tokens that took so long.
@@ -128,24 +123,16 @@ class Measures:
     def add(self, row: dict[str, Any]) -> None:
         """A row of figures."""
         self.rows.append(row)
-        if self._writer:
-            for name, value in row.items():
-                if name not in ("step", "tokens") and isinstance(value, float):
-                    self._writer.add_scalar(name, value, row["step"])
 
     def write(self, directory: Path) -> None:
-        """Writes ``metrics.jsonl``."""
+        """Writes ``metrics.jsonl``, and TensorBoard's files if it is installed."""
         (directory / METRICS).write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-
-    def close(self) -> None:
-        """Completes TensorBoard's files."""
-        if self._writer:
-            self._writer.close()
-
-
-def _tensorboard(directory: Path) -> Any:
-    try:
+        if find_spec("tensorboard") is None:
+            return
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(directory / TENSORBOARD))
+
+        with SummaryWriter(str(directory / TENSORBOARD)) as writer:
+            for row in self.rows:
+                for name, value in row.items():
+                    if name not in ("step", "tokens"):
+                        writer.add_scalar(name, value, row["step"])

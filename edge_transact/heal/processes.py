@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edge_transact import progress
 from edge_transact.artifacts.journal import Journal
 from edge_transact.artifacts.unfinished import Start, going_on
 from edge_transact.errors import EdgeTransactError
@@ -49,6 +50,7 @@ class Processes:
         self._directory: Path | None = None
         if self.rank:
             logging.getLogger("edge_transact").setLevel(logging.WARNING)  # one process tells
+            progress.console = None
 
     @property
     def is_main(self) -> bool:
@@ -75,6 +77,10 @@ class Processes:
         """Until all processes are here."""
         with self.failing_together():
             self.accelerator.wait_for_everyone()
+
+    def end(self) -> None:
+        """Parts with the other processes."""
+        self.accelerator.end_training()
 
     def tell(self, value: Any) -> Any:
         """What process 0 has, for all."""

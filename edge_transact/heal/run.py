@@ -13,25 +13,30 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from edge_transact.artifacts import cache
 from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.artifacts.shown import Shown, Summary
 from edge_transact.artifacts.unfinished import Start
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.digest import digest_of
-from edge_transact.checkpoint.writer import COPIED_FILES, PROVENANCE_FILE
+from edge_transact.checkpoint.writer import COPIED_FILES, HEALED, PROVENANCE_FILE
 from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.evaluate.perplexity import perplexity
+from edge_transact.evaluate.report_text import TEXT
 from edge_transact.heal.grid import Grid
 from edge_transact.heal.measures import Measures, Work
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.processes import Processes
 from edge_transact.heal.snapshots import Snapshots
 from edge_transact.heal.student import Student, load, tensors_of
-from edge_transact.heal.teacher import DenseTeacher, KeptTeacher
+from edge_transact.heal.teacher import DenseTeacher, KeptTeacher, Teacher
 from edge_transact.heal.text import TrainingText
-from edge_transact.heal.train import NotFiniteError, Schedule, Trained, length_of, train
+from edge_transact.heal.train import Evaluate, NotFiniteError, Schedule, Trained, length_of, train
 from edge_transact.inputs.models import resolve_model
 from edge_transact.inputs.source import pruned_from
+from edge_transact.inputs.texts import read_text
 from edge_transact.progress import working
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.rounding.search import searched_scales
@@ -45,8 +50,8 @@ TEXT_STEP, LOAD_STEP, WRITE_STEP = "training text", "load the model", "write the
 CODE = ("heal", "options", "rounding", "weights", "quantization.py", "checkpoint", "widths.py", "costs.py", "templates/model_card.md.j2")
 """The code that the result depends on, for `cache.code`."""
 
-HEALED = "healed"
-"""The key of ``edge_transact.json`` with what was done, once for each time that a model was healed."""
+EVALUATED_WINDOWS = 8
+"""``eval_every`` measures perplexity on this many windows of the evaluation part of `evaluate.report_text.TEXT`."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,6 +65,7 @@ class HealResult(Shown):
         trained: What the training came to.
         record: What ``edge_transact.json`` says about it.
         measures: Its figures.
+        is_main: Whether this is the process that reports, of those that trained it together.
         seconds: Wall time of the run.
     """
 
@@ -69,6 +75,7 @@ class HealResult(Shown):
     trained: Trained
     record: Mapping[str, Any]
     measures: Measures
+    is_main: bool
     seconds: float
 
     def summary(self) -> Summary:
@@ -142,41 +149,34 @@ def heal(
     processes = Processes()
     with working(TEXT_STEP):
         text = text_of(source, options)
+        evaluate = _perplexity(source, processes) if options.eval_every else None
     schedule = Schedule.of(options, text.held_out.shape[1], processes.count)
-    record = record_of(options, text, parent_name)
+    record = {**options.identity(), "teacher": parent_name, "text": text.to_dict()}
     with processes.going_on(f"heal {model}", ingredients(source, parent, options, text), start) as journal:
         with working(LOAD_STEP):
-            student = Student(load(source, _float32()), options)
+            student = Student(load(source, torch.float32), options)
         grid = grid_of(source, options, processes)
-        teacher: DenseTeacher | KeptTeacher | None = None
-        if parent:
-            teacher = DenseTeacher(parent, processes.dtype, processes.device)
-            if options.teacher_top:
-                teacher = KeptTeacher(teacher, text.to_dict(), options.teacher_top)
-                teacher.check_space(
-                    (f"sequence-{number}" for number in range(schedule.steps * schedule.sequences)), schedule.length
-                )
+        teacher = _teacher(parent, options, text, schedule, processes) if parent else None
         work = Work.of(source.plan, parent.plan if parent else None, schedule.length, options)
-        measures = Measures.on_this_machine(
-            work,
-            processes.dtype,
-            processes.device,
-            processes.count,
-            directory=journal.directory if processes.is_main else None,
-        )
-        snapshots = Snapshots(journal, processes)
+        measures = Measures.on_this_machine(work, processes.dtype, processes.device, processes.count)
 
-        def written(trained: Trained | None, path: Path) -> Checkpoint:
+        def write(path: Path, loss: float | None, before: float | None, force: bool) -> Checkpoint:
             student.merge()
-            what = record | ({"loss": trained.held_out, "loss_before": trained.held_out_before} if trained else {})
-            provenance = _provenance(source, model) | {HEALED: [*_healed_before(source), what]}
+            done = record | {"loss": loss, "loss_before": before}
+            provenance = _provenance(source, model) | {HEALED: [*_healed_before(source), done]}
             tensors = tensors_of(student, source, grid and grid.dtype)
 
             def also(directory: Path) -> None:
                 if grid:
                     write_scales(directory, grid.scales(), grid.quantization)
 
-            return write_checkpoint(source, source.plan, tensors, provenance, path, also=also, force=force)
+            if processes.is_main:
+                write_checkpoint(source, source.plan, tensors, provenance, path, also=also, force=force)
+            else:
+                for _ in tensors:  # sharded weights are gathered by all
+                    pass
+            processes.wait()
+            return Checkpoint.open(path)
 
         try:
             trained = train(
@@ -186,21 +186,25 @@ def heal(
                 teacher=teacher,
                 processes=processes,
                 measures=measures,
-                snapshots=snapshots,
-                evaluate=None,
+                snapshots=Snapshots(journal, processes),
+                evaluate=evaluate,
                 grid=grid,
             )
-        finally:
-            measures.close()
-        if not processes.is_main:
-            raise SystemExit(0)
+        except NotFiniteError as error:
+            if not error.best:
+                raise
+            aside = output.with_name(f"{output.name}-step-{error.best}")
+            write(aside, None, None, True)
+            raise EdgeTransactError(
+                error.message, fix=f"{error.fix} The model of step {error.best}, the best until then, is in {aside}."
+            ) from error
         with working(WRITE_STEP):
-            checkpoint = written(trained, output)
-        result = HealResult(
-            checkpoint, source, options, trained, record, measures, time.perf_counter() - started
-        )
-        if finish:
+            checkpoint = write(output, trained.held_out, trained.held_out_before, force)
+        seconds = time.perf_counter() - started
+        result = HealResult(checkpoint, source, options, trained, record, measures, processes.is_main, seconds)
+        if finish and processes.is_main:
             finish(result)
+    processes.end()
     return result
 
 
@@ -227,10 +231,30 @@ def grid_of(source: Checkpoint, options: HealOptions, processes: Processes) -> G
         return Grid(processes.tell(scales() if processes.is_main else None), quantization)
 
 
-def _float32() -> Any:
-    import torch
+def _teacher(
+    parent: Checkpoint, options: HealOptions, text: TrainingText, schedule: Schedule, processes: Processes
+) -> Teacher:
+    dense = DenseTeacher(parent, processes.dtype, processes.device)
+    if not options.teacher_top:
+        return dense
+    kept = KeptTeacher(dense, text.to_dict(), options.teacher_top)
+    sequences = range(schedule.steps * schedule.sequences)
+    kept.check_space((f"sequence-{number}" for number in sequences), schedule.length)
+    return kept
 
-    return torch.float32
+
+def _perplexity(source: Checkpoint, processes: Processes) -> Evaluate:
+    """What measures perplexity while a model is trained."""
+    from edge_transact.runtime.text import TextCodec
+
+    document, tokenizer = read_text(TEXT, "evaluation"), TextCodec(source.path).tokenizer
+
+    def measure(student: Student) -> dict[str, float]:
+        with torch.autocast(processes.device.type, torch.bfloat16, enabled=processes.dtype == torch.bfloat16):
+            found = perplexity(student.model, tokenizer, document, max_windows=EVALUATED_WINDOWS)
+        return {"perplexity": found.perplexity}
+
+    return measure
 
 
 def text_of(source: Checkpoint, options: HealOptions) -> TrainingText:
@@ -282,11 +306,6 @@ def ingredients(
         "code": cache.code(*CODE),
         **{package: version(package) for package in ("torch", "transformers", "accelerate")},
     }
-
-
-def record_of(options: HealOptions, text: TrainingText, teacher: str | None) -> dict[str, Any]:
-    """What ``edge_transact.json`` says of it."""
-    return {"teacher": teacher, "text": text.to_dict(), **options.identity()} | {"teacher": teacher}
 
 
 def _provenance(source: Checkpoint, model: str) -> dict[str, Any]:

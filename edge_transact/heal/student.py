@@ -116,5 +116,10 @@ def tensors_of(
     state = {name.replace(".base_layer", ""): tensor for name, tensor in student.model.state_dict().items()}
     for name in tensor_shapes(checkpoint.plan):
         stored = checkpoint.tensor(name)
-        yield name, stored if name.endswith(ROPE_PAIRS) else state[name].to(dtype or stored.dtype)
+        if name.endswith(ROPE_PAIRS):
+            yield name, stored
+        else:
+            tensor = state[name]
+            whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+            yield name, whole.cpu().to(dtype or stored.dtype)
 

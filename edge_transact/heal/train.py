@@ -231,12 +231,16 @@ class Training:
             self._keep_best()
         schedule, stopped = self.schedule, self._is_worse()
         sequences = self.text.sequences(self._done * schedule.sequences)
-        with bar(TRAIN_STEP, schedule.steps, self._done) as advance:
-            while self._done < schedule.steps and not stopped:
-                self._step([next(sequences) for _ in range(schedule.sequences)])
-                advance(1)
-                self._after_step()
-                stopped = self._is_worse()
+        try:
+            with bar(TRAIN_STEP, schedule.steps, self._done) as advance:
+                while self._done < schedule.steps and not stopped:
+                    self._step([next(sequences) for _ in range(schedule.sequences)])
+                    advance(1)
+                    self._after_step()
+                    stopped = self._is_worse()
+        except NotFiniteError:
+            self._restore_best(though_failed=True)
+            raise
         self._restore_best()
         losses = [row["loss"] for row in self.measures.rows if "loss" in row]
         last = losses[-max(1, len(losses) // 10) :]
@@ -383,9 +387,9 @@ class Training:
         else:
             self._kept = {name: tensor.detach().clone() for name, tensor in self._weights().items()}
 
-    def _restore_best(self) -> None:
+    def _restore_best(self, *, though_failed: bool = False) -> None:
         """The student gets the weights of the best step."""
-        if self._best == self._done:
+        if self._best == self._done and not though_failed:
             return
         with torch.no_grad():
             if not self.snapshots:

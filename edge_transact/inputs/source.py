@@ -10,7 +10,7 @@ import torch
 
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING
-from edge_transact.checkpoint.writer import PROVENANCE_FILE
+from edge_transact.checkpoint.writer import HEALED, PROVENANCE_FILE
 from edge_transact.errors import EdgeTransactError
 from edge_transact.hub.download import HUB_ID
 from edge_transact.inputs.models import DEMO_MODELS, resolve_model
@@ -21,10 +21,12 @@ logger = logging.getLogger(__name__)
 def pruned_from(checkpoint: Checkpoint) -> Checkpoint | None:
     """The checkpoint that ``edge_transact.json`` names as its source; `None` if there is none or it isn't here.
 
-    Nothing is downloaded. Pruning keeps the embedding, so a model with another one is not the source.
+    Nothing is downloaded. Pruning keeps the embedding, so a model with another one is not the source, unless the
+    checkpoint was trained since.
     """
     try:
-        name = json.loads((checkpoint.path / PROVENANCE_FILE).read_text())["source"]
+        provenance = json.loads((checkpoint.path / PROVENANCE_FILE).read_text())
+        name = provenance["source"]
         if not _is_here(name):
             logger.info(f"{name}, from which this model was pruned, is not on this machine")
             return None
@@ -32,8 +34,8 @@ def pruned_from(checkpoint: Checkpoint) -> Checkpoint | None:
     except (OSError, ValueError, KeyError, TypeError, EdgeTransactError) as error:
         logger.debug(f"no source: {error}")
         return None
-    same = checkpoint.shape(EMBEDDING) == source.shape(EMBEDDING) and torch.equal(
-        checkpoint.tensor(EMBEDDING), source.tensor(EMBEDDING)
+    same = checkpoint.shape(EMBEDDING) == source.shape(EMBEDDING) and (
+        HEALED in provenance or torch.equal(checkpoint.tensor(EMBEDDING), source.tensor(EMBEDDING))
     )
     if not same:
         logger.info(f"{name} has another embedding: this model was not pruned from it as it is now")

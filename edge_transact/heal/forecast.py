@@ -1,0 +1,78 @@
+"""What a training will take on this machine: its steps, their time and its memory, from formulas."""
+
+from __future__ import annotations
+
+import torch
+
+from edge_transact import costs
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.heal.losses import BLOCK_TOKENS, CHUNK_TOKENS
+from edge_transact.heal.measures import Work
+from edge_transact.heal.options import TrainOptions
+from edge_transact.heal.run import LOAD_STEP, TEXT_STEP, WRITE_STEP
+from edge_transact.heal.train import EVALUATIONS, HELD_OUT_SHARE, HELD_OUT_STEP, TRAIN_STEP, Schedule, length_of
+from edge_transact.progress import Forecast, Step
+from edge_transact.system.computation import compute_device, is_bf16_fast
+from edge_transact.system.memory import PACKAGES_BYTES
+from edge_transact.system.speed import matmul_flops, slowness
+from edge_transact.widths import WidthPlan
+
+EFFICIENCY = {torch.float32: 0.6, torch.bfloat16: 0.35}
+"""The share of the matrix products' peak that a step reaches."""
+
+
+def forecast(source: Checkpoint, teacher: Checkpoint | None, options: TrainOptions) -> Forecast:
+    """What training a checkpoint in one process will take.
+
+    Args:
+        source: What is trained.
+        teacher: What it learns from, if anything.
+        options: How.
+    """
+    length = length_of(source.config, options.train_window)
+    schedule = Schedule.of(options, length)
+    tokens = schedule.steps * schedule.batch_tokens
+    device = compute_device()
+    dtype = torch.bfloat16 if is_bf16_fast(device) else torch.float32
+    rate = EFFICIENCY[dtype] * matmul_flops(dtype, device)
+    work = Work.of(source.plan, teacher.plan if teacher else None, length, options)
+    held_out = max(2 * length, HELD_OUT_SHARE * tokens)
+    parameters = costs.parameters(source.plan)
+    load_s = 1 + 4 * (parameters + (costs.parameters(teacher.plan) if teacher else 0)) / 1e9
+    steps = [
+        Step(TEXT_STEP, 8 * slowness()),
+        Step(LOAD_STEP, load_s * slowness()),
+        Step(HELD_OUT_STEP, held_out * (work.held_out + work.teacher) / rate),
+        Step(TRAIN_STEP, (tokens * work.token + EVALUATIONS * held_out * work.held_out) / rate),
+        Step(WRITE_STEP, slowness() * (0.2 + 2 * parameters / 1e9)),
+    ]
+    return Forecast(steps, tokens, PACKAGES_BYTES + memory_bytes(source.plan, teacher, options, length, dtype))
+
+
+def memory_bytes(
+    plan: WidthPlan, teacher: Checkpoint | None, options: TrainOptions, length: int, dtype: torch.dtype
+) -> int:
+    """The most bytes of tensors at once: weights, gradients, AdamW's two means, activations, logits and the teacher.
+
+    Args:
+        plan: The student's widths.
+        teacher: The teacher.
+        options: What is trained, and how much at once.
+        length: Tokens of a sequence.
+        dtype: The dtype of products.
+    """
+    parameters = costs.parameters(plan)
+    embedding = plan.vocab_size * plan.hidden_size
+    trained = parameters - (embedding if options.freeze_embedding else 0)
+    if options.lora:
+        trained = options.lora * sum(4 * plan.hidden_size + 5 * layer.intermediate_size for layer in plan.layers)
+    weights = 4 * parameters + (16 if options.quant else 12) * trained + (dtype.itemsize * parameters if dtype != torch.float32 else 0)
+    together = max(1, options.micro_batch_tokens // length) * length
+    widths = [8 * plan.hidden_size + 3 * layer.intermediate_size + 4 * layer.attention_size for layer in plan.layers]
+    kept = max(widths) + len(widths) * plan.hidden_size if options.gradient_checkpointing else sum(widths)
+    # A residual is in fp32, and most of what projections give in the dtype of products.
+    activations = together * kept * (4 + dtype.itemsize) // 2
+    rows = min(together, BLOCK_TOKENS)
+    head = plan.vocab_size * (16 * min(rows, CHUNK_TOKENS["cpu"]) + dtype.itemsize * rows) + 4 * embedding
+    of_teacher = dtype.itemsize * costs.parameters(teacher.plan) if teacher else 0
+    return weights + activations + head + of_teacher

@@ -1,0 +1,112 @@
+"""The report of a training: ``report.json``, ``metrics.jsonl``, and a page with the loss curve."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edge_transact.artifacts.charts import Axis, Chart, Picture, number
+from edge_transact.artifacts.outputs import new_directory
+from edge_transact.artifacts.pages import Origin, write_page
+from edge_transact.checkpoint.writer import PROVENANCE_FILE
+from edge_transact.heal.run import HealResult
+from edge_transact.options import written
+from edge_transact.system.machine import machine_name
+
+TRAINED, HELD_OUT, PERPLEXITY = 0, 1, 2
+"""Colours."""
+
+POINTS = 120
+"""The most points of a curve: neighbours share one."""
+
+
+def write_report(result: HealResult, directory: Path, *, force: bool = False) -> dict[str, Any]:
+    """Writes ``report.json``, ``metrics.jsonl``, and ``index.html`` with the loss curve, which is an SVG file too.
+
+    Args:
+        result: The training.
+        directory: Where to write it; it is complete or absent.
+        force: Replace a directory that exists.
+
+    Returns:
+        The content of ``report.json``.
+
+    Raises:
+        EdgeTransactError: `directory` exists.
+    """
+    values = result.to_dict()
+    trained = result.trained
+    output = result.checkpoint.path
+    command = written.line(
+        "heal", result.source.path, *written.words(result.options), "-o", output, "--report", directory
+    )
+    versions = json.loads((output / PROVENANCE_FILE).read_text())["versions"]
+    with new_directory(directory, force=force) as fresh:
+        (fresh / "report.json").write_text(json.dumps(values, indent=1) + "\n")
+        result.measures.write(fresh)
+        write_page(
+            fresh,
+            "heal_report.html.j2",
+            f"Held-out loss {number(trained.held_out_before)} → {number(trained.held_out)}",
+            f"{result.source.path.name} healed",
+            [loss_curve(result.measures.rows)],
+            Origin(command, machine_name(), versions, written.rows(result.options)),
+            json_file="report.json",
+            report=values,
+            rows=list(result.summary().facts.items()),
+        )
+    return values
+
+
+def loss_curve(rows: Sequence[Mapping[str, Any]]) -> Picture:
+    """The loss over tokens: of the text that is trained on, and of held-out text; perplexity, where it was measured.
+
+    Args:
+        rows: Those of ``metrics.jsonl``.
+    """
+    tokens = [row["tokens"] for row in rows] or [1]
+    x = Axis(0, max(tokens) or 1, "tokens")
+    trained, held_out, measured = (_points(rows, name) for name in ("loss", "held_out_loss", "perplexity"))
+    losses = [loss for _, loss in (*trained, *held_out)]
+    text = "; ".join(
+        f"{what} goes from {number(points[0][1])} to {number(points[-1][1])}"
+        for what, points in (("the loss in training", trained), ("the loss on held-out text", held_out))
+        if points
+    )
+    chart = Chart("Loss", f"Over tokens, {text}.", x, Axis.over(losses, "nats a token"))
+    chart.line(_thinned(trained), TRAINED)
+    chart.line(held_out, HELD_OUT)
+    chart.dots(held_out, HELD_OUT)
+    charts, legend = [chart], {"training": TRAINED, "held-out text": HELD_OUT}
+    if measured:
+        perplexities = [value for _, value in measured]
+        text = f"From {number(perplexities[0])} to {number(perplexities[-1])}."
+        second = Chart("Perplexity", text, x, Axis.over(perplexities, "perplexity"))
+        second.line(measured, PERPLEXITY)
+        second.dots(measured, PERPLEXITY)
+        charts.append(second)
+        legend["perplexity"] = PERPLEXITY
+    table = [[f"{int(at):,}", number(loss)] for at, loss in held_out]
+    return Picture(
+        "loss",
+        "How the loss fell",
+        charts,
+        text="The training curve is of other text at each step, and therefore rough. What is kept is the step whose loss "
+        "on held-out text is least.",
+        legend=legend,
+        header=("tokens", "loss on held-out text"),
+        rows=table,
+    )
+
+
+def _points(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
+    return [(row["tokens"], row[name]) for row in rows if name in row]
+
+
+def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most `POINTS` points, each the mean of its neighbours."""
+    size = -(-len(points) // POINTS) or 1
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
