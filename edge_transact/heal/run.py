@@ -47,7 +47,10 @@ logger = logging.getLogger(__name__)
 ROUND_STEP = "round to 4 bits"
 TEXT_STEP, LOAD_STEP, WRITE_STEP = "training text", "load the model", "write the checkpoint"
 
-CODE = ("heal", "options", "rounding", "weights", "quantization.py", "checkpoint", "widths.py", "costs.py", "templates/model_card.md.j2")
+CODE = (
+    *("heal", "options", "rounding", "weights", "checkpoint", "quantization.py", "widths.py", "costs.py"),
+    "templates/model_card.md.j2",
+)
 """The code that the result depends on, for `cache.code`."""
 
 EVALUATED_WINDOWS = 8

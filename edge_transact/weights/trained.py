@@ -22,8 +22,8 @@ from edge_transact.weights import w4
 from edge_transact.weights.convert import ParameterSources, RoundingOf
 
 ROUNDING_FILE = "edge_rounding.safetensors"
-"""Scales by the names of their matrices, ``[rows, ceil(in / 32)]`` in the quantization's model dtype. The metadata names
-the quantization as ``quantization``."""
+"""Scales by the names of their matrices, ``[rows, ceil(in / 32)]`` in the quantization's model dtype. In the metadata,
+``quantization`` names the quantization."""
 
 TOLERANCE = 0.1
 """How far a weight may be from a whole number of scales. bf16 rounds 8 scales by at most 0.02."""
@@ -84,7 +84,7 @@ class TrainedRounding:
         file = self.checkpoint.path / ROUNDING_FILE
         rows, columns = self.checkpoint.shape(name)
         with safe_open(file, "pt") as stored:
-            if name not in stored.keys():  # noqa: SIM118: the file is no mapping
+            if name not in set(stored.keys()):
                 raise _damaged(file, f"{name} is missing")
             scales: torch.Tensor = stored.get_tensor(name)
         expected = (rows, -(-columns // w4.GROUP_SIZE))
