@@ -155,7 +155,7 @@ def build(
         if pruning and pruning.budgets():
             budget = pruning.counted(kind.name, options.context or costs.DEFAULT_CONTEXT)
             checkpoint = pruned(source, model, budget, fresh=fresh)
-        if _trained(checkpoint, kind, options):
+        if takes_trained(checkpoint, kind, options):
             rounding_name = TRAINED
         teacher = _teacher(source, checkpoint) if rounding_name == "best" else None
         with working("look at the model"):
@@ -217,7 +217,7 @@ def _rounding_name(options: BuildOptions, quantization: Quantization, report: Pa
     return rounding
 
 
-def _trained(checkpoint: Checkpoint, quantization: Quantization, options: BuildOptions) -> bool:
+def takes_trained(checkpoint: Checkpoint, quantization: Quantization, options: BuildOptions) -> bool:
     """Whether the codes and scales are those that the checkpoint was trained with. If others are wanted, says so."""
     trained = TrainedRounding.of(checkpoint)
     if trained is None or quantization.bits is None:

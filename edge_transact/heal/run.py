@@ -167,7 +167,7 @@ def heal(
             student.merge()
             done = record | {"loss": loss, "loss_before": before}
             provenance = _provenance(source, model) | {HEALED: [*_healed_before(source), done]}
-            tensors = tensors_of(student, source, grid and grid.dtype)
+            tensors = tensors_of(student, source, grid.dtype if grid else None)
 
             def also(directory: Path) -> None:
                 if grid:
