@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edge_transact.api import bundle as bundle
     from edge_transact.api import evaluate as evaluate
     from edge_transact.api import export as export
+    from edge_transact.api import heal as heal
     from edge_transact.api import inspect as inspect
     from edge_transact.api import load as load
     from edge_transact.api import prune as prune
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from edge_transact.errors import EdgeTransactError as EdgeTransactError
     from edge_transact.errors import UsageError as UsageError
     from edge_transact.evaluate.evaluations import Evaluations as Evaluations
+    from edge_transact.heal.options import HealOptions as HealOptions
+    from edge_transact.heal.run import HealResult as HealResult
     from edge_transact.inspection import Inspection as Inspection
     from edge_transact.prune.options import Budget as Budget
     from edge_transact.prune.options import PruneOptions as PruneOptions

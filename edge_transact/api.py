@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from edge_transact.bench.options import BenchOptions
 from edge_transact.build.options import BuildOptions, check_pruning
 from edge_transact.errors import UsageError
+from edge_transact.heal.options import HealOptions
 from edge_transact.options import Options
 from edge_transact.options.keywords import keywords, part
 from edge_transact.prune.options import Budget, PruneChoices, PruneOptions
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from edge_transact.checkpoint import Checkpoint
     from edge_transact.evaluate.evaluations import Evaluations
     from edge_transact.export.gguf import Export
+    from edge_transact.heal.run import HealResult
     from edge_transact.inspection import Inspection
     from edge_transact.prune.run import PruneResult
     from edge_transact.runtime.session import Session
@@ -57,6 +59,18 @@ class _Pruning(_Run):
 
 class _Prune(_Pruning, PruneOptions):
     """The keyword arguments of `prune`."""
+
+
+class _Heal(_Run, HealOptions):
+    """The keyword arguments of `heal`.
+
+    Attributes:
+        report: A directory for the loss curve and metrics.jsonl.
+        force: Replace `output` if it exists.
+    """
+
+    report: Annotated[Path | None, Field(strict=False)] = None
+    force: bool = False
 
 
 class _Build(_Pruning, PruneChoices, BuildOptions):
@@ -98,6 +112,37 @@ def prune(model: str | Path, output: Path, options: _Prune) -> PruneResult:
     from edge_transact.prune.run import prune
 
     return prune(str(model), output, part(options, PruneOptions), fresh=options.fresh, force=options.force)
+
+
+@keywords(_Heal)
+def heal(model: str | Path, output: Path, options: _Heal) -> HealResult:
+    """Trains a pruned model to predict again what the model predicts that it was pruned from.
+
+    ``et.heal("small", "healed", train_tokens=65536)``
+
+    What an interrupted run with the same options has done is taken over. The step that predicts held-out text best is
+    kept.
+
+    Args:
+        model: A checkpoint directory that `prune` or `heal` wrote, or another model with a `teacher`.
+        output: The directory to write.
+
+    Raises:
+        UsageError: There is no teacher, or options contradict the model.
+        EdgeTransactError: The model or the text can't be read or used, the loss became NaN, or `output` exists.
+    """
+    from edge_transact.heal.report import write_report
+    from edge_transact.heal.run import heal
+
+    report = options.report
+    return heal(
+        str(model),
+        output,
+        part(options, HealOptions),
+        fresh=options.fresh,
+        force=options.force,
+        finish=None if report is None else lambda done: write_report(done, report, force=options.force),
+    )
 
 
 @keywords(_Build)

@@ -14,7 +14,7 @@ from typing import Any
 API = "edge_transact.api"
 
 MODULES = {
-    **dict.fromkeys(("bench", "build", "bundle", "evaluate", "export", "inspect", "load", "prune"), API),
+    **dict.fromkeys(("bench", "build", "bundle", "evaluate", "export", "heal", "inspect", "load", "prune"), API),
     "BenchOptions": "edge_transact.bench.options",
     "BenchOutcome": "edge_transact.bench.session",
     "Budget": "edge_transact.prune.options",
@@ -23,6 +23,8 @@ MODULES = {
     "Checkpoint": "edge_transact.checkpoint",
     "EdgeTransactError": "edge_transact.errors",
     "Evaluations": "edge_transact.evaluate.evaluations",
+    "HealOptions": "edge_transact.heal.options",
+    "HealResult": "edge_transact.heal.run",
     "Inspection": "edge_transact.inspection",
     "LayerWidths": "edge_transact.widths",
     "PruneOptions": "edge_transact.prune.options",

@@ -193,6 +193,7 @@ def test_build_in_a_project_directory_does_the_whole_job_and_reuses_it(tmp_path,
     Path("corpus.txt").write_text("The state of the union is strong. " * 400)
     project(
         'model = "demo:tiny"\n[prune]\nintermediate = 160\ncalibration = "corpus.txt"\ncalibration_tokens = 512\n'
+        '[heal]\ntrain = "corpus.txt"\ntrain_tokens = 512\ntrain_window = 64\nbatch_tokens = 128\n'
         '[build]\ntarget = ["android", "host"]\nquant = "q0f32"\ncontext = 64\nprefill_chunk = 32\n'
     )
     first = run("build", "--target", "host", "--json")
@@ -205,7 +206,7 @@ def test_build_in_a_project_directory_does_the_whole_job_and_reuses_it(tmp_path,
 
     again = run("build", "--target", "host", "--force", "--json")
     assert again.exit_code == 0, again.stderr
-    for stage in ("prune demo:tiny", "quantize to q0f32", "for host"):
+    for stage in ("prune demo:tiny", "heal pruned", "quantize to q0f32", "for host"):
         assert f"{stage}: nothing has changed" in again.stderr
     unchanged = json.loads(Path("dist/manifest.json").read_text())
     assert unchanged["files"] == manifest["files"]
@@ -219,7 +220,8 @@ def test_build_in_a_project_directory_does_the_whole_job_and_reuses_it(tmp_path,
 def test_a_new_file_has_every_key_there_is():
     run("init")
     text = Path("edge-transact.toml").read_text()
-    keys = {*Prune.model_fields, *Build.model_fields, *Project.model_fields} - {"prune", "build"}
+    keys = {*Prune.model_fields, *Heal.model_fields, *Build.model_fields, *Project.model_fields}
+    keys -= {"prune", "heal", "build"}
     assert {key for key in keys if not re.search(rf"\b{key} = ", text)} == set()
     everything = re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE)
     assert project(everything).model_dump(exclude_none=True)["prune"]["packing"] == "joined"

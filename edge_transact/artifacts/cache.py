@@ -38,6 +38,7 @@ UNFINISHED, PREDICTIONS = "unfinished", "predictions"
 KINDS = {
     "converted": "GGUF files and demo models as checkpoints",
     "pruned": "pruned checkpoints",
+    "healed": "checkpoints that were trained after pruning",
     PREDICTIONS: "what teachers predict, for training",
     "rounded": "weights rounded to 4 bits with calibration text",
     "weights": "quantized parameter shards",

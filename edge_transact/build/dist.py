@@ -24,13 +24,14 @@ from edge_transact.build.concerns import concerns, traffic_concern
 from edge_transact.build.options import TRAINED, BuildOptions
 from edge_transact.build.parity import DECODE_STEPS, Parity, compare, prompt_ids, reference_model
 from edge_transact.build.report.page import write_report
-from edge_transact.build.stages import Rounding, Weights, place_library, place_weights, pruned
+from edge_transact.build.stages import Rounding, Weights, healed, place_library, place_weights, pruned
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.compiler.targets import BuildTarget, get_target, library_name
 from edge_transact.definition import MODEL_TYPE, Definition, load, render
 from edge_transact.errors import UsageError
 from edge_transact.evaluate.report_text import prepare_report
+from edge_transact.heal.options import HealOptions
 from edge_transact.inputs.models import resolve_model
 from edge_transact.inputs.source import pruned_from
 from edge_transact.mlc.chat_config import chat_config
@@ -114,6 +115,7 @@ def build(
     options: BuildOptions,
     *,
     pruning: PruneChoices | None = None,
+    healing: HealOptions | None = None,
     dump: Path | None = None,
     report: Path | None = None,
     fresh: bool = False,
@@ -129,6 +131,7 @@ def build(
         options: For what, in which quantization, and with which sizes.
         pruning: Prune the model first, to this budget; bytes are counted in the build's quantization and context. Its
             calibration text is also what ``rounding="gptq"`` and ``"best"`` read, with or without a budget.
+        healing: Then train the pruned model to predict what its source predicts.
         dump: A directory for the compiler's intermediate forms of each library, in ``dump/TARGET/``.
         report: A directory for a report of what rounding cost, written when the DIST is complete.
         fresh: Start pruning and rounding over where an interrupted run has begun. Finished stages come from the cache.
@@ -155,6 +158,8 @@ def build(
         if pruning and pruning.budgets():
             budget = pruning.counted(kind.name, options.context or costs.DEFAULT_CONTEXT)
             checkpoint = pruned(source, model, budget, fresh=fresh)
+        if healing:
+            checkpoint = healed(checkpoint, healing, fresh=fresh)
         if takes_trained(checkpoint, kind, options):
             rounding_name = TRAINED
         teacher = _teacher(source, checkpoint) if rounding_name == "best" else None

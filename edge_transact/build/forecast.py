@@ -15,6 +15,8 @@ from edge_transact.build.stages import compile_step
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.evaluate.forecast import loaded_bytes
 from edge_transact.evaluate.perplexity import STEP as PERPLEXITY_STEP
+from edge_transact.heal.forecast import forecast as forecast_of_training
+from edge_transact.heal.options import HealOptions
 from edge_transact.progress import Forecast, Step
 from edge_transact.prune.forecast import forecast as forecast_of_pruning
 from edge_transact.prune.options import PruneChoices
@@ -36,7 +38,12 @@ COMPILE_S, COMPILE_LAYER_S = 20.0, 1.0
 
 
 def forecast(
-    source: Checkpoint, options: BuildOptions, pruning: PruneChoices | None = None, *, report: bool = False
+    source: Checkpoint,
+    options: BuildOptions,
+    pruning: PruneChoices | None = None,
+    healing: HealOptions | None = None,
+    *,
+    report: bool = False,
 ) -> Forecast:
     """What `build` will take, as if the cache had nothing of it.
 
@@ -44,6 +51,7 @@ def forecast(
         source: The MODEL's checkpoint.
         options: As they are given to `build`.
         pruning: As it is given to `build`. The pruned model counts as large as its source.
+        healing: As it is given to `build`.
         report: Whether a report is written.
     """
     targets = list(dict.fromkeys(options.target))
@@ -54,6 +62,11 @@ def forecast(
         budget = pruning.counted(quantization.name, options.context or costs.DEFAULT_CONTEXT)
         first = forecast_of_pruning(source, budget)
         steps, tokens, memory_bytes = list(first.steps), first.tokens, first.memory_bytes
+    if healing:
+        second = forecast_of_training(source, source, healing)
+        steps += second.steps
+        tokens += second.tokens
+        memory_bytes = max(memory_bytes, second.memory_bytes)
     work = _Work(source.plan, options, quantization)
     steps.append(Step(OPEN_STEP, 2 * work.slowness))
     if options.rounding in CALIBRATED_ROUNDINGS:

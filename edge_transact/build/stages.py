@@ -23,6 +23,8 @@ from edge_transact.checkpoint.writer import COPIED_FILES
 from edge_transact.compiler.library import build_library
 from edge_transact.compiler.targets import BuildTarget
 from edge_transact.definition import Definition
+from edge_transact.heal import run as training
+from edge_transact.heal.options import HealOptions
 from edge_transact.inputs import read_documents
 from edge_transact.progress import working
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
@@ -62,6 +64,25 @@ def pruned(source: Checkpoint, model: str, options: PruneOptions, *, fresh: bool
 
     with working("keep the pruned checkpoint"):
         return Checkpoint.open(cache.made(cache.Recipe("pruned", f"prune {model}", key, make, name="pruned")))
+
+
+def healed(source: Checkpoint, options: HealOptions, *, fresh: bool = False) -> Checkpoint:
+    """A pruned model after recovery training.
+
+    Args:
+        source: The pruned checkpoint, which says what it was pruned from.
+        options: How it is trained.
+        fresh: Start over where an interrupted run has begun.
+    """
+    with working("look for it in the cache"):
+        teacher, _ = training.teacher_of(source, options)
+        key = training.ingredients(source, teacher, options, training.text_of(source, options))
+
+    def make(directory: Path) -> None:
+        training.heal(str(source.path), directory, options, fresh=fresh, force=True)
+
+    with working("keep the healed checkpoint"):
+        return Checkpoint.open(cache.made(cache.Recipe("healed", f"heal {source.path.name}", key, make, name="healed")))
 
 
 _ROUNDING = ("rounding", "gguf", "prune/calibrate/layerwise.py", "compiler/lowering.py", "compiler/vector.py")

@@ -66,7 +66,7 @@ def build(
 
     The libraries are compiled from the emitted model definition. Before anything is written, the result is compared
     with torch on the quantized weights. With a budget (`--ratio`, another limit, `--widths`, or `--heads` and
-    `--intermediate`) the model is pruned first.
+    `--intermediate`) the model is pruned first; a section `[heal]` of `edge-transact.toml` trains it after that.
 
     Without MODEL, the options come from `edge-transact.toml` in the working directory; options on the command line
     override it. Stages that have not changed since an earlier build come from the cache, also with `--force`, which
@@ -94,7 +94,7 @@ def build(
 
     source = Checkpoint.open(resolve_model(project.model))
     with progress.working(PLANNING):
-        expected = forecast(source, project.build, project.prune, report=report is not None)
+        expected = forecast(source, project.build, project.prune, project.heal, report=report is not None)
     if not may_start(expected, dry_run=dry_run, as_json=as_json):
         return
     with progress.running(expected.steps):
@@ -103,6 +103,7 @@ def build(
             Path(project.output),
             project.build,
             pruning=project.prune,
+            healing=project.heal,
             dump=dump,
             report=report,
             fresh=fresh,

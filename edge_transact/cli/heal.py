@@ -43,11 +43,11 @@ def heal(
     """Train a pruned model to predict again what the model predicts that it was pruned from.
 
     AdamW on all parameters, with a warm-up and a cosine. The step that is best on held-out text is kept, and training
-    stops when that gets worse. `--dry-run` says how long it takes and how much memory: 16 bytes a parameter, the teacher,
-    and what `--micro-batch-tokens` tokens leave for the backward pass. SmolLM2 takes less than 4 GiB.
+    stops when that gets worse. Memory is 16 bytes a parameter, the teacher, and what `--micro-batch-tokens` tokens
+    leave for the backward pass; `--dry-run` says how much that is, and how long it takes.
 
-    After an interrupt, the same command goes on where it was. `accelerate launch -m edge_transact heal ...` and `torchrun
-    -m edge_transact heal ...` train with several processes.
+    After an interrupt, the same command goes on where it was. `accelerate launch -m edge_transact heal ...` and
+    `torchrun -m edge_transact heal ...` train with several processes.
 
     **Examples**
 

@@ -17,9 +17,7 @@ class _Norm(torch.autograd.Function):
     """RMSNorm that keeps its input and one number a token."""
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype
-    ) -> torch.Tensor:
+    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype) -> torch.Tensor:
         wide = hidden.float()
         scale = torch.rsqrt(wide.square().mean(-1, keepdim=True).add_(eps))
         ctx.save_for_backward(hidden, weight, scale)
@@ -30,7 +28,9 @@ class _Norm(torch.autograd.Function):
         hidden, weight, scale = ctx.saved_tensors
         normed = hidden.float() * scale
         by_output = gradient.float()
-        by_weight = (by_output * normed).flatten(end_dim=-2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        by_weight = (
+            (by_output * normed).flatten(end_dim=-2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        )
         by_normed = by_output * weight
         mean = (by_normed * normed).mean(-1, keepdim=True)
         by_hidden = by_normed.sub_(normed.mul_(mean)).mul_(scale)

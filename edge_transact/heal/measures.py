@@ -112,7 +112,9 @@ class Measures:
         """
         self._tokens += tokens
         self._spent_s += seconds
-        self.add(row | {"tokens_per_s": tokens / seconds, "matmul_share": tokens / seconds * self._work.token / self._peak})
+        self.add(
+            row | {"tokens_per_s": tokens / seconds, "matmul_share": tokens / seconds * self._work.token / self._peak}
+        )
         if time.monotonic() - self._logged_s >= LOGGED_S:
             self._logged_s = time.monotonic()
             logger.info(

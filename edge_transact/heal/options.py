@@ -77,7 +77,9 @@ class TrainOptions(Options):
     ] = None
     teacher_top: Annotated[
         Count | None,
-        Option("Keep this many of the teacher's predictions of each token on disk, for later runs.", MEMORY, example=64),
+        Option(
+            "Keep this many of the teacher's predictions of each token on disk, for later runs.", MEMORY, example=64
+        ),
     ] = None
 
     @property

@@ -7,6 +7,7 @@ says. Without them there is one process, and everything here is a formality.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -41,12 +42,13 @@ class Processes:
         from accelerate import Accelerator
 
         device = compute_device()
-        fast = is_bf16_fast(device)
-        self.accelerator = Accelerator(mixed_precision="bf16" if fast else "no", cpu=device.type == "cpu")
+        # What `accelerate launch` was told, else what is fast.
+        precision = os.environ.get("ACCELERATE_MIXED_PRECISION") or ("bf16" if is_bf16_fast(device) else "no")
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
         self.count: int = self.accelerator.num_processes
         self.rank: int = self.accelerator.process_index
         self.device: torch.device = self.accelerator.device
-        self.dtype = torch.bfloat16 if fast else torch.float32
+        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
         self._directory: Path | None = None
         if self.rank:
             logging.getLogger("edge_transact").setLevel(logging.WARNING)  # one process tells
@@ -159,4 +161,3 @@ def _word_of(note: Path, rank: int) -> str:
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield
-

@@ -93,8 +93,8 @@ def loss_curve(rows: Sequence[Mapping[str, Any]]) -> Picture:
         "loss",
         "How the loss fell",
         charts,
-        text="The training curve is of other text at each step, and therefore rough. What is kept is the step whose loss "
-        "on held-out text is least.",
+        text="The training curve is of other text at each step, and therefore rough. The step whose loss on held-out "
+        "text is least is kept.",
         legend=legend,
         header=("tokens", "loss on held-out text"),
         rows=table,

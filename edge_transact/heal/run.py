@@ -262,9 +262,7 @@ def _perplexity(source: Checkpoint, processes: Processes) -> Evaluate:
 
 def text_of(source: Checkpoint, options: HealOptions) -> TrainingText:
     """The training text of these options."""
-    return TrainingText(
-        source, options.texts, length=length_of(source.config, options.train_window), seed=options.seed
-    )
+    return TrainingText(source, options.texts, length=length_of(source.config, options.train_window), seed=options.seed)
 
 
 def teacher_of(source: Checkpoint, options: HealOptions) -> tuple[Checkpoint | None, str | None]:

@@ -122,4 +122,3 @@ def tensors_of(
             tensor = state[name]
             whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
             yield name, whole.cpu().to(dtype or stored.dtype)
-

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence as Several
+from collections.abc import Iterator
+from collections.abc import Sequence as Several
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +74,9 @@ class TrainingText:
                     fix="Use the tokenizer that belongs to the model.",
                 )
             most = max(1, MOST_HELD_OUT // len(texts))
-            every = max(HELD_OUT_SHARE, -(-len(sequences) // most)) if len(sequences) > HELD_OUT_SHARE else len(sequences)
+            every = (
+                max(HELD_OUT_SHARE, -(-len(sequences) // most)) if len(sequences) > HELD_OUT_SHARE else len(sequences)
+            )
             is_held_out = torch.arange(len(sequences)) % every == every // 2
             held_out.append(sequences[is_held_out])
             self._pools.append(sequences[~is_held_out])

@@ -162,7 +162,7 @@ class Schedule:
 
     def is_evaluated(self, done: int) -> bool:
         """Whether held-out text is measured after so many steps."""
-        return done == self.steps or done % max(1, self.steps // EVALUATIONS) == 0
+        return done == self.steps or done % -(-self.steps // EVALUATIONS) == 0
 
     def held_out(self, text: TrainingText) -> torch.Tensor:
         """The held-out sequences that are measured, evenly spaced: int64 ``[n, length]``."""
@@ -288,13 +288,17 @@ class Training:
         self.measures.trained(
             schedule.batch_tokens,
             time.perf_counter() - started,
-            {"step": self._done, "tokens": tokens, "loss": loss_per_token, "learning_rate": rate, "gradient_norm": norm},
+            {
+                "step": self._done,
+                "tokens": tokens,
+                "loss": loss_per_token,
+                "learning_rate": rate,
+                "gradient_norm": norm,
+            },
             schedule.steps * schedule.batch_tokens - tokens,
         )
 
-    def _parts(
-        self, sequences: list[Sequence], first: int
-    ) -> Iterator[tuple[list[str], torch.Tensor, torch.Tensor]]:
+    def _parts(self, sequences: list[Sequence], first: int) -> Iterator[tuple[list[str], torch.Tensor, torch.Tensor]]:
         """This process's share of a step, as many sequences at once as go through the model together."""
         mine = [
             (f"sequence-{first + index}", sequence)
@@ -338,7 +342,11 @@ class Training:
             else:
                 self._worse += 1
         every = self.options.eval_every
-        if every and self.evaluate and (done * schedule.batch_tokens) // every > ((done - 1) * schedule.batch_tokens) // every:
+        if (
+            every
+            and self.evaluate
+            and (done * schedule.batch_tokens) // every > ((done - 1) * schedule.batch_tokens) // every
+        ):
             self._evaluate()
         if self.snapshots:
             (due,) = self.processes.total(float(self.processes.is_main and self.snapshots.is_due()))
@@ -360,7 +368,7 @@ class Training:
         summed, together = 0.0, self.schedule.together
         mine = list(range(rank, len(self._held_out), count))
         # Every process calls the model as often, because sharded weights are gathered by all.
-        calls = -(-(-(-len(self._held_out) // count)) // together)
+        calls = math.ceil(math.ceil(len(self._held_out) / count) / together)
         with working(HELD_OUT_STEP), self.processes.failing_together():
             for call in range(calls):
                 those = mine[call * together : (call + 1) * together]
@@ -373,7 +381,9 @@ class Training:
         if not math.isfinite(mean):
             raise NotFiniteError(
                 f"the loss on held-out text is {mean} after step {done}",
-                fix="Give a lower --learning-rate." if done else "The model or its teacher is damaged: eval says which.",
+                fix="Give a lower --learning-rate."
+                if done
+                else "The model or its teacher is damaged: eval says which.",
                 best=self._best,
             )
         self.measures.add({"step": done, "tokens": done * self.schedule.batch_tokens, "held_out_loss": mean})

@@ -16,7 +16,7 @@ from edge_transact.artifacts.templates import template
 from edge_transact.errors import EdgeTransactError
 from edge_transact.options import Options, options_of
 from edge_transact.options.model import description_of
-from edge_transact.project.schema import DEFAULT_OUTPUT, FILE, Build, Project, Prune, read_project
+from edge_transact.project.schema import DEFAULT_OUTPUT, FILE, Build, Heal, Project, Prune, read_project
 from edge_transact.prune.options import BUDGET_KEYS, BUDGETS
 
 
@@ -76,6 +76,7 @@ def _new_file() -> str:
         limits=limits,
         widths=[key for keys in widths for key in keys],
         prune=prune.values(),
+        heal=_keys(Heal),
         build=_keys(Build),
     )
 

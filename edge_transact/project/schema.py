@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 
 from edge_transact.build.options import CALIBRATED_ROUNDINGS, BuildOptions, check_pruning
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
+from edge_transact.heal.options import HealOptions
 from edge_transact.options import IN_A_FILE, Options
 from edge_transact.prune.options import BUDGET_KEYS, PruneChoices
 
@@ -38,6 +39,10 @@ class Prune(PruneChoices):
         return self
 
 
+class Heal(HealOptions):
+    """How the pruned model is trained before it is built, to predict again what its source predicts."""
+
+
 class Build(BuildOptions):
     """What is built, and with which sizes."""
 
@@ -48,6 +53,7 @@ class Project(Options):
     model: str = Field(description="A directory, a hub id, a .gguf file, demo:smollm2 or demo:tiny.")
     output: str = Field(DEFAULT_OUTPUT, description="The DIST directory to make.")
     prune: Prune | None = Field(None, description="Leave it out to build the model as it is.")
+    heal: Heal | None = Field(None, description="Leave it out to build the pruned model without training.")
     build: Build = Field(default_factory=Build)
 
     @model_validator(mode="after")
@@ -75,6 +81,7 @@ class Project(Options):
             model=given.get("model", self.model),
             output=given.get("output", self.output),
             prune=Prune(**prune) if prune else None,
+            heal=self.heal,
             build=Build(**build),
         )
 
@@ -133,7 +140,7 @@ def _keys(error: ErrorDetails) -> list[str]:
 def _explain(error: ErrorDetails, keys: Sequence[str]) -> tuple[str, str]:
     name = ".".join(keys)
     if error["type"] == "extra_forbidden":
-        sections: dict[str, type[Options]] = {"prune": Prune, "build": Build}
+        sections: dict[str, type[Options]] = {"prune": Prune, "heal": Heal, "build": Build}
         section = sections.get(keys[0] if len(keys) > 1 else "", Project)
         return f"unknown key {name}", did_you_mean(keys[-1], section.model_fields)
     if error["type"] == "missing":

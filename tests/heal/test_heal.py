@@ -1,0 +1,194 @@
+"""Recovery training from end to end, in one process: what is learned, kept, recorded, resumed and refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.cli import app
+from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.heal import run as pipeline
+from edge_transact.heal import snapshots, train
+from edge_transact.heal.options import HealOptions
+from edge_transact.heal.run import heal
+from edge_transact.inputs.source import pruned_from
+from tests.support.checkpoints import save_llama
+from tests.support.interruption import killed_after
+from tests.support.pruning import weights_of
+
+SIZES = {"train_tokens": 64 * 4 * 12, "batch_tokens": 256, "micro_batch_tokens": 128, "learning_rate": 3e-3}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "unfinished"
+
+
+@pytest.fixture
+def options(training_text: Path) -> HealOptions:
+    return HealOptions(train=str(training_text), **SIZES)
+
+
+def changed(options: HealOptions, **changes) -> HealOptions:
+    return HealOptions(**{**{name: getattr(options, name) for name in options.model_fields_set}, **changes})
+
+
+def heal_command(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["heal", *map(str, arguments)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_command_lowers_the_loss_and_says_what_was_done(
+    pruned_model: Path, random_model: Path, training_text: Path, tmp_path: Path
+) -> None:
+    words = [word for name, value in SIZES.items() for word in (f"--{name.replace('_', '-')}", value)]
+    report = tmp_path / "report"
+    code, out, err = heal_command(
+        pruned_model, "--train", training_text, *words, "--report", report, "-o", tmp_path / "out", "--json"
+    )
+    assert code == 0, err
+    values = json.loads(out.splitlines()[-1])
+    assert values["held_out_loss"] < 0.9 * values["held_out_loss_before"] and values["tokens"] == SIZES["train_tokens"]
+    assert 0 < values["matmul_share"] < 1 and values["tokens_per_s"] > 0
+    rows = [json.loads(line) for line in (report / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, 13))
+    assert min(row["held_out_loss"] for row in rows if "held_out_loss" in row) == values["held_out_loss"]
+    assert "<svg" in (report / "index.html").read_text()
+
+    provenance = json.loads((tmp_path / "out" / "edge_transact.json").read_text())
+    assert provenance["source"] == str(random_model) and provenance["method"] == "transact"
+    assert provenance["healed"][0]["text"]["sources"][0]["text"] == str(training_text)
+    assert "trained by" in (tmp_path / "out" / "README.md").read_text()
+    healed = Checkpoint.open(tmp_path / "out")
+    assert healed.plan == Checkpoint.open(pruned_model).plan
+    parent = pruned_from(healed)  # for healing it again, though its embedding has changed
+    assert parent and parent.path == random_model
+
+
+def test_same_bytes_wherever_it_was_interrupted(
+    pruned_model: Path, tmp_path: Path, options: HealOptions, monkeypatch, own_cache: Path
+) -> None:
+    whole = heal(str(pruned_model), tmp_path / "whole", options)
+    monkeypatch.setattr(snapshots, "INTERVAL_S", 0)
+    monkeypatch.setattr(snapshots, "SHARE", 1e9)
+    for writes in (2, 9):
+        with killed_after(writes):
+            heal(str(pruned_model), tmp_path / "out", options)
+        assert not (tmp_path / "out").exists() and list(own_cache.iterdir())
+        again = heal(str(pruned_model), tmp_path / f"out-{writes}", options, resume=True)
+        assert weights_of(tmp_path / f"out-{writes}") == weights_of(tmp_path / "whole")
+        losses = [[row["loss"] for row in run.measures.rows if "loss" in row] for run in (whole, again)]
+        assert losses[0] == losses[1]
+        assert not list(own_cache.iterdir())
+    with pytest.raises(UsageError, match="nothing is kept of heal"):
+        heal(str(pruned_model), tmp_path / "new", options, resume=True)
+
+
+def test_kept_predictions_are_shared(pruned_model: Path, tmp_path: Path, options: HealOptions, monkeypatch) -> None:
+    top = changed(options, teacher_top=32, train_tokens=64 * 4 * 4)
+    first = heal(str(pruned_model), tmp_path / "first", top)
+    # The second run, with another learning rate, takes all from the disk: its teacher is never loaded.
+    monkeypatch.setattr("edge_transact.heal.teacher.load", None)
+    second = heal(str(pruned_model), tmp_path / "second", changed(top, learning_rate=1e-3))
+    assert second.trained.held_out_before == first.trained.held_out_before
+    assert second.trained.held_out < second.trained.held_out_before
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"lora": 4},
+        {"freeze_embedding": True, "gradient_checkpointing": True},
+        {"cross_entropy": 1.0},
+        {"cross_entropy": 0.5},
+    ],
+)
+def test_ways_to_train(pruned_model: Path, tmp_path: Path, options: HealOptions, choices: dict) -> None:
+    result = heal(str(pruned_model), tmp_path / "out", changed(options, train_tokens=64 * 4 * 6, **choices))
+    assert result.trained.held_out < result.trained.held_out_before
+    before, after = (load_file(path / "model.safetensors") for path in (pruned_model, tmp_path / "out"))
+    same = torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
+    assert same == ("lora" in choices or "freeze_embedding" in choices)
+    assert not torch.equal(before["model.layers.0.mlp.up_proj.weight"], after["model.layers.0.mlp.up_proj.weight"])
+
+
+def test_nan_stops_and_keeps_the_best_step(
+    pruned_model: Path, tmp_path: Path, options: HealOptions, monkeypatch
+) -> None:
+    step = train.Training._step
+
+    def damaged(training: train.Training, sequences: list) -> None:
+        if training._done == 5:
+            with torch.no_grad():
+                training.student.model.model.norm.weight.fill_(torch.nan)
+        step(training, sequences)
+
+    monkeypatch.setattr(train.Training, "_step", damaged)
+    with pytest.raises(
+        EdgeTransactError, match="the loss is nan in step 6 of 12, on the sequences 20 to 23"
+    ) as failure:
+        heal(str(pruned_model), tmp_path / "out", options)
+    assert f"is in {tmp_path / 'out-step-4'}" in failure.value.fix and not (tmp_path / "out").exists()
+    for tensor in load_file(tmp_path / "out-step-4" / "model.safetensors").values():
+        assert tensor.isfinite().all()
+
+
+def test_it_stops_when_held_out_text_gets_worse(
+    pruned_model: Path, tmp_path: Path, options: HealOptions, monkeypatch
+) -> None:
+    losses = iter([5.0, 4.0, 3.0, 3.5, 3.6, 3.7])
+    monkeypatch.setattr(train.Training, "_measure", lambda training, done: next(losses))
+    result = heal(str(pruned_model), tmp_path / "out", options)
+    assert result.trained.stopped and result.trained.best == 4 and result.trained.steps == 10
+
+
+def test_refusals(pruned_model: Path, random_model: Path, tmp_path: Path, options: HealOptions, monkeypatch) -> None:
+    other = save_llama(tmp_path / "other", vocab_size=512)
+    with pytest.raises(EdgeTransactError, match=r"has a vocabulary of 512 tokens, .* one of 1024"):
+        heal(str(pruned_model), tmp_path / "out", changed(options, teacher=str(other)))
+    with pytest.raises(UsageError, match="names no model on this machine"):
+        heal(str(random_model), tmp_path / "out", options)
+    line = tmp_path / "line.txt"
+    line.write_text("One line.")
+    with pytest.raises(EdgeTransactError, match="too few for a sequence of 64"):
+        heal(str(pruned_model), tmp_path / "out", changed(options, train=str(line)))
+    line.write_text("  \n")
+    with pytest.raises(EdgeTransactError, match="holds no text"):
+        heal(str(pruned_model), tmp_path / "out", changed(options, train=str(line)))
+    with pytest.raises(UsageError, match="--batch-tokens 63 is 0 sequences of 64"):
+        heal(str(pruned_model), tmp_path / "out", changed(options, batch_tokens=63))
+    with pytest.raises(UsageError, match="more than the model's context of 64"):
+        heal(str(pruned_model), tmp_path / "out", changed(options, train_window=65))
+
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(EdgeTransactError, match="the teacher's predictions need"):
+        heal(str(pruned_model), tmp_path / "out", changed(options, teacher_top=8))
+    with pytest.raises(EdgeTransactError, match="a snapshot of the training needs"):
+        heal(str(pruned_model), tmp_path / "out", options)
+
+
+def test_resume_of_another_model(pruned_model: Path, tmp_path: Path, options: HealOptions, monkeypatch) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(pruned_model, model)
+    with killed_after(1):
+        heal(str(model), tmp_path / "out", options)
+    weights = load_file(model / "model.safetensors")
+    weights["model.norm.weight"] *= 2
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UsageError, match="--resume with other options: source was"):
+        heal(str(model), tmp_path / "out", options, resume=True)
+
+
+def test_forecast(pruned_model: Path, training_text: Path, tmp_path: Path) -> None:
+    code, out, err = heal_command(pruned_model, "--train", training_text, "-o", tmp_path / "out", "--dry-run", "--json")
+    assert code == 0, err
+    values = json.loads(out.splitlines()[-1])
+    assert pipeline.TEXT_STEP in [step["name"] for step in values["steps"]] and values["memory_bytes"] > 0
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,86 @@
+"""Training with two real processes: the losses of one, resumed on another number, and one that dies."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edge_transact.heal.options import HealOptions
+from edge_transact.heal.run import heal
+
+SIZES = {"train_tokens": 64 * 4 * 6, "batch_tokens": 256, "micro_batch_tokens": 64, "learning_rate": 3e-3}
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return dict(os.environ)
+
+
+def launched(environment: dict[str, str], code: str) -> subprocess.CompletedProcess:
+    """Runs Python code in two processes that know of each other."""
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--no-python"]
+    return subprocess.run(
+        [sys.executable, *launcher, sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def code_of(model: Path, output: Path, text: Path, before: str = "") -> str:
+    return (
+        "import os\nfrom pathlib import Path\nfrom edge_transact.heal import snapshots, train\n"
+        "from edge_transact.heal.options import HealOptions\nfrom edge_transact.heal.run import heal\n"
+        "snapshots.INTERVAL_S, snapshots.SHARE = 0, 1e9\n"
+        f"{before}\n"
+        f"done = heal({str(model)!r}, Path({str(output)!r}), HealOptions(train={str(text)!r}, **{SIZES!r}))\n"
+        "import json\n"
+        f"if done.is_main: Path({str(output)!r} + '.json').write_text(json.dumps(done.measures.rows))\n"
+    )
+
+
+DIES = """
+step = train.Training._step
+def dying(training, sequences):
+    if training._done == 3 and training.processes.rank == 1:
+        {how}
+    step(training, sequences)
+train.Training._step = dying
+"""
+
+
+@pytest.mark.slow
+def test_two_processes(pruned_model: Path, training_text: Path, tmp_path: Path, environment) -> None:
+    """They have the losses of one process, and when one fails or is killed, the other stops and one process goes on."""
+    one = heal(str(pruned_model), tmp_path / "one", HealOptions(train=str(training_text), **SIZES))
+    expected = [row["loss"] for row in one.measures.rows if "loss" in row]
+
+    killed = code_of(pruned_model, tmp_path / "two", training_text, DIES.format(how="os.kill(os.getpid(), 9)"))
+    started = time.monotonic()
+    result = launched(environment, killed)
+    assert result.returncode != 0 and "process 0 lost the connection to another process" in result.stderr, result.stderr
+    assert not (tmp_path / "two").exists() and time.monotonic() - started < 200
+
+    failing = code_of(
+        pruned_model, tmp_path / "two", training_text, DIES.format(how="raise OSError('the text is gone')")
+    )
+    result = launched(environment, failing)
+    assert result.returncode != 0
+    assert "another process failed: process 1: the text is gone" in result.stderr, result.stderr
+
+    again = heal(str(pruned_model), tmp_path / "two", HealOptions(train=str(training_text), **SIZES), resume=True)
+    losses = [row["loss"] for row in again.measures.rows if "loss" in row]
+    assert len(losses) == len(expected) and max(map(lambda a, b: abs(a - b), losses, expected)) < 1e-5
+
+    result = launched(environment, code_of(pruned_model, tmp_path / "both", training_text))
+    assert result.returncode == 0, result.stderr
+    losses = [row["loss"] for row in json.loads((tmp_path / "both.json").read_text()) if "loss" in row]
+    assert max(map(lambda a, b: abs(a - b), losses, expected)) < 1e-5
