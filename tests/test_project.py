@@ -14,7 +14,7 @@ from edge_transact.build.options import BuildOptions
 from edge_transact.cli import app
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.project import Project, json_schema, read_project
-from edge_transact.project.schema import Build, Prune
+from edge_transact.project.schema import Build, Heal, Prune
 from edge_transact.prune.options import BUDGET_KEYS, PruneChoices
 
 

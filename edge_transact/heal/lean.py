@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers import PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 
 class _Norm(torch.autograd.Function):
@@ -56,9 +58,9 @@ class _Gate(torch.autograd.Function):
 class LeanNorm(nn.Module):
     """A `LlamaRMSNorm` with the same weight."""
 
-    def __init__(self, norm: nn.Module) -> None:
+    def __init__(self, norm: LlamaRMSNorm) -> None:
         super().__init__()
-        self.weight = norm.weight
+        self.weight: nn.Parameter = norm.weight
         self.eps: float = norm.variance_epsilon
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -71,19 +73,22 @@ class LeanNorm(nn.Module):
 class LeanMlp(nn.Module):
     """A `LlamaMLP` with the same projections."""
 
-    def __init__(self, mlp: nn.Module) -> None:
+    def __init__(self, mlp: LlamaMLP) -> None:
         super().__init__()
-        self.gate_proj, self.up_proj, self.down_proj = mlp.gate_proj, mlp.up_proj, mlp.down_proj
+        self.gate_proj: nn.Module = mlp.gate_proj
+        self.up_proj: nn.Module = mlp.up_proj
+        self.down_proj: nn.Module = mlp.down_proj
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """The MLP of ``[..., hidden_size]``."""
         return self.down_proj(_Gate.apply(self.gate_proj(hidden), self.up_proj(hidden)))
 
 
-def make_lean(model: nn.Module) -> None:
+def make_lean(model: PreTrainedModel) -> None:
     """Replaces norms and MLPs of a `LlamaForCausalLM`, or ours; parameters and their names stay."""
-    model.model.norm = LeanNorm(model.model.norm)
-    for layer in model.model.layers:
+    inner: Any = model.model
+    inner.norm = LeanNorm(inner.norm)
+    for layer in inner.layers:
         layer.input_layernorm = LeanNorm(layer.input_layernorm)
         layer.post_attention_layernorm = LeanNorm(layer.post_attention_layernorm)
         layer.mlp = LeanMlp(layer.mlp)
