@@ -7,6 +7,7 @@ first only. Both are timed in turns in one process, so that other work on the ma
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -94,7 +95,7 @@ class Step:
         self._optimizer.zero_grad(set_to_none=True)
         times.append(time.perf_counter())
         names = ("teacher_s", "student_s", "optimizer_s")
-        return dict(zip(names, (after - before for before, after in zip(times, times[1:], strict=False)), strict=True))
+        return dict(zip(names, (after - before for before, after in itertools.pairwise(times)), strict=True))
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, st
 
 def launched(environment: dict[str, str], code: str) -> subprocess.CompletedProcess:
     """Runs Python code in two processes that know of each other."""
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--no-python"]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "--no-python"]
     return subprocess.run(
         [sys.executable, *launcher, sys.executable, "-c", code],
         env=environment,
