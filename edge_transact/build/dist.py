@@ -21,7 +21,7 @@ from edge_transact.artifacts.outputs import new_directory, refuse_existing
 from edge_transact.artifacts.shown import Shown, Summary
 from edge_transact.artifacts.unfinished import Start, again
 from edge_transact.build.concerns import concerns, traffic_concern
-from edge_transact.build.options import BuildOptions
+from edge_transact.build.options import TRAINED, BuildOptions
 from edge_transact.build.parity import DECODE_STEPS, Parity, compare, prompt_ids, reference_model
 from edge_transact.build.report.page import write_report
 from edge_transact.build.stages import Rounding, Weights, healed, place_library, place_weights, pruned
@@ -45,6 +45,7 @@ from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.text import TextCodec
 from edge_transact.system import memory
 from edge_transact.weights.shards import ShardReader
+from edge_transact.weights.trained import TrainedRounding
 
 logger = logging.getLogger(__name__)
 
@@ -160,6 +161,8 @@ def build(
             checkpoint = pruned(source, model, budget, fresh=fresh)
         if healing:
             checkpoint = healed(checkpoint, healing, fresh=fresh)
+        if takes_trained(checkpoint, kind, options):
+            rounding_name = TRAINED
         teacher = _teacher(source, checkpoint) if rounding_name == "best" else None
         with working("look at the model"):
             checkpoint = _with_fast_tokenizer(checkpoint, Path(scratch) / "checkpoint")
@@ -219,6 +222,27 @@ def _rounding_name(options: BuildOptions, quantization: Quantization, report: Pa
             fix=f"Leave out --report, {four_bits}",
         )
     return rounding
+
+
+def takes_trained(checkpoint: Checkpoint, quantization: Quantization, options: BuildOptions) -> bool:
+    """Whether the codes and scales are those that the checkpoint was trained with. If others are wanted, says so."""
+    trained = TrainedRounding.of(checkpoint)
+    if trained is None or quantization.bits is None:
+        return False
+    own = trained.quantization.name
+    if trained.fits(quantization) and options.rounding is None and options.engine != "mlc":
+        return True
+    if trained.fits(quantization):
+        what, instead = f"--rounding {options.rounding}", "Leave out --rounding"
+        if options.engine == "mlc":
+            what, instead = "--engine mlc", "Leave out --engine mlc"
+    else:
+        what, instead = quantization.name, f"Give --quant {own}"
+    logger.warning(
+        f"{checkpoint.path} was trained as it is rounded to {own}, and {what} rounds it anew. {instead} to build what "
+        "was trained."
+    )
+    return False
 
 
 def _teacher(source: Checkpoint, checkpoint: Checkpoint) -> Checkpoint | None:

@@ -24,6 +24,10 @@ CALIBRATED_ROUNDINGS = ("gptq", "best")
 """Those that read calibration text."""
 
 
+TRAINED = "trained"
+"""The rounding of a checkpoint that was trained through the grid: it has its own codes and scales."""
+
+
 def check_pruning(pruning: Mapping[str, Any], rounding: str | None) -> None:
     """Refuses options of pruning that a build would not use: there is no budget, and no rounding reads their text.
 
@@ -45,8 +49,8 @@ class BuildOptions(Options):
     Attributes:
         target: Names of `compiler.targets.TARGETS`, at least one.
         quant: The quantization of all libraries; `None` for ``q4f16_0`` if ``android`` is a target, else ``q4f32_1``.
-        rounding: How weights are rounded to 4 bits, one of `ROUNDINGS`; `None` for ``search``, which MLC's compiler
-            doesn't have: it rounds to ``nearest``.
+        rounding: How weights are rounded to 4 bits, one of `ROUNDINGS`; `None` for what the checkpoint was trained
+            with, or else ``search``. MLC's compiler has neither: it rounds to ``nearest``.
         context: Tokens that a sequence can have; `None` for 2048, or the model's maximum if that is smaller.
         prefill_chunk: Tokens of one prefill call; `None` for 128, or the context if that is smaller.
         max_batch: Sequences that are decoded together.

@@ -15,7 +15,7 @@ import torch
 from edge_transact.artifacts import cache
 from edge_transact.artifacts.digests import text_digest
 from edge_transact.artifacts.unfinished import Start, going_on
-from edge_transact.build.options import CALIBRATED_ROUNDINGS
+from edge_transact.build.options import CALIBRATED_ROUNDINGS, TRAINED
 from edge_transact.build.resume import resumable
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.digest import digest_of
@@ -40,6 +40,7 @@ from edge_transact.rounding.store import Rounded, keep_rounded
 from edge_transact.selftext.texts import SELF
 from edge_transact.weights import w4
 from edge_transact.weights.convert import ParameterSources, RoundingOf, convert, is_packed
+from edge_transact.weights.trained import TrainedRounding
 
 
 def compile_step(target: str) -> str:
@@ -97,7 +98,7 @@ class Rounding:
     """How weights are rounded to 4 bits.
 
     Attributes:
-        name: One of `ROUNDINGS`.
+        name: One of `ROUNDINGS`, or `TRAINED`.
         calibration: Which text those of `CALIBRATED_ROUNDINGS` read.
         teacher: The model that it was pruned from, at whose predictions ``best`` aims as well; `None` if there is none.
         start: What to do with what an interrupted run has rounded.
@@ -144,6 +145,10 @@ def place_weights(
     if quantization.bits and rounding.name in CALIBRATED_ROUNDINGS:
         codes = rounded(checkpoint, quantization, rounding)
         name, rounding_of = rounding.name, Rounded(codes, sources)
+    elif rounding.name == TRAINED:
+        trained = TrainedRounding.of(checkpoint)
+        assert trained
+        name, rounding_of = TRAINED, trained.rounding_of(sources)
     else:
         name, rounding_of = _without_text(checkpoint, sources, quantization, rounding.name)
     ingredients = {

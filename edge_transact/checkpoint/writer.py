@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -44,6 +44,7 @@ def write_checkpoint(
     provenance: Mapping[str, object],
     output: str | Path,
     *,
+    also: Callable[[Path], object] | None = None,
     force: bool = False,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Checkpoint:
@@ -56,6 +57,7 @@ def write_checkpoint(
         provenance: How the model was made, as JSON values (source, method, budget, calibration, seed, ...). It goes to
             ``edge_transact.json``, together with versions, and into the model card.
         output: The directory to make.
+        also: Writes more files into the directory that it is given, before that is complete.
         force: Replace `output` if it exists.
         max_shard_bytes: The most bytes of a weight file, unless one tensor is larger.
 
@@ -86,6 +88,8 @@ def write_checkpoint(
             widths=describe(plan),
         )
         (directory / MODEL_CARD).write_text(card)
+        if also:
+            also(directory)
     return Checkpoint.open(output)
 
 

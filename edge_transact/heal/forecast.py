@@ -66,7 +66,9 @@ def memory_bytes(
     trained = parameters - (embedding if options.freeze_embedding else 0)
     if options.lora:
         trained = options.lora * sum(4 * plan.hidden_size + 5 * layer.intermediate_size for layer in plan.layers)
-    weights = 4 * parameters + 12 * trained + (dtype.itemsize * parameters if dtype != torch.float32 else 0)
+    # With --quant, exact weights are beside the rounded ones.
+    weights = 4 * parameters + (16 if options.quant else 12) * trained
+    weights += dtype.itemsize * parameters if dtype != torch.float32 else 0
     together = max(1, options.micro_batch_tokens // length) * length
     widths = [8 * plan.hidden_size + 3 * layer.intermediate_size + 4 * layer.attention_size for layer in plan.layers]
     kept = max(widths) + len(widths) * plan.hidden_size if options.gradient_checkpointing else sum(widths)

@@ -6,10 +6,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from edge_transact.options import Count, Option, Options
+from edge_transact.options import Count, OneOf, Option, Options
+from edge_transact.quantization import QUANTIZATIONS
 
 TEXT, TARGET, STEPS, MEMORY = "Text", "What is learned", "Steps", "Memory and speed"
 """Panels of ``heal --help``."""
+
+FOUR_BITS = tuple(name for name, quantization in QUANTIZATIONS.items() if quantization.bits)
 
 
 class TrainOptions(Options):
@@ -26,6 +29,7 @@ class TrainOptions(Options):
         lora: The rank of LoRA's updates, which are merged at the end; `None` trains all parameters.
         gradient_checkpointing: Keep the inputs of layers only, and compute the rest again in the backward pass.
         micro_batch_tokens: Tokens that go through the model at once; a step sums the gradients of several such parts.
+        quant: A 4-bit quantization: what is trained is the rounded model; `None` for the exact one.
         teacher_top: Keep this many of the teacher's predictions of each token on disk, for this run and others.
         eval_every: Tokens between two measurements of perplexity.
         seed: The order of the sequences. The same seed gives the same bytes on the same CPU.
@@ -67,6 +71,10 @@ class TrainOptions(Options):
     micro_batch_tokens: Annotated[
         Count, Option("Tokens that go through the model at once; a step is made of several such parts.", MEMORY)
     ] = 1024
+    quant: Annotated[
+        Annotated[str, OneOf(FOUR_BITS, "4-bit quantization")] | None,
+        Option("Train the model as it is after rounding to 4 bits: {choices}.", TARGET, example="q4f16_0"),
+    ] = None
     teacher_top: Annotated[
         Count | None,
         Option(

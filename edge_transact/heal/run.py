@@ -25,6 +25,7 @@ from edge_transact.checkpoint.writer import COPIED_FILES, HEALED, PROVENANCE_FIL
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.evaluate.perplexity import perplexity
 from edge_transact.evaluate.report_text import TEXT
+from edge_transact.heal.grid import Grid
 from edge_transact.heal.measures import Measures, Work
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.processes import Processes
@@ -37,12 +38,19 @@ from edge_transact.inputs.models import resolve_model
 from edge_transact.inputs.source import pruned_from
 from edge_transact.inputs.texts import read_text
 from edge_transact.progress import working
+from edge_transact.quantization import QUANTIZATIONS
+from edge_transact.rounding.search import searched_scales
+from edge_transact.weights.trained import TrainedRounding, write_scales
 
 logger = logging.getLogger(__name__)
 
+ROUND_STEP = "round to 4 bits"
 TEXT_STEP, LOAD_STEP, WRITE_STEP = "training text", "load the model", "write the checkpoint"
 
-CODE = ("heal", "options", "checkpoint", "widths.py", "costs.py", "templates/model_card.md.j2")
+CODE = (
+    *("heal", "options", "rounding", "weights", "checkpoint", "quantization.py", "widths.py", "costs.py"),
+    "templates/model_card.md.j2",
+)
 """The code that the result depends on, for `cache.code`."""
 
 EVALUATED_WINDOWS = 8
@@ -150,6 +158,7 @@ def heal(
     with processes.going_on(f"heal {model}", ingredients(source, parent, options, text), start) as journal:
         with working(LOAD_STEP):
             student = Student(load(source, torch.float32), options)
+        grid = grid_of(source, options, processes)
         teacher = _teacher(parent, options, text, schedule, processes) if parent else None
         work = Work.of(source.plan, parent.plan if parent else None, schedule.length, options)
         measures = Measures.on_this_machine(work, processes.dtype, processes.device, processes.count)
@@ -158,9 +167,14 @@ def heal(
             student.merge()
             done = record | {"loss": loss, "loss_before": before}
             provenance = _provenance(source, model) | {HEALED: [*_healed_before(source), done]}
-            tensors = tensors_of(student, source)
+            tensors = tensors_of(student, source, grid.dtype if grid else None)
+
+            def also(directory: Path) -> None:
+                if grid:
+                    write_scales(directory, grid.scales(), grid.quantization)
+
             if processes.is_main:
-                write_checkpoint(source, source.plan, tensors, provenance, path, force=force)
+                write_checkpoint(source, source.plan, tensors, provenance, path, also=also, force=force)
             else:
                 for _ in tensors:  # sharded weights are gathered by all
                     pass
@@ -177,6 +191,7 @@ def heal(
                 measures=measures,
                 snapshots=Snapshots(journal, processes),
                 evaluate=evaluate,
+                grid=grid,
             )
         except NotFiniteError as error:
             if not error.best:
@@ -194,6 +209,29 @@ def heal(
             finish(result)
     processes.end()
     return result
+
+
+def grid_of(source: Checkpoint, options: HealOptions, processes: Processes) -> Grid | None:
+    """The grid to train through, with the scales that the checkpoint was trained with or those that `search` finds.
+
+    Raises:
+        UsageError: It doesn't go with other options.
+    """
+    if options.quant is None:
+        return None
+    if options.lora is not None:
+        raise UsageError("--quant with --lora: LoRA's updates are no weights to round", fix="Leave one out.")
+    quantization = QUANTIZATIONS[options.quant]
+
+    def scales() -> dict[str, Any]:
+        trained = TrainedRounding.of(source)
+        if trained and trained.fits(quantization):
+            return {name: trained.scales(name) for name in trained.names()}
+        return searched_scales(source, quantization)
+
+    with working(ROUND_STEP):
+        # Other machines' CPUs may add in another order.
+        return Grid(processes.tell(scales() if processes.is_main else None), quantization)
 
 
 def _teacher(

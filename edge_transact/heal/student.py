@@ -109,8 +109,10 @@ def _add_lora(model: PreTrainedModel, rank: int, seed: int) -> None:
         parameter.requires_grad_("lora_" in name)
 
 
-def tensors_of(student: Student, checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors to write, by their names in the checkpoint and in its dtypes."""
+def tensors_of(
+    student: Student, checkpoint: Checkpoint, dtype: torch.dtype | None = None
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors to write, by their names in the checkpoint, in `dtype` or in the checkpoint's own."""
     state = {name.replace(".base_layer", ""): tensor for name, tensor in student.model.state_dict().items()}
     for name in tensor_shapes(checkpoint.plan):
         stored = checkpoint.tensor(name)
@@ -119,4 +121,4 @@ def tensors_of(student: Student, checkpoint: Checkpoint) -> Iterator[tuple[str, 
         else:
             tensor = state[name]
             whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-            yield name, whole.cpu().to(stored.dtype)
+            yield name, whole.cpu().to(dtype or stored.dtype)

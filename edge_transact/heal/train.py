@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.heal.grid import Grid
 from edge_transact.heal.measures import Measures
 from edge_transact.heal.options import TrainOptions
 from edge_transact.heal.processes import Processes
@@ -51,6 +52,9 @@ HELD_OUT_SHARE = 0.02
 
 PATIENCE = 3
 """After so many measurements in a row that are worse than the best, training stops."""
+
+OF_STUDENT = "model."
+"""In front of a parameter's name in the checkpoint, where it is the student's."""
 
 Evaluate = Callable[[Student], dict[str, float]]
 
@@ -179,6 +183,7 @@ class Training:
         measures: Where figures go.
         snapshots: Where its state goes; `None` keeps nothing, and the best step only in memory.
         evaluate: Called now and then, as `TrainOptions.eval_every` says; its figures go to `measures`.
+        grid: Rounds the student, if the rounded model is what is trained.
     """
 
     def __init__(
@@ -192,11 +197,13 @@ class Training:
         measures: Measures,
         snapshots: Snapshots | None = None,
         evaluate: Evaluate | None = None,
+        grid: Grid | None = None,
     ) -> None:
         length = text.held_out.shape[1]
         self.schedule = Schedule.of(options, length, processes.count)
         self.student, self.text, self.options, self.teacher = student, text, options, teacher
         self.processes, self.measures, self.snapshots, self.evaluate = processes, measures, snapshots, evaluate
+        self.grid = grid
         trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
             trained, lr=options.learning_rate, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY, fused=True
@@ -207,6 +214,8 @@ class Training:
             for name, parameter in self.model.named_parameters()
             if parameter.requires_grad
         }
+        if grid:
+            grid.attach({name.removeprefix(OF_STUDENT): parameter for name, parameter in student.named_parameters()})
         self._held_out = self.schedule.held_out(text)
         self._done, self._best, self._worse = 0, 0, 0
         self._best_of_snapshot = 0
@@ -269,7 +278,10 @@ class Training:
         loss_per_token = summed / max(counted, 1)
         if not math.isfinite(loss_per_token) or not math.isfinite(norm):
             self._not_finite(loss_per_token, norm, first)
-        self.optimizer.step()
+        if self.grid:
+            self.grid.step(self.optimizer.step, rate / schedule.rate, step + 1)
+        else:
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._done += 1
         tokens = self._done * schedule.batch_tokens
@@ -391,19 +403,25 @@ class Training:
             return
         with torch.no_grad():
             if not self.snapshots:
-                for name, tensor in self._kept.items():
-                    self._parameters[name].copy_(tensor)
+                for name, tensor in self._weights().items():
+                    tensor.copy_(self._kept[name])
             else:
                 self.snapshots.read(BEST, self._best, self._weights())
+        if self.grid:
+            self.grid.round()
         if not self._best:
             logger.warning("Training did not lower the loss on held-out text at any step.")
 
     def _weights(self) -> dict[str, torch.Tensor]:
-        return {f"weight.{name}": parameter.detach() for name, parameter in self._parameters.items()}
+        weights = {f"weight.{name}": parameter.detach() for name, parameter in self._parameters.items()}
+        if self.grid:
+            exact = {f"weight.{name}": self.grid.exact(name.removeprefix(OF_STUDENT)) for name in self._parameters}
+            return exact | self.grid.tensors(descent=False)
+        return weights
 
     def _state(self) -> dict[str, torch.Tensor]:
         """Weights and the optimizer's state; one that has none yet gets zeros."""
-        state = self._weights()
+        state = self._weights() | (self.grid.tensors(descent=True) if self.grid else {})
         for name, parameter in self._parameters.items():
             of_parameter = self.optimizer.state[parameter]
             if not of_parameter:
@@ -429,6 +447,8 @@ class Training:
         if step is None:
             return
         figures = self.snapshots.read(STEP, step, self._state())
+        if self.grid:
+            self.grid.round()
         done, kept, worse, self._before, self._lowest = figures["numbers"].tolist()
         self._done, self._best, self._worse = int(done), int(kept), int(worse)
         self.measures.rows = json.loads(bytes(figures["rows"].numpy().tobytes()))
@@ -446,6 +466,7 @@ def train(
     measures: Measures,
     snapshots: Snapshots | None = None,
     evaluate: Evaluate | None = None,
+    grid: Grid | None = None,
 ) -> Trained:
     """Trains a model, and leaves it with the weights of the step that predicts held-out text best.
 
@@ -465,4 +486,5 @@ def train(
         measures=measures,
         snapshots=snapshots,
         evaluate=evaluate,
+        grid=grid,
     ).run()

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
+from edge_transact.errors import EdgeTransactError
 from edge_transact.quantization import GROUP_SIZE, ZERO_POINT, Quantization
 from edge_transact.rounding.importance import InputImportance
 from edge_transact.weights import w4
@@ -35,6 +37,9 @@ is never worse."""
 
 FP16_OVERFLOW = 65520.0
 """The least number that is infinite in fp16."""
+
+SEARCHED_ROWS = 4096
+"""Rows of a matrix that are fp32 at once."""
 
 LANES = 8
 """Groups that are searched together, one per lane. Fixed, so that every CPU adds in the same order."""
@@ -57,6 +62,33 @@ def searching(checkpoint: Checkpoint, sources: ParameterSources, quantization: Q
         return functools.partial(search, importance=importance, quantization=quantization)
 
     return rounding
+
+
+@torch.no_grad()
+def searched_scales(checkpoint: Checkpoint, quantization: Quantization) -> dict[str, torch.Tensor]:
+    """The scales that `search` finds for all matrices of a model, where training through the grid begins.
+
+    Args:
+        checkpoint: The model.
+        quantization: A 4-bit quantization.
+
+    Returns:
+        ``[rows, groups]`` in the model's dtype, by the checkpoint's names.
+
+    Raises:
+        EdgeTransactError: A weight isn't finite in the quantization's dtype.
+    """
+    importance_of = InputImportance(checkpoint)
+    found = {}
+    for name, shape in tensor_shapes(checkpoint.plan).items():
+        if len(shape) == 2 and not name.endswith(ROPE_PAIRS):
+            parts = checkpoint.tensor(name).split(SEARCHED_ROWS)
+            scales = [search(rows, importance=importance_of(name), quantization=quantization)[1] for rows in parts]
+            found[name] = torch.cat(scales)
+            if not found[name].isfinite().all():
+                error = w4.not_finite(quantization)
+                raise EdgeTransactError(f"{name}: {error.message}", fix=error.fix)
+    return found
 
 
 def search(

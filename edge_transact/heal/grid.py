@@ -1,0 +1,227 @@
+"""Training through MLC's 4-bit grid, so that the rounded model is what is trained.
+
+Forward and backward passes see rounded weights. The gradient with respect to them moves exact weights, which are kept
+beside (straight-through estimation; Bengio et al., 2013, arXiv 1308.3432), and the exact weights are rounded again
+after each step: once, however many parts the step has::
+
+    rounded = (code - 7) * scale      code = clip(round(exact / scale) + 7, 0, 15)
+
+Scales are learned as well. Where a scale grows by a share, the exact weights of its group grow with it, so that codes
+stay; the gradient by that share is ``sum rounded * d loss / d rounded`` over the group, as in `rounding.distillation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from edge_transact.errors import UsageError
+from edge_transact.quantization import GROUP_SIZE, ZERO_POINT, Quantization
+
+SCALE_RATE = 1e-3
+"""The largest relative change of a scale in a step, where the learning rate of weights is at its highest."""
+
+DECAY = 0.9, 0.95
+"""Of the running means of the scales' gradients, and of their sizes."""
+
+LOWEST, HIGHEST = -ZERO_POINT, 15 - ZERO_POINT
+"""What codes stand for, in scales."""
+
+MARGIN = 0.5
+"""How far beyond the grid exact weights may lie, in scales: from there, one step can bring them back."""
+
+CHUNK_WEIGHTS = 1 << 18
+"""Weights that are rounded at once: few enough to stay in the CPU's cache from one operation to the next."""
+
+
+@dataclass
+class _Matrix:
+    """A matrix on the grid.
+
+    Attributes:
+        parameter: What the model computes with: the rounded weights, ``[rows, in]``.
+        exact: The exact weights; the same tensor as the rounded ones if they aren't trained.
+        initial: The scales at the beginning, fp32 ``[rows, groups]``.
+        change: The logarithm of what they have grown by since, fp32.
+        mean: The running mean of the gradient with respect to `change`.
+        size: The running mean of its size over the matrix, a scalar.
+    """
+
+    parameter: nn.Parameter
+    exact: torch.Tensor
+    initial: torch.Tensor
+    change: torch.Tensor
+    mean: torch.Tensor
+    size: torch.Tensor
+
+
+class Grid:
+    """The weights of a model under training, exact and rounded.
+
+    Args:
+        scales: The scales at the beginning of each matrix, by its name in the checkpoint: ``[rows, groups]``.
+        quantization: The 4-bit quantization that they are for.
+
+    Attributes:
+        dtype: The quantization's model dtype, which holds rounded weights and scales.
+    """
+
+    def __init__(self, scales: Mapping[str, torch.Tensor], quantization: Quantization) -> None:
+        self.quantization = quantization
+        self._initial = scales
+        self._matrices: dict[str, _Matrix] = {}
+        self._others: dict[str, tuple[nn.Parameter, torch.Tensor]] = {}
+        self.dtype: torch.dtype = getattr(torch, quantization.model_dtype)
+        # Shards have bf16 in place of fp32.
+        self._stored = torch.bfloat16 if self.dtype == torch.float32 else self.dtype
+
+    def attach(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Takes over a model's parameters: from now on, they hold rounded weights.
+
+        Args:
+            parameters: All parameters by their names in the checkpoint, fp32. Those without a gradient are rounded and
+                stay as they are.
+
+        Raises:
+            UsageError: They are sharded over several processes.
+        """
+        if any(isinstance(parameter, DTensor) for parameter in parameters.values()):
+            raise UsageError(
+                "--quant rounds whole matrices, and FSDP shards them", fix="Train with DDP, or leave out --quant."
+            )
+        for name, parameter in parameters.items():
+            exact = parameter.data
+            if parameter.requires_grad:
+                parameter.data = torch.empty_like(exact)
+            if name in self._initial:
+                initial = self._initial[name].to(exact.device, torch.float32)
+                zeros = [torch.zeros_like(initial), torch.zeros_like(initial), initial.new_zeros(())]
+                self._matrices[name] = _Matrix(parameter, exact, initial, *zeros)
+            else:
+                self._others[name] = parameter, exact
+        self.round()
+
+    def exact(self, name: str) -> torch.Tensor:
+        """The exact weights of a parameter, whose values may be written to; `round` comes after that."""
+        return self._matrices[name].exact if name in self._matrices else self._others[name][1]
+
+    def scales(self) -> dict[str, torch.Tensor]:
+        """The scales of each matrix as they are stored, in the model's dtype, on the CPU."""
+        return {name: self._scales(matrix).to(self.dtype).cpu() for name, matrix in self._matrices.items()}
+
+    def tensors(self, *, descent: bool) -> dict[str, torch.Tensor]:
+        """The state beside exact weights: of the scales, and of the descent that moves them.
+
+        Writing to the tensors changes the state; `round` comes after that.
+        """
+        found = {}
+        for name, matrix in self._matrices.items():
+            found[f"scale.change.{name}"] = matrix.change
+            if descent:
+                found |= {f"scale.mean.{name}": matrix.mean, f"scale.size.{name}": matrix.size}
+        return found
+
+    @torch.no_grad()
+    def step(self, update: Callable[[], object], rate: float, number: int) -> None:
+        """A step of the exact weights and of the scales, whose gradients the parameters have.
+
+        Args:
+            update: The optimizer's step, which sees exact weights.
+            rate: The learning rate, as a share of the highest.
+            number: The step's number, from 1.
+        """
+        before = {name: self._scales(matrix) for name, matrix in self._matrices.items()}
+        for name, matrix in self._matrices.items():
+            if matrix.parameter.grad is not None:
+                self._learn(matrix, before[name], rate * SCALE_RATE, number)
+        rounded = [(parameter, parameter.data) for parameter in self._parameters() if parameter.requires_grad]
+        for matrix in self._matrices.values():
+            matrix.parameter.data = matrix.exact
+        for parameter, exact in self._others.values():
+            parameter.data = exact
+        update()
+        for parameter, values in rounded:
+            parameter.data = values
+        for name, matrix in self._matrices.items():
+            if matrix.parameter.requires_grad:
+                self._follow(matrix, before[name])
+        self.round()
+
+    @torch.no_grad()
+    def round(self) -> None:
+        """Rounds the exact weights: the parameters depend on these and on the scales alone, to the bit."""
+        for matrix in self._matrices.values():
+            scales = self._scales(matrix)
+            steps = torch.where(scales == 0, torch.inf, scales)
+            for rows, columns in _chunks(matrix.exact):
+                by, groups = (_of_groups(tensor, rows, columns) for tensor in (steps, scales))
+                exact, rounded = (_grouped(t, rows, columns) for t in (matrix.exact, matrix.parameter.data))
+                levels = torch.div(exact, by).round_().clamp_(LOWEST, HIGHEST)
+                torch.mul(levels, groups, out=rounded)
+        for parameter, exact in self._others.values():
+            parameter.data.copy_(exact.to(self._stored))
+
+    def _parameters(self) -> Iterator[nn.Parameter]:
+        yield from (matrix.parameter for matrix in self._matrices.values())
+        yield from (parameter for parameter, _ in self._others.values())
+
+    def _scales(self, matrix: _Matrix) -> torch.Tensor:
+        """The scales as they are stored, in fp32."""
+        return (matrix.initial * matrix.change.exp()).to(self._stored).float()
+
+    def _learn(self, matrix: _Matrix, scales: torch.Tensor, rate: float, number: int) -> None:
+        """A step of the scales.
+
+        As in Adam, a large gradient moves a scale by the rate. What is large is decided by the mean in the matrix, so
+        that scales which the text says nothing of stay.
+        """
+        gradient = torch.empty_like(scales)
+        assert matrix.parameter.grad is not None
+        for rows, columns in _chunks(matrix.exact):
+            by_rounded, rounded = (
+                _grouped(tensor, rows, columns) for tensor in (matrix.parameter.grad, matrix.parameter.data)
+            )
+            torch.sum(by_rounded * rounded, dim=-1, keepdim=True, out=_of_groups(gradient, rows, columns))
+        matrix.mean.lerp_(gradient, 1 - DECAY[0])
+        matrix.size.lerp_(gradient.abs().mean(), 1 - DECAY[1])
+        size = matrix.size / (1 - DECAY[1] ** number)
+        if size > 0:
+            mean = matrix.mean / (1 - DECAY[0] ** number)
+            matrix.change.sub_((mean / size).clamp_(-1, 1), alpha=rate)
+
+    def _follow(self, matrix: _Matrix, before: torch.Tensor) -> None:
+        """Exact weights grow with their scales, and stay on the grid's range."""
+        scales = self._scales(matrix)
+        grown = torch.where(before == 0, 1.0, scales / before)
+        ends = torch.stack([(LOWEST - MARGIN) * scales, (HIGHEST + MARGIN) * scales])
+        low, high = ends.amin(0), ends.amax(0)
+        for rows, columns in _chunks(matrix.exact):
+            factor, least, most = (_of_groups(tensor, rows, columns) for tensor in (grown, low, high))
+            exact = _grouped(matrix.exact, rows, columns)
+            torch.clamp(exact.mul_(factor), least, most, out=exact)
+
+
+def _chunks(matrix: torch.Tensor) -> Iterator[tuple[slice, slice]]:
+    """Slices of rows and columns, of `CHUNK_WEIGHTS` on a CPU; a ragged last group is by itself."""
+    rows, columns = matrix.shape
+    whole = columns - columns % GROUP_SIZE
+    size = max(1, CHUNK_WEIGHTS // columns) if matrix.device.type == "cpu" else rows
+    for start in range(0, rows, size):
+        for part in (slice(0, whole), slice(whole, columns)):
+            if part.start < part.stop:
+                yield slice(start, start + size), part
+
+
+def _grouped(matrix: torch.Tensor, rows: slice, columns: slice) -> torch.Tensor:
+    """Whole groups of a matrix ``[rows, in]`` as a view ``[rows, groups, 32]``, or the ragged one ``[rows, 1, n]``."""
+    length = min(GROUP_SIZE, columns.stop - columns.start)
+    return matrix[rows, columns].unflatten(1, (-1, length))
+
+
+def _of_groups(scales: torch.Tensor, rows: slice, columns: slice) -> torch.Tensor:
+    """The scales of the same groups, as a view ``[rows, groups, 1]``."""
+    return scales[rows, columns.start // GROUP_SIZE : -(-columns.stop // GROUP_SIZE), None]

@@ -1,0 +1,128 @@
+"""The scales of a checkpoint that was trained through MLC's 4-bit grid: a file beside its weights.
+
+The weights themselves are the rounded ones, so that transformers loads the model as a library has it. A weight is a
+whole number of scales, from -7 to 8: the scales tell the codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
+from edge_transact.errors import EdgeTransactError
+from edge_transact.quantization import QUANTIZATIONS, ZERO_POINT, Quantization
+from edge_transact.weights import w4
+from edge_transact.weights.convert import ParameterSources, RoundingOf
+
+ROUNDING_FILE = "edge_rounding.safetensors"
+"""Scales by the names of their matrices, ``[rows, ceil(in / 32)]`` in the quantization's model dtype. In the metadata,
+``quantization`` names the quantization."""
+
+TOLERANCE = 0.1
+"""How far a weight may be from a whole number of scales. bf16 rounds 8 scales by at most 0.02."""
+
+
+def write_scales(directory: Path, scales: Mapping[str, torch.Tensor], quantization: Quantization) -> None:
+    """Writes the scales into an existing directory."""
+    metadata = {"quantization": quantization.name}
+    save_file({name: tensor.contiguous() for name, tensor in scales.items()}, directory / ROUNDING_FILE, metadata)
+
+
+@dataclass(frozen=True)
+class TrainedRounding:
+    """The rounding that a checkpoint was trained with.
+
+    Attributes:
+        checkpoint: The checkpoint.
+        quantization: The quantization that it was trained for.
+    """
+
+    checkpoint: Checkpoint
+    quantization: Quantization
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> TrainedRounding | None:
+        """That of a checkpoint; `None` if it wasn't trained with any.
+
+        Raises:
+            EdgeTransactError: The file is damaged.
+        """
+        file = checkpoint.path / ROUNDING_FILE
+        if not file.is_file():
+            return None
+        try:
+            with safe_open(file, "pt") as stored:
+                name = (stored.metadata() or {}).get("quantization", "")
+        except SafetensorError as error:
+            raise _damaged(file, str(error)) from error
+        if name not in QUANTIZATIONS:
+            raise _damaged(file, f"it is for a quantization {name!r}")
+        return cls(checkpoint, QUANTIZATIONS[name])
+
+    def fits(self, quantization: Quantization) -> bool:
+        """Whether the same codes and scales can be stored in a quantization. Layouts don't matter."""
+        return quantization.bits is not None and quantization.model_dtype == self.quantization.model_dtype
+
+    def names(self) -> list[str]:
+        """The matrices of the checkpoint, by name."""
+        shapes = tensor_shapes(self.checkpoint.plan)
+        return [name for name, shape in shapes.items() if len(shape) == 2 and not name.endswith(ROPE_PAIRS)]
+
+    def scales(self, name: str) -> torch.Tensor:
+        """The scales of a matrix of the checkpoint, ``[rows, groups]``.
+
+        Raises:
+            EdgeTransactError: There are none, or they have another shape.
+        """
+        file = self.checkpoint.path / ROUNDING_FILE
+        rows, columns = self.checkpoint.shape(name)
+        with safe_open(file, "pt") as stored:
+            if name not in set(stored.keys()):
+                raise _damaged(file, f"{name} is missing")
+            scales: torch.Tensor = stored.get_tensor(name)
+        expected = (rows, -(-columns // w4.GROUP_SIZE))
+        if tuple(scales.shape) != expected:
+            raise _damaged(file, f"{name} has shape {list(scales.shape)}, not {list(expected)}")
+        return scales
+
+    def rounding_of(self, sources: ParameterSources) -> RoundingOf:
+        """How the parameters of the definition are rounded, for `weights.convert.convert`.
+
+        A rounding raises an EdgeTransactError if a weight isn't a whole number of scales.
+
+        Args:
+            sources: The definition's parameters.
+        """
+
+        def rounding(name: str) -> w4.RoundRows:
+            parts, join = sources[name]
+            scales = torch.from_numpy(join(*(self.scales(part).numpy() for part in parts)))
+
+            def replay(rows: torch.Tensor, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+                chosen = scales[first : first + len(rows)]
+                steps = torch.where(chosen == 0, torch.inf, chosen.float())[..., None]
+                levels = w4.grouped(rows.float()) / steps
+                codes = levels.round().clamp_(-ZERO_POINT, 15 - ZERO_POINT)
+                if not (levels - codes).abs_().amax() <= TOLERANCE:
+                    raise EdgeTransactError(
+                        f"the weights of {', '.join(parts)} are not on the grid of {ROUNDING_FILE}",
+                        fix="They were changed after training: remove that file to round them again.",
+                    )
+                return codes.add_(ZERO_POINT).to(torch.int8).flatten(start_dim=1), chosen
+
+            return replay
+
+        return rounding
+
+
+def _damaged(file: Path, problem: str) -> EdgeTransactError:
+    return EdgeTransactError(
+        f"{file} is damaged: {problem}", fix="Copy the complete checkpoint again, or remove the file to round it again."
+    )
