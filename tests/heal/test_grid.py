@@ -10,6 +10,7 @@ from torch import nn
 from edge_transact.heal import grid as module
 from edge_transact.heal.grid import Grid
 from edge_transact.quantization import QUANTIZATIONS
+from tests.support.grid import levels_of
 
 FOUR_BITS = [name for name, quantization in QUANTIZATIONS.items() if quantization.bits]
 
@@ -27,14 +28,6 @@ def random_grid(rows: int, columns: int, name: str, seed: int = 0) -> tuple[Grid
     grid = Grid({"proj.weight": scales.to(stored)}, QUANTIZATIONS[name])
     grid.attach(parameters)
     return grid, parameters
-
-
-def levels_of(exact: torch.Tensor, scales: torch.Tensor) -> np.ndarray:
-    """What codes stand for, in scales, one weight after the other."""
-    steps = scales.float().repeat_interleave(32, dim=1)[:, : exact.shape[1]].numpy()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        levels = np.where(steps == 0, 0, exact.numpy() / steps)
-    return np.clip(np.round(levels), -7, 8)
 
 
 @settings(max_examples=20, deadline=None)
