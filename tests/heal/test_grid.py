@@ -10,7 +10,7 @@ from torch import nn
 from edge_transact.heal import grid as module
 from edge_transact.heal.grid import Grid
 from edge_transact.quantization import QUANTIZATIONS
-from tests.support.grids import levels_of
+from tests.support.grid import levels_of
 
 FOUR_BITS = [name for name, quantization in QUANTIZATIONS.items() if quantization.bits]
 

@@ -29,7 +29,7 @@ from edge_transact.weights import w4
 from edge_transact.weights.convert import is_embedding, is_packed, split
 from edge_transact.weights.shards import ShardReader
 from edge_transact.weights.trained import ROUNDING_FILE
-from tests.support.grids import levels_of
+from tests.support.grid import levels_of
 from tests.support.interruption import killed_after
 from tests.support.pruning import weights_of
 
