@@ -46,6 +46,7 @@ from edge_transact.runtime.text import TextCodec
 from edge_transact.system import memory
 from edge_transact.weights.shards import ShardReader
 from edge_transact.weights.trained import TrainedRounding
+from edge_transact.widths import WidthPlan
 
 logger = logging.getLogger(__name__)
 
@@ -414,16 +415,26 @@ class Maker:
         return {}
 
 
+def compares_whole(plan: WidthPlan, has_library: bool) -> bool:
+    """Whether the whole model is compared with torch: there is a host library, and memory for torch's fp32 model now.
+
+    Args:
+        plan: The model's widths.
+        has_library: Whether a library that this host can run is built.
+    """
+    return has_library and memory.fits(4 * costs.parameters(plan))
+
+
 def _check_parity(
     maker: Maker, directory: Path, definition: Definition, libraries: dict[str, str], scratch: Path
 ) -> Parity:
     """Compares the host library with torch.
 
-    If there is no host library, or not enough memory for torch's fp32 model, the first `CUT_LAYERS` are compared.
+    Unless `compares_whole` says otherwise, only the first `CUT_LAYERS` are compared.
     """
     checkpoint, sizes = maker.checkpoint, maker.sizes
     plan, name = checkpoint.plan, "host"
-    whole = "host" in libraries and memory.fits(4 * costs.parameters(plan))
+    whole = compares_whole(plan, "host" in libraries)
     if not whole:
         definition = definition.truncated(min(CUT_LAYERS, plan.num_hidden_layers))
         plan = plan.with_layers(plan.layers[:CUT_LAYERS])

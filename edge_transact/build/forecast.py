@@ -7,18 +7,23 @@ from collections.abc import Iterator
 import torch
 
 from edge_transact import costs
-from edge_transact.build.dist import CUT_LAYERS, MANIFEST_STEP, OPEN_STEP, PARITY_STEP
+from edge_transact.build.dist import CUT_LAYERS, MANIFEST_STEP, OPEN_STEP, PARITY_STEP, compares_whole
 from edge_transact.build.options import CALIBRATED_ROUNDINGS, BuildOptions
 from edge_transact.build.report.measure import PART_WINDOW, PART_WINDOWS, PARTS_STEP, PREDICTIONS_STEP, WINDOW, WINDOWS
 from edge_transact.build.report.page import FIGURES_STEP
 from edge_transact.build.stages import compile_step
 from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.layout import EMBEDDING
+from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.compiler.library import KERNELS_STEP
+from edge_transact.compiler.targets import get_target
 from edge_transact.evaluate.forecast import loaded_bytes
 from edge_transact.evaluate.perplexity import STEP as PERPLEXITY_STEP
 from edge_transact.heal.forecast import forecast as forecast_of_training
 from edge_transact.heal.options import HealOptions
 from edge_transact.progress import Forecast, Step
+from edge_transact.prune.calibrate.layerwise import computation_dtype
+from edge_transact.prune.calibrate.windows import window_of
 from edge_transact.prune.forecast import forecast as forecast_of_pruning
 from edge_transact.prune.options import PruneChoices
 from edge_transact.prune.run import TEXT_STEP
@@ -26,7 +31,9 @@ from edge_transact.quantization import Quantization, default_quantization, get_q
 from edge_transact.rounding.best import CODES_TOKENS, SCALES_TOKENS
 from edge_transact.rounding.calibrated import STEP as ROUND_STEP
 from edge_transact.rounding.distillation import STEP as DISTILL_STEP
+from edge_transact.rounding.memory import bytes_of_codes, bytes_of_scales
 from edge_transact.system import memory
+from edge_transact.system.computation import compute_device
 from edge_transact.system.speed import matmul_flops, slowness
 from edge_transact.weights.convert import convert_step
 from edge_transact.widths import WidthPlan
@@ -37,9 +44,11 @@ WEIGHTS_PER_S = {"nearest": 100e6, "search": 32e6}
 COMPILE_S, COMPILE_LAYER_S = 20.0, 1.0
 """Seconds to compile a library, and each of its layers that no other layer is like; there, too."""
 
-
 KERNELS_SHARE = 0.6
 """The share of a host library's seconds in which its kernels are compiled."""
+
+COMPILER_BYTES = 230 << 20
+"""What a process has resident for TVM, besides `memory.PACKAGES_BYTES`, once it has compiled a kernel."""
 
 
 def forecast(
@@ -55,7 +64,8 @@ def forecast(
     Args:
         source: The MODEL's checkpoint.
         options: As they are given to `build`.
-        pruning: As it is given to `build`. The pruned model counts as large as its source.
+        pruning: As it is given to `build`. The pruned model counts as large as its source, also where memory decides
+            how much of it is compared with torch.
         healing: As it is given to `build`.
         report: Whether a report is written.
     """
@@ -72,20 +82,25 @@ def forecast(
         steps += second.steps
         tokens += second.tokens
         memory_bytes = max(memory_bytes, second.memory_bytes)
-    work = _Work(source.plan, options, quantization)
+    runs_here = options.cpu is None or get_target("host", cpu=options.cpu).runs_here()
+    work = _Work(source.plan, options, quantization, "host" in targets and runs_here)
     steps.append(Step(OPEN_STEP, 2 * work.slowness))
+    stages = [work.parity_bytes()]
     if options.rounding in CALIBRATED_ROUNDINGS:
-        read = (pruning or PruneChoices()).calibration_tokens
-        tokens += read
-        steps += work.round(read)
+        text = pruning or PruneChoices()
+        tokens += text.calibration_tokens
+        steps += work.round(text.calibration_tokens)
+        # That it names what it was pruned from is enough: finding that can take long.
+        has_teacher = bool(pruning and pruning.budgets()) or (source.path / PROVENANCE_FILE).is_file()
+        stages.append(work.rounding_bytes(source, text, teachers=1 + has_teacher))
     steps += work.convert(source.plan)
     for target in targets:
         steps += work.compile(source.plan, target)
-    steps += work.parity("host" in targets)
+    steps += work.parity()
     steps.append(Step(MANIFEST_STEP, 0.5))
     if report:
         steps += work.report(options.rounding or "search")
-    resident = memory.PACKAGES_BYTES + loaded_bytes(source.plan) + costs.weight_bytes(source.plan, quantization)
+    resident = memory.PACKAGES_BYTES + COMPILER_BYTES + max(stages)
     return Forecast(steps, tokens, max(memory_bytes, resident))
 
 
@@ -96,8 +111,9 @@ class _Work:
         slowness: How many times as long work takes as where the figures above were measured.
     """
 
-    def __init__(self, plan: WidthPlan, options: BuildOptions, quantization: Quantization) -> None:
+    def __init__(self, plan: WidthPlan, options: BuildOptions, quantization: Quantization, has_library: bool) -> None:
         self._plan, self._options, self._quantization = plan, options, quantization
+        self._has_library, self._compares_whole = has_library, compares_whole(plan, has_library)
         self._rate = matmul_flops(torch.float32, torch.device("cpu"))
         self.slowness = slowness()
         self._head = 2 * plan.hidden_size * plan.vocab_size
@@ -133,14 +149,40 @@ class _Work:
         windows = max(1, tokens // WINDOW)
         return windows * (costs.prefill_flops(self._plan, WINDOW) + heads * WINDOW * self._head)
 
-    def parity(self, whole: bool) -> Iterator[Step]:
-        """The comparison with torch, for which the first layers are built if there is no library for this host."""
+    def parity(self) -> Iterator[Step]:
+        """The comparison with torch, for which the first layers are built if the whole model isn't compared."""
+        if not self._compares_whole:
+            yield from self.convert(self._compared)
+            yield from self.compile(self._compared, "host")
+        yield Step(PARITY_STEP, (2 + loaded_bytes(self._compared) / 0.13e9) * self.slowness)
+
+    @property
+    def _compared(self) -> WidthPlan:
+        """What is compared with torch."""
         plan = self._plan
-        if not whole:
-            plan = plan.with_layers(plan.layers[:CUT_LAYERS])
-            yield from self.convert(plan)
-            yield from self.compile(plan, "host")
-        yield Step(PARITY_STEP, (2 + loaded_bytes(plan) / 0.13e9) * self.slowness)
+        return plan if self._compares_whole else plan.with_layers(plan.layers[:CUT_LAYERS])
+
+    def parity_bytes(self) -> int:
+        """The bytes of both models that are compared, or of a library's whole weights, if it runs afterwards."""
+        compared = loaded_bytes(self._compared) + costs.loaded_weight_bytes(self._compared, self._quantization)
+        whole = costs.loaded_weight_bytes(self._plan, self._quantization) if self._has_library else 0
+        return max(compared, whole)
+
+    def rounding_bytes(self, source: Checkpoint, text: PruneChoices, teachers: int) -> int:
+        """The most bytes of tensors of `round`.
+
+        Args:
+            source: The checkpoint.
+            text: The calibration text.
+            teachers: How many models' predictions ``best`` aims at.
+        """
+        best, tokens = self._options.rounding == "best", text.calibration_tokens
+        dtype = computation_dtype(source.tensor(EMBEDDING).dtype, compute_device())
+        codes = bytes_of_codes(self._plan, min(tokens, CODES_TOKENS) if best else tokens, dtype)
+        if not best:
+            return codes
+        window, tokens = window_of(source, text.calibration_window), min(tokens, SCALES_TOKENS)
+        return max(codes, bytes_of_scales(self._plan, self._quantization, tokens, window, dtype, teachers))
 
     def report(self, rounding: str) -> Iterator[Step]:
         """The report of what rounding cost, next to the roundings without text."""

@@ -126,8 +126,8 @@ def _entry() -> Path:
 
 def _ingredients() -> dict[str, object]:
     """Formulas that change, and other machines that share a home, start afresh."""
-    formulas = ("prune/forecast.py", "build/forecast.py", "evaluate/forecast.py", "system/speed.py")
-    return {"machine": machine_name(), "code": cache.code(*formulas)}
+    formulas = [f"{stage}/forecast.py" for stage in ("prune", "heal", "build", "evaluate")]
+    return {"machine": machine_name(), "code": cache.code(*formulas, "system/speed.py")}
 
 
 def _file(entry: Path) -> Path:

@@ -1,12 +1,14 @@
 """Kernels of host libraries as objects: linked into a library that computes, and compiled once for all libraries."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import tvm
 from tvm import relax, tirx, topi
 
 from edge_transact.artifacts import cache
-from edge_transact.compiler.objects import CompileKernels
+from edge_transact.compiler.objects import KERNEL_LINES, CompileKernels
 from edge_transact.compiler.targets import get_target
 
 
@@ -55,3 +57,21 @@ def test_kernels_that_differ_in_a_numbers_last_bit_are_different(tmp_path):
     for addend in (np.float32(0.1), np.nextafter(np.float32(0.1), np.float32(1))):
         np.testing.assert_array_equal(added(library(tmp_path, a=float(addend))), np.full(3, addend))
     assert kernels() == ["compile a", "compile a"]
+
+
+def test_the_bar_counts_lines_and_what_the_cache_has_is_done_before(tmp_path, monkeypatch):
+    bars = []
+
+    @contextmanager
+    def noted(step, total, done):
+        steps = []
+        yield steps.append
+        bars.append((total, done, steps))
+
+    monkeypatch.setattr("edge_transact.compiler.objects.bar", noted)
+    library(tmp_path, b=2, a=1)
+    library(tmp_path, b=2, c=5)
+    (whole, none, each), (again, known, left) = bars
+    assert none == 0 and sum(each) == whole and min(each) > KERNEL_LINES, "every kernel is a function of some lines"
+    # Both are sorted by name, and adding differs in the number alone.
+    assert again == whole and known == each[1] and left == [0, each[0]]
