@@ -3,9 +3,9 @@
 Nothing in a line is changed. What it names is small: ``demo:smollm2``, ``model.gguf`` and all models of the hub, which
 is on loopback, are one random layer (`small_model`), since no example depends on what a model has learnt; only
 where a limit is a number that this layer is below, the model is one that isn't. Texts are short, ``demo:sotu`` too,
-lm-eval's tasks have one question, benches have two rounds, and directories that a line takes for granted are made of
-the same layer. Those that measure a phone are in ``tests/bench/test_phone_examples.py``, those that install weights,
-build an app or look at one in the tests of that. ``--engine mlc`` needs a checkout.
+lm-eval's tasks have one question, benches have two rounds, trainings four steps, and directories that a line takes for
+granted are made of the same layer. Those that measure a phone are in ``tests/bench/test_phone_examples.py``, those
+that install weights, build an app or look at one in the tests of that. ``--engine mlc`` needs a checkout.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import json
 import logging
 import os
 import re
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -22,7 +24,9 @@ import pytest
 from edge_transact.artifacts import cache
 from edge_transact.bench import session
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.inputs import models, texts
+from edge_transact.heal.train import Schedule
+from edge_transact.inputs import demo_texts, models
+from edge_transact.inputs.names import package_directory
 from tests.support.bench_logs import llama_bench_test, repetition, write_log
 from tests.support.examples import EXAMPLES, ROOT, run_line, small_model, split
 from tests.support.gguf_files import write_gguf
@@ -94,11 +98,16 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def package_of(inputs: Path, package: str, name: str) -> Path:
+    """Where a demo text is."""
+    return inputs / package if package == "sotu" else package_directory(package, name)
+
+
 @pytest.fixture
 def hub(inputs, tmp_path, monkeypatch):
     """A hub on loopback with the models of the examples, and everything else that they name."""
     monkeypatch.setattr(models, "_demo_model", lambda name: inputs / "small")
-    monkeypatch.setattr(texts, "package_directory", lambda package, name: inputs / package)
+    monkeypatch.setattr(demo_texts, "package_directory", partial(package_of, inputs))
     with serve() as running:
         files = {path.name: path.read_bytes() for path in (inputs / "small").iterdir()}
         for name in HUB_MODELS:
@@ -128,7 +137,7 @@ def made(inputs, tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(models, "_demo_model", lambda name: inputs / "small")
-        patched.setattr(texts, "package_directory", lambda package, name: inputs / package)
+        patched.setattr(demo_texts, "package_directory", partial(package_of, inputs))
         patched.chdir(directory)
         run_line("edge-transact prune demo:smollm2 --ratio 0.3 -o pruned")
         run_line("edge-transact build demo:smollm2 --target android,host -o dist")
@@ -149,10 +158,17 @@ def two_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "bench_models", quickly)
 
 
+@pytest.fixture(autouse=True)
+def four_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training is as long as its tokens, however short its text is."""
+    original = Schedule.of
+    monkeypatch.setattr(Schedule, "of", lambda *asked: replace(original(*asked), steps=4))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("where", [where for where in EXAMPLES if here(where) and where != TUTORIAL])
 def test_examples_run_in_order(where, inputs, made, hub, project, tmp_path, monkeypatch):
-    named = {word.rstrip("/") for line in EXAMPLES[where] for word in split(line)}
+    named = {word.partition("=")[0].rstrip("/") for line in EXAMPLES[where] for word in split(line)}
     for path in (*inputs.iterdir(), *made.iterdir()):
         if path.name in named:
             Path(path.name).symlink_to(path.resolve())
