@@ -47,7 +47,7 @@ def write_report(results: Sequence[Evaluation], directory: Path, command: str, *
             Origin(command, machine_name(), versions),
             json_file="report.json",
             first=first,
-            header=["", *names(results)],
+            header=["measure", *names(results)],
             rows=rows(results),
             answers=_answers(results),
         )

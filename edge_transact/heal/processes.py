@@ -40,10 +40,13 @@ class Processes:
 
     def __init__(self) -> None:
         from accelerate import Accelerator
+        from accelerate.state import AcceleratorState, is_initialized
 
         device = compute_device()
-        # What `accelerate launch` was told, else what is fast.
-        precision = os.environ.get("ACCELERATE_MIXED_PRECISION") or ("bf16" if is_bf16_fast(device) else "no")
+        if is_initialized():  # by somebody else in this process, which has one precision
+            precision = str(AcceleratorState().mixed_precision)
+        else:  # what `accelerate launch` was told, else what is fast
+            precision = os.environ.get("ACCELERATE_MIXED_PRECISION") or ("bf16" if is_bf16_fast(device) else "no")
         self.accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
         self.count: int = self.accelerator.num_processes
         self.rank: int = self.accelerator.process_index

@@ -40,7 +40,7 @@ def test_the_phone_gives_the_hosts_tokens(phone, run_bench, built_dist, tmp_path
     assert 0 < theirs["bandwidth_share"] < 1
     for name in ("load_s", "ttft_s", "prefill_s", "decode_s", "e2e_s", "peak_rss_mib", "decode_step_p99_s"):
         assert theirs[name] > 0, name
-    assert theirs["e2e_s"] >= theirs["ttft_s"] + 0.9 * theirs["decode_s"]
+    assert all(sample["e2e_s"] >= sample["ttft_s"] + 0.9 * sample["decode_s"] for sample in theirs["samples"])
 
 
 @pytest.mark.slow

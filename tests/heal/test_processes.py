@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState
 
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.run import heal
@@ -16,11 +18,14 @@ SIZES = {"train_tokens": 64 * 4 * 6, "batch_tokens": 256, "micro_batch_tokens": 
 
 
 @pytest.fixture
-def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    # Accelerate keeps one precision for a process, and other tests have trained in this one.
+    AcceleratorState._reset_state(reset_partial_state=True)
     monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return dict(os.environ)
+    yield dict(os.environ)
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def launched(environment: dict[str, str], code: str) -> subprocess.CompletedProcess:
