@@ -133,7 +133,7 @@ def test_a_kill(random_model, tmp_path: Path, options, own_cache) -> None:
     command = [sys.executable, "-m", "edge_transact", "prune", str(random_model), "--ratio", "0.4"]
     command += ["--calibration", options["calibration"], "--calibration-tokens", "512", "-o"]
     process = subprocess.Popen([*command, str(tmp_path / "out")], stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list(own_cache.glob("*/score-*")):
+    while process.poll() is None and not list(own_cache.glob("*/score-*.safetensors")):
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() in (-signal.SIGKILL, 0)
