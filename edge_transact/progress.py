@@ -160,7 +160,7 @@ class Course:
             share = 1 - self._first_share
             if share:
                 self.taken.append(Taken(self.steps[self.index], share, took_s))
-            if self._counted or self._is_from_runs:
+            if self._counted:
                 self._worked_s += self._seconds * share
                 self._took_s += took_s
             self._first_share = self._share = 1.0

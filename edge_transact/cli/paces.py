@@ -1,8 +1,9 @@
 """How long steps took on this machine, so that from the second run on a command says better how long it takes.
 
 Formulas know how the time of a step grows with a model, and the speed of a matrix product now, but not all of a
-machine. Here each step's time is kept beside its formula's. Results never depend on it: it is lost with the cache,
-replaced where it is damaged, and left alone where it can't be written.
+machine. Here each step's time is kept beside its formula's, at one speed of products for all runs: what is measured of
+that in a moment varies more than steps do. Results never depend on it: it is lost with the cache, replaced where it is
+damaged, and left alone where it can't be written.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from edge_transact.artifacts.outputs import new_directory
 from edge_transact.errors import EdgeTransactError
 from edge_transact.progress import Forecast, Step, Taken
 from edge_transact.system.machine import machine_name
+from edge_transact.system.speed import slowness
 
 logger = logging.getLogger(__name__)
 
@@ -56,23 +58,23 @@ _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Times(RootModel[dict[str, list[tuple[_Seconds, _Seconds]]]]):
-    """By kind of step: what the formula said and what it took, in seconds, the last one last."""
+    """By kind of step: what the formula says where `slowness` is 1, and what it took, in seconds, the last one last."""
 
 
 @contextmanager
 def loading() -> Iterator[None]:
     """A bar while the body imports what a long command needs, torch included."""
-    (step,) = _expected([LOADING], _read(_entry()))
+    (step,) = _expected([LOADING], _read(_entry()), 1.0)
     is_new, started = "torch" not in sys.modules, time.monotonic()
     with progress.working(step.name, None if step.formula_s is None else step.seconds):
         yield
     if is_new:
-        _keep([Taken(step, 1.0, time.monotonic() - started)])
+        _keep([Taken(step, 1.0, time.monotonic() - started)], 1.0)
 
 
 def expected(forecast: Forecast) -> Forecast:
     """The forecast with the seconds that like steps took in earlier runs, where there were any."""
-    return replace(forecast, steps=_expected(forecast.steps, _read(_entry())))
+    return replace(forecast, steps=_expected(forecast.steps, _read(_entry()), slowness()))
 
 
 @contextmanager
@@ -82,28 +84,31 @@ def running(forecast: Forecast) -> Iterator[None]:
         try:
             yield
         finally:
-            _keep(course.taken)
+            _keep(course.taken, slowness())
 
 
-def _expected(steps: Sequence[Step], times: Mapping[str, Sequence[tuple[float, float]]]) -> list[Step]:
+def _expected(
+    steps: Sequence[Step], times: Mapping[str, Sequence[tuple[float, float]]], slowness_now: float
+) -> list[Step]:
     found = []
     for step in steps:
+        formula_s = step.seconds / slowness_now
         alike = [
-            took_s / formula_s
-            for formula_s, took_s in times.get(step.kind or step.name, ())
-            if step.seconds > 0 and max(formula_s / step.seconds, step.seconds / formula_s) < ALIKE
+            took_s / then_s * formula_s
+            for then_s, took_s in times.get(step.kind or step.name, ())
+            if formula_s > 0 and max(then_s / formula_s, formula_s / then_s) < ALIKE
         ]
-        factor = median(alike[-RUNS:]) if alike else 0.0
-        known = 1 / FARTHEST < factor < FARTHEST
-        found.append(replace(step, seconds=step.seconds * factor, formula_s=step.seconds) if known else step)
+        seconds = median(alike[-RUNS:]) if alike else 0.0
+        known = step.seconds / FARTHEST < seconds < step.seconds * FARTHEST
+        found.append(replace(step, seconds=seconds, formula_s=step.seconds) if known else step)
     return found
 
 
-def _keep(taken: Sequence[Taken]) -> None:
+def _keep(taken: Sequence[Taken], slowness_now: float) -> None:
     """Adds what steps took to the entry, unless another process is writing there."""
     new: dict[str, list[tuple[float, float]]] = {}
     for each in taken:
-        formula_s = each.step.formula_s or each.step.seconds
+        formula_s = (each.step.formula_s or each.step.seconds) / slowness_now
         if each.share >= LEAST_SHARE and formula_s > 0 and each.seconds > 0:
             new.setdefault(each.step.kind or each.step.name, []).append((formula_s, each.seconds / each.share))
     if not new:

@@ -33,7 +33,7 @@ from edge_transact.widths import LayerWidths
 REPORT_STEP = "figures"
 """Of the report, after both models' perplexity."""
 
-REPORT_WINDOWS = 8
+REPORT_WINDOWS = 6
 """A report's perplexity is measured on this many windows of the text's evaluation part."""
 
 

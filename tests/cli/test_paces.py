@@ -19,13 +19,14 @@ FORMULAS = Forecast([Step("text", 8), Step("load this", 2, "load"), Step("solve"
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(paces, "slowness", lambda: 1.0)
     return tmp_path / "cache"
 
 
 def keep(**seconds: float) -> None:
     """A run in which these kinds of steps took so long."""
     steps = {step.kind or step.name: step for step in FORMULAS.steps}
-    paces._keep([Taken(steps[kind], 1.0, took_s) for kind, took_s in seconds.items()])
+    paces._keep([Taken(steps[kind], 1.0, took_s) for kind, took_s in seconds.items()], 1.0)
 
 
 def expected(*steps: Step) -> list[float]:
@@ -45,8 +46,15 @@ def test_the_next_run_expects_what_the_last_ones_took() -> None:
     assert expected()[2] == 130, "the median of the last ones"
 
 
+def test_the_speed_of_a_moment_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Formulas say more seconds where products are measured slower, and the step takes as long as before."""
+    keep(solve=120)
+    monkeypatch.setattr(paces, "slowness", lambda: 3.0)
+    assert expected(Step("solve", 300)) == [120]
+
+
 def test_a_small_models_steps_say_nothing_of_a_large_ones() -> None:
-    paces._keep([Taken(Step("solve", 1), 1.0, 9.0)])
+    paces._keep([Taken(Step("solve", 1), 1.0, 9.0)], 1.0)
     assert expected(Step("solve", 1.5), Step("solve", 100)) == [13.5, 100]
 
 
@@ -62,14 +70,14 @@ def test_what_was_done_before_is_no_time_of_this_run() -> None:
         ("text", 0.25, 1.0),
         ("solve", 0.75, 30.0),
     ]
-    paces._keep(course.taken)
+    paces._keep(course.taken, 1.0)
     assert expected() == [8, 2, 40], "a quarter of a step tells too little"
 
 
 def test_what_is_kept_is_bounded_and_shown_and_deleted_by_cache(own_cache: Path) -> None:
     for _ in range(2):
-        paces._keep([Taken(Step(f"of {number}", 1), 1.0, 1.0) for number in range(2 * paces.MOST_KINDS)])
-        paces._keep([Taken(FORMULAS.steps[0], 1.0, 4.0)] * paces.MOST)
+        paces._keep([Taken(Step(f"of {number}", 1), 1.0, 1.0) for number in range(2 * paces.MOST_KINDS)], 1.0)
+        paces._keep([Taken(FORMULAS.steps[0], 1.0, 4.0)] * paces.MOST, 1.0)
     (file,) = own_cache.glob("times/*/content/times.json")
     kept = json.loads(file.read_text())
     assert len(kept) == paces.MOST_KINDS and len(kept["text"]) == paces.MOST
