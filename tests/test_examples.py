@@ -24,7 +24,7 @@ import pytest
 from edge_transact.artifacts import cache
 from edge_transact.bench import session
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.heal.train import Schedule
+from edge_transact.heal.schedule import Schedule
 from edge_transact.inputs import demo_texts, models
 from edge_transact.inputs.names import package_directory
 from tests.support.bench_logs import llama_bench_test, repetition, write_log

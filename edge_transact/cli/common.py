@@ -28,6 +28,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 FreshOption = Annotated[
     bool, typer.Option("--fresh", help="Start over instead of going on where an interrupted run stopped.")
 ]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Fail if there is no interrupted run with the same options to go on with.")
+]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Say what the steps are and about how long they take, and stop.")
 ]

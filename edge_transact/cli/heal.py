@@ -15,6 +15,7 @@ from edge_transact.cli.common import (
     ForceOption,
     FreshOption,
     JsonOption,
+    ResumeOption,
     guarded,
     may_start,
     show,
@@ -32,9 +33,7 @@ def heal(
     report: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the loss curve, metrics.jsonl and a page here.")
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Fail if there is no interrupted run with the same options to go on with.")
-    ] = False,
+    resume: ResumeOption = False,
     fresh: FreshOption = False,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
@@ -44,8 +43,8 @@ def heal(
 
     AdamW on all parameters, with a warm-up and a cosine. The step that is best on held-out text is kept, and training
     stops when that gets worse. In the end the model is asked a dozen short questions, to see whether it still answers.
-    Memory is 16 bytes a parameter, the teacher, and what `--micro-batch-tokens` tokens
-    leave for the backward pass; `--dry-run` says how much that is, and how long it takes.
+    Memory is 16 bytes a parameter, 20 with `--quant`, the teacher, and what `--micro-batch-tokens` tokens leave for the
+    backward pass; `--dry-run` says how much that is, and how long it takes.
 
     After an interrupt, the same command goes on where it was. `accelerate launch -m edge_transact heal ...` and
     `torchrun -m edge_transact heal ...` train with several processes.

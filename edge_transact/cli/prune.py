@@ -15,6 +15,7 @@ from edge_transact.cli.common import (
     ForceOption,
     FreshOption,
     JsonOption,
+    ResumeOption,
     guarded,
     may_start,
     show,
@@ -32,9 +33,7 @@ def prune(
     report: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write figures, a page and report.json into this directory.")
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Fail if there is no interrupted run with the same options to go on with.")
-    ] = False,
+    resume: ResumeOption = False,
     fresh: FreshOption = False,
     force: ForceOption = False,
     dry_run: DryRunOption = False,

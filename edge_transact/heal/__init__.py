@@ -9,7 +9,9 @@
 - `processes`: one process or several, through accelerate.
 - `snapshots`: the state of a training on disk, so that it goes on where it was stopped.
 - `measures`: what is written of a training while it runs: losses, speed, ``metrics.jsonl``, TensorBoard.
-- `train`: the training itself, of any student. Pruning calls it between its shots.
+- `grid`: rounding inside: the 4-bit grid that training goes through.
+- `schedule`: the steps: how many, how large, at which learning rates.
+- `train`: the training itself, of any student.
 - `run`: `heal` from end to end: a pruned checkpoint in, a healed one out.
 - `forecast`: what a training will take on this machine.
 - `report`: the page with the loss curve.

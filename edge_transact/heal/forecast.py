@@ -10,7 +10,8 @@ from edge_transact.heal.losses import BLOCK_TOKENS, CHUNK_TOKENS
 from edge_transact.heal.measures import Work
 from edge_transact.heal.options import TrainOptions
 from edge_transact.heal.run import LOAD_STEP, TEXT_STEP, WRITE_STEP
-from edge_transact.heal.train import EVALUATIONS, HELD_OUT_SHARE, HELD_OUT_STEP, TRAIN_STEP, Schedule, length_of
+from edge_transact.heal.schedule import EVALUATIONS, HELD_OUT_SHARE, Schedule, length_of
+from edge_transact.heal.train import HELD_OUT_STEP, TRAIN_STEP
 from edge_transact.progress import Forecast, Step
 from edge_transact.system.computation import compute_device, is_bf16_fast
 from edge_transact.system.memory import PACKAGES_BYTES

@@ -1,7 +1,7 @@
 """What is written of a training while it runs: the log, rows of ``metrics.jsonl``, and TensorBoard if it is installed.
 
 A row is an object with ``step`` and ``tokens``. Rows of training have ``loss``, ``learning_rate``, ``gradient_norm``,
-``tokens_per_s`` and ``matmul_share``; rows of measurements have ``held_out_loss``, or ``perplexity`` of a text.
+``tokens_per_s`` and ``matmul_share``; rows of measurements have ``held_out_loss``, or ``perplexity`` by text.
 """
 
 from __future__ import annotations
@@ -135,6 +135,7 @@ class Measures:
 
         with SummaryWriter(str(directory / TENSORBOARD)) as writer:
             for row in self.rows:
-                for name, value in row.items():
-                    if name not in ("step", "tokens"):
-                        writer.add_scalar(name, value, row["step"])
+                by_text = {f"perplexity/{text}": value for text, value in row.get("perplexity", {}).items()}
+                figures = {name: value for name, value in row.items() if name not in ("step", "tokens", "perplexity")}
+                for name, value in (figures | by_text).items():
+                    writer.add_scalar(name, value, row["step"])

@@ -68,7 +68,8 @@ def loss_curve(rows: Sequence[Mapping[str, Any]]) -> Picture:
     """
     tokens = [row["tokens"] for row in rows] or [1]
     x = Axis(0, max(tokens) or 1, "tokens")
-    trained, held_out, measured = (_points(rows, name) for name in ("loss", "held_out_loss", "perplexity"))
+    trained, held_out = _points(rows, "loss"), _points(rows, "held_out_loss")
+    measured = [(row["tokens"], value) for row in rows for value in row.get("perplexity", {}).values()]
     losses = [loss for _, loss in (*trained, *held_out)]
     text = "; ".join(
         f"{what} goes from {number(points[0][1])} to {number(points[-1][1])}"

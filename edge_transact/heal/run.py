@@ -29,11 +29,12 @@ from edge_transact.heal.grid import Grid
 from edge_transact.heal.measures import Measures, Work
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.processes import Processes
+from edge_transact.heal.schedule import Schedule, length_of
 from edge_transact.heal.snapshots import Snapshots
 from edge_transact.heal.student import Student, load, tensors_of
 from edge_transact.heal.teacher import DenseTeacher, KeptTeacher, Teacher
 from edge_transact.heal.text import TrainingText
-from edge_transact.heal.train import Evaluate, NotFiniteError, Schedule, Trained, length_of, train
+from edge_transact.heal.train import Evaluate, NotFiniteError, Trained, Training
 from edge_transact.inputs.models import resolve_model
 from edge_transact.inputs.source import pruned_from
 from edge_transact.inputs.texts import read_text
@@ -182,7 +183,7 @@ def heal(
             return Checkpoint.open(path)
 
         try:
-            trained = train(
+            trained = Training(
                 student,
                 text,
                 options,
@@ -192,7 +193,7 @@ def heal(
                 snapshots=Snapshots(journal, processes),
                 evaluate=evaluate,
                 grid=grid,
-            )
+            ).run()
         except NotFiniteError as error:
             if not error.best:
                 raise
@@ -252,10 +253,10 @@ def _perplexity(source: Checkpoint, processes: Processes) -> Evaluate:
 
     document, tokenizer = read_text(TEXT, "evaluation"), TextCodec(source.path).tokenizer
 
-    def measure(student: Student) -> dict[str, float]:
+    def measure(student: Student) -> dict[str, Any]:
         with torch.autocast(processes.device.type, torch.bfloat16, enabled=processes.dtype == torch.bfloat16):
             found = perplexity(student.model, tokenizer, document, max_windows=EVALUATED_WINDOWS)
-        return {"perplexity": found.perplexity}
+        return {"perplexity": {TEXT: found.perplexity}}
 
     return measure
 

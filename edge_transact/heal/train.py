@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.errors import EdgeTransactError
 from edge_transact.heal.grid import Grid
 from edge_transact.heal.measures import Measures
 from edge_transact.heal.options import TrainOptions
 from edge_transact.heal.processes import Processes
+from edge_transact.heal.schedule import Schedule
 from edge_transact.heal.snapshots import BEST, STEP, Snapshots
 from edge_transact.heal.student import Student
 from edge_transact.heal.teacher import Teacher
@@ -38,25 +39,13 @@ BETAS, EPS, WEIGHT_DECAY = (0.9, 0.95), 1e-8, 0.0
 CLIP = 1.0
 """The largest norm of a step's gradient."""
 
-WARMUP = 0.05
-"""The share of the steps in which the learning rate rises."""
-
-FINAL_RATE = 0.05
-"""Where the cosine ends, as a share of the highest learning rate."""
-
-EVALUATIONS = 8
-"""How often held-out text is measured, besides once before the training."""
-
-HELD_OUT_SHARE = 0.02
-"""Held-out tokens, as a share of those that are trained on: measuring takes little of the time."""
-
 PATIENCE = 3
 """After so many measurements in a row that are worse than the best, training stops."""
 
 OF_STUDENT = "model."
 """In front of a parameter's name in the checkpoint, where it is the student's."""
 
-Evaluate = Callable[[Student], dict[str, float]]
+Evaluate = Callable[[Student], dict[str, Any]]
 
 
 class NotFiniteError(EdgeTransactError):
@@ -94,85 +83,8 @@ class Trained:
     stopped: bool
 
 
-def length_of(config: Any, window: int | None) -> int:
-    """Tokens of a sequence, given what was asked for and a checkpoint's ``config.json``.
-
-    Raises:
-        UsageError: It is more than the model's context.
-    """
-    context = config.get("max_position_embeddings")
-    if window is None:
-        return min(512, context or 512)
-    if context and window > context:
-        raise UsageError(f"--train-window {window} is more than the model's context of {context}", fix="Give less.")
-    return window
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The steps of a training.
-
-    Attributes:
-        steps: How many.
-        sequences: Sequences of a step, over all processes.
-        together: Sequences that go through the model at once.
-        length: Tokens of a sequence.
-        rate: The highest learning rate.
-    """
-
-    steps: int
-    sequences: int
-    together: int
-    length: int
-    rate: float
-
-    @classmethod
-    def of(cls, options: TrainOptions, length: int, processes: int = 1) -> Schedule:
-        """The steps of these options.
-
-        Raises:
-            UsageError: A step is less than a sequence for each process.
-        """
-        sequences = options.batch_tokens // length
-        if sequences < processes or sequences % processes:
-            raise UsageError(
-                f"--batch-tokens {options.batch_tokens} is {sequences} sequences of {length}, which {processes} "
-                f"process{'es' * (processes > 1)} can't share alike",
-                fix=f"Give a multiple of {length * processes}, or a smaller --train-window.",
-            )
-        steps = max(1, options.train_tokens // (sequences * length))
-        return cls(steps, sequences, max(1, options.micro_batch_tokens // length), length, options.learning_rate)
-
-    @property
-    def batch_tokens(self) -> int:
-        """Tokens of a step."""
-        return self.sequences * self.length
-
-    @property
-    def warmup(self) -> int:
-        """Steps in which the learning rate rises."""
-        return max(1, round(WARMUP * self.steps))
-
-    def rate_of(self, step: int) -> float:
-        """The learning rate of a step, from 0."""
-        if step < self.warmup:
-            return self.rate * (step + 1) / self.warmup
-        share = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.rate * (FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * share)) / 2)
-
-    def is_evaluated(self, done: int) -> bool:
-        """Whether held-out text is measured after so many steps."""
-        return done == self.steps or done % -(-self.steps // EVALUATIONS) == 0
-
-    def held_out(self, text: TrainingText) -> torch.Tensor:
-        """The held-out sequences that are measured, evenly spaced: int64 ``[n, length]``."""
-        wanted = round(HELD_OUT_SHARE * self.steps * self.batch_tokens / self.length)
-        count = min(max(wanted, 2), len(text.held_out))
-        return text.held_out[torch.linspace(0, len(text.held_out) - 1, count).round().long()]
-
-
 class Training:
-    """A training in progress; `train` runs one to its end.
+    """A training of any student.
 
     Args:
         student: What is trained.
@@ -184,6 +96,9 @@ class Training:
         snapshots: Where its state goes; `None` keeps nothing, and the best step only in memory.
         evaluate: Called now and then, as `TrainOptions.eval_every` says; its figures go to `measures`.
         grid: Rounds the student, if the rounded model is what is trained.
+
+    Raises:
+        UsageError: A step is less than a sequence for each process.
     """
 
     def __init__(
@@ -216,7 +131,7 @@ class Training:
         }
         if grid:
             grid.attach({name.removeprefix(OF_STUDENT): parameter for name, parameter in student.named_parameters()})
-        self._held_out = self.schedule.held_out(text)
+        self._held_out, self._held_out_counted = self.schedule.held_out(text)
         self._done, self._best, self._worse = 0, 0, 0
         self._best_of_snapshot = 0
         self._before = self._lowest = math.nan
@@ -224,7 +139,12 @@ class Training:
         """The weights of the best step, where there are no snapshots."""
 
     def run(self) -> Trained:
-        """Trains to the end, or until held-out text gets worse."""
+        """Trains to the end, or until held-out text gets worse, and leaves the student with the best step's weights.
+
+        Raises:
+            NotFiniteError: The loss became NaN or infinite.
+            EdgeTransactError: The text can't be read any more, the disk is full, or another process has failed.
+        """
         self._resume()
         if not self._done:
             self._before = self._lowest = self._measure(0)
@@ -373,11 +293,11 @@ class Training:
             for call in range(calls):
                 those = mine[call * together : (call + 1) * together]
                 ids = self._held_out[those or [0]].to(self.processes.device)
-                counted = torch.ones_like(ids, dtype=torch.bool)
+                counted = self._held_out_counted[those or [0]].to(self.processes.device)
                 loss = self._loss([f"held-out-{index}" for index in those or [0]], ids, counted)
                 summed += loss.item() if those else 0.0
         (summed,) = self.processes.total(summed)
-        mean = summed / (self._held_out.shape[0] * (self.schedule.length - 1))
+        mean = summed / max(int(self._held_out_counted[:, 1:].sum()), 1)
         if not math.isfinite(mean):
             raise NotFiniteError(
                 f"the loss on held-out text is {mean} after step {done}",
@@ -454,37 +374,3 @@ class Training:
         self.measures.rows = json.loads(bytes(figures["rows"].numpy().tobytes()))
         logger.info(f"going on after step {self._done} of {self.schedule.steps}")
         self._best_of_snapshot = self._best
-
-
-def train(
-    student: Student,
-    text: TrainingText,
-    options: TrainOptions,
-    *,
-    teacher: Teacher | None,
-    processes: Processes,
-    measures: Measures,
-    snapshots: Snapshots | None = None,
-    evaluate: Evaluate | None = None,
-    grid: Grid | None = None,
-) -> Trained:
-    """Trains a model, and leaves it with the weights of the step that predicts held-out text best.
-
-    The arguments are those of `Training`.
-
-    Raises:
-        NotFiniteError: The loss became NaN or infinite.
-        UsageError: A step is less than a sequence for each process.
-        EdgeTransactError: The text can't be read any more, the disk is full, or another process has failed.
-    """
-    return Training(
-        student,
-        text,
-        options,
-        teacher=teacher,
-        processes=processes,
-        measures=measures,
-        snapshots=snapshots,
-        evaluate=evaluate,
-        grid=grid,
-    ).run()

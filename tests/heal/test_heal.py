@@ -9,9 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from benchmarks.recovery_curves import Run
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.cli import app
 from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.evaluate.models import evaluate_model
 from edge_transact.heal import run as pipeline
 from edge_transact.heal import snapshots, train
 from edge_transact.heal.options import HealOptions
@@ -19,7 +21,7 @@ from edge_transact.heal.run import heal
 from edge_transact.inputs.source import pruned_from
 from tests.support.checkpoints import save_llama
 from tests.support.interruption import killed_after
-from tests.support.pruning import weights_of
+from tests.support.pruning import TEXT, weights_of
 
 SIZES = {"train_tokens": 64 * 4 * 12, "batch_tokens": 256, "micro_batch_tokens": 128, "learning_rate": 3e-3}
 
@@ -69,6 +71,22 @@ def test_command_lowers_the_loss_and_says_what_was_done(
     assert healed.plan == Checkpoint.open(pruned_model).plan
     parent = pruned_from(healed)  # for healing it again, though its embedding has changed
     assert parent and parent.path == random_model
+
+
+def test_perplexity_of_other_text_while_it_trains(
+    pruned_model: Path, tmp_path: Path, options: HealOptions, monkeypatch
+) -> None:
+    """Where the run's curve is drawn from."""
+    monkeypatch.setattr(pipeline, "read_text", lambda text, purpose: TEXT * 4)
+    monkeypatch.setattr(pipeline, "EVALUATED_WINDOWS", 1)
+    healed = heal(str(pruned_model), tmp_path / "out", changed(options, eval_every=1536))
+    healed.measures.write(tmp_path)
+    points = Run.read(str(tmp_path / "metrics.jsonl")).points["perplexity", "demo:sotu"]
+    assert [tokens for tokens, _ in points] == [1536, 3072]
+    # The last step is the best one here, so its weights are those that were written.
+    assert healed.trained.best == 12
+    expected = evaluate_model(str(tmp_path / "out"), TEXT * 4, max_windows=1)
+    assert points[-1][1] == pytest.approx(expected.perplexity, rel=0.02)
 
 
 def test_same_bytes_wherever_it_was_interrupted(

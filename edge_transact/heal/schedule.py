@@ -1,0 +1,104 @@
+"""The steps of a training: how many, how large, at which learning rates, and when held-out text is measured."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from edge_transact.errors import UsageError
+from edge_transact.heal.options import TrainOptions
+from edge_transact.heal.text import TrainingText
+
+WARMUP = 0.05
+"""The share of the steps in which the learning rate rises."""
+
+FINAL_RATE = 0.05
+"""Where the cosine ends, as a share of the highest learning rate."""
+
+EVALUATIONS = 8
+"""How often held-out text is measured, besides once before the training."""
+
+HELD_OUT_SHARE = 0.02
+"""Held-out tokens, as a share of those that are trained on: measuring takes little of the time."""
+
+
+def length_of(config: Any, window: int | None) -> int:
+    """Tokens of a sequence, given what was asked for and a checkpoint's ``config.json``.
+
+    Raises:
+        UsageError: It is more than the model's context.
+    """
+    context = config.get("max_position_embeddings")
+    if window is None:
+        return min(512, context or 512)
+    if context and window > context:
+        raise UsageError(f"--train-window {window} is more than the model's context of {context}", fix="Give less.")
+    return window
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The steps of a training.
+
+    Attributes:
+        steps: How many.
+        sequences: Sequences of a step, over all processes.
+        together: Sequences that go through the model at once.
+        length: Tokens of a sequence.
+        rate: The highest learning rate.
+    """
+
+    steps: int
+    sequences: int
+    together: int
+    length: int
+    rate: float
+
+    @classmethod
+    def of(cls, options: TrainOptions, length: int, processes: int = 1) -> Schedule:
+        """The steps of these options.
+
+        Raises:
+            UsageError: A step is less than a sequence for each process.
+        """
+        sequences = options.batch_tokens // length
+        if sequences < processes or sequences % processes:
+            raise UsageError(
+                f"--batch-tokens {options.batch_tokens} is {sequences} sequences of {length}, which {processes} "
+                f"process{'es' * (processes > 1)} can't share alike",
+                fix=f"Give a multiple of {length * processes}, or a smaller --train-window.",
+            )
+        steps = max(1, options.train_tokens // (sequences * length))
+        return cls(steps, sequences, max(1, options.micro_batch_tokens // length), length, options.learning_rate)
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a step."""
+        return self.sequences * self.length
+
+    @property
+    def warmup(self) -> int:
+        """Steps in which the learning rate rises."""
+        return max(1, round(WARMUP * self.steps))
+
+    def rate_of(self, step: int) -> float:
+        """The learning rate of a step, from 0."""
+        if step < self.warmup:
+            return self.rate * (step + 1) / self.warmup
+        share = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.rate * (FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * share)) / 2)
+
+    def is_evaluated(self, done: int) -> bool:
+        """Whether held-out text is measured after so many steps."""
+        return done == self.steps or done % -(-self.steps // EVALUATIONS) == 0
+
+    def held_out(self, text: TrainingText) -> tuple[torch.Tensor, torch.Tensor]:
+        """The held-out sequences that are measured, evenly spaced: int64 ``[n, length]``, and which of their tokens
+        count, bool ``[n, length]``."""
+        wanted = round(HELD_OUT_SHARE * self.steps * self.batch_tokens / self.length)
+        count = min(max(wanted, 2), len(text.held_out))
+        chosen = torch.linspace(0, len(text.held_out) - 1, count).round().long()
+        return text.held_out[chosen], text.held_out_counted[chosen]
