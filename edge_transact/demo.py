@@ -162,7 +162,9 @@ def _report(
     out.print(_times(seconds))
     # `make demo` installs into a virtual environment that nobody has activated.
     tool = "edge-transact" if shutil.which("edge-transact") else Path(sys.executable).with_name("edge-transact")
-    out.print(f"\nNext: [bold]{tool} run {directory}/dist[/bold] to chat with it.", soft_wrap=True)
+    healed = f"heal {directory}/pruned --train demo:mixed -o {directory}/healed"
+    out.print(f"\nNext: [bold]{tool} run {directory}/dist[/bold] to chat with it,", soft_wrap=True)
+    out.print(f"or [bold]{tool} {healed}[/bold] to train it; with --dry-run it says for how long.", soft_wrap=True)
 
 
 def _comparison(
