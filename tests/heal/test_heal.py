@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
 from benchmarks.recovery_curves import Run
@@ -62,6 +63,9 @@ def test_command_lowers_the_loss_and_says_what_was_done(
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 13))
     assert min(row["held_out_loss"] for row in rows if "held_out_loss" in row) == values["held_out_loss"]
     assert "<svg" in (report / "index.html").read_text()
+    board = EventAccumulator(str(report / "tensorboard")).Reload()
+    losses = [(row["step"], pytest.approx(row["loss"])) for row in rows if "loss" in row]
+    assert [(event.step, event.value) for event in board.Scalars("loss")] == losses
 
     provenance = json.loads((tmp_path / "out" / "edge_transact.json").read_text())
     assert provenance["source"] == str(random_model) and provenance["method"] == "transact"

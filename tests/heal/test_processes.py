@@ -6,10 +6,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState
+from accelerate.utils import FullyShardedDataParallelPlugin
+from safetensors.torch import load_file
 
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
@@ -17,6 +21,7 @@ from edge_transact.heal.options import HealOptions
 from edge_transact.heal.run import heal
 from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.options import ShotTraining
+from tests.support.examples import ROOT
 
 SIZES = {"train_tokens": 64 * 4 * 6, "batch_tokens": 256, "micro_batch_tokens": 64, "learning_rate": 3e-3}
 
@@ -94,6 +99,56 @@ def test_two_processes(pruned_model: Path, training_text: Path, tmp_path: Path, 
     assert result.returncode == 0, result.stderr
     losses = [row["loss"] for row in json.loads((tmp_path / "both.json").read_text()) if "loss" in row]
     assert max(map(lambda a, b: abs(a - b), losses, expected)) < 1e-5
+
+
+SHARDED = """
+# Accelerate shards on accelerators alone. What it does there works on CPUs, once it takes them for some.
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch.distributed.tensor import DTensor
+from edge_transact.heal import processes
+init, run = processes.Processes.__init__, train.Training.run
+def pretending(self):
+    init(self)
+    self.accelerator.state.distributed_type = DistributedType.FSDP
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
+    self.accelerator.state.fsdp_plugin = plugin
+def checked(training):
+    parameters = list(training.model.parameters())
+    assert all(isinstance(each, DTensor) and each.to_local().numel() < each.numel() for each in parameters)
+    return run(training)
+processes.Processes.__init__, train.Training.run = pretending, checked
+"""
+
+
+@pytest.mark.slow
+def test_sharded_weights(pruned_model: Path, training_text: Path, tmp_path: Path, environment) -> None:
+    """FSDP2 has the losses of one process, which goes on from what two have saved; and it writes whole weights."""
+    one = heal(str(pruned_model), tmp_path / "one", HealOptions(train=str(training_text), **SIZES))
+    expected = [row["loss"] for row in one.measures.rows if "loss" in row]
+
+    dies = SHARDED + DIES.format(how="raise OSError('the text is gone')")
+    result = launched(environment, code_of(pruned_model, tmp_path / "two", training_text, dies))
+    assert result.returncode != 0 and "the text is gone" in result.stderr, result.stderr
+    again = heal(str(pruned_model), tmp_path / "two", HealOptions(train=str(training_text), **SIZES), resume=True)
+    losses = [row["loss"] for row in again.measures.rows if "loss" in row]
+    assert losses == pytest.approx(expected, abs=1e-5)
+
+    result = launched(environment, code_of(pruned_model, tmp_path / "whole", training_text, SHARDED))
+    assert result.returncode == 0, result.stderr
+    losses = [row["loss"] for row in json.loads((tmp_path / "whole.json").read_text()) if "loss" in row]
+    assert losses == pytest.approx(expected, abs=1e-5)
+    shapes = [
+        {name: tensor.shape for name, tensor in load_file(tmp_path / name / "model.safetensors").items()}
+        for name in ("one", "whole")
+    ]
+    assert shapes[0] == shapes[1]
+
+
+def test_recipe_is_a_configuration_of_accelerate() -> None:
+    recipe = load_config_from_file(str(ROOT / "examples" / "fsdp2.yaml"))
+    assert (recipe.distributed_type.value, recipe.num_processes, recipe.mixed_precision) == ("FSDP", 8, "bf16")
+    known = {field.name for field in fields(FullyShardedDataParallelPlugin)}
+    assert {name.removeprefix("fsdp_") for name in recipe.fsdp_config} <= known | {"version"}
 
 
 @pytest.mark.slow
