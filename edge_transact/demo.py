@@ -1,7 +1,7 @@
-"""``make demo``: prunes a real model, builds it for Android and this host, asks it a question and measures it.
+"""``make demo``: prunes a real model, trains it, builds it for Android and this host, and asks it questions.
 
-SmolLM2-135M comes with the ``demo`` extra, and so does the text for calibration and evaluation. All output goes to
-``demo/`` and stays usable; the next run of the demo starts over.
+SmolLM2-135M comes with the ``demo`` extra, and so does the text for calibration, training and evaluation. All output
+goes to ``demo/`` and stays usable; the next run of the demo starts over.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,18 +24,23 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from edge_transact.build.dist import Build
-    from edge_transact.runtime.session import Answer
+    from edge_transact.evaluate.answers.basics import Reply
 
 logger = logging.getLogger("edge_transact.demo")
 
 MODEL = "demo:smollm2"
 TEXT = "demo:sotu"
-RATIO = 0.3
-QUESTION = "What is the capital of France?"
-WINDOWS = 16
+"""What perplexity is measured on. Its evaluation part is neither calibrated nor trained on."""
+MIXED = "demo:mixed"
+"""What is calibrated and trained on."""
+RATIO = 0.15
+CALIBRATION_TOKENS, TRAIN_TOKENS = 8192, 24576
+QUANT = "q4f16_0"
+WINDOWS = 8
 """Windows of 512 tokens of the evaluation text: enough to compare models; more of them measure better."""
+PROMPT = "What is the capital of France?"
 ROUNDS, TOKENS = 10, 32
-"""Decode is measured this often, for so many tokens."""
+"""Decode is measured this often, for so many tokens after `PROMPT`."""
 STEPS = 7
 
 
@@ -57,14 +63,36 @@ class Timer:
         self.seconds[title] = time.perf_counter() - started
 
 
+@dataclass
+class Row:
+    """A model of the demo's table.
+
+    Attributes:
+        name: What it is.
+        weights_bytes: Bytes of its weights.
+        perplexity: On `TEXT`.
+        replies: Its answers to the dozen of `quick_questions`; `None` if it wasn't asked.
+        speeds: Tokens that it decodes a second, in each round; `None` if they weren't measured.
+    """
+
+    name: str
+    weights_bytes: int
+    perplexity: float
+    replies: Sequence[Reply] | None = None
+    speeds: Sequence[float] | None = None
+
+
 @guarded
 def demo(directory: Path = Path("demo")) -> None:
-    """Runs all steps, from a checkpoint to an answer, and prints what changed and how long each step took."""
+    """Runs all steps, from a checkpoint to answers, and prints what changed and how long each step took."""
+    from edge_transact import costs
     from edge_transact.build.dist import build
     from edge_transact.build.options import BuildOptions
-    from edge_transact.evaluate.models import evaluate_model
-    from edge_transact.inputs import read_text, resolve_model
+    from edge_transact.heal.options import HealOptions
+    from edge_transact.heal.run import heal
+    from edge_transact.inputs import resolve_model
     from edge_transact.prune import PruneOptions, prune
+    from edge_transact.quantization import get_quantization
 
     timer = Timer()
     if directory.exists():
@@ -72,48 +100,56 @@ def demo(directory: Path = Path("demo")) -> None:
     with timer.step(f"load {MODEL}"):
         source = resolve_model(MODEL)
     with timer.step(f"prune {RATIO:.0%} of attention and MLP"):
-        pruned = prune(MODEL, directory / "pruned", PruneOptions(ratio=RATIO))
-    with timer.step("quantize to W4A16 and build for android and host"):
-        dense_build = build(MODEL, directory / "dense-dist", BuildOptions(target=["host"], quant="q4f16_0"))
-        pruned_build = build(str(directory / "pruned"), directory / "dist", BuildOptions(target=["android", "host"]))
-    with timer.step(f"ask: {QUESTION}"):
-        answers = [_ask("dense", dense_build), _ask("pruned", pruned_build)]
-    with timer.step(f"decode {TOKENS} tokens in {ROUNDS} rounds"):
-        speeds = _decode_speeds([dense_build.directory, pruned_build.directory])
-    perplexities = {}
+        pruning = PruneOptions(ratio=RATIO, calibration=MIXED, calibration_tokens=CALIBRATION_TOKENS)
+        pruned = prune(MODEL, directory / "pruned", pruning)
+    with timer.step(f"train it, rounded to 4 bits, on {TRAIN_TOKENS:,} tokens"):
+        healing = HealOptions(train=MIXED, train_tokens=TRAIN_TOKENS, quant=QUANT)
+        heal(str(directory / "pruned"), directory / "healed", healing)
+    with timer.step("build for android and host"):
+        nearest = build(MODEL, directory / "nearest", BuildOptions(target=["host"], quant=QUANT, rounding="nearest"))
+        dense = build(MODEL, directory / "dense-dist", BuildOptions(target=["host"], quant=QUANT))
+        healed = build(str(directory / "healed"), directory / "dist", BuildOptions(target=["android", "host"]))
     with timer.step(f"perplexity on {TEXT}"):
-        document = read_text(TEXT, "evaluation")
-        for name, model in (
-            ("dense", str(source)),
-            ("pruned", str(pruned.checkpoint.path)),
-            ("dense + W4", str(directory / "dense-dist")),
-            ("pruned + W4", str(directory / "dist")),
-        ):
-            logger.info(name)
-            perplexities[name] = evaluate_model(model, document, max_windows=WINDOWS).perplexity
-    with timer.step("the same with MLC-LLM's rounding"):
-        for name, model in (("dense", MODEL), ("pruned", str(directory / "pruned"))):
-            options = BuildOptions(target=["host"], quant="q4f16_0", rounding="nearest")
-            build(model, directory / "nearest", options, force=True)
-            perplexities[f"{name} + nearest"] = evaluate_model(
-                str(directory / "nearest"), document, max_windows=WINDOWS
-            ).perplexity
+        exact = get_quantization("q0f16")
+        rows = [
+            Row("dense", costs.weight_bytes(pruned.source.plan, exact), _perplexity(source)),
+            _built_row("dense, 4 bits as MLC-LLM rounds", nearest),
+            _built_row("dense, 4 bits", dense),
+            Row(
+                f"pruned by {RATIO:.0%}",
+                costs.weight_bytes(pruned.checkpoint.plan, exact),
+                _perplexity(pruned.checkpoint.path),
+            ),
+            _built_row("pruned and trained, 4 bits", healed),
+        ]
         shutil.rmtree(directory / "nearest")
-    _report(directory, dense_build, pruned_build, answers, speeds, perplexities, timer.seconds)
+    exactly, _, dense_row, pruned_row, healed_row = rows
+    with timer.step("ask a dozen questions"):
+        exactly.replies, pruned_row.replies = _ask(source), _ask(pruned.checkpoint.path)
+        dense_row.replies, healed_row.replies = _ask(dense.directory), _ask(healed.directory)
+    with timer.step(f"decode {TOKENS} tokens in {ROUNDS} rounds"):
+        dense_row.speeds, healed_row.speeds = _decode_speeds([dense.directory, healed.directory])
+    _report(directory, rows, healed, timer.seconds)
 
 
-def _ask(name: str, built: Build) -> Answer:
-    """Streams the answer of a built library to the terminal."""
-    from edge_transact.runtime.session import Session
+def _perplexity(model: Path) -> float:
+    from edge_transact.evaluate.models import evaluate_model
+    from edge_transact.inputs import read_text
 
-    def write(text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+    logger.info(f"{model}")
+    return evaluate_model(str(model), read_text(TEXT, "evaluation"), max_windows=WINDOWS).perplexity
 
-    logger.info(f"{name}:")
-    answer = Session.load(built.directory, temperature=0.0, max_tokens=48).answer(QUESTION, on_text=write)
-    write("\n")
-    return answer
+
+def _built_row(name: str, built: Build) -> Row:
+    return Row(name, built.manifest.weights_bytes, _perplexity(built.directory))
+
+
+def _ask(model: Path) -> list[Reply]:
+    from edge_transact.evaluate.answers.basics import ask
+    from edge_transact.evaluate.answers.questions import quick_questions
+    from edge_transact.evaluate.models import load
+
+    return ask(*load(str(model)), quick_questions(), step=f"questions to {model.name}")
 
 
 def _decode_speeds(dists: Sequence[Path]) -> list[list[float]]:
@@ -122,7 +158,7 @@ def _decode_speeds(dists: Sequence[Path]) -> list[list[float]]:
     from edge_transact.runtime.text import TextCodec
 
     models = [HostModel.load(dist) for dist in dists]
-    prompts = [TextCodec(dist).encode(QUESTION) for dist in dists]
+    prompts = [TextCodec(dist).encode(PROMPT) for dist in dists]
     speeds: list[list[float]] = [[] for _ in dists]
     for _ in range(ROUNDS):
         for model, prompt, of_model in zip(models, prompts, speeds, strict=True):
@@ -135,65 +171,52 @@ def _decode_speeds(dists: Sequence[Path]) -> list[list[float]]:
     return speeds
 
 
-def _report(
-    directory: Path,
-    dense: Build,
-    pruned: Build,
-    answers: Sequence[Answer],
-    speeds: Sequence[Sequence[float]],
-    perplexities: Mapping[str, float],
-    seconds: Mapping[str, float],
-) -> None:
+def _report(directory: Path, rows: Sequence[Row], healed: Build, seconds: Mapping[str, float]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     out = Console()
-    out.print(_comparison(dense, pruned, speeds, perplexities))
-    texts = Table("dense", "pruned", title=QUESTION)
-    texts.add_row(*(answer.text.strip() for answer in answers))
-    out.print(texts)
+    out.print(_comparison(rows))
+    out.print(_answers(*(row for row in rows if row.speeds)))
     files = Table(show_header=False, box=None)
     files.add_row("pruned checkpoint", f"{directory}/pruned")
-    for target, path in pruned.manifest.libraries.items():
+    files.add_row("trained checkpoint", f"{directory}/healed")
+    for target, path in healed.manifest.libraries.items():
         files.add_row(f"library for {target}", f"{directory}/dist/{path}")
     files.add_row("MLC model definition", f"{directory}/dist/definition")
-    files.add_row("parity with torch", f"{pruned.manifest.parity['prefill_error']:.1e} of the largest logit")
+    files.add_row("parity with torch", f"{healed.manifest.parity['prefill_error']:.1e} of the largest logit")
     out.print(files)
     out.print(_times(seconds))
     # `make demo` installs into a virtual environment that nobody has activated.
     tool = "edge-transact" if shutil.which("edge-transact") else Path(sys.executable).with_name("edge-transact")
-    healed = f"heal {directory}/pruned --train demo:mixed -o {directory}/healed"
-    out.print(f"\nNext: [bold]{tool} run {directory}/dist[/bold] to chat with it,", soft_wrap=True)
-    out.print(f"or [bold]{tool} {healed}[/bold] to train it; with --dry-run it says for how long.", soft_wrap=True)
+    out.print(f"\nNext: [bold]{tool} run {directory}/dist[/bold] to chat with it.", soft_wrap=True)
 
 
-def _comparison(
-    dense: Build, pruned: Build, speeds: Sequence[Sequence[float]], perplexities: Mapping[str, float]
-) -> Table:
+def _comparison(rows: Sequence[Row]) -> Table:
     from rich.table import Table
 
-    from edge_transact import costs
-    from edge_transact.quantization import get_quantization
-
-    quantization = get_quantization(pruned.manifest.quantization)
-    plans = [dense.manifest.plan, pruned.manifest.plan]
-    table = Table("", "dense", "pruned", "change", title=f"{MODEL}, pruned by {RATIO:.0%}, no training")
+    table = Table("", "weights", f"perplexity, {TEXT}", "right answers", "decode here", title=MODEL)
     for column in table.columns[1:]:
         column.justify = "right"
+    for row in rows:
+        right = f"{sum(reply.right for reply in row.replies)} of {len(row.replies)}" if row.replies else ""
+        speed = f"{statistics.median(row.speeds):.1f} tokens/s" if row.speeds else ""
+        table.add_row(row.name, f"{row.weights_bytes / 1e6:.1f} MB", f"{row.perplexity:.2f}", right, speed)
+    before, after = (row.speeds for row in rows if row.speeds)
+    table.caption = f"decode, trained next to dense: {_speedup(before, after)}"
+    return table
 
-    def add(name: str, values: Sequence[float], unit: str = ",.0f") -> None:
-        before, after = values
-        table.add_row(name, format(before, unit), format(after, unit), f"{after / before - 1:+.0%}")
 
-    add("parameters", [costs.parameters(plan) for plan in plans])
-    add(f"weight bytes, {quantization.name}", [built.manifest.weights_bytes for built in (dense, pruned)])
-    add("KV bytes per token", [costs.kv_bytes_per_token(plan, quantization) for plan in plans])
-    add("FLOPs per token at 512", [costs.decode_flops(plan, 512) for plan in plans])
-    add(f"perplexity, {TEXT}, {WINDOWS} windows", [perplexities["dense"], perplexities["pruned"]], ".2f")
-    add("the same, quantized, from the library", [perplexities["dense + W4"], perplexities["pruned + W4"]], ".2f")
-    add("the same, rounded as MLC-LLM does", [perplexities["dense + nearest"], perplexities["pruned + nearest"]], ".2f")
-    change, cells = _speedup(*speeds), [f"{statistics.median(of_model):.1f}" for of_model in speeds]
-    table.add_row("decode on this host, tokens/s", *cells, change)
+def _answers(dense: Row, healed: Row) -> Table:
+    """Both libraries' answers to every question that was asked, beside each other."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("", *(f"{row.name}" for row in (dense, healed)), show_lines=True)
+    assert dense.replies and healed.replies
+    for replies in zip(dense.replies, healed.replies, strict=True):
+        cells = [Text(f"{'right' if reply.right else 'wrong'}: {reply.answer.text.strip()}") for reply in replies]
+        table.add_row(replies[0].question.text, *cells)
     return table
 
 

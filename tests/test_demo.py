@@ -5,6 +5,15 @@ from __future__ import annotations
 from rich.console import Console
 
 from edge_transact import demo
+from edge_transact.evaluate.answers.answering import Answered
+from edge_transact.evaluate.answers.basics import Reply
+from edge_transact.evaluate.answers.questions import quick_questions
+
+
+def shown(table) -> str:
+    console = Console(record=True, width=100)
+    console.print(table)
+    return console.export_text()
 
 
 def test_a_slow_round_slows_both_models_and_not_the_ratio() -> None:
@@ -14,9 +23,7 @@ def test_a_slow_round_slows_both_models_and_not_the_ratio() -> None:
 
 
 def test_every_step_is_shown_with_its_seconds_and_all_of_them_add_up() -> None:
-    console = Console(record=True, width=100)
-    console.print(demo._times({"load a model": 1.2, "prune it": 60.4}))
-    lines = [line.split() for line in console.export_text().splitlines()]
+    lines = [line.split() for line in shown(demo._times({"load a model": 1.2, "prune it": 60.4})).splitlines()]
     assert any("load" in line and "1" in line for line in lines)
     assert any("prune" in line and "60" in line for line in lines)
     assert any("all" in line and "62" in line and "GiB" in line for line in lines)
@@ -31,3 +38,22 @@ def test_a_step_is_announced_and_timed(capsys) -> None:
     assert list(timer.seconds) == ["load a model", "prune it"]
     said = capsys.readouterr().err
     assert f"1 of {demo.STEPS}: load a model" in said and f"2 of {demo.STEPS}: prune it" in said
+
+
+def test_models_and_their_answers_stand_beside_each_other() -> None:
+    def row(name: str, text: str, speed: float) -> demo.Row:
+        answer = Answered(prompt="", text=text, tokens=4, ended=True, degenerate=None)
+        replies = [Reply(question, answer) for question in quick_questions()]
+        return demo.Row(name, 75_715_200, 25.66, replies, [speed, speed])
+
+    rows = [
+        demo.Row("dense", 269_030_016, 22.344),
+        row("dense, 4 bits", "It is Paris.", 80.0),
+        row("pruned", "7", 88.0),
+    ]
+    table = shown(demo._comparison(rows))
+    assert "269.0 MB" in table and "75.7 MB" in table and "25.66" in table and "1 of 12" in table
+    assert "88.0 tokens/s" in table and "+10%" in table
+    answers = shown(demo._answers(rows[1], rows[2]))
+    assert "right: It is Paris." in answers and "wrong: 7" in answers and "right: 7" in answers
+    assert all(question.text.split()[-1] in answers for question in quick_questions())
