@@ -32,6 +32,8 @@ LogitsFunction = Callable[[Sequence[int]], "np.ndarray | torch.Tensor"]
 STEP = "perplexity"
 """The description of the bar, where no model is named."""
 
+TOKENS_STEP = "tokenize the text"
+
 
 def perplexity_step(model: str) -> str:
     """The description of the bar while a model is measured."""
@@ -128,7 +130,7 @@ def perplexity(
             vocabulary.
     """
     # `verbose=False`: no warning that the text is longer than the model's context, since it is cut into windows.
-    with working("tokenize the text"):
+    with working(TOKENS_STEP):
         token_ids = tokenizer(text, verbose=False)["input_ids"]
     windows = windows_of(token_ids, window, max_windows)
     journal = {} if journal is None else journal

@@ -7,6 +7,7 @@ product, such as softmax and sorting.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -28,7 +29,7 @@ from edge_transact.selftext.texts import SELF
 from edge_transact.system.computation import compute_device
 from edge_transact.system.memory import PACKAGES_BYTES
 from edge_transact.system.speed import matmul_flops, slowness
-from edge_transact.widths import LayerWidths
+from edge_transact.widths import LayerWidths, WidthPlan
 
 REPORT_STEP = "figures"
 """Of the report, after both models' perplexity."""
@@ -47,15 +48,38 @@ def forecast(source: Checkpoint, options: PruneOptions, *, report_of: str | None
     """
     options = resolved(options, find_method(options.method))
     work = _Work(source, options)
-    steps = [*work.steps(), *(_report_steps(source, report_of) if report_of else ())]
+    steps = [*work.steps(), *(_report_steps(source, pruned_plan(source.plan, options), report_of) if report_of else ())]
     memory_bytes = max(work.memory_bytes(), loaded_bytes(source.plan) if report_of else 0)
     return Forecast(steps, work.tokens, PACKAGES_BYTES + memory_bytes)
 
 
-def _report_steps(source: Checkpoint, name_of_pruned: str) -> Iterator[Step]:
-    for name in (source.path.name, name_of_pruned):
-        yield from perplexity_steps(source.plan, name, REPORT_WINDOWS, WINDOW)
-    yield Step(REPORT_STEP, slowness() * (0.2 + 0.03 * source.plan.num_hidden_layers))
+def pruned_plan(plan: WidthPlan, options: PruneOptions) -> WidthPlan:
+    """About what a pruned model will cost, as if its MLPs alone were cut to its limits, all alike.
+
+    Args:
+        plan: The source's widths.
+        options: As they are given to `prune`. Where they name the widths themselves, or limit the KV cache alone, the
+            pruned model counts as large as its source.
+    """
+
+    def with_mlps(kept: float) -> WidthPlan:
+        sizes = [max(1, round(kept * layer.intermediate_size)) for layer in plan.layers]
+        return plan.with_layers(
+            [replace(layer, intermediate_size=size) for layer, size in zip(plan.layers, sizes, strict=True)]
+        )
+
+    smallest, kept = with_mlps(0.0), 1.0
+    for limit in limits_of(options, plan):
+        whole, least = limit.measure(plan), limit.measure(smallest)
+        if whole > least:
+            kept = min(kept, (limit.bound - least) / (whole - least))
+    return with_mlps(max(kept, 0.0))
+
+
+def _report_steps(source: Checkpoint, pruned: WidthPlan, name_of_pruned: str) -> Iterator[Step]:
+    for plan, name in ((source.plan, source.path.name), (pruned, name_of_pruned)):
+        yield from perplexity_steps(plan, name, REPORT_WINDOWS, WINDOW)
+    yield Step(REPORT_STEP, slowness() * (0.1 + 0.01 * source.plan.num_hidden_layers))
 
 
 class _Work:
@@ -79,7 +103,7 @@ class _Work:
     def steps(self) -> Iterator[Step]:
         """The steps in order, by the descriptions of their bars."""
         options = self._options
-        yield Step(TEXT_STEP, 8 * slowness() + 3 * self._forward(self._written()) / self._rate)
+        yield Step(TEXT_STEP, 6 * slowness() + 3 * self._forward(self._written()) / self._rate)
         for shot in range(1, options.shots + 1):
             yield from self._score(passes.description(shot, options.shots))
             if shot == 1 and self._wants_losses:
@@ -99,7 +123,7 @@ class _Work:
         if self._method.gradients == "none":
             yield Step(description, 1.5 * self._forward(self.tokens) / self._rate)
             return
-        yield Step(f"{description}, forward", 1.2 * self._forward(tokens) / self._rate)
+        yield Step(f"{description}, forward", 1.5 * self._forward(tokens) / self._rate)
         yield Step(f"{description}, loss", 2.5 * self._head(tokens) / self._rate)
         backward = 3 * self._forward(tokens) / self._rate
         eliminations = sum(8 * layer.intermediate_size**3 for layer in self._plan.layers) if self._wants_losses else 0
@@ -116,7 +140,7 @@ class _Work:
         solutions = sum(8 * size**3 for layer in self._plan.layers for size in _inputs(layer))
         yield Step(compensation.STEP, products + (self._sums(self.tokens) + solutions) / self._sums_rate)
         tokens = min(self.tokens, last_norm.TOKENS)
-        yield Step(last_norm.STEP, 1.5 * self._head(tokens) / self._rate)
+        yield Step(last_norm.STEP, 4 * self._head(tokens) / self._rate)
 
     def _forward(self, tokens: int) -> float:
         """FLOPs of a forward pass through all layers, without logits."""
