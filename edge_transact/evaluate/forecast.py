@@ -85,7 +85,7 @@ def forecast(
             steps.append(Step(step_name(name), answered_s, kind_of("questions", in_library)))
     needed = [loaded_bytes(plans[name]) for name in models]
     kept = loaded_bytes(plans[reference]) if reference else 0
-    logits = 4 * window * max(plan.vocab_size for plan in plans.values()) * 4
+    logits = max(logits_bytes(plan, window, is_compared=reference is not None) for plan in plans.values())
     return Forecast(steps, windows * window * len(models), PACKAGES_BYTES + max(needed) + kept + logits)
 
 
@@ -136,6 +136,17 @@ def answers_s(plan: WidthPlan, count: int, in_library: bool = False) -> float:
 def loaded_bytes(plan: WidthPlan) -> int:
     """Bytes of a model's weights in fp32."""
     return 4 * costs.parameters(plan)
+
+
+def logits_bytes(plan: WidthPlan, window: int, *, is_compared: bool = False) -> int:
+    """Bytes of a window's logits in fp32, and of their logarithms; with a reference, of both models' and the divergence.
+
+    Args:
+        plan: The widths of a model.
+        window: Tokens of a window.
+        is_compared: Whether there is a reference.
+    """
+    return (5 if is_compared else 2) * 4 * window * plan.vocab_size
 
 
 def is_dist(name: str | None) -> bool:

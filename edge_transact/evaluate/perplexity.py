@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from edge_transact.artifacts.digests import text_digest
 from edge_transact.errors import EdgeTransactError
 from edge_transact.progress import track, working
+from edge_transact.system.memory import trim
 
 if TYPE_CHECKING:
     import numpy as np
@@ -132,6 +133,7 @@ def perplexity(
     # `verbose=False`: no warning that the text is longer than the model's context, since it is cut into windows.
     with working(TOKENS_STEP):
         token_ids = tokenizer(text, verbose=False)["input_ids"]
+        trim()
     windows = windows_of(token_ids, window, max_windows)
     journal = {} if journal is None else journal
     total, comparisons = 0.0, []

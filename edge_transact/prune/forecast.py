@@ -6,15 +6,16 @@ product, such as softmax and sorting.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING
-from edge_transact.evaluate.forecast import loaded_bytes, perplexity_steps
+from edge_transact.evaluate.forecast import loaded_bytes, logits_bytes, perplexity_steps
 from edge_transact.inputs.shares import shares_of
 from edge_transact.progress import Forecast, Step
 from edge_transact.prune.allocate.budget import limits_of
@@ -23,7 +24,7 @@ from edge_transact.prune.calibrate.windows import WINDOW, window_of
 from edge_transact.prune.compensate import compensation, last_norm
 from edge_transact.prune.methods import find_method
 from edge_transact.prune.options import PruneOptions
-from edge_transact.prune.run import TEXT_STEP, WRITE_STEP, resolved
+from edge_transact.prune.run import TEXT_STEP, WIDTHS_STEP, WRITE_STEP, resolved
 from edge_transact.prune.score import passes, sensitivity
 from edge_transact.selftext.texts import SELF
 from edge_transact.system.computation import compute_device
@@ -38,6 +39,10 @@ REPORT_WINDOWS = 6
 """A report's perplexity is measured on this many windows of the text's evaluation part."""
 
 
+TEXT_CHARACTERS, CHARACTER_BYTES = 5_600_000, 120
+"""The characters of the default text, and the bytes for each that a tokenizer needs while it tokenizes a text."""
+
+
 def forecast(source: Checkpoint, options: PruneOptions, *, report_of: str | None = None) -> Forecast:
     """What `prune` will take, and the report after it.
 
@@ -49,8 +54,21 @@ def forecast(source: Checkpoint, options: PruneOptions, *, report_of: str | None
     options = resolved(options, find_method(options.method))
     work = _Work(source, options)
     steps = [*work.steps(), *(_report_steps(source, pruned_plan(source.plan, options), report_of) if report_of else ())]
-    memory_bytes = max(work.memory_bytes(), loaded_bytes(source.plan) if report_of else 0)
-    return Forecast(steps, work.tokens, PACKAGES_BYTES + memory_bytes)
+    stages = [text_bytes(options.calibration), work.memory_bytes()]
+    if report_of:
+        stages.append(loaded_bytes(source.plan) + logits_bytes(source.plan, WINDOW))
+    return Forecast(steps, work.tokens, PACKAGES_BYTES + max(stages))
+
+
+def text_bytes(calibration: Sequence[str]) -> int:
+    """The bytes that a tokenizer needs for the largest text; what isn't a file counts as the default text."""
+    sizes = [0]
+    for share in shares_of(calibration):
+        path = Path(share.text).expanduser()
+        files = [path, *path.rglob("*")] if path.exists() else []
+        if share.text != SELF:
+            sizes.append(sum(file.stat().st_size for file in files if file.is_file()) if files else TEXT_CHARACTERS)
+    return CHARACTER_BYTES * max(sizes)
 
 
 def pruned_plan(plan: WidthPlan, options: PruneOptions) -> WidthPlan:
@@ -108,6 +126,8 @@ class _Work:
             yield from self._score(passes.description(shot, options.shots))
             if shot == 1 and self._wants_losses:
                 yield from self._sensitivity()
+                mlps = sum(layer.intermediate_size for layer in self._plan.layers)
+                yield Step(WIDTHS_STEP, 6e-5 * mlps * slowness())
         if options.compensate:
             yield from self._compensate()
         yield Step(WRITE_STEP, slowness() * (0.2 + 2 * costs.parameters(self._plan) / 1e9))
@@ -168,8 +188,8 @@ class _Work:
         layer = 2 * costs.mlp_parameters(plan, widest) * itemsize
         matrices = 8 if self._wants_losses else 4 if self._options.compensate else 0
         sums = 4 * matrices * widest.intermediate_size**2
-        # The embedding as it is stored and as it is computed with, and logits with their gradients.
-        head = 2 * plan.vocab_size * plan.hidden_size * itemsize + 8 * LOGITS_TOKENS * plan.vocab_size * 4
+        # The embedding as it is stored and as it is computed with, and logits, most of them in the dtype of products.
+        head = 2 * plan.vocab_size * plan.hidden_size * itemsize + 2 * LOGITS_TOKENS * plan.vocab_size * itemsize
         return states + layer + max(activations + sums, head)
 
 

@@ -50,7 +50,7 @@ from edge_transact.widths import WidthPlan
 
 logger = logging.getLogger(__name__)
 
-TEXT_STEP, WRITE_STEP = "calibration text", "write the checkpoint"
+TEXT_STEP, WIDTHS_STEP, WRITE_STEP = "calibration text", "choose the widths", "write the checkpoint"
 
 _WRITTEN = "written"
 """The journal's group that has the sha256 of the provenance of the checkpoint that was written."""
@@ -300,7 +300,7 @@ class Pruning:
             self.first_scores = self._score(1, shots)
             self.sensitivity = measure_sensitivity(self.model, self.selections, self.first_scores, self.journal)
             curves = loss_curves(self.first_scores, self.plan.layers, self.sensitivity)
-        with working("choose the widths"):
+        with working(WIDTHS_STEP):
             target = allocate(budget, self.plan, allocation=allocation, units=units, bucket=bucket, curves=curves)
         for note in target.notes:
             logger.info(note[0].upper() + note[1:] + ".")
