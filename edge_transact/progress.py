@@ -42,8 +42,9 @@ START_S, LATER_START_S = 2.0, 4.0
 """At least so many seconds have to be worked off until then: steps begin with work of their own, as reading a file."""
 
 GUESSED, GUESSED_FROM_RUNS = 0.8, 0.95
-"""The most that is believed to be done of a step that isn't counted, by the same two. One that takes longer than a
-formula's estimate is believed to need a quarter of its time more."""
+"""The most that is believed to be done of what isn't counted: of a step that only a formula knows; and of one that was
+timed in earlier runs, or of the rest after the last count. A step that takes longer than a formula's estimate is
+believed to need a quarter of its time more."""
 
 SUSPENSION_S = 2.0
 """A pause between two looks at the clock that is longer, and in which the process has hardly worked, was no work."""
@@ -191,7 +192,7 @@ class Course:
             return self._share
         in_step, _ = self._paces()
         since_s = self._clock() - self._counted_at
-        most = GUESSED_FROM_RUNS if self._is_from_runs else GUESSED
+        most = GUESSED_FROM_RUNS if self._is_from_runs or self._counted else GUESSED
         return self._share + min(since_s / (self._seconds * in_step), most * (1 - self._share))
 
     @property

@@ -139,7 +139,7 @@ def loaded_bytes(plan: WidthPlan) -> int:
 
 
 def logits_bytes(plan: WidthPlan, window: int, *, is_compared: bool = False) -> int:
-    """Bytes of a window's logits in fp32, and of their logarithms; with a reference, of both models' and the divergence.
+    """Bytes of a window's logits and of their logarithms, fp32; with a reference, of both models' and the divergence.
 
     Args:
         plan: The widths of a model.

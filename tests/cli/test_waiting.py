@@ -93,6 +93,34 @@ def test_steps_that_are_skipped_and_parts_that_were_done_before_take_no_time() -
     assert 5 <= course.left_s() < 8
 
 
+@pytest.mark.parametrize("parts", [4, 16, 100])
+def test_between_two_counts_the_time_left_goes_down(parts: int) -> None:
+    """Time since the last count belongs to work that isn't counted yet: it doesn't mean that the machine is slow."""
+    clock = Time()
+    course = Course([Step("windows", 40), Step("later", 20)], clock)
+    course.enter("windows")
+    for tick in range(1, 401):
+        clock.now = tick / 10
+        if tick % (400 // parts) == 0:
+            course.reach(tick / 400)
+        if tick < 400:
+            assert course.left_s() == pytest.approx(60 - clock.now, abs=0.6)
+
+
+def test_an_early_step_that_takes_long_says_little_of_the_other_steps() -> None:
+    clock = Time()
+    course = Course([Step("convert", 2, formula_s=2), Step("compile", 30, formula_s=30)], clock)
+    course.enter("convert")
+    clock.now = 2.5
+    course.reach(0.5)
+    assert 1 < course.left_s() - 30 < 10
+    course.enter("compile")
+    for part in range(1, 11):
+        clock.now += 6
+        course.reach(part / 20)
+    assert course.left_s() == pytest.approx(60, rel=0.1), "this step's own pace counts more and more"
+
+
 def test_a_suspended_process_does_not_age(monkeypatch: pytest.MonkeyPatch) -> None:
     wall, cpu, resumed = Time(), Time(), []
     monkeypatch.setattr("edge_transact.progress.time.monotonic", wall)

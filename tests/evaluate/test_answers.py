@@ -14,6 +14,7 @@ from edge_transact.cli import app
 from edge_transact.evaluate.answers.answering import answers, stop_ids
 from edge_transact.evaluate.answers.basics import ask
 from edge_transact.evaluate.answers.collapse import collapse
+from edge_transact.evaluate.answers.decoding import TOKENS_PER_ROUND, decode_in_torch
 from edge_transact.evaluate.answers.degenerate import cycles, degenerate, loops
 from edge_transact.evaluate.answers.questions import Question, questions, quick_questions
 from edge_transact.evaluate.models import load
@@ -150,6 +151,14 @@ def test_a_batch_gives_the_answers_that_transformers_gives_one_by_one(request, n
         ended = alone[-1] in stops
         assert (answer.ended, answer.tokens) == (ended, len(alone) - ended)
         assert answer.text == codec.decode(alone[:-1] if ended else alone).strip()
+
+
+def test_work_counts_and_not_how_many_answers_have_ended(chat_model):
+    network, done = AutoModelForCausalLM.from_pretrained(chat_model, dtype=torch.float32), []
+    rounds = [len(each) for each in decode_in_torch(network, [[5, 6, 7, 8], [9] * 10], (), 16, done.append)]
+    assert len(done) == max(rounds) + 1 and sum(done) == pytest.approx(2), "in the end, the rounds that weren't needed"
+    assert len(set(done[1:-1])) == 1, "rounds count alike"
+    assert done[0] / done[1] == pytest.approx(1 + 20 / TOKENS_PER_ROUND), "the first one reads the prompts"
 
 
 def test_a_library_gives_the_answers_of_run(dist):
