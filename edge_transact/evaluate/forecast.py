@@ -32,8 +32,8 @@ PROMPT_TOKENS, OWN_TOKENS, ANSWER_TOKENS = 40, 15, 24
 """Of a short question, the chat template included; of those, without what all questions have in common, which a host
 library computes once; and of its answer."""
 
-READ_BYTES_PER_S = 8e9
-"""Bytes of weights that decoding reads in a second, where `slowness` is 1."""
+READ_BYTES_PER_S, READ_BYTES_PER_S_IN_TORCH = 8e9, 4e9
+"""Bytes of weights that decoding reads in a second, where `slowness` is 1: in a host library, and in torch."""
 
 LIBRARY_SPEED = 0.5
 """The speed of a host library's products in prefill, as a share of torch's in fp32."""
@@ -125,12 +125,11 @@ def answers_s(plan: WidthPlan, count: int, in_library: bool = False) -> float:
 
     speed = matmul_flops(torch.float32, torch.device("cpu"))
     prompts = count * costs.prefill_flops(plan, OWN_TOKENS if in_library else PROMPT_TOKENS)
-    decoded = count * ANSWER_TOKENS * 2 * costs.parameters(plan)
     if in_library:
         read = count * ANSWER_TOKENS * 0.6 * costs.parameters(plan)
         return prompts / (speed * LIBRARY_SPEED) + slowness() * read / READ_BYTES_PER_S
     rounds = -(-count // BATCH) * MAX_TOKENS
-    return (prompts + decoded) / speed + slowness() * rounds * loaded_bytes(plan) / READ_BYTES_PER_S
+    return prompts / speed + slowness() * rounds * loaded_bytes(plan) / READ_BYTES_PER_S_IN_TORCH
 
 
 def loaded_bytes(plan: WidthPlan) -> int:
