@@ -31,7 +31,7 @@ from edge_transact.prune.calibrate.windows import read_calibration
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.methods import find_method
 from edge_transact.prune.options import PruneOptions
-from edge_transact.prune.run import Pruning
+from edge_transact.prune.pruning import Pruning
 from edge_transact.prune.score import passes
 
 logger = logging.getLogger("benchmarks")

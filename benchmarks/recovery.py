@@ -19,7 +19,7 @@ import torch
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD, tensor_shapes
 from edge_transact.heal.measures import Work
-from edge_transact.heal.options import TrainOptions
+from edge_transact.heal.options import HealOptions
 from edge_transact.heal.student import Student, load
 from edge_transact.heal.teacher import DenseTeacher
 from edge_transact.inputs import resolve_model
@@ -75,7 +75,7 @@ class Step:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self._student = Student(load(student, torch.float32), TrainOptions()).to(device)
+        self._student = Student(load(student, torch.float32), HealOptions()).to(device)
         self._teacher = DenseTeacher(teacher, dtype, device)
         self._optimizer = torch.optim.AdamW(self._student.parameters(), lr=1e-4, fused=True)
         self._ids = torch.randint(0, student.plan.vocab_size, (batch, length), device=device)
@@ -118,7 +118,7 @@ def main() -> None:
         alone.append(products_s(student, teacher, given.batch_tokens, dtype, device))
     parts = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
     step_s, products_alone_s = (statistics.median(some) for some in ([sum(row.values()) for row in rows], alone))
-    work = Work.of(student.plan, teacher.plan, given.window, TrainOptions())
+    work = Work.of(student.plan, teacher.plan, given.window, HealOptions())
     print(
         json.dumps(
             {

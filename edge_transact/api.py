@@ -14,7 +14,7 @@ from edge_transact.errors import UsageError
 from edge_transact.heal.options import HealOptions
 from edge_transact.options import Options
 from edge_transact.options.keywords import keywords, part
-from edge_transact.prune.options import Budget, PruneChoices, PruneOptions
+from edge_transact.prune.options import Budget, PruneChoices, PruneOptions, ShotTraining
 
 if TYPE_CHECKING:
     from edge_transact.bench.session import BenchOutcome
@@ -57,7 +57,7 @@ class _Pruning(_Run):
         return {**budget.model_dump(exclude_unset=True), **given} if isinstance(budget, Budget) else given
 
 
-class _Prune(_Pruning, PruneOptions):
+class _Prune(_Pruning, PruneOptions, ShotTraining):
     """The keyword arguments of `prune`."""
 
 
@@ -111,7 +111,14 @@ def prune(model: str | Path, output: Path, options: _Prune) -> PruneResult:
     """
     from edge_transact.prune.run import prune
 
-    return prune(str(model), output, part(options, PruneOptions), fresh=options.fresh, force=options.force)
+    return prune(
+        str(model),
+        output,
+        part(options, PruneOptions),
+        part(options, ShotTraining),
+        fresh=options.fresh,
+        force=options.force,
+    )
 
 
 @keywords(_Heal)

@@ -20,7 +20,7 @@ from edge_transact.cli.common import (
     may_start,
     show,
 )
-from edge_transact.prune.options import PruneOptions
+from edge_transact.prune.options import PruneOptions, ShotTraining
 
 
 @guarded
@@ -30,6 +30,7 @@ def prune(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Checkpoint directory to write.")],
     options: PruneOptions,
+    training: Annotated[ShotTraining, "Training after each shot"],
     report: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write figures, a page and report.json into this directory.")
     ] = None,
@@ -39,11 +40,14 @@ def prune(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a model smaller by removing KV groups, dims inside heads and MLP dims, without training.
+    """Make a model smaller by removing KV groups, dims inside heads and MLP dims.
 
     The method `best` predicts what each unit costs in loss, cuts where that is least, and solves `o_proj` and
     `down_proj` again to make up for what was cut. The other methods are published ones and cut every layer alike:
     `transact` keeps the largest activations. Limits can be combined. Query heads are cut with the KV head they share.
+
+    With `--train`, the model is trained after each of `--shots`, to predict what MODEL predicts. Later shots get more
+    of `--train-tokens`, and higher rates: 2 i / K times `--learning-rate` in shot i of K.
 
     In the end, a model with a chat template is asked a dozen short questions, to see whether it still answers.
 
@@ -56,6 +60,8 @@ def prune(
     `edge-transact prune demo:smollm2 --max-weight-bytes 60MB --max-kv-bytes-per-token 16k -o pruned`
 
     `edge-transact prune demo:smollm2 --target-params 100M --method transact --shots 8 -o pruned`
+
+    `edge-transact prune demo:smollm2 --ratio 0.3 --shots 4 --train demo:mixed --train-tokens 100000 -o pruned`
 
     `edge-transact prune demo:smollm2 --heads 6 --intermediate 1024 -o pruned`
 
@@ -80,7 +86,7 @@ def prune(
         text_of_report = prepare_report(report, force=force, apart_from=[output, Path(model)]) if report else ""
     source = Checkpoint.open(resolve_model(model))
     with progress.working(PLANNING):
-        planned = forecast(source, options, report_of=output.name if report else None)
+        planned = forecast(source, options, training, report_of=output.name if report else None)
         expected = paces.expected(with_gate(planned, source.path, pruned_plan(source.plan, options), output))
     if not may_start(expected, dry_run=dry_run, as_json=as_json):
         return
@@ -89,12 +95,15 @@ def prune(
             model,
             output,
             options,
+            training,
             resume=resume,
             fresh=fresh,
             force=force,
             finish=None if report is None else lambda done: write_report(done, report, text_of_report, force=force),
         )
-        degenerate = gate(output)
+        degenerate = gate(output) if result.is_main else None
+    if not result.is_main:
+        return
     values = result.to_dict() | {"peak_rss_mib": peak_rss_mib(), "seconds": process_s()}
     if degenerate:
         values["degenerate"] = degenerate

@@ -8,7 +8,7 @@ from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.heal.losses import BLOCK_TOKENS, CHUNK_TOKENS
 from edge_transact.heal.measures import Work
-from edge_transact.heal.options import TrainOptions
+from edge_transact.heal.options import HealOptions
 from edge_transact.heal.run import LOAD_STEP, TEXT_STEP, WRITE_STEP
 from edge_transact.heal.schedule import EVALUATIONS, HELD_OUT_SHARE, Schedule, length_of
 from edge_transact.heal.train import HELD_OUT_STEP, TRAIN_STEP
@@ -22,7 +22,7 @@ EFFICIENCY = {torch.float32: 0.6, torch.bfloat16: 0.35}
 """The share of the matrix products' peak that a step reaches."""
 
 
-def forecast(source: Checkpoint, teacher: Checkpoint | None, options: TrainOptions) -> Forecast:
+def forecast(source: Checkpoint, teacher: Checkpoint | None, options: HealOptions) -> Forecast:
     """What training a checkpoint in one process will take.
 
     Args:
@@ -51,7 +51,7 @@ def forecast(source: Checkpoint, teacher: Checkpoint | None, options: TrainOptio
 
 
 def memory_bytes(
-    plan: WidthPlan, teacher: Checkpoint | None, options: TrainOptions, length: int, dtype: torch.dtype
+    plan: WidthPlan, teacher: Checkpoint | None, options: HealOptions, length: int, dtype: torch.dtype
 ) -> int:
     """The most bytes of tensors at once: weights, gradients, AdamW's two means, activations, logits and the teacher.
 

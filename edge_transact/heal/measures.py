@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from edge_transact import costs
-from edge_transact.heal.options import TrainOptions
+from edge_transact.heal.options import HealOptions
 from edge_transact.progress import roughly
 from edge_transact.system.speed import matmul_flops
 from edge_transact.widths import WidthPlan
@@ -48,7 +48,7 @@ class Work:
     held_out: float
 
     @classmethod
-    def of(cls, plan: WidthPlan, teacher: WidthPlan | None, length: int, options: TrainOptions) -> Work:
+    def of(cls, plan: WidthPlan, teacher: WidthPlan | None, length: int, options: HealOptions) -> Work:
         """The work of training a model with these widths."""
         layers, head = forward_flops(plan, length)
         dense = sum(forward_flops(teacher, length)) if teacher else 0.0

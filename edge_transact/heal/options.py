@@ -14,37 +14,32 @@ TEXT, TARGET, STEPS, MEMORY = "Text", "What is learned", "Steps", "Memory and sp
 
 FOUR_BITS = tuple(name for name, quantization in QUANTIZATIONS.items() if quantization.bits)
 
+MIXED = "Text to train on. Repeat it to mix texts; TEXT=2 takes twice as much of one."
+
 
 class TrainOptions(Options):
-    """How a model is trained, whoever asks for it.
+    """How a model is trained, whether by ``heal`` or between the shots of ``prune``.
 
     Attributes:
-        train: One TEXT or several.
+        train: One TEXT or several, each with ``=WEIGHT`` or without; `None` if nothing is trained.
         train_tokens: Tokens to train on; a text with fewer is read again, in another order.
         train_window: Tokens of a sequence; `None` for 512, or the model's context if that is shorter.
         cross_entropy: The share of the text itself in what is learned; the rest is the teacher's predictions.
         learning_rate: The highest rate of AdamW, after the warm-up; a cosine leads from it towards 0.
         batch_tokens: Tokens of a step, over all processes, rounded down to whole sequences.
-        freeze_embedding: Leave the embedding, and `lm_head` where it is tied to it, as they are.
-        lora: The rank of LoRA's updates, which are merged at the end; `None` trains all parameters.
         gradient_checkpointing: Keep the inputs of layers only, and compute the rest again in the backward pass.
         micro_batch_tokens: Tokens that go through the model at once; a step sums the gradients of several such parts.
-        quant: A 4-bit quantization: what is trained is the rounded model; `None` for the exact one.
-        teacher_top: Keep this many of the teacher's predictions of each token on disk, for this run and others.
-        eval_every: Tokens between two measurements of perplexity.
-        seed: The order of the sequences. The same seed gives the same bytes on the same CPU.
     """
 
     train: Annotated[
-        str | Annotated[list[str], Field(min_length=1)],
-        Option("Text to train on. Repeat it to mix texts; TEXT=2 takes twice as much of one.", TEXT, metavar="TEXT"),
-    ] = "demo:sotu"
+        str | Annotated[list[str], Field(min_length=1)] | None,
+        Option(MIXED, TEXT, metavar="TEXT", example="demo:mixed"),
+    ] = None
     train_tokens: Annotated[Count, Option("Number of tokens to train on.", TEXT)] = 131072
     train_window: Annotated[
         Annotated[int, Field(ge=2)] | None,
         Option("Tokens per sequence.", TEXT, default="512, or the model's context if shorter", example=512),
     ] = None
-    seed: Annotated[int, Option("Order of the sequences. The same seed writes the same bytes.", TEXT)] = 0
     cross_entropy: Annotated[
         Annotated[float, Field(ge=0, le=1)],
         Option(
@@ -55,6 +50,43 @@ class TrainOptions(Options):
         Annotated[float, Field(gt=0, lt=1)], Option("Highest learning rate, after the warm-up.", STEPS)
     ] = 3e-4
     batch_tokens: Annotated[Count, Option("Tokens of a step, over all processes.", STEPS)] = 1024
+    gradient_checkpointing: Annotated[
+        bool, Option("Compute activations again in the backward pass: a third more time, less memory.", MEMORY)
+    ] = False
+    micro_batch_tokens: Annotated[
+        Count, Option("Tokens that go through the model at once; a step is made of several such parts.", MEMORY)
+    ] = 1024
+
+    @property
+    def texts(self) -> list[str]:
+        """The TEXTs as a list."""
+        return [self.train] if isinstance(self.train, str) else list(self.train or [])
+
+
+class HealOptions(TrainOptions):
+    """The options of ``heal``.
+
+    Attributes:
+        train: One TEXT or several, each with ``=WEIGHT`` or without.
+        teacher: The MODEL to learn from; `None` for the one that the checkpoint was pruned from.
+        freeze_embedding: Leave the embedding, and `lm_head` where it is tied to it, as they are.
+        lora: The rank of LoRA's updates, which are merged at the end; `None` trains all parameters.
+        quant: A 4-bit quantization: what is trained is the rounded model; `None` for the exact one.
+        teacher_top: Keep this many of the teacher's predictions of each token on disk, for this run and others.
+        eval_every: Tokens between two measurements of perplexity.
+        seed: The order of the sequences. The same seed gives the same bytes on the same CPU.
+    """
+
+    train: Annotated[str | Annotated[list[str], Field(min_length=1)], Option(MIXED, TEXT, metavar="TEXT")] = "demo:sotu"
+    seed: Annotated[int, Option("Order of the sequences. The same seed writes the same bytes.", TEXT)] = 0
+    teacher: Annotated[
+        str | None,
+        Option("Model to learn from.", TARGET, metavar="MODEL", default="the one that DIR was pruned from"),
+    ] = None
+    quant: Annotated[
+        Annotated[str, OneOf(FOUR_BITS, "4-bit quantization")] | None,
+        Option("Train the model as it is after rounding to 4 bits: {choices}.", TARGET, example="q4f16_0"),
+    ] = None
     eval_every: Annotated[
         Count | None,
         Option("Measure perplexity on other text each time after this many tokens.", STEPS, example=50000),
@@ -65,16 +97,6 @@ class TrainOptions(Options):
     lora: Annotated[
         Count | None, Option("Train LoRA's updates of this rank instead of all parameters.", MEMORY, example=16)
     ] = None
-    gradient_checkpointing: Annotated[
-        bool, Option("Compute activations again in the backward pass: a third more time, less memory.", MEMORY)
-    ] = False
-    micro_batch_tokens: Annotated[
-        Count, Option("Tokens that go through the model at once; a step is made of several such parts.", MEMORY)
-    ] = 1024
-    quant: Annotated[
-        Annotated[str, OneOf(FOUR_BITS, "4-bit quantization")] | None,
-        Option("Train the model as it is after rounding to 4 bits: {choices}.", TARGET, example="q4f16_0"),
-    ] = None
     teacher_top: Annotated[
         Count | None,
         Option(
@@ -82,24 +104,6 @@ class TrainOptions(Options):
         ),
     ] = None
 
-    @property
-    def texts(self) -> list[str]:
-        """The TEXTs as a list."""
-        return [self.train] if isinstance(self.train, str) else list(self.train)
-
     def identity(self) -> dict[str, Any]:
         """Everything that the result depends on, as JSON values by option; TEXTs are known by their content."""
         return self.model_dump(mode="json", exclude={"train", "eval_every"})
-
-
-class HealOptions(TrainOptions):
-    """The options of ``heal``.
-
-    Attributes:
-        teacher: The MODEL to learn from; `None` for the one that the checkpoint was pruned from.
-    """
-
-    teacher: Annotated[
-        str | None,
-        Option("Model to learn from.", TARGET, metavar="MODEL", default="the one that DIR was pruned from"),
-    ] = None

@@ -124,6 +124,7 @@ def heal(
     fresh: bool = False,
     force: bool = False,
     finish: Callable[[HealResult], object] | None = None,
+    together: Processes | None = None,
 ) -> HealResult:
     """Trains a pruned model on what its parent predicts, and writes the better checkpoint.
 
@@ -139,6 +140,8 @@ def heal(
         fresh: Start over instead.
         force: Replace `output` if it exists.
         finish: Called with the result, such as to write a report; until it returns, what the run has done is kept.
+        together: The processes that train it, which go on together afterwards; `None` for those that were launched,
+            which part in the end.
 
     Raises:
         UsageError: There is no teacher, options contradict the model, or there is nothing to resume.
@@ -150,7 +153,7 @@ def heal(
     refuse_existing(output, force)
     source = Checkpoint.open(resolve_model(model))
     parent, parent_name = teacher_of(source, options)
-    processes = Processes()
+    processes = together or Processes()
     with working(TEXT_STEP):
         text = text_of(source, options)
         evaluate = _perplexity(source, processes) if options.eval_every else None
@@ -208,7 +211,8 @@ def heal(
         result = HealResult(checkpoint, source, options, trained, record, measures, processes.is_main, seconds)
         if finish and processes.is_main:
             finish(result)
-    processes.end()
+    if not together:
+        processes.end()
     return result
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from edge_transact.errors import UsageError
-from edge_transact.heal.options import TrainOptions
+from edge_transact.heal.options import HealOptions
 from edge_transact.heal.text import TrainingText
 
 WARMUP = 0.05
@@ -58,7 +58,7 @@ class Schedule:
     rate: float
 
     @classmethod
-    def of(cls, options: TrainOptions, length: int, processes: int = 1) -> Schedule:
+    def of(cls, options: HealOptions, length: int, processes: int = 1) -> Schedule:
         """The steps of these options.
 
         Raises:

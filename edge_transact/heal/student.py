@@ -14,7 +14,7 @@ from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
 from edge_transact.errors import EdgeTransactError
 from edge_transact.heal.lean import make_lean
 from edge_transact.heal.losses import Predictions, head_loss
-from edge_transact.heal.options import TrainOptions
+from edge_transact.heal.options import HealOptions
 
 LORA_ALPHA = 2
 """LoRA's updates count by this factor, whatever their rank."""
@@ -44,7 +44,7 @@ class Student(nn.Module):
     # For FSDP by accelerate: what is gathered at once.
     _no_split_modules = ("LlamaDecoderLayer",)
 
-    def __init__(self, model: PreTrainedModel, options: TrainOptions) -> None:
+    def __init__(self, model: PreTrainedModel, options: HealOptions) -> None:
         super().__init__()
         self.model = model.train()
         self._cross_entropy = options.cross_entropy

@@ -21,7 +21,7 @@ from torch import nn
 from edge_transact.errors import EdgeTransactError
 from edge_transact.heal.grid import Grid
 from edge_transact.heal.measures import Measures
-from edge_transact.heal.options import TrainOptions
+from edge_transact.heal.options import HealOptions
 from edge_transact.heal.processes import Processes
 from edge_transact.heal.schedule import Schedule
 from edge_transact.heal.snapshots import BEST, STEP, Snapshots
@@ -94,7 +94,7 @@ class Training:
         processes: Those that train it.
         measures: Where figures go.
         snapshots: Where its state goes; `None` keeps nothing, and the best step only in memory.
-        evaluate: Called now and then, as `TrainOptions.eval_every` says; its figures go to `measures`.
+        evaluate: Called now and then, as `HealOptions.eval_every` says; its figures go to `measures`.
         grid: Rounds the student, if the rounded model is what is trained.
 
     Raises:
@@ -105,7 +105,7 @@ class Training:
         self,
         student: Student,
         text: TrainingText,
-        options: TrainOptions,
+        options: HealOptions,
         *,
         teacher: Teacher | None,
         processes: Processes,

@@ -16,6 +16,7 @@ from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING
 from edge_transact.evaluate.forecast import loaded_bytes, logits_bytes, perplexity_steps
+from edge_transact.heal.forecast import forecast as forecast_of_training
 from edge_transact.inputs.shares import shares_of
 from edge_transact.progress import Forecast, Step
 from edge_transact.prune.allocate.budget import limits_of
@@ -23,9 +24,11 @@ from edge_transact.prune.calibrate.layerwise import BATCH_TOKENS, LOGITS_TOKENS,
 from edge_transact.prune.calibrate.windows import WINDOW, window_of
 from edge_transact.prune.compensate import compensation, last_norm
 from edge_transact.prune.methods import find_method
-from edge_transact.prune.options import PruneOptions
-from edge_transact.prune.run import TEXT_STEP, WIDTHS_STEP, WRITE_STEP, resolved
+from edge_transact.prune.options import PruneOptions, ShotTraining
+from edge_transact.prune.pruning import WIDTHS_STEP
+from edge_transact.prune.run import TEXT_STEP, resolved
 from edge_transact.prune.score import passes, sensitivity
+from edge_transact.prune.shots import WRITE_STEP, shot_trainings
 from edge_transact.selftext.texts import SELF
 from edge_transact.system.computation import compute_device
 from edge_transact.system.memory import PACKAGES_BYTES
@@ -43,21 +46,33 @@ TEXT_CHARACTERS, CHARACTER_BYTES = 5_600_000, 120
 """The characters of the default text, and the bytes for each that a tokenizer needs while it tokenizes a text."""
 
 
-def forecast(source: Checkpoint, options: PruneOptions, *, report_of: str | None = None) -> Forecast:
-    """What `prune` will take, and the report after it.
+def forecast(
+    source: Checkpoint,
+    options: PruneOptions,
+    training: ShotTraining | None = None,
+    *,
+    report_of: str | None = None,
+) -> Forecast:
+    """What `prune` will take, and the report after it. Models count as large as the source in every shot.
 
     Args:
         source: The model to prune.
         options: As they are given to `prune`.
+        training: As it is given to `prune`.
         report_of: The name of the pruned model, if a report follows.
     """
     options = resolved(options, find_method(options.method))
-    work = _Work(source, options)
+    trainings = [
+        forecast_of_training(source, source if each.teacher else None, each)
+        for each in (shot_trainings(training, options.shots, str(source.path), options.seed) if training else ())
+    ]
+    work = _Work(source, options, trainings)
     steps = [*work.steps(), *(_report_steps(source, pruned_plan(source.plan, options), report_of) if report_of else ())]
     stages = [text_bytes(options.calibration), work.memory_bytes()]
     if report_of:
         stages.append(loaded_bytes(source.plan) + logits_bytes(source.plan, WINDOW))
-    return Forecast(steps, work.tokens, PACKAGES_BYTES + max(stages))
+    tokens = work.tokens + sum(each.tokens for each in trainings)
+    return Forecast(steps, tokens, max([PACKAGES_BYTES + max(stages), *(each.memory_bytes for each in trainings)]))
 
 
 def text_bytes(calibration: Sequence[str]) -> int:
@@ -107,8 +122,8 @@ class _Work:
         tokens: Calibration tokens; a text may have fewer.
     """
 
-    def __init__(self, source: Checkpoint, options: PruneOptions) -> None:
-        self._plan, self._options = source.plan, options
+    def __init__(self, source: Checkpoint, options: PruneOptions, trainings: Sequence[Forecast]) -> None:
+        self._plan, self._options, self._trainings = source.plan, options, trainings
         self._method = find_method(options.method)
         self._wants_losses = options.allocation != "uniform" and bool(limits_of(options, source.plan))
         device = compute_device()
@@ -128,9 +143,18 @@ class _Work:
                 yield from self._sensitivity()
                 mlps = sum(layer.intermediate_size for layer in self._plan.layers)
                 yield Step(WIDTHS_STEP, 6e-5 * mlps * slowness())
-        if options.compensate:
+            if self._trainings:
+                yield from self._finish()
+                yield from self._trainings[shot - 1].steps
+        yield from self._finish() if not self._trainings else [self._write()]
+
+    def _finish(self) -> Iterator[Step]:
+        if self._options.compensate:
             yield from self._compensate()
-        yield Step(WRITE_STEP, slowness() * (0.2 + 2 * costs.parameters(self._plan) / 1e9))
+        yield self._write()
+
+    def _write(self) -> Step:
+        return Step(WRITE_STEP, slowness() * (0.2 + 2 * costs.parameters(self._plan) / 1e9))
 
     def _written(self) -> int:
         """Calibration tokens that the model writes itself."""

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from edge_transact import costs
 from edge_transact.errors import UsageError
+from edge_transact.heal.options import TrainOptions
 from edge_transact.options import COMMAS, Bytes, Count, OneOf, Option, Options, Parameters
 from edge_transact.prune.methods import METHODS
 from edge_transact.prune.units import UNITS
@@ -161,6 +162,22 @@ class PruneChoices(Budget):
         """
         given = {name: getattr(self, name) for name in self.model_fields_set & PruneChoices.model_fields.keys()}
         return PruneOptions(**given, quant=quant, context=context)
+
+
+class ShotTraining(TrainOptions):
+    """How the model is trained after each shot; without a text, it isn't.
+
+    Raises:
+        UsageError: There are options of training, but no text.
+    """
+
+    @model_validator(mode="after")
+    def _has_a_text(self) -> ShotTraining:
+        others = sorted(self.model_fields_set - {"train"})
+        if others and self.train is None:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in others)
+            raise UsageError(f"{flags}, but nothing is trained", fix="Give the text to train on with --train.")
+        return self
 
 
 class PruneOptions(PruneChoices):

@@ -1,11 +1,10 @@
-"""Pruning from end to end: a checkpoint and a budget in, a smaller checkpoint out. No training."""
+"""Pruning from end to end: a checkpoint and a budget in, a smaller checkpoint out."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,34 +22,31 @@ from edge_transact.artifacts.unfinished import Start, going_on
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.digest import digest_of
 from edge_transact.checkpoint.layout import EMBEDDING
-from edge_transact.checkpoint.writer import COPIED_FILES, PROVENANCE_FILE
+from edge_transact.checkpoint.writer import COPIED_FILES, HEALED, PROVENANCE_FILE
 from edge_transact.errors import UsageError
+from edge_transact.heal import run as recovery
+from edge_transact.heal.options import HealOptions
+from edge_transact.heal.processes import Processes
 from edge_transact.inputs.models import resolve_model
 from edge_transact.progress import working
-from edge_transact.prune.allocate.allocation import Allocation, allocate, check_choices
-from edge_transact.prune.allocate.budget import limits_of
-from edge_transact.prune.allocate.curves import Curves, loss_curves
-from edge_transact.prune.allocate.schedule import shot_plans
+from edge_transact.prune.allocate.allocation import Allocation, check_choices
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel, computation_dtype
 from edge_transact.prune.calibrate.windows import calibration_of
-from edge_transact.prune.compensate import compensation, last_norm
 from edge_transact.prune.compensate.regression import Fit
-from edge_transact.prune.cut.selection import LayerSelection, select
-from edge_transact.prune.cut.surgery import LAYERS_PREFIX, pruned_layer, pruned_tensors, shifted_biases
+from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.methods import DEFAULT_METHOD, find_method
-from edge_transact.prune.options import PruneOptions
+from edge_transact.prune.options import PruneOptions, ShotTraining
+from edge_transact.prune.pruning import Pruning
 from edge_transact.prune.score.methods.scorer import Scorer
-from edge_transact.prune.score.passes import description, score_layers
-from edge_transact.prune.score.sensitivity import measure_sensitivity
 from edge_transact.prune.scores import LayerScores
+from edge_transact.prune.shots import WRITE_STEP, Shots, provenance_of, shot_trainings, tensors_in
 from edge_transact.prune.units import DEFAULT_UNITS
 from edge_transact.runtimes import RUNTIMES
 from edge_transact.system.computation import compute_device
-from edge_transact.widths import WidthPlan
 
 logger = logging.getLogger(__name__)
 
-TEXT_STEP, WIDTHS_STEP, WRITE_STEP = "calibration text", "choose the widths", "write the checkpoint"
+TEXT_STEP = "calibration text"
 
 _WRITTEN = "written"
 """The journal's group that has the sha256 of the provenance of the checkpoint that was written."""
@@ -64,22 +60,27 @@ class PruneResult(Shown):
         checkpoint: The pruned checkpoint.
         source: The model that was pruned.
         options: The options, with what they left to the method decided.
+        training: How it was trained after each shot; `None` if it wasn't.
         provenance: What ``edge_transact.json`` says about the run.
         notes: What was decided or rounded on the way.
         scores: Scores of each layer in the first shot.
         sensitivity: fp32 ``[layers, 2]`` as `measure_sensitivity` returns it, where the allocation needs it.
-        fits: The least-squares fits of `o_proj` and `down_proj` in each layer, by name; empty without compensation.
+        fits: The least-squares fits of `o_proj` and `down_proj` in each layer, by name; empty without compensation, and
+            where training followed it.
+        is_main: Whether this is the process that reports, of those that trained it together.
         seconds: Wall time of the run.
     """
 
     checkpoint: Checkpoint
     source: Checkpoint
     options: PruneOptions
+    training: ShotTraining | None
     provenance: dict[str, Any]
     notes: tuple[str, ...]
     scores: Sequence[LayerScores]
     sensitivity: torch.Tensor | None
     fits: Sequence[dict[str, Fit]]
+    is_main: bool
     seconds: float
 
     def summary(self) -> Summary:
@@ -102,6 +103,7 @@ class PruneResult(Shown):
             "ratio": costs.cut_ratio(plan, self.source.plan),
             "widths": plan.to_list(),
             **{name: self.provenance[name] for name in self.options.provenance()},
+            **({HEALED: self.provenance[HEALED]} if self.training else {}),
             "notes": list(self.notes),
             "seconds": self.seconds,
         }
@@ -115,6 +117,7 @@ def prune(
     model: str,
     output: Path,
     options: PruneOptions,
+    training: ShotTraining | None = None,
     *,
     resume: bool = False,
     fresh: bool = False,
@@ -131,6 +134,7 @@ def prune(
         model: Any MODEL; one that was pruned before can be pruned again.
         output: The directory to write.
         options: How small, and how what stays is chosen.
+        training: How the model is trained after each shot, if it has a text. Several processes can train it.
         resume: Fail if there is no interrupted run to go on with.
         fresh: Start over instead.
         force: Replace `output` if it exists.
@@ -139,7 +143,7 @@ def prune(
 
     Raises:
         UsageError: The budget is beyond this model, options contradict each other, or there is nothing to resume.
-        EdgeTransactError: The model or the text can't be read or used, or `output` exists.
+        EdgeTransactError: The model or the text can't be read or used, the loss became NaN, or `output` exists.
     """
     start = Start.of(resume=resume, fresh=fresh)
     started = time.perf_counter()
@@ -147,41 +151,102 @@ def prune(
     options = resolved(options, scoring)
     if options.runtime:
         logger.info(f"for {options.runtime}: {RUNTIMES[options.runtime].reason}")
-    allocation = options.allocation
-    assert allocation is not None, "resolved decides it"
     if finish is None:
         refuse_existing(output, force)
     source = Checkpoint.open(resolve_model(model))
-    check_choices(options, source.plan, allocation, options.units, options.bucket)
+    assert options.allocation is not None, "resolved decides it"
+    check_choices(options, source.plan, options.allocation, options.units, options.bucket)
+    trainings = (
+        list(shot_trainings(training, options.shots, model, options.seed)) if training and training.train else []
+    )
+    processes = Processes() if trainings else None
+    is_main = not processes or processes.is_main
     with working(TEXT_STEP):
         windows = calibration_of(source, options)
         provenance = {"source": model} | options.provenance() | {"calibration": windows.to_dict()}
-        key = ingredients(source, options) | {"calibration": windows.to_dict()}
-    with going_on(f"prune {model}", key, start) as journal:
+        key = ingredients(source, options, trainings) | {"calibration": windows.to_dict()}
+    begin = processes.going_on if processes else going_on
+    with begin(f"prune {model}", key, start) as journal:
         # A process that was waited for, or an earlier run without its last step, may have written it.
-        written = _is_written(journal, output)
-        if not written:
+        written = is_main and _is_written(journal, output)
+        if is_main and not written:
             refuse_existing(output, force)
         run = Pruning(LayerwiseModel(source, windows.windows), scoring, journal, options.seed)
-        target = run.allocate(options, allocation, options.units, options.bucket, options.shots)
-        run.shoot(target.plan, options.shots)
-        provenance["scores_sha256"] = run.digest.hexdigest()
-        fits = run.compensate() if options.compensate else []
-        provenance["last_norm_scale"] = run.last_norm_scale
-        with working(WRITE_STEP):
-            tensors = pruned_tensors(source, run.selections, run.model.replaced)
-            pruned = write_checkpoint(source, target.plan, tensors, provenance, output, force=force or written)
-        if options.runtime and (why := RUNTIMES[options.runtime].misfit(target.plan)):
-            logger.warning(f"{output} does not fit {options.runtime}: {why}")
-        seconds = time.perf_counter() - started
+        cut = _trained(run, options, trainings, provenance, processes) if processes else _cut(run, options, provenance)
+        if is_main:
+            with working(WRITE_STEP):
+                write_checkpoint(source, cut.target.plan, cut.tensors, cut.provenance, output, force=force or written)
+            if options.runtime and (why := RUNTIMES[options.runtime].misfit(cut.target.plan)):
+                logger.warning(f"{output} does not fit {options.runtime}: {why}")
+        if processes:
+            processes.wait()
         result = PruneResult(
-            pruned, source, options, provenance, target.notes, run.first_scores, run.sensitivity, fits, seconds
+            checkpoint=Checkpoint.open(output),
+            source=source,
+            options=options,
+            training=training if trainings else None,
+            provenance=cut.provenance,
+            notes=cut.target.notes,
+            scores=run.first_scores,
+            sensitivity=run.sensitivity,
+            fits=cut.fits,
+            is_main=is_main,
+            seconds=time.perf_counter() - started,
         )
-        del run, tensors  # what follows needs the memory
-        if finish:
+        del run, cut  # what follows needs the memory
+        if finish and is_main:
             journal[_WRITTEN] = {"sha256": _provenance_digest(output)}
             finish(result)
+    if processes:
+        processes.end()
     return result
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A model that was cut, to be written.
+
+    Attributes:
+        target: Its widths, and how they were chosen.
+        tensors: Its tensors by name.
+        provenance: How it was made.
+        fits: See `PruneResult.fits`.
+    """
+
+    target: Allocation
+    tensors: Iterable[tuple[str, torch.Tensor]]
+    provenance: dict[str, Any]
+    fits: Sequence[dict[str, Fit]] = ()
+
+
+def _cut(run: Pruning, options: PruneOptions, provenance: dict[str, Any]) -> _Cut:
+    """All shots, without training."""
+    target = _allocated(run, options)
+    run.shoot(target.plan, options.shots)
+    provenance = provenance | {"scores_sha256": run.digest.hexdigest()}
+    fits = run.compensate() if options.compensate else []
+    provenance = provenance | {"last_norm_scale": run.last_norm_scale}
+    return _Cut(target, pruned_tensors(run.model.checkpoint, run.selections, run.model.replaced), provenance, fits)
+
+
+def _trained(
+    run: Pruning,
+    options: PruneOptions,
+    trainings: Sequence[HealOptions],
+    provenance: dict[str, Any],
+    processes: Processes,
+) -> _Cut:
+    """All shots, each with a training after it."""
+    target = processes.tell(_allocated(run, options) if processes.is_main else None)
+    last = Shots(run, trainings, bool(options.compensate), provenance, processes).run(target.plan)
+    if processes.is_main and not run.first_scores:  # an earlier run had them
+        run.first_scores = run.score(1, options.shots)
+    return _Cut(target, tensors_in(last), provenance_of(last))
+
+
+def _allocated(run: Pruning, options: PruneOptions) -> Allocation:
+    assert options.allocation is not None, "resolved decides it"
+    return run.allocate(options, options.allocation, options.units, options.bucket, options.shots)
 
 
 def _is_written(journal: Journal, output: Path) -> bool:
@@ -196,13 +261,21 @@ def _provenance_digest(output: Path) -> torch.Tensor:
     return torch.frombuffer(bytearray.fromhex(sha256(output / PROVENANCE_FILE)), dtype=torch.int8)
 
 
-def ingredients(source: Checkpoint, options: PruneOptions) -> dict[str, Any]:
-    """Everything that a pruning's result depends on, as JSON values, except the calibration text."""
+def ingredients(source: Checkpoint, options: PruneOptions, trainings: Sequence[HealOptions] = ()) -> dict[str, Any]:
+    """Everything that a pruning's result depends on, as JSON values, except the calibration text.
+
+    Args:
+        source: The model.
+        options: How it is pruned.
+        trainings: How it is trained after each shot.
+    """
     return {
         "source": digest_of(source, *COPIED_FILES),
         "options": options.identity() | ({"widths": options.widths.read_text()} if options.widths else {}),
         "computation": computation(source),
-        "code": cache.code(*CODE),
+        **({"trainings": [each.identity() for each in trainings]} if trainings else {}),
+        **({"training_text": recovery.text_of(source, trainings[0]).to_dict()} if trainings else {}),
+        "code": cache.code(*CODE, *(recovery.CODE if trainings else ())),
         **{package: version(package) for package in ("torch", "transformers")},
     }
 
@@ -257,97 +330,3 @@ def _for_runtime(options: PruneOptions) -> PruneOptions:
             fix=f"Give a multiple of {runtime.bucket}, or leave it out.",
         )
     return options.model_copy(update={"units": options.units or list(runtime.units), "bucket": bucket})
-
-
-class Pruning:
-    """The state of a model while it is pruned: call `allocate`, then `shoot`, then optionally `compensate`.
-
-    Args:
-        model: The source, and the calibration windows.
-        method: The class of the layers' scorers.
-        journal: What is known already, and where new results go. Scores and sensitivities don't depend on the budget,
-            so prunings to several budgets can share a journal.
-        seed: For methods that draw random numbers.
-
-    Attributes:
-        selections: What is kept of each layer.
-        first_scores: The scores of each layer in the first shot.
-        sensitivity: The result of `measure_sensitivity`, if the allocation needed it.
-        digest: The sha256 of all scores, fp32, shot by shot.
-        last_norm_scale: The factor on the last norm's weight; 1 without compensation.
-    """
-
-    def __init__(self, model: LayerwiseModel, method: type[Scorer], journal: Journal, seed: int) -> None:
-        self.model = model
-        self.method = method
-        self.journal = journal
-        self.seed = seed
-        self.plan = model.checkpoint.plan
-        self.selections = [LayerSelection.everything(layer) for layer in self.plan.layers]
-        self.first_scores: list[LayerScores] = []
-        self.sensitivity: torch.Tensor | None = None
-        self.digest = hashlib.sha256()
-        self.last_norm_scale = 1.0
-        self._wants_losses = False
-
-    def allocate(
-        self, budget: PruneOptions, allocation: str, units: Sequence[str], bucket: int, shots: int
-    ) -> Allocation:
-        """The target widths. Allocations that need loss curves get them from the first shot's scores."""
-        curves: Sequence[Curves] = ()
-        if allocation != "uniform" and limits_of(budget, self.plan):
-            self._wants_losses = True
-            self.first_scores = self._score(1, shots)
-            self.sensitivity = measure_sensitivity(self.model, self.selections, self.first_scores, self.journal)
-            curves = loss_curves(self.first_scores, self.plan.layers, self.sensitivity)
-        with working(WIDTHS_STEP):
-            target = allocate(budget, self.plan, allocation=allocation, units=units, bucket=bucket, curves=curves)
-        for note in target.notes:
-            logger.info(note[0].upper() + note[1:] + ".")
-        return target
-
-    def shoot(self, target: WidthPlan, shots: int) -> None:
-        """Selects what is kept, shot by shot, and shifts biases if the scores come with means."""
-        for shot, plan in enumerate(shot_plans(self.plan, target, shots), start=1):
-            scores = self._score(shot, shots)
-            if shot == 1:
-                self.first_scores = scores
-            for index, (layer, widths) in enumerate(zip(scores, plan.layers, strict=True)):
-                for tensor in layer.ranks().values():
-                    self.digest.update(tensor.contiguous().numpy().tobytes())
-                kept, further = self.selections[index], select(layer, widths)
-                if layer.means is not None:
-                    tensors = pruned_layer(self.model.checkpoint, index, kept, self.model.replaced)
-                    self._replace(index, shifted_biases(tensors, kept.widths, further, layer.means))
-                self.selections[index] = kept.then(further)
-
-    def compensate(self, journal: Journal | None = None) -> list[dict[str, Fit]]:
-        """Solves the consuming projections again and scales the last norm.
-
-        Args:
-            journal: Where the results go, which depend on the budget; `None` for the pruning's own journal.
-
-        Returns:
-            How each projection of each layer was solved, by name.
-        """
-        weights, fits, scale = compensation.compensate(self.model, self.selections, journal or self.journal)
-        for index, of_layer in enumerate(weights):
-            self._replace(index, of_layer)
-        self.last_norm_scale = scale
-        self.model.replace(last_norm.NAME, scale * self.model.checkpoint.tensor(last_norm.NAME).float())
-        return fits
-
-    def _score(self, shot: int, shots: int) -> list[LayerScores]:
-        return score_layers(
-            self.model,
-            self.selections,
-            self.method,
-            self.journal,
-            description(shot, shots),
-            self.seed,
-            self._wants_losses,
-        )
-
-    def _replace(self, index: int, tensors: Mapping[str, torch.Tensor]) -> None:
-        for part, tensor in tensors.items():
-            self.model.replace(f"{LAYERS_PREFIX}{index}.{part}", tensor)

@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.run import heal
+from edge_transact.prune import PruneOptions, prune
+from edge_transact.prune.options import ShotTraining
 
 SIZES = {"train_tokens": 64 * 4 * 6, "batch_tokens": 256, "micro_batch_tokens": 64, "learning_rate": 3e-3}
 
@@ -90,3 +94,26 @@ def test_two_processes(pruned_model: Path, training_text: Path, tmp_path: Path, 
     assert result.returncode == 0, result.stderr
     losses = [row["loss"] for row in json.loads((tmp_path / "both.json").read_text()) if "loss" in row]
     assert max(map(lambda a, b: abs(a - b), losses, expected)) < 1e-5
+
+
+@pytest.mark.slow
+def test_two_processes_train_between_shots(
+    random_model: Path, training_text: Path, tmp_path: Path, environment
+) -> None:
+    """One prunes, both train, and the model is nearly that of one process."""
+    text = str(training_text)
+    options = PruneOptions(intermediate=32, method="transact", shots=2, calibration=text, calibration_tokens=512)
+    one = prune(str(random_model), tmp_path / "one", options, ShotTraining(train=text, **SIZES))
+    result = launched(
+        environment,
+        "from pathlib import Path\nfrom edge_transact.prune import PruneOptions, prune\n"
+        "from edge_transact.prune.options import ShotTraining\n"
+        f"options = PruneOptions(**{options.model_dump(exclude_unset=True)!r})\n"
+        f"training = ShotTraining(train={text!r}, **{SIZES!r})\n"
+        f"prune({str(random_model)!r}, Path({str(tmp_path / 'two')!r}), options, training)\n",
+    )
+    assert result.returncode == 0, result.stderr
+    losses = [json.loads((tmp_path / name / PROVENANCE_FILE).read_text())["healed"] for name in ("one", "two")]
+    for alone, together in zip(*losses, strict=True):
+        assert together["loss"] == pytest.approx(alone["loss"], abs=1e-4)
+    assert one.checkpoint.plan == Checkpoint.open(tmp_path / "two").plan

@@ -100,7 +100,7 @@ def _millions(parameters: float) -> str:
 
 
 def _origin(result: PruneResult, directory: Path) -> Origin:
-    method, options = find_method(result.options.method), result.options
+    method, options, training = find_method(result.options.method), result.options, result.training
     left_to_it = {"allocation": method.allocation, "compensate": method.compensates}
     chosen = {name for name, value in left_to_it.items() if getattr(options, name) == value}
     output = result.checkpoint.path
@@ -108,13 +108,16 @@ def _origin(result: PruneResult, directory: Path) -> Origin:
         "prune",
         result.provenance["source"],
         *written.words(options, apart_from=chosen),
+        *(written.words(training) if training else ()),
         "-o",
         output,
         "--report",
         directory,
     )
     versions = json.loads((output / PROVENANCE_FILE).read_text())["versions"]
-    return Origin(command, machine_name(), versions, written.rows(options))
+    return Origin(
+        command, machine_name(), versions, [*written.rows(options), *(written.rows(training) if training else ())]
+    )
 
 
 def _values(result: PruneResult, text: str) -> dict[str, Any]:

@@ -1,0 +1,143 @@
+"""Pruning in shots, with a training after each: every shot scores the model that the training before it left.
+
+A shot is a pruning to the next widths and a training of what is left, as in TransAct's released code. Its model is a
+checkpoint in the directory of the run's unfinished work, from which the same command goes on after an interrupt; the
+next shot's replaces it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edge_transact.artifacts.journal import Journal
+from edge_transact.checkpoint import Checkpoint, write_checkpoint
+from edge_transact.checkpoint.layout import tensor_shapes
+from edge_transact.checkpoint.writer import HEALED, PROVENANCE_FILE
+from edge_transact.heal.options import HealOptions, TrainOptions
+from edge_transact.heal.processes import Processes
+from edge_transact.heal.run import heal
+from edge_transact.progress import working
+from edge_transact.prune.allocate.schedule import shot_plans
+from edge_transact.prune.calibrate.layerwise import LayerwiseModel
+from edge_transact.prune.cut.surgery import pruned_tensors
+from edge_transact.prune.options import ShotTraining
+from edge_transact.prune.pruning import Pruning
+from edge_transact.widths import WidthPlan
+
+WRITE_STEP = "write the checkpoint"
+
+
+def shot_trainings(training: ShotTraining, shots: int, model: str, seed: int) -> list[HealOptions]:
+    """How the model is trained after each shot; nothing without a text.
+
+    Later shots get more tokens and a higher rate: of N tokens over K shots, shot i of them gets ``N/K (1/2 + (i -
+    1)/(K - 1))``, and ``2 i/K`` times the learning rate (TransAct's released code, where N is 1e9, K is 8, and the
+    learning rate is 5e-5). A single shot gets all tokens, at the learning rate itself.
+
+    Args:
+        training: Text, tokens of all shots, and the learning rate.
+        shots: K.
+        model: The MODEL before pruning, which is the teacher.
+        seed: Shot i reads the text in the order of this seed plus i - 1.
+    """
+    if training.train is None:
+        return []
+    common = {name: getattr(training, name) for name in TrainOptions.model_fields}
+    teacher = None if training.cross_entropy == 1 else model
+    trainings = []
+    for shot in range(1, shots + 1):
+        tokens, rate = float(training.train_tokens), training.learning_rate
+        if shots > 1:
+            tokens *= (1 / 2 + (shot - 1) / (shots - 1)) / shots
+            rate *= 2 * shot / shots
+        own = {"train_tokens": max(1, round(tokens)), "learning_rate": rate, "seed": seed + shot - 1}
+        trainings.append(HealOptions(**common | own, teacher=teacher))
+    return trainings
+
+
+class Shots:
+    """The shots of a pruning with training.
+
+    Args:
+        first: The pruning of the source, with the first shot's scores known or not.
+        trainings: How the model is trained after each shot.
+        compensate: Whether each shot solves `o_proj` and `down_proj` again before the training.
+        provenance: What ``edge_transact.json`` says of the source and the options.
+        processes: Those that train it. Process 0 prunes.
+    """
+
+    def __init__(
+        self,
+        first: Pruning,
+        trainings: Sequence[HealOptions],
+        compensate: bool,
+        provenance: Mapping[str, Any],
+        processes: Processes,
+    ) -> None:
+        self._first, self._trainings, self._compensates = first, trainings, compensate
+        self._provenance, self._processes = provenance, processes
+        self._directory = first.journal.directory
+
+    def run(self, target: WidthPlan) -> Checkpoint:
+        """The trained model of the last shot, with the widths of `target`."""
+        processes, shots = self._processes, len(self._trainings)
+        done = processes.tell(max((shot for shot in range(1, shots + 1) if self._model(shot).exists()), default=0))
+        for shot, plan in enumerate(shot_plans(self._first.plan, target, shots), start=1):
+            if shot > done:
+                if processes.is_main:
+                    self._prune(shot, plan)
+                processes.wait()
+                heal(str(self._pruned(shot)), self._model(shot), self._trainings[shot - 1], together=processes)
+                if processes.is_main:
+                    for path in (self._pruned(shot), self._model(shot - 1), self._journal(shot)):
+                        shutil.rmtree(path, ignore_errors=True)
+        return Checkpoint.open(self._model(shots))
+
+    def _prune(self, shot: int, plan: WidthPlan) -> None:
+        """Writes what this shot leaves of the model of the shot before."""
+        if self._pruned(shot).exists():
+            return
+        first, shots = self._first, len(self._trainings)
+        pruning = first
+        if shot > 1:
+            model = LayerwiseModel(Checkpoint.open(self._model(shot - 1)), first.model.windows)
+            journal = Journal(self._journal(shot))
+            pruning = Pruning(model, first.method, journal, first.seed, wants_losses=first.wants_losses)
+        pruning.shoot_once(plan, shot, shots)
+        if self._compensates:
+            pruning.compensate()
+        source = pruning.model.checkpoint
+        with working(WRITE_STEP):
+            tensors = pruned_tensors(source, pruning.selections, pruning.model.replaced)
+            record = {**self._provenance, "scores_sha256": pruning.digest.hexdigest()}
+            if shot > 1:
+                record[HEALED] = provenance_of(source)[HEALED]
+            write_checkpoint(source, plan, tensors, record, self._pruned(shot))
+        pruning.model.replaced.clear()  # the training needs the memory
+
+    def _model(self, shot: int) -> Path:
+        return self._directory / f"shot-{shot}"
+
+    def _pruned(self, shot: int) -> Path:
+        return self._directory / f"shot-{shot}-pruned"
+
+    def _journal(self, shot: int) -> Path:
+        return self._directory / f"shot-{shot}-journal"
+
+
+def provenance_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a checkpoint of ours says of its making, without what every one says again."""
+    found = json.loads((checkpoint.path / PROVENANCE_FILE).read_text())
+    return {key: value for key, value in found.items() if key not in ("versions", "license")}
+
+
+def tensors_in(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of a checkpoint by name."""
+    for name in tensor_shapes(checkpoint.plan):
+        yield name, checkpoint.tensor(name)
