@@ -171,7 +171,8 @@ def test_every_declared_step_is_entered_and_a_killed_report_goes_on_without_prun
         again = run(*command)
     assert again.exit_code == 0, again.stderr
     assert "going on from 20" in again.stderr and (report / "index.html").exists()
-    assert entered[before:] == ["calibration text", *whole[before - 1 :]], "the checkpoint is written once more"
+    names = ["calibration text", "choose the widths", *whole[before - 1 :]]
+    assert entered[before:] == names, "the checkpoint is written once more"
     assert not list((own_cache / "unfinished").iterdir())
     other = run(*pruning, "--report", tmp_path / "other")
     assert other.exit_code == 1 and f"{pruned} exists" in other.stderr, "nothing is unfinished any more"
