@@ -277,9 +277,11 @@ class Forecast:
 
 
 def roughly(seconds: float) -> str:
-    """A time as people say it, with two digits at most: ``20 s``, ``3 min``, ``1.5 h``."""
+    """A time as people say it, with two digits at most: ``20 s``, ``1.6 min``, ``20 min``, ``1.5 h``."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
+    if seconds < 570:
+        return f"{seconds / 60:.1f}".removesuffix(".0") + " min"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 

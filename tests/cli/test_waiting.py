@@ -121,6 +121,11 @@ def test_an_early_step_that_takes_long_says_little_of_the_other_steps() -> None:
     assert course.left_s() == pytest.approx(60, rel=0.1), "this step's own pace counts more and more"
 
 
+def test_times_are_said_with_two_digits() -> None:
+    said = [progress.roughly(seconds) for seconds in (0.1, 89, 97, 180, 1200, 5400)]
+    assert said == ["1 s", "89 s", "1.6 min", "3 min", "20 min", "1.5 h"]
+
+
 def test_a_suspended_process_does_not_age(monkeypatch: pytest.MonkeyPatch) -> None:
     wall, cpu, resumed = Time(), Time(), []
     monkeypatch.setattr("edge_transact.progress.time.monotonic", wall)
