@@ -4,6 +4,7 @@ import errno
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.allocate.budget import limits_of
 from edge_transact.prune.forecast import forecast, pruned_plan
 from edge_transact.system.memory import PACKAGES_BYTES
+from edge_transact.widths import LayerWidths, WidthPlan
 from tests.support.pruning import TEXT, weights_of
 
 
@@ -96,3 +98,22 @@ def test_a_forecast_counts_the_text_and_the_pruned_models_size(tiny_model, tmp_p
         exceeded = [limit.measure(expected) / limit.bound for limit in limits_of(budget, source.plan)]
         assert max(exceeded) == pytest.approx(1, abs=0.01), "the scarcest of the limits"
     assert pruned_plan(source.plan, PruneOptions(intermediate=1, **options)) == source.plan
+
+
+@pytest.mark.parametrize(
+    ("limits", "peak_gib"),
+    [
+        ({"method": "transact", "heads": 6, "intermediate": 1536}, 1.82),
+        ({"method": "transact", "target_params": "2.6B"}, 2.10),
+        ({"target_params": "2.6B"}, 4.81),
+    ],
+)
+def test_pruning_a_7b_takes_what_was_measured(limits, peak_gib: float) -> None:
+    """The tables of docs/prune.md, which are of whole processes."""
+    plan = WidthPlan(4096, 32000, False, False, False, (LayerWidths(32, 32, 128, 128, 11008),) * 32)
+    embedding = torch.empty(0, dtype=torch.bfloat16)
+    source = SimpleNamespace(
+        plan=plan, path=Path("7b"), config={"max_position_embeddings": 2048}, tensor=lambda name: embedding
+    )
+    expected = forecast(source, PruneOptions(**limits, calibration_tokens=16384))
+    assert expected.memory_bytes / 2**30 == pytest.approx(peak_gib, rel=0.15)
