@@ -32,15 +32,19 @@ console: Callable[[], Console] | None = None
 """Gives where bars are drawn, if it is a terminal. None draws no bars."""
 
 TRUST, TRUST_IN_RUNS = 0.02, 0.05
-"""The share of a step's, or of a run's, estimate that has to be worked off until measured time counts as much as it:
-of an estimate by a formula, and of one from earlier runs."""
+"""The share of a step's estimate that has to be worked off until measured time counts as much as it for what is left of
+the step: of an estimate by a formula, and of one from earlier runs."""
 
-START_S = 2.0
+LATER_TRUST, LATER_TRUST_IN_RUNS = 0.03, 0.2
+"""The same share of a run's estimate, for the steps that follow: they are other work."""
+
+START_S, LATER_START_S = 2.0, 4.0
 """At least so many seconds have to be worked off until then: steps begin with work of their own, as reading a file."""
 
 GUESSED, GUESSED_FROM_RUNS = 0.8, 0.95
-"""The most that is believed to be done of a step that isn't counted, by the same two. One that takes longer than a
-formula's estimate is believed to need a quarter of its time more."""
+"""The most that is believed to be done of what isn't counted: of a step that only a formula knows; and of one that was
+timed in earlier runs, or of the rest after the last count. A step that takes longer than a formula's estimate is
+believed to need a quarter of its time more."""
 
 SUSPENSION_S = 2.0
 """A pause between two looks at the clock that is longer, and in which the process has hardly worked, was no work."""
@@ -125,7 +129,8 @@ class Course:
         self._begin(0.0)
 
     def _begin(self, share: float) -> None:
-        self._began, self._first_share, self._share, self._counted = self._clock(), share, share, False
+        self._began = self._counted_at = self._clock()
+        self._first_share, self._share, self._counted = share, share, False
 
     @property
     def place(self) -> str:
@@ -150,7 +155,7 @@ class Course:
 
     def reach(self, share: float) -> None:
         """The share of the current step that is done."""
-        self._share, self._counted = share, True
+        self._share, self._counted, self._counted_at = share, True, self._clock()
 
     def leave(self) -> float:
         """Ends the current step, if there is one. Returns the seconds that it took."""
@@ -179,47 +184,61 @@ class Course:
     @property
     def step_share(self) -> float:
         """The share of the current step that is done."""
-        return self._now()[0]
+        return self._now()
 
-    def _now(self) -> tuple[float, float]:
-        """The share of the current step that is done, guessed from the time if it isn't counted; and its time."""
-        took_s = self._clock() - self._began
-        if self._counted or not self._seconds or self._share == 1:
-            return self._share, took_s
-        expected_s = self._seconds * self._pace(self._worked_s, self._took_s, self._total_s)
-        most = GUESSED_FROM_RUNS if self._is_from_runs else GUESSED
-        return max(self._share, min(self._share + took_s / expected_s, most)), took_s
+    def _now(self) -> float:
+        """The share of the current step that is done: what was counted last, and what time says has been done since."""
+        if not self._seconds or self._share == 1:
+            return self._share
+        in_step, _ = self._paces()
+        since_s = self._clock() - self._counted_at
+        most = GUESSED_FROM_RUNS if self._is_from_runs or self._counted else GUESSED
+        return self._share + min(since_s / (self._seconds * in_step), most * (1 - self._share))
 
     @property
     def _total_s(self) -> float:
         return sum(step.seconds for step in self.steps)
 
-    def _pace(self, worked_s: float, took_s: float, of_s: float, before: float = 1.0) -> float:
-        """How many seconds an estimated one takes.
+    def _paces(self) -> tuple[float, float]:
+        """How many seconds an estimated one takes: in the current step, and after it.
 
-        Args:
-            worked_s: The estimate of what was done.
-            took_s: The time that it took.
-            of_s: The estimate of all of it.
-            before: What was believed before.
+        Both go by what was counted. The time since then belongs to work that isn't counted yet.
         """
-        trust = max((TRUST_IN_RUNS if self._is_from_runs else TRUST) * of_s, min(START_S, of_s))
-        return (took_s + trust * before) / (worked_s + trust) if trust else before
+        is_known, total_s = self._is_from_runs, self._total_s
+        of_later = max((LATER_TRUST_IN_RUNS if is_known else LATER_TRUST) * total_s, min(LATER_START_S, total_s))
+        before = _pace(self._worked_s, self._took_s, of_later)
+        if not self._counted:
+            return before, before
+        worked_s = self._seconds * (self._share - self._first_share)
+        took_s = self._counted_at - self._began
+        of_step = max((TRUST_IN_RUNS if is_known else TRUST) * self._seconds, min(START_S, self._seconds))
+        return (
+            _pace(worked_s, took_s, of_step, before),
+            _pace(self._worked_s + worked_s, self._took_s + took_s, of_later),
+        )
 
     def left_s(self) -> float:
         """The seconds until the last step ends."""
-        share, took_s = self._now()
-        before = self._pace(self._worked_s, self._took_s, self._total_s)
-        worked_s = self._seconds * (share - self._first_share)
-        in_step = self._pace(worked_s, took_s, self._seconds, before)
-        after = self._pace(self._worked_s + worked_s, self._took_s + took_s, self._total_s) if self._counted else before
+        in_step, after = self._paces()
         later = sum(step.seconds for step in self.steps[self.index + 1 :])
-        return self._seconds * (1 - share) * in_step + later * after
+        return self._seconds * (1 - self._now()) * in_step + later * after
 
     def share(self) -> float:
         """The share of the whole run that is done, by the estimates."""
         earlier = sum(step.seconds for step in self.steps[: max(self.index, 0)])
-        return (earlier + self._seconds * self._now()[0]) / self._total_s if self._total_s else 0.0
+        return (earlier + self._seconds * self._now()) / self._total_s if self._total_s else 0.0
+
+
+def _pace(worked_s: float, took_s: float, trust_s: float, before: float = 1.0) -> float:
+    """How many seconds an estimated one takes.
+
+    Args:
+        worked_s: The estimate of what was done.
+        took_s: The time that it took.
+        trust_s: The estimate of what has to be done until that counts as much as what was believed before.
+        before: What was believed before.
+    """
+    return (took_s + trust_s * before) / (worked_s + trust_s) if trust_s else before
 
 
 @dataclass(frozen=True)
@@ -258,9 +277,11 @@ class Forecast:
 
 
 def roughly(seconds: float) -> str:
-    """A time as people say it, with two digits at most: ``20 s``, ``3 min``, ``1.5 h``."""
+    """A time as people say it, with two digits at most: ``20 s``, ``1.6 min``, ``20 min``, ``1.5 h``."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
+    if seconds < 570:
+        return f"{seconds / 60:.1f}".removesuffix(".0") + " min"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 

@@ -38,7 +38,7 @@ from edge_transact.system.speed import matmul_flops, slowness
 from edge_transact.weights.convert import convert_step
 from edge_transact.widths import WidthPlan
 
-WEIGHTS_PER_S = {"nearest": 100e6, "search": 32e6}
+WEIGHTS_PER_S = {"nearest": 100e6, "search": 50e6}
 """Weights that are rounded and written in a second, where `slowness` is 1; by rounding."""
 
 COMPILE_S, COMPILE_LAYER_S = 20.0, 1.0
@@ -84,7 +84,7 @@ def forecast(
         memory_bytes = max(memory_bytes, second.memory_bytes)
     runs_here = options.cpu is None or get_target("host", cpu=options.cpu).runs_here()
     work = _Work(source.plan, options, quantization, "host" in targets and runs_here)
-    steps.append(Step(OPEN_STEP, 2 * work.slowness))
+    steps.append(Step(OPEN_STEP, 1.5 * work.slowness))
     stages = [work.parity_bytes()]
     if options.rounding in CALIBRATED_ROUNDINGS:
         text = pruning or PruneChoices()
@@ -97,7 +97,7 @@ def forecast(
     for target in targets:
         steps += work.compile(source.plan, target)
     steps += work.parity()
-    steps.append(Step(MANIFEST_STEP, 0.5))
+    steps.append(Step(MANIFEST_STEP, 0.1))
     if report:
         steps += work.report(options.rounding or "search")
     resident = memory.PACKAGES_BYTES + COMPILER_BYTES + max(stages)
@@ -125,7 +125,7 @@ class _Work:
 
     def _convert(self, plan: WidthPlan, rounding: str) -> Step:
         seconds = costs.parameters(plan) / WEIGHTS_PER_S[rounding] * self.slowness
-        return Step(convert_step(self._quantization), 0.5 + seconds)
+        return Step(convert_step(self._quantization), 0.3 * self.slowness + seconds)
 
     def compile(self, plan: WidthPlan, target: str) -> Iterator[Step]:
         """A library. The kernels of one for this host are a step of their own."""
@@ -138,7 +138,7 @@ class _Work:
     def round(self, tokens: int) -> Iterator[Step]:
         """Rounding on calibration text, and distillation after it."""
         best = self._options.rounding == "best"
-        yield Step(TEXT_STEP, 8 * self.slowness)
+        yield Step(TEXT_STEP, 6 * self.slowness)
         products = 3 * self._forward(min(tokens, CODES_TOKENS) if best else tokens)
         sizes = [size for layer in self._plan.layers for size in (self._plan.hidden_size, layer.intermediate_size)]
         yield Step(ROUND_STEP, (products + sum(10 * size**3 for size in sizes)) / self._rate)
@@ -154,7 +154,7 @@ class _Work:
         if not self._compares_whole:
             yield from self.convert(self._compared)
             yield from self.compile(self._compared, "host")
-        yield Step(PARITY_STEP, (2 + loaded_bytes(self._compared) / 0.13e9) * self.slowness)
+        yield Step(PARITY_STEP, (1 + loaded_bytes(self._compared) / 0.17e9) * self.slowness)
 
     @property
     def _compared(self) -> WidthPlan:

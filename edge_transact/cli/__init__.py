@@ -5,6 +5,7 @@ A command's file is imported when the command is called: pydantic alone takes lo
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
 import os
@@ -207,6 +208,8 @@ for _name, _entry in COMMANDS.items():
 def main() -> None:
     """The console script."""
     gc.set_threshold(COLLECTED_OBJECTS)
+    # At its end, Python would look for garbage among those once more: a second's wait with torch and transformers.
+    atexit.register(gc.freeze)
     # Under nohup it is ignored, and stays so.
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
         terminals = [stream.fileno() for stream in (sys.stdout, sys.stderr) if stream.isatty()]

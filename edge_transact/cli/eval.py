@@ -92,7 +92,7 @@ def evaluate(
     from edge_transact.artifacts.outputs import refuse_existing
     from edge_transact.evaluate.answers.basics import NAME as BASICS
     from edge_transact.evaluate.answers.collapse import warning
-    from edge_transact.evaluate.forecast import forecast, plans_of
+    from edge_transact.evaluate.forecast import forecast, is_dist, plans_of
     from edge_transact.evaluate.report import names, write_report
     from edge_transact.evaluate.tables import answer_rows, task_rows
     from edge_transact.system.clock import process_s
@@ -116,6 +116,9 @@ def evaluate(
         import torch  # noqa: F401
 
         from edge_transact.evaluate.models import evaluate_models
+
+        if any(not is_dist(name) for name in plans):
+            import transformers.models.llama.modeling_llama  # noqa: F401  # or else the first model's step has it
 
     with progress.working(PLANNING):
         expected = paces.expected(

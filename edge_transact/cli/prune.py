@@ -74,7 +74,7 @@ def prune(
         from edge_transact.evaluate.gate import gate, with_gate
         from edge_transact.evaluate.report_text import prepare_report
         from edge_transact.inputs.models import resolve_model
-        from edge_transact.prune.forecast import forecast
+        from edge_transact.prune.forecast import forecast, pruned_plan
         from edge_transact.prune.report.page import write_report
         from edge_transact.prune.run import prune as prune_model
         from edge_transact.system.clock import process_s
@@ -87,7 +87,7 @@ def prune(
     source = Checkpoint.open(resolve_model(model))
     with progress.working(PLANNING):
         planned = forecast(source, options, training, report_of=output.name if report else None)
-        expected = paces.expected(with_gate(planned, source.path, source.plan, output))
+        expected = paces.expected(with_gate(planned, source.path, pruned_plan(source.plan, options), output))
     if not may_start(expected, dry_run=dry_run, as_json=as_json):
         return
     with paces.running(expected):

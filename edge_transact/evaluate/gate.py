@@ -10,7 +10,7 @@ from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.errors import EdgeTransactError
 from edge_transact.evaluate.answers.collapse import CollapseFigures, collapse, step_name, warning
 from edge_transact.evaluate.answers.questions import quick_questions
-from edge_transact.evaluate.forecast import answers_s, load_steps, loaded_bytes
+from edge_transact.evaluate.forecast import answers_s, kind_of, load_steps, loaded_bytes
 from edge_transact.evaluate.models import load
 from edge_transact.progress import Forecast, Step
 from edge_transact.runtime.text import TextCodec
@@ -77,7 +77,10 @@ def with_gate(
     """
     if not is_asked(directory, None if in_library else plan):
         return forecast
-    questions = Step(step_name(name), answers_s(plan, len(quick_questions()), in_library))
-    steps = [*forecast.steps, *load_steps(plan, str(name)), questions]
+    # By kind, since nothing of that name may be there yet.
+    questions = Step(
+        step_name(name), answers_s(plan, len(quick_questions()), in_library), kind_of("questions", in_library)
+    )
+    steps = [*forecast.steps, *load_steps(plan, str(name), in_library), questions]
     in_torch = 0 if in_library else memory.PACKAGES_BYTES + loaded_bytes(plan)
     return replace(forecast, steps=steps, memory_bytes=max(forecast.memory_bytes, in_torch))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from edge_transact.artifacts.digests import text_digest
 from edge_transact.errors import EdgeTransactError
 from edge_transact.progress import track, working
+from edge_transact.system.memory import trim
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +32,8 @@ LogitsFunction = Callable[[Sequence[int]], "np.ndarray | torch.Tensor"]
 
 STEP = "perplexity"
 """The description of the bar, where no model is named."""
+
+TOKENS_STEP = "tokenize the text"
 
 
 def perplexity_step(model: str) -> str:
@@ -128,8 +131,9 @@ def perplexity(
             vocabulary.
     """
     # `verbose=False`: no warning that the text is longer than the model's context, since it is cut into windows.
-    with working("tokenize the text"):
+    with working(TOKENS_STEP):
         token_ids = tokenizer(text, verbose=False)["input_ids"]
+        trim()
     windows = windows_of(token_ids, window, max_windows)
     journal = {} if journal is None else journal
     total, comparisons = 0.0, []

@@ -28,6 +28,8 @@ from edge_transact.widths import WidthPlan
 
 logger = logging.getLogger(__name__)
 
+WIDTHS_STEP = "choose the widths"
+
 
 class Pruning:
     """The state of a model while it is pruned: call `allocate`, then `shoot`, then optionally `compensate`.
@@ -73,7 +75,7 @@ class Pruning:
             self.first_scores = self.score(1, shots)
             self.sensitivity = measure_sensitivity(self.model, self.selections, self.first_scores, self.journal)
             curves = loss_curves(self.first_scores, self.plan.layers, self.sensitivity)
-        with working("choose the widths"):
+        with working(WIDTHS_STEP):
             target = allocate(budget, self.plan, allocation=allocation, units=units, bucket=bucket, curves=curves)
         for note in target.notes:
             logger.info(note[0].upper() + note[1:] + ".")

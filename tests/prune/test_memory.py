@@ -4,15 +4,22 @@ import errno
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from edge_transact import costs
 from edge_transact.artifacts import journal
 from edge_transact.artifacts.journal import DTYPES, Journal, release
+from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError
 from edge_transact.prune import PruneOptions, prune
+from edge_transact.prune.allocate.budget import limits_of
+from edge_transact.prune.forecast import forecast, pruned_plan
+from edge_transact.system.memory import PACKAGES_BYTES
+from edge_transact.widths import LayerWidths, WidthPlan
 from tests.support.pruning import TEXT, weights_of
 
 
@@ -71,3 +78,42 @@ def test_a_full_disk_is_reported_before_anything_is_written(tmp_path: Path, monk
     with pytest.raises(EdgeTransactError, match=r"no space for 2\.0 GiB of hidden states: No space left") as raised:
         Journal(tmp_path / "out").room((1 << 20, 1 << 10), torch.bfloat16)
     assert "--calibration-tokens" in raised.value.fix
+
+
+def test_a_forecast_counts_the_text_and_the_pruned_models_size(tiny_model, tmp_path: Path) -> None:
+    source, text = Checkpoint.open(tiny_model), tmp_path / "text.txt"
+    options = {"calibration": str(text), "calibration_tokens": 512}
+    needed = []
+    for characters in (1 << 16, 1 << 23):
+        text.write_text("word " * (characters // 5))
+        needed.append(forecast(source, PruneOptions(ratio=0.4, **options)).memory_bytes)
+    assert needed[1] - needed[0] > 100 * (1 << 22) and needed[0] < PACKAGES_BYTES + (64 << 20)
+    for limits in (
+        {"ratio": 0.3},
+        {"target_params": costs.parameters(source.plan) * 3 // 4},
+        {"ratio": 0.2, "target_params": 10**9},
+    ):
+        budget = PruneOptions(**limits, **options)
+        expected = pruned_plan(source.plan, budget)
+        exceeded = [limit.measure(expected) / limit.bound for limit in limits_of(budget, source.plan)]
+        assert max(exceeded) == pytest.approx(1, abs=0.01), "the scarcest of the limits"
+    assert pruned_plan(source.plan, PruneOptions(intermediate=1, **options)) == source.plan
+
+
+@pytest.mark.parametrize(
+    ("limits", "peak_gib"),
+    [
+        ({"method": "transact", "heads": 6, "intermediate": 1536}, 1.82),
+        ({"method": "transact", "target_params": "2.6B"}, 2.10),
+        ({"target_params": "2.6B"}, 4.81),
+    ],
+)
+def test_pruning_a_7b_takes_what_was_measured(limits, peak_gib: float) -> None:
+    """The tables of docs/prune.md, which are of whole processes."""
+    plan = WidthPlan(4096, 32000, False, False, False, (LayerWidths(32, 32, 128, 128, 11008),) * 32)
+    embedding = torch.empty(0, dtype=torch.bfloat16)
+    source = SimpleNamespace(
+        plan=plan, path=Path("7b"), config={"max_position_embeddings": 2048}, tensor=lambda name: embedding
+    )
+    expected = forecast(source, PruneOptions(**limits, calibration_tokens=16384))
+    assert expected.memory_bytes / 2**30 == pytest.approx(peak_gib, rel=0.15)

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 BATCH = 18
 """Prompts that torch answers at once."""
 
+TOKENS_PER_ROUND = 40
+"""Tokens of prompts that torch computes in the time of a round, in which each answer gets a token: a round takes about
+as long as reading all weights. Measured with SmolLM2 in fp32 on a thread."""
+
 Ids = list[int]
 
 
@@ -73,7 +77,8 @@ def decode_in_torch(
         prompts: Token ids.
         stops: Ids that end an answer.
         max_tokens: The most tokens of an answer.
-        advance: Called with 1 for each answer.
+        advance: Called with what was done, in answers. Work counts rather than answers: most end early, and those that
+            don't take as long as all.
     """
     import torch
 
@@ -113,18 +118,22 @@ def _decode_batch(
     cache = DynamicCache(config=model.config)
     answers: list[Ids] = [[] for _ in prompts]
     active = list(range(len(prompts)))
+    first = 1 + ids.numel() / TOKENS_PER_ROUND
+    answers_per_round = len(prompts) / (first + max_tokens - 1)
+    done = 0.0
     for count in range(1, max_tokens + 1):
         # By place: transformers 5.16 renamed the cache's argument.
         logits = model(ids, mask, positions, cache, use_cache=True, logits_to_keep=1).logits[
             :, -1
         ]  # [rows, vocab_size]
         tokens = logits.argmax(dim=-1).tolist()
+        worked = answers_per_round * (first if count == 1 else 1)
+        advance(worked)
+        done += worked
         going = []
         for place, (row, token) in enumerate(zip(active, tokens, strict=True)):
             answers[row].append(token)
-            if token in stops or count == max_tokens or cycles(answers[row]):
-                advance(1)
-            else:
+            if not (token in stops or count == max_tokens or cycles(answers[row])):
                 going.append(place)
         if not going:
             break
@@ -136,4 +145,5 @@ def _decode_batch(
         ids = torch.tensor(tokens, device=device)[:, None]
         mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
         positions = positions[:, -1:] + 1
+    advance(len(prompts) - done)  # of the rounds that nobody needed
     return answers

@@ -25,6 +25,7 @@ from edge_transact.inputs.texts import DOCUMENT_SEPARATOR, read_rows
 from edge_transact.prune.calibrate.suitability import check_text
 from edge_transact.prune.options import PACKINGS, PruneChoices
 from edge_transact.selftext.texts import SELF, self_tokens
+from edge_transact.system.memory import trim
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -161,6 +162,7 @@ def read_calibration(
         windows.append(chosen)
         sources.append(Source(text.text, digest, chosen.numel()))
     drawn = torch.cat(windows)
+    trim()
     if drawn.max() >= checkpoint.plan.vocab_size:
         raise EdgeTransactError(
             f"the tokenizer makes token {drawn.max()}, the model's vocabulary has {checkpoint.plan.vocab_size}",
