@@ -50,7 +50,7 @@ class Entry:
 
 COMMANDS = {
     "prune": Entry(
-        "Make a model smaller by removing KV groups, dims inside heads and MLP dims, without training.",
+        "Make a model smaller by removing KV groups, dims inside heads and MLP dims.",
         PIPELINE,
         "prune",
     ),

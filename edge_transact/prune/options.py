@@ -173,7 +173,7 @@ class ShotTraining(TrainOptions):
 
     @model_validator(mode="after")
     def _has_a_text(self) -> ShotTraining:
-        others = sorted(self.model_fields_set - {"train"})
+        others = sorted(self.model_fields_set & TrainOptions.model_fields.keys() - {"train"})
         if others and self.train is None:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in others)
             raise UsageError(f"{flags}, but nothing is trained", fix="Give the text to train on with --train.")
