@@ -19,7 +19,7 @@ import torch
 from edge_transact import costs
 from edge_transact.heal.options import HealOptions
 from edge_transact.progress import roughly
-from edge_transact.system.speed import matmul_flops
+from edge_transact.system.speed import peak_flops
 from edge_transact.widths import WidthPlan
 
 logger = logging.getLogger(__name__)
@@ -88,8 +88,8 @@ class Measures:
 
     @classmethod
     def on_this_machine(cls, work: Work, dtype: torch.dtype, device: torch.device, count: int) -> Measures:
-        """With the peak that is measured now, as if all processes had a device like this one."""
-        return cls(work, matmul_flops(dtype, device) * (count if device.type != "cpu" else 1))
+        """With the peak of products that other programs don't slow down, as if all processes had a device like this one."""
+        return cls(work, peak_flops(dtype, device) * (count if device.type != "cpu" else 1))
 
     @property
     def tokens_per_s(self) -> float:

@@ -31,6 +31,11 @@ def matmul_flops(dtype: torch.dtype, device: torch.device) -> float:
     return 2 * ROWS * INPUTS * OUTPUTS / mean_s
 
 
+def peak_flops(dtype: torch.dtype, device: torch.device) -> float:
+    """The most FLOPs a second that a matrix product in torch has reached, with as many threads as torch uses."""
+    return 2 * ROWS * INPUTS * OUTPUTS / _product_s(dtype, device)[0]
+
+
 @cache
 def _product_s(dtype: torch.dtype, device: torch.device) -> tuple[float, float]:
     """The seconds of the fastest product, and of one in the mean."""
