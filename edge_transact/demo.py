@@ -103,7 +103,7 @@ def demo(directory: Path = Path("demo")) -> None:
         pruning = PruneOptions(ratio=RATIO, calibration=MIXED, calibration_tokens=CALIBRATION_TOKENS)
         pruned = prune(MODEL, directory / "pruned", pruning)
     with timer.step(f"train it, rounded to 4 bits, on {TRAIN_TOKENS:,} tokens"):
-        healing = HealOptions(train=MIXED, train_tokens=TRAIN_TOKENS, quant=QUANT)
+        healing = HealOptions(train=MIXED, train_tokens=TRAIN_TOKENS, learning_rate=1e-4, quant=QUANT)
         heal(str(directory / "pruned"), directory / "healed", healing)
     with timer.step("build for android and host"):
         nearest = build(MODEL, directory / "nearest", BuildOptions(target=["host"], quant=QUANT, rounding="nearest"))

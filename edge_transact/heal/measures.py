@@ -88,7 +88,7 @@ class Measures:
 
     @classmethod
     def on_this_machine(cls, work: Work, dtype: torch.dtype, device: torch.device, count: int) -> Measures:
-        """With the peak of products that other programs don't slow down, as if all processes had a device like this one."""
+        """With the peak of products that nothing slows down, as if all processes had a device like this one."""
         return cls(work, peak_flops(dtype, device) * (count if device.type != "cpu" else 1))
 
     @property
