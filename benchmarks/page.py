@@ -61,7 +61,7 @@ def machine(threads: int) -> str:
     """A sentence about this machine, and about how busy other programs keep it."""
     load = os.getloadavg()[0]
     return (
-        f"{time.strftime('%Y-%m-%d')}, {_cpu()}, {os.cpu_count()} CPUs, {total_bytes() / 2**30:.0f} GiB, "
+        f"{time.strftime('%Y-%m-%d')}, {cpu()}, {os.cpu_count()} CPUs, {total_bytes() / 2**30:.0f} GiB, "
         f"{platform.system()}; {threads} thread{'s' * (threads != 1)}; before the run, load average {load:.1f} "
         f"and {100 * busy_share():.0f} % of the CPUs' time taken by other work."
     )
@@ -72,7 +72,7 @@ def busy_share(seconds: float = 2.0) -> float:
     return psutil.cpu_percent(interval=seconds) / 100
 
 
-def _cpu() -> str:
+def cpu() -> str:
     """The CPU's name, and its family and model: generations under one name may differ by half in speed."""
     # By hand, because psutil reads neither.
     text = CPUINFO.read_text() if CPUINFO.exists() else ""

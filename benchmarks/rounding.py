@@ -1,6 +1,6 @@
 """``python -m benchmarks.rounding``: what each rounding to 4 bits costs: the table and the picture of ``docs/w4.md``.
 
-A model and the same model pruned are built with every rounding and measured through the built host library, on a text
+A model and the same model pruned are built with every rounding and measured through the built host library, on texts
 that nothing was calibrated on. Rows that are in the results file already are not measured again.
 """
 
@@ -24,10 +24,10 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.cli.logs import show_logs
 from edge_transact.evaluate.models import evaluate_models
 from edge_transact.inputs import resolve_model
+from edge_transact.inputs.demo_texts import MIXED
 from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.options import PruneChoices
 from edge_transact.quantization import QUANTIZATIONS
-from edge_transact.rounding.best import CODES_TOKENS, SCALES_TOKENS
 
 logger = logging.getLogger("benchmarks")
 
@@ -35,8 +35,10 @@ Row = dict[str, Any]
 
 RATIO = 0.3
 
-CALIBRATIONS = {"gptq": [("mixed", 16384)], "best": [("default", 16384), ("mixed", CODES_TOKENS + SCALES_TOKENS)]}
-"""Text and tokens of the roundings that read any. ``best`` reads no more than the last of these."""
+SUBJECTS = ("dense", f"pruned by {RATIO:.0%}")
+
+CALIBRATIONS = {"gptq": [(MIXED, 16384)], "best": [("default", 16384), (MIXED, 65536)]}
+"""Text and tokens of the roundings that read any."""
 
 
 def main() -> None:
@@ -59,17 +61,16 @@ def main() -> None:
     print(text, flush=True)
     picture = arguments.page.with_name("rounding.svg")
     drawn = [row for row in rows if row["calibration"] != "default"]
-    pictures.roundings(drawn, arguments.quant.split(",")[0], ("speeches", "handbook"), picture)
+    pictures.roundings(drawn, arguments.quant.split(",")[0], rows[0]["texts"], picture)
     page.write("rounding", f"{text}\n\n{page.machine(1)}", arguments.page)
 
 
 def _measure(arguments: argparse.Namespace, scratch: Path) -> list[Row]:
-    evaluation = texts.for_evaluation(scratch)
-    mixed = list(texts.for_calibration(scratch))
+    evaluation = texts.for_evaluation(scratch) | {"slang": texts.jargon(scratch)}
     lines = arguments.results.read_text().splitlines() if arguments.results.exists() else []
     done = [json.loads(line) for line in lines]
     rows = []
-    for subject in ("dense", f"pruned by {RATIO:.0%}"):
+    for subject in SUBJECTS:
         choices = [("16 bit", "", "", 0)]
         for quant in arguments.quant.split(","):
             for rounding in ROUNDINGS:
@@ -83,14 +84,15 @@ def _measure(arguments: argparse.Namespace, scratch: Path) -> list[Row]:
                 "calibration": text,
                 "calibration_tokens": tokens,
                 "windows": arguments.windows,
+                "texts": list(evaluation),
             }
             row = next((row for row in done if key.items() <= row.items()), None)
             if row is None:
                 logger.info(f"{subject}, {rounding} {quant} {text}")
                 checkpoint = _checkpoint(arguments.model, subject, scratch)
                 calibration = PruneChoices()
-                if text == "mixed":
-                    calibration = PruneChoices(calibration=mixed, calibration_tokens=tokens)
+                if text == MIXED:
+                    calibration = PruneChoices(calibration=text, calibration_tokens=tokens)
                 row = key | _evaluate(checkpoint, rounding, quant, calibration, evaluation, arguments.windows, scratch)
                 with arguments.results.open("a") as results:
                     results.write(json.dumps(row) + "\n")
@@ -116,7 +118,8 @@ def _evaluate(
     scratch: Path,
 ) -> Row:
     """Perplexity on each text, and the divergence from the checkpoint, through the host library."""
-    name, figures = checkpoint, {}
+    name = checkpoint
+    figures: Row = {"machine": page.cpu()}
     if quant:
         name = str(scratch / "dist")
         options = BuildOptions(target=["host"], quant=quant, rounding=rounding)
@@ -150,7 +153,10 @@ def _table(rows: list[Row]) -> str:
         nearest = next((o for o in alike if o["rounding"] == "nearest" and o["quant"] == row["quant"]), None)
         weights = f"{row['rounding']} {row['quant']}".strip()
         cells = [row["subject"], weights + (", default text" if row["calibration"] == "default" else "")]
-        for text in ("speeches", "handbook"):
+        for text in rows[0]["texts"]:
+            if text not in row:
+                cells += [""] * 3
+                continue
             figures = row[text]
             cells.append(f"{figures['perplexity']:.2f}")
             if nearest is None:
@@ -163,8 +169,8 @@ def _table(rows: list[Row]) -> str:
         timed = row["rounding"] in CALIBRATIONS and row["quant"] == rows[1]["quant"]
         cells.append(f"{row['build_cpu_s']:.0f} s" if timed else "")
         lines.append(cells)
-    header = ["model", "weights", "speeches", "given back", "KL", "handbook", "given back", "KL", "CPU time"]
-    return page.table(header, lines)
+    columns = [column for text in rows[0]["texts"] for column in (text, "given back", "KL")]
+    return page.table(["model", "weights", *columns, "CPU time"], lines)
 
 
 if __name__ == "__main__":

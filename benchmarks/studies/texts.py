@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 from pathlib import Path
 
@@ -21,6 +22,21 @@ def for_evaluation(scratch: Path) -> dict[str, str]:
     return {"speeches": "demo:sotu", "handbook": book(HANDBOOK, scratch)}
 
 
+def jargon(scratch: Path) -> str:
+    """The Jargon File as a TEXT: what hackers' words mean, without its table of contents. Used only for evaluation.
+
+    Raises:
+        EdgeTransactError: The package can't be downloaded.
+    """
+    text = scratch / "jargon-text.txt"
+    if not text.exists():
+        (archive,) = _pages("jargon-text", "usr/share/doc/jargon-text/jargon.txt.gz", scratch)
+        whole = gzip.decompress(archive.read_bytes()).decode().replace("\xa0", " ")
+        body = whole[whole.index("Chapter 1.") :]
+        text.write_text("\n".join(line.removeprefix("   ") for line in body.splitlines()))
+    return str(text)
+
+
 def for_calibration(scratch: Path) -> tuple[str, ...]:
     """The mixed TEXTs that models are calibrated on."""
     return ("demo:sotu", book(ANARCHISM, scratch), book(MANUAL, scratch))
@@ -35,15 +51,20 @@ def book(package: tuple[str, str], scratch: Path) -> str:
     name, pages = package
     text = scratch / f"{name}.txt"
     if not text.exists():
-        scratch.mkdir(parents=True, exist_ok=True)
-        try:
-            subprocess.run(["apt-get", "download", "-qq", name], cwd=scratch, check=True)
-            subprocess.run(["dpkg", "-x", str(next(scratch.glob(f"{name}_*.deb"))), name], cwd=scratch, check=True)
-        except (OSError, subprocess.CalledProcessError, StopIteration) as error:
-            raise EdgeTransactError(
-                f"Debian's package {name} can't be downloaded: {error}",
-                fix=f"Put the book's text into {text} yourself, or on Debian run apt-get update.",
-            ) from error
-        files = sorted((scratch / name).glob(pages))
+        files = _pages(name, pages, scratch)
         text.write_text(DOCUMENT_SEPARATOR.join(strip_html(file.read_text(errors="replace")) for file in files))
     return str(text)
+
+
+def _pages(name: str, pages: str, scratch: Path) -> list[Path]:
+    """Downloads a package, and finds files in it."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    try:
+        subprocess.run(["apt-get", "download", "-qq", name], cwd=scratch, check=True)
+        subprocess.run(["dpkg", "-x", str(next(scratch.glob(f"{name}_*.deb"))), name], cwd=scratch, check=True)
+    except (OSError, subprocess.CalledProcessError, StopIteration) as error:
+        raise EdgeTransactError(
+            f"Debian's package {name} can't be downloaded: {error}",
+            fix=f"Put the book's text into {scratch / name}.txt yourself, or on Debian run apt-get update.",
+        ) from error
+    return sorted((scratch / name).glob(pages))

@@ -24,6 +24,12 @@ the energy that `calibrated.OTHER_TEXT` adds to the diagonal, it is 0.4."""
 CHUNK_ROWS = 4096
 """Rows that are rounded at once; rows don't depend on each other."""
 
+BLOCK = 4 * GROUP_SIZE
+"""Columns after which all later ones make up for the errors so far: these are read from memory once a block."""
+
+INVERTED_AT_ONCE = 512
+"""Rows of a triangular matrix that is inverted by solving."""
+
 
 class GPTQ:
     """Rounds rows of matrices that read the same inputs.
@@ -57,27 +63,41 @@ class GPTQ:
         weight = weight[:, self._order]
         codes = torch.empty_like(weight)
         scales = torch.empty(len(weight), weight.shape[1] // GROUP_SIZE)
-        for start in range(0, weight.shape[1], GROUP_SIZE):
-            end = start + GROUP_SIZE
-            group, factor = weight[:, start:end], self._factor[start:end, start:end]
-            pivots = factor.diagonal()
-            cost = pivots.square().reciprocal()
-            scale = stored(best_scales(group[:, None], cost / cost.mean()), self._quantization).float()
-            scales[:, start // GROUP_SIZE] = scale[:, 0]
-            steps = torch.where(scale == 0, torch.inf, scale)
-            errors = torch.empty_like(group)
-            for column in range(GROUP_SIZE):
-                value = group[:, column : column + 1]
-                code = (value / steps).round_().clamp_(-ZERO_POINT, 15 - ZERO_POINT)
-                codes[:, start + column : start + column + 1] = code
-                error = (value - code * scale) / pivots[column]
-                errors[:, column : column + 1] = error
-                group[:, column + 1 :].addmm_(error, factor[column : column + 1, column + 1 :], alpha=-1)
+        for start in range(0, weight.shape[1], BLOCK):
+            block = weight[:, start : start + BLOCK].contiguous()
+            end = start + block.shape[1]
+            factor, errors = self._factor[start:end, start:end], torch.empty_like(block)
+            for first in range(0, len(factor), GROUP_SIZE):
+                group, after = slice(first, first + GROUP_SIZE), slice(first + GROUP_SIZE, None)
+                levels, scale, errors[:, group] = self._round_group(block[:, group], factor[group, group])
+                codes[:, start:end][:, group], scales[:, (start + first) // GROUP_SIZE] = levels, scale
+                block[:, after].addmm_(errors[:, group], factor[group, after], alpha=-1)
             weight[:, end:].addmm_(errors, self._factor[start:end, end:], alpha=-1)
         back = self._order.argsort()
         groups = self._order[::GROUP_SIZE] // GROUP_SIZE
         dtype = getattr(torch, self._quantization.model_dtype)
         return codes[:, back].add_(ZERO_POINT).to(torch.int8), scales[:, groups.argsort()].to(dtype)
+
+    def _round_group(
+        self, weight: torch.Tensor, factor: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rounds a group of columns ``[rows, 32]``, given the factor's entries for them.
+
+        Returns:
+            What the codes stand for in scales, ``[rows, 32]``; the scales as they are stored, ``[rows]``; and the
+            errors that later columns make up for, ``[rows, 32]``. All fp32.
+        """
+        pivots = factor.diagonal()
+        cost = pivots.square().reciprocal()
+        scale = stored(best_scales(weight[:, None].contiguous(), cost / cost.mean()), self._quantization)[:, 0].float()
+        steps = torch.where(scale == 0, torch.inf, scale)
+        columns = weight.T.contiguous()
+        levels, errors = torch.empty_like(columns), torch.empty_like(columns)
+        for number, column in enumerate(columns):
+            levels[number] = (column / steps).round_().clamp_(-ZERO_POINT, 15 - ZERO_POINT)
+            errors[number] = (column - levels[number] * scale) / pivots[number]
+            columns[number + 1 :].addr_(factor[number, number + 1 :], errors[number], alpha=-1)
+        return levels.T, scale, errors.T
 
 
 def _factor(backwards: torch.Tensor, shrinkage: float) -> torch.Tensor:
@@ -94,10 +114,21 @@ def _factor(backwards: torch.Tensor, shrinkage: float) -> torch.Tensor:
     del backwards
     if failed:
         raise ValueError("the Gram matrix can't be factorized; is it finite?")
-    inverse = torch.eye(len(lower))
-    torch.linalg.solve_triangular(lower, inverse, upper=False, out=inverse)
-    del lower
-    return inverse.flip(0, 1)
+    _invert(lower)
+    return lower.flip(0, 1)
+
+
+def _invert(lower: torch.Tensor) -> None:
+    """Replaces a lower triangular matrix by its inverse, from the inverses of its halves: in place, in fewer products
+    than it takes to solve for the identity."""
+    if len(lower) <= INVERTED_AT_ONCE:
+        lower.copy_(torch.linalg.solve_triangular(lower, torch.eye(len(lower)), upper=False))
+        return
+    half = len(lower) // 2
+    first, second, below = lower[:half, :half], lower[half:, half:], lower[half:, :half]
+    _invert(first)
+    _invert(second)
+    below.copy_(second @ (below @ first)).neg_()
 
 
 def _order(energy: torch.Tensor) -> torch.Tensor:

@@ -124,3 +124,13 @@ def test_codes_pack_like_any_others():
     np.testing.assert_allclose(
         w4.dequantize(*packed, quantization, 70).astype(np.float32), dequantized(*gptq(weight), 70), rtol=1e-3
     )
+
+
+def test_blocks_of_columns_and_halves_of_the_factor_change_nothing(monkeypatch):
+    x, weight, quantization = inputs(400, 224), matrix(6, 224), QUANTIZATIONS["q4f16_1"]
+    at_once = GPTQ(x.T @ x, len(x), quantization)(weight)
+    monkeypatch.setattr("edge_transact.rounding.gptq.INVERTED_AT_ONCE", 9)
+    monkeypatch.setattr("edge_transact.rounding.gptq.BLOCK", 64)
+    in_parts = GPTQ(x.T @ x, len(x), quantization)(weight)
+    assert (in_parts[0] != at_once[0]).float().mean() < 0.01, "a sum in another order may decide a tie"
+    np.testing.assert_allclose(in_parts[1].float(), at_once[1].float(), rtol=2e-2)
