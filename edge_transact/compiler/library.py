@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_transact.compiler.archive import android_linker, check_library, link_android
+from edge_transact.compiler.archive import android_linker, check_library, check_temporaries, link_android
 from edge_transact.compiler.targets import BuildTarget, system_lib_prefix
 from edge_transact.definition import MODEL_TYPE, Definition
 from edge_transact.quantization import Quantization
@@ -195,6 +195,8 @@ def _export(executable: relax.VMExecutable, path: Path, target: BuildTarget, mod
         else:
             executable.export_library(str(fresh))
         check_library(fresh, target, model_lib)
+        if target.device == "opencl":
+            check_temporaries(fresh)
         if target.name.startswith("android") and (linker := android_linker()):
             link_android(fresh, Path(workspace) / "linked.so", linker)
         os.replace(fresh, path)

@@ -13,6 +13,6 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         tiny_model = resolve_model("demo:tiny")
         android = android_metadata(tiny_model, Path(scratch) / "android")
-        weights, logits = measured(tiny_model, Path(scratch), "mlc")
-    np.savez_compressed(GOLDEN, weights=json.dumps(weights), logits=logits)
+        weights, logits, searched = measured(tiny_model, Path(scratch), "mlc")
+    np.savez_compressed(GOLDEN, weights=json.dumps(weights), logits=logits, searched=searched)
     ANDROID_METADATA.write_text(json.dumps(android, indent=1) + "\n")

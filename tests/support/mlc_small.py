@@ -76,10 +76,14 @@ def small_checkpoint(tiny_model: Path, directory: Path, widths: str) -> Path:
 
 def nearest() -> Rounding:
     """MLC's own rounding."""
+    return _rounding("nearest")
+
+
+def _rounding(name: str) -> Rounding:
     from edge_transact.build.stages import Rounding
     from edge_transact.prune.options import PruneChoices
 
-    return Rounding("nearest", PruneChoices())
+    return Rounding(name, PruneChoices())
 
 
 def digests(directory: Path) -> dict[str, str]:
@@ -102,7 +106,9 @@ def logits(dist: Path) -> np.ndarray:
     return np.stack([library.prefill(PROMPT), *(library.decode(token) for token in DECODED)])
 
 
-def weights(checkpoint: Path, quantization: str, directory: Path, engine: str) -> dict[str, str]:
+def weights(
+    checkpoint: Path, quantization: str, directory: Path, engine: str, rounding: str = "nearest"
+) -> dict[str, str]:
     """`digests` of a checkpoint's weights, as an engine converts them into `directory`."""
     from edge_transact.build.dist import Maker
     from edge_transact.checkpoint import Checkpoint
@@ -118,15 +124,39 @@ def weights(checkpoint: Path, quantization: str, directory: Path, engine: str) -
         (emitted / name).write_text(text)
     definition = load(emitted, {**source.config, "rope_theta": source.rope_theta, **sizes})
     mlc = MLC([]) if engine == "mlc" else None
-    maker = Maker(source, QUANTIZATIONS[quantization], nearest(), sizes, "edge_llama_small", emitted, mlc)
+    maker = Maker(source, QUANTIZATIONS[quantization], _rounding(rounding), sizes, "edge_llama_small", emitted, mlc)
     maker.write_model(directory, definition)
     return digests(directory)
 
 
-def measured(tiny_model: Path, scratch: Path, engine: str) -> tuple[dict[str, dict[str, dict[str, str]]], np.ndarray]:
+def searched_logits(checkpoint: Path, dist: Path, scratch: Path) -> np.ndarray:
+    """`logits` of a library that gets weights from `search`: every code, and scales of both signs."""
+    from edge_transact.artifacts.digests import sha256
+    from edge_transact.artifacts.dist_files import MANIFEST
+    from edge_transact.weights import ShardReader
+
+    converted = scratch / "searched"
+    weights(checkpoint, "q4f32_1", converted, "tvm", "search")
+    reader = ShardReader(converted)
+    words = np.concatenate([reader.array(name).ravel() for name in reader.names() if name.endswith("q_weight")])
+    scales = np.concatenate([reader.array(name).ravel() for name in reader.names() if name.endswith("q_scale")])
+    assert any((words >> shift & 15 == 15).any() for shift in range(0, 32, 4)) and (scales < 0).any()
+    for path in dist.iterdir():
+        if path.name != MANIFEST and not (converted / path.name).exists():
+            (converted / path.name).symlink_to(path)
+    manifest = json.loads((dist / MANIFEST).read_text())
+    manifest["files"] = {name: sha256(converted / name) for name in manifest["files"]}
+    (converted / MANIFEST).write_text(json.dumps(manifest))
+    return logits(converted)
+
+
+def measured(
+    tiny_model: Path, scratch: Path, engine: str
+) -> tuple[dict[str, dict[str, dict[str, str]]], np.ndarray, np.ndarray]:
     """All that is compared: the weights of both models in every quantization, and logits in ``q4f32_1``.
 
-    The logits are those of whole heads, and their DIST stays in ``scratch/dist``.
+    The logits are those of whole heads: with MLC's rounding, and in the same library with that of `search`. The DIST
+    stays in ``scratch/dist``.
     """
     from edge_transact.build.dist import build
     from edge_transact.build.options import BuildOptions
@@ -142,7 +172,7 @@ def measured(tiny_model: Path, scratch: Path, engine: str) -> tuple[dict[str, di
         dist,
         BuildOptions(target=["host"], quant="q4f32_1", rounding="nearest", engine=engine, **SIZES),
     )
-    return converted, logits(dist)
+    return converted, logits(dist), searched_logits(checkpoints["whole heads"], dist, scratch)
 
 
 def archive_metadata(path: Path) -> dict[str, Any]:
