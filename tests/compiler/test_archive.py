@@ -6,7 +6,13 @@ import tarfile
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from edge_transact.compiler.archive import LIBRARY_SYMBOL, android_linker, check_library, check_temporaries, link_android
+from edge_transact.compiler.archive import (
+    LIBRARY_SYMBOL,
+    android_linker,
+    check_library,
+    check_temporaries,
+    link_android,
+)
 from edge_transact.compiler.targets import TARGETS, get_target, library_name, system_lib_prefix
 from edge_transact.errors import EdgeTransactError, UsageError
 from tests.support.dumps import assert_all_forms
