@@ -34,7 +34,7 @@ TEXT = "demo:sotu"
 MIXED = "demo:mixed"
 """What is calibrated and trained on."""
 RATIO = 0.15
-CALIBRATION_TOKENS, TRAIN_TOKENS = 8192, 24576
+CALIBRATION_TOKENS, TRAIN_TOKENS = 8192, 22528
 QUANT = "q4f16_0"
 WINDOWS = 8
 """Windows of 512 tokens of the evaluation text: enough to compare models; more of them measure better."""
