@@ -37,7 +37,7 @@ RATIO = 0.3
 
 SUBJECTS = ("dense", f"pruned by {RATIO:.0%}")
 
-CALIBRATIONS = {"gptq": [(MIXED, 16384)], "best": [("default", 16384), (MIXED, 65536)]}
+CALIBRATIONS = {"gptq": (MIXED, 16384), "best": (MIXED, 65536)}
 """Text and tokens of the roundings that read any."""
 
 
@@ -60,8 +60,7 @@ def main() -> None:
     text = _table(rows)
     print(text, flush=True)
     picture = arguments.page.with_name("rounding.svg")
-    drawn = [row for row in rows if row["calibration"] != "default"]
-    pictures.roundings(drawn, arguments.quant.split(",")[0], rows[0]["texts"], picture)
+    pictures.roundings(rows, arguments.quant.split(",")[0], rows[0]["texts"], picture)
     page.write("rounding", f"{text}\n\n{page.machine(1)}", arguments.page)
 
 
@@ -74,7 +73,7 @@ def _measure(arguments: argparse.Namespace, scratch: Path) -> list[Row]:
         choices = [("16 bit", "", "", 0)]
         for quant in arguments.quant.split(","):
             for rounding in ROUNDINGS:
-                choices += [(rounding, quant, *text) for text in CALIBRATIONS.get(rounding, [("", 0)])]
+                choices.append((rounding, quant, *CALIBRATIONS.get(rounding, ("", 0))))
         for rounding, quant, text, tokens in choices:
             key = {
                 "model": arguments.model,
@@ -152,7 +151,7 @@ def _table(rows: list[Row]) -> str:
         exact = next(other for other in alike if other["rounding"] == "16 bit")
         nearest = next((o for o in alike if o["rounding"] == "nearest" and o["quant"] == row["quant"]), None)
         weights = f"{row['rounding']} {row['quant']}".strip()
-        cells = [row["subject"], weights + (", default text" if row["calibration"] == "default" else "")]
+        cells = [row["subject"], weights]
         for text in rows[0]["texts"]:
             if text not in row:
                 cells += [""] * 3

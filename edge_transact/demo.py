@@ -6,7 +6,6 @@ goes to ``demo/`` and stays usable; the next run of the demo starts over.
 
 from __future__ import annotations
 
-import logging
 import shutil
 import statistics
 import sys
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
     from edge_transact.build.dist import Build
     from edge_transact.evaluate.answers.basics import Reply
-
-logger = logging.getLogger("edge_transact.demo")
 
 MODEL = "demo:smollm2"
 TEXT = "demo:sotu"
@@ -136,7 +133,6 @@ def _perplexity(model: Path) -> float:
     from edge_transact.evaluate.models import evaluate_model
     from edge_transact.inputs import read_text
 
-    logger.info(f"{model}")
     return evaluate_model(str(model), read_text(TEXT, "evaluation"), max_windows=WINDOWS).perplexity
 
 
@@ -195,12 +191,14 @@ def _report(directory: Path, rows: Sequence[Row], healed: Build, seconds: Mappin
 def _comparison(rows: Sequence[Row]) -> Table:
     from rich.table import Table
 
-    table = Table("", "weights", f"perplexity, {TEXT}", "right answers", "decode here", title=MODEL)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    title = f"{MODEL}: perplexity of {TEXT}, and decode on this machine"
+    table = Table("", "weights", "perplexity", "right", "tokens/s", title=title)
+    for column in table.columns:
+        column.justify, column.no_wrap = "right", True
+    table.columns[0].justify = "left"
     for row in rows:
         right = f"{sum(reply.right for reply in row.replies)} of {len(row.replies)}" if row.replies else ""
-        speed = f"{statistics.median(row.speeds):.1f} tokens/s" if row.speeds else ""
+        speed = f"{statistics.median(row.speeds):.1f}" if row.speeds else ""
         table.add_row(row.name, f"{row.weights_bytes / 1e6:.1f} MB", f"{row.perplexity:.2f}", right, speed)
     before, after = (row.speeds for row in rows if row.speeds)
     table.caption = f"decode, trained next to dense: {_speedup(before, after)}"

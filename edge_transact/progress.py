@@ -162,7 +162,8 @@ class Course:
         now = self._clock()
         took_s = now - self._began
         if self.index >= 0:
-            share = 1 - self._first_share
+            # Training that stops early ends before its last count.
+            share = (self._share if self._counted else 1.0) - self._first_share
             if share:
                 self.taken.append(Taken(self.steps[self.index], share, took_s))
             if self._counted:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from benchmarks import page
 from tests.support.browser import LAPTOP, PAPER, PHONE, WIDE, chromium, findings, overflows, show
-from tests.support.pages import pruned_page, rounded_page
+from tests.support.pages import comparison_page, eval_page, healed_page, pruned_page, rounded_page
 
 MODEL = "demo:tiny"
 
 
 def measure(scratch: Path) -> str:
-    """The section ``pages``: the pages of three commands, and of a model as deep as Llama 3.1 405B."""
+    """The section ``pages``: the pages of all commands, and of a model as deep as Llama 3.1 405B."""
     rows = []
     with chromium() as browser:
         for name, file in _pages(scratch):
@@ -46,5 +46,8 @@ def _pages(scratch: Path) -> Iterator[tuple[str, Path]]:
         command = [sys.executable, "-m", "edge_transact", *map(str, words), "--report", str(report)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         yield name, report / "index.html"
+    yield "`heal`, 1,000 steps", healed_page(scratch / "healed")
+    yield "`bench compare`", comparison_page(scratch / "compared")
+    yield "`eval`, three models", eval_page(scratch / "evaluated")
     yield "`prune`, 126 layers", pruned_page(scratch / "deep-pruned", 126)
     yield "`build`, 126 layers", rounded_page(scratch / "deep-rounded", 126)

@@ -1,4 +1,4 @@
-"""What a terminal shows while `prune`, `build` and `eval` work: how long nothing new, and how true the time left.
+"""What a terminal shows while long commands work: how long nothing new, and how true the time left is.
 
 Seconds are those of CPU time, in one thread, here and in the commands that are recorded: what else the machine does
 meanwhile doesn't count. Each command runs twice, because the second time it knows how long the first one took; of the
@@ -30,9 +30,12 @@ MODEL, RATIO = "demo:smollm2", "0.3"
 TOKENS = 1024
 """Calibration tokens of `prune`."""
 
+TRAIN_TOKENS = 16384
+"""Tokens that `heal` trains on, at a rate so low that it doesn't stop early."""
+
 WINDOWS = 16
 
-AGAIN = {"prune": ["--force"], "build": ["--force"], "eval": []}
+AGAIN = {"prune": ["--force"], "build": ["--force"], "heal": ["--force"], "eval": []}
 """What the second call of a command needs besides."""
 
 COLUMNS, LINES = 100, 40
@@ -189,6 +192,10 @@ def commands(scratch: Path) -> dict[str, list[str]]:
     return {
         "prune": [*prune, "--report", str(scratch / "report")],
         "build": ["build", MODEL, "--target", "host", "-o", str(scratch / "dist")],
+        "heal": [
+            *("heal", str(scratch / "pruned"), "--train-tokens", str(TRAIN_TOKENS), "--learning-rate", "1e-5"),
+            *("-o", str(scratch / "healed")),
+        ],
         "eval": ["eval", MODEL, "--max-windows", str(WINDOWS)],
     }
 
@@ -216,7 +223,8 @@ def measure(scratch: Path) -> str:
     table = page.table(header, [row for name in commands(scratch) for row in rows(name, scratch)])
     return (
         f"{table}\n\n{where} SmolLM2 cut by {float(RATIO):.0%} on {TOKENS:,} calibration tokens, with a report; a "
-        f"build of SmolLM2 for this host; its perplexity on {WINDOWS} windows."
+        f"build of SmolLM2 for this host; the pruned model trained on {TRAIN_TOKENS:,} tokens; the perplexity "
+        f"of SmolLM2 on {WINDOWS} windows."
     )
 
 

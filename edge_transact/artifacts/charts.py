@@ -100,7 +100,9 @@ class Chart:
         ticks = y.ticks()
         self._left = 8 + 6.5 * max(map(len, ticks.values()), default=0)
         self._top = 38 if y.label else 24
-        self._right, self._bottom = width - 8, height - (34 if x.label else 18 if x.ticks() else 4)
+        # Half of a name that stands below the end.
+        over = max((3.25 * len(name) for value, name in x.ticks().items() if x.share(value) > 0.95), default=0)
+        self._right, self._bottom = width - max(8, over), height - (34 if x.label else 18 if x.ticks() else 4)
         self._marks: list[str] = []
         self._axes(ticks)
 

@@ -27,11 +27,12 @@ def measures(results: Sequence[Evaluation]) -> Iterator[tuple[str, list[float]]]
 
 def main_metrics(results: Sequence[Evaluation]) -> dict[str, str]:
     """The metric that stands for each task."""
-    return {
-        task: next((name for name in MAIN_METRICS if name in metrics), next(iter(metrics)))
-        for task, metrics in results[0]["tasks"].items()
-        if metrics
-    }
+    return {task: main_metric(metrics) for task, metrics in results[0]["tasks"].items() if metrics}
+
+
+def main_metric(metrics: Mapping[str, float]) -> str:
+    """The metric that stands for a task, of those that it has."""
+    return next((name for name in MAIN_METRICS if name in metrics), next(iter(metrics)))
 
 
 def error_of(metrics: Mapping[str, float], metric: str) -> float | None:

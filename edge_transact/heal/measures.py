@@ -1,7 +1,8 @@
 """What is written of a training while it runs: the log, rows of ``metrics.jsonl``, and TensorBoard if it is installed.
 
 A row is an object with ``step`` and ``tokens``. Rows of training have ``loss``, ``learning_rate``, ``gradient_norm``,
-``tokens_per_s`` and ``matmul_share``; rows of measurements have ``held_out_loss``, or ``perplexity`` by text.
+``tokens_per_s`` and ``matmul_share``; rows of measurements have ``held_out_loss``, or ``perplexity`` by text and
+``tasks`` by task.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -75,21 +77,21 @@ class Measures:
 
     Args:
         work: The FLOPs of a token.
-        peak: FLOPs a second of matrix products on all processes' devices.
+        measure_peak: Tells the FLOPs a second of matrix products on all processes' devices.
 
     Attributes:
         rows: The rows so far, those of an interrupted run included.
     """
 
-    def __init__(self, work: Work, peak: float) -> None:
+    def __init__(self, work: Work, measure_peak: Callable[[], float]) -> None:
         self.rows: list[dict[str, Any]] = []
-        self._work, self._peak = work, peak
+        self._work, self._measure_peak, self._peak = work, measure_peak, measure_peak()
         self._tokens, self._spent_s, self._logged_s = 0, 0.0, time.monotonic()
 
     @classmethod
     def on_this_machine(cls, work: Work, dtype: torch.dtype, device: torch.device, count: int) -> Measures:
         """With the peak of products that nothing slows down, as if all processes had a device like this one."""
-        return cls(work, peak_flops(dtype, device) * (count if device.type != "cpu" else 1))
+        return cls(work, lambda: peak_flops(dtype, device) * (count if device.type != "cpu" else 1))
 
     @property
     def tokens_per_s(self) -> float:
@@ -99,7 +101,15 @@ class Measures:
     @property
     def matmul_share(self) -> float:
         """The share of the peak that training steps reach."""
-        return self.tokens_per_s * self._work.token / self._peak
+        return self._share(self.tokens_per_s)
+
+    def _share(self, tokens_per_s: float) -> float:
+        return tokens_per_s * self._work.token / self._peak
+
+    @property
+    def held_out_share(self) -> float:
+        """What a held-out token takes, as a share of what it takes to train on one."""
+        return self._work.held_out / self._work.token
 
     def trained(self, tokens: int, seconds: float, row: dict[str, Any], left: int) -> None:
         """A step of so many tokens that took so long.
@@ -112,11 +122,12 @@ class Measures:
         """
         self._tokens += tokens
         self._spent_s += seconds
-        self.add(
-            row | {"tokens_per_s": tokens / seconds, "matmul_share": tokens / seconds * self._work.token / self._peak}
-        )
+        self.add(row | {"tokens_per_s": tokens / seconds})
         if time.monotonic() - self._logged_s >= LOGGED_S:
             self._logged_s = time.monotonic()
+            if self.matmul_share > 1:
+                # Another program must have slowed down the products that the peak was measured with.
+                self._peak = max(self._peak, self._measure_peak())
             logger.info(
                 f"step {row['step']}: loss {row['loss']:.4f}, {self.tokens_per_s:.0f} tokens/s, "
                 f"{self.matmul_share:.0%} of the matrix products' peak, {roughly(left / self.tokens_per_s)} left"
@@ -128,14 +139,18 @@ class Measures:
 
     def write(self, directory: Path) -> None:
         """Writes ``metrics.jsonl``, and TensorBoard's files if it is installed."""
-        (directory / METRICS).write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        rows = [
+            row | {"matmul_share": self._share(row["tokens_per_s"])} if "tokens_per_s" in row else row
+            for row in self.rows
+        ]
+        (directory / METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
         if find_spec("tensorboard") is None:
             return
         from torch.utils.tensorboard import SummaryWriter
 
         with SummaryWriter(str(directory / TENSORBOARD)) as writer:
-            for row in self.rows:
-                by_text = {f"perplexity/{text}": value for text, value in row.get("perplexity", {}).items()}
-                figures = {name: value for name, value in row.items() if name not in ("step", "tokens", "perplexity")}
-                for name, value in (figures | by_text).items():
-                    writer.add_scalar(name, value, row["step"])
+            for row in rows:
+                figures = {name: value for name, value in row.items() if name not in ("step", "tokens")}
+                for name, value in figures.items():
+                    for part, figure in value.items() if isinstance(value, dict) else (("", value),):
+                        writer.add_scalar(f"{name}/{part}".rstrip("/"), figure, row["step"])

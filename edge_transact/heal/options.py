@@ -74,6 +74,7 @@ class HealOptions(TrainOptions):
         quant: A 4-bit quantization: what is trained is the rounded model; `None` for the exact one.
         teacher_top: Keep this many of the teacher's predictions of each token on disk, for this run and others.
         eval_every: Tokens between two measurements of perplexity.
+        tasks: Tasks to score each time as well, comma-separated: those of ``eval``.
         seed: The order of the sequences. The same seed gives the same bytes on the same CPU.
     """
 
@@ -89,7 +90,20 @@ class HealOptions(TrainOptions):
     ] = None
     eval_every: Annotated[
         Count | None,
-        Option("Measure perplexity on other text each time after this many tokens.", STEPS, example=50000),
+        Option(
+            "Measure perplexity on other text before training, and each time after this many tokens.",
+            STEPS,
+            example=50000,
+        ),
+    ] = None
+    tasks: Annotated[
+        str | None,
+        Option(
+            "Score these tasks as well, as eval does: basics, or any of lm-eval.",
+            STEPS,
+            metavar="NAMES",
+            example="basics",
+        ),
     ] = None
     freeze_embedding: Annotated[
         bool, Option("Leave the embedding as it is, and a head that shares its weights.", MEMORY)
@@ -106,4 +120,4 @@ class HealOptions(TrainOptions):
 
     def identity(self) -> dict[str, Any]:
         """Everything that the result depends on, as JSON values by option; TEXTs are known by their content."""
-        return self.model_dump(mode="json", exclude={"train", "eval_every"})
+        return self.model_dump(mode="json", exclude={"train", "eval_every", "tasks"})

@@ -15,7 +15,7 @@ from edge_transact.heal.run import HealResult
 from edge_transact.options import written
 from edge_transact.system.machine import machine_name
 
-TRAINED, HELD_OUT, PERPLEXITY = 0, 1, 2
+TRAINED, HELD_OUT, PERPLEXITY, TASKS = 0, 1, 2, 3
 """Colours."""
 
 POINTS = 120
@@ -36,9 +36,7 @@ def write_report(result: HealResult, directory: Path, *, force: bool = False) ->
     Raises:
         EdgeTransactError: `directory` exists.
     """
-    values = result.to_dict()
-    trained = result.trained
-    output = result.checkpoint.path
+    values, output = result.to_dict(), result.checkpoint.path
     command = written.line(
         "heal", result.source.path, *written.words(result.options), "-o", output, "--report", directory
     )
@@ -46,22 +44,46 @@ def write_report(result: HealResult, directory: Path, *, force: bool = False) ->
     with new_directory(directory, force=force) as fresh:
         (fresh / "report.json").write_text(json.dumps(values, indent=1) + "\n")
         result.measures.write(fresh)
-        write_page(
-            fresh,
-            "heal_report.html.j2",
-            f"Held-out loss {number(trained.held_out_before)} → {number(trained.held_out)}",
-            f"{result.source.path.name} healed",
-            [loss_curve(result.measures.rows)],
-            Origin(command, machine_name(), versions, written.rows(result.options)),
-            json_file="report.json",
-            report=values,
-            rows=list(result.summary().facts.items()),
-        )
+        origin = Origin(command, machine_name(), versions, written.rows(result.options))
+        write_heal_page(fresh, result.source.path.name, values, result.summary().facts, result.measures.rows, origin)
     return values
 
 
+def write_heal_page(
+    directory: Path,
+    name: str,
+    report: Mapping[str, Any],
+    facts: Mapping[str, str],
+    rows: Sequence[Mapping[str, Any]],
+    origin: Origin,
+) -> None:
+    """Writes the page and its picture.
+
+    Args:
+        directory: An existing directory.
+        name: Of the model that was trained.
+        report: The content of ``report.json``.
+        facts: What the training came to, by what it is.
+        rows: Those of ``metrics.jsonl``.
+        origin: How the figures came about.
+    """
+    before, after = report["held_out_loss_before"], report["held_out_loss"]
+    write_page(
+        directory,
+        "heal_report.html.j2",
+        f"Held-out loss {number(before)} → {number(after)}",
+        f"{name} healed",
+        [loss_curve(rows)],
+        origin,
+        json_file="report.json",
+        report=report,
+        rows=list(facts.items()),
+    )
+
+
 def loss_curve(rows: Sequence[Mapping[str, Any]]) -> Picture:
-    """The loss over tokens: of the text that is trained on, and of held-out text; perplexity, where it was measured.
+    """The loss over tokens: of the text that is trained on, and of held-out text. Perplexity and tasks, if
+    they were measured.
 
     Args:
         rows: Those of ``metrics.jsonl``.
@@ -89,6 +111,13 @@ def loss_curve(rows: Sequence[Mapping[str, Any]]) -> Picture:
         second.dots(measured, PERPLEXITY)
         charts.append(second)
         legend["perplexity"] = PERPLEXITY
+    for task, scores in _by_task(rows).items():
+        text = f"From {number(scores[0][1])} to {number(scores[-1][1])}."
+        of_task = Chart(task, text, x, Axis.over([score for _, score in scores], "score"))
+        of_task.line(scores, TASKS)
+        of_task.dots(scores, TASKS)
+        charts.append(of_task)
+        legend["tasks"] = TASKS
     table = [[f"{int(at):,}", number(loss)] for at, loss in held_out]
     return Picture(
         "loss",
@@ -104,6 +133,15 @@ def loss_curve(rows: Sequence[Mapping[str, Any]]) -> Picture:
 
 def _points(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
     return [(row["tokens"], row[name]) for row in rows if name in row]
+
+
+def _by_task(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """Each task's score over tokens."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        for task, score in row.get("tasks", {}).items():
+            found.setdefault(task, []).append((row["tokens"], score))
+    return found
 
 
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -23,8 +23,7 @@ from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.digest import digest_of
 from edge_transact.checkpoint.writer import COPIED_FILES, HEALED, PROVENANCE_FILE
 from edge_transact.errors import EdgeTransactError, UsageError
-from edge_transact.evaluate.perplexity import perplexity
-from edge_transact.evaluate.report_text import TEXT
+from edge_transact.heal.evaluation import evaluation
 from edge_transact.heal.grid import Grid
 from edge_transact.heal.measures import Measures, Work
 from edge_transact.heal.options import HealOptions
@@ -34,10 +33,9 @@ from edge_transact.heal.snapshots import Snapshots
 from edge_transact.heal.student import Student, load, tensors_of
 from edge_transact.heal.teacher import DenseTeacher, KeptTeacher, Teacher
 from edge_transact.heal.text import TrainingText
-from edge_transact.heal.train import Evaluate, NotFiniteError, Trained, Training
+from edge_transact.heal.train import NotFiniteError, Trained, Training
 from edge_transact.inputs.models import resolve_model
 from edge_transact.inputs.source import pruned_from
-from edge_transact.inputs.texts import read_text
 from edge_transact.progress import working
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.rounding.search import searched_scales
@@ -53,9 +51,6 @@ CODE = (
     "templates/model_card.md.j2",
 )
 """The code that the result depends on, for `cache.code`."""
-
-EVALUATED_WINDOWS = 8
-"""``eval_every`` measures perplexity on this many windows of the evaluation part of `evaluate.report_text.TEXT`."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -156,7 +151,7 @@ def heal(
     processes = together or Processes()
     with working(TEXT_STEP):
         text = text_of(source, options)
-        evaluate = _perplexity(source, processes) if options.eval_every else None
+        evaluate = evaluation(source, options, processes)
     schedule = Schedule.of(options, text.held_out.shape[1], processes.count)
     record = {**options.identity(), "teacher": parent_name, "text": text.to_dict()}
     with processes.going_on(f"heal {model}", ingredients(source, parent, options, text), start) as journal:
@@ -249,20 +244,6 @@ def _teacher(
     sequences = range(schedule.steps * schedule.sequences)
     kept.check_space((f"sequence-{number}" for number in sequences), schedule.length)
     return kept
-
-
-def _perplexity(source: Checkpoint, processes: Processes) -> Evaluate:
-    """What measures perplexity while a model is trained."""
-    from edge_transact.runtime.text import TextCodec
-
-    document, tokenizer = read_text(TEXT, "evaluation"), TextCodec(source.path).tokenizer
-
-    def measure(student: Student) -> dict[str, Any]:
-        with torch.autocast(processes.device.type, torch.bfloat16, enabled=processes.dtype == torch.bfloat16):
-            found = perplexity(student.model, tokenizer, document, max_windows=EVALUATED_WINDOWS)
-        return {"perplexity": {TEXT: found.perplexity}}
-
-    return measure
 
 
 def text_of(source: Checkpoint, options: HealOptions) -> TrainingText:

@@ -21,8 +21,9 @@ FINAL_RATE = 0.05
 EVALUATIONS = 8
 """How often held-out text is measured, besides once before the training."""
 
-HELD_OUT_SHARE = 0.02
-"""Held-out tokens, as a share of those that are trained on: measuring takes little of the time."""
+HELD_OUT_SHARE, LEAST_HELD_OUT = 0.02, 4
+"""Held-out tokens, as a share of those that are trained on: measuring takes little of the time. Of a short training, at
+least so many sequences: of fewer, the best step would be a matter of chance."""
 
 
 def length_of(config: Any, window: int | None) -> int:
@@ -93,12 +94,17 @@ class Schedule:
 
     def is_evaluated(self, done: int) -> bool:
         """Whether held-out text is measured after so many steps."""
-        return done == self.steps or done % -(-self.steps // EVALUATIONS) == 0
+        return self.evaluations(done) > self.evaluations(done - 1)
+
+    def evaluations(self, done: int) -> int:
+        """How often held-out text is measured in so many steps."""
+        every = -(-self.steps // EVALUATIONS)
+        return done // every + (done == self.steps and done % every > 0)
 
     def held_out(self, text: TrainingText) -> tuple[torch.Tensor, torch.Tensor]:
         """The held-out sequences that are measured, evenly spaced: int64 ``[n, length]``, and which of their tokens
         count, bool ``[n, length]``."""
         wanted = round(HELD_OUT_SHARE * self.steps * self.batch_tokens / self.length)
-        count = min(max(wanted, 2), len(text.held_out))
+        count = min(max(wanted, LEAST_HELD_OUT), len(text.held_out))
         chosen = torch.linspace(0, len(text.held_out) - 1, count).round().long()
         return text.held_out[chosen], text.held_out_counted[chosen]

@@ -20,6 +20,7 @@ from torch import nn
 
 from edge_transact.errors import EdgeTransactError
 from edge_transact.heal.grid import Grid
+from edge_transact.heal.losses import Predictions
 from edge_transact.heal.measures import Measures
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.processes import Processes
@@ -132,6 +133,8 @@ class Training:
         if grid:
             grid.attach({name.removeprefix(OF_STUDENT): parameter for name, parameter in student.named_parameters()})
         self._held_out, self._held_out_counted = self.schedule.held_out(text)
+        self._held_out_predictions: dict[int, Predictions] = {}
+        """The teacher's, which never change, of what goes through the model at once."""
         self._done, self._best, self._worse = 0, 0, 0
         self._best_of_snapshot = 0
         self._before = self._lowest = math.nan
@@ -149,14 +152,16 @@ class Training:
         if not self._done:
             self._before = self._lowest = self._measure(0)
             self._keep_best()
+            if self.options.eval_every:
+                self._evaluate()
         schedule, stopped = self.schedule, self._is_worse()
         sequences = self.text.sequences(self._done * schedule.sequences)
         try:
-            with bar(TRAIN_STEP, schedule.steps, self._done) as advance:
+            with bar(TRAIN_STEP, self._work(schedule.steps), self._work(self._done)) as advance:
                 while self._done < schedule.steps and not stopped:
                     self._step([next(sequences) for _ in range(schedule.sequences)])
-                    advance(1)
                     self._after_step()
+                    advance(self._work(self._done) - self._work(self._done - 1))
                     stopped = self._is_worse()
         except NotFiniteError:
             self._restore_best(though_failed=True)
@@ -173,6 +178,11 @@ class Training:
             best=self._best,
             stopped=self._done < schedule.steps,
         )
+
+    def _work(self, done: int) -> float:
+        """What so many steps and their measurements of held-out text take, as a multiple of a step."""
+        measurement = self.measures.held_out_share * len(self._held_out) / self.schedule.sequences
+        return done + measurement * self.schedule.evaluations(done)
 
     def _is_worse(self) -> bool:
         return self._worse >= PATIENCE and self._done < self.schedule.steps
@@ -262,11 +272,7 @@ class Training:
             else:
                 self._worse += 1
         every = self.options.eval_every
-        if (
-            every
-            and self.evaluate
-            and (done * schedule.batch_tokens) // every > ((done - 1) * schedule.batch_tokens) // every
-        ):
+        if every and done * schedule.batch_tokens // every > (done - 1) * schedule.batch_tokens // every:
             self._evaluate()
         if self.snapshots:
             (due,) = self.processes.total(float(self.processes.is_main and self.snapshots.is_due()))
@@ -275,7 +281,8 @@ class Training:
                 self._best_of_snapshot = self._best
 
     def _evaluate(self) -> None:
-        assert self.evaluate
+        if not self.evaluate:
+            return
         self.student.eval()
         figures = self.evaluate(self.student)
         self.student.train()
@@ -294,7 +301,11 @@ class Training:
                 those = mine[call * together : (call + 1) * together]
                 ids = self._held_out[those or [0]].to(self.processes.device)
                 counted = self._held_out_counted[those or [0]].to(self.processes.device)
-                loss = self._loss([f"held-out-{index}" for index in those or [0]], ids, counted)
+                names = [f"held-out-{index}" for index in those or [0]]
+                if self.teacher and call not in self._held_out_predictions:
+                    self._held_out_predictions[call] = self.teacher.predict(names, ids, counted)
+                predictions = self._held_out_predictions.get(call)
+                loss = self.model(ids, counted, predictions, self.processes.dtype)
                 summed += loss.item() if those else 0.0
         (summed,) = self.processes.total(summed)
         mean = summed / max(int(self._held_out_counted[:, 1:].sum()), 1)

@@ -157,9 +157,7 @@ def prune(
     source = Checkpoint.open(resolve_model(model))
     assert options.allocation is not None, "resolved decides it"
     check_choices(options, source.plan, options.allocation, options.units, options.bucket)
-    trainings = (
-        list(shot_trainings(training, options.shots, model, options.seed)) if training and training.train else []
-    )
+    trainings = shot_trainings(training, options.shots, model, options.seed) if training else []
     processes = Processes() if trainings else None
     is_main = not processes or processes.is_main
     with working(TEXT_STEP):

@@ -32,12 +32,16 @@ def matmul_flops(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def peak_flops(dtype: torch.dtype, device: torch.device) -> float:
-    """The most FLOPs a second that a matrix product in torch has reached, with as many threads as torch uses."""
-    return 2 * ROWS * INPUTS * OUTPUTS / _product_s(dtype, device)[0]
+    """The most FLOPs a second that a matrix product in torch reaches now, with as many threads as torch uses."""
+    return 2 * ROWS * INPUTS * OUTPUTS / _measured_s(dtype, device)[0]
 
 
 @cache
 def _product_s(dtype: torch.dtype, device: torch.device) -> tuple[float, float]:
+    return _measured_s(dtype, device)
+
+
+def _measured_s(dtype: torch.dtype, device: torch.device) -> tuple[float, float]:
     """The seconds of the fastest product, and of one in the mean."""
     import torch
 

@@ -14,10 +14,12 @@ from benchmarks.recovery_curves import Run
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.cli import app
 from edge_transact.errors import EdgeTransactError, UsageError
-from edge_transact.evaluate.models import evaluate_model
+from edge_transact.evaluate.answers.basics import Reply
+from edge_transact.evaluate.models import evaluate_model, evaluate_models
+from edge_transact.heal import evaluation, measures, snapshots, train
 from edge_transact.heal import run as pipeline
-from edge_transact.heal import snapshots, train
 from edge_transact.heal.options import HealOptions
+from edge_transact.heal.report import write_report
 from edge_transact.heal.run import heal
 from edge_transact.inputs.source import pruned_from
 from tests.support.checkpoints import save_llama
@@ -81,16 +83,59 @@ def test_perplexity_of_other_text_while_it_trains(
     pruned_model: Path, tmp_path: Path, options: HealOptions, monkeypatch
 ) -> None:
     """Where the run's curve is drawn from."""
-    monkeypatch.setattr(pipeline, "read_text", lambda text, purpose: TEXT * 4)
-    monkeypatch.setattr(pipeline, "EVALUATED_WINDOWS", 1)
+    monkeypatch.setattr(evaluation, "read_text", lambda text, purpose: TEXT * 4)
+    monkeypatch.setattr(evaluation, "WINDOWS", 1)
     healed = heal(str(pruned_model), tmp_path / "out", changed(options, eval_every=1536))
     healed.measures.write(tmp_path)
     points = Run.read(str(tmp_path / "metrics.jsonl")).points["perplexity", "demo:sotu"]
-    assert [tokens for tokens, _ in points] == [1536, 3072]
+    assert [tokens for tokens, _ in points] == [0, 1536, 3072]
     # The last step is the best one here, so its weights are those that were written.
     assert healed.trained.best == 12
     expected = evaluate_model(str(tmp_path / "out"), TEXT * 4, max_windows=1)
     assert points[-1][1] == pytest.approx(expected.perplexity, rel=0.02)
+
+
+def test_tasks_while_it_trains(
+    pruned_model: Path, tmp_path: Path, options: HealOptions, training_text: Path, monkeypatch
+) -> None:
+    """The answers of the last step are those of the checkpoint that was written."""
+    monkeypatch.setattr(evaluation, "read_text", lambda text, purpose: TEXT * 4)
+    monkeypatch.setattr(evaluation, "WINDOWS", 1)
+    # A model that was never trained is never right.
+    monkeypatch.setattr(Reply, "right", property(lambda reply: ord(reply.answer.text[:1] or "a") % 2 == 0))
+    report = tmp_path / "report"
+    healed = heal(
+        str(pruned_model),
+        tmp_path / "out",
+        changed(options, eval_every=1536, tasks="basics"),
+        finish=lambda done: write_report(done, report),
+    )
+    assert healed.trained.best == 12
+    scores = Run.read(str(report)).points["tasks", "basics"]
+    (expected,) = evaluate_models([str(tmp_path / "out")], text=str(training_text), max_windows=1, basics=True)
+    assert 0 < expected["tasks"]["basics"]["acc"] < 1
+    assert [tokens for tokens, _ in scores] == [0, 1536, 3072]
+    assert scores[-1][1] == pytest.approx(expected["tasks"]["basics"]["acc"], abs=0.15)
+    assert "basics" in (report / "index.html").read_text()
+    board = EventAccumulator(str(report / "tensorboard")).Reload()
+    assert [event.value for event in board.Scalars("tasks/basics")] == [pytest.approx(score) for _, score in scores]
+
+
+def test_tasks_need_a_time_to_score_them(pruned_model: Path, tmp_path: Path, options: HealOptions) -> None:
+    with pytest.raises(UsageError, match="--tasks without --eval-every"):
+        heal(str(pruned_model), tmp_path / "out", changed(options, tasks="basics"))
+
+
+def test_peak_is_measured_again_where_training_is_faster(tmp_path: Path, monkeypatch) -> None:
+    """As if another program had slowed down the products that the peak was measured with."""
+    monkeypatch.setattr(measures, "LOGGED_S", 0)
+    peaks = iter([50.0, 400.0])
+    figures = measures.Measures(measures.Work(student=2, teacher=0, held_out=1), lambda: next(peaks))
+    for step in (1, 2):
+        figures.trained(100, 1.0, {"step": step, "tokens": 100 * step, "loss": 1.0}, 0)
+    assert figures.matmul_share == 0.5
+    figures.write(tmp_path)
+    assert [json.loads(line)["matmul_share"] for line in (tmp_path / "metrics.jsonl").open()] == [0.5, 0.5]
 
 
 def test_same_bytes_wherever_it_was_interrupted(

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page
 
 from tests.support.browser import LAPTOP, PAPER, PHONE, WIDE, chromium, findings, overflows, show
 from tests.support.examples import ROOT
-from tests.support.pages import NAME, bench_page, comparison_page, eval_page, pruned_page, rounded_page
+from tests.support.pages import NAME, bench_page, comparison_page, eval_page, healed_page, pruned_page, rounded_page
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -43,6 +43,7 @@ PAGES = {
     "rounding of 1 layer": lambda directory: rounded_page(directory, 1),
     "prune of 126 layers": lambda directory: pruned_page(directory, 126),
     "rounding of 126 layers": lambda directory: rounded_page(directory, 126),
+    "heal": healed_page,
     "bench": bench_page,
     "bench compare": comparison_page,
     "eval": eval_page,
@@ -80,7 +81,7 @@ def test_it_fits_every_screen(page: Page, width: int) -> None:
     assert page.evaluate(LEAVES_CHART) == []
 
 
-AXE_PAGES = ["prune of 1 layer", "rounding of 1 layer", "bench", "bench compare", "eval"]
+AXE_PAGES = ["prune of 1 layer", "rounding of 1 layer", "heal", "bench", "bench compare", "eval"]
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(PHONE, "light"), (LAPTOP, "dark")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +22,7 @@ from edge_transact.evaluate.answers.questions import questions
 from edge_transact.evaluate.models import Evaluation
 from edge_transact.evaluate.report import write_report as write_eval_report
 from edge_transact.evaluate.tasks import PAPER_TASKS
+from edge_transact.heal.report import write_heal_page
 from edge_transact.prune.compensate.regression import Fit
 from edge_transact.prune.report import figures
 from edge_transact.prune.report.page import write_prune_page
@@ -116,6 +118,21 @@ def rounded_page(directory: Path, layers: int) -> Path:
     }
     directory.mkdir()
     write_build_page(directory, report, parts, ORIGIN)
+    return directory / "index.html"
+
+
+def healed_page(directory: Path) -> Path:
+    """The page of a long training with both curves: ``index.html`` in a new `directory`."""
+    rows: list[dict[str, Any]] = [{"step": 0, "tokens": 0, "held_out_loss": 0.9}]
+    for step in range(1, 1001):
+        rows.append({"step": step, "tokens": 1024 * step, "loss": 0.5 + 0.4 / step + 0.1 * (step % 3)})
+        if step % 125 == 0:
+            rows.append({"step": step, "tokens": 1024 * step, "held_out_loss": 0.5 + 40 / (100 + step)})
+            rows.append({"step": step, "tokens": 1024 * step, "perplexity": {"demo:sotu": 20 + 1000 / step}})
+    report = {"output": NAME, "tokens": 1_024_000, "held_out_loss_before": 0.9, "held_out_loss": 0.536}
+    facts = {"learned from": NAME, "tokens": "1,024,000 in 1000 steps", "loss on held-out text": "0.9000 -> 0.5364"}
+    directory.mkdir()
+    write_heal_page(directory, NAME, report, facts, rows, ORIGIN)
     return directory / "index.html"
 
 

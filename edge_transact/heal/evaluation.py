@@ -1,0 +1,80 @@
+"""What is measured of a model while it is trained: perplexity of text that no training reads, and scores on tasks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.errors import UsageError
+from edge_transact.evaluate.answers.basics import NAME as BASICS
+from edge_transact.evaluate.answers.basics import ask
+from edge_transact.evaluate.answers.basics import scores as basics_scores
+from edge_transact.evaluate.answers.questions import questions
+from edge_transact.evaluate.forecast import answers_s, perplexity_s
+from edge_transact.evaluate.perplexity import perplexity
+from edge_transact.evaluate.report_text import TEXT
+from edge_transact.evaluate.tables import main_metric
+from edge_transact.heal.options import HealOptions
+from edge_transact.heal.processes import Processes
+from edge_transact.heal.student import Student
+from edge_transact.heal.train import Evaluate
+from edge_transact.inputs.texts import read_text
+from edge_transact.widths import WidthPlan
+
+if TYPE_CHECKING:
+    from edge_transact.evaluate.tasks import Scores
+
+WINDOWS, WINDOW = 8, 512
+"""Perplexity is that of this many windows, of so many tokens, of the evaluation part of `evaluate.report_text.TEXT`."""
+
+
+def evaluation(source: Checkpoint, options: HealOptions, processes: Processes) -> Evaluate | None:
+    """What measures the student now and then; `None` if the options don't ask for it.
+
+    Its figures are ``perplexity``, by text, and ``tasks``, the main metric by task.
+
+    Raises:
+        UsageError: There are tasks, but not when to score them, or a task that doesn't exist.
+        EdgeTransactError: The model can't be asked questions, or lm-eval isn't installed.
+    """
+    asked = _asked(options)
+    if not options.eval_every:
+        if asked:
+            raise UsageError("--tasks without --eval-every, which says when", fix="Give --eval-every N, too.")
+        return None
+    from edge_transact.runtime.text import TextCodec
+
+    document, codec = read_text(TEXT, "evaluation"), TextCodec(source.path)
+    others = [name for name in asked if name != BASICS]
+    loaded = None
+    if others:
+        from edge_transact.evaluate.tasks import Tasks
+
+        loaded = Tasks(others)
+
+    def measure(student: Student) -> dict[str, Any]:
+        with torch.autocast(processes.device.type, torch.bfloat16, enabled=processes.dtype == torch.bfloat16):
+            found = perplexity(student.model, codec.tokenizer, document, window=WINDOW, max_windows=WINDOWS)
+            scores: Scores = {}
+            if BASICS in asked:
+                scores[BASICS] = basics_scores([reply.to_dict() for reply in ask(student.model, codec)])
+            if loaded:
+                scores |= loaded.scores(student.model, codec.tokenizer)
+        figures: dict[str, Any] = {"perplexity": {TEXT: found.perplexity}}
+        if scores:
+            figures["tasks"] = {task: metrics[main_metric(metrics)] for task, metrics in scores.items() if metrics}
+        return figures
+
+    return measure
+
+
+def evaluation_s(plan: WidthPlan, options: HealOptions) -> float:
+    """About how many seconds one such measurement takes, without tasks of lm-eval."""
+    seconds = perplexity_s(plan, WINDOWS, WINDOW)
+    return seconds + (answers_s(plan, len(questions())) if BASICS in _asked(options) else 0.0)
+
+
+def _asked(options: HealOptions) -> list[str]:
+    return [name.strip() for name in (options.tasks or "").split(",") if name.strip()]
