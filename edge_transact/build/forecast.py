@@ -47,6 +47,9 @@ COMPILE_S, COMPILE_LAYER_S = 20.0, 1.0
 KERNELS_SHARE = 0.6
 """The share of a host library's seconds in which its kernels are compiled."""
 
+EFFICIENCY = {torch.float32: 1.0, torch.bfloat16: 0.65}
+"""The share of the matrix products' speed that rounding on calibration text reaches."""
+
 COMPILER_BYTES = 230 << 20
 """What a process has resident for TVM, besides `memory.PACKAGES_BYTES`, once it has compiled a kernel."""
 
@@ -89,7 +92,7 @@ def forecast(
     if options.rounding in CALIBRATED_ROUNDINGS:
         text = pruning or PruneChoices()
         tokens += text.calibration_tokens
-        steps += work.round(text.calibration_tokens)
+        steps += work.round(text.calibration_tokens, _dtype(source))
         # That it names what it was pruned from is enough: finding that can take long.
         has_teacher = bool(pruning and pruning.budgets()) or (source.path / PROVENANCE_FILE).is_file()
         stages.append(work.rounding_bytes(source, text, teachers=1 + has_teacher))
@@ -102,6 +105,11 @@ def forecast(
         steps += work.report(options.rounding or "search")
     resident = memory.PACKAGES_BYTES + COMPILER_BYTES + max(stages)
     return Forecast(steps, tokens, max(memory_bytes, resident))
+
+
+def _dtype(source: Checkpoint) -> torch.dtype:
+    """The dtype in which rounding computes."""
+    return computation_dtype(source.tensor(EMBEDDING).dtype, compute_device())
 
 
 class _Work:
@@ -135,15 +143,16 @@ class _Work:
         if kernels:
             yield Step(KERNELS_STEP, kernels * seconds)
 
-    def round(self, tokens: int) -> Iterator[Step]:
-        """Rounding on calibration text, and distillation after it."""
+    def round(self, tokens: int, dtype: torch.dtype) -> Iterator[Step]:
+        """Rounding on calibration text, and distillation after it; `dtype` is that of the computation."""
         best = self._options.rounding == "best"
+        rate = matmul_flops(dtype, compute_device()) * EFFICIENCY[dtype]
         yield Step(TEXT_STEP, 6 * self.slowness)
         products = 3 * self._forward(min(tokens, CODES_TOKENS) if best else tokens)
         sizes = [size for layer in self._plan.layers for size in (self._plan.hidden_size, layer.intermediate_size)]
-        yield Step(ROUND_STEP, (products + sum(10 * size**3 for size in sizes)) / self._rate)
+        yield Step(ROUND_STEP, products / rate + sum(4 * size**3 for size in sizes) / self._rate)
         if best:
-            yield Step(DISTILL_STEP, 6 * self._forward(min(tokens, SCALES_TOKENS), heads=1) / self._rate)
+            yield Step(DISTILL_STEP, 6 * self._forward(min(tokens, SCALES_TOKENS), heads=1) / rate)
 
     def _forward(self, tokens: int, heads: int = 0) -> float:
         windows = max(1, tokens // WINDOW)
@@ -177,7 +186,7 @@ class _Work:
             teachers: How many models' predictions ``best`` aims at.
         """
         best, tokens = self._options.rounding == "best", text.calibration_tokens
-        dtype = computation_dtype(source.tensor(EMBEDDING).dtype, compute_device())
+        dtype = _dtype(source)
         codes = bytes_of_codes(self._plan, min(tokens, CODES_TOKENS) if best else tokens, dtype)
         if not best:
             return codes
