@@ -7,8 +7,9 @@ computed is what the CPU computes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -101,6 +102,10 @@ def _register() -> None:
     module.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
     # and transformers reads the module's name for models on the CPU as well.
     module.__name__ = f"torch.{NAME}"
+    # torch's distributed checkpoints ask it for its stream, whatever they write.
+    stream = SimpleNamespace(synchronize=lambda: None)
+    module.current_stream = lambda: stream
+    module.stream = lambda stream: nullcontext()
     for name in MAKERS:
         base, _, overload = name.partition(".")
         made = getattr(getattr(ATEN, base), overload or "default")
