@@ -102,7 +102,7 @@ def _add_lora(model: PreTrainedModel, rank: int, seed: int) -> None:
         raise EdgeTransactError("--lora needs peft", fix="pip install 'edge-transact[lora]'") from error
     projections = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     config = LoraConfig(r=rank, lora_alpha=LORA_ALPHA * rank, target_modules=projections, bias="none")
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # the model is on the CPU
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model)
     for name, parameter in model.named_parameters():
