@@ -90,21 +90,18 @@ def evaluate(
     `edge-transact eval pruned dist --max-windows 16 --tasks arc_easy,piqa --limit 100`
     """
     from edge_transact.artifacts.outputs import refuse_existing
-    from edge_transact.evaluate.answers.basics import NAME as BASICS
     from edge_transact.evaluate.answers.collapse import warning
     from edge_transact.evaluate.forecast import forecast, is_dist, plans_of
     from edge_transact.evaluate.report import names, write_report
     from edge_transact.evaluate.tables import answer_rows, task_rows
+    from edge_transact.evaluate.tasks import Tasks, asked_for
     from edge_transact.system.clock import process_s
 
     if report:
         refuse_existing(report, force)
-    asked = [name.strip() for name in tasks.split(",") if name.strip()]
-    basics, others = BASICS in asked, [name for name in asked if name != BASICS]
+    basics, others = asked_for(tasks)
     loaded = None
     if others:
-        from edge_transact.evaluate.tasks import Tasks
-
         # Before a model is loaded: a task may not exist.
         loaded = Tasks(others, include_path=include_path, limit=limit)
     elif include_path or limit:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -16,15 +16,13 @@ from edge_transact.evaluate.forecast import answers_s, perplexity_s
 from edge_transact.evaluate.perplexity import perplexity
 from edge_transact.evaluate.report_text import TEXT
 from edge_transact.evaluate.tables import main_metric
+from edge_transact.evaluate.tasks import Scores, Tasks, asked_for
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.processes import Processes
 from edge_transact.heal.student import Student
 from edge_transact.heal.train import Evaluate
 from edge_transact.inputs.texts import read_text
 from edge_transact.widths import WidthPlan
-
-if TYPE_CHECKING:
-    from edge_transact.evaluate.tasks import Scores
 
 WINDOWS, WINDOW = 8, 512
 """Perplexity is that of this many windows, of so many tokens, of the evaluation part of `evaluate.report_text.TEXT`."""
@@ -39,26 +37,21 @@ def evaluation(source: Checkpoint, options: HealOptions, processes: Processes) -
         UsageError: There are tasks, but not when to score them, or a task that doesn't exist.
         EdgeTransactError: The model can't be asked questions, or lm-eval isn't installed.
     """
-    asked = _asked(options)
+    basics, others = asked_for(options.tasks or "")
     if not options.eval_every:
-        if asked:
+        if basics or others:
             raise UsageError("--tasks without --eval-every, which says when", fix="Give --eval-every N, too.")
         return None
     from edge_transact.runtime.text import TextCodec
 
     document, codec = read_text(TEXT, "evaluation"), TextCodec(source.path)
-    others = [name for name in asked if name != BASICS]
-    loaded = None
-    if others:
-        from edge_transact.evaluate.tasks import Tasks
-
-        loaded = Tasks(others)
+    loaded = Tasks(others) if others else None
 
     def measure(student: Student) -> dict[str, Any]:
         with torch.autocast(processes.device.type, torch.bfloat16, enabled=processes.dtype == torch.bfloat16):
             found = perplexity(student.model, codec.tokenizer, document, window=WINDOW, max_windows=WINDOWS)
             scores: Scores = {}
-            if BASICS in asked:
+            if basics:
                 scores[BASICS] = basics_scores([reply.to_dict() for reply in ask(student.model, codec)])
             if loaded:
                 scores |= loaded.scores(student.model, codec.tokenizer)
@@ -73,8 +66,4 @@ def evaluation(source: Checkpoint, options: HealOptions, processes: Processes) -
 def evaluation_s(plan: WidthPlan, options: HealOptions) -> float:
     """About how many seconds one such measurement takes, without tasks of lm-eval."""
     seconds = perplexity_s(plan, WINDOWS, WINDOW)
-    return seconds + (answers_s(plan, len(questions())) if BASICS in _asked(options) else 0.0)
-
-
-def _asked(options: HealOptions) -> list[str]:
-    return [name.strip() for name in (options.tasks or "").split(",") if name.strip()]
+    return seconds + (answers_s(plan, len(questions())) if asked_for(options.tasks or "")[0] else 0.0)

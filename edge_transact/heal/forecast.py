@@ -11,7 +11,8 @@ from edge_transact.heal.losses import BLOCK_TOKENS, CHUNK_TOKENS
 from edge_transact.heal.measures import Work
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.run import LOAD_STEP, TEXT_STEP, WRITE_STEP
-from edge_transact.heal.schedule import EVALUATIONS, HELD_OUT_SHARE, LEAST_HELD_OUT, Schedule, length_of
+from edge_transact.heal.schedule import EVALUATIONS, Schedule, length_of
+from edge_transact.heal.text.stream import MOST_HELD_OUT
 from edge_transact.heal.train import HELD_OUT_STEP, TRAIN_STEP
 from edge_transact.progress import Forecast, Step
 from edge_transact.system.computation import compute_device, is_bf16_fast
@@ -39,7 +40,7 @@ def forecast(source: Checkpoint, teacher: Checkpoint | None, options: HealOption
     dtype = torch.bfloat16 if is_bf16_fast(device) else torch.float32
     rate = EFFICIENCY[dtype] * matmul_flops(dtype, device)
     work = Work.of(source.plan, teacher.plan if teacher else None, length, options)
-    held_out = max(LEAST_HELD_OUT * length, HELD_OUT_SHARE * tokens)
+    held_out = schedule.held_out_sequences(MOST_HELD_OUT) * length
     parameters = costs.parameters(source.plan)
     load_s = 1 + 4 * (parameters + (costs.parameters(teacher.plan) if teacher else 0)) / 1e9
     steps = [
@@ -53,7 +54,10 @@ def forecast(source: Checkpoint, teacher: Checkpoint | None, options: HealOption
         ),
         Step(WRITE_STEP, slowness() * (0.2 + 2 * parameters / 1e9)),
     ]
-    return Forecast(steps, tokens, PACKAGES_BYTES + memory_bytes(source.plan, teacher, options, length, dtype))
+    # The teacher's predictions of held-out text are kept, as hidden states.
+    kept = held_out * teacher.plan.hidden_size * dtype.itemsize if teacher else 0
+    resident = PACKAGES_BYTES + memory_bytes(source.plan, teacher, options, length, dtype) + kept
+    return Forecast(steps, tokens, resident)
 
 
 def memory_bytes(

@@ -101,10 +101,13 @@ class Schedule:
         every = -(-self.steps // EVALUATIONS)
         return done // every + (done == self.steps and done % every > 0)
 
+    def held_out_sequences(self, most: int) -> int:
+        """How many held-out sequences are measured, of so many that there are."""
+        return min(max(round(HELD_OUT_SHARE * self.steps * self.sequences), LEAST_HELD_OUT), most)
+
     def held_out(self, text: TrainingText) -> tuple[torch.Tensor, torch.Tensor]:
         """The held-out sequences that are measured, evenly spaced: int64 ``[n, length]``, and which of their tokens
         count, bool ``[n, length]``."""
-        wanted = round(HELD_OUT_SHARE * self.steps * self.batch_tokens / self.length)
-        count = min(max(wanted, LEAST_HELD_OUT), len(text.held_out))
+        count = self.held_out_sequences(len(text.held_out))
         chosen = torch.linspace(0, len(text.held_out) - 1, count).round().long()
         return text.held_out[chosen], text.held_out_counted[chosen]
