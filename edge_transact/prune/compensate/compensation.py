@@ -74,12 +74,13 @@ def compensate(
         tensors = journal[f"compensated-{index}"]
         weights.append({f"{name}.weight": tensors[f"{name}.weight"] for name in PROJECTIONS})
         fits.append({name: Fit(*tensors[f"{name}.fit"].tolist()) for name in PROJECTIONS})
-    kept = [f"{name} of layer {i}" for i, of in enumerate(fits) for name, fit in of.items() if fit.in_vain]
+    counts = {name: sum(of_layer[name].in_vain for of_layer in fits) for name in PROJECTIONS}
+    kept = [f"{name} in {count} of {len(fits)} layers" for name, count in counts.items() if count]
     if "last-norm" not in journal:
         scale = last_norm_scale(model, journal["compensated-state"]["pruned"])
         journal["last-norm"] = {"scale": torch.tensor(scale, dtype=torch.float64)}
     if kept:
-        logger.info(f"Cut, but not solved again, because no solution was better: {', '.join(kept)}.")
+        logger.info(f"No better weights were found for {' and '.join(kept)}: they stay as they were cut.")
     return weights, fits, journal["last-norm"]["scale"].item()
 
 
