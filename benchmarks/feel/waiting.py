@@ -1,8 +1,9 @@
 """What a terminal shows while long commands work: how long nothing new, and how true the time left is.
 
 Seconds are those of CPU time, in one thread, here and in the commands that are recorded: what else the machine does
-meanwhile doesn't count. Each command runs twice, because the second time it knows how long the first one took; of the
-cache, it finds only that and the converted model.
+meanwhile doesn't count. Those of `bench`, whose models run in processes of their own, are of the wall clock. Each
+command runs twice, because the second time it knows how long the first one took; of the cache, it finds only that and
+the converted model.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +37,11 @@ TRAIN_TOKENS = 16384
 
 WINDOWS = 16
 
-AGAIN = {"prune": ["--force"], "build": ["--force"], "heal": ["--force"], "eval": []}
+AGAIN = {"prune": ["--force"], "build": ["--force"], "heal": ["--force"], "eval": [], "bench": []}
 """What the second call of a command needs besides."""
+
+IN_WALL_S = ("bench",)
+"""Commands whose seconds are those of the wall clock."""
 
 COLUMNS, LINES = 100, 40
 
@@ -56,10 +61,15 @@ cli.main()
 """
 """The command line with CPU time as its clock."""
 
+ON_WALL_CLOCK = "import sys; from edge_transact import cli; sys.argv[0] = 'edge-transact'; cli.main()"
+
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TVM_NUM_THREADS", "RAYON_NUM_THREADS")}
 
 _LEFT = re.compile(r"(\d+) of \d+ .*?(\d+):(\d\d):(\d\d) left")
-_FORECAST = re.compile(r"about ([\d.]+) (s|min|h) on this machine, and about ([\d.]+) GiB")
+_LEFT_IN_WORDS = re.compile(r"about ([\d.]+) (s|min|h) left$")
+_FORECAST = re.compile(r"about ([\d.]+) (s|min|h)(?: on this machine, and about ([\d.]+) GiB)?(?! left)")
+
+_SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 
 @dataclass(frozen=True)
@@ -77,13 +87,18 @@ class Frame:
     @property
     def left_s(self) -> float | None:
         """The time left that the bar says."""
-        found = next(filter(None, map(_LEFT.search, reversed(self.text))), None)
-        return None if found is None else int(found[2]) * 3600 + int(found[3]) * 60 + int(found[4])
+        if found := next(filter(None, map(_LEFT.search, reversed(self.text))), None):
+            return int(found[2]) * 3600 + int(found[3]) * 60 + int(found[4])
+        if found := _LEFT_IN_WORDS.search(self.text[-1] if self.text else ""):
+            return float(found[1]) * _SECONDS[found[2]]
+        return None
 
     @property
     def step(self) -> str:
-        """What is being done: the words of the last line, if it is a bar; empty otherwise."""
+        """What is being done: the words of the last line, if it is a bar or ends in a time left; empty otherwise."""
         last = self.text[-1] if self.text else ""
+        if _LEFT_IN_WORDS.search(last):
+            return last
         return re.split(r" +[━╸╺ -]*[━╸╺-]{3}", last)[0].strip() if re.search("[━╸╺]", last) else ""
 
     @property
@@ -98,7 +113,7 @@ class Recording:
 
     Attributes:
         frames: What it showed, whenever that changed.
-        took_s: The CPU time of the process.
+        took_s: The CPU time of the process, or the time of the wall clock.
         peak_rss_bytes: The most memory that it had resident.
     """
 
@@ -106,10 +121,10 @@ class Recording:
     took_s: float
     peak_rss_bytes: int
 
-    def forecast(self) -> tuple[float, float]:
-        """The seconds and the GiB that it said before it began."""
+    def forecast(self) -> tuple[float, float | None]:
+        """The seconds that it said before it began, and the GiB, if it said any."""
         found = next(filter(None, (_FORECAST.search(" ".join(frame.text)) for frame in self.frames)))
-        return float(found[1]) * {"s": 1, "min": 60, "h": 3600}[found[2]], float(found[3])
+        return float(found[1]) * _SECONDS[found[2]], float(found[3]) if found[3] else None
 
     def longest(self, of: str) -> tuple[float, str]:
         """How long the longest time was in which an attribute of the frames stayed the same, and what it said."""
@@ -152,13 +167,14 @@ class Recording:
 
 def record(arguments: Sequence[str], cache: Path) -> Recording:
     """Runs ``edge-transact`` on a terminal of `COLUMNS` by `LINES`, with a cache of its own."""
+    in_wall_s, started_s = arguments[0] in IN_WALL_S, time.monotonic()
     screen = pyte.Screen(COLUMNS, LINES)
     stream = pyte.ByteStream(screen)
     master, slave = pty.openpty()
     size = {"COLUMNS": str(COLUMNS), "LINES": str(LINES), "TERM": "xterm-256color"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *arguments],
+        [sys.executable, "-c", ON_WALL_CLOCK if in_wall_s else PROGRAM, *arguments],
         stdin=slave,
         stdout=slave,
         stderr=slave,
@@ -179,11 +195,12 @@ def record(arguments: Sequence[str], cache: Path) -> Recording:
         stream.feed(data)
         text = tuple(line.rstrip() for line in screen.display if line.strip())
         if not frames or frames[-1].text != text:
-            frames.append(Frame(cpu_s, text))
+            frames.append(Frame(time.monotonic() - started_s if in_wall_s else cpu_s, text))
     if process.wait():
         raise RuntimeError(f"{arguments} ended with {process.returncode}:\n" + "\n".join(frames[-1].text))
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return Recording(frames, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, peak)
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Recording(frames, time.monotonic() - started_s if in_wall_s else cpu_s, peak)
 
 
 def commands(scratch: Path) -> dict[str, list[str]]:
@@ -197,6 +214,7 @@ def commands(scratch: Path) -> dict[str, list[str]]:
             *("-o", str(scratch / "healed")),
         ],
         "eval": ["eval", MODEL, "--max-windows", str(WINDOWS)],
+        "bench": ["bench", str(scratch / "dist"), "-o", str(scratch / "bench.jsonl")],
     }
 
 
@@ -224,7 +242,7 @@ def measure(scratch: Path) -> str:
     return (
         f"{table}\n\n{where} SmolLM2 cut by {float(RATIO):.0%} on {TOKENS:,} calibration tokens, with a report; a "
         f"build of SmolLM2 for this host; the pruned model trained on {TRAIN_TOKENS:,} tokens; the perplexity "
-        f"of SmolLM2 on {WINDOWS} windows."
+        f"of SmolLM2 on {WINDOWS} windows; a bench of SmolLM2's library on this host."
     )
 
 
@@ -235,8 +253,8 @@ def _row(name: str, recording: Recording) -> list[str]:
         name,
         f"{seconds:.0f} s",
         f"{recording.took_s:.0f} s",
-        f"{gib:.1f} GiB",
-        f"{recording.peak_rss_bytes / 2**30:.1f} GiB",
+        "" if gib is None else f"{gib:.1f} GiB",
+        "" if gib is None else f"{recording.peak_rss_bytes / 2**30:.1f} GiB",
         f"{recording.nameless_s():.1f} s",
         f"{silence_s:.1f} s",
         f"{recording.worst_factor():.2f}",
