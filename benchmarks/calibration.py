@@ -57,7 +57,10 @@ def main() -> None:
     show_logs()
     show_logs(package="benchmarks")
     torch.set_grad_enabled(False)
-    books = texts.for_evaluation(arguments.scratch) | {"essays": texts.book(texts.ANARCHISM, arguments.scratch)}
+    books = texts.for_evaluation(arguments.scratch) | {
+        "essays": texts.book(texts.ANARCHISM, arguments.scratch),
+        "slang": texts.jargon(arguments.scratch),
+    }
     lines = arguments.results.read_text().splitlines() if arguments.results.exists() else []
     rows: list[Row] = [json.loads(line) for line in lines]
     for tokens in map(int, arguments.tokens.split(",")):

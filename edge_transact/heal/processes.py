@@ -66,6 +66,10 @@ class Processes:
         """Model and optimizer as the processes share them."""
         return self.accelerator.prepare(model, optimizer)
 
+    def forget(self) -> None:
+        """Lets go of what was prepared: accelerate keeps it otherwise, and the next training needs the memory."""
+        self.accelerator.free_memory()
+
     def part(self, model: nn.Module, *, last: bool) -> AbstractContextManager[object]:
         """While the body computes a part of a step's gradients: only the last one exchanges them."""
         return self.accelerator.no_sync(model) if not last else _nothing()

@@ -206,6 +206,7 @@ def heal(
         result = HealResult(checkpoint, source, options, trained, record, measures, processes.is_main, seconds)
         if finish and processes.is_main:
             finish(result)
+    processes.forget()
     if not together:
         processes.end()
     return result

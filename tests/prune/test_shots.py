@@ -1,19 +1,22 @@
 """Pruning in shots with a training after each: the published schedule, what each shot is, and where it goes on."""
 
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import UsageError
 from edge_transact.heal import train
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.run import heal
+from edge_transact.heal.student import Student
 from edge_transact.inputs.source import pruned_from
 from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.options import ShotTraining
@@ -90,6 +93,26 @@ def test_a_shot_is_a_pruning_and_a_training(
         heal(str(tmp_path / f"cut{shot}"), tmp_path / f"healed{shot}", how)
         model = str(tmp_path / f"healed{shot}")
     assert weights_of(tmp_path / "shots") == weights_of(Path(model))
+
+
+def test_only_one_shots_model_is_in_memory(
+    random_model: Path, training: ShotTraining, calibration: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With gradients and AdamW's means it is most of what a training takes, and accelerate keeps what it is given."""
+    alive: weakref.WeakSet[Student] = weakref.WeakSet()
+    counts = []
+
+    class Counted(Student):
+        def __init__(self, model: PreTrainedModel, options: HealOptions) -> None:
+            super().__init__(model, options)
+            gc.collect()
+            alive.add(self)
+            counts.append(len(alive))
+
+    monkeypatch.setattr("edge_transact.heal.run.Student", Counted)
+    options = PruneOptions(intermediate=32, method="magnitude", shots=3, **calibration)
+    prune(str(random_model), tmp_path / "shots", options, training)
+    assert counts == [1, 1, 1]
 
 
 def test_best_is_compensated_trained_and_recorded(random_model: Path, whole: Path) -> None:
