@@ -65,19 +65,13 @@ class HostModel:
         self._parameters = _load_parameters(weights, self.metadata["params"], verified)
         self.context_window_size: int = self.metadata["context_window_size"]
         self.prefill_chunk_size: int = self.metadata["prefill_chunk_size"]
-        shape = self._shape = ffi.Shape
-        self._cache = self._vm["create_tir_paged_kv_cache"](
-            shape([1]),
-            shape([self.context_window_size]),
-            shape([self.prefill_chunk_size]),
-            shape([PAGE_SIZE]),
-            shape([0]),
-        )
+        self.max_batch_size: int = self.metadata["max_batch_size"]
+        self.shape = ffi.Shape
         self._add, self._remove, self._pop, self._begin, self._end = (
             ffi.get_global_func(f"vm.builtin.kv_state_{name}")
             for name in ("add_sequence", "remove_sequence", "popn", "begin_forward", "end_forward")
         )
-        self._add(self._cache, SEQUENCE)
+        self._cache = self.make_cache(1, self.context_window_size)
         self.length = 0
         self._functions: dict[str, Callable[..., Any]] = {}
         # The arguments for one decoded token are made once: making them takes microseconds, as its kernels do.
@@ -85,10 +79,10 @@ class HostModel:
         self._cpu = ffi.device("cpu")
         self._one_token = self._tensor([0])
         self._one_token_id = np.from_dlpack(self._one_token)
-        self._sequence, self._one = shape([SEQUENCE]), shape([1])
+        self._sequence = self.shape([SEQUENCE])
         # The virtual machine's own functions: with tvm's Python API, a token of a small model takes 3 % longer.
         self._reshape, self._item = (ffi.get_global_func(f"vm.builtin.{name}") for name in ("reshape", "tuple_getitem"))
-        self._shapes: dict[int, tvm_ffi.Shape] = {}
+        self._shapes: dict[tuple[int, int], tuple[tvm_ffi.Shape, tvm_ffi.Shape]] = {}
 
     @classmethod
     def load(cls, dist: Path, *, threads: int | None = None) -> HostModel:
@@ -128,7 +122,7 @@ class HostModel:
     def rewind(self, length: int) -> None:
         """Forget all tokens but the first `length`."""
         if length < self.length:
-            self._pop(self._cache, SEQUENCE, self.length - length)
+            self.pop(self._cache, SEQUENCE, self.length - length)
             self.length = length
 
     def prefill(self, ids: Sequence[int]) -> np.ndarray:
@@ -143,7 +137,8 @@ class HostModel:
         Raises:
             EdgeTransactError: The tokens don't fit into the context window.
         """
-        for chunk in self._chunks(ids):
+        require_room(self.length + len(ids), self.context_window_size)
+        for chunk in self.chunks(ids):
             logits = self._forward("prefill", chunk)
         return logits.reshape(-1)
 
@@ -153,13 +148,14 @@ class HostModel:
         Raises:
             EdgeTransactError: The context window is full.
         """
-        self._require_room(1)
+        require_room(self.length + 1, self.context_window_size)
         return self._forward("decode", [token]).reshape(-1)
 
     def window_logits(self, ids: Sequence[int]) -> np.ndarray:
         """Forget all tokens, append these, and return the logits after each, float32 ``[n, vocab_size]``."""
+        require_room(len(ids), self.context_window_size)
         self.reset()
-        return np.concatenate([self._forward("batch_verify", chunk)[0] for chunk in self._chunks(ids)])
+        return np.concatenate([self._forward("batch_verify", chunk)[0] for chunk in self.chunks(ids)])
 
     def generate(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
         """Append a prompt, then the likeliest tokens until there are `max_tokens` or the context window is full.
@@ -179,16 +175,44 @@ class HostModel:
                 return
             logits = self.decode(token)
 
-    def _chunks(self, ids: Sequence[int]) -> list[Sequence[int]]:
-        self._require_room(len(ids))
+    def make_cache(self, sequences: int, tokens: int) -> Any:
+        """A KV cache of its own for `call`.
+
+        Args:
+            sequences: How many sequences it is for; their ids are 0, 1, ... They are empty.
+            tokens: The most tokens of each.
+        """
+        # A page holds tokens of one sequence alone.
+        pages = sequences * -(-tokens // PAGE_SIZE)
+        sizes = (sequences, pages * PAGE_SIZE, self.prefill_chunk_size, PAGE_SIZE, 0)
+        cache = self._vm["create_tir_paged_kv_cache"](*(self.shape([size]) for size in sizes))
+        for sequence in range(sequences):
+            self._add(cache, sequence)
+        return cache
+
+    def pop(self, cache: Any, sequence: int, tokens: int) -> None:
+        """Forget the last tokens of a sequence of a cache, so many of them."""
+        self._pop(cache, sequence, tokens)
+
+    def chunks(self, ids: Sequence[int]) -> list[Sequence[int]]:
+        """Tokens in the parts that one call takes."""
         return [ids[i : i + self.prefill_chunk_size] for i in range(0, len(ids), self.prefill_chunk_size)]
 
-    def _require_room(self, tokens: int) -> None:
-        if self.length + tokens > self.context_window_size:
-            raise EdgeTransactError(
-                f"{self.length + tokens} tokens don't fit into a context window of {self.context_window_size}",
-                fix="Shorten the text, or build with a larger --context.",
-            )
+    def call(self, function: str, ids: Sequence[int], cache: Any, sequences: tvm_ffi.Shape) -> np.ndarray:
+        """Append tokens to sequences, as many to each, and return the function's logits, a float32 view.
+
+        Args:
+            function: A function of the library, such as ``batch_decode``.
+            ids: Token ids, the first sequence's first.
+            cache: The KV cache of the sequences.
+            sequences: Their ids.
+        """
+        embeddings = self._function("embed")(self._ids(ids), self._parameters)
+        counts, shape = self._shapes_of(len(sequences), len(ids) // len(sequences), embeddings)
+        self._begin(cache, sequences, counts)
+        result = self._function(function)(self._reshape(embeddings, shape), cache, self._parameters)
+        self._end(cache)
+        return np.from_dlpack(self._item(result, 0))
 
     def _ids(self, ids: Sequence[int]) -> tvm_ffi.Tensor:
         if len(ids) > 1:
@@ -197,7 +221,7 @@ class HostModel:
         return self._one_token
 
     def _tensor(self, ids: Sequence[int]) -> tvm_ffi.Tensor:
-        tensor = self._allocate(self._shape([len(ids)]), "int32", self._cpu, None)
+        tensor = self._allocate(self.shape([len(ids)]), "int32", self._cpu, None)
         np.from_dlpack(tensor)[:] = ids
         return tensor
 
@@ -209,19 +233,28 @@ class HostModel:
         return self._functions[name]
 
     def _forward(self, function: str, ids: Sequence[int]) -> np.ndarray:
-        count = self._one if len(ids) == 1 else self._shape([len(ids)])
-        embeddings = self._function("embed")(self._ids(ids), self._parameters)
-        self._begin(self._cache, self._sequence, count)
-        result = self._function(function)(self._rows(embeddings, len(ids)), self._cache, self._parameters)
-        self._end(self._cache)
+        logits = self.call(function, ids, self._cache, self._sequence)
         self.length += len(ids)
-        return np.from_dlpack(self._item(result, 0))
+        return logits
 
-    def _rows(self, embeddings: tvm_ffi.Tensor, count: int) -> tvm_ffi.Tensor:
-        """``[count, hidden_size]`` as ``[1, count, hidden_size]``."""
-        if count not in self._shapes:
-            self._shapes[count] = self._shape([1, count, embeddings.shape[-1]])
-        return self._reshape(embeddings, self._shapes[count])
+    def _shapes_of(self, sequences: int, count: int, embeddings: tvm_ffi.Tensor) -> tuple[tvm_ffi.Shape, tvm_ffi.Shape]:
+        """``[count] * sequences``, and the shape of embeddings ``[sequences, count, hidden_size]``."""
+        key = sequences, count
+        if key not in self._shapes:
+            self._shapes[key] = (
+                self.shape([count] * sequences),
+                self.shape([sequences, count, embeddings.shape[-1]]),
+            )
+        return self._shapes[key]
+
+
+def require_room(tokens: int, context_window_size: int) -> None:
+    """Raises an `EdgeTransactError` unless so many tokens of a sequence fit into its context window."""
+    if tokens > context_window_size:
+        raise EdgeTransactError(
+            f"{tokens} tokens don't fit into a context window of {context_window_size}",
+            fix="Shorten the text, or build with a larger --context.",
+        )
 
 
 def import_tvm_ffi() -> Any:
