@@ -142,7 +142,7 @@ def batch_dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from edge_transact.build.options import BuildOptions
 
     path = tmp_path_factory.mktemp("batch") / "dist"
-    build("demo:tiny", path, BuildOptions(target=["host"], max_batch=3))
+    build("demo:tiny", path, BuildOptions(target=["host"], quant="q4f16_0", max_batch=3))
     return path
 
 

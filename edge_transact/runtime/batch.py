@@ -1,89 +1,11 @@
-"""Several sequences of a library at once: a token of each of them reads the weights once."""
+"""Continues several prompts at once with a host library."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
-
-from edge_transact.errors import EdgeTransactError
-from edge_transact.runtime.host import HostModel, require_room
-
-
-class Batch:
-    """Sequences of a host library, each with tokens of its own, beside the library's own sequence.
-
-    Args:
-        model: The library.
-        size: How many sequences. They are empty, and their numbers are 0, 1, ...
-        tokens: The most tokens of each. Where that is more than the context window, the window is the most.
-
-    Attributes:
-        lengths: How many tokens each sequence has.
-
-    Raises:
-        EdgeTransactError: The library takes fewer sequences.
-    """
-
-    def __init__(self, model: HostModel, size: int, tokens: int) -> None:
-        if size > model.max_batch_size:
-            raise EdgeTransactError(
-                f"the library decodes {model.max_batch_size} sequences at once, not {size}",
-                fix=f"Build it again with --max-batch {size}.",
-            )
-        self.lengths = [0] * size
-        self._model = model
-        self._tokens = min(tokens, model.context_window_size)
-        self._cache = model.make_cache(size, self._tokens)
-
-    def is_full(self, sequence: int) -> bool:
-        """Whether a sequence takes no more tokens."""
-        return self.lengths[sequence] >= self._tokens
-
-    def rewind(self, sequence: int, length: int) -> None:
-        """Forget all tokens of a sequence but the first `length`."""
-        if length < self.lengths[sequence]:
-            self._model.pop(self._cache, sequence, self.lengths[sequence] - length)
-            self.lengths[sequence] = length
-
-    def prefill(self, sequence: int, ids: Sequence[int]) -> np.ndarray:
-        """Append tokens to a sequence, in chunks.
-
-        Args:
-            sequence: Its number.
-            ids: At least one token id.
-
-        Returns:
-            Logits after the last one, float32 ``[vocab_size]``.
-
-        Raises:
-            EdgeTransactError: The tokens don't fit.
-        """
-        require_room(self.lengths[sequence] + len(ids), self._tokens)
-        for chunk in self._model.chunks(ids):
-            logits = self._model.call("prefill", chunk, self._cache, self._model.shape([sequence]))
-        self.lengths[sequence] += len(ids)
-        return logits.reshape(-1)
-
-    def decode(self, tokens: Mapping[int, int]) -> np.ndarray:
-        """Append a token to each of some sequences.
-
-        Args:
-            tokens: At least one token id, by the number of its sequence.
-
-        Returns:
-            Logits after each, in that order, float32 ``[len(tokens), vocab_size]``.
-
-        Raises:
-            EdgeTransactError: One of the sequences is full.
-        """
-        require_room(1 + max(self.lengths[sequence] for sequence in tokens), self._tokens)
-        function = "batch_decode" if len(tokens) > 1 else "decode"
-        logits = self._model.call(function, list(tokens.values()), self._cache, self._model.shape(tokens))
-        for sequence in tokens:
-            self.lengths[sequence] += 1
-        return logits.reshape(len(tokens), -1)
+from edge_transact.runtime.host import Batch, HostModel
 
 
 def generate(
@@ -95,8 +17,8 @@ def generate(
 ) -> Iterator[tuple[int, list[int]]]:
     """Continue prompts with the likeliest tokens, as many prompts at once as the library takes.
 
-    A prompt takes the place of one that has ended. The tokens are the same however many sequences that are: each prompt
-    is computed by itself, and a library's ``batch_decode`` gives the logits of its ``decode`` to the bit.
+    A prompt takes the place of one that has ended. The tokens are the same however many prompts that are at once: each
+    is computed by itself, and each token as a single one is.
 
     Args:
         model: The library. Its own sequence stays as it is.

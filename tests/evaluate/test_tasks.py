@@ -59,7 +59,7 @@ def quickly(monkeypatch):
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory):
     path = tmp_path_factory.mktemp("tasks") / "dist"
-    build("demo:tiny", path, BuildOptions(target=["host"]))
+    build("demo:tiny", path, BuildOptions(target=["host"], quant="q4f16_0"))
     return path
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from edge_transact.errors import EdgeTransactError
-from edge_transact.runtime.batch import Batch, generate
-from edge_transact.runtime.host import HostModel
+from edge_transact.runtime.batch import generate
+from edge_transact.runtime.host import Batch, HostModel
 from edge_transact.runtime.text import TextCodec
 
 TEXTS = ("It was the", "the old man", "Once upon a time, there was a girl who", "She", "They went to the sea and", "A")
@@ -98,6 +98,8 @@ def test_a_full_context_window_ends_a_prompt(library, prompts):
 
 
 def test_a_library_for_fewer_sequences_says_how_to_build_one(library):
-    with pytest.raises(EdgeTransactError, match="decodes 3 sequences at once, not 4") as refused:
+    with pytest.raises(
+        EdgeTransactError, match="4 sequences don't fit into a library that was built with --max-batch 3"
+    ) as refused:
         Batch(library, 4, 16)
     assert "--max-batch 4" in refused.value.fix
