@@ -46,7 +46,8 @@ def test_a_batch_is_measured_next_to_a_single_prompt(batch_dist, tmp_path):
     (model,) = open_models([batch_dist], [])
     full_pages = model.manifest.context_window_size // 16 + 1
     assert two["kv_mib"] / one["kv_mib"] == pytest.approx(3 / full_pages)
-    assert "2 x 8+4 tokens" in (tmp_path / "report" / "index.html").read_text()
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "2 x 8+4 tokens" in page and "tokens a second, with 2 prompts at once on this host" in page
     again = invoke(batch_dist, *LENGTHS, "--batch", "2", "-o", log, "--dry-run", "--json")
     plan = json.loads(again.stdout)["plan"]
     assert (plan["lengths"], plan["visits"]) == (["2 x 8+4"], 0), "the log holds all of it"

@@ -86,6 +86,8 @@ def answer(results: Sequence[Result], perplexities: Mapping[str, float]) -> str:
     longest = max(lengths_of(result) for result in results if result["device"] == results[0]["device"])
     shown = [each for each in results if lengths_of(each) == longest and each["device"] == results[0]["device"]]
     where = "on this host" if results[0]["serial"] == "host" else f"on {results[0]['device']}"
+    if longest.batch_size > 1:
+        where = f"with {longest.batch_size} prompts at once {where}"
     compared = [each for each in shown if each["e2e_speedup"] is not None]
     if not compared:
         first = shown[0]
