@@ -83,7 +83,7 @@ def compile_kernel(quantization: Quantization, directory: Path) -> Path:
     dtype = quantization.model_dtype
     kind = Matmul(quantization.linear_layout, dtype, dtype, dtype)
     kernels = CPUKernels(target)
-    function = matmul.kernel(kind, kernels.instructions(kind, one_row=True), kernels.threads, one_row=True)
+    function = matmul.kernel(kind, kernels.instructions(kind, rows="one"), kernels.threads, rows="one")
     module = tvm.IRModule({KERNEL: function.with_attr("global_symbol", KERNEL)})
     path = directory / f"{quantization.name}.o"
     tvm.compile(module, target=target, tir_pipeline=PIPELINE).mod.write_to_file(str(path))

@@ -135,6 +135,17 @@ def built_dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def batch_dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny trained LLaMA for this host, whose library decodes three sequences at once."""
+    from edge_transact.build.dist import build
+    from edge_transact.build.options import BuildOptions
+
+    path = tmp_path_factory.mktemp("batch") / "dist"
+    build("demo:tiny", path, BuildOptions(target=["host"], quant="q4f16_0", max_batch=3))
+    return path
+
+
 @pytest.fixture
 def hub() -> Iterator[Hub]:
     """A hub on loopback, empty."""

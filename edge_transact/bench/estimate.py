@@ -67,8 +67,7 @@ class VisitTimes:
         self._measured: dict[tuple[str, Lengths], list[float]] = {}
         for record in records:
             if isinstance(record, RepetitionRecord) and (record.serial, record.target) == (info.serial, target):
-                pair = Lengths(record.prefill_tokens, record.decode_tokens)
-                self._measured.setdefault((record.model_digest, pair), []).append(record.e2e_s)
+                self._measured.setdefault((record.model_digest, record.lengths), []).append(record.e2e_s)
         self._started = time.monotonic()
         self._left: list[Visit] = []
         self._done_s = 0.0
@@ -84,8 +83,9 @@ class VisitTimes:
         return load_s + check_s + (self._warmups + visit.repetitions) * e2e_s
 
     def _e2e_s(self, model: BenchModel, lengths: Lengths) -> float:
-        flops = costs.prefill_flops(model.manifest.plan, lengths.prefill_tokens)
-        decode_s = lengths.decode_tokens * model.decode_read_bytes(lengths) / self._rates.bytes_s
+        flops = lengths.batch_size * costs.prefill_flops(model.manifest.plan, lengths.prefill_tokens)
+        decoded = lengths.batch_size * lengths.decode_tokens
+        decode_s = decoded * model.decode_read_bytes(lengths) / self._rates.bytes_s
         return flops / self._rates.flops_s + decode_s
 
     def set_left(self, visits: Iterable[Visit]) -> None:
@@ -144,8 +144,7 @@ class Plan:
 
 def key_of(visit: Visit, model: BenchModel, serial: str, target: str) -> Key:
     """What identifies a visit in a log."""
-    lengths = visit.lengths
-    return Key(serial, model.digest, target, lengths.prefill_tokens, lengths.decode_tokens, visit.round)
+    return Key(serial, model.digest, target, visit.lengths, visit.round)
 
 
 def make_plan(
@@ -153,7 +152,7 @@ def make_plan(
 ) -> Plan:
     """What a bench is about to do, given the records of its log."""
     done = Counter(record.key for record in records if isinstance(record, RepetitionRecord))
-    rounds = make_rounds(len(models), conditions.lengths, conditions.repetitions_by_round())
+    rounds = make_rounds(len(models), conditions.measured, conditions.repetitions_by_round())
     visits, seconds, most_seconds = 0, [0.0], [0.0]
     for driver in drivers:
         times = VisitTimes(driver.info, driver.target, models, conditions, records)
@@ -168,7 +167,7 @@ def make_plan(
         most_seconds.append(sum(map(times.visit_s, lacking)))
     return Plan(
         models=[model.name for model in models],
-        lengths=[str(pair) for pair in conditions.lengths],
+        lengths=[str(pair) for pair in conditions.measured],
         devices=[driver.label for driver in drivers],
         rounds=conditions.rounds,
         most_rounds=conditions.most_rounds,

@@ -73,9 +73,12 @@ class BenchModel:
         return (self.weights_bytes + per_token * self.manifest.context_window_size) / 2**20
 
     def decode_read_bytes(self, lengths: Lengths) -> int:
-        """Bytes that a decoded token must read, at the mean context length over the answer."""
-        context = lengths.prefill_tokens + lengths.decode_tokens // 2
-        return costs.decode_read_bytes(self.manifest.plan, get_quantization(self.quantization), context)
+        """Bytes that a decoded token must read, at the mean context length over the answer: its share of the weights,
+        which all tokens of a batch share, and its own sequence's part of the KV cache.
+        """
+        context = lengths.batch_size * (lengths.prefill_tokens + lengths.decode_tokens // 2)
+        read = costs.decode_read_bytes(self.manifest.plan, get_quantization(self.quantization), context)
+        return read // lengths.batch_size
 
     def check(self) -> tuple[list[int], list[int]] | None:
         """The parity record's prompt, and the greedy tokens that torch generated for it.
@@ -120,7 +123,8 @@ def open_models(paths: Sequence[Path], lengths: Sequence[Lengths]) -> list[Bench
     """Open the DISTs of a plan.
 
     Raises:
-        EdgeTransactError: A path isn't a DIST, one is named twice, or a context is too short for the lengths.
+        EdgeTransactError: A path isn't a DIST, one is named twice, or a library's context is too short for the lengths
+            or takes fewer sequences.
     """
     if len({path.resolve() for path in paths}) != len(paths):
         raise UsageError("a DIST is named twice", fix="Name each once; to see the noise, name a copy of it.")
@@ -134,6 +138,11 @@ def open_models(paths: Sequence[Path], lengths: Sequence[Lengths]) -> list[Bench
                 raise UsageError(
                     f"{path} has a context of {manifest.context_window_size} tokens, too short for {pair}",
                     fix="Shorten --lengths, or build with a longer --context.",
+                )
+            if pair.batch_size > manifest.max_batch_size:
+                raise UsageError(
+                    f"{path} was built with --max-batch {manifest.max_batch_size}, too few for {pair}",
+                    fix=f"Build it again with `--max-batch {pair.batch_size}`.",
                 )
         digest = sha256(path / MANIFEST)
         builds[digest] += 1

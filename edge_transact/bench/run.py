@@ -138,7 +138,7 @@ class _Worker:
 
     def _due(self) -> Iterator[Visit]:
         """The visits that the log lacks, as long as any are needed."""
-        rounds = make_rounds(len(self.models), self.conditions.lengths, self.conditions.repetitions_by_round())
+        rounds = make_rounds(len(self.models), self.conditions.measured, self.conditions.repetitions_by_round())
         for number, visits in enumerate(rounds):
             if number >= self.conditions.rounds and self._known_well(number):
                 return
@@ -323,6 +323,7 @@ class _Worker:
             target=self.driver.target,
             prefill_tokens=visit.lengths.prefill_tokens,
             decode_tokens=visit.lengths.decode_tokens,
+            batch_size=visit.lengths.batch_size,
             warmups=self.conditions.warmups,
             round=visit.round,
             session=self.log.session,

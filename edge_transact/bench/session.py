@@ -109,7 +109,7 @@ def bench_models(
     if report is not None:
         # What belongs to a log is written again as the log grows.
         refuse_existing(report, force=has_log, fix="Choose another directory, or remove it.")
-    models = open_models(dists, options.lengths)
+    models = _models(dists, options)
     drivers = _drivers(models, options, clean)
     conditions = options.model_dump(include={"warmups", "threads", "cores", "app"})
     file = Log(log, conditions, Start.of(resume=resume, fresh=fresh))
@@ -117,7 +117,7 @@ def bench_models(
 
     def known(driver: Driver, given_up: Set[GivenUp]) -> float:
         own = [record for record in tuple(file.records) if record.serial == driver.info.serial]
-        return known_to(own, digests, driver.target, options.lengths, given_up)
+        return known_to(own, digests, driver.target, options.measured, given_up)
 
     try:
         _announce(make_plan(drivers, models, options, file.records), log)
@@ -159,7 +159,7 @@ def plan_bench(dists: Sequence[Path], options: BenchOptions, *, log: Path, fresh
     Raises:
         EdgeTransactError: As `bench_models`.
     """
-    models = open_models(dists, options.lengths)
+    models = _models(dists, options)
     records = read_records(log) if log.exists() and not fresh else []
     return make_plan(_drivers(models, options, clean=False), models, options, records)
 
@@ -172,6 +172,15 @@ def _announce(plan: Plan, log: Path) -> None:
         logger.info(
             f"{log} holds all of it: --repetitions {more} or --until 3% add to it, and --fresh measures all again"
         )
+
+
+def _models(dists: Sequence[Path], options: BenchOptions) -> list[BenchModel]:
+    if options.batch > 1 and options.device != "host":
+        raise UsageError(
+            f"--batch {options.batch} is for this host: on a phone, one prompt is answered at a time",
+            fix="Leave it out, or measure with --device host.",
+        )
+    return open_models(dists, options.measured)
 
 
 def _drivers(models: Sequence[BenchModel], options: BenchOptions, clean: bool) -> list[Driver]:

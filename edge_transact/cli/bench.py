@@ -128,6 +128,7 @@ def _print(results: Sequence[Result]) -> None:
     from rich.table import Table
 
     from edge_transact.bench.analysis.export import notes, plus_minus, sentence
+    from edge_transact.bench.records.plan import lengths_of
 
     console = Console(highlight=False, markup=False, emoji=False)
     devices = {result["device"] for result in results}
@@ -142,7 +143,7 @@ def _print(results: Sequence[Result]) -> None:
         names = [result["model"], *([result["device"]] if several else [])]
         table.add_row(
             *names,
-            f"{result['prefill_tokens']}+{result['decode_tokens']}",
+            str(lengths_of(result)),
             f"{result['ttft_s']:.3f}{plus_minus(result['ttft_s_low'], result['ttft_s_high'])}",
             _speed(result["prefill_tok_s"]) + plus_minus(result["prefill_s_low"], result["prefill_s_high"]),
             _speed(result["decode_tok_s"]) + plus_minus(result["decode_s_low"], result["decode_s_high"]),
@@ -154,8 +155,7 @@ def _print(results: Sequence[Result]) -> None:
             console.print(said)
     for result in results:
         for note in notes(result):
-            tokens = f"{result['prefill_tokens']}+{result['decode_tokens']} tokens"
-            console.print(f"{result['model']} at {tokens} on {result['device']}: {note}")
+            console.print(f"{result['model']} at {lengths_of(result)} tokens on {result['device']}: {note}")
 
 
 def _speed(tok_s: float | None) -> str:
@@ -206,6 +206,8 @@ def _profile(dists: list[str], options: BenchOptions, as_json: bool) -> None:
 
     if options.device != "host":
         raise UsageError(f"--profile is for this host, not for {options.device}", fix="Leave --device out.")
+    if options.batch > 1:
+        raise UsageError(f"--profile is of one prompt, not of {options.batch}", fix="Leave --batch out.")
     from edge_transact.bench.profile import profile_models, to_markdown
 
     threads = options.threads or None

@@ -171,6 +171,18 @@ class ChainedMatmul:
         return tuple(name for name in self.matmul.operands if name not in dict(self.given))
 
 
-def is_one_row(x: Sequence[tirx.Expr]) -> bool:
-    """Whether activations ``[batch, tokens, K]`` of this shape are one row: decode."""
-    return all(isinstance(size, tirx.IntImm) and int(size) == 1 for size in x[:-1])
+Rows = Literal["one", "batch", "any"]
+"""The rows of activations that a kernel takes: one token, one of each of several sequences, or any tokens."""
+
+BATCH_SIZE = "batch_size"
+"""The variable for the number of sequences, in the functions of MLC's engine ABI."""
+
+
+def rows_of(x: Sequence[tirx.Expr]) -> Rows:
+    """The rows of activations ``[batch, tokens, K]`` of this shape."""
+    batch, tokens, _ = x
+    if not (isinstance(batch, tirx.IntImm) and int(batch) == 1):
+        return "any"
+    if isinstance(tokens, tirx.IntImm):
+        return "one" if int(tokens) == 1 else "any"
+    return "batch" if isinstance(tokens, tirx.Var) and tokens.name == BATCH_SIZE else "any"

@@ -8,18 +8,16 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from numbers import Real
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from edge_transact.errors import EdgeTransactError, closest
 from edge_transact.evaluate.answers.basics import NAME as BASICS
 
 if TYPE_CHECKING:
-    import torch
     from lm_eval.api.group import Group
     from lm_eval.api.task import Task
     from lm_eval.tasks import TaskManager
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from edge_transact.runtime.host import HostModel
 
@@ -113,14 +111,17 @@ class Tasks:
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
 
+        from edge_transact.evaluate.library_lm import LibraryLM
         from edge_transact.runtime.host import HostModel
 
-        network = LibraryNetwork(model) if isinstance(model, HostModel) else model
-        context = model.context_window_size if isinstance(model, HostModel) else None
         theirs = logging.getLogger(HFLM.__module__)
         theirs.setLevel(logging.ERROR)  # it warns that the model is loaded already
-        # Batches of one text: a library takes no more, and nothing is padded.
-        wrapped = HFLM(network, backend="causal", tokenizer=tokenizer, max_length=context, batch_size=1)
+        # Batches of one text: nothing is padded.
+        wrapped = (
+            LibraryLM(model, tokenizer)
+            if isinstance(model, HostModel)
+            else HFLM(model, backend="causal", tokenizer=tokenizer, batch_size=1)
+        )
         theirs.setLevel(logging.NOTSET)
         results = simple_evaluate(wrapped, tasks=self._tasks, limit=self._limit, log_samples=False)
         return {
@@ -156,46 +157,3 @@ def _loaded(manager: TaskManager, spec: str | dict[str, object]) -> list[Task | 
             fix="Check its YAML file, and whether its data set can be reached.",
         ) from error
     return [*loaded["groups"].values(), *loaded["tasks"].values()]
-
-
-class LibraryNetwork:
-    """A host library with the parts of a transformers model that `HFLM` calls, for one text at a time."""
-
-    config = None
-
-    def __init__(self, library: HostModel) -> None:
-        import torch
-
-        self._library = library
-        self.device = torch.device("cpu")
-
-    def __call__(self, ids: torch.Tensor) -> SimpleNamespace:
-        """Returns ``logits``, float32 ``[1, n, vocab_size]``, for token ids ``[1, n]``."""
-        import torch
-
-        return SimpleNamespace(logits=torch.from_numpy(self._library.window_logits(ids[0].tolist()))[None])
-
-    def generate(
-        self,
-        input_ids: torch.Tensor,
-        *,
-        max_length: int,
-        stopping_criteria: StoppingCriteriaList,
-        do_sample: bool = False,
-        **_: object,
-    ) -> torch.Tensor:
-        """Returns the prompt's ids ``[1, n]`` and the generated ones, at most `max_length` ids."""
-        import torch
-
-        if do_sample:
-            raise EdgeTransactError(
-                "the task samples its answers, but a DIST takes the likeliest token",
-                fix="Set do_sample: false in the task's generation_kwargs, or evaluate the checkpoint.",
-            )
-        ids = input_ids
-        self._library.reset()
-        for token in self._library.generate(ids[0].tolist(), max_length - ids.shape[1]):
-            ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
-            if stopping_criteria(ids, None).all():
-                break
-        return ids

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from edge_transact.costs import PAGE_SIZE
 from edge_transact.errors import EdgeTransactError
 from edge_transact.runtime.opening import Opening
+from edge_transact.runtime.parameters import load_parameters
 from edge_transact.runtime.threads import Threads
 from edge_transact.system.cpu import missing
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     import tvm_ffi
 
 SEQUENCE = 0
-"""The id of the only sequence."""
+"""The id of the sequence that is the model's own."""
 
 _CPU, _POOLED = 1, 2
 """DLPack's device type, and the virtual machine's allocator."""
 
 
 class HostModel:
-    """A loaded library with its weights and an empty KV cache.
+    """A loaded library with its weights and an empty KV cache for one sequence.
 
     Args:
         library: The ``.so``.
@@ -62,22 +62,16 @@ class HostModel:
         if cpu := self.metadata.get("cpu"):  # a library that MLC compiled has no such entry
             require_cpu(library, cpu)
         self._ffi, self._threads = ffi, Threads(threads)
-        self._parameters = _load_parameters(weights, self.metadata["params"], verified)
+        self._parameters = load_parameters(weights, self.metadata["params"], verified)
         self.context_window_size: int = self.metadata["context_window_size"]
         self.prefill_chunk_size: int = self.metadata["prefill_chunk_size"]
-        shape = self._shape = ffi.Shape
-        self._cache = self._vm["create_tir_paged_kv_cache"](
-            shape([1]),
-            shape([self.context_window_size]),
-            shape([self.prefill_chunk_size]),
-            shape([PAGE_SIZE]),
-            shape([0]),
-        )
+        self.max_batch_size: int = self.metadata["max_batch_size"]
+        self._shape = ffi.Shape
         self._add, self._remove, self._pop, self._begin, self._end = (
             ffi.get_global_func(f"vm.builtin.kv_state_{name}")
             for name in ("add_sequence", "remove_sequence", "popn", "begin_forward", "end_forward")
         )
-        self._add(self._cache, SEQUENCE)
+        self._cache = self._make_cache(1, self.context_window_size)
         self.length = 0
         self._functions: dict[str, Callable[..., Any]] = {}
         # The arguments for one decoded token are made once: making them takes microseconds, as its kernels do.
@@ -85,10 +79,10 @@ class HostModel:
         self._cpu = ffi.device("cpu")
         self._one_token = self._tensor([0])
         self._one_token_id = np.from_dlpack(self._one_token)
-        self._sequence, self._one = shape([SEQUENCE]), shape([1])
+        self._sequence = self._shape([SEQUENCE])
         # The virtual machine's own functions: with tvm's Python API, a token of a small model takes 3 % longer.
         self._reshape, self._item = (ffi.get_global_func(f"vm.builtin.{name}") for name in ("reshape", "tuple_getitem"))
-        self._shapes: dict[int, tvm_ffi.Shape] = {}
+        self._shapes: dict[tuple[int, int], tuple[tvm_ffi.Shape, tvm_ffi.Shape]] = {}
 
     @classmethod
     def load(cls, dist: Path, *, threads: int | None = None) -> HostModel:
@@ -143,6 +137,7 @@ class HostModel:
         Raises:
             EdgeTransactError: The tokens don't fit into the context window.
         """
+        _require_room(self.length + len(ids), self.context_window_size)
         for chunk in self._chunks(ids):
             logits = self._forward("prefill", chunk)
         return logits.reshape(-1)
@@ -153,11 +148,12 @@ class HostModel:
         Raises:
             EdgeTransactError: The context window is full.
         """
-        self._require_room(1)
+        _require_room(self.length + 1, self.context_window_size)
         return self._forward("decode", [token]).reshape(-1)
 
     def window_logits(self, ids: Sequence[int]) -> np.ndarray:
         """Forget all tokens, append these, and return the logits after each, float32 ``[n, vocab_size]``."""
+        _require_room(len(ids), self.context_window_size)
         self.reset()
         return np.concatenate([self._forward("batch_verify", chunk)[0] for chunk in self._chunks(ids)])
 
@@ -179,16 +175,40 @@ class HostModel:
                 return
             logits = self.decode(token)
 
+    def _make_cache(self, sequences: int, tokens: int) -> Any:
+        """A KV cache of its own for `_call`.
+
+        Args:
+            sequences: How many sequences it is for; their ids are 0, 1, ... They are empty.
+            tokens: The most tokens of each.
+        """
+        # A page holds tokens of one sequence alone.
+        pages = sequences * -(-tokens // PAGE_SIZE)
+        sizes = (sequences, pages * PAGE_SIZE, self.prefill_chunk_size, PAGE_SIZE, 0)
+        cache = self._vm["create_tir_paged_kv_cache"](*(self._shape([size]) for size in sizes))
+        for sequence in range(sequences):
+            self._add(cache, sequence)
+        return cache
+
     def _chunks(self, ids: Sequence[int]) -> list[Sequence[int]]:
-        self._require_room(len(ids))
+        """Tokens in the parts that one call takes."""
         return [ids[i : i + self.prefill_chunk_size] for i in range(0, len(ids), self.prefill_chunk_size)]
 
-    def _require_room(self, tokens: int) -> None:
-        if self.length + tokens > self.context_window_size:
-            raise EdgeTransactError(
-                f"{self.length + tokens} tokens don't fit into a context window of {self.context_window_size}",
-                fix="Shorten the text, or build with a larger --context.",
-            )
+    def _call(self, function: str, ids: Sequence[int], cache: Any, sequences: tvm_ffi.Shape) -> np.ndarray:
+        """Append tokens to sequences, as many to each, and return the function's logits, a float32 view.
+
+        Args:
+            function: A function of the library, such as ``batch_decode``.
+            ids: Token ids, the first sequence's first.
+            cache: The KV cache of the sequences.
+            sequences: Their ids.
+        """
+        embeddings = self._function("embed")(self._ids(ids), self._parameters)
+        counts, shape = self._shapes_of(len(sequences), len(ids) // len(sequences), embeddings)
+        self._begin(cache, sequences, counts)
+        result = self._function(function)(self._reshape(embeddings, shape), cache, self._parameters)
+        self._end(cache)
+        return np.from_dlpack(self._item(result, 0))
 
     def _ids(self, ids: Sequence[int]) -> tvm_ffi.Tensor:
         if len(ids) > 1:
@@ -209,19 +229,105 @@ class HostModel:
         return self._functions[name]
 
     def _forward(self, function: str, ids: Sequence[int]) -> np.ndarray:
-        count = self._one if len(ids) == 1 else self._shape([len(ids)])
-        embeddings = self._function("embed")(self._ids(ids), self._parameters)
-        self._begin(self._cache, self._sequence, count)
-        result = self._function(function)(self._rows(embeddings, len(ids)), self._cache, self._parameters)
-        self._end(self._cache)
+        logits = self._call(function, ids, self._cache, self._sequence)
         self.length += len(ids)
-        return np.from_dlpack(self._item(result, 0))
+        return logits
 
-    def _rows(self, embeddings: tvm_ffi.Tensor, count: int) -> tvm_ffi.Tensor:
-        """``[count, hidden_size]`` as ``[1, count, hidden_size]``."""
-        if count not in self._shapes:
-            self._shapes[count] = self._shape([1, count, embeddings.shape[-1]])
-        return self._reshape(embeddings, self._shapes[count])
+    def _shapes_of(self, sequences: int, count: int, embeddings: tvm_ffi.Tensor) -> tuple[tvm_ffi.Shape, tvm_ffi.Shape]:
+        """``[count] * sequences``, and the shape of embeddings ``[sequences, count, hidden_size]``."""
+        key = sequences, count
+        if key not in self._shapes:
+            self._shapes[key] = (
+                self._shape([count] * sequences),
+                self._shape([sequences, count, embeddings.shape[-1]]),
+            )
+        return self._shapes[key]
+
+
+class Batch:
+    """Sequences of a host library, each with tokens of its own, beside the model's own sequence.
+
+    A token of each of them reads the weights once. It has the logits of `HostModel.decode` to the bit.
+
+    Args:
+        model: The library.
+        size: How many sequences. They are empty, and their numbers are 0, 1, ...
+        tokens: The most tokens of each. Where that is more than the context window, the window is the most.
+
+    Attributes:
+        lengths: How many tokens each sequence has.
+
+    Raises:
+        EdgeTransactError: The library takes fewer sequences.
+    """
+
+    def __init__(self, model: HostModel, size: int, tokens: int) -> None:
+        if size > model.max_batch_size:
+            raise EdgeTransactError(
+                f"{size} sequences don't fit into a library that was built with --max-batch {model.max_batch_size}",
+                fix=f"Build it again with `--max-batch {size}`.",
+            )
+        self.lengths = [0] * size
+        self._model = model
+        self._tokens = min(tokens, model.context_window_size)
+        self._cache = model._make_cache(size, self._tokens)
+
+    def is_full(self, sequence: int) -> bool:
+        """Whether a sequence takes no more tokens."""
+        return self.lengths[sequence] >= self._tokens
+
+    def rewind(self, sequence: int, length: int) -> None:
+        """Forget all tokens of a sequence but the first `length`."""
+        if length < self.lengths[sequence]:
+            self._model._pop(self._cache, sequence, self.lengths[sequence] - length)
+            self.lengths[sequence] = length
+
+    def prefill(self, sequence: int, ids: Sequence[int]) -> np.ndarray:
+        """Append tokens to a sequence, in chunks.
+
+        Args:
+            sequence: Its number.
+            ids: At least one token id.
+
+        Returns:
+            Logits after the last one, float32 ``[vocab_size]``.
+
+        Raises:
+            EdgeTransactError: The tokens don't fit.
+        """
+        _require_room(self.lengths[sequence] + len(ids), self._tokens)
+        for chunk in self._model._chunks(ids):
+            logits = self._model._call("prefill", chunk, self._cache, self._model._shape([sequence]))
+        self.lengths[sequence] += len(ids)
+        return logits.reshape(-1)
+
+    def decode(self, tokens: Mapping[int, int]) -> np.ndarray:
+        """Append a token to each of some sequences.
+
+        Args:
+            tokens: At least one token id, by the number of its sequence.
+
+        Returns:
+            Logits after each, in that order, float32 ``[len(tokens), vocab_size]``.
+
+        Raises:
+            EdgeTransactError: One of the sequences is full.
+        """
+        _require_room(1 + max(self.lengths[sequence] for sequence in tokens), self._tokens)
+        function = "batch_decode" if len(tokens) > 1 else "decode"
+        logits = self._model._call(function, list(tokens.values()), self._cache, self._model._shape(tokens))
+        for sequence in tokens:
+            self.lengths[sequence] += 1
+        return logits.reshape(len(tokens), -1)
+
+
+def _require_room(tokens: int, context_window_size: int) -> None:
+    """Raises an `EdgeTransactError` unless so many tokens of a sequence fit into its context window."""
+    if tokens > context_window_size:
+        raise EdgeTransactError(
+            f"{tokens} tokens don't fit into a context window of {context_window_size}",
+            fix="Shorten the text, or build with a larger --context.",
+        )
 
 
 def import_tvm_ffi() -> Any:
@@ -233,53 +339,6 @@ def import_tvm_ffi() -> Any:
         return importlib.import_module("tvm_ffi")
     finally:
         del sys.modules["torch"]
-
-
-_ALIGNMENT = 64
-"""Alignment of parameters in memory, in bytes, on which kernels may rely."""
-
-
-def _load_parameters(weights: Path, expected: list[dict[str, Any]], verified: bool) -> tvm_ffi.Array:
-    """The parameters as a TVM array, which calls take without a conversion.
-
-    Those that lie in the shards as kernels read them are mapped. The others, such as fp32 scales, which shards have as
-    bf16, are read into one block of memory.
-    """
-    import tvm_ffi
-
-    from edge_transact.weights.shards import ShardReader
-
-    reader = ShardReader(weights, verified=verified)
-    arrays: list[np.ndarray | None] = []
-    for parameter in expected:
-        name, dtype, shape = parameter["name"], np.dtype(parameter["dtype"]), parameter["shape"]
-        if list(reader.shape(name)) != shape or reader.dtype(name) != dtype:
-            raise EdgeTransactError(
-                f"{weights}: {name} is {reader.dtype(name)} {list(reader.shape(name))}, "
-                f"the library wants {dtype} {shape}",
-                fix="Library and weights are of different builds: build again.",
-            )
-        arrays.append(reader.mapped(name, _ALIGNMENT))
-    room = [0 if array is not None else _padded(_nbytes(p)) for p, array in zip(expected, arrays, strict=True)]
-    block = np.empty(sum(room) + _ALIGNMENT, np.uint8)
-    offset = -block.ctypes.data % _ALIGNMENT
-    parameters = []
-    for parameter, array, nbytes in zip(expected, arrays, room, strict=True):
-        if array is None:
-            place = block[offset : offset + _nbytes(parameter)]
-            array = place.view(np.dtype(parameter["dtype"])).reshape(parameter["shape"])
-            reader.read(parameter["name"], array)
-            offset += nbytes
-        parameters.append(tvm_ffi.from_dlpack(array, require_alignment=_ALIGNMENT, require_contiguous=True))
-    return tvm_ffi.convert(parameters)
-
-
-def _nbytes(parameter: Mapping[str, Any]) -> int:
-    return math.prod(parameter["shape"]) * np.dtype(parameter["dtype"]).itemsize
-
-
-def _padded(nbytes: int) -> int:
-    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
 def require_cpu(library: Path, cpu: Mapping[str, Any]) -> None:

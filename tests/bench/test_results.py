@@ -75,11 +75,12 @@ def test_results_never_mix():
         repetition(3.0, serial="s2"),
         repetition(4.0, target="android-cpu"),
         repetition(5.0, prefill_tokens=128),
+        repetition(6.0, batch_size=4),
         visit(seconds=6.0),
         repetition(7.0),
     ]
     assert [result["samples_ns"] for result in make_results(records)] == [
-        [10**9, 7 * 10**9], [2 * 10**9], [3 * 10**9], [4 * 10**9], [5 * 10**9]
+        [10**9, 7 * 10**9], [2 * 10**9], [3 * 10**9], [4 * 10**9], [5 * 10**9], [6 * 10**9]
     ]  # fmt: skip
 
 

@@ -82,7 +82,7 @@ def test_kernels_compile_to_the_instructions(architecture, mcpu, instructions, o
     """On every machine, whether it can run them or not."""
     target = target_of(architecture, mcpu, [])
     matmul = Matmul("KN", "float16", "float16", "float16")
-    function = kernel(matmul, select(target, 2, one_row=one_row), 2, one_row=one_row).with_attr(
+    function = kernel(matmul, select(target, 2, one_row=one_row), 2, rows="one" if one_row else "any").with_attr(
         "global_symbol", "kernel"
     )
     module = tvm.compile(tvm.IRModule({"kernel": function}), target=target, tir_pipeline=PIPELINE).mod

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edge_transact.compiler.cpu.embedding import embed
 from edge_transact.compiler.cpu.isa import InstructionSet
 from edge_transact.compiler.cpu.matmul import chain, supports
-from edge_transact.compiler.matmul import ChainedMatmul, Matmul
+from edge_transact.compiler.matmul import ChainedMatmul, Matmul, Rows
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.weights import w4
 from tests.support.cpu_kernels import EMULATED, INSTRUCTION_SETS, compiled, compiled_matmul, describe
@@ -42,7 +42,12 @@ def describe_case(value: InstructionSet | str) -> str:
 fp16_isas = pytest.mark.parametrize("isa", FP16_SETS, ids=describe)
 isas = pytest.mark.parametrize("isa", INSTRUCTION_SETS, ids=describe)
 layouts = pytest.mark.parametrize("layout", ["NK", "KN"])
-one_row_or_many = pytest.mark.parametrize("one_row", [True, False], ids=["decode", "prefill"])
+all_rows = pytest.mark.parametrize("rows", ["one", "batch", "any"], ids=["decode", "batch", "prefill"])
+
+
+def leading(rows: Rows, count: int) -> tuple[int, int]:
+    """Batch and tokens of activations of `count` rows, or of one."""
+    return (1, 1 if rows == "one" else count)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,9 +59,15 @@ def small_head_start():
 
 
 def run(
-    matmul: Matmul, isa: InstructionSet, k: int, n: int, rows: tuple[int, int], rng: np.random.Generator, one_row: bool
+    matmul: Matmul,
+    isa: InstructionSet,
+    k: int,
+    n: int,
+    shape: tuple[int, int],
+    rng: np.random.Generator,
+    rows: Rows,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The kernel's result for ``x [*rows, k]`` and a weight ``[n, k]``, and that of numpy in double precision."""
+    """The kernel's result for ``x [*shape, k]`` and a weight ``[n, k]``, and that of numpy in double precision."""
     quantization = QUANTIZATIONS[QUANTIZATION[matmul.layout, matmul.dtype]]
     weight = torch.from_numpy(rng.standard_normal((n, k), np.float32) * 0.1)
     q_weight, q_scale = packed(weight, quantization)
@@ -68,13 +79,13 @@ def run(
     def tensor(*shape):
         return rng.standard_normal(shape, np.float32).astype(matmul.dtype)
 
-    x = tensor(*rows, k)
+    x = tensor(*shape, k)
     norm = tensor(k) if matmul.norm_eps is not None else None
     bias = tensor(n) if matmul.bias else None
-    residual = tensor(*rows, width) if matmul.residual else None
-    out = np.zeros((*rows, width), matmul.out_dtype)
+    residual = tensor(*shape, width) if matmul.residual else None
+    out = np.zeros((*shape, width), matmul.out_dtype)
     arguments = [a for a in (x, q_weight, q_scale, norm, bias, residual, out) if a is not None]
-    compiled_matmul(matmul, isa, 3, one_row)(*arguments)
+    compiled_matmul(matmul, isa, 3, rows)(*arguments)
 
     want = x.astype(np.float64)
     if norm is not None:
@@ -105,25 +116,25 @@ def of_any_shape(layout: str) -> Matmul:
 @fp16_isas
 @layouts
 def test_sums_of_one_row_and_of_many(isa, layout, rng):
-    for rows, one_row in (((1, 1), True), ((1, 13), False), ((6, 1), False)):
-        got, want = run(of_any_shape(layout), isa, 576, 80, rows, rng, one_row)
+    for shape, rows in (((1, 1), "one"), ((1, 13), "any"), ((6, 1), "any"), ((1, 6), "batch"), ((1, 1), "batch")):
+        got, want = run(of_any_shape(layout), isa, 576, 80, shape, rng, rows)
         assert_close(got, want, isa, "float32")
 
 
 @pytest.mark.parametrize(("isa", "layout"), EPILOGUES, ids=describe_case)
-@one_row_or_many
-def test_with_everything_that_surrounds_a_matmul(isa, layout, one_row, rng):
+@all_rows
+def test_with_everything_that_surrounds_a_matmul(isa, layout, rows, rng):
     matmul = Matmul(layout, "float16", "float16", "float16", NORM_EPS, bias=True, gated=True, residual=True)
-    got, want = run(matmul, isa, 96, 96, (1, 1) if one_row else (1, 7), rng, one_row)
+    got, want = run(matmul, isa, 96, 96, leading(rows, 7), rng, rows)
     assert_close(got, want, isa, "float16")
 
 
-@one_row_or_many
+@all_rows
 @layouts
-def test_bias_and_residual_without_a_gate(layout, one_row, rng):
+def test_bias_and_residual_without_a_gate(layout, rows, rng):
     isa = INSTRUCTION_SETS[0]
     matmul = Matmul(layout, "float16", "float16", "float16", NORM_EPS, bias=True, residual=True)
-    got, want = run(matmul, isa, 96, 96, (1, 1) if one_row else (1, 7), rng, one_row)
+    got, want = run(matmul, isa, 96, 96, leading(rows, 7), rng, rows)
     assert_close(got, want, isa, "float16")
 
 
@@ -131,37 +142,37 @@ def test_bias_and_residual_without_a_gate(layout, one_row, rng):
 @given(
     layout=st.sampled_from(["NK", "KN"]),
     isa=st.sampled_from(FP16_SETS),
-    one_row=st.booleans(),
+    rows=st.sampled_from(["one", "batch", "any"]),
     k=st.integers(1, 700),
     n=st.integers(32, 200),
-    rows=st.integers(1, 15),
+    count=st.integers(1, 15),
 )
-def test_every_shape(layout, isa, one_row, k, n, rows):
+def test_every_shape(layout, isa, rows, k, n, count):
     rng = np.random.default_rng(k)
-    got, want = run(of_any_shape(layout), isa, k, n, (1, 1) if one_row else (1, rows), rng, one_row)
+    got, want = run(of_any_shape(layout), isa, k, n, leading(rows, count), rng, rows)
     assert_close(got, want, isa, "float32")
 
 
 @isas
-@one_row_or_many
-def test_activations_keep_16_bits_or_more(isa, one_row, rng):
+@all_rows
+def test_activations_keep_16_bits_or_more(isa, rows, rng):
     matmul = Matmul("NK", "float32", "float32", "float32")
-    got, want = run(matmul, isa, 530, 64, (1, 1) if one_row else (1, 4), rng, one_row)
+    got, want = run(matmul, isa, 530, 64, leading(rows, 4), rng, rows)
     bits = 14 if isa.quantizer and isa.quantizer.digits == 2 else 20
     assert np.abs(got - want).max() <= 2.0**-bits * np.abs(want).max()
 
 
 @pytest.mark.parametrize("isa", [isa for isa in INSTRUCTION_SETS if isa.quantizer], ids=describe)
-@one_row_or_many
-def test_quantized_activations_neither_overflow_nor_drown_another_group(isa, one_row):
+@all_rows
+def test_quantized_activations_neither_overflow_nor_drown_another_group(isa, rows):
     """Weights of 8 for a group of equal activations, and of 0 for a group of larger ones."""
-    call = compiled_matmul(Matmul("NK", "float32", "float32", "float32"), isa, 3, one_row)
-    rows = 1 if one_row else 7
+    call = compiled_matmul(Matmul("NK", "float32", "float32", "float32"), isa, 3, rows)
+    shape = leading(rows, 7)
     for size in (0.0, 1e-20, -3e4):
-        x = np.full((1, rows, 64), size, np.float32)
+        x = np.full((*shape, 64), size, np.float32)
         x[..., 32:] = 1e6
         weight = np.tile(np.uint32([0xFFFFFFFF] * 4 + [0x77777777] * 4), (32, 1))
-        scale, out = np.ones((32, 2), np.float32), np.zeros((1, rows, 32), np.float32)
+        scale, out = np.ones((32, 2), np.float32), np.zeros((*shape, 32), np.float32)
         call(x, weight, scale, out)
         np.testing.assert_allclose(out, 32 * 8 * np.float32(size), rtol=1e-6)
 
@@ -189,7 +200,7 @@ def test_a_chain_is_its_matmuls_one_after_the_other(isa, layout, rng):
         arguments += [operands[name] for name in chained.arguments]
         operands |= {name: results[source] for name, source in chained.given}
         results.append(np.zeros((1, 1, n // chained.matmul.sections), np.float16))
-        alone = compiled_matmul(chained.matmul, isa, 3, True)
+        alone = compiled_matmul(chained.matmul, isa, 3, "one")
         alone(*[operands[name] for name in chained.matmul.operands], results[-1])
     outs = [np.zeros_like(result) for result in results[2:]]
     compiled(chain(matmuls, [isa] * len(matmuls), 3))(*arguments, *outs)

@@ -186,6 +186,15 @@ def test_a_library_gives_the_answers_of_run(dist):
     assert collapse(library, codec)["questions"] == 12
 
 
+@pytest.mark.slow
+def test_a_library_for_several_sequences_gives_the_answers_of_one(batch_dist, pruned, tmp_path):
+    library, codec = load(str(chatting(batch_dist, tmp_path / "dist", str(pruned))))
+    assert library.max_batch_size == 3
+    together = ask(library, codec, questions()[::5])
+    library.max_batch_size = 1
+    assert ask(library, codec, questions()[::5]) == together
+
+
 def test_eval_asks_all_models_and_writes_a_page(pruned, dist, tmp_path):
     models, options = [str(pruned), str(dist)], ["--window", "64", "--max-windows", "1", "--tasks", "basics"]
     report = tmp_path / "report"

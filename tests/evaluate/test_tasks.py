@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 from edge_transact.build.dist import build
 from edge_transact.build.options import BuildOptions
 from edge_transact.cli import app
+from edge_transact.evaluate import library_lm
 from edge_transact.evaluate.tasks import Tasks
+from edge_transact.runtime.batch import generate
 from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.text import TextCodec
 
@@ -57,7 +59,7 @@ def quickly(monkeypatch):
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory):
     path = tmp_path_factory.mktemp("tasks") / "dist"
-    build("demo:tiny", path, BuildOptions(target=["host"]))
+    build("demo:tiny", path, BuildOptions(target=["host"], quant="q4f16_0"))
     return path
 
 
@@ -91,26 +93,44 @@ def test_eval_scores_a_checkpoint_and_a_dist(own_tasks, dist, tiny_model, quickl
 
 
 @pytest.mark.slow
-def test_generation_ends_at_the_tasks_stop_and_limit(own_tasks, dist, quickly):
-    library, codec = HostModel.load(dist), TextCodec(dist)
-    prompts, answers = [], []
-    generate = library.generate
+def test_generation_ends_at_the_tasks_stop_and_limit(own_tasks, dist, batch_dist, quickly, monkeypatch):
+    handed_over, answers = [], {}
 
-    def watched(ids, most):
-        prompts.append(codec.decode(ids))
-        answers.append([])
-        for token in generate(ids, most):
-            answers[-1].append(token)
-            yield token
+    def watched(library, prompts, *how):
+        handed_over.append(len(prompts))
+        for index, tokens in generate(library, prompts, *how):
+            answers[codec.decode(prompts[index])] = tokens
+            yield index, tokens
 
-    library.generate = watched
-    scores = Tasks(["next_words"], include_path=own_tasks, limit=2).scores(library, codec.tokenizer)
-    assert sorted(prompts) == sorted(context for context, _ in ROWS[:2])
-    for answer in answers:
-        assert 0 < len(answer) <= 6 and " " not in codec.decode(answer[:-1])
-    assert 0 <= scores["next_words"]["exact_match"] <= 1
+    monkeypatch.setattr(library_lm, "generate", watched)
+    codec = TextCodec(dist)
+    expected = {}
+    for built, prompts_at_once in ((dist, [1, 1]), (batch_dist, [2])):
+        library = HostModel.load(built)
+        scores = Tasks(["next_words"], include_path=own_tasks, limit=2).scores(library, codec.tokenizer)
+        assert handed_over == prompts_at_once, "prompts are of different length, and padded where there are several"
+        assert set(answers) == {context for context, _ in ROWS[:2]}
+        for context, answer in answers.items():
+            assert 0 < len(answer) <= 6 and " " not in codec.decode(answer[:-1])
+            library.reset()
+            assert answer == list(library.generate(codec.encode(context), len(answer)))
+        texts = [codec.decode(answers[context]).split(" ")[0] == f" {word}" for context, word in ROWS[:2]]
+        assert scores["next_words"]["exact_match"] == sum(texts) / 2
+        expected = expected or dict(answers)
+        assert answers == expected
+        handed_over.clear()
+        answers.clear()
     with pytest.raises(Exception, match="takes the likeliest"):
         Tasks(["sampled"], include_path=own_tasks).scores(library, codec.tokenizer)
+
+
+@pytest.mark.slow
+def test_texts_are_scored_one_at_a_time(own_tasks, dist, batch_dist, quickly):
+    """A library for several sequences gives the scores of one for one."""
+    codec = TextCodec(dist)
+    asked = Tasks(["two_words", "next_words"], include_path=own_tasks)
+    one, several = (asked.scores(HostModel.load(built), codec.tokenizer) for built in (dist, batch_dist))
+    assert one == several
 
 
 @pytest.mark.slow

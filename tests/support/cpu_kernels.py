@@ -21,7 +21,7 @@ from edge_transact.compiler.cpu.isa.avxvnni import AvxVnni
 from edge_transact.compiler.cpu.isa.fp32 import Fp32
 from edge_transact.compiler.cpu.isa.neondot import NeonDot
 from edge_transact.compiler.lowering import PIPELINE
-from edge_transact.compiler.matmul import Matmul
+from edge_transact.compiler.matmul import Matmul, Rows
 from edge_transact.compiler.targets import get_target
 from edge_transact.compiler.vector import cast, lanes_of, shuffle, splat
 
@@ -139,9 +139,9 @@ def describe(isa: InstructionSet) -> str:
 
 
 @functools.cache
-def compiled_matmul(kind: Matmul, isa: InstructionSet, threads: int, one_row: bool) -> Callable:
+def compiled_matmul(kind: Matmul, isa: InstructionSet, threads: int, rows: Rows) -> Callable:
     """A matmul's kernel on this machine, compiled once."""
-    return compiled(matmul.kernel(kind, isa, threads, one_row=one_row))
+    return compiled(matmul.kernel(kind, isa, threads, rows=rows))
 
 
 def compiled(function: tvm.tirx.PrimFunc) -> Callable:

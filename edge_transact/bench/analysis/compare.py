@@ -10,10 +10,11 @@ from edge_transact.bench.analysis.intervals import CONFIDENCE, NO_DIFFERENCE, Es
 from edge_transact.bench.analysis.precision import METRICS, Metric
 from edge_transact.bench.analysis.results import make_results
 from edge_transact.bench.records.log import read_records
+from edge_transact.bench.records.plan import Lengths, lengths_of
 from edge_transact.bench.records.results import Result
 from edge_transact.errors import EdgeTransactError
 
-Pairing = tuple[str | None, str, str, int, int]
+Pairing = tuple[str | None, str, str, Lengths]
 
 Pair = tuple[Result, Result]
 """The results of the first and of the second log that are compared."""
@@ -38,6 +39,7 @@ class Comparison(TypedDict):
     test: str
     prefill_tokens: int
     decode_tokens: int
+    batch_size: int
     metric: Metric
     before: float
     after: float
@@ -72,7 +74,7 @@ def paired(before: Path, after: Path) -> list[Pair]:
     if not compare(pairs):
         raise EdgeTransactError(
             f"{before} and {after} have no model, device and lengths in common",
-            fix="Measure both with the same --lengths on the same device.",
+            fix="Measure both with the same --lengths and --batch on the same device.",
         )
     return pairs
 
@@ -91,7 +93,7 @@ def compare(pairs: Sequence[Pair]) -> list[Comparison]:
 def _pairing(result: Result, by_name: bool) -> Pairing:
     """What two results must share to be compared."""
     name = result["model"] if by_name else None
-    return name, result["serial"], result["target"], result["prefill_tokens"], result["decode_tokens"]
+    return name, result["serial"], result["target"], lengths_of(result)
 
 
 def _compare(before: Result, after: Result, metric: Metric, ratio: Estimate) -> Comparison:
@@ -103,6 +105,7 @@ def _compare(before: Result, after: Result, metric: Metric, ratio: Estimate) -> 
         "test": after["test"],
         "prefill_tokens": after["prefill_tokens"],
         "decode_tokens": after["decode_tokens"],
+        "batch_size": after["batch_size"],
         "metric": metric,
         "before": before[metric],
         "after": after[metric],

@@ -14,7 +14,7 @@ from edge_transact.bench.analysis.compare import Comparison, Pair
 from edge_transact.bench.analysis.figures import Interval
 from edge_transact.bench.analysis.intervals import CONFIDENCE, NO_DIFFERENCE
 from edge_transact.bench.analysis.report import machine_of
-from edge_transact.bench.records.plan import Lengths
+from edge_transact.bench.records.plan import Lengths, lengths_of
 
 ANSWERS = 2
 """The most models in the first line."""
@@ -44,11 +44,11 @@ def write_comparison(
         ratios: dict[str, dict[Lengths, tuple[float, Interval | None]]] = {}
         for row in rows:
             if row["device"] == device and row["metric"] == "e2e_s":
-                ratios.setdefault(_name(row, rows), {})[_lengths(row)] = 1 / row["ratio"], _as_fast(row)
+                ratios.setdefault(_name(row, rows), {})[lengths_of(row)] = 1 / row["ratio"], _as_fast(row)
         pictures.append(figures.speedups(f"{place}-speedup", names[0], ratios, f"{names[1]} on {device}"))
     results = [after for _, after in pairs]
     warnings = dict.fromkeys(
-        f"{row['model']} at {_lengths(row)} tokens on {row['device']}: {'; '.join(row['warnings'])}"
+        f"{row['model']} at {lengths_of(row)} tokens on {row['device']}: {'; '.join(row['warnings'])}"
         for row in rows
         if row["warnings"]
     )
@@ -75,8 +75,8 @@ def answer(rows: Sequence[Comparison], names: tuple[str, str]) -> str:
     """The first line of the page: prompt and answer together, at the longest lengths of the first device."""
     device = rows[0]["device"]
     whole = [row for row in rows if row["device"] == device and row["metric"] == "e2e_s"] or list(rows)
-    longest = max(map(_lengths, whole))
-    shown = [row for row in whole if _lengths(row) == longest]
+    longest = max(map(lengths_of, whole))
+    shown = [row for row in whole if lengths_of(row) == longest]
     clauses = [f"{_name(row, rows)}: {_verdict(row)}" for row in shown[:ANSWERS]]
     more = ", ..." if len(shown) > ANSWERS else ""
     return f"{'; '.join(clauses)}{more}, {names[1]} against {names[0]} on {device}"
@@ -107,7 +107,7 @@ def _cells(row: Comparison, rows: Sequence[Comparison]) -> list[str]:
     return [
         _name(row, rows),
         row["device"],
-        str(_lengths(row)),
+        str(lengths_of(row)),
         WHAT[row["metric"]],
         f"{number(row['before'])} s",
         f"{number(row['after'])} s",
@@ -119,7 +119,3 @@ def _cells(row: Comparison, rows: Sequence[Comparison]) -> list[str]:
 def _name(row: Comparison, rows: Sequence[Comparison]) -> str:
     several = len({each["target"] for each in rows}) > 1
     return f"{row['model']} {row['target']}" if several else row["model"]
-
-
-def _lengths(row: Comparison) -> Lengths:
-    return Lengths(row["prefill_tokens"], row["decode_tokens"])

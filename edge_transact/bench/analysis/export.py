@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 from edge_transact.bench.analysis.intervals import NO_DIFFERENCE
+from edge_transact.bench.records.plan import lengths_of
 from edge_transact.bench.records.results import Result
 from edge_transact.errors import UsageError
 
@@ -118,7 +119,7 @@ def sentence(result: Result) -> str | None:
     ratio, low, high = result["e2e_speedup"], result["e2e_speedup_low"], result["e2e_speedup_high"]
     if ratio is None:
         return None
-    where = f"at {result['prefill_tokens']}+{result['decode_tokens']} tokens on {result['device']}"
+    where = f"at {lengths_of(result)} tokens on {result['device']}"
     names = f"{result['model']} against {result['baseline']} {where}"
     if low is None:
         return f"{names}: {ratio:.2f} times as fast, from one round, which tells nothing of the noise"

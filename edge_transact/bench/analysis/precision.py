@@ -56,19 +56,15 @@ def known_to(
         The largest half-width of a 95 % interval, relative to its middle: of the ratios to the baseline, or, with one
         model, of its durations. Infinite if one isn't known.
     """
-    groups: dict[tuple[str, int, int], list[RepetitionRecord]] = defaultdict(list)
+    groups: dict[tuple[str, Lengths], list[RepetitionRecord]] = defaultdict(list)
     for record in records:
         if isinstance(record, RepetitionRecord) and record.target == target:
-            groups[record.model_digest, record.prefill_tokens, record.decode_tokens].append(record)
+            groups[record.model_digest, record.lengths].append(record)
     widths = []
     for pair in lengths:
         if (0, pair) in given_up:
             continue
-        first, *others = (
-            groups[digest, pair.prefill_tokens, pair.decode_tokens]
-            for index, digest in enumerate(models)
-            if (index, pair) not in given_up
-        )
+        first, *others = (groups[digest, pair] for index, digest in enumerate(models) if (index, pair) not in given_up)
         compared = [speedups(first, other) for other in others] if others else [durations(first)]
         for estimates in compared:
             total = estimates.get("e2e_s")

@@ -14,7 +14,7 @@ from edge_transact.bench.analysis.figures import Bar, Interval
 from edge_transact.bench.analysis.intervals import NO_DIFFERENCE
 from edge_transact.bench.analysis.published import FIGURE_4, SOURCE
 from edge_transact.bench.analysis.results import make_results
-from edge_transact.bench.records.plan import Lengths
+from edge_transact.bench.records.plan import Lengths, lengths_of
 from edge_transact.bench.records.record import Record, VisitRecord
 from edge_transact.bench.records.results import Result
 from edge_transact.system.machine import machine_name
@@ -83,9 +83,11 @@ def write_report(
 
 def answer(results: Sequence[Result], perplexities: Mapping[str, float]) -> str:
     """The first line of the page: what was found at the longest lengths of the first device."""
-    longest = max(_lengths(result) for result in results if result["device"] == results[0]["device"])
-    shown = [each for each in results if _lengths(each) == longest and each["device"] == results[0]["device"]]
+    longest = max(lengths_of(result) for result in results if result["device"] == results[0]["device"])
+    shown = [each for each in results if lengths_of(each) == longest and each["device"] == results[0]["device"]]
     where = "on this host" if results[0]["serial"] == "host" else f"on {results[0]['device']}"
+    if longest.batch_size > 1:
+        where = f"with {longest.batch_size} prompts at once {where}"
     compared = [each for each in shown if each["e2e_speedup"] is not None]
     if not compared:
         first = shown[0]
@@ -129,7 +131,7 @@ def _pictures(
     bars: dict[Lengths, list[Bar]] = {}
     ratios: dict[str, dict[Lengths, tuple[float, Interval | None]]] = {}
     for result in results:
-        name, lengths = _name(result, results), _lengths(result)
+        name, lengths = _name(result, results), lengths_of(result)
         # The medians of the parts need not add up to the median of the total, so the parts are scaled to it.
         share = result["prefill_s"] / (result["prefill_s"] + result["decode_s"])
         total = result["e2e_s"]
@@ -187,9 +189,5 @@ def _name(result: Result, results: Sequence[Result]) -> str:
     return f"{result['model']} {result['target']}" if several_targets else result["model"]
 
 
-def _lengths(result: Result) -> Lengths:
-    return Lengths(result["prefill_tokens"], result["decode_tokens"])
-
-
 def _subject(result: Result) -> str:
-    return f"{result['model']} at {_lengths(result)} tokens on {result['device']}"
+    return f"{result['model']} at {lengths_of(result)} tokens on {result['device']}"

@@ -10,6 +10,7 @@ from typing import TypeVar, cast
 from edge_transact.bench.analysis.doubts import THROTTLING, doubts
 from edge_transact.bench.analysis.intervals import duration
 from edge_transact.bench.analysis.precision import METRICS, speedups, turns_of
+from edge_transact.bench.records.plan import Lengths
 from edge_transact.bench.records.record import Record, RepetitionRecord
 from edge_transact.bench.records.results import (
     DeviceState,
@@ -39,10 +40,9 @@ def make_results(records: Iterable[Record], baseline: str | None = None) -> list
         records: Records of a log.
         baseline: Digest of the model that the others are compared with; None for the first in the log.
     """
-    groups: dict[tuple[str, str, str, int, int], list[RepetitionRecord]] = {}
+    groups: dict[tuple[str, str, str, Lengths], list[RepetitionRecord]] = {}
     for record in _named_apart([record for record in records if isinstance(record, RepetitionRecord)]):
-        lengths = record.prefill_tokens, record.decode_tokens
-        groups.setdefault((record.serial, record.model_digest, record.target, *lengths), []).append(record)
+        groups.setdefault((record.serial, record.model_digest, record.target, record.lengths), []).append(record)
     first = next(iter(groups.values()))[0].model_digest if groups else ""
     return [_result(group, _baseline(group[0], groups.values(), baseline or first)) for group in groups.values()]
 
@@ -63,8 +63,7 @@ def _baseline(record: RepetitionRecord, groups: Iterable[Samples], digest: str) 
     matching = [
         group
         for group in groups
-        if (group[0].serial, group[0].model_digest, group[0].prefill_tokens, group[0].decode_tokens)
-        == (record.serial, digest, record.prefill_tokens, record.decode_tokens)
+        if (group[0].serial, group[0].model_digest, group[0].lengths) == (record.serial, digest, record.lengths)
     ]
     return next((group for group in matching if group[0].target == record.target), matching[0] if matching else [])
 
@@ -97,6 +96,7 @@ def _subject(samples: Samples) -> Subject:
         "quantization": first.quantization,
         "prefill_tokens": first.prefill_tokens,
         "decode_tokens": first.decode_tokens,
+        "batch_size": first.batch_size,
         "repetitions": len(samples),
         "warmups": first.warmups,
     }
@@ -152,8 +152,8 @@ def _speeds(samples: Samples) -> Speeds:
     decode_s = median(sample.decode_s for sample in samples)
     steps = sorted(step for sample in samples for step in sample.decode_steps_s or ())
     return {
-        "prefill_tok_s": first.prefill_tokens / median(sample.prefill_s for sample in samples),
-        "decode_tok_s": (first.decode_tokens - 1) / decode_s if decode_s > 0 else None,
+        "prefill_tok_s": first.batch_size * first.prefill_tokens / median(sample.prefill_s for sample in samples),
+        "decode_tok_s": first.batch_size * (first.decode_tokens - 1) / decode_s if decode_s > 0 else None,
         "decode_step_p50_s": _percentile(steps, 50),
         "decode_step_p90_s": _percentile(steps, 90),
         "decode_step_p99_s": _percentile(steps, 99),
@@ -192,8 +192,9 @@ def _efficiency(samples: Samples, speeds: Speeds) -> Efficiency:
     return {
         "decode_read_gb_s": read_gb_s,
         "bandwidth_share": read_gb_s / first.bandwidth_gb_s if read_gb_s and first.bandwidth_gb_s else None,
-        "energy_per_token_j": energy_j / first.decode_tokens if energy_j is not None else None,
-        "prefill_slow": decode_tok_s is not None and speeds["prefill_tok_s"] < decode_tok_s,
+        "energy_per_token_j": energy_j / (first.batch_size * first.decode_tokens) if energy_j is not None else None,
+        # A step of a batch decodes a token of each sequence, and one prompt could have a step for each of its tokens.
+        "prefill_slow": decode_tok_s is not None and speeds["prefill_tok_s"] < decode_tok_s / first.batch_size,
     }
 
 
@@ -219,9 +220,10 @@ def _origin(first: RepetitionRecord) -> Origin:
 def _llama_bench(samples: Samples) -> LlamaBench:
     first = samples[0]
     e2e = [sample.e2e_s for sample in samples]
-    speeds = [(first.prefill_tokens + first.decode_tokens) / seconds for seconds in e2e]
+    speeds = [first.batch_size * (first.prefill_tokens + first.decode_tokens) / seconds for seconds in e2e]
+    test = f"pp{first.prefill_tokens}+tg{first.decode_tokens}"
     return {
-        "test": f"pp{first.prefill_tokens}+tg{first.decode_tokens}",
+        "test": test if first.batch_size == 1 else f"{first.batch_size} x {test}",
         "n_prompt": first.prefill_tokens,
         "n_gen": first.decode_tokens,
         "n_depth": 0,

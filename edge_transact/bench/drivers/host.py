@@ -71,6 +71,7 @@ class HostDriver:
             run=f"run-{uuid.uuid4().hex}",
             prompt=prompt_ids(model.vocab_size, visit.lengths.prefill_tokens),
             decode_tokens=visit.lengths.decode_tokens,
+            batch_size=visit.lengths.batch_size,
             repetitions=visit.repetitions,
             warmups=self._conditions.warmups,
             check=model.check(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
@@ -40,6 +41,7 @@ class Conditions(Options):
     Attributes:
         lengths: Pairs of prompt and answer lengths.
         repetitions: Measured repetitions of each model at each pair of lengths.
+        batch: Prompts that are answered together; more than one only on a host.
         until: Relative half-width of the 95 % intervals at which a plan ends; None ends it after `repetitions`.
         per_visit: Repetitions in a row of one visit. More of them save loading, and make fewer rounds.
         warmups: Full repetitions at the start of each visit that don't count.
@@ -59,6 +61,7 @@ class Conditions(Options):
         Option("Pairs of PREFILL+DECODE tokens, comma-separated.", PLAN),
     ] = (Lengths(64, 64), Lengths(256, 64), Lengths(256, 256))
     repetitions: Annotated[Count, Option("Measured repetitions of each model and length.", PLAN)] = 5
+    batch: Annotated[Count, Option("Number of prompts answered together, on a host.", PLAN)] = 1
     until: Annotated[
         Annotated[float, Field(gt=0, lt=1)] | None,
         BeforeValidator(_share),
@@ -85,6 +88,11 @@ class Conditions(Options):
         Seconds, Option("Maximum wait for a lost phone, in seconds.", PLAN, flags=("--reconnect",))
     ] = 120
     sample_s: float = 2
+
+    @property
+    def measured(self) -> tuple[Lengths, ...]:
+        """The lengths of each repetition, all prompts that are answered together included."""
+        return tuple(replace(pair, batch_size=self.batch) for pair in self.lengths)
 
     @property
     def rounds(self) -> int:

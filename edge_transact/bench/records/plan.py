@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 from edge_transact.errors import UsageError
 
@@ -15,15 +16,31 @@ class Lengths:
     """Tokens of one repetition.
 
     Attributes:
-        prefill_tokens: Length of the prompt.
-        decode_tokens: Length of the answer, including the first token, which the prefill gives.
+        prefill_tokens: Length of a prompt.
+        decode_tokens: Length of its answer, including the first token, which the prefill gives.
+        batch_size: Prompts that are answered together.
     """
 
     prefill_tokens: int
     decode_tokens: int
+    batch_size: int = 1
 
     def __str__(self) -> str:
-        return f"{self.prefill_tokens}+{self.decode_tokens}"
+        pair = f"{self.prefill_tokens}+{self.decode_tokens}"
+        return pair if self.batch_size == 1 else f"{self.batch_size} x {pair}"
+
+
+class Measured(TypedDict):
+    """The fields of a result, or of a comparison, that say what was measured."""
+
+    prefill_tokens: int
+    decode_tokens: int
+    batch_size: int
+
+
+def lengths_of(result: Measured) -> Lengths:
+    """The lengths of a result, or of a comparison."""
+    return Lengths(result["prefill_tokens"], result["decode_tokens"], result["batch_size"])
 
 
 @dataclass(frozen=True)

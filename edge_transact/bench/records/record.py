@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edge_transact.bench.records.lines import Measurement
+from edge_transact.bench.records.plan import Lengths
 from edge_transact.bench.records.readings import Reading, ReadingSummary
 
 
@@ -20,8 +21,7 @@ class Key:
     serial: str
     model_digest: str
     target: str
-    prefill_tokens: int
-    decode_tokens: int
+    lengths: Lengths
     round: int
 
 
@@ -35,7 +35,8 @@ class VisitContext:
         model_type: ``model_type`` of its configuration.
         parameters: Number of parameters.
         quantization: Quantization of the weights.
-        decode_read_bytes: Bytes that a decoded token must read: every weight, and the KV cache at its mean length.
+        decode_read_bytes: Bytes that a decoded token must read: every weight, and the KV cache at its mean length. The
+            tokens of a batch share the weights.
         build: Versions that the DIST was built with.
         serial: What adb calls the device, or ``host``.
         device: Label of the device.
@@ -45,8 +46,9 @@ class VisitContext:
         bandwidth_gb_s: Peak DRAM bandwidth of the chip.
         fixed_performance: Whether Android's fixed-performance mode was on; None if it was not tried.
         target: Target of the library.
-        prefill_tokens: Length of the prompt.
-        decode_tokens: Length of the answer.
+        prefill_tokens: Length of a prompt.
+        decode_tokens: Length of its answer.
+        batch_size: Prompts that were answered together. Records from before there were batches don't have it.
         warmups: Repetitions that don't count.
         round: 0, 1, ...: the pass over all models that the visit belongs to.
         time: When the record was made, in ISO 8601.
@@ -74,13 +76,17 @@ class VisitContext:
     round: int
     time: str
     session: str | None = None
+    batch_size: int = 1
+
+    @property
+    def lengths(self) -> Lengths:
+        """What a repetition of the visit is."""
+        return Lengths(self.prefill_tokens, self.decode_tokens, self.batch_size)
 
     @property
     def key(self) -> Key:
         """The visit that the record belongs to."""
-        return Key(
-            self.serial, self.model_digest, self.target, self.prefill_tokens, self.decode_tokens, self.round
-        )  # fmt: skip
+        return Key(self.serial, self.model_digest, self.target, self.lengths, self.round)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,10 +32,12 @@ class HostRequest(RunRequest):
 
     Attributes:
         dist: Path of the DIST.
+        batch_size: How many sequences have the prompt and are decoded together.
         threads: CPU threads, or None for one for each big core.
     """
 
     dist: str
+    batch_size: int
     threads: int | None = None
 
 

@@ -22,6 +22,7 @@ class Subject(TypedDict):
     quantization: str
     prefill_tokens: int
     decode_tokens: int
+    batch_size: int
     repetitions: int
     warmups: int
 
@@ -32,8 +33,8 @@ class Durations(TypedDict):
     Attributes:
         load_s: Library, weights and KV cache, without kernels.
         kernel_build_s: Kernels compiled on the device, or restored; part of no other duration.
-        ttft_s: Time to the first token.
-        prefill_s: The prompt and the choice of the first token.
+        ttft_s: Time to the first token; of a batch, until each answer has it.
+        prefill_s: The prompts and the choice of the first tokens.
         decode_s: The tokens after the first.
         e2e_s: The complete repetition.
         kernels_restored: Whether no visit had to compile kernels.
@@ -90,6 +91,8 @@ class Versus(TypedDict):
 
 class Speeds(TypedDict):
     """Speeds from the medians, and percentiles over the decoded tokens of all repetitions.
+
+    Speeds count the tokens of all sequences of a batch; a step decodes one of each.
 
     Attributes:
         decode_tok_s: Speed of the tokens after the first; None if there are none.

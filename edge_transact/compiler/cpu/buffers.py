@@ -8,7 +8,7 @@ from types import MappingProxyType
 from tvm.script import tirx as T
 from tvm.tirx import Buffer, Expr, Var
 
-from edge_transact.compiler.matmul import Matmul
+from edge_transact.compiler.matmul import Matmul, Rows
 from edge_transact.compiler.vector import Index, cast
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
 
@@ -19,7 +19,7 @@ class MatmulBuffers:
     Args:
         matmul: What the kernel computes.
         arguments: The kernel's arguments by name. Without ``out`` the result stays inside the kernel.
-        one_row: Batch and tokens are 1.
+        rows: The rows of `x`.
         given: Results of earlier matmuls of the same kernel that are operands here, by name.
 
     Attributes:
@@ -33,14 +33,14 @@ class MatmulBuffers:
         matmul: Matmul,
         arguments: Mapping[str, Var],
         *,
-        one_row: bool,
+        rows: Rows,
         given: Mapping[str, Buffer] = MappingProxyType({}),
     ) -> None:
         self.matmul = matmul
         n = T.int64()
         width = n // matmul.sections if matmul.gated else n
         k = given["x"].shape[-1] if "x" in given else T.int64()
-        leading = (T.int64(1), T.int64(1)) if one_row else (T.int64(), T.int64())
+        leading = (T.int64() if rows == "any" else T.int64(1), T.int64(1) if rows == "one" else T.int64())
         groups = (k + (GROUP_SIZE - 1)) // GROUP_SIZE
         buffers: dict[str, Buffer] = dict(given)
         for name, (shape, dtype) in matmul.tensors(leading, k, n, width).items():

@@ -9,7 +9,7 @@ from tvm import tirx
 
 from edge_transact.compiler.cpu import embedding, isa
 from edge_transact.compiler.cpu.matmul import chain, kernel, supports
-from edge_transact.compiler.matmul import ChainedMatmul, Matmul, is_one_row
+from edge_transact.compiler.matmul import ChainedMatmul, Matmul, Rows, rows_of
 
 
 class CPUKernels:
@@ -35,20 +35,24 @@ class CPUKernels:
         """All kernels do."""
         return True
 
-    def instructions(self, matmul: Matmul, *, one_row: bool) -> isa.InstructionSet:
+    def rows(self, x: Sequence[tirx.Expr]) -> Rows:
+        """Each kind of rows has kernels of its own."""
+        return rows_of(x)
+
+    def instructions(self, matmul: Matmul, *, rows: Rows) -> isa.InstructionSet:
         """The instruction set of a matmul. Where it multiplies bytes, fp16 activations keep 16 bits."""
-        return self._instructions[2 if matmul.dtype == "float16" else 3, one_row]
+        return self._instructions[2 if matmul.dtype == "float16" else 3, rows != "any"]
 
     def select(
         self, matmul: Matmul, x: Sequence[tirx.Expr], width: int
     ) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
-        """One kernel for each matmul spec with one row, and one with any number."""
-        one_row = is_one_row(x)
-        instructions = self.instructions(matmul, one_row=one_row)
+        """One kernel for each matmul spec and kind of rows."""
+        rows = rows_of(x)
+        instructions = self.instructions(matmul, rows=rows)
         if not supports(width, instructions, gated=matmul.gated):
             return None
-        return (matmul, one_row), lambda: kernel(matmul, instructions, self.threads, one_row=one_row)
+        return (matmul, rows), lambda: kernel(matmul, instructions, self.threads, rows=rows)
 
     def chain(self, matmuls: tuple[ChainedMatmul, ...]) -> tirx.PrimFunc:
         """Matmuls of one row, one after the other."""
-        return chain(matmuls, [self.instructions(chained.matmul, one_row=True) for chained in matmuls], self.threads)
+        return chain(matmuls, [self.instructions(chained.matmul, rows="one") for chained in matmuls], self.threads)

@@ -1,4 +1,4 @@
-"""W4A16 matmul kernels for CPUs, ``y = x W`` with packed weights, for one row (`decode`) or any number (`prefill`).
+"""W4A16 matmul kernels for CPUs, ``y = x W`` with packed weights, for one row or a batch (`decode`) or any (`prefill`).
 
 What a LLaMA computes around a matmul is part of the kernel: RMSNorm before it; bias, residual and SiLU gate after it.
 """
@@ -17,10 +17,10 @@ from edge_transact.compiler.cpu.decode import COLUMNS, decode
 from edge_transact.compiler.cpu.isa import InstructionSet
 from edge_transact.compiler.cpu.prefill import TILE_VECTORS, prefill
 from edge_transact.compiler.lowering import PLAIN_LOOPS
-from edge_transact.compiler.matmul import ChainedMatmul, Matmul
+from edge_transact.compiler.matmul import ChainedMatmul, Matmul, Rows
 
 
-def kernel(matmul: Matmul, isa: InstructionSet, threads: int, *, one_row: bool) -> tirx.PrimFunc:
+def kernel(matmul: Matmul, isa: InstructionSet, threads: int, *, rows: Rows) -> tirx.PrimFunc:
     """A matmul as a PrimFunc.
 
     Its arguments are ``x [batch, tokens, K], weight, scale[, norm][, bias][, residual], out [batch, tokens, width]``.
@@ -29,16 +29,16 @@ def kernel(matmul: Matmul, isa: InstructionSet, threads: int, *, one_row: bool) 
         matmul: What to compute.
         isa: The instruction set.
         threads: The number of parts that decode is cut into.
-        one_row: Batch and tokens are 1: decode.
+        rows: The rows of `x`.
     """
     with IRBuilder() as ib, builder.prim_func(private=True, s_tir=True):
         T.func_attr(PLAIN_LOOPS)
         arguments = {name: T.arg(name, T.handle()) for name in (*matmul.operands, "out")}
-        buffers = MatmulBuffers(matmul, arguments, one_row=one_row)
-        if one_row:
-            decode([buffers], [isa], threads)
-        else:
+        buffers = MatmulBuffers(matmul, arguments, rows=rows)
+        if rows == "any":
             prefill(buffers, isa)
+        else:
+            decode([buffers], [isa], threads, one_row=rows == "one")
     return ib.get()
 
 
@@ -61,8 +61,8 @@ def chain(matmuls: Sequence[ChainedMatmul], isas: Sequence[InstructionSet], thre
         made: list[MatmulBuffers] = []
         for chained, own in zip(matmuls, arguments, strict=True):
             given = {name: made[source].out for name, source in chained.given}
-            made.append(MatmulBuffers(chained.matmul, own, one_row=True, given=given))
-        decode(made, isas, threads)
+            made.append(MatmulBuffers(chained.matmul, own, rows="one", given=given))
+        decode(made, isas, threads, one_row=True)
     return ib.get()
 
 

@@ -10,7 +10,7 @@ from tvm import tirx
 from edge_transact.compiler.gpu import embedding
 from edge_transact.compiler.gpu.decode import decode
 from edge_transact.compiler.gpu.prefill import prefill
-from edge_transact.compiler.matmul import Matmul, is_one_row
+from edge_transact.compiler.matmul import Matmul, Rows, rows_of
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD
 
 NORM_BYTES = 16384
@@ -23,6 +23,10 @@ class _GPUKernels:
     def embed(self, scale_dtype: str) -> tirx.PrimFunc:
         """The embedding's rows. TVM's own kernels write the whole matrix first and then take the rows."""
         return embedding.embed(scale_dtype)
+
+    def rows(self, x: Sequence[tirx.Expr]) -> Rows:
+        """One row has kernels of its own; a batch is any number of rows."""
+        return "one" if rows_of(x) == "one" else "any"
 
 
 class MetalKernels(_GPUKernels):
@@ -46,7 +50,11 @@ class OpenCLKernels(_GPUKernels):
     def takes_norm(self, x: Sequence[tirx.Expr], dtype: str) -> bool:
         """Whether the kernel for activations of this shape applies RMSNorm: for one row that local memory holds."""
         features = int(x[-1])
-        return is_one_row(x) and features % VALUES_PER_WORD == 0 and features * np.dtype(dtype).itemsize <= NORM_BYTES
+        return (
+            rows_of(x) == "one"
+            and features % VALUES_PER_WORD == 0
+            and features * np.dtype(dtype).itemsize <= NORM_BYTES
+        )
 
     def select(
         self, matmul: Matmul, x: Sequence[tirx.Expr], width: int, head_dims: Sequence[int] = ()
@@ -60,7 +68,7 @@ class OpenCLKernels(_GPUKernels):
             head_dims: Where activations are padded heads, ``v_head_dim``; where the result is, ``qk_head_dim``, too.
         """
         features = int(x[-1])
-        if not is_one_row(x) or any(n % VALUES_PER_WORD for n in (features, *(head_dims if matmul.padded else ()))):
+        if rows_of(x) != "one" or any(n % VALUES_PER_WORD for n in (features, *(head_dims if matmul.padded else ()))):
             return (matmul, "prefill"), lambda: prefill(matmul)
         # Both dims of a RoPE pair have a neighbour, if the halves of all heads are even.
         pairs = [n // 2 for n in head_dims] if matmul.heads else [width]

@@ -12,13 +12,13 @@ from tvm import IRModule, relax, s_tir, tirx
 from tvm.relax.dpl import DFPattern, GlobalVarPattern, TuplePattern, is_op, is_tuple_get_item, wildcard
 from tvm_ffi import structural_equal
 
-from edge_transact.compiler.matmul import EMBEDDING, MATMUL, Layout, Matmul, StoredWeight, is_one_row, weight_block
+from edge_transact.compiler.matmul import EMBEDDING, MATMUL, Layout, Matmul, Rows, StoredWeight, weight_block
 from edge_transact.compiler.passes.chain_matmuls import MakeChain, chain_matmuls
 
 PACKED_BITS = 4
 """Bits of the stored values that the kernels unpack."""
 
-ONE_ROW, ANY_ROWS = "w4_decode", "w4_prefill"
+PREFIXES: dict[Rows, str] = {"one": "w4_decode", "batch": "w4_batch", "any": "w4_prefill"}
 """How names of kernels begin, by the rows of activations that they take."""
 
 
@@ -34,6 +34,9 @@ class MatmulKernels(Protocol):
 
     def takes_norm(self, x: Sequence[tirx.Expr], dtype: str) -> bool:
         """Whether the kernel for activations of this shape can apply the RMSNorm before its matmul."""
+
+    def rows(self, x: Sequence[tirx.Expr]) -> Rows:
+        """Which of the kernels' kinds of rows activations of this shape have."""
 
     def select(
         self, kind: Matmul, x: list[tirx.Expr], width: int
@@ -75,7 +78,7 @@ class FuseMatmuls:
                 fuser.fuse(var, function)
         mod = fuser.builder_.get()
         if self.kernels.chain is not None:
-            of_one_row = {name: matmul for name, matmul in self.made.items() if name.startswith(ONE_ROW)}
+            of_one_row = {name: matmul for name, matmul in self.made.items() if name.startswith(PREFIXES["one"])}
             mod = chain_matmuls(relax.transform.DeadCodeElimination()(mod), of_one_row, self.kernels.chain)
         return relax.transform.DeadCodeElimination()(mod)
 
@@ -198,7 +201,7 @@ class _Fuser(relax.PyExprMutator):
             return call
         key, make = kernel
         if key not in self.made:
-            name = f"{ONE_ROW if is_one_row(x) else ANY_ROWS}_{fused.matmul.label}"
+            name = f"{PREFIXES[self.kernels.rows(x)]}_{fused.matmul.label}"
             self.made[key] = self.builder_.add_func(make(), name)
             self.specs[self.made[key].name_hint] = fused.matmul
         return relax.call_tir(self.made[key], [self.visit_expr(argument) for argument in fused.arguments], call.ty)

@@ -12,8 +12,8 @@ import tvm
 from tvm import IRModule, relax, tirx
 
 from edge_transact.compiler.gpu import heads
-from edge_transact.compiler.matmul import CacheHeads, Matmul, is_one_row
-from edge_transact.compiler.passes.fuse_matmuls import ANY_ROWS, ONE_ROW
+from edge_transact.compiler.matmul import CacheHeads, Matmul, Rows
+from edge_transact.compiler.passes.fuse_matmuls import PREFIXES
 
 FUNCTIONS = re.compile(r"(rope|without_padding)\d*")
 """Names of the definition's functions, which TVM numbers."""
@@ -24,6 +24,9 @@ WITHOUT_PADDING = "heads_without_padding"
 
 class HeadKernels(Protocol):
     """The matmul kernels of a GPU, which also rotate and pad heads, and read padded ones."""
+
+    def rows(self, x: Sequence[tirx.Expr]) -> Rows:
+        """As `gpu.kernels.OpenCLKernels.rows`."""
 
     def select(
         self, matmul: Matmul, x: Sequence[tirx.Expr], width: int, head_dims: Sequence[int] = ()
@@ -104,7 +107,7 @@ class _Sharer(relax.PyExprMutator):
         rows = list(x.ty.shape)
         selected = self.kernels.select(matmul, rows, int(call.ty.shape[-1]), head_dims)
         assert selected is not None, "there is a kernel without padding"
-        return self._kernel(*selected, f"{ONE_ROW if is_one_row(rows) else ANY_ROWS}_{matmul.label}")
+        return self._kernel(*selected, f"{PREFIXES[self.kernels.rows(rows)]}_{matmul.label}")
 
     def _rope(self, call: relax.Call) -> relax.Expr:
         qkv, rotation, *pairs = call.args[1].fields

@@ -1,11 +1,13 @@
-"""Greedy decoding of several prompts, in torch side by side or in a host library one after the other."""
+"""Greedy decoding of several prompts side by side, in torch or in a host library."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from edge_transact.evaluate.answers.degenerate import cycles
+from edge_transact.runtime.batch import generate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,7 +33,8 @@ def decode_in_library(
 ) -> list[Ids]:
     """The likeliest tokens after each prompt, the token that ends them included.
 
-    What a prompt has in common with the one before it, such as the system message, stays in the KV cache.
+    As many prompts are answered at once as the library takes. What all prompts begin with, such as the system message,
+    stays in the KV cache.
 
     Args:
         library: The library.
@@ -43,24 +46,25 @@ def decode_in_library(
     Raises:
         EdgeTransactError: A prompt doesn't fit into the context window.
     """
-    answers: list[Ids] = []
-    before: Ids = []
-    library.reset()
-    for prompt in prompts:
-        # The last token is computed again: its logits are needed.
-        pairs = list(zip(before, prompt[:-1], strict=False))
-        kept = next((place for place, (old, new) in enumerate(pairs) if old != new), len(pairs))
-        library.rewind(kept)
-        tokens: Ids = []
-        for token in library.generate(prompt[kept:], max_tokens):
-            tokens.append(token)
-            if token in stops or cycles(tokens):
-                break
-        answers.append(tokens)
-        before = list(prompt)
+    answers: list[Ids] = [[] for _ in prompts]
+    decoded = generate(library, prompts, max_tokens, lambda _, so_far: _is_last(so_far, stops), _shared(prompts))
+    for index, tokens in decoded:
+        answers[index] = tokens
         advance(1)
-    library.reset()
     return answers
+
+
+def _shared(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with, fewer than any of them has."""
+    # Whatever the first and the last of the sorted prompts begin with, those between them do, too.
+    ordered = sorted(map(list, prompts))
+    pairs = zip(ordered[0][:-1], ordered[-1][:-1], strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _is_last(tokens: Ids, stops: Collection[int]) -> bool:
+    """Whether an answer ends with its last token, or goes in circles."""
+    return tokens[-1] in stops or cycles(tokens)
 
 
 def decode_in_torch(
@@ -133,7 +137,7 @@ def _decode_batch(
         going = []
         for place, (row, token) in enumerate(zip(active, tokens, strict=True)):
             answers[row].append(token)
-            if not (token in stops or count == max_tokens or cycles(answers[row])):
+            if not (count == max_tokens or _is_last(answers[row], stops)):
                 going.append(place)
         if not going:
             break

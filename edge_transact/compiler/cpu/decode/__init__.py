@@ -1,4 +1,4 @@
-"""Matmuls of one row: bound by memory.
+"""Matmuls of one row, or of a row of each of several sequences: bound by memory.
 
 Each thread streams its own columns of the packed weights once, with wide loads, prefetches the next ones, and keeps
 everything else in registers and the L1 cache. Each packs all activations itself, which is faster than waiting for
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from tvm.script import tirx as T
 
 from edge_transact.compiler.cpu.buffers import MatmulBuffers
-from edge_transact.compiler.cpu.decode.base import DecodeMatmul, Scratch
+from edge_transact.compiler.cpu.decode.base import ROWS_TOGETHER, DecodeMatmul, Scratch
 from edge_transact.compiler.cpu.decode.kn import DecodeKN
 from edge_transact.compiler.cpu.decode.nk import DecodeNK
 from edge_transact.compiler.cpu.isa import InstructionSet
@@ -29,15 +29,18 @@ COLUMNS = DecodeKN.columns
 _BY_LAYOUT: dict[Layout, type[DecodeMatmul]] = {"KN": DecodeKN, "NK": DecodeNK}
 
 
-def decode(matmuls: Sequence[MatmulBuffers], isas: Sequence[InstructionSet], threads: int) -> None:
+def decode(matmuls: Sequence[MatmulBuffers], isas: Sequence[InstructionSet], threads: int, *, one_row: bool) -> None:
     """Emit matmuls of one row, one after the other, each cut into as many parts as there are threads.
 
     Args:
         matmuls: What to compute.
         isas: The instruction set of each, all of one class.
         threads: Threads of the launch.
+        one_row: If not, there is a row of each of several sequences, and one matmul.
     """
-    scratch = Scratch(matmuls, isas, max(kind.columns for kind in _BY_LAYOUT.values()), threads)
+    tiles = T.bind((matmuls[0].rows + (ROWS_TOGETHER - 1)) // ROWS_TOGETHER)
+    rows = 1 if one_row else T.bind(tiles * ROWS_TOGETHER)
+    scratch = Scratch(matmuls, isas, max(kind.columns for kind in _BY_LAYOUT.values()), threads, rows)
     stages: list[DecodeMatmul] = []
     for buffers, isa in zip(matmuls, isas, strict=True):
         kind = _BY_LAYOUT[buffers.matmul.layout]

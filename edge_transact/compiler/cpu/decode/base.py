@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import ClassVar
 
 from tvm.script import tirx as T
@@ -13,8 +14,11 @@ from tvm.tirx import Expr
 from edge_transact.compiler.cpu.buffers import MatmulBuffers
 from edge_transact.compiler.cpu.isa import InstructionSet
 from edge_transact.compiler.cpu.prologue import for_each_group, inverse_rms
-from edge_transact.compiler.vector import splat, store
+from edge_transact.compiler.vector import Index, splat, store
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
+
+ROWS_TOGETHER = 4
+"""Rows of several sequences that are multiplied by weights which have been unpacked once."""
 
 
 class Scratch:
@@ -25,29 +29,34 @@ class Scratch:
         isas: The instruction set of each.
         columns: The most columns of a block.
         threads: Threads of the launch.
+        rows: Rows of activations.
 
     Attributes:
-        activations: Packed activations, int32 ``[threads, ...]``.
-        corrections: Zero-point corrections of their words, ``[threads, words]``, where accumulators start from them.
-        activation_scales: Scales of their groups, fp32 ``[threads, groups]``, where activations are quantized.
-        sums: Results before the epilogue, fp32, by block.
+        activations: Packed activations, int32 ``[threads, rows, ...]``.
+        corrections: Zero-point corrections of their words, ``[threads, rows, words]``, where accumulators start from
+            them.
+        activation_scales: Scales of their groups, fp32 ``[threads, rows, groups]``, where activations are quantized.
+        sums: Results before the epilogue, fp32 ``[rows, ...]``, by block.
+        rows: Rows, filled up to whole tiles.
     """
 
     def __init__(
-        self, matmuls: Sequence[MatmulBuffers], isas: Sequence[InstructionSet], columns: int, threads: int
+        self, matmuls: Sequence[MatmulBuffers], isas: Sequence[InstructionSet], columns: int, threads: int, rows: Index
     ) -> None:
         def largest(sizes: Iterable[Expr]) -> Expr:
             return T.bind(functools.reduce(T.max, sizes))
 
-        isa = isas[0]
+        isa, self.rows = isas[0], rows
         words = largest(padded_words(buffers, isa) for buffers, isa in zip(matmuls, isas, strict=True))
-        self.activations = T.alloc_buffer((threads, words * max(isa.digits * isa.steps for isa in isas)), "int32")
-        self.corrections = None if isa.removes_zero_point else T.alloc_buffer((threads, words), isa.accumulator_dtype)
+        self.activations = T.alloc_buffer((threads, rows, words * max(isa.digits * isa.steps for isa in isas)), "int32")
+        self.corrections = (
+            None if isa.removes_zero_point else T.alloc_buffer((threads, rows, words), isa.accumulator_dtype)
+        )
         self.activation_scales = (
-            None if isa.quantizer is None else T.alloc_buffer((threads, words // WORDS_PER_GROUP), "float32")
+            None if isa.quantizer is None else T.alloc_buffer((threads, rows, words // WORDS_PER_GROUP), "float32")
         )
         self.sums = T.alloc_buffer(
-            (largest((buffers.width + columns) * buffers.matmul.sections for buffers in matmuls),), "float32"
+            (rows, largest((buffers.width + columns) * buffers.matmul.sections for buffers in matmuls)), "float32"
         )
 
 
@@ -68,6 +77,7 @@ class DecodeMatmul(ABC):
 
     Attributes:
         columns: Columns of a block, in each section.
+        one_row: There is a single row of activations.
     """
 
     columns: ClassVar[int]
@@ -77,6 +87,7 @@ class DecodeMatmul(ABC):
     ) -> None:
         self.matmul, self.isa, self.buffers = buffers.matmul, isa, buffers
         self.scratch, self.threads = scratch, threads
+        self.one_row = isinstance(scratch.rows, int)
         self.blocks = T.bind((self.buffers.width + (self.columns - 1)) // self.columns)
         block_bytes = self.buffers.groups * (self.matmul.sections * self.columns * self.matmul.group_bytes)
         self.head_start = head_start_bytes // block_bytes
@@ -91,14 +102,14 @@ class DecodeMatmul(ABC):
 
     @abstractmethod
     def place(self, group: Expr, digit: int, step: int) -> Expr:
-        """Where in `Scratch.activations` those of a group's first word are; the group's other words follow."""
+        """Where in a row of `Scratch.activations` those of a group's first word are; its other words follow."""
 
     def first_column(self, block: Expr) -> Expr:
         """The first column of a block. The last block of a ragged width starts early and recomputes some columns."""
         return T.min(block * self.columns, self.buffers.width - self.columns)
 
     def sums_of(self, block: Expr, section: int) -> Expr:
-        """Where in `Scratch.sums` those of a block are."""
+        """Where in a row of `Scratch.sums` those of a block are."""
         return (block * self.matmul.sections + section) * self.columns
 
     def share(self, thread: Expr) -> tuple[Expr, Expr]:
@@ -109,20 +120,35 @@ class DecodeMatmul(ABC):
         return T.bind(first), T.bind(extra + (thread + 1) * equal // self.threads)
 
     def pack_activations(self, thread: Expr) -> None:
-        """Pack the row's activations into the thread's scratch, with their scales and zero-point corrections."""
+        """Pack all rows' activations into the thread's scratch, with their scales and zero-point corrections."""
+        with self.each(self.scratch.rows) as row:
+            # Rows that fill up the last tile are the last row again.
+            source = row if self.one_row else T.bind(T.min(row, self.buffers.rows - 1))
+            for_each_group(self.buffers, source, inverse_rms(self.buffers, source), self._packer(thread, row))
+
+    def each(self, rows: Index) -> AbstractContextManager[Expr]:
+        """A loop over some number of rows; none where there is one row."""
+        return nullcontext(T.int32(0)) if self.one_row else T.serial(0, rows)
+
+    @contextmanager
+    def each_tile(self) -> Iterator[list[Expr]]:
+        """A loop over the rows, of which some are computed together; none where there is one row."""
+        with self.each(self.scratch.rows // ROWS_TOGETHER) as tile:
+            yield [tile] if self.one_row else [tile * ROWS_TOGETHER + r for r in range(ROWS_TOGETHER)]
+
+    def _packer(self, thread: Expr, row: Expr) -> Callable[[Expr, Expr], None]:
         isa, scratch = self.isa, self.scratch
 
         def pack(group: Expr, x: Expr) -> None:
             word = group * WORDS_PER_GROUP
             if isa.quantizer is not None and scratch.activation_scales is not None:
-                T.buffer_store(scratch.activation_scales, isa.quantizer.scale(x), [thread, group])
+                T.buffer_store(scratch.activation_scales, isa.quantizer.scale(x), [thread, row, group])
                 # Loaded again, because TVM's integer analysis would walk through everything that it is computed from.
-                x = T.bind(x * splat(T.float32(1) / scratch.activation_scales[thread, group], GROUP_SIZE))
+                x = T.bind(x * splat(T.float32(1) / scratch.activation_scales[thread, row, group], GROUP_SIZE))
             for digit, steps in enumerate(isa.pack(x)):
                 for step, activations in enumerate(steps):
-                    store(scratch.activations, activations, [thread, self.place(group, digit, step)])
+                    store(scratch.activations, activations, [thread, row, self.place(group, digit, step)])
             if scratch.corrections is not None:
-                store(scratch.corrections, isa.zero_point_correction(x), [thread, word])
+                store(scratch.corrections, isa.zero_point_correction(x), [thread, row, word])
 
-        row = T.int32(0)
-        for_each_group(self.buffers, row, inverse_rms(self.buffers, row), pack)
+        return pack

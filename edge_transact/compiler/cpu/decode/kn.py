@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tvm import tirx
 from tvm.script import tirx as T
-from tvm.tirx import Expr
+from tvm.tirx import Buffer, Expr
 
 from edge_transact.compiler.cpu.decode.base import DecodeMatmul
 from edge_transact.compiler.epilogue import finish
@@ -41,15 +43,17 @@ class DecodeKN(DecodeMatmul):
         self._clear(first, end)
         self.pack_activations(thread)
         ahead = self._groups_ahead(first, end)
+        starts = None if self.one_row else T.alloc_buffer((self.scratch.rows,), self.isa.accumulator_dtype)
         with T.serial(0, self.buffers.groups) as group:
-            start = self._load_start(thread, group)
+            start = self._load_start(thread, group, starts)
             with T.serial(first, end) as block:
                 for section in range(self.matmul.sections):
                     self._prefetch(group + ahead, block, section)
                     if self.isa.prefetches_far:
                         self._prefetch_near(group, block, section)
                     for offset in range(0, self.columns, self.isa.lanes):
-                        self._accumulate(thread, group, block, section, offset, start)
+                        with self.each_tile() as rows:
+                            self._accumulate(thread, rows, group, block, section, offset, start)
         self._store(first, end)
 
     def place(self, group: Expr, digit: int, step: int) -> Expr:
@@ -72,46 +76,75 @@ class DecodeKN(DecodeMatmul):
             prefetch(self.buffers.weight, [group * WORDS_PER_GROUP + word, column])
 
     def _clear(self, first: Expr, end: Expr) -> None:
-        with T.serial(first, end) as block:
+        with self.each(self.scratch.rows) as row, T.serial(first, end) as block:
             for section in range(self.matmul.sections):
-                store(self.scratch.sums, splat(T.float32(0), self.columns), [self.sums_of(block, section)])
+                store(self.scratch.sums, splat(T.float32(0), self.columns), [row, self.sums_of(block, section)])
 
-    def _load_start(self, thread: Expr, group: Expr) -> Expr:
-        """What the accumulators of a group start from: its zero-point correction, the same in every lane."""
-        start = tirx.const(0, self.isa.accumulator_dtype)
-        if self.scratch.corrections is not None:
-            corrections = load(self.scratch.corrections, [thread, group * WORDS_PER_GROUP], WORDS_PER_GROUP)
-            start = sum_lanes([T.bind(corrections)])
-        return T.bind(splat(start, self.isa.lanes))
+    def _load_start(self, thread: Expr, group: Expr, starts: Buffer | None) -> Callable[[Expr], Expr]:
+        """What the accumulators of a group start from in a row: its zero-point correction, the same in every lane.
 
-    def _load_activations(self, thread: Expr, group: Expr, word: int) -> list[list[Expr]]:
+        Args:
+            thread: The thread.
+            group: The group.
+            starts: Memory for all rows' corrections; `None` for one row, whose correction stays in a register.
+        """
+        zero, corrections = tirx.const(0, self.isa.accumulator_dtype), self.scratch.corrections
+        if corrections is None:
+            start = T.bind(splat(zero, self.isa.lanes))
+            return lambda row: start
+
+        def correction(row: Expr) -> Expr:
+            of_words = load(corrections, [thread, row, group * WORDS_PER_GROUP], WORDS_PER_GROUP)
+            return sum_lanes([T.bind(of_words)])
+
+        if starts is None:
+            start = T.bind(splat(correction(T.int32(0)), self.isa.lanes))
+            return lambda row: start
+        with T.serial(0, self.scratch.rows) as row:
+            T.buffer_store(starts, correction(row), [row])
+        return lambda row: splat(starts[row], self.isa.lanes)
+
+    def _load_activations(self, thread: Expr, row: Expr, group: Expr, word: int) -> list[list[Expr]]:
         """A word's activations by step and digit, each in every lane."""
         return [
             [
-                splat(self.scratch.activations[thread, self.place(group, digit, step) + word], self.isa.lanes)
+                splat(self.scratch.activations[thread, row, self.place(group, digit, step) + word], self.isa.lanes)
                 for digit in range(self.isa.digits)
             ]
             for step in range(self.isa.steps)
         ]
 
-    def _accumulate(self, thread: Expr, group: Expr, block: Expr, section: int, offset: int, start: Expr) -> None:
-        """Add a group's products to the sums of one vector of columns."""
+    def _accumulate(
+        self,
+        thread: Expr,
+        rows: list[Expr],
+        group: Expr,
+        block: Expr,
+        section: int,
+        offset: int,
+        start: Callable[[Expr], Expr],
+    ) -> None:
+        """Add a group's products to some rows' sums of one vector of columns."""
         isa, buffers, scratch = self.isa, self.buffers, self.scratch
         column = T.bind(self._column(block, section) + offset)
         words = [
             T.bind(load(buffers.weight, [group * WORDS_PER_GROUP + word, column], isa.lanes))
             for word in range(WORDS_PER_GROUP)
         ]
-        activations = [self._load_activations(thread, group, word) for word in range(WORDS_PER_GROUP)]
-        scale = cast("float32", load(buffers.scale, [group, column], isa.lanes))
-        if scratch.activation_scales is not None:
-            scale = scale * splat(scratch.activation_scales[thread, group], isa.lanes)
-        place = [self.sums_of(block, section) + offset]
-        total = load(scratch.sums, place, isa.lanes) + isa.dot(start, words, activations) * scale
-        store(scratch.sums, total, place)
+        weight_scale = cast("float32", load(buffers.scale, [group, column], isa.lanes))
+        if not self.one_row:
+            weight_scale = T.bind(weight_scale)
+        for row in rows:
+            activations = [self._load_activations(thread, row, group, word) for word in range(WORDS_PER_GROUP)]
+            scale = weight_scale
+            if scratch.activation_scales is not None:
+                scale = scale * splat(scratch.activation_scales[thread, row, group], isa.lanes)
+            place = [row, self.sums_of(block, section) + offset]
+            total = load(scratch.sums, place, isa.lanes) + isa.dot(start(row), words, activations) * scale
+            store(scratch.sums, total, place)
 
     def _store(self, first: Expr, end: Expr) -> None:
         sections = range(self.matmul.sections)
-        with T.serial(first, end) as block:
-            sums = [T.bind(load(self.scratch.sums, [self.sums_of(block, s)], self.columns)) for s in sections]
-            finish(self.buffers, T.int32(0), T.bind(self._column(block, 0)), sums, exp)
+        with self.each(self.buffers.rows) as row, T.serial(first, end) as block:
+            sums = [T.bind(load(self.scratch.sums, [row, self.sums_of(block, s)], self.columns)) for s in sections]
+            finish(self.buffers, row, T.bind(self._column(block, 0)), sums, exp)

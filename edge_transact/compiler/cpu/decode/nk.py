@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 from tvm import tirx
 from tvm.script import tirx as T
 from tvm.tirx import Buffer, Expr
 
-from edge_transact.compiler.cpu.decode.base import DecodeMatmul, padded_words
+from edge_transact.compiler.cpu.decode.base import ROWS_TOGETHER, DecodeMatmul, padded_words
 from edge_transact.compiler.epilogue import finish
 from edge_transact.compiler.vector import (
     LINE_BYTES,
@@ -53,67 +55,75 @@ class DecodeNK(DecodeMatmul):
         first, end = self.share(thread)
         self.pack_activations(thread)
         self._clear_padding(thread)
-        accumulators = T.alloc_buffer((sections * self.columns, lanes), "float32", scope="local")
+        together = 1 if self.one_row else ROWS_TOGETHER
+        accumulators = T.alloc_buffer((together, sections * self.columns, lanes), "float32", scope="local")
         with T.serial(first, end) as block:
-            tile = _RowTile(self, thread, T.bind(self.first_column(block)), ahead, accumulators)
-            tile.clear()
-            together = self.isa.vectors_together * lanes
-            full = T.bind(words // together * together)
-            with T.serial(0, words // together) as turn:
-                tile.accumulate(turn * together, together)
-            if self.isa.vectors_together > 1:
-                with T.serial(0, (words - full) // lanes) as vector:
-                    tile.accumulate(T.bind(full + vector * lanes), lanes)
-            tile.accumulate_rest(T.bind(words // lanes * lanes))
-            tile.store(block)
+            column = T.bind(self.first_column(block))
+            with self.each_tile() as rows:
+                tile = _Tile(self, thread, rows, column, ahead, accumulators)
+                tile.clear()
+                together = self.isa.vectors_together * lanes
+                full = T.bind(words // together * together)
+                with T.serial(0, words // together) as turn:
+                    tile.accumulate(turn * together, together)
+                if self.isa.vectors_together > 1:
+                    with T.serial(0, (words - full) // lanes) as vector:
+                        tile.accumulate(T.bind(full + vector * lanes), lanes)
+                tile.accumulate_rest(T.bind(words // lanes * lanes))
+                tile.store(block)
         self._store(first, end)
 
     def place(self, group: Expr, digit: int, step: int) -> Expr:
         return self.place_of_word(group * WORDS_PER_GROUP, digit, step)
 
     def place_of_word(self, word: Expr, digit: int, step: int) -> Expr:
-        """Where in `Scratch.activations` those of a word are; the row's later words follow."""
+        """Where in a row of `Scratch.activations` those of a word are; its later words follow."""
         return (digit * self.isa.steps + step) * self.padded_words + word
 
     def _clear_padding(self, thread: Expr) -> None:
         """Clear what belongs to the words after a row's last, which the vectors at its end cover."""
         isa, scratch = self.isa, self.scratch
-        with T.serial(self.buffers.words, self.padded_words) as word:
+        with self.each(self.scratch.rows) as row, T.serial(self.buffers.words, self.padded_words) as word:
             for digit in range(isa.digits):
                 for step in range(isa.steps):
-                    T.buffer_store(scratch.activations, T.int32(0), [thread, self.place_of_word(word, digit, step)])
+                    T.buffer_store(
+                        scratch.activations, T.int32(0), [thread, row, self.place_of_word(word, digit, step)]
+                    )
             if scratch.corrections is not None:
-                T.buffer_store(scratch.corrections, tirx.const(0, isa.accumulator_dtype), [thread, word])
+                T.buffer_store(scratch.corrections, tirx.const(0, isa.accumulator_dtype), [thread, row, word])
 
     def _store(self, first: Expr, end: Expr) -> None:
         # In a loop of its own, so that the chains of operations of several blocks overlap.
         sections = range(self.matmul.sections)
-        with T.serial(first, end) as block:
-            sums = [T.bind(load(self.scratch.sums, [self.sums_of(block, s)], self.columns)) for s in sections]
-            finish(self.buffers, T.int32(0), T.bind(self.first_column(block)), sums, exp)
+        with self.each(self.buffers.rows) as row, T.serial(first, end) as block:
+            sums = [T.bind(load(self.scratch.sums, [row, self.sums_of(block, s)], self.columns)) for s in sections]
+            finish(self.buffers, row, T.bind(self.first_column(block)), sums, exp)
 
 
-class _RowTile:
-    """A block's rows of the weight, from all sections, each with one vector of accumulators.
+class _Tile:
+    """A block's columns, from all sections, by some rows: each with one vector of accumulators.
 
     Args:
         of: The matmul.
         thread: The thread that computes it.
-        first: The first row, in the first section.
+        rows: The rows of activations.
+        first: The first column, in the first section.
         ahead: How many words ahead it prefetches.
-        accumulators: fp32 ``[rows, lanes]``.
+        accumulators: fp32 ``[rows, columns, lanes]``.
     """
 
-    def __init__(self, of: DecodeNK, thread: Expr, first: Expr, ahead: Expr, accumulators: Buffer) -> None:
+    def __init__(
+        self, of: DecodeNK, thread: Expr, rows: list[Expr], first: Expr, ahead: Expr, accumulators: Buffer
+    ) -> None:
         self.of, self.isa, self.buffers, self.scratch = of, of.isa, of.buffers, of.scratch
-        self.thread, self.ahead, self.accumulators = thread, ahead, accumulators
+        self.thread, self.rows, self.ahead, self.accumulators = thread, rows, ahead, accumulators
         sections = range(of.matmul.sections)
-        self.rows = [first + section * self.buffers.width + row for section in sections for row in range(of.columns)]
+        self.columns = [first + section * self.buffers.width + i for section in sections for i in range(of.columns)]
 
     def clear(self) -> None:
         """Set the accumulators to zero."""
-        for i in range(len(self.rows)):
-            store(self.accumulators, splat(T.float32(0), self.isa.lanes), [i, 0])
+        for r, i in itertools.product(range(len(self.rows)), range(len(self.columns))):
+            store(self.accumulators, splat(T.float32(0), self.isa.lanes), [r, i, 0])
 
     def accumulate_rest(self, word: Expr) -> None:
         """Add the products of the words from `word` on, fewer than a full vector, in vectors half as wide each time."""
@@ -128,58 +138,65 @@ class _RowTile:
         """Add the products of `held` words from `word` on: those of a narrow vector, or of one or more full ones."""
         isa, lanes, scratch = self.isa, self.isa.lanes, self.scratch
         self._prefetch(word, held)
-        scales = [self._load_scales(row, word, held) for row in self.rows]
+        scales = [self._load_scales(column, word, held) for column in self.columns]
         for vector in range(0, held, lanes):
             first = word + vector if vector else word
             of_vector = min(held, lanes)
-            words = [T.bind(_widen(load(self.buffers.weight, [row, first], of_vector), lanes)) for row in self.rows]
-            activations = self._load_activations(first)
-            start = splat(T.float32(0), lanes)
-            if scratch.corrections is not None:
-                start = T.bind(load(scratch.corrections, [self.thread, first], lanes))
-            products = [T.bind(isa.dot(start, [of_row], [activations])) for of_row in words]
-            for i, of_row in enumerate(scales):
-                scale = self._spread_scales(of_row, vector, of_vector)
-                store(self.accumulators, load(self.accumulators, [i, 0], lanes) + products[i] * scale, [i, 0])
+            words = [T.bind(_widen(load(self.buffers.weight, [c, first], of_vector), lanes)) for c in self.columns]
+            for r, row in enumerate(self.rows):
+                activations = self._load_activations(row, first)
+                start = splat(T.float32(0), lanes)
+                if scratch.corrections is not None:
+                    start = T.bind(load(scratch.corrections, [self.thread, row, first], lanes))
+                products = [T.bind(isa.dot(start, [of_column], [activations])) for of_column in words]
+                for i, of_column in enumerate(scales):
+                    scale = self._spread_scales(self._scaled(of_column, row, word, held), vector, of_vector)
+                    total = load(self.accumulators, [r, i, 0], lanes) + products[i] * scale
+                    store(self.accumulators, total, [r, i, 0])
 
     def store(self, block: Expr) -> None:
-        """Store the sum of each row to the block's sums."""
-        vectors = [T.bind(load(self.accumulators, [i, 0], self.isa.lanes)) for i in range(len(self.rows))]
+        """Store the sum of each row and column to the block's sums."""
         columns = self.of.columns
-        for section in range(self.of.matmul.sections):
-            sums = sum_lanes(vectors[section * columns : (section + 1) * columns])
-            store(self.scratch.sums, sums, [self.of.sums_of(block, section)])
+        for r, row in enumerate(self.rows):
+            vectors = [T.bind(load(self.accumulators, [r, i, 0], self.isa.lanes)) for i in range(len(self.columns))]
+            for section in range(self.of.matmul.sections):
+                sums = sum_lanes(vectors[section * columns : (section + 1) * columns])
+                store(self.scratch.sums, sums, [row, self.of.sums_of(block, section)])
 
     def _prefetch(self, word: Expr, held: int) -> None:
-        """Prefetch each row's words, as many as are in use."""
+        """Prefetch each column's words, as many as are in use."""
         far = self.isa.prefetches_far
         for line in range(0, held, LINE_WORDS):
-            # Where a cache line holds several vectors, each iteration prefetches the lines of some of the rows.
+            # Where a cache line holds several vectors, each iteration prefetches the lines of some of the columns.
             turns = max(1, LINE_WORDS // held)
-            for row in self.rows[::turns]:
-                turn = row if turns == 1 else row + word // held % turns
+            for column in self.columns[::turns]:
+                turn = column if turns == 1 else column + word // held % turns
                 prefetch(self.buffers.weight, [turn, word + (self.ahead + line)], far=far)
                 if far:
                     prefetch(self.buffers.weight, [turn, word + (NEAR_WORDS + line)])
 
-    def _load_activations(self, word: Expr) -> list[list[Expr]]:
-        """A vector of words' activations by step and digit."""
+    def _load_activations(self, row: Expr, word: Expr) -> list[list[Expr]]:
+        """A row's activations of a vector of words, by step and digit."""
         isa, activations = self.isa, self.scratch.activations
         return [
             [
-                T.bind(load(activations, [self.thread, self.of.place_of_word(word, digit, step)], isa.lanes))
+                T.bind(load(activations, [self.thread, row, self.of.place_of_word(word, digit, step)], isa.lanes))
                 for digit in range(isa.digits)
             ]
             for step in range(isa.steps)
         ]
 
-    def _load_scales(self, row: Expr, word: Expr, held: int) -> Expr:
-        """The scales of the products of each group of `held` words, fp32."""
+    def _load_scales(self, column: Expr, word: Expr, held: int) -> Expr:
+        """A column's scales of the groups of `held` words, fp32."""
         group, groups = word // WORDS_PER_GROUP, held // WORDS_PER_GROUP
-        scales = cast("float32", load(self.buffers.scale, [row, group], groups))
-        if self.scratch.activation_scales is not None:
-            scales = scales * load(self.scratch.activation_scales, [self.thread, group], groups)
-        return T.bind(scales)
+        return T.bind(cast("float32", load(self.buffers.scale, [column, group], groups)))
+
+    def _scaled(self, scales: Expr, row: Expr, word: Expr, held: int) -> Expr:
+        """A column's scales times those of a row's activations."""
+        if self.scratch.activation_scales is None:
+            return scales
+        group, groups = word // WORDS_PER_GROUP, held // WORDS_PER_GROUP
+        return T.bind(scales * load(self.scratch.activation_scales, [self.thread, row, group], groups))
 
     def _spread_scales(self, scales: Expr, first: int, held: int) -> Expr:
         """The scale of each lane's products: 0 in the lanes that hold no word of a narrow vector."""

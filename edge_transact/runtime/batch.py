@@ -1,0 +1,62 @@
+"""Continues several prompts at once with a host library."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+from edge_transact.runtime.host import Batch, HostModel
+
+
+def generate(
+    model: HostModel,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    ends: Callable[[int, list[int]], bool],
+    shared: int = 0,
+) -> Iterator[tuple[int, list[int]]]:
+    """Continue prompts with the likeliest tokens, as many prompts at once as the library takes.
+
+    A prompt takes the place of one that has ended. The tokens are the same however many prompts that are at once: each
+    is computed by itself, and each token as a single one is.
+
+    Args:
+        model: The library. Its own sequence stays as it is.
+        prompts: Token ids.
+        max_tokens: The most tokens that follow a prompt, at least 1. A full context window ends it, too.
+        ends: Called with the index of a prompt and the tokens so far that follow it, after each token; whether that was
+            the last.
+        shared: How many tokens all prompts begin with that are computed only once in each sequence, such as those of a
+            system message; fewer than the shortest prompt has.
+
+    Yields:
+        The index of each prompt, and the tokens that follow it, in the order in which they end.
+
+    Raises:
+        EdgeTransactError: A prompt doesn't fit into the context window.
+    """
+    size = min(model.max_batch_size, len(prompts))
+    batch = Batch(model, size, max(map(len, prompts)) + max_tokens)
+    waiting = deque(enumerate(prompts))
+    free = list(range(size))
+    followed: dict[int, tuple[int, list[int]]] = {}  # a prompt's index and what follows it, by sequence
+    while waiting or followed:
+        if waiting and free:
+            sequence = free.pop()
+            index, prompt = waiting.popleft()
+            followed[sequence] = index, []
+            computed = [sequence]
+            batch.rewind(sequence, shared)
+            if batch.lengths[sequence] < shared:
+                batch.prefill(sequence, prompt[:shared])
+            logits = batch.prefill(sequence, prompt[shared:])[None]
+        else:
+            computed = list(followed)
+            logits = batch.decode({sequence: tokens[-1] for sequence, (_, tokens) in followed.items()})
+        for sequence, token in zip(computed, logits.argmax(axis=-1).tolist(), strict=True):
+            index, tokens = followed[sequence]
+            tokens.append(token)
+            if ends(index, tokens) or len(tokens) == max_tokens or batch.is_full(sequence):
+                del followed[sequence]
+                free.append(sequence)
+                yield index, tokens

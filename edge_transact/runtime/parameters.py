@@ -1,0 +1,61 @@
+"""Loads a library's parameters from a DIST's shards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edge_transact.errors import EdgeTransactError
+
+if TYPE_CHECKING:
+    import tvm_ffi
+
+_ALIGNMENT = 64
+"""Alignment of parameters in memory, in bytes, on which kernels may rely."""
+
+
+def load_parameters(weights: Path, expected: list[dict[str, Any]], verified: bool) -> tvm_ffi.Array:
+    """The parameters as a TVM array, which calls take without a conversion.
+
+    Those that lie in the shards as kernels read them are mapped. The others, such as fp32 scales, which shards have as
+    bf16, are read into one block of memory.
+    """
+    import tvm_ffi
+
+    from edge_transact.weights.shards import ShardReader
+
+    reader = ShardReader(weights, verified=verified)
+    arrays: list[np.ndarray | None] = []
+    for parameter in expected:
+        name, dtype, shape = parameter["name"], np.dtype(parameter["dtype"]), parameter["shape"]
+        if list(reader.shape(name)) != shape or reader.dtype(name) != dtype:
+            raise EdgeTransactError(
+                f"{weights}: {name} is {reader.dtype(name)} {list(reader.shape(name))}, "
+                f"the library wants {dtype} {shape}",
+                fix="Library and weights are of different builds: build again.",
+            )
+        arrays.append(reader.mapped(name, _ALIGNMENT))
+    room = [0 if array is not None else _padded(_nbytes(p)) for p, array in zip(expected, arrays, strict=True)]
+    block = np.empty(sum(room) + _ALIGNMENT, np.uint8)
+    offset = -block.ctypes.data % _ALIGNMENT
+    parameters = []
+    for parameter, array, nbytes in zip(expected, arrays, room, strict=True):
+        if array is None:
+            place = block[offset : offset + _nbytes(parameter)]
+            array = place.view(np.dtype(parameter["dtype"])).reshape(parameter["shape"])
+            reader.read(parameter["name"], array)
+            offset += nbytes
+        parameters.append(tvm_ffi.from_dlpack(array, require_alignment=_ALIGNMENT, require_contiguous=True))
+    return tvm_ffi.convert(parameters)
+
+
+def _nbytes(parameter: Mapping[str, Any]) -> int:
+    return math.prod(parameter["shape"]) * np.dtype(parameter["dtype"]).itemsize
+
+
+def _padded(nbytes: int) -> int:
+    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
