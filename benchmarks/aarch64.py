@@ -35,8 +35,8 @@ SIZES = ((2048, 64), (2048, 128))
 """Two matmuls, K by N: the loop accounts for the difference between them."""
 
 ITERATIONS = 100
-PRODUCTS = {"fmla": 4, "sdot": 16, "smmla": 32}
-"""Products of an instruction."""
+PRODUCTS = {"sdot": 16, "smmla": 32}
+"""Products of bytes of an instruction."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Loop:
     assembly: tuple[str, ...]
 
     def products(self) -> int:
-        """Products of an iteration."""
+        """Products of bytes of an iteration."""
         return sum(PRODUCTS.get(text.split()[0], 0) for text in self.assembly)
 
 
@@ -136,7 +136,7 @@ def disassemble(kernel: Path) -> list[tuple[int, str]]:
 
 
 def find_loop(code: list[tuple[int, str]]) -> Loop:
-    """The innermost loop with the most products."""
+    """The innermost loop with the most multiply-adds."""
     loops = []
     for index, (address, text) in enumerate(code):
         jump = re.match(r"(?:b\.\w+|cbn?z .*|tbn?z .*|b) .*?0x([0-9a-f]+)$", text)
@@ -144,7 +144,11 @@ def find_loop(code: list[tuple[int, str]]) -> Loop:
             start = next(i for i, (at, _) in enumerate(code) if at == int(jump[1], 16))
             loops.append((start, index + 1))
     innermost = [(a, b) for a, b in loops if not any(a <= c and d <= b and (a, b) != (c, d) for c, d in loops)]
-    return max((Loop(tuple(text for _, text in code[a:b])) for a, b in innermost), key=Loop.products)
+
+    def arithmetic(loop: tuple[int, int]) -> int:
+        return sum(text.split()[0] in ("fmla", *PRODUCTS) for _, text in code[slice(*loop)])
+
+    return Loop(tuple(text for _, text in code[slice(*max(innermost, key=arithmetic))]))
 
 
 def cycles(loop: Loop, core: str) -> float:

@@ -44,7 +44,7 @@ def test_only_prefill_has_instructions_that_a_phone_may_lack(archives, tmp_path)
     with tarfile.open(archives["android-cpu"].path) as objects:
         objects.extractall(tmp_path, filter="data")
     for file in tmp_path.rglob("*.o"):
-        code = emulated.run("llvm-objdump-19", "-d", "--no-show-raw-insn", str(file)).decode()
+        code = emulated.run(aarch64.llvm_tool("llvm-objdump"), "-d", "--no-show-raw-insn", str(file)).decode()
         for name, body in re.findall(r"<(\w+)>:\n(.*?)(?:\n\n|\Z)", code, re.DOTALL):
             found |= {(name, text) for text in re.findall(r"\b(?:[su]|us)mmla\b|\b(?:us|su)dot\b", body)}
     assert found and all("w4_prefill" in name and text == "smmla" for name, text in found)
