@@ -97,7 +97,8 @@ def _prefill() -> str:
         speeds = [f"{products / cycles(loop, core):.1f}" for core in CORES]
         rows.append([f"`{instruction}`", str(len(loop.assembly)), f"{products:,.0f}", *speeds])
     header = ["", "instructions in the loop", "products", *(f"products per cycle, {name}" for name in CORES.values())]
-    return f"Prefill of `q4f16_0` by either instruction:\n\n{page.table(header, rows)}"
+    of = "A product is that of a weight and a 16-bit activation: two products of bytes."
+    return f"Prefill of `q4f16_0` by either instruction. {of}\n\n{page.table(header, rows)}"
 
 
 def compile_decode(quantization: Quantization, directory: Path) -> Path:

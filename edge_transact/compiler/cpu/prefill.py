@@ -43,9 +43,10 @@ class PrefillMatmul:
         isa: The instruction set.
 
     Attributes:
-        products: Products along K of a block and a group: ``steps * 4 / block_rows``.
-        activations: Packed activations, int32 ``[tiles, groups, tile_rows / block_rows, digits, products *
-            block_rows ** 2]``.
+        products: Products of a block and a group, by `multiply_add_block`: ``steps * 4 / block_rows``.
+        lanes_per_product: int32 lanes of activations of a product: as many of each of a block's rows as it has rows.
+        activations: Packed activations, int32
+            ``[tiles, groups, tile_rows / block_rows, digits, products * lanes_per_product]``.
         corrections: Zero-point corrections of quantized activations, int32 ``[tiles, groups, tile_rows]``. Weights
             that are multiplied in fp32 lose the zero point when they are unpacked.
         activation_scales: Scales of quantized activations, fp32 ``[tiles, groups, tile_rows]``.
@@ -55,10 +56,11 @@ class PrefillMatmul:
         self.matmul, self.buffers, self.isa = buffers.matmul, buffers, isa
         self.tiles = T.bind((buffers.rows + (isa.tile_rows - 1)) // isa.tile_rows)
         self.products = isa.steps // isa.block_rows * WORDS_PER_GROUP
+        self.lanes_per_product = isa.block_rows**2
         rows = (self.tiles, buffers.groups, isa.tile_rows)
         blocks = (self.tiles, buffers.groups, isa.tile_rows // isa.block_rows)
         quantized = isa.quantizer is not None
-        self.activations = T.alloc_buffer((*blocks, isa.digits, self.products * isa.block_rows**2), "int32")
+        self.activations = T.alloc_buffer((*blocks, isa.digits, self.products * self.lanes_per_product), "int32")
         self.corrections = T.alloc_buffer(rows, "int32") if quantized else None
         self.activation_scales = T.alloc_buffer(rows, "float32") if quantized else None
 
@@ -204,8 +206,7 @@ class _Tile:
     def _multiply_add(self, tile: Expr, group: Expr, digit: int) -> None:
         isa, lanes, accumulators = self.isa, self.isa.lanes, self.accumulators
         rows, columns = isa.tile_rows // isa.block_rows, TILE_VECTORS * isa.block_rows
-        # One lane of one row, or a vector of the rows of a block.
-        loaded = isa.block_rows**2
+        loaded = self.of.lanes_per_product
         with T.serial(0, self.of.products) as i:
             weights = [T.bind(load(self.panel.weights, [group, i, c, 0], lanes)) for c in range(columns)]
             for r in range(rows):
