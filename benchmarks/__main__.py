@@ -25,7 +25,7 @@ SECTIONS = {
     "shapes": "the paper's shapes, with random weights",
     "conversion": "conversion of weights to shards",
     "builds": "complete builds of SmolLM2",
-    "aarch64": "the decode loop for phones, in LLVM's models of two cores",
+    "aarch64": "the loops of matmuls for phones, in LLVM's models of two cores",
 }
 
 

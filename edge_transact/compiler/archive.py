@@ -30,7 +30,8 @@ TVM_PREFIXES = ("TVMFFI", "TVMBackend")
 """Prefixes of the symbols that TVM's runtime resolves."""
 
 _C_SYMBOLS = """
-    memcpy memset memmove bzero malloc free abort sincos sincosf __stack_chk_fail __cxa_finalize __gmon_start__
+    memcpy memset memmove bzero malloc free abort getauxval sincos sincosf
+    __stack_chk_fail __cxa_finalize __gmon_start__
     _ITM_deregisterTMCloneTable _ITM_registerTMCloneTable __extendhfsf2 __truncsfhf2 __gnu_f2h_ieee __gnu_h2f_ieee
 """
 _MATH_SYMBOLS = """

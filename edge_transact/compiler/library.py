@@ -13,7 +13,7 @@ from edge_transact.compiler.archive import android_linker, check_library, check_
 from edge_transact.compiler.targets import BuildTarget, system_lib_prefix
 from edge_transact.definition import MODEL_TYPE, Definition
 from edge_transact.quantization import Quantization
-from edge_transact.system.cpu import FLAGS
+from edge_transact.system.cpu import FLAGS, I8MM_AT_RUN_TIME
 
 if TYPE_CHECKING:
     import tvm
@@ -180,7 +180,8 @@ def _cpu(target: tvm.target.Target) -> dict[str, dict[str, str | list[str]]]:
 
     if target.kind.name != "llvm":
         return {}
-    features = sorted(set(codegen.llvm_get_cpu_features(target)) & set(FLAGS))
+    asked_for = {"i8mm"} if I8MM_AT_RUN_TIME in target.keys else set()
+    features = sorted(set(codegen.llvm_get_cpu_features(target)) & set(FLAGS) - asked_for)
     return {"cpu": {"name": str(target.attrs.get("mcpu", "generic")), "features": features}}
 
 

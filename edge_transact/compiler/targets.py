@@ -94,7 +94,13 @@ TARGETS: dict[str, BuildTarget] = {
             "the CPU of 64-bit Android phones from ARMv8.2 on",
             "llvm",
             ".tar",
-            {**_ANDROID_CPU, "mattr": ["+neon", "+fullfp16", "+dotprod"], "num-cores": 4},
+            {
+                **_ANDROID_CPU,
+                "mattr": ["+neon", "+fullfp16", "+dotprod", "+i8mm"],
+                # All phones get the same library.
+                "keys": ["arm_cpu", "cpu", features.I8MM_AT_RUN_TIME],
+                "num-cores": 4,
+            },
         ),
         BuildTarget("host", "this machine's CPU", "llvm", ".so", _HOST),
         BuildTarget(

@@ -54,6 +54,11 @@ FLAGS = {
 """The instruction sets that compiled kernels may use: LLVM's name to that of ``/proc/cpuinfo``."""
 
 
+I8MM_AT_RUN_TIME = "i8mm-at-run-time"
+"""The key of a TVM target whose kernels use i8mm only where the CPU says that it has it: the target's features allow
+it, and its libraries don't need it."""
+
+
 def missing(features: Iterable[str]) -> list[str]:
     """The LLVM features among `features` that this machine's CPU lacks; none where the system doesn't tell.
 

@@ -109,7 +109,7 @@ def test_the_loop_is_the_innermost_with_the_arithmetic():
 @pytest.mark.parametrize("name", ["q4f16_0", "q4f16_1", "q4f32_1"])
 def test_what_runs_in_the_emulator_is_the_loop(tmp_path, name):
     quantization = QUANTIZATIONS[name]
-    kernel = aarch64.compile_kernel(quantization, tmp_path)
+    kernel = aarch64.compile_decode(quantization, tmp_path)
     loop = aarch64.find_loop(aarch64.disassemble(kernel))
     per_byte = aarch64.instructions_per_byte(kernel, quantization)
     found = [aarch64.cycles(loop, core) for core in aarch64.CORES]

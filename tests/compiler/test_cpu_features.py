@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from tvm.target import codegen
+from tvm.target import Target, codegen
 
+from edge_transact.compiler import library
 from edge_transact.errors import EdgeTransactError
 from edge_transact.runtime.host import require_cpu
 from edge_transact.system import cpu as features
@@ -22,6 +23,16 @@ def test_what_the_machine_lacks_is_named():
     with pytest.raises(EdgeTransactError, match=rf"built for another, .* has no {', '.join(ELSEWHERE)}") as error:
         require_cpu(Path("model.so"), {"name": "another", "features": [*ELSEWHERE, "unheard-of"]})
     assert "--target host" in error.value.fix
+
+
+def test_a_host_library_with_i8mm_needs_it(tmp_path, monkeypatch):
+    """Only a phone's library asks at run time."""
+    target = Target({"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a710", "num-cores": 2})
+    file = tmp_path / "cpuinfo"
+    file.write_text("Features : asimd asimdhp asimddp\n")
+    monkeypatch.setattr(features, "CPUINFO", file)
+    with pytest.raises(EdgeTransactError, match=r"built for cortex-a710, .* has no .*i8mm"):
+        require_cpu(Path("model.so"), library._cpu(target)["cpu"])
 
 
 def test_cores_that_lack_what_others_have(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from edge_transact.compiler.cpu.isa.avx512vnni import Avx512Vnni
 from edge_transact.compiler.cpu.isa.avxvnni import AvxVnni
 from edge_transact.compiler.cpu.isa.fp32 import Fp32
 from edge_transact.compiler.cpu.isa.neondot import NeonDot
+from edge_transact.compiler.cpu.isa.neoni8mm import NeonI8mm
 from edge_transact.compiler.cpu.matmul import kernel
 from edge_transact.compiler.lowering import PIPELINE, PLAIN_LOOPS
 from edge_transact.compiler.matmul import Matmul
@@ -50,6 +51,8 @@ def target_of(architecture: str, mcpu: str, mattr: list[str]) -> Target:
         ("x86_64", "x86-64", [], Fp32, 1, 8),
         ("aarch64", "cortex-a76", [], NeonDot, 3, 4),
         ("aarch64", "generic", ["+neon", "+dotprod"], NeonDot, 3, 4),
+        ("aarch64", "cortex-a710", [], NeonI8mm, 3, 4),
+        ("aarch64", "neoverse-v1", ["-i8mm"], NeonDot, 3, 4),
         ("aarch64", "cortex-a72", [], Fp32, 1, 4),
     ],
 )
@@ -76,6 +79,7 @@ def test_prefill_with_avx2_multiplies_words_or_fp32(digits, expected):
         ("x86_64", "cascadelake", ["vpdpbusd.*zmm"]),
         ("aarch64", "cortex-a72", ["fmla"]),
         ("aarch64", "cortex-a76", ["sdot"]),
+        ("aarch64", "cortex-a710", ["s(dot|mmla)"]),
     ],
 )
 def test_kernels_compile_to_the_instructions(architecture, mcpu, instructions, one_row):
@@ -88,6 +92,7 @@ def test_kernels_compile_to_the_instructions(architecture, mcpu, instructions, o
     module = tvm.compile(tvm.IRModule({"kernel": function}), target=target, tir_pipeline=PIPELINE).mod
     assembly = module.inspect_source("asm")
     assert [pattern for pattern in instructions if not re.search(pattern, assembly)] == []
+    assert ("smmla" in assembly) == (mcpu == "cortex-a710" and not one_row)
 
 
 def test_every_instruction_set_is_run_by_the_tests():
@@ -126,6 +131,16 @@ def test_dot_products_of_bytes(isa, rng):
     start = rng.integers(-(1 << 30), 1 << 30, lanes, np.int32)
     got = lane_by_lane(isa(2).multiply_add, start, weights.view(np.int32)[:, 0], digits.view(np.int32)[:, 0])
     np.testing.assert_array_equal(got, start + (weights.astype(np.int32) * digits).sum(1))
+
+
+@pytest.mark.parametrize("isa", real_or_emulated(NeonI8mm), ids=lambda isa: isa.__name__)
+def test_products_of_matrices_of_bytes(isa, rng):
+    weights = rng.integers(0, 16, (2, 8), np.int8)  # of two columns
+    digits = rng.integers(-128, 128, (2, 8), np.int8)  # of two rows
+    start = rng.integers(-(1 << 30), 1 << 30, (2, 2), np.int32)
+    flat = (array.view(np.int32).ravel() for array in (start, weights, digits))
+    got = lane_by_lane(isa(2).multiply_add_block, *flat).reshape(2, 2)
+    np.testing.assert_array_equal(got, start + digits.astype(np.int32) @ weights.T)
 
 
 @pytest.mark.parametrize("isa", real_or_emulated(Avx512), ids=lambda isa: isa.__name__)

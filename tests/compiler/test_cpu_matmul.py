@@ -14,17 +14,23 @@ from edge_transact.compiler.cpu.matmul import chain, supports
 from edge_transact.compiler.matmul import ChainedMatmul, Matmul, Rows
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.weights import w4
-from tests.support.cpu_kernels import EMULATED, INSTRUCTION_SETS, compiled, compiled_matmul, describe
+from tests.support.cpu_kernels import (
+    EMULATED,
+    INSTRUCTION_SETS,
+    QUANTIZATION,
+    compiled,
+    compiled_matmul,
+    describe,
+    matmul_case,
+)
 from tests.support.packed import packed
-
-QUANTIZATION = {("KN", "float16"): "q4f16_0", ("NK", "float16"): "q4f16_1", ("NK", "float32"): "q4f32_1"}
 
 NORM_EPS = 1e-5
 
 FP16_SETS = [isa for isa in INSTRUCTION_SETS if isa.digits < 3]
 """What fp16 activations are multiplied with; three digits are for fp32."""
 
-ONE_LAYOUT_EACH = list(zip(FP16_SETS, ("KN", "NK", "NK", "KN", "NK", "KN", "NK", "KN"), strict=True))
+ONE_LAYOUT_EACH = list(zip(FP16_SETS, ("KN", "NK", "NK", "KN", "NK", "KN", "NK", "KN", "NK"), strict=True))
 
 EPILOGUES = [
     (isa, layout)
@@ -68,37 +74,9 @@ def run(
     rows: Rows,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The kernel's result for ``x [*shape, k]`` and a weight ``[n, k]``, and that of numpy in double precision."""
-    quantization = QUANTIZATIONS[QUANTIZATION[matmul.layout, matmul.dtype]]
-    weight = torch.from_numpy(rng.standard_normal((n, k), np.float32) * 0.1)
-    q_weight, q_scale = packed(weight, quantization)
-    # With fp32 scales no weight is rounded, as in the kernels.
-    dense = w4.dequantize(q_weight, q_scale.astype(np.float32), quantization, k)
-    dense = np.asarray(dense).astype(np.float64)
-    width = n // matmul.sections
-
-    def tensor(*shape):
-        return rng.standard_normal(shape, np.float32).astype(matmul.dtype)
-
-    x = tensor(*shape, k)
-    norm = tensor(k) if matmul.norm_eps is not None else None
-    bias = tensor(n) if matmul.bias else None
-    residual = tensor(*shape, width) if matmul.residual else None
-    out = np.zeros((*shape, width), matmul.out_dtype)
-    arguments = [a for a in (x, q_weight, q_scale, norm, bias, residual, out) if a is not None]
+    arguments, want = matmul_case(matmul, k, n, shape, rng)
     compiled_matmul(matmul, isa, 3, rows)(*arguments)
-
-    want = x.astype(np.float64)
-    if norm is not None:
-        want = want / np.sqrt((want**2).mean(-1, keepdims=True) + matmul.norm_eps) * norm
-    want = want @ dense.T
-    if bias is not None:
-        want = want + bias
-    if matmul.gated:
-        gate, up = np.split(want, 2, axis=-1)
-        want = gate / (1 + np.exp(-gate)) * up
-    if residual is not None:
-        want = want + residual
-    return out.astype(np.float64), want
+    return arguments[-1].astype(np.float64), want
 
 
 def assert_close(got: np.ndarray, want: np.ndarray, isa: InstructionSet, out_dtype: str) -> None:

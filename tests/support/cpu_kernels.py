@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
+import torch
 import tvm
 from tvm.script import tirx as T
 from tvm.target import codegen
@@ -20,10 +21,14 @@ from edge_transact.compiler.cpu.isa.avx512vnni import Avx512Vnni
 from edge_transact.compiler.cpu.isa.avxvnni import AvxVnni
 from edge_transact.compiler.cpu.isa.fp32 import Fp32
 from edge_transact.compiler.cpu.isa.neondot import NeonDot
+from edge_transact.compiler.cpu.isa.neoni8mm import NeonI8mm
 from edge_transact.compiler.lowering import PIPELINE
 from edge_transact.compiler.matmul import Matmul, Rows
 from edge_transact.compiler.targets import get_target
 from edge_transact.compiler.vector import cast, lanes_of, shuffle, splat
+from edge_transact.quantization import QUANTIZATIONS
+from edge_transact.weights import w4
+from tests.support.packed import packed
 
 HOST = get_target("host").tvm_target()
 
@@ -77,6 +82,17 @@ class EmulatedNeonDot(NeonDot):
         return _dot_bytes(accumulator, weights, activations, unsigned_weights=False)
 
 
+class EmulatedNeonI8mm(EmulatedNeonDot, NeonI8mm):
+    """smmla as multiplications of int32 lanes."""
+
+    def multiply_add_block(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
+        for half in range(2):
+            columns = shuffle([weights], [half, 2 + half, half, 2 + half])
+            rows = shuffle([activations], [half, half, 2 + half, 2 + half])
+            accumulator = _dot_bytes(accumulator, columns, rows, unsigned_weights=False)
+        return accumulator
+
+
 def _dot_bytes(accumulator: Expr, weights: Expr, activations: Expr, *, unsigned_weights: bool) -> Expr:
     lanes = lanes_of(accumulator)
 
@@ -104,6 +120,7 @@ EMULATED: dict[type[InstructionSet], type[InstructionSet]] = {
     Avx2: EmulatedAvx2,
     Avx2Words: EmulatedAvx2Words,
     NeonDot: EmulatedNeonDot,
+    NeonI8mm: EmulatedNeonI8mm,
 }
 """The instruction sets with plain vector code instead of intrinsics, which LLVM splits into what the machine has."""
 
@@ -130,6 +147,8 @@ INSTRUCTION_SETS = [
     _runnable(Avx2Words),
     _runnable(NeonDot, 2),
     _runnable(NeonDot, 3),
+    _runnable(NeonI8mm, 2),
+    _runnable(NeonI8mm, 3),
 ]
 """All of them, those that this machine lacks emulated."""
 
@@ -157,3 +176,43 @@ def compiled(function: tvm.tirx.PrimFunc) -> Callable:
                 argument[...] = tensor.numpy()
 
     return call
+
+
+QUANTIZATION = {("KN", "float16"): "q4f16_0", ("NK", "float16"): "q4f16_1", ("NK", "float32"): "q4f32_1"}
+"""The quantization of a layout and dtype."""
+
+
+def matmul_case(
+    matmul: Matmul, k: int, n: int, shape: tuple[int, int], rng: np.random.Generator
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """A kernel's arguments for ``x [*shape, k]`` and a weight ``[n, k]``, and numpy's result in double precision."""
+    quantization = QUANTIZATIONS[QUANTIZATION[matmul.layout, matmul.dtype]]
+    weight = torch.from_numpy(rng.standard_normal((n, k), np.float32) * 0.1)
+    q_weight, q_scale = packed(weight, quantization)
+    # With fp32 scales no weight is rounded, as in the kernels.
+    dense = w4.dequantize(q_weight, q_scale.astype(np.float32), quantization, k)
+    dense = np.asarray(dense).astype(np.float64)
+    width = n // matmul.sections
+
+    def tensor(*shape):
+        return rng.standard_normal(shape, np.float32).astype(matmul.dtype)
+
+    x = tensor(*shape, k)
+    norm = tensor(k) if matmul.norm_eps is not None else None
+    bias = tensor(n) if matmul.bias else None
+    residual = tensor(*shape, width) if matmul.residual else None
+    out = np.zeros((*shape, width), matmul.out_dtype)
+    arguments = [a for a in (x, q_weight, q_scale, norm, bias, residual, out) if a is not None]
+
+    want = x.astype(np.float64)
+    if norm is not None:
+        want = want / np.sqrt((want**2).mean(-1, keepdims=True) + matmul.norm_eps) * norm
+    want = want @ dense.T
+    if bias is not None:
+        want = want + bias
+    if matmul.gated:
+        gate, up = np.split(want, 2, axis=-1)
+        want = gate / (1 + np.exp(-gate)) * up
+    if residual is not None:
+        want = want + residual
+    return arguments, want

@@ -16,7 +16,7 @@ from edge_transact.compiler.cpu.buffers import MatmulBuffers
 from edge_transact.compiler.cpu.isa import InstructionSet
 from edge_transact.compiler.cpu.prologue import for_each_group, inverse_rms
 from edge_transact.compiler.epilogue import finish
-from edge_transact.compiler.vector import cast, exp, load, splat, store
+from edge_transact.compiler.vector import cast, exp, lanes_of, load, splat, store
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
 
 TILE_VECTORS = 2
@@ -25,9 +25,14 @@ TILE_VECTORS = 2
 
 def prefill(buffers: MatmulBuffers, isa: InstructionSet) -> None:
     """Emit the matmul of any number of rows."""
-    matmul = PrefillMatmul(buffers, isa)
-    matmul.pack_activations()
-    matmul.multiply()
+    if isa.otherwise is None:
+        PrefillMatmul(buffers, isa).emit()
+        return
+    with T.If(isa.is_there()):
+        with T.Then():
+            PrefillMatmul(buffers, isa).emit()
+        with T.Else():
+            PrefillMatmul(buffers, isa.otherwise).emit()
 
 
 class PrefillMatmul:
@@ -38,7 +43,10 @@ class PrefillMatmul:
         isa: The instruction set.
 
     Attributes:
-        activations: Packed activations, int32 ``[tiles, groups, tile_rows, digits, steps * 4]``.
+        products: Products of a block and a group, by `multiply_add_block`: ``steps * 4 / block_rows``.
+        lanes_per_product: int32 lanes of activations of a product: as many of each of a block's rows as it has rows.
+        activations: Packed activations, int32
+            ``[tiles, groups, tile_rows / block_rows, digits, products * lanes_per_product]``.
         corrections: Zero-point corrections of quantized activations, int32 ``[tiles, groups, tile_rows]``. Weights
             that are multiplied in fp32 lose the zero point when they are unpacked.
         activation_scales: Scales of quantized activations, fp32 ``[tiles, groups, tile_rows]``.
@@ -47,12 +55,19 @@ class PrefillMatmul:
     def __init__(self, buffers: MatmulBuffers, isa: InstructionSet) -> None:
         self.matmul, self.buffers, self.isa = buffers.matmul, buffers, isa
         self.tiles = T.bind((buffers.rows + (isa.tile_rows - 1)) // isa.tile_rows)
-        self.lanes_per_group = isa.steps * WORDS_PER_GROUP
+        self.products = isa.steps // isa.block_rows * WORDS_PER_GROUP
+        self.lanes_per_product = isa.block_rows**2
         rows = (self.tiles, buffers.groups, isa.tile_rows)
+        blocks = (self.tiles, buffers.groups, isa.tile_rows // isa.block_rows)
         quantized = isa.quantizer is not None
-        self.activations = T.alloc_buffer((*rows, isa.digits, self.lanes_per_group), "int32")
+        self.activations = T.alloc_buffer((*blocks, isa.digits, self.products * self.lanes_per_product), "int32")
         self.corrections = T.alloc_buffer(rows, "int32") if quantized else None
         self.activation_scales = T.alloc_buffer(rows, "float32") if quantized else None
+
+    def emit(self) -> None:
+        """Emit the matmul."""
+        self.pack_activations()
+        self.multiply()
 
     def pack_activations(self) -> None:
         """Pack the activations of all rows; those after the last row are the last row again."""
@@ -75,9 +90,12 @@ class PrefillMatmul:
                 store(corrections, isa.zero_point_correction(x), [0])
                 correction = sum((corrections[i] for i in range(1, WORDS_PER_GROUP)), corrections[0])
                 T.buffer_store(self.corrections, correction, [tile, group, r])
-            for digit, steps in enumerate(isa.pack(x)):
-                for step, activations in enumerate(steps):
-                    store(self.activations, activations, [tile, group, r, digit, step * WORDS_PER_GROUP])
+            block, row = r // isa.block_rows, r % isa.block_rows
+            for digit, vectors in enumerate(isa.pack_for_panel(x)):
+                for i, activations in enumerate(vectors):
+                    lanes = lanes_of(activations)
+                    at = (i * isa.block_rows + row) * lanes
+                    store(self.activations, activations, [tile, group, block, digit, at])
 
         return pack
 
@@ -102,7 +120,9 @@ class PrefillMatmul:
 
 
 class _Panel:
-    """The weights of two vectors of columns, unpacked: int32 ``[groups, steps * 4, 2, lanes]``, with fp32 scales.
+    """The weights of two vectors of columns, unpacked: int32 ``[groups, products, blocks, lanes]``, with fp32 scales.
+
+    A vector of columns has `block_rows` blocks of weights, with as many steps of each column.
 
     Args:
         buffers: The matmul's.
@@ -112,7 +132,8 @@ class _Panel:
 
     def __init__(self, buffers: MatmulBuffers, isa: InstructionSet, columns: list[Expr]) -> None:
         self.buffers, self.isa, self.columns = buffers, isa, columns
-        self.weights = T.alloc_buffer((buffers.groups, isa.steps * WORDS_PER_GROUP, TILE_VECTORS, isa.lanes), "int32")
+        shape = (isa.steps // isa.block_rows * WORDS_PER_GROUP, TILE_VECTORS * isa.block_rows, isa.lanes)
+        self.weights = T.alloc_buffer((buffers.groups, *shape), "int32")
         self.scales = T.alloc_buffer((buffers.groups, TILE_VECTORS, isa.lanes), "float32")
 
     def unpack(self) -> None:
@@ -121,9 +142,10 @@ class _Panel:
         with T.serial(0, self.buffers.groups) as group, T.serial(0, WORDS_PER_GROUP) as word:
             for v in range(TILE_VECTORS):
                 words = T.bind(load_words(group * WORDS_PER_GROUP + word, v))
-                for step in range(self.isa.steps):
-                    weights = self.isa.unpack_for_panel(words, step)
-                    store(self.weights, weights, [group, step * WORDS_PER_GROUP + word, v, 0])
+                for product, blocks in enumerate(self.isa.unpack_for_panel(words)):
+                    for i, weights in enumerate(blocks):
+                        at = [group, product * WORDS_PER_GROUP + word, v * self.isa.block_rows + i, 0]
+                        store(self.weights, weights, at)
 
     def _load_kn(self) -> Callable[[Expr, int], Expr]:
         """Load the scales; return what loads a word of a vector of columns."""
@@ -157,9 +179,10 @@ class _Tile:
 
     def __init__(self, of: PrefillMatmul, panel: _Panel) -> None:
         self.of, self.isa, self.buffers, self.panel = of, of.isa, of.buffers, panel
-        shape = (of.isa.tile_rows, TILE_VECTORS, of.isa.lanes)
-        self.accumulators = T.alloc_buffer(shape, of.isa.accumulator_dtype, scope="local")
-        self.totals = T.alloc_buffer(shape, "float32", scope="local")
+        rows, columns = of.isa.tile_rows // of.isa.block_rows, TILE_VECTORS * of.isa.block_rows
+        self.accumulators = T.alloc_buffer((rows, columns, of.isa.lanes), of.isa.accumulator_dtype, scope="local")
+        self.totals = T.alloc_buffer((of.isa.tile_rows, TILE_VECTORS, of.isa.lanes), "float32", scope="local")
+        self.blocks = [(r, c) for r in range(rows) for c in range(columns)]
         self.each = [(r, v) for r in range(of.isa.tile_rows) for v in range(TILE_VECTORS)]
 
     def clear(self) -> None:
@@ -170,31 +193,36 @@ class _Tile:
     def accumulate(self, tile: Expr, group: Expr) -> None:
         """Add a group's products to the totals."""
         lanes, accumulators = self.isa.lanes, self.accumulators
-        for r, v in self.each:
-            store(accumulators, splat(tirx.const(0, self.isa.accumulator_dtype), lanes), [r, v, 0])
+        for r, c in self.blocks:
+            store(accumulators, splat(tirx.const(0, self.isa.accumulator_dtype), lanes), [r, c, 0])
         for digit in range(self.isa.digits):
             if digit and self.isa.quantizer is not None:
-                for r, v in self.each:
-                    shifted = self.isa.quantizer.next_digit(load(accumulators, [r, v, 0], lanes))
-                    store(accumulators, shifted, [r, v, 0])
+                for r, c in self.blocks:
+                    shifted = self.isa.quantizer.next_digit(load(accumulators, [r, c, 0], lanes))
+                    store(accumulators, shifted, [r, c, 0])
             self._multiply_add(tile, group, digit)
         self._add_to_totals(tile, group)
 
     def _multiply_add(self, tile: Expr, group: Expr, digit: int) -> None:
         isa, lanes, accumulators = self.isa, self.isa.lanes, self.accumulators
-        with T.serial(0, self.of.lanes_per_group) as i:
-            weights = [T.bind(load(self.panel.weights, [group, i, v, 0], lanes)) for v in range(TILE_VECTORS)]
-            for r in range(isa.tile_rows):
-                activation = T.bind(splat(self.of.activations[tile, group, r, digit, i], lanes))
-                for v in range(TILE_VECTORS):
-                    added = isa.multiply_add(load(accumulators, [r, v, 0], lanes), weights[v], activation)
-                    store(accumulators, added, [r, v, 0])
+        rows, columns = isa.tile_rows // isa.block_rows, TILE_VECTORS * isa.block_rows
+        loaded = self.of.lanes_per_product
+        with T.serial(0, self.of.products) as i:
+            weights = [T.bind(load(self.panel.weights, [group, i, c, 0], lanes)) for c in range(columns)]
+            for r in range(rows):
+                activations = load(self.of.activations, [tile, group, r, digit, i * loaded], loaded)
+                activation = T.bind(splat(activations, lanes // loaded))
+                for c in range(columns):
+                    added = isa.multiply_add_block(load(accumulators, [r, c, 0], lanes), weights[c], activation)
+                    store(accumulators, added, [r, c, 0])
 
     def _add_to_totals(self, tile: Expr, group: Expr) -> None:
         lanes, corrections, activation_scales = self.isa.lanes, self.of.corrections, self.of.activation_scales
+        height = self.isa.block_rows
         scales = [T.bind(load(self.panel.scales, [group, v, 0], lanes)) for v in range(TILE_VECTORS)]
         for r, v in self.each:
-            products, scale = load(self.accumulators, [r, v, 0], lanes), scales[v]
+            blocks = [load(self.accumulators, [r // height, v * height + i, 0], lanes) for i in range(height)]
+            products, scale = self.isa.row_of_blocks(blocks, r % height), scales[v]
             if corrections is not None and activation_scales is not None:
                 products = cast("float32", products + splat(corrections[tile, group, r], lanes))
                 scale = scale * splat(activation_scales[tile, group, r], lanes)

@@ -14,10 +14,11 @@ from edge_transact.compiler.cpu.isa.avxvnni import AvxVnni
 from edge_transact.compiler.cpu.isa.base import InstructionSet
 from edge_transact.compiler.cpu.isa.fp32 import Fp32
 from edge_transact.compiler.cpu.isa.neondot import NeonDot
+from edge_transact.compiler.cpu.isa.neoni8mm import NeonI8mm
 
 __all__ = ["INSTRUCTION_SETS", "InstructionSet", "select"]
 
-INSTRUCTION_SETS: tuple[type[InstructionSet], ...] = (Avx512Vnni, Avx512, AvxVnni, Avx2, NeonDot, Fp32)
+INSTRUCTION_SETS: tuple[type[InstructionSet], ...] = (Avx512Vnni, Avx512, AvxVnni, Avx2, NeonI8mm, NeonDot, Fp32)
 """All of them, the best first; the last needs no feature."""
 
 

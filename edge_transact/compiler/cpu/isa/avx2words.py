@@ -48,8 +48,6 @@ class Avx2Words(InstructionSet):
         nibbles = T.bitwise_and(shift_right(words, 4 * step), splat(T.uint32(0x000F000F), lanes))
         return T.reinterpret(f"int32x{lanes}", nibbles)
 
-    unpack_for_panel = unpack
-
     def pack(self, x: Expr) -> list[list[Expr]]:
         # The lower halves of int32.
         integers = T.bind(T.reinterpret(f"int16x{2 * GROUP_SIZE}", self.quantizer.round(x)))

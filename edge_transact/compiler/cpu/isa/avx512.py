@@ -34,8 +34,6 @@ class Avx512(FloatProducts):
         index = T.reinterpret("int32x16", shift_right(words, 4 * step))
         return T.reinterpret("int32x16", self.look_up(table, index))
 
-    unpack_for_panel = unpack
-
     def look_up(self, table: Expr, index: Expr) -> Expr:
         """The lanes of `table` that the low four bits of `index` name."""
         return T.call_llvm_pure_intrin("float32x16", "llvm.x86.avx512.permvar.sf.512", table, index)

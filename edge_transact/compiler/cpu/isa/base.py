@@ -37,7 +37,12 @@ class InstructionSet(ABC):
         prefetches_far: Whether decode prefetches weights to the L2 cache before it prefetches them to the L1 cache.
         tile_rows: Rows of a tile of prefill, with two vectors of accumulators each: as many as leave registers for
             weights, an activation and products.
+        block_rows: Rows of a block, which is what a vector of prefill's accumulators holds: `block_rows` rows by
+            `lanes // block_rows` columns. A vector of weights or activations then has `block_rows` lanes, along the
+            input features, of each of its columns or rows.
         quantizer: How activations become integers; `None` where they stay fp32.
+        otherwise: What prefill uses at run time on CPUs that lack the instructions; `None` where all CPUs of the target
+            have them.
     """
 
     name: ClassVar[str]
@@ -48,7 +53,9 @@ class InstructionSet(ABC):
     vectors_together: ClassVar[int] = 1
     prefetches_far: ClassVar[bool] = True
     tile_rows: ClassVar[int] = 6
+    block_rows: ClassVar[int] = 1
     quantizer: ActivationQuantizer | None = None
+    otherwise: InstructionSet | None = None
 
     @classmethod
     @abstractmethod
@@ -60,6 +67,10 @@ class InstructionSet(ABC):
             digits: Digits of a quantized activation.
             one_row: For decode, rather than for prefill.
         """
+
+    def is_there(self) -> Expr:
+        """Whether the CPU that runs the kernel has the instructions: a bool, computed where there is an `otherwise`."""
+        raise NotImplementedError(self.name)
 
     @property
     def digits(self) -> int:
@@ -75,9 +86,13 @@ class InstructionSet(ABC):
     def unpack(self, words: Expr, step: int) -> Expr:
         """The weights of one step: int32 lanes, with the zero point still in them unless `removes_zero_point`."""
 
-    @abstractmethod
-    def unpack_for_panel(self, words: Expr, step: int) -> Expr:
-        """The weights of one step as a prefill panel keeps them: int32 lanes, without the zero point if fp32."""
+    def unpack_for_panel(self, words: Expr) -> list[list[Expr]]:
+        """The weights of a vector of words as prefill's panels keep them, without the zero point if fp32.
+
+        Returns:
+            By product of a word (there are `steps // block_rows`) and block (`block_rows`): int32 lanes.
+        """
+        return [[self.unpack(words, step)] for step in range(self.steps)]
 
     @abstractmethod
     def pack(self, x: Expr) -> list[list[Expr]]:
@@ -86,6 +101,10 @@ class InstructionSet(ABC):
         Args:
             x: fp32, 32 lanes, in multiples of their scale where they are quantized.
         """
+
+    def pack_for_panel(self, x: Expr) -> list[list[Expr]]:
+        """The same for `multiply_add_block`: int32, by digit; joined, `block_rows` lanes for each product."""
+        return self.pack(x)
 
     @abstractmethod
     def zero_point_correction(self, x: Expr) -> Expr:
@@ -98,6 +117,15 @@ class InstructionSet(ABC):
     @abstractmethod
     def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
         """``accumulator + weights * activations``, lane by lane."""
+
+    def multiply_add_block(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
+        """The same of a block: each of its rows of activations by each of its columns of weights."""
+        return self.multiply_add(accumulator, weights, activations)
+
+    def row_of_blocks(self, blocks: Sequence[Expr], row: int) -> Expr:
+        """A row of the `block_rows` blocks of a vector of columns: one lane per column."""
+        (block,) = blocks
+        return block
 
     @abstractmethod
     def dot(self, start: Expr, words: Sequence[Expr], activations: Sequence[Sequence[Sequence[Expr]]]) -> Expr:

@@ -39,8 +39,6 @@ class ByteProducts(InstructionSet):
         nibbles = T.bitwise_and(shift_right(words, 4 * step), splat(T.uint32(0x0F0F0F0F), lanes))
         return T.reinterpret(f"int32x{lanes}", nibbles)
 
-    unpack_for_panel = unpack
-
     def pack(self, x: Expr) -> list[list[Expr]]:
         digits = T.bind(self.quantizer.split(x))
 

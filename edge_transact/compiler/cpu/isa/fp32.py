@@ -45,10 +45,14 @@ class Fp32(FloatProducts):
         nibbles = T.bitwise_and(half, splat(T.uint32(15 * PLACE_VALUES[step]), lanes))
         return T.reinterpret(f"int32x{lanes}", cast("float32", cast("int32", nibbles)))
 
-    def unpack_for_panel(self, words: Expr, step: int) -> Expr:
+    def unpack_for_panel(self, words: Expr) -> list[list[Expr]]:
         lanes = lanes_of(words)
-        nibbles = T.reinterpret(f"float32x{lanes}", self.unpack(words, step))
-        return T.reinterpret(f"int32x{lanes}", nibbles - splat(T.float32(ZERO_POINT * PLACE_VALUES[step]), lanes))
+
+        def weights(step: int) -> Expr:
+            nibbles = T.reinterpret(f"float32x{lanes}", self.unpack(words, step))
+            return T.reinterpret(f"int32x{lanes}", nibbles - splat(T.float32(ZERO_POINT * PLACE_VALUES[step]), lanes))
+
+        return [[weights(step)] for step in range(self.steps)]
 
     def pack(self, x: Expr) -> list[list[Expr]]:
         return [

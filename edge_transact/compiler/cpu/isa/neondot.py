@@ -6,6 +6,8 @@ adds the products to an int32.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from tvm.script import tirx as T
 from tvm.tirx import Expr
 
@@ -16,7 +18,7 @@ class NeonDot(ByteProducts):
     """Dot products of bytes by sdot."""
 
     name = "neondot"
-    features = ("dotprod",)
+    features: ClassVar[tuple[str, ...]] = ("dotprod",)
     lanes = 4
     # No phone has measured it.
     prefetches_far = False

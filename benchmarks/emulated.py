@@ -1,0 +1,82 @@
+"""Kernels for aarch64, executed in qemu: linked to a small program without TVM's runtime."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edge_transact.errors import EdgeTransactError
+
+DRIVER = Path(__file__).parent / "native" / "run_kernel.c"
+CODES = {"i": 0, "u": 1, "f": 2}
+"""DLPack's codes of dtypes, by numpy's kinds."""
+
+
+def link(kernel: Path, name: str) -> Path:
+    """A program of a compiled kernel.
+
+    Args:
+        kernel: The object file; the program is written next to it.
+        name: The kernel's name.
+
+    Raises:
+        EdgeTransactError: There is no cross-compiler.
+    """
+    import tvm_ffi
+
+    root, program = Path(tvm_ffi.__file__).parent, kernel.with_suffix("")
+    includes = (f"-I{path}" for path in (root / "include", root / "3rdparty" / "dlpack" / "include"))
+    command = [tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"), "-O1", "-static", f"-DKERNEL=__tvm_ffi_{name}"]
+    # The driver's definitions replace the kernel's weak ones.
+    run(*command, *includes, str(DRIVER), str(kernel), "-o", str(program))
+    return program
+
+
+def call(program: Path, arguments: Sequence[np.ndarray], *flags: str) -> np.ndarray:
+    """The last of the arguments after the kernel's call.
+
+    Args:
+        program: From `link`.
+        arguments: The kernel's.
+        flags: qemu's.
+
+    Raises:
+        EdgeTransactError: There is no qemu, or the program failed, as it does at an instruction that the CPU lacks.
+    """
+    stdin = bytearray()
+    for array in arguments:
+        kind = [CODES[array.dtype.kind], 8 * array.itemsize, array.ndim, *array.shape]
+        stdin += np.array(kind, np.int64).tobytes() + array.tobytes()
+    result = arguments[-1]
+    output = run(tool("qemu-aarch64", "qemu-user"), *flags, str(program), input=bytes(stdin))
+    return np.frombuffer(output, result.dtype).reshape(result.shape)
+
+
+def tool(name: str, package: str) -> str:
+    """The path of a program.
+
+    Raises:
+        EdgeTransactError: It isn't installed.
+    """
+    path = shutil.which(name)
+    if path is None:
+        raise EdgeTransactError(f"{name} is missing", fix=f"Install {package}.")
+    return path
+
+
+def run(*command: str, input: bytes | None = None) -> bytes:
+    """A command's output.
+
+    Raises:
+        EdgeTransactError: It failed.
+    """
+    done = subprocess.run(command, input=input, capture_output=True)
+    if done.returncode:
+        raise EdgeTransactError(
+            f"{' '.join(command)} failed ({done.returncode}):\n{done.stderr.decode()}", fix="Its output above says why."
+        )
+    return done.stdout

@@ -1,0 +1,85 @@
+"""NEON with products of matrices of bytes (ARMv8.6, or ARMv8.2 with i8mm), for prefill.
+
+smmla multiplies two rows of eight signed bytes (digits) by two columns of eight others (nibbles, which are positive)
+and adds the 32 products to a block of two by two int32: twice what sdot does in an instruction. The eight bytes are
+neighbours along the input features, as they are in a packed word. So a panel has the eight nibbles of a word side by
+side, and packed activations have eight digits of one row, and then of the other.
+
+Decode multiplies one row, for which half of each block would be empty: it keeps sdot.
+
+Source: Arm Architecture Reference Manual, SMMLA (vector).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+from tvm.script import tirx as T
+from tvm.target import Target
+from tvm.tirx import Expr
+
+from edge_transact.compiler.cpu.isa.neondot import NeonDot
+from edge_transact.compiler.vector import shuffle
+from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD
+from edge_transact.system.cpu import I8MM_AT_RUN_TIME
+
+AT_HWCAP2 = 26
+"""What libc's getauxval is asked for, on Linux and Android. Source: Linux, ``include/uapi/linux/auxvec.h``."""
+
+HWCAP2_I8MM = 1 << 13
+"""The bit of i8mm in the answer. Source: Linux, ``arch/arm64/include/uapi/asm/hwcap.h``."""
+
+
+class NeonI8mm(NeonDot):
+    """Products of matrices of bytes by smmla in prefill, dot products of bytes by sdot in decode.
+
+    Args:
+        digits: Digits of an activation.
+        otherwise: For a library of CPUs with and without i8mm.
+    """
+
+    name = "neoni8mm"
+    features = ("i8mm", *NeonDot.features)
+    block_rows = 2
+    # Those of six rows would leave the registers at each group; by LLVM-MCA, that is a seventh slower.
+    tile_rows = 4
+
+    def __init__(self, digits: int, otherwise: NeonDot | None = None) -> None:
+        super().__init__(digits)
+        self.otherwise = otherwise
+
+    @classmethod
+    def for_target(cls, target: Target, digits: int, *, one_row: bool) -> Self:
+        return cls(digits, NeonDot(digits) if I8MM_AT_RUN_TIME in target.keys else None)
+
+    def is_there(self) -> Expr:
+        # Linux sets the bit if all cores have it, and an older one that doesn't know it never does.
+        answer = T.call_extern("uint64", "getauxval", T.uint64(AT_HWCAP2))
+        return T.bitwise_and(answer, T.uint64(HWCAP2_I8MM)) != T.uint64(0)
+
+    def unpack_for_panel(self, words: Expr) -> list[list[Expr]]:
+        even, odd = (T.bind(T.reinterpret("int8x16", self.unpack(words, step))) for step in range(self.steps))
+
+        def block(first: int) -> Expr:
+            nibbles = [byte for i in range(first, first + VALUES_PER_WORD) for byte in (i, 16 + i)]
+            return T.reinterpret("int32x4", shuffle([even, odd], nibbles))
+
+        return [[block(0), block(VALUES_PER_WORD)]]
+
+    def pack_for_panel(self, x: Expr) -> list[list[Expr]]:
+        digits = T.bind(self.quantizer.split(x))
+
+        def word(digit: int, first: int) -> Expr:
+            return T.reinterpret("int32x2", self.quantizer.select(digits, digit, range(first, first + VALUES_PER_WORD)))
+
+        firsts = range(0, GROUP_SIZE, VALUES_PER_WORD)
+        return [[word(digit, first) for first in firsts] for digit in reversed(range(self.digits))]
+
+    def multiply_add_block(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
+        digits, nibbles = T.reinterpret("int8x16", activations), T.reinterpret("int8x16", weights)
+        return T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.smmla.v4i32.v16i8", accumulator, digits, nibbles)
+
+    def row_of_blocks(self, blocks: Sequence[Expr], row: int) -> Expr:
+        first, second = 2 * row, 2 * row + 1
+        return shuffle(blocks, [first, second, self.lanes + first, self.lanes + second])
