@@ -48,7 +48,7 @@ def causal_attention(
     Returns:
         ``[batch, n, heads, v_head_dim]`` in the dtype of `value`, and no weights. Softmax and its sums are in fp32.
     """
-    assert attention_mask is None
+    assert attention_mask is None and query.shape[2] == key.shape[2], "whole sequences without padding or a cache"
     if query.device.type != "cpu":
         return sdpa_attention_forward(module, query, key, value, None, scaling=scaling, **kwargs)
     # Under autocast, projections are in bf16 and what RoPE has rotated is in fp32.

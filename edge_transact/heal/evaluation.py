@@ -19,7 +19,7 @@ from edge_transact.evaluate.tables import main_metric
 from edge_transact.evaluate.tasks import Scores, Tasks, asked_for
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.processes import Processes
-from edge_transact.heal.student import Student
+from edge_transact.heal.student import Student, generating
 from edge_transact.heal.train import Evaluate
 from edge_transact.inputs.texts import read_text
 from edge_transact.widths import WidthPlan
@@ -51,10 +51,11 @@ def evaluation(source: Checkpoint, options: HealOptions, processes: Processes) -
         with torch.autocast(processes.device.type, torch.bfloat16, enabled=processes.dtype == torch.bfloat16):
             found = perplexity(student.model, codec.tokenizer, document, window=WINDOW, max_windows=WINDOWS)
             scores: Scores = {}
-            if basics:
-                scores[BASICS] = basics_scores([reply.to_dict() for reply in ask(student.model, codec)])
-            if loaded:
-                scores |= loaded.scores(student.model, codec.tokenizer)
+            with generating(student.model):
+                if basics:
+                    scores[BASICS] = basics_scores([reply.to_dict() for reply in ask(student.model, codec)])
+                if loaded:
+                    scores |= loaded.scores(student.model, codec.tokenizer)
         figures: dict[str, Any] = {"perplexity": {TEXT: found.perplexity}}
         if scores:
             figures["tasks"] = {task: metrics[main_metric(metrics)] for task, metrics in scores.items() if metrics}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -28,6 +29,21 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
     )
     make_lean(model)
     return model
+
+
+@contextmanager
+def generating(model: PreTrainedModel) -> Iterator[None]:
+    """While the body runs, what `load` returned has torch's own attention, for padded prompts and a KV cache."""
+    # Layers of an `EdgeLlamaModel` have configurations of their own.
+    configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}.values()
+    before = [config._attn_implementation for config in configs]
+    for config in configs:
+        config._attn_implementation = "sdpa"
+    try:
+        yield
+    finally:
+        for config, implementation in zip(configs, before, strict=True):
+            config._attn_implementation = implementation
 
 
 class Student(nn.Module):

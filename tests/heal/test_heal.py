@@ -8,12 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from benchmarks.recovery_curves import Run
-from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint import Checkpoint, causal_attention
 from edge_transact.cli import app
 from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.evaluate.answers.answering import answers
 from edge_transact.evaluate.answers.basics import Reply
 from edge_transact.evaluate.models import evaluate_model, evaluate_models
 from edge_transact.heal import evaluation, measures, snapshots, train
@@ -21,7 +23,9 @@ from edge_transact.heal import run as pipeline
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.report import write_report
 from edge_transact.heal.run import heal
+from edge_transact.heal.student import generating, load
 from edge_transact.inputs.source import pruned_from
+from edge_transact.runtime.text import TextCodec
 from tests.support.checkpoints import save_llama
 from tests.support.interruption import killed_after
 from tests.support.pruning import TEXT, weights_of
@@ -115,10 +119,26 @@ def test_tasks_while_it_trains(
     (expected,) = evaluate_models([str(tmp_path / "out")], text=str(training_text), max_windows=1, basics=True)
     assert 0 < expected["tasks"]["basics"]["acc"] < 1
     assert [tokens for tokens, _ in scores] == [0, 1536, 3072]
-    assert scores[-1][1] == pytest.approx(expected["tasks"]["basics"]["acc"], abs=0.15)
+    assert scores[-1][1] == pytest.approx(expected["tasks"]["basics"]["acc"], abs=0.04)  # two of 54, for bf16
     assert "basics" in (report / "index.html").read_text()
     board = EventAccumulator(str(report / "tensorboard")).Reload()
     assert [event.value for event in board.Scalars("tasks/basics")] == [pytest.approx(score) for _, score in scores]
+
+
+def test_a_model_under_training_answers_as_transformers_does(pruned_model: Path) -> None:
+    """Training's own attention knows neither padding nor a cache, which several prompts at once take."""
+    codec, prompts = (
+        TextCodec(pruned_model),
+        ["Why?", "Name three colours.", "What is the capital of France, in a word?"],
+    )
+    reference = AutoModelForCausalLM.from_pretrained(pruned_model, dtype=torch.float32)
+    model = load(Checkpoint.open(pruned_model), torch.float32)
+    with generating(model):
+        assert answers(model, codec, prompts) == answers(reference, codec, prompts)
+    ids = torch.tensor([codec.encode(prompts[-1])])
+    assert model(ids, use_cache=False).logits.allclose(reference(ids).logits, atol=1e-4)
+    attentions = {layer.self_attn.config._attn_implementation for layer in model.model.layers}
+    assert attentions == {causal_attention.NAME}
 
 
 def test_tasks_need_a_time_to_score_them(pruned_model: Path, tmp_path: Path, options: HealOptions) -> None:
