@@ -75,7 +75,7 @@ class Step:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self._student = Student(load(student, torch.float32), HealOptions()).to(device)
+        self._student = Student(load(student, HealOptions()), HealOptions()).to(device)
         self._teacher = DenseTeacher(teacher, dtype, device)
         self._optimizer = torch.optim.AdamW(self._student.parameters(), lr=1e-4, fused=True)
         self._ids = torch.randint(0, student.plan.vocab_size, (batch, length), device=device)

@@ -56,30 +56,30 @@ def forecast(source: Checkpoint, teacher: Checkpoint | None, options: HealOption
     ]
     # The teacher's predictions of held-out text are kept, as hidden states.
     kept = held_out * teacher.plan.hidden_size * dtype.itemsize if teacher else 0
-    resident = PACKAGES_BYTES + memory_bytes(source.plan, teacher, options, length, dtype) + kept
+    resident = PACKAGES_BYTES + memory_bytes(source.plan, options, length, dtype) + kept
     return Forecast(steps, tokens, resident)
 
 
-def memory_bytes(
-    plan: WidthPlan, teacher: Checkpoint | None, options: HealOptions, length: int, dtype: torch.dtype
-) -> int:
-    """The most bytes of tensors at once: weights, gradients, AdamW's two means, activations, logits and the teacher.
+def memory_bytes(plan: WidthPlan, options: HealOptions, length: int, dtype: torch.dtype) -> int:
+    """The most bytes of tensors at once: weights, gradients, AdamW's two means, activations and logits.
+
+    The teacher's weights and those that LoRA adapts are mapped files, which take no memory that others need.
 
     Args:
         plan: The student's widths.
-        teacher: The teacher.
         options: What is trained, and how much at once.
         length: Tokens of a sequence.
         dtype: The dtype of products.
     """
     parameters = costs.parameters(plan)
     embedding = plan.vocab_size * plan.hidden_size
-    trained = parameters - (embedding if options.freeze_embedding else 0)
     if options.lora:
-        trained = options.lora * sum(4 * plan.hidden_size + 5 * layer.intermediate_size for layer in plan.layers)
-    # With --quant, exact weights are beside the rounded ones.
-    weights = 4 * parameters + (16 if options.quant else 12) * trained
-    weights += dtype.itemsize * parameters if dtype != torch.float32 else 0
+        weights = 16 * options.lora * sum(4 * plan.hidden_size + 5 * layer.intermediate_size for layer in plan.layers)
+    else:
+        trained = parameters - (embedding if options.freeze_embedding else 0)
+        # With --quant, exact weights are beside the rounded ones.
+        weights = 4 * parameters + (16 if options.quant else 12) * trained
+        weights += dtype.itemsize * parameters if dtype != torch.float32 else 0
     together = max(1, options.micro_batch_tokens // length) * length
     widths = [8 * plan.hidden_size + 3 * layer.intermediate_size + 4 * layer.attention_size for layer in plan.layers]
     kept = max(widths) + len(widths) * plan.hidden_size if options.gradient_checkpointing else sum(widths)
@@ -87,5 +87,4 @@ def memory_bytes(
     activations = together * kept * (4 + dtype.itemsize) // 2
     rows = min(together, BLOCK_TOKENS)
     head = plan.vocab_size * (16 * min(rows, CHUNK_TOKENS["cpu"]) + dtype.itemsize * rows) + 4 * embedding
-    of_teacher = dtype.itemsize * costs.parameters(teacher.plan) if teacher else 0
-    return weights + activations + head + of_teacher
+    return weights + activations + head

@@ -13,8 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from edge_transact.artifacts import cache
 from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.artifacts.shown import Shown, Summary
@@ -156,14 +154,13 @@ def heal(
     record = {**options.identity(), "teacher": parent_name, "text": text.to_dict()}
     with processes.going_on(f"heal {model}", ingredients(source, parent, options, text), start) as journal:
         with working(LOAD_STEP):
-            student = Student(load(source, torch.float32), options)
+            student = Student(load(source, options), options)
         grid = grid_of(source, options, processes)
         teacher = _teacher(parent, options, text, schedule, processes) if parent else None
         work = Work.of(source.plan, parent.plan if parent else None, schedule.length, options)
         measures = Measures.on_this_machine(work, processes.dtype, processes.device, processes.count)
 
         def write(path: Path, loss: float | None, before: float | None, force: bool) -> Checkpoint:
-            student.merge()
             done = record | {"loss": loss, "loss_before": before}
             provenance = _provenance(source, model) | {HEALED: [*_healed_before(source), done]}
             tensors = tensors_of(student, source, grid.dtype if grid else None)

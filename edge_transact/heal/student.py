@@ -13,6 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 from edge_transact.checkpoint import Checkpoint, causal_attention
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
 from edge_transact.errors import EdgeTransactError
+from edge_transact.heal.frozen import load_frozen
 from edge_transact.heal.lean import make_lean
 from edge_transact.heal.losses import Predictions, head_loss
 from edge_transact.heal.options import HealOptions
@@ -21,11 +22,16 @@ LORA_ALPHA = 2
 """LoRA's updates count by this factor, whatever their rank."""
 
 
-def load(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
-    """A checkpoint as a lean model of transformers, on the CPU."""
+def load(checkpoint: Checkpoint, options: HealOptions) -> PreTrainedModel:
+    """A checkpoint to train as a lean model of transformers on the CPU, whose hidden states are fp32.
+
+    Weights are fp32, but those that LoRA adapts are as in the checkpoint's files.
+    """
+    if options.lora is not None:
+        return load_frozen(checkpoint, torch.float32)
     disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(
-        checkpoint.path, dtype=dtype, attn_implementation=causal_attention.NAME
+        checkpoint.path, dtype=torch.float32, attn_implementation=causal_attention.NAME
     )
     make_lean(model)
     return model
@@ -50,7 +56,7 @@ class Student(nn.Module):
     """A model under training.
 
     Args:
-        model: What `load` returns, in fp32; its weights are trained in place.
+        model: What `load` returns; its weights are trained in place, or LoRA's are added.
         options: Which of its parameters are trained, and how.
 
     Attributes:
@@ -67,7 +73,6 @@ class Student(nn.Module):
         self.model.requires_grad_(options.lora is None)
         if options.freeze_embedding or options.lora is not None:
             model.get_input_embeddings().requires_grad_(False)
-        self._has_lora = options.lora is not None
         if options.lora is not None:
             _add_lora(model, options.lora, options.seed)
         if options.gradient_checkpointing:
@@ -100,16 +105,6 @@ class Student(nn.Module):
             dtype=dtype,
         )
 
-    def merge(self) -> None:
-        """Adds LoRA's updates to the weights, if there are any."""
-        if self._has_lora:
-            from peft.tuners.tuners_utils import BaseTunerLayer
-
-            for module in list(self.model.modules()):
-                if isinstance(module, BaseTunerLayer):
-                    module.merge()
-            self._has_lora = False
-
 
 def _add_lora(model: PreTrainedModel, rank: int, seed: int) -> None:
     try:
@@ -122,19 +117,31 @@ def _add_lora(model: PreTrainedModel, rank: int, seed: int) -> None:
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_("lora_" in name)
+        if "lora_" in name:
+            parameter.data = parameter.data.float()  # peft gives it the dtype of the weight that it adapts
+            parameter.requires_grad_(True)
 
 
 def tensors_of(
     student: Student, checkpoint: Checkpoint, dtype: torch.dtype | None = None
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors to write, by their names in the checkpoint, in `dtype` or in the checkpoint's own."""
+    """The tensors to write, by their names in the checkpoint, in `dtype` or in the checkpoint's own.
+
+    LoRA's updates are added one tensor at a time, since the weights may be larger than memory.
+    """
     state = {name.replace(".base_layer", ""): tensor for name, tensor in student.model.state_dict().items()}
     for name in tensor_shapes(checkpoint.plan):
         stored = checkpoint.tensor(name)
         if name.endswith(ROPE_PAIRS):
             yield name, stored
-        else:
-            tensor = state[name]
-            whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-            yield name, whole.cpu().to(dtype or stored.dtype)
+            continue
+        tensor = _whole(state[name])
+        first, second = (state.get(f"{name.removesuffix('.weight')}.lora_{part}.default.weight") for part in "AB")
+        if first is not None and second is not None:
+            tensor = tensor.float() + LORA_ALPHA * (_whole(second) @ _whole(first))
+        yield name, tensor.cpu().to(dtype or stored.dtype)
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor with the parts that other processes have."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -15,8 +15,8 @@ from edge_transact.artifacts.journal import Journal
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.digest import digest_of
 from edge_transact.errors import EdgeTransactError
+from edge_transact.heal.frozen import load_frozen
 from edge_transact.heal.losses import DensePredictions, Predictions, TopPredictions, chunks
-from edge_transact.heal.student import load
 from edge_transact.progress import working
 
 logger = logging.getLogger(__name__)
@@ -57,14 +57,14 @@ class DenseTeacher:
         """The loaded model."""
         if self._model is None:
             with working(LOAD_STEP):
-                self._model = load(self.checkpoint, self._dtype).eval().requires_grad_(False).to(self._device)
+                self._model = load_frozen(self.checkpoint, self._dtype).to(self._device)
         return self._model
 
     @torch.no_grad()
     def predict(self, names: Sequence[str], ids: torch.Tensor, counted: torch.Tensor) -> DensePredictions:
         """See `Teacher`."""
         hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state
-        return DensePredictions(hidden[:, :-1][counted[:, 1:]], self.model.lm_head.weight)
+        return DensePredictions(hidden[:, :-1][counted[:, 1:]], self.model.lm_head.weight.to(hidden.dtype))
 
 
 class KeptTeacher:

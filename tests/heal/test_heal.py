@@ -132,7 +132,7 @@ def test_a_model_under_training_answers_as_transformers_does(pruned_model: Path)
         ["Why?", "Name three colours.", "What is the capital of France, in a word?"],
     )
     reference = AutoModelForCausalLM.from_pretrained(pruned_model, dtype=torch.float32)
-    model = load(Checkpoint.open(pruned_model), torch.float32)
+    model = load(Checkpoint.open(pruned_model), HealOptions())
     with generating(model):
         assert answers(model, codec, prompts) == answers(reference, codec, prompts)
     ids = torch.tensor([codec.encode(prompts[-1])])
@@ -181,7 +181,7 @@ def test_kept_predictions_are_shared(pruned_model: Path, tmp_path: Path, options
     top = changed(options, teacher_top=32, train_tokens=64 * 4 * 4)
     first = heal(str(pruned_model), tmp_path / "first", top)
     # The second run, with another learning rate, takes all from the disk: its teacher is never loaded.
-    monkeypatch.setattr("edge_transact.heal.teacher.load", None)
+    monkeypatch.setattr("edge_transact.heal.teacher.load_frozen", None)
     second = heal(str(pruned_model), tmp_path / "second", changed(top, learning_rate=1e-3))
     assert second.trained.held_out_before == first.trained.held_out_before
     assert second.trained.held_out < second.trained.held_out_before
