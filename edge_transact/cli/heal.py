@@ -43,9 +43,9 @@ def heal(
 
     AdamW on all parameters, with a warm-up and a cosine. The step that is best on held-out text is kept, and training
     stops when that gets worse. In the end the model is asked a dozen short questions, to see whether it still answers.
-    Memory is 16 bytes a parameter, 20 with `--quant`, and what `--micro-batch-tokens` tokens leave for the backward pass.
-    With `--lora`, the weights stay in their files, as the teacher's do. `--dry-run` says how much memory that is, and how
-    long it takes.
+    Memory is 16 bytes a parameter, 20 with `--quant`, and what `--micro-batch-tokens` tokens leave for the backward
+    pass. With `--lora`, the weights stay in their files, as the teacher's do. `--dry-run` says how much memory that is,
+    and how long it takes.
 
     After an interrupt, the same command goes on where it was. `accelerate launch -m edge_transact heal ...` and
     `torchrun -m edge_transact heal ...` train with several processes.
