@@ -11,7 +11,7 @@ from lm_eval.models.utils_hf import stop_sequences_criteria
 from torch.nn.utils.rnn import pad_sequence
 
 from edge_transact.errors import EdgeTransactError
-from edge_transact.runtime.batch import generate
+from edge_transact.runtime.generation import generate
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

@@ -16,7 +16,7 @@ from edge_transact.build.options import BuildOptions
 from edge_transact.cli import app
 from edge_transact.evaluate import library_lm
 from edge_transact.evaluate.tasks import Tasks
-from edge_transact.runtime.batch import generate
+from edge_transact.runtime.generation import generate
 from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.text import TextCodec
 

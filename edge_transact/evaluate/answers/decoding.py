@@ -7,7 +7,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from edge_transact.evaluate.answers.degenerate import cycles
-from edge_transact.runtime.batch import generate
+from edge_transact.runtime.generation import generate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
