@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState
 from accelerate.utils import FullyShardedDataParallelPlugin
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
@@ -49,13 +50,13 @@ def launched(environment: dict[str, str], code: str) -> subprocess.CompletedProc
     )
 
 
-def code_of(model: Path, output: Path, text: Path, before: str = "") -> str:
+def code_of(model: Path, output: Path, text: Path, before: str = "", **options) -> str:
     return (
         "import os\nfrom pathlib import Path\nfrom edge_transact.heal import snapshots, train\n"
         "from edge_transact.heal.options import HealOptions\nfrom edge_transact.heal.run import heal\n"
         "snapshots.INTERVAL_S, snapshots.SHARE = 0, 1e9\n"
         f"{before}\n"
-        f"done = heal({str(model)!r}, Path({str(output)!r}), HealOptions(train={str(text)!r}, **{SIZES!r}))\n"
+        f"done = heal({str(model)!r}, Path({str(output)!r}), HealOptions(train={str(text)!r}, **{SIZES | options!r}))\n"
         "import json\n"
         f"if done.is_main: Path({str(output)!r} + '.json').write_text(json.dumps(done.measures.rows))\n"
     )
@@ -142,6 +143,26 @@ def test_sharded_weights(pruned_model: Path, training_text: Path, tmp_path: Path
         for name in ("one", "whole")
     ]
     assert shapes[0] == shapes[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", ["", SHARDED], ids=["DDP", "FSDP2"])
+def test_lora_over_weights_of_another_dtype(
+    before: str, random_model: Path, pruned_model: Path, training_text: Path, tmp_path: Path, environment
+) -> None:
+    """The weights stay bf16, as in their file, beside LoRA's of fp32."""
+    model = tmp_path / "model"
+    shutil.copytree(pruned_model, model)
+    tensors = load_file(model / "model.safetensors")
+    stored = {name: each.bfloat16() if each.is_floating_point() else each for name, each in tensors.items()}
+    save_file(stored, model / "model.safetensors", {"format": "pt"})
+    choices = {"lora": 4, "teacher": str(random_model)}
+    one = heal(str(model), tmp_path / "one", HealOptions(train=str(training_text), **SIZES, **choices))
+    expected = [row["loss"] for row in one.measures.rows if "loss" in row]
+    result = launched(environment, code_of(model, tmp_path / "two", training_text, before, **choices))
+    assert result.returncode == 0, result.stderr
+    losses = [row["loss"] for row in json.loads((tmp_path / "two.json").read_text()) if "loss" in row]
+    assert losses == pytest.approx(expected, abs=1e-5)
 
 
 def test_recipe_is_a_configuration_of_accelerate() -> None:
