@@ -105,7 +105,7 @@ def compile_decode(quantization: Quantization, directory: Path) -> Path:
     """Compile the decode kernel of a quantization for ``android-cpu`` to an object file."""
     dtype = quantization.model_dtype
     kind = Matmul(quantization.linear_layout, dtype, dtype, dtype)
-    isa = CPUKernels(get_target("android-cpu").tvm_target()).instructions(kind, rows="one")
+    isa = CPUKernels(get_target("android-cpu").tvm_target(), 1).instructions(kind, rows="one")
     return compile_kernel(kind, isa, "one", directory)
 
 
@@ -119,7 +119,7 @@ def compile_kernel(kind: Matmul, isa: InstructionSet, rows: Rows, directory: Pat
     import tvm
 
     target = get_target("android-cpu").tvm_target()
-    function = matmul.kernel(kind, isa, CPUKernels(target).threads, rows=rows)
+    function = matmul.kernel(kind, isa, CPUKernels(target, 1).threads, rows=rows)
     module = tvm.IRModule({KERNEL: function.with_attr("global_symbol", KERNEL)})
     path = directory / "kernel.o"
     tvm.compile(module, target=target, tir_pipeline=PIPELINE).mod.write_to_file(str(path))

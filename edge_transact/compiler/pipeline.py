@@ -38,7 +38,7 @@ def phases(target: tvm.target.Target, metadata: dict[str, Any], bounds: Mapping[
     on_cpu, on_metal = target.kind.name == "llvm", target.kind.name == "metal"
     schedules = ScheduleForCPU() if on_cpu else dlight.ApplyDefaultSchedule(*gpu_schedules.rules(target.kind.name))
     gpu_kernels = MetalKernels() if on_metal else OpenCLKernels()
-    kernels = CPUKernels(target) if on_cpu else gpu_kernels
+    kernels = CPUKernels(target, metadata["max_batch_size"]) if on_cpu else gpu_kernels
     matmuls: dict[str, Matmul] = {}
     return {
         # Functions that MLC's engine needs in addition to the model's own.

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
 def test_a_cpu_multiplies_by_the_best_that_it_has(layout, gated, tmp_path, rng):
     kind = Matmul(layout, "float16", "float16", "float16", norm_eps=1e-5, gated=gated, residual=True)
-    isa = CPUKernels(get_target("android-cpu").tvm_target()).instructions(kind, rows="any")
+    isa = CPUKernels(get_target("android-cpu").tvm_target(), 1).instructions(kind, rows="any")
     program = emulated.link(aarch64.compile_kernel(kind, isa, "any", tmp_path), aarch64.KERNEL)
     for k, n, rows in ((96, 40, 7), (41, 78, 1), (320, 32, 12)):
         arguments, want = matmul_case(kind, k, n, (1, rows), rng)

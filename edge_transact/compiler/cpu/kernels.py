@@ -17,10 +17,12 @@ class CPUKernels:
 
     Args:
         target: Its features decide the instruction set, its ``num-cores`` into how many parts decode is cut.
+        max_batch_size: The most sequences that the library takes.
     """
 
-    def __init__(self, target: tvm.target.Target) -> None:
+    def __init__(self, target: tvm.target.Target, max_batch_size: int) -> None:
         self.threads = int(target.attrs["num-cores"])
+        self._max_batch_size = max_batch_size
         self._instructions = {
             (digits, one_row): isa.select(target, digits, one_row=one_row)
             for digits in (2, 3)
@@ -36,8 +38,9 @@ class CPUKernels:
         return True
 
     def rows(self, x: Sequence[tirx.Expr]) -> Rows:
-        """Each kind of rows has kernels of its own."""
-        return rows_of(x)
+        """Each kind of rows has kernels of its own, but a batch only where the library takes one."""
+        rows = rows_of(x)
+        return "any" if rows == "batch" and self._max_batch_size == 1 else rows
 
     def instructions(self, matmul: Matmul, *, rows: Rows) -> isa.InstructionSet:
         """The instruction set of a matmul. Where it multiplies bytes, fp16 activations keep 16 bits."""
@@ -47,7 +50,7 @@ class CPUKernels:
         self, matmul: Matmul, x: Sequence[tirx.Expr], width: int
     ) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
         """One kernel for each matmul spec and kind of rows."""
-        rows = rows_of(x)
+        rows = self.rows(x)
         instructions = self.instructions(matmul, rows=rows)
         if not supports(width, instructions, gated=matmul.gated):
             return None
