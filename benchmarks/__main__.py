@@ -22,11 +22,16 @@ logger = logging.getLogger("benchmarks")
 
 SECTIONS = {
     "smollm2": "SmolLM2, dense and pruned, compared with llama.cpp and this machine's limits",
+    "large": "two layers of LLaMA-2-7B's shape, which no cache holds, with random weights",
     "shapes": "the paper's shapes, with random weights",
     "conversion": "conversion of weights to shards",
     "builds": "complete builds of SmolLM2",
     "aarch64": "the loops of matmuls for phones, in LLVM's models of two cores",
 }
+
+
+CPU_SECTIONS = ("smollm2", "large")
+"""The sections that can be measured with the instructions of another CPU. The page has a table for each."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,14 @@ class Options:
         threads: Threads of each program.
         repetitions: Measured rounds, after one that warms up.
         full_depth: Measure the paper's shapes with all their layers.
+        cpu: The CPU, by LLVM's name, whose instructions programs and limits may use; `None` for this machine's.
     """
 
     scratch: Path
     threads: int
     repetitions: int
     full_depth: bool
+    cpu: str | None = None
 
 
 def main() -> None:
@@ -53,19 +60,25 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--full-depth", action="store_true", help="the paper's shapes with all layers (8 GB of disk)")
+    parser.add_argument("--cpu", help="haswell or alderlake: use no instructions but this CPU's")
     parser.add_argument("--scratch", type=Path, help="directory for models and libraries; kept if given")
     parser.add_argument("--page", type=Path, default=page.PAGE, help="the page to write the tables into")
     arguments = parser.parse_args()
     if unknown := set(arguments.sections) - set(SECTIONS):
         parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    sections = arguments.sections or (CPU_SECTIONS if arguments.cpu else SECTIONS)
+    if arguments.cpu and set(sections) - set(CPU_SECTIONS):
+        parser.error(f"--cpu goes with {' and '.join(CPU_SECTIONS)} alone")
     os.environ["OMP_NUM_THREADS"] = os.environ["TVM_NUM_THREADS"] = str(arguments.threads)
     show_logs()
     show_logs(package="benchmarks")
     with tempfile.TemporaryDirectory(prefix="edge-transact-bench-") as temporary:
         scratch = arguments.scratch or Path(temporary)
         scratch.mkdir(parents=True, exist_ok=True)
-        options = Options(scratch.resolve(), arguments.threads, arguments.repetitions, arguments.full_depth)
-        for section in arguments.sections or SECTIONS:
+        options = Options(
+            scratch.resolve(), arguments.threads, arguments.repetitions, arguments.full_depth, arguments.cpu
+        )
+        for section in sections:
             logger.info(f"{section}: {SECTIONS[section]}")
             about = page.machine(options.threads)
             try:
@@ -74,7 +87,7 @@ def main() -> None:
                 logger.warning(f"{section} is skipped: {error.message}. {error.fix}")
                 continue
             print(text, end="\n\n", flush=True)
-            page.write(section, f"{text}\n\n{about}", arguments.page)
+            page.write(f"{section} {options.cpu}" if options.cpu else section, f"{text}\n\n{about}", arguments.page)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +80,7 @@ class Times:
 
 def measure(options: Options) -> str:
     """Measure, and return the section's tables."""
-    shapes = {name: _build(name, options) for name in SHAPES}
+    shapes = {name: build(name, options, None if options.full_depth else DEPTHS) for name in SHAPES}
     limits = Limits(options.scratch, options.threads)
     times: dict[tuple[str, Lengths], Times] = defaultdict(lambda: Times([], []))
     bandwidth, flops = [], []
@@ -110,7 +110,8 @@ def measure(options: Options) -> str:
     )
 
 
-def _build(name: str, options: Options) -> Shape:
+def build(name: str, options: Options, depths: Sequence[int] | None) -> Shape:
+    """A model of the paper with random weights, at some depths; `None` for all its layers."""
     config: dict[str, Any] = {**MODELS[name], "rope_scaling": None}
     config |= {"context_window_size": CONTEXT, "prefill_chunk_size": CHUNK, "max_batch_size": 1}
     plan = WidthPlan.from_config(config)
@@ -120,15 +121,16 @@ def _build(name: str, options: Options) -> Shape:
     for file, text in files.items():
         (directory / "definition" / file).write_text(text)
     all_layers = load(directory / "definition", config)
-    depths = (plan.num_hidden_layers,) if options.full_depth else DEPTHS
+    depths = depths or (plan.num_hidden_layers,)
+    target = get_target("host", cpu=options.cpu)
     libraries = {}
     for depth in depths:
         definition = all_layers.truncated(depth)
-        libraries[depth] = directory / str(depth) / "host.so"
+        libraries[depth] = directory / str(depth) / f"host-{options.cpu or 'native'}.so"
         libraries[depth].parent.mkdir(exist_ok=True)
         if not libraries[depth].exists():
             lib = model_lib_name(files, definition, QUANTIZATION)
-            place_library(definition, QUANTIZATION, get_target("host"), lib, libraries[depth])
+            place_library(definition, QUANTIZATION, target, lib, libraries[depth])
     weights = directory / f"weights-{depths[-1]}"
     if not weights.is_dir():
         logger.info(f"random weights for {depths[-1]} layers of {name}")

@@ -67,10 +67,8 @@ class Ours:
 
 def measure(options: Options) -> str:
     """Measure, and return the section's tables."""
-    models = [
-        _build(quantization, pruned, options.scratch) for pruned in (False, True) for quantization in QUANTIZATIONS
-    ]
-    limits = Limits(options.scratch, options.threads)
+    models = [_build(quantization, pruned, options) for pruned in (False, True) for quantization in QUANTIZATIONS]
+    limits = Limits(options.scratch, options.threads, options.cpu)
     prompt = prompt_ids(models[0].manifest.plan.vocab_size, LENGTHS.prefill_tokens)
     prefill: dict[str, list[float]] = defaultdict(list)
     decode: dict[str, list[float]] = defaultdict(list)
@@ -119,12 +117,12 @@ def measure(options: Options) -> str:
     return "\n\n".join([*tables, *notes])
 
 
-def _build(quantization: str, pruned: bool, scratch: Path) -> Ours:
-    dist = scratch / f"smollm2-{'pruned' if pruned else 'dense'}-{quantization}"
+def _build(quantization: str, pruned: bool, options: Options) -> Ours:
+    dist = options.scratch / f"smollm2-{'pruned' if pruned else 'dense'}-{quantization}-{options.cpu or 'native'}"
     if not dist.is_dir():
         logger.info(f"build {dist.name}")
         pruning = PruneOptions(ratio=RATIO, calibration_tokens=4096) if pruned else None
-        build("demo:smollm2", dist, BuildOptions(target=["host"], quant=quantization), pruning=pruning)
+        build("demo:smollm2", dist, BuildOptions(target=["host"], quant=quantization, cpu=options.cpu), pruning=pruning)
     name = f"{quantization}, pruned by {RATIO:.0%}" if pruned else quantization
     return Ours(name, dist, Manifest.read(dist))
 
@@ -133,7 +131,7 @@ def _llama_cpp(options: Options, model: Ours) -> subjects.Subject:
     file = options.scratch / f"{model.dist.name}.gguf"
     if not file.is_file():
         export_gguf(str(model.dist), file)
-    return llama_cpp.start(file, options.scratch / "node-llama-cpp", options.threads)
+    return llama_cpp.start(file, options.scratch / "node-llama-cpp", options.threads, options.cpu)
 
 
 def _speeds(models: Sequence[Ours], prefill: Figures, decode: Figures, read: Figures, flops: Sequence[float]) -> str:

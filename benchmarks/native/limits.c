@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <time.h>
 
-#if defined(__AVX512VNNI__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #elif defined(__ARM_FEATURE_DOTPROD)
 #include <arm_neon.h>
@@ -59,12 +59,28 @@ static void *multiply(void *argument) {
   double start = now();
 #if defined(__AVX512VNNI__)
   __m512i sums[SUMS], a = _mm512_set1_epi8(1), b = a;
-  for (int k = 0; k < SUMS; k++) sums[k] = _mm512_setzero_si512();
+  for (int k = 0; k < SUMS; k++) sums[k] = _mm512_set1_epi32(k);  // not all alike, or one would do for all
   for (int pass = 0; pass < job->passes; pass++) {
     __asm__ volatile("" : "+v"(a), "+v"(b));
     for (int k = 0; k < SUMS; k++) sums[k] = _mm512_dpbusd_epi32(sums[k], a, b);
   }
   for (int k = 0; k < SUMS; k++) job->sum += _mm512_reduce_add_epi32(sums[k]);
+#elif defined(__AVX2__)
+  __m256i sums[SUMS], a = _mm256_set1_epi8(1), b = a;
+  for (int k = 0; k < SUMS; k++) sums[k] = _mm256_set1_epi32(k);
+  for (int pass = 0; pass < job->passes; pass++) {
+    __asm__ volatile("" : "+x"(a), "+x"(b));
+    for (int k = 0; k < SUMS; k++) {
+#if defined(__AVXVNNI__)
+      sums[k] = _mm256_dpbusd_avx_epi32(sums[k], a, b);
+#else
+      __asm__ volatile("" : "+x"(a));  // else one product would do for all sums
+      sums[k] = _mm256_add_epi32(sums[k], _mm256_madd_epi16(a, b));
+#endif
+    }
+  }
+  for (int k = 0; k < SUMS; k++)
+    for (int i = 0; i < 4; i++) job->sum += sums[k][i];
 #elif defined(__ARM_FEATURE_DOTPROD)
   int32x4_t sums[SUMS];
   int8x16_t a = vdupq_n_s8(1), b = a;
@@ -124,9 +140,13 @@ double read_seconds(const char *data, size_t bytes, int passes, int threads) {
 }
 
 // FLOPs of each thread in a pass of `multiply_seconds`. The product of a 16-bit activation and a weight takes two products
-// of bytes, four in a lane; or one of fp32.
+// of bytes, four in a lane; or one of 16-bit words, two in a lane; or one of fp32.
 #if defined(__AVX512VNNI__)
 const int flops_per_pass = SUMS * 16 * 4 / 2 * 2;
+#elif defined(__AVXVNNI__)
+const int flops_per_pass = SUMS * 8 * 4 / 2 * 2;
+#elif defined(__AVX2__)
+const int flops_per_pass = SUMS * 8 * 2 * 2;
 #elif defined(__ARM_FEATURE_DOTPROD)
 const int flops_per_pass = SUMS * 4 * 4 / 2 * 2;
 #else

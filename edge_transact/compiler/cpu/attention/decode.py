@@ -23,7 +23,7 @@ from edge_transact.compiler.cpu.attention.parts import (
 )
 from edge_transact.compiler.vector import LINE_BYTES, Index, cast, load, prefetch, splat, store, sum_lanes
 
-AHEAD_PAGES = 2
+AHEAD_PAGES = 4
 """How many pages ahead decode prefetches keys."""
 
 
@@ -201,11 +201,11 @@ class _Block:
         return [T.bind(cast("float32", load(self.cache.pages, [*place, i * a.lanes], a.lanes))) for i in vectors]
 
     def _prefetch(self, page: Expr, later: Expr, key: Expr) -> None:
-        # The page's own values are needed once all scores are known, and are fetched while these are computed. The L1
-        # cache doesn't hold those of many pages.
+        # To the L2 cache, because the L1 cache waits for few lines at once, and holds few pages. The page's own values
+        # are needed once all scores are known, and are fetched while these are computed.
         line = LINE_BYTES // np.dtype(self.a.dtype).itemsize
         for i in range(0, self.a.head_dim, line):
-            prefetch(self.cache.pages, [later, 0, self.kv_head, key, i])
+            prefetch(self.cache.pages, [later, 0, self.kv_head, key, i], far=True)
             prefetch(self.cache.pages, [self.cache.values[self.first + page], 1, self.kv_head, key, i], far=True)
 
     def _multiply(self, page: Expr, start: int, key: Expr) -> None:
