@@ -1,5 +1,6 @@
 """The parts of ``make bench`` from which its figures are made. No test can assert the figures themselves."""
 
+import platform
 import shutil
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import aarch64, llama_cpp, page, scale, shapes, subjects
-from benchmarks.__main__ import SECTIONS
+from benchmarks.__main__ import CPU_SECTIONS, SECTIONS
 from benchmarks.limits import Limits
 from edge_transact import costs
 from edge_transact.bench.records.plan import Lengths
@@ -20,12 +21,13 @@ from edge_transact.widths import LayerWidths, WidthPlan
 def test_a_section_of_the_page_is_replaced_and_no_other(tmp_path):
     copy = tmp_path / "page.md"
     shutil.copyfile(page.PAGE, copy)
-    for section in SECTIONS:
-        page.write(section, f"first {section}", copy)
+    sections = [*SECTIONS, *(f"{section} {cpu}" for section in CPU_SECTIONS for cpu in ("haswell", "alderlake"))]
+    for section in sections:
+        page.write(section, f"first {section}.", copy)
     page.write("shapes", "| second |", copy)
     text = copy.read_text()
-    assert "| second |" in text and "first shapes" not in text
-    assert all(f"first {section}" in text for section in SECTIONS if section != "shapes")
+    assert "| second |" in text and "first shapes." not in text
+    assert all(f"first {section}." in text for section in sections if section != "shapes")
     with pytest.raises(ValueError, match="0 sections nothing"):
         page.write("nothing", "", copy)
 
@@ -67,6 +69,30 @@ def test_limits_are_measured(tmp_path):
     assert many > 10 * few > 0
     assert limits.read_bytes_per_s(100_003) > 0
     assert limits.flops_per_s(100_000) > 0
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="a CPU of x86-64")
+def test_another_cpus_instructions_multiply_in_a_library_of_their_own(tmp_path):
+    """The compiler hasn't removed its loop. Memory is read with this machine's instructions."""
+    old, new = (Limits(tmp_path, 1, cpu) for cpu in ("haswell", None))
+    assert {path.name for path in tmp_path.iterdir()} == {"limits-haswell.so", "limits-native.so"}
+    few, many = (old._multiplies.multiply_seconds(passes, 1) for passes in (1_000, 1_000_000))
+    assert many > 10 * few > 0
+    assert new._multiplies._name != old._multiplies._name and old._reads._name == new._reads._name
+
+
+def test_llama_cpp_is_kept_to_a_cpus_instructions(tmp_path):
+    """node-llama-cpp takes the best of the libraries that it finds."""
+    installed = tmp_path / "node" / "bins"
+    installed.mkdir(parents=True)
+    for name in ("libggml-base", "libggml-cpu-haswell", "libggml-cpu-x64", "libggml-cpu-zen4"):
+        (installed / f"{name}.so").write_text(name)
+    only = llama_cpp._only_for("haswell", tmp_path / "node")
+    assert {file.name for file in (only / "bins").iterdir()} == {"libggml-base.so", "libggml-cpu-haswell.so"}
+    assert len([*installed.iterdir()]) == 4
+    with pytest.raises(EdgeTransactError, match="for znver3") as caught:
+        llama_cpp._only_for("znver3", tmp_path / "node")
+    assert "haswell, x64, zen4" in caught.value.fix
 
 
 def test_cpus_hear_of_each_other_where_there_are_two(tmp_path):
