@@ -79,9 +79,10 @@ def test_products_of_any_width(case, rows):
             gate, up = np.split(wanted, 2, -1)
             wanted = gate / (1 + np.exp(-gate)) * up
         wanted += sum(residual)
-        # Half has 11 bits; sums in half over all of K would be ten times as far off.
+        # Half has 11 bits, and CPUs with half arithmetic round to them after each operation, as GPUs do. Sums in half
+        # over all of K would be ten times as far off.
         off = np.sqrt(((out.numpy() - wanted) ** 2).mean() / (wanted**2).mean())
-        assert off <= (1.2e-3 if matmul.dtype == HALF else 1e-6), off
+        assert off <= (1.5e-3 if matmul.dtype == HALF else 1e-6), off
 
 
 @pytest.mark.parametrize("features", [64, 100])
