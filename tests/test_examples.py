@@ -204,7 +204,9 @@ def test_the_python_page_runs_in_order_logs_its_steps_and_prints_nothing(hub, pr
         exec(program, names)
     assert capfd.readouterr() == ("", "")
     assert {"score", "compare with torch: host"} <= set(caplog.messages)
-    assert printed[0] and isinstance(printed[0], str), "the first thing that the page prints is a streamed token"
+    # What the page streams first is sampled, and from random weights that can be nothing at all.
+    first, second = (names["et"].load("dist", max_tokens=8, temperature=0.0) for _ in range(2))
+    assert "".join(first.stream("Say hello.")) == second.answer("Say hello.").text
 
 
 @pytest.mark.slow
