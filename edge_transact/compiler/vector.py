@@ -60,7 +60,7 @@ def prefetch(buffer: Buffer, indices: Sequence[Index], *, far: bool = False) -> 
         buffer: The buffer.
         indices: The element's.
         far: Whether the line goes to the L2 cache only. That can wait for more lines at once than the L1 cache can (on
-            Zen 3 and 4, 24), so it is what keeps the memory busy; an L1 prefetch of the same line follows.
+            Zen 3 and 4, 24), so it is what keeps the memory busy. For weights, an L1 prefetch of the same line follows.
     """
     read, data = T.int32(0), T.int32(1)
     # LLVM's degrees of locality: on x86-64, 0 is prefetchnta and 2 is prefetcht1.
