@@ -61,8 +61,11 @@ def _only_for(cpu: str, directory: Path) -> Path:
         if f"libggml-cpu-{cpu}.so" not in {library.name for library in libraries}:
             known = ", ".join(sorted(library.stem.removeprefix("libggml-cpu-") for library in libraries))
             raise EdgeTransactError(f"{PACKAGES[1]} has no llama.cpp for {cpu}", fix=f"Give one of {known}.")
-        shutil.copytree(directory, copy, symlinks=True, copy_function=os.link)
-        for library in copy.rglob("libggml-cpu-*.so"):
+        partial = copy.with_name(f"{copy.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(directory, partial, symlinks=True, copy_function=os.link)
+        for library in partial.rglob("libggml-cpu-*.so"):
             if library.stem != f"libggml-cpu-{cpu}":
                 library.unlink()
+        partial.rename(copy)
     return copy
