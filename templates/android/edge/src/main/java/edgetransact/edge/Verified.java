@@ -8,6 +8,9 @@ import java.nio.file.StandardCopyOption;
 
 /** Remembers that a model's files were compared with their sha256, so that a start doesn't read them all again. */
 final class Verified {
+    /** The coarsest time of a file system for a phone's storage, FAT: a change within it can leave the same time. */
+    private static final long COARSEST_TIME_MS = 2000;
+
     private final Path file;
 
     /**
@@ -28,6 +31,21 @@ final class Verified {
         } catch (IOException missing) {
             return false;
         }
+    }
+
+    /**
+     * Whether all files were last changed so long before a moment that whatever changes after it changes a file's time.
+     *
+     * @param moment in milliseconds, as {@link System#currentTimeMillis} tells them
+     */
+    static boolean settled(Model model, Path directory, long moment) throws IOException {
+        for (Model.File each : model.files()) {
+            long changed = Files.getLastModifiedTime(directory.resolve(each.path())).toMillis();
+            if (changed > moment - COARSEST_TIME_MS) {
+                return false;
+            }
+        }
+        return true;
     }
 
     /** Remembers it. */

@@ -50,6 +50,7 @@ public final class WeightStore {
             Files.createDirectories(internal);
             Verified verified = new Verified(internal.resolve("." + model.id() + ".verified"));
             if (!verified.holds(model, directory)) {
+                long begun = System.currentTimeMillis();
                 if (travels) {
                     takeBack(model, directory, part);
                     copy(model, part, progress);
@@ -57,7 +58,10 @@ public final class WeightStore {
                 } else {
                     verify(model, directory, progress);
                 }
-                verified.remember(model, directory);
+                // Others can write where models are installed, and may be doing so; a copy is the app's own.
+                if (travels || Verified.settled(model, directory, begun)) {
+                    verified.remember(model, directory);
+                }
             }
             return directory;
         } catch (IOException error) {
