@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from tvm.script import tirx as T
 
 from edge_transact.compiler.cpu.buffers import MatmulBuffers
-from edge_transact.compiler.cpu.decode.base import ROWS_TOGETHER, DecodeMatmul, Scratch
+from edge_transact.compiler.cpu.decode.base import LAST_ROWS, DecodeMatmul, Scratch
 from edge_transact.compiler.cpu.decode.kn import DecodeKN
 from edge_transact.compiler.cpu.decode.nk import DecodeNK
 from edge_transact.compiler.cpu.isa import InstructionSet
@@ -38,8 +38,7 @@ def decode(matmuls: Sequence[MatmulBuffers], isas: Sequence[InstructionSet], thr
         threads: Threads of the launch.
         one_row: If not, there is a row of each of several sequences, and one matmul.
     """
-    tiles = T.bind((matmuls[0].rows + (ROWS_TOGETHER - 1)) // ROWS_TOGETHER)
-    rows = 1 if one_row else T.bind(tiles * ROWS_TOGETHER)
+    rows = 1 if one_row else T.bind((matmuls[0].rows + (LAST_ROWS - 1)) // LAST_ROWS * LAST_ROWS)
     scratch = Scratch(matmuls, isas, max(kind.columns for kind in _BY_LAYOUT.values()), threads, rows)
     stages: list[DecodeMatmul] = []
     for buffers, isa in zip(matmuls, isas, strict=True):

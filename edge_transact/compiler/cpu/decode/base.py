@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 from tvm.script import tirx as T
@@ -17,8 +17,9 @@ from edge_transact.compiler.cpu.prologue import for_each_group, inverse_rms
 from edge_transact.compiler.vector import Index, splat, store
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
 
-ROWS_TOGETHER = 4
-"""Rows of several sequences that are multiplied by weights which have been unpacked once."""
+ROWS_TOGETHER, LAST_ROWS = 4, 2
+"""Rows of several sequences that are multiplied by weights which have been unpacked once, and so many where fewer are
+left: a tile that is half empty takes nearly the time of a full one."""
 
 
 class Scratch:
@@ -36,8 +37,9 @@ class Scratch:
         corrections: Zero-point corrections of their words, ``[threads, rows, words]``, where accumulators start from
             them.
         activation_scales: Scales of their groups, fp32 ``[threads, rows, groups]``, where activations are quantized.
-        sums: Results before the epilogue, fp32 ``[rows, ...]``, by block.
-        rows: Rows, filled up to whole tiles.
+        sums: Results before the epilogue, fp32: of each block and section, those of all rows. Were each row's together,
+            those that a block adds to would be far apart, and compete for the same places in the L1 cache.
+        rows: Rows, filled up to a multiple of `LAST_ROWS`.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class Scratch:
             None if isa.quantizer is None else T.alloc_buffer((threads, rows, words // WORDS_PER_GROUP), "float32")
         )
         self.sums = T.alloc_buffer(
-            (rows, largest((buffers.width + columns) * buffers.matmul.sections for buffers in matmuls)), "float32"
+            (largest((buffers.width + columns) * buffers.matmul.sections for buffers in matmuls) * rows,), "float32"
         )
 
 
@@ -108,9 +110,9 @@ class DecodeMatmul(ABC):
         """The first column of a block. The last block of a ragged width starts early and recomputes some columns."""
         return T.min(block * self.columns, self.buffers.width - self.columns)
 
-    def sums_of(self, block: Expr, section: int) -> Expr:
-        """Where in a row of `Scratch.sums` those of a block are."""
-        return (block * self.matmul.sections + section) * self.columns
+    def sums_of(self, row: Expr, block: Expr, section: int) -> Expr:
+        """Where in `Scratch.sums` those of a row and a block are."""
+        return ((block * self.matmul.sections + section) * self.scratch.rows + row) * self.columns
 
     def share(self, thread: Expr) -> tuple[Expr, Expr]:
         """The first block of a thread's share and the one after its last: equal shares, apart from the head start."""
@@ -130,11 +132,15 @@ class DecodeMatmul(ABC):
         """A loop over some number of rows; none where there is one row."""
         return nullcontext(T.int32(0)) if self.one_row else T.serial(0, rows)
 
-    @contextmanager
-    def each_tile(self) -> Iterator[list[Expr]]:
-        """A loop over the rows, of which some are computed together; none where there is one row."""
-        with self.each(self.scratch.rows // ROWS_TOGETHER) as tile:
-            yield [tile] if self.one_row else [tile * ROWS_TOGETHER + r for r in range(ROWS_TOGETHER)]
+    def for_each_tile(self, compute: Callable[[list[Expr]], None]) -> None:
+        """Emit ``compute(rows)`` for the rows that are computed together: all rows, tile after tile."""
+        if self.one_row:
+            compute([T.int32(0)])
+            return
+        with T.serial(0, self.scratch.rows // ROWS_TOGETHER) as tile:
+            compute([tile * ROWS_TOGETHER + r for r in range(ROWS_TOGETHER)])
+        with T.If(self.scratch.rows % ROWS_TOGETHER != 0), T.Then():
+            compute([self.scratch.rows - LAST_ROWS + r for r in range(LAST_ROWS)])
 
     def _packer(self, thread: Expr, row: Expr) -> Callable[[Expr, Expr], None]:
         isa, scratch = self.isa, self.scratch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from tvm import tirx
 from tvm.script import tirx as T
@@ -52,8 +53,7 @@ class DecodeKN(DecodeMatmul):
                     if self.isa.prefetches_far:
                         self._prefetch_near(group, block, section)
                     for offset in range(0, self.columns, self.isa.lanes):
-                        with self.each_tile() as rows:
-                            self._accumulate(thread, rows, group, block, section, offset, start)
+                        self.for_each_tile(partial(self._accumulate, thread, group, block, section, offset, start))
         self._store(first, end)
 
     def place(self, group: Expr, digit: int, step: int) -> Expr:
@@ -78,7 +78,7 @@ class DecodeKN(DecodeMatmul):
     def _clear(self, first: Expr, end: Expr) -> None:
         with self.each(self.scratch.rows) as row, T.serial(first, end) as block:
             for section in range(self.matmul.sections):
-                store(self.scratch.sums, splat(T.float32(0), self.columns), [row, self.sums_of(block, section)])
+                store(self.scratch.sums, splat(T.float32(0), self.columns), [self.sums_of(row, block, section)])
 
     def _load_start(self, thread: Expr, group: Expr, starts: Buffer | None) -> Callable[[Expr], Expr]:
         """What the accumulators of a group start from in a row: its zero-point correction, the same in every lane.
@@ -117,12 +117,12 @@ class DecodeKN(DecodeMatmul):
     def _accumulate(
         self,
         thread: Expr,
-        rows: list[Expr],
         group: Expr,
         block: Expr,
         section: int,
         offset: int,
         start: Callable[[Expr], Expr],
+        rows: list[Expr],
     ) -> None:
         """Add a group's products to some rows' sums of one vector of columns."""
         isa, buffers, scratch = self.isa, self.buffers, self.scratch
@@ -139,12 +139,12 @@ class DecodeKN(DecodeMatmul):
             scale = weight_scale
             if scratch.activation_scales is not None:
                 scale = scale * splat(scratch.activation_scales[thread, row, group], isa.lanes)
-            place = [row, self.sums_of(block, section) + offset]
+            place = [self.sums_of(row, block, section) + offset]
             total = load(scratch.sums, place, isa.lanes) + isa.dot(start(row), words, activations) * scale
             store(scratch.sums, total, place)
 
     def _store(self, first: Expr, end: Expr) -> None:
         sections = range(self.matmul.sections)
         with self.each(self.buffers.rows) as row, T.serial(first, end) as block:
-            sums = [T.bind(load(self.scratch.sums, [row, self.sums_of(block, s)], self.columns)) for s in sections]
+            sums = [T.bind(load(self.scratch.sums, [self.sums_of(row, block, s)], self.columns)) for s in sections]
             finish(self.buffers, row, T.bind(self._column(block, 0)), sums, exp)

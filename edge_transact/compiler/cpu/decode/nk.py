@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 from tvm import tirx
 from tvm.script import tirx as T
@@ -58,20 +59,22 @@ class DecodeNK(DecodeMatmul):
         together = 1 if self.one_row else ROWS_TOGETHER
         accumulators = T.alloc_buffer((together, sections * self.columns, lanes), "float32", scope="local")
         with T.serial(first, end) as block:
-            column = T.bind(self.first_column(block))
-            with self.each_tile() as rows:
-                tile = _Tile(self, thread, rows, column, ahead, accumulators)
-                tile.clear()
-                together = self.isa.vectors_together * lanes
-                full = T.bind(words // together * together)
-                with T.serial(0, words // together) as turn:
-                    tile.accumulate(turn * together, together)
-                if self.isa.vectors_together > 1:
-                    with T.serial(0, (words - full) // lanes) as vector:
-                        tile.accumulate(T.bind(full + vector * lanes), lanes)
-                tile.accumulate_rest(T.bind(words // lanes * lanes))
-                tile.store(block)
+            self.for_each_tile(partial(self._multiply_block, thread, block, ahead, accumulators))
         self._store(first, end)
+
+    def _multiply_block(self, thread: Expr, block: Expr, ahead: Expr, accumulators: Buffer, rows: list[Expr]) -> None:
+        """Compute the sums of some rows and a block's columns."""
+        lanes, words, together = self.isa.lanes, self.buffers.words, self.isa.vectors_together * self.isa.lanes
+        tile = _Tile(self, thread, rows, T.bind(self.first_column(block)), ahead, accumulators)
+        tile.clear()
+        full = T.bind(words // together * together)
+        with T.serial(0, words // together) as turn:
+            tile.accumulate(turn * together, together)
+        if self.isa.vectors_together > 1:
+            with T.serial(0, (words - full) // lanes) as vector:
+                tile.accumulate(T.bind(full + vector * lanes), lanes)
+        tile.accumulate_rest(T.bind(words // lanes * lanes))
+        tile.store(block)
 
     def place(self, group: Expr, digit: int, step: int) -> Expr:
         return self.place_of_word(group * WORDS_PER_GROUP, digit, step)
@@ -96,7 +99,7 @@ class DecodeNK(DecodeMatmul):
         # In a loop of its own, so that the chains of operations of several blocks overlap.
         sections = range(self.matmul.sections)
         with self.each(self.buffers.rows) as row, T.serial(first, end) as block:
-            sums = [T.bind(load(self.scratch.sums, [row, self.sums_of(block, s)], self.columns)) for s in sections]
+            sums = [T.bind(load(self.scratch.sums, [self.sums_of(row, block, s)], self.columns)) for s in sections]
             finish(self.buffers, row, T.bind(self.first_column(block)), sums, exp)
 
 
@@ -161,7 +164,7 @@ class _Tile:
             vectors = [T.bind(load(self.accumulators, [r, i, 0], self.isa.lanes)) for i in range(len(self.columns))]
             for section in range(self.of.matmul.sections):
                 sums = sum_lanes(vectors[section * columns : (section + 1) * columns])
-                store(self.scratch.sums, sums, [row, self.of.sums_of(block, section)])
+                store(self.scratch.sums, sums, [self.of.sums_of(row, block, section)])
 
     def _prefetch(self, word: Expr, held: int) -> None:
         """Prefetch each column's words, as many as are in use."""
