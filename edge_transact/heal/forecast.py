@@ -11,7 +11,7 @@ from edge_transact.heal.losses import BLOCK_TOKENS, CHUNK_TOKENS
 from edge_transact.heal.measures import Work
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.run import LOAD_STEP, TEXT_STEP, WRITE_STEP
-from edge_transact.heal.schedule import EVALUATIONS, Schedule, length_of
+from edge_transact.heal.schedule import Schedule, length_of
 from edge_transact.heal.text.stream import MOST_HELD_OUT
 from edge_transact.heal.train import HELD_OUT_STEP, TRAIN_STEP
 from edge_transact.progress import Forecast, Step
@@ -49,7 +49,7 @@ def forecast(source: Checkpoint, teacher: Checkpoint | None, options: HealOption
         Step(HELD_OUT_STEP, held_out * (work.held_out + work.teacher) / rate),
         Step(
             TRAIN_STEP,
-            (tokens * work.token + EVALUATIONS * held_out * work.held_out) / rate
+            (tokens * work.token + schedule.evaluations(schedule.steps) * held_out * work.held_out) / rate
             + ((1 + tokens // options.eval_every) * evaluation_s(source.plan, options) if options.eval_every else 0.0),
         ),
         Step(WRITE_STEP, slowness() * (0.2 + 2 * parameters / 1e9)),

@@ -18,12 +18,16 @@ WARMUP = 0.05
 FINAL_RATE = 0.05
 """Where the cosine ends, as a share of the highest learning rate."""
 
-EVALUATIONS = 8
-"""How often held-out text is measured, besides once before the training."""
+MOST_EVALUATIONS = 8
+"""How often held-out text is measured at most, besides once before the training."""
 
 HELD_OUT_SHARE, LEAST_HELD_OUT = 0.02, 4
 """Held-out tokens, as a share of those that are trained on: measuring takes little of the time. Of a short training, at
 least so many sequences: of fewer, the best step would be a matter of chance."""
+
+TRAINED_BETWEEN = 2
+"""At least so many times the measured sequences are trained on between two measurements: of a short training, too,
+measuring takes a tenth of the time or so."""
 
 
 def length_of(config: Any, window: int | None) -> int:
@@ -98,12 +102,12 @@ class Schedule:
 
     def evaluations(self, done: int) -> int:
         """How often held-out text is measured in so many steps."""
-        every = -(-self.steps // EVALUATIONS)
+        every = -(-self.steps // self._most_evaluations)
         return done // every + (done == self.steps and done % every > 0)
 
     def held_out_sequences(self, most: int) -> int:
         """How many held-out sequences are measured, of so many that there are."""
-        return min(max(round(HELD_OUT_SHARE * self.steps * self.sequences), LEAST_HELD_OUT), most)
+        return min(self._wanted_held_out, most)
 
     def held_out(self, text: TrainingText) -> tuple[torch.Tensor, torch.Tensor]:
         """The held-out sequences that are measured, evenly spaced: int64 ``[n, length]``, and which of their tokens
@@ -111,3 +115,12 @@ class Schedule:
         count = self.held_out_sequences(len(text.held_out))
         chosen = torch.linspace(0, len(text.held_out) - 1, count).round().long()
         return text.held_out[chosen], text.held_out_counted[chosen]
+
+    @property
+    def _wanted_held_out(self) -> int:
+        return max(round(HELD_OUT_SHARE * self.steps * self.sequences), LEAST_HELD_OUT)
+
+    @property
+    def _most_evaluations(self) -> int:
+        trained = self.steps * self.sequences
+        return min(MOST_EVALUATIONS, max(1, trained // (TRAINED_BETWEEN * self._wanted_held_out)))
