@@ -143,7 +143,7 @@ def test_installed_weights(app):
         os.utime(path, (long_ago, long_ago))
     assert app.core("prepare", id="short", **phone)["progress"] != []
     assert app.core("prepare", id="short", **phone)["progress"] == []
-    # Whoever can write there can't make the app believe it.
+    # A later change of a file changes its time.
     change(directory / SHARD)
     assert code() == "WEIGHTS_DAMAGED"
 

@@ -17,9 +17,11 @@ from edge_transact.compiler.cpu.prologue import for_each_group, inverse_rms
 from edge_transact.compiler.vector import Index, splat, store
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
 
-ROWS_TOGETHER, LAST_ROWS = 4, 2
-"""Rows of several sequences that are multiplied by weights which have been unpacked once, and so many where fewer are
-left: a tile that is half empty takes nearly the time of a full one."""
+ROWS_TOGETHER = 4
+"""Rows of several sequences that are multiplied by weights which have been unpacked once."""
+
+LAST_ROWS = ROWS_TOGETHER // 2
+"""The same of the last rows, if no more are left: a tile that is half empty takes nearly the time of a full one."""
 
 
 class Scratch:
