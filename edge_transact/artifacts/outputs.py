@@ -6,29 +6,42 @@ import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from edge_transact.errors import EdgeTransactError
+from edge_transact.errors import EdgeTransactError, UsageError
 
 WORKSPACE = ".edge-transact"
 """Suffix of the hidden directory, next to the output, in which the output is written."""
 
 
-def refuse_existing(path: Path, force: bool, fix: str = "Choose another output, or replace it with --force.") -> None:
-    """Fails before the work if the output can't be written after it.
+def refuse_existing(
+    path: Path,
+    force: bool,
+    fix: str = "Choose another output, or replace it with --force.",
+    *,
+    apart_from: Iterable[str | Path] = (),
+) -> None:
+    """Fails before the work if the output can't be written after it, or would replace more than an output.
 
     Args:
         path: The output.
         force: Whether an output that exists is replaced.
         fix: What to do where one exists.
+        apart_from: Inputs and other outputs of the work, which stay even with `force`. Names on the hub do no harm.
 
     Raises:
+        UsageError: `path` is, or is above, one of `apart_from` or the working directory.
         EdgeTransactError: `path` exists and `force` is off, or a parent of `path` is a file.
     """
+    replaced = path.resolve()
+    for other in (*apart_from, Path.cwd()):
+        kept = Path(other).resolve()
+        if replaced == kept or replaced in kept.parents:
+            raise UsageError(f"{path} would replace {other}", fix="Choose another output.")
     if os.path.lexists(path) and not force:
         raise EdgeTransactError(f"{path} exists", fix=fix)
     for parent in path.absolute().parents:
@@ -52,7 +65,7 @@ def new_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
         The directory to write into, on the same file system as `path`.
 
     Raises:
-        EdgeTransactError: See `refuse_existing`.
+        UsageError, EdgeTransactError: See `refuse_existing`.
     """
     with new_file(path, force=force) as fresh:
         fresh.mkdir()

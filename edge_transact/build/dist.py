@@ -147,9 +147,9 @@ def build(
     names = list(dict.fromkeys(options.target))
     targets = [get_target(name, options.device_profile, options.cpu) for name in names]
     kind = get_quantization(options.quant or default_quantization(names))
-    refuse_existing(output, force)
+    refuse_existing(output, force, apart_from=[model])
     rounding_name = _rounding_name(options, kind, report)
-    text = prepare_report(report, force=force, apart_from=[output, Path(model)]) if report else ""
+    text = prepare_report(report, force=force, apart_from=[output, model]) if report else ""
     if dump and options.engine == "mlc":
         raise UsageError("--dump needs our compiler, not MLC-LLM's", fix="Leave out --dump or --engine mlc.")
     mlc = MLC(names) if options.engine == "mlc" else None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edge_transact import __version__
 from edge_transact.artifacts import cache, digests
-from edge_transact.artifacts.outputs import new_directory
+from edge_transact.artifacts.outputs import new_directory, refuse_existing
 from edge_transact.artifacts.shown import Shown, Summary
 from edge_transact.artifacts.templates import TEMPLATE_DIRECTORIES, environment
 from edge_transact.bundle.escaping import android_string, check_app_name, check_application_id, groovy_string
@@ -122,6 +122,7 @@ def bundle(
         there = Project.read(output)
         if there.digest == digest:
             return there
+    refuse_existing(output, force, apart_from=dists)
     with new_directory(output, force=force) as directory:
         render_templates(directory, application_id=application_id, app_name=app_name, models=models)
         total = sum(model.bytes for model in models)

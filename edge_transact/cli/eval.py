@@ -98,7 +98,7 @@ def evaluate(
     from edge_transact.system.clock import process_s
 
     if report:
-        refuse_existing(report, force)
+        refuse_existing(report, force, apart_from=[*models, *([reference] if reference else [])])
     basics, others = asked_for(tasks)
     loaded = None
     if others:

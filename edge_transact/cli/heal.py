@@ -71,9 +71,10 @@ def heal(
         from edge_transact.system.clock import process_s
         from edge_transact.system.memory import peak_rss_mib
 
-    refuse_existing(output, force)
+    inputs = [model, *([options.teacher] if options.teacher else [])]
+    refuse_existing(output, force, apart_from=inputs)
     if report is not None:
-        refuse_existing(report, force)
+        refuse_existing(report, force, apart_from=[output, *inputs])
     with progress.working(PLANNING):
         source = Checkpoint.open(resolve_model(model))
         planned = forecast(source, teacher_of(source, options)[0], options)

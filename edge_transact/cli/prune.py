@@ -82,8 +82,8 @@ def prune(
 
     with progress.working(PLANNING):
         if report is None:  # an interrupted run may have written it, and its report is still to be made
-            refuse_existing(output, force)
-        text_of_report = prepare_report(report, force=force, apart_from=[output, Path(model)]) if report else ""
+            refuse_existing(output, force, apart_from=[model])
+        text_of_report = prepare_report(report, force=force, apart_from=[output, model]) if report else ""
     source = Checkpoint.open(resolve_model(model))
     with progress.working(PLANNING):
         planned = forecast(source, options, training, report_of=output.name if report else None)

@@ -6,14 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from edge_transact.artifacts.outputs import refuse_existing
-from edge_transact.errors import UsageError
 from edge_transact.inputs.texts import read_text
 
 TEXT = "demo:sotu"
 """Its evaluation part is measured on, which calibration doesn't read."""
 
 
-def prepare_report(directory: Path, *, force: bool, apart_from: Iterable[Path]) -> str:
+def prepare_report(directory: Path, *, force: bool, apart_from: Iterable[str | Path]) -> str:
     """Checks that a report can be written, so that it fails before the work and not after it.
 
     Args:
@@ -28,8 +27,5 @@ def prepare_report(directory: Path, *, force: bool, apart_from: Iterable[Path]) 
         UsageError: The report would replace one of `apart_from`.
         EdgeTransactError: `directory` exists, or the text can't be read.
     """
-    refuse_existing(directory, force)
-    for other in (path.resolve() for path in apart_from):
-        if directory.resolve() in (other, *other.parents):
-            raise UsageError(f"--report {directory} would replace {other}", fix="Choose another directory.")
+    refuse_existing(directory, force, apart_from=apart_from)
     return read_text(TEXT, "evaluation")

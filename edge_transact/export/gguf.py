@@ -80,7 +80,7 @@ def export_gguf(
         EdgeTransactError: The model can't be read, `output` exists, there is no room for it, GGUF has no name for the
             tokenizer, or the model doesn't fit `kind`.
     """
-    refuse_existing(output, force)
+    refuse_existing(output, force, apart_from=[model])
     with open_model(model, kind) as source, new_file(output, force=force) as fresh:
         return _write(source, fresh, output, pre)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_transact.artifacts.manifest import MANIFEST
-from edge_transact.artifacts.outputs import new_directory
+from edge_transact.artifacts.outputs import new_directory, refuse_existing
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.shards import write_shards
@@ -53,6 +53,7 @@ def export_nemotron_nas(model: str, output: Path, *, force: bool = False) -> dic
         raise EdgeTransactError(
             f"{model} does not fit nemotron-nas: {misfit}", fix="Prune with --for vllm, or export a GGUF file."
         )
+    refuse_existing(output, force, apart_from=[model])
     config = nemotron_nas_config(checkpoint)
     with new_directory(output, force=force) as directory:
         tensors = ((name, checkpoint.tensor(name)) for name in checkpoint.tensor_names())

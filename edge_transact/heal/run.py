@@ -143,7 +143,7 @@ def heal(
     """
     start = Start.of(resume=resume, fresh=fresh)
     started = time.perf_counter()
-    refuse_existing(output, force)
+    refuse_existing(output, force, apart_from=[model, *([options.teacher] if options.teacher else [])])
     source = Checkpoint.open(resolve_model(model))
     parent, parent_name = teacher_of(source, options)
     processes = together or Processes()

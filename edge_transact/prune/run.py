@@ -153,7 +153,7 @@ def prune(
     if options.runtime:
         logger.info(f"for {options.runtime}: {RUNTIMES[options.runtime].reason}")
     if finish is None:
-        refuse_existing(output, force)
+        refuse_existing(output, force, apart_from=[model])
     source = Checkpoint.open(resolve_model(model))
     assert options.allocation is not None, "resolved decides it"
     check_choices(options, source.plan, options.allocation, options.units, options.bucket)
@@ -169,7 +169,7 @@ def prune(
         # A process that was waited for, or an earlier run without its last step, may have written it.
         written = is_main and _is_written(journal, output)
         if is_main and not written:
-            refuse_existing(output, force)
+            refuse_existing(output, force, apart_from=[model])
         run = Pruning(LayerwiseModel(source, windows.windows), scoring, journal, options.seed)
         cut = _trained(run, options, trainings, provenance, processes) if processes else _cut(run, options, provenance)
         if is_main:

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from edge_transact.artifacts.dist_files import CHAT_CONFIG
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.cli import app
-from edge_transact.evaluate.answers.answering import answers, stop_ids
-from edge_transact.evaluate.answers.basics import ask
+from edge_transact.evaluate.answers.answering import Answered, answers, stop_ids
+from edge_transact.evaluate.answers.basics import Reply, ask
 from edge_transact.evaluate.answers.collapse import collapse
 from edge_transact.evaluate.answers.decoding import TOKENS_PER_ROUND, decode_in_torch
 from edge_transact.evaluate.answers.degenerate import cycles, degenerate, loops
@@ -33,10 +33,13 @@ SEA = "The sea is a vast and old place, full of life, which nobody has seen as a
 RIGHT = {
     "What is the capital of France?": ["Paris", "The capital of France is **Paris**.", "paris, of course"],
     "What is the capital of Italy?": ['It\'s "Rome".'],
-    "What is 2 + 3?": ["5", "2 + 3 = 5.", "The answer is five."],
+    "What is 2 + 3?": ["5", "2 + 3 = 5.", "The answer is five.", "2+3=5", "5, because 2 and 3 are 5."],
+    "How many days are there in a week?": ["A 7-day week.", "There are 7."],
     "What is the opposite of up?": ["Down", "The opposite of up is down."],
     "Name three colors.": ["Red, green and blue.", "1. Red\n2. Yellow\n3. Grey",
                            "Sure! " + "Here they are. " * 9 + "red blue pink"],
+    "Name three fruits.": ["Strawberries, raspberries, cherries"],
+    "What is the Spanish word for house?": ["'Casa'", "It's casa."],
     "Write the word hello in capital letters, and nothing else.": ["HELLO", '"HELLO."'],
     "Answer with yes or no only: Is ice cold?": ["Yes", "yes."],
     "Write one sentence about the sea.": [SEA, "I love the ocean!"],
@@ -44,8 +47,11 @@ RIGHT = {
 WRONG = {
     "What is the capital of France?": ["", "Lyon", "Parisian", "The capital of France is the capital of France.",
                                        " ".join(f"City{n}" for n in range(20)) + " Paris"],
-    "What is 2 + 3?": ["2 + 3 = 3", "15", "23"],
-    "Name three colors.": ["Red, red and red.", "Red and blue."],
+    "What is 2 + 3?": ["2 + 3 = 3", "15", "23", "5.5", "0.5", "1,5", "-5", "2 + 3 = \u22125"],
+    "Which letter comes after A, B, C?": ["I'd say it is E.", "I\u2019d say E.", "E"],
+    "Name three colors.": ["Red, red and red.", "Red and blue.", "Gray, grey and red."],
+    "Name three fruits.": ["An apple, apples and a banana."],
+    "Name three seasons of the year.": ["Autumn, fall, winter"],
     "Write the word hello in capital letters, and nothing else.": ["Hello", "HELLO is the word."],
     "Answer with yes or no only: Is ice cold?": ["No", "Yes, ice is cold."],
     "Write one sentence about the sea.": ["The sea", "I like cats very much.", SEA[:-1],
@@ -95,6 +101,15 @@ def test_no_question_answers_itself_and_no_answer_answers_many():
 )
 def test_what_is_degenerate(answer, ended, kind):
     assert degenerate(answer, PROMPT, ended=ended) == kind
+
+
+def test_a_right_answer_in_the_words_of_the_question_is_no_copy():
+    asked = question("What is the Spanish word for house?")
+    for text, right in (("Casa is the Spanish word for house.", True), ("What is the Spanish word for house?", False)):
+        found = degenerate(text, asked.text, ended=True)
+        assert found == "copy"
+        reply = Reply(asked, Answered(asked.text, text, 9, True, found))
+        assert (reply.right, reply.degenerate) == (right, None if right else "copy")
 
 
 @pytest.mark.parametrize("period", [1, 2, 7, 16])

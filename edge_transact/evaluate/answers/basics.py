@@ -46,8 +46,13 @@ class Reply:
 
     @property
     def right(self) -> bool:
-        """Whether the rule accepts it. A loop or a copy of the prompt is never right; going on for too long may be."""
-        return self.answer.degenerate in (None, "endless") and self.question.is_right(self.answer.text)
+        """Whether the rule accepts it. A loop is never right; going on for too long may be."""
+        return self.answer.degenerate not in ("loop", "empty") and self.question.is_right(self.answer.text)
+
+    @property
+    def degenerate(self) -> Degenerate | None:
+        """How it is degenerate. A right answer in a whole sentence has words of the question, and is no copy of it."""
+        return None if self.answer.degenerate == "copy" and self.right else self.answer.degenerate
 
     def to_dict(self) -> AnswerRow:
         """As JSON values."""
@@ -56,7 +61,7 @@ class Reply:
             question=self.question.text,
             answer=self.answer.text,
             right=self.right,
-            degenerate=self.answer.degenerate,
+            degenerate=self.degenerate,
             tokens=self.answer.tokens,
             ended=self.answer.ended,
         )

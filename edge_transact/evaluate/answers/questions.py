@@ -3,11 +3,12 @@
 They were written before any model was asked, for models from 0.1 to 8 billion parameters: everyday facts, small numbers
 and short instructions. A rule decides whether an answer is right, and no model judges another one:
 
-- Case, emphasis and quotation marks don't count, and an accepted answer is a whole word: "Parisian" isn't Paris.
+- Case, emphasis and quotation marks don't count. An accepted answer is a whole word and a whole number: "Parisian"
+  isn't Paris, and neither -5 nor 5.5 is 5.
 - It must be among the answer's first `WITHIN` words. So the answer may say more, but a model that lists every city it
   knows isn't right.
-- A list must have so many different things of its kind, wherever they stand. A form, such as "in capital letters", is
-  checked as it stands.
+- A list must have so many different things of its kind, wherever they stand: "a dog and dogs" is one. A form, such as
+  "in capital letters", is checked as it stands.
 - No question contains an answer that it accepts, so repeating the question is never right.
 """
 
@@ -21,6 +22,8 @@ WITHIN = 16
 """An accepted answer is among so many words from the beginning."""
 
 _WORD = re.compile(r"\w+")
+_WHOLE = r"(?<![\w\u2212])(?<!-(?=\d))(?<!\d[.,])(?<!\w['\u2019])(?:{})(?!\w)(?![.,]\d)"
+"""A whole word or number: not a part of a negative number, of a fraction, or of "I'd"."""
 _MARKS = str.maketrans("", "", '*_`"“”„«»')
 
 
@@ -31,8 +34,9 @@ class Question:
     Attributes:
         kind: What it asks for, such as ``"capitals"``.
         text: The user's message.
-        accepted: A regular expression that whole words of a right answer match.
-        least: So many different matches make the answer right.
+        accepted: A regular expression that whole words of a right answer match. For a list, one for each thing, with
+            spaces between them.
+        least: So many different things make the answer right.
         exact: The expression must match the whole answer, as it stands.
         quick: Whether it is one of the dozen that `collapse` asks.
     """
@@ -52,8 +56,9 @@ class Question:
         words = list(_WORD.finditer(plain))
         if self.least == 1 and len(words) > WITHIN:
             plain = plain[: words[WITHIN - 1].end()]
-        found = re.findall(rf"(?<!\w)(?:{self.accepted})(?!\w)", plain, re.IGNORECASE)
-        return len({match.lower() for match in found}) >= self.least
+        things = self.accepted.split() if self.least > 1 else [self.accepted]
+        found = [_WHOLE.format(thing) for thing in things]
+        return sum(re.search(each, plain, re.IGNORECASE) is not None for each in found) >= self.least
 
 
 def _kind(kind: str, *asked: tuple[str, str], least: int = 1, exact: bool = False, quick: int = 1) -> list[Question]:
@@ -68,19 +73,20 @@ def _sentence(words: str) -> str:
     return rf"(?is)(?!.*\bsentence\b)(?=.*\b(?:{words})\b)(?:\S+\s+){{3,60}}\S+[.!?]\W*"
 
 
-_COLOURS = "red|blue|green|yellow|orange|purple|violet|black|white|brown|pink|gr[ae]y|indigo|cyan|magenta|gold|silver"
+_COLORS = "red blue green yellow orange purple violet black white brown pink gr[ae]y indigo cyan magenta gold silver"
 _FRUITS = (
-    "apples?|bananas?|oranges?|grapes?|pears?|peach(?:es)?|mango(?:e?s)?|cherr(?:y|ies)|lemons?|limes?|kiwis?|plums?|"
-    "pineapples?|watermelons?|melons?|papayas?|apricots?|figs?|dates?|\\w*berr(?:y|ies)|pomegranates?|grapefruits?"
+    "apples? bananas? oranges? grapes? pears? peach(?:es)? mango(?:e?s)? cherr(?:y|ies) lemons? limes? kiwis? plums? "
+    "pineapples? watermelons? melons? papayas? apricots? figs? dates? pomegranates? grapefruits? berr(?:y|ies) "
+    "strawberr(?:y|ies) blueberr(?:y|ies) raspberr(?:y|ies) blackberr(?:y|ies) cranberr(?:y|ies) gooseberr(?:y|ies)"
 )
 _ANIMALS = (
-    "dogs?|cats?|horses?|cows?|lions?|tigers?|bears?|elephants?|pigs?|sheep|goats?|wol(?:f|ves)|fox(?:es)?|rabbits?|"
-    "mouse|mice|monkeys?|giraffes?|zebras?|birds?|fish(?:es)?|snakes?|whales?|dolphins?|sharks?|eagles?|chickens?|"
-    "ducks?|frogs?|pandas?|kangaroos?|deer|leopards?|cheetahs?|penguins?|owls?|squirrels?|turtles?|camels?|hippos?"
+    "dogs? cats? horses? cows? lions? tigers? bears? elephants? pigs? sheep goats? wol(?:f|ves) fox(?:es)? rabbits? "
+    "mouse|mice monkeys? giraffes? zebras? birds? fish(?:es)? snakes? whales? dolphins? sharks? eagles? chickens? "
+    "ducks? frogs? pandas? kangaroos? deer leopards? cheetahs? penguins? owls? squirrels? turtles? camels? hippos?"
 )
-_DAYS = "monday|tuesday|wednesday|thursday|friday|saturday|sunday"
-_MONTHS = "january|february|march|april|may|june|july|august|september|october|november|december"
-_SEASONS = "spring|summer|autumn|fall|winter"
+_DAYS = "monday tuesday wednesday thursday friday saturday sunday"
+_MONTHS = "january february march april may june july august september october november december"
+_SEASONS = "spring summer autumn|fall winter"
 
 QUESTIONS: Sequence[Question] = (
     *_kind(
@@ -131,7 +137,7 @@ QUESTIONS: Sequence[Question] = (
     ),
     *_kind(
         "lists",
-        ("Name three colors.", _COLOURS),
+        ("Name three colors.", _COLORS),
         ("Name three fruits.", _FRUITS),
         ("Name three animals.", _ANIMALS),
         ("Name three days of the week.", _DAYS),
