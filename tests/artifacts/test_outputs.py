@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_transact.artifacts.outputs import new_directory
-from edge_transact.errors import EdgeTransactError
+from edge_transact.artifacts.outputs import new_directory, refuse_existing
+from edge_transact.errors import EdgeTransactError, UsageError
 
 KILLED = """
 import os, pathlib, signal, sys
@@ -49,6 +49,20 @@ def test_a_failure_keeps_the_old_output(tmp_path):
     with pytest.raises(EdgeTransactError, match="exists"), new_directory(tmp_path / "out"):
         pass
     assert names(tmp_path) == {"out"} and names(tmp_path / "out") == {"first"}
+
+
+def test_the_working_directory_and_inputs_are_never_replaced(tmp_path, monkeypatch):
+    here, model = tmp_path / "project" / "here", tmp_path / "models" / "llama"
+    for directory in (here, model):
+        directory.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    for path in (Path("."), here, Path(".."), tmp_path, model, model.parent):
+        with pytest.raises(UsageError, match="would replace"):
+            refuse_existing(path, force=True, apart_from=["org/name", model])
+    with pytest.raises(UsageError, match="would replace"), new_directory(Path("."), force=True):
+        pass
+    refuse_existing(model / "pruned", force=True, apart_from=["org/name", model])
+    assert here.is_dir() and model.is_dir()
 
 
 def test_the_next_run_removes_the_remains_of_a_killed_one(tmp_path):

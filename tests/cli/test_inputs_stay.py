@@ -1,0 +1,37 @@
+"""What a command reads is there afterwards, whatever it is told to write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from edge_transact.cli import app
+from tests.support.examples import small_model, split
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "prune model --ratio 0.3 -o model --force",
+        "heal model --teacher teacher -o model --force",
+        "heal model --teacher teacher -o teacher --force",
+        "heal model --teacher teacher -o out --report model --force",
+        "heal model --teacher teacher -o out --report out",
+        "build model --target host -o model --force",
+        "export model --type f16 -o model --force",
+        "eval model --report model --force",
+        "eval teacher --reference model --report model --force",
+        "prune model --ratio 0.3 -o . --force",
+        "build model --target host -o .. --force",
+    ],
+)
+def test_no_output_replaces_an_input(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("model", "teacher"):
+        small_model(tmp_path / name)
+    before = sorted(path for path in tmp_path.rglob("*"))
+    result = CliRunner().invoke(app, split(line))
+    assert result.exit_code == 2 and "would replace" in result.stderr, result.output
+    assert sorted(path for path in tmp_path.rglob("*")) == before
