@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from edge_transact.artifacts.dist_files import CHAT_CONFIG
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.cli import app
-from edge_transact.evaluate.answers.answering import Answered, answers, stop_ids
+from edge_transact.evaluate.answers.answering import MAX_TOKENS, Answered, answers, stop_ids
 from edge_transact.evaluate.answers.basics import Reply, ask
 from edge_transact.evaluate.answers.collapse import collapse
 from edge_transact.evaluate.answers.decoding import TOKENS_PER_ROUND, decode_in_torch
@@ -190,7 +190,7 @@ def test_what_is_asked_is_timed_with_its_like_before_it_is_there(chat_model, in_
 def test_a_library_gives_the_answers_of_run(dist):
     library, codec = load(str(dist))
     replies = ask(library, codec, questions()[::9])
-    session = Session.load(dist, temperature=0.0, max_tokens=48)
+    session = Session.load(dist, temperature=0.0, max_tokens=MAX_TOKENS)
     for reply in replies:
         session.reset()
         theirs = session.answer(reply.question.text)

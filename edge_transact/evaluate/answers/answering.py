@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from edge_transact.runtime.host import HostModel
     from edge_transact.runtime.text import TextCodec
 
-MAX_TOKENS = 48
-"""The most tokens of an answer."""
+MAX_TOKENS = 128
+"""The most tokens of an answer. SmolLM2 ends its longest answer to a short question after 96."""
 
 _ENDS_OF_TURNS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "</s>")
 """Tokens that end an answer where a chat template has them, whatever the configuration says."""
