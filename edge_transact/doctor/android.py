@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 from pathlib import Path
 
 import edge_transact
@@ -40,25 +39,15 @@ def adb() -> list[Check]:
         ]
     number = re.search(r"^Version (\S+)", version, re.MULTILINE)
     checks = [Check("adb", True, f"{number[1] if number else version.splitlines()[0]} at {shutil.which('adb')}")]
-    was_running = _server_answers()
     listing = (output_of("adb", "devices", "-l") or "").splitlines()
-    if not was_running:
-        # `adb devices` started a server: stop it, so that doctor leaves nothing running.
+    if any(line.startswith("* daemon not running") for line in listing):
+        # adb started a server, which it never does on another computer: stop it, so that doctor leaves nothing running.
         output_of("adb", "kill-server")
     devices = [line.split() for line in listing if line and not line.startswith(("List of", "*", "adb "))]
     found = ", ".join(f"{words[0]} ({_device_state(words)})" for words in devices) or "adb sees no device"
     if any(words[1] == "device" for words in devices):
         return [*checks, Check("device", True, found)]
     return [*checks, Check("device", False, found, _device_fix({words[1] for words in devices}))]
-
-
-def _server_answers() -> bool:
-    try:
-        port = int(os.environ.get("ANDROID_ADB_SERVER_PORT", "5037"))
-        with socket.create_connection(("127.0.0.1", port), timeout=1):
-            return True
-    except (OSError, ValueError, OverflowError):
-        return False
 
 
 def _device_state(words: list[str]) -> str:

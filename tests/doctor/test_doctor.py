@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 from pathlib import Path
 
 import pytest
@@ -100,24 +99,27 @@ DEVICES = "if [ $1 = version ]; then echo 'Version 34.0.5'; else echo 'List of d
         ("", False, "USB debugging"),
     ],
 )
-def test_devices_are_named_with_their_state(programs, monkeypatch, line, ok, fix):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(server.getsockname()[1]))
-        programs("adb", DEVICES % line)
-        tool, device = android.adb()
+def test_devices_are_named_with_their_state(programs, line, ok, fix):
+    programs("adb", DEVICES % line)
+    tool, device = android.adb()
     assert tool.ok and "34.0.5" in tool.found
     assert device.ok is ok
     assert fix in device.fix
     assert not line or line.split()[0] in device.found
 
 
-def test_an_adb_server_that_doctor_started_is_stopped(programs, tmp_path, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(port))  # closed: no server is running
-    programs("adb", f"echo $1 >> {tmp_path}/calls; echo 'Version 34'")
+STARTED = """* daemon not running; starting now at tcp:5037
+* daemon started successfully
+"""
+
+
+@pytest.mark.parametrize(("said", "last"), [(STARTED, "kill-server"), ("", "devices")])
+def test_only_an_adb_server_that_doctor_started_is_stopped(programs, tmp_path, monkeypatch, said, last):
+    """`adb kill-server` would end a server on another computer too."""
+    monkeypatch.setenv("ADB_SERVER_SOCKET", "tcp:phones.example:5037")
+    programs("adb", f"echo $1 >> {tmp_path}/calls; printf '{said}' >&2; echo 'Version 34'")
     android.adb()
-    assert (tmp_path / "calls").read_text().split()[-1] == "kill-server"
+    assert (tmp_path / "calls").read_text().split()[-1] == last
 
 
 def test_the_runner_is_looked_for_where_bench_does(programs, tmp_path, monkeypatch):
