@@ -314,7 +314,7 @@ class _Worker:
             decode_read_bytes=model.decode_read_bytes(visit.lengths),
             build=model.build,
             serial=info.serial,
-            device=self.driver.label,
+            device=info.name,
             soc=info.soc,
             android=info.android,
             device_fingerprint=info.fingerprint,

@@ -19,6 +19,7 @@ from edge_transact.bench.model import BenchModel, open_models
 from edge_transact.bench.options import BenchOptions
 from edge_transact.bench.records.llama_bench import read_llama_bench
 from edge_transact.bench.records.log import Log, read_records
+from edge_transact.bench.records.record import labels
 from edge_transact.bench.records.results import Result
 from edge_transact.bench.run import GivenUp, run_plan
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
@@ -192,7 +193,7 @@ def _drivers(models: Sequence[BenchModel], options: BenchOptions, clean: bool) -
         for model in models:
             model.library("host")
         return [HostDriver(options)]
-    from edge_transact.bench.drivers.adb.devices import describe, find_devices, labels
+    from edge_transact.bench.drivers.adb.devices import describe, find_devices
     from edge_transact.bench.drivers.adb.runner import RunnerDriver
     from edge_transact.bench.drivers.app import AppDriver
 
@@ -201,7 +202,7 @@ def _drivers(models: Sequence[BenchModel], options: BenchOptions, clean: bool) -
         model.library(target)
     devices = find_devices(options.device)
     infos = [describe(phone) for phone in devices]
-    names = labels(infos)
+    names = labels({info.serial: info.name for info in infos})
     return [
         AppDriver(phone, info, names[info.serial], target, options, options.app)
         if options.app

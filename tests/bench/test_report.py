@@ -68,6 +68,22 @@ def test_the_first_line_says_what_a_person_wants(records):
     assert answer([first], {}) == "dense: the first token after 0.4 s, then 2.5 tokens a second, on Phone"
 
 
+def test_phones_of_one_name_have_pictures_of_their_own(tmp_path):
+    """Each was measured by a bench of its own, into the same log; on the second, the pruned model gains nothing."""
+    trace = [Reading(at_s=0.0, temp_c=30.0), Reading(at_s=60.0, temp_c=35.0)]
+    records = []
+    for serial, dense_s in (("USB1", 2.0), ("192.168.1.5:5555", 1.0)):
+        for model, seconds in (("dense", dense_s), ("pruned", 1.0)):
+            what = {"model": model, "model_digest": model, "serial": serial}
+            records += [*in_rounds(seconds, seconds, seconds, **what), visit(trace, **what)]
+    names = write_report(records, tmp_path / "report")
+    assert names == [f"{place}-{what}.svg" for place in (1, 2) for what in ("latency", "speedup", "temperature")]
+    assert "Temperature of Phone (USB1)" in (tmp_path / "report" / "1-temperature.svg").read_text()
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "pruned: 2.00 times as fast, against dense on Phone (USB1)" in page
+    assert "pruned against dense at 64+5 tokens on Phone (192.168.1.5:5555): " in page
+
+
 def test_a_report_of_a_plan_that_was_cut_short(tmp_path):
     """Two models, each with a perplexity, have no lengths in common yet."""
     records = [repetition(model="a", model_digest="a"), repetition(model="b", model_digest="b", prefill_tokens=128)]

@@ -90,6 +90,14 @@ def test_builds_of_one_name_are_told_apart():
     assert (old["model"], new["model"], new["baseline"]) == ("m (01234567)", "m", "m (01234567)")
 
 
+def test_devices_of_one_name_are_told_apart():
+    """Each was measured by a bench of its own, into the same log."""
+    results = make_results([repetition(serial="USB1"), repetition(serial="192.168.1.5:5555"), visit(serial="USB1")])
+    assert [result["device"] for result in results] == ["Phone (USB1)", "Phone (192.168.1.5:5555)"]
+    (alone,) = make_results([repetition(serial="USB1")])
+    assert alone["device"] == "Phone"
+
+
 def test_unknown_values_are_null_and_doubts_are_noted():
     unknown = repetition(
         thermal_status=None, temp_start_c=None, temp_peak_c=None, peak_rss_mib=None, bandwidth_gb_s=None

@@ -13,7 +13,7 @@ from edge_transact.bench.analysis.export import COLUMNS, notes, sentence, table_
 from edge_transact.bench.analysis.figures import Bar, Interval
 from edge_transact.bench.analysis.intervals import NO_DIFFERENCE
 from edge_transact.bench.analysis.published import FIGURE_4, SOURCE
-from edge_transact.bench.analysis.results import make_results
+from edge_transact.bench.analysis.results import make_results, named_apart
 from edge_transact.bench.records.plan import Lengths, lengths_of
 from edge_transact.bench.records.record import Record, VisitRecord
 from edge_transact.bench.records.results import Result
@@ -50,6 +50,7 @@ def write_report(
     Returns:
         File names of the pictures.
     """
+    records = named_apart(records)
     results = make_results(records, baseline)
     known = perplexities or {}
     pictures: list[Picture] = []

@@ -11,7 +11,7 @@ from edge_transact.bench.analysis.doubts import THROTTLING, doubts
 from edge_transact.bench.analysis.intervals import duration
 from edge_transact.bench.analysis.precision import METRICS, speedups, turns_of
 from edge_transact.bench.records.plan import Lengths
-from edge_transact.bench.records.record import Record, RepetitionRecord
+from edge_transact.bench.records.record import Record, RepetitionRecord, labels
 from edge_transact.bench.records.results import (
     DeviceState,
     Durations,
@@ -41,19 +41,31 @@ def make_results(records: Iterable[Record], baseline: str | None = None) -> list
         baseline: Digest of the model that the others are compared with; None for the first in the log.
     """
     groups: dict[tuple[str, str, str, Lengths], list[RepetitionRecord]] = {}
-    for record in _named_apart([record for record in records if isinstance(record, RepetitionRecord)]):
-        groups.setdefault((record.serial, record.model_digest, record.target, record.lengths), []).append(record)
+    for record in named_apart(records):
+        if isinstance(record, RepetitionRecord):
+            key = record.serial, record.model_digest, record.target, record.lengths
+            groups.setdefault(key, []).append(record)
     first = next(iter(groups.values()))[0].model_digest if groups else ""
     return [_result(group, _baseline(group[0], groups.values(), baseline or first)) for group in groups.values()]
 
 
-def _named_apart(records: Samples) -> list[RepetitionRecord]:
-    """The records; where a DIST was built again, its earlier builds have a part of the digest in their name."""
+def named_apart(records: Iterable[Record]) -> list[Record]:
+    """The records, with names that tell devices and builds apart.
+
+    Devices of one name have their serial in it. Where a DIST was built again, its earlier builds have a part of the
+    digest in their name.
+    """
+    records = list(records)
+    devices = labels({record.serial: record.device for record in records})
     latest = {record.model: record.model_digest for record in records}
     return [
-        record
-        if record.model_digest == latest[record.model]
-        else replace(record, model=f"{record.model} ({record.model_digest[:8]})")
+        replace(
+            record,
+            device=devices[record.serial],
+            model=record.model
+            if record.model_digest == latest[record.model]
+            else f"{record.model} ({record.model_digest[:8]})",
+        )
         for record in records
     ]
 

@@ -50,7 +50,7 @@ class AppDriver(PhoneDriver):
     Args:
         device: The phone.
         info: What it reports about itself.
-        label: Name of the phone in tables.
+        label: Name of the phone, unlike that of each other phone in the plan.
         target: ``android`` or ``android-cpu``.
         conditions: Conditions of the plan.
         package: Application id, such as ``org.example.chat``.

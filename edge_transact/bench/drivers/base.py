@@ -39,7 +39,7 @@ class DeviceInfo:
 
     Attributes:
         serial: What adb calls it, or ``host``.
-        name: Manufacturer and model.
+        name: Manufacturer and model, or ``host``.
         soc: Model of the chip.
         abis: ABIs that it runs.
         android: Version of Android.
@@ -83,7 +83,7 @@ class Driver(Protocol):
     Attributes:
         info: What the device reports about itself.
         target: Target of the libraries that it runs.
-        label: Name of the device in tables.
+        label: Name of the device, unlike that of each other device in the plan.
         fixed_performance: Whether Android's fixed-performance mode is on; None if it was not tried.
     """
 

@@ -30,7 +30,6 @@ from edge_transact.bench.records.readings import Reading
 from edge_transact.bench.records.requests import HostRequest
 from edge_transact.errors import UsageError
 from edge_transact.system.cores import allowed_cpus
-from edge_transact.system.cpu import cpu_name
 
 logger = logging.getLogger(__name__)
 
@@ -248,7 +247,7 @@ def host_info() -> DeviceInfo:
     """This machine, described like a phone."""
     return DeviceInfo(
         serial="host",
-        name=cpu_name(),
+        name="host",
         soc=None,
         abis=(platform.machine(),),
         android=None,

@@ -6,6 +6,8 @@ visit has ended, well or not, and holds the sensor readings taken during it.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,7 +41,7 @@ class VisitContext:
             tokens of a batch share the weights.
         build: Versions that the DIST was built with.
         serial: What adb calls the device, or ``host``.
-        device: Label of the device.
+        device: Name of the device, which other devices may share.
         soc: Model of the chip.
         android: Version of Android.
         device_fingerprint: Build of the operating system.
@@ -126,3 +128,9 @@ class VisitRecord(VisitContext):
 
 
 Record = RepetitionRecord | VisitRecord
+
+
+def labels(devices: Mapping[str, str]) -> dict[str, str]:
+    """A label for each device by serial: its name, and also the serial if several devices share the name."""
+    names = Counter(devices.values())
+    return {serial: name if names[name] == 1 else f"{name} ({serial})" for serial, name in devices.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -183,12 +182,6 @@ def check(info: DeviceInfo, target: str, needed_mib: float) -> None:
             f"{info.serial} has {info.battery_percent} % of its battery left",
             fix="A phone that saves power is slow: charge it.",
         )
-
-
-def labels(infos: Sequence[DeviceInfo]) -> dict[str, str]:
-    """A label for each serial: the device's name, and also the serial if two devices share the name."""
-    names = Counter(info.name for info in infos)
-    return {info.serial: info.name if names[info.name] == 1 else f"{info.name} ({info.serial})" for info in infos}
 
 
 def remove_work_directory(device: AndroidDevice) -> None:

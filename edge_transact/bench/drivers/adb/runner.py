@@ -32,7 +32,7 @@ class RunnerDriver(PhoneDriver):
     Args:
         device: The phone.
         info: What it reports about itself.
-        label: Name of the phone in tables.
+        label: Name of the phone, unlike that of each other phone in the plan.
         target: ``android`` or ``android-cpu``.
         conditions: Conditions of the plan.
         runner: Directory that holds the runner and its shared libraries.
