@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import tomllib
@@ -376,7 +377,20 @@ def test_an_engine_that_ends_says_why_is_freed_and_can_be_loaded_again(told):
 
 
 def test_a_benchmark_frees_the_model_first_and_ends_even_if_its_name_is_none(told):
-    assert told["bench"] == ["true", "loaded", "0"]
+    assert told["bench"] == ["true", "loaded", "0", "killed", "0"]
+
+
+def test_a_benchmark_that_opening_the_app_interrupts_says_so_in_its_last_line(told):
+    """The line begins on its own, even if the one before it was cut off."""
+    assert told["opened"][:5] == ["true", "loaded", "1", "killed", "0"]
+    *_, loaded, empty, last = told["opened"]
+    assert json.loads(loaded)["kind"] == "load" and empty == ""
+    assert json.loads(last) == {"run": "run-1", "kind": "error", "message": "interrupted: the app was opened"}
+
+
+def test_a_benchmark_that_cannot_write_its_last_line_ends_the_process(told):
+    assert told["full"] == ["killed", "1"]
+    assert told["no models"] == ["killed", "2"]
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,10 @@ import os
 import shutil
 import subprocess
 import sysconfig
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from edge_transact.bench.records.requests import AppRequest
 from tests.support.android_project import ROOT, Compiled, java, javac
 
 FAKES = ROOT / "tests" / "bundle" / "fakes"
@@ -36,7 +37,18 @@ def run_app(classpath: list[Path], directory: Path) -> dict[str, list[str]]:
     assets.mkdir(parents=True)
     models = [_write_model(assets, name) for name in ("good", "other", "broken")]
     (assets / "models.json").write_text(json.dumps({"models": models}))
-    done = _start(classpath, Path("/nowhere"), "edgetransact.app.AppMain", str(directory))
+    request = AppRequest(
+        run="run-1",
+        model_lib="good_cpu",
+        prompt=[1, 2],
+        decode_tokens=9,
+        repetitions=2,
+        warmups=0,
+        check=None,
+        timeout_s=99.0,
+    )
+    arguments = [str(directory), json.dumps(asdict(request))]
+    done = _start(classpath, Path("/nowhere"), "edgetransact.app.AppMain", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line.split(" | ") for line in done.stdout.splitlines()]
     return {words[0]: words[1:] for words in lines}
@@ -110,18 +122,19 @@ def _run(*command: str) -> None:
 
 def _write_model(assets: Path, identifier: str) -> dict[str, object]:
     """Writes a model, and returns its entry of ``models.json``."""
-    content = identifier.encode() * 100
     (assets / identifier).mkdir()
-    (assets / identifier / "params_shard_0.bin").write_bytes(content)
-    digest = hashlib.sha256(content).hexdigest()
+    files = []
+    for path, content in (("params_shard_0.bin", identifier.encode() * 100), ("mlc-chat-config.json", b"{}")):
+        (assets / identifier / path).write_bytes(content)
+        files.append({"path": path, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})
     return {
         "id": identifier,
         "name": identifier,
-        "digest": digest,
+        "digest": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
         "libraries": {"android-cpu": f"{identifier}_cpu"},
         "memory_bytes": {"android-cpu": 2 << 30},
         "context_window_size": 256,
         "prefill_chunk_size": 64,
         "weights": "assets",
-        "files": [{"path": "params_shard_0.bin", "bytes": len(content), "sha256": digest}],
+        "files": files,
     }

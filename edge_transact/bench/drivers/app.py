@@ -5,7 +5,7 @@ The protocol, from the app's side:
 - The app handles the intent action `ACTION`, which has a string extra ``run``.
 - In the app's external files directory, ``bench/RUN.json`` is the request: an object with the fields of `AppRequest`.
 - The app writes the lines of `bench.records.lines` to ``bench/RUN.jsonl`` as they become known, ``final`` or ``error``
-  last.
+  last. Where it can't write that one, it ends its process.
 - The engine of the app tells the text of an answer but not its token ids, so ``check`` and ``repetition`` lines have
   ``text``. What else the engine doesn't tell is null.
 

@@ -4,6 +4,7 @@ import android.app.ActivityManager;
 import android.content.Context;
 import android.content.res.AssetManager;
 import android.os.Looper;
+import android.os.Process;
 import edgetransact.edge.EdgeException;
 import edgetransact.edge.Model;
 import edgetransact.edge.android.AppFiles;
@@ -11,10 +12,12 @@ import edgetransact.edge.android.ModelHolder;
 import java.io.File;
 import java.io.IOException;
 import java.io.InputStream;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.Paths;
 import java.util.List;
+import java.util.concurrent.atomic.AtomicBoolean;
 import org.apache.tvm.Module;
 
 /** A user of the app: what the activities do with the model's holder and the chat, in a process of one phone. */
@@ -87,11 +90,38 @@ public final class AppMain {
         }
         say("loaded again", chat.bubbles().size(), holder.error());
 
-        boolean[] ended = {false};
-        holder.bench("../../run", () -> ended[0] = true);
-        Looper.runUntil(() -> ended[0]);
-        say("bench", holder.session() == null, "loaded", Module.LOADED);
+        AtomicBoolean ended = bench(holder, "../../run");
+        Looper.runUntil(ended::get);
+        say("bench", holder.session() == null, "loaded", Module.LOADED, "killed", Process.KILLED);
+
+        Path bench = Files.createDirectories(Paths.get(arguments[0], "external", "bench"));
+        Files.write(bench.resolve("run-1.json"), arguments[1].getBytes(StandardCharsets.UTF_8));
+        ended = bench(holder, "run-1");
+        Path lines = bench.resolve("run-1.jsonl");
+        while (!Files.exists(lines) || Files.readAllLines(lines).size() < 2) {
+            Thread.sleep(1);
+        }
+        holder.load(good);
+        Looper.runUntil(() -> holder.session() != null);
+        String told = String.join(" | ", Files.readAllLines(lines));
+        say("opened", ended, "loaded", Module.LOADED, "killed", Process.KILLED, told);
+
+        Files.createSymbolicLink(bench.resolve("full.jsonl"), Paths.get("/dev/full"));
+        ended = bench(holder, "full");
+        Looper.runUntil(ended::get);
+        say("full", "killed", Process.KILLED);
+        Files.delete(Paths.get(arguments[0], "assets", "edge", "models.json"));
+        ended = bench(holder, "run-1");
+        Looper.runUntil(ended::get);
+        say("no models", "killed", Process.KILLED);
         System.exit(0);
+    }
+
+    /** Starts a benchmark; true once its activity has ended. */
+    private static AtomicBoolean bench(ModelHolder holder, String run) {
+        AtomicBoolean ended = new AtomicBoolean();
+        holder.bench(run, () -> ended.set(true));
+        return ended;
     }
 
     private static Chat.Bubble last(Chat chat) {

@@ -11,8 +11,8 @@ import org.json.JSONObject;
 
 /**
  * A stand-in for MLC-LLM's JSON FFI engine, with its functions and its threads. It answers a message word for word. At
- * "die" its background loop ends, as it does while it loads a model whose path has "broken" in it; at "go on" it answers
- * until it is stopped.
+ * "die" its background loop ends, as it does while it loads a model whose path has "broken" in it; at "go on", and in a
+ * benchmark, it answers until it is stopped.
  */
 public class Module {
     /** Models that were loaded, and not freed again. */
@@ -109,7 +109,8 @@ public class Module {
     private void answer(String request, String id) {
         try {
             JSONArray messages = new JSONObject(request).getJSONArray("messages");
-            String text = messages.getJSONObject(messages.length() - 1).getString("content");
+            boolean chats = messages.length() > 0;
+            String text = chats ? messages.getJSONObject(messages.length() - 1).getString("content") : "go on";
             if (text.equals("die")) {
                 throw new IllegalStateException("Check failed: num_rsentries > 0");
             }

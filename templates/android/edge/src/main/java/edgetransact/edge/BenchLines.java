@@ -59,6 +59,8 @@ final class BenchLines implements Closeable {
     }
 
     void error(String message) throws IOException {
+        // Where storage ended, the line before may be cut off.
+        out.write('\n');
         try {
             write("error", new JSONObject().put("message", message));
         } catch (JSONException error) {

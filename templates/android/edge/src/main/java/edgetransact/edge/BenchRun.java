@@ -51,7 +51,8 @@ public final class BenchRun {
      *
      * @param directory {@code bench} in the app's external files directory
      * @param run the name of the run, from the intent
-     * @throws IOException the lines can't be written
+     * @throws IOException the lines can't be written, so the last one may be missing
+     * @throws InterruptedException the thread was interrupted; the last line says so
      * @throws IllegalArgumentException the name isn't one: any app can send an intent
      */
     public void run(Path directory, String run) throws IOException, InterruptedException {
@@ -63,6 +64,9 @@ public final class BenchRun {
             try {
                 run(BenchRequest.read(directory.resolve(run + ".json")), lines);
                 lines.end();
+            } catch (InterruptedException superseded) {
+                lines.error("interrupted: the app was opened");
+                throw superseded;
             } catch (TimeoutException error) {
                 lines.error("the run took longer than its timeout");
             } catch (EdgeException | IOException | JSONException | RuntimeException error) {

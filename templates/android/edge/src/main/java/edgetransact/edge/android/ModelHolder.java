@@ -3,6 +3,7 @@ package edgetransact.edge.android;
 import android.content.Context;
 import android.os.Handler;
 import android.os.Looper;
+import android.os.Process;
 import android.os.SystemClock;
 import android.util.Log;
 import edgetransact.edge.BenchRun;
@@ -134,15 +135,21 @@ public final class ModelHolder {
         finish(null, reason);
     }
 
-    /** Frees the present model, and runs a benchmark in its place. */
+    /**
+     * Frees the present model, and runs a benchmark in its place. If its last line can't be written, this ends the
+     * process, because the computer waits for that line as long as there is a process.
+     */
     public void bench(String run, Runnable done) {
         submit(null, progress -> {
             try {
                 Phone phone = PhoneFacts.now(context);
                 Engine.Factory engines = MlcEngine.factory(context, progress);
                 new BenchRun(files.models(), phone, files.weights(), files.scratch(), engines).run(files.bench(), run);
-            } catch (IOException | IllegalArgumentException error) {
+            } catch (IllegalArgumentException error) {
                 Log.e("ModelHolder", "benchmark " + run, error); // there is no other place to say it
+            } catch (EdgeException | IOException | Error error) {
+                Log.e("ModelHolder", "benchmark " + run, error);
+                Process.killProcess(Process.myPid());
             } finally {
                 main.post(done);
             }
