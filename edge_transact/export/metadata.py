@@ -58,7 +58,7 @@ def _how(provenance: dict[str, Any]) -> str:
 
 def _base(source: str) -> dict[str, str]:
     match = HUB_ID.fullmatch(source)
-    if match is None or Path(source).exists():
+    if match is None:
         return {"name": Path(source).name}
     organization, name = match["repository"].split("/")
     return {

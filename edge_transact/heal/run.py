@@ -32,7 +32,7 @@ from edge_transact.heal.student import Student, load, tensors_of
 from edge_transact.heal.teacher import DenseTeacher, KeptTeacher, Teacher
 from edge_transact.heal.text import TrainingText
 from edge_transact.heal.train import NotFiniteError, Trained, Training
-from edge_transact.inputs.models import resolve_model
+from edge_transact.inputs.models import resolve_model, source_name
 from edge_transact.inputs.source import pruned_from
 from edge_transact.progress import working
 from edge_transact.quantization import QUANTIZATIONS
@@ -299,7 +299,7 @@ def _provenance(source: Checkpoint, model: str) -> dict[str, Any]:
         found = json.loads((source.path / PROVENANCE_FILE).read_text())
         if isinstance(found, dict):
             return {key: value for key, value in found.items() if key not in ("versions", "license")}
-    return {"source": model}
+    return {"source": source_name(model)}
 
 
 def _healed_before(source: Checkpoint) -> list[Any]:

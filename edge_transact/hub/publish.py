@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from edge_transact import progress
 from edge_transact.checkpoint import Checkpoint
@@ -31,7 +31,7 @@ class Published:
 
     Attributes:
         repository: ``organisation/name``.
-        url: The repository's page.
+        url: The page of the repository, or of its branch.
         commit: Id of the new commit.
         files: Number of uploaded files.
     """
@@ -45,8 +45,8 @@ class Published:
 def push_checkpoint(directory: Path, hub_id: str, *, private: bool = False) -> Published:
     """Uploads a checkpoint that `prune` wrote, into a new or existing repository.
 
-    The uploaded model card names the repository instead of the directory. If the source model is on the hub, the card
-    names it as ``base_model``.
+    The uploaded model card names the repository, and the branch, instead of the directory. If the source model is on
+    the hub, the card names it as ``base_model``.
 
     Args:
         directory: The checkpoint. Its headers are checked against its configuration before anything is sent.
@@ -62,7 +62,7 @@ def push_checkpoint(directory: Path, hub_id: str, *, private: bool = False) -> P
         raise UsageError(f"{hub_id!r} is not a hub id", fix="Write it as organisation/name.")
     repository, revision = match["repository"], match["revision"]
     Checkpoint.open(directory)
-    card = _card(directory, repository)
+    card = _card(directory, repository, revision)
 
     from huggingface_hub import HfApi, constants, get_token
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
@@ -92,7 +92,8 @@ def push_checkpoint(directory: Path, hub_id: str, *, private: bool = False) -> P
             f"pushing to {repository} at {constants.ENDPOINT} failed: {error}",
             fix="Run it again: files that arrived are not sent twice.",
         ) from error
-    return Published(repository, f"{constants.ENDPOINT}/{repository}", commit.oid, len(files))
+    tree = f"/tree/{quote(revision, safe='')}" if revision else ""
+    return Published(repository, f"{constants.ENDPOINT}/{repository}{tree}", commit.oid, len(files))
 
 
 def _is_published(path: Path) -> bool:
@@ -107,7 +108,7 @@ def _addition(path: Path, directory: Path, card: bytes) -> CommitOperationAdd:
     return CommitOperationAdd(path_in_repo=name, path_or_fileobj=card if name == CARD else path)
 
 
-def _card(directory: Path, repository: str) -> bytes:
+def _card(directory: Path, repository: str, revision: str | None) -> bytes:
     from huggingface_hub import ModelCard
     from yaml import YAMLError
 
@@ -122,7 +123,8 @@ def _card(directory: Path, repository: str) -> bytes:
         raise EdgeTransactError(
             f"{directory / CARD} has no valid YAML between its --- lines: {error}", fix="Correct the YAML."
         ) from error
-    card.text = re.sub(rf'from_pretrained\("{re.escape(directory.name)}"', f'from_pretrained("{repository}"', card.text)
+    here, there = f'from_pretrained("{directory.name}"', f'from_pretrained("{repository}"'
+    card.text = card.text.replace(here, f'{there}, revision="{revision}"' if revision else there)
     source = _source(directory)
     if source and not card.data.get("base_model"):
         card.data["base_model"] = source
@@ -136,4 +138,4 @@ def _source(directory: Path) -> str | None:
     except (OSError, ValueError, AttributeError):
         return None
     match = HUB_ID.fullmatch(source) if isinstance(source, str) else None
-    return match["repository"] if match and not Path(source).exists() else None
+    return match["repository"] if match else None

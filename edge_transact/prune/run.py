@@ -27,7 +27,7 @@ from edge_transact.errors import UsageError
 from edge_transact.heal import run as recovery
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.processes import Processes
-from edge_transact.inputs.models import resolve_model
+from edge_transact.inputs.models import resolve_model, source_name
 from edge_transact.progress import working
 from edge_transact.prune.allocate.allocation import Allocation, check_choices
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel, computation_dtype
@@ -162,7 +162,7 @@ def prune(
     is_main = not processes or processes.is_main
     with working(TEXT_STEP):
         windows = calibration_of(source, options)
-        provenance = {"source": model} | options.provenance() | {"calibration": windows.to_dict()}
+        provenance = {"source": source_name(model)} | options.provenance() | {"calibration": windows.to_dict()}
         key = ingredients(source, options, trainings) | {"calibration": windows.to_dict()}
     begin = processes.going_on if processes else going_on
     with begin(f"prune {model}", key, start) as journal:

@@ -151,9 +151,11 @@ def test_push_to_a_branch_does_not_change_main(hub, edge_transact, checkpoint):
     for _ in range(2):
         result = edge_transact("push", str(checkpoint), "acme/pushed@ratio-30", token=MEMBER)
         assert result.returncode == 0, result.stderr
+    assert result.stdout.rstrip().endswith(f"{hub.url}/acme/pushed/tree/ratio-30")
     revisions = hub.repositories["models/acme/pushed"].revisions
     assert revisions["main"] == {"README.md": b"main"}
     assert revisions["ratio-30"]["model.safetensors"] == (checkpoint / "model.safetensors").read_bytes()
+    assert b'from_pretrained("acme/pushed", revision="ratio-30", dtype="auto")' in revisions["ratio-30"]["README.md"]
 
 
 def test_push_skips_pickles_and_hidden_files(hub, edge_transact, checkpoint):

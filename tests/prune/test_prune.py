@@ -54,6 +54,14 @@ def test_what_the_command_writes_and_prints(tiny_model, notes, tmp_path: Path) -
     assert record["versions"]["edge-transact"]
 
 
+def test_a_source_that_is_a_directory_is_not_named_like_a_hub_id(tiny_model, notes, tmp_path: Path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/tiny").symlink_to(tiny_model)
+    monkeypatch.chdir(tmp_path)
+    options = PruneOptions(ratio=0.3, method="magnitude", calibration=str(notes))
+    assert prune("models/tiny", Path("pruned"), options).provenance["source"] == "./models/tiny"
+
+
 def test_people_see_a_table_and_the_next_command(tiny_model, notes, tmp_path: Path) -> None:
     code, out, err = prune_command(
         tiny_model, "--heads", 2, "--intermediate", 100, "--calibration", notes, "-o", tmp_path / "p"
