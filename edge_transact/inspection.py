@@ -10,6 +10,7 @@ from typing import Any
 from edge_transact import costs
 from edge_transact.artifacts.kernels import DecodeKernels, record_path
 from edge_transact.artifacts.manifest import MANIFEST, Manifest
+from edge_transact.artifacts.outputs import new_file
 from edge_transact.artifacts.shown import Shown, Summary, summary_of_widths
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError, UsageError
@@ -161,16 +162,17 @@ def inspect_kernels(inspection: Inspection) -> dict[str, dict[str, Any]]:
     return {target: record.model_dump() | {"least_bytes": least} for target, record in records.items()}
 
 
-def plot_flops(inspections: Sequence[Inspection], contexts: Sequence[int], path: Path) -> None:
+def plot_flops(inspections: Sequence[Inspection], contexts: Sequence[int], path: Path, *, force: bool = False) -> None:
     """Plots FLOPs of prefill and of one decoded token over the context, one line per model, as in the paper's Figure 3.
 
     Args:
         inspections: The models.
         contexts: Tokens, ascending.
         path: The picture; its suffix sets the format, such as ``.png`` or ``.svg``.
+        force: Replace `path` if it exists.
 
     Raises:
-        EdgeTransactError: matplotlib isn't installed, or doesn't know the suffix.
+        EdgeTransactError: matplotlib isn't installed or doesn't know the suffix, or `path` exists and `force` is off.
     """
     try:
         from matplotlib.figure import Figure
@@ -185,6 +187,7 @@ def plot_flops(inspections: Sequence[Inspection], contexts: Sequence[int], path:
         axes.set(title=title, xlabel="context, tokens", ylabel="GFLOPs", ylim=(0, None))
         axes.legend()
     try:
-        figure.savefig(path)
+        with new_file(path, force=force) as fresh:
+            figure.savefig(fresh, format=path.suffix[1:])
     except ValueError as error:
         raise EdgeTransactError(f"cannot draw {path}: {error}", fix="Use a name that ends in .png or .svg.") from error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edge_transact.cli.common import JsonOption, guarded, show
+from edge_transact.cli.common import ForceOption, JsonOption, guarded, show
 from edge_transact.options.command_line import completion
 from edge_transact.quantization import QUANTIZATIONS
 
@@ -42,6 +42,7 @@ def inspect(
         bool, typer.Option("--kernels", help="List the kernels that a decoded token launches on a DIST's GPU.")
     ] = False,
     plot: Annotated[Path | None, typer.Option(help="Plot FLOPs by context to this .png or .svg file.")] = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print widths, parameters, FLOPs, KV cache and memory of models, from their configuration alone.
@@ -59,9 +60,12 @@ def inspect(
 
     `edge-transact inspect dist --kernels`
     """
+    from edge_transact.artifacts.outputs import refuse_existing
     from edge_transact.inspection import inspect_kernels, inspect_model, plot_flops
 
     several = _contexts(contexts)
+    if plot:
+        refuse_existing(plot, force, apart_from=models)
     inspections = [inspect_model(model, context=context, quantization=quant) for model in models]
     results = [inspection.to_dict() for inspection in inspections]
     for inspection, result in zip(inspections, results, strict=True):
@@ -70,7 +74,7 @@ def inspect(
         if kernels:
             result["kernels"] = inspect_kernels(inspection)
     if plot:
-        plot_flops(inspections, several or PLOT_CONTEXTS, plot)
+        plot_flops(inspections, several or PLOT_CONTEXTS, plot, force=force)
 
     def text() -> None:
         from rich.console import Console

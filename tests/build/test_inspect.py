@@ -64,9 +64,19 @@ def test_contexts_are_a_table(tiny_model):
 
 
 def test_several_models_and_a_picture(tiny_model, tmp_path):
-    result = inspected(tiny_model, tiny_model, "--plot", tmp_path / "flops.svg")
+    picture = tmp_path / "new" / "flops.svg"
+    result = inspected(tiny_model, tiny_model, "--plot", picture)
     assert len(result["models"]) == 2
-    assert (tmp_path / "flops.svg").read_text().lstrip().startswith("<?xml")
+    assert picture.read_text().lstrip().startswith("<?xml")
+
+
+def test_a_picture_is_replaced_only_with_force(tiny_model, tmp_path):
+    picture = tmp_path / "flops.png"
+    picture.write_text("mine")
+    code, _, err = invoke(tiny_model, "--plot", picture)
+    assert code == 1 and f"{picture} exists" in err and picture.read_text() == "mine"
+    inspected(tiny_model, "--plot", picture, "--force")
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_no_weights_are_read(tiny_model, monkeypatch):
