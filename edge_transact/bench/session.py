@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from edge_transact.bench.model import BenchModel, open_models
 from edge_transact.bench.options import BenchOptions
 from edge_transact.bench.records.llama_bench import read_llama_bench
 from edge_transact.bench.records.log import Log, read_records
-from edge_transact.bench.records.record import labels
+from edge_transact.bench.records.record import Record, labels
 from edge_transact.bench.records.results import Result
 from edge_transact.bench.run import GivenUp, run_plan
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
@@ -93,7 +93,8 @@ def bench_models(
         fresh: Keep an earlier log aside, and measure everything.
         format: One of `export.FORMATS`; ``sqlite`` is written next to the log.
         report: Output directory for figures and a page.
-        perplexities: As in `report.write_report`.
+        perplexities: As in `report.write_report`. Without `llama_bench`, a name that is neither measured nor in the
+            log is refused.
         published: As in `report.write_report`.
         llama_bench: What ``llama-bench -o json`` printed on the same device; its results follow the others.
         clean: Remove the models from the devices at the end.
@@ -111,6 +112,8 @@ def bench_models(
         # What belongs to a log is written again as the log grows.
         refuse_existing(report, force=has_log, fix="Choose another directory, or remove it.")
     models = _models(dists, options)
+    if llama_bench is None:  # its models are named by their files
+        _check_names(perplexities or {}, models, log, fresh)
     drivers = _drivers(models, options, clean)
     conditions = options.model_dump(include={"warmups", "threads", "cores", "app"})
     file = Log(log, conditions, Start.of(resume=resume, fresh=fresh))
@@ -161,8 +164,21 @@ def plan_bench(dists: Sequence[Path], options: BenchOptions, *, log: Path, fresh
         EdgeTransactError: As `bench_models`.
     """
     models = _models(dists, options)
-    records = read_records(log) if log.exists() and not fresh else []
-    return make_plan(_drivers(models, options, clean=False), models, options, records)
+    return make_plan(_drivers(models, options, clean=False), models, options, _earlier(log, fresh))
+
+
+def _earlier(log: Path, fresh: bool) -> list[Record]:
+    return read_records(log) if log.exists() and not fresh else []
+
+
+def _check_names(names: Iterable[str], models: Sequence[BenchModel], log: Path, fresh: bool) -> None:
+    """Refuses names of no model that the report will have."""
+    known = dict.fromkeys(model.name for model in models)
+    if set(names) - set(known):
+        known |= dict.fromkeys(record.model for record in _earlier(log, fresh))
+    for name in names:
+        if name not in known:
+            raise UsageError(f"--perplexity {name}=...: no such model is measured", fix=did_you_mean(name, known))
 
 
 def _announce(plan: Plan, log: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,7 +16,8 @@ import typer
 
 from edge_transact.bench.options import BenchOptions
 from edge_transact.cli.common import FreshOption, JsonOption, guarded, show
-from edge_transact.options.command_line import completion
+from edge_transact.errors import UsageError
+from edge_transact.options.command_line import completion, refuse_others
 
 if TYPE_CHECKING:
     from edge_transact.bench.records.results import Result
@@ -28,6 +31,7 @@ RESULT = partial(typer.Option, rich_help_panel="Results")
 
 @guarded
 def bench(
+    context_of_command: typer.Context,
     dists: Annotated[
         list[str], typer.Argument(metavar="DIST ...", help="Directories that `build` wrote; or `compare A B`.")
     ],
@@ -77,11 +81,15 @@ def bench(
     `edge-transact bench compare before.jsonl after.jsonl --report report`
     """
     if dists[0] == "compare":
+        refuse_others(context_of_command, "bench compare", ("dists", "report", "as_json"))
         _compare(dists[1:], report, as_json)
         return
     if profile:
-        _profile(dists, options, as_json)
+        _profile(context_of_command, dists, options, as_json)
         return
+    perplexities = _perplexities(perplexity or [])
+    if report is None and (perplexities or published):
+        raise UsageError("--perplexity and --published are for a report", fix="Add --report DIR.")
     from edge_transact.bench.analysis.export import to_text
     from edge_transact.bench.session import bench_models, plan_bench
 
@@ -97,7 +105,7 @@ def bench(
         fresh=fresh,
         format=format or "md",
         report=report,
-        perplexities=_perplexities(perplexity or []),
+        perplexities=perplexities,
         published=published,
         llama_bench=llama_bench,
         clean=clean,
@@ -163,22 +171,21 @@ def _speed(tok_s: float | None) -> str:
 
 
 def _perplexities(words: list[str]) -> dict[str, float]:
-    from edge_transact.errors import UsageError
-
     values = {}
     for word in words:
-        name, _, value = word.rpartition("=")
-        try:
-            values[name] = float(value)
-        except ValueError:
-            raise UsageError(f"--perplexity {word!r} is not NAME=VALUE", fix="Write it as pruned=29.4.") from None
+        name, _, number = word.rpartition("=")
+        value = math.nan
+        with suppress(ValueError):
+            value = float(number)
+        if not name or not 0 < value < math.inf:
+            raise UsageError(f"--perplexity {word!r} is not NAME=VALUE", fix="Write it as pruned=29.4.")
+        values[name] = value
     return values
 
 
 def _compare(paths: list[str], report: Path | None, as_json: bool) -> None:
     from edge_transact.artifacts.outputs import refuse_existing
     from edge_transact.bench.analysis.compare import compare, paired, to_markdown
-    from edge_transact.errors import UsageError
 
     if len(paths) != 2:
         raise UsageError(f"compare wants two logs, got {len(paths)}", fix="edge-transact bench compare A.jsonl B.jsonl")
@@ -201,13 +208,13 @@ def _compare(paths: list[str], report: Path | None, as_json: bool) -> None:
         logger.info(f"page: {page}")
 
 
-def _profile(dists: list[str], options: BenchOptions, as_json: bool) -> None:
-    from edge_transact.errors import UsageError
-
+def _profile(context: typer.Context, dists: list[str], options: BenchOptions, as_json: bool) -> None:
     if options.device != "host":
         raise UsageError(f"--profile is for this host, not for {options.device}", fix="Leave --device out.")
     if options.batch > 1:
         raise UsageError(f"--profile is of one prompt, not of {options.batch}", fix="Leave --batch out.")
+    used = ("dists", "profile", "device", "batch", "lengths", "repetitions", "threads", "as_json")
+    refuse_others(context, "--profile", used)
     from edge_transact.bench.profile import profile_models, to_markdown
 
     threads = options.threads or None

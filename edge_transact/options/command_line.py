@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import wraps
 from pathlib import Path
 from types import UnionType
@@ -13,6 +13,7 @@ import typer
 from pydantic import BeforeValidator, WrapValidator
 from pydantic.fields import FieldInfo
 
+from edge_transact.errors import UsageError
 from edge_transact.options.model import Option, Options, choices_of, flag_of, help_of, options_of
 from edge_transact.options.values import COMMAS, metadata_of
 
@@ -22,7 +23,8 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
 
     ``options: PruneOptions`` becomes ``--ratio``, ``--method`` and so on, and the command gets a `PruneOptions` of what
     was given; the rest has the model's defaults and is not in its `model_fields_set`. ``Annotated[Model, "Prefix"]``
-    names the panels of the model's options ``Prefix: ...``.
+    names the panels of the model's options ``Prefix: ...``. A command that has a parameter
+    ``context_of_command: typer.Context`` gets typer's context.
 
     Raises:
         UsageError: From the command that is returned, as the models raise it.
@@ -31,6 +33,8 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
     models: dict[str, type[Options]] = {}
     parameters = [inspect.Parameter(_CONTEXT, inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
     for parameter in signature.parameters.values():
+        if parameter.name == _CONTEXT:
+            continue
         model, prefix = _model(parameter.annotation)
         if model is None:
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
@@ -40,7 +44,9 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(**values: Any) -> None:
-        context: typer.Context = values.pop(_CONTEXT)
+        context: typer.Context = values[_CONTEXT]
+        if _CONTEXT not in signature.parameters:
+            del values[_CONTEXT]
         for parameter, model in models.items():
             fields = {name: values.pop(name) for name, _, _ in options_of(model)}
             given = {name: value for name, value in fields.items() if _was_given(context, name)}
@@ -55,13 +61,38 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def refuse_others(context: typer.Context, mode: str, used: Collection[str]) -> None:
+    """Refuses options that were given on the command line although a mode of the command has no use for them.
+
+    Args:
+        context: The command's.
+        mode: What was asked for.
+        used: The parameters that the mode uses.
+
+    Raises:
+        UsageError: Others were given.
+    """
+    others = [
+        max(parameter.opts, key=len)
+        for parameter in context.command.params
+        # Global flags aren't exposed.
+        if parameter.expose_value and parameter.name not in used and _source(context, parameter.name) == "COMMANDLINE"
+    ]
+    if others:
+        raise UsageError(f"{mode} does not use {', '.join(others)}", fix="Leave that out.")
+
+
 _CONTEXT = "context_of_command"
 """The parameter that typer's context comes in."""
 
 
 def _was_given(context: typer.Context, name: str) -> bool:
+    return _source(context, name) in ("COMMANDLINE", "ENVIRONMENT")
+
+
+def _source(context: typer.Context, name: str) -> str | None:
     source = context.get_parameter_source(name)
-    return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
+    return source and source.name
 
 
 def _model(annotation: Any) -> tuple[type[Options] | None, str | None]:

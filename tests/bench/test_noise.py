@@ -246,6 +246,30 @@ def test_a_plan_is_told_and_nothing_is_done(dists: Path, tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("dense --profile --dry-run", "--profile does not use --dry-run"),
+        ("dense --profile --until 3% -o x --report r", "--profile does not use --until, --output, --report"),
+        ("compare a b --format csv --lengths 8+4 --json", "bench compare does not use --lengths, --format"),
+        ("dense --published", "--perplexity and --published are for a report"),
+        ("dense --perplexity dense=20 --dry-run", "--perplexity and --published are for a report"),
+        ("dense --report r --perplexity 29.4", "--perplexity '29.4' is not NAME=VALUE"),
+        ("dense --report r --perplexity =29.4", "--perplexity '=29.4' is not NAME=VALUE"),
+        ("dense --report r --perplexity dense=nan", "--perplexity 'dense=nan' is not NAME=VALUE"),
+        ("dense --report r --perplexity dense=20 --perplexity dense=x", "--perplexity 'dense=x' is not NAME=VALUE"),
+        ("dense --report r --perplexity dense=-1", "--perplexity 'dense=-1' is not NAME=VALUE"),
+        ("dense --report r --perplexity dens=20 --lengths 8+4", "--perplexity dens=...: no such model is measured"),
+    ],
+)
+def test_what_a_bench_would_ignore_is_refused_before_it(dists: Path, monkeypatch, words: str, says: str) -> None:
+    monkeypatch.setenv("EDGE_BENCH_RUNNER", "runner")
+    monkeypatch.chdir(dists)
+    done = CliRunner().invoke(app, ["bench", *words.split()])
+    assert done.exit_code == 2 and f"edge-transact: {says}\n" in done.stderr
+    assert {path.name for path in dists.iterdir()} == {"dense", "copy", "pruned"}
+
+
+@pytest.mark.parametrize(
     ("changed", "reason"),
     [
         ({"thermal_status": 2}, "the phone was throttling"),
