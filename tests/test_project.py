@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,23 @@ def test_what_the_template_has_commented_out_are_the_defaults():
     assert written.build.context == costs.DEFAULT_CONTEXT
     assert written.build.prefill_chunk == costs.DEFAULT_PREFILL_CHUNK
     assert written.build.max_batch == BuildOptions().max_batch
+
+
+def test_every_value_in_a_new_file_is_toml():
+    run("init")
+    keys = re.findall(r"^# +(\w+) = ((?:\"[^\"]*\"|[^:])*)", Path("edge-transact.toml").read_text(), flags=re.MULTILINE)
+    assert {"teacher", "widths", "engine"} <= {key for key, _ in keys}
+    for key, value in keys:
+        assert tomllib.loads(f"{key} = {value}")
+
+
+def test_init_says_what_it_prunes():
+    assert (
+        "demo:tiny, pruned as [prune] says (ratio 0.3), for android, host, into dist" in run("init", "demo:tiny").stdout
+    )
+    assert "(heads 2, intermediate 64)" in run("init", "--force", "--heads", "2", "--intermediate", "64").stdout
+    project('model = "m"\n')
+    assert "toml: m for " in run("init", "--force").stdout
 
 
 def test_init_refuses_an_existing_file_and_changes_it_with_force():

@@ -9,7 +9,7 @@ import typer
 from edge_transact.build.options import BuildOptions
 from edge_transact.cli.common import JsonOption, guarded, show
 from edge_transact.project import FILE, given_in, json_schema
-from edge_transact.prune.options import PruneChoices
+from edge_transact.prune.options import BUDGET_KEYS, PruneChoices
 
 
 @guarded
@@ -50,6 +50,10 @@ def init(
 
     def text() -> None:
         targets = ", ".join(written.build.target)
-        typer.echo(f"{path}: {written.model} for {targets}, into {written.output}\nNext: edge-transact build")
+        pruned = ", ".join(f"{key} {value}" for key, value in result.get("prune", {}).items() if key in BUDGET_KEYS)
+        typer.echo(
+            f"{path}: {written.model}{pruned and f', pruned as [prune] says ({pruned}),'} for {targets}, "
+            f"into {written.output}\nNext: edge-transact build"
+        )
 
     show(result, as_json, text)

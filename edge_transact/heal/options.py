@@ -82,7 +82,13 @@ class HealOptions(TrainOptions):
     seed: Annotated[int, Option("Order of the sequences. The same seed writes the same bytes.", TEXT)] = 0
     teacher: Annotated[
         str | None,
-        Option("Model to learn from.", TARGET, metavar="MODEL", default="the one that DIR was pruned from"),
+        Option(
+            "Model to learn from.",
+            TARGET,
+            metavar="MODEL",
+            default="the one that DIR was pruned from",
+            example="demo:smollm2",
+        ),
     ] = None
     quant: Annotated[
         Annotated[str, OneOf(FOUR_BITS, "4-bit quantization")] | None,
