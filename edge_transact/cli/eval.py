@@ -72,9 +72,10 @@ def evaluate(
 ) -> None:
     """Measure the perplexity of models on a text, and their scores on tasks: dense or pruned, in torch or built.
 
-    A DIST is measured through its host library, with its quantization. Results are comparable if the text, the window
-    and the number of windows are the same; the text's sha256 and the token count are printed, too. `--reference`
-    compares predictions one by one, which shows what pruning or quantization changed with less noise than perplexity.
+    A DIST is measured through its host library, with its quantization. Results are comparable if the text, the
+    tokenizer, the window and the number of windows are the same; the text's sha256 and its tokens are printed, too.
+    `--reference` compares predictions one by one, which shows what pruning or quantization changed with less noise than
+    perplexity.
     Models with a chat template are also asked a dozen short questions, to see whether they still answer at all.
 
     **Examples**
@@ -149,12 +150,14 @@ def evaluate(
 
         divergence = ("KL mean", "KL median", "KL 99 %", "same top token") if reference else ()
         first = results[0]
-        rows = Table("model", "perplexity", *(["to the first"] if len(results) > 1 else []), "tokens", *divergence)
+        rows = Table(
+            "model", "perplexity", *(["to the first"] if len(results) > 1 else []), "text's tokens", *divergence
+        )
         for name, result in zip(models, results, strict=True):
             cells = [Path(name).name, f"{result['perplexity']:.2f}"]
             if len(results) > 1:
                 cells.append(f"{result['perplexity'] / first['perplexity']:.3f}")
-            cells.append(f"{result['tokens']:,}")
+            cells.append(f"{result['text_tokens']:,}")
             if reference:
                 cells += [f"{result[key]:.4f}" for key in ("kl_mean", "kl_median", "kl_p99")]
                 cells += [f"{result['same_top']:.1%}"]

@@ -21,6 +21,7 @@ from edge_transact.evaluate.answers.collapse import CollapseFigures, figures_of,
 from edge_transact.evaluate.answers.questions import questions, quick_questions
 from edge_transact.evaluate.perplexity import LogitsFunction, PerplexityResult, perplexity, perplexity_step
 from edge_transact.progress import working
+from edge_transact.system.memory import trim
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -194,7 +195,16 @@ def _evaluate(
         if basics:
             evaluation["answers"] = rows
         results.append(evaluation)
+        del model  # the next one needs the memory
+        trim()
+    _warn_of_tokenizers(results)
     return results
+
+
+def _warn_of_tokenizers(results: Sequence[Evaluation]) -> None:
+    if len({result["text_tokens"] for result in results}) > 1:
+        counts = ", ".join(f"{result['text_tokens']:,} for {result['model']}" for result in results)
+        logger.warning(f"perplexities of different tokenizers don't compare: the text's tokens are {counts}")
 
 
 def evaluate_model(model: str, document: str, *, window: int = 512, max_windows: int | None = None) -> PerplexityResult:

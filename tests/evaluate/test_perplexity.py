@@ -2,6 +2,8 @@
 
 import hashlib
 import math
+import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -10,9 +12,11 @@ from torch.distributions import Categorical, kl_divergence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edge_transact.errors import EdgeTransactError
-from edge_transact.evaluate import perplexity
+from edge_transact.evaluate import models, perplexity
+from edge_transact.evaluate.models import evaluate_models
 from edge_transact.evaluate.perplexity import windows_of
 from edge_transact.inputs import read_text, resolve_model
+from tests.support.tokenizers import save_byte_level
 
 TEXT = "It was the best of times, it was the worst of times. " * 20
 
@@ -96,6 +100,40 @@ def test_impossible_windows_are_refused(model, tokenizer, options, words):
 def test_overflowing_logits_are_refused(tokenizer):
     with pytest.raises(EdgeTransactError, match="nan"):
         perplexity(lambda window: np.full((len(window), 1024), np.nan, np.float32), tokenizer, TEXT, window=16)
+
+
+@pytest.fixture
+def evaluated(tmp_path, caplog):
+    """Evaluates models one after the other, on one short window."""
+    (tmp_path / "text.txt").write_text(TEXT)
+
+    def run(*names):
+        evaluate_models([str(name) for name in names], text=str(tmp_path / "text.txt"), window=16, max_windows=1)
+        return caplog.text
+
+    return run
+
+
+def test_a_model_is_dropped_before_the_next_one_is_loaded(random_model, evaluated, monkeypatch):
+    earlier = []
+
+    def load_alone(name, threads, load=models.load):
+        assert [each for each in earlier if each()] == []
+        network, codec = load(name, threads)
+        earlier.append(weakref.ref(network))
+        return network, codec
+
+    monkeypatch.setattr(models, "load", load_alone)
+    assert "tokenizers" not in evaluated(random_model, random_model)
+    assert len(earlier) == 2
+
+
+def test_different_tokenizers_are_named(random_model, evaluated, tmp_path):
+    other = shutil.copytree(random_model, tmp_path / "other")
+    save_byte_level(other, 300)
+    (other / "chat_template.jinja").unlink()
+    said = evaluated(random_model, other)
+    assert "perplexities of different tokenizers don't compare" in said and f"for {other}" in said
 
 
 @pytest.mark.slow
