@@ -25,9 +25,9 @@ def cache(
     An unchanged model isn't converted, pruned or quantized twice, and an unchanged definition isn't compiled twice. A
     host library of other widths takes most of its kernels from an earlier one.
     The cache is in `$EDGE_TRANSACT_CACHE`, or else in `~/.cache/edge-transact`, and can be deleted at any time.
-    `--no-cache`, with any command, runs every stage again. What an interrupted `prune`, `build` or `eval` has done is
-    there too, as `unfinished`, until the same command has gone on with it. `times` are how long steps took on this
-    machine, from which a command says how long it will take.
+    `--no-cache`, with any command, runs every stage again. What an interrupted `prune`, `heal`, `build` or `eval` has
+    done is there too, as `unfinished`, until the same command has gone on with it. `times` are how long steps took on
+    this machine, from which a command says how long it will take.
 
     **Examples**
 
