@@ -6,9 +6,12 @@ from html.parser import HTMLParser
 
 
 class _Stripper(HTMLParser):
-    """Collects the text of a page: no scripts, styles or head, and a line break around each block."""
+    """Collects the text of a page: no scripts, styles or title, and a line break around each block.
 
-    SKIPPED = frozenset({"script", "style", "head", "template", "noscript"})
+    Nothing else in a head is text. Where a head ends doesn't matter: its end tag may be left out.
+    """
+
+    SKIPPED = frozenset({"script", "style", "title", "template", "noscript"})
     INLINE = frozenset(("a", "abbr", "b", "cite", "code", "em", "i", "kbd", "q", "s", "samp", "small", "span"))
     INLINE |= frozenset(("strong", "sub", "sup", "tt", "u", "var"))
 

@@ -53,6 +53,12 @@ def test_html_keeps_only_the_readable_text():
     assert strip_html(page) == "The Debian Handbook\nFish & chips cost £5.\nCheap!\none\ntwo\na\nb"
 
 
+@pytest.mark.parametrize("between", ["</head><body>", "<body>", "</head>", ""])
+def test_tags_around_head_and_body_may_be_left_out(between):
+    page = f"<!doctype html><html><head><title>T</title><meta charset=utf-8>{between}<p>Hello world</p>"
+    assert strip_html(page) == "Hello world"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
