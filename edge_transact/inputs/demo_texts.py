@@ -79,7 +79,8 @@ def _chats(text: str, purpose: Purpose) -> Iterator[Row]:
         exchanges = list(reversed({ask: say for ask, say in pairs if ask and say}.items()))
         for start in range(0, len(exchanges), EXCHANGES):
             several = exchanges[start : start + EXCHANGES]
-            chats.append(Chat(tuple(turn for ask, say in several for turn in (("user", ask), ("assistant", say)))))
+            turns = tuple(turn for ask, say in several for turn in (("user", ask), ("assistant", say)))
+            chats.append(Chat(turns, str(file)))
     yield from _part(chats, purpose)
 
 

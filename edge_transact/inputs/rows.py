@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,11 @@ class Chat:
 
     Attributes:
         turns: Role and content of each message, in order; roles are ``system``, ``user`` and ``assistant``.
+        where: Its file, and its row where that is known, for errors.
     """
 
     turns: tuple[tuple[str, str], ...]
+    where: str = field(compare=False)
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -164,7 +166,7 @@ def _chat(messages: object, where: str) -> Chat:
                 fix='Write them as [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}].',
             )
         turns.append((role, content))
-    return Chat(tuple(turns))
+    return Chat(tuple(turns), where)
 
 
 def _text_column(strings: Sequence[str], columns: Sequence[str], where: str) -> str:

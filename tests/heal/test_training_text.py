@@ -86,6 +86,35 @@ def test_answers_count_in_chats(chatting, tmp_path):
     assert 0 < held_out_counted.float().mean() < 1
 
 
+SYSTEM_FIRST = (
+    "{% if messages[0].role not in ('system', 'user', 'assistant') %}"
+    "{{ raise_exception('no role ' + messages[0].role) }}{% endif %}"
+    "{% if messages[0].role != 'system' %}[system]be helpful[end]{% endif %}"
+) + CHAT_TEMPLATE
+"""As of many models: it reads the first message, and writes a system prompt where there is none."""
+
+
+def test_what_an_assistant_says_unasked_does_not_count(tiny_model, tmp_path):
+    path = tmp_path / "model"
+    shutil.copytree(tiny_model, path)
+    (path / "chat_template.jinja").write_text(SYSTEM_FIRST)
+    messages = [
+        {"role": "assistant", "content": "welcome to the city"},
+        {"role": "user", "content": "and the river"},
+        {"role": "assistant", "content": "it is long"},
+    ]
+    file = tmp_path / "chats.jsonl"
+    file.write_text("\n".join([json.dumps({"messages": messages})] * 40))
+    sequence = next(TrainingText(Checkpoint.open(path), [str(file)], length=256, seed=0).sequences())
+    decode = TextCodec(path).backend.decode
+    counted = "".join(decode([token]) for token in sequence.ids[sequence.counted].tolist()).replace(" ", "")
+    assert "itislong[end]" in counted
+    assert not any(word in counted for word in ("helpful", "welcome", "city", "river"))
+    file.write_text('{"text": "a story"}\n' + json.dumps({"messages": [{"role": "gpt", "content": "hello"}]}))
+    with pytest.raises(EdgeTransactError, match=r"chats\.jsonl, line 2: the model's chat template refuses .*role gpt"):
+        TrainingText(Checkpoint.open(path), [str(file)], length=256, seed=0)
+
+
 def test_memory_does_not_grow_with_the_text(chatting, tmp_path, monkeypatch):
     """Of 100 MB, with a buffer of 16,384 tokens."""
     monkeypatch.setattr(stream, "BUFFER_TOKENS", 1 << 14)

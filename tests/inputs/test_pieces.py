@@ -42,7 +42,7 @@ def test_pieces_hold_every_row_once(tmp_path, monkeypatch):
     found = pieces.pieces_of(str(tmp_path), "calibration")
     assert len(found.pieces) > 50
     assert rows_of(tmp_path) == read_rows(str(tmp_path), "calibration")
-    assert rows_of(tmp_path)[-2:] == [Chat((("user", "2 + 2?"), ("assistant", "4")) * times) for times in (1, 2)]
+    assert rows_of(tmp_path)[-2:] == [Chat((("user", "2 + 2?"), ("assistant", "4")) * times, "") for times in (1, 2)]
 
 
 def test_what_goes_wrong_midway_is_named(tmp_path):

@@ -34,7 +34,8 @@ class Encoder:
     """Turns rows into tokens with a model's tokenizer and chat template.
 
     A document ends with the token that ends documents. Of a chat, the answers count and what ends them, not the
-    template, the questions and the system prompt. Without a chat template, a chat is plain text.
+    template, the questions, the system prompt, and what the assistant says unasked, before everything else. Without a
+    chat template, a chat is plain text.
 
     Args:
         checkpoint: The model.
@@ -49,12 +50,16 @@ class Encoder:
         """Encodes a row.
 
         Raises:
-            EdgeTransactError: It has tokens outside the model's vocabulary, or the template refuses the chat.
+            EdgeTransactError: It has tokens outside the model's vocabulary, or the template refuses the chat, whose
+                place the message names.
         """
         if isinstance(row, Written):
             return Encoded(row.ids, np.ones(len(row.ids), bool))
         if isinstance(row, Chat) and self._template:
-            return self._chat(row)
+            try:
+                return self._chat(row)
+            except EdgeTransactError as error:
+                raise EdgeTransactError(f"{row.where}: {error.message}", fix=error.fix) from error
         ids = self._codec.encode(plain(row))
         return self._checked([*ids, *([] if self._end is None else [self._end])])
 
@@ -69,7 +74,8 @@ class Encoder:
         encoding = self._codec.backend.encode(text, add_special_tokens=False)
         answers = np.zeros(len(text) + 1, bool)
         for number, (role, _) in enumerate(chat.turns):
-            if role != ASSISTANT:
+            # Templates may refuse a chat of no messages, or begin it in another way: the first message has no start.
+            if role != ASSISTANT or not number:
                 continue
             before = render_chat(self._template, chat.messages[:number], special)
             after = render_chat(self._template, chat.messages[: number + 1], special, answers_next=False)
