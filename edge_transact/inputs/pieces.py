@@ -1,8 +1,8 @@
 """A TEXT in pieces that are read one at a time and in any order, so that a corpus of any size needs little memory.
 
-A piece is a range of bytes of a text file or of JSON lines, a row group of Parquet, a page of HTML, or rows in memory.
-Ranges are cut where a line begins, and where lines are too long, between words or characters. All pieces together hold
-the text exactly once.
+A piece is a range of bytes of a text file or of JSON lines, a range of rows of a Parquet row group, a page of HTML, or
+rows in memory. Text files are cut where a line begins, and where lines are too long, between words or characters; a row
+of JSON lines belongs to the piece in which it begins. All pieces together hold the text exactly once.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,7 +36,10 @@ PIECE_BYTES = 1 << 18
 LEAST_PIECE_BYTES = 1 << 12
 
 PIECES = 64
-"""The number of pieces that a small text is cut into, unless they would be shorter than the least."""
+"""The number of pieces that a small text is cut into, unless they would be shorter than the least.
+
+A row group of Parquet isn't cut into more, since each of its pieces is read from the group's beginning.
+"""
 
 CUT_BYTES = 1 << 16
 """A line that goes on for longer is cut between words."""
@@ -45,20 +49,35 @@ DIGESTED_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part of a document that is longer than a piece.
+
+    Attributes:
+        text: The part, which may be blank.
+        begins: Whether it is the document's first.
+        ends: Whether it is the document's last.
+    """
+
+    text: str
+    begins: bool
+    ends: bool
+
+
+@dataclass(frozen=True)
 class Piece:
     """Rows in memory."""
 
     held: tuple[Row, ...]
 
-    def rows(self) -> Iterator[Row]:
-        """The rows that aren't blank.
+    def rows(self) -> Iterator[Row | Part]:
+        """The rows that aren't blank, and the parts of documents.
 
         Raises:
             EdgeTransactError: The file is gone, has changed, or has a row without text.
         """
-        return (row for row in self._all() if not is_blank(row))
+        return (row for row in self._all() if isinstance(row, Part) or not is_blank(row))
 
-    def _all(self) -> Iterator[Row]:
+    def _all(self) -> Iterator[Row | Part]:
         yield from self.held
 
 
@@ -69,16 +88,18 @@ class FilePiece(Piece):
     Attributes:
         file: The file.
         size: Its bytes when the text was cut into pieces.
-        start: The first byte, or the number of the row group.
-        stop: The byte after the last one; unused for row groups.
+        start: The first byte, or of Parquet, the first row in its row group.
+        stop: The byte or the row after the last one.
+        group: Of Parquet, the row group.
     """
 
     file: Path
     size: int
     start: int
     stop: int
+    group: int = 0
 
-    def _all(self) -> Iterator[Row]:
+    def _all(self) -> Iterator[Row | Part]:
         try:
             if (size := self.file.stat().st_size) != self.size:
                 raise EdgeTransactError(
@@ -87,7 +108,7 @@ class FilePiece(Piece):
                 )
             suffix = self.file.suffix.lower()
             if suffix == ".parquet":
-                yield from read_parquet(self.file, self.start)
+                yield from read_parquet(self.file, self.group, range(self.start, self.stop))
             elif suffix in (".html", ".htm"):
                 yield from read_files([self.file])
             elif suffix == ".jsonl":
@@ -95,14 +116,23 @@ class FilePiece(Piece):
                 lines = (line.decode("utf-8") for line in self._lines())
                 yield from rows_of_lines(lines, f"{self.file}{after}")
             else:
-                with self.file.open("rb") as stream:
-                    start, stop = (_cut(stream, position, self.size) for position in (self.start, self.stop))
-                    stream.seek(start)
-                    yield stream.read(stop - start).decode("utf-8")
+                yield from self._text()
         except UnicodeDecodeError as error:
             raise not_utf8(self.file, error) from error
         except OSError as error:
             raise unreadable(self.file, error) from error
+
+    def _text(self) -> Iterator[Row | Part]:
+        """The document, or the part of it that is in the range."""
+        with self.file.open("rb") as stream:
+            start, stop = (_cut(stream, position, self.size) for position in (self.start, self.stop))
+            stream.seek(start)
+            text = stream.read(stop - start).decode("utf-8")
+        begins, ends = start == 0, stop == self.size
+        if begins and ends:
+            yield text
+        elif text:
+            yield Part(text, begins, ends)
 
     def _lines(self) -> Iterator[bytes]:
         """The lines that begin in the range."""
@@ -162,7 +192,7 @@ def pieces_of(text: str, purpose: Purpose) -> Pieces:
     for file, size in zip(files, sizes, strict=True):
         suffix = file.suffix.lower()
         if suffix == ".parquet":
-            pieces += [FilePiece((), file, size, group, 0) for group in range(parquet_file(file).num_row_groups)]
+            pieces += _row_ranges(file, size, length)
         elif suffix in (".html", ".htm"):
             pieces.append(FilePiece((), file, size, 0, size))
         else:
@@ -172,6 +202,16 @@ def pieces_of(text: str, purpose: Purpose) -> Pieces:
         raise EdgeTransactError(f"{text} holds no text", fix="Name a text that isn't empty.")
     identity = [[file.name, _identity(file, size)] for file, size in zip(files, sizes, strict=True)]
     return Pieces(text, pieces, sum(sizes), text_digest(json.dumps(identity)))
+
+
+def _row_ranges(file: Path, size: int, length: int) -> Iterator[FilePiece]:
+    """The row groups of a Parquet file in pieces of about `length` bytes before compression, at most `PIECES` each."""
+    metadata = parquet_file(file).metadata
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        count = max(1, min(PIECES, group.total_byte_size // length, group.num_rows))
+        cuts = (group.num_rows * part // count for part in range(count + 1))
+        yield from (FilePiece((), file, size, start, stop, number) for start, stop in pairwise(cuts))
 
 
 def _identity(file: Path, size: int) -> str:

@@ -115,8 +115,8 @@ def rows_of_lines(lines: Iterable[str], place: str) -> Iterator[Row]:
             yield row[_text_column(strings, list(row), where)]
 
 
-def read_parquet(file: Path, group: int | None = None) -> Iterator[Row]:
-    """The rows of a Parquet file, or of one of its row groups; rows without text are skipped."""
+def read_parquet(file: Path, group: int | None = None, rows: range | None = None) -> Iterator[Row]:
+    """The rows of a Parquet file, or those of these numbers, from 0, in a row group; rows without text are skipped."""
     table = parquet_file(file)
     arrow, schema = _arrow(file)[0], table.schema_arrow
     if MESSAGES in schema.names:
@@ -125,11 +125,18 @@ def read_parquet(file: Path, group: int | None = None) -> Iterator[Row]:
         is_string = (arrow.types.is_string, arrow.types.is_large_string)
         strings = [field.name for field in schema if any(check(field.type) for check in is_string)]
         column = _text_column(strings, schema.names, str(file))
-    groups = None if group is None else [group]
+    groups, place = (None, str(file)) if group is None else ([group], f"{file}, row group {group}")
+    wanted = range(table.metadata.num_rows) if rows is None else rows
+    first = 0
     for batch in table.iter_batches(batch_size=BATCH_ROWS, row_groups=groups, columns=[column]):
-        for value in batch.column(0).to_pylist():
+        if first >= wanted.stop:
+            return
+        skipped = max(0, wanted.start - first)
+        values = batch.column(0)[skipped : wanted.stop - first].to_pylist()
+        for number, value in enumerate(values, start=first + skipped):
             if value is not None:
-                yield _chat(value, str(file)) if column == MESSAGES else value
+                yield _chat(value, f"{place}, row {number}") if column == MESSAGES else value
+        first += len(batch)
 
 
 def parquet_file(file: Path) -> Any:

@@ -2,17 +2,23 @@
 
 import itertools
 import json
+import re
 import shutil
 import tracemalloc
 
+import pyarrow as arrow
 import pytest
 import torch
+from pyarrow import parquet
+from tokenizers import Tokenizer, processors
 
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.schedule import Schedule
 from edge_transact.heal.text import TrainingText, stream
+from edge_transact.heal.text.encoding import Encoder
+from edge_transact.inputs import pieces
 from edge_transact.runtime.text import TextCodec
 from tests.support.tokenizers import CHAT_TEMPLATE
 
@@ -63,6 +69,67 @@ def test_what_is_held_out_is_never_trained_on(chatting, texts):
     trained_on = {tuple(ids) for ids in first(text, 1500)}
     assert 0 < len(held_out) <= stream.MOST_HELD_OUT
     assert not held_out & trained_on and len(trained_on) < 1500
+
+
+LINES = [f"{number} " * 8 for number in range(1000, 1600)]
+
+
+def _one_page(directory):
+    (directory / "a.html").write_text("".join(f"<p>{line}" for line in LINES))
+
+
+def _two_pages(directory):
+    for name, lines in (("a", LINES[:300]), ("b", LINES[300:])):
+        (directory / f"{name}.html").write_text("".join(f"<p>{line}" for line in lines))
+
+
+def _long_rows(directory):
+    rows = (json.dumps({"text": " ".join(LINES[start : start + 60])}) for start in range(0, 600, 60))
+    (directory / "a.jsonl").write_text("\n".join(rows))
+
+
+def _parquet(directory):
+    parquet.write_table(arrow.table({"text": LINES}), directory / "a.parquet")
+
+
+def _two_row_groups(directory):
+    parquet.write_table(arrow.table({"text": LINES}), directory / "a.parquet", row_group_size=300)
+
+
+@pytest.mark.parametrize("write", [_one_page, _two_pages, _long_rows, _parquet, _two_row_groups])
+@pytest.mark.parametrize("least_piece_bytes", [1 << 9, 1 << 14])
+def test_all_is_read_however_a_text_is_stored(chatting, tmp_path, monkeypatch, write, least_piece_bytes):
+    """Nearly all is trained on, the rest is held out, and it begins anywhere."""
+    monkeypatch.setattr(pieces, "LEAST_PIECE_BYTES", least_piece_bytes)
+    monkeypatch.setattr(stream, "BUFFER_TOKENS", 1024)
+    write(tmp_path)
+    text = TrainingText(chatting, [str(tmp_path)], length=64, seed=0)
+    decode = TextCodec(chatting.path).decode
+
+    def numbers(sequences: list[list[int]]) -> set[str]:
+        return set(re.findall(r"\b1\d{3}\b", " ".join(map(decode, sequences))))
+
+    trained_on, held_out = first(text, 800), text.held_out.tolist()
+    assert not set(map(tuple, held_out)) & set(map(tuple, trained_on))
+    assert len(numbers(trained_on)) > 600 * 7 / 8
+    # The end of an epoch doesn't fill a sequence.
+    assert len(numbers(trained_on + held_out)) >= 598
+    assert first(text, 50, start=750) == trained_on[750:]
+
+
+def test_only_the_end_of_a_document_ends_it(tiny_model, tmp_path):
+    """Of a file in pieces; and only its beginning has the token that begins documents."""
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    begin, end = (tokenizer.token_to_id(token) for token in ("<bos>", "<eos>"))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", begin)])
+    tokenizer.save(str(model / "tokenizer.json"))
+    (tmp_path / "a.txt").write_text("once upon a time\n" * 1000)
+    encode = Encoder(Checkpoint.open(model))
+    parts = [row for piece in pieces.pieces_of(str(tmp_path / "a.txt"), "calibration").pieces for row in piece.rows()]
+    ids = [token for part in parts for token in encode(part).ids.tolist()]
+    assert len(parts) > 3 and (ids[0], ids[-1]) == (begin, end)
+    assert ids.count(begin) == ids.count(end) == 1
 
 
 def test_answers_count_in_chats(chatting, tmp_path):
@@ -139,6 +206,10 @@ def test_short_texts(chatting, tmp_path):
         (tmp_path / "line.txt").write_text(content)
         with pytest.raises(EdgeTransactError, match=message):
             TrainingText(chatting, [str(tmp_path / "line.txt")], length=64, seed=0)
+    messages = [{"role": "human", "content": "hello"}, {"role": "gpt", "content": "once upon a time"}]
+    (tmp_path / "chats.jsonl").write_text("\n".join([json.dumps({"messages": messages})] * 40))
+    with pytest.raises(EdgeTransactError, match="none of which counts: its chats have no answers"):
+        TrainingText(chatting, [str(tmp_path / "chats.jsonl")], length=64, seed=0)
 
 
 def test_a_file_that_disappears_midway_is_named(chatting, texts, tmp_path, monkeypatch):

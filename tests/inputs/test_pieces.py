@@ -28,19 +28,25 @@ def test_pieces_of_plain_text_join_to_the_text(tmp_path, monkeypatch, between):
     text = between.join(words)
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     found = rows_of(tmp_path / "a.txt")
-    assert "".join(found) == text and len(found) > 20
+    assert "".join(part.text for part in found) == text and len(found) > 20
+    assert [part.begins for part in found] == [True] + [False] * (len(found) - 1)
+    assert [part.ends for part in found] == [False] * (len(found) - 1) + [True]
+    (tmp_path / "short.txt").write_text("a whole document", encoding="utf-8")
+    assert rows_of(tmp_path / "short.txt") == ["a whole document"]
 
 
 def test_pieces_hold_every_row_once(tmp_path, monkeypatch):
-    """JSON lines are cut at any byte, Parquet at its row groups; the order is that of the files."""
+    """JSON lines are cut at any byte, Parquet at any row; the order is that of the files."""
     monkeypatch.setattr(pieces, "LEAST_PIECE_BYTES", 30)
     chat = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
     lines = [json.dumps({"text": "x" * (number % 90), "n": number}) for number in range(200)]
     (tmp_path / "a.jsonl").write_text("\n".join([*lines[:100], json.dumps({"messages": chat}), "", *lines[100:]]))
     table = arrow.table({"messages": [chat, None, [*chat, *chat]]})
     parquet.write_table(table, tmp_path / "b.parquet", row_group_size=1)
-    found = pieces.pieces_of(str(tmp_path), "calibration")
-    assert len(found.pieces) > 50
+    texts = [None if number % 7 == 0 else f"row {number}" for number in range(1000)]
+    parquet.write_table(arrow.table({"text": texts}), tmp_path / "a.parquet", row_group_size=700)
+    assert len(pieces.pieces_of(str(tmp_path / "a.jsonl"), "calibration").pieces) > 50
+    assert 100 < len(pieces.pieces_of(str(tmp_path / "a.parquet"), "calibration").pieces) <= 2 * pieces.PIECES
     assert rows_of(tmp_path) == read_rows(str(tmp_path), "calibration")
     assert rows_of(tmp_path)[-2:] == [Chat((("user", "2 + 2?"), ("assistant", "4")) * times, "") for times in (1, 2)]
 
@@ -53,9 +59,13 @@ def test_what_goes_wrong_midway_is_named(tmp_path):
     file.write_text('{"text": "first"}\n{"messages": "hello"}\n')
     with pytest.raises(EdgeTransactError, match="line 2: messages are not a list of objects"):
         rows_of(file)
+    messages = [[{"role": "user", "content": "hello"}]] * 299 + [[{"role": "user", "content": None}]]
+    parquet.write_table(arrow.table({"messages": messages}), tmp_path / "a.parquet")
+    with pytest.raises(EdgeTransactError, match=r"a\.parquet, row group 0, row 299: messages are not a list"):
+        rows_of(tmp_path / "a.parquet")
     (tmp_path / "b.txt").write_text("once upon a time\n" * 1000)
     found = pieces.pieces_of(str(tmp_path / "b.txt"), "calibration")
-    assert "".join(found.pieces[0].rows())
+    assert next(found.pieces[0].rows())
     (tmp_path / "b.txt").write_text("shorter")
     with pytest.raises(EdgeTransactError, match=r"b\.txt has changed while it was read: 7 bytes, 17000 before"):
         list(found.pieces[1].rows())

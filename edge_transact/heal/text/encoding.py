@@ -9,6 +9,7 @@ import numpy as np
 
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError
+from edge_transact.inputs.pieces import Part
 from edge_transact.inputs.rows import Chat, Row, plain
 from edge_transact.runtime.chat_template import render_chat
 from edge_transact.runtime.text import TextCodec
@@ -33,9 +34,9 @@ class Encoded:
 class Encoder:
     """Turns rows into tokens with a model's tokenizer and chat template.
 
-    A document ends with the token that ends documents. Of a chat, the answers count and what ends them, not the
-    template, the questions, the system prompt, and what the assistant says unasked, before everything else. Without a
-    chat template, a chat is plain text.
+    A document ends with the token that ends documents; of one in parts, the last part does. Of a chat, the answers
+    count and what ends them, not the template, the questions, the system prompt, and what the assistant says unasked,
+    before everything else. Without a chat template, a chat is plain text.
 
     Args:
         checkpoint: The model.
@@ -46,8 +47,8 @@ class Encoder:
         self._codec = TextCodec(checkpoint.path)
         self._end = end_of_document(self._codec)
 
-    def __call__(self, row: Row | Written) -> Encoded:
-        """Encodes a row.
+    def __call__(self, row: Row | Part | Written) -> Encoded:
+        """Encodes a row, or a part of a document.
 
         Raises:
             EdgeTransactError: It has tokens outside the model's vocabulary, or the template refuses the chat, whose
@@ -60,8 +61,10 @@ class Encoder:
                 return self._chat(row)
             except EdgeTransactError as error:
                 raise EdgeTransactError(f"{row.where}: {error.message}", fix=error.fix) from error
-        ids = self._codec.encode(plain(row))
-        return self._checked([*ids, *([] if self._end is None else [self._end])])
+        part = row if isinstance(row, Part) else Part(plain(row), begins=True, ends=True)
+        # BOS is what the tokenizer adds.
+        ids = self._codec.backend.encode(part.text, add_special_tokens=part.begins).ids
+        return self._checked([*ids, self._end] if part.ends and self._end is not None else ids)
 
     @cached_property
     def _template(self) -> str | None:

@@ -5,6 +5,9 @@ the others in a new order. Their tokens follow each other without padding, so th
 and end in the next. Sequences leave in a random order out of a buffer of `BUFFER_TOKENS`; nothing else is kept, so
 memory doesn't grow with the text. What is at the end of an epoch and doesn't fill a sequence is left out.
 
+A text of few pieces, or whose held-out pieces don't fill a sequence, is read in its own order in each epoch, and some
+of its sequences are held out.
+
 Sequence number n comes from the text that is furthest behind its weight, as in `inputs.shares.dealt`. Everything
 follows from the texts, the length and the seed.
 """
@@ -25,7 +28,7 @@ import torch
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError
 from edge_transact.heal.text.encoding import Encoded, Encoder
-from edge_transact.inputs.pieces import pieces_of
+from edge_transact.inputs.pieces import Part, pieces_of
 from edge_transact.inputs.rows import Row
 from edge_transact.inputs.shares import Share, dealt, shares_of
 from edge_transact.selftext.texts import SELF, Written, self_pieces
@@ -33,8 +36,11 @@ from edge_transact.selftext.texts import SELF, Written, self_pieces
 HELD_OUT_EVERY = 32
 """Of the pieces of a text, one in this many is held out, and at least one."""
 
+LEAST_PIECES = 16
+"""Of fewer pieces, one would be too much to hold out: of the text's sequences, one in this many is held out instead."""
+
 MOST_HELD_OUT = 64
-"""Held-out sequences of all texts together; the rest of the held-out pieces is not used at all."""
+"""Held-out sequences of all texts together; the rest of what is held out is not used at all."""
 
 BUFFER_TOKENS = 1 << 18
 """Tokens of a text among which sequences are shuffled."""
@@ -54,7 +60,7 @@ class Sequence:
 
 
 class _Rows(Protocol):
-    def rows(self) -> Iterator[Row] | Iterator[Written]: ...
+    def rows(self) -> Iterator[Row | Part] | Iterator[Written]: ...
 
 
 class TrainingText:
@@ -146,55 +152,63 @@ class _Stream:
     def __init__(self, checkpoint: Checkpoint, share: Share, encoder: Encoder, length: int, seed: str) -> None:
         self._text, self._encoder, self._length, self._seed = share.text, encoder, length, seed
         pieces, self.digest, self.nbytes = _cut(checkpoint, share.text)
-        self._trained_on: list[_Rows] = []
-        self._held_out: list[_Rows] = []
-        self._few: tuple[list[Sequence], list[Sequence]] | None = None
-        if len(pieces) > 1:
-            every = min(HELD_OUT_EVERY, len(pieces))
-            self._trained_on = [piece for number, piece in enumerate(pieces) if number % every != every // 2]
-            self._held_out = list(pieces[every // 2 :: every])
-        if not self._held_out or not self._has(self._trained_on) or not self._has(self._held_out):
-            self._few = self._few_sequences(pieces)
+        every = min(HELD_OUT_EVERY, len(pieces))
+        self._trained_on = [piece for number, piece in enumerate(pieces) if number % every != every // 2]
+        self._held_out = pieces[every // 2 :: every]
+        self._in_order: Several[_Rows] = []
+        if len(pieces) < LEAST_PIECES or not self._fills(self._trained_on) or not self._fills(self._held_out):
+            self._in_order = pieces
+            if not self._fills(pieces, 2):
+                raise self._too_short()
 
-    def _has(self, pieces: Several[_Rows]) -> bool:
-        """Whether the pieces fill a sequence."""
-        return next(self._packed(pieces), None) is not None
+    def _fills(self, pieces: Several[_Rows], sequences: int = 1) -> bool:
+        """Whether the pieces fill so many sequences."""
+        return len(list(itertools.islice(self._packed(pieces), sequences))) == sequences
 
-    def _few_sequences(self, pieces: Several[_Rows]) -> tuple[list[Sequence], list[Sequence]]:
-        """Of a text so short that no piece of it can be held out: its sequences to train on, and the one held out."""
-        few = list(itertools.islice(self._packed(pieces), 1 + BUFFER_TOKENS // self._length))
-        if len(few) < 2:
-            tokens = sum(len(encoded.ids) for encoded in self._encoded(pieces))
-            if not tokens:
-                raise EdgeTransactError(f"{self._text} holds no text", fix="Name a text that isn't empty.")
-            raise EdgeTransactError(
-                f"{self._text} has {tokens} tokens: too few for a sequence of {self._length} to train on and one to "
-                "hold out",
-                fix="Give a longer text, or a smaller --train-window.",
+    def _too_short(self) -> EdgeTransactError:
+        tokens = counted = 0
+        for encoded in self._encoded(self._in_order):
+            tokens += len(encoded.ids)
+            counted += int(encoded.counted.sum())
+        if not tokens:
+            return EdgeTransactError(f"{self._text} holds no text", fix="Name a text that isn't empty.")
+        if not counted:
+            return EdgeTransactError(
+                f"{self._text} has {tokens} tokens, none of which counts: its chats have no answers",
+                fix='Give the answers the role "assistant", after a question.',
             )
-        return few[:-1], few[-1:]
+        return EdgeTransactError(
+            f"{self._text} has {counted} tokens that count: too few for a sequence of {self._length} to train on and "
+            "one to hold out",
+            fix="Give a longer text, or a smaller --train-window.",
+        )
 
     def held_out(self, count: int) -> list[Sequence]:
         """The first held-out sequences, at most `count`."""
-        return self._few[1] if self._few else list(itertools.islice(self._packed(self._held_out), count))
+        found = self._every(held_out=True) if self._in_order else self._packed(self._held_out)
+        return list(itertools.islice(found, count))
 
     def sequences(self, skip: int) -> Iterator[Sequence]:
         """The sequences to train on, endlessly, after the first `skip` ones."""
         for epoch in itertools.count():
             draw = random.Random(f"{self._seed}, epoch {epoch}")
-            found: Iterable[Sequence]
-            if self._few:
-                found = draw.sample(self._few[0], len(self._few[0]))
+            if self._in_order:
+                found = self._every(held_out=False)
             else:
-                found = self._shuffled(draw.sample(self._trained_on, len(self._trained_on)), draw)
-            for sequence in found:
+                found = self._packed(draw.sample(self._trained_on, len(self._trained_on)))
+            for sequence in self._shuffled(found, draw):
                 if skip:
                     skip -= 1
                 else:
                     yield sequence
 
-    def _shuffled(self, pieces: Iterable[_Rows], draw: random.Random) -> Iterator[Sequence]:
-        sequences = self._packed(pieces)
+    def _every(self, *, held_out: bool) -> Iterator[Sequence]:
+        """Of a text in its own order, the sequences that are held out, or the others."""
+        for number, sequence in enumerate(self._packed(self._in_order)):
+            if (number % LEAST_PIECES == 0) == held_out:
+                yield sequence
+
+    def _shuffled(self, sequences: Iterator[Sequence], draw: random.Random) -> Iterator[Sequence]:
         while buffer := list(itertools.islice(sequences, max(1, BUFFER_TOKENS // self._length))):
             draw.shuffle(buffer)
             yield from buffer
