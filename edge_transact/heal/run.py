@@ -44,7 +44,11 @@ logger = logging.getLogger(__name__)
 ROUND_STEP = "round to 4 bits"
 TEXT_STEP, LOAD_STEP, WRITE_STEP = "training text", "load the model", "write the checkpoint"
 
+TEXT_CODE = ("heal/text", "inputs", "runtime/chat_template.py", "runtime/text.py")
+"""The code that the sequences depend on, for `cache.code`; a text's identity has that of ``self``."""
+
 CODE = (
+    *TEXT_CODE,
     *("heal", "options", "rounding", "weights", "checkpoint", "quantization.py", "widths.py", "costs.py"),
     "templates/model_card.md.j2",
 )
@@ -238,7 +242,7 @@ def _teacher(
     dense = DenseTeacher(parent, processes.dtype, processes.device)
     if not options.teacher_top:
         return dense
-    kept = KeptTeacher(dense, text.to_dict(), options.teacher_top)
+    kept = KeptTeacher(dense, text.to_dict() | {"code": cache.code(*TEXT_CODE)}, options.teacher_top)
     sequences = range(schedule.steps * schedule.sequences)
     kept.check_space((f"sequence-{number}" for number in sequences), schedule.length)
     return kept

@@ -185,6 +185,10 @@ def test_kept_predictions_are_shared(pruned_model: Path, tmp_path: Path, options
     second = heal(str(pruned_model), tmp_path / "second", changed(top, learning_rate=1e-3))
     assert second.trained.held_out_before == first.trained.held_out_before
     assert second.trained.held_out < second.trained.held_out_before
+    # Code that cuts the text in another way makes other sequences.
+    monkeypatch.setattr("edge_transact.heal.run.TEXT_CODE", ("heal/text",))
+    with pytest.raises(TypeError, match="NoneType"):
+        heal(str(pruned_model), tmp_path / "third", top)
 
 
 @pytest.mark.parametrize(
