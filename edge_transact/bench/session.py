@@ -92,7 +92,7 @@ def bench_models(
         resume: Fail if there is no log to go on with.
         fresh: Keep an earlier log aside, and measure everything.
         format: One of `export.FORMATS`; ``sqlite`` is written next to the log.
-        report: Output directory for figures and a page.
+        report: Output directory for figures and a page. With an earlier log, an earlier report there is replaced.
         perplexities: As in `report.write_report`. Without `llama_bench`, a name that is neither measured nor in the
             log is refused.
         published: As in `report.write_report`.
@@ -100,17 +100,21 @@ def bench_models(
         clean: Remove the models from the devices at the end.
 
     Raises:
-        UsageError: The options make no sense.
-        EdgeTransactError: There is no device or no library, or the log is another file or another process's.
+        UsageError: The options make no sense, or `report` would replace an input, the log or the working directory.
+        EdgeTransactError: There is no device or no library, the log is another file or another process's, or `report`
+            exists and holds more than an earlier report.
     """
     import scipy.special  # noqa: F401  intervals need it: where it is missing, that is said before the measurement
 
     if format not in FORMATS:
         raise UsageError(f"unknown --format {format!r}", fix=did_you_mean(format, FORMATS))
-    has_log = log.exists()
+    replace = False
     if report is not None:
-        # What belongs to a log is written again as the log grows.
-        refuse_existing(report, force=has_log, fix="Choose another directory, or remove it.")
+        from edge_transact.bench.analysis.report import is_report, write_report
+
+        # The report of a log is written again as the log grows.
+        replace = log.exists() and is_report(report)
+        refuse_existing(report, replace, "Choose another directory, or remove it.", apart_from=[*dists, log])
     models = _models(dists, options)
     if llama_bench is None:  # its models are named by their files
         _check_names(perplexities or {}, models, log, fresh)
@@ -136,8 +140,6 @@ def bench_models(
         write_sqlite(results, log.with_suffix(".sqlite"))
     page = None
     if report is not None and results:
-        from edge_transact.bench.analysis.report import write_report
-
         write_report(
             records,
             report,
@@ -145,7 +147,7 @@ def bench_models(
             baseline=digests[0],
             perplexities=perplexities,
             published=published,
-            force=has_log,
+            force=replace,
         )
         page = report / "index.html"
     return BenchOutcome(results, log, page, outcome.failures)

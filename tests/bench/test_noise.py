@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import statistics
@@ -243,6 +244,26 @@ def test_a_plan_is_told_and_nothing_is_done(dists: Path, tmp_path: Path, monkeyp
     plan = plan_bench([dists / "dense"], QUICK.model_copy(update={"repetitions": 4}), log=log)
     longer = plan_bench([dists / "dense"], QUICK.model_copy(update={"repetitions": 8}), log=log)
     assert plan.visits == 4 and longer.seconds == pytest.approx(2 * plan.seconds)
+
+
+def test_a_report_is_written_again_and_nothing_else_is_replaced(dists: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("edge_transact.bench.estimate._host", lambda: PHONE)
+    monkeypatch.setattr(session, "_drivers", lambda *_, **__: [NoisyDevice({"dense": 1.0})])
+    log, report = tmp_path / "logs" / "log.jsonl", tmp_path / "report"
+    log.parent.mkdir()
+
+    def exit_code(repetitions: int, report: Path) -> int:
+        options = ["--lengths", "8+4", "--repetitions", str(repetitions), "-o", str(log), "--report", str(report)]
+        return CliRunner().invoke(app, ["bench", str(dists / "dense"), *options]).exit_code
+
+    assert exit_code(2, report) == exit_code(3, report) == 0
+    (result,) = json.loads((report / "results.json").read_text())
+    assert result["repetitions"] == 3
+    notes = report / "notes.txt"
+    notes.write_text("mine")
+    assert exit_code(3, report) == 1 and notes.read_text() == "mine"
+    for kept in (dists, dists / "dense", log.parent):
+        assert exit_code(3, kept) == 2 and (dists / "dense/manifest.json").exists() and log.exists()
 
 
 @pytest.mark.parametrize(
