@@ -206,14 +206,12 @@ class _Worker:
                 if not self._back(failure):
                     return self._give_up(failure)
                 self._keep_recovered(visit)
-                if not self._prepared():
-                    return False
             except (RunFailed, CommandTimeout, DeviceRefused) as failure:
                 error = failure
                 logger.info(failure.message)
-                # A file on the device may be damaged. Checksums find it, and a push repairs it.
-                if not self._prepared():
-                    return False
+            # A file on the device may be damaged. Checksums find it, and a push repairs it.
+            if not self._prepared():
+                return False
         assert error is not None
         self._end(visit, [], error.message)
         self.given_up.add((visit.model, visit.lengths))
@@ -292,11 +290,14 @@ class _Worker:
         self.log.append(RepetitionRecord(**vars(self._context(visit)), **measured, **vars(facts), **vars(summary)))
 
     def _keep_recovered(self, visit: Visit) -> None:
-        """Log the repetitions that ended after the connection was lost."""
-        for line in self.driver.recover():
-            if isinstance(line, MalformedLine):
-                self._refuse(visit, line.text)
-            elif isinstance(line, RepetitionLine) and self._missing(visit):
+        """Log the repetitions that ended after the connection was lost, unless it is lost again."""
+        try:
+            lines = self.driver.recover()
+        except (DeviceLost, CommandTimeout) as failure:
+            logger.info(failure.message)
+            return
+        for line in lines:
+            if isinstance(line, RepetitionLine) and line.has(visit.lengths) and self._missing(visit):
                 self._keep(visit, line, _Run(), [])
 
     def _end(self, visit: Visit, readings: Sequence[Reading], error: str | None) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_transact.bench.drivers.adb.client import AndroidDevice, adb_client, quote
-from edge_transact.bench.drivers.base import DeviceRefused
+from edge_transact.bench.drivers.adb.client import AndroidDevice, ShellOutput, adb_client, quote
+from edge_transact.bench.drivers.base import CommandTimeout, DeviceRefused
 from edge_transact.errors import UsageError
 
 WORDS = st.lists(
@@ -47,3 +49,17 @@ def test_a_command_gets_its_arguments_and_its_exit_code_comes_back(phone):
 def test_what_no_shell_can_take_is_refused(word):
     with pytest.raises(UsageError):
         quote(["echo", word])
+
+
+def test_a_phone_that_is_back_with_a_slow_shell_is_waited_for(monkeypatch):
+    device = AndroidDevice(adb_client(), "phone")
+    slow = [CommandTimeout("a command took longer than it was given")]
+
+    def script(*_, **__):
+        if slow:
+            raise slow.pop()
+        return ShellOutput(0, "", "")
+
+    monkeypatch.setattr(device, "state", lambda: "device")
+    monkeypatch.setattr(device, "script", script)
+    assert device.wait(10, threading.Event())

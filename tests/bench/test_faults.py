@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from edge_transact.bench.drivers.adb import client, push
+from edge_transact.bench.drivers.base import DeviceLost
 from edge_transact.bench.records.plan import Lengths
 from edge_transact.errors import EdgeTransactError
 from tests.support.bench_logs import repetitions
@@ -95,6 +96,22 @@ def test_the_network_fails_and_the_runner_goes_on(phone, run_bench, when_logged)
     when_logged("repetition", 1, lambda: phone.cut_network(3))
     outcome = run_bench(phone.serial, repetitions=6, sample_s=0.2)
     assert outcome.failures == [] and outcome.results[0]["repetitions"] == 6
+    assert outcome.results[0]["tokens_equal"]
+
+
+def test_the_network_fails_again_while_the_phone_recovers(phone, run_bench, when_logged, monkeypatch):
+    pull, lost = client.AndroidDevice.pull, []
+
+    def pull_when_back(device, source):
+        if not lost:
+            lost.append(source)
+            raise DeviceLost("gone again")
+        return pull(device, source)
+
+    monkeypatch.setattr(client.AndroidDevice, "pull", pull_when_back)
+    when_logged("repetition", 1, lambda: phone.cut_network(3))
+    outcome = run_bench(phone.serial, repetitions=6, sample_s=0.2)
+    assert lost and outcome.failures == [] and outcome.results[0]["repetitions"] == 6
     assert outcome.results[0]["tokens_equal"]
 
 

@@ -6,7 +6,8 @@ import json
 import math
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,11 +23,15 @@ from edge_transact.bench.analysis.export import sentence
 from edge_transact.bench.analysis.intervals import duration, speedup, turns
 from edge_transact.bench.analysis.precision import known_to
 from edge_transact.bench.analysis.results import make_results
+from edge_transact.bench.drivers.base import DeviceLost
 from edge_transact.bench.estimate import PHONE
 from edge_transact.bench.model import open_models
 from edge_transact.bench.records import conditions
+from edge_transact.bench.records.lines import Line, MalformedLine
+from edge_transact.bench.records.log import Log
 from edge_transact.bench.records.plan import Lengths, make_rounds
 from edge_transact.bench.records.results import Result
+from edge_transact.bench.run import run_plan
 from edge_transact.bench.session import BenchOutcome, bench_models, plan_bench
 from edge_transact.cli import app
 from edge_transact.errors import UsageError
@@ -222,6 +227,42 @@ def test_a_model_that_crashes_costs_its_attempts_once(bench: Bench) -> None:
     assert max(number for _, number in device.visited) == 4, "what can be known is known after five rounds"
     assert outcome.failures == ["host: copy 8+4: given up after 3 attempts: copy crashes"]
     assert by_name(outcome)["pruned"]["e2e_speedup"] == pytest.approx(1.25)
+
+
+class FlakyDevice(NoisyDevice):
+    """Is lost in its first run, then while it recovers, and so on: `losses` times."""
+
+    def __init__(self, losses: int) -> None:
+        super().__init__({"dense": 1.0})
+        self.info = replace(self.info, serial="flaky")
+        self.losses = losses
+
+    def lose(self) -> None:
+        if self.losses:
+            self.losses -= 1
+            raise DeviceLost("flaky is gone")
+
+    def lines(self, *visit) -> Generator[Line, None, None]:
+        self.lose()
+        yield from super().lines(*visit)
+
+    def recover(self) -> list[Line]:
+        self.lose()
+        return [MalformedLine("half a li")]
+
+
+@pytest.mark.parametrize("losses", [1, 2, 3, 99])
+def test_a_phone_that_is_lost_again_and_again_costs_its_attempts_alone(dists: Path, tmp_path: Path, losses) -> None:
+    steady, flaky = NoisyDevice({"dense": 1.0}), FlakyDevice(losses)
+    steady.info = replace(steady.info, serial="steady")
+    log = Log(tmp_path / "log.jsonl", {})
+    outcome = run_plan([steady, flaky], open_models([dists / "dense"], [PAIR]), QUICK, log)
+    measured = Counter(record.serial for record in repetitions(tmp_path / "log.jsonl"))
+    if losses < 6:
+        assert outcome.failures == [] and measured == {"steady": 2, "flaky": 2}
+    else:
+        assert outcome.failures == ["host: dense 8+4: given up after 3 attempts: flaky is gone"]
+        assert measured == {"steady": 2}
 
 
 def test_copies_are_told_apart_and_a_path_is_named_once(dists: Path) -> None:

@@ -72,6 +72,7 @@ class AppDriver(PhoneDriver):
 
     def prepare(self, models: Sequence[BenchModel], stop: threading.Event) -> bool:
         check(self.info, self.target, max(model.needed_mib for model in models))
+        self._end_run()
         if self.device.shell("pm", "path", self._package).code:
             raise EdgeTransactError(
                 f"{self.label} has no app {self._package}", fix="Install what `edge-transact bundle` made."

@@ -93,7 +93,7 @@ class Driver(Protocol):
     fixed_performance: bool | None
 
     def prepare(self, models: Sequence[BenchModel], stop: threading.Event) -> bool:
-        """Bring the models and the runner onto the device, or repair damaged files.
+        """Bring the models and the runner onto the device, or repair damaged files. A run that was lost is ended.
 
         Returns:
             Whether any file had to be sent.

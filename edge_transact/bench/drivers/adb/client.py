@@ -206,7 +206,7 @@ class AndroidDevice:
                         # A transport that died with its device stays `offline` until it is disconnected.
                         self._client.disconnect(self.serial)
                         self._client.connect(self.serial, timeout=5)
-            except DeviceLost:
+            except (DeviceLost, CommandTimeout):
                 pass
             if time.monotonic() > deadline:
                 return False

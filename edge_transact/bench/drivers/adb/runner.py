@@ -68,6 +68,7 @@ class RunnerDriver(PhoneDriver):
 
     def prepare(self, models: Sequence[BenchModel], stop: threading.Event) -> bool:
         check(self.info, self.target, max(model.needed_mib for model in models))
+        self._end_run()
         self.device.checked("mkdir", "-p", self._runs)
         libraries = {path.name: path for path in sorted(self._runner.glob("*.so"))}
         pushed = self._push(self._bin, {RUNNER: self._runner / RUNNER, **libraries}, stop, mode=0o755)
