@@ -238,7 +238,7 @@ class _Worker:
 
     def _follow(self, visit: Visit, sampler: Sampler) -> None:
         """Read the lines of a run until it ends, or until the device is too hot."""
-        said = _Run()
+        said, kept = _Run(), False
         lines = self.driver.lines(self.models[visit.model], visit, self.stop)
         try:
             since = time.monotonic()
@@ -256,9 +256,13 @@ class _Worker:
                             self._check_files(visit)
                     case RepetitionLine():
                         self._keep(visit, line, said, between(sampler.readings, since, now))
+                        kept = True
                 since = now
                 if latest and latest.temp_c is not None and latest.temp_c > self.conditions.ceiling_c:
-                    logger.info(f"{self.driver.label}: {latest.temp_c:.1f} C, above the ceiling: pausing")
+                    hot = f"{latest.temp_c:.1f} C, above the ceiling of {self.conditions.ceiling_c:g} C"
+                    if not kept:
+                        raise RunFailed(f"{self._title(visit)}: {hot} before a repetition has ended")
+                    logger.info(f"{self.driver.label}: {hot}: pausing")
                     break
         finally:
             lines.close()

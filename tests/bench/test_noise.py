@@ -6,6 +6,7 @@ import json
 import math
 import random
 import statistics
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
@@ -26,10 +27,12 @@ from edge_transact.bench.analysis.results import make_results
 from edge_transact.bench.drivers.base import DeviceLost
 from edge_transact.bench.estimate import PHONE
 from edge_transact.bench.model import open_models
+from edge_transact.bench.options import BenchOptions
 from edge_transact.bench.records import conditions
 from edge_transact.bench.records.lines import Line, MalformedLine
 from edge_transact.bench.records.log import Log
 from edge_transact.bench.records.plan import Lengths, make_rounds
+from edge_transact.bench.records.readings import Reading
 from edge_transact.bench.records.results import Result
 from edge_transact.bench.run import run_plan
 from edge_transact.bench.session import BenchOutcome, bench_models, plan_bench
@@ -227,6 +230,42 @@ def test_a_model_that_crashes_costs_its_attempts_once(bench: Bench) -> None:
     assert max(number for _, number in device.visited) == 4, "what can be known is known after five rounds"
     assert outcome.failures == ["host: copy 8+4: given up after 3 attempts: copy crashes"]
     assert by_name(outcome)["pruned"]["e2e_speedup"] == pytest.approx(1.25)
+
+
+class HotDevice(NoisyDevice):
+    """Passes the ceiling while it loads a model, and is cool at once when the run has ended."""
+
+    runs, reads = False, 0
+
+    def lines(self, *visit) -> Generator[Line, None, None]:
+        self.runs, before = True, self.reads
+        while self.reads < before + 3:  # one may have begun earlier, and when a third begins, the second has arrived
+            time.sleep(0.001)
+        try:
+            yield from super().lines(*visit)
+        finally:
+            self.runs = False
+
+    def read(self) -> Reading:
+        self.reads += 1
+        return Reading(at_s=time.monotonic(), temp_c=50 if self.runs else 30)
+
+
+def test_a_model_that_passes_the_ceiling_before_it_is_measured_costs_its_attempts(bench: Bench) -> None:
+    device = HotDevice({"dense": 1.0})
+    outcome = bench(device, "dense", sample_s=0.001)
+    assert device.visited == [("dense", 0)] * 3
+    assert outcome.failures == [
+        "host: dense 8+4: given up after 3 attempts: host: dense 8+4: 50.0 C, above the ceiling of 46 C before a "
+        "repetition has ended"
+    ]
+
+
+@pytest.mark.parametrize("warm", [{"ceiling_c": 35}, {"ceiling_c": 37}, {"cool_c": 50}])
+def test_a_visit_cannot_start_above_the_ceiling(warm: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="is not above --cool-below") as error:
+        BenchOptions(**warm)
+    assert "--ceiling" in error.value.fix
 
 
 class FlakyDevice(NoisyDevice):

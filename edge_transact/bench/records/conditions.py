@@ -6,9 +6,10 @@ import re
 from dataclasses import replace
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from edge_transact.bench.records.plan import Lengths, parse_lengths
+from edge_transact.errors import UsageError
 from edge_transact.options import BadValue, Count, Option, Options
 
 MOST_ROUNDS = 50
@@ -53,6 +54,9 @@ class Conditions(Options):
         cool_timeout_s: The longest wait for a device to cool.
         reconnect_s: The longest wait for a lost device.
         sample_s: Seconds between sensor readings.
+
+    Raises:
+        UsageError: A visit could start above the ceiling.
     """
 
     lengths: Annotated[
@@ -88,6 +92,15 @@ class Conditions(Options):
         Seconds, Option("Maximum wait for a lost phone, in seconds.", PLAN, flags=("--reconnect",))
     ] = 120
     sample_s: float = 2
+
+    @model_validator(mode="after")
+    def _starts_below_the_ceiling(self) -> Conditions:
+        if self.ceiling_c <= self.cool_c:
+            raise UsageError(
+                f"--ceiling {self.ceiling_c:g} is not above --cool-below {self.cool_c:g}, where a visit starts",
+                fix="Raise --ceiling, or lower --cool-below.",
+            )
+        return self
 
     @property
     def measured(self) -> tuple[Lengths, ...]:
