@@ -122,6 +122,8 @@ class _Worker:
         self.known = known
         self.times = VisitTimes(driver.info, driver.target, models, conditions, log.records)
         self.given_up: set[GivenUp] = set()
+        # A model, and how many tokens agreed although its files are intact: the device rounds differently.
+        self.intact: set[tuple[int, int | None]] = set()
 
     def run(self) -> None:
         prepared = False
@@ -198,6 +200,7 @@ class _Worker:
                 while self._missing(visit) and not self.stop.is_set():
                     self._wait_until_cool()
                     self._run(visit)
+                self.times.done(visit)
                 return not self.stop.is_set()
             except TooHot as failure:
                 return self._give_up(failure)
@@ -229,7 +232,6 @@ class _Worker:
             with Sampler(self.driver.read, self.conditions.sample_s) as sampler:
                 readings = sampler.readings
                 self._follow(replace(visit, repetitions=missing), sampler)
-            self.times.done(visit)
         except EdgeTransactError as failure:
             error = failure.message
             raise
@@ -237,7 +239,7 @@ class _Worker:
             self._end(visit, readings, error)
 
     def _follow(self, visit: Visit, sampler: Sampler) -> None:
-        """Read the lines of a run until it ends, or until the device is too hot."""
+        """Read the lines of a run until it ends, the device is too hot, or its files are to be compared."""
         said, kept = _Run(), False
         lines = self.driver.lines(self.models[visit.model], visit, self.stop)
         try:
@@ -252,8 +254,12 @@ class _Worker:
                         said.load = line
                     case CheckLine():
                         said.check = line
-                        if line.tokens_agreed != line.tokens_checked:
-                            self._check_files(visit)
+                        known = (visit.model, line.tokens_agreed) in self.intact
+                        if line.tokens_agreed != line.tokens_checked and not known:
+                            # The run ends first, so that nothing is measured meanwhile.
+                            lines.close()
+                            self._check_files(visit, line.tokens_agreed)
+                            return
                     case RepetitionLine():
                         self._keep(visit, line, said, between(sampler.readings, since, now))
                         kept = True
@@ -267,10 +273,12 @@ class _Worker:
         finally:
             lines.close()
 
-    def _check_files(self, visit: Visit) -> None:
+    def _check_files(self, visit: Visit, agreed: int | None) -> None:
         """The tokens differ from the build's: either the device rounds differently, or its files are damaged."""
-        if self.driver.prepare(self.models, self.stop):
+        logger.info(f"{self._title(visit)}: tokens differ from the build's; comparing the model's files")
+        if self.driver.prepare([self.models[visit.model]], self.stop):
             raise RunFailed(f"{self._title(visit)}: files on the device were damaged, and have been replaced")
+        self.intact.add((visit.model, agreed))
 
     def _refuse(self, visit: Visit, text: str) -> None:
         raise RunFailed(f"{self._title(visit)}: a repetition that makes no sense: {text[:200]}")

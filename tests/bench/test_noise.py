@@ -29,7 +29,7 @@ from edge_transact.bench.estimate import PHONE
 from edge_transact.bench.model import open_models
 from edge_transact.bench.options import BenchOptions
 from edge_transact.bench.records import conditions
-from edge_transact.bench.records.lines import Line, MalformedLine
+from edge_transact.bench.records.lines import CheckLine, Line, MalformedLine
 from edge_transact.bench.records.log import Log
 from edge_transact.bench.records.plan import Lengths, make_rounds
 from edge_transact.bench.records.readings import Reading
@@ -302,6 +302,35 @@ def test_a_phone_that_is_lost_again_and_again_costs_its_attempts_alone(dists: Pa
     else:
         assert outcome.failures == ["host: dense 8+4: given up after 3 attempts: flaky is gone"]
         assert measured == {"steady": 2}
+
+
+class RoundingDevice(NoisyDevice):
+    """One of its models' first tokens differ from the build's."""
+
+    def __init__(self) -> None:
+        super().__init__(EQUAL_AND_FASTER)
+        self.runs, self.prepared = False, []
+
+    def prepare(self, models, stop) -> bool:
+        assert not self.runs, "nothing is measured meanwhile"
+        self.prepared.append([model.name for model in models])
+        return False
+
+    def lines(self, model, *visit) -> Generator[Line, None, None]:
+        self.runs = True
+        try:
+            yield CheckLine(run="", tokens_checked=17, tokens_agreed=16 if model.name == "copy" else 17)
+            yield from super().lines(model, *visit)
+        finally:
+            self.runs = False
+
+
+def test_a_model_whose_tokens_differ_is_checked_once_and_not_while_it_is_measured(bench: Bench) -> None:
+    device = RoundingDevice()
+    results = by_name(bench(device))
+    assert device.prepared == [["dense", "copy", "pruned"], ["copy"]]
+    assert all(result["repetitions"] == 5 for result in results.values()) and len(device.visited) == 15
+    assert (results["copy"]["tokens_agreed"], results["copy"]["tokens_checked"]) == (16, 17)
 
 
 def test_copies_are_told_apart_and_a_path_is_named_once(dists: Path) -> None:
