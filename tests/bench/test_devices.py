@@ -9,17 +9,48 @@ import psutil
 import pytest
 
 from edge_transact.bench.drivers import host
+from edge_transact.bench.drivers.adb import devices
+from edge_transact.bench.drivers.adb.client import AndroidDevice, ShellOutput
 from edge_transact.bench.drivers.adb.devices import check
 from edge_transact.bench.drivers.adb.sensors import parse_sensors
 from edge_transact.bench.drivers.base import DeviceInfo
 from edge_transact.bench.records.readings import Reading, energy_j
-from edge_transact.errors import EdgeTransactError
+from edge_transact.errors import EdgeTransactError, UsageError
 
 PHONE = DeviceInfo(
     serial="s", name="Phone", soc=None, abis=("arm64-v8a", "armeabi-v7a"), android="14", sdk=34, fingerprint=None,
     cores=8, memory_mib=8000.0, available_mib=4000.0, storage_mib=None, opencl="/vendor/lib64/libOpenCL.so",
     battery_percent=50, on_battery=True, wireless=True,
 )  # fmt: skip
+
+
+PHONES = {
+    "192.168.1.7:5555": "A1\nboot-a\n",
+    "A1": "A1\nboot-a\n",
+    "adb-A1-xyz._adb-tls-connect._tcp": "A1\nboot-a\n",
+    "192.168.1.8:5555": "0123456789\nboot-b\n",
+    "192.168.1.9:5555": "0123456789\nboot-c\n",
+    "emulator-5554": "\nboot-d\n",
+    "emulator-5556": "\nboot-d\n",
+}
+"""Serial number and boot of what adb lists: one phone three times, two of one number, and two without one."""
+
+
+def test_each_phone_is_found_once_and_over_usb_where_it_is_plugged_in(monkeypatch, caplog):
+    caplog.set_level("INFO", "edge_transact")
+    entries = [SimpleNamespace(serial=serial, state="device") for serial in PHONES]
+    monkeypatch.setattr(devices, "adb_client", lambda: SimpleNamespace(list=lambda: entries))
+    monkeypatch.setattr(AndroidDevice, "script", lambda phone, _: ShellOutput(0, PHONES[phone.serial], ""))
+
+    def serials(selector: str) -> list[str]:
+        return [phone.serial for phone in devices.find_devices(selector)]
+
+    assert serials("all") == ["A1", "emulator-5554", "emulator-5556", "192.168.1.8:5555", "192.168.1.9:5555"]
+    assert "192.168.1.7:5555 is the same phone as A1, which is used" in caplog.text
+    assert serials("192.168.1.9:5555,192.168.1.8:5555") == ["192.168.1.9:5555", "192.168.1.8:5555"]
+    assert serials("A1,A1") == ["A1"]
+    with pytest.raises(UsageError, match=r"192.168.1.7:5555 and A1 are one phone"):
+        serials("192.168.1.7:5555,A1")
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,14 @@ import threading
 import pytest
 
 from edge_transact.bench.drivers.adb.client import AndroidDevice, adb_client
-from edge_transact.bench.drivers.adb.devices import describe
+from edge_transact.bench.drivers.adb.devices import describe, find_devices
 from edge_transact.bench.drivers.adb.push import sync_files
 from edge_transact.bench.drivers.adb.sensors import read_sensors
 from edge_transact.bench.model import BenchModel
 from edge_transact.bench.records.plan import Lengths
 from edge_transact.build.dist import build
 from edge_transact.build.options import BuildOptions
+from edge_transact.errors import UsageError
 from edge_transact.inputs import read_text
 from edge_transact.prune import PruneOptions
 from tests.support.bench_logs import repetitions
@@ -121,6 +122,16 @@ def test_two_models_on_two_phones_of_one_name_at_once(make_phone, run_bench, tin
     assert sorted(measured) == sorted((phone.serial, name) for phone in phones for name in (NASTY, "other"))
     names = {f"Stand-in Paper Phone ({phone.serial})" for phone in phones}
     assert {result["device"] for result in outcome.results} == names
+
+
+def test_a_phone_that_adb_lists_twice_is_used_once(phone, adb_server):
+    again = phone.serial.replace("10.", "0xa.", 1)
+    assert "connected to" in adb_server.adb("connect", again).stdout
+    (device,) = find_devices("all")
+    assert device.serial in (phone.serial, again)
+    with pytest.raises(UsageError, match="are one phone"):
+        find_devices(f"{phone.serial},{again}")
+    assert [device.serial for device in find_devices(f"{again},{again}")] == [again]
 
 
 def test_a_phone_at_another_computer(phone, run_bench, monkeypatch):

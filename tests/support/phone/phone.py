@@ -68,6 +68,8 @@ class Phone:
         number, self._lock = free_link()
         self._link, self._network = f"phone{number}", f"10.215.{number}"
         self.serial = f"{self._network}.2:{ADBD_PORT}"
+        with (self.root / "build.prop").open("a") as properties:
+            properties.write(f"ro.serialno=PAPER{number}\n")
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from edge_transact.errors import EdgeTransactError, UsageError
 
 if TYPE_CHECKING:
     import adbutils
+
+logger = logging.getLogger(__name__)
 
 MINIMUM_SDK = 28
 """Android 9, the oldest that the runner is built for."""
@@ -51,18 +54,20 @@ exit 0
 def find_devices(selector: str) -> list[AndroidDevice]:
     """Find the devices that ``--device`` names: a serial, several joined by commas, or ``all``.
 
-    An address that adb does not know, for example after its server has restarted, is connected to.
+    An address that adb does not know, for example after its server has restarted, is connected to. A phone that adb
+    knows by several serials is one of ``all``, over USB where it is plugged in.
 
     Raises:
-        EdgeTransactError: There is no device, adb does not know one, or one is offline or unauthorized.
+        UsageError: adb does not know a device, or two serials name one phone.
+        EdgeTransactError: There is no device, or one is offline or unauthorized.
     """
     client = adb_client()
-    serials = None if selector == "all" else [part for part in selector.split(",") if part]
+    named = None if selector == "all" else list(dict.fromkeys(part for part in selector.split(",") if part))
     states = _states(client)
-    if new := [serial for serial in serials or [] if ":" in serial and serial not in states]:
+    if new := [serial for serial in named or [] if ":" in serial and serial not in states]:
         _connect(client, new)
         states = _states(client)
-    wanted = serials if serials is not None else sorted(states)
+    wanted = named if named is not None else sorted(states, key=lambda serial: (_wireless(serial), serial))
     if not wanted:
         raise EdgeTransactError(
             "adb sees no device",
@@ -70,7 +75,20 @@ def find_devices(selector: str) -> list[AndroidDevice]:
         )
     for serial in wanted:
         _check_state(serial, states)
-    return [AndroidDevice(client, serial) for serial in wanted]
+    phones: dict[str, AndroidDevice] = {}
+    for device in (AndroidDevice(client, serial) for serial in wanted):
+        first = phones.setdefault(_identity(device) if len(wanted) > 1 else device.serial, device)
+        if first is not device:
+            if named is not None:
+                raise UsageError(f"{first.serial} and {device.serial} are one phone", fix="Name one of them.")
+            logger.info(f"{device.serial} is the same phone as {first.serial}, which is used")
+    return list(phones.values())
+
+
+def _identity(device: AndroidDevice) -> str:
+    """What a phone says of itself however adb reaches it. A boot has an id, since some phones share a serial number."""
+    said = device.script("getprop ro.serialno; cat /proc/sys/kernel/random/boot_id").stdout
+    return said if said.partition("\n")[0].strip() else device.serial
 
 
 def _connect(client: adbutils.AdbClient, addresses: Sequence[str]) -> None:
@@ -142,7 +160,7 @@ def describe(device: AndroidDevice) -> DeviceInfo:
         opencl=values.get("opencl"),
         battery_percent=_number(values.get("level")),
         on_battery=None if set(powered) == {None} else "true" not in powered,
-        wireless=":" in device.serial or "._tcp" in device.serial,
+        wireless=_wireless(device.serial),
     )
 
 
@@ -187,6 +205,11 @@ def check(info: DeviceInfo, target: str, needed_mib: float) -> None:
 def remove_work_directory(device: AndroidDevice) -> None:
     """Remove everything that benches have put on a device."""
     device.script(f"rm -rf {quote([WORK_DIRECTORY])}", timeout_s=120)
+
+
+def _wireless(serial: str) -> bool:
+    """Whether adb reaches a device over the network."""
+    return ":" in serial or "._tcp" in serial
 
 
 def _number(text: str | None) -> int | None:
