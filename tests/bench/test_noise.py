@@ -1,4 +1,4 @@
-"""What a bench says is true in spite of noise: simulated, with known durations, noise and drift."""
+"""What a bench says is true in spite of noise: simulated, with known durations, noise, drift and faults."""
 
 from __future__ import annotations
 
