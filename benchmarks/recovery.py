@@ -85,7 +85,7 @@ class Step:
     def seconds(self) -> dict[str, float]:
         """Seconds of its parts: the teacher, the forward pass, the backward pass, the optimizer."""
         times = [time.perf_counter()]
-        predictions = self._teacher.predict([""], self._ids, self._counted)
+        predictions = self._teacher.predict(self._ids, self._counted)
         times.append(time.perf_counter())
         with torch.autocast(self._ids.device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16):
             loss = self._student(self._ids, self._counted, predictions, self._dtype)

@@ -44,12 +44,9 @@ logger = logging.getLogger(__name__)
 ROUND_STEP = "round to 4 bits"
 TEXT_STEP, LOAD_STEP, WRITE_STEP = "training text", "load the model", "write the checkpoint"
 
-TEXT_CODE = ("heal/text", "inputs", "runtime/chat_template.py", "runtime/text.py")
-"""The code that the sequences depend on, for `cache.code`; a text's identity has that of ``self``."""
-
 CODE = (
-    *TEXT_CODE,
-    *("heal", "options", "rounding", "weights", "checkpoint", "quantization.py", "widths.py", "costs.py"),
+    *("heal", "inputs", "options", "rounding", "weights", "checkpoint", "quantization.py", "widths.py", "costs.py"),
+    *("runtime/chat_template.py", "runtime/text.py"),
     "templates/model_card.md.j2",
 )
 """The code that the result depends on, for `cache.code`."""
@@ -242,9 +239,9 @@ def _teacher(
     dense = DenseTeacher(parent, processes.dtype, processes.device)
     if not options.teacher_top:
         return dense
-    kept = KeptTeacher(dense, text.to_dict() | {"code": cache.code(*TEXT_CODE)}, options.teacher_top)
-    sequences = range(schedule.steps * schedule.sequences)
-    kept.check_space((f"sequence-{number}" for number in sequences), schedule.length)
+    kept = KeptTeacher(dense, text.to_dict(), options.teacher_top)
+    held_out = schedule.held_out_sequences(len(text.held_out))
+    kept.check_space(schedule.steps * schedule.sequences + held_out, schedule.length)
     return kept
 
 

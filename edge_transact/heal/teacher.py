@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
-from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 from typing import Protocol
 
 import torch
@@ -23,15 +24,17 @@ logger = logging.getLogger(__name__)
 
 LOAD_STEP = "load the teacher"
 
+CODE = (*(f"heal/{name}.py" for name in ("teacher", "frozen", "lean", "losses")), "checkpoint")
+"""The code that kept predictions depend on, for `cache.code`."""
+
 
 class Teacher(Protocol):
     """What predicts."""
 
-    def predict(self, names: Sequence[str], ids: torch.Tensor, counted: torch.Tensor) -> Predictions:
+    def predict(self, ids: torch.Tensor, counted: torch.Tensor) -> Predictions:
         """The predictions of the tokens that count, in order.
 
         Args:
-            names: What each sequence is called; the same name always means the same tokens.
             ids: int64 ``[batch, length]``.
             counted: bool ``[batch, length]``.
         """
@@ -48,8 +51,8 @@ class DenseTeacher:
     """
 
     def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> None:
-        self.checkpoint = checkpoint
-        self._dtype, self._device = dtype, device
+        self.checkpoint, self.dtype = checkpoint, dtype
+        self._device = device
         self._model: PreTrainedModel | None = None
 
     @property
@@ -57,11 +60,11 @@ class DenseTeacher:
         """The loaded model."""
         if self._model is None:
             with working(LOAD_STEP):
-                self._model = load_frozen(self.checkpoint, self._dtype).to(self._device)
+                self._model = load_frozen(self.checkpoint, self.dtype).to(self._device)
         return self._model
 
     @torch.no_grad()
-    def predict(self, names: Sequence[str], ids: torch.Tensor, counted: torch.Tensor) -> DensePredictions:
+    def predict(self, ids: torch.Tensor, counted: torch.Tensor) -> DensePredictions:
         """See `Teacher`."""
         hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state
         return DensePredictions(hidden[:, :-1][counted[:, 1:]], self.model.lm_head.weight.to(hidden.dtype))
@@ -70,9 +73,11 @@ class DenseTeacher:
 class KeptTeacher:
     """Keeps the likeliest predictions of another teacher in the cache, and takes those that are there.
 
+    A sequence is known by its tokens, so that any run with the same text finds it.
+
     Args:
         teacher: The other one, which is loaded only if something is missing.
-        text: What the sequences' names stand for, as JSON values.
+        text: What the sequences are from, as JSON values.
         top: How many predictions of a token are kept.
     """
 
@@ -83,7 +88,14 @@ class KeptTeacher:
             raise EdgeTransactError(
                 f"--teacher-top {top} is not less than the vocabulary of {vocabulary}", fix="Give less, such as 64."
             )
-        ingredients = {"teacher": digest_of(teacher.checkpoint), "text": text, "top": top}
+        ingredients = {
+            "teacher": digest_of(teacher.checkpoint),
+            "text": text,
+            "top": top,
+            "dtype": str(teacher.dtype),
+            "code": cache.code(*CODE),
+            **{package: version(package) for package in ("torch", "transformers")},
+        }
         directory = cache.entry_of(cache.PREDICTIONS, ingredients)
         directory.mkdir(parents=True, exist_ok=True)
         what = f"{teacher.checkpoint.path.name}: its {top} likeliest predictions of each token"
@@ -91,13 +103,13 @@ class KeptTeacher:
         (directory / cache.RECORD).write_text(record.model_dump_json(indent=2) + "\n")
         self._kept = Journal(directory)
 
-    def check_space(self, names: Iterable[str], length: int) -> None:
-        """Fails before the work if the disk has no space for what is missing.
+    def check_space(self, sequences: int, length: int) -> None:
+        """Fails before the work if the disk has no space for what is missing of so many sequences.
 
         Raises:
             EdgeTransactError: It hasn't.
         """
-        missing = sum(name not in self._kept for name in names)
+        missing = max(0, sequences - len(self._kept.names()))
         needed = missing * (length - 1) * self._top * (torch.int32.itemsize + torch.float16.itemsize)
         free = shutil.disk_usage(self._kept.directory).free
         logger.info(
@@ -111,13 +123,14 @@ class KeptTeacher:
             )
 
     @torch.no_grad()
-    def predict(self, names: Sequence[str], ids: torch.Tensor, counted: torch.Tensor) -> TopPredictions:
+    def predict(self, ids: torch.Tensor, counted: torch.Tensor) -> TopPredictions:
         """See `Teacher`."""
         everywhere = torch.ones_like(ids[:1], dtype=torch.bool)
         found = []
-        for row, name in enumerate(names):
-            if name not in self._kept:
-                dense = self._teacher.predict([name], ids[row : row + 1], everywhere)
+        for row, sequence in enumerate(ids.cpu().numpy()):
+            name = hashlib.sha256(sequence.tobytes()).hexdigest()
+            if name not in self._kept or not cache.enabled:
+                dense = self._teacher.predict(ids[row : row + 1], everywhere)
                 self._kept[name] = self._likeliest(dense)
             kept = self._kept[name]
             where = counted[row, 1:].cpu()

@@ -195,11 +195,11 @@ class Training:
             group["lr"] = rate
         counted = sum(int(sequence.counted[1:].sum()) for sequence in sequences)
         first = step * schedule.sequences
-        parts = list(self._parts(sequences, first))
+        parts = list(self._parts(sequences))
         summed = 0.0
-        for number, (names, ids, where) in enumerate(parts, 1):
+        for number, (ids, where) in enumerate(parts, 1):
             with self.processes.part(self.model, last=number == len(parts)), self.processes.failing_together():
-                loss = self._loss(names, ids, where)
+                loss = self._loss(ids, where)
                 # DDP and FSDP average gradients over the processes, and the loss is a sum over all.
                 self.processes.accelerator.backward(loss * (self.processes.count / max(counted, 1)))
             summed += loss.item()
@@ -228,21 +228,17 @@ class Training:
             schedule.steps * schedule.batch_tokens - tokens,
         )
 
-    def _parts(self, sequences: list[Sequence], first: int) -> Iterator[tuple[list[str], torch.Tensor, torch.Tensor]]:
+    def _parts(self, sequences: list[Sequence]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """This process's share of a step, as many sequences at once as go through the model together."""
-        mine = [
-            (f"sequence-{first + index}", sequence)
-            for index, sequence in enumerate(sequences)
-            if index % self.processes.count == self.processes.rank
-        ]
+        mine = sequences[self.processes.rank :: self.processes.count]
         for start in range(0, len(mine), self.schedule.together):
-            names, those = zip(*mine[start : start + self.schedule.together], strict=True)
+            those = mine[start : start + self.schedule.together]
             ids = torch.stack([sequence.ids for sequence in those])
             counted = torch.stack([sequence.counted for sequence in those])
-            yield list(names), ids.to(self.processes.device), counted.to(self.processes.device)
+            yield ids.to(self.processes.device), counted.to(self.processes.device)
 
-    def _loss(self, names: list[str], ids: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-        predictions = self.teacher.predict(names, ids, counted) if self.teacher else None
+    def _loss(self, ids: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+        predictions = self.teacher.predict(ids, counted) if self.teacher else None
         return self.model(ids, counted, predictions, self.processes.dtype)
 
     def _clip(self) -> float:
@@ -301,9 +297,8 @@ class Training:
                 those = mine[call * together : (call + 1) * together]
                 ids = self._held_out[those or [0]].to(self.processes.device)
                 counted = self._held_out_counted[those or [0]].to(self.processes.device)
-                names = [f"held-out-{index}" for index in those or [0]]
                 if self.teacher and call not in self._held_out_predictions:
-                    self._held_out_predictions[call] = self.teacher.predict(names, ids, counted)
+                    self._held_out_predictions[call] = self.teacher.predict(ids, counted)
                 predictions = self._held_out_predictions.get(call)
                 loss = self.model(ids, counted, predictions, self.processes.dtype)
                 summed += loss.item() if those else 0.0

@@ -12,13 +12,14 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from benchmarks.recovery_curves import Run
+from edge_transact.artifacts import cache
 from edge_transact.checkpoint import Checkpoint, causal_attention
 from edge_transact.cli import app
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.evaluate.answers.answering import answers
 from edge_transact.evaluate.answers.basics import Reply
 from edge_transact.evaluate.models import evaluate_model, evaluate_models
-from edge_transact.heal import evaluation, measures, snapshots, train
+from edge_transact.heal import evaluation, measures, schedule, snapshots, train
 from edge_transact.heal import run as pipeline
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.report import write_report
@@ -185,10 +186,22 @@ def test_kept_predictions_are_shared(pruned_model: Path, tmp_path: Path, options
     second = heal(str(pruned_model), tmp_path / "second", changed(top, learning_rate=1e-3))
     assert second.trained.held_out_before == first.trained.held_out_before
     assert second.trained.held_out < second.trained.held_out_before
-    # Code that cuts the text in another way makes other sequences.
-    monkeypatch.setattr("edge_transact.heal.run.TEXT_CODE", ("heal/text",))
-    with pytest.raises(TypeError, match="NoneType"):
+    monkeypatch.setattr(cache, "enabled", False)  # as --no-cache does: the teacher is needed again
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
         heal(str(pruned_model), tmp_path / "third", top)
+
+
+def test_kept_predictions_belong_to_a_text_not_to_its_place(
+    pruned_model: Path, tmp_path: Path, options: HealOptions, monkeypatch
+) -> None:
+    """A longer run measures more held-out sequences, and others in their places."""
+    monkeypatch.setattr(schedule, "HELD_OUT_SHARE", 0.5)
+    short, long = (changed(options, teacher_top=32, train_tokens=64 * 4 * steps) for steps in (1, 4))
+    heal(str(pruned_model), tmp_path / "short", short)
+    after_short = heal(str(pruned_model), tmp_path / "after_short", long)
+    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "other"))
+    alone = heal(str(pruned_model), tmp_path / "alone", long)
+    assert after_short.trained == alone.trained
 
 
 @pytest.mark.parametrize(
