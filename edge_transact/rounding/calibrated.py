@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 STEP = "round"
 
+_STATE, _DONE = "rounded-state", "rounded"
+
 OTHER_TEXT = 0.25
 """The share of the inputs' energy that comes from random tokens, see `InputImportance`, and not from the text, whose
 tokens may be few and alike. For `demo:tiny` on English, after Cyrillic and Chinese text of which most tokens are
@@ -61,11 +63,27 @@ def round_model(model: LayerwiseModel, quantization: Quantization, journal: Jour
     Raises:
         EdgeTransactError: A layer computes NaN or infinity, or a weight isn't finite in the quantization's dtype.
     """
+    checkpoint = model.checkpoint
+    head = EMBEDDING if checkpoint.plan.tie_word_embeddings else LM_HEAD
+    if _DONE not in journal:
+        _round_in_order(model, head, quantization, journal)
+        journal[_DONE] = {}
+        journal.discard(_STATE)
+    multiplied = {
+        part: shape
+        for part, shape in tensor_shapes(checkpoint.plan).items()
+        if part == head or part.endswith("_proj.weight")
+    }
+    return [part for part, (_, inputs) in multiplied.items() if _too_few(model.windows.numel(), inputs)]
+
+
+def _round_in_order(model: LayerwiseModel, head: str, quantization: Quantization, journal: Journal) -> None:
+    """Rounds the embedding, the layers, and the matrix that is `lm_head`, or goes on with it."""
     checkpoint, tokens = model.checkpoint, model.windows.numel()
     layers = len(checkpoint.plan.layers)
     importance_of = InputImportance(checkpoint)
-    if "rounded-state" in journal:
-        state = journal["rounded-state"]
+    if _STATE in journal:
+        state = journal[_STATE]
         done, hidden = int(state["done"]), state["hidden"]
     else:
         done, hidden = 0, _embed(model, quantization, journal, importance_of(EMBEDDING))
@@ -76,21 +94,13 @@ def round_model(model: LayerwiseModel, quantization: Quantization, journal: Jour
             check_finite({"hidden states": hidden}, checkpoint, index)
             journal[f"rounded-{index}"] = tensors
             state = {"hidden": hidden, "done": torch.tensor(index + 1)}
-            journal.now_and_then("rounded-state", state, last=index + 1 == layers)
-    name = EMBEDDING if checkpoint.plan.tie_word_embeddings else LM_HEAD
+            journal.now_and_then(_STATE, state, last=index + 1 == layers)
     gram = Gram(checkpoint.plan.hidden_size, model.device)
     with sums_of(model.dtype):
         for batch in pieces(hidden, model):
             gram.add(model.final_normed(batch).flatten(end_dim=1).float())
-    weight = _checked(name, checkpoint.tensor(name), quantization)
-    _keep(journal, name, *_rounding(name, gram.whole().cpu(), tokens, importance_of(name), quantization)(weight))
-    journal.discard("rounded-state")
-    multiplied = {
-        part: shape
-        for part, shape in tensor_shapes(checkpoint.plan).items()
-        if part == name or part.endswith("_proj.weight")
-    }
-    return [part for part, (_, inputs) in multiplied.items() if _too_few(tokens, inputs)]
+    weight = _checked(head, checkpoint.tensor(head), quantization)
+    _keep(journal, head, *_rounding(head, gram.whole().cpu(), tokens, importance_of(head), quantization)(weight))
 
 
 def _embed(

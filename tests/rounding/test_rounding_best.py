@@ -17,6 +17,7 @@ from edge_transact.rounding import best
 from edge_transact.rounding.best import round_best
 from edge_transact.rounding.store import CODES, SCALES, dequantized, keep_rounded
 from tests.support.accelerator import NAME, accelerator
+from tests.support.interruption import killed_after
 
 WINDOWS = torch.randint(0, 96, (12, 24), generator=torch.Generator().manual_seed(0))
 
@@ -54,6 +55,21 @@ def test_codes_and_scales_are_from_different_text_if_there_is_enough(make_llama,
     round_best(checkpoint, None, WINDOWS, QUANTIZATIONS["q4f16_1"], Journal(tmp_path / "x"))
     for_codes, for_scales = ({tuple(window.tolist()) for window in windows} for windows in read)
     assert len(for_codes) == len(for_scales) == min(12, tokens // 24) and len(for_codes & for_scales) == shared
+
+
+def test_a_run_that_was_interrupted_while_it_fitted_scales_keeps_its_codes(make_llama, tmp_path, monkeypatch):
+    checkpoint = Checkpoint.open(make_llama())
+    whole = kept(checkpoint, tmp_path / "whole")
+    monkeypatch.setattr("edge_transact.artifacts.journal.STATE_S", 0)
+    # The embedding, each layer and its state, lm_head, that all is done, and the first step of the fit.
+    with killed_after(2 * len(checkpoint.plan.layers) + 4) as written:
+        kept(checkpoint, tmp_path / "once")
+    assert written[-1] == "distilled-state"
+    codes = tmp_path / "once" / "journal" / "rounded-0.safetensors"
+    chosen_ns = codes.stat().st_mtime_ns
+    again = kept(checkpoint, tmp_path / "once")
+    assert codes.stat().st_mtime_ns == chosen_ns
+    assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
 
 
 def test_dead_columns_zeros_an_outlier_and_subnormal_weights(make_llama, tmp_path):
