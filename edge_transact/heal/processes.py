@@ -19,10 +19,13 @@ from torch import nn
 from edge_transact import progress
 from edge_transact.artifacts.journal import Journal
 from edge_transact.artifacts.unfinished import Start, going_on
-from edge_transact.errors import EdgeTransactError
+from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.system.computation import compute_device, is_bf16_fast
 
 logger = logging.getLogger(__name__)
+
+PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16}
+"""The dtype of products by accelerate's name. fp16 would need its loss scaled, which clipping doesn't know of."""
 
 FAILURE = "failure.txt"
 """In the directory of the run: why the first process that failed did so."""
@@ -36,6 +39,9 @@ class Processes:
         rank: The number of this one; 0 writes what is written once.
         device: What this one computes on.
         dtype: The dtype of products: bf16 where the device multiplies it fast. Weights and sums are fp32.
+
+    Raises:
+        UsageError: They were launched with a mixed precision other than bf16.
     """
 
     def __init__(self) -> None:
@@ -47,11 +53,16 @@ class Processes:
             precision = str(AcceleratorState().mixed_precision)
         else:  # what `accelerate launch` was told, else what is fast
             precision = os.environ.get("ACCELERATE_MIXED_PRECISION") or ("bf16" if is_bf16_fast(device) else "no")
+        if precision not in PRECISIONS:
+            raise UsageError(
+                f"accelerate's mixed precision {precision}: training computes in bf16 or fp32",
+                fix="Give accelerate launch --mixed_precision bf16, or no for fp32.",
+            )
         self.accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
         self.count: int = self.accelerator.num_processes
         self.rank: int = self.accelerator.process_index
         self.device: torch.device = self.accelerator.device
-        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+        self.dtype = PRECISIONS[precision]
         self._directory: Path | None = None
         if self.rank:
             logging.getLogger("edge_transact").setLevel(logging.WARNING)  # one process tells

@@ -18,7 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
+from edge_transact.errors import UsageError
 from edge_transact.heal.options import HealOptions
+from edge_transact.heal.processes import Processes
 from edge_transact.heal.run import heal
 from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.options import ShotTraining
@@ -163,6 +165,12 @@ def test_lora_over_weights_of_another_dtype(
     assert result.returncode == 0, result.stderr
     losses = [row["loss"] for row in json.loads((tmp_path / "two.json").read_text()) if "loss" in row]
     assert losses == pytest.approx(expected, abs=1e-5)
+
+
+def test_fp16_is_refused(environment, monkeypatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")  # as `accelerate launch --mixed_precision fp16` does
+    with pytest.raises(UsageError, match="mixed precision fp16: training computes in bf16 or fp32"):
+        Processes()
 
 
 def test_recipe_is_a_configuration_of_accelerate() -> None:
