@@ -27,8 +27,9 @@ class DensePredictions:
     """A teacher's predictions of some tokens, as its hidden states in front of `lm_head`.
 
     Attributes:
-        hidden: ``[tokens, hidden_size of the teacher]``, in the teacher's dtype.
-        head: `lm_head`'s weight, ``[vocab_size, hidden_size of the teacher]``.
+        hidden: ``[tokens, hidden_size of the teacher]``, in the dtype of products.
+        head: `lm_head`'s weight, ``[vocab_size, hidden_size of the teacher]``, in the checkpoint's dtype: whoever keeps
+            predictions keeps no copy of it.
     """
 
     hidden: torch.Tensor
@@ -75,6 +76,8 @@ class _HeadLoss(torch.autograd.Function):
     ) -> torch.Tensor:
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         inputs, head = hidden.to(dtype), weight.to(dtype)
+        if isinstance(predictions, DensePredictions):
+            predictions = DensePredictions(predictions.hidden, predictions.head.to(predictions.hidden.dtype))
         by_hidden = torch.empty_like(inputs) if wants_hidden else None
         # A head alone is never trained: its hidden states have gradients whenever it has them.
         by_weight = torch.zeros(weight.shape, dtype=weight.dtype, device=weight.device) if wants_weight else None

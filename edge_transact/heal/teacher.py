@@ -67,7 +67,7 @@ class DenseTeacher:
     def predict(self, ids: torch.Tensor, counted: torch.Tensor) -> DensePredictions:
         """See `Teacher`."""
         hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state
-        return DensePredictions(hidden[:, :-1][counted[:, 1:]], self.model.lm_head.weight.to(hidden.dtype))
+        return DensePredictions(hidden[:, :-1][counted[:, 1:]], self.model.lm_head.weight)
 
 
 class KeptTeacher:
@@ -140,8 +140,9 @@ class KeptTeacher:
 
     def _likeliest(self, dense: DensePredictions) -> dict[str, torch.Tensor]:
         ids, probabilities = [], []
+        head = dense.head.to(dense.hidden.dtype)
         for rows in chunks(len(dense.hidden), dense.hidden.device):
-            logits = torch.nn.functional.linear(dense.hidden[rows], dense.head).float()
+            logits = torch.nn.functional.linear(dense.hidden[rows], head).float()
             values, indices = logits.log_softmax(-1).topk(self._top)
             ids.append(indices.int().cpu())
             probabilities.append(values.half().cpu())

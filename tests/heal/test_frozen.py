@@ -11,6 +11,7 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.heal.frozen import FrozenLinear, load_frozen
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.student import Student, load, tensors_of
+from edge_transact.heal.teacher import DenseTeacher
 from tests.support.checkpoints import save_llama
 
 IDS = torch.arange(1, 25).reshape(2, 12)
@@ -48,6 +49,13 @@ def test_weights_are_mapped_in_the_dtype_of_the_file(model_path: Path) -> None:
     assert weight.dtype == stored.dtype and torch.equal(weight, stored)
     assert mapped_at(weight.data_ptr()).parent == model_path
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
+
+
+def test_predictions_share_the_head_in_the_file(model_path: Path) -> None:
+    """So that keeping those of held-out text keeps hidden states only."""
+    teacher = DenseTeacher(Checkpoint.open(model_path), torch.float32, torch.device("cpu"))
+    predictions = teacher.predict(IDS, torch.ones_like(IDS, dtype=torch.bool))
+    assert mapped_at(predictions.head.data_ptr()).parent == model_path
 
 
 def test_gradients_pass_through_a_frozen_linear() -> None:

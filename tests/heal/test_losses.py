@@ -21,11 +21,11 @@ def test_loss_and_gradients_are_those_of_whole_logits(monkeypatch, cross_entropy
     torch.manual_seed(0)
     hidden = torch.randn(TOKENS, HIDDEN, requires_grad=True)
     weight = torch.randn(VOCABULARY, HIDDEN, requires_grad=True)
-    teacher, head = torch.randn(TOKENS, OF_TEACHER), torch.randn(VOCABULARY, OF_TEACHER) / 3
+    teacher, head = torch.randn(TOKENS, OF_TEACHER), torch.randn(VOCABULARY, OF_TEACHER).bfloat16() / 3
     labels = torch.randint(0, VOCABULARY, (TOKENS,))
 
     log_student = (hidden @ weight.T).log_softmax(-1)
-    log_teacher = (teacher @ head.T).log_softmax(-1)
+    log_teacher = (teacher @ head.float().T).log_softmax(-1)
     predictions: DensePredictions | TopPredictions = DensePredictions(teacher, head)
     divergence = functional.kl_div(log_student, log_teacher, log_target=True, reduction="sum")
     if top:
