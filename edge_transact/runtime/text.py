@@ -160,11 +160,27 @@ class TokenStream:
     """Turns a stream of token ids into text, and holds back the bytes of an incomplete character."""
 
     def __init__(self, codec: TextCodec) -> None:
-        from tokenizers.decoders import DecodeStream
-
-        self._decoder = DecodeStream(skip_special_tokens=True)
         self._tokenizer = codec.backend
+        self._held: list[int] = []
+        self._restart()
 
     def push(self, token_id: int) -> str:
         """The text that this id completes; empty while its last character is incomplete."""
+        self._held.append(token_id)
+        try:
+            text = self._step(token_id)
+        except Exception:
+            # Bytes that aren't UTF-8 have changed what the decoder had given for those before them.
+            self._restart()
+            text = "".join(map(self._step, self._held))
+        if text:
+            self._held.clear()
+        return text
+
+    def _restart(self) -> None:
+        from tokenizers.decoders import DecodeStream
+
+        self._decoder = DecodeStream(skip_special_tokens=True)
+
+    def _step(self, token_id: int) -> str:
         return self._decoder.step(self._tokenizer, token_id) or ""

@@ -170,6 +170,35 @@ def test_ids_and_text_are_those_of_transformers(directory, tmp_path, changed):
     same()
 
 
+def test_a_streamed_text_is_the_whole_one(directory):
+    codec = TextCodec(directory)
+
+    @settings(max_examples=50, deadline=None)
+    @given(TEXTS)
+    def same(text):
+        ids = codec.encode(text)
+        assert "".join(map(codec.stream().push, ids)) == codec.decode(ids)
+
+    same()
+
+
+def test_a_stream_goes_on_after_bytes_that_are_not_utf_8(tmp_path):
+    """A newline is a byte too: the whole text has none where an incomplete character follows, but it was given out."""
+    save_sentencepiece(tmp_path)
+    codec = TextCodec(tmp_path)
+
+    @settings(max_examples=200, deadline=None)
+    @given(st.lists(st.sampled_from(["t", "▁t", "</s>", "<0x0A>", "<0xC3>", "<0xA9>", "<0xE2>"])))
+    def all_words(names):
+        names.append("t")
+        push = codec.stream().push
+        text = "".join(push(codec.backend.token_to_id(name)) for name in names)
+        words = "".join(name.replace("▁", " ") for name in names if not name.startswith("<"))
+        assert text.translate(dict.fromkeys(map(ord, "\n\ufffdé"))).lstrip() == words.lstrip()
+
+    all_words()
+
+
 def test_truncation_and_padding_in_the_file_are_not_applied(directory, tmp_path):
     path = configure(directory, tmp_path / "tokenizer")
     content = json.loads((directory / "tokenizer.json").read_text())
