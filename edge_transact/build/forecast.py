@@ -85,8 +85,7 @@ def forecast(
         steps += second.steps
         tokens += second.tokens
         memory_bytes = max(memory_bytes, second.memory_bytes)
-    runs_here = options.cpu is None or get_target("host", cpu=options.cpu).runs_here()
-    work = _Work(source.plan, options, quantization, "host" in targets and runs_here)
+    work = _Work(source.plan, options, quantization, has_library(options))
     steps.append(Step(OPEN_STEP, 1.5 * work.slowness))
     stages = [work.parity_bytes()]
     if options.rounding in CALIBRATED_ROUNDINGS:
@@ -105,6 +104,11 @@ def forecast(
         steps += work.report(options.rounding or "search")
     resident = memory.PACKAGES_BYTES + COMPILER_BYTES + max(stages)
     return Forecast(steps, tokens, max(memory_bytes, resident))
+
+
+def has_library(options: BuildOptions) -> bool:
+    """Whether a build makes a library that this machine can run."""
+    return "host" in options.target and (options.cpu is None or get_target("host", cpu=options.cpu).runs_here())
 
 
 def _dtype(source: Checkpoint) -> torch.dtype:

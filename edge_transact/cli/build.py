@@ -67,7 +67,7 @@ def build(
     The libraries are compiled from the emitted model definition. Before anything is written, the result is compared
     with torch on the quantized weights. With a budget (`--ratio`, another limit, `--widths`, or `--heads` and
     `--intermediate`) the model is pruned first; a section `[heal]` of `edge-transact.toml` trains it after that. In the
-    end, a library for this host is asked a dozen short questions, to see whether the model still answers.
+    end, a library that this host can run is asked a dozen short questions, to see whether the model still answers.
 
     Without MODEL, the options come from `edge-transact.toml` in the working directory; options on the command line
     override it. Stages that have not changed since an earlier build come from the cache, also with `--force`, which
@@ -88,7 +88,7 @@ def build(
     project = _project(asked | given_in(options) | given_in(pruning))
     with paces.loading():
         from edge_transact.build.dist import build as build_dist
-        from edge_transact.build.forecast import forecast
+        from edge_transact.build.forecast import forecast, has_library
         from edge_transact.checkpoint import Checkpoint
         from edge_transact.evaluate.answers.collapse import described
         from edge_transact.evaluate.gate import gate, with_gate
@@ -98,7 +98,8 @@ def build(
     source = Checkpoint.open(resolve_model(project.model))
     with progress.working(PLANNING):
         planned = forecast(source, project.build, project.prune, project.heal, report=report is not None)
-        if "host" in project.build.target:
+        runs_here = has_library(project.build)
+        if runs_here:
             planned = with_gate(planned, source.path, source.plan, project.output, in_library=True)
         expected = paces.expected(planned)
     if not may_start(expected, dry_run=dry_run, as_json=as_json):
@@ -115,7 +116,7 @@ def build(
             fresh=fresh,
             force=force,
         )
-        degenerate = gate(made.directory) if "host" in made.manifest.libraries else None
+        degenerate = gate(made.directory) if runs_here else None
     seconds = process_s()
     directory = made.directory
 
@@ -147,7 +148,7 @@ def build(
             table.add_row("report", str(made.report / "index.html"))
         console = Console()
         console.print(table)
-        if "host" in manifest.libraries:
+        if runs_here:
             console.print(f'Next: edge-transact run {directory} --prompt "Hello"', highlight=False)
 
     values = made.to_dict() | {"seconds": seconds} | ({"degenerate": degenerate} if degenerate else {})

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import platform
+import shutil
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
+from edge_transact.artifacts.manifest import Manifest
+from edge_transact.build import dist
 from edge_transact.build.concerns import concerns
 from edge_transact.cli import app
 from edge_transact.compiler.targets import get_target
 from edge_transact.errors import UsageError
+from edge_transact.evaluate import gate
 from edge_transact.quantization import get_quantization
 from edge_transact.system import cpu as features
 from edge_transact.widths import LayerWidths, WidthPlan
+from tests.support.dists import edit_json, make_dist
 
 X86 = platform.machine() == "x86_64"
 PLAIN, WIDE = ("x86-64", "znver5") if X86 else ("cortex-a53", "neoverse-v2")
@@ -39,10 +45,30 @@ def test_a_cpu_that_no_library_asks_for():
     assert concerns(plan, get_quantization("q4f16_0"), ["host"], **SIZES, cpu=WIDE) == []
 
 
-def test_a_cpu_that_this_machine_is_not(tmp_path, monkeypatch):
-    """Its library isn't run to compare it with torch."""
+@pytest.fixture
+def plain_cpu(tmp_path, monkeypatch):
+    """This machine's CPU has what `PLAIN` has, and no more."""
     file = tmp_path / "cpuinfo"
     file.write_text("flags : sse4_2\n" if X86 else "Features : asimd\n")
     monkeypatch.setattr(features, "CPUINFO", file)
+
+
+def test_a_cpu_that_this_machine_is_not(plain_cpu):
+    """Its library isn't run to compare it with torch."""
     assert not get_target("host", cpu=WIDE).runs_here() and get_target("host", cpu=PLAIN).runs_here()
     assert get_target("host").runs_here() and not get_target("android-cpu").runs_here()
+
+
+@pytest.mark.parametrize(("cpu", "asked"), [(PLAIN, True), (WIDE, False)])
+def test_a_library_is_asked_questions_where_it_runs(plain_cpu, tmp_path, tiny_model, monkeypatch, cpu, asked):
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    edit_json(model / "tokenizer_config.json", chat_template="{{ messages[0].content }}")
+    path, gated = make_dist(tmp_path / "made", targets=()), []
+    made = dist.Build(path, replace(Manifest.read(path), libraries={"host": "lib/host.so"}), (), 0.0)
+    monkeypatch.setattr(dist, "build", lambda *arguments, **options: made)
+    monkeypatch.setattr(gate, "gate", gated.append)
+    command = ["build", str(model), "--target", "host", "--cpu", cpu, "-o", str(tmp_path / "dist"), "--json"]
+    planned = CliRunner().invoke(app, [*command, "--dry-run"])
+    assert ("questions" in planned.stdout) is asked
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert gated == [path] * asked
