@@ -7,6 +7,7 @@ An entry is therefore never out of date, only unused, and can be deleted at any 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -16,7 +17,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import BinaryIO
+from zlib import crc32
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
@@ -111,8 +115,13 @@ def entry_of(kind: str, ingredients: Mapping[str, object]) -> Path:
 
 
 def made(recipe: Recipe) -> Path:
-    """The directory that the recipe fills, made now or taken from the cache. Don't write to it."""
-    _obtain(recipe)
+    """The directory that the recipe fills, made now or taken from the cache. Don't write to it.
+
+    It isn't cleared while this process runs.
+    """
+    with lock(recipe.entry, recipe.what):
+        _obtain(recipe)
+        hold(recipe.entry)
     return recipe.entry / recipe.name
 
 
@@ -122,21 +131,20 @@ def is_lacking(recipe: Recipe) -> bool:
 
 
 def _obtain(recipe: Recipe) -> tuple[Record, bool]:
-    """Makes the entry unless the cache has it. Returns its record, and whether it was made now."""
-    with lock(recipe.entry, recipe.what):
-        record = _complete_record(recipe) if enabled else None
-        is_new = record is None
-        if record is None:
-            logger.log(logging.INFO if recipe.is_step else logging.DEBUG, recipe.what)
-            if recipe.is_step and logger.isEnabledFor(logging.DEBUG):
-                logger.debug(f"{recipe.what}: {_why(recipe)}")
-            record = _make(recipe)
-        else:
-            os.utime(recipe.entry)
-            # That an input was converted before is no news; that a stage is skipped is.
-            level = logging.INFO if recipe.is_step and recipe.kind != "converted" else logging.DEBUG
-            logger.log(level, f"{recipe.what}: nothing has changed, reused from the cache")
-        logger.debug(f"{recipe.what}: {recipe.entry / recipe.name}")
+    """Makes the entry unless the cache has it. Returns its record, and whether it was made now. Needs its `lock`."""
+    record = _complete_record(recipe) if enabled else None
+    is_new = record is None
+    if record is None:
+        logger.log(logging.INFO if recipe.is_step else logging.DEBUG, recipe.what)
+        if recipe.is_step and logger.isEnabledFor(logging.DEBUG):
+            logger.debug(f"{recipe.what}: {_why(recipe)}")
+        record = _make(recipe)
+    else:
+        os.utime(recipe.entry)
+        # That an input was converted before is no news; that a stage is skipped is.
+        level = logging.INFO if recipe.is_step and recipe.kind != "converted" else logging.DEBUG
+        logger.log(level, f"{recipe.what}: nothing has changed, reused from the cache")
+    logger.debug(f"{recipe.what}: {recipe.entry / recipe.name}")
     return record, is_new
 
 
@@ -157,9 +165,33 @@ def lock(entry: Path, what: str) -> Iterator[None]:
 
 def lock_of(entry: Path) -> FileLock:
     """The lock of the process that makes an entry."""
+    return FileLock(_locks() / _name(entry))
+
+
+def _name(entry: Path) -> str:
+    return f"{entry.parent.name}-{entry.name}"
+
+
+def _locks() -> Path:
     directory = cache_directory() / "locks"
     directory.mkdir(parents=True, exist_ok=True)
-    return FileLock(directory / f"{entry.parent.name}-{entry.name}")
+    return directory
+
+
+def hold(entry: Path) -> None:
+    """Keeps other processes from clearing an entry as long as this one runs. Any number of processes can hold it."""
+    _hold(entry, fcntl.LOCK_SH)
+
+
+def _hold(entry: Path, operation: int) -> None:
+    # A byte of one file stands for the entry, so any number of them takes one descriptor.
+    fcntl.lockf(_held(_locks() / "held"), operation, 1, crc32(_name(entry).encode()))
+
+
+@cache
+def _held(path: Path) -> BinaryIO:
+    """The file, open while the process runs: closing it would release all that is held."""
+    return path.open("a+b")
 
 
 def _complete_record(recipe: Recipe) -> Record | None:
@@ -210,18 +242,21 @@ def place(recipe: Recipe, output: Path) -> dict[str, str]:
     Returns:
         The sha256 of each file, by path relative to `output`.
     """
-    record, is_new = _obtain(recipe)
-    source = recipe.entry / recipe.name
-    for name, (_, expected) in record.files.items():
-        target = output / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if is_new:
-            shutil.copyfile(source / name, target)
-        elif digests.copy(source / name, target) != expected:
-            logger.warning(f"{source / name} is not as it was made: making it again")
-            shutil.rmtree(recipe.entry)
-            return place(recipe, output)
-    return {name: digest for name, (_, digest) in record.files.items()}
+    with lock(recipe.entry, recipe.what):
+        record, is_new = _obtain(recipe)
+        source = recipe.entry / recipe.name
+        for name, (_, expected) in record.files.items():
+            target = output / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if is_new:
+                shutil.copyfile(source / name, target)
+            elif digests.copy(source / name, target) != expected:
+                logger.warning(f"{source / name} is not as it was made: making it again")
+                shutil.rmtree(recipe.entry)
+                break
+        else:
+            return {name: digest for name, (_, digest) in record.files.items()}
+    return place(recipe, output)
 
 
 def code(*paths: str) -> str:
@@ -270,16 +305,18 @@ def entries() -> list[Entry]:
 def clear(kinds: Iterable[str]) -> list[Entry]:
     """Deletes all entries of these kinds, and nothing else in the cache's root. Returns the deleted entries.
 
-    What a process is making or going on with stays.
+    What another process is making, going on with or reading stays.
     """
     deleted = []
     for entry in entries():
         if entry.kind not in set(kinds):
             continue
         # What is written for an entry is in `.KEY-...` beside it, under the entry's lock.
-        key = entry.path.name.lstrip(".")[:KEY_LENGTH]
-        with suppress(Timeout), lock_of(entry.path.with_name(key)).acquire(timeout=0):
+        whole = entry.path.with_name(entry.path.name.lstrip(".")[:KEY_LENGTH])
+        with suppress(Timeout, BlockingIOError), lock_of(whole).acquire(timeout=0):
+            _hold(whole, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(entry.path, ignore_errors=True)
+            _hold(whole, fcntl.LOCK_UN)
             deleted.append(entry)
     return deleted
 

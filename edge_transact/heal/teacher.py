@@ -97,6 +97,7 @@ class KeptTeacher:
             **{package: version(package) for package in ("torch", "transformers")},
         }
         directory = cache.entry_of(cache.PREDICTIONS, ingredients)
+        cache.hold(directory)
         directory.mkdir(parents=True, exist_ok=True)
         what = f"{teacher.checkpoint.path.name}: its {top} likeliest predictions of each token"
         record = cache.Record(what=what, ingredients=ingredients, files={})

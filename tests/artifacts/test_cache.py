@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -177,6 +179,35 @@ def test_the_command_lists_and_clears_only_entries(root):
     assert run("--clear")["cleared"] is True
     assert run()["entries"] == []
     assert (root / "mine.txt").exists()
+
+
+def test_what_another_process_reads_is_not_cleared():
+    program = """
+from edge_transact.artifacts import cache
+print(cache.made(cache.Recipe("pruned", "prune", {}, lambda directory: (directory / "a").touch())), flush=True)
+input()
+"""
+    reader = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert reader.stdout and (directory := Path(reader.stdout.readline().strip())).is_dir()
+    own = cache.made(Kitchen().recipe("weights"))
+    assert [entry["kind"] for entry in run("--clear")["entries"]] == ["weights"]
+    assert (directory / "a").exists() and not own.exists()
+    reader.communicate("\n")
+    assert [entry["kind"] for entry in run("--clear")["entries"]] == ["pruned"]
+
+
+def test_what_is_being_copied_is_not_cleared(tmp_path, monkeypatch):
+    kitchen = Kitchen()
+    cache.made(kitchen.recipe())
+    copy = cache.digests.copy
+
+    def copy_after_clearing(source: Path, target: Path) -> str:
+        assert cache.clear(cache.KINDS) == []
+        return copy(source, target)
+
+    monkeypatch.setattr(cache.digests, "copy", copy_after_clearing)
+    cache.place(kitchen.recipe(), tmp_path / "out")
+    assert kitchen.times == 1
 
 
 def test_a_librarys_kernels_are_one_row():
