@@ -132,7 +132,8 @@ def bundle(
         (directory / "libraries").mkdir()
         for source in sources:
             for archive in source.archives().values():
-                _copy(source, archive.relative_to(source.dist).as_posix(), directory / "libraries" / archive.name)
+                name = archive.relative_to(source.dist).as_posix()
+                _copy(archive, directory / "libraries" / archive.name, source.manifest.files[name])
         (directory / PACKAGE_CONFIG).write_text(json.dumps(package_config(sources), indent=2) + "\n")
         assets = directory / ASSETS / MODELS_JSON
         assets.parent.mkdir(parents=True, exist_ok=True)
@@ -198,7 +199,7 @@ def _copy_model(source: Source, directory: Path, advance: Callable[[float], None
     (directory / model.directory).mkdir(parents=True)
     for file in model.files:
         copied = directory / model.directory / file.path
-        _copy(source, file.path, copied)
+        _copy(source.dist / file.path, copied, file.sha256)
         if model.weights == "assets":
             asset = directory / ASSETS / "edge" / model.id / file.path
             asset.parent.mkdir(parents=True, exist_ok=True)
@@ -209,7 +210,7 @@ def _copy_model(source: Source, directory: Path, advance: Callable[[float], None
         advance(file.bytes)
 
 
-def _copy(source: Source, name: str, target: Path) -> None:
-    """Copies a file of a DIST, whose sha256 must be that of the manifest."""
-    if digests.copy(source.dist / name, target) != source.manifest.files[name]:
-        raise EdgeTransactError(f"{source.dist / name} is not as it was built", fix="Copy it again, or build it again.")
+def _copy(file: Path, target: Path, expected: str) -> None:
+    """Copies a file of a DIST, which must have the expected sha256."""
+    if digests.copy(file, target) != expected:
+        raise EdgeTransactError(f"{file} is not as it was built", fix="Copy it again, or build it again.")

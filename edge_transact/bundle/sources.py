@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge_transact import costs
-from edge_transact.artifacts.dist_files import MANIFEST
+from edge_transact.artifacts.digests import sha256
+from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.bundle.escaping import model_ids
 from edge_transact.bundle.models import AppModel, ModelFile, files_digest
@@ -104,7 +105,8 @@ def describe_model(dist: Path, identifier: str) -> Source:
     missing = next((dist / name for name in names if not (dist / name).is_file()), None)
     if missing:
         raise EdgeTransactError(f"{missing} is missing", fix="Copy the complete directory, or build it again.")
-    files = [ModelFile(path=name, bytes=(dist / name).stat().st_size, sha256=manifest.files[name]) for name in names]
+    known = {**manifest.files, CHAT_CONFIG: sha256(dist / CHAT_CONFIG)}  # which people may edit
+    files = [ModelFile(path=name, bytes=(dist / name).stat().st_size, sha256=known[name]) for name in names]
     memory = costs.memory_bytes(
         manifest.plan,
         get_quantization(manifest.quantization),

@@ -141,7 +141,7 @@ def _quantized(checkpoint: Checkpoint, directory: Path, places: Mapping[str, lay
 
 def _dist(directory: Path, kind: str | None) -> Model:
     manifest = Manifest.read(directory)
-    manifest.verify(directory, CHAT_CONFIG, SHARDS)
+    manifest.verify(directory, SHARDS)
     plan, quantization = manifest.plan, get_quantization(manifest.quantization)
     stored = Kind.Q4_0 if quantization.bits else Kind.F16 if quantization.model_dtype == "float16" else Kind.BF16
     if kind is not None and KINDS[kind] != stored:
@@ -150,7 +150,11 @@ def _dist(directory: Path, kind: str | None) -> Model:
             fix="Leave out --type, or export the checkpoint that it was built from.",
         )
     _require_groups(str(directory), plan, stored)
-    config = json.loads((directory / CHAT_CONFIG).read_text())
+    path = directory / CHAT_CONFIG
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise EdgeTransactError(f"{path} cannot be read ({error})", fix="Correct it, or build it again.") from error
     model_config = config["model_config"]
     definition = load(directory / "definition", model_config)
     reader = ShardReader(directory)

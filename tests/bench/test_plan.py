@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
+from dataclasses import replace
 from itertools import chain, groupby, product
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_transact.artifacts.manifest import Manifest
 from edge_transact.bench.drivers.host import HostDriver, parse_cores
+from edge_transact.bench.model import open_models
 from edge_transact.bench.records.conditions import MOST_ROUNDS, Conditions
 from edge_transact.bench.records.plan import Lengths, make_rounds, parse_lengths, prompt_ids
-from edge_transact.errors import UsageError
+from edge_transact.errors import EdgeTransactError, UsageError
+from tests.support.dists import edit_json, make_dist
 
 PAIRS = st.lists(st.builds(Lengths, st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4, unique=True)
 
@@ -74,6 +79,23 @@ def test_cores_are_read():
             parse_cores(text)
     with pytest.raises(UsageError, match="may not use"):
         HostDriver(Conditions(lengths=(Lengths(1, 1),), cores="100000"))
+
+
+def test_this_host_measures_code_and_weights_as_they_were_built(tmp_path):
+    """And any configuration, which people may edit."""
+    dist = make_dist(tmp_path / "dist", targets=())
+    (dist / "lib/host.so").write_bytes(b"code")
+    replace(Manifest.read(dist), libraries={"host": "lib/host.so"}).write(dist)
+    (model,) = open_models([dist], [])
+    edit_json(dist / "mlc-chat-config.json", conv_template={"name": "mine"})
+    driver = HostDriver(Conditions())
+    driver.prepare([model], threading.Event())
+    for name in ("lib/host.so", "params_shard_1.bin"):
+        before = (dist / name).read_bytes()
+        (dist / name).write_bytes(b"else")
+        with pytest.raises(EdgeTransactError, match=f"{name} is not as it was built"):
+            driver.prepare([model], threading.Event())
+        (dist / name).write_bytes(before)
 
 
 @given(st.integers(2, 50000), st.integers(1, 300))

@@ -223,6 +223,16 @@ def test_a_file_that_was_changed_after_the_build(dist, tmp_path):
         bundle([dist], tmp_path / "app")
 
 
+def test_an_edited_configuration_goes_into_the_app(dist, tmp_path):
+    """As `build` asks for where it knows no conversation template for MLC's engine."""
+    edit_json(dist / "mlc-chat-config.json", conv_template={"name": "mine"})
+    project = bundle([dist], tmp_path / "app")
+    (file,) = (file for file in project.models[0].files if file.path == "mlc-chat-config.json")
+    text = (dist / file.path).read_bytes()
+    assert (project.directory / ASSETS / "tiny" / file.path).read_bytes() == text
+    assert (file.bytes, file.sha256) == (len(text), sha256(dist / file.path))
+
+
 class KilledError(Exception):
     """Simulates a kill."""
 

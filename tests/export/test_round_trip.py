@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 import torch
 
+from edge_transact.artifacts.dist_files import CHAT_CONFIG
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.build.dist import Maker, definition_config
 from edge_transact.build.stages import Rounding, Weights, place_weights
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.definition import load, render
+from edge_transact.errors import EdgeTransactError
 from edge_transact.export.gguf import export_gguf
 from edge_transact.inputs import resolve_model
 from edge_transact.prune.options import PruneChoices
 from edge_transact.quantization import get_quantization
 from edge_transact.weights import ShardReader
+from tests.support.dists import edit_json
 from tests.support.gguf_files import copy_gguf
 from tests.support.odd_models import CONFIG, OWN_DIMS, SIZES, make_source
 from tests.support.tokenizers import save_byte_level
@@ -155,6 +158,15 @@ def test_a_dist_has_the_tensors_of_its_checkpoint(checkpoint, tmp_path, quantiza
         checkpoint.rope_theta,
         checkpoint.rope_scaling,
     )
+
+
+def test_a_dists_configuration_may_be_edited(checkpoint, tmp_path):
+    dist = dist_of(checkpoint, "q4f16_0", tmp_path / "dist")
+    edit_json(dist / CHAT_CONFIG, conv_template={"name": "mine"})
+    export_gguf(str(dist), tmp_path / "edited.gguf")
+    (dist / CHAT_CONFIG).write_text("{")
+    with pytest.raises(EdgeTransactError, match=rf"{CHAT_CONFIG} cannot be read"):
+        export_gguf(str(dist), tmp_path / "broken.gguf")
 
 
 def test_only_some_matrices_are_q4_0(checkpoint, tmp_path):

@@ -21,6 +21,7 @@ from dataclasses import asdict, replace
 
 import psutil
 
+from edge_transact.artifacts.dist_files import SHARDS, TENSOR_CACHE
 from edge_transact.bench.drivers.base import CommandTimeout, DeviceInfo, RunFailed
 from edge_transact.bench.model import BenchModel
 from edge_transact.bench.records.conditions import Conditions
@@ -61,7 +62,7 @@ class HostDriver:
     def prepare(self, models: Sequence[BenchModel], stop: threading.Event) -> bool:
         for model in models:
             model.library(self.target)
-            model.manifest.verify(model.path)
+            model.manifest.verify(model.path, model.manifest.libraries[self.target], TENSOR_CACHE, SHARDS)
         return False
 
     def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[Line, None, None]:
