@@ -36,7 +36,8 @@ class Manifest:
         context_window_size: The most tokens of a sequence.
         prefill_chunk_size: The most tokens of one prefill call.
         max_batch_size: The most sequences in a batch.
-        device_profile: The phones' GPUs that libraries were checked for; `None` if none is for a GPU that varies.
+        device_profile: The phones' GPUs that libraries were checked for; `None` if none is for a GPU that varies, or if
+            MLC's compiler made them.
         plan: The widths.
         parameters: Number of parameters before quantization.
         weights_bytes: Bytes of all shards.

@@ -27,6 +27,7 @@ from edge_transact.build.report.page import write_report
 from edge_transact.build.stages import Rounding, Weights, healed, place_library, place_weights, pruned
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
+from edge_transact.compiler.gpu.devices import GENERIC
 from edge_transact.compiler.targets import BuildTarget, get_target, library_name
 from edge_transact.definition import MODEL_TYPE, Definition, load, render
 from edge_transact.errors import UsageError
@@ -150,8 +151,8 @@ def build(
     refuse_existing(output, force, apart_from=[model])
     rounding_name = _rounding_name(options, kind, report)
     text = prepare_report(report, force=force, apart_from=[output, model]) if report else ""
-    if dump and options.engine == "mlc":
-        raise UsageError("--dump needs our compiler, not MLC-LLM's", fix="Leave out --dump or --engine mlc.")
+    if options.engine == "mlc":
+        _require_our_compiler(options, dump)
     mlc = MLC(names) if options.engine == "mlc" else None
     with tempfile.TemporaryDirectory(prefix="edge-transact-") as scratch:
         checkpoint = Checkpoint.open(resolve_model(model))
@@ -201,6 +202,13 @@ def _traffic_concerns(dist: Path, manifest: Manifest) -> list[str]:
     }
     found = (traffic_concern(manifest.plan, kind, target, record) for target, record in records.items())
     return [concern for concern in found if concern]
+
+
+def _require_our_compiler(options: BuildOptions, dump: Path | None) -> None:
+    """Refuses options that MLC's compiler wouldn't follow."""
+    given = {"--dump": dump, "--cpu": options.cpu, "--device-profile": options.device_profile != GENERIC.name}
+    for flag in (flag for flag, is_given in given.items() if is_given):
+        raise UsageError(f"{flag} needs our compiler, not MLC-LLM's", fix=f"Leave out {flag} or --engine mlc.")
 
 
 def _rounding_name(options: BuildOptions, quantization: Quantization, report: Path | None) -> str:
@@ -336,7 +344,8 @@ def _fill(
         context_window_size=sizes["context_window_size"],
         prefill_chunk_size=sizes["prefill_chunk_size"],
         max_batch_size=sizes["max_batch_size"],
-        device_profile=profile.name if profile else None,
+        # MLC's kernels aren't checked.
+        device_profile=profile.name if profile and mlc is None else None,
         plan=checkpoint.plan,
         parameters=costs.parameters(checkpoint.plan),
         weights_bytes=sum(shard.stat().st_size for shard in directory.glob(SHARDS)),

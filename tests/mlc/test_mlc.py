@@ -164,6 +164,15 @@ def test_a_target_that_mlc_lacks(foreign):
         MLC(["android-cpu"])
 
 
+@pytest.mark.parametrize(
+    ("flag", "option"), [("--cpu", {"cpu": "x86-64-v3"}), ("--device-profile", {"device_profile": "adreno-7xx"})]
+)
+def test_what_mlcs_compiler_would_ignore_is_refused(foreign, tiny_model, tmp_path, flag, option):
+    with pytest.raises(UsageError, match=f"{flag} needs our compiler") as caught:
+        build(str(tiny_model), tmp_path / "dist", BuildOptions(target=["android"], engine="mlc", **option))
+    assert f"Leave out {flag} or --engine mlc" in caught.value.fix
+
+
 def test_a_checkout_is_known_by_its_sources(foreign):
     found = checkout.find()
     before = found.digest
