@@ -364,10 +364,10 @@ def _fill(
 
 
 def definition_config(checkpoint: Checkpoint, sizes: dict[str, int]) -> dict[str, object]:
-    """The checkpoint's config.json, with the definition's RoPE keys and sizes."""
+    """The checkpoint's config.json, with the definition's RoPE keys and sizes. A null in it stands for a default."""
     return {
         "rms_norm_eps": 1e-6,  # transformers' default
-        **checkpoint.config,
+        **{name: value for name, value in checkpoint.config.items() if value is not None},
         "rope_theta": checkpoint.rope_theta,
         "rope_scaling": checkpoint.rope_scaling,
         **sizes,

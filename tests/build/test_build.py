@@ -254,6 +254,20 @@ def test_a_missing_epsilon_is_transformers_default(make_llama, tmp_path):
     assert load(tmp_path, dist.definition_config(source, {})).config.rms_norm_eps == LlamaConfig().rms_norm_eps
 
 
+def test_a_null_is_a_default(make_llama, tmp_path):
+    """Hugging Face's configurations have nulls where a LLaMA has no width of its own."""
+    checkpoint = make_llama(num_key_value_heads=6)
+    config = json.loads((checkpoint / "config.json").read_text())
+    nulls = dict.fromkeys(("head_dim", "num_key_value_heads", "per_layer_config", "rope_scaling"))
+    (checkpoint / "config.json").write_text(json.dumps(config | nulls))
+    source = Checkpoint.open(checkpoint)
+    for name, text in render(source.plan).items():
+        (tmp_path / name).write_text(text)
+    found = load(tmp_path, dist.definition_config(source, {})).config
+    assert (found.head_dim, found.num_key_value_heads) == (8, 6)
+    assert found.per_layer_config == {}
+
+
 def test_without_a_model_the_demo_is_offered(tmp_path):
     _, _, err = invoke("build", "-o", tmp_path / "dist")
     assert "edge-transact build demo:smollm2" in err
