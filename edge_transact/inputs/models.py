@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from edge_transact.artifacts import cache
@@ -86,9 +87,17 @@ def _convert_gguf(file: Path) -> Path:
 
 def _converted(file: Path, name: str, convert: Callable[[Path], None], *, is_step: bool = True) -> Path:
     """The checkpoint directory that `convert` makes from a file, or the cached one for the file's content."""
-    code = cache.code("inputs/gguf.py", "gguf", "inputs/glassllm.py", "checkpoint/shards.py", "checkpoint/writer.py")
-    ingredients = {"name": name, "sha256": sha256(file), "code": code}
+    code = cache.code("inputs/gguf.py", "gguf", "inputs/glassllm.py", "checkpoint", "widths.py", "registration.py")
+    versions = {package: _version(package) for package in ("gguf", "transformers")}
+    ingredients = {"name": name, "sha256": sha256(file), "code": code, **versions}
     return cache.made(cache.Recipe("converted", f"convert {file.name}", ingredients, convert, name, is_step))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # which reading the file says, where it is needed
+        return None
 
 
 def _demo_model(name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -38,7 +39,8 @@ def test_a_model_beyond_the_profile_is_refused_before_any_work(tiny_model, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_profile_is_part_of_an_android_librarys_key(tmp_path, monkeypatch):
+@pytest.fixture
+def definition(tmp_path):
     plan = WidthPlan(64, 100, True, False, False, (LayerWidths(4, 2, 16, 16, 32),))
     for name, text in render(plan).items():
         (tmp_path / name).write_text(text)
@@ -46,10 +48,32 @@ def test_the_profile_is_part_of_an_android_librarys_key(tmp_path, monkeypatch):
     config |= {"vocab_size": 100, "hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 32, "head_dim": 16}
     config |= {"num_attention_heads": 4, "num_key_value_heads": 2}
     config |= {"context_window_size": 32, "prefill_chunk_size": 8, "max_batch_size": 1}
-    recipes: list[cache.Recipe] = []
-    monkeypatch.setattr(stages.cache, "place", lambda recipe, _directory: recipes.append(recipe))
+    return load(tmp_path, config)
+
+
+@pytest.fixture
+def recipes(monkeypatch):
+    """Of the libraries that are asked for, none of which is made."""
+    asked: list[cache.Recipe] = []
+    monkeypatch.setattr(stages.cache, "place", lambda recipe, _directory: asked.append(recipe))
+    return asked
+
+
+def test_the_profile_is_part_of_an_android_librarys_key(definition, recipes, tmp_path):
     for target in ("android", "host"):
         for profile in DEVICES:
-            arguments = (load(tmp_path, config), get_quantization("q4f16_0"), get_target(target, profile))
+            arguments = (definition, get_quantization("q4f16_0"), get_target(target, profile))
             stages.place_library(*arguments, "edge_llama_x", tmp_path / "x")
     assert len({recipe.entry for recipe in recipes}) == len(DEVICES) + 1
+
+
+def test_so_is_what_a_cpu_is_said_to_need(definition, recipes, tmp_path, monkeypatch):
+    """A library names the features that its code needs."""
+    copy = shutil.copytree(cache._PACKAGE, tmp_path / "edge_transact", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(cache, "_PACKAGE", copy)
+    for flags in ("FLAGS = {}", 'FLAGS = {"avx2": "avx2"}'):
+        (copy / "system/cpu.py").write_text(flags)
+        stages.place_library(
+            definition, get_quantization("q4f16_0"), get_target("host"), "edge_llama_x", tmp_path / "x"
+        )
+    assert recipes[0].entry != recipes[1].entry
