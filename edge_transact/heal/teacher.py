@@ -102,7 +102,7 @@ class KeptTeacher:
         what = f"{teacher.checkpoint.path.name}: its {top} likeliest predictions of each token"
         record = cache.Record(what=what, ingredients=ingredients, files={})
         (directory / cache.RECORD).write_text(record.model_dump_json(indent=2) + "\n")
-        self._kept = Journal(directory)
+        self._kept, self._writing = Journal(directory), cache.lock_of(directory)
 
     def check_space(self, sequences: int, length: int) -> None:
         """Fails before the work if the disk has no space for what is missing of so many sequences.
@@ -131,8 +131,9 @@ class KeptTeacher:
         for row, sequence in enumerate(ids.cpu().numpy()):
             name = hashlib.sha256(sequence.tobytes()).hexdigest()
             if name not in self._kept or not cache.enabled:
-                dense = self._teacher.predict(ids[row : row + 1], everywhere)
-                self._kept[name] = self._likeliest(dense)
+                likeliest = self._likeliest(self._teacher.predict(ids[row : row + 1], everywhere))
+                with self._writing:  # another process may keep the same sequence
+                    self._kept[name] = likeliest
             kept = self._kept[name]
             where = counted[row, 1:].cpu()
             found.append((kept["ids"][where], kept["log_probabilities"][where]))
