@@ -47,10 +47,9 @@ def _llama_cpp(plan: WidthPlan) -> str | None:
     return f"{ragged}, as K-quants want" if ragged else None
 
 
-def _vllm(plan: WidthPlan) -> str | None:
-    if len(set(plan.layers)) == 1:
-        return _lost_dims(plan)  # a stock LLaMA
-    return nemotron_nas(plan)
+def vllm(plan: WidthPlan) -> str | None:
+    """Why vLLM can't load a plan as a stock LLaMA or as ``nemotron-nas``; `None` if it can."""
+    return None if plan.is_stock else nemotron_nas(plan)
 
 
 def nemotron_nas(plan: WidthPlan) -> str | None:
@@ -69,8 +68,8 @@ def nemotron_nas(plan: WidthPlan) -> str | None:
 
 def _mlx(plan: WidthPlan) -> str | None:
     heads = plan.layers[0].num_attention_heads
-    misfit = _vllm(plan)
-    if misfit is None and len(set(plan.layers)) > 1 and heads * plan.head_dim != plan.hidden_size:
+    misfit = vllm(plan)
+    if misfit is None and not plan.is_stock and heads * plan.head_dim != plan.hidden_size:
         return f"{heads} query heads of {plan.head_dim} dims aren't the hidden size, {plan.hidden_size}"
     return misfit
 
@@ -107,7 +106,7 @@ RUNTIMES = {
             ("mlp",),
             NEMOTRON_NAS_MULTIPLE,
             "its nemotron-nas has one number of query heads, and MLP sizes that are multiples of 256",
-            _vllm,
+            vllm,
         ),
         Runtime(
             "mlx",

@@ -166,6 +166,15 @@ class WidthPlan:
         return dims != {self.head_dim}
 
     @property
+    def is_stock(self) -> bool:
+        """Whether a stock LLaMA's configuration says all widths: layers are alike, and heads have all their dims.
+
+        transformers takes only numbers of query heads that divide the hidden size.
+        """
+        is_uniform = len(set(self.layers)) == 1 and not self.has_own_head_dims
+        return is_uniform and self.hidden_size % self.layers[0].num_attention_heads == 0
+
+    @property
     def cache_head_dim(self) -> int:
         """The head dim of the KV cache: the widest q, k or v head of any layer. Narrower heads are padded to it.
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from edge_transact.artifacts import cache
-from edge_transact.artifacts.digests import files_digest, sha256, text_digest
-from edge_transact.artifacts.dist_files import MANIFEST
+from edge_transact.artifacts.digests import files_digest, text_digest
+from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST
 from edge_transact.artifacts.unfinished import Start, going_on
 from edge_transact.errors import EdgeTransactError
 from edge_transact.evaluate.answers.basics import NAME as BASICS
@@ -264,12 +264,14 @@ def _answers(
 def _digest(model: str) -> str:
     """Of everything that a MODEL's or a DIST's predictions depend on."""
     from edge_transact.checkpoint import Checkpoint
+    from edge_transact.checkpoint.digest import digest_of
+    from edge_transact.checkpoint.writer import COPIED_FILES
     from edge_transact.inputs import resolve_model
 
     if (manifest := Path(model) / MANIFEST).is_file():
-        return sha256(manifest)  # it has the digests of all files
-    directory = Checkpoint.open(resolve_model(model)).path
-    return files_digest(path for path in directory.iterdir() if path.suffix in (".json", ".model", ".safetensors"))
+        # The manifest has the digests of all files, and people may edit the configuration.
+        return files_digest([manifest, Path(model) / CHAT_CONFIG])
+    return digest_of(Checkpoint.open(resolve_model(model)), *COPIED_FILES)
 
 
 def load(model: str, threads: int | None = None) -> tuple[PreTrainedModel | HostModel, TextCodec]:

@@ -10,6 +10,7 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_transact.artifacts.digests import files_digest
 from edge_transact.errors import EdgeTransactError, closest
 from edge_transact.evaluate.answers.basics import NAME as BASICS
 
@@ -95,7 +96,8 @@ class Tasks:
                 )
         self._tasks = [task for spec in specs for task in _loaded(manager, spec)]
         self._limit = limit
-        self._asked = {"names": list(names), "include_path": include_path and str(include_path), "limit": limit}
+        code = (path for path in include_path.rglob("*") if path.suffix in (".yaml", ".py")) if include_path else ()
+        self._asked = {"names": list(names), "include_path": files_digest(code), "limit": limit}
 
     def to_dict(self) -> dict[str, object]:
         """What was asked for, as JSON values."""

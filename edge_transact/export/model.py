@@ -16,7 +16,8 @@ from gguf import GGMLQuantizationType as Kind
 from edge_transact import costs
 from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST, SHARDS
 from edge_transact.artifacts.manifest import Manifest
-from edge_transact.build.dist import definition_config
+from edge_transact.build.dist import definition_config, takes_trained
+from edge_transact.build.options import TRAINED, BuildOptions
 from edge_transact.build.stages import Rounding, place_weights
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import ROPE_PAIRS
@@ -135,7 +136,8 @@ def _quantized(checkpoint: Checkpoint, directory: Path, places: Mapping[str, lay
     quantization = get_quantization(QUANTIZATION)
     shards = directory / "shards"
     shards.mkdir()
-    place_weights(checkpoint, definition, quantization, Rounding("search", PruneChoices()), shards)
+    rounding = TRAINED if takes_trained(checkpoint, quantization, BuildOptions()) else "search"
+    place_weights(checkpoint, definition, quantization, Rounding(rounding, PruneChoices()), shards)
     return ShardTensors(ShardReader(shards), definition.parameter_sources(), quantization, checkpoint.plan, places)
 
 

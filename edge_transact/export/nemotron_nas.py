@@ -1,7 +1,8 @@
 """Writes a checkpoint as ``nemotron-nas``, which vLLM and mlx-lm read: a LLaMA whose MLPs have sizes of their own.
 
 The tensors stay as they are. Only ``config.json`` differs: it has a block for each layer, with the query heads that
-share a KV head and with a factor for the MLP's size.
+share a KV head and with a factor for the MLP's size. Where layers are alike, it is that of a stock LLaMA, which says
+all widths and has no rules for them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from edge_transact.checkpoint.shards import write_shards
 from edge_transact.checkpoint.writer import COPIED_FILES, PROVENANCE_FILE
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.inputs.models import resolve_model
-from edge_transact.runtimes import NEMOTRON_NAS_MULTIPLE, nemotron_nas
+from edge_transact.runtimes import NEMOTRON_NAS_MULTIPLE, vllm
 from edge_transact.widths import WidthPlan
 
 CODE = "nvidia/Llama-3_1-Nemotron-51B-Instruct"
@@ -49,12 +50,12 @@ def export_nemotron_nas(model: str, output: Path, *, force: bool = False) -> dic
             fix="Export the checkpoint that it was built from.",
         )
     checkpoint = Checkpoint.open(resolve_model(model))
-    if misfit := nemotron_nas(checkpoint.plan):
+    if misfit := vllm(checkpoint.plan):
         raise EdgeTransactError(
             f"{model} does not fit nemotron-nas: {misfit}", fix="Prune with --for vllm, or export a GGUF file."
         )
     refuse_existing(output, force, apart_from=[model])
-    config = nemotron_nas_config(checkpoint)
+    config = llama_config(checkpoint) if checkpoint.plan.is_stock else nemotron_nas_config(checkpoint)
     with new_directory(output, force=force) as directory:
         tensors = ((name, checkpoint.tensor(name)) for name in checkpoint.tensor_names())
         write_shards(directory, tensor_shapes(checkpoint.plan), tensors)
@@ -62,7 +63,22 @@ def export_nemotron_nas(model: str, output: Path, *, force: bool = False) -> dic
         for name in (*COPIED_FILES, PROVENANCE_FILE):
             if (checkpoint.path / name).is_file():
                 shutil.copyfile(checkpoint.path / name, directory / name)
-    return {"output": str(output), "format": "nemotron-nas", "widths": checkpoint.plan.to_list()}
+    return {"output": str(output), "format": config["model_type"], "widths": checkpoint.plan.to_list()}
+
+
+def llama_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The ``config.json`` of a checkpoint whose layers are alike, for a stock LLaMA."""
+    (layer,) = set(checkpoint.plan.layers)
+    own = ("auto_map", "per_layer_config", "qk_head_dim", "v_head_dim")
+    return {
+        **{key: value for key, value in checkpoint.config.items() if key not in own},
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "num_attention_heads": layer.num_attention_heads,
+        "num_key_value_heads": layer.num_key_value_heads,
+        "head_dim": checkpoint.plan.head_dim,
+        "intermediate_size": layer.intermediate_size,
+    }
 
 
 def nemotron_nas_config(checkpoint: Checkpoint) -> dict[str, Any]:

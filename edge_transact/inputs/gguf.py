@@ -88,7 +88,7 @@ def _write_tokenizer(directory: Path, file: Path) -> None:
 def _write_config(directory: Path, model: _Model, dtype: torch.dtype) -> None:
     """A stock LLaMA's ``config.json`` where its layers are alike, so that everything reads it."""
     plan = model.plan
-    if len(set(plan.layers)) > 1 or plan.has_own_head_dims:
+    if not plan.is_stock:
         write_config(directory, model.config, plan, dtype)
         return
     config = {key: value for key, value in model.config.items() if key not in ("auto_map", "per_layer_config")}

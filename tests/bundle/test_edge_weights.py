@@ -101,6 +101,15 @@ def test_an_update_of_the_app_brings_other_weights(app, tmp_path):
     assert list(phone["internal"].iterdir()) == []
 
 
+def test_a_model_that_an_update_has_people_install_leaves_no_copy(app):
+    phone = app.phone("moved out")
+    app.read(app.entry("short"))
+    app.core("prepare", id="short", **phone)
+    app.read(app.entry("short", weights="install"))
+    app.core("keep_only", **phone)
+    assert not (phone["internal"] / "short").exists()
+
+
 def test_a_damaged_or_missing_asset(app, tmp_path):
     phone = app.phone("asset") | {"assets": tmp_path}
     shutil.copytree(app.assets / "short", tmp_path / "short")

@@ -155,6 +155,17 @@ def test_quantized_activations_neither_overflow_nor_drown_another_group(isa, row
         np.testing.assert_allclose(out, 32 * 8 * np.float32(size), rtol=1e-6)
 
 
+@isas
+@all_rows
+def test_what_overflowed_is_seen(isa, rows):
+    call = compiled_matmul(Matmul("NK", "float32", "float32", "float32"), isa, 3, rows)
+    x = np.ones((*leading(rows, 7), 64), np.float32)
+    x[..., 40] = np.nan
+    out = np.zeros((*x.shape[:-1], 32), np.float32)
+    call(x, np.full((32, 8), 0x99999999, np.uint32), np.ones((32, 2), np.float32), out)
+    assert np.isnan(out).all()
+
+
 @pytest.mark.parametrize(("isa", "layout"), ONE_LAYOUT_EACH, ids=describe_case)
 def test_a_chain_is_its_matmuls_one_after_the_other(isa, layout, rng):
     """The matmuls between two attentions, with ragged widths; the first two results stay inside."""

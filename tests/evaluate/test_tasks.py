@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -131,6 +132,16 @@ def test_texts_are_scored_one_at_a_time(own_tasks, dist, batch_dist, quickly):
     asked = Tasks(["two_words", "next_words"], include_path=own_tasks)
     one, several = (asked.scores(HostModel.load(built), codec.tokenizer) for built in (dist, batch_dist))
     assert one == several
+
+
+@pytest.mark.slow
+def test_what_was_asked_is_what_the_tasks_say(own_tasks, tmp_path):
+    """An interrupted `eval` goes on only with the same tasks."""
+    shutil.copytree(own_tasks, tmp_path / "tasks")
+    before, same = (Tasks(["two_words"], include_path=path).to_dict() for path in (own_tasks, tmp_path / "tasks"))
+    task = next((tmp_path / "tasks").rglob("two_words.yaml"))
+    task.write_text(task.read_text() + "\n# corrected\n")
+    assert before == same != Tasks(["two_words"], include_path=tmp_path / "tasks").to_dict()
 
 
 @pytest.mark.slow

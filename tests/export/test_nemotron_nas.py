@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 from typer.testing import CliRunner
 
 from edge_transact.checkpoint import Checkpoint
@@ -43,6 +44,19 @@ def test_mlx_lm_computes_what_transformers_does(tmp_path, tied):
     with torch.inference_mode():
         theirs = EdgeLlamaForCausalLM.from_pretrained(path)(torch.tensor([ids])).logits[0].numpy()
     assert np.abs(np.array(model(mx.array([ids]))[0]) - theirs).max() < 1e-4 * np.abs(theirs).max()
+
+
+def test_layers_that_are_alike_are_a_stock_llama(tmp_path):
+    """With heads that don't add up to the hidden size, and an MLP size that is no multiple of 256."""
+    alike = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 1000, "per_layer_config": {}}
+    path = make_source(tmp_path, NAS | alike).checkpoint.path
+    assert not misfits(Checkpoint.open(path).plan)["mlx"]
+    assert export_nemotron_nas(str(path), tmp_path / "llama")["format"] == "llama"
+    ids = torch.tensor([[(37 * i + 5) % 300 for i in range(24)]])
+    with torch.inference_mode():
+        ours = EdgeLlamaForCausalLM.from_pretrained(path)(ids).logits
+        stock = LlamaForCausalLM.from_pretrained(tmp_path / "llama")(ids).logits
+    torch.testing.assert_close(stock, ours)
 
 
 def in_layer(**widths) -> WidthPlan:

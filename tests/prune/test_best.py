@@ -323,6 +323,23 @@ def test_heads_lose_dims_if_the_cache_must_shrink() -> None:
     assert costs.kv_bytes_per_token(cut, QUANT) == allowed
 
 
+def test_the_cache_shrinks_by_the_cut_of_the_only_layer_that_is_wider() -> None:
+    """The other layer's heads were cut before."""
+    widest = LayerWidths(8, 8, 32, 64, 1024)
+    plan = WidthPlan(512, 100, True, False, False, (replace(widest, v_head_dim=32), widest), head_dim=64)
+    allowed = costs.kv_bytes_per_token(plan, QUANT) * 3 // 4
+    options = PruneOptions(max_kv_bytes_per_token=allowed, units="mlp,values")
+    cut = allocate(options, plan, allocation="budgeted", curves=curves_of(plan, torch.Generator().manual_seed(0))).plan
+    assert costs.kv_bytes_per_token(cut, QUANT) <= allowed and cut.layers[0] == plan.layers[0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(windows=st.integers(1, 40), tokens=st.integers(0, 400))
+def test_a_sample_has_at_most_so_many_tokens(random_model: Path, windows: int, tokens: int) -> None:
+    model = LayerwiseModel(Checkpoint.open(random_model), torch.zeros(windows, 8, dtype=torch.long))
+    assert len(model.sample(tokens).windows) == min(windows, max(1, tokens // 8))
+
+
 def test_curves_are_scaled_to_what_was_measured() -> None:
     layer = LayerWidths(4, 4, 8, 8, 8)
     predicted = {name: torch.arange(9.0).flip(0) for name in UNITS}

@@ -14,6 +14,7 @@ from tvm import IRModule, relax, tirx
 from edge_transact.compiler.gpu import heads
 from edge_transact.compiler.matmul import CacheHeads, Matmul, Rows
 from edge_transact.compiler.passes.fuse_matmuls import PREFIXES
+from edge_transact.quantization import VALUES_PER_WORD
 
 FUNCTIONS = re.compile(r"(rope|without_padding)\d*")
 """Names of the definition's functions, which TVM numbers."""
@@ -97,6 +98,8 @@ class _Sharer(relax.PyExprMutator):
         x, *others = call.args[1].fields
         producer = self._producer(x)
         if producer is None or _called(producer) != WITHOUT_PADDING:
+            return call
+        if self.heads.head_dim % VALUES_PER_WORD:  # where a head begins, vectors of so many values aren't aligned
             return call
         padded, v_head_dim = producer.args[1].fields
         kernel = self._matmul(replace(matmul, padded=True), x, call, int(v_head_dim.value))

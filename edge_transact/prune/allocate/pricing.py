@@ -149,14 +149,20 @@ class _Move:
 
 @dataclass(frozen=True)
 class _Cut:
-    """Moves that are made together, and the predicted loss that they add."""
+    """Moves that are made together, and the predicted loss that they add.
+
+    Attributes:
+        of_one_layer: Whether it is made for what one layer saves, and not for what all of them together do.
+    """
 
     moves: tuple[_Move, ...]
     loss: float
+    of_one_layer: bool
 
     @classmethod
-    def of(cls, moves: Sequence[_Move], layers: _Layers) -> _Cut:
-        return cls(tuple(moves), sum(layers[move.layer][move.unit].added_loss(move.width) for move in moves))
+    def of(cls, moves: Sequence[_Move], layers: _Layers, *, of_one_layer: bool = False) -> _Cut:
+        loss = sum(layers[move.layer][move.unit].added_loss(move.width) for move in moves)
+        return cls(tuple(moves), loss, of_one_layer)
 
     def applied(self, plan: WidthPlan) -> WidthPlan:
         """The plan after the cut."""
@@ -212,7 +218,7 @@ class _Savings:
 
     def of(self, cut: _Cut, plan: WidthPlan) -> list[float]:
         """What the cut saves of each limit, from `plan`."""
-        if len(cut.moves) > 1:
+        if not cut.of_one_layer:
             after = cut.applied(plan)
             return [limit.measure(plan) - limit.measure(after) for limit in self._limits]
         (move,) = cut.moves
@@ -235,7 +241,7 @@ def _cuts_of_one_layer(layers: _Layers) -> Iterator[_Cut]:
     for index, of_layer in enumerate(layers):
         for unit, curve in of_layer.items():
             if curve.corner is not None and not unit.all_layers:
-                yield _Cut.of([_Move(index, unit, curve.corner)], layers)
+                yield _Cut.of([_Move(index, unit, curve.corner)], layers, of_one_layer=True)
 
 
 def _cuts_of_all_layers(layers: _Layers) -> Iterator[_Cut]:

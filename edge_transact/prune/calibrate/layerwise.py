@@ -69,12 +69,12 @@ class LayerwiseModel:
         """The same model with fewer windows, evenly spaced.
 
         Args:
-            tokens: The approximate number of tokens to keep; at least one window is kept.
+            tokens: The most tokens to keep; at least one window is kept.
             window: Keeps only this many tokens at the start of each window, and so more windows.
         """
         windows = self.windows[:, :window]
-        step = max(1, windows.numel() // max(tokens, 1))
-        model = LayerwiseModel(self.checkpoint, windows[::step], self.dtype)
+        count = min(len(windows), max(1, tokens // windows.shape[1]))
+        model = LayerwiseModel(self.checkpoint, windows[torch.arange(count) * len(windows) // count], self.dtype)
         model.replaced = self.replaced
         return model
 

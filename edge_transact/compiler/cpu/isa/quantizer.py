@@ -26,7 +26,8 @@ class ActivationQuantizer:
 
     def scale(self, x: Expr) -> Expr:
         """The scale of a group's activations `x`, fp32, 32 lanes."""
-        return T.max(max_magnitude(x), T.float32(1e-30)) * T.float32(1 / self.max_integer)
+        # Added, since the larger of NaN and a number is the number: what overflowed must not look finite.
+        return (max_magnitude(x) + T.float32(1e-30)) * T.float32(1 / self.max_integer)
 
     def round(self, x: Expr) -> Expr:
         """Activations in multiples of their scale to the nearest integers, int32."""

@@ -85,10 +85,7 @@ public final class AppMain {
         say("died", error.code(), error.detail(), holder.session() == null, holder.error() == error);
         holder.load(good);
         Looper.runUntil(() -> holder.session() != null);
-        while (Module.LOADED.get() > 1) {
-            Thread.sleep(1); // an engine that failed is freed by its own threads
-        }
-        say("loaded again", chat.bubbles().size(), holder.error());
+        say("loaded again", chat.bubbles().size(), holder.error(), "loaded", Module.LOADED);
 
         AtomicBoolean ended = bench(holder, "../../run");
         Looper.runUntil(ended::get);

@@ -28,15 +28,24 @@ public class Module {
     private Function callback;
     private volatile boolean loaded;
     private final Set<String> aborted = ConcurrentHashMap.newKeySet();
+    private final AtomicInteger references = new AtomicInteger(1);
 
     public Function getFunction(String name) {
-        return new Function(arguments -> {
+        references.incrementAndGet();
+        Function.Callback body = arguments -> {
             call(name, arguments);
             return null;
-        });
+        };
+        return new Function(body, this::release);
     }
 
     public void release() {
+        if (references.decrementAndGet() == 0) {
+            free();
+        }
+    }
+
+    private void free() {
         if (loaded) {
             loaded = false;
             LOADED.decrementAndGet();
@@ -69,7 +78,7 @@ public class Module {
                 });
                 break;
             case "unload":
-                inLoop(this::release);
+                inLoop(this::free);
                 break;
             case "chat_completion":
                 work.add(() -> answer(arguments[0].asString(), arguments[1].asString()));

@@ -65,7 +65,7 @@ public final class BenchRun {
                 run(BenchRequest.read(directory.resolve(run + ".json")), lines);
                 lines.end();
             } catch (InterruptedException superseded) {
-                lines.error("interrupted: the app was opened");
+                lines.error("interrupted: the app was opened, or its benchmark was left");
                 throw superseded;
             } catch (TimeoutException error) {
                 lines.error("the run took longer than its timeout");

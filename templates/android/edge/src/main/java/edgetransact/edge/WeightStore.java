@@ -69,10 +69,12 @@ public final class WeightStore {
         }
     }
 
-    /** Deletes copies of models that are no longer in the app, as after an update of it. */
+    /** Deletes copies of models that are no longer in the app, or are installed now, as after an update of it. */
     public void keepOnly(Models models) throws EdgeException {
         List<String> names = models.list().stream()
-                .flatMap(model -> Stream.of(model.id(), "." + model.id() + ".part", "." + model.id() + ".verified"))
+                .flatMap(model -> model.weights() == Model.Weights.ASSETS
+                        ? Stream.of(model.id(), "." + model.id() + ".part", "." + model.id() + ".verified")
+                        : Stream.of("." + model.id() + ".verified"))
                 .collect(Collectors.toList());
         try {
             if (Files.isDirectory(internal)) {

@@ -6,6 +6,8 @@ import edgetransact.edge.Device;
 import edgetransact.edge.Engine;
 import edgetransact.edge.Progress;
 import edgetransact.edge.Stage;
+import java.util.Arrays;
+import java.util.List;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.apache.tvm.Function;
 import org.apache.tvm.Module;
@@ -19,12 +21,15 @@ import org.json.JSONObject;
 public final class MlcEngine implements Engine {
     private static final String TAG = "MlcEngine";
     private static final String SYSTEM = "system://";
+    private static final long END_MILLIS = 10_000;
 
     private final Callbacks callbacks;
     private final Programs programs;
     private final Progress progress;
     private final Module engine;
-    private final AtomicInteger loops = new AtomicInteger(2);
+    private final Function respond;
+    private final AtomicInteger running = new AtomicInteger(2);
+    private final List<Thread> loops;
     private volatile boolean closed;
     private boolean released;
 
@@ -38,13 +43,11 @@ public final class MlcEngine implements Engine {
         }
         engine = create.invoke().asModule();
         org.apache.tvm.Device on = device == Device.OPENCL ? org.apache.tvm.Device.opencl() : org.apache.tvm.Device.cpu();
-        function("init_background_engine")
-                .pushArg(on.deviceType)
-                .pushArg(on.deviceId)
-                .pushArg(Function.convertFunc(arguments -> respond(arguments[0].asString())))
-                .invoke();
-        start("run_background_loop", Thread.MAX_PRIORITY);
-        start("run_background_stream_back_loop", Thread.NORM_PRIORITY);
+        respond = Function.convertFunc(arguments -> respond(arguments[0].asString()));
+        invoke(function("init_background_engine").pushArg(on.deviceType).pushArg(on.deviceId).pushArg(respond));
+        loops = Arrays.asList(
+                start("run_background_loop", Thread.MAX_PRIORITY),
+                start("run_background_stream_back_loop", Thread.NORM_PRIORITY));
     }
 
     /**
@@ -98,10 +101,22 @@ public final class MlcEngine implements Engine {
         call("unload");
     }
 
+    /** Ends both loops and waits for them, since the last to end frees the engine. */
     @Override
     public void close() {
         closed = true;
         call("exit_background_loop");
+        boolean interrupted = Thread.interrupted();
+        for (Thread loop : loops) {
+            try {
+                loop.join(END_MILLIS);
+            } catch (InterruptedException superseded) {
+                interrupted = true;
+            }
+        }
+        if (interrupted) {
+            Thread.currentThread().interrupt();
+        }
     }
 
     private static String library(String engineConfigJson) {
@@ -117,8 +132,16 @@ public final class MlcEngine implements Engine {
         for (String argument : arguments) {
             function.pushArg(argument);
         }
-        function.invoke();
-        function.release();
+        invoke(function);
+    }
+
+    /** Calls a function once. It keeps the engine in memory until it is released. */
+    private static void invoke(Function function) {
+        try {
+            function.invoke();
+        } finally {
+            function.release();
+        }
     }
 
     private synchronized Function function(String name) {
@@ -128,11 +151,12 @@ public final class MlcEngine implements Engine {
         return engine.getFunction(name);
     }
 
-    private void start(String loop, int priority) {
+    private Thread start(String loop, int priority) {
         Thread thread = new Thread(() -> run(loop), loop);
         thread.setPriority(priority);
         thread.setDaemon(true);
         thread.start();
+        return thread;
     }
 
     private void run(String loop) {
@@ -144,7 +168,7 @@ public final class MlcEngine implements Engine {
                 callbacks.died(String.valueOf(error.getMessage()));
             }
         }
-        if (loops.decrementAndGet() == 0) {
+        if (running.decrementAndGet() == 0) {
             release();
         }
     }
@@ -153,6 +177,7 @@ public final class MlcEngine implements Engine {
     private synchronized void release() {
         released = true;
         engine.release();
+        respond.release();
     }
 
     /** An exception must not leave this method: JNI goes on with it pending, and ends the app. */

@@ -138,9 +138,11 @@ public final class ModelHolder {
     /**
      * Frees the present model, and runs a benchmark in its place. If its last line can't be written, this ends the
      * process, because the computer waits for that line as long as there is a process.
+     *
+     * @return the benchmark, which can be cancelled
      */
-    public void bench(String run, Runnable done) {
-        submit(null, progress -> {
+    public Future<?> bench(String run, Runnable done) {
+        return submit(null, progress -> {
             try {
                 Phone phone = PhoneFacts.now(context);
                 Engine.Factory engines = MlcEngine.factory(context, progress);
@@ -160,7 +162,7 @@ public final class ModelHolder {
         void run(Progress progress) throws EdgeException, InterruptedException;
     }
 
-    private void submit(Model wanted, Task task) {
+    private Future<?> submit(Model wanted, Task task) {
         if (work != null) {
             work.cancel(true);
         }
@@ -168,6 +170,7 @@ public final class ModelHolder {
         model = wanted;
         work = worker.submit(() -> work(task, mine));
         finish(null, null);
+        return work;
     }
 
     private void work(Task task, int mine) {
