@@ -134,8 +134,7 @@ def test_texts_are_scored_one_at_a_time(own_tasks, dist, batch_dist, quickly):
     assert one == several
 
 
-@pytest.mark.slow
-def test_what_was_asked_is_what_the_tasks_say(own_tasks, tmp_path):
+def test_what_was_asked_is_what_the_tasks_say(own_tasks, tmp_path, quickly):
     """An interrupted `eval` goes on only with the same tasks."""
     shutil.copytree(own_tasks, tmp_path / "tasks")
     before, same = (Tasks(["two_words"], include_path=path).to_dict() for path in (own_tasks, tmp_path / "tasks"))
