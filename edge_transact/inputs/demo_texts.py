@@ -69,11 +69,13 @@ def _code(text: str, purpose: Purpose) -> Iterator[Row]:
 
 
 def _chats(text: str, purpose: Purpose) -> Iterator[Row]:
-    from yaml import safe_load
+    import yaml
 
+    # libyaml's is ten times as fast, and not in every build of PyYAML.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     chats: list[Row] = []
     for file in sorted((package_directory("chatterbot_corpus", text) / "data" / "english").glob("*.yml")):
-        conversations = safe_load(file.read_text(encoding="utf-8"))["conversations"]
+        conversations = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)["conversations"]
         # Many are there several times. In long ones, all lines after the first are answers to the first.
         pairs = ((_clean(lines[0]), _clean(lines[1])) for lines in reversed(conversations) if len(lines) > 1)
         exchanges = list(reversed({ask: say for ask, say in pairs if ask and say}.items()))
