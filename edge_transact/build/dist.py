@@ -320,6 +320,11 @@ def _fill(
         from edge_transact.compiler.limits import require_model
 
         require_model(profile, checkpoint.plan, definition, quantization)
+    for target in targets:
+        if target.device != "llvm" and mlc is None:
+            from edge_transact.compiler.limits import require_attention
+
+            require_attention(checkpoint.plan, target.tvm_target(), quantization.model_dtype)
 
     maker = Maker(checkpoint, quantization, rounding, sizes, model_lib, directory / "definition", mlc, dump)
     with working("read and copy weights"):

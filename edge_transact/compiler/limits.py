@@ -5,11 +5,13 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
+import numpy as np
 import tvm
 from tvm import IRModule, relax, tirx
 from tvm.tirx.buffer import BufferType
 
 from edge_transact import costs
+from edge_transact.compiler.gpu.attention import LANES
 from edge_transact.compiler.gpu.devices import DEVICES, Device
 from edge_transact.compiler.launches import launches
 from edge_transact.compiler.modules import quantize_modules
@@ -52,6 +54,34 @@ def require_model(device: Device, plan: WidthPlan, definition: Definition, quant
         fix = f"Use --context {largest}, the largest that fits" if largest > 0 else "No context fits: lower --max-batch"
         what = f"a layer of the KV cache for {sequences} x {context} tokens"
         raise UsageError(_too_large(device, what, nbytes), fix=_remedy(fix, "max_allocation_bytes", nbytes))
+
+
+def require_attention(plan: WidthPlan, target: tvm.target.Target, dtype: str) -> None:
+    """Check that TVM's attention kernels for a GPU compute all of a model's heads (``tvm/relax/frontend/nn/llm``).
+
+    Args:
+        plan: The model's widths.
+        target: TVM's target.
+        dtype: The dtype of the cache, ``float16`` or ``float32``.
+
+    Raises:
+        UsageError: Heads don't fill the tiles of a prefill, or a block of threads doesn't divide the query heads of a
+            KV head, so that a decoded token would leave some of them out.
+    """
+    dim, group = plan.cache_head_dim, plan.q_per_kv
+    fix = "Build for a CPU: --target host, or android-cpu."
+    if 64 // np.dtype(dtype).itemsize * dim % 128:
+        raise UsageError(f"TVM's attention on GPUs in {dtype} does not take heads of {dim} dims", fix=fix)
+    if target.kind.name == "opencl" and dim % LANES == 0:
+        return  # one token's kernel is ours
+    together = group
+    while together * (dim // min(max(4, dim // 32), 4)) > min(int(target.attrs["max_num_threads"]), 512):
+        together //= 2
+    if group % together:
+        raise UsageError(
+            f"TVM's attention on {target.kind.name} does not take {group} query heads of {dim} dims for a KV head",
+            fix=fix,
+        )
 
 
 def require_buffers(device: Device, mod: IRModule) -> None:

@@ -14,7 +14,7 @@ from edge_transact.compiler.gpu.attention import decode, merge, rotated_before
 from edge_transact.compiler.gpu.devices import DEVICES, GENERIC
 from edge_transact.compiler.gpu.kernels import OpenCLKernels
 from edge_transact.compiler.launches import launches
-from edge_transact.compiler.limits import require_buffers, require_launches, require_model
+from edge_transact.compiler.limits import require_attention, require_buffers, require_launches, require_model
 from edge_transact.compiler.lowering import PIPELINE, Lowered
 from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.targets import get_target
@@ -45,6 +45,33 @@ def prefill(head_dim: int, dtype: str) -> tirx.PrimFunc:
     """TVM's attention of many tokens, 4 heads for each of 2 KV heads."""
     with ANDROID.tvm_target() as target:
         return rotated_before(llm._attention_prefill(2, 8, head_dim, dtype, False, {}, target))
+
+
+@pytest.mark.parametrize(("head_dim", "group"), [(64, 16), (64, 17), (96, 5), (128, 8), (128, 9), (256, 4), (256, 5)])
+def test_attention_of_one_token_leaves_no_head_out(head_dim, group):
+    """Counted in TVM's own kernel for an iPhone, whose blocks have 256 threads."""
+    plan = WidthPlan(512, 100, True, False, False, (LayerWidths(2 * group, 2, head_dim, head_dim, 64),))
+    with get_target("iphone").tvm_target() as target:
+        kernel = llm._attention_decode(2, 2 * group, head_dim, HALF, False, {}, target)
+    (launch,) = launches(kernel).kernels
+    computed = int(launch.extents["blockIdx.y"]) * int(launch.extents["threadIdx.y"])
+    try:
+        require_attention(plan, target, HALF)
+    except UsageError as refused:
+        assert computed < 2 * group
+        assert f"{group} query heads of {head_dim} dims" in refused.message
+    else:
+        assert computed == 2 * group
+
+
+@pytest.mark.parametrize(("dtype", "head_dim", "takes"), [(HALF, 100, True), (FLOAT, 100, False), (HALF, 98, False)])
+def test_heads_that_do_not_fill_the_tiles_of_a_prefill(dtype, head_dim, takes):
+    plan = WidthPlan(512, 100, True, False, False, (LayerWidths(4, 2, head_dim, head_dim, 64),))
+    if takes:
+        require_attention(plan, get_target("iphone").tvm_target(), dtype)
+        return
+    with pytest.raises(UsageError, match=f"does not take heads of {head_dim} dims"):
+        require_attention(plan, get_target("iphone").tvm_target(), dtype)
 
 
 @pytest.mark.parametrize("figure", ["max_threads", "local_bytes", "max_allocation_bytes"])
