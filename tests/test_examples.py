@@ -80,7 +80,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for year in (1900, 1950, 2000, 2010):
         (speeches / f"{year}-speech.txt").write_text(f"It was the best of times, it was {year}. " * 40)
     text = (speeches / "1900-speech.txt").read_text()
-    books = ("anarchism.txt", "python3.13-doc.txt", "developers-reference.txt")
+    books = ("anarchism.txt", "python3.13-doc.txt", "perl-doc.txt", "developers-reference.txt")
     for name in ("notes.txt", "my.txt", "code/a.txt", *books):
         (directory / name).parent.mkdir(exist_ok=True)
         (directory / name).write_text(text)
