@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -135,6 +136,8 @@ def test_a_phone_that_stays_away_is_an_error_and_the_next_call_goes_on(chat, pro
         install(project)
     assert [path.name for path in (chat.root / HOME).iterdir()] == [".big.part"], "it isn't a model yet"
     monkeypatch.undo()
+    # For adb, it is still offline for a moment.
+    assert client.AndroidDevice(client.adb_client(), chat.serial).wait(30, threading.Event())
     assert len(install(project, device=chat.serial).files) == 2
     assert complete(chat.root / HOME, "big", dist)
 
