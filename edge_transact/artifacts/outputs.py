@@ -23,7 +23,7 @@ def refuse_existing(
     force: bool,
     fix: str = "Choose another output, or replace it with --force.",
     *,
-    apart_from: Iterable[str | Path] = (),
+    apart_from: Iterable[str | Path | None] = (),
 ) -> None:
     """Fails before the work if the output can't be written after it, or would replace more than an output.
 
@@ -38,7 +38,7 @@ def refuse_existing(
         EdgeTransactError: `path` exists and `force` is off, or a parent of `path` is a file.
     """
     replaced = path.resolve()
-    for other in (*apart_from, Path.cwd()):
+    for other in filter(None, (*apart_from, Path.cwd())):
         kept = Path(other).resolve()
         if replaced == kept or replaced in kept.parents:
             raise UsageError(f"{path} would replace {other}", fix="Choose another output.")

@@ -142,3 +142,23 @@ def write_config(directory: Path, config: Mapping[str, Any], plan: WidthPlan, dt
     (directory / "config.json").write_text(own.to_json_string())
     for name in CODE_FILES:
         shutil.copyfile(Path(__file__).with_name(name), directory / name)
+
+
+def stock_config(config: Mapping[str, Any], plan: WidthPlan) -> dict[str, Any]:
+    """The ``config.json`` of a stock LLaMA, which everything reads.
+
+    Args:
+        config: Another ``config.json``, for everything that isn't a width.
+        plan: The widths, which must be `WidthPlan.is_stock`.
+    """
+    (layer,) = set(plan.layers)
+    own = ("auto_map", "per_layer_config", "qk_head_dim", "v_head_dim")
+    return {
+        **{key: value for key, value in config.items() if key not in own},
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "num_attention_heads": layer.num_attention_heads,
+        "num_key_value_heads": layer.num_key_value_heads,
+        "head_dim": plan.head_dim,
+        "intermediate_size": layer.intermediate_size,
+    }

@@ -99,7 +99,7 @@ def evaluate(
     from edge_transact.system.clock import process_s
 
     if report:
-        refuse_existing(report, force, apart_from=[*models, *([reference] if reference else [])])
+        refuse_existing(report, force, apart_from=[*models, reference])
     basics, others = asked_for(tasks)
     loaded = None
     if others:

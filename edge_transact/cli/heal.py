@@ -71,10 +71,9 @@ def heal(
         from edge_transact.system.clock import process_s
         from edge_transact.system.memory import peak_rss_mib
 
-    inputs = [model, *([options.teacher] if options.teacher else [])]
-    refuse_existing(output, force, apart_from=inputs)
+    refuse_existing(output, force, apart_from=[model, options.teacher])
     if report is not None:
-        refuse_existing(report, force, apart_from=[output, *inputs])
+        refuse_existing(report, force, apart_from=[output, model, options.teacher])
     with progress.working(PLANNING):
         source = Checkpoint.open(resolve_model(model))
         planned = forecast(source, teacher_of(source, options)[0], options)

@@ -74,8 +74,8 @@ def require_attention(plan: WidthPlan, target: tvm.target.Target, dtype: str) ->
         raise UsageError(f"TVM's attention on GPUs in {dtype} does not take heads of {dim} dims", fix=fix)
     if target.kind.name == "opencl" and dim % LANES == 0:
         return  # one token's kernel is ours
-    together = group
-    while together * (dim // min(max(4, dim // 32), 4)) > min(int(target.attrs["max_num_threads"]), 512):
+    threads, together = min(int(target.attrs["max_num_threads"]), 512), group
+    while together > 1 and together * (dim // 4) > threads:
         together //= 2
     if group % together:
         raise UsageError(

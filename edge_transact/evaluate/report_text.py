@@ -12,7 +12,7 @@ TEXT = "demo:sotu"
 """Its evaluation part is measured on, which calibration doesn't read."""
 
 
-def prepare_report(directory: Path, *, force: bool, apart_from: Iterable[str | Path]) -> str:
+def prepare_report(directory: Path, *, force: bool, apart_from: Iterable[str | Path | None]) -> str:
     """Checks that a report can be written, so that it fails before the work and not after it.
 
     Args:

@@ -97,7 +97,7 @@ class Tasks:
         self._tasks = [task for spec in specs for task in _loaded(manager, spec)]
         self._limit = limit
         code = (path for path in include_path.rglob("*") if path.suffix in (".yaml", ".py")) if include_path else ()
-        self._asked = {"names": list(names), "include_path": files_digest(code), "limit": limit}
+        self._asked = {"names": list(names), "own": files_digest(code), "limit": limit}
 
     def to_dict(self) -> dict[str, object]:
         """What was asked for, as JSON values."""

@@ -18,7 +18,7 @@ from edge_transact.artifacts.outputs import new_directory, refuse_existing
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.shards import write_shards
-from edge_transact.checkpoint.writer import COPIED_FILES, PROVENANCE_FILE
+from edge_transact.checkpoint.writer import COPIED_FILES, PROVENANCE_FILE, stock_config
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.inputs.models import resolve_model
 from edge_transact.runtimes import NEMOTRON_NAS_MULTIPLE, vllm
@@ -29,7 +29,7 @@ CODE = "nvidia/Llama-3_1-Nemotron-51B-Instruct"
 
 
 def export_nemotron_nas(model: str, output: Path, *, force: bool = False) -> dict[str, Any]:
-    """Writes a directory, complete or not at all. Memory holds at most one shard.
+    """Writes a directory, complete or not at all: a stock LLaMA where layers are alike. Memory holds at most one shard.
 
     Args:
         model: A MODEL.
@@ -55,30 +55,16 @@ def export_nemotron_nas(model: str, output: Path, *, force: bool = False) -> dic
             f"{model} does not fit nemotron-nas: {misfit}", fix="Prune with --for vllm, or export a GGUF file."
         )
     refuse_existing(output, force, apart_from=[model])
-    config = llama_config(checkpoint) if checkpoint.plan.is_stock else nemotron_nas_config(checkpoint)
+    plan = checkpoint.plan
+    config = stock_config(checkpoint.config, plan) if plan.is_stock else nemotron_nas_config(checkpoint)
     with new_directory(output, force=force) as directory:
         tensors = ((name, checkpoint.tensor(name)) for name in checkpoint.tensor_names())
-        write_shards(directory, tensor_shapes(checkpoint.plan), tensors)
+        write_shards(directory, tensor_shapes(plan), tensors)
         (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for name in (*COPIED_FILES, PROVENANCE_FILE):
             if (checkpoint.path / name).is_file():
                 shutil.copyfile(checkpoint.path / name, directory / name)
-    return {"output": str(output), "format": config["model_type"], "widths": checkpoint.plan.to_list()}
-
-
-def llama_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The ``config.json`` of a checkpoint whose layers are alike, for a stock LLaMA."""
-    (layer,) = set(checkpoint.plan.layers)
-    own = ("auto_map", "per_layer_config", "qk_head_dim", "v_head_dim")
-    return {
-        **{key: value for key, value in checkpoint.config.items() if key not in own},
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "num_attention_heads": layer.num_attention_heads,
-        "num_key_value_heads": layer.num_key_value_heads,
-        "head_dim": checkpoint.plan.head_dim,
-        "intermediate_size": layer.intermediate_size,
-    }
+    return {"output": str(output), "format": config["model_type"], "widths": plan.to_list()}
 
 
 def nemotron_nas_config(checkpoint: Checkpoint) -> dict[str, Any]:

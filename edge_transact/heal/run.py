@@ -144,7 +144,7 @@ def heal(
     """
     start = Start.of(resume=resume, fresh=fresh)
     started = time.perf_counter()
-    refuse_existing(output, force, apart_from=[model, *([options.teacher] if options.teacher else [])])
+    refuse_existing(output, force, apart_from=[model, options.teacher])
     source = Checkpoint.open(resolve_model(model))
     parent, parent_name = teacher_of(source, options)
     processes = together or Processes()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
 from edge_transact.checkpoint.shards import write_shards
-from edge_transact.checkpoint.writer import MODEL_CARD, write_config
+from edge_transact.checkpoint.writer import MODEL_CARD, stock_config, write_config
 from edge_transact.errors import EdgeTransactError
 from edge_transact.gguf import layout
 from edge_transact.gguf.q4_0 import BLOCK_BYTES
@@ -91,9 +91,7 @@ def _write_config(directory: Path, model: _Model, dtype: torch.dtype) -> None:
     if not plan.is_stock:
         write_config(directory, model.config, plan, dtype)
         return
-    config = {key: value for key, value in model.config.items() if key not in ("auto_map", "per_layer_config")}
-    config |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
-    config |= {"dtype": str(dtype).removeprefix("torch.")}
+    config = stock_config(model.config, plan) | {"dtype": str(dtype).removeprefix("torch.")}
     (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

@@ -15,6 +15,7 @@ from edge_transact.compiler.passes import kv_cache
 from edge_transact.compiler.targets import get_target
 from edge_transact.compiler.traffic import token
 from edge_transact.quantization import get_quantization
+from tests.support.odd_models import OWN_DIMS, make_source
 
 PASSES = [
     relax.transform.LegalizeOps,
@@ -54,12 +55,34 @@ def test_products_of_any_width_with_a_bias(features, phone):
         assert any(kernel.script().count('scope="shared"') == 2 for kernel in kernels)
 
 
-@pytest.mark.slow
-def test_a_layer_whose_heads_lost_dims_on_an_iphone(own_dims, monkeypatch):
-    """Without the kernels of the cache and of sampling, which are those that `archives` has."""
+@pytest.fixture
+def no_cache(monkeypatch):
+    """Without the kernels of the KV cache, which are those that `archives` has."""
     cache = relax.Call(relax.ExternFunc("kv_cache"), [], ty_args=[relax.AnyType()])
     monkeypatch.setattr(kv_cache, "_kernels", lambda *_: {})
     monkeypatch.setattr(kv_cache, "_creation", lambda *_: cache)
+
+
+@pytest.mark.parametrize("head_dim", [20, 24])
+def test_padded_heads_are_multiplied_only_where_vectors_of_eight_are_aligned(head_dim, no_cache, tmp_path):
+    """Values lost dims, and queries and keys didn't: the cache's heads have as many dims as before."""
+    widths = {"head_dim": head_dim, "qk_head_dim": head_dim, "v_head_dim": 16, "per_layer_config": {}}
+    definition = make_source(tmp_path, {**OWN_DIMS, **widths}).definition.truncated(1)
+    model = quantize_modules(definition.model(), get_quantization("q4f16_0"), "float16")
+    target = get_target("android").tvm_target()
+    phases = pipeline.phases(target, {"prefill_chunk_size": 16, "max_batch_size": 1, "context_window_size": 64}, {})
+    with target:
+        mod, _, _ = model.export_tvm(spec=model.get_default_spec(), allow_extern=True)
+        for name in ("attached", "fused"):
+            mod = tvm.transform.Sequential(phases[name])(mod)
+    names = {var.name_hint for var, _ in mod.functions_items()}
+    assert any(name.endswith("padded") for name in names) == (head_dim % 8 == 0)
+    assert any(name.startswith("heads_without_padding") for name in names) == (head_dim % 8 != 0)
+
+
+@pytest.mark.slow
+def test_a_layer_whose_heads_lost_dims_on_an_iphone(own_dims, no_cache, monkeypatch):
+    """Without the kernels of sampling, too."""
     monkeypatch.setattr(pipeline, "AttachSampling", lambda _target: tvm.transform.Sequential([]))
     monkeypatch.setattr(token, "decode_kernels", lambda *_: DecodeKernels(context=1, kernels=[]))
     path = own_dims.directory / "iphone.tar"

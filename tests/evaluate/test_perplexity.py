@@ -21,6 +21,17 @@ from tests.support.tokenizers import save_byte_level
 TEXT = "It was the best of times, it was the worst of times. " * 20
 
 
+def test_an_interrupted_run_goes_on_only_with_the_same_model_tokenizer_and_template(tiny_model, tmp_path):
+    copy = shutil.copytree(tiny_model, tmp_path / "model")
+    seen = [models._digest(str(tiny_model))]
+    assert models._digest(str(copy)) == seen[0]
+    for name in ("chat_template.jinja", "tokenizer_config.json", "config.json"):
+        with (copy / name).open("a") as file:
+            file.write("\n")
+        seen.append(models._digest(str(copy)))
+    assert len(set(seen)) == 4
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tiny_model):
     return AutoTokenizer.from_pretrained(tiny_model)

@@ -5,6 +5,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,7 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.cli import app
 from edge_transact.definition import load, render
 from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.export.gguf import export_gguf
 from edge_transact.heal import snapshots
 from edge_transact.heal.grid import Grid
 from edge_transact.heal.options import HealOptions
@@ -28,11 +30,13 @@ from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.weights import w4
 from edge_transact.weights.convert import is_embedding, is_packed, split
 from edge_transact.weights.shards import ShardReader
-from edge_transact.weights.trained import ROUNDING_FILE
+from edge_transact.weights.trained import ROUNDING_FILE, TrainedRounding
+from tests.support.examples import small_model
 from tests.support.grid import levels_of
 from tests.support.interruption import killed_after
 from tests.support.pruning import weights_of
 
+GATE = "model.layers.0.mlp.gate_proj.weight"
 SIZES = {"train_tokens": 64 * 4 * 6, "batch_tokens": 256, "micro_batch_tokens": 128, "learning_rate": 3e-3}
 
 
@@ -115,6 +119,22 @@ def check_codes(trained: Trained, checkpoint: Checkpoint, sources, shards: Path,
             # What transformers loads is the model that the library has.
             np.testing.assert_array_equal(model[part].numpy(), weight, part)
     assert seen == set(trained.levels)
+
+
+def test_a_gguf_file_has_the_codes_that_were_trained(training_text: Path, tmp_path: Path) -> None:
+    """Its rows are groups of 32 weights. No code is above 5: for those, `search` would choose smaller scales."""
+    source = str(small_model(tmp_path / "model"))
+    options = HealOptions(train=str(training_text), train_window=64, teacher=source, quant="q4f16_0", **SIZES)
+    checkpoint = heal(source, tmp_path / "trained", options).checkpoint
+    scales = TrainedRounding.of(checkpoint).scales(GATE).repeat_interleave(32, 1).float()
+    weights = load_file(checkpoint.path / "model.safetensors")
+    wanted = torch.minimum(torch.maximum(weights[GATE].float(), -5 * scales), 5 * scales).half()
+    save_file(weights | {GATE: wanted}, checkpoint.path / "model.safetensors", {"format": "pt"})
+
+    export_gguf(str(checkpoint.path), tmp_path / "model.gguf", kind="q4_0")
+    (stored,) = (each for each in gguf.GGUFReader(tmp_path / "model.gguf").tensors if "ffn_gate" in each.name)
+    assert stored.tensor_type.name == "Q4_0"
+    np.testing.assert_array_equal(gguf.dequantize(stored.data, stored.tensor_type).astype(np.float16), wanted)
 
 
 def test_build_says_when_it_rounds_anew(trained: Trained, pruned_model: Path, caplog) -> None:
