@@ -38,7 +38,9 @@ def refuse_existing(
         EdgeTransactError: `path` exists and `force` is off, or a parent of `path` is a file.
     """
     replaced = path.resolve()
-    for other in filter(None, (*apart_from, Path.cwd())):
+    for other in (*apart_from, Path.cwd()):
+        if other is None:
+            continue
         kept = Path(other).resolve()
         if replaced == kept or replaced in kept.parents:
             raise UsageError(f"{path} would replace {other}", fix="Choose another output.")
