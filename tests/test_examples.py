@@ -2,7 +2,7 @@
 
 Nothing in a line is changed. What it names is small: ``demo:smollm2``, ``model.gguf`` and all models of the hub, which
 is on loopback, are one random layer (`small_model`), since no example depends on what a model has learnt; only
-where a limit is a number that this layer is below, the model is one that isn't. Texts are short, ``demo:sotu`` too,
+where a limit is a number that this layer is below, the model is one that isn't. Texts are short, the demo's too,
 lm-eval's tasks have one question, benches have two rounds, trainings four steps, and directories that a line takes for
 granted are made of the same layer. Those that measure a phone are in ``tests/bench/test_phone_examples.py``, those
 that install weights, build an app or look at one in the tests of that. ``--engine mlc`` needs a checkout.
@@ -75,11 +75,12 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 hidden_size=64, intermediate_size=64, max_position_embeddings=128)  # fmt: skip
     # Of more than 100 M parameters, nearly all in the embedding, which costs no time.
     small_model(directory / "large", hidden_size=144, vocab_size=690_000, max_position_embeddings=128)
-    speeches = directory / "sotu" / "data" / "speeches"
-    speeches.mkdir(parents=True)
-    for year in (1900, 1950, 2000, 2010):
-        (speeches / f"{year}-speech.txt").write_text(f"It was the best of times, it was {year}. " * 40)
-    text = (speeches / "1900-speech.txt").read_text()
+    speeches, pages, modules = (directory / each for each in ("sotu/data/speeches", "trac/wiki/default-pages", "boltons"))
+    for number, year in enumerate((1900, 1925, 1950, 2000, 2010)):
+        text = f"It was the best of times, it was {year}. " * 60
+        for file in (speeches / f"{year}-speech.txt", pages / str(number), modules / f"{number}.py"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
     books = ("anarchism.txt", "python3.13-doc.txt", "perl-doc.txt", "developers-reference.txt")
     for name in ("notes.txt", "my.txt", "code/a.txt", *books):
         (directory / name).parent.mkdir(exist_ok=True)
@@ -100,7 +101,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def package_of(inputs: Path, package: str, name: str) -> Path:
     """Where a demo text is."""
-    return inputs / package if package == "sotu" else package_directory(package, name)
+    return inputs / package if (inputs / package).is_dir() else package_directory(package, name)
 
 
 @pytest.fixture

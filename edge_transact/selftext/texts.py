@@ -72,6 +72,11 @@ class SelfPiece:
     writer: Checkpoint
     number: int
 
+    @property
+    def tokens(self) -> int:
+        """How many it has."""
+        return math.prod(_shape(self.writer))
+
     def rows(self) -> Iterator[Written]:
         """The rows, from the cache if they have been written before."""
         ingredients = writer_identity(self.writer) | {"piece": self.number, "seed": SEED, "shape": _shape(self.writer)}
@@ -97,7 +102,7 @@ def self_pieces(checkpoint: Checkpoint) -> tuple[list[SelfPiece], str]:
 def self_tokens(checkpoint: Checkpoint, tokens: int) -> torch.Tensor:
     """At least `tokens` tokens of ``self``, int64, row after row."""
     writer = pruned_from(checkpoint) or checkpoint
-    pieces = -(-tokens // math.prod(_shape(writer)))
+    pieces = -(-tokens // SelfPiece(writer, 0).tokens)
     rows = [row.ids for number in range(pieces) for row in SelfPiece(writer, number).rows()]
     return torch.from_numpy(np.concatenate(rows)).long()
 

@@ -1,5 +1,6 @@
 """Text that a model writes itself: what it is, that it is kept, and where it is taken."""
 
+import itertools
 import shutil
 
 import numpy as np
@@ -82,3 +83,14 @@ def test_it_trains(writer, monkeypatch):
     text = TrainingText(writer, ["self"], length=32, seed=0)
     written = {tuple(ids) for ids in texts.self_tokens(writer, 384).view(-1, 32).tolist()}
     assert tuple(next(text.sequences()).ids.tolist()) in written and len(text.held_out)
+
+
+def test_a_short_training_has_little_written(writer, monkeypatch):
+    written, write = [], texts.write
+    monkeypatch.setattr(texts, "write", lambda model, number: (written.append(number), write(model, number))[1])
+    text = TrainingText(writer, ["self"], length=32, seed=0)
+    in_two_pieces = 2 * 4 * 48 // 32
+    read = [tuple(part.ids.tolist()) for part in itertools.islice(text.sequences(), in_two_pieces)]
+    assert written == [0, 8, 1], "the first, those that are held out, and the second"
+    assert sorted(read) == sorted(map(tuple, texts.self_tokens(writer, 384).view(-1, 32).tolist()))
+    assert read != [tuple(ids) for ids in texts.self_tokens(writer, 384).view(-1, 32).tolist()], "chats among documents"

@@ -5,6 +5,9 @@ the others in a new order. Their tokens follow each other without padding, so th
 and end in the next. Sequences leave in a random order out of a buffer of `BUFFER_TOKENS`; nothing else is kept, so
 memory doesn't grow with the text. What is at the end of an epoch and doesn't fill a sequence is left out.
 
+``self`` is written when it is read, which takes longer than anything else here, and its rows are drawn independently.
+So its pieces keep their order, and the buffer holds two of them: one of chats, one of documents.
+
 A text of few pieces, or whose held-out pieces don't fill a sequence, is read in its own order in each epoch, and some
 of its sequences are held out.
 
@@ -133,12 +136,13 @@ def _turns(weights: Several[float]) -> Iterator[int]:
         yield index
 
 
-def _cut(checkpoint: Checkpoint, text: str) -> tuple[Several[_Rows], str, int]:
-    """The pieces of a TEXT, what identifies its content, and its bytes; of ``self``, 0."""
+def _cut(checkpoint: Checkpoint, text: str) -> tuple[Several[_Rows], str, int, int]:
+    """The pieces of a TEXT, what identifies its content, its bytes (of ``self``, 0), and the tokens to shuffle."""
     if text == SELF:
-        return *self_pieces(checkpoint), 0
+        written, digest = self_pieces(checkpoint)
+        return written, digest, 0, 2 * written[0].tokens
     found = pieces_of(text, "calibration")
-    return found.pieces, found.digest, found.nbytes
+    return found.pieces, found.digest, found.nbytes, BUFFER_TOKENS
 
 
 class _Stream:
@@ -151,7 +155,7 @@ class _Stream:
 
     def __init__(self, checkpoint: Checkpoint, share: Share, encoder: Encoder, length: int, seed: str) -> None:
         self._text, self._encoder, self._length, self._seed = share.text, encoder, length, seed
-        pieces, self.digest, self.nbytes = _cut(checkpoint, share.text)
+        pieces, self.digest, self.nbytes, self._buffer_tokens = _cut(checkpoint, share.text)
         every = min(HELD_OUT_EVERY, len(pieces))
         self._trained_on = [piece for number, piece in enumerate(pieces) if number % every != every // 2]
         self._held_out = pieces[every // 2 :: every]
@@ -195,12 +199,18 @@ class _Stream:
             if self._in_order:
                 found = self._every(held_out=False)
             else:
-                found = self._packed(draw.sample(self._trained_on, len(self._trained_on)))
+                found = self._packed(self._order(draw))
             for sequence in self._shuffled(found, draw):
                 if skip:
                     skip -= 1
                 else:
                     yield sequence
+
+    def _order(self, draw: random.Random) -> Several[_Rows]:
+        """The pieces of an epoch."""
+        if self._text == SELF:
+            return self._trained_on
+        return draw.sample(self._trained_on, len(self._trained_on))
 
     def _every(self, *, held_out: bool) -> Iterator[Sequence]:
         """Of a text in its own order, the sequences that are held out, or the others."""
@@ -209,7 +219,7 @@ class _Stream:
                 yield sequence
 
     def _shuffled(self, sequences: Iterator[Sequence], draw: random.Random) -> Iterator[Sequence]:
-        while buffer := list(itertools.islice(sequences, max(1, BUFFER_TOKENS // self._length))):
+        while buffer := list(itertools.islice(sequences, max(1, self._buffer_tokens // self._length))):
             draw.shuffle(buffer)
             yield from buffer
 
