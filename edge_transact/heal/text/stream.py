@@ -196,10 +196,7 @@ class _Stream:
         """The sequences to train on, endlessly, after the first `skip` ones."""
         for epoch in itertools.count():
             draw = random.Random(f"{self._seed}, epoch {epoch}")
-            if self._in_order:
-                found = self._every(held_out=False)
-            else:
-                found = self._packed(self._order(draw))
+            found = self._every(held_out=False) if self._in_order else self._packed(self._order(draw))
             for sequence in self._shuffled(found, draw):
                 if skip:
                     skip -= 1

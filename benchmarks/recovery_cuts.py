@@ -1,0 +1,146 @@
+"""``python -m benchmarks.recovery_cuts -o DIR``: answers and perplexity by cut, before and after the same training.
+
+A model is pruned by each of `RATIOS` and trained with the rounding inside. Models stay in DIR, and rows in
+``results/recovery_cuts.jsonl``: neither is made again. Prints the table of ``docs/recovery.md`` and draws its picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import edge_transact as et
+from benchmarks import page
+from benchmarks.recovery_curves import light
+from edge_transact.artifacts.charts import Axis, Chart, Picture
+from edge_transact.cli.logs import show_logs
+
+RATIOS = (0.1, 0.15, 0.2, 0.25, 0.3)
+PRUNING = {"calibration": "demo:mixed", "calibration_tokens": 32768}
+TRAINING = {
+    "train": "demo:mixed",
+    "train_tokens": 32768,
+    "learning_rate": 1e-4,
+    "cross_entropy": 0.3,
+    "quant": "q4f16_0",
+}
+WINDOWS = 8
+RESULTS = page.RESULTS / "recovery_cuts.jsonl"
+PICTURE = page.DOCS / "recovery-cuts.svg"
+END = 32
+"""The last cut that the picture shows, in %."""
+DENSE, PRUNED, HEALED = "dense", "pruned", "trained, 4 bits"
+
+Row = dict[str, Any]
+
+
+def row(stage: str, ratio: float, evaluation: Mapping[str, Any]) -> Row:
+    """What is kept of an evaluation with ``tasks=["basics"]``.
+
+    Args:
+        stage: `DENSE`, `PRUNED` or `HEALED`.
+        ratio: The share of attention and MLP that is cut.
+        evaluation: A model's entry in ``eval --json``.
+    """
+    answers = evaluation["answers"]
+    dozen = evaluation["degenerate"]
+    return {
+        "stage": stage,
+        "ratio": ratio,
+        "right": sum(answer["right"] for answer in answers),
+        "degenerate": round(dozen["share"] * dozen["questions"]),
+        "degenerate_of_all": sum(answer["degenerate"] is not None for answer in answers),
+        "questions": len(answers),
+        "perplexity": evaluation["perplexity"],
+    }
+
+
+def measure(model: str, ratios: Sequence[float], scratch: Path, results: Path) -> list[Row]:
+    """The rows of the dense model and of each ratio; those that `results` lacks are measured and appended."""
+    rows: list[Row] = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    known = {(row["stage"], row["ratio"]) for row in rows}
+
+    def add(stage: str, ratio: float, path: str | Path) -> None:
+        (evaluation,) = et.evaluate(path, max_windows=WINDOWS, tasks=["basics"])
+        rows.append(row(stage, ratio, evaluation))
+        with results.open("a") as file:
+            file.write(json.dumps(rows[-1]) + "\n")
+
+    if (DENSE, 0) not in known:
+        add(DENSE, 0, model)
+    for ratio in ratios:
+        pruned, healed = scratch / f"pruned-{ratio}", scratch / f"healed-{ratio}"
+        if {(PRUNED, ratio), (HEALED, ratio)} <= known:
+            continue
+        if not pruned.exists():
+            et.prune(model, pruned, ratio=ratio, **PRUNING)
+        if (PRUNED, ratio) not in known:
+            add(PRUNED, ratio, pruned)
+        if not healed.exists():
+            et.heal(pruned, healed, **TRAINING)
+        if (HEALED, ratio) not in known:
+            add(HEALED, ratio, healed)
+    order = (DENSE, PRUNED, HEALED)
+    return sorted(rows, key=lambda row: (row["ratio"], order.index(row["stage"])))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        f"| | right of {rows[0]['questions']} questions | degenerate of 12 | of {rows[0]['questions']} | perplexity |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for each in rows:
+        name = {DENSE: DENSE, PRUNED: f"pruned by {each['ratio']:.0%}".replace("%", " %")}.get(each["stage"], HEALED)
+        figures = (each["right"], each["degenerate"], each["degenerate_of_all"], f"{each['perplexity']:.1f}")
+        lines.append(f"| {name} | {' | '.join(map(str, figures))} |")
+    return "\n".join(lines)
+
+
+def picture(rows: Sequence[Row]) -> Picture:
+    """Right answers and perplexity over the ratio, before and after training, beside the dense model's."""
+    stages = {PRUNED: 0, HEALED: 1}
+    (dense,) = (each for each in rows if each["stage"] == DENSE)
+    charts = []
+    for figure, title in (("right", f"right answers of {dense['questions']}"), ("perplexity", "perplexity")):
+        cuts = Axis(0, END, "% of attention and MLP cut", names={each: str(each) for each in range(0, END, 5)})
+        chart = Chart(title, title, cuts, Axis.over(each[figure] for each in rows))
+        chart.line([(0, dense[figure]), (END, dense[figure])], 2)
+        for stage, colour in stages.items():
+            points = [(100 * each["ratio"], each[figure]) for each in rows if each["stage"] == stage]
+            chart.line(points, colour)
+            chart.dots(points, colour)
+        charts.append(chart)
+    return Picture(
+        "recovery-cuts",
+        "Right answers and perplexity by cut",
+        charts,
+        legend={**stages, DENSE: 2},
+        header=("model", "cut", "right", "perplexity"),
+        rows=[
+            [each["stage"], f"{each['ratio']:.0%}", str(each["right"]), f"{each['perplexity']:.1f}"] for each in rows
+        ],
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures what the results lack, prints all rows and draws them."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.recovery_cuts", description=__doc__)
+    parser.add_argument("--model", default="demo:smollm2")
+    parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--picture", type=Path, default=PICTURE)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the directory for models")
+    given = parser.parse_args(arguments)
+    show_logs()
+    given.output.mkdir(parents=True, exist_ok=True)
+    rows = measure(given.model, given.ratios, given.output, given.results)
+    given.picture.write_text(light(picture(rows).file()))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
