@@ -1,6 +1,6 @@
 """``python -m benchmarks.recovery_cuts -o DIR``: answers and perplexity by cut, before and after the same training.
 
-A model is pruned by each of `RATIOS` and trained with the rounding inside. Models stay in DIR, and rows in
+A model is pruned by each of `RATIOS`, trained, and built for this host. Models stay in DIR, and rows in
 ``results/recovery_cuts.jsonl``: neither is made again. Prints the table of ``docs/recovery.md`` and draws its picture.
 """
 
@@ -20,19 +20,15 @@ from edge_transact.cli.logs import show_logs
 
 RATIOS = (0.1, 0.15, 0.2, 0.25, 0.3)
 PRUNING = {"calibration": "demo:mixed", "calibration_tokens": 32768}
-TRAINING = {
-    "train": "demo:mixed",
-    "train_tokens": 32768,
-    "learning_rate": 1e-4,
-    "cross_entropy": 0.3,
-    "quant": "q4f16_0",
-}
+TRAINING = {"train": "demo:mixed", "train_tokens": 32768, "learning_rate": 1e-4, "cross_entropy": 0.6}
+BUILDING = {"target": "host", "quant": "q4f16_0"}
 WINDOWS = 8
 RESULTS = page.RESULTS / "recovery_cuts.jsonl"
 PICTURE = page.DOCS / "recovery-cuts.svg"
 END = 32
 """The last cut that the picture shows, in %."""
-DENSE, PRUNED, HEALED = "dense", "pruned", "trained, 4 bits"
+DENSE, PRUNED, TRAINED, BUILT = STAGES = ("dense", "pruned", "trained", "built")
+"""What is built, with 4-bit weights, is what was trained."""
 
 Row = dict[str, Any]
 
@@ -41,7 +37,7 @@ def row(stage: str, ratio: float, evaluation: Mapping[str, Any]) -> Row:
     """What is kept of an evaluation with ``tasks=["basics"]``.
 
     Args:
-        stage: `DENSE`, `PRUNED` or `HEALED`.
+        stage: One of `STAGES`.
         ratio: The share of attention and MLP that is cut.
         evaluation: A model's entry in ``eval --json``.
     """
@@ -69,22 +65,21 @@ def measure(model: str, ratios: Sequence[float], scratch: Path, results: Path) -
         with results.open("a") as file:
             file.write(json.dumps(rows[-1]) + "\n")
 
-    if (DENSE, 0) not in known:
-        add(DENSE, 0, model)
-    for ratio in ratios:
-        pruned, healed = scratch / f"pruned-{ratio}", scratch / f"healed-{ratio}"
-        if {(PRUNED, ratio), (HEALED, ratio)} <= known:
+    for ratio in (0, *ratios):
+        pruned, trained, built = (scratch / f"{stage}-{ratio}" for stage in (PRUNED, TRAINED, BUILT))
+        made = {DENSE: model, BUILT: built} if ratio == 0 else {PRUNED: pruned, TRAINED: trained, BUILT: built}
+        if {(stage, ratio) for stage in made} <= known:
             continue
-        if not pruned.exists():
+        if ratio and not pruned.exists():
             et.prune(model, pruned, ratio=ratio, **PRUNING)
-        if (PRUNED, ratio) not in known:
-            add(PRUNED, ratio, pruned)
-        if not healed.exists():
-            et.heal(pruned, healed, **TRAINING)
-        if (HEALED, ratio) not in known:
-            add(HEALED, ratio, healed)
-    order = (DENSE, PRUNED, HEALED)
-    return sorted(rows, key=lambda row: (row["ratio"], order.index(row["stage"])))
+        if ratio and not trained.exists():
+            et.heal(pruned, trained, **TRAINING)
+        if not built.exists():
+            et.build(trained if ratio else model, built, **BUILDING)
+        for stage, path in made.items():
+            if (stage, ratio) not in known:
+                add(stage, ratio, path)
+    return sorted(rows, key=lambda row: (row["ratio"], STAGES.index(row["stage"])))
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -94,19 +89,20 @@ def table(rows: Sequence[Row]) -> str:
         "|---|--:|--:|--:|--:|",
     ]
     for each in rows:
-        name = {DENSE: DENSE, PRUNED: f"pruned by {each['ratio']:.0%}".replace("%", " %")}.get(each["stage"], HEALED)
+        names = {PRUNED: f"pruned by {100 * each['ratio']:.0f} %", TRAINED: "trained", BUILT: "in 4 bits"}
+        name = names.get(each["stage"], DENSE)
         figures = (each["right"], each["degenerate"], each["degenerate_of_all"], f"{each['perplexity']:.1f}")
         lines.append(f"| {name} | {' | '.join(map(str, figures))} |")
     return "\n".join(lines)
 
 
 def picture(rows: Sequence[Row]) -> Picture:
-    """Right answers and perplexity over the ratio, before and after training, beside the dense model's."""
-    stages = {PRUNED: 0, HEALED: 1}
+    """Right answers and perplexity over the ratio, at each stage, beside the dense model's."""
+    stages = {PRUNED: 0, TRAINED: 1, BUILT: 3}
     (dense,) = (each for each in rows if each["stage"] == DENSE)
+    cuts = Axis(0, END, "% of attention and MLP cut", names={each: str(each) for each in range(0, END, 5)})
     charts = []
     for figure, title in (("right", f"right answers of {dense['questions']}"), ("perplexity", "perplexity")):
-        cuts = Axis(0, END, "% of attention and MLP cut", names={each: str(each) for each in range(0, END, 5)})
         chart = Chart(title, title, cuts, Axis.over(each[figure] for each in rows))
         chart.line([(0, dense[figure]), (END, dense[figure])], 2)
         for stage, colour in stages.items():

@@ -1,37 +1,68 @@
-"""Answers and perplexity by cut: measured once, kept, and drawn."""
+"""Answers and perplexity by cut: what is made of what, measured once, and drawn."""
 
 import json
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from benchmarks import recovery_cuts
-from edge_transact.evaluate import models
-from edge_transact.evaluate.answers.questions import quick_questions
-from tests.support.examples import small_model
 
 
-@pytest.mark.slow
-def test_rows_are_measured_once_and_drawn(tmp_path, monkeypatch, capsys):
-    model, text = small_model(tmp_path / "model"), tmp_path / "text.txt"
-    text.write_text("It was the best of times, it was the worst of times. " * 400)
-    monkeypatch.setattr(recovery_cuts, "PRUNING", {"calibration": str(text), "calibration_tokens": 1024})
-    monkeypatch.setattr(recovery_cuts, "TRAINING", {"train": str(text), "train_tokens": 1024, "quant": "q4f16_0"})
-    monkeypatch.setattr(recovery_cuts, "WINDOWS", 1)
-    monkeypatch.setattr(models, "questions", quick_questions)
-    results = tmp_path / "rows.jsonl"
-    command = ["--model", str(model), "-o", str(tmp_path / "models"), "--results", str(results), "--ratios"]
-    command = ["--picture", str(tmp_path / "cuts.svg"), *command]
-    recovery_cuts.main([*command, "0.2"])
+@pytest.fixture
+def made(monkeypatch) -> list[str]:
+    """Commands in place of the real ones, which are tested on their own: they note what they make of what."""
+    made: list[str] = []
+
+    def maker(name):
+        def make(source, output, **options):
+            assert not output.exists()
+            output.mkdir()
+            made.append(f"{name} {Path(source).name} {output.name}")
+
+        return make
+
+    def evaluate(path, **options):
+        made.append(f"eval {Path(path).name}")
+        answers = [{"right": number < 7, "degenerate": "loop" if number > 6 else None} for number in range(12)]
+        return [{"answers": answers, "degenerate": {"share": 0.25, "questions": 12}, "perplexity": 20.0 + len(made)}]
+
+    for name in ("prune", "heal", "build"):
+        monkeypatch.setattr(recovery_cuts.et, name, maker(name))
+    monkeypatch.setattr(recovery_cuts.et, "evaluate", evaluate)
+    return made
+
+
+def test_rows_are_measured_once_and_drawn(made, tmp_path, capsys):
+    results, picture = tmp_path / "rows.jsonl", tmp_path / "cuts.svg"
+    command = ["--model", "model", "-o", str(tmp_path / "models"), "--results", str(results), "--picture", str(picture)]
+    recovery_cuts.main([*command, "--ratios", "0.2"])
+    assert made == [
+        "build model built-0",
+        "eval model",
+        "eval built-0",
+        "prune model pruned-0.2",
+        "heal pruned-0.2 trained-0.2",
+        "build trained-0.2 built-0.2",
+        "eval pruned-0.2",
+        "eval trained-0.2",
+        "eval built-0.2",
+    ]
     rows = [json.loads(line) for line in results.read_text().splitlines()]
-    assert [(row["stage"], row["ratio"]) for row in rows] == [("dense", 0), ("pruned", 0.2), ("trained, 4 bits", 0.2)]
-    (evaluation,) = recovery_cuts.et.evaluate(tmp_path / "models/healed-0.2", max_windows=1, tasks=["basics"])
-    assert rows[2]["perplexity"] == evaluation["perplexity"]
-    assert rows[2]["right"] == sum(answer["right"] for answer in evaluation["answers"])
-    monkeypatch.setattr(recovery_cuts.et, "evaluate", None)
+    assert rows[2] == {
+        "stage": "pruned",
+        "ratio": 0.2,
+        "right": 7,
+        "degenerate": 3,
+        "degenerate_of_all": 5,
+        "questions": 12,
+        "perplexity": 27.0,
+    }
     capsys.readouterr()
-    recovery_cuts.main([*command, "0.2"])
-    assert results.read_text().count("\n") == 3
-    assert "| pruned by 20 % |" in capsys.readouterr().out
-    words = " ".join(ElementTree.parse(tmp_path / "cuts.svg").getroot().itertext())
-    assert "right answers of 12" in words and "perplexity" in words
+    recovery_cuts.main([*command, "--ratios", "0.2"])
+    assert len(made) == 9 and results.read_text().count("\n") == 5
+    assert "| pruned by 20 % | 7 | 3 | 5 | 27.0 |\n| trained | 7 | 3 | 5 | 28.0 |" in capsys.readouterr().out
+    recovery_cuts.main([*command, "--ratios", "0.1", "0.2"])
+    assert made[9] == "prune model pruned-0.1" and len(made) == 15
+    words = " ".join(ElementTree.parse(picture).getroot().itertext())
+    assert "right answers of 12" in words and "% of attention and MLP cut" in words
