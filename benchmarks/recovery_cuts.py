@@ -114,7 +114,7 @@ def picture(rows: Sequence[Row]) -> Picture:
         "recovery-cuts",
         "Right answers and perplexity by cut",
         charts,
-        legend={**stages, DENSE: 2},
+        legend={PRUNED: 0, TRAINED: 1, f"{BUILT}, 4 bits": 3, DENSE: 2},
         header=("model", "cut", "right", "perplexity"),
         rows=[
             [each["stage"], f"{each['ratio']:.0%}", str(each["right"]), f"{each['perplexity']:.1f}"] for each in rows
