@@ -1,7 +1,8 @@
 """``python -m benchmarks.recovery_cuts -o DIR``: answers and perplexity by cut, before and after the same training.
 
-A model is pruned by each of `RATIOS`, trained, and built for this host. Models stay in DIR, and rows in
-``results/recovery_cuts.jsonl``: neither is made again. Prints the table of ``docs/recovery.md`` and draws its picture.
+`MODEL` is pruned by each of `RATIOS`, trained, and built for this host. Models stay in DIR, and rows in
+``results/recovery_cuts.jsonl``: neither is made again, so another file (``--results``) measures anew. Prints the table
+of ``docs/recovery.md`` and draws its picture.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from benchmarks.recovery_curves import light
 from edge_transact.artifacts.charts import Axis, Chart, Picture
 from edge_transact.cli.logs import show_logs
 
+MODEL = "demo:smollm2"
 RATIOS = (0.1, 0.15, 0.2, 0.25, 0.3)
 PRUNING = {"calibration": "demo:mixed", "calibration_tokens": 32768}
 TRAINING = {"train": "demo:mixed", "train_tokens": 32768, "learning_rate": 1e-4, "cross_entropy": 0.6}
@@ -33,7 +35,7 @@ DENSE, PRUNED, TRAINED, BUILT = STAGES = ("dense", "pruned", "trained", "built")
 Row = dict[str, Any]
 
 
-def row(stage: str, ratio: float, evaluation: Mapping[str, Any]) -> Row:
+def row_of(stage: str, ratio: float, evaluation: Mapping[str, Any]) -> Row:
     """What is kept of an evaluation with ``tasks=["basics"]``.
 
     Args:
@@ -54,28 +56,28 @@ def row(stage: str, ratio: float, evaluation: Mapping[str, Any]) -> Row:
     }
 
 
-def measure(model: str, ratios: Sequence[float], scratch: Path, results: Path) -> list[Row]:
+def measure(ratios: Sequence[float], scratch: Path, results: Path) -> list[Row]:
     """The rows of the dense model and of each ratio; those that `results` lacks are measured and appended."""
     rows: list[Row] = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     known = {(row["stage"], row["ratio"]) for row in rows}
 
     def add(stage: str, ratio: float, path: str | Path) -> None:
         (evaluation,) = et.evaluate(path, max_windows=WINDOWS, tasks=["basics"])
-        rows.append(row(stage, ratio, evaluation))
+        rows.append(row_of(stage, ratio, evaluation))
         with results.open("a") as file:
             file.write(json.dumps(rows[-1]) + "\n")
 
     for ratio in (0, *ratios):
         pruned, trained, built = (scratch / f"{stage}-{ratio}" for stage in (PRUNED, TRAINED, BUILT))
-        made = {DENSE: model, BUILT: built} if ratio == 0 else {PRUNED: pruned, TRAINED: trained, BUILT: built}
+        made = {DENSE: MODEL, BUILT: built} if ratio == 0 else {PRUNED: pruned, TRAINED: trained, BUILT: built}
         if {(stage, ratio) for stage in made} <= known:
             continue
         if ratio and not pruned.exists():
-            et.prune(model, pruned, ratio=ratio, **PRUNING)
+            et.prune(MODEL, pruned, ratio=ratio, **PRUNING)
         if ratio and not trained.exists():
             et.heal(pruned, trained, **TRAINING)
         if not built.exists():
-            et.build(trained if ratio else model, built, **BUILDING)
+            et.build(trained if ratio else MODEL, built, **BUILDING)
         for stage, path in made.items():
             if (stage, ratio) not in known:
                 add(stage, ratio, path)
@@ -125,7 +127,6 @@ def picture(rows: Sequence[Row]) -> Picture:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures what the results lack, prints all rows and draws them."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recovery_cuts", description=__doc__)
-    parser.add_argument("--model", default="demo:smollm2")
     parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--picture", type=Path, default=PICTURE)
@@ -133,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     show_logs()
     given.output.mkdir(parents=True, exist_ok=True)
-    rows = measure(given.model, given.ratios, given.output, given.results)
+    rows = measure(given.ratios, given.output, given.results)
     given.picture.write_text(light(picture(rows).file()))
     print(table(rows))
 

@@ -35,13 +35,13 @@ def made(monkeypatch) -> list[str]:
 
 def test_rows_are_measured_once_and_drawn(made, tmp_path, capsys):
     results, picture = tmp_path / "rows.jsonl", tmp_path / "cuts.svg"
-    command = ["--model", "model", "-o", str(tmp_path / "models"), "--results", str(results), "--picture", str(picture)]
+    command = ["-o", str(tmp_path / "models"), "--results", str(results), "--picture", str(picture)]
     recovery_cuts.main([*command, "--ratios", "0.2"])
     assert made == [
-        "build model built-0",
-        "eval model",
+        "build demo:smollm2 built-0",
+        "eval demo:smollm2",
         "eval built-0",
-        "prune model pruned-0.2",
+        "prune demo:smollm2 pruned-0.2",
         "heal pruned-0.2 trained-0.2",
         "build trained-0.2 built-0.2",
         "eval pruned-0.2",
@@ -63,6 +63,6 @@ def test_rows_are_measured_once_and_drawn(made, tmp_path, capsys):
     assert len(made) == 9 and results.read_text().count("\n") == 5
     assert "| pruned by 20 % | 7 | 3 | 5 | 27.0 |\n| trained | 7 | 3 | 5 | 28.0 |" in capsys.readouterr().out
     recovery_cuts.main([*command, "--ratios", "0.1", "0.2"])
-    assert made[9] == "prune model pruned-0.1" and len(made) == 15
+    assert made[9] == "prune demo:smollm2 pruned-0.1" and len(made) == 15
     words = " ".join(ElementTree.parse(picture).getroot().itertext())
     assert "right answers of 12" in words and "% of attention and MLP cut" in words
