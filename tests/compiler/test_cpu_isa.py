@@ -173,8 +173,8 @@ def test_products_of_a_group_fit_in_sums_of_16_bits(isa, digits, rng):
         packed = iter(vectors[4:])
         activations = [[[next(packed) for _ in range(digits)] for _ in range(isa.steps)] for _ in range(4)]
         loaded = [T.reinterpret(f"uint32x{isa.lanes}", vector) for vector in vectors[:4]]
-        start = T.broadcast(T.int32(0), isa.lanes)
-        return T.reinterpret(f"int32x{isa.lanes}", isa(digits).dot(start, loaded, activations))
+        (product,) = isa(digits).dot([T.broadcast(T.int32(0), isa.lanes)], loaded, [activations])
+        return T.reinterpret(f"int32x{isa.lanes}", product)
 
     flat = values.view(np.int32)[..., 0].reshape(-1, isa.lanes)
     got = lane_by_lane(dot, *words.view(np.int32), *flat).view(np.float32)

@@ -20,23 +20,34 @@ FAR_GROUPS, FAR_BYTES = 2, 16 << 10
 NEAR_BLOCKS = 2
 """How many blocks ahead of the one in use decode prefetches to the L1 cache, if the L2 cache has them."""
 
+STRIP_COLUMNS = 2048
+"""Columns that a thread takes through all groups before it goes on: a row's sums of them, 8 KiB, stay in the L1
+cache."""
+
 
 class DecodeKN(DecodeMatmul):
-    """Goes through the groups; for each, adds the products of all the thread's columns to sums in the L1 cache."""
+    """Goes through the groups; for each, adds the products of a strip of columns to sums in the L1 cache."""
 
     columns = 16
 
     def prefetch_first(self, thread: Expr) -> None:
         first, end = self.share(thread)
-        with T.serial(0, self._groups_ahead(first, end)) as group, T.serial(first, end) as block:
+        strip_end = T.min(first + self._strip_blocks, end)
+        with T.serial(0, self._groups_ahead(first, end)) as group, T.serial(first, strip_end) as block:
             for section in range(self.matmul.sections):
                 self._prefetch(group, block, section)
 
+    @property
+    def _strip_blocks(self) -> int:
+        """The blocks of a strip; a thread's last strip may have fewer."""
+        return STRIP_COLUMNS // (self.matmul.sections * self.columns)
+
     def _groups_ahead(self, first: Expr, end: Expr) -> Expr:
-        """How many groups ahead of the one in use the weights of a thread's blocks are prefetched."""
+        """How many groups ahead of the one in use a strip's weights are prefetched."""
         if not self.isa.prefetches_far:
             return T.int32(1)
-        group_bytes = (end - first) * (self.matmul.sections * self.columns * self.matmul.group_bytes)
+        blocks = T.min(end - first, self._strip_blocks)
+        group_bytes = blocks * (self.matmul.sections * self.columns * self.matmul.group_bytes)
         return T.bind(T.max(FAR_GROUPS, FAR_BYTES // T.max(group_bytes, 1)))
 
     def multiply(self, thread: Expr) -> None:
@@ -45,11 +56,17 @@ class DecodeKN(DecodeMatmul):
         self.pack_activations(thread)
         ahead = self._groups_ahead(first, end)
         starts = None if self.one_row else T.alloc_buffer((self.scratch.rows,), self.isa.accumulator_dtype)
-        with T.serial(0, self.buffers.groups) as group:
+        groups, blocks = self.buffers.groups, self._strip_blocks
+        with T.serial(0, (end - first + (blocks - 1)) // blocks) as strip, T.serial(0, groups) as group:
+            strip_first = T.bind(first + strip * blocks)
+            strip_end = T.bind(T.min(strip_first + blocks, end))
+            # After a strip's last group come the first ones of the next strip.
+            is_next = T.bind(T.Cast("int32", tirx.all(group + ahead >= groups, strip_end < end)))
+            far_group, far_blocks = T.bind(group + ahead - is_next * groups), T.bind(is_next * blocks)
             start = self._load_start(thread, group, starts)
-            with T.serial(first, end) as block:
+            with T.serial(strip_first, strip_end) as block:
                 for section in range(self.matmul.sections):
-                    self._prefetch(group + ahead, block, section)
+                    self._prefetch(far_group, block + far_blocks, section)
                     if self.isa.prefetches_far:
                         self._prefetch_near(group, block, section)
                     for offset in range(0, self.columns, self.isa.lanes):
@@ -134,13 +151,16 @@ class DecodeKN(DecodeMatmul):
         weight_scale = cast("float32", load(buffers.scale, [group, column], isa.lanes))
         if not self.one_row:
             weight_scale = T.bind(weight_scale)
-        for row in rows:
-            activations = [self._load_activations(thread, row, group, word) for word in range(WORDS_PER_GROUP)]
+        activations = [
+            [self._load_activations(thread, row, group, word) for word in range(WORDS_PER_GROUP)] for row in rows
+        ]
+        products = isa.dot([start(row) for row in rows], words, activations)
+        for row, products_of_row in zip(rows, products, strict=True):
             scale = weight_scale
             if scratch.activation_scales is not None:
                 scale = scale * splat(scratch.activation_scales[thread, row, group], isa.lanes)
             place = [self.sums_of(row, block, section) + offset]
-            total = load(scratch.sums, place, isa.lanes) + isa.dot(start(row), words, activations) * scale
+            total = load(scratch.sums, place, isa.lanes) + products_of_row * scale
             store(scratch.sums, total, place)
 
     def _store(self, first: Expr, end: Expr) -> None:

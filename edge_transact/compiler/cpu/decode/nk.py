@@ -151,7 +151,7 @@ class _Tile:
                 start = splat(T.float32(0), lanes)
                 if scratch.corrections is not None:
                     start = T.bind(load(scratch.corrections, [self.thread, row, first], lanes))
-                products = [T.bind(isa.dot(start, [of_column], [activations])) for of_column in words]
+                products = [T.bind(isa.dot([start], [of_column], [[activations]])[0]) for of_column in words]
                 for i, of_column in enumerate(scales):
                     scale = self._spread_scales(self._scaled(of_column, row, word, held), vector, of_vector)
                     total = load(self.accumulators, [r, i, 0], lanes) + products[i] * scale

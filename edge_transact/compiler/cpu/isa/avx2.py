@@ -7,6 +7,7 @@ bits, and multiplies a digit by its place value on the way.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from tvm.script import tirx as T
@@ -14,7 +15,7 @@ from tvm.target import Target
 from tvm.tirx import Expr
 
 from edge_transact.compiler.cpu.isa.avx2words import Avx2Words, multiply_words
-from edge_transact.compiler.cpu.isa.base import InstructionSet
+from edge_transact.compiler.cpu.isa.base import Activations, InstructionSet
 from edge_transact.compiler.cpu.isa.byte_products import ByteProducts
 from edge_transact.compiler.cpu.isa.fp32 import Fp32
 from edge_transact.compiler.vector import cast, lanes_of, splat
@@ -48,18 +49,21 @@ class Avx2(ByteProducts):
     def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
         return accumulator + self._add_pairs(self.multiply(weights, activations), 1)
 
-    def dot(self, start: Expr, words: Sequence[Expr], activations: Sequence[Sequence[Sequence[Expr]]]) -> Expr:
-        sums: list[Expr] = []
-        for vector, of_word in zip(words, activations, strict=True):
-            for step, digits in enumerate(of_word):
-                weights = T.bind(self.unpack(vector, step))
-                products = [T.bind(self.multiply(weights, digit)) for digit in digits]
-                sums = [T.bind(a + b) for a, b in zip(sums, products, strict=True)] if sums else products
-        highest, second, *others = sums
+    def dot(self, starts: Sequence[Expr], words: Sequence[Expr], activations: Sequence[Activations]) -> list[Expr]:
+        sums: list[list[Expr]] = [[] for _ in starts]
+        for (number, vector), step in itertools.product(enumerate(words), range(self.steps)):
+            weights = T.bind(self.unpack(vector, step))
+            for i, row in enumerate(activations):
+                products = [T.bind(self.multiply(weights, digit)) for digit in row[number][step]]
+                sums[i] = [T.bind(a + b) for a, b in zip(sums[i], products, strict=True)] if sums[i] else products
+        return [cast("float32", self._add_digits(*sums[i]) + start) for i, start in enumerate(starts)]
+
+    def _add_digits(self, highest: Expr, second: Expr, *others: Expr) -> Expr:
+        """The sum of a row's products of all digits, int32."""
         total = self._add_pairs(highest, 256) + self._add_pairs(second, 1)
         for other in others:
             total = self.quantizer.next_digit(total) + self._add_pairs(other, 1)
-        return cast("float32", total + start)
+        return total
 
     def _add_pairs(self, sums: Expr, factor: int) -> Expr:
         """Neighbouring lanes of `sums`, int16, added and multiplied by `factor`: int32."""

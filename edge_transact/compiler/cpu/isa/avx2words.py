@@ -5,6 +5,7 @@ vpmaddwd multiplies 16 pairs of int16 and adds neighbours to 32 bits.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Self
 
@@ -12,7 +13,7 @@ from tvm.script import tirx as T
 from tvm.target import Target
 from tvm.tirx import Expr
 
-from edge_transact.compiler.cpu.isa.base import InstructionSet, shift_right, sum_words
+from edge_transact.compiler.cpu.isa.base import Activations, InstructionSet, shift_right, sum_words
 from edge_transact.compiler.cpu.isa.quantizer import ActivationQuantizer
 from edge_transact.compiler.vector import cast, lanes_of, shuffle, splat
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP, ZERO_POINT
@@ -67,12 +68,14 @@ class Avx2Words(InstructionSet):
     def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
         return accumulator + self.multiply(T.reinterpret("int16x16", weights), T.reinterpret("int16x16", activations))
 
-    def dot(self, start: Expr, words: Sequence[Expr], activations: Sequence[Sequence[Sequence[Expr]]]) -> Expr:
-        total = start
-        for vector, of_word in zip(words, activations, strict=True):
-            for step, (integers,) in enumerate(of_word):
-                total = T.bind(self.multiply_add(total, T.bind(self.unpack(vector, step)), integers))
-        return cast("float32", total)
+    def dot(self, starts: Sequence[Expr], words: Sequence[Expr], activations: Sequence[Activations]) -> list[Expr]:
+        totals = list(starts)
+        for (number, vector), step in itertools.product(enumerate(words), range(self.steps)):
+            weights = T.bind(self.unpack(vector, step))
+            for i, row in enumerate(activations):
+                (integers,) = row[number][step]
+                totals[i] = T.bind(self.multiply_add(totals[i], weights, integers))
+        return [cast("float32", total) for total in totals]
 
 
 def multiply_words(first: Expr, second: Expr) -> Expr:

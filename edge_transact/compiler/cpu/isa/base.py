@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from tvm.script import tirx as T
 from tvm.target import Target
@@ -15,6 +15,10 @@ from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD
 
 if TYPE_CHECKING:
     from edge_transact.compiler.cpu.isa.quantizer import ActivationQuantizer
+
+
+Activations: TypeAlias = Sequence[Sequence[Sequence[Expr]]]
+"""A row's activations of some vectors of words, by word, step and digit: int32 lanes."""
 
 
 class InstructionSet(ABC):
@@ -128,13 +132,15 @@ class InstructionSet(ABC):
         return block
 
     @abstractmethod
-    def dot(self, start: Expr, words: Sequence[Expr], activations: Sequence[Sequence[Sequence[Expr]]]) -> Expr:
-        """The dot products of vectors of words with their activations: fp32 lanes.
+    def dot(self, starts: Sequence[Expr], words: Sequence[Expr], activations: Sequence[Activations]) -> list[Expr]:
+        """The dot products of vectors of words with some rows' activations: fp32 lanes, by row.
+
+        Rows take turns at each vector of weights, so that a multiply-add rarely waits for the row's one before it.
 
         Args:
-            start: What the accumulator starts from, `accumulator_dtype` lanes.
+            starts: What each row's accumulator starts from, `accumulator_dtype` lanes.
             words: uint32 lanes.
-            activations: By word, step and digit: int32 lanes.
+            activations: Each row's.
         """
 
 
