@@ -78,6 +78,22 @@ def shuffle(vectors: Sequence[Expr], indices: Sequence[int]) -> Expr:
     return tirx.Shuffle(vectors * repeats, [T.int32(i) for i in indices])
 
 
+def transpose(rows: Sequence[Expr]) -> list[Expr]:
+    """Four vectors: lane `i` of each row, one per lane. A row has four lanes, and rows are a multiple of four."""
+    lanes = len(rows)
+    quads = range(0, lanes, 4)
+    # Rows 4 n + i are neighbours, so that every other shuffle stays within 128 bits.
+    zeroth, first, second, third = (T.bind(shuffle([rows[quad + i] for quad in quads], range(lanes))) for i in range(4))
+
+    def pick(a: Expr, b: Expr, order: Sequence[int]) -> Expr:
+        return T.bind(shuffle([a, b], [quad + i for quad in quads for i in order]))
+
+    interleaved = (0, lanes, 1, lanes + 1), (2, lanes + 2, 3, lanes + 3)
+    halves = (0, 1, lanes, lanes + 1), (2, 3, lanes + 2, lanes + 3)
+    pairs = [(pick(zeroth, first, order), pick(second, third, order)) for order in interleaved]
+    return [pick(a, b, order) for a, b in pairs for order in halves]
+
+
 def sum_lanes(vectors: Sequence[Expr]) -> Expr:
     """The sum of each vector, one per lane. The number of vectors is a power of two and at most their lanes."""
     row = lanes_of(vectors[0])

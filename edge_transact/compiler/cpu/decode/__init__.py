@@ -15,6 +15,7 @@ from tvm.script import tirx as T
 
 from edge_transact.compiler.cpu.buffers import MatmulBuffers
 from edge_transact.compiler.cpu.decode.base import LAST_ROWS, DecodeMatmul, Scratch
+from edge_transact.compiler.cpu.decode.batch_nk import BatchNK
 from edge_transact.compiler.cpu.decode.kn import DecodeKN
 from edge_transact.compiler.cpu.decode.nk import DecodeNK
 from edge_transact.compiler.cpu.isa import InstructionSet
@@ -26,7 +27,8 @@ HEAD_START_BYTES = 32 << 10
 COLUMNS = DecodeKN.columns
 """The columns that a matrix needs at least: those of a KN block, which are more than those of an NK block."""
 
-_BY_LAYOUT: dict[Layout, type[DecodeMatmul]] = {"KN": DecodeKN, "NK": DecodeNK}
+_OF_ONE_ROW: dict[Layout, type[DecodeMatmul]] = {"KN": DecodeKN, "NK": DecodeNK}
+_OF_A_BATCH: dict[Layout, type[DecodeMatmul]] = {"KN": DecodeKN, "NK": BatchNK}
 
 
 def decode(matmuls: Sequence[MatmulBuffers], isas: Sequence[InstructionSet], threads: int, *, one_row: bool) -> None:
@@ -39,10 +41,11 @@ def decode(matmuls: Sequence[MatmulBuffers], isas: Sequence[InstructionSet], thr
         one_row: If not, there is a row of each of several sequences, and one matmul.
     """
     rows = 1 if one_row else T.bind((matmuls[0].rows + (LAST_ROWS - 1)) // LAST_ROWS * LAST_ROWS)
-    scratch = Scratch(matmuls, isas, max(kind.columns for kind in _BY_LAYOUT.values()), threads, rows)
+    kinds = _OF_ONE_ROW if one_row else _OF_A_BATCH
+    scratch = Scratch(matmuls, isas, max(kind.columns for kind in kinds.values()), threads, rows)
     stages: list[DecodeMatmul] = []
     for buffers, isa in zip(matmuls, isas, strict=True):
-        kind = _BY_LAYOUT[buffers.matmul.layout]
+        kind = kinds[buffers.matmul.layout]
         stages.append(kind(buffers, isa, scratch, threads, head_start_bytes=0 if stages else HEAD_START_BYTES))
 
     def run(number: int) -> None:

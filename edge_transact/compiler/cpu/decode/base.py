@@ -14,7 +14,7 @@ from tvm.tirx import Expr
 from edge_transact.compiler.cpu.buffers import MatmulBuffers
 from edge_transact.compiler.cpu.isa import InstructionSet
 from edge_transact.compiler.cpu.prologue import for_each_group, inverse_rms
-from edge_transact.compiler.vector import Index, splat, store
+from edge_transact.compiler.vector import Index, splat, store, sum_lanes
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
 
 ROWS_TOGETHER = 4
@@ -36,8 +36,8 @@ class Scratch:
 
     Attributes:
         activations: Packed activations, int32 ``[threads, rows, ...]``.
-        corrections: Zero-point corrections of their words, ``[threads, rows, words]``, where accumulators start from
-            them.
+        corrections: Zero-point corrections of their words or groups, ``[threads, rows, words]``, where accumulators
+            start from them.
         activation_scales: Scales of their groups, fp32 ``[threads, rows, groups]``, where activations are quantized.
         sums: Results before the epilogue, fp32: of each block and section, those of all rows. Were each row's together,
             those that a block adds to would be far apart, and compete for the same places in the L1 cache.
@@ -81,10 +81,12 @@ class DecodeMatmul(ABC):
 
     Attributes:
         columns: Columns of a block, in each section.
+        corrects_words: Each word has a zero-point correction, rather than each group.
         one_row: There is a single row of activations.
     """
 
     columns: ClassVar[int]
+    corrects_words: ClassVar[bool] = False
 
     def __init__(
         self, buffers: MatmulBuffers, isa: InstructionSet, scratch: Scratch, threads: int, *, head_start_bytes: int
@@ -148,7 +150,6 @@ class DecodeMatmul(ABC):
         isa, scratch = self.isa, self.scratch
 
         def pack(group: Expr, x: Expr) -> None:
-            word = group * WORDS_PER_GROUP
             if isa.quantizer is not None and scratch.activation_scales is not None:
                 T.buffer_store(scratch.activation_scales, isa.quantizer.scale(x), [thread, row, group])
                 # Loaded again, because TVM's integer analysis would walk through everything that it is computed from.
@@ -157,6 +158,10 @@ class DecodeMatmul(ABC):
                 for step, activations in enumerate(steps):
                     store(scratch.activations, activations, [thread, row, self.place(group, digit, step)])
             if scratch.corrections is not None:
-                store(scratch.corrections, isa.zero_point_correction(x), [thread, row, word])
+                corrections = T.bind(isa.zero_point_correction(x))
+                if self.corrects_words:
+                    store(scratch.corrections, corrections, [thread, row, group * WORDS_PER_GROUP])
+                else:
+                    store(scratch.corrections, sum_lanes([corrections]), [thread, row, group])
 
         return pack

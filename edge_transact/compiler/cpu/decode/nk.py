@@ -1,15 +1,12 @@
-"""Decode with an NK weight: the words of one column are adjacent in memory, so a vector holds words along K."""
+"""Decode of one row with an NK weight: a column's words are adjacent in memory, so a vector holds words along K."""
 
 from __future__ import annotations
-
-import itertools
-from functools import partial
 
 from tvm import tirx
 from tvm.script import tirx as T
 from tvm.tirx import Buffer, Expr
 
-from edge_transact.compiler.cpu.decode.base import ROWS_TOGETHER, DecodeMatmul, padded_words
+from edge_transact.compiler.cpu.decode.base import DecodeMatmul, padded_words
 from edge_transact.compiler.epilogue import finish
 from edge_transact.compiler.vector import (
     LINE_BYTES,
@@ -39,6 +36,7 @@ class DecodeNK(DecodeMatmul):
     """Takes a few columns (rows of the weight) at a time, with their accumulators in registers."""
 
     columns = 4
+    corrects_words = True
     padded_words: Expr
 
     def prefetch_first(self, thread: Expr) -> None:
@@ -56,25 +54,24 @@ class DecodeNK(DecodeMatmul):
         first, end = self.share(thread)
         self.pack_activations(thread)
         self._clear_padding(thread)
-        together = 1 if self.one_row else ROWS_TOGETHER
-        accumulators = T.alloc_buffer((together, sections * self.columns, lanes), "float32", scope="local")
+        accumulators = T.alloc_buffer((sections * self.columns, lanes), "float32", scope="local")
         with T.serial(first, end) as block:
-            self.for_each_tile(partial(self._multiply_block, thread, block, ahead, accumulators))
+            self._multiply_block(thread, block, ahead, accumulators)
         self._store(first, end)
 
-    def _multiply_block(self, thread: Expr, block: Expr, ahead: Expr, accumulators: Buffer, rows: list[Expr]) -> None:
-        """Compute the sums of some rows and a block's columns."""
+    def _multiply_block(self, thread: Expr, block: Expr, ahead: Expr, accumulators: Buffer) -> None:
+        """Compute the sums of a block's columns."""
         lanes, words, together = self.isa.lanes, self.buffers.words, self.isa.vectors_together * self.isa.lanes
-        tile = _Tile(self, thread, rows, T.bind(self.first_column(block)), ahead, accumulators)
-        tile.clear()
+        columns = _Columns(self, thread, T.bind(self.first_column(block)), ahead, accumulators)
+        columns.clear()
         full = T.bind(words // together * together)
         with T.serial(0, words // together) as turn:
-            tile.accumulate(turn * together, together)
+            columns.accumulate(turn * together, together)
         if self.isa.vectors_together > 1:
             with T.serial(0, (words - full) // lanes) as vector:
-                tile.accumulate(T.bind(full + vector * lanes), lanes)
-        tile.accumulate_rest(T.bind(words // lanes * lanes))
-        tile.store(block)
+                columns.accumulate(T.bind(full + vector * lanes), lanes)
+        columns.accumulate_rest(T.bind(words // lanes * lanes))
+        columns.store(block)
 
     def place(self, group: Expr, digit: int, step: int) -> Expr:
         return self.place_of_word(group * WORDS_PER_GROUP, digit, step)
@@ -86,47 +83,42 @@ class DecodeNK(DecodeMatmul):
     def _clear_padding(self, thread: Expr) -> None:
         """Clear what belongs to the words after a row's last, which the vectors at its end cover."""
         isa, scratch = self.isa, self.scratch
-        with self.each(self.scratch.rows) as row, T.serial(self.buffers.words, self.padded_words) as word:
+        with T.serial(self.buffers.words, self.padded_words) as word:
             for digit in range(isa.digits):
                 for step in range(isa.steps):
-                    T.buffer_store(
-                        scratch.activations, T.int32(0), [thread, row, self.place_of_word(word, digit, step)]
-                    )
+                    T.buffer_store(scratch.activations, T.int32(0), [thread, 0, self.place_of_word(word, digit, step)])
             if scratch.corrections is not None:
-                T.buffer_store(scratch.corrections, tirx.const(0, isa.accumulator_dtype), [thread, row, word])
+                T.buffer_store(scratch.corrections, tirx.const(0, isa.accumulator_dtype), [thread, 0, word])
 
     def _store(self, first: Expr, end: Expr) -> None:
         # In a loop of its own, so that the chains of operations of several blocks overlap.
-        sections = range(self.matmul.sections)
-        with self.each(self.buffers.rows) as row, T.serial(first, end) as block:
+        sections, row = range(self.matmul.sections), T.int32(0)
+        with T.serial(first, end) as block:
             sums = [T.bind(load(self.scratch.sums, [self.sums_of(row, block, s)], self.columns)) for s in sections]
             finish(self.buffers, row, T.bind(self.first_column(block)), sums, exp)
 
 
-class _Tile:
-    """A block's columns, from all sections, by some rows: each with one vector of accumulators.
+class _Columns:
+    """A block's columns, from all sections: each with one vector of accumulators.
 
     Args:
         of: The matmul.
         thread: The thread that computes it.
-        rows: The rows of activations.
         first: The first column, in the first section.
         ahead: How many words ahead it prefetches.
-        accumulators: fp32 ``[rows, columns, lanes]``.
+        accumulators: fp32 ``[columns, lanes]``.
     """
 
-    def __init__(
-        self, of: DecodeNK, thread: Expr, rows: list[Expr], first: Expr, ahead: Expr, accumulators: Buffer
-    ) -> None:
+    def __init__(self, of: DecodeNK, thread: Expr, first: Expr, ahead: Expr, accumulators: Buffer) -> None:
         self.of, self.isa, self.buffers, self.scratch = of, of.isa, of.buffers, of.scratch
-        self.thread, self.rows, self.ahead, self.accumulators = thread, rows, ahead, accumulators
+        self.thread, self.ahead, self.accumulators = thread, ahead, accumulators
         sections = range(of.matmul.sections)
         self.columns = [first + section * self.buffers.width + i for section in sections for i in range(of.columns)]
 
     def clear(self) -> None:
         """Set the accumulators to zero."""
-        for r, i in itertools.product(range(len(self.rows)), range(len(self.columns))):
-            store(self.accumulators, splat(T.float32(0), self.isa.lanes), [r, i, 0])
+        for i in range(len(self.columns)):
+            store(self.accumulators, splat(T.float32(0), self.isa.lanes), [i, 0])
 
     def accumulate_rest(self, word: Expr) -> None:
         """Add the products of the words from `word` on, fewer than a full vector, in vectors half as wide each time."""
@@ -146,25 +138,23 @@ class _Tile:
             first = word + vector if vector else word
             of_vector = min(held, lanes)
             words = [T.bind(_widen(load(self.buffers.weight, [c, first], of_vector), lanes)) for c in self.columns]
-            for r, row in enumerate(self.rows):
-                activations = self._load_activations(row, first)
-                start = splat(T.float32(0), lanes)
-                if scratch.corrections is not None:
-                    start = T.bind(load(scratch.corrections, [self.thread, row, first], lanes))
-                products = [T.bind(isa.dot([start], [of_column], [[activations]])[0]) for of_column in words]
-                for i, of_column in enumerate(scales):
-                    scale = self._spread_scales(self._scaled(of_column, row, word, held), vector, of_vector)
-                    total = load(self.accumulators, [r, i, 0], lanes) + products[i] * scale
-                    store(self.accumulators, total, [r, i, 0])
+            activations = self._load_activations(first)
+            start = splat(T.float32(0), lanes)
+            if scratch.corrections is not None:
+                start = T.bind(load(scratch.corrections, [self.thread, 0, first], lanes))
+            products = [T.bind(isa.dot([start], [of_column], [[activations]])[0]) for of_column in words]
+            for i, of_column in enumerate(scales):
+                scale = self._spread_scales(of_column, vector, of_vector)
+                total = load(self.accumulators, [i, 0], lanes) + products[i] * scale
+                store(self.accumulators, total, [i, 0])
 
     def store(self, block: Expr) -> None:
-        """Store the sum of each row and column to the block's sums."""
+        """Store the sum of each column to the block's sums."""
         columns = self.of.columns
-        for r, row in enumerate(self.rows):
-            vectors = [T.bind(load(self.accumulators, [r, i, 0], self.isa.lanes)) for i in range(len(self.columns))]
-            for section in range(self.of.matmul.sections):
-                sums = sum_lanes(vectors[section * columns : (section + 1) * columns])
-                store(self.scratch.sums, sums, [self.of.sums_of(row, block, section)])
+        vectors = [T.bind(load(self.accumulators, [i, 0], self.isa.lanes)) for i in range(len(self.columns))]
+        for section in range(self.of.matmul.sections):
+            sums = sum_lanes(vectors[section * columns : (section + 1) * columns])
+            store(self.scratch.sums, sums, [self.of.sums_of(T.int32(0), block, section)])
 
     def _prefetch(self, word: Expr, held: int) -> None:
         """Prefetch each column's words, as many as are in use."""
@@ -178,28 +168,24 @@ class _Tile:
                 if far:
                     prefetch(self.buffers.weight, [turn, word + (NEAR_WORDS + line)])
 
-    def _load_activations(self, row: Expr, word: Expr) -> list[list[Expr]]:
-        """A row's activations of a vector of words, by step and digit."""
+    def _load_activations(self, word: Expr) -> list[list[Expr]]:
+        """The activations of a vector of words, by step and digit."""
         isa, activations = self.isa, self.scratch.activations
         return [
             [
-                T.bind(load(activations, [self.thread, row, self.of.place_of_word(word, digit, step)], isa.lanes))
+                T.bind(load(activations, [self.thread, 0, self.of.place_of_word(word, digit, step)], isa.lanes))
                 for digit in range(isa.digits)
             ]
             for step in range(isa.steps)
         ]
 
     def _load_scales(self, column: Expr, word: Expr, held: int) -> Expr:
-        """A column's scales of the groups of `held` words, fp32."""
+        """A column's scales of the groups of `held` words, fp32, times those of the activations."""
         group, groups = word // WORDS_PER_GROUP, held // WORDS_PER_GROUP
-        return T.bind(cast("float32", load(self.buffers.scale, [column, group], groups)))
-
-    def _scaled(self, scales: Expr, row: Expr, word: Expr, held: int) -> Expr:
-        """A column's scales times those of a row's activations."""
+        scales = cast("float32", load(self.buffers.scale, [column, group], groups))
         if self.scratch.activation_scales is None:
-            return scales
-        group, groups = word // WORDS_PER_GROUP, held // WORDS_PER_GROUP
-        return T.bind(scales * load(self.scratch.activation_scales, [self.thread, row, group], groups))
+            return T.bind(scales)
+        return T.bind(scales * load(self.scratch.activation_scales, [self.thread, 0, group], groups))
 
     def _spread_scales(self, scales: Expr, first: int, held: int) -> Expr:
         """The scale of each lane's products: 0 in the lanes that hold no word of a narrow vector."""

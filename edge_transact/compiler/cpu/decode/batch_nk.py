@@ -1,0 +1,69 @@
+"""Decode of several sequences with an NK weight, transposed in registers, a group at a time.
+
+Where a vector holds words of one column, its lanes belong to several groups, and the products with each row take that
+many scales. One row waits for memory meanwhile. With several rows, it is faster to transpose the weights once.
+"""
+
+from __future__ import annotations
+
+from tvm.script import tirx as T
+from tvm.tirx import Buffer, Expr
+
+from edge_transact.compiler.cpu.decode.columns import DecodeColumns
+from edge_transact.compiler.vector import LINE_BYTES, cast, load, prefetch, store, transpose
+from edge_transact.quantization import WORDS_PER_GROUP
+
+LINE_WORDS = LINE_BYTES // 4
+"""Words of a cache line."""
+
+
+class BatchNK(DecodeColumns):
+    """Takes one block of columns after the other through all groups."""
+
+    scales: Buffer
+    """Those of a block and section, fp32 ``[groups, columns]``."""
+
+    def prefetch_first(self, thread: Expr) -> None:
+        first, _ = self.share(thread)
+        with T.serial(0, self.buffers.groups) as group:
+            for section in range(self.matmul.sections):
+                self._prefetch(first, group, section)
+
+    def multiply(self, thread: Expr) -> None:
+        first, end = self.share(thread)
+        self.clear(first, end)
+        self.pack_activations(thread)
+        self.scales = T.alloc_buffer((self.buffers.groups, self.columns), "float32")
+        with T.serial(first, end) as block:
+            for section in range(self.matmul.sections):
+                self._load_scales(self.column(block, section))
+                with T.serial(0, self.buffers.groups) as group:
+                    self._prefetch(block + 1, group, section)
+                    self.accumulate(thread, group, block, section, self.load_start(thread, group))
+        self.finish(first, end)
+
+    def load_weights(self, group: Expr, block: Expr, section: int, offset: int) -> tuple[list[Expr], Expr]:
+        first, lanes = self.column(block, section) + offset, self.isa.lanes
+        weight, word = self.buffers.weight, group * WORDS_PER_GROUP
+        columns = [T.bind(load(weight, [first + i, word], WORDS_PER_GROUP)) for i in range(lanes)]
+        return transpose(columns), T.bind(load(self.scales, [group, offset], lanes))
+
+    def _load_scales(self, first: Expr) -> None:
+        """Load the scales of a block's columns from `first` on; four groups at a time, and the rest one by one."""
+        scale, lanes, groups = self.buffers.scale, self.isa.lanes, self.buffers.groups
+        with T.serial(0, groups // 4) as four:
+            for offset in range(0, self.columns, lanes):
+                columns = [
+                    T.bind(cast("float32", load(scale, [first + (offset + i), four * 4], 4))) for i in range(lanes)
+                ]
+                for i, scales in enumerate(transpose(columns)):
+                    store(self.scales, scales, [four * 4 + i, offset])
+        with T.serial(groups // 4 * 4, groups) as group, T.serial(0, self.columns) as i:
+            T.buffer_store(self.scales, cast("float32", scale[first + i, group]), [group, i])
+
+    def _prefetch(self, block: Expr, group: Expr, section: int) -> None:
+        """Prefetch as much of a block, whose columns follow each other in memory, as a group of it is."""
+        lines = self.columns * WORDS_PER_GROUP // LINE_WORDS
+        for line in range(lines):
+            place = [self.column(block, section), (group * lines + line) * LINE_WORDS]
+            prefetch(self.buffers.weight, place, far=self.isa.prefetches_far)
