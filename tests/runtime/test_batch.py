@@ -32,6 +32,11 @@ def alone(library, prompt, max_tokens=MAX_TOKENS):
     return list(library.generate(prompt, max_tokens))
 
 
+def assert_equal_but_for_rounding(got, want):
+    """NK weights, as the head's, multiply several rows in another order than one."""
+    np.testing.assert_allclose(got, want, rtol=0, atol=2e-6 * np.abs(want).max())
+
+
 def test_each_sequence_has_the_logits_that_it_has_alone(library, prompts):
     batch = Batch(library, 3, 64)
     first = [batch.prefill(sequence, prompts[sequence]).copy() for sequence in range(3)]
@@ -44,10 +49,10 @@ def test_each_sequence_has_the_logits_that_it_has_alone(library, prompts):
     for sequence, token in tokens.items():
         library.reset()
         np.testing.assert_array_equal(library.prefill(prompts[sequence]), first[sequence])
-        np.testing.assert_array_equal(library.decode(token), logits[sequence])
+        assert_equal_but_for_rounding(library.decode(token), logits[sequence])
         for row, (other, later) in enumerate(((2, 7), (0, 5))):
             if sequence == other:
-                np.testing.assert_array_equal(library.decode(later), some[row])
+                assert_equal_but_for_rounding(library.decode(later), some[row])
 
 
 def test_more_prompts_than_sequences_get_the_tokens_that_each_gets_alone(library, prompts):
