@@ -15,8 +15,9 @@ from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
 from edge_transact.errors import EdgeTransactError
 from edge_transact.heal.frozen import load_frozen
 from edge_transact.heal.lean import make_lean
-from edge_transact.heal.losses import Predictions, head_loss
+from edge_transact.heal.losses import Predictions, Weights, head_loss
 from edge_transact.heal.options import HealOptions
+from edge_transact.heal.repetition import recent_tokens
 
 LORA_ALPHA = 2
 """LoRA's updates count by this factor, whatever their rank."""
@@ -69,7 +70,7 @@ class Student(nn.Module):
     def __init__(self, model: PreTrainedModel, options: HealOptions) -> None:
         super().__init__()
         self.model = model.train()
-        self._cross_entropy = options.cross_entropy
+        self._weights = Weights(options.cross_entropy, options.unlikelihood)
         self.model.requires_grad_(options.lora is None)
         if options.freeze_embedding or options.lora is not None:
             model.get_input_embeddings().requires_grad_(False)
@@ -101,7 +102,8 @@ class Student(nn.Module):
             self.model.lm_head.weight,
             ids[:, 1:][where],
             predictions,
-            cross_entropy=self._cross_entropy,
+            recent_tokens(ids)[where] if self._weights.unlikelihood else None,
+            weights=self._weights,
             dtype=dtype,
         )
 
