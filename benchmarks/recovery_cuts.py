@@ -22,7 +22,11 @@ from edge_transact.cli.logs import show_logs
 MODEL = "demo:smollm2"
 RATIOS = (0.1, 0.15, 0.2, 0.25, 0.3)
 PRUNING = {"calibration": "demo:mixed", "calibration_tokens": 32768}
-TRAINING = {"train": "demo:mixed", "train_tokens": 32768, "learning_rate": 1e-4, "cross_entropy": 0.6}
+TRAINING = {"train": "demo:mixed", "train_tokens": 131072, "cross_entropy": 0.6}
+AGAINST_LOOPS = {**TRAINING, "train_tokens": 16384, "learning_rate": 1e-4, "unlikelihood": 1.0, "seed": 1}
+"""What follows, briefly."""
+HIGH_RATE_FROM = 0.3
+"""The least cut whose model is trained at 3e-4 at first, rather than at 1e-4."""
 BUILDING = {"target": "host", "quant": "q4f16_0"}
 WINDOWS = 8
 RESULTS = page.RESULTS / "recovery_cuts.jsonl"
@@ -75,7 +79,10 @@ def measure(ratios: Sequence[float], scratch: Path, results: Path) -> list[Row]:
         if ratio and not pruned.exists():
             et.prune(MODEL, pruned, ratio=ratio, **PRUNING)
         if ratio and not trained.exists():
-            et.heal(pruned, trained, **TRAINING)
+            once = scratch / f"once-{ratio}"
+            if not once.exists():
+                et.heal(pruned, once, learning_rate=3e-4 if ratio >= HIGH_RATE_FROM else 1e-4, **TRAINING)
+            et.heal(once, trained, **AGAINST_LOOPS)
         if not built.exists():
             et.build(trained if ratio else MODEL, built, **BUILDING)
         for stage, path in made.items():
