@@ -13,7 +13,7 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.cli import app
 from edge_transact.evaluate.answers.answering import MAX_TOKENS, Answered, answers, stop_ids
 from edge_transact.evaluate.answers.basics import Reply, ask
-from edge_transact.evaluate.answers.collapse import collapse
+from edge_transact.evaluate.answers.collapse import CollapseFigures, collapse, warning
 from edge_transact.evaluate.answers.decoding import TOKENS_PER_ROUND, decode_in_torch
 from edge_transact.evaluate.answers.degenerate import cycles, degenerate, loops
 from edge_transact.evaluate.answers.questions import Question, questions, quick_questions
@@ -228,12 +228,20 @@ def test_eval_asks_all_models_and_writes_a_page(pruned, dist, tmp_path):
         assert figures["share"] > 0.5
     warned = " ".join(done.stderr.split())
     assert warned.count("hardly answers") == 2
-    assert warned.count(f"edge-transact heal {pruned} -o pruned-healed") == 2, "a DIST names its checkpoint"
+    assert warned.count(f"edge-transact heal {pruned} ") == 2, "a DIST names its checkpoint"
     page = (report / "index.html").read_text()
     assert "What is the capital of France?" in page and page.count("<svg") == 3 + 9
     assert json.loads((report / "report.json").read_text())["models"][0]["answers"]
     refused = CliRunner().invoke(app, ["eval", *models, "--report", str(report)])
     assert refused.exit_code == 1 and "--force" in refused.stderr
+
+
+@pytest.mark.parametrize("of_loops", [0, 6])
+def test_the_next_command_of_a_model_that_hardly_answers(pruned, of_loops):
+    """Training again, and where answers loop, against that."""
+    figures = CollapseFigures(share=0.5, questions=12, loop=of_loops, copy=6 - of_loops, endless=0, empty=0)
+    option = " --unlikelihood 1" if of_loops else ""
+    assert f"edge-transact heal {pruned}{option} -o pruned-healed" in warning(pruned, figures)
 
 
 def test_prune_asks_what_it_made(chat_model, tmp_path):

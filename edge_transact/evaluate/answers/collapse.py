@@ -79,7 +79,8 @@ def warning(model: str | Path, figures: CollapseFigures) -> str | None:
     if figures["share"] <= THRESHOLD:
         return None
     checkpoint = _pruned_checkpoint(Path(model))
-    heal = f"heal {checkpoint} -o {checkpoint.name}-healed" if checkpoint else "heal --help"
+    against_loops = " --unlikelihood 1" if figures["loop"] else ""
+    heal = f"heal {checkpoint}{against_loops} -o {checkpoint.name}-healed" if checkpoint else "heal --help"
     return (
         f"{model} hardly answers: of its answers to short questions, {described(figures)}. "
         f"Cut less, or train what was pruned: edge-transact {heal}"
