@@ -10,7 +10,7 @@ from tvm.script import tirx as T
 from tvm.tirx import Buffer, Expr
 
 from edge_transact.compiler.cpu.decode.columns import DecodeColumns
-from edge_transact.compiler.vector import LINE_BYTES, cast, load, prefetch, store, transpose
+from edge_transact.compiler.vector import LINE_BYTES, Index, cast, load, prefetch, store, transpose
 from edge_transact.quantization import WORDS_PER_GROUP
 
 LINE_WORDS = LINE_BYTES // 4
@@ -42,7 +42,7 @@ class BatchNK(DecodeColumns):
                     self.accumulate(thread, group, block, section, self.load_start(thread, group))
         self.finish(first, end)
 
-    def load_weights(self, group: Expr, block: Expr, section: int, offset: int) -> tuple[list[Expr], Expr]:
+    def load_weights(self, group: Expr, block: Expr, section: int, offset: Index) -> tuple[list[Expr], Expr]:
         first, lanes = self.column(block, section) + offset, self.isa.lanes
         weight, word = self.buffers.weight, group * WORDS_PER_GROUP
         columns = [T.bind(load(weight, [first + i, word], WORDS_PER_GROUP)) for i in range(lanes)]

@@ -12,8 +12,11 @@ from tvm.tirx import Expr
 
 from edge_transact.compiler.cpu.decode.base import DecodeMatmul
 from edge_transact.compiler.epilogue import finish
-from edge_transact.compiler.vector import exp, load, splat, store
+from edge_transact.compiler.vector import Index, exp, load, splat, store
 from edge_transact.quantization import WORDS_PER_GROUP
+
+UNROLLED_VECTORS = 2
+"""How many vectors of several rows are no loop: for more, a library takes several times as long to compile."""
 
 
 class DecodeColumns(DecodeMatmul):
@@ -22,7 +25,7 @@ class DecodeColumns(DecodeMatmul):
     columns = 16
 
     @abstractmethod
-    def load_weights(self, group: Expr, block: Expr, section: int, offset: int) -> tuple[list[Expr], Expr]:
+    def load_weights(self, group: Expr, block: Expr, section: int, offset: Index) -> tuple[list[Expr], Expr]:
         """A group of the vector of columns at `offset` in a block: its words (uint32 lanes) and scales (fp32 lanes)."""
 
     def place(self, group: Expr, digit: int, step: int) -> Expr:
@@ -62,13 +65,24 @@ class DecodeColumns(DecodeMatmul):
             section: The section.
             start: What `load_start` returned for the group.
         """
-        for offset in range(0, self.columns, self.isa.lanes):
-            weights = self.load_weights(group, block, section, offset)
+        lanes = self.isa.lanes
+        if self.one_row or self.columns <= UNROLLED_VECTORS * lanes:
+            for offset in range(0, self.columns, lanes):
+                self._accumulate_vector(thread, group, block, section, offset, start)
+            return
+        with T.serial(0, self.columns // lanes) as vector:
+            self._accumulate_vector(thread, group, block, section, vector * lanes, start)
 
-            def place(row: Expr, offset: int = offset) -> Expr:
-                return self.sums_of(row, block, section) + offset
+    def _accumulate_vector(
+        self, thread: Expr, group: Expr, block: Expr, section: int, offset: Index, start: Callable[[Expr], Expr]
+    ) -> None:
+        """Add a group's products to the sums of the vector of columns at `offset` in a block, in all rows."""
+        weights = self.load_weights(group, block, section, offset)
 
-            self.for_each_tile(partial(self._accumulate_tile, thread, group, weights, start, place))
+        def place(row: Expr) -> Expr:
+            return self.sums_of(row, block, section) + offset
+
+        self.for_each_tile(partial(self._accumulate_tile, thread, group, weights, start, place))
 
     def _accumulate_tile(
         self,

@@ -7,7 +7,7 @@ from tvm.script import tirx as T
 from tvm.tirx import Expr
 
 from edge_transact.compiler.cpu.decode.columns import DecodeColumns
-from edge_transact.compiler.vector import cast, load, prefetch
+from edge_transact.compiler.vector import Index, cast, load, prefetch
 from edge_transact.quantization import WORDS_PER_GROUP
 
 FAR_GROUPS, FAR_BYTES = 2, 16 << 10
@@ -50,22 +50,26 @@ class DecodeKN(DecodeColumns):
         self.pack_activations(thread)
         ahead = self._groups_ahead(first, end)
         groups, blocks = self.buffers.groups, self._strip_blocks
+        # In memory, because TVM's integer analysis would walk through all that they are computed from, at each use.
+        far = T.alloc_buffer((2,), "int32", scope="local")
         with T.serial(0, (end - first + (blocks - 1)) // blocks) as strip, T.serial(0, groups) as group:
             strip_first = T.bind(first + strip * blocks)
             strip_end = T.bind(T.min(strip_first + blocks, end))
             # After a strip's last group come the first ones of the next strip.
-            is_next = T.bind(T.Cast("int32", tirx.all(group + ahead >= groups, strip_end < end)))
-            far_group, far_blocks = T.bind(group + ahead - is_next * groups), T.bind(is_next * blocks)
+            is_next = T.Cast("int32", tirx.all(group + ahead >= groups, strip_end < end))
+            T.buffer_store(far, group + ahead - is_next * groups, [0])
+            T.buffer_store(far, is_next * blocks, [1])
             start = self.load_start(thread, group)
             with T.serial(strip_first, strip_end) as block:
+                far_block = T.bind(block + far[1])
                 for section in range(self.matmul.sections):
-                    self._prefetch(far_group, block + far_blocks, section)
+                    self._prefetch(far[0], far_block, section)
                     if self.isa.prefetches_far:
                         self._prefetch_near(group, block, section)
                     self.accumulate(thread, group, block, section, start)
         self.finish(first, end)
 
-    def load_weights(self, group: Expr, block: Expr, section: int, offset: int) -> tuple[list[Expr], Expr]:
+    def load_weights(self, group: Expr, block: Expr, section: int, offset: Index) -> tuple[list[Expr], Expr]:
         lanes, weight, column = self.isa.lanes, self.buffers.weight, T.bind(self.column(block, section) + offset)
         words = [
             T.bind(load(weight, [group * WORDS_PER_GROUP + word, column], lanes)) for word in range(WORDS_PER_GROUP)
