@@ -48,6 +48,9 @@ def store(buffer: Buffer, value: Expr, indices: Sequence[Index]) -> None:
 LINE_BYTES = 64
 """Bytes of a cache line, which `prefetch` fetches."""
 
+LINE_WORDS = LINE_BYTES // 4
+"""Packed words of a cache line."""
+
 
 def prefetch(buffer: Buffer, indices: Sequence[Index], *, far: bool = False) -> None:
     """Prefetch the cache line of an element, which may lie beyond the buffer.

@@ -195,8 +195,7 @@ def _compare(
     if cross_entropy:
         by_logits.scatter_add_(1, labels[:, None], by_logits.new_full((len(labels), 1), -cross_entropy))
     if recent is not None and tokens is not None:
-        # With a teacher's probability of 1, no place without a token counts.
-        penalty, by_tokens = unlikelihood(log_student, labels, tokens, torch.where(recent < 0, 1.0, of_teacher))
+        penalty, by_tokens = unlikelihood(log_student, labels, recent, of_teacher)
         loss = loss + weights.unlikelihood * penalty
         by_tokens *= weights.unlikelihood
         by_logits.scatter_add_(1, tokens, by_tokens)

@@ -27,22 +27,22 @@ def recent_tokens(ids: torch.Tensor) -> torch.Tensor:
 
 
 def unlikelihood(
-    log_student: torch.Tensor, labels: torch.Tensor, recent: torch.Tensor, teacher: torch.Tensor
+    log_student: torch.Tensor, labels: torch.Tensor, recent: torch.Tensor, teacher: torch.Tensor | float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The summed penalty, and its gradient with respect to the recent tokens' logits as if others had no part in it.
 
     Args:
         log_student: The student's log-probabilities, fp32 ``[tokens, vocab_size]``.
         labels: int64 ``[tokens]``: the tokens that followed.
-        recent: What `recent_tokens` returns of them, ``[tokens, WINDOW]``, with any token for none.
-        teacher: The teacher's probabilities of `recent`, or 0; 1 for none.
+        recent: What `recent_tokens` returns of them, ``[tokens, WINDOW]``.
+        teacher: The teacher's probabilities of `recent`, or 0 without a teacher; anything where there is no token.
 
     Returns:
         fp32 scalar, and fp32 ``[tokens, WINDOW]``: `g`, of which the gradient with respect to all logits is ``g`` at
         these tokens minus ``g.sum()`` times the student's probabilities.
     """
-    student = log_student.gather(1, recent).exp()
+    student = log_student.gather(1, recent.clamp_min(0)).exp()
     seen = (recent[:, :, None] == recent[:, None, :]).tril(-1).any(-1)
-    counts = (student > teacher) & (recent != labels[:, None]) & ~seen
+    counts = (student > teacher) & (recent >= 0) & (recent != labels[:, None]) & ~seen
     rest = (1 - student).clamp_min(LEAST_REST)
     return -(rest.log() * counts).sum(), student / rest * counts

@@ -28,6 +28,7 @@ def test_loss_and_gradients_are_those_of_whole_logits(
     weight = torch.randn(VOCABULARY, HIDDEN, requires_grad=True)
     teacher, head = torch.randn(TOKENS, OF_TEACHER), torch.randn(VOCABULARY, OF_TEACHER).bfloat16() / 3
     ids = torch.randint(0, VOCABULARY, (1, TOKENS + 1))
+    ids[0, 1] = 0  # which isn't what fills the places in front of the first token
     labels = ids[0, 1:]
 
     log_student = (hidden @ weight.T).log_softmax(-1)

@@ -14,7 +14,8 @@ from tvm.tirx import Expr
 from edge_transact.compiler.cpu.buffers import MatmulBuffers
 from edge_transact.compiler.cpu.isa import InstructionSet
 from edge_transact.compiler.cpu.prologue import for_each_group, inverse_rms
-from edge_transact.compiler.vector import Index, splat, store, sum_lanes
+from edge_transact.compiler.epilogue import finish
+from edge_transact.compiler.vector import Index, exp, load, splat, store, sum_lanes
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
 
 ROWS_TOGETHER = 4
@@ -145,6 +146,14 @@ class DecodeMatmul(ABC):
             compute([tile * ROWS_TOGETHER + r for r in range(ROWS_TOGETHER)])
         with T.If(self.scratch.rows % ROWS_TOGETHER != 0), T.Then():
             compute([self.scratch.rows - LAST_ROWS + r for r in range(LAST_ROWS)])
+
+    def finish(self, first: Expr, end: Expr) -> None:
+        """Apply the epilogue to the sums of a thread's share."""
+        # In a loop of its own, so that the chains of operations of several blocks overlap.
+        sections = range(self.matmul.sections)
+        with self.each(self.buffers.rows) as row, T.serial(first, end) as block:
+            sums = [T.bind(load(self.scratch.sums, [self.sums_of(row, block, s)], self.columns)) for s in sections]
+            finish(self.buffers, row, T.bind(self.first_column(block)), sums, exp)
 
     def _packer(self, thread: Expr, row: Expr) -> Callable[[Expr, Expr], None]:
         isa, scratch = self.isa, self.scratch

@@ -10,11 +10,8 @@ from tvm.script import tirx as T
 from tvm.tirx import Buffer, Expr
 
 from edge_transact.compiler.cpu.decode.columns import DecodeColumns
-from edge_transact.compiler.vector import LINE_BYTES, Index, cast, load, prefetch, store, transpose
+from edge_transact.compiler.vector import LINE_WORDS, Index, cast, load, prefetch, store, transpose
 from edge_transact.quantization import WORDS_PER_GROUP
-
-LINE_WORDS = LINE_BYTES // 4
-"""Words of a cache line."""
 
 
 class BatchNK(DecodeColumns):

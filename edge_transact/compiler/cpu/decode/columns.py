@@ -11,8 +11,7 @@ from tvm.script import tirx as T
 from tvm.tirx import Expr
 
 from edge_transact.compiler.cpu.decode.base import DecodeMatmul
-from edge_transact.compiler.epilogue import finish
-from edge_transact.compiler.vector import Index, exp, load, splat, store
+from edge_transact.compiler.vector import Index, load, splat, store
 from edge_transact.quantization import WORDS_PER_GROUP
 
 UNROLLED_VECTORS = 2
@@ -115,10 +114,3 @@ class DecodeColumns(DecodeMatmul):
             ]
             for step in range(self.isa.steps)
         ]
-
-    def finish(self, first: Expr, end: Expr) -> None:
-        """Apply the epilogue to the sums of a thread's share."""
-        sections = range(self.matmul.sections)
-        with self.each(self.buffers.rows) as row, T.serial(first, end) as block:
-            sums = [T.bind(load(self.scratch.sums, [self.sums_of(row, block, s)], self.columns)) for s in sections]
-            finish(self.buffers, row, T.bind(self.column(block, 0)), sums, exp)

@@ -7,11 +7,9 @@ from tvm.script import tirx as T
 from tvm.tirx import Buffer, Expr
 
 from edge_transact.compiler.cpu.decode.base import DecodeMatmul, padded_words
-from edge_transact.compiler.epilogue import finish
 from edge_transact.compiler.vector import (
-    LINE_BYTES,
+    LINE_WORDS,
     cast,
-    exp,
     lanes_of,
     load,
     prefetch,
@@ -27,9 +25,6 @@ AHEAD_WORDS = 4096
 
 NEAR_WORDS = 576
 """How far ahead of the words in use decode prefetches to the L1 cache, if the L2 cache has them."""
-
-LINE_WORDS = LINE_BYTES // 4
-"""Words of a cache line."""
 
 
 class DecodeNK(DecodeMatmul):
@@ -57,7 +52,7 @@ class DecodeNK(DecodeMatmul):
         accumulators = T.alloc_buffer((sections * self.columns, lanes), "float32", scope="local")
         with T.serial(first, end) as block:
             self._multiply_block(thread, block, ahead, accumulators)
-        self._store(first, end)
+        self.finish(first, end)
 
     def _multiply_block(self, thread: Expr, block: Expr, ahead: Expr, accumulators: Buffer) -> None:
         """Compute the sums of a block's columns."""
@@ -89,13 +84,6 @@ class DecodeNK(DecodeMatmul):
                     T.buffer_store(scratch.activations, T.int32(0), [thread, 0, self.place_of_word(word, digit, step)])
             if scratch.corrections is not None:
                 T.buffer_store(scratch.corrections, tirx.const(0, isa.accumulator_dtype), [thread, 0, word])
-
-    def _store(self, first: Expr, end: Expr) -> None:
-        # In a loop of its own, so that the chains of operations of several blocks overlap.
-        sections, row = range(self.matmul.sections), T.int32(0)
-        with T.serial(first, end) as block:
-            sums = [T.bind(load(self.scratch.sums, [self.sums_of(row, block, s)], self.columns)) for s in sections]
-            finish(self.buffers, row, T.bind(self.first_column(block)), sums, exp)
 
 
 class _Columns:
