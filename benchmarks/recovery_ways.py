@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.heal.frozen import load_frozen
-from edge_transact.heal.losses import DensePredictions, Predictions, Weights, head_loss
+from edge_transact.heal.losses import DensePredictions, Predictions, head_loss
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.run import heal, teacher_of, text_of
 from edge_transact.heal.schedule import Schedule
@@ -55,7 +55,7 @@ class _Hidden(Student):
         where = counted[:, 1:]
         hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][where]
         weight = self.model.lm_head.weight
-        loss = head_loss(hidden, weight, ids[:, 1:][where], predictions, weights=Weights(0.0), dtype=dtype)
+        loss = head_loss(hidden, weight, ids[:, 1:][where], predictions, cross_entropy=0.0, dtype=dtype)
         if not torch.is_grad_enabled():
             return loss
         assert isinstance(predictions, DensePredictions)

@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from edge_transact.heal.repetition import unlikelihood
-
 CHUNK_TOKENS = {"cpu": 256, "cuda": 1024}
 """Tokens whose logits are in memory at once, by the kind of device."""
 
@@ -22,19 +20,6 @@ CHUNK_TOKENS = {"cpu": 256, "cuda": 1024}
 BLOCK_TOKENS = 1024
 """Tokens whose logits' gradients are in memory at once: one matrix product for the gradient of `lm_head`, which is as
 large as the embedding, instead of many that are added up."""
-
-
-@dataclass(frozen=True)
-class Weights:
-    """How much each part of the loss counts.
-
-    Attributes:
-        cross_entropy: The share of the cross-entropy; the rest is the divergence from the teacher.
-        unlikelihood: What the penalty on repetition is multiplied with; 0 for none.
-    """
-
-    cross_entropy: float
-    unlikelihood: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -86,8 +71,7 @@ class _HeadLoss(torch.autograd.Function):
         weight: torch.Tensor,
         labels: torch.Tensor,
         predictions: Predictions | None,
-        recent: torch.Tensor | None,
-        weights: Weights,
+        cross_entropy: float,
         dtype: torch.dtype,
     ) -> torch.Tensor:
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
@@ -105,8 +89,7 @@ class _HeadLoss(torch.autograd.Function):
             for rows in chunks(len(of_block), hidden.device):
                 of_all = slice(block.start + rows.start, block.start + rows.stop)
                 logits = functional.linear(of_block[rows], head).float()
-                those = rows_of(predictions, of_all), None if recent is None else recent[of_all]
-                loss, gradient = _compare(logits, labels[of_all], *those, weights)
+                loss, gradient = _compare(logits, labels[of_all], rows_of(predictions, of_all), cross_entropy)
                 total += loss
                 if by_logits is not None:
                     by_logits[rows] = gradient
@@ -124,7 +107,7 @@ class _HeadLoss(torch.autograd.Function):
         by_hidden, by_weight = ctx.gradients
         del ctx.gradients
         # In place: nobody else has them, and the one of the embedding is the largest tensor of all.
-        return *(None if one is None else one.mul_(gradient) for one in (by_hidden, by_weight)), *[None] * 5
+        return *(None if one is None else one.mul_(gradient) for one in (by_hidden, by_weight)), None, None, None, None
 
 
 def head_loss(
@@ -132,9 +115,8 @@ def head_loss(
     weight: torch.Tensor,
     labels: torch.Tensor,
     predictions: Predictions | None,
-    recent: torch.Tensor | None = None,
     *,
-    weights: Weights,
+    cross_entropy: float,
     dtype: torch.dtype,
 ) -> torch.Tensor:
     """The summed loss of some tokens' predictions, in nats: KL(teacher || student), cross-entropy, or a mix of both.
@@ -143,15 +125,14 @@ def head_loss(
         hidden: The student's hidden states in front of `lm_head`, ``[tokens, hidden_size]``.
         weight: `lm_head`'s weight, ``[vocab_size, hidden_size]``.
         labels: int64 ``[tokens]``: the tokens that followed.
-        predictions: The teacher's; `None` if the cross-entropy's share is 1.
-        recent: What `recent_tokens` returns of these tokens, for the unlikelihood.
-        weights: What counts how much.
+        predictions: The teacher's; `None` if `cross_entropy` is 1.
+        cross_entropy: The share of the cross-entropy.
         dtype: The dtype of products; losses are computed in fp32.
 
     Returns:
         fp32 scalar, with gradients for `hidden` and `weight`.
     """
-    return _HeadLoss.apply(hidden, weight, labels, predictions, recent, weights, dtype)
+    return _HeadLoss.apply(hidden, weight, labels, predictions, cross_entropy, dtype)
 
 
 def chunks(tokens: int, device: torch.device) -> Iterator[slice]:
@@ -165,48 +146,31 @@ def _slices(tokens: int, size: int) -> Iterator[slice]:
 
 
 def _compare(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    predictions: Predictions | None,
-    recent: torch.Tensor | None,
-    weights: Weights,
+    logits: torch.Tensor, labels: torch.Tensor, predictions: Predictions | None, cross_entropy: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The summed loss, and its gradient with respect to the logits, both fp32. `logits` are overwritten."""
     log_student = torch.log_softmax(logits, dim=-1)
     loss = logits.new_zeros(())
-    cross_entropy, tokens = weights.cross_entropy, None if recent is None else recent.clamp_min(0)
+    if predictions is None or cross_entropy == 1:
+        by_logits = torch.exp(log_student, out=logits)
+        loss = loss - log_student.gather(1, labels[:, None]).sum()
+        by_logits.scatter_add_(1, labels[:, None], by_logits.new_full((len(labels), 1), -1.0))
+        return loss, by_logits
     share = 1 - cross_entropy
-    of_teacher: torch.Tensor | float = 0.0
     if cross_entropy:
         loss = loss - cross_entropy * log_student.gather(1, labels[:, None]).sum()
-    if predictions is None or not share:
-        by_logits = torch.exp(log_student, out=logits)
-    elif isinstance(predictions, DensePredictions):
+    if isinstance(predictions, DensePredictions):
         expected = functional.linear(predictions.hidden, predictions.head).float()
         log_teacher = torch.log_softmax(expected, dim=-1)
         teacher = torch.exp(log_teacher, out=expected)
         loss = loss + share * torch.dot(teacher.flatten(), log_teacher.sub_(log_student).flatten())
         by_logits = torch.exp(log_student, out=logits).sub_(teacher, alpha=share)
-        of_teacher = 0.0 if tokens is None else teacher.gather(1, tokens)
     else:
         divergence, by_logits = _top_divergence(log_student, predictions, share, logits)
         loss = loss + share * divergence
-        of_teacher = 0.0 if tokens is None else _of_top(predictions, tokens)
     if cross_entropy:
         by_logits.scatter_add_(1, labels[:, None], by_logits.new_full((len(labels), 1), -cross_entropy))
-    if recent is not None and tokens is not None:
-        penalty, by_tokens = unlikelihood(log_student, labels, recent, of_teacher)
-        loss = loss + weights.unlikelihood * penalty
-        by_tokens *= weights.unlikelihood
-        by_logits.scatter_add_(1, tokens, by_tokens)
-        by_logits.addcmul_(log_student.exp_(), by_tokens.sum(1, keepdim=True), value=-1)
     return loss, by_logits
-
-
-def _of_top(predictions: TopPredictions, tokens: torch.Tensor) -> torch.Tensor:
-    """The teacher's probabilities of some tokens of each row; 0 for those that weren't kept."""
-    kept = predictions.log_probabilities.float().exp()
-    return ((tokens[:, :, None] == predictions.ids[:, None, :]) * kept[:, None, :]).sum(-1)
 
 
 def _top_divergence(

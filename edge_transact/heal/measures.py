@@ -20,6 +20,7 @@ import torch
 
 from edge_transact import costs
 from edge_transact.heal.options import HealOptions
+from edge_transact.heal.repetition import TOKENS_AGAIN
 from edge_transact.progress import roughly
 from edge_transact.system.speed import peak_flops
 from edge_transact.widths import WidthPlan
@@ -40,7 +41,7 @@ class Work:
     """The FLOPs of a training's matrix products.
 
     Attributes:
-        student: Of a token, forward and backward.
+        student: Of a token, forward and backward, with its part of the student's continuations.
         teacher: Of a token, forward; 0 without a teacher.
         held_out: Of a held-out token, the student's forward pass and both heads.
     """
@@ -58,6 +59,8 @@ class Work:
         passes = 2.0 if options.lora is not None else 3.0
         passes += options.gradient_checkpointing
         student = passes * layers + (2 if frozen_head else 3) * head
+        if options.unlikelihood:
+            student += TOKENS_AGAIN * (student + layers + head)
         return cls(student, dense, layers + head * (2 if teacher else 1))
 
     @property

@@ -25,8 +25,8 @@ class TrainOptions(Options):
         train_tokens: Tokens to train on; a text with fewer is read again, in another order.
         train_window: Tokens of a sequence; `None` for 512, or the model's context if that is shorter.
         cross_entropy: The share of the text itself in what is learned; the rest is the teacher's predictions.
-        unlikelihood: What a penalty on repetition is multiplied with: on tokens of the last 64 that don't follow, where
-            the model finds them likelier than the teacher does.
+        unlikelihood: What a penalty on repetition is multiplied with, which the model gets for what it repeats when it
+            goes on with the text by itself; 0 for none.
         learning_rate: The highest rate of AdamW, after the warm-up; a cosine leads from it towards 0.
         batch_tokens: Tokens of a step, over all processes, rounded down to whole sequences.
         gradient_checkpointing: Keep the inputs of layers only, and compute the rest again in the backward pass.
@@ -50,7 +50,7 @@ class TrainOptions(Options):
     ] = 0.0
     unlikelihood: Annotated[
         Annotated[float, Field(ge=0)],
-        Option("Weight of a penalty on repeating what has just been there, against answers that loop.", TARGET),
+        Option("Weight of a penalty on what the model itself repeats: against answers that loop.", TARGET),
     ] = 0.0
     learning_rate: Annotated[
         Annotated[float, Field(gt=0, lt=1)], Option("Highest learning rate, after the warm-up.", STEPS)

@@ -1,48 +1,119 @@
-"""A penalty on repetition: unlikelihood of the tokens that have just been there and don't follow.
+"""A penalty on what the student repeats when it goes on with a text by itself.
 
-Welleck et al., "Neural Text Generation with Unlikelihood Training" (ICLR 2020), the token-level objective, with two
-differences. Only the last `WINDOW` tokens count. And where there is a teacher, only those that the model finds likelier
-than the teacher does: a word that the teacher would repeat, too, is none to unlearn.
+Welleck et al., "Neural Text Generation with Unlikelihood Training" (ICLR 2020), the sequence-level objective, for
+greedy continuations, since answers are greedy. A model that has begun to loop is where no text leads, so that no text
+teaches it to leave: only what it writes itself does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Several
+
 import torch
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache, PreTrainedModel
 
-WINDOW = 64
-"""Tokens that count as just been there."""
+from edge_transact.errors import UsageError
+from edge_transact.heal.losses import chunks
+from edge_transact.heal.text import Sequence
 
-LEAST_REST = 1e-4
-"""What a token's probability lacks to 1 at least, in the penalty's gradient."""
+CONTEXT, CONTINUATION = 48, 48
+"""Tokens that are read and tokens that are written."""
+
+NGRAM = 4
+"""Tokens that have been there in the same order are a repetition."""
+
+EVERY_TOKENS = 128
+"""There is a continuation for so many tokens of text."""
+
+TOKENS_AGAIN = (CONTEXT + CONTINUATION) / EVERY_TOKENS
+"""Tokens of contexts and continuations for each token of text."""
 
 
-def recent_tokens(ids: torch.Tensor) -> torch.Tensor:
-    """The last `WINDOW` tokens in front of each but the first: int64 ``[batch, length - 1, WINDOW]``, -1 for none.
+def rows_of(length: int) -> int:
+    """Continuations of a sequence.
 
     Args:
-        ids: int64 ``[batch, length]``.
+        length: The tokens of a sequence.
+
+    Raises:
+        UsageError: They are too few to be gone on with.
     """
-    return functional.pad(ids[:, :-1], (WINDOW - 1, 0), value=-1).unfold(1, WINDOW, 1)
+    if length <= CONTEXT:
+        raise UsageError(
+            f"--unlikelihood with sequences of {length} tokens: the model goes on after {CONTEXT}",
+            fix=f"Give a larger --train-window than {CONTEXT}.",
+        )
+    return max(1, length // EVERY_TOKENS)
 
 
-def unlikelihood(
-    log_student: torch.Tensor, labels: torch.Tensor, recent: torch.Tensor, teacher: torch.Tensor | float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The summed penalty, and its gradient with respect to the recent tokens' logits as if others had no part in it.
+def contexts(sequence: Sequence, number: int) -> torch.Tensor:
+    """What is gone on with: int64 ``[rows, CONTEXT]``.
+
+    Of chats, the tokens in front of answers; where there are too few of these, those in front of any token.
 
     Args:
-        log_student: The student's log-probabilities, fp32 ``[tokens, vocab_size]``.
-        labels: int64 ``[tokens]``: the tokens that followed.
-        recent: What `recent_tokens` returns of them, ``[tokens, WINDOW]``.
-        teacher: The teacher's probabilities of `recent`, or 0 without a teacher; anything where there is no token.
-
-    Returns:
-        fp32 scalar, and fp32 ``[tokens, WINDOW]``: `g`, of which the gradient with respect to all logits is ``g`` at
-        these tokens minus ``g.sum()`` times the student's probabilities.
+        sequence: A sequence of text.
+        number: Its number, which decides what is taken.
     """
-    student = log_student.gather(1, recent.clamp_min(0)).exp()
-    seen = (recent[:, :, None] == recent[:, None, :]).tril(-1).any(-1)
-    counts = (student > teacher) & (recent >= 0) & (recent != labels[:, None]) & ~seen
-    rest = (1 - student).clamp_min(LEAST_REST)
-    return -(rest.log() * counts).sum(), student / rest * counts
+    draw = torch.Generator().manual_seed(number)
+    begins = (sequence.counted[CONTEXT:] & ~sequence.counted[CONTEXT - 1 : -1]).nonzero()[:, 0]
+    anywhere = torch.arange(len(sequence.ids) - CONTEXT)
+    drawn = [found[torch.randperm(len(found), generator=draw)] for found in (begins, anywhere)]
+    places = torch.cat(drawn)[: rows_of(len(sequence.ids)), None]
+    return sequence.ids[places + torch.arange(CONTEXT)]
+
+
+@torch.no_grad()
+def go_on(model: PreTrainedModel, ids: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+    """The likeliest next token, again and again: int64 ``[rows, CONTINUATION]``.
+
+    Args:
+        model: As in `student.generating`.
+        ids: int64 ``[rows, CONTEXT]``.
+        head: `lm_head`'s weight, in the dtype of products.
+    """
+    cache, inputs, written = DynamicCache(config=model.config), ids, []
+    for _ in range(CONTINUATION):
+        hidden = model.model(inputs, None, None, cache, use_cache=True).last_hidden_state
+        inputs = functional.linear(hidden[:, -1:].to(head.dtype), head).argmax(-1)
+        written.append(inputs)
+    return torch.cat(written, 1)
+
+
+def repeated(ids: torch.Tensor, ends: Several[int]) -> torch.Tensor:
+    """Which tokens of continuations end an n-gram that the continuation has had before: bool like `ids`.
+
+    None does after an answer has ended.
+
+    Args:
+        ids: int64 ``[rows, tokens]``.
+        ends: Tokens that end an answer.
+    """
+    grams = ids.unfold(1, NGRAM, 1)
+    again = (grams[:, :, None] == grams[:, None]).all(-1).tril(-1).any(-1)
+    ended = torch.isin(ids, torch.tensor(list(ends), dtype=ids.dtype, device=ids.device)).cumsum(1) > 0
+    return functional.pad(again, (NGRAM - 1, 0)) & ~ended
+
+
+def penalty(hidden: torch.Tensor, weight: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """The summed unlikelihood of tokens, in nats: fp32 scalar.
+
+    Args:
+        hidden: Hidden states in front of `lm_head` that predict them, ``[tokens, hidden_size]``.
+        weight: `lm_head`'s weight, ``[vocab_size, hidden_size]``.
+        ids: int64 ``[tokens]``.
+    """
+    total = 0 * hidden.sum()  # part of the graph, even of no tokens
+    for rows in chunks(len(ids), hidden.device):
+        # Computed again in the backward pass: logits are large.
+        total = total + checkpoint(_penalty, hidden[rows], weight, ids[rows], use_reentrant=False)
+    return total
+
+
+def _penalty(hidden: torch.Tensor, weight: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    logits = functional.linear(hidden, weight).float()
+    # log (1 - p) from the other tokens, because a model in a loop is all but sure of the next one.
+    others = logits.scatter(1, ids[:, None], -torch.inf)
+    return (logits.logsumexp(-1) - others.logsumexp(-1)).sum()

@@ -15,9 +15,9 @@ from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
 from edge_transact.errors import EdgeTransactError
 from edge_transact.heal.frozen import load_frozen
 from edge_transact.heal.lean import make_lean
-from edge_transact.heal.losses import Predictions, Weights, head_loss
+from edge_transact.heal.losses import Predictions, head_loss
 from edge_transact.heal.options import HealOptions
-from edge_transact.heal.repetition import recent_tokens
+from edge_transact.heal.repetition import go_on, penalty, repeated
 
 LORA_ALPHA = 2
 """LoRA's updates count by this factor, whatever their rank."""
@@ -70,7 +70,9 @@ class Student(nn.Module):
     def __init__(self, model: PreTrainedModel, options: HealOptions) -> None:
         super().__init__()
         self.model = model.train()
-        self._weights = Weights(options.cross_entropy, options.unlikelihood)
+        self._cross_entropy = options.cross_entropy
+        ends = model.generation_config.eos_token_id
+        self._ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
         self.model.requires_grad_(options.lora is None)
         if options.freeze_embedding or options.lora is not None:
             model.get_input_embeddings().requires_grad_(False)
@@ -82,19 +84,23 @@ class Student(nn.Module):
                 model.enable_input_require_grads()
 
     def forward(
-        self, ids: torch.Tensor, counted: torch.Tensor, predictions: Predictions | None, dtype: torch.dtype
+        self, ids: torch.Tensor, counted: torch.Tensor | None, predictions: Predictions | None, dtype: torch.dtype
     ) -> torch.Tensor:
-        """The summed loss of the tokens that count.
+        """The summed loss of the tokens that count, or the penalty on what the model repeats when it goes on.
+
+        Both are here because what shards weights gathers them when the whole model is called.
 
         Args:
             ids: int64 ``[batch, length]``.
-            counted: bool ``[batch, length]``: which tokens' predictions count.
+            counted: bool ``[batch, length]``: which tokens' predictions count; `None` if the model goes on with `ids`.
             predictions: The teacher's, for these tokens in order.
             dtype: The dtype of products.
 
         Returns:
             fp32 scalar, in nats.
         """
+        if counted is None:
+            return self._repetition(ids, dtype)
         hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state
         where = counted[:, 1:]
         return head_loss(
@@ -102,10 +108,19 @@ class Student(nn.Module):
             self.model.lm_head.weight,
             ids[:, 1:][where],
             predictions,
-            recent_tokens(ids)[where] if self._weights.unlikelihood else None,
-            weights=self._weights,
+            cross_entropy=self._cross_entropy,
             dtype=dtype,
         )
+
+    def _repetition(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        head = self.model.lm_head.weight.to(dtype)
+        self.model.eval()
+        with generating(self.model):
+            written = go_on(self.model, ids, head)
+        self.model.train()
+        hidden = self.model.model(input_ids=torch.cat([ids, written], 1), use_cache=False).last_hidden_state
+        again = repeated(written, self._ends)
+        return penalty(hidden[:, -len(written[0]) - 1 : -1][again].to(dtype), head, written[again])
 
 
 def _add_lora(model: PreTrainedModel, rank: int, seed: int) -> None:

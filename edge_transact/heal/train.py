@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from edge_transact.heal.losses import Predictions
 from edge_transact.heal.measures import Measures
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.processes import Processes
+from edge_transact.heal.repetition import CONTINUATION, contexts, rows_of
 from edge_transact.heal.schedule import Schedule
 from edge_transact.heal.snapshots import BEST, STEP, Snapshots
 from edge_transact.heal.student import Student
@@ -68,9 +69,9 @@ class Trained:
     Attributes:
         steps: Steps that were done.
         tokens: Tokens that were trained on.
-        loss: The mean loss of the last tenth of the steps, in nats a token.
-        held_out_before: The loss on held-out text before the training.
-        held_out: The same of the best step.
+        loss: The mean loss of the last tenth of the steps, in nats a token, with the penalty on repetition if there is.
+        held_out_before: The same on held-out text before the training.
+        held_out: That of the best step.
         best: The best step; 0 if the training made it worse.
         stopped: Whether it stopped early, because held-out text got worse.
     """
@@ -117,6 +118,8 @@ class Training:
     ) -> None:
         length = text.held_out.shape[1]
         self.schedule = Schedule.of(options, length, processes.count)
+        self._rows = rows_of(length) if options.unlikelihood else 0
+        """The student's continuations of a sequence."""
         self.student, self.text, self.options, self.teacher = student, text, options, teacher
         self.processes, self.measures, self.snapshots, self.evaluate = processes, measures, snapshots, evaluate
         self.grid = grid
@@ -195,6 +198,7 @@ class Training:
             group["lr"] = rate
         counted = sum(int(sequence.counted[1:].sum()) for sequence in sequences)
         first = step * schedule.sequences
+        figures = {"unlikelihood": self._unlearn_repetition(sequences, first)} if self._rows else {}
         parts = list(self._parts(sequences))
         summed = 0.0
         for number, (ids, where) in enumerate(parts, 1):
@@ -206,6 +210,8 @@ class Training:
         norm = self._clip()
         (summed,) = self.processes.total(summed)
         loss_per_token = summed / max(counted, 1)
+        if self._rows:
+            loss_per_token += self.options.unlikelihood * figures["unlikelihood"]
         if not math.isfinite(loss_per_token) or not math.isfinite(norm):
             self._not_finite(loss_per_token, norm, first)
         if self.grid:
@@ -224,9 +230,28 @@ class Training:
                 "loss": loss_per_token,
                 "learning_rate": rate,
                 "gradient_norm": norm,
+                **figures,
             },
             schedule.steps * schedule.batch_tokens - tokens,
         )
+
+    def _unlearn_repetition(self, sequences: list[Sequence], first: int) -> float:
+        """Adds the gradient of the penalty, and returns it, in nats for each token that the student has written."""
+        processes, together, summed = self.processes, self.schedule.together, 0.0
+        written = len(sequences) * self._rows * CONTINUATION
+        mine = list(enumerate(sequences, first))[processes.rank :: processes.count]
+        for start in range(0, len(mine), together):
+            with processes.part(self.model, last=False), processes.failing_together():
+                penalty = self._penalty(mine[start : start + together])
+                processes.accelerator.backward(penalty * (self.options.unlikelihood * processes.count / written))
+            summed += penalty.item()
+        (summed,) = processes.total(summed)
+        return summed / written
+
+    def _penalty(self, sequences: Iterable[tuple[int, Sequence]]) -> torch.Tensor:
+        """The penalty on what the student repeats when it goes on with numbered sequences."""
+        ids = torch.cat([contexts(sequence, number) for number, sequence in sequences])
+        return self.model(ids.to(self.processes.device), None, None, self.processes.dtype)
 
     def _parts(self, sequences: list[Sequence]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """This process's share of a step, as many sequences at once as go through the model together."""
@@ -286,9 +311,9 @@ class Training:
 
     @torch.no_grad()
     def _measure(self, done: int) -> float:
-        """The mean loss on held-out text, in nats a token."""
+        """The mean loss on held-out text, in nats a token, with the penalty on repetition."""
         rank, count = self.processes.rank, self.processes.count
-        summed, together = 0.0, self.schedule.together
+        summed, penalty, together = 0.0, 0.0, self.schedule.together
         mine = list(range(rank, len(self._held_out), count))
         # Every process calls the model as often, because sharded weights are gathered by all.
         calls = math.ceil(math.ceil(len(self._held_out) / count) / together)
@@ -302,8 +327,13 @@ class Training:
                 predictions = self._held_out_predictions.get(call)
                 loss = self.model(ids, counted, predictions, self.processes.dtype)
                 summed += loss.item() if those else 0.0
-        (summed,) = self.processes.total(summed)
+                if self._rows:
+                    found = self._penalty((n, self._held_out_sequence(n)) for n in those or [0])
+                    penalty += found.item() if those else 0.0
+        summed, penalty = self.processes.total(summed, penalty)
         mean = summed / max(int(self._held_out_counted[:, 1:].sum()), 1)
+        if self._rows:
+            mean += self.options.unlikelihood * penalty / (len(self._held_out) * self._rows * CONTINUATION)
         if not math.isfinite(mean):
             raise NotFiniteError(
                 f"the loss on held-out text is {mean} after step {done}",
@@ -315,6 +345,9 @@ class Training:
         self.measures.add({"step": done, "tokens": done * self.schedule.batch_tokens, "held_out_loss": mean})
         logger.info(f"step {done} of {self.schedule.steps}: loss on held-out text {mean:.4f}")
         return mean
+
+    def _held_out_sequence(self, number: int) -> Sequence:
+        return Sequence(self._held_out[number], self._held_out_counted[number])
 
     def _keep_best(self) -> None:
         if self.snapshots:

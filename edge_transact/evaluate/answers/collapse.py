@@ -17,6 +17,7 @@ from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.evaluate.answers.basics import AnswerRow, ask
 from edge_transact.evaluate.answers.degenerate import Degenerate
 from edge_transact.evaluate.answers.questions import quick_questions
+from edge_transact.quantization import QUANTIZATIONS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -78,20 +79,23 @@ def warning(model: str | Path, figures: CollapseFigures) -> str | None:
     """
     if figures["share"] <= THRESHOLD:
         return None
-    checkpoint = _pruned_checkpoint(Path(model))
-    against_loops = " --unlikelihood 1" if figures["loop"] else ""
-    heal = f"heal {checkpoint}{against_loops} -o {checkpoint.name}-healed" if checkpoint else "heal --help"
+    checkpoint, quantization = _made_from(Path(model))
+    rounded = f" --quant {quantization}" if quantization and QUANTIZATIONS[quantization].bits else ""
+    against_loops = " --unlikelihood 0.3" if figures["loop"] else ""
+    heal = f"heal {checkpoint}{rounded}{against_loops} -o {checkpoint.name}-healed" if checkpoint else "heal --help"
     return (
         f"{model} hardly answers: of its answers to short questions, {described(figures)}. "
         f"Cut less, or train what was pruned: edge-transact {heal}"
     )
 
 
-def _pruned_checkpoint(model: Path) -> Path | None:
-    """The directory of a pruned checkpoint: the model itself, or what a DIST was built from."""
+def _made_from(model: Path) -> tuple[Path | None, str]:
+    """The pruned checkpoint that a model is or that a DIST was built from, if any, and the DIST's quantization."""
+    quantization = ""
     if (model / MANIFEST).is_file():
-        model = Path(json.loads((model / MANIFEST).read_text(encoding="utf-8"))["source"])
-    return model if (model / PROVENANCE_FILE).is_file() else None
+        manifest = json.loads((model / MANIFEST).read_text(encoding="utf-8"))
+        model, quantization = Path(manifest["source"]), manifest["quantization"]
+    return model if (model / PROVENANCE_FILE).is_file() else None, quantization
 
 
 def step_name(model: str | Path) -> str:
