@@ -1,6 +1,7 @@
 """``python -m benchmarks.recovery_cuts -o DIR``: answers and perplexity by cut, before and after the same training.
 
-`MODEL` is pruned by each of `RATIOS`, trained, and built for this host. Models stay in DIR, and rows in
+`MODEL` is pruned by each of `RATIOS`, trained, trained on through the grid and against loops, and built for this host.
+Models stay in DIR, and rows in
 ``results/recovery_cuts.jsonl``: neither is made again, so another file (``--results``) measures anew. Prints the table
 of ``docs/recovery.md`` and draws its picture.
 """
@@ -23,18 +24,19 @@ MODEL = "demo:smollm2"
 RATIOS = (0.1, 0.15, 0.2, 0.25, 0.3)
 PRUNING = {"calibration": "demo:mixed", "calibration_tokens": 32768}
 TRAINING = {"train": "demo:mixed", "train_tokens": 131072, "cross_entropy": 0.6}
-AGAINST_LOOPS = {**TRAINING, "train_tokens": 16384, "learning_rate": 1e-4, "unlikelihood": 1.0, "seed": 1}
+QUANT = "q4f16_0"
+IN_4_BITS = TRAINING | {"train_tokens": 24576, "learning_rate": 1e-4, "unlikelihood": 0.5, "quant": QUANT, "seed": 1}
 """What follows, briefly."""
 HIGH_RATE_FROM = 0.3
 """The least cut whose model is trained at 3e-4 at first, rather than at 1e-4."""
-BUILDING = {"target": "host", "quant": "q4f16_0"}
+BUILDING = {"target": "host", "quant": QUANT}
 WINDOWS = 8
 RESULTS = page.RESULTS / "recovery_cuts.jsonl"
 PICTURE = page.DOCS / "recovery-cuts.svg"
 END = 32
 """The last cut that the picture shows, in %."""
 DENSE, PRUNED, TRAINED, BUILT = STAGES = ("dense", "pruned", "trained", "built")
-"""What is built, with 4-bit weights, is what was trained."""
+"""What is built, with 4-bit weights, is what was trained with these."""
 
 Row = dict[str, Any]
 
@@ -79,12 +81,12 @@ def measure(ratios: Sequence[float], scratch: Path, results: Path) -> list[Row]:
         if ratio and not pruned.exists():
             et.prune(MODEL, pruned, ratio=ratio, **PRUNING)
         if ratio and not trained.exists():
-            once = scratch / f"once-{ratio}"
-            if not once.exists():
-                et.heal(pruned, once, learning_rate=3e-4 if ratio >= HIGH_RATE_FROM else 1e-4, **TRAINING)
-            et.heal(once, trained, **AGAINST_LOOPS)
+            et.heal(pruned, trained, learning_rate=3e-4 if ratio >= HIGH_RATE_FROM else 1e-4, **TRAINING)
         if not built.exists():
-            et.build(trained if ratio else MODEL, built, **BUILDING)
+            rounded = scratch / f"rounded-{ratio}"
+            if ratio and not rounded.exists():
+                et.heal(trained, rounded, **IN_4_BITS)
+            et.build(rounded if ratio else MODEL, built, **BUILDING)
         for stage, path in made.items():
             if (stage, ratio) not in known:
                 add(stage, ratio, path)

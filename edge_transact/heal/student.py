@@ -118,9 +118,13 @@ class Student(nn.Module):
         with generating(self.model):
             written = go_on(self.model, ids, head)
         self.model.train()
-        hidden = self.model.model(input_ids=torch.cat([ids, written], 1), use_cache=False).last_hidden_state
         again = repeated(written, self._ends)
-        return penalty(hidden[:, -len(written[0]) - 1 : -1][again].to(dtype), head, written[again])
+        rows = again.any(1)
+        rows[0] = True  # all processes call the model, since its weights may be sharded
+        whole = torch.cat([ids, written], 1)[rows]
+        hidden = self.model.model(input_ids=whole, use_cache=False).last_hidden_state
+        before = hidden[:, ids.shape[1] - 1 : -1][again[rows]]
+        return penalty(before.to(dtype), head, written[again])
 
 
 def _add_lora(model: PreTrainedModel, rank: int, seed: int) -> None:

@@ -27,7 +27,7 @@ from edge_transact.prune.options import ShotTraining
 from tests.support.examples import ROOT
 
 SIZES = {"train_tokens": 64 * 4 * 6, "batch_tokens": 256, "micro_batch_tokens": 64, "learning_rate": 3e-3}
-SIZES["unlikelihood"] = 1.0
+AGAINST_LOOPS = SIZES | {"unlikelihood": 1.0}
 
 
 @pytest.fixture
@@ -78,10 +78,12 @@ train.Training._step = dying
 @pytest.mark.slow
 def test_two_processes(pruned_model: Path, training_text: Path, tmp_path: Path, environment) -> None:
     """They have the losses of one process, and when one fails or is killed, the other stops and one process goes on."""
-    one = heal(str(pruned_model), tmp_path / "one", HealOptions(train=str(training_text), **SIZES))
+    one = heal(str(pruned_model), tmp_path / "one", HealOptions(train=str(training_text), **AGAINST_LOOPS))
     expected = [row["loss"] for row in one.measures.rows if "loss" in row]
 
-    killed = code_of(pruned_model, tmp_path / "two", training_text, DIES.format(how="os.kill(os.getpid(), 9)"))
+    killed = code_of(
+        pruned_model, tmp_path / "two", training_text, DIES.format(how="os.kill(os.getpid(), 9)"), **AGAINST_LOOPS
+    )
     started = time.monotonic()
     result = launched(environment, killed)
     # torchrun names the signal, and ends process 0, which may have said before that it lost the connection.
@@ -90,16 +92,22 @@ def test_two_processes(pruned_model: Path, training_text: Path, tmp_path: Path, 
     assert not (tmp_path / "two").exists() and time.monotonic() - started < 200
 
     failing = code_of(
-        pruned_model, tmp_path / "two", training_text, DIES.format(how="raise OSError('the text is gone')")
+        pruned_model,
+        tmp_path / "two",
+        training_text,
+        DIES.format(how="raise OSError('the text is gone')"),
+        **AGAINST_LOOPS,
     )
     result = launched(environment, failing)
     assert result.returncode != 0 and "the text is gone" in result.stderr, result.stderr
 
-    again = heal(str(pruned_model), tmp_path / "two", HealOptions(train=str(training_text), **SIZES), resume=True)
+    again = heal(
+        str(pruned_model), tmp_path / "two", HealOptions(train=str(training_text), **AGAINST_LOOPS), resume=True
+    )
     losses = [row["loss"] for row in again.measures.rows if "loss" in row]
     assert len(losses) == len(expected) and max(map(lambda a, b: abs(a - b), losses, expected)) < 1e-5
 
-    result = launched(environment, code_of(pruned_model, tmp_path / "both", training_text))
+    result = launched(environment, code_of(pruned_model, tmp_path / "both", training_text, **AGAINST_LOOPS))
     assert result.returncode == 0, result.stderr
     losses = [row["loss"] for row in json.loads((tmp_path / "both.json").read_text()) if "loss" in row]
     assert max(map(lambda a, b: abs(a - b), losses, expected)) < 1e-5
@@ -127,17 +135,19 @@ processes.Processes.__init__, train.Training.run = pretending, checked
 @pytest.mark.slow
 def test_sharded_weights(pruned_model: Path, training_text: Path, tmp_path: Path, environment) -> None:
     """FSDP2 has the losses of one process, which goes on from what two have saved; and it writes whole weights."""
-    one = heal(str(pruned_model), tmp_path / "one", HealOptions(train=str(training_text), **SIZES))
+    one = heal(str(pruned_model), tmp_path / "one", HealOptions(train=str(training_text), **AGAINST_LOOPS))
     expected = [row["loss"] for row in one.measures.rows if "loss" in row]
 
     dies = SHARDED + DIES.format(how="raise OSError('the text is gone')")
-    result = launched(environment, code_of(pruned_model, tmp_path / "two", training_text, dies))
+    result = launched(environment, code_of(pruned_model, tmp_path / "two", training_text, dies, **AGAINST_LOOPS))
     assert result.returncode != 0 and "the text is gone" in result.stderr, result.stderr
-    again = heal(str(pruned_model), tmp_path / "two", HealOptions(train=str(training_text), **SIZES), resume=True)
+    again = heal(
+        str(pruned_model), tmp_path / "two", HealOptions(train=str(training_text), **AGAINST_LOOPS), resume=True
+    )
     losses = [row["loss"] for row in again.measures.rows if "loss" in row]
     assert losses == pytest.approx(expected, abs=1e-5)
 
-    result = launched(environment, code_of(pruned_model, tmp_path / "whole", training_text, SHARDED))
+    result = launched(environment, code_of(pruned_model, tmp_path / "whole", training_text, SHARDED, **AGAINST_LOOPS))
     assert result.returncode == 0, result.stderr
     losses = [row["loss"] for row in json.loads((tmp_path / "whole.json").read_text()) if "loss" in row]
     assert losses == pytest.approx(expected, abs=1e-5)
