@@ -38,10 +38,10 @@ TENSORBOARD = "tensorboard"
 
 @dataclass(frozen=True)
 class Work:
-    """The FLOPs of a training's matrix products.
+    """The FLOPs of a training's matrix products; of a token of text, with its part of the student's continuations.
 
     Attributes:
-        student: Of a token, forward and backward, with its part of the student's continuations.
+        student: Of a token, forward and backward.
         teacher: Of a token, forward; 0 without a teacher.
         held_out: Of a held-out token, the student's forward pass and both heads.
     """
@@ -59,9 +59,10 @@ class Work:
         passes = 2.0 if options.lora is not None else 3.0
         passes += options.gradient_checkpointing
         student = passes * layers + (2 if frozen_head else 3) * head
-        if options.unlikelihood:
-            student += TOKENS_AGAIN * (student + layers + head)
-        return cls(student, dense, layers + head * (2 if teacher else 1))
+        # Continuations are written, and go through the model once more.
+        again, forward = TOKENS_AGAIN if options.unlikelihood else 0.0, layers + head
+        held_out = layers + head * (2 if teacher else 1) + again * 2 * forward
+        return cls(student + again * (forward + student), dense, held_out)
 
     @property
     def token(self) -> float:
