@@ -12,8 +12,6 @@ MINUTES ?= 60
 
 # Of three processes, one is mostly waiting for a phone: they keep two CPUs busy.
 PROCESSES := -n 3 --dist worksteal
-# Threads of OpenMP that wait would otherwise keep a CPU busy that another process could use.
-test coverage: export OMP_WAIT_POLICY := passive
 
 .PHONY: demo test bench soak lint docs format coverage system-packages clean
 
