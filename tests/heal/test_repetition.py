@@ -93,7 +93,7 @@ def test_a_model_repeats_itself_less(
     monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
     text = tmp_path / "words.txt"
     text.write_text(" ".join(random.Random(0).choices(["sea", "sun", "star", "wave", "wind", "moon"], k=3000)))
-    sizes = {"train_tokens": 64 * 4 * 12, "train_window": 64, "batch_tokens": 256, "learning_rate": 1e-2}
+    sizes = {"train_tokens": 64 * 4 * 8, "train_window": 64, "batch_tokens": 256, "learning_rate": 1e-2}
 
     def penalty_of(weight: float) -> float:
         options = HealOptions(train=str(text), unlikelihood=weight, quant=quant, cross_entropy=1, **sizes)
