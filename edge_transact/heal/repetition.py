@@ -7,7 +7,7 @@ teaches it to leave: only what it writes itself does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Several
+from collections.abc import Collection
 
 import torch
 from torch.nn import functional
@@ -75,6 +75,7 @@ def go_on(model: PreTrainedModel, ids: torch.Tensor, head: torch.Tensor) -> torc
         head: `lm_head`'s weight, in the dtype of products.
     """
     cache, inputs, written = DynamicCache(config=model.config), ids, []
+    # However it goes on: loops are what is looked for, and sharded weights are gathered by all processes each time.
     for _ in range(CONTINUATION):
         hidden = model.model(inputs, None, None, cache, use_cache=True).last_hidden_state
         inputs = functional.linear(hidden[:, -1:].to(head.dtype), head).argmax(-1)
@@ -82,7 +83,7 @@ def go_on(model: PreTrainedModel, ids: torch.Tensor, head: torch.Tensor) -> torc
     return torch.cat(written, 1)
 
 
-def repeated(ids: torch.Tensor, ends: Several[int]) -> torch.Tensor:
+def repeated(ids: torch.Tensor, ends: Collection[int]) -> torch.Tensor:
     """Which tokens of continuations end an n-gram that the continuation has had before: bool like `ids`.
 
     None does after an answer has ended.

@@ -21,6 +21,7 @@ from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.digest import digest_of
 from edge_transact.checkpoint.writer import COPIED_FILES, HEALED, PROVENANCE_FILE
 from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.evaluate.answers.answering import stop_ids
 from edge_transact.heal.evaluation import evaluation
 from edge_transact.heal.grid import Grid
 from edge_transact.heal.measures import Measures, Work
@@ -37,6 +38,7 @@ from edge_transact.inputs.source import pruned_from
 from edge_transact.progress import working
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.rounding.search import searched_scales
+from edge_transact.runtime.text import TextCodec
 from edge_transact.weights.trained import TrainedRounding, write_scales
 
 logger = logging.getLogger(__name__)
@@ -46,7 +48,7 @@ TEXT_STEP, LOAD_STEP, WRITE_STEP = "training text", "load the model", "write the
 
 CODE = (
     *("heal", "inputs", "options", "rounding", "weights", "checkpoint", "quantization.py", "widths.py", "costs.py"),
-    *("runtime/chat_template.py", "runtime/text.py"),
+    *("runtime/chat_template.py", "runtime/text.py", "evaluate/answers/answering.py"),
     "templates/model_card.md.j2",
 )
 """The code that the result depends on, for `cache.code`."""
@@ -155,7 +157,7 @@ def heal(
     record = {**options.identity(), "teacher": parent_name, "text": text.to_dict()}
     with processes.going_on(f"heal {model}", ingredients(source, parent, options, text), start) as journal:
         with working(LOAD_STEP):
-            student = Student(load(source, options), options)
+            student = Student(load(source, options), options, stop_ids(TextCodec(source.path)))
         grid = grid_of(source, options, processes)
         teacher = _teacher(parent, options, text, schedule, processes) if parent else None
         work = Work.of(source.plan, parent.plan if parent else None, schedule.length, options)

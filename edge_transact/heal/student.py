@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -59,6 +59,7 @@ class Student(nn.Module):
     Args:
         model: What `load` returns; its weights are trained in place, or LoRA's are added.
         options: Which of its parameters are trained, and how.
+        ends: Tokens that end an answer, after which nothing that it writes is a repetition.
 
     Attributes:
         model: The model.
@@ -67,12 +68,11 @@ class Student(nn.Module):
     # For FSDP by accelerate: what is gathered at once.
     _no_split_modules = ("LlamaDecoderLayer",)
 
-    def __init__(self, model: PreTrainedModel, options: HealOptions) -> None:
+    def __init__(self, model: PreTrainedModel, options: HealOptions, ends: Collection[int] = ()) -> None:
         super().__init__()
         self.model = model.train()
         self._cross_entropy = options.cross_entropy
-        ends = model.generation_config.eos_token_id
-        self._ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+        self._ends = ends
         self.model.requires_grad_(options.lora is None)
         if options.freeze_embedding or options.lora is not None:
             model.get_input_embeddings().requires_grad_(False)

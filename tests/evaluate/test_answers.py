@@ -241,7 +241,7 @@ def test_eval_asks_all_models_and_writes_a_page(pruned, dist, tmp_path):
 def test_the_next_command_of_a_model_that_hardly_answers(pruned, of_loops):
     """Training again, and where answers loop, against that."""
     figures = CollapseFigures(share=0.5, questions=12, loop=of_loops, copy=6 - of_loops, endless=0, empty=0)
-    option = " --unlikelihood 0.3" if of_loops else ""
+    option = " --unlikelihood 0.5" if of_loops else ""
     assert f"edge-transact heal {pruned}{option} -o pruned-healed" in warning(pruned, figures)
 
 

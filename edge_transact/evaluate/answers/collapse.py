@@ -81,7 +81,7 @@ def warning(model: str | Path, figures: CollapseFigures) -> str | None:
         return None
     checkpoint, quantization = _made_from(Path(model))
     rounded = f" --quant {quantization}" if quantization and QUANTIZATIONS[quantization].bits else ""
-    against_loops = " --unlikelihood 0.3" if figures["loop"] else ""
+    against_loops = " --unlikelihood 0.5" if figures["loop"] else ""
     heal = f"heal {checkpoint}{rounded}{against_loops} -o {checkpoint.name}-healed" if checkpoint else "heal --help"
     return (
         f"{model} hardly answers: of its answers to short questions, {described(figures)}. "
