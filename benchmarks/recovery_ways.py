@@ -11,7 +11,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -41,8 +41,8 @@ TOGETHER = 2
 
 
 class _Norms(Student):
-    def __init__(self, model: PreTrainedModel, options: HealOptions) -> None:
-        super().__init__(model, options)
+    def __init__(self, model: PreTrainedModel, options: HealOptions, ends: Collection[int] = ()) -> None:
+        super().__init__(model, options, ends)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("norm" in name)
 
