@@ -1,11 +1,12 @@
 """The examples of every page and of every command's help are run, in order, in a directory for each.
 
 Nothing in a line is changed. What it names is small: ``demo:smollm2``, ``model.gguf`` and all models of the hub, which
-is on loopback, are one random layer (`small_model`), since no example depends on what a model has learnt; only
-where a limit is a number that this layer is below, the model is one that isn't. Texts are short, the demo's too,
-lm-eval's tasks have one question, benches have two rounds, trainings four steps, and directories that a line takes for
-granted are made of the same layer. Those that measure a phone are in ``tests/bench/test_phone_examples.py``, those
-that install weights, build an app or look at one in the tests of that. ``--engine mlc`` needs a checkout.
+is on loopback, are one random layer (`small_model`), since no example depends on what a model has learnt; only where a
+limit is a number that this layer is below, the model is one that isn't. Texts are short, the demo's too, lm-eval's
+tasks have one question, benches have two rounds, trainings four steps, calibrations four windows, and directories that
+a line takes for granted are made of the same layer. Those that measure a phone are in
+``tests/bench/test_phone_examples.py``, those that install weights, build an app or look at one in the tests of that.
+``--engine mlc`` needs a checkout.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.heal.schedule import Schedule
 from edge_transact.inputs import demo_texts, models
 from edge_transact.inputs.names import package_directory
+from edge_transact.prune.calibrate import windows
 from tests.support.bench_logs import llama_bench_test, repetition, write_log
 from tests.support.examples import EXAMPLES, ROOT, run_line, small_model, split
 from tests.support.gguf_files import write_gguf
@@ -166,6 +168,13 @@ def four_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A training is as long as its tokens, however short its text is."""
     original = Schedule.of
     monkeypatch.setattr(Schedule, "of", lambda *asked: replace(original(*asked), steps=4))
+
+
+@pytest.fixture(autouse=True)
+def four_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regressions on thousands of tokens take as long as they do for a model of any size."""
+    original = windows.dealt
+    monkeypatch.setattr(windows, "dealt", lambda available, shares, total: original(available, shares, min(total, 4)))
 
 
 @pytest.mark.slow
