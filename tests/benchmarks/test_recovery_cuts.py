@@ -43,7 +43,8 @@ def test_rows_are_measured_once_and_drawn(made, tmp_path, capsys):
         "eval built-0",
         "prune demo:smollm2 pruned-0.2",
         "heal pruned-0.2 once-0.2",
-        "heal once-0.2 trained-0.2",
+        "heal once-0.2 twice-0.2",
+        "heal twice-0.2 trained-0.2",
         "heal once-0.2 rounded-0.2",
         "build rounded-0.2 built-0.2",
         "eval pruned-0.2",
@@ -58,13 +59,13 @@ def test_rows_are_measured_once_and_drawn(made, tmp_path, capsys):
         "degenerate": 3,
         "degenerate_of_all": 5,
         "questions": 12,
-        "perplexity": 29.0,
+        "perplexity": 30.0,
     }
     capsys.readouterr()
     recovery_cuts.main([*command, "--ratios", "0.2"])
-    assert len(made) == 11 and results.read_text().count("\n") == 5
-    assert "| pruned by 20 % | 7 | 3 | 5 | 29.0 |\n| trained | 7 | 3 | 5 | 30.0 |" in capsys.readouterr().out
+    assert len(made) == 12 and results.read_text().count("\n") == 5
+    assert "| pruned by 20 % | 7 | 3 | 5 | 30.0 |\n| trained | 7 | 3 | 5 | 31.0 |" in capsys.readouterr().out
     recovery_cuts.main([*command, "--ratios", "0.1", "0.2"])
-    assert made[11] == "prune demo:smollm2 pruned-0.1" and len(made) == 19
+    assert made[12] == "prune demo:smollm2 pruned-0.1" and len(made) == 21
     words = " ".join(ElementTree.parse(picture).getroot().itertext())
     assert "right answers of 12" in words and "% of attention and MLP cut" in words

@@ -27,7 +27,7 @@ from edge_transact.prune.options import ShotTraining
 from tests.support.examples import ROOT
 
 SIZES = {"train_tokens": 64 * 4 * 6, "batch_tokens": 256, "micro_batch_tokens": 64, "learning_rate": 3e-3}
-AGAINST_LOOPS = SIZES | {"train_tokens": 64 * 4 * 4, "unlikelihood": 1.0}
+AGAINST_LOOPS = SIZES | {"train_tokens": 64 * 4 * 4, "micro_batch_tokens": 128, "unlikelihood": 1.0}
 
 
 @pytest.fixture
