@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -57,6 +58,9 @@ enabled = True
 """Whether existing entries are used; ``--no-cache`` turns it off. New entries are kept either way."""
 
 _PACKAGE = Path(__file__).parents[1]
+
+_opening = threading.Lock()
+"""Held while `_held` opens its file."""
 
 
 def cache_directory() -> Path:
@@ -185,12 +189,14 @@ def hold(entry: Path) -> None:
 
 def _hold(entry: Path, operation: int) -> None:
     # A byte of one file stands for the entry, so any number of them takes one descriptor.
-    fcntl.lockf(_held(_locks() / "held"), operation, 1, crc32(_name(entry).encode()))
+    with _opening:
+        file = _held(_locks() / "held")
+    fcntl.lockf(file, operation, 1, crc32(_name(entry).encode()))
 
 
 @cache
 def _held(path: Path) -> BinaryIO:
-    """The file, open while the process runs: closing it would release all that is held."""
+    """The file, open while the process runs: closing any descriptor of it would release all that is held."""
     return path.open("a+b")
 
 

@@ -7,6 +7,7 @@ library takes long.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from edge_transact.artifacts import cache
 from edge_transact.artifacts.digests import text_digest
 from edge_transact.compiler.lowering import PIPELINE
 from edge_transact.progress import bar
+from edge_transact.system.cores import cores
 
 KERNEL_LINES = 30
 """The lines of TVMScript that take LLVM as long as what every kernel takes besides.
@@ -46,7 +48,9 @@ class _Kernel:
 
 @tvm.transform.module_pass(opt_level=0, name="CompileKernels")
 class CompileKernels:
-    """Compiles the kernels to objects. The module keeps their names, and the objects as its external modules.
+    """Compiles the kernels to objects, one on each core at a time: TVM's passes and LLVM hold no lock of Python's.
+
+    The module keeps their names, and the objects as its external modules.
 
     Args:
         target: The target of the kernels and of the bytecode.
@@ -68,9 +72,12 @@ class CompileKernels:
 
     def _kernel(self, kernel: tirx.PrimFunc, context: tvm.transform.PassContext) -> _Kernel:
         name, script = str(kernel.attrs["global_symbol"]), kernel.script(show_meta=True)
+        options = dict(context.config.items())
 
         def make(directory: Path) -> None:
-            module = tirx.build(IRModule({name: kernel}), target=self.target, pipeline=PIPELINE)
+            # TVM keeps the context by thread.
+            with tvm.transform.PassContext(opt_level=context.opt_level, config=options):
+                module = tirx.build(IRModule({name: kernel}), target=self.target, pipeline=PIPELINE)
             module.write_to_file(str(directory / f"{name}.o"))
 
         ingredients = {
@@ -78,7 +85,7 @@ class CompileKernels:
             "kernel": text_digest(script),
             "hash": tvm_ffi.structural_hash(kernel, map_free_vars=True),
             "target": str(self.target),
-            "options": {name: str(value) for name, value in context.config.items()},
+            "options": {name: str(value) for name, value in options.items()},
             "code": cache.code("compiler/objects.py", "compiler/lowering.py"),
             "apache-tvm": version("apache-tvm"),
         }
@@ -89,9 +96,13 @@ class CompileKernels:
         lacking = [kernel.lines if cache.is_lacking(kernel.recipe) else 0 for kernel in kernels]
         total = sum(kernel.lines for kernel in kernels)
         objects = []
-        with bar(self.step, total, total - sum(lacking)) as advance:
-            for kernel, lines in zip(kernels, lacking, strict=True):
-                path = cache.made(kernel.recipe) / f"{kernel.name}.o"
+        with (
+            bar(self.step, total, total - sum(lacking)) as advance,
+            ThreadPoolExecutor(cores().threads) as threads,
+        ):
+            made = threads.map(lambda kernel: cache.made(kernel.recipe), kernels)
+            for kernel, lines, directory in zip(kernels, lacking, made, strict=True):
+                path = directory / f"{kernel.name}.o"
                 objects.append(tvm.runtime.load_static_library(str(path), [kernel.name]))
                 advance(lines)
         return objects
