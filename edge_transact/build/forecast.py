@@ -34,6 +34,7 @@ from edge_transact.rounding.distillation import STEP as DISTILL_STEP
 from edge_transact.rounding.memory import bytes_of_codes, bytes_of_scales
 from edge_transact.system import memory
 from edge_transact.system.computation import compute_device
+from edge_transact.system.cores import cores
 from edge_transact.system.speed import matmul_flops, slowness
 from edge_transact.weights.convert import convert_step
 from edge_transact.widths import WidthPlan
@@ -42,10 +43,10 @@ WEIGHTS_PER_S = {"nearest": 100e6, "search": 50e6}
 """Weights that are rounded and written in a second, where `slowness` is 1; by rounding."""
 
 COMPILE_S, COMPILE_LAYER_S = 20.0, 1.0
-"""Seconds to compile a library, and each of its layers that no other layer is like; there, too."""
+"""Seconds of one core to compile a library, and each of its layers that no other layer is like; there, too."""
 
 KERNELS_SHARE = 0.6
-"""The share of a host library's seconds in which its kernels are compiled."""
+"""The share of a host library's in which its kernels are compiled."""
 
 EFFICIENCY = {torch.float32: 1.0, torch.bfloat16: 0.65}
 """The share of the matrix products' speed that rounding on calibration text reaches."""
@@ -140,12 +141,12 @@ class _Work:
         return Step(convert_step(self._quantization), 0.3 * self.slowness + seconds)
 
     def compile(self, plan: WidthPlan, target: str) -> Iterator[Step]:
-        """A library. The kernels of one for this host are a step of their own."""
+        """A library. The kernels of one for this host are a step of their own, on all cores."""
         seconds = (COMPILE_S + COMPILE_LAYER_S * len(set(plan.layers))) * self.slowness
         kernels = KERNELS_SHARE if target == "host" and self._options.engine == "tvm" else 0.0
         yield Step(compile_step(target), (1 - kernels) * seconds)
         if kernels:
-            yield Step(KERNELS_STEP, kernels * seconds)
+            yield Step(KERNELS_STEP, kernels * seconds / cores().threads)
 
     def round(self, tokens: int, dtype: torch.dtype) -> Iterator[Step]:
         """Rounding on calibration text, and distillation after it; `dtype` is that of the computation."""
