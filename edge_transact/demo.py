@@ -31,11 +31,11 @@ TEXT = "demo:sotu"
 MIXED = "demo:mixed"
 """What is calibrated and trained on."""
 RATIO = 0.15
-CALIBRATION_TOKENS, TRAIN_TOKENS = 8192, 16384
+CALIBRATION_TOKENS, TRAIN_TOKENS = 7168, 6144
 CROSS_ENTROPY = 0.3
 """The share of the text itself in what is learned, next to the dense model's predictions."""
 QUANT = "q4f16_0"
-WINDOWS = 8
+WINDOWS = 6
 """Windows of 512 tokens of the evaluation text: enough to compare models; more of them measure better."""
 PROMPT = "What is the capital of France?"
 ROUNDS, TOKENS = 10, 32
@@ -102,9 +102,7 @@ def demo(directory: Path = Path("demo")) -> None:
         pruning = PruneOptions(ratio=RATIO, calibration=MIXED, calibration_tokens=CALIBRATION_TOKENS)
         pruned = prune(MODEL, directory / "pruned", pruning)
     with timer.step(f"train it, rounded to 4 bits, on {TRAIN_TOKENS:,} tokens"):
-        healing = HealOptions(
-            train=MIXED, train_tokens=TRAIN_TOKENS, learning_rate=1e-4, cross_entropy=CROSS_ENTROPY, quant=QUANT
-        )
+        healing = HealOptions(train=MIXED, train_tokens=TRAIN_TOKENS, cross_entropy=CROSS_ENTROPY, quant=QUANT)
         heal(str(directory / "pruned"), directory / "healed", healing)
     with timer.step("build for android and host"):
         nearest = build(MODEL, directory / "nearest", BuildOptions(target=["host"], quant=QUANT, rounding="nearest"))
