@@ -194,7 +194,7 @@ def _comparison(rows: Sequence[Row]) -> Table:
     from rich.table import Table
 
     title = f"{MODEL}: perplexity of {TEXT}, and decode on this machine"
-    table = Table("", "weights", "perplexity", "right", "tokens/s", title=title)
+    table = Table("", "weights", "perplexity", "right", "tok/s", title=title)
     for column in table.columns:
         column.justify, column.no_wrap = "right", True
     table.columns[0].justify = "left"
