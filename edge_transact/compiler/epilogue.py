@@ -30,8 +30,8 @@ class EpilogueBuffers(Protocol):
     out: Buffer
     width: Expr
 
-    def at(self, row: Expr, column: Expr) -> list[Expr]:
-        """The indices of a row and a column in `residual` and `out`."""
+    def at(self, buffer: Buffer, row: Expr, column: Expr) -> list[Expr]:
+        """The indices of a row and a column in `residual` or `out`."""
 
 
 def finish(
@@ -62,5 +62,5 @@ def finish(
         one = splat(T.float32(1), lanes)
         y = cast(dtype, gate / (one + exp(splat(T.float32(0), lanes) - gate))) * sums[1]
     if buffers.residual is not None:
-        y = y + cast(dtype, load(buffers.residual, buffers.at(row, column), lanes))
-    store(buffers.out, cast(buffers.matmul.out_dtype, y), buffers.at(row, column))
+        y = y + cast(dtype, load(buffers.residual, buffers.at(buffers.residual, row, column), lanes))
+    store(buffers.out, cast(buffers.matmul.out_dtype, y), buffers.at(buffers.out, row, column))

@@ -60,7 +60,7 @@ def leading(rows: Rows, count: int) -> tuple[int, int]:
 def for_small_matrices():
     """Makes the head start none, a part or all of matrices as small as these, and gives them one strip or several."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edge_transact.compiler.cpu.decode.HEAD_START_BYTES", 4096)
+        patch.setattr("edge_transact.compiler.cpu.decode.nk.HEAD_START_BYTES", 4096)
         patch.setattr("edge_transact.compiler.cpu.decode.kn.STRIP_COLUMNS", 32)
         yield
 

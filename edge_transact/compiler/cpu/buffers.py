@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from tvm.script import tirx as T
-from tvm.tirx import Buffer, Expr, Var
+from tvm.tirx import Buffer, Expr, IntImm, Var
 
 from edge_transact.compiler.matmul import Matmul, Rows
 from edge_transact.compiler.vector import Index, cast
@@ -21,9 +21,11 @@ class MatmulBuffers:
         arguments: The kernel's arguments by name. Without ``out`` the result stays inside the kernel.
         rows: The rows of `x`.
         given: Results of earlier matmuls of the same kernel that are operands here, by name.
+        copies: How many threads have a copy of their own of the result, for later matmuls; 0 if they share it.
 
     Attributes:
         x, weight, scale, norm, bias, residual, out: The buffers; `None` where the matmul has none.
+        returned: The kernel's result where `out` are copies of it; `None` where they aren't, or are all there is.
         rows, features, width: Rows of `x`, its columns (K), and columns of `out` (N, or N / 2 if gated).
         groups, words: Groups and words along K in the packed weight.
     """
@@ -35,6 +37,7 @@ class MatmulBuffers:
         *,
         rows: Rows,
         given: Mapping[str, Buffer] = MappingProxyType({}),
+        copies: int = 0,
     ) -> None:
         self.matmul = matmul
         n = T.int64()
@@ -43,11 +46,14 @@ class MatmulBuffers:
         leading = (T.int64() if rows == "any" else T.int64(1), T.int64(1) if rows == "one" else T.int64())
         groups = (k + (GROUP_SIZE - 1)) // GROUP_SIZE
         buffers: dict[str, Buffer] = dict(given)
-        for name, (shape, dtype) in matmul.tensors(leading, k, n, width).items():
+        tensors = matmul.tensors(leading, k, n, width)
+        for name, (shape, dtype) in tensors.items():
             if name in arguments:
                 buffers[name] = T.match_buffer(arguments[name], shape, dtype)
-            elif name not in given:  # the result, which stays inside the kernel
-                buffers[name] = T.alloc_buffer(shape, dtype)
+        self.returned = buffers.get("out") if copies else None
+        if copies or "out" not in buffers:
+            (batch, *rest), dtype = tensors["out"]
+            buffers["out"] = T.alloc_buffer((copies or batch, *rest), dtype)
         self.x, self.weight, self.scale, self.out = (buffers[name] for name in ("x", "weight", "scale", "out"))
         self.norm, self.bias, self.residual = (buffers.get(name) for name in ("norm", "bias", "residual"))
 
@@ -56,6 +62,11 @@ class MatmulBuffers:
         )
         self.words = T.bind(self.groups * WORDS_PER_GROUP)
 
-    def at(self, row: Expr, column: Index) -> list[Index]:
-        """The indices of a row and a column in `x`, `residual` and `out`."""
+    def at(self, buffer: Buffer, row: Expr, column: Index) -> list[Index]:
+        """The indices of a row and a column in `x`, `residual`, `out` or `returned`.
+
+        In a kernel of one row, `row` is the thread: buffers with copies have one for each, the others a single row.
+        """
+        if all(isinstance(size, IntImm) and int(size) == 1 for size in buffer.shape[:2]):
+            return [T.int32(0), T.int32(0), column]
         return [row // self.tokens, row % self.tokens, column]

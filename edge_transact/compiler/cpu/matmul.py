@@ -13,7 +13,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as builder
 
 from edge_transact.compiler.cpu.buffers import MatmulBuffers
-from edge_transact.compiler.cpu.decode import COLUMNS, decode
+from edge_transact.compiler.cpu.decode import COLUMNS, copies_results, decode
 from edge_transact.compiler.cpu.isa import InstructionSet
 from edge_transact.compiler.cpu.prefill import TILE_VECTORS, prefill
 from edge_transact.compiler.lowering import PLAIN_LOOPS
@@ -59,9 +59,10 @@ def chain(matmuls: Sequence[ChainedMatmul], isas: Sequence[InstructionSet], thre
             if chained.returned:
                 arguments[i]["out"] = T.arg(f"out_{i}", T.handle())
         made: list[MatmulBuffers] = []
-        for chained, own in zip(matmuls, arguments, strict=True):
+        for i, (chained, own) in enumerate(zip(matmuls, arguments, strict=True)):
             given = {name: made[source].out for name, source in chained.given}
-            made.append(MatmulBuffers(chained.matmul, own, rows="one", given=given))
+            copies = threads if copies_results(chained.matmul) and i + 1 < len(matmuls) else 0
+            made.append(MatmulBuffers(chained.matmul, own, rows="one", given=given, copies=copies))
         decode(made, isas, threads, one_row=True)
     return ib.get()
 

@@ -74,7 +74,13 @@ class PrefillMatmul:
         tile_rows = self.isa.tile_rows
         with T.parallel(0, self.tiles) as tile, T.serial(0, tile_rows) as r:
             row = T.bind(T.min(tile * tile_rows + r, self.buffers.rows - 1))
-            for_each_group(self.buffers, row, inverse_rms(self.buffers, row), self._packer(tile, r))
+            for_each_group(
+                self.buffers,
+                row,
+                (T.int32(0), self.buffers.groups),
+                inverse_rms(self.buffers, row),
+                self._packer(tile, r),
+            )
 
     def _packer(self, tile: Expr, r: Expr) -> Callable[[Expr, Expr], None]:
         isa = self.isa

@@ -13,23 +13,35 @@ from edge_transact.quantization import GROUP_SIZE
 
 
 def for_each_group(
-    buffers: MatmulBuffers, row: Expr, inverse_rms: Expr | None, emit: Callable[[Expr, Expr], None]
+    buffers: MatmulBuffers,
+    row: Expr,
+    groups: tuple[Expr, Expr],
+    inverse_rms: Expr | None,
+    emit: Callable[[Expr, Expr], None],
 ) -> None:
-    """Call ``emit(group, x)`` for each group of a row, where `x` is its 32 activations, normalized, in fp32.
+    """Call ``emit(group, x)`` for some groups of a row, where `x` is its 32 activations, normalized, in fp32.
 
     The last group is padded with zeros beyond K.
+
+    Args:
+        buffers: The matmul's.
+        row: The row.
+        groups: The first group, and the one after the last.
+        inverse_rms: The row's.
+        emit: What to emit.
     """
+    first, end = groups
     full_groups = T.bind(buffers.features // GROUP_SIZE)
 
     def read(index: Expr, lanes: int) -> Expr:
-        x = cast("float32", load(buffers.x, buffers.at(row, index), lanes))
+        x = cast("float32", load(buffers.x, buffers.at(buffers.x, row, index), lanes))
         if buffers.norm is None:
             return x
         return x * splat(inverse_rms, lanes) * cast("float32", load(buffers.norm, [index], lanes))
 
-    with T.serial(0, full_groups) as group:
+    with T.serial(first, T.min(end, full_groups)) as group:
         emit(group, T.bind(read(group * GROUP_SIZE, GROUP_SIZE)))
-    with T.serial(full_groups, buffers.groups) as group:
+    with T.serial(T.max(first, full_groups), end) as group:
         x = T.alloc_buffer((GROUP_SIZE,), "float32", scope="local")
         store(x, splat(T.float32(0), GROUP_SIZE), [0])
         with T.serial(0, buffers.features - full_groups * GROUP_SIZE) as i:
@@ -47,12 +59,12 @@ def inverse_rms(buffers: MatmulBuffers, row: Index) -> Expr | None:
     store(squares, splat(T.float32(0), lanes), [0])
     full_vectors = T.bind(buffers.features // lanes)
     with T.serial(0, full_vectors) as i:
-        x = T.bind(cast("float32", load(buffers.x, buffers.at(row, i * lanes), lanes)))
+        x = T.bind(cast("float32", load(buffers.x, buffers.at(buffers.x, row, i * lanes), lanes)))
         store(squares, load(squares, [0], lanes) + x * x, [0])
     total = T.alloc_buffer((1,), "float32", scope="local")
     T.buffer_store(total, sum_lanes([load(squares, [0], lanes)]), [0])
     with T.serial(full_vectors * lanes, buffers.features) as i:
-        x = T.bind(cast("float32", load(buffers.x, buffers.at(row, i), 1)))
+        x = T.bind(cast("float32", load(buffers.x, buffers.at(buffers.x, row, i), 1)))
         T.buffer_store(total, total[0] + x * x, [0])
     mean = total[0] / cast("float32", buffers.features)
     return T.bind(T.float32(1) / T.sqrt(mean + T.float32(eps)))

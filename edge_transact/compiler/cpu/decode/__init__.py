@@ -1,17 +1,22 @@
 """Matmuls of one row, or of a row of each of several sequences: bound by memory.
 
-Each thread streams its own columns of the packed weights once, with wide loads, prefetches the next ones, and keeps
-everything else in registers and the L1 cache. Each packs all activations itself, which is faster than waiting for
-another thread to do it. Matmuls that follow each other share one launch: between them threads meet at a barrier, which
-costs less than ending the launch and waking them again (``pragma_parallel_launch_point`` and
-``pragma_parallel_barrier_when_finish`` of TVM's ``codegen_cpu.cc``).
+Each thread streams its own part of the packed weights once, as they lie in memory, with wide loads, prefetches what
+comes next, and keeps everything else in registers and the L1 cache. With an NK weight a part is some of the columns;
+with a KN weight, whose columns don't lie together, it is some of the groups, and the threads' sums are added. Each
+thread packs the activations that it needs itself, which is faster than waiting for another thread to do it. Matmuls
+that follow each other share one launch: between them threads meet at a barrier, which costs less than ending the launch
+and waking them again (``pragma_parallel_launch_point`` and ``pragma_parallel_barrier_when_finish`` of TVM's
+``codegen_cpu.cc``). After the barrier each thread adds the parts of those results that it needs itself, into a copy of
+its own, rather than meet the others a second time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from tvm.script import tirx as T
+from tvm.tirx import Expr
 
 from edge_transact.compiler.cpu.buffers import MatmulBuffers
 from edge_transact.compiler.cpu.decode.base import LAST_ROWS, DecodeMatmul, Scratch
@@ -19,10 +24,8 @@ from edge_transact.compiler.cpu.decode.batch_nk import BatchNK
 from edge_transact.compiler.cpu.decode.kn import DecodeKN
 from edge_transact.compiler.cpu.decode.nk import DecodeNK
 from edge_transact.compiler.cpu.isa import InstructionSet
-from edge_transact.compiler.matmul import Layout
-
-HEAD_START_BYTES = 32 << 10
-"""Weights that the calling thread reads more than the others, which start a microsecond later."""
+from edge_transact.compiler.matmul import Layout, Matmul
+from edge_transact.quantization import GROUP_SIZE
 
 COLUMNS = DecodeKN.columns
 """The columns that a matrix needs at least: those of a KN block, which are more than those of an NK block."""
@@ -43,25 +46,59 @@ def decode(matmuls: Sequence[MatmulBuffers], isas: Sequence[InstructionSet], thr
     rows = 1 if one_row else T.bind((matmuls[0].rows + (LAST_ROWS - 1)) // LAST_ROWS * LAST_ROWS)
     kinds = _OF_ONE_ROW if one_row else _OF_A_BATCH
     scratch = Scratch(matmuls, isas, max(kind.columns for kind in kinds.values()), threads, rows)
-    stages: list[DecodeMatmul] = []
-    for buffers, isa in zip(matmuls, isas, strict=True):
-        kind = kinds[buffers.matmul.layout]
-        stages.append(kind(buffers, isa, scratch, threads, head_start_bytes=0 if stages else HEAD_START_BYTES))
+    stages = [
+        kinds[buffers.matmul.layout](number, buffers, isa, scratch, threads)
+        for number, (buffers, isa) in enumerate(zip(matmuls, isas, strict=True))
+    ]
 
-    def run(number: int) -> None:
+    def run(number: int, thread: Expr) -> None:
+        stage = stages[number]
+        if number == 0:
+            stage.prefetch_first(thread)
+        elif stages[number - 1].in_parts:
+            _finish_parts(stages, number - 1, thread)
+        stage.multiply(thread)
+        if not stage.in_parts:
+            stage.finish(thread, *stage.share(thread))
+        # These weights arrive while the thread waits for the others.
+        if number + 1 < len(stages):
+            stages[number + 1].prefetch_first(thread)
+
+    def finish_last(thread: Expr) -> None:
+        stages[-1].finish(thread, *stages[-1].share(thread))
+
+    steps: list[Callable[[Expr], None]] = [partial(run, number) for number in range(len(stages))]
+    if stages[-1].in_parts:
+        steps.append(finish_last)
+    if len(steps) == 1:
         with T.parallel(0, threads) as thread:
-            if number == 0:
-                stages[0].prefetch_first(thread)
-            stages[number].multiply(thread)
-            # These weights arrive while the thread waits for the others.
-            if number + 1 < len(stages):
-                stages[number + 1].prefetch_first(thread)
-
-    if len(stages) == 1:
-        run(0)
+            steps[0](thread)
         return
     with T.attr(T.int32(0), "pragma_parallel_launch_point", 1):
-        for number in range(len(stages) - 1):
-            with T.attr(T.int32(0), "pragma_parallel_barrier_when_finish", 1):
-                run(number)
-        run(len(stages) - 1)
+        for step in steps[:-1]:
+            with T.attr(T.int32(0), "pragma_parallel_barrier_when_finish", 1), T.parallel(0, threads) as thread:
+                step(thread)
+        with T.parallel(0, threads) as thread:
+            steps[-1](thread)
+
+
+def copies_results(matmul: Matmul) -> bool:
+    """Whether threads have copies of their own of the result of one row, where another matmul follows."""
+    return _OF_ONE_ROW[matmul.layout].in_parts
+
+
+def _finish_parts(stages: Sequence[DecodeMatmul], number: int, thread: Expr) -> None:
+    """Finish the results of a matmul that the thread needs for later ones, in its own copy."""
+    stage, (following, *others) = stages[number], stages[number + 1 :]
+    out = stage.buffers.out
+    first, end = T.int32(0), stage.blocks
+    read_later = any(out is buffer for other in others for buffer in (other.buffers.x, other.buffers.residual))
+    is_next_x = following.buffers.x is out and following.buffers.norm is None
+    if is_next_x and not read_later and stage.buffers.returned is None:
+        # Only the groups that the thread multiplies next.
+        first_group, end_group = following.groups(thread)
+        blocks_per_group = GROUP_SIZE // stage.columns
+        first, end = first_group * blocks_per_group, T.min(end, end_group * blocks_per_group)
+    stage.finish(thread, first, end)
+    if stage.buffers.returned is not None:
+        stage.return_share(thread)

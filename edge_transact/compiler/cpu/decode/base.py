@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -40,8 +41,10 @@ class Scratch:
         corrections: Zero-point corrections of their words or groups, ``[threads, rows, words]``, where accumulators
             start from them.
         activation_scales: Scales of their groups, fp32 ``[threads, rows, groups]``, where activations are quantized.
-        sums: Results before the epilogue, fp32: of each block and section, those of all rows. Were each row's together,
-            those that a block adds to would be far apart, and compete for the same places in the L1 cache.
+        sums: Results before the epilogue, fp32 ``[threads, ...]``: of each block and section, those of all rows. Were
+            each row's together, those that a block adds to would be far apart, and compete for the same places in the
+            L1 cache. Consecutive matmuls use one and the other, since some threads may still read those of the last
+            matmul while others compute the next.
         rows: Rows, filled up to a multiple of `LAST_ROWS`.
     """
 
@@ -60,9 +63,8 @@ class Scratch:
         self.activation_scales = (
             None if isa.quantizer is None else T.alloc_buffer((threads, rows, words // WORDS_PER_GROUP), "float32")
         )
-        self.sums = T.alloc_buffer(
-            (largest((buffers.width + columns) * buffers.matmul.sections for buffers in matmuls) * rows,), "float32"
-        )
+        sums = T.bind(largest((buffers.width + columns) * buffers.matmul.sections for buffers in matmuls) * rows)
+        self.sums = [T.alloc_buffer((threads, sums), "float32") for _ in matmuls[:2]]
 
 
 def padded_words(buffers: MatmulBuffers, isa: InstructionSet) -> Expr:
@@ -74,30 +76,32 @@ class DecodeMatmul(ABC):
     """One matmul of a launch, whose blocks of columns are divided among the threads.
 
     Args:
+        number: Its place in the launch.
         buffers: What to compute.
         isa: The instruction set.
         scratch: The launch's.
         threads: Threads of the launch.
-        head_start_bytes: Weights that the first thread reads more than the others.
 
     Attributes:
         columns: Columns of a block, in each section.
         corrects_words: Each word has a zero-point correction, rather than each group.
+        in_parts: Each thread computes a part of all columns' sums, rather than the sums of some columns.
         one_row: There is a single row of activations.
+        sums: `Scratch.sums` of this matmul.
     """
 
     columns: ClassVar[int]
     corrects_words: ClassVar[bool] = False
+    in_parts: ClassVar[bool] = False
 
     def __init__(
-        self, buffers: MatmulBuffers, isa: InstructionSet, scratch: Scratch, threads: int, *, head_start_bytes: int
+        self, number: int, buffers: MatmulBuffers, isa: InstructionSet, scratch: Scratch, threads: int
     ) -> None:
         self.matmul, self.isa, self.buffers = buffers.matmul, isa, buffers
-        self.scratch, self.threads = scratch, threads
+        self.number, self.scratch, self.threads = number, scratch, threads
+        self.sums = scratch.sums[number % 2]
         self.one_row = isinstance(scratch.rows, int)
         self.blocks = T.bind((self.buffers.width + (self.columns - 1)) // self.columns)
-        block_bytes = self.buffers.groups * (self.matmul.sections * self.columns * self.matmul.group_bytes)
-        self.head_start = head_start_bytes // block_bytes
 
     @abstractmethod
     def prefetch_first(self, thread: Expr) -> None:
@@ -105,7 +109,7 @@ class DecodeMatmul(ABC):
 
     @abstractmethod
     def multiply(self, thread: Expr) -> None:
-        """Compute the thread's share."""
+        """Compute the sums of the thread's share, or its part of all sums."""
 
     @abstractmethod
     def place(self, group: Expr, digit: int, step: int) -> Expr:
@@ -116,22 +120,25 @@ class DecodeMatmul(ABC):
         return T.min(block * self.columns, self.buffers.width - self.columns)
 
     def sums_of(self, row: Expr, block: Expr, section: int) -> Expr:
-        """Where in `Scratch.sums` those of a row and a block are."""
+        """Where in a thread's `sums` those of a row and a block are."""
         return ((block * self.matmul.sections + section) * self.scratch.rows + row) * self.columns
 
     def share(self, thread: Expr) -> tuple[Expr, Expr]:
-        """The first block of a thread's share and the one after its last: equal shares, apart from the head start."""
-        extra = T.bind(T.min(self.blocks, self.head_start))
-        equal = T.bind(self.blocks - extra)
-        first = T.if_then_else(thread == 0, 0, extra + thread * equal // self.threads)
-        return T.bind(first), T.bind(extra + (thread + 1) * equal // self.threads)
+        """The first block of a thread's share of the columns and the one after its last: as many as others have."""
+        return T.bind(thread * self.blocks // self.threads), T.bind((thread + 1) * self.blocks // self.threads)
+
+    def groups(self, thread: Expr) -> tuple[Expr, Expr]:
+        """The first group of which a thread needs the activations, and the one after the last."""
+        return T.int32(0), self.buffers.groups
 
     def pack_activations(self, thread: Expr) -> None:
         """Pack all rows' activations into the thread's scratch, with their scales and zero-point corrections."""
+        groups = self.groups(thread)
         with self.each(self.scratch.rows) as row:
             # Rows that fill up the last tile are the last row again.
-            source = row if self.one_row else T.bind(T.min(row, self.buffers.rows - 1))
-            for_each_group(self.buffers, source, inverse_rms(self.buffers, source), self._packer(thread, row))
+            source = thread if self.one_row else T.bind(T.min(row, self.buffers.rows - 1))
+            rms = inverse_rms(self.buffers, source)
+            for_each_group(self.buffers, source, groups, rms, self._packer(thread, row))
 
     def each(self, rows: Index) -> AbstractContextManager[Expr]:
         """A loop over some number of rows; none where there is one row."""
@@ -147,13 +154,24 @@ class DecodeMatmul(ABC):
         with T.If(self.scratch.rows % ROWS_TOGETHER != 0), T.Then():
             compute([self.scratch.rows - LAST_ROWS + r for r in range(LAST_ROWS)])
 
-    def finish(self, first: Expr, end: Expr) -> None:
-        """Apply the epilogue to the sums of a thread's share."""
+    def finish(self, thread: Expr, first: Expr, end: Expr) -> None:
+        """Apply the epilogue to the sums of some blocks, from `first` on."""
+        parts = range(self.threads) if self.in_parts else (thread,)
         # In a loop of its own, so that the chains of operations of several blocks overlap.
-        sections = range(self.matmul.sections)
         with self.each(self.buffers.rows) as row, T.serial(first, end) as block:
-            sums = [T.bind(load(self.scratch.sums, [self.sums_of(row, block, s)], self.columns)) for s in sections]
-            finish(self.buffers, row, T.bind(self.first_column(block)), sums, exp)
+            sums = []
+            for section in range(self.matmul.sections):
+                place = T.bind(self.sums_of(row, block, section))
+                of_parts = [load(self.sums, [part, place], self.columns) for part in parts]
+                sums.append(T.bind(functools.reduce(operator.add, of_parts)))
+            finish(self.buffers, thread if self.one_row else row, T.bind(self.first_column(block)), sums, exp)
+
+    def return_share(self, thread: Expr) -> None:
+        """Store the thread's share of the result, of which it has a copy, where the kernel returns it."""
+        with T.serial(*self.share(thread)) as block:
+            column = T.bind(self.first_column(block))
+            result = load(self.buffers.out, self.buffers.at(self.buffers.out, thread, column), self.columns)
+            store(self.buffers.returned, result, self.buffers.at(self.buffers.returned, thread, column))
 
     def _packer(self, thread: Expr, row: Expr) -> Callable[[Expr, Expr], None]:
         isa, scratch = self.isa, self.scratch

@@ -28,7 +28,7 @@ class BatchNK(DecodeColumns):
 
     def multiply(self, thread: Expr) -> None:
         first, end = self.share(thread)
-        self.clear(first, end)
+        self.clear(thread, first, end)
         self.pack_activations(thread)
         self.scales = T.alloc_buffer((self.buffers.groups, self.columns), "float32")
         with T.serial(first, end) as block:
@@ -37,7 +37,6 @@ class BatchNK(DecodeColumns):
                 with T.serial(0, self.buffers.groups) as group:
                     self._prefetch(block + 1, group, section)
                     self.accumulate(thread, group, block, section, self.load_start(thread, group))
-        self.finish(first, end)
 
     def load_weights(self, group: Expr, block: Expr, section: int, offset: Index) -> tuple[list[Expr], Expr]:
         first, lanes = self.column(block, section) + offset, self.isa.lanes

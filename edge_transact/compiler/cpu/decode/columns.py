@@ -34,11 +34,11 @@ class DecodeColumns(DecodeMatmul):
         """The first column of a block in a section."""
         return self.first_column(block) + section * self.buffers.width
 
-    def clear(self, first: Expr, end: Expr) -> None:
-        """Set the sums of a thread's share to zero."""
+    def clear(self, thread: Expr, first: Expr, end: Expr) -> None:
+        """Set a thread's sums of the blocks from `first` on to zero."""
         with self.each(self.scratch.rows) as row, T.serial(first, end) as block:
             for section in range(self.matmul.sections):
-                store(self.scratch.sums, splat(T.float32(0), self.columns), [self.sums_of(row, block, section)])
+                store(self.sums, splat(T.float32(0), self.columns), [thread, self.sums_of(row, block, section)])
 
     def load_start(self, thread: Expr, group: Expr) -> Callable[[Expr], Expr]:
         """What a row's accumulators of a group start from: its zero-point correction, the same in every lane."""
@@ -102,8 +102,8 @@ class DecodeColumns(DecodeMatmul):
             scale = weight_scale
             if scratch.activation_scales is not None:
                 scale = scale * splat(scratch.activation_scales[thread, row, group], isa.lanes)
-            total = load(scratch.sums, [place(row)], isa.lanes) + products_of_row * scale
-            store(scratch.sums, total, [place(row)])
+            total = load(self.sums, [thread, place(row)], isa.lanes) + products_of_row * scale
+            store(self.sums, total, [thread, place(row)])
 
     def _load_activations(self, thread: Expr, row: Expr, group: Expr, word: int) -> list[list[Expr]]:
         """A word's activations by step and digit, each in every lane."""

@@ -23,6 +23,9 @@ from edge_transact.quantization import WORDS_PER_GROUP
 AHEAD_WORDS = 4096
 """How far ahead of the words in use decode prefetches: half of a small L1 cache."""
 
+HEAD_START_BYTES = 32 << 10
+"""Weights that the calling thread reads more than the others, which start a microsecond later."""
+
 NEAR_WORDS = 576
 """How far ahead of the words in use decode prefetches to the L1 cache, if the L2 cache has them."""
 
@@ -33,6 +36,15 @@ class DecodeNK(DecodeMatmul):
     columns = 4
     corrects_words = True
     padded_words: Expr
+
+    def share(self, thread: Expr) -> tuple[Expr, Expr]:
+        if self.number > 0:
+            return super().share(thread)
+        block_bytes = self.buffers.groups * (self.matmul.sections * self.columns * self.matmul.group_bytes)
+        extra = T.bind(T.min(self.blocks, HEAD_START_BYTES // block_bytes))
+        equal = T.bind(self.blocks - extra)
+        first = T.if_then_else(thread == 0, 0, extra + thread * equal // self.threads)
+        return T.bind(first), T.bind(extra + (thread + 1) * equal // self.threads)
 
     def prefetch_first(self, thread: Expr) -> None:
         first, _ = self.share(thread)
@@ -52,7 +64,6 @@ class DecodeNK(DecodeMatmul):
         accumulators = T.alloc_buffer((sections * self.columns, lanes), "float32", scope="local")
         with T.serial(first, end) as block:
             self._multiply_block(thread, block, ahead, accumulators)
-        self.finish(first, end)
 
     def _multiply_block(self, thread: Expr, block: Expr, ahead: Expr, accumulators: Buffer) -> None:
         """Compute the sums of a block's columns."""
@@ -142,7 +153,7 @@ class _Columns:
         vectors = [T.bind(load(self.accumulators, [i, 0], self.isa.lanes)) for i in range(len(self.columns))]
         for section in range(self.of.matmul.sections):
             sums = sum_lanes(vectors[section * columns : (section + 1) * columns])
-            store(self.scratch.sums, sums, [self.of.sums_of(T.int32(0), block, section)])
+            store(self.of.sums, sums, [self.thread, self.of.sums_of(T.int32(0), block, section)])
 
     def _prefetch(self, word: Expr, held: int) -> None:
         """Prefetch each column's words, as many as are in use."""
