@@ -14,6 +14,7 @@ from nbformat import NotebookNode
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 WIDGET = "application/vnd.jupyter.widget-view+json"
+CELL_TIMEOUT_S = 600
 
 
 def executed(path: Path, directory: Path) -> NotebookNode:
@@ -25,11 +26,12 @@ def executed(path: Path, directory: Path) -> NotebookNode:
 
     Raises:
         nbclient.exceptions.CellExecutionError: A cell failed.
+        nbclient.exceptions.CellTimeoutError: A cell took longer than `CELL_TIMEOUT_S`.
     """
     notebook = nbformat.read(path, as_version=4)
     return NotebookClient(
         notebook,
-        timeout=None,
+        timeout=CELL_TIMEOUT_S,
         record_timing=False,
         coalesce_streams=True,
         # Nobody looks for these cells in the history of their own.

@@ -62,6 +62,7 @@ def for_small_matrices():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("edge_transact.compiler.cpu.decode.nk.HEAD_START_BYTES", 4096)
         patch.setattr("edge_transact.compiler.cpu.decode.kn.STRIP_COLUMNS", 32)
+        patch.setattr("edge_transact.compiler.cpu.decode.kn.NEAR_STRIP_COLUMNS", 32)
         yield
 
 

@@ -23,6 +23,11 @@ STRIP_COLUMNS = 4096
 """Columns that a thread takes through its groups before it goes on: a row's sums of them, 16 KiB, stay in the L1 cache.
 """
 
+NEAR_STRIP_COLUMNS = 1024
+"""The same where weights are prefetched to the L1 cache, which has room for a group of so many columns, 18 KB, beside
+the one in use.
+"""
+
 
 class DecodeKN(DecodeColumns):
     """Takes a strip of columns after the other through the thread's groups.
@@ -68,7 +73,8 @@ class DecodeKN(DecodeColumns):
     @property
     def strip_blocks(self) -> int:
         """The blocks of a strip; the last strip may have fewer."""
-        return STRIP_COLUMNS // (self.matmul.sections * self.columns)
+        strip_columns = STRIP_COLUMNS if self.isa.prefetches_far else NEAR_STRIP_COLUMNS
+        return strip_columns // (self.matmul.sections * self.columns)
 
     def groups(self, thread: Expr) -> tuple[Expr, Expr]:
         strip = _Strip(self, thread, T.int32(0))  # the others end in the same groups, or earlier
