@@ -3,8 +3,8 @@
 They were written before any model was asked, for models from 0.1 to 8 billion parameters: everyday facts, small numbers
 and short instructions. A rule decides whether an answer is right, and no model judges another one:
 
-- Case, emphasis and quotation marks don't count. An accepted answer is a whole word and a whole number: "Parisian"
-  isn't Paris, and neither -5 nor 5.5 is 5.
+- Case, emphasis and quotation marks don't count. An accepted answer is a whole word and a whole number: neither
+  "Parisian" nor "Paris's" is Paris, and neither -5 nor 5.5 is 5.
 - It must be among the answer's first `WITHIN` words. So the answer may say more, but a model that lists every city it
   knows isn't right.
 - A list must have so many different things of its kind, wherever they stand: "a dog and dogs" is one. A form, such as
@@ -22,8 +22,8 @@ WITHIN = 16
 """An accepted answer is among so many words from the beginning."""
 
 _WORD = re.compile(r"\w+")
-_WHOLE = r"(?<![\w\u2212])(?<!-(?=\d))(?<!\d[.,])(?<!\w['\u2019])(?:{})(?!\w)(?![.,]\d)"
-"""A whole word or number: not a part of a negative number, of a fraction, or of "I'd"."""
+_WHOLE = r"(?<![\w\u2212])(?<!-(?=\d))(?<!\d[.,])(?<!\w['\u2019])(?:{})(?!\w)(?!['\u2019]s\b)(?![.,]\d)"
+"""A whole word or number: not a part of a negative number, of a fraction, of "I'd", or of "Earth's"."""
 _MARKS = str.maketrans("", "", '*_`"“”„«»')
 
 
