@@ -53,12 +53,12 @@ class Question:
         if self.exact:
             return re.fullmatch(self.accepted, answer.strip()) is not None
         plain = answer.translate(_MARKS)
-        words = list(_WORD.finditer(plain))
+        words, within = list(_WORD.finditer(plain)), len(plain)
         if self.least == 1 and len(words) > WITHIN:
-            plain = plain[: words[WITHIN - 1].end()]
+            within = words[WITHIN - 1].end()
         things = self.accepted.split() if self.least > 1 else [self.accepted]
-        found = [_WHOLE.format(thing) for thing in things]
-        return sum(re.search(each, plain, re.IGNORECASE) is not None for each in found) >= self.least
+        found = [re.search(_WHOLE.format(thing), plain, re.IGNORECASE) for thing in things]
+        return sum(match is not None and match.end() <= within for match in found) >= self.least
 
 
 def _kind(kind: str, *asked: tuple[str, str], least: int = 1, exact: bool = False, quick: int = 1) -> list[Question]:
