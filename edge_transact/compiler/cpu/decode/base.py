@@ -73,7 +73,7 @@ def padded_words(buffers: MatmulBuffers, isa: InstructionSet) -> Expr:
 
 
 class DecodeMatmul(ABC):
-    """One matmul of a launch, whose blocks of columns are divided among the threads.
+    """One matmul of a launch, divided among the threads.
 
     Args:
         number: Its place in the launch.
