@@ -62,22 +62,30 @@ def test_decoded_tokens_are_those_after_the_first():
     assert shapes._bytes(plan_of(2), Lengths(8, 4)) == 3 * reads
 
 
+def loops_are_kept(limits: Limits, threads: int) -> bool:
+    """More passes take longer, so the compiler hasn't removed the loop.
+
+    The shortest of ten times counts: others have waited for CPUs on which other tests run.
+    """
+    few, many = (
+        min(limits._multiplies.multiply_seconds(passes, threads) for _ in range(10)) for passes in (1_000, 1_000_000)
+    )
+    return many > 10 * few > 0
+
+
 def test_limits_are_measured(tmp_path):
     limits = Limits(tmp_path, threads=2)
-    # More passes take longer, so the compiler hasn't removed the loops.
-    few, many = (limits._multiplies.multiply_seconds(passes, 2) for passes in (1_000, 1_000_000))
-    assert many > 10 * few > 0
+    assert loops_are_kept(limits, 2)
     assert limits.read_bytes_per_s(100_003) > 0
     assert limits.flops_per_s(100_000) > 0
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="a CPU of x86-64")
 def test_another_cpus_instructions_multiply_in_a_library_of_their_own(tmp_path):
-    """The compiler hasn't removed its loop. Memory is read with this machine's instructions."""
+    """Memory is read with this machine's instructions."""
     old, new = (Limits(tmp_path, 1, cpu) for cpu in ("haswell", None))
     assert {path.name for path in tmp_path.iterdir()} == {"limits-haswell.so", "limits-native.so"}
-    few, many = (old._multiplies.multiply_seconds(passes, 1) for passes in (1_000, 1_000_000))
-    assert many > 10 * few > 0
+    assert loops_are_kept(old, 1)
     assert new._multiplies._name != old._multiplies._name and old._reads._name == new._reads._name
 
 
