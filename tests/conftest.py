@@ -36,6 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[TEST_RUN] = TestRun()
     for library in ("OMP", "TVM"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    # Else TVM binds a process that runs a kernel to the first CPU, which is then all that the process has.
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
     if "EDGE_TRANSACT_CACHE" not in os.environ:
         cache = tempfile.TemporaryDirectory(prefix="edge-transact-cache-", ignore_cleanup_errors=True)
         config.add_cleanup(cache.cleanup)

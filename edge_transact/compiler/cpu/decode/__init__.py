@@ -70,6 +70,11 @@ def decode(matmuls: Sequence[MatmulBuffers], isas: Sequence[InstructionSet], thr
     steps: list[Callable[[Expr], None]] = [partial(run, number) for number in range(len(stages))]
     if stages[-1].in_parts:
         steps.append(finish_last)
+    if threads == 1:
+        # TVM knows no launch of one thread: its loop is gone when code is generated.
+        for step in steps:
+            step(T.int32(0))
+        return
     if len(steps) == 1:
         with T.parallel(0, threads) as thread:
             steps[0](thread)
