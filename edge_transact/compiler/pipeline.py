@@ -17,6 +17,7 @@ from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.passes.attach import AttachBounds, AttachEmbeddingAllocation, AttachMetadata
 from edge_transact.compiler.passes.checks import OmitChecks
 from edge_transact.compiler.passes.fuse_matmuls import FuseMatmuls
+from edge_transact.compiler.passes.keep_weights import KeepWeights
 from edge_transact.compiler.passes.kv_cache import CreateKVCache
 from edge_transact.compiler.passes.logits import AttachLogitProcessors, AttachSoftmax
 from edge_transact.compiler.passes.reshapes import JoinReshapes
@@ -81,6 +82,7 @@ def phases(target: tvm.target.Target, metadata: dict[str, Any], bounds: Mapping[
         "lowered": [
             relax.transform.LowerAllocTensor(),
             relax.transform.KillAfterLastUse(),
+            KeepWeights(),
             relax.transform.LowerRuntimeBuiltin(),
             relax.transform.ComputePrimValue(),
             relax.transform.VMShapeLower(),

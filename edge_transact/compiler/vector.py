@@ -81,6 +81,11 @@ def shuffle(vectors: Sequence[Expr], indices: Sequence[int]) -> Expr:
     return tirx.Shuffle(vectors * repeats, [T.int32(i) for i in indices])
 
 
+def join(vectors: Sequence[Expr]) -> Expr:
+    """The lanes of all vectors."""
+    return vectors[0] if len(vectors) == 1 else shuffle(vectors, range(sum(lanes_of(vector) for vector in vectors)))
+
+
 def transpose(rows: Sequence[Expr]) -> list[Expr]:
     """Four vectors: lane `i` of each row, one per lane. A row has four lanes, and rows are a multiple of four."""
     lanes = len(rows)
@@ -97,20 +102,25 @@ def transpose(rows: Sequence[Expr]) -> list[Expr]:
     return [pick(a, b, order) for a, b in pairs for order in halves]
 
 
-def sum_lanes(vectors: Sequence[Expr]) -> Expr:
-    """The sum of each vector, one per lane. The number of vectors is a power of two and at most their lanes."""
-    row = lanes_of(vectors[0])
-    vectors = list(vectors)
-    rows = len(vectors)
+def sum_lanes(vectors: Sequence[Expr], row: int | None = None) -> Expr:
+    """The sum of each vector, one per lane, or of each `row` lanes of all vectors.
+
+    The number of sums is a power of two, and that of vectors is at most their lanes.
+    """
+    row = lanes_of(vectors[0]) if row is None else row
     while len(vectors) > 1 or row > 1:
-        half = row // 2
-        pairs = [vectors[i : i + 2] for i in range(0, len(vectors), 2)]
-        held = sum(lanes_of(vector) for vector in pairs[0]) // row
-        low = [segment * row + lane for segment in range(held) for lane in range(half)]
-        vectors = [T.bind(shuffle(pair, low) + shuffle(pair, [i + half for i in low])) for pair in pairs]
-        row = half
-    assert lanes_of(vectors[0]) == rows
+        vectors = add_halves(vectors, row)
+        row //= 2
     return vectors[0]
+
+
+def add_halves(vectors: Sequence[Expr], row: int) -> list[Expr]:
+    """Add the halves of each `row` lanes. Two vectors become one, as a vector then holds twice as many rows."""
+    half = row // 2
+    pairs = [vectors[i : i + 2] for i in range(0, len(vectors), 2)]
+    held = sum(lanes_of(vector) for vector in pairs[0]) // row
+    low = [segment * row + lane for segment in range(held) for lane in range(half)]
+    return [T.bind(shuffle(pair, low) + shuffle(pair, [i + half for i in low])) for pair in pairs]
 
 
 def max_lanes(vector: Expr) -> Expr:

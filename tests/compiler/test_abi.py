@@ -4,6 +4,7 @@ On the host, and from a phone's library, whose kernels an OpenCL device of this 
 """
 
 import copy
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -147,6 +148,16 @@ def test_every_function_is_there(model):
 def test_all_intermediate_forms_are_written(library):
     packed = library.quantization.startswith("q4")
     assert_all_forms(library.source.directory / "host-dump", ["host.ll"], packed=packed)
+
+
+@on(*HOST)
+def test_weights_are_not_given_up_one_by_one(library):
+    """Activations are."""
+    text = (library.source.directory / "host-dump" / "06-lowered.py").read_text()
+    decode = text[text.index("def decode(") :].split("\n    @R.function")[0]
+    given_up = re.findall(r"kill_object\((\w+)\)", decode)
+    assert len(given_up) > library.source.checkpoint.plan.num_hidden_layers
+    assert not [name for name in given_up if "model_" in name]
 
 
 @on(*HOST)

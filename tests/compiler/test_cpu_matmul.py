@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edge_transact.compiler.cpu.embedding import embed
 from edge_transact.compiler.cpu.isa import InstructionSet
-from edge_transact.compiler.cpu.matmul import chain, supports
+from edge_transact.compiler.cpu.matmul import chain, kernel, supports
 from edge_transact.compiler.matmul import ChainedMatmul, Matmul, Rows
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.weights import w4
@@ -202,6 +202,14 @@ def test_a_chain_is_its_matmuls_one_after_the_other(isa, layout, threads, rng):
     for out, want in zip(outs, results[2:], strict=True):
         assert np.abs(want).max() > 0.1
         np.testing.assert_array_equal(out, want)
+
+
+@all_rows
+@layouts
+def test_accumulators_can_be_registers(layout, rows):
+    """TVM asks the runtime for buffers of scope ``local``, and never for small ones of the default scope."""
+    isa = max(INSTRUCTION_SETS, key=lambda isa: isa.lanes)
+    assert 'scope="local"' not in kernel(of_any_shape(layout), isa, 3, rows=rows).script()
 
 
 def test_a_matrix_narrower_than_a_tile_is_left_to_other_kernels():

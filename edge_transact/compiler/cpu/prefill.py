@@ -84,8 +84,8 @@ class PrefillMatmul:
 
     def _packer(self, tile: Expr, r: Expr) -> Callable[[Expr, Expr], None]:
         isa = self.isa
-        scale = T.alloc_buffer((WORDS_PER_GROUP,), "float32", scope="local")
-        corrections = T.alloc_buffer((WORDS_PER_GROUP,), "int32", scope="local")
+        scale = T.alloc_buffer((WORDS_PER_GROUP,), "float32")
+        corrections = T.alloc_buffer((WORDS_PER_GROUP,), "int32")
 
         def pack(group: Expr, x: Expr) -> None:
             if isa.quantizer is not None:
@@ -186,8 +186,8 @@ class _Tile:
     def __init__(self, of: PrefillMatmul, panel: _Panel) -> None:
         self.of, self.isa, self.buffers, self.panel = of, of.isa, of.buffers, panel
         rows, columns = of.isa.tile_rows // of.isa.block_rows, TILE_VECTORS * of.isa.block_rows
-        self.accumulators = T.alloc_buffer((rows, columns, of.isa.lanes), of.isa.accumulator_dtype, scope="local")
-        self.totals = T.alloc_buffer((of.isa.tile_rows, TILE_VECTORS, of.isa.lanes), "float32", scope="local")
+        self.accumulators = T.alloc_buffer((rows, columns, of.isa.lanes), of.isa.accumulator_dtype)
+        self.totals = T.alloc_buffer((of.isa.tile_rows, TILE_VECTORS, of.isa.lanes), "float32")
         self.blocks = [(r, c) for r in range(rows) for c in range(columns)]
         self.each = [(r, v) for r in range(of.isa.tile_rows) for v in range(TILE_VECTORS)]
 

@@ -42,7 +42,7 @@ def for_each_group(
     with T.serial(first, T.min(end, full_groups)) as group:
         emit(group, T.bind(read(group * GROUP_SIZE, GROUP_SIZE)))
     with T.serial(T.max(first, full_groups), end) as group:
-        x = T.alloc_buffer((GROUP_SIZE,), "float32", scope="local")
+        x = T.alloc_buffer((GROUP_SIZE,), "float32")
         store(x, splat(T.float32(0), GROUP_SIZE), [0])
         with T.serial(0, buffers.features - full_groups * GROUP_SIZE) as i:
             T.buffer_store(x, read(full_groups * GROUP_SIZE + i, 1), [i])
@@ -55,13 +55,13 @@ def inverse_rms(buffers: MatmulBuffers, row: Index) -> Expr | None:
     if eps is None:
         return None
     lanes = 16
-    squares = T.alloc_buffer((lanes,), "float32", scope="local")
+    squares = T.alloc_buffer((lanes,), "float32")
     store(squares, splat(T.float32(0), lanes), [0])
     full_vectors = T.bind(buffers.features // lanes)
     with T.serial(0, full_vectors) as i:
         x = T.bind(cast("float32", load(buffers.x, buffers.at(buffers.x, row, i * lanes), lanes)))
         store(squares, load(squares, [0], lanes) + x * x, [0])
-    total = T.alloc_buffer((1,), "float32", scope="local")
+    total = T.alloc_buffer((1,), "float32")
     T.buffer_store(total, sum_lanes([load(squares, [0], lanes)]), [0])
     with T.serial(full_vectors * lanes, buffers.features) as i:
         x = T.bind(cast("float32", load(buffers.x, buffers.at(buffers.x, row, i), 1)))

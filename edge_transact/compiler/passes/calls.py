@@ -1,4 +1,4 @@
-"""What relax functions call."""
+"""What relax functions call, and the weights that they take."""
 
 from __future__ import annotations
 
@@ -20,6 +20,14 @@ def kernel_calls(function: relax.Function) -> Iterator[relax.Call]:
     for call in _calls(function):
         if isinstance(call.op, tvm.ir.GlobalVar):
             yield call
+
+
+def weights_of(function: relax.Function) -> set[relax.Var]:
+    """The variables that are bound to items of a tuple that is a parameter."""
+    blocks = function.body.blocks if isinstance(function.body, relax.SeqExpr) else []
+    items = [binding for block in blocks for binding in block.bindings if isinstance(binding.value, relax.TupleGetItem)]
+    parameters = set(function.params)
+    return {binding.var for binding in items if binding.value.tuple_value in parameters}
 
 
 def _calls(function: relax.Function) -> Iterator[relax.Call]:

@@ -6,7 +6,7 @@ import tvm
 from tvm import IRModule, relax
 
 from edge_transact.compiler.lowering import UNCHECKED
-from edge_transact.compiler.passes.calls import calls_of
+from edge_transact.compiler.passes.calls import calls_of, weights_of
 
 DECODE = ("decode", "batch_decode")
 """The functions that only run after prefill has run with the same weights."""
@@ -28,7 +28,7 @@ class OmitChecks:
         checks: set[relax.GlobalVar] = set()
         for var, function in mod.functions_items():
             if isinstance(function, relax.Function):
-                outside = set(function.params) | (set() if var.name_hint in DECODE else _weights(function))
+                outside = set(function.params) | (set() if var.name_hint in DECODE else weights_of(function))
                 for call in calls_of(function, "relax.call_tir"):
                     called.add(call.args[0])
                     if outside.intersection(call.args[1].fields):
@@ -36,11 +36,3 @@ class OmitChecks:
         for kernel in called - checks:
             mod[kernel] = mod[kernel].with_attr(UNCHECKED, True)
         return mod
-
-
-def _weights(function: relax.Function) -> set[relax.Expr]:
-    """The variables that are bound to items of a tuple that is a parameter."""
-    blocks = function.body.blocks if isinstance(function.body, relax.SeqExpr) else []
-    items = [binding for block in blocks for binding in block.bindings if isinstance(binding.value, relax.TupleGetItem)]
-    parameters = set(function.params)
-    return {binding.var for binding in items if binding.value.tuple_value in parameters}

@@ -24,7 +24,7 @@ from edge_transact.compiler.cpu.attention.parts import (
 from edge_transact.compiler.vector import LINE_BYTES, Index, cast, load, prefetch, splat, store, sum_lanes
 
 AHEAD_PAGES = 4
-"""How many pages ahead decode prefetches keys."""
+"""How many pages ahead decode prefetches keys: after a block's last page come the next block's."""
 
 
 def decode(a: Attention, threads: int) -> tirx.PrimFunc:
@@ -68,36 +68,42 @@ class _Decode:
         """One task for each block of heads."""
         a = self.a
         with T.parallel(0, self.batch * self.blocks) as task:
-            softmaxes, out = self._attend(task, 0, 1)
+            softmaxes, out = self._attend(task, 0, 1, self._alloc_scratch())
             for r, (maximum, total) in enumerate(softmaxes):
                 vectors = [load(out, [r, i * a.lanes], a.lanes) for i in range(a.vectors)]
                 self._store(task, r, vectors, maximum, total)
 
     def attend_to_parts(self, parts: int) -> None:
-        """One task for each part of the keys, then one for each block of heads, which merges the parts."""
+        """One task for each part of the keys. Merging the parts takes less time than for threads to meet once more."""
         a, tasks = self.a, self.batch * self.blocks
         # The maximum and the denominator of each part's softmax.
         states = T.alloc_buffer((parts, tasks, a.together, 2), "float32")
         values = T.alloc_buffer((parts, tasks, a.together, a.head_dim), "float32")
-        with T.attr(T.int32(0), "pragma_parallel_launch_point", 1):
-            with (
-                T.attr(T.int32(0), "pragma_parallel_barrier_when_finish", 1),
-                T.parallel(0, parts) as part,
-                T.serial(0, tasks) as task,
-            ):
-                softmaxes, out = self._attend(task, part, parts)
+        with T.parallel(0, parts) as part:
+            scratch = self._alloc_scratch()
+            with T.serial(0, tasks) as task:
+                softmaxes, out = self._attend(task, part, parts, scratch)
                 for r, state in enumerate(softmaxes):
                     for i, number in enumerate(state):
                         T.buffer_store(states, number, [part, task, r, i])
                 for r, i in self.each:
                     store(values, load(out, [r, i * a.lanes], a.lanes), [part, task, r, i * a.lanes])
-            with T.parallel(0, tasks) as task:
-                for r in range(a.together):
-                    self._merge(task, r, parts, states, values)
+        with T.serial(0, tasks) as task:
+            for r in range(a.together):
+                self._merge(task, r, parts, states, values)
 
-    def _attend(self, task: Expr, part: Index, parts: int) -> tuple[list[tuple[Expr, Expr]], Buffer]:
+    def _alloc_scratch(self) -> tuple[Buffer, Buffer]:
+        """A block's scores, fp32 ``[heads, tokens]``, and the products of some of its keys, not yet summed."""
+        a = self.a
+        # Room for all sequences' pages, because TVM moves allocations before what the loop computes.
+        scores = T.alloc_buffer((a.together, (self.cache.nnz + 1) * PAGE_SIZE), "float32")
+        return scores, T.alloc_buffer((a.together, a.lanes, a.lanes), "float32")
+
+    def _attend(
+        self, task: Expr, part: Index, parts: int, scratch: tuple[Buffer, Buffer]
+    ) -> tuple[list[tuple[Expr, Expr]], Buffer]:
         """Maximum and denominator of each head's softmax, and the values weighted by its numerators."""
-        block = _Block(self, task, part, parts)
+        block = _Block(self, task, part, parts, scratch)
         block.score_keys()
         count = block.pages * (PAGE_SIZE // self.a.lanes)
         softmaxes = [softmax(self.a, block.scores, [r], count) for r in range(self.a.together)]
@@ -131,25 +137,24 @@ class _Block:
         task: The number of the block, over all sequences.
         part: The part of the keys.
         parts: Parts of the keys.
+        scratch: What `_Decode` allocated for one block at a time.
 
     Attributes:
         pages: Pages of the part.
         length: Tokens from the part's first page on.
-        scores: fp32 ``[heads, tokens]``.
     """
 
-    def __init__(self, of: _Decode, task: Expr, part: Index, parts: int) -> None:
+    def __init__(self, of: _Decode, task: Expr, part: Index, parts: int, scratch: tuple[Buffer, Buffer]) -> None:
         a, cache = of.a, of.cache
         self.a, self.cache = a, cache
-        b, head = T.bind(task // of.blocks), T.bind(task % of.blocks * a.together)
-        self.kv_head = T.bind(head // a.q_per_kv)
+        b, self.number, self.blocks = T.bind(task // of.blocks), T.bind(task % of.blocks), of.blocks
+        head = T.bind(self.number * a.together)
+        self.kv_head = T.bind(self._kv_head_of(self.number))
         start, all_pages = T.bind(cache.indptr[b]), T.bind(cache.indptr[b + 1] - cache.indptr[b])
         before = T.bind(all_pages * part // parts)
         self.first, self.pages = T.bind(start + before), T.bind(all_pages * (part + 1) // parts - before)
         self.length = T.bind((all_pages - 1 - before) * PAGE_SIZE + cache.last_page[b])
-        # As large as all sequences' pages, because TVM moves allocations before what the loop computes.
-        self.scores = T.alloc_buffer((a.together, (cache.nnz + 1) * PAGE_SIZE), "float32")
-        self.products = T.alloc_buffer((a.together, a.lanes, a.lanes), "float32", scope="local")
+        self.scores, self.products = scratch
         factor = T.bind(of.scale * T.float32(math.log2(math.e)))
         self.query = [
             [
@@ -162,11 +167,16 @@ class _Block:
     def score_keys(self) -> None:
         """Compute the scores of all keys, page by page."""
         a = self.a
+        with T.If(self.number == 0), T.Then(), T.serial(0, T.min(AHEAD_PAGES, self.pages)) as page:
+            with T.serial(0, PAGE_SIZE) as key:
+                self._prefetch(self._page(page), 0, self.kv_head, key)
         with T.serial(0, self.pages) as page:
-            later = T.bind(self.cache.values[self.first + T.min(page + AHEAD_PAGES, self.pages - 1)])
+            this, (later, later_head) = T.bind(self._page(page)), self._later(page)
             for start in range(0, PAGE_SIZE, a.lanes):
                 with T.serial(0, a.lanes) as key:
-                    self._prefetch(page, later, start + key)
+                    self._prefetch(later, 0, later_head, start + key)
+                    # Needed once all scores are known, and fetched while these are computed.
+                    self._prefetch(this, 1, self.kv_head, start + key)
                     self._multiply(page, start, key)
                 visible = T.ramp(page * PAGE_SIZE + start, 1, a.lanes) < splat(self.length, a.lanes)
                 for r in range(a.together):
@@ -178,7 +188,7 @@ class _Block:
         """The sum of the values times their numerators: fp32 ``[heads, head_dim]``."""
         a = self.a
         each = [(r, i) for r in range(a.together) for i in range(a.vectors)]
-        out = T.alloc_buffer((a.together, a.head_dim), "float32", scope="local")
+        out = T.alloc_buffer((a.together, a.head_dim), "float32")
         for r, i in each:
             store(out, splat(T.float32(0), a.lanes), [r, i * a.lanes])
         for first in range(0, a.vectors, a.vectors_together):
@@ -197,16 +207,26 @@ class _Block:
 
     def _load(self, page: Expr, kind: int, key: Expr, vectors: range) -> list[Expr]:
         """Some vectors of a key (0) or value (1) of a page, fp32."""
-        a, place = self.a, [self.cache.values[self.first + page], kind, self.kv_head, key]
+        a, place = self.a, [self._page(page), kind, self.kv_head, key]
         return [T.bind(cast("float32", load(self.cache.pages, [*place, i * a.lanes], a.lanes))) for i in vectors]
 
-    def _prefetch(self, page: Expr, later: Expr, key: Expr) -> None:
-        # To the L2 cache, because the L1 cache waits for few lines at once, and holds few pages. The page's own values
-        # are needed once all scores are known, and are fetched while these are computed.
-        line = LINE_BYTES // np.dtype(self.a.dtype).itemsize
-        for i in range(0, self.a.head_dim, line):
-            prefetch(self.cache.pages, [later, 0, self.kv_head, key, i], far=True)
-            prefetch(self.cache.pages, [self.cache.values[self.first + page], 1, self.kv_head, key, i], far=True)
+    def _later(self, page: Expr) -> tuple[Expr, Expr]:
+        """The page and the KV head whose keys are prefetched: `AHEAD_PAGES` pages later, in this block or a next."""
+        ahead = T.bind(page + AHEAD_PAGES)
+        number = T.min(self.number + tirx.truncdiv(ahead, self.pages), self.blocks - 1)
+        return T.bind(self._page(tirx.truncmod(ahead, self.pages))), T.bind(self._kv_head_of(number))
+
+    def _page(self, number: Expr) -> Expr:
+        """Where in the cache the part's page is."""
+        return self.cache.values[self.first + number]
+
+    def _kv_head_of(self, block: Expr) -> Expr:
+        return block * self.a.together // self.a.q_per_kv
+
+    def _prefetch(self, page: Expr, kind: int, kv_head: Expr, key: Expr) -> None:
+        # To the L2 cache, because the L1 cache waits for few lines at once, and holds few pages.
+        for i in range(0, self.a.head_dim, LINE_BYTES // np.dtype(self.a.dtype).itemsize):
+            prefetch(self.cache.pages, [page, kind, kv_head, key, i], far=True)
 
     def _multiply(self, page: Expr, start: int, key: Expr) -> None:
         """Multiply a key by the queries, up to the sum over the lanes."""

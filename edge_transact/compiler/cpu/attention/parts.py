@@ -83,8 +83,8 @@ def softmax(a: Attention, scores: Buffer, row: Sequence[Index], vectors: Expr) -
         The maximum, and the denominator.
     """
     lanes = a.lanes
-    largest = T.alloc_buffer((lanes,), "float32", scope="local")
-    total = T.alloc_buffer((lanes,), "float32", scope="local")
+    largest = T.alloc_buffer((lanes,), "float32")
+    total = T.alloc_buffer((lanes,), "float32")
     store(largest, splat(T.float32(MASKED), lanes), [0])
     store(total, splat(T.float32(0), lanes), [0])
     with T.serial(0, vectors) as i:

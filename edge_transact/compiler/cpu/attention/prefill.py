@@ -139,8 +139,8 @@ class _Tile:
         accumulators = (TILE_QUERIES, 2, of.a.lanes)
         self.scores = T.alloc_buffer((TILE_QUERIES, packed.blocks * 2 * of.a.lanes), "float32")
         self.query = T.alloc_buffer((of.a.head_dim, TILE_QUERIES), "float32")
-        self.score_sums = T.alloc_buffer(accumulators, "float32", scope="local")
-        self.value_sums = T.alloc_buffer(accumulators, "float32", scope="local")
+        self.score_sums = T.alloc_buffer(accumulators, "float32")
+        self.value_sums = T.alloc_buffer(accumulators, "float32")
         self.maxima = T.alloc_buffer((TILE_QUERIES,), "float32")
         self.totals = T.alloc_buffer((TILE_QUERIES,), "float32")
         self.each = [(r, v) for r in range(TILE_QUERIES) for v in range(2)]

@@ -68,8 +68,8 @@ class Scratch:
 
 
 def padded_words(buffers: MatmulBuffers, isa: InstructionSet) -> Expr:
-    """The words of a row in full vectors, plus one vector for loads that reach past the last."""
-    return (buffers.words + (2 * isa.lanes - 1)) // isa.lanes * isa.lanes
+    """The words of a row, filled up to full vectors: the next row's are aligned."""
+    return (buffers.words + (isa.lanes - 1)) // isa.lanes * isa.lanes
 
 
 class DecodeMatmul(ABC):

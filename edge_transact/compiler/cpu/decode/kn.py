@@ -50,7 +50,7 @@ class DecodeKN(DecodeColumns):
         self.pack_activations(thread)
         ahead = self._groups_ahead()
         # In memory, because TVM's integer analysis would walk through all that they are computed from, at each use.
-        far = T.alloc_buffer((2,), "int32", scope="local")
+        far = T.alloc_buffer((2,), "int32")
         with T.serial(0, (self.blocks + (self.strip_blocks - 1)) // self.strip_blocks) as number:
             strip = _Strip(self, thread, number)
             with strip.each_group(strip.end) as (group, first, end):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from tvm import tirx
+from collections.abc import Sequence
+
 from tvm.script import tirx as T
 from tvm.tirx import Buffer, Expr
 
 from edge_transact.compiler.cpu.decode.base import DecodeMatmul, padded_words
 from edge_transact.compiler.vector import (
     LINE_WORDS,
+    add_halves,
     cast,
+    join,
     lanes_of,
     load,
     prefetch,
@@ -60,8 +63,7 @@ class DecodeNK(DecodeMatmul):
         ahead = T.bind(T.if_then_else(words < AHEAD_WORDS // self.columns, AHEAD_WORDS, AHEAD_WORDS // self.columns))
         first, end = self.share(thread)
         self.pack_activations(thread)
-        self._clear_padding(thread)
-        accumulators = T.alloc_buffer((sections * self.columns, lanes), "float32", scope="local")
+        accumulators = T.alloc_buffer((sections * self.columns, lanes), "float32")
         with T.serial(first, end) as block:
             self._multiply_block(thread, block, ahead, accumulators)
 
@@ -76,8 +78,7 @@ class DecodeNK(DecodeMatmul):
         if self.isa.vectors_together > 1:
             with T.serial(0, (words - full) // lanes) as vector:
                 columns.accumulate(T.bind(full + vector * lanes), lanes)
-        columns.accumulate_rest(T.bind(words // lanes * lanes))
-        columns.store(block)
+        columns.store(block, T.bind(words // lanes * lanes))
 
     def place(self, group: Expr, digit: int, step: int) -> Expr:
         return self.place_of_word(group * WORDS_PER_GROUP, digit, step)
@@ -85,16 +86,6 @@ class DecodeNK(DecodeMatmul):
     def place_of_word(self, word: Expr, digit: int, step: int) -> Expr:
         """Where in a row of `Scratch.activations` those of a word are; its later words follow."""
         return (digit * self.isa.steps + step) * self.padded_words + word
-
-    def _clear_padding(self, thread: Expr) -> None:
-        """Clear what belongs to the words after a row's last, which the vectors at its end cover."""
-        isa, scratch = self.isa, self.scratch
-        with T.serial(self.buffers.words, self.padded_words) as word:
-            for digit in range(isa.digits):
-                for step in range(isa.steps):
-                    T.buffer_store(scratch.activations, T.int32(0), [thread, 0, self.place_of_word(word, digit, step)])
-            if scratch.corrections is not None:
-                T.buffer_store(scratch.corrections, tirx.const(0, isa.accumulator_dtype), [thread, 0, word])
 
 
 class _Columns:
@@ -119,41 +110,66 @@ class _Columns:
         for i in range(len(self.columns)):
             store(self.accumulators, splat(T.float32(0), self.isa.lanes), [i, 0])
 
-    def accumulate_rest(self, word: Expr) -> None:
-        """Add the products of the words from `word` on, fewer than a full vector, in vectors half as wide each time."""
-        held = self.isa.lanes // 2
-        while held >= WORDS_PER_GROUP:
-            with T.If(T.bitwise_and(self.buffers.words, held) != 0), T.Then():
-                self.accumulate(T.bind(word), held)
-            word = word + T.bitwise_and(self.buffers.words, held)
-            held //= 2
-
     def accumulate(self, word: Expr, held: int) -> None:
-        """Add the products of `held` words from `word` on: those of a narrow vector, or of one or more full ones."""
-        isa, lanes, scratch = self.isa, self.isa.lanes, self.scratch
+        """Add the products of `held` words from `word` on: one or more vectors of each column."""
+        lanes = self.isa.lanes
         self._prefetch(word, held)
         scales = [self._load_scales(column, word, held) for column in self.columns]
         for vector in range(0, held, lanes):
             first = word + vector if vector else word
-            of_vector = min(held, lanes)
-            words = [T.bind(_widen(load(self.buffers.weight, [c, first], of_vector), lanes)) for c in self.columns]
-            activations = self._load_activations(first)
-            start = splat(T.float32(0), lanes)
-            if scratch.corrections is not None:
-                start = T.bind(load(scratch.corrections, [self.thread, 0, first], lanes))
-            products = [T.bind(isa.dot([start], [of_column], [[activations]])[0]) for of_column in words]
-            for i, of_column in enumerate(scales):
-                scale = self._spread_scales(self._scaled(of_column, word, held), vector, of_vector)
-                total = load(self.accumulators, [i, 0], lanes) + products[i] * scale
-                store(self.accumulators, total, [i, 0])
+            words = [T.bind(load(self.buffers.weight, [column, first], lanes)) for column in self.columns]
+            for i, products in enumerate(self._multiply(words, first, lanes)):
+                scale = self._spread_scales([self._scaled(scales[i], word, held)], vector, lanes)
+                store(self.accumulators, load(self.accumulators, [i, 0], lanes) + products * scale, [i, 0])
 
-    def store(self, block: Expr) -> None:
-        """Store the sum of each column to the block's sums."""
-        columns = self.of.columns
-        vectors = [T.bind(load(self.accumulators, [i, 0], self.isa.lanes)) for i in range(len(self.columns))]
+    def store(self, block: Expr, word: Expr) -> None:
+        """Store the sum of each column to the block's sums, with the products of the words from `word` on.
+
+        These are fewer than a full vector. When the halves of the columns' accumulators have been added, those of two
+        columns fill a vector, and so do that many words of both. The same goes for halves of these.
+        """
+        vectors, held = self._load_accumulators(len(self.columns)), self.isa.lanes
+        while held > WORDS_PER_GROUP:
+            vectors = add_halves(vectors, held)
+            held //= 2
+            for i, vector in enumerate(vectors):
+                store(self.accumulators, vector, [i, 0])
+            with T.If(T.bitwise_and(self.buffers.words, held) != 0), T.Then():
+                self._accumulate_narrow(T.bind(word), held)
+            word = word + T.bitwise_and(self.buffers.words, held)
+            vectors = self._load_accumulators(len(vectors))
+        of_section = len(vectors) // self.of.matmul.sections
         for section in range(self.of.matmul.sections):
-            sums = sum_lanes(vectors[section * columns : (section + 1) * columns])
+            sums = sum_lanes(vectors[section * of_section : (section + 1) * of_section], held)
             store(self.of.sums, sums, [self.thread, self.of.sums_of(T.int32(0), block, section)])
+
+    def _load_accumulators(self, count: int) -> list[Expr]:
+        return [T.bind(load(self.accumulators, [i, 0], self.isa.lanes)) for i in range(count)]
+
+    def _accumulate_narrow(self, word: Expr, held: int) -> None:
+        """Add the products of `held` words from `word` on, of as many columns as fill a vector."""
+        lanes = self.isa.lanes
+        self._prefetch(word, held)
+        vectors = [self.columns[i : i + lanes // held] for i in range(0, len(self.columns), lanes // held)]
+        words = [
+            T.bind(join([load(self.buffers.weight, [column, word], held) for column in vector])) for vector in vectors
+        ]
+        for i, products in enumerate(self._multiply(words, word, held)):
+            scales = [self._scaled(self._load_scales(column, word, held), word, held) for column in vectors[i]]
+            scale = self._spread_scales(scales, 0, held)
+            store(self.accumulators, load(self.accumulators, [i, 0], lanes) + products * scale, [i, 0])
+
+    def _multiply(self, words: Sequence[Expr], word: Expr, held: int) -> list[Expr]:
+        """The products of vectors of words, `held` of each column from `word` on: fp32."""
+        lanes = self.isa.lanes
+        activations, start = self._load_activations(word, held), splat(T.float32(0), lanes)
+        if self.scratch.corrections is not None:
+            start = T.bind(self._repeat(load(self.scratch.corrections, [self.thread, 0, word], held)))
+        return [T.bind(self.isa.dot([start], [vector], [[activations]])[0]) for vector in words]
+
+    def _repeat(self, vector: Expr) -> Expr:
+        """A vector as often as it fills a full one."""
+        return join([vector] * (self.isa.lanes // lanes_of(vector)))
 
     def _prefetch(self, word: Expr, held: int) -> None:
         """Prefetch each column's words, as many as are in use."""
@@ -167,12 +183,12 @@ class _Columns:
                 if far:
                     prefetch(self.buffers.weight, [turn, word + (NEAR_WORDS + line)])
 
-    def _load_activations(self, word: Expr) -> list[list[Expr]]:
-        """The activations of a vector of words, by step and digit."""
-        isa, activations = self.isa, self.scratch.activations
+    def _load_activations(self, word: Expr, held: int) -> list[list[Expr]]:
+        """The activations of `held` words from `word` on, by step and digit."""
+        isa, place = self.isa, self.of.place_of_word
         return [
             [
-                T.bind(load(activations, [self.thread, 0, self.of.place_of_word(word, digit, step)], isa.lanes))
+                T.bind(self._repeat(load(self.scratch.activations, [self.thread, 0, place(word, digit, step)], held)))
                 for digit in range(isa.digits)
             ]
             for step in range(isa.steps)
@@ -194,18 +210,8 @@ class _Columns:
         group, groups = word // WORDS_PER_GROUP, held // WORDS_PER_GROUP
         return T.bind(scales * load(self.scratch.activation_scales, [self.thread, 0, group], groups))
 
-    def _spread_scales(self, scales: Expr, first: int, held: int) -> Expr:
-        """The scale of each lane's products: 0 in the lanes that hold no word of a narrow vector."""
-        lanes = self.isa.lanes
-        group_of_lane = [(first + min(lane, held - 1)) // WORDS_PER_GROUP for lane in range(lanes)]
-        scale = splat(scales, lanes) if lanes_of(scales) == 1 else shuffle([scales], group_of_lane)
-        if held < lanes:
-            mask = [T.float32(float(lane < held)) for lane in range(lanes)]
-            scale = scale * tirx.Shuffle(mask, [T.int32(lane) for lane in range(lanes)])
-        return scale
-
-
-def _widen(vector: Expr, lanes: int) -> Expr:
-    """A vector of uint32, followed by zeros up to `lanes`."""
-    held = int(vector.ty.dtype.lanes)
-    return vector if held == lanes else shuffle([vector, splat(T.uint32(0), lanes - held)], range(lanes))
+    def _spread_scales(self, scales: Sequence[Expr], first: int, held: int) -> Expr:
+        """The scale of each lane's products: those of `held` words of each column, from word `first` on."""
+        groups = lanes_of(scales[0])
+        words = [divmod(lane, held) for lane in range(self.isa.lanes)]
+        return shuffle(scales, [column * groups + (first + word) // WORDS_PER_GROUP for column, word in words])
