@@ -209,7 +209,7 @@ def test_a_chain_is_its_matmuls_one_after_the_other(isa, layout, threads, rng):
 def test_accumulators_can_be_registers(layout, rows):
     """TVM asks the runtime for buffers of scope ``local``, and never for small ones of the default scope."""
     isa = max(INSTRUCTION_SETS, key=lambda isa: isa.lanes)
-    assert 'scope="local"' not in kernel(of_any_shape(layout), isa, 3, rows=rows).script()
+    assert "alloc_local" not in kernel(of_any_shape(layout), isa, 3, rows=rows).script()
 
 
 def test_a_matrix_narrower_than_a_tile_is_left_to_other_kernels():
