@@ -16,7 +16,10 @@ DEFAULT_CONTEXT = 2048
 """The context window of a build, in tokens, unless the user sets another; memory is counted for it, too."""
 
 DEFAULT_PREFILL_CHUNK = 128
-"""The most tokens of one prefill call, unless the user sets another number."""
+"""The most tokens of one prefill call, unless the user sets another number; memory is counted for it, too."""
+
+HOST_PREFILL_CHUNK = 256
+"""The same where libraries are for a host alone, which has the memory: each call unpacks all weights once."""
 
 ATTENTION_CALL_PARAMETERS = 450_000
 """W4 weights that can be read in the time that an attention call costs on top of its arithmetic.

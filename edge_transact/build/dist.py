@@ -287,7 +287,9 @@ def _sizes(checkpoint: Checkpoint, options: BuildOptions) -> dict[str, int]:
         raise UsageError(
             f"a context of {context} tokens is more than the model's {most}", fix=f"Give --context {most} or less."
         )
-    chunk = options.prefill_chunk or min(costs.DEFAULT_PREFILL_CHUNK, context)
+    for_host_alone = set(options.target) == {"host"}
+    default_chunk = costs.HOST_PREFILL_CHUNK if for_host_alone else costs.DEFAULT_PREFILL_CHUNK
+    chunk = options.prefill_chunk or min(default_chunk, context)
     if chunk > context:
         raise UsageError(
             f"a prefill chunk of {chunk} tokens is more than the context of {context}",

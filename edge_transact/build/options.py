@@ -52,7 +52,8 @@ class BuildOptions(Options):
         rounding: How weights are rounded to 4 bits, one of `ROUNDINGS`; `None` for what the checkpoint was trained
             with, or else ``search``. MLC's compiler has neither: it rounds to ``nearest``.
         context: Tokens that a sequence can have; `None` for 2048, or the model's maximum if that is smaller.
-        prefill_chunk: Tokens of one prefill call; `None` for 128, or the context if that is smaller.
+        prefill_chunk: Tokens of one prefill call; `None` for 128, or 256 if ``host`` is the only target, or the context
+            if that is smaller.
         max_batch: Sequences that are decoded together.
         device_profile: Name of one of `compiler.gpu.devices.DEVICES`: the phones' GPUs that ``android`` libraries must
             run on.
@@ -90,7 +91,9 @@ class BuildOptions(Options):
         Count | None,
         Option(
             "Tokens per prefill call.",
-            default=f"{costs.DEFAULT_PREFILL_CHUNK}, or the context if smaller",
+            default=(
+                f"{costs.DEFAULT_PREFILL_CHUNK}, or {costs.HOST_PREFILL_CHUNK} for host alone, or the context if smaller"
+            ),
             example=costs.DEFAULT_PREFILL_CHUNK,
         ),
     ] = None

@@ -163,6 +163,16 @@ def test_the_odd_plan_passes_parity_in_every_quantization(tiny_model, tmp_path, 
     assert 0 < parity["prefill_error"] < parity["tolerance"]
 
 
+@pytest.mark.parametrize(
+    ("targets", "context", "chunk"),
+    [(["host"], 1024, 256), (["android", "host"], 1024, 128), (["android-cpu"], 1024, 128), (["host"], 200, 200)],
+)
+def test_a_host_alone_takes_more_tokens_in_a_call(tiny_model, targets, context, chunk):
+    checkpoint = Checkpoint.open(tiny_model)
+    checkpoint.config["max_position_embeddings"] = context
+    assert dist._sizes(checkpoint, BuildOptions(target=targets))["prefill_chunk_size"] == chunk
+
+
 OWN_DIMS = [(2, 6, 5), (1, 16, 9), (2, 16, 16), (1, 2, 7)]
 """Of demo:tiny's heads of 16 dims: KV groups, `qk_head_dim`, `v_head_dim` of each layer; one query head a group."""
 
