@@ -91,9 +91,7 @@ class BuildOptions(Options):
         Count | None,
         Option(
             "Tokens per prefill call.",
-            default=(
-                f"{costs.DEFAULT_PREFILL_CHUNK}, or {costs.HOST_PREFILL_CHUNK} for host alone, or the context if smaller"
-            ),
+            default=f"{costs.DEFAULT_PREFILL_CHUNK}, {costs.HOST_PREFILL_CHUNK} for host alone, or a smaller context",
             example=costs.DEFAULT_PREFILL_CHUNK,
         ),
     ] = None
