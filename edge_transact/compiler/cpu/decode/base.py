@@ -68,7 +68,7 @@ class Scratch:
 
 
 def padded_words(buffers: MatmulBuffers, isa: InstructionSet) -> Expr:
-    """The words of a row, filled up to full vectors: the next row's are aligned."""
+    """The words of a row, filled up to full vectors, so that those of the next digit or step are aligned."""
     return (buffers.words + (isa.lanes - 1)) // isa.lanes * isa.lanes
 
 
