@@ -14,7 +14,7 @@ from edge_transact.compiler.passes.calls import weights_of
 class KeepWeights:
     """Weights aren't given up one by one after their last use, which frees nothing: the caller's tuple holds them.
 
-    It would be a fourth of a library's bytecode, and of the instructions of a token.
+    It would be a fifth of a library's bytecode, and more of the instructions of a token.
     """
 
     def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:

@@ -68,7 +68,7 @@ class _Decode:
         """One task for each block of heads."""
         a = self.a
         with T.parallel(0, self.batch * self.blocks) as task:
-            softmaxes, out = self._attend(task, 0, 1, self._alloc_scratch())
+            softmaxes, out = self._attend(task, 0, 1)
             for r, (maximum, total) in enumerate(softmaxes):
                 vectors = [load(out, [r, i * a.lanes], a.lanes) for i in range(a.vectors)]
                 self._store(task, r, vectors, maximum, total)
@@ -79,31 +79,20 @@ class _Decode:
         # The maximum and the denominator of each part's softmax.
         states = T.alloc_buffer((parts, tasks, a.together, 2), "float32")
         values = T.alloc_buffer((parts, tasks, a.together, a.head_dim), "float32")
-        with T.parallel(0, parts) as part:
-            scratch = self._alloc_scratch()
-            with T.serial(0, tasks) as task:
-                softmaxes, out = self._attend(task, part, parts, scratch)
-                for r, state in enumerate(softmaxes):
-                    for i, number in enumerate(state):
-                        T.buffer_store(states, number, [part, task, r, i])
-                for r, i in self.each:
-                    store(values, load(out, [r, i * a.lanes], a.lanes), [part, task, r, i * a.lanes])
+        with T.parallel(0, parts) as part, T.serial(0, tasks) as task:
+            softmaxes, out = self._attend(task, part, parts)
+            for r, state in enumerate(softmaxes):
+                for i, number in enumerate(state):
+                    T.buffer_store(states, number, [part, task, r, i])
+            for r, i in self.each:
+                store(values, load(out, [r, i * a.lanes], a.lanes), [part, task, r, i * a.lanes])
         with T.serial(0, tasks) as task:
             for r in range(a.together):
                 self._merge(task, r, parts, states, values)
 
-    def _alloc_scratch(self) -> tuple[Buffer, Buffer]:
-        """A block's scores, fp32 ``[heads, tokens]``, and the products of some of its keys, not yet summed."""
-        a = self.a
-        # Room for all sequences' pages, because TVM moves allocations before what the loop computes.
-        scores = T.alloc_buffer((a.together, (self.cache.nnz + 1) * PAGE_SIZE), "float32")
-        return scores, T.alloc_buffer((a.together, a.lanes, a.lanes), "float32")
-
-    def _attend(
-        self, task: Expr, part: Index, parts: int, scratch: tuple[Buffer, Buffer]
-    ) -> tuple[list[tuple[Expr, Expr]], Buffer]:
+    def _attend(self, task: Expr, part: Index, parts: int) -> tuple[list[tuple[Expr, Expr]], Buffer]:
         """Maximum and denominator of each head's softmax, and the values weighted by its numerators."""
-        block = _Block(self, task, part, parts, scratch)
+        block = _Block(self, task, part, parts)
         block.score_keys()
         count = block.pages * (PAGE_SIZE // self.a.lanes)
         softmaxes = [softmax(self.a, block.scores, [r], count) for r in range(self.a.together)]
@@ -137,14 +126,14 @@ class _Block:
         task: The number of the block, over all sequences.
         part: The part of the keys.
         parts: Parts of the keys.
-        scratch: What `_Decode` allocated for one block at a time.
 
     Attributes:
         pages: Pages of the part.
         length: Tokens from the part's first page on.
+        scores: fp32 ``[heads, tokens]``.
     """
 
-    def __init__(self, of: _Decode, task: Expr, part: Index, parts: int, scratch: tuple[Buffer, Buffer]) -> None:
+    def __init__(self, of: _Decode, task: Expr, part: Index, parts: int) -> None:
         a, cache = of.a, of.cache
         self.a, self.cache = a, cache
         b, self.number, self.blocks = T.bind(task // of.blocks), T.bind(task % of.blocks), of.blocks
@@ -154,7 +143,9 @@ class _Block:
         before = T.bind(all_pages * part // parts)
         self.first, self.pages = T.bind(start + before), T.bind(all_pages * (part + 1) // parts - before)
         self.length = T.bind((all_pages - 1 - before) * PAGE_SIZE + cache.last_page[b])
-        self.scores, self.products = scratch
+        # As large as all sequences' pages, because TVM moves allocations before what the loop computes.
+        self.scores = T.alloc_buffer((a.together, (cache.nnz + 1) * PAGE_SIZE), "float32")
+        self.products = T.alloc_buffer((a.together, a.lanes, a.lanes), "float32")
         factor = T.bind(of.scale * T.float32(math.log2(math.e)))
         self.query = [
             [

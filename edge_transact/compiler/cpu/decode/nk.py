@@ -111,16 +111,29 @@ class _Columns:
             store(self.accumulators, splat(T.float32(0), self.isa.lanes), [i, 0])
 
     def accumulate(self, word: Expr, held: int) -> None:
-        """Add the products of `held` words from `word` on: one or more vectors of each column."""
-        lanes = self.isa.lanes
+        """Add the products of `held` words from `word` on: a multiple of a vector, or a half, a fourth, ... of one.
+
+        A vector holds words of one column, or that many of as many columns as fill it.
+        """
+        isa, lanes, scratch = self.isa, self.isa.lanes, self.scratch
         self._prefetch(word, held)
-        scales = [self._load_scales(column, word, held) for column in self.columns]
-        for vector in range(0, held, lanes):
-            first = word + vector if vector else word
-            words = [T.bind(load(self.buffers.weight, [column, first], lanes)) for column in self.columns]
-            for i, products in enumerate(self._multiply(words, first, lanes)):
-                scale = self._spread_scales([self._scaled(scales[i], word, held)], vector, lanes)
-                store(self.accumulators, load(self.accumulators, [i, 0], lanes) + products * scale, [i, 0])
+        of_column = min(held, lanes)
+        together = lanes // of_column
+        vectors = [self.columns[i : i + together] for i in range(0, len(self.columns), together)]
+        scales = [[self._load_scales(column, word, held) for column in vector] for vector in vectors]
+        for first in range(0, held, lanes):
+            at, start = word + first if first else word, splat(T.float32(0), lanes)
+            words = [
+                T.bind(join([load(self.buffers.weight, [column, at], of_column) for column in vector]))
+                for vector in vectors
+            ]
+            activations = self._load_activations(at, of_column)
+            if scratch.corrections is not None:
+                start = T.bind(self._repeat(load(scratch.corrections, [self.thread, 0, at], of_column)))
+            products = [T.bind(isa.dot([start], [vector], [[activations]])[0]) for vector in words]
+            for i, of_vector in enumerate(scales):
+                scale = self._spread_scales([self._scaled(each, word, held) for each in of_vector], first, of_column)
+                store(self.accumulators, load(self.accumulators, [i, 0], lanes) + products[i] * scale, [i, 0])
 
     def store(self, block: Expr, word: Expr) -> None:
         """Store the sum of each column to the block's sums, with the products of the words from `word` on.
@@ -135,7 +148,7 @@ class _Columns:
             for i, vector in enumerate(vectors):
                 store(self.accumulators, vector, [i, 0])
             with T.If(T.bitwise_and(self.buffers.words, held) != 0), T.Then():
-                self._accumulate_narrow(T.bind(word), held)
+                self.accumulate(T.bind(word), held)
             word = word + T.bitwise_and(self.buffers.words, held)
             vectors = self._load_accumulators(len(vectors))
         of_section = len(vectors) // self.of.matmul.sections
@@ -144,28 +157,8 @@ class _Columns:
             store(self.of.sums, sums, [self.thread, self.of.sums_of(T.int32(0), block, section)])
 
     def _load_accumulators(self, count: int) -> list[Expr]:
+        """The first `count` vectors of accumulators."""
         return [T.bind(load(self.accumulators, [i, 0], self.isa.lanes)) for i in range(count)]
-
-    def _accumulate_narrow(self, word: Expr, held: int) -> None:
-        """Add the products of `held` words from `word` on, of as many columns as fill a vector."""
-        lanes = self.isa.lanes
-        self._prefetch(word, held)
-        vectors = [self.columns[i : i + lanes // held] for i in range(0, len(self.columns), lanes // held)]
-        words = [
-            T.bind(join([load(self.buffers.weight, [column, word], held) for column in vector])) for vector in vectors
-        ]
-        for i, products in enumerate(self._multiply(words, word, held)):
-            scales = [self._scaled(self._load_scales(column, word, held), word, held) for column in vectors[i]]
-            scale = self._spread_scales(scales, 0, held)
-            store(self.accumulators, load(self.accumulators, [i, 0], lanes) + products * scale, [i, 0])
-
-    def _multiply(self, words: Sequence[Expr], word: Expr, held: int) -> list[Expr]:
-        """The products of vectors of words, `held` of each column from `word` on: fp32."""
-        lanes = self.isa.lanes
-        activations, start = self._load_activations(word, held), splat(T.float32(0), lanes)
-        if self.scratch.corrections is not None:
-            start = T.bind(self._repeat(load(self.scratch.corrections, [self.thread, 0, word], held)))
-        return [T.bind(self.isa.dot([start], [vector], [[activations]])[0]) for vector in words]
 
     def _repeat(self, vector: Expr) -> Expr:
         """A vector as often as it fills a full one."""
