@@ -67,7 +67,8 @@ def phases(target: tvm.target.Target, metadata: dict[str, Any], bounds: Mapping[
             relax.transform.FuseTIR(),
             relax.transform.DeadCodeElimination(),
         ],
-        "scheduled": [schedules, tirx.transform.ForceNarrowIndexToInt32(), OmitChecks()],
+        # In 32 bits GPUs compute addresses faster. CPUs would extend each before they add it to a pointer.
+        "scheduled": [schedules, *([] if on_cpu else [tirx.transform.ForceNarrowIndexToInt32()]), OmitChecks()],
         "planned": [
             relax.transform.RewriteDataflowReshape(),
             # Kernels of reshapes that are views now.

@@ -32,6 +32,11 @@ def lanes_of(value: Expr) -> int:
     return value.ty.dtype.lanes
 
 
+def scalar_dtype(value: Expr) -> str:
+    """The dtype of a lane of an expression."""
+    return str(value.ty.dtype.with_lanes(1))
+
+
 def load(buffer: Buffer, indices: Sequence[Index], lanes: int) -> Expr:
     """Load `lanes` elements from `indices` on, along the last dimension."""
     dtype = str(buffer.dtype)

@@ -247,7 +247,8 @@ class HostModel:
 class Batch:
     """Sequences of a host library, each with tokens of its own, beside the model's own sequence.
 
-    A token of each of them reads the weights once. It has the logits of `HostModel.decode` to the bit.
+    A token of each of them reads the weights once. It has the logits of `HostModel.decode`, but for rounding:
+    products with NK weights are added in another order.
 
     Args:
         model: The library.

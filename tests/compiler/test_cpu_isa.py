@@ -57,18 +57,26 @@ def target_of(architecture: str, mcpu: str, mattr: list[str]) -> Target:
     ],
 )
 def test_a_target_gets_the_best_instruction_set_that_it_has(architecture, mcpu, mattr, expected, digits, lanes):
-    isa = select(target_of(architecture, mcpu, mattr), 3, one_row=True)
+    isa = select(target_of(architecture, mcpu, mattr), 3, "one")
     assert (type(isa), isa.digits, isa.lanes) == (expected, digits, lanes)
     assert set(isa.features) <= set(FLAGS), "a library must be able to say what it needs"
 
 
-@pytest.mark.parametrize(("digits", "expected"), [(2, Avx2Words), (3, Fp32)])
-def test_prefill_with_avx2_multiplies_words_or_fp32(digits, expected):
-    """Whichever is faster."""
-    assert isinstance(select(target_of("x86_64", "znver3", []), digits, one_row=False), expected)
+@pytest.mark.parametrize(
+    ("digits", "rows", "expected"),
+    [
+        (2, "batch", Avx2Words),
+        (2, "any", Avx2Words),
+        (3, "batch", Avx2),
+        (3, "any", Fp32),
+    ],
+)
+def test_many_rows_with_avx2_multiply_words_bytes_or_fp32(digits, rows, expected):
+    """Whichever is faster, but a batch's activations have as many bits as those of one row."""
+    assert type(select(target_of("x86_64", "znver3", []), digits, rows)) is expected
 
 
-@pytest.mark.parametrize("one_row", [True, False], ids=["decode", "prefill"])
+@pytest.mark.parametrize("rows", ["one", "batch", "any"], ids=["decode", "batch", "prefill"])
 @pytest.mark.parametrize(
     ("architecture", "mcpu", "instructions"),
     [
@@ -82,17 +90,15 @@ def test_prefill_with_avx2_multiplies_words_or_fp32(digits, expected):
         ("aarch64", "cortex-a710", ["s(dot|mmla)"]),
     ],
 )
-def test_kernels_compile_to_the_instructions(architecture, mcpu, instructions, one_row):
+def test_kernels_compile_to_the_instructions(architecture, mcpu, instructions, rows):
     """On every machine, whether it can run them or not."""
     target = target_of(architecture, mcpu, [])
     matmul = Matmul("KN", "float16", "float16", "float16")
-    function = kernel(matmul, select(target, 2, one_row=one_row), 2, rows="one" if one_row else "any").with_attr(
-        "global_symbol", "kernel"
-    )
+    function = kernel(matmul, select(target, 2, rows), 2, rows=rows).with_attr("global_symbol", "kernel")
     module = tvm.compile(tvm.IRModule({"kernel": function}), target=target, tir_pipeline=PIPELINE).mod
     assembly = module.inspect_source("asm")
     assert [pattern for pattern in instructions if not re.search(pattern, assembly)] == []
-    assert ("smmla" in assembly) == (mcpu == "cortex-a710" and not one_row)
+    assert ("smmla" in assembly) == (mcpu == "cortex-a710" and rows == "any")
 
 
 def test_every_instruction_set_is_run_by_the_tests():
@@ -173,7 +179,7 @@ def test_products_of_a_group_fit_in_sums_of_16_bits(isa, digits, rng):
         packed = iter(vectors[4:])
         activations = [[[next(packed) for _ in range(digits)] for _ in range(isa.steps)] for _ in range(4)]
         loaded = [T.reinterpret(f"uint32x{isa.lanes}", vector) for vector in vectors[:4]]
-        (product,) = isa(digits).dot([T.broadcast(T.int32(0), isa.lanes)], loaded, [activations])
+        product = isa(digits).dot(T.broadcast(T.int32(0), isa.lanes), loaded, activations)
         return T.reinterpret(f"int32x{isa.lanes}", product)
 
     flat = values.view(np.int32)[..., 0].reshape(-1, isa.lanes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from typing import get_args
 
 import tvm
 from tvm import tirx
@@ -24,9 +25,7 @@ class CPUKernels:
         self.threads = int(target.attrs["num-cores"])
         self._max_batch_size = max_batch_size
         self._instructions = {
-            (digits, one_row): isa.select(target, digits, one_row=one_row)
-            for digits in (2, 3)
-            for one_row in (True, False)
+            (digits, rows): isa.select(target, digits, rows) for digits in (2, 3) for rows in get_args(Rows)
         }
 
     def embed(self, scale_dtype: str) -> tirx.PrimFunc:
@@ -44,7 +43,7 @@ class CPUKernels:
 
     def instructions(self, matmul: Matmul, *, rows: Rows) -> isa.InstructionSet:
         """The instruction set of a matmul. Where it multiplies bytes, fp16 activations keep 16 bits."""
-        return self._instructions[2 if matmul.dtype == "float16" else 3, rows != "any"]
+        return self._instructions[2 if matmul.dtype == "float16" else 3, rows]
 
     def select(
         self, matmul: Matmul, x: Sequence[tirx.Expr], width: int

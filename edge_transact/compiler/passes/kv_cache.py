@@ -165,7 +165,7 @@ def _kernels(target: tvm.target.Target, arguments: dict[str, Any]) -> dict[str, 
         "debug_get_kv": debug_get_kv,
         "compact_copy": llm._compact_kv_copy_cpu(kv, dim, dtype),
     }
-    lanes = attention.lanes_for(dim, isa.select(target, 2, one_row=True).lanes)
+    lanes = attention.lanes_for(dim, isa.select(target, 2, "one").lanes)
     if lanes is not None and arguments["rotary_dim"] == dim:
         heads = attention.Attention(q, kv, dim, dtype, lanes)
         frequencies = attention.inverse_frequencies(dim, arguments["rope_theta"], scaling)

@@ -6,6 +6,8 @@ many scales. One row waits for memory meanwhile. With several rows, it is faster
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tvm.script import tirx as T
 from tvm.tirx import Buffer, Expr
 
@@ -16,6 +18,9 @@ from edge_transact.quantization import WORDS_PER_GROUP
 
 class BatchNK(DecodeColumns):
     """Takes one block of columns after the other through all groups."""
+
+    words: Buffer
+    """Those of a block and section, of one group: uint32 ``[words, columns]``."""
 
     scales: Buffer
     """Those of a block and section, fp32 ``[groups, columns]``."""
@@ -30,6 +35,7 @@ class BatchNK(DecodeColumns):
         first, end = self.share(thread)
         self.clear(thread, first, end)
         self.pack_activations(thread)
+        self.words = T.alloc_buffer((WORDS_PER_GROUP, self.columns), "uint32")
         self.scales = T.alloc_buffer((self.buffers.groups, self.columns), "float32")
         with T.serial(first, end) as block:
             for section in range(self.matmul.sections):
@@ -38,11 +44,26 @@ class BatchNK(DecodeColumns):
                     self._prefetch(block + 1, group, section)
                     self.accumulate(thread, group, block, section, self.load_start(thread, group))
 
-    def load_weights(self, group: Expr, block: Expr, section: int, offset: Index) -> tuple[list[Expr], Expr]:
-        first, lanes = self.column(block, section) + offset, self.isa.lanes
-        weight, word = self.buffers.weight, group * WORDS_PER_GROUP
-        columns = [T.bind(load(weight, [first + i, word], WORDS_PER_GROUP)) for i in range(lanes)]
-        return transpose(columns), T.bind(load(self.scales, [group, offset], lanes))
+    def accumulate(self, thread: Expr, group: Expr, block: Expr, section: int, start: Callable[[Expr], Expr]) -> None:
+        self._transpose(group, block, section)
+        super().accumulate(thread, group, block, section, start)
+
+    def load_word(self, group: Expr, block: Expr, section: int, offset: Index, word: Index) -> Expr:
+        return load(self.words, [word, offset], self.isa.lanes)
+
+    def load_scales(self, group: Expr, block: Expr, section: int, offset: Index) -> Expr:
+        return T.bind(load(self.scales, [group, offset], self.isa.lanes))
+
+    def _transpose(self, group: Expr, block: Expr, section: int) -> None:
+        """Transpose a group of a block."""
+        first, lanes = self.column(block, section), self.isa.lanes
+        for offset in range(0, self.columns, lanes):
+            at = [first + (offset + i) for i in range(lanes)]
+            columns = [
+                T.bind(load(self.buffers.weight, [column, group * WORDS_PER_GROUP], WORDS_PER_GROUP)) for column in at
+            ]
+            for word, vector in enumerate(transpose(columns)):
+                store(self.words, vector, [word, offset])
 
     def _load_scales(self, first: Expr) -> None:
         """Load the scales of a block's columns from `first` on; four groups at a time, and the rest one by one."""

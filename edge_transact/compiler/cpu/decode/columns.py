@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from tvm import tirx
@@ -11,11 +12,9 @@ from tvm.script import tirx as T
 from tvm.tirx import Expr
 
 from edge_transact.compiler.cpu.decode.base import DecodeMatmul
-from edge_transact.compiler.vector import Index, load, splat, store
+from edge_transact.compiler.cpu.isa import InstructionSet
+from edge_transact.compiler.vector import Index, lanes_of, load, scalar_dtype, splat, store
 from edge_transact.quantization import WORDS_PER_GROUP
-
-UNROLLED_VECTORS = 2
-"""How many vectors of several rows are no loop: for more, a library takes several times as long to compile."""
 
 
 class DecodeColumns(DecodeMatmul):
@@ -24,8 +23,12 @@ class DecodeColumns(DecodeMatmul):
     columns = 16
 
     @abstractmethod
-    def load_weights(self, group: Expr, block: Expr, section: int, offset: Index) -> tuple[list[Expr], Expr]:
-        """A group of the vector of columns at `offset` in a block: its words (uint32 lanes) and scales (fp32 lanes)."""
+    def load_word(self, group: Expr, block: Expr, section: int, offset: Index, word: Index) -> Expr:
+        """A word of a group of the vector of columns at `offset` in a block: uint32 lanes."""
+
+    @abstractmethod
+    def load_scales(self, group: Expr, block: Expr, section: int, offset: Index) -> Expr:
+        """The scales of a group of the vector of columns at `offset` in a block: fp32 lanes."""
 
     def place(self, group: Expr, digit: int, step: int) -> Expr:
         return ((group * self.isa.digits + digit) * self.isa.steps + step) * WORDS_PER_GROUP
@@ -65,52 +68,103 @@ class DecodeColumns(DecodeMatmul):
             start: What `load_start` returned for the group.
         """
         lanes = self.isa.lanes
-        if self.one_row or self.columns <= UNROLLED_VECTORS * lanes:
+        if self.one_row:
             for offset in range(0, self.columns, lanes):
-                self._accumulate_vector(thread, group, block, section, offset, start)
+                self._accumulate_row(thread, group, block, section, offset, start)
             return
-        with T.serial(0, self.columns // lanes) as vector:
-            self._accumulate_vector(thread, group, block, section, vector * lanes, start)
+        tile_columns = min(self.columns, self.isa.batch_vectors * lanes)
+        with T.serial(0, self.columns // tile_columns) as turn:
+            first = T.bind(turn * tile_columns)
+            offsets = [first + offset for offset in range(0, tile_columns, lanes)]
+            scales = [self.load_scales(group, block, section, offset) for offset in offsets]
+            vectors = list(zip(offsets, scales, strict=True))
+            self.for_each_tile(partial(self._accumulate_tile, thread, group, block, section, vectors, start))
 
-    def _accumulate_vector(
-        self, thread: Expr, group: Expr, block: Expr, section: int, offset: Index, start: Callable[[Expr], Expr]
+    def _accumulate_row(
+        self, thread: Expr, group: Expr, block: Expr, section: int, offset: int, start: Callable[[Expr], Expr]
     ) -> None:
-        """Add a group's products to the sums of the vector of columns at `offset` in a block, in all rows."""
-        weights = self.load_weights(group, block, section, offset)
-
-        def place(row: Expr) -> Expr:
-            return self.sums_of(row, block, section) + offset
-
-        self.for_each_tile(partial(self._accumulate_tile, thread, group, weights, start, place))
+        """Add a group's products to one row's sums of the vector of columns at `offset` in a block."""
+        row = T.int32(0)
+        words = [T.bind(self.load_word(group, block, section, offset, word)) for word in range(WORDS_PER_GROUP)]
+        activations = [
+            [self._load_activations(thread, row, group, step, word) for step in range(self.isa.steps)]
+            for word in range(WORDS_PER_GROUP)
+        ]
+        products = self.isa.dot(start(row), words, activations)
+        scales = self.load_scales(group, block, section, offset)
+        self._add_to_sums(thread, row, group, self.sums_of(row, block, section) + offset, products, scales)
 
     def _accumulate_tile(
         self,
         thread: Expr,
         group: Expr,
-        weights: tuple[list[Expr], Expr],
+        block: Expr,
+        section: int,
+        vectors: list[tuple[Expr, Expr]],
         start: Callable[[Expr], Expr],
-        place: Callable[[Expr], Expr],
         rows: list[Expr],
     ) -> None:
-        """Add a group's products to some rows' sums of one vector of columns."""
-        isa, scratch, (words, weight_scale) = self.isa, self.scratch, weights
-        activations = [
-            [self._load_activations(thread, row, group, word) for word in range(WORDS_PER_GROUP)] for row in rows
-        ]
-        products = isa.dot([start(row) for row in rows], words, activations)
-        for row, products_of_row in zip(rows, products, strict=True):
-            scale = weight_scale
-            if scratch.activation_scales is not None:
-                scale = scale * splat(scratch.activation_scales[thread, row, group], isa.lanes)
-            total = load(self.sums, [thread, place(row)], isa.lanes) + products_of_row * scale
-            store(self.sums, total, [thread, place(row)])
+        """Add a group's products to some rows' sums of some vectors of columns: their offsets in a block, and scales.
 
-    def _load_activations(self, thread: Expr, row: Expr, group: Expr, word: int) -> list[list[Expr]]:
-        """A word's activations by step and digit, each in every lane."""
+        A loop, in which a vector of activations serves all columns: without, LLVM moves so many of its loads to the
+        beginning that most of them are spilled.
+        """
+        tile = _Tile(self.isa, [T.bind(start(row)) for row in rows], len(vectors))
+        with T.serial(0, WORDS_PER_GROUP) as word:
+            words = [T.bind(self.load_word(group, block, section, offset, word)) for offset, _ in vectors]
+            for step in range(self.isa.steps):
+                weights = [T.bind(self.isa.unpack(vector, step)) for vector in words]
+                for r, row in enumerate(rows):
+                    digits = [T.bind(digit) for digit in self._load_activations(thread, row, group, step, word)]
+                    for v in range(len(vectors)):
+                        tile.add(r, v, weights[v], digits, step)
+        for (r, row), (v, (offset, scales)) in itertools.product(enumerate(rows), enumerate(vectors)):
+            self._add_to_sums(thread, row, group, self.sums_of(row, block, section) + offset, tile.end(r, v), scales)
+
+    def _add_to_sums(self, thread: Expr, row: Expr, group: Expr, place: Expr, products: Expr, scales: Expr) -> None:
+        """Add a group's products, fp32 lanes, times the scales of weights and activations, to a row's sums."""
+        lanes = self.isa.lanes
+        if self.scratch.activation_scales is not None:
+            scales = scales * splat(self.scratch.activation_scales[thread, row, group], lanes)
+        store(self.sums, load(self.sums, [thread, place], lanes) + products * scales, [thread, place])
+
+    def _load_activations(self, thread: Expr, row: Expr, group: Expr, step: int, word: Index) -> list[Expr]:
+        """A word's activations of a step, by digit, each in every lane."""
         return [
-            [
-                splat(self.scratch.activations[thread, row, self.place(group, digit, step) + word], self.isa.lanes)
-                for digit in range(self.isa.digits)
-            ]
-            for step in range(self.isa.steps)
+            splat(self.scratch.activations[thread, row, self.place(group, digit, step) + word], self.isa.lanes)
+            for digit in range(self.isa.digits)
         ]
+
+
+class _Tile:
+    """The accumulators of some rows by some vectors of columns, in registers.
+
+    Args:
+        isa: The instruction set.
+        starts: What each row's sums start from, `InstructionSet.accumulator_dtype` lanes.
+        vectors: The number of vectors.
+    """
+
+    def __init__(self, isa: InstructionSet, starts: Sequence[Expr], vectors: int) -> None:
+        self.isa, self.starts = isa, starts
+        begin = [isa.begin(start) for start in starts]
+        self.turns, self.lanes = range(len(begin[0])), lanes_of(begin[0][0])
+        shape = (len(starts), vectors, len(begin[0]), self.lanes)
+        self.accumulators = T.alloc_buffer(shape, scalar_dtype(begin[0][0]))
+        for r, v in itertools.product(range(len(starts)), range(vectors)):
+            self._store(r, v, begin[r])
+
+    def add(self, r: int, v: int, weights: Expr, digits: Sequence[Expr], step: int) -> None:
+        """Add the products of a step's weights of vector `v` and the digits of row `r`."""
+        self._store(r, v, self.isa.add(self._load(r, v), weights, digits, step))
+
+    def end(self, r: int, v: int) -> Expr:
+        """The sum of all products of row `r` and vector `v`: fp32 lanes."""
+        return self.isa.end(self._load(r, v), self.starts[r])
+
+    def _load(self, r: int, v: int) -> list[Expr]:
+        return [load(self.accumulators, [r, v, turn, 0], self.lanes) for turn in self.turns]
+
+    def _store(self, r: int, v: int, values: Sequence[Expr]) -> None:
+        for turn, value in enumerate(values):
+            store(self.accumulators, value, [r, v, turn, 0])

@@ -66,7 +66,8 @@ class DecodeKN(DecodeColumns):
                     far_block = T.bind(block + far[1])
                     for section in range(self.matmul.sections):
                         self._prefetch(far[0], far_block, section)
-                        if self.isa.prefetches_far:
+                        # Several rows take so long to multiply that the L2 cache is near enough.
+                        if self.isa.prefetches_far and self.one_row:
                             self._prefetch_near(group, block, section)
                         self.accumulate(thread, group, block, section, start)
 
@@ -88,12 +89,13 @@ class DecodeKN(DecodeColumns):
         group_bytes = T.min(self.blocks, self.strip_blocks) * block_bytes
         return T.bind(T.max(1, tirx.truncdiv(T.int32(FAR_BYTES), group_bytes)))
 
-    def load_weights(self, group: Expr, block: Expr, section: int, offset: Index) -> tuple[list[Expr], Expr]:
-        lanes, weight, column = self.isa.lanes, self.buffers.weight, T.bind(self.column(block, section) + offset)
-        words = [
-            T.bind(load(weight, [group * WORDS_PER_GROUP + word, column], lanes)) for word in range(WORDS_PER_GROUP)
-        ]
-        return words, T.bind(cast("float32", load(self.buffers.scale, [group, column], lanes)))
+    def load_word(self, group: Expr, block: Expr, section: int, offset: Index, word: Index) -> Expr:
+        column = self.column(block, section) + offset
+        return load(self.buffers.weight, [group * WORDS_PER_GROUP + word, column], self.isa.lanes)
+
+    def load_scales(self, group: Expr, block: Expr, section: int, offset: Index) -> Expr:
+        column = self.column(block, section) + offset
+        return T.bind(cast("float32", load(self.buffers.scale, [group, column], self.isa.lanes)))
 
     def _prefetch(self, group: Expr, block: Expr, section: int) -> None:
         """Prefetch a block's part of a group."""

@@ -130,7 +130,7 @@ class _Columns:
             activations = self._load_activations(at, of_column)
             if scratch.corrections is not None:
                 start = T.bind(self._repeat(load(scratch.corrections, [self.thread, 0, at], of_column)))
-            products = [T.bind(isa.dot([start], [vector], [[activations]])[0]) for vector in words]
+            products = [T.bind(isa.dot(start, [vector], [activations])) for vector in words]
             for i, of_vector in enumerate(scales):
                 scale = self._spread_scales([self._scaled(each, word, held) for each in of_vector], first, of_column)
                 store(self.accumulators, load(self.accumulators, [i, 0], lanes) + products[i] * scale, [i, 0])

@@ -15,6 +15,7 @@ from edge_transact.compiler.cpu.isa.base import InstructionSet
 from edge_transact.compiler.cpu.isa.fp32 import Fp32
 from edge_transact.compiler.cpu.isa.neondot import NeonDot
 from edge_transact.compiler.cpu.isa.neoni8mm import NeonI8mm
+from edge_transact.compiler.matmul import Rows
 
 __all__ = ["INSTRUCTION_SETS", "InstructionSet", "select"]
 
@@ -22,13 +23,13 @@ INSTRUCTION_SETS: tuple[type[InstructionSet], ...] = (Avx512Vnni, Avx512, AvxVnn
 """All of them, the best first; the last needs no feature."""
 
 
-def select(target: Target, digits: int, *, one_row: bool) -> InstructionSet:
+def select(target: Target, digits: int, rows: Rows) -> InstructionSet:
     """The best instruction set that a target's ``-mcpu`` and ``-mattr`` have.
 
     Args:
         target: An ``llvm`` target.
         digits: Digits of an activation where it is quantized: 2 hold 16 bits, 3 hold 22.
-        one_row: For decode, rather than for prefill.
+        rows: The rows of the activations.
     """
     available = (isa for isa in INSTRUCTION_SETS if codegen.llvm_cpu_has_features(list(isa.features), target))
-    return next(available).for_target(target, digits, one_row=one_row)
+    return next(available).for_target(target, digits, rows)

@@ -7,7 +7,6 @@ bits, and multiplies a digit by its place value on the way.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 from tvm.script import tirx as T
@@ -15,9 +14,10 @@ from tvm.target import Target
 from tvm.tirx import Expr
 
 from edge_transact.compiler.cpu.isa.avx2words import Avx2Words, multiply_words
-from edge_transact.compiler.cpu.isa.base import Activations, InstructionSet
+from edge_transact.compiler.cpu.isa.base import InstructionSet
 from edge_transact.compiler.cpu.isa.byte_products import ByteProducts
 from edge_transact.compiler.cpu.isa.fp32 import Fp32
+from edge_transact.compiler.matmul import Rows
 from edge_transact.compiler.vector import cast, lanes_of, splat
 
 
@@ -30,11 +30,12 @@ class Avx2(ByteProducts):
     vectors_together = 4
 
     @classmethod
-    def for_target(cls, target: Target, digits: int, *, one_row: bool) -> InstructionSet:
-        if one_row:
+    def for_target(cls, target: Target, digits: int, rows: Rows) -> InstructionSet:
+        if rows == "one" or (rows == "batch" and digits > 2):
             return cls(digits)
-        # Prefill's tiles fill the registers, and have none for sums of 16 bits beside those of 32. Activations of 22
-        # bits would take three products of bytes, with six instructions for what fp32 multiplies in four.
+        # Tiles fill the registers, and have none for sums of 16 bits beside those of 32. Activations of 22 bits would
+        # take three products of bytes, with six instructions for what fp32 multiplies in four. Decode keeps them, so
+        # that a batch has the logits of one row.
         return Avx2Words() if digits == 2 else Fp32(cls.lanes)
 
     def multiply(self, weights: Expr, activations: Expr) -> Expr:
@@ -49,14 +50,14 @@ class Avx2(ByteProducts):
     def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
         return accumulator + self._add_pairs(self.multiply(weights, activations), 1)
 
-    def dot(self, starts: Sequence[Expr], words: Sequence[Expr], activations: Sequence[Activations]) -> list[Expr]:
-        sums: list[list[Expr]] = [[] for _ in starts]
-        for (number, vector), step in itertools.product(enumerate(words), range(self.steps)):
-            weights = T.bind(self.unpack(vector, step))
-            for i, row in enumerate(activations):
-                products = [T.bind(self.multiply(weights, digit)) for digit in row[number][step]]
-                sums[i] = [T.bind(a + b) for a, b in zip(sums[i], products, strict=True)] if sums[i] else products
-        return [cast("float32", self._add_digits(*sums[i]) + start) for i, start in enumerate(starts)]
+    def begin(self, start: Expr) -> list[Expr]:
+        return [splat(T.int16(0), 2 * lanes_of(start))] * self.digits
+
+    def add(self, accumulators: Sequence[Expr], weights: Expr, digits: Sequence[Expr], step: int) -> list[Expr]:
+        return [each + self.multiply(weights, digit) for each, digit in zip(accumulators, digits, strict=True)]
+
+    def end(self, accumulators: Sequence[Expr], start: Expr) -> Expr:
+        return cast("float32", self._add_digits(*accumulators) + start)
 
     def _add_digits(self, highest: Expr, second: Expr, *others: Expr) -> Expr:
         """The sum of a row's products of all digits, int32."""

@@ -1,11 +1,10 @@
-"""AVX2 for prefill: activations of 16 bits as they are, times weights of 16 bits.
+"""AVX2 for prefill, and for decode of several sequences: activations of 16 bits as they are, times weights of 16 bits.
 
 vpmaddwd multiplies 16 pairs of int16 and adds neighbours to 32 bits.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Self
 
@@ -13,8 +12,9 @@ from tvm.script import tirx as T
 from tvm.target import Target
 from tvm.tirx import Expr
 
-from edge_transact.compiler.cpu.isa.base import Activations, InstructionSet, shift_right, sum_words
+from edge_transact.compiler.cpu.isa.base import InstructionSet, shift_right, sum_words
 from edge_transact.compiler.cpu.isa.quantizer import ActivationQuantizer
+from edge_transact.compiler.matmul import Rows
 from edge_transact.compiler.vector import cast, lanes_of, shuffle, splat
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP, ZERO_POINT
 
@@ -29,6 +29,7 @@ class Avx2Words(InstructionSet):
     features = ("avx2", "fma", "f16c")
     lanes = 8
     steps = 4
+    batch_vectors = 2
     tile_rows = 5
     removes_zero_point = False
     quantizer: ActivationQuantizer
@@ -37,7 +38,7 @@ class Avx2Words(InstructionSet):
         self.quantizer = ActivationQuantizer(2)
 
     @classmethod
-    def for_target(cls, target: Target, digits: int, *, one_row: bool) -> Self:
+    def for_target(cls, target: Target, digits: int, rows: Rows) -> Self:
         return cls()
 
     @property
@@ -68,14 +69,16 @@ class Avx2Words(InstructionSet):
     def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
         return accumulator + self.multiply(T.reinterpret("int16x16", weights), T.reinterpret("int16x16", activations))
 
-    def dot(self, starts: Sequence[Expr], words: Sequence[Expr], activations: Sequence[Activations]) -> list[Expr]:
-        totals = list(starts)
-        for (number, vector), step in itertools.product(enumerate(words), range(self.steps)):
-            weights = T.bind(self.unpack(vector, step))
-            for i, row in enumerate(activations):
-                (integers,) = row[number][step]
-                totals[i] = T.bind(self.multiply_add(totals[i], weights, integers))
-        return [cast("float32", total) for total in totals]
+    def begin(self, start: Expr) -> list[Expr]:
+        return [start]
+
+    def add(self, accumulators: Sequence[Expr], weights: Expr, digits: Sequence[Expr], step: int) -> list[Expr]:
+        (accumulator,), (integers,) = accumulators, digits
+        return [self.multiply_add(accumulator, weights, integers)]
+
+    def end(self, accumulators: Sequence[Expr], start: Expr) -> Expr:
+        (total,) = accumulators
+        return cast("float32", total)
 
 
 def multiply_words(first: Expr, second: Expr) -> Expr:

@@ -14,6 +14,7 @@ from tvm.tirx import Expr
 
 from edge_transact.compiler.cpu.isa.base import shift_right, take_from_words
 from edge_transact.compiler.cpu.isa.float_products import FloatProducts
+from edge_transact.compiler.matmul import Rows
 from edge_transact.quantization import ZERO_POINT
 
 
@@ -26,7 +27,7 @@ class Avx512(FloatProducts):
     lanes = 16
 
     @classmethod
-    def for_target(cls, target: Target, digits: int, *, one_row: bool) -> Self:
+    def for_target(cls, target: Target, digits: int, rows: Rows) -> Self:
         return cls()
 
     def unpack(self, words: Expr, step: int) -> Expr:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
@@ -10,6 +11,7 @@ from tvm.script import tirx as T
 from tvm.target import Target
 from tvm.tirx import Expr
 
+from edge_transact.compiler.matmul import Rows
 from edge_transact.compiler.vector import lanes_of, shuffle, splat, sum_lanes
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 Activations: TypeAlias = Sequence[Sequence[Sequence[Expr]]]
-"""A row's activations of some vectors of words, by word, step and digit: int32 lanes."""
+"""Activations of some vectors of words, by word, step and digit: int32 lanes."""
 
 
 class InstructionSet(ABC):
@@ -39,6 +41,8 @@ class InstructionSet(ABC):
         vectors_together: Vectors of a row's words that decode takes at a time, where the weight's rows are contiguous
             (NK): more than one where a vector has few groups, so that their scales are loaded together.
         prefetches_far: Whether decode prefetches weights to the L2 cache before it prefetches them to the L1 cache.
+        batch_vectors: Vectors of columns that decode of several sequences takes at a time: as many as leave registers
+            for weights, an activation and products, where there are four rows.
         tile_rows: Rows of a tile of prefill, with two vectors of accumulators each: as many as leave registers for
             weights, an activation and products.
         block_rows: Rows of a block, which is what a vector of prefill's accumulators holds: `block_rows` rows by
@@ -56,6 +60,7 @@ class InstructionSet(ABC):
     lanes: int
     vectors_together: ClassVar[int] = 1
     prefetches_far: ClassVar[bool] = True
+    batch_vectors: ClassVar[int] = 1
     tile_rows: ClassVar[int] = 6
     block_rows: ClassVar[int] = 1
     quantizer: ActivationQuantizer | None = None
@@ -63,7 +68,7 @@ class InstructionSet(ABC):
 
     @classmethod
     @abstractmethod
-    def for_target(cls, target: Target, digits: int, *, one_row: bool) -> InstructionSet:
+    def for_target(cls, target: Target, digits: int, rows: Rows) -> InstructionSet:
         """The instruction set as `select` returns it, for a target that has its features.
 
         Args:
@@ -132,16 +137,34 @@ class InstructionSet(ABC):
         return block
 
     @abstractmethod
-    def dot(self, starts: Sequence[Expr], words: Sequence[Expr], activations: Sequence[Activations]) -> list[Expr]:
-        """The dot products of vectors of words with some rows' activations: fp32 lanes, by row.
-
-        Rows take turns at each vector of weights, so that a multiply-add rarely waits for the row's one before it.
+    def begin(self, start: Expr) -> list[Expr]:
+        """The accumulators of a dot product, before the first products.
 
         Args:
-            starts: What each row's accumulator starts from, `accumulator_dtype` lanes.
-            words: uint32 lanes.
-            activations: Each row's.
+            start: What the sum starts from, `accumulator_dtype` lanes.
         """
+
+    @abstractmethod
+    def add(self, accumulators: Sequence[Expr], weights: Expr, digits: Sequence[Expr], step: int) -> list[Expr]:
+        """The accumulators after the products of a step's weights and each digit of its activations."""
+
+    @abstractmethod
+    def end(self, accumulators: Sequence[Expr], start: Expr) -> Expr:
+        """The sum of all products and the start: fp32 lanes."""
+
+    def dot(self, start: Expr, words: Sequence[Expr], activations: Activations) -> Expr:
+        """The dot product of vectors of words (uint32 lanes) with their activations: fp32 lanes.
+
+        Args:
+            start: What the sum starts from, `accumulator_dtype` lanes.
+            words: The words.
+            activations: Those of each.
+        """
+        accumulators = self.begin(start)
+        for (vector, of_vector), step in itertools.product(zip(words, activations, strict=True), range(self.steps)):
+            weights = T.bind(self.unpack(vector, step))
+            accumulators = [T.bind(each) for each in self.add(accumulators, weights, of_vector[step], step)]
+        return self.end(accumulators, start)
 
 
 def take_from_words(x: Expr, i: int) -> Expr:

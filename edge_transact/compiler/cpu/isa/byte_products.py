@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Sequence
 
 from tvm.script import tirx as T
 from tvm.target import Target
 from tvm.tirx import Expr
 
-from edge_transact.compiler.cpu.isa.base import Activations, InstructionSet, shift_right, sum_words
+from edge_transact.compiler.cpu.isa.base import InstructionSet, shift_right, sum_words
 from edge_transact.compiler.cpu.isa.quantizer import ActivationQuantizer
+from edge_transact.compiler.matmul import Rows
 from edge_transact.compiler.vector import cast, lanes_of, splat
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP, ZERO_POINT
 
@@ -33,7 +33,7 @@ class ByteProducts(InstructionSet):
         self.quantizer = ActivationQuantizer(digits)
 
     @classmethod
-    def for_target(cls, target: Target, digits: int, *, one_row: bool) -> InstructionSet:
+    def for_target(cls, target: Target, digits: int, rows: Rows) -> InstructionSet:
         return cls(digits)
 
     def unpack(self, words: Expr, step: int) -> Expr:
@@ -52,19 +52,14 @@ class ByteProducts(InstructionSet):
     def zero_point_correction(self, x: Expr) -> Expr:
         return splat(T.int32(-ZERO_POINT), WORDS_PER_GROUP) * sum_words(T.bind(self.quantizer.round(x)))
 
-    def dot(self, starts: Sequence[Expr], words: Sequence[Expr], activations: Sequence[Activations]) -> list[Expr]:
-        zeros = [splat(T.int32(0), lanes_of(starts[0]))] * (self.digits - 1)
-        accumulators = [[*zeros, start] for start in starts]
-        for (number, vector), step in itertools.product(enumerate(words), range(self.steps)):
-            weights = T.bind(self.unpack(vector, step))
-            accumulators = [
-                [
-                    T.bind(self.multiply_add(accumulator, weights, digit))
-                    for accumulator, digit in zip(of_digits, row[number][step], strict=True)
-                ]
-                for of_digits, row in zip(accumulators, activations, strict=True)
-            ]
-        return [cast("float32", functools.reduce(self._add_digit, of_digits)) for of_digits in accumulators]
+    def begin(self, start: Expr) -> list[Expr]:
+        return [splat(T.int32(0), lanes_of(start))] * (self.digits - 1) + [start]
+
+    def add(self, accumulators: Sequence[Expr], weights: Expr, digits: Sequence[Expr], step: int) -> list[Expr]:
+        return [self.multiply_add(each, weights, digit) for each, digit in zip(accumulators, digits, strict=True)]
+
+    def end(self, accumulators: Sequence[Expr], start: Expr) -> Expr:
+        return cast("float32", functools.reduce(self._add_digit, accumulators))
 
     def _add_digit(self, total: Expr, products: Expr) -> Expr:
         """The sum of a digit's products and, in `total`, those of the digits above."""

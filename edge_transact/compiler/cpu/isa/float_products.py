@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 from tvm.script import tirx as T
 from tvm.tirx import Expr
 
-from edge_transact.compiler.cpu.isa.base import Activations, InstructionSet, sum_words
+from edge_transact.compiler.cpu.isa.base import InstructionSet, sum_words
 from edge_transact.compiler.vector import lanes_of, splat
 from edge_transact.quantization import VALUES_PER_WORD, WORDS_PER_GROUP, ZERO_POINT
 
@@ -25,13 +24,16 @@ class FloatProducts(InstructionSet):
         dtype = f"float32x{lanes_of(accumulator)}"
         return accumulator + T.reinterpret(dtype, weights) * T.reinterpret(dtype, activations)
 
-    def dot(self, starts: Sequence[Expr], words: Sequence[Expr], activations: Sequence[Activations]) -> list[Expr]:
-        # Two accumulators of a row take turns, too.
-        zero = splat(T.float32(0), lanes_of(starts[0]))
-        accumulators = [[start, zero][: len(words)] for start in starts]
-        for (number, vector), step in itertools.product(enumerate(words), range(self.steps)):
-            weights = T.bind(self.unpack(vector, step))
-            for of_row, row in zip(accumulators, activations, strict=True):
-                turn, (activation,) = step % len(of_row), row[number][step]
-                of_row[turn] = T.bind(self.multiply_add(of_row[turn], weights, activation))
-        return [sum(of_row[1:], of_row[0]) for of_row in accumulators]
+    def begin(self, start: Expr) -> list[Expr]:
+        # Two that take turns, so that a product rarely waits for the one before it.
+        return [start, splat(T.float32(0), lanes_of(start))]
+
+    def add(self, accumulators: Sequence[Expr], weights: Expr, digits: Sequence[Expr], step: int) -> list[Expr]:
+        (activation,), turn = digits, step % 2
+        return [
+            self.multiply_add(each, weights, activation) if i == turn else each for i, each in enumerate(accumulators)
+        ]
+
+    def end(self, accumulators: Sequence[Expr], start: Expr) -> Expr:
+        first, second = accumulators
+        return first + second

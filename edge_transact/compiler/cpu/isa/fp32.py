@@ -14,6 +14,7 @@ from tvm.tirx import Expr
 
 from edge_transact.compiler.cpu.isa.base import shift_right, take_from_words
 from edge_transact.compiler.cpu.isa.float_products import FloatProducts
+from edge_transact.compiler.matmul import Rows
 from edge_transact.compiler.vector import cast, lanes_of, splat
 from edge_transact.quantization import WORDS_PER_GROUP, ZERO_POINT
 
@@ -36,7 +37,7 @@ class Fp32(FloatProducts):
         self.lanes = lanes
 
     @classmethod
-    def for_target(cls, target: Target, digits: int, *, one_row: bool) -> Self:
+    def for_target(cls, target: Target, digits: int, rows: Rows) -> Self:
         return cls(4 if "aarch64" in str(target.attrs.get("mtriple", "")) else 8)
 
     def unpack(self, words: Expr, step: int) -> Expr:

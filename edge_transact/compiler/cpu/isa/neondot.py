@@ -20,6 +20,7 @@ class NeonDot(ByteProducts):
     name = "neondot"
     features: ClassVar[tuple[str, ...]] = ("dotprod",)
     lanes = 4
+    batch_vectors = 2
     # No phone has measured it.
     prefetches_far = False
 

@@ -20,6 +20,7 @@ from tvm.target import Target
 from tvm.tirx import Expr
 
 from edge_transact.compiler.cpu.isa.neondot import NeonDot
+from edge_transact.compiler.matmul import Rows
 from edge_transact.compiler.vector import shuffle
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD
 from edge_transact.system.cpu import I8MM_AT_RUN_TIME
@@ -50,7 +51,7 @@ class NeonI8mm(NeonDot):
         self.otherwise = otherwise
 
     @classmethod
-    def for_target(cls, target: Target, digits: int, *, one_row: bool) -> Self:
+    def for_target(cls, target: Target, digits: int, rows: Rows) -> Self:
         return cls(digits, NeonDot(digits) if I8MM_AT_RUN_TIME in target.keys else None)
 
     def is_there(self) -> Expr:
