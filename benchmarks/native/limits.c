@@ -66,21 +66,25 @@ static void *multiply(void *argument) {
   }
   for (int k = 0; k < SUMS; k++) job->sum += _mm512_reduce_add_epi32(sums[k]);
 #elif defined(__AVX2__)
+  // Unrolled, or GCC keeps the sums in memory.
   __m256i sums[SUMS], a = _mm256_set1_epi8(1), b = a;
+#pragma GCC unroll 16
   for (int k = 0; k < SUMS; k++) sums[k] = _mm256_set1_epi32(k);
   for (int pass = 0; pass < job->passes; pass++) {
     __asm__ volatile("" : "+x"(a), "+x"(b));
+#pragma GCC unroll 16
     for (int k = 0; k < SUMS; k++) {
+      // In assembly, or GCC would compute one product for all sums, or copy them.
 #if defined(__AVXVNNI__)
-      sums[k] = _mm256_dpbusd_avx_epi32(sums[k], a, b);
+      __asm__ volatile("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sums[k]) : "x"(a), "x"(b));
 #else
-      __asm__ volatile("" : "+x"(a));  // else one product would do for all sums
-      sums[k] = _mm256_add_epi32(sums[k], _mm256_madd_epi16(a, b));
+      __m256i product;
+      __asm__ volatile("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sums[k]), "=&x"(product) : "x"(a), "x"(b));
 #endif
     }
   }
-  for (int k = 0; k < SUMS; k++)
-    for (int i = 0; i < 4; i++) job->sum += sums[k][i];
+#pragma GCC unroll 16
+  for (int k = 0; k < SUMS; k++) job->sum += _mm256_extract_epi32(sums[k], 0);
 #elif defined(__ARM_FEATURE_DOTPROD)
   int32x4_t sums[SUMS];
   int8x16_t a = vdupq_n_s8(1), b = a;
