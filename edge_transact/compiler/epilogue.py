@@ -6,7 +6,7 @@ Kernels call it with their sums of some columns; the norm before a matmul is the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from tvm.script import tirx as T
 from tvm.tirx import Buffer, Expr
@@ -14,8 +14,11 @@ from tvm.tirx import Buffer, Expr
 from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.vector import cast, lanes_of, load, splat, store
 
+RowT = TypeVar("RowT", contravariant=True)
+"""How a kernel's buffers name a row."""
 
-class EpilogueBuffers(Protocol):
+
+class EpilogueBuffers(Protocol[RowT]):
     """The part of a kernel's buffers that the epilogue reads and writes.
 
     Attributes:
@@ -30,13 +33,13 @@ class EpilogueBuffers(Protocol):
     out: Buffer
     width: Expr
 
-    def at(self, buffer: Buffer, row: Expr, column: Expr) -> list[Expr]:
+    def at(self, buffer: Buffer, row: RowT, column: Expr) -> list[Expr]:
         """The indices of a row and a column in `residual` or `out`."""
 
 
 def finish(
-    buffers: EpilogueBuffers,
-    row: Expr,
+    buffers: EpilogueBuffers[RowT],
+    row: RowT,
     column: Expr,
     sums: Sequence[Expr],
     exp: Callable[[Expr], Expr] = T.exp,

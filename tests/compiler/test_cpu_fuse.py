@@ -1,5 +1,6 @@
 """What surrounds a matmul with packed weights in the model becomes part of the matmul's kernel."""
 
+import pytest
 import tvm
 
 from edge_transact.compiler.cpu.kernels import CPUKernels
@@ -16,24 +17,24 @@ def fused(source, name: str, max_batch_size: int = 1) -> tvm.IRModule:
     return FuseMatmuls(CPUKernels(HOST, max_batch_size))(mod)
 
 
-def test_decode_is_one_matmul_and_a_chain_after_each_attention(source):
-    for name in ("q4f16_0", "q4f32_1"):
-        mod = fused(source, name)
-        called = calls(mod["decode"])
-        layers = source.definition.config.num_hidden_layers
-        assert sum(call.startswith("w4_decode") for call in called) == 1
-        assert sum(call.startswith("w4_chain") for call in called) == layers
-        # One chain follows the attention of the last layer, the other those of all other layers. Each reads four packed
-        # weights: o_proj, gate_up_proj, down_proj, and the logits or the next qkv_proj.
-        chains = [mod[var] for var in mod.get_global_vars() if var.name_hint.startswith("w4_chain")]
-        assert [sum(param.ty.dtype == "uint32" for param in chain.params) for chain in chains] == [4, 4]
-        left = {"relax.nn.rms_norm", "relax.nn.silu", "relax.add", "relax.multiply"} & set(called)
-        assert not left, f"{left} not fused"
+@pytest.mark.parametrize(("function", "prefix"), [("decode", "w4_decode"), ("batch_decode", "w4_batch")])
+@pytest.mark.parametrize("name", ["q4f16_0", "q4f32_1"])
+def test_decode_is_one_matmul_and_a_chain_after_each_attention(source, name, function, prefix):
+    mod = fused(source, name, max_batch_size=2)
+    called = [call for call in calls(mod[function]) if call.startswith("w4_")]
+    chain, layers = f"{prefix}_chain", source.definition.config.num_hidden_layers
+    assert all(call.startswith(prefix) for call in called)
+    assert (len(called), sum(call.startswith(chain) for call in called)) == (layers + 1, layers)
+    # One chain follows the attention of the last layer, the other those of all other layers. Each reads four packed
+    # weights: o_proj, gate_up_proj, down_proj, and the logits or the next qkv_proj.
+    chains = [mod[var] for var in mod.get_global_vars() if var.name_hint.startswith(chain)]
+    assert [sum(param.ty.dtype == "uint32" for param in chain.params) for chain in chains] == [4, 4]
+    left = {"relax.nn.rms_norm", "relax.nn.silu", "relax.add", "relax.multiply"} & set(calls(mod[function]))
+    assert not left, f"{left} not fused"
 
 
-def test_a_token_of_each_sequence_has_kernels_of_its_own(source):
+def test_the_logits_after_prompts_are_of_a_batch(source):
     mod = fused(source, "q4f16_0", max_batch_size=2)
-    assert not [call for call in calls(mod["batch_decode"]) if call.startswith("w4_prefill")]
     assert sum(call.startswith("w4_batch") for call in calls(mod["batch_prefill"])) == 1  # the last tokens' logits
 
 

@@ -169,12 +169,18 @@ def test_what_overflowed_is_seen(isa, rows):
 
 
 @pytest.mark.parametrize(
-    ("isa", "layout", "threads"),
-    [*((*case, 3) for case in ONE_LAYOUT_EACH), *((*case, 1) for case in ONE_LAYOUT_EACH[:2])],
+    ("isa", "layout", "threads", "count"),
+    [
+        *((*case, 3, 1) for case in ONE_LAYOUT_EACH),
+        *((*case, 1, 1) for case in ONE_LAYOUT_EACH[:2]),
+        *((*case, 3, 5) for case in ONE_LAYOUT_EACH[:2]),
+        (*ONE_LAYOUT_EACH[0], 1, 2),
+    ],
     ids=describe_case,
 )
-def test_a_chain_is_its_matmuls_one_after_the_other(isa, layout, threads, rng):
+def test_a_chain_is_its_matmuls_one_after_the_other(isa, layout, threads, count, rng):
     """The matmuls between two attentions, with ragged widths; the first two results stay inside."""
+    rows: Rows = "one" if count == 1 else "batch"
     kind = Matmul(layout, "float16", "float16", "float16")
     added, normed = replace(kind, residual=True), replace(kind, norm_eps=1e-5)
     matmuls = (
@@ -185,8 +191,8 @@ def test_a_chain_is_its_matmuls_one_after_the_other(isa, layout, threads, rng):
     )
     sizes = [(80, 96), (96, 2 * 72), (72, 96), (96, 70)]
     quantization = QUANTIZATIONS[QUANTIZATION[layout, "float16"]]
-    x = rng.standard_normal((1, 1, 80), np.float32).astype(np.float16)
-    hidden = rng.standard_normal((1, 1, 96), np.float32).astype(np.float16)
+    x = rng.standard_normal((1, count, 80), np.float32).astype(np.float16)
+    hidden = rng.standard_normal((1, count, 96), np.float32).astype(np.float16)
     arguments, results = [], []
     for chained, (k, n) in zip(matmuls, sizes, strict=True):
         weight = torch.from_numpy(rng.standard_normal((n, k), np.float32) * 0.1)
@@ -194,11 +200,11 @@ def test_a_chain_is_its_matmuls_one_after_the_other(isa, layout, threads, rng):
         operands |= {"x": x, "residual": hidden, "norm": rng.standard_normal(k, np.float32).astype(np.float16)}
         arguments += [operands[name] for name in chained.arguments]
         operands |= {name: results[source] for name, source in chained.given}
-        results.append(np.zeros((1, 1, n // chained.matmul.sections), np.float16))
-        alone = compiled_matmul(chained.matmul, isa, threads, "one")
+        results.append(np.zeros((1, count, n // chained.matmul.sections), np.float16))
+        alone = compiled_matmul(chained.matmul, isa, threads, rows)
         alone(*[operands[name] for name in chained.matmul.operands], results[-1])
     outs = [np.zeros_like(result) for result in results[2:]]
-    compiled(chain(matmuls, [isa] * len(matmuls), threads))(*arguments, *outs)
+    compiled(chain(matmuls, [isa] * len(matmuls), threads, rows=rows))(*arguments, *outs)
     for out, want in zip(outs, results[2:], strict=True):
         assert np.abs(want).max() > 0.1
         np.testing.assert_array_equal(out, want)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import TypeAlias
 
 from tvm.script import tirx as T
 from tvm.tirx import Buffer, Expr, IntImm, Var
@@ -11,6 +12,9 @@ from tvm.tirx import Buffer, Expr, IntImm, Var
 from edge_transact.compiler.matmul import Matmul, Rows
 from edge_transact.compiler.vector import Index, cast
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
+
+Row: TypeAlias = tuple[Expr, Expr]
+"""A row's first two indices: its sequence, or the thread whose copy it is in, and its token."""
 
 
 class MatmulBuffers:
@@ -22,6 +26,7 @@ class MatmulBuffers:
         rows: The rows of `x`.
         given: Results of earlier matmuls of the same kernel that are operands here, by name.
         copies: How many threads have a copy of their own of the result, for later matmuls; 0 if they share it.
+            Where there are copies, or `x` is given, `rows` isn't ``any``.
 
     Attributes:
         x, weight, scale, norm, bias, residual, out: The buffers; `None` where the matmul has none.
@@ -43,7 +48,8 @@ class MatmulBuffers:
         n = T.int64()
         width = n // matmul.sections if matmul.gated else n
         k = given["x"].shape[-1] if "x" in given else T.int64()
-        leading = (T.int64() if rows == "any" else T.int64(1), T.int64(1) if rows == "one" else T.int64())
+        tokens = T.int64(1) if rows == "one" else given["x"].shape[1] if "x" in given else T.int64()
+        leading = (T.int64() if rows == "any" else T.int64(1), tokens)
         groups = (k + (GROUP_SIZE - 1)) // GROUP_SIZE
         buffers: dict[str, Buffer] = dict(given)
         tensors = matmul.tensors(leading, k, n, width)
@@ -62,11 +68,14 @@ class MatmulBuffers:
         )
         self.words = T.bind(self.groups * WORDS_PER_GROUP)
 
-    def at(self, buffer: Buffer, row: Expr, column: Index) -> list[Index]:
+    def row(self, number: Expr) -> Row:
+        """A row of `x`, counted over all sequences."""
+        return T.bind(number // self.tokens), T.bind(number % self.tokens)
+
+    def at(self, buffer: Buffer, row: Row, column: Index) -> list[Index]:
         """The indices of a row and a column in `x`, `residual`, `out` or `returned`.
 
-        In a kernel of one row, `row` is the thread: buffers with copies have one for each, the others a single row.
+        Each index of the row counts only where the buffer has more than one.
         """
-        if all(isinstance(size, IntImm) and int(size) == 1 for size in buffer.shape[:2]):
-            return [T.int32(0), T.int32(0), column]
-        return [row // self.tokens, row % self.tokens, column]
+        sizes = zip(buffer.shape[:2], row, strict=True)
+        return [*(T.int32(0) if isinstance(size, IntImm) and int(size) == 1 else i for size, i in sizes), column]

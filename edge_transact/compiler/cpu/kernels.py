@@ -55,6 +55,7 @@ class CPUKernels:
             return None
         return (matmul, rows), lambda: kernel(matmul, instructions, self.threads, rows=rows)
 
-    def chain(self, matmuls: tuple[ChainedMatmul, ...]) -> tirx.PrimFunc:
-        """Matmuls of one row, one after the other."""
-        return chain(matmuls, [self.instructions(chained.matmul, rows="one") for chained in matmuls], self.threads)
+    def chain(self, matmuls: tuple[ChainedMatmul, ...], rows: Rows) -> tirx.PrimFunc:
+        """Matmuls of one row or a batch, one after the other."""
+        instructions = [self.instructions(chained.matmul, rows=rows) for chained in matmuls]
+        return chain(matmuls, instructions, self.threads, rows=rows)

@@ -42,13 +42,16 @@ def kernel(matmul: Matmul, isa: InstructionSet, threads: int, *, rows: Rows) -> 
     return ib.get()
 
 
-def chain(matmuls: Sequence[ChainedMatmul], isas: Sequence[InstructionSet], threads: int) -> tirx.PrimFunc:
-    """Matmuls of one row, one after the other, as a PrimFunc of the arguments of all and then their results.
+def chain(
+    matmuls: Sequence[ChainedMatmul], isas: Sequence[InstructionSet], threads: int, *, rows: Rows
+) -> tirx.PrimFunc:
+    """Matmuls one after the other, as a PrimFunc of the arguments of all and then their results.
 
     Args:
         matmuls: What to compute.
         isas: The instruction set of each.
         threads: The number of parts that each matmul is cut into.
+        rows: The rows of the activations: one, or a batch.
     """
     with IRBuilder() as ib, builder.prim_func(private=True, s_tir=True):
         T.func_attr(PLAIN_LOOPS)
@@ -62,8 +65,8 @@ def chain(matmuls: Sequence[ChainedMatmul], isas: Sequence[InstructionSet], thre
         for i, (chained, own) in enumerate(zip(matmuls, arguments, strict=True)):
             given = {name: made[source].out for name, source in chained.given}
             copies = threads if copies_results(chained.matmul) and i + 1 < len(matmuls) else 0
-            made.append(MatmulBuffers(chained.matmul, own, rows="one", given=given, copies=copies))
-        decode(made, isas, threads, one_row=True)
+            made.append(MatmulBuffers(chained.matmul, own, rows=rows, given=given, copies=copies))
+        decode(made, isas, threads, one_row=rows == "one")
     return ib.get()
 
 

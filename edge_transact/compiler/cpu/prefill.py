@@ -73,7 +73,7 @@ class PrefillMatmul:
         """Pack the activations of all rows; those after the last row are the last row again."""
         tile_rows = self.isa.tile_rows
         with T.parallel(0, self.tiles) as tile, T.serial(0, tile_rows) as r:
-            row = T.bind(T.min(tile * tile_rows + r, self.buffers.rows - 1))
+            row = self.buffers.row(T.bind(T.min(tile * tile_rows + r, self.buffers.rows - 1)))
             for_each_group(
                 self.buffers,
                 row,
@@ -242,7 +242,7 @@ class _Tile:
         for r, v in self.each:
             store(finished, load(self.totals, [r, v, 0], lanes), [r, v, 0])
         with T.serial(0, T.min(rows, self.buffers.rows - tile * rows)) as r:
-            row = tile * rows + r
+            row = self.buffers.row(tile * rows + r)
             sums = [T.bind(load(finished, [r, v, 0], lanes)) for v in range(TILE_VECTORS)]
             if self.buffers.matmul.gated:
                 finish(self.buffers, row, column, sums, exp)

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from tvm.script import tirx as T
 from tvm.tirx import Expr
 
-from edge_transact.compiler.cpu.buffers import MatmulBuffers
-from edge_transact.compiler.vector import Index, cast, load, splat, store, sum_lanes
+from edge_transact.compiler.cpu.buffers import MatmulBuffers, Row
+from edge_transact.compiler.vector import cast, load, splat, store, sum_lanes
 from edge_transact.quantization import GROUP_SIZE
 
 
 def for_each_group(
     buffers: MatmulBuffers,
-    row: Expr,
+    row: Row,
     groups: tuple[Expr, Expr],
     inverse_rms: Expr | None,
     emit: Callable[[Expr, Expr], None],
@@ -49,7 +49,7 @@ def for_each_group(
         emit(group, T.bind(load(x, [0], GROUP_SIZE)))
 
 
-def inverse_rms(buffers: MatmulBuffers, row: Index) -> Expr | None:
+def inverse_rms(buffers: MatmulBuffers, row: Row) -> Expr | None:
     """One over the root mean square of a row; `None` where there is no norm."""
     eps = buffers.matmul.norm_eps
     if eps is None:

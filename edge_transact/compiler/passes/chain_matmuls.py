@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from tvm import IRModule, relax, tirx
 
-from edge_transact.compiler.matmul import ChainedMatmul, Matmul
+from edge_transact.compiler.matmul import ChainedMatmul, Matmul, Rows
 
-MakeChain = Callable[[tuple[ChainedMatmul, ...]], tirx.PrimFunc]
+MakeChain = Callable[[tuple[ChainedMatmul, ...], Rows], tirx.PrimFunc]
 """Makes a chain's kernel, whose arguments are those of all the matmuls, then the results that are returned."""
 
 
-def chain_matmuls(mod: IRModule, kinds: Mapping[str, Matmul], make: MakeChain) -> IRModule:
+def chain_matmuls(mod: IRModule, kinds: Mapping[str, Matmul], make: MakeChain, rows: Rows, name: str) -> IRModule:
     """Replace each run of matmuls with nothing between them by one call.
 
     In a LLaMA, a run goes from the attention of one layer to that of the next.
@@ -22,8 +22,10 @@ def chain_matmuls(mod: IRModule, kinds: Mapping[str, Matmul], make: MakeChain) -
         mod: The module, which calls kernels by `relax.call_tir`.
         kinds: The matmul that each kernel computes, by the kernel's name.
         make: Makes a chain's kernel.
+        rows: The rows of these matmuls.
+        name: The kernels' name, which a number follows where there are several.
     """
-    chainer = _Chainer(mod, kinds, make)
+    chainer = _Chainer(mod, kinds, make, rows, name)
     for var, function in mod.functions_items():
         if isinstance(function, relax.Function) and isinstance(function.body, relax.SeqExpr):
             chainer.builder.update_func(var, chainer.rewritten(function))
@@ -31,8 +33,8 @@ def chain_matmuls(mod: IRModule, kinds: Mapping[str, Matmul], make: MakeChain) -
 
 
 class _Chainer:
-    def __init__(self, mod: IRModule, kinds: Mapping[str, Matmul], make: MakeChain) -> None:
-        self.builder, self.kinds, self.make = relax.BlockBuilder(mod), kinds, make
+    def __init__(self, mod: IRModule, kinds: Mapping[str, Matmul], make: MakeChain, rows: Rows, name: str) -> None:
+        self.builder, self.kinds, self.make, self.rows, self.name = relax.BlockBuilder(mod), kinds, make, rows, name
         self.kernels: dict[tuple[ChainedMatmul, ...], relax.GlobalVar] = {}
 
     def rewritten(self, function: relax.Function) -> relax.Function:
@@ -75,7 +77,7 @@ class _Chainer:
             arguments += [operands[name] for name in matmuls[-1].arguments]
         key = tuple(matmuls)
         if key not in self.kernels:
-            self.kernels[key] = self.builder.add_func(self.make(key), "w4_chain")
+            self.kernels[key] = self.builder.add_func(self.make(key, self.rows), self.name)
         returned = [binding.var for binding in run if binding.var in used]
         types = [var.ty for var in returned]
         call = self.builder.normalize(relax.call_tir(self.kernels[key], arguments, types))

@@ -18,6 +18,9 @@ from edge_transact.compiler.passes.chain_matmuls import MakeChain, chain_matmuls
 PACKED_BITS = 4
 """Bits of the stored values that the kernels unpack."""
 
+CHAINED_ROWS: tuple[Rows, ...] = ("one", "batch")
+"""The rows of matmuls that are joined to chains. Prefill's take so long that a launch more hardly counts."""
+
 PREFIXES: dict[Rows, str] = {"one": "w4_decode", "batch": "w4_batch", "any": "w4_prefill"}
 """How names of kernels begin, by the rows of activations that they take."""
 
@@ -27,7 +30,7 @@ class MatmulKernels(Protocol):
 
     @property
     def chain(self) -> MakeChain | None:
-        """Makes one kernel of several matmuls of one row; `None` where each is a kernel of its own."""
+        """Makes one kernel of several matmuls of some kind of rows; `None` where each is a kernel of its own."""
 
     def embed(self, scale_dtype: str) -> tirx.PrimFunc | None:
         """The kernel that reads rows of a packed matrix, as `cpu.matmul.embed`; `None` where there is none."""
@@ -78,8 +81,10 @@ class FuseMatmuls:
                 fuser.fuse(var, function)
         mod = fuser.builder_.get()
         if self.kernels.chain is not None:
-            of_one_row = {name: matmul for name, matmul in self.made.items() if name.startswith(PREFIXES["one"])}
-            mod = chain_matmuls(relax.transform.DeadCodeElimination()(mod), of_one_row, self.kernels.chain)
+            mod = relax.transform.DeadCodeElimination()(mod)
+            for rows in CHAINED_ROWS:
+                kinds = {name: matmul for name, matmul in self.made.items() if name.startswith(PREFIXES[rows])}
+                mod = chain_matmuls(mod, kinds, self.kernels.chain, rows, f"{PREFIXES[rows]}_chain")
         return relax.transform.DeadCodeElimination()(mod)
 
 

@@ -41,7 +41,7 @@ def decode(matmuls: Sequence[MatmulBuffers], isas: Sequence[InstructionSet], thr
         matmuls: What to compute.
         isas: The instruction set of each, all of one class.
         threads: Threads of the launch.
-        one_row: If not, there is a row of each of several sequences, and one matmul.
+        one_row: If not, there is a row of each of several sequences.
     """
     rows = 1 if one_row else T.bind((matmuls[0].rows + (LAST_ROWS - 1)) // LAST_ROWS * LAST_ROWS)
     kinds = _OF_ONE_ROW if one_row else _OF_A_BATCH
@@ -88,7 +88,7 @@ def decode(matmuls: Sequence[MatmulBuffers], isas: Sequence[InstructionSet], thr
 
 
 def copies_results(matmul: Matmul) -> bool:
-    """Whether threads have copies of their own of the result of one row, where another matmul follows."""
+    """Whether threads have copies of their own of the result, where another matmul follows."""
     return _OF_ONE_ROW[matmul.layout].in_parts
 
 

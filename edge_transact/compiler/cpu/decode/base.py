@@ -136,7 +136,7 @@ class DecodeMatmul(ABC):
         groups = self.groups(thread)
         with self.each(self.scratch.rows) as row:
             # Rows that fill up the last tile are the last row again.
-            source = thread if self.one_row else T.bind(T.min(row, self.buffers.rows - 1))
+            source = (thread, T.bind(T.min(row, self.buffers.rows - 1)))
             rms = inverse_rms(self.buffers, source)
             for_each_group(self.buffers, source, groups, rms, self._packer(thread, row))
 
@@ -164,14 +164,15 @@ class DecodeMatmul(ABC):
                 place = T.bind(self.sums_of(row, block, section))
                 of_parts = [load(self.sums, [part, place], self.columns) for part in parts]
                 sums.append(T.bind(functools.reduce(operator.add, of_parts)))
-            finish(self.buffers, thread if self.one_row else row, T.bind(self.first_column(block)), sums, exp)
+            finish(self.buffers, (thread, row), T.bind(self.first_column(block)), sums, exp)
 
     def return_share(self, thread: Expr) -> None:
         """Store the thread's share of the result, of which it has a copy, where the kernel returns it."""
-        with T.serial(*self.share(thread)) as block:
+        out, returned = self.buffers.out, self.buffers.returned
+        with self.each(self.buffers.rows) as row, T.serial(*self.share(thread)) as block:
             column = T.bind(self.first_column(block))
-            result = load(self.buffers.out, self.buffers.at(self.buffers.out, thread, column), self.columns)
-            store(self.buffers.returned, result, self.buffers.at(self.buffers.returned, thread, column))
+            result = load(out, self.buffers.at(out, (thread, row), column), self.columns)
+            store(returned, result, self.buffers.at(returned, (thread, row), column))
 
     def _packer(self, thread: Expr, row: Expr) -> Callable[[Expr, Expr], None]:
         isa, scratch = self.isa, self.scratch
