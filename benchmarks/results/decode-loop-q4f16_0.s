@@ -186,4 +186,4 @@ fmla v3.4s, v27.4s, v28.4s
 stp q29, q30, [x6]
 stp q2, q3, [x6, #0x20]
 add x6, x6, #0x40
-b.lt 0x1bf8
+b.lt 0x1bfc

@@ -74,7 +74,7 @@ class InstructionSet(ABC):
         Args:
             target: An ``llvm`` target.
             digits: Digits of a quantized activation.
-            one_row: For decode, rather than for prefill.
+            rows: The rows of the activations.
         """
 
     def is_there(self) -> Expr:
