@@ -101,6 +101,19 @@ def test_kernels_compile_to_the_instructions(architecture, mcpu, instructions, r
     assert ("smmla" in assembly) == (mcpu == "cortex-a710" and rows == "any")
 
 
+@pytest.mark.parametrize("rows", ["one", "batch"])
+def test_spilled_vectors_of_decode_are_aligned(rows):
+    """Or some processes are much slower than others, those whose stack begins between two cache lines."""
+    target = target_of("x86_64", "haswell", [])
+    matmul = Matmul("NK", "float16", "float16", "float16", gated=True)
+    function = kernel(matmul, select(target, 2, rows), 2, rows=rows).with_attr("global_symbol", "kernel")
+    module = tvm.compile(tvm.IRModule({"kernel": function}), target=target, tir_pipeline=PIPELINE).mod
+    loaded = re.findall(r"\t(\S+)\t-?\d*\(%rsp\), %ymm", module.inspect_source("asm"))
+    aligned = [name for name in loaded if name in ("vmovaps", "vmovdqa")]
+    unaligned = [name for name in loaded if name in ("vmovups", "vmovdqu")]
+    assert aligned and not unaligned
+
+
 def test_every_instruction_set_is_run_by_the_tests():
     run = {type(isa) for isa in INSTRUCTION_SETS}
     assert {isa for isa in isa_module.INSTRUCTION_SETS if isa in run or EMULATED[isa] in run} == set(

@@ -25,6 +25,7 @@ from edge_transact.compiler.cpu.decode.kn import DecodeKN
 from edge_transact.compiler.cpu.decode.nk import DecodeNK
 from edge_transact.compiler.cpu.isa import InstructionSet
 from edge_transact.compiler.matmul import Layout, Matmul
+from edge_transact.compiler.vector import align_stack
 from edge_transact.quantization import GROUP_SIZE
 
 COLUMNS = DecodeKN.columns
@@ -54,6 +55,7 @@ def decode(matmuls: Sequence[MatmulBuffers], isas: Sequence[InstructionSet], thr
     def run(number: int, thread: Expr) -> None:
         stage = stages[number]
         if number == 0:
+            align_stack()  # for all steps: they are one function
             stage.prefetch_first(thread)
         elif stages[number - 1].in_parts:
             _finish_parts(stages, number - 1, thread)
