@@ -78,15 +78,19 @@ def prefetch(buffer: Buffer, indices: Sequence[Index], *, far: bool = False) -> 
     T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", address, read, locality, data))
 
 
-def align_stack() -> None:
-    """Begin a function's stack frame at a cache line, so that no vector which is spilled there crosses one.
+def align_stack(lanes: int) -> None:
+    """Begin a function's stack frame where a vector does, so that no vector which is spilled there crosses cache lines.
 
     For the body of a parallel loop, which TVM makes a function of. Its stack has an alignment of 16 bytes, so where
     cache lines begin changes from process to process: decode of four sequences took up to 1.6 times as long in some.
     LLVM aligns what it spills only if something else in the frame has to be aligned, here a vector that can't become a
     register, because it is prefetched.
+
+    Args:
+        lanes: fp32 lanes of the vectors. Four are aligned anyway.
     """
-    prefetch(T.alloc_buffer((1,), f"float32x{LINE_BYTES // 4}"), [0])
+    if lanes > 4:
+        prefetch(T.alloc_buffer((1,), f"float32x{lanes}"), [0])
 
 
 def shuffle(vectors: Sequence[Expr], indices: Sequence[int]) -> Expr:

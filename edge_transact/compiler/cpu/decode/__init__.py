@@ -55,7 +55,7 @@ def decode(matmuls: Sequence[MatmulBuffers], isas: Sequence[InstructionSet], thr
     def run(number: int, thread: Expr) -> None:
         stage = stages[number]
         if number == 0:
-            align_stack()  # for all steps: they are one function
+            align_stack(isas[0].lanes)  # for all steps: they are one function
             stage.prefetch_first(thread)
         elif stages[number - 1].in_parts:
             _finish_parts(stages, number - 1, thread)
