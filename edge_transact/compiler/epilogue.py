@@ -12,7 +12,7 @@ from tvm.script import tirx as T
 from tvm.tirx import Buffer, Expr
 
 from edge_transact.compiler.matmul import Matmul
-from edge_transact.compiler.vector import cast, lanes_of, load, splat, store
+from edge_transact.compiler.vector import cast, lanes_of, load, scalar_dtype, splat, store
 
 RowT = TypeVar("RowT", contravariant=True)
 """How a kernel's buffers name a row."""
@@ -53,7 +53,7 @@ def finish(
         sums: One vector of columns for each section of the weight, in the dtype that the epilogue computes in.
         exp: The device's exponential of fp32 vectors.
     """
-    dtype, lanes = str(sums[0].ty.dtype.with_lanes(1)), lanes_of(sums[0])
+    dtype, lanes = scalar_dtype(sums[0]), lanes_of(sums[0])
     if buffers.bias is not None:
         sums = [
             y + cast(dtype, load(buffers.bias, [column + section * buffers.width], lanes))
