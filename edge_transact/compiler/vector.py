@@ -143,6 +143,35 @@ def add_halves(vectors: Sequence[Expr], row: int) -> list[Expr]:
     return [T.bind(shuffle(pair, low) + shuffle(pair, [i + half for i in low])) for pair in pairs]
 
 
+def add_neighbours(first: Expr, second: Expr, unit: int = 1) -> Expr:
+    """Neighbouring units added, of each four of `first`, then of each four of `second`, in turn: as Arm's addp.
+
+    Args:
+        first: Lanes, in multiples of four units.
+        second: As many.
+        unit: Lanes of a unit. Units are added lane by lane.
+    """
+    lanes = lanes_of(first)
+    fours = [v * lanes + four for four in range(0, lanes, 4 * unit) for v in (0, 1)]
+
+    def every_second(start: int) -> Expr:
+        places = [four + (start + i) * unit for four in fours for i in (0, 2)]
+        return shuffle([first, second], [place + lane for place in places for lane in range(unit)])
+
+    return T.bind(every_second(0) + every_second(1))
+
+
+def add_quads(vectors: Sequence[Expr], unit: int = 1) -> Expr:
+    """The sums of each four units of four vectors: of the first four of each vector, then of their second four, ...
+
+    Args:
+        vectors: Four vectors.
+        unit: As for `add_neighbours`.
+    """
+    a, b, c, d = vectors
+    return add_neighbours(add_neighbours(a, b, unit), add_neighbours(c, d, unit), unit)
+
+
 def max_lanes(vector: Expr) -> Expr:
     """The largest lane."""
     lanes = lanes_of(vector)

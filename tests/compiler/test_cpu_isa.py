@@ -200,6 +200,36 @@ def test_products_of_a_group_fit_in_sums_of_16_bits(isa, digits, rng):
     np.testing.assert_array_equal(got, want.astype(np.float32))
 
 
+@pytest.mark.parametrize("isa", real_or_emulated(Avx512Vnni, AvxVnni, Avx2, NeonDot), ids=lambda isa: isa.__name__)
+@pytest.mark.parametrize("digits", [2, 3])
+def test_sums_of_four_columns(isa, digits, rng):
+    """Of each group, one column after the other; with the largest weights and digits in the first two groups."""
+    words = rng.integers(0, 1 << 32, (4, isa.lanes), np.uint32)
+    values = rng.integers(-128, 128, (isa.steps, digits, isa.lanes, 4), np.int8)
+    words[:, :8], values[..., :4, :], values[..., 4:8, :] = 0xFFFFFFFF, -128, 127
+    if digits == 3:  # the highest digit of 22 bits
+        values[:, 0] = np.clip(values[:, 0], -32, 31)
+    nibbles = (words.view(np.uint8).reshape(4, 1, 1, -1, 4) >> np.array([0, 4], np.uint8).reshape(1, 2, 1, 1, 1)) & 15
+    place = 256 ** np.arange(digits)[::-1].reshape(1, 1, digits, 1, 1)
+    of_words = (nibbles.astype(np.int64) * values * place).sum((1, 2, 4))
+    want = of_words.reshape(4, -1, 4).sum(2).T.ravel()
+
+    def sum_columns(*vectors):
+        packed = iter(vectors[4:])
+        activations = [[next(packed) for _ in range(digits)] for _ in range(isa.steps)]
+        columns = []
+        for vector in vectors[:4]:
+            accumulators = isa(digits).begin(T.broadcast(T.int32(0), isa.lanes))
+            for step in range(isa.steps):
+                weights = isa(digits).unpack(T.reinterpret(f"uint32x{isa.lanes}", vector), step)
+                accumulators = isa(digits).add(accumulators, weights, activations[step], step)
+            columns.append(accumulators)
+        return isa(digits).sum_quads(columns)
+
+    got = lane_by_lane(sum_columns, *words.view(np.int32), *values.view(np.int32)[..., 0].reshape(-1, isa.lanes))
+    np.testing.assert_array_equal(got, want.astype(np.int32))
+
+
 @pytest.mark.parametrize("isa", real_or_emulated(Avx2Words), ids=lambda isa: isa.__name__)
 def test_products_of_words(isa, rng):
     weights = rng.integers(0, 16, (isa.lanes, 2), np.int16)

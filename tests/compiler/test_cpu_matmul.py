@@ -58,9 +58,8 @@ def leading(rows: Rows, count: int) -> tuple[int, int]:
 
 @pytest.fixture(scope="module", autouse=True)
 def for_small_matrices():
-    """Makes the head start none, a part or all of matrices as small as these, and gives them one strip or several."""
+    """Gives matrices as small as these one strip or several."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edge_transact.compiler.cpu.decode.nk.HEAD_START_BYTES", 4096)
         patch.setattr("edge_transact.compiler.cpu.decode.kn.STRIP_COLUMNS", 32)
         patch.setattr("edge_transact.compiler.cpu.decode.kn.NEAR_STRIP_COLUMNS", 32)
         yield

@@ -22,6 +22,7 @@ from edge_transact.compiler.cpu.isa.avxvnni import AvxVnni
 from edge_transact.compiler.cpu.isa.fp32 import Fp32
 from edge_transact.compiler.cpu.isa.neondot import NeonDot
 from edge_transact.compiler.cpu.isa.neoni8mm import NeonI8mm
+from edge_transact.compiler.cpu.isa.x86_bytes import X86Bytes
 from edge_transact.compiler.lowering import PIPELINE
 from edge_transact.compiler.matmul import Matmul, Rows
 from edge_transact.compiler.targets import get_target
@@ -41,31 +42,40 @@ class EmulatedAvx512(Avx512):
         return shuffle([table], [0] * self.lanes) + cast("float32", nibbles)
 
 
-class EmulatedAvx512Vnni(Avx512Vnni):
+class _EmulatedX86Bytes(X86Bytes):
+    """vpmaddwd as multiplications of lanes, and vpackssdw as conversions."""
+
+    def multiply_words(self, first: Expr, second: Expr) -> Expr:
+        return _multiply_words(first, second)
+
+    def narrow(self, first: Expr, second: Expr) -> Expr:
+        lanes = lanes_of(first)
+        order = [v * lanes + four + i for four in range(0, lanes, 4) for v in (0, 1) for i in range(4)]
+        return shuffle([cast("int16", first), cast("int16", second)], order)
+
+
+class EmulatedAvx512Vnni(_EmulatedX86Bytes, Avx512Vnni):
     """vpdpbusd as multiplications of int32 lanes."""
 
     def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
         return _dot_bytes(accumulator, weights, activations, unsigned_weights=True)
 
 
-class EmulatedAvxVnni(AvxVnni):
+class EmulatedAvxVnni(_EmulatedX86Bytes, AvxVnni):
     """vpdpbusd as multiplications of int32 lanes."""
 
     def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
         return _dot_bytes(accumulator, weights, activations, unsigned_weights=True)
 
 
-class EmulatedAvx2(Avx2):
-    """vpmaddubsw and vpmaddwd as multiplications of lanes."""
+class EmulatedAvx2(_EmulatedX86Bytes, Avx2):
+    """vpmaddubsw as multiplications of lanes."""
 
     def multiply(self, weights: Expr, activations: Expr) -> Expr:
         nibbles, digits = T.reinterpret("int16x16", weights), T.reinterpret("int16x16", activations)
         byte, eight = splat(T.int16(255), 16), splat(T.int16(8), 16)
         low = T.bitwise_and(nibbles, byte) * T.shift_right(T.shift_left(digits, eight), eight)
         return low + T.bitwise_and(T.shift_right(nibbles, eight), byte) * T.shift_right(digits, eight)
-
-    def multiply_words(self, first: Expr, second: Expr) -> Expr:
-        return _multiply_words(first, second)
 
 
 class EmulatedAvx2Words(Avx2Words):
@@ -109,8 +119,8 @@ def _dot_bytes(accumulator: Expr, weights: Expr, activations: Expr, *, unsigned_
 
 
 def _multiply_words(first: Expr, second: Expr) -> Expr:
-    products = cast("int32", first) * cast("int32", second)
-    return shuffle([products], range(0, 16, 2)) + shuffle([products], range(1, 16, 2))
+    products, lanes = cast("int32", first) * cast("int32", second), lanes_of(first)
+    return shuffle([products], range(0, lanes, 2)) + shuffle([products], range(1, lanes, 2))
 
 
 EMULATED: dict[type[InstructionSet], type[InstructionSet]] = {

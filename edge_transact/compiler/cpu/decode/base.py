@@ -38,9 +38,9 @@ class Scratch:
 
     Attributes:
         activations: Packed activations, int32 ``[threads, rows, ...]``.
-        corrections: Zero-point corrections of their words or groups, ``[threads, rows, words]``, where accumulators
-            start from them.
-        activation_scales: Scales of their groups, fp32 ``[threads, rows, groups]``, where activations are quantized.
+        corrections: Zero-point corrections of their groups, ``[threads, rows, ...]``, where `unpack` leaves the zero
+            point in weights.
+        activation_scales: Scales of their groups, fp32 ``[threads, rows, ...]``, where activations are quantized.
         sums: Results before the epilogue, fp32 ``[threads, ...]``: of each block and section, those of all rows. Were
             each row's together, those that a block adds to would be far apart, and compete for the same places in the
             L1 cache. Consecutive matmuls use one and the other, since some threads may still read those of the last
@@ -60,9 +60,7 @@ class Scratch:
         self.corrections = (
             None if isa.removes_zero_point else T.alloc_buffer((threads, rows, words), isa.accumulator_dtype)
         )
-        self.activation_scales = (
-            None if isa.quantizer is None else T.alloc_buffer((threads, rows, words // WORDS_PER_GROUP), "float32")
-        )
+        self.activation_scales = None if isa.quantizer is None else T.alloc_buffer((threads, rows, words), "float32")
         sums = T.bind(largest((buffers.width + columns) * buffers.matmul.sections for buffers in matmuls) * rows)
         self.sums = [T.alloc_buffer((threads, sums), "float32") for _ in matmuls[:2]]
 
@@ -84,14 +82,14 @@ class DecodeMatmul(ABC):
 
     Attributes:
         columns: Columns of a block, in each section.
-        corrects_words: Each word has a zero-point correction, rather than each group.
+        spreads_groups: A group's scale and correction are in `Scratch` once for each of its words, rather than once.
         in_parts: Each thread computes a part of all columns' sums, rather than the sums of some columns.
         one_row: There is a single row of activations.
         sums: `Scratch.sums` of this matmul.
     """
 
     columns: ClassVar[int]
-    corrects_words: ClassVar[bool] = False
+    spreads_groups: ClassVar[bool] = False
     in_parts: ClassVar[bool] = False
 
     def __init__(
@@ -178,18 +176,17 @@ class DecodeMatmul(ABC):
         isa, scratch = self.isa, self.scratch
 
         def pack(group: Expr, x: Expr) -> None:
+            copies = WORDS_PER_GROUP if self.spreads_groups else 1
+            of_group = [thread, row, group * copies]
             if isa.quantizer is not None and scratch.activation_scales is not None:
-                T.buffer_store(scratch.activation_scales, isa.quantizer.scale(x), [thread, row, group])
+                store(scratch.activation_scales, splat(isa.quantizer.scale(x), copies), of_group)
                 # Loaded again, because TVM's integer analysis would walk through everything that it is computed from.
-                x = T.bind(x * splat(T.float32(1) / scratch.activation_scales[thread, row, group], GROUP_SIZE))
+                x = T.bind(x * splat(T.float32(1) / load(scratch.activation_scales, of_group, 1), GROUP_SIZE))
             for digit, steps in enumerate(isa.pack(x)):
                 for step, activations in enumerate(steps):
                     store(scratch.activations, activations, [thread, row, self.place(group, digit, step)])
             if scratch.corrections is not None:
-                corrections = T.bind(isa.zero_point_correction(x))
-                if self.corrects_words:
-                    store(scratch.corrections, corrections, [thread, row, group * WORDS_PER_GROUP])
-                else:
-                    store(scratch.corrections, sum_lanes([corrections]), [thread, row, group])
+                correction = sum_lanes([T.bind(isa.zero_point_correction(x))])
+                store(scratch.corrections, splat(correction, copies), of_group)
 
         return pack

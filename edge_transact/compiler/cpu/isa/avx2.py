@@ -13,15 +13,15 @@ from tvm.script import tirx as T
 from tvm.target import Target
 from tvm.tirx import Expr
 
-from edge_transact.compiler.cpu.isa.avx2words import Avx2Words, multiply_words
+from edge_transact.compiler.cpu.isa.avx2words import Avx2Words
 from edge_transact.compiler.cpu.isa.base import InstructionSet
-from edge_transact.compiler.cpu.isa.byte_products import ByteProducts
 from edge_transact.compiler.cpu.isa.fp32 import Fp32
+from edge_transact.compiler.cpu.isa.x86_bytes import X86Bytes
 from edge_transact.compiler.matmul import Rows
-from edge_transact.compiler.vector import cast, lanes_of, splat
+from edge_transact.compiler.vector import add_quads, cast, lanes_of, splat
 
 
-class Avx2(ByteProducts):
+class Avx2(X86Bytes):
     """Dot products of bytes by vpmaddubsw, with sums of 16 bits."""
 
     name = "avx2"
@@ -43,12 +43,8 @@ class Avx2(ByteProducts):
         nibbles, digits = T.reinterpret("int8x32", weights), T.reinterpret("int8x32", activations)
         return T.call_llvm_pure_intrin("int16x16", "llvm.x86.avx2.pmadd.ub.sw", nibbles, digits)
 
-    def multiply_words(self, first: Expr, second: Expr) -> Expr:
-        """Products of int16, added to their neighbours': int32."""
-        return multiply_words(first, second)
-
     def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
-        return accumulator + self._add_pairs(self.multiply(weights, activations), 1)
+        return accumulator + self.add_pairs(self.multiply(weights, activations), 1)
 
     def begin(self, start: Expr) -> list[Expr]:
         return [splat(T.int16(0), 2 * lanes_of(start))] * self.digits
@@ -56,16 +52,12 @@ class Avx2(ByteProducts):
     def add(self, accumulators: Sequence[Expr], weights: Expr, digits: Sequence[Expr], step: int) -> list[Expr]:
         return [each + self.multiply(weights, digit) for each, digit in zip(accumulators, digits, strict=True)]
 
+    def total(self, accumulators: Sequence[Expr]) -> Expr:
+        return self.join_digits(*accumulators)
+
     def end(self, accumulators: Sequence[Expr], start: Expr) -> Expr:
-        return cast("float32", self._add_digits(*accumulators) + start)
+        return cast("float32", self.total(accumulators) + start)
 
-    def _add_digits(self, highest: Expr, second: Expr, *others: Expr) -> Expr:
-        """The sum of a row's products of all digits, int32."""
-        total = self._add_pairs(highest, 256) + self._add_pairs(second, 1)
-        for other in others:
-            total = self.quantizer.next_digit(total) + self._add_pairs(other, 1)
-        return total
-
-    def _add_pairs(self, sums: Expr, factor: int) -> Expr:
-        """Neighbouring lanes of `sums`, int16, added and multiplied by `factor`: int32."""
-        return self.multiply_words(sums, splat(T.int16(factor), lanes_of(sums)))
+    def sum_quads(self, columns: Sequence[Sequence[Expr]]) -> Expr:
+        # Before they are widened: those of a group still fit in 16 bits.
+        return self.join_digits(*(add_quads(digit, 2) for digit in zip(*columns, strict=True)))

@@ -14,8 +14,9 @@ from tvm.tirx import Expr
 
 from edge_transact.compiler.cpu.isa.base import InstructionSet, shift_right, sum_words
 from edge_transact.compiler.cpu.isa.quantizer import ActivationQuantizer
+from edge_transact.compiler.cpu.isa.x86_bytes import multiply_words
 from edge_transact.compiler.matmul import Rows
-from edge_transact.compiler.vector import cast, lanes_of, shuffle, splat
+from edge_transact.compiler.vector import lanes_of, shuffle, splat
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP, ZERO_POINT
 
 
@@ -76,11 +77,6 @@ class Avx2Words(InstructionSet):
         (accumulator,), (integers,) = accumulators, digits
         return [self.multiply_add(accumulator, weights, integers)]
 
-    def end(self, accumulators: Sequence[Expr], start: Expr) -> Expr:
+    def total(self, accumulators: Sequence[Expr]) -> Expr:
         (total,) = accumulators
-        return cast("float32", total)
-
-
-def multiply_words(first: Expr, second: Expr) -> Expr:
-    """vpmaddwd: products of int16, 16 lanes, added to their neighbours': int32."""
-    return T.call_llvm_pure_intrin("int32x8", "llvm.x86.avx2.pmadd.wd", first, second)
+        return total

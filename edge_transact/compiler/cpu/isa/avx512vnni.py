@@ -10,10 +10,10 @@ from tvm.script import tirx as T
 from tvm.tirx import Expr
 
 from edge_transact.compiler.cpu.isa.avx512 import Avx512
-from edge_transact.compiler.cpu.isa.byte_products import ByteProducts
+from edge_transact.compiler.cpu.isa.x86_bytes import X86Bytes
 
 
-class Avx512Vnni(ByteProducts):
+class Avx512Vnni(X86Bytes):
     """Dot products of bytes by vpdpbusd."""
 
     name = "avx512vnni"

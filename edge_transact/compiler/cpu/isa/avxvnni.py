@@ -9,10 +9,10 @@ from __future__ import annotations
 from tvm.script import tirx as T
 from tvm.tirx import Expr
 
-from edge_transact.compiler.cpu.isa.byte_products import ByteProducts
+from edge_transact.compiler.cpu.isa.x86_bytes import X86Bytes
 
 
-class AvxVnni(ByteProducts):
+class AvxVnni(X86Bytes):
     """Dot products of bytes by vpdpbusd in 256 bits."""
 
     name = "avxvnni"

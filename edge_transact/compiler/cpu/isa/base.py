@@ -12,7 +12,7 @@ from tvm.target import Target
 from tvm.tirx import Expr
 
 from edge_transact.compiler.matmul import Rows
-from edge_transact.compiler.vector import lanes_of, shuffle, splat, sum_lanes
+from edge_transact.compiler.vector import add_quads, cast, lanes_of, shuffle, splat, sum_lanes
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD
 
 if TYPE_CHECKING:
@@ -149,8 +149,23 @@ class InstructionSet(ABC):
         """The accumulators after the products of a step's weights and each digit of its activations."""
 
     @abstractmethod
+    def total(self, accumulators: Sequence[Expr]) -> Expr:
+        """The sum of all digits' accumulators: `accumulator_dtype` lanes."""
+
     def end(self, accumulators: Sequence[Expr], start: Expr) -> Expr:
         """The sum of all products and the start: fp32 lanes."""
+        return cast("float32", self.total(accumulators))
+
+    def sum_quads(self, columns: Sequence[Sequence[Expr]]) -> Expr:
+        """The totals of the accumulators of four columns, four lanes of a column added: `accumulator_dtype` lanes.
+
+        Args:
+            columns: The accumulators of each column, of which every four lanes belong to a group.
+
+        Returns:
+            The four columns' totals of the first group, then those of the second, ...
+        """
+        return add_quads([T.bind(self.total(accumulators)) for accumulators in columns])
 
     def dot(self, start: Expr, words: Sequence[Expr], activations: Activations) -> Expr:
         """The dot product of vectors of words (uint32 lanes) with their activations: fp32 lanes.

@@ -12,7 +12,7 @@ from tvm.tirx import Expr
 from edge_transact.compiler.cpu.isa.base import InstructionSet, shift_right, sum_words
 from edge_transact.compiler.cpu.isa.quantizer import ActivationQuantizer
 from edge_transact.compiler.matmul import Rows
-from edge_transact.compiler.vector import cast, lanes_of, splat
+from edge_transact.compiler.vector import lanes_of, splat
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP, ZERO_POINT
 
 
@@ -58,8 +58,8 @@ class ByteProducts(InstructionSet):
     def add(self, accumulators: Sequence[Expr], weights: Expr, digits: Sequence[Expr], step: int) -> list[Expr]:
         return [self.multiply_add(each, weights, digit) for each, digit in zip(accumulators, digits, strict=True)]
 
-    def end(self, accumulators: Sequence[Expr], start: Expr) -> Expr:
-        return cast("float32", functools.reduce(self._add_digit, accumulators))
+    def total(self, accumulators: Sequence[Expr]) -> Expr:
+        return functools.reduce(self._add_digit, accumulators)
 
     def _add_digit(self, total: Expr, products: Expr) -> Expr:
         """The sum of a digit's products and, in `total`, those of the digits above."""

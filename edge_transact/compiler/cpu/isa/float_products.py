@@ -34,6 +34,6 @@ class FloatProducts(InstructionSet):
             self.multiply_add(each, weights, activation) if i == turn else each for i, each in enumerate(accumulators)
         ]
 
-    def end(self, accumulators: Sequence[Expr], start: Expr) -> Expr:
+    def total(self, accumulators: Sequence[Expr]) -> Expr:
         first, second = accumulators
         return first + second
