@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -45,7 +46,8 @@ class Subject:
         self, command: Sequence[str], *, cwd: Path | None = None, environment: Mapping[str, str] | None = None
     ) -> None:
         self._command = " ".join(map(str, command))
-        self._process = subprocess.Popen(
+        self._open = partial(
+            subprocess.Popen[str],
             command,
             cwd=cwd,
             env={**os.environ, **(environment or {})},
@@ -53,6 +55,15 @@ class Subject:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self._start()
+
+    def restart(self) -> None:
+        """End the process, and start another one."""
+        self.close()
+        self._start()
+
+    def _start(self) -> None:
+        self._process = self._open()
         try:
             self.about = json.loads(self._read())
         except EdgeTransactError:
