@@ -37,9 +37,7 @@ EXPORTED = "q4f16_0"
 """The quantization of the DISTs that llama.cpp runs, too, as GGUF with the same codes and scales."""
 
 PROCESS_ROUNDS = 4
-"""Rounds after which all programs start again. Where its memory lies makes one process up to 4 % faster or slower than
-another of the same program.
-"""
+"""Rounds after which all programs start again: a process is up to 4 % faster or slower than others of its program."""
 
 Figures = Mapping[str, Sequence[float]]
 

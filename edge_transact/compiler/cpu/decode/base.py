@@ -96,7 +96,7 @@ class DecodeMatmul(ABC):
         self, number: int, buffers: MatmulBuffers, isa: InstructionSet, scratch: Scratch, threads: int
     ) -> None:
         self.matmul, self.isa, self.buffers = buffers.matmul, isa, buffers
-        self.number, self.scratch, self.threads = number, scratch, threads
+        self.scratch, self.threads = scratch, threads
         self.sums = scratch.sums[number % 2]
         self.one_row = isinstance(scratch.rows, int)
         self.blocks = T.bind((self.buffers.width + (self.columns - 1)) // self.columns)

@@ -11,6 +11,7 @@ from tvm.tirx import Buffer, Expr
 from edge_transact.compiler.cpu.decode.base import DecodeMatmul, padded_words
 from edge_transact.compiler.vector import (
     LINE_WORDS,
+    add_halves,
     cast,
     join,
     lanes_of,
@@ -148,18 +149,14 @@ class _Columns:
     def sums(self, section: int) -> Expr:
         """The sum of each column of a section."""
         sums = T.bind(load(self.vectors, [section, 0], self.isa.lanes))
-        while (half := lanes_of(sums) // 2) >= self.of.columns:
-            sums = T.bind(shuffle([sums], range(half)) + shuffle([sums], range(half, 2 * half)))
+        while lanes_of(sums) > self.of.columns:
+            (sums,) = add_halves([sums], lanes_of(sums))
         return sums + load(self.rest, [section, 0], self.of.columns)
 
-    def _multiply(self, words: Expr, activations: Sequence[Sequence[Expr]]) -> Sequence[Expr]:
-        """The accumulators of the products of a vector of words."""
-        isa, words = self.isa, T.bind(words)
-        accumulators: Sequence[Expr] = isa.begin(splat(tirx.const(0, isa.accumulator_dtype), isa.lanes))
-        for step, digits in enumerate(activations):
-            weights = T.bind(isa.unpack(words, step))
-            accumulators = [T.bind(each) for each in isa.add(accumulators, weights, digits, step)]
-        return accumulators
+    def _multiply(self, words: Expr, activations: Sequence[Sequence[Expr]]) -> list[Expr]:
+        """The accumulators of a vector of words, which start from zero."""
+        start = splat(tirx.const(0, self.isa.accumulator_dtype), self.isa.lanes)
+        return self.isa.accumulate(start, [T.bind(words)], [activations])
 
     def _scaled(self, word: Expr, held: int, products: Expr, scales: Expr, order: Sequence[int]) -> Expr:
         """The sums of groups' products, `accumulator_dtype` lanes, times their scales: fp32 lanes.

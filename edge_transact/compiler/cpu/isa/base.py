@@ -175,11 +175,15 @@ class InstructionSet(ABC):
             words: The words.
             activations: Those of each.
         """
+        return self.end(self.accumulate(start, words, activations), start)
+
+    def accumulate(self, start: Expr, words: Sequence[Expr], activations: Activations) -> list[Expr]:
+        """The accumulators of that dot product, with all products in them."""
         accumulators = self.begin(start)
         for (vector, of_vector), step in itertools.product(zip(words, activations, strict=True), range(self.steps)):
             weights = T.bind(self.unpack(vector, step))
             accumulators = [T.bind(each) for each in self.add(accumulators, weights, of_vector[step], step)]
-        return self.end(accumulators, start)
+        return accumulators
 
 
 def take_from_words(x: Expr, i: int) -> Expr:
