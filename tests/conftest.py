@@ -6,6 +6,7 @@ import gc
 import inspect
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -34,6 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         return  # a process of pytest-xdist: it inherits all this
     config.stash[TEST_RUN] = TestRun()
+    # Shells have what runs in the background ignore Ctrl-C, and the programs that it starts, which tests interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for library in ("OMP", "TVM"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     # Else TVM binds a process that runs a kernel to the first CPU, which is then all that the process has.

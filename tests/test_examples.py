@@ -3,8 +3,8 @@
 Nothing in a line is changed. What it names is small: ``demo:smollm2``, ``model.gguf`` and all models of the hub, which
 is on loopback, are one random layer (`small_model`), since no example depends on what a model has learnt; only where a
 limit is a number that this layer is below, the model is one that isn't. Texts are short, the demo's too, lm-eval's
-tasks have one question, benches have two rounds, trainings four steps, calibrations four windows, and directories that
-a line takes for granted are made of the same layer. Those that measure a phone are in
+tasks have one question, benches have two rounds, prunings two shots, trainings four steps, calibrations four windows,
+and directories that a line takes for granted are made of the same layer. Those that measure a phone are in
 ``tests/bench/test_phone_examples.py``, those that install weights, build an app or look at one in the tests of that.
 ``--engine mlc`` needs a checkout.
 """
@@ -28,6 +28,7 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.heal.schedule import Schedule
 from edge_transact.inputs import demo_texts, models
 from edge_transact.inputs.names import package_directory
+from edge_transact.prune import run
 from edge_transact.prune.calibrate import windows
 from tests.support.bench_logs import llama_bench_test, repetition, write_log
 from tests.support.examples import EXAMPLES, ROOT, run_line, small_model, split
@@ -161,6 +162,17 @@ def two_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
         return original(dists, options.model_copy(update={"repetitions": 2, "warmups": 0, "until": None}), **how)
 
     monkeypatch.setattr(session, "bench_models", quickly)
+
+
+@pytest.fixture(autouse=True)
+def two_shots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each shot scores the model again, and can train it."""
+    original = run.resolved
+
+    def quickly(options, scoring):
+        return original(options.model_copy(update={"shots": min(options.shots, 2)}), scoring)
+
+    monkeypatch.setattr(run, "resolved", quickly)
 
 
 @pytest.fixture(autouse=True)

@@ -17,18 +17,17 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 CELL_TIMEOUT_S = 600
 
 
-def executed(path: Path, directory: Path) -> NotebookNode:
-    """A notebook with its outputs.
+def executed(notebook: NotebookNode, directory: Path) -> NotebookNode:
+    """The notebook with its outputs.
 
     Args:
-        path: The notebook.
+        notebook: The notebook.
         directory: The working directory of its kernel.
 
     Raises:
         nbclient.exceptions.CellExecutionError: A cell failed.
         nbclient.exceptions.CellTimeoutError: A cell took longer than `CELL_TIMEOUT_S`.
     """
-    notebook = nbformat.read(path, as_version=4)
     return NotebookClient(
         notebook,
         timeout=CELL_TIMEOUT_S,
@@ -60,7 +59,8 @@ def main() -> None:
     """Execute all notebooks."""
     for path in sorted(EXAMPLES.glob("*.ipynb")):
         with tempfile.TemporaryDirectory() as directory:
-            nbformat.write(without_bars(executed(path, Path(directory))), path)
+            notebook = nbformat.read(path, as_version=4)
+            nbformat.write(without_bars(executed(notebook, Path(directory))), path)
 
 
 if __name__ == "__main__":
