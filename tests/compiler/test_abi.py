@@ -25,6 +25,8 @@ from edge_transact.runtime.host import PAGE_SIZE, HostModel
 from tests.support.dumps import assert_all_forms
 from tests.support.odd_models import FUNCTIONS, Source
 
+pytestmark = pytest.mark.slow
+
 CASES = {
     "host": ("source", "q4f32_1", 1e-4),
     "host, cut heads": ("own_dims", "q0f32", 1e-4),
@@ -95,9 +97,8 @@ def model(library) -> HostModel:
 
 
 def on(*cases: str):
-    """A test of the libraries of these cases, of which those for phones take longer."""
-    phone = [pytest.mark.slow, pytest.mark.opencl]
-    parameters = [pytest.param(case, marks=phone if case in PHONE else []) for case in cases]
+    """A test of the libraries of these cases."""
+    parameters = [pytest.param(case, marks=pytest.mark.opencl if case in PHONE else []) for case in cases]
     return pytest.mark.parametrize("library", parameters, indirect=True, scope="module")
 
 
