@@ -41,16 +41,23 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dic
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def launched(environment: dict[str, str], code: str) -> subprocess.CompletedProcess:
-    """Runs Python code in two processes that know of each other."""
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "--no-python"]
-    return subprocess.run(
-        [sys.executable, *launcher, sys.executable, "-c", code],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+LAUNCHER = """
+import sys
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from edge_transact.heal import run, train
+together = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": 2, "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+elastic_launch(LaunchConfig(**together, max_restarts=0, start_method="fork"), exec)(sys.argv[1], {})
+"""
+
+
+def launched(environment: dict[str, str], code: str, *, by_torchrun: bool = False) -> subprocess.CompletedProcess:
+    """Runs Python code in two processes that know of each other.
+
+    What torchrun launches imports everything twice. Without it, the same agent forks both from a process that has.
+    """
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "--no-python", sys.executable]
+    arguments = [*torchrun, "-c", code] if by_torchrun else ["-c", LAUNCHER, code]
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=300)
 
 
 def code_of(model: Path, output: Path, text: Path, before: str = "", **options) -> str:
@@ -85,7 +92,7 @@ def test_two_processes(pruned_model: Path, training_text: Path, tmp_path: Path, 
         pruned_model, tmp_path / "two", training_text, DIES.format(how="os.kill(os.getpid(), 9)"), **AGAINST_LOOPS
     )
     started = time.monotonic()
-    result = launched(environment, killed)
+    result = launched(environment, killed, by_torchrun=True)
     # torchrun names the signal, and ends process 0, which may have said before that it lost the connection.
     words = ("Signal 9 (SIGKILL) received", "process 0 lost the connection to another process")
     assert result.returncode != 0 and any(word in result.stderr for word in words), result.stderr
