@@ -13,17 +13,9 @@ from edge_transact.heal.options import HealOptions
 from edge_transact.heal.student import Student, load, tensors_of
 from edge_transact.heal.teacher import DenseTeacher
 from tests.support.checkpoints import save_llama
+from tests.support.mappings import file_at
 
 IDS = torch.arange(1, 25).reshape(2, 12)
-
-
-def mapped_at(address: int) -> Path:
-    """The file that is mapped there."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        start, end = (int(each, 16) for each in line.split()[0].split("-"))
-        if start <= address < end:
-            return Path(line.split(maxsplit=5)[5])
-    raise AssertionError(f"nothing is mapped at {address:x}")
 
 
 @pytest.fixture(params=["pruned", "bf16, tied"])
@@ -47,7 +39,7 @@ def test_weights_are_mapped_in_the_dtype_of_the_file(model_path: Path) -> None:
     weight = frozen.model.layers[1].mlp.up_proj.weight
     stored = checkpoint.tensor("model.layers.1.mlp.up_proj.weight")
     assert weight.dtype == stored.dtype and torch.equal(weight, stored)
-    assert mapped_at(weight.data_ptr()).parent == model_path
+    assert file_at(weight.data_ptr()).parent == model_path
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
 
 
@@ -55,7 +47,7 @@ def test_predictions_share_the_head_in_the_file(model_path: Path) -> None:
     """So that keeping those of held-out text keeps hidden states only."""
     teacher = DenseTeacher(Checkpoint.open(model_path), torch.float32, torch.device("cpu"))
     predictions = teacher.predict(IDS, torch.ones_like(IDS, dtype=torch.bool))
-    assert mapped_at(predictions.head.data_ptr()).parent == model_path
+    assert file_at(predictions.head.data_ptr()).parent == model_path
 
 
 def test_gradients_pass_through_a_frozen_linear() -> None:
