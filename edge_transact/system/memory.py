@@ -12,6 +12,9 @@ import psutil
 PACKAGES_BYTES = 600 << 20
 """What a process has resident once torch, transformers and the tokenizer of a model are loaded."""
 
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+"""Where Linux says who gets huge pages, such as ``always [madvise] never``."""
+
 
 def total_bytes() -> int:
     """Memory of this machine."""
@@ -21,6 +24,14 @@ def total_bytes() -> int:
 def fits(nbytes: int) -> bool:
     """Whether `nbytes` take less than half of the memory that is available now."""
     return nbytes < psutil.virtual_memory().available / 2
+
+
+def has_huge_pages() -> bool:
+    """Whether Linux gives huge pages to all or to those who ask, as numpy does for arrays of 4 MiB and more."""
+    try:
+        return "[never]" not in HUGE_PAGES.read_text(encoding="ascii")
+    except OSError:
+        return False
 
 
 def trim() -> None:
