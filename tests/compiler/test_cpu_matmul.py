@@ -60,8 +60,7 @@ def leading(rows: Rows, count: int) -> tuple[int, int]:
 def for_small_matrices():
     """Gives matrices as small as these one strip or several."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edge_transact.compiler.cpu.decode.kn.STRIP_COLUMNS", 32)
-        patch.setattr("edge_transact.compiler.cpu.decode.kn.NEAR_STRIP_COLUMNS", 32)
+        patch.setattr("edge_transact.compiler.cpu.decode.kn.STRIP_BYTES", 128)
         yield
 
 

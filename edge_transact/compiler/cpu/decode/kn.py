@@ -9,24 +9,21 @@ from tvm import tirx
 from tvm.script import tirx as T
 from tvm.tirx import Expr
 
+from edge_transact.compiler.cpu.buffers import MatmulBuffers
+from edge_transact.compiler.cpu.decode.base import Scratch
 from edge_transact.compiler.cpu.decode.columns import DecodeColumns
+from edge_transact.compiler.cpu.isa import InstructionSet
 from edge_transact.compiler.vector import Index, cast, load, prefetch
 from edge_transact.quantization import WORDS_PER_GROUP
 
-FAR_BYTES = 16 << 10
-"""How far ahead of the group in use decode prefetches to the L2 cache: so many bytes of groups, and one at least."""
+AHEAD_BYTES = 16 << 10
+"""How far ahead of the block in use decode prefetches to the L2 cache, or to the L1 cache alone."""
 
 NEAR_BLOCKS = 2
 """How many blocks ahead of the one in use decode prefetches to the L1 cache, if the L2 cache has them."""
 
-STRIP_COLUMNS = 4096
-"""Columns that a thread takes through its groups before it goes on: a row's sums of them, 16 KiB, stay in the L1 cache.
-"""
-
-NEAR_STRIP_COLUMNS = 1024
-"""The same where weights are prefetched to the L1 cache, which has room for a group of so many columns, 18 KB, beside
-the one in use.
-"""
+STRIP_BYTES = 128 << 10
+"""The sums of all rows that a thread has of a strip, which stay in the L2 cache from group to group."""
 
 
 class DecodeKN(DecodeColumns):
@@ -38,56 +35,29 @@ class DecodeKN(DecodeColumns):
 
     in_parts = True
 
+    def __init__(
+        self, number: int, buffers: MatmulBuffers, isa: InstructionSet, scratch: Scratch, threads: int
+    ) -> None:
+        super().__init__(number, buffers, isa, scratch, threads)
+        block_sums = self.matmul.sections * self.columns * 4 * scratch.rows
+        self.strip_blocks = T.bind(T.max(1, tirx.truncdiv(T.int32(STRIP_BYTES), block_sums)))
+        self.blocks_ahead = AHEAD_BYTES // (self.matmul.sections * self.columns * self.matmul.group_bytes)
+
     def prefetch_first(self, thread: Expr) -> None:
-        strip = _Strip(self, thread, T.int32(0))
-        ahead = T.bind(T.min(strip.first + self._groups_ahead() * strip.blocks, strip.end))
-        with strip.each_group(ahead) as (group, first, end), T.serial(first, end) as block:
-            for section in range(self.matmul.sections):
-                self._prefetch(group, block, section)
+        self._prefetch_first_of(_Strip(self, thread, T.int32(0)))
 
     def multiply(self, thread: Expr) -> None:
         self.clear(thread, T.int32(0), self.blocks)
         self.pack_activations(thread)
-        ahead = self._groups_ahead()
-        # In memory, because TVM's integer analysis would walk through all that they are computed from, at each use.
-        far = T.alloc_buffer((2,), "int32")
-        with T.serial(0, (self.blocks + (self.strip_blocks - 1)) // self.strip_blocks) as number:
+        with T.serial(0, tirx.truncdiv(self.blocks + (self.strip_blocks - 1), self.strip_blocks)) as number:
             strip = _Strip(self, thread, number)
-            with strip.each_group(strip.end) as (group, first, end):
-                # After a strip's last group come the first ones of the next strip; after the last strip's comes
-                # nothing new.
-                later = T.bind(group + ahead - strip.end_group)
-                is_next = T.bind(tirx.all(later >= 0, strip.first_block + strip.blocks < self.blocks))
-                same_strip = T.min(group + ahead, strip.end_group - 1)
-                T.buffer_store(far, T.if_then_else(is_next, strip.first_group + later, same_strip), [0])
-                T.buffer_store(far, T.if_then_else(is_next, self.strip_blocks, 0), [1])
-                start = self.load_start(thread, group)
-                with T.serial(first, end) as block:
-                    far_block = T.bind(block + far[1])
-                    for section in range(self.matmul.sections):
-                        self._prefetch(far[0], far_block, section)
-                        # Several rows take so long to multiply that the L2 cache is near enough.
-                        if self.isa.prefetches_far and self.one_row:
-                            self._prefetch_near(group, block, section)
-                        self.accumulate(thread, group, block, section, start)
-
-    @property
-    def strip_blocks(self) -> int:
-        """The blocks of a strip; the last strip may have fewer."""
-        strip_columns = STRIP_COLUMNS if self.isa.prefetches_far else NEAR_STRIP_COLUMNS
-        return strip_columns // (self.matmul.sections * self.columns)
+            with T.If(number > 0), T.Then():
+                self._prefetch_first_of(strip)
+            self._multiply_strip(thread, strip)
 
     def groups(self, thread: Expr) -> tuple[Expr, Expr]:
         strip = _Strip(self, thread, T.int32(0))  # the others end in the same groups, or earlier
         return strip.first_group, strip.end_group
-
-    def _groups_ahead(self) -> Expr:
-        """How many groups ahead of the one in use weights are prefetched."""
-        if not self.isa.prefetches_far:
-            return T.int32(1)
-        block_bytes = self.matmul.sections * self.columns * self.matmul.group_bytes
-        group_bytes = T.min(self.blocks, self.strip_blocks) * block_bytes
-        return T.bind(T.max(1, tirx.truncdiv(T.int32(FAR_BYTES), group_bytes)))
 
     def load_word(self, group: Expr, block: Expr, section: int, offset: Index, word: Index) -> Expr:
         column = self.column(block, section) + offset
@@ -97,12 +67,43 @@ class DecodeKN(DecodeColumns):
         column = self.column(block, section) + offset
         return T.bind(cast("float32", load(self.buffers.scale, [group, column], self.isa.lanes)))
 
-    def _prefetch(self, group: Expr, block: Expr, section: int) -> None:
-        """Prefetch a block's part of a group."""
+    def _multiply_strip(self, thread: Expr, strip: _Strip) -> None:
+        groups_ahead = T.bind(tirx.truncdiv(T.int32(self.blocks_ahead), strip.blocks))
+        blocks_ahead = T.bind(self.blocks_ahead - groups_ahead * strip.blocks)
+        # In memory, because TVM's integer analysis would walk through all that they are computed from, at each use.
+        ahead = T.alloc_buffer((2,), "int32")
+        with strip.each_group(strip.end) as (group, first, end):
+            start = self.load_start(thread, group)
+            # From here on, what is ahead belongs to the group after.
+            turn = T.bind(T.min(T.max(first, strip.first_block + strip.blocks - blocks_ahead), end))
+            with T.serial(0, 2) as after:
+                rows = T.bind(T.min(groups_ahead + after, strip.end_group - 1 - group) * self.matmul.sections)
+                columns = T.bind((blocks_ahead - after * strip.blocks) * self.columns)
+                T.buffer_store(ahead, rows * WORDS_PER_GROUP * self.buffers.width + columns, [0])
+                T.buffer_store(ahead, rows * self.buffers.width + columns, [1])
+                begin = T.bind(T.if_then_else(after == 0, first, turn))
+                with T.serial(begin, T.bind(T.if_then_else(after == 0, turn, end))) as block:
+                    for section in range(self.matmul.sections):
+                        self._prefetch(group, block, section, ahead[0], ahead[1])
+                        # Several rows take so long to multiply that the L2 cache is near enough.
+                        if self.isa.prefetches_far and self.one_row:
+                            self._prefetch_near(group, block, section)
+                        self.accumulate(thread, group, block, section, start)
+
+    def _prefetch_first_of(self, strip: _Strip) -> None:
+        """Prefetch the thread's first weights of a strip."""
+        ahead = T.bind(T.min(strip.first + self.blocks_ahead, strip.end))
+        with strip.each_group(ahead) as (group, first, end), T.serial(first, end) as block:
+            for section in range(self.matmul.sections):
+                self._prefetch(group, block, section, 0, 0)
+
+    def _prefetch(self, group: Expr, block: Expr, section: int, words_ahead: Index, scales_ahead: Index) -> None:
+        """Prefetch the words and scales that are so many words and scales after those of a block's part of a group."""
         far, column = self.isa.prefetches_far, self.column(block, section)
+        column_of_words = T.bind(column + words_ahead)
         for word in range(WORDS_PER_GROUP):
-            prefetch(self.buffers.weight, [group * WORDS_PER_GROUP + word, column], far=far)
-        prefetch(self.buffers.scale, [group, column], far=far)
+            prefetch(self.buffers.weight, [group * WORDS_PER_GROUP + word, column_of_words], far=far)
+        prefetch(self.buffers.scale, [group, column + scales_ahead], far=far)
 
     def _prefetch_near(self, group: Expr, block: Expr, section: int) -> None:
         """Prefetch to the L1 cache what the thread needs soon, of the same group."""
