@@ -9,8 +9,10 @@ import tvm
 from tvm import IRModule, relax, tirx
 from tvm.s_tir import dlight
 
+from edge_transact.compiler.cpu import heads as cpu_heads
 from edge_transact.compiler.cpu.kernels import CPUKernels
 from edge_transact.compiler.cpu.schedules import ScheduleForCPU
+from edge_transact.compiler.gpu import heads as gpu_heads
 from edge_transact.compiler.gpu import schedules as gpu_schedules
 from edge_transact.compiler.gpu.kernels import MetalKernels, OpenCLKernels
 from edge_transact.compiler.matmul import Matmul
@@ -54,7 +56,7 @@ def phases(target: tvm.target.Target, metadata: dict[str, Any], bounds: Mapping[
         ],
         "fused": [
             FuseMatmuls(kernels, matmuls),
-            *([] if on_cpu else [ShareHeads(metadata, gpu_kernels, matmuls)]),
+            ShareHeads(metadata, cpu_heads) if on_cpu else ShareHeads(metadata, gpu_heads, gpu_kernels, matmuls),
         ],
         # Operators become kernels, element-wise ones fused behind the matmuls.
         "legalized": [

@@ -10,6 +10,7 @@ from tvm import tirx
 from benchmarks.opencl import executed_here
 from edge_transact.compiler.gpu.kernels import OpenCLKernels
 from edge_transact.compiler.matmul import CacheHeads, Matmul
+from tests.support.cache_heads import of_cache
 from tests.support.gpu_kernels import compiled, weights
 
 pytestmark = pytest.mark.opencl
@@ -32,22 +33,6 @@ def selected(matmul: Matmul, rows: int, features: int, width: int, *head_dims: i
 
 def close(ours: np.ndarray, wanted: np.ndarray, dtype: str) -> bool:
     return np.sqrt(((ours - wanted) ** 2).mean() / (wanted**2).mean()) <= (1.2e-3 if dtype == HALF else 1e-6)
-
-
-def of_cache(qkv: np.ndarray, angles: np.ndarray, pairs: np.ndarray, qk: int, d_v: int, layer: int) -> np.ndarray:
-    """``[rows, heads, head_dim]`` of a virtual KV layer, from the rows of all."""
-    h_q, h_kv = HEADS.num_attention_heads, HEADS.num_key_value_heads
-    size = (h_q + h_kv) * qk + h_kv * d_v
-    part = qkv[:, layer * size : (layer + 1) * size]
-    out = np.zeros((len(qkv), h_q + 2 * h_kv, HEADS.head_dim))
-    for head in range(h_q + h_kv):
-        low, high = np.split(part[:, head * qk : (head + 1) * qk], 2, -1)
-        kv_head = layer * h_kv + (head // (h_q // h_kv) if head < h_q else head - h_q)
-        turn = angles[:, pairs[kv_head]]
-        out[:, head, : qk // 2] = low * np.cos(turn) - high * np.sin(turn)
-        out[:, head, qk // 2 : qk] = high * np.cos(turn) + low * np.sin(turn)
-    out[:, h_q + h_kv :, :d_v] = part[:, (h_q + h_kv) * qk :].reshape(len(qkv), h_kv, d_v)
-    return out
 
 
 @pytest.mark.parametrize("rows", [1, 21])
@@ -83,7 +68,7 @@ def test_heads_of_any_dims_are_rotated_and_padded(matmul, rows):
         for layer in range(layers):
             out = tvm.runtime.tensor(np.full((1, rows, 10, HEADS.head_dim), 7, matmul.out_dtype))
             kernel(*tensors, qk, d_v, layer, out)
-            wanted = of_cache(y, angles, pairs, qk, d_v, layer)
+            wanted = of_cache(HEADS, y, angles, pairs, qk, d_v, layer)
             assert close(out.numpy()[0], wanted, matmul.dtype)
             assert np.array_equal(out.numpy()[0] == 0, wanted == 0), "padding"
     # In KN, a thread of decode computes two neighbouring pairs, where all halves are even.

@@ -1,4 +1,4 @@
-"""A reshape of a reshape is one reshape, and the numbers stay where they are."""
+"""A reshape of a reshape is one reshape or none, and the numbers stay where they are."""
 
 import numpy as np
 import tvm
@@ -27,9 +27,9 @@ def reshaped(shapes):
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.sampled_from(SHAPES), min_size=2, max_size=5))
-def test_one_reshape_is_left(shapes):
+def test_at_most_one_reshape_is_left(shapes):
     mod = JoinReshapes()(reshaped(shapes))
-    assert mod.script().count("R.reshape(") == 1
+    assert mod.script().count("R.reshape(") == (shapes[0] != shapes[-1])
     machine = relax.VirtualMachine(tvm.compile(mod, target="llvm"), tvm.cpu())
     numbers = np.arange(24, dtype=np.float32).reshape(shapes[0])
     assert np.array_equal(machine["main"](tvm.runtime.tensor(numbers)).numpy(), numbers.reshape(shapes[-1]))

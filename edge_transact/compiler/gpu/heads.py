@@ -27,7 +27,7 @@ def rope(cache_heads: CacheHeads, dtype: str, *, pairs: bool) -> tirx.PrimFunc:
 
     Arguments: ``qkv [b, s, rows of qkv_proj]``, ``rotation [2, b s, pairs before pruning]``, with `pairs` also
     ``rope_pairs [num_key_value_heads of the layer, pairs]``; ``qk_head_dim``, ``v_head_dim`` and the number of the
-    virtual layer within its layer, int64; the result ``[b, s, heads, head_dim]``.
+    virtual layer within its layer, int64; the result ``[b s, heads, head_dim]``.
 
     Args:
         cache_heads: Those of a virtual layer.
@@ -48,7 +48,7 @@ def rope(cache_heads: CacheHeads, dtype: str, *, pairs: bool) -> tirx.PrimFunc:
         kept = T.int64()
         indices = T.match_buffer(T.arg("pairs", T.handle()), (layer_heads, kept), "int32") if pairs else None
         qk, d_v, layer = (cast("int32", T.arg(name, T.int64())) for name in ("qk_head_dim", "v_head_dim", "layer"))
-        out = T.match_buffer(T.arg("out", T.handle()), (b, s, heads, head_dim), dtype)
+        out = T.match_buffer(T.arg("out", T.handle()), (b * s, heads, head_dim), dtype)
         with (
             T.thread_binding(cast("int32", b * s), thread="blockIdx.y") as token,
             T.thread_binding(-(-heads * head_dim // THREADS), thread="blockIdx.x") as block,
@@ -75,7 +75,7 @@ def rope(cache_heads: CacheHeads, dtype: str, *, pairs: bool) -> tirx.PrimFunc:
                     with T.Else(), T.If(k < d_v), T.Then():
                         index = row + (h_q + h_kv) * qk + (head - h_q - h_kv) * d_v + k
                         T.buffer_store(value, cast("float32", qkv[0, 0, index]), [0])
-                T.buffer_store(out, cast(dtype, value[0]), [0, 0, 0, token * (heads * head_dim) + i])
+                T.buffer_store(out, cast(dtype, value[0]), [0, 0, token * (heads * head_dim) + i])
     return ib.get()
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tvm
+import tvm_ffi
 from tvm import IRModule, relax
 
 
 @tvm.transform.module_pass(opt_level=0, name="JoinReshapes")
 class JoinReshapes:
-    """A reshape of a reshape becomes one reshape.
+    """A reshape of a reshape becomes one reshape, and one to the shape that its argument has disappears.
 
     TVM turns a single reshape into a view, but fuses two into a kernel that copies, twice per layer.
     """
@@ -28,7 +29,10 @@ class _Joiner(relax.PyExprMutator):
         if not _is_reshape(call):
             return call
         inner = self.lookup_binding(call.args[0]) if isinstance(call.args[0], relax.Var) else call.args[0]
-        return relax.op.reshape(inner.args[0], call.args[1]) if _is_reshape(inner) else call
+        source = inner.args[0] if _is_reshape(inner) else call.args[0]
+        if tvm_ffi.structural_equal(source.ty.shape, call.args[1]):
+            return source
+        return relax.op.reshape(source, call.args[1])
 
 
 def _is_reshape(expr: relax.Expr | None) -> bool:

@@ -11,7 +11,6 @@ import numpy as np
 import tvm
 from tvm import IRModule, relax, tirx
 
-from edge_transact.compiler.gpu import heads
 from edge_transact.compiler.matmul import CacheHeads, Matmul, Rows
 from edge_transact.compiler.passes.fuse_matmuls import PREFIXES
 from edge_transact.quantization import VALUES_PER_WORD
@@ -24,6 +23,16 @@ WITHOUT_PADDING = "heads_without_padding"
 
 
 class HeadKernels(Protocol):
+    """Kernels for heads that lost dims, of one kind of device."""
+
+    def rope(self, cache_heads: CacheHeads, dtype: str, *, pairs: bool) -> tirx.PrimFunc:
+        """As `gpu.heads.rope`."""
+
+    def without_padding(self, dtype: str) -> tirx.PrimFunc:
+        """As `gpu.heads.without_padding`."""
+
+
+class HeadMatmuls(Protocol):
     """The matmul kernels of a GPU, which also rotate and pad heads, and read padded ones."""
 
     def rows(self, x: Sequence[tirx.Expr]) -> Rows:
@@ -39,23 +48,31 @@ class HeadKernels(Protocol):
 class ShareHeads:
     """``rope`` becomes part of the matmul before it, and ``without_padding`` part of the matmul after it.
 
-    Matmuls that aren't ours, of weights in 16 bits for one, stay as they are. Next to them stand kernels of
-    `gpu.heads`, one launch for each virtual KV layer.
+    Matmuls that aren't ours, of weights in 16 bits for one, stay as they are, and so do a CPU's. Next to them stand
+    kernels of their own, one launch for each virtual KV layer.
 
     Args:
         metadata: Returned by ``_metadata``; its ``kv_cache`` has the heads of a virtual KV layer.
-        kernels: The target's kernels.
-        matmuls: What the module's kernels compute, by name.
+        alone: The device's kernels that stand alone.
+        kernels: Its matmul kernels, if they can do both.
+        matmuls: What the module's matmuls compute that those kernels can replace, by name.
     """
 
-    def __init__(self, metadata: Mapping[str, Any], kernels: HeadKernels, matmuls: Mapping[str, Matmul]) -> None:
-        self.metadata, self.kernels, self.matmuls = metadata, kernels, matmuls
+    def __init__(
+        self,
+        metadata: Mapping[str, Any],
+        alone: HeadKernels,
+        kernels: HeadMatmuls | None = None,
+        matmuls: Mapping[str, Matmul] | None = None,
+    ) -> None:
+        self.metadata, self.alone, self.kernels = metadata, alone, kernels
+        self.matmuls = {} if matmuls is None else matmuls
 
     def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
         """The pass."""
         kv_cache = self.metadata["kv_cache"]
         cache_heads = CacheHeads(*(kv_cache[n] for n in ("num_attention_heads", "num_key_value_heads", "head_dim")))
-        sharer = _Sharer(mod, cache_heads, self.kernels, self.matmuls)
+        sharer = _Sharer(mod, cache_heads, self.alone, self.kernels, self.matmuls)
         for var, function in mod.functions_items():
             if isinstance(function, relax.Function):
                 sharer.builder_.update_func(var, sharer.visit_expr(function))
@@ -65,10 +82,15 @@ class ShareHeads:
 @relax.expr_functor.mutator
 class _Sharer(relax.PyExprMutator):
     def __init__(
-        self, mod: IRModule, cache_heads: CacheHeads, kernels: HeadKernels, matmuls: Mapping[str, Matmul]
+        self,
+        mod: IRModule,
+        cache_heads: CacheHeads,
+        alone: HeadKernels,
+        kernels: HeadMatmuls | None,
+        matmuls: Mapping[str, Matmul],
     ) -> None:
         super().__init__(mod)
-        self.heads, self.kernels, self.matmuls = cache_heads, kernels, matmuls
+        self.heads, self.alone, self.kernels, self.matmuls = cache_heads, alone, kernels, matmuls
         self.made: dict[Hashable, relax.GlobalVar] = {}
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
@@ -107,6 +129,7 @@ class _Sharer(relax.PyExprMutator):
 
     def _matmul(self, matmul: Matmul, x: relax.Expr, call: relax.Call, *head_dims: int) -> relax.GlobalVar:
         """The kernel for a matmul of `x`, which has no padding, that replaces `call`."""
+        assert self.kernels is not None, "there are matmuls to replace"
         rows = list(x.ty.shape)
         selected = self.kernels.select(matmul, rows, int(call.ty.shape[-1]), head_dims)
         assert selected is not None, "there is a kernel without padding"
@@ -129,20 +152,32 @@ class _Sharer(relax.PyExprMutator):
             arguments = [x, *others, rotation, kept]
         else:
             dtype, name = str(qkv.ty.dtype), "rope_of_pairs" if pairs else "rope_of_all"
-            kernel = self._kernel(name, lambda: heads.rope(self.heads, dtype, pairs=bool(pairs)), name)
+            kernel = self._kernel(name, lambda: self.alone.rope(self.heads, dtype, pairs=bool(pairs)), name)
             arguments = [qkv, rotation, *pairs]
         parts = [
-            self.builder_.emit(relax.call_tir(kernel, [*arguments, *_integers(qk, d_v, layer)], output))
+            self._part(kernel, [*arguments, *_integers(qk, d_v, layer)], output, in_tokens=matmul is None)
             for layer, output in enumerate(outputs)
         ]
-        return relax.Tuple(parts) if isinstance(call.ty, tvm.ir.TupleType) else parts[0]
+        if not isinstance(call.ty, tvm.ir.TupleType):
+            return parts[0]
+        return relax.Tuple([self.builder_.emit(part) for part in parts])
+
+    def _part(
+        self, kernel: relax.GlobalVar, arguments: list[relax.Expr], output: relax.TensorType, *, in_tokens: bool
+    ) -> relax.Expr:
+        """The heads of a virtual layer. Kernels that stand alone return those of tokens, as the KV cache takes them."""
+        if not in_tokens:
+            return relax.call_tir(kernel, arguments, output)
+        b, s, *head_dims = output.shape
+        tokens = relax.TensorType([b * s, *head_dims], output.dtype)
+        return relax.op.reshape(self.builder_.emit(relax.call_tir(kernel, arguments, tokens)), output.shape)
 
     def _without_padding(self, call: relax.Call) -> relax.Expr:
         (x,) = call.args[1].fields
         v_head_dim = int(call.ty.shape[2]) // int(x.ty.shape[2])
         if v_head_dim == self.heads.head_dim:
             return relax.op.reshape(x, call.ty.shape)
-        kernel = self._kernel(WITHOUT_PADDING, lambda: heads.without_padding(str(x.ty.dtype)), WITHOUT_PADDING)
+        kernel = self._kernel(WITHOUT_PADDING, lambda: self.alone.without_padding(str(x.ty.dtype)), WITHOUT_PADDING)
         return relax.call_tir(kernel, [x, *_integers(v_head_dim)], call.ty)
 
 

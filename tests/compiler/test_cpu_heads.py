@@ -1,0 +1,52 @@
+"""The CPU's kernels for heads that lost dims, against numpy: with RoPE and padding for the KV cache, and without."""
+
+import numpy as np
+import pytest
+import tvm
+
+from edge_transact.compiler.cpu import heads
+from edge_transact.compiler.lowering import PIPELINE
+from edge_transact.compiler.matmul import CacheHeads
+from edge_transact.compiler.targets import get_target
+from tests.support.cache_heads import of_cache
+
+HEADS = CacheHeads(num_attention_heads=6, num_key_value_heads=2, head_dim=64)
+BEFORE, LAYERS = 32, 2
+dtypes = pytest.mark.parametrize("dtype", ["float16", "float32"])
+
+
+def compiled(function):
+    mod = tvm.IRModule({"kernel": function.with_attr("global_symbol", "kernel")})
+    return tvm.compile(mod, target=get_target("host").tvm_target(), tir_pipeline=PIPELINE)["kernel"]
+
+
+@dtypes
+@pytest.mark.parametrize("kept", [True, False], ids=["some pairs", "all pairs"])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 1)], ids=["decode", "prefill", "batch"])
+def test_heads_of_any_dims_are_rotated_and_padded(dtype, kept, shape):
+    rng = np.random.default_rng(0)
+    rows = shape[0] * shape[1]
+    kernel = compiled(heads.rope(HEADS, dtype, pairs=kept))
+    h_q, h_kv = HEADS.num_attention_heads, HEADS.num_key_value_heads
+    for qk, d_v in ((56, 64), (48, 16), (26, 7), (2, 1)) if kept else ((64, 64), (64, 24)):
+        qkv = rng.normal(size=(rows, LAYERS * ((h_q + h_kv) * qk + h_kv * d_v))).astype(dtype)
+        angles = rng.uniform(0, 7, (rows, BEFORE)).astype("float32")
+        pairs = np.stack([np.sort(rng.permutation(BEFORE)[: qk // 2]) for _ in range(LAYERS * h_kv)], dtype="int32")
+        tensors = [qkv.reshape(*shape, -1), np.stack([np.cos(angles), np.sin(angles)]), *([pairs] if kept else [])]
+        for layer in range(LAYERS):
+            out = tvm.runtime.tensor(np.full((rows, h_q + 2 * h_kv, HEADS.head_dim), 7, dtype))
+            kernel(*map(tvm.runtime.tensor, tensors), qk, d_v, layer, out)
+            wanted = of_cache(HEADS, qkv.astype("float64"), angles, pairs, qk, d_v, layer)
+            np.testing.assert_allclose(out.numpy(), wanted, atol=4e-3 if dtype == "float16" else 1e-5)
+            assert not out.numpy()[wanted == 0].any(), "padding"
+
+
+@dtypes
+def test_padding_is_taken_out(dtype):
+    rng = np.random.default_rng(0)
+    kernel = compiled(heads.without_padding(dtype))
+    for d_v in (24, 7, 1):
+        x = rng.normal(size=(2, 3, HEADS.num_attention_heads, HEADS.head_dim)).astype(dtype)
+        out = tvm.runtime.tensor(np.zeros((2, 3, HEADS.num_attention_heads * d_v), dtype))
+        kernel(tvm.runtime.tensor(x), d_v, out)
+        assert np.array_equal(out.numpy(), x[..., :d_v].reshape(2, 3, -1))
