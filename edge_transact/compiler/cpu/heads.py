@@ -35,11 +35,16 @@ def rope(cache_heads: CacheHeads, dtype: str, *, pairs: bool) -> PrimFunc:
     h_q, h_kv, head_dim = cache_heads.num_attention_heads, cache_heads.num_key_value_heads, cache_heads.head_dim
     with IRBuilder() as ib, builder.prim_func(s_tir=True):
         T.func_attr(_ATTRIBUTES)
-        b, s, rows, before, layer_heads, kept = (T.int64() for _ in range(6))
-        qkv = T.match_buffer(T.arg("qkv", T.handle()), (b, s, rows), dtype)
-        rotation = T.match_buffer(T.arg("rotation", T.handle()), (2, b * s, before), "float32")
-        indices = T.match_buffer(T.arg("pairs", T.handle()), (layer_heads, kept), "int32") if pairs else None
-        qk, d_v, layer = (cast("int32", T.arg(name, T.int64())) for name in ("qk_head_dim", "v_head_dim", "layer"))
+        b, s, rows, before = (T.int64() for _ in range(4))
+        handles = {name: T.arg(name, T.handle()) for name in ("qkv", "rotation", *(["pairs"] if pairs else []))}
+        widths = [T.arg(name, T.int64()) for name in ("qk_head_dim", "v_head_dim", "layer")]
+        qk, d_v, layer = (cast("int32", width) for width in widths)
+        qkv = T.match_buffer(handles["qkv"], (b, s, rows), dtype)
+        rotation = T.match_buffer(handles["rotation"], (2, b * s, before), "float32")
+        # The shape, so that the library of a model refuses another one's pairs.
+        virtual_layers = rows // ((h_q + h_kv) * widths[0] + h_kv * widths[1])
+        kept = (virtual_layers * h_kv, widths[0] // 2)
+        indices = T.match_buffer(handles["pairs"], kept, "int32") if pairs else None
         out = T.match_buffer(T.arg("out", T.handle()), (b * s, h_q + 2 * h_kv, head_dim), dtype)
         half = T.bind(qk // 2)
         turn = T.alloc_buffer((2, head_dim // 2), "float32")
