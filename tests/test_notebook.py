@@ -52,7 +52,7 @@ def test_it_runs(tmp_path):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     for cell in notebook.cells:
         cell.source = cell.source.replace(SMOLLM2, TINY).replace("context=512", "context=128")
-    ran = executed(notebook, tmp_path)
+    ran = executed(notebook, tmp_path, cell_timeout_s=120)
     check(ran, TINY)
     assert [output for output in outputs(ran, "prune") if WIDGET in output.get("data", ())], "no bar was drawn"
     assert not [text for cell in ("prune", "evaluate", "build") if (text := printed(ran, cell))]

@@ -17,20 +17,22 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 CELL_TIMEOUT_S = 600
 
 
-def executed(notebook: NotebookNode, directory: Path) -> NotebookNode:
+def executed(notebook: NotebookNode, directory: Path, cell_timeout_s: int = CELL_TIMEOUT_S) -> NotebookNode:
     """The notebook with its outputs.
 
     Args:
         notebook: The notebook.
         directory: The working directory of its kernel.
+        cell_timeout_s: The longest time for a cell. Now and then ZeroMQ doesn't wake the client when a cell has ended;
+            then it is this long until the client looks.
 
     Raises:
         nbclient.exceptions.CellExecutionError: A cell failed.
-        nbclient.exceptions.CellTimeoutError: A cell took longer than `CELL_TIMEOUT_S`.
+        nbclient.exceptions.CellTimeoutError: A cell took longer than `cell_timeout_s`.
     """
     return NotebookClient(
         notebook,
-        timeout=CELL_TIMEOUT_S,
+        timeout=cell_timeout_s,
         record_timing=False,
         coalesce_streams=True,
         # Nobody looks for these cells in the history of their own.
