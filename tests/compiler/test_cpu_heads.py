@@ -41,6 +41,17 @@ def test_heads_of_any_dims_are_rotated_and_padded(dtype, kept, shape):
             assert not out.numpy()[wanted == 0].any(), "padding"
 
 
+def test_pairs_of_another_shape_are_refused():
+    kernel, d_v = compiled(heads.rope(HEADS, "float32", pairs=True)), 8
+    rows = (HEADS.num_attention_heads + HEADS.num_key_value_heads) * 48 + HEADS.num_key_value_heads * d_v
+    qkv, rotation = np.zeros((1, 1, rows), "float32"), np.zeros((2, 1, BEFORE), "float32")
+    out = tvm.runtime.tensor(np.zeros((1, 10, HEADS.head_dim), "float32"))
+    for shape in ((2, 23), (2, 25), (1, 24), (4, 24)):
+        with pytest.raises(ValueError, match="on argument #2"):
+            kernel(*map(tvm.runtime.tensor, (qkv, rotation, np.zeros(shape, "int32"))), 48, d_v, 0, out)
+    kernel(*map(tvm.runtime.tensor, (qkv, rotation, np.zeros((2, 24), "int32"))), 48, d_v, 0, out)
+
+
 @dtypes
 def test_padding_is_taken_out(dtype):
     rng = np.random.default_rng(0)

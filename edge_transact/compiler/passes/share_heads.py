@@ -46,14 +46,14 @@ class HeadMatmuls(Protocol):
 
 @tvm.transform.module_pass(opt_level=0, name="ShareHeads")
 class ShareHeads:
-    """``rope`` becomes part of the matmul before it, and ``without_padding`` part of the matmul after it.
+    """On GPUs, ``rope`` becomes part of the matmul before it, and ``without_padding`` part of the matmul after it.
 
     Matmuls that aren't ours, of weights in 16 bits for one, stay as they are, and so do a CPU's. Next to them stand
-    kernels of their own, one launch for each virtual KV layer.
+    kernels that do nothing else, one launch for each virtual KV layer.
 
     Args:
         metadata: Returned by ``_metadata``; its ``kv_cache`` has the heads of a virtual KV layer.
-        alone: The device's kernels that stand alone.
+        head_kernels: The device's kernels that stand alone.
         kernels: Its matmul kernels, if they can do both.
         matmuls: What the module's matmuls compute that those kernels can replace, by name.
     """
@@ -61,18 +61,18 @@ class ShareHeads:
     def __init__(
         self,
         metadata: Mapping[str, Any],
-        alone: HeadKernels,
+        head_kernels: HeadKernels,
         kernels: HeadMatmuls | None = None,
         matmuls: Mapping[str, Matmul] | None = None,
     ) -> None:
-        self.metadata, self.alone, self.kernels = metadata, alone, kernels
+        self.metadata, self.head_kernels, self.kernels = metadata, head_kernels, kernels
         self.matmuls = {} if matmuls is None else matmuls
 
     def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
         """The pass."""
         kv_cache = self.metadata["kv_cache"]
         cache_heads = CacheHeads(*(kv_cache[n] for n in ("num_attention_heads", "num_key_value_heads", "head_dim")))
-        sharer = _Sharer(mod, cache_heads, self.alone, self.kernels, self.matmuls)
+        sharer = _Sharer(mod, cache_heads, self.head_kernels, self.kernels, self.matmuls)
         for var, function in mod.functions_items():
             if isinstance(function, relax.Function):
                 sharer.builder_.update_func(var, sharer.visit_expr(function))
@@ -85,12 +85,12 @@ class _Sharer(relax.PyExprMutator):
         self,
         mod: IRModule,
         cache_heads: CacheHeads,
-        alone: HeadKernels,
+        head_kernels: HeadKernels,
         kernels: HeadMatmuls | None,
         matmuls: Mapping[str, Matmul],
     ) -> None:
         super().__init__(mod)
-        self.heads, self.alone, self.kernels, self.matmuls = cache_heads, alone, kernels, matmuls
+        self.heads, self.head_kernels, self.kernels, self.matmuls = cache_heads, head_kernels, kernels, matmuls
         self.made: dict[Hashable, relax.GlobalVar] = {}
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
@@ -152,7 +152,7 @@ class _Sharer(relax.PyExprMutator):
             arguments = [x, *others, rotation, kept]
         else:
             dtype, name = str(qkv.ty.dtype), "rope_of_pairs" if pairs else "rope_of_all"
-            kernel = self._kernel(name, lambda: self.alone.rope(self.heads, dtype, pairs=bool(pairs)), name)
+            kernel = self._kernel(name, lambda: self.head_kernels.rope(self.heads, dtype, pairs=bool(pairs)), name)
             arguments = [qkv, rotation, *pairs]
         parts = [
             self._part(kernel, [*arguments, *_integers(qk, d_v, layer)], output, in_tokens=matmul is None)
@@ -177,7 +177,9 @@ class _Sharer(relax.PyExprMutator):
         v_head_dim = int(call.ty.shape[2]) // int(x.ty.shape[2])
         if v_head_dim == self.heads.head_dim:
             return relax.op.reshape(x, call.ty.shape)
-        kernel = self._kernel(WITHOUT_PADDING, lambda: self.alone.without_padding(str(x.ty.dtype)), WITHOUT_PADDING)
+        kernel = self._kernel(
+            WITHOUT_PADDING, lambda: self.head_kernels.without_padding(str(x.ty.dtype)), WITHOUT_PADDING
+        )
         return relax.call_tir(kernel, [x, *_integers(v_head_dim)], call.ty)
 
 

@@ -1,7 +1,7 @@
 """Matmuls of one row, or of a row of each of several sequences: bound by memory.
 
 Each thread streams its own part of the packed weights once, as they lie in memory, with wide loads, prefetches what
-comes next, and keeps everything else in registers and the L1 cache. With an NK weight a part is some of the columns;
+comes next, and keeps everything else in registers and caches. With an NK weight a part is some of the columns;
 with a KN weight, whose columns don't lie together, it is some of the groups, and the threads' sums are added. Each
 thread packs the activations that it needs itself, which is faster than waiting for another thread to do it. Matmuls
 that follow each other share one launch: between them threads meet at a barrier, which costs less than ending the launch

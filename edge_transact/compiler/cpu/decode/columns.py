@@ -18,7 +18,7 @@ from edge_transact.quantization import WORDS_PER_GROUP
 
 
 class DecodeColumns(DecodeMatmul):
-    """Adds the products of a group and a block of columns to sums in memory, which should be in the L1 cache."""
+    """Adds the products of a group and a block of columns to sums in memory, which should be in a cache."""
 
     columns = 16
 
