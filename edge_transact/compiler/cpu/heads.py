@@ -34,9 +34,10 @@ def rope(cache_heads: CacheHeads, dtype: str, *, pairs: bool) -> PrimFunc:
         with T.serial(0, heads.tokens) as token:
             with T.serial(0, h_kv) as kv_head:
                 heads.load_turn(token, kv_head)
-                with T.serial(0, h_q // h_kv) as i:
-                    heads.rotate(token, kv_head * (h_q // h_kv) + i)
-                heads.rotate(token, h_q + kv_head)
+                # Its query heads, and then its key: one loop, so that the code for a head is there once.
+                with T.serial(0, h_q // h_kv + 1) as i:
+                    query = kv_head * (h_q // h_kv) + i
+                    heads.rotate(token, T.bind(T.if_then_else(i < h_q // h_kv, query, h_q + kv_head)))
             with T.serial(0, h_kv) as kv_head:
                 heads.copy_value(token, kv_head)
     return ib.get()
