@@ -131,6 +131,14 @@ def test_every_shape(layout, isa, rows, k, n, count):
     assert_close(got, want, isa, "float32")
 
 
+@fp16_isas
+def test_threads_without_a_whole_group(isa, rng):
+    """Their sums begin at zero, whatever the memory held before: here, the sums of a larger matrix."""
+    for k in (576, 64, 32, 7):
+        got, want = run(of_any_shape("KN"), isa, k, 200, (1, 1), rng, "one")
+        assert_close(got, want, isa, "float32")
+
+
 @isas
 @all_rows
 def test_activations_keep_16_bits_or_more(isa, rows, rng):

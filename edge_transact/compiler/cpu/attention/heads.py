@@ -54,9 +54,10 @@ class Attention:
     def vectors_together(self) -> int:
         """Vectors of a value that decode weighs in one pass over the keys, for all the heads that it computes together.
 
-        As many as keep their sums in 12 of 16 registers, or in 16 of 32.
+        As many as keep their sums in registers, and leave some for the vectors and a numerator: AVX2 has 16 registers,
+        AVX-512 and Arm have 32.
         """
-        most = 16 if self.lanes == 16 else 12
+        most = {16: 16, 8: 9, 4: 12}[self.lanes]
         fitting = [n for n in range(1, self.vectors + 1) if self.vectors % n == 0 and n * self.together <= most]
         return max(fitting, default=1)
 

@@ -6,8 +6,6 @@ many scales. One row waits for memory meanwhile. With several rows, it is faster
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from tvm.script import tirx as T
 from tvm.tirx import Buffer, Expr
 
@@ -42,11 +40,8 @@ class BatchNK(DecodeColumns):
                 self._load_scales(self.column(block, section))
                 with T.serial(0, self.buffers.groups) as group:
                     self._prefetch(block + 1, group, section)
+                    self._transpose(group, block, section)
                     self.accumulate(thread, group, block, section, self.load_start(thread, group))
-
-    def accumulate(self, thread: Expr, group: Expr, block: Expr, section: int, start: Callable[[Expr], Expr]) -> None:
-        self._transpose(group, block, section)
-        super().accumulate(thread, group, block, section, start)
 
     def load_word(self, group: Expr, block: Expr, section: int, offset: Index, word: Index) -> Expr:
         return load(self.words, [word, offset], self.isa.lanes)

@@ -6,6 +6,7 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeAlias
 
 from tvm import tirx
 from tvm.script import tirx as T
@@ -15,6 +16,9 @@ from edge_transact.compiler.cpu.decode.base import DecodeMatmul
 from edge_transact.compiler.cpu.isa import InstructionSet
 from edge_transact.compiler.vector import Index, lanes_of, load, scalar_dtype, splat, store
 from edge_transact.quantization import WORDS_PER_GROUP
+
+_Products: TypeAlias = tuple[Expr, Expr]
+"""Where in a thread's sums some products belong, and the products: fp32 lanes."""
 
 
 class DecodeColumns(DecodeMatmul):
@@ -57,7 +61,16 @@ class DecodeColumns(DecodeMatmul):
         of_one_row = T.bind(start(T.int32(0)))  # stays in a register
         return lambda row: of_one_row
 
-    def accumulate(self, thread: Expr, group: Expr, block: Expr, section: int, start: Callable[[Expr], Expr]) -> None:
+    def accumulate(
+        self,
+        thread: Expr,
+        group: Expr,
+        block: Expr,
+        section: int,
+        start: Callable[[Expr], Expr],
+        *,
+        begins: Expr | bool = False,
+    ) -> None:
         """Add a group's products to the sums of a block, in all rows.
 
         Args:
@@ -66,11 +79,19 @@ class DecodeColumns(DecodeMatmul):
             block: The block.
             section: The section.
             start: What `load_start` returned for the group.
+            begins: Whether the sums of a single row begin with these products. Those of several rows are cleared
+                before, which takes less time than to keep the products of a tile in registers.
         """
         lanes = self.isa.lanes
         if self.one_row:
-            for offset in range(0, self.columns, lanes):
-                self._accumulate_row(thread, group, block, section, offset, start)
+            places = range(0, self.columns, lanes)
+            products = [self._multiply_row(thread, group, block, section, offset, start) for offset in places]
+            with T.If(begins):
+                with T.Then():
+                    for place, vector in products:
+                        store(self.sums, vector, [thread, place])
+                with T.Else():
+                    self._add_to_sums(thread, products)
             return
         tile_columns = min(self.columns, self.isa.batch_vectors * lanes)
         with T.serial(0, self.columns // tile_columns) as turn:
@@ -80,10 +101,10 @@ class DecodeColumns(DecodeMatmul):
             vectors = list(zip(offsets, scales, strict=True))
             self.for_each_tile(partial(self._accumulate_tile, thread, group, block, section, vectors, start))
 
-    def _accumulate_row(
+    def _multiply_row(
         self, thread: Expr, group: Expr, block: Expr, section: int, offset: int, start: Callable[[Expr], Expr]
-    ) -> None:
-        """Add a group's products to one row's sums of the vector of columns at `offset` in a block."""
+    ) -> _Products:
+        """A group's products for one row's sums of the vector of columns at `offset` in a block."""
         row = T.int32(0)
         words = [T.bind(self.load_word(group, block, section, offset, word)) for word in range(WORDS_PER_GROUP)]
         activations = [
@@ -92,7 +113,7 @@ class DecodeColumns(DecodeMatmul):
         ]
         products = self.isa.dot(start(row), words, activations)
         scales = self.load_scales(group, block, section, offset)
-        self._add_to_sums(thread, row, group, self.sums_of(row, block, section) + offset, products, scales)
+        return self.sums_of(row, block, section) + offset, self._scaled(thread, row, group, products, scales)
 
     def _accumulate_tile(
         self,
@@ -119,14 +140,19 @@ class DecodeColumns(DecodeMatmul):
                     for v in range(len(vectors)):
                         tile.add(r, v, weights[v], digits, step)
         for (r, row), (v, (offset, scales)) in itertools.product(enumerate(rows), enumerate(vectors)):
-            self._add_to_sums(thread, row, group, self.sums_of(row, block, section) + offset, tile.end(r, v), scales)
+            products = self._scaled(thread, row, group, tile.end(r, v), scales)
+            self._add_to_sums(thread, [(self.sums_of(row, block, section) + offset, products)])
 
-    def _add_to_sums(self, thread: Expr, row: Expr, group: Expr, place: Expr, products: Expr, scales: Expr) -> None:
-        """Add a group's products, fp32 lanes, times the scales of weights and activations, to a row's sums."""
-        lanes = self.isa.lanes
+    def _scaled(self, thread: Expr, row: Expr, group: Expr, products: Expr, scales: Expr) -> Expr:
+        """A group's products, fp32 lanes, times the scales of weights and activations."""
         if self.scratch.activation_scales is not None:
-            scales = scales * splat(self.scratch.activation_scales[thread, row, group], lanes)
-        store(self.sums, load(self.sums, [thread, place], lanes) + products * scales, [thread, place])
+            scales = scales * splat(self.scratch.activation_scales[thread, row, group], lanes_of(scales))
+        return T.bind(products * scales)
+
+    def _add_to_sums(self, thread: Expr, products: Sequence[_Products]) -> None:
+        """Add products to the sums."""
+        for place, vector in products:
+            store(self.sums, load(self.sums, [thread, place], lanes_of(vector)) + vector, [thread, place])
 
     def _load_activations(self, thread: Expr, row: Expr, group: Expr, step: int, word: Index) -> list[Expr]:
         """A word's activations of a step, by digit, each in every lane."""

@@ -47,12 +47,17 @@ class DecodeKN(DecodeColumns):
         self._prefetch_first_of(_Strip(self, thread, T.int32(0)))
 
     def multiply(self, thread: Expr) -> None:
-        self.clear(thread, T.int32(0), self.blocks)
+        if not self.one_row:
+            self.clear(thread, T.int32(0), self.blocks)
         self.pack_activations(thread)
         with T.serial(0, tirx.truncdiv(self.blocks + (self.strip_blocks - 1), self.strip_blocks)) as number:
             strip = _Strip(self, thread, number)
             with T.If(number > 0), T.Then():
                 self._prefetch_first_of(strip)
+            if self.one_row:
+                # A thread that has no whole group has nothing for the sums of some blocks.
+                with T.If(strip.end - strip.first < strip.blocks), T.Then():
+                    self.clear(thread, strip.first_block, strip.first_block + strip.blocks)
             self._multiply_strip(thread, strip)
 
     def groups(self, thread: Expr) -> tuple[Expr, Expr]:
@@ -74,6 +79,7 @@ class DecodeKN(DecodeColumns):
         ahead = T.alloc_buffer((2,), "int32")
         with strip.each_group(strip.end) as (group, first, end):
             start = self.load_start(thread, group)
+            first_begun = strip.first_begun(group)
             # From here on, what is ahead belongs to the group after.
             turn = T.bind(T.min(T.max(first, strip.first_block + strip.blocks - blocks_ahead), end))
             with T.serial(0, 2) as after:
@@ -88,7 +94,7 @@ class DecodeKN(DecodeColumns):
                         # Several rows take so long to multiply that the L2 cache is near enough.
                         if self.isa.prefetches_far and self.one_row:
                             self._prefetch_near(group, block, section)
-                        self.accumulate(thread, group, block, section, start)
+                        self.accumulate(thread, group, block, section, start, begins=block < first_begun)
 
     def _prefetch_first_of(self, strip: _Strip) -> None:
         """Prefetch the thread's first weights of a strip."""
@@ -136,6 +142,10 @@ class _Strip:
         # Not `//`, which TVM computes from values that it names, and gives two of them the same name.
         self.first_group = T.bind(tirx.truncdiv(self.first, self.blocks))
         self.end_group = T.bind(tirx.truncdiv(self.end + (self.blocks - 1), self.blocks))
+
+    def first_begun(self, group: Expr) -> Expr:
+        """The first block whose sums the thread has begun before a group. It begins those of the blocks before that."""
+        return T.bind(self.first_block + T.min(self.first + self.blocks - group * self.blocks, self.blocks))
 
     @contextmanager
     def each_group(self, end: Expr) -> Iterator[tuple[Expr, Expr, Expr]]:

@@ -27,8 +27,11 @@ from edge_transact.quantization import WORDS_PER_GROUP
 AHEAD_WORDS = 4096
 """How far ahead of the words in use decode prefetches: half of a small L1 cache."""
 
-NEAR_WORDS = 576
+NEAR_WORDS = 1152
 """How far ahead of the words in use decode prefetches to the L1 cache, if the L2 cache has them."""
+
+NEAR_WORDS_OF_LONG_ROWS = 64
+"""The same within each row, where rows are long."""
 
 
 class DecodeNK(DecodeMatmul):
@@ -53,16 +56,18 @@ class DecodeNK(DecodeMatmul):
         words = self.buffers.words
         self.padded_words = T.bind(padded_words(self.buffers, self.isa))
         # The rows of a tile are read concurrently, and a short row ends before a large distance pays.
-        ahead = T.bind(T.if_then_else(words < AHEAD_WORDS // self.columns, AHEAD_WORDS, AHEAD_WORDS // self.columns))
+        short = T.bind(words < AHEAD_WORDS // self.columns)
+        ahead = T.bind(T.if_then_else(short, AHEAD_WORDS, AHEAD_WORDS // self.columns))
+        near = T.bind(T.if_then_else(short, NEAR_WORDS, NEAR_WORDS_OF_LONG_ROWS))
         first, end = self.share(thread)
         self.pack_activations(thread)
         with T.serial(first, end) as block:
-            self._multiply_block(thread, block, ahead)
+            self._multiply_block(thread, block, ahead, near)
 
-    def _multiply_block(self, thread: Expr, block: Expr, ahead: Expr) -> None:
+    def _multiply_block(self, thread: Expr, block: Expr, ahead: Expr, near: Expr) -> None:
         """Compute the sums of a block's columns."""
         lanes, words, together = self.isa.lanes, self.buffers.words, self.isa.vectors_together * self.isa.lanes
-        columns = _Columns(self, thread, T.bind(self.first_column(block)), ahead)
+        columns = _Columns(self, thread, T.bind(self.first_column(block)), ahead, near)
         full = T.bind(words // lanes * lanes)
         with T.serial(0, words // together) as turn:
             columns.accumulate(turn * together, together)
@@ -95,6 +100,7 @@ class _Columns:
         thread: The thread that computes it.
         first: The first column, in the first section.
         ahead: How many words ahead it prefetches.
+        near: How many words ahead it prefetches to the L1 cache what the L2 cache has.
 
     Attributes:
         columns: The columns of each section.
@@ -103,9 +109,9 @@ class _Columns:
         rest: Their sums of the groups that don't fill a vector, fp32 ``[sections, columns]``.
     """
 
-    def __init__(self, of: DecodeNK, thread: Expr, first: Expr, ahead: Expr) -> None:
+    def __init__(self, of: DecodeNK, thread: Expr, first: Expr, ahead: Expr, near: Expr) -> None:
         self.of, self.isa, self.buffers, self.scratch = of, of.isa, of.buffers, of.scratch
-        self.thread, self.ahead = thread, ahead
+        self.thread, self.ahead, self.near = thread, ahead, near
         sections = of.matmul.sections
         self.columns = [
             [first + section * self.buffers.width + i for i in range(of.columns)] for section in range(sections)
@@ -189,7 +195,7 @@ class _Columns:
                     turn = column if turns == 1 else column + word // held % turns
                     prefetch(self.buffers.weight, [turn, word + (self.ahead + line)], far=far)
                     if far:
-                        prefetch(self.buffers.weight, [turn, word + (NEAR_WORDS + line)])
+                        prefetch(self.buffers.weight, [turn, word + (self.near + line)])
 
     def _load_activations(self, word: Expr, held: int) -> list[list[Expr]]:
         """The activations of `held` words from `word` on, repeated to a full vector, by step and digit."""
