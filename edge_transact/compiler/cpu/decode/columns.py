@@ -79,13 +79,15 @@ class DecodeColumns(DecodeMatmul):
             block: The block.
             section: The section.
             start: What `load_start` returned for the group.
-            begins: Whether the sums of a single row begin with these products. Those of several rows are cleared
-                before, which takes less time than to keep the products of a tile in registers.
+            begins: Whether the sums of a single row begin with these products, a bool. Those of several rows have to
+                be cleared before: a tile's products would wait in registers that it hasn't got.
         """
         lanes = self.isa.lanes
         if self.one_row:
-            places = range(0, self.columns, lanes)
-            products = [self._multiply_row(thread, group, block, section, offset, start) for offset in places]
+            products = [
+                self._multiply_row(thread, group, block, section, offset, start)
+                for offset in range(0, self.columns, lanes)
+            ]
             with T.If(begins):
                 with T.Then():
                     for place, vector in products:

@@ -47,6 +47,8 @@ class DecodeKN(DecodeColumns):
         self._prefetch_first_of(_Strip(self, thread, T.int32(0)))
 
     def multiply(self, thread: Expr) -> None:
+        # One row's first products are stored instead: other threads have read the sums last, and it takes time to get
+        # their cache lines back.
         if not self.one_row:
             self.clear(thread, T.int32(0), self.blocks)
         self.pack_activations(thread)

@@ -31,7 +31,7 @@ NEAR_WORDS = 1152
 """How far ahead of the words in use decode prefetches to the L1 cache, if the L2 cache has them."""
 
 NEAR_WORDS_OF_LONG_ROWS = 64
-"""The same within each row, where rows are long."""
+"""The same within each row of a tile, where rows have `AHEAD_WORDS` words or more together."""
 
 
 class DecodeNK(DecodeMatmul):
