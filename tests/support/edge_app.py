@@ -154,7 +154,9 @@ class Core:
     @contextmanager
     def pace(self, **pace: int) -> Iterator[None]:
         """Have the engine ``hold`` or ``die`` at so many tokens meanwhile, or ``batch`` so many in one callback."""
-        self._pace.write_text(json.dumps(pace))
+        fresh = self._pace.with_suffix(".fresh")
+        fresh.write_text(json.dumps(pace))
+        fresh.rename(self._pace)
         try:
             yield
         finally:

@@ -224,9 +224,12 @@ class Engine:
             self._died(f"{type(error).__name__}: {error}")
 
     def _paced(self, name: str, otherwise: float) -> float:
-        if self._pace is None or not self._pace.exists():
+        if self._pace is None:
             return otherwise
-        return json.loads(self._pace.read_text()).get(name, otherwise)
+        try:
+            return json.loads(self._pace.read_text()).get(name, otherwise)
+        except FileNotFoundError:  # One reading, not a look before it: the file may go at any time.
+            return otherwise
 
     def _may_go_on(self, request: Request) -> bool:
         if len(request.tokens) < self._paced("hold", math.inf):
