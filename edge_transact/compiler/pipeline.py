@@ -25,6 +25,7 @@ from edge_transact.compiler.passes.logits import AttachLogitProcessors, AttachSo
 from edge_transact.compiler.passes.reshapes import JoinReshapes
 from edge_transact.compiler.passes.sampling import AttachSampling
 from edge_transact.compiler.passes.share_heads import ShareHeads
+from edge_transact.compiler.passes.share_tensors import ShareTensors
 
 Phases = dict[str, list[tvm.transform.Pass]]
 """Passes in order, in named groups."""
@@ -84,10 +85,11 @@ def phases(target: tvm.target.Target, metadata: dict[str, Any], bounds: Mapping[
         # Calls of the virtual machine.
         "lowered": [
             relax.transform.LowerAllocTensor(),
+            relax.transform.ComputePrimValue(),
+            ShareTensors(),
             relax.transform.KillAfterLastUse(),
             KeepWeights(),
             relax.transform.LowerRuntimeBuiltin(),
-            relax.transform.ComputePrimValue(),
             relax.transform.VMShapeLower(),
             relax.transform.AttachGlobalSymbol(),
         ],
