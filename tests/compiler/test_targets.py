@@ -38,6 +38,13 @@ def test_every_function_is_there(archives, target):
     assert [name for name in kernels if f"__tvm_ffi_{prefix}{name}\0".encode() not in data] == []
 
 
+def test_no_function_makes_a_tensor_twice(archives, target):
+    """Each is of its own memory, or of its own shape."""
+    _, *functions = re.split(r"^@", archives[target].executable["as_text"](), flags=re.MULTILINE)
+    tensors = [re.findall(r"(?:alloc_tensor|reshape|symbolic_expr\w*) +in:.*(?= dst:)", each) for each in functions]
+    assert sum(map(len, tensors)) == sum(len(set(each)) for each in tensors) > 0
+
+
 def test_the_cache_has_no_kernels_for_other_models(archives, target):
     """TVM's own cache would also have those for sliding windows, trees of draft tokens and MLA."""
     kernels = set(re.findall(rb"__tvm_ffi_(\w+)", content(archives[target])))
