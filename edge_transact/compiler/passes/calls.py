@@ -1,8 +1,9 @@
-"""What relax functions call, and the weights that they take."""
+"""What relax functions call and read, and the weights that they take."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 import tvm
 from tvm import relax
@@ -20,6 +21,11 @@ def kernel_calls(function: relax.Function) -> Iterator[relax.Call]:
     for call in _calls(function):
         if isinstance(call.op, tvm.ir.GlobalVar):
             yield call
+
+
+def count_readers(expressions: Iterable[relax.Expr]) -> Counter[relax.Var]:
+    """How many of the expressions read each variable."""
+    return Counter(var for expression in expressions for var in set(relax.analysis.free_vars(expression)))
 
 
 def weights_of(function: relax.Function) -> set[relax.Var]:

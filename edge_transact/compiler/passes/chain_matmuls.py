@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from tvm import IRModule, relax, tirx
 
 from edge_transact.compiler.matmul import ChainedMatmul, Matmul, Rows
+from edge_transact.compiler.passes.calls import count_readers
 
 MakeChain = Callable[[tuple[ChainedMatmul, ...], Rows], tirx.PrimFunc]
 """Makes a chain's kernel, whose arguments are those of all the matmuls, then the results that are returned."""
@@ -55,13 +55,13 @@ class _Chainer:
                 runs.append([binding])
         if not any(len(run) > 1 for run in runs):
             return block
-        readers = _readers(binding.value for each in blocks for binding in each.bindings) + _readers([result])
+        readers = count_readers(binding.value for each in blocks for binding in each.bindings) + count_readers([result])
         made: list[relax.Binding] = []
         for run in runs:
             if len(run) < 2:
                 made += run
                 continue
-            own = _readers(binding.value for binding in run)
+            own = count_readers(binding.value for binding in run)
             made += self._joined(run, {binding.var for binding in run if readers[binding.var] > own[binding.var]})
         return relax.DataflowBlock(made)
 
@@ -96,8 +96,3 @@ class _Chainer:
             and bool(value.args)
             and getattr(value.args[0], "name_hint", None) in self.kinds
         )
-
-
-def _readers(expressions: Iterable[relax.Expr]) -> Counter[relax.Var]:
-    """How many of the expressions read each variable."""
-    return Counter(var for expression in expressions for var in set(relax.analysis.free_vars(expression)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +12,7 @@ from tvm.relax.dpl import DFPattern, GlobalVarPattern, TuplePattern, is_op, is_t
 from tvm_ffi import structural_equal
 
 from edge_transact.compiler.matmul import EMBEDDING, MATMUL, Layout, Matmul, Rows, StoredWeight, weight_block
+from edge_transact.compiler.passes.calls import count_readers
 from edge_transact.compiler.passes.chain_matmuls import MakeChain, chain_matmuls
 
 PACKED_BITS = 4
@@ -175,7 +175,7 @@ class _Bindings:
     def __init__(self, function: relax.Function) -> None:
         self.values = relax.analysis.get_var2val(function)
         self.variables = {value: var for var, value in self.values.items()}
-        readers = Counter(var for value in self.variables for var in set(relax.analysis.free_vars(value)))
+        readers = count_readers(self.variables)
         self.readers = {value: readers[var] for value, var in self.variables.items()}
 
 

@@ -8,6 +8,8 @@ import tvm
 import tvm_ffi
 from tvm import IRModule, relax, tirx
 
+from edge_transact.compiler.passes.calls import count_readers
+
 SHARED = ("relax.memory.alloc_tensor", "relax.reshape")
 """Tensors of planned memory, and views: of the same memory or tensor, with the same shape, they are the same."""
 
@@ -17,7 +19,7 @@ class ShareTensors:
     """What a function would make again, of the same memory and with the same shape, is what it made first.
 
     A model's layers take turns in few pieces of memory. For each, TVM makes the tensors of its results, views of them,
-    and the attention's scale, which is half of a library's instructions.
+    and the attention's scale: 336 of the 737 instructions that a token of SmolLM2 took.
     """
 
     def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
@@ -34,7 +36,8 @@ class ShareTensors:
 
 
 def _shared(mod: IRModule, function: relax.Function) -> relax.Function:
-    used = _used(function)
+    values = [binding.value for block in function.body.blocks for binding in block.bindings]
+    readers = count_readers([*values, function.body.body])
     made: dict[Hashable, relax.Var] = {}
     same: dict[relax.Var, relax.Var] = {}
     blocks = []
@@ -42,7 +45,7 @@ def _shared(mod: IRModule, function: relax.Function) -> relax.Function:
         bindings = []
         for binding in block.bindings:
             var, value = binding.var, binding.value
-            if isinstance(value, relax.Tuple) and var not in used:
+            if isinstance(value, relax.Tuple) and not readers[var]:
                 continue
             key = _key(mod, value, same) if isinstance(value, relax.Call) else None
             if key is not None and key in made:
@@ -72,18 +75,3 @@ def _key(mod: IRModule, call: relax.Call, same: Mapping[relax.Var, relax.Var]) -
     source, *others = call.args
     rest = tvm_ffi.StructuralKey(others)  # type: ignore[call-arg]  # its stub wants the hash, too
     return call.op.name, same.get(source, source), rest
-
-
-def _used(function: relax.Function) -> set[relax.Var]:
-    """The variables that anything reads."""
-    used: set[relax.Var] = set()
-
-    def note(expr: relax.Expr) -> None:
-        if isinstance(expr, relax.Var):
-            used.add(expr)
-
-    for block in function.body.blocks:
-        for binding in block.bindings:
-            relax.analysis.post_order_visit(binding.value, note)
-    relax.analysis.post_order_visit(function.body.body, note)
-    return used
