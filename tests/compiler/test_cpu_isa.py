@@ -76,6 +76,13 @@ def test_many_rows_with_avx2_multiply_words_bytes_or_fp32(digits, rows, expected
     assert type(select(target_of("x86_64", "znver3", []), digits, rows)) is expected
 
 
+@pytest.mark.parametrize(
+    ("mcpu", "vectors"), [("icelake-server", 2), ("sapphirerapids", 2), ("znver4", 1), ("znver5", 1)]
+)
+def test_sequences_share_what_the_cpu_would_load_too_slowly(mcpu, vectors):
+    assert select(target_of("x86_64", mcpu, []), 2, "batch").batch_vectors == vectors
+
+
 @pytest.mark.parametrize("rows", ["one", "batch", "any"], ids=["decode", "batch", "prefill"])
 @pytest.mark.parametrize(
     ("architecture", "mcpu", "instructions"),

@@ -225,10 +225,10 @@ def test_accumulators_can_be_registers(layout, rows):
 
 
 def test_a_matrix_narrower_than_a_tile_is_left_to_other_kernels():
-    isa = max(INSTRUCTION_SETS, key=lambda isa: isa.lanes)
-    for gated, columns in ((False, 2 * isa.lanes), (True, isa.lanes)):
-        assert supports(columns, isa, gated=gated)
-        assert not supports(columns - 1, isa, gated=gated)
+    isa = max(INSTRUCTION_SETS, key=lambda isa: isa.lanes * isa.batch_vectors)
+    for rows, gated, vectors in (("any", False, 2), ("any", True, 1), ("one", True, 1), ("batch", True, 2)):
+        assert supports(vectors * isa.lanes, isa, rows, gated=gated)
+        assert not supports(vectors * isa.lanes - 1, isa, rows, gated=gated)
 
 
 @pytest.mark.parametrize("features", [64, 41])

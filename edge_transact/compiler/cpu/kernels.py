@@ -51,7 +51,7 @@ class CPUKernels:
         """One kernel for each matmul spec and kind of rows."""
         rows = self.rows(x)
         instructions = self.instructions(matmul, rows=rows)
-        if not supports(width, instructions, gated=matmul.gated):
+        if not supports(width, instructions, rows, gated=matmul.gated):
             return None
         return (matmul, rows), lambda: kernel(matmul, instructions, self.threads, rows=rows)
 

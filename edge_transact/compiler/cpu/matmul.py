@@ -13,7 +13,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as builder
 
 from edge_transact.compiler.cpu.buffers import MatmulBuffers
-from edge_transact.compiler.cpu.decode import COLUMNS, copies_results, decode
+from edge_transact.compiler.cpu.decode import copies_results, decode, least_width
 from edge_transact.compiler.cpu.isa import InstructionSet
 from edge_transact.compiler.cpu.prefill import TILE_VECTORS, prefill
 from edge_transact.compiler.lowering import PLAIN_LOOPS
@@ -70,6 +70,6 @@ def chain(
     return ib.get()
 
 
-def supports(width: int, isa: InstructionSet, *, gated: bool) -> bool:
+def supports(width: int, isa: InstructionSet, rows: Rows, *, gated: bool) -> bool:
     """Whether a result is wide enough for the kernels: at least as many columns as a block has."""
-    return width >= max(COLUMNS, isa.lanes if gated else TILE_VECTORS * isa.lanes)
+    return width >= max(least_width(isa, one_row=rows != "batch"), isa.lanes if gated else TILE_VECTORS * isa.lanes)

@@ -19,7 +19,7 @@ from tvm.script import tirx as T
 from tvm.tirx import Expr
 
 from edge_transact.compiler.cpu.buffers import MatmulBuffers
-from edge_transact.compiler.cpu.decode.base import LAST_ROWS, DecodeMatmul, Scratch
+from edge_transact.compiler.cpu.decode.base import LAST_ROWS, DecodeMatmul, Scratch, block_columns
 from edge_transact.compiler.cpu.decode.batch_nk import BatchNK
 from edge_transact.compiler.cpu.decode.kn import DecodeKN
 from edge_transact.compiler.cpu.decode.nk import DecodeNK
@@ -27,9 +27,6 @@ from edge_transact.compiler.cpu.isa import InstructionSet
 from edge_transact.compiler.matmul import Layout, Matmul
 from edge_transact.compiler.vector import align_stack
 from edge_transact.quantization import GROUP_SIZE
-
-COLUMNS = DecodeKN.columns
-"""The columns that a matrix needs at least: those of a KN block, which are more than those of an NK block."""
 
 _OF_ONE_ROW: dict[Layout, type[DecodeMatmul]] = {"KN": DecodeKN, "NK": DecodeNK}
 _OF_A_BATCH: dict[Layout, type[DecodeMatmul]] = {"KN": DecodeKN, "NK": BatchNK}
@@ -46,7 +43,7 @@ def decode(matmuls: Sequence[MatmulBuffers], isas: Sequence[InstructionSet], thr
     """
     rows = 1 if one_row else T.bind((matmuls[0].rows + (LAST_ROWS - 1)) // LAST_ROWS * LAST_ROWS)
     kinds = _OF_ONE_ROW if one_row else _OF_A_BATCH
-    scratch = Scratch(matmuls, isas, max(kind.columns for kind in kinds.values()), threads, rows)
+    scratch = Scratch(matmuls, isas, least_width(isas[0], one_row=one_row), threads, rows)
     stages = [
         kinds[buffers.matmul.layout](number, buffers, isa, scratch, threads)
         for number, (buffers, isa) in enumerate(zip(matmuls, isas, strict=True))
@@ -87,6 +84,11 @@ def decode(matmuls: Sequence[MatmulBuffers], isas: Sequence[InstructionSet], thr
                 step(thread)
         with T.parallel(0, threads) as thread:
             steps[-1](thread)
+
+
+def least_width(isa: InstructionSet, *, one_row: bool) -> int:
+    """The columns that a matrix needs at least: those of a KN block, which are no fewer than those of an NK block."""
+    return block_columns(DecodeKN, isa, one_row=one_row)
 
 
 def copies_results(matmul: Matmul) -> bool:

@@ -81,6 +81,7 @@ class DecodeMatmul(ABC):
         threads: Threads of the launch.
 
     Attributes:
+        least_columns: Columns of a block of one row, in each section; of several rows, those of a block at least.
         columns: Columns of a block, in each section.
         spreads_groups: A group's scale and correction are in `Scratch` once for each of its words, rather than once.
         in_parts: Each thread computes a part of all columns' sums, rather than the sums of some columns.
@@ -88,7 +89,7 @@ class DecodeMatmul(ABC):
         sums: `Scratch.sums` of this matmul.
     """
 
-    columns: ClassVar[int]
+    least_columns: ClassVar[int]
     spreads_groups: ClassVar[bool] = False
     in_parts: ClassVar[bool] = False
 
@@ -99,6 +100,7 @@ class DecodeMatmul(ABC):
         self.scratch, self.threads = scratch, threads
         self.sums = scratch.sums[number % 2]
         self.one_row = isinstance(scratch.rows, int)
+        self.columns = block_columns(type(self), isa, one_row=self.one_row)
         self.blocks = T.bind((self.buffers.width + (self.columns - 1)) // self.columns)
 
     @abstractmethod
@@ -190,3 +192,8 @@ class DecodeMatmul(ABC):
                 store(scratch.corrections, splat(correction, copies), of_group)
 
         return pack
+
+
+def block_columns(kind: type[DecodeMatmul], isa: InstructionSet, *, one_row: bool) -> int:
+    """Columns of a block, in each section: with several rows, as many as an instruction set takes together."""
+    return kind.least_columns if one_row else max(kind.least_columns, isa.batch_vectors * isa.lanes)

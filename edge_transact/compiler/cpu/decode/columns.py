@@ -24,7 +24,7 @@ _Products: TypeAlias = tuple[Expr, Expr]
 class DecodeColumns(DecodeMatmul):
     """Adds the products of a group and a block of columns to sums in memory, which should be in a cache."""
 
-    columns = 16
+    least_columns = 16
 
     @abstractmethod
     def load_word(self, group: Expr, block: Expr, section: int, offset: Index, word: Index) -> Expr:

@@ -41,7 +41,7 @@ class DecodeNK(DecodeMatmul):
     fp32, one product with scales and, at the end, few additions.
     """
 
-    columns = 4
+    least_columns = 4
     spreads_groups = True
     padded_words: Expr
 

@@ -6,19 +6,38 @@ products to an int32.
 
 from __future__ import annotations
 
+from typing import Self
+
 from tvm.script import tirx as T
+from tvm.target import Target
 from tvm.tirx import Expr
 
 from edge_transact.compiler.cpu.isa.avx512 import Avx512
 from edge_transact.compiler.cpu.isa.x86_bytes import X86Bytes
+from edge_transact.compiler.matmul import Rows
 
 
 class Avx512Vnni(X86Bytes):
-    """Dot products of bytes by vpdpbusd."""
+    """Dot products of bytes by vpdpbusd.
+
+    Args:
+        digits: Digits of an activation.
+        batch_vectors: As in `InstructionSet`. An activation of several sequences is loaded for each product of one
+            vector, or of two. Intel's CPUs start two products in a cycle, but load one vector of 512 bits.
+    """
 
     name = "avx512vnni"
     features = ("avx512vnni", *Avx512.features)
     lanes = 16
+
+    def __init__(self, digits: int, batch_vectors: int = 2) -> None:
+        super().__init__(digits)
+        self.batch_vectors = batch_vectors
+
+    @classmethod
+    def for_target(cls, target: Target, digits: int, rows: Rows) -> Self:
+        # AMD's start one product in a cycle, so loads keep up, and two vectors take longer.
+        return cls(digits, batch_vectors=1 if str(target.attrs["mcpu"]).startswith("znver") else 2)
 
     def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
         nibbles, digits = T.reinterpret("int8x64", weights), T.reinterpret("int8x64", activations)

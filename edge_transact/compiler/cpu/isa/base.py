@@ -60,7 +60,7 @@ class InstructionSet(ABC):
     lanes: int
     vectors_together: ClassVar[int] = 1
     prefetches_far: ClassVar[bool] = True
-    batch_vectors: ClassVar[int] = 1
+    batch_vectors: int = 1
     tile_rows: ClassVar[int] = 6
     block_rows: ClassVar[int] = 1
     quantizer: ActivationQuantizer | None = None
