@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from edge_transact.compiler.cpu.embedding import embed
 from edge_transact.compiler.cpu.isa import InstructionSet
+from edge_transact.compiler.cpu.isa.avx512vnni import Avx512Vnni
 from edge_transact.compiler.cpu.matmul import chain, kernel, supports
 from edge_transact.compiler.matmul import ChainedMatmul, Matmul, Rows
 from edge_transact.quantization import QUANTIZATIONS
@@ -222,6 +223,16 @@ def test_accumulators_can_be_registers(layout, rows):
     """TVM asks the runtime for buffers of scope ``local``, and never for small ones of the default scope."""
     isa = max(INSTRUCTION_SETS, key=lambda isa: isa.lanes)
     assert "alloc_local" not in kernel(of_any_shape(layout), isa, 3, rows=rows).script()
+
+
+def test_each_cache_line_of_a_block_is_prefetched():
+    """A block has four words and half a line of scales per vector; the stack's alignment is a prefetch, too."""
+
+    def prefetches(vectors):
+        isa = Avx512Vnni(2, batch_vectors=vectors)
+        return kernel(of_any_shape("KN"), isa, 2, rows="batch").script().count("llvm.prefetch") - 1
+
+    assert prefetches(2) / prefetches(1) == (2 * 4 + 1) / (4 + 1)
 
 
 def test_a_matrix_narrower_than_a_tile_is_left_to_other_kernels():

@@ -13,7 +13,7 @@ from edge_transact.compiler.cpu.buffers import MatmulBuffers
 from edge_transact.compiler.cpu.decode.base import Scratch
 from edge_transact.compiler.cpu.decode.columns import DecodeColumns
 from edge_transact.compiler.cpu.isa import InstructionSet
-from edge_transact.compiler.vector import Index, cast, load, prefetch
+from edge_transact.compiler.vector import LINE_WORDS, Index, cast, load, prefetch
 from edge_transact.quantization import WORDS_PER_GROUP
 
 AHEAD_BYTES = 16 << 10
@@ -109,15 +109,19 @@ class DecodeKN(DecodeColumns):
         """Prefetch the words and scales that are so many words and scales after those of a block's part of a group."""
         far, column = self.isa.prefetches_far, self.column(block, section)
         column_of_words = T.bind(column + words_ahead)
-        for word in range(WORDS_PER_GROUP):
-            prefetch(self.buffers.weight, [group * WORDS_PER_GROUP + word, column_of_words], far=far)
+        for word, line in self._lines():
+            prefetch(self.buffers.weight, [group * WORDS_PER_GROUP + word, column_of_words + line], far=far)
         prefetch(self.buffers.scale, [group, column + scales_ahead], far=far)
 
     def _prefetch_near(self, group: Expr, block: Expr, section: int) -> None:
         """Prefetch to the L1 cache what the thread needs soon, of the same group."""
         column = self.column(block, section) + NEAR_BLOCKS * self.columns
-        for word in range(WORDS_PER_GROUP):
-            prefetch(self.buffers.weight, [group * WORDS_PER_GROUP + word, column])
+        for word, line in self._lines():
+            prefetch(self.buffers.weight, [group * WORDS_PER_GROUP + word, column + line])
+
+    def _lines(self) -> list[tuple[int, int]]:
+        """The cache lines of a block's words of a group: word of the group, and column within the block."""
+        return [(word, line) for word in range(WORDS_PER_GROUP) for line in range(0, self.columns, LINE_WORDS)]
 
 
 class _Strip:
