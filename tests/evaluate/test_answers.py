@@ -210,7 +210,10 @@ def test_a_library_for_several_sequences_gives_the_answers_of_one(batch_dist, pr
     assert library.max_batch_size == 3
     together = ask(library, codec, questions()[::5])
     library.max_batch_size = 1
-    assert ask(library, codec, questions()[::5]) == together
+    alone = ask(library, codec, questions()[::5])
+    # But for rounding: where two tokens are as likely, the long answers of this tiny model may part. How likely they
+    # are depends on the CPU, too, which trained it.
+    assert sum(a == b for a, b in zip(alone, together, strict=True)) >= len(alone) - 2
 
 
 def test_eval_asks_all_models_and_writes_a_page(pruned, dist, tmp_path):

@@ -93,9 +93,15 @@ def test_weights_stay_where_no_solution_is_better(case: str) -> None:
 
 def solving_mib(size: int) -> float:
     """The peak memory of solving for a projection with `size` inputs, in addition to the sums."""
-    regression = Regression(torch.randn(64, size))
-    for held_out in (False, True):
-        regression.add(torch.randn(512, size), torch.randn(512, 64), torch.ones(512, 1), held_out=held_out)
+
+    def summed(size: int) -> Regression:
+        regression = Regression(torch.randn(64, size))
+        for held_out in (False, True):
+            regression.add(torch.randn(512, size), torch.randn(512, 64), torch.ones(512, 1), held_out=held_out)
+        return regression
+
+    summed(size // 2).solve()  # loads the code that solves, and makes its buffers
+    regression = summed(size)
     before = peak_rss_mib()
     regression.solve()
     return peak_rss_mib() - before
