@@ -19,7 +19,7 @@ from tvm.script import tirx as T
 from tvm.tirx import Expr
 
 from edge_transact.compiler.cpu.buffers import MatmulBuffers
-from edge_transact.compiler.cpu.decode.base import LAST_ROWS, DecodeMatmul, Scratch, block_columns
+from edge_transact.compiler.cpu.decode.base import LAST_ROWS, DecodeMatmul, Scratch
 from edge_transact.compiler.cpu.decode.batch_nk import BatchNK
 from edge_transact.compiler.cpu.decode.kn import DecodeKN
 from edge_transact.compiler.cpu.decode.nk import DecodeNK
@@ -88,7 +88,7 @@ def decode(matmuls: Sequence[MatmulBuffers], isas: Sequence[InstructionSet], thr
 
 def least_width(isa: InstructionSet, *, one_row: bool) -> int:
     """The columns that a matrix needs at least: those of a KN block, which are no fewer than those of an NK block."""
-    return block_columns(DecodeKN, isa, one_row=one_row)
+    return DecodeKN.block_columns(isa, one_row=one_row)
 
 
 def copies_results(matmul: Matmul) -> bool:

@@ -100,8 +100,13 @@ class DecodeMatmul(ABC):
         self.scratch, self.threads = scratch, threads
         self.sums = scratch.sums[number % 2]
         self.one_row = isinstance(scratch.rows, int)
-        self.columns = block_columns(type(self), isa, one_row=self.one_row)
+        self.columns = self.block_columns(isa, one_row=self.one_row)
         self.blocks = T.bind((self.buffers.width + (self.columns - 1)) // self.columns)
+
+    @classmethod
+    def block_columns(cls, isa: InstructionSet, *, one_row: bool) -> int:
+        """Columns of a block, in each section: with several rows, as many as an instruction set takes together."""
+        return cls.least_columns if one_row else max(cls.least_columns, isa.batch_vectors * isa.lanes)
 
     @abstractmethod
     def prefetch_first(self, thread: Expr) -> None:
@@ -192,8 +197,3 @@ class DecodeMatmul(ABC):
                 store(scratch.corrections, splat(correction, copies), of_group)
 
         return pack
-
-
-def block_columns(kind: type[DecodeMatmul], isa: InstructionSet, *, one_row: bool) -> int:
-    """Columns of a block, in each section: with several rows, as many as an instruction set takes together."""
-    return kind.least_columns if one_row else max(kind.least_columns, isa.batch_vectors * isa.lanes)

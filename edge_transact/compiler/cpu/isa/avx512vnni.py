@@ -22,8 +22,8 @@ class Avx512Vnni(X86Bytes):
 
     Args:
         digits: Digits of an activation.
-        batch_vectors: As in `InstructionSet`. An activation of several sequences is loaded for each product of one
-            vector, or of two. Intel's CPUs start two products in a cycle, but load one vector of 512 bits.
+        batch_vectors: As in `InstructionSet`: one or two. An activation that is loaded serves a product of each.
+            Ice Lake starts two products in a cycle, but loads one vector of 512 bits.
     """
 
     name = "avx512vnni"
@@ -36,7 +36,7 @@ class Avx512Vnni(X86Bytes):
 
     @classmethod
     def for_target(cls, target: Target, digits: int, rows: Rows) -> Self:
-        # AMD's start one product in a cycle, so loads keep up, and two vectors take longer.
+        # Zen 4 starts one product in a cycle, so loads keep up, and two vectors took longer. Zen 5 wasn't measured.
         return cls(digits, batch_vectors=1 if str(target.attrs["mcpu"]).startswith("znver") else 2)
 
     def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
