@@ -12,6 +12,9 @@ from typer.core import TyperCommand
 
 EXAMPLES = "**Examples**"
 
+ANYWHERE = "With any command"
+"""The panel of the global flags in each command's help."""
+
 _WORD = re.compile(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""")
 
 
@@ -84,6 +87,6 @@ def everywhere(switches: Any, names: dict[str, Callable[[], None]]) -> Iterator[
         if param.name in names:
             own = copy.copy(param)
             own.expose_value = False
-            own.rich_help_panel = "With any command"
+            own.rich_help_panel = ANYWHERE
             own.callback = lambda ctx, param, given: names[param.name]() if given else None
             yield own

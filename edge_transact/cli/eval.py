@@ -36,7 +36,7 @@ def evaluate(
     ],
     text: Annotated[
         str,
-        typer.Option(help="A .txt, .jsonl, .parquet or .html file, a directory of them, a hub data set or demo:sotu."),
+        typer.Option(help="A .txt, .md, .html, .jsonl or .parquet file, a directory, a hub data set or a demo: text."),
     ] = "demo:sotu",
     window: Annotated[int, typer.Option(min=2, help="Tokens per window; windows don't overlap.")] = 512,
     max_windows: Annotated[

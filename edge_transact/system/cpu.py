@@ -1,11 +1,14 @@
-"""The features of this machine's CPU, by LLVM's names: no library runs into an instruction that the CPU lacks."""
+"""The features of this machine's CPU, by LLVM's names: what libraries are compiled for, and what they must not need."""
 
 from __future__ import annotations
 
 import platform
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+
+from edge_transact.system import sysctl
 
 CPUINFO = Path("/proc/cpuinfo")
 """Read by hand, because psutil tells neither a CPU's features nor its name."""
@@ -53,6 +56,25 @@ FLAGS = {
 }
 """The instruction sets that compiled kernels may use: LLVM's name to that of ``/proc/cpuinfo``."""
 
+MACOS = {
+    "neon": "hw.optional.neon",
+    "fullfp16": "hw.optional.arm.FEAT_FP16",
+    "fp16fml": "hw.optional.arm.FEAT_FHM",
+    "dotprod": "hw.optional.arm.FEAT_DotProd",
+    "bf16": "hw.optional.arm.FEAT_BF16",
+    "i8mm": "hw.optional.arm.FEAT_I8MM",
+    "lse": "hw.optional.arm.FEAT_LSE",
+    "avx2": "hw.optional.avx2_0",
+    "fma": "hw.optional.fma",
+    "f16c": "hw.optional.f16c",
+    "avx512f": "hw.optional.avx512f",
+    "avx512bw": "hw.optional.avx512bw",
+    "avx512dq": "hw.optional.avx512dq",
+    "avx512vl": "hw.optional.avx512vl",
+    "avx512vnni": "hw.optional.avx512vnni",
+}
+"""LLVM's name to that of macOS's ``sysctl``, whose value is 1 where the CPU has it. Source: Apple's "Determining
+Instruction Set Characteristics"."""
 
 I8MM_AT_RUN_TIME = "i8mm-at-run-time"
 """The key of a TVM target whose kernels use i8mm only where the CPU says that it has it: the target's features allow
@@ -60,16 +82,30 @@ it, and its libraries don't need it."""
 
 
 def missing(features: Iterable[str]) -> list[str]:
-    """The LLVM features among `features` that this machine's CPU lacks; none where the system doesn't tell.
+    """The LLVM features among `features` that this machine's CPU lacks, as far as the system tells."""
+    told = _told()
+    return sorted(name for name in features if told.get(name) is False)
 
-    Source: ``flags`` (x86-64) or ``Features`` (aarch64) in ``/proc/cpuinfo``.
+
+def present() -> list[str]:
+    """The LLVM features that this machine's CPU has, as far as the system tells."""
+    return sorted(name for name, has in _told().items() if has)
+
+
+def _told() -> dict[str, bool]:
+    """Which features this machine's CPU has, by LLVM's names; empty where the system doesn't tell.
+
+    Source: ``flags`` (x86-64) or ``Features`` (aarch64) in ``/proc/cpuinfo``; on macOS, ``sysctl``.
     """
+    if sys.platform == "darwin":
+        values = {name: sysctl.number(key) for name, key in MACOS.items()}
+        return {name: value == 1 for name, value in values.items() if value is not None}
     flags = _cpu_info("flags", "Features")
-    return sorted(name for name in features if name in FLAGS and FLAGS[name] not in flags) if flags else []
+    return {name: flag in flags for name, flag in FLAGS.items()} if flags else {}
 
 
 def has_fast_bf16() -> bool:
-    """Whether this machine's CPU multiplies bf16 faster than fp32; `False` where the system doesn't tell.
+    """Whether this machine's CPU multiplies bf16 faster than fp32; `False` where Linux doesn't tell.
 
     CPUs with AMX do, and so do AMD's with AVX-512 (twice as fast on Zen 4) and ARM's. Intel's AVX-512 without AMX
     takes twice as long for bf16 as for fp32 (Emerald Rapids).
@@ -81,6 +117,8 @@ def has_fast_bf16() -> bool:
 
 def cpu_name() -> str:
     """The model name of this machine's CPU, or its architecture where the system doesn't tell."""
+    if sys.platform == "darwin":
+        return sysctl.text("machdep.cpu.brand_string") or platform.machine()
     try:
         match = re.search(r"^model name\s*:\s*(.+)$", CPUINFO.read_text(), re.MULTILINE)
     except OSError:

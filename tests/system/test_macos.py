@@ -15,7 +15,7 @@ from edge_transact.compiler.targets import get_target
 from edge_transact.doctor import system as checks
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.runtime.threads import Threads
-from edge_transact.system import cpu, memory
+from edge_transact.system import cpu, memory, sysctl
 from edge_transact.system.machine import machine_name
 
 
@@ -36,6 +36,17 @@ def test_the_machine_is_described_without_proc(macos):
     reading = read_sensors()
     assert reading.temp_c is None and reading.cpu_mhz is None
     assert all(check.ok for check in checks.python())
+
+
+def test_what_an_apple_cpu_lacks(macos):
+    """As an M1 tells: a library for an M4 is refused there, and not run to compare it."""
+    told = {f"hw.optional.arm.FEAT_{name}": 1 for name in ("FP16", "FHM", "DotProd", "LSE")} | {"hw.optional.neon": 1}
+    told |= {"hw.optional.arm.FEAT_BF16": 0, "hw.optional.arm.FEAT_I8MM": 0}
+    macos.setattr(sysctl, "number", told.get)
+    macos.setattr(sysctl, "text", {"machdep.cpu.brand_string": "Apple M1"}.get)
+    assert cpu.missing(["neon", "dotprod", "bf16", "i8mm", "sme"]) == ["bf16", "i8mm"]
+    assert cpu.present() == ["dotprod", "fp16fml", "fullfp16", "lse", "neon"]
+    assert cpu.cpu_name() == "Apple M1"
 
 
 def test_bench_starts_there_and_cannot_bind_itself_to_cores(macos):
