@@ -142,9 +142,9 @@ def _print(results: Sequence[Result]) -> None:
     devices = {result["device"] for result in results}
     several = len(devices) > 1
     columns = ["model", *(["device"] if several else []), "tokens"]
-    table = Table(
-        *columns, "ttft s", "prefill tok/s", "decode tok/s", "rss MiB", title=None if several else "".join(devices)
-    )
+    threads = ", ".join(str(each) for each in sorted({result["n_threads"] or 0 for result in results}) if each)
+    title = None if several else "".join(devices) + (f"; threads: {threads}" if threads else "")
+    table = Table(*columns, "ttft s", "prefill tok/s", "decode tok/s", "rss MiB", title=title)
     for column in table.columns[len(columns) :]:
         column.justify = "right"
     for result in results:

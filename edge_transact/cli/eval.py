@@ -164,9 +164,10 @@ def evaluate(
             rows.add_row(*cells)
         console = Console(highlight=False)
         console.print(rows)
+        threads = ", ".join(dict.fromkeys(str(result["threads"]) for result in results))
         console.print(
             f"{text}, sha256 {first['text_sha256']}: {first['windows']} windows of {window} tokens, "
-            f"in {process_s():.0f} s on {first['threads']} thread{'s' * (first['threads'] != 1)}",
+            f"in {process_s():.0f} s; threads: {threads}",
             soft_wrap=True,
         )
         if any("degenerate" in result for result in results) or tasks:

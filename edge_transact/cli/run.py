@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,8 @@ import typer
 
 from edge_transact.cli.common import JsonOption, ThreadsOption, guarded, show
 from edge_transact.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 
 @guarded
@@ -93,3 +96,6 @@ def run(
     text = sys.stdin.read() if prompt is None else prompt
     answer = session.answer(chat.valid(text), on_text=None if as_json else chat.write)
     show(answer.to_dict() | {"threads": session.model.threads}, as_json, lambda: chat.write("\n"))
+    if not as_json:
+        speed = f", then {answer.decode_tok_s:.1f} tokens/s" if answer.decode_tok_s else ""
+        logger.info(f"first token after {answer.prefill_s:.2f} s{speed}; threads: {session.model.threads}")

@@ -174,15 +174,19 @@ def build_library(
     return BuiltLibrary(path, metadata)
 
 
-def _cpu(target: tvm.target.Target) -> dict[str, dict[str, str | list[str]]]:
-    """``cpu``: the name and the required features of the CPU that kernels are compiled for; empty for a GPU."""
+def _cpu(target: tvm.target.Target) -> dict[str, dict[str, str | int | list[str]]]:
+    """``cpu``: name, required features and `threads` of the CPU that kernels are compiled for; empty for a GPU.
+
+    Decode is divided among as many threads.
+    """
     from tvm.target import codegen
 
     if target.kind.name != "llvm":
         return {}
     asked_for = {"i8mm"} if I8MM_AT_RUN_TIME in target.keys else set()
     features = sorted(set(codegen.llvm_get_cpu_features(target)) & set(FLAGS) - asked_for)
-    return {"cpu": {"name": str(target.attrs.get("mcpu", "generic")), "features": features}}
+    name, threads = str(target.attrs.get("mcpu", "generic")), int(target.attrs["num-cores"])
+    return {"cpu": {"name": name, "features": features, "threads": threads}}
 
 
 def _export(executable: relax.VMExecutable, path: Path, target: BuildTarget, model_lib: str) -> None:

@@ -70,7 +70,9 @@ def compiler() -> list[Check]:
         if version:
             checks.append(Check(name, True, f"{version.splitlines()[0]} at {shutil.which(program) or program}"))
         else:
-            checks.append(Check(name, False, f"no working {program} on PATH", install_command(package)))
+            with_xcode = sys.platform == "darwin" and package == "gcc"
+            fix = "xcode-select --install" if with_xcode else install_command(package)
+            checks.append(Check(name, False, f"no working {program} on PATH", fix))
     return checks
 
 

@@ -17,8 +17,8 @@ def generate(
 ) -> Iterator[tuple[int, list[int]]]:
     """Continue prompts with the likeliest tokens, as many prompts at once as the library takes.
 
-    A prompt takes the place of one that has ended. The tokens are the same however many prompts that are at once: each
-    is computed by itself, and each token as a single one is.
+    A prompt takes the place of one that has ended. The tokens are the same with any number of prompts at once, except
+    where the likeliest two are as good as equal: logits are those of one prompt but for rounding, see `Batch`.
 
     Args:
         model: The library. Its own sequence stays as it is.

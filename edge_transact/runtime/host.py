@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ from edge_transact.system.cpu import missing
 
 if TYPE_CHECKING:
     import tvm_ffi
+
+logger = logging.getLogger(__name__)
 
 SEQUENCE = 0
 """The id of the sequence that is the model's own."""
@@ -62,6 +65,12 @@ class HostModel:
         if cpu := self.metadata.get("cpu"):  # a library that MLC compiled has no such entry
             require_cpu(library, cpu)
         self._ffi, self._threads = ffi, Threads(threads)
+        parts = cpu.get("threads", self.threads) if cpu else self.threads
+        if self.threads > parts:
+            logger.warning(
+                f"{library.name} decodes in {parts} parts, for as many threads as there were where it was built, so "
+                f"{self.threads} don't decode faster. Build it again on this machine."
+            )
         self._parameters = load_parameters(weights, self.metadata["params"], verified)
         self.context_window_size: int = self.metadata["context_window_size"]
         self.prefill_chunk_size: int = self.metadata["prefill_chunk_size"]
@@ -222,9 +231,8 @@ class HostModel:
         return tensor
 
     def _function(self, name: str) -> Callable[..., Any]:
+        self._threads.start(self._ffi)
         if name not in self._functions:
-            if not self._functions:
-                self._threads.start(self._ffi)
             self._functions[name] = self._vm[name]
         return self._functions[name]
 

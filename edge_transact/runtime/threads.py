@@ -11,11 +11,13 @@ from __future__ import annotations
 import logging
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from edge_transact.errors import UsageError
 from edge_transact.system.cores import Cores, cores
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,9 @@ _SETTINGS = {"TVM_BIND_THREADS": "0", "TVM_THREAD_POOL_SPIN_COUNT": "30000"}
 """TVM's other variables, where they aren't given. Between kernels, threads wait busily for some milliseconds, a tenth
 of what they do by default: still longer than anything between two kernels, and a process ends that much earlier.
 """
+
+MOST_PER_CPU = 8
+"""Threads for each CPU that a process may use at most: thousands would take the machine's time and memory."""
 
 _BIG_CORES_FIRST = 1
 """The mode of ``runtime.config_threadpool`` that takes the first of the threads there are."""
@@ -42,6 +47,21 @@ def default_threads() -> int:
     return _from_environment() or _machine().threads
 
 
+def check_threads(threads: int) -> None:
+    """Warn of more threads than compute fastest here.
+
+    Raises:
+        UsageError: They are far more than there are CPUs.
+    """
+    machine = _machine()
+    if threads > MOST_PER_CPU * machine.cpus:
+        raise UsageError(
+            f"{threads} threads are too many on {machine}", fix=f"{machine.threads} would compute fastest."
+        )
+    if threads > machine.threads:
+        logger.warning(f"{threads} threads on {machine}: {machine.threads} would compute faster")
+
+
 class Threads:
     """The threads of a model's kernels.
 
@@ -50,33 +70,54 @@ class Threads:
 
     Attributes:
         count: How many.
+
+    Raises:
+        UsageError: As `check_threads`.
     """
 
     def __init__(self, threads: int | None) -> None:
+        if threads is not None:
+            check_threads(threads)
         self.count = threads or default_threads()
         self._machine = _machine()
-        if threads is not None and threads > self._machine.threads:
-            logger.warning(f"{threads} threads on {self._machine}: {self._machine.threads} would compute faster")
+        self._begun = threading.local()
 
     def start(self, ffi: Any) -> None:
-        """Makes the threads. Call it before the first kernel, and not much before: they wait busily for work.
+        """Makes the threads, unless they are there. Call it just before a kernel: they wait busily for work.
 
         TVM makes them once for each thread of Python that calls kernels. Later they can become fewer, but not more.
 
         Args:
             ffi: tvm_ffi, with TVM's runtime loaded.
         """
-        os.environ[_VARIABLES[0]] = str(self.count)
+        if hasattr(self._begun, "here"):
+            return
+        self._begun.here = True
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
-        with _on_big_cores(self._machine, self.count):
+        with _told_to_tvm(self.count), _on_big_cores(self._machine, self.count):
             ffi.get_global_func("runtime.config_threadpool")(_BIG_CORES_FIRST, self.count)
-        made = int(ffi.get_global_func("runtime.NumThreads")())
+            made = int(ffi.get_global_func("runtime.NumThreads")())
         if made < self.count:
             word = f"thread{'s' * (made != 1)}"
             logger.warning(f"{made} {word} instead of {self.count}: this process has begun with fewer")
             self.count = made
         logger.debug(f"threads: {made}; this process has {self._machine}")
+
+
+@contextmanager
+def _told_to_tvm(count: int) -> Iterator[None]:
+    """The number that TVM's pool begins with. Afterwards the variable is again the user's, or isn't there."""
+    name = _VARIABLES[0]
+    before = os.environ.get(name)
+    os.environ[name] = str(count)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 @contextmanager

@@ -8,7 +8,10 @@ import sys
 
 import pytest
 
+from edge_transact.compiler.targets import get_target
+from edge_transact.errors import UsageError
 from edge_transact.runtime import threads as module
+from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.threads import Threads, default_threads
 from edge_transact.system.cores import Cores
 
@@ -66,6 +69,49 @@ def test_threads_are_made_on_big_cores_and_the_caller_keeps_its_own(machine, cap
     Threads(3).start(Runtime)  # they need little cores, too: no CPUs are chosen
     assert "3 threads on 4 cores, 2 of them little: 2 would compute faster" in caplog.messages
     assert made_on[2] == {0, 1, 2, 3}
+
+
+def test_far_too_many_threads_are_refused(machine):
+    assert Threads(32).count == 32
+    with pytest.raises(UsageError, match="33 threads are too many on 4 cores, 2 of them little") as refused:
+        Threads(33)
+    assert refused.value.fix == "2 would compute fastest."
+
+
+def test_a_models_threads_are_its_own(built_dist):
+    """Each thread of Python gets as many, and neither what follows nor programs that this one starts see a variable."""
+    program = """
+import os, sys, threading
+from pathlib import Path
+from edge_transact.runtime.host import HostModel
+from edge_transact.runtime.threads import default_threads
+before = default_threads()
+model = HostModel.load(Path(sys.argv[1]), threads=3)
+made = model._ffi.get_global_func("runtime.NumThreads")
+def compute():
+    model.prefill([1])
+    print(made())
+for _ in range(2):
+    thread = threading.Thread(target=compute)
+    thread.start()
+    thread.join()
+compute()
+print(default_threads() == before, "TVM_NUM_THREADS" in os.environ)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    command = [sys.executable, "-c", program, str(built_dist)]
+    output = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert output.stdout.split() == ["3", "3", "3", "True", "False"]
+
+
+def test_a_library_says_into_how_many_parts_decode_is_divided(built_dist, caplog):
+    library = next(built_dist.glob("lib/*host.so"))
+    parts = HostModel(library, built_dist, threads=1).metadata["cpu"]["threads"]
+    assert parts == int(get_target("host").tvm_target().attrs["num-cores"])
+    caplog.clear()
+    HostModel(library, built_dist, threads=parts + 1)
+    said = f"decodes in {parts} parts, for as many threads as there were where it was built, so {parts + 1} don't"
+    assert any(said in message for message in caplog.messages)
 
 
 def test_run_eval_and_bench_take_and_show_threads(built_dist, tmp_path):

@@ -30,6 +30,7 @@ from edge_transact.bench.records.plan import Visit, prompt_ids
 from edge_transact.bench.records.readings import Reading
 from edge_transact.bench.records.requests import HostRequest
 from edge_transact.errors import UsageError
+from edge_transact.runtime.threads import check_threads
 from edge_transact.system.cores import allowed_cpus
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ class HostDriver:
     def __init__(self, conditions: Conditions) -> None:
         self.info = host_info()
         self._conditions = conditions
+        if conditions.threads:
+            check_threads(conditions.threads)  # the process that computes has no log
         self._cores = parse_cores(conditions.cores)
         self._others = _OtherProcesses()
         if self._cores and not hasattr(os, "sched_setaffinity"):

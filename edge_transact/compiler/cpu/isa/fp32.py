@@ -38,7 +38,8 @@ class Fp32(FloatProducts):
 
     @classmethod
     def for_target(cls, target: Target, digits: int, rows: Rows) -> Self:
-        return cls(4 if "aarch64" in str(target.attrs.get("mtriple", "")) else 8)
+        # Vectors of Arm's cores have 128 bits. Apple's triples call them arm64.
+        return cls(4 if str(target.attrs.get("mtriple", "")).startswith(("aarch64", "arm64")) else 8)
 
     def unpack(self, words: Expr, step: int) -> Expr:
         lanes = lanes_of(words)
