@@ -171,7 +171,7 @@ def _table(rows: list[Row]) -> str:
         timed = row["rounding"] in CALIBRATIONS and row["quant"] == rows[1]["quant"]
         cells.append(f"{row['build_cpu_s']:.0f} s" if timed else "")
         lines.append(cells)
-    columns = [column for text in rows[0]["texts"] for column in (text, "given back", "KL")]
+    columns = [column for text in rows[0]["texts"] for column in (text, "recovered", "KL")]
     return page.table(["model", "weights", *columns, "CPU time"], lines)
 
 

@@ -55,7 +55,7 @@ COMMANDS = {
         "prune",
     ),
     "heal": Entry(
-        "Train a pruned model to predict again what the model predicts that it was pruned from.",
+        "Recover a pruned model's quality by distilling the model that it was pruned from.",
         PIPELINE,
         "heal",
     ),

@@ -39,7 +39,7 @@ def heal(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a pruned model to predict again what the model predicts that it was pruned from.
+    """Recover a pruned model's quality by distilling the model that it was pruned from.
 
     AdamW on all parameters, with a warm-up and a cosine. The step that is best on held-out text is kept, and training
     stops when that gets worse. In the end the model is asked a dozen short questions, to see whether it still answers.

@@ -1,4 +1,4 @@
-"""Recovery training: a pruned model learns again what its parent predicts.
+"""Recovery training: a pruned model learns again what its teacher predicts.
 
 - `options`: what can be chosen: the text, how much of it, what is learned from, and how large a step is.
 - `text`: training text as sequences of tokens in an endless, fixed order, and a held-out part.

@@ -122,7 +122,7 @@ def heal(
     finish: Callable[[HealResult], object] | None = None,
     together: Processes | None = None,
 ) -> HealResult:
-    """Trains a pruned model on what its parent predicts, and writes the better checkpoint.
+    """Trains a pruned model on what its teacher predicts, and writes the better checkpoint.
 
     What an interrupted run with the same options has done is taken over, whatever its output was.
 
