@@ -163,6 +163,8 @@ def _evaluate(
             step=perplexity_step(name),
         )
         scores: Scores = {}
+        if (tasks or basics) and getattr(model, "max_batch_size", None) == 1:
+            logger.info(f"{name} answers one question at a time; built with `--max-batch 4`, it would answer four")
         if tasks:
             logger.info(f"{name} on tasks")
             scores = _scores(tasks, model, codec, journal, f"model {number} tasks")

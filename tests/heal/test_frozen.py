@@ -13,7 +13,7 @@ from edge_transact.heal.options import HealOptions
 from edge_transact.heal.student import Student, load, tensors_of
 from edge_transact.heal.teacher import DenseTeacher
 from tests.support.checkpoints import save_llama
-from tests.support.mappings import file_at
+from tests.support.mappings import file_at, needs_maps
 
 IDS = torch.arange(1, 25).reshape(2, 12)
 
@@ -33,6 +33,7 @@ def test_it_computes_what_transformers_does(model_path: Path) -> None:
     torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-4)
 
 
+@needs_maps
 def test_weights_are_mapped_in_the_dtype_of_the_file(model_path: Path) -> None:
     checkpoint = Checkpoint.open(model_path)
     frozen = load_frozen(checkpoint, torch.float32)
@@ -43,6 +44,7 @@ def test_weights_are_mapped_in_the_dtype_of_the_file(model_path: Path) -> None:
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
 
 
+@needs_maps
 def test_predictions_share_the_head_in_the_file(model_path: Path) -> None:
     """So that keeping those of held-out text keeps hidden states only."""
     teacher = DenseTeacher(Checkpoint.open(model_path), torch.float32, torch.device("cpu"))

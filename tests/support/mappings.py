@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+MAPS = Path("/proc/self/maps")
+
+needs_maps = pytest.mark.skipif(not MAPS.exists(), reason="only Linux tells what is mapped")
+
 
 def file_at(address: int) -> Path | None:
     """The file that is mapped at an address; `None` if the memory there is the process's own."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in MAPS.read_text().splitlines():
         place, *facts = line.split(maxsplit=5)
         start, end = (int(each, 16) for each in place.split("-"))
         if start <= address < end:
