@@ -28,7 +28,7 @@ COMMANDS = {
     "/system": "TEXT: the system message from now on; without TEXT, show it",
     "/reset": "forget the conversation",
     "/save": "FILE: write the conversation as JSON, a list of messages",
-    "/stats": "speed, context, sampling and threads",
+    "/stats": "speed, context, sampling, threads and memory",
     "/exit": "leave, as Ctrl-D does",
 }
 
