@@ -95,8 +95,8 @@ class Chat:
         while True:
             try:
                 text = valid(self._read()).strip()
-            except EOFError:
-                return
+            except EOFError:  # Ctrl-D, or a terminal that was closed: its end may be read before its signal comes
+                break
             except KeyboardInterrupt:
                 if interrupted or _is_closed():
                     break
