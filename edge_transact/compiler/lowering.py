@@ -8,9 +8,12 @@ long, they spend more time in those passes than in LLVM.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import tvm
 from tvm import IRModule, s_tir, tirx
+
+from edge_transact.system.cores import cores
 
 _IS_PLAIN = "edge_transact.plain_loops"
 
@@ -49,13 +52,44 @@ def _pipeline() -> tuple[tvm.transform.Pass, MakePass, MakePass]:
     def run(mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
         plain = {var: function for var, function in mod.functions_items() if _IS_PLAIN in function.attrs}
         others = {var: function for var, function in mod.functions_items() if var not in plain}
-        lowered = default(IRModule(others, attrs=mod.attrs))
-        lowered.update(short(IRModule(plain, attrs=mod.attrs)))
+        lowered = on_all_cores(default)(IRModule(others, attrs=mod.attrs))
+        lowered.update(on_all_cores(short)(IRModule(plain, attrs=mod.attrs)))
         unchecked = {var: function for var, function in lowered.functions_items() if UNCHECKED in function.attrs}
         lowered.update(tirx.transform.SkipAssert()(IRModule(unchecked, attrs=mod.attrs)))
         return lowered
 
-    return run, finalize_host, finalize_device
+    return run, lambda: on_all_cores(finalize_host()), lambda: on_all_cores(finalize_device())
+
+
+def on_all_cores(passes: tvm.transform.Pass) -> Callable[[IRModule], IRModule]:
+    """Passes that look at one function after the other, on several parts of a module at a time.
+
+    TVM's passes hold no lock of Python's. A part has two functions: a single one would become an entry point.
+    Functions stay in their order, in which similar kernels of a GPU follow each other: an archive of them is smaller.
+    """
+
+    def run(mod: IRModule) -> IRModule:
+        count = cores().threads
+        functions = list(mod.functions_items())
+        parts = len(functions) // 2
+        if count == 1 or parts < 2:
+            return passes(mod)
+        context = tvm.transform.PassContext.current()
+        options = dict(context.config.items())
+
+        def lower(part: int) -> IRModule:
+            # TVM keeps the context by thread.
+            with tvm.transform.PassContext(opt_level=context.opt_level, config=options):
+                first, end = (len(functions) * number // parts for number in (part, part + 1))
+                return passes(IRModule(dict(functions[first:end]), attrs=mod.attrs))
+
+        with ThreadPoolExecutor(count) as threads:
+            first, *others = threads.map(lower, range(parts))
+        for other in others:
+            first.update(other)
+        return first
+
+    return run
 
 
 tirx.register_tir_pipeline(PIPELINE, _pipeline)

@@ -1,0 +1,41 @@
+"""Lowering on several cores at a time."""
+
+from __future__ import annotations
+
+import pytest
+import tvm
+from tvm import IRModule, tirx
+from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as builder
+
+from edge_transact.compiler import lowering
+from edge_transact.system.cores import Cores
+
+
+def doubling(size: int) -> tirx.PrimFunc:
+    with IRBuilder() as ib, builder.prim_func(s_tir=True):
+        T.func_attr(lowering.PLAIN_LOOPS | {"global_symbol": f"double_{size}", "target": tvm.target.Target("llvm")})
+        x = T.match_buffer(T.arg("x", T.handle()), (size,), "float32")
+        with T.sblock("root"), T.serial(0, size) as i:
+            T.buffer_store(x, x[i] + x[i], [i])
+    return ib.get()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
+def test_on_several_cores_functions_are_the_same_and_in_the_same_order(count, monkeypatch):
+    mod = IRModule({f"double_{size}": doubling(size) for size in range(8, 8 + count)})
+    lowered, finalized = [], []
+    for fast in (1, 2, 3):
+        monkeypatch.setattr(lowering, "cores", lambda fast=fast: Cores(fast, fast, (), fast))
+        passes, finalize_host, _ = tirx.get_tir_pipeline(lowering.PIPELINE)
+        with tvm.transform.PassContext(config={"tirx.disable_cse_tir": True}):
+            lowered.append(passes(mod))
+            finalized.append(finalize_host()(lowered[-1]))
+    for made in (lowered, finalized):
+        alone, *others = made
+        for other in others:
+            tvm.ir.assert_structural_equal(other, alone)
+            assert [var.name_hint for var in other.get_global_vars()] == [
+                var.name_hint for var in alone.get_global_vars()
+            ]
