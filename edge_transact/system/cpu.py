@@ -73,8 +73,8 @@ MACOS = {
     "avx512vl": "hw.optional.avx512vl",
     "avx512vnni": "hw.optional.avx512vnni",
 }
-"""LLVM's name to that of macOS's ``sysctl``, whose value is 1 where the CPU has it. Source: Apple's "Determining
-Instruction Set Characteristics"."""
+"""LLVM's name to that of macOS's ``sysctl``, whose value is 1 where the CPU has it; of a name that a Mac doesn't know,
+nothing is told. Source: Apple's "Determining Instruction Set Characteristics", for Arm."""
 
 I8MM_AT_RUN_TIME = "i8mm-at-run-time"
 """The key of a TVM target whose kernels use i8mm only where the CPU says that it has it: the target's features allow

