@@ -12,7 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import tvm
 from tvm import IRModule, s_tir, tirx
+from tvm.tirx.stmt_functor import ir_transform
 
+from edge_transact.compiler.vector import scalar_dtype
 from edge_transact.system.cores import cores
 
 _IS_PLAIN = "edge_transact.plain_loops"
@@ -36,6 +38,7 @@ def _pipeline() -> tuple[tvm.transform.Pass, MakePass, MakePass]:
             s_tir.transform.ConvertBlocksToOpaque(),
             s_tir.transform.LowerOpaqueBlock(),
             tirx.transform.FlattenBuffer(),
+            tirx.transform.prim_func_pass(_hide_values, opt_level=0, name="HideValues"),
             tirx.transform.NarrowDataType(32),
             tirx.transform.VectorizeLoop(),
             tirx.transform.StorageRewrite(),
@@ -58,7 +61,45 @@ def _pipeline() -> tuple[tvm.transform.Pass, MakePass, MakePass]:
         lowered.update(tirx.transform.SkipAssert()(IRModule(unchecked, attrs=mod.attrs)))
         return lowered
 
-    return run, lambda: on_all_cores(finalize_host()), lambda: on_all_cores(finalize_device())
+    def finalize() -> tvm.transform.Pass:
+        show = tirx.transform.prim_func_pass(_show_values, opt_level=0, name="ShowValues")
+        return tvm.transform.Sequential([finalize_host(), show])
+
+    return run, lambda: on_all_cores(finalize()), lambda: on_all_cores(finalize_device())
+
+
+_CALL = tvm.ir.Op.get("tirx.call_extern")
+_HIDDEN = "edge_transact.hidden"
+"""The function that hidden values are arguments of; it exists nowhere."""
+
+
+def _hide_values(function: tirx.PrimFunc, _mod: IRModule, _context: tvm.transform.PassContext) -> tirx.PrimFunc:
+    """Hides what variables are bound to from TVM's analyzer.
+
+    It knows them as what they are computed from, so passes that simplify write whole expressions wherever a variable
+    stands: up to eight times the text, of which `CommonSubexprElim` then makes variables again. Sizes of buffers are
+    simplified before this, since buffers are allocated above the variables.
+    """
+
+    def hide(bind: tirx.Bind) -> tirx.Bind:
+        value = bind.value
+        if isinstance(value, (tirx.IntImm, tirx.Var, tirx.BufferLoad)) or scalar_dtype(value) == "handle":
+            return bind
+        return tirx.Bind(bind.var, tirx.call_extern(value.ty.dtype, _HIDDEN, value))
+
+    return function.with_body(ir_transform(function.body, None, hide, ["tirx.Bind"]))
+
+
+def _show_values(function: tirx.PrimFunc, _mod: IRModule, _context: tvm.transform.PassContext) -> tirx.PrimFunc:
+    """Undoes `_hide_values`."""
+
+    def show(bind: tirx.Bind) -> tirx.Bind:
+        value = bind.value
+        if isinstance(value, tvm.ir.Call) and value.op == _CALL and value.args[0].value == _HIDDEN:
+            return tirx.Bind(bind.var, value.args[1])
+        return bind
+
+    return function.with_body(ir_transform(function.body, None, show, ["tirx.Bind"]))
 
 
 def on_all_cores(passes: tvm.transform.Pass) -> Callable[[IRModule], IRModule]:

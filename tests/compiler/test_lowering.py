@@ -1,4 +1,4 @@
-"""Lowering on several cores at a time."""
+"""Lowering on several cores at a time, and how much text it makes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as builder
 
 from edge_transact.compiler import lowering
+from edge_transact.compiler.cpu.isa.fp32 import Fp32
+from edge_transact.compiler.cpu.matmul import kernel
+from edge_transact.compiler.matmul import Matmul
 from edge_transact.system.cores import Cores
+from tests.support.cpu_kernels import compiled
 
 
 def doubling(size: int) -> tirx.PrimFunc:
@@ -39,3 +43,21 @@ def test_on_several_cores_functions_are_the_same_and_in_the_same_order(count, mo
             assert [var.name_hint for var in other.get_global_vars()] == [
                 var.name_hint for var in alone.get_global_vars()
             ]
+
+
+def test_variables_are_not_written_out_where_they_stand():
+    """A kernel's text grows by the checks of its arguments and by variables for what occurs twice."""
+    kind = Matmul("NK", "float16", "float16", "float16", norm_eps=1e-5, gated=True)
+    function = kernel(kind, Fp32(8), 2, rows="one")
+    texts = []
+
+    @tvm.instrument.pass_instrument
+    class Finalized:
+        def run_after_pass(self, mod: IRModule, info: tvm.transform.PassInfo) -> None:
+            if info.name == "ShowValues":
+                texts.append(mod.script())
+
+    with tvm.transform.PassContext(instruments=[Finalized()]):
+        compiled(function)
+    assert len(texts) == 1 and len(texts[0]) < 3 * len(function.script())
+    assert lowering._HIDDEN not in texts[0]
