@@ -14,7 +14,6 @@ import tvm
 from tvm import IRModule, s_tir, tirx
 from tvm.tirx.stmt_functor import ir_transform
 
-from edge_transact.compiler.vector import scalar_dtype
 from edge_transact.system.cores import cores
 
 _IS_PLAIN = "edge_transact.plain_loops"
@@ -83,7 +82,7 @@ def _hide_values(function: tirx.PrimFunc, _mod: IRModule, _context: tvm.transfor
 
     def hide(bind: tirx.Bind) -> tirx.Bind:
         value = bind.value
-        if isinstance(value, (tirx.IntImm, tirx.Var, tirx.BufferLoad)) or scalar_dtype(value) == "handle":
+        if isinstance(value, (tirx.IntImm, tirx.Var, tirx.BufferLoad)):
             return bind
         return tirx.Bind(bind.var, tirx.call_extern(value.ty.dtype, _HIDDEN, value))
 
