@@ -2,7 +2,8 @@
 
 TVM's passes are made for schedules: they handle blocks, thread bindings and software pipelines, shrink buffers and
 hoist conditions. The CPU kernels have a single block around everything and need none of this, and because they are
-long, they spend more time in those passes than in LLVM.
+long, they would spend more time in those passes than in LLVM. What is left runs on all cores, and doesn't see what the
+kernels' variables are bound to.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ UNCHECKED = "edge_transact.unchecked"
 
 PIPELINE = "edge_transact"
 """The ``tir_pipeline`` for `tvm.compile` and `relax.build`."""
+
+_HIDDEN = "edge_transact.hidden"
+"""The function that hidden values are arguments of; it exists nowhere."""
+
+_CALL = tvm.ir.Op.get("tirx.call_extern")
 
 
 def _pipeline() -> tuple[tvm.transform.Pass, MakePass, MakePass]:
@@ -67,11 +73,6 @@ def _pipeline() -> tuple[tvm.transform.Pass, MakePass, MakePass]:
     return run, lambda: on_all_cores(finalize()), lambda: on_all_cores(finalize_device())
 
 
-_CALL = tvm.ir.Op.get("tirx.call_extern")
-_HIDDEN = "edge_transact.hidden"
-"""The function that hidden values are arguments of; it exists nowhere."""
-
-
 def _hide_values(function: tirx.PrimFunc, _mod: IRModule, _context: tvm.transform.PassContext) -> tirx.PrimFunc:
     """Hides what variables are bound to from TVM's analyzer.
 
@@ -82,6 +83,7 @@ def _hide_values(function: tirx.PrimFunc, _mod: IRModule, _context: tvm.transfor
 
     def hide(bind: tirx.Bind) -> tirx.Bind:
         value = bind.value
+        # Constants and names are as short as the variable, and the analyzer takes no notice of loads.
         if isinstance(value, (tirx.IntImm, tirx.Var, tirx.BufferLoad)):
             return bind
         return tirx.Bind(bind.var, tirx.call_extern(value.ty.dtype, _HIDDEN, value))
