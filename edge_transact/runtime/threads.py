@@ -1,9 +1,8 @@
 """How many threads the kernels of this process run on.
 
-TVM's runtime reads ``TVM_NUM_THREADS`` when a thread of Python first calls a kernel, and makes the others then. Without
-it, TVM takes half of the CPUs on x86-64, whether or not two of them share a core, and knows of no container's quota. It
-also binds its threads to the CPUs that come first, whoever else runs there and whatever cores they are; here the system
-places them, and TVM's threads stay on big cores where there are little ones, too.
+By itself, TVM's runtime takes half of the CPUs on x86-64, whether or not two of them share a core, and knows of no
+container's quota. It also binds its threads to the CPUs that come first, whoever else runs there and whatever cores
+they are; here the system places them, and TVM's threads stay on big cores where there are little ones, too.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from edge_transact.system.cores import Cores, cores
 logger = logging.getLogger(__name__)
 
 _VARIABLES = ("TVM_NUM_THREADS", "OMP_NUM_THREADS")
-"""What TVM reads, in its order."""
+"""What TVM would read, in its order."""
 
 _SETTINGS = {"TVM_BIND_THREADS": "0", "TVM_THREAD_POOL_SPIN_COUNT": "30000"}
 """TVM's other variables, where they aren't given. Between kernels, threads wait busily for some milliseconds, a tenth
@@ -35,6 +34,9 @@ MOST_PER_CPU = 8
 
 _BIG_CORES_FIRST = 1
 """The mode of ``runtime.config_threadpool`` that takes the first of the threads there are."""
+
+_here = threading.local()
+"""Its `count`: how many threads compute what the current thread of Python calls."""
 
 
 @cache
@@ -80,44 +82,32 @@ class Threads:
             check_threads(threads)
         self.count = threads or default_threads()
         self._machine = _machine()
-        self._begun = threading.local()
 
     def start(self, ffi: Any) -> None:
         """Makes the threads, unless they are there. Call it just before a kernel: they wait busily for work.
 
-        TVM makes them once for each thread of Python that calls kernels. Later they can become fewer, but not more.
+        TVM makes them once for each thread of Python that calls kernels. Later fewer of them can compute, but not more.
 
         Args:
             ffi: tvm_ffi, with TVM's runtime loaded.
         """
-        if hasattr(self._begun, "here"):
+        if getattr(_here, "count", None) == self.count:
             return
-        self._begun.here = True
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
-        with _told_to_tvm(self.count), _on_big_cores(self._machine, self.count):
-            ffi.get_global_func("runtime.config_threadpool")(_BIG_CORES_FIRST, self.count)
-            made = int(ffi.get_global_func("runtime.NumThreads")())
+        # In this mode, the names of CPUs don't matter, but how many there are. TVM makes as many threads, and asks for
+        # this number, one in the whole process, before each kernel: were it 1, no kernel would run on several threads.
+        # Without names, it would be half of the machine's CPUs.
+        cpus = [str(cpu) for cpu in range(max(self.count, 2))]
+        with _on_big_cores(self._machine, self.count):
+            ffi.get_global_func("runtime.config_threadpool")(_BIG_CORES_FIRST, self.count, cpus)
+        made = int(ffi.get_global_func("runtime.NumThreads")())
         if made < self.count:
             word = f"thread{'s' * (made != 1)}"
             logger.warning(f"{made} {word} instead of {self.count}: this process has begun with fewer")
             self.count = made
+        _here.count = made
         logger.debug(f"threads: {made}; this process has {self._machine}")
-
-
-@contextmanager
-def _told_to_tvm(count: int) -> Iterator[None]:
-    """The number that TVM's pool begins with. Afterwards the variable is again the user's, or isn't there."""
-    name = _VARIABLES[0]
-    before = os.environ.get(name)
-    os.environ[name] = str(count)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 @contextmanager

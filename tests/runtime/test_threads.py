@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -44,6 +45,7 @@ def test_the_environment_comes_before_the_machine(machine, variables, count):
 
 def test_threads_are_made_on_big_cores_and_the_caller_keeps_its_own(machine, caplog):
     """TVM's pool is pretended: it makes one thread at most."""
+    machine.setattr(module, "_here", threading.local())
     caplog.set_level(logging.WARNING, "edge_transact")
     affinity, made_on, calls = [{0, 1, 2, 3}], [], []
     machine.setattr(os, "sched_getaffinity", lambda _pid: affinity[-1], raising=False)
@@ -61,7 +63,7 @@ def test_threads_are_made_on_big_cores_and_the_caller_keeps_its_own(machine, cap
 
     threads = Threads(None)
     threads.start(Runtime)
-    assert calls == [("runtime.config_threadpool", 1, 2), ("runtime.NumThreads",)]
+    assert calls == [("runtime.config_threadpool", 1, 2, ["0", "1"]), ("runtime.NumThreads",)]
     assert (made_on[0], affinity[-1]) == ({2, 3}, {0, 1, 2, 3})
     assert threads.count == 1
     assert caplog.messages == ["1 thread instead of 2: this process has begun with fewer"]
@@ -79,29 +81,38 @@ def test_far_too_many_threads_are_refused(machine):
 
 
 def test_a_models_threads_are_its_own(built_dist):
-    """Each thread of Python gets as many, and neither what follows nor programs that this one starts see a variable."""
+    """They compute, in each thread of Python, whichever other models do; and what follows sees no variable.
+
+    The process has one CPU, so that TVM by itself would use one thread: of two CPUs it takes half, too.
+    """
     program = """
-import os, sys, threading
+import ctypes, os, sys, threading
 from pathlib import Path
 from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.threads import default_threads
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 before = default_threads()
-model = HostModel.load(Path(sys.argv[1]), threads=3)
-made = model._ffi.get_global_func("runtime.NumThreads")
-def compute():
-    model.prefill([1])
-    print(made())
+three, one, two = (HostModel.load(Path(sys.argv[1]), threads=count) for count in (3, 1, 2))
+def parts():
+    tasks = []
+    kernel = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+    ctypes.CDLL(None).TVMBackendParallelLaunch(kernel(lambda task, *_: tasks.append(task) or 0), None, 0)
+    return len(tasks)
+def compute(*models):
+    for model in models:
+        model.prefill([1])
+        print(parts())
 for _ in range(2):
-    thread = threading.Thread(target=compute)
+    thread = threading.Thread(target=compute, args=(three, one, two))
     thread.start()
     thread.join()
-compute()
+compute(one, two, one)
 print(default_threads() == before, "TVM_NUM_THREADS" in os.environ)
 """
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     command = [sys.executable, "-c", program, str(built_dist)]
     output = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    assert output.stdout.split() == ["3", "3", "3", "True", "False"]
+    assert output.stdout.split() == ["3", "1", "2"] * 2 + ["1", "2", "1", "True", "False"]
 
 
 def test_a_library_says_into_how_many_parts_decode_is_divided(built_dist, caplog):
