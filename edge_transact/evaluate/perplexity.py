@@ -35,6 +35,9 @@ STEP = "perplexity"
 
 TOKENS_STEP = "tokenize the text"
 
+ROWS = 64
+"""Predictions of a window that are compared at once: few enough not to double the memory of its logits."""
+
 
 def perplexity_step(model: str) -> str:
     """The description of the bar while a model is measured."""
@@ -205,7 +208,8 @@ def _negative_log_likelihood(logits: torch.Tensor, window: Sequence[int]) -> flo
     import torch
 
     targets = torch.tensor(window[1:], device=logits.device)
-    return torch.nn.functional.cross_entropy(logits, targets, reduction="sum").item()
+    parts = zip(logits.split(ROWS), targets.split(ROWS), strict=True)
+    return math.fsum(torch.nn.functional.cross_entropy(*part, reduction="sum").item() for part in parts)
 
 
 def _compare(reference: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
@@ -225,10 +229,15 @@ def _compare(reference: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
             f"the reference has a vocabulary of {reference.shape[1]} tokens, the model one of {model.shape[1]}",
             fix="Name a reference with the same tokenizer, such as the model before pruning or quantization.",
         )
-    expected, actual = reference.log_softmax(dim=-1), model.to(reference.device).log_softmax(dim=-1)
-    # The sum can be a rounding below 0.
-    divergence = torch.nn.functional.kl_div(actual, expected, reduction="none", log_target=True).sum(-1).clamp_min(0)
-    return torch.stack([divergence, (expected.argmax(dim=-1) == actual.argmax(dim=-1)).float()]).cpu()
+    compared = []
+    for expected, actual in zip(reference.split(ROWS), model.to(reference.device).split(ROWS), strict=True):
+        expected, actual = expected.log_softmax(dim=-1), actual.log_softmax(dim=-1)
+        # The sum can be a rounding below 0.
+        divergence = (
+            torch.nn.functional.kl_div(actual, expected, reduction="none", log_target=True).sum(-1).clamp_min(0)
+        )
+        compared.append(torch.stack([divergence, (expected.argmax(dim=-1) == actual.argmax(dim=-1)).float()]))
+    return torch.cat(compared, dim=1).cpu()
 
 
 def _divergence(comparisons: Sequence[torch.Tensor]) -> Divergence:

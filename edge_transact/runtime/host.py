@@ -164,7 +164,16 @@ class HostModel:
         """Forget all tokens, append these, and return the logits after each, float32 ``[n, vocab_size]``."""
         _require_room(len(ids), self.context_window_size)
         self.reset()
-        return np.concatenate([self._forward("batch_verify", chunk)[0] for chunk in self._chunks(ids)])
+        logits = np.empty((0, 0), np.float32)
+        for chunk in self._chunks(ids):
+            start = self.length
+            of_chunk = self._forward("batch_verify", chunk)[0]
+            if not start:
+                logits = np.empty((len(ids), of_chunk.shape[1]), np.float32)
+            # Copied at once, so that the next chunk's can take the same memory.
+            logits[start : self.length] = of_chunk
+            del of_chunk
+        return logits
 
     def generate(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
         """Append a prompt, then the likeliest tokens until there are `max_tokens` or the context window is full.
