@@ -10,10 +10,23 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from edge_transact.prune.calibrate.layerwise import LOGITS_TOKENS, LOGITS_VOCABULARY, LayerwiseModel, pieces
 
 
-def through(model: LayerwiseModel, layer: LlamaDecoderLayer, hidden: torch.Tensor) -> None:
-    """Replaces hidden states ``[windows, window, hidden_size]`` by a layer's output for them."""
+def through(
+    model: LayerwiseModel,
+    layer: LlamaDecoderLayer,
+    hidden: torch.Tensor,
+    advance: Callable[[int], None] = lambda windows: None,
+) -> None:
+    """Replaces hidden states ``[windows, window, hidden_size]`` by a layer's output for them.
+
+    Args:
+        model: The model.
+        layer: One of its layers.
+        hidden: The hidden states, of one or more times the model's windows.
+        advance: Moves a progress bar by a number of windows.
+    """
     for batch in pieces(hidden, model):
         batch.copy_(model.run(layer, batch))
+        advance(len(batch))
 
 
 def divergences(

@@ -79,9 +79,14 @@ class LayerwiseModel:
         return model
 
     @property
+    def batch_windows(self) -> int:
+        """Windows of a batch, which has about `BATCH_TOKENS` tokens."""
+        return max(1, BATCH_TOKENS // self.windows.shape[1])
+
+    @property
     def batches(self) -> Sequence[torch.Tensor]:
-        """The windows in batches of about `BATCH_TOKENS` tokens."""
-        return self.windows.split(max(1, BATCH_TOKENS // self.windows.shape[1]))
+        """The windows in batches."""
+        return self.windows.split(self.batch_windows)
 
     def embeddings(self, journal: Journal) -> torch.Tensor:
         """The input of layer 0, ``[windows, window, hidden_size]``, in storage of the journal.
@@ -269,7 +274,7 @@ def check_finite(tensors: Mapping[str, torch.Tensor], checkpoint: Checkpoint, in
 
 
 def pieces(hidden: torch.Tensor, model: LayerwiseModel) -> Iterator[torch.Tensor]:
-    """Hidden states of all windows, batch by batch, as writable views; each is released when the next is asked for."""
-    for piece in hidden.split(len(model.batches[0])):
+    """Hidden states of windows, batch by batch, as writable views; each is released when the next is asked for."""
+    for piece in hidden.split(model.batch_windows):
         yield piece
         release(hidden)

@@ -17,7 +17,7 @@ NAME = "model.norm.weight"
 STEP = "scale the last norm"
 
 TOKENS = 4096
-"""Calibration tokens used, which are enough for one number."""
+"""The most calibration tokens that are used, which are enough for one number."""
 
 STEPS = 4
 """The largest number of Newton steps."""
@@ -37,7 +37,7 @@ def last_norm_scale(model: LayerwiseModel, hidden: torch.Tensor) -> float:
     Returns:
         The factor; 1 if none is found, because the loss has no curvature or the factor would not be above 0.
     """
-    step = max(1, model.windows.numel() // TOKENS)
+    step = max(1, -(-model.windows.numel() // TOKENS))
     states = hidden[::step, :-1].flatten(end_dim=1)
     labels = model.windows[::step, 1:].flatten()
     scale = 1.0

@@ -83,13 +83,14 @@ def _measure(
         done, whole = 0, model.embeddings(journal)
         # [layers, modules, windows, window, hidden_size]
         variants = journal.room((layers, len(MODULES), *whole.shape), whole.dtype)
-    with bar(LAYERS_STEP, layers * (layers + 1), done * (done + 1)) as advance:
+    windows = len(whole)
+    with bar(LAYERS_STEP, layers * (layers + 1) * windows, done * (done + 1) * windows) as advance:
         for index in range(done, layers):
             selection, of_layer = selections[index], scores[index]
             layer = model.layer(index, selection)
-            for hidden in variants[:index].flatten(end_dim=1):
-                through(model, layer, hidden)
-                advance(1)
+            if index:
+                # Together, because a variant's windows alone are too few for fast matrix products.
+                through(model, layer, variants[:index].flatten(end_dim=2), advance)
             widths = selection.widths
             cut = reference(widths)
             for hidden, narrower in zip(
@@ -102,8 +103,7 @@ def _measure(
             ):
                 hidden.copy_(whole)
                 chosen = selection.then(select(of_layer, narrower))
-                through(model, model.layer(index, chosen), hidden)
-                advance(1)
+                through(model, model.layer(index, chosen), hidden, advance)
             through(model, layer, whole)
             state = {"whole": whole, "variants": variants, "done": torch.tensor(index + 1)}
             journal.now_and_then(_STATE, state, last=False)
