@@ -31,7 +31,7 @@ TEXT = "demo:sotu"
 MIXED = "demo:mixed"
 """What is calibrated and trained on."""
 RATIO = 0.15
-CALIBRATION_TOKENS, TRAIN_TOKENS = 7168, 6144
+CALIBRATION_TOKENS, TRAIN_TOKENS = 5120, 5120
 CROSS_ENTROPY = 0.3
 """The share of the text itself in what is learned, next to the dense model's predictions."""
 QUANT = "q4f16_0"
