@@ -177,8 +177,9 @@ class _Tile:
         self.isa, self.starts = isa, starts
         begin = [isa.begin(start) for start in starts]
         self.turns, self.lanes = range(len(begin[0])), lanes_of(begin[0][0])
-        shape = (len(starts), vectors, len(begin[0]), self.lanes)
-        self.accumulators = T.alloc_buffer(shape, scalar_dtype(begin[0][0]))
+        # One for each row: TVM allocates buffers of 1,024 bytes and more at run time, and LLVM writes them back then.
+        shape = (vectors, len(begin[0]), self.lanes)
+        self.accumulators = [T.alloc_buffer(shape, scalar_dtype(begin[0][0])) for _ in starts]
         for r, v in itertools.product(range(len(starts)), range(vectors)):
             self._store(r, v, begin[r])
 
@@ -191,8 +192,8 @@ class _Tile:
         return self.isa.end(self._load(r, v), self.starts[r])
 
     def _load(self, r: int, v: int) -> list[Expr]:
-        return [load(self.accumulators, [r, v, turn, 0], self.lanes) for turn in self.turns]
+        return [load(self.accumulators[r], [v, turn, 0], self.lanes) for turn in self.turns]
 
     def _store(self, r: int, v: int, values: Sequence[Expr]) -> None:
         for turn, value in enumerate(values):
-            store(self.accumulators, value, [r, v, turn, 0])
+            store(self.accumulators[r], value, [v, turn, 0])
