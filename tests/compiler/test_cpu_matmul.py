@@ -1,5 +1,6 @@
 """The CPU's matmuls with packed weights are matmuls with the dequantized weights."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tvm import tirx
 
 from edge_transact.compiler.cpu.embedding import embed
 from edge_transact.compiler.cpu.isa import InstructionSet
@@ -223,6 +225,20 @@ def test_accumulators_can_be_registers(layout, rows):
     """TVM asks the runtime for buffers of scope ``local``, and never for small ones of the default scope."""
     isa = max(INSTRUCTION_SETS, key=lambda isa: isa.lanes)
     assert "alloc_local" not in kernel(of_any_shape(layout), isa, 3, rows=rows).script()
+
+
+@isas
+@layouts
+def test_accumulators_of_a_batch_are_on_the_stack(isa, layout):
+    """TVM asks the runtime for buffers of 1,024 bytes or more, and LLVM writes back all that a kernel leaves there."""
+    sizes = []
+
+    def visit(node):
+        if isinstance(node, tirx.AllocBuffer) and all(isinstance(size, tirx.IntImm) for size in node.buffer.shape):
+            sizes.append(math.prod(map(int, node.buffer.shape)) * node.buffer.dtype.itemsize)
+
+    tirx.stmt_functor.post_order_visit(kernel(of_any_shape(layout), isa, 2, rows="batch").body, visit)
+    assert sizes and max(sizes) < 1024
 
 
 def test_each_cache_line_of_a_block_is_prefetched():
