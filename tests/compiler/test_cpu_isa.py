@@ -77,10 +77,18 @@ def test_many_rows_with_avx2_multiply_words_bytes_or_fp32(digits, rows, expected
 
 
 @pytest.mark.parametrize(
-    ("mcpu", "vectors"), [("icelake-server", 2), ("sapphirerapids", 2), ("znver4", 1), ("znver5", 1)]
+    ("mcpu", "digits", "vectors"),
+    [
+        ("icelake-server", 2, 2),
+        ("icelake-server", 3, 2),
+        ("sapphirerapids", 2, 2),
+        ("znver4", 2, 1),
+        ("znver5", 2, 2),
+        ("znver5", 3, 1),
+    ],
 )
-def test_sequences_share_what_the_cpu_would_load_too_slowly(mcpu, vectors):
-    assert select(target_of("x86_64", mcpu, []), 2, "batch").batch_vectors == vectors
+def test_sequences_share_what_the_cpu_would_load_too_slowly(mcpu, digits, vectors):
+    assert select(target_of("x86_64", mcpu, []), digits, "batch").batch_vectors == vectors
 
 
 @pytest.mark.parametrize("rows", ["one", "batch", "any"], ids=["decode", "batch", "prefill"])
