@@ -17,6 +17,7 @@ from edge_transact.compiler.cpu.isa.avx2words import Avx2Words
 from edge_transact.compiler.cpu.isa.avx512 import Avx512
 from edge_transact.compiler.cpu.isa.avx512vnni import Avx512Vnni
 from edge_transact.compiler.cpu.isa.avxvnni import AvxVnni
+from edge_transact.compiler.cpu.isa.avxvnniwords import AvxVnniWords
 from edge_transact.compiler.cpu.isa.fp32 import Fp32
 from edge_transact.compiler.cpu.isa.neondot import NeonDot
 from edge_transact.compiler.cpu.isa.neoni8mm import NeonI8mm
@@ -85,6 +86,8 @@ def test_many_rows_with_avx2_multiply_words_bytes_or_fp32(digits, rows, expected
         ("znver4", 2, 1),
         ("znver5", 2, 2),
         ("znver5", 3, 1),
+        ("alderlake", 2, 2),
+        ("alderlake", 3, 1),
     ],
 )
 def test_sequences_share_what_the_cpu_would_load_too_slowly(mcpu, digits, vectors):
@@ -97,7 +100,7 @@ def test_sequences_share_what_the_cpu_would_load_too_slowly(mcpu, digits, vector
     [
         ("x86_64", "ivybridge", ["vmulps.*ymm"]),
         ("x86_64", "haswell", ["vpmaddwd.*ymm"]),
-        ("x86_64", "alderlake", [r"\{vex\}\s+vpdpbusd.*ymm"]),
+        ("x86_64", "alderlake", [r"\{vex\}\s+vpdp(busd|wssd).*ymm"]),
         ("x86_64", "skylake-avx512", [r"vperm(t2)?ps\s.*zmm", "vfmadd"]),
         ("x86_64", "cascadelake", ["vpdpbusd.*zmm"]),
         ("aarch64", "cortex-a72", ["fmla"]),
@@ -114,6 +117,7 @@ def test_kernels_compile_to_the_instructions(architecture, mcpu, instructions, r
     assembly = module.inspect_source("asm")
     assert [pattern for pattern in instructions if not re.search(pattern, assembly)] == []
     assert ("smmla" in assembly) == (mcpu == "cortex-a710" and rows == "any")
+    assert ("vpdpwssd" in assembly) == (mcpu == "alderlake" and rows == "batch")
 
 
 @pytest.mark.parametrize("rows", ["one", "batch"])
@@ -245,7 +249,7 @@ def test_sums_of_four_columns(isa, digits, rng):
     np.testing.assert_array_equal(got, want.astype(np.int32))
 
 
-@pytest.mark.parametrize("isa", real_or_emulated(Avx2Words), ids=lambda isa: isa.__name__)
+@pytest.mark.parametrize("isa", real_or_emulated(Avx2Words, AvxVnniWords), ids=lambda isa: isa.__name__)
 def test_products_of_words(isa, rng):
     weights = rng.integers(0, 16, (isa.lanes, 2), np.int16)
     activations = rng.integers(-32768, 32767, (isa.lanes, 2), np.int16)

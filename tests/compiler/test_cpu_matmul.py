@@ -33,7 +33,7 @@ NORM_EPS = 1e-5
 FP16_SETS = [isa for isa in INSTRUCTION_SETS if isa.digits < 3]
 """What fp16 activations are multiplied with; three digits are for fp32."""
 
-ONE_LAYOUT_EACH = list(zip(FP16_SETS, ("KN", "NK", "NK", "KN", "NK", "KN", "NK", "KN", "NK"), strict=True))
+ONE_LAYOUT_EACH = list(zip(FP16_SETS, ("KN", "NK", "NK", "KN", "NK", "KN", "KN", "NK", "KN", "NK"), strict=True))
 
 EPILOGUES = [
     (isa, layout)

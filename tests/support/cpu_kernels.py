@@ -19,6 +19,7 @@ from edge_transact.compiler.cpu.isa.avx2words import Avx2Words
 from edge_transact.compiler.cpu.isa.avx512 import Avx512
 from edge_transact.compiler.cpu.isa.avx512vnni import Avx512Vnni
 from edge_transact.compiler.cpu.isa.avxvnni import AvxVnni
+from edge_transact.compiler.cpu.isa.avxvnniwords import AvxVnniWords
 from edge_transact.compiler.cpu.isa.fp32 import Fp32
 from edge_transact.compiler.cpu.isa.neondot import NeonDot
 from edge_transact.compiler.cpu.isa.neoni8mm import NeonI8mm
@@ -85,6 +86,14 @@ class EmulatedAvx2Words(Avx2Words):
         return _multiply_words(weights, activations)
 
 
+class EmulatedAvxVnniWords(AvxVnniWords):
+    """vpdpwssd as multiplications of int32 lanes."""
+
+    def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
+        first, second = T.reinterpret("int16x16", weights), T.reinterpret("int16x16", activations)
+        return accumulator + _multiply_words(first, second)
+
+
 class EmulatedNeonDot(NeonDot):
     """sdot as multiplications of int32 lanes."""
 
@@ -127,6 +136,7 @@ EMULATED: dict[type[InstructionSet], type[InstructionSet]] = {
     Avx512: EmulatedAvx512,
     Avx512Vnni: EmulatedAvx512Vnni,
     AvxVnni: EmulatedAvxVnni,
+    AvxVnniWords: EmulatedAvxVnniWords,
     Avx2: EmulatedAvx2,
     Avx2Words: EmulatedAvx2Words,
     NeonDot: EmulatedNeonDot,
@@ -152,6 +162,7 @@ INSTRUCTION_SETS = [
     _runnable(Avx512Vnni, 3),
     _runnable(AvxVnni, 2),
     _runnable(AvxVnni, 3),
+    _runnable(AvxVnniWords),
     _runnable(Avx2, 2),
     _runnable(Avx2, 3),
     _runnable(Avx2Words),

@@ -6,7 +6,7 @@ vpmaddwd multiplies 16 pairs of int16 and adds neighbours to 32 bits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 from tvm.script import tirx as T
 from tvm.target import Target
@@ -27,7 +27,7 @@ class Avx2Words(InstructionSet):
     """
 
     name = "avx2words"
-    features = ("avx2", "fma", "f16c")
+    features: ClassVar[tuple[str, ...]] = ("avx2", "fma", "f16c")
     lanes = 8
     steps = 4
     batch_vectors = 2

@@ -7,9 +7,13 @@ products to an int32.
 from __future__ import annotations
 
 from tvm.script import tirx as T
+from tvm.target import Target
 from tvm.tirx import Expr
 
+from edge_transact.compiler.cpu.isa.avxvnniwords import AvxVnniWords
+from edge_transact.compiler.cpu.isa.base import InstructionSet
 from edge_transact.compiler.cpu.isa.x86_bytes import X86Bytes
+from edge_transact.compiler.matmul import Rows
 
 
 class AvxVnni(X86Bytes):
@@ -19,6 +23,10 @@ class AvxVnni(X86Bytes):
     features = ("avxvnni", "avx2")
     lanes = 8
     vectors_together = 4
+
+    @classmethod
+    def for_target(cls, target: Target, digits: int, rows: Rows) -> InstructionSet:
+        return AvxVnniWords() if rows == "batch" and digits == 2 else cls(digits)
 
     def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
         nibbles, digits = T.reinterpret("int8x32", weights), T.reinterpret("int8x32", activations)
