@@ -106,7 +106,12 @@ class DecodeMatmul(ABC):
     @classmethod
     def block_columns(cls, isa: InstructionSet, *, one_row: bool) -> int:
         """Columns of a block, in each section: with several rows, as many as an instruction set takes together."""
-        return cls.least_columns if one_row else max(cls.least_columns, isa.batch_vectors * isa.lanes)
+        return cls.least_columns if one_row else max(cls.least_columns, cls.batch_vectors(isa) * isa.lanes)
+
+    @classmethod
+    def batch_vectors(cls, isa: InstructionSet) -> int:
+        """Vectors of columns that are taken at a time with several rows."""
+        return isa.batch_vectors
 
     @abstractmethod
     def prefetch_first(self, thread: Expr) -> None:

@@ -10,6 +10,7 @@ from tvm.script import tirx as T
 from tvm.tirx import Buffer, Expr
 
 from edge_transact.compiler.cpu.decode.columns import DecodeColumns
+from edge_transact.compiler.cpu.isa import InstructionSet
 from edge_transact.compiler.vector import LINE_WORDS, Index, cast, load, prefetch, store, transpose
 from edge_transact.quantization import WORDS_PER_GROUP
 
@@ -22,6 +23,10 @@ class BatchNK(DecodeColumns):
 
     scales: Buffer
     """Those of a block and section, fp32 ``[groups, columns]``."""
+
+    @classmethod
+    def batch_vectors(cls, isa: InstructionSet) -> int:
+        return isa.batch_vectors_nk or isa.batch_vectors
 
     def prefetch_first(self, thread: Expr) -> None:
         first, _ = self.share(thread)

@@ -95,7 +95,7 @@ class DecodeColumns(DecodeMatmul):
                 with T.Else():
                     self._add_to_sums(thread, products)
             return
-        tile_columns = min(self.columns, self.isa.batch_vectors * lanes)
+        tile_columns = min(self.columns, self.batch_vectors(self.isa) * lanes)
         with T.serial(0, self.columns // tile_columns) as turn:
             first = T.bind(turn * tile_columns)
             offsets = [first + offset for offset in range(0, tile_columns, lanes)]

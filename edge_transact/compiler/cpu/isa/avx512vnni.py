@@ -22,7 +22,8 @@ class Avx512Vnni(X86Bytes):
 
     Args:
         digits: Digits of an activation.
-        batch_vectors: As in `InstructionSet`: one or two. An activation that is loaded serves a product of each.
+        batch_vectors, batch_vectors_nk: As in `InstructionSet`: one or two. An activation that is loaded serves a
+            product of each.
             Ice Lake starts two products in a cycle, but loads one vector of 512 bits.
     """
 
@@ -30,17 +31,16 @@ class Avx512Vnni(X86Bytes):
     features = ("avx512vnni", *Avx512.features)
     lanes = 16
 
-    def __init__(self, digits: int, batch_vectors: int = 2) -> None:
+    def __init__(self, digits: int, batch_vectors: int = 2, batch_vectors_nk: int | None = None) -> None:
         super().__init__(digits)
-        self.batch_vectors = batch_vectors
+        self.batch_vectors, self.batch_vectors_nk = batch_vectors, batch_vectors_nk
 
     @classmethod
     def for_target(cls, target: Target, digits: int, rows: Rows) -> Self:
         mcpu = str(target.attrs["mcpu"])
         # Zen 4 starts one product in a cycle, so loads keep up, and two vectors took longer. Zen 5 starts two, but with
-        # three digits, eight sequences took longer there.
-        one = mcpu == "znver4" or (mcpu == "znver5" and digits > 2)
-        return cls(digits, batch_vectors=1 if one else 2)
+        # NK weights, two vectors took longer there, too.
+        return cls(digits, 1 if mcpu == "znver4" else 2, 1 if mcpu == "znver5" else None)
 
     def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
         nibbles, digits = T.reinterpret("int8x64", weights), T.reinterpret("int8x64", activations)

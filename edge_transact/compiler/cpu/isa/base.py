@@ -43,6 +43,7 @@ class InstructionSet(ABC):
         prefetches_far: Whether decode prefetches weights to the L2 cache before it prefetches them to the L1 cache.
         batch_vectors: Vectors of columns that decode of several sequences takes at a time: as many as leave registers
             for weights, an activation and products, where there are four rows.
+        batch_vectors_nk: The same of an NK weight, which is transposed before; `None` for as many.
         tile_rows: Rows of a tile of prefill, with two vectors of accumulators each: as many as leave registers for
             weights, an activation and products.
         block_rows: Rows of a block, which is what a vector of prefill's accumulators holds: `block_rows` rows by
@@ -61,6 +62,7 @@ class InstructionSet(ABC):
     vectors_together: ClassVar[int] = 1
     prefetches_far: ClassVar[bool] = True
     batch_vectors: int = 1
+    batch_vectors_nk: int | None = None
     tile_rows: ClassVar[int] = 6
     block_rows: ClassVar[int] = 1
     quantizer: ActivationQuantizer | None = None
