@@ -23,8 +23,7 @@ class Avx512Vnni(X86Bytes):
     Args:
         digits: Digits of an activation.
         batch_vectors, batch_vectors_nk: As in `InstructionSet`: one or two. An activation that is loaded serves a
-            product of each.
-            Ice Lake starts two products in a cycle, but loads one vector of 512 bits.
+            product of each. Ice Lake starts two products in a cycle, but loads one vector of 512 bits.
     """
 
     name = "avx512vnni"
