@@ -18,6 +18,7 @@ from edge_transact.compiler.gpu.kernels import MetalKernels, OpenCLKernels
 from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.passes.attach import AttachBounds, AttachEmbeddingAllocation, AttachMetadata
 from edge_transact.compiler.passes.checks import OmitChecks
+from edge_transact.compiler.passes.decode_token import AttachDecodeToken
 from edge_transact.compiler.passes.fuse_matmuls import FuseMatmuls
 from edge_transact.compiler.passes.keep_weights import KeepWeights
 from edge_transact.compiler.passes.kv_cache import CreateKVCache
@@ -78,6 +79,7 @@ def phases(target: tvm.target.Target, metadata: dict[str, Any], bounds: Mapping[
             relax.transform.DeadCodeElimination(),
             relax.transform.ToNonDataflow(),
             relax.transform.RemovePurityChecking(),
+            *([AttachDecodeToken()] if on_cpu else []),
             relax.transform.CallTIRRewrite(),
             relax.transform.StaticPlanBlockMemory(),
             AttachMetadata(metadata, bounds),

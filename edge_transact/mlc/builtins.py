@@ -26,6 +26,8 @@ CALLS: dict[str, int | None] = {
     "vm.builtin.check_tensor_info": 4,
     "vm.builtin.check_tuple_info": 3,
     "vm.builtin.copy": 1,
+    "vm.builtin.kv_state_begin_forward": 3,
+    "vm.builtin.kv_state_end_forward": 1,
     "vm.builtin.make_shape": None,
     "vm.builtin.make_tuple": None,
     "vm.builtin.match_shape": None,

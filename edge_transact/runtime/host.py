@@ -1,13 +1,14 @@
 """Runs a library on this machine: load it with its weights, prefill, decode, generate.
 
 Functions are called in the order of MLC's engine: add a sequence, then call ``begin_forward``, the model's function and
-``end_forward`` for each chunk of a prompt and each decoded token.
+``end_forward`` for each chunk of a prompt and each decoded token. A library that we built does the latter in one call.
 
 Only TVM's runtime is loaded, through tvm_ffi. ``import tvm`` would load the compiler too, which takes seconds.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import logging
@@ -88,7 +89,7 @@ class HostModel:
         self._cpu = ffi.device("cpu")
         self._one_token = self._tensor([0])
         self._one_token_id = np.from_dlpack(self._one_token)
-        self._sequence = self._shape([SEQUENCE])
+        self._sequence, self._one = self._shape([SEQUENCE]), self._shape([1])
         # The virtual machine's own functions: with tvm's Python API, a token of a small model takes 3 % longer.
         self._reshape, self._item = (ffi.get_global_func(f"vm.builtin.{name}") for name in ("reshape", "tuple_getitem"))
         self._shapes: dict[tuple[int, int], tuple[tvm_ffi.Shape, tvm_ffi.Shape]] = {}
@@ -221,6 +222,9 @@ class HostModel:
             cache: The KV cache of the sequences.
             sequences: Their ids.
         """
+        self._threads.start(self._ffi)
+        if function == "decode" and self._decode_token is not None:
+            return np.from_dlpack(self._decode_token(self._ids(ids), cache, sequences, self._one))
         embeddings = self._function("embed")(self._ids(ids), self._parameters)
         counts, shape = self._shapes_of(len(sequences), len(ids) // len(sequences), embeddings)
         self._begin(cache, sequences, counts)
@@ -240,10 +244,18 @@ class HostModel:
         return tensor
 
     def _function(self, name: str) -> Callable[..., Any]:
-        self._threads.start(self._ffi)
         if name not in self._functions:
             self._functions[name] = self._vm[name]
         return self._functions[name]
+
+    @functools.cached_property
+    def _decode_token(self) -> Callable[..., Any] | None:
+        """The library's ``decode_token`` with its weights; `None` where it has none, as one that MLC compiled."""
+        name = "decode_token"
+        if not self._vm.implements_function(name):
+            return None
+        self._vm["save_function"](name, name, True, *self._parameters)
+        return self._vm[name]
 
     def _forward(self, function: str, ids: Sequence[int]) -> np.ndarray:
         logits = self._call(function, ids, self._cache, self._sequence)

@@ -190,6 +190,16 @@ def test_metadata_tells_sizes_parameters_and_the_cache(library):
     assert all({"name", "shape", "dtype", "preprocs"} <= set(parameter) for parameter in metadata["params"])
 
 
+@on(*HOST)
+def test_a_token_in_one_call_has_the_logits_of_the_engines_calls(model):
+    engine = Engine(model)
+    engine.kv("add_sequence", 0)
+    model.reset()
+    assert model._vm.implements_function("decode_token")
+    for token in range(20):  # beyond the first page
+        np.testing.assert_array_equal(model.decode(token), engine.forward("decode", {0: [token]})[0])
+
+
 @on(*CASES)
 def test_prefill_in_chunks_and_decode_to_the_last_page(library, model):
     ids = [(7 * i + 3) % 300 for i in range(64)]
