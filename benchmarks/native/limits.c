@@ -107,15 +107,16 @@ static void *multiply(void *argument) {
   return NULL;
 }
 
-// Gives each thread its own CPU at once: a measurement is over before the system would have moved the threads.
-static void pin(pthread_t thread, int index) {
+// Gives each thread its own CPU from the start: a measurement is over before the system would have moved the threads. And
+// once a thread has ended, `pthread_setaffinity_np` would bind the calling one, and all processes that it starts.
+static void pin(pthread_attr_t *attributes, int index) {
   cpu_set_t allowed, own;
   sched_getaffinity(0, sizeof allowed, &allowed);
   index %= CPU_COUNT(&allowed);
   CPU_ZERO(&own);
   for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
     if (CPU_ISSET(cpu, &allowed) && index-- == 0) CPU_SET(cpu, &own);
-  pthread_setaffinity_np(thread, sizeof own, &own);
+  pthread_attr_setaffinity_np(attributes, sizeof own, &own);
 }
 
 static double run(void *(*work)(void *), const char *data, size_t bytes, int passes, int threads) {
@@ -127,8 +128,11 @@ static double run(void *(*work)(void *), const char *data, size_t bytes, int pas
   pthread_barrier_init(&barrier, NULL, (unsigned)threads);
   for (int i = 0; i < threads; i++) {
     job[i] = (Job){i, data + (size_t)i * part, part, passes, &barrier, 0, 0};
-    pthread_create(&thread[i], NULL, work, &job[i]);
-    pin(thread[i], i);
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pin(&attributes, i);
+    pthread_create(&thread[i], &attributes, work, &job[i]);
+    pthread_attr_destroy(&attributes);
   }
   for (int i = 0; i < threads; i++) {
     pthread_join(thread[i], NULL);

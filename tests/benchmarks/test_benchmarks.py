@@ -80,6 +80,14 @@ def test_limits_are_measured(tmp_path):
     assert limits.flops_per_s(100_000) > 0
 
 
+def test_measuring_binds_no_thread_but_its_own(tmp_path):
+    """Programs that start later inherit the CPUs of the thread that starts them."""
+    limits, before = Limits(tmp_path, threads=2), allowed_cpus()
+    for _ in range(5_000):
+        limits._multiplies.multiply_seconds(0, 2)
+    assert allowed_cpus() == before
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="a CPU of x86-64")
 def test_another_cpus_instructions_multiply_in_a_library_of_their_own(tmp_path):
     """Memory is read with this machine's instructions."""
