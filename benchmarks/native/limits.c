@@ -107,8 +107,8 @@ static void *multiply(void *argument) {
   return NULL;
 }
 
-// Gives each thread its own CPU from the start: a measurement is over before the system would have moved the threads. And
-// once a thread has ended, `pthread_setaffinity_np` would bind the calling one, and all processes that it starts.
+// Gives each thread its own CPU from the start: a measurement is over before the system would have moved the threads.
+// `pthread_setaffinity_np` of a thread that has already ended would bind the calling one, and all that it starts.
 static void pin(pthread_attr_t *attributes, int index) {
   cpu_set_t allowed, own;
   sched_getaffinity(0, sizeof allowed, &allowed);

@@ -36,7 +36,7 @@ CALLS: dict[str, int | None] = {
     "vm.builtin.reshape": 2,
     "vm.builtin.tuple_getitem": 2,
 }
-"""The functions that our libraries for all targets call, so that a runtime can be checked before a build.
+"""The functions that our libraries of all targets together call, so that a runtime can be checked before a build.
 
 Function to its number of arguments; `None` if it takes any number.
 """

@@ -89,7 +89,7 @@ class HostModel:
         self._cpu = ffi.device("cpu")
         self._one_token = self._tensor([0])
         self._one_token_id = np.from_dlpack(self._one_token)
-        self._sequence, self._one = self._shape([SEQUENCE]), self._shape([1])
+        self._sequence = self._shape([SEQUENCE])
         # The virtual machine's own functions: with tvm's Python API, a token of a small model takes 3 % longer.
         self._reshape, self._item = (ffi.get_global_func(f"vm.builtin.{name}") for name in ("reshape", "tuple_getitem"))
         self._shapes: dict[tuple[int, int], tuple[tvm_ffi.Shape, tvm_ffi.Shape]] = {}
@@ -224,7 +224,7 @@ class HostModel:
         """
         self._threads.start(self._ffi)
         if function == "decode" and self._decode_token is not None:
-            return np.from_dlpack(self._decode_token(self._ids(ids), cache, sequences, self._one))
+            return np.from_dlpack(self._decode_token(self._ids(ids), cache, sequences))
         embeddings = self._function("embed")(self._ids(ids), self._parameters)
         counts, shape = self._shapes_of(len(sequences), len(ids) // len(sequences), embeddings)
         self._begin(cache, sequences, counts)

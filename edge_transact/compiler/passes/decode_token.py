@@ -11,7 +11,10 @@ from tvm.relax.utils import copy_with_new_vars
 
 @tvm.transform.module_pass(opt_level=0, name="AttachDecodeToken")
 class AttachDecodeToken:
-    """Adds ``decode_token(ids, cache, sequences, counts, *weights)``, which returns the logits of one more token.
+    """Adds ``decode_token(ids, cache, sequences, *weights)``: the logits after one more token of one sequence.
+
+    ``ids`` is int32 ``[1]``, ``cache`` what ``create_tir_paged_kv_cache`` returns, ``sequences`` a shape with the
+    sequence's id, ``weights`` the items of the parameters' tuple; the result is fp32 ``[1, 1, vocab_size]``.
 
     It is ``embed``, ``begin_forward``, ``decode`` and ``end_forward`` of MLC's engine in one call. Weights are
     arguments of their own, so that a caller can bind them once (``save_function`` of TVM's ``vm.cc``). Taking SmolLM2's
@@ -31,15 +34,15 @@ class AttachDecodeToken:
         embed = embed.bind_symbolic_vars({input_ids.ty.shape[0]: tirx.const(1, "int64")})
         ids = relax.Var("ids", relax.TensorType([1], input_ids.ty.dtype))
         cache = relax.Var("cache", kv_cache.ty)
-        sequences, counts = (relax.Var(name, relax.ShapeType(ndim=1)) for name in ("sequences", "counts"))
+        sequences = relax.Var("sequences", relax.ShapeType(ndim=1))
         weights = [relax.Var(f"weight_{number}", ty) for number, ty in enumerate(decode_weights.ty.fields)]
-        inputs = [ids, cache, sequences, counts]
+        inputs = [ids, cache, sequences]
         builder = relax.BlockBuilder(mod)
         # Only of so many arguments, the type is checked in each call.
         with builder.function("decode_token", [*inputs, *weights], {"num_input": len(inputs)}):
             embeddings = _emit(builder, embed, {embed.params[0]: ids, embed_weights: relax.Tuple(weights)})
             embeddings = builder.emit(relax.op.reshape(embeddings, input_embed.ty.shape))
-            builder.emit(_kv_state("begin_forward", cache, sequences, counts))
+            builder.emit(_kv_state("begin_forward", cache, sequences, relax.ShapeExpr([1])))
             values = {input_embed: embeddings, kv_cache: cache, decode_weights: relax.Tuple(weights)}
             result = _emit(builder, decode, values)
             builder.emit(_kv_state("end_forward", cache))
