@@ -66,15 +66,11 @@ class DecodeNK(DecodeMatmul):
 
     def _multiply_block(self, thread: Expr, block: Expr, ahead: Expr, near: Expr) -> None:
         """Compute the sums of a block's columns."""
-        lanes, words, together = self.isa.lanes, self.buffers.words, self.isa.vectors_together * self.isa.lanes
+        lanes, words = self.isa.lanes, self.buffers.words
         columns = _Columns(self, thread, T.bind(self.first_column(block)), ahead, near)
         full = T.bind(words // lanes * lanes)
-        with T.serial(0, words // together) as turn:
-            columns.accumulate(turn * together, together)
-        if self.isa.vectors_together > 1:
-            done = T.bind(words // together * together)
-            with T.serial(0, (full - done) // lanes) as vector:
-                columns.accumulate(T.bind(done + vector * lanes), lanes)
+        with T.serial(0, words // lanes) as vector:
+            columns.accumulate(vector)
         # What is left is less than a vector: a half of one, a fourth, ...
         held, word = lanes // 2, full
         while held >= WORDS_PER_GROUP:
@@ -122,20 +118,21 @@ class _Columns:
             store(self.vectors, splat(T.float32(0), self.isa.lanes), [section, 0])
             store(self.rest, splat(T.float32(0), of.columns), [section, 0])
 
-    def accumulate(self, word: Expr, held: int) -> None:
-        """Add the products of `held` words from `word` on, a multiple of a vector."""
-        lanes = self.isa.lanes
-        self._prefetch(word, held)
-        scales = [self._load_scales(columns, word, held) for columns in self.columns]
-        for vector in range(held // lanes):
-            at = word + vector * lanes
-            activations = self._load_activations(at, lanes)
-            for section, columns in enumerate(self.columns):
-                products = self.isa.sum_quads(
-                    [self._multiply(load(self.buffers.weight, [column, at], lanes), activations) for column in columns]
-                )
-                sums = self._scaled(at, lanes, products, scales[section][vector], range(lanes))
-                store(self.vectors, load(self.vectors, [section, 0], lanes) + sums, [section, 0])
+    def accumulate(self, vector: Expr) -> None:
+        """Add the products of a vector of words.
+
+        One vector at a time: of two or four, LLVM mixes the instructions, and spills what registers can't hold.
+        """
+        lanes, word = self.isa.lanes, T.bind(vector * self.isa.lanes)
+        self._prefetch(vector)
+        activations = self._load_activations(word, lanes)
+        for section, columns in enumerate(self.columns):
+            scales = self._load_scales(columns, word)
+            products = self.isa.sum_quads(
+                [self._multiply(load(self.buffers.weight, [column, word], lanes), activations) for column in columns]
+            )
+            sums = self._scaled(word, lanes, products, scales, range(lanes))
+            store(self.vectors, load(self.vectors, [section, 0], lanes) + sums, [section, 0])
 
     def accumulate_rest(self, word: Expr, held: int) -> None:
         """Add the products of `held` words from `word` on: less than a vector, so one has those of several columns."""
@@ -184,18 +181,17 @@ class _Columns:
             scales = scales * of_lanes(self.scratch.activation_scales)
         return cast("float32", products) * scales
 
-    def _prefetch(self, word: Expr, held: int) -> None:
-        """Prefetch each column's words, as many as are in use."""
-        far = self.isa.prefetches_far
-        for line in range(0, held, LINE_WORDS):
-            # Where a cache line holds several vectors, each iteration prefetches the lines of some of the columns.
-            turns = max(1, LINE_WORDS // held)
-            for columns in self.columns:
-                for column in columns[::turns]:
-                    turn = column if turns == 1 else column + word // held % turns
-                    prefetch(self.buffers.weight, [turn, word + (self.ahead + line)], far=far)
-                    if far:
-                        prefetch(self.buffers.weight, [turn, word + (self.near + line)])
+    def _prefetch(self, vector: Expr) -> None:
+        """Prefetch each column's words, as many as a vector has."""
+        far, word = self.isa.prefetches_far, vector * self.isa.lanes
+        # Where a cache line holds several vectors, each prefetches the lines of some of the columns.
+        turns = max(1, LINE_WORDS // self.isa.lanes)
+        for columns in self.columns:
+            for column in columns[::turns]:
+                turn = column if turns == 1 else column + vector % turns
+                prefetch(self.buffers.weight, [turn, word + self.ahead], far=far)
+                if far:
+                    prefetch(self.buffers.weight, [turn, word + self.near])
 
     def _load_activations(self, word: Expr, held: int) -> list[list[Expr]]:
         """The activations of `held` words from `word` on, repeated to a full vector, by step and digit."""
@@ -207,13 +203,9 @@ class _Columns:
 
         return [[repeated(digit, step) for digit in range(isa.digits)] for step in range(isa.steps)]
 
-    def _load_scales(self, columns: Sequence[Expr], word: Expr, held: int) -> list[Expr]:
-        """The columns' scales of the groups of `held` words, fp32: vectors of those of one group after the other's."""
-        group, groups = T.bind(word // WORDS_PER_GROUP), held // WORDS_PER_GROUP
+    def _load_scales(self, columns: Sequence[Expr], word: Expr) -> Expr:
+        """The columns' scales of a vector's groups, fp32: those of its first group, then of its second, ..."""
+        group, groups = T.bind(word // WORDS_PER_GROUP), self.isa.lanes // WORDS_PER_GROUP
         loaded = [T.bind(load(self.buffers.scale, [column, group], groups)) for column in columns]
         order = [column * groups + i for i in range(groups) for column in range(len(columns))]
-        lanes = min(self.isa.lanes, len(order))
-        return [
-            T.bind(cast("float32", shuffle(loaded, order[first : first + lanes])))
-            for first in range(0, len(order), lanes)
-        ]
+        return T.bind(cast("float32", shuffle(loaded, order)))

@@ -27,7 +27,6 @@ class Avx2(X86Bytes):
     name = "avx2"
     features = ("avx2", "fma", "f16c")
     lanes = 8
-    vectors_together = 4
 
     @classmethod
     def for_target(cls, target: Target, digits: int, rows: Rows) -> InstructionSet:

@@ -22,7 +22,6 @@ class AvxVnni(X86Bytes):
     name = "avxvnni"
     features = ("avxvnni", "avx2")
     lanes = 8
-    vectors_together = 4
 
     @classmethod
     def for_target(cls, target: Target, digits: int, rows: Rows) -> InstructionSet:

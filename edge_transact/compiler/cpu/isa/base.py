@@ -38,8 +38,6 @@ class InstructionSet(ABC):
         steps: Steps that unpack all weights of a word.
         removes_zero_point: Whether `unpack` subtracts the zero point from the weights. If not, accumulators start
             from `zero_point_correction`.
-        vectors_together: Vectors of a row's words that decode takes at a time, where the weight's rows are contiguous
-            (NK): more than one where a vector has few groups, so that their scales are loaded together.
         prefetches_far: Whether decode prefetches weights to the L2 cache before it prefetches them to the L1 cache.
         batch_vectors: Vectors of columns that decode of several sequences takes at a time: as many as leave registers
             for weights, an activation and products, where there are four rows.
@@ -59,7 +57,6 @@ class InstructionSet(ABC):
     steps: ClassVar[int]
     removes_zero_point: ClassVar[bool]
     lanes: int
-    vectors_together: ClassVar[int] = 1
     prefetches_far: ClassVar[bool] = True
     batch_vectors: int = 1
     batch_vectors_nk: int | None = None
