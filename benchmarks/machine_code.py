@@ -23,7 +23,7 @@ QUANTIZATION = get_quantization("q4f16_0")
 WHOLE = "SmolLM2-135M"
 """The model whose library is compiled whole; of others, the kernels that a decoded token launches."""
 
-PICTURE = page.DOCS / "phone-gpu.svg"
+PICTURE = page.DOCS / "lab" / "phone-gpu.svg"
 Row = dict[str, Any]
 
 PARTS = ("matmuls of layers", "logits", "attention", "other kernels")

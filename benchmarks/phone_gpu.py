@@ -1,4 +1,4 @@
-"""``python -m benchmarks.phone_gpu``: the figures of ``docs/phone-gpu.md``.
+"""``python -m benchmarks.phone_gpu``: the figures of ``docs/lab/phone-gpu.md``.
 
 Perplexity: a model and the same model pruned are built for this computer's CPU and for OpenCL. The kernels of the
 second library run on an OpenCL device of this CPU; both read the same weights. Windows are prefilled in chunks.
@@ -54,7 +54,7 @@ def main() -> None:
         _write_rows(rows, MACHINE_CODE)
         machine_code.draw(rows, machine_code.PICTURE)
         for section, text in machine_code.sections(rows, read_rows(BEFORE)).items():
-            page.write(section, text, page.DOCS / "phone-gpu.md")
+            page.write(section, text, page.DOCS / "lab" / "phone-gpu.md")
             print(text)
 
 
@@ -68,7 +68,7 @@ def _perplexity(arguments: argparse.Namespace) -> None:
         rows = [{"model": name, **_measured(model, arguments, scratch / name)} for name, model in models.items()]
     text = _table(rows)
     print(text)
-    page.write("phone-gpu", text, page.DOCS / "phone-gpu.md")
+    page.write("phone-gpu", text, page.DOCS / "lab" / "phone-gpu.md")
     _write_rows(rows, page.RESULTS / "phone_gpu.jsonl")
 
 

@@ -16,7 +16,7 @@ def generated():
     return outputs()
 
 
-@pytest.mark.parametrize("name", ["structure.svg", "architecture.md", "api.md", "cli.md", "phone-gpu.md"])
+@pytest.mark.parametrize("name", ["structure.svg", "architecture.md", "api.md", "cli.md", "lab/phone-gpu.md"])
 def test_what_is_generated_is_current(generated, name):
     assert (DOCS / name).read_text() == generated[DOCS / name], "run `make docs`"
 

@@ -19,7 +19,7 @@ BLOCK = re.compile(rf"(<!-- (?P<kind>{KINDS}) ?(?P<argument>[\w.]*) -->\n).*?(?=
 def outputs() -> dict[Path, str]:
     """Each generated file, and each page with generated blocks, with the text that it should have."""
     texts = {DOCS / "structure.svg": structure.drawing()}
-    for page in (DOCS / name for name in ("architecture.md", "api.md", "cli.md", "phone-gpu.md")):
+    for page in (DOCS / name for name in ("architecture.md", "api.md", "cli.md", "lab/phone-gpu.md")):
         texts[page] = BLOCK.sub(_filled, page.read_text())
     return texts
 

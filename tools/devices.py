@@ -1,4 +1,4 @@
-"""The table of ``docs/phone-gpu.md`` that lists the phones' GPUs that libraries are checked for."""
+"""The table of ``docs/lab/phone-gpu.md`` that lists the phones' GPUs that libraries are checked for."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ DEVICES: dict[str, Device] = {
             name="adreno-750",
             description="Qualcomm Adreno 750",
             max_allocation_bytes=1 << 30,  # Oblomov/clinfo#92
-            memory_gb_per_s=76.8,  # Snapdragon 8 Gen 3: LPDDR5X at 4,800 MHz, 64 bits wide (docs/phone-gpu.md)
+            memory_gb_per_s=76.8,  # Snapdragon 8 Gen 3: LPDDR5X at 4,800 MHz, 64 bits wide (docs/lab/phone-gpu.md)
         ),
         replace(
             GENERIC,
@@ -101,7 +101,7 @@ DEVICES: dict[str, Device] = {
             registers=(32, 64),  # Mesa: pan_compute_max_thread_count
             half_lanes=2,  # ARM-software/armnn#704, blakeblackshear/frigate#5733
             sub_group=16,  # blakeblackshear/frigate#5733
-            memory_gb_per_s=51.2,  # Dimensity 8100 and 7200: nanoreview and cpu-boss (docs/phone-gpu.md)
+            memory_gb_per_s=51.2,  # Dimensity 8100 and 7200: nanoreview and cpu-boss (docs/lab/phone-gpu.md)
         ),
     )
 }
