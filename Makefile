@@ -21,7 +21,7 @@ demo: $(VENV)/.edge-transact-demo-data ## A real model pruned, built for Android
 test: $(VENV)/.edge-transact-test system-packages ## All tests, in three processes
 	$(BIN)/python -m pytest $(PROCESSES)
 
-bench: $(VENV)/.edge-transact-test ## The tables of docs/performance.md, measured here; BENCH takes sections and options
+bench: $(VENV)/.edge-transact-test ## The tables of docs/lab/performance.md, measured here; BENCH takes sections and options
 	$(BIN)/python -m benchmarks $(BENCH)
 
 soak: $(VENV)/.edge-transact-test system-packages ## Faults on emulated phones for MINUTES, and the runner built from TVM_SOURCE_DIR

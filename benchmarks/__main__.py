@@ -1,4 +1,4 @@
-"""``python -m benchmarks``, or ``make bench``: measures speed on this machine and writes ``docs/performance.md``.
+"""``python -m benchmarks``, or ``make bench``: measures speed on this machine and writes ``docs/lab/performance.md``.
 
 Nothing here has a threshold. Programs that are compared alternate, so their ratio is more reliable than their seconds.
 The machine should still be idle otherwise.

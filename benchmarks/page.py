@@ -1,4 +1,4 @@
-"""Writes tables into ``docs/performance.md``, whose prose is written by hand, and formats figures."""
+"""Writes tables into ``docs/lab/performance.md``, whose prose is written by hand, and formats figures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from edge_transact.system.cpu import CPUINFO, cpu_name
 from edge_transact.system.memory import total_bytes
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGE = DOCS / "performance.md"
+LAB = DOCS / "lab"
+PAGE = LAB / "performance.md"
 RESULTS = Path(__file__).parent / "results"
 """Measured rows and listings, from which the tables and pictures of the pages are made."""
 

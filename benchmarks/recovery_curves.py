@@ -20,7 +20,7 @@ from edge_transact.artifacts.charts import Axis, Chart, Picture, number
 from edge_transact.errors import EdgeTransactError
 
 METRICS = "metrics.jsonl"
-OUTPUT = page.DOCS / "recovery-curves.svg"
+OUTPUT = page.LAB / "recovery-curves.svg"
 KINDS = ("perplexity", "tasks")
 
 

@@ -2,7 +2,7 @@
 
 `MODEL` is pruned by each of `RATIOS` and trained, then briefly against loops: twice the exact model, and once, through
 the grid, what is built for this host. Models stay in DIR, and rows in ``results/recovery_cuts.jsonl``: neither is made
-again, so another file (``--results``) measures anew. Prints the table of ``docs/recovery.md`` and draws its picture.
+again, so another file (``--results``) measures anew. Prints the table of ``docs/lab/recovery.md``, draws its picture.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HIGH_RATE_FROM = 0.25
 BUILDING = {"target": "host", "quant": QUANT}
 WINDOWS = 8
 RESULTS = page.RESULTS / "recovery_cuts.jsonl"
-PICTURE = page.DOCS / "recovery-cuts.svg"
+PICTURE = page.LAB / "recovery-cuts.svg"
 END = 32
 """The last cut that the picture shows, in %."""
 DENSE, PRUNED, TRAINED, BUILT = STAGES = ("dense", "pruned", "trained", "built")

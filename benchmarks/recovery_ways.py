@@ -30,7 +30,7 @@ from edge_transact.inputs.models import resolve_model
 from edge_transact.system.computation import compute_device, is_bf16_fast
 
 RATES = {"all": 1e-4, "hidden": 1e-4, "lora": 1e-3, "norms": 1e-3, "layers": 1e-4}
-"""The ways, with the learning rates of ``docs/recovery.md``."""
+"""The ways, with the learning rates of ``docs/lab/recovery.md``."""
 
 RANK = 16
 HELD_OUT = 20

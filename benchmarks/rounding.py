@@ -1,4 +1,4 @@
-"""``python -m benchmarks.rounding``: what each rounding to 4 bits costs: the table and the picture of ``docs/w4.md``.
+"""``python -m benchmarks.rounding``: what each rounding to 4 bits costs: table and picture of ``docs/lab/w4.md``.
 
 A model and the same model pruned are built with every rounding and measured through the built host library, on texts
 that nothing was calibrated on. Rows that are in the results file already are not measured again.
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--quant", default="q4f16_0,q4f16_1", help="quantizations, comma-separated")
     parser.add_argument("--windows", type=int, default=16, help="windows of 512 tokens of each text")
     parser.add_argument("--results", type=Path, default=page.RESULTS / "rounding.jsonl")
-    parser.add_argument("--page", type=Path, default=page.DOCS / "w4.md")
+    parser.add_argument("--page", type=Path, default=page.LAB / "w4.md")
     parser.add_argument("--scratch", type=Path, help="directory for texts and models; kept if given")
     arguments = parser.parse_args()
     show_logs()

@@ -11,7 +11,7 @@ import pytest
 from edge_transact.compiler.targets import TARGETS
 from edge_transact.project import Project
 from edge_transact.quantization import QUANTIZATIONS
-from tests.support.examples import GROUP, PAGES, ROOT, calls_in, joined
+from tests.support.examples import GROUP, LAB, PAGES, ROOT, calls_in, joined
 
 GLOBAL_FLAGS = {"--debug", "--quiet", "--verbose", "--no-cache", "--version", "--help", "--install-completion"}
 
@@ -91,10 +91,10 @@ def test_pictures_are_shown_with_words_for_what_they_show():
         for words, file in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", page.read_text()):
             assert len(words.split()) > 5, file
             shown.add((page.parent / file).resolve())
-    assert shown == {path for pattern in ("*.svg", "*.png") for path in (ROOT / "docs").glob(pattern)}
+    assert shown == {path for pattern in ("*.svg", "*.png") for path in (ROOT / "docs").rglob(pattern)}
 
 
-@pytest.mark.parametrize("picture", sorted((ROOT / "docs").glob("*.svg")), ids=lambda path: path.name)
+@pytest.mark.parametrize("picture", sorted((ROOT / "docs").rglob("*.svg")), ids=lambda path: path.name)
 def test_a_picture_is_readable_on_a_dark_page(picture):
     """It brings its own light background, and is small."""
     root = ElementTree.parse(picture).getroot()
@@ -109,6 +109,8 @@ def test_every_page_is_listed():
     pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
     assert pages <= set(listed)
     assert {name for name in listed if listed.count(name) > 1} <= {"glossary.md"}
+    in_lab = re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs" / "lab" / "README.md").read_text())
+    assert sorted(in_lab) == sorted({path.name for path in LAB} - {"README.md"})
 
 
 def test_the_readme_says_what_runs_where():

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.feel [SECTION...]``: measures what a person waits for, and writes ``docs/feel.md``'s tables.
+"""``python -m benchmarks.feel [SECTION...]``: measures what a person waits for, and writes ``docs/lab/feel.md``.
 
 A section is a module beside this one with ``measure(scratch: Path) -> str``, which returns the section's Markdown.
 """
@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.feel", description=__doc__)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"all, or some of: {', '.join(SECTIONS)}")
     parser.add_argument("--scratch", type=Path, help="directory for models and libraries; kept if given")
-    parser.add_argument("--page", type=Path, default=page.DOCS / "feel.md")
+    parser.add_argument("--page", type=Path, default=page.LAB / "feel.md")
     arguments = parser.parse_args()
     if unknown := set(arguments.sections) - set(SECTIONS):
         parser.error(f"no such section: {', '.join(sorted(unknown))}")

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.studies``: the studies of ``docs/paper.md``, on SmolLM2 or on any model.
+"""``python -m benchmarks.studies``: the studies of ``docs/lab/paper.md``, on SmolLM2 or on any model.
 
 Each is one command: ``python -m benchmarks.studies methods``. Rows are kept in ``benchmarks/results/paper.jsonl`` and
 not measured again, so an interrupted study continues.
@@ -50,7 +50,7 @@ def draw_methods(study: Study, mixed: tuple[str, ...]) -> str:
         name: [None if row is None else row["perplexity"] for row in rows]
         for name, rows in rows_by_method(study, mixed).items()
     }
-    return pictures.methods(curves, RATIOS, study.dense()["perplexity"], page.DOCS / "paper-methods.svg")
+    return pictures.methods(curves, RATIOS, study.dense()["perplexity"], page.LAB / "paper-methods.svg")
 
 
 def seeds(study: Study, mixed: tuple[str, ...], count: int) -> str:
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=64, help="windows of 512 tokens of each text")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--results", type=Path, default=page.RESULTS / "paper.jsonl")
-    parser.add_argument("--page", type=Path, default=page.DOCS / "paper.md")
+    parser.add_argument("--page", type=Path, default=page.LAB / "paper.md")
     parser.add_argument("--scratch", type=Path, help="directory for texts, scores and models; kept if given")
     arguments = parser.parse_args()
     show_logs()

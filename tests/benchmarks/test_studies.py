@@ -1,4 +1,4 @@
-"""The studies of ``docs/paper.md`` measure what the command makes, and measure it once."""
+"""The studies of ``docs/lab/paper.md`` measure what the command makes, and measure it once."""
 
 from pathlib import Path
 

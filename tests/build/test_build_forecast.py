@@ -25,7 +25,7 @@ def llama_2_7b(layers: int) -> WidthPlan:
     [("gptq", 2, 128, 3354), ("fit", 2, 1536, 3264), ("fit", 6, 1536, 3515)],
 )
 def test_rounding_takes_what_was_measured(rounding, layers, tokens, peak_mib) -> None:
-    """The table of docs/w4.md, which is of whole processes."""
+    """The table of docs/lab/w4.md, which is of whole processes."""
     plan, fp32 = llama_2_7b(layers), torch.float32
     if rounding == "gptq":
         tensors = bytes_of_codes(plan, tokens, fp32)

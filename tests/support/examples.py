@@ -15,7 +15,10 @@ from typer.testing import CliRunner
 from edge_transact.cli import COMMANDS, app, load_command
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+LAB = sorted((ROOT / "docs" / "lab").glob("*.md"))
+"""The lab notebook: how figures were measured, at length and once. Its examples are read, not run."""
+GUIDES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = [*GUIDES, *LAB]
 GROUP = typer.main.get_command(app)
 # With the options and examples of each command; the group itself imports only the command that is called.
 GROUP.commands = {name: load_command(name) for name in COMMANDS}
@@ -33,7 +36,7 @@ def lines_in(text: str) -> list[str]:
     return [line for line in found if "COMMAND" not in line]
 
 
-EXAMPLES = {str(page.relative_to(ROOT)): lines_in(page.read_text()) for page in PAGES}
+EXAMPLES = {str(page.relative_to(ROOT)): lines_in(page.read_text()) for page in GUIDES}
 EXAMPLES |= {f"{name} --help": lines_in(command.help or "") for name, command in GROUP.commands.items()}
 """By where they stand, in order."""
 
