@@ -20,7 +20,7 @@ import torch
 
 from benchmarks import page
 from benchmarks.studies import texts
-from edge_transact.artifacts.journal import Journal
+from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.cli.logs import show_logs
 from edge_transact.evaluate.perplexity import perplexity

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks import llama_cpp, page
 from benchmarks.subjects import Subject
-from edge_transact.artifacts.cache import cache_directory
+from edge_transact.cache import cache_directory
 from edge_transact.evaluate.models import evaluate_models
 from edge_transact.evaluate.perplexity import windows_of
 from edge_transact.export.gguf import export_gguf

@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_transact.artifacts.cache import cache_directory
 from edge_transact.artifacts.outputs import new_directory
+from edge_transact.cache import cache_directory
 from edge_transact.errors import EdgeTransactError
 
 PROGRAM = Path(__file__).parent / "native" / "compile_kernels.c"

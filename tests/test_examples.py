@@ -22,7 +22,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from edge_transact.artifacts import cache
+from edge_transact import cache
 from edge_transact.bench import session
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.evaluate.answers import basics

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_transact.artifacts.cache import cache_directory
+from edge_transact.cache import cache_directory
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -25,7 +25,7 @@ import psutil
 import pyte
 
 from benchmarks import page
-from edge_transact.artifacts.cache import KINDS
+from edge_transact.cache import KINDS
 
 MODEL, RATIO = "demo:smollm2", "0.3"
 

@@ -18,7 +18,7 @@ from typing import TypedDict
 import torch
 
 from edge_transact import costs
-from edge_transact.artifacts.journal import Journal
+from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.errors import UsageError
 from edge_transact.evaluate.perplexity import perplexity

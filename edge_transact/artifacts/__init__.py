@@ -1,1 +1,1 @@
-"""Outputs that are complete or absent, the cache, manifests, templates and report pages."""
+"""Outputs that are complete or absent, digests, manifests, templates and report pages."""

@@ -6,8 +6,8 @@ import os
 from functools import cache
 from pathlib import Path
 
-from edge_transact.artifacts.cache import Recipe, made
 from edge_transact.artifacts.digests import sha256
+from edge_transact.cache import Recipe, made
 from edge_transact.compiler.archive import android_linker, link_android
 from edge_transact.errors import EdgeTransactError
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.artifacts.shown import Shown, Summary
-from edge_transact.artifacts.unfinished import AGAIN, Start, again
 from edge_transact.bench.analysis.export import FORMATS, write_sqlite
 from edge_transact.bench.analysis.precision import known_to
 from edge_transact.bench.analysis.results import make_results
@@ -22,6 +21,7 @@ from edge_transact.bench.records.log import Log, read_records
 from edge_transact.bench.records.record import Record, labels
 from edge_transact.bench.records.results import Result
 from edge_transact.bench.run import GivenUp, run_plan
+from edge_transact.cache.resume import RESUME_HINT, Start, resume_hint
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
 from edge_transact.options import written
 
@@ -64,11 +64,11 @@ class BenchOutcome(Shown):
         if self.failures:
             raise EdgeTransactError(
                 "not everything could be measured:\n  " + "\n  ".join(self.failures),
-                fix=f"What was measured is in {self.log}. {AGAIN}",
+                fix=f"What was measured is in {self.log}. {RESUME_HINT}",
             )
 
 
-@again()
+@resume_hint()
 def bench_models(
     dists: Sequence[Path],
     options: BenchOptions,

@@ -19,12 +19,12 @@ from edge_transact.artifacts.kernels import DecodeKernels, record_path
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.artifacts.outputs import new_directory, refuse_existing
 from edge_transact.artifacts.shown import Shown, Summary
-from edge_transact.artifacts.unfinished import Start, again
 from edge_transact.build.concerns import concerns, traffic_concern
 from edge_transact.build.options import TRAINED, BuildOptions
 from edge_transact.build.parity import DECODE_STEPS, Parity, compare, prompt_ids, reference_model
 from edge_transact.build.report.page import write_report
 from edge_transact.build.stages import Rounding, Weights, healed, place_library, place_weights, pruned
+from edge_transact.cache.resume import Start, resume_hint
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.compiler.gpu.devices import GENERIC
@@ -110,7 +110,7 @@ class Build(Shown):
         }
 
 
-@again()
+@resume_hint()
 def build(
     model: str,
     output: Path,

@@ -6,7 +6,7 @@ import threading
 
 import torch
 
-from edge_transact.artifacts.journal import Journal
+from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.weights import w4
 from edge_transact.weights.convert import ParameterSources, RoundingOf

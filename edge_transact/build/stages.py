@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from edge_transact.artifacts import cache
+from edge_transact import cache
 from edge_transact.artifacts.digests import text_digest
-from edge_transact.artifacts.unfinished import Start, going_on
 from edge_transact.build.options import CALIBRATED_ROUNDINGS, TRAINED
 from edge_transact.build.resume import resumable
+from edge_transact.cache.resume import Start, journal_of
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.digest import digest_of
 from edge_transact.checkpoint.writer import COPIED_FILES
@@ -107,7 +107,7 @@ class Rounding:
     name: str
     calibration: PruneChoices
     teacher: Checkpoint | None = None
-    start: Start = Start.GO_ON
+    start: Start = Start.CONTINUE
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def place_weights(
     def make(content: Path) -> None:
         if name == "search" and rounding_of:
             # The only one of those without text that takes longer than reading and writing.
-            with going_on(recipe.what, ingredients, rounding.start) as journal:
+            with journal_of(recipe.what, ingredients, rounding.start) as journal:
                 kept = resumable(checkpoint, sources, rounding_of, journal)
                 convert(checkpoint, sources, quantization, content, kept)
         else:
@@ -220,7 +220,7 @@ def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Roundi
     def make(content: Path) -> None:
         with working(TEXT_STEP):
             text = calibration_of(checkpoint, calibration)
-        with going_on(recipe.what, key, rounding.start) as journal:
+        with journal_of(recipe.what, key, rounding.start) as journal:
             if rounding.name == "best":
                 searched = round_best(checkpoint, rounding.teacher, text.windows, quantization, journal)
             else:

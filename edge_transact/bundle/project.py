@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_transact import __version__
-from edge_transact.artifacts import cache, digests
+from edge_transact import __version__, cache
+from edge_transact.artifacts import digests
 from edge_transact.artifacts.outputs import new_directory, refuse_existing
 from edge_transact.artifacts.shown import Shown, Summary
 from edge_transact.artifacts.templates import TEMPLATE_DIRECTORIES, environment

@@ -179,7 +179,7 @@ def _be_quiet() -> None:
 
 
 def _use_no_cache() -> None:
-    from edge_transact.artifacts import cache as store
+    from edge_transact import cache as store
 
     store.enabled = False
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edge_transact.artifacts.cache import KINDS
+from edge_transact.cache import KINDS
 from edge_transact.cli.common import JsonOption, guarded, show
 from edge_transact.options.command_line import completion
 
@@ -37,7 +37,7 @@ def cache(
 
     `edge-transact cache --clear --kind unfinished`
     """
-    from edge_transact.artifacts import cache as store
+    from edge_transact import cache as store
     from edge_transact.errors import UsageError, did_you_mean
 
     if kind is not None and kind not in store.KINDS:

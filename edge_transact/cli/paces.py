@@ -21,8 +21,7 @@ from typing import Annotated
 from filelock import Timeout
 from pydantic import Field, RootModel, ValidationError
 
-from edge_transact import progress
-from edge_transact.artifacts import cache
+from edge_transact import cache, progress
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.outputs import new_directory
 from edge_transact.errors import EdgeTransactError

@@ -16,7 +16,7 @@ import tvm
 import tvm_ffi
 from tvm import IRModule, relax, tirx
 
-from edge_transact.artifacts import cache
+from edge_transact import cache
 from edge_transact.artifacts.digests import text_digest
 from edge_transact.compiler.lowering import PIPELINE
 from edge_transact.progress import bar

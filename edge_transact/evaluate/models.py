@@ -9,10 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
-from edge_transact.artifacts import cache
+from edge_transact import cache
 from edge_transact.artifacts.digests import files_digest, text_digest
 from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST
-from edge_transact.artifacts.unfinished import Start, going_on
+from edge_transact.cache.resume import Start, journal_of
 from edge_transact.errors import EdgeTransactError
 from edge_transact.evaluate.answers.basics import NAME as BASICS
 from edge_transact.evaluate.answers.basics import AnswerRow, ask
@@ -26,7 +26,7 @@ from edge_transact.system.memory import trim
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from edge_transact.artifacts.journal import Journal
+    from edge_transact.cache.journal import Journal
     from edge_transact.evaluate.tasks import Scores, Tasks
     from edge_transact.runtime.host import HostModel
     from edge_transact.runtime.text import TextCodec
@@ -105,7 +105,7 @@ def evaluate_models(
     with working(TEXT_STEP):
         document = read_text(text, "evaluation")
         ingredients = _ingredients(models, document, window, max_windows, reference, tasks)
-    with going_on(f"eval {' '.join(models)}", ingredients, Start.of(fresh=fresh)) as journal:
+    with journal_of(f"eval {' '.join(models)}", ingredients, Start.of(fresh=fresh)) as journal:
         return _evaluate(models, text, document, window, max_windows, reference, tasks, basics, threads, journal)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-    from edge_transact.artifacts.journal import Journal
+    from edge_transact.cache.journal import Journal
 
 LogitsFunction = Callable[[Sequence[int]], "np.ndarray | torch.Tensor"]
 """Maps the token ids of a window to its logits, ``[window, vocab_size]``, independently of earlier calls."""

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from edge_transact import progress
-from edge_transact.artifacts.journal import Journal
-from edge_transact.artifacts.unfinished import Start, going_on
+from edge_transact.cache.journal import Journal
+from edge_transact.cache.resume import Start, journal_of
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.system.computation import compute_device, is_bf16_fast
 
@@ -113,8 +113,8 @@ class Processes:
         return told[0]
 
     @contextmanager
-    def going_on(self, what: str, ingredients: Mapping[str, object], start: Start) -> Iterator[Journal]:
-        """`unfinished.going_on` by process 0; the others share its directory, which they must be able to reach."""
+    def journal_of(self, what: str, ingredients: Mapping[str, object], start: Start) -> Iterator[Journal]:
+        """`journal_of` by process 0; the others share its directory, which they must be able to reach."""
         if not self.is_main:
             directory, failure = self.tell(None)
             if directory is None:
@@ -124,12 +124,12 @@ class Processes:
                 yield Journal(self._directory)
             return
         if self.count == 1:
-            with going_on(what, ingredients, start) as journal:
+            with journal_of(what, ingredients, start) as journal:
                 yield journal
             return
         begun = False
         try:
-            with going_on(what, ingredients, start) as journal:
+            with journal_of(what, ingredients, start) as journal:
                 begun, self._directory = True, journal.directory
                 (self._directory / FAILURE).unlink(missing_ok=True)
                 self.tell((str(journal.directory), ""))

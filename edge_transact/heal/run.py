@@ -13,10 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from edge_transact.artifacts import cache
+from edge_transact import cache
 from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.artifacts.shown import Shown, Summary
-from edge_transact.artifacts.unfinished import Start
+from edge_transact.cache.resume import Start
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.digest import digest_of
 from edge_transact.checkpoint.writer import COPIED_FILES, HEALED, PROVENANCE_FILE
@@ -155,7 +155,7 @@ def heal(
         evaluate = evaluation(source, options, processes)
     schedule = Schedule.of(options, text.held_out.shape[1], processes.count)
     record = {**options.identity(), "teacher": parent_name, "text": text.to_dict()}
-    with processes.going_on(f"heal {model}", ingredients(source, parent, options, text), start) as journal:
+    with processes.journal_of(f"heal {model}", ingredients(source, parent, options, text), start) as journal:
         with working(LOAD_STEP):
             student = Student(load(source, options), options, stop_ids(TextCodec(source.path)))
         grid = grid_of(source, options, processes)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import torch
 from torch.distributed import checkpoint as distributed
 
-from edge_transact.artifacts.journal import Journal
+from edge_transact.cache.journal import Journal
 from edge_transact.errors import EdgeTransactError
 from edge_transact.heal.processes import Processes
 

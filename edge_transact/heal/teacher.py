@@ -11,8 +11,8 @@ from typing import Protocol
 import torch
 from transformers import PreTrainedModel
 
-from edge_transact.artifacts import cache
-from edge_transact.artifacts.journal import Journal
+from edge_transact import cache
+from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.digest import digest_of
 from edge_transact.errors import EdgeTransactError

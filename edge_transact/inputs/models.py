@@ -8,7 +8,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from edge_transact.artifacts import cache
+from edge_transact import cache
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.dist_files import TOKENIZER_FILES
 from edge_transact.checkpoint.writer import MODEL_CARD, PROVENANCE_FILE

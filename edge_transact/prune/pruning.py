@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from edge_transact.artifacts.journal import Journal
+from edge_transact.cache.journal import Journal
 from edge_transact.progress import working
 from edge_transact.prune.allocate.allocation import Allocation, allocate
 from edge_transact.prune.allocate.budget import limits_of

@@ -12,13 +12,12 @@ from typing import Any
 
 import torch
 
-from edge_transact import costs
-from edge_transact.artifacts import cache
+from edge_transact import cache, costs
 from edge_transact.artifacts.digests import sha256
-from edge_transact.artifacts.journal import Journal
 from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.artifacts.shown import Shown, Summary, left, summary_of_widths
-from edge_transact.artifacts.unfinished import Start, going_on
+from edge_transact.cache.journal import Journal
+from edge_transact.cache.resume import Start, journal_of
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.digest import digest_of
 from edge_transact.checkpoint.layout import EMBEDDING
@@ -164,7 +163,7 @@ def prune(
         windows = calibration_of(source, options)
         provenance = {"source": source_name(model)} | options.provenance() | {"calibration": windows.to_dict()}
         key = ingredients(source, options, trainings) | {"calibration": windows.to_dict()}
-    begin = processes.going_on if processes else going_on
+    begin = processes.journal_of if processes else journal_of
     with begin(f"prune {model}", key, start) as journal:
         # A process that was waited for, or an earlier run without its last step, may have written it.
         written = is_main and _is_written(journal, output)

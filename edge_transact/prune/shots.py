@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from edge_transact.artifacts.journal import Journal
+from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.writer import HEALED, PROVENANCE_FILE

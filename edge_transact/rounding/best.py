@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from edge_transact.artifacts.journal import Journal
+from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.quantization import Quantization

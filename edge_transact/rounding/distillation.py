@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from edge_transact.artifacts.journal import Journal
+from edge_transact.cache.journal import Journal
 from edge_transact.progress import bar
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel, pieces
 from edge_transact.quantization import Quantization

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from edge_transact import costs
-from edge_transact.artifacts.journal import MEMORY_BYTES
+from edge_transact.cache.journal import MEMORY_BYTES
 from edge_transact.prune.calibrate.layerwise import BATCH_TOKENS, LOGITS_TOKENS
 from edge_transact.quantization import GROUP_SIZE, Quantization
 from edge_transact.rounding.gptq import CHUNK_ROWS

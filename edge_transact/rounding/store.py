@@ -8,7 +8,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from edge_transact.artifacts.journal import Journal
+from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD
 from edge_transact.quantization import ZERO_POINT

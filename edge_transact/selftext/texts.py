@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from edge_transact.artifacts import cache
+from edge_transact import cache
 from edge_transact.artifacts.digests import files_digest
 from edge_transact.artifacts.dist_files import TOKENIZER_FILES
 from edge_transact.checkpoint import Checkpoint

@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edge_transact.artifacts.unfinished import Start
 from edge_transact.bench.records.log import Log, read_records, to_line
+from edge_transact.cache.resume import Start
 from edge_transact.errors import EdgeTransactError
 from tests.support.bench_logs import in_rounds, repetitions, write_log
 
@@ -77,7 +77,7 @@ def test_a_file_that_is_no_log_stays_as_it_is(tmp_path):
         Log(tmp_path, {})
 
 
-@pytest.mark.parametrize("start", [Start.GO_ON, Start.RESUME, Start.FRESH])
+@pytest.mark.parametrize("start", [Start.CONTINUE, Start.RESUME, Start.FRESH])
 def test_a_second_bench_leaves_the_log_of_the_first_alone(tmp_path, start):
     path = write_log(tmp_path / "log.jsonl", RECORDS)
     with path.open() as first:

@@ -16,13 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_transact.artifacts.unfinished import Start
 from edge_transact.bench.analysis.compare import compare_logs, to_markdown
 from edge_transact.bench.analysis.export import to_text, write_sqlite
 from edge_transact.bench.analysis.results import make_results
 from edge_transact.bench.records.log import Log, read_records, to_line
 from edge_transact.bench.records.record import RepetitionRecord
 from edge_transact.bench.records.results import Result, Sample
+from edge_transact.cache.resume import Start
 from edge_transact.errors import EdgeTransactError, UsageError
 from tests.support.bench_logs import in_rounds, repetition, visit, write_log
 

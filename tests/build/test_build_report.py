@@ -12,10 +12,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from edge_transact.artifacts.journal import Journal
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.build.report import measure as measured
 from edge_transact.build.report.measure import Dequantized, measure
+from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.cli import app
@@ -126,7 +126,7 @@ def rounded(request, make_llama, tmp_path, monkeypatch):
     checkpoint = Checkpoint.open(make_llama(**options[which]))
     if which == "pruned":
         checkpoint = pruned(checkpoint, tmp_path / "pruned")
-        monkeypatch.setattr("edge_transact.artifacts.journal.MEMORY_BYTES", 0)  # hidden states in files
+        monkeypatch.setattr("edge_transact.cache.journal.MEMORY_BYTES", 0)  # hidden states in files
     return Rounded(checkpoint, quantization, tmp_path)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from edge_transact.artifacts import cache
+from edge_transact import cache
 from edge_transact.build import dist, stages
 from edge_transact.cli import app
 from edge_transact.compiler.gpu.devices import DEVICES

@@ -12,7 +12,7 @@ from tests.support.interruption import killed_after
 @pytest.fixture
 def text(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("edge_transact.artifacts.journal.STATE_S", 0)
+    monkeypatch.setattr("edge_transact.cache.journal.STATE_S", 0)
     path = tmp_path / "text.txt"
     path.write_text("It was the best of times, it was the worst of times. " * 100)
     return path

@@ -17,8 +17,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from edge_transact import progress
-from edge_transact.artifacts import cache
+from edge_transact import cache, progress
 from edge_transact.cli import COMMANDS, app, common, load_command, logs
 from edge_transact.cli.command import pasteable
 from edge_transact.errors import did_you_mean

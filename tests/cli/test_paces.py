@@ -9,7 +9,7 @@ import pytest
 from filelock import FileLock
 from typer.testing import CliRunner
 
-from edge_transact.artifacts import cache
+from edge_transact import cache
 from edge_transact.cli import app, paces
 from edge_transact.progress import Course, Forecast, Step, Taken
 

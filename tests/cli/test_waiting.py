@@ -20,7 +20,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from edge_transact import progress
-from edge_transact.artifacts.journal import Journal
+from edge_transact.cache.journal import Journal
 from edge_transact.cli import app
 from edge_transact.progress import Clock, Course, Step
 from tests.support.interruption import KilledError

@@ -7,7 +7,7 @@ import pytest
 import tvm
 from tvm import relax, tirx, topi
 
-from edge_transact.artifacts import cache
+from edge_transact import cache
 from edge_transact.compiler.objects import KERNEL_LINES, CompileKernels
 from edge_transact.compiler.targets import get_target
 

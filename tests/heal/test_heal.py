@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from benchmarks.recovery_curves import Run
-from edge_transact.artifacts import cache
+from edge_transact import cache
 from edge_transact.checkpoint import Checkpoint, causal_attention
 from edge_transact.cli import app
 from edge_transact.errors import EdgeTransactError, UsageError

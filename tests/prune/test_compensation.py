@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from edge_transact.artifacts.journal import Journal
+from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.compensate.compensation import PROJECTIONS, compensate

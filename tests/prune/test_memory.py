@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from edge_transact import costs
-from edge_transact.artifacts import journal
-from edge_transact.artifacts.journal import DTYPES, Journal, release
+from edge_transact.cache import journal
+from edge_transact.cache.journal import DTYPES, Journal, release
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError
 from edge_transact.prune import PruneOptions, prune

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from edge_transact.artifacts import cache as cache_of_results
-from edge_transact.artifacts.journal import Journal
+from edge_transact import cache as cache_of_results
+from edge_transact.cache.journal import Journal
 from edge_transact.errors import UsageError
 from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune import run as pipeline
@@ -57,7 +57,7 @@ def test_the_same_bytes_wherever_it_was_interrupted(
 ) -> None:
     options, weights = uninterrupted(method)
     # Write the state after every layer, or after hardly any.
-    monkeypatch.setattr("edge_transact.artifacts.journal.STATE_S", 0 if after % 2 else 60)
+    monkeypatch.setattr("edge_transact.cache.journal.STATE_S", 0 if after % 2 else 60)
     with killed_after(after):
         prune(str(random_model), tmp_path / "out", options)
     assert not (tmp_path / "out").exists() and list(own_cache.iterdir())

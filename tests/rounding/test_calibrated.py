@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from edge_transact.artifacts.journal import Journal
+from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.definition import load, render
@@ -175,7 +175,7 @@ def _kept(directory, group):
 def test_an_interrupted_run_goes_on_and_chooses_the_same(make_llama, tmp_path, monkeypatch, after):
     checkpoint = Checkpoint.open(make_llama(tie_word_embeddings=True))
     quantization = QUANTIZATIONS["q4f16_1"]
-    monkeypatch.setattr("edge_transact.artifacts.journal.STATE_S", 0)
+    monkeypatch.setattr("edge_transact.cache.journal.STATE_S", 0)
 
     def run(name):
         journal = Journal(tmp_path / name)

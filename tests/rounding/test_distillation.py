@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from edge_transact.artifacts.journal import Journal
+from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.inputs import read_text
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel
@@ -133,7 +133,7 @@ def test_scales_that_do_not_help_stay(checkpoint, tmp_path, monkeypatch, caplog)
 @pytest.mark.parametrize("after", [1, 4])
 def test_an_interrupted_run_goes_on_and_chooses_the_same(make_llama, tmp_path, monkeypatch, after):
     checkpoint = Checkpoint.open(make_llama())
-    monkeypatch.setattr("edge_transact.artifacts.journal.STATE_S", 0)
+    monkeypatch.setattr("edge_transact.cache.journal.STATE_S", 0)
     few = WINDOWS[:8]
 
     def run(name):

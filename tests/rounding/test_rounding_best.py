@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from edge_transact.artifacts.journal import Journal
 from edge_transact.build.stages import Rounding, rounded
+from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.inputs import read_text
 from edge_transact.prune.calibrate import layerwise
@@ -60,7 +60,7 @@ def test_codes_and_scales_are_from_different_text_if_there_is_enough(make_llama,
 def test_a_run_that_was_interrupted_while_it_fitted_scales_keeps_its_codes(make_llama, tmp_path, monkeypatch):
     checkpoint = Checkpoint.open(make_llama())
     whole = kept(checkpoint, tmp_path / "whole")
-    monkeypatch.setattr("edge_transact.artifacts.journal.STATE_S", 0)
+    monkeypatch.setattr("edge_transact.cache.journal.STATE_S", 0)
     # The embedding, each layer and its state, lm_head, that all is done, and the first step of the fit.
     with killed_after(2 * len(checkpoint.plan.layers) + 4) as written:
         kept(checkpoint, tmp_path / "once")

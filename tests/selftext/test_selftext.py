@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from edge_transact.artifacts import cache
+from edge_transact import cache
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.heal.text import TrainingText
 from edge_transact.prune.calibrate.windows import read_calibration

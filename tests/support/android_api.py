@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from edge_transact.artifacts.cache import cache_directory
+from edge_transact.cache import cache_directory
 
 PACKAGE = "@nativescript/types-android"
 VERSION = "9.1.1"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from edge_transact.artifacts.journal import Journal
+from edge_transact.cache.journal import Journal
 
 
 class KilledError(Exception):

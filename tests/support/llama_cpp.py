@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks import llama_cpp
 from benchmarks.subjects import Subject
-from edge_transact.artifacts.cache import cache_directory
+from edge_transact.cache import cache_directory
 
 
 class LlamaCpp:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edge_transact.artifacts.cache import Recipe, made
+from edge_transact.cache import Recipe, made
 
 PACKAGE = "transformers_tests"
 """The name under which transformers' tests are imported; ours are `tests`."""

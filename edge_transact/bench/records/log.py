@@ -19,8 +19,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from edge_transact.artifacts.unfinished import Start
 from edge_transact.bench.records.record import Key, Record, RepetitionRecord, VisitRecord
+from edge_transact.cache.resume import Start
 from edge_transact.errors import EdgeTransactError, UsageError, first_problem
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Log:
         EdgeTransactError: The file isn't a log, or another process is writing it.
     """
 
-    def __init__(self, path: Path, conditions: Mapping[str, Any], start: Start = Start.GO_ON) -> None:
+    def __init__(self, path: Path, conditions: Mapping[str, Any], start: Start = Start.CONTINUE) -> None:
         if start is Start.RESUME and not path.exists():
             raise UsageError(f"--resume: there is no log {path}", fix="Leave out --resume, or name it with --output.")
         self.path = path

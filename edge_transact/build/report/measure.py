@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from edge_transact.artifacts.journal import Journal, release
+from edge_transact.cache.journal import Journal, release
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD, tensor_shapes
 from edge_transact.evaluate.perplexity import LogitsFunction, PerplexityResult, perplexity, windows_of

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from edge_transact.artifacts.charts import number
-from edge_transact.artifacts.journal import Journal
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.artifacts.outputs import new_directory
 from edge_transact.artifacts.pages import Origin, megabytes, write_page
 from edge_transact.build.report import figures
 from edge_transact.build.report.measure import PART_WINDOW, PART_WINDOWS, Dequantized, Measurement, Part, measure
+from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.evaluate.perplexity import PerplexityResult
 from edge_transact.evaluate.report_text import TEXT

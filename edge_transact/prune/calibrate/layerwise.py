@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
 
-from edge_transact.artifacts.journal import Journal, release
+from edge_transact.cache.journal import Journal, release
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.finite import is_finite
 from edge_transact.checkpoint.layers import layer_config, load_layer

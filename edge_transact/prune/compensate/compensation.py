@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from edge_transact.artifacts.journal import Journal
+from edge_transact.cache.journal import Journal
 from edge_transact.progress import bar
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel, check_finite, pieces
 from edge_transact.prune.compensate.last_norm import last_norm_scale

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from edge_transact.artifacts.journal import Journal
+from edge_transact.cache.journal import Journal
 from edge_transact.progress import bar
 from edge_transact.prune.calibrate.gram import sums_of
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel, check_finite, pieces

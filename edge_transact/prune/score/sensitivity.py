@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import torch
 
-from edge_transact.artifacts.journal import Journal, release
+from edge_transact.cache.journal import Journal, release
 from edge_transact.progress import bar
 from edge_transact.prune.calibrate.divergence import divergences, through
 from edge_transact.prune.calibrate.layerwise import LayerwiseModel

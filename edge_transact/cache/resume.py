@@ -1,7 +1,7 @@
-"""Unfinished work: a long run keeps what it has done, so that the same command goes on where it was stopped.
+"""Resuming: a long run keeps what it has done in a journal, and the same command continues where it was stopped.
 
-It is kept in the cache, in ``unfinished/KEY/``. KEY is a digest of everything that the work depends on, its code
-included: with other inputs, other options or another version, a run begins at the beginning and leaves this alone.
+Journals are in the cache, in ``unfinished/KEY/``. KEY is a digest of everything that the work depends on, its source
+included: with other inputs, other options or another version, a run begins at the beginning and leaves this one alone.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_transact.artifacts import cache
+from edge_transact import cache
 from edge_transact.errors import UsageError
 
 if TYPE_CHECKING:
-    from edge_transact.artifacts.journal import Journal
+    from edge_transact.cache.journal import Journal
 
 logger = logging.getLogger(__name__)
 
-AGAIN = "Run the same command again to go on from here."
+RESUME_HINT = "Run the same command again to go on from here."
 
 
 class Start(Enum):
     """What a run does with what an earlier one with the same inputs and options has kept."""
 
-    GO_ON = auto()
-    """Goes on with it, if there is something."""
+    CONTINUE = auto()
+    """Continues it, if there is something."""
 
     RESUME = auto()
-    """Goes on with it, and fails if there is nothing."""
+    """Continues it, and fails if there is nothing."""
 
     FRESH = auto()
     """Starts over."""
@@ -49,11 +49,11 @@ class Start(Enum):
         """
         if resume and fresh:
             raise UsageError("--resume and --fresh contradict each other", fix="Leave one out.")
-        return cls.RESUME if resume else cls.FRESH if fresh else cls.GO_ON
+        return cls.RESUME if resume else cls.FRESH if fresh else cls.CONTINUE
 
 
 @contextmanager
-def going_on(what: str, ingredients: Mapping[str, object], start: Start = Start.GO_ON) -> Iterator[Journal]:
+def journal_of(what: str, ingredients: Mapping[str, object], start: Start = Start.CONTINUE) -> Iterator[Journal]:
     """A journal with what an earlier run has done. It is removed when the body ends well, and stays if it doesn't.
 
     Other processes with the same work wait until the body ends. A damaged journal is kept aside.
@@ -66,7 +66,7 @@ def going_on(what: str, ingredients: Mapping[str, object], start: Start = Start.
     Raises:
         UsageError: There is nothing to resume.
     """
-    from edge_transact.artifacts.journal import Journal
+    from edge_transact.cache.journal import Journal  # which imports torch
 
     directory = cache.entry_of(cache.UNFINISHED, ingredients)
     with cache.lock(directory, what):
@@ -84,7 +84,7 @@ def going_on(what: str, ingredients: Mapping[str, object], start: Start = Start.
         record = cache.Record(what=what, ingredients=dict(ingredients), files={})
         (directory / cache.RECORD).write_text(record.model_dump_json(indent=2) + "\n")
         try:
-            with again():
+            with resume_hint():
                 yield journal
         except BaseException:
             if not journal.names():
@@ -94,13 +94,13 @@ def going_on(what: str, ingredients: Mapping[str, object], start: Start = Start.
 
 
 @contextmanager
-def again() -> Iterator[None]:
-    """Lets an interrupt of the body say that the same command goes on."""
+def resume_hint() -> Iterator[None]:
+    """Adds `RESUME_HINT` to an interrupt of the body."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        if AGAIN not in getattr(interrupt, "__notes__", ()):
-            interrupt.add_note(AGAIN)
+        if RESUME_HINT not in getattr(interrupt, "__notes__", ()):
+            interrupt.add_note(RESUME_HINT)
         raise
 
 

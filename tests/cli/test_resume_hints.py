@@ -17,8 +17,8 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from edge_transact.artifacts.journal import Journal
-from edge_transact.artifacts.unfinished import AGAIN, described, going_on
+from edge_transact.cache.journal import Journal
+from edge_transact.cache.resume import RESUME_HINT, described, journal_of
 from edge_transact.cli import app
 from tests.support.pruning import TEXT
 
@@ -57,7 +57,7 @@ def test_build_goes_on_inside_pruning_and_the_cache_shows_and_deletes_what_is_ke
         first = run(*build)
     assert first.exit_code == 130 and first.stderr.splitlines()[-2:] == [
         "edge-transact: interrupted",
-        f"  {AGAIN}",
+        f"  {RESUME_HINT}",
     ]
     with interrupted_after(2):
         second = run(*build)
@@ -85,7 +85,7 @@ def test_eval_goes_on_window_by_window_and_measures_the_same(random_model, tmp_p
     whole = json.loads(run(*command, "--json").stdout)
     with interrupted_after(6):
         stopped = run(*command)
-    assert stopped.exit_code == 130 and AGAIN in stopped.stderr
+    assert stopped.exit_code == 130 and RESUME_HINT in stopped.stderr
     with interrupted_after(2):
         again = run(*command, "--json")
     assert again.exit_code == 0 and json.loads(again.stdout) == whole
@@ -99,11 +99,11 @@ def test_two_runs_of_the_same_work_take_turns(caplog: pytest.LogCaptureFixture) 
     found = []
 
     def other() -> None:
-        with going_on("a work", {"seed": 1}) as journal:
+        with journal_of("a work", {"seed": 1}) as journal:
             found.append(journal.names())
 
     thread = threading.Thread(target=other)
-    with going_on("a work", {"seed": 1}) as journal:
+    with journal_of("a work", {"seed": 1}) as journal:
         journal["piece-0"] = {}
         thread.start()
         while "a work: waiting for another process" not in caplog.text:

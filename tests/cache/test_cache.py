@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from edge_transact.artifacts import cache
+from edge_transact import cache
 from edge_transact.artifacts.digests import sha256
 from edge_transact.cli import app
 
@@ -183,7 +183,7 @@ def test_the_command_lists_and_clears_only_entries(root):
 
 def test_what_another_process_reads_is_not_cleared():
     program = """
-from edge_transact.artifacts import cache
+from edge_transact import cache
 print(cache.made(cache.Recipe("pruned", "prune", {}, lambda directory: (directory / "a").touch())), flush=True)
 input()
 """

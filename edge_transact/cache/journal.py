@@ -48,7 +48,7 @@ class Journal:
     tensor, because the library would hold a second copy of each group.
 
     Args:
-        directory: Where the groups are; made by the first write. `unfinished.going_on` finds one for a run.
+        directory: Where the groups are; made by the first write. `resume.journal_of` finds that of a run.
     """
 
     def __init__(self, directory: Path) -> None:
