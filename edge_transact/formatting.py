@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def megabytes(size_bytes: float) -> str:
-    """A size in decimal units, as stores and ``--max-weight-bytes 600MB`` count: ``0.4 MB``, ``75.7 MB``, ``1.35 GB``."""
+    """A size in decimal units, as ``--max-weight-bytes 600MB`` counts: ``0.4 MB``, ``75.7 MB``, ``1.35 GB``."""
     return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 999.95e6 else f"{size_bytes / 1e6:,.1f} MB"
 
 
