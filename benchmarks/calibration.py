@@ -25,9 +25,9 @@ from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.cli.logs import show_logs
 from edge_transact.evaluate.perplexity import perplexity
 from edge_transact.inputs import read_text, resolve_model
+from edge_transact.layerwise.model import LayerwiseModel
+from edge_transact.layerwise.windows import read_calibration
 from edge_transact.prune.allocate.allocation import DEFAULT_BUCKET
-from edge_transact.prune.calibrate.layerwise import LayerwiseModel
-from edge_transact.prune.calibrate.windows import read_calibration
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.methods import find_method
 from edge_transact.prune.options import PruneOptions

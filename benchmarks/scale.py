@@ -81,7 +81,7 @@ def forward_products(layers: int, tokens: int) -> float:
     """Seconds of one forward pass's matrix products in pruning's dtype: the best of three for each shape."""
     import torch
 
-    from edge_transact.prune.calibrate.layerwise import BATCH_TOKENS, computation_dtype
+    from edge_transact.layerwise.model import BATCH_TOKENS, computation_dtype
 
     dtype = computation_dtype(torch.bfloat16, torch.device("cpu"))
     hidden, mlp = LLAMA_2_7B["hidden_size"], LLAMA_2_7B["intermediate_size"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from edge_transact.lazy import Package
 from edge_transact.registration import register_auto_classes
+from edge_transact.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from edge_transact.api import bench as bench
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     from edge_transact.runtime.session import Session as Session
     from edge_transact.widths import LayerWidths as LayerWidths
     from edge_transact.widths import WidthPlan as WidthPlan
-
-__version__ = "0.1.0"
 
 # A program that sets up no logging hears nothing, warnings included.
 logging.getLogger(__name__).addHandler(logging.NullHandler())

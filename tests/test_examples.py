@@ -29,8 +29,8 @@ from edge_transact.evaluate.answers import basics
 from edge_transact.heal.schedule import Schedule
 from edge_transact.inputs import demo_texts, models
 from edge_transact.inputs.names import package_directory
+from edge_transact.layerwise import windows
 from edge_transact.prune import run
-from edge_transact.prune.calibrate import windows
 from tests.support.bench_logs import llama_bench_test, repetition, write_log
 from tests.support.examples import EXAMPLES, ROOT, run_line, small_model, split
 from tests.support.gguf_files import write_gguf

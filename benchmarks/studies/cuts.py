@@ -24,9 +24,9 @@ from edge_transact.errors import UsageError
 from edge_transact.evaluate.perplexity import perplexity
 from edge_transact.inputs import read_text
 from edge_transact.inputs.models import resolve_model
+from edge_transact.layerwise.model import LayerwiseModel
+from edge_transact.layerwise.windows import read_calibration
 from edge_transact.prune.allocate.allocation import DEFAULT_BUCKET
-from edge_transact.prune.calibrate.layerwise import LayerwiseModel
-from edge_transact.prune.calibrate.windows import read_calibration
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.methods import find_method
 from edge_transact.prune.options import PruneOptions

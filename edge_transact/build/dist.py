@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from edge_transact import __version__, costs
+from edge_transact import costs
 from edge_transact.artifacts.dist_files import CHAT_CONFIG, SHARDS, TOKENIZER_FILES
 from edge_transact.artifacts.kernels import DecodeKernels, record_path
 from edge_transact.artifacts.manifest import Manifest
@@ -45,6 +45,7 @@ from edge_transact.quantization import Quantization, default_quantization, get_q
 from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.text import TextCodec
 from edge_transact.system import memory
+from edge_transact.version import __version__
 from edge_transact.weights.shards import ShardReader
 from edge_transact.weights.trained import TrainedRounding
 from edge_transact.widths import WidthPlan

@@ -21,9 +21,9 @@ from edge_transact.evaluate.forecast import loaded_bytes
 from edge_transact.evaluate.perplexity import STEP as PERPLEXITY_STEP
 from edge_transact.heal.forecast import forecast as forecast_of_training
 from edge_transact.heal.options import HealOptions
+from edge_transact.layerwise.model import computation_dtype
+from edge_transact.layerwise.windows import window_of
 from edge_transact.progress import Forecast, Step
-from edge_transact.prune.calibrate.layerwise import computation_dtype
-from edge_transact.prune.calibrate.windows import window_of
 from edge_transact.prune.forecast import forecast as forecast_of_pruning
 from edge_transact.prune.options import PruneChoices
 from edge_transact.prune.run import TEXT_STEP

@@ -26,10 +26,11 @@ from edge_transact.definition import Definition
 from edge_transact.heal import run as training
 from edge_transact.heal.options import HealOptions
 from edge_transact.inputs import read_documents
+from edge_transact.layerwise.model import LayerwiseModel
+from edge_transact.layerwise.options import CALIBRATION_KEYS, CalibrationOptions
+from edge_transact.layerwise.windows import calibration_of, texts_of
 from edge_transact.progress import working
-from edge_transact.prune.calibrate.layerwise import LayerwiseModel
-from edge_transact.prune.calibrate.windows import calibration_of, texts_of
-from edge_transact.prune.options import CALIBRATION_KEYS, PruneChoices, PruneOptions
+from edge_transact.prune.options import PruneOptions
 from edge_transact.prune.run import TEXT_STEP, computation, ingredients, prune
 from edge_transact.quantization import Quantization
 from edge_transact.rounding.best import round_best
@@ -86,7 +87,7 @@ def healed(source: Checkpoint, options: HealOptions, *, fresh: bool = False) -> 
         return Checkpoint.open(cache.made(cache.Recipe("healed", f"heal {source.path.name}", key, make, name="healed")))
 
 
-_ROUNDING = ("rounding", "gguf", "prune/calibrate/layerwise.py", "compiler/lowering.py", "compiler/vector.py")
+_ROUNDING = ("rounding", "gguf", "layerwise", "compiler/lowering.py", "compiler/vector.py")
 """The code that rounds, that measures the inputs of matrices, and that compiles the kernel."""
 
 _CALIBRATION = "calibration.json"
@@ -105,7 +106,7 @@ class Rounding:
     """
 
     name: str
-    calibration: PruneChoices
+    calibration: CalibrationOptions
     teacher: Checkpoint | None = None
     start: Start = Start.CONTINUE
 
@@ -234,7 +235,7 @@ def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Roundi
         return cache.made(recipe)
 
 
-def _text_digests(choices: PruneChoices) -> list[str]:
+def _text_digests(choices: CalibrationOptions) -> list[str]:
     # The text is part of the key, so it is read even if the cache has what follows from it. The model is part of it,
     # too, and with it what it writes itself.
     return [

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_transact import __version__, cache
+from edge_transact import cache
 from edge_transact.artifacts import digests
 from edge_transact.artifacts.outputs import new_directory, refuse_existing
 from edge_transact.artifacts.shown import Shown, Summary
@@ -20,6 +20,7 @@ from edge_transact.bundle.models import ASSETS, MODELS_JSON, AppModel, AppModels
 from edge_transact.bundle.sources import Source, package_config, read_sources
 from edge_transact.errors import EdgeTransactError
 from edge_transact.progress import bar
+from edge_transact.version import __version__
 
 logger = logging.getLogger(__name__)
 

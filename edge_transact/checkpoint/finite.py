@@ -6,6 +6,8 @@ import math
 
 import torch
 
+REPAIR = "Its weights are damaged, or overflow: convert them to float32 or download them again."
+
 
 def is_finite(tensor: torch.Tensor) -> bool:
     """Whether a tensor of any shape and dtype has neither NaN nor infinite values."""

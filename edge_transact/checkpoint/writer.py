@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_transact import __version__, costs
+from edge_transact import costs
 from edge_transact.artifacts.dist_files import TOKENIZER_FILES
 from edge_transact.artifacts.outputs import new_directory
 from edge_transact.artifacts.templates import template
@@ -18,6 +18,7 @@ from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.reader import Checkpoint
 from edge_transact.checkpoint.shards import MAX_SHARD_BYTES, write_shards
 from edge_transact.registration import AUTO_MODELS
+from edge_transact.version import __version__
 from edge_transact.widths import WIDTH_FIELDS, WidthPlan, describe
 
 if TYPE_CHECKING:

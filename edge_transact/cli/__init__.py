@@ -21,9 +21,9 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from edge_transact import __version__
 from edge_transact.cli import logs
 from edge_transact.cli.command import Command, everywhere, without_types_of_flags
+from edge_transact.version import __version__
 
 COLLECTED_OBJECTS = 10_000
 """How many objects are made until Python looks for garbage among them. Importing torch, transformers and TVM makes a

@@ -8,11 +8,12 @@ from typing import Any
 
 import gguf
 
-from edge_transact import __version__, costs
+from edge_transact import costs
 from edge_transact.checkpoint.writer import PROVENANCE_FILE, license_of
 from edge_transact.export.model import Model
 from edge_transact.gguf import layout
 from edge_transact.hub.download import HUB_ID
+from edge_transact.version import __version__
 from edge_transact.widths import describe
 
 

@@ -26,7 +26,7 @@ from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
 from edge_transact.export.tensors import CheckpointTensors, ShardTensors, Tensors
 from edge_transact.gguf import layout
 from edge_transact.inputs.models import resolve_model
-from edge_transact.prune.options import PruneChoices
+from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.quantization import GROUP_SIZE, get_quantization
 from edge_transact.weights import ShardReader
 from edge_transact.widths import WidthPlan
@@ -137,7 +137,7 @@ def _quantized(checkpoint: Checkpoint, directory: Path, places: Mapping[str, lay
     shards = directory / "shards"
     shards.mkdir()
     rounding = TRAINED if takes_trained(checkpoint, quantization, BuildOptions()) else "search"
-    place_weights(checkpoint, definition, quantization, Rounding(rounding, PruneChoices()), shards)
+    place_weights(checkpoint, definition, quantization, Rounding(rounding, CalibrationOptions()), shards)
     return ShardTensors(ShardReader(shards), definition.parameter_sources(), quantization, checkpoint.plan, places)
 
 

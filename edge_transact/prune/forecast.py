@@ -18,10 +18,10 @@ from edge_transact.checkpoint.layout import EMBEDDING
 from edge_transact.evaluate.forecast import loaded_bytes, logits_bytes, perplexity_steps
 from edge_transact.heal.forecast import forecast as forecast_of_training
 from edge_transact.inputs.shares import shares_of
+from edge_transact.layerwise.model import BATCH_TOKENS, LOGITS_TOKENS, computation_dtype
+from edge_transact.layerwise.windows import WINDOW, window_of
 from edge_transact.progress import Forecast, Step
 from edge_transact.prune.allocate.budget import limits_of
-from edge_transact.prune.calibrate.layerwise import BATCH_TOKENS, LOGITS_TOKENS, computation_dtype
-from edge_transact.prune.calibrate.windows import WINDOW, window_of
 from edge_transact.prune.compensate import compensation, last_norm
 from edge_transact.prune.methods import find_method
 from edge_transact.prune.options import PruneOptions, ShotTraining

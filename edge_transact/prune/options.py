@@ -10,13 +10,14 @@ from pydantic import Field, model_validator
 from edge_transact import costs
 from edge_transact.errors import UsageError
 from edge_transact.heal.options import TrainOptions
+from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.options import COMMAS, Bytes, Count, OneOf, Option, Options, Parameters
 from edge_transact.prune.methods import METHODS
 from edge_transact.prune.units import UNITS
 from edge_transact.quantization import QUANTIZATIONS, default_quantization
 from edge_transact.runtimes import RUNTIMES
 
-LIMITS, WIDTHS, HOW, TEXT = "Limits, which can be combined", "Widths, instead of limits", "Method", "Calibration"
+LIMITS, WIDTHS, HOW = "Limits, which can be combined", "Widths, instead of limits", "Method"
 """Panels of ``prune --help``."""
 
 BUDGETS = (
@@ -28,15 +29,9 @@ BUDGETS = (
 
 BUDGET_KEYS = tuple(key for keys in BUDGETS for key in keys)
 
-CALIBRATION_KEYS = ("calibration", "calibration_tokens", "calibration_window", "packing", "seed")
-"""The options that say which text is read."""
-
 ALLOCATIONS = ("uniform", "sensitivity", "budgeted")
 """How limits are spread: the same share of every layer; by measured sensitivity over the MLPs of all layers; or by
 predicted loss over units and layers."""
-
-PACKINGS = ("joined", "documents")
-"""How windows are cut: from a text's documents joined by blank lines, or from each document alone."""
 
 
 class Budget(Options):
@@ -77,7 +72,7 @@ class Budget(Options):
         return [keys for keys in BUDGETS if any(getattr(self, key) is not None for key in keys)]
 
 
-class PruneChoices(Budget):
+class PruneChoices(CalibrationOptions, Budget):
     """What can be chosen about pruning, each with its default. A budget is not required here; `PruneOptions` wants one.
 
     Bytes are counted in the quantization and for the context of the build that they are chosen for.
@@ -90,11 +85,6 @@ class PruneChoices(Budget):
         bucket: MLP widths computed from limits are multiples of it.
         runtime: The runtime, one of `RUNTIMES`, that decides on `units` and `bucket` where these aren't given.
         shots: The number of steps in which the widths shrink; each scores the model that the one before left.
-        calibration: One TEXT or several, each with ``=WEIGHT`` or without.
-        calibration_tokens: Tokens drawn from them.
-        calibration_window: Tokens of a window; `None` for 512, or the model's context if that is shorter.
-        packing: How windows are cut.
-        seed: Which windows are drawn. The same seed gives the same bytes.
     """
 
     method: Annotated[Annotated[str, OneOf(tuple(METHODS))], Option("How units are scored: {choices}.", HOW)] = "best"
@@ -135,24 +125,6 @@ class PruneChoices(Budget):
         ),
     ] = None
     shots: Annotated[Count, Option("Number of pruning steps; each scores the model again.", HOW)] = 1
-    calibration: Annotated[
-        str | Annotated[list[str], Field(min_length=1)],
-        Option(
-            "Text to measure activations on. Repeat it to mix texts; TEXT=2 takes twice as much of one.",
-            TEXT,
-            metavar="TEXT",
-        ),
-    ] = "demo:sotu"
-    calibration_tokens: Annotated[Count, Option("Number of calibration tokens.", TEXT)] = 16384
-    calibration_window: Annotated[
-        Count | None,
-        Option("Tokens per calibration window.", TEXT, default="512, or the model's context if shorter", example=512),
-    ] = None
-    packing: Annotated[
-        Annotated[str, OneOf(PACKINGS)],
-        Option("Cut windows from the documents joined together or from each document alone: {choices}.", TEXT),
-    ] = "joined"
-    seed: Annotated[int, Option("Which windows to draw. The same seed writes the same bytes.", TEXT)] = 0
 
     def counted(self, quant: str, context: int) -> PruneOptions:
         """The same choices as the options of a pruning that counts bytes in this quantization and for this context.

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from edge_transact.cache.journal import Journal
+from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.progress import working
 from edge_transact.prune.allocate.allocation import Allocation, allocate
 from edge_transact.prune.allocate.budget import limits_of
 from edge_transact.prune.allocate.curves import Curves, loss_curves
 from edge_transact.prune.allocate.schedule import shot_plans
-from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.compensate import compensation, last_norm
 from edge_transact.prune.compensate.regression import Fit
 from edge_transact.prune.cut.selection import LayerSelection, select

@@ -27,10 +27,10 @@ from edge_transact.heal import run as recovery
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.processes import Processes
 from edge_transact.inputs.models import resolve_model, source_name
+from edge_transact.layerwise.model import LayerwiseModel, computation_dtype
+from edge_transact.layerwise.windows import calibration_of
 from edge_transact.progress import working
 from edge_transact.prune.allocate.allocation import Allocation, check_choices
-from edge_transact.prune.calibrate.layerwise import LayerwiseModel, computation_dtype
-from edge_transact.prune.calibrate.windows import calibration_of
 from edge_transact.prune.compensate.regression import Fit
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.methods import DEFAULT_METHOD, find_method
@@ -109,7 +109,7 @@ class PruneResult(Shown):
         }
 
 
-CODE = ("prune", "options", "checkpoint", "widths.py", "costs.py", "templates/model_card.md.j2")
+CODE = ("prune", "layerwise", "options", "checkpoint", "widths.py", "costs.py", "templates/model_card.md.j2")
 """The code that the result depends on, for `cache.code`."""
 
 

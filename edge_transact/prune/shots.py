@@ -22,9 +22,9 @@ from edge_transact.checkpoint.writer import HEALED, PROVENANCE_FILE
 from edge_transact.heal.options import HealOptions, TrainOptions
 from edge_transact.heal.processes import Processes
 from edge_transact.heal.run import heal
+from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.progress import working
 from edge_transact.prune.allocate.schedule import shot_plans
-from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.options import ShotTraining
 from edge_transact.prune.pruning import Pruning

@@ -6,7 +6,7 @@ import torch
 
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.prune.calibrate.layerwise import LayerwiseModel
+from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.quantization import Quantization
 from edge_transact.rounding.calibrated import round_model
 from edge_transact.rounding.distillation import distill

@@ -22,9 +22,9 @@ from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint.finite import is_finite
 from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD, tensor_shapes
 from edge_transact.errors import EdgeTransactError
+from edge_transact.layerwise.gram import Gram, sums_of
+from edge_transact.layerwise.model import LayerwiseModel, check_finite, pieces
 from edge_transact.progress import bar
-from edge_transact.prune.calibrate.gram import Gram, sums_of
-from edge_transact.prune.calibrate.layerwise import LayerwiseModel, check_finite, pieces
 from edge_transact.quantization import Quantization
 from edge_transact.rounding.gptq import CHUNK_ROWS, GPTQ
 from edge_transact.rounding.importance import InputImportance, relative

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from edge_transact.cache.journal import Journal
+from edge_transact.layerwise.model import LayerwiseModel, pieces
 from edge_transact.progress import bar
-from edge_transact.prune.calibrate.layerwise import LayerwiseModel, pieces
 from edge_transact.quantization import Quantization
 from edge_transact.rounding.store import DISTILLED
 from edge_transact.rounding.student import Student

@@ -17,7 +17,7 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layers import layer_config
 from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD
 from edge_transact.checkpoint.modeling_edge_llama import decoder_layer
-from edge_transact.prune.calibrate.layerwise import LayerwiseModel
+from edge_transact.layerwise.model import LayerwiseModel
 
 TOKENS = 64
 """Tokens of the window. For SmolLM2, 32 and 128 measured the same."""

@@ -6,7 +6,7 @@ import torch
 
 from edge_transact import costs
 from edge_transact.cache.journal import MEMORY_BYTES
-from edge_transact.prune.calibrate.layerwise import BATCH_TOKENS, LOGITS_TOKENS
+from edge_transact.layerwise.model import BATCH_TOKENS, LOGITS_TOKENS
 from edge_transact.quantization import GROUP_SIZE, Quantization
 from edge_transact.rounding.gptq import CHUNK_ROWS
 from edge_transact.widths import WidthPlan

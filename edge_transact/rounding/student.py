@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD
-from edge_transact.prune.calibrate.layerwise import LOGITS_TOKENS, LOGITS_VOCABULARY, LayerwiseModel
+from edge_transact.layerwise.model import LOGITS_TOKENS, LOGITS_VOCABULARY, LayerwiseModel
 from edge_transact.quantization import ZERO_POINT, Quantization
 from edge_transact.rounding.search import stored
 from edge_transact.rounding.store import CODES, SCALES, dequantized, group_of, groups_of

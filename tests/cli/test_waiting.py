@@ -172,7 +172,7 @@ def test_every_declared_step_is_entered_and_a_killed_report_goes_on_without_prun
     before, whole = len(entered), [step["name"] for step in expected["steps"]]
     assert pruned.exists() and not report.exists() and entered == whole[:before]
     with monkeypatch.context() as patched:
-        patched.setattr("edge_transact.prune.calibrate.layerwise.LayerwiseModel.run", fail)
+        patched.setattr("edge_transact.layerwise.model.LayerwiseModel.run", fail)
         again = run(*command)
     assert again.exit_code == 0, again.stderr
     assert "going on from 20" in again.stderr and (report / "index.html").exists()

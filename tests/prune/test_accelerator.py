@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from edge_transact.layerwise import model as layerwise
 from edge_transact.prune import PruneOptions, prune
-from edge_transact.prune.calibrate import layerwise
 from edge_transact.prune.methods import METHODS
 from tests.support.accelerator import NAME, accelerator
 from tests.support.pruning import TEXT

@@ -15,12 +15,12 @@ from edge_transact import costs
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.errors import UsageError
+from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.allocate.allocation import allocate
 from edge_transact.prune.allocate.budget import limits_of
 from edge_transact.prune.allocate.curves import loss_curves
 from edge_transact.prune.allocate.pricing import Spent, cheapest
-from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.cut.selection import LayerSelection, select
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.methods import find_method
@@ -127,9 +127,7 @@ def test_effects_of_gradients_of_any_rank(tokens: int) -> None:
 
 def test_pairs_are_scored_by_their_effect_on_attention(make_llama, monkeypatch) -> None:
     """The first-order change of the loss when a pair's queries vanish, token by token, in the complete model."""
-    monkeypatch.setattr(
-        "edge_transact.prune.calibrate.layerwise.LOGITS_VOCABULARY", 40
-    )  # three blocks, the last one short
+    monkeypatch.setattr("edge_transact.layerwise.model.LOGITS_VOCABULARY", 40)  # three blocks, the last one short
     source = Checkpoint.open(make_llama())
     scores = scored(source, "best")[1]
     model = AutoModelForCausalLM.from_pretrained(source.path, attn_implementation="sdpa")
@@ -153,8 +151,8 @@ def scored(source: Checkpoint, method: str) -> list[LayerScores]:
 @pytest.mark.parametrize("vocabulary", [7, 4096])
 def test_sensitivity_is_the_whole_models(make_llama, tmp_path: Path, vocabulary: int, monkeypatch) -> None:
     """With logits computed in one block and in several."""
-    for module in ("layerwise", "divergence"):
-        monkeypatch.setattr(f"edge_transact.prune.calibrate.{module}.LOGITS_VOCABULARY", vocabulary)
+    for module in ("model", "divergence"):
+        monkeypatch.setattr(f"edge_transact.layerwise.{module}.LOGITS_VOCABULARY", vocabulary)
     source = Checkpoint.open(make_llama())
     scores = scored(source, "transact")
     everything = [LayerSelection.everything(layer) for layer in source.plan.layers]

@@ -15,9 +15,9 @@ from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.inputs.texts import read_text
+from edge_transact.layerwise.model import LayerwiseModel
+from edge_transact.layerwise.windows import read_calibration
 from edge_transact.prune import PruneOptions, prune
-from edge_transact.prune.calibrate.layerwise import LayerwiseModel
-from edge_transact.prune.calibrate.windows import read_calibration
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.methods import METHODS, find_method
 from edge_transact.prune.score.passes import score_layers

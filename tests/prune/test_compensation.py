@@ -12,11 +12,12 @@ from transformers import AutoModelForCausalLM
 
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.prune.calibrate.layerwise import LayerwiseModel
+from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.prune.compensate.compensation import PROJECTIONS, compensate
 from edge_transact.prune.compensate.last_norm import last_norm_scale
 from edge_transact.prune.compensate.regression import DAMPINGS, Fit, Regression
 from edge_transact.prune.cut.selection import LayerSelection
+from edge_transact.prune.cut.surgery import cut_layer
 from edge_transact.system.memory import peak_rss_mib
 
 WINDOWS = torch.randint(96, (16, 32), generator=torch.Generator().manual_seed(0))
@@ -163,7 +164,7 @@ def test_the_pruned_model_comes_nearer_to_the_source(make_llama, tmp_path: Path,
     def output(model: LayerwiseModel, of: list[LayerSelection] | None) -> torch.Tensor:
         hidden = model.embeddings(Journal(tmp_path / "other"))
         for index in range(source.plan.num_hidden_layers):
-            hidden = model.run(model.layer(index, of[index] if of else None), hidden)
+            hidden = model.run(cut_layer(model, index, of[index]) if of else model.layer(index), hidden)
         return hidden
 
     solved = LayerwiseModel(source, WINDOWS)
@@ -179,9 +180,7 @@ def test_the_pruned_model_comes_nearer_to_the_source(make_llama, tmp_path: Path,
 @pytest.mark.parametrize("temperature", [0.8, 1.5])
 def test_the_last_norm_makes_the_text_most_likely(make_llama, temperature: float, monkeypatch) -> None:
     """For text that the model generated at a temperature, the scale is the inverse; none near it is better."""
-    monkeypatch.setattr(
-        "edge_transact.prune.calibrate.layerwise.LOGITS_VOCABULARY", 40
-    )  # three blocks, the last one short
+    monkeypatch.setattr("edge_transact.layerwise.model.LOGITS_VOCABULARY", 40)  # three blocks, the last one short
     path = make_llama()
     model = AutoModelForCausalLM.from_pretrained(path)
     torch.manual_seed(0)

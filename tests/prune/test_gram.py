@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edge_transact.prune.calibrate.gram import BLOCK, Gram
+from edge_transact.layerwise.gram import BLOCK, Gram
 
 
 @pytest.mark.parametrize("size", [1, 40, BLOCK, BLOCK + 1, 3 * BLOCK - 5])

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.errors import EdgeTransactError
-from edge_transact.prune.calibrate.layerwise import LayerwiseModel
+from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.methods import find_method

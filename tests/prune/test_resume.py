@@ -73,7 +73,7 @@ def test_known_results_are_not_computed_again(random_model, tmp_path: Path, opti
     with monkeypatch.context() as patch, pytest.raises(KilledError):
         patch.setattr(pipeline, "write_checkpoint", fail)
         prune(str(random_model), tmp_path / "out", PruneOptions(ratio=0.4, **options))
-    monkeypatch.setattr("edge_transact.prune.calibrate.layerwise.LayerwiseModel.run", fail)
+    monkeypatch.setattr("edge_transact.layerwise.model.LayerwiseModel.run", fail)
     prune(str(random_model), tmp_path / "out", PruneOptions(ratio=0.4, **options))
 
 

@@ -9,7 +9,7 @@ from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.definition import load, render
 from edge_transact.errors import EdgeTransactError
-from edge_transact.prune.calibrate.layerwise import LayerwiseModel
+from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.rounding.calibrated import FEWEST, round_model
 from edge_transact.rounding.gptq import GPTQ

@@ -8,8 +8,8 @@ from torch.nn import functional
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.inputs import read_text
-from edge_transact.prune.calibrate.layerwise import LayerwiseModel
-from edge_transact.prune.calibrate.windows import read_calibration
+from edge_transact.layerwise.model import LayerwiseModel
+from edge_transact.layerwise.windows import read_calibration
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.rounding.calibrated import round_model
 from edge_transact.rounding.distillation import distill
@@ -44,7 +44,7 @@ def exact_model(checkpoint):
 @pytest.mark.parametrize("teachers", [1, 2])
 def test_gradients_are_those_of_torch(checkpoint, tmp_path, monkeypatch, teachers):
     """For the model of transformers, whose weights follow from codes and scales; logits are computed in blocks."""
-    for module in ("prune.calibrate.layerwise", "rounding.student"):
+    for module in ("layerwise.model", "rounding.student"):
         monkeypatch.setattr(f"edge_transact.{module}.LOGITS_VOCABULARY", 40)
     monkeypatch.setattr("edge_transact.rounding.student.LOGITS_TOKENS", 10)
     journal = rounded(checkpoint, tmp_path / "journal")

@@ -10,7 +10,7 @@ from edge_transact.build.stages import Rounding, rounded
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.inputs import read_text
-from edge_transact.prune.calibrate import layerwise
+from edge_transact.layerwise import model as layerwise
 from edge_transact.prune.options import PruneChoices
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.rounding import best

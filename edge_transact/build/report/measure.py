@@ -19,9 +19,9 @@ from edge_transact.cache.journal import Journal, release
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD, tensor_shapes
 from edge_transact.evaluate.perplexity import LogitsFunction, PerplexityResult, perplexity, windows_of
+from edge_transact.layerwise.divergence import divergences, through
+from edge_transact.layerwise.model import LOGITS_TOKENS, LayerwiseModel, pieces
 from edge_transact.progress import bar
-from edge_transact.prune.calibrate.divergence import divergences, through
-from edge_transact.prune.calibrate.layerwise import LOGITS_TOKENS, LayerwiseModel, pieces
 from edge_transact.quantization import Quantization
 from edge_transact.weights.convert import ParameterSources, restore
 from edge_transact.weights.shards import ShardReader

@@ -22,12 +22,12 @@ import torch
 from torch.nn import functional
 
 from edge_transact.cache.journal import Journal
+from edge_transact.layerwise.model import LayerwiseModel, check_finite, pieces
 from edge_transact.progress import bar
-from edge_transact.prune.calibrate.layerwise import LayerwiseModel, check_finite, pieces
 from edge_transact.prune.compensate.last_norm import last_norm_scale
 from edge_transact.prune.compensate.regression import Fit, Regression
 from edge_transact.prune.cut.selection import LayerSelection
-from edge_transact.prune.cut.surgery import kept_inputs
+from edge_transact.prune.cut.surgery import cut_layer, kept_inputs
 from edge_transact.prune.units import CONSUMERS
 
 logger = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ class _Layer:
         self.index = index
         self.selection = selection
         self.full = model.layer(index)
-        self.cut = model.layer(index, selection)
+        self.cut = cut_layer(model, index, selection)
 
     def attention(self, source: torch.Tensor, pruned: torch.Tensor) -> dict[str, torch.Tensor]:
         """Runs both streams through attention, in place; returns `o_proj`'s new weight and its fit."""

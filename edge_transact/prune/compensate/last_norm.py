@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import torch
 
+from edge_transact.layerwise.model import LOGITS_TOKENS, LayerwiseModel
 from edge_transact.progress import bar
-from edge_transact.prune.calibrate.layerwise import LOGITS_TOKENS, LayerwiseModel
 
 NAME = "model.norm.weight"
 

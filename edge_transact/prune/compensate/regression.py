@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from edge_transact.checkpoint.finite import is_finite
-from edge_transact.prune.calibrate.gram import Gram, sums_of
+from edge_transact.layerwise.gram import Gram, sums_of
 
 DAMPINGS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 """Ridge penalties that are tried on the held-out windows, as shares of each dim's own energy."""

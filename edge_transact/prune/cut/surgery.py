@@ -6,17 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.checkpoint.finite import is_finite
+from edge_transact.checkpoint.finite import REPAIR, is_finite
 from edge_transact.checkpoint.layout import ROPE_PAIRS
 from edge_transact.errors import EdgeTransactError
+from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.units import CONSUMERS, UNITS, Module, Unit
 from edge_transact.widths import LayerWidths
 
 LAYERS_PREFIX = "model.layers."
-REPAIR = "Its weights are damaged, or overflow: convert them to float32 or download them again."
 NOTHING: Mapping[str, torch.Tensor] = MappingProxyType({})
 
 
@@ -77,6 +78,16 @@ def pruned_layer(
     if (pairs := rope_pairs(checkpoint, index, selection)) is not None:
         tensors[ROPE_PAIRS] = pairs
     return tensors
+
+
+def cut_layer(model: LayerwiseModel, index: int, selection: LayerSelection) -> LlamaDecoderLayer:
+    """A layer of a model as a module, cut, with the model's `replaced` tensors.
+
+    Raises:
+        EdgeTransactError: One of its tensors, which the message names, holds NaN or infinity.
+    """
+    tensors = pruned_layer(model.checkpoint, index, selection, model.replaced)
+    return model.load(index, selection.widths, tensors)
 
 
 def shifted_biases(

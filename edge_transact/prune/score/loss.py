@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import torch
 
-from edge_transact.prune.calibrate.gram import BLOCK, Gram
+from edge_transact.layerwise.gram import BLOCK, Gram
 
 DAMPING = 1e-2
 """Added to the Gram matrix's diagonal, as a share of it, for what the calibration text doesn't show."""

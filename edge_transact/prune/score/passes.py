@@ -11,10 +11,11 @@ import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from edge_transact.cache.journal import Journal
+from edge_transact.layerwise.gram import sums_of
+from edge_transact.layerwise.model import LayerwiseModel, check_finite, pieces
 from edge_transact.progress import bar
-from edge_transact.prune.calibrate.gram import sums_of
-from edge_transact.prune.calibrate.layerwise import LayerwiseModel, check_finite, pieces
 from edge_transact.prune.cut.selection import LayerSelection
+from edge_transact.prune.cut.surgery import cut_layer
 from edge_transact.prune.score.methods.scorer import Activations, Scorer
 from edge_transact.prune.scores import LayerScores
 
@@ -93,7 +94,7 @@ class _Scoring:
         batches = len(model.batches)
         with bar(self.description, layers * batches, done * batches) as advance:
             for index in range(done, layers):
-                layer = model.layer(index, self.selections[index])
+                layer = cut_layer(model, index, self.selections[index])
                 scorer = self._scorer(index, layer)
                 for batch in pieces(hidden, model):
                     with torch.no_grad(), _watch(layer) as seen:
@@ -111,7 +112,7 @@ class _Scoring:
         layers, batches = len(self.selections), len(model.batches)
         with bar(f"{self.description}, backward", layers * batches, (layers - missing) * batches) as advance:
             for index in reversed(range(missing)):
-                layer = model.layer(index, self.selections[index])
+                layer = cut_layer(model, index, self.selections[index])
                 layer.requires_grad_(self.method.gradients == "weights")
                 scorer = self._scorer(index, layer)
                 inputs = journal[self._input(index)]["hidden"]
@@ -150,7 +151,7 @@ class _Scoring:
         with bar(f"{self.description}, forward", layers * batches, done * batches) as advance:
             for index in range(done, layers):
                 self.journal[self._input(index)] = {"hidden": hidden}
-                layer = model.layer(index, self.selections[index])
+                layer = cut_layer(model, index, self.selections[index])
                 for batch in pieces(hidden, model):
                     with torch.no_grad():
                         batch.copy_(model.run(layer, batch))

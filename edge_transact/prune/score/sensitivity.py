@@ -14,10 +14,11 @@ from dataclasses import replace
 import torch
 
 from edge_transact.cache.journal import Journal, release
+from edge_transact.layerwise.divergence import divergences, through
+from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.progress import bar
-from edge_transact.prune.calibrate.divergence import divergences, through
-from edge_transact.prune.calibrate.layerwise import LayerwiseModel
 from edge_transact.prune.cut.selection import LayerSelection, select
+from edge_transact.prune.cut.surgery import cut_layer
 from edge_transact.prune.scores import LayerScores
 from edge_transact.prune.units import MODULES
 from edge_transact.widths import LayerWidths
@@ -87,7 +88,7 @@ def _measure(
     with bar(LAYERS_STEP, layers * (layers + 1) * windows, done * (done + 1) * windows) as advance:
         for index in range(done, layers):
             selection, of_layer = selections[index], scores[index]
-            layer = model.layer(index, selection)
+            layer = cut_layer(model, index, selection)
             if index:
                 # Together, because a variant's windows alone are too few for fast matrix products.
                 through(model, layer, variants[:index].flatten(end_dim=2), advance)
@@ -103,7 +104,7 @@ def _measure(
             ):
                 hidden.copy_(whole)
                 chosen = selection.then(select(of_layer, narrower))
-                through(model, model.layer(index, chosen), hidden, advance)
+                through(model, cut_layer(model, index, chosen), hidden, advance)
             through(model, layer, whole)
             state = {"whole": whole, "variants": variants, "done": torch.tensor(index + 1)}
             journal.now_and_then(_STATE, state, last=False)

@@ -1,7 +1,7 @@
 """Runs a model layer by layer, so that only one layer's weights are in memory at a time.
 
-The hidden states of all calibration windows go through one layer after the other. Each layer is read from the
-checkpoint and cut to what is kept of it so far, so it computes what it would inside the pruned model.
+The hidden states of all calibration windows go through one layer after the other. A layer is the checkpoint's, or one
+with other widths and tensors, such as pruning's.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMS
 
 from edge_transact.cache.journal import Journal, release
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.checkpoint.finite import is_finite
+from edge_transact.checkpoint.finite import REPAIR, is_finite
 from edge_transact.checkpoint.layers import layer_config, load_layer
-from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD
+from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD, ROPE_PAIRS
 from edge_transact.errors import EdgeTransactError
-from edge_transact.prune.cut.selection import LayerSelection
-from edge_transact.prune.cut.surgery import REPAIR, pruned_layer
 from edge_transact.system.computation import compute_device, is_bf16_fast
+from edge_transact.widths import LayerWidths
 
 logger = logging.getLogger(__name__)
 
@@ -110,25 +109,36 @@ class LayerwiseModel:
         like = torch.empty(0, dtype=self.dtype, device=self.device)
         return LlamaRotaryEmbedding(config).to(self.device)(like, positions)
 
-    def layer(self, index: int, selection: LayerSelection | None = None) -> LlamaDecoderLayer:
-        """A layer, without gradients for its weights.
+    def layer(self, index: int) -> LlamaDecoderLayer:
+        """A layer of the checkpoint, see `load`."""
+        prefix = f"model.layers.{index}."
+        # Copies: the weights stay in memory while many batches need them.
+        tensors = {
+            name.removeprefix(prefix): self.checkpoint.rope_pairs(index)
+            if name.endswith(ROPE_PAIRS)
+            else self.checkpoint.tensor(name).clone()
+            for name in self.checkpoint.tensor_names()
+            if name.startswith(prefix)
+        }
+        return self.load(index, self.checkpoint.plan.layers[index], tensors)
+
+    def load(self, index: int, widths: LayerWidths, tensors: Mapping[str, torch.Tensor]) -> LlamaDecoderLayer:
+        """A layer with these tensors on `device`, without gradients for its weights.
 
         Args:
             index: Which layer.
-            selection: What is kept of it, with `replaced` tensors; `None` for the source's own layer.
+            widths: Its widths.
+            tensors: Its tensors, by names such as ``self_attn.q_proj.weight``.
 
         Raises:
-            EdgeTransactError: One of its tensors, which the message names, holds NaN or infinity.
+            EdgeTransactError: One of the tensors, which the message names, holds NaN or infinity.
         """
-        replaced = self.replaced if selection else {}
-        selection = selection or LayerSelection.everything(self.checkpoint.plan.layers[index])
-        tensors = pruned_layer(self.checkpoint, index, selection, replaced)
         for part, tensor in tensors.items():
             if not is_finite(tensor):
                 raise EdgeTransactError(
                     f"{self.checkpoint.path}: model.layers.{index}.{part} holds NaN or infinity", fix=REPAIR
                 )
-        layer = load_layer(self.checkpoint, selection.widths, tensors, self.dtype)
+        layer = load_layer(self.checkpoint, widths, tensors, self.dtype)
         return layer.requires_grad_(False).to(self.device)
 
     def replace(self, name: str, tensor: torch.Tensor) -> None:

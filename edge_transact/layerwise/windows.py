@@ -22,8 +22,8 @@ from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
 from edge_transact.inputs.rows import Row, plain
 from edge_transact.inputs.shares import dealt, share_of, shares_of
 from edge_transact.inputs.texts import DOCUMENT_SEPARATOR, read_rows
-from edge_transact.prune.calibrate.suitability import check_text
-from edge_transact.prune.options import PACKINGS, PruneChoices
+from edge_transact.layerwise.options import PACKINGS, CalibrationOptions
+from edge_transact.layerwise.suitability import check_text
 from edge_transact.selftext.texts import SELF, self_tokens
 from edge_transact.system.memory import trim
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DEFAULTS = PruneChoices()
+DEFAULTS = CalibrationOptions()
 WINDOW = 512
 """Tokens in a window, unless the model's context is shorter."""
 
@@ -85,7 +85,7 @@ def texts_of(calibration: str | Sequence[str]) -> list[str]:
     return [share_of(text).text for text in given]
 
 
-def calibration_of(checkpoint: Checkpoint, options: PruneChoices) -> Calibration:
+def calibration_of(checkpoint: Checkpoint, options: CalibrationOptions) -> Calibration:
     """What `read_calibration` draws for these options."""
     return read_calibration(
         checkpoint,

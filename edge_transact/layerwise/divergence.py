@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from edge_transact.prune.calibrate.layerwise import LOGITS_TOKENS, LOGITS_VOCABULARY, LayerwiseModel, pieces
+from edge_transact.layerwise.model import LOGITS_TOKENS, LOGITS_VOCABULARY, LayerwiseModel, pieces
 
 
 def through(

@@ -1,1 +1,0 @@
-"""Calibration: text as windows of tokens, and a model that runs on them layer by layer."""

@@ -1,0 +1,3 @@
+"""The version, which any module may import: it imports nothing."""
+
+__version__ = "0.1.0"
