@@ -1,18 +1,61 @@
 """The results of a bench, as tables and ``--json`` show them: the one list of their fields, and of their order.
 
 A result summarizes the repetitions of one model build on one device, with one target, at one pair of lengths.
-Durations are medians of its repetitions; ``*_std`` is the sample standard deviation, None for a single repetition.
-``*_low`` and ``*_high`` are the ends of 95 % confidence intervals, None for a single round. What a device doesn't
-report is None.
+Durations are medians of its repetitions, in seconds; ``*_std`` is the sample standard deviation, None for a single
+repetition. ``*_low`` and ``*_high`` are the ends of 95 % confidence intervals, None for a single round. ``*_speedup``
+is how many times as fast as the baseline. Speeds count the tokens of all sequences of a batch; a step decodes one token
+of each. What a device doesn't report is None.
 """
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any, TypedDict
+
+SAMPLE_FIELDS = (
+    "session", "round", "index", "time", "load_s", "kernel_build_s", "kernels_restored", "ttft_s", "prefill_s",
+    "decode_s", "decode_steps_s", "e2e_s", "peak_rss_mib", "temp_start_c", "temp_end_c", "temp_peak_c",
+    "thermal_status", "cpu_mhz", "gpu_mhz", "energy_j", "other_cpu_share",
+)  # fmt: skip
+"""The fields of a `RepetitionRecord` that `Result.samples` shows of each repetition."""
 
 
-class Subject(TypedDict):
-    """What was measured."""
+class Result(TypedDict):
+    """All fields of a result, in the order of CSV columns.
+
+    Attributes:
+        load_s: Library, weights and KV cache, without kernels.
+        kernel_build_s: Kernels compiled on the device, or restored; part of no other duration.
+        ttft_s: Time to the first token; of a batch, until each answer has it.
+        prefill_s: The prompts and the choice of the first tokens.
+        decode_s: The tokens after the first.
+        e2e_s: The complete repetition.
+        kernels_restored: Whether no visit had to compile kernels.
+        baseline: Name of the first model; None if this result is its own, or if there is none to compare with.
+        pairs: Rounds in which both took turns. 0 if they didn't: then the repetitions are compared without pairs.
+        verdict: Of `e2e_speedup`: ``faster``, ``slower``, ``noise`` if the interval holds 1, ``unknown`` without one.
+        warnings: Imprecise results or ratios: how imprecise, and the likely cause.
+        decode_tok_s: Speed of the tokens after the first; None if there are none.
+        decode_step_p50_s: Percentiles over the decoded tokens of all repetitions.
+        peak_rss_mib: Peak resident memory of the process.
+        kv_mib: KV cache of a full context.
+        weights_mib: Shards on disk.
+        throttled: Whether Android's ``ThermalStatus`` was LIGHT or worse.
+        cpu_mhz: Median clock of the fastest core.
+        gpu_mhz: Median clock of the GPU.
+        other_cpu_share: Median share of all CPU cores that other processes took; hosts only.
+        decode_read_gb_s: Bytes that a decoded token must read, divided by its time.
+        bandwidth_share: The same as a share of the chip's peak bandwidth.
+        energy_per_token_j: Energy of a repetition divided by its generated tokens.
+        prefill_slow: Whether prefill is slower than decoding as many tokens, the sign of a bad kernel.
+        tokens: Token ids of the first repetition; None from an app, whose engine tells only their text.
+        tokens_equal: Whether all repetitions generated the same.
+        tokens_checked: Tokens of the build's parity record.
+        tokens_agreed: Tokens of it that the library generated before the first difference.
+        build: Versions that the DIST was built with.
+        test: This and the following fields are those of llama.cpp's llama-bench, for a complete repetition, as in its
+            ``pg`` tests.
+        samples: The repetitions, each with `SAMPLE_FIELDS`.
+    """
 
     model: str
     model_digest: str
@@ -25,21 +68,6 @@ class Subject(TypedDict):
     batch_size: int
     repetitions: int
     warmups: int
-
-
-class Durations(TypedDict):
-    """Medians, in seconds.
-
-    Attributes:
-        load_s: Library, weights and KV cache, without kernels.
-        kernel_build_s: Kernels compiled on the device, or restored; part of no other duration.
-        ttft_s: Time to the first token; of a batch, until each answer has it.
-        prefill_s: The prompts and the choice of the first tokens.
-        decode_s: The tokens after the first.
-        e2e_s: The complete repetition.
-        kernels_restored: Whether no visit had to compile kernels.
-    """
-
     load_s: float | None
     load_s_std: float | None
     kernel_build_s: float | None
@@ -61,19 +89,6 @@ class Durations(TypedDict):
     e2e_s_low: float | None
     e2e_s_high: float | None
     kernels_restored: bool
-
-
-class Versus(TypedDict):
-    """The result against that of the first model, on the same device at the same lengths.
-
-    Attributes:
-        baseline: Name of the first model; None if this result is its own, or if there is none to compare with.
-        pairs: Rounds in which both took turns. 0 if they didn't: then the repetitions are compared without pairs.
-        verdict: Of `e2e_speedup`: ``faster``, ``slower``, ``noise`` if the interval holds 1, ``unknown`` without one.
-        warnings: Where this result or its ratio is known badly: how badly, and why.
-        ttft_speedup: How many times as fast as the baseline, and so on.
-    """
-
     baseline: str | None
     pairs: int
     verdict: str | None
@@ -87,48 +102,14 @@ class Versus(TypedDict):
     e2e_speedup: float | None
     e2e_speedup_low: float | None
     e2e_speedup_high: float | None
-
-
-class Speeds(TypedDict):
-    """Speeds from the medians, and percentiles over the decoded tokens of all repetitions.
-
-    Speeds count the tokens of all sequences of a batch; a step decodes one of each.
-
-    Attributes:
-        decode_tok_s: Speed of the tokens after the first; None if there are none.
-    """
-
     prefill_tok_s: float
     decode_tok_s: float | None
     decode_step_p50_s: float | None
     decode_step_p90_s: float | None
     decode_step_p99_s: float | None
-
-
-class Memory(TypedDict):
-    """Memory, in MiB.
-
-    Attributes:
-        peak_rss_mib: Peak resident memory of the process.
-        kv_mib: KV cache of a full context.
-        weights_mib: Shards on disk.
-    """
-
     peak_rss_mib: float | None
     kv_mib: float | None
     weights_mib: float
-
-
-class DeviceState(TypedDict):
-    """The device during the repetitions.
-
-    Attributes:
-        throttled: Whether Android's ``ThermalStatus`` was LIGHT or worse.
-        cpu_mhz: Median clock of the fastest core.
-        gpu_mhz: Median clock of the GPU.
-        other_cpu_share: Median share of all CPU cores that other processes took; hosts only.
-    """
-
     temp_start_c: float | None
     temp_end_c: float | None
     temp_peak_c: float | None
@@ -138,52 +119,18 @@ class DeviceState(TypedDict):
     battery_percent: int | None
     fixed_performance: bool | None
     other_cpu_share: float | None
-
-
-class Efficiency(TypedDict):
-    """What a token costs.
-
-    Attributes:
-        decode_read_gb_s: Bytes that a decoded token must read, divided by its time.
-        bandwidth_share: The same as a share of the chip's peak bandwidth.
-        energy_per_token_j: Energy of a repetition divided by its generated tokens.
-        prefill_slow: Whether prefill is slower than decoding as many tokens, the sign of a bad kernel.
-    """
-
     decode_read_gb_s: float | None
     bandwidth_share: float | None
     energy_per_token_j: float | None
     prefill_slow: bool
-
-
-class Tokens(TypedDict):
-    """Generated tokens.
-
-    Attributes:
-        tokens: Token ids of the first repetition; None from an app, whose engine tells only their text.
-        tokens_equal: Whether all repetitions generated the same.
-        tokens_checked: Tokens of the build's parity record.
-        tokens_agreed: Tokens of it that the library generated before the first difference.
-    """
-
     tokens: list[int] | None
     tokens_equal: bool
     tokens_checked: int | None
     tokens_agreed: int | None
-
-
-class Origin(TypedDict):
-    """The device's system and the DIST's versions."""
-
     soc: str | None
     android: str | None
     device_fingerprint: str | None
     build: dict[str, str]
-
-
-class LlamaBench(TypedDict):
-    """The fields of llama.cpp's llama-bench, for a complete repetition, as in its ``pg`` tests."""
-
     test: str
     n_prompt: int
     n_gen: int
@@ -201,41 +148,4 @@ class LlamaBench(TypedDict):
     stddev_ts: float
     samples_ns: list[int]
     samples_ts: list[float]
-
-
-class Sample(TypedDict):
-    """One repetition of a result; the fields are those of the log's record."""
-
-    session: str | None
-    round: int
-    index: int
-    time: str
-    load_s: float | None
-    kernel_build_s: float | None
-    kernels_restored: bool
-    ttft_s: float
-    prefill_s: float
-    decode_s: float
-    decode_steps_s: list[float] | None
-    e2e_s: float
-    peak_rss_mib: float | None
-    temp_start_c: float | None
-    temp_end_c: float | None
-    temp_peak_c: float | None
-    thermal_status: int | None
-    cpu_mhz: float | None
-    gpu_mhz: float | None
-    energy_j: float | None
-    other_cpu_share: float | None
-
-
-class Result(
-    Subject, Durations, Versus, Speeds, Memory, DeviceState, Efficiency, Tokens, Origin, LlamaBench
-):  # fmt: skip
-    """All fields of a result, in the order of CSV columns.
-
-    Attributes:
-        samples: The repetitions.
-    """
-
-    samples: list[Sample]
+    samples: list[dict[str, Any]]
