@@ -11,7 +11,7 @@ from edge_transact import costs
 from edge_transact.artifacts.kernels import DecodeKernels, record_path
 from edge_transact.artifacts.manifest import MANIFEST, Manifest
 from edge_transact.artifacts.outputs import new_file
-from edge_transact.artifacts.shown import Shown, Summary, summary_of_widths
+from edge_transact.artifacts.summary import Summarized, Summary, summary_of_widths
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.inputs.models import resolve_model
@@ -21,7 +21,7 @@ from edge_transact.widths import WidthPlan
 
 
 @dataclass(frozen=True, repr=False)
-class Inspection(Shown):
+class Inspection(Summarized):
     """The costs of one model.
 
     Attributes:

@@ -16,7 +16,7 @@ import pytest
 
 import edge_transact as et
 from edge_transact import costs
-from edge_transact.artifacts.shown import Shown, Summary, summary_of_widths
+from edge_transact.artifacts.summary import Summarized, Summary, summary_of_widths
 from edge_transact.bench.options import BenchOptions
 from edge_transact.build.options import BuildOptions
 from edge_transact.lazy import API, MODULES
@@ -143,7 +143,7 @@ def test_a_model_shows_what_it_is():
     assert "q4f16_0" in repr(inspection)
 
 
-class Widths(Shown):
+class Widths(Summarized):
     """Of a model of two layers, with the widths of one that was pruned to it."""
 
     def summary(self) -> Summary:
@@ -167,22 +167,22 @@ def test_a_picture_that_is_shown_twice_has_ids_of_its_own():
     assert ids and len(ids) == len(set(ids))
 
 
-def test_evaluations_show_the_ratio_to_the_first():
+def test_evaluations_show_the_change_from_the_first():
     rows = [
         {"model": name, "text": "t", "perplexity": perplexity, "tokens": 8, "windows": 2, "window": 4, "tasks": {}}
-        for name, perplexity in (("dense", 20.0), ("<script>small</script>", 30.0))
+        for name, perplexity in (("dense", 20.0), ("<b>small", 30.0))
     ]
     shown = et.Evaluations(rows)
-    assert [line.split() for line in repr(shown).splitlines()[2:]][1][-2:] == ["30.000", "1.500"]
-    second = html(shown).findall(".//tbody/tr")[1]
-    assert [cell.text for cell in second] == ["<script>small</script>", "30.000", "1.500"]
-    assert "1.500" not in repr(et.Evaluations(rows[:1])) and repr(et.Evaluations()) == "no models"
+    assert repr(shown).splitlines()[2].split() == ["perplexity", "20.00", "30.00", "(+50", "%)"]
+    assert [cell.text for cell in html(shown).findall(".//thead//th")] == [None, "dense", "<b>small"]
+    assert [cell.text for cell in html(shown).findall(".//tbody//td")] == ["20.00", "30.00 (+50 %)"]
+    assert "%" not in repr(et.Evaluations(rows[:1])) and repr(et.Evaluations()) == "no models"
 
 
 def test_names_cant_end_an_element():
     name = '</td><script>alert("x")</script>\N{PILE OF POO}&'
 
-    class Named(Shown):
+    class Named(Summarized):
         def summary(self) -> Summary:
             return Summary(name, {name: name}, header=(name, name), rows=[(name, name)])
 

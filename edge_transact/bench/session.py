@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_transact.artifacts.outputs import refuse_existing
-from edge_transact.artifacts.shown import Shown, Summary
+from edge_transact.artifacts.summary import Summarized, Summary
 from edge_transact.bench.analysis.export import FORMATS, write_sqlite
 from edge_transact.bench.analysis.precision import known_to
 from edge_transact.bench.analysis.results import make_results
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(repr=False)
-class BenchOutcome(Shown):
+class BenchOutcome(Summarized):
     """How a bench ended.
 
     Attributes:

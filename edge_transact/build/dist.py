@@ -18,7 +18,7 @@ from edge_transact.artifacts.dist_files import CHAT_CONFIG, SHARDS, TOKENIZER_FI
 from edge_transact.artifacts.kernels import DecodeKernels, record_path
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.artifacts.outputs import new_directory, refuse_existing
-from edge_transact.artifacts.shown import Shown, Summary
+from edge_transact.artifacts.summary import Summarized, Summary
 from edge_transact.build.concerns import concerns, traffic_concern
 from edge_transact.build.options import TRAINED, BuildOptions
 from edge_transact.build.parity import DECODE_STEPS, Parity, compare, prompt_ids, reference_model
@@ -59,7 +59,7 @@ CUT_LAYERS = 2
 
 
 @dataclass(frozen=True, repr=False)
-class Build(Shown):
+class Build(Summarized):
     """The result of a build.
 
     Attributes:

@@ -13,7 +13,7 @@ from pathlib import Path
 from edge_transact import cache
 from edge_transact.artifacts import digests
 from edge_transact.artifacts.outputs import new_directory, refuse_existing
-from edge_transact.artifacts.shown import Shown, Summary
+from edge_transact.artifacts.summary import Summarized, Summary
 from edge_transact.artifacts.templates import TEMPLATE_DIRECTORIES, environment
 from edge_transact.bundle.escaping import android_string, check_app_name, check_application_id, groovy_string
 from edge_transact.bundle.models import ASSETS, MODELS_JSON, AppModel, AppModels
@@ -32,7 +32,7 @@ RECORD = "bundle.json"
 
 
 @dataclass(frozen=True, repr=False)
-class Project(Shown):
+class Project(Summarized):
     """A project that `bundle` wrote.
 
     Attributes:

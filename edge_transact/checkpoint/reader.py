@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from edge_transact import costs
-from edge_transact.artifacts.shown import Shown, Summary, summary_of_widths
+from edge_transact.artifacts.summary import Summarized, Summary, summary_of_widths
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
 from edge_transact.errors import EdgeTransactError, first_problem
 from edge_transact.widths import WidthPlan
@@ -57,7 +57,7 @@ class _StoredTensor:
 
 
 @dataclass(frozen=True, repr=False)
-class Checkpoint(Shown):
+class Checkpoint(Summarized):
     """A Hugging Face directory of a LLaMA in safetensors, with layers of any widths.
 
     Attributes:

@@ -143,7 +143,7 @@ def build(
             f"{parity['token_agreement']:.0%} of greedy tokens the same",
         )
         if degenerate:
-            table.add_row("degenerate answers", described(degenerate))
+            table.add_row("unusable answers", described(degenerate))
         if made.report:
             table.add_row("report", str(made.report / "index.html"))
         console = Console()

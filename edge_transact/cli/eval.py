@@ -93,8 +93,8 @@ def evaluate(
     from edge_transact.artifacts.outputs import refuse_existing
     from edge_transact.evaluate.answers.collapse import warning
     from edge_transact.evaluate.forecast import forecast, is_dist, plans_of
-    from edge_transact.evaluate.report import names, write_report
-    from edge_transact.evaluate.tables import answer_rows, task_rows
+    from edge_transact.evaluate.report import write_report
+    from edge_transact.evaluate.tables import names, rows
     from edge_transact.evaluate.tasks import Tasks, asked_for
     from edge_transact.system.clock import process_s
 
@@ -141,42 +141,28 @@ def evaluate(
     for name, result in zip(models, results, strict=True):
         if "degenerate" in result and (words := warning(name, result["degenerate"])):
             logger.warning(words)
-    if report:
-        write_report(results, report, shlex.join(["edge-transact", *sys.argv[1:]]), force=force)
 
     def table() -> None:
         from rich.console import Console
         from rich.table import Table
 
-        divergence = ("KL mean", "KL median", "KL 99 %", "same top token") if reference else ()
-        first = results[0]
-        rows = Table(
-            "model", "perplexity", *(["to the first"] if len(results) > 1 else []), "text's tokens", *divergence
-        )
-        for name, result in zip(models, results, strict=True):
-            cells = [Path(name).name, f"{result['perplexity']:.2f}"]
-            if len(results) > 1:
-                cells.append(f"{result['perplexity'] / first['perplexity']:.3f}")
-            cells.append(f"{result['text_tokens']:,}")
-            if reference:
-                cells += [f"{result[key]:.4f}" for key in ("kl_mean", "kl_median", "kl_p99")]
-                cells += [f"{result['same_top']:.1%}"]
-            rows.add_row(*cells)
+        shown = Table("", *names(results))
+        for row in rows(results):
+            shown.add_row(*row)
         console = Console(highlight=False)
-        console.print(rows)
+        console.print(shown)
+        first = results[0]
+        tokens = ", ".join(dict.fromkeys(f"{result['text_tokens']:,}" for result in results))
         threads = ", ".join(dict.fromkeys(str(result["threads"]) for result in results))
         console.print(
-            f"{text}, sha256 {first['text_sha256']}: {first['windows']} windows of {window} tokens, "
+            f"{text}, sha256 {first['text_sha256']}, {tokens} tokens: {first['windows']} windows of {window} tokens, "
             f"in {process_s():.0f} s; threads: {threads}",
             soft_wrap=True,
         )
-        if any("degenerate" in result for result in results) or tasks:
-            scores = Table("", *names(results))
-            for row in answer_rows(results) + task_rows(results):
-                scores.add_row(*row)
-            console.print(scores)
-        if report:
-            console.print(f"report: {report / 'index.html'}", soft_wrap=True)
 
     values: dict[str, Any] = dict(results[0]) if len(results) == 1 else {"models": results}
     show(values | ({"report": str(report)} if report else {}), as_json, table)
+    if report:
+        # The figures are printed first: they took longer than the page.
+        write_report(results, report, shlex.join(["edge-transact", *sys.argv[1:]]), force=force)
+        logger.info(f"page: {report / 'index.html'}")

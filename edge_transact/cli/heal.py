@@ -107,7 +107,7 @@ def heal(
         for name, value in result.summary().facts.items():
             table.add_row(name, value)
         if degenerate:
-            table.add_row("degenerate answers", described(degenerate))
+            table.add_row("unusable answers", described(degenerate))
         if report is not None:
             table.add_row("report", str(report / "index.html"))
         console = Console()

@@ -124,7 +124,7 @@ def prune(
         for line in describe(result.checkpoint.plan):
             table.add_row(*line.split(": "))
         if degenerate:
-            table.add_row("degenerate answers", described(degenerate))
+            table.add_row("unusable answers", described(degenerate))
         if report is not None:
             table.add_row("report", str(report / "index.html"))
         console = Console()

@@ -1,4 +1,4 @@
-"""The collapse gate behind commands that write a model: asks it a dozen questions, and warns if it hardly answers."""
+"""The collapse gate behind commands that write a model: a dozen questions, and a warning if many aren't answered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def gate(model: Path) -> CollapseFigures | None:
-    """Asks what a command has just written, and logs a warning if it hardly answers.
+    """Asks the model that a command has just written, and logs a warning if too many answers are unusable.
 
     Args:
         model: A checkpoint directory, or a DIST with a host library.

@@ -9,9 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
-from edge_transact import cache
+from edge_transact import cache, costs
 from edge_transact.artifacts.digests import files_digest, text_digest
 from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST
+from edge_transact.artifacts.manifest import Manifest
 from edge_transact.cache.resume import Start, journal_of
 from edge_transact.errors import EdgeTransactError
 from edge_transact.evaluate.answers.basics import NAME as BASICS
@@ -21,6 +22,7 @@ from edge_transact.evaluate.answers.collapse import CollapseFigures, figures_of,
 from edge_transact.evaluate.answers.questions import questions, quick_questions
 from edge_transact.evaluate.perplexity import LogitsFunction, PerplexityResult, perplexity, perplexity_step
 from edge_transact.progress import working
+from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.system.memory import trim
 
 if TYPE_CHECKING:
@@ -45,9 +47,9 @@ def load_step(model: str) -> str:
 class Evaluation(TypedDict):
     """The object that ``eval --json`` prints for a model: its `PerplexityResult`, and its scores by task.
 
-    `threads` are those that the model was computed on. With a reference, its name and the figures of `Divergence` are
-    included. ``degenerate`` is there if the model has a chat template that takes the questions, and ``answers`` if the
-    task ``basics`` was asked for.
+    `threads` are those that the model was computed on. `weights_bytes` are a DIST's shards, or a checkpoint in 16 bits.
+    With a reference, its name and the figures of `Divergence` are included. ``degenerate`` is there if the model has a
+    chat template that takes the questions, and ``answers`` if the task ``basics`` was asked for.
     """
 
     model: str
@@ -59,6 +61,7 @@ class Evaluation(TypedDict):
     text_tokens: int
     text_sha256: str
     threads: int
+    weights_bytes: NotRequired[int]
     reference: NotRequired[str]
     kl_mean: NotRequired[float]
     kl_median: NotRequired[float]
@@ -182,6 +185,7 @@ def _evaluate(
             text_tokens=result.text_tokens,
             text_sha256=result.text_sha256,
             threads=getattr(model, "threads", torch.get_num_threads()),
+            weights_bytes=_weights_bytes(name),
             tasks=scores,
         )
         if reference and (divergence := result.divergence):
@@ -261,6 +265,16 @@ def _answers(
         journal[group] = {"json": torch.frombuffer(bytearray(json.dumps(rows).encode()), dtype=torch.int8)}
     kept: list[AnswerRow] = json.loads(journal[group]["json"].numpy().tobytes())
     return kept
+
+
+def _weights_bytes(model: str) -> int:
+    """The bytes of a DIST's shards, or of a checkpoint's weights in 16 bits."""
+    from edge_transact.checkpoint import Checkpoint
+    from edge_transact.inputs import resolve_model
+
+    if (Path(model) / MANIFEST).is_file():
+        return Manifest.read(Path(model)).weights_bytes
+    return costs.weight_bytes(Checkpoint.open(resolve_model(model)).plan, QUANTIZATIONS["q0f16"])
 
 
 def _digest(model: str) -> str:

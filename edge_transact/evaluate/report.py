@@ -12,7 +12,7 @@ from edge_transact.artifacts.outputs import new_directory
 from edge_transact.artifacts.pages import Origin, write_page
 from edge_transact.evaluate.answers.basics import NAME as BASICS
 from edge_transact.evaluate.models import Evaluation
-from edge_transact.evaluate.tables import error_of, main_metrics, measures, rows
+from edge_transact.evaluate.tables import error_of, main_metrics, measures, names, rows
 from edge_transact.system.machine import machine_name
 
 BASELINE, OTHERS = 6, range(6)
@@ -53,14 +53,8 @@ def write_report(results: Sequence[Evaluation], directory: Path, command: str, *
         )
 
 
-def names(results: Sequence[Evaluation]) -> list[str]:
-    """What to call the models: the last parts of their paths, or the whole where two would be the same."""
-    short = [Path(each["model"]).name for each in results]
-    return [each["model"] if short.count(name) > 1 else name for each, name in zip(results, short, strict=True)]
-
-
 def answer(results: Sequence[Evaluation]) -> str:
-    """The first line of the page: perplexity, and where they were asked right and degenerate answers."""
+    """The first line of the page: perplexity, and the share of right answers if ``basics`` was asked."""
     first, last = results[0], results[-1]
     parts = [_step("perplexity", number(first["perplexity"]), number(last["perplexity"]), len(results))]
     if BASICS in first["tasks"]:

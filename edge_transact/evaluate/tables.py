@@ -1,16 +1,26 @@
-"""What was measured of several models, side by side."""
+"""The figures of several models side by side, for the terminal, notebooks and the page."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from edge_transact.artifacts.pages import change
 from edge_transact.evaluate.answers.basics import NAME as BASICS
 from edge_transact.evaluate.answers.collapse import described
 from edge_transact.evaluate.models import Evaluation
+from edge_transact.formatting import megabytes
 
 MAIN_METRICS = ("acc", "exact_match", "em", "f1", "word_perplexity", "perplexity")
-"""The metric that stands for a task: the first of these that it has, or else its own first."""
+"""The main metric of a task is the first of these that it has, or else its own first."""
+
+DIVERGENCES = {"kl_mean": "mean KL", "kl_median": "median KL", "kl_p99": "99th percentile of KL"}
+
+
+def names(results: Sequence[Evaluation]) -> list[str]:
+    """What to call the models: the last parts of their paths, or the whole where two would be the same."""
+    short = [Path(each["model"]).name for each in results]
+    return [each["model"] if short.count(name) > 1 else name for each, name in zip(results, short, strict=True)]
 
 
 def measures(results: Sequence[Evaluation]) -> Iterator[tuple[str, list[float]]]:
@@ -22,16 +32,16 @@ def measures(results: Sequence[Evaluation]) -> Iterator[tuple[str, list[float]]]
     if BASICS in first["tasks"]:
         yield "right answers", [each["tasks"][BASICS]["acc"] for each in results]
     if all("degenerate" in each for each in results):
-        yield "degenerate answers", [each["degenerate"]["share"] for each in results]
+        yield "unusable answers", [each["degenerate"]["share"] for each in results]
 
 
 def main_metrics(results: Sequence[Evaluation]) -> dict[str, str]:
-    """The metric that stands for each task."""
+    """The main metric of each task."""
     return {task: main_metric(metrics) for task, metrics in results[0]["tasks"].items() if metrics}
 
 
 def main_metric(metrics: Mapping[str, float]) -> str:
-    """The metric that stands for a task, of those that it has."""
+    """The main metric of a task, of those that it has."""
     return next((name for name in MAIN_METRICS if name in metrics), next(iter(metrics)))
 
 
@@ -43,26 +53,20 @@ def error_of(metrics: Mapping[str, float], metric: str) -> float | None:
 
 def rows(results: Sequence[Evaluation]) -> list[list[str]]:
     """A row for each figure, with a cell for each model; others than the first have their change from it."""
+    first = results[0]
     table = [["perplexity", *_against_first([each["perplexity"] for each in results])]]
-    if "reference" in results[0]:
-        table.append([f"mean KL to {results[0]['reference']}", *(f"{each['kl_mean']:.4f}" for each in results)])
+    if all("weights_bytes" in each for each in results):
+        table.append(["weights", *(megabytes(each["weights_bytes"]) for each in results)])
+    if "reference" in first:
+        for key, label in DIVERGENCES.items():
+            table.append([f"{label} to {first['reference']}, nats", *(f"{each[key]:.4f}" for each in results)])  # type: ignore[literal-required]
         table.append(["same top token", *(f"{each['same_top']:.1%}" for each in results)])
-    return table + answer_rows(results) + task_rows(results)
-
-
-def answer_rows(results: Sequence[Evaluation]) -> list[list[str]]:
-    """A row with the degenerate answers, if any model was asked."""
-    if not any("degenerate" in each for each in results):
-        return []
-    shown = [described(each["degenerate"]) if "degenerate" in each else "not asked" for each in results]
-    return [["degenerate answers", *shown]]
-
-
-def task_rows(results: Sequence[Evaluation]) -> list[list[str]]:
-    """A row for each metric of each task, with its standard error where lm-eval tells one."""
-    return [
+    if any("degenerate" in each for each in results):
+        answers = [described(each["degenerate"]) if "degenerate" in each else "not asked" for each in results]
+        table.append(["unusable answers", *answers])
+    return table + [
         [f"{task} {metric.replace(',', ' ')}", *(_with_error(each["tasks"][task], metric) for each in results)]
-        for task, metrics in results[0]["tasks"].items()
+        for task, metrics in first["tasks"].items()
         for metric in metrics
         if "_stderr" not in metric
     ]

@@ -15,7 +15,7 @@ from typing import Any
 
 from edge_transact import cache
 from edge_transact.artifacts.outputs import refuse_existing
-from edge_transact.artifacts.shown import Shown, Summary
+from edge_transact.artifacts.summary import Summarized, Summary
 from edge_transact.cache.resume import Start
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.digest import digest_of
@@ -55,7 +55,7 @@ CODE = (
 
 
 @dataclass(frozen=True, repr=False)
-class HealResult(Shown):
+class HealResult(Summarized):
     """A healed model.
 
     Attributes:

@@ -15,7 +15,7 @@ import torch
 from edge_transact import cache, costs
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.outputs import refuse_existing
-from edge_transact.artifacts.shown import Shown, Summary, left, summary_of_widths
+from edge_transact.artifacts.summary import Summarized, Summary, left, summary_of_widths
 from edge_transact.cache.journal import Journal
 from edge_transact.cache.resume import Start, journal_of
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
@@ -53,7 +53,7 @@ _WRITTEN = "written"
 
 
 @dataclass(frozen=True, repr=False)
-class PruneResult(Shown):
+class PruneResult(Summarized):
     """A pruned model.
 
     Attributes:

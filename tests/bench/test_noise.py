@@ -19,11 +19,11 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from edge_transact.bench import session
-from edge_transact.bench.analysis.doubts import doubts
 from edge_transact.bench.analysis.export import sentence
 from edge_transact.bench.analysis.intervals import duration, speedup, turns
 from edge_transact.bench.analysis.precision import known_to
 from edge_transact.bench.analysis.results import make_results
+from edge_transact.bench.analysis.warnings import warnings_of
 from edge_transact.bench.drivers.base import DeviceLost
 from edge_transact.bench.estimate import PHONE
 from edge_transact.bench.model import open_models
@@ -412,11 +412,11 @@ def test_what_a_bench_would_ignore_is_refused_before_it(dists: Path, monkeypatch
 def test_a_large_spread_has_its_reason(changed, reason) -> None:
     samples = in_rounds(1.0, 1.3, 0.9, 1.0, 1.2, other_cpu_share=0.4 if "other_cpu_share" in changed else 0.05)
     samples[1] = replace(samples[1], **changed)
-    (said,) = doubts(samples, [])
+    (said,) = warnings_of(samples, [])
     assert reason in said and "is known to ±" in said and "only" not in said.partition(": ")[2]
     calm = [replace(sample, ttft_s=1.0, decode_s=1.0, e2e_s=2.0) for sample in samples]
-    assert doubts(calm, []) == []
-    assert "only 3 rounds" in doubts(samples[:3], [])[0]
+    assert warnings_of(calm, []) == []
+    assert "only 3 rounds" in warnings_of(samples[:3], [])[0]
 
 
 def test_a_median_and_its_interval_are_printed(bench: Bench, capsys, monkeypatch) -> None:

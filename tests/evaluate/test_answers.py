@@ -233,7 +233,7 @@ def test_eval_asks_all_models_and_writes_a_page(pruned, dist, tmp_path):
         # Random weights don't answer.
         assert figures["share"] > 0.5
     warned = " ".join(done.stderr.split())
-    assert warned.count("hardly answers") == 2
+    assert warned.count(" are unusable: ") == 2
     assert warned.count(f"edge-transact heal {pruned} ") == 2, "a DIST names its checkpoint"
     assert warned.count(f"edge-transact heal {pruned} --quant q4f32_1 ") == 1, "and how it was rounded"
     page = (report / "index.html").read_text()
@@ -257,7 +257,7 @@ def test_prune_asks_what_it_made(chat_model, tmp_path):
                "--calibration", str(tmp_path / "notes.txt")]  # fmt: skip
     done = CliRunner().invoke(app, ["prune", str(chat_model), *options, "-o", str(tmp_path / "small")])
     assert done.exit_code == 0, done.stderr
-    found = re.search(r"degenerate answers\W+(\d+) of 12", done.stdout)
+    found = re.search(r"unusable answers\W+(\d+) of 12", done.stdout)
     assert found is not None and int(found[1]) > 6
     assert f"heal {tmp_path / 'small'} -o small-healed" in " ".join(done.stderr.split())
     dry = CliRunner().invoke(app, ["prune", str(chat_model), *options, "-o", str(tmp_path / "other"), "--dry-run"])

@@ -1,6 +1,7 @@
 """Perplexity as the contract defines it."""
 
 import hashlib
+import json
 import math
 import shutil
 import weakref
@@ -10,7 +11,9 @@ import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
+from edge_transact.cli import app
 from edge_transact.errors import EdgeTransactError
 from edge_transact.evaluate import models, perplexity
 from edge_transact.evaluate.models import evaluate_models
@@ -197,3 +200,24 @@ def test_a_model_does_not_diverge_from_itself(model, tokenizer):
 def test_a_reference_with_another_vocabulary_is_refused(model, tokenizer):
     with pytest.raises(EdgeTransactError, match="vocabulary of 7 tokens, the model one of 1024"):
         perplexity(model, tokenizer, TEXT, window=16, reference=lambda window: np.zeros((len(window), 7)))
+
+
+def test_a_model_without_a_chat_template_has_a_page_and_figures_outlive_a_page_that_fails(
+    tiny_model, tmp_path, monkeypatch
+):
+    (tmp_path / "text.txt").write_text(TEXT)
+    command = ["eval", str(tiny_model), "--text", str(tmp_path / "text.txt"), "--window", "32", "--max-windows", "2"]
+    report = tmp_path / "report"
+    done = CliRunner().invoke(app, [*command, "--report", str(report)])
+    assert done.exit_code == 0, done.stderr
+    (figures,) = json.loads((report / "report.json").read_text())["models"]
+    assert "degenerate" not in figures
+    written = f"{figures['perplexity']:.2f}"
+    assert written in done.stdout and written in (report / "index.html").read_text()
+
+    def fail(*_args, **_options):
+        raise RuntimeError("no page")
+
+    monkeypatch.setattr("edge_transact.evaluate.report.write_report", fail)
+    failed = CliRunner().invoke(app, [*command, "--report", str(tmp_path / "other")])
+    assert failed.exit_code == 1 and written in failed.stdout

@@ -7,9 +7,9 @@ from dataclasses import replace
 from statistics import fmean, median, stdev
 from typing import Any, TypeVar, cast
 
-from edge_transact.bench.analysis.doubts import THROTTLING, doubts
 from edge_transact.bench.analysis.intervals import duration
 from edge_transact.bench.analysis.precision import METRICS, speedups, turns_of
+from edge_transact.bench.analysis.warnings import THROTTLING, warnings_of
 from edge_transact.bench.records.plan import Lengths
 from edge_transact.bench.records.record import Record, RepetitionRecord, labels
 from edge_transact.bench.records.results import SAMPLE_FIELDS, Result
@@ -154,7 +154,7 @@ def _versus(samples: Samples, baseline: Samples) -> dict[str, Any]:
         "baseline": None if own else baseline[0].model,
         "pairs": total.pairs if total else 0,
         "verdict": total.verdict if total else None,
-        "warnings": doubts(samples, [] if own else baseline),
+        "warnings": warnings_of(samples, [] if own else baseline),
     }
     for metric in METRICS:
         ratio, name = ratios.get(metric), metric.removesuffix("_s")

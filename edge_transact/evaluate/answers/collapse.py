@@ -1,7 +1,7 @@
-"""The collapse gate: how many of a dozen short questions get a degenerate answer.
+"""The collapse gate: how many of a dozen short questions get an unusable answer.
 
-Perplexity says little of whether a model still answers. A pruned model of fair perplexity may repeat one word, or the
-prompt, without an end. A dozen answers of at most `MAX_TOKENS` tokens show that in seconds.
+Perplexity says little about whether a model still answers: a pruned model of fair perplexity may repeat one word or the
+prompt endlessly. A dozen answers of at most `MAX_TOKENS` tokens show that in seconds.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def figures_of(rows: Sequence[AnswerRow]) -> CollapseFigures:
 
 
 def described(figures: CollapseFigures) -> str:
-    """Such as ``5 of 12: 3 loops, 2 endless``."""
+    """The unusable answers in words: ``5 of 12: 3 loops, 2 endless``."""
     counts = [figures[kind] for kind in _WORDS]
     parts = [f"{count} {of[count > 1]}" for count, of in zip(counts, _WORDS.values(), strict=True) if count]
     return f"{sum(counts)} of {figures['questions']}" + (f": {', '.join(parts)}" if parts else "")
@@ -82,9 +82,10 @@ def warning(model: str | Path, figures: CollapseFigures) -> str | None:
     checkpoint, quantization = _made_from(Path(model))
     rounded = f" --quant {quantization}" if quantization and QUANTIZATIONS[quantization].bits else ""
     against_loops = " --unlikelihood 0.5" if figures["loop"] else ""
+    count, _, kinds = described(figures).partition(": ")
     heal = f"heal {checkpoint}{rounded}{against_loops} -o {checkpoint.name}-healed" if checkpoint else "heal --help"
     return (
-        f"{model} hardly answers: of its answers to short questions, {described(figures)}. "
+        f"{count} test answers of {model} are unusable: {kinds}. "
         f"Cut less, or train what was pruned: edge-transact {heal}"
     )
 

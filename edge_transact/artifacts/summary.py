@@ -1,4 +1,4 @@
-"""What a result shows of itself: as text on a console, as HTML in a notebook."""
+"""Summaries of results: text on a console, HTML in a notebook."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class Summary:
         return "".join(parts)
 
 
-class Shown:
-    """A result that shows its `summary` on a console and in a notebook."""
+class Summarized:
+    """A result whose `summary` is its representation on a console and in a notebook."""
 
     def summary(self) -> Summary:
         """What to show."""

@@ -1,4 +1,4 @@
-"""Where a result is known badly, and why, as far as the records tell."""
+"""Warnings about imprecise results and their likely causes."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ THROTTLING = 1
 WORDS: Mapping[Metric, str] = {"ttft_s": "time to first token", "decode_s": "decode", "e2e_s": "latency"}
 
 
-def doubts(samples: Samples, baseline: Samples) -> list[str]:
-    """Sentences about what is known badly: the durations of a result, and their ratios to the baseline's, if any."""
+def warnings_of(samples: Samples, baseline: Samples) -> list[str]:
+    """Warnings about imprecise durations of a result, and about their imprecise ratios to the baseline's, if any."""
     found = []
     if problem := _problem(durations(samples)):
         found.append(f"{problem}: {_reasons(samples)}")
@@ -46,7 +46,7 @@ def doubts(samples: Samples, baseline: Samples) -> list[str]:
 
 
 def _problem(estimates: Mapping[Metric, Estimate]) -> str | None:
-    """How badly the worst of some values is known; None if all are known well."""
+    """The least precise of some values; None if all are precise."""
     if any(estimate.half_width is None for estimate in estimates.values()):
         return "no interval"
     widths = {metric: estimate.half_width or 0.0 for metric, estimate in estimates.items()}
