@@ -11,7 +11,7 @@ import pytest
 from edge_transact.compiler.targets import TARGETS
 from edge_transact.project import Project
 from edge_transact.quantization import QUANTIZATIONS
-from tests.support.examples import GROUP, LAB, PAGES, ROOT, calls_in, joined
+from tests.support.examples import GROUP, GUIDES, LAB, PAGES, ROOT, calls_in, joined
 
 GLOBAL_FLAGS = {"--debug", "--quiet", "--verbose", "--no-cache", "--version", "--help", "--install-completion"}
 
@@ -119,3 +119,27 @@ def test_the_readme_says_what_runs_where():
     for name in (*TARGETS, *QUANTIZATIONS):
         assert f"`{name}`" in text, name
     assert len(text.splitlines()) <= 110
+
+
+GENERATED = {"api.md", "cli.md"}
+MACHINES = re.compile(
+    r"\b(?:EPYC|Xeon|Zen \d|Ice Lake|Sapphire Rapids|Alder Lake|Neoverse|family \d+|20\d\d-\d\d-\d\d)\b", re.IGNORECASE
+)
+
+
+def test_pages_are_short():
+    """All that a user may want to read, together; one person keeps it true."""
+    counted = [page for page in GUIDES if page.name not in GENERATED]
+    assert sum(len(page.read_text().split()) for page in counted) <= 27_000
+    assert len((ROOT / "CHANGELOG.md").read_text().splitlines()) <= 60
+
+
+@pytest.mark.parametrize("page", [page for page in GUIDES if page.name not in GENERATED], ids=lambda page: page.name)
+def test_only_the_lab_names_machines_and_dates(page):
+    prose = re.sub(r"^```.*?^```$|`[^`\n]*`", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert MACHINES.findall(prose) == []
+
+
+@pytest.mark.parametrize("page", [page for page in LAB if page.name != "README.md"], ids=lambda page: page.name)
+def test_a_lab_page_answers_first(page):
+    assert "**In short:**" in page.read_text().partition("\n## ")[0]

@@ -148,7 +148,8 @@ def made(inputs, tmp_path_factory) -> Path:
         patched.chdir(directory)
         run_line("edge-transact prune demo:smollm2 --ratio 0.3 -o pruned")
         run_line("edge-transact build demo:smollm2 --target android,host -o dist")
-    (directory / "smollm2-30").symlink_to("pruned")
+    for name in ("healed", "smollm2-30"):
+        (directory / name).symlink_to("pruned")
     (directory / "dense").symlink_to("dist")
     (directory / "widths.json").write_text(json.dumps(Checkpoint.open(directory / "pruned").plan.to_list()))
     return directory
