@@ -116,7 +116,7 @@ def _scored(source: Checkpoint, arguments: argparse.Namespace) -> Pruning:
     name = json.dumps([arguments.model, arguments.score, arguments.score_tokens])
     journal = Journal(arguments.scratch / f"scores-{hashlib.sha256(name.encode()).hexdigest()[:12]}")
     passes.GRADIENT_TOKENS = arguments.score_tokens
-    run = Pruning(LayerwiseModel(source, scoring.windows), find_method("best"), journal, 0)
+    run = Pruning(LayerwiseModel(source, scoring.windows), find_method("obs"), journal, 0)
     target = run.allocate(PruneOptions(ratio=arguments.ratio), "budgeted", [], DEFAULT_BUCKET, 1)
     run.shoot(target.plan, 1)
     return run

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks import page
 from edge_transact.prune import PruneOptions, prune
-from edge_transact.prune.allocate.curves import loss_curves
+from edge_transact.prune.allocate.curves import sensitivity_curves
 
 RESULTS = page.RESULTS / "loss-curves.json"
 STEPS = {"mlp": 32, "groups": 1, "values": 8, "queries-keys": 4}
@@ -35,7 +35,7 @@ def measure(model: str, ratio: float) -> dict[str, object]:
     with tempfile.TemporaryDirectory(prefix="edge-transact-curves-") as scratch:
         result = prune(model, Path(scratch) / "pruned", PruneOptions(ratio=ratio, compensate=False))
         source, pruned = result.source.plan, result.checkpoint.plan
-    curves = loss_curves(result.scores, source.layers, result.sensitivity)
+    curves = sensitivity_curves(result.scores, source.layers, result.sensitivity)
     return {
         "model": model,
         "ratio": ratio,

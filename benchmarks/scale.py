@@ -100,7 +100,7 @@ def forward_products(layers: int, tokens: int) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
-    parser.add_argument("--method", default="best")
+    parser.add_argument("--method", default="obs")
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--layers", type=int, default=32, help="fewer take less time, and as much memory each")
     parser.add_argument("--profile", action="store_true", help="also time its own products, which takes memory")

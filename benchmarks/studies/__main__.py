@@ -125,7 +125,7 @@ STUDIES: dict[str, Callable[[Study, tuple[str, ...], int], str]] = {
 
 
 def _best(ratio: float, mixed: tuple[str, ...], calibration_tokens: int = MIXED_TOKENS, seed: int = 0) -> Cut:
-    return Cut("best", ratio, "budgeted", (), True, calibration=mixed, calibration_tokens=calibration_tokens, seed=seed)
+    return Cut("obs", ratio, "budgeted", (), True, calibration=mixed, calibration_tokens=calibration_tokens, seed=seed)
 
 
 def _groups_too(ratio: float) -> Cut:

@@ -42,7 +42,7 @@ def prune(
 ) -> None:
     """Make a model smaller by removing KV groups, dims inside heads and MLP dims.
 
-    The method `best` predicts what each unit costs in loss, cuts where that is least, and solves `o_proj` and
+    The method `obs` predicts what each unit costs in loss, cuts where that is least, and solves `o_proj` and
     `down_proj` again to make up for what was cut. The other methods are published ones and cut every layer alike:
     `transact` keeps the largest activations. Limits can be combined. Query heads are cut with the KV head they share.
 

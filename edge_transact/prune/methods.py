@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from edge_transact.prune.score.methods.scorer import Scorer
 
 METHODS = {
-    "best": "best.Best",
+    "obs": "obs.Obs",
     "transact": "transact.Transact",
     "llm-pruner": "llm_pruner.LlmPruner",
     "wanda": "wanda.Wanda",
@@ -21,7 +21,7 @@ METHODS = {
 }
 """The module and class of each method, as text: the command line offers the names without importing torch."""
 
-DEFAULT_METHOD = "best"
+DEFAULT_METHOD = "obs"
 
 
 def find_method(name: str) -> type[Scorer]:

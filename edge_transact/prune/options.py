@@ -87,13 +87,13 @@ class PruneChoices(CalibrationOptions, Budget):
         shots: The number of steps in which the widths shrink; each scores the model that the one before left.
     """
 
-    method: Annotated[Annotated[str, OneOf(tuple(METHODS))], Option("How units are scored: {choices}.", HOW)] = "best"
+    method: Annotated[Annotated[str, OneOf(tuple(METHODS))], Option("How units are scored: {choices}.", HOW)] = "obs"
     allocation: Annotated[
         Annotated[str, OneOf(ALLOCATIONS)] | None,
         Option(
             "How limits are spread over layers and units: {choices}.",
             HOW,
-            default="budgeted with the method best, else uniform",
+            default="budgeted with the method obs, else uniform",
             example="budgeted",
         ),
     ] = None
@@ -113,7 +113,7 @@ class PruneChoices(CalibrationOptions, Budget):
             "Solve o_proj and down_proj again by least squares, to make up for what was cut.",
             HOW,
             flags=("--compensate/--no-compensate",),
-            default="only with the method best",
+            default="only with the method obs",
             example=True,
         ),
     ] = None

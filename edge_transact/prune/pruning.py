@@ -13,7 +13,7 @@ from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.progress import working
 from edge_transact.prune.allocate.allocation import Allocation, allocate
 from edge_transact.prune.allocate.budget import limits_of
-from edge_transact.prune.allocate.curves import Curves, loss_curves
+from edge_transact.prune.allocate.curves import Curves, sensitivity_curves
 from edge_transact.prune.allocate.schedule import shot_plans
 from edge_transact.prune.compensate import compensation, last_norm
 from edge_transact.prune.compensate.regression import Fit
@@ -68,13 +68,13 @@ class Pruning:
     def allocate(
         self, budget: PruneOptions, allocation: str, units: Sequence[str], bucket: int, shots: int
     ) -> Allocation:
-        """The target widths. Allocations that need loss curves get them from the first shot's scores."""
+        """The target widths. Allocations that need sensitivity curves get them from the first shot's scores."""
         curves: Sequence[Curves] = ()
         if allocation != "uniform" and limits_of(budget, self.plan):
             self.wants_losses = True
             self.first_scores = self.score(1, shots)
             self.sensitivity = measure_sensitivity(self.model, self.selections, self.first_scores, self.journal)
-            curves = loss_curves(self.first_scores, self.plan.layers, self.sensitivity)
+            curves = sensitivity_curves(self.first_scores, self.plan.layers, self.sensitivity)
         with working(WIDTHS_STEP):
             target = allocate(budget, self.plan, allocation=allocation, units=units, bucket=bucket, curves=curves)
         for note in target.notes:

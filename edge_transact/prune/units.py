@@ -1,7 +1,7 @@
 """What pruning can remove: one table, read by every stage from the command line to surgery.
 
-A new unit is an entry here, and a loss curve of its own where a method predicts one (`scores.PredictedLosses`). Nothing
-in this module needs torch, so that the command line can offer the names.
+A new unit is an entry here, and a curve where a method predicts one (`scores.PredictedLosses`). The module doesn't
+import torch, so that the command line can offer the names.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Unit:
         name: Its name in ``--units``.
         title: What the report calls it.
         field: The size of `LayerWidths` that it reduces.
-        module: Where its parameters are. The measured sensitivity of that module scales its loss curve.
+        module: Where its parameters are. The measured sensitivity of that module scales its sensitivity curve.
         place: Where it is counted: in the layer, as a KV group, or inside each KV group.
         kept: The field of `LayerSelection` that lists which ones a layer keeps.
         score: The field of `LayerScores` that ranks it. A KV group scores as the mean of its query heads.
@@ -43,8 +43,7 @@ class Unit:
         step: The allocation narrows `field` to multiples of this.
         least: The allocation leaves at least this many dims.
         is_default: Whether allocations that trade units against each other cut it when ``--units`` isn't given.
-        has_measured_curve: Whether the measured sensitivity alone gives it a loss curve; otherwise the method must
-            predict one.
+        has_measured_curve: Whether measured sensitivity alone gives it a curve; otherwise the method must predict one.
         all_layers: Whether every layer must keep the same number.
         sets_cache_head_dim: Whether the KV cache's one head dim depends on it.
         narrow: How a layer is narrowed, where that takes more than changing `field`.

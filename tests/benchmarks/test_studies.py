@@ -23,7 +23,7 @@ def study(random_model: Path, tmp_path: Path) -> Study:
     [
         Cut("transact", 0.3, calibration_tokens=1024),
         Cut("transact", 0.3, shots=2, calibration_tokens=1024),
-        Cut("best", 0.3, "budgeted", (), True, calibration_tokens=1024, seed=1),
+        Cut("obs", 0.3, "budgeted", (), True, calibration_tokens=1024, seed=1),
     ],
     ids=["published", "shots", "best"],
 )

@@ -110,7 +110,7 @@ def test_completion_offers_options_and_their_values(typed, offered):
     [
         (("bild",), "build"),
         (("build", "demo:tiny", "--taget", "host"), "Did you mean --target,"),
-        (("prune", "demo:tiny", "--methd", "best"), "Did you mean --method"),
+        (("prune", "demo:tiny", "--methd", "obs"), "Did you mean --method"),
         (("build", "demo:tiny", "--target", "hots"), "Did you mean 'host'?"),
         (("build", "demo:tiny", "--target", "host", "--quant", "q4f32"), "Did you mean 'q4f32_1'?"),
         (("build", "demo:tiny", "--context", "0"), "--context"),

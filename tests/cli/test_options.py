@@ -101,7 +101,7 @@ def test_what_is_no_size_is_refused(text):
 
 def test_a_misspelt_option_is_guessed():
     with pytest.raises(UsageError, match="there is no option 'methd'") as refused:
-        PruneOptions(ratio=0.5, methd="best")
+        PruneOptions(ratio=0.5, methd="obs")
     assert "'method'" in refused.value.fix
 
 

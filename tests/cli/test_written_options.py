@@ -42,5 +42,5 @@ def test_the_line_gives_the_same_options(command, options, part) -> None:
 
 def test_every_option_that_was_in_force_is_listed() -> None:
     rows = {flag: value for flag, value, _ in written.rows(PruneOptions(ratio=0.3))}
-    assert rows["--ratio"] == "0.3" and rows["--method"] == "best" and rows["--seed"] == "0"
+    assert rows["--ratio"] == "0.3" and rows["--method"] == "obs" and rows["--seed"] == "0"
     assert "--widths" not in rows and "--compensate" not in rows, "nobody gave them"

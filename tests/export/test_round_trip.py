@@ -189,7 +189,7 @@ def test_only_some_matrices_are_q4_0(checkpoint, tmp_path):
 
 
 def test_the_file_says_what_it_is(checkpoint, tmp_path):
-    provenance = {"source": "someone/Model", "method": "best", "budget": {"ratio": 0.3}, "license": "apache-2.0"}
+    provenance = {"source": "someone/Model", "method": "obs", "budget": {"ratio": 0.3}, "license": "apache-2.0"}
     (checkpoint.path / "edge_transact.json").write_text(json.dumps(provenance))
     export_gguf(str(checkpoint.path), tmp_path / "small-model.gguf")
     reader = gguf.GGUFReader(tmp_path / "small-model.gguf")

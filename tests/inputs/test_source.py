@@ -47,7 +47,7 @@ def test_a_source_that_is_not_here_is_not_downloaded(pair, tmp_path, monkeypatch
     assert pruned_from(checkpoint) is None and "is not on this machine" in caplog.text
 
 
-@pytest.mark.parametrize("record", [None, "", "{", "[]", json.dumps({"method": "best"}), json.dumps({"source": None})])
+@pytest.mark.parametrize("record", [None, "", "{", "[]", json.dumps({"method": "obs"}), json.dumps({"source": None})])
 def test_no_source(pair, record):
     _, checkpoint = pair
     file = checkpoint.path / PROVENANCE_FILE

@@ -36,8 +36,8 @@ def test_bf16_where_the_gpu_multiplies_it(native: bool, monkeypatch) -> None:
 RUNS = [{"method": method, "compensate": compensate} for method in METHODS for compensate in (False, True)]
 RUNS += [
     {"method": "transact", "allocation": "sensitivity", "shots": 2},
-    {"method": "best", "units": ("mlp", "groups", "queries")},
-    {"method": "best", "units": ("mlp", "values", "queries-keys")},
+    {"method": "obs", "units": ("mlp", "groups", "queries")},
+    {"method": "obs", "units": ("mlp", "values", "queries-keys")},
 ]
 
 

@@ -23,7 +23,7 @@ from edge_transact.widths import LayerWidths, WidthPlan
 from tests.support.pruning import TEXT, weights_of
 
 
-@pytest.mark.parametrize("method", ["best", "transact"])
+@pytest.mark.parametrize("method", ["obs", "transact"])
 def test_the_same_bytes_from_files(tiny_model, tmp_path: Path, monkeypatch, method: str) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     options = {

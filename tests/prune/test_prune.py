@@ -82,7 +82,7 @@ def test_named_units_that_rounding_keeps_are_reported(tiny_model, notes, tmp_pat
     assert "rounded up" in note and "No KV groups were cut" in err
 
 
-@pytest.mark.parametrize("method", ["best", "transact"])
+@pytest.mark.parametrize("method", ["obs", "transact"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_seed_reproduces_the_bytes(tiny_model, notes, tmp_path: Path, dtype: torch.dtype, method: str) -> None:
     source = tmp_path / "source"

@@ -50,7 +50,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "unfinished"
 
 
-@pytest.mark.parametrize("method", ["best", "transact", "llm-pruner"])
+@pytest.mark.parametrize("method", ["obs", "transact", "llm-pruner"])
 @pytest.mark.parametrize("after", [1, 4, 7, 8, 9, 10, 11, 12, 13, 14, 15])
 def test_the_same_bytes_wherever_it_was_interrupted(
     random_model, tmp_path: Path, uninterrupted, own_cache, monkeypatch, method: str, after: int

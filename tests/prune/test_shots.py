@@ -48,7 +48,7 @@ def calibration(text: str) -> dict:
 
 @pytest.fixture(scope="module")
 def whole(random_model: Path, training: ShotTraining, calibration: dict, tmp_path_factory) -> Path:
-    """`random_model` by two shots of `best`, without an interrupt."""
+    """`random_model` by two shots of `obs`, without an interrupt."""
     path = tmp_path_factory.mktemp("whole") / "pruned"
     prune(str(random_model), path, PruneOptions(ratio=0.4, shots=2, **calibration), training)
     return path

@@ -66,7 +66,7 @@ def allocate(
         allocation: One of `ALLOCATIONS`, for limits. Widths that the budget names are used as they are.
         units: What may be cut, names of `units.UNITS`; empty for the allocation's own choice.
         bucket: MLP widths computed from limits are rounded to multiples of it; 1 doesn't round.
-        curves: The loss curves of each layer; the uniform allocation doesn't need them.
+        curves: The sensitivity curves of each layer; the uniform allocation doesn't need them.
 
     Raises:
         UsageError: The model is within the budget already, or no plan reaches it; the message names the limit.

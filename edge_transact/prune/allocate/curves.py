@@ -12,15 +12,17 @@ from edge_transact.prune.units import MEASURED_UNITS, MODULES, UNITS, Module
 from edge_transact.widths import LayerWidths
 
 Curves = Mapping[str, torch.Tensor]
-"""The loss curves of one layer by the unit's name: nats a token by the number of units kept, fp32 ``[units + 1]``."""
+"""A layer's sensitivity curves by unit name: nats a token by the number of units kept, fp32 ``[units + 1]``."""
 
 POWER = 3
 """Without a prediction, loss is taken to grow with this power of the share that is cut. The best cut of a layer is then
 proportional to its sensitivity to the power -1/2, which works well in experiments."""
 
 
-def loss_curves(scores: Sequence[LayerScores], widths: Sequence[LayerWidths], divergence: torch.Tensor) -> list[Curves]:
-    """The loss curves of each layer.
+def sensitivity_curves(
+    scores: Sequence[LayerScores], widths: Sequence[LayerWidths], divergence: torch.Tensor
+) -> list[Curves]:
+    """The sensitivity curves of each layer.
 
     Predicted curves keep their shape and are scaled to the measured losses, if the prediction at the measured cut is
     above zero. Without predictions, only the units of `MEASURED_UNITS` have curves.

@@ -53,7 +53,7 @@ def cheapest(
 
     Args:
         source: The widths to start from.
-        curves: The loss curves of each layer, for at least `units`.
+        curves: The sensitivity curves of each layer, for at least `units`.
         limits: What must hold.
         units: What may be cut, names of `UNITS`.
         bucket: MLP widths are multiples of it.

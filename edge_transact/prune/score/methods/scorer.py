@@ -68,7 +68,7 @@ class Scorer(ABC):
     """The gradients that the method needs: none (no backward pass), those of activations, or of weights too."""
 
     priced_units: ClassVar[tuple[str, ...]] = MEASURED_UNITS
-    """Units that the budgeted allocation can cut with this method: those with a loss curve, predicted or measured."""
+    """Units that the budgeted allocation can cut with this method: those with a sensitivity curve."""
 
     score_unit: ClassVar[str] = ""
     """What the scores measure; empty for scores that only rank."""

@@ -1,4 +1,4 @@
-"""The method `best`: predicted losses, their correction by measurement, and how they spend a budget."""
+"""The method `obs`: predicted losses, their correction by measurement, and how they spend a budget."""
 
 import itertools
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.allocate.allocation import allocate
 from edge_transact.prune.allocate.budget import limits_of
-from edge_transact.prune.allocate.curves import loss_curves
+from edge_transact.prune.allocate.curves import sensitivity_curves
 from edge_transact.prune.allocate.pricing import Spent, cheapest
 from edge_transact.prune.cut.selection import LayerSelection, select
 from edge_transact.prune.cut.surgery import pruned_tensors
@@ -129,7 +129,7 @@ def test_pairs_are_scored_by_their_effect_on_attention(make_llama, monkeypatch) 
     """The first-order change of the loss when a pair's queries vanish, token by token, in the complete model."""
     monkeypatch.setattr("edge_transact.layerwise.model.LOGITS_VOCABULARY", 40)  # three blocks, the last one short
     source = Checkpoint.open(make_llama())
-    scores = scored(source, "best")[1]
+    scores = scored(source, "obs")[1]
     model = AutoModelForCausalLM.from_pretrained(source.path, attn_implementation="sdpa")
     seen = []
     q_proj = model.model.layers[1].self_attn.q_proj
@@ -178,7 +178,7 @@ def test_sensitivity_is_the_whole_models(make_llama, tmp_path: Path, vocabulary:
 
 
 def curves_of(plan: WidthPlan, generator: torch.Generator) -> list[dict[str, torch.Tensor]]:
-    """Random loss curves, convex and falling."""
+    """Random sensitivity curves, convex and falling."""
 
     def falling(size: int) -> torch.Tensor:
         steps = torch.rand(size, generator=generator).sort(descending=True).values
@@ -343,11 +343,11 @@ def test_curves_are_scaled_to_what_was_measured() -> None:
     predicted = {name: torch.arange(9.0).flip(0) for name in UNITS}
     losses = PredictedLosses(predicted, {"attention": torch.tensor(2.0), "mlp": torch.tensor(4.0)})
     scores = LayerScores(torch.ones(4), torch.ones(4, 8), torch.ones(4, 4), torch.ones(8), losses)
-    (curves,) = loss_curves([scores], [layer], torch.tensor([[6.0, 2.0]]))
+    (curves,) = sensitivity_curves([scores], [layer], torch.tensor([[6.0, 2.0]]))
     torch.testing.assert_close(curves["groups"], 3 * predicted["groups"])
     torch.testing.assert_close(curves["mlp"], predicted["mlp"] / 2)
     # Without predictions, the measured cut sets the scale.
-    (curves,) = loss_curves([replace(scores, losses=None)], [layer], torch.tensor([[6.0, 2.0]]))
+    (curves,) = sensitivity_curves([replace(scores, losses=None)], [layer], torch.tensor([[6.0, 2.0]]))
     cut = reference(layer)
     assert curves["groups"][cut.num_key_value_heads] == 6 and curves["groups"][4] == 0
     assert curves["mlp"][cut.intermediate_size] == 2
@@ -361,18 +361,18 @@ def test_best_beats_what_it_is_compared_with(tiny_model, tmp_path: Path) -> None
 
     tokenizer, text = AutoTokenizer.from_pretrained(tiny_model), read_text("demo:sotu", "evaluation")[:20000]
     figures = {}
-    for method in ("best", "transact"):
+    for method in ("obs", "transact"):
         options = {"method": method, "calibration_tokens": 4096}
         pruned = prune(str(tiny_model), tmp_path / method, PruneOptions(ratio=0.4, **options)).checkpoint
         model = AutoModelForCausalLM.from_pretrained(pruned.path)
         figures[method] = perplexity(model, tokenizer, text, window=64).perplexity
-    assert figures["best"] < 0.9 * figures["transact"]
+    assert figures["obs"] < 0.9 * figures["transact"]
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"method": "best"}, {"method": "wanda", "allocation": "budgeted"}, {"method": "transact"}],
-    ids=["best", "budgeted", "uniform"],
+    [{"method": "obs"}, {"method": "wanda", "allocation": "budgeted"}, {"method": "transact"}],
+    ids=["obs", "budgeted", "uniform"],
 )
 def test_query_heads_inside_groups_are_a_unit(tiny_model, tmp_path: Path, options) -> None:
     """If nothing else can be cut, every group of every layer loses half of its query heads."""

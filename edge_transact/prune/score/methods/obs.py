@@ -1,4 +1,4 @@
-"""The default method: the score of a unit is the loss that cutting it costs, predicted from one backward pass.
+"""The default method, an optimal brain surgeon: units score by the loss of cutting them, from one backward pass.
 
 `prune.score.loss` explains the prediction, which is of second order. Besides the scores, the method predicts the curves
 of loss by width, one for each unit, from which a budget is spread over units and layers; and the loss of the cut whose
@@ -21,7 +21,7 @@ from edge_transact.prune.units import UNITS, Module
 from edge_transact.widths import LayerWidths
 
 
-class Best(Scorer):
+class Obs(Scorer):
     """Scores a layer by predicted loss, in nats a token."""
 
     allocation: ClassVar[str] = "budgeted"
