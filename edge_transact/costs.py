@@ -215,27 +215,3 @@ def decode_read_bytes(plan: WidthPlan, quantization: Quantization, context: int)
     """
     tied = replace(plan, tie_word_embeddings=True)
     return loaded_weight_bytes(tied, quantization) + context * kv_bytes_per_token(plan, quantization)
-
-
-def decode_activation_bytes(plan: WidthPlan, quantization: Quantization) -> int:
-    """Bytes that a GPU's kernels pass on for one decoded token: written once, and read once by each that needs them.
-
-    The kernels are the embedding; in each layer norm with QKV, `o_proj` with the residual, norm with gate and up, and
-    `down_proj` with the residual; in each virtual KV layer rotation, append and attention; and norm with `lm_head`.
-    """
-    hidden, elements = plan.hidden_size, 0
-    for layer in plan.layers:
-        # As the cache has them: matmuls pad heads that lost dims, and read padded ones.
-        q, k = (heads * plan.cache_head_dim for heads in (layer.num_attention_heads, layer.num_key_value_heads))
-        elements += hidden + q + 2 * k
-        elements += 2 * (q + 2 * k) + 4 * k + 2 * q
-        elements += q + 2 * hidden
-        elements += hidden + layer.intermediate_size
-        elements += layer.intermediate_size + 2 * hidden
-    embedding_and_head = 2 * hidden
-    return (elements + embedding_and_head) * quantization.model_dtype_bytes + 4 * plan.vocab_size
-
-
-def decode_bytes(plan: WidthPlan, quantization: Quantization, context: int) -> int:
-    """The fewest bytes that a GPU reads and writes for one decoded token: `decode_read_bytes`, and activations."""
-    return decode_read_bytes(plan, quantization, context) + decode_activation_bytes(plan, quantization)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edge_transact import costs
-from edge_transact.artifacts.kernels import DecodeKernels, record_path
 from edge_transact.artifacts.manifest import MANIFEST, Manifest
 from edge_transact.artifacts.outputs import new_file
 from edge_transact.artifacts.summary import Summarized, Summary, summary_of_widths
@@ -132,34 +130,6 @@ def inspect_model(model: str, *, context: int | None = None, quantization: str |
         prefill_chunk=costs.DEFAULT_PREFILL_CHUNK,
         max_batch=1,
     )
-
-
-def inspect_kernels(inspection: Inspection) -> dict[str, dict[str, Any]]:
-    """What a decoded token executes on the GPU: an object for each of a DIST's libraries for GPUs, by its target.
-
-    ``least_bytes`` is `costs.decode_bytes`, and for each kernel what it has to read and write.
-
-    Args:
-        inspection: That of a DIST, for the context that it was built for.
-
-    Raises:
-        UsageError: It isn't, or the DIST has no library for a GPU.
-    """
-    dist = Path(inspection.model)
-    build = f"edge-transact build {inspection.model} --target android -o dist"
-    if not (dist / MANIFEST).is_file():
-        raise UsageError(f"{dist} is no DIST, whose kernels --kernels would list", fix=f"Build it: {build}")
-    libraries = {target: dist / path for target, path in Manifest.read(dist).libraries.items()}
-    records = {
-        target: DecodeKernels.read(library) for target, library in libraries.items() if record_path(library).is_file()
-    }
-    if not records:
-        raise UsageError(f"{dist} has no library for a GPU: {', '.join(libraries)}", fix="Build it for android.")
-    (context,) = {record.context for record in records.values()}
-    if inspection.context != context:
-        raise UsageError(f"the kernels of {dist} are listed for {context:,} tokens", fix="Leave out --context.")
-    least = costs.decode_bytes(inspection.plan, inspection.quantization, context)
-    return {target: record.model_dump() | {"least_bytes": least} for target, record in records.items()}
 
 
 def plot_flops(inspections: Sequence[Inspection], contexts: Sequence[int], path: Path, *, force: bool = False) -> None:

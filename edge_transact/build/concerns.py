@@ -1,18 +1,15 @@
-"""Warnings about builds that will disappoint on a phone. They don't stop the build, and most come before its work."""
+"""Warnings about builds that will disappoint on a phone. They don't stop the build."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from edge_transact import costs
-from edge_transact.artifacts.kernels import DecodeKernels
 from edge_transact.compiler.gpu.devices import GENERIC
 from edge_transact.quantization import QUANTIZATIONS, Quantization
 from edge_transact.widths import WidthPlan
 
 PHONE_TARGETS = ("android", "android-cpu", "iphone")
-MOST_TRAFFIC = 1.1
-"""How many times the least possible bytes a GPU may read and write for a token before a build warns."""
 
 APP_MEMORY_GIB = 4
 """Memory that an app can rely on: half of a phone's 8 GiB."""
@@ -76,26 +73,6 @@ def concerns(
             f"{weights / 2**20:.0f} MiB instead of {smaller / 2**20:.0f} MiB with --quant q4f16_0"
         )
     return found
-
-
-def traffic_concern(plan: WidthPlan, quantization: Quantization, target: str, kernels: DecodeKernels) -> str | None:
-    """The warning about a GPU library whose kernels move more bytes than a token takes.
-
-    Args:
-        plan: The widths.
-        quantization: The quantization of the weights.
-        target: The library's target.
-        kernels: The library's record.
-    """
-    least = costs.decode_bytes(plan, quantization, kernels.context)
-    if kernels.bytes <= MOST_TRAFFIC * least:
-        return None
-    worst = max(kernels.kernels, key=lambda kernel: (kernel.bytes - kernel.least_bytes, kernel.bytes))
-    return (
-        f"the library for {target} reads and writes {kernels.bytes / 2**20:.1f} MiB for each token, "
-        f"{kernels.bytes / least:.2f} times the least possible, {worst.bytes / 2**20:.1f} of them in {worst.name}: "
-        "report this as a bug (`inspect DIST --kernels` lists all kernels)"
-    )
 
 
 def _remedy(largest: int) -> str:

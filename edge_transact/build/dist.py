@@ -15,11 +15,10 @@ from pathlib import Path
 
 from edge_transact import costs
 from edge_transact.artifacts.dist_files import CHAT_CONFIG, SHARDS, TOKENIZER_FILES
-from edge_transact.artifacts.kernels import DecodeKernels, record_path
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.artifacts.outputs import new_directory, refuse_existing
 from edge_transact.artifacts.summary import Summarized, Summary
-from edge_transact.build.concerns import concerns, traffic_concern
+from edge_transact.build.concerns import concerns
 from edge_transact.build.options import TRAINED, BuildOptions
 from edge_transact.build.parity import DECODE_STEPS, Parity, compare, prompt_ids, reference_model
 from edge_transact.build.report.page import write_report
@@ -182,27 +181,12 @@ def build(
             manifest, definition = _fill(
                 directory, checkpoint, model, targets, kind, rounding, sizes, Path(scratch), mlc, dump
             )
-        for warning in (over := _traffic_concerns(output, manifest)):
-            logger.warning(warning)
-        warnings += over
         made = Build(output, manifest, tuple(warnings), time.perf_counter() - started, report)
         if report:
             choices = [*written.words(options), *(written.words(pruning) if pruning else ())]
             command = written.line("build", model, *choices, "-o", output, "--report", report)
             write_report(checkpoint, output, definition.parameter_sources(), report, text, command, force=force)
     return made
-
-
-def _traffic_concerns(dist: Path, manifest: Manifest) -> list[str]:
-    """The warnings about its libraries for GPUs, as far as our compiler made them."""
-    kind = get_quantization(manifest.quantization)
-    records = {
-        target: DecodeKernels.read(dist / path)
-        for target, path in manifest.libraries.items()
-        if record_path(dist / path).is_file()
-    }
-    found = (traffic_concern(manifest.plan, kind, target, record) for target, record in records.items())
-    return [concern for concern in found if concern]
 
 
 def _require_our_compiler(options: BuildOptions, dump: Path | None) -> None:

@@ -262,9 +262,7 @@ def place_library(
         "config": definition.config.asdict(),
         "quantization": quantization.name,
         "target": asdict(target) | {"tvm": str(target.tvm_target())},
-        "code": cache.code(
-            "compiler", "definition", "quantization.py", "costs.py", "artifacts/kernels.py", "system/cpu.py"
-        ),
+        "code": cache.code("compiler", "definition", "quantization.py", "costs.py", "system/cpu.py"),
         **_versions("apache-tvm"),
     }
 

@@ -38,17 +38,11 @@ def inspect(
             autocompletion=completion(QUANTIZATIONS),
         ),
     ] = None,
-    kernels: Annotated[
-        bool, typer.Option("--kernels", help="List the kernels that a decoded token launches on a DIST's GPU.")
-    ] = False,
     plot: Annotated[Path | None, typer.Option(help="Plot FLOPs by context to this .png or .svg file.")] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print widths, parameters, FLOPs, KV cache and memory of models, from their configuration alone.
-
-    With --kernels, print what a token takes on the GPU, too: for each kernel of a DIST's libraries its launches, the
-    bytes that it reads and writes, how many times the least possible that is, its FLOPs, work groups and threads.
 
     **Examples**
 
@@ -57,11 +51,9 @@ def inspect(
     `edge-transact inspect demo:smollm2 pruned --contexts 128,512,2048 --plot flops.png`
 
     `edge-transact inspect dist --json | jq .memory_bytes`
-
-    `edge-transact inspect dist --kernels`
     """
     from edge_transact.artifacts.outputs import refuse_existing
-    from edge_transact.inspection import inspect_kernels, inspect_model, plot_flops
+    from edge_transact.inspection import inspect_model, plot_flops
 
     several = _contexts(contexts)
     if plot:
@@ -71,8 +63,6 @@ def inspect(
     for inspection, result in zip(inspections, results, strict=True):
         if several:
             result["contexts"] = [inspection.at(tokens) for tokens in several]
-        if kernels:
-            result["kernels"] = inspect_kernels(inspection)
     if plot:
         plot_flops(inspections, several or PLOT_CONTEXTS, plot, force=force)
 
@@ -82,7 +72,7 @@ def inspect(
         console = Console()
         _print_costs(console, [inspection.plan for inspection in inspections], results)
         for result in results:
-            _print_details(console, result)
+            _print_contexts(console, result)
         if plot:
             console.print(f"FLOPs by context: {plot}", highlight=False)
 
@@ -154,52 +144,28 @@ def _costs(plan: WidthPlan, result: Mapping[str, Any], first: Mapping[str, Any])
     return rows
 
 
-def _print_details(console: Console, result: Mapping[str, Any]) -> None:
-    """Costs by context, and kernels, where these were asked for."""
+def _print_contexts(console: Console, result: Mapping[str, Any]) -> None:
+    """Costs by context, if they were asked for."""
     from rich.table import Table
 
+    if "contexts" not in result:
+        return
     mib = 1 << 20
-    if "contexts" in result:
-        rows = Table(
-            "context",
-            "prefill GFLOPs",
-            "decode GFLOPs a token",
-            "KV MiB",
-            "memory MiB",
-            title=result["model"],
-            title_justify="left",
+    rows = Table(
+        "context",
+        "prefill GFLOPs",
+        "decode GFLOPs a token",
+        "KV MiB",
+        "memory MiB",
+        title=result["model"],
+        title_justify="left",
+    )
+    for at in result["contexts"]:
+        rows.add_row(
+            f"{at['context']:,}",
+            f"{at['prefill_flops'] / 1e9:,.1f}",
+            f"{at['decode_flops'] / 1e9:.3f}",
+            f"{at['kv_bytes'] / mib:.1f}",
+            f"{at['memory_bytes'] / mib:.1f}",
         )
-        for at in result["contexts"]:
-            rows.add_row(
-                f"{at['context']:,}",
-                f"{at['prefill_flops'] / 1e9:,.1f}",
-                f"{at['decode_flops'] / 1e9:.3f}",
-                f"{at['kv_bytes'] / mib:.1f}",
-                f"{at['memory_bytes'] / mib:.1f}",
-            )
-        console.print(rows)
-    for target, step in result.get("kernels", {}).items():
-        _print_kernels(console, target, step)
-
-
-def _print_kernels(console: Console, target: str, step: Mapping[str, Any]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    title = f"{target}: a decoded token that attends to {step['context']:,}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
-    table.add_column("kernel, its parameters", overflow="fold")
-    for column in ("launches", "KiB", "/ least", "MFLOPs", "groups", "threads"):
-        table.add_column(column, justify="right")
-    for kernel in step["kernels"]:
-        groups = "-".join(str(count) for count in dict.fromkeys(kernel["groups"]))
-        name = "\n".join([kernel["name"], *(f"  {parameter}" for parameter in kernel["parameters"])])
-        table.add_row(name, *_figures(kernel), groups, f"{kernel['threads']}")
-    table.add_section()
-    table.add_row("total", *_figures(step))
-    console.print(table)
-
-
-def _figures(of: Mapping[str, Any]) -> tuple[str, ...]:
-    ratio = f"{of['bytes'] / of['least_bytes']:.2f}" if of["least_bytes"] else "-"
-    return f"{of['launches']}", f"{of['bytes'] / 1024:,.1f}", ratio, f"{of['flops'] / 1e6:,.1f}"
+    console.print(rows)

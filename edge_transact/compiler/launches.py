@@ -11,7 +11,6 @@ from tvm import arith, tirx
 from tvm.tirx import Buffer, Expr, Stmt, Var
 from tvm.tirx.stmt_functor import StmtVisitor
 
-GROUP_AXES = ("blockIdx.x", "blockIdx.y", "blockIdx.z")
 THREAD_AXES = ("threadIdx.x", "threadIdx.y", "threadIdx.z")
 
 
@@ -29,13 +28,10 @@ class Launch:
     extents: dict[str, Expr] = field(default_factory=dict)
     local: list[Buffer] = field(default_factory=list)
 
-    def groups(self, sizes: Mapping[Var, int]) -> tuple[int, int, int]:
-        """Work groups along x, y and z, with these sizes for symbols."""
-        return self._along(GROUP_AXES, sizes)
-
     def threads(self, sizes: Mapping[Var, int]) -> tuple[int, int, int]:
         """Threads of a work group along x, y and z, with these sizes for symbols."""
-        return self._along(THREAD_AXES, sizes)
+        x, y, z = (value(self.extents[axis], sizes) if axis in self.extents else 1 for axis in THREAD_AXES)
+        return x, y, z
 
     @property
     def local_bytes(self) -> int:
@@ -45,10 +41,6 @@ class Launch:
         `lowering.Lowered` has tells what is allocated.
         """
         return sum(buffer_bytes(buffer, {}) for buffer in self.local)
-
-    def _along(self, axes: tuple[str, str, str], sizes: Mapping[Var, int]) -> tuple[int, int, int]:
-        x, y, z = (value(self.extents[axis], sizes) if axis in self.extents else 1 for axis in axes)
-        return x, y, z
 
 
 @dataclass(frozen=True)

@@ -54,8 +54,7 @@ def build_library(
         quantization: The format of the library's weights.
         target: The device that the library runs on.
         model_lib: The library's name; an archive's symbols begin with it.
-        path: The file to write, with the target's suffix; complete or absent. For a GPU, a record of its kernels
-            (`artifacts.kernels`) is written next to it.
+        path: The file to write, with the target's suffix; complete or absent.
         dump: A directory for the intermediate forms: the module after each of `pipeline.phases` (TVMScript), the
             bytecode and the generated code.
 
@@ -73,7 +72,6 @@ def build_library(
     from edge_transact.compiler.objects import CompileKernels
     from edge_transact.compiler.passes.memory import check_temporaries
     from edge_transact.compiler.pipeline import pipeline
-    from edge_transact.compiler.traffic.token import decode_kernels
 
     config = definition.config
     tvm_target = target.tvm_target()
@@ -168,8 +166,6 @@ def build_library(
     if target.device != "llvm":
         prefix = system_lib_prefix(model_lib) if target.is_system_lib else ""
         check_temporaries(made["planned"], lowered.mod, prefix)
-        names = [name for name, _ in parameters]
-        decode_kernels(made["planned"], names, config.context_window_size, lowered.mod, prefix).write(path)
     _export(executable, path, target, model_lib)
     return BuiltLibrary(path, metadata)
 

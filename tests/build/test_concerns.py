@@ -7,8 +7,7 @@ import re
 import pytest
 
 from edge_transact import costs
-from edge_transact.artifacts.kernels import DecodeKernels, Kernel
-from edge_transact.build.concerns import APP_MEMORY_GIB, MOST_TRAFFIC, concerns, traffic_concern
+from edge_transact.build.concerns import APP_MEMORY_GIB, concerns
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.widths import LayerWidths, WidthPlan
 
@@ -72,23 +71,3 @@ def test_the_suggested_context_fits():
 def test_quantizations_that_are_slow_on_a_target(quantization, target, says):
     warned = found(llama(layers=2, hidden=512, intermediate=1024), quantization, target)
     assert (says in warned and "--quant q4f16_0" in warned) if says else warned == ""
-
-
-def kernel(name: str, read_bytes: int, least_bytes: int) -> Kernel:
-    figures = dict.fromkeys(("launches", "written_bytes", "flops", "threads", "local_bytes"), 1)
-    return Kernel(name=name, parameters=[], read_bytes=read_bytes, least_bytes=least_bytes, groups=(1, 1), **figures)
-
-
-def test_kernels_that_move_more_than_a_token_takes():
-    plan, q4f16_0 = llama(), QUANTIZATIONS["q4f16_0"]
-    least = costs.decode_bytes(plan, q4f16_0, 2048)
-    # Activations are so little that the limit is the same without them.
-    assert costs.decode_read_bytes(plan, q4f16_0, 2048) < least < 1.005 * costs.decode_read_bytes(plan, q4f16_0, 2048)
-
-    def warning(extra: int) -> str | None:
-        kernels = [kernel("matmul", least, least), kernel("dequantize", extra, 0)]
-        return traffic_concern(plan, q4f16_0, "android", DecodeKernels(context=2048, kernels=kernels))
-
-    assert warning(int((MOST_TRAFFIC - 1) * least) - 10) is None
-    message = warning(least)
-    assert message and "android" in message and "2.00 times" in message and "in dequantize" in message

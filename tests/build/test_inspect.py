@@ -8,11 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from edge_transact import costs
-from edge_transact.artifacts.kernels import DecodeKernels, Kernel, record_path
-from edge_transact.artifacts.manifest import Manifest
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.cli import app
-from edge_transact.quantization import QUANTIZATIONS
 
 
 def invoke(*arguments) -> tuple[int, str, str]:
@@ -98,80 +95,3 @@ def test_no_weights_are_read(tiny_model, monkeypatch):
 def test_wrong_usage_is_explained(tiny_model, arguments, code, message):
     exit_code, _, err = invoke(tiny_model, *arguments)
     assert exit_code == code and message in err
-
-
-KERNELS = DecodeKernels(
-    context=128,
-    kernels=[
-        Kernel(
-            name="w4_decode",
-            parameters=["qkv_proj"],
-            launches=4,
-            read_bytes=40_000,
-            written_bytes=960,
-            least_bytes=20_480,
-            flops=5_000_000,
-            groups=(2, 8),
-            threads=256,
-            local_bytes=2048,
-        )
-    ],
-)
-
-
-@pytest.fixture
-def dist(tiny_model, tmp_path):
-    """A DIST with libraries for a GPU and for a CPU, as far as `inspect` looks at it."""
-    plan = Checkpoint.open(tiny_model).plan
-    libraries = {"android": "lib/x-android.tar", "host": "lib/x-host.so"}
-    (tmp_path / "lib").mkdir()
-    KERNELS.write(tmp_path / libraries["android"])
-    Manifest(
-        source="demo:tiny",
-        model_type="edge_llama",
-        model_lib="x",
-        quantization="q4f16_0",
-        rounding=None,
-        calibration=None,
-        device_profile=None,
-        context_window_size=128,
-        prefill_chunk_size=64,
-        max_batch_size=1,
-        plan=plan,
-        parameters=1000,
-        weights_bytes=600,
-        libraries=libraries,
-        parity={},
-        versions={},
-    ).write(tmp_path)
-    return tmp_path
-
-
-def test_kernels_of_a_dists_gpu_libraries(dist):
-    listed = inspected(dist, "--kernels")["kernels"]
-    assert list(listed) == ["android"]
-    step, (kernel,) = listed["android"], listed["android"]["kernels"]
-    assert step["launches"] == kernel["launches"] == 4 and step["bytes"] == kernel["bytes"] == 40_960
-    assert step["least_bytes"] == costs.decode_bytes(Manifest.read(dist).plan, QUANTIZATIONS["q4f16_0"], 128)
-    code, out, _ = invoke(dist, "--kernels")
-    assert code == 0
-    (row,) = [line.split() for line in out.splitlines() if line.split()[:1] == ["w4_decode"]]
-    assert row == ["w4_decode", "4", "40.0", "2.00", "5.0", "2-8", "256"]
-    assert "attends to 128" in out and "qkv_proj" in out
-
-
-def test_kernels_need_a_library_for_a_gpu(dist, tiny_model):
-    code, _, err = invoke(tiny_model, "--kernels")
-    assert code == 2 and "is no DIST" in err and "build" in err
-    code, _, err = invoke(dist, "--kernels", "--context", 64)
-    assert code == 2 and "listed for 128 tokens" in err
-    record_path(dist / "lib" / "x-android.tar").unlink()
-    code, _, err = invoke(dist, "--kernels")
-    assert code == 2 and "no library for a GPU" in err
-
-
-def test_a_record_that_was_changed_is_named(dist):
-    record = record_path(dist / "lib" / "x-android.tar")
-    record.write_text("{}")
-    code, _, err = invoke(dist, "--kernels")
-    assert code == 1 and "kernels.json cannot be read" in " ".join(err.split())

@@ -8,6 +8,7 @@ import pytest
 from edge_transact.compiler import library
 from edge_transact.compiler.targets import get_target, library_name
 from tests.support.odd_models import CONFIG, MODEL_LIB, OWN_DIMS, Archive, Source, make_source
+from tests.support.traffic import planned
 
 
 @pytest.fixture(scope="session")
@@ -39,8 +40,9 @@ def archives(source) -> dict[str, Archive]:
             path = source.directory / f"{name}.tar"
             dump = source.directory / f"{name}-dump" if name == "android" else None
             named, target = library_name(MODEL_LIB, name), get_target(name)
-            built = library.build_library(source.definition, quantization, target, named, path, dump)
-        made[name] = Archive(path, executables[0].mod, built.metadata, dump)
+            with planned() as modules:
+                built = library.build_library(source.definition, quantization, target, named, path, dump)
+        made[name] = Archive(path, executables[0].mod, modules[-1], built.metadata, dump)
     return made
 
 

@@ -5,25 +5,24 @@ On the host, and from a phone's library, whose kernels an OpenCL device of this 
 
 import copy
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import opencl
-from benchmarks.trips import loops
 from edge_transact import costs
-from edge_transact.artifacts.kernels import DecodeKernels
 from edge_transact.compiler.library import build_library
 from edge_transact.compiler.targets import get_target
 from edge_transact.mlc.builtins import BYTECODE, CALLS, TAGS, bytecode, called, tags
 from edge_transact.quantization import get_quantization
 from edge_transact.runtime.host import PAGE_SIZE, HostModel
+from tests.support import opencl
 from tests.support.dumps import assert_all_forms
 from tests.support.odd_models import FUNCTIONS, Source
+from tests.support.traffic import DecodedToken, planned
 
 pytestmark = pytest.mark.slow
 
@@ -46,12 +45,13 @@ PHONE = [case for case in CASES if case not in HOST]
 
 @dataclass(frozen=True)
 class Library:
-    """A library, and what its weights are in torch."""
+    """A library, what its weights are in torch, and for a phone, the module that it was built from."""
 
     case: str
     source: Source
     model: HostModel
     reference: torch.nn.Module
+    planned: Any = None
 
     @property
     def quantization(self) -> str:
@@ -86,9 +86,9 @@ def library(request) -> Iterator[Library]:
         yield Library(case, source, host_model(source, name), source.reference(name))
         return
     path = source.directory / f"phone-{name}.so"
-    with opencl.executed_here():
+    with opencl.executed_here(), planned() as modules:
         opencl.build_library(source.definition, quantization, path)
-        yield Library(case, source, HostModel(path, weights), source.reference(name))
+        yield Library(case, source, HostModel(path, weights), source.reference(name), modules[-1])
 
 
 @pytest.fixture(scope="module")
@@ -382,22 +382,7 @@ def test_a_token_takes_four_launches_a_layer_and_three_a_layer_of_the_cache(libr
     # Layers of several layers of the cache split q, k and v, and put the outputs of attention next to each other.
     others = {name for name in launches if not name.startswith(("w4_", *of_the_cache, "rotation"))}
     assert all("concatenate" in name or "split" in name for name in others), others
-    # What the build recorded, from the kernels' TIR alone.
-    recorded = DecodeKernels.read(library.source.directory / f"phone-{library.quantization}.so")
+    # As many as `tests.support.traffic` finds in the module.
+    expected = DecodedToken(library.planned, 4).run("embed", "decode").kernels
     executed = {name.replace("_kernel", ""): count for name, count in launches.items() if count}
-    assert executed == {kernel.name: kernel.launches for kernel in recorded.kernels}
-
-
-@on(*PHONE[:-1])
-def test_launches_that_are_left_out_are_those_of_a_token(model):
-    model.reset()
-    model.prefill([1, 2, 3])
-    with opencl.counted() as launches:
-        model.decode(4)
-    left_out: list[opencl.Launch] = []
-    with opencl.observed(lambda launch: left_out.append(launch) is None):
-        model.decode(5)
-    assert Counter(launch.kernel for launch in left_out) == launches
-    # However a layer's heads were cut, all turns of loops are known.
-    turns = [loop.turns for launch in left_out for loop in loops(launch.function, launch.arguments, {})]
-    assert max(turns) >= 1
+    assert executed == {name: kernel.launches for name, kernel in expected.items()}

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tvm
 
-from benchmarks.opencl import HERE, executed_here
 from edge_transact.compiler.gpu.attention import PAGE_SIZE, decode, merge
 from tests.support.gpu_kernels import compiled
+from tests.support.opencl import HERE, executed_here
 
 pytestmark = pytest.mark.opencl
 

@@ -7,11 +7,11 @@ import pytest
 import tvm
 from tvm import tirx
 
-from benchmarks.opencl import executed_here
 from edge_transact.compiler.gpu.kernels import OpenCLKernels
 from edge_transact.compiler.matmul import CacheHeads, Matmul
 from tests.support.cache_heads import of_cache
 from tests.support.gpu_kernels import compiled, weights
+from tests.support.opencl import executed_here
 
 pytestmark = pytest.mark.opencl
 

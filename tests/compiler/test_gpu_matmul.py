@@ -5,7 +5,6 @@ import pytest
 import tvm
 from tvm import tirx
 
-from benchmarks.opencl import HERE, executed_here
 from edge_transact.compiler.gpu.embedding import embed
 from edge_transact.compiler.gpu.kernels import OpenCLKernels
 from edge_transact.compiler.matmul import Matmul
@@ -14,6 +13,7 @@ from edge_transact.compiler.passes.fuse_matmuls import FuseMatmuls
 from edge_transact.compiler.targets import get_target
 from edge_transact.quantization import get_quantization
 from tests.support.gpu_kernels import compiled, weights
+from tests.support.opencl import HERE, executed_here
 from tests.support.relax_calls import calls
 
 pytestmark = pytest.mark.opencl

@@ -6,14 +6,12 @@ from tvm import relax, tirx
 from tvm.relax.frontend import nn
 from tvm.s_tir import dlight
 
-from edge_transact.artifacts.kernels import DecodeKernels
 from edge_transact.compiler import pipeline
 from edge_transact.compiler.gpu import schedules as gpu_schedules
 from edge_transact.compiler.library import build_library
 from edge_transact.compiler.modules import quantize_modules
 from edge_transact.compiler.passes import kv_cache
 from edge_transact.compiler.targets import get_target
-from edge_transact.compiler.traffic import token
 from edge_transact.quantization import get_quantization
 from tests.support.odd_models import OWN_DIMS, make_source
 
@@ -84,7 +82,6 @@ def test_padded_heads_are_multiplied_only_where_vectors_of_eight_are_aligned(hea
 def test_a_layer_whose_heads_lost_dims_on_an_iphone(own_dims, no_cache, monkeypatch):
     """Without the kernels of sampling, too."""
     monkeypatch.setattr(pipeline, "AttachSampling", lambda _target: tvm.transform.Sequential([]))
-    monkeypatch.setattr(token, "decode_kernels", lambda *_: DecodeKernels(context=1, kernels=[]))
     path = own_dims.directory / "iphone.tar"
     definition = own_dims.definition.truncated(1)
     built = build_library(definition, get_quantization("q4f16_0"), get_target("iphone"), "edge_llama_own_dims", path)

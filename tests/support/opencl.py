@@ -13,9 +13,9 @@ import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -48,46 +48,16 @@ def _device():
     return context, pyopencl.CommandQueue(context)
 
 
-@dataclass(frozen=True)
-class Launch:
-    """A launch of a kernel.
-
-    Attributes:
-        kernel: Its name.
-        function: The kernel as TVM generates code from it.
-        arguments: Numbers, and the addresses that pointers hold.
-        groups: Work groups along each axis.
-        threads: Threads of a work group along each axis.
-    """
-
-    kernel: str
-    function: tvm.tirx.PrimFunc
-    arguments: tuple[Any, ...]
-    groups: tuple[int, ...]
-    threads: tuple[int, ...]
-
-    @property
-    def numbers(self) -> tuple[Any, ...]:
-        """The arguments that are no addresses."""
-        pairs = zip(self.function.params, self.arguments, strict=True)
-        return tuple(value for parameter, value in pairs if not _is_pointer(parameter))
-
-
 @contextmanager
-def executed_here(sources: list[str] | None = None) -> Iterator[None]:
+def executed_here() -> Iterator[None]:
     """Modules that are compiled for OpenCL inside this context run on this computer.
 
     Kernels are found by their names, so of two modules, the one that was compiled last has them.
-
-    Args:
-        sources: Gets the source of each module.
     """
     build, set_device = tvm.get_global_func("target.build.opencl"), tvm.get_global_func("__tvm_set_device")
 
     def build_here(mod: tvm.IRModule, target: tvm.target.Target) -> None:
         source = build(mod, target).inspect_source()
-        if sources is not None:
-            sources.append(source)
         for var, function in mod.functions_items():
             # As TVM's runtime on a phone, which compiles each kernel when it is first called.
             (kernel,) = (part for part in source.split("// Function: ") if part.startswith(f"{var.name_hint}\n"))
@@ -104,24 +74,17 @@ def executed_here(sources: list[str] | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def observed(called: Callable[[Launch], bool | None]) -> Iterator[None]:
-    """Calls a function before each launch inside this context. If it returns True, the kernel isn't executed."""
-    _observers.append(called)
-    try:
-        yield
-    finally:
-        _observers.remove(called)
-
-
-@contextmanager
 def counted() -> Iterator[Counter[str]]:
     """How often each kernel is launched inside this context."""
     launches: Counter[str] = Counter()
-    with observed(lambda launch: launches.update([launch.kernel])):
+    _counters.append(launches)
+    try:
         yield launches
+    finally:
+        _counters.pop()
 
 
-_observers: list[Callable[[Launch], bool | None]] = []
+_counters: list[Counter[str]] = []
 
 
 @tvm.transform.module_pass(opt_level=0, name="OmitAllChecks")
@@ -173,30 +136,33 @@ def _set_pointer() -> Callable[[int, int, int], int]:
 def _launch(source: str, name: str, function: tirx.PrimFunc, *values) -> None:
     # What `values` ends with are the sizes of the launch.
     sizes = [str(size) for size in function.attrs["tirx.kernel_launch_params"]]
-    arguments = tuple(getattr(value, "value", value) for value in values[: len(values) - len(sizes)])
+    arguments = [getattr(value, "value", value) for value in values[: len(values) - len(sizes)]]
     size = dict.fromkeys(LAUNCH_SIZES, 1) | dict(zip(sizes, map(int, values[len(arguments) :]), strict=True))
     groups, threads = (tuple(size[name] for name in names) for names in (LAUNCH_SIZES[:3], LAUNCH_SIZES[3:]))
-    launch = Launch(name, function, arguments, groups, threads)
-    left_out = [called(launch) for called in _observers]
-    if not any(left_out) and all(groups):
-        _execute(source, launch)
+    for launches in _counters:
+        launches[name] += 1
+    if all(groups):
+        _execute(source, name, function, arguments, groups, threads)
 
 
-def _is_pointer(parameter: tirx.Var) -> bool:
-    return "Pointer" in type(parameter.ty).__name__
-
-
-def _execute(source: str, launch: Launch) -> None:
+def _execute(
+    source: str,
+    name: str,
+    function: tirx.PrimFunc,
+    arguments: Sequence[Any],
+    groups: tuple[int, ...],
+    threads: tuple[int, ...],
+) -> None:
     import pyopencl
 
-    kernel = pyopencl.Kernel(_program(source), launch.kernel)
-    for i, (parameter, value) in enumerate(zip(launch.function.params, launch.arguments, strict=True)):
-        if _is_pointer(parameter):
+    kernel = pyopencl.Kernel(_program(source), name)
+    for i, (parameter, value) in enumerate(zip(function.params, arguments, strict=True)):
+        if "Pointer" in type(parameter.ty).__name__:
             # An address of this process, as devices that share its memory take it.
             assert _set_pointer()(kernel.int_ptr, i, value) == 0
         else:
             kernel.set_arg(i, np.dtype(str(parameter.ty.dtype)).type(value))
-    everything = [groups * threads for groups, threads in zip(launch.groups, launch.threads, strict=True)]
+    everything = [count * size for count, size in zip(groups, threads, strict=True)]
     _, queue = _device()
-    pyopencl.enqueue_nd_range_kernel(queue, kernel, everything, launch.threads)
+    pyopencl.enqueue_nd_range_kernel(queue, kernel, everything, threads)
     queue.finish()
