@@ -140,6 +140,14 @@ def test_only_the_lab_names_machines_and_dates(page):
     assert MACHINES.findall(prose) == []
 
 
+REFERENCES = {"architecture.md", "bench-reference.md", "formats.md", "glossary.md"} | GENERATED
+
+
+@pytest.mark.parametrize("page", [page for page in GUIDES if page.name not in REFERENCES], ids=lambda page: page.name)
+def test_a_guide_has_one_table_at_most(page):
+    assert len(re.findall(r"^\| ?:?---?[-:| ]*$", page.read_text(), re.MULTILINE)) <= 1
+
+
 @pytest.mark.parametrize("page", [page for page in LAB if page.name != "README.md"], ids=lambda page: page.name)
 def test_a_lab_page_answers_first(page):
     assert "**In short:**" in page.read_text().partition("\n## ")[0]
