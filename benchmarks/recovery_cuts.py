@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import edge_transact as et
+import edge_transact.api as et
 from benchmarks import page
 from benchmarks.recovery_curves import light
 from edge_transact.artifacts.charts import Axis, Chart, Picture

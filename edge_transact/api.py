@@ -1,8 +1,13 @@
-"""What ``import edge_transact as et`` offers to call: the stages, with the options' fields as keyword arguments."""
+"""What ``import edge_transact.api as et`` offers: the stages as functions, their options and their results.
+
+Importing it takes some tenths of a second: torch and TVM load when a function needs them, results' classes when they
+are named (PEP 562).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +15,14 @@ from pydantic import Field, model_validator
 
 from edge_transact.bench.options import BenchOptions
 from edge_transact.build.options import BuildOptions, check_pruning
+from edge_transact.errors import EdgeTransactError as EdgeTransactError
 from edge_transact.errors import UsageError
 from edge_transact.heal.options import HealOptions
 from edge_transact.options import Options
 from edge_transact.options.keywords import keywords, part
 from edge_transact.prune.options import Budget, PruneChoices, PruneOptions, ShotTraining
+from edge_transact.widths import LayerWidths as LayerWidths
+from edge_transact.widths import WidthPlan as WidthPlan
 
 if TYPE_CHECKING:
     from edge_transact.bench.session import BenchOutcome
@@ -27,6 +35,30 @@ if TYPE_CHECKING:
     from edge_transact.inspection import Inspection
     from edge_transact.prune.run import PruneResult
     from edge_transact.runtime.session import Session
+
+_CLASSES = {
+    "BenchOutcome": "bench.session",
+    "Build": "build.dist",
+    "Checkpoint": "checkpoint",
+    "Evaluations": "evaluate.evaluations",
+    "Export": "export.gguf",
+    "HealResult": "heal.run",
+    "Inspection": "inspection",
+    "Project": "bundle.project",
+    "PruneResult": "prune.run",
+    "Session": "runtime.session",
+}
+"""Each class that loads when it is named, and its module."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _CLASSES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"edge_transact.{_CLASSES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([name for name in globals() if not name.startswith("_")] + list(_CLASSES))
 
 
 class _Run(Options):

@@ -14,10 +14,10 @@ from edge_transact import costs
 from edge_transact.artifacts.dist_files import TOKENIZER_FILES
 from edge_transact.artifacts.outputs import new_directory
 from edge_transact.artifacts.templates import template
+from edge_transact.checkpoint.auto_classes import AUTO_MODELS
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.reader import Checkpoint
 from edge_transact.checkpoint.shards import MAX_SHARD_BYTES, write_shards
-from edge_transact.registration import AUTO_MODELS
 from edge_transact.version import __version__
 from edge_transact.widths import WIDTH_FIELDS, WidthPlan, describe
 
@@ -138,7 +138,7 @@ def write_config(directory: Path, config: Mapping[str, Any], plan: WidthPlan, dt
         architectures=["EdgeLlamaForCausalLM"],
         dtype=dtype,
         auto_map={"AutoConfig": "configuration_edge_llama.EdgeLlamaConfig"}
-        | {auto: f"modeling_edge_llama.{name}" for auto, (_, name) in AUTO_MODELS.items()},
+        | {auto: f"modeling_edge_llama.{name}" for auto, name in AUTO_MODELS.items()},
     )
     (directory / "config.json").write_text(own.to_json_string())
     for name in CODE_FILES:

@@ -310,8 +310,10 @@ def _loaded(model: str, threads: int | None) -> tuple[PreTrainedModel | HostMode
     from transformers.utils.logging import disable_progress_bar
 
     from edge_transact.checkpoint import Checkpoint
+    from edge_transact.checkpoint.auto_classes import register
     from edge_transact.inputs import resolve_model
 
+    register()
     directory = Checkpoint.open(resolve_model(model)).path
     disable_progress_bar()  # ours names what is loaded
     network = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()

@@ -15,6 +15,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from edge_transact.checkpoint import Checkpoint, causal_attention
+from edge_transact.checkpoint.auto_classes import register
 from edge_transact.heal.lean import make_lean
 
 
@@ -54,6 +55,7 @@ def load_frozen(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
         checkpoint: The model. Its files must stay.
         dtype: The dtype of hidden states.
     """
+    register()
     config = AutoConfig.from_pretrained(checkpoint.path, attn_implementation=causal_attention.NAME)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config)

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from edge_transact.checkpoint import Checkpoint, causal_attention
+from edge_transact.checkpoint.auto_classes import register
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
 from edge_transact.errors import EdgeTransactError
 from edge_transact.heal.frozen import load_frozen
@@ -31,6 +32,7 @@ def load(checkpoint: Checkpoint, options: HealOptions) -> PreTrainedModel:
     if options.lora is not None:
         return load_frozen(checkpoint, torch.float32)
     disable_progress_bar()
+    register()
     model = AutoModelForCausalLM.from_pretrained(
         checkpoint.path, dtype=torch.float32, attn_implementation=causal_attention.NAME
     )

@@ -87,7 +87,7 @@ def _convert_gguf(file: Path) -> Path:
 
 def _converted(file: Path, name: str, convert: Callable[[Path], None], *, is_step: bool = True) -> Path:
     """The checkpoint directory that `convert` makes from a file, or the cached one for the file's content."""
-    code = cache.code("inputs/gguf.py", "gguf", "inputs/glassllm.py", "checkpoint", "widths.py", "registration.py")
+    code = cache.code("inputs/gguf.py", "gguf", "inputs/glassllm.py", "checkpoint", "widths.py")
     versions = {package: _version(package) for package in ("gguf", "transformers")}
     ingredients = {"name": name, "sha256": sha256(file), "code": code, **versions}
     return cache.made(cache.Recipe("converted", f"convert {file.name}", ingredients, convert, name, is_step))

@@ -18,6 +18,7 @@ from jinja2 import TemplateError
 from edge_transact.artifacts.digests import files_digest
 from edge_transact.artifacts.dist_files import TOKENIZER_FILES
 from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.auto_classes import register
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
 from edge_transact.inputs.rows import Row, plain
 from edge_transact.inputs.shares import dealt, share_of, shares_of
@@ -192,6 +193,7 @@ def window_of(checkpoint: Checkpoint, window: int | None) -> int:
 @functools.lru_cache(maxsize=4)
 def _tokenizer(path: Path, _digest: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint. While its files have this digest, it is the same object."""
+    register()
     from transformers import AutoTokenizer
 
     try:

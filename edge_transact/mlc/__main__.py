@@ -10,7 +10,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-import edge_transact  # noqa: F401  transformers reads our configuration without running the checkpoint's code
+from edge_transact.checkpoint.auto_classes import register
 from edge_transact.mlc import adapters
 
 _PACKAGE = "edge_transact_definition"
@@ -18,6 +18,7 @@ _PACKAGE = "edge_transact_definition"
 
 def main(definition: str, command: str, *arguments: str) -> None:
     """Registers the definition with MLC and runs ``mlc_llm COMMAND``."""
+    register()  # transformers reads our configuration without running the checkpoint's code
     adapters.before_import()
     import mlc_llm  # noqa: F401
 

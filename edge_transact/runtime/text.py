@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_transact.checkpoint.auto_classes import register
 from edge_transact.errors import EdgeTransactError
 from edge_transact.runtime.chat_template import Message, render_chat
 
@@ -60,6 +61,7 @@ class TextCodec:
     @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer as transformers loads it."""
+        register()
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
         # Not AutoTokenizer: a DIST has no config.json for it, and a checkpoint may name a slow tokenizer class.

@@ -20,6 +20,7 @@ from edge_transact import cache
 from edge_transact.artifacts.digests import files_digest
 from edge_transact.artifacts.dist_files import TOKENIZER_FILES
 from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.auto_classes import register
 from edge_transact.checkpoint.layout import EMBEDDING
 from edge_transact.inputs.source import pruned_from
 from edge_transact.progress import bar
@@ -128,6 +129,7 @@ def write(writer: Checkpoint, number: int) -> np.ndarray:
     """A piece of text: int32 ``[rows, row length]``, as `_shape` says."""
     from transformers import AutoModelForCausalLM
 
+    register()
     codec = TextCodec(writer.path)
     model = AutoModelForCausalLM.from_pretrained(writer.path, dtype=_dtype(writer)).eval()
     generator = torch.Generator().manual_seed(SEED * 1_000_003 + number)

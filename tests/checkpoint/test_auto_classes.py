@@ -128,9 +128,19 @@ def test_all_auto_classes(odd_tiny, forked, tmp_path, remote):
     assert printed.split() == [f"EdgeLlama{kind}" for kind in kinds]
 
 
-def test_importing_edge_transact_imports_nothing_heavy():
-    heavy = run(
-        "import sys, edge_transact, edge_transact.checkpoint, edge_transact.inputs, edge_transact.evaluate\n"
-        "print([name for name in ('torch', 'transformers', 'numpy', 'tvm', 'safetensors') if name in sys.modules])"
+def test_importing_edge_transact_imports_no_torch():
+    program = "import sys, edge_transact, edge_transact.checkpoint, edge_transact.inputs, edge_transact.evaluate"
+    assert run(f"{program}\nprint([name for name in ('torch', 'tvm', 'safetensors') if name in sys.modules])") == "[]"
+
+
+@pytest.mark.slow
+def test_peft_knows_the_modules(odd_tiny, forked):
+    """Also if it is imported after the model was loaded."""
+    line = forked(
+        "import edge_transact\nfrom transformers import AutoModelForCausalLM\n"
+        f"model = AutoModelForCausalLM.from_pretrained({str(odd_tiny)!r})\n"
+        "from peft import LoraConfig, get_peft_model\n"
+        "model = get_peft_model(model, LoraConfig(task_type='CAUSAL_LM'))\n"
+        "print(sorted({name.split('.')[-4] for name, _ in model.named_parameters() if 'lora_A' in name}))"
     )
-    assert heavy == "[]"
+    assert line == "['q_proj', 'v_proj']"

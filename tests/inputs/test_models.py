@@ -65,7 +65,7 @@ def test_conversions_are_cached_by_content(cache):
 def test_a_conversion_depends_on_code_and_packages(package, monkeypatch):
     monkeypatch.setattr(store, "made", lambda recipe: recipe.entry)
     found = [resolve_model("demo:tiny")]
-    for file in ("checkpoint/layout.py", "checkpoint/modeling_edge_llama.py", "widths.py", "registration.py"):
+    for file in ("checkpoint/layout.py", "checkpoint/modeling_edge_llama.py", "widths.py"):
         (package / file).write_text("changed")
         found.append(resolve_model("demo:tiny"))
     monkeypatch.setattr(models, "version", lambda package: "0")

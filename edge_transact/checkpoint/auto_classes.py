@@ -1,0 +1,59 @@
+"""``edge_llama`` checkpoints in transformers' Auto classes, and their layers' names in peft."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from typing import Any
+
+MODEL_TYPE = "edge_llama"
+CONFIG_CLASS = "EdgeLlamaConfig"
+AUTO_MODELS = {
+    "AutoModel": "EdgeLlamaModel",
+    "AutoModelForCausalLM": "EdgeLlamaForCausalLM",
+    "AutoModelForSequenceClassification": "EdgeLlamaForSequenceClassification",
+    "AutoModelForQuestionAnswering": "EdgeLlamaForQuestionAnswering",
+    "AutoModelForTokenClassification": "EdgeLlamaForTokenClassification",
+}
+"""Our class of each of transformers' Auto classes."""
+
+
+def register() -> None:
+    """Lets the Auto classes load ``edge_llama`` checkpoints.
+
+    `AutoConfig.register` and its like want classes, whose import takes seconds and hundreds of megabytes with torch.
+    If the Auto classes aren't imported yet, only the name goes into their table of configurations: transformers looks
+    for that class in ``transformers.models.edge_llama`` when it meets the first such checkpoint, which registers all.
+    """
+    if "transformers.models.auto.configuration_auto" in sys.modules:
+        _register_classes()
+        return
+    from transformers.models.auto.auto_mappings import CONFIG_MAPPING_NAMES
+
+    CONFIG_MAPPING_NAMES[MODEL_TYPE] = CONFIG_CLASS
+    sys.modules[f"transformers.models.{MODEL_TYPE}"] = sys.modules[__name__]
+
+
+def __getattr__(name: str) -> Any:
+    if name != CONFIG_CLASS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _register_classes()
+
+
+def _register_classes() -> type:
+    import transformers
+
+    from edge_transact.checkpoint import modeling_edge_llama
+    from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
+
+    transformers.AutoConfig.register(MODEL_TYPE, EdgeLlamaConfig, exist_ok=True)
+    for auto_class, name in AUTO_MODELS.items():
+        getattr(transformers, auto_class).register(EdgeLlamaConfig, getattr(modeling_edge_llama, name), exist_ok=True)
+    if find_spec("peft"):
+        from peft.utils import constants
+
+        # LoRA and peft's other methods change LLaMA's modules by default, and ours have the same names.
+        for table in vars(constants).values():
+            if isinstance(table, dict) and "llama" in table:
+                table[MODEL_TYPE] = table["llama"]
+    return EdgeLlamaConfig
