@@ -78,6 +78,13 @@ def test_tests_that_a_page_names_exist():
         assert set(re.findall(r"`(test_\w+)`", page.read_text())) <= known, page.name
 
 
+def test_programs_that_a_page_names_exist():
+    for page in PAGES:
+        for module in re.findall(r"python -m ((?:benchmarks|tools)[\w.]*)", page.read_text()):
+            path = ROOT.joinpath(*module.split("."))
+            assert path.is_dir() or path.with_suffix(".py").exists(), f"{page.name}: {module}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_lines_have_at_most_120_characters(page):
     """Except in tables and where an address is longer."""
