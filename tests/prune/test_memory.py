@@ -109,7 +109,7 @@ def test_a_forecast_counts_the_text_and_the_pruned_models_size(tiny_model, tmp_p
     ],
 )
 def test_pruning_a_7b_takes_what_was_measured(monkeypatch, limits, peak_gib: float) -> None:
-    """The tables of docs/prune.md, which are of whole processes, on a machine that multiplies bf16 fast."""
+    """The tables of docs/lab/prune.md, which are of whole processes, on a machine that multiplies bf16 fast."""
     monkeypatch.setattr("edge_transact.system.computation.has_fast_bf16", lambda: True)
     plan = WidthPlan(4096, 32000, False, False, False, (LayerWidths(32, 32, 128, 128, 11008),) * 32)
     embedding = torch.empty(0, dtype=torch.bfloat16)

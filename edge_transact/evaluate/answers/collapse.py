@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edge_transact.runtime.text import TextCodec
 
 THRESHOLD = 1 / 4
-"""A larger share is a warning. `docs/run-and-eval.md` has the measurements behind it."""
+"""A larger share is a warning. `docs/lab/degenerate-answers.md` has the measurements behind it."""
 
 _WORDS: dict[Degenerate, tuple[str, str]] = {
     "loop": ("loop", "loops"),
