@@ -141,9 +141,9 @@ def prune(model: str | Path, output: Path, options: _Prune) -> PruneResult:
         UsageError: There is no budget, it is beyond this model, or options contradict each other.
         EdgeTransactError: The model or the text can't be read or used, or `output` exists.
     """
-    from edge_transact.prune.run import prune
+    from edge_transact.prune.shots import prune_and_train
 
-    return prune(
+    return prune_and_train(
         str(model),
         output,
         part(options, PruneOptions),

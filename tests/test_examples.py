@@ -177,8 +177,8 @@ def two_shots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each shot scores the model again, and can train it."""
     original = run.resolved
 
-    def quickly(options, scoring):
-        return original(options.model_copy(update={"shots": min(options.shots, 2)}), scoring)
+    def quickly(options):
+        return original(options.model_copy(update={"shots": min(options.shots, 2)}))
 
     monkeypatch.setattr(run, "resolved", quickly)
 

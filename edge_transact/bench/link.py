@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edge_transact.artifacts.digests import sha256
 from edge_transact.cache import Recipe, made
+from edge_transact.cache.keys import code_of
 from edge_transact.compiler.archive import android_linker, link_android
 from edge_transact.errors import EdgeTransactError
 
@@ -30,7 +31,7 @@ def link_archive(archive: Path) -> Path:
     recipe = Recipe(
         kind="libraries",
         what=f"link {archive.name} for the runner",
-        ingredients={"archive": sha256(archive), "linker": linker},
+        ingredients={"archive": sha256(archive), "linker": linker, "code": code_of(link_android)},
         make=lambda directory: link_android(archive, directory / "library.so", linker),
     )
     return made(recipe) / "library.so"

@@ -19,7 +19,7 @@ from edge_transact.artifacts.manifest import Manifest
 from edge_transact.artifacts.outputs import new_directory, refuse_existing
 from edge_transact.artifacts.summary import Summarized, Summary
 from edge_transact.build.concerns import concerns
-from edge_transact.build.options import TRAINED, BuildOptions
+from edge_transact.build.options import BuildOptions
 from edge_transact.build.parity import DECODE_STEPS, Parity, compare, prompt_ids, reference_model
 from edge_transact.build.report.page import write_report
 from edge_transact.build.stages import Rounding, Weights, healed, place_library, place_weights, pruned
@@ -46,7 +46,7 @@ from edge_transact.runtime.text import TextCodec
 from edge_transact.system import memory
 from edge_transact.version import __version__
 from edge_transact.weights.shards import ShardReader
-from edge_transact.weights.trained import TrainedRounding
+from edge_transact.weights.trained import TRAINED, TrainedRounding
 from edge_transact.widths import WidthPlan
 
 logger = logging.getLogger(__name__)

@@ -24,10 +24,6 @@ CALIBRATED_ROUNDINGS = ("gptq", "best")
 """Those that read calibration text."""
 
 
-TRAINED = "trained"
-"""The rounding of a checkpoint that was trained through the grid: it has its own codes and scales."""
-
-
 def check_pruning(pruning: Mapping[str, Any], rounding: str | None) -> None:
     """Refuses options of pruning that a build would not use: there is no budget, and no rounding reads their text.
 

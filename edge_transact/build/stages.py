@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from edge_transact import cache
 from edge_transact.artifacts.digests import text_digest
-from edge_transact.build.options import CALIBRATED_ROUNDINGS, TRAINED
+from edge_transact.build.options import CALIBRATED_ROUNDINGS
 from edge_transact.build.resume import resumable
+from edge_transact.cache.keys import code_of
 from edge_transact.cache.resume import Start, journal_of
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.digest import digest_of
@@ -31,17 +29,14 @@ from edge_transact.layerwise.options import CALIBRATION_KEYS, CalibrationOptions
 from edge_transact.layerwise.windows import calibration_of, texts_of
 from edge_transact.progress import working
 from edge_transact.prune.options import PruneOptions
-from edge_transact.prune.run import TEXT_STEP, computation, ingredients, prune
+from edge_transact.prune.run import TEXT_STEP, computation, ingredients, prune, resolved
 from edge_transact.quantization import Quantization
 from edge_transact.rounding.best import round_best
 from edge_transact.rounding.calibrated import round_model
-from edge_transact.rounding.kept import keeping, kept_matrices
-from edge_transact.rounding.search import searching
-from edge_transact.rounding.store import Rounded, keep_rounded
-from edge_transact.selftext.texts import SELF
-from edge_transact.weights import w4
-from edge_transact.weights.convert import ParameterSources, RoundingOf, convert, is_packed
-from edge_transact.weights.trained import TrainedRounding
+from edge_transact.rounding.choice import rounding_named
+from edge_transact.rounding.store import keep_rounded
+from edge_transact.selftext.texts import SELF, self_identity
+from edge_transact.weights.convert import convert
 
 
 def compile_step(target: str) -> str:
@@ -59,7 +54,7 @@ def pruned(source: Checkpoint, model: str, options: PruneOptions, *, fresh: bool
         fresh: Start over where an interrupted run has begun.
     """
     with working("look for it in the cache"):
-        key = ingredients(source, options) | {"model": model, "calibration": _text_digests(options)}
+        key = ingredients(source, resolved(options)) | {"model": model, "calibration": _text_digests(source, options)}
 
     def make(directory: Path) -> None:
         prune(model, directory, options, fresh=fresh, force=True)
@@ -86,9 +81,6 @@ def healed(source: Checkpoint, options: HealOptions, *, fresh: bool = False) -> 
     with working("keep the healed checkpoint"):
         return Checkpoint.open(cache.made(cache.Recipe("healed", f"heal {source.path.name}", key, make, name="healed")))
 
-
-_ROUNDING = ("rounding", "gguf", "layerwise", "compiler/lowering.py", "compiler/vector.py")
-"""The code that rounds, that measures the inputs of matrices, and that compiles the kernel."""
 
 _CALIBRATION = "calibration.json"
 """The file beside `rounded` codes and scales that describes the text."""
@@ -140,26 +132,16 @@ def place_weights(
         directory: An existing directory.
     """
     sources = definition.parameter_sources()
-    name: str | None
-    rounding_of: RoundingOf | None
     codes: Path | None = None
     if quantization.bits and rounding.name in CALIBRATED_ROUNDINGS:
         codes = rounded(checkpoint, quantization, rounding)
-        name, rounding_of = rounding.name, Rounded(codes, sources)
-    elif rounding.name == TRAINED:
-        trained = TrainedRounding.of(checkpoint)
-        assert trained
-        name, rounding_of = TRAINED, trained.rounding_of(sources)
-    else:
-        name, rounding_of = _without_text(checkpoint, sources, quantization, rounding.name)
+    name, rounding_of = rounding_named(rounding.name, checkpoint, sources, quantization, codes)
     ingredients = {
         "checkpoint": digest_of(checkpoint),
         "parameters": {name: list(names) for name, (names, _) in sources.items()},
         "quantization": quantization.name,
         "rounding": codes.parent.name if codes else name,
-        "code": cache.code(
-            "weights", *_ROUNDING, "checkpoint", "templates/edge_llama_model.py.j2", "quantization.py", "costs.py"
-        ),
+        "code": code_of(convert, rounding_named),
         **_versions("torch", "transformers", "apache-tvm"),
     }
 
@@ -178,26 +160,6 @@ def place_weights(
     return Weights(name, calibration, digests)
 
 
-def _without_text(
-    checkpoint: Checkpoint, sources: ParameterSources, quantization: Quantization, name: str
-) -> tuple[str | None, RoundingOf | None]:
-    """What is done to weights by ``nearest`` or ``search``, for `Weights`, and how each parameter is rounded."""
-    if quantization.bits is None:
-        return None, None
-    nearest = partial(w4.nearest, dtype=getattr(torch, quantization.model_dtype))
-    others = searching(checkpoint, sources, quantization) if name == "search" else lambda _: nearest
-    kept = kept_matrices(checkpoint, quantization)
-    if not kept:
-        return name, others
-    packed = {
-        part
-        for parameter, (parts, _) in sources.items()
-        for part in parts
-        if is_packed(parameter, checkpoint.shape(part), quantization)
-    }
-    return "kept" if packed <= kept else f"kept+{name}", keeping(checkpoint, sources, kept, others)
-
-
 def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Rounding) -> Path:
     """The codes and scales of a model's matrices, fitted to calibration text: a directory for `Rounded`.
 
@@ -212,9 +174,9 @@ def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Roundi
         "rounding": rounding.name,
         "teacher": rounding.teacher and digest_of(rounding.teacher),
         "options": choices,
-        "calibration": _text_digests(calibration),
+        "calibration": _text_digests(checkpoint, calibration),
         "computation": computation(checkpoint),
-        "code": cache.code(*_ROUNDING, "prune", "checkpoint", "weights/w4.py", "quantization.py", "widths.py"),
+        "code": code_of(round_best, round_model, calibration_of),
         **_versions("torch", "transformers", "apache-tvm"),
     }
 
@@ -235,11 +197,10 @@ def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Roundi
         return cache.made(recipe)
 
 
-def _text_digests(choices: CalibrationOptions) -> list[str]:
-    # The text is part of the key, so it is read even if the cache has what follows from it. The model is part of it,
-    # too, and with it what it writes itself.
+def _text_digests(checkpoint: Checkpoint, choices: CalibrationOptions) -> list[str]:
+    # The text is part of the key, so it is read even if the cache has what follows from it.
     return [
-        SELF if text == SELF else text_digest("\0".join(read_documents(text, "calibration")))
+        self_identity(checkpoint) if text == SELF else text_digest("\0".join(read_documents(text, "calibration")))
         for text in texts_of(choices.calibration)
     ]
 
@@ -262,7 +223,7 @@ def place_library(
         "config": definition.config.asdict(),
         "quantization": quantization.name,
         "target": asdict(target) | {"tvm": str(target.tvm_target())},
-        "code": cache.code("compiler", "definition", "quantization.py", "costs.py", "system/cpu.py"),
+        "code": code_of(build_library),
         **_versions("apache-tvm"),
     }
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_transact import cache
 from edge_transact.artifacts import digests
 from edge_transact.artifacts.outputs import new_directory, refuse_existing
 from edge_transact.artifacts.summary import Summarized, Summary
@@ -18,6 +17,7 @@ from edge_transact.artifacts.templates import TEMPLATE_DIRECTORIES, environment
 from edge_transact.bundle.escaping import android_string, check_app_name, check_application_id, groovy_string
 from edge_transact.bundle.models import ASSETS, MODELS_JSON, AppModel, AppModels
 from edge_transact.bundle.sources import Source, package_config, read_sources
+from edge_transact.cache.keys import code_of
 from edge_transact.errors import EdgeTransactError
 from edge_transact.progress import bar
 from edge_transact.version import __version__
@@ -166,7 +166,7 @@ def _digest(sources: Sequence[Source], application_id: str, app_name: str) -> st
         "app_name": app_name,
         "models": [source.model.model_dump() for source in sources],
         "libraries": [source.manifest.files[path] for source in sources for path in source.manifest.libraries.values()],
-        "code": cache.code("bundle", "templates/android"),
+        "code": code_of(bundle),
     }
     return digests.text_digest(json.dumps(content, sort_keys=True))
 

@@ -57,8 +57,6 @@ KINDS = {
 enabled = True
 """Whether existing entries are used; ``--no-cache`` turns it off. New entries are kept either way."""
 
-_PACKAGE = Path(__file__).parents[1]
-
 _opening = threading.Lock()
 """Held while `_held` opens its file."""
 
@@ -265,17 +263,6 @@ def place(recipe: Recipe, output: Path) -> dict[str, str]:
     return place(recipe, output)
 
 
-def code(*paths: str) -> str:
-    """A digest of our own code: files and folders of the package, or of ``templates/`` next to it or inside it."""
-    digest = hashlib.sha256()
-    for path in paths:
-        root = next(base for base in (_PACKAGE / path, _PACKAGE.parent / path) if base.exists())
-        files = [root] if root.is_file() else sorted(file for file in root.rglob("*") if _is_source(file))
-        for file in files:
-            digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
-
-
 @dataclass(frozen=True)
 class Entry:
     """One entry, as ``edge-transact cache`` lists it.
@@ -333,10 +320,6 @@ def read_record(entry: Path) -> Record | None:
         return Record.model_validate_json((entry / RECORD).read_bytes())
     except (OSError, ValidationError):
         return None
-
-
-def _is_source(file: Path) -> bool:
-    return file.is_file() and file.parent.name != "__pycache__"
 
 
 def _sizes(directory: Path) -> dict[str, int]:

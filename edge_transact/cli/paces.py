@@ -24,6 +24,7 @@ from pydantic import Field, RootModel, ValidationError
 from edge_transact import cache, progress
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.outputs import new_directory
+from edge_transact.cache.keys import code_of
 from edge_transact.errors import EdgeTransactError
 from edge_transact.progress import Forecast, Step, Taken
 from edge_transact.system.machine import machine_name
@@ -133,8 +134,7 @@ def _entry() -> Path:
 
 def _ingredients() -> dict[str, object]:
     """Formulas that change, and other machines that share a home, start afresh."""
-    formulas = [f"{stage}/forecast.py" for stage in ("prune", "heal", "build", "evaluate")]
-    return {"machine": machine_name(), "code": cache.code(*formulas, "system/speed.py")}
+    return {"machine": machine_name(), "code": code_of(slowness)}
 
 
 def _file(entry: Path) -> Path:

@@ -76,7 +76,7 @@ def prune(
         from edge_transact.inputs.models import resolve_model
         from edge_transact.prune.forecast import forecast, pruned_plan
         from edge_transact.prune.report.page import write_report
-        from edge_transact.prune.run import prune as prune_model
+        from edge_transact.prune.shots import prune_and_train
         from edge_transact.system.clock import process_s
         from edge_transact.system.memory import peak_rss_mib
 
@@ -91,7 +91,7 @@ def prune(
     if not may_start(expected, dry_run=dry_run, as_json=as_json):
         return
     with paces.running(expected):
-        result = prune_model(
+        result = prune_and_train(
             model,
             output,
             options,

@@ -18,6 +18,7 @@ from tvm import IRModule, relax, tirx
 
 from edge_transact import cache
 from edge_transact.artifacts.digests import text_digest
+from edge_transact.cache.keys import code_of
 from edge_transact.compiler.lowering import PIPELINE
 from edge_transact.progress import bar
 from edge_transact.system.cores import cores
@@ -86,7 +87,7 @@ class CompileKernels:
             "hash": tvm_ffi.structural_hash(kernel, map_free_vars=True),
             "target": str(self.target),
             "options": {name: str(value) for name, value in options.items()},
-            "code": cache.code("compiler/objects.py", "compiler/lowering.py"),
+            "code": code_of(CompileKernels),
             "apache-tvm": version("apache-tvm"),
         }
         recipe = cache.Recipe("kernels", f"compile {name}", ingredients, make, is_step=False)

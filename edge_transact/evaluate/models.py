@@ -9,10 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
-from edge_transact import cache, costs
+from edge_transact import costs
 from edge_transact.artifacts.digests import files_digest, text_digest
 from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST
 from edge_transact.artifacts.manifest import Manifest
+from edge_transact.cache.keys import code_of
 from edge_transact.cache.resume import Start, journal_of
 from edge_transact.errors import EdgeTransactError
 from edge_transact.evaluate.answers.basics import NAME as BASICS
@@ -128,7 +129,7 @@ def _ingredients(
         "max_windows": max_windows,
         "reference": reference,
         "tasks": tasks and tasks.to_dict(),
-        "code": cache.code("evaluate", "runtime", "checkpoint"),
+        "code": code_of(evaluate_models, *([type(tasks)] if tasks else ())),
         **{package: version(package) for package in ("apache-tvm", "torch", "transformers")},
     }
 

@@ -17,7 +17,7 @@ from edge_transact import costs
 from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST, SHARDS
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.build.dist import definition_config, takes_trained
-from edge_transact.build.options import TRAINED, BuildOptions
+from edge_transact.build.options import BuildOptions
 from edge_transact.build.stages import Rounding, place_weights
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import ROPE_PAIRS
@@ -29,6 +29,7 @@ from edge_transact.inputs.models import resolve_model
 from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.quantization import GROUP_SIZE, get_quantization
 from edge_transact.weights import ShardReader
+from edge_transact.weights.trained import TRAINED
 from edge_transact.widths import WidthPlan
 
 KINDS = {"f16": Kind.F16, "bf16": Kind.BF16, "q8_0": Kind.Q8_0, "q4_0": Kind.Q4_0}

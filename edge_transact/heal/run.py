@@ -13,9 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from edge_transact import cache
 from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.artifacts.summary import Summarized, Summary
+from edge_transact.cache.keys import code_of
 from edge_transact.cache.resume import Start
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.digest import digest_of
@@ -45,13 +45,6 @@ logger = logging.getLogger(__name__)
 
 ROUND_STEP = "round to 4 bits"
 TEXT_STEP, LOAD_STEP, WRITE_STEP = "training text", "load the model", "write the checkpoint"
-
-CODE = (
-    *("heal", "inputs", "options", "rounding", "weights", "checkpoint", "quantization.py", "widths.py", "costs.py"),
-    *("runtime/chat_template.py", "runtime/text.py", "evaluate/answers/answering.py"),
-    "templates/model_card.md.j2",
-)
-"""The code that the result depends on, for `cache.code`."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -287,11 +280,11 @@ def ingredients(
 ) -> dict[str, Any]:
     """Everything that the result depends on, as JSON values."""
     return {
-        "source": digest_of(source, *COPIED_FILES),
+        "source": digest_of(source, *COPIED_FILES, PROVENANCE_FILE),
         "teacher": teacher and digest_of(teacher),
         "options": options.identity(),
         "text": text.to_dict(),
-        "code": cache.code(*CODE),
+        "code": code_of(heal),
         **{package: version(package) for package in ("torch", "transformers", "accelerate")},
     }
 

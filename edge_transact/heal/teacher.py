@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from edge_transact import cache
 from edge_transact.cache.journal import Journal
+from edge_transact.cache.keys import code_of
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.digest import digest_of
 from edge_transact.errors import EdgeTransactError
@@ -23,9 +24,6 @@ from edge_transact.progress import working
 logger = logging.getLogger(__name__)
 
 LOAD_STEP = "load the teacher"
-
-CODE = (*(f"heal/{name}.py" for name in ("teacher", "frozen", "lean", "losses")), "checkpoint")
-"""The code that kept predictions depend on, for `cache.code`."""
 
 
 class Teacher(Protocol):
@@ -93,7 +91,7 @@ class KeptTeacher:
             "text": text,
             "top": top,
             "dtype": str(teacher.dtype),
-            "code": cache.code(*CODE),
+            "code": code_of(KeptTeacher),
             **{package: version(package) for package in ("torch", "transformers")},
         }
         directory = cache.entry_of(cache.PREDICTIONS, ingredients)

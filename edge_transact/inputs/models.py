@@ -11,6 +11,7 @@ from pathlib import Path
 from edge_transact import cache
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.dist_files import TOKENIZER_FILES
+from edge_transact.cache.keys import code_of
 from edge_transact.checkpoint.writer import MODEL_CARD, PROVENANCE_FILE
 from edge_transact.errors import EdgeTransactError
 from edge_transact.hub.download import HUB_ID, download
@@ -82,15 +83,15 @@ def _resolve(model: str) -> Path:
 def _convert_gguf(file: Path) -> Path:
     from edge_transact.inputs.gguf import convert_gguf
 
-    return _converted(file, file.stem, partial(convert_gguf, file), is_step=False)  # it has a bar of its own
+    return _converted(file, file.stem, convert_gguf, is_step=False)  # it has a bar of its own
 
 
-def _converted(file: Path, name: str, convert: Callable[[Path], None], *, is_step: bool = True) -> Path:
+def _converted(file: Path, name: str, convert: Callable[[Path, Path], None], *, is_step: bool = True) -> Path:
     """The checkpoint directory that `convert` makes from a file, or the cached one for the file's content."""
-    code = cache.code("inputs/gguf.py", "gguf", "inputs/glassllm.py", "checkpoint", "widths.py")
     versions = {package: _version(package) for package in ("gguf", "transformers")}
-    ingredients = {"name": name, "sha256": sha256(file), "code": code, **versions}
-    return cache.made(cache.Recipe("converted", f"convert {file.name}", ingredients, convert, name, is_step))
+    ingredients = {"name": name, "sha256": sha256(file), "code": code_of(convert), **versions}
+    make = partial(convert, file)
+    return cache.made(cache.Recipe("converted", f"convert {file.name}", ingredients, make, name, is_step))
 
 
 def _version(package: str) -> str | None:
@@ -107,7 +108,7 @@ def _demo_model(name: str) -> Path:
         from edge_transact.inputs.glassllm import convert_glassllm
 
         weights = package_directory("glassllm", name) / "weights" / "en.npz"
-        return _converted(weights, "glassllm-en", partial(convert_glassllm, weights))
+        return _converted(weights, "glassllm-en", convert_glassllm)
     raise EdgeTransactError(
         f"there is no model {name}",
         fix=suggestion(name, DEMO_MODELS) or f"The demo models are {', '.join(DEMO_MODELS)}.",

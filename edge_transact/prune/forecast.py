@@ -26,9 +26,9 @@ from edge_transact.prune.compensate import compensation, last_norm
 from edge_transact.prune.methods import find_method
 from edge_transact.prune.options import PruneOptions, ShotTraining
 from edge_transact.prune.pruning import WIDTHS_STEP
-from edge_transact.prune.run import TEXT_STEP, resolved
+from edge_transact.prune.run import TEXT_STEP, WRITE_STEP, resolved
 from edge_transact.prune.score import passes, sensitivity
-from edge_transact.prune.shots import WRITE_STEP, shot_trainings
+from edge_transact.prune.shots import shot_trainings
 from edge_transact.selftext.texts import SELF
 from edge_transact.system.computation import compute_device
 from edge_transact.system.memory import PACKAGES_BYTES
@@ -61,7 +61,7 @@ def forecast(
         training: As it is given to `prune`.
         report_of: The name of the pruned model, if a report follows.
     """
-    options = resolved(options, find_method(options.method))
+    options = resolved(options)
     trainings = [
         forecast_of_training(source, source if each.teacher else None, each)
         for each in (shot_trainings(training, options.shots, str(source.path), options.seed) if training else ())

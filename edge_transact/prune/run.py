@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from edge_transact import cache, costs
+from edge_transact import costs
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.artifacts.summary import Summarized, Summary, left, summary_of_widths
 from edge_transact.cache.journal import Journal
+from edge_transact.cache.keys import code_of
 from edge_transact.cache.resume import Start, journal_of
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.digest import digest_of
 from edge_transact.checkpoint.layout import EMBEDDING
 from edge_transact.checkpoint.writer import COPIED_FILES, HEALED, PROVENANCE_FILE
 from edge_transact.errors import UsageError
-from edge_transact.heal import run as recovery
-from edge_transact.heal.options import HealOptions
-from edge_transact.heal.processes import Processes
 from edge_transact.inputs.models import resolve_model, source_name
 from edge_transact.layerwise.model import LayerwiseModel, computation_dtype
 from edge_transact.layerwise.windows import calibration_of
@@ -36,9 +35,7 @@ from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.methods import DEFAULT_METHOD, find_method
 from edge_transact.prune.options import PruneOptions, ShotTraining
 from edge_transact.prune.pruning import Pruning
-from edge_transact.prune.score.methods.scorer import Scorer
 from edge_transact.prune.scores import LayerScores
-from edge_transact.prune.shots import WRITE_STEP, Shots, provenance_of, shot_trainings, tensors_in
 from edge_transact.prune.units import DEFAULT_UNITS
 from edge_transact.runtimes import RUNTIMES
 from edge_transact.system.computation import compute_device
@@ -46,7 +43,7 @@ from edge_transact.system.memory import trim
 
 logger = logging.getLogger(__name__)
 
-TEXT_STEP = "calibration text"
+TEXT_STEP, WRITE_STEP = "calibration text", "write the checkpoint"
 
 _WRITTEN = "written"
 """The journal's group that has the sha256 of the provenance of the checkpoint that was written."""
@@ -109,15 +106,55 @@ class PruneResult(Summarized):
         }
 
 
-CODE = ("prune", "layerwise", "options", "checkpoint", "widths.py", "costs.py", "templates/model_card.md.j2")
-"""The code that the result depends on, for `cache.code`."""
+@dataclass(frozen=True)
+class Cut:
+    """A model that was cut, to be written.
+
+    Attributes:
+        target: Its widths, and how they were chosen.
+        tensors: Its tensors by name.
+        provenance: How it was made.
+        fits: See `PruneResult.fits`.
+    """
+
+    target: Allocation
+    tensors: Iterable[tuple[str, torch.Tensor]]
+    provenance: dict[str, Any]
+    fits: Sequence[dict[str, Fit]] = ()
+
+
+class Trainer(Protocol):
+    """Trains the model after each shot, in one process or in several: see `shots.ShotTrainer`."""
+
+    training: ShotTraining
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes what is written once."""
+        ...
+
+    def ingredients(self, source: Checkpoint, options: PruneOptions) -> dict[str, Any]:
+        """Everything that the trainings depend on, as JSON values."""
+        ...
+
+    def journal_of(self, what: str, ingredients: Mapping[str, object], start: Start) -> AbstractContextManager[Journal]:
+        """One journal for all processes."""
+        ...
+
+    def cut(self, run: Pruning, options: PruneOptions, provenance: dict[str, Any]) -> Cut:
+        """All shots, each with a training after it."""
+        ...
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        ...
 
 
 def prune(
     model: str,
     output: Path,
     options: PruneOptions,
-    training: ShotTraining | None = None,
+    trainer: Trainer | None = None,
     *,
     resume: bool = False,
     fresh: bool = False,
@@ -134,7 +171,7 @@ def prune(
         model: Any MODEL; one that was pruned before can be pruned again.
         output: The directory to write.
         options: How small, and how what stays is chosen.
-        training: How the model is trained after each shot, if it has a text. Several processes can train it.
+        trainer: Trains the model after each shot; `None` leaves it as it is.
         resume: Fail if there is no interrupted run to go on with.
         fresh: Start over instead.
         force: Replace `output` if it exists.
@@ -147,8 +184,7 @@ def prune(
     """
     start = Start.of(resume=resume, fresh=fresh)
     started = time.perf_counter()
-    scoring = find_method(options.method)
-    options = resolved(options, scoring)
+    options, scoring = resolved(options), find_method(options.method)
     if options.runtime:
         logger.info(f"for {options.runtime}: {RUNTIMES[options.runtime].reason}")
     if finish is None:
@@ -156,33 +192,31 @@ def prune(
     source = Checkpoint.open(resolve_model(model))
     assert options.allocation is not None, "resolved decides it"
     check_choices(options, source.plan, options.allocation, options.units, options.bucket)
-    trainings = shot_trainings(training, options.shots, model, options.seed) if training else []
-    processes = Processes() if trainings else None
-    is_main = not processes or processes.is_main
+    is_main = not trainer or trainer.is_main
     with working(TEXT_STEP):
         windows = calibration_of(source, options)
         provenance = {"source": source_name(model)} | options.provenance() | {"calibration": windows.to_dict()}
-        key = ingredients(source, options, trainings) | {"calibration": windows.to_dict()}
-    begin = processes.journal_of if processes else journal_of
+        key = ingredients(source, options, trainer) | {"calibration": windows.to_dict()}
+    begin = trainer.journal_of if trainer else journal_of
     with begin(f"prune {model}", key, start) as journal:
         # A process that was waited for, or an earlier run without its last step, may have written it.
         written = is_main and _is_written(journal, output)
         if is_main and not written:
             refuse_existing(output, force, apart_from=[model])
         run = Pruning(LayerwiseModel(source, windows.windows), scoring, journal, options.seed)
-        cut = _trained(run, options, trainings, provenance, processes) if processes else _cut(run, options, provenance)
+        cut = trainer.cut(run, options, provenance) if trainer else _cut(run, options, provenance)
         if is_main:
             with working(WRITE_STEP):
                 write_checkpoint(source, cut.target.plan, cut.tensors, cut.provenance, output, force=force or written)
             if options.runtime and (why := RUNTIMES[options.runtime].misfit(cut.target.plan)):
                 logger.warning(f"{output} does not fit {options.runtime}: {why}")
-        if processes:
-            processes.wait()
+        if trainer:
+            trainer.wait()
         result = PruneResult(
             checkpoint=Checkpoint.open(output),
             source=source,
             options=options,
-            training=training if trainings else None,
+            training=trainer.training if trainer else None,
             provenance=cut.provenance,
             notes=cut.target.notes,
             scores=run.first_scores,
@@ -196,54 +230,21 @@ def prune(
         if finish and is_main:
             journal[_WRITTEN] = {"sha256": _provenance_digest(output)}
             finish(result)
-    if processes:
-        processes.end()
     return result
 
 
-@dataclass(frozen=True)
-class _Cut:
-    """A model that was cut, to be written.
-
-    Attributes:
-        target: Its widths, and how they were chosen.
-        tensors: Its tensors by name.
-        provenance: How it was made.
-        fits: See `PruneResult.fits`.
-    """
-
-    target: Allocation
-    tensors: Iterable[tuple[str, torch.Tensor]]
-    provenance: dict[str, Any]
-    fits: Sequence[dict[str, Fit]] = ()
-
-
-def _cut(run: Pruning, options: PruneOptions, provenance: dict[str, Any]) -> _Cut:
+def _cut(run: Pruning, options: PruneOptions, provenance: dict[str, Any]) -> Cut:
     """All shots, without training."""
-    target = _allocated(run, options)
+    target = allocated(run, options)
     run.shoot(target.plan, options.shots)
     provenance = provenance | {"scores_sha256": run.digest.hexdigest()}
     fits = run.compensate() if options.compensate else []
     provenance = provenance | {"last_norm_scale": run.last_norm_scale}
-    return _Cut(target, pruned_tensors(run.model.checkpoint, run.selections, run.model.replaced), provenance, fits)
+    return Cut(target, pruned_tensors(run.model.checkpoint, run.selections, run.model.replaced), provenance, fits)
 
 
-def _trained(
-    run: Pruning,
-    options: PruneOptions,
-    trainings: Sequence[HealOptions],
-    provenance: dict[str, Any],
-    processes: Processes,
-) -> _Cut:
-    """All shots, each with a training after it."""
-    target = processes.tell(_allocated(run, options) if processes.is_main else None)
-    last = Shots(run, trainings, bool(options.compensate), provenance, processes).run(target.plan)
-    if processes.is_main and not run.first_scores:  # an earlier run had them
-        run.first_scores = run.score(1, options.shots)
-    return _Cut(target, tensors_in(last), provenance_of(last))
-
-
-def _allocated(run: Pruning, options: PruneOptions) -> Allocation:
+def allocated(run: Pruning, options: PruneOptions) -> Allocation:
+    """The widths of a run with `resolved` options."""
     assert options.allocation is not None, "resolved decides it"
     return run.allocate(options, options.allocation, options.units, options.bucket, options.shots)
 
@@ -260,22 +261,21 @@ def _provenance_digest(output: Path) -> torch.Tensor:
     return torch.frombuffer(bytearray.fromhex(sha256(output / PROVENANCE_FILE)), dtype=torch.int8)
 
 
-def ingredients(source: Checkpoint, options: PruneOptions, trainings: Sequence[HealOptions] = ()) -> dict[str, Any]:
+def ingredients(source: Checkpoint, options: PruneOptions, trainer: Trainer | None = None) -> dict[str, Any]:
     """Everything that a pruning's result depends on, as JSON values, except the calibration text.
 
     Args:
         source: The model.
-        options: How it is pruned.
-        trainings: How it is trained after each shot.
+        options: How it is pruned, `resolved`.
+        trainer: Trains it after each shot.
     """
     return {
         "source": digest_of(source, *COPIED_FILES),
         "options": options.identity() | ({"widths": options.widths.read_text()} if options.widths else {}),
         "computation": computation(source),
-        **({"trainings": [each.identity() for each in trainings]} if trainings else {}),
-        **({"training_text": recovery.text_of(source, trainings[0]).to_dict()} if trainings else {}),
-        "code": cache.code(*CODE, *(recovery.CODE if trainings else ())),
+        "code": code_of(prune, *([type(trainer)] if trainer else ())),
         **{package: version(package) for package in ("torch", "transformers")},
+        **(trainer.ingredients(source, options) if trainer else {}),
     }
 
 
@@ -286,13 +286,13 @@ def computation(source: Checkpoint) -> dict[str, str]:
     return {"device": device.type, "dtype": str(dtype)}
 
 
-def resolved(options: PruneOptions, scoring: type[Scorer]) -> PruneOptions:
+def resolved(options: PruneOptions) -> PruneOptions:
     """The options with what they leave to the method decided.
 
     Raises:
         UsageError: The method can't price the units that a budgeted allocation should cut.
     """
-    options = _for_runtime(options)
+    options, scoring = _for_runtime(options), find_method(options.method)
     allocation, units, priced = options.allocation or scoring.allocation, options.units, scoring.priced_units
     if allocation == "budgeted":
         if not units and not set(DEFAULT_UNITS) <= set(priced):

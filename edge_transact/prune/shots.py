@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,39 @@ from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.writer import HEALED, PROVENANCE_FILE
 from edge_transact.heal.options import HealOptions, TrainOptions
 from edge_transact.heal.processes import Processes
-from edge_transact.heal.run import heal
+from edge_transact.heal.run import heal, text_of
 from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.progress import working
 from edge_transact.prune.allocate.schedule import shot_plans
 from edge_transact.prune.cut.surgery import pruned_tensors
-from edge_transact.prune.options import ShotTraining
+from edge_transact.prune.options import PruneOptions, ShotTraining
 from edge_transact.prune.pruning import Pruning
+from edge_transact.prune.run import WRITE_STEP, Cut, PruneResult, allocated, prune
 from edge_transact.widths import WidthPlan
 
-WRITE_STEP = "write the checkpoint"
+
+def prune_and_train(
+    model: str,
+    output: Path,
+    options: PruneOptions,
+    training: ShotTraining,
+    *,
+    resume: bool = False,
+    fresh: bool = False,
+    force: bool = False,
+    finish: Callable[[PruneResult], object] | None = None,
+) -> PruneResult:
+    """`run.prune`, with a training after each shot if there is a text to train on. Several processes can train.
+
+    Raises:
+        UsageError: See `run.prune`.
+        EdgeTransactError: See `run.prune`; or the loss became NaN.
+    """
+    trainer = ShotTrainer(training, model) if training.train else None
+    result = prune(model, output, options, trainer, resume=resume, fresh=fresh, force=force, finish=finish)
+    if trainer:
+        trainer.processes.end()
+    return result
 
 
 def shot_trainings(training: ShotTraining, shots: int, model: str, seed: int) -> list[HealOptions]:
@@ -59,6 +82,40 @@ def shot_trainings(training: ShotTraining, shots: int, model: str, seed: int) ->
         own = {"train_tokens": max(1, round(tokens)), "learning_rate": rate, "seed": seed + shot - 1}
         trainings.append(HealOptions(**common | own, teacher=teacher))
     return trainings
+
+
+class ShotTrainer:
+    """Trains a model after each shot; see `run.Trainer`.
+
+    Args:
+        training: How, with a text.
+        model: The MODEL before pruning, which is the teacher.
+    """
+
+    def __init__(self, training: ShotTraining, model: str) -> None:
+        self.training, self._model = training, model
+        self.processes = processes = Processes()
+        self.is_main, self.journal_of, self.wait = processes.is_main, processes.journal_of, processes.wait
+
+    def ingredients(self, source: Checkpoint, options: PruneOptions) -> dict[str, Any]:
+        """See `run.Trainer`."""
+        trainings = self._trainings(options)
+        return {
+            "trainings": [each.identity() for each in trainings],
+            "training_text": text_of(source, trainings[0]).to_dict(),
+        }
+
+    def cut(self, run: Pruning, options: PruneOptions, provenance: dict[str, Any]) -> Cut:
+        """See `run.Trainer`."""
+        target = self.processes.tell(allocated(run, options) if self.is_main else None)
+        trainings = self._trainings(options)
+        last = Shots(run, trainings, bool(options.compensate), provenance, self.processes).run(target.plan)
+        if self.is_main and not run.first_scores:  # an earlier run had them
+            run.first_scores = run.score(1, options.shots)
+        return Cut(target, tensors_in(last), provenance_of(last))
+
+    def _trainings(self, options: PruneOptions) -> list[HealOptions]:
+        return shot_trainings(self.training, options.shots, self._model, options.seed)
 
 
 class Shots:

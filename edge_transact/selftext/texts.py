@@ -19,34 +19,17 @@ import torch
 from edge_transact import cache
 from edge_transact.artifacts.digests import files_digest
 from edge_transact.artifacts.dist_files import TOKENIZER_FILES
+from edge_transact.cache.keys import code_of
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.checkpoint.auto_classes import register
-from edge_transact.checkpoint.layout import EMBEDDING
 from edge_transact.inputs.source import pruned_from
-from edge_transact.progress import bar
-from edge_transact.runtime.chat_template import render_chat
-from edge_transact.runtime.text import TextCodec
-from edge_transact.selftext.sampling import Turns, sample
-from edge_transact.system.cpu import has_fast_bf16
+from edge_transact.selftext.writing import SEED, STEP, dtype_of, shape_of, write
 
 SELF = "self"
 """The TEXT's name. A file of that name is ``./self``."""
 
-ROWS, LENGTH = 32, 256
-"""Rows of a piece, which are sampled together, and tokens of a row: 32 rows of SmolLM2 have a KV cache of 0.4 GB.
-
-On one core with AVX2, 32 rows in fp32 are 173 tokens a second. The host library's W4 model, one row at a time, makes
-209, but it isn't quite the model itself, and would have to be built first.
-"""
-
 PIECES = 16
 """Pieces that a training reads before it begins again: 131,072 tokens."""
 
-SEED = 0
-
-STEP = "write text"
-
-_END = "<|endoftext|>"
 _FILE = "ids.npy"
 
 
@@ -55,7 +38,7 @@ class Written:
     """A row that a model wrote.
 
     Attributes:
-        ids: int32 ``[row length]``, as `_shape` says.
+        ids: int32 ``[row length]``, as `writing.shape_of` says.
     """
 
     ids: np.ndarray
@@ -76,11 +59,15 @@ class SelfPiece:
     @property
     def tokens(self) -> int:
         """How many it has."""
-        return math.prod(_shape(self.writer))
+        return math.prod(shape_of(self.writer))
 
     def rows(self) -> Iterator[Written]:
         """The rows, from the cache if they have been written before."""
-        ingredients = writer_identity(self.writer) | {"piece": self.number, "seed": SEED, "shape": _shape(self.writer)}
+        ingredients = writer_identity(self.writer) | {
+            "piece": self.number,
+            "seed": SEED,
+            "shape": shape_of(self.writer),
+        }
 
         def make(directory: Path) -> None:
             np.save(directory / _FILE, write(self.writer, self.number))
@@ -91,13 +78,17 @@ class SelfPiece:
 
 
 def self_pieces(checkpoint: Checkpoint) -> tuple[list[SelfPiece], str]:
-    """The pieces of ``self`` for a model, and what identifies them.
+    """The pieces of ``self`` for a model, and their `self_identity`.
 
     The writer is the model that it was pruned from, if there is one and it is on this machine.
     """
     writer = pruned_from(checkpoint) or checkpoint
-    digest = json.dumps(writer_identity(writer), sort_keys=True)
-    return [SelfPiece(writer, number) for number in range(PIECES)], digest
+    return [SelfPiece(writer, number) for number in range(PIECES)], self_identity(checkpoint)
+
+
+def self_identity(checkpoint: Checkpoint) -> str:
+    """What ``self`` depends on for a model, as JSON."""
+    return json.dumps(writer_identity(pruned_from(checkpoint) or checkpoint), sort_keys=True)
 
 
 def self_tokens(checkpoint: Checkpoint, tokens: int) -> torch.Tensor:
@@ -114,72 +105,7 @@ def writer_identity(writer: Checkpoint) -> dict[str, object]:
     files = [path for path in map(writer.path.joinpath, names) if path.is_file()]
     return {
         "writer": files_digest([*files, *writer.path.glob("*.safetensors")]),
-        "dtype": str(_dtype(writer)),
-        "code": cache.code("selftext"),
+        "dtype": str(dtype_of(writer)),
+        "code": code_of(write),
         **{package: version(package) for package in ("torch", "transformers")},
     }
-
-
-def _dtype(writer: Checkpoint) -> torch.dtype:
-    stored = writer.tensor(EMBEDDING).dtype
-    return torch.bfloat16 if stored == torch.bfloat16 and has_fast_bf16() else torch.float32
-
-
-def write(writer: Checkpoint, number: int) -> np.ndarray:
-    """A piece of text: int32 ``[rows, row length]``, as `_shape` says."""
-    from transformers import AutoModelForCausalLM
-
-    register()
-    codec = TextCodec(writer.path)
-    model = AutoModelForCausalLM.from_pretrained(writer.path, dtype=_dtype(writer)).eval()
-    generator = torch.Generator().manual_seed(SEED * 1_000_003 + number)
-    chat = chat_frame(codec) if number % 2 == 0 else None
-    prompt, turns = chat or (document_start(codec), None)
-    rows, length = _shape(writer)
-    prompts = torch.tensor([prompt]).expand(rows, -1)
-    with bar(STEP, rows * (length - len(prompt))) as advance:
-        return sample(model, prompts, length, generator, turns, advance).numpy().astype(np.int32)
-
-
-def _shape(writer: Checkpoint) -> tuple[int, int]:
-    """Rows of a piece, and tokens of a row: `LENGTH`, or the model's context if that is shorter."""
-    return ROWS, min(LENGTH, writer.config.get("max_position_embeddings") or LENGTH)
-
-
-def end_of_document(codec: TextCodec) -> int | None:
-    """The token that ends a document: ``<|endoftext|>`` where the vocabulary has it, else EOS."""
-    for token in (_END, codec.special_tokens.get("eos_token")):
-        if token is not None and (number := codec.backend.token_to_id(token)) is not None:
-            return number
-    return None
-
-
-def document_start(codec: TextCodec) -> list[int]:
-    """The tokens in front of a document: BOS if the tokenizer adds it, else what ends the document before."""
-    begun = codec.encode("")
-    end = end_of_document(codec)
-    return begun or [0 if end is None else end]
-
-
-def chat_frame(codec: TextCodec) -> tuple[list[int], Turns] | None:
-    """The tokens in front of a chat's first question, and those between turns; `None` without a usable template."""
-    if not codec.chat_template:
-        return None
-    question, answer, another = "QUESTION-1", "ANSWER-1", "QUESTION-2"
-    messages = [
-        {"role": "user", "content": question},
-        {"role": "assistant", "content": answer},
-        {"role": "user", "content": another},
-    ]
-    text = render_chat(codec.chat_template, messages, codec.special_tokens)
-    if not all(text.count(mark) == 1 for mark in (question, answer, another)):
-        return None
-    prefix, rest = text.split(question)
-    to_assistant, rest = rest.split(answer)
-    to_user = rest.split(another)[0]
-
-    def ids(part: str) -> list[int]:
-        return codec.backend.encode(part, add_special_tokens=False).ids
-
-    turns = Turns(ids(to_assistant), ids(to_user))
-    return (ids(prefix), turns) if all([ids(prefix), *turns.between]) else None

@@ -21,6 +21,9 @@ from edge_transact.quantization import QUANTIZATIONS, ZERO_POINT, Quantization
 from edge_transact.weights import w4
 from edge_transact.weights.convert import ParameterSources, RoundingOf
 
+TRAINED = "trained"
+"""The rounding of a checkpoint that was trained through the grid: it has its own codes and scales."""
+
 ROUNDING_FILE = "edge_rounding.safetensors"
 """Scales by the names of their matrices, ``[rows, ceil(in / 32)]`` in the quantization's model dtype. In the metadata,
 ``quantization`` names the quantization."""

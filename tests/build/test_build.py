@@ -324,6 +324,17 @@ def test_a_model_is_pruned_again_when_its_inputs_change(tiny_model, tmp_path, mo
         options = PruneOptions(intermediate=96, calibration=[str(text) for text in texts])
         stages.pruned(Checkpoint.open(model), str(model), options)
         assert len(made) == times
+    resolved = {"intermediate": 96, "allocation": "budgeted", "compensate": True}  # as the method decides it
+    for options, writer, times in (
+        (PruneOptions(intermediate=96), "", 4),
+        (PruneOptions(**resolved), "", 4),
+        (PruneOptions(**resolved | {"compensate": False}), "", 5),
+        (PruneOptions(intermediate=96, calibration="self"), "a model", 6),
+        (PruneOptions(intermediate=96, calibration="self"), "another", 7),
+    ):
+        monkeypatch.setattr(stages, "self_identity", lambda checkpoint, writer=writer: writer)
+        stages.pruned(Checkpoint.open(model), str(model), options)
+        assert len(made) == times
 
 
 def test_names_differ_where_libraries_do(tiny_model, tmp_path):

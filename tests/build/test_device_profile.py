@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -65,15 +64,3 @@ def test_the_profile_is_part_of_an_android_librarys_key(definition, recipes, tmp
             arguments = (definition, get_quantization("q4f16_0"), get_target(target, profile))
             stages.place_library(*arguments, "edge_llama_x", tmp_path / "x")
     assert len({recipe.entry for recipe in recipes}) == len(DEVICES) + 1
-
-
-def test_so_is_what_a_cpu_is_said_to_need(definition, recipes, tmp_path, monkeypatch):
-    """A library names the features that its code needs."""
-    copy = shutil.copytree(cache._PACKAGE, tmp_path / "edge_transact", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(cache, "_PACKAGE", copy)
-    for flags in ("FLAGS = {}", 'FLAGS = {"avx2": "avx2"}'):
-        (copy / "system/cpu.py").write_text(flags)
-        stages.place_library(
-            definition, get_quantization("q4f16_0"), get_target("host"), "edge_llama_x", tmp_path / "x"
-        )
-    assert recipes[0].entry != recipes[1].entry

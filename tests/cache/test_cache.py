@@ -144,20 +144,6 @@ def test_editing_an_output_leaves_the_cache_alone(tmp_path):
     assert kitchen.times == 1
 
 
-def test_changed_code_is_another_ingredient(monkeypatch, tmp_path):
-    monkeypatch.setattr(cache, "_PACKAGE", tmp_path)
-    (tmp_path / "stage").mkdir()
-    (tmp_path / "stage" / "a.py").write_text("1")
-    before = cache.code("stage")
-    (tmp_path / "stage" / "__pycache__").mkdir()
-    (tmp_path / "stage" / "__pycache__" / "a.pyc").write_text("compiled")
-    assert cache.code("stage") == before
-    for name, text in (("a.py", "2"), ("kernel.cc", "int main() {}"), ("b.py", "")):
-        (tmp_path / "stage" / name).write_text(text)
-        assert cache.code("stage") != before
-        before = cache.code("stage")
-
-
 def run(*arguments: str) -> dict:
     result = CliRunner().invoke(app, ["cache", *arguments, "--json"])
     assert result.exit_code == 0, result.stderr

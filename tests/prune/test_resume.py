@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from edge_transact import cache as cache_of_results
 from edge_transact.cache.journal import Journal
 from edge_transact.errors import UsageError
 from edge_transact.prune import PruneOptions, prune
@@ -98,7 +97,7 @@ def test_another_version_starts_afresh(random_model, tmp_path: Path, options, mo
     whole = PruneOptions(ratio=0.4, **options)
     with killed_after(1):
         prune(str(random_model), tmp_path / "out", whole)
-    monkeypatch.setattr(cache_of_results, "code", lambda *paths: "of another version")
+    monkeypatch.setattr(pipeline, "code_of", lambda *functions: "of another version")
     with pytest.raises(UsageError, match=r"code was .*, now it is \"of another version\""):
         prune(str(random_model), tmp_path / "out", whole, resume=True)
 

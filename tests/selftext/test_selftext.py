@@ -1,5 +1,6 @@
 """Text that a model writes itself: what it is, that it is kept, and where it is taken."""
 
+import functools
 import itertools
 import shutil
 
@@ -13,7 +14,7 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.heal.text import TrainingText
 from edge_transact.layerwise.windows import read_calibration
 from edge_transact.runtime.text import TextCodec
-from edge_transact.selftext import texts
+from edge_transact.selftext import texts, writing
 from edge_transact.selftext.sampling import Turns, sample
 from tests.support.tokenizers import CHAT_TEMPLATE
 
@@ -22,8 +23,8 @@ from tests.support.tokenizers import CHAT_TEMPLATE
 def writer(tiny_model, tmp_path, monkeypatch) -> Checkpoint:
     """The tiny model with a chat template, its own cache, and small pieces."""
     monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(texts, "ROWS", 4)
-    monkeypatch.setattr(texts, "LENGTH", 48)
+    monkeypatch.setattr(writing, "ROWS", 4)
+    monkeypatch.setattr(writing, "LENGTH", 48)
     shutil.copytree(tiny_model, tmp_path / "model")
     (tmp_path / "model" / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     return Checkpoint.open(tmp_path / "model")
@@ -87,7 +88,8 @@ def test_it_trains(writer, monkeypatch):
 
 def test_a_short_training_has_little_written(writer, monkeypatch):
     written, write = [], texts.write
-    monkeypatch.setattr(texts, "write", lambda model, number: (written.append(number), write(model, number))[1])
+    noted = functools.wraps(write)(lambda model, number: (written.append(number), write(model, number))[1])
+    monkeypatch.setattr(texts, "write", noted)
     text = TrainingText(writer, ["self"], length=32, seed=0)
     in_two_pieces = 2 * 4 * 48 // 32
     read = [tuple(part.ids.tolist()) for part in itertools.islice(text.sequences(), in_two_pieces)]

@@ -13,7 +13,8 @@ from edge_transact.inputs.pieces import Part
 from edge_transact.inputs.rows import Chat, Row, plain
 from edge_transact.runtime.chat_template import render_chat
 from edge_transact.runtime.text import TextCodec
-from edge_transact.selftext.texts import Written, end_of_document
+from edge_transact.selftext.texts import Written
+from edge_transact.selftext.writing import end_of_document
 
 ASSISTANT = "assistant"
 
