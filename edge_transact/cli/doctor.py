@@ -18,27 +18,25 @@ def _jobs(incomplete: str) -> list[str]:
 
 @guarded
 def doctor(
-    apk: Annotated[
-        Path | None, typer.Argument(metavar="[APK]", help="A finished app, to check it instead of this machine.")
-    ] = None,
+    apk: Annotated[Path | None, typer.Argument(metavar="[APK]", help="App to check instead of this machine.")] = None,
     job: Annotated[
         list[str] | None,
         typer.Option(
             "--for",
             metavar="JOB",
-            help="Exit 1 unless this job can be done here. Can be repeated.",
+            help="Exit with 1 unless this job can be done here. Can be repeated.",
             autocompletion=_jobs,
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List what this machine has and lacks for each job, and how to install what is missing.
+    """List what each job needs on this machine, and how to install what is missing.
 
-    Building needs Python packages only; a phone, an app and the hub need more. A missing thing is no failure unless
-    `--for` names a job that needs it: `prune`, `host`, `android`, `android-cpu`, `iphone`, `demo`,
-    `gguf`, `parquet`, `plot`, `tasks`, `hub`, `bench`, `runner`, `mlc`, `app`, `install`.
+    Builds need Python packages only; phones, apps and the hub need more. `--for` fails if a job can't be done here:
+    `prune`, `host`, `android`, `android-cpu`, `iphone`, `demo`, `gguf`, `parquet`, `plot`, `tasks`, `hub`, `bench`,
+    `runner`, `mlc`, `app`, `install`.
 
-    With an APK, check that: its native libraries are for 64-bit ARM and for 16 KB pages, and its models are complete.
+    With an APK, check that its native libraries fit 64-bit ARM and 16 KB pages, and that its models are complete.
 
     **Examples**
 
@@ -90,7 +88,7 @@ def _check_apk(apk: Path, job: list[str] | None, as_json: bool) -> None:
     from edge_transact.errors import UsageError
 
     if job:
-        raise UsageError(f"--for {job[0]} is a job of this machine", fix="Leave it out, or the APK.")
+        raise UsageError(f"--for {job[0]} checks this machine, not an APK", fix="Leave out one of them.")
     checks = examine_apk(apk)
     show({"checks": [asdict(check) for check in checks]}, as_json, lambda: print_checks(checks))
     if not all(check.ok for check in checks):

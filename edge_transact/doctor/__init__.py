@@ -16,29 +16,18 @@ Examiner = Callable[[], Sequence[Check]]
 """Examines one thing, and returns its checks."""
 
 CORE_EXAMINERS: tuple[Examiner, ...] = (system.python, packages.packages, packages.extras, system.compiler)
-APP_EXAMINERS: tuple[Examiner, ...] = (
-    *CORE_EXAMINERS,
-    android.sdk,
-    android.ndk,
-    android.jdk,
-    android.gradle,
-    android.rust,
-    android.mlc,
-)
-"""The examiners of what the job ``app`` needs, in the order in which they are shown."""
-EXAMINERS: tuple[Examiner, ...] = (
-    *CORE_EXAMINERS,
-    system.tvm_targets,
-    system.resources,
-    system.hub,
-    android.adb,
-    android.bench,
-    *APP_EXAMINERS[len(CORE_EXAMINERS) :],
-)
-"""All examiners, in the order in which they are shown."""
+_APP_TOOLS: tuple[Examiner, ...] = (
+    android.sdk, android.ndk, android.jdk, android.gradle, android.rust, android.mlc,
+)  # fmt: skip
+APP_EXAMINERS = (*CORE_EXAMINERS, *_APP_TOOLS)
+"""The examiners for the job ``app``, in the order of their output."""
+EXAMINERS = (
+    *CORE_EXAMINERS, system.tvm_targets, system.resources, system.hub, android.adb, android.bench, *_APP_TOOLS,
+)  # fmt: skip
+"""All examiners, in the order of their output."""
 
 
 def examine(examiners: Sequence[Examiner] = EXAMINERS) -> list[Check]:
-    """Runs examiners at once, since most of them wait for other programs. A missing thing is not an error."""
+    """Runs examiners in parallel, because most wait for other programs. A missing thing is not an error."""
     with ThreadPoolExecutor(max_workers=len(examiners)) as pool:
         return list(chain.from_iterable(pool.map(lambda examiner: examiner(), examiners)))

@@ -1,4 +1,4 @@
-"""What a phone and an Android app need: adb, SDK, NDK, JDK, Rust, MLC-LLM. Building a library doesn't need them."""
+"""Tools for phones and Android apps: adb, SDK, NDK, JDK, Rust, MLC-LLM. Building a library needs none of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import edge_transact
 from edge_transact.artifacts.templates import TEMPLATE_DIRECTORIES
 from edge_transact.bench.link import NDK_VARIABLES, find_linker
-from edge_transact.doctor.check import Check, output_of
+from edge_transact.doctor.check import Check, output_of, verdict
 from edge_transact.doctor.system import install_command
 from edge_transact.errors import EdgeTransactError
 from edge_transact.mlc.builtins import Runtime
@@ -19,35 +19,31 @@ from edge_transact.mlc.checkout import GET, KNOWN_PAIR, KNOWN_REVISION, find
 NDK_MAJOR = 27
 """The version that MLC-LLM's Android documentation requires."""
 ALIGNED_NDK = 28
-"""The first NDK that aligns segments to 16 KB by default, which Google Play requires. Linkers of others are told to."""
+"""The first NDK that aligns segments to 16 KB by default, as Google Play requires. `bundle` tells older linkers to."""
 NDK_PACKAGE = "ndk;28.2.13676358"
 JDK_MAJOR = 17
 """The version that MLC-LLM's Android documentation requires."""
 RUST_TARGET = "aarch64-linux-android"
 PINNED_TVM = "837cb9de"
-"""The revision of TVM (mlc-ai/relax) in MLC-LLM 79d603f0, whose formats our libraries have."""
+"""The revision of TVM (mlc-ai/relax) in MLC-LLM 79d603f0. Our libraries have its formats."""
 
 
 def adb() -> list[Check]:
     """adb, and its devices with their states."""
     version = output_of("adb", "version")
     if version is None:
-        looked = "no adb on PATH"
-        return [
-            Check("adb", False, looked, install_command("adb")),
-            Check("device", False, looked, "install adb first"),
-        ]
+        fixes = {"adb": install_command("adb"), "device": "install adb first"}
+        return [Check(name, False, "no adb on PATH", fix) for name, fix in fixes.items()]
     number = re.search(r"^Version (\S+)", version, re.MULTILINE)
     checks = [Check("adb", True, f"{number[1] if number else version.splitlines()[0]} at {shutil.which('adb')}")]
     listing = (output_of("adb", "devices", "-l") or "").splitlines()
     if any(line.startswith("* daemon not running") for line in listing):
-        # adb started a server, which it never does on another computer: stop it, so that doctor leaves nothing running.
+        # adb has started a server on this computer: stop it, so that doctor leaves nothing running.
         output_of("adb", "kill-server")
     devices = [line.split() for line in listing if line and not line.startswith(("List of", "*", "adb "))]
     found = ", ".join(f"{words[0]} ({_device_state(words)})" for words in devices) or "adb sees no device"
-    if any(words[1] == "device" for words in devices):
-        return [*checks, Check("device", True, found)]
-    return [*checks, Check("device", False, found, _device_fix({words[1] for words in devices}))]
+    states = {words[1] for words in devices}
+    return [*checks, verdict("device", "device" in states, found, _device_fix(states))]
 
 
 def _device_state(words: list[str]) -> str:
@@ -73,8 +69,7 @@ def _sdk_directories() -> list[Path]:
 def sdk() -> list[Check]:
     """The Android SDK, with which Gradle builds the app."""
     for directory in _sdk_directories():
-        platforms = sorted(path.name for path in directory.glob("platforms/android-*"))
-        if platforms:
+        if platforms := sorted(path.name for path in directory.glob("platforms/android-*")):
             return [Check("sdk", True, f"{platforms[-1]} at {directory}")]
     looked = ", ".join(map(str, _sdk_directories())) or "ANDROID_HOME is not set"
     fix = "install Android Studio or its command-line tools, and export ANDROID_HOME=..."
@@ -82,7 +77,7 @@ def sdk() -> list[Check]:
 
 
 def ndk() -> list[Check]:
-    """The newest NDK in the places where tools look for it."""
+    """The newest NDK where tools look for one."""
     fix = f'sdkmanager --install "{NDK_PACKAGE}", and export ANDROID_NDK=$ANDROID_HOME/ndk/{NDK_PACKAGE[4:]}'
     directory = find_ndk()
     if directory is None:
@@ -90,13 +85,15 @@ def ndk() -> list[Check]:
         return [Check("ndk", False, f"none at {looked}", fix)]
     revision = ndk_revision(directory)
     found = f"r{revision[0]} ({'.'.join(map(str, revision))}) at {directory}"
-    if revision[0] < NDK_MAJOR:
-        return [Check("ndk", False, f"{found}: r{NDK_MAJOR} or newer is needed", fix)]
-    return [Check("ndk", True, found)]
+    return [_new_enough("ndk", found, revision[0] >= NDK_MAJOR, f"r{NDK_MAJOR}", fix)]
+
+
+def _new_enough(name: str, found: str, ok: bool, wanted: str, fix: str) -> Check:
+    return verdict(name, ok, found if ok else f"{found}: {wanted} or newer is needed", fix)
 
 
 def find_ndk() -> Path | None:
-    """The NDK that environment variables name, or the newest of the SDK; `None` if there is none."""
+    """The NDK that environment variables name, else the SDK's newest; `None` if there is none."""
     return next(filter(ndk_revision, _ndk_candidates()), None)
 
 
@@ -118,7 +115,7 @@ def ndk_revision(directory: Path) -> tuple[int, ...]:
 
 
 def bench() -> list[Check]:
-    """The linker that the bench needs, and its runner, where `edge-transact bench` looks for it."""
+    """The linker that `edge-transact bench` needs, and its runner."""
     linker = find_linker()
     directory = Path(os.environ.get("EDGE_BENCH_RUNNER") or "android_bench/build")
     runner = directory / "edge-bench"
@@ -130,11 +127,11 @@ def bench() -> list[Check]:
         "-DCMAKE_TOOLCHAIN_FILE=$ANDROID_NDK/build/cmake/android.toolchain.cmake -DANDROID_ABI=arm64-v8a "
         f"-DANDROID_PLATFORM=android-28 && cmake --build {directory}"
     )
+    linked = linker[0] if linker else "no clang with lld, and no NDK"
+    there = runner.is_file()
     return [
-        Check("linker", True, linker[0])
-        if linker
-        else Check("linker", False, "no clang with lld, and no NDK", install_command("clang lld")),
-        Check("runner", True, str(runner)) if runner.is_file() else Check("runner", False, f"no {runner}", build),
+        verdict("linker", linker is not None, linked, install_command("clang lld")),
+        verdict("runner", there, str(runner) if there else f"no {runner}", build),
     ]
 
 
@@ -147,13 +144,12 @@ def jdk() -> list[Check]:
     match = re.search(r"javac (?:1\.)?(\d+)(\S*)", version or "")
     if not match:
         return [Check("jdk", False, f"no working {program}", fix)]
-    ok = int(match[1]) >= JDK_MAJOR
     found = f"{match[1]}{match[2]} at {home or shutil.which(program)}"
-    return [Check("jdk", ok, found if ok else f"{found}: {JDK_MAJOR} or newer is needed", "" if ok else fix)]
+    return [_new_enough("jdk", found, int(match[1]) >= JDK_MAJOR, str(JDK_MAJOR), fix)]
 
 
 def gradle() -> list[Check]:
-    """Gradle, of the version that the project of an app names or newer."""
+    """Gradle, at least in the version that an app's project names."""
     wanted = _gradle_wanted()
     fix = f"unpack https://services.gradle.org/distributions/gradle-{wanted}-bin.zip, and put its bin on PATH"
     version = output_of("gradle", "--version", timeout_s=60)
@@ -161,17 +157,12 @@ def gradle() -> list[Check]:
     if not match:
         return [Check("gradle", False, "no working gradle on PATH", fix)]
     found = f"{match[1]} at {shutil.which('gradle')}"
-    if _numbers(match[1]) < _numbers(wanted):
-        return [Check("gradle", False, f"{found}: {wanted} or newer is needed", fix)]
-    return [Check("gradle", True, found)]
+    return [_new_enough("gradle", found, _numbers(match[1]) >= _numbers(wanted), wanted, fix)]
 
 
 def _gradle_wanted() -> str:
-    wrapper = next(
-        path
-        for path in (base / "android/gradle/wrapper/gradle-wrapper.properties" for base in TEMPLATE_DIRECTORIES)
-        if path.is_file()
-    )
+    places = (base / "android/gradle/wrapper/gradle-wrapper.properties" for base in TEMPLATE_DIRECTORIES)
+    wrapper = next(filter(Path.is_file, places))
     match = re.search(r"gradle-([\d.]+)-bin\.zip", wrapper.read_text())
     assert match is not None
     return match[1]
@@ -182,55 +173,47 @@ def _numbers(version: str) -> list[int]:
 
 
 def rust() -> list[Check]:
-    """Rust and its Android target, with which MLC builds the tokenizers, and rustup, which its packaging calls."""
+    """Rust with its Android target, which builds MLC's tokenizers, and rustup, which MLC's packaging calls."""
+    fix, add = "install rustup from https://rustup.rs", f"rustup target add {RUST_TARGET}"
     rustup = output_of("rustup", "--version")
-    manager = (
-        Check("rustup", True, f"{rustup.splitlines()[0]} at {shutil.which('rustup')}")
-        if rustup
-        else Check("rustup", False, "no rustup on PATH", "install rustup from https://rustup.rs")
-    )
-    version = output_of("rustc", "--version")
-    sysroot = output_of("rustc", "--print", "sysroot")
+    found = f"{rustup.splitlines()[0]} at {shutil.which('rustup')}" if rustup else "no rustup on PATH"
+    manager = verdict("rustup", bool(rustup), found, fix)
+    version, sysroot = output_of("rustc", "--version"), output_of("rustc", "--print", "sysroot")
     if not version or not sysroot:
-        fix = "install rustup from https://rustup.rs"
-        return [
-            manager,
-            Check("rust", False, "no rustc on PATH", fix),
-            Check("rust-target", False, "no rustc on PATH", f"{fix}, then: rustup target add {RUST_TARGET}"),
-        ]
+        fixes = {"rust": fix, "rust-target": f"{fix}, then: {add}"}
+        return [manager, *(Check(name, False, "no rustc on PATH", each) for name, each in fixes.items())]
     targets = sorted(path.parent.name for path in Path(sysroot).glob("lib/rustlib/*/lib"))
     ok = RUST_TARGET in targets
     return [
         manager,
         Check("rust", True, f"{version.removeprefix('rustc ')} at {sysroot}"),
-        Check(
-            "rust-target",
-            ok,
-            RUST_TARGET if ok else f"only {', '.join(targets) or 'none'}",
-            "" if ok else f"rustup target add {RUST_TARGET}",
-        ),
+        verdict("rust-target", ok, RUST_TARGET if ok else f"only {', '.join(targets) or 'none'}", add),
     ]
 
 
 def mlc() -> list[Check]:
-    """The MLC-LLM that ``--engine mlc`` runs, and, in a checkout, its TVM."""
+    """The MLC-LLM for ``--engine mlc``, and a checkout's TVM."""
     try:
         checkout = find()
     except EdgeTransactError as error:
         return [Check(name, False, error.message, GET) for name in ("mlc", "mlc-tvm")]
     known = "a known pair" if checkout.is_known else f"not a known pair; {KNOWN_PAIR} is"
-    source, tvm = checkout.where, checkout.where / "3rdparty" / "tvm"
+    checks = [Check("mlc", True, f"{checkout.pair}, {known}; at {checkout.where}")]
     if not os.environ.get("MLC_LLM_SOURCE_DIR"):
-        tvm_check = Check("mlc-tvm", False, f"the installed {source} has no sources", GET)
-    elif not (tvm / "include" / "tvm").is_dir():
-        fix = f"git -C {source} submodule update --init --recursive"
-        tvm_check = Check("mlc-tvm", False, f"{tvm} is empty", fix)
-    else:
-        revision = output_of("git", "-C", str(tvm), "rev-parse", "--short=8", "HEAD") or "unknown revision"
-        note = "" if revision == PINNED_TVM else f" (our formats follow MLC-LLM's at {PINNED_TVM})"
-        problems = Runtime.read(tvm).lacks() if (tvm / "src").is_dir() else []
-        tvm_check = Check("mlc-tvm", True, f"revision {revision}{note}")
-        if problems:
-            fix = f"git -C {source} checkout {KNOWN_REVISION}, and git -C {source} submodule update --init --recursive"
-            tvm_check = Check("mlc-tvm", False, f"revision {revision} can't run our libraries: {problems[0]}", fix)
-    return [Check("mlc", True, f"{checkout.pair}, {known}; at {source}"), tvm_check]
+        return [*checks, Check("mlc-tvm", False, f"the installed {checkout.where} has no sources", GET)]
+    return [*checks, _mlc_tvm(checkout.where)]
+
+
+def _mlc_tvm(source: Path) -> Check:
+    """The TVM of an MLC-LLM checkout."""
+    tvm = source / "3rdparty" / "tvm"
+    update = f"git -C {source} submodule update --init --recursive"
+    if not (tvm / "include" / "tvm").is_dir():
+        return Check("mlc-tvm", False, f"{tvm} is empty", update)
+    revision = output_of("git", "-C", str(tvm), "rev-parse", "--short=8", "HEAD") or "unknown revision"
+    problems = Runtime.read(tvm).lacks() if (tvm / "src").is_dir() else []
+    if problems:
+        fix = f"git -C {source} checkout {KNOWN_REVISION}, and {update}"
+        return Check("mlc-tvm", False, f"revision {revision} can't run our libraries: {problems[0]}", fix)
+    note = "" if revision == PINNED_TVM else f" (our formats follow MLC-LLM's at {PINNED_TVM})"
+    return Check("mlc-tvm", True, f"revision {revision}{note}")

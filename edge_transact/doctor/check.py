@@ -1,4 +1,4 @@
-"""The result of one check, and how other programs are called."""
+"""The result of one check, and calls of other programs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ class Check:
     Attributes:
         name: Name of the thing, which `jobs.JOBS` refers to.
         ok: Whether it is installed and recent enough.
-        found: Its version and place, or where it was looked for.
-        fix: How exactly to get it; empty if `ok`.
+        found: Its version and place, or where doctor looked for it.
+        fix: The command or step that gets it; empty if `ok`.
     """
 
     name: str
     ok: bool
     found: str
     fix: str = ""
+
+
+def verdict(name: str, ok: bool, found: str, fix: str) -> Check:
+    """A check, with its fix only if something is missing."""
+    return Check(name, ok, found, "" if ok else fix)
 
 
 def output_of(*command: str, timeout_s: float = 20.0) -> str | None:

@@ -1,4 +1,4 @@
-"""The jobs that users have, and the checks that each of them needs."""
+"""Users' jobs, and the checks that each of them needs."""
 
 from __future__ import annotations
 

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from packaging.markers import Marker
 from packaging.requirements import Requirement
 
-from edge_transact.doctor.check import Check
+from edge_transact.doctor.check import Check, verdict
 from edge_transact.doctor.jobs import needed_for
 
 DISTRIBUTION = "edge-transact"
@@ -21,23 +20,17 @@ def _requirements() -> tuple[list[Requirement], dict[str, list[Requirement]]]:
     """The requirements of the package and of each extra, from pyproject.toml in a source tree, else from metadata."""
     if _SOURCE_TREE.is_file():
         project = tomllib.loads(_SOURCE_TREE.read_text())["project"]
-        extras = project.get("optional-dependencies", {})
-        return list(map(Requirement, project["dependencies"])), {
-            name: list(map(Requirement, lines)) for name, lines in extras.items()
-        }
-    always: list[Requirement] = []
-    extras = {}
-    for requirement in map(Requirement, metadata.requires(DISTRIBUTION) or ()):
-        names = [
-            extra
-            for extra in metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or ()
-            if requirement.marker and Marker(str(requirement.marker)).evaluate({"extra": extra})
-        ]
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            always.append(requirement)
-        for name in names:
-            extras.setdefault(name, []).append(requirement)
-    return always, extras
+        optional = project.get("optional-dependencies", {}).items()
+        extras = {name: list(map(Requirement, lines)) for name, lines in optional}
+        return list(map(Requirement, project["dependencies"])), extras
+    requirements = list(map(Requirement, metadata.requires(DISTRIBUTION) or ()))
+
+    def of(extra: str) -> list[Requirement]:
+        return [each for each in requirements if each.marker and each.marker.evaluate({"extra": extra})]
+
+    names = metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or ()
+    always = [each for each in requirements if each.marker is None] + of("")
+    return always, {name: found for name in names if (found := of(name))}
 
 
 def _expanded(extras: Mapping[str, Sequence[Requirement]], name: str) -> Iterator[Requirement]:
@@ -52,41 +45,38 @@ def _expanded(extras: Mapping[str, Sequence[Requirement]], name: str) -> Iterato
 
 def _state(requirements: Iterable[Requirement]) -> tuple[bool, str]:
     """Whether all are installed in a suitable version, and a list of names with versions."""
-    parts, ok = [], True
+    parts, suitable = [], []
     for requirement in requirements:
         try:
             version = metadata.version(requirement.name)
+            suitable.append(requirement.specifier.contains(version, prereleases=True))
+            needs = "" if suitable[-1] else f" (needs {requirement.specifier})"
+            parts.append(f"{requirement.name} {version}{needs}")
         except metadata.PackageNotFoundError:
+            suitable.append(False)
             parts.append(f"{requirement.name} missing")
-            ok = False
-            continue
-        right = requirement.specifier.contains(version, prereleases=True)
-        parts.append(f"{requirement.name} {version}" + ("" if right else f" (needs {requirement.specifier})"))
-        ok &= right
-    return ok, ", ".join(parts)
+    return all(suitable), ", ".join(parts)
 
 
 def install_command(package: str) -> str | None:
     """The command that installs a package with one of our extras; `None` if none has it."""
     for name, requirements in _requirements()[1].items():
         if needed_for(name) and package in (requirement.name for requirement in requirements):
-            return f"python -m pip install '{DISTRIBUTION}[{name}]'"
+            return _installs(name)
     return None
+
+
+def _installs(extra: str) -> str:
+    return f"python -m pip install '{DISTRIBUTION}[{extra}]'"
 
 
 def packages() -> list[Check]:
     """The packages that every job needs."""
-    ok, found = _state(_requirements()[0])
-    return [Check("packages", ok, found, "" if ok else f"python -m pip install --upgrade {DISTRIBUTION}")]
+    fix = f"python -m pip install --upgrade {DISTRIBUTION}"
+    return [verdict("packages", *_state(_requirements()[0]), fix)]
 
 
 def extras() -> list[Check]:
     """The packages of each extra that a job needs."""
-    checks = []
-    extras = _requirements()[1]
-    for name in extras:
-        if not needed_for(name):
-            continue
-        ok, found = _state(_expanded(extras, name))
-        checks.append(Check(name, ok, found, "" if ok else f"python -m pip install '{DISTRIBUTION}[{name}]'"))
-    return checks
+    found = _requirements()[1]
+    return [verdict(name, *_state(_expanded(found, name)), _installs(name)) for name in found if needed_for(name)]

@@ -9,16 +9,16 @@ import shutil
 import sys
 from pathlib import Path
 
-from edge_transact.doctor.check import Check, output_of
+from edge_transact.doctor.check import Check, output_of, verdict
 from edge_transact.system import memory
 
 PYTHON = (3, 11)
 DEMO_MEMORY_GIB = 6
-"""The most memory that the demo takes."""
+"""Peak memory of the demo."""
 DEMO_DISK_GIB = 4
 """Disk space for packages, and for the demo's checkpoints and libraries."""
 
-# It runs in another process, so that doctor can report a broken installation. TVM would import torch, for seconds.
+# Runs in another process, so that doctor can report a broken installation. Without torch, whose import takes seconds.
 _TVM_PROBE = """
 import json, sys
 sys.modules["torch"] = None
@@ -36,14 +36,13 @@ print(json.dumps({
 
 def python() -> list[Check]:
     """The running interpreter."""
-    ok = sys.version_info >= PYTHON
-    wanted = ".".join(map(str, PYTHON))
     found = f"{platform.python_version()} at {sys.executable}"
-    return [Check("python", ok, found, "" if ok else f"install Python {wanted} or newer, and make a new venv with it")]
+    fix = f"install Python {'.'.join(map(str, PYTHON))} or newer, and make a new venv with it"
+    return [verdict("python", sys.version_info >= PYTHON, found, fix)]
 
 
 def tvm_targets() -> list[Check]:
-    """The targets that TVM can generate code for. They all come with the wheel and need no SDK."""
+    """The targets that TVM can generate code for. All of them come with the wheel."""
     answer = output_of(sys.executable, "-c", _TVM_PROBE, timeout_s=120)
     try:
         probe = json.loads((answer or "").splitlines()[-1])
@@ -58,7 +57,7 @@ def tvm_targets() -> list[Check]:
         for name, architecture in (("host", host), ("aarch64", "aarch64"))
     ]
     checks += [(kind, kind in probe["codegen"], f"{kind} code: {what}") for kind in ("opencl", "metal")]
-    return [Check(name, ok, found, "" if ok else fix) for name, ok, found in checks]
+    return [verdict(name, ok, found, fix) for name, ok, found in checks]
 
 
 def compiler() -> list[Check]:
@@ -80,20 +79,11 @@ def resources() -> list[Check]:
     """Memory of this machine, and free space in the working directory."""
     total = memory.total_bytes() / 2**30
     free = shutil.disk_usage(Path.cwd()).free / 2**30
-    memory_ok, disk_ok = total >= DEMO_MEMORY_GIB, free >= DEMO_DISK_GIB
+    swap = f"{DEMO_MEMORY_GIB} GiB are needed: add swap, or use a larger machine"
+    room = f"{DEMO_DISK_GIB} GiB are needed: run edge-transact cache --clear, or use another directory"
     return [
-        Check(
-            "memory",
-            memory_ok,
-            f"{total:.1f} GiB",
-            "" if memory_ok else f"{DEMO_MEMORY_GIB} GiB are needed: add swap, or use a larger machine",
-        ),
-        Check(
-            "disk",
-            disk_ok,
-            f"{free:.1f} GiB free in {Path.cwd()}",
-            "" if disk_ok else f"{DEMO_DISK_GIB} GiB are needed: edge-transact cache --clear, or another directory",
-        ),
+        verdict("memory", total >= DEMO_MEMORY_GIB, f"{total:.1f} GiB", swap),
+        verdict("disk", free >= DEMO_DISK_GIB, f"{free:.1f} GiB free in {Path.cwd()}", room),
     ]
 
 
