@@ -114,7 +114,7 @@ def test_init_checks_what_it_is_given():
         ('model = "m"\n[prune]\nratio = nan\n', "line 3: prune.ratio is nan", "--json-schema"),
         ('model = "m"\n[prune]\nratio = 0.1\nheads = 2\n', "line 2: [prune]: ratio and heads", "Give one of ratio"),
         ('model = "m"\n[prune]\nshots = 2\n', "line 2: [prune]: no budget", "Give one of ratio"),
-        ('model = "m"\n[build\n', "not TOML", "Fix that line"),
+        ('model = "m"\n[build\n', "not TOML", "Correct that line"),
     ],
 )
 def test_a_mistake_is_named_by_line_key_and_value(text, where, fix):

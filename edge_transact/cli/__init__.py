@@ -96,9 +96,7 @@ COMMANDS = {
         OTHERS,
         "init",
     ),
-    "doctor": Entry(
-        "List what this machine has and lacks for each job, and how to install what is missing.", OTHERS, "doctor"
-    ),
+    "doctor": Entry("List what each job needs on this machine, and how to install what is missing.", OTHERS, "doctor"),
     "cache": Entry("List the cached results of earlier runs, or delete them.", OTHERS, "cache"),
     "push": Entry("Upload a checkpoint with its model card to the model hub.", OTHERS, "push"),
 }

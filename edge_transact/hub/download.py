@@ -24,22 +24,15 @@ def download(hub_id: str, kind: Literal["model", "dataset"], patterns: Sequence[
         hub_id: A string that `HUB_ID` matches.
         kind: The kind of repository.
         patterns: Globs of the files to download.
-        fix: What the user can name instead, for the errors.
+        fix: What the user can name instead, for error messages.
 
     Returns:
         The snapshot's directory in the hub's cache.
 
     Raises:
-        EdgeTransactError: The hub has no such repository or revision or can't be reached, or the repository is gated.
+        EdgeTransactError: The hub has no such repository or revision, refuses it, or can't be reached.
     """
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import errors, snapshot_download
     from huggingface_hub.utils import disable_progress_bars
 
     match = HUB_ID.fullmatch(hub_id)
@@ -51,51 +44,44 @@ def download(hub_id: str, kind: Literal["model", "dataset"], patterns: Sequence[
         logger.info(f"download {hub_id}")
     try:
         return Path(snapshot_download(repository, repo_type=kind, revision=revision, allow_patterns=list(patterns)))
-    except GatedRepoError as error:
-        raise EdgeTransactError(f"{repository} is gated", fix=_gated_fix(repository)) from error
-    except RevisionNotFoundError as error:
-        raise EdgeTransactError(
-            f"{repository} has no revision {revision!r}", fix=f"Name a branch, a tag or a commit: {repository}@main."
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise EdgeTransactError(
-            f"{repository} does not exist here, and the hub has no such {kind}",
-            fix=f"{fix} If it is private: hf auth login.",
-        ) from error
-    except LocalEntryNotFoundError as error:
-        if constants.HF_HUB_OFFLINE:
-            raise EdgeTransactError(
-                f"{hub_id} is not in the local cache, and HF_HUB_OFFLINE is set",
-                fix=f"Unset HF_HUB_OFFLINE to download it once. {fix}",
-            ) from error
-        raise EdgeTransactError(
-            f"{hub_id} does not exist here, and {constants.ENDPOINT} can't be reached",
-            fix=f"Check the network and HF_ENDPOINT. {fix}",
-        ) from error
-    except (HTTPError, OSError) as error:
-        raise refused(error) or EdgeTransactError(
-            f"downloading {hub_id} failed: {error}", fix="Run it again: it resumes."
-        ) from error
+    except (errors.HTTPError, OSError) as error:
+        raise _failure(error, hub_id, kind, fix) from error
+
+
+def _failure(error: Exception, hub_id: str, kind: str, fix: str) -> EdgeTransactError:
+    from huggingface_hub import constants, errors, get_token
+
+    repository, _, revision = hub_id.partition("@")
+    hub = constants.ENDPOINT
+    match error:
+        case errors.GatedRepoError():
+            page = f"{hub}/{repository}"
+            message, fix = f"{repository} is gated", f"Accept its licence at {page}, then log in: hf auth login."
+            if get_token():
+                fix = f"Your account has no access to it yet: ask for it at {page}."
+        case errors.RevisionNotFoundError():
+            message = f"{repository} has no revision {revision!r}"
+            fix = f"Name a branch, a tag or a commit: {repository}@main."
+        case errors.RepositoryNotFoundError():
+            message = f"{repository} does not exist here, and the hub has no such {kind}"
+            fix = f"{fix} If it is private: hf auth login."
+        case errors.LocalEntryNotFoundError() if constants.HF_HUB_OFFLINE:
+            message = f"{hub_id} is not in the local cache, and HF_HUB_OFFLINE is set"
+            fix = f"Unset HF_HUB_OFFLINE to download it once. {fix}"
+        case errors.LocalEntryNotFoundError():
+            message = f"{hub_id} does not exist here, and {hub} can't be reached"
+            fix = f"Check the network and HF_ENDPOINT. {fix}"
+        case _:
+            message, fix = f"downloading {hub_id} failed: {error}", "Run it again: it resumes."
+            return refused(error) or EdgeTransactError(message, fix=fix)
+    return EdgeTransactError(message, fix=fix)
 
 
 def refused(error: Exception) -> EdgeTransactError | None:
-    """The error to show if `error` is the hub's refusal of the token, otherwise `None`."""
+    """The error to show if the hub refuses the token, otherwise `None`."""
     status = getattr(getattr(error, "response", None), "status_code", None)
-    if status == 401:
-        return EdgeTransactError(
-            "the hub does not accept the token", fix="Log in again with hf auth login, or set HF_TOKEN."
-        )
-    if status == 403:
-        return EdgeTransactError(
-            "the token does not allow this", fix="Use a token with write access to it: hf auth login."
-        )
-    return None
-
-
-def _gated_fix(repository: str) -> str:
-    from huggingface_hub import constants, get_token
-
-    page = f"{constants.ENDPOINT}/{repository}"
-    if get_token():
-        return f"Your account has no access to it yet: ask for it at {page}."
-    return f"Accept its licence at {page}, then log in: hf auth login."
+    fixes = {
+        401: ("the hub does not accept the token", "Log in again with hf auth login, or set HF_TOKEN."),
+        403: ("the token does not allow this", "Use a token with write access: hf auth login."),
+    }
+    return EdgeTransactError(fixes[status][0], fix=fixes[status][1]) if status in fixes else None

@@ -43,10 +43,10 @@ class Published:
 
 
 def push_checkpoint(directory: Path, hub_id: str, *, private: bool = False) -> Published:
-    """Uploads a checkpoint that `prune` wrote, into a new or existing repository.
+    """Uploads a checkpoint that `prune` wrote into a new or existing repository.
 
-    The uploaded model card names the repository, and the branch, instead of the directory. If the source model is on
-    the hub, the card names it as ``base_model``.
+    The uploaded model card names the repository and the branch instead of the directory, and a source model on the hub
+    as ``base_model``.
 
     Args:
         directory: The checkpoint. Its headers are checked against its configuration before anything is sent.
@@ -69,7 +69,7 @@ def push_checkpoint(directory: Path, hub_id: str, *, private: bool = False) -> P
     from huggingface_hub.utils import disable_progress_bars
 
     if not get_token():
-        raise EdgeTransactError("not logged in to the hub", fix="Log in with a token for writing: hf auth login.")
+        raise EdgeTransactError("not logged in to the hub", fix="Log in with a token that can write: hf auth login.")
     if not progress.drawable():
         disable_progress_bars()
     files = [path for path in directory.rglob("*") if path.is_file() and _is_published(path.relative_to(directory))]
@@ -117,11 +117,11 @@ def _card(directory: Path, repository: str, revision: str | None) -> bytes:
     except FileNotFoundError as error:
         raise EdgeTransactError(
             f"{directory} has no model card ({CARD})",
-            fix="Push a directory that `prune` wrote, or write a card that says what the model is for.",
+            fix="Push a directory that `prune` wrote, or write a card that describes the model.",
         ) from error
     except (ValueError, YAMLError) as error:
         raise EdgeTransactError(
-            f"{directory / CARD} has no valid YAML between its --- lines: {error}", fix="Correct the YAML."
+            f"{directory / CARD} has invalid YAML between its --- lines: {error}", fix="Correct the YAML."
         ) from error
     here, there = f'from_pretrained("{directory.name}"', f'from_pretrained("{repository}"'
     card.text = card.text.replace(here, f'{there}, revision="{revision}"' if revision else there)

@@ -1,4 +1,4 @@
-"""Writing and changing ``edge-transact.toml``: comments, order and spacing stay as their author left them."""
+"""Writes and changes ``edge-transact.toml``; comments, order and spacing stay."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write_project(path: Path, given: Mapping[str, Any], *, force: bool = False) 
 
     Args:
         path: The file.
-        given: Values by key; `None` leaves what the file, or the template of a new one, has.
+        given: Values by key; `None` keeps the value of the file, or of a new file's template.
         force: Change an existing file instead of refusing it.
 
     Raises:
@@ -34,7 +34,7 @@ def write_project(path: Path, given: Mapping[str, Any], *, force: bool = False) 
     """
     if path.exists():
         if not force:
-            raise EdgeTransactError(f"{path} exists", fix="Edit it, or change it from here with --force.")
+            raise EdgeTransactError(f"{path} exists", fix="Edit it, or change it with --force.")
         project, text = read_project(path), path.read_text(encoding="utf-8")
     else:
         text = _new_file()

@@ -25,10 +25,9 @@ DEFAULT_OUTPUT = "dist"
 
 
 class Prune(PruneChoices):
-    """How the model is pruned before it is built: how small, and how what stays is chosen.
+    """Pruning before the build. Without a budget, only the calibration text for rounding.
 
-    Bytes are counted in the build's quantization and for its context. Without a budget, it says which text a rounding
-    reads.
+    Bytes are counted in the build's quantization and for its context.
     """
 
     @model_validator(mode="after")
@@ -40,15 +39,15 @@ class Prune(PruneChoices):
 
 
 class Heal(HealOptions):
-    """How the pruned model is trained before it is built, to predict again what its source predicts."""
+    """Training of the pruned model before the build."""
 
 
 class Build(BuildOptions):
-    """What is built, and with which sizes."""
+    """The build and its sizes."""
 
 
 class Project(Options):
-    """One build: a model, perhaps pruned, for some targets, into a directory."""
+    """One build of a model, optionally pruned and trained, into a directory."""
 
     model: str = Field(description="A directory, a hub id, a .gguf file, demo:smollm2 or demo:tiny.")
     output: str = Field(DEFAULT_OUTPUT, description="The DIST directory to make.")
@@ -63,9 +62,7 @@ class Project(Options):
         return self
 
     def overridden(self, given: Mapping[str, Any]) -> Project:
-        """The project with the options that are given, not `None`, instead of the file's values.
-
-        A budget replaces the file's, of whatever kind.
+        """The project with options replaced by those in `given` that aren't `None`. Any budget replaces the file's.
 
         Raises:
             UsageError: A value is out of range, or there is no budget or more than one, named as on the command line.
@@ -95,45 +92,39 @@ def read_project(path: Path) -> Project:
     """The project in a file.
 
     Raises:
-        EdgeTransactError: The file isn't TOML or not as the schema says: the line, the key, the value, what was meant.
+        EdgeTransactError: The file isn't TOML, or breaks the schema; the message has line, key, value and a suggestion.
     """
     try:
         text = path.read_text(encoding="utf-8")
         return Project.model_validate(tomllib.loads(text), context=IN_A_FILE)
     except tomllib.TOMLDecodeError as error:
         raise EdgeTransactError(
-            f"{path} is not TOML: {error}", fix="Fix that line, or write the file again: init."
+            f"{path} is not TOML: {error}", fix="Correct that line, or start over: init."
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise EdgeTransactError(
-            f"{path} can't be read: {error}", fix="Check the file, or write it again: init."
-        ) from error
+        raise EdgeTransactError(f"{path} can't be read: {error}", fix="Check the file, or start over: init.") from error
     except ValidationError as error:
         raise _file_error(path, text, error) from error
 
 
 def json_schema() -> dict[str, Any]:
     """The schema of the file, for editors."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Project.model_json_schema(),
-        "title": FILE,
-    }
+    draft = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": draft, **Project.model_json_schema(), "title": FILE}
 
 
 def _file_error(path: Path, text: str, error: ValidationError) -> EdgeTransactError:
-    # A misspelt key may be the missing one, so it comes first.
+    # First a misspelt key, because it may be the missing one.
     first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     keys = _keys(first)
     line = _line(text, keys)
-    where = f"{path}, line {line}" if line else str(path)
     message, fix = _explain(first, keys)
-    return EdgeTransactError(f"{where}: {message}", fix=fix)
+    return EdgeTransactError(f"{path}{f', line {line}' if line else ''}: {message}", fix=fix)
 
 
 def _keys(error: ErrorDetails) -> list[str]:
-    """Section and key, or a key without a section. The rest of the place counts list entries and types."""
-    # What is wrong with the file as a whole is that [prune] has no budget.
+    """Section and key, or a key without a section. The rest of the location is list indices and types."""
+    # An error of the whole file is a [prune] without a budget.
     return [key for key in error["loc"] if isinstance(key, str)][:2] or ["prune"]
 
 
@@ -151,10 +142,8 @@ def _explain(error: ErrorDetails, keys: Sequence[str]) -> tuple[str, str]:
     if cause is not None:
         return f"[{name}]: {cause}", "Give one of ratio, target_params, widths, or heads with intermediate."
     message = error["msg"][0].lower() + error["msg"][1:]
-    return (
-        f"{name} is {error['input']!r}: {message}",
-        "Correct the value; edge-transact init --json-schema lists all keys.",
-    )
+    fix = "Correct the value; edge-transact init --json-schema lists all keys."
+    return f"{name} is {error['input']!r}: {message}", fix
 
 
 def _line(text: str, keys: Sequence[str]) -> int | None:
