@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import statistics
 from collections import defaultdict
@@ -144,9 +145,8 @@ def _write_random(definition: Definition, plan: WidthPlan, library: Path, direct
     import tvm
     from tvm import relax
 
-    from edge_transact.compiler.library import read_metadata
-
-    metadata = read_metadata(relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu()))
+    machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
+    metadata = json.loads(str(machine["_metadata"]()))
     random = np.random.default_rng(0)
     writer = ShardWriter(directory)
     for parameter in metadata["params"]:

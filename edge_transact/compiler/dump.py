@@ -10,24 +10,18 @@ import tvm
 from tvm import IRModule
 from tvm.relax import VMExecutable
 
-DEFINITION = "definition"
-"""The phase before the pipeline's own: the module that the definition exports."""
-
 SOURCE_FORMATS = {"llvm": "ll", "opencl": "cl", "metal": "metal", "cuda": "cu"}
 """A runtime module's kind to the format of its source, which is the file's suffix too."""
 
 
 def dump_module(directory: Path, number: int, phase: str, mod: IRModule) -> None:
     """Write a module after a phase as TVMScript: ``02-fused.py``."""
+    directory.mkdir(parents=True, exist_ok=True)
     (directory / f"{number:02d}-{phase}.py").write_text(mod.script() + "\n")
 
 
 def dump_code(directory: Path, executable: VMExecutable) -> None:
-    """Write the bytecode and the generated code.
-
-    ``bytecode.txt``, ``host.ll`` (LLVM IR; all code where the target is a CPU) and, for a GPU, its kernels' source,
-    such as ``device.cl``.
-    """
+    """Write ``bytecode.txt``, ``host.ll`` (LLVM IR) and a GPU's kernels, such as ``device.cl``."""
     (directory / "bytecode.txt").write_text(executable.as_text())
     counts: Counter[str] = Counter()
     for module in _imports(executable.mod):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,26 +15,16 @@ from edge_transact.system.cpu import FLAGS, I8MM_AT_RUN_TIME
 
 if TYPE_CHECKING:
     import tvm
-    from tvm import relax
+    from tvm import IRModule, relax
+    from tvm.relax.frontend import nn
+
+    from edge_transact.compiler.lowering import Lowered
 
 KERNELS_STEP = "compile kernels"
 """The description of the bar while a host library's kernels are compiled."""
 
 TOP_PROBS = 5
 """How many of the likeliest tokens' probabilities the engine can ask for per sample."""
-
-
-@dataclass(frozen=True)
-class BuiltLibrary:
-    """A library that was built.
-
-    Attributes:
-        path: The file.
-        metadata: What its ``_metadata`` returns.
-    """
-
-    path: Path
-    metadata: dict[str, Any]
 
 
 def build_library(
@@ -46,7 +34,7 @@ def build_library(
     model_lib: str,
     path: Path,
     dump: Path | None = None,
-) -> BuiltLibrary:
+) -> dict[str, Any]:
     """Compile a definition for a target.
 
     Args:
@@ -58,32 +46,49 @@ def build_library(
         dump: A directory for the intermediate forms: the module after each of `pipeline.phases` (TVMScript), the
             bytecode and the generated code.
 
+    Returns:
+        What the library's ``_metadata`` returns.
+
     Raises:
         EdgeTransactError: The library fails `archive.check_library`, exceeds the target's profile (`limits`), or
-            allocates what ``memory_usage`` doesn't count.
+            allocates memory that ``memory_usage`` doesn't count.
     """
-    import tvm
-    from tvm import relax
-
-    from edge_transact.compiler.dump import DEFINITION, dump_code, dump_module
     from edge_transact.compiler.limits import require_buffers, require_launches
-    from edge_transact.compiler.lowering import PIPELINE, Lowered
     from edge_transact.compiler.modules import quantize_modules
-    from edge_transact.compiler.objects import CompileKernels
-    from edge_transact.compiler.passes.memory import check_temporaries
-    from edge_transact.compiler.pipeline import pipeline
+    from edge_transact.compiler.passes import memory
 
-    config = definition.config
-    tvm_target = target.tvm_target()
     # A phone's GPU sums in the model's dtype, as MLC's kernels do; on a CPU, nothing is faster than float32.
     accumulate = "float32" if target.device == "llvm" else quantization.model_dtype
     model = quantize_modules(definition.model(), quantization, accumulate)
+    tvm_target = target.tvm_target()
     with tvm_target:
         mod, parameters, _ = model.export_tvm(spec=model.get_default_spec(), allow_extern=True)
     if target.is_system_lib and target.device != "llvm":
         # It returns the logits of every position, for perplexity on this host, and would enlarge a phone's workspace.
         del mod["batch_verify"]
-    metadata = {
+    prefix = system_lib_prefix(model_lib) if target.is_system_lib else ""
+    if prefix:
+        mod = mod.with_attrs({"system_lib_prefix": prefix})
+    metadata = _metadata(definition, quantization, tvm_target, parameters)
+    executable, planned, lowered = _compile(mod, target, tvm_target, metadata, dump)
+    if target.profile is not None:
+        require_buffers(target.profile, planned)
+        require_launches(target.profile, lowered.mod)
+    if target.device != "llvm":
+        memory.check_temporaries(planned, lowered.mod, prefix)
+    _export(executable, path, target, model_lib)
+    return metadata
+
+
+def _metadata(
+    definition: Definition,
+    quantization: Quantization,
+    target: tvm.target.Target,
+    parameters: list[tuple[str, nn.Parameter]],
+) -> dict[str, Any]:
+    """What MLC's engine reads from a library, without what the passes add."""
+    config = definition.config
+    return {
         "model_type": MODEL_TYPE,
         "quantization": quantization.name,
         "context_window_size": config.context_window_size,
@@ -97,7 +102,7 @@ def build_library(
         "kv_state_kind": "kv_cache",
         "model_task": "chat",
         "active_vocab_size": config.vocab_size,
-        **_cpu(tvm_target),
+        **_cpu(target),
         "params": [
             {
                 "name": name,
@@ -109,65 +114,6 @@ def build_library(
             for name, parameter in parameters
         ],
     }
-    bounds = {
-        "total_seq_len": config.context_window_size,
-        "seq_len": config.prefill_chunk_size,
-        "batch_size": config.max_batch_size,
-        "num_samples": config.max_batch_size,
-        "num_positions": TOP_PROBS * config.max_batch_size,
-        "vocab_size": config.vocab_size,
-    }
-    if target.is_system_lib:
-        mod = mod.with_attrs({"system_lib_prefix": system_lib_prefix(model_lib)})
-
-    if dump is not None:
-        dump.mkdir(parents=True, exist_ok=True)
-        dump_module(dump, 0, DEFINITION, mod)
-
-    made: dict[str, tvm.IRModule] = {}
-
-    def observe(number: int, phase: str, module: tvm.IRModule) -> None:
-        made[phase] = module
-        if dump is not None:
-            dump_module(dump, number, phase, module)
-
-    lowered = Lowered()
-
-    relax_pipeline = pipeline(tvm_target, metadata, bounds, observe)
-    # A dump shows the kernels' code, and a system library's symbols begin with its own name.
-    if target.device == "llvm" and not target.is_system_lib and dump is None:
-        relax_pipeline = tvm.transform.Sequential([relax_pipeline, CompileKernels(tvm_target, KERNELS_STEP)])
-
-    def compile_with(**options: bool) -> relax.VMExecutable:
-        config = {f"tirx.{name}": value for name, value in options.items()}
-        with tvm.transform.PassContext(opt_level=3, config=config, instruments=[lowered]):
-            return relax.build(
-                mod,
-                target=tvm_target,
-                relax_pipeline=relax_pipeline,
-                tir_pipeline=PIPELINE,
-                system_lib=target.is_system_lib,
-            )
-
-    try:
-        executable = compile_with()
-    except RuntimeError as error:
-        # TVM 0.26's common subexpression elimination fails on its own attention kernels for some head dims, such as 48.
-        # The driver's compiler eliminates them anyway.
-        if "cse_" not in str(error):
-            raise
-        executable = compile_with(disable_cse_tir=True)
-    if dump is not None:
-        dump_code(dump, executable)
-    if target.profile is not None:
-        # Not in passes: TVM makes a RuntimeError of every error in them.
-        require_buffers(target.profile, made["planned"])
-        require_launches(target.profile, lowered.mod)
-    if target.device != "llvm":
-        prefix = system_lib_prefix(model_lib) if target.is_system_lib else ""
-        check_temporaries(made["planned"], lowered.mod, prefix)
-    _export(executable, path, target, model_lib)
-    return BuiltLibrary(path, metadata)
 
 
 def _cpu(target: tvm.target.Target) -> dict[str, dict[str, str | int | list[str]]]:
@@ -183,6 +129,68 @@ def _cpu(target: tvm.target.Target) -> dict[str, dict[str, str | int | list[str]
     features = sorted(set(codegen.llvm_get_cpu_features(target)) & set(FLAGS) - asked_for)
     name, threads = str(target.attrs.get("mcpu", "generic")), int(target.attrs["num-cores"])
     return {"cpu": {"name": name, "features": features, "threads": threads}}
+
+
+def _compile(
+    mod: IRModule, target: BuildTarget, tvm_target: tvm.target.Target, metadata: dict[str, Any], dump: Path | None
+) -> tuple[relax.VMExecutable, IRModule, Lowered]:
+    """The executable, the module with memory planned, and its lowered kernels. The passes add to `metadata`."""
+    import tvm
+    from tvm import relax
+
+    from edge_transact.compiler.dump import dump_code, dump_module
+    from edge_transact.compiler.lowering import PIPELINE, Lowered
+    from edge_transact.compiler.objects import compile_kernels
+    from edge_transact.compiler.pipeline import phases
+
+    batch = metadata["max_batch_size"]
+    bounds = {
+        "total_seq_len": metadata["context_window_size"],
+        "seq_len": metadata["prefill_chunk_size"],
+        "batch_size": batch,
+        "num_samples": batch,
+        "num_positions": TOP_PROBS * batch,
+        "vocab_size": metadata["active_vocab_size"],
+    }
+    made: dict[str, IRModule] = {}
+
+    def run_phases(mod: IRModule) -> IRModule:
+        for name, passes in {"definition": [], **phases(tvm_target, metadata, bounds)}.items():
+            for run in passes:
+                mod = run(mod)
+            if dump is not None:
+                dump_module(dump, len(made), name, mod)
+            made[name] = mod
+        # A dump shows the kernels' code, and a system library's symbols begin with its own name.
+        if target.device == "llvm" and not target.is_system_lib and dump is None:
+            mod = compile_kernels(mod, tvm_target, KERNELS_STEP)
+        return mod
+
+    lowered = Lowered()
+
+    def compile_with(**options: bool) -> relax.VMExecutable:
+        made.clear()
+        config = {f"tirx.{name}": value for name, value in options.items()}
+        with tvm.transform.PassContext(opt_level=3, config=config, instruments=[lowered]):
+            return relax.build(
+                mod,
+                target=tvm_target,
+                relax_pipeline=run_phases,
+                tir_pipeline=PIPELINE,
+                system_lib=target.is_system_lib,
+            )
+
+    try:
+        executable = compile_with()
+    except RuntimeError as error:
+        # TVM 0.26's common subexpression elimination fails on its own attention kernels for some head dims, such as 48.
+        # The driver's compiler eliminates them anyway.
+        if "cse_" not in str(error):
+            raise
+        executable = compile_with(disable_cse_tir=True)
+    if dump is not None:
+        dump_code(dump, executable)
+    return executable, made["planned"], lowered
 
 
 def _export(executable: relax.VMExecutable, path: Path, target: BuildTarget, model_lib: str) -> None:
@@ -201,8 +209,3 @@ def _export(executable: relax.VMExecutable, path: Path, target: BuildTarget, mod
         if target.name.startswith("android") and (linker := android_linker()):
             link_android(fresh, Path(workspace) / "linked.so", linker)
         os.replace(fresh, path)
-
-
-def read_metadata(module: relax.VirtualMachine) -> dict[str, Any]:
-    """What a loaded library's ``_metadata`` returns."""
-    return json.loads(str(module["_metadata"]()))

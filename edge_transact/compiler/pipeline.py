@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import tvm
 from tvm import IRModule, relax, tirx
 from tvm.s_tir import dlight
 
-from edge_transact.compiler.cpu import heads as cpu_heads
 from edge_transact.compiler.cpu.kernels import CPUKernels
-from edge_transact.compiler.cpu.schedules import ScheduleForCPU
-from edge_transact.compiler.gpu import heads as gpu_heads
+from edge_transact.compiler.cpu.schedules import schedule_for_cpu
 from edge_transact.compiler.gpu import schedules as gpu_schedules
 from edge_transact.compiler.gpu.kernels import MetalKernels, OpenCLKernels
 from edge_transact.compiler.matmul import Matmul
-from edge_transact.compiler.passes.attach import AttachBounds, AttachEmbeddingAllocation, AttachMetadata
-from edge_transact.compiler.passes.checks import OmitChecks
-from edge_transact.compiler.passes.decode_token import AttachDecodeToken
-from edge_transact.compiler.passes.fuse_matmuls import FuseMatmuls
-from edge_transact.compiler.passes.keep_weights import KeepWeights
-from edge_transact.compiler.passes.kv_cache import CreateKVCache
-from edge_transact.compiler.passes.logits import AttachLogitProcessors, AttachSoftmax
-from edge_transact.compiler.passes.reshapes import JoinReshapes
-from edge_transact.compiler.passes.sampling import AttachSampling
-from edge_transact.compiler.passes.share_heads import ShareHeads
-from edge_transact.compiler.passes.share_tensors import ShareTensors
+from edge_transact.compiler.passes.attach import attach_bounds, attach_embedding_allocation, attach_metadata
+from edge_transact.compiler.passes.checks import omit_checks
+from edge_transact.compiler.passes.decode_token import attach_decode_token
+from edge_transact.compiler.passes.fuse_matmuls import Kernels, fuse_matmuls
+from edge_transact.compiler.passes.kv_cache import create_kv_cache
+from edge_transact.compiler.passes.logits import attach_logit_processors, attach_softmax
+from edge_transact.compiler.passes.reshapes import join_reshapes
+from edge_transact.compiler.passes.sampling import attach_sampling
+from edge_transact.compiler.passes.share_heads import share_heads
+from edge_transact.compiler.passes.tensors import keep_weights, share_tensors
 
-Phases = dict[str, list[tvm.transform.Pass]]
-"""Passes in order, in named groups."""
+Pass = Callable[[IRModule], IRModule]
 
 
-def phases(target: tvm.target.Target, metadata: dict[str, Any], bounds: Mapping[str, int]) -> Phases:
-    """The passes from the definition's module to what `relax.build` generates code for.
+def phases(target: tvm.target.Target, metadata: dict[str, Any], bounds: Mapping[str, int]) -> dict[str, list[Pass]]:
+    """The passes from the definition's module to what `relax.build` generates code for: in order, in named groups.
 
     Args:
         target: Runs the kernels; its host runs the bytecode.
@@ -41,29 +38,30 @@ def phases(target: tvm.target.Target, metadata: dict[str, Any], bounds: Mapping[
         bounds: The largest value of each symbolic size, by name.
     """
     on_cpu, on_metal = target.kind.name == "llvm", target.kind.name == "metal"
-    schedules = ScheduleForCPU() if on_cpu else dlight.ApplyDefaultSchedule(*gpu_schedules.rules(target.kind.name))
-    gpu_kernels = MetalKernels() if on_metal else OpenCLKernels()
-    kernels = CPUKernels(target, metadata["max_batch_size"]) if on_cpu else gpu_kernels
+    kernels: Kernels = MetalKernels() if on_metal else OpenCLKernels()
+    schedule: Pass = dlight.ApplyDefaultSchedule(*gpu_schedules.rules(target.kind.name))
+    if on_cpu:
+        kernels, schedule = CPUKernels(target, metadata["max_batch_size"]), schedule_for_cpu
     matmuls: dict[str, Matmul] = {}
     return {
         # Functions that MLC's engine needs in addition to the model's own.
         "attached": [
-            CreateKVCache(target, metadata),
-            AttachSoftmax(),
-            AttachLogitProcessors(target),
-            *([AttachSampling(target)] if on_metal else []),
-            AttachEmbeddingAllocation(metadata["prefill_chunk_size"]),
-            AttachBounds(dict(bounds)),
+            partial(create_kv_cache, target=target, metadata=metadata),
+            attach_softmax,
+            partial(attach_logit_processors, target=target),
+            *([partial(attach_sampling, target=target)] if on_metal else []),
+            partial(attach_embedding_allocation, prefill_chunk_size=metadata["prefill_chunk_size"]),
+            partial(attach_bounds, bounds=bounds),
             tirx.transform.BindTarget(target),
         ],
         "fused": [
-            FuseMatmuls(kernels, matmuls),
-            ShareHeads(metadata, cpu_heads) if on_cpu else ShareHeads(metadata, gpu_heads, gpu_kernels, matmuls),
+            partial(fuse_matmuls, kernels=kernels, made=matmuls),
+            partial(share_heads, metadata=metadata, kernels=kernels, matmuls={} if on_cpu else matmuls),
         ],
         # Operators become kernels, element-wise ones fused behind the matmuls.
         "legalized": [
             *([relax.backend.DispatchSortScan()] if on_metal else []),
-            JoinReshapes(),
+            join_reshapes,
             relax.transform.LegalizeOps(),
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.FoldConstant(),
@@ -71,55 +69,28 @@ def phases(target: tvm.target.Target, metadata: dict[str, Any], bounds: Mapping[
             relax.transform.FuseTIR(),
             relax.transform.DeadCodeElimination(),
         ],
-        # In 32 bits GPUs compute addresses faster. CPUs would extend each before they add it to a pointer.
-        "scheduled": [schedules, *([] if on_cpu else [tirx.transform.ForceNarrowIndexToInt32()]), OmitChecks()],
+        # GPUs compute addresses faster in 32 bits; CPUs would extend each before they add it to a pointer.
+        "scheduled": [schedule, *([] if on_cpu else [tirx.transform.ForceNarrowIndexToInt32()]), omit_checks],
         "planned": [
             relax.transform.RewriteDataflowReshape(),
             # Kernels of reshapes that are views now.
             relax.transform.DeadCodeElimination(),
             relax.transform.ToNonDataflow(),
             relax.transform.RemovePurityChecking(),
-            *([AttachDecodeToken()] if on_cpu else []),
+            *([attach_decode_token] if on_cpu else []),
             relax.transform.CallTIRRewrite(),
             relax.transform.StaticPlanBlockMemory(),
-            AttachMetadata(metadata, bounds),
+            partial(attach_metadata, metadata=metadata, bounds=bounds),
         ],
         # Calls of the virtual machine.
         "lowered": [
             relax.transform.LowerAllocTensor(),
             relax.transform.ComputePrimValue(),
-            ShareTensors(),
+            share_tensors,
             relax.transform.KillAfterLastUse(),
-            KeepWeights(),
+            keep_weights,
             relax.transform.LowerRuntimeBuiltin(),
             relax.transform.VMShapeLower(),
             relax.transform.AttachGlobalSymbol(),
         ],
     }
-
-
-def pipeline(
-    target: tvm.target.Target,
-    metadata: dict[str, Any],
-    bounds: Mapping[str, int],
-    observe: Callable[[int, str, IRModule], None] | None = None,
-) -> tvm.transform.Pass:
-    """The relax pipeline for `relax.build`: all `phases`.
-
-    Args:
-        target: As in `phases`.
-        metadata: As in `phases`.
-        bounds: As in `phases`.
-        observe: Called after each phase with its number, from 1 on, its name and the module.
-    """
-
-    @tvm.transform.module_pass(opt_level=0, name="EdgeTransact")
-    def run(mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
-        with target:
-            for number, (name, passes) in enumerate(phases(target, metadata, bounds).items(), 1):
-                mod = tvm.transform.Sequential(passes)(mod)
-                if observe is not None:
-                    observe(number, name, mod)
-        return mod
-
-    return run

@@ -41,8 +41,8 @@ def archives(source) -> dict[str, Archive]:
             dump = source.directory / f"{name}-dump" if name == "android" else None
             named, target = library_name(MODEL_LIB, name), get_target(name)
             with planned() as modules:
-                built = library.build_library(source.definition, quantization, target, named, path, dump)
-        made[name] = Archive(path, executables[0].mod, modules[-1], built.metadata, dump)
+                metadata = library.build_library(source.definition, quantization, target, named, path, dump)
+        made[name] = Archive(path, executables[0].mod, modules[-1], metadata, dump)
     return made
 
 

@@ -5,7 +5,7 @@ import tvm
 
 from edge_transact.compiler.cpu.kernels import CPUKernels
 from edge_transact.compiler.modules import quantize_modules
-from edge_transact.compiler.passes.fuse_matmuls import FuseMatmuls
+from edge_transact.compiler.passes.fuse_matmuls import fuse_matmuls
 from edge_transact.quantization import get_quantization
 from tests.support.cpu_kernels import HOST
 from tests.support.relax_calls import calls
@@ -14,7 +14,7 @@ from tests.support.relax_calls import calls
 def fused(source, name: str, max_batch_size: int = 1) -> tvm.IRModule:
     model = quantize_modules(source.definition.model(), get_quantization(name), "float32")
     mod, _, _ = model.export_tvm(spec=model.get_default_spec(), allow_extern=True)
-    return FuseMatmuls(CPUKernels(HOST, max_batch_size))(mod)
+    return fuse_matmuls(mod, CPUKernels(HOST, max_batch_size), {})
 
 
 @pytest.mark.parametrize(("function", "prefix"), [("decode", "w4_decode"), ("batch_decode", "w4_batch")])

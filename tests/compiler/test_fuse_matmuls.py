@@ -1,4 +1,4 @@
-"""FuseMatmuls fuses what a kernel can take over, and nothing that other operators read."""
+"""fuse_matmuls fuses what a kernel can take over, and nothing that other operators read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tvm.relax.frontend.nn import op
 from edge_transact.compiler.gpu.kernels import OpenCLKernels
 from edge_transact.compiler.matmul import MATMUL, Matmul, weight_block
 from edge_transact.compiler.modules import quantize_modules
-from edge_transact.compiler.passes.fuse_matmuls import FuseMatmuls
+from edge_transact.compiler.passes.fuse_matmuls import fuse_matmuls
 from edge_transact.quantization import get_quantization
 from tests.support.relax_calls import calls
 
@@ -79,7 +79,7 @@ CASES = {
 def test_what_follows_a_matmul(case):
     after, fused, left = CASES[case]
     kernels = Kernels()
-    mod = FuseMatmuls(kernels)(exported(after))
+    mod = fuse_matmuls(exported(after), kernels, {})
     (matmul,) = kernels.matmuls
     assert {name for name in ("bias", "gated", "residual") if getattr(matmul, name)} == fused
     names = calls(mod["forward"])

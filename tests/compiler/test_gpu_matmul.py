@@ -9,7 +9,7 @@ from edge_transact.compiler.gpu.embedding import embed
 from edge_transact.compiler.gpu.kernels import OpenCLKernels
 from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.modules import quantize_modules
-from edge_transact.compiler.passes.fuse_matmuls import FuseMatmuls
+from edge_transact.compiler.passes.fuse_matmuls import fuse_matmuls
 from edge_transact.compiler.targets import get_target
 from edge_transact.quantization import get_quantization
 from tests.support.gpu_kernels import compiled, weights
@@ -115,7 +115,7 @@ def test_rows_that_local_memory_does_not_hold_are_normalized_by_a_kernel_of_thei
 def test_kernels_are_shared_by_layers_of_different_widths(source):
     model = quantize_modules(source.definition.model(), get_quantization("q4f16_0"), "float16")
     mod, _, _ = model.export_tvm(spec=model.get_default_spec(), allow_extern=True)
-    mod = FuseMatmuls(OpenCLKernels())(mod)
+    mod = fuse_matmuls(mod, OpenCLKernels(), {})
     layers = source.definition.config.num_hidden_layers
     made = calls(mod["decode"])
     # qkv, o, gate and up, down; one product of an odd width has features that are no multiple of 8.

@@ -72,7 +72,8 @@ def test_padded_heads_are_multiplied_only_where_vectors_of_eight_are_aligned(hea
     with target:
         mod, _, _ = model.export_tvm(spec=model.get_default_spec(), allow_extern=True)
         for name in ("attached", "fused"):
-            mod = tvm.transform.Sequential(phases[name])(mod)
+            for run in phases[name]:
+                mod = run(mod)
     names = {var.name_hint for var, _ in mod.functions_items()}
     assert any(name.endswith("padded") for name in names) == (head_dim % 8 == 0)
     assert any(name.startswith("heads_without_padding") for name in names) == (head_dim % 8 != 0)
@@ -81,8 +82,8 @@ def test_padded_heads_are_multiplied_only_where_vectors_of_eight_are_aligned(hea
 @pytest.mark.slow
 def test_a_layer_whose_heads_lost_dims_on_an_iphone(own_dims, no_cache, monkeypatch):
     """Without the kernels of sampling, too."""
-    monkeypatch.setattr(pipeline, "AttachSampling", lambda _target: tvm.transform.Sequential([]))
+    monkeypatch.setattr(pipeline, "attach_sampling", lambda mod, target: mod)
     path = own_dims.directory / "iphone.tar"
     definition = own_dims.definition.truncated(1)
-    built = build_library(definition, get_quantization("q4f16_0"), get_target("iphone"), "edge_llama_own_dims", path)
-    assert path.is_file() and built.metadata["kv_cache"]["head_dim"] == own_dims.checkpoint.plan.cache_head_dim
+    metadata = build_library(definition, get_quantization("q4f16_0"), get_target("iphone"), "edge_llama_own_dims", path)
+    assert path.is_file() and metadata["kv_cache"]["head_dim"] == own_dims.checkpoint.plan.cache_head_dim

@@ -8,7 +8,7 @@ import tvm
 from tvm import relax, tirx, topi
 
 from edge_transact import cache
-from edge_transact.compiler.objects import KERNEL_LINES, CompileKernels
+from edge_transact.compiler.objects import KERNEL_LINES, compile_kernels
 from edge_transact.compiler.targets import get_target
 
 
@@ -29,10 +29,11 @@ def library(tmp_path, **addends: float):
             value = builder.emit_output(value)
         builder.emit_func_output(value)
     target = get_target("host").tvm_target()
-    passes = tvm.transform.Sequential([relax.get_pipeline("default_build"), CompileKernels(target)])
     path = tmp_path / f"{len(list(tmp_path.iterdir()))}.so"
     with target:
-        relax.build(builder.get(), target, relax_pipeline=passes).export_library(str(path))
+        mod = relax.get_pipeline("default_build")(builder.get())
+        executable = relax.build(compile_kernels(mod, target), target, relax_pipeline=None)
+    executable.export_library(str(path))
     return relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())["main"]
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tvm import relax
 
-from edge_transact.compiler.passes.reshapes import JoinReshapes
+from edge_transact.compiler.passes.reshapes import join_reshapes
 
 SHAPES = [(24,), (2, 12), (4, 6), (2, 3, 4), (1, 24, 1)]
 
@@ -28,7 +28,7 @@ def reshaped(shapes):
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.sampled_from(SHAPES), min_size=2, max_size=5))
 def test_at_most_one_reshape_is_left(shapes):
-    mod = JoinReshapes()(reshaped(shapes))
+    mod = join_reshapes(reshaped(shapes))
     assert mod.script().count("R.reshape(") == (shapes[0] != shapes[-1])
     machine = relax.VirtualMachine(tvm.compile(mod, target="llvm"), tvm.cpu())
     numbers = np.arange(24, dtype=np.float32).reshape(shapes[0])
@@ -44,4 +44,4 @@ def test_what_is_used_in_between_stays():
             last = builder.emit(relax.op.reshape(between, (6, 4)))
             both = builder.emit_output(relax.Tuple([relax.op.nn.relu(between), last]))
         builder.emit_func_output(both)
-    assert JoinReshapes()(builder.finalize()).script().count("R.reshape(") == 2
+    assert join_reshapes(builder.finalize()).script().count("R.reshape(") == 2

@@ -13,12 +13,12 @@ def vm():
     import tvm
     from tvm import IRModule, relax, tirx
 
-    from edge_transact.compiler.passes.sampling import AttachSampling
+    from edge_transact.compiler.passes.sampling import attach_sampling
 
     target = get_target("host").tvm_target()
-    passes = [AttachSampling(target), tirx.transform.BindTarget(target), relax.backend.DispatchSortScan()]
+    passes = [tirx.transform.BindTarget(target), relax.backend.DispatchSortScan()]
     with target:
-        module = tvm.transform.Sequential(passes)(IRModule())
+        module = tvm.transform.Sequential(passes)(attach_sampling(IRModule(), target))
     return relax.VirtualMachine(relax.build(module, target=target), tvm.cpu())
 
 

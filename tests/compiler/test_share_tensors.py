@@ -9,7 +9,7 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 from tvm.script import tirx as T
 
-from edge_transact.compiler.passes.share_tensors import ShareTensors
+from edge_transact.compiler.passes.tensors import share_tensors
 
 
 @I.ir_module(s_tir=True)
@@ -47,7 +47,7 @@ def text(mod: tvm.IRModule) -> str:
 
 
 def test_the_same_memory_and_shape_is_one_tensor_and_one_view():
-    before, after = text(Layers), text(ShareTensors()(Layers))
+    before, after = text(Layers), text(share_tensors(Layers))
     assert len(re.findall(r"R\.memory\.alloc_tensor", before)) == 3
     assert len(re.findall(r"R\.memory\.alloc_tensor", after)) == 2
     assert before.count("R.shape([2, 3])") == 2 and after.count("R.shape([2, 3])") == 1
@@ -58,7 +58,7 @@ def test_the_same_memory_and_shape_is_one_tensor_and_one_view():
 def test_the_numbers_stay():
     x = np.arange(6, dtype=np.float32)
     results = []
-    for mod in (Layers, ShareTensors()(Layers)):
+    for mod in (Layers, share_tensors(Layers)):
         views = relax.transform.LowerRuntimeBuiltin()(relax.transform.LowerAllocTensor()(mod))
         machine = relax.VirtualMachine(tvm.compile(views, target="llvm"), tvm.cpu())
         results.append([each.numpy() for each in machine["main"](tvm.runtime.tensor(x))])

@@ -14,11 +14,10 @@ def executable():
     import tvm
     from tvm import relax, tirx
 
-    from edge_transact.compiler.passes.logits import AttachSoftmax
+    from edge_transact.compiler.passes.logits import attach_softmax
 
     target = get_target("host").tvm_target()
     passes = [
-        AttachSoftmax(),
         tirx.transform.BindTarget(target),
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),
@@ -26,7 +25,7 @@ def executable():
         relax.transform.FuseTIR(),
     ]
     with target:
-        mod = tvm.transform.Sequential(passes)(tvm.IRModule())
+        mod = tvm.transform.Sequential(passes)(attach_softmax(tvm.IRModule()))
     return relax.build(mod, target=target)
 
 

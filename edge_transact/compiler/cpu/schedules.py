@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tvm
 from tvm import IRModule, s_tir, tirx
 
 from edge_transact.compiler.matmul import MATMUL, Layout, weight_block
@@ -11,19 +10,15 @@ LANES = 16
 """Output features that are computed together, in one, two or four vector registers."""
 
 
-@tvm.transform.module_pass(opt_level=0, name="ScheduleForCPU")
-class ScheduleForCPU:
-    """Schedules the matmuls; all other kernels stay as they are, single-threaded."""
-
-    def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
-        """Schedule the matmuls of a module."""
-        for var, function in mod.functions_items():
-            if isinstance(function, tirx.PrimFunc) and not function.attrs.get("tirx.is_scheduled", False):
-                schedule = s_tir.Schedule(function)
-                found = weight_block(schedule)
-                if found is not None and found[1].op == MATMUL:
-                    mod[var] = _schedule_matmul(schedule, found[0], found[1].layout)
-        return mod
+def schedule_for_cpu(mod: IRModule) -> IRModule:
+    """Schedule the matmuls; all other kernels stay as they are, single-threaded."""
+    for var, function in mod.functions_items():
+        if isinstance(function, tirx.PrimFunc) and not function.attrs.get("tirx.is_scheduled", False):
+            schedule = s_tir.Schedule(function)
+            found = weight_block(schedule)
+            if found is not None and found[1].op == MATMUL:
+                mod[var] = _schedule_matmul(schedule, found[0], found[1].layout)
+    return mod
 
 
 def _schedule_matmul(schedule: s_tir.Schedule, matmul: s_tir.schedule.SBlockRV, layout: Layout) -> tirx.PrimFunc:

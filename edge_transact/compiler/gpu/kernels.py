@@ -18,8 +18,6 @@ NORM_BYTES = 16384
 
 
 class _GPUKernels:
-    chain = None
-
     def embed(self, scale_dtype: str) -> tirx.PrimFunc:
         """The embedding's rows. TVM's own kernels write the whole matrix first and then take the rows."""
         return embedding.embed(scale_dtype)

@@ -1,26 +1,46 @@
-"""What relax functions call and read, and the weights that they take."""
+"""The functions of a module, what they call and read, and their weights."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import tvm
-from tvm import relax
+from tvm import IRModule, relax
+
+
+def relax_functions(mod: IRModule) -> list[tuple[relax.GlobalVar, relax.Function]]:
+    """The module's relax functions and their names."""
+    return [(var, function) for var, function in mod.functions_items() if isinstance(function, relax.Function)]
+
+
+def bindings_of(function: relax.Function) -> list[relax.Binding]:
+    """All bindings of a function, in order; TVM's passes bind every expression to a variable."""
+    blocks = function.body.blocks if isinstance(function.body, relax.SeqExpr) else ()
+    return [binding for block in blocks for binding in block.bindings]
+
+
+def with_blocks(function: relax.Function, blocks: Sequence[relax.BindingBlock]) -> relax.Function:
+    """The function with other bindings and the same result."""
+    body = relax.SeqExpr(blocks, function.body.body)
+    return relax.Function(function.params, body, function.ret_ty, function.is_pure, function.attrs)
+
+
+def is_call_of(expr: relax.Expr | None, *operators: str) -> bool:
+    """Whether an expression is a call of one of these operators."""
+    return isinstance(expr, relax.Call) and isinstance(expr.op, tvm.ir.Op) and expr.op.name in operators
 
 
 def calls_of(function: relax.Function, *operators: str) -> Iterator[relax.Call]:
-    """The calls of these operators in a function, whose expressions are all bound to variables, as TVM's passes do."""
-    for call in _calls(function):
-        if isinstance(call.op, tvm.ir.Op) and call.op.name in operators:
-            yield call
+    """The calls of these operators in a function."""
+    return (binding.value for binding in bindings_of(function) if is_call_of(binding.value, *operators))
 
 
 def kernel_calls(function: relax.Function) -> Iterator[relax.Call]:
-    """The calls of kernels with the tensors that they write, as TVM's `CallTIRRewrite` makes them of ``call_tir``."""
-    for call in _calls(function):
-        if isinstance(call.op, tvm.ir.GlobalVar):
-            yield call
+    """The kernel calls of a function, as TVM's `CallTIRRewrite` makes them: with the tensors that they write."""
+    for binding in bindings_of(function):
+        if isinstance(binding.value, relax.Call) and isinstance(binding.value.op, tvm.ir.GlobalVar):
+            yield binding.value
 
 
 def count_readers(expressions: Iterable[relax.Expr]) -> Counter[relax.Var]:
@@ -30,14 +50,6 @@ def count_readers(expressions: Iterable[relax.Expr]) -> Counter[relax.Var]:
 
 def weights_of(function: relax.Function) -> set[relax.Var]:
     """The variables that are bound to items of a tuple that is a parameter."""
-    blocks = function.body.blocks if isinstance(function.body, relax.SeqExpr) else []
-    items = [binding for block in blocks for binding in block.bindings if isinstance(binding.value, relax.TupleGetItem)]
+    items = [binding for binding in bindings_of(function) if isinstance(binding.value, relax.TupleGetItem)]
     parameters = set(function.params)
     return {binding.var for binding in items if binding.value.tuple_value in parameters}
-
-
-def _calls(function: relax.Function) -> Iterator[relax.Call]:
-    for block in function.body.blocks if isinstance(function.body, relax.SeqExpr) else ():
-        for binding in block.bindings:
-            if isinstance(binding.value, relax.Call):
-                yield binding.value

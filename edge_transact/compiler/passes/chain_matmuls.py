@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from tvm import IRModule, relax, tirx
 
 from edge_transact.compiler.matmul import ChainedMatmul, Matmul, Rows
-from edge_transact.compiler.passes.calls import count_readers
+from edge_transact.compiler.passes.calls import count_readers, relax_functions, with_blocks
 
 MakeChain = Callable[[tuple[ChainedMatmul, ...], Rows], tirx.PrimFunc]
 """Makes a chain's kernel, whose arguments are those of all the matmuls, then the results that are returned."""
@@ -26,8 +26,8 @@ def chain_matmuls(mod: IRModule, kinds: Mapping[str, Matmul], make: MakeChain, r
         name: The kernels' name, which a number follows where there are several.
     """
     chainer = _Chainer(mod, kinds, make, rows, name)
-    for var, function in mod.functions_items():
-        if isinstance(function, relax.Function) and isinstance(function.body, relax.SeqExpr):
+    for var, function in relax_functions(mod):
+        if isinstance(function.body, relax.SeqExpr):
             chainer.builder.update_func(var, chainer.rewritten(function))
     return chainer.builder.get()
 
@@ -39,8 +39,7 @@ class _Chainer:
 
     def rewritten(self, function: relax.Function) -> relax.Function:
         blocks, result = function.body.blocks, function.body.body
-        body = relax.SeqExpr([self._block(block, blocks, result) for block in blocks], result)
-        return relax.Function(function.params, body, function.ret_ty, function.is_pure, function.attrs)
+        return with_blocks(function, [self._block(block, blocks, result) for block in blocks])
 
     def _block(
         self, block: relax.BindingBlock, blocks: Sequence[relax.BindingBlock], result: relax.Expr
@@ -79,8 +78,7 @@ class _Chainer:
         if key not in self.kernels:
             self.kernels[key] = self.builder.add_func(self.make(key, self.rows), self.name)
         returned = [binding.var for binding in run if binding.var in used]
-        types = [var.ty for var in returned]
-        call = self.builder.normalize(relax.call_tir(self.kernels[key], arguments, types))
+        call = self.builder.normalize(relax.call_tir(self.kernels[key], arguments, [var.ty for var in returned]))
         if len(returned) == 1:
             yield relax.VarBinding(returned[0], call)
             return
@@ -90,9 +88,5 @@ class _Chainer:
             yield relax.VarBinding(var, self.builder.normalize(relax.TupleGetItem(results, number)))
 
     def _is_matmul(self, binding: relax.Binding) -> bool:
-        value = binding.value
-        return (
-            isinstance(value, relax.Call)
-            and bool(value.args)
-            and getattr(value.args[0], "name_hint", None) in self.kinds
-        )
+        call = binding.value
+        return isinstance(call, relax.Call) and getattr(next(iter(call.args), None), "name_hint", None) in self.kinds

@@ -2,90 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
-import tvm
-from tvm import IRModule, relax, s_tir, tirx
+from tvm import IRModule, relax, s_tir
 from tvm.relax.dpl import DFPattern, GlobalVarPattern, TuplePattern, is_op, is_tuple_get_item, wildcard
 from tvm_ffi import structural_equal
 
+from edge_transact.compiler.cpu.kernels import CPUKernels
+from edge_transact.compiler.gpu.kernels import MetalKernels, OpenCLKernels
 from edge_transact.compiler.matmul import EMBEDDING, MATMUL, Layout, Matmul, Rows, StoredWeight, weight_block
-from edge_transact.compiler.passes.calls import count_readers
-from edge_transact.compiler.passes.chain_matmuls import MakeChain, chain_matmuls
+from edge_transact.compiler.passes.calls import bindings_of, count_readers, is_call_of, relax_functions
+from edge_transact.compiler.passes.chain_matmuls import chain_matmuls
 
 PACKED_BITS = 4
 """Bits of the stored values that the kernels unpack."""
 
 CHAINED_ROWS: tuple[Rows, ...] = ("one", "batch")
-"""The rows of matmuls that are joined to chains. Prefill's take so long that a launch more hardly counts."""
+"""The rows of matmuls that are chained on CPUs. Prefill's take so long that another launch hardly counts."""
 
 PREFIXES: dict[Rows, str] = {"one": "w4_decode", "batch": "w4_batch", "any": "w4_prefill"}
-"""How names of kernels begin, by the rows of activations that they take."""
+"""Prefixes of kernel names, by the rows of activations that they take."""
 
 
-class MatmulKernels(Protocol):
-    """The matmul kernels for a kind of device."""
-
-    @property
-    def chain(self) -> MakeChain | None:
-        """Makes one kernel of several matmuls of some kind of rows; `None` where each is a kernel of its own."""
-
-    def embed(self, scale_dtype: str) -> tirx.PrimFunc | None:
-        """The kernel that reads rows of a packed matrix, as `cpu.matmul.embed`; `None` where there is none."""
-
-    def takes_norm(self, x: Sequence[tirx.Expr], dtype: str) -> bool:
-        """Whether the kernel for activations of this shape can apply the RMSNorm before its matmul."""
-
-    def rows(self, x: Sequence[tirx.Expr]) -> Rows:
-        """Which of the kernels' kinds of rows activations of this shape have."""
-
-    def select(
-        self, kind: Matmul, x: list[tirx.Expr], width: int
-    ) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
-        """Select the kernel for a matmul.
-
-        Args:
-            kind: The spec of the matmul.
-            x: The shape of the activations, ``[batch, tokens, K]``.
-            width: Columns of the result.
-
-        Returns:
-            A key that matmuls of the same kernel share, and a function that makes the kernel; `None` where there is
-            no kernel for the matmul.
-        """
+Kernels = CPUKernels | OpenCLKernels | MetalKernels
 
 
-@tvm.transform.module_pass(opt_level=0, name="FuseMatmuls")
-class FuseMatmuls:
-    """Each matmul with a packed weight becomes one kernel with the operators around it.
+def fuse_matmuls(mod: IRModule, kernels: Kernels, made: dict[str, Matmul]) -> IRModule:
+    """Make one kernel of each matmul with a packed weight and the operators around it.
 
-    These are RMSNorm before it, where the kernels take it, and bias, SiLU gate and residual after it. Matmuls that the
+    These are RMSNorm before it, where `Kernels.takes_norm`, and bias, SiLU gate and residual after it. Matmuls that the
     kernels don't support stay as they are. Runs before operators are legalized.
 
     Args:
-        kernels: The target's kernels.
-        made: The pass adds what each kernel computes, by the kernel's name.
+        mod: The module.
+        kernels: The target's.
+        made: Gets the matmul that each kernel computes, by the kernel's name.
     """
-
-    def __init__(self, kernels: MatmulKernels, made: dict[str, Matmul] | None = None) -> None:
-        self.kernels = kernels
-        self.made: dict[str, Matmul] = {} if made is None else made
-
-    def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
-        """The pass."""
-        fuser = _Fuser(mod, self.kernels, self.made)
-        for var, function in mod.functions_items():
-            if isinstance(function, relax.Function):
-                fuser.fuse(var, function)
-        mod = fuser.builder_.get()
-        if self.kernels.chain is not None:
-            mod = relax.transform.DeadCodeElimination()(mod)
-            for rows in CHAINED_ROWS:
-                kinds = {name: matmul for name, matmul in self.made.items() if name.startswith(PREFIXES[rows])}
-                mod = chain_matmuls(mod, kinds, self.kernels.chain, rows, f"{PREFIXES[rows]}_chain")
-        return relax.transform.DeadCodeElimination()(mod)
+    fuser = _Fuser(mod, kernels, made)
+    for var, function in relax_functions(mod):
+        fuser.fuse(var, function)
+    mod = relax.transform.DeadCodeElimination()(fuser.builder_.get())
+    if isinstance(kernels, CPUKernels):
+        for rows in CHAINED_ROWS:
+            kinds = {name: matmul for name, matmul in made.items() if name.startswith(PREFIXES[rows])}
+            mod = chain_matmuls(mod, kinds, kernels.chain, rows, f"{PREFIXES[rows]}_chain")
+        mod = relax.transform.DeadCodeElimination()(mod)
+    return mod
 
 
 @dataclass(frozen=True)
@@ -119,11 +82,9 @@ class _Pattern:
         self.result = _either_way("relax.add", self.sum, self.residual) | self.sum
 
     def match(self, call: relax.Call, function: _Bindings) -> Match | None:
-        """Match a matmul whose last operator is `call`.
+        """The expressions of the pattern's parts where `call` is the last operator of a matmul.
 
-        Returns:
-            The expressions of the pattern's parts; `None` where there is no such matmul, or where its kernel would
-            keep a result to itself that other operators read.
+        `None` where it isn't, or where the kernel would hide a result that other operators read.
         """
         matched = self.result.extract_matched_expr(call, function.values)
         if matched is None:
@@ -164,13 +125,7 @@ def _either_way(op: str, a: DFPattern, b: DFPattern) -> DFPattern:
 
 
 class _Bindings:
-    """The bindings of a function.
-
-    Attributes:
-        values: Variable to value.
-        variables: Value to variable.
-        readers: Value to the number of bindings that read it.
-    """
+    """A function's bindings: variable to value, value to variable, and value to the number of bindings that read it."""
 
     def __init__(self, function: relax.Function) -> None:
         self.values = relax.analysis.get_var2val(function)
@@ -181,7 +136,7 @@ class _Bindings:
 
 @relax.expr_functor.mutator
 class _Fuser(relax.PyExprMutator):
-    def __init__(self, mod: IRModule, kernels: MatmulKernels, specs: dict[str, Matmul]) -> None:
+    def __init__(self, mod: IRModule, kernels: Kernels, specs: dict[str, Matmul]) -> None:
         super().__init__(mod)
         self.mod, self.kernels, self.specs = mod, kernels, specs
         self.patterns = (_Pattern(take_norm=True), _Pattern(take_norm=False))
@@ -214,10 +169,7 @@ class _Fuser(relax.PyExprMutator):
     def _embed(self, call: relax.Call) -> relax.Expr:
         ids, weight, scale = call.args[1].fields
         if EMBEDDING not in self.made:
-            kernel = self.kernels.embed(str(scale.ty.dtype))
-            if kernel is None:
-                return call
-            self.made[EMBEDDING] = self.builder_.add_func(kernel, "w4_embed")
+            self.made[EMBEDDING] = self.builder_.add_func(self.kernels.embed(str(scale.ty.dtype)), "w4_embed")
         return relax.call_tir(self.made[EMBEDDING], [ids, weight, scale], call.ty)
 
     def _find(self, function: relax.Function) -> dict[relax.Expr, _FusedMatmul]:
@@ -225,9 +177,8 @@ class _Fuser(relax.PyExprMutator):
         bindings = _Bindings(function)
         found: dict[relax.Expr, _FusedMatmul] = {}
         replaced: set[relax.Expr] = set()
-        blocks = function.body.blocks if isinstance(function.body, relax.SeqExpr) else []
         # The last operator first, so that a kernel takes over all that it can.
-        for value in [binding.value for block in blocks for binding in block.bindings][::-1]:
+        for value in [binding.value for binding in bindings_of(function)][::-1]:
             pattern, matched = self._match(value, bindings) if isinstance(value, relax.Call) else (None, None)
             if pattern is None or matched is None or matched[pattern.matmul] in replaced:
                 continue
@@ -249,7 +200,7 @@ class _Fuser(relax.PyExprMutator):
 
     def _packed(self, call: relax.Call, op: str) -> StoredWeight | None:
         """The packed weight of a call of the function that `modules` makes for `op`; `None` for other calls."""
-        if not (isinstance(call.op, tvm.ir.Op) and call.op.name == "relax.call_tir"):
+        if not is_call_of(call, "relax.call_tir"):
             return None
         function = call.args[0]
         if function not in self.weights:

@@ -16,72 +16,44 @@ from edge_transact.costs import ENGINE_FREE_TOKENS
 GENERIC_CALL = "mlc.create_paged_kv_cache_generic"
 
 _ARGUMENTS = (
-    "attn_kind",
-    "runtime_shape",
-    "layer_partition",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "qk_head_dim",
-    "v_head_dim",
-    "mla_original_qk_head_dim",
-    "mla_original_v_head_dim",
-    "rope_mode",
-    "rope_scale",
-    "rope_theta",
-    "rope_scaling",
-    "rope_ext_factors",
-    "rotary_dim",
-    "enable_disaggregation",
-    "dtype",
+    "attn_kind runtime_shape layer_partition num_hidden_layers num_attention_heads num_key_value_heads qk_head_dim "
+    "v_head_dim mla_original_qk_head_dim mla_original_v_head_dim rope_mode rope_scale rope_theta rope_scaling "
+    "rope_ext_factors rotary_dim enable_disaggregation dtype"
 )
 """The arguments of the generic call, in the order of MLC-LLM's ``nn/kv_cache.py``."""
 
 _RUNTIME_SHAPE = ("max_batch_size", "max_total_seq_len", "prefill_chunk_size", "page_size", "support_sliding_window")
 
 
-@tvm.transform.module_pass(opt_level=0, name="CreateKVCache")
-class CreateKVCache:
-    """The generic ``create_paged_kv_cache`` becomes ``create_tir_paged_kv_cache`` with the target's kernels.
+def create_kv_cache(mod: IRModule, target: tvm.target.Target, metadata: dict[str, Any]) -> IRModule:
+    """Replace the generic ``create_paged_kv_cache`` by ``create_tir_paged_kv_cache`` with the target's kernels.
 
-    Args:
-        target: The target of the kernels.
-        metadata: The pass adds ``kv_cache``, from which MLC's engine computes the size of the cache.
+    Adds ``kv_cache`` to `metadata`, from which MLC's engine computes the size of the cache.
     """
-
-    def __init__(self, target: tvm.target.Target, metadata: dict[str, Any]) -> None:
-        self.target = target
-        self.metadata = metadata
-
-    def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
-        """The pass."""
-        creation = mod["create_paged_kv_cache"]
-        arguments = _arguments(creation)
-        self.metadata["kv_cache"] = {
-            "num_hidden_layers": arguments["num_hidden_layers"],
-            "num_attention_heads": arguments["num_attention_heads"],
-            "num_key_value_heads": arguments["num_key_value_heads"],
-            "head_dim": arguments["qk_head_dim"],
-        }
-        others = {var: function for var, function in mod.functions_items() if var.name_hint != "create_paged_kv_cache"}
-        builder = relax.BlockBuilder(IRModule(others, attrs=mod.attrs))
-        shape = arguments["runtime_shape"]
-        parameters = [
-            relax.Var(f"{name}_", relax.ShapeType([size])) for name, size in zip(_RUNTIME_SHAPE, shape, strict=True)
-        ]
-        kernels = _kernels(self.target, arguments)
-        arguments["runtime_shape"][1] = _capacity(shape[1], self.metadata["context_window_size"])
-        with builder.function("create_tir_paged_kv_cache", parameters):
-            variables = {name: builder.add_func(function, name) for name, function in kernels.items()}
-            builder.emit_func_output(_creation(arguments, variables))
-        return builder.finalize()
+    arguments = _arguments(mod["create_paged_kv_cache"])
+    metadata["kv_cache"] = {
+        **{name: arguments[name] for name in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads")},
+        "head_dim": arguments["qk_head_dim"],
+    }
+    others = {var: function for var, function in mod.functions_items() if var.name_hint != "create_paged_kv_cache"}
+    builder = relax.BlockBuilder(IRModule(others, attrs=mod.attrs))
+    shape = arguments["runtime_shape"]
+    parameters = [
+        relax.Var(f"{name}_", relax.ShapeType([size])) for name, size in zip(_RUNTIME_SHAPE, shape, strict=True)
+    ]
+    kernels = _kernels(target, arguments)
+    arguments["runtime_shape"][1] = _capacity(shape[1], metadata["context_window_size"])
+    with builder.function("create_tir_paged_kv_cache", parameters):
+        variables = {name: builder.add_func(function, name) for name, function in kernels.items()}
+        builder.emit_func_output(_creation(arguments, variables))
+    return builder.finalize()
 
 
 def _capacity(tokens: tirx.Var, window: int) -> tirx.PrimExpr:
     """The cache's capacity: `tokens`, and `ENGINE_FREE_TOKENS` more if they are exactly one context window.
 
-    That is what MLC's engine asks for in its interactive mode, which its apps use. Without free pages beyond the
-    window, its last 160 tokens are slow, and an answer that reaches the end kills the engine.
+    MLC's engine asks for one window in the interactive mode of its apps. Without free pages beyond it, the last 160
+    tokens are slow, and an answer that reaches the end kills the engine.
     """
     return tokens + tirx.if_then_else(
         tokens == window, tirx.IntImm("int64", ENGINE_FREE_TOKENS), tirx.IntImm("int64", 0)
@@ -91,10 +63,8 @@ def _capacity(tokens: tirx.Var, window: int) -> tirx.PrimExpr:
 def _creation(arguments: dict[str, Any], kernels: dict[str, relax.GlobalVar]) -> relax.Call:
     """The call that creates the cache, with the kernels that our models need.
 
-    TVM's ``TIRPagedKVCache`` names twice as many. The cache takes an empty tuple for a kernel that it doesn't need
-    (``ConvertPagedPrefillFunc`` and its siblings in TVM's ``src/runtime/vm/attn_backend.cc``). It calls the kernels for
-    sliding windows where ``support_sliding_window`` is 1, those for trees in speculative decoding, and those for MLA in
-    layers of that kind (``src/runtime/vm/paged_kv_cache.cc``).
+    An empty tuple omits a kernel (``ConvertPagedPrefillFunc`` and its siblings in TVM's
+    ``src/runtime/vm/attn_backend.cc``): here those for sliding windows, for trees of speculative decoding, and for MLA.
     """
 
     def tir(name: str) -> relax.Tuple:
@@ -128,10 +98,7 @@ def _creation(arguments: dict[str, Any], kernels: dict[str, relax.GlobalVar]) ->
 
 
 def _kernels(target: tvm.target.Target, arguments: dict[str, Any]) -> dict[str, tirx.PrimFunc]:
-    """The cache's kernels by name: TVM's, or on a CPU ours, where they support the heads.
-
-    TVM's kernels for CPUs are scalar and single-threaded.
-    """
+    """The cache's kernels by name. TVM's for CPUs are scalar and single-threaded; ours replace them for most heads."""
     q, kv, dim = (arguments[name] for name in ("num_attention_heads", "num_key_value_heads", "qk_head_dim"))
     dtype, scaling, page_size = arguments["dtype"], arguments["rope_scaling"], arguments["runtime_shape"][3]
 
@@ -141,19 +108,15 @@ def _kernels(target: tvm.target.Target, arguments: dict[str, Any]) -> dict[str, 
 
     debug_get_kv = llm._kv_cache_debug_get_kv(arguments["num_hidden_layers"], kv, dim, dtype)
     if target.kind.name != "llvm":
-        # Ours are OpenCL C.
+        # Ours is OpenCL C.
         ours = target.kind.name == "opencl" and dim % LANES == 0
-
-        def attention_decode() -> tirx.PrimFunc:
-            if ours:
-                return decode(q, kv, dim, dtype)
-            return rotated_before(llm._attention_decode(kv, q, dim, dtype, False, scaling, target))
-
         return {
             "append": llm._kv_cache_transpose_append(kv, dim, dtype),
             "prefill_ragged": rotated_before(llm._attention_prefill_ragged(kv, q, dim, dim, dtype, scaling, target)),
             "prefill": rotated_before(llm._attention_prefill(kv, q, dim, dtype, False, scaling, target)),
-            "decode": attention_decode(),
+            "decode": decode(q, kv, dim, dtype)
+            if ours
+            else rotated_before(llm._attention_decode(kv, q, dim, dtype, False, scaling, target)),
             "merge": merge(q, dim, dtype, int(target.attrs["max_num_threads"])),
             "split_rotary": split_rotary(),
             "copy_page": llm._copy_single_page(kv, page_size, dim, dtype, target),
@@ -189,11 +152,12 @@ def _arguments(creation: relax.Function) -> dict[str, Any]:
 
     relax.analysis.post_order_visit(creation.body, visit)
     (call,) = calls
-    values = dict(zip(_ARGUMENTS, call.args[1:], strict=True))
+    values = dict(zip(_ARGUMENTS.split(), call.args[1:], strict=True))
     plain = {name: getattr(value, "value", value) for name, value in values.items()}
-    plain["runtime_shape"] = list(values["runtime_shape"].values)
-    plain["rope_scaling"] = json.loads(plain["rope_scaling"])
-    plain["dtype"] = str(plain["dtype"])
-    plain["rope_ext_factors"] = values["rope_ext_factors"]
-    plain["enable_disaggregation"] = bool(plain["enable_disaggregation"])
-    return plain
+    return plain | {
+        "runtime_shape": list(values["runtime_shape"].values),
+        "rope_scaling": json.loads(plain["rope_scaling"]),
+        "rope_ext_factors": values["rope_ext_factors"],
+        "enable_disaggregation": bool(plain["enable_disaggregation"]),
+        "dtype": str(plain["dtype"]),
+    }

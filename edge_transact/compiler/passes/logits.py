@@ -16,24 +16,13 @@ GREEDY_TEMPERATURE = 1e-5
 """At temperatures up to this one, the likeliest token is taken."""
 
 
-@tvm.transform.module_pass(opt_level=0, name="AttachLogitProcessors")
-class AttachLogitProcessors:
-    """Adds ``apply_logit_bias_inplace``, ``apply_penalty_inplace`` and ``apply_bitmask_inplace``.
-
-    Args:
-        target: The target of the kernels; on a GPU, their loops are bound to threads.
-    """
-
-    def __init__(self, target: tvm.target.Target) -> None:
-        self.target = target
-
-    def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
-        """The pass."""
-        mod = mod.clone()
-        for function in (_logit_bias, _penalty, _bitmask):
-            name = function.attrs["global_symbol"]
-            mod[name] = scheduled(function, self.target).with_attr("global_symbol", name)
-        return mod
+def attach_logit_processors(mod: IRModule, target: tvm.target.Target) -> IRModule:
+    """Add ``apply_logit_bias_inplace``, ``apply_penalty_inplace`` and ``apply_bitmask_inplace``."""
+    mod = mod.clone()
+    for function in (_logit_bias, _penalty, _bitmask):
+        name = function.attrs["global_symbol"]
+        mod[name] = scheduled(function, target).with_attr("global_symbol", name)
+    return mod
 
 
 def scheduled(function: tirx.PrimFunc, target: tvm.target.Target) -> tirx.PrimFunc:
@@ -124,25 +113,15 @@ def _bitmask(logits_: T.handle, rows_: T.handle, mask_: T.handle) -> None:
 
 
 SOFTMAX_PARTS = 256
-"""Partial results of a softmax's maximum and sum, which a GPU's threads compute side by side.
+"""Partial maxima and sums of a softmax, which a GPU's threads compute in parallel, as MLC-LLM's softmax does.
 
-A single running sum in fp32 also loses the low bits of small terms: the probabilities of 128,256 tokens then sum to as
-much as 1.0003. MLC-LLM's softmax works in chunks too (``compiler_pass/attach_softmax_with_temperature.py``). The number
-of parts is fixed, so that no kernel takes the size of the vocabulary as an argument of its own.
+A single running sum in fp32 would also lose the low bits of small terms. The number of parts is fixed, so that no
+kernel takes the size of the vocabulary as an argument of its own.
 """
 
 
-def _partial_sums(terms: te.Tensor) -> te.Tensor:
-    """Sums of equal chunks of ``[batch, 1, vocab]``: ``[batch, 1, SOFTMAX_PARTS]``."""
-    return _parts(terms, te.sum, tirx.const(0, terms.dtype))
-
-
-def _partial_maxima(terms: te.Tensor) -> te.Tensor:
-    """The largest elements of the same chunks."""
-    return _parts(terms, te.max, tirx.min_value(terms.dtype))
-
-
 def _parts(terms: te.Tensor, reduce: Callable[..., tirx.Expr], neutral: tirx.Expr) -> te.Tensor:
+    """Equal chunks of ``[batch, 1, vocab]``, reduced: ``[batch, 1, SOFTMAX_PARTS]``."""
     *rows, vocab = terms.shape
     length = tirx.ceildiv(vocab, SOFTMAX_PARTS)
     k = te.reduce_axis((0, length), name="k")
@@ -154,31 +133,36 @@ def _parts(terms: te.Tensor, reduce: Callable[..., tirx.Expr], neutral: tirx.Exp
     return te.compute((*rows, SOFTMAX_PARTS), part, name="parts")
 
 
-@tvm.transform.module_pass(opt_level=0, name="AttachSoftmax")
-class AttachSoftmax:
-    """Adds ``softmax_with_temperature``: logits ``[batch, 1, vocab]`` and temperatures ``[batch]`` to probabilities.
+def _partial_sums(terms: te.Tensor) -> te.Tensor:
+    return _parts(terms, te.sum, tirx.const(0, terms.dtype))
+
+
+def _partial_maxima(terms: te.Tensor) -> te.Tensor:
+    return _parts(terms, te.max, tirx.min_value(terms.dtype))
+
+
+def attach_softmax(mod: IRModule) -> IRModule:
+    """Add ``softmax_with_temperature``: logits ``[batch, 1, vocab]`` and temperatures ``[batch]`` to probabilities.
 
     At temperature 0, the likeliest tokens share the probability equally.
     """
+    batch_size, vocab_size = tirx.Var("batch_size", "int64"), tirx.Var("vocab_size", "int64")
+    logits = relax.Var("logits", relax.TensorType([batch_size, 1, vocab_size], "float32"))
+    temperature = relax.Var("temperature", relax.TensorType([batch_size], "float32"))
+    one = relax.const(1.0, "float32")
+    builder = relax.BlockBuilder(mod)
 
-    def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
-        """The pass."""
-        batch_size, vocab_size = tirx.Var("batch_size", "int64"), tirx.Var("vocab_size", "int64")
-        logits = relax.Var("logits", relax.TensorType([batch_size, 1, vocab_size], "float32"))
-        temperature = relax.Var("temperature", relax.TensorType([batch_size], "float32"))
-        one = relax.const(1.0, "float32")
-        builder = relax.BlockBuilder(mod)
-        with builder.function("softmax_with_temperature", [logits, temperature]):
-            with builder.dataflow():
-                scale = builder.emit(relax.op.reshape(temperature, (batch_size, 1, 1)))
-                random = builder.emit(relax.op.greater(scale, relax.const(GREEDY_TEMPERATURE, "float32")))
-                scaled = builder.emit(logits / relax.op.where(random, scale, one))
-                maxima = builder.emit_te(_partial_maxima, scaled, primfunc_name_hint="softmax_partial_maxima")
-                most = builder.emit(relax.op.max(maxima, axis=-1, keepdims=True))
-                likeliest = builder.emit(relax.op.astype(relax.op.equal(scaled, most), "float32"))
-                terms = builder.emit(relax.op.where(random, relax.op.exp(scaled - most), likeliest))
-                sums = builder.emit_te(_partial_sums, terms, primfunc_name_hint="softmax_partial_sums")
-                total = builder.emit(relax.op.sum(sums, axis=-1, keepdims=True))
-                output = builder.emit_output(terms / total)
-            builder.emit_func_output(output)
-        return builder.finalize()
+    with builder.function("softmax_with_temperature", [logits, temperature]):
+        with builder.dataflow():
+            scale = builder.emit(relax.op.reshape(temperature, (batch_size, 1, 1)))
+            random = builder.emit(relax.op.greater(scale, relax.const(GREEDY_TEMPERATURE, "float32")))
+            scaled = builder.emit(logits / relax.op.where(random, scale, one))
+            maxima = builder.emit_te(_partial_maxima, scaled, primfunc_name_hint="softmax_partial_maxima")
+            most = builder.emit(relax.op.max(maxima, axis=-1, keepdims=True))
+            likeliest = builder.emit(relax.op.astype(relax.op.equal(scaled, most), "float32"))
+            terms = builder.emit(relax.op.where(random, relax.op.exp(scaled - most), likeliest))
+            sums = builder.emit_te(_partial_sums, terms, primfunc_name_hint="softmax_partial_sums")
+            total = builder.emit(relax.op.sum(sums, axis=-1, keepdims=True))
+            output = builder.emit_output(terms / total)
+        builder.emit_func_output(output)
+    return builder.finalize()

@@ -1,52 +1,48 @@
-"""What functions allocate on the device: tensors that are planned, and temporaries of GPU kernels."""
+"""Device memory that functions allocate: planned tensors, and temporaries of GPU kernels."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
 import tvm
 from tvm import IRModule, relax, tirx
 
 from edge_transact.compiler.launches import argument_sizes, buffer_bytes, launches, value
-from edge_transact.compiler.passes.calls import calls_of, kernel_calls
+from edge_transact.compiler.passes.calls import calls_of, kernel_calls, relax_functions
 from edge_transact.errors import EdgeTransactError
 
 
 def memory_usage(mod: IRModule, bounds: Mapping[str, int]) -> dict[str, int]:
-    """Bytes that each function allocates at most, by its name. On a CPU, kernels' own temporaries aren't counted.
+    """The most bytes that each function allocates, by its name. On a CPU, kernels' own temporaries aren't counted.
 
     Args:
         mod: With memory planned.
         bounds: The largest value of each symbolic size, by name.
 
     Raises:
-        EdgeTransactError: Nothing bounds what a function allocates.
+        EdgeTransactError: A function allocates memory of unbounded size.
     """
     usage = {}
-    for var, function in mod.functions_items():
-        if isinstance(function, relax.Function):
-            try:
-                usage[var.name_hint] = _planned_bytes(function, bounds) + _temporary_bytes(mod, function, bounds)
-            except ValueError as error:
-                raise EdgeTransactError(
-                    f"no bound limits what {var.name_hint} allocates: {error}", fix="Report this as a bug."
-                ) from error
+    for var, function in relax_functions(mod):
+        try:
+            usage[var.name_hint] = _planned_bytes(function, bounds) + _temporary_bytes(mod, function, bounds)
+        except ValueError as error:
+            raise EdgeTransactError(
+                f"no bound limits what {var.name_hint} allocates: {error}", fix="Report this as a bug."
+            ) from error
     return usage
 
 
 def check_temporaries(mod: IRModule, lowered: IRModule, prefix: str) -> None:
-    """Check that no GPU kernel allocates what `memory_usage` hasn't counted.
+    """Raise an `EdgeTransactError` if a GPU kernel allocates memory that `memory_usage` hasn't counted.
 
     Args:
         mod: As in `memory_usage`.
-        lowered: What its kernels were lowered to.
-        prefix: What names in `lowered` begin with.
-
-    Raises:
-        EdgeTransactError: One does.
+        lowered: The lowered kernels; their names begin with `prefix`.
+        prefix: The system library's.
     """
-    functions = [function for _, function in mod.functions_items() if isinstance(function, relax.Function)]
-    counted = {call.op.name_hint for function in functions for call in kernel_calls(function)}
+    counted = {call.op.name_hint for _, function in relax_functions(mod) for call in kernel_calls(function)}
     for var, function in lowered.functions_items():
         name = var.name_hint.removeprefix(prefix)
         temporaries = launches(function).temporaries
@@ -60,9 +56,7 @@ def check_temporaries(mod: IRModule, lowered: IRModule, prefix: str) -> None:
 def _planned_bytes(function: relax.Function, bounds: Mapping[str, int]) -> int:
     total = 0
     for call in calls_of(function, "relax.memory.alloc_storage", "relax.builtin.alloc_tensor"):
-        count = 1
-        for size in call.args[0].values:
-            count *= _bound(size, bounds)
+        count = prod(_bound(size, bounds) for size in call.args[0].values)
         if call.op.name == "relax.builtin.alloc_tensor":
             count *= (tvm.DataType(call.args[1].value).bits + 7) // 8
         total += count

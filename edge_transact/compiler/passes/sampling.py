@@ -7,6 +7,7 @@ speculative decoding needs. On OpenCL and on a CPU, the engine has its own sampl
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import tvm
 from tvm import IRModule, relax, te, tirx
@@ -20,47 +21,37 @@ PIVOTS = 3
 
 LEAST_TOP_P = 1e-6
 
-_BATCH, _VOCAB, _SAMPLES, _POSITIONS = ("batch_size", "vocab_size", "num_samples", "num_positions")
+_PROBS = ("float32", "batch_size", "vocab_size")
+_SORTED = ("int32", "batch_size", "vocab_size")
+_ROWS = ("int32", "num_samples")
+_UNIFORM = ("float32", "num_samples")
+_TOP_P = ("float32", "batch_size")
 
 
-@tvm.transform.module_pass(opt_level=0, name="AttachSampling")
-class AttachSampling:
-    """Adds the functions that sample tokens from probabilities ``[batch, vocab]``.
+def attach_sampling(mod: IRModule, target: tvm.target.Target) -> IRModule:
+    """Add the functions that sample tokens from probabilities ``[batch, vocab]``.
 
     They are ``multinomial_from_uniform``, ``argsort_probs``, ``sample_with_top_p``, ``sampler_take_probs`` and
     ``renormalize_by_top_p``. Sample i is drawn from row `sample_indices[i]` by `uniform_samples[i]`, in [0, 1).
-
-    Args:
-        target: The target of the kernels.
     """
-
-    def __init__(self, target: tvm.target.Target) -> None:
-        self.target = target
-
-    def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
-        """The pass."""
-        builder = relax.BlockBuilder(mod)
-        _multinomial(builder, self.target)
-        _argsort(builder)
-        _sample_with_top_p(builder, self.target)
-        _take_probs(builder)
-        _renormalize(builder)
-        return builder.finalize()
-
-
-def _parameters(**shapes: tuple[str, ...]) -> list[relax.Var]:
-    """A function's parameters. Each is given as its dtype, followed by the names of its sizes."""
-    sizes: dict[str, tirx.Var] = {}
-    parameters = []
-    for name, (dtype, *axes) in shapes.items():
-        shape = [sizes.setdefault(axis, tirx.Var(axis, "int64")) for axis in axes]
-        parameters.append(relax.Var(name, relax.TensorType(shape, dtype)))
-    return parameters
+    builder = relax.BlockBuilder(mod)
+    _multinomial(builder, target)
+    _argsort(builder)
+    _sample_with_top_p(builder, target)
+    _take_probs(builder)
+    _renormalize(builder)
+    return builder.finalize()
 
 
 def _function(
-    builder: relax.BlockBuilder, name: str, parameters: list[relax.Var], body: Callable[..., relax.Expr]
+    builder: relax.BlockBuilder, name: str, body: Callable[..., relax.Expr], **shapes: tuple[str | int, ...]
 ) -> None:
+    """Emit a function. Each parameter is given as its dtype, followed by its sizes or their names."""
+    sizes: dict[str, tirx.Var] = {}
+    parameters = []
+    for parameter, (dtype, *axes) in shapes.items():
+        shape = [axis if isinstance(axis, int) else sizes.setdefault(axis, tirx.Var(axis, "int64")) for axis in axes]
+        parameters.append(relax.Var(parameter, relax.TensorType(shape, dtype)))
     with builder.function(name, parameters):
         with builder.dataflow():
             output = builder.emit_output(body(*parameters))
@@ -120,17 +111,12 @@ def _first_beyond(sums_: T.handle, uniform_: T.handle, rows_: T.handle, columns_
 
 
 def _multinomial(builder: relax.BlockBuilder, target: tvm.target.Target) -> None:
-    parameters = _parameters(
-        probs=("float32", _BATCH, _VOCAB),
-        uniform_samples=("float32", _SAMPLES),
-        sample_indices=("int32", _SAMPLES),
-    )
-    _function(builder, "multinomial_from_uniform", parameters, lambda *arguments: _draw(builder, target, *arguments))
+    draw = partial(_draw, builder, target)
+    _function(builder, "multinomial_from_uniform", draw, probs=_PROBS, uniform_samples=_UNIFORM, sample_indices=_ROWS)
 
 
 def _argsort(builder: relax.BlockBuilder) -> None:
-    parameters = _parameters(probs=("float32", _BATCH, _VOCAB))
-    _function(builder, "argsort_probs", parameters, lambda probs: relax.Tuple(_sorted(builder, probs)))
+    _function(builder, "argsort_probs", lambda probs: relax.Tuple(_sorted(builder, probs)), probs=_PROBS)
 
 
 def _sample_with_top_p(builder: relax.BlockBuilder, target: tvm.target.Target) -> None:
@@ -143,14 +129,16 @@ def _sample_with_top_p(builder: relax.BlockBuilder, target: tvm.target.Target) -
 
         return builder.emit_te(take, tokens, rows, drawn, primfunc_name_hint="take_tokens")
 
-    parameters = _parameters(
-        sorted_probs=("float32", _BATCH, _VOCAB),
-        sorted_indices=("int32", _BATCH, _VOCAB),
-        uniform_samples=("float32", _SAMPLES),
-        sample_indices=("int32", _SAMPLES),
-        top_p=("float32", _BATCH),
+    _function(
+        builder,
+        "sample_with_top_p",
+        body,
+        sorted_probs=_PROBS,
+        sorted_indices=_SORTED,
+        uniform_samples=_UNIFORM,
+        sample_indices=_ROWS,
+        top_p=_TOP_P,
     )
-    _function(builder, "sample_with_top_p", parameters, body)
 
 
 def _take_probs(builder: relax.BlockBuilder) -> None:
@@ -170,25 +158,22 @@ def _take_probs(builder: relax.BlockBuilder) -> None:
             te.compute(offsets.shape, token, name="top_tokens"),
         ]
 
-    parameters = _parameters(
-        unsorted_probs=("float32", _BATCH, _VOCAB),
-        sorted_indices=("int32", _BATCH, _VOCAB),
-        sample_indices=("int32", _SAMPLES),
-        sampling_results=("int32", _SAMPLES),
-        top_prob_offsets=("int32", _POSITIONS),
-    )
     _function(
         builder,
         "sampler_take_probs",
-        parameters,
         lambda *arguments: builder.emit_te(take, *arguments, primfunc_name_hint="take_probs"),
+        unsorted_probs=_PROBS,
+        sorted_indices=_SORTED,
+        sample_indices=_ROWS,
+        sampling_results=_ROWS,
+        top_prob_offsets=("int32", "num_positions"),
     )
 
 
 def _renormalize(builder: relax.BlockBuilder) -> None:
     """Scale the likeliest tokens, whose probabilities reach top_p, to sum to 1; set all others to 0.
 
-    The engine passes guesses at the cutoff for a search. They are not needed here, because rows are sorted.
+    The engine's guesses at the cutoff are ignored, because rows are sorted.
     """
 
     def body(probs: relax.Var, top_p: relax.Var, _pivots: relax.Var) -> relax.Expr:
@@ -198,6 +183,5 @@ def _renormalize(builder: relax.BlockBuilder) -> None:
         likely = builder.emit(op.where(op.greater_equal(probs, cutoff), probs, relax.const(0.0, "float32")))
         return likely / op.sum(likely, axis=1, keepdims=True)
 
-    parameters = _parameters(probs=("float32", _BATCH, _VOCAB), top_p=("float32", _BATCH))
-    pivots = relax.Var("init_pivots", relax.TensorType([parameters[0].ty.shape[0], PIVOTS], "float32"))
-    _function(builder, "renormalize_by_top_p", [*parameters, pivots], body)
+    pivots = ("float32", "batch_size", PIVOTS)
+    _function(builder, "renormalize_by_top_p", body, probs=_PROBS, top_p=_TOP_P, init_pivots=pivots)

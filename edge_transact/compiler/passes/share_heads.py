@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import tvm
 from tvm import IRModule, relax, tirx
 
-from edge_transact.compiler.matmul import CacheHeads, Matmul, Rows
-from edge_transact.compiler.passes.fuse_matmuls import PREFIXES
+from edge_transact.compiler.cpu import heads as cpu_heads
+from edge_transact.compiler.cpu.kernels import CPUKernels
+from edge_transact.compiler.gpu import heads as gpu_heads
+from edge_transact.compiler.gpu.kernels import OpenCLKernels
+from edge_transact.compiler.matmul import CacheHeads, Matmul
+from edge_transact.compiler.passes.calls import is_call_of, relax_functions
+from edge_transact.compiler.passes.fuse_matmuls import PREFIXES, Kernels
 from edge_transact.quantization import VALUES_PER_WORD
 
 FUNCTIONS = re.compile(r"(rope|without_padding)\d*")
@@ -22,75 +27,34 @@ WITHOUT_PADDING = "heads_without_padding"
 """The name of the kernel that replaces ``without_padding``."""
 
 
-class HeadKernels(Protocol):
-    """Kernels for heads that lost dims, of one kind of device."""
+def share_heads(
+    mod: IRModule, metadata: Mapping[str, Any], kernels: Kernels, matmuls: Mapping[str, Matmul]
+) -> IRModule:
+    """Compute ``rope`` in the matmul before it, and ``without_padding`` in the matmul after it.
 
-    def rope(self, cache_heads: CacheHeads, dtype: str, *, pairs: bool) -> tirx.PrimFunc:
-        """As `gpu.heads.rope`."""
-
-    def without_padding(self, dtype: str) -> tirx.PrimFunc:
-        """As `gpu.heads.without_padding`."""
-
-
-class HeadMatmuls(Protocol):
-    """The matmul kernels of a GPU, which also rotate and pad heads, and read padded ones."""
-
-    def rows(self, x: Sequence[tirx.Expr]) -> Rows:
-        """As `gpu.kernels.OpenCLKernels.rows`."""
-
-    def select(
-        self, matmul: Matmul, x: Sequence[tirx.Expr], width: int, head_dims: Sequence[int] = ()
-    ) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
-        """As `gpu.kernels.OpenCLKernels.select`."""
-
-
-@tvm.transform.module_pass(opt_level=0, name="ShareHeads")
-class ShareHeads:
-    """On GPUs, ``rope`` becomes part of the matmul before it, and ``without_padding`` part of the matmul after it.
-
-    Matmuls that aren't ours, of weights in 16 bits for one, stay as they are, and so do a CPU's. Next to them stand
-    kernels that do nothing else, one launch for each virtual KV layer.
+    Where there is no such matmul of ours (on CPUs and Metal, and of unpacked weights), they become kernels of their
+    own, one launch for each virtual KV layer.
 
     Args:
+        mod: The module.
         metadata: Returned by ``_metadata``; its ``kv_cache`` has the heads of a virtual KV layer.
-        head_kernels: The device's kernels that stand alone.
-        kernels: Its matmul kernels, if they can do both.
-        matmuls: What the module's matmuls compute that those kernels can replace, by name.
+        kernels: The target's.
+        matmuls: The replaceable kernels and what they compute, by name; OpenCL's only.
     """
-
-    def __init__(
-        self,
-        metadata: Mapping[str, Any],
-        head_kernels: HeadKernels,
-        kernels: HeadMatmuls | None = None,
-        matmuls: Mapping[str, Matmul] | None = None,
-    ) -> None:
-        self.metadata, self.head_kernels, self.kernels = metadata, head_kernels, kernels
-        self.matmuls = {} if matmuls is None else matmuls
-
-    def transform_module(self, mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
-        """The pass."""
-        kv_cache = self.metadata["kv_cache"]
-        cache_heads = CacheHeads(*(kv_cache[n] for n in ("num_attention_heads", "num_key_value_heads", "head_dim")))
-        sharer = _Sharer(mod, cache_heads, self.head_kernels, self.kernels, self.matmuls)
-        for var, function in mod.functions_items():
-            if isinstance(function, relax.Function):
-                sharer.builder_.update_func(var, sharer.visit_expr(function))
-        return relax.transform.DeadCodeElimination()(sharer.builder_.get())
+    kv_cache = metadata["kv_cache"]
+    cache_heads = CacheHeads(*(kv_cache[n] for n in ("num_attention_heads", "num_key_value_heads", "head_dim")))
+    sharer = _Sharer(mod, cache_heads, kernels, matmuls)
+    for var, function in relax_functions(mod):
+        sharer.builder_.update_func(var, sharer.visit_expr(function))
+    return relax.transform.DeadCodeElimination()(sharer.builder_.get())
 
 
 @relax.expr_functor.mutator
 class _Sharer(relax.PyExprMutator):
-    def __init__(
-        self,
-        mod: IRModule,
-        cache_heads: CacheHeads,
-        head_kernels: HeadKernels,
-        kernels: HeadMatmuls | None,
-        matmuls: Mapping[str, Matmul],
-    ) -> None:
+    def __init__(self, mod: IRModule, cache_heads: CacheHeads, kernels: Kernels, matmuls: Mapping[str, Matmul]) -> None:
         super().__init__(mod)
-        self.heads, self.head_kernels, self.kernels, self.matmuls = cache_heads, head_kernels, kernels, matmuls
+        self.heads, self.kernels, self.matmuls = cache_heads, kernels, matmuls
+        self.head_kernels = cpu_heads if isinstance(kernels, CPUKernels) else gpu_heads
         self.made: dict[Hashable, relax.GlobalVar] = {}
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
@@ -129,11 +93,10 @@ class _Sharer(relax.PyExprMutator):
 
     def _matmul(self, matmul: Matmul, x: relax.Expr, call: relax.Call, *head_dims: int) -> relax.GlobalVar:
         """The kernel for a matmul of `x`, which has no padding, that replaces `call`."""
-        assert self.kernels is not None, "there are matmuls to replace"
+        assert isinstance(self.kernels, OpenCLKernels), "there are matmuls to replace"
         rows = list(x.ty.shape)
-        selected = self.kernels.select(matmul, rows, int(call.ty.shape[-1]), head_dims)
-        assert selected is not None, "there is a kernel without padding"
-        return self._kernel(*selected, f"{PREFIXES[self.kernels.rows(rows)]}_{matmul.label}")
+        key, make = self.kernels.select(matmul, rows, int(call.ty.shape[-1]), head_dims)
+        return self._kernel(key, make, f"{PREFIXES[self.kernels.rows(rows)]}_{matmul.label}")
 
     def _rope(self, call: relax.Call) -> relax.Expr:
         qkv, rotation, *pairs = call.args[1].fields
@@ -185,9 +148,7 @@ class _Sharer(relax.PyExprMutator):
 
 def _called(call: relax.Expr | None) -> str | None:
     """The name of the kernel that `call_tir` calls; `None` for other expressions."""
-    if isinstance(call, relax.Call) and isinstance(call.op, tvm.ir.Op) and call.op.name == "relax.call_tir":
-        return call.args[0].name_hint
-    return None
+    return call.args[0].name_hint if call is not None and is_call_of(call, "relax.call_tir") else None
 
 
 def _integers(*values: int) -> list[relax.Expr]:
