@@ -1,7 +1,4 @@
-"""The epilogue of a matmul kernel, on every device: bias, SiLU gate, residual, cast and store.
-
-Kernels call it with their sums of some columns; the norm before a matmul is the CPU kernels' alone.
-"""
+"""The epilogue of a matmul kernel, on every device: bias, SiLU gate, residual, cast and store."""
 
 from __future__ import annotations
 
@@ -19,13 +16,7 @@ RowT = TypeVar("RowT", contravariant=True)
 
 
 class EpilogueBuffers(Protocol[RowT]):
-    """The part of a kernel's buffers that the epilogue reads and writes.
-
-    Attributes:
-        matmul: The kernel's spec.
-        bias, residual, out: ``[N]`` and the result's shape; `None` where the matmul has none.
-        width: Columns of the result: N, or N / 2 with a gate.
-    """
+    """The part of a kernel's buffers that the epilogue uses: `bias` is ``[N]``, `residual` has the result's shape."""
 
     matmul: Matmul
     bias: Buffer | None
@@ -44,14 +35,10 @@ def finish(
     sums: Sequence[Expr],
     exp: Callable[[Expr], Expr] = T.exp,
 ) -> None:
-    """Emit the epilogue of neighbouring columns.
+    """Emit the epilogue of neighbouring columns of a row, from `column` on.
 
-    Args:
-        buffers: The kernel's.
-        row: The row of the result.
-        column: The first column of the result.
-        sums: One vector of columns for each section of the weight, in the dtype that the epilogue computes in.
-        exp: The device's exponential of fp32 vectors.
+    `sums` has one vector of columns for each section of the weight, in the dtype that the epilogue computes in; `exp`
+    is the device's exponential of fp32 vectors.
     """
     dtype, lanes = scalar_dtype(sums[0]), lanes_of(sums[0])
     if buffers.bias is not None:

@@ -1,7 +1,6 @@
-"""What kernels for heads that lost dims have in common on CPUs and GPUs: their arguments.
+"""Arguments of the kernels that rotate and pad heads that lost dims for the KV cache, and that remove the padding.
 
-Such kernels rotate and pad heads for the KV cache, and take padding out. One serves all widths, which are arguments;
-the definition has a function for each combination of widths.
+Widths are arguments, so one kernel serves all layers; the definition has a function for each combination of widths.
 """
 
 from __future__ import annotations
@@ -11,29 +10,16 @@ from tvm.script import tirx as T
 from edge_transact.compiler.matmul import CacheHeads
 from edge_transact.compiler.vector import cast
 
-_OPAQUE = 8
-
-OPAQUE = {"op_pattern": _OPAQUE}
-"""TVM would otherwise take these kernels for element-wise functions, and fuse others into them."""
+OPAQUE = {"op_pattern": 8}
+"""TVM's pattern of functions that nothing is fused into; it would take these kernels for element-wise ones."""
 
 
 class RopeArguments:
-    """The arguments of a kernel ``rope``, for the heads of a virtual KV layer.
+    """The arguments of a kernel ``rope``, for the heads of a virtual KV layer; its attributes.
 
-    ``qkv [b, s, rows of qkv_proj]``, ``rotation [2, b s, pairs before pruning]``, with `pairs` also ``rope_pairs
-    [num_key_value_heads of the layer, pairs]``; ``qk_head_dim``, ``v_head_dim`` and the number of the virtual layer
-    within its layer, int64; the result ``[b s, heads, head_dim]``.
-
-    Args:
-        cache_heads: Those of a virtual layer.
-        dtype: The activations' dtype.
-        pairs: The layer kept some of the RoPE pairs only.
-
-    Attributes:
-        qkv, rotation, out: The buffers of that name.
-        pairs: ``rope_pairs``, int32, or `None`.
-        tokens, rows: ``b s``, and the rows of ``qkv_proj``, int32.
-        qk, d_v, layer: The three numbers, int32.
+    ``qkv [b, s, rows of qkv_proj]``, ``rotation [2, b s, pairs before pruning]``; if the layer kept only some RoPE
+    pairs, ``pairs [num_key_value_heads of the layer, pairs]``, int32; ``qk_head_dim`` (`qk`), ``v_head_dim`` (`d_v`)
+    and the virtual layer's number within its layer, int64; the result ``out [b s, heads, head_dim]``.
     """
 
     def __init__(self, cache_heads: CacheHeads, dtype: str, *, pairs: bool) -> None:
@@ -44,7 +30,7 @@ class RopeArguments:
         out = T.arg("out", T.handle())
         self.qkv = T.match_buffer(handles["qkv"], (b, s, rows), dtype)
         self.rotation = T.match_buffer(handles["rotation"], (2, b * s, before), "float32")
-        # Their shape follows from the others, so that the library of a model refuses another one's.
+        # A shape that follows from the others, so that a library refuses the pairs of another model.
         virtual_layers = rows // ((h_q + h_kv) * numbers[0] + h_kv * numbers[1])
         kept = (virtual_layers * h_kv, numbers[0] // 2)
         self.pairs = T.match_buffer(handles["pairs"], kept, "int32") if pairs else None
@@ -54,17 +40,9 @@ class RopeArguments:
 
 
 class PaddingArguments:
-    """The arguments of a kernel ``without_padding``.
+    """The arguments of a kernel ``without_padding``; its attributes.
 
-    ``x [b, s, heads, head_dim]``; ``v_head_dim``, int64; the result ``[b, s, columns]``.
-
-    Args:
-        dtype: The activations' dtype.
-
-    Attributes:
-        x, out: The buffers.
-        tokens, heads, head_dim, columns: ``b s`` and the sizes of that name, int32.
-        d_v: ``v_head_dim``, int32.
+    ``x [b, s, heads, head_dim]``; ``v_head_dim`` (`d_v`), int64; the result ``out [b, s, columns]``.
     """
 
     def __init__(self, dtype: str) -> None:

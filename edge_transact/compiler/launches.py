@@ -1,4 +1,4 @@
-"""What a TIR function launches on a GPU: work groups, their threads, and the memory that is allocated for them."""
+"""The GPU launches of a TIR function: work groups, their threads, and the memory that is allocated for them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Launch:
 
     Attributes:
         body: The outermost loop over groups or threads.
-        extents: How many groups or threads there are along an axis, by its name.
-        local: What a group allocates in local memory, which its threads share.
+        extents: Number of groups or threads along an axis, by its name.
+        local: Allocations in the local memory of a group.
     """
 
     body: Stmt
@@ -35,22 +35,16 @@ class Launch:
 
     @property
     def local_bytes(self) -> int:
-        """Bytes of a work group's local memory.
+        """Bytes of a work group's local memory; final in kernels of `lowering.Lowered` only.
 
-        Lowering lays arrays over each other and adds those of reductions over threads, so only a kernel that
-        `lowering.Lowered` has tells what is allocated.
+        Lowering lays arrays over each other, and adds those of reductions over threads.
         """
         return sum(buffer_bytes(buffer, {}) for buffer in self.local)
 
 
 @dataclass(frozen=True)
 class Launches:
-    """What a function launches and allocates.
-
-    Attributes:
-        kernels: In order.
-        temporaries: What the function allocates in global memory for its own use.
-    """
+    """A function's kernels in order, and its temporaries in global memory."""
 
     kernels: list[Launch]
     temporaries: list[Buffer]
@@ -65,12 +59,7 @@ def launches(function: tirx.PrimFunc) -> Launches:
 
 
 def argument_sizes(function: tirx.PrimFunc, arguments: Sequence[Sequence[int] | int]) -> dict[Var, int]:
-    """The values of a function's symbolic sizes and integer parameters in a call.
-
-    Args:
-        function: The function.
-        arguments: A tensor's shape, or a number's value.
-    """
+    """A call's values of symbolic sizes and integer parameters, given each tensor's shape and each number's value."""
     sizes: dict[Var, int] = {}
     for parameter, argument in zip(function.params, arguments, strict=True):
         if not isinstance(argument, int):
@@ -82,11 +71,7 @@ def argument_sizes(function: tirx.PrimFunc, arguments: Sequence[Sequence[int] | 
 
 
 def value(expr: Expr | int, sizes: Mapping[Var, int]) -> int:
-    """An expression with these sizes for symbols.
-
-    Raises:
-        ValueError: The expression has other symbols.
-    """
+    """An expression with these sizes for symbols; a `ValueError` if it has other symbols."""
     if isinstance(expr, int):
         return expr
     symbols = {var: tirx.IntImm(var.ty.dtype, size) for var, size in sizes.items()}

@@ -1,4 +1,4 @@
-"""Checks of a library against what a phone's GPU has: buffers, threads of a work group, local memory."""
+"""Checks of a library against a phone's GPU: size of buffers, threads of a work group, local memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import tvm
-from tvm import IRModule, relax, tirx
+from tvm import IRModule, tirx
 from tvm.tirx.buffer import BufferType
 
 from edge_transact import costs
@@ -15,7 +15,7 @@ from edge_transact.compiler.gpu.attention import LANES
 from edge_transact.compiler.gpu.devices import DEVICES, Device
 from edge_transact.compiler.launches import launches
 from edge_transact.compiler.modules import quantize_modules
-from edge_transact.compiler.passes.calls import calls_of
+from edge_transact.compiler.passes.calls import calls_of, relax_functions
 from edge_transact.errors import EdgeTransactError, UsageError
 
 if TYPE_CHECKING:
@@ -27,20 +27,14 @@ _QUANTIZE = "Quantize the weights (--quant q4f16_0)"
 
 
 def require_model(device: Device, plan: WidthPlan, definition: Definition, quantization: Quantization) -> None:
-    """Check the buffers of a model that MLC's runtime allocates, before anything is built.
+    """Check the buffers that MLC's runtime allocates for a model, before anything is built.
 
-    They are one for each parameter and one for each layer of the KV cache (``pages_`` of `PagedAttentionKVCacheObj` in
-    TVM's ``runtime/vm/paged_kv_cache.cc``).
-
-    Args:
-        device: The GPU.
-        plan: The model's widths.
-        definition: Its configuration has the library's context window and batch.
-        quantization: The format of weights and cache.
+    There is one for each parameter and one for each layer of the KV cache (``pages_`` of `PagedAttentionKVCacheObj` in
+    TVM's ``runtime/vm/paged_kv_cache.cc``). The definition's configuration has the library's context window and batch.
 
     Raises:
         EdgeTransactError: A parameter is larger than the GPU's largest buffer.
-        UsageError: A layer of the cache is. The message has the largest context that fits.
+        UsageError: A layer of the cache is; the fix names the largest context that fits.
     """
     model = quantize_modules(definition.model(), quantization, quantization.model_dtype)
     fix = _QUANTIZE if quantization.bits is None else "Use a model with a smaller vocabulary or hidden size"
@@ -61,12 +55,12 @@ def require_attention(plan: WidthPlan, target: tvm.target.Target, dtype: str) ->
 
     Args:
         plan: The model's widths.
-        target: TVM's target.
+        target: The GPU's.
         dtype: The dtype of the cache, ``float16`` or ``float32``.
 
     Raises:
-        UsageError: Heads don't fill the tiles of a prefill, or a block of threads doesn't divide the query heads of a
-            KV head, so that a decoded token would leave some of them out.
+        UsageError: Heads don't fill the tiles of a prefill, or a block of threads would skip some of a KV head's query
+            heads in decode.
     """
     dim, group = plan.cache_head_dim, plan.q_per_kv
     fix = "Build for a CPU: --target host, or android-cpu."
@@ -85,39 +79,26 @@ def require_attention(plan: WidthPlan, target: tvm.target.Target, dtype: str) ->
 
 
 def require_buffers(device: Device, mod: IRModule) -> None:
-    """Check the buffers that functions allocate, and those of kernels whose sizes are fixed.
+    """Raise an `EdgeTransactError` if a buffer is larger than the GPU's largest one.
 
-    Args:
-        device: The GPU.
-        mod: The module once memory is planned.
-
-    Raises:
-        EdgeTransactError: One is larger than the GPU's largest buffer.
+    Checks the buffers that functions allocate once memory is planned, and those of kernels whose sizes are fixed.
     """
-    for var, function in mod.functions_items():
-        if isinstance(function, relax.Function):
-            for call in calls_of(function, "relax.memory.alloc_storage"):
-                nbytes, fix = _bytes(call.args[0].values, "uint8"), "Lower --prefill-chunk or --max-batch"
-                _require_buffer(device, f"a buffer of function {var.name_hint}", nbytes, fix)
-        elif isinstance(function, tirx.PrimFunc):
-            for buffer in (parameter for parameter in function.params if isinstance(parameter.ty, BufferType)):
-                nbytes = _bytes(buffer.shape, buffer.dtype)
-                _require_buffer(device, f"buffer {buffer.name} of kernel {var.name_hint}", nbytes, _QUANTIZE)
+    for var, function in relax_functions(mod):
+        for call in calls_of(function, "relax.memory.alloc_storage"):
+            nbytes, fix = _bytes(call.args[0].values, "uint8"), "Lower --prefill-chunk or --max-batch"
+            _require_buffer(device, f"a buffer of function {var.name_hint}", nbytes, fix)
+    for var, kernel in _kernels(mod):
+        for buffer in (parameter for parameter in kernel.params if isinstance(parameter.ty, BufferType)):
+            nbytes = _bytes(buffer.shape, buffer.dtype)
+            _require_buffer(device, f"buffer {buffer.name} of kernel {var.name_hint}", nbytes, _QUANTIZE)
 
 
 def require_launches(device: Device, mod: IRModule) -> None:
-    """Check what the work groups of each kernel take.
+    """Raise an `EdgeTransactError` if a kernel's work groups need more threads or local memory than the GPU has.
 
-    Args:
-        device: The GPU.
-        mod: `lowering.Lowered.mod`.
-
-    Raises:
-        EdgeTransactError: A kernel has more threads in a work group than the GPU allows, or more local memory.
+    The module is `lowering.Lowered.mod`.
     """
-    for var, function in mod.functions_items():
-        if not isinstance(function, tirx.PrimFunc):
-            continue
+    for var, function in _kernels(mod):
         for kernel in launches(function).kernels:
             threads, local_bytes = prod(kernel.threads({})), kernel.local_bytes
             group = f"a work group of kernel {var.name_hint}"
@@ -130,12 +111,16 @@ def require_launches(device: Device, mod: IRModule) -> None:
                 raise EdgeTransactError(
                     f"{group} takes {local_bytes:,} bytes of local memory, and --device-profile {device.name} allows "
                     f"{device.local_bytes:,}",
-                    fix=_remedy("Compute in fp16 (--quant q4f16_0), which takes less", "local_bytes", local_bytes),
+                    fix=_remedy("Compute in fp16 (--quant q4f16_0), which needs less", "local_bytes", local_bytes),
                 )
 
 
+def _kernels(mod: IRModule) -> list[tuple[tvm.ir.GlobalVar, tirx.PrimFunc]]:
+    return [(var, function) for var, function in mod.functions_items() if isinstance(function, tirx.PrimFunc)]
+
+
 def _bytes(shape: list[tirx.Expr], dtype: str) -> int:
-    """Bytes of a buffer; none if its size isn't fixed, which then is that of a parameter or of what is allocated."""
+    """Bytes of a buffer; 0 if its size isn't fixed: then it is a parameter or allocated, and checked there."""
     if not all(isinstance(size, int | tirx.IntImm) for size in shape):
         return 0
     kind = tvm.DataType(dtype)
@@ -155,7 +140,7 @@ def _too_large(device: Device, what: str, nbytes: int) -> str:
 
 
 def _remedy(fix: str, figure: str, needed: int) -> str:
-    """What to do, and for which other GPUs one may build instead."""
+    """The fix, and other GPUs that one may build for instead."""
     names = [name for name, device in DEVICES.items() if getattr(device, figure) >= needed]
     other = f"build for GPUs that have more: --device-profile {' or '.join(names)}" if names else ""
     text = ", or ".join(filter(None, (fix, other))) or "no GPU with a profile has that many"

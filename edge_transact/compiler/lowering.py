@@ -1,9 +1,7 @@
 """Lowering of TIR to LLVM: TVM's own passes, and fewer of them for kernels that are plain loops already.
 
-TVM's passes are made for schedules: they handle blocks, thread bindings and software pipelines, shrink buffers and
-hoist conditions. The CPU kernels have a single block around everything and need none of this, and because they are
-long, they would spend more time in those passes than in LLVM. What is left runs on all cores, and doesn't see what the
-kernels' variables are bound to.
+TVM's passes handle the blocks, thread bindings and software pipelines of schedules. The CPU kernels have a single block
+around everything and are long: they would spend more time in those passes than in LLVM.
 """
 
 from __future__ import annotations
@@ -22,8 +20,6 @@ _IS_PLAIN = "edge_transact.plain_loops"
 PLAIN_LOOPS = {"tirx.noalias": True, "tirx.is_scheduled": True, _IS_PLAIN: True}
 """The attributes of a CPU kernel of plain loops, whose buffers are already as small as possible."""
 
-MakePass = Callable[[], tvm.transform.Pass]
-
 UNCHECKED = "edge_transact.unchecked"
 """The attribute of a kernel that doesn't check its arguments."""
 
@@ -31,12 +27,14 @@ PIPELINE = "edge_transact"
 """The ``tir_pipeline`` for `tvm.compile` and `relax.build`."""
 
 _HIDDEN = "edge_transact.hidden"
-"""The function that hidden values are arguments of; it exists nowhere."""
+"""A function that doesn't exist, called on values to hide them."""
 
 _CALL = tvm.ir.Op.get("tirx.call_extern")
 
+_Passes = Callable[[IRModule], IRModule]
 
-def _pipeline() -> tuple[tvm.transform.Pass, MakePass, MakePass]:
+
+def _pipeline() -> tuple[tvm.transform.Pass, Callable[[], _Passes], Callable[[], _Passes]]:
     default, finalize_host, finalize_device = tirx.get_tir_pipeline("default")
     short = tvm.transform.Sequential(
         [
@@ -74,10 +72,9 @@ def _pipeline() -> tuple[tvm.transform.Pass, MakePass, MakePass]:
 
 
 def _hide_values(function: tirx.PrimFunc, _mod: IRModule, _context: tvm.transform.PassContext) -> tirx.PrimFunc:
-    """Hides what variables are bound to from TVM's analyzer.
+    """Hide the values of variables from TVM's analyzer, which would replace variables by whole expressions.
 
-    It knows them as what they are computed from, so passes that simplify write whole expressions wherever a variable
-    stands: up to eight times the text, of which `CommonSubexprElim` then makes variables again. Sizes of buffers are
+    That makes up to eight times the text, of which `CommonSubexprElim` makes variables again. Sizes of buffers are
     simplified before this, since buffers are allocated above the variables.
     """
 
@@ -92,7 +89,7 @@ def _hide_values(function: tirx.PrimFunc, _mod: IRModule, _context: tvm.transfor
 
 
 def _show_values(function: tirx.PrimFunc, _mod: IRModule, _context: tvm.transform.PassContext) -> tirx.PrimFunc:
-    """Undoes `_hide_values`."""
+    """Undo `_hide_values`."""
 
     def show(bind: tirx.Bind) -> tirx.Bind:
         value = bind.value
@@ -103,11 +100,11 @@ def _show_values(function: tirx.PrimFunc, _mod: IRModule, _context: tvm.transfor
     return function.with_body(ir_transform(function.body, None, show, ["tirx.Bind"]))
 
 
-def on_all_cores(passes: tvm.transform.Pass) -> Callable[[IRModule], IRModule]:
-    """Passes that look at one function after the other, on several parts of a module at a time.
+def on_all_cores(passes: _Passes) -> _Passes:
+    """Run passes that look at one function at a time on several parts of a module in parallel.
 
-    TVM's passes hold no lock of Python's. A part has two functions: a single one would become an entry point.
-    Functions stay in their order, in which similar kernels of a GPU follow each other: an archive of them is smaller.
+    TVM's passes don't hold Python's lock. A part has two functions or more: a single one would become an entry point.
+    Functions keep their order, in which similar kernels of a GPU follow each other: an archive of them is smaller.
     """
 
     def run(mod: IRModule) -> IRModule:
@@ -139,10 +136,10 @@ tirx.register_tir_pipeline(PIPELINE, _pipeline)
 
 @tvm.instrument.pass_instrument
 class Lowered:
-    """Keeps what `PIPELINE` made, for the pass context of a build.
+    """An instrument that keeps the module that `PIPELINE` lowered, for the pass context of a build.
 
     Attributes:
-        mod: Host functions, and each GPU kernel as a function of its own, with its memory as it is allocated.
+        mod: Host functions, and each GPU kernel as a function of its own, with its final allocations.
     """
 
     mod: IRModule

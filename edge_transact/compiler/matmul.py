@@ -1,4 +1,4 @@
-"""The matmuls of a model: how their weights are stored, and what one of our kernels computes."""
+"""The matmuls of a model: how their weights are stored, and what a kernel computes."""
 
 from __future__ import annotations
 
@@ -15,22 +15,15 @@ Layout = Literal["NK", "KN"]
 """Which of a weight's dimensions comes first: output features (N) or input features (K)."""
 
 MATMUL, EMBEDDING = "edge_transact.matmul", "edge_transact.embedding"
-"""The annotations by which passes recognize the blocks that `modules` makes.
+"""Annotations of the blocks that `modules` makes: the weight's ``layout`` and the ``bits`` of a stored value.
 
-Their value is a dict: the weight's ``layout`` and the ``bits`` of a stored value. They annotate blocks because
-``FuseTIR`` drops the attributes of functions.
+They are on blocks because ``FuseTIR`` drops the attributes of functions.
 """
 
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """The weight that a block reads.
-
-    Attributes:
-        op: `MATMUL` or `EMBEDDING`.
-        layout: The order of the dimensions in memory.
-        bits: Bits of a stored value; 4 where values are packed.
-    """
+    """The weight that a block reads: for `MATMUL` or `EMBEDDING`, its layout, and bits of a value (4 if packed)."""
 
     op: str
     layout: Layout
@@ -50,13 +43,7 @@ def weight_block(schedule: s_tir.Schedule) -> tuple[s_tir.schedule.SBlockRV, Sto
 
 @dataclass(frozen=True)
 class CacheHeads:
-    """The heads of a virtual KV layer, as the KV cache takes them.
-
-    Attributes:
-        num_attention_heads: Query heads.
-        num_key_value_heads: KV heads.
-        head_dim: Dims of every head. Heads that lost dims are padded with zeros.
-    """
+    """The heads of a virtual layer of the KV cache, padded with zeros to `head_dim` where they lost dims."""
 
     num_attention_heads: int
     num_key_value_heads: int
@@ -65,9 +52,9 @@ class CacheHeads:
 
 @dataclass(frozen=True)
 class Matmul:
-    """What a kernel computes: ``y = x W`` with a packed W, and the operations fused into it.
+    """A kernel's computation: ``y = x W`` with a packed W, and the operations fused into it.
 
-    Sizes are those of the tensors: one kernel serves all widths. ``G = ceil(K / 32)`` is the number of groups.
+    One kernel serves all widths; sizes are in its arguments. ``G = ceil(K / 32)`` is the number of groups.
 
     Attributes:
         layout: ``NK``: weight ``[N, 4 G]``, scale ``[N, G]``; ``KN``: weight ``[4 G, N]``, scale ``[G, N]``.
@@ -95,7 +82,7 @@ class Matmul:
 
     @property
     def label(self) -> str:
-        """What names of kernels say: ``kn_norm_gated``."""
+        """The part of kernels' names that says what they compute: ``kn_norm_gated``."""
         parts = {
             "norm": self.norm_eps is not None,
             "bias": self.bias,
@@ -142,7 +129,7 @@ class Matmul:
 
     @property
     def sections(self) -> int:
-        """Columns of the weight that a column of the result takes, or a pair of dims of `heads`."""
+        """Columns of the weight for a column of the result, or for a pair of dims of `heads`."""
         return 2 if self.gated or self.heads else 1
 
     @property
@@ -157,7 +144,7 @@ class ChainedMatmul:
 
     Attributes:
         matmul: Its spec.
-        given: The operands that are results of earlier matmuls of the chain: name and position in the chain.
+        given: Operands that are results of earlier matmuls: the operand's name, and the matmul's place in the chain.
         returned: Whether the kernel returns the result.
     """
 
@@ -172,7 +159,7 @@ class ChainedMatmul:
 
 
 Rows = Literal["one", "batch", "any"]
-"""The rows of activations that a kernel takes: one token, one of each of several sequences, or any tokens."""
+"""A kernel's rows of activations: one token, one of each of several sequences, or any tokens."""
 
 BATCH_SIZE = "batch_size"
 """The variable for the number of sequences, in the functions of MLC's engine ABI."""

@@ -1,4 +1,4 @@
-"""Quantized linears and embeddings: nn modules that store packed weights and dequantize them inside the matmul.
+"""Quantized linears and embeddings: modules that store packed weights and dequantize them inside the matmul.
 
 Parameter names and shapes are those of MLC-LLM's group quantization (``q_weight``, ``q_scale``).
 """
@@ -13,19 +13,13 @@ from edge_transact.compiler.matmul import EMBEDDING, MATMUL, Layout
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP, ZERO_POINT, Quantization
 
 OUT_ELEMENTWISE_FUSABLE = 4
-"""TVM's operator pattern of a matmul: element-wise operators may be fused behind it."""
+"""TVM's pattern of a matmul: element-wise operators may be fused behind it."""
 
 
 def quantize_modules(model: nn.Module, quantization: Quantization, accumulate: str) -> nn.Module:
-    """Replace a model's linears and embeddings by quantized ones.
+    """Replace a model's linears and embeddings by quantized ones, in place; it gets `quantization.model_dtype`.
 
-    Args:
-        model: A new model of the definition; changed in place.
-        quantization: How the weights are stored.
-        accumulate: The dtype of sums where the result is in the model's dtype.
-
-    Returns:
-        The model, in `quantization.model_dtype`.
+    `accumulate` is the dtype of sums where the result is in the model's dtype.
     """
     model.to(dtype=quantization.model_dtype)
     return _Mutator(quantization, accumulate).visit("", model)

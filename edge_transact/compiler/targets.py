@@ -23,8 +23,8 @@ class BuildTarget:
         description: A description for users.
         device: TVM's kind of the device that runs the kernels: ``opencl``, ``metal`` or ``llvm``.
         suffix: ``.tar`` for an archive of objects that an app links, ``.so`` for a library to load on this machine.
-        spec: TVM's target with its host. `tvm_target` fills in this machine's CPU and what the profile allows.
-        profile: The GPUs that the library must run on; `None` where that isn't asked.
+        spec: TVM's target with its host. `tvm_target` fills in this machine's CPU and the profile's limits.
+        profile: The GPUs that the library must run on; `None` for no limits.
         cpu: The CPU that a host library is for, by LLVM's name; `None` for this machine's.
     """
 
@@ -42,7 +42,7 @@ class BuildTarget:
         return self.suffix == ".tar"
 
     def runs_here(self) -> bool:
-        """Whether this machine's CPU has what a library for it is compiled for."""
+        """Whether this is a host target whose CPU features this machine has."""
         from tvm.target import codegen
 
         return self.spec == _HOST and not features.missing(codegen.llvm_get_cpu_features(self.tvm_target()))
@@ -55,16 +55,16 @@ class BuildTarget:
         if spec == _HOST:
             triple = tvm.get_global_func("tvm.codegen.llvm.GetDefaultTargetTriple")()
             spec |= {"mtriple": triple, "mcpu": self.cpu or tvm.target.codegen.llvm_get_system_cpu()}
-            # As many parts as there are threads later, unless they are told otherwise.
+            # Decode is divided into as many parts as it has threads by default.
             spec["num-cores"] = cores().threads
             if self.cpu is None:
-                # A virtual machine may hide features that its CPU's name promises, or the name of a CPU that has more.
+                # A virtual machine may hide features that the CPU's name implies, or hide the name of a better CPU.
                 promised = list(tvm.target.codegen.llvm_get_cpu_features(tvm.target.Target(spec)))
                 more = [f"+{name}" for name in features.present() if name not in promised]
                 spec["mattr"] = more + [f"-{name}" for name in features.missing(promised)]
         if self.profile is not None:
-            # What TVM's schedules take at most. Its own defaults are for any GPU: with more threads in a work group, a
-            # thread has fewer registers.
+            # Limits of TVM's schedules, no higher than its defaults: with more threads in a work group, a thread has
+            # fewer registers.
             threads = min(self.profile.max_threads, GENERIC.max_threads)
             spec |= {"max_num_threads": threads, "max_threads_per_block": threads}
             spec["max_shared_memory_per_block"] = min(self.profile.local_bytes, TVM_LOCAL_BYTES)
@@ -127,11 +127,11 @@ def get_target(name: str, device_profile: str = GENERIC.name, cpu: str | None = 
 
     Args:
         name: One of `TARGETS`.
-        device_profile: One of `DEVICES`, for a target that asks for a profile.
-        cpu: The CPU that a library for ``host`` is for, by LLVM's name; `None` for this machine's.
+        device_profile: One of `DEVICES`, for a target with a profile.
+        cpu: The CPU of a library for ``host``, by LLVM's name; `None` for this machine's.
 
     Raises:
-        UsageError: There is no such target, or LLVM knows no such CPU; the message lists what there is.
+        UsageError: There is no such target, or LLVM knows no such CPU.
     """
     if name not in TARGETS:
         raise UsageError(f"unknown target {name!r}", fix=did_you_mean(name, TARGETS))
@@ -143,7 +143,7 @@ def get_target(name: str, device_profile: str = GENERIC.name, cpu: str | None = 
 
 
 def _require_cpu(cpu: str) -> None:
-    """Raises a `UsageError` unless LLVM can compile for a CPU of this machine's architecture by that name."""
+    """Raise a `UsageError` unless LLVM knows a 64-bit CPU of this machine's architecture by that name."""
     from tvm.target import codegen
 
     here = TARGETS["host"].tvm_target()
@@ -152,7 +152,7 @@ def _require_cpu(cpu: str) -> None:
     if cpu not in known:
         what = f"LLVM knows no CPU {cpu!r} of this machine's architecture"
         raise UsageError(what, fix=f"{closest(cpu, known)} {otherwise}".strip())
-    # LLVM's x86 has CPUs of 32 bits, for which it ends the process.
+    # LLVM ends the process when asked to compile for one of its 32-bit x86 CPUs.
     chosen = replace(TARGETS["host"], cpu=cpu).tvm_target()
     if "64bit" in codegen.llvm_get_cpu_features(here) and "64bit" not in codegen.llvm_get_cpu_features(chosen):
         raise UsageError(f"{cpu!r} is a CPU of 32 bits; libraries are for 64", fix=otherwise)
@@ -162,10 +162,6 @@ def library_name(model_lib: str, target: str) -> str:
     """The name under which MLC's engine looks up a model's library for a target: ``system://NAME``.
 
     An app can link the libraries for both the GPU and the CPU of a phone, so their symbols need different prefixes.
-
-    Args:
-        model_lib: A manifest's ``model_lib``.
-        target: One of `TARGETS`.
     """
     return f"{model_lib}-cpu" if target == "android-cpu" else model_lib
 

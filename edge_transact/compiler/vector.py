@@ -1,4 +1,4 @@
-"""Vector expressions that TIR has no operator for: small helpers around broadcast, shuffle and reinterpret."""
+"""Vector expressions without a TIR operator, and how kernels are emitted."""
 
 from __future__ import annotations
 
@@ -60,15 +60,9 @@ LINE_WORDS = LINE_BYTES // 4
 def prefetch(buffer: Buffer, indices: Sequence[Index], *, far: bool = False) -> None:
     """Prefetch the cache line of an element, which may lie beyond the buffer.
 
-    The line goes to the L1 cache, marked as used once, because weights are needed again only after all others, a token
-    later. On CPUs that keep such lines out of the larger caches, part of a model that is larger than the caches stays
-    in them.
-
-    Args:
-        buffer: The buffer.
-        indices: The element's.
-        far: Whether the line goes to the L2 cache only. That can wait for more lines at once than the L1 cache can (on
-            Zen 3 and 4, 24), so it is what keeps the memory busy. For weights, an L1 prefetch of the same line follows.
+    The line goes to the L1 cache, marked as used once: weights are needed again only a token later, and a CPU that
+    keeps such lines out of its larger caches keeps other weights in them. With `far`, it goes to the L2 cache only,
+    which waits for more lines at once and so keeps the memory busy; for weights, an L1 prefetch follows.
     """
     read, data = T.int32(0), T.int32(1)
     # LLVM's degrees of locality: on x86-64, 0 is prefetchnta and 2 is prefetcht1.
@@ -79,15 +73,10 @@ def prefetch(buffer: Buffer, indices: Sequence[Index], *, far: bool = False) -> 
 
 
 def align_stack(lanes: int) -> None:
-    """Begin a function's stack frame where a vector does, so that no vector which is spilled there crosses cache lines.
+    """Align the stack frame to vectors of `lanes` fp32 lanes, so that spilled vectors don't straddle cache lines.
 
-    For the body of a parallel loop, which TVM makes a function of. Its stack has an alignment of 16 bytes, so where
-    cache lines begin changes from process to process: decode of four sequences took up to 1.6 times as long in some.
-    LLVM aligns what it spills only if something else in the frame has to be aligned, here a vector that can't become a
-    register, because it is prefetched.
-
-    Args:
-        lanes: fp32 lanes of the vectors. Four are aligned anyway.
+    For the body of a parallel loop, of which TVM makes a function whose stack is aligned to 16 bytes only. LLVM aligns
+    a frame if a variable in it needs that: here a vector that can't become a register, because it is prefetched.
     """
     if lanes > 4:
         prefetch(T.alloc_buffer((1,), f"float32x{lanes}"), [0])
@@ -107,7 +96,7 @@ def join(vectors: Sequence[Expr]) -> Expr:
 
 
 def transpose(rows: Sequence[Expr]) -> list[Expr]:
-    """Four vectors: lane `i` of each row, one per lane. A row has four lanes, and rows are a multiple of four."""
+    """Transpose rows of four lanes, a multiple of four rows: four vectors, with a lane for each row."""
     lanes = len(rows)
     quads = range(0, lanes, 4)
     # Rows 4 n + i are neighbours, so that every other shuffle stays within 128 bits.
@@ -123,9 +112,9 @@ def transpose(rows: Sequence[Expr]) -> list[Expr]:
 
 
 def sum_lanes(vectors: Sequence[Expr], row: int | None = None) -> Expr:
-    """The sum of each vector, one per lane, or of each `row` lanes of all vectors.
+    """The sum of each vector, one per lane, or of each `row` lanes of all vectors; a power of two of sums.
 
-    The number of sums is a power of two, and that of vectors is at most their lanes.
+    There are at most as many vectors as lanes.
     """
     row = lanes_of(vectors[0]) if row is None else row
     while len(vectors) > 1 or row > 1:
@@ -144,13 +133,7 @@ def add_halves(vectors: Sequence[Expr], row: int) -> list[Expr]:
 
 
 def add_neighbours(first: Expr, second: Expr, unit: int = 1) -> Expr:
-    """Neighbouring units added, of each four of `first`, then of each four of `second`, in turn: as Arm's addp.
-
-    Args:
-        first: Lanes, in multiples of four units.
-        second: As many.
-        unit: Lanes of a unit. Units are added lane by lane.
-    """
+    """Neighbouring units of `unit` lanes added, of each four of `first`, then of `second`, in turn: as Arm's addp."""
     lanes = lanes_of(first)
     fours = [v * lanes + four for four in range(0, lanes, 4 * unit) for v in (0, 1)]
 
@@ -162,12 +145,7 @@ def add_neighbours(first: Expr, second: Expr, unit: int = 1) -> Expr:
 
 
 def add_quads(vectors: Sequence[Expr], unit: int = 1) -> Expr:
-    """The sums of each four units of four vectors: of the first four of each vector, then of their second four, ...
-
-    Args:
-        vectors: Four vectors.
-        unit: As for `add_neighbours`.
-    """
+    """The sums of each four units of four vectors: of the first four of each vector, then of their second four, ..."""
     a, b, c, d = vectors
     return add_neighbours(add_neighbours(a, b, unit), add_neighbours(c, d, unit), unit)
 
@@ -189,10 +167,9 @@ def max_magnitude(vector: Expr) -> Expr:
 
 
 def exp(value: Expr) -> Expr:
-    """The exponential of each fp32 lane, to 2 units in the last place, without a call.
+    """The exponential of each fp32 lane, to 2 units in the last place, without a call; clamped to the normal range.
 
-    ``2 ** n * p(r)`` with ``n = round(x log2 e)`` and the Cephes polynomial for ``e ** r``, ``|r| <= ln 2 / 2``;
-    clamped to the normal range.
+    ``2 ** n * p(r)`` with ``n = round(x log2 e)`` and the Cephes polynomial for ``e ** r``, ``|r| <= ln 2 / 2``.
     """
     lanes = lanes_of(value)
 
@@ -213,7 +190,7 @@ def exp(value: Expr) -> Expr:
 def sin_cos(angle: Expr) -> tuple[Expr, Expr]:
     """Sine and cosine of each fp32 lane, to 2 units in the last place of 1 for ``|angle| < 1e5``, without a call.
 
-    The nearest multiple of pi / 2 is subtracted in three parts (Cody and Waite); the Cephes polynomials take the rest.
+    Subtracts the nearest multiple of pi / 2 in three parts (Cody and Waite), then evaluates the Cephes polynomials.
     """
     lanes = lanes_of(angle)
 

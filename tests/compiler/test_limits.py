@@ -104,7 +104,7 @@ def test_local_memory_that_no_phone_has():
         EdgeTransactError, match=r"kernel prefill_kernel takes 41,568 bytes .* generic allows 32,768"
     ) as no:
         require_launches(GENERIC, lowered(prefill(256, FLOAT), "prefill"))
-    assert no.value.fix == "Compute in fp16 (--quant q4f16_0), which takes less."
+    assert no.value.fix == "Compute in fp16 (--quant q4f16_0), which needs less."
 
 
 def test_a_work_group_of_more_threads_than_the_gpu_allows():

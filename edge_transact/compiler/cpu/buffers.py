@@ -14,23 +14,22 @@ from edge_transact.compiler.vector import Index, cast
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
 
 Row: TypeAlias = tuple[Expr, Expr]
-"""A row's first two indices: its sequence, or the thread whose copy it is in, and its token."""
+"""A row's first two indices: its sequence (or the thread whose copy it is in) and its token."""
 
 
 class MatmulBuffers:
     """A matmul's buffers and their sizes (int32).
 
     Args:
-        matmul: What the kernel computes.
+        matmul: The matmul.
         arguments: The kernel's arguments by name. Without ``out`` the result stays inside the kernel.
-        rows: The rows of `x`.
+        rows: The rows of `x`; not ``any`` with `copies`, or if `x` is given.
         given: Results of earlier matmuls of the same kernel that are operands here, by name.
-        copies: How many threads have a copy of their own of the result, for later matmuls; 0 if they share it.
-            Where there are copies, or `x` is given, `rows` isn't ``any``.
+        copies: How many threads have a copy of the result for later matmuls; 0 if they share it.
 
     Attributes:
         x, weight, scale, norm, bias, residual, out: The buffers; `None` where the matmul has none.
-        returned: The kernel's result where `out` are copies of it; `None` where they aren't, or are all there is.
+        returned: The kernel's result where `out` holds copies of it; else `None`.
         rows, features, width: Rows of `x`, its columns (K), and columns of `out` (N, or N / 2 if gated).
         groups, words: Groups and words along K in the packed weight.
     """
@@ -73,9 +72,6 @@ class MatmulBuffers:
         return T.bind(number // self.tokens), T.bind(number % self.tokens)
 
     def at(self, buffer: Buffer, row: Row, column: Index) -> list[Index]:
-        """The indices of a row and a column in `x`, `residual`, `out` or `returned`.
-
-        Each index of the row counts only where the buffer has more than one.
-        """
+        """The indices of a row and a column in `x`, `residual`, `out` or `returned`, 0 in dimensions of size 1."""
         sizes = zip(buffer.shape[:2], row, strict=True)
         return [*(T.int32(0) if isinstance(size, IntImm) and int(size) == 1 else i for size, i in sizes), column]

@@ -1,4 +1,4 @@
-"""Kernels for heads that lost dims: to rotate and pad them for the KV cache, and to take padding out."""
+"""Kernels that rotate and pad heads that lost dims for the KV cache, and that remove the padding."""
 
 from __future__ import annotations
 
@@ -13,20 +13,11 @@ from edge_transact.compiler.matmul import CacheHeads
 from edge_transact.compiler.vector import cast, load, store
 
 LANES = (8, 4, 1)
-"""RoPE pairs that are rotated together: eight, then four and one of those that are left."""
+"""RoPE pairs that are rotated together: eight, then four or one of the remaining ones."""
 
 
 def rope(cache_heads: CacheHeads, dtype: str, *, pairs: bool) -> PrimFunc:
-    """The heads of a virtual KV layer, rotated and filled up, as ``EdgeLlamaAttention._rotated`` of the definition.
-
-    Args:
-        cache_heads: Those of a virtual layer.
-        dtype: The activations' dtype.
-        pairs: The layer kept some of the RoPE pairs only.
-
-    Returns:
-        A kernel of `RopeArguments`.
-    """
+    """A kernel of `RopeArguments` that rotates and pads heads, as the definition's ``EdgeLlamaAttention._rotated``."""
     h_q, h_kv = cache_heads.num_attention_heads, cache_heads.num_key_value_heads
     with IRBuilder() as ib, builder.prim_func(s_tir=True):
         T.func_attr(PLAIN_LOOPS | OPAQUE)
@@ -44,11 +35,11 @@ def rope(cache_heads: CacheHeads, dtype: str, *, pairs: bool) -> PrimFunc:
 
 
 def without_padding(dtype: str) -> PrimFunc:
-    """Heads without what fills them up: a kernel of `PaddingArguments`."""
+    """A kernel of `PaddingArguments` that removes the padding of heads."""
     with IRBuilder() as ib, builder.prim_func(s_tir=True):
         T.func_attr(PLAIN_LOOPS | OPAQUE)
         a = PaddingArguments(dtype)
-        # A block, because TVM looks into functions of one tensor, whether they only reshape it.
+        # A block, because TVM checks whether functions of one tensor only reshape it.
         with T.sblock("root"), T.serial(0, a.tokens * a.heads) as head, T.serial(0, a.d_v) as k:
             T.buffer_store(a.out, a.x[0, 0, 0, head * a.head_dim + k], [0, 0, head * a.d_v + k])
     return ib.get()
@@ -73,7 +64,7 @@ class _Heads(RopeArguments):
                     T.buffer_store(self.turn, self.rotation[kind, token, pair], [kind, k])
 
     def rotate(self, token: Expr, head: Expr) -> None:
-        """Rotate a query or key head by what `load_turn` collected, and fill it up."""
+        """Rotate a query or key head with the cosines and sines that `load_turn` collected, and pad it."""
         source = T.bind(self._source(token) + head * self.qk)
         done = T.int32(0)
         for lanes in LANES:
@@ -83,7 +74,7 @@ class _Heads(RopeArguments):
         self._fill(token, head, self.qk)
 
     def copy_value(self, token: Expr, kv_head: Expr) -> None:
-        """Copy the value of a KV head, and fill it up."""
+        """Copy the value of a KV head, and pad it."""
         source = T.bind(self._source(token) + (self.h_q + self.h_kv) * self.qk + kv_head * self.d_v)
         head = self.h_q + self.h_kv + kv_head
         with T.serial(0, self.d_v) as k:
@@ -91,11 +82,10 @@ class _Heads(RopeArguments):
         self._fill(token, head, self.d_v)
 
     def _source(self, token: Expr) -> Expr:
-        """Where in ``qkv`` a token's heads of the virtual layer begin."""
+        """The index in ``qkv`` of a token's first head in the virtual layer."""
         return token * self.rows + self.layer * ((self.h_q + self.h_kv) * self.qk + self.h_kv * self.d_v)
 
     def _rotate_pairs(self, token: Expr, head: Expr, source: Expr, k: Expr, lanes: int) -> None:
-        """Rotate pairs from `k` on."""
         cosine, sine = (
             T.bind(
                 load(self.rotation, [kind, token, k], lanes)
@@ -109,6 +99,5 @@ class _Heads(RopeArguments):
         store(self.out, cast(self.dtype, high * cosine + low * sine), [token, head, k + self.half])
 
     def _fill(self, token: Expr, head: Expr, width: Expr) -> None:
-        """Fill a head up with zeros."""
         with T.serial(width, self.head_dim) as k:
             T.buffer_store(self.out, T.Cast(self.dtype, T.float32(0)), [token, head, k])

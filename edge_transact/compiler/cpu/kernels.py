@@ -1,4 +1,4 @@
-"""Which CPU kernel computes a matmul."""
+"""Selects the CPU kernel of a matmul."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from edge_transact.compiler.matmul import ChainedMatmul, Matmul, Rows, rows_of
 
 
 class CPUKernels:
-    """The CPU's kernels, for `passes.fuse_matmuls.FuseMatmuls`.
+    """The CPU's kernels, for `passes.fuse_matmuls`.
 
     Args:
-        target: Its features decide the instruction set, its ``num-cores`` into how many parts decode is cut.
-        max_batch_size: The most sequences that the library takes.
+        target: Its features determine the instruction set, its ``num-cores`` the parts that decode is divided into.
+        max_batch_size: The library's most sequences.
     """
 
     def __init__(self, target: tvm.target.Target, max_batch_size: int) -> None:
@@ -33,11 +33,11 @@ class CPUKernels:
         return embedding.embed(scale_dtype)
 
     def takes_norm(self, x: Sequence[tirx.Expr], dtype: str) -> bool:
-        """All kernels do."""
+        """Whether the kernel applies the RMSNorm before its matmul: all do."""
         return True
 
     def rows(self, x: Sequence[tirx.Expr]) -> Rows:
-        """Each kind of rows has kernels of its own, but a batch only where the library takes one."""
+        """The kind of rows that select a kernel: a batch has its own kernels only in a library for batches."""
         rows = rows_of(x)
         return "any" if rows == "batch" and self._max_batch_size == 1 else rows
 
@@ -48,7 +48,11 @@ class CPUKernels:
     def select(
         self, matmul: Matmul, x: Sequence[tirx.Expr], width: int
     ) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
-        """One kernel for each matmul spec and kind of rows."""
+        """The kernel for a matmul of activations ``x [batch, tokens, K]`` and a result of `width` columns.
+
+        Returns a key that matmuls of the same kernel share, and a function that makes the kernel; `None` if there is
+        none for such a width.
+        """
         rows = self.rows(x)
         instructions = self.instructions(matmul, rows=rows)
         if not supports(width, instructions, rows, gated=matmul.gated):

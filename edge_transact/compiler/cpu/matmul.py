@@ -1,6 +1,6 @@
-"""W4A16 matmul kernels for CPUs, ``y = x W`` with packed weights, for one row or a batch (`decode`) or any (`prefill`).
+"""W4A16 matmul kernels for CPUs: ``y = x W`` with packed weights, RMSNorm before and bias, gate and residual after it.
 
-What a LLaMA computes around a matmul is part of the kernel: RMSNorm before it; bias, residual and SiLU gate after it.
+One row or a batch of rows is `decode`'s, any number of rows `prefill`'s.
 """
 
 from __future__ import annotations
@@ -21,15 +21,9 @@ from edge_transact.compiler.matmul import ChainedMatmul, Matmul, Rows
 
 
 def kernel(matmul: Matmul, isa: InstructionSet, threads: int, *, rows: Rows) -> tirx.PrimFunc:
-    """A matmul as a PrimFunc.
+    """A matmul whose decode is divided into `threads` parts.
 
-    Its arguments are ``x [batch, tokens, K], weight, scale[, norm][, bias][, residual], out [batch, tokens, width]``.
-
-    Args:
-        matmul: What to compute.
-        isa: The instruction set.
-        threads: The number of parts that decode is cut into.
-        rows: The rows of `x`.
+    Arguments: ``x [batch, tokens, K], weight, scale[, norm][, bias][, residual], out [batch, tokens, width]``.
     """
     with IRBuilder() as ib, builder.prim_func(private=True, s_tir=True):
         T.func_attr(PLAIN_LOOPS)
@@ -45,13 +39,9 @@ def kernel(matmul: Matmul, isa: InstructionSet, threads: int, *, rows: Rows) -> 
 def chain(
     matmuls: Sequence[ChainedMatmul], isas: Sequence[InstructionSet], threads: int, *, rows: Rows
 ) -> tirx.PrimFunc:
-    """Matmuls one after the other, as a PrimFunc of the arguments of all and then their results.
+    """Matmuls of one row or a batch one after the other, each divided into `threads` parts.
 
-    Args:
-        matmuls: What to compute.
-        isas: The instruction set of each.
-        threads: The number of parts that each matmul is cut into.
-        rows: The rows of the activations: one, or a batch.
+    Arguments: those of all matmuls, then the results that are returned. Each matmul has its own instruction set.
     """
     with IRBuilder() as ib, builder.prim_func(private=True, s_tir=True):
         T.func_attr(PLAIN_LOOPS)
@@ -71,5 +61,5 @@ def chain(
 
 
 def supports(width: int, isa: InstructionSet, rows: Rows, *, gated: bool) -> bool:
-    """Whether a result is wide enough for the kernels: at least as many columns as a block has."""
+    """Whether a result is as wide as a block of the kernels, at least."""
     return width >= max(least_width(isa, one_row=rows != "batch"), isa.lanes if gated else TILE_VECTORS * isa.lanes)

@@ -1,7 +1,7 @@
 """Matmuls of many rows: bound by arithmetic.
 
-The packed weights of two vectors of columns are unpacked once, into a panel that stays in the L2 cache. Tiles of rows
-by columns accumulate in registers.
+The weights of two vectors of columns are unpacked once, into a panel that stays in the L2 cache. Tiles of rows by
+columns accumulate in registers.
 """
 
 from __future__ import annotations
@@ -38,17 +38,13 @@ def prefill(buffers: MatmulBuffers, isa: InstructionSet) -> None:
 class PrefillMatmul:
     """A matmul of many rows.
 
-    Args:
-        buffers: What to compute.
-        isa: The instruction set.
-
     Attributes:
-        products: Products of a block and a group, by `multiply_add_block`: ``steps * 4 / block_rows``.
-        lanes_per_product: int32 lanes of activations of a product: as many of each of a block's rows as it has rows.
+        products: Products (`multiply_add_block`) of a block and a group: ``steps * 4 / block_rows``.
+        lanes_per_product: int32 lanes of activations of a product: `block_rows` of each of a block's rows.
         activations: Packed activations, int32
             ``[tiles, groups, tile_rows / block_rows, digits, products * lanes_per_product]``.
         corrections: Zero-point corrections of quantized activations, int32 ``[tiles, groups, tile_rows]``. Weights
-            that are multiplied in fp32 lose the zero point when they are unpacked.
+            that are multiplied in fp32 are unpacked without the zero point.
         activation_scales: Scales of quantized activations, fp32 ``[tiles, groups, tile_rows]``.
     """
 
@@ -66,11 +62,11 @@ class PrefillMatmul:
 
     def emit(self) -> None:
         """Emit the matmul."""
-        self.pack_activations()
-        self.multiply()
+        self._pack_activations()
+        self._multiply()
 
-    def pack_activations(self) -> None:
-        """Pack the activations of all rows; those after the last row are the last row again."""
+    def _pack_activations(self) -> None:
+        """Pack the activations of all rows; the last tile is filled up with the last row."""
         tile_rows = self.isa.tile_rows
         with T.parallel(0, self.tiles) as tile, T.serial(0, tile_rows) as r:
             row = self.buffers.row(T.bind(T.min(tile * tile_rows + r, self.buffers.rows - 1)))
@@ -89,7 +85,7 @@ class PrefillMatmul:
 
         def pack(group: Expr, x: Expr) -> None:
             if isa.quantizer is not None:
-                # Stored and loaded again, because TVM's integer analysis would walk through all they are computed from.
+                # Stored and loaded again: TVM's integer analysis would walk through everything they are computed from.
                 store(scale, splat(isa.quantizer.scale(x), WORDS_PER_GROUP), [0])
                 T.buffer_store(self.activation_scales, scale[0], [tile, group, r])
                 x = T.bind(x * splat(T.float32(1) / scale[0], GROUP_SIZE))
@@ -105,9 +101,9 @@ class PrefillMatmul:
 
         return pack
 
-    def multiply(self) -> None:
+    def _multiply(self) -> None:
         """Multiply the packed activations by one panel after the other."""
-        # The two vectors of a panel are the gate and up columns of the same outputs, or neighbours.
+        # The two vectors of a panel are gate and up columns of the same outputs, or neighbours.
         lanes = self.isa.lanes
         columns = lanes if self.matmul.gated else TILE_VECTORS * lanes
         blocks = T.bind((self.buffers.width + (columns - 1)) // columns)
@@ -126,14 +122,9 @@ class PrefillMatmul:
 
 
 class _Panel:
-    """The weights of two vectors of columns, unpacked: int32 ``[groups, products, blocks, lanes]``, with fp32 scales.
+    """The weights of the vectors of columns that begin at `columns`, unpacked, with fp32 scales.
 
-    A vector of columns has `block_rows` blocks of weights, with as many steps of each column.
-
-    Args:
-        buffers: The matmul's.
-        isa: The instruction set.
-        columns: The first column of each vector.
+    int32 ``[groups, products, blocks, lanes]``: a vector has `block_rows` blocks, with as many steps of each column.
     """
 
     def __init__(self, buffers: MatmulBuffers, isa: InstructionSet, columns: list[Expr]) -> None:
@@ -154,7 +145,7 @@ class _Panel:
                         store(self.weights, weights, at)
 
     def _load_kn(self) -> Callable[[Expr, int], Expr]:
-        """Load the scales; return what loads a word of a vector of columns."""
+        """Load the scales; return a function that loads a word of a vector of columns."""
         buffers, lanes = self.buffers, self.isa.lanes
         with T.serial(0, buffers.groups) as group:
             for v, column in enumerate(self.columns):
@@ -162,7 +153,7 @@ class _Panel:
         return lambda word, v: load(buffers.weight, [word, self.columns[v]], lanes)
 
     def _load_nk(self) -> Callable[[Expr, int], Expr]:
-        """The same from the transposed layout, by way of a buffer."""
+        """The same for the transposed layout, through a buffer."""
         buffers, lanes = self.buffers, self.isa.lanes
         transposed = T.alloc_buffer((buffers.words, TILE_VECTORS, lanes), "uint32")
         for v, column in enumerate(self.columns):
@@ -176,12 +167,7 @@ class _Panel:
 
 
 class _Tile:
-    """A tile of rows by two vectors of columns, in registers: the sums of a group, and of all groups.
-
-    Args:
-        of: The matmul.
-        panel: The weights.
-    """
+    """A tile of rows by two vectors of columns, in registers: the sums of a group, and of all groups."""
 
     def __init__(self, of: PrefillMatmul, panel: _Panel) -> None:
         self.of, self.isa, self.buffers, self.panel = of, of.isa, of.buffers, panel
@@ -237,7 +223,7 @@ class _Tile:
     def store(self, tile: Expr, column: Expr) -> None:
         """Apply the epilogue to those of the tile's rows that exist."""
         lanes, rows = self.isa.lanes, self.isa.tile_rows
-        # The totals leave their registers here: which rows exist is known at run time only.
+        # The totals leave their registers here: which rows exist is known only at run time.
         finished = T.alloc_buffer((rows, TILE_VECTORS, lanes), "float32")
         for r, v in self.each:
             store(finished, load(self.totals, [r, v, 0], lanes), [r, v, 0])

@@ -1,4 +1,4 @@
-"""What matmul kernels do before they multiply: RMSNorm, and the activations in groups of 32."""
+"""The prologue of matmul kernels: RMSNorm, and activations in groups of 32."""
 
 from __future__ import annotations
 
@@ -19,16 +19,9 @@ def for_each_group(
     inverse_rms: Expr | None,
     emit: Callable[[Expr, Expr], None],
 ) -> None:
-    """Call ``emit(group, x)`` for some groups of a row, where `x` is its 32 activations, normalized, in fp32.
+    """Call ``emit(group, x)`` for the groups of a row from the first to before the second of `groups`.
 
-    The last group is padded with zeros beyond K.
-
-    Args:
-        buffers: The matmul's.
-        row: The row.
-        groups: The first group, and the one after the last.
-        inverse_rms: The row's.
-        emit: What to emit.
+    `x` is the group's 32 normalized activations in fp32, zeros beyond K.
     """
     first, end = groups
     full_groups = T.bind(buffers.features // GROUP_SIZE)

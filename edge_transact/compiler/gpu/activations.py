@@ -1,4 +1,4 @@
-"""The activations of one row, as the threads of a decode kernel read them."""
+"""The activations of one row for the threads of a decode kernel."""
 
 from __future__ import annotations
 
@@ -11,38 +11,31 @@ from edge_transact.compiler.vector import cast, splat
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD
 
 SUMS = 16
-"""A norm's sums of all threads are added in two steps, the first of which leaves this many."""
+"""The sums of a norm that are left after the first of two steps of adding up all threads' sums."""
 
 
 class Activations:
-    """Reads a row's features from global memory.
-
-    Args:
-        buffers: The kernel's.
-        ragged: K is not a multiple of 32: features beyond it are zero.
-    """
+    """Reads a row's features from global memory; if `ragged`, K isn't a multiple of 32, and the rest is zeros."""
 
     def __init__(self, buffers: MatmulBuffers, *, ragged: bool) -> None:
         self.buffers, self.ragged = buffers, ragged
 
     def prepare(self, thread: Expr) -> None:
-        """Emit what comes before the first `load`; `thread` is the thread's number in its work group."""
+        """Emit the code before the first `load`; `thread` is the thread's number in its work group."""
 
     def load(self, k: Expr) -> Expr:
         """Features `k` to ``k + 7``; `k` is a multiple of 8."""
         a = self.buffers
         if not self.ragged:
             return load_vector(a.x, a.feature(0, k), VALUES_PER_WORD)
-        # The last word again, times nothing.
+        # The last word again, times 0.
         x = load_vector(a.x, a.feature(0, T.min(k, a.features - VALUES_PER_WORD)), VALUES_PER_WORD)
         factor = cast(a.matmul.dtype, T.Select(k < a.features, T.float32(1), T.float32(0)))
         return T.bind(x * splat(factor, VALUES_PER_WORD))
 
 
 class NormalizedActivations(Activations):
-    """Applies RMSNorm to a row and keeps the result in local memory.
-
-    Every work group computes the norm anew, which costs less than a launch of its own.
+    """Applies RMSNorm to a row in every work group, which costs less than a launch, and keeps it in local memory.
 
     Args:
         buffers: The kernel's.

@@ -1,4 +1,4 @@
-"""The KV cache's kernels on GPUs: decode's and what merges its parts are ours, the others TVM's without unused code.
+"""The KV cache's kernels on GPUs: decode and merge are ours, the others TVM's without unused code.
 
 Layers of the cache are pages ``[pages, 2, num_key_value_heads, PAGE_SIZE, head_dim]``: keys, then values.
 """
@@ -22,36 +22,30 @@ LANES = 8
 """Dims that a thread of `decode` loads at once."""
 
 THREADS = 256
-"""At most, of a work group of `decode`."""
+"""The most threads of a work group of `decode`."""
 
 TILE_PRODUCTS = 4096
-"""At most, in local memory: 16 KiB of floats, half of what phones have."""
+"""The most products in local memory: 16 KiB of floats, half of a phone's."""
 
 LOWEST = -5e4
 """A score below all others, as in TVM's kernels."""
 
 
 def rotated_before(function: tirx.PrimFunc) -> tirx.PrimFunc:
-    """An attention kernel of TVM without its branch that rotates q and k itself, most of its code.
+    """An attention kernel of TVM without its branch that rotates q and k, most of its code.
 
-    Our models' caches rotate what is appended, or the definition does, and so pass ``rotary_mode`` 0 always.
+    Our models rotate keys before they are appended, in the cache or in the definition, so ``rotary_mode`` is always 0.
     """
     (mode,) = (parameter for parameter in function.params if parameter.name == "rotary_mode")
     return function.with_body(tirx.stmt_functor.substitute(function.body, {mode: T.int32(0)}))
 
 
 def decode(num_attention_heads: int, num_key_value_heads: int, head_dim: int, dtype: str) -> tirx.PrimFunc:
-    """Attention of one token of each sequence to its part of the cache: the arguments of TVM's ``_attention_decode``.
+    """Attention of one token of each sequence to the cache, with the arguments of TVM's ``_attention_decode``.
 
-    A work group computes one query head, so the query heads of a KV head read its keys and values at about the same
-    time. The threads of a row hold the dims of a head, `LANES` each; rows take the sequence's tokens in turns, with a
-    softmax of their own, and are put together at the end. TVM's kernel has a work group for each KV head.
-
-    Args:
-        num_attention_heads: Query heads of a layer of the cache.
-        num_key_value_heads: Its KV heads.
-        head_dim: Dims of a head; a multiple of `LANES`.
-        dtype: That of queries, cache and output; sums are in fp32.
+    A work group computes one query head (TVM's, one KV head); those of a KV head read it at about the same time. The
+    threads of a row hold `LANES` dims each of a head. Rows process the sequence's tokens in turns, with a softmax of
+    their own, and are merged at the end. Heads have a multiple of `LANES` dims; sums are in fp32.
     """
     h_q, h_kv, across = num_attention_heads, num_key_value_heads, head_dim // LANES
     rows = max(1, min(THREADS, TILE_PRODUCTS // across) // across)
@@ -137,7 +131,7 @@ def decode(num_attention_heads: int, num_key_value_heads: int, head_dim: int, dt
                         T.buffer_store(total, total[0] + p, [0])
                         value = stored(1, begin + i * rows + y)
                         store(sums, call(wide, f"add_scaled_{name}", value, p, load(sums, [0], LANES)), [0])
-                # TVM may give all arrays the same memory.
+                # TVM may give both arrays the same memory.
                 wait()
                 with T.If(x == 0), T.Then():
                     T.buffer_store(states, most[0], [0, y])
@@ -168,10 +162,10 @@ def decode(num_attention_heads: int, num_key_value_heads: int, head_dim: int, dt
 
 
 def merge(num_attention_heads: int, head_dim: int, dtype: str, max_threads: int) -> tirx.PrimFunc:
-    """Attention to two parts of a sequence becomes that to both, in place of the first.
+    """Merge attentions to two parts of a sequence into the first of the two, in place.
 
-    Arguments: output and log-sum-exp (base 2) of the first, ``[n, heads, dim]`` and ``[n, heads]``, then those of the
-    second. In TVM's ``_merge_state_inplace``, a thread may overwrite a log-sum-exp before another one reads it.
+    Arguments: output and log-sum-exp (base 2) of the first, ``[n, heads, dim]`` and ``[n, heads]``, then of the second.
+    In TVM's ``_merge_state_inplace``, a thread may overwrite a log-sum-exp before another reads it.
     """
     together = math.gcd(num_attention_heads, max(1, max_threads // head_dim))
     with IRBuilder() as ib, builder.prim_func(s_tir=True):

@@ -22,10 +22,10 @@ class MatmulBuffers:
     comes before ``out``; with `Matmul.heads`, the arguments of `RotatedHeads`.
 
     Args:
-        matmul: What the kernel computes.
-        columns: Columns of the result that a thread computes, next to each other; a divisor of their number.
+        matmul: The matmul.
+        columns: Adjacent columns of the result that a thread computes; a divisor of their number.
         one_row: Batch and tokens are 1.
-        features: K, where all matmuls of the kernel have the same.
+        features: K, if it is fixed.
 
     Attributes:
         rows: Rows of `x` and the result: batch times tokens.
@@ -65,7 +65,7 @@ class MatmulBuffers:
         if self.heads is not None:
             self.width, self.columns = self.heads.bind(), T.bind(cast("int32", n))
         else:
-            # Written as a multiple of a thread's columns, so that TVM sees how its loads are aligned.
+            # Written as a multiple of a thread's columns, so that TVM sees the alignment of its loads.
             self.width = T.bind(cast("int32", width) // columns) * columns
             self.columns = self.width * matmul.sections
         if matmul.padded:
@@ -74,7 +74,7 @@ class MatmulBuffers:
             self._row_size = T.bind(cast("int32", heads * head_dim))
 
     def feature(self, row: Index, k: Expr) -> list[Index]:
-        """The indices of a feature in `x`; the following ones of the same head are next to it."""
+        """The indices of a feature in `x`; the next features of the same head follow it."""
         if not self.matmul.padded:
             return [0, 0, row * self.features + k]
         return [0, 0, 0, row * self._row_size + call("int32", "padded_index", k, *self._padding)]
@@ -90,7 +90,7 @@ class MatmulBuffers:
         return [column + section * self.width for section in range(self.matmul.sections)]
 
     def finish(self, row: Expr, column: Expr, sums: Sequence[Expr]) -> None:
-        """Emit what comes after the sums of a column of the result, up to storing it."""
+        """Emit the epilogue of a column of the result, and its store."""
         if self.heads is not None:
             self.heads.store(self.out, row, column, sums)
         else:

@@ -19,24 +19,20 @@ from edge_transact.compiler.vector import cast, shuffle, splat
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP
 
 UNIT = 16
-"""What the functions of ``w4.cl`` divide weights by."""
-
+"""The functions of ``w4.cl`` divide weights by this."""
 
 SIDES = {16: 16, 8: 32, 4: 64}
-"""Results that the threads of a work group compute at the same time, by the most parts that K may have then."""
+"""Results that a work group computes at the same time, by the most parts that K then has."""
 
 WAVE = 64
 """Threads that a GPU runs in step. Adreno's waves are this wide or twice as wide."""
 
 
 def threads_for(features: int | None) -> tuple[int, int]:
-    """Parts of K, and results at the same time, which share a work group's threads.
+    """Parts of K, and results at the same time, among which a work group's threads are divided.
 
-    Each part takes its groups of 32 features in turns. With 18 groups, for one, 16 parts would sit out most of the
-    second turn, and 6 are busy for three.
-
-    Args:
-        features: K; `None` where it isn't known.
+    Chosen so that most threads are busy: with 18 groups of 32 features, 16 parts would mostly idle in the second turn,
+    and 6 are busy for three. Without `features` (K), for many groups.
     """
     groups = blocks(features, GROUP_SIZE) if features is not None else max(SIDES)
 
@@ -47,7 +43,7 @@ def threads_for(features: int | None) -> tuple[int, int]:
         threads = math.prod(shape(parts))
         return groups / (blocks(groups, parts) * parts) * threads / (blocks(threads, WAVE) * WAVE), parts
 
-    # A thread finishes one result, and has up to two.
+    # At least two parts: a thread finishes one result, and computes up to two.
     return shape(max(range(2, max(SIDES) + 1), key=busy))
 
 
@@ -58,10 +54,10 @@ def decode(matmul: Matmul, columns: int, *, features: int | None = None, ragged:
     the weight that lie `SIDES` apart, and its neighbours the next groups of the same rows.
 
     Args:
-        matmul: What to compute.
+        matmul: The matmul.
         columns: Columns of the result per thread; a divisor of its width in KN.
-        features: K, which a kernel with a norm must know.
-        ragged: K isn't a multiple of 32, but one of 8.
+        features: K; required with a norm.
+        ragged: K is a multiple of 8, but not of 32.
     """
     with IRBuilder() as ib, builder.prim_func(s_tir=True):
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
@@ -69,8 +65,8 @@ def decode(matmul: Matmul, columns: int, *, features: int | None = None, ragged:
         parts, side = threads_for(features)
         results, threads = side * columns, parts * side
         with T.thread_binding(blocks(a.width, results), thread="blockIdx.x") as block:
-            # Local memory, which is allocated inside a work group. Norm and results share one array knowingly: TVM may
-            # lay two arrays over each other while slower threads still read the first.
+            # Local memory of the work group. Norm and results share one array, because TVM might overlap two arrays
+            # while slower threads still read the first.
             scratch = max(parts * matmul.sections * results, threads + SUMS)
             partial = T.alloc_buffer((scratch,), "float32", scope="shared")
             row = Activations(a, ragged=ragged)
@@ -99,7 +95,7 @@ def decode(matmul: Matmul, columns: int, *, features: int | None = None, ragged:
                         index = (part * matmul.sections + section) * results + result
                         T.buffer_store(partial, sums[section * columns + i], [index])
                 wait()
-                # Bound here, so that it takes no register of the loop.
+                # Bound here, so that it occupies no register in the loop.
                 thread = T.bind(y * across + x)
                 column = T.bind(block * results + thread)
                 with T.If(T.And(thread < results, column < a.width)), T.Then():
@@ -147,7 +143,7 @@ def _turns(a: MatmulBuffers, part: Expr, parts: int) -> Expr:
     """Groups of a part of K."""
     if parts & (parts - 1):
         return call("int32", "quotient", a.groups - part + (parts - 1), T.int32(parts))
-    # A shift, where TVM needs none of what makes other divisions round down.
+    # A shift: TVM needs no code to round it down.
     return blocks(a.groups - part, parts)
 
 

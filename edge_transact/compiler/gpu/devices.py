@@ -1,12 +1,12 @@
-"""What phones' GPUs have: descriptions that kernels and buffers are checked against when a library is built.
+"""Limits of phones' GPUs, which the kernels and buffers of a library are checked against.
 
-A new phone is one entry of `DEVICES`. A figure without a public source is left out; those that the checks need are then
-`GENERIC`'s, which no other entry is below. Sources that several entries share:
+A new phone is one entry of `DEVICES`. Figures without a public source are left out, or `GENERIC`'s, which no entry is
+below. Sources that several entries share:
 
 - Mesa: ``src/freedreno/common/freedreno_devices.py`` and ``freedreno_dev_info.py``, ``src/panfrost/lib/pan_props.c``.
 - Arm: *Mali GPU OpenCL Developer Guide* (101574), section 9.6.
-- OpenCL: ``clGetDeviceInfo`` in its specification, which says what a device of the full profile has at least.
-- What devices say of themselves: output of ``clinfo``, in the issues that are named.
+- OpenCL: the full profile's minima, in the specification of ``clGetDeviceInfo``.
+- The devices' own output of ``clinfo``, in the issues that are named.
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ class Device:
 
     Attributes:
         name: The name on the command line.
-        description: Which GPUs it stands for.
+        description: The GPUs that it covers.
         max_threads: Threads of a work group (``CL_DEVICE_MAX_WORK_GROUP_SIZE``).
         local_bytes: Local memory of a work group (``CL_DEVICE_LOCAL_MEM_SIZE``).
         max_allocation_bytes: The largest buffer (``CL_DEVICE_MAX_MEM_ALLOC_SIZE``).
-        registers: How many 32-bit registers a thread may use if a core is to keep all threads that it can have, and how
-            many for half of them.
+        registers: The most 32-bit registers of a thread at which a core runs all its threads, and half of them.
         half_lanes: fp16 lanes of an arithmetic instruction (``CL_DEVICE_NATIVE_VECTOR_WIDTH_HALF``).
-        sub_group: Threads that execute together, at least.
-        memory_gb_per_s: What the memory of the phones with this GPU hands over in a second.
+        sub_group: The fewest threads that execute together.
+        memory_gb_per_s: Memory bandwidth of the phones with this GPU.
     """
 
     name: str
@@ -45,7 +44,7 @@ class Device:
 GENERIC = Device(
     "generic",
     "any GPU with OpenCL's full profile, in a phone with 4 GiB or more",
-    # TVM's default for OpenCL. The fewest that a phone was found to have: Mali-T628, of 2013 (plaidml/plaidml#227).
+    # TVM's default for OpenCL, and the fewest known of a phone: Mali-T628, of 2013 (plaidml/plaidml#227).
     max_threads=256,
     local_bytes=32 << 10,  # OpenCL
     # OpenCL 2.0 and later: a quarter of the GPU's memory, or 1 GiB. The GPU of an Adreno 750 has 5.4 of 8 GiB

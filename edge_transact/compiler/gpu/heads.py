@@ -1,4 +1,4 @@
-"""Kernels next to matmuls that aren't ours, for heads that lost dims: to rotate and pad them, and to take padding out.
+"""Kernels that rotate and pad heads that lost dims, and remove the padding, next to matmuls that aren't ours.
 
 Our own matmuls do both themselves.
 """
@@ -21,21 +21,8 @@ _ATTRIBUTES = {"tirx.noalias": True, "tirx.is_scheduled": True} | OPAQUE
 
 
 def rope(cache_heads: CacheHeads, dtype: str, *, pairs: bool) -> tirx.PrimFunc:
-    """The heads of a virtual KV layer, rotated and filled up, as ``EdgeLlamaAttention._rotated`` of the definition.
-
-    Args:
-        cache_heads: Those of a virtual layer.
-        dtype: The activations' dtype.
-        pairs: The layer kept some of the RoPE pairs only.
-
-    Returns:
-        A kernel of `RopeArguments`.
-    """
-    h_q, h_kv, head_dim = (
-        cache_heads.num_attention_heads,
-        cache_heads.num_key_value_heads,
-        cache_heads.head_dim,
-    )
+    """A kernel of `RopeArguments` that rotates and pads heads, as the definition's ``EdgeLlamaAttention._rotated``."""
+    h_q, h_kv, head_dim = cache_heads.num_attention_heads, cache_heads.num_key_value_heads, cache_heads.head_dim
     heads = h_q + 2 * h_kv
     with IRBuilder() as ib, builder.prim_func(s_tir=True):
         T.func_attr(_ATTRIBUTES)
@@ -72,11 +59,11 @@ def rope(cache_heads: CacheHeads, dtype: str, *, pairs: bool) -> tirx.PrimFunc:
 
 
 def without_padding(dtype: str) -> tirx.PrimFunc:
-    """Heads without what fills them up: a kernel of `PaddingArguments`."""
+    """A kernel of `PaddingArguments` that removes the padding of heads."""
     with IRBuilder() as ib, builder.prim_func(s_tir=True):
         T.func_attr(_ATTRIBUTES)
         a = PaddingArguments(dtype)
-        # A block, because TVM looks into functions of one tensor, whether they only reshape it.
+        # A block, because TVM checks whether functions of one tensor only reshape it.
         with (
             T.sblock("root"),
             T.thread_binding(a.tokens, thread="blockIdx.y") as token,

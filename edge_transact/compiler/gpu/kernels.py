@@ -1,4 +1,4 @@
-"""Which GPU kernel computes a matmul."""
+"""Selects the GPU kernel of a matmul."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from edge_transact.compiler.matmul import Matmul, Rows, rows_of
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD
 
 NORM_BYTES = 16384
-"""The largest row that a work group normalizes in local memory, half of what phones have."""
+"""The largest row that a work group normalizes in local memory, half of a phone's."""
 
 
 class _GPUKernels:
     def embed(self, scale_dtype: str) -> tirx.PrimFunc:
-        """The embedding's rows. TVM's own kernels write the whole matrix first and then take the rows."""
+        """The embedding's rows. TVM's own kernels dequantize the whole matrix first."""
         return embedding.embed(scale_dtype)
 
     def rows(self, x: Sequence[tirx.Expr]) -> Rows:
-        """One row has kernels of its own; a batch is any number of rows."""
+        """The kind of rows that select a kernel: one, or any number, which a batch is, too."""
         return "one" if rows_of(x) == "one" else "any"
 
 
 class MetalKernels(_GPUKernels):
-    """The kernels for Metal, for `passes.fuse_matmuls.FuseMatmuls`: matmuls are TVM's."""
+    """The kernels for Metal, for `passes.fuse_matmuls`: all matmuls are TVM's."""
 
     def takes_norm(self, x: Sequence[tirx.Expr], dtype: str) -> bool:
-        """No kernel does."""
+        """Whether the kernel applies the RMSNorm before its matmul: none does."""
         return False
 
     def select(self, matmul: Matmul, x: Sequence[tirx.Expr], width: int, head_dims: Sequence[int] = ()) -> None:
@@ -39,10 +39,9 @@ class MetalKernels(_GPUKernels):
 
 
 class OpenCLKernels(_GPUKernels):
-    """The kernels for OpenCL, for `passes.fuse_matmuls.FuseMatmuls`.
+    """The kernels for OpenCL, for `passes.fuse_matmuls`.
 
-    They take the widths as arguments, so layers of all widths share them. A library then has a handful of kernels
-    instead of one per width, which matters because a phone's driver compiles them when it loads the library.
+    Widths are arguments, so a library has a handful of kernels, which a phone's driver compiles when it loads them.
     """
 
     def takes_norm(self, x: Sequence[tirx.Expr], dtype: str) -> bool:
@@ -57,18 +56,18 @@ class OpenCLKernels(_GPUKernels):
     def select(
         self, matmul: Matmul, x: Sequence[tirx.Expr], width: int, head_dims: Sequence[int] = ()
     ) -> tuple[Hashable, Callable[[], tirx.PrimFunc]]:
-        """One kernel for each kind of matmul of one row, K and alignment; one for each kind with any number of rows.
+        """The kernel of a matmul: a key that matmuls of the same kernel share, and a function that makes it.
 
         Args:
-            matmul: What to compute.
+            matmul: The matmul.
             x: The shape of the activations, ``[batch, tokens, K]``, without padding.
             width: Columns of the result, without padding.
-            head_dims: Where activations are padded heads, ``v_head_dim``; where the result is, ``qk_head_dim``, too.
+            head_dims: ``v_head_dim`` if activations are padded heads; ``qk_head_dim``, ``v_head_dim`` if results are.
         """
         features = int(x[-1])
         if rows_of(x) != "one" or any(n % VALUES_PER_WORD for n in (features, *(head_dims if matmul.padded else ()))):
             return (matmul, "prefill"), lambda: prefill(matmul)
-        # Both dims of a RoPE pair have a neighbour, if the halves of all heads are even.
+        # A thread computes two columns if all are in pairs: with heads, if the halves of all heads are even.
         pairs = [n // 2 for n in head_dims] if matmul.heads else [width]
         columns = 1 if matmul.layout == "KN" and any(n % 2 for n in [*pairs, *head_dims]) else 2
         if matmul.norm_eps is not None:

@@ -16,18 +16,14 @@ from edge_transact.compiler.vector import cast, load, splat, store
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP
 
 THREADS, TILES, TILE_ROWS = GROUP_SIZE, 4, 16
-"""Threads of a work group, across columns and across tiles of rows, and rows of a tile. A tile's threads load a feature
-each."""
+"""Threads of a work group, across columns (each loads a feature of a tile) and across tiles; rows of a tile."""
 
 
 def prefill(matmul: Matmul) -> tirx.PrimFunc:
     """The kernel for any number of rows and any K.
 
-    Its arguments are ``x [batch, tokens, K], weight, scale[, bias][, residual], out [batch, tokens, width]``. With a
-    gate, half of the threads compute columns of the gate, and each finishes every other row of a column.
-
-    Args:
-        matmul: What to compute.
+    Arguments: ``x [batch, tokens, K], weight, scale[, bias][, residual], out [batch, tokens, width]``.
+    With a gate, half of the threads compute columns of the gate, and each finishes every other row of a column.
     """
     columns = THREADS // matmul.sections
     with IRBuilder() as ib, builder.prim_func(s_tir=True):

@@ -1,4 +1,4 @@
-"""The result of `qkv_proj` where heads lost dims: rotated, and padded with zeros to the KV cache's head dim."""
+"""The result of `qkv_proj` with heads that lost dims: rotated, and padded with zeros to the KV cache's head dim."""
 
 from __future__ import annotations
 
@@ -15,15 +15,10 @@ from edge_transact.compiler.vector import Index, cast
 class RotatedHeads:
     """The heads of a virtual KV layer, as ``EdgeLlamaAttention._rotated`` of the definition computes them.
 
-    A column of the result is a pair of dims ``(i, i + d / 2)`` of a head with d dims. Heads have the same number of
-    pairs, that of the larger head dim. Kernels take ``rotation [2, tokens, pairs before pruning]``, ``pairs
-    [num_key_value_heads of the layer, pairs]``, and int64 ``qk_head_dim``, ``v_head_dim`` and ``layer``, the virtual
-    layer's number within its layer. So one kernel serves all widths.
-
-    Args:
-        heads: Those of a virtual KV layer.
-        bias: That of `qkv_proj`, ``[N]``.
-        lanes: Neighbouring columns that a thread computes. The halves of all heads are multiples.
+    A column of the result is a pair of dims ``(i, i + d / 2)`` of a head with d dims. All heads have as many pairs as
+    the larger head dim. Arguments: ``rotation [2, tokens, pairs before pruning]``, ``pairs [num_key_value_heads of
+    the layer, pairs]``, and int64 ``qk_head_dim``, ``v_head_dim`` and ``layer``, the virtual layer's number within its
+    layer. A thread computes `lanes` neighbouring columns, which divide the halves of all heads.
     """
 
     def __init__(self, heads: CacheHeads, bias: Buffer | None, lanes: int) -> None:
@@ -52,7 +47,7 @@ class RotatedHeads:
         return head, T.bind(column - head * self.head_pairs), T.bind((dims + 1) // 2), dims
 
     def columns(self, column: Expr, lanes: int | None = None) -> list[Expr]:
-        """The weight's first columns for `lanes` neighbouring pairs. Ones that the head hasn't got are its last."""
+        """The weight's first columns for `lanes` neighbouring pairs, clamped to the head's last ones."""
         lanes = lanes or self.lanes
         head, pair, half, dims = self._pair(column)
         size = self.rotating * self.qk_head_dim + self.shared.num_key_value_heads * self.v_head_dim
@@ -62,7 +57,7 @@ class RotatedHeads:
         return [T.bind(first + dim) for dim in inside]
 
     def store(self, out: Buffer, row: Expr, column: Expr, sums: Sequence[Expr]) -> None:
-        """Emit bias, rotation, and the stores of a pair and of some of the head's zeros."""
+        """Emit bias, rotation, and the stores of a pair and its share of the head's zeros."""
         dtype, heads = str(out.dtype), self.shared
         head, pair, half, dims = self._pair(column)
         if self.bias is not None:

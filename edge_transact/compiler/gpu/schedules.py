@@ -1,4 +1,4 @@
-"""dlight's schedules, for the GPU's other kernels."""
+"""dlight's schedules for the GPU's other kernels."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ ANY_GPU = {"kind": "opencl", "max_num_threads": 256}
 class _MatmulForMetal(dlight.gpu.Matmul):
     """Matmuls in tiles of local memory, as on other GPUs.
 
-    dlight's own for Metal use simdgroup intrinsics, and TVM 0.26 crashes on them for layers of odd widths. The general
-    rules would take a thread for each value of the result and sum it in global memory.
+    dlight's own for Metal use simdgroup intrinsics, on which TVM 0.26 crashes for layers of odd widths, and its general
+    rules sum each value of the result in global memory.
     """
 
     def apply(

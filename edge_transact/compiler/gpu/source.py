@@ -1,4 +1,4 @@
-"""Calls of the functions in ``w4.cl``, which are put before the kernels that use them."""
+"""Calls of the functions in ``w4.cl``, whose source is put before the kernels that use them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,7 @@ _FUNCTIONS = {re.findall(r"(\w+)\(", text[text.index("static inline") :])[0]: te
 
 
 def call(dtype: str, name: str, *arguments: Expr) -> Expr:
-    """Call a function of ``w4.cl`` and bind its result.
-
-    TVM doesn't see into the call, so it neither repeats it where the result is used nor moves it.
-    """
+    """Call a function of ``w4.cl`` and bind its result. TVM treats the call as opaque: it doesn't repeat or move it."""
     return T.bind(T.call_extern(dtype, name, *arguments))
 
 
@@ -36,7 +33,7 @@ def address(buffer: Buffer, indices: list[Index]) -> Expr:
 
 
 def load_vector(buffer: Buffer, indices: list[Index], lanes: int) -> Expr:
-    """Load `lanes` elements from an index on that is a multiple of them."""
+    """Load `lanes` elements from `indices` on, a multiple of `lanes`."""
     dtype = str(buffer.dtype)
     if lanes == 1:
         return T.bind(buffer[tuple(indices)])
@@ -45,7 +42,7 @@ def load_vector(buffer: Buffer, indices: list[Index], lanes: int) -> Expr:
 
 
 def store_vector(buffer: Buffer, value: Expr, indices: list[Index]) -> None:
-    """Store a vector in local memory, at an index that is a multiple of its lanes."""
+    """Store a vector in local memory, at a multiple of its lanes."""
     assert buffer.scope() == "shared"
     name = f"store_local_{C_NAMES[str(buffer.dtype)]}{value.ty.dtype.lanes}"
     T.evaluate(T.call_extern("void", name, address(buffer, indices), value))
@@ -57,18 +54,18 @@ def blocks(size: Size, block: int) -> Size:
 
 
 def wait() -> None:
-    """A barrier of the work group's threads, after which all see what each has stored in local memory."""
+    """A barrier of the work group's threads that makes their stores in local memory visible."""
     T.evaluate(T.tvm_storage_sync("shared"))
 
 
 def _with_functions(kernel: str, _target: tvm.target.Target) -> str:
-    """Put the functions of ``w4.cl`` that a kernel calls before it: a phone's runtime compiles each kernel alone."""
+    """Put the functions of ``w4.cl`` that a kernel calls before it; phones compile each kernel alone."""
     functions: dict[str, str] = {}
     _collect(kernel, functions)
     if not functions:
         return kernel
     head, kernel = kernel.split("__kernel", 1)
-    # OpenCL aligns a local array to its elements, and vectors to their own size.
+    # OpenCL aligns a local array to its elements only; vector loads need more.
     kernel = re.sub(r"__local (half|float) (\w+)\[", r"__local __attribute__((aligned(64))) \1 \2[", kernel)
     return head + "\n".join(functions.values()) + "\n\n__kernel" + kernel
 

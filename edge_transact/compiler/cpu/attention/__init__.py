@@ -1,8 +1,7 @@
-"""Paged attention on CPUs: the functions that TVM's paged KV cache calls, in vectors of keys or of head dims.
+"""Paged attention on CPUs: the functions that TVM's paged KV cache calls, vectorized along keys or head dims.
 
-A page holds 16 tokens, ``[pages, 2, kv_heads, 16, head_dim]``, keys before values. A query's scores are kept for all
-its keys, so that the softmax needs no running maximum and the output stays in registers. Scores are in units of log2,
-like the cache's log-sum-exps.
+A page holds 16 tokens, ``[pages, 2, kv_heads, 16, head_dim]``, keys before values. The scores of all keys are kept, so
+that the softmax needs no running maximum and the output stays in registers. Scores and log-sum-exps are in base 2.
 """
 
 from __future__ import annotations
@@ -19,12 +18,9 @@ __all__ = ["PAGE_SIZE", "Attention", "inverse_frequencies", "kernels", "lanes_fo
 
 
 def kernels(attention: Attention, inverse_frequencies: np.ndarray, threads: int) -> dict[str, tirx.PrimFunc]:
-    """The kernels by name. In a library, their names begin with ``attention_``.
+    """The kernels by name, for RoPE's inverse frequencies (float32 ``[head_dim / 2]``) and the target's threads.
 
-    Args:
-        attention: The heads.
-        inverse_frequencies: RoPE's inverse frequencies, float32 ``[head_dim / 2]``.
-        threads: Threads of the target.
+    In a library, their names begin with ``attention_``.
     """
     made = {
         "append": append(attention),

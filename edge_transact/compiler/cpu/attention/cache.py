@@ -57,13 +57,7 @@ def split_rotary(a: Attention, frequencies: np.ndarray) -> tirx.PrimFunc:
 
 
 class _Rotary:
-    """The arguments of `split_rotary`, and the work on one token.
-
-    Args:
-        a: The heads.
-        tokens: Tokens of the input.
-        frequencies: RoPE's inverse frequencies, float32 ``[head_dim / 2]``.
-    """
+    """The arguments of `split_rotary`, and the work on one token."""
 
     def __init__(self, a: Attention, tokens: Expr, frequencies: np.ndarray) -> None:
         self.a, self.half = a, a.head_dim // 2
@@ -79,7 +73,6 @@ class _Rotary:
             T.buffer_store(self.frequencies, T.float32(float(frequency)), [i])
 
     def split_token(self, token: Expr) -> None:
-        """Split and rotate one token."""
         a = self.a
         angles = self._angles(token)
         self._rotate(token, 0, a.num_attention_heads, self.q, angles)

@@ -24,15 +24,15 @@ from edge_transact.compiler.cpu.attention.parts import (
 from edge_transact.compiler.vector import LINE_BYTES, Index, cast, load, prefetch, splat, store, sum_lanes
 
 AHEAD_PAGES = 4
-"""How many pages ahead decode prefetches keys: after a block's last page come the next block's."""
+"""How many pages ahead decode prefetches keys, beyond a block's last page those of the next block."""
 
 
 def decode(a: Attention, threads: int) -> tirx.PrimFunc:
-    """One query ``[batch, heads, head_dim]`` per sequence to its pages; output, and log-sum-exps ``[batch, heads]``."""
+    """Attention of one query per sequence, ``[batch, heads, head_dim]``, to its pages; also log-sum-exps."""
 
     def body() -> None:
         kernel = _Decode(a)
-        # Heads that cannot be divided evenly among the threads are cut along their keys.
+        # Heads that can't be divided evenly among the threads are divided along their keys.
         if kernel.blocks % threads == 0:
             kernel.attend_to_all_keys()
         else:
@@ -43,9 +43,6 @@ def decode(a: Attention, threads: int) -> tirx.PrimFunc:
 
 class _Decode:
     """The kernel's arguments, and the two ways to divide it among threads.
-
-    Args:
-        a: The heads.
 
     Attributes:
         blocks: Blocks of query heads that are computed together.
@@ -74,9 +71,9 @@ class _Decode:
                 self._store(task, r, vectors, maximum, total)
 
     def attend_to_parts(self, parts: int) -> None:
-        """One task for each part of the keys. Merging the parts takes less time than for threads to meet once more."""
+        """One task for each part of the keys; one thread merges the parts, which is faster than another barrier."""
         a, tasks = self.a, self.batch * self.blocks
-        # The maximum and the denominator of each part's softmax.
+        # Maximum and denominator of each part's softmax.
         states = T.alloc_buffer((parts, tasks, a.together, 2), "float32")
         values = T.alloc_buffer((parts, tasks, a.together, a.head_dim), "float32")
         with T.parallel(0, parts) as part, T.serial(0, tasks) as task:
@@ -121,11 +118,7 @@ class _Decode:
 class _Block:
     """A block of one sequence's query heads that share a KV head, and the part of the keys that they attend to.
 
-    Args:
-        of: The kernel.
-        task: The number of the block, over all sequences.
-        part: The part of the keys.
-        parts: Parts of the keys.
+    `task` is the number of the block over all sequences.
 
     Attributes:
         pages: Pages of the part.
@@ -202,25 +195,25 @@ class _Block:
         return [T.bind(cast("float32", load(self.cache.pages, [*place, i * a.lanes], a.lanes))) for i in vectors]
 
     def _later(self, page: Expr) -> tuple[Expr, Expr]:
-        """The page and the KV head whose keys are prefetched: `AHEAD_PAGES` pages later, in this block or a next."""
+        """The page and the KV head whose keys to prefetch: `AHEAD_PAGES` pages later, in this block or the next."""
         ahead = T.bind(page + AHEAD_PAGES)
         number = T.min(self.number + tirx.truncdiv(ahead, self.pages), self.blocks - 1)
         return T.bind(self._page(tirx.truncmod(ahead, self.pages))), T.bind(self._kv_head_of(number))
 
     def _page(self, number: Expr) -> Expr:
-        """Where in the cache the part's page is."""
+        """The number in the cache of the part's page."""
         return self.cache.values[self.first + number]
 
     def _kv_head_of(self, block: Expr) -> Expr:
         return block * self.a.together // self.a.q_per_kv
 
     def _prefetch(self, page: Expr, kind: int, kv_head: Expr, key: Expr) -> None:
-        # To the L2 cache, because the L1 cache waits for few lines at once, and holds few pages.
+        # To the L2 cache: the L1 cache waits for few lines at once, and holds few pages.
         for i in range(0, self.a.head_dim, LINE_BYTES // np.dtype(self.a.dtype).itemsize):
             prefetch(self.cache.pages, [page, kind, kv_head, key, i], far=True)
 
     def _multiply(self, page: Expr, start: int, key: Expr) -> None:
-        """Multiply a key by the queries, up to the sum over the lanes."""
+        """Multiply a key by the queries, without the sum over lanes."""
         row = self._load(page, 0, start + key, range(self.a.vectors))
         for r in range(self.a.together):
             product = row[0] * self.query[r][0]

@@ -1,4 +1,4 @@
-"""The heads that a kernel is compiled for."""
+"""The heads that attention kernels are compiled for."""
 
 from __future__ import annotations
 
@@ -16,15 +16,7 @@ __all__ = ["PAGE_SIZE", "Attention", "inverse_frequencies", "lanes_for"]
 
 @dataclass(frozen=True)
 class Attention:
-    """The heads of one cache layer.
-
-    Attributes:
-        num_attention_heads: Query heads.
-        num_key_value_heads: KV heads.
-        head_dim: Dims of each head.
-        dtype: The dtype of queries, cache and output.
-        lanes: fp32 numbers in a vector.
-    """
+    """The heads of one cache layer, the dtype of queries, cache and output, and the fp32 lanes of a vector."""
 
     num_attention_heads: int
     num_key_value_heads: int
@@ -34,7 +26,7 @@ class Attention:
 
     @property
     def q_per_kv(self) -> int:
-        """Query heads that share a KV head."""
+        """Query heads per KV head."""
         return self.num_attention_heads // self.num_key_value_heads
 
     @property
@@ -44,18 +36,17 @@ class Attention:
 
     @property
     def together(self) -> int:
-        """Query heads of one KV head that decode computes together, so that it converts a key to fp32 once for all."""
-        # With 512 bits, as many as keep their outputs in half of the 32 registers.
+        """Query heads of one KV head that decode computes together, converting each key to fp32 once."""
+        # With 512 bits, their outputs fill half of the 32 registers.
         most = 16 if self.lanes == 16 else 48
         fitting = [n for n in range(1, self.q_per_kv + 1) if self.q_per_kv % n == 0 and n * self.vectors <= most]
         return max(fitting, default=1)
 
     @property
     def vectors_together(self) -> int:
-        """Vectors of a value that decode weighs in one pass over the keys, for all the heads that it computes together.
+        """Vectors of a value that decode weighs in one pass over the keys, for sums that stay in registers.
 
-        As many as keep their sums in registers, and leave some for the vectors and a numerator: AVX2 has 16 registers,
-        AVX-512 and Arm have 32.
+        AVX2 has 16 registers, AVX-512 and Arm have 32; the vectors and a numerator need some, too.
         """
         most = {16: 16, 8: 9, 4: 12}[self.lanes]
         fitting = [n for n in range(1, self.vectors + 1) if self.vectors % n == 0 and n * self.together <= most]
@@ -63,7 +54,7 @@ class Attention:
 
 
 def lanes_for(head_dim: int, most: int) -> int | None:
-    """Lanes of the widest vectors, up to `most`, that divide a head into pairs of vectors; `None` if none do."""
+    """The most lanes, up to `most`, of vectors that come in pairs in a head; `None` if none do."""
     return next((lanes for lanes in (16, 8, 4) if lanes <= most and head_dim % (2 * lanes) == 0), None)
 
 

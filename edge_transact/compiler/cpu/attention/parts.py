@@ -1,4 +1,4 @@
-"""What the attention kernels share: their arguments, the softmax, and the store of a head's output."""
+"""Shared by attention kernels: their arguments, the softmax, and the store of a head's output."""
 
 from __future__ import annotations
 
@@ -42,11 +42,7 @@ def scalars(*names: str) -> list[Var]:
 
 
 class PagedCache:
-    """The arguments that say which keys and values each sequence has.
-
-    Args:
-        a: The heads.
-        batch: Sequences.
+    """The arguments with the keys and values of each sequence.
 
     Attributes:
         pages: Keys and values, ``[pages, 2, kv_heads, 16, head_dim]``.
@@ -71,17 +67,7 @@ def outputs(a: Attention, rows: Expr) -> tuple[Buffer, Buffer]:
 
 
 def softmax(a: Attention, scores: Buffer, row: Sequence[Index], vectors: Expr) -> tuple[Expr, Expr]:
-    """Replace a row of scores (log2) by the numerators ``2 ** (score - maximum)``.
-
-    Args:
-        a: The heads.
-        scores: fp32 ``[..., keys]``.
-        row: The row's leading indices.
-        vectors: Vectors of keys.
-
-    Returns:
-        The maximum, and the denominator.
-    """
+    """Replace scores (log2) ``[*row, keys]`` by ``2 ** (score - maximum)``; returns the maximum and the denominator."""
     lanes = a.lanes
     largest = T.alloc_buffer((lanes,), "float32")
     total = T.alloc_buffer((lanes,), "float32")
@@ -99,7 +85,7 @@ def softmax(a: Attention, scores: Buffer, row: Sequence[Index], vectors: Expr) -
 
 
 def denominator_inverse(total: Expr) -> Expr:
-    """One over a softmax's denominator, which is 0 for a query without keys: its output becomes zeros."""
+    """The reciprocal of a softmax's denominator, finite for a query without keys, whose output is then zero."""
     return T.bind(T.float32(1) / T.max(total, T.float32(1e-30)))
 
 

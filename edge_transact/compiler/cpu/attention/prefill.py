@@ -30,18 +30,14 @@ TILE_QUERIES = 6
 """Queries of a tile: with two vectors of keys they fill 12 registers."""
 
 PARTS = 4
-"""Parts of a KV head's queries, so that all threads have work. Each part packs the head's keys and values itself."""
+"""Parts of a KV head's queries, so that all threads have work; each packs the head's keys and values itself."""
 
 
 @dataclass(frozen=True)
 class _Sequence:
-    """One sequence of the batch.
+    """One sequence of the batch: the row of its first query, how many queries and keys it has, and how to load them.
 
-    Attributes:
-        first: The row of its first query.
-        queries: Its queries.
-        keys: Its keys.
-        load: Loads ``lanes`` numbers, given a key, a KV head, 0 for keys or 1 for values, and the first dim.
+    `load` loads ``lanes`` numbers, given a key, a KV head, 0 for keys or 1 for values, and the first dim.
     """
 
     first: Expr
@@ -51,13 +47,7 @@ class _Sequence:
 
 
 class _Prefill:
-    """The kernel's arguments that do not depend on where keys and values are.
-
-    Args:
-        a: The heads.
-        q: Queries ``[rows, heads, head_dim]``.
-        rows: The number of rows.
-    """
+    """The arguments that paged and ragged kernels share; `q` is ``[rows, heads, head_dim]``."""
 
     def __init__(self, a: Attention, q: Buffer, rows: Expr) -> None:
         self.a, self.q = a, q
@@ -71,7 +61,7 @@ class _Prefill:
         blocks = T.bind((sequence.keys + 2 * lanes - 1) // (2 * lanes))
         tiles = T.bind((sequence.queries + TILE_QUERIES - 1) // TILE_QUERIES)
         factor = T.bind(self.scale * T.float32(math.log2(math.e)))
-        # A term of a sum, because TVM takes ten times as long to compile a condition in every row.
+        # A term of a sum: TVM takes ten times as long to compile a condition in every row.
         later = T.bind((1 - T.min(self.causal, 1)) * ALL_KEYS)
         with T.parallel(0, a.num_key_value_heads * PARTS) as task:
             kv_head, part = T.bind(task // PARTS), T.bind(task % PARTS)
@@ -86,13 +76,7 @@ class _Prefill:
 class _PackedKeys:
     """A KV head's keys and values in fp32, the keys transposed in blocks of two vectors.
 
-    Args:
-        a: The heads.
-        sequence: The sequence of the keys.
-        kv_head: The KV head.
-        blocks: Blocks of keys.
-        offset: The position of the first query among the keys.
-        later: How many keys after its own a query sees: none, or all if attention is not causal.
+    The first query is at position `offset` of the keys. A query sees `later` keys after its own: 0 if causal.
     """
 
     def __init__(
@@ -102,11 +86,11 @@ class _PackedKeys:
         self.offset, self.later = offset, later
 
     def visible(self, query: Expr) -> Expr:
-        """The number of keys that the queries before `query` see."""
+        """How many keys the queries before `query` see."""
         return T.max(T.min(self.sequence.keys, self.offset + query + self.later), 0)
 
     def pack(self, condition: Expr, queries: Expr) -> None:
-        """Pack what the queries before `queries` see, on a condition."""
+        """On a condition, pack the keys and values that the queries before `queries` see."""
         lanes, sequence = self.a.lanes, self.sequence
         used = T.bind(self.visible(queries))
         self.keys = T.alloc_buffer((self.blocks, self.a.head_dim, 2 * lanes), "float32")
@@ -114,7 +98,7 @@ class _PackedKeys:
         with T.If(condition), T.Then():
             with T.serial(0, (used + 2 * lanes - 1) // (2 * lanes)) as block:
                 with T.serial(0, 2 * lanes) as lane:
-                    # After the last key comes the last key again, whose scores are masked.
+                    # The block is filled up with the last key, whose scores are masked.
                     key = T.bind(T.min(block * (2 * lanes) + lane, sequence.keys - 1))
                     with T.serial(0, self.a.vectors) as i:
                         vector = T.bind(cast("float32", sequence.load(key, self.kv_head, 0, i * lanes)))
@@ -125,14 +109,7 @@ class _PackedKeys:
 
 
 class _Tile:
-    """A tile of queries of one head.
-
-    Args:
-        of: The kernel.
-        sequence: The sequence of the queries.
-        packed: Keys and values.
-        factor: The softmax scale, in units of log2.
-    """
+    """A tile of queries of one head; `factor` is the softmax scale in units of log2."""
 
     def __init__(self, of: _Prefill, sequence: _Sequence, packed: _PackedKeys, factor: Expr) -> None:
         self.of, self.a, self.sequence, self.packed, self.factor = of, of.a, sequence, packed, factor
@@ -223,7 +200,7 @@ class _Tile:
 
 
 def prefill_ragged(a: Attention) -> tirx.PrimFunc:
-    """Queries ``[rows, heads, head_dim]`` to keys and values ``[rows, kv_heads, head_dim]`` of the same sequences."""
+    """Attention of ``[rows, heads, head_dim]`` to ``[rows, kv_heads, head_dim]`` of the same sequences."""
 
     def body() -> None:
         batch, q_rows, kv_rows = T.int32(), T.int32(), T.int32()
@@ -247,7 +224,7 @@ def prefill_ragged(a: Attention) -> tirx.PrimFunc:
 
 
 def prefill_paged(a: Attention) -> tirx.PrimFunc:
-    """Queries ``[rows, heads, head_dim]`` to what the pages of their sequences hold."""
+    """Attention of ``[rows, heads, head_dim]`` to the pages of their sequences."""
 
     def body() -> None:
         batch, q_rows = T.int32(), T.int32()

@@ -1,13 +1,12 @@
 """Matmuls of one row, or of a row of each of several sequences: bound by memory.
 
-Each thread streams its own part of the packed weights once, as they lie in memory, with wide loads, prefetches what
-comes next, and keeps everything else in registers and caches. With an NK weight a part is some of the columns;
-with a KN weight, whose columns don't lie together, it is some of the groups, and the threads' sums are added. Each
-thread packs the activations that it needs itself, which is faster than waiting for another thread to do it. Matmuls
-that follow each other share one launch: between them threads meet at a barrier, which costs less than ending the launch
-and waking them again (``pragma_parallel_launch_point`` and ``pragma_parallel_barrier_when_finish`` of TVM's
-``codegen_cpu.cc``). After the barrier each thread adds the parts of those results that it needs itself, into a copy of
-its own, rather than meet the others a second time.
+Each thread streams its own part of the packed weights once, in memory order, with wide loads and prefetches. With an NK
+weight a part is some of the columns; with a KN weight, whose columns aren't contiguous, it is some of the groups, and
+the threads' sums are added. Each thread packs the activations that it needs itself, which is faster than waiting.
+
+Consecutive matmuls share one launch: a barrier between them costs less than ending the launch and waking the threads
+again (``pragma_parallel_launch_point`` and ``pragma_parallel_barrier_when_finish`` of TVM's ``codegen_cpu.cc``). After
+it, each thread adds up the results that it needs in a copy of its own, which saves a second barrier.
 """
 
 from __future__ import annotations
@@ -33,13 +32,9 @@ _OF_A_BATCH: dict[Layout, type[DecodeMatmul]] = {"KN": DecodeKN, "NK": BatchNK}
 
 
 def decode(matmuls: Sequence[MatmulBuffers], isas: Sequence[InstructionSet], threads: int, *, one_row: bool) -> None:
-    """Emit matmuls of one row, one after the other, each cut into as many parts as there are threads.
+    """Emit matmuls one after the other, each divided into as many parts as there are threads.
 
-    Args:
-        matmuls: What to compute.
-        isas: The instruction set of each, all of one class.
-        threads: Threads of the launch.
-        one_row: If not, there is a row of each of several sequences.
+    The instruction sets are all of one class. Unless `one_row`, there is a row of each of several sequences.
     """
     rows = 1 if one_row else T.bind((matmuls[0].rows + (LAST_ROWS - 1)) // LAST_ROWS * LAST_ROWS)
     kinds = _OF_ONE_ROW if one_row else _OF_A_BATCH
@@ -70,7 +65,7 @@ def decode(matmuls: Sequence[MatmulBuffers], isas: Sequence[InstructionSet], thr
     if stages[-1].in_parts:
         steps.append(finish_last)
     if threads == 1:
-        # TVM knows no launch of one thread: its loop is gone when code is generated.
+        # TVM removes the loop of a launch of one thread before it generates code.
         for step in steps:
             step(T.int32(0))
         return
@@ -87,17 +82,17 @@ def decode(matmuls: Sequence[MatmulBuffers], isas: Sequence[InstructionSet], thr
 
 
 def least_width(isa: InstructionSet, *, one_row: bool) -> int:
-    """The columns that a matrix needs at least: those of a KN block, which are no fewer than those of an NK block."""
+    """The fewest columns of a matrix: those of a KN block, which are no fewer than those of an NK block."""
     return DecodeKN.block_columns(isa, one_row=one_row)
 
 
 def copies_results(matmul: Matmul) -> bool:
-    """Whether threads have copies of their own of the result, where another matmul follows."""
+    """Whether each thread has its own copy of the result when another matmul follows."""
     return _OF_ONE_ROW[matmul.layout].in_parts
 
 
 def _finish_parts(stages: Sequence[DecodeMatmul], number: int, thread: Expr) -> None:
-    """Finish the results of a matmul that the thread needs for later ones, in its own copy."""
+    """Finish the results of a matmul that later ones need, in the thread's own copy."""
     stage, (following, *others) = stages[number], stages[number + 1 :]
     out = stage.buffers.out
     first, end = T.int32(0), stage.blocks

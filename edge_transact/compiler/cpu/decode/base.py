@@ -1,4 +1,4 @@
-"""What decode matmuls of both weight layouts share: scratch memory, the threads' shares, packed activations."""
+"""Shared by decode matmuls of both weight layouts: scratch memory, the threads' shares, packed activations."""
 
 from __future__ import annotations
 
@@ -20,31 +20,23 @@ from edge_transact.compiler.vector import Index, exp, load, splat, store, sum_la
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
 
 ROWS_TOGETHER = 4
-"""Rows of several sequences that are multiplied by weights which have been unpacked once."""
+"""Rows that are multiplied together by weights that are unpacked once."""
 
 LAST_ROWS = ROWS_TOGETHER // 2
-"""The same of the last rows, if no more are left: a tile that is half empty takes nearly the time of a full one."""
+"""Rows of a half tile, for the last rows: a full tile that is half empty takes nearly as long as a full one."""
 
 
 class Scratch:
     """The memory that the threads of a launch use besides registers, large enough for its largest matmul.
-
-    Args:
-        matmuls: The matmuls of the launch.
-        isas: The instruction set of each.
-        columns: The most columns of a block.
-        threads: Threads of the launch.
-        rows: Rows of activations.
 
     Attributes:
         activations: Packed activations, int32 ``[threads, rows, ...]``.
         corrections: Zero-point corrections of their groups, ``[threads, rows, ...]``, where `unpack` leaves the zero
             point in weights.
         activation_scales: Scales of their groups, fp32 ``[threads, rows, ...]``, where activations are quantized.
-        sums: Results before the epilogue, fp32 ``[threads, ...]``: of each block and section, those of all rows. Were
-            each row's together, those that a block adds to would be far apart, and compete for the same places in the
-            L1 cache. Consecutive matmuls use one and the other, since some threads may still read those of the last
-            matmul while others compute the next.
+        sums: Results before the epilogue, fp32 ``[threads, ...]``, by block, section and row, so that the rows of a
+            block are close together in the L1 cache. There are two, which consecutive matmuls alternate between: a
+            thread may still read one while others compute the next matmul.
         rows: Rows, filled up to a multiple of `LAST_ROWS`.
     """
 
@@ -66,22 +58,15 @@ class Scratch:
 
 
 def padded_words(buffers: MatmulBuffers, isa: InstructionSet) -> Expr:
-    """The words of a row, filled up to full vectors, so that those of the next digit or step are aligned."""
+    """The words of a row, padded to full vectors, so that those of the next digit or step are aligned."""
     return (buffers.words + (isa.lanes - 1)) // isa.lanes * isa.lanes
 
 
 class DecodeMatmul(ABC):
-    """One matmul of a launch, divided among the threads.
-
-    Args:
-        number: Its place in the launch.
-        buffers: What to compute.
-        isa: The instruction set.
-        scratch: The launch's.
-        threads: Threads of the launch.
+    """One matmul of a launch, its `number` in it, divided among the threads.
 
     Attributes:
-        least_columns: Columns of a block of one row, in each section; of several rows, those of a block at least.
+        least_columns: Columns of a block of one row, in each section; the fewest of a block of several rows.
         columns: Columns of a block, in each section.
         spreads_groups: A group's scale and correction are in `Scratch` once for each of its words, rather than once.
         in_parts: Each thread computes a part of all columns' sums, rather than the sums of some columns.
@@ -105,17 +90,17 @@ class DecodeMatmul(ABC):
 
     @classmethod
     def block_columns(cls, isa: InstructionSet, *, one_row: bool) -> int:
-        """Columns of a block, in each section: with several rows, as many as an instruction set takes together."""
+        """Columns of a block, in each section; with several rows, `batch_vectors` if those are more."""
         return cls.least_columns if one_row else max(cls.least_columns, cls.batch_vectors(isa) * isa.lanes)
 
     @classmethod
     def batch_vectors(cls, isa: InstructionSet) -> int:
-        """Vectors of columns that are taken at a time with several rows."""
+        """Vectors of columns that are multiplied together by several rows."""
         return isa.batch_vectors
 
     @abstractmethod
     def prefetch_first(self, thread: Expr) -> None:
-        """Prefetch the first of the thread's weights."""
+        """Prefetch the thread's first weights."""
 
     @abstractmethod
     def multiply(self, thread: Expr) -> None:
@@ -123,39 +108,39 @@ class DecodeMatmul(ABC):
 
     @abstractmethod
     def place(self, group: Expr, digit: int, step: int) -> Expr:
-        """Where in a row of `Scratch.activations` those of a group's first word are; its other words follow."""
+        """The index in a row of `Scratch.activations` of a group's first word; its other words follow."""
 
     def first_column(self, block: Expr) -> Expr:
-        """The first column of a block. The last block of a ragged width starts early and recomputes some columns."""
+        """The first column of a block; the last block of a ragged width starts early and recomputes some columns."""
         return T.min(block * self.columns, self.buffers.width - self.columns)
 
     def sums_of(self, row: Expr, block: Expr, section: int) -> Expr:
-        """Where in a thread's `sums` those of a row and a block are."""
+        """The index in a thread's `sums` of a row and a block."""
         return ((block * self.matmul.sections + section) * self.scratch.rows + row) * self.columns
 
     def share(self, thread: Expr) -> tuple[Expr, Expr]:
-        """The first block of a thread's share of the columns and the one after its last: as many as others have."""
+        """The first block of a thread's equal share of the columns, and the one after its last."""
         return T.bind(thread * self.blocks // self.threads), T.bind((thread + 1) * self.blocks // self.threads)
 
     def groups(self, thread: Expr) -> tuple[Expr, Expr]:
-        """The first group of which a thread needs the activations, and the one after the last."""
+        """The first group whose activations a thread needs, and the one after the last."""
         return T.int32(0), self.buffers.groups
 
     def pack_activations(self, thread: Expr) -> None:
         """Pack all rows' activations into the thread's scratch, with their scales and zero-point corrections."""
         groups = self.groups(thread)
         with self.each(self.scratch.rows) as row:
-            # Rows that fill up the last tile are the last row again.
+            # The last tile is filled up with the last row.
             source = (thread, T.bind(T.min(row, self.buffers.rows - 1)))
             rms = inverse_rms(self.buffers, source)
             for_each_group(self.buffers, source, groups, rms, self._packer(thread, row))
 
     def each(self, rows: Index) -> AbstractContextManager[Expr]:
-        """A loop over some number of rows; none where there is one row."""
+        """A loop over rows; none if there is one row."""
         return nullcontext(T.int32(0)) if self.one_row else T.serial(0, rows)
 
     def for_each_tile(self, compute: Callable[[list[Expr]], None]) -> None:
-        """Emit ``compute(rows)`` for the rows that are computed together: all rows, tile after tile."""
+        """Emit ``compute(rows)`` for the rows of each tile."""
         if self.one_row:
             compute([T.int32(0)])
             return
@@ -165,9 +150,9 @@ class DecodeMatmul(ABC):
             compute([self.scratch.rows - LAST_ROWS + r for r in range(LAST_ROWS)])
 
     def finish(self, thread: Expr, first: Expr, end: Expr) -> None:
-        """Apply the epilogue to the sums of some blocks, from `first` on."""
+        """Apply the epilogue to the sums of the blocks from `first` to before `end`."""
         parts = range(self.threads) if self.in_parts else (thread,)
-        # In a loop of its own, so that the chains of operations of several blocks overlap.
+        # A separate loop, so that the CPU overlaps the dependent operations of several blocks.
         with self.each(self.buffers.rows) as row, T.serial(first, end) as block:
             sums = []
             for section in range(self.matmul.sections):
@@ -177,7 +162,7 @@ class DecodeMatmul(ABC):
             finish(self.buffers, (thread, row), T.bind(self.first_column(block)), sums, exp)
 
     def return_share(self, thread: Expr) -> None:
-        """Store the thread's share of the result, of which it has a copy, where the kernel returns it."""
+        """Copy the thread's share of the result from its own copy to the kernel's result."""
         out, returned = self.buffers.out, self.buffers.returned
         with self.each(self.buffers.rows) as row, T.serial(*self.share(thread)) as block:
             column = T.bind(self.first_column(block))
@@ -192,7 +177,7 @@ class DecodeMatmul(ABC):
             of_group = [thread, row, group * copies]
             if isa.quantizer is not None and scratch.activation_scales is not None:
                 store(scratch.activation_scales, splat(isa.quantizer.scale(x), copies), of_group)
-                # Loaded again, because TVM's integer analysis would walk through everything that it is computed from.
+                # Loaded again: TVM's integer analysis would walk through everything that it is computed from.
                 x = T.bind(x * splat(T.float32(1) / load(scratch.activation_scales, of_group, 1), GROUP_SIZE))
             for digit, steps in enumerate(isa.pack(x)):
                 for step, activations in enumerate(steps):

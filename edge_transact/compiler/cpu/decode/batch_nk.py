@@ -1,7 +1,7 @@
 """Decode of several sequences with an NK weight, transposed in registers, a group at a time.
 
-Where a vector holds words of one column, its lanes belong to several groups, and the products with each row take that
-many scales. One row waits for memory meanwhile. With several rows, it is faster to transpose the weights once.
+In NK, the lanes of a vector of words belong to several groups, so the products with each row need that many scales. One
+row hides that behind memory latency; with several, transposing the weights once is faster.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from edge_transact.quantization import WORDS_PER_GROUP
 
 
 class BatchNK(DecodeColumns):
-    """Takes one block of columns after the other through all groups."""
+    """Multiplies one block of columns after the other by all groups.
+
+    Attributes:
+        words: Those of a block and section, of one group: uint32 ``[words, columns]``.
+        scales: Those of a block and section, fp32 ``[groups, columns]``.
+    """
 
     words: Buffer
-    """Those of a block and section, of one group: uint32 ``[words, columns]``."""
-
     scales: Buffer
-    """Those of a block and section, fp32 ``[groups, columns]``."""
 
     @classmethod
     def batch_vectors(cls, isa: InstructionSet) -> int:
@@ -55,7 +57,6 @@ class BatchNK(DecodeColumns):
         return T.bind(load(self.scales, [group, offset], self.isa.lanes))
 
     def _transpose(self, group: Expr, block: Expr, section: int) -> None:
-        """Transpose a group of a block."""
         first, lanes = self.column(block, section), self.isa.lanes
         for offset in range(0, self.columns, lanes):
             at = [first + (offset + i) for i in range(lanes)]
@@ -66,7 +67,7 @@ class BatchNK(DecodeColumns):
                 store(self.words, vector, [word, offset])
 
     def _load_scales(self, first: Expr) -> None:
-        """Load the scales of a block's columns from `first` on; four groups at a time, and the rest one by one."""
+        """Load the scales of a block's columns from `first` on: four groups at a time, then one by one."""
         scale, lanes, groups = self.buffers.scale, self.isa.lanes, self.buffers.groups
         with T.serial(0, groups // 4) as four:
             for offset in range(0, self.columns, lanes):
@@ -79,7 +80,7 @@ class BatchNK(DecodeColumns):
             T.buffer_store(self.scales, cast("float32", scale[first + i, group]), [group, i])
 
     def _prefetch(self, block: Expr, group: Expr, section: int) -> None:
-        """Prefetch as much of a block, whose columns follow each other in memory, as a group of it is."""
+        """Prefetch the `group`-th part of a block, whose columns are contiguous in memory."""
         lines = self.columns * WORDS_PER_GROUP // LINE_WORDS
         for line in range(lines):
             place = [self.column(block, section), (group * lines + line) * LINE_WORDS]

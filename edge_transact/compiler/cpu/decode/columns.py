@@ -1,4 +1,4 @@
-"""What decode matmuls share whose vectors hold the same word of adjacent columns."""
+"""Decode matmuls whose vectors hold the same word of adjacent columns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edge_transact.compiler.vector import Index, lanes_of, load, scalar_dtype, s
 from edge_transact.quantization import WORDS_PER_GROUP
 
 _Products: TypeAlias = tuple[Expr, Expr]
-"""Where in a thread's sums some products belong, and the products: fp32 lanes."""
+"""The index in a thread's sums that products belong to, and the products: fp32 lanes."""
 
 
 class DecodeColumns(DecodeMatmul):
@@ -42,13 +42,13 @@ class DecodeColumns(DecodeMatmul):
         return self.first_column(block) + section * self.buffers.width
 
     def clear(self, thread: Expr, first: Expr, end: Expr) -> None:
-        """Set a thread's sums of the blocks from `first` on to zero."""
+        """Set a thread's sums of the blocks from `first` to before `end` to zero."""
         with self.each(self.scratch.rows) as row, T.serial(first, end) as block:
             for section in range(self.matmul.sections):
                 store(self.sums, splat(T.float32(0), self.columns), [thread, self.sums_of(row, block, section)])
 
     def load_start(self, thread: Expr, group: Expr) -> Callable[[Expr], Expr]:
-        """What a row's accumulators of a group start from: its zero-point correction, the same in every lane."""
+        """A function from a row to the start of its accumulators of a group: its zero-point correction, if any."""
         corrections, lanes = self.scratch.corrections, self.isa.lanes
 
         def start(row: Expr) -> Expr:
@@ -73,14 +73,8 @@ class DecodeColumns(DecodeMatmul):
     ) -> None:
         """Add a group's products to the sums of a block, in all rows.
 
-        Args:
-            thread: The thread.
-            group: The group.
-            block: The block.
-            section: The section.
-            start: What `load_start` returned for the group.
-            begins: Whether the sums of a single row begin with these products, a bool. Those of several rows have to
-                be cleared before: a tile's products would wait in registers that it hasn't got.
+        `start` is `load_start` of the group. If `begins` (a bool), these are the first products of a single row and
+        replace its sums; those of several rows must be cleared before, since a tile has no registers left to wait.
         """
         lanes = self.isa.lanes
         if self.one_row:
@@ -127,10 +121,9 @@ class DecodeColumns(DecodeMatmul):
         start: Callable[[Expr], Expr],
         rows: list[Expr],
     ) -> None:
-        """Add a group's products to some rows' sums of some vectors of columns: their offsets in a block, and scales.
+        """Add a group's products to some rows' sums of vectors of columns, given as offsets in a block, and scales.
 
-        A loop, in which a vector of activations serves all columns: without, LLVM moves so many of its loads to the
-        beginning that most of them are spilled.
+        A loop over words: unrolled, LLVM would hoist so many loads that most of them are spilled.
         """
         tile = _Tile(self.isa, [T.bind(start(row)) for row in rows], len(vectors))
         with T.serial(0, WORDS_PER_GROUP) as word:
@@ -152,7 +145,6 @@ class DecodeColumns(DecodeMatmul):
         return T.bind(products * scales)
 
     def _add_to_sums(self, thread: Expr, products: Sequence[_Products]) -> None:
-        """Add products to the sums."""
         for place, vector in products:
             store(self.sums, load(self.sums, [thread, place], lanes_of(vector)) + vector, [thread, place])
 
@@ -165,19 +157,13 @@ class DecodeColumns(DecodeMatmul):
 
 
 class _Tile:
-    """The accumulators of some rows by some vectors of columns, in registers.
-
-    Args:
-        isa: The instruction set.
-        starts: What each row's sums start from, `InstructionSet.accumulator_dtype` lanes.
-        vectors: The number of vectors.
-    """
+    """The accumulators of rows by vectors of columns, in registers; each row's sums begin at one of `starts`."""
 
     def __init__(self, isa: InstructionSet, starts: Sequence[Expr], vectors: int) -> None:
         self.isa, self.starts = isa, starts
         begin = [isa.begin(start) for start in starts]
         self.turns, self.lanes = range(len(begin[0])), lanes_of(begin[0][0])
-        # One for each row: TVM allocates buffers of 1,024 bytes and more at run time, and LLVM writes them back then.
+        # One for each row: TVM allocates buffers of 1 KiB and more at run time, which LLVM doesn't keep in registers.
         shape = (vectors, len(begin[0]), self.lanes)
         self.accumulators = [T.alloc_buffer(shape, scalar_dtype(begin[0][0])) for _ in starts]
         for r, v in itertools.product(range(len(starts)), range(vectors)):

@@ -1,4 +1,4 @@
-"""Decode with a KN weight: adjacent columns are adjacent in memory, so a vector holds one word of each column."""
+"""Decode with a KN weight: a vector holds one word of each of several columns, which are adjacent in memory."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from edge_transact.compiler.vector import LINE_WORDS, Index, cast, load, prefetc
 from edge_transact.quantization import WORDS_PER_GROUP
 
 AHEAD_BYTES = 16 << 10
-"""How far ahead of the block in use decode prefetches to the L2 cache, or to the L1 cache alone."""
+"""How far ahead of the block in use decode prefetches, to the L2 cache if the instruction set prefetches far."""
 
 NEAR_BLOCKS = 2
-"""How many blocks ahead of the one in use decode prefetches to the L1 cache, if the L2 cache has them."""
+"""How many blocks ahead of the one in use decode prefetches from the L2 to the L1 cache."""
 
 STRIP_BYTES = 128 << 10
-"""The sums of all rows that a thread has of a strip, which stay in the L2 cache from group to group."""
+"""The most bytes of a thread's sums of a strip, in all rows, so that they stay in the L2 cache from group to group."""
 
 
 class DecodeKN(DecodeColumns):
-    """Takes a strip of columns after the other through the thread's groups.
+    """Multiplies one strip of columns after the other by the thread's groups.
 
-    A strip's blocks, those of one group after those of the other, are divided among the threads. So each reads memory
-    in order, and has as much to do as the others, though it may begin and end within a group.
+    A strip's blocks, ordered by group, are divided evenly among the threads, so that each reads memory in order. A
+    thread may begin and end within a group.
     """
 
     in_parts = True
@@ -47,8 +47,8 @@ class DecodeKN(DecodeColumns):
         self._prefetch_first_of(_Strip(self, thread, T.int32(0)))
 
     def multiply(self, thread: Expr) -> None:
-        # One row's first products are stored instead: other threads have read the sums last, and it takes time to get
-        # their cache lines back.
+        # With one row, the first products are stored instead: clearing would wait for cache lines that other threads
+        # have read last.
         if not self.one_row:
             self.clear(thread, T.int32(0), self.blocks)
         self.pack_activations(thread)
@@ -57,13 +57,13 @@ class DecodeKN(DecodeColumns):
             with T.If(number > 0), T.Then():
                 self._prefetch_first_of(strip)
             if self.one_row:
-                # A thread that has no whole group has nothing for the sums of some blocks.
+                # A thread with less than a group computes nothing for some blocks.
                 with T.If(strip.end - strip.first < strip.blocks), T.Then():
                     self.clear(thread, strip.first_block, strip.first_block + strip.blocks)
             self._multiply_strip(thread, strip)
 
     def groups(self, thread: Expr) -> tuple[Expr, Expr]:
-        strip = _Strip(self, thread, T.int32(0))  # the others end in the same groups, or earlier
+        strip = _Strip(self, thread, T.int32(0))  # the others end no later
         return strip.first_group, strip.end_group
 
     def load_word(self, group: Expr, block: Expr, section: int, offset: Index, word: Index) -> Expr:
@@ -93,7 +93,7 @@ class DecodeKN(DecodeColumns):
                 with T.serial(begin, T.bind(T.if_then_else(after == 0, turn, end))) as block:
                     for section in range(self.matmul.sections):
                         self._prefetch(group, block, section, ahead[0], ahead[1])
-                        # Several rows take so long to multiply that the L2 cache is near enough.
+                        # Several rows take so long to multiply that the L2 cache is fast enough.
                         if self.isa.prefetches_far and self.one_row:
                             self._prefetch_near(group, block, section)
                         self.accumulate(thread, group, block, section, start, begins=block < first_begun)
@@ -106,7 +106,7 @@ class DecodeKN(DecodeColumns):
                 self._prefetch(group, block, section, 0, 0)
 
     def _prefetch(self, group: Expr, block: Expr, section: int, words_ahead: Index, scales_ahead: Index) -> None:
-        """Prefetch the words and scales that are so many words and scales after those of a block's part of a group."""
+        """Prefetch words and scales at these distances after those of a block in a group."""
         far, column = self.isa.prefetches_far, self.column(block, section)
         column_of_words = T.bind(column + words_ahead)
         for word, line in self._lines():
@@ -114,7 +114,7 @@ class DecodeKN(DecodeColumns):
         prefetch(self.buffers.scale, [group, column + scales_ahead], far=far)
 
     def _prefetch_near(self, group: Expr, block: Expr, section: int) -> None:
-        """Prefetch to the L1 cache what the thread needs soon, of the same group."""
+        """Prefetch words of the same group that the thread needs soon to the L1 cache."""
         column = self.column(block, section) + NEAR_BLOCKS * self.columns
         for word, line in self._lines():
             prefetch(self.buffers.weight, [group * WORDS_PER_GROUP + word, column + line])
@@ -127,14 +127,8 @@ class DecodeKN(DecodeColumns):
 class _Strip:
     """A thread's part of a strip.
 
-    Args:
-        of: The matmul.
-        thread: The thread.
-        number: The strip's, int32.
-
     Attributes:
-        first_block: The strip's first block.
-        blocks: How many it has.
+        first_block, blocks: The strip's first block, and how many it has.
         first, end: The first of the thread's blocks and the one after its last, counted group by group.
         first_group, end_group: The first of its groups, and the one after its last.
     """
@@ -145,12 +139,12 @@ class _Strip:
         all_blocks = T.bind(of.buffers.groups * self.blocks)
         self.first = T.bind(thread * all_blocks // of.threads)
         self.end = T.bind((thread + 1) * all_blocks // of.threads)
-        # Not `//`, which TVM computes from values that it names, and gives two of them the same name.
+        # Not `//`: TVM would name values for it, two of them alike.
         self.first_group = T.bind(tirx.truncdiv(self.first, self.blocks))
         self.end_group = T.bind(tirx.truncdiv(self.end + (self.blocks - 1), self.blocks))
 
     def first_begun(self, group: Expr) -> Expr:
-        """The first block whose sums the thread has begun before a group. It begins those of the blocks before that."""
+        """The first block whose sums the thread began before this group; it begins those of the blocks before."""
         return T.bind(self.first_block + T.min(self.first + self.blocks - group * self.blocks, self.blocks))
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Decode of one row with an NK weight: a column's words are adjacent in memory, so a vector holds words along K."""
+"""Decode of one row with an NK weight: a vector holds words of one column along K, which are adjacent in memory."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ AHEAD_WORDS = 4096
 """How far ahead of the words in use decode prefetches: half of a small L1 cache."""
 
 NEAR_WORDS = 1152
-"""How far ahead of the words in use decode prefetches to the L1 cache, if the L2 cache has them."""
+"""How far ahead of the words in use decode prefetches from the L2 to the L1 cache."""
 
 NEAR_WORDS_OF_LONG_ROWS = 64
 """The same within each row of a tile, where rows have `AHEAD_WORDS` words or more together."""
 
 
 class DecodeNK(DecodeMatmul):
-    """Takes four columns (rows of the weight) at a time, with their sums in registers.
+    """Multiplies four columns (rows of the weight) at a time, with their sums in registers.
 
-    The lanes of a group are added first. So one vector has the sums of all four columns, and needs one conversion to
+    Adding the lanes of a group first gives one vector with the sums of all four columns, which needs one conversion to
     fp32, one product with scales and, at the end, few additions.
     """
 
@@ -65,13 +65,12 @@ class DecodeNK(DecodeMatmul):
             self._multiply_block(thread, block, ahead, near)
 
     def _multiply_block(self, thread: Expr, block: Expr, ahead: Expr, near: Expr) -> None:
-        """Compute the sums of a block's columns."""
         lanes, words = self.isa.lanes, self.buffers.words
         columns = _Columns(self, thread, T.bind(self.first_column(block)), ahead, near)
         full = T.bind(words // lanes * lanes)
         with T.serial(0, words // lanes) as vector:
             columns.accumulate(vector)
-        # What is left is less than a vector: a half of one, a fourth, ...
+        # The rest, less than a vector: a half of one, a fourth, ...
         held, word = lanes // 2, full
         while held >= WORDS_PER_GROUP:
             with T.If(T.bitwise_and(words, held) != 0), T.Then():
@@ -84,24 +83,18 @@ class DecodeNK(DecodeMatmul):
         return self.place_of_word(group * WORDS_PER_GROUP, digit, step)
 
     def place_of_word(self, word: Expr, digit: int, step: int) -> Expr:
-        """Where in a row of `Scratch.activations` those of a word are; its later words follow."""
+        """The index in a row of `Scratch.activations` of a word; later words follow."""
         return (digit * self.isa.steps + step) * self.padded_words + word
 
 
 class _Columns:
-    """A block's columns, from all sections, and their sums.
+    """A block's columns, from `first` on in each section, and their sums.
 
-    Args:
-        of: The matmul.
-        thread: The thread that computes it.
-        first: The first column, in the first section.
-        ahead: How many words ahead it prefetches.
-        near: How many words ahead it prefetches to the L1 cache what the L2 cache has.
+    Weights are prefetched `ahead` words before their use, and again to the L1 cache `near` words before.
 
     Attributes:
         columns: The columns of each section.
-        vectors: Their sums by group, fp32 ``[sections, lanes]``: those of a vector's first group, then of its second,
-            ...
+        vectors: Their sums by group, fp32 ``[sections, lanes]``: a vector's first group, then its second, ...
         rest: Their sums of the groups that don't fill a vector, fp32 ``[sections, columns]``.
     """
 
@@ -119,10 +112,7 @@ class _Columns:
             store(self.rest, splat(T.float32(0), of.columns), [section, 0])
 
     def accumulate(self, vector: Expr) -> None:
-        """Add the products of a vector of words.
-
-        One vector at a time: of two or four, LLVM mixes the instructions, and spills what registers can't hold.
-        """
+        """Add the products of one vector of words; LLVM would interleave two or four, and spill."""
         lanes, word = self.isa.lanes, T.bind(vector * self.isa.lanes)
         self._prefetch(vector)
         activations = self._load_activations(word, lanes)
@@ -135,7 +125,7 @@ class _Columns:
             store(self.vectors, load(self.vectors, [section, 0], lanes) + sums, [section, 0])
 
     def accumulate_rest(self, word: Expr, held: int) -> None:
-        """Add the products of `held` words from `word` on: less than a vector, so one has those of several columns."""
+        """Add the products of `held` words from `word` on; a vector then holds those of several columns."""
         together, groups = self.isa.lanes // held, held // WORDS_PER_GROUP
         activations = self._load_activations(word, held)
         for section, columns in enumerate(self.columns):
@@ -157,19 +147,14 @@ class _Columns:
         return sums + load(self.rest, [section, 0], self.of.columns)
 
     def _multiply(self, words: Expr, activations: Sequence[Sequence[Expr]]) -> list[Expr]:
-        """The accumulators of a vector of words, which start from zero."""
+        """The accumulators of a vector of words, from zero."""
         start = splat(tirx.const(0, self.isa.accumulator_dtype), self.isa.lanes)
         return self.isa.accumulate(start, [T.bind(words)], [activations])
 
     def _scaled(self, word: Expr, held: int, products: Expr, scales: Expr, order: Sequence[int]) -> Expr:
-        """The sums of groups' products, `accumulator_dtype` lanes, times their scales: fp32 lanes.
+        """The sums of groups' products, `accumulator_dtype` lanes, times their fp32 scales: fp32 lanes.
 
-        Args:
-            word: The first group's first word.
-            held: Words of all groups.
-            products: The sums, with the zero point in them if `unpack` leaves it there.
-            scales: The weights' scales, fp32.
-            order: A word of each lane's group, counted from `word`.
+        The groups have `held` words, from `word` on; `order` is a word of each lane's group, counted from there.
         """
 
         def of_lanes(buffer: Buffer) -> Expr:
@@ -184,7 +169,7 @@ class _Columns:
     def _prefetch(self, vector: Expr) -> None:
         """Prefetch each column's words, as many as a vector has."""
         far, word = self.isa.prefetches_far, vector * self.isa.lanes
-        # Where a cache line holds several vectors, each prefetches the lines of some of the columns.
+        # If a cache line holds several vectors, each prefetches the lines of some of the columns.
         turns = max(1, LINE_WORDS // self.isa.lanes)
         for columns in self.columns:
             for column in columns[::turns]:

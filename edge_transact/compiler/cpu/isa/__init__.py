@@ -1,4 +1,4 @@
-"""The vector instructions that the CPU kernels are made of, one class and one file per instruction set.
+"""The vector instructions of the CPU kernels: one class and one file per instruction set.
 
 To add one, write its file and add its class to `INSTRUCTION_SETS`.
 """
@@ -20,16 +20,13 @@ from edge_transact.compiler.matmul import Rows
 __all__ = ["INSTRUCTION_SETS", "InstructionSet", "select"]
 
 INSTRUCTION_SETS: tuple[type[InstructionSet], ...] = (Avx512Vnni, Avx512, AvxVnni, Avx2, NeonI8mm, NeonDot, Fp32)
-"""All of them, the best first; the last needs no feature."""
+"""The best first; the last needs no feature."""
 
 
 def select(target: Target, digits: int, rows: Rows) -> InstructionSet:
-    """The best instruction set that a target's ``-mcpu`` and ``-mattr`` have.
+    """The best instruction set of an ``llvm`` target's ``-mcpu`` and ``-mattr``.
 
-    Args:
-        target: An ``llvm`` target.
-        digits: Digits of an activation where it is quantized: 2 hold 16 bits, 3 hold 22.
-        rows: The rows of the activations.
+    Quantized activations have 2 digits (16 bits) or 3 (22 bits).
     """
     available = (isa for isa in INSTRUCTION_SETS if codegen.llvm_cpu_has_features(list(isa.features), target))
     return next(available).for_target(target, digits, rows)

@@ -1,7 +1,7 @@
 """AVX-512 without byte dot products.
 
-The 16 values that a weight can have fit in one register of fp32, so that one permute (vpermps) looks up 16 weights.
-It reads the low four bits of each index: a shift is all that unpacking takes.
+The 16 values of a weight fit in one register of fp32, so one permute (vpermps) looks up 16 weights. It reads the low
+four bits of each index, so unpacking is a shift.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Avx512(FloatProducts):
         return T.reinterpret("int32x16", self.look_up(table, index))
 
     def look_up(self, table: Expr, index: Expr) -> Expr:
-        """The lanes of `table` that the low four bits of `index` name."""
+        """The lanes of `table` at the low four bits of `index`."""
         return T.call_llvm_pure_intrin("float32x16", "llvm.x86.avx512.permvar.sf.512", table, index)
 
     def pack(self, x: Expr) -> list[list[Expr]]:

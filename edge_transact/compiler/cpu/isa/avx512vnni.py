@@ -20,10 +20,7 @@ from edge_transact.compiler.matmul import Rows
 class Avx512Vnni(X86Bytes):
     """Dot products of bytes by vpdpbusd.
 
-    Args:
-        digits: Digits of an activation.
-        batch_vectors, batch_vectors_nk: As in `InstructionSet`: one or two. An activation that is loaded serves a
-            product of each. Ice Lake starts two products in a cycle, but loads one vector of 512 bits.
+    `batch_vectors` and `batch_vectors_nk` are one or two: each loaded activation is used in a product with each.
     """
 
     name = "avx512vnni"
@@ -37,8 +34,8 @@ class Avx512Vnni(X86Bytes):
     @classmethod
     def for_target(cls, target: Target, digits: int, rows: Rows) -> Self:
         mcpu = str(target.attrs["mcpu"])
-        # Zen 4 starts one product in a cycle, so loads keep up, and two vectors took longer. Zen 5 starts two, but with
-        # NK weights, two vectors took longer there, too.
+        # Ice Lake starts two products in a cycle, but loads one vector, so two vectors pay; Zen 4 starts one product.
+        # On Zen 5, one vector was measured to be faster with NK weights.
         return cls(digits, 1 if mcpu == "znver4" else 2, 1 if mcpu == "znver5" else None)
 
     def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:

@@ -1,4 +1,4 @@
-"""Vectors of 256 bits with dot products of bytes, as CPUs without AVX-512 have them: Intel from Alder Lake on.
+"""AVX-VNNI: dot products of bytes in 256 bits, on CPUs without AVX-512 such as Intel's from Alder Lake on.
 
 vpdpbusd multiplies four unsigned bytes (nibbles) by four signed ones (digits) in each of its eight lanes and adds the
 products to an int32.

@@ -1,7 +1,7 @@
 """AVX-VNNI for decode of several sequences: products of 16 bits, as `Avx2Words`, in one instruction instead of two.
 
-vpdpwssd multiplies two pairs of int16 in each of its eight lanes and adds the products to an int32. Bytes would take as
-many products, but an accumulator for each digit, so that a loaded activation serves one vector of columns.
+vpdpwssd multiplies two pairs of int16 in each of its eight lanes and adds the products to an int32. Bytes would need as
+many products, and an accumulator for each digit, which leaves registers for one vector of columns only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the kernels ask of an instruction set, and what all instruction sets compute alike."""
+"""The interface of an instruction set to the kernels, and computations that all share."""
 
 from __future__ import annotations
 
@@ -26,30 +26,28 @@ Activations: TypeAlias = Sequence[Sequence[Sequence[Expr]]]
 class InstructionSet(ABC):
     """The vector instructions that multiply packed weights by activations.
 
-    A packed word (uint32) holds eight 4-bit weights along the input features. A kernel takes a vector of `lanes` words
-    through `steps` steps. Each step unpacks one 32-bit lane of weights per word, multiplies it by a 32-bit lane of
-    activations and adds the product to an accumulator. What the 32 bits hold is up to the instruction set. The scale
-    of a group is applied, in fp32, to the group's accumulator, so no weight is rounded.
+    A packed word (uint32) holds eight 4-bit weights along the input features. For a vector of `lanes` words, each of
+    `steps` steps unpacks a 32-bit lane of weights per word, multiplies it by a 32-bit lane of activations and adds the
+    product to an accumulator. The contents of the 32 bits are the instruction set's own. The scale of a group is
+    applied, in fp32, to the group's accumulator, so no weight is rounded.
 
     Attributes:
         name: A name for test ids and error messages.
         features: The CPU features that it needs, by LLVM's names.
         lanes: Words in a vector.
         steps: Steps that unpack all weights of a word.
-        removes_zero_point: Whether `unpack` subtracts the zero point from the weights. If not, accumulators start
-            from `zero_point_correction`.
-        prefetches_far: Whether decode prefetches weights to the L2 cache before it prefetches them to the L1 cache.
-        batch_vectors: Vectors of columns that decode of several sequences takes at a time: as many as leave registers
-            for weights, an activation and products, where there are four rows.
-        batch_vectors_nk: The same of an NK weight, which is transposed before; `None` for as many.
-        tile_rows: Rows of a tile of prefill, with two vectors of accumulators each: as many as leave registers for
-            weights, an activation and products.
-        block_rows: Rows of a block, which is what a vector of prefill's accumulators holds: `block_rows` rows by
-            `lanes // block_rows` columns. A vector of weights or activations then has `block_rows` lanes, along the
-            input features, of each of its columns or rows.
+        removes_zero_point: Whether `unpack` subtracts the zero point. If not, accumulators start from
+            `zero_point_correction`.
+        prefetches_far: Whether decode prefetches weights to the L2 cache before the L1 cache.
+        batch_vectors: Vectors of columns that decode of several sequences multiplies at a time, so that four rows leave
+            registers for weights, an activation and products.
+        batch_vectors_nk: The same for an NK weight, which is transposed before; `None` for `batch_vectors`.
+        tile_rows: Rows of a tile of prefill with two vectors of accumulators each, so that registers are left as well.
+        block_rows: Rows of a block. A vector of prefill's accumulators holds `block_rows` rows by
+            ``lanes // block_rows`` columns; a vector of weights or activations, `block_rows` lanes along the input
+            features of each of its columns or rows.
         quantizer: How activations become integers; `None` where they stay fp32.
-        otherwise: What prefill uses at run time on CPUs that lack the instructions; `None` where all CPUs of the target
-            have them.
+        otherwise: The instruction set of prefill on CPUs that lack this one at run time; `None` if all have it.
     """
 
     name: ClassVar[str]
@@ -68,16 +66,10 @@ class InstructionSet(ABC):
     @classmethod
     @abstractmethod
     def for_target(cls, target: Target, digits: int, rows: Rows) -> InstructionSet:
-        """The instruction set as `select` returns it, for a target that has its features.
-
-        Args:
-            target: An ``llvm`` target.
-            digits: Digits of a quantized activation.
-            rows: The rows of the activations.
-        """
+        """The instruction set that `select` returns for a target with these features; arguments are as there."""
 
     def is_there(self) -> Expr:
-        """Whether the CPU that runs the kernel has the instructions: a bool, computed where there is an `otherwise`."""
+        """Whether the CPU that runs the kernel has the instructions, a bool; for those with an `otherwise`."""
         raise NotImplementedError(self.name)
 
     @property
@@ -97,8 +89,7 @@ class InstructionSet(ABC):
     def unpack_for_panel(self, words: Expr) -> list[list[Expr]]:
         """The weights of a vector of words as prefill's panels keep them, without the zero point if fp32.
 
-        Returns:
-            By product of a word (there are `steps // block_rows`) and block (`block_rows`): int32 lanes.
+        int32 lanes, by product of a word (``steps // block_rows``) and block (`block_rows`).
         """
         return [[self.unpack(words, step)] for step in range(self.steps)]
 
@@ -106,8 +97,7 @@ class InstructionSet(ABC):
     def pack(self, x: Expr) -> list[list[Expr]]:
         """Arrange a group's activations for `multiply_add`: by digit and step, int32, one lane per word.
 
-        Args:
-            x: fp32, 32 lanes, in multiples of their scale where they are quantized.
+        `x` is fp32, 32 lanes, in multiples of their scale where they are quantized.
         """
 
     def pack_for_panel(self, x: Expr) -> list[list[Expr]]:
@@ -116,10 +106,9 @@ class InstructionSet(ABC):
 
     @abstractmethod
     def zero_point_correction(self, x: Expr) -> Expr:
-        """What the zero point adds to each word's products, negated: `accumulator_dtype`, one lane per word.
+        """The negated contribution of the zero point to each word's products, for `pack`'s `x`.
 
-        Args:
-            x: As for `pack`.
+        `accumulator_dtype`, one lane per word.
         """
 
     @abstractmethod
@@ -127,7 +116,7 @@ class InstructionSet(ABC):
         """``accumulator + weights * activations``, lane by lane."""
 
     def multiply_add_block(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
-        """The same of a block: each of its rows of activations by each of its columns of weights."""
+        """The same for a block: each of its rows of activations by each of its columns of weights."""
         return self.multiply_add(accumulator, weights, activations)
 
     def row_of_blocks(self, blocks: Sequence[Expr], row: int) -> Expr:
@@ -137,11 +126,7 @@ class InstructionSet(ABC):
 
     @abstractmethod
     def begin(self, start: Expr) -> list[Expr]:
-        """The accumulators of a dot product, before the first products.
-
-        Args:
-            start: What the sum starts from, `accumulator_dtype` lanes.
-        """
+        """The accumulators of a dot product that starts from `start`, `accumulator_dtype` lanes."""
 
     @abstractmethod
     def add(self, accumulators: Sequence[Expr], weights: Expr, digits: Sequence[Expr], step: int) -> list[Expr]:
@@ -156,24 +141,14 @@ class InstructionSet(ABC):
         return cast("float32", self.total(accumulators))
 
     def sum_quads(self, columns: Sequence[Sequence[Expr]]) -> Expr:
-        """The totals of the accumulators of four columns, four lanes of a column added: `accumulator_dtype` lanes.
+        """The totals of four columns' accumulators, every four lanes (a group's) added: `accumulator_dtype` lanes.
 
-        Args:
-            columns: The accumulators of each column, of which every four lanes belong to a group.
-
-        Returns:
-            The four columns' totals of the first group, then those of the second, ...
+        The four columns' totals of the first group come first, then those of the second, ...
         """
         return add_quads([T.bind(self.total(accumulators)) for accumulators in columns])
 
     def dot(self, start: Expr, words: Sequence[Expr], activations: Activations) -> Expr:
-        """The dot product of vectors of words (uint32 lanes) with their activations: fp32 lanes.
-
-        Args:
-            start: What the sum starts from, `accumulator_dtype` lanes.
-            words: The words.
-            activations: Those of each.
-        """
+        """The dot product of vectors of words (uint32 lanes) with their activations, plus `start`: fp32 lanes."""
         return self.end(self.accumulate(start, words, activations), start)
 
     def accumulate(self, start: Expr, words: Sequence[Expr], activations: Activations) -> list[Expr]:

@@ -1,4 +1,4 @@
-"""What the instruction sets with dot products of bytes share."""
+"""The base of instruction sets with dot products of bytes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,9 @@ from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP, ZERO_POINT
 
 
 class ByteProducts(InstructionSet):
-    """Four weights and one digit of four activations per lane, all bytes; two steps per word.
+    """Four weights and one digit of four activations per lane, all bytes; two steps per word, summed exactly.
 
-    Step `i` multiplies the nibbles `i`, `i + 2`, `i + 4` and `i + 6` of each word. Integers are summed exactly.
-
-    Args:
-        digits: Digits of an activation: 2 hold 16 bits, 3 hold 22.
+    Step `i` multiplies the nibbles `i`, `i + 2`, `i + 4` and `i + 6` of each word.
     """
 
     steps = 2
@@ -62,5 +59,5 @@ class ByteProducts(InstructionSet):
         return functools.reduce(self._add_digit, accumulators)
 
     def _add_digit(self, total: Expr, products: Expr) -> Expr:
-        """The sum of a digit's products and, in `total`, those of the digits above."""
+        """A digit's products added to `total`, that of the digits above it."""
         return self.quantizer.next_digit(total) + products

@@ -1,4 +1,4 @@
-"""What the instruction sets that multiply in fp32 share."""
+"""The base of instruction sets that multiply in fp32."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class FloatProducts(InstructionSet):
         return accumulator + T.reinterpret(dtype, weights) * T.reinterpret(dtype, activations)
 
     def begin(self, start: Expr) -> list[Expr]:
-        # Two that take turns, so that a product rarely waits for the one before it.
+        # Two that take turns, so that products rarely wait for each other.
         return [start, splat(T.float32(0), lanes_of(start))]
 
     def add(self, accumulators: Sequence[Expr], weights: Expr, digits: Sequence[Expr], step: int) -> list[Expr]:

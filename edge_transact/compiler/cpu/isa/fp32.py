@@ -1,7 +1,7 @@
 """Plain TIR, for any LLVM target.
 
-A nibble is converted to fp32 where it stands in its half of the word, that is, times a power of 16, and its activation
-is divided by the same power: both are exact. This takes a mask and a conversion per weight, and hardly any shifts.
+A nibble is converted to fp32 in place, that is, times a power of 16, and its activation is divided by the same power.
+Both are exact, and need a mask and a conversion per weight, but hardly any shifts.
 """
 
 from __future__ import annotations
@@ -19,15 +19,11 @@ from edge_transact.compiler.vector import cast, lanes_of, splat
 from edge_transact.quantization import WORDS_PER_GROUP, ZERO_POINT
 
 PLACE_VALUES = (1, 16, 256, 4096) * 2
-"""The factor of each nibble: those of the upper half are first shifted down together, by 16 bits."""
+"""The factor of each nibble; the upper half is first shifted down by 16 bits."""
 
 
 class Fp32(FloatProducts):
-    """fp32 products that need no particular feature.
-
-    Args:
-        lanes: Words in a vector.
-    """
+    """fp32 products in vectors of `lanes` words, on any CPU."""
 
     name = "fp32"
     features = ()

@@ -21,7 +21,7 @@ class NeonDot(ByteProducts):
     features: ClassVar[tuple[str, ...]] = ("dotprod",)
     lanes = 4
     batch_vectors = 2
-    # No phone has measured it.
+    # Not measured on a phone yet.
     prefetches_far = False
 
     def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:

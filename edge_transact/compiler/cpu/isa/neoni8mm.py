@@ -1,9 +1,8 @@
 """NEON with products of matrices of bytes (ARMv8.6, or ARMv8.2 with i8mm), for prefill.
 
 smmla multiplies two rows of eight signed bytes (digits) by two columns of eight others (nibbles, which are positive)
-and adds the 32 products to a block of two by two int32: twice what sdot does in an instruction. The eight bytes are
-neighbours along the input features, as they are in a packed word. So a panel has the eight nibbles of a word side by
-side, and packed activations have eight digits of one row, and then of the other.
+and adds the 32 products to a block of two by two int32: twice the work of sdot. A panel has the eight nibbles of a word
+side by side, and packed activations have eight digits of one row, and then of the other.
 
 Decode multiplies one row, for which half of each block would be empty: it keeps sdot.
 
@@ -26,24 +25,19 @@ from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD
 from edge_transact.system.cpu import I8MM_AT_RUN_TIME
 
 AT_HWCAP2 = 26
-"""What libc's getauxval is asked for, on Linux and Android. Source: Linux, ``include/uapi/linux/auxvec.h``."""
+"""The argument of libc's getauxval, on Linux and Android. Source: Linux, ``include/uapi/linux/auxvec.h``."""
 
 HWCAP2_I8MM = 1 << 13
-"""The bit of i8mm in the answer. Source: Linux, ``arch/arm64/include/uapi/asm/hwcap.h``."""
+"""The bit of i8mm in its result. Source: Linux, ``arch/arm64/include/uapi/asm/hwcap.h``."""
 
 
 class NeonI8mm(NeonDot):
-    """Products of matrices of bytes by smmla in prefill, dot products of bytes by sdot in decode.
-
-    Args:
-        digits: Digits of an activation.
-        otherwise: For a library of CPUs with and without i8mm.
-    """
+    """Products of matrices of bytes by smmla in prefill, dot products of bytes by sdot in decode."""
 
     name = "neoni8mm"
     features = ("i8mm", *NeonDot.features)
     block_rows = 2
-    # Those of six rows would leave the registers at each group; by LLVM-MCA, that is a seventh slower.
+    # Six rows would spill registers at each group.
     tile_rows = 4
 
     def __init__(self, digits: int, otherwise: NeonDot | None = None) -> None:
@@ -55,7 +49,7 @@ class NeonI8mm(NeonDot):
         return cls(digits, NeonDot(digits) if I8MM_AT_RUN_TIME in target.keys else None)
 
     def is_there(self) -> Expr:
-        # Linux sets the bit if all cores have it, and an older one that doesn't know it never does.
+        # Linux sets the bit if all cores have i8mm; an older one that doesn't know it leaves it 0.
         answer = T.call_extern("uint64", "getauxval", T.uint64(AT_HWCAP2))
         return T.bitwise_and(answer, T.uint64(HWCAP2_I8MM)) != T.uint64(0)
 

@@ -1,4 +1,4 @@
-"""Activations as integers, for instructions that multiply bytes."""
+"""Activations as integers, for instructions that multiply integers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,9 @@ from edge_transact.quantization import GROUP_SIZE
 
 
 class ActivationQuantizer:
-    """Activations as integers of 16 or 22 bits with one fp32 scale per group, written in signed digits to base 256.
+    """Activations as integers with one fp32 scale per group, in 2 (16 bits) or 3 (22 bits) signed digits to base 256.
 
-    Args:
-        digits: Digits of an activation: 2 hold 16 bits, 3 hold 22.
-
-    Attributes:
-        max_integer: The magnitude of the largest activation of each group.
+    The largest activation of each group has the magnitude `max_integer`.
     """
 
     def __init__(self, digits: int) -> None:
@@ -26,7 +22,7 @@ class ActivationQuantizer:
 
     def scale(self, x: Expr) -> Expr:
         """The scale of a group's activations `x`, fp32, 32 lanes."""
-        # Added, since the larger of NaN and a number is the number: what overflowed must not look finite.
+        # Added, not max: the larger of NaN and a number is the number, and overflow must not look finite.
         return (max_magnitude(x) + T.float32(1e-30)) * T.float32(1 / self.max_integer)
 
     def round(self, x: Expr) -> Expr:
@@ -34,16 +30,13 @@ class ActivationQuantizer:
         return cast("int32", T.nearbyint(x))
 
     def split(self, x: Expr) -> Expr:
-        """The digits of a group's activations, in multiples of their scale: int8, the lowest digit of each first.
-
-        An activation has four bytes; those beyond its digits are not used.
-        """
+        """The digits of a group's activations, in multiples of their scale: four int8 each, the lowest digit first."""
         # Adding 128 to each digit avoids borrows; flipping its top bit takes the 128 away again.
         halves = splat(T.int32(128 * sum(256**i for i in range(self.digits))), GROUP_SIZE)
         return T.reinterpret("int8x128", T.bitwise_xor(self.round(x) + halves, halves))
 
     def select(self, digits: Expr, digit: int, activations: range) -> Expr:
-        """One digit of some activations, from what `split` returned."""
+        """One digit of some activations, from the result of `split`."""
         return shuffle([digits], [4 * i + digit for i in activations])
 
     def next_digit(self, accumulator: Expr) -> Expr:

@@ -1,4 +1,4 @@
-"""What x86's instruction sets with dot products of bytes share: sums of 16 bits, whose neighbours vpmaddwd adds."""
+"""The base of x86's dot products of bytes: sums of 16 bits, whose neighbours vpmaddwd adds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edge_transact.compiler.vector import add_neighbours, lanes_of, splat
 
 
 class X86Bytes(ByteProducts):
-    """Products whose sums fit in 16 bits: those of a digit and a word, at least."""
+    """Dot products of bytes whose sums of a digit and a word fit in 16 bits."""
 
     def multiply_words(self, first: Expr, second: Expr) -> Expr:
         """Products of int16, added to their neighbours': int32."""
