@@ -21,7 +21,7 @@ from tvm import IRModule, relax, tirx
 from tvm.ir import Call
 from tvm.tirx import Buffer, Expr, Stmt, Var
 
-from edge_transact.compiler import pipeline
+from edge_transact.compiler import library
 from edge_transact.compiler.launches import argument_sizes, value
 from edge_transact.costs import PAGE_SIZE
 
@@ -404,17 +404,12 @@ def _argument(argument: relax.Expr) -> Argument:
 def planned() -> Iterator[list[IRModule]]:
     """The modules of libraries that are built inside this context, as `DecodedToken` takes them."""
     modules: list[IRModule] = []
-    make = pipeline.pipeline
+    compiled = library._compile
 
-    def observed(
-        target: tvm.target.Target, metadata: Any, bounds: Any, observe: Callable[[int, str, IRModule], None]
-    ) -> tvm.transform.Pass:
-        def seen(number: int, phase: str, mod: IRModule) -> None:
-            if phase == "planned":
-                modules.append(mod)
-            observe(number, phase, mod)
+    def noted(*arguments: Any) -> tuple[Any, IRModule, Any]:
+        made = compiled(*arguments)
+        modules.append(made[1])
+        return made
 
-        return make(target, metadata, bounds, seen)
-
-    with mock.patch.object(pipeline, "pipeline", observed):
+    with mock.patch.object(library, "_compile", noted):
         yield modules
