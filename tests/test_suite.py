@@ -12,8 +12,8 @@ import pytest
 
 TESTS = Path(__file__).parent
 FILES = sorted(TESTS.rglob("*.py"))
-FORBIDDEN = {"", "tests", *(path.stem for path in FILES if path.parent.name != "support")} - {"__init__"}
-"""First parts of names that would import a test, a conftest, or a neighbour by a relative name."""
+FORBIDDEN = {"", "tests", "benchmarks", *(path.stem for path in FILES if path.parent.name != "support")} - {"__init__"}
+"""First parts of names that would import a benchmark, a test, a conftest, or a neighbour by a relative name."""
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import subprocess
 from pathlib import Path
 
@@ -20,21 +19,6 @@ MANUAL = ("python3.13-doc", "usr/share/doc/python3.13/html/[fht]*/*.html")
 def for_evaluation(scratch: Path) -> dict[str, str]:
     """The TEXTs that models are evaluated on, by the names of the tables."""
     return {"speeches": "demo:sotu", "handbook": book(HANDBOOK, scratch)}
-
-
-def jargon(scratch: Path) -> str:
-    """The Jargon File as a TEXT: what hackers' words mean, without its table of contents. Used only for evaluation.
-
-    Raises:
-        EdgeTransactError: The package can't be downloaded.
-    """
-    text = scratch / "jargon-text.txt"
-    if not text.exists():
-        (archive,) = _pages("jargon-text", "usr/share/doc/jargon-text/jargon.txt.gz", scratch)
-        whole = gzip.decompress(archive.read_bytes()).decode().replace("\xa0", " ")
-        body = whole[whole.index("Chapter 1.") :]
-        text.write_text("\n".join(line.removeprefix("   ") for line in body.splitlines()))
-    return str(text)
 
 
 def for_calibration(scratch: Path) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import app_picture
 from edge_transact.bench.drivers.app import ACTION
 from edge_transact.doctor.android import JDK_MAJOR, NDK_PACKAGE
 from tests.support.android_api import ApiClass, install_api, level_of, read_api
@@ -28,6 +27,7 @@ from tests.support.android_project import (
     merged_manifest,
     render,
 )
+from tests.support.app_picture import CONVERSATION, Renderer, screens
 from tests.support.class_files import read_classes
 
 ANDROID = "{http://schemas.android.com/apk/res/android}"
@@ -276,9 +276,9 @@ def test_text_can_be_read_by_day_and_by_night(project, mode):
 
 
 def test_the_picture_of_the_app_shows_what_its_resources_say():
-    light, dark, starting = [app_picture.Renderer(screen).page() for screen in app_picture.screens()]
+    light, dark, starting = [Renderer(screen).page() for screen in screens()]
     assert "#FFFFFF" in light and "#131314" in dark
-    for text in ("Ready, on the GPU.", *(text for _, text in app_picture.CONVERSATION)):
+    for text in ("Ready, on the GPU.", *(text for _, text in CONVERSATION)):
         assert text in light and text in dark and text not in starting
     assert "Copying the model" in starting and "48 MB of 97 MB" in starting
 

@@ -6,11 +6,11 @@ import tarfile
 import numpy as np
 import pytest
 
-from benchmarks import aarch64, emulated
 from edge_transact.compiler.cpu.kernels import CPUKernels
 from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.targets import get_target
 from tests.support.cpu_kernels import matmul_case
+from tests.support.emulated import call, compile_kernel, link, llvm_tool, run
 
 WITH_DOTPROD, WITH_I8MM = "cortex-a76", "max"
 """qemu's CPUs."""
@@ -24,13 +24,13 @@ pytestmark = pytest.mark.slow
 def test_a_cpu_multiplies_by_the_best_that_it_has(layout, gated, tmp_path, rng):
     kind = Matmul(layout, "float16", "float16", "float16", norm_eps=1e-5, gated=gated, residual=True)
     isa = CPUKernels(get_target("android-cpu").tvm_target(), 1).instructions(kind, rows="any")
-    program = emulated.link(aarch64.compile_kernel(kind, isa, "any", tmp_path), aarch64.KERNEL)
+    program = link(compile_kernel(kind, isa, "any", tmp_path))
     for k, n, rows in ((96, 40, 7), (41, 78, 1), (320, 32, 12)):
         arguments, want = matmul_case(kind, k, n, (1, rows), rng)
         results = {}
         for cpu, instruction in ((WITH_DOTPROD, "sdot"), (WITH_I8MM, "smmla")):
             log = tmp_path / f"{cpu}.log"
-            results[cpu] = emulated.call(program, arguments, "-cpu", cpu, "-d", "in_asm", "-D", str(log))
+            results[cpu] = call(program, arguments, "-cpu", cpu, "-d", "in_asm", "-D", str(log))
             assert set(re.findall("sdot|smmla", log.read_text())) == {instruction}
             assert np.abs(results[cpu] - want).max() <= 2e-3 * np.abs(want).max()
         # Integers are summed exactly, and what follows is the same.
@@ -44,7 +44,7 @@ def test_only_prefill_has_instructions_that_a_phone_may_lack(archives, tmp_path)
     with tarfile.open(archives["android-cpu"].path) as objects:
         objects.extractall(tmp_path, filter="data")
     for file in tmp_path.rglob("*.o"):
-        code = emulated.run(aarch64.llvm_tool("llvm-objdump"), "-d", "--no-show-raw-insn", str(file)).decode()
+        code = run(llvm_tool("llvm-objdump"), "-d", "--no-show-raw-insn", str(file)).decode()
         for name, body in re.findall(r"<(\w+)>:\n(.*?)(?:\n\n|\Z)", code, re.DOTALL):
             found |= {(name, text) for text in re.findall(r"\b(?:[su]|us)mmla\b|\b(?:us|su)dot\b", body)}
     assert found and all("w4_prefill" in name and text == "smmla" for name, text in found)

@@ -19,9 +19,9 @@ from edge_transact.compiler.targets import get_target
 from edge_transact.mlc.builtins import BYTECODE, CALLS, TAGS, bytecode, called, tags
 from edge_transact.quantization import get_quantization
 from edge_transact.runtime.host import PAGE_SIZE, HostModel
-from tests.support import opencl
 from tests.support.dumps import assert_all_forms
 from tests.support.odd_models import FUNCTIONS, Source
+from tests.support.opencl import build_for_here, counted, executed_here
 from tests.support.traffic import DecodedToken, planned
 
 pytestmark = pytest.mark.slow
@@ -86,8 +86,8 @@ def library(request) -> Iterator[Library]:
         yield Library(case, source, host_model(source, name), source.reference(name))
         return
     path = source.directory / f"phone-{name}.so"
-    with opencl.executed_here(), planned() as modules:
-        opencl.build_library(source.definition, quantization, path)
+    with executed_here(), planned() as modules:
+        build_for_here(source.definition, quantization, path)
         yield Library(case, source, HostModel(path, weights), source.reference(name), modules[-1])
 
 
@@ -369,7 +369,7 @@ def test_a_token_takes_four_launches_a_layer_and_three_a_layer_of_the_cache(libr
     """
     model.reset()
     model.prefill([1, 2, 3])
-    with opencl.counted() as launches:
+    with counted() as launches:
         model.decode(4)
     virtual_layers = model.metadata["kv_cache"]["num_hidden_layers"]
     layers = library.source.checkpoint.plan.num_hidden_layers

@@ -10,7 +10,6 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from benchmarks.gguf import perplexity
 from edge_transact.build.dist import build
 from edge_transact.build.options import BuildOptions
 from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
@@ -110,7 +109,7 @@ def test_a_dist_computes_the_same_in_llama_cpp_and_in_its_library(llama, tmp_pat
     # On 4 windows of text.
     tokenizer, text, cut = TextCodec(tmp_path / "dist").tokenizer, read_text("demo:sotu", "evaluation"), (64, 4)
     ours = evaluated(library.window_logits, tokenizer, text, window=cut[0], max_windows=cut[1]).perplexity
-    assert perplexity(running, tokenizer(text, verbose=False).input_ids, *cut) == pytest.approx(ours, rel=0.01)
+    assert running.perplexity(tokenizer(text, verbose=False).input_ids, *cut) == pytest.approx(ours, rel=0.01)
     tokens = running.ask(prompt=IDS, decode_tokens=12)["tokens"]
     assert behind(library.window_logits(IDS + tokens), tokens) < 1e-2, "the library's greedy tokens"
 

@@ -11,7 +11,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from benchmarks.recovery_curves import Run
 from edge_transact import cache
 from edge_transact.checkpoint import Checkpoint, causal_attention
 from edge_transact.cli import app
@@ -84,6 +83,12 @@ def test_command_lowers_the_loss_and_says_what_was_done(
     assert parent and parent.path == random_model
 
 
+def curve(metrics: Path, kind: str, figure: str) -> list[tuple[int, float]]:
+    """A figure by training tokens."""
+    rows = map(json.loads, metrics.read_text().splitlines())
+    return [(row["tokens"], row[kind][figure]) for row in rows if kind in row]
+
+
 def test_perplexity_of_other_text_while_it_trains(
     pruned_model: Path, tmp_path: Path, options: HealOptions, monkeypatch
 ) -> None:
@@ -92,7 +97,7 @@ def test_perplexity_of_other_text_while_it_trains(
     monkeypatch.setattr(evaluation, "WINDOWS", 1)
     healed = heal(str(pruned_model), tmp_path / "out", changed(options, eval_every=1536))
     healed.measures.write(tmp_path)
-    points = Run.read(str(tmp_path / "metrics.jsonl")).points["perplexity", "demo:sotu"]
+    points = curve(tmp_path / "metrics.jsonl", "perplexity", "demo:sotu")
     assert [tokens for tokens, _ in points] == [0, 1536, 3072]
     # The last step is the best one here, so its weights are those that were written.
     assert healed.trained.best == 12
@@ -116,7 +121,7 @@ def test_tasks_while_it_trains(
         finish=lambda done: write_report(done, report),
     )
     assert healed.trained.best == 12
-    scores = Run.read(str(report)).points["tasks", "basics"]
+    scores = curve(report / "metrics.jsonl", "tasks", "basics")
     (expected,) = evaluate_models([str(tmp_path / "out")], text=str(training_text), max_windows=1, basics=True)
     assert 0 < expected["tasks"]["basics"]["acc"] < 1
     assert [tokens for tokens, _ in scores] == [0, 1536, 3072]

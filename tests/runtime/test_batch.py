@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from benchmarks.batches import tokens_per_s
 from edge_transact.errors import EdgeTransactError
 from edge_transact.runtime.generation import generate
 from edge_transact.runtime.host import Batch, HostModel
@@ -109,8 +108,3 @@ def test_a_library_for_fewer_sequences_says_how_to_build_one(library):
     ) as refused:
         Batch(library, 4, 16)
     assert "--max-batch 4" in refused.value.fix
-
-
-def test_the_bench_has_a_speed_for_each_number_of_sequences_that_the_library_takes(library):
-    speeds = tokens_per_s(library, rounds=1)
-    assert list(speeds) == [1, 2] and all(speed > 0 for speed in speeds.values())

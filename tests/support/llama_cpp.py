@@ -1,29 +1,76 @@
-"""The real llama.cpp, as npm ships it."""
+"""The real llama.cpp in a process, from a prebuilt npm package, node-llama-cpp."""
 
 from __future__ import annotations
 
+import json
+import math
+import subprocess
 from pathlib import Path
+from typing import Any
 
-from benchmarks import llama_cpp
-from benchmarks.subjects import Subject
+from filelock import FileLock
+
 from edge_transact.cache import cache_directory
+from edge_transact.evaluate.perplexity import windows_of
+
+VERSION = "3.22.1"
+PACKAGES = (f"node-llama-cpp@{VERSION}", f"@node-llama-cpp/linux-x64@{VERSION}")
+SCRIPT = Path(__file__).with_name("llama.mjs")
 
 
 class LlamaCpp:
     """One process on one thread, which starts with the first model. npm installs it once for a run."""
 
     def __init__(self) -> None:
-        self._process: Subject | None = None
+        self._process: subprocess.Popen[str] | None = None
 
-    def open(self, model: Path) -> Subject:
-        """The process with this model, for the requests of ``benchmarks/native/llama.mjs``."""
+    def open(self, model: Path) -> LlamaCpp:
+        """This process, which answers about another model from now on."""
         if self._process is None:
-            self._process = llama_cpp.start(model, cache_directory() / "node-llama-cpp", threads=1)
+            command = ["node", str(SCRIPT.resolve()), str(model.resolve())]
+            self._process = subprocess.Popen(
+                command, cwd=_installed(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            self._read()
         else:
-            self._process.ask(open=str(model))
-        return self._process
+            self.ask(open=str(model))
+        return self
+
+    def ask(self, **request: object) -> dict[str, Any]:
+        """The answer to one of the requests of ``llama.mjs``."""
+        assert self._process is not None and self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def perplexity(self, token_ids: list[int], window: int, windows: int) -> float:
+        """The perplexity of the model, as `edge_transact.evaluate.perplexity` defines it."""
+        cut = windows_of(token_ids, window, windows)
+        logprobs = [value for ids in cut for value in self.ask(logprobs=list(ids))["logprobs"]]
+        return math.exp(-sum(logprobs) / len(logprobs))
+
+    def _read(self) -> dict[str, Any]:
+        """The next JSON line."""
+        assert self._process is not None and self._process.stdout is not None
+        return json.loads(next(line for line in self._process.stdout if line.startswith("{")))
 
     def close(self) -> None:
         """Ends the process."""
         if self._process is not None:
-            self._process.close()
+            self._process.kill()
+            self._process.communicate()
+
+
+def _installed() -> Path:
+    """A directory with the packages."""
+    directory = cache_directory() / "node-llama-cpp"
+    directory.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory / "install.lock"):
+        if not (directory / "node_modules" / "node-llama-cpp").is_dir():
+            (directory / "package.json").write_text("{}\n")
+            # No scripts: they would download or compile, and the prebuilt binary is a package of its own. No optional
+            # packages: those for other machines and for GPUs take ten times the space.
+            flags = ["--ignore-scripts", "--omit=optional", "--no-audit", "--no-fund", "--loglevel=error"]
+            command = ["npm", "install", *flags, *PACKAGES]
+            subprocess.run(command, cwd=directory, stdout=subprocess.DEVNULL, check=True)
+    return directory

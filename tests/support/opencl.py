@@ -95,7 +95,7 @@ def omit_all_checks(mod: IRModule) -> IRModule:
     return mod
 
 
-def build_library(definition: Definition, quantization: Quantization, path: Path) -> None:
+def build_for_here(definition: Definition, quantization: Quantization, path: Path) -> None:
     """Build a phone's library, its host code for this computer. It runs inside `executed_here` alone.
 
     Args:

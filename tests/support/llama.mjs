@@ -1,7 +1,6 @@
-// Runs llama.cpp through node-llama-cpp: `node llama.mjs MODEL THREADS`, with node_modules in the working directory.
+// Runs llama.cpp through node-llama-cpp: `node llama.mjs MODEL`, with node_modules in the working directory.
 // A line of stdin is a request, and the answer is a line:
-//   {"prompt": ids, "decode_tokens": n}  the seconds of a repetition, as edge_transact/bench/drivers/host_runner.py
-//                                        measures them, until the first token is chosen and after it; and the tokens
+//   {"prompt": ids, "decode_tokens": n}  the likeliest tokens that follow
 //   {"logits": ids}                      the logits after each token
 //   {"logprobs": ids}                    the log-probability of each token but the first, given those before it
 //   {"text": text}                       the tokens of a text
@@ -12,8 +11,7 @@ import {pathToFileURL} from "node:url";
 
 const require = createRequire(process.cwd() + "/package.json");
 const {getLlama} = await import(pathToFileURL(require.resolve("node-llama-cpp")));
-const threads = Number(process.argv[3]);
-const llama = await getLlama({build: "never", gpu: false, maxThreads: threads, logLevel: "error"});
+const llama = await getLlama({build: "never", gpu: false, maxThreads: 1, logLevel: "error"});
 let model, sequence;
 const say = (object) => process.stdout.write(JSON.stringify(object) + "\n");
 
@@ -21,22 +19,18 @@ async function open(modelPath) {
   await model?.dispose();
   model = await llama.loadModel({modelPath});
   const contextSize = Math.min(2048, model.trainContextSize);
-  const context = await model.createContext({contextSize, batchSize: Math.min(512, contextSize), threads});
+  const context = await model.createContext({contextSize, batchSize: Math.min(512, contextSize), threads: 1});
   sequence = context.getSequence();
-  return {release: llama.llamaCppRelease.release};
+  return {};
 }
 
-async function seconds(prompt, decodeTokens) {
-  const start = performance.now();
+async function continued(prompt, decodeTokens) {
   const tokens = [];
-  let first = 0;
   for await (const token of sequence.evaluate(prompt, {temperature: 0, yieldEogToken: true})) {
     tokens.push(token);
-    if (tokens.length === 1) first = performance.now();
     if (tokens.length === decodeTokens) break;
   }
-  const end = performance.now();
-  return {prefill_s: (first - start) / 1e3, decode_s: (end - first) / 1e3, tokens};
+  return {tokens};
 }
 
 async function afterEach(ids, use) {
@@ -70,7 +64,7 @@ for await (const line of createInterface({input: process.stdin})) {
     await afterEach(ids.slice(0, -1), (i, values) => (logprobs[i] = values[ids[i + 1]] - logSumExp(values)));
     say({logprobs});
   } else {
-    say(await seconds(request.prompt, request.decode_tokens));
+    say(await continued(request.prompt, request.decode_tokens));
   }
 }
 process.stdout.end(() => process.exit(0));

@@ -8,20 +8,39 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import tvm
 
+from edge_transact.compiler.cpu import matmul
+from edge_transact.compiler.cpu.isa import InstructionSet
+from edge_transact.compiler.cpu.kernels import CPUKernels
+from edge_transact.compiler.lowering import PIPELINE
+from edge_transact.compiler.matmul import Matmul, Rows
+from edge_transact.compiler.targets import get_target
 from edge_transact.errors import EdgeTransactError
 
-DRIVER = Path(__file__).parent / "native" / "run_kernel.c"
+KERNEL = "w4"
+"""The name of a compiled kernel."""
+
+DRIVER = Path(__file__).with_name("run_kernel.c")
 CODES = {"i": 0, "u": 1, "f": 2}
 """DLPack's codes of dtypes, by numpy's kinds."""
 
 
-def link(kernel: Path, name: str) -> Path:
+def compile_kernel(kind: Matmul, isa: InstructionSet, rows: Rows, directory: Path) -> Path:
+    """Compile a matmul for ``android-cpu`` to an object file, where it is called `KERNEL`."""
+    target = get_target("android-cpu").tvm_target()
+    function = matmul.kernel(kind, isa, CPUKernels(target, 1).threads, rows=rows)
+    module = tvm.IRModule({KERNEL: function.with_attr("global_symbol", KERNEL)})
+    path = directory / "kernel.o"
+    tvm.compile(module, target=target, tir_pipeline=PIPELINE).mod.write_to_file(str(path))
+    return path
+
+
+def link(kernel: Path) -> Path:
     """A program of a compiled kernel.
 
     Args:
-        kernel: The object file; the program is written next to it.
-        name: The kernel's name.
+        kernel: The object file of `compile_kernel`; the program is written next to it.
 
     Raises:
         EdgeTransactError: There is no cross-compiler.
@@ -30,7 +49,7 @@ def link(kernel: Path, name: str) -> Path:
 
     root, program = Path(tvm_ffi.__file__).parent, kernel.with_suffix("")
     includes = (f"-I{path}" for path in (root / "include", root / "3rdparty" / "dlpack" / "include"))
-    command = [tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"), "-O1", "-static", f"-DKERNEL=__tvm_ffi_{name}"]
+    command = [tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"), "-O1", "-static", f"-DKERNEL=__tvm_ffi_{KERNEL}"]
     # The driver's definitions replace the kernel's weak ones.
     run(*command, *includes, str(DRIVER), str(kernel), "-o", str(program))
     return program
@@ -80,3 +99,9 @@ def run(*command: str, input: bytes | None = None) -> bytes:
             f"{' '.join(command)} failed ({done.returncode}):\n{done.stderr.decode()}", fix="Its output above says why."
         )
     return done.stdout
+
+
+def llvm_tool(name: str) -> str:
+    """The newest installed version of an LLVM tool."""
+    found = sorted(Path("/usr/lib").glob(f"llvm-*/bin/{name}"), key=lambda path: int(path.parts[3].split("-")[1]))
+    return str(found[-1]) if found else tool(name, "llvm")

@@ -1,4 +1,4 @@
-"""Draws the app's chat screen from its own resources: ``python -m benchmarks.app_picture docs/app-chat.png``.
+"""Draws the app's chat screen from its own resources: ``python -m tests.support.app_picture docs/app-chat.png``.
 
 There is no Android here to draw it, so this reads the layouts of ``templates/android`` and writes HTML, which Chromium
 draws: sizes, colours, strings, shapes and icons are the app's, and the rules of layouts are those of CSS. It needs
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
-RESOURCES = Path(__file__).parents[1] / "templates" / "android" / "app" / "src" / "main" / "res"
+RESOURCES = Path(__file__).parents[2] / "templates" / "android" / "app" / "src" / "main" / "res"
 ANDROID = "{http://schemas.android.com/apk/res/android}"
 WIDTH_DP, HEIGHT_DP, BAR_DP, GAP_DP, SCALE = 360, 640, 24, 16, 2
 FRAMEWORK_COLORS = {"@android:color/white": "#FFFFFF", "@android:color/black": "#000000"}

@@ -1,0 +1,39 @@
+"""The programs of ``benchmarks/`` start, and draw and count what needs no measuring. Nothing asserts their figures."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+PROGRAMS = ("benchmarks", *(f"benchmarks.{name}" for name in ("feel", "model_coverage", "recovery_cuts", "studies")))
+
+
+def run(*words: str | Path) -> str:
+    done = subprocess.run([sys.executable, "-m", *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_says_what_it_measures(program):
+    assert run(program, "--help").startswith("usage: ")
+
+
+@pytest.mark.slow
+def test_pictures_are_those_of_the_pages(tmp_path):
+    run("benchmarks.pictures", "-o", tmp_path)
+    for picture in ("widths.svg", "loss-curves.svg"):
+        assert (tmp_path / picture).read_text() == (BENCHMARKS.parent / "docs" / picture).read_text()
+
+
+def test_chosen_widths_are_points_of_the_curves():
+    """Dots lie on the lines: the allocation moves along these very points."""
+    measured = json.loads((BENCHMARKS / "results" / "loss-curves.json").read_text())
+    for layer, curves in zip(measured["pruned"], measured["curves"], strict=True):
+        assert layer["intermediate_size"] in [units for units, _ in curves["mlp"]]
+        assert layer["v_head_dim"] in [units for units, _ in curves["values"]]
+        assert all(loss >= 0 for _, loss in curves["mlp"])
