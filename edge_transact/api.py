@@ -15,9 +15,13 @@ from pydantic import Field, model_validator
 
 from edge_transact.bench.options import BenchOptions
 from edge_transact.build.options import BuildOptions, check_pruning
+from edge_transact.bundle.options import BundleOptions
 from edge_transact.errors import EdgeTransactError as EdgeTransactError
 from edge_transact.errors import UsageError
+from edge_transact.evaluate.options import EvalOptions
+from edge_transact.export.options import ExportOptions
 from edge_transact.heal.options import HealOptions
+from edge_transact.inspection import InspectOptions
 from edge_transact.options import Options
 from edge_transact.options.keywords import keywords, part
 from edge_transact.prune.options import Budget, PruneChoices, PruneOptions, ShotTraining
@@ -62,25 +66,23 @@ def __dir__() -> list[str]:
 
 
 class _Run(Options):
-    """How a run goes, which no result depends on.
-
-    Attributes:
-        fresh: Start over where an interrupted run has begun.
-    """
-
-    fresh: bool = False
+    fresh: Annotated[bool, Field(description="Start over instead of going on where an interrupted run stopped.")] = (
+        False
+    )
 
 
-class _Pruning(_Run):
-    """A run that may prune, and that writes a directory.
+class _Writing(Options):
+    force: Annotated[bool, Field(description="Replace `output` if it exists.")] = False
 
-    Attributes:
-        budget: How small, as an object instead of keywords.
-        force: Replace `output` if it exists.
-    """
 
-    budget: Budget | None = None
-    force: bool = False
+class _Reporting(_Run):
+    report: Annotated[
+        Path | None, Field(strict=False, description="Directory for a page with figures, and what `--report` writes.")
+    ] = None
+
+
+class _Pruning(_Run, _Writing):
+    budget: Annotated[Budget | None, Field(description="How small, as an object instead of keywords.")] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -90,43 +92,35 @@ class _Pruning(_Run):
 
 
 class _Prune(_Pruning, PruneOptions, ShotTraining):
-    """The keyword arguments of `prune`."""
+    pass
 
 
-class _Heal(_Run, HealOptions):
-    """The keyword arguments of `heal`.
-
-    Attributes:
-        report: A directory for the loss curve and metrics.jsonl.
-        force: Replace `output` if it exists.
-    """
-
-    report: Annotated[Path | None, Field(strict=False)] = None
-    force: bool = False
+class _Heal(_Reporting, _Writing, HealOptions):
+    pass
 
 
-class _Build(_Pruning, PruneChoices, BuildOptions):
-    """The keyword arguments of `build`.
-
-    Attributes:
-        report: A directory for a report of what rounding cost.
-    """
-
-    report: Annotated[Path | None, Field(strict=False)] = None
+class _Build(_Pruning, _Reporting, PruneChoices, BuildOptions):
+    pass
 
 
-class _Bench(_Run, BenchOptions):
-    """The keyword arguments of `bench`.
+class _Bench(_Reporting, BenchOptions):
+    pass
 
-    Attributes:
-        report: A directory for figures and a page.
-    """
 
-    report: Annotated[Path | None, Field(strict=False)] = None
+class _Evaluate(_Run, EvalOptions):
+    pass
+
+
+class _Export(_Writing, ExportOptions):
+    pass
+
+
+class _Bundle(_Writing, BundleOptions):
+    pass
 
 
 @keywords(_Prune)
-def prune(model: str | Path, output: Path, options: _Prune) -> PruneResult:
+def prune(model: str | Path, output: str | Path, options: _Prune) -> PruneResult:
     """Prunes a model to a budget and writes the smaller checkpoint.
 
     ``et.prune("demo:smollm2", "small", ratio=0.3)``
@@ -145,7 +139,7 @@ def prune(model: str | Path, output: Path, options: _Prune) -> PruneResult:
 
     return prune_and_train(
         str(model),
-        output,
+        Path(output),
         part(options, PruneOptions),
         part(options, ShotTraining),
         fresh=options.fresh,
@@ -154,7 +148,7 @@ def prune(model: str | Path, output: Path, options: _Prune) -> PruneResult:
 
 
 @keywords(_Heal)
-def heal(model: str | Path, output: Path, options: _Heal) -> HealResult:
+def heal(model: str | Path, output: str | Path, options: _Heal) -> HealResult:
     """Trains a pruned model to predict again what the model predicts that it was pruned from.
 
     ``et.heal("small", "healed", train_tokens=65536)``
@@ -176,7 +170,7 @@ def heal(model: str | Path, output: Path, options: _Heal) -> HealResult:
     report = options.report
     return heal(
         str(model),
-        output,
+        Path(output),
         part(options, HealOptions),
         fresh=options.fresh,
         force=options.force,
@@ -185,7 +179,7 @@ def heal(model: str | Path, output: Path, options: _Heal) -> HealResult:
 
 
 @keywords(_Build)
-def build(model: str | Path, output: Path, options: _Build) -> Build:
+def build(model: str | Path, output: str | Path, options: _Build) -> Build:
     """Makes a DIST: 4-bit weights, and a library for each target, compared with torch.
 
     ``et.build("small", "dist", target="host")``
@@ -208,7 +202,7 @@ def build(model: str | Path, output: Path, options: _Build) -> Build:
     check_pruning({name: getattr(pruning, name) for name in pruning.model_fields_set}, options.rounding)
     return build(
         str(model),
-        output,
+        Path(output),
         part(options, BuildOptions),
         pruning=pruning,
         report=options.report,
@@ -218,7 +212,7 @@ def build(model: str | Path, output: Path, options: _Build) -> Build:
 
 
 @keywords(_Bench)
-def bench(dists: str | Path | Sequence[str | Path], output: Path, options: _Bench) -> BenchOutcome:
+def bench(dists: str | Path | Sequence[str | Path], output: str | Path, options: _Bench) -> BenchOutcome:
     """Measures DISTs on this host or on phones: latency, memory, temperature and energy.
 
     ``et.bench(["dense", "dist"], "bench.jsonl", repetitions=10)``
@@ -234,76 +228,51 @@ def bench(dists: str | Path | Sequence[str | Path], output: Path, options: _Benc
     from edge_transact.bench.session import bench_models
 
     return bench_models(
-        _paths(dists), part(options, BenchOptions), log=output, report=options.report, fresh=options.fresh
+        _paths(dists), part(options, BenchOptions), log=Path(output), report=options.report, fresh=options.fresh
     )
 
 
-def evaluate(
-    *models: str | Path,
-    text: str = "demo:sotu",
-    window: int = 512,
-    max_windows: int | None = None,
-    reference: str | None = None,
-    tasks: Sequence[str] = (),
-    limit: int | None = None,
-    threads: int | None = None,
-    fresh: bool = False,
-) -> Evaluations:
-    """The perplexity of models on a text, dense or pruned, in torch or built, and their scores on tasks.
+@keywords(_Evaluate)
+def evaluate(*models: str | Path, options: _Evaluate) -> Evaluations:
+    """Measures the perplexity of models on a text, dense or pruned, in torch or built, and their scores on tasks.
 
     ``et.evaluate("demo:smollm2", "small", "dist", max_windows=16)``
 
+    The result is a list with a dict for each model, which shows itself as a table.
+
     Args:
         models: Checkpoints, hub ids, GGUF files, demo models, or directories that `build` wrote.
-        text: A .txt, .jsonl, .parquet or .html file, a directory of them, a hub data set or ``demo:sotu``.
-        window: Tokens of a window; windows don't overlap.
-        max_windows: The most windows; the first ones are used.
-        reference: Also measure how far each model's predictions are from this model's.
-        tasks: Also score these tasks: ``"basics"``, short questions that need no network; ``"paper"``, the suite of
-            TransAct's paper; or any of lm-evaluation-harness.
-        limit: The most questions of a task.
-        threads: CPU threads; by default what torch takes, and one for each big core where a DIST computes.
-        fresh: Start over where an interrupted run has begun.
-
-    Returns:
-        A list with a dict for each model, which shows itself as a table.
 
     Raises:
         EdgeTransactError: A model, the text or a task can't be read, or the text is shorter than a window.
     """
-    from edge_transact.evaluate.answers.basics import NAME as BASICS
     from edge_transact.evaluate.evaluations import Evaluations
-    from edge_transact.evaluate.models import evaluate_models
+    from edge_transact.evaluate.models import evaluate_models, window_of
 
-    loaded, others = None, [name for name in tasks if name != BASICS]
-    if others:
-        from edge_transact.evaluate.tasks import Tasks
-
-        loaded = Tasks(others, limit=limit)
+    names = [str(model) for model in models]
     return Evaluations(
         evaluate_models(
-            [str(model) for model in models],
-            text=text,
-            window=window,
-            max_windows=max_windows,
-            reference=reference,
-            tasks=loaded,
-            threads=threads,
-            basics=BASICS in tasks,
-            fresh=fresh,
+            names,
+            text=options.text,
+            window=window_of([*names, *filter(None, [options.reference])], options.window),
+            max_windows=options.max_windows,
+            reference=options.reference,
+            tasks=options.load_tasks(),
+            threads=options.threads,
+            basics=options.basics,
+            fresh=options.fresh,
         )
     )
 
 
-def inspect(model: str | Path, *, context: int | None = None, quant: str | None = None) -> Inspection:
+@keywords(InspectOptions)
+def inspect(model: str | Path, options: InspectOptions) -> Inspection:
     """Widths, parameters, FLOPs, KV cache and memory of a model, from its configuration alone.
 
     ``et.inspect("demo:smollm2").to_dict()["memory_bytes"]``
 
     Args:
         model: A checkpoint directory, a hub id, a GGUF file, a demo model, or a directory that `build` wrote.
-        context: Tokens of the context; by default that of the DIST, or 2048 or the model's maximum if smaller.
-        quant: The quantization in which bytes are counted, ``q4f16_0`` by default; a DIST has its own.
 
     Raises:
         UsageError: `quant` isn't that of the DIST.
@@ -311,7 +280,7 @@ def inspect(model: str | Path, *, context: int | None = None, quant: str | None 
     """
     from edge_transact.inspection import inspect_model
 
-    return inspect_model(str(model), context=context, quantization=quant)
+    return inspect_model(str(model), context=options.context, quantization=options.quant)
 
 
 def load(model: str | Path, **options: Any) -> Session | Checkpoint:
@@ -348,9 +317,8 @@ def load(model: str | Path, **options: Any) -> Session | Checkpoint:
     return Checkpoint.open(resolve_model(str(model)))
 
 
-def export(
-    model: str | Path, output: str | Path, *, kind: str | None = None, pre: str | None = None, force: bool = False
-) -> Export:
+@keywords(_Export)
+def export(model: str | Path, output: str | Path, options: _Export) -> Export:
     """Writes a GGUF file for llama.cpp.
 
     ``et.export("dist", "small.gguf")``
@@ -358,9 +326,6 @@ def export(
     Args:
         model: A model, or a directory that `build` wrote.
         output: The file to write.
-        kind: The type of a model's matrices: ``f16``, the default, ``bf16``, ``q8_0`` or ``q4_0``. A DIST has its own.
-        pre: llama.cpp's name of how the tokenizer splits text, where it isn't recognized.
-        force: Replace `output` if it exists.
 
     Raises:
         UsageError: `kind` isn't what the DIST has.
@@ -368,17 +333,11 @@ def export(
     """
     from edge_transact.export.gguf import export_gguf
 
-    return export_gguf(str(model), Path(output), kind=kind, pre=pre, force=force)
+    return export_gguf(str(model), Path(output), kind=options.kind, pre=options.pre, force=options.force)
 
 
-def bundle(
-    dists: str | Path | Sequence[str | Path],
-    output: str | Path,
-    *,
-    application_id: str = "org.example.chat",
-    app_name: str = "Edge Chat",
-    force: bool = False,
-) -> Project:
+@keywords(_Bundle)
+def bundle(dists: str | Path | Sequence[str | Path], output: str | Path, options: _Bundle) -> Project:
     """Writes an Android Studio project with models in it: a library module to build on, and a chat app.
 
     ``et.bundle("dist", "app", app_name="My Notes")``
@@ -386,9 +345,6 @@ def bundle(
     Args:
         dists: A directory that `build` wrote for Android, or several.
         output: The project's directory.
-        application_id: Android's name of the app.
-        app_name: The app's name for people.
-        force: Replace `output` if it exists.
 
     Raises:
         UsageError: A name isn't one, two models have the same library, or a DIST has none for Android.
@@ -396,7 +352,13 @@ def bundle(
     """
     from edge_transact.bundle.project import bundle
 
-    return bundle(_paths(dists), Path(output), application_id=application_id, app_name=app_name, force=force)
+    return bundle(
+        _paths(dists),
+        Path(output),
+        application_id=options.application_id,
+        app_name=options.app_name,
+        force=options.force,
+    )
 
 
 def _paths(given: str | Path | Sequence[str | Path]) -> list[Path]:

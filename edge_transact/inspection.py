@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from edge_transact import costs
 from edge_transact.artifacts.manifest import MANIFEST, Manifest
@@ -13,9 +14,22 @@ from edge_transact.artifacts.summary import Summarized, Summary, summary_of_widt
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.inputs.models import resolve_model
-from edge_transact.quantization import Quantization, default_quantization, get_quantization
+from edge_transact.options import Count, OneOf, Option, Options
+from edge_transact.quantization import QUANTIZATIONS, Quantization, default_quantization, get_quantization
 from edge_transact.runtimes import misfits
 from edge_transact.widths import WidthPlan
+
+
+class InspectOptions(Options):
+    """What the costs are computed for."""
+
+    context: Annotated[Count | None, Option("Tokens in the context.", default="2048, or the DIST's", example=2048)] = (
+        None
+    )
+    quant: Annotated[
+        Annotated[str, OneOf(tuple(QUANTIZATIONS), "quantization")] | None,
+        Option("Quantization in which bytes are counted: {choices}.", default="q4f16_0, or the DIST's"),
+    ] = None
 
 
 @dataclass(frozen=True, repr=False)

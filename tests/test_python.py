@@ -19,6 +19,10 @@ from edge_transact import costs
 from edge_transact.artifacts.summary import Summarized, Summary, summary_of_widths
 from edge_transact.bench.options import BenchOptions
 from edge_transact.build.options import BuildOptions
+from edge_transact.bundle.options import BundleOptions
+from edge_transact.evaluate.options import EvalOptions
+from edge_transact.export.options import ExportOptions
+from edge_transact.inspection import InspectOptions
 from edge_transact.options.keywords import keywords, part, signature_of
 from edge_transact.prune.options import PruneChoices, PruneOptions
 from tests.support.dists import PLAN
@@ -75,7 +79,15 @@ def test_an_unknown_name_is_no_attribute():
 
 @pytest.mark.parametrize(
     ("name", "models"),
-    [("prune", [PruneOptions]), ("build", [BuildOptions, PruneChoices]), ("bench", [BenchOptions])],
+    [
+        ("prune", [PruneOptions]),
+        ("build", [BuildOptions, PruneChoices]),
+        ("bench", [BenchOptions]),
+        ("evaluate", [EvalOptions]),
+        ("inspect", [InspectOptions]),
+        ("export", [ExportOptions]),
+        ("bundle", [BundleOptions]),
+    ],
 )
 def test_keyword_arguments_are_the_fields_of_the_options_typed_and_documented(name, models):
     function = getattr(et, name)
@@ -88,7 +100,7 @@ def test_keyword_arguments_are_the_fields_of_the_options_typed_and_documented(na
 
 def test_text_stands_for_sizes_and_lists_as_on_the_command_line():
     @keywords(PruneOptions)
-    def given(model: str, output: Path, options: PruneOptions) -> tuple:
+    def given(model: str, output: str | Path, options: PruneOptions) -> tuple:
         """Args:
         model: Any.
         output: Any.
@@ -97,7 +109,7 @@ def test_text_stands_for_sizes_and_lists_as_on_the_command_line():
 
     options = {"max_weight_bytes": "60MB", "target_params": "100M", "units": "mlp,groups", "widths": None}
     model, output, got = given("m", "out", **options)
-    assert (model, output, got.max_weight_bytes, got.target_params) == ("m", Path("out"), 60_000_000, 100_000_000)
+    assert (model, output, got.max_weight_bytes, got.target_params) == ("m", "out", 60_000_000, 100_000_000)
     assert got.units == ["mlp", "groups"]
     parameters = inspect.signature(given).parameters
     assert str(parameters["max_weight_bytes"].annotation) == "int | str | None"

@@ -13,14 +13,7 @@ WHERE = "Where"
 
 
 class BenchOptions(Conditions):
-    """The options of a bench.
-
-    Attributes:
-        device: ``host``, serials that adb knows, comma-separated, or ``all``.
-        target: ``android`` or ``android-cpu``; `None` for the first of them that every DIST has a library for.
-        runner: The directory where ``android_bench/`` was built for the phone.
-        app: The package of an installed app to run in, instead of the runner; empty for none.
-    """
+    """The options of a bench."""
 
     device: Annotated[str, Option("host, all, or serials that adb knows, comma-separated.", WHERE)] = "host"
     target: Annotated[

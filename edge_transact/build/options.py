@@ -40,22 +40,7 @@ def check_pruning(pruning: Mapping[str, Any], rounding: str | None) -> None:
 
 
 class BuildOptions(Options):
-    """What is built.
-
-    Attributes:
-        target: Names of `compiler.targets.TARGETS`, at least one.
-        quant: The quantization of all libraries; `None` for ``q4f16_0`` if ``android`` is a target, else ``q4f32_1``.
-        rounding: How weights are rounded to 4 bits, one of `ROUNDINGS`; `None` for what the checkpoint was trained
-            with, or else ``search``. MLC's compiler has neither: it rounds to ``nearest``.
-        context: Tokens that a sequence can have; `None` for 2048, or the model's maximum if that is smaller.
-        prefill_chunk: Tokens of one prefill call; `None` for 128, or 256 if ``host`` is the only target, or the context
-            if that is smaller.
-        max_batch: Sequences that are decoded together.
-        device_profile: Name of one of `compiler.gpu.devices.DEVICES`: the phones' GPUs that ``android`` libraries must
-            run on.
-        cpu: The CPU that the ``host`` library is for, by LLVM's name; `None` for this machine's.
-        engine: Whose compiler makes weights and libraries: ``tvm`` (ours) or ``mlc`` (the user's MLC-LLM).
-    """
+    """What is built."""
 
     target: Annotated[
         list[Annotated[str, OneOf(tuple(TARGETS))]],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edge_transact.bundle.options import BundleOptions
 from edge_transact.cli.common import ForceOption, JsonOption, guarded, show
 
 if TYPE_CHECKING:
@@ -18,10 +19,7 @@ if TYPE_CHECKING:
 def bundle(
     dists: Annotated[list[Path], typer.Argument(metavar="DIST...", help="Directories that `build` wrote for Android.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="APP", help="Directory of the project.")],
-    application_id: Annotated[
-        str, typer.Option(metavar="ID", help="Android's name of the app, as org.example.chat.")
-    ] = "org.example.chat",
-    app_name: Annotated[str, typer.Option(metavar="NAME", help="The app's name on the phone.")] = "Edge Chat",
+    options: BundleOptions,
     build: Annotated[
         bool, typer.Option("--build", help="Go on to the APK, with MLC's packaging and Gradle. Continues APP.")
     ] = False,
@@ -51,7 +49,14 @@ def bundle(
     from edge_transact.bundle.project import bundle as write_project
 
     goes_on = build or install
-    project = write_project(dists, output, application_id=application_id, app_name=app_name, force=force, keep=goes_on)
+    project = write_project(
+        dists,
+        output,
+        application_id=options.application_id,
+        app_name=options.app_name,
+        force=force,
+        keep=goes_on,
+    )
     lacking = _lacking() if goes_on else []
     result = project.to_dict()
     checks: list[Check] = []

@@ -7,7 +7,7 @@ import shlex
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,12 +18,16 @@ from edge_transact.cli.common import (
     DryRunOption,
     FreshOption,
     JsonOption,
-    ThreadsOption,
     guarded,
     may_start,
     show,
 )
-from edge_transact.errors import UsageError
+from edge_transact.evaluate.options import EvalOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edge_transact.evaluate.models import Evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -34,33 +38,7 @@ def evaluate(
         list[str],
         typer.Argument(metavar="MODEL|DIST...", help="Checkpoints, hub ids, GGUF files, demo: names, or DISTs."),
     ],
-    text: Annotated[
-        str,
-        typer.Option(help="A .txt, .md, .html, .jsonl or .parquet file, a directory, a hub data set or a demo: text."),
-    ] = "demo:sotu",
-    window: Annotated[int, typer.Option(min=2, help="Tokens per window; windows don't overlap.")] = 512,
-    max_windows: Annotated[
-        int | None, typer.Option(min=1, help="Use the first windows only, at most this many.")
-    ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL|DIST", help="Also measure how far each model's predictions are from this model's."),
-    ] = None,
-    tasks: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME[,NAME]",
-            help="Also score these tasks: basics, short questions that need no network; paper, the suite of TransAct's "
-            "paper; or any of lm-evaluation-harness.",
-        ),
-    ] = "",
-    include_path: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A directory with your own tasks in YAML files.")
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of questions per task, from the beginning.")
-    ] = None,
-    threads: ThreadsOption = None,
+    options: EvalOptions,
     report: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write a page with models and answers side by side, and report.json."),
@@ -92,24 +70,16 @@ def evaluate(
     """
     from edge_transact.artifacts.outputs import refuse_existing
     from edge_transact.evaluate.answers.collapse import warning
-    from edge_transact.evaluate.forecast import forecast, is_dist, plans_of
+    from edge_transact.evaluate.forecast import forecast, plans_of
+    from edge_transact.evaluate.models import is_dist, window_of
     from edge_transact.evaluate.report import write_report
-    from edge_transact.evaluate.tables import names, rows
-    from edge_transact.evaluate.tasks import Tasks, asked_for
-    from edge_transact.system.clock import process_s
 
     if report:
-        refuse_existing(report, force, apart_from=[*models, reference])
-    basics, others = asked_for(tasks)
-    loaded = None
-    if others:
-        # Before a model is loaded: a task may not exist.
-        loaded = Tasks(others, include_path=include_path, limit=limit)
-    elif include_path or limit:
-        raise UsageError(
-            "--include-path and --limit need --tasks of lm-evaluation-harness", fix="Name some: --tasks arc_easy,piqa"
-        )
-    plans = plans_of([*models, *([reference] if reference else [])])
+        refuse_existing(report, force, apart_from=[*models, options.reference])
+    # Before a model is loaded: a task may not exist.
+    tasks = options.load_tasks()
+    named = [*models, *([options.reference] if options.reference else [])]
+    plans, window = plans_of(named), window_of(named, options.window)
     with paces.loading():
         import torch  # noqa: F401
 
@@ -120,49 +90,61 @@ def evaluate(
 
     with progress.working(PLANNING):
         expected = paces.expected(
-            forecast(plans, models, reference, text, window=window, max_windows=max_windows, basics=basics)
+            forecast(
+                plans,
+                models,
+                options.reference,
+                options.text,
+                window=window,
+                max_windows=options.max_windows,
+                basics=options.basics,
+            )
         )
-    without = f", without {', '.join(others)}" if loaded else ""
+    without = f", without {', '.join(options.lm_eval_tasks)}" if tasks else ""
     if not may_start(expected, dry_run=dry_run, as_json=as_json, without=without):
         return
     # Tasks come with bars of their own.
-    with nullcontext() if loaded else paces.running(expected):
+    with nullcontext() if tasks else paces.running(expected):
         results = evaluate_models(
             models,
-            text=text,
+            text=options.text,
             window=window,
-            max_windows=max_windows,
-            reference=reference,
-            tasks=loaded,
-            threads=threads,
-            basics=basics,
+            max_windows=options.max_windows,
+            reference=options.reference,
+            tasks=tasks,
+            threads=options.threads,
+            basics=options.basics,
             fresh=fresh,
         )
     for name, result in zip(models, results, strict=True):
         if "degenerate" in result and (words := warning(name, result["degenerate"])):
             logger.warning(words)
 
-    def table() -> None:
-        from rich.console import Console
-        from rich.table import Table
-
-        shown = Table("", *names(results))
-        for row in rows(results):
-            shown.add_row(*row)
-        console = Console(highlight=False)
-        console.print(shown)
-        first = results[0]
-        tokens = ", ".join(dict.fromkeys(f"{result['text_tokens']:,}" for result in results))
-        threads = ", ".join(dict.fromkeys(str(result["threads"]) for result in results))
-        console.print(
-            f"{text}, sha256 {first['text_sha256']}, {tokens} tokens: {first['windows']} windows of {window} tokens, "
-            f"in {process_s():.0f} s; threads: {threads}",
-            soft_wrap=True,
-        )
-
     values: dict[str, Any] = dict(results[0]) if len(results) == 1 else {"models": results}
-    show(values | ({"report": str(report)} if report else {}), as_json, table)
+    show(values | ({"report": str(report)} if report else {}), as_json, lambda: _print(results))
     if report:
         # The figures are printed first: they took longer than the page.
         write_report(results, report, shlex.join(["edge-transact", *sys.argv[1:]]), force=force)
         logger.info(f"page: {report / 'index.html'}")
+
+
+def _print(results: Sequence[Evaluation]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from edge_transact.evaluate.tables import names, rows
+    from edge_transact.system.clock import process_s
+
+    table = Table("", *names(results))
+    for row in rows(results):
+        table.add_row(*row)
+    console = Console(highlight=False)
+    console.print(table)
+    first = results[0]
+    tokens = ", ".join(dict.fromkeys(f"{result['text_tokens']:,}" for result in results))
+    threads = ", ".join(dict.fromkeys(str(result["threads"]) for result in results))
+    console.print(
+        f"{first['text']}, sha256 {first['text_sha256']}, {tokens} tokens: {first['windows']} windows of "
+        f"{first['window']} tokens, in {process_s():.0f} s; threads: {threads}",
+        soft_wrap=True,
+    )

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edge_transact.cli.common import ForceOption, JsonOption, guarded, show
+from edge_transact.export.options import ExportOptions
 from edge_transact.options.command_line import completion
 
 FORMATS = ("gguf", "nemotron-nas")
@@ -21,24 +22,10 @@ def export(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="GGUF file, or nemotron-nas directory, to write.")
     ],
+    options: ExportOptions,
     to: Annotated[
         str, typer.Option("--format", help="gguf or nemotron-nas.", autocompletion=completion(FORMATS))
     ] = "gguf",
-    kind: Annotated[
-        str | None,
-        typer.Option(
-            "--type",
-            help="Type of matrices: f16, bf16, q8_0 or q4_0.",
-            show_default="f16, or what the DIST has",
-            autocompletion=completion(("f16", "bf16", "q8_0", "q4_0")),
-        ),
-    ] = None,
-    pre: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="llama.cpp's name of how the tokenizer splits text, if it can't be recognized."
-        ),
-    ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -63,7 +50,7 @@ def export(
     from edge_transact.errors import UsageError, did_you_mean
 
     if to == "nemotron-nas":
-        if kind or pre:
+        if options.kind or options.pre:
             raise UsageError("--type and --pre are for gguf", fix="Leave them out, or leave out --format.")
         from edge_transact.export.nemotron_nas import export_nemotron_nas
 
@@ -74,19 +61,20 @@ def export(
         raise UsageError(f"unknown format {to!r}", fix=did_you_mean(to, FORMATS))
     from edge_transact.export.gguf import export_gguf
 
-    result = export_gguf(model, output, kind=kind, pre=pre, force=force)
+    result = export_gguf(model, output, kind=options.kind, pre=options.pre, force=force)
 
     def text() -> None:
         from rich.console import Console
         from rich.table import Table
 
-        mib = 1 << 20
+        from edge_transact.formatting import megabytes
+
         table = Table(title=str(output), title_justify="left", show_header=False)
         table.add_row("architecture", result.architecture)
-        table.add_row("size", f"{result.size_bytes / mib:.1f} MiB")
+        table.add_row("size", megabytes(result.size_bytes))
         table.add_row("matrices", ", ".join(f"{count} in {name}" for name, count in result.matrices.items()))
         if result.other_bytes:
-            others = f"{result.other_bytes / mib:.1f} MiB more than in {result.kind}, which can't hold their rows"
+            others = f"{megabytes(result.other_bytes)} more than in {result.kind}, which can't hold their rows"
             table.add_row(f"not in {result.kind}", others)
         if result.filled_parameters:
             table.add_row(

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edge_transact.cli.common import ForceOption, JsonOption, guarded, show
-from edge_transact.options.command_line import completion
-from edge_transact.quantization import QUANTIZATIONS
+from edge_transact.inspection import InspectOptions, inspect_model, plot_flops
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,18 +25,8 @@ def inspect(
         list[str],
         typer.Argument(metavar="MODEL|DIST...", help="Checkpoints, hub ids, GGUF files, demo: names, or DISTs."),
     ],
-    context: Annotated[
-        int | None, typer.Option(min=1, help="Tokens in the context.", show_default="2048, or the DIST's")
-    ] = None,
+    options: InspectOptions,
     contexts: Annotated[str | None, typer.Option(help="Print a table of several contexts, e.g. 128,512,2048.")] = None,
-    quant: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Quantization in which bytes are counted: {', '.join(QUANTIZATIONS)}.",
-            show_default="q4f16_0, or the DIST's",
-            autocompletion=completion(QUANTIZATIONS),
-        ),
-    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Plot FLOPs by context to this .png or .svg file.")] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -53,12 +42,11 @@ def inspect(
     `edge-transact inspect dist --json | jq .memory_bytes`
     """
     from edge_transact.artifacts.outputs import refuse_existing
-    from edge_transact.inspection import inspect_model, plot_flops
 
     several = _contexts(contexts)
     if plot:
         refuse_existing(plot, force, apart_from=models)
-    inspections = [inspect_model(model, context=context, quantization=quant) for model in models]
+    inspections = [inspect_model(model, context=options.context, quantization=options.quant) for model in models]
     results = [inspection.to_dict() for inspection in inspections]
     for inspection, result in zip(inspections, results, strict=True):
         if several:

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from edge_transact import costs
-from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.evaluate.answers.answering import MAX_TOKENS
 from edge_transact.evaluate.answers.collapse import step_name
 from edge_transact.evaluate.answers.decoding import BATCH
 from edge_transact.evaluate.answers.questions import questions, quick_questions
-from edge_transact.evaluate.models import TEXT_STEP, load_step
+from edge_transact.evaluate.models import TEXT_STEP, is_dist, load_step
 from edge_transact.evaluate.perplexity import TOKENS_STEP, perplexity_step
 from edge_transact.progress import Forecast, Step
 from edge_transact.system.memory import PACKAGES_BYTES
@@ -146,11 +145,6 @@ def logits_bytes(plan: WidthPlan, window: int, *, is_compared: bool = False) -> 
         is_compared: Whether there is a reference.
     """
     return (5 if is_compared else 2) * 4 * window * plan.vocab_size
-
-
-def is_dist(name: str | None) -> bool:
-    """Whether a name is that of a DIST; otherwise it is a MODEL's."""
-    return name is not None and (Path(name) / MANIFEST).is_file()
 
 
 def kind_of(step: str, in_library: bool) -> str:

@@ -15,12 +15,12 @@ from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.cache.keys import code_of
 from edge_transact.cache.resume import Start, journal_of
-from edge_transact.errors import EdgeTransactError
-from edge_transact.evaluate.answers.basics import NAME as BASICS
+from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.evaluate.answers.basics import AnswerRow, ask
 from edge_transact.evaluate.answers.basics import scores as basics_scores
 from edge_transact.evaluate.answers.collapse import CollapseFigures, figures_of, step_name
 from edge_transact.evaluate.answers.questions import questions, quick_questions
+from edge_transact.evaluate.options import BASICS
 from edge_transact.evaluate.perplexity import LogitsFunction, PerplexityResult, perplexity, perplexity_step
 from edge_transact.progress import working
 from edge_transact.quantization import QUANTIZATIONS
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+
+WINDOW = 512
+"""Tokens of a window, unless a model's context is shorter."""
 
 TEXT_STEP = "read the text and the models' files"
 
@@ -71,6 +74,43 @@ class Evaluation(TypedDict):
     tasks: Scores
     degenerate: NotRequired[CollapseFigures]
     answers: NotRequired[list[AnswerRow]]
+
+
+def window_of(models: Sequence[str], window: int | None) -> int:
+    """Tokens of a window for these models.
+
+    Args:
+        models: MODELs or DISTs.
+        window: What was asked for; `None` for 512, or the smallest context of the models.
+
+    Raises:
+        UsageError: The window is longer than a DIST's context, which its library can't compute.
+    """
+    contexts = {name: _context(name) for name in models}
+    if window is None:
+        return min(WINDOW, *filter(None, contexts.values()), WINDOW)
+    for name, context in contexts.items():
+        if context and context < window and is_dist(name):
+            raise UsageError(
+                f"--window {window} is longer than the context of {name}: {context} tokens",
+                fix=f"Give --window {context}, or build it with a larger --context.",
+            )
+    return window
+
+
+def is_dist(name: str) -> bool:
+    """Whether a MODEL or DIST is a DIST."""
+    return (Path(name) / MANIFEST).is_file()
+
+
+def _context(name: str) -> int | None:
+    """The context of a MODEL or DIST in tokens, if its configuration says it."""
+    if is_dist(name):
+        return Manifest.read(Path(name)).context_window_size
+    from edge_transact.checkpoint import Checkpoint
+    from edge_transact.inputs import resolve_model
+
+    return Checkpoint.open(resolve_model(name)).config.get("max_position_embeddings")
 
 
 def evaluate_models(

@@ -10,8 +10,8 @@ from pathlib import Path
 from edge_transact.artifacts.charts import Axis, Chart, Picture, number
 from edge_transact.artifacts.outputs import new_directory
 from edge_transact.artifacts.pages import Origin, write_page
-from edge_transact.evaluate.answers.basics import NAME as BASICS
 from edge_transact.evaluate.models import Evaluation
+from edge_transact.evaluate.options import BASICS
 from edge_transact.evaluate.tables import error_of, main_metrics, measures, names, rows
 from edge_transact.system.machine import machine_name
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from edge_transact.artifacts.pages import change
-from edge_transact.evaluate.answers.basics import NAME as BASICS
 from edge_transact.evaluate.answers.collapse import described
 from edge_transact.evaluate.models import Evaluation
+from edge_transact.evaluate.options import BASICS
 from edge_transact.formatting import megabytes
 
 MAIN_METRICS = ("acc", "exact_match", "em", "f1", "word_perplexity", "perplexity")

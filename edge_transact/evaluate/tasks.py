@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from edge_transact.artifacts.digests import files_digest
 from edge_transact.errors import EdgeTransactError, closest
-from edge_transact.evaluate.answers.basics import NAME as BASICS
+from edge_transact.evaluate.options import BASICS
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group

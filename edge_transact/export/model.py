@@ -22,7 +22,7 @@ from edge_transact.build.stages import Rounding, place_weights
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import ROPE_PAIRS
 from edge_transact.definition import load, render
-from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
+from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.export.tensors import CheckpointTensors, ShardTensors, Tensors
 from edge_transact.gguf import layout
 from edge_transact.inputs.models import resolve_model
@@ -94,11 +94,9 @@ def open_model(model: str, kind: str | None) -> Iterator[Model]:
         kind: One of `KINDS`; `None` for ``f16``, or for what the DIST has.
 
     Raises:
-        UsageError: `kind` isn't what the DIST has, or not one of `KINDS`.
+        UsageError: `kind` isn't what the DIST has.
         EdgeTransactError: The model can't be read, or its rows aren't whole groups.
     """
-    if kind is not None and kind not in KINDS:
-        raise UsageError(f"unknown type {kind!r}", fix=did_you_mean(kind, KINDS))
     if (Path(model) / MANIFEST).is_file():
         yield _dist(Path(model), kind)
         return

@@ -8,11 +8,11 @@ import torch
 
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import UsageError
-from edge_transact.evaluate.answers.basics import NAME as BASICS
 from edge_transact.evaluate.answers.basics import ask
 from edge_transact.evaluate.answers.basics import scores as basics_scores
 from edge_transact.evaluate.answers.questions import questions
 from edge_transact.evaluate.forecast import answers_s, perplexity_s
+from edge_transact.evaluate.options import BASICS
 from edge_transact.evaluate.perplexity import perplexity
 from edge_transact.evaluate.report_text import TEXT
 from edge_transact.evaluate.tables import main_metric

@@ -18,20 +18,7 @@ MIXED = "Text to train on. Repeat it to mix texts; TEXT=2 takes twice as much of
 
 
 class TrainOptions(Options):
-    """How a model is trained, whether by ``heal`` or between the shots of ``prune``.
-
-    Attributes:
-        train: One TEXT or several, each with ``=WEIGHT`` or without; `None` if nothing is trained.
-        train_tokens: Tokens to train on; a text with fewer is read again, in another order.
-        train_window: Tokens of a sequence; `None` for 512, or the model's context if that is shorter.
-        cross_entropy: The share of the text itself in what is learned; the rest is the teacher's predictions.
-        unlikelihood: What a penalty on repetition is multiplied with, which the model gets for what it repeats when it
-            goes on with the text by itself; 0 for none.
-        learning_rate: The highest rate of AdamW, after the warm-up; a cosine leads from it towards 0.
-        batch_tokens: Tokens of a step, over all processes, rounded down to whole sequences.
-        gradient_checkpointing: Keep the inputs of layers only, and compute the rest again in the backward pass.
-        micro_batch_tokens: Tokens that go through the model at once; a step sums the gradients of several such parts.
-    """
+    """How a model is trained, whether by ``heal`` or between the shots of ``prune``."""
 
     train: Annotated[
         str | Annotated[list[str], Field(min_length=1)] | None,
@@ -45,12 +32,15 @@ class TrainOptions(Options):
     cross_entropy: Annotated[
         Annotated[float, Field(ge=0, le=1)],
         Option(
-            "Share of the text itself in the loss; the rest is the teacher's predictions. 1 needs no teacher.", TARGET
+            "Weight of the cross-entropy loss on the text itself; the rest is distillation. 1 needs no teacher.", TARGET
         ),
     ] = 0.0
     unlikelihood: Annotated[
         Annotated[float, Field(ge=0)],
-        Option("Weight of a penalty on what the model itself repeats: against answers that loop.", TARGET),
+        Option(
+            "Weight of the unlikelihood loss on repetition in the model's own greedy continuations; 0 disables it.",
+            TARGET,
+        ),
     ] = 0.0
     learning_rate: Annotated[
         Annotated[float, Field(gt=0, lt=1)], Option("Highest learning rate, after the warm-up.", STEPS)
@@ -70,19 +60,7 @@ class TrainOptions(Options):
 
 
 class HealOptions(TrainOptions):
-    """The options of ``heal``.
-
-    Attributes:
-        train: One TEXT or several, each with ``=WEIGHT`` or without.
-        teacher: The MODEL to learn from; `None` for the one that the checkpoint was pruned from.
-        freeze_embedding: Leave the embedding, and `lm_head` where it is tied to it, as they are.
-        lora: The rank of LoRA's updates, which are merged at the end; `None` trains all parameters.
-        quant: A 4-bit quantization: what is trained is the rounded model; `None` for the exact one.
-        teacher_top: Keep this many of the teacher's predictions of each token on disk, for this run and others.
-        eval_every: Tokens between two measurements of perplexity.
-        tasks: Tasks to score each time as well, comma-separated: those of ``eval``.
-        seed: The order of the sequences. The same seed gives the same bytes on the same CPU.
-    """
+    """The options of ``heal``."""
 
     train: Annotated[str | Annotated[list[str], Field(min_length=1)], Option(MIXED, TEXT, metavar="TEXT")] = "demo:sotu"
     seed: Annotated[int, Option("Order of the sequences. The same seed writes the same bytes.", TEXT)] = 0

@@ -16,15 +16,7 @@ PACKINGS = ("joined", "documents")
 
 
 class CalibrationOptions(Options):
-    """The text that a model's activations are measured on.
-
-    Attributes:
-        calibration: One TEXT or several, each with ``=WEIGHT`` or without.
-        calibration_tokens: Tokens drawn from them.
-        calibration_window: Tokens of a window; `None` for 512, or the model's context if that is shorter.
-        packing: How windows are cut.
-        seed: Which windows are drawn. The same seed gives the same bytes.
-    """
+    """The text that a model's activations are measured on."""
 
     calibration: Annotated[
         str | Annotated[list[str], Field(min_length=1)],

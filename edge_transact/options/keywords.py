@@ -1,19 +1,19 @@
-"""The keyword arguments of a function from a model: typed, documented and checked as its fields."""
+"""Functions whose keyword arguments are the fields of a model: typed, documented and checked as those."""
 
 from __future__ import annotations
 
 import inspect
-import re
+import textwrap
 from collections.abc import Callable
 from functools import reduce, wraps
 from operator import or_
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Concatenate, Generic, ParamSpec, TypeVar, Union, get_args, get_origin, overload
 
 from pydantic import BaseModel, BeforeValidator, ByteSize, WrapValidator
 
-from edge_transact.options.model import Options
+from edge_transact.options.model import Options, text_of
 from edge_transact.options.values import metadata_of
 
 Subject = TypeVar("Subject")
@@ -23,39 +23,42 @@ Result = TypeVar("Result")
 Some = TypeVar("Some", bound=Options)
 
 
-def keywords(
-    model: Callable[Fields, Call],
-) -> Callable[[Callable[[Subject, Path, Call], Result]], Callable[Concatenate[Subject, str | Path, Fields], Result]]:
-    """Makes a function of a subject, an output and a model one whose keyword arguments are the model's fields.
+class keywords(Generic[Fields, Call]):
+    """Decorates a function whose last parameter is ``options``, a model, so that it takes the model's fields instead.
 
-    A checker sees the parameters of the model's constructor, an editor and a notebook its fields and what its docstring
-    says of them.
+    A checker sees the parameters of the model's constructor. Editors and notebooks see the fields with their help among
+    the function's ``Args:``.
     """
-    made: Callable[..., Call] = model
-    assert isinstance(model, type) and issubclass(model, Options)
 
-    def decorate(
-        function: Callable[[Subject, Path, Call], Result],
-    ) -> Callable[Concatenate[Subject, str | Path, Fields], Result]:
-        subject, output, _ = inspect.signature(function).parameters.values()
+    def __init__(self, model: Callable[Fields, Call]) -> None:
+        self._model: Any = model
+
+    @overload
+    def __call__(
+        self, function: Callable[[Subject, str | Path, Call], Result]
+    ) -> Callable[Concatenate[Subject, str | Path, Fields], Result]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[Subject, Call], Result]
+    ) -> Callable[Concatenate[Subject, Fields], Result]: ...
+    @overload
+    def __call__(self, function: Callable[..., Result]) -> Callable[..., Result]: ...
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(function)
+        own = list(signature.parameters.values())[:-1]
 
         @wraps(function)
-        def call(*arguments: Any, **options: Any) -> Result:
-            given = inspect.Signature([subject, output]).bind(
-                *arguments, **{name: options.pop(name) for name in (subject.name, output.name) if name in options}
-            )
-            first, second = given.args
-            return function(first, Path(second), made(**options))
+        def call(*arguments: Any, **options: Any) -> Any:
+            named = {each.name: options.pop(each.name) for each in own if each.name in options}
+            given = inspect.Signature(own).bind(*arguments, **named)
+            return function(*given.args, options=self._model(**options))
 
-        call.__doc__ = _documented(inspect.cleandoc(function.__doc__ or ""), model)
+        call.__doc__ = _documented(inspect.cleandoc(function.__doc__ or ""), self._model)
         # inspect and all that show a signature look for it before anything else.
-        call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [subject, output.replace(annotation="str | Path"), *signature_of(model).parameters.values()],
-            return_annotation=inspect.signature(function).return_annotation,
+        call.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[*own, *signature_of(self._model).parameters.values()]
         )
         return call
-
-    return decorate
 
 
 def part(call: Options, model: type[Some]) -> Some:
@@ -95,21 +98,10 @@ def _plain(annotation: Any) -> Any:
 
 
 def _documented(text: str, model: type[Options]) -> str:
-    """A docstring whose ``Args:`` go on with the fields of a model."""
-    described = "\n".join(f"    {name}: {_indented(words)}" for name, words in _attributes(model).items())
-    before, args, after = re.split(r"(^Args:\n(?:    .*\n)*)", text + "\n", maxsplit=1, flags=re.MULTILINE)
-    return f"{before}{args}{described}\n{after}".rstrip()
-
-
-def _indented(text: str) -> str:
-    return text.replace("\n", "\n        ")
-
-
-def _attributes(model: type[Options]) -> dict[str, str]:
-    """What the docstrings of a model and its bases say of its fields, by name in the fields' order."""
-    found: dict[str, str] = {}
-    for base in model.__mro__:
-        section = re.search(r"^Attributes:\n((?:    .*\n?)+)", inspect.cleandoc(base.__doc__ or ""), re.MULTILINE)
-        for name, words in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section[1] if section else "", re.MULTILINE):
-            found.setdefault(name, re.sub(r"\n *", "\n", words))
-    return {name: found[name] for name in model.model_fields if name in found}
+    """A docstring that ends in ``Args:`` and ``Raises:``, with the fields of a model among its ``Args:``."""
+    before, raises, errors = text.partition("\n\nRaises:")
+    fields = [
+        textwrap.fill(f"{name}: {text_of(field)}", 110, initial_indent=" " * 4, subsequent_indent=" " * 8)
+        for name, field in model.model_fields.items()
+    ]
+    return "\n".join([before, *fields]) + raises + errors

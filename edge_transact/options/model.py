@@ -99,6 +99,15 @@ def help_of(field: FieldInfo, option: Option) -> str:
     return text if option.example is None or option.default else f"{text.rstrip('.')}, e.g. {option.example}."
 
 
+def text_of(field: FieldInfo) -> str:
+    """What a field is and what its default depends on, for documentation of Python."""
+    option = next((entry for entry in field.metadata if isinstance(entry, Option)), None)
+    if option is None:
+        return field.description or ""
+    text = description_of(field, option)
+    return f"{text} By default {option.default}." if option.default else text
+
+
 def flag_of(name: str, option: Option | None) -> str:
     """The flag of a field, as messages name it."""
     return option.flags[0].partition("/")[0] if option and option.flags else f"--{name.replace('_', '-')}"

@@ -35,18 +35,7 @@ predicted loss over units and layers."""
 
 
 class Budget(Options):
-    """How small a model should become: limits, or widths by name.
-
-    Attributes:
-        ratio: The share of attention and MLP parameters to remove, above 0 and below 1.
-        target_params: Parameters of the pruned model, embeddings included.
-        max_weight_bytes: Bytes of all weights.
-        max_kv_bytes_per_token: Bytes of one token in the KV cache.
-        max_memory: Bytes of weights, KV cache and workspace.
-        widths: A file with the widths of every layer, as `read_widths` takes it.
-        heads: Query heads that every layer keeps, in complete KV groups.
-        intermediate: MLP dims that every layer keeps; can be combined with `heads`.
-    """
+    """How small a model should become: limits, or widths by name."""
 
     ratio: Annotated[
         Annotated[float, Field(gt=0, lt=1)] | None,
@@ -76,15 +65,6 @@ class PruneChoices(CalibrationOptions, Budget):
     """What can be chosen about pruning, each with its default. A budget is not required here; `PruneOptions` wants one.
 
     Bytes are counted in the quantization and for the context of the build that they are chosen for.
-
-    Attributes:
-        method: What scores the units of each layer.
-        allocation: How limits are spread over layers and units; `None` leaves it to the method.
-        units: What limits may cut; empty leaves it to the allocation.
-        compensate: Whether to solve `o_proj` and `down_proj` again; `None` leaves it to the method.
-        bucket: MLP widths computed from limits are multiples of it.
-        runtime: The runtime, one of `RUNTIMES`, that decides on `units` and `bucket` where these aren't given.
-        shots: The number of steps in which the widths shrink; each scores the model that the one before left.
     """
 
     method: Annotated[Annotated[str, OneOf(tuple(METHODS))], Option("How units are scored: {choices}.", HOW)] = "obs"
@@ -154,10 +134,6 @@ class ShotTraining(TrainOptions):
 
 class PruneOptions(PruneChoices):
     """The options of one pruning, with exactly one budget.
-
-    Attributes:
-        quant: The quantization that bytes are counted in.
-        context: Tokens in the KV cache that `max_memory` counts.
 
     Raises:
         UsageError: There is no budget or more than one, or a value is out of range.

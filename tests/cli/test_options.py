@@ -11,9 +11,13 @@ from typer.testing import CliRunner
 
 from edge_transact.bench.options import BenchOptions
 from edge_transact.build.options import BuildOptions
+from edge_transact.bundle.options import BundleOptions
 from edge_transact.cli import load_command
 from edge_transact.cli.common import guarded
 from edge_transact.errors import UsageError
+from edge_transact.evaluate.options import EvalOptions
+from edge_transact.export.options import ExportOptions
+from edge_transact.inspection import InspectOptions
 from edge_transact.options import COMMAS, Bytes, Count, OneOf, Option, Options, options_of
 from edge_transact.project.schema import Build, Prune
 from edge_transact.prune.options import PruneChoices, PruneOptions
@@ -34,6 +38,10 @@ def flags(command: str) -> set[str]:
         ("init", BuildOptions),
         ("init", PruneChoices),
         ("bench", BenchOptions),
+        ("eval", EvalOptions),
+        ("inspect", InspectOptions),
+        ("export", ExportOptions),
+        ("bundle", BundleOptions),
     ],
 )
 def test_every_field_is_an_option_of_its_commands(command, model):

@@ -14,11 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from edge_transact.cli import app
-from edge_transact.errors import EdgeTransactError
+from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.evaluate import models, perplexity
-from edge_transact.evaluate.models import evaluate_models
+from edge_transact.evaluate.models import evaluate_models, window_of
 from edge_transact.evaluate.perplexity import windows_of
 from edge_transact.inputs import read_text, resolve_model
+from tests.support.dists import make_dist
 from tests.support.tokenizers import save_byte_level
 
 TEXT = "It was the best of times, it was the worst of times. " * 20
@@ -221,3 +222,14 @@ def test_a_model_without_a_chat_template_has_a_page_and_figures_outlive_a_page_t
     monkeypatch.setattr("edge_transact.evaluate.report.write_report", fail)
     failed = CliRunner().invoke(app, [*command, "--report", str(tmp_path / "other")])
     assert failed.exit_code == 1 and written in failed.stdout
+
+
+def test_a_window_fits_every_model_before_any_is_measured(make_llama, tmp_path):
+    """By default it is the smallest context; one that a library can't compute is refused with the one that it can."""
+    small, large = (str(make_llama(max_position_embeddings=tokens)) for tokens in (96, 4096))
+    assert window_of([large], None) == 512 and window_of([large, small], None) == 96
+    assert window_of([large, small], 128) == 128, "torch computes longer windows than a model was trained on"
+    dist = str(make_dist(tmp_path / "dist", context=64))
+    with pytest.raises(UsageError, match=r"--window 128 is longer than the context of .*: 64 tokens") as refused:
+        window_of([large, dist], 128)
+    assert "--window 64" in refused.value.fix

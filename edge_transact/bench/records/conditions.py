@@ -39,22 +39,6 @@ def _share(value: object) -> object:
 class Conditions(Options):
     """What to measure, and under which conditions.
 
-    Attributes:
-        lengths: Pairs of prompt and answer lengths.
-        repetitions: Measured repetitions of each model at each pair of lengths.
-        batch: Prompts that are answered together; more than one only on a host.
-        until: Relative half-width of the 95 % intervals at which a plan ends; None ends it after `repetitions`.
-        per_visit: Repetitions in a row of one visit. More of them save loading, and make fewer rounds.
-        warmups: Full repetitions at the start of each visit that don't count.
-        threads: CPU threads; 0 leaves the choice to the runtime: on a host, one for each big core.
-        cores: CPU cores to run on, such as ``4-7``; empty leaves the choice to the system.
-        timeout_s: The longest that one visit may take.
-        cool_c: A visit starts at this temperature or below.
-        ceiling_c: Above this temperature a visit is interrupted until the device has cooled.
-        cool_timeout_s: The longest wait for a device to cool.
-        reconnect_s: The longest wait for a lost device.
-        sample_s: Seconds between sensor readings.
-
     Raises:
         UsageError: A visit could start above the ceiling.
     """
@@ -91,7 +75,7 @@ class Conditions(Options):
     reconnect_s: Annotated[
         Seconds, Option("Maximum wait for a lost phone, in seconds.", PLAN, flags=("--reconnect",))
     ] = 120
-    sample_s: float = 2
+    sample_s: Annotated[float, Field(description="Seconds between sensor readings.")] = 2
 
     @model_validator(mode="after")
     def _starts_below_the_ceiling(self) -> Conditions:

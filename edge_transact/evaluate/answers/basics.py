@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from edge_transact.runtime.host import HostModel
     from edge_transact.runtime.text import TextCodec
 
-NAME = "basics"
-"""The task's name."""
-
 
 class AnswerRow(TypedDict):
     """A question and its answer, as ``--json`` and ``report.json`` have it."""
