@@ -16,7 +16,8 @@ from typing import Any
 
 import edge_transact.api as et
 from benchmarks import page
-from edge_transact.artifacts.charts import Axis, Chart, Picture
+from edge_transact.artifacts.charts import Axis, Chart
+from edge_transact.artifacts.report import Section
 from edge_transact.cli.logs import show_logs
 
 MODEL = "demo:smollm2"
@@ -110,7 +111,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def picture(rows: Sequence[Row]) -> Picture:
+def picture(rows: Sequence[Row]) -> Section:
     """Right answers and perplexity over the ratio, at each stage, beside the dense model's."""
     stages = {PRUNED: 0, TRAINED: 1, BUILT: 3}
     (dense,) = (each for each in rows if each["stage"] == DENSE)
@@ -124,7 +125,7 @@ def picture(rows: Sequence[Row]) -> Picture:
             chart.line(points, colour)
             chart.dots(points, colour)
         charts.append(chart)
-    return Picture(
+    return Section(
         "recovery-cuts",
         "Right answers and perplexity by cut",
         charts,

@@ -164,17 +164,19 @@ def heal(model: str | Path, output: str | Path, options: _Heal) -> HealResult:
         UsageError: There is no teacher, or options contradict the model.
         EdgeTransactError: The model or the text can't be read or used, the loss became NaN, or `output` exists.
     """
+    from edge_transact.evaluate.report_text import prepare_report
     from edge_transact.heal.report import write_report
     from edge_transact.heal.run import heal
 
-    report = options.report
+    report, force = options.report, options.force
+    text = prepare_report(report, force=force, apart_from=[output, model]) if report else ""
     return heal(
         str(model),
         Path(output),
         part(options, HealOptions),
         fresh=options.fresh,
-        force=options.force,
-        finish=None if report is None else lambda done: write_report(done, report, force=options.force),
+        force=force,
+        finish=None if report is None else lambda done: write_report(done, report, text, force=force),
     )
 
 

@@ -1,16 +1,15 @@
-"""Charts as SVG, which a page, a notebook and a file show alike.
+"""Charts as SVG, for pages, notebooks and files: bars, lines and columns by layer.
 
-They are drawn here and not by a plotting library because of what a page asks of them: words for readers who don't see
-them, figures under the pointer, colours that follow a dark screen and turn light on paper, letters that stay legible on
-a phone, and few bytes with a hundred layers. A chart is therefore small, and a picture is a grid of charts, which has
-as many columns as there is room for.
+They are drawn here rather than by a plotting library because of what a page needs: words for screen readers, figures
+under the pointer, colours that follow a dark screen and turn light on paper, letters that stay legible on a phone, and
+few bytes with a hundred layers. Each chart is small; a section of a page is a grid of them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 
 from edge_transact.artifacts.templates import template
@@ -20,6 +19,12 @@ WIDTH, HEIGHT = 360, 170
 
 TICKS = 5
 """At most so many along an axis."""
+
+DOTS = 40
+"""The most points of a line that have dots."""
+
+ROW, LETTERS = 34, 52
+"""Of `bars`: the height of a bar with its label, and the letters that fit above it."""
 
 Points = Iterable[tuple[float, float]]
 
@@ -116,9 +121,7 @@ class Chart:
             parts.append(f"M{_n(left)} {_n(bottom)}V{_n(top)}H{_n(right)}V{_n(bottom)}z")
         self._path("f", colour, "".join(parts))
 
-    def bar(
-        self, y: float, low: float, high: float, colour: int, *, thickness: float = 12, faint: bool = False
-    ) -> None:
+    def bar(self, y: float, low: float, high: float, colour: int, *, thickness: float = 12) -> None:
         """A horizontal bar from `low` to `high`, around the height `y`."""
         left, middle = self._at(low, y)
         right = self._at(high, y)[0]
@@ -179,7 +182,7 @@ class Chart:
         )
 
     def _axes(self, y_ticks: Mapping[float, str]) -> None:
-        self._text(0, 12, self.title, kind="title")
+        self._text(0, 12, _short(self.title, round(LETTERS * self.width / WIDTH)), kind="title")
         if self.y.label:
             self._text(0, 27, self.y.label, kind="quiet")
         for value, name in y_ticks.items():
@@ -206,60 +209,132 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """Charts that belong together.
+class Bar:
+    """A row of `bars`.
 
     Attributes:
-        name: The name of its file, without the suffix, and of its place on a page.
-        title: Its heading.
-        charts: In the order of reading.
-        text: What a reader must know to understand them.
-        legend: What the colours stand for.
-        header: Columns of the table with the same figures.
-        rows: Its rows; empty if the charts show every figure in words.
+        label: What it is of.
+        text: Its value in words.
+        parts: Lengths and colours, one behind the other.
+        interval: The ends of its whiskers, if any.
     """
 
-    name: str
-    title: str
-    charts: Sequence[Chart]
-    text: str = ""
-    legend: Mapping[str, int] = field(default_factory=dict)
-    header: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
+    label: str
+    text: str
+    parts: Sequence[tuple[float, int]]
+    interval: tuple[float, float] | None = None
 
-    def panels(self) -> str:
-        """The charts in a grid, with the legend above, for a page that has the style sheet ``chart.css``."""
-        entries = "".join(f'<li class="c{colour}">{escape(label)}</li>' for label, colour in self.legend.items())
-        legend = f'<ul class="et-legend">{entries}</ul>' if entries else ""
-        charts = "".join(chart.svg(f"{self.name}-{index}") for index, chart in enumerate(self.charts))
-        small = " small" if any(chart.width < WIDTH for chart in self.charts) else ""
-        return f'{legend}<div class="et-charts{small}">{charts}</div>'
+    @property
+    def end(self) -> float:
+        """Where the bar and its whiskers end."""
+        return max(sum(length for length, _ in self.parts), *(self.interval or (0,)))
 
-    def file(self, columns: int = 2) -> str:
-        """The charts as one SVG of its own, with the style sheet in it."""
-        width, height = (max(getattr(chart, side) for chart in self.charts) for side in ("width", "height"))
-        columns = min(columns * WIDTH // width, len(self.charts))
-        rows, top, gap = math.ceil(len(self.charts) / columns), 28 if self.legend else 0, 16
-        parts = []
-        for index, (label, colour) in enumerate(self.legend.items()):
-            parts.append(f'<g class="et-chart" transform="translate({index * 120} 0)">')
-            parts.append(f'<path class="f c{colour}" d="M0 4h10v10H0z"/><text x="15" y="13">{escape(label)}</text></g>')
-        for index, chart in enumerate(self.charts):
-            row, column = divmod(index, columns)
-            place = (
-                f' x="{column * (width + gap)}" y="{top + row * (height + gap)}" '
-                f'width="{chart.width}" height="{chart.height}"'
-            )
-            parts.append(chart.svg(f"{self.name}-{index}", place))
-        box = f"-8 -8 {columns * (width + gap)} {top + rows * (height + gap)}"
-        return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" class="et-file" viewBox="{box}">'
-            f"<title>{escape(self.title)}</title><style>{style()}</style>{''.join(parts)}</svg>\n"
-        )
 
-    def _repr_html_(self) -> str:
-        """The charts in a notebook."""
-        return f"<style>{style()}</style>{self.panels()}"
+def bars(title: str, rows: Sequence[Bar], label: str = "", *, rule: float | None = None) -> Chart:
+    """Horizontal bars from 0, each under its label and value.
+
+    Args:
+        title: What is shown.
+        rows: From the top to the bottom.
+        label: The unit of the axis; without one, the axis isn't drawn.
+        rule: Where to draw a vertical line.
+    """
+    x = Axis(0, 1.05 * max(rule or 0, *(row.end for row in rows)) or 1, label, names=None if label else {})
+    text = "; ".join(f"{row.label}: {row.text}" for row in rows)
+    height = 28 + ROW * len(rows) + (34 if label else 0)
+    chart = Chart(title, f"{text}.", x, Axis(len(rows), 0, names={}), height=height)
+    for place, row in enumerate(rows):
+        end = 0.0
+        for length, colour in row.parts:
+            chart.bar(place + 0.65, end, end + length, colour)
+            end += length
+        if rule is not None:
+            chart.rule(rule, (place + 0.4, place + 0.9))
+        if row.interval:
+            chart.interval(place + 0.65, *row.interval)
+        chart.words(0, place + 0.32, f"{_short(row.label, LETTERS - len(row.text))}: {row.text}")
+    return chart
+
+
+def lines(
+    title: str,
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    x: Axis,
+    y: Axis,
+    *,
+    colours: Sequence[int] = range(6),
+    joined: bool = True,
+    size: float = 5,
+    height: int = HEIGHT,
+) -> Chart:
+    """A line for each series of points, with dots unless they are too many to tell apart.
+
+    Args:
+        title: What is shown.
+        series: Points by what they are of.
+        x: The horizontal axis.
+        y: The vertical axis.
+        colours: Of the series in their order; they are used again where there are more series.
+        joined: Whether lines join the points.
+        size: Of dots.
+        height: In the chart's units.
+    """
+    known = {name: points for name, points in series.items() if points}
+    chart = Chart(title, f"{'; '.join(f'{name}: {_course(of)}' for name, of in known.items())}.", x, y, height=height)
+    for index, points in enumerate(series.values()):
+        colour = colours[index % len(colours)]
+        if joined and points:
+            chart.line(points, colour)
+        if not joined or len(points) <= DOTS:
+            chart.dots(points, colour, size=size)
+    return chart
+
+
+def by_layer(title: str, series: Mapping[str, Sequence[float]], y: Axis, *, colours: Sequence[int]) -> Chart:
+    """A column for each layer, those of later series in front of earlier ones.
+
+    Args:
+        title: What is shown.
+        series: A value for each layer, by what it is of.
+        y: The vertical axis.
+        colours: Of the series.
+    """
+    texts = [f"{name + ': ' if name else ''}{spread(values)}" for name, values in series.items()]
+    count = len(next(iter(series.values())))
+    chart = Chart(title, f"{'; '.join(texts)}.", numbered(count), y)
+    for values, colour in zip(series.values(), colours, strict=True):
+        chart.columns(values, colour)
+    chart.hover(
+        [
+            f"layer {index}: "
+            + ", ".join(f"{number(values[index])} {name}".rstrip() for name, values in series.items())
+            for index in range(count)
+        ]
+    )
+    return chart
+
+
+def numbered(count: int) -> Axis:
+    """The axis of so many layers."""
+    return Axis(-0.6, count - 0.4, "layer", names={index: str(index) for index in range(count)})
+
+
+def spread(values: Sequence[float]) -> str:
+    """Least, most and mean of the values of all layers, with the layers where they are."""
+    low, high = min(values), max(values)
+    if low == high:
+        return f"{number(low)} in every layer"
+    ends = f"from {number(low)} (layer {values.index(low)}) to {number(high)} (layer {values.index(high)})"
+    return f"{ends}, {number(sum(values) / len(values))} on average"
+
+
+def _course(points: Sequence[tuple[float, float]]) -> str:
+    """Where a series begins and ends, and its least and most in between."""
+    values = [value for _, value in points]
+    if len(values) == 1:
+        return f"{number(values[0])} at {number(points[0][0])}"
+    ends = f"from {number(values[0])} to {number(values[-1])}"
+    return f"{ends}, at least {number(min(values))}, at most {number(max(values))}"
 
 
 def style() -> str:
@@ -277,3 +352,7 @@ def number(value: float) -> str:
 def _n(value: float) -> str:
     """A coordinate, to a tenth."""
     return f"{value:.1f}".removesuffix(".0")
+
+
+def _short(text: str, letters: int) -> str:
+    return text if len(text) <= letters else f"{text[: letters - 1]}…"

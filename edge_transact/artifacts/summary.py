@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from html import escape
 from itertools import count
 
-from edge_transact.artifacts.charts import Picture, style
-from edge_transact.artifacts.width_picture import width_picture
+from edge_transact.artifacts.report import Section
+from edge_transact.artifacts.width_picture import width_section
 from edge_transact.widths import WidthPlan, describe
 
 _numbers = count(1)
@@ -31,7 +31,7 @@ class Summary:
     facts: Mapping[str, str] = field(default_factory=dict)
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
-    picture: Picture | None = None
+    picture: Section | None = None
 
     def text(self) -> str:
         """Lines for a console."""
@@ -47,7 +47,7 @@ class Summary:
             parts.append(_table(self.header, self.rows))
         if self.picture:
             picture = replace(self.picture, name=f"{self.picture.name}-{next(_numbers)}")
-            parts.append(f"<style>{style()}</style>{picture.panels()}<p>{escape(picture.text)}</p>")
+            parts.append(f"{picture._repr_html_()}<p>{escape(picture.text)}</p>")
             folded = _table(picture.header, picture.rows)
             parts.append(f"<details><summary>{escape(picture.title)}, as a table</summary>{folded}</details>")
         return "".join(parts)
@@ -81,7 +81,7 @@ def summary_of_widths(
     widths = dict(line.split(": ") for line in describe(plan))
     shown = {**(facts or {}), "layers": f"{plan.num_hidden_layers}", **widths}
     # Columns of one height say no more than the figure.
-    picture = width_picture(plan, source) if source or len(set(plan.layers)) > 1 else None
+    picture = width_section(plan, source) if source or len(set(plan.layers)) > 1 else None
     return Summary(title, shown, picture=picture)
 
 

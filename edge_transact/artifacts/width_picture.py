@@ -1,10 +1,11 @@
-"""The picture of a model's widths, for pages and notebooks."""
+"""The widths of a model by layer, as a section of a page and in notebooks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from edge_transact.artifacts.charts import Axis, Chart, Picture
+from edge_transact.artifacts.charts import Axis, by_layer, spread
+from edge_transact.artifacts.report import Section
 from edge_transact.widths import WidthPlan
 
 LABELS: Mapping[str, str] = {
@@ -19,10 +20,8 @@ LABELS: Mapping[str, str] = {
 PRUNED, SOURCE = 0, 6
 
 
-def width_picture(plan: WidthPlan, source: WidthPlan | None = None) -> Picture:
+def width_section(plan: WidthPlan, source: WidthPlan | None = None) -> Section:
     """The five widths of every layer, in front of those of the model that was pruned.
-
-    In a notebook the picture shows itself; `Picture.panels` has it for a page, `Picture.file` as an SVG file.
 
     Args:
         plan: The model's widths.
@@ -34,13 +33,12 @@ def width_picture(plan: WidthPlan, source: WidthPlan | None = None) -> Picture:
         if widths == before:
             uncut.append(f"{label}: {spread(widths)}")
             continue
-        layers = Axis(-0.6, len(widths) - 0.4, "layer", names={index: str(index) for index in range(len(widths))})
-        chart = Chart(label[0].upper() + label[1:], _sentence(widths, before), layers, Axis.over([*widths, *before]))
-        chart.columns(before, SOURCE)
-        chart.columns(widths, PRUNED)
-        chart.hover([_hover(index, width, before) for index, width in enumerate(widths)])
-        charts.append(chart)
-    return Picture(
+        series = {"source": before, "pruned": widths} if source else {"": widths}
+        y = Axis.over([*widths, *before])
+        charts.append(
+            by_layer(label[0].upper() + label[1:], series, y, colours=(SOURCE, PRUNED) if source else (PRUNED,))
+        )
+    return Section(
         "widths",
         "Widths by layer",
         charts,
@@ -51,23 +49,3 @@ def width_picture(plan: WidthPlan, source: WidthPlan | None = None) -> Picture:
             [str(index), *(f"{getattr(layer, name):,}" for name in LABELS)] for index, layer in enumerate(plan.layers)
         ],
     )
-
-
-def _hover(index: int, width: int, before: Sequence[int]) -> str:
-    return f"layer {index}: {width:,}" + (f" of {before[index]:,}" if before else "")
-
-
-def _sentence(widths: Sequence[int], before: Sequence[int]) -> str:
-    """What a chart of widths shows."""
-    if not before:
-        return f"{spread(widths)}."
-    return f"{spread(widths)}; in the source, {spread(before)}. {sum(widths) / sum(before):.0%} of them are left."
-
-
-def spread(widths: Sequence[int]) -> str:
-    """Least, most and mean of the widths of all layers, with the layers where they are."""
-    low, high = min(widths), max(widths)
-    if low == high:
-        return f"{low:,} in every layer"
-    mean = sum(widths) / len(widths)
-    return f"from {low:,} (layer {widths.index(low)}) to {high:,} (layer {widths.index(high)}), {mean:,.0f} on average"

@@ -63,6 +63,7 @@ def heal(
         from edge_transact.checkpoint import Checkpoint
         from edge_transact.evaluate.answers.collapse import described
         from edge_transact.evaluate.gate import gate, with_gate
+        from edge_transact.evaluate.report_text import prepare_report
         from edge_transact.heal.forecast import forecast
         from edge_transact.heal.report import write_report
         from edge_transact.heal.run import heal as heal_model
@@ -72,8 +73,9 @@ def heal(
         from edge_transact.system.memory import peak_rss_mib
 
     refuse_existing(output, force, apart_from=[model, options.teacher])
+    text_of_report = ""
     if report is not None:
-        refuse_existing(report, force, apart_from=[output, model, options.teacher])
+        text_of_report = prepare_report(report, force=force, apart_from=[output, model, options.teacher])
     with progress.working(PLANNING):
         source = Checkpoint.open(resolve_model(model))
         planned = forecast(source, teacher_of(source, options)[0], options)
@@ -88,7 +90,7 @@ def heal(
             resume=resume,
             fresh=fresh,
             force=force,
-            finish=None if report is None else lambda done: write_report(done, report, force=force),
+            finish=None if report is None else lambda done: write_report(done, report, text_of_report, force=force),
         )
         degenerate = gate(output) if result.is_main else None
     if not result.is_main:

@@ -1,29 +1,25 @@
-"""The report of an evaluation: ``report.json``, and a page with models side by side, the first one as the baseline."""
+"""The report of an evaluation: models side by side, the first one as the baseline."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from edge_transact.artifacts.charts import Axis, Chart, Picture, number
+from edge_transact.artifacts.charts import Bar, Chart, bars, number
 from edge_transact.artifacts.outputs import new_directory
-from edge_transact.artifacts.pages import Origin, write_page
+from edge_transact.artifacts.report import Origin, Report, Section
 from edge_transact.evaluate.models import Evaluation
 from edge_transact.evaluate.options import BASICS
-from edge_transact.evaluate.tables import error_of, main_metrics, measures, names, rows
+from edge_transact.evaluate.tables import error_of, main_metrics, names, rows
 from edge_transact.system.machine import machine_name
 
 BASELINE, OTHERS = 6, range(6)
 """Colours of the first model, and of the others, which share them if they are many."""
 
-BAR, MARGIN = 16, 52
-"""Heights in a chart: of a model's bar, and of all that isn't one."""
-
 
 def write_report(results: Sequence[Evaluation], directory: Path, command: str, *, force: bool = False) -> None:
-    """Writes ``report.json``, and ``index.html`` with its pictures, which are SVG files too.
+    """Writes ``report.json``, and ``index.html`` with its charts, which are SVG files too.
 
     Args:
         results: What was measured of each model; the first one is the baseline.
@@ -34,23 +30,29 @@ def write_report(results: Sequence[Evaluation], directory: Path, command: str, *
     Raises:
         EdgeTransactError: `directory` exists.
     """
-    first = results[0]
     versions = {name: version(name) for name in ("edge-transact", "apache-tvm", "torch", "transformers")}
     with new_directory(directory, force=force) as fresh:
-        (fresh / "report.json").write_text(json.dumps({"models": results}, indent=1) + "\n")
-        write_page(
-            fresh,
-            "eval_report.html.j2",
-            answer(results),
-            "edge-transact eval",
-            list(_pictures(results)),
-            Origin(command, machine_name(), versions),
-            json_file="report.json",
-            first=first,
-            header=["measure", *names(results)],
-            rows=rows(results),
-            answers=_answers(results),
-        )
+        page(results, Origin(command, machine_name(), versions)).write(fresh, {"models": results})
+
+
+def page(results: Sequence[Evaluation], origin: Origin) -> Report:
+    """The page: all figures, charts of them, and every question with all answers."""
+    first, columns = results[0], names(results)
+    asked = "degenerate" in first
+    table = Section(
+        "models",
+        "Models side by side",
+        header=("measure", *columns),
+        rows=rows(results),
+        note=f"Perplexity on the first {first['windows']} windows of {first['window']} tokens of {first['text']}, "
+        f"sha256 {first['text_sha256'][:12]}…; changes are from {columns[0]}. "
+        + "Sizes of checkpoints are in 16 bits. " * all("weights_bytes" in each for each in results)
+        + "Unusable answers are loops, copies of the prompt, endless and empty ones." * asked,
+    )
+    answers = Section("answers", "Every question", header=("question", *columns), rows=_answers(results), folded=True)
+    return Report(
+        answer(results), "edge-transact eval", [table, *_charts(results), *([answers] if answers.rows else [])], origin
+    )
 
 
 def answer(results: Sequence[Evaluation]) -> str:
@@ -69,61 +71,58 @@ def _step(what: str, before: str, after: str, models: int) -> str:
     return f"{what} {before} → {after}" if models > 1 else f"{what} {before}"
 
 
-def _pictures(results: Sequence[Evaluation]) -> Iterator[Picture]:
-    legend = {name: _colour(index) for index, name in enumerate(names(results))}
-    charts = [_bars(name, values, None) for name, values in measures(results)]
-    yield Picture("quality", "Quality", charts, legend=legend, text="Less is better, except for right answers.")
-    others = {task: metric for task, metric in main_metrics(results).items() if task != BASICS}
-    if others:
-        charts = [
+def _charts(results: Sequence[Evaluation]) -> Iterator[Section]:
+    first = results[0]
+    quality = [_bars("Perplexity", results, [each["perplexity"] for each in results])]
+    if "reference" in first:
+        kl = [each["kl_mean"] for each in results]
+        quality.append(_bars(f"Mean KL to {first['reference']}, nats", results, kl))
+    if all("degenerate" in each for each in results):
+        figures = [each["degenerate"] for each in results]
+        unusable = [round(each["share"] * each["questions"]) for each in figures]
+        quality.append(_bars(f"Unusable answers of {figures[0]['questions']}", results, unusable))
+    yield Section("quality", "Quality", quality, text="Less is better.")
+    tasks = []
+    for task, metric in main_metrics(results).items():
+        of_task = [each["tasks"][task] for each in results]
+        tasks.append(
             _bars(
                 f"{task}, {metric}",
-                [each["tasks"][task][metric] for each in results],
-                [error_of(each["tasks"][task], metric) for each in results],
+                results,
+                [each[metric] for each in of_task],
+                [error_of(each, metric) for each in of_task],
             )
-            for task, metric in others.items()
-        ]
-        text = "Whiskers are one standard error to both sides."
-        yield Picture("tasks", "Tasks", charts, legend=legend, text=text)
-    if BASICS in results[0]["tasks"]:
-        kinds = [metric for metric in results[0]["tasks"][BASICS] if "," in metric]
+        )
+    if tasks:
+        yield Section("tasks", "Tasks", tasks, text="Whiskers are one standard error to both sides.")
+    kinds = [metric for metric in first["tasks"].get(BASICS, {}) if "," in metric]
+    if kinds:
         charts = [
-            _bars(metric.partition(",")[2], [each["tasks"][BASICS][metric] for each in results], None)
+            _bars(metric.partition(",")[2], results, [each["tasks"][BASICS][metric] for each in results])
             for metric in kinds
         ]
-        text = "The share of short questions that is answered rightly, by kind."
-        yield Picture("basics", "Answers to short questions", charts, legend=legend, text=text)
+        text = "The share of short questions with a right answer, by kind of question."
+        yield Section("basics", "Answers to short questions", charts, text=text, folded=True)
 
 
-def _colour(index: int) -> int:
-    return OTHERS[(index - 1) % len(OTHERS)] if index else BASELINE
-
-
-def _bars(title: str, values: Sequence[float], errors: Sequence[float | None] | None) -> Chart:
-    """A horizontal bar for each model, from the first at the top."""
-    count = len(values)
-    text = f"From the first model to the last: {', '.join(map(number, values))}."
-    ends = [value + (error or 0) for value, error in zip(values, errors or [None] * count, strict=True)]
-    x = Axis(0, 1.25 * max(ends) or 1)
-    chart = Chart(title, text, x, Axis(-0.6, count - 0.4, names={}), height=MARGIN + BAR * count)
-    for index, value in enumerate(values):
-        y = count - 1 - index
-        chart.bar(y, 0, value, _colour(index))
-        error = errors[index] if errors else None
-        if error:
-            chart.interval(y, value - error, value + error)
-        chart.words(ends[index] + 0.02 * x.high, y - 0.25, number(value))
-    return chart
+def _bars(
+    title: str, results: Sequence[Evaluation], values: Sequence[float], errors: Sequence[float | None] | None = None
+) -> Chart:
+    """A bar for each model, from the first at the top."""
+    rows = []
+    for index, (name, value, error) in enumerate(
+        zip(names(results), values, errors or [None] * len(values), strict=True)
+    ):
+        colour = OTHERS[(index - 1) % len(OTHERS)] if index else BASELINE
+        ends = (value - error, value + error) if error else None
+        rows.append(Bar(name, number(value), [(value, colour)], ends))
+    return bars(title, rows)
 
 
 def _answers(results: Sequence[Evaluation]) -> list[list[str]]:
     """Each question with every model's answer, and a mark for a right one."""
     asked = [each.get("answers", []) for each in results]
     return [
-        [of_question[0]["question"], *(f"{_mark(row['right'])} {row['answer']}" for row in of_question)]
+        [of_question[0]["question"], *(f"{'✓' if row['right'] else '✗'} {row['answer']}" for row in of_question)]
         for of_question in zip(*asked, strict=True)
     ]
-
-
-def _mark(right: bool) -> str:
-    return "✓" if right else "✗"

@@ -1,4 +1,4 @@
-"""The text that reports measure on, and what is checked before the work that they report on."""
+"""The text on which reports measure perplexity, and the checks before the work that they report on."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.inputs.texts import read_text
 
-TEXT = "demo:sotu"
-"""Its evaluation part is measured on, which calibration doesn't read."""
+TEXT, WINDOWS = "demo:sotu", 6
+"""The text, of which the evaluation part is measured, and the number of windows. Calibration doesn't read that part."""
 
 
 def prepare_report(directory: Path, *, force: bool, apart_from: Iterable[str | Path | None]) -> str:

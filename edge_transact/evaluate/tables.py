@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edge_transact.artifacts.pages import change
+from edge_transact.artifacts.report import change
 from edge_transact.evaluate.answers.collapse import described
 from edge_transact.evaluate.models import Evaluation
-from edge_transact.evaluate.options import BASICS
 from edge_transact.formatting import megabytes
 
 MAIN_METRICS = ("acc", "exact_match", "em", "f1", "word_perplexity", "perplexity")
@@ -21,18 +20,6 @@ def names(results: Sequence[Evaluation]) -> list[str]:
     """What to call the models: the last parts of their paths, or the whole where two would be the same."""
     short = [Path(each["model"]).name for each in results]
     return [each["model"] if short.count(name) > 1 else name for each, name in zip(results, short, strict=True)]
-
-
-def measures(results: Sequence[Evaluation]) -> Iterator[tuple[str, list[float]]]:
-    """What was measured without lm-eval, and the value of each model."""
-    first = results[0]
-    yield "perplexity", [each["perplexity"] for each in results]
-    if "reference" in first:
-        yield f"mean KL to {first['reference']}, nats", [each["kl_mean"] for each in results]
-    if BASICS in first["tasks"]:
-        yield "right answers", [each["tasks"][BASICS]["acc"] for each in results]
-    if all("degenerate" in each for each in results):
-        yield "unusable answers", [each["degenerate"]["share"] for each in results]
 
 
 def main_metrics(results: Sequence[Evaluation]) -> dict[str, str]:

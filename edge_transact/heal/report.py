@@ -1,33 +1,36 @@
-"""The report of a training: ``report.json``, ``metrics.jsonl``, and a page with the loss curve."""
+"""The report of a training: perplexity next to the dense teacher's, ``metrics.jsonl``, and the loss over tokens."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_transact.artifacts.charts import Axis, Chart, Picture, number
+from edge_transact.artifacts.charts import Axis, Bar, Chart, bars, lines, number
 from edge_transact.artifacts.outputs import new_directory
-from edge_transact.artifacts.pages import Origin, write_page
+from edge_transact.artifacts.report import Origin, Report, Section
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
-from edge_transact.heal.run import HealResult
+from edge_transact.evaluate.models import evaluate_model
+from edge_transact.evaluate.report_text import TEXT, WINDOWS
+from edge_transact.heal.run import HealResult, teacher_of
 from edge_transact.options import written
 from edge_transact.system.machine import machine_name
 
-TRAINED, HELD_OUT, PERPLEXITY, TASKS = 0, 1, 2, 3
-"""Colours."""
+TRAINED, HELD_OUT = 0, 1
+COLOURS = {"before": 4, "after": 2, "teacher": 6}
 
 POINTS = 120
 """The most points of a curve: neighbours share one."""
 
 
-def write_report(result: HealResult, directory: Path, *, force: bool = False) -> dict[str, Any]:
-    """Writes ``report.json``, ``metrics.jsonl``, and ``index.html`` with the loss curve, which is an SVG file too.
+def write_report(result: HealResult, directory: Path, text: str, *, force: bool = False) -> dict[str, Any]:
+    """Writes ``report.json``, ``metrics.jsonl``, and ``index.html`` with its charts, which are SVG files too.
 
     Args:
         result: The training.
         directory: Where to write it; it is complete or absent.
+        text: The result of `prepare_report`.
         force: Replace a directory that exists.
 
     Returns:
@@ -36,112 +39,93 @@ def write_report(result: HealResult, directory: Path, *, force: bool = False) ->
     Raises:
         EdgeTransactError: `directory` exists.
     """
-    values, output = result.to_dict(), result.checkpoint.path
+    output, teacher = result.checkpoint.path, teacher_of(result.source, result.options)[0]
+    models = {"teacher": teacher and teacher.path, "before": result.source.path, "after": output}
+    evaluated = {
+        name: evaluate_model(str(path), text, max_windows=WINDOWS).perplexity for name, path in models.items() if path
+    }
+    values = result.to_dict() | {"perplexity": evaluated, "source": str(result.source.path)}
     command = written.line(
         "heal", result.source.path, *written.words(result.options), "-o", output, "--report", directory
     )
     versions = json.loads((output / PROVENANCE_FILE).read_text())["versions"]
     with new_directory(directory, force=force) as fresh:
-        (fresh / "report.json").write_text(json.dumps(values, indent=1) + "\n")
         result.measures.write(fresh)
         origin = Origin(command, machine_name(), versions, written.rows(result.options))
-        write_heal_page(fresh, result.source.path.name, values, result.summary().facts, result.measures.rows, origin)
+        page(values, result.summary().facts, result.measures.rows, origin).write(fresh, values)
     return values
 
 
-def write_heal_page(
-    directory: Path,
-    name: str,
-    report: Mapping[str, Any],
-    facts: Mapping[str, str],
-    rows: Sequence[Mapping[str, Any]],
-    origin: Origin,
-) -> None:
-    """Writes the page and its picture.
+def page(
+    values: Mapping[str, Any], facts: Mapping[str, str], rows: Sequence[Mapping[str, Any]], origin: Origin
+) -> Report:
+    """The page.
 
     Args:
-        directory: An existing directory.
-        name: Of the model that was trained.
-        report: The content of ``report.json``.
-        facts: What the training came to, by what it is.
+        values: The content of ``report.json``.
+        facts: What was done.
         rows: Those of ``metrics.jsonl``.
-        origin: How the figures came about.
+        origin: Where the figures come from.
     """
-    before, after = report["held_out_loss_before"], report["held_out_loss"]
-    write_page(
-        directory,
-        "heal_report.html.j2",
-        f"Held-out loss {number(before)} → {number(after)}",
-        f"{name} healed",
-        [loss_curve(rows)],
-        origin,
-        json_file="report.json",
-        report=report,
-        rows=list(facts.items()),
+    known, teacher = values["perplexity"], values["perplexity"].get("teacher")
+    before, after = known["before"], known["after"]
+    against = f" (teacher {number(teacher)})" if teacher else ""
+    losses = [f"{values[name]:.4f}" for name in ("held_out_loss_before", "held_out_loss")]
+    columns = ("before", "after", *(["teacher"] if teacher else []))
+    compared = Section(
+        "comparison",
+        "Before and after",
+        header=("measure", *columns),
+        rows=[
+            ["perplexity", *(f"{known[name]:.2f}" for name in columns)],
+            ["loss on held-out text, nats a token", *losses, *([""] if teacher else [])],
+        ],
+        note=f"Perplexity is measured in fp32 on the first {WINDOWS} windows of the evaluation part of {TEXT}; lower "
+        "is better.",
     )
-
-
-def loss_curve(rows: Sequence[Mapping[str, Any]]) -> Picture:
-    """The loss over tokens: of the text that is trained on, and of held-out text. Perplexity and tasks, if
-    they were measured.
-
-    Args:
-        rows: Those of ``metrics.jsonl``.
-    """
-    tokens = [row["tokens"] for row in rows] or [1]
-    x = Axis(0, max(tokens) or 1, "tokens")
-    trained, held_out = _points(rows, "loss"), _points(rows, "held_out_loss")
-    measured = [(row["tokens"], value) for row in rows for value in row.get("perplexity", {}).values()]
-    losses = [loss for _, loss in (*trained, *held_out)]
-    text = "; ".join(
-        f"{what} goes from {number(points[0][1])} to {number(points[-1][1])}"
-        for what, points in (("the loss in training", trained), ("the loss on held-out text", held_out))
-        if points
+    perplexity = bars(
+        "Perplexity", [Bar(name, number(known[name]), [(known[name], COLOURS[name])]) for name in columns]
     )
-    chart = Chart("Loss", f"Over tokens, {text}.", x, Axis.over(losses, "nats a token"))
-    chart.line(_thinned(trained), TRAINED)
-    chart.line(held_out, HELD_OUT)
-    chart.dots(held_out, HELD_OUT)
-    charts, legend = [chart], {"training": TRAINED, "held-out text": HELD_OUT}
-    if measured:
-        perplexities = [value for _, value in measured]
-        text = f"From {number(perplexities[0])} to {number(perplexities[-1])}."
-        second = Chart("Perplexity", text, x, Axis.over(perplexities, "perplexity"))
-        second.line(measured, PERPLEXITY)
-        second.dots(measured, PERPLEXITY)
-        charts.append(second)
-        legend["perplexity"] = PERPLEXITY
-    for task, scores in _by_task(rows).items():
-        text = f"From {number(scores[0][1])} to {number(scores[-1][1])}."
-        of_task = Chart(task, text, x, Axis.over([score for _, score in scores], "score"))
-        of_task.line(scores, TASKS)
-        of_task.dots(scores, TASKS)
-        charts.append(of_task)
-        legend["tasks"] = TASKS
-    table = [[f"{int(at):,}", number(loss)] for at, loss in held_out]
-    return Picture(
-        "loss",
-        "How the loss fell",
-        charts,
-        text="The training curve is of other text at each step, and therefore rough. The step whose loss on held-out "
-        "text is least is kept.",
-        legend=legend,
+    training = Section(
+        "training",
+        "Training",
+        [*_curves(rows), perplexity],
+        text="The loss in training is of different text at each step, and therefore rough. The step with the lowest "
+        "loss on held-out text is kept.",
+        legend={"training": TRAINED, "held-out text": HELD_OUT},
         header=("tokens", "loss on held-out text"),
-        rows=table,
+        rows=[[f"{int(at):,}", number(loss)] for at, loss in _points(rows, "held_out_loss")],
     )
+    return Report(
+        f"Perplexity {number(before)} → {number(after)}{against}",
+        f"{Path(values['source']).name} healed",
+        [compared, training, Section("work", "What was done", header=("", ""), rows=list(facts.items()))],
+        origin,
+        text=[
+            f"{values['source']} was trained on {values['tokens']:,} tokens; the result is {values['output']}. "
+            "Run `edge-transact eval` to measure other text."
+        ],
+    )
+
+
+def _curves(rows: Sequence[Mapping[str, Any]]) -> Iterator[Chart]:
+    """The loss over tokens, and the perplexity and scores that ``--eval-every`` measured."""
+    x = Axis(0, max((row["tokens"] for row in rows), default=1) or 1, "tokens")
+    losses = {"training": _thinned(_points(rows, "loss")), "held-out text": _points(rows, "held_out_loss")}
+    values = [loss for points in losses.values() for _, loss in points]
+    yield lines("Loss", losses, x, Axis.over(values, "nats a token"), colours=(TRAINED, HELD_OUT))
+    for kind in ("perplexity", "tasks"):
+        measured: dict[str, list[tuple[float, float]]] = {}
+        for row in rows:
+            for name, value in row.get(kind, {}).items():
+                measured.setdefault(name, []).append((row["tokens"], value))
+        for name, points in measured.items():
+            y = Axis.over([value for _, value in points], "perplexity" if kind == "perplexity" else "score")
+            yield lines(name, {name: points}, x, y, colours=(HELD_OUT,))
 
 
 def _points(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
     return [(row["tokens"], row[name]) for row in rows if name in row]
-
-
-def _by_task(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
-    """Each task's score over tokens."""
-    found: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
-        for task, score in row.get("tasks", {}).items():
-            found.setdefault(task, []).append((row["tokens"], score))
-    return found
 
 
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -16,6 +16,7 @@ from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING
 from edge_transact.evaluate.forecast import loaded_bytes, logits_bytes, perplexity_steps
+from edge_transact.evaluate.report_text import WINDOWS
 from edge_transact.heal.forecast import forecast as forecast_of_training
 from edge_transact.inputs.shares import shares_of
 from edge_transact.layerwise.model import BATCH_TOKENS, LOGITS_TOKENS, computation_dtype
@@ -37,9 +38,6 @@ from edge_transact.widths import LayerWidths, WidthPlan
 
 REPORT_STEP = "figures"
 """Of the report, after both models' perplexity."""
-
-REPORT_WINDOWS = 6
-"""A report's perplexity is measured on this many windows of the text's evaluation part."""
 
 
 TEXT_CHARACTERS, CHARACTER_BYTES = 5_600_000, 120
@@ -111,7 +109,7 @@ def pruned_plan(plan: WidthPlan, options: PruneOptions) -> WidthPlan:
 
 def _report_steps(source: Checkpoint, pruned: WidthPlan, name_of_pruned: str) -> Iterator[Step]:
     for plan, name in ((source.plan, source.path.name), (pruned, name_of_pruned)):
-        yield from perplexity_steps(plan, name, REPORT_WINDOWS, WINDOW)
+        yield from perplexity_steps(plan, name, WINDOWS, WINDOW)
     yield Step(REPORT_STEP, slowness() * (0.1 + 0.01 * source.plan.num_hidden_layers))
 
 

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from edge_transact.bench.analysis import report as reports
+from edge_transact.bench.analysis.intervals import ratio_in_words
 from edge_transact.bench.analysis.published import FIGURE_4
 from edge_transact.bench.analysis.report import answer
 from edge_transact.bench.analysis.results import make_results
@@ -49,8 +50,8 @@ def test_figures_are_drawn(report):
         assert ElementTree.parse(path / name).getroot().tag == "{http://www.w3.org/2000/svg}svg"
     results = json.loads((path / "results.json").read_text())
     assert len(results) == 6
-    sentence = "pruned against dense at 256+5 tokens on Phone: 2.00 times as fast (2.00 to 2.00)"
-    assert f"<li>{sentence}</li>" in (path / "index.html").read_text()
+    assert "2.00 times as fast (2.00 to 2.00)" in (path / "index.html").read_text()
+    assert "256+5 tokens: 2.00 (2.00 to 2.00)" in (path / "1-speedup.svg").read_text()
     chart = (path / "1-latency.svg").read_text()
     for result in results:
         assert f"{result['e2e_s']:.3g} s (" in chart, "the text alternative has each figure with its interval"
@@ -60,12 +61,26 @@ def test_the_first_line_says_what_a_person_wants(records):
     """Sizes are equal here, and the second model has no perplexity."""
     results = make_results(records)
     assert answer([each for each in results if each["model"] != NASTY], {"dense": 23.8, "pruned": 29.1}) == (
-        "pruned: perplexity 23.8 → 29.1, 2.00 times as fast, against dense on Phone"
+        "pruned: perplexity 23.8 → 29.1, 2.00 times as fast (2.00 to 2.00), against dense on Phone"
     )
     small = [each | {"weights_mib": 460.0} if each["model"] == "pruned" else each for each in results]
-    assert answer(small, {"dense": 23.8}).startswith("pruned: 23 % smaller, 2.00 times as fast; ")
+    assert answer(small, {"dense": 23.8}).startswith("pruned: 23 % smaller, 2.00 times as fast (2.00 to 2.00); ")
     (first,) = [each for each in results if each["model"] == "dense" and each["prefill_tokens"] == 64]
     assert answer([first], {}) == "dense: the first token after 0.4 s, then 2.5 tokens a second, on Phone"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "low", "high", "verdict", "words"),
+    [
+        (2.0, 1.9, 2.1, "faster", "2.00 times as fast (1.90 to 2.10)"),
+        (0.8, 0.78, 0.82, "slower", "1.25 times as slow (1.22 to 1.28)"),
+        (0.02, 0.0016, 0.25, "slower", "50 times as slow (at least 4.00, known to ±99% only)"),
+        (1.0, 0.9, 1.1, "noise", "no difference beyond noise (0.90 to 1.10 times as fast)"),
+        (0.5, None, None, "unknown", "2.00 times as slow, from one round, which tells nothing of the noise"),
+    ],
+)
+def test_what_is_slower_is_called_slower_with_how_well_that_is_known(ratio, low, high, verdict, words):
+    assert ratio_in_words(ratio, low, high, verdict) == words
 
 
 def test_phones_of_one_name_have_pictures_of_their_own(tmp_path):
@@ -80,8 +95,8 @@ def test_phones_of_one_name_have_pictures_of_their_own(tmp_path):
     assert names == [f"{place}-{what}.svg" for place in (1, 2) for what in ("latency", "speedup", "temperature")]
     assert "Temperature of Phone (USB1)" in (tmp_path / "report" / "1-temperature.svg").read_text()
     page = (tmp_path / "report" / "index.html").read_text()
-    assert "pruned: 2.00 times as fast, against dense on Phone (USB1)" in page
-    assert "pruned against dense at 64+5 tokens on Phone (192.168.1.5:5555): " in page
+    assert "pruned: 2.00 times as fast (2.00 to 2.00), against dense on Phone (USB1)" in page
+    assert "Latency on Phone (192.168.1.5:5555)" in page
 
 
 def test_a_report_of_a_plan_that_was_cut_short(tmp_path):

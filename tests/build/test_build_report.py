@@ -221,7 +221,10 @@ def test_the_page_says_what_the_figures_say_and_nothing_is_left_over(built, tiny
     page = unescape((directory / "index.html").read_text())
     assert not re.search(r"<script|(?:src|href)=", page)
     before, after = (f"{report['models'][name]['perplexity']:.0f}" for name in ("unrounded", "gptq"))
-    assert f"0.5 MB, {report['bits_per_parameter']:.2f} bits a parameter: perplexity {before} → {after}</h1>" in page
+    assert (
+        f"0.5 MB, {100 * report['bits_per_parameter'] / 16:.0f} % of 16 bits: perplexity {before} → {after}</h1>"
+        in page
+    )
     for part in report["parts"]:
         assert f"<title>{part['name']}: " + ", ".join(f"{name} {kl:.3g}" for name, kl in part["kl"].items()) in page
     command = f"build {tiny_model} --target host --rounding gptq --calibration {dist.parent}/speeches.txt"

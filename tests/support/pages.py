@@ -8,24 +8,24 @@ from typing import Any
 import torch
 
 from edge_transact import costs
-from edge_transact.artifacts.pages import Origin
-from edge_transact.artifacts.width_picture import width_picture
+from edge_transact.artifacts.report import Origin
+from edge_transact.artifacts.width_picture import width_section
 from edge_transact.bench.analysis.compare import compare, paired
 from edge_transact.bench.analysis.comparison_page import write_comparison
 from edge_transact.bench.analysis.report import write_report
 from edge_transact.bench.records.readings import Reading
 from edge_transact.build.report.measure import MatrixError, Part
-from edge_transact.build.report.page import write_build_page
+from edge_transact.build.report.page import page as build_page
 from edge_transact.evaluate.answers.basics import AnswerRow, scores
 from edge_transact.evaluate.answers.collapse import figures_of
 from edge_transact.evaluate.answers.questions import questions
 from edge_transact.evaluate.models import Evaluation
 from edge_transact.evaluate.report import write_report as write_eval_report
 from edge_transact.evaluate.tasks import PAPER_TASKS
-from edge_transact.heal.report import write_heal_page
+from edge_transact.heal.report import page as heal_page
 from edge_transact.prune.compensate.regression import Fit
 from edge_transact.prune.report import figures
-from edge_transact.prune.report.page import write_prune_page
+from edge_transact.prune.report.page import page as prune_page
 from edge_transact.prune.scores import LayerScores
 from edge_transact.prune.units import UNITS
 from edge_transact.quantization import get_quantization
@@ -56,7 +56,7 @@ def pruned_page(directory: Path, layers: int) -> Path:
     ]
     fits = [{name: Fit(1.0, 0.2 + index, 0.1 + index) for name in figures.PROJECTIONS} for index in range(layers)]
     pictures = [
-        width_picture(pruned, source),
+        width_section(pruned, source),
         figures.sensitivity(torch.rand(layers, 2, generator=generator) + 1e-3),
         figures.compensation(fits),
         *(figures.salience(unit, scores, pruned, "a score") for unit in UNITS.values() if unit.figure),
@@ -83,7 +83,7 @@ def pruned_page(directory: Path, layers: int) -> Path:
         },
     }
     directory.mkdir()
-    write_prune_page(directory, report, pictures, ORIGIN)
+    prune_page(report, pictures, ORIGIN).write(directory, report)
     return directory / "index.html"
 
 
@@ -117,7 +117,7 @@ def rounded_page(directory: Path, layers: int) -> Path:
         "models": {"unrounded": {"perplexity": 20.2}} | {name: {"perplexity": 22.2} | divergence for name in roundings},
     }
     directory.mkdir()
-    write_build_page(directory, report, parts, ORIGIN)
+    build_page(report, parts, ORIGIN).write(directory, report)
     return directory / "index.html"
 
 
@@ -129,10 +129,13 @@ def healed_page(directory: Path) -> Path:
         if step % 125 == 0:
             rows.append({"step": step, "tokens": 1024 * step, "held_out_loss": 0.5 + 40 / (100 + step)})
             rows.append({"step": step, "tokens": 1024 * step, "perplexity": {"demo:sotu": 20 + 1000 / step}})
-    report = {"output": NAME, "tokens": 1_024_000, "held_out_loss_before": 0.9, "held_out_loss": 0.536}
+    report = {
+        "source": NAME, "output": NAME, "tokens": 1_024_000, "held_out_loss_before": 0.9, "held_out_loss": 0.536,
+        "perplexity": {"teacher": 22.31, "before": 33.46, "after": 27.1},
+    }  # fmt: skip
     facts = {"learned from": NAME, "tokens": "1,024,000 in 1000 steps", "loss on held-out text": "0.9000 -> 0.5364"}
     directory.mkdir()
-    write_heal_page(directory, NAME, report, facts, rows, ORIGIN)
+    heal_page(report, facts, rows, ORIGIN).write(directory, report)
     return directory / "index.html"
 
 
@@ -188,7 +191,7 @@ def eval_page(directory: Path) -> Path:
         results.append(
             Evaluation(
                 model=name, text="demo:sotu", perplexity=20.2 + 10 * index, tokens=4096, windows=8, window=512,
-                text_tokens=5000, text_sha256="0" * 64, tasks={"basics": scores(rows)} | tasks,
+                text_tokens=5000, text_sha256="0" * 64, weights_bytes=10**8, tasks={"basics": scores(rows)} | tasks,
                 degenerate=figures_of(rows), answers=rows,
             )
         )  # fmt: skip

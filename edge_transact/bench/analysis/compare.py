@@ -137,18 +137,23 @@ def _warnings(before: Result, after: Result) -> list[str]:
     return found
 
 
+def cells(row: Comparison) -> list[str]:
+    """A row as the cells of a table: the model to the verdict, then warnings."""
+    span = f" ({row['low']:.3f} to {row['high']:.3f})" if row["low"] is not None else ""
+    return [
+        row["model"], row["device"], row["test"], row["metric"], f"{row['before']:.4f}", f"{row['after']:.4f}",
+        f"{row['ratio']:.3f}{span}", NO_DIFFERENCE if row["verdict"] == "noise" else row["verdict"],
+        "; ".join(row["warnings"]),
+    ]  # fmt: skip
+
+
 def to_markdown(rows: Sequence[Comparison]) -> str:
     """The rows as a Markdown table."""
     lines = [
         f"| model | device | test | metric | before | after | after / before ({CONFIDENCE:.0%}) | verdict | warnings |",
         "| --- | --- | --- | --- | ---: | ---: | ---: | --- | --- |",
     ]
-    for row in rows:
-        span = f" ({row['low']:.3f} to {row['high']:.3f})" if row["low"] is not None else ""
-        cells = [
-            row["model"], row["device"], row["test"], row["metric"], f"{row['before']:.4f}", f"{row['after']:.4f}",
-            f"{row['ratio']:.3f}{span}", NO_DIFFERENCE if row["verdict"] == "noise" else row["verdict"],
-            "; ".join(row["warnings"]),
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |")
+    lines += [
+        "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells(row)) + " |" for row in rows
+    ]
     return "\n".join(lines) + "\n"

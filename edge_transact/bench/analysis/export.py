@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from edge_transact.bench.analysis.intervals import NO_DIFFERENCE
+from edge_transact.bench.analysis.intervals import NO_DIFFERENCE, ratio_in_words
 from edge_transact.bench.records.plan import lengths_of
 from edge_transact.bench.records.results import Result
 from edge_transact.errors import UsageError
@@ -115,17 +115,17 @@ def times_as_fast(result: Result) -> str:
 
 
 def sentence(result: Result) -> str | None:
-    """What a result says against the first model; None if there is nothing to say."""
-    ratio, low, high = result["e2e_speedup"], result["e2e_speedup_low"], result["e2e_speedup_high"]
-    if ratio is None:
+    """A result against the first model's in words; None without a ratio."""
+    if result["e2e_speedup"] is None:
         return None
     where = f"at {lengths_of(result)} tokens on {result['device']}"
-    names = f"{result['model']} against {result['baseline']} {where}"
-    if low is None:
-        return f"{names}: {ratio:.2f} times as fast, from one round, which tells nothing of the noise"
-    if result["verdict"] == "noise":
-        return f"{names}: {NO_DIFFERENCE} ({low:.2f} to {high:.2f} times as fast)"
-    return f"{names}: {ratio:.2f} times as fast ({low:.2f} to {high:.2f})"
+    return f"{result['model']} against {result['baseline']} {where}: {speedup_in_words(result)}"
+
+
+def speedup_in_words(result: Result) -> str:
+    """How many times as fast as the baseline a result with a ratio is."""
+    ends = result["e2e_speedup_low"], result["e2e_speedup_high"]
+    return ratio_in_words(result["e2e_speedup"] or 1.0, *ends, result["verdict"])
 
 
 def notes(result: Result) -> list[str]:

@@ -1,167 +1,151 @@
-"""The pictures of a report, from numbers."""
+"""The charts of a bench's report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 
-from edge_transact.artifacts.charts import Axis, Chart, Picture, number
-from edge_transact.bench.records.plan import Lengths
+from edge_transact.artifacts.charts import Axis, Bar, bars, lines, number
+from edge_transact.artifacts.report import Section
+from edge_transact.bench.analysis.published import FIGURE_4, SOURCE
+from edge_transact.bench.records.plan import Lengths, lengths_of
 from edge_transact.bench.records.readings import Reading
+from edge_transact.bench.records.record import VisitRecord
+from edge_transact.bench.records.results import Result
 
 PREFILL, DECODE = 0, 4
-
-ROW = 34
-"""Height of a bar with its label above, in a chart's units."""
-
-LABEL = 48
-"""The most letters of a label; longer ones lose their end."""
 
 Interval = tuple[float, float]
 """The ends of a 95 % confidence interval."""
 
-
-@dataclass(frozen=True)
-class Bar:
-    """A bar of `latency`.
-
-    Attributes:
-        label: The model.
-        prefill_s: Seconds of the prompt, the first part of `total_s`.
-        total_s: Seconds of prompt and answer.
-        interval: That of the total, if it's known.
-    """
-
-    label: str
-    prefill_s: float
-    total_s: float
-    interval: Interval | None = None
+Ratio = tuple[float, Interval | None]
+"""How many times as fast something is, and the interval if it's known."""
 
 
-def latency(name: str, title: str, bars: Mapping[Lengths, Sequence[Bar]]) -> Picture:
-    """A chart for each pair of lengths, with a bar for each model: the prompt, then the answer.
+def of_device(
+    place: int, device: str, results: Sequence[Result], visits: Sequence[VisitRecord], perplexities: Mapping[str, float]
+) -> Iterator[Section]:
+    """The charts of one device: latency, speed-up, latency against perplexity, and temperature, as far as measured.
 
     Args:
-        name: Of the picture's file.
-        title: Of the picture.
-        bars: By lengths.
+        place: The number of the device, which begins the charts' names.
+        device: Its name.
+        results: Those of the device.
+        visits: Those of the device.
+        perplexities: Perplexity of each model, by name.
     """
-    text = "Seconds for a prompt of so many + an answer of so many tokens. Each pair of lengths has its own scale."
-    if any(bar.interval for row in bars.values() for bar in row):
-        text += " Whiskers are 95 % confidence intervals."
-    charts = []
-    for lengths in sorted(bars, key=lambda pair: (pair.decode_tokens, pair)):
-        row = bars[lengths]
-        shown = "; ".join(f"{bar.label}: {_seconds(bar.total_s, bar.interval)}" for bar in row)
-        # Figures stand behind their bar.
-        longest = 1.25 * max(bar.interval[1] if bar.interval else bar.total_s for bar in row)
-        chart = _rows(f"{lengths} tokens", f"{shown}.", Axis(0, longest, "seconds"), len(row))
-        for place, bar in enumerate(row):
-            middle = place + 0.65
-            chart.words(0, place + 0.3, _short(bar.label))
-            chart.bar(middle, 0, bar.prefill_s, PREFILL)
-            chart.bar(middle, bar.prefill_s, bar.total_s, DECODE)
-            if bar.interval:
-                chart.interval(middle, *bar.interval)
-            end = max(bar.total_s, bar.interval[1] if bar.interval else 0)
-            chart.words(end + 0.02 * longest, middle + 0.12, f"{number(bar.total_s)} s")
-        charts.append(chart)
-    return Picture(
-        name,
-        title,
-        charts,
-        text=text,
-        legend={"prompt": PREFILL, "answer": DECODE},
-    )
+    rows: dict[Lengths, list[Bar]] = {}
+    ratios: dict[str, dict[Lengths, Ratio]] = {}
+    seconds: dict[Lengths, dict[str, float]] = {}
+    for result in results:
+        name, lengths = name_of(result, results), lengths_of(result)
+        # The medians of the parts need not add up to the median of the total, so the parts are scaled to it.
+        share = result["prefill_s"] / (result["prefill_s"] + result["decode_s"])
+        ends = _interval(result["e2e_s_low"], result["e2e_s_high"])
+        rows.setdefault(lengths, []).append(_bar(name, share * result["e2e_s"], result["e2e_s"], ends))
+        if result["e2e_speedup"] is not None:
+            ends = _interval(result["e2e_speedup_low"], result["e2e_speedup_high"])
+            ratios.setdefault(name, {})[lengths] = result["e2e_speedup"], ends
+        if name in perplexities:
+            seconds.setdefault(lengths, {})[name] = result["e2e_s"]
+    yield _latency(f"{place}-latency", f"Latency on {device}", rows)
+    if ratios:
+        baseline = next(result["baseline"] for result in results if result["baseline"])
+        yield speedups(f"{place}-speedup", f"Times as fast as {baseline}", ratios)
+    models = {name for row in seconds.values() for name in row}
+    common = [lengths for lengths, row in seconds.items() if row.keys() == models]
+    if len(models) > 1 and common:
+        yield _quality(f"{place}-quality", seconds[max(common)], perplexities, max(common))
+    traces = [(visit.model, visit.trace) for visit in visits if any(each.temp_c is not None for each in visit.trace)]
+    if traces:
+        yield _temperature(f"{place}-temperature", device, traces)
 
 
-def speedups(
-    name: str,
-    baseline: str,
-    ratios: Mapping[str, Mapping[Lengths, tuple[float, Interval | None]]],
-    compared: str = "",
-) -> Picture:
-    """A chart for each model, with a dot and an interval for each pair of lengths.
+def published() -> Section:
+    """The paper's own figure."""
+    rows: dict[Lengths, list[Bar]] = {}
+    for model, row in FIGURE_4.items():
+        for lengths, (prefill_s, total_s) in row.items():
+            rows.setdefault(lengths, []).append(_bar(model, prefill_s, total_s))
+    return _latency("published", SOURCE, rows)
+
+
+def speedups(name: str, title: str, ratios: Mapping[str, Mapping[Lengths, Ratio]]) -> Section:
+    """A chart for each model, with a bar and an interval for each pair of lengths.
 
     Args:
-        name: Of the picture's file.
-        baseline: The model that the others are compared with.
-        ratios: How many times as fast as it, and the interval if it's known; by model and lengths.
-        compared: What the title says before that, if anything.
+        name: Of the charts' file.
+        title: Of the section.
+        ratios: By model and lengths.
     """
-    ends = [end for row in ratios.values() for ratio, interval in row.values() for end in (ratio, *(interval or ()))]
-    x = Axis(min(0.9, 0.95 * min(ends)), max(1.1, 1.05 * max(ends)), f"times as fast as {_short(baseline)}")
     charts = []
     for model, row in ratios.items():
-        text = "; ".join(f"{lengths} tokens: {_times(*row[lengths])}" for lengths in sorted(row))
-        chart = _rows(_short(model), f"{model} against {baseline}: {text}.", x, len(row))
-        for place, lengths in enumerate(sorted(row)):
-            ratio, interval = row[lengths]
-            chart.rule(1, (place + 0.4, place + 0.9))
-            chart.words(x.low, place + 0.3, f"{lengths} tokens: {_times(ratio, interval)}")
-            if interval:
-                chart.interval(place + 0.65, *interval)
-            chart.dots([(ratio, place + 0.65)], PREFILL, size=8)
-        charts.append(chart)
-    return Picture(
-        name,
-        f"{compared}: times as fast as {baseline}" if compared else f"Times as fast as {baseline}",
-        charts,
-        text="For prompt and answer together. Whiskers are 95 % confidence intervals: one that crosses the line at 1 "
-        "shows no difference beyond noise.",
-    )
+        rows = []
+        for lengths, (ratio, ends) in sorted(row.items()):
+            words = f"{ratio:.2f}" + (f" ({ends[0]:.2f} to {ends[1]:.2f})" if ends else "")
+            rows.append(Bar(f"{lengths} tokens", words, [(ratio, PREFILL)], ends))
+        charts.append(bars(model, rows, "times as fast", rule=1))
+    text = "For prompt and answer together. A 95 % interval that crosses 1 shows no difference beyond noise."
+    return Section(name, title, charts, text=text)
 
 
-def quality(name: str, points: Sequence[tuple[str, float, float]], lengths: Lengths) -> Picture:
-    """Latency against perplexity, one point (model, seconds, perplexity) for each model."""
-    longest, highest = max(seconds for _, seconds, _ in points), max(perplexity for _, _, perplexity in points)
-    text = "; ".join(f"{model}: {number(each)} s, perplexity {number(value)}" for model, each, value in points)
-    axes = Axis(0, 1.3 * longest, f"seconds for {lengths} tokens"), Axis(0, 1.2 * highest, "perplexity")
-    chart = Chart("Latency against perplexity", f"{text}.", *axes, height=220)
-    for colour, (model, each, value) in enumerate(points):
-        chart.dots([(each, value)], colour % 6, size=8)
-        chart.words(each, value + 0.05 * highest, _short(model), anchor="start" if each < axes[0].high / 2 else "end")
-    return Picture(
+def name_of(result: Result, results: Sequence[Result]) -> str:
+    """A model's name, with its target if there are several."""
+    several_targets = len({each["target"] for each in results}) > 1
+    return f"{result['model']} {result['target']}" if several_targets else result["model"]
+
+
+def _latency(name: str, title: str, rows: Mapping[Lengths, Sequence[Bar]]) -> Section:
+    """A chart for each pair of lengths, with a bar for each model: the prompt, then the answer."""
+    text = "Seconds for a prompt and an answer of so many tokens. Each pair of lengths has its own scale."
+    if any(bar.interval for row in rows.values() for bar in row):
+        text += " Whiskers are 95 % confidence intervals."
+    ordered = sorted(rows, key=lambda pair: (pair.decode_tokens, pair))
+    charts = [bars(f"{lengths} tokens", rows[lengths], "seconds") for lengths in ordered]
+    return Section(name, title, charts, text=text, legend={"prompt": PREFILL, "answer": DECODE})
+
+
+def _bar(model: str, prefill_s: float, total_s: float, interval: Interval | None = None) -> Bar:
+    ends = f" ({number(interval[0])} to {number(interval[1])})" if interval else ""
+    return Bar(model, f"{number(total_s)} s{ends}", [(prefill_s, PREFILL), (total_s - prefill_s, DECODE)], interval)
+
+
+def _quality(name: str, seconds: Mapping[str, float], perplexities: Mapping[str, float], lengths: Lengths) -> Section:
+    """Latency against perplexity, one dot for each model."""
+    points = {model: (each, perplexities[model]) for model, each in seconds.items()}
+    title = "Latency against perplexity"
+    x = Axis(0, 1.1 * max(seconds.values()), f"seconds for {lengths} tokens")
+    y = Axis(0, 1.2 * max(value for _, value in points.values()), "perplexity")
+    chart = lines(title, {model: [point] for model, point in points.items()}, x, y, size=9)
+    return Section(
         name,
-        "Latency against perplexity",
+        title,
         [chart],
         text="Lower left is better.",
+        legend={model: index % 6 for index, model in enumerate(points)},
         header=("model", "seconds", "perplexity"),
-        rows=[[model, number(each), number(value)] for model, each, value in points],
+        rows=[[model, number(each), number(value)] for model, (each, value) in points.items()],
     )
 
 
-def temperature(name: str, device: str, traces: Sequence[tuple[str, Sequence[Reading]]]) -> Picture:
-    """Temperature over time, one colour for each model. A trace is a model's name and the readings of one visit."""
+def _temperature(name: str, device: str, traces: Sequence[tuple[str, Sequence[Reading]]]) -> Section:
+    """Temperature over time, a line for each visit and a colour for each model."""
     start_s = min(reading.at_s for _, trace in traces for reading in trace)
     known = [
-        (model, [((reading.at_s - start_s) / 60, reading.temp_c) for reading in trace if reading.temp_c is not None])
-        for model, trace in traces
+        [((reading.at_s - start_s) / 60, reading.temp_c) for reading in trace if reading.temp_c is not None]
+        for _, trace in traces
     ]
-    minutes, degrees = ([point[index] for _, points in known for point in points] for index in (0, 1))
-    low, high = min(degrees), max(degrees)
-    text = f"From {low:.0f} to {high:.0f} °C in {max(minutes):.0f} minutes."
-    chart = Chart("Temperature", text, Axis(0, max(minutes) or 1, "minutes"), Axis(low - 1, high + 1, "°C"))
-    colours: dict[str, int] = {}
-    for model, points in known:
-        colour = colours.setdefault(_short(model), len(colours) % 6)
-        if points:
-            chart.line(points, colour)
-    return Picture(name, f"Temperature of {device}", [chart], legend=colours)
+    models = list(dict.fromkeys(model for model, _ in traces))
+    minutes, degrees = ([point[index] for points in known for point in points] for index in (0, 1))
+    series = {
+        f"{model}, visit {number}": points
+        for number, ((model, _), points) in enumerate(zip(traces, known, strict=True), 1)
+    }
+    x, y = Axis(0, max(minutes) or 1, "minutes"), Axis(min(degrees) - 1, max(degrees) + 1, "°C")
+    chart = lines("Temperature", series, x, y, colours=[models.index(model) % 6 for model, _ in traces])
+    return Section(
+        name, f"Temperature of {device}", [chart], legend={model: index % 6 for index, model in enumerate(models)}
+    )
 
 
-def _rows(title: str, text: str, x: Axis, count: int) -> Chart:
-    """A chart of `count` rows, the first of them on top; row 0 is from height 0 to 1."""
-    return Chart(title, text, x, Axis(count, 0, names={}), height=24 + ROW * count + 34)
-
-
-def _seconds(seconds: float, interval: Interval | None) -> str:
-    return f"{number(seconds)} s" + (f" ({number(interval[0])} to {number(interval[1])})" if interval else "")
-
-
-def _times(ratio: float, interval: Interval | None) -> str:
-    return f"{ratio:.2f}" + (f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else "")
-
-
-def _short(label: str) -> str:
-    return label if len(label) <= LABEL else f"{label[: LABEL - 1]}…"
+def _interval(low: float | None, high: float | None) -> Interval | None:
+    return None if low is None or high is None else (low, high)

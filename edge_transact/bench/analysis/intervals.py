@@ -22,6 +22,9 @@ CONFIDENCE = 0.95
 NO_DIFFERENCE = "no difference beyond noise"
 """What a ratio says whose interval holds 1."""
 
+IMPRECISE = 0.25
+"""A ratio whose interval is wider than this to each side is worded as a lower bound."""
+
 Turn = tuple[str | None, int]
 """A session, and a round in it."""
 
@@ -60,6 +63,34 @@ class Estimate:
         if self.low > 1:
             return "faster"
         return "slower" if self.high < 1 else "noise"
+
+
+def ratio_in_words(ratio: float, low: float | None, high: float | None, verdict: str | None) -> str:
+    """How many times as fast something is, with the interval: ``2.01 times as fast (1.95 to 2.08)``.
+
+    Args:
+        ratio: The baseline's duration divided by its own.
+        low: Lower end of its interval; None if there is none.
+        high: Upper end.
+        verdict: Of an `Estimate`.
+    """
+    if verdict == "noise":
+        return f"{NO_DIFFERENCE} ({low:.2f} to {high:.2f} times as fast)"
+    if low is None or high is None:
+        return f"{_times(ratio)}, from one round, which tells nothing of the noise"
+    least, most = (low, high) if ratio >= 1 else (1 / high, 1 / low)
+    half_width = (high - low) / (high + low)
+    if half_width > IMPRECISE:
+        return f"{_times(ratio)} (at least {_figure(least)}, known to ±{half_width:.0%} only)"
+    return f"{_times(ratio)} ({_figure(least)} to {_figure(most)})"
+
+
+def _times(ratio: float) -> str:
+    return f"{_figure(ratio)} times as fast" if ratio >= 1 else f"{_figure(1 / ratio)} times as slow"
+
+
+def _figure(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:,.0f}"
 
 
 def turns(durations: Iterable[tuple[Turn, float]]) -> Turns:

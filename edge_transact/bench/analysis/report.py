@@ -1,23 +1,24 @@
-"""The report: an HTML page with the results, and its pictures, which are SVG files beside it too."""
+"""The report of a bench: ``results.json``, and a page with the results and charts of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from edge_transact.artifacts.charts import Picture, number
+from edge_transact.artifacts.charts import number
 from edge_transact.artifacts.outputs import new_directory
-from edge_transact.artifacts.pages import Origin, change, write_page
+from edge_transact.artifacts.report import Origin, Report, Section, change
 from edge_transact.bench.analysis import figures
-from edge_transact.bench.analysis.export import COLUMNS, notes, sentence, table_row, to_text
-from edge_transact.bench.analysis.figures import Bar, Interval
-from edge_transact.bench.analysis.intervals import NO_DIFFERENCE
-from edge_transact.bench.analysis.published import FIGURE_4, SOURCE
+from edge_transact.bench.analysis.export import COLUMNS, notes, plus_minus, speedup_in_words, table_row
 from edge_transact.bench.analysis.results import make_results, named_apart
-from edge_transact.bench.records.plan import Lengths, lengths_of
+from edge_transact.bench.records.plan import lengths_of
 from edge_transact.bench.records.record import Record, VisitRecord
 from edge_transact.bench.records.results import Result
+from edge_transact.formatting import megabytes
 from edge_transact.system.machine import machine_name
+
+CONDITIONS = ("model", "params", "device", "backend", "threads", "test", "load s", "kv MiB", "temp C")
+"""Columns of the Markdown table that aren't results."""
 
 ANSWERS = 2
 """The most models that the first line compares with the baseline."""
@@ -33,7 +34,7 @@ def write_report(
     published: bool = False,
     force: bool = False,
 ) -> list[str]:
-    """Write ``index.html``, ``results.json`` and the pictures as SVG files.
+    """Write ``index.html``, ``results.json`` and the charts as SVG files.
 
     For each device the report shows latency as in the paper's Figure 4, speed-up over the baseline, latency against
     perplexity if two models have one, and temperature over time if the device reports it.
@@ -48,38 +49,30 @@ def write_report(
         force: Replace an existing directory.
 
     Returns:
-        File names of the pictures.
+        File names of the charts.
     """
     records = named_apart(records)
     results = make_results(records, baseline)
     known = perplexities or {}
-    pictures: list[Picture] = []
-    for place, device in enumerate(_devices(results), 1):
+    charts: list[Section] = []
+    for place, device in enumerate(dict.fromkeys(result["device"] for result in results), 1):
         on_device = [result for result in results if result["device"] == device]
         visits = [record for record in records if isinstance(record, VisitRecord) and record.device == device]
-        pictures += _pictures(place, device, on_device, visits, known)
+        charts += figures.of_device(place, device, on_device, visits, known)
     if published:
-        pictures.append(_published())
-    common, columns, rows = _table(results)
+        charts.append(figures.published())
     machines = dict.fromkeys(machine_of(result) for result in results)
     date = max(result["test_time"] for result in results)[:10]
+    page = Report(
+        answer(results, known),
+        "edge-transact bench",
+        [_results(results), *charts, _conditions(results)],
+        Origin(command, "; ".join(machines), results[0]["build"], date=date),
+        warnings=[f"{_subject(each)}: {'; '.join(each['warnings'])}" for each in results if each["warnings"]],
+    )
     with new_directory(directory, force=force) as fresh:
-        (fresh / "results.json").write_text(to_text(results, "json"))
-        write_page(
-            fresh,
-            "bench_report.html.j2",
-            answer(results, known),
-            "edge-transact bench",
-            pictures,
-            Origin(command, "; ".join(machines), results[0]["build"], date=date),
-            json_file="results.json",
-            sentences=[text for result in results if (text := sentence(result))],
-            warnings=[f"{_subject(each)}: {'; '.join(each['warnings'])}" for each in results if each["warnings"]],
-            common=common,
-            columns=columns,
-            rows=rows,
-        )
-    return [f"{picture.name}.svg" for picture in pictures]
+        page.write(fresh, results, "results.json")
+    return [f"{section.name}.svg" for section in charts]
 
 
 def is_report(directory: Path) -> bool:
@@ -116,66 +109,62 @@ def _gains(before: Result, after: Result, perplexities: Mapping[str, float]) -> 
         yield f"{size[1:]} smaller"
     if before["model"] in perplexities and after["model"] in perplexities:
         yield f"perplexity {number(perplexities[before['model']])} → {number(perplexities[after['model']])}"
-    yield NO_DIFFERENCE if after["verdict"] == "noise" else f"{after['e2e_speedup']:.2f} times as fast"
+    yield speedup_in_words(after)
 
 
-def _table(results: Sequence[Result]) -> tuple[list[tuple[str, str]], list[str], list[list[str]]]:
-    """Columns in which all results agree, with their value; the other columns; and their cells."""
-    # Warnings have sentences of their own on the page.
-    rows = [
-        [*table_row(result)[:-1], "; ".join(note for note in notes(result) if note not in result["warnings"])]
-        for result in results
-    ]
-    values = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
-    common = [name for name, cells in values.items() if len(set(cells)) == 1 and name != "model" and len(rows) > 1]
-    others = [name for name in COLUMNS if name not in common and set(values[name]) != {""}]
-    cells = [[row[COLUMNS.index(name)] for name in others] for row in rows]
-    return [(name, values[name][0]) for name in common if values[name][0] not in ("-", "")], others, cells
-
-
-def _pictures(
-    place: int, device: str, results: Sequence[Result], visits: Sequence[VisitRecord], perplexities: Mapping[str, float]
-) -> Iterator[Picture]:
-    bars: dict[Lengths, list[Bar]] = {}
-    ratios: dict[str, dict[Lengths, tuple[float, Interval | None]]] = {}
+def _results(results: Sequence[Result]) -> Section:
+    """The figures that people look for, of all results."""
+    several = [name for name in ("device", "target") if len({result[name] for result in results}) > 1]  # type: ignore[literal-required]
+    compared = any(result["e2e_speedup"] is not None for result in results)
+    header = [*several, "tokens", "size", "first token", "prefill tok/s", "decode tok/s", "whole", "memory"]
+    rows = []
     for result in results:
-        name, lengths = _name(result, results), lengths_of(result)
-        # The medians of the parts need not add up to the median of the total, so the parts are scaled to it.
-        share = result["prefill_s"] / (result["prefill_s"] + result["decode_s"])
-        total = result["e2e_s"]
-        bars.setdefault(lengths, []).append(
-            Bar(name, share * total, total, _interval(result["e2e_s_low"], result["e2e_s_high"]))
+        speeds = (_speed(result[f"{part}_tok_s"]) + _spread(result, f"{part}_s") for part in ("prefill", "decode"))  # type: ignore[literal-required]
+        rss = result["peak_rss_mib"]
+        rows.append(
+            [
+                result["model"],
+                *(result[name] for name in several),  # type: ignore[literal-required]
+                str(lengths_of(result)),
+                megabytes(result["model_size"]),
+                _time(result["ttft_s"]) + _spread(result, "ttft_s"),
+                *speeds,
+                _time(result["e2e_s"]) + _spread(result, "e2e_s"),
+                megabytes(rss * 2**20) if rss else "-",
+                *([speedup_in_words(result) if result["e2e_speedup"] is not None else "-"] if compared else []),
+            ]
         )
-        if result["e2e_speedup"] is not None:
-            interval = _interval(result["e2e_speedup_low"], result["e2e_speedup_high"])
-            ratios.setdefault(name, {})[lengths] = result["e2e_speedup"], interval
-    yield figures.latency(f"{place}-latency", f"Latency on {device}", bars)
-    if ratios:
-        baseline = next(result["baseline"] for result in results if result["baseline"])
-        yield figures.speedups(f"{place}-speedup", baseline, ratios)
-    seconds = {
-        lengths: {bar.label: bar.total_s for bar in row if bar.label in perplexities} for lengths, row in bars.items()
-    }
-    models = {name for row in seconds.values() for name in row}
-    common = [lengths for lengths, row in seconds.items() if row.keys() == models]
-    if len(models) > 1 and common:
-        points = [(name, total, perplexities[name]) for name, total in seconds[max(common)].items()]
-        yield figures.quality(f"{place}-quality", points, max(common))
-    traces = [(visit.model, visit.trace) for visit in visits if any(each.temp_c is not None for each in visit.trace)]
-    if traces:
-        yield figures.temperature(f"{place}-temperature", device, traces)
+    return Section(
+        "results",
+        "Results",
+        header=("model", *header, *(["against the first"] if compared else [])),
+        rows=rows,
+        note="Medians of all repetitions; ± is half of a 95 % confidence interval. Tokens are of the prompt + of the "
+        "answer. Prefill includes the first token; decode speed counts the tokens after it. The whole is prompt and "
+        "answer, without loading and kernel compilation.",
+    )
 
 
-def _published() -> Picture:
-    bars: dict[Lengths, list[Bar]] = {}
-    for model, row in FIGURE_4.items():
-        for lengths, (prefill_s, total_s) in row.items():
-            bars.setdefault(lengths, []).append(Bar(model, prefill_s, total_s))
-    return figures.latency("published", SOURCE, bars)
+def _conditions(results: Sequence[Result]) -> Section:
+    """The other columns of the Markdown table. Warnings are at the top of the page."""
+    shown = [COLUMNS.index(name) for name in CONDITIONS]
+    rows = []
+    for result in results:
+        noted = "; ".join(note for note in notes(result) if note not in result["warnings"])
+        rows.append([*(table_row(result)[index] for index in shown), noted])
+    return Section("conditions", "Conditions", header=(*CONDITIONS, "notes"), rows=rows, folded=True)
 
 
-def _devices(results: Sequence[Result]) -> list[str]:
-    return list(dict.fromkeys(result["device"] for result in results))
+def _time(seconds: float) -> str:
+    return f"{number(1000 * seconds)} ms" if seconds < 0.1 else f"{number(seconds)} s"
+
+
+def _speed(tok_s: float | None) -> str:
+    return "-" if tok_s is None else number(tok_s)
+
+
+def _spread(result: Result, name: str) -> str:
+    return plus_minus(result[f"{name}_low"], result[f"{name}_high"])  # type: ignore[literal-required]
 
 
 def machine_of(result: Result) -> str:
@@ -185,16 +174,6 @@ def machine_of(result: Result) -> str:
     known = [f"Android {result['android']}" if result["android"] else None, result["soc"]]
     details = ", ".join(value for value in known if value)
     return f"{result['device']} ({details})" if details else result["device"]
-
-
-def _interval(low: float | None, high: float | None) -> Interval | None:
-    return None if low is None or high is None else (low, high)
-
-
-def _name(result: Result, results: Sequence[Result]) -> str:
-    """A model's name in pictures, with its target if there are several."""
-    several_targets = len({each["target"] for each in results}) > 1
-    return f"{result['model']} {result['target']}" if several_targets else result["model"]
 
 
 def _subject(result: Result) -> str:

@@ -1,8 +1,7 @@
-"""A rounding's report: ``report.json``, and an HTML page with pictures, which are SVG files beside it too."""
+"""A rounding's report: the built model next to other roundings of the same checkpoint, and what each part costs."""
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,13 +12,14 @@ from typing import Any
 from edge_transact.artifacts.charts import number
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.artifacts.outputs import new_directory
-from edge_transact.artifacts.pages import Origin, megabytes, write_page
+from edge_transact.artifacts.report import Origin, Report, Section
 from edge_transact.build.report import figures
 from edge_transact.build.report.measure import PART_WINDOW, PART_WINDOWS, Dequantized, Measurement, Part, measure
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.evaluate.perplexity import PerplexityResult
 from edge_transact.evaluate.report_text import TEXT
+from edge_transact.formatting import megabytes
 from edge_transact.progress import working
 from edge_transact.quantization import get_quantization
 from edge_transact.rounding.search import searching
@@ -49,7 +49,7 @@ def write_report(
         checkpoint: What was rounded.
         dist: A 4-bit DIST of it.
         sources: The definition's parameters.
-        directory: Where to write ``report.json``, and ``index.html`` with its pictures, which are SVG files too; it is
+        directory: Where to write ``report.json``, and ``index.html`` with its charts, which are SVG files too; it is
             complete or absent.
         text: The result of `prepare_report`.
         command: The line that makes the DIST and the report again.
@@ -75,34 +75,37 @@ def write_report(
             journal = Journal(Path(scratch) / "report")
             measured = measure(checkpoint, rounded, TextCodec(checkpoint.path).tokenizer, text, journal)
         values = _values(manifest, dist, measured)
-        (fresh / "report.json").write_text(json.dumps(values, indent=1) + "\n")
         with working(FIGURES_STEP):
-            write_build_page(fresh, values, measured.parts, Origin(command, machine_name(), manifest.versions))
+            page(values, measured.parts, Origin(command, machine_name(), manifest.versions)).write(fresh, values)
     return values
 
 
-def write_build_page(directory: Path, report: Mapping[str, Any], parts: Sequence[Part], origin: Origin) -> None:
-    """Writes the page and its pictures.
-
-    Args:
-        directory: An existing directory.
-        report: The content of ``report.json``.
-        parts: What was measured of each part.
-        origin: How the figures came about.
-    """
-    perplexities = {name: number(model["perplexity"]) for name, model in report["models"].items()}
-    size, rounding = megabytes(report["weights_bytes"]), report["rounding"]
-    write_page(
-        directory,
-        "build_report.html.j2",
-        f"{size}, {report['bits_per_parameter']:.2f} bits a parameter: "
+def page(values: Mapping[str, Any], parts: Sequence[Part], origin: Origin) -> Report:
+    """The page, from the content of ``report.json`` and what was measured of each part."""
+    perplexities = {name: number(model["perplexity"]) for name, model in values["models"].items()}
+    size, rounding, evaluation = values["weights_bytes"], values["rounding"], values["evaluation"]
+    share = values["bits_per_parameter"] / 16
+    compared = Section(
+        "models",
+        "Roundings compared",
+        header=("rounding", "perplexity", "same top token", "mean KL", "median KL", "99th percentile of KL"),
+        rows=list(_rows(values["models"], rounding)),
+        note="The models are computed by torch in fp32 with the dequantized weights, on the first "
+        f"{evaluation['windows']} windows of {evaluation['window']} tokens of the evaluation part of "
+        f"{evaluation['text']}. KL is the Kullback-Leibler divergence of a prediction from the unrounded model's, in "
+        "nats: 0 if both predict the same.",
+    )
+    return Report(
+        f"{megabytes(size)}, {100 * share:.0f} % of 16 bits: "
         f"perplexity {perplexities['unrounded']} → {perplexities[rounding]}",
-        f"{report['model']} rounded with {rounding}",
-        [figures.kl_by_part(parts), figures.errors_by_matrix(parts, rounding)],
+        f"{values['model']} rounded with {rounding}",
+        [compared, figures.kl_by_part(parts), figures.errors_by_matrix(parts, rounding)],
         origin,
-        json_file="report.json",
-        report=report,
-        models=list(_rows(report["models"], rounding)),
+        text=[
+            f"{values['model']} was rounded to {values['quantization']} with {rounding}, "
+            f"{values['bits_per_parameter']:.2f} bits a parameter, and written to {values['dist']}. Other roundings "
+            "have the same size."
+        ],
     )
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a pruning's report."""
+"""The charts of a pruning's report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from edge_transact.artifacts.charts import Axis, Chart, Picture, number
+from edge_transact.artifacts.charts import Axis, Chart, by_layer, number
+from edge_transact.artifacts.report import Section
+from edge_transact.artifacts.width_picture import PRUNED, SOURCE
 from edge_transact.prune.compensate.compensation import PROJECTIONS
 from edge_transact.prune.compensate.regression import Fit
 from edge_transact.prune.cut.selection import select
@@ -15,14 +17,13 @@ from edge_transact.prune.scores import LayerScores
 from edge_transact.prune.units import QUERIES, Unit
 from edge_transact.widths import LayerWidths, WidthPlan
 
-KEPT, CUT_AWAY = 0, 1
-SOURCE = 6
+CUT_AWAY = 1
 
 BINS = 48
-"""The most bars of a layer in a picture of scores: neighbours share one."""
+"""The most bars of a layer in a chart of scores: neighbours share one."""
 
 
-def salience(unit: Unit, scores: Sequence[LayerScores], plan: WidthPlan, what: str) -> Picture:
+def salience(unit: Unit, scores: Sequence[LayerScores], plan: WidthPlan, what: str) -> Section:
     """A chart of bars for each layer, kept and cut ones in two colours: as in the paper's Figure 2.
 
     Query heads have a scale of their own in each layer; dims share a logarithmic one.
@@ -44,30 +45,25 @@ def salience(unit: Unit, scores: Sequence[LayerScores], plan: WidthPlan, what: s
             if shared
             else Axis(0, values.max().item() or 1, names={})
         )
-        low, high = values.min().item(), values.max().item()
-        text = f"{kept.sum()} of {len(kept)} {unit.title} are kept. Scores go from {number(low)} to {number(high)}."
-        title = f"{index}: {kept.sum():,} of {len(kept):,}"
+        ends = f"from {number(values.min().item())} to {number(values.max().item())}"
+        text = f"Layer {index}: {kept.sum()} of {len(kept)} {unit.title} are kept. Scores go {ends}."
         size = -(-len(values) // BINS)
-        chart = Chart(title, f"Layer {index}: {text}", Axis(0, len(values), names={}), y, width=160, height=84)
-        for colour, chosen in ((KEPT, kept), (CUT_AWAY, ~kept)):
-            shown = [
-                part.mean().item() if of_part.float().mean() >= 0.5 else y.low
-                for part, of_part in zip(values.split(size), chosen.split(size), strict=True)
-            ]
-            chart.steps(shown, colour, width=size)
+        x = Axis(0, len(values), names={})
+        chart = Chart(f"{index}: {kept.sum():,} of {len(kept):,}", text, x, y, width=160, height=84)
+        for colour, chosen in ((PRUNED, kept), (CUT_AWAY, ~kept)):
+            parts = zip(values.split(size), chosen.split(size), strict=True)
+            heights = [part.mean().item() if of_part.float().mean() >= 0.5 else y.low for part, of_part in parts]
+            chart.steps(heights, colour, width=size)
         charts.append(chart)
-    scale = (
-        f"The scale is logarithmic, from {number(lowest)} to {number(highest)}."
-        if shared
-        else ("Each layer has its own scale, from 0.")
-    )
+    scale = f"logarithmic, from {number(lowest)} to {number(highest)}" if shared else "each layer's own, from 0"
     order = "in their order" if unit is QUERIES else "best first" + " within each KV head" * (unit.place == "in group")
-    return Picture(
+    return Section(
         f"salience-{unit.figure}",
         f"Scores of {unit.title}",
         charts,
-        text=f"A chart for each layer, and how many it keeps. Bars are {unit.title}, {order}: {what}. {scale}",
-        legend={"kept": KEPT, "cut": CUT_AWAY},
+        text=f"A chart for each layer, and how many it keeps. Bars are {unit.title}, {order}: {what}. Scale: {scale}.",
+        legend={"kept": PRUNED, "cut": CUT_AWAY},
+        folded=True,
     )
 
 
@@ -93,61 +89,41 @@ def bars(unit: Unit, scores: LayerScores, widths: LayerWidths) -> tuple[torch.Te
     return rows.flatten(), mask.flatten()
 
 
-def sensitivity(divergence: torch.Tensor) -> Picture:
+def sensitivity(divergence: torch.Tensor) -> Section:
     """Columns for the attention and for the MLP of each layer; ``[layers, 2]``, nats a token."""
     values = divergence.tolist()
     y = Axis.over([value for row in values for value in row], "divergence, nats a token", log=True)
-    charts = []
-    for column, label in enumerate(("attention", "MLP")):
-        of_module = [row[column] for row in values]
-        highest = max(range(len(of_module)), key=of_module.__getitem__)
-        text = (
-            f"From {number(min(of_module))} to {number(of_module[highest])} nats a token, the most in layer {highest}."
-        )
-        chart = Chart(label[0].upper() + label[1:], text, _layers(len(values)), y)
-        chart.columns(of_module, KEPT)
-        chart.hover([f"layer {index}: {number(value)}" for index, value in enumerate(of_module)])
-        charts.append(chart)
-    return Picture(
+    modules = zip(("Attention", "MLP"), zip(*values, strict=True), strict=True)
+    return Section(
         "sensitivity",
         "How sensitive each layer is",
-        charts,
+        [by_layer(label, {"": of_module}, y, colours=(PRUNED,)) for label, of_module in modules],
         text="The Kullback-Leibler divergence of the predictions when the attention or the MLP of one layer alone is "
         f"cut by {CUT:.0%}.",
         header=("layer", "attention", "MLP"),
         rows=[[str(index), *map(number, row)] for index, row in enumerate(values)],
+        folded=True,
     )
 
 
-def compensation(fits: Sequence[Mapping[str, Fit]]) -> Picture:
+def compensation(fits: Sequence[Mapping[str, Fit]]) -> Section:
     """The distance of each consuming projection from its target, before and after it is solved again."""
     charts = []
     for name in PROJECTIONS:
-        errors = [(of_layer[name].error_before, of_layer[name].error_after) for of_layer in fits]
-        before, after = ([pair[when] for pair in errors] for when in (0, 1))
-        left = f"{sum(after) / sum(before):.0%} of the distance is left" if sum(before) else "nothing was cut before it"
-        text = f"Up to {number(max(before))} before and {number(max(after))} after; {left}."
-        chart = Chart(name, text, _layers(len(fits)), Axis.over(before, "share of the hidden state's square"))
-        chart.columns(before, SOURCE)
-        chart.columns(after, KEPT)
-        chart.hover(
-            [f"layer {index}: {number(old)} before, {number(new)} after" for index, (old, new) in enumerate(errors)]
-        )
-        charts.append(chart)
-    return Picture(
+        before, after = zip(*((fit[name].error_before, fit[name].error_after) for fit in fits), strict=True)
+        y = Axis.over(before, "share of the hidden state's square")
+        charts.append(by_layer(name, {"before": before, "after": after}, y, colours=(SOURCE, PRUNED)))
+    return Section(
         "compensation",
-        "What compensation makes up for",
+        "Error before and after compensation",
         charts,
-        text="The squared distance of a projection's output to that of the source, on calibration text that was held "
-        "out, before and after its weights are solved again.",
-        legend={"before": SOURCE, "after": KEPT},
+        text="The squared distance of a projection's output from that of the source, on held-out calibration text, "
+        "before and after its weights are solved again.",
+        legend={"before": SOURCE, "after": PRUNED},
         header=("layer", *(f"{name}, {when}" for name in PROJECTIONS for when in ("before", "after"))),
         rows=[
             [str(index), *(number(error) for fit in of_layer.values() for error in (fit.error_before, fit.error_after))]
             for index, of_layer in enumerate(fits)
         ],
+        folded=True,
     )
-
-
-def _layers(count: int) -> Axis:
-    return Axis(-0.6, count - 0.4, "layer", names={index: str(index) for index in range(count)})

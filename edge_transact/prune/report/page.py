@@ -1,9 +1,8 @@
-"""A pruning's report: ``report.json``, and an HTML page with pictures, which are SVG files beside it too."""
+"""A pruning's report: the figures of both models, the widths, and how they were chosen."""
 
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -11,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from edge_transact import costs
-from edge_transact.artifacts.charts import Picture, number
+from edge_transact.artifacts.charts import number
 from edge_transact.artifacts.outputs import new_directory
-from edge_transact.artifacts.pages import Origin, change, megabytes, write_page
-from edge_transact.artifacts.width_picture import width_picture
+from edge_transact.artifacts.report import Origin, Report, Section, change
+from edge_transact.artifacts.width_picture import width_section
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.evaluate.models import evaluate_model
-from edge_transact.evaluate.report_text import TEXT
+from edge_transact.evaluate.report_text import TEXT, WINDOWS
+from edge_transact.formatting import megabytes
 from edge_transact.options import written
 from edge_transact.progress import working
-from edge_transact.prune.forecast import REPORT_STEP, REPORT_WINDOWS
+from edge_transact.prune.forecast import REPORT_STEP
 from edge_transact.prune.methods import find_method
 from edge_transact.prune.report import figures
 from edge_transact.prune.run import PruneResult
@@ -28,11 +28,9 @@ from edge_transact.prune.units import MODULES, QUERIES, UNITS
 from edge_transact.quantization import get_quantization
 from edge_transact.system.machine import machine_name
 
-logger = logging.getLogger(__name__)
-
 
 def write_report(result: PruneResult, directory: Path, text: str, *, force: bool = False) -> dict[str, Any]:
-    """Writes ``report.json``, and ``index.html`` with its pictures, which are SVG files too.
+    """Writes ``report.json``, and ``index.html`` with its charts, which are SVG files too.
 
     Args:
         result: The pruning.
@@ -48,40 +46,50 @@ def write_report(result: PruneResult, directory: Path, text: str, *, force: bool
     """
     values = _values(result, text)
     with working(REPORT_STEP), new_directory(directory, force=force) as fresh:
-        pictures, origin = list(_pictures(result)), _origin(result, directory)
-        (fresh / "report.json").write_text(json.dumps(values, indent=1) + "\n")
-        write_prune_page(fresh, values, pictures, origin)
+        page(values, list(_charts(result)), _origin(result, directory)).write(fresh, values)
     return values
 
 
-def write_prune_page(directory: Path, report: Mapping[str, Any], pictures: Sequence[Picture], origin: Origin) -> None:
-    """Writes the page and its pictures.
-
-    Args:
-        directory: An existing directory.
-        report: The content of ``report.json``.
-        pictures: In the order of the page.
-        origin: How the figures came about.
-    """
-    source, pruned = report["models"]["source"], report["models"]["pruned"]
+def page(values: Mapping[str, Any], charts: Sequence[Section], origin: Origin) -> Report:
+    """The page, from the content of ``report.json`` and its charts, the widths first."""
+    source, pruned = values["models"]["source"], values["models"]["pruned"]
     smaller = change(source["weight_bytes"], pruned["weight_bytes"]).lstrip("-")
-    before, after = source["perplexity"], pruned["perplexity"]
-    write_page(
-        directory,
-        "prune_report.html.j2",
+    before, after, evaluation = source["perplexity"], pruned["perplexity"], values["evaluation"]
+    nats = math.log(after / before)
+    note = (
+        f"Perplexity is measured in fp32 on the first {evaluation['windows']} windows of {evaluation['window']} tokens "
+        f"of the evaluation part of {evaluation['text']}. Lower is better. It is e to the power of the loss, which "
+        f"{'rose' if nats >= 0 else 'fell'} by {abs(nats):.3f} nats a token."
+    )
+    comparison = Section(
+        "comparison",
+        "Before and after",
+        header=("measure", "source", "pruned", "change"),
+        rows=list(_comparison(source, pruned, values["quantization"])),
+        note=note,
+    )
+    by_loss = (
+        "The predicted loss, by which widths are chosen, is the sum of what each layer's cut alone is expected to add, "
+    )
+    notes = Section(
+        "notes",
+        "Notes",
+        text="; ".join(values["notes"]),
+        note=f"{by_loss}before compensation." if values["allocation"] == "budgeted" else "",
+    )
+    return Report(
         f"{smaller} smaller, perplexity {number(before)} → {number(after)}",
-        f"{report['model']} pruned",
-        pictures,
+        f"{values['model']} pruned",
+        [comparison, *charts[:1], *([notes] if values["notes"] else []), *charts[1:]],
         origin,
-        json_file="report.json",
-        report=report,
-        comparison=list(_comparison(source, pruned, report["quantization"])),
-        loss_growth=math.log(after / before),
+        text=[
+            f"{100 * values['ratio']:.1f} % of the attention and MLP parameters of {values['model']} were removed; the "
+            f"result is {values['output']}. Run `edge-transact bench` to measure the speed."
+        ],
     )
 
 
 def _comparison(source: Mapping[str, float], pruned: Mapping[str, float], quantization: str) -> Iterator[list[str]]:
-    """What both models take, and how far they differ."""
     rows: tuple[tuple[str, str, Callable[[float], str]], ...] = (
         ("perplexity", "perplexity", "{:.2f}".format),
         (f"weights in {quantization}", "weight_bytes", megabytes),
@@ -90,9 +98,9 @@ def _comparison(source: Mapping[str, float], pruned: Mapping[str, float], quanti
         ("KV bytes per token", "kv_bytes_per_token", "{:,}".format),
         ("of them padding", "kv_padding_bytes_per_token", "{:,}".format),
     )
-    for label, name, shown in rows:
+    for label, name, written_as in rows:
         old, new = source[name], pruned[name]
-        yield [label, shown(old), shown(new), change(old, new) if old else ""]
+        yield [label, written_as(old), written_as(new), change(old, new) if old else ""]
 
 
 def _millions(parameters: float) -> str:
@@ -124,7 +132,7 @@ def _values(result: PruneResult, text: str) -> dict[str, Any]:
     quantization = get_quantization(result.options.quant)
     models = {}
     for name, checkpoint in (("source", result.source), ("pruned", result.checkpoint)):
-        evaluated = evaluate_model(str(checkpoint.path), text, max_windows=REPORT_WINDOWS)
+        evaluated = evaluate_model(str(checkpoint.path), text, max_windows=WINDOWS)
         models[name] = {
             "parameters": costs.parameters(checkpoint.plan),
             "attention_and_mlp_parameters": costs.prunable_parameters(checkpoint.plan),
@@ -164,13 +172,13 @@ def _layers(result: PruneResult) -> Iterator[dict[str, Any]]:
         }
 
 
-def _pictures(result: PruneResult) -> Iterator[Picture]:
+def _charts(result: PruneResult) -> Iterator[Section]:
     source, pruned = result.source.plan, result.checkpoint.plan
     method = result.provenance["method"]
     what = find_method(method).score_unit or f"score of {method}"
     if result.provenance["shots"] > 1:
         what += ", first shot; colours show what it alone would keep"
-    yield width_picture(pruned, source)
+    yield width_section(pruned, source)
     if result.sensitivity is not None:
         yield figures.sensitivity(result.sensitivity)
     if result.fits:
