@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("sections", nargs="*", help="; ".join(f"{name}: {what}" for name, what in SECTIONS.items()))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--full-depth", action="store_true", help="the paper's shapes with all layers (8 GB of disk)")
     parser.add_argument("--cpu", choices=("haswell", "alderlake"), help="use no instructions but this CPU's")
     parser.add_argument("--scratch", type=Path, help="directory for models and libraries; kept if given")

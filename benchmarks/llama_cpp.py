@@ -1,7 +1,7 @@
 """SmolLM2 in llama.cpp, measured by its own ``llama-bench``, next to the host library, in turns.
 
-llama.cpp's sources come in PyPI's sdist of ``llama-cpp-python``. They are compiled once for each CPU, in six minutes on
-two cores, and stay in the cache. Its model is the GGUF that `export` writes: the DIST's own codes and scales.
+llama.cpp's sources come in PyPI's sdist of ``llama-cpp-python``. They are compiled once, in six minutes on two
+cores, and stay in the cache. Its model is the GGUF that `export` writes: the DIST's own codes and scales.
 """
 
 from __future__ import annotations
@@ -37,17 +37,16 @@ logger = logging.getLogger(__name__)
 
 PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
 QUANTIZATION = "q4f16_0"
-MIN_ROUNDS = 7
 THREADS = (1, 2)
 """llama.cpp's, of which the better counts."""
 
 WITHOUT = ("LLAMA_CURL", "LLAMA_OPENSSL", "LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_SERVER")
 WITHOUT += ("LLAMA_BUILD_APP", "LLAMA_USE_PREBUILT_UI", "BUILD_SHARED_LIBS")
-AVX2 = ("GGML_SSE42", "GGML_AVX", "GGML_AVX2", "GGML_BMI2", "GGML_FMA", "GGML_F16C")
+AVX2 = dict.fromkeys(("GGML_SSE42", "GGML_AVX", "GGML_AVX2", "GGML_BMI2", "GGML_FMA", "GGML_F16C"), True)
 CPUS: dict[str | None, dict[str, bool]] = {
     None: {"GGML_NATIVE": True},
-    "haswell": {"GGML_NATIVE": False, "GGML_AVX512": False, **dict.fromkeys(AVX2, True)},
-    "alderlake": {"GGML_NATIVE": False, "GGML_AVX512": False, **dict.fromkeys((*AVX2, "GGML_AVX_VNNI"), True)},
+    "haswell": {"GGML_NATIVE": False, **AVX2, "GGML_AVX512": False, "GGML_AVX_VNNI": False},
+    "alderlake": {"GGML_NATIVE": False, **AVX2, "GGML_AVX512": False, "GGML_AVX_VNNI": True},
 }
 """CMake's options by the CPU whose instructions may be used; `None` for this machine's."""
 
@@ -59,7 +58,6 @@ Speeds = dict[str, list[float]]
 def measure(options: Options) -> str:
     """Measure, and return the section's table."""
     program = llama_bench(options.cpu)
-    rounds = max(options.repetitions, MIN_ROUNDS)
     ours: dict[str, Speeds] = {}
     theirs: dict[str, dict[int, Speeds]] = {}
     with ExitStack() as stack:
@@ -77,7 +75,7 @@ def measure(options: Options) -> str:
         prompt = prompt_ids(model.manifest.plan.vocab_size, LENGTHS.prefill_tokens)
         for subject, _ in running.values():
             subject.repetition(prompt, LENGTHS.decode_tokens)  # warms up, as llama-bench does by itself
-        for number in track(range(rounds), "measure SmolLM2 and llama.cpp"):
+        for number in track(range(options.repetitions), "measure SmolLM2 and llama.cpp"):
             # Every other round runs backwards, so that a drift affects both alike.
             turns = [(name, program_is_theirs) for name in running for program_is_theirs in (False, True)]
             for name, program_is_theirs in turns[:: -1 if number % 2 else 1]:
@@ -91,7 +89,7 @@ def measure(options: Options) -> str:
                     seconds = subject.repetition(prompt, LENGTHS.decode_tokens)
                     ours[name][PROMPT].append(LENGTHS.prefill_tokens / seconds["prefill_s"])
                     ours[name][DECODE].append((LENGTHS.decode_tokens - 1) / seconds["decode_s"])
-    return f"{_table(ours, theirs)}\n\n{_about(rounds, theirs)}"
+    return f"{_table(ours, theirs)}\n\n{_about(options.repetitions, theirs)}"
 
 
 def _benched(program: Path, model: Path, threads: int) -> dict[str, float]:
@@ -143,8 +141,8 @@ def llama_bench(cpu: str | None) -> Path:
         EdgeTransactError: cmake or ninja is missing, the sources can't be downloaded, or they don't compile.
     """
     root = cache_directory() / "llama.cpp"
-    tree = root / f"{cpu or 'native'}-{VERSION}"
-    program = tree / "bin" / "llama-bench"
+    # One tree for all CPUs: only the kernels are compiled again.
+    tree, program = root / f"build-{VERSION}", root / f"llama-bench-{VERSION}-{cpu or 'native'}"
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / "build.lock"):
         if not program.is_file():
@@ -156,6 +154,7 @@ def llama_bench(cpu: str | None) -> Path:
             logger.info(f"compile llama.cpp for {cpu or 'this machine'}: a few minutes")
             _run("cmake", "-S", _sources(root), "-B", tree, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", *flags)
             _run("cmake", "--build", tree, "--target", "llama-bench")
+            shutil.copy2(tree / "bin" / "llama-bench", program)
     return program
 
 

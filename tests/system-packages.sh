@@ -10,7 +10,7 @@ need() { # need COMMAND PACKAGE WHAT-FOR
 }
 need clang-19 clang-19 "links the Android library as the NDK would"
 need lld-19 lld-19 "links the Android library as the NDK would"
-need llvm-mca-19 llvm-19 "looks at the loops of the library for phones"
+need llvm-objdump-19 llvm-19 "looks at the instructions of the library for phones"
 need cc gcc "links the host library"
 need adb adb "talks to the stand-in phone"
 need qemu-aarch64 qemu-user "runs arm64 programs on the stand-in phone"

@@ -1,4 +1,4 @@
-"""The programs of ``benchmarks/`` start, and draw and count what needs no measuring. Nothing asserts their figures."""
+"""The programs of ``benchmarks/`` start, and draw what needs no measuring. Nothing asserts their figures."""
 
 import json
 import subprocess
@@ -8,24 +8,28 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-PROGRAMS = ("benchmarks", *(f"benchmarks.{name}" for name in ("feel", "model_coverage", "recovery_cuts", "studies")))
+IMPORT_ALL = """
+import importlib, pkgutil, benchmarks
+for module in pkgutil.walk_packages(benchmarks.__path__, "benchmarks."):
+    importlib.import_module(module.name)
+"""
 
 
 def run(*words: str | Path) -> str:
-    done = subprocess.run([sys.executable, "-m", *map(str, words)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_a_program_says_what_it_measures(program):
-    assert run(program, "--help").startswith("usage: ")
+def test_programs_start():
+    run("-c", IMPORT_ALL)
+    assert "llama_cpp: SmolLM2" in " ".join(run("-m", "benchmarks", "--help").split())
 
 
 @pytest.mark.slow
 def test_pictures_are_those_of_the_pages(tmp_path):
-    run("benchmarks.pictures", "-o", tmp_path)
+    run("-m", "benchmarks.pictures", "-o", tmp_path)
     for picture in ("widths.svg", "loss-curves.svg"):
         assert (tmp_path / picture).read_text() == (BENCHMARKS.parent / "docs" / picture).read_text()
 
