@@ -7,8 +7,10 @@ Norms, RoPE, softmax and activations don't, as in the paper's Figure 3.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from edge_transact.formatting import megabytes
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP, Quantization
 from edge_transact.widths import LayerWidths, WidthPlan
 
@@ -215,3 +217,25 @@ def decode_read_bytes(plan: WidthPlan, quantization: Quantization, context: int)
     """
     tied = replace(plan, tie_word_embeddings=True)
     return loaded_weight_bytes(tied, quantization) + context * kv_bytes_per_token(plan, quantization)
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a command does and needs.
+
+    Attributes:
+        steps: The names of its steps, in order.
+        tokens: Tokens of text that it reads; 0 for none.
+        memory_bytes: The most memory that it has resident.
+        disk_bytes: Bytes of its output, and of what it keeps in the cache for it.
+    """
+
+    steps: Sequence[str]
+    tokens: int
+    memory_bytes: int
+    disk_bytes: int
+
+    def __str__(self) -> str:
+        tokens = f"{self.tokens:,} tokens, " if self.tokens else ""
+        disk = f" and {megabytes(self.disk_bytes)} of disk" if self.disk_bytes else ""
+        return f"{tokens}about {megabytes(self.memory_bytes)} of memory{disk}"

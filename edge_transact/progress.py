@@ -1,7 +1,8 @@
-"""Progress: what a run is doing, how far it is, and how long the rest takes.
+"""Progress: which step a run is in, how far it is, and how long the rest takes.
 
-A long run declares its steps once, in a list with the seconds that each is estimated to take (`running`). Whatever
-works on a step opens a bar or a spinner of the step's name, and knows nothing of the others.
+Whatever works on a step opens a bar of the step's name (`bar`, `track`, `working`), and knows nothing of other steps.
+A long command is a `running`: it numbers its steps as they begin, and takes their times. Given the steps of an earlier
+run, it also says how many follow and how long they take.
 
 Bars are drawn in a notebook, or on a console that the caller sets, as the command line does. Where none can be drawn,
 their descriptions are logged instead.
@@ -31,55 +32,11 @@ Advance = Callable[[float], None]
 console: Callable[[], Console] | None = None
 """Gives where bars are drawn, if it is a terminal. None draws no bars."""
 
-TRUST, TRUST_IN_RUNS = 0.02, 0.05
-"""The share of a step's estimate that has to be worked off until measured time counts as much as it for what is left of
-the step: of an estimate by a formula, and of one from earlier runs."""
-
-LATER_TRUST, LATER_TRUST_IN_RUNS = 0.03, 0.2
-"""The same share of a run's estimate, for the steps that follow: they are other work."""
-
-START_S, LATER_START_S = 2.0, 4.0
-"""At least so many seconds have to be worked off until then: steps begin with work of their own, as reading a file."""
-
-GUESSED, GUESSED_FROM_RUNS = 0.8, 0.95
-"""The most that is believed to be done of what isn't counted: of a step that only a formula knows; and of one that was
-timed in earlier runs, or of the rest after the last count. A step that takes longer than a formula's estimate is
-believed to need a quarter of its time more."""
+TRUST = 0.1
+"""The share of an earlier run's time after which this run's pace counts as much as the earlier one's."""
 
 SUSPENSION_S = 2.0
-"""A pause between two looks at the clock that is longer, and in which the process has hardly worked, was no work."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """A part of a run.
-
-    Attributes:
-        name: The description of the bar or the spinner that is shown meanwhile.
-        seconds: An estimate of how long it takes.
-        kind: What such a step is called whatever the model, if the name has the model in it.
-        formula_s: The estimate without what earlier runs took, if `seconds` is from them.
-    """
-
-    name: str
-    seconds: float
-    kind: str = ""
-    formula_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Taken:
-    """What a step of a run took.
-
-    Attributes:
-        step: The step.
-        share: How much of it was done in this run.
-        seconds: How long that took.
-    """
-
-    step: Step
-    share: float
-    seconds: float
+"""A longer pause between two looks at the clock, in which the process has hardly worked, was a suspension."""
 
 
 class Clock:
@@ -104,207 +61,157 @@ class Clock:
         return now - self._suspended_s
 
 
-class Course:
-    """Where a run is among its steps, and how long the rest takes.
+@dataclass(eq=False)
+class Step:
+    """A step of a run.
 
-    The time that finished work took, against its estimate, corrects the estimates of the rest: that of the step for
-    what is left of it, and that of the steps that count for later ones. Those that don't count, such as loading, are
-    unlike the rest.
+    Attributes:
+        name: The description of its bar; empty for the time outside of all steps.
+        makes: The cache entry that it is a part of making, as ``KIND/KEY``; empty if there is none.
+        seconds: How long it took, without the steps inside it.
+        earlier_s: How long it took in an earlier run; `None` if that isn't known.
+        is_counted: Whether its work is counted.
+        first: The share of it that an interrupted run had done.
+        share: The share that is done, as counted last.
+        counted_s: Its `seconds` at that count.
+    """
+
+    name: str
+    makes: str = ""
+    seconds: float = 0.0
+    earlier_s: float | None = None
+    is_counted: bool = False
+    first: float = 0.0
+    share: float = 0.0
+    counted_s: float = 0.0
+
+
+class Run:
+    """The steps of a run, and how long the rest of it takes.
 
     Args:
-        steps: The run's steps in order. Those that turn out to be unnecessary are skipped.
+        earlier: The steps of an earlier run, without those that the cache makes unnecessary now.
+        making: Tells which cache entry is being made, as ``KIND/KEY``.
         clock: Seconds.
 
     Attributes:
-        taken: The steps that have ended.
+        steps: The steps in the order in which they began. The first has no name and is the time outside of the others.
     """
 
-    def __init__(self, steps: Sequence[Step], clock: Callable[[], float] = time.monotonic) -> None:
-        self.steps = steps
-        self.index = -1
-        self.taken: list[Taken] = []
-        self._clock = clock
-        self._worked_s = self._took_s = 0.0
-        """The estimates of work that this run has done in earlier steps, and the time that it took."""
-        self._begin(0.0)
+    def __init__(
+        self,
+        earlier: Sequence[Step] = (),
+        making: Callable[[], str] = lambda: "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._later, self._making, self._clock = list(earlier), making, clock
+        self._whole_s = sum(step.seconds for step in earlier)
+        self._began = self._at = clock()
+        self.steps: list[Step] = []
+        self._open: list[Step] = []
+        self.enter("", None)
 
-    def _begin(self, share: float) -> None:
-        self._began = self._counted_at = self._clock()
-        self._first_share, self._share, self._counted = share, share, False
+    @property
+    def is_counting(self) -> bool:
+        """Whether the current step is counted: what is inside it is no step of its own."""
+        return self._open[-1].is_counted
 
     @property
     def place(self) -> str:
-        """Which step it is, such as ``2 of 5``."""
-        return f"{max(self.index, 0) + 1} of {len(self.steps)}"
+        """Which step it is, such as ``2 of 5``, or ``step 2`` where no earlier run tells how many there are."""
+        number = len(self.steps) - 1
+        return f"{number} of {number + len(self._later)}" if self._whole_s else f"step {number}"
 
-    def enter(self, name: str, share: float = 0.0) -> bool:
-        """Begins a step, unless no step of that name follows. Returns whether it did.
+    def enter(self, name: str, share: float | None) -> Step:
+        """Begins a step.
 
         Args:
-            name: The step's name.
-            share: What an interrupted run has done of it.
+            name: Its name.
+            share: The share of it that an interrupted run has done; `None` if its work isn't counted.
         """
-        following = (index for index in range(self.index + 1, len(self.steps)) if self.steps[index].name == name)
-        index = next(following, None)
-        if index is None:
-            return False
-        self.leave()
-        self.index = index
-        self._begin(share)
-        return True
+        self._tick()
+        first = share or 0.0
+        step = Step(name, self._making(), is_counted=share is not None, first=first, share=first)
+        names = [each.name for each in self._later]
+        if name in names:
+            # What comes before it in earlier runs was unnecessary this time.
+            place = names.index(name)
+            step.earlier_s = self._later[place].seconds
+            del self._later[: place + 1]
+        self.steps.append(step)
+        self._open.append(step)
+        return step
 
-    def reach(self, share: float) -> None:
-        """The share of the current step that is done."""
-        self._share, self._counted, self._counted_at = share, True, self._clock()
+    def reach(self, step: Step, share: float) -> None:
+        """The share of a step that is done."""
+        self._tick()
+        step.share, step.counted_s = share, step.seconds
 
-    def leave(self) -> float:
-        """Ends the current step, if there is one. Returns the seconds that it took."""
+    def leave(self, step: Step) -> None:
+        """Ends a step."""
+        self._tick()
+        self._open.remove(step)
+
+    def _tick(self) -> None:
         now = self._clock()
-        took_s = now - self._began
-        if self.index >= 0:
-            # Training that stops early ends before its last count.
-            share = (self._share if self._counted else 1.0) - self._first_share
-            if share:
-                self.taken.append(Taken(self.steps[self.index], share, took_s))
-            if self._counted:
-                self._worked_s += self._seconds * share
-                self._took_s += took_s
-            self._first_share = self._share = 1.0
-            self._began = now
-        return took_s
+        for step in self._open[-1:]:
+            step.seconds += now - self._at
+        self._at = now
 
-    @property
-    def _seconds(self) -> float:
-        return self.steps[self.index].seconds if self.index >= 0 else 0.0
+    def left_s(self) -> float | None:
+        """The seconds until the run ends; `None` if no earlier run tells."""
+        if not self._whole_s:
+            return None
+        pace, since_s = self._pace(), self._clock() - self._at
+        left_s = pace * sum(step.seconds for step in self._later)
+        for step in self._open:
+            left_s += _left_s(step, step.seconds + (since_s if step is self._open[-1] else 0.0), pace)
+        return left_s
 
-    @property
-    def _is_from_runs(self) -> bool:
-        """Whether the current step's estimate is from earlier runs."""
-        return self.index >= 0 and self.steps[self.index].formula_s is not None
+    def share(self) -> float | None:
+        """The share of the run's time that is over; `None` if no earlier run tells."""
+        left_s = self.left_s()
+        if left_s is None:
+            return None
+        over_s = self._clock() - self._began
+        return over_s / (over_s + left_s) if over_s + left_s else 0.0
 
-    @property
-    def step_share(self) -> float:
-        """The share of the current step that is done."""
-        return self._now()
-
-    def _now(self) -> float:
-        """The share of the current step that is done: what was counted last, and what time says has been done since."""
-        if not self._seconds or self._share == 1:
-            return self._share
-        in_step, _ = self._paces()
-        since_s = self._clock() - self._counted_at
-        most = GUESSED_FROM_RUNS if self._is_from_runs or self._counted else GUESSED
-        return self._share + min(since_s / (self._seconds * in_step), most * (1 - self._share))
-
-    @property
-    def _total_s(self) -> float:
-        return sum(step.seconds for step in self.steps)
-
-    def _paces(self) -> tuple[float, float]:
-        """How many seconds an estimated one takes: in the current step, and after it.
-
-        Both go by what was counted. The time since then belongs to work that isn't counted yet.
-        """
-        is_known, total_s = self._is_from_runs, self._total_s
-        of_later = max((LATER_TRUST_IN_RUNS if is_known else LATER_TRUST) * total_s, min(LATER_START_S, total_s))
-        before = _pace(self._worked_s, self._took_s, of_later)
-        if not self._counted:
-            return before, before
-        worked_s = self._seconds * (self._share - self._first_share)
-        took_s = self._counted_at - self._began
-        of_step = max((TRUST_IN_RUNS if is_known else TRUST) * self._seconds, min(START_S, self._seconds))
-        return (
-            _pace(worked_s, took_s, of_step, before),
-            _pace(self._worked_s + worked_s, self._took_s + took_s, of_later),
-        )
-
-    def left_s(self) -> float:
-        """The seconds until the last step ends."""
-        in_step, after = self._paces()
-        later = sum(step.seconds for step in self.steps[self.index + 1 :])
-        return self._seconds * (1 - self._now()) * in_step + later * after
-
-    def share(self) -> float:
-        """The share of the whole run that is done, by the estimates."""
-        earlier = sum(step.seconds for step in self.steps[: max(self.index, 0)])
-        return (earlier + self._seconds * self._now()) / self._total_s if self._total_s else 0.0
+    def _pace(self) -> float:
+        """How many seconds one of the earlier run takes, by the steps that ended and by what is counted."""
+        took_s = worked_s = TRUST * self._whole_s
+        for step in self.steps:
+            is_open = step in self._open
+            if step.earlier_s is not None and (step.is_counted or not is_open):
+                took_s += step.counted_s if is_open else step.seconds
+                worked_s += step.earlier_s * ((step.share if is_open else 1.0) - step.first)
+        return took_s / worked_s
 
 
-def _pace(worked_s: float, took_s: float, trust_s: float, before: float = 1.0) -> float:
-    """How many seconds an estimated one takes.
-
-    Args:
-        worked_s: The estimate of what was done.
-        took_s: The time that it took.
-        trust_s: The estimate of what has to be done until that counts as much as what was believed before.
-        before: What was believed before.
-    """
-    return (took_s + trust_s * before) / (worked_s + trust_s) if trust_s else before
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What a long run will take on this machine, by an estimate made before it.
-
-    Attributes:
-        steps: Its steps in order.
-        tokens: The tokens that it reads.
-        memory_bytes: The most memory that it will have resident.
-    """
-
-    steps: Sequence[Step]
-    tokens: int
-    memory_bytes: int
-
-    @property
-    def seconds(self) -> float:
-        """The time of all steps."""
-        return sum(step.seconds for step in self.steps)
-
-    def __str__(self) -> str:
-        steps = f"{len(self.steps)} step{'s' * (len(self.steps) != 1)}"
-        tokens = f" on {self.tokens:,} tokens" if self.tokens else ""
-        memory = f"{self.memory_bytes / 2**30:.1f} GiB of memory"
-        return f"{steps}{tokens}: about {roughly(self.seconds)} on this machine, and about {memory}"
-
-    def to_dict(self) -> dict[str, object]:
-        """The object that ``--dry-run --json`` prints."""
-        return {
-            "steps": [{"name": step.name, "seconds": round(step.seconds, 1)} for step in self.steps],
-            "tokens": self.tokens,
-            "seconds": round(self.seconds, 1),
-            "memory_bytes": self.memory_bytes,
-        }
-
-
-def roughly(seconds: float) -> str:
-    """A time as people say it, with two digits at most: ``20 s``, ``1.6 min``, ``20 min``, ``1.5 h``."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 570:
-        return f"{seconds / 60:.1f}".removesuffix(".0") + " min"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
-
-
-def _seconds(seconds: float) -> str:
-    """A time that is running: ``16 s``, and ``0:02:10`` where that is longer than two digits."""
-    return f"{seconds:.0f} s" if seconds < 99.5 else str(timedelta(seconds=round(seconds)))
+def _left_s(step: Step, seconds: float, pace: float) -> float:
+    """What is left of a step after so many seconds: the more of it is counted, the less an earlier run tells."""
+    counted = step.share - step.first
+    by_count = step.counted_s / counted * (1 - step.share) - (seconds - step.counted_s) if counted > 0 else 0.0
+    if step.earlier_s is None:
+        return max(by_count, 0.0)
+    by_earlier = step.earlier_s * (1 - step.first) * pace - seconds
+    trust = counted / (1 - step.first) if counted > 0 else 0.0
+    return trust * max(by_count, 0.0) + (1 - trust) * max(by_earlier, 0.0)
 
 
 @dataclass
-class _Run:
-    """The run that bars belong to, and the display of its bars where there is a terminal."""
+class _Shown:
+    """The display of a run, or of the bar that others are opened in, and the bars that are open in it.
 
-    course: Course
-    display: Progress | None
-    shown: list[TaskID] = field(default_factory=list)
-    """The bars that are open, the outermost first. Only the last one is visible."""
+    Only the last bar is visible.
+    """
+
+    display: Progress
+    bars: list[TaskID] = field(default_factory=list)
 
 
-_run: _Run | None = None
+_run: Run | None = None
 
-_alone: tuple[Progress, list[TaskID]] | None = None
-"""Without a run: the display of the bar that others are opened in, and the bars that are open."""
+_shown: _Shown | None = None
 
 
 def drawable() -> Console | None:
@@ -312,7 +219,7 @@ def drawable() -> Console | None:
 
     In a run, or while a bar of ours is open, the terminal is taken.
     """
-    return _terminal() if _run is None and _alone is None else None
+    return _terminal() if _run is None and _shown is None else None
 
 
 def _terminal() -> Console | None:
@@ -333,20 +240,21 @@ def _notebook() -> Console | None:
 
 
 @contextmanager
-def running(steps: Sequence[Step]) -> Iterator[Course]:
-    """While the body runs, one bar for all steps is beside that of each: ``with running([Step("score", 60)]): ...``."""
-    global _run
+def running(earlier: Sequence[Step] = (), making: Callable[[], str] = lambda: "") -> Iterator[Run]:
+    """While the body runs, its bars are steps of one run, and a bar of the whole run is above each. See `Run`."""
+    global _run, _shown
     terminal = _terminal()
     # After a suspension, the shell's lines are where the bars were.
-    course = Course(steps, Clock(lambda: print(file=terminal.file)) if terminal else time.monotonic)
-    with _display(terminal, course) if terminal else nullcontext() as display:
+    run = Run(earlier, making, Clock(lambda: print(file=terminal.file)) if terminal else time.monotonic)
+    with _display(terminal, run) if terminal else nullcontext() as display:
+        _run = run
         if display:
-            display.add_task(course.place, total=1.0, whole=True)
-        _run = _Run(course, display)
+            display.add_task(run.place, total=1.0, whole=True)
+            _shown = _Shown(display)
         try:
-            yield course
+            yield run
         finally:
-            _run = None
+            _run = _shown = None
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
@@ -365,105 +273,82 @@ def track(items: Iterable[Item], description: str, total: int | None = None) -> 
             advance(1)
 
 
-def working(description: str, seconds: float | None = None) -> AbstractContextManager[object]:
-    """A bar of the seconds while the body does work that can't be counted.
+def working(description: str) -> AbstractContextManager[object]:
+    """A bar that moves while the body does work that can't be counted.
 
     Args:
         description: What is being done.
-        seconds: About how long it takes, if that is known. A run's steps have it from their list.
     """
-    return bar(description, None, seconds=seconds)
+    return bar(description, None)
 
 
 @contextmanager
-def bar(description: str, total: float | None, done: float = 0.0, *, seconds: float | None = None) -> Iterator[Advance]:
+def bar(description: str, total: float | None, done: float = 0.0) -> Iterator[Advance]:
     """A progress bar that the body advances: ``with bar("shards", n) as advance: advance(1)``.
 
+    In a run it is a step, unless it is opened inside a step that is counted.
+
     Args:
-        description: What is being done. In a run (`running`) that has a step of this name, the step begins.
+        description: What is being done.
         total: How much there is to do; `None` if that can't be counted.
         done: What an interrupted run has done of it.
-        seconds: See `working`.
     """
-    run = _run
-    course = run.course if run and run.course.enter(description, done / total if total else 0.0) else None
-    share: Callable[[], float] | None = None
-    if total is None and course:
-        own = course.index
-        share = lambda: course.step_share if course.index == own else 1.0  # noqa: E731
-    elif seconds is not None:
-        started = time.monotonic()
-        share = lambda: min((time.monotonic() - started) / seconds, GUESSED_FROM_RUNS)  # noqa: E731
-    with _drawn(description, total, done, run, share) as draw:
-        reached = done
+    run, reached = _run, done
+    step = None
+    if run and not run.is_counting:
+        step = run.enter(description, None if total is None else done / total if total else 0.0)
+    try:
+        with _drawn(description, total, done) as draw:
 
-        def advance(amount: float) -> None:
-            nonlocal reached
-            reached += amount
-            if course and total:
-                course.reach(reached / total)
-            draw(amount)
+            def advance(amount: float) -> None:
+                nonlocal reached
+                reached += amount
+                if run and step and total:
+                    run.reach(step, reached / total)
+                draw(amount)
 
-        yield advance
-        if course:
-            step, took_s = course.steps[course.index], course.leave()
-            logger.debug(f"{step.name}: {took_s:.1f} s, and the estimate was {step.seconds:.1f} s")
+            yield advance
+    finally:
+        if run and step:
+            run.leave(step)
+            logger.debug(f"{step.name}: {step.seconds:.1f} s")
 
 
 @contextmanager
-def _drawn(
-    description: str, total: float | None, done: float, run: _Run | None, share: Callable[[], float] | None
-) -> Iterator[Advance]:
-    global _alone
-    terminal = _terminal()
-    opened = (run.display, run.shown) if run and run.display else _alone
+def _drawn(description: str, total: float | None, done: float) -> Iterator[Advance]:
+    """A bar in the open display, in place of the one that it is opened in, or in a display of its own."""
+    global _shown
+    terminal, shown = _terminal(), _shown
     if terminal is None:
         if total is not None:
             logger.info(description)
         yield lambda amount: None
-    elif opened:
-        with _visible(*opened, description, total, done, share) as task:
-            yield lambda amount: opened[0].advance(task, amount)
-    else:
-        with _display(terminal, transient=total is None) as display:
-            task = display.add_task(description, total=1.0 if share else total, completed=round(done), share=share)
-            _alone = display, [task]
-            try:
-                yield lambda amount: display.advance(task, amount)
-            finally:
-                _alone = None
+        return
+    with nullcontext(shown.display) if shown else _display(terminal, transient=total is None) as display:
+        bars = shown.bars if shown else []
+        task = display.add_task(description, total=total, completed=round(done))
+        for outer in bars[-1:]:
+            display.update(outer, visible=False)
+        bars.append(task)
+        _shown = shown or _Shown(display, bars)
+        try:
+            yield lambda amount: display.advance(task, amount)
+        finally:
+            bars.remove(task)
+            if shown:
+                display.remove_task(task)
+            for outer in bars[-1:]:
+                display.update(outer, visible=True)
+            _shown = shown
 
 
 @contextmanager
-def _visible(
-    display: Progress,
-    shown: list[TaskID],
-    description: str,
-    total: float | None,
-    done: float,
-    share: Callable[[], float] | None,
-) -> Iterator[TaskID]:
-    """A bar in a run's display, in place of the one that it is opened in."""
-    task = display.add_task(description, total=1.0 if share else total, completed=round(done), share=share)
-    for outer in shown[-1:]:
-        display.update(outer, visible=False)
-    shown.append(task)
-    try:
-        yield task
-    finally:
-        shown.remove(task)
-        display.remove_task(task)
-        for outer in shown[-1:]:
-            display.update(outer, visible=True)
-
-
-@contextmanager
-def _display(terminal: Console, course: Course | None = None, transient: bool = False) -> Iterator[Progress]:
+def _display(terminal: Console, run: Run | None = None, transient: bool = False) -> Iterator[Progress]:
     """Bars on a terminal, above which messages are printed.
 
     Args:
         terminal: The terminal.
-        course: That of the run that they belong to.
+        run: The run that they belong to.
         transient: Whether they disappear at the end.
     """
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -471,20 +356,19 @@ def _display(terminal: Console, course: Course | None = None, transient: bool = 
     from rich.text import Text
 
     class Left(ProgressColumn):
-        """The time that a run still takes, and how far its step is: in percent, or in seconds if it isn't counted."""
+        """The time that is left of the run or of a lone bar, a step's percentage, or the seconds so far."""
 
         def render(self, task: Task) -> Text:
-            share = task.fields.get("share")
-            if share:
-                task.completed = share()
-            if share or task.total is None:
-                return Text(_seconds(task.elapsed or 0), justify="right", no_wrap=True)
-            if course is None:
+            left = None
+            if run and task.fields.get("whole"):
+                left_s, share, task.description = run.left_s(), run.share(), run.place
+                task.total, task.completed = None if share is None else 1.0, share or 0.0
+                left = None if left_s is None else f"{timedelta(seconds=round(left_s))} left"
+            elif run and task.total is not None:
+                left = f"{task.percentage:.0f}%"
+            elif task.total is not None:
                 return TimeRemainingColumn().render(task)
-            if not task.fields.get("whole"):
-                return Text(f"{task.percentage:.0f}%", justify="right")
-            task.completed, task.description = course.share(), course.place
-            return Text(f"{timedelta(seconds=round(course.left_s()))} left", justify="right", no_wrap=True)
+            return Text(left or _seconds(task.elapsed or 0), justify="right", no_wrap=True)
 
     crop: OverflowMethod = "crop" if terminal.options.ascii_only else "ellipsis"
     bar_width = max(5, min(40, terminal.width - 36))
@@ -498,3 +382,8 @@ def _display(terminal: Console, course: Course | None = None, transient: bool = 
     with Progress(*columns, console=terminal, refresh_per_second=4, transient=transient) as display:
         terminal.show_cursor(True)  # it would be missing after Ctrl-Z
         yield display
+
+
+def _seconds(seconds: float) -> str:
+    """A time that is running: ``16 s``, and ``0:02:10`` where that is longer than two digits."""
+    return f"{seconds:.0f} s" if seconds < 99.5 else str(timedelta(seconds=round(seconds)))

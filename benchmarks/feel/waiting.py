@@ -51,11 +51,8 @@ SLACK_S = 3.0
 PROGRAM = """
 import sys, time, types
 from edge_transact import cli, progress
-from edge_transact.cli import paces
-from edge_transact.system import speed
 
-clock = types.SimpleNamespace(**{name: time.process_time for name in ("monotonic", "perf_counter", "process_time")})
-progress.time = paces.time = speed.time = clock
+progress.time = types.SimpleNamespace(monotonic=time.process_time, process_time=time.process_time)
 sys.argv[0] = "edge-transact"
 cli.main()
 """
@@ -67,7 +64,7 @@ ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TVM_
 
 _LEFT = re.compile(r"(\d+) of \d+ .*?(\d+):(\d\d):(\d\d) left")
 _LEFT_IN_WORDS = re.compile(r"about ([\d.]+) (s|min|h) left$")
-_FORECAST = re.compile(r"about ([\d.]+) (s|min|h)(?: on this machine, and about ([\d.]+) GiB)?(?! left)")
+_MEMORY = re.compile(r"about ([\d.]+) ([MG])B of memory")
 
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
 
@@ -121,10 +118,10 @@ class Recording:
     took_s: float
     peak_rss_bytes: int
 
-    def forecast(self) -> tuple[float, float | None]:
-        """The seconds that it said before it began, and the GiB, if it said any."""
-        found = next(filter(None, (_FORECAST.search(" ".join(frame.text)) for frame in self.frames)))
-        return float(found[1]) * _SECONDS[found[2]], float(found[3]) if found[3] else None
+    def memory_gb(self) -> float | None:
+        """The GB of memory that it said it needs."""
+        found = next(filter(None, (_MEMORY.search(" ".join(frame.text)) for frame in self.frames)), None)
+        return float(found[1]) / (1 if found[2] == "G" else 1000) if found else None
 
     def longest(self, of: str) -> tuple[float, str]:
         """How long the longest time was in which an attribute of the frames stayed the same, and what it said."""
@@ -142,14 +139,14 @@ class Recording:
         without = [(b.at_s - a.at_s) for a, b in zip(self.frames, self.frames[1:], strict=False) if not a.step]
         return max([named[1] - named[0], *without])
 
-    def worst_factor(self) -> float:
-        """By how much the time left was too long or too short at worst, from a tenth of the time on."""
-        factors = [1.0]
+    def factors(self) -> tuple[float, float] | None:
+        """By how much the time left was too long or too short: a quarter of the way in, and at worst from there on."""
+        factors = []
         for frame in self.frames:
-            if frame.left_s is not None and frame.at_s > self.took_s / 10:
+            if frame.left_s is not None and frame.at_s > self.took_s / 4:
                 said, true = (max(left, SLACK_S) for left in (frame.left_s, self.took_s - frame.at_s))
                 factors.append(max(said / true, true / said))
-        return max(factors)
+        return (factors[0], max(factors)) if factors else None
 
     def times_left(self) -> str:
         """The times left that it said, a line for each: when, what it said, and how long it took from then on."""
@@ -237,7 +234,7 @@ def rows(name: str, scratch: Path) -> list[list[str]]:
 def measure(scratch: Path) -> str:
     """The section's Markdown."""
     where = page.machine(1)
-    header = ["", "said", "took", "said", "peak", "without a name", "nothing new", "time left"]
+    header = ["", "took", "said", "peak", "without a name", "nothing new", "time left, at a quarter", "from there on"]
     table = page.table(header, [row for name in commands(scratch) for row in rows(name, scratch)])
     return (
         f"{table}\n\n{where} SmolLM2 cut by {float(RATIO):.0%} on {TOKENS:,} calibration tokens, with a report; a "
@@ -247,15 +244,14 @@ def measure(scratch: Path) -> str:
 
 
 def _row(name: str, recording: Recording) -> list[str]:
-    seconds, gib = recording.forecast()
+    memory, factors = recording.memory_gb(), recording.factors()
     silence_s, _ = recording.longest("news")
     return [
         name,
-        f"{seconds:.0f} s",
         f"{recording.took_s:.0f} s",
-        "" if gib is None else f"{gib:.1f} GiB",
-        "" if gib is None else f"{recording.peak_rss_bytes / 2**30:.1f} GiB",
+        "" if memory is None else f"{memory:.1f} GB",
+        "" if memory is None else f"{recording.peak_rss_bytes / 1e9:.1f} GB",
         f"{recording.nameless_s():.1f} s",
         f"{silence_s:.1f} s",
-        f"{recording.worst_factor():.2f}",
+        *(["", ""] if factors is None else [f"{factor:.2f}" for factor in factors]),
     ]

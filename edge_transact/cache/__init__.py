@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -56,6 +57,9 @@ KINDS = {
 
 enabled = True
 """Whether existing entries are used; ``--no-cache`` turns it off. New entries are kept either way."""
+
+making: ContextVar[str] = ContextVar("making", default="")
+"""The entry that is being made, as ``KIND/KEY``; empty if none is."""
 
 _opening = threading.Lock()
 """Held while `_held` opens its file."""
@@ -227,7 +231,11 @@ def _make(recipe: Recipe) -> Record:
     with new_directory(recipe.entry, force=True) as fresh:
         content = fresh / recipe.name
         content.mkdir()
-        recipe.make(content)
+        token = making.set(f"{recipe.kind}/{recipe.entry.name}")
+        try:
+            recipe.make(content)
+        finally:
+            making.reset(token)
         record = Record(
             what=recipe.what,
             ingredients=dict(recipe.ingredients),

@@ -95,12 +95,12 @@ def journal_of(what: str, ingredients: Mapping[str, object], start: Start = Star
 
 @contextmanager
 def resume_hint() -> Iterator[None]:
-    """Adds `RESUME_HINT` to an interrupt of the body."""
+    """Adds `RESUME_HINT` to an interrupt of the body, which TVM's and torch's code may turn into another exception."""
     try:
         yield
-    except KeyboardInterrupt as interrupt:
-        if RESUME_HINT not in getattr(interrupt, "__notes__", ()):
-            interrupt.add_note(RESUME_HINT)
+    except BaseException as error:
+        if RESUME_HINT not in getattr(error, "__notes__", ()):
+            error.add_note(RESUME_HINT)
         raise
 
 

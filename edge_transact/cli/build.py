@@ -11,17 +11,18 @@ import typer
 
 from edge_transact import progress
 from edge_transact.build.options import BuildOptions
-from edge_transact.cli import paces
 from edge_transact.cli.common import (
     PLANNING,
     DryRunOption,
     ForceOption,
     FreshOption,
     JsonOption,
+    described,
     guarded,
-    may_start,
     show,
+    show_requirements,
 )
+from edge_transact.cli.history import LOADING, History
 from edge_transact.project import FILE, Project, given_in, read_project
 from edge_transact.prune.options import PruneChoices
 
@@ -86,37 +87,41 @@ def build(
     """
     asked = {"model": model, "output": None if output is None else str(output)}
     project = _project(asked | given_in(options) | given_in(pruning))
-    with paces.loading():
-        from edge_transact.build.dist import build as build_dist
-        from edge_transact.build.forecast import forecast, has_library
-        from edge_transact.checkpoint import Checkpoint
-        from edge_transact.evaluate.answers.collapse import described
-        from edge_transact.evaluate.gate import gate, with_gate
-        from edge_transact.inputs.models import resolve_model
-        from edge_transact.system.clock import process_s
+    chosen = [each for each in (project.build, project.prune, project.heal) if each]
+    history = History("build", [project.model], chosen, output=Path(project.output), report=report is not None)
+    with history.running(keep=not dry_run):
+        with progress.working(LOADING):
+            from edge_transact.build.dist import build as build_dist
+            from edge_transact.build.requirements import has_library, requirements
+            from edge_transact.checkpoint import Checkpoint
+            from edge_transact.evaluate.answers.collapse import described as described_answers
+            from edge_transact.evaluate.gate import gate, with_gate
+            from edge_transact.inputs.models import resolve_model
+            from edge_transact.system.clock import process_s
 
-    source = Checkpoint.open(resolve_model(project.model))
-    with progress.working(PLANNING):
-        planned = forecast(source, project.build, project.prune, project.heal, report=report is not None)
-        runs_here = has_library(project.build)
-        if runs_here:
-            planned = with_gate(planned, source.path, source.plan, project.output, in_library=True)
-        expected = paces.expected(planned)
-    if not may_start(expected, dry_run=dry_run, as_json=as_json):
+        with progress.working(PLANNING):
+            source = Checkpoint.open(resolve_model(project.model))
+            required = requirements(source, project.build, project.prune, project.heal, report=report is not None)
+            runs_here = has_library(project.build)
+            if runs_here:
+                required = with_gate(required, source.path, source.plan, project.output, in_library=True)
+        if not dry_run:
+            logger.info(described(required, history))
+            made = build_dist(
+                project.model,
+                Path(project.output),
+                project.build,
+                pruning=project.prune,
+                healing=project.heal,
+                dump=dump,
+                report=report,
+                fresh=fresh,
+                force=force,
+            )
+            degenerate = gate(made.directory) if runs_here else None
+    if dry_run:
+        show_requirements(required, history, as_json)
         return
-    with paces.running(expected):
-        made = build_dist(
-            project.model,
-            Path(project.output),
-            project.build,
-            pruning=project.prune,
-            healing=project.heal,
-            dump=dump,
-            report=report,
-            fresh=fresh,
-            force=force,
-        )
-        degenerate = gate(made.directory) if runs_here else None
     seconds = process_s()
     directory = made.directory
 
@@ -143,7 +148,7 @@ def build(
             f"{parity['token_agreement']:.0%} of greedy tokens the same",
         )
         if degenerate:
-            table.add_row("unusable answers", described(degenerate))
+            table.add_row("unusable answers", described_answers(degenerate))
         if made.report:
             table.add_row("report", str(made.report / "index.html"))
         console = Console()

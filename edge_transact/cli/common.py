@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-import logging
+import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,9 +21,8 @@ from edge_transact.errors import EdgeTransactError
 from edge_transact.options.command_line import expand
 
 if TYPE_CHECKING:
-    from edge_transact.progress import Forecast
-
-logger = logging.getLogger(__name__)
+    from edge_transact.cli.history import History
+    from edge_transact.costs import Requirements
 
 PLANNING = "see what is to be done"
 """The bar of long commands before their steps, while they look at their inputs."""
@@ -32,7 +35,7 @@ ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Fail if there is no interrupted run with the same options to go on with.")
 ]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Say what the steps are and about how long they take, and stop.")
+    bool, typer.Option("--dry-run", help="Say what the steps are, and how much memory and disk they need, and stop.")
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Number of CPU threads.", show_default="one for each big core")
@@ -55,46 +58,48 @@ def show(result: Mapping[str, Any], as_json: bool, text: Callable[[], None]) -> 
         text()
 
 
-def may_start(forecast: Forecast, *, dry_run: bool, as_json: bool, without: str = "") -> bool:
-    """Says what a run will take: on stdout and step by step with ``--dry-run``, otherwise in one line of the log.
-
-    Args:
-        forecast: What the run will take.
-        dry_run: Whether ``--dry-run`` was given.
-        as_json: Whether ``--json`` was given.
-        without: What the forecast leaves out.
-
-    Returns:
-        Whether to go on.
-    """
-    if dry_run:
-        _show_forecast(forecast, as_json)
-    else:
-        logger.info(f"{forecast}{without}")
-    return not dry_run
-
-
-def _show_forecast(forecast: Forecast, as_json: bool) -> None:
+def show_requirements(requirements: Requirements, history: History, as_json: bool) -> None:
+    """Prints what ``--dry-run`` says: the steps, and what an earlier run took for each, if there was one."""
+    earlier = history.steps()
+    steps: list[tuple[str, float | None]] = [(step.name, round(step.seconds, 1)) for step in earlier if step.name]
+    steps = steps or [(name, None) for name in requirements.steps]
 
     def text() -> None:
         from rich.console import Console
         from rich.table import Table
 
-        from edge_transact.progress import roughly
+        from edge_transact.formatting import duration
 
-        table = Table("step", "about", title=str(forecast), title_justify="left")
-        for step in forecast.steps:
-            table.add_row(step.name, roughly(step.seconds))
-        Console().print(table)
+        table = Table("step", *(["in the last run"] if earlier else []))
+        for name, took_s in steps:
+            table.add_row(name, *([] if took_s is None else [duration(took_s)]))
+        console = Console(highlight=False)
+        console.print(table)
+        console.print(described(requirements, history), soft_wrap=True)
 
-    show(forecast.to_dict(), as_json, text)
+    values = {
+        "steps": [{"name": name, "seconds": took_s} for name, took_s in steps],
+        "tokens": requirements.tokens,
+        "seconds": round(sum(step.seconds for step in earlier), 1) if earlier else None,
+        "memory_bytes": requirements.memory_bytes,
+        "disk_bytes": requirements.disk_bytes,
+    }
+    show(values, as_json, text)
+
+
+def described(requirements: Requirements, history: History) -> str:
+    """What a command needs, in a line, with the time of an earlier run."""
+    from edge_transact.formatting import duration
+
+    seconds = sum(step.seconds for step in history.steps())
+    return f"{requirements}" + (f"; about {duration(seconds)}, by the last run" if seconds else "")
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose failures end in a few lines on stderr and an exit code.
 
-    The code is 1 for a failure, 2 for wrong usage and 130 for an interrupt. The global ``--debug`` prints the traceback
-    first. Parameters that are option models become options, see `expand`.
+    The code is 1 for a failure, 2 for wrong usage and 130 for SIGINT and SIGTERM. The global ``--debug`` prints the
+    traceback first. Parameters that are option models become options, see `expand`.
     """
     command = expand(command)
 
@@ -103,7 +108,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         if not sys.stderr.isatty():
             logs.hush_tqdm()
         try:
-            command(*args, **kwargs)
+            with _interruptible():
+                command(*args, **kwargs)
         except EdgeTransactError as error:
             _end(error.message, error.fix, error.exit_code)
         except KeyboardInterrupt as interrupt:
@@ -124,6 +130,42 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             _end(f"{type(error).__name__}: {error}", "This looks like a bug: report what --debug prints.", 1)
 
     return run
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Makes a `KeyboardInterrupt` of whatever ends the body after SIGINT or SIGTERM.
+
+    TVM turns the exceptions of Python code that it calls into others, imports of extensions fail with an ImportError,
+    and programs that share the terminal end with an error of their own.
+    """
+    pressed = False
+
+    def press(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        raise KeyboardInterrupt
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        # What starts several processes ends them with SIGTERM, and one may be waiting for another.
+        numbers = [signal.SIGINT] if "RANK" in os.environ else [signal.SIGINT, signal.SIGTERM]
+        found = {number: signal.getsignal(number) for number in numbers}
+        # What is ignored, as under nohup, or handled by whoever calls us stays so.
+        ours = [number for number, handler in found.items() if handler in (signal.SIG_DFL, signal.default_int_handler)]
+        before = {number: signal.signal(number, press) for number in ours}
+    try:
+        yield
+    except Exception as error:
+        if not pressed:
+            raise
+        interrupt = KeyboardInterrupt()
+        for note in getattr(error, "__notes__", ()):
+            interrupt.add_note(note)
+        raise interrupt from error
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end(message: str, fix: str, code: int) -> None:

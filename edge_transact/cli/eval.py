@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edge_transact import progress
-from edge_transact.cli import paces
 from edge_transact.cli.common import (
     PLANNING,
     DryRunOption,
     FreshOption,
     JsonOption,
+    described,
     guarded,
-    may_start,
     show,
+    show_requirements,
 )
+from edge_transact.cli.history import LOADING, History
 from edge_transact.evaluate.options import EvalOptions
 
 if TYPE_CHECKING:
@@ -70,52 +71,46 @@ def evaluate(
     """
     from edge_transact.artifacts.outputs import refuse_existing
     from edge_transact.evaluate.answers.collapse import warning
-    from edge_transact.evaluate.forecast import forecast, plans_of
     from edge_transact.evaluate.models import is_dist, window_of
     from edge_transact.evaluate.report import write_report
+    from edge_transact.evaluate.requirements import plans_of, requirements
 
     if report:
         refuse_existing(report, force, apart_from=[*models, options.reference])
     # Before a model is loaded: a task may not exist.
     tasks = options.load_tasks()
     named = [*models, *([options.reference] if options.reference else [])]
-    plans, window = plans_of(named), window_of(named, options.window)
-    with paces.loading():
-        import torch  # noqa: F401
+    history = History("eval", named, [options])
+    # Tasks come with bars of their own.
+    with nullcontext() if tasks else history.running(keep=not dry_run):
+        with progress.working(PLANNING):
+            plans, window = plans_of(named), window_of(named, options.window)
+        with progress.working(LOADING):
+            import torch  # noqa: F401
 
-        from edge_transact.evaluate.models import evaluate_models
+            from edge_transact.evaluate.models import evaluate_models
 
-        if any(not is_dist(name) for name in plans):
-            import transformers.models.llama.modeling_llama  # noqa: F401  # or else the first model's step has it
+            if any(not is_dist(name) for name in plans):
+                import transformers.models.llama.modeling_llama  # noqa: F401  # or else the first model's step has it
 
-    with progress.working(PLANNING):
-        expected = paces.expected(
-            forecast(
-                plans,
+        required = requirements(plans, models, options, window)
+        if not dry_run:
+            without = f", without {', '.join(options.lm_eval_tasks)}" if tasks else ""
+            logger.info(described(required, history) + without)
+            results = evaluate_models(
                 models,
-                options.reference,
-                options.text,
+                text=options.text,
                 window=window,
                 max_windows=options.max_windows,
+                reference=options.reference,
+                tasks=tasks,
+                threads=options.threads,
                 basics=options.basics,
+                fresh=fresh,
             )
-        )
-    without = f", without {', '.join(options.lm_eval_tasks)}" if tasks else ""
-    if not may_start(expected, dry_run=dry_run, as_json=as_json, without=without):
+    if dry_run:
+        show_requirements(required, history, as_json)
         return
-    # Tasks come with bars of their own.
-    with nullcontext() if tasks else paces.running(expected):
-        results = evaluate_models(
-            models,
-            text=options.text,
-            window=window,
-            max_windows=options.max_windows,
-            reference=options.reference,
-            tasks=tasks,
-            threads=options.threads,
-            basics=options.basics,
-            fresh=fresh,
-        )
     for name, result in zip(models, results, strict=True):
         if "degenerate" in result and (words := warning(name, result["degenerate"])):
             logger.warning(words)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edge_transact import progress
-from edge_transact.cli import paces
 from edge_transact.cli.common import (
     PLANNING,
     DryRunOption,
@@ -16,11 +16,15 @@ from edge_transact.cli.common import (
     FreshOption,
     JsonOption,
     ResumeOption,
+    described,
     guarded,
-    may_start,
     show,
+    show_requirements,
 )
+from edge_transact.cli.history import LOADING, History
 from edge_transact.heal.options import HealOptions
+
+logger = logging.getLogger(__name__)
 
 
 @guarded
@@ -44,8 +48,7 @@ def heal(
     AdamW on all parameters, with a warm-up and a cosine. The step that is best on held-out text is kept, and training
     stops when that gets worse. In the end the model is asked a dozen short questions, to see whether it still answers.
     Memory is 16 bytes a parameter, 20 with `--quant`, and what `--micro-batch-tokens` tokens leave for the backward
-    pass. With `--lora`, the weights stay in their files, as the teacher's do. `--dry-run` says how much memory that is,
-    and how long it takes.
+    pass. With `--lora`, the weights stay in their files, as the teacher's do. `--dry-run` says how much memory that is.
 
     After an interrupt, the same command goes on where it was. `accelerate launch -m edge_transact heal ...` and
     `torchrun -m edge_transact heal ...` train with several processes.
@@ -58,41 +61,45 @@ def heal(
 
     `edge-transact heal pruned --lora 16 --gradient-checkpointing --dry-run -o healed`
     """
-    with paces.loading():
-        from edge_transact.artifacts.outputs import refuse_existing
-        from edge_transact.checkpoint import Checkpoint
-        from edge_transact.evaluate.answers.collapse import described
-        from edge_transact.evaluate.gate import gate, with_gate
-        from edge_transact.evaluate.report_text import prepare_report
-        from edge_transact.heal.forecast import forecast
-        from edge_transact.heal.report import write_report
-        from edge_transact.heal.run import heal as heal_model
-        from edge_transact.heal.run import teacher_of
-        from edge_transact.inputs.models import resolve_model
-        from edge_transact.system.clock import process_s
-        from edge_transact.system.memory import peak_rss_mib
+    history = History("heal", [model], [options], output=output, report=report is not None)
+    with history.running(keep=not dry_run):
+        with progress.working(LOADING):
+            from edge_transact.artifacts.outputs import refuse_existing
+            from edge_transact.checkpoint import Checkpoint
+            from edge_transact.evaluate.answers.collapse import described as described_answers
+            from edge_transact.evaluate.gate import gate, with_gate
+            from edge_transact.evaluate.report_text import prepare_report
+            from edge_transact.heal.report import write_report
+            from edge_transact.heal.requirements import requirements
+            from edge_transact.heal.run import heal as heal_model
+            from edge_transact.heal.run import teacher_of
+            from edge_transact.inputs.models import resolve_model
+            from edge_transact.system.clock import process_s
+            from edge_transact.system.memory import peak_rss_mib
 
-    refuse_existing(output, force, apart_from=[model, options.teacher])
-    text_of_report = ""
-    if report is not None:
-        text_of_report = prepare_report(report, force=force, apart_from=[output, model, options.teacher])
-    with progress.working(PLANNING):
-        source = Checkpoint.open(resolve_model(model))
-        planned = forecast(source, teacher_of(source, options)[0], options)
-        expected = paces.expected(with_gate(planned, source.path, source.plan, output))
-    if not may_start(expected, dry_run=dry_run, as_json=as_json):
+        with progress.working(PLANNING):
+            refuse_existing(output, force, apart_from=[model, options.teacher])
+            kept, text_of_report = [output, model, options.teacher], ""
+            if report is not None:
+                text_of_report = prepare_report(report, force=force, apart_from=kept)
+            source = Checkpoint.open(resolve_model(model))
+            required = requirements(source, teacher_of(source, options)[0], options)
+            required = with_gate(required, source.path, source.plan, output)
+        if not dry_run:
+            logger.info(described(required, history))
+            result = heal_model(
+                model,
+                output,
+                options,
+                resume=resume,
+                fresh=fresh,
+                force=force,
+                finish=None if report is None else lambda done: write_report(done, report, text_of_report, force=force),
+            )
+            degenerate = gate(output) if result.is_main else None
+    if dry_run:
+        show_requirements(required, history, as_json)
         return
-    with paces.running(expected):
-        result = heal_model(
-            model,
-            output,
-            options,
-            resume=resume,
-            fresh=fresh,
-            force=force,
-            finish=None if report is None else lambda done: write_report(done, report, text_of_report, force=force),
-        )
-        degenerate = gate(output) if result.is_main else None
     if not result.is_main:
         return
     values = result.to_dict() | {"peak_rss_mib": peak_rss_mib(), "seconds": process_s()}
@@ -109,7 +116,7 @@ def heal(
         for name, value in result.summary().facts.items():
             table.add_row(name, value)
         if degenerate:
-            table.add_row("unusable answers", described(degenerate))
+            table.add_row("unusable answers", described_answers(degenerate))
         if report is not None:
             table.add_row("report", str(report / "index.html"))
         console = Console()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edge_transact import progress
-from edge_transact.cli import paces
 from edge_transact.cli.common import (
     PLANNING,
     DryRunOption,
@@ -16,11 +16,15 @@ from edge_transact.cli.common import (
     FreshOption,
     JsonOption,
     ResumeOption,
+    described,
     guarded,
-    may_start,
     show,
+    show_requirements,
 )
+from edge_transact.cli.history import LOADING, History
 from edge_transact.prune.options import PruneOptions, ShotTraining
+
+logger = logging.getLogger(__name__)
 
 
 @guarded
@@ -67,41 +71,44 @@ def prune(
 
     `edge-transact prune model.gguf --widths widths.json --calibration notes.txt -o pruned --json | jq .ratio`
     """
-    with paces.loading():
-        from edge_transact.artifacts.outputs import refuse_existing
-        from edge_transact.checkpoint import Checkpoint
-        from edge_transact.evaluate.answers.collapse import described
-        from edge_transact.evaluate.gate import gate, with_gate
-        from edge_transact.evaluate.report_text import prepare_report
-        from edge_transact.inputs.models import resolve_model
-        from edge_transact.prune.forecast import forecast, pruned_plan
-        from edge_transact.prune.report.page import write_report
-        from edge_transact.prune.shots import prune_and_train
-        from edge_transact.system.clock import process_s
-        from edge_transact.system.memory import peak_rss_mib
+    history = History("prune", [model], [options, training], output=output, report=report is not None)
+    with history.running(keep=not dry_run):
+        with progress.working(LOADING):
+            from edge_transact.artifacts.outputs import refuse_existing
+            from edge_transact.checkpoint import Checkpoint
+            from edge_transact.evaluate.answers.collapse import described as described_answers
+            from edge_transact.evaluate.gate import gate, with_gate
+            from edge_transact.evaluate.report_text import prepare_report
+            from edge_transact.inputs.models import resolve_model
+            from edge_transact.prune.report.page import write_report
+            from edge_transact.prune.requirements import pruned_plan, requirements
+            from edge_transact.prune.shots import prune_and_train
+            from edge_transact.system.clock import process_s
+            from edge_transact.system.memory import peak_rss_mib
 
-    with progress.working(PLANNING):
-        if report is None:  # an interrupted run may have written it, and its report is still to be made
-            refuse_existing(output, force, apart_from=[model])
-        text_of_report = prepare_report(report, force=force, apart_from=[output, model]) if report else ""
-    source = Checkpoint.open(resolve_model(model))
-    with progress.working(PLANNING):
-        planned = forecast(source, options, training, report_of=output.name if report else None)
-        expected = paces.expected(with_gate(planned, source.path, pruned_plan(source.plan, options), output))
-    if not may_start(expected, dry_run=dry_run, as_json=as_json):
+        with progress.working(PLANNING):
+            if report is None:  # an interrupted run may have written it, and its report is still to be made
+                refuse_existing(output, force, apart_from=[model])
+            text_of_report = prepare_report(report, force=force, apart_from=[output, model]) if report else ""
+            source = Checkpoint.open(resolve_model(model))
+            required = requirements(source, options, training, report_of=output.name if report else None)
+            required = with_gate(required, source.path, pruned_plan(source.plan, options), output)
+        if not dry_run:
+            logger.info(described(required, history))
+            result = prune_and_train(
+                model,
+                output,
+                options,
+                training,
+                resume=resume,
+                fresh=fresh,
+                force=force,
+                finish=None if report is None else lambda done: write_report(done, report, text_of_report, force=force),
+            )
+            degenerate = gate(output) if result.is_main else None
+    if dry_run:
+        show_requirements(required, history, as_json)
         return
-    with paces.running(expected):
-        result = prune_and_train(
-            model,
-            output,
-            options,
-            training,
-            resume=resume,
-            fresh=fresh,
-            force=force,
-            finish=None if report is None else lambda done: write_report(done, report, text_of_report, force=force),
-        )
-        degenerate = gate(output) if result.is_main else None
     if not result.is_main:
         return
     values = result.to_dict() | {"peak_rss_mib": peak_rss_mib(), "seconds": process_s()}
@@ -124,7 +131,7 @@ def prune(
         for line in describe(result.checkpoint.plan):
             table.add_row(*line.split(": "))
         if degenerate:
-            table.add_row("unusable answers", described(degenerate))
+            table.add_row("unusable answers", described_answers(degenerate))
         if report is not None:
             table.add_row("report", str(report / "index.html"))
         console = Console()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -91,6 +92,7 @@ def run(
     if system is not None and session.plain:
         raise UsageError("--system needs a chat template", fix="Leave it out: this model continues text as it is.")
     if interactive:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # there, an interrupt ends an answer only
         chat.Chat(session).run()
         return
     text = sys.stdin.read() if prompt is None else prompt

@@ -79,9 +79,8 @@ def _kernel(kernel: tirx.PrimFunc, target: tvm.target.Target) -> _Kernel:
 
 def _objects(kernels: Sequence[_Kernel], step: str) -> list[tvm.runtime.Module]:
     lacking = [kernel.lines if cache.is_lacking(kernel.recipe) else 0 for kernel in kernels]
-    total = sum(kernel.lines for kernel in kernels)
     objects = []
-    with bar(step, total, total - sum(lacking)) as advance, ThreadPoolExecutor(cores().threads) as threads:
+    with bar(step, sum(lacking)) as advance, ThreadPoolExecutor(cores().threads) as threads:
         made = threads.map(lambda kernel: cache.made(kernel.recipe), kernels)
         for kernel, lines, directory in zip(kernels, lacking, made, strict=True):
             objects.append(tvm.runtime.load_static_library(str(directory / f"{kernel.name}.o"), [kernel.name]))

@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from edge_transact.artifacts.dist_files import MANIFEST
+from edge_transact.costs import Requirements
 from edge_transact.errors import EdgeTransactError
 from edge_transact.evaluate.answers.collapse import CollapseFigures, collapse, step_name, warning
-from edge_transact.evaluate.answers.questions import quick_questions
-from edge_transact.evaluate.forecast import answers_s, kind_of, load_steps, loaded_bytes
-from edge_transact.evaluate.models import load
-from edge_transact.progress import Forecast, Step
+from edge_transact.evaluate.models import load, load_step
+from edge_transact.evaluate.requirements import loaded_bytes
 from edge_transact.runtime.text import TextCodec
 from edge_transact.system import memory
 from edge_transact.widths import WidthPlan
@@ -64,23 +63,19 @@ def is_asked(directory: Path, plan: WidthPlan | None) -> bool:
 
 
 def with_gate(
-    forecast: Forecast, directory: Path, plan: WidthPlan, name: str | Path, *, in_library: bool = False
-) -> Forecast:
-    """A command's forecast with the steps of `gate` after its own, if the model will be asked.
+    requirements: Requirements, directory: Path, plan: WidthPlan, name: str | Path, *, in_library: bool = False
+) -> Requirements:
+    """A command's requirements with the steps of `gate` after its own, if the model will be asked.
 
     Args:
-        forecast: The command's.
+        requirements: The command's.
         directory: Where the tokenizer comes from.
         plan: The widths of what it writes, or, before they are known, of its source.
         name: The directory that it writes.
         in_library: Whether that is a DIST.
     """
     if not is_asked(directory, None if in_library else plan):
-        return forecast
-    # By kind, since nothing of that name may be there yet.
-    questions = Step(
-        step_name(name), answers_s(plan, len(quick_questions()), in_library), kind_of("questions", in_library)
-    )
-    steps = [*forecast.steps, *load_steps(plan, str(name), in_library), questions]
+        return requirements
     in_torch = 0 if in_library else memory.PACKAGES_BYTES + loaded_bytes(plan)
-    return replace(forecast, steps=steps, memory_bytes=max(forecast.memory_bytes, in_torch))
+    steps = [*requirements.steps, load_step(str(name)), step_name(name)]
+    return replace(requirements, steps=steps, memory_bytes=max(requirements.memory_bytes, in_torch))

@@ -13,6 +13,6 @@
 - `schedule`: the steps: how many, how large, at which learning rates.
 - `train`: the training itself, of any student.
 - `run`: `heal` from end to end: a pruned checkpoint in, a healed one out.
-- `forecast`: what a training will take on this machine.
+- `requirements`: a training's steps, memory and disk.
 - `report`: the page with the loss curve.
 """

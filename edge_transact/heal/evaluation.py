@@ -10,8 +10,6 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import UsageError
 from edge_transact.evaluate.answers.basics import ask
 from edge_transact.evaluate.answers.basics import scores as basics_scores
-from edge_transact.evaluate.answers.questions import questions
-from edge_transact.evaluate.forecast import answers_s, perplexity_s
 from edge_transact.evaluate.options import BASICS
 from edge_transact.evaluate.perplexity import perplexity
 from edge_transact.evaluate.report_text import TEXT
@@ -22,7 +20,6 @@ from edge_transact.heal.processes import Processes
 from edge_transact.heal.student import Student, generating
 from edge_transact.heal.train import Evaluate
 from edge_transact.inputs.texts import read_text
-from edge_transact.widths import WidthPlan
 
 WINDOWS, WINDOW = 8, 512
 """Perplexity is that of this many windows, of so many tokens, of the evaluation part of `evaluate.report_text.TEXT`."""
@@ -62,9 +59,3 @@ def evaluation(source: Checkpoint, options: HealOptions, processes: Processes) -
         return figures
 
     return measure
-
-
-def evaluation_s(plan: WidthPlan, options: HealOptions) -> float:
-    """About how many seconds one such measurement takes, without tasks of lm-eval."""
-    seconds = perplexity_s(plan, WINDOWS, WINDOW)
-    return seconds + (answers_s(plan, len(questions())) if asked_for(options.tasks or "")[0] else 0.0)

@@ -19,10 +19,9 @@ from typing import Any
 import torch
 
 from edge_transact import costs
+from edge_transact.formatting import duration
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.repetition import TOKENS_AGAIN
-from edge_transact.progress import roughly
-from edge_transact.system.speed import peak_flops
 from edge_transact.widths import WidthPlan
 
 logger = logging.getLogger(__name__)
@@ -31,6 +30,9 @@ METRICS = "metrics.jsonl"
 
 LOGGED_S = 30.0
 """Seconds between two lines of the log."""
+
+PEAK_S = 0.2
+"""How long products are repeated to find their peak."""
 
 TENSORBOARD = "tensorboard"
 """The directory of TensorBoard's files."""
@@ -74,6 +76,19 @@ def forward_flops(plan: WidthPlan, length: int) -> tuple[float, float]:
     """The FLOPs of a token in a sequence: in all layers, and in `lm_head`."""
     head = 2.0 * plan.hidden_size * plan.vocab_size
     return (costs.prefill_flops(plan, length) - head) / length, head
+
+
+def peak_flops(dtype: torch.dtype, device: torch.device) -> float:
+    """The most FLOPs a second that a matrix product in torch reaches now, with as many threads as torch uses."""
+    rows, inputs, outputs = 128, 1024, 1024
+    states = torch.ones(rows, inputs, dtype=dtype, device=device)
+    weight = torch.ones(outputs, inputs, dtype=dtype, device=device)
+    took_s: list[float] = []
+    while sum(took_s) < PEAK_S:
+        started = time.perf_counter()
+        torch.nn.functional.linear(states, weight)[0, 0].item()
+        took_s.append(time.perf_counter() - started)
+    return 2 * rows * inputs * outputs / min(took_s)
 
 
 class Measures:
@@ -134,7 +149,7 @@ class Measures:
                 self._peak = max(self._peak, self._measure_peak())
             logger.info(
                 f"step {row['step']}: loss {row['loss']:.4f}, {self.tokens_per_s:.0f} tokens/s, "
-                f"{self.matmul_share:.0%} of the matrix products' peak, {roughly(left / self.tokens_per_s)} left"
+                f"{self.matmul_share:.0%} of the matrix products' peak, {duration(left / self.tokens_per_s)} left"
             )
 
     def add(self, row: dict[str, Any]) -> None:

@@ -25,7 +25,6 @@ from edge_transact.bench.analysis.precision import known_to
 from edge_transact.bench.analysis.results import make_results
 from edge_transact.bench.analysis.warnings import warnings_of
 from edge_transact.bench.drivers.base import DeviceLost
-from edge_transact.bench.estimate import PHONE
 from edge_transact.bench.model import open_models
 from edge_transact.bench.options import BenchOptions
 from edge_transact.bench.records import conditions
@@ -129,7 +128,6 @@ Bench = Callable[..., BenchOutcome]
 @pytest.fixture
 def bench(dists: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Runs a bench of ``names`` on a `NoisyDevice`, into one log."""
-    monkeypatch.setattr("edge_transact.bench.estimate._host", lambda: PHONE)
 
     def run(device: NoisyDevice, names: str = "dense copy pruned", **options: object) -> BenchOutcome:
         monkeypatch.setattr(session, "_drivers", lambda *_, **__: [device])
@@ -348,15 +346,20 @@ def test_a_plan_is_told_and_nothing_is_done(dists: Path, tmp_path: Path, monkeyp
     assert done.exit_code == 0 and not log.exists()
     line = done.stdout.strip()
     assert line.startswith(
-        "plan: 2 models, dense the baseline, at 8+4, 16+4 on host, 6 to 50 rounds, until ±3.0%: about"
+        "plan: 2 models, dense the baseline, at 8+4, 16+4 on host, 6 to 50 rounds, until ±3.0%: 24 visits"
     )
     plan = plan_bench([dists / "dense"], QUICK.model_copy(update={"repetitions": 4}), log=log)
     longer = plan_bench([dists / "dense"], QUICK.model_copy(update={"repetitions": 8}), log=log)
-    assert plan.visits == 4 and longer.seconds == pytest.approx(2 * plan.seconds)
+    assert (plan.visits, longer.visits, plan.seconds) == (4, 8, None), "the log has measured nothing"
+    monkeypatch.setattr(session, "_drivers", lambda *_, **__: [NoisyDevice({"dense": 1.0})])
+    bench_models([dists / "dense"], QUICK.model_copy(update={"repetitions": 2}), log=log)
+    plan, longer = (
+        plan_bench([dists / "dense"], QUICK.model_copy(update={"repetitions": count}), log=log) for count in (4, 6)
+    )
+    assert longer.seconds == pytest.approx(2 * plan.seconds) and ": 2 visits, about " in plan.line()
 
 
 def test_a_report_is_written_again_and_nothing_else_is_replaced(dists: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("edge_transact.bench.estimate._host", lambda: PHONE)
     monkeypatch.setattr(session, "_drivers", lambda *_, **__: [NoisyDevice({"dense": 1.0})])
     log, report = tmp_path / "logs" / "log.jsonl", tmp_path / "report"
     log.parent.mkdir()

@@ -9,6 +9,7 @@ import pty
 import re
 import resource
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +19,10 @@ import typer
 from typer.testing import CliRunner
 
 from edge_transact import cache, progress
+from edge_transact.cache.resume import RESUME_HINT, resume_hint
 from edge_transact.cli import COMMANDS, app, common, load_command, logs
 from edge_transact.cli.command import pasteable
-from edge_transact.errors import did_you_mean
+from edge_transact.errors import EdgeTransactError, did_you_mean
 from tests.support.examples import EXAMPLES
 
 HEAVY = ("torch", "transformers", "tvm", "numpy", "huggingface_hub", "jinja2", "safetensors")
@@ -207,14 +209,26 @@ def test_bars_of_other_libraries_stay_out_of_logs():
     assert done.stderr == ""
 
 
-def test_interrupted_is_130():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("surfaces_as", [KeyboardInterrupt, RuntimeError, ImportError, EdgeTransactError])
+def test_interrupted_is_130_whatever_it_surfaces_as(capsys, number, surfaces_as):
+    """TVM makes a RuntimeError of a KeyboardInterrupt, an extension's import an ImportError, programs fail."""
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+
     @common.guarded
     def interrupted() -> None:
-        raise KeyboardInterrupt
+        with resume_hint():
+            try:
+                os.kill(os.getpid(), number)
+                signal.pause()
+            except KeyboardInterrupt:
+                raise surfaces_as("stopped") from None
 
     with pytest.raises(SystemExit) as ended:
         interrupted()
     assert ended.value.code == 130
+    assert capsys.readouterr().err.splitlines() == ["edge-transact: interrupted", f"  {RESUME_HINT}"]
+    assert handlers == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
 
 
 @pytest.mark.parametrize(

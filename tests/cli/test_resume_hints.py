@@ -78,6 +78,19 @@ def test_build_goes_on_inside_pruning_and_the_cache_shows_and_deletes_what_is_ke
     assert not (tmp_path / "dist").exists()
 
 
+def test_an_interrupt_inside_the_compiler_is_no_bug(random_model, tmp_path, monkeypatch) -> None:
+    """TVM calls the pass, and turns what it raises into an error of its own."""
+
+    def interrupt(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
+
+    monkeypatch.setattr("edge_transact.compiler.objects.bar", interrupt)
+    stopped = run("build", random_model, "--target", "host", "-o", tmp_path / "dist")
+    assert stopped.exit_code == 130
+    assert stopped.stderr.splitlines()[-2:] == ["edge-transact: interrupted", f"  {RESUME_HINT}"]
+
+
 def test_eval_goes_on_window_by_window_and_measures_the_same(random_model, tmp_path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     command = ["eval", random_model, random_model, "--text", tmp_path / "text.txt", "--window", "32"]

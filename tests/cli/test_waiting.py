@@ -22,7 +22,9 @@ from typer.testing import CliRunner, Result
 from edge_transact import progress
 from edge_transact.cache.journal import Journal
 from edge_transact.cli import app
-from edge_transact.progress import Clock, Course, Step
+from edge_transact.cli.common import PLANNING
+from edge_transact.cli.history import LOADING
+from edge_transact.progress import Clock, Run, Step
 from tests.support.interruption import KilledError
 from tests.support.pruning import TEXT
 
@@ -55,75 +57,92 @@ class Time:
         return self.now
 
 
-STEPS = [Step("read", 5), Step("score", 60), Step("solve", 100), Step("write", 2)]
+def steps(**seconds: float) -> list[Step]:
+    """The steps of an earlier run."""
+    return [Step(name, seconds=each) for name, each in seconds.items()]
 
 
 @pytest.mark.parametrize("pace", [0.5, 1, 7])
-@pytest.mark.parametrize("wrong", [0.8, 1, 1.25])
-def test_the_time_left_is_true_from_a_tenth_of_the_run_on(pace: float, wrong: float) -> None:
-    """On a machine of another speed than was believed, and where one step's estimate is wrong, too."""
-    clock = Time()
-    course = Course(STEPS, clock)
-    took_s = {step.name: step.seconds * pace * (wrong if step.name == "solve" else 1) for step in STEPS}
-    whole_s = sum(took_s.values())
-    worst = 1.0
-    for step in STEPS:
-        course.enter(step.name)
+@pytest.mark.parametrize("wrong", [0.6, 1, 1.6])
+def test_from_a_quarter_of_a_second_run_on_the_time_left_is_right_within_a_factor_of_2(
+    pace: float, wrong: float
+) -> None:
+    """On a machine that has become faster or slower, and where one step takes longer or shorter than before."""
+    clock, counted = Time(), ("score", "solve")
+    run = Run(steps(read=5, score=60, solve=100, write=2), clock=clock)
+    took_s = {"read": 5 * pace, "score": 60 * pace, "solve": 100 * pace * wrong, "write": 2 * pace}
+    whole_s, worst = sum(took_s.values()), 1.0
+    for name, seconds in took_s.items():
+        step = run.enter(name, 0.0 if name in counted else None)
         for part in range(1, 101):
-            clock.now += took_s[step.name] / 100
-            if step.name in ("score", "solve"):  # the others aren't counted
-                course.reach(part / 100)
-            true_s = whole_s - clock.now
-            if clock.now > whole_s / 10 and true_s > whole_s / 50:
-                worst = max(worst, course.left_s() / true_s, true_s / course.left_s())
-    assert worst < 1.5
-    course.leave()
-    assert course.left_s() == 0 and course.share() == 1
+            clock.now += seconds / 100
+            if name in counted:
+                run.reach(step, part / 100)
+            true_s, left_s = whole_s - clock.now, run.left_s()
+            if clock.now > whole_s / 4 and true_s > whole_s / 50:
+                worst = max(worst, left_s / true_s, true_s / left_s)
+        run.leave(step)
+    assert worst < 2
+    assert run.left_s() == 0 and run.share() == 1
+
+
+def test_a_first_run_numbers_its_steps_and_says_no_time() -> None:
+    clock = Time()
+    run = Run(clock=clock)
+    for number in (1, 2):
+        step = run.enter("a step", 0.0)
+        clock.now += 1
+        run.reach(step, 0.5)
+        assert run.place == f"step {number}" and run.left_s() is run.share() is None
+        run.leave(step)
+    assert [(step.name, step.seconds) for step in run.steps] == [("", 0), ("a step", 1), ("a step", 1)]
 
 
 def test_steps_that_are_skipped_and_parts_that_were_done_before_take_no_time() -> None:
     clock = Time()
-    course = Course(STEPS, clock)
-    assert course.left_s() == 167 and course.place == "1 of 4"
-    assert course.enter("solve", 0.9) and course.place == "3 of 4"
-    assert course.left_s() == pytest.approx(10 + 2)
-    assert not course.enter("score"), "it is over"
+    run = Run(steps(read=5, score=60, solve=100, write=2), clock=clock)
+    assert run.left_s() == 167
+    step = run.enter("solve", 0.9)
+    assert run.left_s() == pytest.approx(10 + 2) and run.place == "1 of 2"
     clock.now = 5
-    course.reach(0.95)
-    assert 5 <= course.left_s() < 8
+    run.reach(step, 0.95)
+    assert 5 <= run.left_s() < 8
+    clock.now = 10
+    run.reach(step, 1.0)
+    run.leave(step)
+    run.enter("another", None)
+    assert run.place == "2 of 3" and run.left_s() == pytest.approx(2, abs=0.1)
 
 
 @pytest.mark.parametrize("parts", [4, 16, 100])
 def test_between_two_counts_the_time_left_goes_down(parts: int) -> None:
     """Time since the last count belongs to work that isn't counted yet: it doesn't mean that the machine is slow."""
     clock = Time()
-    course = Course([Step("windows", 40), Step("later", 20)], clock)
-    course.enter("windows")
-    for tick in range(1, 401):
+    run = Run(steps(windows=40, later=20), clock=clock)
+    step = run.enter("windows", 0.0)
+    for tick in range(1, 400):
         clock.now = tick / 10
         if tick % (400 // parts) == 0:
-            course.reach(tick / 400)
-        if tick < 400:
-            assert course.left_s() == pytest.approx(60 - clock.now, abs=0.6)
+            run.reach(step, tick / 400)
+        assert run.left_s() == pytest.approx(60 - clock.now, abs=0.1)
 
 
-def test_an_early_step_that_takes_long_says_little_of_the_other_steps() -> None:
+def test_the_time_of_a_step_is_without_those_inside_and_a_counted_one_has_none_inside() -> None:
+    with progress.running() as run:
+        with progress.working("compile"), progress.bar("kernels", 2), progress.working("no step"):
+            assert [step.name for step in run._open] == ["", "compile", "kernels"]
+        assert [step.name for step in run.steps] == ["", "compile", "kernels"]
     clock = Time()
-    course = Course([Step("convert", 2, formula_s=2), Step("compile", 30, formula_s=30)], clock)
-    course.enter("convert")
-    clock.now = 2.5
-    course.reach(0.5)
-    assert 1 < course.left_s() - 30 < 10
-    course.enter("compile")
-    for part in range(1, 11):
-        clock.now += 6
-        course.reach(part / 20)
-    assert course.left_s() == pytest.approx(60, rel=0.1), "this step's own pace counts more and more"
-
-
-def test_times_are_said_with_two_digits() -> None:
-    said = [progress.roughly(seconds) for seconds in (0.1, 89, 97, 180, 1200, 5400)]
-    assert said == ["1 s", "89 s", "1.6 min", "3 min", "20 min", "1.5 h"]
+    run = Run(steps(compile=3, kernels=10), clock=clock)
+    outer = run.enter("compile", None)
+    clock.now = 1
+    inner = run.enter("kernels", 0.0)
+    clock.now = 6
+    assert run.left_s() == pytest.approx(2 + 5)
+    run.leave(inner)
+    clock.now = 8
+    run.leave(outer)
+    assert (outer.seconds, inner.seconds) == (3, 5)
 
 
 def test_a_suspended_process_does_not_age(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,15 +160,14 @@ def test_a_suspended_process_does_not_age(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.fixture
 def entered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The declared steps that are entered from now on."""
-    names, enter = [], Course.enter
+    """The steps that are entered from now on."""
+    names, enter = [], Run.enter
 
-    def noted(course: Course, name: str, share: float = 0.0) -> bool:
-        declared = enter(course, name, share)
-        names.extend([name] * declared)
-        return declared
+    def noted(run: Run, name: str, share: float | None) -> Step:
+        names.extend([name] if name else [])
+        return enter(run, name, share)
 
-    monkeypatch.setattr(Course, "enter", noted)
+    monkeypatch.setattr(Run, "enter", noted)
     return names
 
 
@@ -157,30 +175,53 @@ def fail(*_: object, **__: object) -> None:
     raise KilledError
 
 
-def test_every_declared_step_is_entered_and_a_killed_report_goes_on_without_pruning_again(
+def test_a_dry_run_says_what_the_run_does_and_a_killed_report_goes_on_without_pruning_again(
     pruning, tmp_path, own_cache, monkeypatch, entered
 ) -> None:
     pruned, report = tmp_path / "pruned", tmp_path / "report"
     command = [*pruning, "--report", report, "--json"]
     expected = json.loads(run(*command, "--dry-run").stdout)
-    assert not pruned.exists() and not entered, "--dry-run only says what would be done"
-    assert expected["tokens"] == 512 and expected["seconds"] > 0 and expected["memory_bytes"] > 1 << 28
+    whole, preparation = [step["name"] for step in expected["steps"]], [LOADING, PLANNING]
+    assert not pruned.exists() and entered == preparation
+    assert expected["tokens"] == 512 and expected["memory_bytes"] > 1 << 28 and expected["disk_bytes"] > 1 << 16
+    assert expected["seconds"] is None and {step["seconds"] for step in expected["steps"]} == {None}
+    entered.clear()
     with monkeypatch.context() as patched:
         patched.setattr("edge_transact.prune.report.page.evaluate_model", fail)
         killed = run(*command)
-    assert killed.exit_code == 1 and f"{len(expected['steps'])} steps on 512 tokens: about " in killed.stderr
-    before, whole = len(entered), [step["name"] for step in expected["steps"]]
-    assert pruned.exists() and not report.exists() and entered == whole[:before]
+    assert killed.exit_code == 1 and killed.stderr.startswith("512 tokens, about 6") and "last run" not in killed.stderr
+    before = entered[2:]
+    assert pruned.exists() and not report.exists() and before == whole[: len(before)]
+    entered.clear()
     with monkeypatch.context() as patched:
         patched.setattr("edge_transact.layerwise.model.LayerwiseModel.run", fail)
         again = run(*command)
     assert again.exit_code == 0, again.stderr
     assert "going on from 20" in again.stderr and (report / "index.html").exists()
-    names = ["calibration text", "choose the widths", *whole[before - 1 :]]
-    assert entered[before:] == names, "the checkpoint is written once more"
+    names = ["calibration text", "choose the widths", *whole[len(before) - 1 :]]
+    assert entered[2:] == names, "the checkpoint is written once more"
     assert not list((own_cache / "unfinished").iterdir())
     other = run(*pruning, "--report", tmp_path / "other")
     assert other.exit_code == 1 and f"{pruned} exists" in other.stderr, "nothing is unfinished any more"
+
+
+@pytest.mark.slow
+def test_a_second_dry_run_of_build_knows_its_times_and_leaves_out_what_the_cache_has(
+    random_model, tmp_path, own_cache, entered
+) -> None:
+    build = ["build", random_model, "--target", "host", "-o", tmp_path / "dist", "--force", "--json"]
+    expected = [step["name"] for step in json.loads(run(*build, "--dry-run").stdout)["steps"]]
+    entered.clear()
+    assert run(*build).exit_code == 0
+    assert [name for name in entered if name in expected] == expected
+    again = json.loads(run(*build, "--dry-run").stdout)
+    left = [step["name"] for step in again["steps"]]
+    assert again["seconds"] >= sum(step["seconds"] for step in again["steps"]) - 1 > 0
+    assert "compare with torch" in left and not [name for name in left if name.startswith(("compile", "quantize"))]
+    entered.clear()
+    assert "; about " in run(*build).stderr and entered == left
+    run("cache", "--clear", "--kind", "libraries")
+    assert "compile kernels" in [step["name"] for step in json.loads(run(*build, "--dry-run").stdout)["steps"]]
 
 
 def test_build_goes_on_inside_quantization(random_model, tmp_path, own_cache, monkeypatch) -> None:
@@ -214,8 +255,8 @@ from edge_transact.cli.common import guarded
 
 @guarded
 def doctor() -> None:
-    steps = [progress.Step("a first step", 1.0), progress.Step("a step with a name that is long", 20.0)]
-    with progress.running(steps):
+    steps = [("a first step", 1.0), ("a step with a name that is long", 20.0)]
+    with progress.running([progress.Step(name, seconds=seconds) for name, seconds in steps]):
         with progress.working("a first step"):
             time.sleep(0.5)
         with progress.bar("a step with a name that is long", 200) as advance:

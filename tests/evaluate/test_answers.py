@@ -17,9 +17,7 @@ from edge_transact.evaluate.answers.collapse import CollapseFigures, collapse, w
 from edge_transact.evaluate.answers.decoding import TOKENS_PER_ROUND, decode_in_torch
 from edge_transact.evaluate.answers.degenerate import cycles, degenerate, loops
 from edge_transact.evaluate.answers.questions import Question, questions, quick_questions
-from edge_transact.evaluate.gate import with_gate
 from edge_transact.evaluate.models import load
-from edge_transact.progress import Forecast
 from edge_transact.runtime.session import Session
 from edge_transact.runtime.text import TextCodec
 from tests.support.chats import chatting
@@ -179,15 +177,6 @@ def test_work_counts_and_not_how_many_answers_have_ended(chat_model):
     assert len(done) == max(rounds) + 1 and sum(done) == pytest.approx(2), "in the end, the rounds that weren't needed"
     assert len(set(done[1:-1])) == 1, "rounds count alike"
     assert done[0] / done[1] == pytest.approx(1 + 20 / TOKENS_PER_ROUND), "the first one reads the prompts"
-
-
-@pytest.mark.parametrize(
-    ("in_library", "kinds"), [(True, ["load a library", "questions a library"]), (False, ["load", "questions"])]
-)
-def test_what_is_asked_is_timed_with_its_like_before_it_is_there(chat_model, in_library, kinds):
-    plan = Checkpoint.open(chat_model).plan
-    forecast = with_gate(Forecast([], 0, 0), chat_model, plan, "not-there-yet", in_library=in_library)
-    assert [step.kind for step in forecast.steps] == kinds
 
 
 def test_a_library_gives_the_answers_of_run(dist):

@@ -301,9 +301,12 @@ def test_resume_of_another_model(pruned_model: Path, tmp_path: Path, options: He
         heal(str(model), tmp_path / "out", options, resume=True)
 
 
-def test_forecast(pruned_model: Path, training_text: Path, tmp_path: Path) -> None:
+def test_a_dry_run_says_what_is_needed(pruned_model: Path, training_text: Path, tmp_path: Path) -> None:
     code, out, err = heal_command(pruned_model, "--train", training_text, "-o", tmp_path / "out", "--dry-run", "--json")
     assert code == 0, err
     values = json.loads(out.splitlines()[-1])
-    assert pipeline.TEXT_STEP in [step["name"] for step in values["steps"]] and values["memory_bytes"] > 0
+    assert (
+        pipeline.TEXT_STEP in [step["name"] for step in values["steps"]]
+        and values["memory_bytes"] > values["disk_bytes"] > 0
+    )
     assert not (tmp_path / "out").exists()

@@ -17,7 +17,7 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError
 from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.allocate.budget import limits_of
-from edge_transact.prune.forecast import forecast, pruned_plan
+from edge_transact.prune.requirements import pruned_plan, requirements
 from edge_transact.system.memory import PACKAGES_BYTES
 from edge_transact.widths import LayerWidths, WidthPlan
 from tests.support.pruning import TEXT, weights_of
@@ -80,13 +80,13 @@ def test_a_full_disk_is_reported_before_anything_is_written(tmp_path: Path, monk
     assert "--calibration-tokens" in raised.value.fix
 
 
-def test_a_forecast_counts_the_text_and_the_pruned_models_size(tiny_model, tmp_path: Path) -> None:
+def test_requirements_count_the_text_and_the_pruned_models_size(tiny_model, tmp_path: Path) -> None:
     source, text = Checkpoint.open(tiny_model), tmp_path / "text.txt"
     options = {"calibration": str(text), "calibration_tokens": 512}
     needed = []
     for characters in (1 << 16, 1 << 23):
         text.write_text("word " * (characters // 5))
-        needed.append(forecast(source, PruneOptions(ratio=0.4, **options)).memory_bytes)
+        needed.append(requirements(source, PruneOptions(ratio=0.4, **options)).memory_bytes)
     assert needed[1] - needed[0] > 100 * (1 << 22) and needed[0] < PACKAGES_BYTES + (64 << 20)
     for limits in (
         {"ratio": 0.3},
@@ -116,5 +116,5 @@ def test_pruning_a_7b_takes_what_was_measured(monkeypatch, limits, peak_gib: flo
     source = SimpleNamespace(
         plan=plan, path=Path("7b"), config={"max_position_embeddings": 2048}, tensor=lambda name: embedding
     )
-    expected = forecast(source, PruneOptions(**limits, calibration_tokens=16384))
+    expected = requirements(source, PruneOptions(**limits, calibration_tokens=16384))
     assert expected.memory_bytes / 2**30 == pytest.approx(peak_gib, rel=0.15)

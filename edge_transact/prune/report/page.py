@@ -20,9 +20,9 @@ from edge_transact.evaluate.report_text import TEXT, WINDOWS
 from edge_transact.formatting import megabytes
 from edge_transact.options import written
 from edge_transact.progress import working
-from edge_transact.prune.forecast import REPORT_STEP
 from edge_transact.prune.methods import find_method
 from edge_transact.prune.report import figures
+from edge_transact.prune.requirements import REPORT_STEP
 from edge_transact.prune.run import PruneResult
 from edge_transact.prune.units import MODULES, QUERIES, UNITS
 from edge_transact.quantization import get_quantization

@@ -1,4 +1,4 @@
-"""What a training will take on this machine: its steps, their time and its memory, from formulas."""
+"""What a training does and needs: its steps, and its memory and disk from widths and options."""
 
 from __future__ import annotations
 
@@ -6,27 +6,21 @@ import torch
 
 from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.heal.evaluation import evaluation_s
+from edge_transact.checkpoint.layout import EMBEDDING
+from edge_transact.costs import Requirements
 from edge_transact.heal.losses import BLOCK_TOKENS, CHUNK_TOKENS
-from edge_transact.heal.measures import Work
 from edge_transact.heal.options import HealOptions
-from edge_transact.heal.run import LOAD_STEP, TEXT_STEP, WRITE_STEP
+from edge_transact.heal.run import LOAD_STEP, ROUND_STEP, TEXT_STEP, WRITE_STEP
 from edge_transact.heal.schedule import Schedule, length_of
 from edge_transact.heal.text.stream import MOST_HELD_OUT
 from edge_transact.heal.train import HELD_OUT_STEP, TRAIN_STEP
-from edge_transact.progress import Forecast, Step
 from edge_transact.system.computation import compute_device, is_bf16_fast
 from edge_transact.system.memory import PACKAGES_BYTES
-from edge_transact.system.speed import matmul_flops, slowness
 from edge_transact.widths import WidthPlan
 
-EFFICIENCY = {torch.float32: 0.6, torch.bfloat16: 0.45}
-"""The share of the matrix products' speed that a step reaches. In bf16 it is 0.6 on an AMD EPYC with AVX-512, and less
-where products alone are faster still, as with AMX."""
 
-
-def forecast(source: Checkpoint, teacher: Checkpoint | None, options: HealOptions) -> Forecast:
-    """What training a checkpoint in one process will take.
+def requirements(source: Checkpoint, teacher: Checkpoint | None, options: HealOptions) -> Requirements:
+    """What training a checkpoint in one process does and needs.
 
     Args:
         source: What is trained.
@@ -36,28 +30,24 @@ def forecast(source: Checkpoint, teacher: Checkpoint | None, options: HealOption
     length = length_of(source.config, options.train_window)
     schedule = Schedule.of(options, length)
     tokens = schedule.steps * schedule.batch_tokens
-    device = compute_device()
-    dtype = torch.bfloat16 if is_bf16_fast(device) else torch.float32
-    rate = EFFICIENCY[dtype] * matmul_flops(dtype, device)
-    work = Work.of(source.plan, teacher.plan if teacher else None, length, options)
-    held_out = schedule.held_out_sequences(MOST_HELD_OUT) * length
-    parameters = costs.parameters(source.plan)
-    load_s = 1 + 4 * (parameters + (costs.parameters(teacher.plan) if teacher else 0)) / 1e9
-    steps = [
-        Step(TEXT_STEP, 8 * slowness()),
-        Step(LOAD_STEP, load_s * slowness()),
-        Step(HELD_OUT_STEP, held_out * (work.held_out + work.teacher) / rate),
-        Step(
-            TRAIN_STEP,
-            (tokens * work.token + schedule.evaluations(schedule.steps) * held_out * work.held_out) / rate
-            + ((1 + tokens // options.eval_every) * evaluation_s(source.plan, options) if options.eval_every else 0.0),
-        ),
-        Step(WRITE_STEP, slowness() * (0.2 + 2 * parameters / 1e9)),
-    ]
+    dtype = torch.bfloat16 if is_bf16_fast(compute_device()) else torch.float32
+    rounding = [ROUND_STEP] if options.quant else []
+    steps = [TEXT_STEP, LOAD_STEP, *rounding, HELD_OUT_STEP, TRAIN_STEP, WRITE_STEP]
     # The teacher's predictions of held-out text are kept, as hidden states.
+    held_out = schedule.held_out_sequences(MOST_HELD_OUT) * length
     kept = held_out * teacher.plan.hidden_size * dtype.itemsize if teacher else 0
+    # The checkpoint; weights and AdamW's means of a snapshot, and the best step's weights; the teacher's predictions.
+    disk = costs.parameters(source.plan) * source.tensor(EMBEDDING).dtype.itemsize
+    disk += 16 * trained_parameters(source.plan, options) + (tokens + held_out) * 6 * (options.teacher_top or 0)
     resident = PACKAGES_BYTES + memory_bytes(source.plan, options, length, dtype) + kept
-    return Forecast(steps, tokens, resident)
+    return Requirements(steps, tokens, resident, disk)
+
+
+def trained_parameters(plan: WidthPlan, options: HealOptions) -> int:
+    """How many parameters are trained."""
+    if options.lora:
+        return options.lora * sum(4 * plan.hidden_size + 5 * layer.intermediate_size for layer in plan.layers)
+    return costs.parameters(plan) - (plan.vocab_size * plan.hidden_size if options.freeze_embedding else 0)
 
 
 def memory_bytes(plan: WidthPlan, options: HealOptions, length: int, dtype: torch.dtype) -> int:
@@ -71,12 +61,10 @@ def memory_bytes(plan: WidthPlan, options: HealOptions, length: int, dtype: torc
         length: Tokens of a sequence.
         dtype: The dtype of products.
     """
-    parameters = costs.parameters(plan)
+    parameters, trained = costs.parameters(plan), trained_parameters(plan, options)
     embedding = plan.vocab_size * plan.hidden_size
-    if options.lora:
-        weights = 16 * options.lora * sum(4 * plan.hidden_size + 5 * layer.intermediate_size for layer in plan.layers)
-    else:
-        trained = parameters - (embedding if options.freeze_embedding else 0)
+    weights = 16 * trained
+    if not options.lora:
         # With --quant, exact weights are beside the rounded ones.
         weights = 4 * parameters + (16 if options.quant else 12) * trained
         weights += dtype.itemsize * parameters if dtype != torch.float32 else 0

@@ -1,0 +1,85 @@
+"""What an evaluation does and needs: its steps, and its memory from the models' widths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from edge_transact import costs
+from edge_transact.costs import Requirements
+from edge_transact.evaluate.answers.collapse import step_name
+from edge_transact.evaluate.models import TEXT_STEP, is_dist, load_step
+from edge_transact.evaluate.options import EvalOptions
+from edge_transact.evaluate.perplexity import TOKENS_STEP, perplexity_step
+from edge_transact.system.memory import PACKAGES_BYTES
+from edge_transact.widths import WidthPlan
+
+CHARACTERS_PER_TOKEN = 4
+
+
+def plans_of(names: Iterable[str]) -> dict[str, WidthPlan]:
+    """The widths of MODELs and DISTs by name. MODELs that aren't here are downloaded or converted."""
+    return {name: _plan(name) for name in names}
+
+
+def requirements(
+    plans: Mapping[str, WidthPlan], models: Sequence[str], options: EvalOptions, window: int
+) -> Requirements:
+    """What `evaluate_models` does and needs, without tasks of lm-eval.
+
+    Args:
+        plans: The models' and the reference's widths.
+        models: MODELs or DISTs.
+        options: As they are given to `eval`.
+        window: Tokens of a window.
+    """
+    from edge_transact.inputs import read_text
+
+    reference = options.reference
+    windows = max(1, len(read_text(options.text, "evaluation")) // CHARACTERS_PER_TOKEN // window)
+    windows = min(windows, options.max_windows or windows)
+    steps = [TEXT_STEP, *([load_step(reference)] if reference else [])]
+    for name in models:
+        steps += perplexity_steps(name)
+        if options.basics or _chats(name):
+            steps.append(step_name(name))
+    needed = [loaded_bytes(plans[name]) for name in models]
+    kept = loaded_bytes(plans[reference]) if reference else 0
+    logits = max(logits_bytes(plan, window, is_compared=reference is not None) for plan in plans.values())
+    return Requirements(steps, windows * window * len(models), PACKAGES_BYTES + max(needed) + kept + logits, 0)
+
+
+def perplexity_steps(name: str) -> list[str]:
+    """The steps of the perplexity of a model."""
+    return [load_step(name), TOKENS_STEP, perplexity_step(name)]
+
+
+def loaded_bytes(plan: WidthPlan) -> int:
+    """Bytes of a model's weights in fp32."""
+    return 4 * costs.parameters(plan)
+
+
+def logits_bytes(plan: WidthPlan, window: int, *, is_compared: bool = False) -> int:
+    """Bytes of a window's logits and of their logarithms, fp32; with a reference, of both models' and the divergence.
+
+    Args:
+        plan: The widths of a model.
+        window: Tokens of a window.
+        is_compared: Whether there is a reference.
+    """
+    return (5 if is_compared else 2) * 4 * window * plan.vocab_size
+
+
+def _chats(name: str) -> bool:
+    from edge_transact.inputs import resolve_model
+    from edge_transact.runtime.text import TextCodec
+
+    return TextCodec(Path(name) if is_dist(name) else resolve_model(name)).has_chat_template
+
+
+def _plan(name: str) -> WidthPlan:
+    from edge_transact.artifacts.manifest import Manifest
+    from edge_transact.checkpoint import Checkpoint
+    from edge_transact.inputs import resolve_model
+
+    return Manifest.read(Path(name)).plan if is_dist(name) else Checkpoint.open(resolve_model(name)).plan
