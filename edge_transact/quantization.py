@@ -22,7 +22,7 @@ VALUES_PER_WORD = 8
 WORDS_PER_GROUP = GROUP_SIZE // VALUES_PER_WORD
 
 ZERO_POINT = 7
-"""The 4-bit value that stands for 0: subtracted before scaling. It is also the largest magnitude after that."""
+"""The 4-bit value of weight 0, subtracted before scaling; also the largest magnitude after that."""
 
 
 @dataclass(frozen=True)

@@ -30,14 +30,7 @@ class _Run:
 
 
 def render(plan: WidthPlan) -> dict[str, str]:
-    """The definition's files.
-
-    Args:
-        plan: The widths. The model file shows them in a table, and has the plan's virtual heads and cache head dim.
-
-    Returns:
-        File name to text of a package: the model, the loader and the registration.
-    """
+    """The definition's package, file name to text: the model, with the plan's widths; the loader; the registration."""
     context = {"plan": plan, "runs": _runs(plan), "model_type": MODEL_TYPE}
     return {name: template(f"{name}.j2").render(context) for name in FILES}
 
@@ -52,12 +45,12 @@ def _runs(plan: WidthPlan) -> list[_Run]:
 
 
 def load(directory: Path, config: Mapping[str, object]) -> Definition:
-    """Loads the emitted model file as a module, and a configuration for it.
+    """Load ``edge_llama_model.py`` from a directory, and a configuration for it.
 
     Args:
-        directory: The directory of ``edge_llama_model.py``. The file is executed, so it must come from `render`.
-        config: A parsed config.json, with ``context_window_size``, ``prefill_chunk_size`` and ``max_batch_size`` of
-            the library to build.
+        directory: The file in it is executed, so it must come from `render`.
+        config: A parsed config.json, with the library's ``context_window_size``, ``prefill_chunk_size`` and
+            ``max_batch_size``.
 
     Raises:
         EdgeTransactError: There is no such file, or the configuration contradicts itself or the file.

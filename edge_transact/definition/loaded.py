@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class DefinitionConfig(Protocol):
-    """The part of the emitted ``EdgeLlamaConfig`` that we use; the class exists only in the emitted module."""
+    """The part of the emitted module's ``EdgeLlamaConfig`` that we use."""
 
     hidden_size: int
     vocab_size: int
@@ -29,12 +29,7 @@ class DefinitionConfig(Protocol):
 
 @dataclass(frozen=True)
 class Definition:
-    """The emitted model file, and the configuration of its model.
-
-    Attributes:
-        module: The executed ``edge_llama_model.py``.
-        config: Its ``EdgeLlamaConfig``.
-    """
+    """The executed ``edge_llama_model.py``, and its ``EdgeLlamaConfig``."""
 
     module: ModuleType
     config: DefinitionConfig
@@ -48,7 +43,7 @@ class Definition:
         return self.module.parameter_sources(self.config)
 
     def truncated(self, num_hidden_layers: int) -> Definition:
-        """The definition of the model's first layers."""
+        """The definition with only the first layers."""
         kept = {i: widths for i, widths in self.config.per_layer_config.items() if int(i) < num_hidden_layers}
         config = {**self.config.asdict(), "num_hidden_layers": num_hidden_layers, "per_layer_config": kept}
         return replace(self, config=self.module.EdgeLlamaConfig.from_dict(config))

@@ -1,9 +1,8 @@
 """Where the tensors of a checkpoint are in a GGUF file.
 
-llama.cpp rotates neighbouring dims of a head, and transformers dims that are half a head apart. So the rows of q and k
-are interleaved, by the heads of each layer (``LlamaModel.permute`` in llama.cpp's ``convert_hf_to_gguf.py``). llama.cpp
-has one head dim for q, k and v of all layers: the dims that pruning cut from heads are zeros there, which is what a
-pruned head computes with anyway.
+llama.cpp rotates neighbouring dims of a head, and transformers dims that are half a head apart, so the rows of q and k
+are interleaved by head (``LlamaModel.permute`` in llama.cpp's ``convert_hf_to_gguf.py``). llama.cpp has one head dim
+for q, k and v of all layers: dims that were pruned from heads become zeros, which doesn't change the result.
 """
 
 from __future__ import annotations
@@ -19,18 +18,17 @@ from edge_transact.quantization import GROUP_SIZE
 from edge_transact.widths import WidthPlan
 
 UNIFORM, VARIABLE = "llama", "deci"
-"""llama.cpp's architectures of a LLaMA: one whose layers are all alike, and one whose layers have widths of their own.
-``llama`` would shape all layers like the first."""
+"""llama.cpp's architectures of a LLaMA whose layers are all alike, and of one whose layers differ in width."""
 
 ROPE_FREQS = "rope_freqs.weight"
-"""What Llama 3's scaling divides the frequencies by, float32 ``[head_dim / 2]``."""
+"""The divisors of the frequencies in Llama 3's scaling, float32 ``[head_dim / 2]``."""
 
 CONFIG, PAIRS, PROVENANCE = "edge_transact.config", "edge_transact.rope_pairs", "edge_transact.provenance"
-"""Metadata of our own, as JSON: the checkpoint's ``config.json``, the layers' tables of RoPE pairs by index, and how
-the model was pruned. With the first two a checkpoint comes back as it was, without zeros in its heads."""
+"""Our own metadata, as JSON: the checkpoint's ``config.json`` and its layers' RoPE pairs by index, from which the
+checkpoint is restored without zeros in its heads, and how the model was pruned."""
 
 BLOCKS_FILE = "q4_0.safetensors"
-"""The file next to a converted checkpoint that has the blocks of its Q4_0 matrices, uint8 ``[rows, groups, 18]``."""
+"""The blocks of a converted checkpoint's Q4_0 matrices, uint8 ``[rows, groups, 18]``: a file beside it."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,8 @@ class Place:
     Attributes:
         name: The GGUF tensor's name.
         shape: The GGUF tensor's shape, outputs first.
-        rows: The row there of each row of the checkpoint's tensor; `None` for the same.
-        columns: The column there of each column; `None` for the same.
+        rows: The GGUF row of each of the checkpoint's rows; `None` for the same.
+        columns: The GGUF column of each of the checkpoint's columns; `None` for the same.
     """
 
     name: str
@@ -56,7 +54,7 @@ class Place:
 
     @property
     def keeps_groups(self) -> bool:
-        """Whether groups of 32 columns are groups of 32 columns there, too."""
+        """Whether groups of 32 columns are groups of 32 columns in GGUF, too."""
         if self.shape[-1] % GROUP_SIZE:
             return False
         if self.columns is None:
@@ -87,11 +85,9 @@ def _spread(tensor: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
 
 
 def places(plan: WidthPlan, rope_pairs: Sequence[np.ndarray]) -> dict[str, Place]:
-    """The place of every tensor of a checkpoint but the tables of RoPE pairs, which a GGUF file has no place for.
+    """The place of every tensor of a checkpoint except its tables of RoPE pairs, which aren't tensors in GGUF.
 
-    Args:
-        plan: The widths.
-        rope_pairs: Each layer's RoPE pairs by KV head, ``[num_key_value_heads, qk_head_dim / 2]``.
+    `rope_pairs` are each layer's by KV head, ``[num_key_value_heads, qk_head_dim / 2]``.
     """
     import gguf
 
@@ -118,13 +114,13 @@ def places(plan: WidthPlan, rope_pairs: Sequence[np.ndarray]) -> dict[str, Place
 
 
 def whole_heads(plan: WidthPlan) -> WidthPlan:
-    """The widths that llama.cpp computes with: heads with all dims."""
+    """The plan with unpruned head dims, as llama.cpp computes it."""
     dims = {"qk_head_dim": plan.head_dim, "v_head_dim": plan.head_dim}
     return plan.with_layers(replace(layer, **dims) for layer in plan.layers)
 
 
 def _interleaved(pairs: np.ndarray, head_dim: int) -> np.ndarray:
-    """Where llama.cpp wants the rows of heads that are stored half-split: both dims of a pair next to each other."""
+    """The rows in llama.cpp of heads that are stored half-split: both dims of a pair next to each other."""
     heads = head_dim * np.arange(len(pairs))[:, None]
     return np.concatenate((heads + 2 * pairs, heads + 2 * pairs + 1), axis=1).reshape(-1)
 

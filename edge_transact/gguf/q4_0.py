@@ -1,9 +1,8 @@
 """Q4_0, GGUF's 4-bit format, and MLC's are one grid: blocks of 32 weights along the inputs, each with one fp16 scale.
 
-MLC's weight is ``(code - 7) * scale``, and Q4_0's ``(code - 8) * scale``. With ``15 - code`` and ``-scale`` one becomes
-the other, exactly and for all 16 codes: ``(15 - code) - 8 = -(code - 7)``. A block is 18 bytes: the scale, then 16
-bytes with the codes of the first 16 weights in their low halves and those of the last 16 in their high ones
-(``block_q4_0`` in ggml's ``ggml-common.h``).
+MLC's weight is ``(code - 7) * scale``, and Q4_0's ``(code - 8) * scale``. ``15 - code`` and ``-scale`` convert exactly:
+``(15 - code) - 8 = -(code - 7)``. A block is 18 bytes: the scale, then 16 bytes with the codes of the first 16 weights
+in their low halves and of the last 16 in their high ones (``block_q4_0`` in ggml's ``ggml-common.h``).
 """
 
 from __future__ import annotations
@@ -17,17 +16,10 @@ BLOCK_BYTES = 18
 
 
 def pack(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """MLC's codes and scales as blocks.
-
-    Args:
-        codes: uint8 ``[rows, groups, 32]``, from 0 to 15.
-        scales: Any float dtype, ``[rows, groups]``.
-
-    Returns:
-        uint8 ``[rows, groups, 18]``.
+    """MLC's codes (uint8 ``[rows, groups, 32]``) and scales (float ``[rows, groups]``) as uint8 ``[rows, groups, 18]``.
 
     Raises:
-        EdgeTransactError: fp16 doesn't hold a scale exactly.
+        EdgeTransactError: A scale isn't exact in fp16.
     """
     with np.errstate(over="ignore"):
         stored = (-scales).astype("<f2")

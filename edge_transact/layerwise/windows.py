@@ -239,5 +239,5 @@ def _document(row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
     except TemplateError as error:
         raise EdgeTransactError(
             f"the model's chat template refuses a conversation of the text: {error}",
-            fix="Its chat_template says which roles it takes, in which order.",
+            fix="Its chat_template defines which roles are allowed, and in which order.",
         ) from error

@@ -1,6 +1,6 @@
 """Chat templates: Jinja programs that turn the messages of a conversation into a prompt.
 
-The environment is that of transformers' ``apply_chat_template``, whose import takes seconds.
+Equivalent to transformers' ``apply_chat_template``, whose import takes seconds.
 """
 
 from __future__ import annotations
@@ -23,16 +23,12 @@ Message = dict[str, str]
 def render_chat(
     template: str, messages: Sequence[Message], special_tokens: Mapping[str, str], *, answers_next: bool = True
 ) -> str:
-    """The prompt up to the beginning of the assistant's next answer.
+    """The prompt up to the beginning of the assistant's next answer; up to the last message without `answers_next`.
 
-    Args:
-        template: The chat template.
-        messages: The conversation.
-        special_tokens: The tokenizer's, by name: ``bos_token``, ``eos_token``, ...
-        answers_next: Whether the assistant's answer begins at the end. If not, the text ends with the last message.
+    `special_tokens` are the tokenizer's, by name: ``bos_token``, ``eos_token``, ...
 
     Raises:
-        EdgeTransactError: The template refuses the conversation, or isn't a valid one.
+        EdgeTransactError: The template is invalid, or rejects the conversation.
     """
     from jinja2 import TemplateError
 
@@ -42,8 +38,8 @@ def render_chat(
         )
     except TemplateError as error:
         raise EdgeTransactError(
-            f"the model's chat template refuses the conversation: {error}",
-            fix="Its chat_template says which roles it takes, in which order.",
+            f"the model's chat template rejects the conversation: {error}",
+            fix="Its chat_template defines which roles are allowed, and in which order.",
         ) from error
 
 
@@ -55,7 +51,7 @@ def _compiled(template: str) -> Template:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """``{% generation %}`` marks what the assistant says, for training; here it is the text alone."""
+        """``{% generation %}`` marks the assistant's text for training; here it has no effect."""
 
         tags = {"generation"}  # noqa: RUF012
 

@@ -15,22 +15,20 @@ def generate(
     ends: Callable[[int, list[int]], bool],
     shared: int = 0,
 ) -> Iterator[tuple[int, list[int]]]:
-    """Continue prompts with the likeliest tokens, as many prompts at once as the library takes.
+    """Continue prompts greedily, as many at once as the library allows; when one ends, the next starts.
 
-    A prompt takes the place of one that has ended. The tokens are the same with any number of prompts at once, except
-    where the likeliest two are as good as equal: logits are those of one prompt but for rounding, see `Batch`.
+    The number of prompts at once doesn't change the tokens, except where two logits are equal up to rounding (`Batch`).
 
     Args:
-        model: The library. Its own sequence stays as it is.
+        model: The library. Its own sequence isn't changed.
         prompts: Token ids.
-        max_tokens: The most tokens that follow a prompt, at least 1. A full context window ends it, too.
-        ends: Called with the index of a prompt and the tokens so far that follow it, after each token; whether that was
-            the last.
-        shared: How many tokens all prompts begin with that are computed only once in each sequence, such as those of a
-            system message; fewer than the shortest prompt has.
+        max_tokens: The most tokens after a prompt, at least 1. A full context window ends it, too.
+        ends: Called after each token with the prompt's index and the tokens after it; true ends it.
+        shared: Length of a common prefix of all prompts, such as a system message, that each sequence computes only
+            once; less than the shortest prompt.
 
     Yields:
-        The index of each prompt, and the tokens that follow it, in the order in which they end.
+        Each prompt's index and the tokens after it, in the order in which they end.
 
     Raises:
         EdgeTransactError: A prompt doesn't fit into the context window.

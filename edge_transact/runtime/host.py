@@ -1,9 +1,9 @@
 """Runs a library on this machine: load it with its weights, prefill, decode, generate.
 
 Functions are called in the order of MLC's engine: add a sequence, then call ``begin_forward``, the model's function and
-``end_forward`` for each chunk of a prompt and each decoded token. A library that we built does the latter in one call.
+``end_forward`` for each chunk of a prompt and each decoded token. Our libraries decode a token in one call.
 
-Only TVM's runtime is loaded, through tvm_ffi. ``import tvm`` would load the compiler too, which takes seconds.
+Only TVM's runtime is loaded, through tvm_ffi: ``import tvm`` also loads the compiler, which takes seconds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SEQUENCE = 0
-"""The id of the sequence that is the model's own."""
+"""The id of the model's own sequence."""
 
 _CPU, _POOLED = 1, 2
 """DLPack's device type, and the virtual machine's allocator."""
@@ -44,8 +44,8 @@ class HostModel:
     Args:
         library: The ``.so``.
         weights: A directory with ``tensor-cache.json`` and its shards.
-        verified: The shards were compared with a manifest.
-        threads: How many threads compute; by default one for each big core, see `default_threads`.
+        verified: The shards were checked against a manifest.
+        threads: Compute threads; `None` for `default_threads`.
 
     Raises:
         EdgeTransactError: The library can't be loaded, or it was built for other weights.
@@ -69,8 +69,8 @@ class HostModel:
         parts = cpu.get("threads", self.threads) if cpu else self.threads
         if self.threads > parts:
             logger.warning(
-                f"{library.name} decodes in {parts} parts, for as many threads as there were where it was built, so "
-                f"{self.threads} don't decode faster. Build it again on this machine."
+                f"{library.name} was built to decode on {parts} threads, so {self.threads} don't decode faster. "
+                "Build it again on this machine."
             )
         self._parameters = load_parameters(weights, self.metadata["params"], verified)
         self.context_window_size: int = self.metadata["context_window_size"]
@@ -84,23 +84,19 @@ class HostModel:
         self._cache = self._make_cache(1, self.context_window_size)
         self.length = 0
         self._functions: dict[str, Callable[..., Any]] = {}
-        # The arguments for one decoded token are made once: making them takes microseconds, as its kernels do.
+        # Made once for all decoded tokens: making them takes microseconds, as kernels do.
         self._allocate = ffi.get_global_func("runtime.TVMTensorAllocWithScope")
         self._cpu = ffi.device("cpu")
         self._one_token = self._tensor([0])
         self._one_token_id = np.from_dlpack(self._one_token)
         self._sequence = self._shape([SEQUENCE])
-        # The virtual machine's own functions: with tvm's Python API, a token of a small model takes 3 % longer.
+        # The virtual machine's own functions are faster than tvm's Python API.
         self._reshape, self._item = (ffi.get_global_func(f"vm.builtin.{name}") for name in ("reshape", "tuple_getitem"))
         self._shapes: dict[tuple[int, int], tuple[tvm_ffi.Shape, tvm_ffi.Shape]] = {}
 
     @classmethod
     def load(cls, dist: Path, *, threads: int | None = None) -> HostModel:
         """The host library of a DIST.
-
-        Args:
-            dist: The DIST.
-            threads: The constructor's.
 
         Raises:
             EdgeTransactError: It is not a DIST, has no host library, or a file of it is missing or changed.
@@ -111,15 +107,14 @@ class HostModel:
 
     @property
     def threads(self) -> int:
-        """How many threads compute."""
+        """The number of compute threads."""
         return self._threads.count
 
     def instrument(self, called: Callable[..., None]) -> None:
         """Observe every call of a kernel or built-in function.
 
-        Args:
-            called: Called before and after each call as ``called(function, name, before, result, *arguments)``; see
-                ``tvm.relax.VirtualMachine.set_instrument``.
+        ``called(function, name, before, result, *arguments)`` is called before and after each of them; see
+        ``tvm.relax.VirtualMachine.set_instrument``.
         """
         self._vm["set_instrument"](called)
 
@@ -136,13 +131,7 @@ class HostModel:
             self.length = length
 
     def prefill(self, ids: Sequence[int]) -> np.ndarray:
-        """Append tokens, in chunks.
-
-        Args:
-            ids: At least one token id.
-
-        Returns:
-            Logits after the last one, float32 ``[vocab_size]``.
+        """Append at least one token, in chunks, and return the logits after the last, float32 ``[vocab_size]``.
 
         Raises:
             EdgeTransactError: The tokens don't fit into the context window.
@@ -171,7 +160,7 @@ class HostModel:
             of_chunk = self._forward("batch_verify", chunk)[0]
             if not start:
                 logits = np.empty((len(ids), of_chunk.shape[1]), np.float32)
-            # Copied at once, so that the next chunk's can take the same memory.
+            # Copied now, so that the next chunk's logits reuse the memory.
             logits[start : self.length] = of_chunk
             del of_chunk
         return logits
@@ -179,12 +168,7 @@ class HostModel:
     def generate(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
         """Append a prompt, then the likeliest tokens until there are `max_tokens` or the context window is full.
 
-        Args:
-            ids: The prompt.
-            max_tokens: The most tokens to generate.
-
-        Yields:
-            Token ids; the caller stops at an end-of-text token.
+        Yields token ids; the caller stops at an end-of-text token.
         """
         logits = self.prefill(ids)
         for count in range(max_tokens):
@@ -195,13 +179,8 @@ class HostModel:
             logits = self.decode(token)
 
     def _make_cache(self, sequences: int, tokens: int) -> Any:
-        """A KV cache of its own for `_call`.
-
-        Args:
-            sequences: How many sequences it is for; their ids are 0, 1, ... They are empty.
-            tokens: The most tokens of each.
-        """
-        # A page holds tokens of one sequence alone.
+        """A KV cache with empty sequences 0, 1, ... of at most so many tokens each."""
+        # Sequences don't share pages.
         pages = sequences * -(-tokens // PAGE_SIZE)
         sizes = (sequences, pages * PAGE_SIZE, self.prefill_chunk_size, PAGE_SIZE, 0)
         cache = self._vm["create_tir_paged_kv_cache"](*(self._shape([size]) for size in sizes))
@@ -210,17 +189,13 @@ class HostModel:
         return cache
 
     def _chunks(self, ids: Sequence[int]) -> list[Sequence[int]]:
-        """Tokens in the parts that one call takes."""
+        """Tokens in chunks of `prefill_chunk_size`."""
         return [ids[i : i + self.prefill_chunk_size] for i in range(0, len(ids), self.prefill_chunk_size)]
 
     def _call(self, function: str, ids: Sequence[int], cache: Any, sequences: tvm_ffi.Shape) -> np.ndarray:
-        """Append tokens to sequences, as many to each, and return the function's logits, a float32 view.
+        """Append as many tokens to each sequence, the first sequence's first, and return logits, a float32 view.
 
-        Args:
-            function: A function of the library, such as ``batch_decode``.
-            ids: Token ids, the first sequence's first.
-            cache: The KV cache of the sequences.
-            sequences: Their ids.
+        `function` is one of the library, such as ``batch_decode``.
         """
         self._threads.start(self._ffi)
         if function == "decode" and self._decode_token is not None:
@@ -250,7 +225,7 @@ class HostModel:
 
     @functools.cached_property
     def _decode_token(self) -> Callable[..., Any] | None:
-        """The library's ``decode_token`` with its weights; `None` where it has none, as one that MLC compiled."""
+        """The library's ``decode_token`` with its weights; `None` in libraries that MLC compiled."""
         name = "decode_token"
         if not self._vm.implements_function(name):
             return None
@@ -274,21 +249,21 @@ class HostModel:
 
 
 class Batch:
-    """Sequences of a host library, each with tokens of its own, beside the model's own sequence.
+    """Several sequences of a host library, 0, 1, ..., beside the model's own.
 
-    A token of each of them reads the weights once. It has the logits of `HostModel.decode`, but for rounding:
-    products with NK weights are added in another order.
+    Decoding a token of each reads the weights once. Logits are those of `HostModel.decode` up to rounding, since sums
+    with NK weights are in another order.
 
     Args:
         model: The library.
-        size: How many sequences. They are empty, and their numbers are 0, 1, ...
-        tokens: The most tokens of each. Where that is more than the context window, the window is the most.
+        size: The number of sequences.
+        tokens: The most tokens of each, limited by the context window.
 
     Attributes:
-        lengths: How many tokens each sequence has.
+        lengths: The number of tokens of each sequence.
 
     Raises:
-        EdgeTransactError: The library takes fewer sequences.
+        EdgeTransactError: The library was built for fewer sequences.
     """
 
     def __init__(self, model: HostModel, size: int, tokens: int) -> None:
@@ -303,7 +278,7 @@ class Batch:
         self._cache = model._make_cache(size, self._tokens)
 
     def is_full(self, sequence: int) -> bool:
-        """Whether a sequence takes no more tokens."""
+        """Whether a sequence has no room for another token."""
         return self.lengths[sequence] >= self._tokens
 
     def rewind(self, sequence: int, length: int) -> None:
@@ -313,18 +288,7 @@ class Batch:
             self.lengths[sequence] = length
 
     def prefill(self, sequence: int, ids: Sequence[int]) -> np.ndarray:
-        """Append tokens to a sequence, in chunks.
-
-        Args:
-            sequence: Its number.
-            ids: At least one token id.
-
-        Returns:
-            Logits after the last one, float32 ``[vocab_size]``.
-
-        Raises:
-            EdgeTransactError: The tokens don't fit.
-        """
+        """As `HostModel.prefill`, for a sequence."""
         _require_room(self.lengths[sequence] + len(ids), self._tokens)
         for chunk in self._model._chunks(ids):
             logits = self._model._call("prefill", chunk, self._cache, self._model._shape([sequence]))
@@ -332,13 +296,9 @@ class Batch:
         return logits.reshape(-1)
 
     def decode(self, tokens: Mapping[int, int]) -> np.ndarray:
-        """Append a token to each of some sequences.
+        """Append a token to each of some sequences, given by sequence.
 
-        Args:
-            tokens: At least one token id, by the number of its sequence.
-
-        Returns:
-            Logits after each, in that order, float32 ``[len(tokens), vocab_size]``.
+        Returns the logits after each, in that order, float32 ``[len(tokens), vocab_size]``.
 
         Raises:
             EdgeTransactError: One of the sequences is full.
@@ -352,7 +312,7 @@ class Batch:
 
 
 def _require_room(tokens: int, context_window_size: int) -> None:
-    """Raises an `EdgeTransactError` unless so many tokens of a sequence fit into its context window."""
+    """Raise an `EdgeTransactError` unless so many tokens of a sequence fit into its context window."""
     if tokens > context_window_size:
         raise EdgeTransactError(
             f"{tokens} tokens don't fit into a context window of {context_window_size}",
@@ -361,7 +321,7 @@ def _require_room(tokens: int, context_window_size: int) -> None:
 
 
 def import_tvm_ffi() -> Any:
-    """tvm_ffi without torch, unless that is imported already: tvm_ffi imports it if it is installed, for seconds."""
+    """Import tvm_ffi, which otherwise imports torch if it is installed, without torch, which takes seconds."""
     if "torch" in sys.modules:
         return importlib.import_module("tvm_ffi")
     sys.modules["torch"] = None  # type: ignore[assignment]
@@ -372,12 +332,7 @@ def import_tvm_ffi() -> Any:
 
 
 def require_cpu(library: Path, cpu: Mapping[str, Any]) -> None:
-    """Raises an `EdgeTransactError` unless this machine's CPU has the features that a library needs.
-
-    Args:
-        library: The library's path, for the message.
-        cpu: ``name`` and LLVM's ``features``, from the library's metadata.
-    """
+    """Raise an `EdgeTransactError` unless this machine has the ``features`` of the ``cpu`` in a library's metadata."""
     lacking = missing(cpu["features"])
     if lacking:
         raise EdgeTransactError(

@@ -1,8 +1,4 @@
-"""Reads a DIST in threads, while Python imports what runs it.
-
-Comparing the weights with the manifest and reading a tokenizer take about as long as importing numpy and TVM's runtime,
-and only the latter need Python.
-"""
+"""Reads a DIST in threads while Python imports numpy and TVM's runtime, which takes about as long."""
 
 from __future__ import annotations
 
@@ -17,20 +13,20 @@ from edge_transact.runtime.text import TextCodec, read_tokenizer
 from edge_transact.runtime.threads import default_threads
 
 MOST_THREADS = 4
-"""Files that are read at a time, at most: so many cores compute sha256 faster than most disks are."""
+"""The most files that are read at a time: as many cores compute sha256 faster than most disks read."""
 
 
 class Opening:
-    """A DIST with a host library that is being read. Leaving the ``with`` statement waits until it has been verified.
+    """A DIST that is being read. Leaving the ``with`` statement waits until library and weights have been verified.
 
-    Only code and weights are verified: people may edit the configuration.
+    Configurations aren't verified: people may edit them.
 
     Args:
         dist: The DIST.
         text: Also read its tokenizer, for `codec`.
 
     Attributes:
-        library: The path of its host library, which may be loaded after the ``with`` statement.
+        library: The path of its host library, to be loaded after the ``with`` statement.
 
     Raises:
         EdgeTransactError: It is not a DIST, or has no host library; at the end, a file of it is missing or changed.
@@ -47,13 +43,13 @@ class Opening:
         self.library = dist / library
         # One core is left for Python's own work.
         self._threads = ThreadPoolExecutor(max(1, min(MOST_THREADS, default_threads() - 1)))
-        # First, because it takes one thread all the time.
+        # First, because it occupies one thread all the time.
         self._tokenizer = self._threads.submit(read_tokenizer, dist) if text else None
         checks = manifest.checks(dist, library, TENSOR_CACHE, SHARDS, *TOKENIZER_FILES)
         self._checks = [(check, self._threads.submit(check)) for check in checks]
 
     def codec(self) -> TextCodec:
-        """Its tokenizer and chat template. Errors are those of `TextCodec`."""
+        """Its tokenizer and chat template. Raises the errors of `TextCodec`."""
         return TextCodec(self._dist, None if self._tokenizer is None else self._tokenizer.result())
 
     def __enter__(self) -> Opening:
@@ -63,10 +59,10 @@ class Opening:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            # A damaged file may be the cause of another error, and says more than that. An interrupt has no cause here.
+            # A damaged file may have caused another error, and explains more; it doesn't cause an interrupt.
             if kind is None or issubclass(kind, Exception):
                 for check, done in reversed(self._checks):
-                    if done.cancel():  # no thread has come to it yet, and this one has nothing else to do
+                    if done.cancel():  # not started yet, and this thread is free
                         check()
                     else:
                         done.result()

@@ -16,24 +16,22 @@ if TYPE_CHECKING:
     import tvm_ffi
 
 _ALIGNMENT = 64
-"""Alignment of parameters in memory, in bytes, on which kernels may rely."""
+"""Alignment of parameters in memory, in bytes, which kernels may rely on."""
 
 MOST_READ_BYTES = 1 << 30
-"""Weights of more bytes are mapped: reading 3.5 GiB of LLaMA-2-7B takes seconds, and memory that nothing can drop."""
+"""Weights of more bytes are mapped: reading those of a 7B model takes seconds, and memory that can't be dropped."""
 
 
 def load_parameters(weights: Path, expected: list[dict[str, Any]], verified: bool) -> tvm_ffi.Array:
     """The parameters as a TVM array, which calls take without a conversion.
 
-    They are read into one block of memory, for which numpy asks for huge pages. A token reads all weights, and takes
-    6 to 17 % longer where they lie in mapped files, whose pages are small. Without huge pages, or if there are more
-    than `MOST_READ_BYTES`, those that lie in the shards as kernels read them are mapped. The others, such as fp32
-    scales, which shards have as bf16, are read.
+    They are read into one block of memory with huge pages, in which a token is faster than in the small pages of mapped
+    files. Without huge pages, or above `MOST_READ_BYTES`, parameters that are stored as kernels read them are mapped.
 
     Args:
         weights: The directory of the shards.
-        expected: The library's parameters, as its metadata has them: name, dtype and shape of each.
-        verified: The shards have been compared with the manifest, so their md5 needn't be.
+        expected: The library's parameters: name, dtype and shape of each, from its metadata.
+        verified: The shards have been checked against the manifest, so that their md5 needn't be.
 
     Raises:
         EdgeTransactError: A parameter is missing or of another dtype or shape, or a shard is missing or damaged.
@@ -51,7 +49,7 @@ def load_parameters(weights: Path, expected: list[dict[str, Any]], verified: boo
             raise EdgeTransactError(
                 f"{weights}: {name} is {reader.dtype(name)} {list(reader.shape(name))}, "
                 f"the library wants {dtype} {shape}",
-                fix="Library and weights are of different builds: build again.",
+                fix="Library and weights are from different builds: build again.",
             )
         arrays.append(reader.mapped(name, _ALIGNMENT) if mapped else None)
     room = [0 if array is not None else _padded(_nbytes(p)) for p, array in zip(expected, arrays, strict=True)]

@@ -1,4 +1,4 @@
-"""How the next token is chosen from logits: MLC's generation config, computed with numpy."""
+"""Sampling of the next token from logits: MLC's generation config, computed with numpy."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pydantic import BaseModel, Field
 
 
 class Sampling(BaseModel, frozen=True):
-    """How tokens are chosen. Names and meanings are those of MLC's generation config and of ``mlc-chat-config.json``.
+    """How tokens are chosen, with the fields of MLC's generation config and of ``mlc-chat-config.json``.
 
     Attributes:
         temperature: Divides the logits. At 0, the likeliest token is always chosen.
-        top_p: Only the likeliest tokens are chosen from, at least one, as few as have this probability together.
+        top_p: Samples from the fewest likeliest tokens that reach this probability together.
         repetition_penalty: Divides positive logits of the answer's tokens so far, and multiplies negative ones.
         presence_penalty: Subtracted from the logits of the answer's tokens so far.
-        frequency_penalty: The same, times how often a token occurred.
+        frequency_penalty: The same, times the number of occurrences.
     """
 
     temperature: float = Field(0.0, ge=0)
@@ -27,12 +27,7 @@ class Sampling(BaseModel, frozen=True):
 
 
 class Sampler:
-    """Chooses the tokens of one answer after another.
-
-    Args:
-        sampling: How; without it, always the likeliest.
-        seed: Seed of the random choices; without it, each sampler makes other ones.
-    """
+    """Chooses the tokens of answers: by default the likeliest; with `sampling`, at random unless there is a `seed`."""
 
     def __init__(self, sampling: Sampling | None = None, seed: int | None = None) -> None:
         self.sampling = sampling or Sampling()
@@ -40,15 +35,11 @@ class Sampler:
         self._counts: Counter[int] = Counter()
 
     def begin(self) -> None:
-        """Begins an answer: no token has occurred."""
+        """Begin an answer: no token has occurred."""
         self._counts.clear()
 
     def choose(self, logits: np.ndarray) -> int:
-        """The next token.
-
-        Args:
-            logits: Float32 ``[vocab_size]``; they aren't changed.
-        """
+        """The next token, from logits float32 ``[vocab_size]``, which aren't changed."""
         if self._counts and self._penalizes:
             logits = self._penalized(logits)
         if self.sampling.temperature == 0:
@@ -79,17 +70,15 @@ class Sampler:
 
 
 def within_top_p(logits: np.ndarray, top_p: float) -> np.ndarray:
-    """The logits of the fewest likeliest tokens that have at least the probability `top_p`; -inf for others.
+    """Keep the logits (float32 ``[vocab_size]``) of the fewest tokens that reach probability `top_p`; others are -inf.
 
-    Args:
-        logits: Float32 ``[vocab_size]``, already divided by the temperature.
-        top_p: From 0, where only the likeliest stays, to 1, where all do.
+    At 0, only the likeliest token is left; at 1, all are.
     """
     if top_p >= 1:
         return logits
     weights = np.exp(logits - logits.max(), dtype=np.float64)
     total = weights.sum()
-    # Sorting a vocabulary takes as long as decoding a token of a small model, and few tokens have nearly all of it.
+    # Sorting a vocabulary takes as long as decoding a token of a small model, so sort only likely tokens.
     for least in (1e-3, 1e-6, 0.0):
         likely = np.flatnonzero(weights >= least)
         if weights[likely].sum() >= top_p * total:

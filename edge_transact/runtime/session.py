@@ -21,10 +21,10 @@ from edge_transact.runtime.sampling import Sampler, Sampling
 from edge_transact.runtime.text import TextCodec
 
 ANSWER_TOKENS = 256
-"""Room for an answer: old turns go before a prompt takes it. At most a quarter of the window, as in the app."""
+"""Room for an answer, for which old turns are forgotten; at most a quarter of the window, as in the app."""
 
 Finish = Literal["stop", "length", "context", "stopped"]
-"""Why an answer ended: the model ended it, it has `max_tokens`, the context is full, or the caller stopped it."""
+"""Why an answer ended: by the model, at `max_tokens`, at the end of the context window, or by the caller."""
 
 
 class _ConversationTemplate(BaseModel):
@@ -32,17 +32,13 @@ class _ConversationTemplate(BaseModel):
 
 
 class ChatConfig(Sampling):
-    """The part of ``mlc-chat-config.json`` that a session reads: how tokens are chosen, and which end an answer."""
+    """The part of ``mlc-chat-config.json`` that a session reads: sampling, and the tokens that end an answer."""
 
     conv_template: _ConversationTemplate
 
     @classmethod
     def read(cls, dist: Path) -> ChatConfig:
-        """The configuration of a DIST.
-
-        Raises:
-            EdgeTransactError: It isn't a DIST, or the configuration is invalid.
-        """
+        """The configuration of a DIST; an `EdgeTransactError` if it isn't a DIST, or its configuration is invalid."""
         path = dist / CHAT_CONFIG
         if not path.is_file():
             raise not_a_dist(dist, path.name)
@@ -63,8 +59,8 @@ class Answer:
         tokens: Its token ids, without a stop token.
         finish: Why it ended.
         prompt_tokens: Tokens of the prompt, including the chat template.
-        prefill_tokens: Those of them that were computed; the others were in the KV cache.
-        dropped_turns: The oldest turns that no longer fit and were forgotten.
+        prefill_tokens: Prompt tokens that weren't in the KV cache.
+        dropped_turns: How many of the oldest turns were forgotten because they no longer fit.
         prefill_s: Seconds to the first token.
         decode_s: Seconds of the tokens after the first.
         decode_steps: Number of tokens after the first, including a stop token.
@@ -82,16 +78,16 @@ class Answer:
 
     @property
     def prefill_tok_s(self) -> float:
-        """Prompt tokens per second, of those that were computed."""
+        """`prefill_tokens` per second."""
         return self.prefill_tokens / self.prefill_s
 
     @property
     def decode_tok_s(self) -> float | None:
-        """Decoded tokens per second, without prefill's first token; `None` if there was no other."""
+        """Decoded tokens per second, without the first token; `None` if there was no other."""
         return self.decode_steps / self.decode_s if self.decode_steps > 0 else None
 
     def to_dict(self) -> dict[str, object]:
-        """What ``run --json`` prints."""
+        """The result of ``run --json``."""
         return {
             "text": self.text,
             "tokens": self.tokens,
@@ -111,9 +107,9 @@ class Session:
         codec: The tokenizer and chat template.
         stop_token_ids: Ids that end an answer.
         max_tokens: The most tokens of an answer.
-        sampling: How tokens are chosen; without it, always the likeliest.
-        seed: Seed of the random choices; without it, each session makes other ones.
-        system: The system message; without it, the chat template's own, if it has one.
+        sampling: How tokens are chosen; by default, the likeliest.
+        seed: Seed of the random choices; by default, random.
+        system: The system message; by default, the chat template's own, if it has one.
         raw: Continue the text without the chat template.
     """
 
@@ -154,10 +150,10 @@ class Session:
 
         Args:
             dist: The DIST.
-            temperature: See `Sampling`; without it, as ``mlc-chat-config.json`` says, and so for all of `Sampling`.
+            temperature: See `Sampling`, whose defaults are those of ``mlc-chat-config.json``.
             top_p: The same.
-            threads: As `HostModel` takes it.
-            opening: The DIST, if its reading has begun before this module was imported, with its text.
+            threads: As of `HostModel`.
+            opening: An `Opening` of the DIST with `text`, if there is one already.
             options: The constructor's.
 
         Raises:
@@ -178,11 +174,11 @@ class Session:
 
     @property
     def messages(self) -> list[Message]:
-        """The conversation: the system message, if one was given, and the turns that weren't forgotten."""
+        """The conversation: the system message, if one was given, and all turns that weren't forgotten."""
         return [*self._system_message(), *(message for turn in self.turns for message in turn)]
 
     def reset(self) -> None:
-        """Removes all turns."""
+        """Remove all turns."""
         self.turns.clear()
 
     def answer(
@@ -194,17 +190,17 @@ class Session:
     ) -> Answer:
         """The model's answer to `text`, after the turns before it.
 
-        The oldest turns are forgotten if they leave no room for an answer in the context window. What the KV cache has
-        of the prompt isn't computed again.
+        The oldest turns are forgotten if they leave no room for an answer in the context window. Tokens in the KV cache
+        aren't computed again.
 
         Args:
             text: The user's message, or the text to continue.
             on_text: Called with each piece of the answer when it is decoded.
-            stopped: Asked before each chunk of the prompt and each token whether to stop. The answer so far stays.
+            stopped: Asked before each chunk of the prompt and each token whether to stop. The answer so far is kept.
 
         Raises:
-            EdgeTransactError: The prompt is empty, is longer than the context window, or the chat template refuses it.
-                The conversation stays as it was.
+            EdgeTransactError: The prompt is empty or too long, or the chat template rejects it. The conversation
+                doesn't change.
         """
         with closing(self.stream(text, stopped=stopped)) as pieces:
             while True:
@@ -216,20 +212,9 @@ class Session:
                     on_text(piece)
 
     def stream(self, text: str, *, stopped: Callable[[], bool] = lambda: False) -> Generator[str, None, Answer]:
-        """The answer piece by piece, as each is decoded: ``for piece in session.stream("Hello"): ...``.
+        """`answer` piece by piece: ``for piece in session.stream("Hello"): ...``.
 
-        Args:
-            text: As `answer` takes it.
-            stopped: As `answer` takes it.
-
-        Yields:
-            Text.
-
-        Returns:
-            The answer, as a generator returns. An answer that isn't read to its end is no part of the conversation.
-
-        Raises:
-            EdgeTransactError: As in `answer`.
+        Returns the answer, as a generator does. If it isn't read to the end, it isn't added to the conversation.
         """
         dropped, ids = self._prompt(text)
         if not ids:
@@ -237,7 +222,7 @@ class Session:
         try:
             answer = yield from self._answered(ids, dropped, stopped)
         except BaseException:
-            # Perhaps in the middle of a token.
+            # The model may have been interrupted in the middle of a token.
             self.model.reset()
             self._in_cache.clear()
             raise
@@ -281,7 +266,7 @@ class Session:
         return [{"role": "system", "content": self.system}] if self.system is not None else []
 
     def _prompt(self, text: str) -> tuple[int, list[int]]:
-        """How many of the oldest turns have to go, and the prompt without them."""
+        """The number of oldest turns to forget, and the prompt without them."""
         window = self.model.context_window_size
         if self.plain:
             return 0, self._fitting(self.codec.encode(text))
@@ -303,7 +288,7 @@ class Session:
         return ids
 
     def _rewind(self, ids: list[int]) -> int:
-        """Forgets what the KV cache has beside the beginning of the prompt. Returns the length of what it keeps."""
+        """Forget all of the KV cache but a common prefix with the prompt; returns the prefix's length."""
         # The last token is computed again: its logits are needed.
         pairs = zip(self._in_cache, ids[:-1], strict=False)
         kept = next(
@@ -314,7 +299,7 @@ class Session:
         return kept
 
     def _tokens(self, ids: list[int], kept: int, stopped: Callable[[], bool]) -> Iterator[int]:
-        """The tokens of the answer, until the caller has enough or wants to stop."""
+        """The tokens of the answer, until the caller stops."""
         self.sampler.begin()
         for start in range(kept, len(ids), self.model.prefill_chunk_size):
             if stopped():

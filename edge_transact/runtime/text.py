@@ -20,17 +20,16 @@ TOKENIZER, SENTENCEPIECE, CONFIG = "tokenizer.json", "tokenizer.model", "tokeniz
 
 
 class TextCodec:
-    """A directory's tokenizer and chat template.
+    """The tokenizer and chat template of a checkpoint or a DIST.
 
-    Text goes through tokenizers and jinja2 alone wherever that gives what transformers gives, whose import takes
-    seconds.
+    Uses tokenizers and jinja2 alone wherever they give the same as transformers, whose import takes seconds.
 
     Args:
-        directory: A checkpoint or a DIST.
+        directory: The checkpoint or DIST.
         read: Its ``tokenizer.json``, if that has been read before.
 
     Raises:
-        EdgeTransactError: The directory has no tokenizer, or its tokenizer needs a package that is missing.
+        EdgeTransactError: The directory has no tokenizer, or its tokenizer needs a missing package.
     """
 
     def __init__(self, directory: Path, read: tokenizers.Tokenizer | None = None) -> None:
@@ -48,7 +47,7 @@ class TextCodec:
             self._config |= self.tokenizer.special_tokens_map | {"chat_template": self.tokenizer.chat_template}
 
     def _plain(self, tokenizer: tokenizers.Tokenizer | None) -> tokenizers.Tokenizer | None:
-        """``tokenizer.json`` with its settings, as transformers loads it; `None` if transformers adds more to it."""
+        """``tokenizer.json`` set up as by transformers; `None` if transformers would add more to it."""
         if tokenizer is None:
             return None
         known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
@@ -77,7 +76,7 @@ class TextCodec:
 
     @cached_property
     def chat_template(self) -> str | None:
-        """The chat template. A base model has none: it continues text."""
+        """The chat template; `None` for a base model, which continues text."""
         file = self.directory / "chat_template.jinja"
         template = file.read_text(encoding="utf-8") if file.is_file() else self._config.get("chat_template")
         if isinstance(template, list):  # several, by name
@@ -86,7 +85,7 @@ class TextCodec:
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether the model was trained to chat. A base model continues text."""
+        """Whether there is a chat template."""
         return self.chat_template is not None
 
     def encode(self, text: str) -> list[int]:
@@ -94,11 +93,7 @@ class TextCodec:
         return self.backend.encode(text).ids
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation, up to the beginning of the assistant's next answer.
-
-        Raises:
-            EdgeTransactError: The chat template refuses the conversation.
-        """
+        """Token ids of a conversation, up to the assistant's next answer. Raises the errors of `render_chat`."""
         text = render_chat(self.chat_template or "", messages, self.special_tokens)
         return self.backend.encode(text, add_special_tokens=False).ids
 
@@ -112,7 +107,7 @@ class TextCodec:
 
 
 def read_tokenizer(directory: Path) -> tokenizers.Tokenizer | None:
-    """``tokenizer.json``; `None` if there is none. Other threads of Python go on meanwhile."""
+    """``tokenizer.json``; `None` if there is none. Doesn't hold Python's lock."""
     if not (directory / TOKENIZER).exists():
         return None
     from tokenizers import Tokenizer
@@ -121,7 +116,7 @@ def read_tokenizer(directory: Path) -> tokenizers.Tokenizer | None:
 
 
 def _configuration(directory: Path) -> dict[str, Any]:
-    """``tokenizer_config.json``, with what older files beside it add, as transformers reads them."""
+    """``tokenizer_config.json``, with the additions of older files beside it, as in transformers."""
 
     def read(name: str) -> dict[str, Any]:
         path = directory / name
@@ -135,7 +130,7 @@ def _configuration(directory: Path) -> dict[str, Any]:
 
 
 def _tokens(config: Mapping[str, Any]) -> Iterator[str]:
-    """The tokens that a configuration names. transformers adds those that ``tokenizer.json`` doesn't have."""
+    """The tokens that a configuration names; transformers adds those that ``tokenizer.json`` lacks."""
     for name, value in config.items():
         if name.endswith("_token") and isinstance(value, (str, dict)):
             yield _text(value)
@@ -159,7 +154,7 @@ def _require_sentencepiece(directory: Path) -> None:
 
 
 class TokenStream:
-    """Turns a stream of token ids into text, and holds back the bytes of an incomplete character."""
+    """Converts a stream of token ids to text, and holds back incomplete characters."""
 
     def __init__(self, codec: TextCodec) -> None:
         self._tokenizer = codec.backend
@@ -167,12 +162,12 @@ class TokenStream:
         self._restart()
 
     def push(self, token_id: int) -> str:
-        """The text that this id completes; empty while its last character is incomplete."""
+        """The text that this id completes; empty while a character is incomplete."""
         self._held.append(token_id)
         try:
             text = self._step(token_id)
         except Exception:
-            # Bytes that aren't UTF-8 have changed what the decoder had given for those before them.
+            # Bytes that aren't UTF-8 changed the text of the bytes before them.
             self._restart()
             text = "".join(map(self._step, self._held))
         if text:

@@ -1,8 +1,7 @@
-"""How many threads the kernels of this process run on.
+"""The threads that kernels of this process run on.
 
-By itself, TVM's runtime takes half of the CPUs on x86-64, whether or not two of them share a core, and knows of no
-container's quota. It also binds its threads to the CPUs that come first, whoever else runs there and whatever cores
-they are; here the system places them, and TVM's threads stay on big cores where there are little ones, too.
+By default, TVM's runtime uses half of the CPUs on x86-64, ignores a container's quota, and binds its threads to the
+first CPUs. Here the number follows cores and quota, and the system places the threads, on big cores if there are any.
 """
 
 from __future__ import annotations
@@ -22,21 +21,20 @@ from edge_transact.system.cores import Cores, cores
 logger = logging.getLogger(__name__)
 
 _VARIABLES = ("TVM_NUM_THREADS", "OMP_NUM_THREADS")
-"""What TVM would read, in its order."""
+"""The variables that TVM would read, in its order."""
 
 _SETTINGS = {"TVM_BIND_THREADS": "0", "TVM_THREAD_POOL_SPIN_COUNT": "30000"}
-"""TVM's other variables, where they aren't given. Between kernels, threads wait busily for some milliseconds, a tenth
-of what they do by default: still longer than anything between two kernels, and a process ends that much earlier.
-"""
+"""Defaults of TVM's other variables. Between kernels, threads spin for some milliseconds, a tenth of TVM's default:
+longer than any gap between two kernels, and the process ends earlier."""
 
 MOST_PER_CPU = 8
-"""Threads for each CPU that a process may use at most: thousands would take the machine's time and memory."""
+"""The most threads for each CPU of the process: thousands would exhaust the machine."""
 
 _BIG_CORES_FIRST = 1
-"""The mode of ``runtime.config_threadpool`` that takes the first of the threads there are."""
+"""The mode of ``runtime.config_threadpool`` that uses the first of its threads."""
 
 _here = threading.local()
-"""Its `count`: how many threads compute what the current thread of Python calls."""
+"""Its `count`: the compute threads of the current thread of Python."""
 
 
 @cache
@@ -45,16 +43,12 @@ def _machine() -> Cores:
 
 
 def default_threads() -> int:
-    """Threads without ``--threads``: as the environment says, or one for each big core within the quota."""
+    """Threads without ``--threads``: from the environment, or one for each big core within the quota."""
     return _from_environment() or _machine().threads
 
 
 def check_threads(threads: int) -> None:
-    """Warn of more threads than compute fastest here.
-
-    Raises:
-        UsageError: They are far more than there are CPUs.
-    """
+    """Warn of more threads than are fastest here; a `UsageError` for far more than there are CPUs."""
     machine = _machine()
     if threads > MOST_PER_CPU * machine.cpus:
         raise UsageError(
@@ -65,17 +59,7 @@ def check_threads(threads: int) -> None:
 
 
 class Threads:
-    """The threads of a model's kernels.
-
-    Args:
-        threads: How many, at least 1; `None` for `default_threads`.
-
-    Attributes:
-        count: How many.
-
-    Raises:
-        UsageError: As `check_threads`.
-    """
+    """The threads of a model's kernels: `count`, by default `default_threads`. Raises the errors of `check_threads`."""
 
     def __init__(self, threads: int | None) -> None:
         if threads is not None:
@@ -84,27 +68,24 @@ class Threads:
         self._machine = _machine()
 
     def start(self, ffi: Any) -> None:
-        """Makes the threads, unless they are there. Call it just before a kernel: they wait busily for work.
+        """Start the threads unless they exist. Call it just before a kernel: they wait busily for work.
 
-        TVM makes them once for each thread of Python that calls kernels. Later fewer of them can compute, but not more.
-
-        Args:
-            ffi: tvm_ffi, with TVM's runtime loaded.
+        TVM starts them once for each thread of Python that calls kernels; later, it can use fewer, but not more. `ffi`
+        is tvm_ffi with TVM's runtime loaded.
         """
         if getattr(_here, "count", None) == self.count:
             return
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
-        # In this mode, the names of CPUs don't matter, but how many there are. TVM makes as many threads, and asks for
-        # this number, one in the whole process, before each kernel: were it 1, no kernel would run on several threads.
-        # Without names, it would be half of the machine's CPUs.
+        # In this mode, only the number of CPU names matters. TVM starts as many threads; without names, half of the
+        # machine's CPUs. The number is global and read before each kernel: if it were 1, none would use threads.
         cpus = [str(cpu) for cpu in range(max(self.count, 2))]
         with _on_big_cores(self._machine, self.count):
             ffi.get_global_func("runtime.config_threadpool")(_BIG_CORES_FIRST, self.count, cpus)
         made = int(ffi.get_global_func("runtime.NumThreads")())
         if made < self.count:
             word = f"thread{'s' * (made != 1)}"
-            logger.warning(f"{made} {word} instead of {self.count}: this process has begun with fewer")
+            logger.warning(f"{made} {word} instead of {self.count}: this process started with fewer")
             self.count = made
         _here.count = made
         logger.debug(f"threads: {made}; this process has {self._machine}")
@@ -112,9 +93,9 @@ class Threads:
 
 @contextmanager
 def _on_big_cores(machine: Cores, wanted: int) -> Iterator[None]:
-    """Threads that are made in the body stay on big cores: they inherit this one's CPUs, which it gets back.
+    """Restrict threads that are started in the body to big cores; they inherit this thread's CPUs, restored at the end.
 
-    Left to the system, some of them run on little cores as long as they seem idle, and all others wait for those.
+    The system would run some of them on little cores while they seem idle, and all others would wait for those.
     """
     if not machine.has_little or not machine.big or wanted > machine.fast:
         yield
@@ -128,7 +109,7 @@ def _on_big_cores(machine: Cores, wanted: int) -> Iterator[None]:
 
 
 def _from_environment() -> int | None:
-    """The number that TVM would read; `None` if it isn't given, or is no number of threads."""
+    """The number that TVM would read; `None` if it isn't given or isn't a number of threads."""
     for name in _VARIABLES:
         if name in os.environ:
             # OpenMP takes a list for nested regions, of which the first counts.

@@ -1,7 +1,6 @@
 """Converts a checkpoint's tensors to the definition's parameters, quantized and sharded, and back for checking.
 
-Rows are read, joined and packed in blocks, and written one parameter at a time. Memory holds the largest packed
-parameter and one shard, whatever the checkpoint's size.
+Rows are read, joined and packed in blocks. Memory holds the largest packed parameter and one shard.
 """
 
 from __future__ import annotations
@@ -26,14 +25,13 @@ from edge_transact.weights import w4
 from edge_transact.weights.shards import ShardReader, ShardWriter
 
 Source = tuple[Sequence[str], Callable[..., np.ndarray]]
-"""The checkpoint tensors of a parameter, and the function that joins them, which only moves rows."""
+"""A parameter's checkpoint tensors, and the function that joins them, which only moves rows."""
 
 ParameterSources = Mapping[str, Source]
-"""MLC parameter name to `Source`, in the definition's parameter order, as its ``parameter_sources`` returns them."""
-
+"""MLC parameter name to `Source`, in the definition's order: the result of its ``parameter_sources``."""
 
 RoundingOf = Callable[[str], w4.RoundRows]
-"""Chooses how a parameter's rows are rounded, by its name in the definition."""
+"""From a parameter's name in the definition to how its rows are rounded."""
 
 
 def convert_step(quantization: Quantization) -> str:
@@ -48,12 +46,12 @@ def convert(
     directory: Path,
     rounding_of: RoundingOf | None = None,
 ) -> int:
-    """Writes a checkpoint's weights as MLC parameter shards.
+    """Write a checkpoint's weights as MLC parameter shards.
 
     Args:
         checkpoint: The checkpoint.
         sources: The definition's parameters.
-        quantization: Matrices are packed if it is a 4-bit one. Vectors have its model dtype, RoPE pairs int32.
+        quantization: Packs matrices if it has 4 bits. Vectors have its model dtype, RoPE pairs int32.
         directory: An existing directory, for ``tensor-cache.json`` and ``params_shard_*.bin``.
         rounding_of: How matrices are rounded to 4 bits; `None` for `w4.nearest`.
 
@@ -64,7 +62,7 @@ def convert(
         EdgeTransactError: A weight isn't finite in the model dtype; the message names the parameter.
     """
     writer = ShardWriter(directory)
-    # Rounding that computes much uses every core; plain rounding is as fast as the disk.
+    # Rounding that computes a lot uses every core; plain rounding is as fast as the disk.
     one_core = nullcontext() if rounding_of else _one_core_for_the_writer()
     count = sum(math.prod(checkpoint.shape(part)) for parts, _ in sources.values() for part in parts)
     with one_core, bar(convert_step(quantization), count) as advance:
@@ -85,7 +83,7 @@ def convert(
 
 @contextmanager
 def _one_core_for_the_writer() -> Iterator[None]:
-    """Leaves one core to the writer's threads. torch's threads wait busily for each other, which would slow them."""
+    """Leave one core to the writer's threads, which torch's busily waiting threads would slow down."""
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads - 1))
     try:
@@ -95,16 +93,11 @@ def _one_core_for_the_writer() -> Iterator[None]:
 
 
 BLOCK_BYTES = 8 << 20
-"""Bytes of a checkpoint that are read at once: few enough for the allocator to reuse memory instead of mapping more."""
+"""Bytes of a checkpoint that are read at once, so few that the allocator reuses memory instead of mapping more."""
 
 
 class _Parameter:
-    """A parameter before quantization, read from the checkpoint's tensors in blocks of rows.
-
-    Attributes:
-        name: Its name in the definition.
-        shape: Its shape after joining.
-    """
+    """A parameter before quantization, with its joined shape, read from the checkpoint in blocks of rows."""
 
     def __init__(self, name: str, checkpoint: Checkpoint, source: Source, advance: Advance) -> None:
         self.name, self._checkpoint, self._parts, self._advance = name, checkpoint, source[0], advance
@@ -122,7 +115,7 @@ class _Parameter:
             self._advance(block.numel())
 
     def _pieces(self, numbers: np.ndarray) -> list[tuple[str, int, int]]:
-        """Splits row numbers, counted over all parts, into runs of consecutive rows of one part."""
+        """Split row numbers, counted over all parts, into runs of consecutive rows of one part."""
         parts = np.searchsorted(self._starts, numbers, side="right") - 1
         breaks = np.flatnonzero((np.diff(numbers) != 1) | (np.diff(parts) != 0)) + 1
         pieces = []
@@ -167,13 +160,7 @@ def _write_plain(parameter: _Parameter, quantization: Quantization, writer: Shar
 
 
 def is_packed(name: str, shape: Sequence[int], quantization: Quantization) -> bool:
-    """Whether a parameter is stored as 4-bit codes and scales.
-
-    Args:
-        name: Its name in the definition.
-        shape: Its shape, or that of any of its parts.
-        quantization: The model's quantization.
-    """
+    """Whether a parameter with this name and shape (or one of its parts) is stored as 4-bit values and scales."""
     return quantization.bits is not None and len(shape) == 2 and not _is_table(name)
 
 
@@ -183,7 +170,7 @@ def _is_table(name: str) -> bool:
 
 
 def is_embedding(name: str) -> bool:
-    """Whether a parameter of the definition is the embedding, which is always stored output-major."""
+    """Whether a parameter is the embedding, which is always stored output-major."""
     return name.endswith("embed_tokens.weight")
 
 
@@ -193,16 +180,10 @@ def restore(
     shapes: Mapping[str, Sequence[int]],
     quantization: Quantization,
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """The inverse of `convert`: dequantizes the parameters and splits them into the checkpoint's tensors.
+    """The inverse of `convert`: dequantize the parameters and split them into the checkpoint's tensors.
 
-    Args:
-        reader: The shards.
-        sources: The same as for `convert`.
-        shapes: Checkpoint tensor name to shape.
-        quantization: The same as for `convert`.
-
-    Yields:
-        Name and value of each checkpoint tensor, in the order of `sources`. Values are float32, RoPE pairs int32.
+    Yields name and value of each tensor, float32 or int32 (RoPE pairs), in the order of `sources`; `shapes` are the
+    tensors' by name.
     """
     for name, (parts, join) in sources.items():
         in_features = tuple(shapes[parts[0]])[1:]
@@ -223,13 +204,7 @@ def restore(
 
 
 def split(joined: np.ndarray, source: Source, shapes: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, np.ndarray]]:
-    """The rows of a joined parameter as its checkpoint tensors, by name.
-
-    Args:
-        joined: ``[rows, ...]``, whatever is stored for a row.
-        source: The parameter's source.
-        shapes: Checkpoint tensor name to shape.
-    """
+    """Split a joined parameter, ``[rows, ...]``, into its checkpoint tensors by name; `shapes` are theirs."""
     parts, _ = source
     original = joined
     if len(parts) > 1:

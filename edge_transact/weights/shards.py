@@ -1,8 +1,8 @@
 """Parameter shards as TVM's tensor cache stores them (``tvm/contrib/tvmjs.py``, read by ``vm.builtin.tensor_cache``).
 
-``params_shard_N.bin`` files hold raw little-endian tensors one after the other. ``tensor-cache.json`` says where each
-tensor is, and the md5 of each file. fp32 tensors are stored as bf16, rounded to nearest even. The same tensors in the
-same order give the same bytes.
+``params_shard_N.bin`` files hold raw little-endian tensors one after the other. ``tensor-cache.json`` has each tensor's
+place, and the md5 of each file. fp32 tensors are stored as bf16, rounded to nearest even. The same tensors in the same
+order give the same bytes.
 """
 
 from __future__ import annotations
@@ -25,20 +25,11 @@ from edge_transact.artifacts.dist_files import TENSOR_CACHE
 from edge_transact.errors import EdgeTransactError, first_problem
 
 SHARD_BYTES = 32 << 20
-"""The most bytes of a shard, unless one tensor is larger."""
+"""The most bytes of a shard, unless a tensor is larger."""
 
 
 class TensorRecord(BaseModel):
-    """One tensor in the index. The fields, their order and their names are TVM's.
-
-    Attributes:
-        name: The parameter's name.
-        shape: Its shape.
-        dtype: Its dtype at run time.
-        format: ``f32-to-bf16`` if an fp32 tensor is stored as bf16.
-        nbytes: Bytes in the shard.
-        byteOffset: Where it begins in the shard.
-    """
+    """One tensor in the index, with TVM's fields in TVM's order; `dtype` is that at run time, `nbytes` as stored."""
 
     name: str
     shape: list[int]
@@ -54,7 +45,7 @@ class TensorRecord(BaseModel):
 
 
 class ShardRecord(BaseModel):
-    """One shard in the index. The fields, their order and their names are TVM's."""
+    """One shard in the index, with TVM's fields in TVM's order."""
 
     dataPath: str
     format: Literal["raw-shard"] = "raw-shard"
@@ -64,7 +55,7 @@ class ShardRecord(BaseModel):
 
 
 class TensorCacheMetadata(BaseModel):
-    """What MLC adds to the index."""
+    """MLC's addition to the index."""
 
     ParamSize: int
     ParamBytes: int
@@ -79,14 +70,10 @@ class TensorCache(BaseModel):
 
 
 class ShardWriter:
-    """Writes tensors into shards, one tensor at a time.
+    """Writes tensors into shards in an existing directory, one tensor at a time.
 
     Memory holds at most one shard, and one block of another. One thread hashes a block and another writes it while
     the caller makes the next one.
-
-    Args:
-        directory: An existing directory.
-        shard_bytes: The size of a shard.
     """
 
     def __init__(self, directory: Path, shard_bytes: int = SHARD_BYTES) -> None:
@@ -101,18 +88,17 @@ class ShardWriter:
         self._working: list[Future[object]] = []
 
     def add(self, name: str, array: np.ndarray) -> None:
-        """Appends a tensor, as one block."""
+        """Append a tensor, as one block."""
         self.add_blocks(name, array.shape, array.dtype, [array])
 
     def add_blocks(self, name: str, shape: Sequence[int], dtype: np.dtype, blocks: Iterable[np.ndarray]) -> None:
-        """Appends a tensor that comes in blocks of rows.
+        """Append a tensor that comes in blocks of rows.
 
         Args:
-            name: The parameter's name, which no other tensor has.
+            name: The parameter's name; unique.
             shape: The shape of the whole tensor.
-            dtype: The dtype at run time: float16, float32 (stored as bf16), uint32, or another plain dtype.
-            blocks: Its rows in order. The caller must not change a block later. Memory holds two blocks of a tensor
-                that fills a shard of its own.
+            dtype: The dtype at run time; float32 is stored as bf16.
+            blocks: Its rows in order. The caller must not change a block later.
         """
         if name in self._names:
             raise ValueError(f"{name} was already added")
@@ -136,13 +122,9 @@ class ShardWriter:
             self._data += block
 
     def finish(self, parameters: int) -> int:
-        """Writes the last shard and the index.
+        """Write the last shard and the index; returns the bytes of all shards.
 
-        Args:
-            parameters: Parameters of the model before quantization, for MLC's ``BitsPerParam``.
-
-        Returns:
-            Bytes of all shards.
+        `parameters` is the model's number before quantization, for MLC's ``BitsPerParam``.
         """
         self._flush()
         self._wait()
@@ -185,7 +167,7 @@ class ShardWriter:
             self._later(close)
 
     def _later(self, *work: Callable[[], object]) -> None:
-        """Starts work in the threads when they have finished what they do now."""
+        """Start work in the threads when they have finished their current work."""
         self._wait()
         self._working = [self._threads.submit(each) for each in work]
 
@@ -200,13 +182,11 @@ def _stored_bytes(array: np.ndarray) -> memoryview:
 
 
 class ShardReader:
-    """Reads parameters back from a directory of shards, and checks them.
-
-    File sizes are checked on opening, and a shard's md5 when it is first read. MLC's engine checks neither.
+    """Reads parameters from a directory of shards, and checks them, as MLC's engine doesn't.
 
     Args:
         directory: Holds ``tensor-cache.json`` and the shards.
-        verified: The shards were compared with the sha256 in a manifest, so that md5s would say nothing new.
+        verified: The shards' sha256 were checked against a manifest; else their md5 is checked at the first read.
 
     Raises:
         EdgeTransactError: The index is missing or invalid, or a shard is missing or has the wrong size.
@@ -240,7 +220,7 @@ class ShardReader:
             )
 
     def names(self) -> list[str]:
-        """The names of the parameters, in the order in which they were written."""
+        """The parameters' names, in the order in which they were written."""
         return list(self._records)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -262,7 +242,7 @@ class ShardReader:
         return array
 
     def read(self, name: str, array: np.ndarray) -> None:
-        """Reads a parameter into a contiguous array of its shape and dtype. Errors are those of `array`."""
+        """Read a parameter into a contiguous array of its shape and dtype. Raises the errors of `array`."""
         shard, record = self._record(name)
         path = self._directory / shard.dataPath
         with path.open("rb", buffering=0) as file:
@@ -276,17 +256,10 @@ class ShardReader:
                 file.readinto(array.reshape(-1).view(np.uint8).data)
 
     def mapped(self, name: str, alignment: int) -> np.ndarray | None:
-        """A parameter as it lies in its shard, which is mapped into memory and not copied.
+        """A parameter mapped into memory from its shard, without a copy; don't write to it.
 
-        The mapping lives as long as the array. It must not be written to, which would copy pages.
-
-        Args:
-            name: The parameter.
-            alignment: What its address must be a multiple of, in bytes.
-
-        Returns:
-            An array of its shape and dtype; `None` if it has to be read, because the shard has it as bf16 or at an
-            offset of another alignment. Errors are those of `array`.
+        `None` if it has to be read: it is stored as bf16, or isn't aligned to `alignment` bytes. Raises the errors of
+        `array`.
         """
         shard, record = self._record(name)
         if record.is_bf16 or record.byteOffset % alignment or not record.nbytes:
@@ -296,7 +269,7 @@ class ShardReader:
             with path.open("rb", buffering=0) as file:
                 if path.name not in self._checked:
                     self._check_md5(path, file, shard.md5sum)
-                # Private and not read-only, because numpy gives no read-only array to others.
+                # Private rather than read-only: numpy's dlpack exports no read-only arrays.
                 pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             self._mapped[path.name] = np.frombuffer(pages, np.uint8)
         stored = self._mapped[path.name][record.byteOffset : record.byteOffset + record.nbytes]

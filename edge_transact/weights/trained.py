@@ -1,7 +1,7 @@
-"""The scales of a checkpoint that was trained through MLC's 4-bit grid: a file beside its weights.
+"""The scales of a checkpoint that was trained with rounding to MLC's 4-bit grid: a file beside its weights.
 
-The weights themselves are the rounded ones, so that transformers loads the model as a library has it. A weight is a
-whole number of scales, from -7 to 8: the scales tell the codes.
+The weights are the rounded ones, so that transformers loads the model that a library has. A weight is -7 to 8 times its
+scale, so the scales determine the 4-bit values.
 """
 
 from __future__ import annotations
@@ -25,38 +25,28 @@ TRAINED = "trained"
 """The rounding of a checkpoint that was trained through the grid: it has its own codes and scales."""
 
 ROUNDING_FILE = "edge_rounding.safetensors"
-"""Scales by the names of their matrices, ``[rows, ceil(in / 32)]`` in the quantization's model dtype. In the metadata,
-``quantization`` names the quantization."""
+"""Scales by matrix, ``[rows, ceil(in / 32)]`` in the model dtype of the quantization named in the metadata."""
 
 TOLERANCE = 0.1
-"""How far a weight may be from a whole number of scales. bf16 rounds 8 scales by at most 0.02."""
+"""The largest distance of a weight from a multiple of its scale, in scales. bf16 rounds 8 scales by at most 0.02."""
 
 
 def write_scales(directory: Path, scales: Mapping[str, torch.Tensor], quantization: Quantization) -> None:
-    """Writes the scales into an existing directory."""
+    """Write the scales into an existing directory."""
     metadata = {"quantization": quantization.name}
     save_file({name: tensor.contiguous() for name, tensor in scales.items()}, directory / ROUNDING_FILE, metadata)
 
 
 @dataclass(frozen=True)
 class TrainedRounding:
-    """The rounding that a checkpoint was trained with.
-
-    Attributes:
-        checkpoint: The checkpoint.
-        quantization: The quantization that it was trained for.
-    """
+    """The rounding that a checkpoint was trained with, for a quantization."""
 
     checkpoint: Checkpoint
     quantization: Quantization
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> TrainedRounding | None:
-        """That of a checkpoint; `None` if it wasn't trained with any.
-
-        Raises:
-            EdgeTransactError: The file is damaged.
-        """
+        """The rounding of a checkpoint, `None` if it has none; an `EdgeTransactError` if the file is damaged."""
         file = checkpoint.path / ROUNDING_FILE
         if not file.is_file():
             return None
@@ -70,7 +60,7 @@ class TrainedRounding:
         return cls(checkpoint, QUANTIZATIONS[name])
 
     def fits(self, quantization: Quantization) -> bool:
-        """Whether the same codes and scales can be stored in a quantization. Layouts don't matter."""
+        """Whether a quantization can store the same 4-bit values and scales, in any layout."""
         return quantization.bits is not None and quantization.model_dtype == self.quantization.model_dtype
 
     def names(self) -> list[str]:
@@ -79,11 +69,7 @@ class TrainedRounding:
         return [name for name, shape in shapes.items() if len(shape) == 2 and not name.endswith(ROPE_PAIRS)]
 
     def scales(self, name: str) -> torch.Tensor:
-        """The scales of a matrix of the checkpoint, ``[rows, groups]``.
-
-        Raises:
-            EdgeTransactError: There are none, or they have another shape.
-        """
+        """The scales of a matrix, ``[rows, groups]``; an `EdgeTransactError` if missing or of another shape."""
         file = self.checkpoint.path / ROUNDING_FILE
         rows, columns = self.checkpoint.shape(name)
         with safe_open(file, "pt") as stored:
@@ -96,12 +82,9 @@ class TrainedRounding:
         return scales
 
     def rounding_of(self, sources: ParameterSources) -> RoundingOf:
-        """How the parameters of the definition are rounded, for `weights.convert.convert`.
+        """How the definition's parameters are rounded, for `weights.convert.convert`.
 
-        A rounding raises an EdgeTransactError if a weight isn't a whole number of scales.
-
-        Args:
-            sources: The definition's parameters.
+        A rounding raises an `EdgeTransactError` if a weight isn't a multiple of its scale.
         """
 
         def rounding(name: str) -> w4.RoundRows:

@@ -1,14 +1,9 @@
 """4-bit group quantization in the format of MLC-LLM's ``quantization/group_quantization.py``.
 
-Groups of 32 weights along the input features share one scale, and every kernel computes::
-
-    w ~ (code - 7) * scale
-
-7 is `ZERO_POINT`. Eight codes make a uint32, the first in its lowest bits. A ragged last group is padded with code 0.
-Linear weights are stored output-major (NK), or input-major (KN) for ``q4f16_0``: both tensors transposed. Embeddings
-are always output-major.
-
-Which codes and scales stand for a weight is a choice, a `RoundRows`. `nearest` is MLC's, bit for bit.
+Groups of 32 weights along the input features share one scale, and a weight is ``(code - 7) * scale`` with a 4-bit code.
+Eight codes make a uint32, the first in its lowest bits. A ragged last group is padded with code 0. Linear weights are
+stored output-major (NK), or for ``q4f16_0`` input-major (KN): both tensors transposed. Embeddings are always
+output-major. A `RoundRows` chooses codes and scales; `nearest` is MLC's, bit for bit.
 """
 
 from __future__ import annotations
@@ -25,24 +20,25 @@ from edge_transact.errors import EdgeTransactError
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP, ZERO_POINT, Quantization
 
 RoundRows = Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
-"""Rounds rows ``[rows, in]`` of any float dtype, given them and the number of the first one in its matrix. Returns
-codes, int8 ``[rows, 32 * groups]`` from 0 to 15, and scales ``[rows, groups]`` in the model's dtype. What it returns
-beyond a row's end is ignored."""
+"""Rounds rows ``[rows, in]`` of any float dtype, given them and the number of the first one in its matrix.
+
+Returns codes, int8 ``[rows, 32 * groups]`` from 0 to 15 (ignored beyond a row's end), and scales ``[rows, groups]`` in
+the model's dtype.
+"""
 
 _CHUNK_WEIGHTS = 1 << 18
-"""Weights that a thread packs at once: few enough for the temporaries to stay in the CPU's cache, and many enough for
-Python's share of the time to be small and for `rounding.search` to have a row in each of its lanes."""
+"""Weights that a thread packs at once: temporaries fit the CPU's cache, and `rounding.search` fills all its lanes."""
 
 
 def quantize(
     weight: torch.Tensor, quantization: Quantization, *, embedding: bool = False, rounding: RoundRows | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Packs a weight.
+    """Pack a weight.
 
     Args:
         weight: ``[out, in]``, any float dtype.
         quantization: A 4-bit quantization.
-        embedding: Whether the weight is an embedding, which is always output-major.
+        embedding: The weight is an embedding, which is always output-major.
         rounding: How to choose codes and scales; `None` for `nearest`.
 
     Returns:
@@ -59,15 +55,7 @@ def quantize(
 
 
 class Packer:
-    """`quantize` for a weight that comes in blocks of rows and is never in memory as a whole.
-
-    Args:
-        out_features: Rows of the weight.
-        in_features: Columns of the weight.
-        quantization: A 4-bit quantization.
-        embedding: Whether the weight is an embedding, which is always output-major.
-        rounding: How to choose codes and scales; `None` for `nearest`.
-    """
+    """`quantize` for a weight that comes in blocks of rows and is never in memory as a whole."""
 
     def __init__(
         self,
@@ -90,7 +78,7 @@ class Packer:
         self._scales = torch.empty(scales[::-1] if self._input_major else scales, dtype=dtype)
 
     def add(self, rows: torch.Tensor) -> None:
-        """Packs the next rows, ``[n, in_features]``."""
+        """Pack the next rows, ``[n, in_features]``."""
         chunk = max(1, _CHUNK_WEIGHTS // rows.shape[1])
         starts = range(0, len(rows), chunk)
         first, self._rows = self._rows, self._rows + len(rows)
@@ -108,14 +96,14 @@ class Packer:
         _each(pack, starts)
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns and raises the same as `quantize`."""
+        """The result and errors of `quantize`."""
         if not torch.isfinite(self._scales).all():
             raise not_finite(self._quantization)
         return self._words.numpy().view("<u4"), self._scales.numpy()
 
 
 def not_finite(quantization: Quantization) -> EdgeTransactError:
-    """The error for a weight that the model's dtype can't hold."""
+    """The error for a weight that isn't finite in the model's dtype."""
     return EdgeTransactError(
         f"a weight is not finite in {quantization.model_dtype}",
         fix="Check the checkpoint for NaN and infinite values, or use q4f32_1 for values above 65504.",
@@ -123,10 +111,7 @@ def not_finite(quantization: Quantization) -> EdgeTransactError:
 
 
 def _each(work: Callable[[int], None], starts: Sequence[int]) -> None:
-    """Calls `work` for every start, in as many threads as torch has, each on one core.
-
-    torch's own threads would synchronize after every operation on a chunk.
-    """
+    """Call `work` for every start, in as many threads as torch has; its own would synchronize after each operation."""
     threads = torch.get_num_threads()
     if min(threads, len(starts)) <= 1:
         for start in starts:
@@ -141,19 +126,10 @@ def _each(work: Callable[[int], None], starts: Sequence[int]) -> None:
 
 
 def nearest(rows: torch.Tensor, first: int = 0, *, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rounds to the nearest of 15 values, as MLC does; the `RoundRows` of ``--rounding nearest``.
+    """Round to the nearest of 15 values, as MLC does; the `RoundRows` of ``--rounding nearest``.
 
-    ::
-
-        scale = max|w| / 7                           in the model's dtype
-        code  = clip(round(w / scale + 7), 0, 14)    half to even; quotient and sum are rounded to the model's dtype
-
-    A group of zeros has scale 0 and code 0.
-
-    Args:
-        rows: ``[rows, in]``; cast to `dtype` first, as in MLC.
-        first: Unused.
-        dtype: The model's dtype.
+    ``scale = max|w| / 7`` and ``code = clip(round(w / scale + 7), 0, 14)``, half to even, with weight, scale, quotient
+    and sum in the model's `dtype`. A group of zeros has scale 0 and code 0.
     """
 
     def rounded(x: torch.Tensor) -> torch.Tensor:
@@ -177,7 +153,7 @@ def grouped(rows: torch.Tensor) -> torch.Tensor:
 
 
 def _words(codes: torch.Tensor, in_features: int) -> torch.Tensor:
-    """Packs int8 codes ``[rows, 32 * groups]`` into int32 words ``[rows, 4 * groups]``."""
+    """Pack int8 codes ``[rows, 32 * groups]`` into int32 words ``[rows, 4 * groups]``."""
     if in_features < codes.shape[1]:
         codes[:, in_features:] = 0
     # Both codes of a byte, the first in its low half: an int16 holds them eight bits apart.
@@ -193,17 +169,9 @@ def dequantize(
     *,
     embedding: bool = False,
 ) -> np.ndarray:
-    """Unpacks a weight.
+    """The weight that `quantize` packed, ``[out, in_features]`` in the model's dtype.
 
-    Args:
-        q_weight: The words that `quantize` returned.
-        q_scale: The scales that `quantize` returned.
-        quantization: The quantization that they were packed with.
-        in_features: Weights per row, which a ragged last group doesn't reveal.
-        embedding: Whether the weight is an embedding, which is always output-major.
-
-    Returns:
-        ``[out, in_features]``, in the model's dtype.
+    `in_features` is needed because a ragged last group is padded.
     """
     q_weight, q_scale = output_major(q_weight, q_scale, quantization, embedding=embedding)
     scales = torch.from_numpy(q_scale)
@@ -214,7 +182,7 @@ def dequantize(
 def output_major(
     q_weight: np.ndarray, q_scale: np.ndarray, quantization: Quantization, *, embedding: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What `quantize` returned with output features first: words ``[out, 4 * groups]``, scales ``[out, groups]``."""
+    """The result of `quantize` with output features first: words ``[out, 4 * groups]``, scales ``[out, groups]``."""
     if quantization.linear_layout == "KN" and not embedding:
         return np.ascontiguousarray(q_weight.T), np.ascontiguousarray(q_scale.T)
     return q_weight, q_scale

@@ -66,7 +66,7 @@ def test_threads_are_made_on_big_cores_and_the_caller_keeps_its_own(machine, cap
     assert calls == [("runtime.config_threadpool", 1, 2, ["0", "1"]), ("runtime.NumThreads",)]
     assert (made_on[0], affinity[-1]) == ({2, 3}, {0, 1, 2, 3})
     assert threads.count == 1
-    assert caplog.messages == ["1 thread instead of 2: this process has begun with fewer"]
+    assert caplog.messages == ["1 thread instead of 2: this process started with fewer"]
 
     Threads(3).start(Runtime)  # they need little cores, too: no CPUs are chosen
     assert "3 threads on 4 cores, 2 of them little: 2 would compute faster" in caplog.messages
@@ -121,7 +121,7 @@ def test_a_library_says_into_how_many_parts_decode_is_divided(built_dist, caplog
     assert parts == int(get_target("host").tvm_target().attrs["num-cores"])
     caplog.clear()
     HostModel(library, built_dist, threads=parts + 1)
-    said = f"decodes in {parts} parts, for as many threads as there were where it was built, so {parts + 1} don't"
+    said = f"was built to decode on {parts} threads, so {parts + 1} don't decode faster"
     assert any(said in message for message in caplog.messages)
 
 
