@@ -72,8 +72,7 @@ class Step:
         earlier_s: How long it took in an earlier run; `None` if that isn't known.
         is_counted: Whether its work is counted.
         first: The share of it that an interrupted run had done.
-        share: The share that is done, as counted last.
-        counted_s: Its `seconds` at that count.
+        share: The share that was done when it was counted last, after `counted_s` seconds.
     """
 
     name: str
@@ -84,6 +83,16 @@ class Step:
     first: float = 0.0
     share: float = 0.0
     counted_s: float = 0.0
+
+    def left_s(self, seconds: float, pace: float) -> float:
+        """What is left after so many seconds: the more of it is counted, the less an earlier run tells."""
+        counted = self.share - self.first
+        by_count = self.counted_s / counted * (1 - self.share) - (seconds - self.counted_s) if counted > 0 else 0.0
+        if self.earlier_s is None:
+            return max(by_count, 0.0)
+        by_earlier = self.earlier_s * (1 - self.first) * pace - seconds
+        trust = counted / (1 - self.first) if counted > 0 else 0.0
+        return trust * max(by_count, 0.0) + (1 - trust) * max(by_earlier, 0.0)
 
 
 class Run:
@@ -99,16 +108,13 @@ class Run:
     """
 
     def __init__(
-        self,
-        earlier: Sequence[Step] = (),
-        making: Callable[[], str] = lambda: "",
-        clock: Callable[[], float] = time.monotonic,
+        self, earlier: Sequence[Step] = (), making: Callable[[], str] = str, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._later, self._making, self._clock = list(earlier), making, clock
-        self._whole_s = sum(step.seconds for step in earlier)
-        self._began = self._at = clock()
-        self.steps: list[Step] = []
+        self._earlier_s = sum(step.seconds for step in earlier)
+        self._at = clock()
         self._open: list[Step] = []
+        self.steps: list[Step] = []
         self.enter("", None)
 
     @property
@@ -120,7 +126,7 @@ class Run:
     def place(self) -> str:
         """Which step it is, such as ``2 of 5``, or ``step 2`` where no earlier run tells how many there are."""
         number = len(self.steps) - 1
-        return f"{number} of {number + len(self._later)}" if self._whole_s else f"step {number}"
+        return f"{number} of {number + len(self._later)}" if self._earlier_s else f"step {number}"
 
     def enter(self, name: str, share: float | None) -> Step:
         """Begins a step.
@@ -130,11 +136,10 @@ class Run:
             share: The share of it that an interrupted run has done; `None` if its work isn't counted.
         """
         self._tick()
-        first = share or 0.0
-        step = Step(name, self._making(), is_counted=share is not None, first=first, share=first)
+        step = Step(name, self._making(), is_counted=share is not None, first=share or 0.0, share=share or 0.0)
         names = [each.name for each in self._later]
         if name in names:
-            # What comes before it in earlier runs was unnecessary this time.
+            # What comes before it in the earlier run was unnecessary this time.
             place = names.index(name)
             step.earlier_s = self._later[place].seconds
             del self._later[: place + 1]
@@ -160,25 +165,16 @@ class Run:
 
     def left_s(self) -> float | None:
         """The seconds until the run ends; `None` if no earlier run tells."""
-        if not self._whole_s:
+        if not self._earlier_s:
             return None
-        pace, since_s = self._pace(), self._clock() - self._at
-        left_s = pace * sum(step.seconds for step in self._later)
-        for step in self._open:
-            left_s += _left_s(step, step.seconds + (since_s if step is self._open[-1] else 0.0), pace)
-        return left_s
-
-    def share(self) -> float | None:
-        """The share of the run's time that is over; `None` if no earlier run tells."""
-        left_s = self.left_s()
-        if left_s is None:
-            return None
-        over_s = self._clock() - self._began
-        return over_s / (over_s + left_s) if over_s + left_s else 0.0
+        pace, current = self._pace(), self._open[-1]
+        since_s = self._clock() - self._at
+        of_open = [step.left_s(step.seconds + since_s * (step is current), pace) for step in self._open]
+        return sum(of_open) + pace * sum(step.seconds for step in self._later)
 
     def _pace(self) -> float:
         """How many seconds one of the earlier run takes, by the steps that ended and by what is counted."""
-        took_s = worked_s = TRUST * self._whole_s
+        took_s = worked_s = TRUST * self._earlier_s
         for step in self.steps:
             is_open = step in self._open
             if step.earlier_s is not None and (step.is_counted or not is_open):
@@ -187,30 +183,15 @@ class Run:
         return took_s / worked_s
 
 
-def _left_s(step: Step, seconds: float, pace: float) -> float:
-    """What is left of a step after so many seconds: the more of it is counted, the less an earlier run tells."""
-    counted = step.share - step.first
-    by_count = step.counted_s / counted * (1 - step.share) - (seconds - step.counted_s) if counted > 0 else 0.0
-    if step.earlier_s is None:
-        return max(by_count, 0.0)
-    by_earlier = step.earlier_s * (1 - step.first) * pace - seconds
-    trust = counted / (1 - step.first) if counted > 0 else 0.0
-    return trust * max(by_count, 0.0) + (1 - trust) * max(by_earlier, 0.0)
-
-
 @dataclass
 class _Shown:
-    """The display of a run, or of the bar that others are opened in, and the bars that are open in it.
-
-    Only the last bar is visible.
-    """
+    """The display of a run, or of the bar that others are opened in, and its open bars. Only the last is visible."""
 
     display: Progress
     bars: list[TaskID] = field(default_factory=list)
 
 
 _run: Run | None = None
-
 _shown: _Shown | None = None
 
 
@@ -240,7 +221,7 @@ def _notebook() -> Console | None:
 
 
 @contextmanager
-def running(earlier: Sequence[Step] = (), making: Callable[[], str] = lambda: "") -> Iterator[Run]:
+def running(earlier: Sequence[Step] = (), making: Callable[[], str] = str) -> Iterator[Run]:
     """While the body runs, its bars are steps of one run, and a bar of the whole run is above each. See `Run`."""
     global _run, _shown
     terminal = _terminal()
@@ -249,7 +230,7 @@ def running(earlier: Sequence[Step] = (), making: Callable[[], str] = lambda: ""
     with _display(terminal, run) if terminal else nullcontext() as display:
         _run = run
         if display:
-            display.add_task(run.place, total=1.0, whole=True)
+            display.add_task(run.place, total=None, whole=True)
             _shown = _Shown(display)
         try:
             yield run
@@ -274,11 +255,7 @@ def track(items: Iterable[Item], description: str, total: int | None = None) -> 
 
 
 def working(description: str) -> AbstractContextManager[object]:
-    """A bar that moves while the body does work that can't be counted.
-
-    Args:
-        description: What is being done.
-    """
+    """A bar of this description that moves while the body does work that can't be counted."""
     return bar(description, None)
 
 
@@ -359,31 +336,25 @@ def _display(terminal: Console, run: Run | None = None, transient: bool = False)
         """The time that is left of the run or of a lone bar, a step's percentage, or the seconds so far."""
 
         def render(self, task: Task) -> Text:
-            left = None
+            said, elapsed_s = None, task.elapsed or 0.0
             if run and task.fields.get("whole"):
-                left_s, share, task.description = run.left_s(), run.share(), run.place
-                task.total, task.completed = None if share is None else 1.0, share or 0.0
-                left = None if left_s is None else f"{timedelta(seconds=round(left_s))} left"
+                left_s, task.description = run.left_s(), run.place
+                if left_s is not None:
+                    task.total, task.completed = elapsed_s + left_s, elapsed_s
+                    said = f"{timedelta(seconds=round(left_s))} left"
             elif run and task.total is not None:
-                left = f"{task.percentage:.0f}%"
+                said = f"{task.percentage:.0f}%"
             elif task.total is not None:
                 return TimeRemainingColumn().render(task)
-            return Text(left or _seconds(task.elapsed or 0), justify="right", no_wrap=True)
+            if said is None:
+                said = f"{elapsed_s:.0f} s" if elapsed_s < 99.5 else str(timedelta(seconds=round(elapsed_s)))
+            return Text(said, justify="right", no_wrap=True)
 
     crop: OverflowMethod = "crop" if terminal.options.ascii_only else "ellipsis"
     bar_width = max(5, min(40, terminal.width - 36))
     name_width = max(5, terminal.width - bar_width - len(" 10:00:00 left "))
-    name = TextColumn(
-        "{task.description}",
-        markup=False,
-        table_column=Column(no_wrap=True, overflow=crop, max_width=name_width),
-    )
-    columns = (name, BarColumn(bar_width), Left())
+    name = Column(no_wrap=True, overflow=crop, max_width=name_width)
+    columns = (TextColumn("{task.description}", markup=False, table_column=name), BarColumn(bar_width), Left())
     with Progress(*columns, console=terminal, refresh_per_second=4, transient=transient) as display:
         terminal.show_cursor(True)  # it would be missing after Ctrl-Z
         yield display
-
-
-def _seconds(seconds: float) -> str:
-    """A time that is running: ``16 s``, and ``0:02:10`` where that is longer than two digits."""
-    return f"{seconds:.0f} s" if seconds < 99.5 else str(timedelta(seconds=round(seconds)))

@@ -79,11 +79,13 @@ def heal(
 
         with progress.working(PLANNING):
             refuse_existing(output, force, apart_from=[model, options.teacher])
-            kept, text_of_report = [output, model, options.teacher], ""
+            text_of_report = ""
             if report is not None:
-                text_of_report = prepare_report(report, force=force, apart_from=kept)
+                text_of_report = prepare_report(report, force=force, apart_from=[output, model, options.teacher])
             source = Checkpoint.open(resolve_model(model))
-            required = requirements(source, teacher_of(source, options)[0], options)
+            required = requirements(
+                source, teacher_of(source, options)[0], options, report_of=output.name if report else None
+            )
             required = with_gate(required, source.path, source.plan, output)
         if not dry_run:
             logger.info(described(required, history))

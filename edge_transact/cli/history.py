@@ -13,11 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from filelock import Timeout
-from pydantic import BaseModel, Field, RootModel, ValidationError
+from pydantic import BaseModel, Field, RootModel
 
 from edge_transact import cache, progress
-from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.outputs import new_directory
 from edge_transact.errors import EdgeTransactError
 from edge_transact.progress import Step
@@ -31,8 +29,8 @@ logger = logging.getLogger(__name__)
 LOADING = "load torch and transformers"
 """The first step of long commands."""
 
-KIND = "times"
-"""The kind of the entry in the cache."""
+KIND, FILE = "times", "times.json"
+"""The kind of the entry in the cache, and its file."""
 
 _OUTPUT = " OUTPUT"
 
@@ -78,7 +76,7 @@ class History:
 
     def steps(self) -> list[Step]:
         """Its steps, without those that made what the cache has now."""
-        found = [each for each in _read(_entry()).get(self._key, []) if not _is_cached(each.makes)]
+        found = [each for each in _read().get(self._key, []) if not _is_cached(each.makes)]
         return [Step(_renamed(each.name, _OUTPUT, self._output), each.makes, each.seconds) for each in found]
 
     @contextmanager
@@ -94,18 +92,16 @@ class History:
             self._keep(run.steps)
 
     def _keep(self, steps: Sequence[Step]) -> None:
-        """Replaces the last run's steps, unless another process is writing there."""
+        """Replaces the last run's steps. Where another process writes at the same time, one of both is lost."""
         new = [
             _Step(name=_renamed(each.name, self._output, _OUTPUT), makes=each.makes, seconds=round(each.seconds, 3))
             for each in steps
         ]
-        entry = _entry()
+        runs = _read()
+        runs[self._key] = _with_cached(new, runs.pop(self._key, []))
         try:
-            with cache.lock_of(entry).acquire(timeout=1):
-                runs = _read(entry)
-                runs[self._key] = _with_cached(new, runs.pop(self._key, []))
-                _write(entry, dict(list(runs.items())[-MOST_RUNS:]))
-        except (OSError, Timeout, EdgeTransactError) as error:
+            _write(dict(list(runs.items())[-MOST_RUNS:]))
+        except (OSError, EdgeTransactError) as error:
             logger.debug(f"how long steps took isn't kept: {error}")
 
 
@@ -129,31 +125,20 @@ def _is_cached(makes: str) -> bool:
     return bool(makes) and cache.enabled and (cache.cache_directory() / makes / cache.RECORD).is_file()
 
 
-def _ingredients() -> dict[str, object]:
-    """Other machines that share a home have times of their own."""
-    return {"machine": machine_name()}
-
-
 def _entry() -> Path:
-    return cache.entry_of(KIND, _ingredients())
+    """Other machines that share a home have times of their own."""
+    return cache.entry_of(KIND, {"machine": machine_name()})
 
 
-def _file(entry: Path) -> Path:
-    return entry / "content" / "times.json"
-
-
-def _read(entry: Path) -> dict[str, list[_Step]]:
+def _read() -> dict[str, list[_Step]]:
     try:
-        return _Runs.model_validate_json(_file(entry).read_bytes()).root
-    except (OSError, ValidationError, ValueError):
+        return _Runs.model_validate_json((_entry() / FILE).read_bytes()).root
+    except (OSError, ValueError):
         return {}
 
 
-def _write(entry: Path, runs: dict[str, list[_Step]]) -> None:
-    with new_directory(entry, force=True) as fresh:
-        file = _file(fresh)
-        file.parent.mkdir()
-        file.write_text(_Runs(runs).model_dump_json(indent=1) + "\n")
-        files = {file.name: (file.stat().st_size, sha256(file))}
-        record = cache.Record(what="how long steps took", ingredients=_ingredients(), files=files)
+def _write(runs: dict[str, list[_Step]]) -> None:
+    with new_directory(_entry(), force=True) as fresh:
+        (fresh / FILE).write_text(_Runs(runs).model_dump_json(indent=1) + "\n")
+        record = cache.Record(what="how long steps took", ingredients={"machine": machine_name()}, files={})
         (fresh / cache.RECORD).write_text(record.model_dump_json(indent=2) + "\n")

@@ -14,7 +14,7 @@ from edge_transact.evaluate.perplexity import TOKENS_STEP, perplexity_step
 from edge_transact.system.memory import PACKAGES_BYTES
 from edge_transact.widths import WidthPlan
 
-CHARACTERS_PER_TOKEN = 4
+CHARACTERS_PER_TOKEN, REPORT_WINDOW = 4, 512
 
 
 def plans_of(names: Iterable[str]) -> dict[str, WidthPlan]:
@@ -57,6 +57,11 @@ def perplexity_steps(name: str) -> list[str]:
 def loaded_bytes(plan: WidthPlan) -> int:
     """Bytes of a model's weights in fp32."""
     return 4 * costs.parameters(plan)
+
+
+def perplexity_bytes(plan: WidthPlan) -> int:
+    """Bytes of a model and of a window's logits, as reports measure it."""
+    return loaded_bytes(plan) + logits_bytes(plan, REPORT_WINDOW)
 
 
 def logits_bytes(plan: WidthPlan, window: int, *, is_compared: bool = False) -> int:

@@ -8,6 +8,7 @@ from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING
 from edge_transact.costs import Requirements
+from edge_transact.evaluate.requirements import perplexity_bytes, perplexity_steps
 from edge_transact.heal.losses import BLOCK_TOKENS, CHUNK_TOKENS
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.run import LOAD_STEP, ROUND_STEP, TEXT_STEP, WRITE_STEP
@@ -19,13 +20,16 @@ from edge_transact.system.memory import PACKAGES_BYTES
 from edge_transact.widths import WidthPlan
 
 
-def requirements(source: Checkpoint, teacher: Checkpoint | None, options: HealOptions) -> Requirements:
+def requirements(
+    source: Checkpoint, teacher: Checkpoint | None, options: HealOptions, *, report_of: str | None = None
+) -> Requirements:
     """What training a checkpoint in one process does and needs.
 
     Args:
         source: What is trained.
         teacher: What it learns from, if anything.
         options: How.
+        report_of: The name of the trained model, if a report follows.
     """
     length = length_of(source.config, options.train_window)
     schedule = Schedule.of(options, length)
@@ -40,6 +44,10 @@ def requirements(source: Checkpoint, teacher: Checkpoint | None, options: HealOp
     disk = costs.parameters(source.plan) * source.tensor(EMBEDDING).dtype.itemsize
     disk += 16 * trained_parameters(source.plan, options) + (tokens + held_out) * 6 * (options.teacher_top or 0)
     resident = PACKAGES_BYTES + memory_bytes(source.plan, options, length, dtype) + kept
+    if report_of:
+        models = [*([teacher] if teacher else []), source]
+        steps += [step for name in (*(each.path.name for each in models), report_of) for step in perplexity_steps(name)]
+        resident = max(resident, *(PACKAGES_BYTES + perplexity_bytes(each.plan) for each in models))
     return Requirements(steps, tokens, resident, disk)
 
 

@@ -11,11 +11,11 @@ from edge_transact.cache.journal import MEMORY_BYTES
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING
 from edge_transact.costs import Requirements
-from edge_transact.evaluate.requirements import loaded_bytes, logits_bytes, perplexity_steps
+from edge_transact.evaluate.requirements import perplexity_bytes, perplexity_steps
 from edge_transact.heal.requirements import requirements as requirements_of_training
 from edge_transact.inputs.shares import shares_of
 from edge_transact.layerwise.model import BATCH_TOKENS, LOGITS_TOKENS, computation_dtype
-from edge_transact.layerwise.windows import WINDOW, window_of
+from edge_transact.layerwise.windows import window_of
 from edge_transact.prune.allocate.budget import limits_of
 from edge_transact.prune.compensate import compensation, last_norm
 from edge_transact.prune.methods import find_method
@@ -63,7 +63,7 @@ def requirements(
     stages = [text_bytes(options.calibration), memory_bytes(source, tokens, options, wants_losses)]
     if report_of:
         steps += [*perplexity_steps(source.path.name), *perplexity_steps(report_of), REPORT_STEP]
-        stages.append(loaded_bytes(source.plan) + logits_bytes(source.plan, WINDOW))
+        stages.append(perplexity_bytes(source.plan))
     disk = costs.parameters(pruned_plan(source.plan, options)) * source.tensor(EMBEDDING).dtype.itemsize
     disk += _journal_bytes(source, tokens, options)
     return Requirements(

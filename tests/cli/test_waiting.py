@@ -83,7 +83,7 @@ def test_from_a_quarter_of_a_second_run_on_the_time_left_is_right_within_a_facto
                 worst = max(worst, left_s / true_s, true_s / left_s)
         run.leave(step)
     assert worst < 2
-    assert run.left_s() == 0 and run.share() == 1
+    assert run.left_s() == 0
 
 
 def test_a_first_run_numbers_its_steps_and_says_no_time() -> None:
@@ -93,7 +93,7 @@ def test_a_first_run_numbers_its_steps_and_says_no_time() -> None:
         step = run.enter("a step", 0.0)
         clock.now += 1
         run.reach(step, 0.5)
-        assert run.place == f"step {number}" and run.left_s() is run.share() is None
+        assert run.place == f"step {number}" and run.left_s() is None
         run.leave(step)
     assert [(step.name, step.seconds) for step in run.steps] == [("", 0), ("a step", 1), ("a step", 1)]
 
