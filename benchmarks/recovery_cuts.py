@@ -16,7 +16,7 @@ from typing import Any
 
 import edge_transact.api as et
 from benchmarks import page
-from edge_transact.artifacts.charts import Axis, Chart
+from edge_transact.artifacts.charts import Axis, lines
 from edge_transact.artifacts.report import Section
 from edge_transact.cli.logs import show_logs
 
@@ -118,13 +118,11 @@ def picture(rows: Sequence[Row]) -> Section:
     cuts = Axis(0, END, "% of attention and MLP cut", names={each: str(each) for each in range(0, END, 5)})
     charts = []
     for figure, title in (("right", f"right answers of {dense['questions']}"), ("perplexity", "perplexity")):
-        chart = Chart(title, title, cuts, Axis.over(each[figure] for each in rows))
-        chart.line([(0, dense[figure]), (END, dense[figure])], 2)
-        for stage, colour in stages.items():
-            points = [(100 * each["ratio"], each[figure]) for each in rows if each["stage"] == stage]
-            chart.line(points, colour)
-            chart.dots(points, colour)
-        charts.append(chart)
+        series = {DENSE: [(0, dense[figure]), (END, dense[figure])]} | {
+            stage: [(100 * each["ratio"], each[figure]) for each in rows if each["stage"] == stage] for stage in stages
+        }
+        y = Axis.over(each[figure] for each in rows)
+        charts.append(lines(title, series, cuts, y, colours=(2, *stages.values())))
     return Section(
         "recovery-cuts",
         "Right answers and perplexity by cut",

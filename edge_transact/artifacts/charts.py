@@ -87,11 +87,11 @@ class Axis:
 
 
 class Chart:
-    """One chart: a title, axes, and marks that are added one kind after the other.
+    """One chart: a title, axes, and marks that are added one kind after the other, in the axes' values.
 
     Args:
         title: What is shown.
-        text: A sentence or two with what there is to see, for those who don't see it.
+        text: A sentence or two for those who don't see the chart.
         x: The horizontal axis.
         y: The vertical axis.
         width: In the chart's units.
@@ -99,69 +99,46 @@ class Chart:
     """
 
     def __init__(self, title: str, text: str, x: Axis, y: Axis, *, width: int = WIDTH, height: int = HEIGHT) -> None:
-        self.title, self.text = title, text
+        self.title, self.text, self.width, self.height = title, text, width, height
         self.x, self.y = x, y
-        self.width, self.height = width, height
         ticks = y.ticks()
         self._left = 8 + 6.5 * max(map(len, ticks.values()), default=0)
         self._top = 38 if y.label else 24
-        # Half of a name that stands below the end.
+        # Half of a name below the end.
         over = max((3.25 * len(name) for value, name in x.ticks().items() if x.share(value) > 0.95), default=0)
         self._right, self._bottom = width - max(8, over), height - (34 if x.label else 18 if x.ticks() else 4)
         self._marks: list[str] = []
-        self._axes(ticks)
+        self._text(0, 12, _short(title, round(LETTERS * width / WIDTH)), "title")
+        self._text(0, 27, y.label, "quiet")
+        for value, name in ticks.items():
+            self._text(self._left - 5, self._at(x.low, value)[1] + 4, name, "quiet", "end")
+            self.strokes("grid", [[(x.low, value), (x.high, value)]])
+        for value, name in x.ticks().items():
+            self._text(self._at(value, y.low)[0], self._bottom + 13, name, "quiet", "middle")
+        self._text((self._left + self._right) / 2, height - 5, x.label, "quiet", "middle")
 
-    def columns(self, values: Sequence[float], colour: int, *, width: float = 0.8) -> None:
-        """A column around 0, 1, 2, ... for each value."""
-        bottom = self._at(0, self.y.low)[1]
+    def boxes(self, boxes: Iterable[tuple[float, float, float, float]], colour: int) -> None:
+        """Rectangles: left, bottom, right and top."""
         parts = []
-        for index, value in enumerate(values):
-            left, top = self._at(index - width / 2, value)
-            right = self._at(index + width / 2, value)[0]
-            parts.append(f"M{_n(left)} {_n(bottom)}V{_n(top)}H{_n(right)}V{_n(bottom)}z")
-        self._path("f", colour, "".join(parts))
+        for left, bottom, right, top in boxes:
+            if bottom != top:
+                (x, y), (x_end, y_end) = self._at(left, bottom), self._at(right, top)
+                parts.append(f"M{_n(x)} {_n(y)}V{_n(y_end)}H{_n(x_end)}V{_n(y)}z")
+        self._marks.append(f'<path class="f c{colour}" d="{"".join(parts)}"/>')
 
-    def bar(self, y: float, low: float, high: float, colour: int, *, thickness: float = 12) -> None:
-        """A horizontal bar from `low` to `high`, around the height `y`."""
-        left, middle = self._at(low, y)
-        right = self._at(high, y)[0]
-        top = middle - thickness / 2
-        self._path("f", colour, f"M{_n(left)} {_n(top)}H{_n(right)}v{thickness}H{_n(left)}z")
+    def strokes(self, kind: str, lines: Iterable[Points]) -> None:
+        """Lines through points; ``l c0`` is one in the first colour."""
+        runs = ("L".join(f"{_n(x)} {_n(y)}" for x, y in (self._at(*point) for point in line)) for line in lines)
+        self._marks.append(f'<path class="{kind}" d="{"".join(f"M{run}" for run in runs)}"/>')
 
-    def interval(self, y: float, low: float, high: float) -> None:
-        """Horizontal whiskers from `low` to `high`."""
-        (left, middle), (right, _) = self._at(low, y), self._at(high, y)
-        ends = "".join(f"M{_n(end)} {_n(middle - 4)}v8" for end in (left, right))
-        self._marks.append(f'<path class="whisker" d="M{_n(left)} {_n(middle)}H{_n(right)}{ends}"/>')
-
-    def dots(self, points: Points, colour: int, *, size: float = 5) -> None:
+    def dots(self, points: Points, colour: int, size: float = 5) -> None:
         """A dot at each point."""
         parts = "".join(f"M{_n(x)} {_n(y)}h0" for x, y in (self._at(*point) for point in points))
-        self._path("l", colour, parts, f' style="stroke-width:{size:g}"')
+        self._marks.append(f'<path class="l c{colour}" d="{parts}" style="stroke-width:{size:g}"/>')
 
-    def line(self, points: Points, colour: int) -> None:
-        """A line through points."""
-        places = [self._at(*point) for point in points]
-        self._path("l", colour, "M" + "L".join(f"{_n(x)} {_n(y)}" for x, y in places))
-
-    def steps(self, values: Sequence[float], colour: int, start: float = 0, width: float = 1) -> None:
-        """Columns without gaps, each `width` wide, from `start` on."""
-        left, bottom = self._at(start, self.y.low)
-        parts = [f"M{_n(left)} {_n(bottom)}"]
-        for index, value in enumerate(values, 1):
-            x, y = self._at(start + index * width, value)
-            parts.append(f"V{_n(y)}H{_n(x)}")
-        self._path("f", colour, f"{''.join(parts)}V{_n(bottom)}z")
-
-    def rule(self, x: float, y: tuple[float, float]) -> None:
-        """A vertical line at `x`, from one height to another."""
-        (left, start), (_, end) = (self._at(x, height) for height in y)
-        self._marks.append(f'<path class="rule" d="M{_n(left)} {_n(start)}V{_n(end)}"/>')
-
-    def words(self, x: float, y: float, text: str, *, anchor: str = "start") -> None:
-        """Words that begin, end or have their middle at a point, on which they stand."""
-        left, baseline = self._at(x, y)
-        self._text(left, baseline, text, anchor)
+    def words(self, x: float, y: float, text: str) -> None:
+        """Words that begin at a point, on which they stand."""
+        self._text(*self._at(x, y), text)
 
     def hover(self, texts: Sequence[str]) -> None:
         """What the pointer shows over 0, 1, 2, ..., from the bottom of the chart to its top."""
@@ -181,25 +158,10 @@ class Chart:
             f'<desc id="{text}">{escape(self.text)}</desc>{"".join(self._marks)}</svg>'
         )
 
-    def _axes(self, y_ticks: Mapping[float, str]) -> None:
-        self._text(0, 12, _short(self.title, round(LETTERS * self.width / WIDTH)), kind="title")
-        if self.y.label:
-            self._text(0, 27, self.y.label, kind="quiet")
-        for value, name in y_ticks.items():
-            height = self._at(self.x.low, value)[1]
-            self._text(self._left - 5, height + 4, name, "end", "quiet")
-            self._marks.append(f'<path class="grid" d="M{_n(self._left)} {_n(height)}H{self._right}"/>')
-        for value, name in self.x.ticks().items():
-            self._text(self._at(value, self.y.low)[0], self._bottom + 13, name, "middle", "quiet")
-        if self.x.label:
-            self._text((self._left + self._right) / 2, self.height - 5, self.x.label, "middle", "quiet")
-
-    def _text(self, x: float, y: float, text: str, anchor: str = "start", kind: str = "") -> None:
-        attributes = (f' class="{kind}"' if kind else "") + (f' text-anchor="{anchor}"' if anchor != "start" else "")
-        self._marks.append(f'<text x="{_n(x)}" y="{_n(y)}"{attributes}>{escape(text)}</text>')
-
-    def _path(self, kind: str, colour: int, d: str, more: str = "") -> None:
-        self._marks.append(f'<path class="{kind} c{colour}" d="{d}"{more}/>')
+    def _text(self, x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> None:
+        if text:
+            attributes = f' class="{kind}" text-anchor="{anchor}"'
+            self._marks.append(f'<text x="{_n(x)}" y="{_n(y)}"{attributes}>{escape(text)}</text>')
 
     def _at(self, x: float, y: float) -> tuple[float, float]:
         return (
@@ -244,14 +206,15 @@ def bars(title: str, rows: Sequence[Bar], label: str = "", *, rule: float | None
     height = 28 + ROW * len(rows) + (34 if label else 0)
     chart = Chart(title, f"{text}.", x, Axis(len(rows), 0, names={}), height=height)
     for place, row in enumerate(rows):
-        end = 0.0
+        middle, end = place + 0.65, 0.0
         for length, colour in row.parts:
-            chart.bar(place + 0.65, end, end + length, colour)
+            chart.boxes([(end, middle + 0.18, end + length, middle - 0.18)], colour)
             end += length
         if rule is not None:
-            chart.rule(rule, (place + 0.4, place + 0.9))
+            chart.strokes("rule", [[(rule, middle - 0.25), (rule, middle + 0.25)]])
         if row.interval:
-            chart.interval(place + 0.65, *row.interval)
+            ends = [[(each, middle - 0.12), (each, middle + 0.12)] for each in row.interval]
+            chart.strokes("whisker", [[(each, middle) for each in row.interval], *ends])
         chart.words(0, place + 0.32, f"{_short(row.label, LETTERS - len(row.text))}: {row.text}")
     return chart
 
@@ -284,9 +247,9 @@ def lines(
     for index, points in enumerate(series.values()):
         colour = colours[index % len(colours)]
         if joined and points:
-            chart.line(points, colour)
+            chart.strokes(f"l c{colour}", [points])
         if not joined or len(points) <= DOTS:
-            chart.dots(points, colour, size=size)
+            chart.dots(points, colour, size)
     return chart
 
 
@@ -303,7 +266,7 @@ def by_layer(title: str, series: Mapping[str, Sequence[float]], y: Axis, *, colo
     count = len(next(iter(series.values())))
     chart = Chart(title, f"{'; '.join(texts)}.", numbered(count), y)
     for values, colour in zip(series.values(), colours, strict=True):
-        chart.columns(values, colour)
+        chart.boxes(((index - 0.4, y.low, index + 0.4, value) for index, value in enumerate(values)), colour)
     chart.hover(
         [
             f"layer {index}: "

@@ -1,4 +1,4 @@
-"""Summaries of results: text on a console, HTML in a notebook."""
+"""Summaries of results, and of a model's widths: text on a console, HTML in a notebook."""
 
 from __future__ import annotations
 
@@ -7,12 +7,24 @@ from dataclasses import dataclass, field, replace
 from html import escape
 from itertools import count
 
+from edge_transact.artifacts.charts import Axis, by_layer, spread
 from edge_transact.artifacts.report import Section
-from edge_transact.artifacts.width_picture import width_section
+from edge_transact.artifacts.templates import template
 from edge_transact.widths import WidthPlan, describe
 
 _numbers = count(1)
 """A picture's ids are unique in a document, and a notebook can show a picture twice."""
+
+LABELS: Mapping[str, str] = {
+    "intermediate_size": "MLP dims",
+    "num_key_value_heads": "KV heads",
+    "num_attention_heads": "query heads",
+    "qk_head_dim": "dims of a query or key head",
+    "v_head_dim": "dims of a value head",
+}
+"""What people call the five widths of a layer, in the order in which pruning usually narrows them."""
+
+PRUNED, SOURCE = 0, 6
 
 
 @dataclass(frozen=True)
@@ -24,7 +36,7 @@ class Summary:
         facts: Names and values.
         header: Columns of a table; the first has names, the others figures.
         rows: Its rows.
-        picture: A picture, which a console leaves out; the table with its figures is folded.
+        picture: Charts, which a console leaves out; the table with their figures is folded.
     """
 
     title: str
@@ -41,10 +53,8 @@ class Summary:
     def html(self) -> str:
         """A fragment for a notebook."""
         parts = [f"<p><strong>{escape(self.title)}</strong></p>"]
-        if self.facts:
-            parts.append(_table((), list(self.facts.items())))
-        if self.rows:
-            parts.append(_table(self.header, self.rows))
+        tables = ((), [*self.facts.items()]), (self.header, self.rows)
+        parts += [_table(header, rows) for header, rows in tables if rows]
         if self.picture:
             picture = replace(self.picture, name=f"{self.picture.name}-{next(_numbers)}")
             parts.append(f"{picture._repr_html_()}<p>{escape(picture.text)}</p>")
@@ -67,6 +77,37 @@ class Summarized:
         return self.summary().html()
 
 
+def width_section(plan: WidthPlan, source: WidthPlan | None = None) -> Section:
+    """The five widths of every layer, in front of those of the model that was pruned.
+
+    Args:
+        plan: The model's widths.
+        source: The widths before pruning, of which the ones that were cut are drawn; `None` if it wasn't pruned.
+    """
+    charts, uncut = [], []
+    for name, label in LABELS.items():
+        widths, before = ([getattr(layer, name) for layer in each.layers] if each else [] for each in (plan, source))
+        if widths == before:
+            uncut.append(f"{label}: {spread(widths)}")
+            continue
+        series = {"source": before, "pruned": widths} if source else {"": widths}
+        y = Axis.over([*widths, *before])
+        charts.append(
+            by_layer(label[0].upper() + label[1:], series, y, colours=(SOURCE, PRUNED) if source else (PRUNED,))
+        )
+    return Section(
+        "widths",
+        "Widths by layer",
+        charts,
+        text=f"As in the source: {'; '.join(uncut)}." if uncut else "",
+        legend={"pruned": PRUNED, "source": SOURCE} if source and charts else {},
+        header=("layer", *LABELS.values()),
+        rows=[
+            [str(index), *(f"{getattr(layer, name):,}" for name in LABELS)] for index, layer in enumerate(plan.layers)
+        ],
+    )
+
+
 def summary_of_widths(
     title: str, plan: WidthPlan, source: WidthPlan | None = None, facts: Mapping[str, str] | None = None
 ) -> Summary:
@@ -79,15 +120,9 @@ def summary_of_widths(
         facts: What comes before the widths.
     """
     widths = dict(line.split(": ") for line in describe(plan))
-    shown = {**(facts or {}), "layers": f"{plan.num_hidden_layers}", **widths}
     # Columns of one height say no more than the figure.
     picture = width_section(plan, source) if source or len(set(plan.layers)) > 1 else None
-    return Summary(title, shown, picture=picture)
-
-
-def left(new: float, old: float) -> str:
-    """A figure beside the one that it takes the place of: ``1,200 of 1,500 (-20%)``."""
-    return f"{new:,} of {old:,} ({new / old - 1:+.0%})"
+    return Summary(title, {**(facts or {}), "layers": f"{plan.num_hidden_layers}", **widths}, picture=picture)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -99,11 +134,4 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in header)
-    body = "".join(
-        f'<tr><th style="text-align: left">{escape(name)}</th>'
-        + "".join(f'<td style="text-align: {"right" if header else "left"}">{escape(cell)}</td>' for cell in cells)
-        + "</tr>"
-        for name, *cells in rows
-    )
-    return f"<table>{f'<thead><tr>{head}</tr></thead>' if head else ''}<tbody>{body}</tbody></table>"
+    return str(template("table.html.j2").module.table(Section("", "", header=header, rows=rows)))  # type: ignore[attr-defined]

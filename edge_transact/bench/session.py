@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.artifacts.summary import Summarized, Summary
-from edge_transact.bench.analysis.export import FORMATS, write_sqlite
+from edge_transact.bench.analysis.export import FORMATS, NARROW, main_columns, write_sqlite
 from edge_transact.bench.analysis.precision import known_to
 from edge_transact.bench.analysis.results import make_results
 from edge_transact.bench.drivers.base import Driver
@@ -46,18 +46,9 @@ class BenchOutcome(Summarized):
 
     def summary(self) -> Summary:
         """The most important columns of the results."""
-        header = ("model", "device", "test", "ttft s", "prefill tok/s", "decode tok/s")
-        rows = [
-            (
-                *(result["model"], result["device"], result["test"], f"{result['ttft_s']:.3f}"),
-                *(
-                    "-" if speed is None else f"{speed:,.1f}"
-                    for speed in (result["prefill_tok_s"], result["decode_tok_s"])
-                ),
-            )
-            for result in self.results
-        ]
-        return Summary(str(self.log), {"failed": "; ".join(self.failures)} if self.failures else {}, header, rows)
+        columns = {name: cells for name, cells in main_columns(self.results).items() if name in NARROW}
+        failed = {"failed": "; ".join(self.failures)} if self.failures else {}
+        return Summary(str(self.log), failed, list(columns), list(zip(*columns.values(), strict=True)))
 
     def require(self) -> None:
         """Raise an `EdgeTransactError` if something could not be measured."""

@@ -27,7 +27,6 @@ LEFT_OUT = {
     "edge_transact.artifacts.charts": "pictures",
     "edge_transact.artifacts.report": "reports",
     "edge_transact.artifacts.summary": "how results are shown in notebooks",
-    "edge_transact.artifacts.width_picture": "pictures",
 }
 """Modules that can't change a result, each with the reason. What they import counts only if others import it, too."""
 

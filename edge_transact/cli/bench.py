@@ -135,28 +135,17 @@ def _print(results: Sequence[Result]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from edge_transact.bench.analysis.export import notes, plus_minus, sentence
+    from edge_transact.bench.analysis.export import NARROW, main_columns, notes, sentence
     from edge_transact.bench.records.plan import lengths_of
 
     console = Console(highlight=False, markup=False, emoji=False)
     devices = {result["device"] for result in results}
-    several = len(devices) > 1
-    columns = ["model", *(["device"] if several else []), "tokens"]
     threads = ", ".join(str(each) for each in sorted({result["n_threads"] or 0 for result in results}) if each)
-    title = None if several else "".join(devices) + (f"; threads: {threads}" if threads else "")
-    table = Table(*columns, "ttft s", "prefill tok/s", "decode tok/s", "rss MiB", title=title)
-    for column in table.columns[len(columns) :]:
-        column.justify = "right"
-    for result in results:
-        names = [result["model"], *([result["device"]] if several else [])]
-        table.add_row(
-            *names,
-            str(lengths_of(result)),
-            f"{result['ttft_s']:.3f}{plus_minus(result['ttft_s_low'], result['ttft_s_high'])}",
-            _speed(result["prefill_tok_s"]) + plus_minus(result["prefill_s_low"], result["prefill_s_high"]),
-            _speed(result["decode_tok_s"]) + plus_minus(result["decode_s_low"], result["decode_s_high"]),
-            "-" if result["peak_rss_mib"] is None else f"{result['peak_rss_mib']:,.0f}",
-        )
+    title = None if len(devices) > 1 else "".join(devices) + (f"; threads: {threads}" if threads else "")
+    columns = {name: cells for name, cells in main_columns(results).items() if name in NARROW}
+    table = Table(*columns, title=title)
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
     console.print(table)
     for result in results:
         if said := sentence(result):
@@ -164,10 +153,6 @@ def _print(results: Sequence[Result]) -> None:
     for result in results:
         for note in notes(result):
             console.print(f"{result['model']} at {lengths_of(result)} tokens on {result['device']}: {note}")
-
-
-def _speed(tok_s: float | None) -> str:
-    return "-" if tok_s is None else f"{tok_s:,.1f}"
 
 
 def _perplexities(words: list[str]) -> dict[str, float]:

@@ -16,7 +16,7 @@ import torch
 from edge_transact import costs
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.outputs import refuse_existing
-from edge_transact.artifacts.summary import Summarized, Summary, left, summary_of_widths
+from edge_transact.artifacts.summary import Summarized, Summary, summary_of_widths
 from edge_transact.cache.journal import Journal
 from edge_transact.cache.keys import code_of
 from edge_transact.cache.resume import Start, journal_of
@@ -83,8 +83,9 @@ class PruneResult(Summarized):
     def summary(self) -> Summary:
         """The widths, in front of those of the source, and what was removed."""
         plan, source = self.checkpoint.plan, self.source.plan
+        new, old = costs.parameters(plan), costs.parameters(source)
         facts = {
-            "parameters": left(costs.parameters(plan), costs.parameters(source)),
+            "parameters": f"{new:,} of {old:,} ({new / old - 1:+.0%})",
             "attention and MLP removed": f"{costs.cut_ratio(plan, source):.1%}, by {self.options.method}",
         }
         title = f"{self.checkpoint.path}: {self.provenance['source']}, pruned in {self.seconds:.0f} s"

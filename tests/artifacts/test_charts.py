@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edge_transact.artifacts.charts import TICKS, Axis, Chart
 from edge_transact.artifacts.report import Section
-from edge_transact.artifacts.width_picture import width_section
+from edge_transact.artifacts.summary import width_section
 from edge_transact.widths import LayerWidths, WidthPlan
 from tests.support.pages import NAME
 

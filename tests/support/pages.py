@@ -9,7 +9,7 @@ import torch
 
 from edge_transact import costs
 from edge_transact.artifacts.report import Origin
-from edge_transact.artifacts.width_picture import width_section
+from edge_transact.artifacts.summary import width_section
 from edge_transact.bench.analysis.compare import compare, paired
 from edge_transact.bench.analysis.comparison_page import write_comparison
 from edge_transact.bench.analysis.report import write_report

@@ -6,14 +6,16 @@ import csv
 import io
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from edge_transact.artifacts.charts import number
 from edge_transact.bench.analysis.intervals import NO_DIFFERENCE, ratio_in_words
 from edge_transact.bench.records.plan import lengths_of
 from edge_transact.bench.records.results import Result
 from edge_transact.errors import UsageError
+from edge_transact.formatting import megabytes
 
 FORMATS = ("md", "csv", "json", "jsonl", "sqlite")
 
@@ -103,6 +105,43 @@ def table_row(result: Result) -> list[str]:
         "-" if start_c is None or peak_c is None else f"{start_c:.0f} to {peak_c:.0f}",
         "; ".join(notes(result)),
     ]
+
+
+NARROW = ("model", "device", "target", "tokens", "first token", "prefill tok/s", "decode tok/s", "memory")
+"""Columns of `main_columns` that fit a terminal."""
+
+
+def main_columns(results: Sequence[Result]) -> dict[str, list[str]]:
+    """The figures that people look for, for terminals, notebooks and pages: a cell for each result, by column."""
+
+    def spread(result: Result, name: str) -> str:
+        return plus_minus(result[f"{name}_low"], result[f"{name}_high"])  # type: ignore[literal-required]
+
+    columns: dict[str, Callable[[Result], str]] = {
+        "model": lambda each: each["model"],
+        "device": lambda each: each["device"],
+        "target": lambda each: each["target"],
+        "tokens": lambda each: str(lengths_of(each)),
+        "size": lambda each: megabytes(each["model_size"]),
+        "first token": lambda each: _time(each["ttft_s"]) + spread(each, "ttft_s"),
+        "prefill tok/s": lambda each: _speed(each["prefill_tok_s"]) + spread(each, "prefill_s"),
+        "decode tok/s": lambda each: _speed(each["decode_tok_s"]) + spread(each, "decode_s"),
+        "whole": lambda each: _time(each["e2e_s"]) + spread(each, "e2e_s"),
+        "memory": lambda each: megabytes(each["peak_rss_mib"] * 2**20) if each["peak_rss_mib"] else "-",
+        "against the first": lambda each: "-" if each["e2e_speedup"] is None else speedup_in_words(each),
+    }
+    cells = {name: [cell(each) for each in results] for name, cell in columns.items()}
+    needless = {name for name in ("device", "target") if len(set(cells[name])) == 1}
+    needless |= {"against the first"} if set(cells["against the first"]) == {"-"} else set()
+    return {name: column for name, column in cells.items() if name not in needless}
+
+
+def _time(seconds: float) -> str:
+    return f"{number(1000 * seconds)} ms" if seconds < 0.1 else f"{number(seconds)} s"
+
+
+def _speed(tok_s: float | None) -> str:
+    return "-" if tok_s is None else number(tok_s)
 
 
 def times_as_fast(result: Result) -> str:

@@ -9,12 +9,11 @@ from edge_transact.artifacts.charts import number
 from edge_transact.artifacts.outputs import new_directory
 from edge_transact.artifacts.report import Origin, Report, Section, change
 from edge_transact.bench.analysis import figures
-from edge_transact.bench.analysis.export import COLUMNS, notes, plus_minus, speedup_in_words, table_row
+from edge_transact.bench.analysis.export import COLUMNS, main_columns, notes, speedup_in_words, table_row
 from edge_transact.bench.analysis.results import make_results, named_apart
 from edge_transact.bench.records.plan import lengths_of
 from edge_transact.bench.records.record import Record, VisitRecord
 from edge_transact.bench.records.results import Result
-from edge_transact.formatting import megabytes
 from edge_transact.system.machine import machine_name
 
 CONDITIONS = ("model", "params", "device", "backend", "threads", "test", "load s", "kv MiB", "temp C")
@@ -113,32 +112,12 @@ def _gains(before: Result, after: Result, perplexities: Mapping[str, float]) -> 
 
 
 def _results(results: Sequence[Result]) -> Section:
-    """The figures that people look for, of all results."""
-    several = [name for name in ("device", "target") if len({result[name] for result in results}) > 1]  # type: ignore[literal-required]
-    compared = any(result["e2e_speedup"] is not None for result in results)
-    header = [*several, "tokens", "size", "first token", "prefill tok/s", "decode tok/s", "whole", "memory"]
-    rows = []
-    for result in results:
-        speeds = (_speed(result[f"{part}_tok_s"]) + _spread(result, f"{part}_s") for part in ("prefill", "decode"))  # type: ignore[literal-required]
-        rss = result["peak_rss_mib"]
-        rows.append(
-            [
-                result["model"],
-                *(result[name] for name in several),  # type: ignore[literal-required]
-                str(lengths_of(result)),
-                megabytes(result["model_size"]),
-                _time(result["ttft_s"]) + _spread(result, "ttft_s"),
-                *speeds,
-                _time(result["e2e_s"]) + _spread(result, "e2e_s"),
-                megabytes(rss * 2**20) if rss else "-",
-                *([speedup_in_words(result) if result["e2e_speedup"] is not None else "-"] if compared else []),
-            ]
-        )
+    columns = main_columns(results)
     return Section(
         "results",
         "Results",
-        header=("model", *header, *(["against the first"] if compared else [])),
-        rows=rows,
+        header=list(columns),
+        rows=list(zip(*columns.values(), strict=True)),
         note="Medians of all repetitions; ± is half of a 95 % confidence interval. Tokens are of the prompt + of the "
         "answer. Prefill includes the first token; decode speed counts the tokens after it. The whole is prompt and "
         "answer, without loading and kernel compilation.",
@@ -153,18 +132,6 @@ def _conditions(results: Sequence[Result]) -> Section:
         noted = "; ".join(note for note in notes(result) if note not in result["warnings"])
         rows.append([*(table_row(result)[index] for index in shown), noted])
     return Section("conditions", "Conditions", header=(*CONDITIONS, "notes"), rows=rows, folded=True)
-
-
-def _time(seconds: float) -> str:
-    return f"{number(1000 * seconds)} ms" if seconds < 0.1 else f"{number(seconds)} s"
-
-
-def _speed(tok_s: float | None) -> str:
-    return "-" if tok_s is None else number(tok_s)
-
-
-def _spread(result: Result, name: str) -> str:
-    return plus_minus(result[f"{name}_low"], result[f"{name}_high"])  # type: ignore[literal-required]
 
 
 def machine_of(result: Result) -> str:

@@ -8,7 +8,7 @@ import torch
 
 from edge_transact.artifacts.charts import Axis, Chart, by_layer, number
 from edge_transact.artifacts.report import Section
-from edge_transact.artifacts.width_picture import PRUNED, SOURCE
+from edge_transact.artifacts.summary import PRUNED, SOURCE
 from edge_transact.prune.compensate.compensation import PROJECTIONS
 from edge_transact.prune.compensate.regression import Fit
 from edge_transact.prune.cut.selection import select
@@ -53,7 +53,7 @@ def salience(unit: Unit, scores: Sequence[LayerScores], plan: WidthPlan, what: s
         for colour, chosen in ((PRUNED, kept), (CUT_AWAY, ~kept)):
             parts = zip(values.split(size), chosen.split(size), strict=True)
             heights = [part.mean().item() if of_part.float().mean() >= 0.5 else y.low for part, of_part in parts]
-            chart.steps(heights, colour, width=size)
+            chart.boxes(((i * size, y.low, (i + 1) * size, top) for i, top in enumerate(heights)), colour)
         charts.append(chart)
     scale = f"logarithmic, from {number(lowest)} to {number(highest)}" if shared else "each layer's own, from 0"
     order = "in their order" if unit is QUERIES else "best first" + " within each KV head" * (unit.place == "in group")

@@ -13,7 +13,7 @@ from edge_transact import costs
 from edge_transact.artifacts.charts import number
 from edge_transact.artifacts.outputs import new_directory
 from edge_transact.artifacts.report import Origin, Report, Section, change
-from edge_transact.artifacts.width_picture import width_section
+from edge_transact.artifacts.summary import width_section
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.evaluate.models import evaluate_model
 from edge_transact.evaluate.report_text import TEXT, WINDOWS
