@@ -12,7 +12,6 @@ from typing import Any
 from edge_transact import cache
 from edge_transact.artifacts.digests import text_digest
 from edge_transact.build.options import CALIBRATED_ROUNDINGS
-from edge_transact.build.resume import resumable
 from edge_transact.cache.keys import code_of
 from edge_transact.cache.resume import Start, journal_of
 from edge_transact.checkpoint import Checkpoint
@@ -34,7 +33,7 @@ from edge_transact.quantization import Quantization
 from edge_transact.rounding.best import round_best
 from edge_transact.rounding.calibrated import round_model
 from edge_transact.rounding.choice import rounding_named
-from edge_transact.rounding.store import keep_rounded
+from edge_transact.rounding.store import keep_rounded, resumable
 from edge_transact.selftext.texts import SELF, self_identity
 from edge_transact.weights.convert import convert
 

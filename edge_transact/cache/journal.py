@@ -20,7 +20,10 @@ MEMORY_BYTES = 1 << 30
 """Larger hidden states are kept in a memory-mapped file, of which the system keeps in memory what fits."""
 
 STATE_S = 30.0
-"""Seconds between two writes of the state of a pass: the work that an interruption can cost."""
+"""Seconds between two writes of a run's state: the work that an interruption can cost."""
+
+STATE_SHARE = 0.05
+"""Of the time, at most as much goes to writing states: they are rarer where writing takes long."""
 
 DTYPES = {
     "BF16": torch.bfloat16,
@@ -53,7 +56,7 @@ class Journal:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._state_written_s = -math.inf
+        self._state_written_s, self._state_took_s = -math.inf, 0.0
 
     @property
     def directory(self) -> Path:
@@ -117,24 +120,31 @@ class Journal:
         names = {dtype: dtype_name for dtype_name, dtype in DTYPES.items()}
         header, end = {}, 0
         for key, tensor in tensors.items():
-            start, end = end, end + tensor.nbytes
+            start, end = end, end + tensor.numel() * tensor.element_size()
             header[key] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
         text = json.dumps(header).encode()
         with partial.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for tensor in tensors.values():
-                file.write(_bytes(tensor.contiguous()))
+                file.write(_bytes(whole(tensor).detach().cpu().contiguous()))
                 release(tensor)
         partial.rename(self._file(name))
 
-    def now_and_then(self, name: str, state: Mapping[str, torch.Tensor], *, last: bool) -> None:
-        """Writes a state if the last write was `STATE_S` ago, or if it is the last state.
+    def is_due(self) -> bool:
+        """Whether it is time to write another state: one of a training is larger than its weights."""
+        return time.monotonic() - self._state_written_s >= max(STATE_S, self._state_took_s / STATE_SHARE)
 
-        A state is as large as the hidden states of all windows, and a layer of a small model takes a second or two.
-        """
-        if last or time.monotonic() - self._state_written_s >= STATE_S:
-            self[name] = state
-            self._state_written_s = time.monotonic()
+    def now_and_then(self, name: str, state: Mapping[str, torch.Tensor], *, last: bool) -> None:
+        """Writes a state if it `is_due`, or if it is the last one."""
+        if last or self.is_due():
+            self.write_state(name, state)
+
+    def write_state(self, name: str, state: Mapping[str, torch.Tensor]) -> None:
+        """Writes a state, and notes when, for `is_due`."""
+        started = time.monotonic()
+        self[name] = state
+        self._state_written_s = time.monotonic()
+        self._state_took_s = self._state_written_s - started
 
     def discard(self, name: str) -> None:
         """Removes a group, if it exists."""
@@ -150,6 +160,12 @@ def _is_whole(file: Path) -> bool:
         end = max((entry["data_offsets"][1] for entry in json.loads(opened.read(length)).values()), default=0)
         return file.stat().st_size == 8 + length + end
     return False
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor with the parts that other processes have, if they share it: then all of them call this."""
+    gathered: torch.Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return gathered
 
 
 def release(tensor: torch.Tensor) -> None:

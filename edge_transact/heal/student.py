@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from edge_transact.cache.journal import whole
 from edge_transact.checkpoint import Checkpoint, causal_attention
 from edge_transact.checkpoint.auto_classes import register
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
@@ -158,13 +159,8 @@ def tensors_of(
         if name.endswith(ROPE_PAIRS):
             yield name, stored
             continue
-        tensor = _whole(state[name])
+        tensor = whole(state[name])
         first, second = (state.get(f"{name.removesuffix('.weight')}.lora_{part}.default.weight") for part in "AB")
         if first is not None and second is not None:
-            tensor = tensor.float() + LORA_ALPHA * (_whole(second) @ _whole(first))
+            tensor = tensor.float() + LORA_ALPHA * (whole(second) @ whole(first))
         yield name, tensor.cpu().to(dtype or stored.dtype)
-
-
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor with the parts that other processes have."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

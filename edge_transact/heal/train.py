@@ -95,7 +95,7 @@ class Training:
         teacher: What it learns from; `None` if the options want the text alone.
         processes: Those that train it.
         measures: Where figures go.
-        snapshots: Where its state goes; `None` keeps nothing, and the best step only in memory.
+        snapshots: Where its state goes.
         evaluate: Called now and then, as `HealOptions.eval_every` says; its figures go to `measures`.
         grid: Rounds the student, if the rounded model is what is trained.
 
@@ -112,7 +112,7 @@ class Training:
         teacher: Teacher | None,
         processes: Processes,
         measures: Measures,
-        snapshots: Snapshots | None = None,
+        snapshots: Snapshots,
         evaluate: Evaluate | None = None,
         grid: Grid | None = None,
     ) -> None:
@@ -141,8 +141,6 @@ class Training:
         self._done, self._best, self._worse = 0, 0, 0
         self._best_of_snapshot = 0
         self._before = self._lowest = math.nan
-        self._kept: dict[str, torch.Tensor] = {}
-        """The weights of the best step, where there are no snapshots."""
 
     def run(self) -> Trained:
         """Trains to the end, or until held-out text gets worse, and leaves the student with the best step's weights.
@@ -295,11 +293,9 @@ class Training:
         every = self.options.eval_every
         if every and done * schedule.batch_tokens // every > (done - 1) * schedule.batch_tokens // every:
             self._evaluate()
-        if self.snapshots:
-            (due,) = self.processes.total(float(self.processes.is_main and self.snapshots.is_due()))
-            if due and done < schedule.steps:
-                self.snapshots.write(STEP, done, self._state(), self._figures())
-                self._best_of_snapshot = self._best
+        if self.snapshots.is_due() and done < schedule.steps:
+            self.snapshots.write(STEP, done, self._state() | self._figures())
+            self._best_of_snapshot = self._best
 
     def _evaluate(self) -> None:
         if not self.evaluate:
@@ -350,22 +346,14 @@ class Training:
         return Sequence(self._held_out[number], self._held_out_counted[number])
 
     def _keep_best(self) -> None:
-        if self.snapshots:
-            # The latest snapshot, from which a killed run goes on, may have another best step.
-            self.snapshots.write(BEST, self._best, self._weights(), {}, keep=self._best_of_snapshot)
-        else:
-            self._kept = {name: tensor.detach().clone() for name, tensor in self._weights().items()}
+        # The latest snapshot, from which a killed run continues, may have another best step.
+        self.snapshots.write(BEST, self._best, self._weights(), keep=self._best_of_snapshot)
 
     def _restore_best(self, *, though_failed: bool = False) -> None:
         """The student gets the weights of the best step."""
         if self._best == self._done and not though_failed:
             return
-        with torch.no_grad():
-            if not self.snapshots:
-                for name, tensor in self._weights().items():
-                    tensor.copy_(self._kept[name])
-            else:
-                self.snapshots.read(BEST, self._best, self._weights())
+        self.snapshots.read(BEST, self._best, self._weights())
         if self.grid:
             self.grid.round()
         if not self._best:
@@ -399,9 +387,7 @@ class Training:
         }
 
     def _resume(self) -> None:
-        """Goes on from the latest snapshot, if there is one."""
-        if self.snapshots is None:
-            return
+        """Continues from the latest snapshot, if there is one."""
         step = self.snapshots.latest(STEP)
         if step is None:
             return

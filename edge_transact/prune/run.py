@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -40,6 +39,9 @@ from edge_transact.prune.units import DEFAULT_UNITS
 from edge_transact.runtimes import RUNTIMES
 from edge_transact.system.computation import compute_device
 from edge_transact.system.memory import trim
+
+if TYPE_CHECKING:
+    from edge_transact.prune.shots import ShotTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -124,38 +126,11 @@ class Cut:
     fits: Sequence[dict[str, Fit]] = ()
 
 
-class Trainer(Protocol):
-    """Trains the model after each shot, in one process or in several: see `shots.ShotTrainer`."""
-
-    training: ShotTraining
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes what is written once."""
-        ...
-
-    def ingredients(self, source: Checkpoint, options: PruneOptions) -> dict[str, Any]:
-        """Everything that the trainings depend on, as JSON values."""
-        ...
-
-    def journal_of(self, what: str, ingredients: Mapping[str, object], start: Start) -> AbstractContextManager[Journal]:
-        """One journal for all processes."""
-        ...
-
-    def cut(self, run: Pruning, options: PruneOptions, provenance: dict[str, Any]) -> Cut:
-        """All shots, each with a training after it."""
-        ...
-
-    def wait(self) -> None:
-        """Until all processes are here."""
-        ...
-
-
 def prune(
     model: str,
     output: Path,
     options: PruneOptions,
-    trainer: Trainer | None = None,
+    trainer: ShotTrainer | None = None,
     *,
     resume: bool = False,
     fresh: bool = False,
@@ -193,12 +168,13 @@ def prune(
     source = Checkpoint.open(resolve_model(model))
     assert options.allocation is not None, "resolved decides it"
     check_choices(options, source.plan, options.allocation, options.units, options.bucket)
-    is_main = not trainer or trainer.is_main
+    processes = trainer.processes if trainer else None
+    is_main = not processes or processes.is_main
     with working(TEXT_STEP):
         windows = calibration_of(source, options)
         provenance = {"source": source_name(model)} | options.provenance() | {"calibration": windows.to_dict()}
         key = ingredients(source, options, trainer) | {"calibration": windows.to_dict()}
-    begin = trainer.journal_of if trainer else journal_of
+    begin = processes.journal_of if processes else journal_of
     with begin(f"prune {model}", key, start) as journal:
         # A process that was waited for, or an earlier run without its last step, may have written it.
         written = is_main and _is_written(journal, output)
@@ -211,8 +187,8 @@ def prune(
                 write_checkpoint(source, cut.target.plan, cut.tensors, cut.provenance, output, force=force or written)
             if options.runtime and (why := RUNTIMES[options.runtime].misfit(cut.target.plan)):
                 logger.warning(f"{output} does not fit {options.runtime}: {why}")
-        if trainer:
-            trainer.wait()
+        if processes:
+            processes.wait()
         result = PruneResult(
             checkpoint=Checkpoint.open(output),
             source=source,
@@ -262,7 +238,7 @@ def _provenance_digest(output: Path) -> torch.Tensor:
     return torch.frombuffer(bytearray.fromhex(sha256(output / PROVENANCE_FILE)), dtype=torch.int8)
 
 
-def ingredients(source: Checkpoint, options: PruneOptions, trainer: Trainer | None = None) -> dict[str, Any]:
+def ingredients(source: Checkpoint, options: PruneOptions, trainer: ShotTrainer | None = None) -> dict[str, Any]:
     """Everything that a pruning's result depends on, as JSON values, except the calibration text.
 
     Args:

@@ -85,7 +85,7 @@ def shot_trainings(training: ShotTraining, shots: int, model: str, seed: int) ->
 
 
 class ShotTrainer:
-    """Trains a model after each shot; see `run.Trainer`.
+    """Trains a model after each shot, for `run.prune`.
 
     Args:
         training: How, with a text.
@@ -93,12 +93,10 @@ class ShotTrainer:
     """
 
     def __init__(self, training: ShotTraining, model: str) -> None:
-        self.training, self._model = training, model
-        self.processes = processes = Processes()
-        self.is_main, self.journal_of, self.wait = processes.is_main, processes.journal_of, processes.wait
+        self.training, self._model, self.processes = training, model, Processes()
 
     def ingredients(self, source: Checkpoint, options: PruneOptions) -> dict[str, Any]:
-        """See `run.Trainer`."""
+        """Everything that the trainings depend on, as JSON values."""
         trainings = self._trainings(options)
         return {
             "trainings": [each.identity() for each in trainings],
@@ -106,11 +104,11 @@ class ShotTrainer:
         }
 
     def cut(self, run: Pruning, options: PruneOptions, provenance: dict[str, Any]) -> Cut:
-        """See `run.Trainer`."""
-        target = self.processes.tell(allocated(run, options) if self.is_main else None)
+        """All shots, each with a training after it."""
+        target = self.processes.tell(allocated(run, options) if self.processes.is_main else None)
         trainings = self._trainings(options)
         last = Shots(run, trainings, bool(options.compensate), provenance, self.processes).run(target.plan)
-        if self.is_main and not run.first_scores:  # an earlier run had them
+        if self.processes.is_main and not run.first_scores:  # an earlier run had them
             run.first_scores = run.score(1, options.shots)
         return Cut(target, tensors_in(last), provenance_of(last))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import safetensors
@@ -13,10 +14,14 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD
 from edge_transact.quantization import ZERO_POINT
 from edge_transact.weights import w4
-from edge_transact.weights.convert import ParameterSources
+from edge_transact.weights.convert import ParameterSources, RoundingOf
 
 DISTILLED = "distilled"
 """The journal's group of scales that replace those found layer by layer."""
+
+KEPT_WEIGHTS = 1 << 26
+"""Parameters with more weights are rounded again: memory would have to hold their codes, a byte each, until all of them
+are known. In large models these are embeddings, a small part of the work."""
 
 CODES, SCALES = ".codes", ".scales"
 """What the journal calls the codes and scales of a matrix, after its name."""
@@ -41,11 +46,7 @@ class Rounded:
                 torch.from_numpy(join(*(group.get_tensor(part + kind) for part in parts))) for kind in (CODES, SCALES)
             )
 
-        def replay(rows: torch.Tensor, first: int) -> tuple[torch.Tensor, torch.Tensor]:
-            chosen = slice(first, first + len(rows))
-            return codes[chosen].clone(), scales[chosen]
-
-        return replay
+        return replay(codes, scales)
 
 
 def keep_rounded(journal: Journal, checkpoint: Checkpoint, directory: Path) -> None:
@@ -78,3 +79,55 @@ def _file(group: str) -> str:
 def dequantized(codes: torch.Tensor, scales: torch.Tensor, in_features: int) -> torch.Tensor:
     """What codes and scales stand for, fp32 ``[rows, in_features]``."""
     return ((w4.grouped(codes.float()) - ZERO_POINT) * scales.float()[..., None]).flatten(start_dim=1)[:, :in_features]
+
+
+def replay(codes: torch.Tensor, scales: torch.Tensor) -> w4.RoundRows:
+    """A rounding of rows that gives what was chosen for them."""
+
+    def rounding(rows: torch.Tensor, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+        chosen = slice(first, first + len(rows))
+        return codes[chosen].clone(), scales[chosen]
+
+    return rounding
+
+
+def resumable(
+    checkpoint: Checkpoint, sources: ParameterSources, rounding_of: RoundingOf, journal: Journal
+) -> RoundingOf:
+    """The same rounding, which is taken from the journal where that has it.
+
+    Args:
+        checkpoint: The source of the weights.
+        sources: The definition's parameters.
+        rounding_of: How they are rounded.
+        journal: Where codes and scales go when all rows of a parameter are rounded.
+    """
+    groups = {name: f"rounded-{number}" for number, name in enumerate(sources)}
+
+    def rounding(name: str) -> w4.RoundRows:
+        shapes = [checkpoint.shape(part) for part in sources[name][0]]
+        rows = sum(shape[0] for shape in shapes)
+        if rows * shapes[0][1] > KEPT_WEIGHTS:
+            return rounding_of(name)
+        if groups[name] in journal:
+            return replay(**journal[groups[name]])
+        return _record(rounding_of(name), rows, journal, groups[name])
+
+    return rounding
+
+
+def _record(inner: w4.RoundRows, total: int, journal: Journal, group: str) -> w4.RoundRows:
+    """`inner`, whose results go to the journal when there are `total` rows of them. Several threads may call it."""
+    found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    lock = threading.Lock()
+
+    def rounding(rows: torch.Tensor, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+        codes, scales = inner(rows, first)
+        with lock:
+            found[first] = codes.clone(), scales
+            if sum(len(scales) for _, scales in found.values()) == total:
+                both = zip(*(found[first] for first in sorted(found)), strict=True)
+                journal[group] = dict(zip(("codes", "scales"), map(torch.cat, both), strict=True))
+        return codes, scales
+
+    return rounding

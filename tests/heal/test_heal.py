@@ -12,13 +12,14 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from edge_transact import cache
+from edge_transact.cache import journal
 from edge_transact.checkpoint import Checkpoint, causal_attention
 from edge_transact.cli import app
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.evaluate.answers.answering import answers
 from edge_transact.evaluate.answers.basics import Reply
 from edge_transact.evaluate.models import evaluate_model, evaluate_models
-from edge_transact.heal import evaluation, measures, schedule, snapshots, train
+from edge_transact.heal import evaluation, measures, schedule, train
 from edge_transact.heal import run as pipeline
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.report import write_report
@@ -172,8 +173,8 @@ def test_same_bytes_wherever_it_was_interrupted(
     pruned_model: Path, tmp_path: Path, options: HealOptions, monkeypatch, own_cache: Path
 ) -> None:
     whole = heal(str(pruned_model), tmp_path / "whole", options)
-    monkeypatch.setattr(snapshots, "INTERVAL_S", 0)
-    monkeypatch.setattr(snapshots, "SHARE", 1e9)
+    monkeypatch.setattr(journal, "STATE_S", 0)
+    monkeypatch.setattr(journal, "STATE_SHARE", 1e9)
     for writes in (2, 9):
         with killed_after(writes):
             heal(str(pruned_model), tmp_path / "out", options)

@@ -63,9 +63,10 @@ def launched(environment: dict[str, str], code: str, *, by_torchrun: bool = Fals
 
 def code_of(model: Path, output: Path, text: Path, before: str = "", **options) -> str:
     return (
-        "import os\nfrom pathlib import Path\nfrom edge_transact.heal import snapshots, train\n"
+        "import os\nfrom pathlib import Path\n"
+        "from edge_transact.cache import journal\nfrom edge_transact.heal import train\n"
         "from edge_transact.heal.options import HealOptions\nfrom edge_transact.heal.run import heal\n"
-        "snapshots.INTERVAL_S, snapshots.SHARE = 0, 1e9\n"
+        "journal.STATE_S, journal.STATE_SHARE = 0, 1e9\n"
         f"{before}\n"
         f"done = heal({str(model)!r}, Path({str(output)!r}), HealOptions(train={str(text)!r}, **{SIZES | options!r}))\n"
         "import json\n"
@@ -142,21 +143,24 @@ processes.Processes.__init__, train.Training.run = pretending, checked
 
 @pytest.mark.slow
 def test_sharded_weights(pruned_model: Path, training_text: Path, tmp_path: Path, environment) -> None:
-    """FSDP2 has the losses of one process, which goes on from what two have saved; and it writes whole weights."""
+    """FSDP2 has the losses of one process, and both continue what two have saved; whole weights are written."""
     one = heal(str(pruned_model), tmp_path / "one", HealOptions(train=str(training_text), **AGAINST_LOOPS))
     expected = [row["loss"] for row in one.measures.rows if "loss" in row]
 
     dies = SHARDED + DIES.format(how="raise OSError('the text is gone')")
     result = launched(environment, code_of(pruned_model, tmp_path / "two", training_text, dies, **AGAINST_LOOPS))
     assert result.returncode != 0 and "the text is gone" in result.stderr, result.stderr
+    unfinished = shutil.copytree(tmp_path / "cache" / "unfinished", tmp_path / "unfinished")
     again = heal(
         str(pruned_model), tmp_path / "two", HealOptions(train=str(training_text), **AGAINST_LOOPS), resume=True
     )
     losses = [row["loss"] for row in again.measures.rows if "loss" in row]
     assert losses == pytest.approx(expected, abs=1e-5)
 
+    shutil.copytree(unfinished, tmp_path / "cache" / "unfinished", dirs_exist_ok=True)
+    assert any((tmp_path / "cache" / "unfinished").glob("*/step-3.safetensors"))
     result = launched(environment, code_of(pruned_model, tmp_path / "whole", training_text, SHARDED, **AGAINST_LOOPS))
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0 and not any((tmp_path / "cache" / "unfinished").iterdir()), result.stderr
     losses = [row["loss"] for row in json.loads((tmp_path / "whole.json").read_text()) if "loss" in row]
     assert losses == pytest.approx(expected, abs=1e-5)
     shapes = [

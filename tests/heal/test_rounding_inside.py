@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 from edge_transact.build.dist import build, definition_config, takes_trained
 from edge_transact.build.options import BuildOptions
 from edge_transact.build.stages import Rounding, place_weights
+from edge_transact.cache import journal
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.cli import app
 from edge_transact.definition import load, render
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.export.gguf import export_gguf
-from edge_transact.heal import snapshots
 from edge_transact.heal.grid import Grid
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.run import heal
@@ -158,8 +158,8 @@ def test_training_goes_on_bit_for_bit(
     monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
     options = HealOptions(train=str(training_text), quant="q4f32_1", **SIZES)
     heal(str(pruned_model), tmp_path / "whole", options)
-    monkeypatch.setattr(snapshots, "INTERVAL_S", 0)
-    monkeypatch.setattr(snapshots, "SHARE", 1e9)
+    monkeypatch.setattr(journal, "STATE_S", 0)
+    monkeypatch.setattr(journal, "STATE_SHARE", 1e9)
     with killed_after(6):
         heal(str(pruned_model), tmp_path / "out", options)
     heal(str(pruned_model), tmp_path / "out", options, resume=True)

@@ -148,8 +148,8 @@ def test_it_goes_on_where_it_was_interrupted(
             raise KilledError
         step(self, sequences)
 
-    monkeypatch.setattr("edge_transact.heal.snapshots.INTERVAL_S", 0)
-    monkeypatch.setattr("edge_transact.heal.snapshots.SHARE", 1e9)
+    monkeypatch.setattr("edge_transact.cache.journal.STATE_S", 0)
+    monkeypatch.setattr("edge_transact.cache.journal.STATE_SHARE", 1e9)
     monkeypatch.setattr(train.Training, "__init__", counted)
     monkeypatch.setattr(train.Training, "_step", dying)
     options = PruneOptions(ratio=0.4, shots=2, **calibration)
