@@ -1,6 +1,6 @@
-"""``python -m edge_transact.mlc DEFINITION COMMAND ...``: runs a command of MLC-LLM with our architecture registered.
+"""``python -m edge_transact.mlc DEFINITION COMMAND ...``: runs an MLC-LLM command with our architecture registered.
 
-It needs its own process, because MLC and the adapters change TVM for the whole process.
+A process of its own, because MLC and the adapters change TVM for the whole process.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Adapters that let MLC-LLM's Python run on another TVM than its own, for one pair of versions.
+"""Adapters that let MLC-LLM 79d603f0's Python run on apache-tvm 0.26.0.
 
-The pair is MLC-LLM 79d603f0 with apache-tvm 0.26.0. MLC pins its own TVM (mlc-ai/relax 837cb9de), which isn't on PyPI.
-0.26.0 is the closest release; the adapters cover the differences. Nothing of MLC is changed on disk. A newer MLC needs
-new adapters here and a new pair in `checkout`.
+MLC pins its own TVM (mlc-ai/relax 837cb9de), which isn't on PyPI; 0.26.0 is the closest release. Nothing of MLC changes
+on disk. A newer MLC needs new adapters here and a new pair in `checkout`.
 """
 
 from __future__ import annotations
@@ -17,10 +16,7 @@ if TYPE_CHECKING:
 
 
 def before_import() -> None:
-    """Lets ``import mlc_llm`` succeed without its C++ library, whose object types would be unknown.
-
-    The caller's environment has ``SKIP_LOADING_MLCLLM_SO=1``.
-    """
+    """Lets ``import mlc_llm`` succeed without its C++ library, in an environment with ``SKIP_LOADING_MLCLLM_SO=1``."""
     import tvm_ffi.registry
 
     tvm_ffi.registry._SKIP_UNKNOWN_OBJECTS = True
@@ -43,7 +39,7 @@ def after_import() -> None:
     tirx.PrimFunc.buffer_map = property(lambda self: {param: param for param in self.params if _is_buffer(param)})
     lift_global_buffer_alloc.remove_global_buf_alloc = _lift_global_buffers
     attach_sampler.full = _scalar_first(attach_sampler.full)
-    # On a CPU it takes minutes to compile each matrix, and its kernels are no faster than without a schedule.
+    # On a CPU it compiles for minutes per matrix, and the kernels are no faster than without a schedule.
     dlight.cpu.GEMV.apply = lambda self, func, target, tunable: None
     _keep_to_vectors(dlight.gpu.Matmul)
     dlight.gpu.matmul.MetalMatmul.apply = _no_simdgroups
@@ -62,10 +58,9 @@ def _is_buffer(param: tirx.Var) -> bool:
 
 
 def _keep_to_vectors(matmul: Any) -> None:
-    """Keeps dlight's matmul schedule for Adreno to widths that give each thread a vector.
+    """Limits dlight's matmul schedule for Adreno to widths that give each thread a vector.
 
-    It fails on others, because it vectorizes a loop of length 1 if the width per thread is odd. They get dlight's
-    general schedule.
+    It fails on odd widths per thread, because it vectorizes a loop of length 1. They get dlight's general schedule.
     """
     from tvm import tirx
 
@@ -82,9 +77,7 @@ def _keep_to_vectors(matmul: Any) -> None:
 
 
 def _no_simdgroups(self: object, func: tirx.PrimFunc, target: Target, tunable: bool) -> NoReturn:
-    raise NotImplementedError(
-        "TVM 0.26 crashes when it tensorizes for Metal; dlight falls back to its schedule for any GPU"
-    )
+    raise NotImplementedError("TVM 0.26 crashes tensorizing for Metal; dlight falls back to its schedule for any GPU")
 
 
 def _scalar_first(full: tirx.PrimFunc) -> tirx.PrimFunc:
@@ -98,7 +91,7 @@ def _scalar_first(full: tirx.PrimFunc) -> tirx.PrimFunc:
 
 
 def _lift_global_buffers(func: tirx.PrimFunc) -> tuple[tirx.PrimFunc, list[relax.TensorType]]:
-    """Makes a kernel's temporaries in global memory parameters, after its other buffers. Returns their types too."""
+    """Turns a kernel's temporaries in global memory into parameters after its other buffers; also returns their types."""
     from tvm import relax, tirx
 
     root = func.body.block

@@ -1,8 +1,8 @@
-"""Compares what a library needs of the runtime that loads it with what the sources of a TVM offer.
+"""Checks whether the runtime in the sources of a TVM can load our libraries.
 
-A library is built by PyPI's TVM and runs on the TVM in MLC-LLM. Its bytecode, which has a version, calls
-``vm.builtin.*`` functions by name and passes them tags such as the kind of an attention kernel. If a function is
-missing or takes another number of arguments, or if a tag is unknown, the library fails on the phone.
+PyPI's TVM builds a library, and MLC-LLM's TVM runs it. The bytecode has a version, calls ``vm.builtin.*`` functions by
+name, and passes them tags such as the kind of an attention kernel. A missing function, another number of arguments or
+an unknown tag would fail on the phone.
 """
 
 from __future__ import annotations
@@ -36,13 +36,10 @@ CALLS: dict[str, int | None] = {
     "vm.builtin.reshape": 2,
     "vm.builtin.tuple_getitem": 2,
 }
-"""The functions that our libraries of all targets together call, so that a runtime can be checked before a build.
-
-Function to its number of arguments; `None` if it takes any number.
-"""
+"""All functions that our libraries call, on any target: name to number of arguments, `None` for any number."""
 
 TAGS = frozenset({"global", "tirx"})
-"""The tags that they pass: the scope of memory, and that attention kernels are TVM's (``tir`` in older versions)."""
+"""Tags that they pass: the memory scope, and TVM's kind of attention kernels (``tir`` in older versions)."""
 
 BYTECODE = "0.14"
 """The version of their bytecode."""
@@ -120,7 +117,7 @@ class Runtime:
         return cls(registered, frozenset(words), versions[0] if versions else None)
 
     def lacks(self) -> list[str]:
-        """What this runtime lacks for `BYTECODE`, `CALLS` and `TAGS`, one phrase each."""
+        """What this runtime lacks of `BYTECODE`, `CALLS` and `TAGS`, one phrase each."""
         problems = []
         if self.bytecode not in (None, BYTECODE):
             problems.append(f"it loads bytecode {self.bytecode}, and ours is {BYTECODE}")

@@ -36,8 +36,8 @@ def chat_config(
     """The contents of ``mlc-chat-config.json``.
 
     Args:
-        checkpoint: A checkpoint directory with its tokenizer. Sampling defaults and special tokens come from its
-            ``generation_config.json`` and ``config.json``, the conversation template from its chat template.
+        checkpoint: A checkpoint directory: its tokenizer, ``generation_config.json`` and ``config.json`` give special
+            tokens, sampling defaults and the conversation template.
         model_type: The name under which the definition registers itself.
         model_lib: The library's name.
         quantization: The quantization's name.
@@ -83,7 +83,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _active_vocab_size(checkpoint: Path, vocab_size: int) -> int:
-    """Number of tokens that the tokenizer knows. There may be more logits, as padding."""
+    """Number of the tokenizer's tokens. There may be more logits, as padding."""
     path = checkpoint / "tokenizer.json"
     if not path.is_file():
         return vocab_size
@@ -93,23 +93,19 @@ def _active_vocab_size(checkpoint: Path, vocab_size: int) -> int:
 
 
 def tokenizer_info(checkpoint: Path) -> dict[str, str | bool]:
-    """How MLC has to turn tokens into text, from the decoder and the normalizer in ``tokenizer.json``.
+    """MLC's ``TokenizerInfo`` (``mlc_llm/tokenizers``), from the decoder and normalizer in ``tokenizer.json``.
 
-    The fields are those of MLC's ``TokenizerInfo`` (``mlc_llm/tokenizers``). A directory without ``tokenizer.json`` has
-    a SentencePiece model with byte fallback.
+    A directory without ``tokenizer.json`` has a SentencePiece model with byte fallback.
     """
     tokenizer = _read_json(checkpoint / "tokenizer.json")
     decoders = _steps(tokenizer.get("decoder"), "decoders")
     normalizers = _steps(tokenizer.get("normalizer"), "normalizers")
     byte_level = any(step.get("type") == "ByteLevel" for step in decoders)
+    prepend, strip = {"type": "Prepend", "prepend": "\u2581"}, {"type": "Strip", "content": " ", "start": 1}
     return {
         "token_postproc_method": "byte_level" if byte_level else "byte_fallback",
-        "prepend_space_in_encode": any(
-            step.get("type") == "Prepend" and step.get("prepend") == "\u2581" for step in normalizers
-        ),
-        "strip_space_in_decode": any(
-            step.get("type") == "Strip" and step.get("content") == " " and step.get("start") == 1 for step in decoders
-        ),
+        "prepend_space_in_encode": any(prepend.items() <= step.items() for step in normalizers),
+        "strip_space_in_decode": any(strip.items() <= step.items() for step in decoders),
     }
 
 

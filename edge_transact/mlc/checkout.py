@@ -1,4 +1,4 @@
-"""Finds the user's MLC-LLM, and tells whether its Python sources were tested with the installed TVM."""
+"""Finds the user's MLC-LLM, and whether its Python sources were tested with the installed TVM."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KNOWN_REVISION = "79d603f0"
 KNOWN_TVM = "0.26.0"
 """The version of apache-tvm on PyPI that `adapters` supports."""
 KNOWN_DIGEST = "4cd75d693c4cf8d081ef3db606fc5f9795d501d5eed1b85c38d865d0634de201"
-"""`Checkout.digest` of the known revision. It also matches a copy without git, and no clone with edits."""
+"""`Checkout.digest` of the known revision: matches a copy without git, but no clone with edits."""
 
 CLONE = "git clone --recursive https://github.com/mlc-ai/mlc-llm"
 GET = f"{CLONE}, git -C mlc-llm checkout {KNOWN_REVISION}, and export MLC_LLM_SOURCE_DIR=$PWD/mlc-llm"
@@ -85,8 +85,8 @@ def find() -> Checkout:
     spec = importlib.util.find_spec("mlc_llm")
     if spec is None or spec.origin is None:
         raise EdgeTransactError(
-            "there is no MLC-LLM here: MLC_LLM_SOURCE_DIR is not set, and mlc_llm is not installed",
-            fix=f"{GET}. Or build with --engine tvm, which doesn't need it and writes the same weights.",
+            "no MLC-LLM found: MLC_LLM_SOURCE_DIR is not set, and mlc_llm is not installed",
+            fix=f"{GET}. Or build with --engine tvm, which writes the same weights without it.",
         )
     package = Path(spec.origin).parent
     return Checkout(package.parent, package)

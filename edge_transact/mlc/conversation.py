@@ -1,8 +1,8 @@
 """MLC's conversation template for a model, derived from its tokenizer's chat template.
 
-MLC renders a prompt as the system template, then for each message its role, `role_content_sep`, the text and a
-separator, then the assistant's role and `role_empty_sep` (``mlc_llm/protocol/conversation_protocol.py``). Chat
-templates are programs and can't be translated. The families that LLaMA models use are recognized by their markers.
+MLC renders the system template, then for each message its role, `role_content_sep`, the text and a separator, then the
+assistant's role and `role_empty_sep` (``mlc_llm/protocol/conversation_protocol.py``). Chat templates are programs and
+can't be translated, so the families of LLaMA models are recognized by their markers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 DEFAULT_SYSTEM_MESSAGE = "You are a helpful assistant."
-"""The system message if the chat template has none: MLC always writes a system part."""
+"""Used if the chat template has none, because MLC always writes a system part."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,8 @@ class _Family:
 
     Attributes:
         name: MLC's name of the format.
-        markers: Strings that are all in the chat template.
-        system_template: The text around the system message. ``{bos}`` and ``{eos}`` are the tokenizer's tokens, here
-            and in the other fields.
+        markers: Strings that the chat template contains, all of them.
+        system_template: The text around the system message. ``{bos}`` and ``{eos}`` in any field are the tokenizer's.
         user: The beginning of a user's message.
         assistant: The beginning of an assistant's message.
         tool: The beginning of a tool's message.
@@ -109,10 +108,9 @@ _PLAIN = _Family("LM", (), "{system_message}", "", "", "", ("",), "", "", ())
 
 
 def conversation_template(checkpoint: Path, eos_token_ids: Sequence[int]) -> dict[str, object]:
-    """``conv_template`` of ``mlc-chat-config.json``, with all of its fields.
+    """``conv_template`` of ``mlc-chat-config.json``, with all fields.
 
-    A model without a chat template continues plain text, and so does one whose template is of no known family.
-    `plain_note` tells the two apart.
+    It continues plain text if the model has no chat template, or one of no known family; `plain_note` says which.
 
     Args:
         checkpoint: A checkpoint directory with its tokenizer.
@@ -141,11 +139,7 @@ def conversation_template(checkpoint: Path, eos_token_ids: Sequence[int]) -> dic
         **({"system_prefix_token_ids": [tokenizer.bos_token_id]} if adds_bos else {}),
         "add_role_after_system_message": not family.merged_system,
         "roles": {"user": text(family.user), "assistant": text(family.assistant), "tool": text(family.tool)},
-        "role_templates": {
-            "user": "{user_message}",
-            "assistant": "{assistant_message}",
-            "tool": "{tool_message}",
-        },
+        "role_templates": {role: f"{{{role}_message}}" for role in ("user", "assistant", "tool")},
         "messages": [],
         "seps": [text(sep) for sep in family.seps],
         "role_content_sep": text(family.role_content_sep),
@@ -158,14 +152,14 @@ def conversation_template(checkpoint: Path, eos_token_ids: Sequence[int]) -> dic
 
 
 def plain_note(checkpoint: Path) -> str | None:
-    """A note for the user if `conversation_template` is a plain one, and why; otherwise `None`."""
+    """A note on why `conversation_template` is a plain one; `None` if it isn't."""
     chat_template = _chat_template(TextCodec(checkpoint).tokenizer)
     if not chat_template:
-        return "The tokenizer has no chat template: the model continues text, also in an MLC app (template LM)."
+        return "The tokenizer has no chat template: the model continues text, in MLC's apps too (template LM)."
     if _family(chat_template) is _PLAIN:
         return (
-            "The chat template belongs to no family that MLC knows: mlc-chat-config.json gets a plain one. "
-            "Edit its conv_template before chatting in an MLC app."
+            "MLC doesn't know this chat template: mlc-chat-config.json gets a plain one. "
+            "Edit its conv_template before you chat in an MLC app."
         )
     return None
 

@@ -1,7 +1,7 @@
 """``python -m edge_transact.mlc.package ARGUMENTS``: runs ``mlc_llm package ARGUMENTS`` without MLC's C++ library.
 
-MLC's packaging starts its ``prepare_libs.py`` with a new interpreter. That one would look for the library again, so the
-script runs in this process.
+MLC's packaging starts ``prepare_libs.py`` with a new interpreter, which would look for the library again. So the script
+runs in this process.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def main(arguments: Sequence[str]) -> None:
     try:
         command.main(list(arguments))
     except subprocess.CalledProcessError as error:
-        # It has said why. A traceback would only hide that.
+        # The command has said why; a traceback would hide that.
         raise SystemExit(f"{shlex.join(map(str, error.cmd))} failed with exit code {error.returncode}") from None
 
 
 def _run_here(command: Sequence[object], **options: Any) -> None:
-    """Stands for ``subprocess.run([python, SCRIPT, ...])``."""
+    """Replaces ``subprocess.run([python, SCRIPT, ...])``."""
     _, script, *arguments = map(str, command)
     directory, words = os.getcwd(), sys.argv
     sys.argv = [script, *arguments]

@@ -1,4 +1,4 @@
-"""MLC-LLM as a toolchain: runs its ``gen_config``, ``convert_weight`` and ``compile`` on our checkpoints."""
+"""Runs MLC-LLM's ``gen_config``, ``convert_weight`` and ``compile`` on our checkpoints."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from edge_transact.quantization import Quantization
 logger = logging.getLogger(__name__)
 
 DEVICES = {"android": "android", "iphone": "iphone", "host": "cpu"}
-"""The targets that MLC's ``compile`` supports, and its ``--device`` for each."""
+"""Targets that MLC's ``compile`` supports, with its ``--device`` for each."""
 
 SHOWN_LINES = 3
-"""Lines of a failed command's output that the error shows, from the end."""
+"""How many of the last lines of a failed command's output the error shows."""
 
 
 class MLC:
@@ -51,13 +51,13 @@ class MLC:
                 )
         if "iphone" in targets and shutil.which("xcrun") is None:
             raise EdgeTransactError(
-                "MLC-LLM compiles Metal with Xcode's xcrun, and there is none here",
-                fix="Build iphone with --engine tvm, whose kernels the phone compiles, or on a Mac with Xcode.",
+                "MLC-LLM compiles Metal with Xcode's xcrun, which isn't installed here",
+                fix="Build iphone with --engine tvm, or on a Mac with Xcode.",
             )
         self._checkout = find()
         self._known = self._checkout.is_known
         if not self._known:
-            logger.warning(f"{self._checkout.pair} was not tested; {KNOWN_PAIR} is known to work. Trying it anyway")
+            logger.warning(f"trying {self._checkout.pair}, which was not tested; {KNOWN_PAIR} is known to work")
 
     @property
     def checkout(self) -> Checkout:
@@ -73,10 +73,10 @@ class MLC:
         sizes: Mapping[str, int],
         directory: Path,
     ) -> None:
-        """Runs MLC's ``gen_config`` and ``convert_weight``, which make an MLC model directory without libraries.
+        """Makes an MLC model directory without libraries, with MLC's ``gen_config`` and ``convert_weight``.
 
-        Values that are missing in MLC's configuration come from our ``mlc-chat-config.json`` in `directory`. So does
-        the conversation template: MLC selects one by name, and ours has the tokenizer's own tokens.
+        Our ``mlc-chat-config.json`` in `directory` fills in values that MLC's configuration lacks, and gives the
+        conversation template: MLC selects one by name, and ours has the tokenizer's own tokens.
 
         Args:
             emitted: The directory of the emitted definition.
@@ -131,11 +131,7 @@ class MLC:
         words = [sys.executable, "-m", "edge_transact.mlc", str(emitted), command, *arguments]
         logger.debug("$ %s", shlex.join(map(str, words)))
         done = subprocess.run(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=environment,
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
         )
         output = done.stdout.decode(errors="replace")
         logger.debug(output)
@@ -145,7 +141,7 @@ class MLC:
     def _failure(self, command: str, output: str) -> EdgeTransactError:
         last = [line for line in output.splitlines() if line.strip()][-SHOWN_LINES:]
         while last[1:] and last[0].startswith(" "):
-            del last[0]  # the exception is enough of a traceback
+            del last[0]  # of a traceback, show the exception alone
         said = " / ".join(line.strip() for line in last) or "it printed nothing"
         missing = re.search(r"No module named '(\w+)", said)
         if missing and missing[1] not in ("tvm", "mlc_llm"):
@@ -162,10 +158,10 @@ class MLC:
 
 
 def _as_defined(checkpoint: Path, definition: Definition, scratch: Path) -> Path:
-    """Links the checkpoint into `scratch`, with a config.json that has our architecture and the definition's values.
+    """Links the checkpoint into `scratch`, with our architecture and the definition's values in config.json.
 
-    The original may be a stock LLaMA, which has MLC's own model_type. transformers 5 writes RoPE where MLC doesn't
-    look. And the definition may have fewer layers.
+    The original may have a stock LLaMA's model_type, which is MLC's own, RoPE where MLC doesn't look (transformers 5),
+    and more layers than the definition.
     """
     for path in checkpoint.iterdir():
         if path.name != "config.json":
