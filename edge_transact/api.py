@@ -350,7 +350,7 @@ def bundle(dists: str | Path | Sequence[str | Path], output: str | Path, options
 
     Raises:
         UsageError: A name isn't one, two models have the same library, or a DIST has none for Android.
-        EdgeTransactError: A file of a DIST isn't as it was built, or `output` exists.
+        EdgeTransactError: A file of a DIST changed after the build, or `output` exists.
     """
     from edge_transact.bundle.project import bundle
 

@@ -137,7 +137,7 @@ def _check(path: Path, expected: str) -> None:
     if not path.is_file():
         raise EdgeTransactError(f"{path} is missing", fix="Copy the complete directory, or build it again.")
     if sha256(path) != expected:
-        raise EdgeTransactError(f"{path} is not as it was built", fix="Copy it again, or build it again.")
+        raise EdgeTransactError(f"{path} changed after the build", fix="Copy it again, or build it again.")
 
 
 def not_a_dist(directory: Path, lacking: str) -> EdgeTransactError:

@@ -1,4 +1,4 @@
-"""Checks a finished APK: its native libraries for 64-bit ARM and 16 KB pages, and its models against models.json."""
+"""Checks an APK: native libraries for 64-bit ARM and 16 KB pages, and models against models.json."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 from edge_transact.bundle.models import MODELS_JSON, AppModels, ModelFile
 from edge_transact.compiler.archive import PAGE_BYTES
 from edge_transact.compiler.targets import system_lib_prefix
-from edge_transact.doctor.check import Check
+from edge_transact.doctor.check import Check, verdict
 from edge_transact.errors import EdgeTransactError
+from edge_transact.formatting import megabytes
 
 ABI = "arm64-v8a"
 ENGINE = f"lib/{ABI}/libtvm4j_runtime_packed.so"
 """MLC's engine, with the models' libraries inside."""
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
-"""The header before an entry's data. Its last fields are the lengths of name and extra field (APPNOTE.TXT 4.3.7)."""
+"""The header before an entry's data; it ends with the lengths of name and extra field (APPNOTE.TXT 4.3.7)."""
 
 _BUILD = "build the app again: edge-transact bundle DIST -o APP --build --force"
+_REALIGN = f"zipalign -P {PAGE_BYTES // 1024} -f 4 IN.apk OUT.apk, and sign again"
 
 
 def examine_apk(path: Path) -> list[Check]:
-    """The checks of an APK, in the order in which they are shown.
+    """The checks of an APK, in the order of their output.
 
     Raises:
         EdgeTransactError: The file isn't an APK, or is damaged.
@@ -59,14 +61,12 @@ def _abi(archive: ZipFile, libraries: Sequence[ZipInfo]) -> Check:
 
 
 def _segments(archive: ZipFile, libraries: Sequence[ZipInfo]) -> Check:
-    wrong = []
+    unaligned: dict[str, int] = {}
     for name, elf in _elves(archive, libraries):
         for segment in elf.iter_segments("PT_LOAD") if elf else ():
-            fits = segment["p_align"] % PAGE_BYTES == 0
-            if not fits or (segment["p_vaddr"] - segment["p_offset"]) % PAGE_BYTES:
-                wrong.append(f"{name} ({segment['p_align']})")
-                break
-    if wrong:
+            if segment["p_align"] % PAGE_BYTES or (segment["p_vaddr"] - segment["p_offset"]) % PAGE_BYTES:
+                unaligned.setdefault(name, segment["p_align"])
+    if wrong := [f"{name} ({alignment})" for name, alignment in unaligned.items()]:
         fix = "link with NDK r28 or newer, or with -Wl,-z,max-page-size=16384"
         return Check("segments", False, f"segments not aligned to {PAGE_BYTES} bytes: {', '.join(wrong)}", fix)
     return Check("segments", True, f"segments aligned to {PAGE_BYTES} bytes")
@@ -76,7 +76,7 @@ def _offsets(file: IO[bytes], libraries: Sequence[ZipInfo]) -> Check:
     stored = [entry for entry in libraries if entry.compress_type == ZIP_STORED]
     wrong = [entry.filename for entry in stored if _data_offset(file, entry) % PAGE_BYTES]
     if wrong:
-        fix = f"zipalign -P {PAGE_BYTES // 1024} -f 4 IN.apk OUT.apk, and sign again; AGP 8.5.1 or newer does it itself"
+        fix = f"{_REALIGN}; AGP 8.5.1 or newer does it itself"
         return Check("offsets", False, f"not at multiples of {PAGE_BYTES} bytes: {', '.join(wrong)}", fix)
     packed = [entry.filename for entry in libraries if entry not in stored]
     unpacked = f"; Android unpacks {', '.join(packed)}" if packed else ""
@@ -90,7 +90,7 @@ def _data_offset(file: IO[bytes], entry: ZipInfo) -> int:
 
 
 def _zipalign(path: Path) -> list[Check]:
-    """What the SDK's own tool says, if there is one that knows 16 KB pages (build-tools 35)."""
+    """The SDK's own check, if its build-tools know 16 KB pages (35 or newer)."""
     tools = sorted(Path(os.environ.get("ANDROID_HOME") or "/nowhere").glob("build-tools/*/zipalign"))
     program = str(tools[-1]) if tools else shutil.which("zipalign")
     if program is None:
@@ -99,8 +99,7 @@ def _zipalign(path: Path) -> list[Check]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if "usage" in (done.stdout + done.stderr).lower():
         return []
-    fix = "" if done.returncode == 0 else f"zipalign -P {PAGE_BYTES // 1024} -f 4 IN.apk OUT.apk, and sign again"
-    return [Check("zipalign", done.returncode == 0, f"{program} -c -P {PAGE_BYTES // 1024}", fix)]
+    return [verdict("zipalign", done.returncode == 0, f"{program} -c -P {PAGE_BYTES // 1024}", _REALIGN)]
 
 
 def _models(archive: ZipFile) -> list[Check]:
@@ -116,9 +115,8 @@ def _models(archive: ZipFile) -> list[Check]:
         # A library registers itself by the names of its symbols.
         if system_lib_prefix(library).encode() + b"__tvm_ffi" not in engine
     ]
-    linked = Check("libraries", True, f"{', '.join(model.id for model in models)}: all libraries are in the engine")
-    if missing:
-        linked = Check("libraries", False, f"not in {ENGINE}: {', '.join(missing)}", _BUILD)
+    found = f"{', '.join(model.id for model in models)}: all libraries are in the engine"
+    linked = verdict("libraries", not missing, f"not in {ENGINE}: {', '.join(missing)}" if missing else found, _BUILD)
     damaged = [
         f"{model.id}/{file.path} {problem}"
         for model in models
@@ -128,12 +126,9 @@ def _models(archive: ZipFile) -> list[Check]:
     ]
     if damaged:
         return [linked, Check("models", False, "; ".join(damaged), _BUILD)]
-    found = [
-        f"{model.id} ({model.bytes / 2**20:,.1f} MiB"
-        + (")" if model.weights == "assets" else ", comes by edge-transact install)")
-        for model in models
-    ]
-    return [linked, Check("models", True, ", ".join(found))]
+    how = {"assets": "", "install": ", needs edge-transact install"}
+    sizes = [f"{model.id} ({megabytes(model.bytes)}{how[model.weights]})" for model in models]
+    return [linked, Check("models", True, ", ".join(sizes))]
 
 
 def _asset_problem(archive: ZipFile, name: str, file: ModelFile) -> str | None:
@@ -143,15 +138,13 @@ def _asset_problem(archive: ZipFile, name: str, file: ModelFile) -> str | None:
         return "is missing"
     if file.path.endswith(".bin") and entry.compress_type != ZIP_STORED:
         return "is compressed"
-    digest = hashlib.sha256()
     with archive.open(entry) as content:
-        while block := content.read(1 << 20):
-            digest.update(block)
+        digest = hashlib.file_digest(content, "sha256")  # type: ignore[arg-type]  # a file in an archive is readable
     return None if digest.hexdigest() == file.sha256 else "is damaged"
 
 
 def _elves(archive: ZipFile, libraries: Sequence[ZipInfo]) -> Iterator[tuple[str, Any]]:
-    """Name and pyelftools' file of each library; None for what is no ELF file."""
+    """Name and pyelftools' file of each library; `None` if it isn't an ELF file."""
     from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
 

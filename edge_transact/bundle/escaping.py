@@ -1,4 +1,4 @@
-"""What users name freely, as data in Gradle files, in Android's resources and in paths."""
+"""Writes names that users choose into Gradle files, Android's resources and paths."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _KEYWORDS = """
     volatile while
 """
 JAVA_KEYWORDS = frozenset(_KEYWORDS.split())
-"""The words that no part of a Java package can be (Java Language Specification, 3.9)."""
+"""Words that can't be part of a Java package's name (Java Language Specification, 3.9)."""
 
 MAX_ID = 64
 """The longest model id, so that paths on a phone stay short."""
 
 
 def groovy_string(text: str) -> str:
-    """The text as a string literal of Groovy, in ASCII and on one line. Kotlin reads the same literal.
+    """The text as a string literal for Groovy and Kotlin, in ASCII and on one line.
 
     Raises:
         UsageError: The text isn't valid Unicode.
@@ -35,8 +35,8 @@ def groovy_string(text: str) -> str:
 def android_string(text: str) -> str:
     """The text as the content of a ``<string>`` of Android's resources, in XML.
 
-    Android gives a meaning of their own to quotes, backslashes, runs of spaces, and ``@`` and ``?`` at the beginning.
-    The element needs ``formatted="false"``, without which aapt2 refuses a text with several ``%``.
+    Quotes, backslashes, runs of spaces, and ``@`` and ``?`` at the beginning are special to Android. Without
+    ``formatted="false"`` on the element, aapt2 refuses a text with several ``%``.
 
     Raises:
         UsageError: The text isn't valid Unicode.
@@ -53,10 +53,10 @@ def android_string(text: str) -> str:
 
 
 def check_application_id(text: str) -> str:
-    """The text, which is what Android takes as an application id.
+    """The text, if it is an Android application id.
 
     Raises:
-        UsageError: It isn't. The message says which part is wrong.
+        UsageError: It isn't; the message names the wrong part.
     """
     fix = "Write it as org.example.chat: at least two names of letters, digits and _, each beginning with a letter."
     parts = text.split(".")
@@ -64,14 +64,14 @@ def check_application_id(text: str) -> str:
         raise UsageError(f"--application-id {text!r} has no dot", fix=fix)
     for part in parts:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", part):
-            raise UsageError(f"--application-id {text!r}: {part!r} is no name of a Java package", fix=fix)
+            raise UsageError(f"--application-id {text!r}: {part!r} can't be part of a Java package", fix=fix)
         if part in JAVA_KEYWORDS:
-            raise UsageError(f"--application-id {text!r}: {part!r} is a word of the Java language", fix=fix)
+            raise UsageError(f"--application-id {text!r}: {part!r} is a keyword of Java", fix=fix)
     return text
 
 
 def check_app_name(text: str) -> str:
-    """The text, which people can read as the name of an app.
+    """The text, if it can be an app's name.
 
     Raises:
         UsageError: It is empty, or isn't valid Unicode.
@@ -82,9 +82,9 @@ def check_app_name(text: str) -> str:
 
 
 def model_ids(names: Sequence[str]) -> list[str]:
-    """An id for each name: a file name of letters, digits, ``.``, ``_`` and ``-``, unique even where case is ignored.
+    """An id for each name: a file name of letters, digits, ``.``, ``_`` and ``-``, unique regardless of case.
 
-    Accents are taken off, and whatever else is foreign becomes a hyphen. Ids that would be the same get a number.
+    Accents are removed, other characters become hyphens, and equal ids get a number.
     """
     ids: list[str] = []
     for name in names:
@@ -98,7 +98,7 @@ def model_ids(names: Sequence[str]) -> list[str]:
 
 def _checked(text: str) -> str:
     if any(0xD800 <= ord(character) <= 0xDFFF for character in text):
-        raise UsageError(f"{text!r} is not valid Unicode", fix="Write it in another way.")
+        raise UsageError(f"{text!r} is not valid Unicode", fix="Remove the surrogates (U+D800 to U+DFFF).")
     return text
 
 
@@ -110,7 +110,7 @@ def _ascii(character: str) -> str:
 
 
 def _in_xml(character: str) -> str:
-    """The character, or Android's escape for one that XML can't hold, or that aapt2 could take for a space."""
+    """The character, or Android's escape if XML can't hold it or aapt2 could read it as a space."""
     is_space = character.isspace() and character != " "
     is_odd = is_space or unicodedata.category(character) == "Cc" or character in "\ufffe\uffff"
     return f"\\u{ord(character):04x}" if is_odd else character

@@ -1,4 +1,4 @@
-"""Puts the weights of models into an app's own files on a phone, over adb."""
+"""Sends models' weights into an app's own files on a phone, over adb."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from edge_transact.bundle.models import AppModel
 from edge_transact.bundle.project import Project
 from edge_transact.bundle.sources import describe_model
 from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.formatting import megabytes
 from edge_transact.progress import bar
 
 logger = logging.getLogger(__name__)
 
 RETURN_S = 60
-"""How long a phone that was lost may take to come back."""
+"""How long to wait for a lost phone."""
 
-# $1: the directory of all models, $2: the model. What an earlier version left becomes the beginning of this one.
+# $1: the directory of all models, $2: the model. An earlier version of it becomes the beginning of this one.
 _BEGIN = """
 mkdir -p "$1" && cd "$1" || exit 1
 [ ! -d "$2" ] || [ -d ".$2.part" ] || mv "$2" ".$2.part"
 """
-# Files that the model doesn't have go: $3 and on are those that it has.
+# Removes files that the model doesn't have; $3 and on are those that it has.
 _FINISH = """
 cd "$1/.$2.part" || exit 1
 model=$2
@@ -44,7 +45,7 @@ for file in * .[!.]*; do
 done
 cd .. && rm -rf "./$model" && mv ".$model.part" "$model"
 """
-# Prints the name of each file whose sha256 is right: $2, $4 ... with $3, $5 ...
+# Prints the files whose sha256 is right: $2, $4 ... with $3, $5 ...
 _INTACT = """
 cd "$1" 2>/dev/null || exit 0
 shift
@@ -58,13 +59,13 @@ exit 0
 
 @dataclass(frozen=True)
 class Installed:
-    """What `install` did.
+    """The result of `install`.
 
     Attributes:
         device: The phone's serial.
         application_id: The app.
-        models: Ids of the models that now are on the phone.
-        files: Paths of the files that were sent, below the app's own files.
+        models: Ids of the models that are on the phone now.
+        files: Paths of the files sent, below the app's own files.
         bytes: Their size.
     """
 
@@ -80,19 +81,19 @@ class Installed:
 
 
 def install(source: Path, *, device: str | None = None, application_id: str | None = None) -> Installed:
-    """Sends what the app on a phone lacks of its models' weights.
+    """Sends the weights that the app on a phone lacks.
 
-    A file that is there with the right sha256 isn't sent again, so that an interrupted call goes on where it was. A
-    model is complete or absent: it is renamed when all of its files are there.
+    Files with the right sha256 aren't sent again, so an interrupted call continues. A model is complete or absent: it
+    gets its name when all of its files are there.
 
     Args:
         source: A project that `bundle` wrote, for the models whose weights aren't in the app; or a DIST.
-        device: The phone's serial; not needed where there is one phone.
-        application_id: The app; a project knows it.
+        device: The phone's serial; not needed with a single phone.
+        application_id: The app; not needed for a project.
 
     Raises:
         UsageError: There are several phones, or a DIST is given without an app.
-        EdgeTransactError: The app isn't installed, or the phone has too little memory or storage, or went away.
+        EdgeTransactError: The app isn't installed, or the phone lacks memory or storage, or went away.
     """
     models, application = _models(source, application_id)
     phone = find_phone(device)
@@ -121,9 +122,7 @@ def _models(source: Path, application_id: str | None) -> tuple[list[tuple[AppMod
     """The models to install, with the directories of their files, and the app."""
     if (source / MANIFEST).is_file():
         if application_id is None:
-            raise UsageError(
-                f"{source} is a DIST: which app gets it?", fix="Name it: --application-id org.example.chat"
-            )
+            raise UsageError(f"{source} is a DIST", fix="Name the app for it: --application-id org.example.chat")
         (identifier,) = model_ids([Path(os.path.abspath(source)).name])
         return [(describe_model(source, identifier).model, source)], check_application_id(application_id)
     project = Project.read(source)
@@ -136,7 +135,7 @@ def find_phone(serial: str | None) -> AndroidDevice:
 
     Raises:
         UsageError: There are several phones, or none with this serial.
-        EdgeTransactError: There is none, or it doesn't let this machine in.
+        EdgeTransactError: There is none, or it hasn't authorized this machine.
     """
     phones = find_devices(serial or "all")
     if len(phones) > 1:
@@ -146,22 +145,22 @@ def find_phone(serial: str | None) -> AndroidDevice:
 
 
 def _require(model: AppModel, info: DeviceInfo) -> None:
-    """Refuses a model that can't run on the phone before anything is sent."""
+    """Refuses a model that can't run on the phone, before anything is sent."""
     if "arm64-v8a" not in info.abis:
         raise EdgeTransactError(
             f"{info.name} runs {', '.join(info.abis) or 'an unknown ABI'}, not arm64-v8a",
             fix="The libraries are built for 64-bit ARM: use another phone.",
         )
-    needed = min(model.memory_bytes.values()) / 2**20
-    if info.memory_mib is not None and needed > info.memory_mib:
+    needed = min(model.memory_bytes.values())
+    if info.memory_mib is not None and needed > info.memory_mib * 2**20:
         raise EdgeTransactError(
-            f"{model.id} needs {needed:,.0f} MiB of memory, and {info.name} has {info.memory_mib:,.0f}",
+            f"{model.id} needs {megabytes(needed)} of memory, and {info.name} has {megabytes(info.memory_mib * 2**20)}",
             fix="Build it with a smaller --context, or prune it more.",
         )
 
 
 def _put(phone: AndroidDevice, home: str, model: AppModel, directory: Path) -> set[str]:
-    """Makes a model complete on the phone. Returns the names of the files that were sent."""
+    """Completes a model on the phone. Returns the names of the files sent."""
     digests = {file.path: file.sha256 for file in model.files}
     pairs = [word for pair in digests.items() for word in pair]
     intact = phone.script(_INTACT, f"{home}/{model.id}", *pairs, timeout_s=600).stdout.splitlines()
@@ -170,7 +169,7 @@ def _put(phone: AndroidDevice, home: str, model: AppModel, directory: Path) -> s
         return set()
     for file in model.files:
         if not (directory / file.path).is_file() or sha256(directory / file.path) != file.sha256:
-            raise EdgeTransactError(f"{directory / file.path} is not as it was built", fix="Bundle or build it again.")
+            raise EdgeTransactError(f"{directory / file.path} changed after the build", fix="Bundle or build it again.")
     phone.checked("sh", "-c", _BEGIN, "sh", home, model.id)
     sent = _send(phone, f"{home}/.{model.id}.part", model, directory)
     phone.checked("sh", "-c", _FINISH, "sh", home, model.id, *digests)
@@ -178,18 +177,17 @@ def _put(phone: AndroidDevice, home: str, model: AppModel, directory: Path) -> s
 
 
 def _send(phone: AndroidDevice, target: str, model: AppModel, directory: Path) -> set[str]:
-    """Sends the files that differ, and goes on when a phone that went away is back. Returns their names."""
-    files = {file.path: directory / file.path for file in model.files}
+    """Sends the files that differ, and continues when a lost phone is back. Returns their names."""
+    local = {file.path: directory / file.path for file in model.files}
     digests = {file.path: file.sha256 for file in model.files}
-    sizes = {file.path: file.bytes for file in model.files}
     sent: set[str] = set()
     while True:
         try:
-            names = changed_files(phone, target, files, digests)
-            total = sum(sizes[name] for name in names)
-            with bar(f"send {model.id}, {total / 2**20:,.0f} MiB", total) as advance:
+            names = changed_files(phone, target, local, digests)
+            total = sum(file.bytes for file in model.files if file.path in names)
+            with bar(f"send {model.id}, {megabytes(total)}", total) as advance:
                 for name in names:
-                    push_file(phone, files[name], f"{target}/{name}", digests[name], on_bytes=advance)
+                    push_file(phone, local[name], f"{target}/{name}", digests[name], on_bytes=advance)
                     sent.add(name)
             return sent
         except DeviceLost:
@@ -199,7 +197,7 @@ def _send(phone: AndroidDevice, target: str, model: AppModel, directory: Path) -
 
 
 def install_app(project: Project, apk: Path, device: str | None) -> Installed:
-    """Installs a project's APK on a phone, and then the weights that aren't in it.
+    """Installs a project's APK on a phone, then the weights that aren't in it.
 
     Raises:
         EdgeTransactError: The phone refuses it, or see `install`.
@@ -207,7 +205,7 @@ def install_app(project: Project, apk: Path, device: str | None) -> Installed:
     phone = find_phone(device)
     logger.info(f"install {apk} on {phone.serial}")
     target = "/data/local/tmp/edge-transact.apk"
-    with bar(f"send {apk.name}, {apk.stat().st_size / 2**20:,.0f} MiB", apk.stat().st_size) as advance:
+    with bar(f"send {apk.name}, {megabytes(apk.stat().st_size)}", apk.stat().st_size) as advance:
         phone.push(apk, target, on_bytes=advance)
     try:
         phone.checked("pm", "install", "-r", target, timeout_s=300)

@@ -12,41 +12,35 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from edge_transact.errors import EdgeTransactError, first_problem
 
 MODELS_JSON = "edge/models.json"
-"""Where it is among an app's assets. The files of a model are beside it, in ``edge/ID/``."""
+"""Its place in an app's assets, beside the models' files in ``edge/ID/``."""
 
 
-class ModelFile(BaseModel):
-    """A file of a model, in its directory on the phone.
-
-    Attributes:
-        path: Its name.
-        bytes: Its size.
-        sha256: Its sha256, in hex.
-    """
-
+class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+class ModelFile(_Record):
+    """A file in a model's directory on the phone: name, size, and sha256 in hex."""
 
     path: str
     bytes: int
     sha256: str
 
 
-class AppModel(BaseModel):
+class AppModel(_Record):
     """A model of an app.
 
     Attributes:
-        id: Its name in paths.
-        name: Its name for people: any text.
+        id: The name in paths.
+        name: The name for people: any text.
         digest: `files_digest` of its files.
         libraries: Target to the name that MLC's engine looks up, as ``system://NAME``; at least one.
         memory_bytes: Target to `costs.memory_bytes` for one sequence, MLC's ``estimated_vram_bytes``.
         context_window_size: The most tokens of a sequence.
         prefill_chunk_size: The most tokens of one prefill call.
-        weights: Whether its files travel in the app (``assets``), or over adb (``install``).
+        weights: ``assets`` if the files are in the app, ``install`` if they come over adb.
         files: Weights, configuration and tokenizer.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     id: str
     name: str
@@ -60,7 +54,7 @@ class AppModel(BaseModel):
 
     @property
     def directory(self) -> PurePosixPath:
-        """Where its files are in a project, and in an app's own files on a phone."""
+        """Its directory in a project, and in an app's own files on a phone."""
         return PurePosixPath("models") / self.id
 
     @property
@@ -69,10 +63,8 @@ class AppModel(BaseModel):
         return sum(file.bytes for file in self.files)
 
 
-class AppModels(BaseModel):
+class AppModels(_Record):
     """The content of ``models.json``."""
-
-    model_config = ConfigDict(extra="forbid")
 
     models: Sequence[AppModel]
 
@@ -86,9 +78,8 @@ class AppModels(BaseModel):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            raise EdgeTransactError(
-                f"{where} cannot be read ({first_problem(error)})", fix="Bundle the app again."
-            ) from error
+            message = f"{where} cannot be read ({first_problem(error)})"
+            raise EdgeTransactError(message, fix="Bundle the app again.") from error
 
     @classmethod
     def of_project(cls, project: Path) -> AppModels:
@@ -98,10 +89,10 @@ class AppModels(BaseModel):
 
 
 ASSETS = Path("app/src/main/assets")
-"""Where a project's assets are."""
+"""A project's assets."""
 
 
 def files_digest(files: Sequence[ModelFile]) -> str:
-    """The sha256 over a line of sha256, size and name for each file, in the order of their names."""
+    """The sha256 over a line of sha256, size and name for each file, in order of names."""
     lines = [f"{file.sha256} {file.bytes} {file.path}\n" for file in sorted(files, key=lambda file: file.path)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

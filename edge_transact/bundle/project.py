@@ -1,4 +1,4 @@
-"""Writes an Android project that people build their own app on, with models in it."""
+"""Writes an Android project with models in it, for people to build their app on."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from edge_transact.bundle.models import ASSETS, MODELS_JSON, AppModel, AppModels
 from edge_transact.bundle.sources import Source, package_config, read_sources
 from edge_transact.cache.keys import code_of
 from edge_transact.errors import EdgeTransactError
+from edge_transact.formatting import megabytes
 from edge_transact.progress import bar
 from edge_transact.version import __version__
 
@@ -28,7 +29,7 @@ PACKAGE_CONFIG = "mlc-package-config.json"
 """What ``mlc_llm package`` reads."""
 
 RECORD = "bundle.json"
-"""What a project was made from, next to its settings."""
+"""A project's settings and the digest of its sources."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,10 +37,10 @@ class Project(Summarized):
     """A project that `bundle` wrote.
 
     Attributes:
-        directory: Where it is.
+        directory: Its directory.
         application_id: Android's name of the app.
-        models: The models in it.
-        digest: Of everything that it was made from.
+        models: Its models.
+        digest: The digest of everything it was made from.
     """
 
     directory: Path
@@ -48,7 +49,7 @@ class Project(Summarized):
     digest: str
 
     def summary(self) -> Summary:
-        """The models, and what they take in the app."""
+        """The models with their sizes and libraries."""
         rows = [(model.id, f"{model.bytes / 1e6:,.1f}", " ".join(model.libraries)) for model in self.models]
         return Summary(f"{self.directory}: {self.application_id}", header=("model", "MB", "libraries"), rows=rows)
 
@@ -58,15 +59,12 @@ class Project(Summarized):
             "project": str(self.directory),
             "package_config": str(self.directory / PACKAGE_CONFIG),
             "application_id": self.application_id,
-            "models": [
-                {
-                    **model.model_dump(exclude={"files"}),
-                    "bytes": model.bytes,
-                    "path": str(self.directory / model.directory),
-                }
-                for model in self.models
-            ],
+            "models": [self._described(model) for model in self.models],
         }
+
+    def _described(self, model: AppModel) -> dict[str, object]:
+        path = str(self.directory / model.directory)
+        return {**model.model_dump(exclude={"files"}), "bytes": model.bytes, "path": path}
 
     @classmethod
     def read(cls, directory: Path) -> Project:
@@ -82,7 +80,7 @@ class Project(Summarized):
         except FileNotFoundError as error:
             raise EdgeTransactError(
                 f"{directory} is not an app's project: it has no {Path(error.filename).name}",
-                fix=f"Make one: edge-transact bundle DIST -o {directory}",
+                fix=f"Create one: edge-transact bundle DIST -o {directory}",
             ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise EdgeTransactError(f"{path} cannot be read ({error})", fix="Bundle the app again.") from error
@@ -102,32 +100,29 @@ def bundle(
     ``bundle([Path("dist")], Path("app"))``
 
     Args:
-        dists: Directories that ``build`` wrote for ``android``, ``android-cpu`` or both. A model gets the name of its
-            directory.
+        dists: Directories that ``build`` wrote for ``android``, ``android-cpu`` or both. They name the models.
         output: The project's directory.
         application_id: Android's name of the app.
         app_name: The app's name for people.
         force: Replace `output` if it exists.
-        keep: Leave a project that is there as it is, if it was made from the same.
+        keep: Return an existing project unchanged if it was made from the same sources and names.
 
     Raises:
-        UsageError: A name isn't one, two models have the same library, or a DIST has none for Android.
-        EdgeTransactError: A file of a DIST isn't as it was built, or `output` exists.
+        UsageError: A name is invalid, two models have the same library, or a DIST has none for Android.
+        EdgeTransactError: A file of a DIST changed after the build, or `output` exists.
     """
     check_application_id(application_id)
     check_app_name(app_name)
     sources = read_sources(dists)
     models = [source.model for source in sources]
     digest = _digest(sources, application_id, app_name)
-    if keep and not force and output.exists():
-        there = Project.read(output)
-        if there.digest == digest:
-            return there
+    if keep and not force and output.exists() and (there := Project.read(output)).digest == digest:
+        return there
     refuse_existing(output, force, apart_from=dists)
     with new_directory(output, force=force) as directory:
         render_templates(directory, application_id=application_id, app_name=app_name, models=models)
         total = sum(model.bytes for model in models)
-        with bar(f"copy {total / 2**20:,.0f} MiB of weights", total) as advance:
+        with bar(f"copy {megabytes(total)} of weights", total) as advance:
             for source in sources:
                 _copy_model(source, directory, advance)
         (directory / "libraries").mkdir()
@@ -139,25 +134,21 @@ def bundle(
         assets = directory / ASSETS / MODELS_JSON
         assets.parent.mkdir(parents=True, exist_ok=True)
         assets.write_text(AppModels(models=models).model_dump_json(indent=2) + "\n")
-        record = {
-            "edge_transact": __version__,
-            "application_id": application_id,
-            "app_name": app_name,
-            "digest": digest,
-        }
+        names = {"application_id": application_id, "app_name": app_name}
+        record = {"edge_transact": __version__, **names, "digest": digest}
         (directory / RECORD).write_text(json.dumps(record, indent=2) + "\n")
     return Project(output, application_id, models, digest)
 
 
 def warnings(models: Sequence[AppModel]) -> list[str]:
-    """What the app's users will miss, one sentence for each model."""
-    found = []
-    for model in models:
-        if "android-cpu" not in model.libraries:
-            found.append(f"{model.id} runs on phones with OpenCL only: build it with --target android,android-cpu")
-        if "android" not in model.libraries:
-            found.append(f"{model.id} runs on CPUs only: build it with --target android,android-cpu")
-    return found
+    """A sentence for each model without a library for GPUs or for CPUs."""
+    where = {"android-cpu": "on phones with OpenCL only", "android": "on CPUs only"}
+    return [
+        f"{model.id} runs {limited}: build it with --target android,android-cpu"
+        for model in models
+        for target, limited in where.items()
+        if target not in model.libraries
+    ]
 
 
 def _digest(sources: Sequence[Source], application_id: str, app_name: str) -> str:
@@ -172,14 +163,7 @@ def _digest(sources: Sequence[Source], application_id: str, app_name: str) -> st
 
 
 def render_templates(directory: Path, *, application_id: str, app_name: str, models: Sequence[AppModel]) -> None:
-    """Writes the files of the project that don't depend on a model's content.
-
-    Args:
-        directory: The project, empty.
-        application_id: Android's name of the app.
-        app_name: The app's name for people.
-        models: The models, for the project's README.
-    """
+    """Writes the project's files other than weights and libraries. `models` are listed in its README."""
     root = next(path for path in (base / "android" for base in TEMPLATE_DIRECTORIES) if path.is_dir())
     jinja = environment()
     jinja.filters |= {"groovy_string": groovy_string, "android_string": android_string}
@@ -206,12 +190,12 @@ def _copy_model(source: Source, directory: Path, advance: Callable[[float], None
             asset.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(copied, asset)
-            except OSError:  # a file system that has no hard links
+            except OSError:  # a file system without hard links
                 shutil.copyfile(copied, asset)
         advance(file.bytes)
 
 
 def _copy(file: Path, target: Path, expected: str) -> None:
-    """Copies a file of a DIST, which must have the expected sha256."""
+    """Copies a file of a DIST and checks its sha256."""
     if digests.copy(file, target) != expected:
-        raise EdgeTransactError(f"{file} is not as it was built", fix="Copy it again, or build it again.")
+        raise EdgeTransactError(f"{file} changed after the build", fix="Copy it again, or build it again.")

@@ -1,4 +1,4 @@
-"""What goes into an app: DISTs as models, their libraries, and whether their weights travel in the app."""
+"""An app's models, read from DISTs: libraries, files, and which weights fit into the app."""
 
 from __future__ import annotations
 
@@ -20,24 +20,18 @@ from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.quantization import get_quantization
 
 TARGETS = ("android", "android-cpu")
-"""The targets whose libraries an app can link, in the order in which it tries them."""
+"""Targets whose libraries an app can link, in the order that it tries them."""
 
 PLAY_LIMIT_BYTES = 200_000_000
-"""The most that Google Play takes in a base module, compressed (Play Console Help, answer 9859372)."""
+"""Google Play's limit of a compressed base module (Play Console Help, answer 9859372)."""
 
 ASSETS_BYTES = 150_000_000
-"""Bytes of weights that travel in the app; the rest of `PLAY_LIMIT_BYTES` is for code and libraries."""
+"""Limit of the weights in an app; the rest of `PLAY_LIMIT_BYTES` is for code and libraries."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A DIST, and what the app will know about it.
-
-    Attributes:
-        dist: The DIST.
-        manifest: Its manifest.
-        model: Its entry of ``models.json``.
-    """
+    """A DIST with its manifest and its entry of ``models.json``."""
 
     dist: Path
     manifest: Manifest
@@ -49,14 +43,14 @@ class Source:
 
 
 def read_sources(dists: Sequence[Path]) -> list[Source]:
-    """The DISTs with their models. The smallest travel as assets while there is room.
+    """The DISTs with their models. The smallest become assets while there is room.
 
     Args:
         dists: Directories that ``build`` wrote for ``android``, ``android-cpu`` or both.
 
     Raises:
         UsageError: Two models have the same library, or a DIST has none for Android.
-        EdgeTransactError: One isn't a DIST, or a library isn't what its manifest says.
+        EdgeTransactError: One isn't a DIST, or a library doesn't match its manifest.
     """
     ids = model_ids([Path(os.path.abspath(dist)).name for dist in dists])
     sources = [describe_model(dist, identifier) for dist, identifier in zip(dists, ids, strict=True)]
@@ -65,8 +59,8 @@ def read_sources(dists: Sequence[Path]) -> list[Source]:
         for target, name in source.model.libraries.items():
             if name in owners:
                 raise UsageError(
-                    f"{owners[name]} and {source.dist} have the same library, {name}, and an app can hold it once",
-                    fix="Name each DIST once. Models of the same widths need another --context in one of the builds.",
+                    f"{owners[name]} and {source.dist} have the same library, {name}, which an app can hold only once",
+                    fix="Name each DIST once. If models have the same widths, build one with another --context.",
                 )
             owners[name] = source.dist
             check_library(source.dist / source.manifest.libraries[target], get_target(target), name)
@@ -75,20 +69,14 @@ def read_sources(dists: Sequence[Path]) -> list[Source]:
         if source.model.bytes <= room:
             room -= source.model.bytes
             inside.add(source.model.id)
+    where = {source.model.id: "assets" if source.model.id in inside else "install" for source in sources}
     return [
-        replace(source, model=source.model.model_copy(update={"weights": "assets"}))
-        if source.model.id in inside
-        else source
-        for source in sources
+        replace(source, model=source.model.model_copy(update={"weights": where[source.model.id]})) for source in sources
     ]
 
 
 def describe_model(dist: Path, identifier: str) -> Source:
-    """A DIST as a model of an app, whose weights aren't in the app.
-
-    Args:
-        dist: The DIST.
-        identifier: The id.
+    """A DIST as an app's model `identifier`, whose weights aren't in the app.
 
     Raises:
         UsageError: It has no library for Android.
@@ -105,14 +93,13 @@ def describe_model(dist: Path, identifier: str) -> Source:
     missing = next((dist / name for name in names if not (dist / name).is_file()), None)
     if missing:
         raise EdgeTransactError(f"{missing} is missing", fix="Copy the complete directory, or build it again.")
-    known = {**manifest.files, CHAT_CONFIG: sha256(dist / CHAT_CONFIG)}  # which people may edit
+    known = {**manifest.files, CHAT_CONFIG: sha256(dist / CHAT_CONFIG)}  # users may have edited it
     files = [ModelFile(path=name, bytes=(dist / name).stat().st_size, sha256=known[name]) for name in names]
-    memory = costs.memory_bytes(
-        manifest.plan,
+    quantization, sizes = (
         get_quantization(manifest.quantization),
-        manifest.context_window_size,
-        manifest.prefill_chunk_size,
+        (manifest.context_window_size, manifest.prefill_chunk_size),
     )
+    memory = costs.memory_bytes(manifest.plan, quantization, *sizes)
     model = AppModel(
         id=identifier,
         name=Path(os.path.abspath(dist)).name,
@@ -128,10 +115,10 @@ def describe_model(dist: Path, identifier: str) -> Source:
 
 
 def package_config(sources: Sequence[Source]) -> dict[str, object]:
-    """``mlc-package-config.json``. Its paths are relative to the project, where ``mlc_llm package`` has to run.
+    """``mlc-package-config.json``, with paths relative to the project, where ``mlc_llm package`` has to run.
 
-    A library that stands in ``model_lib_path_for_prepare_libs`` isn't compiled by MLC, but linked. A model is listed
-    with its first library; MLC links the others too.
+    MLC links the libraries in ``model_lib_path_for_prepare_libs`` instead of compiling them. A model is listed with its
+    first library; MLC links the others, too.
     """
     models = [
         {
@@ -139,7 +126,7 @@ def package_config(sources: Sequence[Source]) -> dict[str, object]:
             "model_id": source.model.id,
             "model_lib": next(iter(source.model.libraries.values())),
             "estimated_vram_bytes": max(source.model.memory_bytes.values()),
-            # MLC asks for it where `model` is a directory. Its packaging copies the weights, but not into the app.
+            # MLC requires it if `model` is a directory. Its packaging copies the weights, but not into the app.
             "bundle_weight": True,
         }
         for source in sources

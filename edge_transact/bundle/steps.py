@@ -1,4 +1,4 @@
-"""From a project to an APK: MLC's packaging and Gradle, each printed before it runs, and not run again when done."""
+"""From a project to an APK: MLC's packaging and Gradle, each skipped if nothing has changed since it ran."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from edge_transact.progress import working
 logger = logging.getLogger(__name__)
 
 JOURNAL = ".steps.json"
-"""The fingerprints of steps that have run, in the project."""
+"""A project's file with the fingerprints of steps that have run."""
 
 UNFINISHED = "unfinished "
-"""Before the fingerprint of a step that has begun."""
+"""Precedes the fingerprint of a step that has begun."""
 
 LOGS = "logs"
-"""Where the output of steps is, in the project."""
+"""A project's directory with the output of steps."""
 
 RUNTIME = Path("dist/lib/mlc4j/output/arm64-v8a/libtvm4j_runtime_packed.so")
-"""What MLC's packaging makes: its engine, TVM's runtime and the models' libraries."""
+"""Made by MLC's packaging: its engine, TVM's runtime and the models' libraries."""
 
 APK = Path("app/build/outputs/apk/debug/app-debug.apk")
-"""What Gradle makes, signed with the key of this machine's Android tools."""
+"""Made by Gradle, signed with the debug key of this machine's Android tools."""
 
 ALIGN = {"CCC_OVERRIDE_OPTIONS": "# +-Wl,-z,max-page-size=16384 +-Wno-unused-command-line-argument"}
-"""Makes clang align segments as Google Play requires, which NDKs before r28 don't do by themselves.
+"""Makes clang align segments as Google Play requires, which NDKs before r28 don't do by default.
 
-clang adds what follows each ``+`` to its command line; ``#`` keeps it from saying so. The CMake toolchain of these NDKs
-doesn't read LDFLAGS, and MLC's packaging passes no flags of ours to CMake.
+clang adds the word after each ``+`` to its command line; ``#`` silences it. Their CMake toolchain ignores LDFLAGS, and
+MLC's packaging passes no flags of ours to CMake.
 """
 
 SHOWN_LINES = 20
-"""Lines of a failed step's output that the error shows, from the end."""
+"""How many of the last lines of a failed step's output the error shows."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class Step:
     """A program to run in the project.
 
     Attributes:
-        name: The name of its log and of its line in the journal.
+        name: The name of its log and of its entry in the journal.
         does: What it does, for people.
         command: The program and its arguments.
         result: The file that it makes, relative to the project.
-        scratch: A directory in the project that is of no use once `inputs` have changed.
-        environment: Variables that it needs on top of this process's.
-        inputs: What its result depends on. None if the program itself knows what has to be done again.
+        scratch: A directory in the project to delete when `inputs` have changed.
+        environment: Variables in addition to this process's.
+        inputs: What its result depends on; `None` if the program itself detects changes.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Step:
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 of everything that the step's result depends on: its arguments and its inputs."""
+        """The sha256 of the step's arguments and inputs."""
         return text_digest(json.dumps([list(self.command[1:]), self.inputs], sort_keys=True))
 
     def __str__(self) -> str:
@@ -82,12 +82,7 @@ class Step:
 
 
 def build_app(project: Project) -> Path:
-    """Makes the project's APK: MLC's packaging, then Gradle.
-
-    A step that was finished before is left out unless something that it depends on has changed.
-
-    Returns:
-        The APK.
+    """Builds the project's APK with MLC's packaging and Gradle, skipping finished steps, and returns its path.
 
     Raises:
         EdgeTransactError: A step failed; the message has the end of its output, and the log all of it.
@@ -104,7 +99,7 @@ def package_step(directory: Path) -> Step:
     checkout, found = find(), find_ndk()
     if found is None:
         raise EdgeTransactError("there is no NDK", fix="See what is missing: edge-transact doctor --for app")
-    # The step runs in the project, where relative paths would lead elsewhere.
+    # Absolute, because the step runs in the project.
     source, python, ndk = (path.absolute() for path in (checkout.where, checkout.python, found))
     # Only its directory is used, for llvm-ar and llvm-nm.
     tools = next(ndk.glob("toolchains/llvm/prebuilt/*/bin"), ndk)
@@ -123,7 +118,7 @@ def package_step(directory: Path) -> Step:
     arguments = ["--package-config", PACKAGE_CONFIG, "--mlc-llm-source-dir", str(source), "--output", "dist"]
     return Step(
         name="package",
-        does="MLC's packaging: the engine and the models' libraries, in one library for phones",
+        does="MLC's packaging: link the engine and the models' libraries",
         command=[sys.executable, "-m", "edge_transact.mlc.package", *arguments],
         result=RUNTIME,
         scratch=Path("build"),
@@ -138,18 +133,18 @@ def package_step(directory: Path) -> Step:
 
 
 def gradle_step(directory: Path) -> Step:
-    """Gradle, which compiles the app and puts it together. It knows itself what has changed."""
+    """Gradle, which compiles and packages the app, and detects changes itself."""
     wrapper = directory / "gradlew"
     program = str(wrapper) if wrapper.is_file() else shutil.which("gradle") or "gradle"
     command = [program, "--console=plain", ":app:assembleDebug"]
-    return Step(name="gradle", does="Gradle: the app around it", command=command, result=APK)
+    return Step(name="gradle", does="Gradle: build the app", command=command, result=APK)
 
 
 def _run(step: Step, directory: Path, which: str) -> None:
     journal = _read_journal(directory)
     is_done = step.inputs is not None and journal.get(step.name) == step.fingerprint
     if is_done and (directory / step.result).is_file():
-        logger.info(f"{which}, {step.does}: done before")
+        logger.info(f"{which}, {step.does}: unchanged")
         return
     if step.scratch and journal.get(step.name, step.fingerprint).removeprefix(UNFINISHED) != step.fingerprint:
         shutil.rmtree(directory / step.scratch, ignore_errors=True)
@@ -176,7 +171,7 @@ def _run(step: Step, directory: Path, which: str) -> None:
         what = f"failed with exit code {code}" if code else f"made no {step.result}"
         raise EdgeTransactError(
             "\n".join([f"{step.does}: {Path(step.command[0]).name} {what}", *lines]),
-            fix=f"All of its output is in {log}. The same command goes on from this step.",
+            fix=f"The complete output is in {log}. The same command continues from this step.",
         )
     _write_journal(directory, {**_read_journal(directory), step.name: step.fingerprint})
 

@@ -1,1 +1,1 @@
-"""A model for other runtimes: as a GGUF file for llama.cpp and its apps."""
+"""Exports a model: as a GGUF file for llama.cpp and its apps, or as ``nemotron-nas`` for vLLM and mlx-lm."""

@@ -1,7 +1,4 @@
-"""Writes a checkpoint or a DIST as a GGUF file, which llama.cpp and the apps that use it load as they are.
-
-Tensors are read, packed and written one at a time.
-"""
+"""Writes a checkpoint or a DIST as a GGUF file for llama.cpp and its apps, one tensor at a time."""
 
 from __future__ import annotations
 
@@ -23,6 +20,7 @@ from edge_transact.export.metadata import add_metadata
 from edge_transact.export.model import Model, open_model
 from edge_transact.export.tensors import packed_bytes
 from edge_transact.export.tokenizer import add_tokenizer
+from edge_transact.formatting import megabytes
 from edge_transact.gguf import layout
 from edge_transact.progress import track
 
@@ -44,9 +42,9 @@ class Export:
         kind: The type of most matrices.
         size_bytes: Bytes of the file.
         matrices: Number of matrices by type.
-        other_bytes: What matrices of other types than `kind` take beyond what they would take in it.
-        filled_parameters: Zeros in place of dims that were cut from heads.
-        filled_kv_bytes_per_token: What these dims take in llama.cpp's fp16 KV cache.
+        other_bytes: Extra bytes of matrices that are of another type than `kind`.
+        filled_parameters: Number of zeros that replace dims cut from heads.
+        filled_kv_bytes_per_token: Bytes of these dims in llama.cpp's fp16 KV cache.
     """
 
     path: Path
@@ -72,13 +70,13 @@ def export_gguf(
         model: A MODEL or a DIST.
         output: The file.
         kind: The type of a MODEL's matrices: ``f16``, the default, ``bf16``, ``q8_0`` or ``q4_0``. A DIST has its own.
-        pre: llama.cpp's name of how the tokenizer splits text, where it isn't recognized.
+        pre: llama.cpp's name of how the tokenizer splits text, if it isn't recognized.
         force: Replace `output` if it exists.
 
     Raises:
         UsageError: `kind` isn't what the DIST has.
-        EdgeTransactError: The model can't be read, `output` exists, there is no room for it, GGUF has no name for the
-            tokenizer, or the model doesn't fit `kind`.
+        EdgeTransactError: The model can't be read or doesn't fit `kind`, `output` exists, its disk is full, or GGUF has
+            no name for the tokenizer.
     """
     refuse_existing(output, force, apart_from=[model])
     with open_model(model, kind) as source, new_file(output, force=force) as fresh:
@@ -96,7 +94,7 @@ def _write(model: Model, fresh: Path, output: Path, pre: str | None) -> Export:
     float32 = np.dtype(np.float32)
     for name, kind in kinds.items():
         place = model.places[name]
-        # float32, so that gguf takes the shape for one of elements, not of bytes.
+        # float32, so that gguf reads the shape as elements rather than bytes.
         writer.add_tensor_info(place.name, place.shape, float32, packed_bytes(place, kind), raw_dtype=kind)
     if model.rope_scaling:
         divisors = layout.rope_divisors(model.rope_theta, model.rope_scaling, model.plan.head_dim)
@@ -141,7 +139,7 @@ def _require_room(output: Path, size: int) -> None:
     free = shutil.disk_usage(output.absolute().parent).free
     if size > free:
         raise EdgeTransactError(
-            f"{output} takes {size / 2**20:,.0f} MiB, and its disk has {free / 2**20:,.0f} MiB left",
+            f"{output} needs {megabytes(size)}, and its disk has {megabytes(free)} left",
             fix="Make room, or write elsewhere.",
         )
 

@@ -1,4 +1,4 @@
-"""What a GGUF file says about its model: the name, what it was made from, its licence, and how it was pruned."""
+"""A GGUF file's metadata: the model's name, source, licence, and how it was pruned."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edge_transact.widths import describe
 
 
 def add_metadata(writer: gguf.GGUFWriter, model: Model, name: str) -> None:
-    """Adds what people and apps look for, and what brings the checkpoint back (`layout.CONFIG`).
+    """Adds metadata for people and apps, and what restores the checkpoint (`layout.CONFIG`).
 
     Args:
         writer: The file.
@@ -62,8 +62,5 @@ def _base(source: str) -> dict[str, str]:
     if match is None:
         return {"name": Path(source).name}
     organization, name = match["repository"].split("/")
-    return {
-        "name": name,
-        "organization": organization,
-        "repo_url": f"https://huggingface.co/{match['repository']}",
-    }
+    url = f"https://huggingface.co/{match['repository']}"
+    return {"name": name, "organization": organization, "repo_url": url}

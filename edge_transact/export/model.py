@@ -1,4 +1,4 @@
-"""What is exported: a checkpoint, or a DIST, which has no checkpoint any more."""
+"""Opens a checkpoint or a DIST for export."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from edge_transact.weights.trained import TRAINED
 from edge_transact.widths import WidthPlan
 
 KINDS = {"f16": Kind.F16, "bf16": Kind.BF16, "q8_0": Kind.Q8_0, "q4_0": Kind.Q4_0}
-"""The types of a checkpoint's matrices, by their names in ``--type``."""
+"""Types of a checkpoint's matrices, by their names in ``--type``."""
 
 QUANTIZATION = "q4f16_0"
-"""The quantization whose codes and scales a checkpoint's Q4_0 has: what `build` makes for phones."""
+"""A checkpoint exported as Q4_0 gets this quantization's codes and scales, which `build` uses for phones."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,17 @@ class Model:
     """A model to export.
 
     Attributes:
-        source: The MODEL or DIST, as the user named it; a DIST's is the MODEL that it was built from.
-        directory: Where its tokenizer and its provenance are.
-        config: Its ``config.json``, or what a DIST keeps of it.
-        plan: Its widths.
+        source: The MODEL as the user named it, or the one that the DIST was built from.
+        directory: Holds the tokenizer and the provenance.
+        config: ``config.json``, or what a DIST keeps of it.
+        plan: The widths.
         rope_theta: See `Checkpoint`.
         rope_scaling: See `Checkpoint`.
         context_length: The most tokens of a sequence.
         rope_pairs: Each layer's RoPE pairs.
         kind: The type of most matrices.
-        places: Where its tensors go.
-        tensors: Its tensors.
+        places: Each tensor's place in the file.
+        tensors: The tensors.
     """
 
     source: str
@@ -87,14 +87,14 @@ class Model:
 
 @contextmanager
 def open_model(model: str, kind: str | None) -> Iterator[Model]:
-    """A MODEL or a DIST as what can be exported; valid in the body.
+    """Opens a MODEL or a DIST for the body of a ``with``.
 
     Args:
         model: A MODEL or a DIST.
-        kind: One of `KINDS`; `None` for ``f16``, or for what the DIST has.
+        kind: One of `KINDS`; `None` for ``f16``, or for the DIST's own.
 
     Raises:
-        UsageError: `kind` isn't what the DIST has.
+        UsageError: `kind` isn't the DIST's.
         EdgeTransactError: The model can't be read, or its rows aren't whole groups.
     """
     if (Path(model) / MANIFEST).is_file():
@@ -106,11 +106,9 @@ def open_model(model: str, kind: str | None) -> Iterator[Model]:
     pairs = [checkpoint.rope_pairs(index).numpy() for index in range(len(checkpoint.plan.layers))]
     places = layout.places(checkpoint.plan, pairs)
     with tempfile.TemporaryDirectory(prefix="edge-transact-") as scratch:
-        tensors: Tensors
+        tensors: Tensors = CheckpointTensors(checkpoint, places, wanted)
         if wanted == Kind.Q4_0:
             tensors = _quantized(checkpoint, Path(scratch), places)
-        else:
-            tensors = CheckpointTensors(checkpoint, places, wanted)
         yield Model(
             source=model,
             directory=checkpoint.path,
@@ -127,7 +125,7 @@ def open_model(model: str, kind: str | None) -> Iterator[Model]:
 
 
 def _quantized(checkpoint: Checkpoint, directory: Path, places: Mapping[str, layout.Place]) -> Tensors:
-    """A checkpoint's tensors as `build` quantizes them, from the cache if it has."""
+    """A checkpoint's tensors as `build` quantizes them, from the cache if possible."""
     for name, text in render(checkpoint.plan).items():
         (directory / name).write_text(text)
     sizes = {"context_window_size": 1, "prefill_chunk_size": 1, "max_batch_size": 1}  # weights don't depend on them
@@ -148,7 +146,7 @@ def _dist(directory: Path, kind: str | None) -> Model:
     if kind is not None and KINDS[kind] != stored:
         raise UsageError(
             f"{directory} was built as {quantization.name}, which is {stored.name} in GGUF, not {kind}",
-            fix="Leave out --type, or export the checkpoint that it was built from.",
+            fix="Leave out --type, or export the checkpoint it was built from.",
         )
     _require_groups(str(directory), plan, stored)
     path = directory / CHAT_CONFIG
@@ -177,7 +175,7 @@ def _dist(directory: Path, kind: str | None) -> Model:
 
 
 def _config(chat_config: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:
-    """A DIST's ``config.json``, as far as the DIST says."""
+    """As much of ``config.json`` as a DIST holds."""
     model_config = chat_config["model_config"]
     ours = ("rope_theta", "rope_scaling", "prefill_chunk_size", "max_batch_size", "tensor_parallel_shards")
     rope = {"rope_type": "default", **(model_config["rope_scaling"] or {}), "rope_theta": model_config["rope_theta"]}
@@ -198,9 +196,9 @@ def _stored_pairs(reader: ShardReader, plan: WidthPlan, index: int) -> np.ndarra
 
 
 def _require_groups(model: str, plan: WidthPlan, kind: Kind) -> None:
-    """Refuses a model most of whose matrices a type in groups of 32 can't hold."""
+    """Refuses a type in groups of 32 if most matrices can't be stored in it."""
     if kind in (Kind.Q8_0, Kind.Q4_0) and plan.hidden_size % GROUP_SIZE:
         raise EdgeTransactError(
-            f"{model}: {kind.name} holds rows in groups of {GROUP_SIZE}, and the hidden size is {plan.hidden_size}",
+            f"{model}: {kind.name} stores groups of {GROUP_SIZE}, but the hidden size is {plan.hidden_size}",
             fix="Export the checkpoint with --type f16.",
         )

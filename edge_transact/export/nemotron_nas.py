@@ -1,8 +1,7 @@
-"""Writes a checkpoint as ``nemotron-nas``, which vLLM and mlx-lm read: a LLaMA whose MLPs have sizes of their own.
+"""Writes a checkpoint as ``nemotron-nas`` for vLLM and mlx-lm: a LLaMA whose MLPs differ in size.
 
-The tensors stay as they are. Only ``config.json`` differs: it has a block for each layer, with the query heads that
-share a KV head and with a factor for the MLP's size. Where layers are alike, it is that of a stock LLaMA, which says
-all widths and has no rules for them.
+Tensors stay the same. ``config.json`` gets a block for each layer: the query heads of each KV head, and a factor for
+the MLP's size. If layers are alike, it is a stock LLaMA's, which can express any width.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ from edge_transact.runtimes import NEMOTRON_NAS_MULTIPLE, vllm
 from edge_transact.widths import WidthPlan
 
 CODE = "nvidia/Llama-3_1-Nemotron-51B-Instruct"
-"""The hub's repository with the classes that transformers lacks."""
+"""The hub's repository with classes that transformers lacks."""
 
 
 def export_nemotron_nas(model: str, output: Path, *, force: bool = False) -> dict[str, Any]:
-    """Writes a directory, complete or not at all: a stock LLaMA where layers are alike. Memory holds at most one shard.
+    """Writes a directory, complete or not at all, with at most one shard in memory.
 
     Args:
         model: A MODEL.
@@ -41,13 +40,12 @@ def export_nemotron_nas(model: str, output: Path, *, force: bool = False) -> dic
 
     Raises:
         UsageError: `model` is a DIST.
-        EdgeTransactError: The format can't say what the model's widths are, the model can't be read, or `output`
-            exists.
+        EdgeTransactError: The format can't express the widths, the model can't be read, or `output` exists.
     """
     if (Path(model) / MANIFEST).is_file():
         raise UsageError(
-            f"{model} is a DIST, and nemotron-nas has weights that aren't quantized",
-            fix="Export the checkpoint that it was built from.",
+            f"{model} is a DIST, and nemotron-nas has no quantized weights",
+            fix="Export the checkpoint it was built from.",
         )
     checkpoint = Checkpoint.open(resolve_model(model))
     if misfit := vllm(checkpoint.plan):
@@ -98,8 +96,8 @@ def nemotron_nas_config(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _block(plan: WidthPlan, index: int) -> Mapping[str, Any]:
     layer = plan.layers[index]
-    # Readers compute int(2 * ffn_mult * hidden_size / 3), and round it up to a multiple of 256. Half of that is taken
-    # off, so that no rounding of the factor matters.
+    # Readers compute int(2 * ffn_mult * hidden_size / 3) and round it up to a multiple of 256. Half of that is
+    # subtracted, so that rounding the factor doesn't matter.
     ffn_mult = 3 * (layer.intermediate_size - NEMOTRON_NAS_MULTIPLE / 2) / (2 * plan.hidden_size)
     flags = {"no_op": False, "replace_with_linear": False, "sparsify": None}
     return {

@@ -1,4 +1,4 @@
-"""The tensors of a model as GGUF stores them: those of a checkpoint, cast, or those of a DIST, code by code."""
+"""A model's tensors as GGUF stores them: a checkpoint's, cast, or a DIST's, with the same codes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from edge_transact.weights.convert import ParameterSources, Source, is_embedding
 from edge_transact.widths import WidthPlan
 
 BLOCK_WEIGHTS = 4 << 20
-"""Weights that are cast at once."""
+"""Number of weights cast at once."""
 
 TORCH_DTYPES = {Kind.F32: torch.float32, Kind.F16: torch.float16, Kind.BF16: torch.bfloat16}
 
@@ -33,7 +33,7 @@ class Tensors(Protocol):
     """The tensors of a model, one at a time."""
 
     def kinds(self) -> Mapping[str, Kind]:
-        """The kind of each tensor, by the checkpoint's name, in the order in which `packed` has them."""
+        """Each tensor's kind, by the checkpoint's name, in the order of `packed`."""
 
     def packed(self) -> Iterator[np.ndarray]:
         """The bytes of each GGUF tensor, uint8."""
@@ -51,8 +51,8 @@ class CheckpointTensors:
 
     Attributes:
         checkpoint: The checkpoint.
-        places: Where they go.
-        kind: F16, BF16 or Q8_0. Matrices whose rows Q8_0 doesn't divide are F16.
+        places: Each tensor's place in the file.
+        kind: F16, BF16 or Q8_0. Matrices whose rows aren't whole blocks of Q8_0 are F16.
     """
 
     checkpoint: Checkpoint
@@ -113,18 +113,18 @@ def _stored(block: torch.Tensor, place: Place, kind: Kind) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ShardTensors:
-    """The tensors that MLC parameter shards hold.
+    """The tensors in MLC parameter shards.
 
-    4-bit matrices are Q4_0 with the very codes and scales of the shards. Where Q4_0 would tear a group apart, because
-    its heads are filled up or its rows aren't a multiple of 32, a matrix has the values that MLC's kernels multiply by,
-    in the model's dtype. Matrices that aren't quantized keep their dtype, vectors become float32.
+    4-bit matrices become Q4_0 with the shards' codes and scales. If Q4_0 would split a group, because heads are padded
+    or rows aren't a multiple of 32, a matrix gets the values that MLC's kernels multiply by, in the model's dtype.
+    Unquantized matrices keep their dtype; vectors become float32.
 
     Attributes:
         reader: The shards.
         sources: The definition's parameters.
         quantization: The shards' quantization.
         plan: The widths.
-        places: Where the tensors go.
+        places: Each tensor's place in the file.
     """
 
     reader: ShardReader
@@ -166,7 +166,7 @@ class ShardTensors:
                     yield cast(part, torch.from_numpy(values), self.places[part], kinds[part])
 
     def _values(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """A parameter as its kernels see it: dequantized, in the model's dtype."""
+        """A parameter dequantized as in its kernels, in the model's dtype."""
         if not is_packed(name, shape, self.quantization):
             return self.reader.array(name)
         words, scales = self._words(name)

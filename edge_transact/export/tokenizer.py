@@ -1,8 +1,7 @@
 """A Hugging Face tokenizer as GGUF's metadata.
 
-llama.cpp has two kinds for LLaMAs: ``gpt2`` merges bytes, after splitting text as one of the names of `SPLITS` says,
-and ``llama`` merges characters as SentencePiece does, with a byte for what has no token. It finds merges of the second
-kind by the scores of tokens: earlier merges score higher.
+llama.cpp has two kinds for LLaMAs. ``gpt2`` splits text by one of `SPLITS`, then merges bytes. ``llama`` merges
+characters like SentencePiece, with bytes for text without a token, in the order of the tokens' scores.
 """
 
 from __future__ import annotations
@@ -27,9 +26,8 @@ SPLITS = {
     ("digits", "bytes"): "smollm",
     (_LLAMA3, "bytes"): "llama-bpe",
 }
-"""GGUF's names (``tokenizer.ggml.pre``) of the ways in which text is split before merging, by steps: ``digits``, each
-for itself; a regular expression; ``bytes``, with GPT-2's expression if there is no other. They are the LLaMAs' ones
-among llama.cpp's (``llama-vocab.cpp``)."""
+"""GGUF's names (``tokenizer.ggml.pre``) of how LLaMAs split text before merging (``llama-vocab.cpp``), by steps:
+``digits``, one by one; a regular expression; ``bytes``, by GPT-2's expression if there is no other."""
 
 
 def add_tokenizer(writer: GGUFWriter, directory: Path, vocab_size: int, pre: str | None) -> None:
@@ -38,8 +36,8 @@ def add_tokenizer(writer: GGUFWriter, directory: Path, vocab_size: int, pre: str
     Args:
         writer: The file.
         directory: The checkpoint or the DIST that holds the tokenizer.
-        vocab_size: Rows of the embedding. Those beyond the tokenizer's tokens are named ``[PAD1]`` and so on.
-        pre: A name for the tokenizer's splits, instead of that in `SPLITS`.
+        vocab_size: Rows of the embedding. Rows without a token are named ``[PAD1]`` and so on.
+        pre: The name of the tokenizer's splits, instead of looking it up in `SPLITS`.
 
     Raises:
         EdgeTransactError: There is no tokenizer, it has more tokens than the model, or GGUF has no name for it.
@@ -72,7 +70,7 @@ def add_tokenizer(writer: GGUFWriter, directory: Path, vocab_size: int, pre: str
 def _unnamed(directory: Path, why: str) -> EdgeTransactError:
     return EdgeTransactError(
         f"{directory}: GGUF has no name for this tokenizer: {why}",
-        fix="Name the closest one of llama.cpp's with --pre, such as --pre llama-bpe.",
+        fix="Name llama.cpp's closest one with --pre, such as --pre llama-bpe.",
     )
 
 
@@ -87,7 +85,7 @@ def _splits(directory: Path, spec: Mapping[str, Any]) -> str:
 
 
 def _steps(step: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """A pre-tokenizer as a key of `SPLITS`, or as something that is none."""
+    """A pre-tokenizer as a key of `SPLITS`; an unknown step is its JSON."""
     match step:
         case None:
             return ()
@@ -123,18 +121,15 @@ def _tokens(directory: Path, spec: Mapping[str, Any], vocab_size: int) -> tuple[
         types[unknown] = TokenType.UNKNOWN
     if max(texts) >= vocab_size:
         raise EdgeTransactError(
-            f"{directory}: the tokenizer has a token {max(texts)}, and the model has {vocab_size} tokens",
+            f"{directory}: the tokenizer has token {max(texts)}, but the model only {vocab_size} tokens",
             fix="Use the tokenizer that belongs to the model.",
         )
-    ids = range(vocab_size)
-    return (
-        [texts.get(index, f"[PAD{index}]") for index in ids],
-        [types.get(index, TokenType.UNUSED) for index in ids],
-    )
+    names = [texts.get(index, f"[PAD{index}]") for index in range(vocab_size)]
+    return names, [types.get(index, TokenType.UNUSED) for index in range(vocab_size)]
 
 
 def _scores(tokens: list[str], model: Mapping[str, Any]) -> list[float]:
-    """Scores that make llama.cpp merge in the tokenizer's order: minus the rank of the merge that makes a token."""
+    """Scores that make llama.cpp merge in the tokenizer's order: minus the rank of each token's merge."""
     ranks: dict[str, int] = {}
     for rank, merge in enumerate(model["merges"]):
         ranks.setdefault("".join(merge if isinstance(merge, list) else merge.split(" ")), rank)

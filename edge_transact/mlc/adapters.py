@@ -91,7 +91,7 @@ def _scalar_first(full: tirx.PrimFunc) -> tirx.PrimFunc:
 
 
 def _lift_global_buffers(func: tirx.PrimFunc) -> tuple[tirx.PrimFunc, list[relax.TensorType]]:
-    """Turns a kernel's temporaries in global memory into parameters after its other buffers; also returns their types."""
+    """Turns a kernel's global temporaries into parameters after its other buffers, and returns their types."""
     from tvm import relax, tirx
 
     root = func.body.block

@@ -93,7 +93,7 @@ def test_this_host_measures_code_and_weights_as_they_were_built(tmp_path):
     for name in ("lib/host.so", "params_shard_1.bin"):
         before = (dist / name).read_bytes()
         (dist / name).write_bytes(b"else")
-        with pytest.raises(EdgeTransactError, match=f"{name} is not as it was built"):
+        with pytest.raises(EdgeTransactError, match=f"{name} changed after the build"):
             driver.prepare([model], threading.Event())
         (dist / name).write_bytes(before)
 

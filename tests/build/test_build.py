@@ -290,8 +290,8 @@ def test_without_a_model_the_demo_is_offered(tmp_path):
 @pytest.mark.parametrize(
     ("file", "says"),
     [
-        ("tokenizer.json", "is not as it was built"),
-        ("params_shard_0.bin", "is not as it was built"),
+        ("tokenizer.json", "changed after the build"),
+        ("params_shard_0.bin", "changed after the build"),
         ("mlc-chat-config.json", "cannot be read"),
     ],
 )

@@ -161,7 +161,7 @@ def test_weights_that_are_installed_need_not_be_in_the_app(apk, tmp_path):
     apk.entries = {name: content for name, content in apk.entries.items() if "/tiny/" not in name}
     apk.entries[f"{ASSETS}/models.json"] = json.dumps(models).encode()
     found = {check.name: check.found for check in examine_apk(apk.write(tmp_path / "app.apk"))}
-    assert "comes by edge-transact install" in found["models"]
+    assert "needs edge-transact install" in found["models"]
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and nothing more"])

@@ -76,7 +76,7 @@ def test_each_step_runs_once(tools, bundle, tmp_path):
     assert "gradle --console=plain :app:assembleDebug" in result.stderr
 
     again = bundle("--build")
-    assert again.exit_code == 0 and "done before" in again.stderr
+    assert again.exit_code == 0 and "unchanged" in again.stderr
     assert [name for name, _, _ in tools.calls()] == ["gradle"], "Gradle knows itself what has changed"
 
 

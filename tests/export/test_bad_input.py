@@ -111,7 +111,7 @@ def test_a_full_disk(model, tmp_path):
     mounted = f"mount -t tmpfs -o size=64k tmpfs {shlex.quote(str(disk))} && {export}; ls -A {shlex.quote(str(disk))}"
     command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mounted]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert "MiB left" in done.stderr and "Make room" in done.stderr, done.stderr
+    assert "MB left" in done.stderr and "Make room" in done.stderr, done.stderr
     assert done.stdout == "", "nothing is left"
 
 

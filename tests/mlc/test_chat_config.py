@@ -121,7 +121,7 @@ def test_a_base_model_continues_text(tmp_path, add_bos):
 def test_an_unknown_chat_template_has_a_note(tmp_path):
     write_tokenizer(tmp_path, "{% for m in messages %}{{ '@@' + m['content'] }}{% endfor %}")
     assert conversation_template(tmp_path, [2])["name"] == "LM"
-    assert "no family that MLC knows" in plain_note(tmp_path)
+    assert "MLC doesn't know this chat template" in plain_note(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_another_revision_is_warned_about(foreign, tiny_model, tmp_path):
 def test_without_mlc_the_error_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.delenv("MLC_LLM_SOURCE_DIR", raising=False)
     monkeypatch.setattr(checkout.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(EdgeTransactError, match="no MLC-LLM here") as caught:
+    with pytest.raises(EdgeTransactError, match="no MLC-LLM found") as caught:
         MLC(["host"])
     assert "git clone --recursive" in caught.value.fix and "--engine tvm" in caught.value.fix
     monkeypatch.setenv("MLC_LLM_SOURCE_DIR", str(tmp_path))
