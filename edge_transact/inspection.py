@@ -13,6 +13,7 @@ from edge_transact.artifacts.outputs import new_file
 from edge_transact.artifacts.summary import Summarized, Summary, summary_of_widths
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.formatting import megabytes
 from edge_transact.inputs.models import resolve_model
 from edge_transact.options import Count, OneOf, Option, Options
 from edge_transact.quantization import QUANTIZATIONS, Quantization, default_quantization, get_quantization
@@ -71,11 +72,11 @@ class Inspection(Summarized):
 
     def summary(self) -> Summary:
         """The costs in a context, and the widths."""
-        at, mib = self.at(self.context), 2**20
+        at = self.at(self.context)
         facts = {
             "parameters": f"{costs.parameters(self.plan):,}",
-            "weights": f"{costs.weight_bytes(self.plan, self.quantization) / mib:,.1f} MiB in {self.quantization.name}",
-            "memory": f"{at['memory_bytes'] / mib:,.1f} MiB with {self.context:,} tokens",
+            "weights": f"{megabytes(costs.weight_bytes(self.plan, self.quantization))} in {self.quantization.name}",
+            "memory": f"{megabytes(at['memory_bytes'])} with {self.context:,} tokens",
             "KV cache": f"{costs.kv_bytes_per_token(self.plan, self.quantization):,} bytes a token",
             "decode": f"{at['decode_flops'] / 1e9:,.3f} GFLOPs a token",
         }

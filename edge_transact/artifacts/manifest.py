@@ -147,6 +147,11 @@ def not_a_dist(directory: Path, lacking: str) -> EdgeTransactError:
         directory: The directory.
         lacking: The file that it lacks.
     """
+    name = str(directory)
+    is_hub_id = len(directory.parts) == 2 and not directory.parent.exists()
+    if name.startswith("demo:") or directory.suffix == ".gguf" or is_hub_id:
+        build = f"Build it: edge-transact build {name} --target host -o dist"
+        return EdgeTransactError(f"{name} is a model, not a DIST", fix=build)
     if not directory.exists():
         dists = [path.name for path in directory.absolute().parent.glob("*/") if (path / MANIFEST).is_file()]
         build = f"Build it: edge-transact build MODEL --target host -o {directory}"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from edge_transact import costs
 from edge_transact.compiler.gpu.devices import GENERIC
+from edge_transact.formatting import megabytes
 from edge_transact.quantization import QUANTIZATIONS, Quantization
 from edge_transact.widths import WidthPlan
 
@@ -48,9 +49,9 @@ def concerns(
         per_token = costs.kv_bytes_per_token(plan, quantization)
         largest = costs.largest_context((APP_MEMORY_GIB << 30) - fixed, per_token, max_batch_size)
         found.append(
-            f"{total / 2**30:.1f} GiB at {context_window_size} tokens (weights {weights / 2**30:.1f}, KV cache "
-            f"{kv / 2**30:.1f}) is more than the {APP_MEMORY_GIB} GiB that an app gets on a phone with "
-            f"{2 * APP_MEMORY_GIB} GiB: {_remedy(largest)}"
+            f"{megabytes(total)} at {context_window_size} tokens (weights {megabytes(weights)}, KV cache "
+            f"{megabytes(kv)}) is more than the {megabytes(APP_MEMORY_GIB << 30)} that an app gets on a phone with "
+            f"{2 * APP_MEMORY_GIB} GB: {_remedy(largest)}"
         )
     if "android" not in targets and device_profile != GENERIC.name:
         found.append(f"--device-profile {device_profile} says what GPUs android libraries are for, and none is built")
@@ -70,7 +71,7 @@ def concerns(
         smaller = costs.loaded_weight_bytes(plan, QUANTIZATIONS["q4f16_0"])
         found.append(
             f"{quantization.name} keeps the weights unquantized, and every token reads all of them: "
-            f"{weights / 2**20:.0f} MiB instead of {smaller / 2**20:.0f} MiB with --quant q4f16_0"
+            f"{megabytes(weights)} instead of {megabytes(smaller)} with --quant q4f16_0"
         )
     return found
 

@@ -31,6 +31,7 @@ from edge_transact.compiler.targets import BuildTarget, get_target, library_name
 from edge_transact.definition import MODEL_TYPE, Definition, load, render
 from edge_transact.errors import UsageError
 from edge_transact.evaluate.report_text import prepare_report
+from edge_transact.formatting import megabytes
 from edge_transact.heal.options import HealOptions
 from edge_transact.inputs.models import resolve_model
 from edge_transact.inputs.source import pruned_from
@@ -77,19 +78,19 @@ class Build(Summarized):
 
     def summary(self) -> Summary:
         """Weights and libraries, with their sizes."""
-        manifest, mib = self.manifest, 2**20
+        manifest = self.manifest
         facts = {
             "parameters": f"{manifest.parameters:,}",
-            "weights": f"{manifest.weights_bytes / mib:,.1f} MiB in {manifest.quantization}, "
+            "weights": f"{megabytes(manifest.weights_bytes)} in {manifest.quantization}, "
             f"{manifest.bits_per_parameter:.2f} bits a parameter",
             "context": f"{manifest.context_window_size:,} tokens",
         }
         rows = [
-            (target, path, f"{(self.directory / path).stat().st_size / mib:,.1f}")
+            (target, path, megabytes((self.directory / path).stat().st_size))
             for target, path in manifest.libraries.items()
         ]
         title = f"{self.directory}: {manifest.source}, built in {self.seconds:.0f} s and compared with torch"
-        return Summary(title, facts, ("library for", "file", "MiB"), rows)
+        return Summary(title, facts, ("library for", "file", "size"), rows)
 
     def to_dict(self) -> dict[str, object]:
         """The object that ``build --json`` prints."""

@@ -120,6 +120,11 @@ class _LazyGroup(TyperGroup):
         return without_types_of_flags(super().get_params(ctx))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        if args[0] == "help":
+            args = [*args[1:], "--help"]
+            if len(args) == 1:
+                typer.echo(ctx.get_help())
+                ctx.exit()
         name, listed, rest = super().resolve_command(ctx, args)
         return name, listed and load_command(listed.name or ""), rest
 

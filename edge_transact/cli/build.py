@@ -13,6 +13,7 @@ from edge_transact import progress
 from edge_transact.build.options import BuildOptions
 from edge_transact.cli.common import (
     PLANNING,
+    RUN_OPTION,
     DryRunOption,
     ForceOption,
     FreshOption,
@@ -23,6 +24,7 @@ from edge_transact.cli.common import (
     show_requirements,
 )
 from edge_transact.cli.history import LOADING, History
+from edge_transact.formatting import megabytes
 from edge_transact.project import FILE, Project, given_in, read_project
 from edge_transact.prune.options import PruneChoices
 
@@ -48,13 +50,13 @@ def build(
     pruning: Annotated[PruneChoices, "Prune first"],
     dump: Annotated[
         Path | None,
-        typer.Option(
+        RUN_OPTION(
             metavar="DIR", help="Write the module after each compiler phase, bytecode and code into DIR/TARGET/."
         ),
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option(
+        RUN_OPTION(
             metavar="DIR", help="Write what rounding to 4 bits costs into DIR: figures, a page and report.json."
         ),
     ] = None,
@@ -136,11 +138,10 @@ def build(
         table.add_row("library", manifest.model_lib)
         table.add_row(
             f"weights, {manifest.quantization}" + (f" ({manifest.rounding})" if manifest.rounding else ""),
-            f"{manifest.weights_bytes / (1 << 20):.1f} MiB, {manifest.bits_per_parameter:.3f} bits a parameter",
+            f"{megabytes(manifest.weights_bytes)}, {manifest.bits_per_parameter:.3f} bits a parameter",
         )
         for name, path in manifest.libraries.items():
-            size = (directory / path).stat().st_size / (1 << 20)
-            table.add_row(f"  {name}", f"{path}, {size:.1f} MiB")
+            table.add_row(f"  {name}", f"{path}, {megabytes((directory / path).stat().st_size)}")
         table.add_row(
             "against torch",
             f"{parity['library']}: logits within {parity['prefill_error']:.1e} (prefill) and "

@@ -8,6 +8,7 @@ import typer
 
 from edge_transact.cache import KINDS
 from edge_transact.cli.common import JsonOption, guarded, show
+from edge_transact.formatting import megabytes
 from edge_transact.options.command_line import completion
 
 
@@ -69,9 +70,9 @@ def cache(
 
         console = Console(highlight=False)
         if clear:
-            console.print(f"deleted {len(entries)} entries, {_size(total)}")
+            console.print(f"deleted {len(entries)} entries, {megabytes(total)}")
             return
-        console.print(f"{len(entries)} entries, {_size(total)} in {store.cache_directory()}", soft_wrap=True)
+        console.print(f"{len(entries)} entries, {megabytes(total)} in {store.cache_directory()}", soft_wrap=True)
         if not entries:
             return
         table = Table("used", "kind", "what", "size", box=None, padding=(0, 2, 0, 0))
@@ -80,13 +81,11 @@ def cache(
         rows = [entry for entry in entries if entry.kind != "kernels" or kind]
         for entry in rows:
             used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
-            table.add_row(used, entry.kind, entry.what or "remains of a killed process", _size(entry.size_bytes))
+            table.add_row(used, entry.kind, entry.what or "remains of a killed process", megabytes(entry.size_bytes))
         if kernels := [entry for entry in entries if entry not in rows]:
-            table.add_row("", "kernels", f"{len(kernels)} kernels", _size(sum(entry.size_bytes for entry in kernels)))
+            table.add_row(
+                "", "kernels", f"{len(kernels)} kernels", megabytes(sum(entry.size_bytes for entry in kernels))
+            )
         console.print(table)
 
     show(result, as_json, text)
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

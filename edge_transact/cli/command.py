@@ -12,8 +12,8 @@ from typer.core import TyperCommand
 
 EXAMPLES = "**Examples**"
 
-ANYWHERE = "With any command"
-"""The panel of the global flags in each command's help."""
+RUN, ANYWHERE = "This run", "With any command"
+"""The last panels of each command's help: options that no result depends on, and the global flags."""
 
 _WORD = re.compile(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""")
 
@@ -33,25 +33,31 @@ class Command(TyperCommand):
             raise
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return without_types_of_flags(super().get_params(ctx))
+        params = without_types_of_flags(super().get_params(ctx))
+        for param in params:
+            if param.name == "help":
+                param.rich_help_panel = RUN
+        return params
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
+        """What the command does, examples, and then usage, details and options as typer prints them."""
         from rich.console import Console
+        from rich.markdown import Markdown
+        from rich.padding import Padding
         from rich.text import Text
 
         text = self.help or ""
         description, _, examples = text.partition(EXAMPLES)
-        self.help = description
+        summary, _, self.help = description.strip().partition("\n\n")
+        console = Console(highlight=False)
+        console.print(Padding(Markdown(summary), 1))
+        for example in re.findall(r"^`(.*)`$", examples, re.MULTILINE):
+            # No padding up to the edge: after a backslash, a space would end the command.
+            console.print(Text(pasteable(example, console.width)), soft_wrap=True)
         try:
             super().format_help(ctx, formatter)
         finally:
             self.help = text
-        console = Console(highlight=False)
-        console.print(Text(" Examples, to paste", style="bold"))
-        for example in re.findall(r"^`(.*)`$", examples, re.MULTILINE):
-            # No padding up to the edge: after a backslash, a space would end the command.
-            console.print(Text("\n" + pasteable(example, console.width)), soft_wrap=True)
-        console.print()
 
 
 def without_types_of_flags(params: list[Any]) -> list[Any]:

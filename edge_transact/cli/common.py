@@ -10,13 +10,14 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edge_transact.cli import logs
+from edge_transact.cli.command import RUN
 from edge_transact.errors import EdgeTransactError
 from edge_transact.options.command_line import expand
 
@@ -27,20 +28,21 @@ if TYPE_CHECKING:
 PLANNING = "see what is to be done"
 """The bar of long commands before their steps, while they look at their inputs."""
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
-FreshOption = Annotated[
-    bool, typer.Option("--fresh", help="Start over instead of going on where an interrupted run stopped.")
-]
+RUN_OPTION = partial(typer.Option, rich_help_panel=RUN)
+"""An option that no result depends on."""
+
+JsonOption = Annotated[bool, RUN_OPTION("--json", help="Print one JSON object as the last line of stdout.")]
+FreshOption = Annotated[bool, RUN_OPTION("--fresh", help="Start over instead of resuming an interrupted run.")]
 ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Fail if there is no interrupted run with the same options to go on with.")
+    bool, RUN_OPTION("--resume", help="Fail unless there is an interrupted run with the same options to resume.")
 ]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Say what the steps are, and how much memory and disk they need, and stop.")
+    bool, RUN_OPTION("--dry-run", help="Print the steps, and the memory and disk that they need, and stop.")
 ]
 ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="Number of CPU threads.", show_default="one for each big core")
+    int | None, RUN_OPTION(min=1, help="Number of CPU threads.", show_default="one for each big core")
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+ForceOption = Annotated[bool, RUN_OPTION("--force", help="Replace an output that exists.")]
 
 
 def show(result: Mapping[str, Any], as_json: bool, text: Callable[[], None]) -> None:

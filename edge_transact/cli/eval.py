@@ -14,6 +14,7 @@ import typer
 from edge_transact import progress
 from edge_transact.cli.common import (
     PLANNING,
+    RUN_OPTION,
     DryRunOption,
     FreshOption,
     JsonOption,
@@ -42,10 +43,10 @@ def evaluate(
     options: EvalOptions,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write a page with models and answers side by side, and report.json."),
+        RUN_OPTION(metavar="DIR", help="Write a page with models and answers side by side, and report.json."),
     ] = None,
     fresh: FreshOption = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a report that exists.")] = False,
+    force: Annotated[bool, RUN_OPTION("--force", help="Replace a report that exists.")] = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -11,6 +11,7 @@ import typer
 from edge_transact import progress
 from edge_transact.cli.common import (
     PLANNING,
+    RUN_OPTION,
     DryRunOption,
     ForceOption,
     FreshOption,
@@ -35,7 +36,7 @@ def heal(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Checkpoint directory to write.")],
     options: HealOptions,
     report: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write the loss curve, metrics.jsonl and a page here.")
+        Path | None, RUN_OPTION(metavar="DIR", help="Write the loss curve, metrics.jsonl and a page here.")
     ] = None,
     resume: ResumeOption = False,
     fresh: FreshOption = False,
@@ -84,7 +85,7 @@ def heal(
                 text_of_report = prepare_report(report, force=force, apart_from=[output, model, options.teacher])
             source = Checkpoint.open(resolve_model(model))
             required = requirements(
-                source, teacher_of(source, options)[0], options, report_of=output.name if report else None
+                source, teacher_of(source, options, model)[0], options, report_of=output.name if report else None
             )
             required = with_gate(required, source.path, source.plan, output)
         if not dry_run:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edge_transact.cli.common import ForceOption, JsonOption, guarded, show
+from edge_transact.formatting import megabytes
 from edge_transact.inspection import InspectOptions, inspect_model, plot_flops
 
 if TYPE_CHECKING:
@@ -97,8 +98,6 @@ def _print_costs(console: Console, plans: Sequence[WidthPlan], results: Sequence
 def _costs(plan: WidthPlan, result: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, str]:
     from edge_transact.widths import describe
 
-    mib = 1 << 20
-
     def change(name: str, *, in_context: bool = False) -> str:
         if result is first or not first[name] or (in_context and result["context"] != first["context"]):
             return ""
@@ -115,7 +114,7 @@ def _costs(plan: WidthPlan, result: Mapping[str, Any], first: Mapping[str, Any])
     weights = result["memory_bytes"] - result["kv_bytes"] - result["workspace_bytes"]
     rows |= {
         "quantization": f"{result['quantization']}, {result['bits_per_parameter']:.3f} bits a parameter",
-        "weights": f"{result['weights_bytes'] / mib:.1f} MiB{change('weights_bytes')}",
+        "weights": f"{megabytes(result['weights_bytes'])}{change('weights_bytes')}",
         "context": f"{result['context']:,} tokens",
         "attention launches a token": f"{result['attention_launches_per_token']}",
         "KV bytes a token": f"{result['kv_bytes_per_token']:,}"
@@ -123,9 +122,9 @@ def _costs(plan: WidthPlan, result: Mapping[str, Any], first: Mapping[str, Any])
         + change("kv_bytes_per_token"),
         "FLOPs": f"{result['prefill_flops'] / 1e9:,.1f} G prefill, "
         f"{result['flops_per_token'] / 1e9:.3f} G a decoded token{change('flops_per_token', in_context=True)}",
-        "memory": f"{result['memory_bytes'] / mib:.1f} MiB"
-        f"{change('memory_bytes', in_context=True)}: weights {weights / mib:.1f}, KV {result['kv_bytes'] / mib:.1f}, "
-        f"workspace about {result['workspace_bytes'] / mib:.1f}",
+        "memory": f"{megabytes(result['memory_bytes'])}"
+        f"{change('memory_bytes', in_context=True)}: weights {megabytes(weights)}, "
+        f"KV cache {megabytes(result['kv_bytes'])}, workspace about {megabytes(result['workspace_bytes'])}",
     }
     for runtime, misfit in result["runtimes"].items():
         rows[f"fits {runtime}"] = f"no: {misfit}" if misfit else "yes"
@@ -138,13 +137,12 @@ def _print_contexts(console: Console, result: Mapping[str, Any]) -> None:
 
     if "contexts" not in result:
         return
-    mib = 1 << 20
     rows = Table(
         "context",
         "prefill GFLOPs",
         "decode GFLOPs a token",
-        "KV MiB",
-        "memory MiB",
+        "KV cache",
+        "memory",
         title=result["model"],
         title_justify="left",
     )
@@ -153,7 +151,7 @@ def _print_contexts(console: Console, result: Mapping[str, Any]) -> None:
             f"{at['context']:,}",
             f"{at['prefill_flops'] / 1e9:,.1f}",
             f"{at['decode_flops'] / 1e9:.3f}",
-            f"{at['kv_bytes'] / mib:.1f}",
-            f"{at['memory_bytes'] / mib:.1f}",
+            megabytes(at["kv_bytes"]),
+            megabytes(at["memory_bytes"]),
         )
     console.print(rows)

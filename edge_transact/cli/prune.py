@@ -11,6 +11,7 @@ import typer
 from edge_transact import progress
 from edge_transact.cli.common import (
     PLANNING,
+    RUN_OPTION,
     DryRunOption,
     ForceOption,
     FreshOption,
@@ -36,7 +37,7 @@ def prune(
     options: PruneOptions,
     training: Annotated[ShotTraining, "Training after each shot"],
     report: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write figures, a page and report.json into this directory.")
+        Path | None, RUN_OPTION(metavar="DIR", help="Write figures, a page and report.json into this directory.")
     ] = None,
     resume: ResumeOption = False,
     fresh: FreshOption = False,

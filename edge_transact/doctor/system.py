@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 
 from edge_transact.doctor.check import Check, output_of, verdict
+from edge_transact.formatting import megabytes
 from edge_transact.system import memory
 
 PYTHON = (3, 11)
-DEMO_MEMORY_GIB = 6
+DEMO_MEMORY_BYTES = 6e9
 """Peak memory of the demo."""
-DEMO_DISK_GIB = 4
+DEMO_DISK_BYTES = 4e9
 """Disk space for packages, and for the demo's checkpoints and libraries."""
 
 # Runs in another process, so that doctor can report a broken installation. Without torch, whose import takes seconds.
@@ -77,13 +78,13 @@ def compiler() -> list[Check]:
 
 def resources() -> list[Check]:
     """Memory of this machine, and free space in the working directory."""
-    total = memory.total_bytes() / 2**30
-    free = shutil.disk_usage(Path.cwd()).free / 2**30
-    swap = f"{DEMO_MEMORY_GIB} GiB are needed: add swap, or use a larger machine"
-    room = f"{DEMO_DISK_GIB} GiB are needed: run edge-transact cache --clear, or use another directory"
+    total = memory.total_bytes()
+    free = shutil.disk_usage(Path.cwd()).free
+    swap = f"{megabytes(DEMO_MEMORY_BYTES)} are needed: add swap, or use a larger machine"
+    room = f"{megabytes(DEMO_DISK_BYTES)} are needed: run edge-transact cache --clear, or use another directory"
     return [
-        verdict("memory", total >= DEMO_MEMORY_GIB, f"{total:.1f} GiB", swap),
-        verdict("disk", free >= DEMO_DISK_GIB, f"{free:.1f} GiB free in {Path.cwd()}", room),
+        verdict("memory", total >= DEMO_MEMORY_BYTES, megabytes(total), swap),
+        verdict("disk", free >= DEMO_DISK_BYTES, f"{megabytes(free)} free in {Path.cwd()}", room),
     ]
 
 

@@ -13,7 +13,7 @@ from edge_transact.options import COMMAS, Count, Option, Options
 if TYPE_CHECKING:
     from edge_transact.evaluate.tasks import Tasks
 
-TEXT, TASKS = "Perplexity", "Tasks"
+TEXT, TASKS, RUN = "Perplexity", "Tasks", "This run"
 """Panels of ``eval --help``."""
 
 BASICS = "basics"
@@ -62,7 +62,7 @@ class EvalOptions(Options):
     limit: Annotated[Count | None, Option("Ask only the first questions of each task, at most this many.", TASKS)] = (
         None
     )
-    threads: Annotated[Count | None, Option("Number of CPU threads.", default="one for each big core")] = None
+    threads: Annotated[Count | None, Option("Number of CPU threads.", RUN, default="one for each big core")] = None
 
     @model_validator(mode="after")
     def _limits_have_tasks(self) -> EvalOptions:

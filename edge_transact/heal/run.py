@@ -245,8 +245,15 @@ def text_of(source: Checkpoint, options: HealOptions) -> TrainingText:
     return TrainingText(source, options.texts, length=length_of(source.config, options.train_window), seed=options.seed)
 
 
-def teacher_of(source: Checkpoint, options: HealOptions) -> tuple[Checkpoint | None, str | None]:
+def teacher_of(
+    source: Checkpoint, options: HealOptions, model: str | None = None
+) -> tuple[Checkpoint | None, str | None]:
     """The model to learn from, and its name; none if the text alone is learned.
+
+    Args:
+        source: The checkpoint to train.
+        options: How.
+        model: The name of the checkpoint in messages; its path by default.
 
     Raises:
         UsageError: None is given, and the checkpoint doesn't name one that is here.
@@ -260,6 +267,12 @@ def teacher_of(source: Checkpoint, options: HealOptions) -> tuple[Checkpoint | N
         teacher, name = Checkpoint.open(resolve_model(options.teacher)), options.teacher
     else:
         found = pruned_from(source)
+        if found is None and not (source.path / PROVENANCE_FILE).is_file():
+            raise UsageError(
+                f"{model or source.path} is not a pruned model: heal takes what prune or heal wrote",
+                fix=f"Prune it first: edge-transact prune {model or source.path} --ratio 0.2 -o pruned. "
+                "Or give the model to learn from with --teacher.",
+            )
         if found is None:
             raise UsageError(
                 f"{source.path} names no model on this machine that it was pruned from",

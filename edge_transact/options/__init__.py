@@ -10,7 +10,7 @@ report, a dump, ``--json``) are parameters of the function and of the command, s
 """
 
 from edge_transact.options.model import IN_A_FILE, Option, Options, options_of
-from edge_transact.options.values import COMMAS, BadValue, Bytes, Count, OneOf, Parameters
+from edge_transact.options.values import COMMAS, BadValue, Bytes, Count, OneOf, Parameters, Share
 
 __all__ = [
     "COMMAS",
@@ -22,5 +22,6 @@ __all__ = [
     "Option",
     "Options",
     "Parameters",
+    "Share",
     "options_of",
 ]

@@ -85,6 +85,20 @@ def parse_parameters(text: str | int) -> int:
     return round(float(match[1]) * _PARAMETERS[match[2].upper()])
 
 
+def _share(value: object) -> object:
+    if isinstance(value, str):
+        number = value.strip()
+        try:
+            share = float(number.removesuffix("%"))
+        except ValueError:
+            raise BadValue(f"{value!r} is not a share", fix="Write 0.3 or 30%.") from None
+        value = share / 100 if number.endswith("%") else share
+    if isinstance(value, int | float) and 2 <= value <= 100:
+        fix = f"For {value:g} %, write {value / 100:g} or {value:g}%."
+        raise BadValue(f"{value:g} is not between 0 and 1", fix=fix)
+    return value
+
+
 def _parse_bytes(value: object, parse: ValidatorFunctionWrapHandler) -> object:
     # ByteSize reads the beginning of a text and ignores the rest: 1,234 would be one byte.
     text = _without_separators(str(value))
@@ -101,6 +115,7 @@ def _without_separators(number: str) -> str:
 
 
 Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, BeforeValidator(_share, json_schema_input_type=float | str), Field(gt=0, lt=1)]
 Parameters = Annotated[int, BeforeValidator(parse_parameters, json_schema_input_type=int | str), Field(ge=1)]
 Bytes = Annotated[ByteSize, WrapValidator(_parse_bytes), Field(ge=1)]
 

@@ -11,7 +11,7 @@ from edge_transact import costs
 from edge_transact.errors import UsageError
 from edge_transact.heal.options import TrainOptions
 from edge_transact.layerwise.options import CalibrationOptions
-from edge_transact.options import COMMAS, Bytes, Count, OneOf, Option, Options, Parameters
+from edge_transact.options import COMMAS, Bytes, Count, OneOf, Option, Options, Parameters, Share
 from edge_transact.prune.methods import METHODS
 from edge_transact.prune.units import UNITS
 from edge_transact.quantization import QUANTIZATIONS, default_quantization
@@ -38,8 +38,8 @@ class Budget(Options):
     """How small a model should become: limits, or widths by name."""
 
     ratio: Annotated[
-        Annotated[float, Field(gt=0, lt=1)] | None,
-        Option("Share of attention and MLP parameters to remove.", LIMITS, example=0.3),
+        Share | None,
+        Option("Share of attention and MLP parameters to remove.", LIMITS, example="30%"),
     ] = None
     target_params: Annotated[Parameters | None, Option("Parameters to keep.", LIMITS, example="1.3B")] = None
     max_weight_bytes: Annotated[Bytes | None, Option("Maximum size of all weights.", LIMITS, example="600MB")] = None

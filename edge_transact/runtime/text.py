@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_transact.checkpoint.auto_classes import register
 from edge_transact.errors import EdgeTransactError
 from edge_transact.runtime.chat_template import Message, render_chat
 
@@ -60,6 +59,8 @@ class TextCodec:
     @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer as transformers loads it."""
+        from edge_transact.checkpoint.auto_classes import register
+
         register()
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 

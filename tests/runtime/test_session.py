@@ -139,7 +139,7 @@ def test_sampling_is_that_of_the_configuration_unless_it_is_given(dist, tmp_path
 
 def test_run_imports_neither_torch_nor_transformers_nor_tvms_compiler(dist):
     program = (
-        "import sys\nfrom edge_transact.cli import app\n"
+        "import sys\nsys.argv[0] = 'edge-transact'\nfrom edge_transact.cli import app\n"
         f"try:\n    app(['run', {str(dist)!r}, '--prompt', 'Once', '--max-tokens', '4', '--json'])\n"
         "except SystemExit as ended:\n    assert not ended.code\n"
         "print([name for name in ('torch', 'transformers', 'tvm', 'scipy', 'prompt_toolkit') if name in sys.modules])"

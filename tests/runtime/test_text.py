@@ -234,6 +234,7 @@ def test_neither_transformers_nor_torch_is_imported(directory, tmp_path):
     program = f"""
 import sys
 from pathlib import Path
+sys.argv[0] = "edge-transact"
 from edge_transact.runtime.text import TextCodec
 codec = TextCodec(Path({str(path)!r}))
 codec.encode_chat([{{"role": "user", "content": "Hi"}}]), codec.decode(codec.encode("the times"))

@@ -154,11 +154,12 @@ def _has(limit: Limit, plan: WidthPlan) -> str:
 
 
 def _reached(plan: WidthPlan, source: WidthPlan, limits: Sequence[Limit]) -> str:
-    asked = ", ".join(f"{limit.asked} ({int(limit.bound):,} {limit.unit})" for limit in limits)
-    return (
-        f"asked for {asked}; reached {', '.join(f'{int(limit.measure(plan)):,}' for limit in limits)}: "
-        f"{costs.cut_ratio(plan, source):.4f} of attention and MLP removed, {costs.parameters(plan):,} parameters"
+    kept = "; ".join(
+        f"{limit.asked} allows {int(limit.bound):,} {limit.unit}, and {int(limit.measure(plan)):,} remain"
+        for limit in limits
     )
+    removed = costs.cut_ratio(plan, source)
+    return f"{kept}: {removed:.4f} of attention and MLP removed, {costs.parameters(plan):,} parameters"
 
 
 def _attention_of(plan: WidthPlan, source: WidthPlan) -> WidthPlan:

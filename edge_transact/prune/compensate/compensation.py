@@ -80,7 +80,7 @@ def compensate(
         scale = last_norm_scale(model, journal["compensated-state"]["pruned"])
         journal["last-norm"] = {"scale": torch.tensor(scale, dtype=torch.float64)}
     if kept:
-        logger.info(f"No better weights were found for {' and '.join(kept)}: they stay as they were cut.")
+        logger.info(f"Compensation leaves {' and '.join(kept)} as they were: solving again did not reduce the error.")
     return weights, fits, journal["last-norm"]["scale"].item()
 
 
