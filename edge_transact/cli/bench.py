@@ -181,7 +181,7 @@ def _compare(paths: list[str], report: Path | None, as_json: bool) -> None:
     rows = compare(pairs)
     page = None
     if report is not None:
-        from edge_transact.bench.analysis.comparison_page import write_comparison
+        from edge_transact.bench.analysis.report import write_comparison
         from edge_transact.options import written
 
         command = written.line("bench", "compare", before, after, "--report", report)

@@ -11,8 +11,7 @@ from edge_transact import costs
 from edge_transact.artifacts.report import Origin
 from edge_transact.artifacts.summary import width_section
 from edge_transact.bench.analysis.compare import compare, paired
-from edge_transact.bench.analysis.comparison_page import write_comparison
-from edge_transact.bench.analysis.report import write_report
+from edge_transact.bench.analysis.report import write_comparison, write_report
 from edge_transact.bench.records.readings import Reading
 from edge_transact.build.report.measure import MatrixError, Part
 from edge_transact.build.report.page import page as build_page

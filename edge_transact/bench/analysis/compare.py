@@ -90,6 +90,11 @@ def compare(pairs: Sequence[Pair]) -> list[Comparison]:
     return rows
 
 
+def as_fast(row: Comparison) -> tuple[float, float] | None:
+    """The interval of how many times as fast the second log's is; None if there is none."""
+    return None if row["low"] is None or row["high"] is None else (1 / row["high"], 1 / row["low"])
+
+
 def _pairing(result: Result, by_name: bool) -> Pairing:
     """What two results must share to be compared."""
     name = result["model"] if by_name else None

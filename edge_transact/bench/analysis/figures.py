@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from edge_transact.artifacts.charts import Axis, Bar, bars, lines, number
 from edge_transact.artifacts.report import Section
@@ -88,10 +89,9 @@ def speedups(name: str, title: str, ratios: Mapping[str, Mapping[Lengths, Ratio]
     return Section(name, title, charts, text=text)
 
 
-def name_of(result: Result, results: Sequence[Result]) -> str:
-    """A model's name, with its target if there are several."""
-    several_targets = len({each["target"] for each in results}) > 1
-    return f"{result['model']} {result['target']}" if several_targets else result["model"]
+def name_of(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """The name of a result's or comparison's model, with its target if there are several."""
+    return f"{row['model']} {row['target']}" if len({each["target"] for each in rows}) > 1 else row["model"]
 
 
 def _latency(name: str, title: str, rows: Mapping[Lengths, Sequence[Bar]]) -> Section:

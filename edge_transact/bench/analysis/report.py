@@ -1,4 +1,4 @@
-"""The report of a bench: ``results.json``, and a page with the results and charts of them."""
+"""The reports of a bench and of a comparison of two logs."""
 
 from __future__ import annotations
 
@@ -9,15 +9,30 @@ from edge_transact.artifacts.charts import number
 from edge_transact.artifacts.outputs import new_directory
 from edge_transact.artifacts.report import Origin, Report, Section, change
 from edge_transact.bench.analysis import figures
+from edge_transact.bench.analysis.compare import Comparison, Pair, as_fast, cells
 from edge_transact.bench.analysis.export import COLUMNS, main_columns, notes, speedup_in_words, table_row
+from edge_transact.bench.analysis.figures import name_of
+from edge_transact.bench.analysis.intervals import CONFIDENCE, ratio_in_words
 from edge_transact.bench.analysis.results import make_results, named_apart
-from edge_transact.bench.records.plan import lengths_of
+from edge_transact.bench.analysis.warnings import WORDS
+from edge_transact.bench.records.plan import Lengths, lengths_of
 from edge_transact.bench.records.record import Record, VisitRecord
 from edge_transact.bench.records.results import Result
 from edge_transact.system.machine import machine_name
 
 CONDITIONS = ("model", "params", "device", "backend", "threads", "test", "load s", "kv MiB", "temp C")
 """Columns of the Markdown table that aren't results."""
+
+COMPARED = (
+    "model",
+    "device",
+    "tokens",
+    "what",
+    "before, s",
+    "after, s",
+    f"times as long ({CONFIDENCE:.0%})",
+    "verdict",
+)
 
 ANSWERS = 2
 """The most models that the first line compares with the baseline."""
@@ -60,18 +75,56 @@ def write_report(
         charts += figures.of_device(place, device, on_device, visits, known)
     if published:
         charts.append(figures.published())
-    machines = dict.fromkeys(machine_of(result) for result in results)
-    date = max(result["test_time"] for result in results)[:10]
+    sections = [_results(results), *charts, _conditions(results)]
     page = Report(
-        answer(results, known),
-        "edge-transact bench",
-        [_results(results), *charts, _conditions(results)],
-        Origin(command, "; ".join(machines), results[0]["build"], date=date),
-        warnings=[f"{_subject(each)}: {'; '.join(each['warnings'])}" for each in results if each["warnings"]],
+        answer(results, known), "edge-transact bench", sections, _origin(results, command), (), _warnings(results)
     )
     with new_directory(directory, force=force) as fresh:
         page.write(fresh, results, "results.json")
     return [f"{section.name}.svg" for section in charts]
+
+
+def write_comparison(
+    pairs: Sequence[Pair], rows: Sequence[Comparison], directory: Path, *, names: tuple[str, str], command: str
+) -> None:
+    """Writes ``index.html``, ``comparison.json`` and the charts as SVG files.
+
+    Args:
+        pairs: The results of the first and of the second log.
+        rows: Their comparison.
+        directory: Output directory; it is complete or absent.
+        names: The logs.
+        command: The line that makes it again.
+
+    Raises:
+        EdgeTransactError: `directory` exists.
+    """
+    charts = []
+    for place, device in enumerate(dict.fromkeys(row["device"] for row in rows), 1):
+        ratios: dict[str, dict[Lengths, figures.Ratio]] = {}
+        for row in rows:
+            if row["device"] == device and row["metric"] == "e2e_s":
+                ratios.setdefault(name_of(row, rows), {})[lengths_of(row)] = 1 / row["ratio"], as_fast(row)
+        title = f"{names[1]} on {device}: times as fast as {names[0]}"
+        charts.append(figures.speedups(f"{place}-speedup", title, ratios))
+    table = Section(
+        "comparisons",
+        "All comparisons",
+        header=COMPARED,
+        rows=[
+            [name_of(row, rows), row["device"], str(lengths_of(row)), WORDS[row["metric"]], *cells(row)[4:-1]]
+            for row in rows
+        ],
+        note=f"Before: {names[0]}. After: {names[1]}. Medians of all repetitions; ratios of geometric means, with 95 % "
+        "confidence intervals (Welch's t). Models of two logs took no turns, so a machine that has changed in between "
+        "counts as a difference.",
+    )
+    origin = _origin([after for _, after in pairs], command)
+    page = Report(
+        comparison_answer(rows, names), "edge-transact bench compare", [*charts, table], origin, (), _warnings(rows)
+    )
+    with new_directory(directory) as fresh:
+        page.write(fresh, rows, "comparison.json")
 
 
 def is_report(directory: Path) -> bool:
@@ -94,11 +147,27 @@ def answer(results: Sequence[Result], perplexities: Mapping[str, float]) -> str:
         speed = f", then {number(first['decode_tok_s'])} tokens a second" if first["decode_tok_s"] else ""
         return f"{first['model']}: the first token after {number(first['ttft_s'])} s{speed}, {where}"
     clauses = []
-    for result in compared[:ANSWERS]:
+    for result in compared:
         before = next(each for each in shown if each["model"] == result["baseline"])
         clauses.append(f"{result['model']}: {', '.join(_gains(before, result, perplexities))}")
-    more = ", ..." if len(compared) > ANSWERS else ""
-    return f"{'; '.join(clauses)}{more}, against {compared[0]['baseline']} {where}"
+    return f"{_first(clauses)}, against {compared[0]['baseline']} {where}"
+
+
+def comparison_answer(rows: Sequence[Comparison], names: tuple[str, str]) -> str:
+    """The first line of the page: prompt and answer together, at the longest lengths of the first device."""
+    device = rows[0]["device"]
+    whole = [row for row in rows if row["device"] == device and row["metric"] == "e2e_s"] or list(rows)
+    longest = max(map(lengths_of, whole))
+    clauses = []
+    for row in whole:
+        if lengths_of(row) == longest:
+            low, high = as_fast(row) or (None, None)
+            clauses.append(f"{name_of(row, rows)}: {ratio_in_words(1 / row['ratio'], low, high, row['verdict'])}")
+    return f"{_first(clauses)}, {names[1]} against {names[0]} on {device}"
+
+
+def _first(clauses: Sequence[str]) -> str:
+    return "; ".join(clauses[:ANSWERS]) + (", ..." if len(clauses) > ANSWERS else "")
 
 
 def _gains(before: Result, after: Result, perplexities: Mapping[str, float]) -> Iterator[str]:
@@ -134,7 +203,13 @@ def _conditions(results: Sequence[Result]) -> Section:
     return Section("conditions", "Conditions", header=(*CONDITIONS, "notes"), rows=rows, folded=True)
 
 
-def machine_of(result: Result) -> str:
+def _origin(results: Sequence[Result], command: str) -> Origin:
+    date = max(result["test_time"] for result in results)[:10]
+    machines = dict.fromkeys(map(_machine_of, results))
+    return Origin(command, "; ".join(machines), results[0]["build"], date=date)
+
+
+def _machine_of(result: Result) -> str:
     """Where a result was measured, in a few words."""
     if result["serial"] == "host":
         return machine_name()
@@ -143,5 +218,11 @@ def machine_of(result: Result) -> str:
     return f"{result['device']} ({details})" if details else result["device"]
 
 
-def _subject(result: Result) -> str:
-    return f"{result['model']} at {lengths_of(result)} tokens on {result['device']}"
+def _warnings(rows: Sequence[Result] | Sequence[Comparison]) -> list[str]:
+    return [
+        *dict.fromkeys(
+            f"{row['model']} at {lengths_of(row)} tokens on {row['device']}: {'; '.join(row['warnings'])}"
+            for row in rows
+            if row["warnings"]
+        )
+    ]
