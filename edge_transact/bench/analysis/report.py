@@ -23,16 +23,7 @@ from edge_transact.system.machine import machine_name
 CONDITIONS = ("model", "params", "device", "backend", "threads", "test", "load s", "kv MiB", "temp C")
 """Columns of the Markdown table that aren't results."""
 
-COMPARED = (
-    "model",
-    "device",
-    "tokens",
-    "what",
-    "before, s",
-    "after, s",
-    f"times as long ({CONFIDENCE:.0%})",
-    "verdict",
-)
+COMPARED = ("model", "device", "tokens", "what", "before, s", "after, s", f"times as long ({CONFIDENCE:.0%})", "result")
 
 ANSWERS = 2
 """The most models that the first line compares with the baseline."""
