@@ -78,19 +78,21 @@ class Build(Summarized):
 
     def summary(self) -> Summary:
         """Weights and libraries, with their sizes."""
-        manifest = self.manifest
+        manifest, parity = self.manifest, self.manifest.parity
+        rounded = f" with {manifest.rounding}" if manifest.rounding else ""
         facts = {
             "parameters": f"{manifest.parameters:,}",
-            "weights": f"{megabytes(manifest.weights_bytes)} in {manifest.quantization}, "
+            "weights": f"{megabytes(manifest.weights_bytes)} in {manifest.quantization}{rounded}, "
             f"{manifest.bits_per_parameter:.2f} bits a parameter",
             "context": f"{manifest.context_window_size:,} tokens",
         }
-        rows = [
-            (target, path, megabytes((self.directory / path).stat().st_size))
-            for target, path in manifest.libraries.items()
-        ]
-        title = f"{self.directory}: {manifest.source}, built in {self.seconds:.0f} s and compared with torch"
-        return Summary(title, facts, ("library for", "file", "size"), rows)
+        for target, path in manifest.libraries.items():
+            facts[f"library for {target}"] = f"{path}, {megabytes((self.directory / path).stat().st_size)}"
+        facts["against torch"] = (
+            f"logits within {parity['prefill_error']:.1e} (prefill) and {parity['decode_error']:.1e} (decode) of the "
+            f"largest, {parity['token_agreement']:.0%} of greedy tokens the same in {parity['library']}"
+        )
+        return Summary(f"{self.directory}: {manifest.source}, built in {self.seconds:.0f} s", facts)
 
     def to_dict(self) -> dict[str, object]:
         """The object that ``build --json`` prints."""

@@ -20,11 +20,10 @@ from edge_transact.cli.common import (
     JsonOption,
     described,
     guarded,
-    show,
     show_requirements,
+    show_written,
 )
 from edge_transact.cli.history import LOADING, History
-from edge_transact.formatting import megabytes
 from edge_transact.project import FILE, Project, given_in, read_project
 from edge_transact.prune.options import PruneChoices
 
@@ -96,7 +95,6 @@ def build(
             from edge_transact.build.dist import build as build_dist
             from edge_transact.build.requirements import has_library, requirements
             from edge_transact.checkpoint import Checkpoint
-            from edge_transact.evaluate.answers.collapse import described as described_answers
             from edge_transact.evaluate.gate import gate, with_gate
             from edge_transact.inputs.models import resolve_model
             from edge_transact.system.clock import process_s
@@ -124,41 +122,10 @@ def build(
     if dry_run:
         show_requirements(required, history, as_json)
         return
-    seconds = process_s()
-    directory = made.directory
-
-    def text() -> None:
-        from rich.console import Console
-        from rich.table import Table
-
-        manifest, parity = made.manifest, made.manifest.parity
-        table = Table(title=f"{directory} in {seconds:.0f} s", title_justify="left", show_header=False)
-        table.add_column(overflow="fold")
-        table.add_column(overflow="fold")
-        table.add_row("library", manifest.model_lib)
-        table.add_row(
-            f"weights, {manifest.quantization}" + (f" ({manifest.rounding})" if manifest.rounding else ""),
-            f"{megabytes(manifest.weights_bytes)}, {manifest.bits_per_parameter:.3f} bits a parameter",
-        )
-        for name, path in manifest.libraries.items():
-            table.add_row(f"  {name}", f"{path}, {megabytes((directory / path).stat().st_size)}")
-        table.add_row(
-            "against torch",
-            f"{parity['library']}: logits within {parity['prefill_error']:.1e} (prefill) and "
-            f"{parity['decode_error']:.1e} (decode) of the largest, "
-            f"{parity['token_agreement']:.0%} of greedy tokens the same",
-        )
-        if degenerate:
-            table.add_row("unusable answers", described_answers(degenerate))
-        if made.report:
-            table.add_row("report", str(made.report / "index.html"))
-        console = Console()
-        console.print(table)
-        if runs_here:
-            console.print(f'Next: edge-transact run {directory} --prompt "Hello"', highlight=False)
-
-    values = made.to_dict() | {"seconds": seconds} | ({"degenerate": degenerate} if degenerate else {})
-    show(values, as_json, text)
+    values = made.to_dict() | {"seconds": process_s()} | ({"degenerate": degenerate} if degenerate else {})
+    following = f'run {made.directory} --prompt "Hello"' if runs_here else None
+    title = f"{made.directory} in {values['seconds']:.0f} s"
+    show_written(title, made.summary().facts, values, as_json, following)
 
 
 def _project(given: Mapping[str, Any]) -> Project:

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial, wraps
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,6 +59,42 @@ def show(result: Mapping[str, Any], as_json: bool, text: Callable[[], None]) -> 
         sys.stdout.flush()
     else:
         text()
+
+
+def show_written(
+    title: str, facts: Mapping[str, str], values: Mapping[str, Any], as_json: bool, following: str | None
+) -> None:
+    """Prints what a command wrote: a table for people, or ``values``.
+
+    Args:
+        title: What was written.
+        facts: Names and values.
+        values: What ``--json`` prints; unusable answers and a report in it are in the table, too.
+        as_json: Whether ``--json`` was given.
+        following: The command that a user needs next.
+    """
+
+    def text() -> None:
+        from rich.console import Console
+        from rich.table import Table
+
+        from edge_transact.evaluate.answers.collapse import described as described_answers
+
+        table = Table(title=title, title_justify="left", show_header=False)
+        table.add_column(overflow="fold")
+        table.add_column(overflow="fold")
+        for row in facts.items():
+            table.add_row(*row)
+        if degenerate := values.get("degenerate"):
+            table.add_row("unusable answers", described_answers(degenerate))
+        if report := values.get("report"):
+            table.add_row("report", str(Path(report) / "index.html"))
+        console = Console()
+        console.print(table)
+        if following:
+            console.print(f"Next: edge-transact {following}", highlight=False, soft_wrap=True)
+
+    show(values, as_json, text)
 
 
 def show_requirements(requirements: Requirements, history: History, as_json: bool) -> None:

@@ -19,8 +19,8 @@ from edge_transact.cli.common import (
     ResumeOption,
     described,
     guarded,
-    show,
     show_requirements,
+    show_written,
 )
 from edge_transact.cli.history import LOADING, History
 from edge_transact.heal.options import HealOptions
@@ -67,7 +67,6 @@ def heal(
         with progress.working(LOADING):
             from edge_transact.artifacts.outputs import refuse_existing
             from edge_transact.checkpoint import Checkpoint
-            from edge_transact.evaluate.answers.collapse import described as described_answers
             from edge_transact.evaluate.gate import gate, with_gate
             from edge_transact.evaluate.report_text import prepare_report
             from edge_transact.heal.report import write_report
@@ -111,19 +110,5 @@ def heal(
     if report is not None:
         values["report"] = str(report)
 
-    def text() -> None:
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(title=f"{output} in {values['seconds']:.0f} s", title_justify="left", show_header=False)
-        for name, value in result.summary().facts.items():
-            table.add_row(name, value)
-        if degenerate:
-            table.add_row("unusable answers", described_answers(degenerate))
-        if report is not None:
-            table.add_row("report", str(report / "index.html"))
-        console = Console()
-        console.print(table)
-        console.print(f"Next: edge-transact eval {model} {output} --max-windows 16", highlight=False, soft_wrap=True)
-
-    show(values, as_json, text)
+    title = f"{output} in {values['seconds']:.0f} s"
+    show_written(title, result.summary().facts, values, as_json, f"eval {model} {output} --max-windows 16")

@@ -19,8 +19,8 @@ from edge_transact.cli.common import (
     ResumeOption,
     described,
     guarded,
-    show,
     show_requirements,
+    show_written,
 )
 from edge_transact.cli.history import LOADING, History
 from edge_transact.prune.options import PruneOptions, ShotTraining
@@ -77,7 +77,6 @@ def prune(
         with progress.working(LOADING):
             from edge_transact.artifacts.outputs import refuse_existing
             from edge_transact.checkpoint import Checkpoint
-            from edge_transact.evaluate.answers.collapse import described as described_answers
             from edge_transact.evaluate.gate import gate, with_gate
             from edge_transact.evaluate.report_text import prepare_report
             from edge_transact.inputs.models import resolve_model
@@ -118,25 +117,5 @@ def prune(
     if report is not None:
         values["report"] = str(report)
 
-    def text() -> None:
-        from rich.console import Console
-        from rich.table import Table
-
-        from edge_transact.widths import describe
-
-        table = Table(title=f"{output} in {values['seconds']:.0f} s", title_justify="left", show_header=False)
-        table.add_column(overflow="fold")
-        table.add_column(overflow="fold")
-        table.add_row("parameters", f"{values['parameters']:,} of {values['source_parameters']:,}")
-        table.add_row("attention and MLP removed", f"{values['ratio']:.2%}")
-        for line in describe(result.checkpoint.plan):
-            table.add_row(*line.split(": "))
-        if degenerate:
-            table.add_row("unusable answers", described_answers(degenerate))
-        if report is not None:
-            table.add_row("report", str(report / "index.html"))
-        console = Console()
-        console.print(table)
-        console.print(f"Next: edge-transact eval {model} {output} --max-windows 16", highlight=False, soft_wrap=True)
-
-    show(values, as_json, text)
+    title = f"{output} in {values['seconds']:.0f} s"
+    show_written(title, result.summary().facts, values, as_json, f"eval {model} {output} --max-windows 16")

@@ -67,9 +67,8 @@ def write_report(
     if published:
         charts.append(figures.published())
     sections = [_results(results), *charts, _conditions(results)]
-    page = Report(
-        answer(results, known), "edge-transact bench", sections, _origin(results, command), (), _warnings(results)
-    )
+    origin, warnings = _origin(results, command), _warnings(results)
+    page = Report(answer(results, known), "edge-transact bench", sections, origin, warnings=warnings)
     with new_directory(directory, force=force) as fresh:
         page.write(fresh, results, "results.json")
     return [f"{section.name}.svg" for section in charts]
