@@ -1,7 +1,7 @@
-"""``python -m benchmarks.pictures``: draws ``docs/widths.svg`` and ``docs/loss-curves.svg`` again.
+"""``python -m benchmarks.pictures``: draws ``docs/widths.svg`` and ``docs/sensitivity-curves.svg`` again.
 
-`benchmarks.loss_curves` has measured what they show. Text stays text in the SVGs, laid out for DejaVu Sans, which is
-wider than most fonts. The background is white, in dark mode too.
+`benchmarks.sensitivity_curves` has measured what they show. Text stays text in the SVGs, laid out for DejaVu Sans,
+which is wider than most fonts. The background is white, in dark mode too.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def widths(measured: Mapping[str, Any], path: Path) -> None:
     _write(figure, path)
 
 
-def loss_curves(measured: Mapping[str, Any], layers: Sequence[int], path: Path) -> None:
+def sensitivity_curves(measured: Mapping[str, Any], layers: Sequence[int], path: Path) -> None:
     """Loss by MLP dims and by value dims kept, for some layers, and the widths that were chosen."""
     panels = {
         "mlp": ("MLP dims kept", "intermediate_size"),
@@ -102,7 +102,7 @@ def loss_curves(measured: Mapping[str, Any], layers: Sequence[int], path: Path) 
     figure, grid = _figure(9.6, 4.2, columns=len(panels))
     for axes, (unit, (label, field)) in zip(grid, panels.items(), strict=True):
         for colour, index in zip(COLOURS, layers, strict=False):
-            _loss_curve(axes, measured["curves"][index][unit], measured["pruned"][index][field], index, colour)
+            _sensitivity_curve(axes, measured["curves"][index][unit], measured["pruned"][index][field], index, colour)
         axes.set(yscale="log", xlabel=label)
     grid[0].set_ylabel("loss, nats a token")
     handles = grid[0].get_legend_handles_labels()[0]
@@ -110,7 +110,7 @@ def loss_curves(measured: Mapping[str, Any], layers: Sequence[int], path: Path) 
     _write(figure, path)
 
 
-def _loss_curve(axes: Axes, points: Sequence[Sequence[float]], chosen: int, index: int, colour: str) -> None:
+def _sensitivity_curve(axes: Axes, points: Sequence[Sequence[float]], chosen: int, index: int, colour: str) -> None:
     drawn = [(units, loss) for units, loss in points if loss > 0]
     axes.plot(*zip(*drawn, strict=True), color=colour, linewidth=1.5, label=f"layer {index}")
     at = dict(drawn)
@@ -141,9 +141,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pictures", description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=page.DOCS, help="directory of the SVGs")
     arguments = parser.parse_args()
-    measured = json.loads((page.RESULTS / "loss-curves.json").read_text())
+    measured = json.loads((page.RESULTS / "sensitivity-curves.json").read_text())
     widths(measured, arguments.output / "widths.svg")
-    loss_curves(measured, (0, 5, 12, 18, 24, 29), arguments.output / "loss-curves.svg")
+    sensitivity_curves(measured, (0, 5, 12, 18, 24, 29), arguments.output / "sensitivity-curves.svg")
 
 
 if __name__ == "__main__":

@@ -145,15 +145,15 @@ def _limits(
     def giga(values: Sequence[float], digits: int = 1) -> str:
         return page.spread([value / 1e9 for value in values], digits)
 
-    said = [
+    limits = [
         f"{giga(read)} GB/s for the {read_bytes / 1e6:.0f} MB that a token of the dense model reads",
         f"{giga(memory)} GB/s for {MEMORY_BYTES >> 20} MiB, which no cache holds",
         f"{giga(flops, 0)} GFLOP/s of multiply-adds in registers",
     ]
     if handover:
         spread = page.spread([1e9 * seconds for seconds in handover])
-        said.append(f"{spread} ns until one CPU sees what the other has written")
-    return f"Limits: {'; '.join(said)}."
+        limits.append(f"{spread} ns until one CPU sees what the other has written")
+    return f"Limits: {'; '.join(limits)}."
 
 
 def _ratios(models: Sequence[Ours], prefill: Figures, decode: Figures) -> str:

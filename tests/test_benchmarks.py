@@ -30,13 +30,13 @@ def test_programs_start():
 @pytest.mark.slow
 def test_pictures_are_those_of_the_pages(tmp_path):
     run("-m", "benchmarks.pictures", "-o", tmp_path)
-    for picture in ("widths.svg", "loss-curves.svg"):
+    for picture in ("widths.svg", "sensitivity-curves.svg"):
         assert (tmp_path / picture).read_text() == (BENCHMARKS.parent / "docs" / picture).read_text()
 
 
 def test_chosen_widths_are_points_of_the_curves():
     """Dots lie on the lines: the allocation moves along these very points."""
-    measured = json.loads((BENCHMARKS / "results" / "loss-curves.json").read_text())
+    measured = json.loads((BENCHMARKS / "results" / "sensitivity-curves.json").read_text())
     for layer, curves in zip(measured["pruned"], measured["curves"], strict=True):
         assert layer["intermediate_size"] in [units for units, _ in curves["mlp"]]
         assert layer["v_head_dim"] in [units for units, _ in curves["values"]]

@@ -1,6 +1,6 @@
-"""``python -m benchmarks.loss_curves``: loss curves of SmolLM2 and the widths that ``budgeted`` chooses on them.
+"""``python -m benchmarks.sensitivity_curves``: SmolLM2's, and the widths that ``budgeted`` chooses on them.
 
-The result, ``benchmarks/results/loss-curves.json``, is what `benchmarks.pictures` draws. It takes minutes.
+The result, ``benchmarks/results/sensitivity-curves.json``, is what `benchmarks.pictures` draws. It takes minutes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from benchmarks import page
 from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.allocate.curves import sensitivity_curves
 
-RESULTS = page.RESULTS / "loss-curves.json"
+RESULTS = page.RESULTS / "sensitivity-curves.json"
 STEPS = {"mlp": 32, "groups": 1, "values": 8, "queries-keys": 4}
 """The step in which the allocation moves along the curve of each unit."""
 
@@ -28,7 +28,7 @@ def points(curve: torch.Tensor, step: int) -> list[list[float]]:
 
 
 def measure(model: str, ratio: float) -> dict[str, object]:
-    """Prunes a model with ``best``: its widths before and after, and the loss curves of every layer.
+    """Prunes a model with ``obs``: its widths before and after, and the sensitivity curves of every layer.
 
     Compensation, which takes the longest, comes after the widths are chosen and is left out.
     """
@@ -48,7 +48,7 @@ def measure(model: str, ratio: float) -> dict[str, object]:
 
 def main() -> None:
     """Measures and writes the result."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.loss_curves", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sensitivity_curves", description=__doc__)
     parser.add_argument("--model", default="demo:smollm2")
     parser.add_argument("--ratio", type=float, default=0.3)
     parser.add_argument("--output", type=Path, default=RESULTS)
