@@ -1,4 +1,4 @@
-"""Which widths other runtimes take: MLC-LLM, llama.cpp, vLLM and mlx-lm, each as its loader stands in its sources.
+"""Which widths each runtime can load: MLC-LLM, llama.cpp, vLLM and mlx-lm, as implemented by their loaders.
 
 vLLM and mlx-lm read layers of different widths as ``nemotron-nas`` only (``nemotron_nas.py``, ``nemotron-nas.py``).
 """
