@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from types import FrameType
@@ -30,82 +29,31 @@ COLLECTED_OBJECTS = 10_000
 million that stay; with Python's own 700, looking for garbage among those takes an eighth of the time to import them.
 """
 
-PIPELINE, OTHERS = "From a checkpoint to an answer", "Other commands"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A command as ``edge-transact --help`` lists it.
-
-    Attributes:
-        help: The first sentence of its docstring.
-        panel: The panel that lists it.
-        function: The name of its function, in the file of the command's name.
-    """
-
-    help: str
-    panel: str
-    function: str
-
-
 COMMANDS = {
-    "prune": Entry(
-        "Make a model smaller by removing KV groups, dims inside heads and MLP dims.",
-        PIPELINE,
-        "prune",
-    ),
-    "heal": Entry(
-        "Recover a pruned model's quality by distilling the model that it was pruned from.",
-        PIPELINE,
-        "heal",
-    ),
-    "build": Entry(
-        "Quantize a model and build its libraries: a directory that MLC-LLM's engine and apps, and `run`, can use.",
-        PIPELINE,
-        "build",
-    ),
-    "run": Entry("Answer a prompt with the built library, token by token as they are decoded.", PIPELINE, "run"),
-    "eval": Entry(
-        "Measure the perplexity of models on a text, and their scores on tasks: dense or pruned, in torch or built.",
-        PIPELINE,
-        "evaluate",
-    ),
-    "inspect": Entry(
-        "Print widths, parameters, FLOPs, KV cache and memory of models, from their configuration alone.",
-        PIPELINE,
-        "inspect",
-    ),
-    "export": Entry(
-        "Write a model as a GGUF file, which llama.cpp and the phone apps that are made of it load as it is.",
-        PIPELINE,
-        "export",
-    ),
-    "bench": Entry("Measure models on phones, or on this host.", PIPELINE, "bench"),
-    "bundle": Entry(
-        "Write an Android Studio project with models in it: a library module to build on, and a chat app.",
-        PIPELINE,
-        "bundle",
-    ),
-    "install": Entry(
-        "Put the weights of models that are too large for an app into its own files on a phone, over adb.",
-        PIPELINE,
-        "install",
-    ),
-    "init": Entry(
-        "Write an `edge-transact.toml`, so that `edge-transact build` alone does the complete job in this directory.",
-        OTHERS,
-        "init",
-    ),
-    "doctor": Entry("List what each job needs on this machine, and how to install what is missing.", OTHERS, "doctor"),
-    "cache": Entry("List the cached results of earlier runs, or delete them.", OTHERS, "cache"),
-    "push": Entry("Upload a checkpoint with its model card to the model hub.", OTHERS, "push"),
+    "prune": "Make a model smaller by removing KV groups, dims inside heads and MLP dims.",
+    "heal": "Recover a pruned model's quality by distillation from the model that it was pruned from.",
+    "build": "Quantize a model and compile its libraries, for `run`, for MLC-LLM's engine and for apps.",
+    "run": "Answer a prompt with the built library, streaming the tokens, or chat.",
+    "eval": "Measure the perplexity and task scores of models: dense, pruned or built.",
+    "inspect": "Print widths, parameters, FLOPs, KV cache and memory of models, from their configuration alone.",
+    "export": "Write a model as a GGUF file for llama.cpp and the apps that use it.",
+    "bench": "Measure latency and memory of models on phones or on this host.",
+    "bundle": "Write an Android Studio project with models in it: a library module to build on, and a chat app.",
+    "install": "Copy the weights of models that are too large for an app into its files on a phone, over adb.",
+    "init": "Write an `edge-transact.toml`, with which `edge-transact build` alone does the whole job.",
+    "doctor": "List what each job needs on this machine, and how to install what is missing.",
+    "cache": "List the cached results of earlier runs, or delete them.",
+    "push": "Upload a checkpoint with its model card to the model hub.",
 }
-"""The commands in the order of ``--help``. A test compares the sentences with the docstrings."""
+"""The commands in the order of ``--help``, with the first sentence of each one's docstring."""
+
+OTHERS = ("init", "doctor", "cache", "push")
+"""Those that aren't on the way from a checkpoint to an answer."""
 
 
 def load_command(name: str) -> Any:
     """The click command of a name of `COMMANDS`, with its options."""
-    function = getattr(import_module(f"edge_transact.cli.{name}"), COMMANDS[name].function)
+    function = getattr(import_module(f"edge_transact.cli.{name}"), {"eval": "evaluate"}.get(name, name))
     single = typer.Typer(rich_markup_mode=MARKUP, pretty_exceptions_enable=False, add_completion=False)
     single.command(name, cls=Command, context_settings=CONTEXT)(function)
     command = typer.main.get_command(single)
@@ -196,16 +144,17 @@ GLOBAL_FLAGS: dict[str, Callable[[], None]] = {
 """What the flags do that stand before a command or among its own options."""
 
 
-def _listed(entry: Entry) -> Callable[[], None]:
+def _listed(sentence: str) -> Callable[[], None]:
     def listed() -> None:
         """Stands for a command in the list of ``--help``."""
 
-    listed.__doc__ = entry.help
+    listed.__doc__ = sentence
     return listed
 
 
-for _name, _entry in COMMANDS.items():
-    app.command(_name, rich_help_panel=_entry.panel)(_listed(_entry))
+for _name, _sentence in COMMANDS.items():
+    _panel = "Other commands" if _name in OTHERS else "From a checkpoint to an answer"
+    app.command(_name, rich_help_panel=_panel)(_listed(_sentence))
 
 
 def main() -> None:

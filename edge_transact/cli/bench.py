@@ -62,7 +62,7 @@ def bench(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be measured, and about how long.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure models on phones, or on this host.
+    """Measure latency and memory of models on phones or on this host.
 
     Every repetition prefills a prompt and decodes an answer as an engine would. Models take turns in each round, every
     second round backwards, and the others are compared with the first. Every finished repetition is in the log at once,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +26,9 @@ from edge_transact.cli.common import (
 from edge_transact.cli.history import LOADING, History
 from edge_transact.project import FILE, Project, given_in, read_project
 from edge_transact.prune.options import PruneChoices
+
+if TYPE_CHECKING:
+    pass
 
 logger = logging.getLogger(__name__)
 
@@ -64,17 +67,16 @@ def build(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Quantize a model and build its libraries: a directory that MLC-LLM's engine and apps, and `run`, can use.
+    """Quantize a model and compile its libraries, for `run`, for MLC-LLM's engine and for apps.
 
-    The libraries are compiled from the emitted model definition. Before anything is written, the result is compared
-    with torch on the quantized weights. With a budget (`--ratio`, another limit, `--widths`, or `--heads` and
-    `--intermediate`) the model is pruned first; a section `[heal]` of `edge-transact.toml` trains it after that. In the
-    end, a library that this host can run is asked a dozen short questions, to see whether the model still answers.
+    Before anything is written, the libraries are compared with torch on the quantized weights. With a budget
+    (`--ratio`, another limit, `--widths`, or `--heads` and `--intermediate`) the model is pruned first; a section
+    `[heal]` of `edge-transact.toml` trains it after that. Finally, chat models that can run on this host are asked
+    twelve short questions as a sanity check.
 
     Without MODEL, the options come from `edge-transact.toml` in the working directory; options on the command line
-    override it. Stages that have not changed since an earlier build come from the cache, also with `--force`, which
-    replaces the directory; `--no-cache` runs all of them again. After an interrupt, the same command goes on where it
-    was, also inside pruning and rounding.
+    override it. Stages that have not changed come from the cache, also with `--force`, which replaces the directory;
+    `--no-cache` runs all of them again. After an interrupt, the same command resumes, also inside pruning and rounding.
 
     **Examples**
 
@@ -123,7 +125,7 @@ def build(
         show_requirements(required, history, as_json)
         return
     values = made.to_dict() | {"seconds": process_s()} | ({"degenerate": degenerate} if degenerate else {})
-    following = f'run {made.directory} --prompt "Hello"' if runs_here else None
+    following = f'edge-transact run {made.directory} --prompt "Hello"' if runs_here else None
     title = f"{made.directory} in {values['seconds']:.0f} s"
     show_written(title, made.summary().facts, values, as_json, following)
 

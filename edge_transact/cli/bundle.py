@@ -34,9 +34,9 @@ def bundle(
 ) -> None:
     """Write an Android Studio project with models in it: a library module to build on, and a chat app.
 
-    A model has the name of its directory. Up to 150 MB of weights travel in the app, and `install` puts larger ones on
-    a phone. Nothing is compiled for a model again. `--build` needs an Android SDK with NDK, a JDK, Gradle, Rust and a
-    checkout of MLC-LLM, and says what is missing.
+    A model has the name of its directory. Up to 150 MB of weights are packed into the app; `install` copies larger
+    ones to a phone. `--build` needs an Android SDK with NDK, a JDK, Gradle, Rust and a checkout of MLC-LLM, and lists
+    what is missing.
 
     **Examples**
 

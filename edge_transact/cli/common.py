@@ -23,6 +23,8 @@ from edge_transact.errors import EdgeTransactError
 from edge_transact.options.command_line import expand
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edge_transact.cli.history import History
     from edge_transact.costs import Requirements
 
@@ -78,21 +80,21 @@ def show_written(
         from rich.console import Console
         from rich.table import Table
 
-        from edge_transact.evaluate.answers.collapse import described as described_answers
-
         table = Table(title=title, title_justify="left", show_header=False)
         table.add_column(overflow="fold")
         table.add_column(overflow="fold")
         for row in facts.items():
             table.add_row(*row)
         if degenerate := values.get("degenerate"):
+            from edge_transact.evaluate.answers.collapse import described as described_answers
+
             table.add_row("unusable answers", described_answers(degenerate))
         if report := values.get("report"):
             table.add_row("report", str(Path(report) / "index.html"))
         console = Console()
         console.print(table)
         if following:
-            console.print(f"Next: edge-transact {following}", highlight=False, soft_wrap=True)
+            console.print(f"Next: {following}", highlight=False, soft_wrap=True)
 
     show(values, as_json, text)
 

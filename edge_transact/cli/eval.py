@@ -50,13 +50,12 @@ def evaluate(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the perplexity of models on a text, and their scores on tasks: dense or pruned, in torch or built.
+    """Measure the perplexity and task scores of models: dense, pruned or built.
 
     A DIST is measured through its host library, with its quantization. Results are comparable if the text, the
-    tokenizer, the window and the number of windows are the same; the text's sha256 and its tokens are printed, too.
-    `--reference` compares predictions one by one, which shows what pruning or quantization changed with less noise than
-    perplexity.
-    Models with a chat template are also asked a dozen short questions, to see whether they still answer at all.
+    tokenizer, the window and the number of windows are the same; the text's sha256 and token count are printed.
+    `--reference` compares predictions one by one, which shows the effect of pruning or quantization with less noise
+    than perplexity. Chat models are also asked twelve short questions as a sanity check.
 
     **Examples**
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from edge_transact.cli.common import ForceOption, JsonOption, guarded, show
+from edge_transact.cli.common import ForceOption, JsonOption, guarded, show, show_written
 from edge_transact.export.options import ExportOptions
+from edge_transact.formatting import megabytes
 from edge_transact.options.command_line import completion
 
 FORMATS = ("gguf", "nemotron-nas")
@@ -29,11 +30,11 @@ def export(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a model as a GGUF file, which llama.cpp and the phone apps that are made of it load as it is.
+    """Write a model as a GGUF file for llama.cpp and the apps that use it.
 
-    Layers may differ in width. From a DIST of 4-bit weights, every code and every scale is kept. Dims that were cut
-    from heads are filled up with zeros, because llama.cpp has one head dim for all layers. The format nemotron-nas is
-    a checkpoint that vLLM and mlx-lm read, where only MLPs differ, in multiples of 256.
+    Layers may differ in width. A DIST's 4-bit weights are written as they are. Heads that lost dims are padded with
+    zeros, because llama.cpp has one head dim for all layers. The format nemotron-nas is a checkpoint for vLLM and
+    mlx-lm, in which only MLPs may differ, in multiples of 256.
 
     **Examples**
 
@@ -63,26 +64,17 @@ def export(
 
     result = export_gguf(model, output, kind=options.kind, pre=options.pre, force=force)
 
-    def text() -> None:
-        from rich.console import Console
-        from rich.table import Table
-
-        from edge_transact.formatting import megabytes
-
-        table = Table(title=str(output), title_justify="left", show_header=False)
-        table.add_row("architecture", result.architecture)
-        table.add_row("size", megabytes(result.size_bytes))
-        table.add_row("matrices", ", ".join(f"{count} in {name}" for name, count in result.matrices.items()))
-        if result.other_bytes:
-            others = f"{megabytes(result.other_bytes)} more than in {result.kind}, which can't hold their rows"
-            table.add_row(f"not in {result.kind}", others)
-        if result.filled_parameters:
-            table.add_row(
-                "zeros in heads that lost dims",
-                f"{result.filled_parameters:,} parameters, {result.filled_kv_bytes_per_token:,} KV bytes a token",
-            )
-        console = Console()
-        console.print(table)
-        console.print(f"Next: llama-cli -m {output}", highlight=False, soft_wrap=True)
-
-    show(result.to_dict(), as_json, text)
+    facts = {
+        "architecture": result.architecture,
+        "size": megabytes(result.size_bytes),
+        "matrices": ", ".join(f"{count} in {name}" for name, count in result.matrices.items()),
+    }
+    if result.other_bytes:
+        facts[f"not in {result.kind}"] = (
+            f"{megabytes(result.other_bytes)} more than in {result.kind}, which can't hold their rows"
+        )
+    if result.filled_parameters:
+        facts["zeros in heads that lost dims"] = (
+            f"{result.filled_parameters:,} parameters, {result.filled_kv_bytes_per_token:,} KV bytes a token"
+        )
+    show_written(str(output), facts, result.to_dict(), as_json, f"llama-cli -m {output}")

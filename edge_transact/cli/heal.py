@@ -44,14 +44,14 @@ def heal(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Recover a pruned model's quality by distilling the model that it was pruned from.
+    """Recover a pruned model's quality by distillation from the model that it was pruned from.
 
-    AdamW on all parameters, with a warm-up and a cosine. The step that is best on held-out text is kept, and training
-    stops when that gets worse. In the end the model is asked a dozen short questions, to see whether it still answers.
-    Memory is 16 bytes a parameter, 20 with `--quant`, and what `--micro-batch-tokens` tokens leave for the backward
-    pass. With `--lora`, the weights stay in their files, as the teacher's do. `--dry-run` says how much memory that is.
+    AdamW on all parameters, with warm-up and cosine decay. The step that is best on held-out text is kept, and training
+    stops when it gets worse. Finally, chat models are asked twelve short questions as a sanity check. Memory: 16 bytes
+    a parameter, 20 with `--quant`, and the activations of `--micro-batch-tokens` tokens; `--dry-run` adds it up.
+    With `--lora`, the weights stay in their files, as the teacher's do.
 
-    After an interrupt, the same command goes on where it was. `accelerate launch -m edge_transact heal ...` and
+    After an interrupt, the same command resumes. `accelerate launch -m edge_transact heal ...` and
     `torchrun -m edge_transact heal ...` train with several processes.
 
     **Examples**
@@ -111,4 +111,6 @@ def heal(
         values["report"] = str(report)
 
     title = f"{output} in {values['seconds']:.0f} s"
-    show_written(title, result.summary().facts, values, as_json, f"eval {model} {output} --max-windows 16")
+    show_written(
+        title, result.summary().facts, values, as_json, f"edge-transact eval {model} {output} --max-windows 16"
+    )

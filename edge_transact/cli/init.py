@@ -26,7 +26,7 @@ def init(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write an `edge-transact.toml`, so that `edge-transact build` alone does the complete job in this directory.
+    """Write an `edge-transact.toml`, with which `edge-transact build` alone does the whole job.
 
     **Examples**
 

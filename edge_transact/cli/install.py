@@ -22,7 +22,7 @@ def install(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put the weights of models that are too large for an app into its own files on a phone, over adb.
+    """Copy the weights of models that are too large for an app into its files on a phone, over adb.
 
     The app must be installed. Files that are there already aren't sent again, so an interrupted call can be repeated.
     Every file is compared with its sha256 on the phone, and the app compares it again before it loads a model.

@@ -47,16 +47,15 @@ def prune(
 ) -> None:
     """Make a model smaller by removing KV groups, dims inside heads and MLP dims.
 
-    The method `obs` predicts what each unit costs in loss, cuts where that is least, and solves `o_proj` and
-    `down_proj` again to make up for what was cut. The other methods are published ones and cut every layer alike:
-    `transact` keeps the largest activations. Limits can be combined. Query heads are cut with the KV head they share.
+    The default method `obs` predicts the loss that each unit's removal costs, cuts where it is least, and solves
+    `o_proj` and `down_proj` again to compensate. The other methods are published ones and cut every layer alike:
+    `transact` keeps the largest activations. Query heads are cut with the KV head they share.
 
-    With `--train`, the model is trained after each of `--shots`, to predict what MODEL predicts. Later shots get more
-    of `--train-tokens`, and higher rates: 2 i / K times `--learning-rate` in shot i of K.
+    With `--train`, the model is distilled from MODEL after each of `--shots`. Later shots get more of
+    `--train-tokens` and higher rates: 2 i / K times `--learning-rate` in shot i of K.
 
-    In the end, a model with a chat template is asked a dozen short questions, to see whether it still answers.
-
-    After an interrupt, the same command goes on where it was; `cache` lists what is kept for that.
+    Finally, chat models are asked twelve short questions as a sanity check. After an interrupt, the same command
+    resumes; `cache` lists what is kept for that.
 
     **Examples**
 
@@ -118,4 +117,4 @@ def prune(
         values["report"] = str(report)
 
     title = f"{output} in {values['seconds']:.0f} s"
-    show_written(title, result.summary().facts, values, as_json, f"eval {model} {output} --max-windows 16")
+    show_written(title, result.summary().facts, values, as_json, f"edge-transact heal {output} -o {output}-healed")

@@ -51,7 +51,7 @@ def run(
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Answer a prompt with the built library, token by token as they are decoded.
+    """Answer a prompt with the built library, streaming the tokens, or chat.
 
     The prompt goes into the model's chat template, if it has one; `--raw` leaves it as it is. Without `--prompt`, the
     prompt is read from stdin, or a chat starts on a terminal.
