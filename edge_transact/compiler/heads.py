@@ -8,9 +8,9 @@ from __future__ import annotations
 from tvm.script import tirx as T
 
 from edge_transact.compiler.matmul import CacheHeads
-from edge_transact.compiler.vector import cast
+from edge_transact.compiler.vector import cast, tensor
 
-OPAQUE = {"op_pattern": 8}
+OPAQUE: dict[str, object] = {"op_pattern": 8}
 """TVM's pattern of functions that nothing is fused into; it would take these kernels for element-wise ones."""
 
 
@@ -25,16 +25,15 @@ class RopeArguments:
     def __init__(self, cache_heads: CacheHeads, dtype: str, *, pairs: bool) -> None:
         h_q, h_kv = cache_heads.num_attention_heads, cache_heads.num_key_value_heads
         b, s, rows, before = (T.int64() for _ in range(4))
-        handles = {name: T.arg(name, T.handle()) for name in ("qkv", "rotation", *(["pairs"] if pairs else []))}
+        self.qkv = tensor("qkv", (b, s, rows), dtype)
+        self.rotation = tensor("rotation", (2, b * s, before), "float32")
+        pairs_handle = T.arg("pairs", T.handle()) if pairs else None
         numbers = [T.arg(name, T.int64()) for name in ("qk_head_dim", "v_head_dim", "layer")]
-        out = T.arg("out", T.handle())
-        self.qkv = T.match_buffer(handles["qkv"], (b, s, rows), dtype)
-        self.rotation = T.match_buffer(handles["rotation"], (2, b * s, before), "float32")
         # A shape that follows from the others, so that a library refuses the pairs of another model.
         virtual_layers = rows // ((h_q + h_kv) * numbers[0] + h_kv * numbers[1])
         kept = (virtual_layers * h_kv, numbers[0] // 2)
-        self.pairs = T.match_buffer(handles["pairs"], kept, "int32") if pairs else None
-        self.out = T.match_buffer(out, (b * s, h_q + 2 * h_kv, cache_heads.head_dim), dtype)
+        self.pairs = T.match_buffer(pairs_handle, kept, "int32") if pairs else None
+        self.out = tensor("out", (b * s, h_q + 2 * h_kv, cache_heads.head_dim), dtype)
         self.qk, self.d_v, self.layer = (cast("int32", number) for number in numbers)
         self.tokens, self.rows = cast("int32", b * s), cast("int32", rows)
 
@@ -47,8 +46,8 @@ class PaddingArguments:
 
     def __init__(self, dtype: str) -> None:
         b, s, heads, head_dim, columns = (T.int64() for _ in range(5))
-        self.x = T.match_buffer(T.arg("x", T.handle()), (b, s, heads, head_dim), dtype)
+        self.x = tensor("x", (b, s, heads, head_dim), dtype)
         self.d_v = cast("int32", T.arg("v_head_dim", T.int64()))
-        self.out = T.match_buffer(T.arg("out", T.handle()), (b, s, columns), dtype)
+        self.out = tensor("out", (b, s, columns), dtype)
         self.tokens = cast("int32", b * s)
         self.heads, self.head_dim, self.columns = (cast("int32", size) for size in (heads, head_dim, columns))

@@ -28,10 +28,9 @@ class Launch:
     extents: dict[str, Expr] = field(default_factory=dict)
     local: list[Buffer] = field(default_factory=list)
 
-    def threads(self, sizes: Mapping[Var, int]) -> tuple[int, int, int]:
-        """Threads of a work group along x, y and z, with these sizes for symbols."""
-        x, y, z = (value(self.extents[axis], sizes) if axis in self.extents else 1 for axis in THREAD_AXES)
-        return x, y, z
+    def threads(self, sizes: Mapping[Var, int]) -> int:
+        """Threads of a work group, with these sizes for symbols."""
+        return math.prod(value(self.extents.get(axis, 1), sizes) for axis in THREAD_AXES)
 
     @property
     def local_bytes(self) -> int:

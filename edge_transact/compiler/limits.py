@@ -100,7 +100,7 @@ def require_launches(device: Device, mod: IRModule) -> None:
     """
     for var, function in _kernels(mod):
         for kernel in launches(function).kernels:
-            threads, local_bytes = prod(kernel.threads({})), kernel.local_bytes
+            threads, local_bytes = kernel.threads({}), kernel.local_bytes
             group = f"a work group of kernel {var.name_hint}"
             if threads > device.max_threads:
                 raise EdgeTransactError(

@@ -17,7 +17,10 @@ from edge_transact.system.cores import cores
 
 _IS_PLAIN = "edge_transact.plain_loops"
 
-PLAIN_LOOPS = {"tirx.noalias": True, "tirx.is_scheduled": True, _IS_PLAIN: True}
+SCHEDULED: dict[str, object] = {"tirx.noalias": True, "tirx.is_scheduled": True}
+"""The attributes of a kernel that TVM's schedules leave as it is."""
+
+PLAIN_LOOPS: dict[str, object] = SCHEDULED | {_IS_PLAIN: True}
 """The attributes of a CPU kernel of plain loops, whose buffers are already as small as possible."""
 
 UNCHECKED = "edge_transact.unchecked"

@@ -15,13 +15,16 @@ from edge_transact.compiler.cpu.schedules import schedule_for_cpu
 from edge_transact.compiler.gpu import schedules as gpu_schedules
 from edge_transact.compiler.gpu.kernels import MetalKernels, OpenCLKernels
 from edge_transact.compiler.matmul import Matmul
-from edge_transact.compiler.passes.attach import attach_bounds, attach_embedding_allocation, attach_metadata
-from edge_transact.compiler.passes.checks import omit_checks
-from edge_transact.compiler.passes.decode_token import attach_decode_token
+from edge_transact.compiler.passes.attach import (
+    attach_bounds,
+    attach_decode_token,
+    attach_embedding_allocation,
+    attach_metadata,
+)
+from edge_transact.compiler.passes.cleanup import join_reshapes, omit_checks
 from edge_transact.compiler.passes.fuse_matmuls import Kernels, fuse_matmuls
 from edge_transact.compiler.passes.kv_cache import create_kv_cache
 from edge_transact.compiler.passes.logits import attach_logit_processors, attach_softmax
-from edge_transact.compiler.passes.reshapes import join_reshapes
 from edge_transact.compiler.passes.sampling import attach_sampling
 from edge_transact.compiler.passes.share_heads import share_heads
 from edge_transact.compiler.passes.tensors import keep_weights, share_tensors

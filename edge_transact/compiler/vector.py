@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TypeAlias
 
 from tvm import tirx
 from tvm.ir import Call, PrimType
 from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
 from tvm.tirx import Buffer, Expr
+from tvm.tirx.script.builder import ir
 
 Index: TypeAlias = Expr | int
 """An index or a size; Python numbers become constants."""
+
+
+def tensor(name: str, shape: Sequence[Index], dtype: str, offset: Expr | None = None) -> Buffer:
+    """A tensor argument of the kernel that is being emitted; views have an offset, a symbolic variable."""
+    return T.match_buffer(T.arg(name, T.handle()), shape, dtype, elem_offset=offset)
+
+
+@contextmanager
+def kernel_body(
+    attributes: Mapping[str, object], *, name: str | None = None, private: bool = False
+) -> Iterator[IRBuilder]:
+    """Collect what the body emits as a kernel, which `IRBuilder.get` returns afterwards."""
+    with IRBuilder() as builder, ir.prim_func(private=private, s_tir=True):
+        if name is not None:
+            T.func_name(name)
+        T.func_attr(attributes)
+        yield builder
 
 
 def splat(value: Expr, lanes: int) -> Expr:
@@ -202,22 +222,13 @@ def sin_cos(angle: Expr) -> tuple[Expr, Expr]:
     for part in (1.5703125, 4.837512969970703125e-4, 7.54978995489188216e-8):
         r = T.bind(r - n * constant(part))
     square = T.bind(r * r)
-    sine = T.bind(
-        ((constant(-1.9515295891e-4) * square + constant(8.3321608736e-3)) * square + constant(-1.6666654611e-1))
-        * square
-        * r
-        + r
-    )
-    cosine = T.bind(
-        (
-            (constant(2.443315711809948e-5) * square + constant(-1.388731625493765e-3)) * square
-            + constant(4.166664568298827e-2)
-        )
-        * square
-        * square
-        - constant(0.5) * square
-        + constant(1.0)
-    )
+
+    def polynomial(a: float, b: float, c: float) -> Expr:
+        return (constant(a) * square + constant(b)) * square + constant(c)
+
+    sine = T.bind(polynomial(-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1) * square * r + r)
+    cosine = polynomial(2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2)
+    cosine = T.bind(cosine * square * square - constant(0.5) * square + constant(1.0))
 
     def odd(number: Expr) -> Expr:
         return T.bind(number - constant(2.0) * T.floor(number * constant(0.5)))

@@ -8,6 +8,7 @@ import pytest
 from edge_transact.compiler import library
 from edge_transact.compiler.targets import get_target, library_name
 from tests.support.odd_models import CONFIG, MODEL_LIB, OWN_DIMS, Archive, Source, make_source
+from tests.support.opencl import executed_here
 from tests.support.traffic import planned
 
 
@@ -44,6 +45,13 @@ def archives(source) -> dict[str, Archive]:
                 metadata = library.build_library(source.definition, quantization, target, named, path, dump)
         made[name] = Archive(path, executables[0].mod, modules[-1], metadata, dump)
     return made
+
+
+@pytest.fixture(scope="module")
+def executed():
+    """Executes phones' kernels on this computer; the sources that were compiled."""
+    with executed_here() as sources:
+        yield sources
 
 
 @pytest.fixture

@@ -6,27 +6,21 @@ import numpy as np
 import pytest
 import tvm
 from tvm.script import tirx as T
-from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
-from tvm.tirx.script.builder import ir as builder
 
 from edge_transact.compiler.cpu import isa as isa_module
 from edge_transact.compiler.cpu.decode.batch_nk import BatchNK
 from edge_transact.compiler.cpu.decode.kn import DecodeKN
 from edge_transact.compiler.cpu.isa import select
-from edge_transact.compiler.cpu.isa.avx2 import Avx2
-from edge_transact.compiler.cpu.isa.avx2words import Avx2Words
-from edge_transact.compiler.cpu.isa.avx512 import Avx512
-from edge_transact.compiler.cpu.isa.avx512vnni import Avx512Vnni
-from edge_transact.compiler.cpu.isa.avxvnni import AvxVnni
-from edge_transact.compiler.cpu.isa.avxvnniwords import AvxVnniWords
+from edge_transact.compiler.cpu.isa.avx2 import Avx2, Avx2Words
+from edge_transact.compiler.cpu.isa.avx512 import Avx512, Avx512Vnni
+from edge_transact.compiler.cpu.isa.avxvnni import AvxVnni, AvxVnniWords
 from edge_transact.compiler.cpu.isa.fp32 import Fp32
-from edge_transact.compiler.cpu.isa.neondot import NeonDot
-from edge_transact.compiler.cpu.isa.neoni8mm import NeonI8mm
-from edge_transact.compiler.cpu.matmul import kernel
+from edge_transact.compiler.cpu.isa.neon import NeonDot, NeonI8mm
+from edge_transact.compiler.cpu.kernels import kernel
 from edge_transact.compiler.lowering import PIPELINE, PLAIN_LOOPS
-from edge_transact.compiler.matmul import Matmul
-from edge_transact.compiler.vector import load, store
+from edge_transact.compiler.matmul import Matmul, Rows
+from edge_transact.compiler.vector import kernel_body, load, store, tensor
 from edge_transact.quantization import ZERO_POINT
 from edge_transact.system.cpu import FLAGS
 from tests.support.cpu_kernels import EMULATED, INSTRUCTION_SETS, compiled, runs_here
@@ -67,12 +61,7 @@ def test_a_target_gets_the_best_instruction_set_that_it_has(architecture, mcpu, 
 
 @pytest.mark.parametrize(
     ("digits", "rows", "expected"),
-    [
-        (2, "batch", Avx2Words),
-        (2, "any", Avx2Words),
-        (3, "batch", Avx2),
-        (3, "any", Fp32),
-    ],
+    [(2, "batch", Avx2Words), (2, "any", Avx2Words), (3, "batch", Avx2), (3, "any", Fp32)],
 )
 def test_many_rows_with_avx2_multiply_words_bytes_or_fp32(digits, rows, expected):
     """Whichever is faster, but a batch's activations have as many bits as those of one row."""
@@ -96,6 +85,12 @@ def test_sequences_share_what_the_cpu_would_load_too_slowly(mcpu, digits, kn, nk
     assert (DecodeKN.batch_vectors(isa), BatchNK.batch_vectors(isa)) == (kn, nk)
 
 
+def assembly_of(matmul: Matmul, target: Target, rows: Rows) -> str:
+    function = kernel(matmul, select(target, 2, rows), 2, rows=rows).with_attr("global_symbol", "kernel")
+    module = tvm.compile(tvm.IRModule({"kernel": function}), target=target, tir_pipeline=PIPELINE).mod
+    return module.inspect_source("asm")
+
+
 @pytest.mark.parametrize("rows", ["one", "batch", "any"], ids=["decode", "batch", "prefill"])
 @pytest.mark.parametrize(
     ("architecture", "mcpu", "instructions"),
@@ -112,11 +107,7 @@ def test_sequences_share_what_the_cpu_would_load_too_slowly(mcpu, digits, kn, nk
 )
 def test_kernels_compile_to_the_instructions(architecture, mcpu, instructions, rows):
     """On every machine, whether it can run them or not."""
-    target = target_of(architecture, mcpu, [])
-    matmul = Matmul("KN", "float16", "float16", "float16")
-    function = kernel(matmul, select(target, 2, rows), 2, rows=rows).with_attr("global_symbol", "kernel")
-    module = tvm.compile(tvm.IRModule({"kernel": function}), target=target, tir_pipeline=PIPELINE).mod
-    assembly = module.inspect_source("asm")
+    assembly = assembly_of(Matmul("KN", "float16", "float16", "float16"), target_of(architecture, mcpu, []), rows)
     assert [pattern for pattern in instructions if not re.search(pattern, assembly)] == []
     assert ("smmla" in assembly) == (mcpu == "cortex-a710" and rows == "any")
     assert ("vpdpwssd" in assembly) == (mcpu == "alderlake" and rows == "batch")
@@ -125,11 +116,9 @@ def test_kernels_compile_to_the_instructions(architecture, mcpu, instructions, r
 @pytest.mark.parametrize("rows", ["one", "batch"])
 def test_spilled_vectors_of_decode_are_aligned(rows):
     """Or some processes are much slower than others, those whose stack begins between two cache lines."""
-    target = target_of("x86_64", "haswell", [])
     matmul = Matmul("NK", "float16", "float16", "float16", gated=True)
-    function = kernel(matmul, select(target, 2, rows), 2, rows=rows).with_attr("global_symbol", "kernel")
-    module = tvm.compile(tvm.IRModule({"kernel": function}), target=target, tir_pipeline=PIPELINE).mod
-    loaded = re.findall(r"\t(\S+)\t-?\d*\(%rsp\), %ymm", module.inspect_source("asm"))
+    assembly = assembly_of(matmul, target_of("x86_64", "haswell", []), rows)
+    loaded = re.findall(r"\t(\S+)\t-?\d*\(%rsp\), %ymm", assembly)
     aligned = [name for name in loaded if name in ("vmovaps", "vmovdqa")]
     unaligned = [name for name in loaded if name in ("vmovups", "vmovdqu")]
     assert aligned and not unaligned
@@ -145,11 +134,8 @@ def test_every_instruction_set_is_run_by_the_tests():
 def lane_by_lane(operation, *arrays: np.ndarray) -> np.ndarray:
     """What an operation on vectors computes from vectors in memory."""
     lanes = len(arrays[0])
-    with IRBuilder() as ib, builder.prim_func(s_tir=True):
-        T.func_name("main")
-        T.func_attr(PLAIN_LOOPS)
-        handles = [T.arg(f"x{i}", T.handle()) for i in range(len(arrays) + 1)]
-        buffers = [T.match_buffer(handle, (lanes,), "int32") for handle in handles]
+    with kernel_body(PLAIN_LOOPS, name="main") as ib:
+        buffers = [tensor(f"x{i}", (lanes,), "int32") for i in range(len(arrays) + 1)]
         store(buffers[-1], operation(*(load(buffer, [0], lanes) for buffer in buffers[:-1])), [0])
     out = np.zeros(lanes, np.int32)
     compiled(ib.get())(*arrays, out)

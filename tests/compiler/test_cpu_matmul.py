@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tvm import tirx
 
-from edge_transact.compiler.cpu.embedding import embed
 from edge_transact.compiler.cpu.isa import InstructionSet
-from edge_transact.compiler.cpu.isa.avx512vnni import Avx512Vnni
-from edge_transact.compiler.cpu.matmul import chain, kernel, supports
+from edge_transact.compiler.cpu.isa.avx512 import Avx512Vnni
+from edge_transact.compiler.cpu.kernels import chain, embed, kernel, supports
 from edge_transact.compiler.matmul import ChainedMatmul, Matmul, Rows
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.weights import w4

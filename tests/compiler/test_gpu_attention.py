@@ -4,21 +4,16 @@ import numpy as np
 import pytest
 import tvm
 
-from edge_transact.compiler.gpu.attention import PAGE_SIZE, decode, merge
+from edge_transact.compiler.gpu.attention import decode, merge
+from edge_transact.costs import PAGE_SIZE
 from tests.support.gpu_kernels import compiled
-from tests.support.opencl import HERE, executed_here
+from tests.support.opencl import HERE
 
-pytestmark = pytest.mark.opencl
+pytestmark = [pytest.mark.opencl, pytest.mark.usefixtures("executed")]
 
 HALF, FLOAT = "float16", "float32"
 LENGTHS = (1, 300, 0, PAGE_SIZE, 517)
 """Tokens of each sequence: one, more than a work group has threads, none, a whole page, and an odd number."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def device():
-    with executed_here():
-        yield
 
 
 @pytest.mark.parametrize(

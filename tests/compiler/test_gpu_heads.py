@@ -5,30 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tvm
-from tvm import tirx
 
-from edge_transact.compiler.gpu.kernels import OpenCLKernels
 from edge_transact.compiler.matmul import CacheHeads, Matmul
 from tests.support.cache_heads import of_cache
-from tests.support.gpu_kernels import compiled, weights
-from tests.support.opencl import executed_here
+from tests.support.gpu_kernels import compiled, selected, weights
 
-pytestmark = pytest.mark.opencl
+pytestmark = [pytest.mark.opencl, pytest.mark.usefixtures("executed")]
 
 HALF, FLOAT = "float16", "float32"
 HEADS = CacheHeads(num_attention_heads=6, num_key_value_heads=2, head_dim=32)
 BEFORE = 16
 """RoPE pairs of a head before pruning."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def device():
-    with executed_here():
-        yield
-
-
-def selected(matmul: Matmul, rows: int, features: int, width: int, *head_dims: int):
-    return OpenCLKernels().select(matmul, [tirx.const(n, "int64") for n in (1, rows, features)], width, head_dims)
 
 
 def close(ours: np.ndarray, wanted: np.ndarray, dtype: str) -> bool:

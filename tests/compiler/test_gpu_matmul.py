@@ -5,18 +5,17 @@ import pytest
 import tvm
 from tvm import tirx
 
-from edge_transact.compiler.gpu.embedding import embed
-from edge_transact.compiler.gpu.kernels import OpenCLKernels
+from edge_transact.compiler.gpu.kernels import OpenCLKernels, embed
 from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.modules import quantize_modules
 from edge_transact.compiler.passes.fuse_matmuls import fuse_matmuls
 from edge_transact.compiler.targets import get_target
 from edge_transact.quantization import get_quantization
-from tests.support.gpu_kernels import compiled, weights
-from tests.support.opencl import HERE, executed_here
+from tests.support.gpu_kernels import compiled, selected, weights
+from tests.support.opencl import HERE
 from tests.support.relax_calls import calls
 
-pytestmark = pytest.mark.opencl
+pytestmark = [pytest.mark.opencl, pytest.mark.usefixtures("executed")]
 
 HALF, FLOAT = "float16", "float32"
 CASES = {
@@ -40,13 +39,6 @@ CASES = {
 """Kinds of matmuls, with features and widths."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def sources():
-    made: list[str] = []
-    with executed_here(made):
-        yield made
-
-
 @pytest.mark.parametrize(
     ("case", "rows"),
     # Only decode applies norms.
@@ -57,7 +49,7 @@ def test_products_of_any_width(case, rows):
     rng = np.random.default_rng(rows)
     kernels = {}
     for features, width in sizes:
-        key, make = OpenCLKernels().select(matmul, [tirx.const(n, "int64") for n in (1, rows, features)], width)
+        key, make = selected(matmul, rows, features, width)
         if key not in kernels:
             kernels[key] = compiled(make())
         (kernel,) = kernels.values()  # one for all sizes
@@ -123,12 +115,12 @@ def test_kernels_are_shared_by_layers_of_different_widths(source):
     assert not any(call.startswith(("relax.nn", "relax.add", "embed")) for call in made), made
 
 
-def test_decode_loads_whole_vectors(sources):
+def test_decode_loads_whole_vectors(executed):
     matmul = Matmul("KN", HALF, HALF, HALF)
-    _, make = OpenCLKernels().select(matmul, [tirx.const(n, "int64") for n in (1, 1, 64)], 64)
+    _, make = selected(matmul, 1, 64, 64)
     compiled(make())
-    assert "load_uint2(" in sources[-1] and "load_half8(" in sources[-1]
-    assert "vload" not in sources[-1] and "long" not in sources[-1]
+    assert "load_uint2(" in executed[-1] and "load_half8(" in executed[-1]
+    assert "vload" not in executed[-1] and "long" not in executed[-1]
 
 
 def test_a_phones_archive_has_the_same_kernels():

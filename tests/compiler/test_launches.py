@@ -1,21 +1,10 @@
 """What a function launches, found in its TIR as it is scheduled and in the kernels that it is lowered to."""
 
-import tvm
-from tvm import tirx
 from tvm.script import tirx as T
 
-from edge_transact.compiler.gpu.kernels import OpenCLKernels
 from edge_transact.compiler.launches import launches
-from edge_transact.compiler.lowering import PIPELINE, Lowered
 from edge_transact.compiler.matmul import Matmul
-from edge_transact.compiler.targets import get_target
-
-
-def scheduled(features: int = 64) -> tirx.PrimFunc:
-    """A matmul of one row."""
-    matmul = Matmul("KN", "float16", "float16", "float16", norm_eps=1e-5)
-    _, make = OpenCLKernels().select(matmul, [tirx.const(n, "int64") for n in (1, 1, features)], 128)
-    return make()
+from tests.support.gpu_kernels import lowered, selected
 
 
 @T.prim_func(private=True)
@@ -37,18 +26,15 @@ def summed(x_: T.handle, total_: T.handle) -> None:
 def test_several_kernels_and_what_is_allocated_for_them():
     found = launches(summed)
     (n,) = summed.params[0].ty.shape
-    assert [launch.threads({n: 20}) for launch in found.kernels] == [(8, 1, 1), (64, 1, 1)]
+    assert [launch.threads({n: 20}) for launch in found.kernels] == [8, 64]
     assert [launch.local_bytes for launch in found.kernels] == [2 * 8 * 3, 0]
     assert [buffer.name for buffer in found.temporaries] == ["square"]
 
 
 def test_lowered_kernels_tell_what_is_allocated():
-    lowered = Lowered()
-    function = scheduled().with_attr("global_symbol", "product")
-    target = get_target("android").tvm_target()
-    with tvm.transform.PassContext(instruments=[lowered]):
-        tvm.compile(tvm.IRModule({"product": function}), target=target, tir_pipeline=PIPELINE)
+    _, make = selected(Matmul("KN", "float16", "float16", "float16", norm_eps=1e-5), 1, 64, 128)
+    function = make()
     (before,) = launches(function).kernels
-    (launch,) = launches(lowered.mod["product_kernel"]).kernels
+    (launch,) = launches(lowered(function, "product")["product_kernel"]).kernels
     assert launch.threads({}) == before.threads({})
     assert launch.local_bytes == before.local_bytes > 0

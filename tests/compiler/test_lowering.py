@@ -6,21 +6,20 @@ import pytest
 import tvm
 from tvm import IRModule, tirx
 from tvm.script import tirx as T
-from tvm.script.ir_builder import IRBuilder
-from tvm.tirx.script.builder import ir as builder
 
 from edge_transact.compiler import lowering
 from edge_transact.compiler.cpu.isa.fp32 import Fp32
-from edge_transact.compiler.cpu.matmul import kernel
+from edge_transact.compiler.cpu.kernels import kernel
 from edge_transact.compiler.matmul import Matmul
+from edge_transact.compiler.vector import kernel_body, tensor
 from edge_transact.system.cores import Cores
 from tests.support.cpu_kernels import compiled
 
 
 def doubling(size: int) -> tirx.PrimFunc:
-    with IRBuilder() as ib, builder.prim_func(s_tir=True):
-        T.func_attr(lowering.PLAIN_LOOPS | {"global_symbol": f"double_{size}", "target": tvm.target.Target("llvm")})
-        x = T.match_buffer(T.arg("x", T.handle()), (size,), "float32")
+    own = {"global_symbol": f"double_{size}", "target": tvm.target.Target("llvm")}
+    with kernel_body(lowering.PLAIN_LOOPS | own) as ib:
+        x = tensor("x", (size,), "float32")
         with T.sblock("root"), T.serial(0, size) as i:
             T.buffer_store(x, x[i] + x[i], [i])
     return ib.get()

@@ -6,11 +6,10 @@ from tvm import IRModule, relax, tirx
 from tvm.script import tirx as T
 
 from edge_transact import costs
-from edge_transact.compiler.lowering import PIPELINE, Lowered
 from edge_transact.compiler.passes.memory import check_temporaries, memory_usage
-from edge_transact.compiler.targets import get_target
 from edge_transact.errors import EdgeTransactError
 from edge_transact.quantization import QUANTIZATIONS
+from tests.support.gpu_kernels import lowered
 from tests.support.odd_models import SIZES
 
 BOUNDS = {"batch_size": 4, "vocab_size": 300}
@@ -73,15 +72,13 @@ def test_a_size_without_a_bound_is_no_zero():
 
 
 def test_a_kernel_whose_temporaries_nobody_counts_fails_the_build():
-    mod, lowered = planned(calls=1), Lowered()
-    kernel = mod["squared"].with_attr("global_symbol", "x_squared")
-    with tvm.transform.PassContext(instruments=[lowered]):
-        tvm.compile(IRModule({"x_squared": kernel}), target=get_target("android").tvm_target(), tir_pipeline=PIPELINE)
-    check_temporaries(mod, lowered.mod, "x_")
+    mod = planned(calls=1)
+    made = lowered(mod["squared"], "x_squared")
+    check_temporaries(mod, made, "x_")
     # As the KV cache's kernels, which the runtime calls.
     del mod["main"]
     with pytest.raises(EdgeTransactError, match="squared allocates square on the GPU"):
-        check_temporaries(mod, lowered.mod, "x_")
+        check_temporaries(mod, made, "x_")
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tvm import relax
 
-from edge_transact.compiler.passes.reshapes import join_reshapes
+from edge_transact.compiler.passes.cleanup import join_reshapes
 
 SHAPES = [(24,), (2, 12), (4, 6), (2, 3, 4), (1, 24, 1)]
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,90 +13,7 @@ from edge_transact.errors import EdgeTransactError
 from edge_transact.runtime.text import TextCodec
 from tests.support.tokenizers import save_byte_level, save_sentencepiece
 
-SMOLLM2 = (
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
-    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}"
-    "{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-LLAMA_3 = (
-    "{% set loop_messages = messages %}{% for message in loop_messages %}"
-    "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim "
-    "+ '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
-)
-LLAMA_3_2 = """{{- bos_token }}
-{%- if not date_string is defined %}
-    {%- if strftime_now is defined %}
-        {%- set date_string = strftime_now("%d %b %Y") %}
-    {%- else %}
-        {%- set date_string = "26 Jul 2024" %}
-    {%- endif %}
-{%- endif %}
-{%- if not tools is defined %}
-    {%- set tools = none %}
-{%- endif %}
-{%- if messages[0]['role'] == 'system' %}
-    {%- set system_message = messages[0]['content']|trim %}
-    {%- set messages = messages[1:] %}
-{%- else %}
-    {%- set system_message = "" %}
-{%- endif %}
-{{- "<|start_header_id|>system<|end_header_id|>\\n\\n" }}
-{%- if tools is not none %}
-    {{- "Environment: ipython\\n" }}
-{%- endif %}
-{{- "Today Date: " + date_string + "\\n\\n" }}
-{{- system_message }}
-{{- "<|eot_id|>" }}
-{%- for message in messages %}
-    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
-{%- endif %}
-"""
-LLAMA_2 = (
-    "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
-    "{% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}"
-    "{% set system_message = false %}{% endif %}{% for message in loop_messages %}"
-    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
-    "{% if loop.index0 == 0 and system_message != false %}"
-    "{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}"
-    "{% else %}{% set content = message['content'] %}{% endif %}{% if message['role'] == 'user' %}"
-    "{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{% elif message['role'] == 'assistant' %}"
-    "{{ ' '  + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
-)
-QWEN = """{%- if tools %}
-    {{- '<|im_start|>system\\n' }}
-    {%- for tool in tools %}
-        {{- "\\n" }}
-        {{- tool | tojson }}
-    {%- endfor %}
-{%- else %}
-    {%- if messages[0]['role'] == 'system' %}
-        {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}
-    {%- else %}
-        {{- '<|im_start|>system\\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\\n' }}
-    {%- endif %}
-{%- endif %}
-{%- set ns = namespace(last=messages|length - 1) %}
-{%- for message in messages %}
-    {%- if message.role == "system" and loop.first %}{%- continue %}{%- endif %}
-    {%- if message.role == "assistant" %}
-        {{- '<|im_start|>' + message.role }}
-        {%- generation %}{{ '\\n' + message.content + '<|im_end|>' }}{% endgeneration %}
-    {%- else %}
-        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
-    {%- endif %}
-    {%- if ns.last < 0 %}{{- messages | tojson(indent=2) }}{%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\\n' }}
-{%- endif %}
-"""
-TEMPLATES = {"smollm2": SMOLLM2, "llama-3": LLAMA_3, "llama-3.2": LLAMA_3_2, "llama-2": LLAMA_2, "qwen": QWEN}
+TEMPLATES = {path.stem: path.read_text() for path in (Path(__file__).parents[1] / "data/chat_templates").iterdir()}
 
 TEXTS = st.text(max_size=30) | st.sampled_from(
     ["", " the  best\n", "<s> times </s>", "<|end|>", "1859 'll", "é😀\u2581"]
@@ -211,7 +129,7 @@ def test_truncation_and_padding_in_the_file_are_not_applied(directory, tmp_path)
 
 
 def test_of_several_templates_the_default_one_counts(directory, tmp_path):
-    named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": LLAMA_2}]
+    named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": TEMPLATES["llama-2"]}]
     codec = TextCodec(configure(directory, tmp_path / "several", chat_template=named))
     messages = conversation("Short.", ["the times"])
     expected = codec.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
@@ -221,7 +139,7 @@ def test_of_several_templates_the_default_one_counts(directory, tmp_path):
 
 @pytest.mark.parametrize(
     ("template", "says"),
-    [(LLAMA_2, "must alternate"), ("{{ messages[", "unexpected"), ("{{ ''.__class__.mro() }}", "unsafe")],
+    [(TEMPLATES["llama-2"], "must alternate"), ("{{ messages[", "unexpected"), ("{{ ''.__class__.mro() }}", "unsafe")],
 )
 def test_a_template_that_refuses_says_so(directory, tmp_path, template, says):
     codec = TextCodec(configure(directory, tmp_path / "tokenizer", chat_template=template))
@@ -230,7 +148,7 @@ def test_a_template_that_refuses_says_so(directory, tmp_path, template, says):
 
 
 def test_neither_transformers_nor_torch_is_imported(directory, tmp_path):
-    path = configure(directory, tmp_path / "tokenizer", chat_template=SMOLLM2, add_bos_token=True)
+    path = configure(directory, tmp_path / "tokenizer", chat_template=TEMPLATES["smollm2"], add_bos_token=True)
     program = f"""
 import sys
 from pathlib import Path

@@ -12,18 +12,14 @@ from tvm.script import tirx as T
 from tvm.target import codegen
 from tvm.tirx import Expr
 
-from edge_transact.compiler.cpu import matmul
+from edge_transact.compiler.cpu import kernels
 from edge_transact.compiler.cpu.isa import InstructionSet
-from edge_transact.compiler.cpu.isa.avx2 import Avx2
-from edge_transact.compiler.cpu.isa.avx2words import Avx2Words
-from edge_transact.compiler.cpu.isa.avx512 import Avx512
-from edge_transact.compiler.cpu.isa.avx512vnni import Avx512Vnni
-from edge_transact.compiler.cpu.isa.avxvnni import AvxVnni
-from edge_transact.compiler.cpu.isa.avxvnniwords import AvxVnniWords
+from edge_transact.compiler.cpu.isa.avx2 import Avx2, Avx2Words
+from edge_transact.compiler.cpu.isa.avx512 import Avx512, Avx512Vnni
+from edge_transact.compiler.cpu.isa.avxvnni import AvxVnni, AvxVnniWords
+from edge_transact.compiler.cpu.isa.byte_products import X86Bytes
 from edge_transact.compiler.cpu.isa.fp32 import Fp32
-from edge_transact.compiler.cpu.isa.neondot import NeonDot
-from edge_transact.compiler.cpu.isa.neoni8mm import NeonI8mm
-from edge_transact.compiler.cpu.isa.x86_bytes import X86Bytes
+from edge_transact.compiler.cpu.isa.neon import NeonDot, NeonI8mm
 from edge_transact.compiler.lowering import PIPELINE
 from edge_transact.compiler.matmul import Matmul, Rows
 from edge_transact.compiler.targets import get_target
@@ -55,18 +51,17 @@ class _EmulatedX86Bytes(X86Bytes):
         return shuffle([cast("int16", first), cast("int16", second)], order)
 
 
-class EmulatedAvx512Vnni(_EmulatedX86Bytes, Avx512Vnni):
-    """vpdpbusd as multiplications of int32 lanes."""
+class _EmulatedVnni(_EmulatedX86Bytes):
+    """vpdpbusd as multiplications of int32 lanes, too."""
 
     def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
         return _dot_bytes(accumulator, weights, activations, unsigned_weights=True)
 
 
-class EmulatedAvxVnni(_EmulatedX86Bytes, AvxVnni):
-    """vpdpbusd as multiplications of int32 lanes."""
+class EmulatedAvx512Vnni(_EmulatedVnni, Avx512Vnni): ...
 
-    def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
-        return _dot_bytes(accumulator, weights, activations, unsigned_weights=True)
+
+class EmulatedAvxVnni(_EmulatedVnni, AvxVnni): ...
 
 
 class EmulatedAvx2(_EmulatedX86Bytes, Avx2):
@@ -181,7 +176,7 @@ def describe(isa: InstructionSet) -> str:
 @functools.cache
 def compiled_matmul(kind: Matmul, isa: InstructionSet, threads: int, rows: Rows) -> Callable:
     """A matmul's kernel on this machine, compiled once."""
-    return compiled(matmul.kernel(kind, isa, threads, rows=rows))
+    return compiled(kernels.kernel(kind, isa, threads, rows=rows))
 
 
 def compiled(function: tvm.tirx.PrimFunc) -> Callable:

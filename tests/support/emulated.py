@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import tvm
 
-from edge_transact.compiler.cpu import matmul
 from edge_transact.compiler.cpu.isa import InstructionSet
-from edge_transact.compiler.cpu.kernels import CPUKernels
+from edge_transact.compiler.cpu.kernels import CPUKernels, kernel
 from edge_transact.compiler.lowering import PIPELINE
 from edge_transact.compiler.matmul import Matmul, Rows
 from edge_transact.compiler.targets import get_target
@@ -29,7 +28,7 @@ CODES = {"i": 0, "u": 1, "f": 2}
 def compile_kernel(kind: Matmul, isa: InstructionSet, rows: Rows, directory: Path) -> Path:
     """Compile a matmul for ``android-cpu`` to an object file, where it is called `KERNEL`."""
     target = get_target("android-cpu").tvm_target()
-    function = matmul.kernel(kind, isa, CPUKernels(target, 1).threads, rows=rows)
+    function = kernel(kind, isa, CPUKernels(target, 1).threads, rows=rows)
     module = tvm.IRModule({KERNEL: function.with_attr("global_symbol", KERNEL)})
     path = directory / "kernel.o"
     tvm.compile(module, target=target, tir_pipeline=PIPELINE).mod.write_to_file(str(path))

@@ -6,8 +6,25 @@ import numpy as np
 import tvm
 from tvm import tirx
 
-from edge_transact.compiler.lowering import PIPELINE, UNCHECKED
+from edge_transact.compiler.gpu.kernels import OpenCLKernels
+from edge_transact.compiler.lowering import PIPELINE, UNCHECKED, Lowered
+from edge_transact.compiler.matmul import Matmul
+from edge_transact.compiler.targets import get_target
 from tests.support.opencl import HERE
+
+
+def selected(matmul: Matmul, rows: int, features: int, width: int, *head_dims: int):
+    """`OpenCLKernels.select` for rows of a single sequence."""
+    return OpenCLKernels().select(matmul, [tirx.const(n, "int64") for n in (1, rows, features)], width, head_dims)
+
+
+def lowered(function: tirx.PrimFunc, name: str) -> tvm.IRModule:
+    """A kernel as it is generated for a phone."""
+    result, function = Lowered(), function.with_attr("global_symbol", name)
+    with tvm.transform.PassContext(opt_level=3, instruments=[result], config={"tirx.disable_cse_tir": True}):
+        mod = tirx.transform.ForceNarrowIndexToInt32()(tvm.IRModule({name: function}))
+        tvm.compile(mod, target=get_target("android").tvm_target(), tir_pipeline=PIPELINE)
+    return result.mod
 
 
 def compiled(function: tirx.PrimFunc):

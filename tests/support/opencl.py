@@ -49,15 +49,17 @@ def _device():
 
 
 @contextmanager
-def executed_here() -> Iterator[None]:
-    """Modules that are compiled for OpenCL inside this context run on this computer.
+def executed_here() -> Iterator[list[str]]:
+    """Modules that are compiled for OpenCL inside this context run on this computer; gives their sources.
 
     Kernels are found by their names, so of two modules, the one that was compiled last has them.
     """
+    sources: list[str] = []
     build, set_device = tvm.get_global_func("target.build.opencl"), tvm.get_global_func("__tvm_set_device")
 
     def build_here(mod: tvm.IRModule, target: tvm.target.Target) -> None:
         source = build(mod, target).inspect_source()
+        sources.append(source)
         for var, function in mod.functions_items():
             # As TVM's runtime on a phone, which compiles each kernel when it is first called.
             (kernel,) = (part for part in source.split("// Function: ") if part.startswith(f"{var.name_hint}\n"))
@@ -67,7 +69,7 @@ def executed_here() -> Iterator[None]:
     tvm.register_global_func("target.build.opencl", build_here, override=True)
     tvm.register_global_func("__tvm_set_device", lambda kind, index: None, override=True)
     try:
-        yield
+        yield sources
     finally:
         tvm.register_global_func("target.build.opencl", build, override=True)
         tvm.register_global_func("__tvm_set_device", set_device, override=True)

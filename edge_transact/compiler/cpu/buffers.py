@@ -1,8 +1,8 @@
-"""The buffers of a matmul kernel and their sizes."""
+"""The buffers of a matmul kernel, and its prologue: RMSNorm, and activations in groups of 32."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -10,7 +10,7 @@ from tvm.script import tirx as T
 from tvm.tirx import Buffer, Expr, IntImm, Var
 
 from edge_transact.compiler.matmul import Matmul, Rows
-from edge_transact.compiler.vector import Index, cast
+from edge_transact.compiler.vector import Index, cast, load, splat, store, sum_lanes
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
 
 Row: TypeAlias = tuple[Expr, Expr]
@@ -75,3 +75,54 @@ class MatmulBuffers:
         """The indices of a row and a column in `x`, `residual`, `out` or `returned`, 0 in dimensions of size 1."""
         sizes = zip(buffer.shape[:2], row, strict=True)
         return [*(T.int32(0) if isinstance(size, IntImm) and int(size) == 1 else i for size, i in sizes), column]
+
+
+def for_each_group(
+    buffers: MatmulBuffers,
+    row: Row,
+    groups: tuple[Expr, Expr],
+    inverse_rms: Expr | None,
+    emit: Callable[[Expr, Expr], None],
+) -> None:
+    """Call ``emit(group, x)`` for the groups of a row from the first to before the second of `groups`.
+
+    `x` is the group's 32 normalized activations in fp32, zeros beyond K.
+    """
+    first, end = groups
+    full_groups = T.bind(buffers.features // GROUP_SIZE)
+
+    def read(index: Expr, lanes: int) -> Expr:
+        x = cast("float32", load(buffers.x, buffers.at(buffers.x, row, index), lanes))
+        if buffers.norm is None:
+            return x
+        return x * splat(inverse_rms, lanes) * cast("float32", load(buffers.norm, [index], lanes))
+
+    with T.serial(first, T.min(end, full_groups)) as group:
+        emit(group, T.bind(read(group * GROUP_SIZE, GROUP_SIZE)))
+    with T.serial(T.max(first, full_groups), end) as group:
+        x = T.alloc_buffer((GROUP_SIZE,), "float32")
+        store(x, splat(T.float32(0), GROUP_SIZE), [0])
+        with T.serial(0, buffers.features - full_groups * GROUP_SIZE) as i:
+            T.buffer_store(x, read(full_groups * GROUP_SIZE + i, 1), [i])
+        emit(group, T.bind(load(x, [0], GROUP_SIZE)))
+
+
+def inverse_rms(buffers: MatmulBuffers, row: Row) -> Expr | None:
+    """One over the root mean square of a row; `None` where there is no norm."""
+    eps = buffers.matmul.norm_eps
+    if eps is None:
+        return None
+    lanes = 16
+    squares = T.alloc_buffer((lanes,), "float32")
+    store(squares, splat(T.float32(0), lanes), [0])
+    full_vectors = T.bind(buffers.features // lanes)
+    with T.serial(0, full_vectors) as i:
+        x = T.bind(cast("float32", load(buffers.x, buffers.at(buffers.x, row, i * lanes), lanes)))
+        store(squares, load(squares, [0], lanes) + x * x, [0])
+    total = T.alloc_buffer((1,), "float32")
+    T.buffer_store(total, sum_lanes([load(squares, [0], lanes)]), [0])
+    with T.serial(full_vectors * lanes, buffers.features) as i:
+        x = T.bind(cast("float32", load(buffers.x, buffers.at(buffers.x, row, i), 1)))
+        T.buffer_store(total, total[0] + x * x, [0])
+    mean = total[0] / cast("float32", buffers.features)
+    return T.bind(T.float32(1) / T.sqrt(mean + T.float32(eps)))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from tvm.script import tirx as T
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx import Expr, PrimFunc
-from tvm.tirx.script.builder import ir as builder
 
 from edge_transact.compiler.heads import OPAQUE, PaddingArguments, RopeArguments
 from edge_transact.compiler.lowering import PLAIN_LOOPS
 from edge_transact.compiler.matmul import CacheHeads
-from edge_transact.compiler.vector import cast, load, store
+from edge_transact.compiler.vector import cast, kernel_body, load, store
 
 LANES = (8, 4, 1)
 """RoPE pairs that are rotated together: eight, then four or one of the remaining ones."""
@@ -19,8 +17,7 @@ LANES = (8, 4, 1)
 def rope(cache_heads: CacheHeads, dtype: str, *, pairs: bool) -> PrimFunc:
     """A kernel of `RopeArguments` that rotates and pads heads, as the definition's ``EdgeLlamaAttention._rotated``."""
     h_q, h_kv = cache_heads.num_attention_heads, cache_heads.num_key_value_heads
-    with IRBuilder() as ib, builder.prim_func(s_tir=True):
-        T.func_attr(PLAIN_LOOPS | OPAQUE)
+    with kernel_body(PLAIN_LOOPS | OPAQUE) as ib:
         heads = _Heads(cache_heads, dtype, pairs=pairs)
         with T.serial(0, heads.tokens) as token:
             with T.serial(0, h_kv) as kv_head:
@@ -36,8 +33,7 @@ def rope(cache_heads: CacheHeads, dtype: str, *, pairs: bool) -> PrimFunc:
 
 def without_padding(dtype: str) -> PrimFunc:
     """A kernel of `PaddingArguments` that removes the padding of heads."""
-    with IRBuilder() as ib, builder.prim_func(s_tir=True):
-        T.func_attr(PLAIN_LOOPS | OPAQUE)
+    with kernel_body(PLAIN_LOOPS | OPAQUE) as ib:
         a = PaddingArguments(dtype)
         # A block, because TVM checks whether functions of one tensor only reshape it.
         with T.sblock("root"), T.serial(0, a.tokens * a.heads) as head, T.serial(0, a.d_v) as k:
@@ -74,7 +70,6 @@ class _Heads(RopeArguments):
         self._fill(token, head, self.qk)
 
     def copy_value(self, token: Expr, kv_head: Expr) -> None:
-        """Copy the value of a KV head, and pad it."""
         source = T.bind(self._source(token) + (self.h_q + self.h_kv) * self.qk + kv_head * self.d_v)
         head = self.h_q + self.h_kv + kv_head
         with T.serial(0, self.d_v) as k:

@@ -1,4 +1,8 @@
-"""Selects the CPU kernel of a matmul."""
+"""W4A16 kernels for CPUs, and their selection: ``y = x W`` with packed weights, with what surrounds it in a LLaMA.
+
+RMSNorm is computed before it, bias, SiLU gate and residual after it. One row or a batch of rows is `decode`'s, any
+number of rows `prefill`'s. The embedding's rows are unpacked here.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,89 @@ from typing import get_args
 
 import tvm
 from tvm import tirx
+from tvm.script import tirx as T
+from tvm.tirx import Expr
 
-from edge_transact.compiler.cpu import embedding, isa
-from edge_transact.compiler.cpu.matmul import chain, kernel, supports
+from edge_transact.compiler.cpu import isa
+from edge_transact.compiler.cpu.buffers import MatmulBuffers
+from edge_transact.compiler.cpu.decode import copies_results, decode, least_width
+from edge_transact.compiler.cpu.isa import InstructionSet
+from edge_transact.compiler.cpu.prefill import TILE_VECTORS, prefill
+from edge_transact.compiler.lowering import PLAIN_LOOPS
 from edge_transact.compiler.matmul import ChainedMatmul, Matmul, Rows, rows_of
+from edge_transact.compiler.vector import cast, kernel_body, lanes_of, splat, store, tensor
+from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP, ZERO_POINT
+
+
+def kernel(matmul: Matmul, isa: InstructionSet, threads: int, *, rows: Rows) -> tirx.PrimFunc:
+    """A matmul whose decode is divided into `threads` parts.
+
+    Arguments: ``x [batch, tokens, K], weight, scale[, norm][, bias][, residual], out [batch, tokens, width]``.
+    """
+    with kernel_body(PLAIN_LOOPS, private=True) as ib:
+        arguments = {name: T.arg(name, T.handle()) for name in (*matmul.operands, "out")}
+        buffers = MatmulBuffers(matmul, arguments, rows=rows)
+        if rows == "any":
+            prefill(buffers, isa)
+        else:
+            decode([buffers], [isa], threads, one_row=rows == "one")
+    return ib.get()
+
+
+def chain(
+    matmuls: Sequence[ChainedMatmul], isas: Sequence[InstructionSet], threads: int, *, rows: Rows
+) -> tirx.PrimFunc:
+    """Matmuls of one row or a batch one after the other, each divided into `threads` parts.
+
+    Arguments: those of all matmuls, then the results that are returned. Each matmul has its own instruction set.
+    """
+    with kernel_body(PLAIN_LOOPS, private=True) as ib:
+        arguments = [
+            {name: T.arg(f"{name}_{i}", T.handle()) for name in chained.arguments} for i, chained in enumerate(matmuls)
+        ]
+        for i, chained in enumerate(matmuls):
+            if chained.returned:
+                arguments[i]["out"] = T.arg(f"out_{i}", T.handle())
+        made: list[MatmulBuffers] = []
+        for i, (chained, own) in enumerate(zip(matmuls, arguments, strict=True)):
+            given = {name: made[source].out for name, source in chained.given}
+            copies = threads if copies_results(chained.matmul) and i + 1 < len(matmuls) else 0
+            made.append(MatmulBuffers(chained.matmul, own, rows=rows, given=given, copies=copies))
+        decode(made, isas, threads, one_row=rows == "one")
+    return ib.get()
+
+
+def supports(width: int, isa: InstructionSet, rows: Rows, *, gated: bool) -> bool:
+    """Whether a result is as wide as a block of the kernels, at least."""
+    return width >= max(least_width(isa, one_row=rows != "batch"), isa.lanes if gated else TILE_VECTORS * isa.lanes)
+
+
+def embed(scale_dtype: str) -> tirx.PrimFunc:
+    """Rows of a packed NK matrix: ``ids [n], weight [rows, 4 G], scale [rows, G]`` to ``[n, K]``."""
+    with kernel_body(PLAIN_LOOPS, private=True) as ib:
+        n, rows, features = T.int64(), T.int64(), T.int64()
+        groups = (features + (GROUP_SIZE - 1)) // GROUP_SIZE
+        ids = tensor("ids", (n,), "int32")
+        weight_handle, scale_handle = T.arg("weight", T.handle()), T.arg("scale", T.handle())
+        out = tensor("out", (n, features), scale_dtype)
+        weight = T.match_buffer(weight_handle, (rows, groups * WORDS_PER_GROUP), "uint32")
+        scale = T.match_buffer(scale_handle, (rows, groups), scale_dtype)
+
+        def values(row: Expr, word: Expr, shifts: Expr) -> Expr:
+            lanes = lanes_of(shifts)
+            nibbles = T.bitwise_and(T.shift_right(splat(weight[row, word], lanes), shifts), splat(T.uint32(15), lanes))
+            signed = cast("float32", cast("int32", nibbles) - splat(T.int32(ZERO_POINT), lanes))
+            return cast(scale_dtype, signed * splat(cast("float32", scale[row, word // WORDS_PER_GROUP]), lanes))
+
+        with T.serial(0, n) as i:
+            row = T.bind(ids[i])
+            with T.serial(0, features // VALUES_PER_WORD) as word:
+                shifts = cast("uint32", T.ramp(T.int32(0), 4, VALUES_PER_WORD))
+                store(out, values(row, word, shifts), [i, word * VALUES_PER_WORD])
+            with T.serial(features // VALUES_PER_WORD * VALUES_PER_WORD, features) as k:
+                shift = cast("uint32", k % VALUES_PER_WORD * 4)
+                T.buffer_store(out, values(row, k // VALUES_PER_WORD, shift), [i, k])
+    return ib.get()
 
 
 class CPUKernels:
@@ -30,7 +113,7 @@ class CPUKernels:
 
     def embed(self, scale_dtype: str) -> tirx.PrimFunc:
         """The embedding's rows."""
-        return embedding.embed(scale_dtype)
+        return embed(scale_dtype)
 
     def takes_norm(self, x: Sequence[tirx.Expr], dtype: str) -> bool:
         """Whether the kernel applies the RMSNorm before its matmul: all do."""

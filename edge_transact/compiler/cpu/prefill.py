@@ -12,9 +12,8 @@ from tvm import tirx
 from tvm.script import tirx as T
 from tvm.tirx import Expr
 
-from edge_transact.compiler.cpu.buffers import MatmulBuffers
+from edge_transact.compiler.cpu.buffers import MatmulBuffers, for_each_group, inverse_rms
 from edge_transact.compiler.cpu.isa import InstructionSet
-from edge_transact.compiler.cpu.prologue import for_each_group, inverse_rms
 from edge_transact.compiler.epilogue import finish
 from edge_transact.compiler.vector import cast, exp, lanes_of, load, splat, store
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
@@ -102,7 +101,6 @@ class PrefillMatmul:
         return pack
 
     def _multiply(self) -> None:
-        """Multiply the packed activations by one panel after the other."""
         # The two vectors of a panel are gate and up columns of the same outputs, or neighbours.
         lanes = self.isa.lanes
         columns = lanes if self.matmul.gated else TILE_VECTORS * lanes
@@ -134,7 +132,6 @@ class _Panel:
         self.scales = T.alloc_buffer((buffers.groups, TILE_VECTORS, isa.lanes), "float32")
 
     def unpack(self) -> None:
-        """Fill the panel."""
         load_words = self._load_kn() if self.buffers.matmul.layout == "KN" else self._load_nk()
         with T.serial(0, self.buffers.groups) as group, T.serial(0, WORDS_PER_GROUP) as word:
             for v in range(TILE_VECTORS):
@@ -178,12 +175,10 @@ class _Tile:
         self.each = [(r, v) for r in range(of.isa.tile_rows) for v in range(TILE_VECTORS)]
 
     def clear(self) -> None:
-        """Set the totals to zero."""
         for r, v in self.each:
             store(self.totals, splat(T.float32(0), self.isa.lanes), [r, v, 0])
 
     def accumulate(self, tile: Expr, group: Expr) -> None:
-        """Add a group's products to the totals."""
         lanes, accumulators = self.isa.lanes, self.accumulators
         for r, c in self.blocks:
             store(accumulators, splat(tirx.const(0, self.isa.accumulator_dtype), lanes), [r, c, 0])

@@ -9,14 +9,11 @@ import math
 
 from tvm import tirx
 from tvm.script import tirx as T
-from tvm.script.ir_builder import IRBuilder
-from tvm.tirx.script.builder import ir as builder
 
 from edge_transact.compiler.gpu.source import C_NAMES, blocks, call, load_vector, wait
-from edge_transact.compiler.vector import cast, load, splat, store
-
-PAGE_SIZE = 16
-"""Tokens of a page, in MLC's engine and TVM's kernels."""
+from edge_transact.compiler.lowering import SCHEDULED
+from edge_transact.compiler.vector import cast, kernel_body, load, splat, store, tensor
+from edge_transact.costs import PAGE_SIZE
 
 LANES = 8
 """Dims that a thread of `decode` loads at once."""
@@ -51,24 +48,17 @@ def decode(num_attention_heads: int, num_key_value_heads: int, head_dim: int, dt
     rows = max(1, min(THREADS, TILE_PRODUCTS // across) // across)
     tile = across * rows
     name, wide, lanes = C_NAMES[dtype], f"float32x{LANES}", LANES if across % LANES == 0 else 1
-    with IRBuilder() as ib, builder.prim_func(s_tir=True):
-        T.func_name("batch_decode_paged_kv")
-        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+    with kernel_body(SCHEDULED, name="batch_decode_paged_kv") as ib:
         n, num_pages, used_pages = T.int32(), T.int32(), T.int32()
 
-        def argument(
-            name: str, shape: tuple[tirx.Expr | int, ...], kind: str, offset: tirx.Var | None = None
-        ) -> tirx.Buffer:
-            return T.match_buffer(T.arg(name, T.handle()), shape, kind, elem_offset=offset)
-
-        query = argument("query", (n, h_q, head_dim), dtype)
-        pages = argument("pages", (num_pages, 2, h_kv, PAGE_SIZE, head_dim), dtype, T.int64())
-        first_page = argument("page_table_indptr", (n + 1,), "int32", T.int32())
-        page_table = argument("page_table_values", (used_pages,), "int32", T.int32())
-        last_page_length = argument("length_info", (n,), "int32", T.int32())
+        query = tensor("query", (n, h_q, head_dim), dtype)
+        pages = tensor("pages", (num_pages, 2, h_kv, PAGE_SIZE, head_dim), dtype, T.int64())
+        first_page = tensor("page_table_indptr", (n + 1,), "int32", T.int32())
+        page_table = tensor("page_table_values", (used_pages,), "int32", T.int32())
+        last_page_length = tensor("length_info", (n,), "int32", T.int32())
         for unused in ("k_rope_pos_offset", "q_rope_position"):
-            argument(unused, (n,), "int32", T.int32())
-        output, weight = argument("output", (n, h_q, head_dim), dtype), argument("lse", (n, h_q), "float32")
+            tensor(unused, (n,), "int32", T.int32())
+        output, weight = tensor("output", (n, h_q, head_dim), dtype), tensor("lse", (n, h_q), "float32")
         T.arg("rotary_mode", T.int32())
         for unused in ("rope_scale", "rope_theta"):
             T.arg(unused, T.float32())
@@ -168,17 +158,13 @@ def merge(num_attention_heads: int, head_dim: int, dtype: str, max_threads: int)
     In TVM's ``_merge_state_inplace``, a thread may overwrite a log-sum-exp before another reads it.
     """
     together = math.gcd(num_attention_heads, max(1, max_threads // head_dim))
-    with IRBuilder() as ib, builder.prim_func(s_tir=True):
-        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+    with kernel_body(SCHEDULED) as ib:
         n = T.int32()
         heads, dims = T.int32(), T.int32()
 
-        def argument(name: str, shape: tuple[tirx.Expr, ...], kind: str) -> tirx.Buffer:
-            return T.match_buffer(T.arg(name, T.handle()), shape, kind)
-
-        output, weight = argument("output", (n, heads, dims), dtype), argument("lse", (n, heads), "float32")
-        other = argument("other", (n, heads, dims), dtype)
-        other_weight = argument("other_lse", (n, heads), "float32")
+        output, weight = tensor("output", (n, heads, dims), dtype), tensor("lse", (n, heads), "float32")
+        other = tensor("other", (n, heads, dims), dtype)
+        other_weight = tensor("other_lse", (n, heads), "float32")
         with (
             T.thread_binding(n, thread="blockIdx.x") as i,
             T.thread_binding(heads // together, thread="blockIdx.y") as block,

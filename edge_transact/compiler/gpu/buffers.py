@@ -11,7 +11,7 @@ from edge_transact.compiler import epilogue
 from edge_transact.compiler.gpu.rotated import RotatedHeads
 from edge_transact.compiler.gpu.source import blocks, call, load_vector
 from edge_transact.compiler.matmul import Matmul
-from edge_transact.compiler.vector import Index, cast
+from edge_transact.compiler.vector import Index, cast, tensor
 from edge_transact.quantization import GROUP_SIZE
 
 
@@ -49,17 +49,13 @@ class MatmulBuffers:
         if matmul.heads is not None:
             tensors["out"] = (RotatedHeads.shape(matmul.heads, leading), matmul.out_dtype)
 
-        def declare(name: str) -> Buffer:
-            shape, dtype = tensors[name]
-            return T.match_buffer(T.arg(name, T.handle()), shape, dtype)
-
-        buffers: dict[str, Buffer] = {name: declare(name) for name in matmul.operands}
+        buffers: dict[str, Buffer] = {name: tensor(name, *tensors[name]) for name in matmul.operands}
         self.x, self.weight, self.scale = (buffers[name] for name in ("x", "weight", "scale"))
         self.norm, self.bias, self.residual = (buffers.get(name) for name in ("norm", "bias", "residual"))
         self.heads = RotatedHeads(matmul.heads, self.bias, columns) if matmul.heads is not None else None
         if matmul.padded:
             T.arg("v_head_dim", v_head_dim)
-        self.out = declare("out")
+        self.out = tensor("out", *tensors["out"])
         self.rows, self.features = (T.bind(cast("int32", size)) for size in (leading[0] * leading[1], k))
         self.groups = T.bind(blocks(self.features, GROUP_SIZE))
         if self.heads is not None:

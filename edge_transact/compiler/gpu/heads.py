@@ -7,25 +7,23 @@ from __future__ import annotations
 
 from tvm import tirx
 from tvm.script import tirx as T
-from tvm.script.ir_builder import IRBuilder
-from tvm.tirx.script.builder import ir as builder
 
 from edge_transact.compiler.gpu.source import blocks
 from edge_transact.compiler.heads import OPAQUE, PaddingArguments, RopeArguments
+from edge_transact.compiler.lowering import SCHEDULED
 from edge_transact.compiler.matmul import CacheHeads
-from edge_transact.compiler.vector import cast
+from edge_transact.compiler.vector import cast, kernel_body
 
 THREADS = 64
 
-_ATTRIBUTES = {"tirx.noalias": True, "tirx.is_scheduled": True} | OPAQUE
+_ATTRIBUTES = SCHEDULED | OPAQUE
 
 
 def rope(cache_heads: CacheHeads, dtype: str, *, pairs: bool) -> tirx.PrimFunc:
     """A kernel of `RopeArguments` that rotates and pads heads, as the definition's ``EdgeLlamaAttention._rotated``."""
     h_q, h_kv, head_dim = cache_heads.num_attention_heads, cache_heads.num_key_value_heads, cache_heads.head_dim
     heads = h_q + 2 * h_kv
-    with IRBuilder() as ib, builder.prim_func(s_tir=True):
-        T.func_attr(_ATTRIBUTES)
+    with kernel_body(_ATTRIBUTES) as ib:
         a = RopeArguments(cache_heads, dtype, pairs=pairs)
         with (
             T.thread_binding(a.tokens, thread="blockIdx.y") as token,
@@ -60,8 +58,7 @@ def rope(cache_heads: CacheHeads, dtype: str, *, pairs: bool) -> tirx.PrimFunc:
 
 def without_padding(dtype: str) -> tirx.PrimFunc:
     """A kernel of `PaddingArguments` that removes the padding of heads."""
-    with IRBuilder() as ib, builder.prim_func(s_tir=True):
-        T.func_attr(_ATTRIBUTES)
+    with kernel_body(_ATTRIBUTES) as ib:
         a = PaddingArguments(dtype)
         # A block, because TVM checks whether functions of one tensor only reshape it.
         with (

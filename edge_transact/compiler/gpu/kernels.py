@@ -1,4 +1,4 @@
-"""Selects the GPU kernel of a matmul."""
+"""Selects the GPU kernel of a matmul, and makes that of the embedding."""
 
 from __future__ import annotations
 
@@ -6,12 +6,45 @@ from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 from tvm import tirx
+from tvm.script import tirx as T
 
-from edge_transact.compiler.gpu import embedding
 from edge_transact.compiler.gpu.decode import decode
 from edge_transact.compiler.gpu.prefill import prefill
+from edge_transact.compiler.gpu.source import blocks
+from edge_transact.compiler.lowering import SCHEDULED
 from edge_transact.compiler.matmul import Matmul, Rows, rows_of
-from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD
+from edge_transact.compiler.vector import cast, kernel_body, tensor
+from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP, ZERO_POINT
+
+THREADS = 64
+
+
+def embed(scale_dtype: str) -> tirx.PrimFunc:
+    """Rows of a packed NK matrix: ``ids [n], weight [rows, 4 G], scale [rows, G]`` to ``[n, K]``; a thread a value."""
+    with kernel_body(SCHEDULED) as ib:
+        n, rows, features = T.int64(), T.int64(), T.int64()
+        groups = (features + (GROUP_SIZE - 1)) // GROUP_SIZE
+        ids = tensor("ids", (n,), "int32")
+        weight = tensor("weight", (rows, groups * WORDS_PER_GROUP), "uint32")
+        scale = tensor("scale", (rows, groups), scale_dtype)
+        out = tensor("out", (n, features), scale_dtype)
+        width = T.bind(cast("int32", features))
+        with (
+            T.thread_binding(cast("int32", n), thread="blockIdx.y") as i,
+            T.thread_binding(blocks(width, THREADS), thread="blockIdx.x") as block,
+            T.thread_binding(THREADS, thread="threadIdx.x") as thread,
+        ):
+            k = T.bind(block * THREADS + thread)
+            with T.If(k < width), T.Then():
+                # A vocabulary times its features may exceed 32 bits.
+                row = T.bind(cast("int64", ids[i]))
+                word = weight[row, k // VALUES_PER_WORD]
+                nibble = T.bitwise_and(T.shift_right(word, cast("uint32", k % VALUES_PER_WORD * 4)), T.uint32(15))
+                signed = cast("float32", cast("int32", nibble) - ZERO_POINT)
+                value = signed * cast("float32", scale[row, k // GROUP_SIZE])
+                T.buffer_store(out, cast(scale_dtype, value), [i, k])
+    return ib.get()
+
 
 NORM_BYTES = 16384
 """The largest row that a work group normalizes in local memory, half of a phone's."""
@@ -20,7 +53,7 @@ NORM_BYTES = 16384
 class _GPUKernels:
     def embed(self, scale_dtype: str) -> tirx.PrimFunc:
         """The embedding's rows. TVM's own kernels dequantize the whole matrix first."""
-        return embedding.embed(scale_dtype)
+        return embed(scale_dtype)
 
     def rows(self, x: Sequence[tirx.Expr]) -> Rows:
         """The kind of rows that select a kernel: one, or any number, which a batch is, too."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from tvm import tirx
 from tvm.script import tirx as T
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx import Buffer, Expr
-from tvm.tirx.script.builder import ir as builder
 
 from edge_transact.compiler.gpu.buffers import MatmulBuffers
 from edge_transact.compiler.gpu.decode import UNIT
 from edge_transact.compiler.gpu.source import C_NAMES, address, blocks, call, wait
+from edge_transact.compiler.lowering import SCHEDULED
 from edge_transact.compiler.matmul import Matmul
-from edge_transact.compiler.vector import cast, load, splat, store
+from edge_transact.compiler.vector import cast, kernel_body, load, splat, store
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP
 
 THREADS, TILES, TILE_ROWS = GROUP_SIZE, 4, 16
@@ -26,8 +25,7 @@ def prefill(matmul: Matmul) -> tirx.PrimFunc:
     With a gate, half of the threads compute columns of the gate, and each finishes every other row of a column.
     """
     columns = THREADS // matmul.sections
-    with IRBuilder() as ib, builder.prim_func(s_tir=True):
-        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+    with kernel_body(SCHEDULED) as ib:
         a = MatmulBuffers(matmul, 1, one_row=False)
         with (
             T.thread_binding(blocks(a.rows, TILES * TILE_ROWS), thread="blockIdx.y") as block_y,

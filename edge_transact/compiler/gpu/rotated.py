@@ -9,7 +9,7 @@ from tvm.tirx import Buffer, Expr
 
 from edge_transact.compiler.gpu.source import call
 from edge_transact.compiler.matmul import CacheHeads
-from edge_transact.compiler.vector import Index, cast
+from edge_transact.compiler.vector import Index, cast, tensor
 
 
 class RotatedHeads:
@@ -25,8 +25,8 @@ class RotatedHeads:
         self.shared, self.bias, self.lanes = heads, bias, lanes
         self.rotating = heads.num_attention_heads + heads.num_key_value_heads
         tokens, before, layer_heads, kept = (T.int64() for _ in range(4))
-        self.rotation = T.match_buffer(T.arg("rotation", T.handle()), (2, tokens, before), "float32")
-        self.pairs = T.match_buffer(T.arg("pairs", T.handle()), (layer_heads, kept), "int32")
+        self.rotation = tensor("rotation", (2, tokens, before), "float32")
+        self.pairs = tensor("pairs", (layer_heads, kept), "int32")
         self._arguments = [T.arg(name, T.int64()) for name in ("qk_head_dim", "v_head_dim", "layer")]
 
     @staticmethod

@@ -20,7 +20,6 @@ class _MatmulForMetal(dlight.gpu.Matmul):
     def apply(
         self, func: tirx.PrimFunc, _target: tvm.target.Target, tunable: bool
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
-        """A schedule, where the function is a matmul."""
         return super().apply(func, tvm.target.Target(ANY_GPU), tunable)
 
 

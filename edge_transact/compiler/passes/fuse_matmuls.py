@@ -104,7 +104,6 @@ class _Pattern:
         return matched
 
     def fused(self, matched: Match, function: _Bindings, layout: Layout) -> _FusedMatmul:
-        """The matmul of a match."""
         matmul = Matmul(
             layout,
             dtype=str(matched[self.x].ty.dtype),

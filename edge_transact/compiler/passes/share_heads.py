@@ -70,7 +70,6 @@ class _Sharer(relax.PyExprMutator):
         return self._rope(call) if named[1] == "rope" else self._without_padding(call)
 
     def _producer(self, var: relax.Expr) -> relax.Call | None:
-        """The call of a kernel whose result a variable is."""
         value = self.lookup_binding(var) if isinstance(var, relax.Var) else None
         return value if _called(value) is not None else None
 

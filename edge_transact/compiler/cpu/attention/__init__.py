@@ -11,7 +11,7 @@ from tvm import tirx
 
 from edge_transact.compiler.cpu.attention.cache import append, merge, split_rotary
 from edge_transact.compiler.cpu.attention.decode import decode
-from edge_transact.compiler.cpu.attention.heads import PAGE_SIZE, Attention, inverse_frequencies, lanes_for
+from edge_transact.compiler.cpu.attention.parts import PAGE_SIZE, Attention, inverse_frequencies, lanes_for
 from edge_transact.compiler.cpu.attention.prefill import prefill_paged, prefill_ragged
 
 __all__ = ["PAGE_SIZE", "Attention", "inverse_frequencies", "kernels", "lanes_for"]

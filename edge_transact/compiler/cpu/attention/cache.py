@@ -7,43 +7,32 @@ from tvm import tirx
 from tvm.script import tirx as T
 from tvm.tirx import Buffer, Expr
 
-from edge_transact.compiler.cpu.attention.heads import PAGE_SIZE, Attention
-from edge_transact.compiler.cpu.attention.parts import function, tensor
-from edge_transact.compiler.vector import cast, load, sin_cos, splat, store
+from edge_transact.compiler.cpu.attention.parts import PAGE_SIZE, Attention
+from edge_transact.compiler.lowering import PLAIN_LOOPS
+from edge_transact.compiler.vector import cast, kernel_body, load, sin_cos, splat, store, tensor
 
 
 def append(a: Attention) -> tirx.PrimFunc:
     """Copy keys and values ``[tokens, kv_heads, head_dim]`` to their positions in the pages; -1 is no position."""
-
-    def body() -> None:
+    with kernel_body(PLAIN_LOOPS, name="main") as ib:
         tokens, num_pages = T.int32(), T.int32()
-        pages_handle = T.arg("pages", T.handle())
-        pages = T.match_buffer(
-            pages_handle,
-            (num_pages, 2, a.num_key_value_heads, PAGE_SIZE, a.head_dim),
-            a.dtype,
-            elem_offset=T.int64(),
-        )
+        shape = (num_pages, 2, a.num_key_value_heads, PAGE_SIZE, a.head_dim)
+        pages = tensor("pages", shape, a.dtype, T.int64())
         sources = [tensor(name, (tokens, a.num_key_value_heads, a.head_dim), a.dtype) for name in ("k", "v")]
-        positions = tensor("position_map", (tokens,), "int32", offset=True)
+        positions = tensor("position_map", (tokens,), "int32", T.int32())
         with T.serial(0, tokens) as token:
             position = T.bind(positions[token])
             with T.If(position != -1), T.Then(), T.serial(0, a.num_key_value_heads) as head:
                 for kind, source in enumerate(sources):
                     for i in range(0, a.head_dim, a.lanes):
-                        store(
-                            pages,
-                            load(source, [token, head, i], a.lanes),
-                            [position // PAGE_SIZE, kind, head, position % PAGE_SIZE, i],
-                        )
-
-    return function(body)
+                        place = [position // PAGE_SIZE, kind, head, position % PAGE_SIZE, i]
+                        store(pages, load(source, [token, head, i], a.lanes), place)
+    return ib.get()
 
 
 def split_rotary(a: Attention, frequencies: np.ndarray) -> tirx.PrimFunc:
     """Split ``[tokens, heads, head_dim]`` into queries, keys and values, and apply RoPE to queries and keys."""
-
-    def body() -> None:
+    with kernel_body(PLAIN_LOOPS, name="main") as ib:
         tokens = T.int32()
         rotary = _Rotary(a, tokens, frequencies)
         # Waking the threads takes longer than one token.
@@ -52,8 +41,7 @@ def split_rotary(a: Attention, frequencies: np.ndarray) -> tirx.PrimFunc:
                 rotary.split_token(T.int32(0))
             with T.Else(), T.parallel(0, tokens) as token:
                 rotary.split_token(token)
-
-    return function(body)
+    return ib.get()
 
 
 class _Rotary:
@@ -63,7 +51,7 @@ class _Rotary:
         self.a, self.half = a, a.head_dim // 2
         heads = a.num_attention_heads + 2 * a.num_key_value_heads
         self.qkv = tensor("qkv", (tokens, heads, a.head_dim), a.dtype)
-        self.positions = tensor("position_map", (tokens,), "int32", offset=True)
+        self.positions = tensor("position_map", (tokens,), "int32", T.int32())
         self.q = tensor("q", (tokens, a.num_attention_heads, a.head_dim), a.dtype)
         self.k = tensor("k", (tokens, a.num_key_value_heads, a.head_dim), a.dtype)
         self.v = tensor("v", (tokens, a.num_key_value_heads, a.head_dim), a.dtype)
@@ -108,7 +96,7 @@ def merge(a: Attention) -> tirx.PrimFunc:
     """Merge attentions of the same queries to different keys into the first of the two, in place."""
     lanes = a.lanes
 
-    def body() -> None:
+    with kernel_body(PLAIN_LOOPS, name="main") as ib:
         rows, heads, d = T.int32(), T.int32(), T.int32()
         v = tensor("v", (rows, heads, d), a.dtype)
         s = tensor("s", (rows, heads), "float32")
@@ -124,5 +112,4 @@ def merge(a: Attention) -> tirx.PrimFunc:
                 ) * splat(other / total, lanes)
                 store(v, cast(a.dtype, merged), [row, head, i * lanes])
             T.buffer_store(s, maximum + T.log2(total), [row, head])
-
-    return function(body)
+    return ib.get()

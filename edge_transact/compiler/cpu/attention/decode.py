@@ -10,18 +10,29 @@ from tvm import tirx
 from tvm.script import tirx as T
 from tvm.tirx import Buffer, Expr
 
-from edge_transact.compiler.cpu.attention.heads import PAGE_SIZE, Attention
 from edge_transact.compiler.cpu.attention.parts import (
     MASKED,
+    PAGE_SIZE,
+    Attention,
     PagedCache,
-    function,
     outputs,
     scalars,
     softmax,
     store_output,
+)
+from edge_transact.compiler.lowering import PLAIN_LOOPS
+from edge_transact.compiler.vector import (
+    LINE_BYTES,
+    Index,
+    cast,
+    kernel_body,
+    load,
+    prefetch,
+    splat,
+    store,
+    sum_lanes,
     tensor,
 )
-from edge_transact.compiler.vector import LINE_BYTES, Index, cast, load, prefetch, splat, store, sum_lanes
 
 AHEAD_PAGES = 4
 """How many pages ahead decode prefetches keys, beyond a block's last page those of the next block."""
@@ -29,16 +40,14 @@ AHEAD_PAGES = 4
 
 def decode(a: Attention, threads: int) -> tirx.PrimFunc:
     """Attention of one query per sequence, ``[batch, heads, head_dim]``, to its pages; also log-sum-exps."""
-
-    def body() -> None:
+    with kernel_body(PLAIN_LOOPS, name="main") as ib:
         kernel = _Decode(a)
         # Heads that can't be divided evenly among the threads are divided along their keys.
         if kernel.blocks % threads == 0:
             kernel.attend_to_all_keys()
         else:
             kernel.attend_to_parts(threads)
-
-    return function(body)
+    return ib.get()
 
 
 class _Decode:
@@ -54,8 +63,8 @@ class _Decode:
         self.batch = T.int32()
         self.q = tensor("q", (self.batch, a.num_attention_heads, a.head_dim), a.dtype)
         self.cache = PagedCache(a, self.batch)
-        tensor("k_rope_pos_offset", (self.batch,), "int32", offset=True)
-        tensor("q_rope_position", (self.batch,), "int32", offset=True)
+        tensor("k_rope_pos_offset", (self.batch,), "int32", T.int32())
+        tensor("q_rope_position", (self.batch,), "int32", T.int32())
         self.output, self.lse = outputs(a, self.batch)
         *_, self.scale = scalars("rotary_mode", "rope_scale", "rope_theta", "sm_scale")
         self.blocks = a.num_attention_heads // a.together
@@ -149,7 +158,6 @@ class _Block:
         ]
 
     def score_keys(self) -> None:
-        """Compute the scores of all keys, page by page."""
         a = self.a
         with T.If(self.number == 0), T.Then(), T.serial(0, T.min(AHEAD_PAGES, self.pages)) as page:
             with T.serial(0, PAGE_SIZE) as key:
@@ -180,7 +188,6 @@ class _Block:
         return out
 
     def _weigh(self, out: Buffer, vectors: range) -> None:
-        """Add the products of some vectors of all values."""
         a = self.a
         with T.serial(0, self.pages) as page, T.serial(0, T.min(PAGE_SIZE, self.length - page * PAGE_SIZE)) as key:
             value = self._load(page, 1, key, vectors)

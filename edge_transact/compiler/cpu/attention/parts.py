@@ -3,37 +3,82 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from tvm import tirx
+import numpy as np
 from tvm.script import tirx as T
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx import Buffer, Expr, Var
-from tvm.tirx.script.builder import ir as builder
 
-from edge_transact.compiler.cpu.attention.heads import PAGE_SIZE, Attention
-from edge_transact.compiler.lowering import PLAIN_LOOPS
-from edge_transact.compiler.vector import Index, cast, exp, load, max_lanes, splat, store, sum_lanes
+from edge_transact.compiler.vector import Index, cast, exp, load, max_lanes, splat, store, sum_lanes, tensor
+from edge_transact.costs import PAGE_SIZE
+
+__all__ = ["PAGE_SIZE", "Attention", "inverse_frequencies", "lanes_for"]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The heads of one cache layer, the dtype of queries, cache and output, and the fp32 lanes of a vector."""
+
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    dtype: str
+    lanes: int
+
+    @property
+    def q_per_kv(self) -> int:
+        """Query heads per KV head."""
+        return self.num_attention_heads // self.num_key_value_heads
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of a head."""
+        return self.head_dim // self.lanes
+
+    @property
+    def together(self) -> int:
+        """Query heads of one KV head that decode computes together, converting each key to fp32 once."""
+        # With 512 bits, their outputs fill half of the 32 registers.
+        most = 16 if self.lanes == 16 else 48
+        fitting = [n for n in range(1, self.q_per_kv + 1) if self.q_per_kv % n == 0 and n * self.vectors <= most]
+        return max(fitting, default=1)
+
+    @property
+    def vectors_together(self) -> int:
+        """Vectors of a value that decode weighs in one pass over the keys, for sums that stay in registers.
+
+        AVX2 has 16 registers, AVX-512 and Arm have 32; the vectors and a numerator need some, too.
+        """
+        most = {16: 16, 8: 9, 4: 12}[self.lanes]
+        fitting = [n for n in range(1, self.vectors + 1) if self.vectors % n == 0 and n * self.together <= most]
+        return max(fitting, default=1)
+
+
+def lanes_for(head_dim: int, most: int) -> int | None:
+    """The most lanes, up to `most`, of vectors that come in pairs in a head; `None` if none do."""
+    return next((lanes for lanes in (16, 8, 4) if lanes <= most and head_dim % (2 * lanes) == 0), None)
+
+
+def inverse_frequencies(head_dim: int, theta: float, scaling: Mapping[str, Any]) -> np.ndarray:
+    """RoPE's inverse frequencies, float32 ``[head_dim / 2]``, with Llama 3's scaling if the configuration has it.
+
+    The formulas are those of transformers' ``modeling_rope_utils.py``.
+    """
+    frequencies = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    if scaling.get("rope_type") == "llama3":
+        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+        turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+        share = np.clip((turns - low) / (high - low), 0, 1)
+        frequencies = (1 - share) * frequencies / scaling["factor"] + share * frequencies
+    return frequencies.astype(np.float32)
+
 
 MASKED = -5e4
 """The score of a key that the query must not see, as in TVM's own kernels."""
 
 _INT32_SCALARS = ("causal", "rotary_mode")
-
-
-def function(body: Callable[[], None]) -> tirx.PrimFunc:
-    """What `body` emits, as a function."""
-    with IRBuilder() as ib, builder.prim_func(s_tir=True):
-        T.func_name("main")
-        T.func_attr(PLAIN_LOOPS)
-        body()
-    return ib.get()
-
-
-def tensor(name: str, shape: tuple[Index, ...], dtype: str, *, offset: bool = False) -> Buffer:
-    """A tensor argument; the cache's small index tensors are views with an offset."""
-    handle = T.arg(name, T.handle())
-    return T.match_buffer(handle, shape, dtype, elem_offset=T.int32() if offset else None)
 
 
 def scalars(*names: str) -> list[Var]:
@@ -55,9 +100,9 @@ class PagedCache:
     def __init__(self, a: Attention, batch: Expr) -> None:
         self.nnz, num_pages = T.int32(), T.int32()
         self.pages = tensor("pages", (num_pages, 2, a.num_key_value_heads, PAGE_SIZE, a.head_dim), a.dtype)
-        self.indptr = tensor("page_indptr", (batch + 1,), "int32", offset=True)
-        self.values = tensor("page_values", (self.nnz,), "int32", offset=True)
-        self.last_page = tensor("length_info", (batch,), "int32", offset=True)
+        self.indptr = tensor("page_indptr", (batch + 1,), "int32", T.int32())
+        self.values = tensor("page_values", (self.nnz,), "int32", T.int32())
+        self.last_page = tensor("length_info", (batch,), "int32", T.int32())
 
 
 def outputs(a: Attention, rows: Expr) -> tuple[Buffer, Buffer]:

@@ -10,18 +10,18 @@ from tvm import tirx
 from tvm.script import tirx as T
 from tvm.tirx import Buffer, Expr
 
-from edge_transact.compiler.cpu.attention.heads import PAGE_SIZE, Attention
 from edge_transact.compiler.cpu.attention.parts import (
     MASKED,
+    PAGE_SIZE,
+    Attention,
     PagedCache,
     denominator_inverse,
-    function,
     outputs,
     scalars,
     softmax,
-    tensor,
 )
-from edge_transact.compiler.vector import Index, cast, load, shuffle, splat, store
+from edge_transact.compiler.lowering import PLAIN_LOOPS
+from edge_transact.compiler.vector import Index, cast, kernel_body, load, shuffle, splat, store, tensor
 
 ALL_KEYS = 1 << 30
 """More keys than any sequence has."""
@@ -55,7 +55,6 @@ class _Prefill:
         self.causal, *_, self.scale = scalars("causal", "rotary_mode", "rope_scale", "rope_theta", "sm_scale")
 
     def attend(self, sequence: _Sequence) -> None:
-        """Emit the attention of one sequence's queries to its keys."""
         a, lanes = self.a, self.a.lanes
         offset = T.bind(sequence.keys - sequence.queries)
         blocks = T.bind((sequence.keys + 2 * lanes - 1) // (2 * lanes))
@@ -123,7 +122,6 @@ class _Tile:
         self.each = [(r, v) for r in range(TILE_QUERIES) for v in range(2)]
 
     def attend(self, tile: Expr, head: Expr) -> None:
-        """Attention of the tile's queries to all keys that they see."""
         lanes = self.a.lanes
         visible = T.bind(self.packed.visible(T.min((tile + 1) * TILE_QUERIES, self.sequence.queries)))
         self._load_queries(tile, head)
@@ -147,7 +145,6 @@ class _Tile:
                 T.buffer_store(self.query, cast("float32", self.of.q[row, head, i]) * self.factor, [i, r])
 
     def _multiply_keys(self, block: Expr) -> None:
-        """Accumulate the scores of a block of keys."""
         lanes, sums = self.a.lanes, self.score_sums
         self._clear(sums)
         with T.serial(0, self.a.head_dim) as i:
@@ -168,7 +165,6 @@ class _Tile:
             store(self.scores, score, [r, column])
 
     def _weigh_values(self, visible: Expr, pair: Expr) -> None:
-        """Accumulate the values, weighted, in two vectors of the head."""
         lanes, sums = self.a.lanes, self.value_sums
         self._clear(sums)
         with T.serial(0, visible) as key:
@@ -201,15 +197,14 @@ class _Tile:
 
 def prefill_ragged(a: Attention) -> tirx.PrimFunc:
     """Attention of ``[rows, heads, head_dim]`` to ``[rows, kv_heads, head_dim]`` of the same sequences."""
-
-    def body() -> None:
+    with kernel_body(PLAIN_LOOPS, name="main") as ib:
         batch, q_rows, kv_rows = T.int32(), T.int32(), T.int32()
         q = tensor("q", (q_rows, a.num_attention_heads, a.head_dim), a.dtype)
-        q_indptr = tensor("q_indptr", (batch + 1,), "int32", offset=True)
+        q_indptr = tensor("q_indptr", (batch + 1,), "int32", T.int32())
         kv = [tensor(name, (kv_rows, a.num_key_value_heads, a.head_dim), a.dtype) for name in ("k", "v")]
-        kv_indptr = tensor("kv_indptr", (batch + 1,), "int32", offset=True)
-        tensor("q_rope_position", (q_rows,), "int32", offset=True)
-        tensor("k_rope_pos_offset", (batch,), "int32", offset=True)
+        kv_indptr = tensor("kv_indptr", (batch + 1,), "int32", T.int32())
+        tensor("q_rope_position", (q_rows,), "int32", T.int32())
+        tensor("k_rope_pos_offset", (batch,), "int32", T.int32())
         kernel = _Prefill(a, q, q_rows)
         with T.serial(0, batch) as b:
             first, queries = T.bind(q_indptr[b]), T.bind(q_indptr[b + 1] - q_indptr[b])
@@ -219,20 +214,18 @@ def prefill_ragged(a: Attention) -> tirx.PrimFunc:
                 return load(kv[kind], [first_key + key, head, i], a.lanes)
 
             kernel.attend(_Sequence(first, queries, keys, read))
-
-    return function(body)
+    return ib.get()
 
 
 def prefill_paged(a: Attention) -> tirx.PrimFunc:
     """Attention of ``[rows, heads, head_dim]`` to the pages of their sequences."""
-
-    def body() -> None:
+    with kernel_body(PLAIN_LOOPS, name="main") as ib:
         batch, q_rows = T.int32(), T.int32()
         q = tensor("q", (q_rows, a.num_attention_heads, a.head_dim), a.dtype)
-        q_indptr = tensor("q_indptr", (batch + 1,), "int32", offset=True)
+        q_indptr = tensor("q_indptr", (batch + 1,), "int32", T.int32())
         cache = PagedCache(a, batch)
-        tensor("k_rope_pos_offset", (batch,), "int32", offset=True)
-        tensor("q_rope_position", (q_rows,), "int32", offset=True)
+        tensor("k_rope_pos_offset", (batch,), "int32", T.int32())
+        tensor("q_rope_position", (q_rows,), "int32", T.int32())
         kernel = _Prefill(a, q, q_rows)
         with T.serial(0, batch) as b:
             first, queries = T.bind(q_indptr[b]), T.bind(q_indptr[b + 1] - q_indptr[b])
@@ -244,5 +237,4 @@ def prefill_paged(a: Attention) -> tirx.PrimFunc:
                 return load(cache.pages, [page, kind, head, key % PAGE_SIZE, i], a.lanes)
 
             kernel.attend(_Sequence(first, queries, keys, read))
-
-    return function(body)
+    return ib.get()

@@ -12,9 +12,8 @@ from typing import ClassVar
 from tvm.script import tirx as T
 from tvm.tirx import Expr
 
-from edge_transact.compiler.cpu.buffers import MatmulBuffers
+from edge_transact.compiler.cpu.buffers import MatmulBuffers, for_each_group, inverse_rms
 from edge_transact.compiler.cpu.isa import InstructionSet
-from edge_transact.compiler.cpu.prologue import for_each_group, inverse_rms
 from edge_transact.compiler.epilogue import finish
 from edge_transact.compiler.vector import Index, exp, load, splat, store, sum_lanes
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP

@@ -99,7 +99,6 @@ class DecodeKN(DecodeColumns):
                         self.accumulate(thread, group, block, section, start, begins=block < first_begun)
 
     def _prefetch_first_of(self, strip: _Strip) -> None:
-        """Prefetch the thread's first weights of a strip."""
         ahead = T.bind(T.min(strip.first + self.blocks_ahead, strip.end))
         with strip.each_group(ahead) as (group, first, end), T.serial(first, end) as block:
             for section in range(self.matmul.sections):

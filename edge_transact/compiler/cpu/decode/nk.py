@@ -140,7 +140,6 @@ class _Columns:
             store(self.rest, load(self.rest, [section, 0], len(columns)) + sum_lanes([sums], groups), [section, 0])
 
     def sums(self, section: int) -> Expr:
-        """The sum of each column of a section."""
         sums = T.bind(load(self.vectors, [section, 0], self.isa.lanes))
         while lanes_of(sums) > self.of.columns:
             (sums,) = add_halves([sums], lanes_of(sums))

@@ -1,20 +1,15 @@
-"""The vector instructions of the CPU kernels: one class and one file per instruction set.
-
-To add one, write its file and add its class to `INSTRUCTION_SETS`.
-"""
+"""The vector instructions of the CPU kernels: a class for each instruction set, added to `INSTRUCTION_SETS`."""
 
 from __future__ import annotations
 
 from tvm.target import Target, codegen
 
 from edge_transact.compiler.cpu.isa.avx2 import Avx2
-from edge_transact.compiler.cpu.isa.avx512 import Avx512
-from edge_transact.compiler.cpu.isa.avx512vnni import Avx512Vnni
+from edge_transact.compiler.cpu.isa.avx512 import Avx512, Avx512Vnni
 from edge_transact.compiler.cpu.isa.avxvnni import AvxVnni
 from edge_transact.compiler.cpu.isa.base import InstructionSet
 from edge_transact.compiler.cpu.isa.fp32 import Fp32
-from edge_transact.compiler.cpu.isa.neondot import NeonDot
-from edge_transact.compiler.cpu.isa.neoni8mm import NeonI8mm
+from edge_transact.compiler.cpu.isa.neon import NeonDot, NeonI8mm
 from edge_transact.compiler.matmul import Rows
 
 __all__ = ["INSTRUCTION_SETS", "InstructionSet", "select"]

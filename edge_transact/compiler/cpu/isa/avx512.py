@@ -1,7 +1,10 @@
-"""AVX-512 without byte dot products.
+"""AVX-512, with and without dot products of bytes.
 
-The 16 values of a weight fit in one register of fp32, so one permute (vpermps) looks up 16 weights. It reads the low
-four bits of each index, so unpacking is a shift.
+Without them, the 16 values of a weight fit in one register of fp32, so one permute (vpermps) looks up 16 weights. It
+reads the low four bits of each index, so unpacking is a shift.
+
+With them, vpdpbusd multiplies four unsigned bytes (nibbles) by four signed ones (digits) in each of its 16 lanes and
+adds the products to an int32.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ from tvm.target import Target
 from tvm.tirx import Expr
 
 from edge_transact.compiler.cpu.isa.base import shift_right, take_from_words
-from edge_transact.compiler.cpu.isa.float_products import FloatProducts
+from edge_transact.compiler.cpu.isa.byte_products import X86Bytes
+from edge_transact.compiler.cpu.isa.fp32 import FloatProducts
 from edge_transact.compiler.matmul import Rows
 from edge_transact.quantization import ZERO_POINT
 
@@ -41,3 +45,29 @@ class Avx512(FloatProducts):
 
     def pack(self, x: Expr) -> list[list[Expr]]:
         return [[T.reinterpret("int32x4", take_from_words(x, step)) for step in range(self.steps)]]
+
+
+class Avx512Vnni(X86Bytes):
+    """Dot products of bytes by vpdpbusd.
+
+    `batch_vectors` and `batch_vectors_nk` are one or two: each loaded activation is used in a product with each.
+    """
+
+    name = "avx512vnni"
+    features = ("avx512vnni", *Avx512.features)
+    lanes = 16
+
+    def __init__(self, digits: int, batch_vectors: int = 2, batch_vectors_nk: int | None = None) -> None:
+        super().__init__(digits)
+        self.batch_vectors, self.batch_vectors_nk = batch_vectors, batch_vectors_nk
+
+    @classmethod
+    def for_target(cls, target: Target, digits: int, rows: Rows) -> Self:
+        mcpu = str(target.attrs["mcpu"])
+        # Ice Lake starts two products in a cycle, but loads one vector, so two vectors pay; Zen 4 starts one product.
+        # On Zen 5, one vector was measured to be faster with NK weights.
+        return cls(digits, 1 if mcpu == "znver4" else 2, 1 if mcpu == "znver5" else None)
+
+    def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
+        nibbles, digits = T.reinterpret("int8x64", weights), T.reinterpret("int8x64", activations)
+        return T.call_llvm_pure_intrin("int32x16", "llvm.x86.avx512.vpdpbusd.512", accumulator, nibbles, digits)

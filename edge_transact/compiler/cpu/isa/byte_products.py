@@ -1,4 +1,4 @@
-"""The base of instruction sets with dot products of bytes."""
+"""The bases of instruction sets with dot products of bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tvm.tirx import Expr
 from edge_transact.compiler.cpu.isa.base import InstructionSet, shift_right, sum_words
 from edge_transact.compiler.cpu.isa.quantizer import ActivationQuantizer
 from edge_transact.compiler.matmul import Rows
-from edge_transact.compiler.vector import lanes_of, splat
+from edge_transact.compiler.vector import add_neighbours, lanes_of, splat
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP, ZERO_POINT
 
 
@@ -61,3 +61,42 @@ class ByteProducts(InstructionSet):
     def _add_digit(self, total: Expr, products: Expr) -> Expr:
         """A digit's products added to `total`, that of the digits above it."""
         return self.quantizer.next_digit(total) + products
+
+
+class X86Bytes(ByteProducts):
+    """Dot products of bytes whose sums of a digit and a word fit in 16 bits."""
+
+    def multiply_words(self, first: Expr, second: Expr) -> Expr:
+        """Products of int16, added to their neighbours': int32."""
+        return multiply_words(first, second)
+
+    def narrow(self, first: Expr, second: Expr) -> Expr:
+        """int32 to int16: each four lanes of `first` and each four of `second`, in turn. Source: Intel's vpackssdw."""
+        lanes = lanes_of(first)
+        instruction = {8: "llvm.x86.avx2.packssdw", 16: "llvm.x86.avx512.packssdw.512"}[lanes]
+        return T.call_llvm_pure_intrin(f"int16x{2 * lanes}", instruction, first, second)
+
+    def sum_quads(self, columns: Sequence[Sequence[Expr]]) -> Expr:
+        first, second = (
+            T.bind(self.join_digits(*(T.bind(self.narrow(a, b)) for a, b in zip(*pair, strict=True))))
+            for pair in (columns[:2], columns[2:])
+        )
+        return add_neighbours(first, second)
+
+    def join_digits(self, highest: Expr, second: Expr, *others: Expr) -> Expr:
+        """The sums of all digits' products, int16, with neighbouring lanes added: int32."""
+        total = self.add_pairs(highest, 256) + self.add_pairs(second, 1)
+        for other in others:
+            total = self.quantizer.next_digit(total) + self.add_pairs(other, 1)
+        return total
+
+    def add_pairs(self, sums: Expr, factor: int) -> Expr:
+        """Neighbouring lanes of `sums`, int16, added and multiplied by `factor`: int32."""
+        return self.multiply_words(sums, splat(T.int16(factor), lanes_of(sums)))
+
+
+def multiply_words(first: Expr, second: Expr) -> Expr:
+    """vpmaddwd: products of int16, added to their neighbours': int32, half as many lanes."""
+    lanes = lanes_of(first)
+    instruction = {16: "llvm.x86.avx2.pmadd.wd", 32: "llvm.x86.avx512.pmaddw.d.512"}[lanes]
+    return T.call_llvm_pure_intrin(f"int32x{lanes // 2}", instruction, first, second)

@@ -1,22 +1,50 @@
-"""Plain TIR, for any LLVM target.
+"""fp32 products, and the plain TIR that computes them on any LLVM target.
 
-A nibble is converted to fp32 in place, that is, times a power of 16, and its activation is divided by the same power.
-Both are exact, and need a mask and a conversion per weight, but hardly any shifts.
+There, a nibble is converted to fp32 in place, that is, times a power of 16, and its activation is divided by the same
+power. Both are exact, and need a mask and a conversion per weight, but hardly any shifts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
 from tvm.script import tirx as T
 from tvm.target import Target
 from tvm.tirx import Expr
 
-from edge_transact.compiler.cpu.isa.base import shift_right, take_from_words
-from edge_transact.compiler.cpu.isa.float_products import FloatProducts
+from edge_transact.compiler.cpu.isa.base import InstructionSet, shift_right, sum_words, take_from_words
 from edge_transact.compiler.matmul import Rows
 from edge_transact.compiler.vector import cast, lanes_of, splat
-from edge_transact.quantization import WORDS_PER_GROUP, ZERO_POINT
+from edge_transact.quantization import VALUES_PER_WORD, WORDS_PER_GROUP, ZERO_POINT
+
+
+class FloatProducts(InstructionSet):
+    """One weight and one activation per lane, both fp32; eight steps per word."""
+
+    steps = VALUES_PER_WORD
+
+    def zero_point_correction(self, x: Expr) -> Expr:
+        return splat(T.float32(-ZERO_POINT), WORDS_PER_GROUP) * sum_words(x)
+
+    def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
+        dtype = f"float32x{lanes_of(accumulator)}"
+        return accumulator + T.reinterpret(dtype, weights) * T.reinterpret(dtype, activations)
+
+    def begin(self, start: Expr) -> list[Expr]:
+        # Two that take turns, so that products rarely wait for each other.
+        return [start, splat(T.float32(0), lanes_of(start))]
+
+    def add(self, accumulators: Sequence[Expr], weights: Expr, digits: Sequence[Expr], step: int) -> list[Expr]:
+        (activation,), turn = digits, step % 2
+        return [
+            self.multiply_add(each, weights, activation) if i == turn else each for i, each in enumerate(accumulators)
+        ]
+
+    def total(self, accumulators: Sequence[Expr]) -> Expr:
+        first, second = accumulators
+        return first + second
+
 
 PLACE_VALUES = (1, 16, 256, 4096) * 2
 """The factor of each nibble; the upper half is first shifted down by 16 bits."""

@@ -1,11 +1,12 @@
-"""Leaves out checks of arguments that can only be right."""
+"""Removes work that isn't needed: checks of arguments that can only be right, and reshapes of reshapes."""
 
 from __future__ import annotations
 
+import tvm_ffi
 from tvm import IRModule, relax
 
 from edge_transact.compiler.lowering import UNCHECKED
-from edge_transact.compiler.passes.calls import calls_of, relax_functions, weights_of
+from edge_transact.compiler.passes.calls import calls_of, is_call_of, relax_functions, weights_of
 
 DECODE = ("decode", "batch_decode")
 """The functions that only run after prefill has run with the same weights."""
@@ -29,3 +30,26 @@ def omit_checks(mod: IRModule) -> IRModule:
     for kernel in called - checks:
         mod[kernel] = mod[kernel].with_attr(UNCHECKED, True)
     return mod
+
+
+def join_reshapes(mod: IRModule) -> IRModule:
+    """Join reshapes of reshapes, as of the definition and then of TVM's KV cache, and remove those that keep the shape.
+
+    TVM turns a single reshape into a view, but fuses two into a kernel that copies.
+    """
+    for var, function in relax_functions(mod):
+        mod[var] = _Joiner(mod).visit_expr(function)
+    return relax.transform.DeadCodeElimination()(mod)
+
+
+@relax.expr_functor.mutator
+class _Joiner(relax.PyExprMutator):
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        call = super().visit_call_(call)
+        if not is_call_of(call, "relax.reshape"):
+            return call
+        inner = self.lookup_binding(call.args[0]) if isinstance(call.args[0], relax.Var) else call.args[0]
+        source = inner.args[0] if is_call_of(inner, "relax.reshape") else call.args[0]
+        if tvm_ffi.structural_equal(source.ty.shape, call.args[1]):
+            return source
+        return relax.op.reshape(source, call.args[1])

@@ -1,10 +1,12 @@
-"""NEON with products of matrices of bytes (ARMv8.6, or ARMv8.2 with i8mm), for prefill.
+"""NEON with dot products of bytes (ARMv8.2 with dotprod), and with products of matrices of bytes (i8mm) for prefill.
 
-smmla multiplies two rows of eight signed bytes (digits) by two columns of eight others (nibbles, which are positive)
-and adds the 32 products to a block of two by two int32: twice the work of sdot. A panel has the eight nibbles of a word
-side by side, and packed activations have eight digits of one row, and then of the other.
+sdot multiplies four signed bytes (nibbles, which are positive) by four others (digits) in each of its four lanes and
+adds the products to an int32.
 
-Decode multiplies one row, for which half of each block would be empty: it keeps sdot.
+smmla multiplies two rows of eight signed bytes (digits) by two columns of eight others (nibbles) and adds the products
+to a block of two by two int32: twice the work of sdot. A panel has the eight nibbles of a word side by side, and packed
+activations have eight digits of one row, and then of the other. Decode multiplies one row, for which half of each block
+would be empty: it keeps sdot.
 
 Source: Arm Architecture Reference Manual, SMMLA (vector).
 """
@@ -12,13 +14,13 @@ Source: Arm Architecture Reference Manual, SMMLA (vector).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 from tvm.script import tirx as T
 from tvm.target import Target
 from tvm.tirx import Expr
 
-from edge_transact.compiler.cpu.isa.neondot import NeonDot
+from edge_transact.compiler.cpu.isa.byte_products import ByteProducts
 from edge_transact.compiler.matmul import Rows
 from edge_transact.compiler.vector import shuffle
 from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD
@@ -29,6 +31,21 @@ AT_HWCAP2 = 26
 
 HWCAP2_I8MM = 1 << 13
 """The bit of i8mm in its result. Source: Linux, ``arch/arm64/include/uapi/asm/hwcap.h``."""
+
+
+class NeonDot(ByteProducts):
+    """Dot products of bytes by sdot."""
+
+    name = "neondot"
+    features: ClassVar[tuple[str, ...]] = ("dotprod",)
+    lanes = 4
+    batch_vectors = 2
+    # Not measured on a phone yet.
+    prefetches_far = False
+
+    def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
+        nibbles, digits = T.reinterpret("int8x16", weights), T.reinterpret("int8x16", activations)
+        return T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", accumulator, nibbles, digits)
 
 
 class NeonI8mm(NeonDot):
