@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
     from edge_transact.compiler.lowering import Lowered
 
-KERNELS_STEP = "compile kernels"
-"""The description of the bar while a host library's kernels are compiled."""
-
 TOP_PROBS = 5
 """How many of the likeliest tokens' probabilities the engine can ask for per sample."""
 
@@ -163,7 +160,7 @@ def _compile(
             made[name] = mod
         # A dump shows the kernels' code, and a system library's symbols begin with its own name.
         if target.device == "llvm" and not target.is_system_lib and dump is None:
-            mod = compile_kernels(mod, tvm_target, KERNELS_STEP)
+            mod = compile_kernels(mod, tvm_target)
         return mod
 
     lowered = Lowered()
