@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from edge_transact.compiler.lowering import Lowered
 
+KERNELS_STEP = "compile kernels"
+"""The step in which a host library's kernels are compiled, as `build --dry-run` lists it."""
+
 TOP_PROBS = 5
 """How many of the likeliest tokens' probabilities the engine can ask for per sample."""
 
@@ -160,7 +163,7 @@ def _compile(
             made[name] = mod
         # A dump shows the kernels' code, and a system library's symbols begin with its own name.
         if target.device == "llvm" and not target.is_system_lib and dump is None:
-            mod = compile_kernels(mod, tvm_target)
+            mod = compile_kernels(mod, tvm_target, KERNELS_STEP)
         return mod
 
     lowered = Lowered()
