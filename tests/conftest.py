@@ -1,7 +1,5 @@
 """Shared by all tests: their order, one cache, and no silent skips where everything must run."""
 
-from __future__ import annotations
-
 import gc
 import inspect
 import os

@@ -1,7 +1,5 @@
 """What the demo says at its end. The demo itself runs in ``make demo``."""
 
-from __future__ import annotations
-
 from rich.console import Console
 
 from edge_transact import demo

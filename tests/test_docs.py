@@ -1,7 +1,5 @@
 """Every example in the documentation and in the help is a command that exists, and what pages point to is there."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from xml.etree import ElementTree

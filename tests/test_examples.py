@@ -9,8 +9,6 @@ a phone are in ``tests/bench/test_phone_examples.py``, those that install weight
 tests of that. ``--engine mlc`` needs a checkout.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """Generated parts of pages say what the code says."""
 
-from __future__ import annotations
-
 import re
 from xml.etree import ElementTree
 

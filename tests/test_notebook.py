@@ -1,7 +1,5 @@
 """The notebook of ``examples/`` runs from its first cell to its last, shows what it says, and was kept as it ran."""
 
-from __future__ import annotations
-
 import nbformat
 import pytest
 

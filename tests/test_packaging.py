@@ -1,7 +1,5 @@
 """Wheel and sdist: what is in them, and that the wheel alone works."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

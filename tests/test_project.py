@@ -1,7 +1,5 @@
 """edge-transact.toml: written, validated to the line, changed with its comments kept, overridden by options."""
 
-from __future__ import annotations
-
 import json
 import re
 import tomllib

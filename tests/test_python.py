@@ -3,8 +3,6 @@
 The examples of docs/api.md run in ``test_examples.py``, those of the notebook in ``test_notebook.py``.
 """
 
-from __future__ import annotations
-
 import ast
 import inspect
 import subprocess

@@ -1,7 +1,5 @@
 """Rules for the tests themselves: where helpers are, how they are imported, and that an assertion can fail."""
 
-from __future__ import annotations
-
 import ast
 from collections import Counter
 from collections.abc import Iterator

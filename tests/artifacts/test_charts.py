@@ -1,7 +1,5 @@
 """Charts: round numbers along axes, words for what they show, and SVG that any reader parses."""
 
-from __future__ import annotations
-
 from xml.etree import ElementTree
 
 from hypothesis import given

@@ -1,7 +1,5 @@
 """Output directories: complete or absent, whatever ends the run that writes them."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

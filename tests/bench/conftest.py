@@ -1,7 +1,5 @@
 """Fixtures of the bench's tests: stand-in phones, a private adb server, the runner, and a built DIST."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import threading

@@ -3,8 +3,6 @@
 Part of ``make soak``, because compiling TVM's runtime takes minutes. TVM_SOURCE_DIR names a checkout with submodules.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Arguments reach the phone's shell as data."""
 
-from __future__ import annotations
-
 import threading
 
 import pytest

@@ -1,7 +1,5 @@
 """The runner: compiled for a phone as far as clang and lld can without an NDK; its command line, lines and errors."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

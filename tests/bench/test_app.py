@@ -1,7 +1,5 @@
 """Runs in an app: a stand-in whose benchmark activity is a script around the real runner."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import textwrap

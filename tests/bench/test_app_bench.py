@@ -1,7 +1,5 @@
 """``bench --app`` with an app's own Java: on the stand-in phone, started by `am`, with real tokens."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

@@ -1,7 +1,5 @@
 """Benches of several prompts that are answered together."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

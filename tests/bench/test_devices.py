@@ -1,7 +1,5 @@
 """What is refused before anything is pushed, and how a phone's sensors are read."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """Faults between a computer and a phone, provoked: no finished repetition is lost, and nothing hangs."""
 
-from __future__ import annotations
-
 import _thread
 import contextlib
 import os

@@ -1,7 +1,5 @@
 """`install`: what reaches a phone is complete, right and sent once, whatever happens on the way."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

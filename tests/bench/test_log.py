@@ -1,7 +1,5 @@
 """The log of a bench takes what comes: foreign and damaged lines, other versions, and other processes."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

@@ -1,7 +1,5 @@
 """What a bench says is true in spite of noise: simulated, with known durations, noise, drift and faults."""
 
-from __future__ import annotations
-
 import json
 import math
 import random

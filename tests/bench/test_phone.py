@@ -1,7 +1,5 @@
 """The complete bench on the stand-in phone: what a user with a phone sees."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

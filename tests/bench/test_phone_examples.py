@@ -1,7 +1,5 @@
 """Runs the examples of pages and help texts that measure phones, unchanged, on the stand-in phone."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

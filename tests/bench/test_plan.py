@@ -1,7 +1,5 @@
 """The order of visits, and how lengths and cores are parsed."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The report of a bench; ``tests/pages`` shows it in a browser."""
 
-from __future__ import annotations
-
 import json
 from functools import partial
 from xml.etree import ElementTree

@@ -1,7 +1,5 @@
 """Results, their exports, the log and comparisons."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

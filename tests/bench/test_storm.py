@@ -3,8 +3,6 @@
 As a test, this is one short plan. ``make soak`` runs new plans for EDGE_SOAK_MINUTES; EDGE_SOAK_SEED is the first seed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import random

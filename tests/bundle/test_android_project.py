@@ -1,7 +1,5 @@
 """The Android project that `bundle` writes: what can be known of it without an SDK, Gradle and a phone."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

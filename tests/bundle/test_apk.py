@@ -1,7 +1,5 @@
 """`doctor APK`: what would keep an app from running is found, in real zip files with real ELF libraries."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import zipfile

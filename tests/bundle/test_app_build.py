@@ -1,7 +1,5 @@
 """`bundle --build`: which steps run, what they are told, and where a second call goes on. Programs are scripts here."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """A benchmark run as an app makes it, and its JSON, which is one schema for `bench` and for the app."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path

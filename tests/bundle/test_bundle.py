@@ -1,7 +1,5 @@
 """`bundle`: a project that is complete or absent, whose libraries MLC's packaging takes as they are."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

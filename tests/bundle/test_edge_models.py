@@ -1,7 +1,5 @@
 """``models.json`` as the app reads it, and the library that it chooses."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pytest

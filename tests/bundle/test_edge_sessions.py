@@ -1,7 +1,5 @@
 """An app's conversations, on the JVM: the core of the edge module, with real tokens of a tiny model."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import threading

@@ -1,7 +1,5 @@
 """An app's weights on the phone: copied out of it or installed, verified, and what can go wrong."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

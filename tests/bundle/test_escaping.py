@@ -1,7 +1,5 @@
 """What users name freely reaches Gradle, Android's resources and paths as data."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

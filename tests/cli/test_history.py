@@ -1,7 +1,5 @@
 """What steps took, from one run to the next: never an error, never without bounds, and only what was a whole run."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

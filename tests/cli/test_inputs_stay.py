@@ -1,7 +1,5 @@
 """What a command reads is there afterwards, whatever it is told to write."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Work is never thrown away: the same command goes on where it was interrupted, and says so."""
 
-from __future__ import annotations
-
 import json
 import os
 import pty

@@ -1,7 +1,5 @@
 """The command on a page gives the options of the run again."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`doctor`: what it finds, what it calls missing, which jobs that leaves possible. Other programs are scripts here."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

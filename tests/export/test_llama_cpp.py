@@ -1,7 +1,5 @@
 """Exported files in the real llama.cpp: the logits and tokens of transformers and of our host library."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import gguf

@@ -1,7 +1,5 @@
 """Models from a hub, and to one: the real command line against a hub on loopback."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

@@ -4,8 +4,6 @@ They are read from the C++ of MLC_LLM_SOURCE_DIR: each ``json::Lookup`` of a fun
 one that writes.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Report pages in a real browser: on a phone, a laptop and a wide screen, in the dark and on paper."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

@@ -4,8 +4,6 @@ The npm package ``@nativescript/types-android`` describes the public classes of 
 TypeScript: members with ``@since`` and ``@deprecated``, interfaces and constants. Numbers are all of one type there.
 """
 
-from __future__ import annotations
-
 import re
 import subprocess
 from dataclasses import dataclass, field

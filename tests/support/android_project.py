@@ -1,7 +1,5 @@
 """The templates of Android projects, rendered and compiled without an SDK."""
 
-from __future__ import annotations
-
 import importlib.util
 import subprocess
 from collections.abc import Iterable, Sequence

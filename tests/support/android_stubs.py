@@ -13,8 +13,6 @@ What neither of the two knows:
 - Which interfaces a class needs for a conversion: only abstract classes implement theirs.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import keyword
 import re

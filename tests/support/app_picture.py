@@ -5,8 +5,6 @@ draws: sizes, colours, strings, shapes and icons are the app's, and the rules of
 Debian's chromium and fonts-roboto-unhinted, Android's font.
 """
 
-from __future__ import annotations
-
 import html
 import subprocess
 import sys

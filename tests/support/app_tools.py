@@ -4,8 +4,6 @@ The checkout's ``mlc_llm package`` does what MLC-LLM 79d603f0 does after its che
 ``prepare_libs.py`` with a new interpreter, which calls rustup and CMake in ``build/`` and leaves the engine there.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path

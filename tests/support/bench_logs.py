@@ -1,7 +1,5 @@
 """Records as a bench writes them, for tests of what is made from them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What tests of bench runs share: short conditions, DISTs under difficult names, and a device of known noise."""
 
-from __future__ import annotations
-
 import json
 import math
 import random

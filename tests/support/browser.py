@@ -1,7 +1,5 @@
 """The system's Chromium without a display, and what is asked of pages in it."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """A tiny model whose tokens are bytes of a prompt and, in answers, often halves of characters."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Heads as the KV cache takes them, in numpy."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from edge_transact.compiler.matmul import CacheHeads

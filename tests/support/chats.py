@@ -1,7 +1,5 @@
 """A small DIST that chats, and the real chat on a pseudo terminal."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """What compiled Java calls, as javap shows it."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from collections.abc import Iterator, Sequence

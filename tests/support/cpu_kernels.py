@@ -1,7 +1,5 @@
 """Shared by the tests of the CPU kernels: instruction sets that run on every machine, and compiled kernels."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Small DISTs without a model in them: real archives for phones, files of the right names, and their manifest."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import tarfile

@@ -1,7 +1,5 @@
 """What ``build_library(dump=...)`` writes: each phase's module, the bytecode and the generated code."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 PHASES = ["definition", "attached", "fused", "legalized", "scheduled", "planned", "lowered"]

@@ -1,7 +1,5 @@
 """Kernels for aarch64, executed in qemu: linked to a small program without TVM's runtime."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The examples of help and pages: found, and run as a shell would, on small inputs where they name a user's own."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import shutil

@@ -1,7 +1,5 @@
 """GGUF files of small models."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Kernels for phones' GPUs, compiled alone for this computer's OpenCL device."""
 
-from __future__ import annotations
-
 import numpy as np
 import tvm
 from tvm import tirx

@@ -1,7 +1,5 @@
 """MLC's 4-bit grid in numpy."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -4,8 +4,6 @@ It keeps repositories in memory, gates them, and knows two tokens. Files named `
 files (LFS), others inside the commit, as on the real hub.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

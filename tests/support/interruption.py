@@ -1,7 +1,5 @@
 """Runs that end in the middle of their writes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 

@@ -4,8 +4,6 @@ A run has its own adb server port, its own directory for temporary files, and a 
 processes. So what it leaves can be found, and other programs on the machine are not disturbed.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess

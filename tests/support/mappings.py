@@ -1,7 +1,5 @@
 """What Linux says of this process's memory."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

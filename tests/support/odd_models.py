@@ -1,7 +1,5 @@
 """LLaMAs whose layers all differ, with biases: as a checkpoint, a definition and shards to build libraries from."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Weights packed with every code and with scales of both signs, as MLC's own rounding never packs them."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Report pages of models that nobody measured, from one layer to the 126 of Llama 3.1 405B."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

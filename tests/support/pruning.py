@@ -1,7 +1,5 @@
 """Helpers for tests of pruning: a calibration text, the command, and a checkpoint's digest."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

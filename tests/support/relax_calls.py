@@ -1,7 +1,5 @@
 """What a relax function calls."""
 
-from __future__ import annotations
-
 import tvm
 from tvm import relax
 

@@ -1,7 +1,5 @@
 """Small tokenizers of the kinds that LLaMAs have."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@
 ``python -m tests.support.transformers_suite`` runs LLaMA and all variants, with all of their classes.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tarfile

@@ -5,8 +5,6 @@ returns, ``{"responses": "[...]"}`` for each callback, and ``{"died": reason}``.
 a new engine. ``JSON_FFI_LOG`` names a file to which calls are appended, ``JSON_FFI_PACE`` the engine's pace.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """The fields of MLC's JSON FFI protocol, as ``tests.mlc.record_json_ffi`` found them in its C++."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The prompt of a request: what `CreatePrompt` of MLC's ``cpp/json_ffi/conv_template.cc`` makes of text messages."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a stand-in phone registers outside its own processes, and whether any of it was left behind."""
 
-from __future__ import annotations
-
 import fcntl
 import subprocess
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A running stand-in phone, and the adb server that talks to it."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

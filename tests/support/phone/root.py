@@ -4,8 +4,6 @@ Its shell, its tools and adbd are this machine's own kind of binaries, and so ru
 runner needs are arm64's, because only the runner and the models' libraries are emulated.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

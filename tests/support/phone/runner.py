@@ -1,7 +1,5 @@
 """Builds the runner for the stand-in phone: android_bench/, cross-compiled against the aarch64 wheels' libraries."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import os

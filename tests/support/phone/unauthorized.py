@@ -1,7 +1,5 @@
 """A device that never accepts adb: it answers every CNXN with AUTH, as a phone does until its owner agrees."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket
