@@ -123,7 +123,7 @@ class Chart:
         for left, bottom, right, top in boxes:
             if bottom != top:
                 (x, y), (x_end, y_end) = self._at(left, bottom), self._at(right, top)
-                parts.append(f"M{_n(x)} {_n(y)}V{_n(y_end)}H{_n(x_end)}V{_n(y)}z")
+                parts.append(f"M{_n(x)} {_n(y)}V{_n(y_end)}h{_n(x_end - x)}V{_n(y)}z")
         self._marks.append(f'<path class="f c{colour}" d="{"".join(parts)}"/>')
 
     def strokes(self, kind: str, lines: Iterable[Points]) -> None:
@@ -160,7 +160,7 @@ class Chart:
 
     def _text(self, x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> None:
         if text:
-            attributes = f' class="{kind}" text-anchor="{anchor}"'
+            attributes = f' class="{kind}"' * bool(kind) + f' text-anchor="{anchor}"' * (anchor != "start")
             self._marks.append(f'<text x="{_n(x)}" y="{_n(y)}"{attributes}>{escape(text)}</text>')
 
     def _at(self, x: float, y: float) -> tuple[float, float]:
