@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.artifacts.summary import Summarized, Summary
-from edge_transact.bench.analysis.export import FORMATS, NARROW, main_columns, write_sqlite
+from edge_transact.bench.analysis.export import FORMATS, NARROW, columns, write_sqlite
 from edge_transact.bench.analysis.precision import known_to
 from edge_transact.bench.analysis.results import make_results
 from edge_transact.bench.drivers.base import Driver
@@ -46,9 +46,9 @@ class BenchOutcome(Summarized):
 
     def summary(self) -> Summary:
         """The most important columns of the results."""
-        columns = {name: cells for name, cells in main_columns(self.results).items() if name in NARROW}
+        cells = columns(self.results, NARROW)
         failed = {"failed": "; ".join(self.failures)} if self.failures else {}
-        return Summary(str(self.log), failed, list(columns), list(zip(*columns.values(), strict=True)))
+        return Summary(str(self.log), failed, list(cells), list(zip(*cells.values(), strict=True)))
 
     def require(self) -> None:
         """Raise an `EdgeTransactError` if something could not be measured."""

@@ -135,16 +135,16 @@ def _print(results: Sequence[Result]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from edge_transact.bench.analysis.export import NARROW, main_columns, notes, sentence
+    from edge_transact.bench.analysis.export import NARROW, columns, notes, sentence
     from edge_transact.bench.records.plan import lengths_of
 
     console = Console(highlight=False, markup=False, emoji=False)
     devices = {result["device"] for result in results}
     threads = ", ".join(str(each) for each in sorted({result["n_threads"] or 0 for result in results}) if each)
     title = None if len(devices) > 1 else "".join(devices) + (f"; threads: {threads}" if threads else "")
-    columns = {name: cells for name, cells in main_columns(results).items() if name in NARROW}
-    table = Table(*columns, title=title)
-    for row in zip(*columns.values(), strict=True):
+    cells = columns(results, NARROW)
+    table = Table(*cells, title=title)
+    for row in zip(*cells.values(), strict=True):
         table.add_row(*row)
     console.print(table)
     for result in results:

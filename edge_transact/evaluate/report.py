@@ -95,14 +95,6 @@ def _charts(results: Sequence[Evaluation]) -> Iterator[Section]:
         )
     if tasks:
         yield Section("tasks", "Tasks", tasks, text="Whiskers are one standard error to both sides.")
-    kinds = [metric for metric in first["tasks"].get(BASICS, {}) if "," in metric]
-    if kinds:
-        charts = [
-            _bars(metric.partition(",")[2], results, [each["tasks"][BASICS][metric] for each in results])
-            for metric in kinds
-        ]
-        text = "The share of short questions with a right answer, by kind of question."
-        yield Section("basics", "Answers to short questions", charts, text=text, folded=True)
 
 
 def _bars(

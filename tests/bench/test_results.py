@@ -96,7 +96,7 @@ def test_devices_of_one_name_are_told_apart():
     assert alone["device"] == "Phone"
 
 
-def test_unknown_values_are_null_and_doubts_are_noted():
+def test_unknown_values_are_null_and_warnings_are_noted():
     unknown = repetition(
         thermal_status=None, temp_start_c=None, temp_peak_c=None, peak_rss_mib=None, bandwidth_gb_s=None
     )
@@ -138,7 +138,7 @@ def test_exports_hold_the_same(tmp_path):
         rows = database.execute("SELECT model, e2e_s, samples_ns FROM results").fetchall()
     assert rows == [(results[0]["model"], 1.5, "[1000000000, 2000000000]")] * 2
     table = to_text(results, "md").splitlines()
-    assert {line.replace("\\|", "").count("|") for line in table} == {18} and len(table) == 3
+    assert {line.replace("\\|", "").count("|") for line in table} == {19} and len(table) == 3
     (tmp_path / "other").write_text("text")
     with pytest.raises(UsageError):
         write_sqlite(results, tmp_path / "other")

@@ -6,12 +6,12 @@ import csv
 import io
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from edge_transact.artifacts.charts import number
-from edge_transact.bench.analysis.intervals import NO_DIFFERENCE, ratio_in_words
+from edge_transact.bench.analysis.intervals import ratio_in_words
 from edge_transact.bench.records.plan import lengths_of
 from edge_transact.bench.records.results import Result
 from edge_transact.errors import UsageError
@@ -71,86 +71,70 @@ def _cells(result: Result) -> dict[str, object]:
     return {name: json.dumps(value) if isinstance(value, list | dict) else value for name, value in result.items()}
 
 
-COLUMNS = (
-    "model", "size", "params", "device", "backend", "threads", "test", "ttft s", "prefill tok/s", "decode tok/s",
-    "e2e s", "times as fast", "load s", "rss MiB", "kv MiB", "temp C", "notes",
-)  # fmt: skip
+def _spread(result: Result, name: str) -> str:
+    return plus_minus(result[f"{name}_low"], result[f"{name}_high"])  # type: ignore[literal-required]
 
 
-def _markdown(results: Sequence[Result]) -> str:
-    rows = [list(COLUMNS), ["---"] * 6 + ["---:"] * 10 + ["---"]]
-    rows += [table_row(result) for result in results]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
-
-
-def table_row(result: Result) -> list[str]:
-    """A result as the cells of `COLUMNS`."""
-    start_c, peak_c = result["temp_start_c"], result["temp_peak_c"]
-    return [
-        " ".join(f"{result['model']} {result['quantization']}".split()),
-        f"{result['weights_mib']:.1f} MiB",
-        f"{result['model_n_params'] / 1e6:.1f} M",
-        result["device"],
-        result["target"],
-        _number(result["n_threads"], 0),
-        result["test"],
-        f"{result['ttft_s']:.3f}" + plus_minus(result["ttft_s_low"], result["ttft_s_high"]),
-        _number(result["prefill_tok_s"], 2) + plus_minus(result["prefill_s_low"], result["prefill_s_high"]),
-        _number(result["decode_tok_s"], 2) + plus_minus(result["decode_s_low"], result["decode_s_high"]),
-        f"{result['e2e_s']:.3f}" + plus_minus(result["e2e_s_low"], result["e2e_s_high"]),
-        times_as_fast(result),
-        _number(result["load_s"], 2),
-        _number(result["peak_rss_mib"], 0),
-        _number(result["kv_mib"], 1),
-        "-" if start_c is None or peak_c is None else f"{start_c:.0f} to {peak_c:.0f}",
-        "; ".join(notes(result)),
-    ]
-
-
-NARROW = ("model", "device", "target", "tokens", "first token", "prefill tok/s", "decode tok/s", "memory")
-"""Columns of `main_columns` that fit a terminal."""
-
-
-def main_columns(results: Sequence[Result]) -> dict[str, list[str]]:
-    """The figures that people look for, for terminals, notebooks and pages: a cell for each result, by column."""
-
-    def spread(result: Result, name: str) -> str:
-        return plus_minus(result[f"{name}_low"], result[f"{name}_high"])  # type: ignore[literal-required]
-
-    columns: dict[str, Callable[[Result], str]] = {
-        "model": lambda each: each["model"],
-        "device": lambda each: each["device"],
-        "target": lambda each: each["target"],
-        "tokens": lambda each: str(lengths_of(each)),
-        "size": lambda each: megabytes(each["model_size"]),
-        "first token": lambda each: _time(each["ttft_s"]) + spread(each, "ttft_s"),
-        "prefill tok/s": lambda each: _speed(each["prefill_tok_s"]) + spread(each, "prefill_s"),
-        "decode tok/s": lambda each: _speed(each["decode_tok_s"]) + spread(each, "decode_s"),
-        "whole": lambda each: _time(each["e2e_s"]) + spread(each, "e2e_s"),
-        "memory": lambda each: megabytes(each["peak_rss_mib"] * 2**20) if each["peak_rss_mib"] else "-",
-        "against the first": lambda each: "-" if each["e2e_speedup"] is None else speedup_in_words(each),
-    }
-    cells = {name: [cell(each) for each in results] for name, cell in columns.items()}
-    needless = {name for name in ("device", "target") if len(set(cells[name])) == 1}
-    needless |= {"against the first"} if set(cells["against the first"]) == {"-"} else set()
-    return {name: column for name, column in cells.items() if name not in needless}
-
-
-def _time(seconds: float) -> str:
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
     return f"{number(1000 * seconds)} ms" if seconds < 0.1 else f"{number(seconds)} s"
 
 
-def _speed(tok_s: float | None) -> str:
-    return "-" if tok_s is None else number(tok_s)
+def _number(value: float | None) -> str:
+    return "-" if value is None else number(value)
 
 
-def times_as_fast(result: Result) -> str:
-    """The ratio to the first model in a few words; ``-`` if there is none."""
-    ratio, low, high = result["e2e_speedup"], result["e2e_speedup_low"], result["e2e_speedup_high"]
-    if ratio is None:
-        return "-"
-    interval = "" if low is None else f" ({low:.2f} to {high:.2f})"
-    return f"{ratio:.2f}{interval}" + (f", {NO_DIFFERENCE}" if result["verdict"] == "noise" else "")
+def _mib(value: float | None) -> str:
+    return "-" if value is None else megabytes(value * 2**20)
+
+
+def _temperatures(result: Result) -> str:
+    start_c, peak_c = result["temp_start_c"], result["temp_peak_c"]
+    return "-" if start_c is None or peak_c is None else f"{start_c:.0f} to {peak_c:.0f}"
+
+
+COLUMNS: Mapping[str, Callable[[Result], str]] = {
+    "model": lambda each: " ".join(f"{each['model']} {each['quantization']}".split()),
+    "device": lambda each: each["device"],
+    "backend": lambda each: each["target"],
+    "tokens": lambda each: str(lengths_of(each)),
+    "size": lambda each: megabytes(each["model_size"]),
+    "first token": lambda each: _time(each["ttft_s"]) + _spread(each, "ttft_s"),
+    "prefill tok/s": lambda each: _number(each["prefill_tok_s"]) + _spread(each, "prefill_s"),
+    "decode tok/s": lambda each: _number(each["decode_tok_s"]) + _spread(each, "decode_s"),
+    "whole": lambda each: _time(each["e2e_s"]) + _spread(each, "e2e_s"),
+    "memory": lambda each: _mib(each["peak_rss_mib"]),
+    "against the first": lambda each: "-" if each["e2e_speedup"] is None else speedup_in_words(each),
+    "parameters": lambda each: f"{each['model_n_params'] / 1e6:.1f} M",
+    "threads": lambda each: _number(each["n_threads"]),
+    "test": lambda each: each["test"],
+    "load": lambda each: _time(each["load_s"]),
+    "KV cache": lambda each: _mib(each["kv_mib"]),
+    "temp C": _temperatures,
+    "notes": lambda each: "; ".join(notes(each)),
+}
+"""The columns of the Markdown table, and the text of a result's cell."""
+
+RESULTS = tuple(COLUMNS)[:11]
+"""The columns that people look for."""
+
+NARROW = tuple(name for name in RESULTS if name not in ("size", "whole", "against the first"))
+"""Those that fit a terminal."""
+
+CONDITIONS = ("model", *tuple(COLUMNS)[11:])
+
+
+def columns(results: Sequence[Result], names: Sequence[str]) -> dict[str, list[str]]:
+    """A cell for each result, by column, without the devices and backends that all results share and empty columns."""
+    cells = {name: [COLUMNS[name](result) for result in results] for name in names}
+    alike = {name for name in ("device", "backend") if len(set(cells.get(name, ()))) == 1}
+    return {name: of_name for name, of_name in cells.items() if name not in alike and set(of_name) not in ({"-"}, {""})}
+
+
+def _markdown(results: Sequence[Result]) -> str:
+    rows = [list(COLUMNS), ["---"] * len(COLUMNS), *([cell(each) for cell in COLUMNS.values()] for each in results)]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
 
 
 def sentence(result: Result) -> str | None:
@@ -185,7 +169,3 @@ def notes(result: Result) -> list[str]:
 def plus_minus(low: float | None, high: float | None) -> str:
     """Half the width of an interval, relative to its middle; nothing if there is no interval."""
     return "" if low is None or high is None or high <= 0 else f" ±{100 * (high - low) / (high + low):.1f}%"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

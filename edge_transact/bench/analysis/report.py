@@ -10,7 +10,7 @@ from edge_transact.artifacts.outputs import new_directory
 from edge_transact.artifacts.report import Origin, Report, Section, change
 from edge_transact.bench.analysis import figures
 from edge_transact.bench.analysis.compare import Comparison, Pair, as_fast, cells
-from edge_transact.bench.analysis.export import COLUMNS, main_columns, notes, speedup_in_words, table_row
+from edge_transact.bench.analysis.export import CONDITIONS, RESULTS, columns, speedup_in_words
 from edge_transact.bench.analysis.figures import name_of
 from edge_transact.bench.analysis.intervals import CONFIDENCE, ratio_in_words
 from edge_transact.bench.analysis.results import make_results, named_apart
@@ -19,9 +19,6 @@ from edge_transact.bench.records.plan import Lengths, lengths_of
 from edge_transact.bench.records.record import Record, VisitRecord
 from edge_transact.bench.records.results import Result
 from edge_transact.system.machine import machine_name
-
-CONDITIONS = ("model", "params", "device", "backend", "threads", "test", "load s", "kv MiB", "temp C")
-"""Columns of the Markdown table that aren't results."""
 
 COMPARED = ("model", "device", "tokens", "what", "before, s", "after, s", f"times as long ({CONFIDENCE:.0%})", "result")
 
@@ -66,7 +63,11 @@ def write_report(
         charts += figures.of_device(place, device, on_device, visits, known)
     if published:
         charts.append(figures.published())
-    sections = [_results(results), *charts, _conditions(results)]
+    sections = [
+        _results(results),
+        *charts,
+        _table("conditions", "Conditions", columns(results, CONDITIONS), folded=True),
+    ]
     origin, warnings = _origin(results, command), _warnings(results)
     page = Report(answer(results, known), "edge-transact bench", sections, origin, warnings=warnings)
     with new_directory(directory, force=force) as fresh:
@@ -170,27 +171,20 @@ def _gains(before: Result, after: Result, perplexities: Mapping[str, float]) -> 
     yield speedup_in_words(after)
 
 
+def _table(name: str, title: str, cells: Mapping[str, Sequence[str]], note: str = "", folded: bool = False) -> Section:
+    rows = list(zip(*cells.values(), strict=True))
+    return Section(name, title, header=list(cells), rows=rows, note=note, folded=folded)
+
+
 def _results(results: Sequence[Result]) -> Section:
-    columns = main_columns(results)
-    return Section(
+    return _table(
         "results",
         "Results",
-        header=list(columns),
-        rows=list(zip(*columns.values(), strict=True)),
+        columns(results, RESULTS),
         note="Medians of all repetitions; ± is half of a 95 % confidence interval. Tokens are of the prompt + of the "
         "answer. Prefill includes the first token; decode speed counts the tokens after it. The whole is prompt and "
         "answer, without loading and kernel compilation.",
     )
-
-
-def _conditions(results: Sequence[Result]) -> Section:
-    """The other columns of the Markdown table. Warnings are at the top of the page."""
-    shown = [COLUMNS.index(name) for name in CONDITIONS]
-    rows = []
-    for result in results:
-        noted = "; ".join(note for note in notes(result) if note not in result["warnings"])
-        rows.append([*(table_row(result)[index] for index in shown), noted])
-    return Section("conditions", "Conditions", header=(*CONDITIONS, "notes"), rows=rows, folded=True)
 
 
 def _origin(results: Sequence[Result], command: str) -> Origin:
