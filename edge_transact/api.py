@@ -282,7 +282,7 @@ def inspect(model: str | Path, options: InspectOptions) -> Inspection:
     """
     from edge_transact.inspection import inspect_model
 
-    return inspect_model(str(model), context=options.context, quantization=options.quant)
+    return inspect_model(str(model), options)
 
 
 def load(model: str | Path, **options: Any) -> Session | Checkpoint:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from pydantic import Field
+
 from edge_transact import costs
 from edge_transact.artifacts.manifest import MANIFEST, Manifest
 from edge_transact.artifacts.outputs import new_file
@@ -15,7 +17,7 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.formatting import megabytes
 from edge_transact.inputs.models import resolve_model
-from edge_transact.options import Count, OneOf, Option, Options
+from edge_transact.options import COMMAS, Count, OneOf, Option, Options
 from edge_transact.quantization import QUANTIZATIONS, Quantization, default_quantization, get_quantization
 from edge_transact.runtimes import misfits
 from edge_transact.widths import WidthPlan
@@ -31,6 +33,11 @@ class InspectOptions(Options):
         Annotated[str, OneOf(tuple(QUANTIZATIONS), "quantization")] | None,
         Option("Quantization in which bytes are counted: {choices}.", default="q4f16_0, or the DIST's"),
     ] = None
+    contexts: Annotated[
+        list[Annotated[int, Field(strict=False, ge=1)]],
+        COMMAS,
+        Option("Also compute FLOPs and memory for these contexts.", metavar="N[,N]", example="128,512,2048"),
+    ] = Field([])
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,6 +51,7 @@ class Inspection(Summarized):
         context: Tokens of the context for the figures of `to_dict`.
         prefill_chunk: The most tokens of one prefill call.
         max_batch: The most sequences in a batch.
+        contexts: Other contexts for `to_dict`.
     """
 
     model: str
@@ -52,6 +60,7 @@ class Inspection(Summarized):
     context: int
     prefill_chunk: int
     max_batch: int
+    contexts: tuple[int, ...] = ()
 
     def at(self, context: int) -> dict[str, int]:
         """FLOPs and memory at a context of `context` tokens."""
@@ -83,7 +92,10 @@ class Inspection(Summarized):
         return summary_of_widths(self.model, self.plan, facts=facts)
 
     def to_dict(self) -> dict[str, object]:
-        """The object that ``inspect --json`` prints for one model."""
+        """The object that ``inspect --json`` prints for one model.
+
+        ``runtimes`` has `None` for each runtime that loads the model, and for others why they don't.
+        """
         at = self.at(self.context)
         parameters = costs.parameters(self.plan)
         weights_bytes = costs.weight_bytes(self.plan, self.quantization)
@@ -104,46 +116,48 @@ class Inspection(Summarized):
             "memory_bytes": at["memory_bytes"],
             "runtimes": misfits(self.plan),
             "widths": self.plan.to_list(),
+            **({"contexts": [self.at(tokens) for tokens in self.contexts]} if self.contexts else {}),
         }
 
 
-def inspect_model(model: str, *, context: int | None = None, quantization: str | None = None) -> Inspection:
+def inspect_model(model: str, options: InspectOptions) -> Inspection:
     """The costs of a MODEL or a DIST.
 
     Args:
         model: A MODEL or a DIST.
-        context: Tokens of the context. The default is a DIST's context window, or 2048 for a MODEL, or less if the
-            model allows less.
-        quantization: The quantization of a MODEL, ``q4f16_0`` by default. A DIST has its own.
+        options: By default, the context is the DIST's, or 2048 for a MODEL or less if the model allows less.
 
     Raises:
-        UsageError: `quantization` isn't that of the DIST.
+        UsageError: The quantization isn't that of the DIST.
         EdgeTransactError: There is no such model.
     """
+    contexts = tuple(sorted(set(options.contexts)))
     if (Path(model) / MANIFEST).is_file():
         manifest = Manifest.read(Path(model))
-        if quantization not in (None, manifest.quantization):
+        if options.quant not in (None, manifest.quantization):
             raise UsageError(
-                f"{model} was built as {manifest.quantization}, not {quantization}",
+                f"{model} was built as {manifest.quantization}, not {options.quant}",
                 fix="Leave out --quant, or inspect the checkpoint that it was built from.",
             )
         return Inspection(
             model=model,
             plan=manifest.plan,
             quantization=get_quantization(manifest.quantization),
-            context=context or manifest.context_window_size,
+            context=options.context or manifest.context_window_size,
             prefill_chunk=manifest.prefill_chunk_size,
             max_batch=manifest.max_batch_size,
+            contexts=contexts,
         )
     checkpoint = Checkpoint.open(resolve_model(model))
     return Inspection(
         model=model,
         plan=checkpoint.plan,
-        quantization=get_quantization(quantization or default_quantization(["android"])),
-        context=context
+        quantization=get_quantization(options.quant or default_quantization(["android"])),
+        context=options.context
         or min(costs.DEFAULT_CONTEXT, checkpoint.config.get("max_position_embeddings") or costs.DEFAULT_CONTEXT),
         prefill_chunk=costs.DEFAULT_PREFILL_CHUNK,
         max_batch=1,
+        contexts=contexts,
     )
 
 

@@ -27,8 +27,9 @@ def inspect(
         typer.Argument(metavar="MODEL|DIST...", help="Checkpoints, hub ids, GGUF files, demo: names, or DISTs."),
     ],
     options: InspectOptions,
-    contexts: Annotated[str | None, typer.Option(help="Print a table of several contexts, e.g. 128,512,2048.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Plot FLOPs by context to this .png or .svg file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Plot FLOPs by context to this .png or .svg file.")
+    ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -44,16 +45,12 @@ def inspect(
     """
     from edge_transact.artifacts.outputs import refuse_existing
 
-    several = _contexts(contexts)
     if plot:
         refuse_existing(plot, force, apart_from=models)
-    inspections = [inspect_model(model, context=options.context, quantization=options.quant) for model in models]
+    inspections = [inspect_model(model, options) for model in models]
     results = [inspection.to_dict() for inspection in inspections]
-    for inspection, result in zip(inspections, results, strict=True):
-        if several:
-            result["contexts"] = [inspection.at(tokens) for tokens in several]
     if plot:
-        plot_flops(inspections, several or PLOT_CONTEXTS, plot, force=force)
+        plot_flops(inspections, sorted(set(options.contexts)) or PLOT_CONTEXTS, plot, force=force)
 
     def text() -> None:
         from rich.console import Console
@@ -66,17 +63,6 @@ def inspect(
             console.print(f"FLOPs by context: {plot}", highlight=False)
 
     show(results[0] if len(results) == 1 else {"models": results}, as_json, text)
-
-
-def _contexts(text: str | None) -> list[int]:
-    from edge_transact.errors import UsageError
-
-    if text is None:
-        return []
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UsageError(f"--contexts {text!r} is not a list of token counts", fix="Write them as 128,512,2048.")
-    return sorted({int(part) for part in parts})
 
 
 def _print_costs(console: Console, plans: Sequence[WidthPlan], results: Sequence[Mapping[str, Any]]) -> None:

@@ -145,4 +145,6 @@ def _wrong(field: FieldInfo, error: ErrorDetails) -> str:
             return f"not between {bounds['gt']:g} and {bounds['lt']:g}"
         if "ge" in bounds:
             return f"not at least {bounds['ge']:g}"
+    if error["type"] == "int_parsing":
+        return "not a whole number"
     return f"not valid: {error['msg'][0].lower()}{error['msg'][1:]}"

@@ -87,7 +87,8 @@ def test_no_weights_are_read(tiny_model, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--contexts", "12,x"], 2, "'12,x' is not a list of token counts"),
+        (["--contexts", "12,x"], 2, "--contexts x is not a whole number"),
+        (["--contexts", "0"], 2, "--contexts 0 is not at least 1"),
         (["--quant", "q9"], 2, "unknown quantization 'q9'"),
         (["--plot", "flops.nothing"], 1, "cannot draw flops.nothing"),
     ],
