@@ -135,13 +135,15 @@ def prune(model: str | Path, output: str | Path, options: _Prune) -> PruneResult
         UsageError: There is no budget, it is beyond this model, or options contradict each other.
         EdgeTransactError: The model or the text can't be read or used, or `output` exists.
     """
-    from edge_transact.prune.shots import prune_and_train
+    from edge_transact.prune.run import prune
+    from edge_transact.prune.shots import ShotTrainer
 
-    return prune_and_train(
+    training = part(options, ShotTraining)
+    return prune(
         str(model),
         Path(output),
         part(options, PruneOptions),
-        part(options, ShotTraining),
+        ShotTrainer(training, str(model)) if training.train else None,
         fresh=options.fresh,
         force=options.force,
     )

@@ -23,14 +23,8 @@ from edge_transact.progress import working
 
 logger = logging.getLogger(__name__)
 
-JOURNAL = ".steps.json"
-"""A project's file with the fingerprints of steps that have run."""
-
-UNFINISHED = "unfinished "
-"""Precedes the fingerprint of a step that has begun."""
-
 LOGS = "logs"
-"""A project's directory with the output of steps."""
+"""A project's directory with the output of steps, and the fingerprints with which they last began and finished."""
 
 RUNTIME = Path("dist/lib/mlc4j/output/arm64-v8a/libtvm4j_runtime_packed.so")
 """Made by MLC's packaging: its engine, TVM's runtime and the models' libraries."""
@@ -54,7 +48,7 @@ class Step:
     """A program to run in the project.
 
     Attributes:
-        name: The name of its log and of its entry in the journal.
+        name: The name of its log.
         does: What it does, for people.
         command: The program and its arguments.
         result: The file that it makes, relative to the project.
@@ -141,18 +135,17 @@ def gradle_step(directory: Path) -> Step:
 
 
 def _run(step: Step, directory: Path, which: str) -> None:
-    journal = _read_journal(directory)
-    is_done = step.inputs is not None and journal.get(step.name) == step.fingerprint
-    if is_done and (directory / step.result).is_file():
+    log, begun, done = (directory / LOGS / f"{step.name}.{kind}" for kind in ("log", "begun", "done"))
+    if step.inputs is not None and _read(done) == step.fingerprint and (directory / step.result).is_file():
         logger.info(f"{which}, {step.does}: unchanged")
         return
-    if step.scratch and journal.get(step.name, step.fingerprint).removeprefix(UNFINISHED) != step.fingerprint:
+    if step.scratch and _read(begun) not in ("", step.fingerprint):
         shutil.rmtree(directory / step.scratch, ignore_errors=True)
     logger.info(f"{which}, {step.does}:")
     logger.info(f"$ cd {shlex.quote(str(directory))} && {step}")
-    _write_journal(directory, {**journal, step.name: UNFINISHED + step.fingerprint})
-    log = directory / LOGS / f"{step.name}.log"
     log.parent.mkdir(exist_ok=True)
+    done.unlink(missing_ok=True)
+    begun.write_text(step.fingerprint)
     with working(step.does), log.open("wb") as output:
         try:
             code = subprocess.run(
@@ -173,17 +166,8 @@ def _run(step: Step, directory: Path, which: str) -> None:
             "\n".join([f"{step.does}: {Path(step.command[0]).name} {what}", *lines]),
             fix=f"The complete output is in {log}. The same command continues from this step.",
         )
-    _write_journal(directory, {**_read_journal(directory), step.name: step.fingerprint})
+    done.write_text(step.fingerprint)
 
 
-def _read_journal(directory: Path) -> dict[str, str]:
-    try:
-        return dict(json.loads((directory / JOURNAL).read_text()))
-    except (OSError, ValueError):
-        return {}
-
-
-def _write_journal(directory: Path, journal: Mapping[str, str]) -> None:
-    fresh = directory / f"{JOURNAL}.new"
-    fresh.write_text(json.dumps(journal, indent=2) + "\n")
-    fresh.replace(directory / JOURNAL)
+def _read(file: Path) -> str:
+    return file.read_text() if file.is_file() else ""

@@ -221,9 +221,21 @@ def _why(recipe: Recipe) -> str:
     before = next((record.ingredients for record in records if record and record.what == recipe.what), None)
     if before is None:
         return "the cache has nothing of that name"
-    now = json.loads(json.dumps(recipe.ingredients))
-    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return f"not as it was the last time: {', '.join(changed)}"
+    changed = differences(before, recipe.ingredients)
+    return f"not as it was the last time: {', '.join(name for name, *_ in changed)}"
+
+
+def differences(before: Mapping[str, object], now: Mapping[str, object]) -> list[tuple[str, object, object]]:
+    """Ingredients, or values in them, that aren't as they were: the name, and both values as JSON has them."""
+    found: list[tuple[str, object, object]] = []
+    now = json.loads(json.dumps(now))
+    for name in {**before, **now}:
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new)
+        elif old != new and name not in [known for known, *_ in found]:
+            found.append((name, old, new))
+    return found
 
 
 def _make(recipe: Recipe) -> Record:
@@ -242,7 +254,7 @@ def _make(recipe: Recipe) -> Record:
             seconds=round(time.perf_counter() - started, 3),
             files={name: (size, sha256(content / name)) for name, size in _sizes(content).items()},
         )
-        (fresh / RECORD).write_text(record.model_dump_json(indent=2) + "\n")
+        write_record(fresh, record)
     return record
 
 
@@ -320,6 +332,12 @@ def clear(kinds: Iterable[str]) -> list[Entry]:
             _hold(whole, fcntl.LOCK_UN)
             deleted.append(entry)
     return deleted
+
+
+def write_record(entry: Path, record: Record) -> None:
+    """Writes how an entry was made into its directory, which may not exist yet."""
+    entry.mkdir(parents=True, exist_ok=True)
+    (entry / RECORD).write_text(record.model_dump_json(indent=2) + "\n")
 
 
 def read_record(entry: Path) -> Record | None:

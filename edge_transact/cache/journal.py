@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -146,6 +147,14 @@ class Journal:
         self._state_written_s = time.monotonic()
         self._state_took_s = self._state_written_s - started
 
+    def note(self, name: str, value: object) -> None:
+        """Writes a JSON value as a group."""
+        self[name] = {"json": encoded(value)}
+
+    def noted(self, name: str) -> Any:
+        """The value that `note` wrote."""
+        return decoded(self[name]["json"])
+
     def discard(self, name: str) -> None:
         """Removes a group, if it exists."""
         self._file(name).unlink(missing_ok=True)
@@ -160,6 +169,16 @@ def _is_whole(file: Path) -> bool:
         end = max((entry["data_offsets"][1] for entry in json.loads(opened.read(length)).values()), default=0)
         return file.stat().st_size == 8 + length + end
     return False
+
+
+def encoded(value: object) -> torch.Tensor:
+    """A JSON value as a tensor: its text, int8."""
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.int8)
+
+
+def decoded(tensor: torch.Tensor) -> Any:
+    """The value of an `encoded` tensor."""
+    return json.loads(tensor.numpy().tobytes())
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

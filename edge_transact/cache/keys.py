@@ -77,19 +77,12 @@ class Sources:
             ValueError: A module isn't ours.
         """
         found: set[str] = set()
-        files: set[Path] = set()
-        todo = list(modules)
-        while todo:
-            module = todo.pop()
-            if module in found or module in LEFT_OUT:
-                continue
-            found.add(module)
-            if module not in self._uses:
-                self._uses[module] = self._used_by(module)
-            imported, named = self._uses[module]
-            todo += imported
-            files |= named
-        return sorted(files)
+        todo = set(modules)
+        while todo := todo - found - LEFT_OUT.keys():
+            found |= todo
+            self._uses |= {module: self._used_by(module) for module in todo - self._uses.keys()}
+            todo = set().union(*(self._uses[module][0] for module in todo))
+        return sorted(set().union(*(self._uses[module][1] for module in found)))
 
     def _used_by(self, module: str) -> tuple[set[str], set[Path]]:
         """The modules of ours that a module names, and the files: its own, others in its folder, and templates."""

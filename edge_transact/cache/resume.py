@@ -80,9 +80,7 @@ def journal_of(what: str, ingredients: Mapping[str, object], start: Start = Star
             logger.info(f"{what}: going on from {_last_written(directory)}, with {described(names)} done")
         elif start is Start.RESUME:
             raise _nothing_to_resume(what, ingredients)
-        directory.mkdir(parents=True, exist_ok=True)
-        record = cache.Record(what=what, ingredients=dict(ingredients), files={})
-        (directory / cache.RECORD).write_text(record.model_dump_json(indent=2) + "\n")
+        cache.write_record(directory, cache.Record(what=what, ingredients=dict(ingredients), files={}))
         try:
             with resume_hint():
                 yield journal
@@ -134,27 +132,15 @@ def _set_aside(directory: Path) -> Path:
 
 
 def _nothing_to_resume(what: str, ingredients: Mapping[str, object]) -> UsageError:
-    now = json.loads(json.dumps(ingredients))
     others = [entry for entry in cache.entries() if entry.kind == cache.UNFINISHED and entry.what == what]
     record = cache.read_record(others[0].path) if others else None
     if record is None:
         return UsageError(f"--resume: nothing is kept of {what}", fix="Leave out --resume to begin.")
     differences = [
         f"{name} was {json.dumps(before)}, now it is {json.dumps(after)}"
-        for name, before, after in _differences(record.ingredients, now)
+        for name, before, after in cache.differences(record.ingredients, ingredients)
     ]
     return UsageError(
         f"--resume with other options: {'; '.join(differences)}",
         fix="Use the options of the interrupted run, or leave out --resume: what it left stays for later.",
     )
-
-
-def _differences(before: Mapping[str, object], after: Mapping[str, object]) -> list[tuple[str, object, object]]:
-    found: list[tuple[str, object, object]] = []
-    for name in {**before, **after}:
-        old, new = before.get(name), after.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new)
-        elif old != new and name not in [known for known, *_ in found]:
-            found.append((name, old, new))
-    return found

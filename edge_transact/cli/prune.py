@@ -81,7 +81,8 @@ def prune(
             from edge_transact.inputs.models import resolve_model
             from edge_transact.prune.report.page import write_report
             from edge_transact.prune.requirements import pruned_plan, requirements
-            from edge_transact.prune.shots import prune_and_train
+            from edge_transact.prune.run import prune as prune_model
+            from edge_transact.prune.shots import ShotTrainer
             from edge_transact.system.clock import process_s
             from edge_transact.system.memory import peak_rss_mib
 
@@ -94,11 +95,11 @@ def prune(
             required = with_gate(required, source.path, pruned_plan(source.plan, options), output)
         if not dry_run:
             logger.info(described(required, history))
-            result = prune_and_train(
+            result = prune_model(
                 model,
                 output,
                 options,
-                training,
+                ShotTrainer(training, model) if training.train else None,
                 resume=resume,
                 fresh=fresh,
                 force=force,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -270,19 +269,9 @@ def evaluate_model(model: str, document: str, *, window: int = 512, max_windows:
 
 def _scores(tasks: Tasks, model: PreTrainedModel | HostModel, codec: TextCodec, journal: Journal, group: str) -> Scores:
     """A model's scores, from the journal if it has them."""
-    import torch
-
     if group not in journal:
-        found = tasks.scores(model, codec.tokenizer)
-        journal[group] = {
-            json.dumps([task, metric]): torch.tensor(value, dtype=torch.float64)
-            for task, metrics in found.items()
-            for metric, value in metrics.items()
-        }
-    scores: Scores = {}
-    for key, kept in journal[group].items():
-        task, metric = json.loads(key)
-        scores.setdefault(task, {})[metric] = kept.item()
+        journal.note(group, tasks.scores(model, codec.tokenizer))
+    scores: Scores = journal.noted(group)
     return scores
 
 
@@ -290,8 +279,6 @@ def _answers(
     name: str, model: PreTrainedModel | HostModel, codec: TextCodec, basics: bool, journal: Journal, group: str
 ) -> list[AnswerRow]:
     """A model's answers, from the journal if it has them: to all questions, or to the dozen, or to none."""
-    import torch
-
     if not basics and not codec.has_chat_template:
         return []
     if group not in journal:
@@ -303,8 +290,8 @@ def _answers(
                 raise
             logger.info(f"no questions to {name}: {error.message}")
             return []
-        journal[group] = {"json": torch.frombuffer(bytearray(json.dumps(rows).encode()), dtype=torch.int8)}
-    kept: list[AnswerRow] = json.loads(journal[group]["json"].numpy().tobytes())
+        journal.note(group, rows)
+    kept: list[AnswerRow] = journal.noted(group)
     return kept
 
 

@@ -96,10 +96,8 @@ class KeptTeacher:
         }
         directory = cache.entry_of(cache.PREDICTIONS, ingredients)
         cache.hold(directory)
-        directory.mkdir(parents=True, exist_ok=True)
         what = f"{teacher.checkpoint.path.name}: its {top} likeliest predictions of each token"
-        record = cache.Record(what=what, ingredients=ingredients, files={})
-        (directory / cache.RECORD).write_text(record.model_dump_json(indent=2) + "\n")
+        cache.write_record(directory, cache.Record(what=what, ingredients=ingredients, files={}))
         self._kept, self._writing = Journal(directory), cache.lock_of(directory)
 
     def check_space(self, sequences: int, length: int) -> None:

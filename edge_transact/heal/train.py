@@ -7,7 +7,6 @@ best.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edge_transact.cache.journal import decoded, encoded
 from edge_transact.errors import EdgeTransactError
 from edge_transact.heal.grid import Grid
 from edge_transact.heal.losses import Predictions
@@ -380,11 +380,7 @@ class Training:
 
     def _figures(self) -> dict[str, torch.Tensor]:
         numbers = [self._done, self._best, self._worse, self._before, self._lowest]
-        text = json.dumps(self.measures.rows).encode()
-        return {
-            "numbers": torch.tensor(numbers, dtype=torch.float64),
-            "rows": torch.frombuffer(bytearray(text), dtype=torch.int8),
-        }
+        return {"numbers": encoded(numbers), "rows": encoded(self.measures.rows)}
 
     def _resume(self) -> None:
         """Continues from the latest snapshot, if there is one."""
@@ -394,8 +390,7 @@ class Training:
         figures = self.snapshots.read(STEP, step, self._state())
         if self.grid:
             self.grid.round()
-        done, kept, worse, self._before, self._lowest = figures["numbers"].tolist()
-        self._done, self._best, self._worse = int(done), int(kept), int(worse)
-        self.measures.rows = json.loads(bytes(figures["rows"].numpy().tobytes()))
+        self._done, self._best, self._worse, self._before, self._lowest = decoded(figures["numbers"])
+        self.measures.rows = decoded(figures["rows"])
         logger.info(f"going on after step {self._done} of {self.schedule.steps}")
         self._best_of_snapshot = self._best

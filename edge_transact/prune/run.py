@@ -205,8 +205,10 @@ def prune(
         del run, cut  # what follows needs the memory
         trim()
         if finish and is_main:
-            journal[_WRITTEN] = {"sha256": _provenance_digest(output)}
+            journal.note(_WRITTEN, sha256(output / PROVENANCE_FILE))
             finish(result)
+    if processes:
+        processes.end()
     return result
 
 
@@ -228,14 +230,8 @@ def allocated(run: Pruning, options: PruneOptions) -> Allocation:
 
 def _is_written(journal: Journal, output: Path) -> bool:
     """Whether an earlier run with this journal has written `output`, and nobody has replaced it since."""
-    if _WRITTEN not in journal or not (output / PROVENANCE_FILE).is_file():
-        return False
-    return torch.equal(journal[_WRITTEN]["sha256"], _provenance_digest(output))
-
-
-def _provenance_digest(output: Path) -> torch.Tensor:
-    """The sha256 of what a checkpoint says about its making, int8 ``[32]``."""
-    return torch.frombuffer(bytearray.fromhex(sha256(output / PROVENANCE_FILE)), dtype=torch.int8)
+    file = output / PROVENANCE_FILE
+    return _WRITTEN in journal and file.is_file() and journal.noted(_WRITTEN) == sha256(file)
 
 
 def ingredients(source: Checkpoint, options: PruneOptions, trainer: ShotTrainer | None = None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,32 +28,8 @@ from edge_transact.prune.allocate.schedule import shot_plans
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.options import PruneOptions, ShotTraining
 from edge_transact.prune.pruning import Pruning
-from edge_transact.prune.run import WRITE_STEP, Cut, PruneResult, allocated, prune
+from edge_transact.prune.run import WRITE_STEP, Cut, allocated
 from edge_transact.widths import WidthPlan
-
-
-def prune_and_train(
-    model: str,
-    output: Path,
-    options: PruneOptions,
-    training: ShotTraining,
-    *,
-    resume: bool = False,
-    fresh: bool = False,
-    force: bool = False,
-    finish: Callable[[PruneResult], object] | None = None,
-) -> PruneResult:
-    """`run.prune`, with a training after each shot if there is a text to train on. Several processes can train.
-
-    Raises:
-        UsageError: See `run.prune`.
-        EdgeTransactError: See `run.prune`; or the loss became NaN.
-    """
-    trainer = ShotTrainer(training, model) if training.train else None
-    result = prune(model, output, options, trainer, resume=resume, fresh=fresh, force=force, finish=finish)
-    if trainer:
-        trainer.processes.end()
-    return result
 
 
 def shot_trainings(training: ShotTraining, shots: int, model: str, seed: int) -> list[HealOptions]:
@@ -85,7 +61,7 @@ def shot_trainings(training: ShotTraining, shots: int, model: str, seed: int) ->
 
 
 class ShotTrainer:
-    """Trains a model after each shot, for `run.prune`.
+    """Trains a model after each shot, for `run.prune`, in one process or in several.
 
     Args:
         training: How, with a text.

@@ -22,9 +22,9 @@ from edge_transact.errors import UsageError
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.processes import Processes
 from edge_transact.heal.run import heal
-from edge_transact.prune import PruneOptions
+from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.options import ShotTraining
-from edge_transact.prune.shots import prune_and_train
+from edge_transact.prune.shots import ShotTrainer
 from tests.support.examples import ROOT
 
 SIZES = {"train_tokens": 64 * 4 * 6, "batch_tokens": 256, "micro_batch_tokens": 64, "learning_rate": 3e-3}
@@ -210,15 +210,16 @@ def test_two_processes_train_between_shots(
     """One prunes, both train, and the model is nearly that of one process."""
     text = str(training_text)
     options = PruneOptions(intermediate=32, method="transact", shots=2, calibration=text, calibration_tokens=512)
-    one = prune_and_train(str(random_model), tmp_path / "one", options, ShotTraining(train=text, **SIZES))
+    trainer = ShotTrainer(ShotTraining(train=text, **SIZES), str(random_model))
+    one = prune(str(random_model), tmp_path / "one", options, trainer)
     result = launched(
         environment,
-        "from pathlib import Path\nfrom edge_transact.prune import PruneOptions\n"
-        "from edge_transact.prune.shots import prune_and_train\n"
+        "from pathlib import Path\nfrom edge_transact.prune import PruneOptions, prune\n"
+        "from edge_transact.prune.shots import ShotTrainer\n"
         "from edge_transact.prune.options import ShotTraining\n"
         f"options = PruneOptions(**{options.model_dump(exclude_unset=True)!r})\n"
-        f"training = ShotTraining(train={text!r}, **{SIZES!r})\n"
-        f"prune_and_train({str(random_model)!r}, Path({str(tmp_path / 'two')!r}), options, training)\n",
+        f"trainer = ShotTrainer(ShotTraining(train={text!r}, **{SIZES!r}), {str(random_model)!r})\n"
+        f"prune({str(random_model)!r}, Path({str(tmp_path / 'two')!r}), options, trainer)\n",
     )
     assert result.returncode == 0, result.stderr
     losses = [json.loads((tmp_path / name / PROVENANCE_FILE).read_text())["healed"] for name in ("one", "two")]

@@ -20,7 +20,7 @@ from edge_transact.heal.student import Student
 from edge_transact.inputs.source import pruned_from
 from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.options import ShotTraining
-from edge_transact.prune.shots import prune_and_train, shot_trainings
+from edge_transact.prune.shots import ShotTrainer, shot_trainings
 from tests.support.interruption import KilledError
 from tests.support.pruning import TEXT, prune_command, weights_of
 
@@ -50,7 +50,12 @@ def calibration(text: str) -> dict:
 def whole(random_model: Path, training: ShotTraining, calibration: dict, tmp_path_factory) -> Path:
     """`random_model` by two shots of `obs`, without an interrupt."""
     path = tmp_path_factory.mktemp("whole") / "pruned"
-    prune_and_train(str(random_model), path, PruneOptions(ratio=0.4, shots=2, **calibration), training)
+    prune(
+        str(random_model),
+        path,
+        PruneOptions(ratio=0.4, shots=2, **calibration),
+        ShotTrainer(training, str(random_model)),
+    )
     return path
 
 
@@ -82,7 +87,7 @@ def test_a_shot_is_a_pruning_and_a_training(
 ) -> None:
     """The official code's widths: MLP dims 96, 64, 32; then by hand, to the bit."""
     options = PruneOptions(intermediate=32, method="transact", shots=2, **calibration)
-    prune_and_train(str(random_model), tmp_path / "shots", options, training)
+    prune(str(random_model), tmp_path / "shots", options, ShotTrainer(training, str(random_model)))
 
     model, teacher = str(random_model), str(random_model)
     for shot, (dims, tokens) in enumerate([(64, TOKENS // 4), (32, 3 * TOKENS // 4)]):
@@ -111,7 +116,7 @@ def test_only_one_shots_model_is_in_memory(
 
     monkeypatch.setattr("edge_transact.heal.run.Student", Counted)
     options = PruneOptions(intermediate=32, method="magnitude", shots=3, **calibration)
-    prune_and_train(str(random_model), tmp_path / "shots", options, training)
+    prune(str(random_model), tmp_path / "shots", options, ShotTrainer(training, str(random_model)))
     assert counts == [1, 1, 1]
 
 
@@ -154,9 +159,9 @@ def test_it_goes_on_where_it_was_interrupted(
     monkeypatch.setattr(train.Training, "_step", dying)
     options = PruneOptions(ratio=0.4, shots=2, **calibration)
     with pytest.raises(KilledError):
-        prune_and_train(str(random_model), tmp_path / "out", options, training)
+        prune(str(random_model), tmp_path / "out", options, ShotTrainer(training, str(random_model)))
     assert not (tmp_path / "out").exists() and len(begun) == 2
-    prune_and_train(str(random_model), tmp_path / "out", options, training, resume=True)
+    prune(str(random_model), tmp_path / "out", options, ShotTrainer(training, str(random_model)), resume=True)
     assert len(begun) == 3, "the first shot was not trained again"
     assert weights_of(tmp_path / "out") == weights_of(whole)
     assert not list((tmp_path / "cache").glob("unfinished/*/shot-*")), "what was kept is gone"

@@ -76,9 +76,6 @@ def compensate(
         fits.append({name: Fit(*tensors[f"{name}.fit"].tolist()) for name in PROJECTIONS})
     counts = {name: sum(of_layer[name].in_vain for of_layer in fits) for name in PROJECTIONS}
     kept = [f"{name} in {count} of {len(fits)} layers" for name, count in counts.items() if count]
-    if "last-norm" not in journal:
-        scale = last_norm_scale(model, journal["compensated-state"]["pruned"])
-        journal["last-norm"] = {"scale": torch.tensor(scale, dtype=torch.float64)}
     if kept:
         logger.info(f"Compensation leaves {' and '.join(kept)} as they were: solving again did not reduce the error.")
     return weights, fits, journal["last-norm"]["scale"].item()
