@@ -102,7 +102,7 @@ def test_eval_goes_on_window_by_window_and_measures_the_same(random_model, tmp_p
     assert again.exit_code == 0 and json.loads(again.stdout) == whole
     assert "with model 1 window 0 to 3, model 2 window 0 to 1 done" in again.stderr
     shown = run(*command).stdout
-    assert whole["models"][0]["text_sha256"] in shown and "1.000" in shown and "4 windows of 32 tokens" in shown
+    assert whole["models"][0]["text_sha256"] in shown and "100.0%" in shown and "4 windows of 32 tokens" in shown
 
 
 def test_two_runs_of_the_same_work_take_turns(caplog: pytest.LogCaptureFixture) -> None:
