@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from edge_transact import api
 from edge_transact.options.keywords import signature_of
+from edge_transact.options.model import text_of
 
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises")
 INDENTED = re.compile(r"^(\w+): ", re.MULTILINE)
@@ -45,7 +46,7 @@ def _find(path: str) -> Any:
 def _class(cls: type, path: str) -> str:
     parts = [_heading(path, _signature(cls, cls.__name__, skip_first=False)), _prose(cls)]
     fields = getattr(cls, "model_fields", {})
-    if described := [f"- `{name}`: {field.description}" for name, field in fields.items() if field.description]:
+    if described := [f"- `{name}`: {text_of(field)}" for name, field in fields.items() if text_of(field)]:
         parts.append("\n".join(_wrapped(line) for line in described))
     for name, member in _members(cls):
         if isinstance(member, property):
