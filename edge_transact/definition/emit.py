@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 
@@ -21,27 +20,19 @@ MODEL_FILE = "edge_llama_model.py"
 FILES = (MODEL_FILE, "edge_llama_loader.py", "edge_llama_register.py", "__init__.py")
 
 
-@dataclass(frozen=True)
-class _Run:
-    """Consecutive layers with the same widths: one row of the emitted table."""
-
-    layers: str
-    widths: LayerWidths
-
-
 def render(plan: WidthPlan) -> dict[str, str]:
     """The definition's package, file name to text: the model, with the plan's widths; the loader; the registration."""
-    context = {"plan": plan, "runs": _runs(plan), "model_type": MODEL_TYPE}
+    context = {"plan": plan, "runs": list(_runs(plan)), "model_type": MODEL_TYPE}
     return {name: template(f"{name}.j2").render(context) for name in FILES}
 
 
-def _runs(plan: WidthPlan) -> list[_Run]:
-    runs, start = [], 0
+def _runs(plan: WidthPlan) -> Iterator[dict[str, str | LayerWidths]]:
+    """Runs of layers with the same widths, the rows of the emitted table."""
+    start = 0
     for widths, layers in groupby(plan.layers):
         end = start + len(list(layers)) - 1
-        runs.append(_Run(f"{start}" if start == end else f"{start}-{end}", widths))
+        yield {"layers": f"{start}" if start == end else f"{start}-{end}", "widths": widths}
         start = end + 1
-    return runs
 
 
 def load(directory: Path, config: Mapping[str, object]) -> Definition:

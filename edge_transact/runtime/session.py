@@ -18,7 +18,7 @@ from edge_transact.runtime.chat_template import Message
 from edge_transact.runtime.host import HostModel, import_tvm_ffi
 from edge_transact.runtime.opening import Opening
 from edge_transact.runtime.sampling import Sampler, Sampling
-from edge_transact.runtime.text import TextCodec
+from edge_transact.runtime.text import TextCodec, TokenStream
 
 ANSWER_TOKENS = 256
 """Room for an answer, for which old turns are forgotten; at most a quarter of the window, as in the app."""
@@ -88,15 +88,8 @@ class Answer:
 
     def to_dict(self) -> dict[str, object]:
         """The result of ``run --json``."""
-        return {
-            "text": self.text,
-            "tokens": self.tokens,
-            "prompt_tokens": self.prompt_tokens,
-            "prefill_s": self.prefill_s,
-            "decode_s": self.decode_s,
-            "prefill_tok_s": self.prefill_tok_s,
-            "decode_tok_s": self.decode_tok_s,
-        }
+        keys = ("text", "tokens", "prompt_tokens", "prefill_s", "decode_s", "prefill_tok_s", "decode_tok_s")
+        return {key: getattr(self, key) for key in keys}
 
 
 class Session:
@@ -231,7 +224,7 @@ class Session:
         return answer
 
     def _answered(self, ids: list[int], dropped: int, stopped: Callable[[], bool]) -> Generator[str, None, Answer]:
-        stream, pieces, tokens, times = self.codec.stream(), [], [], [time.perf_counter()]
+        stream, pieces, tokens, times = TokenStream(self.codec), [], [], [time.perf_counter()]
         finish: Finish = "stopped"
         kept = self._rewind(ids)
         for token in self._tokens(ids, kept, stopped):

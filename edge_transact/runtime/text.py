@@ -102,10 +102,6 @@ class TextCodec:
         """The text of token ids, without special tokens."""
         return self.backend.decode(list(ids), skip_special_tokens=True)
 
-    def stream(self) -> TokenStream:
-        """A decoder that takes one id at a time."""
-        return TokenStream(self)
-
 
 def read_tokenizer(directory: Path) -> tokenizers.Tokenizer | None:
     """``tokenizer.json``; `None` if there is none. Doesn't hold Python's lock."""

@@ -18,6 +18,17 @@ from tests.support.cpu_kernels import HOST
 ELSEWHERE = ["neon", "sve2"] if "x86_64" in str(HOST.attrs["mtriple"]) else ["avx512f", "avx2"]
 
 
+@pytest.fixture
+def cpuinfo(tmp_path, monkeypatch):
+    """Gives this machine another ``/proc/cpuinfo``."""
+
+    def write(text: str) -> None:
+        (tmp_path / "cpuinfo").write_text(text)
+        monkeypatch.setattr(features, "CPUINFO", tmp_path / "cpuinfo")
+
+    return write
+
+
 def test_this_machine_has_what_its_own_target_needs():
     assert missing(codegen.llvm_get_cpu_features(HOST)) == []
 
@@ -28,18 +39,16 @@ def test_what_the_machine_lacks_is_named():
     assert "--target host" in error.value.fix
 
 
-def test_a_host_library_with_i8mm_needs_it(tmp_path, monkeypatch):
+def test_a_host_library_with_i8mm_needs_it(cpuinfo):
     """Only a phone's library asks at run time."""
     target = Target({"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a710", "num-cores": 2})
-    file = tmp_path / "cpuinfo"
-    file.write_text("Features : asimd asimdhp asimddp\n")
-    monkeypatch.setattr(features, "CPUINFO", file)
+    cpuinfo("Features : asimd asimdhp asimddp\n")
     with pytest.raises(EdgeTransactError, match=r"built for cortex-a710, .* has no .*i8mm"):
         require_cpu(Path("model.so"), library._cpu(target)["cpu"])
 
 
 @pytest.mark.parametrize(
-    ("triple", "name", "cpuinfo", "isa"),
+    ("triple", "name", "said", "isa"),
     [
         ("x86_64-linux-gnu", "x86-64", "flags : sse4_2 avx avx2 fma f16c", "avx2"),
         ("x86_64-linux-gnu", "nocona", "flags : sse4_2 avx avx2 fma f16c avx512f avx512bw avx512vl avx512dq", "avx512"),
@@ -48,11 +57,9 @@ def test_a_host_library_with_i8mm_needs_it(tmp_path, monkeypatch):
         ("aarch64-linux-gnu", "generic", "Features : asimd asimdhp asimddp", "neondot"),
     ],
 )
-def test_the_cpus_features_count_whatever_its_name_says(triple, name, cpuinfo, isa, tmp_path, monkeypatch):
+def test_the_cpus_features_count_whatever_its_name_says(triple, name, said, isa, cpuinfo, monkeypatch):
     """Virtual machines have CPUs whose names LLVM doesn't know, or that promise less or more than there is."""
-    file = tmp_path / "cpuinfo"
-    file.write_text(f"{cpuinfo}\n")
-    monkeypatch.setattr(features, "CPUINFO", file)
+    cpuinfo(f"{said}\n")
     monkeypatch.setattr(codegen, "llvm_get_system_cpu", lambda: name)
     get_global_func = tvm.get_global_func
     monkeypatch.setattr(
@@ -63,16 +70,14 @@ def test_the_cpus_features_count_whatever_its_name_says(triple, name, cpuinfo, i
     assert missing(library._cpu(target)["cpu"]["features"]) == []
 
 
-def test_cores_that_lack_what_others_have(tmp_path, monkeypatch):
+def test_cores_that_lack_what_others_have(cpuinfo):
     """As hybrid laptops do: kernels may run on any core."""
-    file = tmp_path / "cpuinfo"
-    file.write_text("processor : 0\nflags : avx2 avx512f\n\nprocessor : 1\nflags : avx2\n")
-    monkeypatch.setattr(features, "CPUINFO", file)
+    cpuinfo("processor : 0\nflags : avx2 avx512f\n\nprocessor : 1\nflags : avx2\n")
     assert missing(["avx2", "avx512f"]) == ["avx512f"]
 
 
 @pytest.mark.parametrize(
-    ("cpuinfo", "fast"),
+    ("said", "fast"),
     [
         ("vendor_id : GenuineIntel\nflags : avx512f avx512_bf16", False),
         ("vendor_id : GenuineIntel\nflags : avx512f avx512_bf16 amx_bf16", True),
@@ -85,8 +90,6 @@ def test_cores_that_lack_what_others_have(tmp_path, monkeypatch):
         ("", False),
     ],
 )
-def test_which_cpus_multiply_bf16_fast(cpuinfo, fast, tmp_path, monkeypatch):
-    file = tmp_path / "cpuinfo"
-    file.write_text(cpuinfo)
-    monkeypatch.setattr(features, "CPUINFO", file)
+def test_which_cpus_multiply_bf16_fast(said, fast, cpuinfo):
+    cpuinfo(said)
     assert has_fast_bf16() is fast

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import tvm
@@ -123,7 +123,6 @@ def require(tmp_path):
     def check(plan: WidthPlan, quantization: str = "q4f16_0", device: str = "generic", **sizes: int) -> None:
         for name, text in render(plan).items():
             (tmp_path / name).write_text(text)
-        layer = plan.layers[0]
         config = {
             "rms_norm_eps": 1e-5,
             "rope_theta": 1e4,
@@ -131,10 +130,8 @@ def require(tmp_path):
             "vocab_size": plan.vocab_size,
             "hidden_size": plan.hidden_size,
             "num_hidden_layers": len(plan.layers),
-            "num_attention_heads": layer.num_attention_heads,
-            "num_key_value_heads": layer.num_key_value_heads,
-            "head_dim": layer.qk_head_dim,
-            "intermediate_size": layer.intermediate_size,
+            "head_dim": plan.head_dim,
+            **asdict(plan.layers[0]),
             "tie_word_embeddings": True,
             **{"context_window_size": 2048, "prefill_chunk_size": 128, "max_batch_size": 1},
             **sizes,

@@ -1,6 +1,7 @@
 """The emitted definition: readable, in MLC's idiom, and the same widths as the plan's."""
 
 import ast
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -25,16 +26,11 @@ def a_plan(groups, intermediates, *, q_per_kv=2, head_dim=8, own_dims=None, tied
 
 
 def a_config(plan: WidthPlan, **other) -> dict:
-    widest = plan.widest
     return {
         **SHAPE,
+        **asdict(plan.widest),
         "num_hidden_layers": plan.num_hidden_layers,
-        "num_attention_heads": widest.num_attention_heads,
-        "num_key_value_heads": widest.num_key_value_heads,
         "head_dim": plan.head_dim,
-        "qk_head_dim": widest.qk_head_dim,
-        "v_head_dim": widest.v_head_dim,
-        "intermediate_size": widest.intermediate_size,
         "tie_word_embeddings": plan.tie_word_embeddings,
         "attention_bias": plan.attention_bias,
         "mlp_bias": plan.mlp_bias,

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_transact.errors import EdgeTransactError
-from edge_transact.runtime.text import TextCodec
+from edge_transact.runtime.text import TextCodec, TokenStream
 from tests.support.tokenizers import save_byte_level, save_sentencepiece
 
 TEMPLATES = {path.stem: path.read_text() for path in (Path(__file__).parents[1] / "data/chat_templates").iterdir()}
@@ -95,7 +95,7 @@ def test_a_streamed_text_is_the_whole_one(directory):
     @given(TEXTS)
     def same(text):
         ids = codec.encode(text)
-        assert "".join(map(codec.stream().push, ids)) == codec.decode(ids)
+        assert "".join(map(TokenStream(codec).push, ids)) == codec.decode(ids)
 
     same()
 
@@ -109,7 +109,7 @@ def test_a_stream_goes_on_after_bytes_that_are_not_utf_8(tmp_path):
     @given(st.lists(st.sampled_from(["t", "▁t", "</s>", "<0x0A>", "<0xC3>", "<0xA9>", "<0xE2>"])))
     def all_words(names):
         names.append("t")
-        push = codec.stream().push
+        push = TokenStream(codec).push
         text = "".join(push(codec.backend.token_to_id(name)) for name in names)
         words = "".join(name.replace("▁", " ") for name in names if not name.startswith("<"))
         assert text.translate(dict.fromkeys(map(ord, "\n\ufffdé\u2a69"))).lstrip() == words.lstrip()
@@ -153,7 +153,7 @@ def test_neither_transformers_nor_torch_is_imported(directory, tmp_path):
 import sys
 from pathlib import Path
 sys.argv[0] = "edge-transact"
-from edge_transact.runtime.text import TextCodec
+from edge_transact.runtime.text import TextCodec, TokenStream
 codec = TextCodec(Path({str(path)!r}))
 codec.encode_chat([{{"role": "user", "content": "Hi"}}]), codec.decode(codec.encode("the times"))
 print([name for name in ("transformers", "torch") if name in sys.modules])

@@ -89,14 +89,6 @@ def test_metadata_equals_mlcs(tmp_path):
     }
 
 
-def test_same_tensors_same_bytes(tmp_path):
-    first, second = write(tmp_path / "a"), write(tmp_path / "b")
-    names = sorted(path.name for path in first.iterdir())
-    assert names == sorted(path.name for path in second.iterdir())
-    for name in names:
-        assert (first / name).read_bytes() == (second / name).read_bytes()
-
-
 def test_a_flipped_bit_is_named(tmp_path):
     directory = write(tmp_path / "out")
     path = directory / "params_shard_1.bin"

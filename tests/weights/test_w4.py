@@ -82,14 +82,6 @@ def test_every_checkpoint_dtype_gives_the_same_bits(dtype):
                 np.testing.assert_array_equal(ours, theirs)
 
 
-def test_chunks_do_not_change_packed_rows(monkeypatch):
-    weight = torch.randn(50, 96, generator=torch.Generator().manual_seed(1))
-    whole = w4.quantize(weight, QUANTIZATIONS["q4f16_1"])
-    monkeypatch.setattr(w4, "_CHUNK_WEIGHTS", 96 * 7)
-    for ours, theirs in zip(w4.quantize(weight, QUANTIZATIONS["q4f16_1"]), whole, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e5])
 def test_refuses_weights_that_overflow_fp16(value):
     weight = torch.ones(2, 40)

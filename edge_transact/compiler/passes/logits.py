@@ -15,6 +15,13 @@ from tvm.script import tirx as T
 GREEDY_TEMPERATURE = 1e-5
 """At temperatures up to this one, the likeliest token is taken."""
 
+SOFTMAX_PARTS = 256
+"""Partial maxima and sums of a softmax, which a GPU's threads compute in parallel, as MLC-LLM's softmax does.
+
+A single running sum in fp32 would also lose the low bits of small terms. The number of parts is fixed, so that no
+kernel takes the size of the vocabulary as an argument of its own.
+"""
+
 
 def attach_logit_processors(mod: IRModule, target: tvm.target.Target) -> IRModule:
     """Add ``apply_logit_bias_inplace``, ``apply_penalty_inplace`` and ``apply_bitmask_inplace``."""
@@ -52,6 +59,10 @@ def _bind(function: tirx.PrimFunc, threads: dict[str, str]) -> tirx.PrimFunc:
     return function.with_body(body)
 
 
+# TVM's parser records the lines of the following kernels, and libraries for CPUs keep them as debug information. So
+# when the number of lines above changes, the bytes of those libraries do, too, though their code stays the same: look
+# for differences in `.debug_line` before anywhere else. Kernels that are emitted by `kernel_body` aren't parsed, and
+# have no lines.
 @T.prim_func(s_tir=True)
 def _logit_bias(logits_: T.handle, rows_: T.handle, tokens_: T.handle, bias_: T.handle) -> None:
     """Add `bias[i]` to the logit of token `tokens[i]` in row `rows[i]`."""
@@ -110,14 +121,6 @@ def _bitmask(logits_: T.handle, rows_: T.handle, mask_: T.handle) -> None:
             logits[rows[vi], vj] = T.if_then_else(
                 (mask[rows[vi], vj // 32] >> (vj % 32)) & 1 == 1, logits[rows[vi], vj], T.min_value("float32")
             )
-
-
-SOFTMAX_PARTS = 256
-"""Partial maxima and sums of a softmax, which a GPU's threads compute in parallel, as MLC-LLM's softmax does.
-
-A single running sum in fp32 would also lose the low bits of small terms. The number of parts is fixed, so that no
-kernel takes the size of the vocabulary as an argument of its own.
-"""
 
 
 def _parts(terms: te.Tensor, reduce: Callable[..., tirx.Expr], neutral: tirx.Expr) -> te.Tensor:
