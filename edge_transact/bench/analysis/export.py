@@ -75,7 +75,8 @@ def _spread(result: Result, name: str) -> str:
     return plus_minus(result[f"{name}_low"], result[f"{name}_high"])  # type: ignore[literal-required]
 
 
-def _time(seconds: float | None) -> str:
+def short_time(seconds: float | None) -> str:
+    """A duration with three digits, in milliseconds or seconds: ``6.93 ms``, ``1.72 s``."""
     if seconds is None:
         return "-"
     return f"{number(1000 * seconds)} ms" if seconds < 0.1 else f"{number(seconds)} s"
@@ -100,16 +101,16 @@ COLUMNS: Mapping[str, Callable[[Result], str]] = {
     "backend": lambda each: each["target"],
     "tokens": lambda each: str(lengths_of(each)),
     "size": lambda each: megabytes(each["model_size"]),
-    "first token": lambda each: _time(each["ttft_s"]) + _spread(each, "ttft_s"),
+    "first token": lambda each: short_time(each["ttft_s"]) + _spread(each, "ttft_s"),
     "prefill tok/s": lambda each: _number(each["prefill_tok_s"]) + _spread(each, "prefill_s"),
     "decode tok/s": lambda each: _number(each["decode_tok_s"]) + _spread(each, "decode_s"),
-    "whole": lambda each: _time(each["e2e_s"]) + _spread(each, "e2e_s"),
+    "whole": lambda each: short_time(each["e2e_s"]) + _spread(each, "e2e_s"),
     "memory": lambda each: _mib(each["peak_rss_mib"]),
     "against the first": lambda each: "-" if each["e2e_speedup"] is None else speedup_in_words(each),
     "parameters": lambda each: f"{each['model_n_params'] / 1e6:.1f} M",
     "threads": lambda each: _number(each["n_threads"]),
     "test": lambda each: each["test"],
-    "load": lambda each: _time(each["load_s"]),
+    "load": lambda each: short_time(each["load_s"]),
     "KV cache": lambda each: _mib(each["kv_mib"]),
     "temp C": _temperatures,
     "notes": lambda each: "; ".join(notes(each)),

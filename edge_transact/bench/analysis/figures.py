@@ -7,6 +7,7 @@ from typing import Any
 
 from edge_transact.artifacts.charts import Axis, Bar, bars, lines, number
 from edge_transact.artifacts.report import Section
+from edge_transact.bench.analysis.export import short_time
 from edge_transact.bench.analysis.published import FIGURE_4, SOURCE
 from edge_transact.bench.records.plan import Lengths, lengths_of
 from edge_transact.bench.records.readings import Reading
@@ -105,8 +106,8 @@ def _latency(name: str, title: str, rows: Mapping[Lengths, Sequence[Bar]]) -> Se
 
 
 def _bar(model: str, prefill_s: float, total_s: float, interval: Interval | None = None) -> Bar:
-    ends = f" ({number(interval[0])} to {number(interval[1])})" if interval else ""
-    return Bar(model, f"{number(total_s)} s{ends}", [(prefill_s, PREFILL), (total_s - prefill_s, DECODE)], interval)
+    ends = f" ({short_time(interval[0])} to {short_time(interval[1])})" if interval else ""
+    return Bar(model, f"{short_time(total_s)}{ends}", [(prefill_s, PREFILL), (total_s - prefill_s, DECODE)], interval)
 
 
 def _quality(name: str, seconds: Mapping[str, float], perplexities: Mapping[str, float], lengths: Lengths) -> Section:

@@ -10,7 +10,7 @@ from edge_transact.artifacts.outputs import new_directory
 from edge_transact.artifacts.report import Origin, Report, Section, change
 from edge_transact.bench.analysis import figures
 from edge_transact.bench.analysis.compare import Comparison, Pair, as_fast, cells
-from edge_transact.bench.analysis.export import CONDITIONS, RESULTS, columns, speedup_in_words
+from edge_transact.bench.analysis.export import CONDITIONS, RESULTS, columns, short_time, speedup_in_words
 from edge_transact.bench.analysis.figures import name_of
 from edge_transact.bench.analysis.intervals import CONFIDENCE, ratio_in_words
 from edge_transact.bench.analysis.results import make_results, named_apart
@@ -136,7 +136,7 @@ def answer(results: Sequence[Result], perplexities: Mapping[str, float]) -> str:
     if not compared:
         first = shown[0]
         speed = f", then {number(first['decode_tok_s'])} tokens a second" if first["decode_tok_s"] else ""
-        return f"{first['model']}: the first token after {number(first['ttft_s'])} s{speed}, {where}"
+        return f"{first['model']}: the first token after {short_time(first['ttft_s'])}{speed}, {where}"
     clauses = []
     for result in compared:
         before = next(each for each in shown if each["model"] == result["baseline"])
