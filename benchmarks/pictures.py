@@ -53,7 +53,7 @@ def methods(curves: Mapping[str, Sequence[float | None]], ratios: Sequence[float
             left_out.append(f"`{name}` at {', '.join(missing)}, where the model can't be cut so far")
         if drawn:
             shown.append(name)
-            style = {"linewidth": 3.0} if name == "best" else {"linewidth": 1.5}
+            style = {"linewidth": 3.0} if name == "obs" else {"linewidth": 1.5}
             dashes = "--" if "," in name else "-"
             axes.plot(*zip(*drawn, strict=True), dashes, marker="o", label=name, color=next(colours), **style)
     axes.axhline(dense, color="black", linestyle=":", label="dense")
@@ -64,7 +64,7 @@ def methods(curves: Mapping[str, Sequence[float | None]], ratios: Sequence[float
     _write(figure, path)
     alternative = (
         f"Perplexity by the share of parameters removed, on a logarithmic scale, for {', '.join(shown)}, and the dense "
-        f"model at {dense:.2f}. The line of best is the lowest at every cut."
+        f"model at {dense:.2f}. The line of obs is the lowest at every cut."
     )
     text = f"![{alternative}]({path.name})"
     if left_out:

@@ -24,11 +24,11 @@ PUBLISHED = ("transact", "llm-pruner", "wanda", "flap", "magnitude", "random")
 
 
 def methods(study: Study, mixed: tuple[str, ...], count: int) -> str:
-    """All methods at all ratios: published methods, uniform, and `best` with mixed calibration text."""
+    """All methods at all ratios: published methods, uniform, and `obs` with mixed calibration text."""
     found = rows_by_method(study, mixed)
     lines = [[name, *(_figures(row) for row in rows)] for name, rows in found.items()]
-    ratios = [study.cut(_best(ratio, mixed))["perplexity"] / _reference(study, ratio) for ratio in RATIOS]
-    lines.append(["best / the better transact", *(f"**{ratio:.3f}**" for ratio in ratios)])
+    ratios = [study.cut(_obs(ratio, mixed))["perplexity"] / _reference(study, ratio) for ratio in RATIOS]
+    lines.append(["obs / the better transact", *(f"**{ratio:.3f}**" for ratio in ratios)])
     dense = study.dense()
     picture = draw_methods(study, mixed)
     table = page.table(["", *(f"{ratio:.0%}" for ratio in RATIOS)], lines)
@@ -40,7 +40,7 @@ def rows_by_method(study: Study, mixed: tuple[str, ...]) -> dict[str, list[Row |
     """The rows of the study `methods`, one for each of `RATIOS`; `None` where a model can't be cut so far."""
     found: dict[str, list[Row | None]] = {name: [study.cut(Cut(name, ratio)) for ratio in RATIOS] for name in PUBLISHED}
     found[GROUPS_TOO] = [try_cut(study, _groups_too(ratio)) for ratio in RATIOS]
-    found["best"] = [study.cut(_best(ratio, mixed)) for ratio in RATIOS]
+    found["obs"] = [study.cut(_obs(ratio, mixed)) for ratio in RATIOS]
     return found
 
 
@@ -54,15 +54,15 @@ def draw_methods(study: Study, mixed: tuple[str, ...]) -> str:
 
 
 def seeds(study: Study, mixed: tuple[str, ...], count: int) -> str:
-    """How much `best` depends on which calibration windows are drawn."""
+    """How much `obs` depends on which calibration windows are drawn."""
     rows = []
     for ratio in SEED_RATIOS:
-        found = [study.cut(_best(ratio, mixed, seed=seed)) for seed in range(count)]
+        found = [study.cut(_obs(ratio, mixed, seed=seed)) for seed in range(count)]
         columns = [[each["perplexity"] for each in found]]
         columns += [[each["perplexities"][text] for each in found] for text in found[0]["perplexities"]]
         rows.append([f"{ratio:.0%}", *(_spread(column, ".2f") for column in columns)])
         rows[-1].append(_spread([perplexity / _reference(study, ratio) for perplexity in columns[0]], ".3f"))
-    header = [f"best, {count} seeds", "both", *study.dense()["perplexities"], "best / the better transact"]
+    header = [f"obs, {count} seeds", "both", *study.dense()["perplexities"], "obs / the better transact"]
     return page.table(header, rows)
 
 
@@ -80,9 +80,9 @@ def samples(study: Study, mixed: tuple[str, ...], count: int) -> str:
     rows = []
     for number in (8, 32, 128, 512):
         transact = study.cut(Cut("transact", 0.3, calibration_tokens=512 * number))["perplexity"]
-        best = study.cut(_best(0.3, mixed, calibration_tokens=512 * number))["perplexity"]
-        rows.append([str(number), _figure(transact), _figure(best)])
-    return page.table(["samples", "transact", "best"], rows)
+        obs = study.cut(_obs(0.3, mixed, calibration_tokens=512 * number))["perplexity"]
+        rows.append([str(number), _figure(transact), _figure(obs)])
+    return page.table(["samples", "transact", "obs"], rows)
 
 
 def units(study: Study, mixed: tuple[str, ...], count: int) -> str:
@@ -91,12 +91,12 @@ def units(study: Study, mixed: tuple[str, ...], count: int) -> str:
     rows = []
     for name, chosen in (("attention", attention), ("MLP", ("mlp",)), ("both", ("mlp", *attention))):
         figures = []
-        for method, allocation, compensate in (("transact", "uniform", False), ("best", "budgeted", True)):
+        for method, allocation, compensate in (("transact", "uniform", False), ("obs", "budgeted", True)):
             cut = Cut(method, 0.1, allocation, chosen, compensate, calibration=mixed)
             found = try_cut(study, cut)
             figures.append("—" if found is None else _figure(found["perplexity"]))
         rows.append([name, *figures])
-    return page.table(["cut", "transact, uniform", "best"], rows)
+    return page.table(["cut", "transact, uniform", "obs"], rows)
 
 
 def flops(study: Study, mixed: tuple[str, ...], count: int) -> str:
@@ -124,7 +124,7 @@ STUDIES: dict[str, Callable[[Study, tuple[str, ...], int], str]] = {
 }
 
 
-def _best(ratio: float, mixed: tuple[str, ...], calibration_tokens: int = MIXED_TOKENS, seed: int = 0) -> Cut:
+def _obs(ratio: float, mixed: tuple[str, ...], calibration_tokens: int = MIXED_TOKENS, seed: int = 0) -> Cut:
     return Cut("obs", ratio, "budgeted", (), True, calibration=mixed, calibration_tokens=calibration_tokens, seed=seed)
 
 
