@@ -17,7 +17,7 @@ from edge_transact.bench.options import BenchOptions
 from edge_transact.build.options import BuildOptions, check_pruning
 from edge_transact.bundle.options import BundleOptions
 from edge_transact.errors import EdgeTransactError as EdgeTransactError
-from edge_transact.errors import UsageError
+from edge_transact.errors import UsageError, did_you_mean
 from edge_transact.evaluate.options import EvalOptions
 from edge_transact.export.options import ExportOptions
 from edge_transact.heal.options import HealOptions
@@ -53,6 +53,10 @@ _CLASSES = {
     "Session": "runtime.session",
 }
 """Each class that loads when it is named, and its module."""
+
+
+_SESSION = ("max_tokens", "temperature", "top_p", "seed", "system", "threads", "raw")
+"""The options of `load`."""
 
 
 def __getattr__(name: str) -> Any:
@@ -302,7 +306,7 @@ def load(model: str | Path, **options: Any) -> Session | Checkpoint:
         A `Session` for a DIST, which answers and streams; a `Checkpoint` for others, with widths and tensors.
 
     Raises:
-        UsageError: There are options, and the model is no DIST.
+        UsageError: There are options and the model is no DIST, or an option is unknown.
         EdgeTransactError: There is no such model, or the DIST has no library for this host.
     """
     from edge_transact.artifacts.dist_files import MANIFEST
@@ -310,6 +314,8 @@ def load(model: str | Path, **options: Any) -> Session | Checkpoint:
     if (Path(model) / MANIFEST).is_file():
         from edge_transact.runtime.session import Session
 
+        if unknown := options.keys() - set(_SESSION):
+            raise UsageError(f"there is no option {min(unknown)!r}", fix=did_you_mean(min(unknown), _SESSION))
         return Session.load(Path(model), **options)
     if options:
         raise UsageError(

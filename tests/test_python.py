@@ -23,7 +23,7 @@ from edge_transact.export.options import ExportOptions
 from edge_transact.inspection import InspectOptions
 from edge_transact.options.keywords import keywords, part, signature_of
 from edge_transact.prune.options import PruneChoices, PruneOptions
-from tests.support.dists import PLAN
+from tests.support.dists import PLAN, make_dist
 
 FUNCTIONS = ("bench", "build", "bundle", "evaluate", "export", "heal", "inspect", "load", "prune")
 
@@ -118,6 +118,12 @@ def test_mistakes_are_named(tmp_path):
         et.prune("demo:tiny", ratio=0.3)
     with pytest.raises(et.UsageError, match="temperature"):
         et.load("demo:tiny", temperature=0.0)
+    dist = make_dist(tmp_path / "small-dist")
+    with pytest.raises(et.UsageError, match="no option 'temprature'") as refused:
+        et.load(dist, temprature=0.0)
+    assert "Did you mean 'temperature'?" in refused.value.fix
+    with pytest.raises(et.UsageError, match="no option 'widow'"):
+        et.evaluate("demo:tiny", widow=64)
     # Nothing is pruned, and no rounding reads text.
     with pytest.raises(et.UsageError, match="no budget"):
         et.build("demo:tiny", tmp_path / "dist", calibration_tokens=2048)
