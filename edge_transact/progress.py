@@ -40,11 +40,7 @@ SUSPENSION_S = 2.0
 
 
 class Clock:
-    """Counts the seconds in which this process could work: not those in which it was suspended.
-
-    Args:
-        resumed: Called when a suspension is noticed.
-    """
+    """Counts the seconds in which this process wasn't suspended, and calls `resumed` when it notices a suspension."""
 
     def __init__(self, resumed: Callable[[], None] = lambda: None) -> None:
         self._resumed = resumed
@@ -129,12 +125,7 @@ class Run:
         return f"{number} of {number + len(self._later)}" if self._earlier_s else f"step {number}"
 
     def enter(self, name: str, share: float | None) -> Step:
-        """Begins a step.
-
-        Args:
-            name: Its name.
-            share: The share of it that an interrupted run has done; `None` if its work isn't counted.
-        """
+        """Begins a step. `share` is what an interrupted run has done of it; `None` if its work isn't counted."""
         self._tick()
         step = Step(name, self._making(), is_counted=share is not None, first=share or 0.0, share=share or 0.0)
         names = [each.name for each in self._later]
@@ -239,13 +230,7 @@ def running(earlier: Sequence[Step] = (), making: Callable[[], str] = str) -> It
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
-    """Iterate with a progress bar.
-
-    Args:
-        items: What to iterate over.
-        description: What is being done, such as ``calibrate``.
-        total: The number of items, if `items` has no length.
-    """
+    """Iterate with a progress bar. `total` is the number of items, if `items` has no length."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     with bar(description, total) as advance:
@@ -321,13 +306,7 @@ def _drawn(description: str, total: float | None, done: float) -> Iterator[Advan
 
 @contextmanager
 def _display(terminal: Console, run: Run | None = None, transient: bool = False) -> Iterator[Progress]:
-    """Bars on a terminal, above which messages are printed.
-
-    Args:
-        terminal: The terminal.
-        run: The run that they belong to.
-        transient: Whether they disappear at the end.
-    """
+    """Bars on a terminal, above which messages are printed; `transient` ones disappear at the end."""
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
     from rich.table import Column
     from rich.text import Text

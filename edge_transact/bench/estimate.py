@@ -42,23 +42,21 @@ class VisitTimes:
         self._left: list[Visit] = []
         self._done: list[Visit] = []
 
-    def seconds(self, visits: Sequence[Visit]) -> float | None:
+    def seconds(self, visits: Iterable[Visit]) -> float | None:
         """About how long visits take; `None` if the log has no repetition like one of them."""
-        wanted = {(self._models[visit.model].digest, visit.lengths) for visit in visits}
-        e2e_s: dict[object, list[float]] = {kind: [] for kind in wanted}
-        load_s: dict[object, list[float]] = {kind: [0.0] for kind in wanted}
+        known: dict[object, list[tuple[float, float]]] = {}
         for record in tuple(self._records):
-            kind = (record.model_digest, record.lengths)
             mine = (record.serial, record.target) == (self._info.serial, self._target)
-            if isinstance(record, RepetitionRecord) and mine and kind in wanted:
-                e2e_s[kind].append(record.e2e_s)
-                load_s[kind].append(record.load_s or 0.0)
-        if not all(e2e_s.values()):
-            return None
+            if mine and isinstance(record, RepetitionRecord):
+                times = (record.load_s or 0.0, record.e2e_s)
+                known.setdefault((record.model_digest, record.lengths), []).append(times)
         total_s = 0.0
         for visit in visits:
-            kind = (self._models[visit.model].digest, visit.lengths)
-            total_s += median(load_s[kind]) + (self._warmups + visit.repetitions) * median(e2e_s[kind])
+            alike = known.get((self._models[visit.model].digest, visit.lengths))
+            if not alike:
+                return None
+            load_s, e2e_s = map(median, zip(*alike, strict=True))
+            total_s += load_s + (self._warmups + visit.repetitions) * e2e_s
         return total_s
 
     def set_left(self, visits: Iterable[Visit]) -> None:

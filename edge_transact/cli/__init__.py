@@ -162,7 +162,9 @@ def main() -> None:
     gc.set_threshold(COLLECTED_OBJECTS)
     # At its end, Python would look for garbage among those once more: a second's wait with torch and transformers.
     atexit.register(gc.freeze)
-    # Under nohup it is ignored, and stays so.
+    # Until a command runs, an interrupt just ends the program. A signal that is ignored, as under nohup, stays so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
         terminals = [stream.fileno() for stream in (sys.stdout, sys.stderr) if stream.isatty()]
         signal.signal(signal.SIGHUP, partial(_hang_up, terminals))

@@ -59,7 +59,7 @@ def bench(
         bool, typer.Option("--profile", help="Show where the time goes on this host, function by function.")
     ] = False,
     clean: Annotated[bool, typer.Option("--clean", help="Remove the models from the phone at the end.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be measured, and about how long.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be measured.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure latency and memory of models on phones or on this host.

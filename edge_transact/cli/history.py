@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, Field, RootModel
+from pydantic import Field, TypeAdapter
 
 from edge_transact import cache, progress
 from edge_transact.artifacts.outputs import new_directory
@@ -32,20 +32,17 @@ LOADING = "load torch and transformers"
 KIND, FILE = "times", "times.json"
 """The kind of the entry in the cache, and its file."""
 
-_OUTPUT = " OUTPUT"
-
 MOST_RUNS = 100
 """How many commands are remembered, the last ones."""
 
+_OUTPUT = " OUTPUT"
+"""Replaces the name of the output at the end of a step's name."""
 
-class _Step(BaseModel):
-    name: str
-    makes: str = ""
-    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Kept = tuple[str, str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+"""A step's name, what it makes, and its seconds."""
 
-
-class _Runs(RootModel[dict[str, list[_Step]]]):
-    """The steps of the last run by command, the last command last."""
+_RUNS = TypeAdapter(dict[str, list[_Kept]])
+"""The last run by command; the command that ran last is the last one."""
 
 
 class History:
@@ -54,9 +51,9 @@ class History:
     Args:
         command: The command's name.
         models: Its MODELs or DISTs.
-        options: What its time depends on. Budgets and seeds are left out.
-        output: The directory that it writes, whose name is a part of some steps' names.
-        more: Whatever else its time depends on.
+        options: Its options. All but budgets and seeds have to be those of the last run.
+        output: The directory that it writes.
+        report: Whether it writes a report.
     """
 
     def __init__(
@@ -65,63 +62,52 @@ class History:
         models: Sequence[str],
         options: Sequence[Options] = (),
         output: Path | None = None,
-        **more: object,
+        report: bool = False,
     ) -> None:
         from edge_transact.prune.options import BUDGET_KEYS
 
         names = [str(Path(model).absolute()) if Path(model).exists() else model for model in models]
         values = [each.model_dump(mode="json", exclude={*BUDGET_KEYS, "seed"}) for each in options]
+        self._key = json.dumps([command, *names, *values, report])
         self._output = f" {output.name}" if output else _OUTPUT
-        self._key = json.dumps([command, *names, *values, more], default=str)
 
     def steps(self) -> list[Step]:
         """Its steps, without those that made what the cache has now."""
-        found = [each for each in _read().get(self._key, []) if not _is_cached(each.makes)]
-        return [Step(_renamed(each.name, _OUTPUT, self._output), each.makes, each.seconds) for each in found]
+        kept = [each for each in _read().get(self._key, []) if not _is_cached(each)]
+        return [Step(_renamed(name, _OUTPUT, self._output), makes, seconds) for name, makes, seconds in kept]
 
     @contextmanager
     def running(self, *, keep: bool = True) -> Iterator[None]:
-        """The body is a run of the command. Its times are kept if it ends well and wasn't a part of a run.
-
-        Args:
-            keep: Whether they are kept at all.
-        """
+        """The body is a run of the command. With `keep`, its times are kept if it does all the work and ends well."""
         with progress.running(self.steps(), cache.making.get) as run:
             yield
         if keep and not any(step.first for step in run.steps):
             self._keep(run.steps)
 
     def _keep(self, steps: Sequence[Step]) -> None:
-        """Replaces the last run's steps. Where another process writes at the same time, one of both is lost."""
-        new = [
-            _Step(name=_renamed(each.name, self._output, _OUTPUT), makes=each.makes, seconds=round(each.seconds, 3))
-            for each in steps
-        ]
+        """Replaces the last run. What the cache made unnecessary stays; of two processes that write, one is lost."""
         runs = _read()
-        runs[self._key] = _with_cached(new, runs.pop(self._key, []))
+        merged: list[_Kept] = []
+        before = runs.pop(self._key, [])
+        for step in steps:
+            name = _renamed(step.name, self._output, _OUTPUT)
+            place = next((number for number, each in enumerate(before) if each[0] == name), -1)
+            merged += filter(_is_cached, before[: max(place, 0)])
+            merged.append((name, step.makes, round(step.seconds, 3)))
+            before = before[place + 1 :]
+        runs[self._key] = [*merged, *filter(_is_cached, before)]
         try:
             _write(dict(list(runs.items())[-MOST_RUNS:]))
         except (OSError, EdgeTransactError) as error:
             logger.debug(f"how long steps took isn't kept: {error}")
 
 
-def _with_cached(steps: Sequence[_Step], before: Sequence[_Step]) -> list[_Step]:
-    """The steps of a run and, among them, those of the run before that the cache made unnecessary."""
-    merged, rest = [], list(before)
-    for step in steps:
-        place = next((number for number, each in enumerate(rest) if each.name == step.name), None)
-        if place is not None:
-            merged += [each for each in rest[:place] if _is_cached(each.makes)]
-            rest = rest[place + 1 :]
-        merged.append(step)
-    return merged + [each for each in rest if _is_cached(each.makes)]
-
-
 def _renamed(step: str, old: str, new: str) -> str:
     return step.removesuffix(old) + new if step.endswith(old) else step
 
 
-def _is_cached(makes: str) -> bool:
+def _is_cached(step: _Kept) -> bool:
+    _, makes, _ = step
     return bool(makes) and cache.enabled and (cache.cache_directory() / makes / cache.RECORD).is_file()
 
 
@@ -130,15 +116,15 @@ def _entry() -> Path:
     return cache.entry_of(KIND, {"machine": machine_name()})
 
 
-def _read() -> dict[str, list[_Step]]:
+def _read() -> dict[str, list[_Kept]]:
     try:
-        return _Runs.model_validate_json((_entry() / FILE).read_bytes()).root
+        return _RUNS.validate_json((_entry() / FILE).read_bytes())
     except (OSError, ValueError):
         return {}
 
 
-def _write(runs: dict[str, list[_Step]]) -> None:
+def _write(runs: dict[str, list[_Kept]]) -> None:
     with new_directory(_entry(), force=True) as fresh:
-        (fresh / FILE).write_text(_Runs(runs).model_dump_json(indent=1) + "\n")
+        (fresh / FILE).write_bytes(_RUNS.dump_json(runs, indent=1))
         record = cache.Record(what="how long steps took", ingredients={"machine": machine_name()}, files={})
         (fresh / cache.RECORD).write_text(record.model_dump_json(indent=2) + "\n")
