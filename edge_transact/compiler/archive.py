@@ -134,12 +134,8 @@ def android_linker() -> list[str] | None:
 def link_android(archive: Path, output: Path, linker: list[str]) -> None:
     """Link an archive of Android objects into a shared library, its segments aligned to `PAGE_BYTES`.
 
-    Symbols of TVM's runtime and libc stay undefined: the program that loads the library provides them.
-
-    Args:
-        archive: A ``.tar`` built for Android.
-        output: The ``.so`` to write.
-        linker: `android_linker`'s result.
+    Symbols of TVM's runtime and libc stay undefined: the program that loads the library provides them. `linker` is
+    `android_linker`'s result.
 
     Raises:
         EdgeTransactError: The linker fails (the message has its output) or aligns segments differently.

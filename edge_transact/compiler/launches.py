@@ -16,12 +16,9 @@ THREAD_AXES = ("threadIdx.x", "threadIdx.y", "threadIdx.z")
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel. Its sizes are expressions of the function's symbolic sizes and of its integer parameters.
+    """One kernel: its outermost loop over groups or threads, their number by axis, and a group's local memory.
 
-    Attributes:
-        body: The outermost loop over groups or threads.
-        extents: Number of groups or threads along an axis, by its name.
-        local: Allocations in the local memory of a group.
+    Sizes are expressions of the function's symbolic sizes and of its integer parameters.
     """
 
     body: Stmt

@@ -53,10 +53,7 @@ def require_model(device: Device, plan: WidthPlan, definition: Definition, quant
 def require_attention(plan: WidthPlan, target: tvm.target.Target, dtype: str) -> None:
     """Check that TVM's attention kernels for a GPU compute all of a model's heads (``tvm/relax/frontend/nn/llm``).
 
-    Args:
-        plan: The model's widths.
-        target: The GPU's.
-        dtype: The dtype of the cache, ``float16`` or ``float32``.
+    The cache's dtype is ``float16`` or ``float32``.
 
     Raises:
         UsageError: Heads don't fill the tiles of a prefill, or a block of threads would skip some of a KV head's query

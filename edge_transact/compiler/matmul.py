@@ -106,11 +106,7 @@ class Matmul:
     ) -> dict[str, tuple[tuple[tirx.Expr | int, ...], str]]:
         """Shape and dtype of each operand and of ``out``, in the order of the kernel's arguments.
 
-        Args:
-            leading: Batch and tokens.
-            k: Columns of `x`.
-            n: Columns of the weight.
-            width: Columns of the result: n, or n / 2 with a gate.
+        `leading` is batch and tokens, and `width` the columns of the result: n, or n / 2 with a gate.
         """
         groups = (k + (GROUP_SIZE - 1)) // GROUP_SIZE
         packed, scales = (n, groups * WORDS_PER_GROUP), (n, groups)

@@ -123,12 +123,7 @@ TARGETS: dict[str, BuildTarget] = {
 
 
 def get_target(name: str, device_profile: str = GENERIC.name, cpu: str | None = None) -> BuildTarget:
-    """The target of that name.
-
-    Args:
-        name: One of `TARGETS`.
-        device_profile: One of `DEVICES`, for a target with a profile.
-        cpu: The CPU of a library for ``host``, by LLVM's name; `None` for this machine's.
+    """One of `TARGETS`, with a profile of `DEVICES` where it has one, and for ``host`` a CPU by LLVM's name.
 
     Raises:
         UsageError: There is no such target, or LLVM knows no such CPU.

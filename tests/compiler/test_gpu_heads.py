@@ -9,6 +9,7 @@ import tvm
 from edge_transact.compiler.matmul import CacheHeads, Matmul
 from tests.support.cache_heads import of_cache
 from tests.support.gpu_kernels import compiled, selected, weights
+from tests.support.packed import product
 
 pytestmark = [pytest.mark.opencl, pytest.mark.usefixtures("executed")]
 
@@ -46,10 +47,7 @@ def test_heads_of_any_dims_are_rotated_and_padded(matmul, rows):
         bias = [rng.normal(size=count).astype(matmul.dtype)] if matmul.bias else []
         angles = rng.uniform(0, 7, (rows, BEFORE)).astype(FLOAT)
         pairs = np.stack([np.sort(rng.permutation(BEFORE)[: qk // 2]) for _ in range(layers * 2)]).astype("int32")
-        y = x[0].astype("float64")
-        if norm:
-            y = y / np.sqrt((y**2).mean(-1, keepdims=True) + matmul.norm_eps) * norm[0]
-        y = y @ matrix + sum(bias)
+        y = product(matmul, x[0], matrix, *(next(iter(part), None) for part in (norm, bias)))
         rotation = np.stack([np.cos(angles), np.sin(angles)])
         tensors = [tvm.runtime.tensor(a) for a in (x, words, scale, *norm, *bias, rotation, pairs)]
         for layer in range(layers):

@@ -13,6 +13,7 @@ from edge_transact.compiler.targets import get_target
 from edge_transact.quantization import get_quantization
 from tests.support.gpu_kernels import compiled, selected, weights
 from tests.support.opencl import HERE
+from tests.support.packed import product
 from tests.support.relax_calls import calls
 
 pytestmark = [pytest.mark.opencl, pytest.mark.usefixtures("executed")]
@@ -63,14 +64,7 @@ def test_products_of_any_width(case, rows):
 
         kernel(*map(tvm.runtime.tensor, (x, words, scale, *norm, *bias, *residual)), out)
 
-        wanted = x.astype("float64")
-        if norm:
-            wanted = wanted / np.sqrt((wanted**2).mean(-1, keepdims=True) + matmul.norm_eps) * norm[0]
-        wanted = wanted @ matrix + sum(bias)
-        if matmul.gated:
-            gate, up = np.split(wanted, 2, -1)
-            wanted = gate / (1 + np.exp(-gate)) * up
-        wanted += sum(residual)
+        wanted = product(matmul, x, matrix, *(next(iter(part), None) for part in (norm, bias, residual)))
         # Half has 11 bits, and CPUs with half arithmetic round to them after each operation, as GPUs do. Sums in half
         # over all of K would be ten times as far off.
         off = np.sqrt(((out.numpy() - wanted) ** 2).mean() / (wanted**2).mean())

@@ -24,7 +24,7 @@ from edge_transact.compiler.targets import get_target
 from edge_transact.compiler.vector import cast, lanes_of, shuffle, splat
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.weights import w4
-from tests.support.packed import packed
+from tests.support.packed import packed, product
 
 HOST = get_target("host").tvm_target()
 
@@ -218,15 +218,5 @@ def matmul_case(
     out = np.zeros((*shape, width), matmul.out_dtype)
     arguments = [a for a in (x, q_weight, q_scale, norm, bias, residual, out) if a is not None]
 
-    want = x.astype(np.float64)
-    if norm is not None:
-        want = want / np.sqrt((want**2).mean(-1, keepdims=True) + matmul.norm_eps) * norm
-    want = want @ dense.T
-    if bias is not None:
-        want = want + bias
-    if matmul.gated:
-        gate, up = np.split(want, 2, axis=-1)
-        want = gate / (1 + np.exp(-gate)) * up
-    if residual is not None:
-        want = want + residual
+    want = product(matmul, x, dense.T, norm, bias, residual)
     return arguments, want

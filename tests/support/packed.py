@@ -1,10 +1,11 @@
-"""Weights packed with every code and with scales of both signs, as MLC's own rounding never packs them."""
+"""Weights packed with every code and with scales of both signs, unlike by MLC's own rounding; and their products."""
 
 from functools import partial
 
 import numpy as np
 import torch
 
+from edge_transact.compiler.matmul import Matmul
 from edge_transact.quantization import Quantization
 from edge_transact.rounding.search import search
 from edge_transact.weights import w4
@@ -19,3 +20,22 @@ def packed(
     assert (scales < 0).any() and (scales > 0).any()
     assert any((words >> shift & 15 == 15).any() for shift in range(0, 32, 4))
     return words, scales
+
+
+def product(
+    matmul: Matmul,
+    x: np.ndarray,
+    matrix: np.ndarray,
+    norm: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
+    residual: np.ndarray | None = None,
+) -> np.ndarray:
+    """The result of a matmul in double precision; `matrix` is ``[in, out]``."""
+    wanted = x.astype(np.float64)
+    if norm is not None:
+        wanted = wanted / np.sqrt((wanted**2).mean(-1, keepdims=True) + matmul.norm_eps) * norm
+    wanted = wanted @ matrix + (0 if bias is None else bias)
+    if matmul.gated:
+        gate, up = np.split(wanted, 2, axis=-1)
+        wanted = gate / (1 + np.exp(-gate)) * up
+    return wanted + (0 if residual is None else residual)

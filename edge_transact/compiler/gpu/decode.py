@@ -43,11 +43,7 @@ class Activations:
 class NormalizedActivations(Activations):
     """Applies RMSNorm to a row in every work group, which costs less than a launch, and keeps it in local memory.
 
-    Args:
-        buffers: The kernel's.
-        features: K.
-        threads: Threads of a work group, a multiple of `SUMS`.
-        scratch: Local memory for at least ``threads + SUMS`` sums.
+    The threads of a work group are a multiple of `SUMS`; `scratch` is local memory for ``threads + SUMS`` sums.
     """
 
     def __init__(self, buffers: MatmulBuffers, features: int, threads: int, scratch: Buffer) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tvm import IRModule, relax, s_tir
 from tvm.relax.dpl import DFPattern, GlobalVarPattern, TuplePattern, is_op, is_tuple_get_item, wildcard
@@ -32,12 +32,8 @@ def fuse_matmuls(mod: IRModule, kernels: Kernels, made: dict[str, Matmul]) -> IR
     """Make one kernel of each matmul with a packed weight and the operators around it.
 
     These are RMSNorm before it, where `Kernels.takes_norm`, and bias, SiLU gate and residual after it. Matmuls that the
-    kernels don't support stay as they are. Runs before operators are legalized.
-
-    Args:
-        mod: The module.
-        kernels: The target's.
-        made: Gets the matmul that each kernel computes, by the kernel's name.
+    kernels don't support stay as they are. `made` gets the matmul that each kernel computes, by the kernel's name. Runs
+    before operators are legalized.
     """
     fuser = _Fuser(mod, kernels, made)
     for var, function in relax_functions(mod):
@@ -51,8 +47,7 @@ def fuse_matmuls(mod: IRModule, kernels: Kernels, made: dict[str, Matmul]) -> IR
     return mod
 
 
-@dataclass(frozen=True)
-class _FusedMatmul:
+class _FusedMatmul(NamedTuple):
     """The spec of a matmul with the operators around it, and its kernel's arguments."""
 
     matmul: Matmul

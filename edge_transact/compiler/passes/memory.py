@@ -14,14 +14,9 @@ from edge_transact.errors import EdgeTransactError
 
 
 def memory_usage(mod: IRModule, bounds: Mapping[str, int]) -> dict[str, int]:
-    """The most bytes that each function allocates, by its name. On a CPU, kernels' own temporaries aren't counted.
+    """The most bytes that each function allocates, by name; memory is planned, and `bounds` are the largest sizes.
 
-    Args:
-        mod: With memory planned.
-        bounds: The largest value of each symbolic size, by name.
-
-    Raises:
-        EdgeTransactError: A function allocates memory of unbounded size.
+    On a CPU, kernels' own temporaries aren't counted. Raises an `EdgeTransactError` for memory of unbounded size.
     """
     usage = {}
     for var, function in relax_functions(mod):
@@ -35,12 +30,9 @@ def memory_usage(mod: IRModule, bounds: Mapping[str, int]) -> dict[str, int]:
 
 
 def check_temporaries(mod: IRModule, lowered: IRModule, prefix: str) -> None:
-    """Raise an `EdgeTransactError` if a GPU kernel allocates memory that `memory_usage` hasn't counted.
+    """Raise an `EdgeTransactError` if a GPU kernel allocates memory that `memory_usage` hasn't counted in `mod`.
 
-    Args:
-        mod: As in `memory_usage`.
-        lowered: The lowered kernels; their names begin with `prefix`.
-        prefix: The system library's.
+    `lowered` has the lowered kernels, whose names begin with the system library's prefix.
     """
     counted = {call.op.name_hint for _, function in relax_functions(mod) for call in kernel_calls(function)}
     for var, function in lowered.functions_items():

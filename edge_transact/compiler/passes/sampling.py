@@ -35,8 +35,9 @@ def attach_sampling(mod: IRModule, target: tvm.target.Target) -> IRModule:
     ``renormalize_by_top_p``. Sample i is drawn from row `sample_indices[i]` by `uniform_samples[i]`, in [0, 1).
     """
     builder = relax.BlockBuilder(mod)
-    _multinomial(builder, target)
-    _argsort(builder)
+    draw = partial(_draw, builder, target)
+    _function(builder, "multinomial_from_uniform", draw, probs=_PROBS, uniform_samples=_UNIFORM, sample_indices=_ROWS)
+    _function(builder, "argsort_probs", lambda probs: relax.Tuple(_sorted(builder, probs)), probs=_PROBS)
     _sample_with_top_p(builder, target)
     _take_probs(builder)
     _renormalize(builder)
@@ -108,15 +109,6 @@ def _first_beyond(sums_: T.handle, uniform_: T.handle, rows_: T.handle, columns_
                     ),
                     columns[v],
                 )
-
-
-def _multinomial(builder: relax.BlockBuilder, target: tvm.target.Target) -> None:
-    draw = partial(_draw, builder, target)
-    _function(builder, "multinomial_from_uniform", draw, probs=_PROBS, uniform_samples=_UNIFORM, sample_indices=_ROWS)
-
-
-def _argsort(builder: relax.BlockBuilder) -> None:
-    _function(builder, "argsort_probs", lambda probs: relax.Tuple(_sorted(builder, probs)), probs=_PROBS)
 
 
 def _sample_with_top_p(builder: relax.BlockBuilder, target: tvm.target.Target) -> None:
