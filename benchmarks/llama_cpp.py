@@ -143,18 +143,19 @@ def llama_bench(cpu: str | None) -> Path:
     root = cache_directory() / "llama.cpp"
     # One tree for all CPUs: only the kernels are compiled again.
     tree, program = root / f"build-{VERSION}", root / f"llama-bench-{VERSION}-{cpu or 'native'}"
+    if program.is_file():
+        return program
+    for tool in ("cmake", "ninja"):
+        if shutil.which(tool) is None:
+            raise EdgeTransactError(f"{tool} is missing", fix="pip install cmake ninja")
+    choices = dict.fromkeys(WITHOUT, False) | CPUS[cpu]
+    flags = [f"-D{name}={'ON' if value else 'OFF'}" for name, value in choices.items()]
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / "build.lock"):
-        if not program.is_file():
-            for tool in ("cmake", "ninja"):
-                if shutil.which(tool) is None:
-                    raise EdgeTransactError(f"{tool} is missing", fix="pip install cmake ninja")
-            choices = dict.fromkeys(WITHOUT, False) | CPUS[cpu]
-            flags = [f"-D{name}={'ON' if value else 'OFF'}" for name, value in choices.items()]
-            logger.info(f"compile llama.cpp for {cpu or 'this machine'}: a few minutes")
-            _run("cmake", "-S", _sources(root), "-B", tree, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", *flags)
-            _run("cmake", "--build", tree, "--target", "llama-bench")
-            shutil.copy2(tree / "bin" / "llama-bench", program)
+        logger.info(f"compile llama.cpp for {cpu or 'this machine'}: a few minutes")
+        _run("cmake", "-S", _sources(root), "-B", tree, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", *flags)
+        _run("cmake", "--build", tree, "--target", "llama-bench")
+        shutil.copy2(tree / "bin" / "llama-bench", program)
     return program
 
 
