@@ -241,7 +241,7 @@ def test_an_existing_output_is_kept(tiny_model, tmp_path):
         (["MODEL", "--quant", "q3f16_1"], 2, "unknown quantization 'q3f16_1'"),
         (["MODEL", "--context", "4096"], 2, "4096 tokens is more than the model's 128"),
         (["MODEL", "--context", "64", "--prefill-chunk", "65"], 2, "prefill chunk of 65 tokens is more than"),
-        (["MODEL", "--ratio", "1"], 2, "--ratio 1.0 is not between 0 and 1"),
+        (["MODEL", "--ratio", "1"], 2, "--ratio 1 is not between 0 and 1"),
         (["MODEL", "--ratio", "0.3", "--heads", "2"], 2, "several budgets at once"),
         (["nowhere/at-all/here"], 1, "nowhere/at-all/here does not exist"),
         ([], 2, "no edge-transact.toml"),

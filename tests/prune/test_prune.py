@@ -142,9 +142,9 @@ def test_better_than_keeping_what_it_drops(tiny_model, notes, tmp_path: Path) ->
     ("options", "code", "message"),
     [
         ([], 2, "no budget"),
-        (["--ratio", 0], 2, "--ratio 0.0 is not between 0 and 1"),
-        (["--ratio", 1], 2, "--ratio 1.0 is not between 0 and 1"),
-        (["--ratio", -1], 2, "--ratio -1.0 is not between 0 and 1"),
+        (["--ratio", 0], 2, "--ratio 0 is not between 0 and 1"),
+        (["--ratio", 1], 2, "--ratio 1 is not between 0 and 1"),
+        (["--ratio", -1], 2, "--ratio -1 is not between 0 and 1"),
         (["--ratio", "nan"], 2, "--ratio nan is not between 0 and 1"),
         (["--ratio", "much"], 2, "--ratio: 'much' is not a share"),
         (["--ratio", 30], 2, "For 30 %, write 0.3 or 30%."),
