@@ -27,9 +27,6 @@ NGRAM = 4
 EVERY_TOKENS = 128
 """There is a continuation for so many tokens of text."""
 
-TOKENS_AGAIN = (CONTEXT + CONTINUATION) / EVERY_TOKENS
-"""Tokens of contexts and continuations for each token of text."""
-
 
 def rows_of(length: int) -> int:
     """Continuations of a sequence.

@@ -24,7 +24,7 @@ from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.evaluate.answers.answering import stop_ids
 from edge_transact.heal.evaluation import evaluation
 from edge_transact.heal.grid import Grid
-from edge_transact.heal.measures import Measures, Work
+from edge_transact.heal.measures import Measures
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.processes import Processes
 from edge_transact.heal.schedule import Schedule, length_of
@@ -80,8 +80,7 @@ class HealResult(Summarized):
             + (", stopped early" if trained.stopped else "")
             + (f"; step {trained.best} was kept" if trained.best < trained.steps else ""),
             "loss on held-out text": f"{trained.held_out_before:.4f} -> {trained.held_out:.4f} nats",
-            "speed": f"{self.measures.tokens_per_s:.0f} tokens/s, {self.measures.matmul_share:.0%} of the peak of "
-            "matrix products",
+            "speed": f"{self.measures.tokens_per_s:.0f} tokens/s",
         }
         return Summary(f"{self.checkpoint.path}: {self.source.path} healed in {self.seconds:.0f} s", facts)
 
@@ -98,7 +97,6 @@ class HealResult(Summarized):
             "held_out_loss_before": trained.held_out_before,
             "held_out_loss": trained.held_out,
             "tokens_per_s": self.measures.tokens_per_s,
-            "matmul_share": self.measures.matmul_share,
             "teacher": self.record["teacher"],
             "seconds": self.seconds,
         }
@@ -153,8 +151,7 @@ def heal(
             student = Student(load(source, options), options, stop_ids(TextCodec(source.path)))
         grid = grid_of(source, options, processes)
         teacher = _teacher(parent, options, text, schedule, processes) if parent else None
-        work = Work.of(source.plan, parent.plan if parent else None, schedule.length, options)
-        measures = Measures.on_this_machine(work, processes.dtype, processes.device, processes.count)
+        measures = Measures()
 
         def write(path: Path, loss: float | None, before: float | None, force: bool) -> Checkpoint:
             done = record | {"loss": loss, "loss_before": before}
