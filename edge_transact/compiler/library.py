@@ -47,7 +47,7 @@ def build_library(
             bytecode and the generated code.
 
     Returns:
-        What the library's ``_metadata`` returns.
+        The library's ``_metadata``.
 
     Raises:
         EdgeTransactError: The library fails `archive.check_library`, exceeds the target's profile (`limits`), or
@@ -86,7 +86,7 @@ def _metadata(
     target: tvm.target.Target,
     parameters: list[tuple[str, nn.Parameter]],
 ) -> dict[str, Any]:
-    """What MLC's engine reads from a library, without what the passes add."""
+    """The metadata that MLC's engine reads, without the entries that passes add."""
     config = definition.config
     return {
         "model_type": MODEL_TYPE,

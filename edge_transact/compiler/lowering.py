@@ -83,7 +83,7 @@ def _hide_values(function: tirx.PrimFunc, _mod: IRModule, _context: tvm.transfor
 
     def hide(bind: tirx.Bind) -> tirx.Bind:
         value = bind.value
-        # Constants and names are as short as the variable, and the analyzer takes no notice of loads.
+        # Constants and names are as short as the variable, and the analyzer ignores loads.
         if isinstance(value, (tirx.IntImm, tirx.Var, tirx.BufferLoad)):
             return bind
         return tirx.Bind(bind.var, tirx.call_extern(value.ty.dtype, _HIDDEN, value))

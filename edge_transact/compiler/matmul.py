@@ -1,4 +1,4 @@
-"""The matmuls of a model: how their weights are stored, and what a kernel computes."""
+"""The matmuls of a model: the storage of their weights, and the specification of a kernel."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Matmul:
 
     @property
     def label(self) -> str:
-        """The part of kernels' names that says what they compute: ``kn_norm_gated``."""
+        """The part of kernels' names that describes the computation: ``kn_norm_gated``."""
         parts = {
             "norm": self.norm_eps is not None,
             "bias": self.bias,

@@ -60,7 +60,7 @@ class _QuantizedWeight(nn.Module):
 
     @property
     def stored(self) -> list[Tensor]:
-        """The parameters, in the order in which `dequantized` takes them."""
+        """The parameters, in the order of `dequantized`'s arguments."""
         return [self.weight] if self.quantization.bits is None else [self.q_weight, self.q_scale]
 
     @property

@@ -27,7 +27,7 @@ def tensor(name: str, shape: Sequence[Index], dtype: str, offset: Expr | None = 
 def kernel_body(
     attributes: Mapping[str, object], *, name: str | None = None, private: bool = False
 ) -> Iterator[IRBuilder]:
-    """Collect what the body emits as a kernel, which `IRBuilder.get` returns afterwards."""
+    """Collect the statements that the body emits as a kernel, which `IRBuilder.get` returns afterwards."""
     with IRBuilder() as builder, ir.prim_func(private=private, s_tir=True):
         if name is not None:
             T.func_name(name)

@@ -132,7 +132,7 @@ class ShardWriter:
         index = TensorCache(
             metadata=TensorCacheMetadata(
                 ParamSize=len(self._names),
-                # MLC counts bytes at run time here: twice what a shard holds of an fp32 tensor.
+                # MLC counts bytes at run time here: twice those in a shard for an fp32 tensor.
                 ParamBytes=self._runtime_bytes,
                 BitsPerParam=8 * self._runtime_bytes / parameters,
             ),

@@ -1,4 +1,4 @@
-"""The functions of a module, what they call and read, and their weights."""
+"""The functions of a module, their calls, the variables that they read, and their weights."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class _FusedMatmul(NamedTuple):
 
 
 Match = Mapping[DFPattern, relax.Expr]
-"""What the parts of a pattern matched."""
+"""The parts of a pattern and the expressions that they matched."""
 
 
 class _Pattern:

@@ -122,7 +122,7 @@ class _Sharer(relax.PyExprMutator):
     def _part(
         self, kernel: relax.GlobalVar, arguments: list[relax.Expr], output: relax.TensorType, *, in_tokens: bool
     ) -> relax.Expr:
-        """The heads of a virtual layer. Kernels that stand alone return those of tokens, as the KV cache takes them."""
+        """The heads of a virtual layer. Separate kernels return them by token, the KV cache's layout."""
         if not in_tokens:
             return relax.call_tir(kernel, arguments, output)
         b, s, *head_dims = output.shape

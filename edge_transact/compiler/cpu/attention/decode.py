@@ -145,7 +145,7 @@ class _Block:
         before = T.bind(all_pages * part // parts)
         self.first, self.pages = T.bind(start + before), T.bind(all_pages * (part + 1) // parts - before)
         self.length = T.bind((all_pages - 1 - before) * PAGE_SIZE + cache.last_page[b])
-        # As large as all sequences' pages, because TVM moves allocations before what the loop computes.
+        # Sized for all sequences' pages, because TVM moves allocations out of the loop.
         self.scores = T.alloc_buffer((a.together, (cache.nnz + 1) * PAGE_SIZE), "float32")
         self.products = T.alloc_buffer((a.together, a.lanes, a.lanes), "float32")
         factor = T.bind(of.scale * T.float32(math.log2(math.e)))

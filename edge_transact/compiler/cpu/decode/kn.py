@@ -82,7 +82,7 @@ class DecodeKN(DecodeColumns):
         with strip.each_group(strip.end) as (group, first, end):
             start = self.load_start(thread, group)
             first_begun = strip.first_begun(group)
-            # From here on, what is ahead belongs to the group after.
+            # From this block on, the prefetched blocks belong to the next group.
             turn = T.bind(T.min(T.max(first, strip.first_block + strip.blocks - blocks_ahead), end))
             with T.serial(0, 2) as after:
                 rows = T.bind(T.min(groups_ahead + after, strip.end_group - 1 - group) * self.matmul.sections)
