@@ -46,11 +46,7 @@ class Inspection(Summarized):
 
     Attributes:
         model: The MODEL or DIST, as the user named it.
-        plan: Its widths.
         quantization: A DIST's own quantization, or the one that a build would use.
-        context: Tokens of the context for the figures of `to_dict`.
-        prefill_chunk: The most tokens of one prefill call.
-        max_batch: The most sequences in a batch.
         contexts: Other contexts for `to_dict`.
     """
 
@@ -124,7 +120,6 @@ def inspect_model(model: str, options: InspectOptions) -> Inspection:
     """The costs of a MODEL or a DIST.
 
     Args:
-        model: A MODEL or a DIST.
         options: By default, the context is the DIST's, or 2048 for a MODEL or less if the model allows less.
 
     Raises:
@@ -165,10 +160,7 @@ def plot_flops(inspections: Sequence[Inspection], contexts: Sequence[int], path:
     """Plots FLOPs of prefill and of one decoded token over the context, one line per model, as in the paper's Figure 3.
 
     Args:
-        inspections: The models.
-        contexts: Tokens, ascending.
         path: The picture; its suffix sets the format, such as ``.png`` or ``.svg``.
-        force: Replace `path` if it exists.
 
     Raises:
         EdgeTransactError: matplotlib isn't installed or doesn't know the suffix, or `path` exists and `force` is off.

@@ -34,9 +34,6 @@ class Axis:
     """The values along one side of a chart.
 
     Attributes:
-        low: Where the axis begins; above 0 if it's logarithmic.
-        high: Where it ends.
-        label: What the values are.
         log: Whether it's logarithmic.
         names: Values with names, in place of round numbers.
     """
@@ -90,12 +87,7 @@ class Chart:
     """One chart: a title, axes, and marks that are added one kind after the other, in the axes' values.
 
     Args:
-        title: What is shown.
         text: A sentence or two for those who don't see the chart.
-        x: The horizontal axis.
-        y: The vertical axis.
-        width: In the chart's units.
-        height: In the chart's units.
     """
 
     def __init__(self, title: str, text: str, x: Axis, y: Axis, *, width: int = WIDTH, height: int = HEIGHT) -> None:
@@ -175,7 +167,6 @@ class Bar:
     """A row of `bars`.
 
     Attributes:
-        label: What it is of.
         text: Its value in words.
         parts: Lengths and colours, one behind the other.
         interval: The ends of its whiskers, if any.
@@ -196,8 +187,6 @@ def bars(title: str, rows: Sequence[Bar], label: str = "", *, rule: float | None
     """Horizontal bars from 0, each under its label and value.
 
     Args:
-        title: What is shown.
-        rows: From the top to the bottom.
         label: The unit of the axis; without one, the axis isn't drawn.
         rule: Where to draw a vertical line.
     """
@@ -233,14 +222,8 @@ def lines(
     """A line for each series of points, with dots unless they are too many to tell apart.
 
     Args:
-        title: What is shown.
-        series: Points by what they are of.
-        x: The horizontal axis.
-        y: The vertical axis.
         colours: Of the series in their order; they are used again where there are more series.
         joined: Whether lines join the points.
-        size: Of dots.
-        height: In the chart's units.
     """
     known = {name: points for name, points in series.items() if points}
     chart = Chart(title, f"{'; '.join(f'{name}: {_course(of)}' for name, of in known.items())}.", x, y, height=height)
@@ -254,14 +237,7 @@ def lines(
 
 
 def by_layer(title: str, series: Mapping[str, Sequence[float]], y: Axis, *, colours: Sequence[int]) -> Chart:
-    """A column for each layer, those of later series in front of earlier ones.
-
-    Args:
-        title: What is shown.
-        series: A value for each layer, by what it is of.
-        y: The vertical axis.
-        colours: Of the series.
-    """
+    """A column for each layer, those of later series in front of earlier ones."""
     texts = [f"{name + ': ' if name else ''}{spread(values)}" for name, values in series.items()]
     count = len(next(iter(series.values())))
     chart = Chart(title, f"{'; '.join(texts)}.", numbered(count), y)

@@ -33,17 +33,11 @@ class Manifest:
             ``kept+search`` if only some matrices had any.
         calibration: The text that rounding read, as a checkpoint's ``edge_transact.json`` describes it; `None` if it
             read none.
-        context_window_size: The most tokens of a sequence.
-        prefill_chunk_size: The most tokens of one prefill call.
-        max_batch_size: The most sequences in a batch.
         device_profile: The phones' GPUs that libraries were checked for; `None` if none is for a GPU that varies, or if
             MLC's compiler made them.
-        plan: The widths.
         parameters: Number of parameters before quantization.
-        weights_bytes: Bytes of all shards.
         libraries: Target to path relative to the DIST.
         parity: The measurements of `edge_transact.build.parity`.
-        versions: Package to version.
         files: The sha256 of every file but the manifest, by path relative to the DIST.
     """
 
@@ -74,7 +68,6 @@ class Manifest:
         """Writes ``manifest.json``, with the sha256 of every file in `directory`.
 
         Args:
-            directory: The DIST, complete but for the manifest.
             known: Files that needn't be read again: their sha256, by path relative to `directory`.
         """
         known = known or {}
@@ -113,7 +106,6 @@ class Manifest:
         """Checks a DIST's files against their sha256.
 
         Args:
-            directory: The DIST.
             patterns: Globs; only files that match one of them are checked, or all files if there are none.
 
         Raises:
@@ -141,12 +133,7 @@ def _check(path: Path, expected: str) -> None:
 
 
 def not_a_dist(directory: Path, lacking: str) -> EdgeTransactError:
-    """The error for a directory that should be a DIST and isn't.
-
-    Args:
-        directory: The directory.
-        lacking: The file that it lacks.
-    """
+    """The error for a directory that should be a DIST and isn't: it lacks the file `lacking`."""
     name = str(directory)
     is_hub_id = len(directory.parts) == 2 and not directory.parent.exists()
     if name.startswith("demo:") or directory.suffix == ".gguf" or is_hub_id:

@@ -28,9 +28,6 @@ def refuse_existing(
     """Fails before the work if the output can't be written after it, or would replace more than an output.
 
     Args:
-        path: The output.
-        force: Whether an output that exists is replaced.
-        fix: What to do where one exists.
         apart_from: Inputs and other outputs of the work, which stay even with `force`. Names on the hub do no harm.
 
     Raises:
@@ -58,13 +55,6 @@ def new_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
     """A directory to fill. It is next to `path`, and renamed to it when the body ends without an error.
 
     The remains of killed runs with the same output are removed first.
-
-    Args:
-        path: The output; its parents are made.
-        force: Replace an existing output.
-
-    Yields:
-        The directory to write into, on the same file system as `path`.
 
     Raises:
         UsageError, EdgeTransactError: See `refuse_existing`.

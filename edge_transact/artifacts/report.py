@@ -20,13 +20,8 @@ class Section:
 
     Attributes:
         name: The name of its SVG file, without the suffix, and of its place on a page.
-        title: Its heading.
-        charts: In the order of reading.
-        text: A line under the heading.
         legend: Colours by what they stand for.
         header: Columns of the table: of the charts' figures, which are folded, or of the section itself.
-        rows: Its rows; empty if the charts show every figure in words.
-        note: A footnote.
         folded: Whether the section is closed at first.
     """
 
@@ -92,8 +87,6 @@ class Origin:
 
     Attributes:
         command: The line that makes them again.
-        machine: Where they were measured.
-        versions: Package to version.
         options: Every option that was in force: its flag, its value, and what it is.
         date: When, in ISO 8601.
     """
@@ -111,9 +104,6 @@ class Report:
 
     Attributes:
         answer: The first line: what was found, in a few words.
-        subject: What the page is about.
-        sections: In the order of the page.
-        origin: Where the figures come from.
         text: Paragraphs under the answer.
         warnings: Reasons to doubt the figures.
     """
@@ -126,13 +116,7 @@ class Report:
     warnings: Sequence[str] = ()
 
     def write(self, directory: Path, figures: object, name: str = "report.json") -> None:
-        """Writes the page as ``index.html``, each section's charts as an SVG file, and the figures as JSON.
-
-        Args:
-            directory: An existing directory.
-            figures: What the page was made from.
-            name: Of the file of figures.
-        """
+        """Writes the page as ``index.html``, each section's charts as an SVG file, and the figures as JSON."""
         options = Section("options", "All options", header=("option", "value", "what it is"), rows=self.origin.options)
         (directory / name).write_text(json.dumps(figures, indent=1) + "\n")
         (directory / "index.html").write_text(

@@ -32,10 +32,7 @@ class Summary:
     """A result in a few lines.
 
     Attributes:
-        title: What it is.
-        facts: Names and values.
         header: Columns of a table; the first has names, the others figures.
-        rows: Its rows.
         picture: Charts, which a console leaves out; the table with their figures is folded.
     """
 
@@ -81,7 +78,6 @@ def width_section(plan: WidthPlan, source: WidthPlan | None = None) -> Section:
     """The five widths of every layer, in front of those of the model that was pruned.
 
     Args:
-        plan: The model's widths.
         source: The widths before pruning, of which the ones that were cut are drawn; `None` if it wasn't pruned.
     """
     charts, uncut = [], []
@@ -111,14 +107,7 @@ def width_section(plan: WidthPlan, source: WidthPlan | None = None) -> Section:
 def summary_of_widths(
     title: str, plan: WidthPlan, source: WidthPlan | None = None, facts: Mapping[str, str] | None = None
 ) -> Summary:
-    """The summary of a model by its widths, with a picture if layers differ or some were cut.
-
-    Args:
-        title: What the model is.
-        plan: Its widths.
-        source: The widths before pruning, if they are known.
-        facts: What comes before the widths.
-    """
+    """The summary of a model by its widths, with a picture if layers differ or some were cut."""
     widths = dict(line.split(": ") for line in describe(plan))
     # Columns of one height say no more than the figure.
     picture = width_section(plan, source) if source or len(set(plan.layers)) > 1 else None

@@ -27,18 +27,7 @@ def concerns(
     device_profile: str = GENERIC.name,
     cpu: str | None = None,
 ) -> list[str]:
-    """The warnings, one sentence each that says what to do about it.
-
-    Args:
-        plan: The widths.
-        quantization: The quantization of the weights.
-        targets: Names of `compiler.targets.TARGETS`.
-        context_window_size: The most tokens of a sequence.
-        prefill_chunk_size: The most tokens of one prefill call.
-        max_batch_size: The most sequences in a batch.
-        device_profile: Name of one of `compiler.gpu.devices.DEVICES`.
-        cpu: The CPU that a host library is for; `None` for this machine's.
-    """
+    """The warnings, one sentence each that says what to do about it."""
     found = []
     phones = [target for target in targets if target in PHONE_TARGETS]
     weights = costs.loaded_weight_bytes(plan, quantization)

@@ -63,11 +63,7 @@ class Build(Summarized):
     """The result of a build.
 
     Attributes:
-        directory: The DIST.
-        manifest: Its manifest.
-        warnings: The warnings of `build.concerns`.
         seconds: How long the build took, without the report.
-        report: The directory of the report, if there is one.
     """
 
     directory: Path
@@ -131,8 +127,6 @@ def build(
     ``build("demo:smollm2", Path("dist"), BuildOptions(target=["host"]))``
 
     Args:
-        model: A MODEL.
-        output: The directory.
         options: For what, in which quantization, and with which sizes.
         pruning: Prune the model first, to this budget; bytes are counted in the build's quantization and context. Its
             calibration text is also what ``rounding="gptq"`` and ``"best"`` read, with or without a budget.
@@ -251,10 +245,8 @@ def _teacher(source: Checkpoint, checkpoint: Checkpoint) -> Checkpoint | None:
 
 
 def _with_fast_tokenizer(checkpoint: Checkpoint, directory: Path) -> Checkpoint:
-    """The checkpoint, or, if it only has a SentencePiece tokenizer, a copy in `directory` with a converted tokenizer.
-
-    MLC's engine reads both, but only ``tokenizer.json`` has the normalizer and the decoder.
-    """
+    """The checkpoint, or, if it only has a SentencePiece tokenizer, a copy in `directory` with a ``tokenizer.json``."""
+    # MLC's engine reads both, but only tokenizer.json has the normalizer and the decoder.
     files = {path.name: path for path in checkpoint.path.iterdir()}
     if "tokenizer.json" in files or "tokenizer.model" not in files:
         return checkpoint
@@ -420,22 +412,14 @@ class Maker:
 
 
 def compares_whole(plan: WidthPlan, has_library: bool) -> bool:
-    """Whether the whole model is compared with torch: there is a host library, and memory for torch's fp32 model now.
-
-    Args:
-        plan: The model's widths.
-        has_library: Whether a library that this host can run is built.
-    """
+    """Whether the whole model is compared with torch: a library runs here, and torch's fp32 model fits into memory."""
     return has_library and memory.fits(4 * costs.parameters(plan))
 
 
 def _check_parity(
     maker: Maker, directory: Path, definition: Definition, libraries: dict[str, str], scratch: Path
 ) -> Parity:
-    """Compares the host library with torch.
-
-    Unless `compares_whole` says otherwise, only the first `CUT_LAYERS` are compared.
-    """
+    """Compares the host library with torch."""
     checkpoint, sizes = maker.checkpoint, maker.sizes
     plan, name = checkpoint.plan, "host"
     whole = compares_whole(plan, "host" in libraries)

@@ -67,7 +67,6 @@ class Difference:
 
     Attributes:
         prefill_error: Largest difference of a logit after prefill, relative to torch's largest |logit| there.
-        decode_error: The same over all decoded tokens.
         token_agreement: The share of greedy tokens that were torch's.
     """
 
@@ -86,13 +85,6 @@ class Parity(Difference):
     """How far the library is from torch.
 
     Attributes:
-        prompt_tokens: Tokens that were prefilled.
-        decode_tokens: Tokens that were decoded one by one.
-        tolerance: The largest allowed `prefill_error` and `decode_error`.
-        required_agreement: The least allowed `token_agreement`.
-        layers: Layers that were compared: all, or those of a cut.
-        library: The library that was run.
-        prompt_ids: The tokens that were prefilled.
         greedy_ids: Torch's greedy tokens after them: what a device must generate too.
         torch_fp16: How far torch in fp16 is; only known if an fp16 library exceeds the tolerance.
     """
@@ -167,15 +159,7 @@ def reference_model(
     plan: WidthPlan,
     quantization: Quantization,
 ) -> PreTrainedModel:
-    """The transformers model of `plan` in fp32, with the weights that the shards hold.
-
-    Args:
-        reader: The shards.
-        sources: The definition's parameters.
-        config: The checkpoint's ``config.json``.
-        plan: The widths of the model, or of its first layers.
-        quantization: The shards' quantization.
-    """
+    """The transformers model of `plan` in fp32, with the weights that the shards hold."""
     from transformers.initialization import no_init_weights
 
     from edge_transact.checkpoint.layout import tensor_shapes
@@ -214,12 +198,9 @@ def compare(
     """Run both on the same tokens.
 
     Args:
-        library: The loaded host library.
-        model: From `reference_model`.
         prompt: Token ids, at least one.
         quantization: Its model dtype decides how close they have to be.
         decode_steps: Tokens to decode one by one; the context must hold ``len(prompt) + decode_steps`` tokens.
-        name: A description of `library`, for the record.
     """
     ids = list(prompt)
     reference = _torch_logits(model, ids, decode_steps)
@@ -252,18 +233,10 @@ def _torch_logits(
     dtype: torch.dtype | None = None,
     greedy: Sequence[int] | None = None,
 ) -> list[np.ndarray]:
-    """Logits ``[vocab_size]`` after the prompt and after each decoded token, in fp32.
-
-    Args:
-        model: The model.
-        prompt: Token ids.
-        decode_steps: Tokens to decode.
-        dtype: The dtype to compute in, instead of the model's. Only parameters are converted: buffers, such as those
-            of RoPE, stay in fp32, as in a model that is loaded in this dtype.
-        greedy: The tokens to decode, instead of the likeliest.
-    """
+    """Logits ``[vocab_size]`` after the prompt and after each decoded token, in fp32."""
     from transformers import DynamicCache
 
+    # Buffers, such as those of RoPE, stay in fp32, as in a model that is loaded in this dtype.
     parameters = {name: parameter.to(dtype) for name, parameter in model.named_parameters()} if dtype else {}
     cache = DynamicCache(config=model.config)
 

@@ -51,12 +51,8 @@ def requirements(
     """What `build` does and needs, as if the cache had nothing of it.
 
     Args:
-        source: The MODEL's checkpoint.
-        options: As they are given to `build`.
         pruning: As it is given to `build`. The pruned model counts as large as its source, also where memory decides
             how much of it is compared with torch.
-        healing: As it is given to `build`.
-        report: Whether a report is written.
     """
     plan, targets = source.plan, list(dict.fromkeys(options.target))
     quantization = get_quantization(options.quant or default_quantization(targets))

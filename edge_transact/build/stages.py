@@ -44,14 +44,7 @@ def compile_step(target: str) -> str:
 
 
 def pruned(source: Checkpoint, model: str, options: PruneOptions, *, fresh: bool = False) -> Checkpoint:
-    """The model pruned to a budget.
-
-    Args:
-        source: The checkpoint of `model`.
-        model: The MODEL as it was given, which the pruned checkpoint records.
-        options: How small, and how what stays is chosen.
-        fresh: Start over where an interrupted run has begun.
-    """
+    """The model pruned to a budget. `model` is the MODEL as it was given, which the pruned checkpoint records."""
     with working("look for it in the cache"):
         key = ingredients(source, resolved(options)) | {"model": model, "calibration": _text_digests(source, options)}
 
@@ -63,13 +56,7 @@ def pruned(source: Checkpoint, model: str, options: PruneOptions, *, fresh: bool
 
 
 def healed(source: Checkpoint, options: HealOptions, *, fresh: bool = False) -> Checkpoint:
-    """A pruned model after recovery training.
-
-    Args:
-        source: The pruned checkpoint, which says what it was pruned from.
-        options: How it is trained.
-        fresh: Start over where an interrupted run has begun.
-    """
+    """A pruned model after recovery training."""
     with working("look for it in the cache"):
         teacher, _ = training.teacher_of(source, options)
         key = training.ingredients(source, teacher, options, training.text_of(source, options))
@@ -90,10 +77,7 @@ class Rounding:
     """How weights are rounded to 4 bits.
 
     Attributes:
-        name: One of `ROUNDINGS`, or `TRAINED`.
-        calibration: Which text those of `CALIBRATED_ROUNDINGS` read.
         teacher: The model that it was pruned from, at whose predictions ``best`` aims as well; `None` if there is none.
-        start: What to do with what an interrupted run has rounded.
     """
 
     name: str
@@ -121,15 +105,7 @@ class Weights:
 def place_weights(
     checkpoint: Checkpoint, definition: Definition, quantization: Quantization, rounding: Rounding, directory: Path
 ) -> Weights:
-    """Writes the quantized parameter shards and their index into `directory`.
-
-    Args:
-        checkpoint: The checkpoint.
-        definition: Its definition, which names the parameters.
-        quantization: The format of the weights.
-        rounding: How they are rounded to it.
-        directory: An existing directory.
-    """
+    """Writes the quantized parameter shards and their index into `directory`."""
     sources = definition.parameter_sources()
     codes: Path | None = None
     if quantization.bits and rounding.name in CALIBRATED_ROUNDINGS:

@@ -62,11 +62,8 @@ class Installed:
     """The result of `install`.
 
     Attributes:
-        device: The phone's serial.
-        application_id: The app.
         models: Ids of the models that are on the phone now.
         files: Paths of the files sent, below the app's own files.
-        bytes: Their size.
     """
 
     device: str
@@ -88,8 +85,6 @@ def install(source: Path, *, device: str | None = None, application_id: str | No
 
     Args:
         source: A project that `bundle` wrote, for the models whose weights aren't in the app; or a DIST.
-        device: The phone's serial; not needed with a single phone.
-        application_id: The app; not needed for a project.
 
     Raises:
         UsageError: There are several phones, or a DIST is given without an app.

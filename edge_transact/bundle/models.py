@@ -31,15 +31,11 @@ class AppModel(_Record):
     """A model of an app.
 
     Attributes:
-        id: The name in paths.
         name: The name for people: any text.
         digest: `files_digest` of its files.
         libraries: Target to the name that MLC's engine looks up, as ``system://NAME``; at least one.
         memory_bytes: Target to `costs.memory_bytes` for one sequence, MLC's ``estimated_vram_bytes``.
-        context_window_size: The most tokens of a sequence.
-        prefill_chunk_size: The most tokens of one prefill call.
         weights: ``assets`` if the files are in the app, ``install`` if they come over adb.
-        files: Weights, configuration and tokenizer.
     """
 
     id: str

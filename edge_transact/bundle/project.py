@@ -37,9 +37,6 @@ class Project(Summarized):
     """A project that `bundle` wrote.
 
     Attributes:
-        directory: Its directory.
-        application_id: Android's name of the app.
-        models: Its models.
         digest: The digest of everything it was made from.
     """
 
@@ -101,10 +98,6 @@ def bundle(
 
     Args:
         dists: Directories that ``build`` wrote for ``android``, ``android-cpu`` or both. They name the models.
-        output: The project's directory.
-        application_id: Android's name of the app.
-        app_name: The app's name for people.
-        force: Replace `output` if it exists.
         keep: Return an existing project unchanged if it was made from the same sources and names.
 
     Raises:

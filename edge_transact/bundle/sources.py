@@ -45,9 +45,6 @@ class Source:
 def read_sources(dists: Sequence[Path]) -> list[Source]:
     """The DISTs with their models. The smallest become assets while there is room.
 
-    Args:
-        dists: Directories that ``build`` wrote for ``android``, ``android-cpu`` or both.
-
     Raises:
         UsageError: Two models have the same library, or a DIST has none for Android.
         EdgeTransactError: One isn't a DIST, or a library doesn't match its manifest.

@@ -48,9 +48,6 @@ class Step:
     """A program to run in the project.
 
     Attributes:
-        name: The name of its log.
-        does: What it does, for people.
-        command: The program and its arguments.
         result: The file that it makes, relative to the project.
         scratch: A directory in the project to delete when `inputs` have changed.
         environment: Variables in addition to this process's.

@@ -78,7 +78,6 @@ class Record(BaseModel):
     Attributes:
         what: Its recipe's `what`.
         ingredients: Its recipe's `ingredients`.
-        seconds: How long it took.
         files: Size in bytes and sha256 of each file, by path relative to the content's directory.
     """
 
@@ -93,11 +92,8 @@ class Recipe:
     """A directory to make, or to take from the cache.
 
     Attributes:
-        kind: One of `KINDS`.
         what: The work, for messages, such as ``quantize to q4f16_0``.
         ingredients: Everything that the content depends on, as JSON values.
-        make: Fills the directory that it is given.
-        name: The name of that directory.
         is_step: Whether the log tells of it as a step of its own. If not, only ``--verbose`` does.
     """
 
@@ -262,9 +258,6 @@ def place(recipe: Recipe, output: Path) -> dict[str, str]:
     """Copies what the recipe makes into `output`, and checks the sha256 of every file that comes from the cache.
 
     The files are copied rather than linked: a user may edit the output, and the cache must not change with it.
-
-    Returns:
-        The sha256 of each file, by path relative to `output`.
     """
     with lock(recipe.entry, recipe.what):
         record, is_new = _obtain(recipe)
@@ -288,10 +281,7 @@ class Entry:
     """One entry, as ``edge-transact cache`` lists it.
 
     Attributes:
-        kind: One of `KINDS`.
         what: Its recipe's `what`; empty for what a killed process was writing.
-        path: Its directory.
-        size_bytes: Bytes of all its files.
         used: When it was last made or used, in seconds since the epoch.
     """
 

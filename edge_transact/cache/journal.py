@@ -50,9 +50,6 @@ class Journal:
     The journal also bounds memory: what a pass over the layers leaves for a later one is kept here and not in memory,
     and large tensors are kept in files (`room`). Groups are safetensors files that are read and written tensor by
     tensor, because the library would hold a second copy of each group.
-
-    Args:
-        directory: Where the groups are; made by the first write. `resume.journal_of` finds that of a run.
     """
 
     def __init__(self, directory: Path) -> None:

@@ -52,12 +52,7 @@ def _installed() -> Sources:
 
 
 class Sources:
-    """The source files of the package. What they import is read once.
-
-    Args:
-        package: The directory of the package.
-        templates: Where templates are: a template is in the first of these directories that has it.
-    """
+    """The source files of the package. What they import is read once."""
 
     def __init__(self, package: Path, templates: Sequence[Path]) -> None:
         self._package, self._templates = package, templates

@@ -59,8 +59,6 @@ def journal_of(what: str, ingredients: Mapping[str, object], start: Start = Star
     Other processes with the same work wait until the body ends. A damaged journal is kept aside.
 
     Args:
-        what: The work, for messages, such as ``prune demo:tiny``.
-        ingredients: Everything that the work depends on, as JSON values.
         start: What to do with earlier work. ``--no-cache`` starts over, too.
 
     Raises:

@@ -22,9 +22,6 @@ logger = logging.getLogger(__name__)
 def gate(model: Path) -> CollapseFigures | None:
     """Asks the model that a command has just written, and logs a warning if too many answers are unusable.
 
-    Args:
-        model: A checkpoint directory, or a DIST with a host library.
-
     Returns:
         What was found; `None` if the model isn't asked, see `is_asked`.
     """
@@ -48,7 +45,6 @@ def is_asked(directory: Path, plan: WidthPlan | None) -> bool:
     """Whether a model is asked: it has a chat template, and in torch memory for it in fp32.
 
     Args:
-        directory: Where its tokenizer is.
         plan: The widths that torch computes; `None` for a host library.
     """
     try:
@@ -68,11 +64,8 @@ def with_gate(
     """A command's requirements with the steps of `gate` after its own, if the model will be asked.
 
     Args:
-        requirements: The command's.
         directory: Where the tokenizer comes from.
         plan: The widths of what it writes, or, before they are known, of its source.
-        name: The directory that it writes.
-        in_library: Whether that is a DIST.
     """
     if not is_asked(directory, None if in_library else plan):
         return requirements

@@ -27,10 +27,6 @@ are left are decoded."""
 class LibraryLM(HFLM):
     """A host library that generates several answers at once, if it takes several sequences, and scores one text at a
     time: logits of every token of several texts would take gigabytes.
-
-    Args:
-        library: The library.
-        tokenizer: transformers' tokenizer of its model.
     """
 
     def __init__(self, library: HostModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -62,11 +58,7 @@ class LibraryLM(HFLM):
         do_sample: bool = False,
         **_: Any,
     ) -> torch.Tensor:
-        """The prompts and what follows them: ids ``[n, at most max_length]``.
-
-        Prompts are padded on the left, as `attention_mask` ``[n, prompt length]`` shows; answers are padded on the
-        right, too.
-        """
+        """Prompts, padded on the left, with their answers, padded on the right: ids ``[n, at most max_length]``."""
         if do_sample:
             raise EdgeTransactError(
                 "the task samples its answers, but a DIST takes the likeliest token",

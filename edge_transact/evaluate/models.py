@@ -79,7 +79,6 @@ def window_of(models: Sequence[str], window: int | None) -> int:
     """Tokens of a window for these models.
 
     Args:
-        models: MODELs or DISTs.
         window: What was asked for; `None` for 512, or the smallest context of the models.
 
     Raises:
@@ -130,14 +129,9 @@ def evaluate_models(
 
     Args:
         models: MODELs or DISTs, at least one.
-        text: A TEXT.
-        window: Tokens of a window.
-        max_windows: The most windows; the first ones are used.
         reference: A MODEL or DIST to measure each model's divergence from. It stays in memory beside them.
-        tasks: Tasks of lm-eval to score, too.
         basics: Ask all of the short questions, too, and not only the dozen that show whether a model still answers.
         threads: CPU threads, of torch and of host libraries; by default what torch takes, and one for each big core.
-        fresh: Start over where an interrupted run has begun.
 
     Raises:
         EdgeTransactError: A model or the text can't be read, the text is shorter than a window, or the reference has
@@ -254,14 +248,7 @@ def _warn_of_tokenizers(results: Sequence[Evaluation]) -> None:
 
 
 def evaluate_model(model: str, document: str, *, window: int = 512, max_windows: int | None = None) -> PerplexityResult:
-    """The perplexity of a MODEL in float32, or of a DIST in the dtype of its host library.
-
-    Args:
-        model: The MODEL or DIST.
-        document: The text itself.
-        window: Tokens of a window.
-        max_windows: The most windows; the first ones are used.
-    """
+    """The perplexity of a MODEL in float32, or of a DIST in the dtype of its host library."""
     network, codec = load(model)
     step = perplexity_step(model)
     return perplexity(_network(network), codec.tokenizer, document, window=window, max_windows=max_windows, step=step)

@@ -50,8 +50,6 @@ class Divergence:
 
     Attributes:
         kl_mean: The mean Kullback-Leibler divergence KL(reference || model) of a prediction, in nats.
-        kl_median: The median.
-        kl_p99: The 99th percentile.
         same_top: The share of predictions whose likeliest token is the reference's.
     """
 
@@ -68,9 +66,6 @@ class PerplexityResult:
     Attributes:
         perplexity: exp(mean negative log-likelihood, natural logarithm).
         tokens: Tokens of all windows, including the first of each, which isn't predicted.
-        windows: Number of evaluated windows.
-        window: Tokens of a window.
-        text_tokens: Tokens of the whole text.
         text_sha256: sha256 of the text's UTF-8 bytes, so that nobody compares figures on different texts.
         divergence: From the reference; `None` without one.
     """
@@ -122,12 +117,9 @@ def perplexity(
         model: A causal language model of transformers in any dtype, or a `LogitsFunction` such as a host library.
         tokenizer: transformers' tokenizer of that model.
         text: One string; `edge_transact.inputs.read_text` joins documents.
-        window: Tokens of a window.
-        max_windows: The most windows; the first ones are used.
         reference: A model with the same vocabulary, to measure the divergence from.
         journal: Where the result of each window goes; those that it has aren't measured again.
         name: What the journal calls them, before their numbers.
-        step: The description of the bar.
 
     Raises:
         EdgeTransactError: See `windows_of`; the model's log-likelihood isn't finite; or the reference has another
@@ -213,15 +205,7 @@ def _negative_log_likelihood(logits: torch.Tensor, window: Sequence[int]) -> flo
 
 
 def _compare(reference: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
-    """For each prediction, the divergence from the reference and whether both have the same likeliest token.
-
-    Args:
-        reference: Logits ``[predictions, vocab_size]``.
-        model: Logits of the same shape.
-
-    Returns:
-        fp32 ``[2, predictions]``.
-    """
+    """The divergence of each prediction, and whether both models' likeliest token is the same: ``[2, predictions]``."""
     import torch
 
     if reference.shape != model.shape:

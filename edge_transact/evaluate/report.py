@@ -22,10 +22,7 @@ def write_report(results: Sequence[Evaluation], directory: Path, command: str, *
     """Writes ``report.json``, and ``index.html`` with its charts, which are SVG files too.
 
     Args:
-        results: What was measured of each model; the first one is the baseline.
-        directory: Where to write it; it is complete or absent.
         command: The line that makes the figures again.
-        force: Replace a directory that exists.
 
     Raises:
         EdgeTransactError: `directory` exists.

@@ -16,8 +16,6 @@ def prepare_report(directory: Path, *, force: bool, apart_from: Iterable[str | P
     """Checks that a report can be written, so that it fails before the work and not after it.
 
     Args:
-        directory: Where the report will be.
-        force: Whether a directory that exists is replaced.
         apart_from: The work's own inputs and outputs, which the report must not replace.
 
     Returns:

@@ -25,14 +25,7 @@ def plans_of(names: Iterable[str]) -> dict[str, WidthPlan]:
 def requirements(
     plans: Mapping[str, WidthPlan], models: Sequence[str], options: EvalOptions, window: int
 ) -> Requirements:
-    """What `evaluate_models` does and needs, without tasks of lm-eval.
-
-    Args:
-        plans: The models' and the reference's widths.
-        models: MODELs or DISTs.
-        options: As they are given to `eval`.
-        window: Tokens of a window.
-    """
+    """What `evaluate_models` does and needs, without tasks of lm-eval."""
     from edge_transact.inputs import read_text
 
     reference = options.reference
@@ -65,13 +58,7 @@ def perplexity_bytes(plan: WidthPlan) -> int:
 
 
 def logits_bytes(plan: WidthPlan, window: int, *, is_compared: bool = False) -> int:
-    """Bytes of a window's logits and of their logarithms, fp32; with a reference, of both models' and the divergence.
-
-    Args:
-        plan: The widths of a model.
-        window: Tokens of a window.
-        is_compared: Whether there is a reference.
-    """
+    """Bytes of a window's logits and their logarithms in fp32; with a reference, of both models' and the divergence."""
     return (5 if is_compared else 2) * 4 * window * plan.vocab_size
 
 

@@ -62,7 +62,6 @@ class Tasks:
     Args:
         names: Names of tasks, groups and tags; ``"paper"`` stands for `PAPER_TASKS`.
         include_path: A directory with the user's own tasks, in YAML files.
-        limit: The most questions of each task; the first ones are used.
 
     Raises:
         EdgeTransactError: lm-eval isn't installed or doesn't know a name, or a task or its data can't be loaded.
@@ -104,12 +103,7 @@ class Tasks:
         return {**self._asked, "lm-eval": version("lm-eval")}
 
     def scores(self, model: PreTrainedModel | HostModel, tokenizer: PreTrainedTokenizerBase) -> Scores:
-        """A model's scores, without chat template and with each task's own number of examples in the prompt.
-
-        Args:
-            model: A model of transformers, or a host library.
-            tokenizer: transformers' tokenizer of that model.
-        """
+        """A model's scores, without chat template and with each task's own number of examples in the prompt."""
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
 
@@ -138,11 +132,7 @@ class Tasks:
 
 
 def _loaded(manager: TaskManager, spec: str | dict[str, object]) -> list[Task | Group]:
-    """A task with its data, or the tasks of a group or tag.
-
-    Raises:
-        EdgeTransactError: It can't be loaded, or its data can't be reached.
-    """
+    """A task with its data, or the tasks of a group or tag."""
     name = spec if isinstance(spec, str) else spec["task"]
     try:
         loaded = manager.load([spec])

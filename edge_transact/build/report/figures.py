@@ -43,7 +43,6 @@ def errors_by_matrix(parts: Sequence[Part], rounding: str) -> Section:
     """Errors of weights and of outputs: a dot for each layer, kind of matrix and rounding.
 
     Args:
-        parts: What was measured.
         rounding: The one whose errors the table lists.
     """
     # A tied lm_head is measured first, as a part with the embedding; it stands last.

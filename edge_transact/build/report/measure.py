@@ -43,13 +43,7 @@ ROWS = 4096
 
 @dataclass(frozen=True)
 class Dequantized(Checkpoint):
-    """A checkpoint whose tensors are what shards hold of them, in fp32.
-
-    Attributes:
-        reader: The shards.
-        sources: The definition's parameters.
-        quantization: The shards' quantization.
-    """
+    """A checkpoint whose tensors are what shards hold of them, in fp32."""
 
     reader: ShardReader
     sources: ParameterSources
@@ -145,11 +139,7 @@ def measure(
 
 
 class _Sweep:
-    """The hidden states of the model, of its roundings and of all variants, on their way through the layers.
-
-    Attributes:
-        parts: What is known of each part.
-    """
+    """The hidden states of the model, of its roundings and of all variants, on their way through the layers."""
 
     def __init__(
         self, checkpoint: Checkpoint, rounded: Mapping[str, Checkpoint], windows: torch.Tensor, journal: Journal
@@ -216,13 +206,7 @@ class _Sweep:
         release(self._variants)
 
     def _predict(self, name: str, alone: torch.Tensor, advance: Callable[[int], None]) -> None:
-        """Compares predictions, when all hidden states are those behind the last layer.
-
-        Args:
-            name: The rounding.
-            alone: Its variants, ``[layers + 1, windows, window, hidden_size]``.
-            advance: Moves the progress bar by a number of tokens.
-        """
+        """Compares predictions behind the last layer; `alone` is ``[layers + 1, windows, window, hidden_size]``."""
         model, start = self._model(name), _start(self._whole)
         head = self.parts[0 if self._tied else -1]
         weights = (of.checkpoint.tensor(EMBEDDING if self._tied else LM_HEAD) for of in (self._exact, model))
@@ -256,14 +240,7 @@ def _start(windows: torch.Tensor) -> torch.Tensor:
 def _errors(
     model: LayerwiseModel, layer: LlamaDecoderLayer, rounded: LlamaDecoderLayer, hidden: torch.Tensor
 ) -> dict[str, MatrixError]:
-    """The errors of a rounded layer's projections, each on the input that the unrounded layer has.
-
-    Args:
-        model: Runs layers on `hidden`.
-        layer: The unrounded layer.
-        rounded: The rounded layer.
-        hidden: The input of the layer.
-    """
+    """The errors of a rounded layer's projections, each on the input that the unrounded layer has."""
     projections = {name: module for name, module in layer.named_modules() if isinstance(module, torch.nn.Linear)}
     replacements = {name: rounded.get_parameter(f"{name}.weight") for name in projections}
     outputs: dict[str, list[tuple[float, float]]] = {name: [] for name in projections}

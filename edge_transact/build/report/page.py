@@ -46,17 +46,11 @@ def write_report(
     """Measures what a DIST's shards hold, next to what other roundings make of the same checkpoint.
 
     Args:
-        checkpoint: What was rounded.
         dist: A 4-bit DIST of it.
-        sources: The definition's parameters.
         directory: Where to write ``report.json``, and ``index.html`` with its charts, which are SVG files too; it is
             complete or absent.
         text: The result of `prepare_report`.
         command: The line that makes the DIST and the report again.
-        force: Replace a directory that exists.
-
-    Returns:
-        The content of ``report.json``.
 
     Raises:
         EdgeTransactError: The model computes NaN or infinity, or `directory` exists.

@@ -34,7 +34,6 @@ class Answered:
     """An answer.
 
     Attributes:
-        prompt: The user's message.
         text: The answer, without special tokens.
         tokens: How many it has, without the one that ends it.
         ended: Whether the model ended it. One without a chat template ends nothing: there it's always true.
@@ -60,10 +59,6 @@ def answers(
 
     Args:
         model: A causal language model of transformers on any device, or a host library.
-        codec: Its tokenizer and chat template.
-        prompts: The user's messages.
-        max_tokens: The most tokens of an answer.
-        step: The description of the bar.
 
     Raises:
         EdgeTransactError: The chat template refuses a message, or a prompt doesn't fit into a library's context window.
@@ -101,11 +96,7 @@ def _encoded(codec: TextCodec, prompt: str) -> list[int]:
 
 
 def stop_ids(codec: TextCodec) -> set[int]:
-    """The tokens that end an answer: those of the model's configuration, and of its chat template.
-
-    Args:
-        codec: Of a checkpoint or a DIST.
-    """
+    """The tokens that end an answer: those of the model's configuration, and of its chat template."""
     found = set()
     for name in ("generation_config.json", "config.json", CHAT_CONFIG):
         if (path := codec.directory / name).is_file():

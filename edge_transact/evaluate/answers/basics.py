@@ -71,14 +71,7 @@ def ask(
     *,
     step: str = "questions",
 ) -> list[Reply]:
-    """Asks a model questions: ``ask(model, codec, questions()[:5])``.
-
-    Args:
-        model: A causal language model of transformers, or a host library.
-        codec: The `TextCodec` of its directory.
-        asked: The questions; all of them by default.
-        step: The description of the bar.
-    """
+    """Asks a model questions: ``ask(model, codec, questions()[:5])``."""
     asked = questions() if asked is None else asked
     given = answers(model, codec, [question.text for question in asked], step=step)
     return [Reply(question, answer) for question, answer in zip(asked, given, strict=True)]

@@ -71,12 +71,7 @@ def described(figures: CollapseFigures) -> str:
 
 
 def warning(model: str | Path, figures: CollapseFigures) -> str | None:
-    """What to say of a model whose share is above `THRESHOLD`, with the next command; otherwise `None`.
-
-    Args:
-        model: A MODEL or a DIST.
-        figures: What was found.
-    """
+    """What to say of a model whose share is above `THRESHOLD`, with the next command; otherwise `None`."""
     if figures["share"] <= THRESHOLD:
         return None
     checkpoint, quantization = _made_from(Path(model))
@@ -109,10 +104,5 @@ def collapse(model: PreTrainedModel | HostModel, codec: TextCodec, *, step: str 
 
     A model without a chat template was never trained to answer, and repeats itself under greedy decoding even when it
     is whole: its share says little, and no command asks it.
-
-    Args:
-        model: A causal language model of transformers on any device and in any mode, or a host library.
-        codec: The `TextCodec` of its directory.
-        step: The description of the bar.
     """
     return figures_of([reply.to_dict() for reply in ask(model, codec, quick_questions(), step=step)])

@@ -36,13 +36,6 @@ def decode_in_library(
     As many prompts are answered at once as the library takes. What all prompts begin with, such as the system message,
     stays in the KV cache.
 
-    Args:
-        library: The library.
-        prompts: Token ids.
-        stops: Ids that end an answer.
-        max_tokens: The most tokens of an answer.
-        advance: Called with 1 for each answer.
-
     Raises:
         EdgeTransactError: A prompt doesn't fit into the context window.
     """
@@ -78,9 +71,6 @@ def decode_in_torch(
 
     Args:
         model: A causal language model on any device. Whether it is in training mode stays as it is.
-        prompts: Token ids.
-        stops: Ids that end an answer.
-        max_tokens: The most tokens of an answer.
         advance: Called with what was done, in answers. Work counts rather than answers: most end early, and those that
             don't take as long as all.
     """

@@ -32,8 +32,6 @@ class Question:
     """A question and the rule for its answer.
 
     Attributes:
-        kind: What it asks for, such as ``"capitals"``.
-        text: The user's message.
         accepted: A regular expression that whole words of a right answer match. For a list, one for each thing, with
             spaces between them.
         least: So many different things make the answer right.
