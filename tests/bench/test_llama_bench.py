@@ -15,14 +15,10 @@ MEASURED = [repetition(1.0, prefill_tokens=64, decode_tokens=5), repetition(3.0,
 
 @pytest.fixture
 def file(tmp_path):
-    tests = [
-        llama_bench_test(64, 0, 0, [100_000_000, 120_000_000]),
-        llama_bench_test(256, 0, 0, [400_000_000, 440_000_000]),
-        llama_bench_test(0, 5, 0, [50_000_000, 50_000_000]),
-        llama_bench_test(0, 5, 64, [100_000_000, 110_000_000]),
-        llama_bench_test(0, 5, 256, [200_000_000, 200_000_000]),
-    ]
-    (tmp_path / "llama-bench.json").write_text(json.dumps(tests))
+    tests = [(64, 0, 0, [100, 120]), (256, 0, 0, [400, 440])]
+    tests += [(0, 5, 0, [50, 50]), (0, 5, 64, [100, 110]), (0, 5, 256, [200, 200])]
+    made = [llama_bench_test(*lengths, [each * 10**6 for each in milliseconds]) for *lengths, milliseconds in tests]
+    (tmp_path / "llama-bench.json").write_text(json.dumps(made))
     return tmp_path / "llama-bench.json"
 
 

@@ -9,15 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 import pytest
 
 from edge_transact.bench.records.log import Log, read_records, to_line
 from edge_transact.cache.resume import Start
-from edge_transact.errors import EdgeTransactError
+from edge_transact.errors import EdgeTransactError, UsageError
 from tests.support.bench_logs import in_rounds, repetitions, write_log
 
 RECORDS = in_rounds(1.0, 2.0, 3.0)
@@ -28,6 +26,7 @@ FOREIGN = [
     b'{"kind": "journal"}',
     to_line(RECORDS[0]).encode()[:200],
     to_line(RECORDS[0]).replace('"e2e_s": 1.0', '"e2e_s": -1').encode().strip(),
+    to_line(RECORDS[0]).replace('"serial": "s1", ', "").encode().strip(),
     to_line(RECORDS[0]).replace('"schema": 2', '"schema": 1').encode().strip(),
 ]
 
@@ -52,6 +51,24 @@ def test_a_foreign_line_is_kept_aside_and_named(tmp_path, caplog, foreign, place
     assert sorted(tmp_path.iterdir()) == [aside, path]
 
 
+def test_a_bench_goes_on_with_its_log_or_begins_another(tmp_path, caplog):
+    caplog.set_level("INFO", "edge_transact")
+    path = write_log(tmp_path / "log.jsonl", [])
+    with pytest.raises(UsageError, match="there is no log"):
+        Log(tmp_path / "other.jsonl", {}, Start.RESUME)
+    log = Log(path, {"threads": 1})
+    log.append(RECORDS[0])
+    log.close()
+    with pytest.raises(UsageError, match="measured with --threads 1, now it is 2") as refused:
+        Log(path, {"threads": 2})
+    assert "--fresh" in refused.value.fix
+    log = Log(path, {"threads": 1}, Start.RESUME)
+    assert "has 1 repetitions, the last of 2026-01-01" in caplog.text and log.done(RECORDS[0].key) == 1
+    log.close()
+    Log(path, {"threads": 2}, Start.FRESH).close()
+    assert read_records(tmp_path / "log.1.jsonl") == RECORDS[:1] and read_records(path) == []
+
+
 def test_a_log_of_another_version_is_kept_aside(tmp_path, caplog):
     path = tmp_path / "log.jsonl"
     old = '{"schema": 1, "kind": "conditions"}\n' + to_line(RECORDS[0]).replace('"schema": 2', '"schema": 1')
@@ -68,8 +85,9 @@ def test_a_log_of_another_version_is_kept_aside(tmp_path, caplog):
 def test_a_file_that_is_no_log_stays_as_it_is(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("Call the bank.\n")
-    with pytest.raises(EdgeTransactError, match="no bench records"):
-        Log(path, {})
+    for read in (read_records, lambda path: Log(path, {})):
+        with pytest.raises(EdgeTransactError, match="no bench records"):
+            read(path)
     assert path.read_text() == "Call the bank.\n" and list(tmp_path.iterdir()) == [path]
     with pytest.raises(EdgeTransactError, match="cannot be written"):
         Log(tmp_path, {})
@@ -95,9 +113,7 @@ def test_a_second_bench_leaves_the_log_of_the_first_alone(tmp_path, start):
 
 
 @pytest.mark.slow
-def test_a_bench_is_hung_up_and_its_successor_suspended(
-    tiny_dist: Path, tmp_path: Path, when_logged: Callable[..., object]
-) -> None:
+def test_a_bench_is_hung_up_and_its_successor_suspended(tiny_dist, tmp_path, when_logged):
     """A closed terminal ends the runner, what is in the log isn't measured again, and a stop does no harm."""
     path = tmp_path / "log.jsonl"
     options = ["--lengths", "8+4", "--warmups", "0", "--threads", "1", "--json", "-o", str(path), "--repetitions"]

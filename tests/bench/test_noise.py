@@ -195,25 +195,25 @@ def test_models_that_took_no_turns_are_not_taken_for_pairs(bench: Bench) -> None
     """Measured alone, and then, on a machine that has become slower, together with another."""
     bench(NoisyDevice({"dense": 1.0}, noise=0.001), "dense", repetitions=3)
     slower = {"dense": 2.0, "pruned": 2.0}
-    (warning,) = [
-        text for text in warnings(bench(NoisyDevice(slower), "dense pruned", repetitions=3)) if "turns" in text
-    ]
+    results = bench(NoisyDevice(slower), "dense pruned", repetitions=3).results
+    (warning,) = [text for result in results for text in result["warnings"] if "turns" in text]
     assert warning.startswith("took no turns with dense") and "--fresh" in warning
     together = by_name(bench(NoisyDevice(slower, noise=0.001), "dense pruned", repetitions=7))["pruned"]
     assert together["pairs"] == 4 and together["e2e_speedup"] == pytest.approx(1, abs=0.01)
 
 
-def warnings(outcome: BenchOutcome) -> list[str]:
-    return [text for result in outcome.results for text in result["warnings"]]
+class InterruptedDevice(NoisyDevice):
+    """Ctrl-C is pressed between the two turns of its second round."""
+
+    def lines(self, *visit) -> Generator[Line, None, None]:
+        if len(self.visited) == 3:
+            raise KeyboardInterrupt
+        yield from super().lines(*visit)
 
 
 def test_an_interrupt_between_two_turns_breaks_one_pair(bench: Bench) -> None:
-    def interrupt(number: int) -> None:
-        if number == 3:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        bench(NoisyDevice(EQUAL_AND_FASTER, on_visit=interrupt), "dense pruned", repetitions=4)
+        bench(InterruptedDevice(EQUAL_AND_FASTER), "dense pruned", repetitions=4)
     results = by_name(bench(NoisyDevice(EQUAL_AND_FASTER), "dense pruned", repetitions=4))
     assert [results[name]["repetitions"] for name in ("dense", "pruned")] == [4, 4]
     assert results["pruned"]["pairs"] == 3
@@ -342,18 +342,17 @@ def test_a_plan_is_told_and_nothing_is_done(dists: Path, tmp_path: Path, monkeyp
     command = ["bench", str(dists / "dense"), str(dists / "pruned"), "--lengths", "8+4,16+4", "-o", str(log)]
     done = CliRunner().invoke(app, [*command, "--dry-run", "--until", "3%", "--repetitions", "6"])
     assert done.exit_code == 0 and not log.exists()
-    line = done.stdout.strip()
-    assert line.startswith(
-        "plan: 2 models, dense the baseline, at 8+4, 16+4 on host, 6 to 50 rounds, until ±3.0%: 24 visits"
-    )
-    plan = plan_bench([dists / "dense"], QUICK.model_copy(update={"repetitions": 4}), log=log)
-    longer = plan_bench([dists / "dense"], QUICK.model_copy(update={"repetitions": 8}), log=log)
-    assert (plan.visits, longer.visits, plan.seconds) == (4, 8, None), "the log has measured nothing"
+    says = "plan: 2 models, dense the baseline, at 8+4, 16+4 on host, 6 to 50 rounds, until ±3.0%: 24 visits"
+    assert done.stdout.startswith(says)
+
+    def planned(repetitions: int):
+        return plan_bench([dists / "dense"], QUICK.model_copy(update={"repetitions": repetitions}), log=log)
+
+    plan = planned(4)
+    assert (plan.visits, planned(8).visits, plan.seconds) == (4, 8, None), "the log has measured nothing"
     monkeypatch.setattr(session, "_drivers", lambda *_, **__: [NoisyDevice({"dense": 1.0})])
     bench_models([dists / "dense"], QUICK.model_copy(update={"repetitions": 2}), log=log)
-    plan, longer = (
-        plan_bench([dists / "dense"], QUICK.model_copy(update={"repetitions": count}), log=log) for count in (4, 6)
-    )
+    plan, longer = planned(4), planned(6)
     assert longer.seconds == pytest.approx(2 * plan.seconds) and ": 2 visits, about " in plan.line()
 
 

@@ -49,14 +49,10 @@ def test_a_pruned_smollm2_gives_the_hosts_tokens(phone, run_bench, tmp_path, mon
     monkeypatch.setattr(BenchModel, "check", lambda model: (record(model)[0], record(model)[1][:3]))
     dist, text = tmp_path / "smollm2", tmp_path / "speeches.txt"
     text.write_text(read_text("demo:sotu", "calibration")[:20_000])
-    build(
-        "demo:smollm2",
-        dist,
-        BuildOptions(target=["host", "android-cpu"], rounding="nearest", context=256, prefill_chunk=8),
-        pruning=PruneOptions(
-            heads=3, intermediate=256, method="magnitude", calibration=str(text), calibration_tokens=512
-        ),
-    )
+    how = BuildOptions(target=["host", "android-cpu"], rounding="nearest", context=256, prefill_chunk=8)
+    calibration = {"calibration": str(text), "calibration_tokens": 512}
+    pruning = PruneOptions(heads=3, intermediate=256, method="magnitude", **calibration)
+    build("demo:smollm2", dist, how, pruning=pruning)
     options = {"dists": [dist], "lengths": (Lengths(16, 4),), "repetitions": 1, "timeout_s": 600}
     on_phone = run_bench(phone.serial, **options)
     on_host = run_bench("host", log=tmp_path / "host.jsonl", **options)

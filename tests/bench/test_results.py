@@ -17,10 +17,8 @@ from hypothesis import strategies as st
 from edge_transact.bench.analysis.compare import compare_logs, to_markdown
 from edge_transact.bench.analysis.export import to_text, write_sqlite
 from edge_transact.bench.analysis.results import make_results
-from edge_transact.bench.records.log import Log, read_records, to_line
 from edge_transact.bench.records.record import RepetitionRecord
 from edge_transact.bench.records.results import SAMPLE_FIELDS, Result
-from edge_transact.cache.resume import Start
 from edge_transact.errors import EdgeTransactError, UsageError
 from tests.support.bench_logs import in_rounds, repetition, visit, write_log
 
@@ -97,10 +95,8 @@ def test_devices_of_one_name_are_told_apart():
 
 
 def test_unknown_values_are_null_and_warnings_are_noted():
-    unknown = repetition(
-        thermal_status=None, temp_start_c=None, temp_peak_c=None, peak_rss_mib=None, bandwidth_gb_s=None
-    )
-    (result,) = make_results([unknown])
+    unknown = ("thermal_status", "temp_start_c", "temp_peak_c", "peak_rss_mib", "bandwidth_gb_s")
+    (result,) = make_results([repetition(**dict.fromkeys(unknown))])
     assert result["throttled"] is result["peak_rss_mib"] is result["bandwidth_share"] is result["e2e_s_std"] is None
     (slow,) = make_results(
         [repetition(prefill_s=40.0, thermal_status=3, tokens_agreed=2), repetition(prefill_s=40.0, tokens=[9] * 5)]
@@ -142,49 +138,6 @@ def test_exports_hold_the_same(tmp_path):
     (tmp_path / "other").write_text("text")
     with pytest.raises(UsageError):
         write_sqlite(results, tmp_path / "other")
-
-
-def test_the_log_goes_on_after_a_cut_off_line(tmp_path, caplog):
-    caplog.set_level("INFO", "edge_transact")
-    path = tmp_path / "log.jsonl"
-    log = Log(path, {"threads": 1})
-    log.append(repetition())
-    with pytest.raises(EdgeTransactError, match="another bench is writing"):
-        Log(path, {"threads": 1})
-    log.close()
-    with path.open("a") as file:
-        file.write('{"schema": 2, "kind": "repe')
-    with pytest.raises(UsageError, match="measured with --threads 1, now it is 2") as refused:
-        Log(path, {"threads": 2})
-    assert "--fresh" in refused.value.fix
-    log = Log(path, {"threads": 1}, Start.RESUME)
-    assert "has 1 repetitions, the last of 2026-01-01" in caplog.text
-    assert f"line 3 is no record (no JSON, perhaps cut off) and is now in {tmp_path}/log.aside.jsonl" in caplog.text
-    assert (tmp_path / "log.aside.jsonl").read_text() == '{"schema": 2, "kind": "repe\n'
-    assert log.done(repetition().key) == 1
-    log.append(repetition(2.0))
-    log.close()
-    assert [record.e2e_s for record in read_records(path)] == [1.0, 2.0]
-    Log(path, {"threads": 2}, Start.FRESH).close()
-    assert [record.e2e_s for record in read_records(tmp_path / "log.1.jsonl")] == [1.0, 2.0]
-    assert read_records(path) == []
-    with pytest.raises(UsageError, match="there is no log"):
-        Log(tmp_path / "other.jsonl", {}, Start.RESUME)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "not a log\n",
-        '{"kind": "repetition", "schema": 99}\n',
-        to_line(repetition()).replace('"e2e_s": 1.0', '"e2e_s": -1'),
-        to_line(repetition()).replace('"serial": "s1", ', ""),
-    ],
-)
-def test_other_files_are_refused(tmp_path, text):
-    (tmp_path / "x").write_text(text)
-    with pytest.raises(EdgeTransactError):
-        read_records(tmp_path / "x")
 
 
 def test_a_difference_is_distinguished_from_noise(tmp_path):

@@ -26,51 +26,33 @@ SEED = int(os.environ.get("EDGE_SOAK_SEED", "1"))
 HANG_S = 300
 REPETITIONS = 4
 
-Fault = Callable[[Phone, AdbServer, "subprocess.Popen[bytes]"], object]
+
+def fill_up(phone: Phone) -> None:
+    with contextlib.suppress(OSError), phone.filled_up(leave=0):
+        time.sleep(1)
 
 
-def reboot(phone: Phone, server: AdbServer, bench: subprocess.Popen[bytes]) -> None:
-    phone.stop()
-    time.sleep(0.5)
-    phone.start()
-
-
-def damage_a_file(phone: Phone, server: AdbServer, bench: subprocess.Popen[bytes]) -> None:
-    for path in (phone.tmp / "edge-transact/models").glob("*/params_shard_0.bin"):
-        with path.open("r+b") as shard:
-            shard.seek(2000)
-            shard.write(os.urandom(198_000))
-
-
-def fill_up(phone: Phone, server: AdbServer, bench: subprocess.Popen[bytes]) -> None:
-    ballast, free = phone.tmp / "ballast", os.statvfs(phone.tmp)
-    with ballast.open("wb") as file, contextlib.suppress(OSError):
-        os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
-    time.sleep(1)
-    ballast.unlink(missing_ok=True)
-
-
-def stall(phone: Phone, server: AdbServer, bench: subprocess.Popen[bytes]) -> None:
+def stall(phone: Phone) -> None:
     phone.kill("edge-bench", signal.SIGSTOP)
     time.sleep(3)
     phone.kill("edge-bench", signal.SIGCONT)
 
 
-def heat_up(phone: Phone, server: AdbServer, bench: subprocess.Popen[bytes]) -> None:
+def heat_up(phone: Phone) -> None:
     phone.set_temperature(70)
     time.sleep(2)
     phone.set_temperature(30)
 
 
-FAULTS: dict[str, Fault] = {
-    "the phone boots": reboot,
+FAULTS: dict[str, Callable[[Phone, AdbServer, subprocess.Popen[bytes]], object]] = {
+    "the phone boots": lambda phone, server, bench: phone.reboot(),
     "the network is cut": lambda phone, server, bench: phone.cut_network(2),
     "the adb server is killed": lambda phone, server, bench: server.kill(),
     "the runner is killed": lambda phone, server, bench: phone.kill("edge-bench"),
-    "the runner stalls": stall,
-    "a file is damaged": damage_a_file,
-    "the storage is full": fill_up,
-    "the phone is hot": heat_up,
+    "the runner stalls": lambda phone, server, bench: stall(phone),
+    "a file is damaged": lambda phone, server, bench: phone.damage_weights(),
+    "the storage is full": lambda phone, server, bench: fill_up(phone),
+    "the phone is hot": lambda phone, server, bench: heat_up(phone),
     "the bench is interrupted": lambda phone, server, bench: bench.send_signal(signal.SIGINT),
     "the bench is killed": lambda phone, server, bench: bench.kill(),
 }
@@ -83,9 +65,8 @@ def test_plans_in_a_storm(make_phone, adb_server, tiny_dist, runner, run_bench, 
     seed = SEED
     while True:
         log = tmp_path / f"{seed}.jsonl"
-        storm(
-            random.Random(seed), 12 if MINUTES else 3, phones, adb_server, command(phones, tiny_dist, runner, log), log
-        )
+        words = command(phones, tiny_dist, runner, log)
+        storm(random.Random(seed), 12 if MINUTES else 3, phones, adb_server, words, log)
         found = repetitions(log)
         assert Counter(record.serial for record in found) == {phone.serial: REPETITIONS for phone in phones}
         assert all(list(record.tokens) == known for record in found)
@@ -101,19 +82,11 @@ def command(phones: list[Phone], dist: Path, runner: Path, log: Path) -> list[st
         "--lengths": "8+4", "--repetitions": str(REPETITIONS), "--per-visit": "2", "--warmups": "0", "--timeout": "20",
         "--cool-timeout": "20", "--reconnect": "20", "--output": str(log),
     }  # fmt: skip
-    return [
-        sys.executable,
-        "-m",
-        "edge_transact",
-        "bench",
-        str(dist),
-        *(word for pair in options.items() for word in pair),
-    ]
+    words = [word for pair in options.items() for word in pair]
+    return [sys.executable, "-m", "edge_transact", "bench", str(dist), *words]
 
 
-def storm(
-    dice: random.Random, faults: int, phones: list[Phone], server: AdbServer, command: list[str], log: Path
-) -> None:
+def storm(dice: random.Random, faults: int, phones: list, server: AdbServer, command: list[str], log: Path) -> None:
     """Run the command until it succeeds, with `faults` faults on the way, and check what each attempt leaves."""
     for attempt in range(faults + 2):
         finished = finished_lines(log)

@@ -14,19 +14,11 @@ from edge_transact.bench.drivers.app import ACTION
 from edge_transact.doctor.android import JDK_MAJOR, NDK_PACKAGE
 from tests.support.android_api import ApiClass, install_api, level_of, read_api
 from tests.support.android_app import TVM_FFI, Programs, compile_fakes, jni_headers, run_app
-from tests.support.android_project import (
-    JSON,
-    ROOT,
-    Compiled,
-    compile_stubs,
-    java,
-    javac,
-    link_resources,
-    merged_manifest,
-    render,
-)
+from tests.support.android_project import JSON, ROOT, Compiled, java, javac, link_resources, merged_manifest, render
+from tests.support.android_stubs import compile_stubs
 from tests.support.app_picture import CONVERSATION, Renderer, screens
 from tests.support.class_files import read_classes
+from tests.support.json_ffi.fields import GOLDEN
 
 ANDROID = "{http://schemas.android.com/apk/res/android}"
 WARNINGS = ("-Xlint:all", "-Werror")
@@ -73,9 +65,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def compiled(
-    project: Path, api: dict[str, ApiClass], faults: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Compiled:
+def compiled(project, api, faults, tmp_path_factory) -> Compiled:
     """All Java of the project as classes, with the classes that it was compiled against."""
     output = tmp_path_factory.mktemp("compiled")
     linked = link_resources(project, output / "resources")
@@ -202,9 +192,8 @@ def test_every_string_is_used_and_no_text_stands_anywhere_else(project):
     resources = project / "app" / "src" / "main" / "res"
     strings = {element.get("name") for _, element in elements(project, "res/values/strings.xml") if element.get("name")}
     code = "\n".join(file.read_text() for file in java(project / "app"))
-    xml = "\n".join(
-        file.read_text() for file in [*resources.rglob("*.xml"), project / "app/src/main/AndroidManifest.xml"]
-    )
+    files = [*resources.rglob("*.xml"), project / "app/src/main/AndroidManifest.xml"]
+    xml = "\n".join(file.read_text() for file in files)
     used = set(re.findall(r"R\.(?:string|plurals)\.(\w+)", code)) | set(re.findall(r"@string/(\w+)", xml))
     assert used == strings
     for file, element in elements(project, "res/layout/*.xml"):
@@ -233,11 +222,7 @@ def test_every_view_with_a_name_is_used_by_the_code(project):
 
 
 def test_people_who_do_not_see_the_screen_hear_what_things_are(project):
-    labelled = {
-        "ImageButton": "contentDescription",
-        "ProgressBar": "contentDescription",
-        "Spinner": "contentDescription",
-    }
+    labelled = dict.fromkeys(["ImageButton", "ProgressBar", "Spinner"], "contentDescription")
     labelled |= {"EditText": "hint", "Button": "text"}
     seen = set()
     for file, element in elements(project, "res/layout/*.xml"):
@@ -315,24 +300,11 @@ def test_only_adb_can_start_a_benchmark(project):
     assert {e.get(ANDROID + "name") for e in bench.iter("category")} == {"android.intent.category.DEFAULT"}
 
 
-ENGINE = {
-    "init_background_engine",
-    "reload",
-    "unload",
-    "reset",
-    "chat_completion",
-    "abort",
-    "exit_background_loop",
-    "run_background_loop",
-    "run_background_stream_back_loop",
-}
-"""The functions of ``mlc.json_ffi`` in MLC-LLM 79d603f0 (``cpp/json_ffi/json_ffi_engine.cc``), but for the last error,
-which every failed call raises."""
-
-
 def test_the_engine_is_called_by_the_names_that_mlc_gives_its_functions(project):
+    """All but the last error, which every failed call raises."""
     engine = (project / "edge/src/main/java/edgetransact/edge/android/MlcEngine.java").read_text()
-    assert set(re.findall(r'(?:function|start|call)\("(\w+)"', engine)) == ENGINE
+    called = set(re.findall(r'(?:function|start|call)\("(\w+)"', engine))
+    assert called == set(json.loads(GOLDEN.read_text())["functions"]) - {"get_last_error"}
 
 
 @pytest.fixture(scope="module")
@@ -345,37 +317,29 @@ def told(classpath: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dic
     return run_app(classpath, tmp_path_factory.mktemp("phone"))
 
 
-def test_the_app_loads_a_model_and_shows_its_answer(told):
-    assert told["loaded"] == ["good", "CPU"]
-    assert told["answered"] == ["one two three", "STOP", "3"]
+TOLD = {
+    "the app loads a model": ("loaded", "good CPU"),
+    "it shows the answer": ("answered", "one-two-three STOP 3"),
+    "another screen goes on with the answer and loads nothing": ("turned", "4 true loads 1"),
+    "a stopped answer stays": ("stopped", "true STOPPED"),
+    "a new chat is empty": ("restarted", "0 true"),
+    "another model ends the answer": ("interrupted", "STOPPED false"),
+    "the last model chosen is loaded alone": ("chosen", "other 0 loaded 1"),
+    "a model that cannot be loaded leaves none in memory": ("broken", "ENGINE_FAILED no-such-parameter loaded 0"),
+    "a model that is too large is not loaded": ("small", f"TOO_LITTLE_MEMORY {2 << 30} {1 << 29}"),
+    "an engine that ends says why": ("died", "ENGINE_FAILED Check-failed:-num_rsentries->-0 true true"),
+    "it can be loaded again": ("loaded again", "0 null loaded 1"),
+    "a benchmark frees the model first and ends even if its name is none": ("bench", "true loaded 0 killed 0"),
+    "a benchmark that cannot write its last line ends the process": ("full", "killed 1"),
+    "and one that finds no models": ("no models", "killed 2"),
+}
 
 
-def test_another_screen_goes_on_with_the_answer_and_loads_nothing(told):
-    assert told["turned"] == ["4", "true", "loads", "1"] and "the first screen was told" not in told
-
-
-def test_a_stopped_answer_stays_and_a_new_chat_is_empty(told):
-    assert told["stopped"] == ["true", "STOPPED"]
-    assert told["restarted"] == ["0", "true"]
-
-
-def test_another_model_ends_the_answer_and_the_last_one_chosen_is_loaded_alone(told):
-    assert told["interrupted"] == ["STOPPED", "false"]
-    assert told["chosen"] == ["other", "0", "loaded", "1"]
-
-
-def test_a_model_that_cannot_be_loaded_leaves_none_in_memory(told):
-    assert told["broken"] == ["ENGINE_FAILED", "no such parameter", "loaded", "0"]
-    assert told["small"] == ["TOO_LITTLE_MEMORY", str(2 << 30), str(1 << 29)]
-
-
-def test_an_engine_that_ends_says_why_is_freed_and_can_be_loaded_again(told):
-    assert told["died"] == ["ENGINE_FAILED", "Check failed: num_rsentries > 0", "true", "true"]
-    assert told["loaded again"] == ["0", "null", "loaded", "1"]
-
-
-def test_a_benchmark_frees_the_model_first_and_ends_even_if_its_name_is_none(told):
-    assert told["bench"] == ["true", "loaded", "0", "killed", "0"]
+@pytest.mark.parametrize("demand", TOLD)
+def test_the_app(told, demand):
+    step, words = TOLD[demand]
+    assert [word.replace(" ", "-") for word in told[step]] == words.split()
+    assert "the first screen was told" not in told
 
 
 def test_a_benchmark_that_opening_the_app_interrupts_says_so_in_its_last_line(told):
@@ -385,11 +349,6 @@ def test_a_benchmark_that_opening_the_app_interrupts_says_so_in_its_last_line(to
     assert json.loads(loaded)["kind"] == "load" and empty == ""
     why = "interrupted: the app was opened, or its benchmark was left"
     assert json.loads(last) == {"run": "run-1", "kind": "error", "message": why}
-
-
-def test_a_benchmark_that_cannot_write_its_last_line_ends_the_process(told):
-    assert told["full"] == ["killed", "1"]
-    assert told["no models"] == ["killed", "2"]
 
 
 @pytest.fixture(scope="module")

@@ -31,13 +31,7 @@ def link(path: Path, page_bytes: int, source: str = "int x = 1;", target: str = 
 
 
 class Apk:
-    """The entries of an APK, which a test changes before it is written.
-
-    Attributes:
-        entries: Content by name.
-        compressed: Names of entries to compress.
-        page_bytes: Stored libraries begin at multiples of it.
-    """
+    """The entries of an APK, which a test changes before it is written; stored libraries begin at whole pages."""
 
     def __init__(self, entries: dict[str, bytes]) -> None:
         self.entries = dict(entries)
@@ -77,12 +71,7 @@ def entries(linked, tmp_path_factory) -> dict[str, bytes]:
     project = bundle([make_dist(directory / "tiny")], directory / "app").directory
     assets = project / "app/src/main/assets"
     content = {f"assets/{path.relative_to(assets)}": path.read_bytes() for path in assets.rglob("*") if path.is_file()}
-    return {
-        "AndroidManifest.xml": b"",
-        ENGINE: linked["engine"],
-        EDGE: linked["right"],
-        **content,
-    }
+    return {"AndroidManifest.xml": b"", ENGINE: linked["engine"], EDGE: linked["right"], **content}
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """``models.json`` as the app reads it, and the library that it chooses."""
 
-from collections.abc import Mapping
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -52,13 +50,9 @@ def test_two_models_of_one_name(app):
         app.read(app.entry("short", id="Tiny"), app.entry("long", id="tiny"))
 
 
-BYTES = {"android": 1000, "android-cpu": 900}
-"""The memory that the model takes."""
-
-
-def choose(app: App, libraries: Mapping[str, str], open_cl: bool, memory: int) -> dict[str, str]:
+def choose(app: App, libraries: dict[str, str], open_cl: bool, memory: int) -> dict[str, str]:
     """What the app runs a model with on a phone."""
-    memory_bytes = {target: BYTES[target] for target in libraries}
+    memory_bytes = {target: {"android": 1000, "android-cpu": 900}[target] for target in libraries}
     app.read(app.entry("short", libraries=libraries, memory_bytes=memory_bytes))
     return app.core("choose", id="short", open_cl=open_cl, memory=memory)
 

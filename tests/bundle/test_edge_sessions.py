@@ -18,12 +18,8 @@ pytestmark = pytest.mark.needs("java", "javac")
 
 def test_an_answer_is_the_models(app):
     app.load("short")
-    for text in (
-        "Hi",
-        "Tell me a story",
-        'it\'s "$(x)" <b> &amp; \\ \n\t\x00 é 😀 ',
-        "{user_message} {system_message}",
-    ):
+    odd = 'it\'s "$(x)" <b> &amp; \\ \n\t\x00 é 😀 '
+    for text in ("Hi", "Tell me a story", odd, "{user_message} {system_message}"):
         app.core("reset")
         events = app.send(text)
         expected, prompt_tokens, completion_tokens = app.answer([["user", text]], STOP_IDS)
@@ -129,23 +125,18 @@ def test_loading_is_given_up(app, stage):
 def test_the_engine_gets_room_behind_the_window(app):
     app.load("short")
     assert app.core.calls("reload")[-1] == {
-        "model": str(app.assets / "short"),
-        "model_lib": "system://tiny",
-        "mode": "interactive",
-        "max_num_sequence": 1,
-        "max_total_sequence_length": WINDOW + 160,
-        "prefix_cache_mode": "radix",
-    }
+        "model": str(app.assets / "short"), "model_lib": "system://tiny", "mode": "interactive", "max_num_sequence": 1,
+        "max_total_sequence_length": WINDOW + 160, "prefix_cache_mode": "radix",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("config", "dies"),
     [
-        ({}, True),
-        ({"max_total_sequence_length": WINDOW + 160}, False),
-        ({"max_single_sequence_length": WINDOW - 8}, False),
+        pytest.param({}, True, id="MLC's own"),
+        pytest.param({"max_total_sequence_length": WINDOW + 160}, False, id="more room"),
+        pytest.param({"max_single_sequence_length": WINDOW - 8}, False, id="an earlier end"),
     ],
-    ids=["MLC's own", "more room", "an earlier end"],
 )
 def test_without_that_the_engine_dies_at_the_end_as_mlcs_does(app, config, dies):
     heard: list[dict[str, Any]] = []

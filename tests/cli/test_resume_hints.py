@@ -2,10 +2,7 @@
 
 import json
 import os
-import pty
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -53,10 +50,7 @@ def test_build_goes_on_inside_pruning_and_the_cache_shows_and_deletes_what_is_ke
     build += ["--calibration-tokens", "512", "--target", "host", "-o", tmp_path / "dist"]
     with interrupted_after(15):
         first = run(*build)
-    assert first.exit_code == 130 and first.stderr.splitlines()[-2:] == [
-        "edge-transact: interrupted",
-        f"  {RESUME_HINT}",
-    ]
+    assert first.exit_code == 130 and first.stderr.endswith(f"\nedge-transact: interrupted\n  {RESUME_HINT}\n")
     with interrupted_after(2):
         second = run(*build)
     assert second.exit_code == 130
@@ -85,8 +79,7 @@ def test_an_interrupt_inside_the_compiler_is_no_bug(random_model, tmp_path, monk
 
     monkeypatch.setattr("edge_transact.compiler.objects.bar", interrupt)
     stopped = run("build", random_model, "--target", "host", "-o", tmp_path / "dist")
-    assert stopped.exit_code == 130
-    assert stopped.stderr.splitlines()[-2:] == ["edge-transact: interrupted", f"  {RESUME_HINT}"]
+    assert stopped.exit_code == 130 and f"edge-transact: interrupted\n  {RESUME_HINT}" in stopped.stderr
 
 
 def test_eval_goes_on_window_by_window_and_measures_the_same(random_model, tmp_path) -> None:
@@ -129,43 +122,3 @@ def test_what_was_done_is_told_in_a_few_words() -> None:
     names = ["score-0", "score-1", "score-2", "score-state", "sensitivity", "inputs-7-state"]
     assert described(names) == "score 0 to 2, sensitivity"
     assert described(["score-state"]) == "a first step"
-
-
-PROGRAM = """
-import sys, time
-from pathlib import Path
-from edge_transact.cli import doctor as module, main
-from edge_transact.cli.common import guarded
-
-@guarded
-def doctor() -> None:
-    try:
-        print("ready", flush=True)
-        time.sleep(60)
-    finally:
-        print("cleaning up", flush=True)
-        Path(sys.argv[0]).write_text("clean")
-
-module.doctor = doctor
-sys.argv = [sys.argv[1], "doctor"]
-main()
-"""
-
-
-def test_a_closed_terminal_ends_a_run_as_an_interrupt_does(tmp_path: Path) -> None:
-    master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(tmp_path / "left")],
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the tests may run under nohup
-    )
-    os.close(slave)
-    said = b""
-    while b"ready" not in said:
-        said += os.read(master, 1000)
-    os.close(master)
-    process.send_signal(signal.SIGHUP)
-    assert process.wait(timeout=60) == 130
-    assert (tmp_path / "left").read_text() == "clean"

@@ -127,11 +127,7 @@ def test_a_write_that_fails(model, tmp_path):
 
 def test_layers_without_attention(model, tmp_path):
     export_gguf(str(model), tmp_path / "model.gguf")
-    copy_gguf(
-        tmp_path / "model.gguf",
-        tmp_path / "zero.gguf",
-        without=["edge_transact.", "llama.attention.head_count_kv"],
-        add=lambda writer: writer.add_head_count_kv([4, 0, 4]),
-    )
+    without = ["edge_transact.", "llama.attention.head_count_kv"]
+    copy_gguf(tmp_path / "model.gguf", tmp_path / "zero.gguf", without=without, head_count_kv=[4, 0, 4])
     with pytest.raises(EdgeTransactError, match="head_count_kv: layer 1 has 0"):
         resolve_model(str(tmp_path / "zero.gguf"))

@@ -10,10 +10,9 @@ import torch
 
 from edge_transact.artifacts.dist_files import CHAT_CONFIG
 from edge_transact.artifacts.manifest import Manifest
-from edge_transact.build.dist import Maker, definition_config
+from edge_transact.build.dist import Maker
 from edge_transact.build.stages import Rounding, Weights, place_weights
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.definition import load, render
 from edge_transact.errors import EdgeTransactError
 from edge_transact.export.gguf import export_gguf
 from edge_transact.inputs import resolve_model
@@ -22,7 +21,7 @@ from edge_transact.quantization import get_quantization
 from edge_transact.weights import ShardReader
 from tests.support.dists import edit_json
 from tests.support.gguf_files import copy_gguf
-from tests.support.odd_models import CONFIG, OWN_DIMS, SIZES, make_source
+from tests.support.odd_models import CONFIG, OWN_DIMS, SIZES, emitted, make_source
 from tests.support.tokenizers import save_byte_level
 
 MODELS = {"all layers differ": CONFIG, "heads that lost dims": OWN_DIMS}
@@ -43,11 +42,7 @@ def checkpoint(request, tmp_path_factory):
 
 def placed(checkpoint: Checkpoint, quantization: str, directory) -> Weights:
     """What `build` does with the weights."""
-    directory.mkdir()
-    for name, text in render(checkpoint.plan).items():
-        (directory / name).write_text(text)
-    definition = load(directory, definition_config(checkpoint, SIZES))
-    rounding = Rounding("search", PruneChoices())
+    definition, rounding = emitted(checkpoint, directory), Rounding("search", PruneChoices())
     return place_weights(checkpoint, definition, get_quantization(quantization), rounding, directory)
 
 
@@ -117,24 +112,13 @@ def test_a_manifest_tells_kept_codes_from_searched_ones(make_llama, tmp_path):
 
 def dist_of(checkpoint: Checkpoint, quantization: str, directory: Path) -> Path:
     """What `build` writes, without libraries."""
-    files = render(checkpoint.plan)
-    (directory / "definition").mkdir(parents=True)
-    for name, text in files.items():
-        (directory / "definition" / name).write_text(text)
-    definition = load(directory / "definition", definition_config(checkpoint, SIZES))
+    definition = emitted(checkpoint, directory / "definition")
     kind, rounding = get_quantization(quantization), Rounding("search", PruneChoices())
     Maker(checkpoint, kind, rounding, SIZES, "odd", directory / "definition", None).write_model(directory, definition)
     sizes = {name: SIZES[name] for name in ("context_window_size", "prefill_chunk_size", "max_batch_size")}
     values = {"source": "odd", "model_type": "edge_llama", "model_lib": "odd", "rounding": "search", "parameters": 1}
-    values |= {
-        "calibration": None,
-        "weights_bytes": 1,
-        "libraries": {},
-        "parity": {},
-        "versions": {},
-        "device_profile": None,
-        **sizes,
-    }
+    values |= {"calibration": None, "weights_bytes": 1, "libraries": {}, "parity": {}, "versions": {}, **sizes}
+    values["device_profile"] = None
     Manifest(quantization=quantization, plan=checkpoint.plan, **values).write(directory)
     return directory
 
@@ -153,11 +137,8 @@ def test_a_dist_has_the_tensors_of_its_checkpoint(checkpoint, tmp_path, quantiza
     for name, tensor in found.items():
         assert tensor.data.tobytes() == expected[name].data.tobytes(), name
     back = Checkpoint.open(resolve_model(str(results[1].path)))
-    assert (back.plan, back.rope_theta, back.rope_scaling) == (
-        checkpoint.plan,
-        checkpoint.rope_theta,
-        checkpoint.rope_scaling,
-    )
+    assert back.plan == checkpoint.plan
+    assert (back.rope_theta, back.rope_scaling) == (checkpoint.rope_theta, checkpoint.rope_scaling)
 
 
 def test_a_dists_configuration_may_be_edited(checkpoint, tmp_path):

@@ -14,11 +14,7 @@ from tests.support.hub import MEMBER, STRANGER, Hub
 
 CARD = """---
 library_name: transformers
-tags:
-- edge-transact
 ---
-
-# small
 
 ```python
 model = AutoModelForCausalLM.from_pretrained("small", dtype="auto")
@@ -44,13 +40,8 @@ def edge_transact(hub: Hub, tmp_path: Path):
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
         settings |= {"HF_TOKEN": token} if token else {}
-        return subprocess.run(
-            [sys.executable, "-m", "edge_transact", *arguments],
-            env=inherited | settings | environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        command, environment = [sys.executable, "-m", "edge_transact", *arguments], inherited | settings | environment
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
     return run
 
@@ -65,8 +56,7 @@ def parameters(result: subprocess.CompletedProcess[str]) -> int:
 
 
 def refusal(result: subprocess.CompletedProcess[str]) -> str:
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
+    assert result.returncode == 1 and "Traceback" not in result.stderr
     return result.stderr
 
 
@@ -129,12 +119,8 @@ def test_push_creates_a_repository_that_loads(hub, edge_transact, checkpoint):
     assert result.returncode == 0, result.stderr
     published = json.loads(result.stdout.splitlines()[-1])
     stored = hub.repositories["models/acme/pushed"]
-    assert published == {
-        "repository": "acme/pushed",
-        "url": f"{hub.url}/acme/pushed",
-        "commit": stored.commit("main"),
-        "files": len(files_of(checkpoint)),
-    }
+    files = {"commit": stored.commit("main"), "files": len(files_of(checkpoint))}
+    assert published == {"repository": "acme/pushed", "url": f"{hub.url}/acme/pushed", **files}
     assert stored.revisions["main"]["model.safetensors"] == (checkpoint / "model.safetensors").read_bytes()
     card = stored.revisions["main"]["README.md"].decode()
     assert 'from_pretrained("acme/pushed", dtype="auto")' in card
@@ -164,13 +150,11 @@ def test_push_skips_pickles_and_hidden_files(hub, edge_transact, checkpoint):
     assert not {".env", "optimizer.pt"} & set(hub.repositories["models/acme/pushed"].revisions["main"])
 
 
-@pytest.mark.parametrize(
-    ("token", "says"),
-    [("", "not logged in"), (STRANGER, "does not allow this"), ("hf_expired", "does not allow this")],
-)
-def test_push_without_permission(edge_transact, checkpoint, token, says):
-    message = refusal(edge_transact("push", str(checkpoint), "acme/pushed", token=token))
-    assert says in message and "hf auth login" in message
+def test_push_without_permission(edge_transact, checkpoint):
+    says = {"": "not logged in", STRANGER: "does not allow this", "hf_expired": "does not allow this"}
+    for token, words in says.items():
+        message = refusal(edge_transact("push", str(checkpoint), "acme/pushed", token=token))
+        assert words in message and "hf auth login" in message
 
 
 def test_push_checks_the_checkpoint_before_it_sends_anything(hub, edge_transact, checkpoint):

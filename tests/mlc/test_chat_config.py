@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from edge_transact.mlc.chat_config import chat_config, tokenizer_info
 from edge_transact.mlc.conversation import DEFAULT_SYSTEM_MESSAGE, conversation_template, plain_note
+from tests.support.json_ffi.prompt import create_prompt
 
 CHATML = (
     "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}"
@@ -45,10 +46,8 @@ def write_tokenizer(directory, chat_template=None, add_bos=False, decoder=None, 
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.add_special_tokens([token for token in vocabulary if token.startswith("<")])
-    if decoder:
-        tokenizer.decoder = decoder
-    if normalizer:
-        tokenizer.normalizer = normalizer
+    tokenizer.decoder = decoder or tokenizer.decoder
+    tokenizer.normalizer = normalizer or tokenizer.normalizer
     if add_bos:
         tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
@@ -59,19 +58,8 @@ def write_tokenizer(directory, chat_template=None, add_bos=False, decoder=None, 
 
 
 def mlc_prompt(template: dict, messages: list[dict]) -> str:
-    """A conversation as MLC's engine renders it, ending where the assistant answers."""
-    system = template["system_message"]
-    if messages[0]["role"] == "system":
-        system, messages = messages[0]["content"], messages[1:]
-    text = template["system_template"].replace("{system_message}", system)
-    seps = (template["seps"] * 2)[:2]
-    for index, message in enumerate(messages):
-        role = message["role"]
-        if index or not text or template["add_role_after_system_message"]:
-            text += template["roles"][role] + template["role_content_sep"]
-        content = template["role_templates"][role].replace(f"{{{role}_message}}", message["content"])
-        text += content + seps[role == "assistant"]
-    return text + template["roles"]["assistant"] + template["role_empty_sep"]
+    """A conversation as MLC's engine renders it, without the ids of tokens before it."""
+    return "".join(part for part in create_prompt(template, messages) if isinstance(part, str))
 
 
 @pytest.mark.parametrize(
@@ -87,9 +75,11 @@ def test_prompts_are_those_of_the_chat_template(tmp_path, name, chat_template):
         assert mlc_prompt(template, messages) == expected
 
 
-def test_the_chat_templates_own_system_message_is_the_default(tmp_path):
+def test_the_chat_templates_own_system_message_and_stop_token_are_the_default(tmp_path):
     tokenizer = write_tokenizer(tmp_path, CHATML)
     template = conversation_template(tmp_path, [2])
+    assert plain_note(tmp_path) is None
+    assert template["stop_token_ids"] == [2, 4] and template["stop_str"] == ["<|im_end|>"]
     assert template["system_message"] == "Be brief."
     question = MESSAGES[1:2]
     expected = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
@@ -99,13 +89,6 @@ def test_the_chat_templates_own_system_message_is_the_default(tmp_path):
 def test_a_template_without_a_system_message_gets_a_neutral_one(tmp_path):
     write_tokenizer(tmp_path, LLAMA_3)
     assert conversation_template(tmp_path, [2])["system_message"] == DEFAULT_SYSTEM_MESSAGE
-
-
-def test_answers_end_at_eos_and_at_the_familys_own_token(tmp_path):
-    write_tokenizer(tmp_path, CHATML)
-    template = conversation_template(tmp_path, [2])
-    assert plain_note(tmp_path) is None
-    assert template["stop_token_ids"] == [2, 4] and template["stop_str"] == ["<|im_end|>"]
 
 
 @pytest.mark.parametrize("add_bos", [False, True])
@@ -124,20 +107,13 @@ def test_an_unknown_chat_template_has_a_note(tmp_path):
     assert "MLC doesn't know this chat template" in plain_note(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("decoder", "normalizer", "expected"),
-    [
-        (decoders.ByteLevel(), None, ("byte_level", False, False)),
-        (
-            decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Strip(" ", 1, 0)]),
-            normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]),
-            ("byte_fallback", True, True),
-        ),
-    ],
-)
-def test_tokenizer_info(tmp_path, decoder, normalizer, expected):
-    write_tokenizer(tmp_path, decoder=decoder, normalizer=normalizer)
-    assert tuple(tokenizer_info(tmp_path).values()) == expected
+def test_tokenizer_info(tmp_path):
+    write_tokenizer(tmp_path, decoder=decoders.ByteLevel())
+    assert tuple(tokenizer_info(tmp_path).values()) == ("byte_level", False, False)
+    decoder = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Strip(" ", 1, 0)]
+    normalizer = [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    write_tokenizer(tmp_path, decoder=decoders.Sequence(decoder), normalizer=normalizers.Sequence(normalizer))
+    assert tuple(tokenizer_info(tmp_path).values()) == ("byte_fallback", True, True)
 
 
 def test_every_field_of_mlc_chat_config(tmp_path):
@@ -145,15 +121,9 @@ def test_every_field_of_mlc_chat_config(tmp_path):
     generation = {"temperature": 0.6, "top_p": 0.9, "eos_token_id": [2, 4]}
     (tmp_path / "generation_config.json").write_text(json.dumps(generation))
     config = chat_config(
-        tmp_path,
-        model_type="edge_llama",
-        model_lib="edge_llama_x",
-        quantization="q4f16_0",
-        model_config={"vocab_size": 8, "prefill_chunk_size": 128},
-        vocab_size=8,
-        context_window_size=2048,
-        prefill_chunk_size=128,
-    )
+        tmp_path, model_type="edge_llama", model_lib="edge_llama_x", quantization="q4f16_0", vocab_size=8,
+        model_config={"vocab_size": 8, "prefill_chunk_size": 128}, context_window_size=2048, prefill_chunk_size=128,
+    )  # fmt: skip
     # Those without a default in MLC's own MLCChatConfig.
     required = ("model_type", "quantization", "model_config", "vocab_size", "context_window_size", "prefill_chunk_size")
     required += ("sliding_window_size", "attention_sink_size", "tensor_parallel_shards", "conv_template")

@@ -75,9 +75,8 @@ if CHECKOUT:
         rope = {"rope_type": "default", "rope_theta": 50000.0}
         checkpoint = make_llama(vocab_size=1024, max_position_embeddings=96, rope_parameters=rope)
         shutil.copyfile(tiny_model / "tokenizer.json", checkpoint / "tokenizer.json")
-        made = build(
-            str(checkpoint), tmp_path / "dist", BuildOptions(target=["android"], engine="mlc", prefill_chunk=16)
-        )
+        options = BuildOptions(target=["android"], engine="mlc", prefill_chunk=16)
+        made = build(str(checkpoint), tmp_path / "dist", options)
         assert made.manifest.parity["passed"] and made.manifest.parity["layers"] == 2
         config = json.loads((tmp_path / "dist" / "mlc-chat-config.json").read_text())
         assert config["model_type"] == "edge_llama" and config["model_config"]["rope_theta"] == 50000.0

@@ -30,24 +30,14 @@ PRODUCTS = (ATEN.mm.default, ATEN.addmm.default, ATEN.bmm.default)
 
 
 class Disguised(torch.Tensor):
-    """A tensor on the device.
-
-    Attributes:
-        held: The same on the CPU.
-    """
+    """A tensor on the device; `held` is the same on the CPU."""
 
     held: torch.Tensor
 
     @staticmethod
     def __new__(cls, held: torch.Tensor) -> Disguised:
-        tensor = torch.Tensor._make_wrapper_subclass(
-            cls,
-            held.shape,
-            strides=held.stride(),
-            storage_offset=held.storage_offset(),
-            dtype=held.dtype,
-            device=torch.device(NAME, 0),
-        )
+        place = {"strides": held.stride(), "storage_offset": held.storage_offset(), "device": torch.device(NAME, 0)}
+        tensor = torch.Tensor._make_wrapper_subclass(cls, held.shape, dtype=held.dtype, **place)
         tensor.held = held
         return tensor
 
@@ -77,17 +67,8 @@ class Disguised(torch.Tensor):
         return return_and_correct_aliasing(function, arguments, keywords, result)
 
 
-class Counted:
-    """What the device has computed.
-
-    Attributes:
-        products: Matrix products.
-    """
-
-    products = 0
-
-
-counted = Counted()
+counted = SimpleNamespace(products=0)
+"""Matrix products that the device has computed."""
 
 
 def _on_cpu(keywords: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +96,7 @@ def _register() -> None:
 
 
 @contextmanager
-def accelerator() -> Iterator[Counted]:
+def accelerator() -> Iterator[SimpleNamespace]:
     """The device `NAME` exists inside."""
     _register()
     counted.products = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edge_transact.bench.records.requests import AppRequest
-from tests.support.android_project import ROOT, Compiled, java, javac
+from tests.support.android_project import ROOT, Compiled, Done, java, javac
+from tests.support.edge_app import entry
 
 FAKES = ROOT / "tests" / "bundle" / "fakes"
 TVM_FFI = Path(sysconfig.get_path("purelib")) / "tvm_ffi"
@@ -28,25 +28,23 @@ def compile_fakes(compiled: Compiled, directory: Path) -> list[Path]:
 
 
 def run_app(classpath: list[Path], directory: Path) -> dict[str, list[str]]:
-    """Runs ``AppMain`` on a phone without OpenCL that has three models: ``good``, ``other`` and ``broken``.
+    """Runs ``AppMain`` on a phone without OpenCL that has the models ``good``, ``other`` and ``broken``.
 
     Returns:
         The words of each line by the first of them.
     """
     assets = directory / "assets" / "edge"
-    assets.mkdir(parents=True)
-    models = [_write_model(assets, name) for name in ("good", "other", "broken")]
+    models = []
+    for name in ("good", "other", "broken"):
+        (assets / name).mkdir(parents=True)
+        (assets / name / "params_shard_0.bin").write_bytes(name.encode() * 100)
+        (assets / name / "mlc-chat-config.json").write_text('{"context_window_size": 256, "prefill_chunk_size": 64}')
+        models.append(entry(assets / name, {"android-cpu": f"{name}_cpu"}, memory_bytes={"android-cpu": 2 << 30}))
     (assets / "models.json").write_text(json.dumps({"models": models}))
     request = AppRequest(
-        run="run-1",
-        model_lib="good_cpu",
-        prompt=[1, 2],
-        decode_tokens=9,
-        repetitions=2,
-        warmups=0,
-        check=None,
+        run="run-1", model_lib="good_cpu", prompt=[1, 2], decode_tokens=9, repetitions=2, warmups=0, check=None,
         timeout_s=99.0,
-    )
+    )  # fmt: skip
     arguments = [str(directory), json.dumps(asdict(request))]
     done = _start(classpath, Path("/nowhere"), "edgetransact.app.AppMain", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -56,13 +54,7 @@ def run_app(classpath: list[Path], directory: Path) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class Programs:
-    """The app's native library, built for this machine with TVM's own runtime, and a stand-in for a model's library.
-
-    Attributes:
-        library: ``libedge_programs.so``.
-        fake: The stand-in.
-        classpath: What `compile_fakes` returned.
-    """
+    """The app's native library, built for this machine with TVM's own runtime, and a stand-in for a model's library."""
 
     library: Path
     fake: Path
@@ -86,13 +78,10 @@ class Programs:
         _run("gcc", "-shared", "-fPIC", str(FAKES / "programs_library.c"), "-o", str(fake), *link)
         return cls(build / "libedge_programs.so", fake, classpath)
 
-    def start(self, files: Path, installed: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Makes the stand-in's programs ready in a new process, as the start of an app does.
+    def start(self, files: Path, installed: int = 0, **environment: str) -> Done:
+        """Makes the stand-in's programs ready in a new process, as the start of an app with these files does.
 
-        Args:
-            files: The directory of the app's files.
-            installed: When the app was installed.
-            environment: What ``programs_library.c`` reads.
+        ``programs_library.c`` reads the environment, and `installed` is the time of the app's installation.
         """
         main = "edgetransact.edge.android.ProgramsMain"
         arguments = [str(self.fake), "fake-library", str(files), str(installed)]
@@ -101,15 +90,11 @@ class Programs:
 
 def jni_headers() -> list[Path]:
     """Directories of ``jni.h``."""
-    compiler = shutil.which("javac")
-    assert compiler
-    include = Path(compiler).resolve().parents[1] / "include"
+    include = Path(shutil.which("javac") or "").resolve().parents[1] / "include"
     return [include, include / "linux"]
 
 
-def _start(
-    classpath: list[Path], libraries: Path, main: str, *arguments: str, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def _start(classpath: list[Path], libraries: Path, main: str, *arguments: str, **environment: str) -> Done:
     command = ["java", *QUICK, f"-Djava.library.path={libraries}", "-cp", ":".join(map(str, classpath)), main]
     variables = {**os.environ, **environment}
     return subprocess.run([*command, *arguments], capture_output=True, text=True, env=variables, timeout=120)
@@ -118,23 +103,3 @@ def _start(
 def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def _write_model(assets: Path, identifier: str) -> dict[str, object]:
-    """Writes a model, and returns its entry of ``models.json``."""
-    (assets / identifier).mkdir()
-    files = []
-    for path, content in (("params_shard_0.bin", identifier.encode() * 100), ("mlc-chat-config.json", b"{}")):
-        (assets / identifier / path).write_bytes(content)
-        files.append({"path": path, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})
-    return {
-        "id": identifier,
-        "name": identifier,
-        "digest": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
-        "libraries": {"android-cpu": f"{identifier}_cpu"},
-        "memory_bytes": {"android-cpu": 2 << 30},
-        "context_window_size": 256,
-        "prefill_chunk_size": 64,
-        "weights": "assets",
-        "files": files,
-    }

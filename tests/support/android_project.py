@@ -3,18 +3,14 @@
 import importlib.util
 import subprocess
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from edge_transact.bundle.project import render_templates
-from tests.support.android_api import ApiClass
-from tests.support.android_stubs import Stubs
 
 ROOT = Path(__file__).resolve().parents[2]
-TEMPLATES = ROOT / "templates" / "android"
-TVM4J = ROOT / "tests" / "bundle" / "stubs"
 JSON = Path("/usr/share/java/com.android.json.jar")
 FRAMEWORK = Path("/usr/share/android-framework-res/framework-res.apk")
 """Resources of Android 14 (level 34), as Debian's android-framework-res has them."""
@@ -22,17 +18,11 @@ FRAMEWORK = Path("/usr/share/android-framework-res/framework-res.apk")
 APPLICATION_ID = "org.example.chat"
 # Compiling takes seconds: the JVM's second compiler would cost more than it gains.
 QUICK = ("-J-XX:TieredStopAtLevel=1", "-J-XX:+UseSerialGC")
+Done = subprocess.CompletedProcess[str]
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """All Java of a project.
-
-    Attributes:
-        classes: Its classes.
-        classpath: What they were compiled against.
-        resources: Where its resources were linked.
-    """
+class Compiled(NamedTuple):
+    """All Java of a project: its classes, what they were compiled against, and where its resources were linked."""
 
     classes: Path
     classpath: list[Path]
@@ -45,7 +35,7 @@ def render(directory: Path, app_name: str = "Edge Chat") -> Path:
     return directory
 
 
-def link_resources(project: Path, output: Path) -> subprocess.CompletedProcess[str]:
+def link_resources(project: Path, output: Path) -> Done:
     """Compiles and links manifest and resources as Gradle would, and writes ``R.java`` below `output`."""
     if not FRAMEWORK.exists():
         pytest.skip(f"needs {FRAMEWORK}; as root, `make system-packages` installs what tests need")
@@ -85,22 +75,12 @@ def java(*directories: Path) -> list[Path]:
     return sorted(file for directory in directories for file in directory.rglob("*.java"))
 
 
-def compile_stubs(api: dict[str, ApiClass], sources: Iterable[Path], output: Path) -> Path:
-    """Classes of Android and tvm4j against which sources compile."""
-    files = Stubs(api, [source.read_text() for source in sources]).write(output / "sources")
-    done = javac([*files, *java(TVM4J)], [], output / "classes", "-nowarn")
-    assert done.returncode == 0, done.stderr
-    return output / "classes"
-
-
-def javac(
-    sources: Iterable[Path], classpath: Sequence[Path], output: Path, *flags: str
-) -> subprocess.CompletedProcess[str]:
+def javac(sources: Iterable[Path], classpath: Sequence[Path], output: Path, *flags: str) -> Done:
     """Compiles Java 11."""
     options = ["--release", "11", "-proc:none", "-encoding", "UTF-8", "-d", str(output), *flags]
     path = ["-cp", ":".join(map(str, classpath))] if classpath else []
     return _run(["javac", *QUICK, *options, *path, *map(str, sources)])
 
 
-def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def _run(command: Sequence[str]) -> Done:
     return subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -22,16 +22,16 @@ from functools import cache
 from pathlib import Path
 
 from tests.support.android_api import ApiClass, split
+from tests.support.android_project import ROOT, java, javac
+
+TVM4J = ROOT / "tests" / "bundle" / "stubs"
 
 PROTECTED = {"android.app.Activity": {"onCreate", "onNewIntent", "onStart", "onStop"}}
 THROWS = {
     "android.content.pm.PackageManager.getPackageInfo": "android.content.pm.PackageManager.NameNotFoundException",
     "android.content.res.AssetManager.open": "java.io.IOException",
 }
-GENERIC = {
-    ("findViewById", 1): "<T extends android.view.View> T",
-    ("getSystemService", 1): "<T> T",
-}
+GENERIC = {("findViewById", 1): "<T extends android.view.View> T", ("getSystemService", 1): "<T> T"}
 LONG = {"availMem", "elapsedRealtime", "getItemId", "lastUpdateTime", "threshold"}
 
 _CLASS = re.compile(r" *class (\w+)(?:\((.*)\))?:")
@@ -108,13 +108,16 @@ def _variable(name: str) -> str:
     return name.rpartition("__")[2]
 
 
-class Stubs:
-    """Writes stubs for sources.
+def compile_stubs(api: dict[str, ApiClass], sources: Iterable[Path], output: Path) -> Path:
+    """Classes of Android and tvm4j against which Java files compile; `api` is what `read_api` returned."""
+    files = Stubs(api, [source.read_text() for source in sources]).write(output / "sources")
+    done = javac([*files, *java(TVM4J)], [], output / "classes", "-nowarn")
+    assert done.returncode == 0, done.stderr
+    return output / "classes"
 
-    Args:
-        api: What `read_api` returned.
-        sources: Texts of Java files.
-    """
+
+class Stubs:
+    """Writes stubs for the texts of Java files."""
 
     def __init__(self, api: dict[str, ApiClass], sources: Iterable[str]) -> None:
         self._api = api
@@ -158,9 +161,8 @@ class Stubs:
         if stub.is_annotation:
             return f"@interface {stub.simple}"
         variables = f"<{', '.join(stub.variables)}>" if stub.variables else ""
-        bases = [
-            self._type(stub, base) for base in stub.bases if base.partition("[")[0] not in (_OBJECT, "java.lang.Enum")
-        ]
+        above = [base for base in stub.bases if base.partition("[")[0] not in (_OBJECT, "java.lang.Enum")]
+        bases = [self._type(stub, base) for base in above]
         interfaces = ", ".join(base for base in bases if self._is_interface(base))
         if self._is_interface(stub.name):
             return f"interface {stub.simple}{variables}" + (f" extends {interfaces}" if interfaces else "")

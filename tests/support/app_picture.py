@@ -16,30 +16,25 @@ from xml.etree import ElementTree
 RESOURCES = Path(__file__).parents[2] / "templates" / "android" / "app" / "src" / "main" / "res"
 ANDROID = "{http://schemas.android.com/apk/res/android}"
 WIDTH_DP, HEIGHT_DP, BAR_DP, GAP_DP, SCALE = 360, 640, 24, 16, 2
+SIZES = {
+    "paddingStart": "padding-left", "paddingTop": "padding-top", "paddingEnd": "padding-right",
+    "paddingBottom": "padding-bottom", "padding": "padding", "minHeight": "min-height", "textSize": "font-size",
+}  # fmt: skip
+GRAVITIES = {"bottom": "align-items:flex-end", "center": "text-align:center"}
 FRAMEWORK_COLORS = {"@android:color/white": "#FFFFFF", "@android:color/black": "#000000"}
 
 
 @dataclass
 class Screen:
-    """What the app's code would set.
+    """What the app's code would set: views by their ids, and messages by layout and text."""
 
-    Attributes:
-        mode: ``values`` by day, ``values-night`` by night.
-        shown: Ids of views that the layout hides at first.
-        hidden: Ids of views that the code hides.
-        disabled: Ids of views that can't be touched.
-        texts: Texts by id.
-        rows: Messages: the layout and the text of each.
-        progress: How full the bar is, from 0 to 1.
-    """
-
-    mode: str
-    shown: set[str] = field(default_factory=set)
-    hidden: set[str] = field(default_factory=set)
-    disabled: set[str] = field(default_factory=set)
+    mode: str  # values by day, values-night by night
+    shown: frozenset[str] = frozenset()  # what the layout hides at first
+    hidden: frozenset[str] = frozenset()
+    disabled: frozenset[str] = frozenset()
     texts: dict[str, str] = field(default_factory=dict)
-    rows: list[tuple[str, str]] = field(default_factory=list)
-    progress: float = 0
+    rows: tuple[tuple[str, str], ...] = ()
+    progress: float = 0  # of the bar, up to 1
 
 
 def _named(file: str) -> dict[str, ElementTree.Element]:
@@ -50,39 +45,26 @@ def _named(file: str) -> dict[str, ElementTree.Element]:
 
 STRINGS = {name: (element.text or "").replace("\\'", "'") for name, element in _named("values/strings.xml").items()}
 STYLES = _named("values/styles.xml")
-CONVERSATION = [
+CONVERSATION = (
     ("message_mine", "Do you need the Internet?"),
     ("message_model", "No. I am a file on this phone, and the phone does all the work."),
     ("message_mine", "What is inside that file?"),
     ("message_model", "Mostly numbers of four bits each, in groups of 32 that share a"),
-]
+)
 
 
 def screens() -> list[Screen]:
     """An answer under way by day and by night, and the first start."""
-    answering = Screen(
-        "values",
-        shown={"stop"},
-        hidden={"send", "empty", "waiting", "note"},
-        texts={"choice": "smollm2-30", "status": STRINGS["runs_on_gpu"]},
-        rows=CONVERSATION,
-    )
-    by_night = replace(answering, mode="values-night")
+    texts = {"choice": "smollm2-30", "status": STRINGS["runs_on_gpu"]}
+    hidden = frozenset({"send", "empty", "waiting", "note"})
+    answering = Screen("values", shown=frozenset({"stop"}), hidden=hidden, texts=texts, rows=CONVERSATION)
     copied = STRINGS["progress_bytes"].replace("%1$s", "48 MB").replace("%2$s", "97 MB")
+    texts = {"status": STRINGS["stage_copy"], "detail": copied, "empty": STRINGS["empty_not_ready"]}
     starting = Screen(
-        "values-night",
-        shown={"progress", "detail"},
-        hidden={"messages"},
-        disabled={"restart", "send"},
-        texts={
-            "choice": "smollm2-30",
-            "status": STRINGS["stage_copy"],
-            "detail": copied,
-            "empty": STRINGS["empty_not_ready"],
-        },
-        progress=48 / 97,
-    )
-    return [answering, by_night, starting]
+        "values-night", shown=frozenset({"progress", "detail"}), hidden=frozenset({"messages"}),
+        disabled=frozenset({"restart", "send"}), texts={"choice": "smollm2-30"} | texts, progress=48 / 97,
+    )  # fmt: skip
+    return [answering, replace(answering, mode="values-night"), starting]
 
 
 class Renderer:
@@ -129,23 +111,11 @@ class Renderer:
                 rules.append("align-self:stretch" if parent != "frame" else f"{axis}:100%")
         if "layout_weight" in values:
             rules.append(f"flex:{values['layout_weight']} 1 0;min-height:0")
-        for side, css in (("Start", "left"), ("Top", "top"), ("End", "right"), ("Bottom", "bottom"), ("", "")):
-            name = f"padding{side}" if side else "padding"
-            if name in values:
-                rules.append(f"{f'padding-{css}' if css else 'padding'}:{values[name][:-2]}px")
-        if "minHeight" in values:
-            rules.append(f"min-height:{values['minHeight'][:-2]}px")
-        if "textSize" in values:
-            rules.append(f"font-size:{values['textSize'][:-2]}px")
+        rules += [f"{css}:{values[name][:-2]}px" for name, css in SIZES.items() if name in values]
         if "textColor" in values:
             rules.append(f"color:{self._colors[values['textColor']]}")
-        gravity = values.get("gravity", "")
-        if "center_vertical" in gravity:
-            rules.append("align-items:center")
-        elif gravity == "bottom":
-            rules.append("align-items:flex-end")
-        elif gravity == "center":
-            rules.append("text-align:center")
+        if gravity := values.get("gravity"):
+            rules.append("align-items:center" if "center_vertical" in gravity else GRAVITIES.get(gravity, ""))
         if "layout_gravity" in values:
             rules.append({"end": "justify-self:end", "center": "place-self:center"}[values["layout_gravity"]])
         if values.get("orientation") == "vertical":
@@ -237,13 +207,8 @@ def draw(output: Path) -> None:
         page = Path(directory) / "screens.html"
         page.write_text(f"<!doctype html><meta charset='utf-8'><style>{STYLE}</style><body>{body}</body>")
         size = f"--window-size={width},{HEIGHT_DP + 2 * GAP_DP}"
-        flags = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--hide-scrollbars",
-            f"--force-device-scale-factor={SCALE}",
-        ]
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        flags.append(f"--force-device-scale-factor={SCALE}")
         picture = [size, f"--user-data-dir={directory}/profile", f"--screenshot={output.resolve()}", page.as_uri()]
         subprocess.run(["chromium", *flags, *picture], check=True, capture_output=True, timeout=120)
 

@@ -82,12 +82,7 @@ QUESTIONS = ("--version", "-version", "--print")
 
 
 class AppTools:
-    """A machine that can make an app; `breaks` makes a program fail.
-
-    Attributes:
-        root: Where everything is. ``app.apk`` in it is what Gradle makes.
-        environment: Variables that name it.
-    """
+    """A machine that can make an app, in `root`, whose ``app.apk`` is what Gradle makes; the environment names it."""
 
     def __init__(self, root: Path, ndk: str = "28.2.13676358") -> None:
         self.root = root
@@ -99,11 +94,8 @@ class AppTools:
         self._write("rust/lib/rustlib/aarch64-linux-android/lib/x", "")
         for name, script in PROGRAMS.items():
             self._program(name, script)
-        self.environment = {
-            "ANDROID_HOME": str(root / "sdk"),
-            "ANDROID_NDK": str(root / "ndk"),
-            "MLC_LLM_SOURCE_DIR": str(root / "mlc"),
-        }
+        places = {"ANDROID_HOME": "sdk", "ANDROID_NDK": "ndk", "MLC_LLM_SOURCE_DIR": "mlc"}
+        self.environment = {name: str(root / place) for name, place in places.items()}
 
     @property
     def path(self) -> str:

@@ -5,7 +5,7 @@ import math
 import random
 import shutil
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
 from edge_transact.bench.drivers.base import RunFailed
@@ -39,32 +39,21 @@ class NoisyDevice:
         noise: Standard deviation of the logarithm of a repetition's noise.
         drift: How much the logarithm of all durations grows from one visit to the next.
         seed: Of the noise.
-        on_visit: Called before each visit, with its number.
     """
 
-    target = "host"
-    label = "host"
+    target = label = "host"
     fixed_performance: bool | None = None
 
-    def __init__(
-        self,
-        seconds: Mapping[str, float | None],
-        *,
-        noise: float = 0.0,
-        drift: float = 0.0,
-        seed: int = 0,
-        on_visit: Callable[[int], object] = lambda number: None,
-    ) -> None:
+    def __init__(self, seconds: Mapping[str, float | None], noise: float = 0.0, drift: float = 0.0, seed: int = 0):
         self.info = host_info()
         self.visited: list[tuple[str, int]] = []
-        self._seconds, self._noise, self._drift, self._on_visit = seconds, noise, drift, on_visit
+        self._seconds, self._noise, self._drift = seconds, noise, drift
         self._dice = random.Random(seed)
 
     def prepare(self, models: Sequence[BenchModel], stop: threading.Event) -> bool:
         return False
 
     def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[Line, None, None]:
-        self._on_visit(len(self.visited))
         self.visited.append((model.name, visit.round))
         seconds = self._seconds[model.name]
         if seconds is None:

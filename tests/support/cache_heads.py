@@ -8,16 +8,10 @@ from edge_transact.compiler.matmul import CacheHeads
 def of_cache(
     heads: CacheHeads, qkv: np.ndarray, angles: np.ndarray, pairs: np.ndarray, qk: int, d_v: int, layer: int
 ) -> np.ndarray:
-    """``[rows, heads, head_dim]`` of a virtual KV layer, from the rows of all.
+    """``[rows, heads, head_dim]`` of a virtual KV layer, from the rows of all, ``[rows, columns]``.
 
-    Args:
-        heads: Those of a virtual layer.
-        qkv: The result of ``qkv_proj``, ``[rows, columns]``.
-        angles: RoPE's, ``[rows, pairs before pruning]``.
-        pairs: Those that each KV head of all virtual layers kept.
-        qk: Dims of queries and keys.
-        d_v: Dims of values.
-        layer: The virtual layer's number within its layer.
+    `angles` are ``[rows, pairs before pruning]``, `pairs` those that each KV head of all virtual layers kept; `qk` and
+    `d_v` are dims of queries with keys and of values, and `layer` is the virtual layer's number within its layer.
     """
     h_q, h_kv = heads.num_attention_heads, heads.num_key_value_heads
     size = (h_q + h_kv) * qk + h_kv * d_v

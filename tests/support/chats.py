@@ -32,14 +32,7 @@ main()
 
 
 def chatting(dist: Path, path: Path, source: str | None = None, **config: object) -> Path:
-    """A copy of a DIST with a chat template, which never ends an answer itself.
-
-    Args:
-        dist: The DIST.
-        path: The copy.
-        source: The MODEL that the copy says it was built from.
-        config: Changes of ``mlc-chat-config.json``.
-    """
+    """A copy of a DIST with a chat template, which never ends an answer itself and was built from `source`."""
     shutil.copytree(dist, path)
     edit_json(path / "tokenizer_config.json", chat_template=CHAT_TEMPLATE)
     changed = json.loads((path / "mlc-chat-config.json").read_text())
@@ -51,19 +44,9 @@ def chatting(dist: Path, path: Path, source: str | None = None, **config: object
 
 
 class Terminal:
-    """``edge-transact run`` on a pseudo terminal.
+    """``edge-transact run`` on a pseudo terminal; its state is in `home`, and a token takes `decode_s` longer."""
 
-    Args:
-        home: Where the chat keeps its state.
-        arguments: Those of ``run``.
-        decode_s: Seconds that a token takes longer.
-        columns: The terminal's width.
-        environment: Changes of environment variables.
-    """
-
-    def __init__(
-        self, home: Path, *arguments: object, decode_s: float = 0.0, columns: int = 80, **environment: str
-    ) -> None:
+    def __init__(self, home: Path, *arguments: object, decode_s: float = 0.0, columns: int = 80, **environment: str):
         program = ["-c", SLOW, str(decode_s)] if decode_s else ["-m", "edge_transact"]
         # pytest-xdist gives its processes COLUMNS, which would count for more than this terminal's width.
         inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}

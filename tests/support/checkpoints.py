@@ -16,16 +16,9 @@ if TYPE_CHECKING:
     import torch
 
 TINY = {
-    "vocab_size": 96,
-    "hidden_size": 48,
-    "intermediate_size": 40,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 3,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.2,
-}
+    "vocab_size": 96, "hidden_size": 48, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 6,
+    "num_key_value_heads": 3, "head_dim": 8, "max_position_embeddings": 64, "initializer_range": 0.2,
+}  # fmt: skip
 """A LLaMA of a few thousand parameters whose heads don't add up to its hidden size."""
 
 

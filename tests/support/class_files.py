@@ -27,13 +27,9 @@ class Use:
 
 @dataclass
 class ClassFile:
-    """A class, and what its methods use.
+    """A class, the class that it extends, and what it declares: names with counts of parameters, None for fields.
 
-    Attributes:
-        name: As in Java's sources, with dots.
-        above: The class that it extends.
-        declared: Names and counts of parameters of its methods; fields have None.
-        uses: What it uses, with the level that the method around it is for, as its ``@TargetApi`` says; otherwise 0.
+    `uses` is what it uses, with the level that the method around it is for, as its ``@TargetApi`` says; otherwise 0.
     """
 
     name: str

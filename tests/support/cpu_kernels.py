@@ -126,15 +126,10 @@ def _multiply_words(first: Expr, second: Expr) -> Expr:
 
 
 EMULATED: dict[type[InstructionSet], type[InstructionSet]] = {
-    Avx512: EmulatedAvx512,
-    Avx512Vnni: EmulatedAvx512Vnni,
-    AvxVnni: EmulatedAvxVnni,
-    AvxVnniWords: EmulatedAvxVnniWords,
-    Avx2: EmulatedAvx2,
-    Avx2Words: EmulatedAvx2Words,
-    NeonDot: EmulatedNeonDot,
+    Avx512: EmulatedAvx512, Avx512Vnni: EmulatedAvx512Vnni, AvxVnni: EmulatedAvxVnni, Avx2: EmulatedAvx2,
+    AvxVnniWords: EmulatedAvxVnniWords, Avx2Words: EmulatedAvx2Words, NeonDot: EmulatedNeonDot,
     NeonI8mm: EmulatedNeonI8mm,
-}
+}  # fmt: skip
 """The instruction sets with plain vector code instead of intrinsics, which LLVM splits into what the machine has."""
 
 
@@ -148,21 +143,8 @@ def _runnable(isa: type[InstructionSet], *args: int) -> InstructionSet:
 
 
 INSTRUCTION_SETS = [
-    Fp32(4),
-    Fp32(8),
-    _runnable(Avx512),
-    _runnable(Avx512Vnni, 2),
-    _runnable(Avx512Vnni, 3),
-    _runnable(AvxVnni, 2),
-    _runnable(AvxVnni, 3),
-    _runnable(AvxVnniWords),
-    _runnable(Avx2, 2),
-    _runnable(Avx2, 3),
-    _runnable(Avx2Words),
-    _runnable(NeonDot, 2),
-    _runnable(NeonDot, 3),
-    _runnable(NeonI8mm, 2),
-    _runnable(NeonI8mm, 3),
+    *(Fp32(4), Fp32(8), _runnable(Avx512), _runnable(AvxVnniWords), _runnable(Avx2Words)),
+    *(_runnable(isa, digits) for isa in (Avx512Vnni, AvxVnni, Avx2, NeonDot, NeonI8mm) for digits in (2, 3)),
 ]
 """All of them, those that this machine lacks emulated."""
 
@@ -196,9 +178,7 @@ QUANTIZATION = {("KN", "float16"): "q4f16_0", ("NK", "float16"): "q4f16_1", ("NK
 """The quantization of a layout and dtype."""
 
 
-def matmul_case(
-    matmul: Matmul, k: int, n: int, shape: tuple[int, int], rng: np.random.Generator
-) -> tuple[list[np.ndarray], np.ndarray]:
+def matmul_case(matmul: Matmul, k: int, n: int, shape: tuple[int, int], rng: np.random.Generator):
     """A kernel's arguments for ``x [*shape, k]`` and a weight ``[n, k]``, and numpy's result in double precision."""
     quantization = QUANTIZATIONS[QUANTIZATION[matmul.layout, matmul.dtype]]
     weight = torch.from_numpy(rng.standard_normal((n, k), np.float32) * 0.1)

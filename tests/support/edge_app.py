@@ -1,7 +1,5 @@
 """The edge module of apps on this machine: compiled, described to itself in ``models.json``, and driven."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -12,13 +10,14 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tokenizers import Tokenizer
+
+from edge_transact.runtime.host import HostModel
+from edge_transact.runtime.text import TextCodec
 from tests.support.byte_model import byte_model
 from tests.support.phone.runner import REPOSITORY, cache_directory, one_at_a_time
-
-if TYPE_CHECKING:
-    from edge_transact.runtime.host import HostModel
 
 CORE = REPOSITORY / "templates/android/edge/src/main/java/edgetransact/edge"
 TESTS = REPOSITORY / "tests/bundle/java"
@@ -64,39 +63,22 @@ def engine(libraries: Mapping[str, Path]) -> list[str]:
 
 
 def entry(directory: Path, /, libraries: Mapping[str, str], **changes: Any) -> dict[str, Any]:
-    """An entry of ``models.json`` for the files of a directory, whose name is the model's id.
-
-    Args:
-        directory: Weights, tokenizer and ``mlc-chat-config.json``.
-        libraries: Target to the library's name.
-        changes: Other fields than these.
-    """
+    """An entry of ``models.json`` for the files of a directory, whose name is the model's id, but for some changes."""
     files = [
         {"path": path.name, "bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
         for path in sorted(directory.iterdir())
     ]
     config = json.loads((directory / "mlc-chat-config.json").read_text())
     return {
-        "id": directory.name,
-        "name": directory.name,
+        "id": directory.name, "name": directory.name, "weights": "assets", "files": files,
         "digest": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
-        "libraries": dict(libraries),
-        "memory_bytes": dict.fromkeys(libraries, 1000),
-        "context_window_size": config["context_window_size"],
-        "prefill_chunk_size": config["prefill_chunk_size"],
-        "weights": "assets",
-        "files": files,
-        **changes,
-    }
+        "libraries": dict(libraries), "memory_bytes": dict.fromkeys(libraries, 1000),
+        **{size: config[size] for size in ("context_window_size", "prefill_chunk_size")}, **changes,
+    }  # fmt: skip
 
 
 class Failed(Exception):
-    """An `EdgeException` of the core.
-
-    Attributes:
-        code: Its code.
-        fields: ``detail``, ``needed``, ``available`` and ``message``.
-    """
+    """An `EdgeException` of the core: its code, and ``detail``, ``needed``, ``available`` and ``message``."""
 
     def __init__(self, fields: dict[str, Any]) -> None:
         super().__init__(fields["message"])
@@ -107,26 +89,15 @@ class Failed(Exception):
 class Core:
     """The core in a process of its own, with the stand-in engine: ``core("send", text="Hi")``.
 
-    Args:
-        libraries: Library name to the host library that stands for it.
-        log: Where the engine appends what it is called with.
+    The engine appends what it is called with to `log`, and has the host libraries that stand for an app's.
     """
 
     def __init__(self, libraries: Mapping[str, Path], log: Path) -> None:
         self.log, self._pace = log, log.with_suffix(".pace")
+        names = {"JSON_FFI_LOG": str(log), "JSON_FFI_PACE": str(self._pace), "PYTHONPATH": str(REPOSITORY)}
+        command, pipe = java("edgetransact.tests.Bridge", *engine(libraries)), subprocess.PIPE
         self._process = subprocess.Popen(
-            java("edgetransact.tests.Bridge", *engine(libraries)),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            cwd=REPOSITORY,
-            env={
-                **os.environ,
-                "JSON_FFI_LOG": str(log),
-                "JSON_FFI_PACE": str(self._pace),
-                "PYTHONPATH": str(REPOSITORY),
-            },
+            command, stdin=pipe, stdout=pipe, encoding="utf-8", cwd=REPOSITORY, env={**os.environ, **names}
         )
 
     def __call__(self, command: str, **arguments: Any) -> dict[str, Any]:
@@ -183,12 +154,7 @@ def said(events: Sequence[Any]) -> str:
 
 
 class App:
-    """An app with models on a phone: the core, the files of the app, and the model itself to compare with.
-
-    Attributes:
-        core: The core, in its process.
-        assets: What travels in the app.
-    """
+    """An app with models on a phone: its core and assets, and the model itself to compare with."""
 
     def __init__(self, dist: Path, directory: Path) -> None:
         (library,) = (dist / "lib").glob("*-host.so")
@@ -225,8 +191,6 @@ class App:
 
     def answer(self, messages: list[list[str]], stop_ids: Sequence[int]) -> tuple[str, int, int]:
         """What the model says, as edge-transact runs it: text, tokens of the prompt, tokens of the answer."""
-        from edge_transact.runtime.text import TextCodec
-
         codec = TextCodec(self.assets / "short")
         ids = codec.encode_chat([{"role": role, "content": text} for role, text in messages])
         tokens: list[int] = []
@@ -239,16 +203,12 @@ class App:
 
     def generate(self, ids: Sequence[int], tokens: int) -> str:
         """The text of so many tokens after a prompt of token ids."""
-        from tokenizers import Tokenizer
-
         tokenizer = Tokenizer.from_file(str(self.assets / "short" / "tokenizer.json"))
         return tokenizer.decode(list(self._host.generate(ids, tokens)), skip_special_tokens=False)
 
     @property
     def _host(self) -> HostModel:
         """The model with nothing in its context."""
-        from edge_transact.runtime.host import HostModel
-
         self._model = self._model or HostModel(self.library, self.assets / "short")
         self._model.reset()
         return self._model

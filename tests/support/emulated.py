@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import tvm
+import tvm_ffi
 
 from edge_transact.compiler.cpu.isa import InstructionSet
 from edge_transact.compiler.cpu.kernels import CPUKernels, kernel
@@ -34,16 +35,7 @@ def compile_kernel(kind: Matmul, isa: InstructionSet, rows: Rows, directory: Pat
 
 
 def link(kernel: Path) -> Path:
-    """A program of a compiled kernel.
-
-    Args:
-        kernel: The object file of `compile_kernel`; the program is written next to it.
-
-    Raises:
-        EdgeTransactError: There is no cross-compiler.
-    """
-    import tvm_ffi
-
+    """A program of a kernel's object file, next to it."""
     root, program = Path(tvm_ffi.__file__).parent, kernel.with_suffix("")
     includes = (f"-I{path}" for path in (root / "include", root / "3rdparty" / "dlpack" / "include"))
     command = [tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"), "-O1", "-static", f"-DKERNEL=__tvm_ffi_{KERNEL}"]
@@ -53,16 +45,7 @@ def link(kernel: Path) -> Path:
 
 
 def call(program: Path, arguments: Sequence[np.ndarray], *flags: str) -> np.ndarray:
-    """The last of the arguments after the kernel's call.
-
-    Args:
-        program: From `link`.
-        arguments: The kernel's.
-        flags: qemu's.
-
-    Raises:
-        EdgeTransactError: There is no qemu, or the program failed, as it does at an instruction that the CPU lacks.
-    """
+    """The last of the arguments after the kernel's call. The program fails at an instruction that the CPU lacks."""
     stdin = bytearray()
     for array in arguments:
         kind = [CODES[array.dtype.kind], 8 * array.itemsize, array.ndim, *array.shape]
@@ -73,11 +56,7 @@ def call(program: Path, arguments: Sequence[np.ndarray], *flags: str) -> np.ndar
 
 
 def tool(name: str, package: str) -> str:
-    """The path of a program.
-
-    Raises:
-        EdgeTransactError: It isn't installed.
-    """
+    """The path of a program."""
     path = shutil.which(name)
     if path is None:
         raise EdgeTransactError(f"{name} is missing", fix=f"Install {package}.")
@@ -85,16 +64,11 @@ def tool(name: str, package: str) -> str:
 
 
 def run(*command: str, input: bytes | None = None) -> bytes:
-    """A command's output.
-
-    Raises:
-        EdgeTransactError: It failed.
-    """
+    """A command's output."""
     done = subprocess.run(command, input=input, capture_output=True)
     if done.returncode:
-        raise EdgeTransactError(
-            f"{' '.join(command)} failed ({done.returncode}):\n{done.stderr.decode()}", fix="Its output above says why."
-        )
+        words = f"{' '.join(command)} failed ({done.returncode}):\n{done.stderr.decode()}"
+        raise EdgeTransactError(words, fix="Its output above says why.")
     return done.stdout
 
 

@@ -123,22 +123,12 @@ def small_model(directory: Path, seed: int = 0, **changed: int) -> Path:
     special = {"bos_token": SPECIAL[1], "eos_token": SPECIAL[2], "pad_token": SPECIAL[0]}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=CHAT, **special).save_pretrained(directory)
     shape = {
-        "vocab_size": len(words),
-        "hidden_size": 288,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "head_dim": 16,
-        "max_position_embeddings": 1024,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-        "tie_word_embeddings": True,
+        "vocab_size": len(words), "hidden_size": 288, "intermediate_size": 1536, "num_hidden_layers": 1,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 16, "max_position_embeddings": 1024,
+        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "tie_word_embeddings": True, "initializer_range": 0.1,
         # GGUF has it in fp32: a model from there is the same to the compiler if that is exact.
         "rms_norm_eps": 2**-20,
-        "initializer_range": 0.1,
-    }
+    }  # fmt: skip
     torch.manual_seed(seed)
     LlamaForCausalLM(LlamaConfig(**{**shape, **changed})).save_pretrained(directory)
     return directory

@@ -1,9 +1,9 @@
 """GGUF files of small models."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import gguf
 import numpy as np
 
 from edge_transact.checkpoint import Checkpoint
@@ -11,8 +11,6 @@ from edge_transact.checkpoint import Checkpoint
 
 def write_gguf(path: Path, checkpoint: Checkpoint, tensor_type: str, **metadata) -> None:
     """A GGUF as llama.cpp's converter writes it: its names, q and k rows interleaved, matrices quantized."""
-    import gguf
-
     config = checkpoint.config
     writer = gguf.GGUFWriter(path, metadata.get("architecture", "llama"))
     writer.add_block_count(config["num_hidden_layers"])
@@ -45,19 +43,11 @@ def write_gguf(path: Path, checkpoint: Checkpoint, tensor_type: str, **metadata)
         writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), data, raw_dtype=kind)
     for name, data in metadata.get("tensors", {}).items():
         writer.add_tensor(name, data)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    _finish(writer)
 
 
 def copy_gguf(
-    source: Path,
-    target: Path,
-    *,
-    without: Sequence[str] = (),
-    in_float32: Sequence[str] = (),
-    add: Callable[[Any], None] = lambda writer: None,
+    source: Path, target: Path, *, without: Sequence[str] = (), in_float32: Sequence[str] = (), **adds
 ) -> Path:
     """Copies a GGUF file.
 
@@ -66,17 +56,16 @@ def copy_gguf(
         target: The copy.
         without: Metadata and tensors whose names begin so are left out.
         in_float32: Tensors whose names contain one of these are dequantized by gguf; an empty string is in all names.
-        add: Adds metadata to a `gguf.GGUFWriter`.
+        adds: Metadata, by the names of `gguf.GGUFWriter`'s methods without their ``add_``.
     """
-    import gguf
-
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
     for field in reader.fields.values():
         if not field.name.startswith(("GGUF.", "general.architecture", *without)):
             element = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
             writer.add_key_value(field.name, field.contents(), field.types[0], element)
-    add(writer)
+    for name, value in adds.items():
+        getattr(writer, f"add_{name}")(value)
     for tensor in reader.tensors:
         if any(tensor.name.startswith(name) for name in without):
             continue
@@ -85,8 +74,12 @@ def copy_gguf(
             writer.add_tensor(tensor.name, np.ascontiguousarray(values, dtype=np.float32))
         else:
             writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    _finish(writer)
+    return target
+
+
+def _finish(writer: gguf.GGUFWriter) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return target

@@ -55,12 +55,7 @@ class Hub:
 def serve() -> Iterator[Hub]:
     """Runs a hub while the body does."""
     hub = Hub()
-
-    class Handler(_Handler):
-        pass
-
-    Handler.hub = hub
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub})) as server:
         hub.url = f"http://127.0.0.1:{server.server_address[1]}"
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
@@ -79,10 +74,8 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self, status: int, body: bytes | dict | list = b"", headers: dict[str, str] | None = None) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
-        fields = {"Content-Length": str(len(content)), **(headers or {})}
-        if not isinstance(body, bytes):
-            fields["Content-Type"] = "application/json"
-        for name, value in fields.items():
+        kind = {} if isinstance(body, bytes) else {"Content-Type": "application/json"}
+        for name, value in {"Content-Length": str(len(content)), **kind, **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
@@ -121,14 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.refuse(404, "RevisionNotFound", "Invalid rev id")
         files = repository.revisions[revision]
         if rest[:1] == ["tree"]:
-            entries = []
-            for path, content in files.items():
-                entry = {"type": "file", "path": path, "size": len(content), "oid": _git_oid(content)}
-                if path.endswith(".safetensors"):
-                    sha256 = hashlib.sha256(content).hexdigest()
-                    entry["lfs"] = {"oid": sha256, "size": len(content), "pointerSize": 130}
-                entries.append(entry)
-            return self.answer(200, entries)
+            return self.answer(200, [_entry(path, content) for path, content in files.items()])
         siblings = [{"rfilename": path} for path in files]
         kind, _, repo_id = name.partition("/")
         about = {"id": repo_id, "sha": repository.commit(revision), "siblings": siblings, "tags": [], "private": False}
@@ -145,8 +131,8 @@ class _Handler(BaseHTTPRequestHandler):
         content = repository.revisions[known].get(path) if known else None
         if content is None:
             return self.refuse(404, "EntryNotFound", "Entry not found")
-        large = path.endswith(".safetensors")
-        etag = hashlib.sha256(content).hexdigest() if large else _git_oid(content)
+        entry = _entry(path, content)
+        etag = entry.get("lfs", entry)["oid"]
         return self.answer(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": repository.commit(known)})
 
     def do_POST(self) -> None:
@@ -165,9 +151,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.add(name, {})
             return self.answer(200, {"url": f"{self.hub.url}/{name}", "id": name})
         if parts[-3:] == ["lfs", "objects", "batch"]:
-            return self.answer(
-                200, {"transfer": "basic", "objects": [self._action(o) for o in json.loads(body)["objects"]]}
-            )
+            objects = [self._action(wanted) for wanted in json.loads(body)["objects"]]
+            return self.answer(200, {"transfer": "basic", "objects": objects})
         repository = self.hub.repositories["/".join(parts[1:4])]
         if parts[4] == "branch":
             if parts[5] in repository.revisions:
@@ -175,15 +160,10 @@ class _Handler(BaseHTTPRequestHandler):
             repository.revisions[parts[5]] = dict(repository.revisions["main"])
             return self.answer(201)
         if parts[4] == "preupload":
-            modes = [
-                {
-                    "path": entry["path"],
-                    "uploadMode": "lfs" if entry["path"].endswith(".safetensors") else "regular",
-                    "shouldIgnore": False,
-                }
-                for entry in json.loads(body)["files"]
-            ]
-            return self.answer(200, {"files": modes})
+            paths = [entry["path"] for entry in json.loads(body)["files"]]
+            modes = {path: "lfs" if path.endswith(".safetensors") else "regular" for path in paths}
+            files = [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()]
+            return self.answer(200, {"files": files})
         return self._commit("/".join(parts[2:4]), repository, parts[5], body)
 
     def _action(self, wanted: dict) -> dict:
@@ -208,5 +188,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer(200)
 
 
-def _git_oid(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+def _entry(path: str, content: bytes) -> dict:
+    """A file of a tree, which has git's digest, and its own if it is large."""
+    oid = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    large = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+    entry = {"type": "file", "path": path, "size": len(content), "oid": oid}
+    return entry | {"lfs": large} if path.endswith(".safetensors") else entry

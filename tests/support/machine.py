@@ -40,21 +40,14 @@ class TestRun:
             self._adb_port = free.getsockname()[1]
         # pytest's own temporary directories stay, for people to look into.
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
-        os.environ |= {
-            NAME: self._name,
-            "ANDROID_ADB_SERVER_PORT": str(self._adb_port),
-            "TMPDIR": self._temporary.name,
-        }
+        os.environ |= {NAME: self._name, "ANDROID_ADB_SERVER_PORT": str(self._adb_port), "TMPDIR": self._temporary.name}
         tempfile.tempdir = None
 
     def finish(self, *directories: Path) -> list[str]:
         """Stop the adb server that tests may have started, and remove temporary files.
 
-        Args:
-            directories: Where tests may have mounted something.
-
         Returns:
-            What tests left on the machine: processes, mounts, network links, registered binary formats.
+            What tests left on the machine: processes, mounts below these directories, links of phones, binary formats.
         """
         with suppress(OSError):
             socket.create_connection(("127.0.0.1", self._adb_port)).close()

@@ -1,18 +1,31 @@
 """The small checkpoints of the comparison with MLC, their weights the same on every machine; and what is compared."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil
 import tarfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 
-if TYPE_CHECKING:
-    from edge_transact.build.stages import Rounding
+from edge_transact.artifacts.digests import sha256
+from edge_transact.artifacts.dist_files import MANIFEST
+from edge_transact.build.dist import Maker, build
+from edge_transact.build.options import BuildOptions
+from edge_transact.build.stages import Rounding
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
+from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
+from edge_transact.compiler.targets import get_target
+from edge_transact.mlc.toolchain import MLC
+from edge_transact.prune.options import PruneChoices
+from edge_transact.quantization import get_quantization
+from edge_transact.runtime.host import HostModel
+from edge_transact.weights import ShardReader
+from tests.support.odd_models import CONFIG, MODEL_LIB, emitted
+from tests.support.odd_models import SIZES as ODD_SIZES
 
 GOLDEN = Path(__file__).parents[1] / "data" / "mlc_engine.npz"
 ANDROID_METADATA = GOLDEN.with_name("mlc_android_metadata.json")
@@ -40,24 +53,11 @@ WIDTHS = {
 
 def small_checkpoint(tiny_model: Path, directory: Path, widths: str) -> Path:
     """Three layers of different widths, ragged quantization groups among them, with the tokenizer of ``demo:tiny``."""
-    import torch
-
-    from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
-    from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
-
     config = EdgeLlamaConfig(
-        vocab_size=1024,
-        hidden_size=72,
-        intermediate_size=96,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=64,
-        tie_word_embeddings=False,
-        rope_parameters={"rope_type": "default", "rope_theta": 50000.0},
-        per_layer_config=WIDTHS[widths],
-    )
+        vocab_size=1024, hidden_size=72, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, max_position_embeddings=64, tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 50000.0}, per_layer_config=WIDTHS[widths],
+    )  # fmt: skip
     model = EdgeLlamaForCausalLM(config)
     random = np.random.default_rng(6)
     for _, parameter in sorted(model.named_parameters()):
@@ -74,22 +74,8 @@ def small_checkpoint(tiny_model: Path, directory: Path, widths: str) -> Path:
     return directory
 
 
-def nearest() -> Rounding:
-    """MLC's own rounding."""
-    return _rounding("nearest")
-
-
-def _rounding(name: str) -> Rounding:
-    from edge_transact.build.stages import Rounding
-    from edge_transact.prune.options import PruneChoices
-
-    return Rounding(name, PruneChoices())
-
-
 def digests(directory: Path) -> dict[str, str]:
     """Parameter name to the sha256 of its dtype, shape and bytes."""
-    from edge_transact.weights import ShardReader
-
     reader, result = ShardReader(directory), {}
     for name in sorted(reader.names()):
         array = reader.array(name)
@@ -100,41 +86,23 @@ def digests(directory: Path) -> dict[str, str]:
 
 def logits(dist: Path) -> np.ndarray:
     """Of a DIST's host library: after the prompt, and after each of the decoded tokens."""
-    from edge_transact.runtime.host import HostModel
-
     library = HostModel.load(dist)
     return np.stack([library.prefill(PROMPT), *(library.decode(token) for token in DECODED)])
 
 
-def weights(
-    checkpoint: Path, quantization: str, directory: Path, engine: str, rounding: str = "nearest"
-) -> dict[str, str]:
-    """`digests` of a checkpoint's weights, as an engine converts them into `directory`."""
-    from edge_transact.build.dist import Maker
-    from edge_transact.checkpoint import Checkpoint
-    from edge_transact.definition import load, render
-    from edge_transact.mlc.toolchain import MLC
-    from edge_transact.quantization import QUANTIZATIONS
-
+def weights(checkpoint: Path, name: str, directory: Path, engine: str, rounding: str = "nearest") -> dict[str, str]:
+    """`digests` of a checkpoint's weights in a quantization, as an engine converts them into `directory`."""
     source = Checkpoint.open(checkpoint)
     sizes = {"context_window_size": 64, "prefill_chunk_size": 8, "max_batch_size": 1}
-    emitted = directory / "definition"
-    emitted.mkdir(parents=True)
-    for name, text in render(source.plan).items():
-        (emitted / name).write_text(text)
-    definition = load(emitted, {**source.config, "rope_theta": source.rope_theta, **sizes})
+    definition = emitted(source, directory / "definition", sizes)
+    how = get_quantization(name), Rounding(rounding, PruneChoices()), sizes, "edge_llama_small"
     mlc = MLC([]) if engine == "mlc" else None
-    maker = Maker(source, QUANTIZATIONS[quantization], _rounding(rounding), sizes, "edge_llama_small", emitted, mlc)
-    maker.write_model(directory, definition)
+    Maker(source, *how, directory / "definition", mlc).write_model(directory, definition)
     return digests(directory)
 
 
 def searched_logits(checkpoint: Path, dist: Path, scratch: Path) -> np.ndarray:
     """`logits` of a library that gets weights from `search`: every code, and scales of both signs."""
-    from edge_transact.artifacts.digests import sha256
-    from edge_transact.artifacts.dist_files import MANIFEST
-    from edge_transact.weights import ShardReader
-
     converted = scratch / "searched"
     weights(checkpoint, "q4f32_1", converted, "tvm", "search")
     reader = ShardReader(converted)
@@ -158,20 +126,14 @@ def measured(
     The logits are those of whole heads: with MLC's rounding, and in the same library with that of `search`. The DIST
     stays in ``scratch/dist``.
     """
-    from edge_transact.build.dist import build
-    from edge_transact.build.options import BuildOptions
-
     checkpoints = {widths: small_checkpoint(tiny_model, scratch / "checkpoints" / widths, widths) for widths in WIDTHS}
     converted = {
         widths: {name: weights(checkpoint, name, scratch / widths / name, engine) for name in QUANTIZATIONS}
         for widths, checkpoint in checkpoints.items()
     }
     dist = scratch / "dist"
-    build(
-        str(checkpoints["whole heads"]),
-        dist,
-        BuildOptions(target=["host"], quant="q4f32_1", rounding="nearest", engine=engine, **SIZES),
-    )
+    options = BuildOptions(target=["host"], quant="q4f32_1", rounding="nearest", engine=engine, **SIZES)
+    build(str(checkpoints["whole heads"]), dist, options)
     return converted, logits(dist), searched_logits(checkpoints["whole heads"], dist, scratch)
 
 
@@ -186,25 +148,12 @@ def archive_metadata(path: Path) -> dict[str, Any]:
 
 def android_metadata(tiny_model: Path, scratch: Path) -> dict[str, Any]:
     """`archive_metadata` of what MLC compiles of the odd model of ``tests/engine``."""
-    from edge_transact.build.dist import Maker
-    from edge_transact.checkpoint import Checkpoint
-    from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
-    from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
-    from edge_transact.compiler.targets import get_target
-    from edge_transact.definition import load, render
-    from edge_transact.mlc.toolchain import MLC
-    from edge_transact.quantization import QUANTIZATIONS
-    from tests.support.odd_models import CONFIG, MODEL_LIB, SIZES
-
     EdgeLlamaForCausalLM(EdgeLlamaConfig(**CONFIG)).save_pretrained(scratch / "odd")
     shutil.copyfile(tiny_model / "tokenizer.json", scratch / "odd" / "tokenizer.json")
-    source, emitted = Checkpoint.open(scratch / "odd"), scratch / "model" / "definition"
-    emitted.mkdir(parents=True)
-    for name, text in render(source.plan).items():
-        (emitted / name).write_text(text)
-    rope = {"rope_theta": source.rope_theta, "rope_scaling": source.rope_scaling}
-    definition = load(emitted, {**source.config, **rope, **SIZES})
-    maker = Maker(source, QUANTIZATIONS["q4f16_0"], nearest(), SIZES, MODEL_LIB, emitted, MLC(["android"]))
+    source, path = Checkpoint.open(scratch / "odd"), scratch / "model" / "definition"
+    definition = emitted(source, path)
+    how = get_quantization("q4f16_0"), Rounding("nearest", PruneChoices()), ODD_SIZES, MODEL_LIB
+    maker = Maker(source, *how, path, MLC(["android"]))
     maker.write_model(scratch / "model", definition)
     maker.build_library(scratch / "model", definition, get_target("android"), scratch / "odd.tar")
     return archive_metadata(scratch / "odd.tar")

@@ -4,37 +4,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from edge_transact.build.dist import definition_config
+from edge_transact.build.parity import reference_model
 from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
+from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
 from edge_transact.definition import Definition, load, render
 from edge_transact.quantization import Quantization, get_quantization
 from edge_transact.weights import ShardReader
 from edge_transact.weights.convert import convert
 
 CONFIG = {
-    "vocab_size": 300,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 16,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.1,
-    "attention_bias": True,
-    "mlp_bias": True,
+    "vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 8,
+    "num_key_value_heads": 4, "head_dim": 16, "max_position_embeddings": 256, "initializer_range": 0.1,
+    "attention_bias": True, "mlp_bias": True,
     "per_layer_config": {
         "1": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 41},
         "2": {"num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 64},
     },
     "rope_parameters": {
-        "rope_type": "llama3",
-        "rope_theta": 5000.0,
-        "factor": 4.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
+        "rope_type": "llama3", "rope_theta": 5000.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64,
     },
-}
+}  # fmt: skip
 OWN_DIMS = {
     **CONFIG,
     "head_dim": 20,
@@ -68,8 +62,6 @@ class Source:
 
     def reference(self, name: str):
         """The torch model with the weights as the shards hold them."""
-        from edge_transact.build.parity import reference_model
-
         directory, quantization = self.weights(name)
         sources = self.definition.parameter_sources()
         plan = self.checkpoint.plan
@@ -78,11 +70,6 @@ class Source:
 
 def make_source(directory: Path, config: dict) -> Source:
     """A checkpoint with random weights, and what libraries are built of it."""
-    import torch
-
-    from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
-    from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
-
     torch.manual_seed(0)
     model = EdgeLlamaForCausalLM(EdgeLlamaConfig(**config))
     for name, parameter in model.named_parameters():
@@ -94,28 +81,22 @@ def make_source(directory: Path, config: dict) -> Source:
                 row.copy_(torch.randperm(config["head_dim"] // 2)[: len(row)].sort().values)
     model.save_pretrained(directory / "checkpoint")
     checkpoint = Checkpoint.open(directory / "checkpoint")
-    (directory / "definition").mkdir()
+    return Source(checkpoint, emitted(checkpoint, directory / "definition"), directory)
+
+
+def emitted(checkpoint: Checkpoint, directory: Path, sizes: dict[str, int] = SIZES) -> Definition:
+    """The definition of a checkpoint, whose files are written to a new directory."""
+    directory.mkdir(parents=True)
     for name, text in render(checkpoint.plan).items():
-        (directory / "definition" / name).write_text(text)
-    rope = {"rope_theta": checkpoint.rope_theta, "rope_scaling": checkpoint.rope_scaling}
-    definition = load(directory / "definition", {**checkpoint.config, **rope, **SIZES})
-    return Source(checkpoint, definition, directory)
+        (directory / name).write_text(text)
+    return load(directory, definition_config(checkpoint, sizes))
 
 
 FUNCTIONS = [
-    "_metadata",
-    "embed",
-    "prefill",
-    "decode",
-    "batch_prefill",
-    "batch_decode",
-    "create_tir_paged_kv_cache",
-    "softmax_with_temperature",
-    "alloc_embedding_tensor",
-    "apply_logit_bias_inplace",
-    "apply_penalty_inplace",
+    "_metadata", "embed", "prefill", "decode", "batch_prefill", "batch_decode", "create_tir_paged_kv_cache",
+    "softmax_with_temperature", "alloc_embedding_tensor", "apply_logit_bias_inplace", "apply_penalty_inplace",
     "apply_bitmask_inplace",
-]
+]  # fmt: skip
 """What MLC's engine looks up in a library."""
 
 MODEL_LIB = "edge_llama_odd_0123abcd"

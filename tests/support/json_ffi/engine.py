@@ -27,6 +27,7 @@ from edge_transact.runtime.host import HostModel
 from tests.support.json_ffi.fields import Fields
 from tests.support.json_ffi.prompt import create_prompt
 
+Heard = Callable[[str], None]
 DEATH = "Check failed: num_rsentries > 0 (0 vs. 0) : "
 
 
@@ -57,28 +58,18 @@ class Request:
     def usage(self) -> dict[str, Any]:
         """The usage block of a complete answer."""
         now, steps = time.perf_counter(), len(self.tokens) - 1
+        prefill_s, e2e_s = self.prefilled - self.added, now - self.added
         extra = {
-            "prompt_tokens": len(self.ids),
-            "completion_tokens": len(self.tokens),
-            "prefill_tokens": len(self.ids),
-            "decode_tokens": steps,
-            "jump_forward_tokens": 0,
-            "prefill_tokens_per_s": len(self.ids) / (self.prefilled - self.added),
+            "prompt_tokens": len(self.ids), "completion_tokens": len(self.tokens), "prefill_tokens": len(self.ids),
+            "decode_tokens": steps, "jump_forward_tokens": 0, "prefill_tokens_per_s": len(self.ids) / prefill_s,
             **({"decode_tokens_per_s": steps / (now - self.prefilled)} if steps else {}),
-            "end_to_end_latency_s": now - self.added,
-            "ttft_s": self.prefilled - self.added,
-            "inter_token_latency_s": (now - self.added) / len(self.tokens),
-        }
+            "end_to_end_latency_s": e2e_s, "ttft_s": prefill_s, "inter_token_latency_s": e2e_s / len(self.tokens),
+        }  # fmt: skip
         return usage(len(self.ids), len(self.tokens)) | {"extra": extra}
 
 
 class Model:
-    """A loaded model: a directory and a library.
-
-    Args:
-        config: The engine's configuration.
-        libraries: Library name to the shared library of this host that stands for it.
-    """
+    """A loaded model: a directory and a library, of which one of this host stands for each of an app's."""
 
     def __init__(self, config: Mapping[str, Any], libraries: Mapping[str, Path]) -> None:
         directory, name = Path(config["model"]), config["model_lib"].removeprefix("system://")
@@ -111,13 +102,7 @@ class Engine:
             answers wait, ``die``, the tokens at which the engine dies, or ``batch``, the steps of a list of responses.
     """
 
-    def __init__(
-        self,
-        libraries: Mapping[str, Path],
-        said: Callable[[str], None],
-        died: Callable[[str], None],
-        pace: Path | None = None,
-    ) -> None:
+    def __init__(self, libraries: Mapping[str, Path], said: Heard, died: Heard, pace: Path | None = None) -> None:
         self._libraries, self._said, self._died, self._pace = libraries, said, died, pace
         self._fields = Fields()
         self._wake = threading.Condition()
@@ -240,9 +225,8 @@ class Engine:
     def _step(self, request: Request) -> None:
         model = self._model
         assert model is not None
-        if len(request.ids) + len(request.tokens) >= model.total - 7 or len(request.tokens) >= self._paced(
-            "die", math.inf
-        ):
+        is_full = len(request.ids) + len(request.tokens) >= model.total - 7
+        if is_full or len(request.tokens) >= self._paced("die", math.inf):
             raise RuntimeError(DEATH)
         if not request.tokens:
             model.host.reset()
@@ -305,29 +289,17 @@ class Engine:
 def response(name: str, choices: list[dict[str, Any]], used: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A ``ChatCompletionStreamResponse``."""
     return {
-        "id": name,
-        "choices": choices,
-        "created": int(time.time()),
-        "model": "",
-        "system_fingerprint": "",
-        "object": "chat.completion.chunk",
-        **({"usage": used} if used is not None else {}),
-    }
+        "id": name, "choices": choices, "created": int(time.time()), "model": "", "system_fingerprint": "",
+        "object": "chat.completion.chunk", **({"usage": used} if used is not None else {}),
+    }  # fmt: skip
 
 
 def choice_of(text: str, finish: str | None) -> dict[str, Any]:
     """A choice of a response: without content if there is no text."""
-    return {
-        "finish_reason": finish,
-        "index": 0,
-        "delta": {**({"content": text} if text else {}), "role": "assistant"},
-    }
+    return {"finish_reason": finish, "index": 0, "delta": {**({"content": text} if text else {}), "role": "assistant"}}
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
     """A usage block without ``extra``."""
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-    }
+    tokens = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+    return {**tokens, "total_tokens": prompt_tokens + completion_tokens}

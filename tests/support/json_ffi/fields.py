@@ -7,15 +7,9 @@ from typing import Any
 
 GOLDEN = Path(__file__).parents[2] / "data" / "mlc_json_ffi.json"
 
-TYPES: dict[str, tuple[type, ...]] = {
-    "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
-    "boolean": (bool,),
-    "array": (list,),
-    "object": (dict,),
-    "any": (object,),
-}
+TYPES = {
+    "string": str, "integer": int, "number": int | float, "boolean": bool, "array": list, "object": dict, "any": object,
+}  # fmt: skip
 
 
 class ProtocolError(Exception):
@@ -29,17 +23,9 @@ class Fields:
         golden = json.loads(GOLDEN.read_text())
         self._read: dict[str, dict[str, dict[str, Any]]] = golden["read"]
         self._written: dict[str, list[str]] = golden["written"]
-        self.functions: list[str] = golden["functions"]
-        self.finish_reasons: list[str] = golden["finish_reasons"]
 
     def check_read(self, struct: str, message: Mapping[str, Any], strict: bool = True) -> None:
-        """Raise a `ProtocolError` unless the engine reads all of a message.
-
-        Args:
-            struct: What the message is.
-            message: The message.
-            strict: Refuse fields that the engine doesn't read.
-        """
+        """Raise a `ProtocolError` unless the engine reads a message, all of it if that is `strict`."""
         known = self._read[struct]
         for name, value in message.items():
             if name not in known:

@@ -8,15 +8,7 @@ Part = str | list[int]
 
 
 def create_prompt(template: dict[str, Any], messages: Sequence[dict[str, Any]]) -> list[Part]:
-    """The parts of a prompt, up to the beginning of the assistant's answer.
-
-    Args:
-        template: ``conv_template`` of ``mlc-chat-config.json``.
-        messages: Messages of the request, whose contents are texts.
-
-    Raises:
-        ValueError: The template has no such role.
-    """
+    """The parts of a prompt, up to the beginning of the assistant's answer; `template` is the ``conv_template``."""
     messages = [*({"role": role, "content": content} for role, content in template["messages"]), *messages]
     system = "".join(message["content"] for message in messages if message["role"] == "system")
     text = template["system_template"].replace("{system_message}", system or template["system_message"], 1)

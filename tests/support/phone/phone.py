@@ -48,14 +48,9 @@ class Phone:
 
     The kernel must run aarch64 binaries; see `tests.support.phone.leftovers.binfmt`.
 
-    Args:
-        storage_mib: Size of ``/data/local/tmp``.
-        host: Show this machine's file system as ``/host``, read-only, for apps that need its JVM. Inside it, the
-            phone's is at ``/mnt``, where it can be written.
-
-    Attributes:
-        root: Its file system, as this machine sees it. Sensor files can be written while it runs.
-        serial: What adb calls it, ``address:port``.
+    `root` is its file system, as this machine sees it; sensor files can be written while it runs. ``/data/local/tmp``
+    has `storage_mib`. With `host`, this machine's file system is at ``/host``, read-only, for apps that need its JVM;
+    inside it, the phone's is at ``/mnt``, where it can be written.
     """
 
     def __init__(self, storage_mib: int = 256, host: bool = False) -> None:
@@ -80,15 +75,14 @@ class Phone:
             stderr=(self._directory / "log").open("ab"),
         )
         inside = self._inside()
-        host = ["ip", "link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", str(inside)]
-        for arguments in (
-            host,
-            ["ip", "address", "add", f"{self._network}.1/30", "dev", self._link],
-            ["ip", "link", "set", self._link, "up"],
-            ["nsenter", "--net", "-t", str(inside), "ip", "address", "add", f"{self._network}.2/30", "dev", "eth0"],
-            ["nsenter", "--net", "-t", str(inside), "ip", "link", "set", "eth0", "up"],
+        for command in (
+            f"ip link add {self._link} type veth peer name eth0 netns {inside}",
+            f"ip address add {self._network}.1/30 dev {self._link}",
+            f"ip link set {self._link} up",
+            f"nsenter --net -t {inside} ip address add {self._network}.2/30 dev eth0",
+            f"nsenter --net -t {inside} ip link set eth0 up",
         ):
-            subprocess.run(arguments, check=True)
+            subprocess.run(command.split(), check=True)
         assert self._process.stdin is not None
         self._process.stdin.write(b"ready\n")
         self._process.stdin.flush()
@@ -109,6 +103,31 @@ class Phone:
             self._process.stdin.close()
         self._process = None
         subprocess.run(["ip", "link", "delete", self._link], check=False, stderr=subprocess.DEVNULL)
+
+    def reboot(self) -> None:
+        """Die, and come back a moment later, with an empty ``/data/local/tmp`` and in no special mode."""
+        self.stop()
+        self.write("/standin/fixed_performance", "booted")
+        time.sleep(0.5)
+        self.start()
+
+    @contextlib.contextmanager
+    def filled_up(self, leave: int) -> Iterator[None]:
+        """Fill ``/data/local/tmp`` up to the last `leave` bytes meanwhile."""
+        ballast, free = self.tmp / "ballast", os.statvfs(self.tmp)
+        try:
+            with ballast.open("ab") as file:
+                os.posix_fallocate(file.fileno(), 0, file.tell() + free.f_bavail * free.f_frsize - leave)
+            yield
+        finally:
+            ballast.unlink(missing_ok=True)
+
+    def damage_weights(self) -> None:
+        """Write noise into the first shard of each model."""
+        for path in (self.tmp / "edge-transact/models").glob("*/params_shard_0.bin"):
+            with path.open("r+b") as shard:
+                shard.seek(2000)
+                shard.write(os.urandom(198_000))
 
     def remove(self) -> None:
         """Stop, and remove the file system."""

@@ -15,11 +15,7 @@ from filelock import FileLock
 
 REPOSITORY = Path(__file__).parents[3]
 SOURCE = REPOSITORY / "android_bench"
-LIBRARIES = (
-    "tvm/lib/libtvm_runtime.so",
-    "tvm/lib/libtvm_runtime_extra.so",
-    "tvm_ffi/lib/libtvm_ffi.so",
-)
+LIBRARIES = ("tvm/lib/libtvm_runtime.so", "tvm/lib/libtvm_runtime_extra.so", "tvm_ffi/lib/libtvm_ffi.so")
 
 
 def cache_directory() -> Path:
@@ -69,13 +65,10 @@ def build_runner() -> Path:
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=cache_directory()) as workspace:
             build = Path(workspace) / "build"
-            toolchain = SOURCE / "cmake/aarch64-linux-gnu.cmake"
-            for command in (
-                ["cmake", "-S", str(SOURCE), "-B", str(build), "-G", "Ninja", f"-DEDGE_TVM_WHEELS={wheels()}",
-                 f"-DCMAKE_TOOLCHAIN_FILE={toolchain}"],
-                ["cmake", "--build", str(build)],
-            ):  # fmt: skip
-                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            toolchain = f"-DCMAKE_TOOLCHAIN_FILE={SOURCE / 'cmake/aarch64-linux-gnu.cmake'}"
+            configure = ["-S", str(SOURCE), "-B", str(build), "-G", "Ninja", f"-DEDGE_TVM_WHEELS={wheels()}", toolchain]
+            for arguments in (configure, ["--build", str(build)]):
+                subprocess.run(["cmake", *arguments], check=True, stdout=subprocess.DEVNULL)
             fresh = Path(workspace) / "runner"
             fresh.mkdir()
             for path in (build / "edge-bench", *sorted(build.glob("*.so"))):
