@@ -1,7 +1,6 @@
 """``make demo``: prunes a real model, trains it, builds it for Android and this host, and asks it questions.
 
-SmolLM2-135M comes with the ``demo`` extra, and so does the text for calibration, training and evaluation. All output
-goes to ``demo/`` and stays usable; the next run of the demo starts over.
+SmolLM2-135M and the text come with the ``demo`` extra. All output goes to ``demo/``; the next run starts over.
 """
 
 from __future__ import annotations
@@ -44,11 +43,7 @@ STEPS = 7
 
 
 class Timer:
-    """Announces the demo's steps and takes their time.
-
-    Attributes:
-        seconds: Step to its seconds, in order.
-    """
+    """Announces the demo's steps and takes their time."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -64,15 +59,7 @@ class Timer:
 
 @dataclass
 class Row:
-    """A model of the demo's table.
-
-    Attributes:
-        name: What it is.
-        weights_bytes: Bytes of its weights.
-        perplexity: On `TEXT`.
-        replies: Its answers to the dozen of `quick_questions`; `None` if it wasn't asked.
-        speeds: Tokens that it decodes a second, in each round; `None` if they weren't measured.
-    """
+    """A model of the demo's table, its answers to the dozen of `quick_questions`, and tokens a second in each round."""
 
     name: str
     weights_bytes: int

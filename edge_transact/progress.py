@@ -1,11 +1,8 @@
 """Progress: which step a run is in, how far it is, and how long the rest takes.
 
-Whatever works on a step opens a bar of the step's name (`bar`, `track`, `working`), and knows nothing of other steps.
-A long command is a `running`: it numbers its steps as they begin, and takes their times. Given the steps of an earlier
-run, it also says how many follow and how long they take.
-
-Bars are drawn in a notebook, or on a console that the caller sets, as the command line does. Where none can be drawn,
-their descriptions are logged instead.
+Whatever works on a step opens a bar of the step's name (`bar`, `track`, `working`). A long command is a `running`: it
+numbers its steps as they begin, and takes their times. Where no bars can be drawn, in a terminal or notebook, their
+descriptions are logged instead.
 """
 
 from __future__ import annotations
@@ -59,14 +56,12 @@ class Clock:
 
 @dataclass(eq=False)
 class Step:
-    """A step of a run.
+    """A step of a run, whose `seconds` leave out the steps inside it.
 
     Attributes:
         name: The description of its bar; empty for the time outside of all steps.
         makes: The cache entry that it is a part of making, as ``KIND/KEY``; empty if there is none.
-        seconds: How long it took, without the steps inside it.
         earlier_s: How long it took in an earlier run; `None` if that isn't known.
-        is_counted: Whether its work is counted.
         first: The share of it that an interrupted run had done.
         share: The share that was done when it was counted last, after `counted_s` seconds.
     """
@@ -92,15 +87,14 @@ class Step:
 
 
 class Run:
-    """The steps of a run, and how long the rest of it takes.
+    """The steps of a run, in the order in which they began, and how long the rest of it takes.
+
+    The first step has no name and is the time outside of the others.
 
     Args:
         earlier: The steps of an earlier run, without those that the cache makes unnecessary now.
         making: Tells which cache entry is being made, as ``KIND/KEY``.
         clock: Seconds.
-
-    Attributes:
-        steps: The steps in the order in which they began. The first has no name and is the time outside of the others.
     """
 
     def __init__(
@@ -248,12 +242,8 @@ def working(description: str) -> AbstractContextManager[object]:
 def bar(description: str, total: float | None, done: float = 0.0) -> Iterator[Advance]:
     """A progress bar that the body advances: ``with bar("shards", n) as advance: advance(1)``.
 
-    In a run it is a step, unless it is opened inside a step that is counted.
-
-    Args:
-        description: What is being done.
-        total: How much there is to do; `None` if that can't be counted.
-        done: What an interrupted run has done of it.
+    In a run it is a step, unless it is opened inside a step that is counted. `total` is `None` if the work can't be
+    counted, and `done` is what an interrupted run has done of it.
     """
     run, reached = _run, done
     step = None

@@ -18,15 +18,7 @@ from edge_transact.formatting import duration
 
 
 class VisitTimes:
-    """How long visits to a device take, from the repetitions in the log; their real time corrects what is left.
-
-    Args:
-        info: The device.
-        target: Target of the libraries.
-        models: The plan's models.
-        conditions: The plan.
-        records: The log, which may grow.
-    """
+    """How long visits to a device take, from the repetitions in the log; their real time corrects what is left."""
 
     def __init__(
         self,
@@ -69,7 +61,7 @@ class VisitTimes:
         self._left = [each for each in self._left if each != visit]
 
     def left(self) -> str:
-        """What a line about a visit says of the time left, with its own: ``, about 3 min left``; empty if unknown."""
+        """``, about 3 min left``, for a line about a visit; empty if unknown."""
         left_s, done_s = self.seconds(self._left), self.seconds(self._done)
         if left_s is None:
             return ""
@@ -80,18 +72,10 @@ class VisitTimes:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a bench is about to do.
+    """What a bench is about to do. `visits` are those that the log lacks, up to `rounds`.
 
-    Attributes:
-        models: Names of the models, the baseline first.
-        lengths: Pairs of lengths.
-        devices: Labels of the devices.
-        rounds: Rounds that are always run.
-        most_rounds: Rounds after which it ends in any case.
-        until: The half-width that it goes on to, if any.
-        visits: Visits that the log lacks, on all devices, up to `rounds`.
-        seconds: About how long these take, since devices run at once; `None` if the log doesn't tell.
-        most_seconds: About how long it takes at most.
+    `seconds` is about how long these take, all devices at once, and `most_seconds` how long it takes at most; `None` if
+    the log doesn't tell.
     """
 
     models: list[str]

@@ -21,14 +21,10 @@ from edge_transact.quantization import get_quantization
 
 @dataclass(frozen=True)
 class BenchModel:
-    """A DIST to measure.
+    """A DIST to measure. `name` has as many parents of its path as are needed to tell the DISTs apart.
 
-    Attributes:
-        name: Name in tables: the directory's, with as many parents as are needed to tell the DISTs apart.
-        path: The DIST.
-        digest: sha256 of its manifest, which holds the sha256 of every file, so that results of two builds never mix.
-            A second copy of a build, which shows how much noise there is, has ``-2`` after it, and so on.
-        manifest: Its manifest.
+    `digest` is the sha256 of its manifest, so that results of two builds never mix. A second copy of a build, which
+    shows how much noise there is, has ``-2`` after it, and so on.
     """
 
     name: str
@@ -81,10 +77,7 @@ class BenchModel:
         return read // lengths.batch_size
 
     def check(self) -> tuple[list[int], list[int]] | None:
-        """The parity record's prompt, and the greedy tokens that torch generated for it.
-
-        None if the build compared only some of the model's layers.
-        """
+        """The parity record's prompt and torch's greedy tokens; None if the build compared only some of the layers."""
         parity = self.manifest.parity
         if parity.get("layers") != self.manifest.plan.num_hidden_layers or not parity.get("greedy_ids"):
             return None
@@ -104,7 +97,7 @@ class BenchModel:
         return system_lib_prefix(self.library_name(target))
 
     def library(self, target: str) -> Path:
-        """The library for a target. An archive is first linked into a shared library.
+        """The library for a target, an archive linked into a shared one.
 
         Raises:
             UsageError: The DIST has no library for the target.
@@ -123,8 +116,7 @@ def open_models(paths: Sequence[Path], lengths: Sequence[Lengths]) -> list[Bench
     """Open the DISTs of a plan.
 
     Raises:
-        EdgeTransactError: A path isn't a DIST, one is named twice, or a library's context is too short for the lengths
-            or takes fewer sequences.
+        EdgeTransactError: A path isn't a DIST, is named twice, or was built for shorter contexts or fewer sequences.
     """
     if len({path.resolve() for path in paths}) != len(paths):
         raise UsageError("a DIST is named twice", fix="Name each once; to see the noise, name a copy of it.")

@@ -29,15 +29,7 @@ Sample = tuple[Mapping[Key, float], Mapping[Key, int]]
 
 
 class FunctionTime(TypedDict):
-    """The time in one function.
-
-    Attributes:
-        function: Its name.
-        weight: Shapes of its packed weights, as text.
-        calls: Number of calls.
-        seconds: Median.
-        share: Share of the phase.
-    """
+    """The median time in one function, `weight` the shapes of its packed weights, and its share of the phase."""
 
     function: str
     weight: str
@@ -47,11 +39,7 @@ class FunctionTime(TypedDict):
 
 
 class ProfileRow(FunctionTime):
-    """The time in one function, in one phase of a model at one pair of lengths.
-
-    Attributes:
-        phase: ``prefill`` of the complete prompt, or ``decode`` of one token.
-    """
+    """The time in one function in a phase: ``prefill`` of the complete prompt, or ``decode`` of one token."""
 
     model: str
     test: str
@@ -59,11 +47,7 @@ class ProfileRow(FunctionTime):
 
 
 class Recorder:
-    """Adds up the time inside each function, without the functions that it calls.
-
-    Args:
-        clock: Returns seconds.
-    """
+    """Adds up the time inside each function, without the functions that it calls."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
@@ -104,16 +88,9 @@ def _weight(arguments: Iterable[object]) -> str:
 def profile_models(
     dists: Sequence[Path], lengths: Sequence[Lengths], repetitions: int, *, threads: int | None = None
 ) -> list[ProfileRow]:
-    """Profile the host libraries of DISTs.
+    """Profile the host libraries of DISTs: a row for each function, the slowest first, by model, lengths and phase.
 
-    Args:
-        dists: Directories that ``build`` wrote.
-        lengths: Length of the prompt, and number of decoded tokens, each of which is one sample.
-        repetitions: Repetitions of each prompt, after one that warms up.
-        threads: CPU threads; by default one for each big core.
-
-    Returns:
-        A row for each function, the slowest first, grouped by model, lengths and phase.
+    Each decoded token is one sample. Each prompt is repeated `repetitions` times, after one that warms up.
 
     Raises:
         EdgeTransactError: A path isn't a DIST, or a DIST has no host library or too short a context.

@@ -37,11 +37,7 @@ class TooHot(EdgeTransactError):
 
 @dataclass
 class Outcome:
-    """How a plan ended.
-
-    Attributes:
-        failures: One sentence for each visit or device that could not be finished.
-    """
+    """How a plan ended: a sentence for each visit or device that could not be finished."""
 
     failures: list[str] = field(default_factory=list)
 
@@ -59,9 +55,8 @@ def run_plan(
         drivers: The devices.
         models: The models.
         conditions: The plan.
-        log: Where repetitions go, and what is in it isn't measured again.
-        known: With ``conditions.until``: the half-width to which a device's part is known, without what was given up on
-            it, see `precision.known_to`.
+        log: Where repetitions go. What is in it isn't measured again.
+        known: For ``conditions.until``: how precisely a device's part is known, see `precision.known_to`.
 
     Raises:
         KeyboardInterrupt: After every device has been left clean.

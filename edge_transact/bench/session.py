@@ -30,14 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(repr=False)
 class BenchOutcome(Summarized):
-    """How a bench ended.
-
-    Attributes:
-        results: Results of everything in the log.
-        log: The log.
-        page: The report's page; None if none was written.
-        failures: One sentence for each visit or device that could not be finished.
-    """
+    """How a bench ended: the results of everything in the log, and what could not be finished, a sentence each."""
 
     results: list[Result]
     log: Path
@@ -84,9 +77,8 @@ def bench_models(
         fresh: Keep an earlier log aside, and measure everything.
         format: One of `export.FORMATS`; ``sqlite`` is written next to the log.
         report: Output directory for figures and a page. With an earlier log, an earlier report there is replaced.
-        perplexities: As in `report.write_report`. Without `llama_bench`, a name that is neither measured nor in the
-            log is refused.
-        published: As in `report.write_report`.
+        perplexities: Perplexity of each model, by name. Without `llama_bench`, unknown names are refused.
+        published: Draw the paper's own figure in the report too.
         llama_bench: What ``llama-bench -o json`` printed on the same device; its results follow the others.
         clean: Remove the models from the devices at the end.
 
@@ -145,17 +137,7 @@ def bench_models(
 
 
 def plan_bench(dists: Sequence[Path], options: BenchOptions, *, log: Path, fresh: bool = False) -> Plan:
-    """What `bench_models` would do, without doing it.
-
-    Args:
-        dists: Directories that ``build`` wrote.
-        options: What to measure, under which conditions, and where.
-        log: The JSONL log, what is in which isn't measured again.
-        fresh: All of it would be measured.
-
-    Raises:
-        EdgeTransactError: As `bench_models`.
-    """
+    """What `bench_models` would do and raise, without measuring. `fresh`: nothing counts as measured yet."""
     models = _models(dists, options)
     return make_plan(_drivers(models, options, clean=False), models, options, _earlier(log, fresh))
 

@@ -8,14 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check.
-
-    Attributes:
-        name: Name of the thing, which `jobs.JOBS` refers to.
-        ok: Whether it is installed and recent enough.
-        found: Its version and place, or where doctor looked for it.
-        fix: The command or step that gets it; empty if `ok`.
-    """
+    """The result of one check: the version and place, or where doctor looked, and what gets a missing thing."""
 
     name: str
     ok: bool

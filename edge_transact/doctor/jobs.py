@@ -10,12 +10,7 @@ APP = ("sdk", "ndk", "jdk", "gradle", "rustup", "rust", "rust-target", "cmake", 
 
 @dataclass(frozen=True)
 class Job:
-    """A job.
-
-    Attributes:
-        does: What it does: it completes "This machine can ...".
-        needs: Names of the checks that must be ok.
-    """
+    """A job: what completes "This machine can ...", and the names of the checks that must be ok."""
 
     does: str
     needs: tuple[str, ...]

@@ -21,12 +21,9 @@ from edge_transact.prune.options import BUDGET_KEYS, BUDGETS
 
 
 def write_project(path: Path, given: Mapping[str, Any], *, force: bool = False) -> Project:
-    """Writes a project file, or changes the one that is there.
+    """Writes a project file, or with `force` changes the one that is there.
 
-    Args:
-        path: The file.
-        given: Values by key; `None` keeps the value of the file, or of a new file's template.
-        force: Change an existing file instead of refusing it.
+    A value of `None` in `given` keeps that of the file, or of a new file's template.
 
     Raises:
         UsageError: A value is out of range, or a name is unknown.
@@ -59,7 +56,7 @@ def write_project(path: Path, given: Mapping[str, Any], *, force: bool = False) 
 
 @dataclass(frozen=True)
 class _Key:
-    """A key of a new file: its name, its default or an example as TOML, and its help."""
+    """A key of a new file, its default or an example as TOML, and its help."""
 
     name: str
     value: str

@@ -1,7 +1,6 @@
 """The cores that this process may compute on, as the system tells them.
 
-Kernels divide their work into equal parts and wait for the slowest, so threads that share a core, run on a slower one,
-or are held back by a container's quota make all others wait.
+Kernels wait for their slowest thread: threads that share a core, run on a slower one, or exceed a container's quota.
 """
 
 from __future__ import annotations
@@ -67,13 +66,7 @@ def _plural(count: int, word: str) -> str:
 
 
 def cores(root: Path = Path("/")) -> Cores:
-    """The cores of this process.
-
-    Args:
-        root: Where Linux' ``/sys`` and ``/proc`` are.
-
-    Where the system doesn't tell which cores share what, each CPU counts as a big core.
-    """
+    """The cores of this process. Where the system doesn't tell which CPUs share one, each counts as a big core."""
     allowed = sorted(allowed_cpus())
     if sys.platform == "darwin":
         return _on_macos(len(allowed))
@@ -135,10 +128,7 @@ def _quota(root: Path) -> float | None:
 
 
 def _cpu_groups(root: Path) -> Iterator[Path]:
-    """The directories of the control groups that this process is in, up to the mount point.
-
-    A container sees its own group as the mount point, under whatever path ``/proc/self/cgroup`` has.
-    """
+    """The control groups that this process is in, up to the mount point, which is a container's own group."""
     mounts = root / "sys/fs/cgroup"
     for line in _read(root / "proc/self/cgroup").splitlines():
         number, controllers, path = (*line.split(":", 2), "", "")[:3]

@@ -23,14 +23,8 @@ Pair = tuple[Result, Result]
 class Comparison(TypedDict):
     """One metric of a pair of results.
 
-    Attributes:
-        before: Median seconds in the first log.
-        after: Median seconds in the second log.
-        ratio: After divided by before, of the geometric means.
-        low: Lower end of the ratio's confidence interval; None with fewer than two rounds on a side.
-        high: Upper end.
-        verdict: ``faster``, ``slower``, ``noise`` if the interval holds 1, or ``unknown`` without an interval.
-        warnings: Reasons to doubt the comparison.
+    `before` and `after` are median seconds; `ratio` is after divided by before, of the geometric means, with its
+    interval if both sides have two rounds. `verdict` is as in `Estimate`.
     """
 
     model: str
@@ -51,11 +45,7 @@ class Comparison(TypedDict):
 
 
 def compare_logs(before: Path, after: Path) -> list[Comparison]:
-    """Compare the results of two logs that measured the same lengths on the same devices, see `paired` and `compare`.
-
-    Raises:
-        EdgeTransactError: The logs have nothing in common.
-    """
+    """Compare the results of two logs, see `paired` and `compare`."""
     return compare(paired(before, after))
 
 

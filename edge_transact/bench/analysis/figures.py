@@ -28,12 +28,7 @@ def of_device(
 ) -> Iterator[Section]:
     """The charts of one device: latency, speed-up, latency against perplexity, and temperature, as far as measured.
 
-    Args:
-        place: The number of the device, which begins the charts' names.
-        device: Its name.
-        results: Those of the device.
-        visits: Those of the device.
-        perplexities: Perplexity of each model, by name.
+    `place` is the number of the device, which begins the charts' names.
     """
     rows: dict[Lengths, list[Bar]] = {}
     ratios: dict[str, dict[Lengths, Ratio]] = {}
@@ -72,13 +67,7 @@ def published() -> Section:
 
 
 def speedups(name: str, title: str, ratios: Mapping[str, Mapping[Lengths, Ratio]]) -> Section:
-    """A chart for each model, with a bar and an interval for each pair of lengths.
-
-    Args:
-        name: Of the charts' file.
-        title: Of the section.
-        ratios: By model and lengths.
-    """
+    """A chart for each model, with a bar and an interval for each pair of lengths."""
     charts = []
     for model, row in ratios.items():
         rows = []

@@ -36,13 +36,9 @@ Verdict = Literal["faster", "slower", "noise", "unknown"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, and its `CONFIDENCE` interval.
+    """A geometric mean, and its `CONFIDENCE` interval, if there are enough turns for one.
 
-    Attributes:
-        value: The geometric mean.
-        low: Lower end; None if there are too few turns for an interval.
-        high: Upper end.
-        pairs: Rounds in which two models took turns; 0 if they were compared without.
+    `pairs` are the rounds in which two models took turns; 0 if they were compared without.
     """
 
     value: float
@@ -68,11 +64,7 @@ class Estimate:
 def ratio_in_words(ratio: float, low: float | None, high: float | None, verdict: str | None) -> str:
     """How many times as fast something is, with the interval: ``2.01 times as fast (1.95 to 2.08)``.
 
-    Args:
-        ratio: The baseline's duration divided by its own.
-        low: Lower end of its interval; None if there is none.
-        high: Upper end.
-        verdict: Of an `Estimate`.
+    `ratio` is the baseline's duration divided by its own.
     """
     if verdict == "noise":
         return f"{NO_DIFFERENCE} ({low:.2f} to {high:.2f} times as fast)"

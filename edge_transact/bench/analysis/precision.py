@@ -42,15 +42,14 @@ def known_to(
     lengths: Iterable[Lengths],
     given_up: Set[tuple[int, Lengths]] = frozenset(),
 ) -> float:
-    """How well a device's part of a plan is known.
+    """How precisely a device's part of a plan is known, from the records of the device.
 
     Args:
         records: Records of the device.
         models: Digests of the plan's models, the baseline first.
         target: Target of the libraries.
         lengths: Lengths of the plan.
-        given_up: Models, by index, and lengths that can't be measured. They don't count, nor does what is compared
-            with them.
+        given_up: Models, by index, and lengths that don't count, nor does what is compared with them.
 
     Returns:
         The largest half-width of a 95 % interval, relative to its middle: of the ratios to the baseline, or, with one

@@ -36,10 +36,7 @@ def write_report(
     published: bool = False,
     force: bool = False,
 ) -> list[str]:
-    """Write ``index.html``, ``results.json`` and the charts as SVG files.
-
-    For each device the report shows latency as in the paper's Figure 4, speed-up over the baseline, latency against
-    perplexity if two models have one, and temperature over time if the device reports it.
+    """Write ``index.html``, ``results.json`` and the charts as SVG files. Returns the charts' file names.
 
     Args:
         records: Records of a log.
@@ -49,9 +46,6 @@ def write_report(
         perplexities: Perplexity of each model, by name.
         published: Draw the paper's own figure too.
         force: Replace an existing directory.
-
-    Returns:
-        File names of the charts.
     """
     records = named_apart(records)
     results = make_results(records, baseline)
@@ -78,14 +72,7 @@ def write_report(
 def write_comparison(
     pairs: Sequence[Pair], rows: Sequence[Comparison], directory: Path, *, names: tuple[str, str], command: str
 ) -> None:
-    """Writes ``index.html``, ``comparison.json`` and the charts as SVG files.
-
-    Args:
-        pairs: The results of the first and of the second log.
-        rows: Their comparison.
-        directory: Output directory; it is complete or absent.
-        names: The logs.
-        command: The line that makes it again.
+    """Write ``index.html``, ``comparison.json`` and the charts as SVG files.
 
     Raises:
         EdgeTransactError: `directory` exists.

@@ -23,9 +23,7 @@ Value = TypeVar("Value")
 def make_results(records: Iterable[Record], baseline: str | None = None) -> list[Result]:
     """One result for each device, model build, target and lengths, in the order in which they were first measured.
 
-    Args:
-        records: Records of a log.
-        baseline: Digest of the model that the others are compared with; None for the first in the log.
+    `baseline` is the digest of the model that the others are compared with; None for the first in the log.
     """
     groups: dict[tuple[str, str, str, Lengths], list[RepetitionRecord]] = {}
     for record in named_apart(records):
@@ -37,11 +35,7 @@ def make_results(records: Iterable[Record], baseline: str | None = None) -> list
 
 
 def named_apart(records: Iterable[Record]) -> list[Record]:
-    """The records, with names that tell devices and builds apart.
-
-    Devices of one name have their serial in it. Where a DIST was built again, its earlier builds have a part of the
-    digest in their name.
-    """
+    """The records, with serials in the names of devices that share one, and digests in those of earlier builds."""
     records = list(records)
     devices = labels({record.serial: record.device for record in records})
     latest = {record.model: record.model_digest for record in records}

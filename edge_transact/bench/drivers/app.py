@@ -45,15 +45,7 @@ pidof "$3" >/dev/null
 
 
 class AppDriver(PhoneDriver):
-    """Implements `Driver` with an installed app.
-
-    Args:
-        device: The phone.
-        info: What it reports about itself.
-        label: Name of the phone, unlike that of each other phone in the plan.
-        target: ``android`` or ``android-cpu``.
-        conditions: Conditions of the plan.
-        package: Application id, such as ``org.example.chat``.
+    """Implements `Driver` with an installed app; `package` is its application id.
 
     Raises:
         UsageError: `package` isn't an application id.

@@ -40,18 +40,9 @@ class DeviceInfo:
     Attributes:
         serial: What adb calls it, or ``host``.
         name: Manufacturer and model, or ``host``.
-        soc: Model of the chip.
-        abis: ABIs that it runs.
-        android: Version of Android.
         sdk: Android's API level.
         fingerprint: Build of the operating system.
-        cores: Number of CPU cores.
-        memory_mib: Memory.
-        available_mib: Memory that is free.
-        storage_mib: Storage that is free.
         opencl: Path of its OpenCL library.
-        battery_percent: Battery level.
-        on_battery: Whether it runs from its battery alone.
         wireless: Whether adb reaches it over the network.
     """
 
@@ -78,14 +69,7 @@ class DeviceInfo:
 
 
 class Driver(Protocol):
-    """A device that can run visits.
-
-    Attributes:
-        info: What the device reports about itself.
-        target: Target of the libraries that it runs.
-        label: Name of the device, unlike that of each other device in the plan.
-        fixed_performance: Whether Android's fixed-performance mode is on; None if it was not tried.
-    """
+    """A device that can run visits. `label` tells it from the other devices of the plan."""
 
     info: DeviceInfo
     target: str
@@ -93,10 +77,8 @@ class Driver(Protocol):
     fixed_performance: bool | None
 
     def prepare(self, models: Sequence[BenchModel], stop: threading.Event) -> bool:
-        """Bring the models and the runner onto the device, or repair damaged files. A run that was lost is ended.
-
-        Returns:
-            Whether any file had to be sent.
+        """Bring models and runner onto the device, or repair damaged files, and end a lost run; returns whether it sent
+        any.
         """
 
     def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[Line, None, None]:

@@ -39,9 +39,6 @@ logger = logging.getLogger(__name__)
 class HostDriver:
     """Implements `Driver` with `host_runner` in a child process.
 
-    Args:
-        conditions: Conditions of the plan.
-
     Raises:
         UsageError: ``conditions.cores`` names cores that this process may not use.
     """
@@ -163,11 +160,7 @@ class HostDriver:
 
 
 class _OtherProcesses:
-    """What share of all cores the processes of others take.
-
-    Attributes:
-        own: The runner, whose time doesn't count, nor does this process's.
-    """
+    """What share of all cores the processes of others take: not this one, nor the runner, `own`."""
 
     def __init__(self) -> None:
         self.own: subprocess.Popen[str] | None = None

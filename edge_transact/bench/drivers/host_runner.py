@@ -1,7 +1,6 @@
 """Runs a host library as the C++ runner of ``android_bench/`` does: the same lines, in a process of its own.
 
-In a process of its own, peak memory is the model's, a hang can be ended, and a crash only fails the run. The request on
-stdin is an object with the fields of `HostRequest`.
+So peak memory is the model's, a hang can be ended, and a crash only fails the run. A `HostRequest` comes on stdin.
 """
 
 from __future__ import annotations

@@ -61,13 +61,10 @@ class Measurement:
 
     Attributes:
         index: 0, 1, ... within its run.
-        ttft_s: Time to the first token.
         prefill_s: The prompt, in chunks, and the choice of the first token.
         decode_s: All tokens after the first.
         decode_steps_s: Each token after the first; None if the device can't tell them apart.
-        e2e_s: The complete repetition.
         tokens: Generated token ids; None if the device tells only their text.
-        text: Their text, from such a device.
         peak_rss_mib: Peak resident memory of the process so far.
     """
 
@@ -92,15 +89,8 @@ class StartLine:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadLine:
-    """The model is loaded.
-
-    Attributes:
-        load_s: Seconds to load the library, the weights and the KV cache, without building kernels.
-        kernel_build_s: Seconds to compile the device's kernels, or to restore compiled ones.
-        kernels_restored: Whether compiled kernels were restored.
-        threads: CPU threads of the runtime.
-        kv_mib: KV cache of a full context.
-        weights_mib: Weights on disk.
+    """The model is loaded. `load_s` counts library, weights and KV cache; `kernel_build_s`, compiled or restored
+    kernels.
     """
 
     run: str
@@ -115,12 +105,9 @@ class LoadLine:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckLine:
-    """The greedy tokens of the build's parity record were generated.
+    """The greedy tokens of the build's parity record were generated, `tokens_agreed` before the first that differs.
 
-    Attributes:
-        tokens_checked: Tokens in the record.
-        tokens_agreed: Tokens before the first that differs.
-        text: The text of the generated tokens, from an app, which can't count them.
+    An app, which can't count them, tells their text.
     """
 
     run: str
@@ -140,12 +127,7 @@ class WarmupLine:
 
 @dataclass(frozen=True, kw_only=True)
 class RepetitionLine(Measurement):
-    """A measured repetition has ended.
-
-    Attributes:
-        prefill_tokens: Length of the prompt.
-        decode_tokens: Length of the answer; None if `tokens` says it.
-    """
+    """A measured repetition has ended. `decode_tokens` is None if `tokens` says it."""
 
     run: str
     kind: Literal["repetition"] = "repetition"
@@ -173,11 +155,7 @@ class FinalLine:
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorLine:
-    """The run cannot go on.
-
-    Attributes:
-        message: The reason, for people.
-    """
+    """The run cannot go on."""
 
     run: str
     kind: Literal["error"] = "error"
@@ -186,11 +164,7 @@ class ErrorLine:
 
 @dataclass(frozen=True)
 class MalformedLine:
-    """A line of the run that makes no sense.
-
-    Attributes:
-        text: The line.
-    """
+    """A line of the run that makes no sense."""
 
     text: str
 

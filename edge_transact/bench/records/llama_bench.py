@@ -40,12 +40,7 @@ _TESTS = TypeAdapter(list[Test])
 
 
 def read_llama_bench(path: Path, measured: Sequence[Record]) -> list[RepetitionRecord]:
-    """The repetitions that a file adds to those of a bench.
-
-    Args:
-        path: The JSON file.
-        measured: The records of the bench, on one device: the one that ``llama-bench`` ran on. Their lengths are what
-            is looked for.
+    """The repetitions that a file adds to those of a bench on one device, at the lengths that the bench `measured`.
 
     Raises:
         UsageError: The bench was on several devices.

@@ -35,16 +35,7 @@ _ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[RepetitionRecord | VisitRe
 
 @dataclass
 class _Contents:
-    """The lines of a log, sorted.
-
-    Attributes:
-        conditions: The conditions, if a line has them.
-        records: The records.
-        lines: The lines of `records`, as they are.
-        others: What is neither: number, reason and content of each line.
-        versions: Schemas that another version of this program wrote.
-        ended: Whether the last line ends.
-    """
+    """The lines of a log, sorted: conditions, records with their lines, and others with number, reason and content."""
 
     conditions: dict[str, Any] | None = None
     records: list[Record] = field(default_factory=list)
@@ -60,14 +51,10 @@ class _Contents:
 
 
 class Log:
-    """An append-only JSONL file that several threads may write.
+    """An append-only JSONL file that several threads may write. All its repetitions have `conditions` in common.
 
-    What is no record of this version, such as a line that was cut off, moves to ``NAME.aside.jsonl``.
-
-    Args:
-        path: The file; made if it is missing. A log of another version is kept aside.
-        conditions: What all repetitions of a log have in common, as JSON values by option.
-        start: What to do with an existing file.
+    What is no record of this version, such as a line that was cut off, moves to ``NAME.aside.jsonl``; a log of another
+    version is kept aside whole.
 
     Raises:
         UsageError: There is no log to resume, or it was measured under other conditions.
@@ -91,9 +78,7 @@ class Log:
             raise
 
     def append(self, record: Record) -> None:
-        """Add a record; it is on the disk when this returns.
-
-        The record is added to `records` in any case, so that results can be shown even if the disk is full.
+        """Add a record; it is on the disk when this returns. It joins `records` even if the disk is full.
 
         Raises:
             EdgeTransactError: The record could not be written completely; nothing of it stays in the file.
@@ -205,11 +190,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def _locked(path: Path) -> int:
-    """Open a file that no other process may open so.
-
-    Raises:
-        EdgeTransactError: Another process has it open.
-    """
+    """Open a file that no other process may open so."""
     while True:
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)

@@ -13,12 +13,9 @@ from edge_transact.errors import UsageError
 
 @dataclass(frozen=True, order=True)
 class Lengths:
-    """Tokens of one repetition.
+    """Tokens of one repetition: of each of `batch_size` prompts that are answered together, and of its answer.
 
-    Attributes:
-        prefill_tokens: Length of a prompt.
-        decode_tokens: Length of its answer, including the first token, which the prefill gives.
-        batch_size: Prompts that are answered together.
+    An answer includes the first token, which the prefill gives.
     """
 
     prefill_tokens: int
@@ -47,11 +44,7 @@ def lengths_of(result: Measured) -> Lengths:
 class Visit:
     """One process on one device, which loads a model, warms up, and runs repetitions at one pair of lengths.
 
-    Attributes:
-        model: Index into the plan's models.
-        lengths: Tokens of each repetition.
-        round: 0, 1, ...: which pass over all models it belongs to.
-        repetitions: Measured repetitions.
+    `model` is an index into the plan's models, and `round` counts the passes over all of them.
     """
 
     model: int
@@ -81,15 +74,10 @@ def parse_lengths(text: str) -> list[Lengths]:
 
 
 def make_rounds(models: int, lengths: Sequence[Lengths], repetitions: Sequence[int]) -> list[list[Visit]]:
-    """The rounds of one device. In each, the models take turns at every pair of lengths.
+    """The rounds of one device. In each, the models take turns at every pair of lengths, `repetitions` by round each.
 
     Every second round runs backwards: A B, B A, A B. Over two rounds all models have the same mean place in time, so a
     drift that is linear in time, such as a phone that slowly warms up, favours none of them.
-
-    Args:
-        models: Number of models.
-        lengths: Tokens of the repetitions.
-        repetitions: Repetitions of each visit, by round.
     """
     order = [(model, pair) for pair in lengths for model in range(models)]
     return [
@@ -101,8 +89,7 @@ def make_rounds(models: int, lengths: Sequence[Lengths], repetitions: Sequence[i
 def prompt_ids(vocab_size: int, tokens: int) -> list[int]:
     """A prompt of arbitrary token ids, the same in every run and on every device.
 
-    Prompts nest: the one of 256 tokens begins with the one of 64. The content does not change the work of a dense
-    model. The first 3 ids, which are often special tokens, are left out.
+    Prompts nest: the one of 256 tokens begins with the one of 64. The first 3 ids, often special tokens, are left out.
     """
     generator = random.Random(20240705)
     return [generator.randrange(min(3, vocab_size - 1), vocab_size) for _ in range(tokens)]

@@ -18,11 +18,7 @@ class Reading:
         gpu_c: Temperature of the hottest GPU sensor.
         thermal_status: Android's ``ThermalStatus``, 0 (none) to 6 (shutdown).
         cpu_mhz: Clock of the fastest core.
-        gpu_mhz: Clock of the GPU.
-        battery_percent: Battery level.
-        battery_v: Battery voltage.
         charge_uah: Battery charge counter, in microampere-hours.
-        on_battery: Whether the device runs from its battery alone.
         other_cpu_share: Share of all CPU cores that other processes took since the reading before; hosts only.
     """
 
@@ -42,19 +38,7 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingSummary:
-    """The sensors over one repetition.
-
-    Attributes:
-        temp_start_c: First temperature.
-        temp_end_c: Last temperature.
-        temp_peak_c: Highest temperature.
-        thermal_status: Highest ``ThermalStatus``.
-        cpu_mhz: Mean clock of the fastest core.
-        gpu_mhz: Mean clock of the GPU.
-        battery_percent: Last battery level.
-        energy_j: Energy that the device took, from `energy_j`.
-        other_cpu_share: Mean share of all CPU cores that other processes took; hosts only.
-    """
+    """The sensors over one repetition: clocks and the others' share are means, the battery's level is the last."""
 
     temp_start_c: float | None
     temp_end_c: float | None
@@ -89,10 +73,9 @@ def summarize(readings: Sequence[Reading], seconds: float) -> ReadingSummary:
 
 
 def energy_j(readings: Sequence[Reading], seconds: float) -> float | None:
-    """Energy of a repetition, in joules: the charge counter's rate times the voltage times `seconds`.
+    """Joules of a repetition: the charge counter's rate times the voltage times `seconds`.
 
-    None unless the phone ran from its battery alone. Android's charge counter is coarse, so None also if it did not
-    change.
+    None unless the phone ran from its battery alone, or if the coarse charge counter did not change.
     """
     known = [
         (reading.at_s, reading.charge_uah, reading.battery_v)

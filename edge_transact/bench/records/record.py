@@ -1,8 +1,4 @@
-"""What a bench keeps: records of repetitions and of visits.
-
-A `RepetitionRecord` is one measured repetition with everything that is known about it. A `VisitRecord` says that a
-visit has ended, well or not, and holds the sensor readings taken during it.
-"""
+"""What a bench keeps: each measured repetition with what is known about it, and the end of each visit."""
 
 from __future__ import annotations
 
@@ -32,26 +28,15 @@ class VisitContext:
     """What both kinds of records say about their visit.
 
     Attributes:
-        model: Name of the model.
-        model_digest: sha256 of the DIST's manifest.
-        model_type: ``model_type`` of its configuration.
-        parameters: Number of parameters.
-        quantization: Quantization of the weights.
+        model_digest: As in `BenchModel`.
         decode_read_bytes: Bytes that a decoded token must read: every weight, and the KV cache at its mean length. The
             tokens of a batch share the weights.
         build: Versions that the DIST was built with.
         serial: What adb calls the device, or ``host``.
         device: Name of the device, which other devices may share.
-        soc: Model of the chip.
-        android: Version of Android.
         device_fingerprint: Build of the operating system.
         bandwidth_gb_s: Peak DRAM bandwidth of the chip.
         fixed_performance: Whether Android's fixed-performance mode was on; None if it was not tried.
-        target: Target of the library.
-        prefill_tokens: Length of a prompt.
-        decode_tokens: Length of its answer.
-        batch_size: Prompts that were answered together. Records from before there were batches don't have it.
-        warmups: Repetitions that don't count.
         round: 0, 1, ...: the pass over all models that the visit belongs to.
         time: When the record was made, in ISO 8601.
         session: The call of ``bench`` that measured it. Models took turns in a round of one session.
@@ -115,12 +100,7 @@ class RepetitionRecord(ReadingSummary, LoadFacts, Measurement, VisitContext):
 
 @dataclass(frozen=True, kw_only=True)
 class VisitRecord(VisitContext):
-    """The end of a visit.
-
-    Attributes:
-        error: Why it failed; None if it ended well.
-        trace: Sensor readings taken during it.
-    """
+    """The end of a visit: why it failed, or None, and the sensor readings taken during it."""
 
     error: str | None
     trace: tuple[Reading, ...]

@@ -7,15 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """One run: one model at one pair of lengths.
+    """One run: one model at one pair of lengths. Every line repeats the name of the `run`.
 
-    Attributes:
-        run: Name of the run; every line repeats it.
-        prompt: Token ids to prefill.
-        decode_tokens: Length of the answer.
-        repetitions: Measured repetitions.
-        warmups: Repetitions that don't count.
-        check: Prompt and greedy tokens of the parity record, or None.
+    `check` is the prompt and the greedy tokens of the parity record.
     """
 
     run: str
@@ -28,13 +22,7 @@ class RunRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class HostRequest(RunRequest):
-    """A run on this host.
-
-    Attributes:
-        dist: Path of the DIST.
-        batch_size: How many sequences have the prompt and are decoded together.
-        threads: CPU threads, or None for one for each big core.
-    """
+    """A run of a DIST on this host. `threads` is None for one for each big core."""
 
     dist: str
     batch_size: int
@@ -43,12 +31,7 @@ class HostRequest(RunRequest):
 
 @dataclass(frozen=True, kw_only=True)
 class AppRequest(RunRequest):
-    """A run in an app.
-
-    Attributes:
-        model_lib: Which of the app's libraries to run, as in its ``mlc-package-config.json``.
-        timeout_s: The longest that the run may take.
-    """
+    """A run in an app, of one of the libraries in its ``mlc-package-config.json``."""
 
     model_lib: str
     timeout_s: float

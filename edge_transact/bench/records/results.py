@@ -20,42 +20,7 @@ SAMPLE_FIELDS = (
 
 
 class Result(TypedDict):
-    """All fields of a result, in the order of CSV columns.
-
-    Attributes:
-        load_s: Library, weights and KV cache, without kernels.
-        kernel_build_s: Kernels compiled on the device, or restored; part of no other duration.
-        ttft_s: Time to the first token; of a batch, until each answer has it.
-        prefill_s: The prompts and the choice of the first tokens.
-        decode_s: The tokens after the first.
-        e2e_s: The complete repetition.
-        kernels_restored: Whether no visit had to compile kernels.
-        baseline: Name of the first model; None if this result is its own, or if there is none to compare with.
-        pairs: Rounds in which both took turns. 0 if they didn't: then the repetitions are compared without pairs.
-        verdict: Of `e2e_speedup`: ``faster``, ``slower``, ``noise`` if the interval holds 1, ``unknown`` without one.
-        warnings: Imprecise results or ratios: how imprecise, and the likely cause.
-        decode_tok_s: Speed of the tokens after the first; None if there are none.
-        decode_step_p50_s: Percentiles over the decoded tokens of all repetitions.
-        peak_rss_mib: Peak resident memory of the process.
-        kv_mib: KV cache of a full context.
-        weights_mib: Shards on disk.
-        throttled: Whether Android's ``ThermalStatus`` was LIGHT or worse.
-        cpu_mhz: Median clock of the fastest core.
-        gpu_mhz: Median clock of the GPU.
-        other_cpu_share: Median share of all CPU cores that other processes took; hosts only.
-        decode_read_gb_s: Bytes that a decoded token must read, divided by its time.
-        bandwidth_share: The same as a share of the chip's peak bandwidth.
-        energy_per_token_j: Energy of a repetition divided by its generated tokens.
-        prefill_slow: Whether prefill is slower than decoding as many tokens, the sign of a bad kernel.
-        tokens: Token ids of the first repetition; None from an app, whose engine tells only their text.
-        tokens_equal: Whether all repetitions generated the same.
-        tokens_checked: Tokens of the build's parity record.
-        tokens_agreed: Tokens of it that the library generated before the first difference.
-        build: Versions that the DIST was built with.
-        test: This and the following fields are those of llama.cpp's llama-bench, for a complete repetition, as in its
-            ``pg`` tests.
-        samples: The repetitions, each with `SAMPLE_FIELDS`.
-    """
+    """All fields of a result, in the order of CSV columns. ``docs/bench-reference.md`` explains each."""
 
     model: str
     model_digest: str

@@ -1,8 +1,7 @@
 """One Android device over adb: shell, push and pull with timeouts, and with adb's own words when they fail.
 
-adbutils talks to the adb server. This module adds what a bench needs: every argument is quoted, every socket has a
-timeout, an exit code counts only if the device sent it, and a device that goes away is distinguished from one that
-answers with an error.
+adbutils talks to the adb server. Here every argument is quoted, every socket has a timeout, an exit code counts only if
+the device sent it, and a device that goes away is distinguished from one that answers with an error.
 """
 
 from __future__ import annotations
@@ -49,9 +48,7 @@ class ShellOutput:
 
 
 def adb_client() -> adbutils.AdbClient:
-    """Connect to the server that adb itself would use.
-
-    It is named by ``ADB_SERVER_SOCKET``, or by ``ANDROID_ADB_SERVER_ADDRESS`` and ``ANDROID_ADB_SERVER_PORT``.
+    """Connect to the server that adb's environment variables name.
 
     Raises:
         EdgeTransactError: adbutils is not installed, or the port isn't a number.
@@ -148,8 +145,8 @@ class AndroidDevice:
              on_bytes: Callable[[int], None] = lambda n: None) -> None:  # fmt: skip
         """Write a file on the device.
 
-        This speaks the sync protocol (AOSP ``adb/SYNC.TXT``) itself, because adbutils' push has no timeout, so that it
-        waits forever for a device that is gone, and sends only 4 KiB at a time.
+        This speaks the sync protocol (AOSP ``adb/SYNC.TXT``) itself: adbutils' push waits forever for a device that is
+        gone, and sends only 4 KiB at a time.
 
         Raises:
             DeviceRefused: The device could not write the file, for example because its storage is full.
@@ -230,15 +227,11 @@ class ShellStream:
         self._buffer = bytearray()
 
     def packets(self, deadline: float, stop: threading.Event | None = None) -> Iterator[tuple[int, bytes]]:
-        """Yield ``(STDOUT or STDERR, bytes)`` as they come, until the command ends.
-
-        Args:
-            deadline: Time on `time.monotonic`'s clock.
-            stop: Ends the iteration early; `code` is then still None.
+        """Yield ``(STDOUT or STDERR, bytes)`` until the command ends, or `stop` is set: then `code` is None.
 
         Raises:
             DeviceLost: The connection ended without an exit code: adb itself would have returned 0.
-            CommandTimeout: The command is still running at the deadline.
+            CommandTimeout: The command is still running at the deadline, on `time.monotonic`'s clock.
         """
         while self.code is None:
             if stop is not None and stop.is_set():

@@ -54,8 +54,8 @@ exit 0
 def find_devices(selector: str) -> list[AndroidDevice]:
     """Find the devices that ``--device`` names: a serial, several joined by commas, or ``all``.
 
-    An address that adb does not know, for example after its server has restarted, is connected to. A phone that adb
-    knows by several serials is one of ``all``, over USB where it is plugged in.
+    An address that adb does not know is connected to. A phone that adb knows by several serials is one of ``all``, over
+    USB where it is plugged in.
 
     Raises:
         UsageError: adb does not know a device, or two serials name one phone.
@@ -166,11 +166,6 @@ def describe(device: AndroidDevice) -> DeviceInfo:
 
 def check(info: DeviceInfo, target: str, needed_mib: float) -> None:
     """Refuse what cannot work before anything is pushed.
-
-    Args:
-        info: What the device reports about itself.
-        target: ``android`` or ``android-cpu``.
-        needed_mib: Memory that the largest model needs.
 
     Raises:
         EdgeTransactError: Wrong ABI, an Android that is too old, no OpenCL for ``android``, too little memory, or a

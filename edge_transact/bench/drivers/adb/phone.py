@@ -16,15 +16,7 @@ GRACE_S = 10
 
 
 class PhoneDriver:
-    """Base of the drivers that run on a phone.
-
-    Args:
-        device: The phone.
-        info: What it reports about itself.
-        label: Name of the phone, unlike that of each other phone in the plan.
-        target: ``android`` or ``android-cpu``.
-        conditions: Conditions of the plan.
-    """
+    """Base of the drivers that run on a phone."""
 
     def __init__(
         self, device: AndroidDevice, info: DeviceInfo, label: str, target: str, conditions: Conditions
@@ -45,10 +37,7 @@ class PhoneDriver:
         return self.device.wait(timeout_s, stop)
 
     def fix_performance(self) -> None:
-        """Try to enter Android 12's fixed-performance mode, and record whether the phone has it.
-
-        A phone that has it is asked each time, because it may have rebooted in the meantime.
-        """
+        """Try to enter Android 12's fixed-performance mode, each time, because the phone may have rebooted."""
         if self.fixed_performance is not False:
             self.fixed_performance = self._set_fixed_performance("true")
 

@@ -40,24 +40,13 @@ def sync_files(
     mode: int = 0o644,
     on_bytes: Callable[[int], None] = lambda n: None,
 ) -> list[str]:
-    """Make sure that a directory on the device holds these files.
+    """Make sure that a directory on the device holds these files, given by name. Returns the names of those pushed.
 
     A file whose sha256 is right stays. Any other is pushed under a temporary name, checked on the device, and renamed,
     so that an interrupted push leaves the old file or none. Other files in the directory stay too.
 
-    Args:
-        device: The device.
-        directory: Absolute path on the device.
-        files: Local path of each file, by its name on the device.
-        mode: Permissions of pushed files.
-        on_bytes: Called with the size of each chunk sent.
-
-    Returns:
-        Names of the files that were pushed.
-
     Raises:
         DeviceRefused: Not enough storage, or a file arrived damaged twice.
-        DeviceLost: The device went away.
     """
     digests = {name: sha256(path) for name, path in files.items()}
     changed = changed_files(device, directory, files, digests)
@@ -69,17 +58,10 @@ def sync_files(
 def changed_files(
     device: AndroidDevice, directory: str, files: Mapping[str, Path], digests: Mapping[str, str]
 ) -> list[str]:
-    """Names of the files that a directory on the device lacks or has with another sha256, if there is room for them.
-
-    Args:
-        device: The device.
-        directory: Absolute path on the device; it is made.
-        files: Local path of each file, by its name on the device.
-        digests: sha256 of each file, by the same names.
+    """Names of the files that a directory on the device, which is made, lacks or has with another sha256.
 
     Raises:
-        DeviceRefused: Not enough storage.
-        DeviceLost: The device went away.
+        DeviceRefused: There is no room for them.
     """
     present, free = _look(device, directory, list(files))
     changed = [name for name in files if present.get(name) != digests[name]]
@@ -98,17 +80,8 @@ def push_file(
 ) -> None:
     """Push a file under a temporary name, check it on the device, and rename it.
 
-    Args:
-        device: The device.
-        source: Local path.
-        target: Absolute path on the device.
-        digest: The file's sha256.
-        mode: Permissions.
-        on_bytes: Called with the size of each chunk sent.
-
     Raises:
         DeviceRefused: The file could not be written, or arrived damaged twice.
-        DeviceLost: The device went away.
     """
     for _attempt in range(2):
         device.push(source, f"{target}.partial", mode=mode, on_bytes=on_bytes)

@@ -27,16 +27,7 @@ TVM_DEVICE = {"android": "opencl", "android-cpu": "cpu"}
 
 
 class RunnerDriver(PhoneDriver):
-    """Implements `Driver` with the runner of ``android_bench/``.
-
-    Args:
-        device: The phone.
-        info: What it reports about itself.
-        label: Name of the phone, unlike that of each other phone in the plan.
-        target: ``android`` or ``android-cpu``.
-        conditions: Conditions of the plan.
-        runner: Directory that holds the runner and its shared libraries.
-        clean: Remove the models from the phone at the end.
+    """Implements `Driver` with the runner of ``android_bench/``, which the directory `runner` holds.
 
     Raises:
         UsageError: `runner` holds no runner.
