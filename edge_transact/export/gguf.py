@@ -74,7 +74,7 @@ def export_gguf(
         force: Replace `output` if it exists.
 
     Raises:
-        UsageError: `kind` isn't what the DIST has.
+        UsageError: `kind` isn't the DIST's.
         EdgeTransactError: The model can't be read or doesn't fit `kind`, `output` exists, its disk is full, or GGUF has
             no name for the tokenizer.
     """

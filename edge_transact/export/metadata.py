@@ -18,13 +18,7 @@ from edge_transact.widths import describe
 
 
 def add_metadata(writer: gguf.GGUFWriter, model: Model, name: str) -> None:
-    """Adds metadata for people and apps, and what restores the checkpoint (`layout.CONFIG`).
-
-    Args:
-        writer: The file.
-        model: The model.
-        name: The name that apps show.
-    """
+    """Adds metadata for people and apps, which show `name`, and for restoring the checkpoint (`layout.CONFIG`)."""
     parameters = costs.parameters(model.plan)
     provenance = _provenance(model.directory)
     metadata = gguf.Metadata(name=name, size_label=gguf.size_label(parameters, 0, 0, 0))

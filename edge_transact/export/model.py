@@ -41,20 +41,12 @@ QUANTIZATION = "q4f16_0"
 
 @dataclass(frozen=True)
 class Model:
-    """A model to export.
+    """A model to export; `kind` is the type of most matrices.
 
     Attributes:
         source: The MODEL as the user named it, or the one that the DIST was built from.
         directory: Holds the tokenizer and the provenance.
-        config: ``config.json``, or what a DIST keeps of it.
-        plan: The widths.
-        rope_theta: See `Checkpoint`.
-        rope_scaling: See `Checkpoint`.
-        context_length: The most tokens of a sequence.
-        rope_pairs: Each layer's RoPE pairs.
-        kind: The type of most matrices.
-        places: Each tensor's place in the file.
-        tensors: The tensors.
+        config: ``config.json``, or as much of it as a DIST keeps.
     """
 
     source: str
@@ -76,12 +68,10 @@ class Model:
 
     @property
     def architecture(self) -> str:
-        """llama.cpp's name of the architecture."""
         return layout.UNIFORM if len(set(self.whole.layers)) == 1 else layout.VARIABLE
 
     @property
     def rms_norm_eps(self) -> float:
-        """What norms add to the mean square."""
         return float(self.config.get("rms_norm_eps", 1e-6))  # transformers' default
 
 
@@ -89,9 +79,7 @@ class Model:
 def open_model(model: str, kind: str | None) -> Iterator[Model]:
     """Opens a MODEL or a DIST for the body of a ``with``.
 
-    Args:
-        model: A MODEL or a DIST.
-        kind: One of `KINDS`; `None` for ``f16``, or for the DIST's own.
+    `kind` is one of `KINDS`; `None` for ``f16``, or for the DIST's own.
 
     Raises:
         UsageError: `kind` isn't the DIST's.

@@ -1,7 +1,6 @@
 """Writes a checkpoint as ``nemotron-nas`` for vLLM and mlx-lm: a LLaMA whose MLPs differ in size.
 
-Tensors stay the same. ``config.json`` gets a block for each layer: the query heads of each KV head, and a factor for
-the MLP's size. If layers are alike, it is a stock LLaMA's, which can express any width.
+Tensors stay. ``config.json`` gets a block for each layer, or is a stock LLaMA's if layers are alike.
 """
 
 from __future__ import annotations

@@ -47,13 +47,7 @@ def packed_bytes(place: Place, kind: Kind) -> int:
 
 @dataclass(frozen=True)
 class CheckpointTensors:
-    """A checkpoint's tensors, matrices in one kind and vectors in float32.
-
-    Attributes:
-        checkpoint: The checkpoint.
-        places: Each tensor's place in the file.
-        kind: F16, BF16 or Q8_0. Matrices whose rows aren't whole blocks of Q8_0 are F16.
-    """
+    """A checkpoint's tensors: vectors in float32, matrices in `kind`, or F16 if rows aren't whole blocks of Q8_0."""
 
     checkpoint: Checkpoint
     places: Mapping[str, Place]
@@ -71,21 +65,13 @@ class CheckpointTensors:
         return {name: kind(place) for name, place in self.places.items()}
 
     def packed(self) -> Iterator[np.ndarray]:
-        """See `Tensors`.
-
-        Raises:
-            EdgeTransactError: A weight isn't finite in `kind`; the message names its tensor.
-        """
+        """See `Tensors`. Raises an `EdgeTransactError` with the tensor's name if a weight isn't finite in `kind`."""
         for name, kind in self.kinds().items():
             yield cast(name, self.checkpoint.tensor(name), self.places[name], kind)
 
 
 def cast(name: str, tensor: torch.Tensor, place: Place, kind: Kind) -> np.ndarray:
-    """A GGUF tensor from values: rounded to `kind`, then put in its place.
-
-    Raises:
-        EdgeTransactError: A weight isn't finite in `kind`.
-    """
+    """A GGUF tensor from values: rounded to `kind`, in which they must be finite, then put in its place."""
     if tensor.ndim == 1:
         return place.put_rows(tensor.float().numpy()).view(np.uint8)
     packed = np.empty((len(tensor), packed_bytes(place, kind) // place.shape[0]), np.uint8)
@@ -118,13 +104,6 @@ class ShardTensors:
     4-bit matrices become Q4_0 with the shards' codes and scales. If Q4_0 would split a group, because heads are padded
     or rows aren't a multiple of 32, a matrix gets the values that MLC's kernels multiply by, in the model's dtype.
     Unquantized matrices keep their dtype; vectors become float32.
-
-    Attributes:
-        reader: The shards.
-        sources: The definition's parameters.
-        quantization: The shards' quantization.
-        plan: The widths.
-        places: Each tensor's place in the file.
     """
 
     reader: ShardReader

@@ -1,4 +1,4 @@
-"""Where the tensors of a checkpoint are in a GGUF file.
+"""The places of a checkpoint's tensors in a GGUF file.
 
 llama.cpp rotates neighbouring dims of a head, and transformers dims that are half a head apart, so the rows of q and k
 are interleaved by head (``LlamaModel.permute`` in llama.cpp's ``convert_hf_to_gguf.py``). llama.cpp has one head dim

@@ -1,4 +1,4 @@
-"""What is measured of a model while it is trained: perplexity of text that no training reads, and scores on tasks."""
+"""Evaluation during training: perplexity of text that is not trained on, and scores on tasks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WINDOWS, WINDOW = 8, 512
 
 
 def evaluation(source: Checkpoint, options: HealOptions, processes: Processes) -> Evaluate | None:
-    """What measures the student now and then; `None` if the options don't ask for it.
+    """A function that measures the student; `None` if the options don't ask for it.
 
     Its figures are ``perplexity``, by text, and ``tasks``, the main metric by task.
 

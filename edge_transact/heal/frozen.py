@@ -1,8 +1,5 @@
-"""A model whose weights nobody trains: they stay in the checkpoint's files, mapped, in the dtype of the files.
-
-A teacher, and what LoRA adapts. The system reads pages when a layer computes and drops them when memory is short, so a
-model may be larger than memory.
-"""
+"""A model that isn't trained: a teacher, or the weights under LoRA. Its weights are mapped from the checkpoint's files,
+in their dtype, so it may be larger than memory."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from edge_transact.heal.lean import make_lean
 
 
 class _Linear(torch.autograd.Function):
-    """A linear that keeps only the weight itself for its backward pass, not what that is in the dtype of products."""
+    """A linear that keeps only the weight itself for its backward pass, without its copy in the inputs' dtype."""
 
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -49,11 +46,9 @@ class FrozenLinear(nn.Linear):
 
 
 def load_frozen(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
-    """A checkpoint as a lean model of transformers on the CPU, without gradients.
+    """A checkpoint, whose files must stay, as a lean model of transformers on the CPU, without gradients.
 
-    Args:
-        checkpoint: The model. Its files must stay.
-        dtype: The dtype of hidden states.
+    `dtype` is that of hidden states.
     """
     register()
     config = AutoConfig.from_pretrained(checkpoint.path, attn_implementation=causal_attention.NAME)

@@ -40,16 +40,8 @@ CHUNK_WEIGHTS = 1 << 18
 
 @dataclass
 class _Matrix:
-    """A matrix on the grid.
-
-    Attributes:
-        parameter: What the model computes with: the rounded weights, ``[rows, in]``.
-        exact: The exact weights; the same tensor as the rounded ones if they aren't trained.
-        initial: The scales at the beginning, fp32 ``[rows, groups]``.
-        change: The logarithm of what they have grown by since, fp32.
-        mean: The running mean of the gradient with respect to `change`.
-        size: The running mean of its size over the matrix, a scalar.
-    """
+    """A matrix on the grid: `parameter` has the rounded weights, `change` the log of each scale's growth since
+    `initial`."""
 
     parameter: nn.Parameter
     exact: torch.Tensor
@@ -63,11 +55,8 @@ class Grid:
     """The weights of a model under training, exact and rounded.
 
     Args:
-        scales: The scales at the beginning of each matrix, by its name in the checkpoint: ``[rows, groups]``.
+        scales: The initial scales of each matrix, by its name in the checkpoint: ``[rows, groups]``.
         quantization: The 4-bit quantization that they are for.
-
-    Attributes:
-        dtype: The quantization's model dtype, which holds rounded weights and scales.
     """
 
     def __init__(self, scales: Mapping[str, torch.Tensor], quantization: Quantization) -> None:
@@ -80,11 +69,10 @@ class Grid:
         self._stored = torch.bfloat16 if self.dtype == torch.float32 else self.dtype
 
     def attach(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Takes over a model's parameters: from now on, they hold rounded weights.
+        """Takes over a model's parameters, fp32 by their names in the checkpoint: from now on, they hold rounded
+        weights.
 
-        Args:
-            parameters: All parameters by their names in the checkpoint, fp32. Those without a gradient are rounded and
-                stay as they are.
+        Those without a gradient are rounded and stay as they are.
 
         Raises:
             UsageError: They are sharded over several processes.
@@ -106,7 +94,7 @@ class Grid:
         self.round()
 
     def exact(self, name: str) -> torch.Tensor:
-        """The exact weights of a parameter, whose values may be written to; `round` comes after that."""
+        """The exact weights of a parameter. After writing to them, call `round`."""
         return self._matrices[name].exact if name in self._matrices else self._others[name][1]
 
     def scales(self) -> dict[str, torch.Tensor]:
@@ -116,7 +104,7 @@ class Grid:
     def tensors(self, *, descent: bool) -> dict[str, torch.Tensor]:
         """The state beside exact weights: of the scales, and of the descent that moves them.
 
-        Writing to the tensors changes the state; `round` comes after that.
+        After writing to these tensors, call `round`.
         """
         found = {}
         for name, matrix in self._matrices.items():
@@ -127,7 +115,7 @@ class Grid:
 
     @torch.no_grad()
     def step(self, update: Callable[[], object], rate: float, number: int) -> None:
-        """A step of the exact weights and of the scales, whose gradients the parameters have.
+        """Moves exact weights and scales along the gradients of the parameters.
 
         Args:
             update: The optimizer's step, which sees exact weights.
@@ -174,11 +162,7 @@ class Grid:
         return (matrix.initial * matrix.change.exp()).to(self._stored).float()
 
     def _learn(self, matrix: _Matrix, scales: torch.Tensor, rate: float, number: int) -> None:
-        """A step of the scales.
-
-        As in Adam, a large gradient moves a scale by the rate. What is large is decided by the mean in the matrix, so
-        that scales which the text says nothing of stay.
-        """
+        """A step of the scales, by the mean gradient relative to its mean size in the matrix."""
         gradient = torch.empty_like(scales)
         assert matrix.parameter.grad is not None
         for rows, columns in _chunks(matrix.exact):

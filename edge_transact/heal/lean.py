@@ -1,7 +1,6 @@
 """A transformers LLaMA whose backward pass keeps and computes less.
 
-Norms and gates are computed again in the backward pass from their inputs, so that a layer keeps half as much. Attention
-is `checkpoint.causal_attention`: without a mask, in blocks, for values of any head dim.
+Norms and gates are computed again from their inputs. Attention is `checkpoint.causal_attention`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""The loss over the vocabulary and its gradients, some tokens at a time.
-
-Logits are as large as all else together: 49,152 for each token of SmolLM2. Those of a few tokens are computed, compared
-with what is expected, turned into gradients at once, and forgotten.
-"""
+"""The loss over the vocabulary and its gradients, for a few tokens at a time, since logits take much memory."""
 
 from __future__ import annotations
 
@@ -28,8 +24,8 @@ class DensePredictions:
 
     Attributes:
         hidden: ``[tokens, hidden_size of the teacher]``, in the dtype of products.
-        head: `lm_head`'s weight, ``[vocab_size, hidden_size of the teacher]``, in the checkpoint's dtype: whoever keeps
-            predictions keeps no copy of it.
+        head: `lm_head`'s weight, ``[vocab_size, hidden_size of the teacher]``, in the checkpoint's dtype, without a
+            copy.
     """
 
     hidden: torch.Tensor
@@ -38,12 +34,7 @@ class DensePredictions:
 
 @dataclass(frozen=True)
 class TopPredictions:
-    """A teacher's likeliest predictions of some tokens.
-
-    Attributes:
-        ids: int32 ``[tokens, k]``.
-        log_probabilities: fp16 ``[tokens, k]``.
-    """
+    """A teacher's likeliest predictions of some tokens: int32 ids and fp16 log-probabilities, both ``[tokens, k]``."""
 
     ids: torch.Tensor
     log_probabilities: torch.Tensor
@@ -176,8 +167,8 @@ def _compare(
 def _top_divergence(
     log_student: torch.Tensor, predictions: TopPredictions, share: float, out: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The divergence over the kept tokens and one more that stands for all others; and, in `out`, the gradient of
-    `share` of it plus `1 - share` of the student's probabilities, which is what the cross-entropy adds."""
+    """The divergence over the kept tokens and one for all others; and in `out`, the gradient of `share` of it plus `1 -
+    share` of the student's probabilities, which the cross-entropy adds."""
     ids = predictions.ids.long()
     log_teacher = predictions.log_probabilities.float()
     teacher = log_teacher.exp()

@@ -1,4 +1,4 @@
-"""What is written of a training while it runs: the log, rows of ``metrics.jsonl``, and TensorBoard if it is installed.
+"""Figures of a training: the log, ``metrics.jsonl``, and TensorBoard if it is installed.
 
 A row is an object with ``step`` and ``tokens``. Rows of training have ``loss``, ``learning_rate``, ``gradient_norm``
 and ``tokens_per_s``; rows of measurements have ``held_out_loss``, or ``perplexity`` by text and ``tasks`` by task.
@@ -27,11 +27,7 @@ TENSORBOARD = "tensorboard"
 
 
 class Measures:
-    """The figures of one training.
-
-    Attributes:
-        rows: The rows so far, those of an interrupted run included.
-    """
+    """The figures of one training; `rows` include those of an interrupted run."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
@@ -39,18 +35,11 @@ class Measures:
 
     @property
     def tokens_per_s(self) -> float:
-        """In training steps of this process's life."""
+        """Of this process's training steps, without measurements and snapshots."""
         return self._tokens / max(self._spent_s, 1e-9)
 
     def trained(self, tokens: int, seconds: float, row: dict[str, Any], left: int) -> None:
-        """A step of so many tokens that took so long.
-
-        Args:
-            tokens: Of the step.
-            seconds: Of the step alone, without measurements and snapshots.
-            row: Its figures.
-            left: The tokens that are left.
-        """
+        """Adds the row of a step; `left` is how many tokens are still to train on."""
         self._tokens += tokens
         self._spent_s += seconds
         self.add(row | {"tokens_per_s": tokens / seconds})

@@ -1,4 +1,4 @@
-"""The options of recovery training: on which text, how much of it, what is learned from, and how large a step is."""
+"""The options of recovery training."""
 
 from __future__ import annotations
 
@@ -109,5 +109,5 @@ class HealOptions(TrainOptions):
     ] = None
 
     def identity(self) -> dict[str, Any]:
-        """Everything that the result depends on, as JSON values by option; TEXTs are known by their content."""
+        """Everything that the result depends on, as JSON values by option, without texts, whose content counts."""
         return self.model_dump(mode="json", exclude={"train", "eval_every", "tasks"})

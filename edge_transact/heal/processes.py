@@ -1,7 +1,6 @@
-"""One process or several: what a training asks of accelerate.
+"""One process or several, through accelerate.
 
-`accelerate launch` and `torchrun` start processes that know of each other, with DDP or FSDP2 as their configuration
-says. Without them there is one process, and everything here is a formality.
+`accelerate launch` and `torchrun` start processes that know of each other, with DDP or FSDP2 as configured.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ class Processes:
 
     Attributes:
         count: How many there are.
-        rank: The number of this one; 0 writes what is written once.
-        device: What this one computes on.
+        rank: The number of this one; 0 writes the files and the log.
+        device: This one's device.
         dtype: The dtype of products: bf16 where the device multiplies it fast. Weights and sums are fp32.
 
     Raises:
@@ -82,7 +81,7 @@ class Processes:
         self.accelerator.free_memory()
 
     def part(self, model: nn.Module, *, last: bool) -> AbstractContextManager[object]:
-        """While the body computes a part of a step's gradients: only the last one exchanges them."""
+        """A context for a part of a step's gradients: only the last part exchanges them between processes."""
         return self.accelerator.no_sync(model) if not last else _nothing()
 
     def total(self, *values: float) -> list[float]:
@@ -94,7 +93,7 @@ class Processes:
             return self.accelerator.reduce(tensor.to(self.device)).tolist()
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Waits until all processes are here."""
         with self.failing_together():
             self.accelerator.wait_for_everyone()
 
@@ -103,7 +102,7 @@ class Processes:
         self.accelerator.end_training()
 
     def tell(self, value: Any) -> Any:
-        """What process 0 has, for all."""
+        """The value of process 0, in all processes."""
         if self.count == 1:
             return value
         from accelerate.utils import broadcast_object_list
@@ -114,7 +113,7 @@ class Processes:
 
     @contextmanager
     def journal_of(self, what: str, ingredients: Mapping[str, object], start: Start) -> Iterator[Journal]:
-        """`journal_of` by process 0; the others share its directory, which they must be able to reach."""
+        """`resume.journal_of` in process 0; the others share its directory, which they must be able to reach."""
         if not self.is_main:
             directory, failure = self.tell(None)
             if directory is None:
@@ -142,9 +141,10 @@ class Processes:
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:
-        """Leaves word of a failure of the body for the other processes, or says which word another has left.
+        """Writes a failure of the body where other processes find it, or raises with the failure that another has
+        written.
 
-        A process that is gone breaks the connection of those that wait for it, at once.
+        When a process ends, those that wait for it lose the connection at once.
         """
         try:
             yield

@@ -1,8 +1,7 @@
-"""A penalty on what the student repeats when it goes on with a text by itself.
+"""A penalty on repetition in the student's own continuations.
 
 Welleck et al., "Neural Text Generation with Unlikelihood Training" (ICLR 2020), the sequence-level objective, for
-greedy continuations, since answers are greedy. A model that has begun to loop is where no text leads, so that no text
-teaches it to leave: only what it writes itself does.
+greedy continuations, since answers are greedy. No text teaches a model to leave a loop, since no text leads into one.
 """
 
 from __future__ import annotations
@@ -29,13 +28,10 @@ EVERY_TOKENS = 128
 
 
 def rows_of(length: int) -> int:
-    """Continuations of a sequence.
-
-    Args:
-        length: The tokens of a sequence.
+    """The number of continuations of a sequence of `length` tokens.
 
     Raises:
-        UsageError: They are too few to be gone on with.
+        UsageError: The sequence is too short to be continued.
     """
     if length <= CONTEXT:
         raise UsageError(
@@ -46,13 +42,9 @@ def rows_of(length: int) -> int:
 
 
 def contexts(sequence: Sequence, number: int) -> torch.Tensor:
-    """What is gone on with: int64 ``[rows, CONTEXT]``.
+    """The beginnings to continue: int64 ``[rows, CONTEXT]``, drawn by the sequence's number.
 
     Of chats, the tokens in front of answers; where there are too few of these, those in front of any token.
-
-    Args:
-        sequence: A sequence of text.
-        number: Its number, which decides what is taken.
     """
     draw = torch.Generator().manual_seed(number)
     begins = (sequence.counted[CONTEXT:] & ~sequence.counted[CONTEXT - 1 : -1]).nonzero()[:, 0]
@@ -64,7 +56,7 @@ def contexts(sequence: Sequence, number: int) -> torch.Tensor:
 
 @torch.no_grad()
 def go_on(model: PreTrainedModel, ids: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
-    """The likeliest next token, again and again: int64 ``[rows, CONTINUATION]``.
+    """Greedy continuations: int64 ``[rows, CONTINUATION]``.
 
     Args:
         model: As in `student.generating`.
@@ -81,13 +73,10 @@ def go_on(model: PreTrainedModel, ids: torch.Tensor, head: torch.Tensor) -> torc
 
 
 def repeated(ids: torch.Tensor, ends: Collection[int]) -> torch.Tensor:
-    """Which tokens of continuations end an n-gram that the continuation has had before: bool like `ids`.
+    """Which tokens of continuations ``[rows, tokens]`` end an n-gram that the continuation has had before: bool like
+    `ids`.
 
-    None does after an answer has ended.
-
-    Args:
-        ids: int64 ``[rows, tokens]``.
-        ends: Tokens that end an answer.
+    None does after one of `ends`, the tokens that end an answer.
     """
     grams = ids.unfold(1, NGRAM, 1)
     again = (grams[:, :, None] == grams[:, None]).all(-1).tril(-1).any(-1)
@@ -99,7 +88,7 @@ def penalty(hidden: torch.Tensor, weight: torch.Tensor, ids: torch.Tensor) -> to
     """The summed unlikelihood of tokens, in nats: fp32 scalar.
 
     Args:
-        hidden: Hidden states in front of `lm_head` that predict them, ``[tokens, hidden_size]``.
+        hidden: Hidden states in front of `lm_head`, ``[tokens, hidden_size]``.
         weight: `lm_head`'s weight, ``[vocab_size, hidden_size]``.
         ids: int64 ``[tokens]``.
     """

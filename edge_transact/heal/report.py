@@ -59,14 +59,7 @@ def write_report(result: HealResult, directory: Path, text: str, *, force: bool 
 def page(
     values: Mapping[str, Any], facts: Mapping[str, str], rows: Sequence[Mapping[str, Any]], origin: Origin
 ) -> Report:
-    """The page.
-
-    Args:
-        values: The content of ``report.json``.
-        facts: What was done.
-        rows: Those of ``metrics.jsonl``.
-        origin: Where the figures come from.
-    """
+    """The page, from the content of ``report.json``, the facts of the run, and the rows of ``metrics.jsonl``."""
     known, teacher = values["perplexity"], values["perplexity"].get("teacher")
     before, after = known["before"], known["after"]
     against = f" (teacher {number(teacher)})" if teacher else ""

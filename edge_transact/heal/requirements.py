@@ -23,14 +23,8 @@ from edge_transact.widths import WidthPlan
 def requirements(
     source: Checkpoint, teacher: Checkpoint | None, options: HealOptions, *, report_of: str | None = None
 ) -> Requirements:
-    """What training a checkpoint in one process does and needs.
-
-    Args:
-        source: What is trained.
-        teacher: What it learns from, if anything.
-        options: How.
-        report_of: The name of the trained model, if a report follows.
-    """
+    """The steps, memory and disk of training a checkpoint in one process; `report_of` names the model if a report
+    follows."""
     length = length_of(source.config, options.train_window)
     schedule = Schedule.of(options, length)
     tokens = schedule.steps * schedule.batch_tokens
@@ -61,11 +55,11 @@ def trained_parameters(plan: WidthPlan, options: HealOptions) -> int:
 def memory_bytes(plan: WidthPlan, options: HealOptions, length: int, dtype: torch.dtype) -> int:
     """The most bytes of tensors at once: weights, gradients, AdamW's two means, activations and logits.
 
-    The teacher's weights and those that LoRA adapts are mapped files, which take no memory that others need.
+    The teacher's weights and those under LoRA are mapped files, which take no memory that others need.
 
     Args:
         plan: The student's widths.
-        options: What is trained, and how much at once.
+        options: How it is trained.
         length: Tokens of a sequence.
         dtype: The dtype of products.
     """

@@ -55,8 +55,8 @@ class HealResult(Summarized):
         checkpoint: The healed checkpoint.
         source: The one before.
         options: The options.
-        trained: What the training came to.
-        record: What ``edge_transact.json`` says about it.
+        trained: The outcome of the training.
+        record: The entry in ``edge_transact.json``.
         measures: Its figures.
         is_main: Whether this is the process that reports, of those that trained it together.
         seconds: Wall time of the run.
@@ -113,22 +113,21 @@ def heal(
     finish: Callable[[HealResult], object] | None = None,
     together: Processes | None = None,
 ) -> HealResult:
-    """Trains a pruned model on what its teacher predicts, and writes the better checkpoint.
+    """Trains a pruned model on its teacher's predictions, and writes the better checkpoint.
 
-    What an interrupted run with the same options has done is taken over, whatever its output was.
+    An interrupted run with the same options continues, whatever its output was.
 
     ``heal("pruned", Path("healed"), HealOptions(train_tokens=65536))``
 
     Args:
         model: A checkpoint that ``prune`` or ``heal`` wrote, or another MODEL with a teacher.
         output: The directory to write.
-        options: On what it is trained, and how.
-        resume: Fail if there is no interrupted run to go on with.
+        options: The text and how to train on it.
+        resume: Fail if there is no interrupted run to continue.
         fresh: Start over instead.
         force: Replace `output` if it exists.
-        finish: Called with the result, such as to write a report; until it returns, what the run has done is kept.
-        together: The processes that train it, which go on together afterwards; `None` for those that were launched,
-            which part in the end.
+        finish: Called with the result, such as to write a report; until it returns, the run's state is kept.
+        together: The processes that train it, for further work afterwards; by default those that were launched.
 
     Raises:
         UsageError: There is no teacher, options contradict the model, or there is nothing to resume.
@@ -247,10 +246,7 @@ def teacher_of(
 ) -> tuple[Checkpoint | None, str | None]:
     """The model to learn from, and its name; none if the text alone is learned.
 
-    Args:
-        source: The checkpoint to train.
-        options: How.
-        model: The name of the checkpoint in messages; its path by default.
+    `model` names the checkpoint in messages; its path by default.
 
     Raises:
         UsageError: None is given, and the checkpoint doesn't name one that is here.
@@ -300,7 +296,7 @@ def ingredients(
 
 
 def _provenance(source: Checkpoint, model: str) -> dict[str, Any]:
-    """What the checkpoint says about its making; a model that says nothing is its own source."""
+    """The checkpoint's provenance; a model without one is its own source."""
     with suppress(OSError, ValueError):
         found = json.loads((source.path / PROVENANCE_FILE).read_text())
         if isinstance(found, dict):

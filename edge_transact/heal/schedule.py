@@ -31,7 +31,7 @@ measuring takes a tenth of the time or so."""
 
 
 def length_of(config: Any, window: int | None) -> int:
-    """Tokens of a sequence, given what was asked for and a checkpoint's ``config.json``.
+    """Tokens of a sequence, given ``--train-window`` and a checkpoint's ``config.json``.
 
     Raises:
         UsageError: It is more than the model's context.

@@ -1,7 +1,6 @@
-"""The state of a training in the run's journal: it continues where it was stopped, on any number of processes.
+"""The state of a training in the run's journal, from which it continues on any number of processes.
 
-A snapshot is one group of whole tensors. What processes share is gathered tensor by tensor, and when it is read, each
-process keeps its part.
+A snapshot is one group of whole tensors: sharded ones are gathered, and on reading, each process keeps its part.
 """
 
 from __future__ import annotations
@@ -22,12 +21,7 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 class Snapshots:
-    """The snapshots of one training: the latest, and the weights of the best step.
-
-    Args:
-        journal: The run's.
-        processes: Those that write and read; all of them call each method.
-    """
+    """The latest snapshot of one training, and the weights of its best step. All processes call each method."""
 
     def __init__(self, journal: Journal, processes: Processes) -> None:
         self._journal, self._processes = journal, processes

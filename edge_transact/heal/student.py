@@ -1,4 +1,4 @@
-"""The model that is trained: loaded lean, with LoRA if that is wanted, and its tensors to write."""
+"""The model that is trained: loading, LoRA, the loss, and the tensors to write."""
 
 from __future__ import annotations
 
@@ -26,10 +26,7 @@ LORA_ALPHA = 2
 
 
 def load(checkpoint: Checkpoint, options: HealOptions) -> PreTrainedModel:
-    """A checkpoint to train as a lean model of transformers on the CPU, whose hidden states are fp32.
-
-    Weights are fp32, but those that LoRA adapts are as in the checkpoint's files.
-    """
+    """A checkpoint to train as a lean model of transformers on the CPU, in fp32 except weights under LoRA."""
     if options.lora is not None:
         return load_frozen(checkpoint, torch.float32)
     disable_progress_bar()
@@ -43,7 +40,7 @@ def load(checkpoint: Checkpoint, options: HealOptions) -> PreTrainedModel:
 
 @contextmanager
 def generating(model: PreTrainedModel) -> Iterator[None]:
-    """While the body runs, what `load` returned has torch's own attention, for padded prompts and a KV cache."""
+    """In the body, a model from `load` has torch's own attention, for padded prompts and a KV cache."""
     # Layers of an `EdgeLlamaModel` have configurations of their own.
     configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}.values()
     before = [config._attn_implementation for config in configs]
@@ -60,12 +57,9 @@ class Student(nn.Module):
     """A model under training.
 
     Args:
-        model: What `load` returns; its weights are trained in place, or LoRA's are added.
-        options: Which of its parameters are trained, and how.
-        ends: Tokens that end an answer, after which nothing that it writes is a repetition.
-
-    Attributes:
-        model: The model.
+        model: From `load`; its weights are trained in place, or LoRA's are added.
+        options: How it is trained.
+        ends: Tokens that end an answer: after them, nothing counts as repetition.
     """
 
     # For FSDP by accelerate: what is gathered at once.
@@ -89,18 +83,16 @@ class Student(nn.Module):
     def forward(
         self, ids: torch.Tensor, counted: torch.Tensor | None, predictions: Predictions | None, dtype: torch.dtype
     ) -> torch.Tensor:
-        """The summed loss of the tokens that count, or the penalty on what the model repeats when it goes on.
+        """The summed loss of the tokens that count, or the penalty on repetition; fp32 scalar, in nats.
 
-        Both are here because what shards weights gathers them when the whole model is called.
+        FSDP gathers weights when the whole model is called, so both are computed here.
 
         Args:
             ids: int64 ``[batch, length]``.
-            counted: bool ``[batch, length]``: which tokens' predictions count; `None` if the model goes on with `ids`.
+            counted: bool ``[batch, length]``: which tokens' predictions count; `None` for the penalty on continuations
+                of `ids`.
             predictions: The teacher's, for these tokens in order.
             dtype: The dtype of products.
-
-        Returns:
-            fp32 scalar, in nats.
         """
         if counted is None:
             return self._repetition(ids, dtype)

@@ -1,4 +1,4 @@
-"""The dense parent, and what it predicts: computed when it is needed, or the likeliest tokens kept on disk."""
+"""The dense parent and its predictions: computed when needed, or the likeliest tokens kept on disk."""
 
 from __future__ import annotations
 
@@ -40,13 +40,7 @@ class Teacher(Protocol):
 
 
 class DenseTeacher:
-    """A model that predicts when it is asked, loaded when it is asked first.
-
-    Args:
-        checkpoint: The model.
-        dtype: The dtype that it computes in.
-        device: Where.
-    """
+    """A model that is loaded for its first prediction, and computes in `dtype` on `device`."""
 
     def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> None:
         self.checkpoint, self.dtype = checkpoint, dtype
@@ -63,19 +57,17 @@ class DenseTeacher:
 
     @torch.no_grad()
     def predict(self, ids: torch.Tensor, counted: torch.Tensor) -> DensePredictions:
-        """See `Teacher`."""
+        """The predictions of the tokens that count, in order; both arguments are ``[batch, length]``."""
         hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state
         return DensePredictions(hidden[:, :-1][counted[:, 1:]], self.model.lm_head.weight)
 
 
 class KeptTeacher:
-    """Keeps the likeliest predictions of another teacher in the cache, and takes those that are there.
-
-    A sequence is known by its tokens, so that any run with the same text finds it.
+    """Keeps the likeliest predictions of another teacher in the cache, by the tokens of a sequence.
 
     Args:
         teacher: The other one, which is loaded only if something is missing.
-        text: What the sequences are from, as JSON values.
+        text: The origin of the sequences, as JSON values.
         top: How many predictions of a token are kept.
     """
 
@@ -101,11 +93,7 @@ class KeptTeacher:
         self._kept, self._writing = Journal(directory), cache.lock_of(directory)
 
     def check_space(self, sequences: int, length: int) -> None:
-        """Fails before the work if the disk has no space for what is missing of so many sequences.
-
-        Raises:
-            EdgeTransactError: It hasn't.
-        """
+        """Raises an `EdgeTransactError` if the disk has no space for the missing ones of so many sequences."""
         missing = max(0, sequences - len(self._kept.names()))
         needed = missing * (length - 1) * self._top * (torch.int32.itemsize + torch.float16.itemsize)
         free = shutil.disk_usage(self._kept.directory).free
@@ -121,7 +109,7 @@ class KeptTeacher:
 
     @torch.no_grad()
     def predict(self, ids: torch.Tensor, counted: torch.Tensor) -> TopPredictions:
-        """See `Teacher`."""
+        """See `DenseTeacher.predict`."""
         everywhere = torch.ones_like(ids[:1], dtype=torch.bool)
         found = []
         for row, sequence in enumerate(ids.cpu().numpy()):

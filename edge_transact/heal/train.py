@@ -1,8 +1,7 @@
-"""The training itself: AdamW with a warm-up and a cosine, on one process or several, held against held-out text.
+"""The training itself: AdamW with a warm-up and a cosine, on one process or several.
 
-A step reads ``batch_tokens`` tokens. Every process goes through the same sequences and takes its share of each step, so
-that the result hardly depends on how many there are. What is kept in the end is the step that predicts held-out text
-best.
+Every process goes through the same sequences and takes its share of each step, so that the result hardly depends on
+their number. The step that predicts held-out text best is kept.
 """
 
 from __future__ import annotations
@@ -51,11 +50,8 @@ Evaluate = Callable[[Student], dict[str, Any]]
 
 
 class NotFiniteError(EdgeTransactError):
-    """The loss or its gradient became NaN or infinite.
-
-    Attributes:
-        best: The last step that was better on held-out text than all before; 0 if none was.
-    """
+    """The loss or its gradient became NaN or infinite. `best` is the best step before, 0 if none was better than the
+    start."""
 
     def __init__(self, message: str, *, fix: str, best: int) -> None:
         super().__init__(message, fix=fix)
@@ -64,7 +60,7 @@ class NotFiniteError(EdgeTransactError):
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training came to; the student has the weights of the best step.
+    """The outcome of a training; the student has the weights of the best step.
 
     Attributes:
         steps: Steps that were done.
@@ -89,15 +85,15 @@ class Training:
     """A training of any student.
 
     Args:
-        student: What is trained.
-        text: What it is trained on.
-        options: How.
-        teacher: What it learns from; `None` if the options want the text alone.
+        student: The model under training.
+        text: The training text.
+        options: The options.
+        teacher: `None` if the options want the text alone.
         processes: Those that train it.
-        measures: Where figures go.
-        snapshots: Where its state goes.
-        evaluate: Called now and then, as `HealOptions.eval_every` says; its figures go to `measures`.
-        grid: Rounds the student, if the rounded model is what is trained.
+        measures: Gets the figures.
+        snapshots: Get the state.
+        evaluate: Called as `HealOptions.eval_every` says; its figures go to `measures`.
+        grid: Rounds the student, with ``--quant``.
 
     Raises:
         UsageError: A step is less than a sequence for each process.
@@ -181,7 +177,7 @@ class Training:
         )
 
     def _work(self, done: int) -> float:
-        """What so many steps and their measurements of held-out text take, as a multiple of a step."""
+        """The cost of so many steps and their measurements of held-out text, in steps."""
         # Measuring goes forward only, a third of what training on a sequence takes.
         measurement = len(self._held_out) / (3 * self.schedule.sequences)
         return done + measurement * self.schedule.evaluations(done)

@@ -18,16 +18,13 @@ HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?"
 
 
 def download(hub_id: str, kind: Literal["model", "dataset"], patterns: Sequence[str], fix: str) -> Path:
-    """Downloads a snapshot of a hub repository.
+    """Downloads a snapshot of a hub repository into the hub's cache, and returns its directory.
 
     Args:
         hub_id: A string that `HUB_ID` matches.
         kind: The kind of repository.
         patterns: Globs of the files to download.
         fix: What the user can name instead, for error messages.
-
-    Returns:
-        The snapshot's directory in the hub's cache.
 
     Raises:
         EdgeTransactError: The hub has no such repository or revision, refuses it, or can't be reached.

@@ -27,14 +27,7 @@ UNPUBLISHED = (".*", "*.bin", "*.pt", "*.pth", "*.pkl")
 
 @dataclass(frozen=True)
 class Published:
-    """The result of an upload.
-
-    Attributes:
-        repository: ``organisation/name``.
-        url: The page of the repository, or of its branch.
-        commit: Id of the new commit.
-        files: Number of uploaded files.
-    """
+    """An upload: the repository, the page of it or of its branch, the new commit's id, and the number of files."""
 
     repository: str
     url: str

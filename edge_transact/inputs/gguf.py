@@ -1,7 +1,6 @@
 """Converts a LLaMA in a ``.gguf`` file to a Hugging Face directory.
 
-transformers reads the tokenizer. It would read the configuration and the tensors too, but it has no layers of different
-widths, builds a table of all tensors' names for every module of the model, and holds the model in float32.
+transformers reads the tokenizer only: for the rest, it has no layers of different widths and needs far more memory.
 """
 
 from __future__ import annotations
@@ -36,13 +35,12 @@ NOT_A_LLAMA = "Use a GGUF of a LLaMA model."
 def convert_gguf(file: Path, directory: Path) -> None:
     """Fills `directory` with the model and the tokenizer of a GGUF file.
 
-    A file with F16 or F32 matrices becomes float32, exactly. Other files become bfloat16: its rounding, 2^-9 of a
-    value, is far below their quantization steps, and it halves disk and memory. The blocks of Q4_0 matrices are kept
-    as well, in `layout.BLOCKS_FILE`, so that a build can use their codes.
+    A file with F16 or F32 matrices becomes float32, exactly. Other files become bfloat16, whose rounding is far below
+    their quantization steps. The blocks of Q4_0 matrices are kept as well, in `layout.BLOCKS_FILE`, for builds to use
+    their codes.
 
     Raises:
-        EdgeTransactError: The file isn't GGUF, is truncated, isn't a LLaMA or lacks a tensor, or the extra's package is
-            missing.
+        EdgeTransactError: The file isn't GGUF, is truncated, isn't a LLaMA or lacks a tensor, or gguf isn't installed.
     """
     with working(f"open {file.name}"):
         model = _Model(file, _open(file))
@@ -97,12 +95,7 @@ def _write_config(directory: Path, model: _Model, dtype: torch.dtype) -> None:
 
 @dataclass
 class _Model:
-    """A model in a GGUF file.
-
-    Attributes:
-        file: The file.
-        reader: gguf's reader of it.
-    """
+    """A model in a GGUF file."""
 
     file: Path
     reader: GGUFReader
@@ -114,7 +107,6 @@ class _Model:
 
     @cached_property
     def tensors(self) -> dict[str, ReaderTensor]:
-        """The tensors by name."""
         return {tensor.name: tensor for tensor in self.reader.tensors}
 
     @cached_property
@@ -124,12 +116,10 @@ class _Model:
 
     @cached_property
     def plan(self) -> WidthPlan:
-        """The widths."""
         return WidthPlan.from_config(self.config)
 
     @cached_property
     def rope_pairs(self) -> Sequence[np.ndarray]:
-        """Each layer's RoPE pairs."""
         import numpy as np
 
         kept = json.loads(self.field(layout.PAIRS, "{}"))
@@ -143,15 +133,10 @@ class _Model:
 
     @cached_property
     def places(self) -> Mapping[str, layout.Place]:
-        """Where the checkpoint's tensors are."""
         return layout.places(self.plan, self.rope_pairs)
 
     def values(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The tensors in transformers' names and order: float32, and tables of RoPE pairs in int32.
-
-        Raises:
-            EdgeTransactError: A tensor is missing or has another shape.
-        """
+        """The tensors in transformers' names and order: float32, and tables of RoPE pairs in int32."""
         import gguf
         import torch
 
@@ -225,11 +210,7 @@ class _Model:
         return int(self.tensors["token_embd.weight"].shape[1])
 
     def _of_layers(self, value: int | Sequence[int], name: str, layers: int) -> list[int]:
-        """A width of every layer.
-
-        Raises:
-            EdgeTransactError: A layer has none, as where a model has layers without attention.
-        """
+        """A width of every layer, none of which may be 0."""
         values = [value] * layers if isinstance(value, int) else list(map(int, value))
         if len(values) != layers or 0 in values:
             which = f"layer {values.index(0)} has 0" if 0 in values else f"it has {len(values)} for {layers} layers"

@@ -33,8 +33,8 @@ _TENSORS = {
 def convert_glassllm(weights: Path, directory: Path) -> None:
     """Fills `directory` with the model of an ``.npz`` file and the tokenizer of the ``.tokenizer.json`` next to it.
 
-    The file's fp16 weights become float32, exactly. Its matrices are ``[input, output]``. Its RoPE pairs are
-    ``(2i, 2i+1)`` and transformers' are ``(i, i + head_dim / 2)``, so the rows of q and k are reordered.
+    The file's fp16 weights become float32, exactly. Its matrices are ``[input, output]``. Its RoPE pairs are ``(2i,
+    2i+1)`` and transformers' are ``(i, i + head_dim / 2)``, so the rows of q and k are reordered.
     """
     import numpy as np
     import torch

@@ -6,10 +6,7 @@ from html.parser import HTMLParser
 
 
 class _Stripper(HTMLParser):
-    """Collects the text of a page: no scripts, styles or title, and a line break around each block.
-
-    Nothing else in a head is text. Where a head ends doesn't matter: its end tag may be left out.
-    """
+    """Collects the text of a page: no scripts, styles or title, and a line break around each block."""
 
     SKIPPED = frozenset({"script", "style", "title", "template", "noscript"})
     INLINE = frozenset(("a", "abbr", "b", "cite", "code", "em", "i", "kbd", "q", "s", "samp", "small", "span"))

@@ -33,18 +33,14 @@ HUB_FILES = (
 
 
 def resolve_model(model: str) -> Path:
-    """The local checkpoint directory of a MODEL.
+    """The local checkpoint directory of a MODEL, whose content `Checkpoint.open` checks.
 
     Args:
         model: A Hugging Face directory, a hub id (``org/name``), a ``.gguf`` file, ``demo:smollm2`` or ``demo:tiny``.
             Converted GGUF files and demo models are kept in our cache, hub models in the hub's cache.
 
-    Returns:
-        A directory, whose content `Checkpoint.open` checks.
-
     Raises:
-        EdgeTransactError: There is no such model, the hub can't be reached, or a package is missing. The message names
-            the closest model.
+        EdgeTransactError: There is no such model, the hub can't be reached, or a package is missing.
     """
     directory = _resolve(model)
     logger.debug(f"{model}: {directory.absolute()}")

@@ -25,11 +25,7 @@ def suggestion(name: str, demos: Iterable[str]) -> str:
 
 
 def package_directory(package: str, name: str) -> Path:
-    """The directory of an installed package, without importing it.
-
-    Args:
-        package: The package.
-        name: The demo name that needs it, for the error.
+    """The directory of an installed package, without importing it; errors say that `name` needs it.
 
     Raises:
         EdgeTransactError: The package isn't installed.

@@ -1,8 +1,7 @@
 """A TEXT in pieces that are read one at a time and in any order, so that a corpus of any size needs little memory.
 
-A piece is a range of bytes of a text file or of JSON lines, a range of rows of a Parquet row group, a page of HTML, or
-rows in memory. Text files are cut where a line begins, and where lines are too long, between words or characters; a row
-of JSON lines belongs to the piece in which it begins. All pieces together hold the text exactly once.
+Text files are cut where a line begins, and where lines are too long, between words or characters; a row of JSON lines
+belongs to the piece in which it begins. All pieces together hold the text exactly once.
 """
 
 from __future__ import annotations
@@ -50,13 +49,7 @@ DIGESTED_BYTES = 1 << 26
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a document that is longer than a piece.
-
-    Attributes:
-        text: The part, which may be blank.
-        begins: Whether it is the document's first.
-        ends: Whether it is the document's last.
-    """
+    """A part of a document longer than a piece, and whether it begins and ends the document. `text` may be blank."""
 
     text: str
     begins: bool
@@ -83,15 +76,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class FilePiece(Piece):
-    """A part of a file.
-
-    Attributes:
-        file: The file.
-        size: Its bytes when the text was cut into pieces.
-        start: The first byte, or of Parquet, the first row in its row group.
-        stop: The byte or the row after the last one.
-        group: Of Parquet, the row group.
-    """
+    """A part of a file that had `size` bytes: a range of bytes, or of rows in a row group of Parquet."""
 
     file: Path
     size: int
@@ -159,14 +144,7 @@ def _cut(stream: BinaryIO, position: int, size: int) -> int:
 
 @dataclass(frozen=True)
 class Pieces:
-    """A TEXT in pieces.
-
-    Attributes:
-        text: The TEXT.
-        pieces: The pieces, in the order of the text.
-        nbytes: Bytes of the text.
-        digest: Identifies the content: see `DIGESTED_BYTES`.
-    """
+    """A TEXT in pieces, in order, its bytes, and a digest that identifies the content (see `DIGESTED_BYTES`)."""
 
     text: str
     pieces: Sequence[Piece]

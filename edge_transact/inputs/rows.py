@@ -38,7 +38,7 @@ class Chat:
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """As chat templates take them."""
+        """The messages for chat templates."""
         return [{"role": role, "content": content} for role, content in self.turns]
 
     def plain(self) -> str:
@@ -140,11 +140,7 @@ def read_parquet(file: Path, group: int | None = None, rows: range | None = None
 
 
 def parquet_file(file: Path) -> Any:
-    """``pyarrow.parquet.ParquetFile``.
-
-    Raises:
-        EdgeTransactError: pyarrow is missing, or it isn't a Parquet file.
-    """
+    """``pyarrow.parquet.ParquetFile``; an `EdgeTransactError` if pyarrow is missing, or it isn't a Parquet file."""
     arrow, parquet = _arrow(file)
     try:
         return parquet.ParquetFile(file)

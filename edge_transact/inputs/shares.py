@@ -1,8 +1,4 @@
-"""Shares of several texts: ``TEXT=WEIGHT``, where a weight is any number above 0, and 1 if it isn't given.
-
-The weight stands behind the name, like the value of any option, since a name can't be misread then: a shell passes
-``=`` on as it is, and a colon is part of ``demo:sotu`` and of Windows' paths.
-"""
+"""Shares of several texts: ``TEXT=WEIGHT``, where a weight is any number above 0, and 1 if it isn't given."""
 
 from __future__ import annotations
 
@@ -17,19 +13,14 @@ from edge_transact.inputs.demo_texts import MIXED, MIXED_PARTS
 
 @dataclass(frozen=True)
 class Share:
-    """One of several texts.
-
-    Attributes:
-        text: A TEXT.
-        weight: Its share, relative to the other texts' weights; above 0.
-    """
+    """One of several texts, and its weight relative to the others."""
 
     text: str
     weight: float = 1.0
 
 
 def share_of(text: str) -> Share:
-    """Splits ``TEXT=WEIGHT``. A file whose whole name ends so is a TEXT without a weight.
+    """Splits ``TEXT=WEIGHT``. A TEXT that ends so, but is the name of a file, has no weight.
 
     Raises:
         UsageError: The weight is not above 0.
@@ -59,12 +50,10 @@ def shares_of(texts: str | Iterable[str]) -> list[Share]:
 
 
 def dealt(available: Sequence[float], weights: Sequence[float], wanted: int) -> list[int]:
-    """How many of `wanted` items each text gives: dealt out one at a time, to the text that is furthest behind.
+    """How many of `wanted` items each text gives: dealt out one at a time, to the text that is furthest behind its
+    weight.
 
-    Args:
-        available: The most that each text has; infinite where it has no end.
-        weights: Their weights.
-        wanted: Items to deal out; fewer are dealt if the texts have fewer.
+    `available` is the most that each text has, infinite where it has no end; fewer are dealt if the texts have fewer.
     """
     given = [0] * len(weights)
     for _ in range(wanted):

@@ -1,8 +1,7 @@
 """Checks whether the runtime in the sources of a TVM can load our libraries.
 
 PyPI's TVM builds a library, and MLC-LLM's TVM runs it. The bytecode has a version, calls ``vm.builtin.*`` functions by
-name, and passes them tags such as the kind of an attention kernel. A missing function, another number of arguments or
-an unknown tag would fail on the phone.
+name, and passes them tags. A missing function, another number of arguments or an unknown tag would fail on the phone.
 """
 
 from __future__ import annotations
@@ -58,11 +57,7 @@ _VERSION = re.compile(r'#define VM_VERSION "([\w.]+)"')
 
 
 def called(executable: tvm.runtime.Module) -> dict[str, int | None]:
-    """The functions that an executable's bytecode calls, in the form of `CALLS`.
-
-    Args:
-        executable: TVM's module of the bytecode, such as a library's after `tvm.runtime.load_module`.
-    """
+    """The functions that an executable's bytecode calls, in the form of `CALLS`."""
     calls: dict[str, set[int]] = {}
     for name, arguments in _CALL.findall(str(executable["as_text"]())):
         calls.setdefault(name, set()).add(_count(arguments))

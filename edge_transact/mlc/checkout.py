@@ -25,12 +25,7 @@ GET = f"{CLONE}, git -C mlc-llm checkout {KNOWN_REVISION}, and export MLC_LLM_SO
 
 @dataclass(frozen=True)
 class Checkout:
-    """An installation of MLC-LLM.
-
-    Attributes:
-        python: The directory of the ``mlc_llm`` package.
-        where: The checkout or the package's directory, for messages.
-    """
+    """An installation of MLC-LLM: the directory of its Python packages, and its place for messages."""
 
     python: Path
     where: Path

@@ -23,20 +23,9 @@ DEFAULT_SYSTEM_MESSAGE = "You are a helpful assistant."
 
 @dataclass(frozen=True)
 class _Family:
-    """A prompt format.
+    """A prompt format of MLC, for chat templates with all `markers`. ``{bos}`` and ``{eos}`` are the tokenizer's.
 
-    Attributes:
-        name: MLC's name of the format.
-        markers: Strings that the chat template contains, all of them.
-        system_template: The text around the system message. ``{bos}`` and ``{eos}`` in any field are the tokenizer's.
-        user: The beginning of a user's message.
-        assistant: The beginning of an assistant's message.
-        tool: The beginning of a tool's message.
-        seps: The text after a user's message, and after an assistant's if that differs.
-        role_content_sep: The text between a role and its message.
-        role_empty_sep: The text between the assistant's role and its answer.
-        stop_str: Strings that end an answer.
-        merged_system: Whether the system part is inside the first user message, which then has no role.
+    With `merged_system`, the system part is inside the first user message, which then has no role.
     """
 
     name: str
@@ -108,13 +97,9 @@ _PLAIN = _Family("LM", (), "{system_message}", "", "", "", ("",), "", "", ())
 
 
 def conversation_template(checkpoint: Path, eos_token_ids: Sequence[int]) -> dict[str, object]:
-    """``conv_template`` of ``mlc-chat-config.json``, with all fields.
+    """``conv_template`` of ``mlc-chat-config.json``, with all fields, given the ids that end the model's text.
 
     It continues plain text if the model has no chat template, or one of no known family; `plain_note` says which.
-
-    Args:
-        checkpoint: A checkpoint directory with its tokenizer.
-        eos_token_ids: Ids that end the model's text.
 
     Raises:
         EdgeTransactError: There is no tokenizer.

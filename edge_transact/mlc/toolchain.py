@@ -34,9 +34,6 @@ SHOWN_LINES = 3
 class MLC:
     """The user's MLC-LLM. Each command runs in a process in which the emitted definition is registered.
 
-    Args:
-        targets: Names of the targets of the build.
-
     Raises:
         UsageError: MLC doesn't support one of the targets.
         EdgeTransactError: There is no MLC-LLM, or a program that it needs for a target is missing.
@@ -61,7 +58,6 @@ class MLC:
 
     @property
     def checkout(self) -> Checkout:
-        """The MLC-LLM that runs."""
         return self._checkout
 
     def write_model(
@@ -75,8 +71,8 @@ class MLC:
     ) -> None:
         """Makes an MLC model directory without libraries, with MLC's ``gen_config`` and ``convert_weight``.
 
-        Our ``mlc-chat-config.json`` in `directory` fills in values that MLC's configuration lacks, and gives the
-        conversation template: MLC selects one by name, and ours has the tokenizer's own tokens.
+        Our ``mlc-chat-config.json`` in `directory` fills in values that MLC's lacks, and gives the conversation
+        template with the tokenizer's own tokens, which MLC's templates don't have.
 
         Args:
             emitted: The directory of the emitted definition.
@@ -102,14 +98,7 @@ class MLC:
         (directory / "tensor-cache-b16.json").unlink(missing_ok=True)
 
     def build_library(self, emitted: Path, directory: Path, target: BuildTarget, model_lib: str, path: Path) -> None:
-        """Runs MLC's ``compile``.
-
-        Args:
-            emitted: The directory of the emitted definition.
-            directory: The directory that `write_model` wrote.
-            target: One of `DEVICES`.
-            model_lib: The library's name.
-            path: The file to write, with the target's suffix.
+        """Runs MLC's ``compile`` on the `directory` of `write_model`, and writes the library `model_lib` to `path`.
 
         Raises:
             EdgeTransactError: MLC failed, or its library doesn't pass `archive.check_library`.

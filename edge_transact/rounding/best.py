@@ -23,17 +23,15 @@ def round_best(
     quantization: Quantization,
     journal: Journal,
 ) -> list[str]:
-    """Rounds all matrices of a model, for `keep_rounded`.
+    """Rounds all matrices of a model, for `keep_rounded`. Returns the matrices with too little text, as `round_model`
+    does.
 
     Args:
         checkpoint: The model.
         teacher: The model that it was pruned from, if it was.
         windows: Calibration text, int64 ``[windows, window]``.
         quantization: A 4-bit quantization.
-        journal: Where results go. An interrupted run goes on with it.
-
-    Returns:
-        What `round_model` does.
+        journal: Gets the results. An interrupted run continues with it.
     """
     shuffled = windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))]
     window = windows.shape[1]

@@ -1,12 +1,9 @@
-"""Rounds a model layer by layer on calibration text: each layer sees what the rounded layers before it compute.
+"""Rounds a model layer by layer on calibration text: each layer sees the outputs of the rounded layers before it.
 
-The hidden states of all windows go through one layer after the other, as in pruning. In a layer, the inputs of q, k and
-v are known first; once these are rounded, the input of `o_proj` is; then those of gate and up, and that of `down_proj`.
-`GPTQ` rounds each with the Gram matrix of its inputs, or `search` if that comes from too few tokens. The embedding is
-rounded first without text, because everything depends on it, and once more at the end if it is `lm_head`, too.
-
-A token counts by the inverse square of its hidden state's size where a projection adds to the hidden state, because the
-next norm divides by that size.
+In a layer, matrices are rounded in the order of computation. `GPTQ` rounds each with the Gram matrix of its inputs, or
+`search` if that comes from too few tokens. The embedding is rounded first, without text, and once more at the end if it
+is `lm_head`, too. Where a projection adds to the hidden state, a token counts by the inverse square of that state's
+size, because the next norm divides by that size.
 """
 
 from __future__ import annotations
@@ -55,7 +52,7 @@ def round_model(model: LayerwiseModel, quantization: Quantization, journal: Jour
     Args:
         model: The checkpoint, and the calibration windows.
         quantization: A 4-bit quantization.
-        journal: Where codes and scales go as soon as they are chosen, for `Rounded`.
+        journal: Gets codes and scales as soon as they are chosen, for `Rounded`.
 
     Returns:
         The names of the matrices that the windows have too few tokens for.
@@ -78,7 +75,7 @@ def round_model(model: LayerwiseModel, quantization: Quantization, journal: Jour
 
 
 def _round_in_order(model: LayerwiseModel, head: str, quantization: Quantization, journal: Journal) -> None:
-    """Rounds the embedding, the layers, and the matrix that is `lm_head`, or goes on with it."""
+    """Rounds the embedding, the layers, and the matrix that is `lm_head`, or continues with it."""
     checkpoint, tokens = model.checkpoint, model.windows.numel()
     layers = len(checkpoint.plan.layers)
     importance_of = InputImportance(checkpoint)
@@ -129,7 +126,7 @@ def _search(
 def _rounding(
     what: str, gram: torch.Tensor, tokens: int, importance: torch.Tensor, quantization: Quantization
 ) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    """How matrices are rounded that read the inputs of a Gram matrix. Says so if there are few tokens."""
+    """The rounding of matrices that read the inputs of a Gram matrix. Warns if there are few tokens."""
     squares = gram.diagonal()
     of_other_text = OTHER_TEXT * squares.mean() * importance
     gram *= 1 - OTHER_TEXT
@@ -149,11 +146,7 @@ def _too_few(tokens: int, inputs: int) -> bool:
 
 
 def _checked(name: str, weight: torch.Tensor, quantization: Quantization) -> torch.Tensor:
-    """The weight itself.
-
-    Raises:
-        EdgeTransactError: It isn't finite in the quantization's dtype.
-    """
+    """The weight itself, if it is finite in the quantization's dtype."""
     dtype = getattr(torch, quantization.model_dtype)
     if not all(is_finite(rows.to(dtype)) for rows in weight.split(CHUNK_ROWS)):
         error = w4.not_finite(quantization)
@@ -182,14 +175,10 @@ class _Layer:
         self.tensors: dict[str, torch.Tensor] = {}
 
     def round(self, hidden: torch.Tensor, advance: Callable[[int], None]) -> dict[str, torch.Tensor]:
-        """Rounds all matrices, and runs the hidden states through the rounded layer, in place.
+        """Rounds all matrices, and runs the hidden states ``[windows, window, hidden_size]`` through the layer, in
+        place.
 
-        Args:
-            hidden: ``[windows, window, hidden_size]``.
-            advance: Moves the progress bar by a number of batches.
-
-        Returns:
-            Codes and scales by the checkpoint's names.
+        Returns codes and scales by the checkpoint's names.
         """
         layer, model = self.layer, self.model
         self._read(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), layer.input_layernorm, hidden)

@@ -1,4 +1,4 @@
-"""Which rounding a build's weights get, by its name."""
+"""The rounding of a build's weights, by its name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rounding_named(
         checkpoint: The checkpoint. Matrices of which it has codes keep them.
         sources: The definition's parameters.
         quantization: The format of the weights.
-        codes: What `keep_rounded` wrote, if text was read.
+        codes: The directory that `keep_rounded` filled, if text was read.
     """
     if quantization.bits is None:
         return None, None

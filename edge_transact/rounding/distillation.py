@@ -1,8 +1,7 @@
-"""Fits the scales of a rounded model so that it predicts what the exact model predicts.
+"""Fits the scales of a rounded model to the exact model's predictions, which corrects errors across layers.
 
 Codes stay. Every group's scale is multiplied by a factor near 1, and all factors are fitted together by gradient
-descent on the divergence of the two models' predictions: one window a step, one pass over the windows. This makes up
-for errors across layers, which rounding layer by layer doesn't see.
+descent on the divergence of the two models' predictions: one window a step, one pass over the windows.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def distill(
         model: The checkpoint that was rounded, and the windows to fit to.
         teachers: The models whose mean prediction is the target, with the same windows and vocabulary.
         quantization: The quantization that it was rounded to.
-        journal: What `round_model` has filled.
+        journal: The journal of `round_model`.
     """
     if DISTILLED in journal:
         return
@@ -111,11 +110,10 @@ def _last_hidden(model: LayerwiseModel, journal: Journal) -> torch.Tensor:
 
 
 class _Descent:
-    """Gradient descent with momentum on the relative changes of scales.
+    """Gradient descent with momentum on the relative changes of scales; as in Adam, large gradients move by the rate.
 
-    As in Adam (Kingma & Ba, 2015), a large gradient moves a scale by the learning rate, however large it is. What is
-    large is decided by the mean size in the matrix, not by the scale's own, with which the scales of tokens that the
-    text doesn't have would move as far as all others.
+    A gradient's size is relative to the mean in its matrix: relative to the scale's own, scales of tokens that the text
+    doesn't have would move as far as all others.
     """
 
     def __init__(self, changes: Mapping[str, torch.Tensor]) -> None:

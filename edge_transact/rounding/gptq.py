@@ -1,10 +1,9 @@
 """GPTQ (Frantar et al., 2023) on the format's 16 codes, with searched scales.
 
-The columns of a matrix are rounded one after the other. The error that a column leaves in the matrix's output is made
-up for by the columns that follow, in the metric of the inputs' Gram matrix. A group's scale is searched when its first
-column is due, on the weights as the columns before have left them; an error in a column counts by what it costs after
-the others have made up for it. Groups come in the order of their inputs' energy, and so do the columns of a group,
-because what comes last has little to make up for it.
+Columns of a matrix are rounded one after the other, and later columns make up for their errors, in the metric of the
+inputs' Gram matrix. A group's scale is searched when its first column is due; an error counts by its cost after the
+others have made up for it. Groups and their columns come in the order of their inputs' energy, because the last ones
+have little to make up for their errors.
 """
 
 from __future__ import annotations
@@ -81,12 +80,8 @@ class GPTQ:
     def _round_group(
         self, weight: torch.Tensor, factor: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Rounds a group of columns ``[rows, 32]``, given the factor's entries for them.
-
-        Returns:
-            What the codes stand for in scales, ``[rows, 32]``; the scales as they are stored, ``[rows]``; and the
-            errors that later columns make up for, ``[rows, 32]``. All fp32.
-        """
+        """A group of columns ``[rows, 32]`` as codes minus the zero point, stored scales ``[rows]``, and errors for
+        later ones."""
         pivots = factor.diagonal()
         cost = pivots.square().reciprocal()
         scale = stored(best_scales(weight[:, None].contiguous(), cost / cost.mean()), self._quantization)[:, 0].float()
@@ -103,8 +98,8 @@ class GPTQ:
 def _factor(backwards: torch.Tensor, shrinkage: float) -> torch.Tensor:
     """The upper Cholesky factor U of the shrunk matrix's inverse, ``U^T U``, given the matrix in reverse order.
 
-    Reversed, U is the inverse of the matrix's lower factor: nothing else is factorized. A 7B model's largest matrix has
-    11,008 inputs and takes half a gigabyte, so at most two of that size are here at once. `backwards` is changed.
+    Reversed, U is the inverse of the matrix's lower factor. At most two matrices of that size are here at once: of a 7B
+    model, the largest takes half a gigabyte. `backwards` is changed.
     """
     diagonal = backwards.diagonal().clone()
     backwards *= 1 - shrinkage
@@ -119,8 +114,7 @@ def _factor(backwards: torch.Tensor, shrinkage: float) -> torch.Tensor:
 
 
 def _invert(lower: torch.Tensor) -> None:
-    """Replaces a lower triangular matrix by its inverse, from the inverses of its halves: in place, in fewer products
-    than it takes to solve for the identity."""
+    """Replaces a lower triangular matrix by its inverse, from the inverses of its halves, in place."""
     if len(lower) <= INVERTED_AT_ONCE:
         lower.copy_(torch.linalg.solve_triangular(lower, torch.eye(len(lower)), upper=False))
         return

@@ -1,8 +1,7 @@
 """How much each input of a matrix matters, without text.
 
-The squared error of a product's output is the sum over inputs of ``error ** 2 * input ** 2``, if inputs don't depend on
-each other. How large inputs are is measured: a window of tokens, drawn from the vocabulary at random, runs through the
-model. Which tokens these are hardly matters, because a few inputs of each matrix are large whatever the text says.
+If inputs don't depend on each other, a product's squared error is the sum of ``error ** 2 * input ** 2`` over inputs.
+Their sizes are measured on a window of random tokens: a few inputs of each matrix are large whatever the text is.
 """
 
 from __future__ import annotations
@@ -32,11 +31,7 @@ BLOCK_WEIGHTS = 1 << 19
 class InputImportance:
     """The mean squares of the inputs of a model's matrices.
 
-    Layers run one after the other, when a matrix of theirs is asked for first, and blocks of a matrix are in memory one
-    at a time: a conversion, which reads a layer next, finds it in the page cache.
-
-    Args:
-        checkpoint: The model.
+    A layer runs when a matrix of it is asked for first, with one block of a matrix in memory at a time.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -46,11 +41,10 @@ class InputImportance:
         self._measured = _mean_squares(checkpoint)
 
     def __call__(self, name: str) -> torch.Tensor:
-        """The importance of each input of a matrix, by the matrix's name in the checkpoint.
+        """The importance of each input of a matrix, by the matrix's name in the checkpoint: fp32 ``[in_features]``.
 
-        Returns:
-            fp32 ``[in_features]``, relative to the mean and at least `FLOOR`. Ones for an embedding that isn't
-            `lm_head` as well, and where the model computes NaN, infinity or nothing.
+        It is relative to the mean and at least `FLOOR`. Ones for an embedding that isn't `lm_head` as well, and where
+        the model computes NaN, infinity or nothing.
         """
         if name == EMBEDDING and not self._tied:
             return torch.ones(self._hidden_size)
@@ -62,7 +56,7 @@ class InputImportance:
 
 
 def relative(squares: torch.Tensor) -> torch.Tensor:
-    """Mean squares of inputs as importance: relative to their mean and at least `FLOOR`; ones if they say nothing."""
+    """Mean squares of inputs as importance: relative to their mean and at least `FLOOR`, or else ones."""
     mean = squares.mean()
     if not mean > 0 or not torch.isfinite(mean):
         return torch.ones_like(squares)
@@ -99,12 +93,7 @@ def _layer(checkpoint: Checkpoint, index: int) -> LlamaDecoderLayer:
 
 
 class _Projection(torch.nn.Module):
-    """A linear layer that reads its weight in blocks of rows, and keeps the mean square of its inputs.
-
-    Attributes:
-        name: Its name in the checkpoint.
-        squares: fp32 ``[in_features]``, once it has computed.
-    """
+    """A linear layer that reads its weight in blocks of rows, and keeps the mean square of its inputs."""
 
     squares: torch.Tensor
 

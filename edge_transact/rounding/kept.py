@@ -1,7 +1,6 @@
 """Keeps the codes and scales of matrices that were Q4_0 in a GGUF file, whose grid is MLC's.
 
-Files whose other matrices have other types are common, and a parameter may join matrices of both: then some of its rows
-are kept, and the others are rounded.
+A parameter may join such a matrix with others: then some of its rows are kept, and the others are rounded.
 """
 
 from __future__ import annotations
@@ -24,10 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def kept_matrices(checkpoint: Checkpoint, quantization: Quantization) -> frozenset[str]:
-    """The names of the matrices whose Q4_0 codes the checkpoint has and the quantization can hold.
-
-    Scales in bf16 can't be those of Q4_0.
-    """
+    """The names of the matrices whose Q4_0 codes the checkpoint has and the quantization can hold: bf16 can't."""
     file = checkpoint.path / BLOCKS_FILE
     if not file.is_file() or quantization.model_dtype != "float16":
         return frozenset()
@@ -36,14 +32,7 @@ def kept_matrices(checkpoint: Checkpoint, quantization: Quantization) -> frozens
 
 
 def keeping(checkpoint: Checkpoint, sources: ParameterSources, names: Set[str], rounding_of: RoundingOf) -> RoundingOf:
-    """How parameters are rounded where the checkpoint has Q4_0's codes.
-
-    Args:
-        checkpoint: The checkpoint.
-        sources: The definition's parameters.
-        names: Some of `kept_matrices`.
-        rounding_of: How the other rows are rounded.
-    """
+    """How parameters are rounded where the checkpoint has Q4_0's codes for `names`; `rounding_of` rounds others."""
     file = checkpoint.path / BLOCKS_FILE
     logger.info(f"keep the codes of {len(names)} Q4_0 matrices")
 

@@ -1,4 +1,4 @@
-"""The memory that rounding on calibration text takes, from a model's widths, before it begins."""
+"""The memory of rounding on calibration text, from a model's widths."""
 
 from __future__ import annotations
 
@@ -15,16 +15,11 @@ FP32 = torch.float32.itemsize
 
 
 def bytes_of_codes(plan: WidthPlan, tokens: int, dtype: torch.dtype) -> int:
-    """The most bytes of tensors at once in `calibrated.round_model`.
+    """The most bytes of tensors at once in `calibrated.round_model`, computed in `dtype`.
 
-    One layer with its codes, hidden states and the inputs of `down_proj`, and the most of what its widest matrix takes:
-    the Gram matrix of its inputs beside what a batch computes; twice more of its size while it is factorized; once more
+    One layer with its codes, hidden states and the inputs of `down_proj`, and for its widest matrix the most of: the
+    Gram matrix of its inputs beside a batch's activations; twice more of its size while it is factorized; once more
     while a chunk of rows is rounded.
-
-    Args:
-        plan: The model's widths.
-        tokens: Calibration tokens.
-        dtype: The dtype of the computation.
     """
     hidden = plan.hidden_size
     inputs = max(hidden, *(max(layer.attention_size, layer.intermediate_size) for layer in plan.layers))
@@ -39,19 +34,11 @@ def bytes_of_codes(plan: WidthPlan, tokens: int, dtype: torch.dtype) -> int:
 def bytes_of_scales(
     plan: WidthPlan, quantization: Quantization, tokens: int, window: int, dtype: torch.dtype, teachers: int = 1
 ) -> int:
-    """The most bytes of tensors at once in `distillation.distill`.
+    """The most bytes of tensors at once in `distillation.distill`, computed in `dtype`.
 
     The embedding and `lm_head` as codes, `lm_head` once more for each teacher; all scales with their changes and the
     means of their gradients; the teachers' hidden states; the input of every layer for a window; and one layer with its
-    codes, the gradient of its largest matrix, and what a window computes in it.
-
-    Args:
-        plan: The model's widths.
-        quantization: What it is rounded to.
-        tokens: Calibration tokens.
-        window: Tokens of a window.
-        dtype: The dtype of the computation.
-        teachers: How many models' predictions are the target.
+    codes, the gradient of its largest matrix, and a window's activations.
     """
     hidden, layers, head = plan.hidden_size, plan.num_hidden_layers, plan.hidden_size * plan.vocab_size
     embeddings = head * (1 if plan.tie_word_embeddings else 2)

@@ -46,13 +46,7 @@ LANES = 8
 
 
 def searching(checkpoint: Checkpoint, sources: ParameterSources, quantization: Quantization) -> RoundingOf:
-    """How `search` rounds the parameters of the definition, for `weights.convert.convert`.
-
-    Args:
-        checkpoint: The source of the weights.
-        sources: The definition's parameters.
-        quantization: A 4-bit quantization.
-    """
+    """How `search` rounds the parameters of the definition, for `weights.convert.convert`."""
     importance_of = InputImportance(checkpoint)
 
     def rounding(name: str) -> w4.RoundRows:
@@ -68,12 +62,7 @@ def searching(checkpoint: Checkpoint, sources: ParameterSources, quantization: Q
 def searched_scales(checkpoint: Checkpoint, quantization: Quantization) -> dict[str, torch.Tensor]:
     """The scales that `search` finds for all matrices of a model, where training through the grid begins.
 
-    Args:
-        checkpoint: The model.
-        quantization: A 4-bit quantization.
-
-    Returns:
-        ``[rows, groups]`` in the model's dtype, by the checkpoint's names.
+    ``[rows, groups]`` in the model's dtype, by the checkpoint's names.
 
     Raises:
         EdgeTransactError: A weight isn't finite in the quantization's dtype.
@@ -96,15 +85,14 @@ def search(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rounds rows with searched scales; with the other arguments bound, a `w4.RoundRows`.
 
+    Scales are rounded to the dtype in which `quantization` stores them before codes are chosen. The scale of a group
+    that isn't finite in the model's dtype is NaN.
+
     Args:
         rows: ``[rows, in]``, any float dtype.
         first: Unused.
         importance: fp32 ``[in]``, positive.
-        quantization: A 4-bit quantization. Scales are rounded to the dtype in which it stores them before codes are
-            chosen.
-
-    Returns:
-        Codes and scales, see `w4.RoundRows`. The scale of a group that isn't finite in the model's dtype is NaN.
+        quantization: A 4-bit quantization.
     """
     groups = w4.grouped(rows.float())
     limit = FP16_OVERFLOW if quantization.model_dtype == "float16" else math.inf
@@ -121,15 +109,12 @@ def stored(scales: torch.Tensor, quantization: Quantization) -> torch.Tensor:
 
 
 def best_scales(groups: torch.Tensor, importance: torch.Tensor, limit: float = math.inf) -> torch.Tensor:
-    """Searches the scales of groups.
+    """Searches the scales of groups: fp32 ``[rows, groups]``.
 
     Args:
         groups: Weights, fp32 ``[rows, groups, 32]``.
         importance: fp32 ``[in]``, positive, where ``in`` is at most ``32 * groups``.
         limit: A group with a weight of this size, or with NaN, gets NaN.
-
-    Returns:
-        fp32 ``[rows, groups]``.
     """
     rows, count, _ = groups.shape
     scales = torch.empty(count, rows + -rows % LANES)
@@ -140,11 +125,8 @@ def best_scales(groups: torch.Tensor, importance: torch.Tensor, limit: float = m
 
 @functools.cache
 def _kernel() -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int], None]:
-    """The search, compiled for this CPU.
-
-    Arguments: weight ``[rows * 32 * groups]``, importance ``[32 * groups]``, the steps and after them the limit, scale
-    ``[groups, rows]``, all fp32, the last with rows up to a multiple of `LANES`; and the number of rows.
-    """
+    """The search, compiled for this CPU: of weight, importance, steps with the limit, and scale, and the number of
+    rows."""
     import tvm
 
     from edge_transact.compiler.lowering import PIPELINE

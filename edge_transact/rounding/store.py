@@ -28,18 +28,13 @@ CODES, SCALES = ".codes", ".scales"
 
 
 class Rounded:
-    """The codes and scales that `round_model` chose, for `weights.convert.convert`.
-
-    Args:
-        directory: What `keep_rounded` wrote.
-        sources: The definition's parameters.
-    """
+    """The codes and scales that `round_model` chose, from the files of `keep_rounded`, for `convert`."""
 
     def __init__(self, directory: Path, sources: ParameterSources) -> None:
         self._directory, self._sources = directory, sources
 
     def __call__(self, name: str) -> w4.RoundRows:
-        """How the rows of a parameter of the definition are rounded: they are replaced by what was chosen for them."""
+        """How the rows of a parameter of the definition are rounded: they are replaced by the chosen ones."""
         parts, join = self._sources[name]
         with safetensors.safe_open(self._directory / _file(group_of(parts[0])), "np") as group:
             codes, scales = (
@@ -77,12 +72,12 @@ def _file(group: str) -> str:
 
 
 def dequantized(codes: torch.Tensor, scales: torch.Tensor, in_features: int) -> torch.Tensor:
-    """What codes and scales stand for, fp32 ``[rows, in_features]``."""
+    """The values of codes and scales, fp32 ``[rows, in_features]``."""
     return ((w4.grouped(codes.float()) - ZERO_POINT) * scales.float()[..., None]).flatten(start_dim=1)[:, :in_features]
 
 
 def replay(codes: torch.Tensor, scales: torch.Tensor) -> w4.RoundRows:
-    """A rounding of rows that gives what was chosen for them."""
+    """A rounding of rows to codes and scales that are known."""
 
     def rounding(rows: torch.Tensor, first: int) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = slice(first, first + len(rows))
@@ -94,14 +89,7 @@ def replay(codes: torch.Tensor, scales: torch.Tensor) -> w4.RoundRows:
 def resumable(
     checkpoint: Checkpoint, sources: ParameterSources, rounding_of: RoundingOf, journal: Journal
 ) -> RoundingOf:
-    """The same rounding, which is taken from the journal where that has it.
-
-    Args:
-        checkpoint: The source of the weights.
-        sources: The definition's parameters.
-        rounding_of: How they are rounded.
-        journal: Where codes and scales go when all rows of a parameter are rounded.
-    """
+    """The same rounding, from the journal where that has it; codes and scales of whole parameters are added to it."""
     groups = {name: f"rounded-{number}" for number, name in enumerate(sources)}
 
     def rounding(name: str) -> w4.RoundRows:

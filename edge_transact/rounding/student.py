@@ -1,7 +1,6 @@
 """A rounded model as a function of its scales, and the gradient of its divergence from its teachers.
 
-Besides scales and the embedding, one layer is in memory at a time: a forward pass keeps the input of every layer, and
-each layer is computed once more on the way back.
+Besides scales and the embedding, one layer is in memory at a time: it is computed again on the way back.
 """
 
 from __future__ import annotations
@@ -159,13 +158,8 @@ class Student:
 
 
 class _Comparison(NamedTuple):
-    """The mean divergence of a window's predictions, in nats, and its gradients.
-
-    Attributes:
-        divergence: The mean.
-        by_hidden: With respect to the last layer's output, ``[1, window, hidden_size]``.
-        by_scales: With respect to the scales of `lm_head`, fp32.
-    """
+    """The mean divergence of a window's predictions, in nats, and its gradients by the last layer's output and the
+    scales."""
 
     divergence: float
     by_hidden: torch.Tensor
@@ -216,7 +210,7 @@ def _by_scales(by_weight: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
 
 
 def _levels(codes: torch.Tensor) -> torch.Tensor:
-    """What scales are multiplied by, fp32 ``[rows, groups, 32]``."""
+    """The factors of scales, fp32 ``[rows, groups, 32]``."""
     return w4.grouped(codes.float()) - ZERO_POINT
 
 

@@ -1,5 +1,1 @@
-"""Text that a model writes itself, as calibration and training text: of its own distribution, chats included.
-
-- ``sampling`` draws many rows of tokens at once.
-- ``texts`` says where rows begin, and keeps them in the cache, piece by piece.
-"""
+"""Text that a model writes itself, as calibration and training text: of its own distribution, chats included."""

@@ -12,12 +12,12 @@ TOP = 200
 
 
 class Turns:
-    """What a chat template has between turns. It is not sampled: a row that ends a turn goes on with the next one.
+    """The tokens of a chat template between turns. They are not sampled: they follow the first one of them that is
+    drawn.
 
     Args:
         to_assistant: The tokens from the end of a question to the beginning of the answer.
-        to_user: The tokens from the end of an answer to the beginning of the next question. The first token of either
-            is one that the model gives at the end of a turn.
+        to_user: The tokens from the end of an answer to the beginning of the next question.
     """
 
     def __init__(self, to_assistant: Sequence[int], to_user: Sequence[int]) -> None:
@@ -33,18 +33,15 @@ def sample(
     turns: Turns | None = None,
     advance: Callable[[float], None] = lambda tokens: None,
 ) -> torch.Tensor:
-    """Continues prompts to `length` tokens, at temperature 1.
+    """Continues prompts at temperature 1 to int64 ``[rows, length]``, prompts included.
 
     Args:
         model: A causal language model of transformers.
-        prompts: int64 ``[rows, prompt]``.
-        length: Tokens of each row, prompt included.
+        prompts: int64 ``[rows, prompt]``; of chats, they end where the user's first question begins.
+        length: Tokens of each row.
         generator: Draws the tokens.
-        turns: Of a chat; prompts end where the user's first question begins.
+        turns: Of chats.
         advance: Moves a progress bar by a number of tokens.
-
-    Returns:
-        int64 ``[rows, length]``.
     """
     from transformers import DynamicCache
 

@@ -1,7 +1,7 @@
 """The TEXT ``self``: chats and documents that a model writes, kept in the cache piece by piece.
 
-Every other piece is chats, if the model has a chat template: they begin where the template lets the user begin, so the
-model invents the question, too. The other pieces are documents, which begin after the token that ends documents.
+Every other piece is chats, if the model has a chat template: it invents the question, too. Documents begin after the
+token that ends documents.
 """
 
 from __future__ import annotations
@@ -35,23 +35,14 @@ _FILE = "ids.npy"
 
 @dataclass(frozen=True)
 class Written:
-    """A row that a model wrote.
-
-    Attributes:
-        ids: int32 ``[row length]``, as `writing.shape_of` says.
-    """
+    """A row that a model wrote, int32 ``[row length]``."""
 
     ids: np.ndarray
 
 
 @dataclass(frozen=True)
 class SelfPiece:
-    """A piece of what a model writes, written when its rows are asked for.
-
-    Attributes:
-        writer: The model.
-        number: Which piece.
-    """
+    """A piece of a model's text, written when its rows are asked for."""
 
     writer: Checkpoint
     number: int
@@ -80,14 +71,14 @@ class SelfPiece:
 def self_pieces(checkpoint: Checkpoint) -> tuple[list[SelfPiece], str]:
     """The pieces of ``self`` for a model, and their `self_identity`.
 
-    The writer is the model that it was pruned from, if there is one and it is on this machine.
+    The model that it was pruned from writes them, if it is on this machine.
     """
     writer = pruned_from(checkpoint) or checkpoint
     return [SelfPiece(writer, number) for number in range(PIECES)], self_identity(checkpoint)
 
 
 def self_identity(checkpoint: Checkpoint) -> str:
-    """What ``self`` depends on for a model, as JSON."""
+    """The ingredients of ``self`` for a model, as JSON."""
     return json.dumps(writer_identity(pruned_from(checkpoint) or checkpoint), sort_keys=True)
 
 
@@ -100,7 +91,7 @@ def self_tokens(checkpoint: Checkpoint, tokens: int) -> torch.Tensor:
 
 
 def writer_identity(writer: Checkpoint) -> dict[str, object]:
-    """What a model's text depends on, besides the piece."""
+    """The ingredients of a model's text, besides the piece."""
     names = ("config.json", *TOKENIZER_FILES, "chat_template.jinja")
     files = [path for path in map(writer.path.joinpath, names) if path.is_file()]
     return {

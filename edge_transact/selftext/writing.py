@@ -45,7 +45,7 @@ def write(writer: Checkpoint, number: int) -> np.ndarray:
 
 
 def dtype_of(writer: Checkpoint) -> torch.dtype:
-    """The dtype that a model writes in on this machine."""
+    """The dtype in which a model writes on this machine."""
     stored = writer.tensor(EMBEDDING).dtype
     return torch.bfloat16 if stored == torch.bfloat16 and has_fast_bf16() else torch.float32
 

@@ -21,12 +21,7 @@ ASSISTANT = "assistant"
 
 @dataclass(frozen=True)
 class Encoded:
-    """A row as tokens.
-
-    Attributes:
-        ids: int32 ``[tokens]``.
-        counted: bool ``[tokens]``: whether the token is one to learn to predict.
-    """
+    """A row as tokens, int32 ``[tokens]``, and which of them count as ones to predict, bool ``[tokens]``."""
 
     ids: np.ndarray
     counted: np.ndarray
@@ -35,12 +30,9 @@ class Encoded:
 class Encoder:
     """Turns rows into tokens with a model's tokenizer and chat template.
 
-    A document ends with the token that ends documents; of one in parts, the last part does. Of a chat, the answers
-    count and what ends them, not the template, the questions, the system prompt, and what the assistant says unasked,
-    before everything else. Without a chat template, a chat is plain text.
-
-    Args:
-        checkpoint: The model.
+    A document ends with the token that ends documents; of one in parts, the last part does. Of a chat, the answers and
+    their ends count, but not the template, the questions, the system prompt, and an assistant's message before
+    everything else. Without a chat template, a chat is plain text.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -52,8 +44,7 @@ class Encoder:
         """Encodes a row, or a part of a document.
 
         Raises:
-            EdgeTransactError: It has tokens outside the model's vocabulary, or the template refuses the chat, whose
-                place the message names.
+            EdgeTransactError: It has tokens outside the model's vocabulary, or the template refuses the chat.
         """
         if isinstance(row, Written):
             return Encoded(row.ids, np.ones(len(row.ids), bool))

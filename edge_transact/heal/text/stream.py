@@ -1,18 +1,13 @@
-"""Texts as an endless stream of sequences.
+"""Texts as an endless stream of sequences, which follows from the texts, the length and the seed.
 
-Each text has its own stream. A text is cut into pieces (`inputs.pieces`), some of which are held out. An epoch reads
-the others in a new order. Their tokens follow each other without padding, so that a document can begin in one sequence
-and end in the next. Sequences leave in a random order out of a buffer of `BUFFER_TOKENS`; nothing else is kept, so
-memory doesn't grow with the text. What is at the end of an epoch and doesn't fill a sequence is left out.
+A text is cut into pieces (`inputs.pieces`), some of which are held out. An epoch reads the others in a new order. Their
+tokens follow each other without padding, and sequences leave in a random order out of a buffer of `BUFFER_TOKENS`;
+nothing else is kept in memory. Tokens at the end of an epoch that don't fill a sequence are left out.
 
-``self`` is written when it is read, which takes longer than anything else here, and its rows are drawn independently.
-So its pieces keep their order, and the buffer holds two of them: one of chats, one of documents.
+``self`` is slow to write, and its rows are drawn independently: its pieces keep their order, and the buffer holds two.
 
 A text of few pieces, or whose held-out pieces don't fill a sequence, is read in its own order in each epoch, and some
 of its sequences are held out.
-
-Sequence number n comes from the text that is furthest behind its weight, as in `inputs.shares.dealt`. Everything
-follows from the texts, the length and the seed.
 """
 
 from __future__ import annotations
@@ -51,12 +46,8 @@ BUFFER_TOKENS = 1 << 18
 
 @dataclass(frozen=True)
 class Sequence:
-    """Tokens to train on.
-
-    Attributes:
-        ids: int64 ``[length]``.
-        counted: bool ``[length]``: which tokens' predictions count; the first token is never predicted.
-    """
+    """Tokens to train on, int64 ``[length]``, and whose predictions count, bool ``[length]``; the first is never
+    predicted."""
 
     ids: torch.Tensor
     counted: torch.Tensor
@@ -103,7 +94,7 @@ class TrainingText:
         self.held_out_counted = torch.stack([part.counted for part in held_out])
 
     def to_dict(self) -> dict[str, Any]:
-        """What the sequences depend on, as JSON values."""
+        """The sequences' ingredients, as JSON values."""
         sources = [
             {"text": share.text, "weight": share.weight, "sha256": stream.digest, "bytes": stream.nbytes}
             for share, stream in zip(self._shares, self._streams, strict=True)
@@ -111,9 +102,7 @@ class TrainingText:
         return {"sources": sources, "length": self._length, "seed": self._seed}
 
     def sequences(self, first: int = 0) -> Iterator[Sequence]:
-        """Sequence number `first` and all that follow, endlessly.
-
-        Those before it are read and tokenized again.
+        """Sequence number `first` and all that follow, endlessly. Those before it are read and tokenized again.
 
         Raises:
             EdgeTransactError: A file is gone or has changed, or a row has no text.
@@ -137,7 +126,7 @@ def _turns(weights: Several[float]) -> Iterator[int]:
 
 
 def _cut(checkpoint: Checkpoint, text: str) -> tuple[Several[_Rows], str, int, int]:
-    """The pieces of a TEXT, what identifies its content, its bytes (of ``self``, 0), and the tokens to shuffle."""
+    """The pieces of a TEXT, a digest of its content, its bytes (of ``self``, 0), and the tokens to shuffle."""
     if text == SELF:
         written, digest = self_pieces(checkpoint)
         return written, digest, 0, 2 * written[0].tokens
@@ -146,12 +135,7 @@ def _cut(checkpoint: Checkpoint, text: str) -> tuple[Several[_Rows], str, int, i
 
 
 class _Stream:
-    """The sequences of one text.
-
-    Attributes:
-        digest: Identifies the content.
-        nbytes: Bytes of the text; of ``self``, 0.
-    """
+    """The sequences of one text, with the digest and the bytes of its content (of ``self``, 0)."""
 
     def __init__(self, checkpoint: Checkpoint, share: Share, encoder: Encoder, length: int, seed: str) -> None:
         self._text, self._encoder, self._length, self._seed = share.text, encoder, length, seed
