@@ -26,28 +26,34 @@ HOST_PREFILL_CHUNK = 256
 ATTENTION_CALL_PARAMETERS = 450_000
 """W4 weights that can be read in the time that an attention call costs on top of its arithmetic.
 
-Measured on two threads of a Xeon, with SmolLM2 pruned to 83 and to 30 calls per token: 5.4 us per call, at 48 GB/s. It
-is more on a phone's GPU, where a call is several launches.
+Measured on two threads of a Xeon: 5.4 us per call, at 48 GB/s. It is more on a phone's GPU.
 """
 
 
-def attention_parameters(plan: WidthPlan, layer: LayerWidths) -> int:
-    """Parameters of one layer's q, k, v and o projections."""
-    qk = (layer.num_attention_heads + layer.num_key_value_heads) * layer.qk_head_dim
-    v = layer.num_key_value_heads * layer.v_head_dim
-    biases = (qk + v + plan.hidden_size) if plan.attention_bias else 0
-    return (qk + v + layer.attention_size) * plan.hidden_size + biases
+def _matrices(plan: WidthPlan, layer: LayerWidths) -> list[tuple[int, int, bool]]:
+    """Rows, columns and whether it has a bias, of a layer's q, k and v together, o, gate and up together, and down."""
+    hidden, qk = plan.hidden_size, (layer.num_attention_heads + layer.num_key_value_heads) * layer.qk_head_dim
+    return [
+        (qk + layer.num_key_value_heads * layer.v_head_dim, hidden, plan.attention_bias),
+        (hidden, layer.attention_size, plan.attention_bias),
+        (2 * layer.intermediate_size, hidden, plan.mlp_bias),
+        (hidden, layer.intermediate_size, plan.mlp_bias),
+    ]
 
 
 def mlp_parameters(plan: WidthPlan, layer: LayerWidths) -> int:
     """Parameters of one layer's gate, up and down projections."""
-    biases = (2 * layer.intermediate_size + plan.hidden_size) if plan.mlp_bias else 0
-    return 3 * layer.intermediate_size * plan.hidden_size + biases
+    return sum(rows * (columns + bias) for rows, columns, bias in _matrices(plan, layer)[2:])
+
+
+def layer_parameters(plan: WidthPlan, layer: LayerWidths) -> int:
+    """Parameters of one layer's attention and MLP."""
+    return sum(rows * (columns + bias) for rows, columns, bias in _matrices(plan, layer))
 
 
 def prunable_parameters(plan: WidthPlan) -> int:
     """Parameters of attention and MLP in all layers. A parameter ratio is a share of them."""
-    return sum(attention_parameters(plan, layer) + mlp_parameters(plan, layer) for layer in plan.layers)
+    return sum(layer_parameters(plan, layer) for layer in plan.layers)
 
 
 def parameters(plan: WidthPlan) -> int:
@@ -63,8 +69,8 @@ def cut_ratio(plan: WidthPlan, source: WidthPlan) -> float:
 
 
 def weight_bytes(plan: WidthPlan, quantization: Quantization) -> int:
-    """Bytes of all weights in the parameter shards, where fp32 tensors are stored as bf16."""
-    return _weight_bytes(plan, quantization, quantization.stored_dtype_bytes)
+    """Bytes of all weights in the parameter shards, where MLC stores fp32 tensors as bf16."""
+    return _weight_bytes(plan, quantization, 2)
 
 
 def loaded_weight_bytes(plan: WidthPlan, quantization: Quantization) -> int:
@@ -79,16 +85,11 @@ def _weight_bytes(plan: WidthPlan, quantization: Quantization, value_bytes: int)
         groups = math.ceil(inputs / GROUP_SIZE)
         return outputs * groups * (WORDS_PER_GROUP * 4 + value_bytes)
 
-    hidden = plan.hidden_size
-    total = matrix(hidden, plan.vocab_size) * (1 if plan.tie_word_embeddings else 2)
-    total += (2 * plan.num_hidden_layers + 1) * hidden * value_bytes
+    total = matrix(plan.hidden_size, plan.vocab_size) * (1 if plan.tie_word_embeddings else 2)
+    total += (2 * plan.num_hidden_layers + 1) * plan.hidden_size * value_bytes
     for layer in plan.layers:
-        qk = (layer.num_attention_heads + layer.num_key_value_heads) * layer.qk_head_dim
-        qkv = qk + layer.num_key_value_heads * layer.v_head_dim
-        total += matrix(hidden, qkv) + matrix(layer.attention_size, hidden)
-        total += matrix(hidden, 2 * layer.intermediate_size) + matrix(layer.intermediate_size, hidden)
-        total += (qkv + hidden) * value_bytes if plan.attention_bias else 0
-        total += (2 * layer.intermediate_size + hidden) * value_bytes if plan.mlp_bias else 0
+        for rows, columns, bias in _matrices(plan, layer):
+            total += matrix(columns, rows) + rows * bias * value_bytes
         if plan.has_rope_pairs(layer):
             total += 4 * layer.num_key_value_heads * layer.qk_head_dim // 2
     return total
@@ -101,10 +102,7 @@ def kv_bytes_per_token(plan: WidthPlan, quantization: Quantization) -> int:
 
 
 PAGE_SIZE = 16
-"""Tokens of a page of the paged KV cache, as MLC's engine creates it (``kv_cache_page_size`` of its `EngineConfig`).
-
-Our CPU kernels, the host's runtime and ``android_bench/src/model.cc`` create pages of this size.
-"""
+"""Tokens of a page of the paged KV cache, as MLC's engine creates it (``kv_cache_page_size`` of its `EngineConfig`)."""
 
 
 def kv_cache_bytes(plan: WidthPlan, quantization: Quantization, context: int, max_batch: int = 1) -> int:
@@ -119,8 +117,7 @@ def kv_cache_bytes(plan: WidthPlan, quantization: Quantization, context: int, ma
 ENGINE_FREE_TOKENS = 160
 """Tokens of the KV cache that MLC's engine wants free for each running sequence at every step: ten pages.
 
-Its cache needs that much more than the context window (``max_total_sequence_length`` of its `EngineConfig`). Otherwise
-the engine prefills a sequence near the window's end again for each token, and aborts at the end itself
+Otherwise it prefills a sequence near the window's end again for each token, and aborts at the end itself
 (`CheckMemForJumpForward` in ``cpp/serve/engine_actions/batch_jumpforward.cc``).
 """
 
@@ -133,10 +130,7 @@ def engine_kv_bytes(plan: WidthPlan, quantization: Quantization, context: int, m
 def largest_context(nbytes: int, bytes_per_token: int, max_batch: int = 1) -> int:
     """The most tokens of context whose `engine_kv_bytes` are at most `nbytes`; less than 1 if none are.
 
-    Args:
-        nbytes: Bytes for the cache, or for some of its layers.
-        bytes_per_token: What a token takes in them.
-        max_batch: The number of sequences.
+    Both byte counts may be those of a part of the cache's layers.
     """
     pages = nbytes // (PAGE_SIZE * bytes_per_token) - 1
     return pages * PAGE_SIZE // max_batch - ENGINE_FREE_TOKENS
@@ -152,18 +146,12 @@ def workspace_bytes(plan: WidthPlan, quantization: Quantization, prefill_chunk: 
     """An estimate of the live activations: those of the widest layer for one prefill chunk, and logits.
 
     The KV cache keeps q, k, v and the output of a chunk, and two log-sum-exps (`PagedAttentionKVCacheObj` in TVM's
-    ``runtime/vm/paged_kv_cache.cc``). Logits are those of decode, and softmax has three more tensors of their size. The
-    exact figure of a built library's functions is ``memory_usage`` in its ``_metadata``.
+    ``runtime/vm/paged_kv_cache.cc``). Logits are those of decode, and softmax has three more tensors of their size.
     """
-    widest = max(
-        max(
-            (layer.num_attention_heads + layer.num_key_value_heads) * layer.qk_head_dim
-            + layer.num_key_value_heads * layer.v_head_dim
-            + layer.attention_size,
-            3 * layer.intermediate_size,
-        )
-        for layer in plan.layers
-    )
+    widest = 0
+    for layer in plan.layers:
+        qkv, o, gate_and_up, down = _matrices(plan, layer)
+        widest = max(widest, qkv[0] + o[1], gate_and_up[0] + down[1])
     kv_heads = plan.virtual_num_key_value_heads
     q_heads = plan.q_per_kv * kv_heads
     in_cache = 2 * (q_heads + kv_heads) * plan.cache_head_dim
@@ -185,20 +173,12 @@ def memory_bytes(
 
 def layer_matrix_parameters(plan: WidthPlan) -> int:
     """Weights of the matrix products inside the layers: no biases, no norms."""
-    total = 0
-    for layer in plan.layers:
-        qk = (layer.num_attention_heads + layer.num_key_value_heads) * layer.qk_head_dim
-        total += (qk + layer.num_key_value_heads * layer.v_head_dim + layer.attention_size) * plan.hidden_size
-        total += 3 * layer.intermediate_size * plan.hidden_size
-    return total
+    return sum(rows * columns for layer in plan.layers for rows, columns, _ in _matrices(plan, layer))
 
 
 def decode_flops(plan: WidthPlan, context: int) -> int:
     """FLOPs of decoding one token that attends to `context` tokens, including itself; logits included."""
-    attention = sum(
-        2 * context * layer.num_attention_heads * (layer.qk_head_dim + layer.v_head_dim) for layer in plan.layers
-    )
-    return 2 * layer_matrix_parameters(plan) + attention + 2 * plan.hidden_size * plan.vocab_size
+    return prefill_flops(plan, 1, context - 1)
 
 
 def prefill_flops(plan: WidthPlan, tokens: int, past: int = 0) -> int:
@@ -221,14 +201,7 @@ def decode_read_bytes(plan: WidthPlan, quantization: Quantization, context: int)
 
 @dataclass(frozen=True)
 class Requirements:
-    """What a command does and needs.
-
-    Attributes:
-        steps: The names of its steps, in order.
-        tokens: Tokens of text that it reads; 0 for none.
-        memory_bytes: The most memory that it has resident.
-        disk_bytes: Bytes of its output, and of what it keeps in the cache for it.
-    """
+    """What a command does and needs: its steps in order, tokens of text, resident memory, and output and cache."""
 
     steps: Sequence[str]
     tokens: int

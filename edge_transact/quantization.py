@@ -46,11 +46,6 @@ class Quantization:
         """Bytes of one activation or KV value."""
         return 2 if self.model_dtype == "float16" else 4
 
-    @property
-    def stored_dtype_bytes(self) -> int:
-        """Bytes on disk of one unquantized value; always 2, because MLC stores fp32 as bf16."""
-        return 2
-
 
 QUANTIZATIONS: dict[str, Quantization] = {
     quantization.name: quantization
@@ -70,11 +65,7 @@ def default_quantization(targets: Sequence[str]) -> str:
 
 
 def get_quantization(name: str) -> Quantization:
-    """The quantization called `name`.
-
-    Raises:
-        UsageError: There is none; the message lists all of them.
-    """
+    """The quantization called `name`; raises `UsageError` if there is none."""
     if name not in QUANTIZATIONS:
         raise UsageError(f"unknown quantization {name!r}", fix=did_you_mean(name, QUANTIZATIONS))
     return QUANTIZATIONS[name]

@@ -1,9 +1,8 @@
 """The widths of a model, layer by layer: the vocabulary of every stage.
 
-TransAct (Shen et al., Findings of ACL 2024) shrinks the *transitional* activations, inside attention and inside the
-MLP, and keeps the hidden size. A pruned LLaMA is therefore described by five numbers per layer, `LayerWidths`, and a
-few numbers that all layers share, `WidthPlan`. A plan is read from a checkpoint's ``config.json``, changed by
-pruning, written back as transformers' sparse ``per_layer_config``, and read again by the MLC model definition.
+TransAct (Shen et al., Findings of ACL 2024) shrinks the activations inside attention and inside the MLP, and keeps the
+hidden size. A pruned LLaMA is described by five numbers per layer, `LayerWidths`, and a few that layers share,
+`WidthPlan`.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class LayerWidths:
         num_key_value_heads: Key-value heads (KV groups); divides `num_attention_heads`.
         qk_head_dim: Dims of a query or key head; even, because dims ``(i, i + qk_head_dim / 2)`` are a RoPE pair.
         v_head_dim: Dims of a value head.
-        intermediate_size: Dims of the gated MLP's inner activation, `down_proj`'s input.
+        intermediate_size: Dims of `down_proj`'s input.
 
     Raises:
         UsageError: A width is not a positive integer, or the widths contradict each other.
@@ -116,10 +115,7 @@ class WidthPlan:
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> WidthPlan:
-        """The plan that a LLaMA ``config.json`` describes.
-
-        Args:
-            config: The parsed file, with or without a sparse ``per_layer_config``.
+        """The plan that a LLaMA ``config.json`` describes, with or without a sparse ``per_layer_config``.
 
         Raises:
             EdgeTransactError: A field is missing, is not a positive integer, or the widths contradict each other.
@@ -167,7 +163,7 @@ class WidthPlan:
 
     @property
     def is_stock(self) -> bool:
-        """Whether a stock LLaMA's configuration says all widths: layers are alike, and heads have all their dims.
+        """Whether a stock LLaMA's configuration can state all widths: layers are alike, and heads have all their dims.
 
         transformers takes only numbers of query heads that divide the hidden size.
         """
@@ -176,7 +172,7 @@ class WidthPlan:
 
     @property
     def cache_head_dim(self) -> int:
-        """The head dim of the KV cache: the widest q, k or v head of any layer. Narrower heads are padded to it.
+        """The head dim of the KV cache, to which narrower heads are padded: the widest q, k or v head of any layer.
 
         It is rounded up to a multiple of `CACHE_HEAD_DIM_MULTIPLE`, but not beyond the original `head_dim`.
         """
@@ -258,15 +254,11 @@ def _per_layer_widths(config: Mapping[str, object], num_hidden_layers: int) -> d
 
 
 def read_widths(path: Path, source: WidthPlan) -> WidthPlan:
-    """The plan in a ``--widths`` file.
-
-    Args:
-        path: JSON, one object per layer with any of the five `WIDTH_FIELDS`; missing ones keep the source's width.
-        source: The plan of the model to prune. No width may exceed it.
+    """The plan in a ``--widths`` file, a JSON list of one object per layer; missing fields keep the source's width.
 
     Raises:
-        UsageError: The file isn't such JSON, has the wrong number of layers, an unknown key, or a width that is too
-            large; the message names the layer and the field.
+        UsageError: The file isn't such JSON, has the wrong number of layers, an unknown key, or a width above the
+            source's; the message names the layer and the field.
     """
     try:
         rows = json.loads(path.read_text())

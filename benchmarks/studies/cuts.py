@@ -25,6 +25,7 @@ from edge_transact.evaluate.perplexity import perplexity
 from edge_transact.inputs import read_text
 from edge_transact.inputs.models import resolve_model
 from edge_transact.layerwise.model import LayerwiseModel
+from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.layerwise.windows import read_calibration
 from edge_transact.prune.allocate.allocation import DEFAULT_BUCKET
 from edge_transact.prune.cut.surgery import pruned_tensors
@@ -148,9 +149,10 @@ class Study:
     def _windows(self, source: Checkpoint, cut: Cut) -> torch.Tensor:
         key = (cut.calibration, cut.calibration_tokens, cut.seed)
         if key not in self._calibrations:
-            text = list(cut.calibration)
-            calibration = read_calibration(source, text, tokens=cut.calibration_tokens, seed=cut.seed)
-            self._calibrations[key] = calibration.windows
+            options = CalibrationOptions(
+                calibration=list(cut.calibration), calibration_tokens=cut.calibration_tokens, seed=cut.seed
+            )
+            self._calibrations[key] = read_calibration(source, options).windows
         return self._calibrations[key]
 
     def _evaluate(self, checkpoint: Checkpoint) -> Evaluation:

@@ -25,7 +25,7 @@ from edge_transact.heal.options import HealOptions
 from edge_transact.inputs import read_documents
 from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.layerwise.options import CALIBRATION_KEYS, CalibrationOptions
-from edge_transact.layerwise.windows import calibration_of, texts_of
+from edge_transact.layerwise.windows import read_calibration, texts_of
 from edge_transact.progress import working
 from edge_transact.prune.options import PruneOptions
 from edge_transact.prune.run import TEXT_STEP, computation, ingredients, prune, resolved
@@ -151,13 +151,13 @@ def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Roundi
         "options": choices,
         "calibration": _text_digests(checkpoint, calibration),
         "computation": computation(checkpoint),
-        "code": code_of(round_best, round_model, calibration_of),
+        "code": code_of(round_best, round_model, read_calibration),
         **_versions("torch", "transformers", "apache-tvm"),
     }
 
     def make(content: Path) -> None:
         with working(TEXT_STEP):
-            text = calibration_of(checkpoint, calibration)
+            text = read_calibration(checkpoint, calibration)
         with journal_of(recipe.what, key, rounding.start) as journal:
             if rounding.name == "best":
                 searched = round_best(checkpoint, rounding.teacher, text.windows, quantization, journal)

@@ -21,9 +21,8 @@ AUTO_MODELS = {
 def register() -> None:
     """Lets the Auto classes load ``edge_llama`` checkpoints.
 
-    `AutoConfig.register` and its like want classes, whose import takes seconds and hundreds of megabytes with torch.
-    If the Auto classes aren't imported yet, only the name goes into their table of configurations: transformers looks
-    for that class in ``transformers.models.edge_llama`` when it meets the first such checkpoint, which registers all.
+    Importing our classes takes seconds, with torch. If the Auto classes aren't imported yet, only the name goes into
+    their table: transformers looks for that class in ``transformers.models.edge_llama`` when it meets a checkpoint.
     """
     if "transformers.models.auto.configuration_auto" in sys.modules:
         _register_classes()

@@ -107,16 +107,7 @@ def _blocks(query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[int, slice
 
 
 def _weights(query: torch.Tensor, keys: torch.Tensor, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention weights of a block.
-
-    Args:
-        query: ``[heads, n, d]``, the last n of m positions.
-        keys: ``[kv_heads, m, d]``, all m positions.
-        scaling: The factor of the scores.
-
-    Returns:
-        The queries grouped by KV head, ``[kv_heads, rows, d]``, and the weights, fp32 ``[kv_heads, rows, m]``.
-    """
+    """The queries ``[heads, n, d]``, the last of m positions, by KV head; their weights, ``[kv_heads, rows, m]``."""
     heads, queries, d = query.shape
     together = query.reshape(len(keys), -1, d)
     scores = torch.bmm(together, keys.transpose(1, 2)).float().mul_(scaling)

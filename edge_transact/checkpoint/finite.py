@@ -6,6 +6,8 @@ import math
 
 import torch
 
+from edge_transact.errors import EdgeTransactError
+
 REPAIR = "Its weights are damaged, or overflow: convert them to float32 or download them again."
 
 
@@ -15,3 +17,10 @@ def is_finite(tensor: torch.Tensor) -> bool:
         return True
     # One pass and no copy: minimum and maximum are NaN if any value is.
     return all(map(math.isfinite, tensor.aminmax()))
+
+
+def checked(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    """The tensor; raises `EdgeTransactError` with its name if it holds NaN or infinity."""
+    if not is_finite(tensor):
+        raise EdgeTransactError(f"{name} holds NaN or infinity", fix=REPAIR)
+    return tensor

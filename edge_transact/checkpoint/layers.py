@@ -26,11 +26,7 @@ def load_layer(
 ) -> LlamaDecoderLayer:
     """A layer for inference, whose attention is causal without a mask.
 
-    Args:
-        checkpoint: The source of everything that isn't a width.
-        widths: The layer's widths.
-        tensors: Its weights, by names such as ``self_attn.q_proj.weight``; those with `dtype` aren't copied.
-        dtype: The dtype of all weights.
+    `tensors` are its weights, by names such as ``self_attn.q_proj.weight``; those with `dtype` aren't copied.
     """
     with torch.device("meta"):
         layer = decoder_layer(layer_config(checkpoint, widths), 0)

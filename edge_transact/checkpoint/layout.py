@@ -9,17 +9,16 @@ EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
 ROPE_PAIRS = "self_attn.rope_pairs"
 """A layer's table of the RoPE pairs that its KV heads kept, int32 ``[num_key_value_heads, qk_head_dim / 2]``.
 
-Pair ``i`` is dims ``(i, i + head_dim / 2)`` of a head with the original `head_dim`. A row lists its head's pairs in
-ascending order. The rows of q and k are half-split: the first dims of all pairs in that order, then the second dims.
+Pair ``i`` is dims ``(i, i + head_dim / 2)`` of a head before pruning. A row lists its head's pairs in ascending order.
+The rows of q and k are half-split: the first dims of all pairs in that order, then the second dims.
 """
 
 
 def tensor_shapes(plan: WidthPlan) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a checkpoint with this plan, in the order of the forward pass.
+    """Name to shape of every tensor of a checkpoint with this plan, in the order of the forward pass.
 
-    Returns:
-        Name to shape. A linear's weight is ``[output features, input features]``. A tied ``lm_head.weight`` is left
-        out. Layers that lost RoPE pairs have `ROPE_PAIRS`.
+    A linear's weight is ``[output features, input features]``. A tied ``lm_head.weight`` is left out. Layers that lost
+    RoPE pairs have `ROPE_PAIRS`.
     """
     hidden = plan.hidden_size
     shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (plan.vocab_size, hidden)}

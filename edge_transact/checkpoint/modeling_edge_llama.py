@@ -108,12 +108,7 @@ class EdgeLlamaAttention(LlamaAttention):
 
 
 def decoder_layer(config: Any, index: int) -> LlamaDecoderLayer:
-    """A layer with the widths of `config`; it is stock LLaMA unless its heads lost dims.
-
-    Args:
-        config: ``per_layer_config[index]`` of an `EdgeLlamaConfig`: a copy of it with the layer's widths.
-        index: The layer's index.
-    """
+    """A layer with the widths of `config`, from `EdgeLlamaConfig.per_layer_config`; stock unless heads lost dims."""
     layer = LlamaDecoderLayer(config, index)
     if (config.qk_head_dim, config.v_head_dim) != (config.head_dim, config.head_dim):
         layer.self_attn = EdgeLlamaAttention(config, index)

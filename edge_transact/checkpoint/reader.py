@@ -60,10 +60,7 @@ class _StoredTensor:
 class Checkpoint(Summarized):
     """A Hugging Face directory of a LLaMA in safetensors, with layers of any widths.
 
-    Attributes:
-        path: The directory.
-        config: ``config.json``, parsed.
-        plan: The widths in it; `open` has checked every tensor's shape against them.
+    `config` is its parsed ``config.json``, `plan` the widths in it, which `open` has checked the tensors against.
     """
 
     path: Path
@@ -82,8 +79,7 @@ class Checkpoint(Summarized):
 
         Raises:
             EdgeTransactError: The directory or its ``config.json`` doesn't exist, the architecture isn't LLaMA, there
-                are no safetensors, a file is truncated, or a tensor is missing or has another shape; the message
-                names it.
+                are no safetensors, a file is truncated, or a tensor is missing or has another shape.
         """
         path = Path(path)
         config = _read_config(path)
@@ -142,11 +138,7 @@ class Checkpoint(Summarized):
     def rows(self, pieces: Sequence[tuple[str, int, int]]) -> torch.Tensor:
         """Rows of several tensors, concatenated and copied, so that no page of a file stays mapped.
 
-        Args:
-            pieces: ``(name, first row, row after the last)`` of each piece; all rows have the same shape.
-
-        Returns:
-            The rows in their stored dtype, or in the dtype that the pieces' dtypes promote to.
+        `pieces` are ``(name, first row, row after the last)``. The result has the dtype that theirs promote to.
         """
         import torch
         from safetensors import safe_open
@@ -159,7 +151,7 @@ class Checkpoint(Summarized):
             return torch.cat([files[self._stored[name].file].get_slice(name)[a:b] for name, a, b in pieces])
 
     def rope_pairs(self, index: int) -> torch.Tensor:
-        """The RoPE pairs of a layer's KV heads in stored order: its `layout.ROPE_PAIRS`, or all pairs.
+        """The RoPE pairs of a layer's KV heads in stored order, all or those of `layout.ROPE_PAIRS`.
 
         Returns:
             int32, ``[num_key_value_heads, qk_head_dim / 2]``.

@@ -35,7 +35,7 @@ CODE_FILES = ("configuration_edge_llama.py", "modeling_edge_llama.py")
 PROVENANCE_FILE, MODEL_CARD = "edge_transact.json", "README.md"
 
 HEALED = "healed"
-"""The key of `PROVENANCE_FILE` with what training did, a list with an entry for each time."""
+"""The key of `PROVENANCE_FILE` with a list of what each training did."""
 
 
 def write_checkpoint(
@@ -49,21 +49,17 @@ def write_checkpoint(
     force: bool = False,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Checkpoint:
-    """Writes a checkpoint directory, complete or not at all. Memory holds at most one shard.
+    """Writes a checkpoint directory, complete or not at all, and opens it. Memory holds at most one shard.
 
     Args:
         source: The source of everything that isn't a width: configuration, tokenizer, ``generation_config.json``.
         plan: The widths of the new model.
         tensors: Each tensor of `plan` once, in any order, with the shapes of `tensor_shapes(plan)`.
-        provenance: How the model was made, as JSON values (source, method, budget, calibration, seed, ...). It goes to
-            ``edge_transact.json``, together with versions, and into the model card.
+        provenance: How the model was made, as JSON values, for ``edge_transact.json`` and the model card.
         output: The directory to make.
         also: Writes more files into the directory that it is given, before that is complete.
         force: Replace `output` if it exists.
         max_shard_bytes: The most bytes of a weight file, unless one tensor is larger.
-
-    Returns:
-        The new checkpoint, opened.
 
     Raises:
         EdgeTransactError: `output` exists and `force` is off.
@@ -108,12 +104,9 @@ def license_of(directory: Path) -> str | None:
 
 
 def model_config(config: Mapping[str, Any], plan: WidthPlan, **changes: object) -> EdgeLlamaConfig:
-    """The configuration of a model with other widths.
+    """The configuration of a model with other widths, and with `changes`.
 
-    Args:
-        config: The source's ``config.json``, for everything that isn't a width.
-        plan: The widths and the number of layers.
-        changes: Further fields to set.
+    Everything that isn't a width comes from `config`, the source's ``config.json``.
     """
     from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
 
@@ -124,13 +117,9 @@ def model_config(config: Mapping[str, Any], plan: WidthPlan, **changes: object) 
 
 
 def write_config(directory: Path, config: Mapping[str, Any], plan: WidthPlan, dtype: torch.dtype) -> None:
-    """Writes ``config.json`` and the files that load a model with these widths without edge-transact.
+    """Writes ``config.json``, with `dtype` as that of most weights, and the files that load it without edge-transact.
 
-    Args:
-        directory: The checkpoint.
-        config: Another ``config.json``, for everything that isn't a width.
-        plan: The widths.
-        dtype: The dtype of most weights.
+    Everything that isn't a width comes from `config`, another ``config.json``.
     """
     own = model_config(
         config,
@@ -146,11 +135,9 @@ def write_config(directory: Path, config: Mapping[str, Any], plan: WidthPlan, dt
 
 
 def stock_config(config: Mapping[str, Any], plan: WidthPlan) -> dict[str, Any]:
-    """The ``config.json`` of a stock LLaMA, which everything reads.
+    """The ``config.json`` of a stock LLaMA, which everything reads; `plan` must be `WidthPlan.is_stock`.
 
-    Args:
-        config: Another ``config.json``, for everything that isn't a width.
-        plan: The widths, which must be `WidthPlan.is_stock`.
+    Everything that isn't a width comes from `config`, another ``config.json``.
     """
     (layer,) = set(plan.layers)
     own = ("auto_map", "per_layer_config", "qk_head_dim", "v_head_dim")

@@ -18,11 +18,7 @@ def through(
 ) -> None:
     """Replaces hidden states ``[windows, window, hidden_size]`` by a layer's output for them.
 
-    Args:
-        model: The model.
-        layer: One of its layers.
-        hidden: The hidden states, of one or more times the model's windows.
-        advance: Moves a progress bar by a number of windows.
+    They may be those of several times the model's windows. `advance` moves a progress bar by a number of windows.
     """
     for batch in pieces(hidden, model):
         batch.copy_(model.run(layer, batch))
@@ -40,7 +36,7 @@ def divergences(
     Args:
         model: The model.
         whole: The output of its last layer, ``[windows, window, hidden_size]``.
-        variants: For each variant, the model whose last norm and `lm_head` it has, and the output of its last layer.
+        variants: The model whose last norm and `lm_head` a variant has, and the output of the variant's last layer.
         advance: Moves a progress bar by a number of tokens, those of every variant.
 
     Returns:

@@ -26,12 +26,7 @@ def sums_of(dtype: torch.dtype) -> Iterator[None]:
 
 
 class Gram:
-    """The sum of ``x^T x`` over batches of rows, fp32. Only the blocks on and above the diagonal are summed.
-
-    Args:
-        size: Columns of x.
-        device: Where the sum is kept.
-    """
+    """The sum of ``x^T x`` over batches of rows, fp32 ``[size, size]``. Only blocks from the diagonal up are summed."""
 
     def __init__(self, size: int, device: torch.device) -> None:
         self._sum = torch.zeros(size, size, device=device)

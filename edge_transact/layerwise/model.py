@@ -1,7 +1,6 @@
 """Runs a model layer by layer, so that only one layer's weights are in memory at a time.
 
-The hidden states of all calibration windows go through one layer after the other. A layer is the checkpoint's, or one
-with other widths and tensors, such as pruning's.
+The hidden states of all calibration windows go through one layer after the other.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMS
 
 from edge_transact.cache.journal import Journal, release
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.checkpoint.finite import REPAIR, is_finite
+from edge_transact.checkpoint.finite import REPAIR, checked, is_finite
 from edge_transact.checkpoint.layers import layer_config, load_layer
 from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD, ROPE_PAIRS
 from edge_transact.errors import EdgeTransactError
@@ -53,8 +52,7 @@ class LayerwiseModel:
 
     Attributes:
         replaced: Tensors that are used instead of the checkpoint's, by name; `replace` adds them.
-        dtype: The dtype of the computation.
-        device: The device that computes layers, see `compute_device`. Hidden states are kept on the CPU.
+        device: The device that computes layers. Hidden states are kept on the CPU.
     """
 
     def __init__(self, checkpoint: Checkpoint, windows: torch.Tensor, dtype: torch.dtype | None = None) -> None:
@@ -65,11 +63,9 @@ class LayerwiseModel:
         self.dtype = dtype or computation_dtype(checkpoint.tensor(EMBEDDING).dtype, self.device)
 
     def sample(self, tokens: int, window: int | None = None) -> LayerwiseModel:
-        """The same model with fewer windows, evenly spaced.
+        """The same model with fewer windows, evenly spaced: at most this many tokens, at least one window.
 
-        Args:
-            tokens: The most tokens to keep; at least one window is kept.
-            window: Keeps only this many tokens at the start of each window, and so more windows.
+        With `window`, only this many tokens at the start of each window are used.
         """
         windows = self.windows[:, :window]
         count = min(len(windows), max(1, tokens // windows.shape[1]))
@@ -97,8 +93,7 @@ class LayerwiseModel:
         hidden = journal.room((*self.windows.shape, rows.shape[1]), self.dtype)
         for ids, batch in zip(self.batches, pieces(hidden, self), strict=True):
             batch.copy_(rows[ids])
-            if not is_finite(batch):
-                raise EdgeTransactError(f"{self.checkpoint.path}: {EMBEDDING} holds NaN or infinity", fix=REPAIR)
+            checked(batch, f"{self.checkpoint.path}: {EMBEDDING}")
         return hidden
 
     @cached_property
@@ -123,7 +118,7 @@ class LayerwiseModel:
         return self.load(index, self.checkpoint.plan.layers[index], tensors)
 
     def load(self, index: int, widths: LayerWidths, tensors: Mapping[str, torch.Tensor]) -> LlamaDecoderLayer:
-        """A layer with these tensors on `device`, without gradients for its weights.
+        """A layer on `device`, without gradients for its weights.
 
         Args:
             index: Which layer.
@@ -134,10 +129,7 @@ class LayerwiseModel:
             EdgeTransactError: One of the tensors, which the message names, holds NaN or infinity.
         """
         for part, tensor in tensors.items():
-            if not is_finite(tensor):
-                raise EdgeTransactError(
-                    f"{self.checkpoint.path}: model.layers.{index}.{part} holds NaN or infinity", fix=REPAIR
-                )
+            checked(tensor, f"{self.checkpoint.path}: model.layers.{index}.{part}")
         layer = load_layer(self.checkpoint, widths, tensors, self.dtype)
         return layer.requires_grad_(False).to(self.device)
 
@@ -199,10 +191,7 @@ class LayerwiseModel:
         return self._finite(name).to(self.dtype).to(self.device)
 
     def _finite(self, name: str) -> torch.Tensor:
-        tensor = self.checkpoint.tensor(name)
-        if not is_finite(tensor):
-            raise EdgeTransactError(f"{self.checkpoint.path}: {name} holds NaN or infinity", fix=REPAIR)
-        return tensor
+        return checked(self.checkpoint.tensor(name), f"{self.checkpoint.path}: {name}")
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits in fp32 of the last layer's output ``[tokens, hidden_size]``."""
@@ -217,14 +206,11 @@ class LayerwiseModel:
     def loss_gradients(
         self, hidden: Sequence[torch.Tensor], advance: Callable[[int], None] = lambda tokens: None
     ) -> list[torch.Tensor]:
-        """The gradient of the summed next-token loss of all windows, in nats, with respect to the last layer's output.
+        """The gradients of the summed next-token loss of all windows, in nats, with respect to the last layer's output.
 
         Args:
-            hidden: The last layer's output, batch by batch.
+            hidden: The last layer's output, batch by batch; gradients have its shapes and dtype.
             advance: Moves a progress bar by a number of tokens.
-
-        Returns:
-            Gradients in the shapes and the dtype of `hidden`.
 
         Raises:
             EdgeTransactError: The last norm or `lm_head` holds NaN or infinity.
@@ -251,15 +237,7 @@ class LayerwiseModel:
 
     @torch.no_grad()
     def _by_normed(self, normed: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The gradient with respect to `lm_head`'s input: the softmax's mean of its rows, minus the label's row.
-
-        Args:
-            normed: ``[tokens, hidden_size]``.
-            labels: int64 ``[tokens]``.
-
-        Returns:
-            The gradient in the shape and the dtype of `normed`.
-        """
+        """The gradient with respect to `lm_head`'s input: the softmax's mean of its rows, minus the label's row."""
         blocks = self._lm_head.split(LOGITS_VOCABULARY)
         logits = [functional.linear(normed, rows) for rows in blocks]
         total = torch.stack([block.float().logsumexp(dim=-1) for block in logits]).logsumexp(dim=0)
@@ -270,11 +248,7 @@ class LayerwiseModel:
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor], checkpoint: Checkpoint, index: int) -> None:
-    """Checks that the computed tensors of a layer are finite.
-
-    Raises:
-        EdgeTransactError: A tensor holds NaN or infinity; the message names the layer and the tensor.
-    """
+    """Raises `EdgeTransactError`, naming layer and tensor, if a computed tensor holds NaN or infinity."""
     for name, tensor in tensors.items():
         if not is_finite(tensor):
             raise EdgeTransactError(

@@ -19,11 +19,11 @@ from edge_transact.artifacts.digests import files_digest
 from edge_transact.artifacts.dist_files import TOKENIZER_FILES
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.auto_classes import register
-from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
+from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.inputs.rows import Row, plain
 from edge_transact.inputs.shares import dealt, share_of, shares_of
 from edge_transact.inputs.texts import DOCUMENT_SEPARATOR, read_rows
-from edge_transact.layerwise.options import PACKINGS, CalibrationOptions
+from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.layerwise.suitability import check_text
 from edge_transact.selftext.texts import SELF, self_tokens
 from edge_transact.system.memory import trim
@@ -33,19 +33,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DEFAULTS = CalibrationOptions()
 WINDOW = 512
 """Tokens in a window, unless the model's context is shorter."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One calibration text.
+    """One calibration text without its weight, and how many tokens were drawn from it.
 
-    Attributes:
-        text: The TEXT, without its weight.
-        sha256: The digest of its UTF-8 bytes, documents joined, with chats as plain text; of ``self``, of the tokens.
-        tokens: The number of tokens drawn from it.
+    `sha256` is that of its UTF-8 bytes, documents joined and chats as plain text; of ``self``, that of the tokens.
     """
 
     text: str
@@ -55,14 +51,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Windows of calibration text.
-
-    Attributes:
-        windows: int64, ``[windows, window]``; the windows of the first text, then those of the second, ...
-        sources: The texts that they come from.
-        packing: One of `PACKINGS`.
-        seed: The seed that the windows were drawn with.
-    """
+    """Windows of calibration text, int64 ``[windows, window]``: those of the first source, then those of the second."""
 
     windows: torch.Tensor = field(repr=False)
     sources: tuple[Source, ...]
@@ -86,51 +75,20 @@ def texts_of(calibration: str | Sequence[str]) -> list[str]:
     return [share_of(text).text for text in given]
 
 
-def calibration_of(checkpoint: Checkpoint, options: CalibrationOptions) -> Calibration:
-    """What `read_calibration` draws for these options."""
-    return read_calibration(
-        checkpoint,
-        options.calibration,
-        tokens=options.calibration_tokens,
-        window=options.calibration_window,
-        packing=options.packing,
-        seed=options.seed,
-    )
-
-
-def read_calibration(
-    checkpoint: Checkpoint,
-    calibration: str | Sequence[str],
-    *,
-    tokens: int = DEFAULTS.calibration_tokens,
-    window: int | None = None,
-    packing: str = DEFAULTS.packing,
-    seed: int = 0,
-) -> Calibration:
+def read_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> Calibration:
     """Draws windows that don't overlap from texts: a random sample of each, in the order of the text.
 
-    Args:
-        checkpoint: The model, for its tokenizer, context length and vocabulary.
-        calibration: Any TEXT, or several, each with a weight if it ends in ``=WEIGHT``. Windows are dealt out one at a
-            time to the text that is furthest behind its weight, beginning with the first text: a remainder goes to the
-            first texts, and what a short text can't give goes to the others.
-        tokens: The number of tokens to draw from all texts together, rounded down to complete windows; if the texts are
-            shorter, all of their windows are used.
-        window: Tokens in a window; by default `WINDOW`, or the model's context if that is shorter.
-        packing: ``joined`` tokenizes a text as one, so a window can span documents; ``documents`` tokenizes each
-            document, and drops the tokens at its end that don't fill a window.
-        seed: Chooses the windows.
+    Windows are dealt out one at a time to the text that is furthest behind its weight; what a short text can't give
+    goes to the others. Tokens are rounded down to complete windows. ``joined`` packing tokenizes a text as one, so that
+    windows can span documents; ``documents`` tokenizes each, and drops the tokens at its end that don't fill a window.
 
     Raises:
-        UsageError: A window is longer than the model's context, `tokens` is less than a window for each text, or the
-            packing is unknown.
+        UsageError: A window is longer than the model's context, or the tokens are less than a window for each text.
         EdgeTransactError: A text is shorter than a window, can't be read, repeats one token, or has ids outside the
             model's vocabulary.
     """
-    texts = shares_of(calibration)
-    if packing not in PACKINGS:
-        raise UsageError(f"there is no packing {packing!r}", fix=did_you_mean(packing, PACKINGS))
-    window = window_of(checkpoint, window)
+    texts, tokens = shares_of(options.calibration), options.calibration_tokens
+    window = window_of(checkpoint, options.calibration_window)
     if tokens < window * len(texts):
         each = f" for each of {len(texts)} texts" if len(texts) > 1 else ""
         raise UsageError(f"--calibration-tokens {tokens} is less than a window of {window}{each}", fix="Give more.")
@@ -138,7 +96,7 @@ def read_calibration(
     tokenizer = _tokenizer(checkpoint.path, files_digest(files))
     rows = [[] if text.text == SELF else read_rows(text.text, "calibration") for text in texts]
     pools = [
-        None if text.text == SELF else _windows(text.text, tuple(of_text), tokenizer, window, packing)
+        None if text.text == SELF else _windows(text.text, tuple(of_text), tokenizer, window, options.packing)
         for text, of_text in zip(texts, rows, strict=True)
     ]
     available = [math.inf if pool is None else len(pool) for pool in pools]
@@ -147,7 +105,7 @@ def read_calibration(
         logger.info(
             f"The calibration text has {sum(shares) * window} tokens in windows of {window}, all of which are used."
         )
-    draw = random.Random(seed)
+    draw = random.Random(options.seed)
     windows, sources = [], []
     for text, of_text, pool, share in zip(texts, rows, pools, shares, strict=True):
         if not share:
@@ -169,15 +127,11 @@ def read_calibration(
             f"the tokenizer makes token {drawn.max()}, the model's vocabulary has {checkpoint.plan.vocab_size}",
             fix="Use the tokenizer that belongs to the model.",
         )
-    return Calibration(drawn, tuple(sources), packing, seed)
+    return Calibration(drawn, tuple(sources), options.packing, options.seed)
 
 
 def window_of(checkpoint: Checkpoint, window: int | None) -> int:
-    """Tokens of a window, given what was asked for.
-
-    Raises:
-        UsageError: It is less than 2, or more than the model's context.
-    """
+    """Tokens of a window, given what was asked for; raises `UsageError` below 2 or above the model's context."""
     context = checkpoint.config.get("max_position_embeddings")
     if window is None:
         return min(WINDOW, context or WINDOW)
@@ -208,10 +162,7 @@ def _tokenizer(path: Path, _digest: str) -> PreTrainedTokenizerBase:
 def _windows(
     text: str, rows: tuple[Row, ...], tokenizer: PreTrainedTokenizerBase, window: int, packing: str
 ) -> torch.Tensor:
-    """All windows of a text, int64 ``[windows, window]``.
-
-    They are kept: tokenizing takes seconds, and a build that prunes and rounds, or a study, draws from a text again.
-    """
+    """All windows of a text, int64 ``[windows, window]``; cached, because tokenizing takes seconds."""
     documents = [_document(row, tokenizer) for row in rows]
     are_chats = tokenizer.chat_template is not None and not any(isinstance(row, str) for row in rows)
     # Chats follow each other as the template ends and begins them.

@@ -38,8 +38,7 @@ class Budget(Options):
     """How small a model should become: limits, or widths by name."""
 
     ratio: Annotated[
-        Share | None,
-        Option("Share of attention and MLP parameters to remove.", LIMITS, example="30%"),
+        Share | None, Option("Share of attention and MLP parameters to remove.", LIMITS, example="30%")
     ] = None
     target_params: Annotated[Parameters | None, Option("Parameters to keep.", LIMITS, example="1.3B")] = None
     max_weight_bytes: Annotated[Bytes | None, Option("Maximum size of all weights.", LIMITS, example="600MB")] = None

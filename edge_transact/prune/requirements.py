@@ -37,11 +37,7 @@ TEXT_CHARACTERS, CHARACTER_BYTES = 5_600_000, 120
 
 
 def requirements(
-    source: Checkpoint,
-    options: PruneOptions,
-    training: ShotTraining | None = None,
-    *,
-    report_of: str | None = None,
+    source: Checkpoint, options: PruneOptions, training: ShotTraining | None = None, *, report_of: str | None = None
 ) -> Requirements:
     """What `prune` and the report after it do and need. Models count as large as the source in every shot.
 

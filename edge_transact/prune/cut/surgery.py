@@ -9,9 +9,8 @@ import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.checkpoint.finite import REPAIR, is_finite
+from edge_transact.checkpoint.finite import checked
 from edge_transact.checkpoint.layout import ROPE_PAIRS
-from edge_transact.errors import EdgeTransactError
 from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.units import CONSUMERS, UNITS, Module, Unit
@@ -45,10 +44,7 @@ def pruned_tensors(
                 layer, selection = checkpoint.plan.layers[int(number)], selections[int(number)]
                 yield name, _cut(part, checkpoint.tensor(name), layer, selection)
         else:
-            tensor = checkpoint.tensor(name)
-            if not is_finite(tensor):
-                raise EdgeTransactError(f"{checkpoint.path}: {name} holds NaN or infinity", fix=REPAIR)
-            yield name, tensor
+            yield name, checked(checkpoint.tensor(name), f"{checkpoint.path}: {name}")
     for index, selection in enumerate(selections):
         if (pairs := rope_pairs(checkpoint, index, selection)) is not None:
             yield f"{LAYERS_PREFIX}{index}.{ROPE_PAIRS}", pairs
