@@ -6,12 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from edge_transact.artifacts.dist_files import MANIFEST
-from edge_transact.bench.session import BenchOutcome
+from edge_transact.bench.session import BenchOutcome, bench_models
+from edge_transact.runtime.host import HostModel
 from tests.support.bench_runs import NASTY, QUICK
 from tests.support.phone.leftovers import binfmt
 from tests.support.phone.phone import AdbServer, Phone
@@ -37,8 +37,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def tiny_dist(built_dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy with a short parity record: an emulated phone takes a second for the full one in each visit."""
-    from edge_transact.runtime.host import HostModel
-
     path = tmp_path_factory.mktemp("dist") / NASTY
     shutil.copytree(built_dist, path)
     manifest = json.loads((path / MANIFEST).read_text())
@@ -50,7 +48,6 @@ def tiny_dist(built_dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="session")
 def runner() -> Path:
-    """The directory of the runner, built for the stand-in phone."""
     return build_runner()
 
 
@@ -94,33 +91,21 @@ def phone(make_phone: Callable[..., Phone]) -> Phone:
     return make_phone()
 
 
-class RunBench:
-    """Runs `session.bench_models` quickly; conditions and options can be changed by keyword.
+@pytest.fixture
+def run_bench(tiny_dist: Path, runner: Path, tmp_path: Path) -> Callable[..., BenchOutcome]:
+    """Runs a bench of the tiny DIST quickly, into ``run_bench.log``; everything can be changed by keyword.
 
     However many repetitions there are, they are in two rounds, because an emulated phone takes long to load a model.
-
-    Attributes:
-        log: The log, unless another is asked for.
     """
 
-    def __init__(self, dist: Path, runner: Path, log: Path) -> None:
-        self.log = log
-        self._quick = QUICK.model_copy(update={"target": "android-cpu", "runner": runner})
-        self._own: dict[str, Any] = {"dists": [dist], "log": log, "resume": False, "clean": False}
+    def run(device: str, dists=(tiny_dist,), log=tmp_path / "log.jsonl", resume=False, clean=False, **options):
+        per_visit = (options.get("repetitions", QUICK.repetitions) + 1) // 2
+        ours = {"target": "android-cpu", "runner": runner, "device": device, "per_visit": per_visit}
+        quick = QUICK.model_copy(update=ours | options)
+        return bench_models(dists, quick, log=log, resume=resume, clean=clean, format="json")
 
-    def __call__(self, device: str, **options: Any) -> BenchOutcome:
-        from edge_transact.bench.session import bench_models
-
-        session = {name: options.pop(name, value) for name, value in self._own.items()}
-        repetitions = options.get("repetitions", self._quick.repetitions)
-        quick = self._quick.model_copy(update={"device": device, "per_visit": (repetitions + 1) // 2, **options})
-        return bench_models(session.pop("dists"), quick, format="json", **session)
-
-
-@pytest.fixture
-def run_bench(tiny_dist: Path, runner: Path, tmp_path: Path) -> RunBench:
-    """Runs a bench of the tiny DIST."""
-    return RunBench(tiny_dist, runner, tmp_path / "log.jsonl")
+    run.log = tmp_path / "log.jsonl"
+    return run
 
 
 @pytest.fixture

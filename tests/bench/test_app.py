@@ -1,12 +1,10 @@
-"""Runs in an app: a stand-in whose benchmark activity is a script around the real runner."""
+"""Runs in an app: a stand-in whose benchmark activity is a script. `test_app_bench` measures an app's own Java."""
 
 import json
-import shutil
 import textwrap
 
 import pytest
 
-from edge_transact.bench.link import link_archive
 from edge_transact.bench.model import open_models
 from edge_transact.errors import UsageError
 from edge_transact.runtime.text import TextCodec
@@ -18,18 +16,6 @@ PROLOGUE = """\
     cd /sdcard/Android/data/org.example.chat/files/bench
     read -r request < $1.json
     get() { value=${request#*\\"$1\\": }; value=${value%%[,\\}]*}; }
-    ids() { value=${request#*\\"$1\\": \\[}; value=${value%%\\]*}; value=${value//,/}; }
-    """
-
-APP = """\
-    ids prompt; echo "$value" > $1.prompt
-    get decode_tokens; decode=$value
-    get repetitions; repetitions=$value
-    get warmups
-    export LD_LIBRARY_PATH=/data/data/app
-    /data/data/app/edge-bench --model /data/data/app --library /data/data/app/library.so --system-lib-prefix PREFIX \\
-        --prompt $1.prompt --decode $decode --repetitions $repetitions --warmups $value --run $1 --output $1.jsonl
-    sleep 60
     """
 
 
@@ -38,27 +24,6 @@ def install(phone, script: str) -> None:
     app.parent.mkdir(parents=True, exist_ok=True)
     app.write_text(textwrap.dedent(PROLOGUE) + textwrap.dedent(script))
     app.chmod(0o755)
-
-
-@pytest.fixture
-def app(phone, tiny_dist, runner):
-    home = phone.root / "data/data/app"
-    home.mkdir(parents=True)
-    for path in (*runner.iterdir(), *tiny_dist.glob("params_shard_*.bin"), tiny_dist / "tensor-cache.json"):
-        shutil.copy(path, home)
-    (model,) = open_models([tiny_dist], [])
-    shutil.copy(link_archive(tiny_dist / model.manifest.libraries["android-cpu"]), home / "library.so")
-    install(phone, APP.replace("PREFIX", model.system_lib_prefix("android-cpu")))
-    return phone
-
-
-def test_the_app_gives_the_runners_results(app, run_bench, tmp_path):
-    through_app = run_bench(app.serial, app=PACKAGE)
-    directly = run_bench(app.serial, log=tmp_path / "direct.jsonl")
-    assert through_app.failures == [] and through_app.results[0]["repetitions"] == 2
-    assert through_app.results[0]["tokens"] == directly.results[0]["tokens"]
-    assert not [line for line in app.processes().values() if PACKAGE in line]
-    assert list((app.root / f"sdcard/Android/data/{PACKAGE}/files/bench").glob("*.json*")) == []
 
 
 def test_an_app_that_fails_says_why_and_leaves_nothing(phone, run_bench):

@@ -49,6 +49,10 @@ def test_each_phone_is_found_once_and_over_usb_where_it_is_plugged_in(monkeypatc
     assert serials("A1,A1") == ["A1"]
     with pytest.raises(UsageError, match=r"192.168.1.7:5555 and A1 are one phone"):
         serials("192.168.1.7:5555,A1")
+    entries[1].state = "unauthorized"
+    with pytest.raises(EdgeTransactError, match="device A1 is unauthorized") as error:
+        serials("A1")
+    assert "allow USB debugging" in error.value.fix
 
 
 @pytest.mark.parametrize(

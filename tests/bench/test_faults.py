@@ -17,7 +17,6 @@ from edge_transact.bench.drivers.base import DeviceLost
 from edge_transact.bench.records.plan import Lengths
 from edge_transact.errors import EdgeTransactError
 from tests.support.bench_logs import repetitions
-from tests.support.phone.unauthorized import UnauthorizedDevice
 
 pytestmark = pytest.mark.slow
 
@@ -106,14 +105,6 @@ def test_a_device_is_lost_again_while_it_recovers(phone, run_bench, when_logged,
     outcome = run_bench(phone.serial, repetitions=6)
     assert lost and outcome.failures == [] and outcome.results[0]["repetitions"] == 6
     assert outcome.results[0]["tokens_equal"]
-
-
-def test_unauthorized(adb_server, run_bench):
-    with contextlib.closing(UnauthorizedDevice()) as device:
-        adb_server.adb("connect", device.serial)
-        with pytest.raises(EdgeTransactError, match="unauthorized") as error:
-            run_bench(device.serial)
-        assert "allow USB debugging" in error.value.fix
 
 
 def test_no_device_an_unknown_one_and_an_offline_one(adb_server, make_phone, run_bench):

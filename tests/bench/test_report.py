@@ -13,7 +13,7 @@ from edge_transact.bench.analysis.report import answer
 from edge_transact.bench.analysis.results import make_results
 from edge_transact.bench.records.readings import Reading
 from edge_transact.errors import EdgeTransactError
-from tests.support.bench_logs import in_rounds, repetition, visit
+from tests.support.bench_logs import bench_of, in_rounds, repetition, visit
 
 write_report = partial(reports.write_report, command="edge-transact bench dense pruned")
 
@@ -22,15 +22,8 @@ NASTY = '<script>alert("x")</script> & $(id)'
 
 @pytest.fixture(scope="module")
 def records():
-    trace = [Reading(at_s=float(second), temp_c=30 + second / 10) for second in range(60)]
-    found = []
-    for model, factor in (("dense", 2.0), ("pruned", 1.0), (NASTY, 1.5)):
-        for prefill in (64, 256):
-            seconds = factor * prefill / 64
-            common = {"model": model, "model_digest": model, "prefill_tokens": prefill}
-            found += in_rounds(*(seconds * noise for noise in (0.99, 1.0, 1.02)), **common)
-            found.append(visit(trace, **common))
-    return found
+    noise, models = (0.99, 1.0, 1.02), {"dense": 2.0, "pruned": 1.0, NASTY: 1.5}
+    return bench_of({model: [factor * each for each in noise] for model, factor in models.items()})
 
 
 @pytest.fixture(scope="module")

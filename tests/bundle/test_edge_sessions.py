@@ -9,6 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_transact.runtime.host import HostModel
+from edge_transact.runtime.session import Session
+from edge_transact.runtime.text import TextCodec
 from tests.support.byte_model import STOP_IDS, TEMPLATE_TOKENS
 from tests.support.edge_app import ENOUGH, WINDOW, Failed, said
 from tests.support.json_ffi.engine import Engine
@@ -32,10 +35,6 @@ def test_an_answer_is_the_models(app):
 
 
 def test_edge_transact_run_says_the_same(app):
-    from edge_transact.runtime.host import HostModel
-    from edge_transact.runtime.session import Session
-    from edge_transact.runtime.text import TextCodec
-
     directory = app.assets / "short"
     session = Session(HostModel(app.library, directory), TextCodec(directory), stop_token_ids=set(STOP_IDS))
     app.load("short")
@@ -102,8 +101,7 @@ def test_one_answer_at_a_time(app):
 
 
 def test_loading_tells_its_stages(app):
-    app.read(app.entry("short"))
-    loaded = app.core("load", id="short", open_cl=True, memory=ENOUGH, weights=app.assets / "short")
+    loaded = app.load("short")
     assert loaded["progress"] == [["LOAD", 0, 1], ["LOAD", 1, 1], ["KERNELS", 0, 1], ["KERNELS", 1, 1]]
     # The first answer was nobody's.
     assert app.core("messages")["messages"] == []
@@ -112,13 +110,11 @@ def test_loading_tells_its_stages(app):
 @pytest.mark.parametrize("stage", ["LOAD", "KERNELS"])
 def test_loading_is_given_up(app, stage):
     """As when another model is chosen meanwhile: this one is freed."""
-    app.read(app.entry("short"))
     freed = len(app.core.calls("unload"))
-    place = {"id": "short", "open_cl": True, "memory": ENOUGH, "weights": app.assets / "short"}
     with app.core.pace(hold=0), pytest.raises(ValueError, match="interrupted"):
-        app.core("load", interrupt=stage, **place)
+        app.load("short", interrupt=stage)
     assert len(app.core.calls("unload")) == freed + 1
-    app.core("load", **place)
+    app.load("short")
     assert said(app.send("Hi")) == app.answer([["user", "Hi"]], STOP_IDS)[0]
 
 
@@ -209,8 +205,7 @@ def test_a_prompt_that_the_engine_refuses_is_tried_with_fewer_turns(app, tmp_pat
     tokenizer = json.loads((tmp_path / "short" / "tokenizer.json").read_text())
     tokenizer["normalizer"] = {"type": "Replace", "pattern": {"String": "~"}, "content": "~" * 10}
     (tmp_path / "short" / "tokenizer.json").write_text(json.dumps(tokenizer))
-    app.read(app.entry("short"))
-    app.core("load", id="short", open_cl=True, memory=ENOUGH, weights=tmp_path / "short")
+    app.load("short", weights=tmp_path / "short")
     app.send("Hi")
     requests = len(app.core.calls("chat_completion"))
     assert said(app.send("~" * 11)) == app.answer([["user", "~" * 110]], STOP_IDS)[0]
@@ -247,9 +242,8 @@ def test_an_engine_that_dies_while_it_loads(app):
 def test_weights_that_the_library_does_not_fit(app, tmp_path):
     shutil.copytree(app.assets / "short", tmp_path / "short")
     (tmp_path / "short" / "tensor-cache.json").write_text('{"records": []}')
-    app.read(app.entry("short"))
     with pytest.raises(Failed) as failed:
-        app.core("load", id="short", open_cl=True, memory=ENOUGH, weights=tmp_path / "short")
+        app.load("short", weights=tmp_path / "short")
     assert failed.value.code == "ENGINE_FAILED"
 
 

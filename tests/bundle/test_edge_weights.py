@@ -37,100 +37,94 @@ def same(directory: Path, other: Path) -> bool:
 SHARD = "params_shard_0.bin"
 
 
-def test_weights_are_copied_once(app):
-    phone = app.phone("once")
-    model = app.entry("short")
-    app.read(model)
-    result = app.core("prepare", id="short", **phone)
-    assert result["path"] == str(phone["internal"] / "short")
-    assert same(phone["internal"] / "short", app.assets / "short")
-    total = sum(file["bytes"] for file in model["files"])
+@pytest.fixture
+def places(app, request) -> dict[str, Path]:
+    """The directories of a phone, whose app has the model ``short``."""
+    app.read(app.entry("short"))
+    return app.phone(request.node.name)
+
+
+def test_weights_are_copied_once(app, places):
+    result = app.core("prepare", id="short", **places)
+    assert result["path"] == str(places["internal"] / "short")
+    assert same(places["internal"] / "short", app.assets / "short")
+    total = sum(file["bytes"] for file in app.entry("short")["files"])
     assert {(stage, all_of_it) for stage, _, all_of_it in result["progress"]} == {("COPY", total)}
     done = [done for _, done, _ in result["progress"]]
     assert done == sorted(done) and (done[0], done[-1]) == (0, total)
-    assert app.core("prepare", id="short", **phone)["progress"] == []
+    assert app.core("prepare", id="short", **places)["progress"] == []
 
 
 @pytest.mark.needs("clang-19")
-def test_what_bundle_writes_is_what_the_app_reads(app, tmp_path):
+def test_what_bundle_writes_is_what_the_app_reads(app, places, tmp_path):
     name = 'o\'dd "$(reboot)" <&>😀'
     project = bundle([make_dist(tmp_path / name)], tmp_path / "app")
     assets = project.directory / "app/src/main/assets/edge"
     (model,) = app.core("models", json=(assets / "models.json").read_text())["models"]
     assert model["name"] == name
-    phone = app.phone("bundled") | {"assets": assets}
-    app.core("prepare", id=model["id"], **phone)
-    assert same(phone["internal"] / model["id"], project.directory / "models" / model["id"])
+    places["assets"] = assets
+    app.core("prepare", id=model["id"], **places)
+    assert same(places["internal"] / model["id"], project.directory / "models" / model["id"])
 
 
-def test_a_copy_is_given_up(app):
-    phone = app.phone("given up")
-    app.read(app.entry("short"))
+def test_a_copy_is_given_up(app, places):
     with pytest.raises(ValueError, match="interrupted"):
-        app.core("prepare", id="short", interrupt="COPY", **phone)
-    assert not (phone["internal"] / "short").exists()
-    app.core("prepare", id="short", **phone)
-    assert same(phone["internal"] / "short", app.assets / "short")
+        app.core("prepare", id="short", interrupt="COPY", **places)
+    assert not (places["internal"] / "short").exists()
+    app.core("prepare", id="short", **places)
+    assert same(places["internal"] / "short", app.assets / "short")
 
 
-def test_a_damaged_copy_is_made_again(app):
-    phone = app.phone("damaged")
-    app.read(app.entry("short"))
-    app.core("prepare", id="short", **phone)
-    change(phone["internal"] / "short" / SHARD)
-    (phone["internal"] / "short" / "tokenizer.json").unlink()
-    app.core("prepare", id="short", **phone)
-    assert same(phone["internal"] / "short", app.assets / "short")
+def test_a_damaged_copy_is_made_again(app, places):
+    app.core("prepare", id="short", **places)
+    change(places["internal"] / "short" / SHARD)
+    (places["internal"] / "short" / "tokenizer.json").unlink()
+    app.core("prepare", id="short", **places)
+    assert same(places["internal"] / "short", app.assets / "short")
 
 
-def test_an_update_of_the_app_brings_other_weights(app, tmp_path):
-    phone = app.phone("update")
-    app.read(app.entry("short"))
-    app.core("prepare", id="short", **phone)
-    phone["assets"] = tmp_path
+def test_an_update_of_the_app_brings_other_weights(app, places, tmp_path):
+    app.core("prepare", id="short", **places)
+    places["assets"] = tmp_path
     shutil.copytree(app.assets / "short", tmp_path / "short")
     change(tmp_path / "short" / SHARD)
     (tmp_path / "short" / "tokenizer_config.json").rename(tmp_path / "short" / "special_tokens_map.json")
     app.read(entry(tmp_path / "short", BOTH))
-    app.core("prepare", id="short", **phone)
-    assert same(phone["internal"] / "short", tmp_path / "short")
+    app.core("prepare", id="short", **places)
+    assert same(places["internal"] / "short", tmp_path / "short")
     app.read(app.entry("long"))
-    app.core("keep_only", **phone)
-    assert list(phone["internal"].iterdir()) == []
+    app.core("keep_only", **places)
+    assert list(places["internal"].iterdir()) == []
 
 
-def test_a_model_that_an_update_has_people_install_leaves_no_copy(app):
-    phone = app.phone("moved out")
-    app.read(app.entry("short"))
-    app.core("prepare", id="short", **phone)
+def test_a_model_that_an_update_has_people_install_leaves_no_copy(app, places):
+    app.core("prepare", id="short", **places)
     app.read(app.entry("short", weights="install"))
-    app.core("keep_only", **phone)
-    assert not (phone["internal"] / "short").exists()
+    app.core("keep_only", **places)
+    assert not (places["internal"] / "short").exists()
 
 
-def test_a_damaged_or_missing_asset(app, tmp_path):
-    phone = app.phone("asset") | {"assets": tmp_path}
+def test_a_damaged_or_missing_asset(app, places, tmp_path):
+    places["assets"] = tmp_path
     shutil.copytree(app.assets / "short", tmp_path / "short")
     change(tmp_path / "short" / SHARD)
-    app.read(app.entry("short"))
     with pytest.raises(Failed) as failed:
-        app.core("prepare", id="short", **phone)
+        app.core("prepare", id="short", **places)
     assert (failed.value.code, failed.value.fields["detail"]) == ("WEIGHTS_DAMAGED", SHARD)
     (tmp_path / "short" / SHARD).unlink()
     with pytest.raises(Failed) as failed:
-        app.core("prepare", id="short", **phone)
+        app.core("prepare", id="short", **places)
     assert (failed.value.code, failed.value.fields["detail"]) == ("WEIGHTS_MISSING", f"short/{SHARD}")
-    assert not (phone["internal"] / "short").exists()
+    assert not (places["internal"] / "short").exists()
 
 
-def test_installed_weights(app):
-    phone = app.phone("installed")
+def test_installed_weights(app, places):
     app.read(app.entry("short", weights="install"))
-    directory = phone["external"] / "short"
+    directory = places["external"] / "short"
 
     def code() -> str:
         with pytest.raises(Failed) as failed:
-            app.core("prepare", id="short", **phone)
+            app.core("prepare", id="short", **places)
         return failed.value.code
 
     assert code() == "WEIGHTS_MISSING"
@@ -143,37 +137,36 @@ def test_installed_weights(app):
     shutil.copy(app.assets / "short" / SHARD, directory)
     # What was written just now may be written again without another time: it isn't remembered.
     for _ in range(2):
-        result = app.core("prepare", id="short", **phone)
+        result = app.core("prepare", id="short", **places)
         assert result["path"] == str(directory) and {stage for stage, *_ in result["progress"]} == {"VERIFY"}
     long_ago = time.time() - 3600
     for path in directory.iterdir():
         os.utime(path, (long_ago, long_ago))
-    assert app.core("prepare", id="short", **phone)["progress"] != []
-    assert app.core("prepare", id="short", **phone)["progress"] == []
+    assert app.core("prepare", id="short", **places)["progress"] != []
+    assert app.core("prepare", id="short", **places)["progress"] == []
     # A later change of a file changes its time.
     change(directory / SHARD)
     assert code() == "WEIGHTS_DAMAGED"
 
 
-def test_a_copy_that_was_killed_goes_on(app, tmp_path):
+def test_a_copy_that_was_killed_goes_on(app, places, tmp_path):
     """The second time, the first half of the asset is wrong: nobody reads it again."""
-    phone = app.phone("killed") | {"assets": tmp_path}
-    model = app.entry("short")
+    places["assets"] = tmp_path
     shutil.copytree(app.assets / "short", tmp_path / "short")
     content, shard = (tmp_path / "short" / SHARD).read_bytes(), tmp_path / "short" / SHARD
     half = len(content) // 2
     shard.unlink()
     os.mkfifo(shard)
     core = Core({}, tmp_path / "calls.jsonl")
-    core("models", json=json.dumps({"models": [model]}))
+    core("models", json=json.dumps({"models": [app.entry("short")]}))
 
     def copy() -> None:
         with pytest.raises(ValueError):
-            core("prepare", id="short", **phone)
+            core("prepare", id="short", **places)
 
     copying = threading.Thread(target=copy)
     copying.start()
-    part = phone["internal"] / ".short.part" / SHARD
+    part = places["internal"] / ".short.part" / SHARD
     with shard.open("wb", buffering=0) as pipe:
         pipe.write(content[:half])
         wait_until(lambda: part.exists() and part.stat().st_size == half)
@@ -181,9 +174,8 @@ def test_a_copy_that_was_killed_goes_on(app, tmp_path):
         copying.join()
     shard.unlink()
     shard.write_bytes(bytes(half) + content[half:])
-    app.read(model)
-    app.core("prepare", id="short", **phone)
-    assert same(phone["internal"] / "short", app.assets / "short")
+    app.core("prepare", id="short", **places)
+    assert same(places["internal"] / "short", app.assets / "short")
 
 
 def wait_until(condition: Any) -> None:
@@ -204,29 +196,26 @@ def small(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(directory)], check=True)
 
 
-def test_storage_that_is_too_small_from_the_start(app, small):
-    phone = app.phone("small") | {"internal": small / "models"}
+def test_storage_that_is_too_small_from_the_start(app, places, small):
+    places["internal"] = small / "models"
     (small / "photos").write_bytes(bytes(200_000))
-    model = app.entry("short")
-    app.read(model)
     with pytest.raises(Failed) as failed:
-        app.core("prepare", id="short", **phone)
+        app.core("prepare", id="short", **places)
     assert failed.value.code == "STORAGE_FULL"
-    assert failed.value.fields["needed"] == sum(file["bytes"] for file in model["files"])
+    assert failed.value.fields["needed"] == sum(file["bytes"] for file in app.entry("short")["files"])
     assert 0 < failed.value.fields["available"] < failed.value.fields["needed"]
     (small / "photos").unlink()
-    app.core("prepare", id="short", **phone)
+    app.core("prepare", id="short", **places)
     assert same(small / "models" / "short", app.assets / "short")
 
 
-def test_storage_that_fills_up_meanwhile(app, small, tmp_path):
-    phone = app.phone("filling") | {"internal": small / "models", "assets": tmp_path / "assets"}
+def test_storage_that_fills_up_meanwhile(app, places, small, tmp_path):
+    places |= {"internal": small / "models", "assets": tmp_path / "assets"}
     shutil.copytree(app.assets / "short", tmp_path / "assets" / "short")
     shard = tmp_path / "assets" / "short" / SHARD
     content = shard.read_bytes()
     shard.unlink()
     os.mkfifo(shard)
-    app.read(app.entry("short"))
 
     def fill() -> None:
         with shard.open("wb") as pipe:
@@ -237,11 +226,11 @@ def test_storage_that_fills_up_meanwhile(app, small, tmp_path):
     filling = threading.Thread(target=fill)
     filling.start()
     with pytest.raises(Failed) as failed:
-        app.core("prepare", id="short", **phone)
+        app.core("prepare", id="short", **places)
     filling.join()
     assert failed.value.code == "STORAGE_FULL"
     (small / "photos").unlink()
     shard.unlink()
     shard.write_bytes(content)
-    app.core("prepare", id="short", **phone)
+    app.core("prepare", id="short", **places)
     assert same(small / "models" / "short", app.assets / "short")

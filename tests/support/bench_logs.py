@@ -1,6 +1,6 @@
 """Records as a bench writes them, for tests of what is made from them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,17 @@ def visit(trace: Sequence[Reading] = (), **changed: Any) -> VisitRecord:
     context = repetition(**changed)
     values = {each.name: getattr(context, each.name) for each in fields(VisitContext)}
     return VisitRecord(**values, error=None, trace=tuple(trace))
+
+
+def bench_of(seconds: Mapping[str, Sequence[float]]) -> list[Record]:
+    """What a bench of models writes whose repetitions take so long with a prompt of 64 tokens, and 4 times with 256."""
+    trace = [Reading(at_s=float(second), temp_c=30 + second / 10) for second in range(60)]
+    records: list[Record] = []
+    for model, each in seconds.items():
+        for prefill in (64, 256):
+            common = {"model": model, "model_digest": model, "prefill_tokens": prefill, "build": {"torch": "2"}}
+            records += [*in_rounds(*(prefill / 64 * one for one in each), **common), visit(trace, **common)]
+    return records
 
 
 def llama_bench_test(n_prompt: int, n_gen: int, n_depth: int, samples_ns: Sequence[int]) -> dict[str, Any]:

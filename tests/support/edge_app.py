@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.text import TextCodec
 from tests.support.byte_model import byte_model
-from tests.support.phone.runner import REPOSITORY, cache_directory, one_at_a_time
+from tests.support.phone.runner import CACHE, REPOSITORY, one_at_a_time
 
 CORE = REPOSITORY / "templates/android/edge/src/main/java/edgetransact/edge"
 TESTS = REPOSITORY / "tests/bundle/java"
@@ -41,7 +41,7 @@ def build_edge() -> Path:
     """
     sources = [*sorted(CORE.glob("*.java")), *sorted(TESTS.rglob("*.java"))]
     key = hashlib.sha256(b"".join(source.read_bytes() for source in sources))
-    target = cache_directory() / f"edge-{key.hexdigest()[:12]}"
+    target = CACHE / f"edge-{key.hexdigest()[:12]}"
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=target.parent) as fresh:
             classes = Path(fresh) / "classes"
@@ -180,10 +180,11 @@ class App:
         home.mkdir(parents=True, exist_ok=True)
         return {"assets": self.assets, "internal": home / "internal", "external": home / "external"}
 
-    def load(self, name: str) -> None:
-        """Load a model straight from the assets."""
+    def load(self, name: str, **how: Any) -> dict[str, Any]:
+        """Load a model straight from the assets, unless its weights are elsewhere."""
         self.read(self.entry(name))
-        self.core("load", id=name, open_cl=True, memory=ENOUGH, weights=self.assets / name)
+        usual = {"id": name, "open_cl": True, "memory": ENOUGH, "weights": self.assets / name}
+        return self.core("load", **usual | how)
 
     def send(self, text: str, **options: Any) -> list[Any]:
         """Send a message, and return all that is heard of the answer."""

@@ -1,6 +1,5 @@
 """Report pages of models that nobody measured, from one layer to the 126 of Llama 3.1 405B."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,6 @@ from edge_transact.artifacts.report import Origin, Report
 from edge_transact.artifacts.summary import width_section
 from edge_transact.bench.analysis.compare import compare, paired
 from edge_transact.bench.analysis.report import write_comparison, write_report
-from edge_transact.bench.records.readings import Reading
-from edge_transact.bench.records.record import Record
 from edge_transact.build.report.measure import MatrixError, Part
 from edge_transact.build.report.page import page as build_page
 from edge_transact.evaluate.answers.basics import AnswerRow, scores
@@ -29,7 +26,7 @@ from edge_transact.prune.scores import LayerScores
 from edge_transact.prune.units import UNITS
 from edge_transact.quantization import get_quantization
 from edge_transact.widths import LayerWidths, WidthPlan
-from tests.support.bench_logs import in_rounds, visit, write_log
+from tests.support.bench_logs import bench_of, write_log
 
 NAME = "<script>alert('x')</script> \"🦙\" & a-model-with-a-name-that-is-much-longer-than-a-telephone-is-wide"
 """A directory may have this name, and no page may take it for markup."""
@@ -123,21 +120,9 @@ def healed_page(directory: Path) -> Path:
     return _written(heal_page(report, facts, rows, ORIGIN), directory)
 
 
-def _records(seconds: Mapping[str, Sequence[float]]) -> list[Record]:
-    """What a bench of models writes whose repetitions take so long with a prompt of 64 tokens."""
-    trace = [Reading(at_s=float(second), temp_c=30 + second / 10) for second in range(60)]
-    records: list[Record] = []
-    for model, each in seconds.items():
-        for prefill in (64, 256):
-            common = {"model": model, "model_digest": model, "prefill_tokens": prefill, "build": {"torch": "2"}}
-            records += [*in_rounds(*(prefill / 64 * one for one in each), **common), visit(trace, **common)]
-    return records
-
-
 def bench_page(directory: Path) -> Path:
     """The page of a bench of three models, one of them with a difficult name, with every picture."""
-    models = {"dense": (1.98, 2.0, 2.04), "pruned": (0.98, 1.0, 1.01), NAME: (2.02, 1.96, 2.06)}
-    records = _records(models)
+    records = bench_of({"dense": (1.98, 2.0, 2.04), "pruned": (0.98, 1.0, 1.01), NAME: (2.02, 1.96, 2.06)})
     perplexities = {"dense": 22.31, NAME: 33.46}
     write_report(records, directory, command="edge-transact bench", perplexities=perplexities, published=True)
     return directory / "index.html"
@@ -147,7 +132,7 @@ def comparison_page(directory: Path) -> Path:
     """The page of a comparison of two logs: a model that became slower, and one with a difficult name that didn't."""
     logs = [directory.with_name(f"{name}.jsonl") for name in ("before", "after")]
     for log, slowed in zip(logs, (1.0, 1.25), strict=True):
-        write_log(log, _records({"dense": [0.99 * slowed, slowed, 1.01 * slowed], NAME: (1.02, 0.97, 1.03)}))
+        write_log(log, bench_of({"dense": [0.99 * slowed, slowed, 1.01 * slowed], NAME: (1.02, 0.97, 1.03)}))
     pairs = paired(*logs)
     names = logs[0].name, logs[1].name
     write_comparison(pairs, compare(pairs), directory, names=names, command="edge-transact bench compare")

@@ -9,19 +9,21 @@ from typing import TextIO
 
 from filelock import FileLock, Timeout
 
-from tests.support.phone.runner import cache_directory
+from tests.support.phone.runner import CACHE
 
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
 BINFMT_RULE = Path("/usr/share/qemu/binfmt.d/qemu-aarch64.conf")
 BINFMT_NAME = "qemu-aarch64"
 LINKS = 256
+USERS, REGISTERED = CACHE / ".binfmt-users", CACHE / ".binfmt-registered"
+"""What each run that needs the format has a lock on, and what was done here, so that this is undone and no more."""
 
 
 @contextmanager
 def binfmt() -> Iterator[None]:
     """Let the kernel run aarch64 binaries, in chroots too, until the last test run that needs it has ended."""
-    cache_directory().mkdir(parents=True, exist_ok=True)
-    with (cache_directory() / ".binfmt-users").open("a+") as users:
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with USERS.open("a+") as users:
         with _binfmt_lock():
             fcntl.flock(users, fcntl.LOCK_SH)
             _register()
@@ -36,7 +38,6 @@ def binfmt() -> Iterator[None]:
 
 def free_link() -> tuple[int, FileLock]:
     """The number of a network link that no phone has, and the lock that reserves it, even while the phone is off."""
-    cache_directory().mkdir(parents=True, exist_ok=True)
     for number in range(LINKS):
         lock = _link_lock(number)
         with suppress(Timeout):
@@ -58,16 +59,15 @@ def phone_leftovers() -> list[str]:
                 if _link_exists(number):
                     found.append(f"network link phone{number}")
                 lock.release()
-    if _registered_here().exists():
-        with (cache_directory() / ".binfmt-users").open("a+") as users, _binfmt_lock():
-            if _registered_here().exists() and _is_last(users):
+    if REGISTERED.exists():
+        with USERS.open("a+") as users, _binfmt_lock():
+            if REGISTERED.exists() and _is_last(users):
                 found.append(f"binfmt_misc registration {BINFMT_NAME}")
     return found
 
 
 def _register() -> None:
-    """What is done here is noted in a file, so that `_unregister` undoes that and no more."""
-    done = _registered_here().read_text().split() if _registered_here().exists() else []
+    done = REGISTERED.read_text().split() if REGISTERED.exists() else []
     if not (BINFMT / "register").exists():
         subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(BINFMT)], check=True)
         done.append("mounted")
@@ -75,16 +75,16 @@ def _register() -> None:
         (BINFMT / "register").write_text(BINFMT_RULE.read_text().strip())
         done.append("registered")
     if done:
-        _registered_here().write_text(" ".join(done))
+        REGISTERED.write_text(" ".join(done))
 
 
 def _unregister() -> None:
-    done = _registered_here().read_text().split() if _registered_here().exists() else []
+    done = REGISTERED.read_text().split() if REGISTERED.exists() else []
     if "registered" in done and (BINFMT / BINFMT_NAME).exists():
         (BINFMT / BINFMT_NAME).write_text("-1")
     if "mounted" in done:
         subprocess.run(["umount", str(BINFMT)], check=True)
-    _registered_here().unlink(missing_ok=True)
+    REGISTERED.unlink(missing_ok=True)
 
 
 def _is_last(users: TextIO) -> bool:
@@ -97,15 +97,11 @@ def _is_last(users: TextIO) -> bool:
 
 
 def _binfmt_lock() -> FileLock:
-    return FileLock(cache_directory() / ".binfmt.lock")
-
-
-def _registered_here() -> Path:
-    return cache_directory() / ".binfmt-registered"
+    return FileLock(CACHE / ".binfmt.lock")
 
 
 def _link_lock(number: int) -> FileLock:
-    return FileLock(cache_directory() / f".phone{number}.lock")
+    return FileLock(CACHE / f".phone{number}.lock")
 
 
 def _link_exists(number: int) -> bool:

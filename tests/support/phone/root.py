@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from tests.support.phone.leftovers import BINFMT, BINFMT_RULE
-from tests.support.phone.runner import cache_directory, one_at_a_time
+from tests.support.phone.runner import CACHE, one_at_a_time
 
 FILES = Path(__file__).parent / "files"
 PACKAGES = ("adbd", "mksh", "toybox", "libstdc++6:arm64")
@@ -59,10 +59,9 @@ def phone_root() -> Path:
     key = hashlib.sha256(Path(__file__).read_bytes())
     for path in sorted(FILES.iterdir()):
         key.update(path.name.encode() + path.read_bytes())
-    cache = cache_directory()
-    root = cache / f"phone-{key.hexdigest()[:12]}"
+    root = CACHE / f"phone-{key.hexdigest()[:12]}"
     if not root.exists():
-        with tempfile.TemporaryDirectory(dir=cache) as workspace:
+        with tempfile.TemporaryDirectory(dir=CACHE) as workspace:
             fresh = Path(workspace) / "root"
             _unpack(_download(Path(workspace)), fresh)
             _furnish(fresh)

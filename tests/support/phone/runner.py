@@ -16,11 +16,8 @@ from filelock import FileLock
 REPOSITORY = Path(__file__).parents[3]
 SOURCE = REPOSITORY / "android_bench"
 LIBRARIES = ("tvm/lib/libtvm_runtime.so", "tvm/lib/libtvm_runtime_extra.so", "tvm_ffi/lib/libtvm_ffi.so")
-
-
-def cache_directory() -> Path:
-    """Where test runs keep what takes long to make."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-transact-tests"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-transact-tests"
+"""Where test runs keep what takes long to make."""
 
 
 def one_at_a_time(make: Callable[[], Path]) -> Callable[[], Path]:
@@ -28,8 +25,8 @@ def one_at_a_time(make: Callable[[], Path]) -> Callable[[], Path]:
 
     @functools.wraps(make)
     def locked() -> Path:
-        cache_directory().mkdir(parents=True, exist_ok=True)
-        with FileLock(cache_directory() / f".{make.__name__}.lock"):
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with FileLock(CACHE / f".{make.__name__}.lock"):
             return make()
 
     return locked
@@ -39,7 +36,7 @@ def one_at_a_time(make: Callable[[], Path]) -> Callable[[], Path]:
 def wheels() -> Path:
     """Headers and aarch64 runtime libraries of the installed versions, laid out as in the wheels; cached."""
     packages = [f"{name}=={version(name)}" for name in ("apache-tvm", "apache-tvm-ffi")]
-    target = cache_directory() / "-".join(["aarch64", *packages]).replace("==", "-")
+    target = CACHE / "-".join(["aarch64", *packages]).replace("==", "-")
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=target.parent) as workspace:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
@@ -61,9 +58,9 @@ def build_runner() -> Path:
     key = hashlib.sha256(str(wheels()).encode())
     for path in sorted(path for path in SOURCE.rglob("*") if path.is_file() and "build" not in path.parts):
         key.update(path.name.encode() + path.read_bytes())
-    target = cache_directory() / f"runner-{key.hexdigest()[:12]}"
+    target = CACHE / f"runner-{key.hexdigest()[:12]}"
     if not target.exists():
-        with tempfile.TemporaryDirectory(dir=cache_directory()) as workspace:
+        with tempfile.TemporaryDirectory(dir=CACHE) as workspace:
             build = Path(workspace) / "build"
             toolchain = f"-DCMAKE_TOOLCHAIN_FILE={SOURCE / 'cmake/aarch64-linux-gnu.cmake'}"
             configure = ["-S", str(SOURCE), "-B", str(build), "-G", "Ninja", f"-DEDGE_TVM_WHEELS={wheels()}", toolchain]
