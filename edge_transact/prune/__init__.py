@@ -1,7 +1,4 @@
-"""Pruning: budgets to widths, scores to indices, and the smaller checkpoint.
-
-Names load on first use: the command line reads the tables of units and options without importing torch.
-"""
+"""Pruning: budgets to widths, scores to indices, and the smaller checkpoint. Names load on first use, without torch."""
 
 from __future__ import annotations
 

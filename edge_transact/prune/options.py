@@ -61,7 +61,7 @@ class Budget(Options):
 
 
 class PruneChoices(CalibrationOptions, Budget):
-    """What can be chosen about pruning, each with its default. A budget is not required here; `PruneOptions` wants one.
+    """What can be chosen about pruning, each with its default; `PruneOptions` also wants a budget.
 
     Bytes are counted in the quantization and for the context of the build that they are chosen for.
     """
@@ -106,7 +106,7 @@ class PruneChoices(CalibrationOptions, Budget):
     shots: Annotated[Count, Option("Number of pruning steps; each scores the model again.", HOW)] = 1
 
     def counted(self, quant: str, context: int) -> PruneOptions:
-        """The same choices as the options of a pruning that counts bytes in this quantization and for this context.
+        """The same choices as options that count bytes in this quantization and for this context.
 
         Raises:
             UsageError: There is no budget, or there are several.
@@ -116,11 +116,7 @@ class PruneChoices(CalibrationOptions, Budget):
 
 
 class ShotTraining(TrainOptions):
-    """How the model is trained after each shot; without a text, it isn't.
-
-    Raises:
-        UsageError: There are options of training, but no text.
-    """
+    """How the model is trained after each shot; without a text, it isn't, and options raise `UsageError`."""
 
     @model_validator(mode="after")
     def _has_a_text(self) -> ShotTraining:
@@ -166,8 +162,7 @@ class PruneOptions(PruneChoices):
     def identity(self) -> dict[str, Any]:
         """Everything that the result depends on, as JSON values by option.
 
-        `quant` and `context` are left out where no limit depends on them: builds of one pruned model in several
-        quantizations share it.
+        `quant` and `context` are left out where no limit depends on them, so that builds share a pruned model.
         """
         unused = {"context"} if self.max_memory is None else set()
         if self.runtime is None:
@@ -179,7 +174,7 @@ class PruneOptions(PruneChoices):
     def provenance(self) -> dict[str, Any]:
         """The options as ``edge_transact.json`` records them: the budget as an object without what wasn't asked for.
 
-        The calibration's options are left out: a record of the text that was read takes their place.
+        A record of the text that was read takes the place of the calibration's options.
         """
         values = self.identity()
         budget = {key: values.pop(key) for key in (*BUDGET_KEYS, "quant", "context") if key in values}

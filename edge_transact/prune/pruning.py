@@ -37,8 +37,7 @@ class Pruning:
     Args:
         model: The source, and the calibration windows.
         method: The class of the layers' scorers.
-        journal: What is known already, and where new results go. Scores and sensitivities don't depend on the budget,
-            so prunings to several budgets can share a journal.
+        journal: What is known already, and where new results go. Prunings to several budgets can share one.
         seed: For methods that draw random numbers.
         wants_losses: Whether methods that can predict losses should; `allocate` decides it otherwise.
 
@@ -68,7 +67,7 @@ class Pruning:
     def allocate(
         self, budget: PruneOptions, allocation: str, units: Sequence[str], bucket: int, shots: int
     ) -> Allocation:
-        """The target widths. Allocations that need sensitivity curves get them from the first shot's scores."""
+        """The target widths for `resolved` options. Sensitivity curves come from the first shot's scores."""
         curves: Sequence[Curves] = ()
         if allocation != "uniform" and limits_of(budget, self.plan):
             self.wants_losses = True
@@ -101,13 +100,9 @@ class Pruning:
             self.selections[index] = kept.then(further)
 
     def compensate(self, journal: Journal | None = None) -> list[dict[str, Fit]]:
-        """Solves the consuming projections again and scales the last norm.
+        """Solves the consuming projections again and scales the last norm; returns each layer's fits by projection.
 
-        Args:
-            journal: Where the results go, which depend on the budget; `None` for the pruning's own journal.
-
-        Returns:
-            How each projection of each layer was solved, by name.
+        Results depend on the budget, and go to `journal` if one is given.
         """
         weights, fits, scale = compensation.compensate(self.model, self.selections, journal or self.journal)
         for index, of_layer in enumerate(weights):

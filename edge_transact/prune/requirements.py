@@ -41,11 +41,7 @@ def requirements(
 ) -> Requirements:
     """What `prune` and the report after it do and need. Models count as large as the source in every shot.
 
-    Args:
-        source: The model to prune.
-        options: As they are given to `prune`.
-        training: As it is given to `prune`.
-        report_of: The name of the pruned model, if a report follows.
+    `options` and `training` are those of `prune`; `report_of` names the pruned model, if a report follows.
     """
     options = resolved(options)
     trainings = [
@@ -88,14 +84,7 @@ def _steps(options: PruneOptions, wants_losses: bool, trainings: Sequence[Requir
 
 
 def memory_bytes(source: Checkpoint, tokens: int, options: PruneOptions, wants_losses: bool) -> int:
-    """The most bytes of tensors at once: hidden states, what a batch computes in a layer, sums, and logits.
-
-    Args:
-        source: The model to prune.
-        tokens: Calibration tokens.
-        options: The resolved options.
-        wants_losses: Whether scores predict losses.
-    """
+    """The most bytes of tensors at once: hidden states, what a batch computes in a layer, sums, and logits."""
     plan, itemsize = source.plan, _itemsize(source)
     widest = plan.widest
     states = 2 * min(_states_bytes(source, tokens), MEMORY_BYTES)
@@ -138,10 +127,7 @@ def text_bytes(calibration: Sequence[str]) -> int:
 def pruned_plan(plan: WidthPlan, options: PruneOptions) -> WidthPlan:
     """About what a pruned model will cost, as if its MLPs alone were cut to its limits, all alike.
 
-    Args:
-        plan: The source's widths.
-        options: As they are given to `prune`. Where they name the widths themselves, or limit the KV cache alone, the
-            pruned model counts as large as its source.
+    It counts as large as its source where the options name widths themselves, or limit the KV cache alone.
     """
 
     def with_mlps(kept: float) -> WidthPlan:

@@ -60,12 +60,11 @@ class PruneResult(Summarized):
         source: The model that was pruned.
         options: The options, with what they left to the method decided.
         training: How it was trained after each shot; `None` if it wasn't.
-        provenance: What ``edge_transact.json`` says about the run.
+        provenance: The content of ``edge_transact.json`` about the run.
         notes: What was decided or rounded on the way.
         scores: Scores of each layer in the first shot.
         sensitivity: fp32 ``[layers, 2]`` as `measure_sensitivity` returns it, where the allocation needs it.
-        fits: The least-squares fits of `o_proj` and `down_proj` in each layer, by name; empty without compensation, and
-            where training followed it.
+        fits: The least-squares fits of each layer, by name; empty without compensation, and where training followed it.
         is_main: Whether this is the process that reports, of those that trained it together.
         seconds: Wall time of the run.
     """
@@ -111,14 +110,7 @@ class PruneResult(Summarized):
 
 @dataclass(frozen=True)
 class Cut:
-    """A model that was cut, to be written.
-
-    Attributes:
-        target: Its widths, and how they were chosen.
-        tensors: Its tensors by name.
-        provenance: How it was made.
-        fits: See `PruneResult.fits`.
-    """
+    """A model that was cut, to be written: its widths, its tensors by name, how it was made, and `PruneResult.fits`."""
 
     target: Allocation
     tensors: Iterable[tuple[str, torch.Tensor]]
@@ -151,8 +143,8 @@ def prune(
         resume: Fail if there is no interrupted run to go on with.
         fresh: Start over instead.
         force: Replace `output` if it exists.
-        finish: Called with the result, such as to write a report. Until it returns, what the run has done is kept: if
-            it is interrupted, the same command doesn't prune again.
+        finish: Called with the result, such as to write a report. If it is interrupted, the same command doesn't prune
+            again.
 
     Raises:
         UsageError: The budget is beyond this model, options contradict each other, or there is nothing to resume.
@@ -235,13 +227,7 @@ def _is_written(journal: Journal, output: Path) -> bool:
 
 
 def ingredients(source: Checkpoint, options: PruneOptions, trainer: ShotTrainer | None = None) -> dict[str, Any]:
-    """Everything that a pruning's result depends on, as JSON values, except the calibration text.
-
-    Args:
-        source: The model.
-        options: How it is pruned, `resolved`.
-        trainer: Trains it after each shot.
-    """
+    """Everything that a pruning's result depends on, as JSON values, except the calibration text."""
     return {
         "source": digest_of(source, *COPIED_FILES),
         "options": options.identity() | ({"widths": options.widths.read_text()} if options.widths else {}),
@@ -260,10 +246,11 @@ def computation(source: Checkpoint) -> dict[str, str]:
 
 
 def resolved(options: PruneOptions) -> PruneOptions:
-    """The options with what they leave to the method decided.
+    """The options with what they leave to the method and the runtime decided.
 
     Raises:
-        UsageError: The method can't price the units that a budgeted allocation should cut.
+        UsageError: The method can't price the units that a budgeted allocation should cut, or the runtime can't load what
+            the given units or bucket would leave.
     """
     options, scoring = _for_runtime(options), find_method(options.method)
     allocation, units, priced = options.allocation or scoring.allocation, options.units, scoring.priced_units
@@ -281,11 +268,7 @@ def resolved(options: PruneOptions) -> PruneOptions:
 
 
 def _for_runtime(options: PruneOptions) -> PruneOptions:
-    """The options with the units and the bucket of the runtime that the model is pruned for.
-
-    Raises:
-        UsageError: Given units or a given bucket are none that the runtime takes.
-    """
+    """The options with the units and the bucket of the runtime that the model is pruned for."""
     if options.runtime is None:
         return options
     runtime = RUNTIMES[options.runtime]

@@ -12,11 +12,10 @@ from edge_transact.prune.units import MODULES, UNITS, Module, Unit
 
 @dataclass(frozen=True)
 class PredictedLosses:
-    """The losses that a method predicts, in nats a token; all fp32.
+    """The losses that a method predicts, fp32, in nats a token.
 
-    Attributes:
-        curves: The loss of the layer by the number of units kept, by the unit's name; ``[units + 1]``.
-        reference: The loss of the cut of each module that `sensitivity.reference` makes; scalars.
+    `curves` are the loss of the layer by the number of units kept, ``[units + 1]`` by the unit's name; `reference` is
+    the loss of each module's cut by `sensitivity.reference`.
     """
 
     curves: Mapping[str, torch.Tensor]

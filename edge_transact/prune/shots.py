@@ -1,8 +1,7 @@
 """Pruning in shots, with a training after each: every shot scores the model that the training before it left.
 
-A shot is a pruning to the next widths and a training of what is left, as in TransAct's released code. Its model is a
-checkpoint in the directory of the run's unfinished work, from which the same command goes on after an interrupt; the
-next shot's replaces it.
+A shot's model is a checkpoint in the directory of the run's unfinished work, from which the same command goes on after
+an interrupt; the next shot's replaces it.
 """
 
 from __future__ import annotations
@@ -33,17 +32,12 @@ from edge_transact.widths import WidthPlan
 
 
 def shot_trainings(training: ShotTraining, shots: int, model: str, seed: int) -> list[HealOptions]:
-    """How the model is trained after each shot; nothing without a text.
+    """How the model is trained after each shot; nothing without a text. `model`, before pruning, is the teacher.
 
     Later shots get more tokens and a higher rate: of N tokens over K shots, shot i of them gets ``N/K (1/2 + (i -
     1)/(K - 1))``, and ``2 i/K`` times the learning rate (TransAct's released code, where N is 1e9, K is 8, and the
-    learning rate is 5e-5). A single shot gets all tokens, at the learning rate itself.
-
-    Args:
-        training: Text, tokens of all shots, and the learning rate.
-        shots: K.
-        model: The MODEL before pruning, which is the teacher.
-        seed: Shot i reads the text in the order of this seed plus i - 1.
+    learning rate is 5e-5). A single shot gets all tokens, at the learning rate itself. Shot i reads the text in the
+    order of the seed plus i - 1.
     """
     if training.train is None:
         return []
@@ -61,12 +55,7 @@ def shot_trainings(training: ShotTraining, shots: int, model: str, seed: int) ->
 
 
 class ShotTrainer:
-    """Trains a model after each shot, for `run.prune`, in one process or in several.
-
-    Args:
-        training: How, with a text.
-        model: The MODEL before pruning, which is the teacher.
-    """
+    """Trains a model after each shot, for `run.prune`, in one process or in several; `model` is the teacher."""
 
     def __init__(self, training: ShotTraining, model: str) -> None:
         self.training, self._model, self.processes = training, model, Processes()
@@ -93,15 +82,7 @@ class ShotTrainer:
 
 
 class Shots:
-    """The shots of a pruning with training.
-
-    Args:
-        first: The pruning of the source, with the first shot's scores known or not.
-        trainings: How the model is trained after each shot.
-        compensate: Whether each shot solves `o_proj` and `down_proj` again before the training.
-        provenance: What ``edge_transact.json`` says of the source and the options.
-        processes: Those that train it. Process 0 prunes.
-    """
+    """The shots of a pruning with training; `compensates` tells whether each solves `o_proj` and `down_proj` again."""
 
     def __init__(
         self,

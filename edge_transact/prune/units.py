@@ -1,7 +1,6 @@
-"""What pruning can remove: one table, read by every stage from the command line to surgery.
+"""What pruning can remove: one table, read by every stage from the command line, without torch, to surgery.
 
-A new unit is an entry here, and a curve where a method predicts one (`scores.PredictedLosses`). The module doesn't
-import torch, so that the command line can offer the names.
+A new unit is an entry here, and a curve where a method predicts one (`scores.PredictedLosses`).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ SHARES = 64
 MIN_GROUPS = 8
 """With fewer KV groups than this, one group is too coarse a step for a ratio, and the MLP takes all of the cut.
 
-SmolLM2 has three groups. Dropping one raises perplexity by more than cutting 30 % of all parameters from the MLP.
+SmolLM2 has three. Dropping one raises perplexity by more than cutting 30 % of all parameters from the MLP.
 """
 
 ROUNDED = (
@@ -38,12 +38,7 @@ DEARER = "cutting the other units costs less"
 
 @dataclass(frozen=True)
 class Allocation:
-    """The widths that meet a budget.
-
-    Attributes:
-        plan: The target.
-        notes: What was decided or rounded, one sentence each.
-    """
+    """The widths that meet a budget, and notes on what was decided or rounded, one sentence each."""
 
     plan: WidthPlan
     notes: tuple[str, ...] = ()

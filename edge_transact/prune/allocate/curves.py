@@ -15,22 +15,19 @@ Curves = Mapping[str, torch.Tensor]
 """A layer's sensitivity curves by unit name: nats a token by the number of units kept, fp32 ``[units + 1]``."""
 
 POWER = 3
-"""Without a prediction, loss is taken to grow with this power of the share that is cut. The best cut of a layer is then
-proportional to its sensitivity to the power -1/2, which works well in experiments."""
+"""Without a prediction, loss is taken to grow with this power of the share that is cut.
+
+The best cut of a layer is then proportional to its sensitivity to the power -1/2, which works well in experiments.
+"""
 
 
 def sensitivity_curves(
     scores: Sequence[LayerScores], widths: Sequence[LayerWidths], divergence: torch.Tensor
 ) -> list[Curves]:
-    """The sensitivity curves of each layer.
+    """The sensitivity curves of each layer, from its scores, its widths and the measured losses, ``[layers, 2]``.
 
-    Predicted curves keep their shape and are scaled to the measured losses, if the prediction at the measured cut is
-    above zero. Without predictions, only the units of `MEASURED_UNITS` have curves.
-
-    Args:
-        scores: The scores of each layer.
-        widths: The widths of each layer.
-        divergence: The measured losses, as `sensitivity.measure_sensitivity` gives them, ``[layers, 2]``.
+    Predicted curves keep their shape and are scaled to the losses of `measure_sensitivity`, if the prediction at the
+    measured cut is above zero. Without predictions, only the units of `MEASURED_UNITS` have curves.
     """
     curves: list[Curves] = []
     for of_layer, layer, row in zip(scores, widths, divergence.tolist(), strict=True):

@@ -1,13 +1,9 @@
 """Spends a budget where it costs the least loss: units against units, layers against layers.
 
-Every layer has a curve of loss by width for each unit. The cheapest cut is the one with the least loss for what it
-saves of the limits that are still exceeded. Cuts are taken until no limit is exceeded. They follow the lower convex
-hull of each curve, which makes the sum of losses optimal, except for the last cut.
-
-KV groups have an extra cost. The KV cache has one number of heads for all its layers, so a model whose layers differ in
-KV heads calls attention several times per layer (`WidthPlan.virtual_layers`). That takes longer than the removed groups
-would have taken. `cheapest` therefore compares plans whose KV heads are multiples of larger or smaller steps, and
-counts each call as the loss of cutting the parameters that could be read in its time.
+Every layer has a curve of loss by width for each unit. Cuts with the least loss for what they save of the limits are
+taken until no limit is exceeded. They follow the lower convex hull of each curve, which makes the sum of losses
+optimal, except for the last cut. A model whose layers differ in KV heads calls attention several times per layer
+(`WidthPlan.virtual_layers`): each call counts as the loss of cutting the parameters that could be read in its time.
 """
 
 from __future__ import annotations
@@ -28,12 +24,9 @@ from edge_transact.widths import CACHE_HEAD_DIM_MULTIPLE, LayerWidths, WidthPlan
 
 @dataclass(frozen=True)
 class Spent:
-    """A plan that meets its limits.
+    """A plan that meets its limits, and its predicted loss in nats a token.
 
-    Attributes:
-        plan: The widths.
-        loss: Predicted, in nats a token.
-        price: Predicted loss per parameter of the cheapest cut that remains, in nats a token.
+    `price` is the predicted loss per parameter of the cheapest cut that remains.
     """
 
     plan: WidthPlan
@@ -51,12 +44,8 @@ def cheapest(
 ) -> Spent:
     """The plan that meets all limits at the least predicted loss, including the cost of attention calls.
 
-    Args:
-        source: The widths to start from.
-        curves: The sensitivity curves of each layer, for at least `units`.
-        limits: What must hold.
-        units: What may be cut, names of `UNITS`.
-        bucket: MLP widths are multiples of it.
+    Compares plans whose KV heads are multiples of larger or smaller steps. Each layer of `curves` has at least those of
+    `units`; MLP widths are multiples of `bucket`.
 
     Raises:
         UsageError: There is no such plan; the message names the limit that binds.
@@ -91,13 +80,7 @@ def _with_calls(spent: Spent, price: float) -> float:
 
 @dataclass(frozen=True)
 class _Curve:
-    """The widths that one unit of one layer can still take, and their losses.
-
-    Attributes:
-        widths: The present width, then narrower ones.
-        losses: The loss at each of `widths`.
-        full_loss: The loss at the source's width.
-    """
+    """The widths that one unit of one layer can take, the present one first, their losses, and the source's loss."""
 
     widths: tuple[int, ...]
     losses: tuple[float, ...]
@@ -151,8 +134,7 @@ class _Move:
 class _Cut:
     """Moves that are made together, and the predicted loss that they add.
 
-    Attributes:
-        of_one_layer: Whether it is made for what one layer saves, and not for what all of them together do.
+    `of_one_layer` tells whether it is made for what one layer saves, and not for what all of them together do.
     """
 
     moves: tuple[_Move, ...]
@@ -173,11 +155,7 @@ class _Cut:
 
 
 def _spend(source: WidthPlan, layers: _Layers, limits: Sequence[Limit]) -> Spent:
-    """The plan that meets all limits at the least loss on these curves, without the cost of attention calls.
-
-    Raises:
-        UsageError: No cut helps any more, and a limit is still exceeded.
-    """
+    """The plan that meets all limits at the least loss on these curves, without the cost of attention calls."""
     savings = _Savings(source, limits)
     layers = [dict(of_layer) for of_layer in layers]
     plan = source

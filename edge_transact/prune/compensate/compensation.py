@@ -1,13 +1,10 @@
 """Solves the consuming projections of the pruned model again, so that what is kept does the work of what was cut.
 
-The calibration windows go through the source and through the pruned model in parallel, one layer at a time. At `o_proj`
-and at `down_proj`, ridge regression finds the weights that bring the pruned model nearest to its target. The target is
-the output of the uncut block on the pruned model's own input, plus half of the difference between the two models'
-hidden states. So later layers see what earlier ones now produce and correct part of the error that those left. Layers
-before the first cut have nothing to correct and stay as they are.
-
-A token is weighted by the inverse square of its hidden state's size, because the next norm divides by that size.
-Without the weights, the few tokens to which LLaMAs give enormous activations would dominate.
+The calibration windows go through the source and the pruned model in parallel. At `o_proj` and at `down_proj`, ridge
+regression brings the pruned model nearest to its target: the output of the uncut block on the pruned model's own input,
+plus half of the difference between the two models' hidden states, so that later layers correct part of what earlier
+ones left. A token is weighted by the inverse square of its hidden state's size, by which the next norm divides;
+otherwise the few tokens to which LLaMAs give enormous activations would dominate.
 """
 
 from __future__ import annotations
@@ -54,10 +51,7 @@ def compensate(
 ) -> tuple[list[dict[str, torch.Tensor]], list[dict[str, Fit]], float]:
     """Solves `o_proj` and `down_proj` of every layer again, in order, and then finds the scale of the last norm.
 
-    Args:
-        model: The source, and the calibration windows.
-        selections: What is kept of each layer.
-        journal: Where each layer's weights go as soon as they are solved.
+    Layers go to the journal as soon as they are solved.
 
     Returns:
         For each layer, the new weights by name, ``self_attn.o_proj.weight`` and ``mlp.down_proj.weight``, in the dtype
@@ -142,13 +136,7 @@ def _others(dims: torch.Tensor, size: int) -> torch.Tensor:
 
 
 class _Output(NamedTuple):
-    """What the cut projection computes for a batch.
-
-    Attributes:
-        activation: Its input, ``[..., in_features]``.
-        output: Its output with the weights as they were cut, ``[..., hidden_size]``.
-        gone: The uncut projection's output minus `output`.
-    """
+    """What the cut projection computes for a batch: its input, its output, and what the uncut one adds to that."""
 
     activation: torch.Tensor
     output: torch.Tensor
@@ -156,14 +144,7 @@ class _Output(NamedTuple):
 
 
 class _Split:
-    """Splits a projection's output into the part of the dims that are kept and the part of those that are cut.
-
-    Args:
-        full: The uncut projection.
-        cut: The projection with the columns `kept`; its bias may differ.
-        kept: The dims that are kept.
-        gone: The other dims.
-    """
+    """Splits a projection's output into the part of the dims that are kept and the part of those that are gone."""
 
     def __init__(self, full: torch.nn.Linear, cut: torch.nn.Linear, kept: Dims, gone: Dims) -> None:
         self._kept, self._gone, self._cut = kept, gone, cut
@@ -209,8 +190,7 @@ class _Layer:
         return self._finish(O_PROJ, projection, regression, pruned, activations)
 
     def _kept_of_attention(self) -> torch.Tensor | None:
-        """The dims of the uncut layer's `o_proj` input that the cut layer has; `None` if RoPE pairs were cut, which
-        changes all of them."""
+        """The inputs of `o_proj` that the cut layer has; `None` if RoPE pairs were cut, which changes all of them."""
         widths = self.model.checkpoint.plan.layers[self.index]
         if self.selection.qk_pairs.shape[1] < widths.qk_head_dim // 2:
             return None
@@ -261,15 +241,7 @@ class _Layer:
         of_source: torch.Tensor,
         of_pruned: torch.Tensor,
     ) -> None:
-        """Adds a batch to the regression.
-
-        Args:
-            regression: The projection's regression.
-            held_out: Which windows are held out, bool ``[batch]``.
-            computed: What the cut projection computes.
-            of_source: The source's hidden states after the block, ``[batch, window, hidden_size]``.
-            of_pruned: The pruned model's hidden states before the block.
-        """
+        """Adds a batch to the regression: the source's hidden states after the block, the pruned model's before it."""
         activation, output, gone = computed
         # The output lacks `gone`, and a share of the distance that the uncut block would leave:
         # `gone + FROM_SOURCE * (of_source - of_pruned - uncut output)`.

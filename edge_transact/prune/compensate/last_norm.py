@@ -1,8 +1,8 @@
 """Scales the last norm so that the pruned model's confidence matches its accuracy.
 
-A pruned model is nearly as confident as its source, and more often wrong. Logits are linear in the last norm's weight,
-so one factor there is the temperature of temperature scaling (Guo et al., 2017). The loss is convex in it, and a few
-Newton steps find it. The order of predictions stays the same, so greedy answers don't change.
+A pruned model is nearly as confident as its source, and more often wrong. One factor on the last norm's weight is the
+temperature of temperature scaling (Guo et al., 2017). The loss is convex in it, and a few Newton steps find it. Greedy
+answers don't change.
 """
 
 from __future__ import annotations
@@ -30,12 +30,8 @@ LAST_STEP = 3e-3
 def last_norm_scale(model: LayerwiseModel, hidden: torch.Tensor) -> float:
     """The factor on logits at which the calibration text is most likely.
 
-    Args:
-        model: The source, for its last norm and `lm_head`, and the calibration windows.
-        hidden: The output of the pruned model's last layer, ``[windows, window, hidden_size]``.
-
-    Returns:
-        The factor; 1 if none is found, because the loss has no curvature or the factor would not be above 0.
+    `hidden` is the output of the pruned model's last layer, ``[windows, window, hidden_size]``. The factor is 1 if none
+    is found, because the loss has no curvature or the factor would not be above 0.
     """
     step = max(1, -(-model.windows.numel() // TOKENS))
     states = hidden[::step, :-1].flatten(end_dim=1)
@@ -58,16 +54,7 @@ def last_norm_scale(model: LayerwiseModel, hidden: torch.Tensor) -> float:
 
 
 def _moments(model: LayerwiseModel, hidden: torch.Tensor, labels: torch.Tensor, scale: float) -> list[torch.Tensor]:
-    """For each token: the mean and mean square of its logits under the softmax of scaled logits, and the label's logit.
-
-    Args:
-        hidden: The last layer's output, ``[tokens, hidden_size]``.
-        labels: int64 ``[tokens]``.
-        scale: The factor on logits.
-
-    Returns:
-        Three tensors, fp32 ``[tokens]``.
-    """
+    """By token, fp32: the mean and mean square of its logits under the scaled softmax, and the label's logit."""
     largest, sums, moments = [], [], []
     expected = torch.zeros(len(labels), device=labels.device)
     first = 0

@@ -41,11 +41,7 @@ class Fit:
 
 
 class Regression:
-    """The sums of one least-squares problem, ``outputs = W inputs``; fp32.
-
-    Args:
-        weight: The old W, ``[outputs, inputs]``; its dtype is that of the activations.
-    """
+    """The sums of one least-squares problem, ``outputs = W inputs``, in fp32; `weight` is the old W."""
 
     def __init__(self, weight: torch.Tensor) -> None:
         self._weight = weight
@@ -111,16 +107,7 @@ class Regression:
 
 
 def _ridge(grams: Sequence[torch.Tensor], crosses: Sequence[torch.Tensor], damping: float) -> torch.Tensor | None:
-    """``cross (gram + damping diag(gram))^-1`` of the summed matrices, in fp64; `None` if that isn't finite.
-
-    Args:
-        grams: ``[inputs, inputs]`` each, fp32.
-        crosses: ``[outputs, inputs]`` each, fp32.
-        damping: The ridge penalty.
-
-    Returns:
-        ``[outputs, inputs]``.
-    """
+    """``cross (gram + damping diag(gram))^-1`` of the summed matrices, in fp64; `None` if that isn't finite."""
     damped = _total(grams)
     diagonal = damped.diagonal()
     diagonal += damping * diagonal + 1e-9 * diagonal.mean()

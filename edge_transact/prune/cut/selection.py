@@ -74,11 +74,7 @@ def _by_unit(chosen: Callable[[Unit], torch.Tensor]) -> LayerSelection:
 
 
 def top_indices(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """The indices of the `count` highest of `scores` (``[n]``), ascending; among equal scores the first are kept.
-
-    Returns:
-        int64, ``[count]``.
-    """
+    """The int64 indices of the `count` highest of `scores`, ascending; among equal scores the first are kept."""
     order = torch.argsort(scores, descending=True, stable=True)
     return order[:count].sort().values
 

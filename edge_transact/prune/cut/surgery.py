@@ -23,14 +23,9 @@ NOTHING: Mapping[str, torch.Tensor] = MappingProxyType({})
 def pruned_tensors(
     checkpoint: Checkpoint, selections: Sequence[LayerSelection], replaced: Mapping[str, torch.Tensor] = NOTHING
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor of the pruned model, read and cut one at a time, in the stored dtype.
+    """Every tensor of the pruned model, read and cut one at a time, in the stored dtype, unless it is `replaced`.
 
     The layers' tensors were checked when they were scored; the others are checked here.
-
-    Args:
-        checkpoint: The source.
-        selections: What is kept of each layer.
-        replaced: Tensors of the pruned model, by name, which are used instead of cutting the source's.
 
     Raises:
         EdgeTransactError: The embedding, the last norm or `lm_head` holds NaN or infinity.
@@ -53,14 +48,7 @@ def pruned_tensors(
 def pruned_layer(
     checkpoint: Checkpoint, index: int, selection: LayerSelection, replaced: Mapping[str, torch.Tensor] = NOTHING
 ) -> dict[str, torch.Tensor]:
-    """The tensors of one pruned layer, named within the layer: ``self_attn.q_proj.weight``, ...
-
-    Args:
-        checkpoint: The source.
-        index: Which layer.
-        selection: What is kept of it.
-        replaced: As in `pruned_tensors`.
-    """
+    """The tensors of one pruned layer, named within the layer: ``self_attn.q_proj.weight``, ..."""
     prefix = f"{LAYERS_PREFIX}{index}."
     parts = [name.removeprefix(prefix) for name in checkpoint.tensor_names() if name.startswith(prefix)]
     layer = checkpoint.plan.layers[index]
@@ -77,11 +65,7 @@ def pruned_layer(
 
 
 def cut_layer(model: LayerwiseModel, index: int, selection: LayerSelection) -> LlamaDecoderLayer:
-    """A layer of a model as a module, cut, with the model's `replaced` tensors.
-
-    Raises:
-        EdgeTransactError: One of its tensors, which the message names, holds NaN or infinity.
-    """
+    """A layer of a model as a module, cut, with the model's `replaced` tensors; `LayerwiseModel.load` checks them."""
     tensors = pruned_layer(model.checkpoint, index, selection, model.replaced)
     return model.load(index, selection.widths, tensors)
 
@@ -92,18 +76,15 @@ def shifted_biases(
     selection: LayerSelection,
     means: Mapping[Module, torch.Tensor],
 ) -> dict[str, torch.Tensor]:
-    """The biases of `o_proj` and `down_proj`, plus what the dims that are cut contribute on average (FLAP).
+    """The fp32 biases of `o_proj` and `down_proj`, plus what the dims that are cut contribute on average (FLAP).
 
-    These biases have one element per hidden dim, so later cuts leave them alone.
+    They have one element per hidden dim, so later cuts leave them alone. A model without biases gets none.
 
     Args:
         tensors: The layer as it was scored, as `pruned_layer` gives it.
         widths: The widths of that layer.
         selection: What is kept of it, counted in it.
-        means: The means of the two projections' inputs, `LayerScores.means`.
-
-    Returns:
-        The new biases in fp32, named as in `tensors`; empty for a model without biases.
+        means: `LayerScores.means`.
     """
     shifted = {}
     for module, mean in means.items():
@@ -117,11 +98,7 @@ def shifted_biases(
 
 
 def rope_pairs(checkpoint: Checkpoint, index: int, selection: LayerSelection) -> torch.Tensor | None:
-    """The table `layout.ROPE_PAIRS` of a pruned layer, which counts the pairs of the heads before any pruning.
-
-    Returns:
-        int32 ``[groups, qk_head_dim / 2]``; `None` if the layer keeps all pairs and so has no such table.
-    """
+    """The table `layout.ROPE_PAIRS` of a pruned layer, counted in heads before any pruning; `None` if it keeps all."""
     if not checkpoint.plan.has_rope_pairs(selection.widths):
         return None
     return checkpoint.rope_pairs(index)[selection.groups].gather(1, selection.qk_pairs)

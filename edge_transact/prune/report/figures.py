@@ -24,15 +24,9 @@ BINS = 48
 
 
 def salience(unit: Unit, scores: Sequence[LayerScores], plan: WidthPlan, what: str) -> Section:
-    """A chart of bars for each layer, kept and cut ones in two colours: as in the paper's Figure 2.
+    """A chart of bars for each layer, kept and cut ones in two colours, as in the paper's Figure 2; `what` a score is.
 
     Query heads have a scale of their own in each layer; dims share a logarithmic one.
-
-    Args:
-        unit: What the bars are.
-        scores: The scores of each layer.
-        plan: The widths that are kept.
-        what: What a score is.
     """
     layers = [bars(unit, of_layer, widths) for of_layer, widths in zip(scores, plan.layers, strict=True)]
     positive = torch.cat([values[values > 0] for values, _ in layers])
@@ -68,16 +62,7 @@ def salience(unit: Unit, scores: Sequence[LayerScores], plan: WidthPlan, what: s
 
 
 def bars(unit: Unit, scores: LayerScores, widths: LayerWidths) -> tuple[torch.Tensor, torch.Tensor]:
-    """The heights of a layer's bars, and which of them these scores alone would keep.
-
-    Args:
-        unit: What the bars are.
-        scores: The layer's scores.
-        widths: The widths to which the layer is cut.
-
-    Returns:
-        fp32 and bool, ``[units]``.
-    """
+    """The heights of a layer's bars, fp32 ``[units]``, and which of them these scores alone would keep."""
     kept, values = select(scores, widths), scores.of(unit)
     in_groups = unit.place == "in group"
     rows = values if in_groups else values[None]

@@ -32,14 +32,7 @@ from edge_transact.system.machine import machine_name
 def write_report(result: PruneResult, directory: Path, text: str, *, force: bool = False) -> dict[str, Any]:
     """Writes ``report.json``, and ``index.html`` with its charts, which are SVG files too.
 
-    Args:
-        result: The pruning.
-        directory: Where to write it; it is complete or absent.
-        text: The result of `prepare_report`.
-        force: Replace a directory that exists.
-
-    Returns:
-        The content of ``report.json``.
+    `directory` is complete or absent; `text` is the result of `prepare_report`. Returns the content of ``report.json``.
 
     Raises:
         EdgeTransactError: A model can't be evaluated, or `directory` exists.

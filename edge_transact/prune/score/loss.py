@@ -34,16 +34,14 @@ ELIMINATIONS = 96
 """The number of times that costs are computed again, from all dims to none; each time at least one dim is cut."""
 
 KEPT_IN_PLACE = 8
-"""The number of eliminations between two copies of the matrices without the dims that were cut. A copy takes as long as
-an elimination."""
+"""Eliminations between two copies of the matrices without the dims that were cut; a copy takes as long as one."""
 
 
 class BlockLoss:
     """The statistics of one block, summed batch by batch in fp32.
 
-    Args:
-        projection: The consuming projection's weight, ``[hidden_size, size]``.
-        diagonal: Whether only `dims` will be called, so that the diagonal of A is enough.
+    `projection` is the consuming weight, ``[hidden_size, size]``. With `diagonal`, the diagonal of A is enough, for
+    `dims` alone.
     """
 
     def __init__(self, projection: torch.Tensor, *, diagonal: bool = False) -> None:
@@ -114,8 +112,7 @@ def eliminate(gram: torch.Tensor, effects: torch.Tensor) -> tuple[torch.Tensor, 
         effects: `BlockLoss.effects`, ``[size, hidden_size]``.
 
     Returns:
-        The dims from first kept to first cut, int64 ``[size]``; and the loss at every width, as `curve` gives it for
-        that order.
+        The dims from first kept to first cut, int64 ``[size]``; and the loss at every width, as `curve` gives it.
     """
     inverse = torch.cholesky_inverse(_factor(gram, DAMPING))
     del gram  # of a 7B model's MLP such a matrix is half a gigabyte
@@ -149,12 +146,7 @@ def eliminate(gram: torch.Tensor, effects: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def curve(gram: torch.Tensor, effects: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """The loss at every width, with the consuming projection solved again.
-
-    Args:
-        gram: ``[size, size]``, positive definite.
-        effects: `BlockLoss.effects`, ``[size, hidden_size]``.
-        order: int64 ``[size]``, the dims from first kept to first cut.
+    """The loss at every width when dims are kept in `order`, int64 ``[size]``, with the projection solved again.
 
     Returns:
         fp32 ``[size + 1]``: entry k is the loss when the first k dims of `order` are kept, nats a token.

@@ -20,8 +20,7 @@ from edge_transact.prune.score.methods.scorer import Activations, Scorer
 from edge_transact.prune.scores import LayerScores
 
 GRADIENT_TOKENS = 16384
-"""Methods that need gradients get them for at most this many calibration tokens: a backward pass takes four times the
-work of a forward pass, and more tokens hardly change what is selected."""
+"""Methods that need gradients get them for at most this many calibration tokens: more hardly change the selection."""
 
 Tensors = dict[str, torch.Tensor]
 
@@ -42,14 +41,7 @@ def score_layers(
 ) -> list[LayerScores]:
     """The scores of every layer of the model that `selections` leave.
 
-    Args:
-        model: The source, and the calibration windows.
-        selections: What is kept of each layer.
-        method: The class of each layer's scorer.
-        journal: Where scores go as soon as they are known; scores that it has are not computed again.
-        description: The title of the progress bar, and what the journal calls the scores.
-        seed: For methods that draw random numbers.
-        wants_losses: Whether methods that can predict losses should.
+    `description` is the title of the progress bar, and what the journal calls the scores, which are computed only once.
 
     Raises:
         EdgeTransactError: The model holds or computes NaN or infinity; the tensor or the layer is named.
@@ -164,8 +156,7 @@ class _Scoring:
 
 @contextmanager
 def _watch(layer: LlamaDecoderLayer) -> Iterator[Callable[[], Activations]]:
-    """Records one run of the layer inside the context. The yielded function returns what it computed, with gradients if
-    there was a backward pass."""
+    """Records one run of the layer; the yielded function returns what it computed, with any gradients."""
     attention, mlp = layer.self_attn, layer.mlp
     modules = (attention.q_proj, attention.k_proj, attention.o_proj, mlp.gate_proj, mlp.down_proj)
     inputs: dict[torch.nn.Module, torch.Tensor] = {}

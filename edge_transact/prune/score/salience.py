@@ -1,8 +1,4 @@
-"""How much the units of a layer matter: the parts that scoring methods share.
-
-A transitional activation is what lives inside a block between its wide projections: the concatenated head outputs
-that feed `o_proj`, and ``silu(gate) * up`` that feeds `down_proj`.
-"""
+"""How much the units of a layer matter: the parts that scoring methods share."""
 
 from __future__ import annotations
 
@@ -25,11 +21,7 @@ class SquareSum:
         self._squares = self._squares + activation.flatten(end_dim=-2).float().square().sum(dim=0)
 
     def value(self) -> torch.Tensor:
-        """fp32, ``[size]``.
-
-        Raises:
-            ValueError: Nothing was added.
-        """
+        """fp32, ``[size]``; raises `ValueError` if nothing was added."""
         if isinstance(self._squares, float):
             raise ValueError("no activations were added")
         return self._squares
@@ -40,44 +32,21 @@ class SquareSum:
 
 
 def head_salience(dims: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """Head scores from the scores of their dims: ``mean + 10 / head_dim * max`` (TransAct, section 3.2).
-
-    Args:
-        dims: ``[num_heads * head_dim]``, head by head.
-        num_heads: Query heads.
-
-    Returns:
-        ``[num_heads]``.
-    """
+    """Head scores from the scores of their dims: ``mean + 10 / head_dim * max`` (TransAct, section 3.2)."""
     heads = dims.unflatten(0, (num_heads, -1))
     return heads.mean(dim=1) + MAX_WEIGHT / heads.shape[1] * heads.amax(dim=1)
 
 
 def of_groups(dims: torch.Tensor, widths: LayerWidths) -> torch.Tensor:
-    """Sums over the query heads of each KV group.
-
-    Args:
-        dims: ``[num_attention_heads * head_dim]``, head by head; `head_dim` is either `qk_head_dim` or `v_head_dim`.
-        widths: The layer's widths.
-
-    Returns:
-        ``[num_key_value_heads, head_dim]``.
-    """
+    """Sums over each KV group's query heads: ``[num_attention_heads * d]`` to ``[num_key_value_heads, d]``."""
     return dims.view(widths.num_key_value_heads, widths.q_per_kv, -1).sum(dim=1)
 
 
 def pair_energy(queries: torch.Tensor, keys: torch.Tensor, widths: LayerWidths) -> torch.Tensor:
     """How much each RoPE pair can move attention: the energy of its queries times that of its keys.
 
-    A rotation doesn't change the length of a pair, so the projections before RoPE are enough.
-
-    Args:
-        queries: Squares summed over tokens, ``[num_attention_heads * qk_head_dim]``.
-        keys: The same, ``[num_key_value_heads * qk_head_dim]``.
-        widths: The layer's widths.
-
-    Returns:
-        ``[num_key_value_heads, qk_head_dim / 2]``.
+    A rotation doesn't change the length of a pair, so the projections before RoPE are enough. `queries` and `keys` are
+    squares summed over tokens, ``[heads * qk_head_dim]``; the result is ``[num_key_value_heads, qk_head_dim / 2]``.
     """
     return of_pairs(of_groups(queries, widths)) * of_pairs(keys.view(widths.num_key_value_heads, -1))
 

@@ -1,9 +1,8 @@
 """Measures how far the model's predictions move when one layer is cut and all others stay as they are.
 
 The windows go through the layers once: as hidden states of the uncut model, and of a variant for every module of every
-layer, in which that module is cut. A variant joins at its layer and goes through the layers after it, so each layer is
-read once. The distance is the Kullback-Leibler divergence from the uncut model's predictions. It has little noise,
-because a difference shows even where no variant predicts the right token.
+layer, which joins where that module is cut. The Kullback-Leibler divergence from the uncut model's predictions has
+little noise: a difference shows even where no variant predicts the right token.
 """
 
 from __future__ import annotations
@@ -57,11 +56,7 @@ def measure_sensitivity(
 ) -> torch.Tensor:
     """The divergence, in nats a token, when attention or the MLP of one layer is cut to `reference`.
 
-    Args:
-        source: The source, and the calibration windows.
-        selections: What earlier shots kept of each layer.
-        scores: The scores that decide which units are cut.
-        journal: Where the result goes; if it is there already, it isn't measured again.
+    Scores decide which units are cut of what earlier shots' selections left.
 
     Returns:
         fp32, ``[layers, 2]``; the columns are `MODULES`.

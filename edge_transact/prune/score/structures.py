@@ -16,20 +16,12 @@ from edge_transact.widths import LayerWidths
 def scores_of_weights(
     layer: LlamaDecoderLayer, widths: LayerWidths, importance: Callable[[nn.Linear], torch.Tensor]
 ) -> LayerScores:
-    """The scores of all units: sums over the rows and columns that surgery would cut with them.
+    """The scores of all units: sums over the rows and columns that surgery would cut with them; biases don't count.
 
-    - Query head: its rows of `q_proj`, its columns of `o_proj`, and an even share of the rows of `k_proj` and `v_proj`
-      that its group shares.
+    - Query head: its rows of `q_proj`, its columns of `o_proj`, a share of its group's rows of `k_proj` and `v_proj`.
     - Value dim: its row of `v_proj` and its columns of `o_proj`.
     - RoPE pair: its rows of `q_proj` and `k_proj`.
     - MLP dim: its rows of `gate_proj` and `up_proj` and its column of `down_proj`.
-
-    Biases don't count.
-
-    Args:
-        layer: The layer.
-        widths: Its widths.
-        importance: Gives the importance of every weight of a projection, ``[output features, input features]``.
     """
     attention, mlp = layer.self_attn, layer.mlp
 

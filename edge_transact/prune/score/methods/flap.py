@@ -1,10 +1,8 @@
 """FLAP (An et al., AAAI 2024): how much an input feature fluctuates, times the squared norm of its outgoing weights.
 
-A feature that doesn't fluctuate can be cut, because a bias can stand in for its mean: `surgery.shifted_biases` takes
-the means from the scores. A dim scores ``variance * ||column||**2``, the mean squared error that its removal leaves; a
-value dim or a head scores the sum over its columns. (FLAP's own code squares the dims of a head before it sums them,
-and it compares layers with each other, which is the allocation's work here.) FLAP has no score for Q and K, and no bias
-can stand in for their dims, so RoPE pairs score as in `transact`.
+A feature that doesn't fluctuate can be cut: `surgery.shifted_biases` adds its mean to a bias. A dim scores ``variance *
+||column||**2``, the mean squared error that its removal leaves; a value dim or a head scores the sum over its columns.
+FLAP has no score for Q and K, so RoPE pairs score as in `transact`.
 """
 
 from __future__ import annotations
@@ -50,12 +48,7 @@ def _column_squares(weight: torch.Tensor) -> torch.Tensor:
 
 
 class Moments:
-    """Mean and variance of each dim of an activation over all tokens added; batches are merged in fp64 (Chan et al.).
-
-    Attributes:
-        tokens: The number of tokens added.
-        mean: fp64, ``[size]``.
-    """
+    """Mean (fp64) and variance of each dim of an activation over all tokens; batches are merged as by Chan et al."""
 
     def __init__(self) -> None:
         self.tokens = 0

@@ -1,8 +1,6 @@
-"""LLM-Pruner (Ma et al., NeurIPS 2023) as TransAct's paper compares with it: first-order Taylor terms of the weights.
+"""LLM-Pruner (Ma et al., NeurIPS 2023) as TransAct's paper compares with it: the sum of ``|weight * gradient|``.
 
-``|weight * gradient|`` is how much the loss would change, to first order, if the weight were zero. As in LLM-Pruner's
-``param_first``, a unit scores the sum over its weights; the gradient is that of the summed loss of all calibration
-tokens.
+That is how much the summed loss of all calibration tokens would change, to first order, if the weight were zero.
 """
 
 from __future__ import annotations

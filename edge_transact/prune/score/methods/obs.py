@@ -1,8 +1,7 @@
 """The default method, an optimal brain surgeon: units score by the loss of cutting them, from one backward pass.
 
-`prune.score.loss` explains the prediction, which is of second order. Besides the scores, the method predicts the curves
-of loss by width, one for each unit, from which a budget is spread over units and layers; and the loss of the cut whose
-effect `prune.score.sensitivity` measures, so that the curves can be corrected.
+`prune.score.loss` explains the prediction. The method also predicts the curves of loss by width of each unit, and the
+loss of the cut whose effect `prune.score.sensitivity` measures, so that the curves can be corrected.
 """
 
 from __future__ import annotations
@@ -80,12 +79,7 @@ class Obs(Scorer):
         return dims.view(widths.num_key_value_heads, widths.q_per_kv, widths.v_head_dim)
 
     def _attention_curves(self, heads: torch.Tensor, v_dims: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The loss by the number of units kept, from none to all, by the unit's name; ``[units + 1]`` each.
-
-        Args:
-            heads: Scores of query heads, ``[groups, queries per group]``.
-            v_dims: Scores of value dims, ``[groups, v_head_dim]``.
-        """
+        """The loss by the number of units kept, ``[units + 1]``, from scores ``[groups, units]``."""
         widths, dims = self.widths, self._attention_dims
         gram, effects = self._attention.gram, self._attention.effects
         by_group = curve(gram, effects, dims[_descending(heads.mean(dim=1))].flatten())
@@ -106,13 +100,6 @@ def _descending(scores: torch.Tensor) -> torch.Tensor:
 
 
 def _tail_sums(pairs: torch.Tensor) -> torch.Tensor:
-    """The loss by the number of RoPE pairs that every KV head keeps, from none to all: the sum of those that go.
-
-    Args:
-        pairs: The loss of each, ``[groups, pairs]``.
-
-    Returns:
-        ``[pairs + 1]``.
-    """
+    """The loss by the number of RoPE pairs that every KV head keeps, ``[pairs + 1]``: the sum of those that go."""
     descending = pairs.sort(dim=1, descending=True).values.sum(dim=0)
     return torch.cat([descending.flip(0).cumsum(0).flip(0), descending.new_zeros(1)])

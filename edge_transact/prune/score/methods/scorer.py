@@ -52,8 +52,8 @@ class Scorer(ABC):
 
     Args:
         widths: The layer's widths.
-        layer: The layer itself, for methods that look at weights. If `gradients` is ``weights``, their ``grad`` is that
-            of the summed loss of all calibration tokens by the time `scores` is called.
+        layer: The layer itself. If `gradients` is ``weights``, their ``grad`` is that of the summed loss of all
+            calibration tokens by the time `scores` is called.
         seed: For methods that draw random numbers; it differs for every layer, every shot and every ``--seed``.
         wants_losses: Whether to predict losses, for methods that can.
     """
