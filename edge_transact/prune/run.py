@@ -249,8 +249,8 @@ def resolved(options: PruneOptions) -> PruneOptions:
     """The options with what they leave to the method and the runtime decided.
 
     Raises:
-        UsageError: The method can't price the units that a budgeted allocation should cut, or the runtime can't load what
-            the given units or bucket would leave.
+        UsageError: The method can't price the units that a budgeted allocation should cut, or the runtime can't load
+            what the given units or bucket would leave.
     """
     options, scoring = _for_runtime(options), find_method(options.method)
     allocation, units, priced = options.allocation or scoring.allocation, options.units, scoring.priced_units
