@@ -54,7 +54,6 @@ _CLASSES = {
 }
 """Each class that loads when it is named, and its module."""
 
-
 _SESSION = ("max_tokens", "temperature", "top_p", "seed", "system", "threads", "raw")
 """The options of `load`."""
 
@@ -70,9 +69,7 @@ def __dir__() -> list[str]:
 
 
 class _Run(Options):
-    fresh: Annotated[bool, Field(description="Start over instead of going on where an interrupted run stopped.")] = (
-        False
-    )
+    fresh: Annotated[bool, Field(description="Start over instead of resuming an interrupted run.")] = False
 
 
 class _Writing(Options):
@@ -129,8 +126,6 @@ def prune(model: str | Path, output: str | Path, options: _Prune) -> PruneResult
 
     ``et.prune("demo:smollm2", "small", ratio=0.3)``
 
-    What an interrupted run with the same options has done is taken over. The result shows the widths in a notebook.
-
     Args:
         model: A checkpoint directory, a hub id, a GGUF file or a demo model.
         output: The directory to write.
@@ -158,9 +153,6 @@ def heal(model: str | Path, output: str | Path, options: _Heal) -> HealResult:
     """Trains a pruned model to predict again what the model predicts that it was pruned from.
 
     ``et.heal("small", "healed", train_tokens=65536)``
-
-    What an interrupted run with the same options has done is taken over. The step that predicts held-out text best is
-    kept.
 
     Args:
         model: A checkpoint directory that `prune` or `heal` wrote, or another model with a `teacher`.
@@ -192,17 +184,15 @@ def build(model: str | Path, output: str | Path, options: _Build) -> Build:
 
     ``et.build("small", "dist", target="host")``
 
-    With a budget, the model is pruned first. Finished stages come from the cache.
+    With a budget, the model is pruned first.
 
     Args:
         model: A checkpoint directory, a hub id, a GGUF file or a demo model.
         output: The directory to write.
 
     Raises:
-        UsageError: Sizes contradict each other or the model, a budget is beyond it, or there are options of pruning but
-            no budget.
-        EdgeTransactError: The model can't be read, `output` exists, a library can't be made, or one that was made
-            differs from torch.
+        UsageError: Options contradict each other or the model, or prune without a budget.
+        EdgeTransactError: The model can't be read, `output` exists, or a library can't be made or differs from torch.
     """
     from edge_transact.build.dist import build
 
@@ -242,11 +232,9 @@ def bench(dists: str | Path | Sequence[str | Path], output: str | Path, options:
 
 @keywords(_Evaluate)
 def evaluate(*models: str | Path, options: _Evaluate) -> Evaluations:
-    """Measures the perplexity of models on a text, dense or pruned, in torch or built, and their scores on tasks.
+    """Measures the perplexity of models on a text, and their scores on tasks: a dict for each model.
 
     ``et.evaluate("demo:smollm2", "small", "dist", max_windows=16)``
-
-    The result is a list with a dict for each model, which shows itself as a table.
 
     Args:
         models: Checkpoints, hub ids, GGUF files, demo models, or directories that `build` wrote.
@@ -297,13 +285,8 @@ def load(model: str | Path, **options: Any) -> Session | Checkpoint:
     ``for piece in et.load("dist").stream("Say hello."): print(piece, end="")``
 
     Args:
-        model: A directory that `build` wrote for this host, or a checkpoint directory, a hub id, a GGUF file or a demo
-            model.
-        options: Of a `Session`: ``max_tokens``, ``temperature``, ``top_p``, ``seed``, ``system``, ``threads`` and
-            ``raw``.
-
-    Returns:
-        A `Session` for a DIST, which answers and streams; a `Checkpoint` for others, with widths and tensors.
+        model: A directory that `build` wrote for this host, or any model that `inspect` reads.
+        options: Of a `Session`: ``max_tokens``, ``temperature``, ``top_p``, ``seed``, ``system``, ``threads``, ``raw``.
 
     Raises:
         UsageError: There are options and the model is no DIST, or an option is unknown.
@@ -362,15 +345,8 @@ def bundle(dists: str | Path | Sequence[str | Path], output: str | Path, options
     """
     from edge_transact.bundle.project import bundle
 
-    return bundle(
-        _paths(dists),
-        Path(output),
-        application_id=options.application_id,
-        app_name=options.app_name,
-        force=options.force,
-    )
+    return bundle(_paths(dists), Path(output), **options.model_dump())
 
 
 def _paths(given: str | Path | Sequence[str | Path]) -> list[Path]:
-    """One path or several as a list of them."""
     return [Path(path) for path in ([given] if isinstance(given, str | Path) else given)]

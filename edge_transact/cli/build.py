@@ -5,35 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from edge_transact import progress
 from edge_transact.build.options import BuildOptions
-from edge_transact.cli.common import (
-    PLANNING,
-    RUN_OPTION,
-    DryRunOption,
-    ForceOption,
-    FreshOption,
-    JsonOption,
-    described,
-    guarded,
-    show_requirements,
-    show_written,
-)
+from edge_transact.cli import common
 from edge_transact.cli.history import LOADING, History
 from edge_transact.project import FILE, Project, given_in, read_project
 from edge_transact.prune.options import PruneChoices
 
-if TYPE_CHECKING:
-    pass
-
 logger = logging.getLogger(__name__)
 
 
-@guarded
+@common.guarded
 def build(
     model: Annotated[
         str | None,
@@ -52,20 +38,20 @@ def build(
     pruning: Annotated[PruneChoices, "Prune first"],
     dump: Annotated[
         Path | None,
-        RUN_OPTION(
+        common.RUN_OPTION(
             metavar="DIR", help="Write the module after each compiler phase, bytecode and code into DIR/TARGET/."
         ),
     ] = None,
     report: Annotated[
         Path | None,
-        RUN_OPTION(
+        common.RUN_OPTION(
             metavar="DIR", help="Write what rounding to 4 bits costs into DIR: figures, a page and report.json."
         ),
     ] = None,
-    fresh: FreshOption = False,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    fresh: common.FreshOption = False,
+    force: common.ForceOption = False,
+    dry_run: common.DryRunOption = False,
+    as_json: common.JsonOption = False,
 ) -> None:
     """Quantize a model and compile its libraries, for `run`, for MLC-LLM's engine and for apps.
 
@@ -101,14 +87,14 @@ def build(
             from edge_transact.inputs.models import resolve_model
             from edge_transact.system.clock import process_s
 
-        with progress.working(PLANNING):
+        with progress.working(common.PLANNING):
             source = Checkpoint.open(resolve_model(project.model))
             required = requirements(source, project.build, project.prune, project.heal, report=report is not None)
             runs_here = has_library(project.build)
             if runs_here:
                 required = with_gate(required, source.path, source.plan, project.output, in_library=True)
         if not dry_run:
-            logger.info(described(required, history))
+            logger.info(common.described(required, history))
             made = build_dist(
                 project.model,
                 Path(project.output),
@@ -122,12 +108,12 @@ def build(
             )
             degenerate = gate(made.directory) if runs_here else None
     if dry_run:
-        show_requirements(required, history, as_json)
+        common.show_requirements(required, history, as_json)
         return
     values = made.to_dict() | {"seconds": process_s()} | ({"degenerate": degenerate} if degenerate else {})
     following = f'edge-transact run {made.directory} --prompt "Hello"' if runs_here else None
     title = f"{made.directory} in {values['seconds']:.0f} s"
-    show_written(title, made.summary().facts, values, as_json, following)
+    common.show_written(title, made.summary().facts, values, as_json, following)
 
 
 def _project(given: Mapping[str, Any]) -> Project:

@@ -38,6 +38,8 @@ def cache(
 
     `edge-transact cache --clear --kind unfinished`
     """
+    from dataclasses import asdict
+
     from edge_transact import cache as store
     from edge_transact.errors import UsageError, did_you_mean
 
@@ -50,16 +52,7 @@ def cache(
         "directory": str(store.cache_directory()),
         "cleared": clear,
         "size_bytes": total,
-        "entries": [
-            {
-                "kind": entry.kind,
-                "what": entry.what,
-                "path": str(entry.path),
-                "size_bytes": entry.size_bytes,
-                "used": entry.used,
-            }
-            for entry in entries
-        ],
+        "entries": [asdict(entry) | {"path": str(entry.path)} for entry in entries],
     }
 
     def text() -> None:

@@ -62,11 +62,7 @@ def announce(dist: Path) -> None:
 
 
 class Chat:
-    """Reads messages and commands from the terminal, and prints answers.
-
-    Args:
-        session: The conversation.
-    """
+    """Reads messages and commands from the terminal, and prints answers."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -76,20 +72,9 @@ class Chat:
         self._read = _reader()
         self._answers: list[Answer] = []
         self._saved: set[Path] = set()
-        self._commands: dict[str, Callable[[str], None]] = {
-            "/help": self._help,
-            "/system": self._system,
-            "/reset": self._reset,
-            "/save": self._save,
-            "/stats": self._stats,
-        }
 
     def run(self) -> None:
-        """Chats until the person leaves.
-
-        Raises:
-            KeyboardInterrupt: The terminal was closed.
-        """
+        """Chats until the person leaves; a `KeyboardInterrupt` if the terminal was closed."""
         self._dim("/help lists commands, Ctrl-D leaves.")
         interrupted = False
         while True:
@@ -103,7 +88,7 @@ class Chat:
                 interrupted = True
                 self._dim("Ctrl-C again leaves.")
                 continue
-            if text == "/exit":
+            if text.split()[:1] == ["/exit"]:
                 return
             try:
                 interrupted = self._take(text)
@@ -117,8 +102,8 @@ class Chat:
         # A path, as in "/etc/passwd has which format?", is no command.
         word, _, rest = text.partition(" ")
         try:
-            if word in self._commands:
-                self._commands[word](rest.strip())
+            if word in COMMANDS:
+                getattr(self, f"_{word[1:]}")(rest.strip())
             elif re.fullmatch(r"/\w*", word):
                 raise EdgeTransactError(f"there is no {word}", fix=closest(word, COMMANDS) or "/help lists commands.")
             elif text:
@@ -220,10 +205,8 @@ def _count(number: int, noun: str) -> str:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """In the body, the first Ctrl-C makes the yielded function true, and the second is a `KeyboardInterrupt`.
-
-    An interrupt anywhere would leave the KV cache in the middle of a token.
-    """
+    """In the body, the first Ctrl-C makes the yielded function true, and the second is a `KeyboardInterrupt`."""
+    # An interrupt anywhere would leave the KV cache in the middle of a token.
     pressed = 0
 
     def press(_signal: int, _frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""What all commands' help and command lines have in common, beyond what typer does."""
+"""What typer lacks for commands: examples in their help, global flags after their name, guesses of options."""
 
 from __future__ import annotations
 
@@ -83,12 +83,7 @@ def pasteable(line: str, width: int | None = None) -> str:
 
 
 def everywhere(switches: Any, names: dict[str, Callable[[], None]]) -> Iterator[Any]:
-    """The global flags as a command's own options: they work after the command's name, too, and its help shows them.
-
-    Args:
-        switches: The group's parameters.
-        names: What each flag does, by its parameter's name.
-    """
+    """The global flags among the group's `switches` as a command's own options; `names` has what each flag does."""
     for param in switches:
         if param.name in names:
             own = copy.copy(param)

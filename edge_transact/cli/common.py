@@ -23,10 +23,10 @@ from edge_transact.errors import EdgeTransactError
 from edge_transact.options.command_line import expand
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edge_transact.cli.history import History
     from edge_transact.costs import Requirements
+    from edge_transact.heal.run import HealResult
+    from edge_transact.prune.run import PruneResult
 
 PLANNING = "see what is to be done"
 """The bar of long commands before their steps, while they look at their inputs."""
@@ -49,13 +49,7 @@ ForceOption = Annotated[bool, RUN_OPTION("--force", help="Replace an output that
 
 
 def show(result: Mapping[str, Any], as_json: bool, text: Callable[[], None]) -> None:
-    """Prints a command's result on stdout.
-
-    Args:
-        result: What ``--json`` prints, on one line.
-        as_json: Whether ``--json`` was given.
-        text: Prints the result for people, if it wasn't.
-    """
+    """Prints a command's result on stdout: as one line of JSON, or with `text` for people."""
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
         sys.stdout.flush()
@@ -66,14 +60,9 @@ def show(result: Mapping[str, Any], as_json: bool, text: Callable[[], None]) -> 
 def show_written(
     title: str, facts: Mapping[str, str], values: Mapping[str, Any], as_json: bool, following: str | None
 ) -> None:
-    """Prints what a command wrote: a table for people, or ``values``.
+    """Prints what a command wrote: `values` with ``--json``, or a table of `facts` and the command to run next.
 
-    Args:
-        title: What was written.
-        facts: Names and values.
-        values: What ``--json`` prints; unusable answers and a report in it are in the table, too.
-        as_json: Whether ``--json`` was given.
-        following: The command that a user needs next.
+    Unusable answers and a report that are among the `values` are in the table, too.
     """
 
     def text() -> None:
@@ -97,6 +86,27 @@ def show_written(
             console.print(f"Next: {following}", highlight=False, soft_wrap=True)
 
     show(values, as_json, text)
+
+
+def show_checkpoint(
+    output: Path,
+    result: PruneResult | HealResult,
+    degenerate: object,
+    report: Path | None,
+    as_json: bool,
+    following: str,
+) -> None:
+    """`show_written` for a checkpoint, with the time and memory of this process."""
+    from edge_transact.system.clock import process_s
+    from edge_transact.system.memory import peak_rss_mib
+
+    values = result.to_dict() | {"peak_rss_mib": peak_rss_mib(), "seconds": process_s()}
+    if degenerate:
+        values["degenerate"] = degenerate
+    if report is not None:
+        values["report"] = str(report)
+    title = f"{output} in {values['seconds']:.0f} s"
+    show_written(title, result.summary().facts, values, as_json, following)
 
 
 def show_requirements(requirements: Requirements, history: History, as_json: bool) -> None:
@@ -137,10 +147,9 @@ def described(requirements: Requirements, history: History) -> str:
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose failures end in a few lines on stderr and an exit code.
+    """A command, expanded by `expand`, whose failures end in a few lines on stderr and an exit code.
 
-    The code is 1 for a failure, 2 for wrong usage and 130 for SIGINT and SIGTERM. The global ``--debug`` prints the
-    traceback first. Parameters that are option models become options, see `expand`.
+    The code is 1 for a failure, 2 for wrong usage, and 130 for SIGINT and SIGTERM.
     """
     command = expand(command)
 

@@ -12,17 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edge_transact import progress
-from edge_transact.cli.common import (
-    PLANNING,
-    RUN_OPTION,
-    DryRunOption,
-    FreshOption,
-    JsonOption,
-    described,
-    guarded,
-    show,
-    show_requirements,
-)
+from edge_transact.cli import common
 from edge_transact.cli.history import LOADING, History
 from edge_transact.evaluate.options import EvalOptions
 
@@ -34,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@guarded
+@common.guarded
 def evaluate(
     models: Annotated[
         list[str],
@@ -43,12 +33,12 @@ def evaluate(
     options: EvalOptions,
     report: Annotated[
         Path | None,
-        RUN_OPTION(metavar="DIR", help="Write a page with models and answers side by side, and report.json."),
+        common.RUN_OPTION(metavar="DIR", help="Write a page with models and answers side by side, and report.json."),
     ] = None,
-    fresh: FreshOption = False,
-    force: Annotated[bool, RUN_OPTION("--force", help="Replace a report that exists.")] = False,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    fresh: common.FreshOption = False,
+    force: Annotated[bool, common.RUN_OPTION("--force", help="Replace a report that exists.")] = False,
+    dry_run: common.DryRunOption = False,
+    as_json: common.JsonOption = False,
 ) -> None:
     """Measure the perplexity and task scores of models: dense, pruned or built.
 
@@ -83,7 +73,7 @@ def evaluate(
     history = History("eval", named, [options])
     # Tasks come with bars of their own.
     with nullcontext() if tasks else history.running(keep=not dry_run):
-        with progress.working(PLANNING):
+        with progress.working(common.PLANNING):
             plans, window = plans_of(named), window_of(named, options.window)
         with progress.working(LOADING):
             import torch  # noqa: F401
@@ -96,7 +86,7 @@ def evaluate(
         required = requirements(plans, models, options, window)
         if not dry_run:
             without = f", without {', '.join(options.lm_eval_tasks)}" if tasks else ""
-            logger.info(described(required, history) + without)
+            logger.info(common.described(required, history) + without)
             results = evaluate_models(
                 models,
                 text=options.text,
@@ -109,14 +99,14 @@ def evaluate(
                 fresh=fresh,
             )
     if dry_run:
-        show_requirements(required, history, as_json)
+        common.show_requirements(required, history, as_json)
         return
     for name, result in zip(models, results, strict=True):
         if "degenerate" in result and (words := warning(name, result["degenerate"])):
             logger.warning(words)
 
     values: dict[str, Any] = dict(results[0]) if len(results) == 1 else {"models": results}
-    show(values | ({"report": str(report)} if report else {}), as_json, lambda: _print(results))
+    common.show(values | ({"report": str(report)} if report else {}), as_json, lambda: _print(results))
     if report:
         # The figures are printed first: they took longer than the page.
         write_report(results, report, shlex.join(["edge-transact", *sys.argv[1:]]), force=force)

@@ -9,26 +9,14 @@ from typing import Annotated
 import typer
 
 from edge_transact import progress
-from edge_transact.cli.common import (
-    PLANNING,
-    RUN_OPTION,
-    DryRunOption,
-    ForceOption,
-    FreshOption,
-    JsonOption,
-    ResumeOption,
-    described,
-    guarded,
-    show_requirements,
-    show_written,
-)
+from edge_transact.cli import common
 from edge_transact.cli.history import LOADING, History
 from edge_transact.heal.options import HealOptions
 
 logger = logging.getLogger(__name__)
 
 
-@guarded
+@common.guarded
 def heal(
     model: Annotated[
         str, typer.Argument(metavar="DIR", help="A checkpoint that prune or heal wrote, or another with --teacher.")
@@ -36,13 +24,13 @@ def heal(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Checkpoint directory to write.")],
     options: HealOptions,
     report: Annotated[
-        Path | None, RUN_OPTION(metavar="DIR", help="Write the loss curve, metrics.jsonl and a page here.")
+        Path | None, common.RUN_OPTION(metavar="DIR", help="Write the loss curve, metrics.jsonl and a page here.")
     ] = None,
-    resume: ResumeOption = False,
-    fresh: FreshOption = False,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    resume: common.ResumeOption = False,
+    fresh: common.FreshOption = False,
+    force: common.ForceOption = False,
+    dry_run: common.DryRunOption = False,
+    as_json: common.JsonOption = False,
 ) -> None:
     """Recover a pruned model's quality by distillation from the model that it was pruned from.
 
@@ -74,10 +62,8 @@ def heal(
             from edge_transact.heal.run import heal as heal_model
             from edge_transact.heal.run import teacher_of
             from edge_transact.inputs.models import resolve_model
-            from edge_transact.system.clock import process_s
-            from edge_transact.system.memory import peak_rss_mib
 
-        with progress.working(PLANNING):
+        with progress.working(common.PLANNING):
             refuse_existing(output, force, apart_from=[model, options.teacher])
             text_of_report = ""
             if report is not None:
@@ -88,7 +74,7 @@ def heal(
             )
             required = with_gate(required, source.path, source.plan, output)
         if not dry_run:
-            logger.info(described(required, history))
+            logger.info(common.described(required, history))
             result = heal_model(
                 model,
                 output,
@@ -100,17 +86,7 @@ def heal(
             )
             degenerate = gate(output) if result.is_main else None
     if dry_run:
-        show_requirements(required, history, as_json)
-        return
-    if not result.is_main:
-        return
-    values = result.to_dict() | {"peak_rss_mib": peak_rss_mib(), "seconds": process_s()}
-    if degenerate:
-        values["degenerate"] = degenerate
-    if report is not None:
-        values["report"] = str(report)
-
-    title = f"{output} in {values['seconds']:.0f} s"
-    show_written(
-        title, result.summary().facts, values, as_json, f"edge-transact eval {model} {output} --max-windows 16"
-    )
+        common.show_requirements(required, history, as_json)
+    elif result.is_main:
+        following = f"edge-transact eval {model} {output} --max-windows 16"
+        common.show_checkpoint(output, result, degenerate, report, as_json, following)

@@ -1,7 +1,6 @@
-"""What the steps of a command took in its last run here, so that the next one says how long it takes.
+"""The time of each step of a command's last run on this machine, from which the next run estimates its own.
 
-Results never depend on it: it is lost with the cache, replaced where it is damaged, and left alone where it can't be
-written.
+A history that is damaged or can't be written is no error: results never depend on it.
 """
 
 from __future__ import annotations
@@ -46,15 +45,7 @@ _RUNS = TypeAdapter(dict[str, list[_Kept]])
 
 
 class History:
-    """The last run of a command.
-
-    Args:
-        command: The command's name.
-        models: Its MODELs or DISTs.
-        options: Its options. All but budgets and seeds have to be those of the last run.
-        output: The directory that it writes.
-        report: Whether it writes a report.
-    """
+    """The last run of a command with these models and options; budgets, seeds and the output may differ."""
 
     def __init__(
         self,
@@ -85,7 +76,7 @@ class History:
             self._keep(run.steps)
 
     def _keep(self, steps: Sequence[Step]) -> None:
-        """Replaces the last run. What the cache made unnecessary stays; of two processes that write, one is lost."""
+        """Replaces the last run. Steps that the cache made unnecessary stay; of two processes that write, one wins."""
         runs = _read()
         merged: list[_Kept] = []
         before = runs.pop(self._key, [])
@@ -112,7 +103,6 @@ def _is_cached(step: _Kept) -> bool:
 
 
 def _entry() -> Path:
-    """Other machines that share a home have times of their own."""
     return cache.entry_of(KIND, {"machine": machine_name()})
 
 

@@ -58,7 +58,8 @@ def inspect(
         console = Console()
         _print_costs(console, [inspection.plan for inspection in inspections], results)
         for result in results:
-            _print_contexts(console, result)
+            if "contexts" in result:
+                _print_contexts(console, result)
         if plot:
             console.print(f"FLOPs by context: {plot}", highlight=False)
 
@@ -118,20 +119,10 @@ def _costs(plan: WidthPlan, result: Mapping[str, Any], first: Mapping[str, Any])
 
 
 def _print_contexts(console: Console, result: Mapping[str, Any]) -> None:
-    """Costs by context, if they were asked for."""
     from rich.table import Table
 
-    if "contexts" not in result:
-        return
-    rows = Table(
-        "context",
-        "prefill GFLOPs",
-        "decode GFLOPs a token",
-        "KV cache",
-        "memory",
-        title=result["model"],
-        title_justify="left",
-    )
+    names = ("context", "prefill GFLOPs", "decode GFLOPs a token", "KV cache", "memory")
+    rows = Table(*names, title=result["model"], title_justify="left")
     for at in result["contexts"]:
         rows.add_row(
             f"{at['context']:,}",

@@ -9,26 +9,14 @@ from typing import Annotated
 import typer
 
 from edge_transact import progress
-from edge_transact.cli.common import (
-    PLANNING,
-    RUN_OPTION,
-    DryRunOption,
-    ForceOption,
-    FreshOption,
-    JsonOption,
-    ResumeOption,
-    described,
-    guarded,
-    show_requirements,
-    show_written,
-)
+from edge_transact.cli import common
 from edge_transact.cli.history import LOADING, History
 from edge_transact.prune.options import PruneOptions, ShotTraining
 
 logger = logging.getLogger(__name__)
 
 
-@guarded
+@common.guarded
 def prune(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A checkpoint directory, a hub id, a GGUF file or a demo: name.")
@@ -37,13 +25,13 @@ def prune(
     options: PruneOptions,
     training: Annotated[ShotTraining, "Training after each shot"],
     report: Annotated[
-        Path | None, RUN_OPTION(metavar="DIR", help="Write figures, a page and report.json into this directory.")
+        Path | None, common.RUN_OPTION(metavar="DIR", help="Write figures, a page and report.json into this directory.")
     ] = None,
-    resume: ResumeOption = False,
-    fresh: FreshOption = False,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    resume: common.ResumeOption = False,
+    fresh: common.FreshOption = False,
+    force: common.ForceOption = False,
+    dry_run: common.DryRunOption = False,
+    as_json: common.JsonOption = False,
 ) -> None:
     """Make a model smaller by removing KV groups, dims inside heads and MLP dims.
 
@@ -83,10 +71,8 @@ def prune(
             from edge_transact.prune.requirements import pruned_plan, requirements
             from edge_transact.prune.run import prune as prune_model
             from edge_transact.prune.shots import ShotTrainer
-            from edge_transact.system.clock import process_s
-            from edge_transact.system.memory import peak_rss_mib
 
-        with progress.working(PLANNING):
+        with progress.working(common.PLANNING):
             if report is None:  # an interrupted run may have written it, and its report is still to be made
                 refuse_existing(output, force, apart_from=[model])
             text_of_report = prepare_report(report, force=force, apart_from=[output, model]) if report else ""
@@ -94,7 +80,7 @@ def prune(
             required = requirements(source, options, training, report_of=output.name if report else None)
             required = with_gate(required, source.path, pruned_plan(source.plan, options), output)
         if not dry_run:
-            logger.info(described(required, history))
+            logger.info(common.described(required, history))
             result = prune_model(
                 model,
                 output,
@@ -107,15 +93,7 @@ def prune(
             )
             degenerate = gate(output) if result.is_main else None
     if dry_run:
-        show_requirements(required, history, as_json)
-        return
-    if not result.is_main:
-        return
-    values = result.to_dict() | {"peak_rss_mib": peak_rss_mib(), "seconds": process_s()}
-    if degenerate:
-        values["degenerate"] = degenerate
-    if report is not None:
-        values["report"] = str(report)
-
-    title = f"{output} in {values['seconds']:.0f} s"
-    show_written(title, result.summary().facts, values, as_json, f"edge-transact heal {output} -o {output}-healed")
+        common.show_requirements(required, history, as_json)
+    elif result.is_main:
+        following = f"edge-transact heal {output} -o {output}-healed"
+        common.show_checkpoint(output, result, degenerate, report, as_json, following)
