@@ -34,21 +34,30 @@ PHONES = {
 """Serial number and boot of what adb lists: one phone three times, two of one number, and two without one."""
 
 
-def test_each_phone_is_found_once_and_over_usb_where_it_is_plugged_in(monkeypatch, caplog):
-    caplog.set_level("INFO", "edge_transact")
-    entries = [SimpleNamespace(serial=serial, state="device") for serial in PHONES]
-    monkeypatch.setattr(devices, "adb_client", lambda: SimpleNamespace(list=lambda: entries))
+def serials(selector: str) -> list[str]:
+    return [phone.serial for phone in devices.find_devices(selector)]
+
+
+@pytest.fixture
+def entries(monkeypatch) -> list[SimpleNamespace]:
+    """What adb lists."""
+    listed = [SimpleNamespace(serial=serial, state="device") for serial in PHONES]
+    monkeypatch.setattr(devices, "adb_client", lambda: SimpleNamespace(list=lambda: listed))
     monkeypatch.setattr(AndroidDevice, "script", lambda phone, _: ShellOutput(0, PHONES[phone.serial], ""))
+    return listed
 
-    def serials(selector: str) -> list[str]:
-        return [phone.serial for phone in devices.find_devices(selector)]
 
+def test_each_phone_is_found_once_and_over_usb_where_it_is_plugged_in(entries, caplog):
+    caplog.set_level("INFO", "edge_transact")
     assert serials("all") == ["A1", "emulator-5554", "emulator-5556", "192.168.1.8:5555", "192.168.1.9:5555"]
     assert "192.168.1.7:5555 is the same phone as A1, which is used" in caplog.text
     assert serials("192.168.1.9:5555,192.168.1.8:5555") == ["192.168.1.9:5555", "192.168.1.8:5555"]
     assert serials("A1,A1") == ["A1"]
     with pytest.raises(UsageError, match=r"192.168.1.7:5555 and A1 are one phone"):
         serials("192.168.1.7:5555,A1")
+
+
+def test_a_phone_that_does_not_trust_this_computer(entries):
     entries[1].state = "unauthorized"
     with pytest.raises(EdgeTransactError, match="device A1 is unauthorized") as error:
         serials("A1")

@@ -326,7 +326,7 @@ TOLD = {
 
 
 @pytest.mark.parametrize("demand", TOLD)
-def test_the_app(told, demand):
+def test_what_the_app_does(told, demand):
     step, words = TOLD[demand]
     assert [word.replace(" ", "-") for word in told[step]] == words.split()
     assert "the first screen was told" not in told
