@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from edge_transact.build.dist import Build
     from edge_transact.bundle.project import Project
     from edge_transact.checkpoint import Checkpoint
-    from edge_transact.evaluate.evaluations import Evaluations
+    from edge_transact.evaluate.tables import Evaluations
     from edge_transact.export.gguf import Export
     from edge_transact.heal.run import HealResult
     from edge_transact.inspection import Inspection
@@ -44,7 +44,7 @@ _CLASSES = {
     "BenchOutcome": "bench.session",
     "Build": "build.dist",
     "Checkpoint": "checkpoint",
-    "Evaluations": "evaluate.evaluations",
+    "Evaluations": "evaluate.tables",
     "Export": "export.gguf",
     "HealResult": "heal.run",
     "Inspection": "inspection",
@@ -242,8 +242,8 @@ def evaluate(*models: str | Path, options: _Evaluate) -> Evaluations:
     Raises:
         EdgeTransactError: A model, the text or a task can't be read, or the text is shorter than a window.
     """
-    from edge_transact.evaluate.evaluations import Evaluations
     from edge_transact.evaluate.models import evaluate_models, window_of
+    from edge_transact.evaluate.tables import Evaluations
 
     names = [str(model) for model in models]
     return Evaluations(

@@ -45,9 +45,7 @@ class Inspection(Summarized):
     """The costs of one model.
 
     Attributes:
-        model: The MODEL or DIST, as the user named it.
         quantization: A DIST's own quantization, or the one that a build would use.
-        contexts: Other contexts for `to_dict`.
     """
 
     model: str
@@ -158,9 +156,6 @@ def inspect_model(model: str, options: InspectOptions) -> Inspection:
 
 def plot_flops(inspections: Sequence[Inspection], contexts: Sequence[int], path: Path, *, force: bool = False) -> None:
     """Plots FLOPs of prefill and of one decoded token over the context, one line per model, as in the paper's Figure 3.
-
-    Args:
-        path: The picture; its suffix sets the format, such as ``.png`` or ``.svg``.
 
     Raises:
         EdgeTransactError: matplotlib isn't installed or doesn't know the suffix, or `path` exists and `force` is off.

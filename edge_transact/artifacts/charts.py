@@ -31,12 +31,7 @@ Points = Iterable[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Axis:
-    """The values along one side of a chart.
-
-    Attributes:
-        log: Whether it's logarithmic.
-        names: Values with names, in place of round numbers.
-    """
+    """The values along one side of a chart."""
 
     low: float
     high: float
@@ -84,11 +79,7 @@ class Axis:
 
 
 class Chart:
-    """One chart: a title, axes, and marks that are added one kind after the other, in the axes' values.
-
-    Args:
-        text: A sentence or two for those who don't see the chart.
-    """
+    """One chart: a title, axes, and marks that are added one kind after the other, in the axes' values."""
 
     def __init__(self, title: str, text: str, x: Axis, y: Axis, *, width: int = WIDTH, height: int = HEIGHT) -> None:
         self.title, self.text, self.width, self.height = title, text, width, height
@@ -167,9 +158,7 @@ class Bar:
     """A row of `bars`.
 
     Attributes:
-        text: Its value in words.
         parts: Lengths and colours, one behind the other.
-        interval: The ends of its whiskers, if any.
     """
 
     label: str
@@ -188,7 +177,6 @@ def bars(title: str, rows: Sequence[Bar], label: str = "", *, rule: float | None
 
     Args:
         label: The unit of the axis; without one, the axis isn't drawn.
-        rule: Where to draw a vertical line.
     """
     x = Axis(0, 1.05 * max(rule or 0, *(row.end for row in rows)) or 1, label, names=None if label else {})
     text = "; ".join(f"{row.label}: {row.text}" for row in rows)
@@ -219,12 +207,7 @@ def lines(
     size: float = 5,
     height: int = HEIGHT,
 ) -> Chart:
-    """A line for each series of points, with dots unless they are too many to tell apart.
-
-    Args:
-        colours: Of the series in their order; they are used again where there are more series.
-        joined: Whether lines join the points.
-    """
+    """A line for each series of points, with dots unless they are too many to tell apart."""
     known = {name: points for name, points in series.items() if points}
     chart = Chart(title, f"{'; '.join(f'{name}: {_course(of)}' for name, of in known.items())}.", x, y, height=height)
     for index, points in enumerate(series.values()):
@@ -240,7 +223,8 @@ def by_layer(title: str, series: Mapping[str, Sequence[float]], y: Axis, *, colo
     """A column for each layer, those of later series in front of earlier ones."""
     texts = [f"{name + ': ' if name else ''}{spread(values)}" for name, values in series.items()]
     count = len(next(iter(series.values())))
-    chart = Chart(title, f"{'; '.join(texts)}.", numbered(count), y)
+    layers = Axis(-0.6, count - 0.4, "layer", names={index: str(index) for index in range(count)})
+    chart = Chart(title, f"{'; '.join(texts)}.", layers, y)
     for values, colour in zip(series.values(), colours, strict=True):
         chart.boxes(((index - 0.4, y.low, index + 0.4, value) for index, value in enumerate(values)), colour)
     chart.hover(
@@ -251,11 +235,6 @@ def by_layer(title: str, series: Mapping[str, Sequence[float]], y: Axis, *, colo
         ]
     )
     return chart
-
-
-def numbered(count: int) -> Axis:
-    """The axis of so many layers."""
-    return Axis(-0.6, count - 0.4, "layer", names={index: str(index) for index in range(count)})
 
 
 def spread(values: Sequence[float]) -> str:

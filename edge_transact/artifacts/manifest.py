@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, field, fields
 from fnmatch import fnmatch
 from functools import partial
@@ -24,20 +24,15 @@ class Manifest:
     """The record of one build.
 
     Attributes:
-        source: The MODEL that was built, as the user named it.
-        model_type: The name under which the definition registers itself.
         model_lib: The name of the model's libraries in file names and in ``mlc-chat-config.json``; what an engine looks
             up for each target is `compiler.targets.library_name`.
-        quantization: Name of the quantization, the same for all libraries.
         rounding: How weights were rounded to 4 bits; `None` if they weren't. ``kept`` for a file's own codes, and
             ``kept+search`` if only some matrices had any.
         calibration: The text that rounding read, as a checkpoint's ``edge_transact.json`` describes it; `None` if it
             read none.
         device_profile: The phones' GPUs that libraries were checked for; `None` if none is for a GPU that varies, or if
             MLC's compiler made them.
-        parameters: Number of parameters before quantization.
         libraries: Target to path relative to the DIST.
-        parity: The measurements of `edge_transact.build.parity`.
         files: The sha256 of every file but the manifest, by path relative to the DIST.
     """
 
@@ -65,11 +60,7 @@ class Manifest:
         return 8 * self.weights_bytes / self.parameters
 
     def write(self, directory: Path, known: Mapping[str, str] | None = None) -> None:
-        """Writes ``manifest.json``, with the sha256 of every file in `directory`.
-
-        Args:
-            known: Files that needn't be read again: their sha256, by path relative to `directory`.
-        """
+        """Writes ``manifest.json``, with the sha256 of every file in `directory`."""
         known = known or {}
         values = {name: value for name, value in vars(self).items() if name not in ("plan", "files")}
         shared = asdict(self.plan)
@@ -111,18 +102,16 @@ class Manifest:
         Raises:
             EdgeTransactError: A file is missing or was changed; the message names the first one.
         """
-        for check in _checks(self.files, directory, patterns):
+        for check in self.checks(directory, *patterns):
             check()
 
     def checks(self, directory: Path, *patterns: str) -> list[Callable[[], None]]:
         """What `verify` does, file by file, for callers that have threads."""
-        return list(_checks(self.files, directory, patterns))
-
-
-def _checks(files: Mapping[str, str], directory: Path, patterns: Sequence[str]) -> Iterator[Callable[[], None]]:
-    for name, expected in files.items():
-        if not patterns or any(fnmatch(name, pattern) for pattern in patterns):
-            yield partial(_check, directory / name, expected)
+        return [
+            partial(_check, directory / name, expected)
+            for name, expected in self.files.items()
+            if not patterns or any(fnmatch(name, pattern) for pattern in patterns)
+        ]
 
 
 def _check(path: Path, expected: str) -> None:

@@ -86,9 +86,7 @@ class Origin:
     """Where the figures of a report come from.
 
     Attributes:
-        command: The line that makes them again.
         options: Every option that was in force: its flag, its value, and what it is.
-        date: When, in ISO 8601.
     """
 
     command: str
@@ -104,8 +102,6 @@ class Report:
 
     Attributes:
         answer: The first line: what was found, in a few words.
-        text: Paragraphs under the answer.
-        warnings: Reasons to doubt the figures.
     """
 
     answer: str

@@ -32,7 +32,6 @@ class Summary:
     """A result in a few lines.
 
     Attributes:
-        header: Columns of a table; the first has names, the others figures.
         picture: Charts, which a console leaves out; the table with their figures is folded.
     """
 

@@ -30,9 +30,5 @@ def environment() -> Environment:
 
 
 def template(name: str) -> Template:
-    """The template `name`, a path relative to ``templates/``. Rendering fails if a variable is missing.
-
-    Raises:
-        jinja2.TemplateNotFound: There is no such template.
-    """
+    """The template `name`, a path relative to ``templates/``. Rendering fails if a variable is missing."""
     return environment().get_template(name)

@@ -60,11 +60,7 @@ CUT_LAYERS = 2
 
 @dataclass(frozen=True, repr=False)
 class Build(Summarized):
-    """The result of a build.
-
-    Attributes:
-        seconds: How long the build took, without the report.
-    """
+    """The result of a build; `seconds` are without the report."""
 
     directory: Path
     manifest: Manifest

@@ -27,10 +27,6 @@ CALIBRATED_ROUNDINGS = ("gptq", "best")
 def check_pruning(pruning: Mapping[str, Any], rounding: str | None) -> None:
     """Refuses options of pruning that a build would not use: there is no budget, and no rounding reads their text.
 
-    Args:
-        pruning: Those that were given, by their fields in `PruneChoices`.
-        rounding: The build's, if it was given.
-
     Raises:
         UsageError: There is no budget, or more than one, in the words of the command line.
     """

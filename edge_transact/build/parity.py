@@ -14,7 +14,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ from edge_transact.widths import WidthPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from edge_transact.runtime.host import HostModel
 
 logger = logging.getLogger(__name__)
 
@@ -46,19 +48,6 @@ PROMPT = (
     "The lighthouse keeper climbed the stairs every evening, counted the ships on the horizon, and wrote their names "
     "into a book that nobody had ever asked to read. In 1912 there were 3,504 of them. "
 )
-
-
-class HostLibrary(Protocol):
-    """The part of `runtime.HostModel` that is compared."""
-
-    def reset(self) -> None:
-        """Forget all tokens."""
-
-    def prefill(self, ids: Sequence[int]) -> np.ndarray:
-        """Logits ``[vocab_size]`` after the last of `ids`."""
-
-    def decode(self, token_id: int) -> np.ndarray:
-        """Logits ``[vocab_size]`` after one more token."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +74,6 @@ class Parity(Difference):
     """How far the library is from torch.
 
     Attributes:
-        greedy_ids: Torch's greedy tokens after them: what a device must generate too.
         torch_fp16: How far torch in fp16 is; only known if an fp16 library exceeds the tolerance.
     """
 
@@ -187,7 +175,7 @@ def prompt_ids(tokenizer_directory: Path, length: int) -> list[int]:
 
 
 def compare(
-    library: HostLibrary,
+    library: HostModel,
     model: PreTrainedModel,
     prompt: Sequence[int],
     quantization: Quantization,
@@ -198,8 +186,6 @@ def compare(
     """Run both on the same tokens.
 
     Args:
-        prompt: Token ids, at least one.
-        quantization: Its model dtype decides how close they have to be.
         decode_steps: Tokens to decode one by one; the context must hold ``len(prompt) + decode_steps`` tokens.
     """
     ids = list(prompt)

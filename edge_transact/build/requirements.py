@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import torch
-
 from edge_transact import costs
 from edge_transact.build.dist import CUT_LAYERS, MANIFEST_STEP, OPEN_STEP, PARITY_STEP, compares_whole
 from edge_transact.build.options import CALIBRATED_ROUNDINGS, BuildOptions
-from edge_transact.build.report.measure import PARTS_STEP, PREDICTIONS_STEP
-from edge_transact.build.report.page import FIGURES_STEP
 from edge_transact.build.stages import compile_step
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
-from edge_transact.compiler.library import KERNELS_STEP
 from edge_transact.compiler.targets import get_target
 from edge_transact.costs import Requirements
-from edge_transact.evaluate.perplexity import STEP as PERPLEXITY_STEP
 from edge_transact.evaluate.requirements import loaded_bytes
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.requirements import requirements as requirements_of_training
@@ -30,7 +22,6 @@ from edge_transact.prune.run import TEXT_STEP
 from edge_transact.quantization import Quantization, default_quantization, get_quantization
 from edge_transact.rounding.best import CODES_TOKENS, SCALES_TOKENS
 from edge_transact.rounding.calibrated import STEP as ROUND_STEP
-from edge_transact.rounding.distillation import STEP as DISTILL_STEP
 from edge_transact.rounding.memory import bytes_of_codes, bytes_of_scales
 from edge_transact.system import memory
 from edge_transact.system.computation import compute_device
@@ -41,18 +32,11 @@ COMPILER_BYTES = 230 << 20
 
 
 def requirements(
-    source: Checkpoint,
-    options: BuildOptions,
-    pruning: PruneChoices | None = None,
-    healing: HealOptions | None = None,
-    *,
-    report: bool = False,
+    source: Checkpoint, options: BuildOptions, pruning: PruneChoices | None = None, healing: HealOptions | None = None
 ) -> Requirements:
-    """What `build` does and needs, as if the cache had nothing of it.
+    """What `build` does and needs, as if the cache had nothing of it, without a report.
 
-    Args:
-        pruning: As it is given to `build`. The pruned model counts as large as its source, also where memory decides
-            how much of it is compared with torch.
+    A pruned model counts as large as its source, also where memory decides how much of it is compared with torch.
     """
     plan, targets = source.plan, list(dict.fromkeys(options.target))
     quantization = get_quantization(options.quant or default_quantization(targets))
@@ -63,12 +47,12 @@ def requirements(
     if healing:
         before.append(requirements_of_training(source, source, healing))
     runs = has_library(options)
-    whole = compares_whole(plan, runs)
-    compared = plan if whole else plan.with_layers(plan.layers[:CUT_LAYERS])
+    compared = plan if compares_whole(plan, runs) else plan.with_layers(plan.layers[:CUT_LAYERS])
     both = loaded_bytes(compared) + costs.loaded_weight_bytes(compared, quantization)
     stages = [both, costs.loaded_weight_bytes(plan, quantization) if runs else 0]
     # In the cache and in DIST.
     disk, tokens = 2 * costs.weight_bytes(plan, quantization), 0
+    steps = [step for each in before for step in each.steps] + [OPEN_STEP]
     if options.rounding in CALIBRATED_ROUNDINGS:
         text = pruning or PruneChoices()
         tokens = text.calibration_tokens
@@ -77,12 +61,10 @@ def requirements(
         stages.append(_rounding_bytes(source, quantization, options.rounding == "best", text, 1 + has_teacher))
         # A byte for each weight's code, while they are chosen and then in the cache.
         disk += 2 * costs.parameters(plan)
+        steps += [TEXT_STEP, ROUND_STEP]
+    steps += [convert_step(quantization), *map(compile_step, targets), PARITY_STEP, MANIFEST_STEP]
     return Requirements(
-        [
-            *(step for each in before for step in each.steps),
-            *_steps(options, quantization, targets, whole),
-            *(_report_steps(options.rounding or "search", quantization) if report else ()),
-        ],
+        steps,
         tokens + sum(each.tokens for each in before),
         max([memory.PACKAGES_BYTES + COMPILER_BYTES + max(stages), *(each.memory_bytes for each in before)]),
         disk + sum(each.disk_bytes for each in before),
@@ -92,35 +74,6 @@ def requirements(
 def has_library(options: BuildOptions) -> bool:
     """Whether a build makes a library that this machine can run."""
     return "host" in options.target and (options.cpu is None or get_target("host", cpu=options.cpu).runs_here())
-
-
-def _dtype(source: Checkpoint) -> torch.dtype:
-    """The dtype in which rounding computes."""
-    return computation_dtype(source.tensor(EMBEDDING).dtype, compute_device())
-
-
-def _steps(options: BuildOptions, quantization: Quantization, targets: list[str], whole: bool) -> Iterator[str]:
-    yield OPEN_STEP
-    if options.rounding in CALIBRATED_ROUNDINGS:
-        yield from (TEXT_STEP, ROUND_STEP)
-        if options.rounding == "best":
-            yield DISTILL_STEP
-    cut = [] if whole else ["host"]
-    for names in (targets, cut):
-        if names:
-            yield convert_step(quantization)
-        for target in names:
-            yield compile_step(target)
-            if target == "host" and options.engine == "tvm":
-                yield KERNELS_STEP
-    yield from (PARITY_STEP, MANIFEST_STEP)
-
-
-def _report_steps(rounding: str, quantization: Quantization) -> Iterator[str]:
-    """The report of what rounding cost, next to the roundings without text."""
-    roundings = {"nearest", "search", rounding}
-    yield from [convert_step(quantization)] * (len(roundings) - 1)
-    yield from (PARTS_STEP, PREDICTIONS_STEP, *[PERPLEXITY_STEP] * (len(roundings) + 1), FIGURES_STEP)
 
 
 def _rounding_bytes(

@@ -59,12 +59,7 @@ exit 0
 
 @dataclass(frozen=True)
 class Installed:
-    """The result of `install`.
-
-    Attributes:
-        models: Ids of the models that are on the phone now.
-        files: Paths of the files sent, below the app's own files.
-    """
+    """The result of `install`."""
 
     device: str
     application_id: str
@@ -192,11 +187,7 @@ def _send(phone: AndroidDevice, target: str, model: AppModel, directory: Path) -
 
 
 def install_app(project: Project, apk: Path, device: str | None) -> Installed:
-    """Installs a project's APK on a phone, then the weights that aren't in it.
-
-    Raises:
-        EdgeTransactError: The phone refuses it, or see `install`.
-    """
+    """Installs a project's APK on a phone, then the weights that aren't in it. Raises what `install` does."""
     phone = find_phone(device)
     logger.info(f"install {apk} on {phone.serial}")
     target = "/data/local/tmp/edge-transact.apk"

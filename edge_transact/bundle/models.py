@@ -31,8 +31,6 @@ class AppModel(_Record):
     """A model of an app.
 
     Attributes:
-        name: The name for people: any text.
-        digest: `files_digest` of its files.
         libraries: Target to the name that MLC's engine looks up, as ``system://NAME``; at least one.
         memory_bytes: Target to `costs.memory_bytes` for one sequence, MLC's ``estimated_vram_bytes``.
         weights: ``assets`` if the files are in the app, ``install`` if they come over adb.
@@ -66,11 +64,7 @@ class AppModels(_Record):
 
     @classmethod
     def parse(cls, text: str | bytes, where: str) -> AppModels:
-        """Reads ``models.json``.
-
-        Raises:
-            EdgeTransactError: This version can't read it.
-        """
+        """Reads ``models.json``; `EdgeTransactError` if this version can't."""
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:

@@ -34,11 +34,7 @@ RECORD = "bundle.json"
 
 @dataclass(frozen=True, repr=False)
 class Project(Summarized):
-    """A project that `bundle` wrote.
-
-    Attributes:
-        digest: The digest of everything it was made from.
-    """
+    """A project that `bundle` wrote."""
 
     directory: Path
     application_id: str
@@ -65,11 +61,7 @@ class Project(Summarized):
 
     @classmethod
     def read(cls, directory: Path) -> Project:
-        """The project in a directory.
-
-        Raises:
-            EdgeTransactError: There is none, or this version can't read it.
-        """
+        """The project in a directory; `EdgeTransactError` if there is none that this version can read."""
         path = directory / RECORD
         try:
             record = json.loads(path.read_text())

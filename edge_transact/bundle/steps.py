@@ -48,9 +48,7 @@ class Step:
     """A program to run in the project.
 
     Attributes:
-        result: The file that it makes, relative to the project.
         scratch: A directory in the project to delete when `inputs` have changed.
-        environment: Variables in addition to this process's.
         inputs: What its result depends on; `None` if the program itself detects changes.
     """
 

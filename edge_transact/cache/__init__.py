@@ -76,8 +76,6 @@ class Record(BaseModel):
     """How an entry was made.
 
     Attributes:
-        what: Its recipe's `what`.
-        ingredients: Its recipe's `ingredients`.
         files: Size in bytes and sha256 of each file, by path relative to the content's directory.
     """
 
@@ -92,8 +90,6 @@ class Recipe:
     """A directory to make, or to take from the cache.
 
     Attributes:
-        what: The work, for messages, such as ``quantize to q4f16_0``.
-        ingredients: Everything that the content depends on, as JSON values.
         is_step: Whether the log tells of it as a step of its own. If not, only ``--verbose`` does.
     """
 
@@ -282,7 +278,6 @@ class Entry:
 
     Attributes:
         what: Its recipe's `what`; empty for what a killed process was writing.
-        used: When it was last made or used, in seconds since the epoch.
     """
 
     kind: str

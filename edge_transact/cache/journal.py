@@ -53,20 +53,15 @@ class Journal:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
         self._state_written_s, self._state_took_s = -math.inf, 0.0
-
-    @property
-    def directory(self) -> Path:
-        """Where the groups are. Whoever keeps more there gives it names without ``.safetensors``."""
-        return self._directory
 
     def __contains__(self, name: str) -> bool:
         return self._file(name).is_file()
 
     def names(self) -> list[str]:
         """The groups, in the order in which they were written."""
-        files = sorted(self._directory.glob(f"*{_SUFFIX}"), key=lambda file: file.stat().st_mtime_ns)
+        files = sorted(self.directory.glob(f"*{_SUFFIX}"), key=lambda file: file.stat().st_mtime_ns)
         return [file.name.removesuffix(_SUFFIX) for file in files]
 
     def damaged(self) -> list[str]:
@@ -82,7 +77,7 @@ class Journal:
         nbytes = math.prod(shape) * dtype.itemsize
         if nbytes <= MEMORY_BYTES:
             return torch.empty(tuple(shape), dtype=dtype)
-        directory = self._directory.parent
+        directory = self.directory.parent
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory) as file:
             try:
@@ -113,7 +108,7 @@ class Journal:
                 yield key, tensor
 
     def __setitem__(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
         partial = self._file(name).with_suffix(".part")
         names = {dtype: dtype_name for dtype_name, dtype in DTYPES.items()}
         header, end = {}, 0
@@ -157,7 +152,7 @@ class Journal:
         self._file(name).unlink(missing_ok=True)
 
     def _file(self, name: str) -> Path:
-        return self._directory / f"{name}{_SUFFIX}"
+        return self.directory / f"{name}{_SUFFIX}"
 
 
 def _is_whole(file: Path) -> bool:

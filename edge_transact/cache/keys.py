@@ -66,11 +66,7 @@ class Sources:
         return digest.hexdigest()[:16]
 
     def files(self, modules: Iterable[str]) -> list[Path]:
-        """The files that modules are made of.
-
-        Raises:
-            ValueError: A module isn't ours.
-        """
+        """The files that modules are made of; `ValueError` if a module isn't ours."""
         found: set[str] = set()
         todo = set(modules)
         while todo := todo - found - LEFT_OUT.keys():

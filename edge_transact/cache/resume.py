@@ -42,11 +42,7 @@ class Start(Enum):
 
     @classmethod
     def of(cls, *, resume: bool = False, fresh: bool = False) -> Start:
-        """From the flags of the command line.
-
-        Raises:
-            UsageError: Both are given.
-        """
+        """From the flags of the command line; `UsageError` if both are given."""
         if resume and fresh:
             raise UsageError("--resume and --fresh contradict each other", fix="Leave one out.")
         return cls.RESUME if resume else cls.FRESH if fresh else cls.CONTINUE

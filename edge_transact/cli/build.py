@@ -89,7 +89,7 @@ def build(
 
         with progress.working(common.PLANNING):
             source = Checkpoint.open(resolve_model(project.model))
-            required = requirements(source, project.build, project.prune, project.heal, report=report is not None)
+            required = requirements(source, project.build, project.prune, project.heal)
             runs_here = has_library(project.build)
             if runs_here:
                 required = with_gate(required, source.path, source.plan, project.output, in_library=True)

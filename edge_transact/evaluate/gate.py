@@ -9,7 +9,9 @@ from pathlib import Path
 from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.costs import Requirements
 from edge_transact.errors import EdgeTransactError
-from edge_transact.evaluate.answers.collapse import CollapseFigures, collapse, step_name, warning
+from edge_transact.evaluate.answers.basics import ask
+from edge_transact.evaluate.answers.collapse import CollapseFigures, figures_of, step_name, warning
+from edge_transact.evaluate.answers.questions import quick_questions
 from edge_transact.evaluate.models import load, load_step
 from edge_transact.evaluate.requirements import loaded_bytes
 from edge_transact.runtime.text import TextCodec
@@ -20,11 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def gate(model: Path) -> CollapseFigures | None:
-    """Asks the model that a command has just written, and logs a warning if too many answers are unusable.
-
-    Returns:
-        What was found; `None` if the model isn't asked, see `is_asked`.
-    """
+    """Asks the model that a command has just written, and logs a warning if too many answers are unusable."""
     from edge_transact.checkpoint import Checkpoint
 
     in_library = (model / MANIFEST).is_file()
@@ -32,10 +30,11 @@ def gate(model: Path) -> CollapseFigures | None:
         return None
     network, codec = load(str(model))
     try:
-        figures = collapse(network, codec, step=step_name(model))
+        replies = ask(network, codec, quick_questions(), step=step_name(model))
     except EdgeTransactError as error:  # a template that takes no such message, or a window that is too short
         logger.info(f"no questions to {model}: {error.message}")
         return None
+    figures = figures_of([reply.to_dict() for reply in replies])
     if words := warning(model, figures):
         logger.warning(words)
     return figures
@@ -61,12 +60,7 @@ def is_asked(directory: Path, plan: WidthPlan | None) -> bool:
 def with_gate(
     requirements: Requirements, directory: Path, plan: WidthPlan, name: str | Path, *, in_library: bool = False
 ) -> Requirements:
-    """A command's requirements with the steps of `gate` after its own, if the model will be asked.
-
-    Args:
-        directory: Where the tokenizer comes from.
-        plan: The widths of what it writes, or, before they are known, of its source.
-    """
+    """A command's requirements with the steps of `gate` after its own, if the model will be asked."""
     if not is_asked(directory, None if in_library else plan):
         return requirements
     in_torch = 0 if in_library else memory.PACKAGES_BYTES + loaded_bytes(plan)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 
 from edge_transact import costs
 from edge_transact.artifacts.digests import files_digest, text_digest
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from edge_transact.cache.journal import Journal
+    from edge_transact.checkpoint import Checkpoint
     from edge_transact.evaluate.tasks import Scores, Tasks
     from edge_transact.runtime.host import HostModel
     from edge_transact.runtime.text import TextCodec
@@ -101,14 +103,19 @@ def is_dist(name: str) -> bool:
     return (Path(name) / MANIFEST).is_file()
 
 
+def checkpoint_of(name: str) -> Checkpoint:
+    """The checkpoint of a MODEL."""
+    from edge_transact.checkpoint import Checkpoint
+    from edge_transact.inputs import resolve_model
+
+    return Checkpoint.open(resolve_model(name))
+
+
 def _context(name: str) -> int | None:
     """The context of a MODEL or DIST in tokens, if its configuration says it."""
     if is_dist(name):
         return Manifest.read(Path(name)).context_window_size
-    from edge_transact.checkpoint import Checkpoint
-    from edge_transact.inputs import resolve_model
-
-    return Checkpoint.open(resolve_model(name)).config.get("max_position_embeddings")
+    return checkpoint_of(name).config.get("max_position_embeddings")
 
 
 def evaluate_models(
@@ -128,7 +135,6 @@ def evaluate_models(
     Windows and tasks that an interrupted run with the same arguments has measured aren't measured again.
 
     Args:
-        models: MODELs or DISTs, at least one.
         reference: A MODEL or DIST to measure each model's divergence from. It stays in memory beside them.
         basics: Ask all of the short questions, too, and not only the dozen that show whether a model still answers.
         threads: CPU threads, of torch and of host libraries; by default what torch takes, and one for each big core.
@@ -137,114 +143,70 @@ def evaluate_models(
         EdgeTransactError: A model or the text can't be read, the text is shorter than a window, or the reference has
             another vocabulary.
     """
+    import torch
+
     from edge_transact.inputs import read_text
 
     with working(TEXT_STEP):
         document = read_text(text, "evaluation")
-        ingredients = _ingredients(models, document, window, max_windows, reference, tasks)
-    with journal_of(f"eval {' '.join(models)}", ingredients, Start.of(fresh=fresh)) as journal:
-        return _evaluate(models, text, document, window, max_windows, reference, tasks, basics, threads, journal)
-
-
-def _ingredients(
-    models: Sequence[str],
-    document: str,
-    window: int,
-    max_windows: int | None,
-    reference: str | None,
-    tasks: Tasks | None,
-) -> dict[str, object]:
-    """Everything that the results depend on, as JSON values."""
-    return {
-        "models": [_digest(model) for model in (*models, *([reference] if reference else []))],
-        "text": text_digest(document),
-        "window": window,
-        "max_windows": max_windows,
-        "reference": reference,
-        "tasks": tasks and tasks.to_dict(),
-        "code": code_of(evaluate_models, *([type(tasks)] if tasks else ())),
-        **{package: version(package) for package in ("apache-tvm", "torch", "transformers")},
-    }
-
-
-def _evaluate(
-    models: Sequence[str],
-    text: str,
-    document: str,
-    window: int,
-    max_windows: int | None,
-    reference: str | None,
-    tasks: Tasks | None,
-    basics: bool,
-    threads: int | None,
-    journal: Journal,
-) -> list[Evaluation]:
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)
-    compared_with = load(reference, threads)[0] if reference else None
+        ingredients = {
+            "models": [_digest(model) for model in (*models, *([reference] if reference else []))],
+            "text": text_digest(document),
+            "window": window,
+            "max_windows": max_windows,
+            "reference": reference,
+            "tasks": tasks and tasks.to_dict(),
+            "code": code_of(evaluate_models, *([type(tasks)] if tasks else ())),
+            **{package: version(package) for package in ("apache-tvm", "torch", "transformers")},
+        }
     results: list[Evaluation] = []
-    for number, name in enumerate(models, start=1):
-        logger.debug(f"{name} on {text}")
-        model, codec = load(name, threads)
-        result = perplexity(
-            _network(model),
-            codec.tokenizer,
-            document,
-            window=window,
-            max_windows=max_windows,
-            reference=None if compared_with is None else _network(compared_with),
-            journal=journal,
-            name=f"model {number} window",
-            step=perplexity_step(name),
-        )
-        scores: Scores = {}
-        if (tasks or basics) and getattr(model, "max_batch_size", None) == 1:
-            logger.info(f"{name} answers one question at a time; built with `--max-batch 4`, it would answer four")
-        if tasks:
-            logger.info(f"{name} on tasks")
-            scores = _scores(tasks, model, codec, journal, f"model {number} tasks")
-        group = f"model {number} {'answers' if basics else 'questions'}"
-        rows = _answers(name, model, codec, basics, journal, group)
-        if basics:
-            scores = {BASICS: basics_scores(rows)} | scores
-        evaluation = Evaluation(
-            model=name,
-            text=text,
-            perplexity=result.perplexity,
-            tokens=result.tokens,
-            windows=result.windows,
-            window=result.window,
-            text_tokens=result.text_tokens,
-            text_sha256=result.text_sha256,
-            threads=getattr(model, "threads", torch.get_num_threads()),
-            weights_bytes=_weights_bytes(name),
-            tasks=scores,
-        )
-        if reference and (divergence := result.divergence):
-            evaluation |= {
-                "reference": reference,
-                "kl_mean": divergence.kl_mean,
-                "kl_median": divergence.kl_median,
-                "kl_p99": divergence.kl_p99,
-                "same_top": divergence.same_top,
-            }
-        if rows and codec.has_chat_template:
-            evaluation["degenerate"] = figures_of(rows)
-        if basics:
-            evaluation["answers"] = rows
-        results.append(evaluation)
-        del model  # the next one needs the memory
-        trim()
-    _warn_of_tokenizers(results)
-    return results
-
-
-def _warn_of_tokenizers(results: Sequence[Evaluation]) -> None:
+    with journal_of(f"eval {' '.join(models)}", ingredients, Start.of(fresh=fresh)) as journal:
+        if threads:
+            torch.set_num_threads(threads)
+        compared_with = load(reference, threads)[0] if reference else None
+        for number, name in enumerate(models, start=1):
+            logger.debug(f"{name} on {text}")
+            model, codec = load(name, threads)
+            result = perplexity(
+                _network(model),
+                codec.tokenizer,
+                document,
+                window=window,
+                max_windows=max_windows,
+                reference=None if compared_with is None else _network(compared_with),
+                journal=journal,
+                name=f"model {number} window",
+                step=perplexity_step(name),
+            )
+            scores: Scores = {}
+            if (tasks or basics) and getattr(model, "max_batch_size", None) == 1:
+                logger.info(f"{name} answers one question at a time; built with `--max-batch 4`, it would answer four")
+            if tasks:
+                logger.info(f"{name} on tasks")
+                if (group := f"model {number} tasks") not in journal:
+                    journal.note(group, tasks.scores(model, codec.tokenizer))
+                scores = journal.noted(group)
+            group = f"model {number} {'answers' if basics else 'questions'}"
+            rows = _answers(name, model, codec, basics, journal, group)
+            if basics:
+                scores = {BASICS: basics_scores(rows)} | scores
+            figures = asdict(result)
+            divergence = figures.pop("divergence")
+            threads_used = getattr(model, "threads", torch.get_num_threads())
+            figures |= {"threads": threads_used, "weights_bytes": _weights_bytes(name), "tasks": scores}
+            if reference:
+                figures |= {"reference": reference, **divergence}
+            if rows and codec.has_chat_template:
+                figures["degenerate"] = figures_of(rows)
+            if basics:
+                figures["answers"] = rows
+            results.append(cast("Evaluation", {"model": name, "text": text, **figures}))
+            del model  # the next one needs the memory
+            trim()
     if len({result["text_tokens"] for result in results}) > 1:
         counts = ", ".join(f"{result['text_tokens']:,} for {result['model']}" for result in results)
         logger.warning(f"perplexities of different tokenizers don't compare: the text's tokens are {counts}")
+    return results
 
 
 def evaluate_model(model: str, document: str, *, window: int = 512, max_windows: int | None = None) -> PerplexityResult:
@@ -252,14 +214,6 @@ def evaluate_model(model: str, document: str, *, window: int = 512, max_windows:
     network, codec = load(model)
     step = perplexity_step(model)
     return perplexity(_network(network), codec.tokenizer, document, window=window, max_windows=max_windows, step=step)
-
-
-def _scores(tasks: Tasks, model: PreTrainedModel | HostModel, codec: TextCodec, journal: Journal, group: str) -> Scores:
-    """A model's scores, from the journal if it has them."""
-    if group not in journal:
-        journal.note(group, tasks.scores(model, codec.tokenizer))
-    scores: Scores = journal.noted(group)
-    return scores
 
 
 def _answers(
@@ -284,55 +238,43 @@ def _answers(
 
 def _weights_bytes(model: str) -> int:
     """The bytes of a DIST's shards, or of a checkpoint's weights in 16 bits."""
-    from edge_transact.checkpoint import Checkpoint
-    from edge_transact.inputs import resolve_model
-
-    if (Path(model) / MANIFEST).is_file():
+    if is_dist(model):
         return Manifest.read(Path(model)).weights_bytes
-    return costs.weight_bytes(Checkpoint.open(resolve_model(model)).plan, QUANTIZATIONS["q0f16"])
+    return costs.weight_bytes(checkpoint_of(model).plan, QUANTIZATIONS["q0f16"])
 
 
 def _digest(model: str) -> str:
-    """Of everything that a MODEL's or a DIST's predictions depend on."""
-    from edge_transact.checkpoint import Checkpoint
+    """A digest of everything that a MODEL's or a DIST's predictions depend on."""
     from edge_transact.checkpoint.digest import digest_of
     from edge_transact.checkpoint.writer import COPIED_FILES
-    from edge_transact.inputs import resolve_model
 
-    if (manifest := Path(model) / MANIFEST).is_file():
+    if is_dist(model):
         # The manifest has the digests of all files, and people may edit the configuration.
-        return files_digest([manifest, Path(model) / CHAT_CONFIG])
-    return digest_of(Checkpoint.open(resolve_model(model)), *COPIED_FILES)
+        return files_digest([Path(model) / MANIFEST, Path(model) / CHAT_CONFIG])
+    return digest_of(checkpoint_of(model), *COPIED_FILES)
 
 
 def load(model: str, threads: int | None = None) -> tuple[PreTrainedModel | HostModel, TextCodec]:
     """The network of a MODEL in fp32, or the host library of a DIST, and its tokenizer."""
-    with working(load_step(model)):
-        return _loaded(model, threads)
-
-
-def _loaded(model: str, threads: int | None) -> tuple[PreTrainedModel | HostModel, TextCodec]:
     from edge_transact.runtime.text import TextCodec
 
-    directory = Path(model)
-    if (directory / MANIFEST).is_file():
-        from edge_transact.runtime.host import HostModel
+    with working(load_step(model)):
+        if is_dist(model):
+            from edge_transact.runtime.host import HostModel
 
-        return HostModel.load(directory, threads=threads), TextCodec(directory)
+            return HostModel.load(Path(model), threads=threads), TextCodec(Path(model))
 
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
+        import torch
+        from transformers import AutoModelForCausalLM
+        from transformers.utils.logging import disable_progress_bar
 
-    from edge_transact.checkpoint import Checkpoint
-    from edge_transact.checkpoint.auto_classes import register
-    from edge_transact.inputs import resolve_model
+        from edge_transact.checkpoint.auto_classes import register
 
-    register()
-    directory = Checkpoint.open(resolve_model(model)).path
-    disable_progress_bar()  # ours names what is loaded
-    network = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    return network, TextCodec(directory)
+        register()
+        directory = checkpoint_of(model).path
+        disable_progress_bar()  # ours names what is loaded
+        network = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+        return network, TextCodec(directory)
 
 
 def _network(model: PreTrainedModel | HostModel) -> PreTrainedModel | LogitsFunction:

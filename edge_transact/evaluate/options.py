@@ -84,11 +84,7 @@ class EvalOptions(Options):
         return [name for name in self.tasks if name not in ("", BASICS)]
 
     def load_tasks(self) -> Tasks | None:
-        """lm-eval's tasks with their data; `None` if there are none.
-
-        Raises:
-            EdgeTransactError: lm-eval isn't installed, or a task doesn't exist or can't be loaded.
-        """
+        """lm-eval's tasks with their data, `None` if there are none; raises the errors of `Tasks`."""
         if not self.lm_eval_tasks:
             return None
         from edge_transact.evaluate.tasks import Tasks

@@ -165,7 +165,10 @@ def _measure(
     import torch
 
     predicted = _predicted(logits_of, window)
-    measured = {"loss": torch.tensor(_negative_log_likelihood(predicted, window), dtype=torch.float64)}
+    targets = torch.tensor(window[1:], device=predicted.device)
+    parts = zip(predicted.split(ROWS), targets.split(ROWS), strict=True)
+    loss = math.fsum(torch.nn.functional.cross_entropy(*part, reduction="sum").item() for part in parts)
+    measured = {"loss": torch.tensor(loss, dtype=torch.float64)}
     if reference_logits_of:
         measured["comparison"] = _compare(_predicted(reference_logits_of, window), predicted)
     return measured
@@ -193,15 +196,6 @@ def _predicted(logits_of: LogitsFunction, window: Sequence[int]) -> torch.Tensor
     if logits.shape[0] != len(window):
         raise ValueError(f"logits {list(logits.shape)} for a window of {len(window)} tokens")
     return logits[:-1].float()
-
-
-def _negative_log_likelihood(logits: torch.Tensor, window: Sequence[int]) -> float:
-    """The sum over tokens 2..n of a window, in fp32."""
-    import torch
-
-    targets = torch.tensor(window[1:], device=logits.device)
-    parts = zip(logits.split(ROWS), targets.split(ROWS), strict=True)
-    return math.fsum(torch.nn.functional.cross_entropy(*part, reduction="sum").item() for part in parts)
 
 
 def _compare(reference: torch.Tensor, model: torch.Tensor) -> torch.Tensor:

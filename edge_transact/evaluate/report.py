@@ -21,9 +21,6 @@ BASELINE, OTHERS = 6, range(6)
 def write_report(results: Sequence[Evaluation], directory: Path, command: str, *, force: bool = False) -> None:
     """Writes ``report.json``, and ``index.html`` with its charts, which are SVG files too.
 
-    Args:
-        command: The line that makes the figures again.
-
     Raises:
         EdgeTransactError: `directory` exists.
     """

@@ -13,16 +13,10 @@ TEXT, WINDOWS = "demo:sotu", 6
 
 
 def prepare_report(directory: Path, *, force: bool, apart_from: Iterable[str | Path | None]) -> str:
-    """Checks that a report can be written, so that it fails before the work and not after it.
-
-    Args:
-        apart_from: The work's own inputs and outputs, which the report must not replace.
-
-    Returns:
-        The text to measure on.
+    """Checks before the work that a report can be written. Returns the text to measure on.
 
     Raises:
-        UsageError: The report would replace one of `apart_from`.
+        UsageError: The report would replace one of `apart_from`, the work's own inputs and outputs.
         EdgeTransactError: `directory` exists, or the text can't be read.
     """
     refuse_existing(directory, force, apart_from=apart_from)

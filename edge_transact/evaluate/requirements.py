@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from edge_transact import costs
+from edge_transact.artifacts.manifest import Manifest
 from edge_transact.costs import Requirements
 from edge_transact.evaluate.answers.collapse import step_name
-from edge_transact.evaluate.models import TEXT_STEP, is_dist, load_step
+from edge_transact.evaluate.models import TEXT_STEP, checkpoint_of, is_dist, load_step
 from edge_transact.evaluate.options import EvalOptions
 from edge_transact.evaluate.perplexity import TOKENS_STEP, perplexity_step
 from edge_transact.system.memory import PACKAGES_BYTES
@@ -19,7 +20,7 @@ CHARACTERS_PER_TOKEN, REPORT_WINDOW = 4, 512
 
 def plans_of(names: Iterable[str]) -> dict[str, WidthPlan]:
     """The widths of MODELs and DISTs by name. MODELs that aren't here are downloaded or converted."""
-    return {name: _plan(name) for name in names}
+    return {name: Manifest.read(Path(name)).plan if is_dist(name) else checkpoint_of(name).plan for name in names}
 
 
 def requirements(
@@ -63,15 +64,6 @@ def logits_bytes(plan: WidthPlan, window: int, *, is_compared: bool = False) -> 
 
 
 def _chats(name: str) -> bool:
-    from edge_transact.inputs import resolve_model
     from edge_transact.runtime.text import TextCodec
 
-    return TextCodec(Path(name) if is_dist(name) else resolve_model(name)).has_chat_template
-
-
-def _plan(name: str) -> WidthPlan:
-    from edge_transact.artifacts.manifest import Manifest
-    from edge_transact.checkpoint import Checkpoint
-    from edge_transact.inputs import resolve_model
-
-    return Manifest.read(Path(name)).plan if is_dist(name) else Checkpoint.open(resolve_model(name)).plan
+    return TextCodec(Path(name) if is_dist(name) else checkpoint_of(name).path).has_chat_template

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edge_transact.artifacts.report import change
+from edge_transact.artifacts.summary import Summarized, Summary
 from edge_transact.evaluate.answers.collapse import described
 from edge_transact.evaluate.models import Evaluation
 from edge_transact.formatting import megabytes
@@ -14,6 +15,17 @@ MAIN_METRICS = ("acc", "exact_match", "em", "f1", "word_perplexity", "perplexity
 """The main metric of a task is the first of these that it has, or else its own first."""
 
 DIVERGENCES = {"kl_mean": "mean KL", "kl_median": "median KL", "kl_p99": "99th percentile of KL"}
+
+
+class Evaluations(Summarized, list[Evaluation]):
+    """What was measured of each model, in the order in which they were named. Changes are from the first one."""
+
+    def summary(self) -> Summary:
+        """A column for each model."""
+        if not self:
+            return Summary("no models")
+        title = f"{self[0]['windows']} windows of {self[0]['window']} tokens of {self[0]['text']}"
+        return Summary(title, header=("", *names(self)), rows=rows(self))
 
 
 def names(results: Sequence[Evaluation]) -> list[str]:

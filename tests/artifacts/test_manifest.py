@@ -91,7 +91,7 @@ def test_an_invalid_manifest_is_named(tmp_path, text):
 def test_patterns_select_the_files_to_verify(tmp_path):
     (tmp_path / "a.bin").write_text("changed")
     (tmp_path / "b.bin").write_text("changed")
-    manifest = SimpleNamespace(files={"a.bin": "", "b.bin": ""})
-    Manifest.verify(manifest, tmp_path, "*.json")
+    manifest = replace(MANIFEST, files={"a.bin": "", "b.bin": ""})
+    manifest.verify(tmp_path, "*.json")
     with pytest.raises(EdgeTransactError, match=r"b\.bin changed after the build"):
-        Manifest.verify(manifest, tmp_path, "b*")
+        manifest.verify(tmp_path, "b*")

@@ -50,7 +50,6 @@ def test_a_model_that_torch_has_no_memory_for_counts_with_its_first_layers(rando
     )
     scarce = requirements(checkpoint, with_library)
     assert cut.memory_bytes == scarce.memory_bytes < whole.memory_bytes
-    assert scarce.steps.count("compile for host") == 2 and set(scarce.steps) == set(whole.steps)
 
 
 def test_rounding_counts_with_the_tokens_that_it_reads(random_model) -> None:

@@ -13,7 +13,7 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.cli import app
 from edge_transact.evaluate.answers.answering import MAX_TOKENS, Answered, answers, stop_ids
 from edge_transact.evaluate.answers.basics import Reply, ask
-from edge_transact.evaluate.answers.collapse import CollapseFigures, collapse, warning
+from edge_transact.evaluate.answers.collapse import CollapseFigures, warning
 from edge_transact.evaluate.answers.decoding import TOKENS_PER_ROUND, decode_in_torch
 from edge_transact.evaluate.answers.degenerate import cycles, degenerate, loops
 from edge_transact.evaluate.answers.questions import Question, questions, quick_questions
@@ -190,7 +190,6 @@ def test_a_library_gives_the_answers_of_run(dist):
         count = reply.answer.tokens
         assert reply.answer.text == codec.decode(theirs.tokens[:count]).strip()
         assert reply.answer.ended is (theirs.finish == "stop") and (count == len(theirs.tokens) or count >= 24)
-    assert collapse(library, codec)["questions"] == 12
 
 
 @pytest.mark.slow

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from edge_transact.cli import app
 from edge_transact.errors import EdgeTransactError, UsageError
-from edge_transact.evaluate import models, perplexity
+from edge_transact.evaluate import models
 from edge_transact.evaluate.models import evaluate_models, window_of
-from edge_transact.evaluate.perplexity import windows_of
+from edge_transact.evaluate.perplexity import perplexity, windows_of
 from edge_transact.inputs import read_text, resolve_model
 from tests.support.dists import make_dist
 from tests.support.tokenizers import save_byte_level

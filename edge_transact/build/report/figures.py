@@ -40,11 +40,7 @@ def kl_by_part(parts: Sequence[Part]) -> Section:
 
 
 def errors_by_matrix(parts: Sequence[Part], rounding: str) -> Section:
-    """Errors of weights and of outputs: a dot for each layer, kind of matrix and rounding.
-
-    Args:
-        rounding: The one whose errors the table lists.
-    """
+    """Errors of weights and of outputs: a dot for each layer, kind of matrix and rounding."""
     # A tied lm_head is measured first, as a part with the embedding; it stands last.
     kinds = sorted(dict.fromkeys(kind for part in parts for kind in part.matrices), key=LM_HEAD.startswith)
     roundings = list(parts[0].kl)

@@ -50,23 +50,16 @@ class Dequantized(Checkpoint):
     quantization: Quantization
 
     def tensor(self, name: str) -> torch.Tensor:
-        """One tensor in fp32, or a table of RoPE pairs in int32.
-
-        Raises:
-            KeyError: `name` isn't in `tensor_names`.
-        """
+        """One tensor in fp32, or a table of RoPE pairs in int32; `KeyError` if there is none of that name."""
         sources = {parameter: source for parameter, source in self.sources.items() if name in source[0]}
         return dict(restore(self.reader, sources, tensor_shapes(self.plan), self.quantization))[name]
 
 
 @dataclass(frozen=True)
 class MatrixError:
-    """How far a rounded matrix is from the matrix.
+    """How far a rounded matrix W' is from W: ``|W - W'|^2 / |W|^2``, and ``|Wx - W'x|^2 / |Wx|^2`` over the inputs x.
 
-    Attributes:
-        weight_error: ``|W - W'|^2 / |W|^2``.
-        output_error: ``|W x - W' x|^2 / |W x|^2`` over the inputs x that the unrounded model has on the text; for an
-            embedding, over the rows that the text looks up.
+    Inputs are those that the unrounded model has on the text; for an embedding, the rows that the text looks up.
     """
 
     weight_error: float
@@ -78,8 +71,6 @@ class Part:
     """A layer, or the embedding, or `lm_head`, each rounded alone. A tied embedding is both.
 
     Attributes:
-        name: ``layer 0``, ``embedding``, ...
-        matrices: The errors by matrix, such as ``self_attn.q_proj``, and by rounding.
         kl: The divergence of predictions from the unrounded model's by rounding, nats a token.
     """
 
@@ -90,13 +81,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured.
-
-    Attributes:
-        parts: In the order of the forward pass.
-        unrounded: The model before rounding.
-        rounded: By rounding: the model with all parts rounded, and its divergence from the unrounded one.
-    """
+    """Parts in the order of the forward pass, the model before rounding, and by rounding the whole rounded model."""
 
     parts: list[Part]
     unrounded: PerplexityResult
@@ -112,13 +97,6 @@ def measure(
     journal: Journal,
 ) -> Measurement:
     """Measures roundings of a model on a text, in fp32.
-
-    Args:
-        checkpoint: The model before rounding.
-        rounded: The same model by rounding, its matrices rounded.
-        tokenizer: Its tokenizer.
-        text: The text itself.
-        journal: Has room for hidden states.
 
     Raises:
         EdgeTransactError: The text is shorter than a window, or the model holds or computes NaN or infinity.

@@ -45,13 +45,6 @@ def write_report(
 ) -> dict[str, Any]:
     """Measures what a DIST's shards hold, next to what other roundings make of the same checkpoint.
 
-    Args:
-        dist: A 4-bit DIST of it.
-        directory: Where to write ``report.json``, and ``index.html`` with its charts, which are SVG files too; it is
-            complete or absent.
-        text: The result of `prepare_report`.
-        command: The line that makes the DIST and the report again.
-
     Raises:
         EdgeTransactError: The model computes NaN or infinity, or `directory` exists.
     """

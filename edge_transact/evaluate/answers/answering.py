@@ -34,10 +34,8 @@ class Answered:
     """An answer.
 
     Attributes:
-        text: The answer, without special tokens.
         tokens: How many it has, without the one that ends it.
         ended: Whether the model ended it. One without a chat template ends nothing: there it's always true.
-        degenerate: How it is degenerate, if it is.
     """
 
     prompt: str
@@ -56,9 +54,6 @@ def answers(
     step: str = "answers",
 ) -> list[Answered]:
     """A model's answers to prompts, each in a conversation of its own.
-
-    Args:
-        model: A causal language model of transformers on any device, or a host library.
 
     Raises:
         EdgeTransactError: The chat template refuses a message, or a prompt doesn't fit into a library's context window.

@@ -31,12 +31,7 @@ class AnswerRow(TypedDict):
 
 @dataclass(frozen=True)
 class Reply:
-    """A question and a model's answer.
-
-    Attributes:
-        question: The question.
-        answer: The answer.
-    """
+    """A question and a model's answer."""
 
     question: Question
     answer: Answered

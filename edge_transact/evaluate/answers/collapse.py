@@ -10,20 +10,14 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 
 from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
-from edge_transact.evaluate.answers.basics import AnswerRow, ask
+from edge_transact.evaluate.answers.basics import AnswerRow
 from edge_transact.evaluate.answers.degenerate import Degenerate
 from edge_transact.evaluate.answers.questions import quick_questions
 from edge_transact.quantization import QUANTIZATIONS
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from edge_transact.runtime.host import HostModel
-    from edge_transact.runtime.text import TextCodec
 
 THRESHOLD = 1 / 4
 """A larger share is a warning. `docs/lab/degenerate-answers.md` has the measurements behind it."""
@@ -97,12 +91,3 @@ def _made_from(model: Path) -> tuple[Path | None, str]:
 def step_name(model: str | Path) -> str:
     """The description of the bar while a model answers."""
     return f"questions to {Path(model).name}"
-
-
-def collapse(model: PreTrainedModel | HostModel, codec: TextCodec, *, step: str = "questions") -> CollapseFigures:
-    """Asks a model a dozen short questions.
-
-    A model without a chat template was never trained to answer, and repeats itself under greedy decoding even when it
-    is whole: its share says little, and no command asks it.
-    """
-    return figures_of([reply.to_dict() for reply in ask(model, codec, quick_questions(), step=step)])

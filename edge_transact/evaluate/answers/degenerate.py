@@ -34,7 +34,6 @@ def degenerate(answer: str, prompt: str, *, ended: bool) -> Degenerate | None:
     """How an answer is degenerate, or `None` if it isn't.
 
     Args:
-        answer: The text, without special tokens.
         prompt: All that stood before it, the system message included.
         ended: Whether the model ended the answer by itself.
     """

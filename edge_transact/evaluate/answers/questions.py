@@ -1,15 +1,8 @@
 """The questions of ``--tasks basics``: what any model that was trained to chat should still answer.
 
-They were written before any model was asked, for models from 0.1 to 8 billion parameters: everyday facts, small numbers
-and short instructions. A rule decides whether an answer is right, and no model judges another one:
-
-- Case, emphasis and quotation marks don't count. An accepted answer is a whole word and a whole number: neither
-  "Parisian" nor "Paris's" is Paris, and neither -5 nor 5.5 is 5.
-- It must be among the answer's first `WITHIN` words. So the answer may say more, but a model that lists every city it
-  knows isn't right.
-- A list must have so many different things of its kind, wherever they stand: "a dog and dogs" is one. A form, such as
-  "in capital letters", is checked as it stands.
-- No question contains an answer that it accepts, so repeating the question is never right.
+They were written before any model was asked. A rule decides, and no model judges another one: an accepted answer is a
+whole word or number among the first `WITHIN` words, a list has enough different things, and a form is checked as it
+stands. No question contains an answer that it accepts, so repeating the question is never right.
 """
 
 from __future__ import annotations
@@ -36,7 +29,6 @@ class Question:
             spaces between them.
         least: So many different things make the answer right.
         exact: The expression must match the whole answer, as it stands.
-        quick: Whether it is one of the dozen that `collapse` asks.
     """
 
     kind: str
