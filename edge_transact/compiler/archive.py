@@ -46,12 +46,7 @@ PAGE_BYTES = 16384
 
 
 def check_library(path: Path, target: BuildTarget, model_lib: str) -> None:
-    """Inspect a library or an archive of objects without loading it.
-
-    Args:
-        path: The file that `build_library` wrote.
-        target: The target that it was built for.
-        model_lib: The library's name; an archive's symbols must start with it.
+    """Inspect a library or an archive of objects without loading it; an archive's symbols start with `model_lib`.
 
     Raises:
         EdgeTransactError: An object is for another machine, the embedded library is missing, or no phone has a symbol.
@@ -133,9 +128,6 @@ def android_linker() -> list[str] | None:
 
 def link_android(archive: Path, output: Path, linker: list[str]) -> None:
     """Link an archive of Android objects into a shared library, its segments aligned to `PAGE_BYTES`.
-
-    Symbols of TVM's runtime and libc stay undefined: the program that loads the library provides them. `linker` is
-    `android_linker`'s result.
 
     Raises:
         EdgeTransactError: The linker fails (the message has its output) or aligns segments differently.

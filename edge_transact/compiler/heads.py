@@ -1,7 +1,4 @@
-"""Arguments of the kernels that rotate and pad heads that lost dims for the KV cache, and that remove the padding.
-
-Widths are arguments, so one kernel serves all layers; the definition has a function for each combination of widths.
-"""
+"""Arguments of the kernels that rotate and pad heads that lost dims for the KV cache, and remove the padding."""
 
 from __future__ import annotations
 

@@ -16,10 +16,7 @@ THREAD_AXES = ("threadIdx.x", "threadIdx.y", "threadIdx.z")
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel: its outermost loop over groups or threads, their number by axis, and a group's local memory.
-
-    Sizes are expressions of the function's symbolic sizes and of its integer parameters.
-    """
+    """One kernel: its outermost loop over groups or threads, their number by axis, and a group's local memory."""
 
     body: Stmt
     extents: dict[str, Expr] = field(default_factory=dict)
@@ -31,10 +28,7 @@ class Launch:
 
     @property
     def local_bytes(self) -> int:
-        """Bytes of a work group's local memory; final in kernels of `lowering.Lowered` only.
-
-        Lowering lays arrays over each other, and adds those of reductions over threads.
-        """
+        """Bytes of a work group's local memory; final in kernels of `lowering.Lowered` only."""
         return sum(buffer_bytes(buffer, {}) for buffer in self.local)
 
 

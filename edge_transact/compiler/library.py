@@ -43,15 +43,13 @@ def build_library(
         target: The device that the library runs on.
         model_lib: The library's name; an archive's symbols begin with it.
         path: The file to write, with the target's suffix; complete or absent.
-        dump: A directory for the intermediate forms: the module after each of `pipeline.phases` (TVMScript), the
-            bytecode and the generated code.
+        dump: A directory for the module after each of `pipeline.phases`, the bytecode and the generated code.
 
     Returns:
         The library's ``_metadata``.
 
     Raises:
-        EdgeTransactError: The library fails `archive.check_library`, exceeds the target's profile (`limits`), or
-            allocates memory that ``memory_usage`` doesn't count.
+        EdgeTransactError: The library is damaged (`archive.check_library`), or exceeds the target's profile or memory.
     """
     from edge_transact.compiler.limits import require_buffers, require_launches
     from edge_transact.compiler.modules import quantize_modules
@@ -117,10 +115,7 @@ def _metadata(
 
 
 def _cpu(target: tvm.target.Target) -> dict[str, dict[str, str | int | list[str]]]:
-    """``cpu``: name, required features and `threads` of the CPU that kernels are compiled for; empty for a GPU.
-
-    Decode is divided among as many threads.
-    """
+    """``cpu``: the name, required features and decode's `threads` of a target CPU; empty for a GPU."""
     from tvm.target import codegen
 
     if target.kind.name != "llvm":

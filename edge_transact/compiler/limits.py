@@ -27,10 +27,7 @@ _QUANTIZE = "Quantize the weights (--quant q4f16_0)"
 
 
 def require_model(device: Device, plan: WidthPlan, definition: Definition, quantization: Quantization) -> None:
-    """Check the buffers that MLC's runtime allocates for a model, before anything is built.
-
-    There is one for each parameter and one for each layer of the KV cache (``pages_`` of `PagedAttentionKVCacheObj` in
-    TVM's ``runtime/vm/paged_kv_cache.cc``). The definition's configuration has the library's context window and batch.
+    """Check the buffers of MLC's runtime, before anything is built: parameters, and layers of the KV cache.
 
     Raises:
         EdgeTransactError: A parameter is larger than the GPU's largest buffer.
@@ -51,13 +48,9 @@ def require_model(device: Device, plan: WidthPlan, definition: Definition, quant
 
 
 def require_attention(plan: WidthPlan, target: tvm.target.Target, dtype: str) -> None:
-    """Check that TVM's attention kernels for a GPU compute all of a model's heads (``tvm/relax/frontend/nn/llm``).
+    """Raise a `UsageError` unless TVM's attention kernels for a GPU (``tvm/relax/frontend/nn/llm``) compute all heads.
 
-    The cache's dtype is ``float16`` or ``float32``.
-
-    Raises:
-        UsageError: Heads don't fill the tiles of a prefill, or a block of threads would skip some of a KV head's query
-            heads in decode.
+    Heads have to fill the tiles of a prefill, and a block of decode's threads must not skip query heads.
     """
     dim, group = plan.cache_head_dim, plan.q_per_kv
     fix = "Build for a CPU: --target host, or android-cpu."
@@ -76,10 +69,7 @@ def require_attention(plan: WidthPlan, target: tvm.target.Target, dtype: str) ->
 
 
 def require_buffers(device: Device, mod: IRModule) -> None:
-    """Raise an `EdgeTransactError` if a buffer is larger than the GPU's largest one.
-
-    Checks the buffers that functions allocate once memory is planned, and those of kernels whose sizes are fixed.
-    """
+    """Raise an `EdgeTransactError` if a planned or a kernel's fixed buffer is larger than the GPU's largest one."""
     for var, function in relax_functions(mod):
         for call in calls_of(function, "relax.memory.alloc_storage"):
             nbytes, fix = _bytes(call.args[0].values, "uint8"), "Lower --prefill-chunk or --max-batch"
@@ -91,10 +81,7 @@ def require_buffers(device: Device, mod: IRModule) -> None:
 
 
 def require_launches(device: Device, mod: IRModule) -> None:
-    """Raise an `EdgeTransactError` if a kernel's work groups need more threads or local memory than the GPU has.
-
-    The module is `lowering.Lowered.mod`.
-    """
+    """Raise an `EdgeTransactError` if a lowered kernel needs more threads or local memory than the GPU has."""
     for var, function in _kernels(mod):
         for kernel in launches(function).kernels:
             threads, local_bytes = kernel.threads({}), kernel.local_bytes

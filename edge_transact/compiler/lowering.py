@@ -1,8 +1,4 @@
-"""Lowering of TIR to LLVM: TVM's own passes, and fewer of them for kernels that are plain loops already.
-
-TVM's passes handle the blocks, thread bindings and software pipelines of schedules. The CPU kernels have a single block
-around everything and are long: they would spend more time in those passes than in LLVM.
-"""
+"""Lowering of TIR to LLVM: TVM's passes, fewer of them for CPU kernels, which have no schedules and are long."""
 
 from __future__ import annotations
 
@@ -75,11 +71,7 @@ def _pipeline() -> tuple[tvm.transform.Pass, Callable[[], _Passes], Callable[[],
 
 
 def _hide_values(function: tirx.PrimFunc, _mod: IRModule, _context: tvm.transform.PassContext) -> tirx.PrimFunc:
-    """Hide the values of variables from TVM's analyzer, which would replace variables by whole expressions.
-
-    That makes up to eight times the text, of which `CommonSubexprElim` makes variables again. Sizes of buffers are
-    simplified before this, since buffers are allocated above the variables.
-    """
+    """Hide variables' values from TVM's analyzer, which would replace them by expressions eight times as long."""
 
     def hide(bind: tirx.Bind) -> tirx.Bind:
         value = bind.value
@@ -107,7 +99,7 @@ def on_all_cores(passes: _Passes) -> _Passes:
     """Run passes that look at one function at a time on several parts of a module in parallel.
 
     TVM's passes don't hold Python's lock. A part has two functions or more: a single one would become an entry point.
-    Functions keep their order, in which similar kernels of a GPU follow each other: an archive of them is smaller.
+    Functions keep their order: archives of similar neighbours are smaller.
     """
 
     def run(mod: IRModule) -> IRModule:
@@ -139,11 +131,7 @@ tirx.register_tir_pipeline(PIPELINE, _pipeline)
 
 @tvm.instrument.pass_instrument
 class Lowered:
-    """An instrument that keeps the module that `PIPELINE` lowered, for the pass context of a build.
-
-    Attributes:
-        mod: Host functions, and each GPU kernel as a function of its own, with its final allocations.
-    """
+    """An instrument that keeps the module that `PIPELINE` lowered, with the final allocations of each GPU kernel."""
 
     mod: IRModule
 

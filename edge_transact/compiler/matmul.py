@@ -52,15 +52,10 @@ class CacheHeads:
 
 @dataclass(frozen=True)
 class Matmul:
-    """A kernel's computation: ``y = x W`` with a packed W, and the operations fused into it.
-
-    One kernel serves all widths; sizes are in its arguments. ``G = ceil(K / 32)`` is the number of groups.
+    """A kernel's computation: ``y = x W`` with a packed W of any width, and the operations fused into it.
 
     Attributes:
-        layout: ``NK``: weight ``[N, 4 G]``, scale ``[N, G]``; ``KN``: weight ``[4 G, N]``, scale ``[G, N]``.
-        dtype: Dtype of the activations.
-        scale_dtype: Dtype of the scales.
-        out_dtype: Dtype of the result.
+        layout: With ``G = ceil(K / 32)`` groups, ``NK`` (weight ``[N, 4 G]``, scale ``[N, G]``) or ``KN``, transposed.
         norm_eps: Apply RMSNorm to `x` first, with this epsilon and a weight ``[K]``.
         bias: Add a bias ``[N]``.
         gated: The first half of the columns is a gate: ``silu(y[:, :N/2]) * y[:, N/2:]``.
@@ -136,10 +131,9 @@ class Matmul:
 
 @dataclass(frozen=True)
 class ChainedMatmul:
-    """One of several matmuls that a kernel computes one after the other.
+    """One of several matmuls of a kernel.
 
     Attributes:
-        matmul: Its spec.
         given: Operands that are results of earlier matmuls: the operand's name, and the matmul's place in the chain.
         returned: Whether the kernel returns the result.
     """

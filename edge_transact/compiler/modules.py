@@ -1,7 +1,4 @@
-"""Quantized linears and embeddings: modules that store packed weights and dequantize them inside the matmul.
-
-Parameter names and shapes are those of MLC-LLM's group quantization (``q_weight``, ``q_scale``).
-"""
+"""Quantized linears and embeddings: MLC-LLM's packed parameters, dequantized inside the matmul."""
 
 from __future__ import annotations
 
@@ -17,10 +14,7 @@ OUT_ELEMENTWISE_FUSABLE = 4
 
 
 def quantize_modules(model: nn.Module, quantization: Quantization, accumulate: str) -> nn.Module:
-    """Replace a model's linears and embeddings by quantized ones, in place; it gets `quantization.model_dtype`.
-
-    `accumulate` is the dtype of sums where the result is in the model's dtype.
-    """
+    """Replace linears and embeddings by quantized ones, in place; results in the model's dtype sum in `accumulate`."""
     model.to(dtype=quantization.model_dtype)
     return _Mutator(quantization, accumulate).visit("", model)
 

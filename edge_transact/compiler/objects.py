@@ -36,10 +36,7 @@ class _Kernel:
 
 
 def compile_kernels(mod: IRModule, target: tvm.target.Target, step: str = "compile kernels") -> IRModule:
-    """Replace the kernels of a module by names, and attach their objects as external modules.
-
-    Compiles one kernel on each core at a time: TVM's passes and LLVM don't hold Python's lock. `step` names the bar.
-    """
+    """Replace the kernels of a module by names, and attach their objects as external modules; `step` names the bar."""
     kernels = {var: function for var, function in mod.functions_items() if isinstance(function, tirx.PrimFunc)}
     objects = _objects([_kernel(kernel, target) for kernel in kernels.values()], step)
     named = mod.clone()

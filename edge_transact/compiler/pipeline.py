@@ -33,12 +33,9 @@ Pass = Callable[[IRModule], IRModule]
 
 
 def phases(target: tvm.target.Target, metadata: dict[str, Any], bounds: Mapping[str, int]) -> dict[str, list[Pass]]:
-    """The passes from the definition's module to what `relax.build` generates code for: in order, in named groups.
+    """The passes to what `relax.build` generates code for, in order, in named groups.
 
-    Args:
-        target: Runs the kernels; its host runs the bytecode.
-        metadata: Returned by ``_metadata``; the passes add ``kv_cache`` and ``memory_usage``.
-        bounds: The largest value of each symbolic size, by name.
+    They add ``kv_cache`` and ``memory_usage`` to `metadata`; `bounds` has the largest value of each symbolic size.
     """
     on_cpu, on_metal = target.kind.name == "llvm", target.kind.name == "metal"
     kernels: Kernels = MetalKernels() if on_metal else OpenCLKernels()

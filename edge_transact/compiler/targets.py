@@ -19,8 +19,6 @@ class BuildTarget:
     """One of the values of ``--target``.
 
     Attributes:
-        name: The name on the command line.
-        description: A description for users.
         device: TVM's kind of the device that runs the kernels: ``opencl``, ``metal`` or ``llvm``.
         suffix: ``.tar`` for an archive of objects that an app links, ``.so`` for a library to load on this machine.
         spec: TVM's target with its host. `tvm_target` fills in this machine's CPU and the profile's limits.
@@ -154,10 +152,7 @@ def _require_cpu(cpu: str) -> None:
 
 
 def library_name(model_lib: str, target: str) -> str:
-    """The name under which MLC's engine looks up a model's library for a target: ``system://NAME``.
-
-    An app can link the libraries for both the GPU and the CPU of a phone, so their symbols need different prefixes.
-    """
+    """The name under which MLC's engine looks up a library. An app can link those for a phone's GPU and its CPU."""
     return f"{model_lib}-cpu" if target == "android-cpu" else model_lib
 
 

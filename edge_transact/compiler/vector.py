@@ -95,8 +95,7 @@ def prefetch(buffer: Buffer, indices: Sequence[Index], *, far: bool = False) -> 
 def align_stack(lanes: int) -> None:
     """Align the stack frame to vectors of `lanes` fp32 lanes, so that spilled vectors don't straddle cache lines.
 
-    For the body of a parallel loop, of which TVM makes a function whose stack is aligned to 16 bytes only. LLVM aligns
-    a frame if a variable in it needs that: here a vector that can't become a register, because it is prefetched.
+    TVM aligns it to 16 bytes only; LLVM to a vector in it that can't become a register, because it is prefetched.
     """
     if lanes > 4:
         prefetch(T.alloc_buffer((1,), f"float32x{lanes}"), [0])
@@ -132,10 +131,7 @@ def transpose(rows: Sequence[Expr]) -> list[Expr]:
 
 
 def sum_lanes(vectors: Sequence[Expr], row: int | None = None) -> Expr:
-    """The sum of each vector, one per lane, or of each `row` lanes of all vectors; a power of two of sums.
-
-    There are at most as many vectors as lanes.
-    """
+    """The sum of each vector, one per lane, or of each `row` lanes of all vectors; at most as many vectors as lanes."""
     row = lanes_of(vectors[0]) if row is None else row
     while len(vectors) > 1 or row > 1:
         vectors = add_halves(vectors, row)

@@ -1,8 +1,4 @@
-"""W4A16 kernels for CPUs, and their selection: ``y = x W`` with packed weights, with what surrounds it in a LLaMA.
-
-RMSNorm is computed before it, bias, SiLU gate and residual after it. One row or a batch of rows is `decode`'s, any
-number of rows `prefill`'s. The embedding's rows are unpacked here.
-"""
+"""Selects W4A16 kernels for CPUs, with what surrounds a matmul in a LLaMA, and unpacks the embedding's rows."""
 
 from __future__ import annotations
 
@@ -97,12 +93,7 @@ def embed(scale_dtype: str) -> tirx.PrimFunc:
 
 
 class CPUKernels:
-    """The CPU's kernels, for `passes.fuse_matmuls`.
-
-    Args:
-        target: Its features determine the instruction set, its ``num-cores`` the parts that decode is divided into.
-        max_batch_size: The library's most sequences.
-    """
+    """The CPU's kernels, for `passes.fuse_matmuls`, of a target's instruction set and ``num-cores``."""
 
     def __init__(self, target: tvm.target.Target, max_batch_size: int) -> None:
         self.threads = int(target.attrs["num-cores"])
@@ -131,10 +122,9 @@ class CPUKernels:
     def select(
         self, matmul: Matmul, x: Sequence[tirx.Expr], width: int
     ) -> tuple[Hashable, Callable[[], tirx.PrimFunc]] | None:
-        """The kernel for a matmul of activations ``x [batch, tokens, K]`` and a result of `width` columns.
+        """A key that matmuls of the same kernel share, and a function that makes it; `None` without such a kernel.
 
-        Returns a key that matmuls of the same kernel share, and a function that makes the kernel; `None` if there is
-        none for such a width.
+        Activations are ``x [batch, tokens, K]``, and `width` is the number of columns of the result.
         """
         rows = self.rows(x)
         instructions = self.instructions(matmul, rows=rows)

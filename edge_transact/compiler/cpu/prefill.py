@@ -1,8 +1,4 @@
-"""Matmuls of many rows: bound by arithmetic.
-
-The weights of two vectors of columns are unpacked once, into a panel that stays in the L2 cache. Tiles of rows by
-columns accumulate in registers.
-"""
+"""Matmuls of many rows, bound by arithmetic: weights are unpacked once into a panel that stays in the L2 cache."""
 
 from __future__ import annotations
 
@@ -40,10 +36,8 @@ class PrefillMatmul:
     Attributes:
         products: Products (`multiply_add_block`) of a block and a group: ``steps * 4 / block_rows``.
         lanes_per_product: int32 lanes of activations of a product: `block_rows` of each of a block's rows.
-        activations: Packed activations, int32
-            ``[tiles, groups, tile_rows / block_rows, digits, products * lanes_per_product]``.
-        corrections: Zero-point corrections of quantized activations, int32 ``[tiles, groups, tile_rows]``. Weights
-            that are multiplied in fp32 are unpacked without the zero point.
+        activations: Packed, ``[tiles, groups, tile_rows / block_rows, digits, products * lanes_per_product]`` of int32.
+        corrections: Zero-point corrections of quantized activations, int32 ``[tiles, groups, tile_rows]``.
         activation_scales: Scales of quantized activations, fp32 ``[tiles, groups, tile_rows]``.
     """
 

@@ -29,10 +29,7 @@ LOWEST = -5e4
 
 
 def rotated_before(function: tirx.PrimFunc) -> tirx.PrimFunc:
-    """An attention kernel of TVM without its branch that rotates q and k, most of its code.
-
-    Our models rotate keys before they are appended, in the cache or in the definition, so ``rotary_mode`` is always 0.
-    """
+    """An attention kernel of TVM without its branch that rotates q and k: our models rotate keys before the cache."""
     (mode,) = (parameter for parameter in function.params if parameter.name == "rotary_mode")
     return function.with_body(tirx.stmt_functor.substitute(function.body, {mode: T.int32(0)}))
 

@@ -22,7 +22,6 @@ class MatmulBuffers:
     comes before ``out``; with `Matmul.heads`, the arguments of `RotatedHeads`.
 
     Args:
-        matmul: The matmul.
         columns: Adjacent columns of the result that a thread computes; a divisor of their number.
         one_row: Batch and tokens are 1.
         features: K, if it is fixed.

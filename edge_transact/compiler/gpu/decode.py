@@ -131,14 +131,8 @@ def threads_for(features: int | None) -> tuple[int, int]:
 def decode(matmul: Matmul, columns: int, *, features: int | None = None, ragged: bool = False) -> tirx.PrimFunc:
     """The kernel for one row: ``x [1, 1, K], weight, scale[, norm][, bias][, residual], out [1, 1, width]``.
 
-    In KN, a thread reads neighbouring columns, and the threads of a column share its groups. In NK, it reads rows of
-    the weight that lie `SIDES` apart, and its neighbours the next groups of the same rows.
-
-    Args:
-        matmul: The matmul.
-        columns: Columns of the result per thread; a divisor of its width in KN.
-        features: K; required with a norm.
-        ragged: K is a multiple of 8, but not of 32.
+    A thread computes `columns` columns: neighbours in KN, and in NK rows of the weight that lie `SIDES` apart.
+    `features` (K) is required with a norm. `ragged`: K is a multiple of 8, but not of 32.
     """
     with kernel_body(SCHEDULED) as ib:
         a = MatmulBuffers(matmul, columns if matmul.layout == "KN" else 1, one_row=True, features=features)

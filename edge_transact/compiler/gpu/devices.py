@@ -19,15 +19,12 @@ class Device:
     """One of the values of ``--device-profile``.
 
     Attributes:
-        name: The name on the command line.
-        description: The GPUs that it covers.
         max_threads: Threads of a work group (``CL_DEVICE_MAX_WORK_GROUP_SIZE``).
         local_bytes: Local memory of a work group (``CL_DEVICE_LOCAL_MEM_SIZE``).
         max_allocation_bytes: The largest buffer (``CL_DEVICE_MAX_MEM_ALLOC_SIZE``).
         registers: The most 32-bit registers of a thread at which a core runs all its threads, and half of them.
         half_lanes: fp16 lanes of an arithmetic instruction (``CL_DEVICE_NATIVE_VECTOR_WIDTH_HALF``).
         sub_group: The fewest threads that execute together.
-        memory_gb_per_s: Memory bandwidth of the phones with this GPU.
     """
 
     name: str

@@ -1,7 +1,4 @@
-"""Kernels that rotate and pad heads that lost dims, and remove the padding, next to matmuls that aren't ours.
-
-Our own matmuls do both themselves.
-"""
+"""Kernels that rotate and pad heads that lost dims, or remove the padding, next to matmuls that aren't ours."""
 
 from __future__ import annotations
 

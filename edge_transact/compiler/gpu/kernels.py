@@ -72,10 +72,7 @@ class MetalKernels(_GPUKernels):
 
 
 class OpenCLKernels(_GPUKernels):
-    """The kernels for OpenCL, for `passes.fuse_matmuls`.
-
-    Widths are arguments, so a library has a handful of kernels, which a phone's driver compiles when it loads them.
-    """
+    """The kernels for OpenCL, for `passes.fuse_matmuls`: a handful, because widths are arguments."""
 
     def takes_norm(self, x: Sequence[tirx.Expr], dtype: str) -> bool:
         """Whether the kernel for activations of this shape applies RMSNorm: for one row that local memory holds."""
@@ -89,13 +86,10 @@ class OpenCLKernels(_GPUKernels):
     def select(
         self, matmul: Matmul, x: Sequence[tirx.Expr], width: int, head_dims: Sequence[int] = ()
     ) -> tuple[Hashable, Callable[[], tirx.PrimFunc]]:
-        """The kernel of a matmul: a key that matmuls of the same kernel share, and a function that makes it.
+        """A key that matmuls of the same kernel share, and a function that makes the kernel.
 
-        Args:
-            matmul: The matmul.
-            x: The shape of the activations, ``[batch, tokens, K]``, without padding.
-            width: Columns of the result, without padding.
-            head_dims: ``v_head_dim`` if activations are padded heads; ``qk_head_dim``, ``v_head_dim`` if results are.
+        Sizes are without padding. `head_dims` is ``v_head_dim`` if activations are padded heads; ``qk_head_dim`` and
+        ``v_head_dim`` if results are.
         """
         features = int(x[-1])
         if rows_of(x) != "one" or any(n % VALUES_PER_WORD for n in (features, *(head_dims if matmul.padded else ()))):

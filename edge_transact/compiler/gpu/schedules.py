@@ -11,11 +11,7 @@ ANY_GPU = {"kind": "opencl", "max_num_threads": 256}
 
 
 class _MatmulForMetal(dlight.gpu.Matmul):
-    """Matmuls in tiles of local memory, as on other GPUs.
-
-    dlight's own for Metal use simdgroup intrinsics, on which TVM 0.26 crashes for layers of odd widths, and its general
-    rules sum each value of the result in global memory.
-    """
+    """Matmuls in tiles of local memory: on dlight's own for Metal, TVM 0.26 crashes for layers of odd widths."""
 
     def apply(
         self, func: tirx.PrimFunc, _target: tvm.target.Target, tunable: bool

@@ -47,11 +47,8 @@ def attach_decode_token(mod: IRModule) -> IRModule:
 
     ``ids`` is int32 ``[1]``, ``cache`` what ``create_tir_paged_kv_cache`` returns, ``sequences`` a shape with the
     sequence's id, ``weights`` the items of the parameters' tuple; the result is fp32 ``[1, 1, vocab_size]``. It is
-    ``embed``, ``begin_forward``, ``decode`` and ``end_forward`` of MLC's engine in one call. Weights are separate
-    arguments, so that a caller binds them once (``save_function`` of TVM's ``vm.cc``) instead of unpacking a tuple for
-    each token. Libraries that apps link don't get the function, because MLC's engine wouldn't call it.
-
-    Runs before `relax.transform.CallTIRRewrite`, on a module without dataflow blocks.
+    ``embed``, ``begin_forward``, ``decode`` and ``end_forward`` of MLC's engine in one call. A caller binds the weights
+    once (``save_function`` of TVM's ``vm.cc``). Runs before `relax.transform.CallTIRRewrite`, without dataflow blocks.
     """
     if mod.attrs and "system_lib_prefix" in mod.attrs:
         return mod

@@ -16,8 +16,7 @@ MakeChain = Callable[[tuple[ChainedMatmul, ...], Rows], tirx.PrimFunc]
 def chain_matmuls(mod: IRModule, kinds: Mapping[str, Matmul], make: MakeChain, rows: Rows, name: str) -> IRModule:
     """Replace each run of matmuls with nothing between them by one call of a kernel called `name`.
 
-    In a LLaMA, a run goes from the attention of one layer to that of the next. `kinds` are the matmuls that kernels
-    compute, by the kernel's name; they have the same kind of rows.
+    `kinds` are the matmuls that kernels compute, by the kernel's name; they have the same kind of rows.
     """
     chainer = _Chainer(mod, kinds, make, rows, name)
     for var, function in relax_functions(mod):

@@ -16,8 +16,7 @@ def omit_checks(mod: IRModule) -> IRModule:
     """Let kernels called by `relax.call_tir` skip argument checks, which often take more code than the kernel itself.
 
     Relax infers and allocates all tensors between kernels. Kernels that read a function's parameters keep their checks,
-    since the virtual machine only counts them; weights are checked in prefill, so that a library refuses those of
-    another one. Kernels called by the KV cache or by MLC's engine keep their checks.
+    to refuse the weights of another library, as do kernels called by the KV cache or by MLC's engine.
     """
     called: set[relax.GlobalVar] = set()
     checks: set[relax.GlobalVar] = set()
@@ -33,10 +32,7 @@ def omit_checks(mod: IRModule) -> IRModule:
 
 
 def join_reshapes(mod: IRModule) -> IRModule:
-    """Join reshapes of reshapes, as of the definition and then of TVM's KV cache, and remove those that keep the shape.
-
-    TVM turns a single reshape into a view, but fuses two into a kernel that copies.
-    """
+    """Join reshapes of reshapes, which TVM would fuse into a kernel that copies, and remove those without effect."""
     for var, function in relax_functions(mod):
         mod[var] = _Joiner(mod).visit_expr(function)
     return relax.transform.DeadCodeElimination()(mod)

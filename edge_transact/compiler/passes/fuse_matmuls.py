@@ -29,11 +29,10 @@ Kernels = CPUKernels | OpenCLKernels | MetalKernels
 
 
 def fuse_matmuls(mod: IRModule, kernels: Kernels, made: dict[str, Matmul]) -> IRModule:
-    """Make one kernel of each matmul with a packed weight and the operators around it.
+    """Make one kernel of each matmul with a packed weight and the operators around it, before they are legalized.
 
     These are RMSNorm before it, where `Kernels.takes_norm`, and bias, SiLU gate and residual after it. Matmuls that the
-    kernels don't support stay as they are. `made` gets the matmul that each kernel computes, by the kernel's name. Runs
-    before operators are legalized.
+    kernels don't support stay as they are. `made` gets the matmul that each kernel computes, by the kernel's name.
     """
     fuser = _Fuser(mod, kernels, made)
     for var, function in relax_functions(mod):

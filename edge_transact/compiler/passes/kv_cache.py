@@ -26,10 +26,7 @@ _RUNTIME_SHAPE = ("max_batch_size", "max_total_seq_len", "prefill_chunk_size", "
 
 
 def create_kv_cache(mod: IRModule, target: tvm.target.Target, metadata: dict[str, Any]) -> IRModule:
-    """Replace the generic ``create_paged_kv_cache`` by ``create_tir_paged_kv_cache`` with the target's kernels.
-
-    Adds ``kv_cache`` to `metadata`, from which MLC's engine computes the size of the cache.
-    """
+    """Replace ``create_paged_kv_cache`` by ``create_tir_paged_kv_cache``, and add ``kv_cache`` to `metadata`."""
     arguments = _arguments(mod["create_paged_kv_cache"])
     metadata["kv_cache"] = {
         **{name: arguments[name] for name in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads")},
@@ -61,11 +58,7 @@ def _capacity(tokens: tirx.Var, window: int) -> tirx.PrimExpr:
 
 
 def _creation(arguments: dict[str, Any], kernels: dict[str, relax.GlobalVar]) -> relax.Call:
-    """The call that creates the cache, with the kernels that our models need.
-
-    An empty tuple omits a kernel (``ConvertPagedPrefillFunc`` and its siblings in TVM's
-    ``src/runtime/vm/attn_backend.cc``): here those for sliding windows, for trees of speculative decoding, and for MLA.
-    """
+    """The call that creates the cache. An empty tuple omits a kernel (``ConvertPagedPrefillFunc`` in TVM's runtime)."""
 
     def tir(name: str) -> relax.Tuple:
         return relax.Tuple([relax.StringImm("tirx"), kernels[name]])

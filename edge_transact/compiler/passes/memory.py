@@ -30,10 +30,7 @@ def memory_usage(mod: IRModule, bounds: Mapping[str, int]) -> dict[str, int]:
 
 
 def check_temporaries(mod: IRModule, lowered: IRModule, prefix: str) -> None:
-    """Raise an `EdgeTransactError` if a GPU kernel allocates memory that `memory_usage` hasn't counted in `mod`.
-
-    `lowered` has the lowered kernels, whose names begin with the system library's prefix.
-    """
+    """Raise an `EdgeTransactError` if a `lowered` kernel allocates memory that `memory_usage` hasn't counted."""
     counted = {call.op.name_hint for _, function in relax_functions(mod) for call in kernel_calls(function)}
     for var, function in lowered.functions_items():
         name = var.name_hint.removeprefix(prefix)

@@ -32,9 +32,8 @@ def share_heads(
 ) -> IRModule:
     """Compute ``rope`` in the matmul before it, and ``without_padding`` in the matmul after it.
 
-    Where there is no such matmul of ours (on CPUs and Metal, and of unpacked weights), they become kernels of their
-    own, one launch for each virtual KV layer. The metadata's ``kv_cache`` has the heads of such a layer; `matmuls` are
-    what replaceable kernels compute, by name, with OpenCL only.
+    Where there is no such matmul of ours, they become kernels of their own. `matmuls` are what replaceable kernels
+    compute, by name, with OpenCL only.
     """
     kv_cache = metadata["kv_cache"]
     cache_heads = CacheHeads(*(kv_cache[n] for n in ("num_attention_heads", "num_key_value_heads", "head_dim")))

@@ -21,9 +21,8 @@ from edge_transact.compiler.passes.calls import (
 def share_tensors(mod: IRModule) -> IRModule:
     """Make each tensor and view of the same planned memory and shape once per function.
 
-    A model's layers take turns in few pieces of memory, and TVM makes a tensor for each result, its views, and the
-    attention's scale. Runs between `relax.transform.ComputePrimValue` and `relax.transform.KillAfterLastUse`, which
-    replaces a variable that is bound to another one. Reshapes that copy are kernels by then.
+    Runs between `relax.transform.ComputePrimValue` and `relax.transform.KillAfterLastUse`, which replaces a variable
+    that is bound to another. Reshapes that copy are kernels by then.
     """
     # Items of a kernel's tuple of results become the tensors that the kernel writes, which leaves the tuple unused.
     mod = relax.transform.CanonicalizeBindings()(mod)
@@ -67,10 +66,7 @@ def _key(mod: IRModule, call: relax.Call, same: Mapping[relax.Var, relax.Var]) -
 
 
 def keep_weights(mod: IRModule) -> IRModule:
-    """Don't release weights after their last use: that frees nothing, because the caller's tuple holds them.
-
-    Runs after `relax.transform.KillAfterLastUse`.
-    """
+    """Don't release weights after `relax.transform.KillAfterLastUse`: the caller's tuple holds them anyway."""
     for var, function in relax_functions(mod):
         if weights := weights_of(function):
             blocks = [

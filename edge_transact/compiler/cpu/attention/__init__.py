@@ -18,10 +18,7 @@ __all__ = ["PAGE_SIZE", "Attention", "inverse_frequencies", "kernels", "lanes_fo
 
 
 def kernels(attention: Attention, inverse_frequencies: np.ndarray, threads: int) -> dict[str, tirx.PrimFunc]:
-    """The kernels by name, for RoPE's inverse frequencies (float32 ``[head_dim / 2]``) and the target's threads.
-
-    In a library, their names begin with ``attention_``.
-    """
+    """The kernels by name, for RoPE's inverse frequencies (float32 ``[head_dim / 2]``) and the target's threads."""
     made = {
         "append": append(attention),
         "split_rotary": split_rotary(attention, inverse_frequencies),

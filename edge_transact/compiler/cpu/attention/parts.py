@@ -62,10 +62,7 @@ def lanes_for(head_dim: int, most: int) -> int | None:
 
 
 def inverse_frequencies(head_dim: int, theta: float, scaling: Mapping[str, Any]) -> np.ndarray:
-    """RoPE's inverse frequencies, float32 ``[head_dim / 2]``, with Llama 3's scaling if the configuration has it.
-
-    The formulas are those of transformers' ``modeling_rope_utils.py``.
-    """
+    """RoPE's inverse frequencies, float32 ``[head_dim / 2]``, scaled as in transformers' ``modeling_rope_utils.py``."""
     frequencies = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     if scaling.get("rope_type") == "llama3":
         low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]

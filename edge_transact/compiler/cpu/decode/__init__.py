@@ -1,12 +1,8 @@
 """Matmuls of one row, or of a row of each of several sequences: bound by memory.
 
-Each thread streams its own part of the packed weights once, in memory order, with wide loads and prefetches. With an NK
-weight a part is some of the columns; with a KN weight, whose columns aren't contiguous, it is some of the groups, and
-the threads' sums are added. Each thread packs the activations that it needs itself, which is faster than waiting.
-
-Consecutive matmuls share one launch: a barrier between them costs less than ending the launch and waking the threads
-again (``pragma_parallel_launch_point`` and ``pragma_parallel_barrier_when_finish`` of TVM's ``codegen_cpu.cc``). After
-it, each thread adds up the results that it needs in a copy of its own, which saves a second barrier.
+Each thread streams its own part of the packed weights once, in memory order: some of the columns (NK), or some of the
+groups (KN), whose sums are added. Consecutive matmuls share one launch, with a barrier between them
+(``pragma_parallel_launch_point`` and ``pragma_parallel_barrier_when_finish`` of TVM's ``codegen_cpu.cc``).
 """
 
 from __future__ import annotations
@@ -32,10 +28,7 @@ _OF_A_BATCH: dict[Layout, type[DecodeMatmul]] = {"KN": DecodeKN, "NK": BatchNK}
 
 
 def decode(matmuls: Sequence[MatmulBuffers], isas: Sequence[InstructionSet], threads: int, *, one_row: bool) -> None:
-    """Emit matmuls one after the other, each divided into as many parts as there are threads.
-
-    The instruction sets are all of one class. Unless `one_row`, there is a row of each of several sequences.
-    """
+    """Emit matmuls one after the other, each divided into `threads` parts; instruction sets are of one class."""
     rows = 1 if one_row else T.bind((matmuls[0].rows + (LAST_ROWS - 1)) // LAST_ROWS * LAST_ROWS)
     kinds = _OF_ONE_ROW if one_row else _OF_A_BATCH
     scratch = Scratch(matmuls, isas, least_width(isas[0], one_row=one_row), threads, rows)

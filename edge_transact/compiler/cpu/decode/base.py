@@ -30,12 +30,10 @@ class Scratch:
 
     Attributes:
         activations: Packed activations, int32 ``[threads, rows, ...]``.
-        corrections: Zero-point corrections of their groups, ``[threads, rows, ...]``, where `unpack` leaves the zero
-            point in weights.
+        corrections: Their groups' zero-point corrections, ``[threads, rows, ...]``, unless `unpack` subtracts it.
         activation_scales: Scales of their groups, fp32 ``[threads, rows, ...]``, where activations are quantized.
-        sums: Results before the epilogue, fp32 ``[threads, ...]``, by block, section and row, so that the rows of a
-            block are close together in the L1 cache. There are two, which consecutive matmuls alternate between: a
-            thread may still read one while others compute the next matmul.
+        sums: Results before the epilogue, fp32 ``[threads, ...]``, by block, section and row. Consecutive matmuls
+            alternate between two: a thread may still read one while others compute the next matmul.
         rows: Rows, filled up to a multiple of `LAST_ROWS`.
     """
 
@@ -69,8 +67,6 @@ class DecodeMatmul(ABC):
         columns: Columns of a block, in each section.
         spreads_groups: A group's scale and correction are in `Scratch` once for each of its words, rather than once.
         in_parts: Each thread computes a part of all columns' sums, rather than the sums of some columns.
-        one_row: There is a single row of activations.
-        sums: `Scratch.sums` of this matmul.
     """
 
     least_columns: ClassVar[int]

@@ -1,8 +1,4 @@
-"""Decode of several sequences with an NK weight, transposed in registers, a group at a time.
-
-In NK, the lanes of a vector of words belong to several groups, so the products with each row need that many scales. One
-row hides that behind memory latency; with several, transposing the weights once is faster.
-"""
+"""Decode of several sequences with an NK weight, transposed in registers, a group at a time."""
 
 from __future__ import annotations
 

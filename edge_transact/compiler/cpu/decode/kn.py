@@ -29,8 +29,7 @@ STRIP_BYTES = 128 << 10
 class DecodeKN(DecodeColumns):
     """Multiplies one strip of columns after the other by the thread's groups.
 
-    A strip's blocks, ordered by group, are divided evenly among the threads, so that each reads memory in order. A
-    thread may begin and end within a group.
+    A strip's blocks, ordered by group, are divided evenly among the threads; a thread may begin and end within a group.
     """
 
     in_parts = True
@@ -124,13 +123,7 @@ class DecodeKN(DecodeColumns):
 
 
 class _Strip:
-    """A thread's part of a strip.
-
-    Attributes:
-        first_block, blocks: The strip's first block, and how many it has.
-        first, end: The first of the thread's blocks and the one after its last, counted group by group.
-        first_group, end_group: The first of its groups, and the one after its last.
-    """
+    """A thread's part of a strip: blocks, counted group by group, and groups; each `end` is after the last."""
 
     def __init__(self, of: DecodeKN, thread: Expr, number: Expr) -> None:
         self.first_block = T.bind(number * of.strip_blocks)

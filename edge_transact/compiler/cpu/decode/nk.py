@@ -35,11 +35,7 @@ NEAR_WORDS_OF_LONG_ROWS = 64
 
 
 class DecodeNK(DecodeMatmul):
-    """Multiplies four columns (rows of the weight) at a time, with their sums in registers.
-
-    Adding the lanes of a group first gives one vector with the sums of all four columns, which needs one conversion to
-    fp32, one product with scales and, at the end, few additions.
-    """
+    """Multiplies four columns (rows of the weight) at a time, with the sums of all four in one vector."""
 
     least_columns = 4
     spreads_groups = True
@@ -90,10 +86,7 @@ class DecodeNK(DecodeMatmul):
 class _Columns:
     """A block's columns, from `first` on in each section, and their sums.
 
-    Weights are prefetched `ahead` words before their use, and again to the L1 cache `near` words before.
-
     Attributes:
-        columns: The columns of each section.
         vectors: Their sums by group, fp32 ``[sections, lanes]``: a vector's first group, then its second, ...
         rest: Their sums of the groups that don't fill a vector, fp32 ``[sections, columns]``.
     """

@@ -19,9 +19,6 @@ INSTRUCTION_SETS: tuple[type[InstructionSet], ...] = (Avx512Vnni, Avx512, AvxVnn
 
 
 def select(target: Target, digits: int, rows: Rows) -> InstructionSet:
-    """The best instruction set of an ``llvm`` target's ``-mcpu`` and ``-mattr``.
-
-    Quantized activations have 2 digits (16 bits) or 3 (22 bits).
-    """
+    """The best instruction set of an ``llvm`` target, for activations in 2 digits (16 bits) or 3 (22 bits)."""
     available = (isa for isa in INSTRUCTION_SETS if codegen.llvm_cpu_has_features(list(isa.features), target))
     return next(available).for_target(target, digits, rows)

@@ -1,10 +1,7 @@
 """AVX-512, with and without dot products of bytes.
 
-Without them, the 16 values of a weight fit in one register of fp32, so one permute (vpermps) looks up 16 weights. It
-reads the low four bits of each index, so unpacking is a shift.
-
-With them, vpdpbusd multiplies four unsigned bytes (nibbles) by four signed ones (digits) in each of its 16 lanes and
-adds the products to an int32.
+Without them, one permute (vpermps) looks up 16 weights in a register of fp32. With them, vpdpbusd multiplies four
+unsigned bytes (nibbles) by four signed ones (digits) in each lane and adds the products to an int32.
 """
 
 from __future__ import annotations
@@ -48,10 +45,7 @@ class Avx512(FloatProducts):
 
 
 class Avx512Vnni(X86Bytes):
-    """Dot products of bytes by vpdpbusd.
-
-    `batch_vectors` and `batch_vectors_nk` are one or two: each loaded activation is used in a product with each.
-    """
+    """Dot products of bytes by vpdpbusd."""
 
     name = "avx512vnni"
     features = ("avx512vnni", *Avx512.features)

@@ -1,8 +1,7 @@
 """AVX-VNNI: dot products in 256 bits, on CPUs without AVX-512 such as Intel's from Alder Lake on.
 
-vpdpbusd multiplies four unsigned bytes (nibbles) by four signed ones (digits) in each of its eight lanes and adds the
-products to an int32. vpdpwssd does that with two pairs of int16, for decode of several sequences: bytes would need as
-many products, and an accumulator for each digit, which leaves registers for one vector of columns only.
+vpdpbusd multiplies four unsigned bytes (nibbles) by four signed ones (digits) in each lane and adds the products to an
+int32. vpdpwssd does that with two pairs of int16, for decode of several sequences, with fewer accumulators.
 """
 
 from __future__ import annotations

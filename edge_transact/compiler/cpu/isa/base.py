@@ -28,21 +28,16 @@ class InstructionSet(ABC):
 
     A packed word (uint32) holds eight 4-bit weights along the input features. For a vector of `lanes` words, each of
     `steps` steps unpacks a 32-bit lane of weights per word, multiplies it by a 32-bit lane of activations and adds the
-    product to an accumulator. The contents of the 32 bits are the instruction set's own. The scale of a group is
-    applied, in fp32, to the group's accumulator, so no weight is rounded.
+    product to an accumulator. The scale of a group is applied, in fp32, to the group's accumulator.
 
     Attributes:
         name: A name for test ids and error messages.
         features: The CPU features that it needs, by LLVM's names.
-        lanes: Words in a vector.
-        steps: Steps that unpack all weights of a word.
-        removes_zero_point: Whether `unpack` subtracts the zero point. If not, accumulators start from
-            `zero_point_correction`.
+        removes_zero_point: Whether `unpack` subtracts it; else accumulators start from `zero_point_correction`.
         prefetches_far: Whether decode prefetches weights to the L2 cache before the L1 cache.
-        batch_vectors: Vectors of columns that decode of several sequences multiplies at a time, so that four rows leave
-            registers for weights, an activation and products.
+        batch_vectors: Vectors of columns that decode of several sequences multiplies at a time.
         batch_vectors_nk: The same for an NK weight, which is transposed before; `None` for `batch_vectors`.
-        tile_rows: Rows of a tile of prefill with two vectors of accumulators each, so that registers are left as well.
+        tile_rows: Rows of a tile of prefill with two vectors of accumulators each.
         block_rows: Rows of a block. A vector of prefill's accumulators holds `block_rows` rows by
             ``lanes // block_rows`` columns; a vector of weights or activations, `block_rows` lanes along the input
             features of each of its columns or rows.
@@ -141,10 +136,7 @@ class InstructionSet(ABC):
         return cast("float32", self.total(accumulators))
 
     def sum_quads(self, columns: Sequence[Sequence[Expr]]) -> Expr:
-        """The totals of four columns' accumulators, every four lanes (a group's) added: `accumulator_dtype` lanes.
-
-        The four columns' totals of the first group come first, then those of the second, ...
-        """
+        """The totals of four columns' accumulators, every four lanes (a group's) added; the first group's first."""
         return add_quads([T.bind(self.total(accumulators)) for accumulators in columns])
 
     def dot(self, start: Expr, words: Sequence[Expr], activations: Activations) -> Expr:

@@ -1,7 +1,6 @@
-"""fp32 products, and the plain TIR that computes them on any LLVM target.
+"""fp32 products in plain TIR, for any LLVM target.
 
-There, a nibble is converted to fp32 in place, that is, times a power of 16, and its activation is divided by the same
-power. Both are exact, and need a mask and a conversion per weight, but hardly any shifts.
+A nibble is converted in place, times a power of 16, and its activation is divided by the same power; both are exact.
 """
 
 from __future__ import annotations

@@ -1,14 +1,8 @@
 """NEON with dot products of bytes (ARMv8.2 with dotprod), and with products of matrices of bytes (i8mm) for prefill.
 
 sdot multiplies four signed bytes (nibbles, which are positive) by four others (digits) in each of its four lanes and
-adds the products to an int32.
-
-smmla multiplies two rows of eight signed bytes (digits) by two columns of eight others (nibbles) and adds the products
-to a block of two by two int32: twice the work of sdot. A panel has the eight nibbles of a word side by side, and packed
-activations have eight digits of one row, and then of the other. Decode multiplies one row, for which half of each block
-would be empty: it keeps sdot.
-
-Source: Arm Architecture Reference Manual, SMMLA (vector).
+adds the products to an int32. smmla multiplies two rows of eight digits by two columns of eight nibbles, and adds the
+products to a block of two by two int32 (Arm Architecture Reference Manual).
 """
 
 from __future__ import annotations
