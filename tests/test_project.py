@@ -6,26 +6,21 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from edge_transact import costs
 from edge_transact.build.options import BuildOptions
-from edge_transact.cli import app
 from edge_transact.cli.build import _project
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.project import Project, json_schema, read_project
 from edge_transact.project.schema import Build, Heal, Prune
 from edge_transact.prune.options import BUDGET_KEYS, PruneChoices
+from tests.support.command import run
 
 
 @pytest.fixture(autouse=True)
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def run(*arguments: str):
-    return CliRunner().invoke(app, list(arguments))
 
 
 def project(text: str) -> Project:

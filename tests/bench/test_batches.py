@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from typer.testing import CliRunner
 
 from edge_transact.bench.analysis.compare import compare_logs
 from edge_transact.bench.analysis.export import sentence, to_text
@@ -11,26 +10,21 @@ from edge_transact.bench.analysis.results import make_results
 from edge_transact.bench.model import open_models
 from edge_transact.bench.records.log import read_records
 from edge_transact.bench.records.plan import Lengths, prompt_ids
-from edge_transact.cli import app
 from edge_transact.errors import EdgeTransactError
 from edge_transact.runtime.host import HostModel
 from tests.support.bench_logs import in_rounds, repetition, write_log
+from tests.support.command import run, said
 from tests.support.dists import make_dist
 
 LENGTHS = ["--lengths", "8+4", "--repetitions", "2", "--warmups", "0"]
-
-
-def invoke(*words: object):
-    return CliRunner().invoke(app, ["bench", *map(str, words)])
 
 
 @pytest.mark.slow
 def test_a_batch_is_measured_next_to_a_single_prompt(batch_dist, tmp_path):
     log = tmp_path / "log.jsonl"
     for batch in ([], ["--batch", "2"]):
-        done = invoke(batch_dist, *LENGTHS, *batch, "-o", log, "--report", tmp_path / "report", "--json")
-        assert done.exit_code == 0, done.stderr
-    one, two = json.loads(done.stdout.splitlines()[-1])["results"]
+        done = said("bench", batch_dist, *LENGTHS, *batch, "-o", log, "--report", tmp_path / "report")
+    one, two = done["results"]
     assert (one["batch_size"], two["batch_size"]) == (1, 2) and two["test"] == "2 x pp8+tg4"
     assert one["baseline"] is two["baseline"] is None, "they are not compared"
     for result in (one, two):
@@ -46,20 +40,19 @@ def test_a_batch_is_measured_next_to_a_single_prompt(batch_dist, tmp_path):
     assert two["kv_mib"] / one["kv_mib"] == pytest.approx(3 / full_pages)
     page = (tmp_path / "report" / "index.html").read_text()
     assert "2 x 8+4 tokens" in page and "tokens a second, with 2 prompts at once on this host" in page
-    again = invoke(batch_dist, *LENGTHS, "--batch", "2", "-o", log, "--dry-run", "--json")
-    plan = json.loads(again.stdout)["plan"]
+    plan = said("bench", batch_dist, *LENGTHS, "--batch", "2", "-o", log, "--dry-run")["plan"]
     assert (plan["lengths"], plan["visits"]) == (["2 x 8+4"], 0), "the log holds all of it"
 
 
 def test_what_takes_no_batch_says_so(tmp_path):
     dist = make_dist(tmp_path / "dist")
-    refused = invoke(dist, "--batch", "2", "-o", tmp_path / "log.jsonl")
+    refused = run("bench", dist, "--batch", "2", "-o", tmp_path / "log.jsonl")
     assert refused.exit_code == 2
     message = " ".join(refused.stderr.split())
     assert "built with --max-batch 1, too few for 2 x 64+64" in message and "again with `--max-batch 2`" in message
     # Neither of these would take it from another build.
     for words, reason in ((["--device", "all"], "--device host"), (["--profile"], "--batch out")):
-        refused = invoke(dist, "--batch", "2", *words, "-o", tmp_path / "log.jsonl")
+        refused = run("bench", dist, "--batch", "2", *words, "-o", tmp_path / "log.jsonl")
         assert refused.exit_code == 2 and reason in " ".join(refused.stderr.split())
     assert not (tmp_path / "log.jsonl").exists()
 

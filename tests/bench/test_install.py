@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from edge_transact.bench.drivers.adb import client, push
 from edge_transact.bench.drivers.base import DeviceLost, DeviceRefused
@@ -20,8 +19,8 @@ from edge_transact.bundle import sources
 from edge_transact.bundle.install import install, install_app
 from edge_transact.bundle.models import ASSETS, MODELS_JSON, AppModels
 from edge_transact.bundle.project import Project, bundle
-from edge_transact.cli import app
 from edge_transact.errors import EdgeTransactError, UsageError
+from tests.support.command import run, said
 from tests.support.dists import make_dist
 from tests.support.examples import examples_with, run_line
 
@@ -84,12 +83,8 @@ def test_weights_arrive_and_are_sent_once(chat, project, dist):
 
 def test_a_dist_goes_into_a_named_app(chat, dist, tmp_path):
     odd = Path(shutil.copytree(dist, tmp_path / "o'dd $(reboot) <&>\n😀"))
-    options = ["--application-id", PACKAGE, "--device", chat.serial, "--json"]
-    result = CliRunner().invoke(app, ["install", str(odd), *options])
-    assert result.exit_code == 0, result.output
-    said = json.loads(result.stdout.splitlines()[-1])
-    assert said["models"] == ["o-dd-reboot"] and said["bytes"] > 900_000
-    assert len(said["files"]) == 6
+    sent = said("install", odd, "--application-id", PACKAGE, "--device", chat.serial)
+    assert sent["models"] == ["o-dd-reboot"] and sent["bytes"] > 900_000 and len(sent["files"]) == 6
     assert complete(chat.root / HOME, "o-dd-reboot", dist)
     with pytest.raises(UsageError, match="is a DIST"):
         install(dist)
@@ -212,7 +207,7 @@ def test_an_app_is_installed_with_its_weights(chat, project, dist, tmp_path):
 def test_models_that_travel_in_the_app_need_no_phone_space(chat, dist, tmp_path):
     inside = bundle([dist], tmp_path / "app").directory
     assert [model.weights for model in AppModels.of_project(inside).models] == ["assets"]
-    result = CliRunner().invoke(app, ["install", str(inside)])
+    result = run("install", inside)
     assert result.exit_code == 0 and "travel in the app" in result.stdout
 
 

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from typer.testing import CliRunner
 
 from edge_transact.bench import session
 from edge_transact.bench.analysis.export import sentence
@@ -33,10 +32,10 @@ from edge_transact.bench.records.readings import Reading
 from edge_transact.bench.records.results import Result
 from edge_transact.bench.run import run_plan
 from edge_transact.bench.session import BenchOutcome, bench_models, plan_bench
-from edge_transact.cli import app
 from edge_transact.errors import UsageError
 from tests.support.bench_logs import in_rounds, repetition, repetitions
 from tests.support.bench_runs import QUICK, NoisyDevice
+from tests.support.command import run
 from tests.support.dists import make_dist
 
 PAIR = Lengths(8, 4)
@@ -340,7 +339,7 @@ def test_a_plan_is_told_and_nothing_is_done(dists: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(session, "_drivers", lambda *_, **__: [NoisyDevice({})])
     log = tmp_path / "log.jsonl"
     command = ["bench", str(dists / "dense"), str(dists / "pruned"), "--lengths", "8+4,16+4", "-o", str(log)]
-    done = CliRunner().invoke(app, [*command, "--dry-run", "--until", "3%", "--repetitions", "6"])
+    done = run(*command, "--dry-run", "--until", "3%", "--repetitions", "6")
     assert done.exit_code == 0 and not log.exists()
     says = "plan: 2 models, dense the baseline, at 8+4, 16+4 on host, 6 to 50 rounds, until ±3.0%: 24 visits"
     assert done.stdout.startswith(says)
@@ -363,7 +362,7 @@ def test_a_report_is_written_again_and_nothing_else_is_replaced(dists: Path, tmp
 
     def exit_code(repetitions: int, report: Path) -> int:
         options = ["--lengths", "8+4", "--repetitions", str(repetitions), "-o", str(log), "--report", str(report)]
-        return CliRunner().invoke(app, ["bench", str(dists / "dense"), *options]).exit_code
+        return run("bench", dists / "dense", *options).exit_code
 
     assert exit_code(2, report) == exit_code(3, report) == 0
     (result,) = json.loads((report / "results.json").read_text())
@@ -394,7 +393,7 @@ def test_a_report_is_written_again_and_nothing_else_is_replaced(dists: Path, tmp
 def test_what_a_bench_would_ignore_is_refused_before_it(dists: Path, monkeypatch, words: str, says: str) -> None:
     monkeypatch.setenv("EDGE_BENCH_RUNNER", "runner")
     monkeypatch.chdir(dists)
-    done = CliRunner().invoke(app, ["bench", *words.split()])
+    done = run("bench", *words.split())
     assert done.exit_code == 2 and f"edge-transact: {says}\n" in done.stderr
     assert {path.name for path in dists.iterdir()} == {"dense", "copy", "pruned"}
 

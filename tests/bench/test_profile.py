@@ -5,10 +5,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from edge_transact.bench.profile import OUTSIDE, Recorder
-from edge_transact.cli import app
+from tests.support.command import run, said
 
 
 def test_a_function_does_not_count_the_time_of_those_that_it_calls():
@@ -29,10 +28,7 @@ def test_a_function_does_not_count_the_time_of_those_that_it_calls():
 
 @pytest.mark.slow
 def test_every_product_of_a_library_is_in_its_profile(tiny_dist):
-    arguments = ["bench", str(tiny_dist), "--profile", "--lengths", "9+3", "--repetitions", "2", "--json"]
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 0, done.output
-    profile = json.loads(done.stdout.splitlines()[-1])["profile"]
+    profile = said("bench", tiny_dist, "--profile", "--lengths", "9+3", "--repetitions", "2")["profile"]
     layers = json.loads((tiny_dist / "mlc-chat-config.json").read_text())["model_config"]["num_hidden_layers"]
     for phase in ("prefill", "decode"):
         rows = [row for row in profile if row["phase"] == phase]
@@ -46,5 +42,5 @@ def test_every_product_of_a_library_is_in_its_profile(tiny_dist):
 
 
 def test_a_profile_of_a_phone_is_refused():
-    done = CliRunner().invoke(app, ["bench", "dist", "--profile", "--device", "all"])
+    done = run("bench", "dist", "--profile", "--device", "all")
     assert done.exit_code == 2 and "--profile is for this host" in done.output

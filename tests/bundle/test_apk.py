@@ -6,13 +6,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from edge_transact.bundle.apk import ENGINE, examine_apk
 from edge_transact.bundle.project import bundle
-from edge_transact.cli import app
 from edge_transact.compiler.archive import PAGE_BYTES
 from edge_transact.errors import EdgeTransactError
+from tests.support.command import run, said
 from tests.support.dists import CLANG, make_dist
 from tests.support.examples import examples_with, run_line, split
 
@@ -93,15 +92,14 @@ def test_a_complete_app(apk, tmp_path):
     assert list(checks) == ["abi", "segments", "offsets", "libraries", "models"]
     assert checks["abi"] == "for arm64-v8a: libtvm4j_runtime_packed.so, libedge_programs.so"
     assert checks["models"].startswith("tiny (")
-    result = CliRunner().invoke(app, ["doctor", str(path), "--json"])
-    assert result.exit_code == 0 and all(check["ok"] for check in json.loads(result.stdout)["checks"])
+    assert all(check["ok"] for check in said("doctor", path)["checks"])
 
 
 def test_a_library_for_pages_of_4_kb(apk, linked, tmp_path):
     apk.entries[EDGE] = linked["small pages"]
     path = apk.write(tmp_path / "app.apk")
     assert failed(path) == {"segments": f"segments not aligned to 16384 bytes: {EDGE} (4096)"}
-    result = CliRunner().invoke(app, ["doctor", str(path)])
+    result = run("doctor", str(path))
     assert result.exit_code == 1 and "max-page-size=16384" in result.stdout
 
 
@@ -156,8 +154,8 @@ def test_what_is_no_apk(tmp_path, content):
     (tmp_path / "app.apk").write_bytes(content)
     with pytest.raises(EdgeTransactError, match="is not a complete APK"):
         examine_apk(tmp_path / "app.apk")
-    assert CliRunner().invoke(app, ["doctor", str(tmp_path / "gone.apk")]).exit_code == 1
-    assert CliRunner().invoke(app, ["doctor", str(tmp_path / "app.apk"), "--for", "app"]).exit_code == 2
+    assert run("doctor", str(tmp_path / "gone.apk")).exit_code == 1
+    assert run("doctor", str(tmp_path / "app.apk"), "--for", "app").exit_code == 2
 
 
 @pytest.mark.parametrize(

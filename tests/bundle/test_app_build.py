@@ -3,20 +3,20 @@
 import json
 import os
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
-from typer.testing import CliRunner
 
 from edge_transact.bundle import apk as apk_checks
 from edge_transact.bundle import install as installing
 from edge_transact.bundle.steps import ALIGN
-from edge_transact.cli import app
 from edge_transact.doctor import packages
 from edge_transact.doctor.check import Check
 from edge_transact.errors import UsageError
 from tests.support.app_tools import AppTools
+from tests.support.command import run
 from tests.support.dists import CLANG, make_dist
 from tests.support.examples import examples_with, run_line
 
@@ -48,12 +48,7 @@ def use(tools: AppTools, monkeypatch: pytest.MonkeyPatch) -> AppTools:
 @pytest.fixture
 def bundle(tmp_path):
     """Runs the command on a small DIST and returns its result."""
-    dist = make_dist(tmp_path / "dist")
-
-    def run(*options: str):
-        return CliRunner().invoke(app, ["bundle", str(dist), "-o", str(tmp_path / "app"), *options])
-
-    return run
+    return partial(run, "bundle", make_dist(tmp_path / "dist"), "-o", tmp_path / "app")
 
 
 def test_each_step_runs_once(tools, bundle, tmp_path):

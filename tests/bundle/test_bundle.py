@@ -1,7 +1,6 @@
 """`bundle`: a project that is complete or absent, whose libraries MLC's packaging takes as they are."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -10,7 +9,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from typer.testing import CliRunner
 
 from edge_transact import costs
 from edge_transact.artifacts import digests
@@ -19,9 +17,9 @@ from edge_transact.artifacts.manifest import Manifest
 from edge_transact.bundle import sources
 from edge_transact.bundle.models import AppModels, files_digest
 from edge_transact.bundle.project import PACKAGE_CONFIG, Project, bundle
-from edge_transact.cli import app
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.quantization import QUANTIZATIONS
+from tests.support.command import run, said
 from tests.support.dists import PLAN, edit_json, make_archive, make_dist
 from tests.support.interruption import KilledError
 
@@ -161,10 +159,9 @@ def test_a_dist_without_a_library_for_android(dist, tmp_path, targets, listed):
 )
 def test_a_dist_with_one_of_the_two_libraries(kept, tmp_path, target, words):
     dist = make_dist(tmp_path / "one", [target])
-    result = CliRunner().invoke(app, ["bundle", str(dist), "-o", str(tmp_path / "app")])
+    result = run("bundle", dist, "-o", tmp_path / "app")
     assert result.exit_code == 0 and words in result.stdout
-    both = CliRunner().invoke(app, ["bundle", str(kept), "-o", str(tmp_path / "both")])
-    assert words not in both.stdout
+    assert words not in run("bundle", kept, "-o", tmp_path / "both").stdout
 
 
 def test_an_archive_under_another_name(dist, tmp_path):
@@ -180,7 +177,7 @@ def test_models_that_are_too_large_for_the_app_are_installed(dist, other, tmp_pa
     monkeypatch.setattr(sources, "ASSETS_BYTES", min(sizes))
     (dist / "params_shard_0.bin").write_bytes(b"x" * 5000)
     Manifest.read(dist).write(dist)
-    result = CliRunner().invoke(app, ["bundle", str(dist), str(other), "-o", str(tmp_path / "app")])
+    result = run("bundle", str(dist), str(other), "-o", str(tmp_path / "app"))
     assert result.exit_code == 0, result.output
     assert "Too large to travel in the app: tiny." in result.stdout
     assert f"edge-transact install {tmp_path / 'app'}" in result.stdout
@@ -252,13 +249,11 @@ def test_a_project_is_not_replaced_without_force(dist, tmp_path):
 
 
 def test_json_says_where_things_are(kept, tmp_path):
-    output = str(tmp_path / "app")
-    result = CliRunner().invoke(app, ["bundle", str(kept), "-o", output, "--application-id", "com.x.y", "--json"])
-    said = json.loads(result.stdout.splitlines()[-1])
-    assert said["project"] == output and said["application_id"] == "com.x.y"
-    assert Path(said["package_config"]).is_file()
-    assert [(model["id"], model["weights"]) for model in said["models"]] == [("tiny", "assets")]
-    assert os.path.isdir(said["models"][0]["path"])
+    made = said("bundle", kept, "-o", tmp_path / "app", "--application-id", "com.x.y")
+    assert made["project"] == str(tmp_path / "app") and made["application_id"] == "com.x.y"
+    assert Path(made["package_config"]).is_file()
+    assert [(model["id"], model["weights"]) for model in made["models"]] == [("tiny", "assets")]
+    assert Path(made["models"][0]["path"]).is_dir()
 
 
 @pytest.mark.parametrize(
@@ -270,6 +265,6 @@ def test_json_says_where_things_are(kept, tmp_path):
     ],
 )
 def test_names_that_are_none(kept, tmp_path, options, words):
-    result = CliRunner().invoke(app, ["bundle", str(kept), "-o", str(tmp_path / "app"), *options])
+    result = run("bundle", str(kept), "-o", str(tmp_path / "app"), *options)
     assert result.exit_code == 2 and words in result.stderr
     assert not (tmp_path / "app").exists()

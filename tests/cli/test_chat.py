@@ -9,10 +9,9 @@ import time
 
 import pexpect
 import pytest
-from typer.testing import CliRunner
 
-from edge_transact.cli import app
 from tests.support.chats import READY, Terminal, chatting
+from tests.support.command import run
 
 HOSTILE = "<script>\x1b]0;owned\x07 \"'[bold]😀\n/a/b\x1b[2J<b>"
 
@@ -199,7 +198,7 @@ def test_a_suspended_chat_goes_on(dist, home):
 
 
 def test_a_model_without_a_chat_template_continues_text(built_dist, home):
-    refused = CliRunner().invoke(app, ["run", str(built_dist), "--system", "Be brief.", "--prompt", "Once"])
+    refused = run("run", str(built_dist), "--system", "Be brief.", "--prompt", "Once")
     assert refused.exit_code == 2 and "--system" in refused.stderr
     chat = Terminal(home, built_dist, "--max-tokens", 4, "--temperature", 0)
     chat.expect(READY)
@@ -218,7 +217,7 @@ def test_a_model_without_a_chat_template_continues_text(built_dist, home):
 
 def test_one_answer_takes_the_chats_options(dist):
     def answer(*options: object) -> str:
-        result = CliRunner().invoke(app, ["run", str(dist), "--max-tokens", "8", *map(str, options)], input="Once upon")
+        result = run("run", dist, "--max-tokens", 8, *options, input="Once upon")
         assert result.exit_code == 0, result.stderr
         return result.stdout
 
@@ -226,4 +225,4 @@ def test_one_answer_takes_the_chats_options(dist):
     sampled = [answer("--temperature", 2, "--seed", seed) for seed in (5, 5, 6)]
     assert sampled[0] == sampled[1] != sampled[2]
     assert answer("--system", "Be brief.") != answer()
-    assert CliRunner().invoke(app, ["run", str(dist), "--top-p", "1.5"]).exit_code == 2
+    assert run("run", str(dist), "--top-p", "1.5").exit_code == 2

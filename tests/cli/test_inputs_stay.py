@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from edge_transact.cli import app
+from tests.support.command import run
 from tests.support.examples import small_model, split
 
 
@@ -30,6 +29,6 @@ def test_no_output_replaces_an_input(line: str, tmp_path: Path, monkeypatch: pyt
     for name in ("model", "teacher"):
         small_model(tmp_path / name)
     before = sorted(path for path in tmp_path.rglob("*"))
-    result = CliRunner().invoke(app, split(line))
+    result = run(*split(line))
     assert result.exit_code == 2 and "would replace" in result.stderr, result.output
     assert sorted(path for path in tmp_path.rglob("*")) == before

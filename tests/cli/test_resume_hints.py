@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner, Result
 
 from edge_transact.cache.journal import Journal
 from edge_transact.cache.resume import RESUME_HINT, described, journal_of
-from edge_transact.cli import app
+from tests.support.command import run, said
 from tests.support.pruning import TEXT
 
 
@@ -40,10 +39,6 @@ def interrupted_after(writes: int) -> Iterator[None]:
         yield
 
 
-def run(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
-
-
 def test_build_goes_on_inside_pruning_and_the_cache_shows_and_deletes_what_is_kept(random_model, tmp_path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     build = ["build", random_model, "--ratio", "0.4", "--calibration", tmp_path / "text.txt"]
@@ -59,7 +54,7 @@ def test_build_goes_on_inside_pruning_and_the_cache_shows_and_deletes_what_is_ke
     with interrupted_after(1):
         other = run(*build, "--seed", "1")
     assert other.exit_code == 130 and "going on" not in other.stderr
-    listed = json.loads(run("cache", "--kind", "unfinished", "--json").stdout)["entries"]
+    listed = said("cache", "--kind", "unfinished")["entries"]
     assert [entry["what"] for entry in listed] == [f"prune {random_model}"] * 2
     with interrupted_after(1):
         fresh = run(*build, "--fresh")
@@ -86,7 +81,7 @@ def test_eval_goes_on_window_by_window_and_measures_the_same(random_model, tmp_p
     (tmp_path / "text.txt").write_text(TEXT)
     command = ["eval", random_model, random_model, "--text", tmp_path / "text.txt", "--window", "32"]
     command += ["--max-windows", "4", "--reference", random_model]
-    whole = json.loads(run(*command, "--json").stdout)
+    whole = said(*command)
     with interrupted_after(6):
         stopped = run(*command)
     assert stopped.exit_code == 130 and RESUME_HINT in stopped.stderr

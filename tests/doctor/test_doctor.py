@@ -5,10 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from edge_transact.cli import app
 from edge_transact.doctor import JOBS, android, check, examine, needed_for, packages, system
+from tests.support.command import run, said
 
 ROOT = Path(__file__).resolve().parents[2]
 TVM = {"version": "0.26.0", "llvm": 22, "targets": ["x86_64", "aarch64"], "codegen": ["opencl", "metal"]}
@@ -45,7 +44,7 @@ def test_every_job_needs_checks_that_exist(programs):
     for job in JOBS.values():
         assert set(job.needs) <= set(names)
     assert all(needed_for(name) for name in names)
-    assert set(JOBS) <= set(re.findall(r"[\w-]+", CliRunner().invoke(app, ["doctor", "--help"]).stdout))
+    assert set(JOBS) <= set(re.findall(r"[\w-]+", run("doctor", "--help").stdout))
 
 
 def test_only_missing_things_have_a_fix(programs):
@@ -219,28 +218,23 @@ def test_a_program_that_hangs_times_out(programs):
     assert check.output_of("hangs", timeout_s=0.2) is None
 
 
-def invoke(*arguments: str):
-    return CliRunner().invoke(app, ["doctor", *arguments])
-
-
 def test_missing_things_fail_only_with_for(programs):
-    result = invoke("--json")
-    report = json.loads(result.stdout.splitlines()[-1])
+    report = said("doctor")
     assert {"name", "ok", "found", "fix"} == set(report["checks"][0])
     assert "ndk" in report["jobs"]["app"]["missing"]
-    assert invoke("--for", "app").exit_code == 1
-    assert invoke("--for", "android").exit_code == 0
-    assert invoke("--for", "android", "--for", "app").exit_code == 1
+    assert run("doctor", "--for", "app").exit_code == 1
+    assert run("doctor", "--for", "android").exit_code == 0
+    assert run("doctor", "--for", "android", "--for", "app").exit_code == 1
 
 
 def test_an_unknown_job():
-    result = invoke("--for", "andriod")
+    result = run("doctor", "--for", "andriod")
     assert result.exit_code == 2 and "Did you mean 'android'?" in result.stderr
 
 
 def test_the_screen_fits_80_columns_and_fixes_can_be_copied(programs, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    shown = invoke("--for", "app").stdout
+    shown = run("doctor", "--for", "app").stdout
     fixes = [found.fix for found in examine() if not found.ok]
     assert [line for line in shown.splitlines() if len(line) > 80 and line.strip() not in fixes] == []
     assert "rustup target add aarch64-linux-android" in shown and "-- ndk" in shown

@@ -8,12 +8,11 @@ import sys
 
 import gguf
 import pytest
-from typer.testing import CliRunner
 
-from edge_transact.cli import app
 from edge_transact.errors import EdgeTransactError
 from edge_transact.export.gguf import export_gguf
 from edge_transact.inputs import resolve_model
+from tests.support.command import run, said
 from tests.support.gguf_files import copy_gguf
 from tests.support.tokenizers import SPLITS, save_byte_level
 
@@ -39,13 +38,12 @@ def refused(model, output, *texts, **options) -> None:
 def test_the_command(model, tmp_path):
     output = tmp_path / "model.gguf"
     arguments = ["export", str(model), "-o", str(output)]
-    result = CliRunner().invoke(app, [*arguments, "--type", "q8_0", "--json"])
-    said = json.loads(result.stdout.splitlines()[-1])
-    assert said["size_bytes"] == output.stat().st_size and said["matrices"] == {"Q8_0": 20, "F16": 3}
-    assert said["other_bytes"] == 3 * 64 * 40 * (2 - 34 / 32)
-    result = CliRunner().invoke(app, arguments)
+    made = said(*arguments, "--type", "q8_0")
+    assert made["size_bytes"] == output.stat().st_size and made["matrices"] == {"Q8_0": 20, "F16": 3}
+    assert made["other_bytes"] == 3 * 64 * 40 * (2 - 34 / 32)
+    result = run(*arguments)
     assert result.exit_code == 1 and "exists" in result.stderr
-    result = CliRunner().invoke(app, [*arguments, "--type", "q4_k", "--force"])
+    result = run(*arguments, "--type", "q4_k", "--force")
     assert result.exit_code == 2 and "q4_0" in result.stderr
 
 

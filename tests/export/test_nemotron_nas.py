@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 import torch
 from transformers import LlamaForCausalLM
-from typer.testing import CliRunner
 
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
-from edge_transact.cli import app
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.export.nemotron_nas import export_nemotron_nas
 from edge_transact.prune import PruneOptions, prune
 from edge_transact.runtimes import RUNTIMES, misfits, nemotron_nas
 from edge_transact.widths import LayerWidths, WidthPlan
+from tests.support.command import said
 from tests.support.odd_models import CONFIG, make_source
 
 NAS = {
@@ -35,8 +34,7 @@ def test_mlx_lm_computes_what_transformers_does(tmp_path, tied):
     import mlx.core as mx
 
     path = make_source(tmp_path, NAS | {"tie_word_embeddings": tied}).checkpoint.path
-    result = CliRunner().invoke(app, ["export", str(path), "--format", "nemotron-nas", "-o", str(tmp_path / "nas")])
-    assert result.exit_code == 0, result.output
+    said("export", path, "--format", "nemotron-nas", "-o", tmp_path / "nas")
     reader = importlib.import_module("mlx_lm.models.nemotron-nas")
     model = reader.Model(reader.ModelArgs.from_dict(json.loads((tmp_path / "nas" / "config.json").read_text())))
     model.load_weights(list(model.sanitize(mx.load(str(tmp_path / "nas" / "model.safetensors"))).items()))
@@ -84,8 +82,7 @@ def test_the_rules(plan, no):
 
 def test_what_the_format_can_not_say_is_refused(tmp_path):
     path = make_source(tmp_path, CONFIG).checkpoint.path
-    shown = CliRunner().invoke(app, ["inspect", str(path), "--json"]).stdout
-    assert "2 to 8 query heads" in json.loads(shown)["runtimes"]["vllm"]
+    assert "2 to 8 query heads" in said("inspect", path)["runtimes"]["vllm"]
     with pytest.raises(EdgeTransactError, match="2 to 8 query heads"):
         export_nemotron_nas(str(path), tmp_path / "nas")
     assert not (tmp_path / "nas").exists()

@@ -12,18 +12,17 @@ import sys
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.build.dist import build
 from edge_transact.build.options import BuildOptions
 from edge_transact.build.parity import LOGIT_TOLERANCE
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.cli import app
 from edge_transact.definition import render
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.mlc import checkout, toolchain
 from edge_transact.mlc.toolchain import MLC
+from tests.support.command import run
 from tests.support.mlc_small import GOLDEN, QUANTIZATIONS, SIZES, WIDTHS, measured, small_checkpoint
 
 CHECKOUT = os.environ.get("MLC_LLM_SOURCE_DIR")
@@ -138,8 +137,7 @@ def foreign(tmp_path, monkeypatch):
 
 
 def test_another_revision_is_warned_about(foreign, tiny_model, tmp_path):
-    arguments = ["build", str(tiny_model), "--target", "host", "--engine", "mlc", "-o", str(tmp_path / "dist")]
-    result = CliRunner().invoke(app, arguments)
+    result = run("build", tiny_model, "--target", "host", "--engine", "mlc", "-o", tmp_path / "dist")
     assert result.exit_code == 1
     assert f"which was not tested; {checkout.KNOWN_PAIR} is known to work" in " ".join(result.stderr.split())
     assert "of_tomorrow" in result.stderr and "Traceback" not in result.stderr and "File " not in result.stderr

@@ -3,9 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from typer.testing import CliRunner
-
-from edge_transact.cli import app
+from tests.support.command import run
 
 TEXT = "\n\n".join(f"Chapter {number}. It was a year of {number * 7} ships and wars." for number in range(300))
 """A calibration text of some thousand tokens."""
@@ -13,7 +11,7 @@ TEXT = "\n\n".join(f"Chapter {number}. It was a year of {number * 7} ships and w
 
 def prune_command(*arguments: object) -> tuple[int, str, str]:
     """Runs ``edge-transact prune``: exit code, stdout, stderr."""
-    result = CliRunner().invoke(app, ["prune", *map(str, arguments)])
+    result = run("prune", *arguments)
     return result.exit_code, result.stdout, result.stderr
 
 
