@@ -27,7 +27,6 @@ from edge_transact.inputs.models import resolve_model
 from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.layerwise.windows import read_calibration
-from edge_transact.prune.allocate.allocation import DEFAULT_BUCKET
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.methods import find_method
 from edge_transact.prune.options import PruneOptions
@@ -137,7 +136,9 @@ class Study:
         name = hashlib.sha256(json.dumps(of_scores).encode()).hexdigest()[:16]
         journal = Journal(self.scratch / f"scores-{name}")
         run = Pruning(LayerwiseModel(source, windows), find_method(cut.method), journal, cut.seed)
-        target = run.allocate(PruneOptions(ratio=cut.ratio), cut.allocation, cut.units, DEFAULT_BUCKET, cut.shots)
+        target = run.allocate(
+            PruneOptions(ratio=cut.ratio, allocation=cut.allocation, units=list(cut.units), shots=cut.shots)
+        )
         run.shoot(target.plan, cut.shots)
         if cut.compensate:
             with tempfile.TemporaryDirectory(dir=self.scratch) as own:

@@ -12,8 +12,8 @@ from edge_transact.cache.journal import Journal
 from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.progress import working
 from edge_transact.prune.allocate.allocation import Allocation, allocate
-from edge_transact.prune.allocate.budget import limits_of
 from edge_transact.prune.allocate.curves import Curves, sensitivity_curves
+from edge_transact.prune.allocate.limits import limits_of
 from edge_transact.prune.allocate.schedule import shot_plans
 from edge_transact.prune.compensate import compensation, last_norm
 from edge_transact.prune.compensate.regression import Fit
@@ -64,18 +64,16 @@ class Pruning:
         self.last_norm_scale = 1.0
         self.wants_losses = wants_losses
 
-    def allocate(
-        self, budget: PruneOptions, allocation: str, units: Sequence[str], bucket: int, shots: int
-    ) -> Allocation:
+    def allocate(self, options: PruneOptions) -> Allocation:
         """The target widths for `resolved` options. Sensitivity curves come from the first shot's scores."""
         curves: Sequence[Curves] = ()
-        if allocation != "uniform" and limits_of(budget, self.plan):
+        if options.allocation != "uniform" and limits_of(options, self.plan):
             self.wants_losses = True
-            self.first_scores = self.score(1, shots)
+            self.first_scores = self.score(1, options.shots)
             self.sensitivity = measure_sensitivity(self.model, self.selections, self.first_scores, self.journal)
             curves = sensitivity_curves(self.first_scores, self.plan.layers, self.sensitivity)
         with working(WIDTHS_STEP):
-            target = allocate(budget, self.plan, allocation=allocation, units=units, bucket=bucket, curves=curves)
+            target = allocate(options, self.plan, curves)
         for note in target.notes:
             logger.info(note[0].upper() + note[1:] + ".")
         return target

@@ -16,7 +16,7 @@ from edge_transact.heal.requirements import requirements as requirements_of_trai
 from edge_transact.inputs.shares import shares_of
 from edge_transact.layerwise.model import BATCH_TOKENS, LOGITS_TOKENS, computation_dtype
 from edge_transact.layerwise.windows import window_of
-from edge_transact.prune.allocate.budget import limits_of
+from edge_transact.prune.allocate.limits import limits_of
 from edge_transact.prune.compensate import compensation, last_norm
 from edge_transact.prune.methods import find_method
 from edge_transact.prune.options import PruneOptions, ShotTraining

@@ -28,7 +28,7 @@ from edge_transact.inputs.models import resolve_model, source_name
 from edge_transact.layerwise.model import LayerwiseModel, computation_dtype
 from edge_transact.layerwise.windows import read_calibration
 from edge_transact.progress import working
-from edge_transact.prune.allocate.allocation import Allocation, check_choices
+from edge_transact.prune.allocate.allocation import Allocation, check_reachable
 from edge_transact.prune.compensate.regression import Fit
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.methods import DEFAULT_METHOD, find_method
@@ -158,8 +158,7 @@ def prune(
     if finish is None:
         refuse_existing(output, force, apart_from=[model])
     source = Checkpoint.open(resolve_model(model))
-    assert options.allocation is not None, "resolved decides it"
-    check_choices(options, source.plan, options.allocation, options.units, options.bucket)
+    check_reachable(options, source.plan)
     processes = trainer.processes if trainer else None
     is_main = not processes or processes.is_main
     with working(TEXT_STEP):
@@ -206,18 +205,12 @@ def prune(
 
 def _cut(run: Pruning, options: PruneOptions, provenance: dict[str, Any]) -> Cut:
     """All shots, without training."""
-    target = allocated(run, options)
+    target = run.allocate(options)
     run.shoot(target.plan, options.shots)
     provenance = provenance | {"scores_sha256": run.digest.hexdigest()}
     fits = run.compensate() if options.compensate else []
     provenance = provenance | {"last_norm_scale": run.last_norm_scale}
     return Cut(target, pruned_tensors(run.model.checkpoint, run.selections, run.model.replaced), provenance, fits)
-
-
-def allocated(run: Pruning, options: PruneOptions) -> Allocation:
-    """The widths of a run with `resolved` options."""
-    assert options.allocation is not None, "resolved decides it"
-    return run.allocate(options, options.allocation, options.units, options.bucket, options.shots)
 
 
 def _is_written(journal: Journal, output: Path) -> bool:

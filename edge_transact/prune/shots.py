@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
-from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.writer import HEALED, PROVENANCE_FILE
 from edge_transact.heal.options import HealOptions, TrainOptions
 from edge_transact.heal.processes import Processes
@@ -27,7 +25,7 @@ from edge_transact.prune.allocate.schedule import shot_plans
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.options import PruneOptions, ShotTraining
 from edge_transact.prune.pruning import Pruning
-from edge_transact.prune.run import WRITE_STEP, Cut, allocated
+from edge_transact.prune.run import WRITE_STEP, Cut
 from edge_transact.widths import WidthPlan
 
 
@@ -70,42 +68,38 @@ class ShotTrainer:
 
     def cut(self, run: Pruning, options: PruneOptions, provenance: dict[str, Any]) -> Cut:
         """All shots, each with a training after it."""
-        target = self.processes.tell(allocated(run, options) if self.processes.is_main else None)
+        target = self.processes.tell(run.allocate(options) if self.processes.is_main else None)
         trainings = self._trainings(options)
         last = Shots(run, trainings, bool(options.compensate), provenance, self.processes).run(target.plan)
         if self.processes.is_main and not run.first_scores:  # an earlier run had them
             run.first_scores = run.score(1, options.shots)
-        return Cut(target, tensors_in(last), provenance_of(last))
+        tensors = ((name, last.tensor(name)) for name in last.tensor_names())
+        return Cut(target, tensors, provenance_of(last))
 
     def _trainings(self, options: PruneOptions) -> list[HealOptions]:
         return shot_trainings(self.training, options.shots, self._model, options.seed)
 
 
+@dataclass(frozen=True)
 class Shots:
     """The shots of a pruning with training; `compensates` tells whether each solves `o_proj` and `down_proj` again."""
 
-    def __init__(
-        self,
-        first: Pruning,
-        trainings: Sequence[HealOptions],
-        compensate: bool,
-        provenance: Mapping[str, Any],
-        processes: Processes,
-    ) -> None:
-        self._first, self._trainings, self._compensates = first, trainings, compensate
-        self._provenance, self._processes = provenance, processes
-        self._directory = first.journal.directory
+    first: Pruning
+    trainings: Sequence[HealOptions]
+    compensates: bool
+    provenance: Mapping[str, Any]
+    processes: Processes
 
     def run(self, target: WidthPlan) -> Checkpoint:
         """The trained model of the last shot, with the widths of `target`."""
-        processes, shots = self._processes, len(self._trainings)
+        processes, shots = self.processes, len(self.trainings)
         done = processes.tell(max((shot for shot in range(1, shots + 1) if self._model(shot).exists()), default=0))
-        for shot, plan in enumerate(shot_plans(self._first.plan, target, shots), start=1):
+        for shot, plan in enumerate(shot_plans(self.first.plan, target, shots), start=1):
             if shot > done:
                 if processes.is_main:
                     self._prune(shot, plan)
                 processes.wait()
-                heal(str(self._pruned(shot)), self._model(shot), self._trainings[shot - 1], together=processes)
+                heal(str(self._pruned(shot)), self._model(shot), self.trainings[shot - 1], together=processes)
                 if processes.is_main:
                     for path in (self._pruned(shot), self._model(shot - 1), self._journal(shot)):
                         shutil.rmtree(path, ignore_errors=True)
@@ -115,41 +109,35 @@ class Shots:
         """Writes what this shot leaves of the model of the shot before."""
         if self._pruned(shot).exists():
             return
-        first, shots = self._first, len(self._trainings)
+        first, shots = self.first, len(self.trainings)
         pruning = first
         if shot > 1:
             model = LayerwiseModel(Checkpoint.open(self._model(shot - 1)), first.model.windows)
             journal = Journal(self._journal(shot))
             pruning = Pruning(model, first.method, journal, first.seed, wants_losses=first.wants_losses)
         pruning.shoot_once(plan, shot, shots)
-        if self._compensates:
+        if self.compensates:
             pruning.compensate()
         source = pruning.model.checkpoint
         with working(WRITE_STEP):
             tensors = pruned_tensors(source, pruning.selections, pruning.model.replaced)
-            record = {**self._provenance, "scores_sha256": pruning.digest.hexdigest()}
+            record = {**self.provenance, "scores_sha256": pruning.digest.hexdigest()}
             if shot > 1:
                 record[HEALED] = provenance_of(source)[HEALED]
             write_checkpoint(source, plan, tensors, record, self._pruned(shot))
         pruning.model.replaced.clear()  # the training needs the memory
 
     def _model(self, shot: int) -> Path:
-        return self._directory / f"shot-{shot}"
+        return self.first.journal.directory / f"shot-{shot}"
 
     def _pruned(self, shot: int) -> Path:
-        return self._directory / f"shot-{shot}-pruned"
+        return self.first.journal.directory / f"shot-{shot}-pruned"
 
     def _journal(self, shot: int) -> Path:
-        return self._directory / f"shot-{shot}-journal"
+        return self.first.journal.directory / f"shot-{shot}-journal"
 
 
 def provenance_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """What a checkpoint of ours says of its making, without what every one says again."""
     found = json.loads((checkpoint.path / PROVENANCE_FILE).read_text())
     return {key: value for key, value in found.items() if key not in ("versions", "license")}
-
-
-def tensors_in(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a checkpoint by name."""
-    for name in tensor_shapes(checkpoint.plan):
-        yield name, checkpoint.tensor(name)

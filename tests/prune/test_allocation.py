@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edge_transact import costs
 from edge_transact.errors import UsageError
 from edge_transact.options.values import parse_parameters
-from edge_transact.prune.allocate.allocation import allocate, check_choices
+from edge_transact.prune.allocate.allocation import allocate, check_reachable
 from edge_transact.prune.options import PruneOptions
 from edge_transact.widths import LayerWidths, WidthPlan
 
@@ -57,7 +57,7 @@ def plans_and_ratios(draw, bucket: int) -> tuple[WidthPlan, float]:
 @given(data=st.data(), bucket=st.sampled_from([1, 8, 32]))
 def test_a_ratio_is_reached_within_half_a_bucket(data: st.DataObject, bucket: int) -> None:
     plan, ratio = data.draw(plans_and_ratios(bucket))
-    target = allocate(PruneOptions(ratio=ratio), plan, bucket=bucket).plan
+    target = allocate(PruneOptions(ratio=ratio, bucket=bucket), plan).plan
     dim = parameters_of_a_dim(plan)
     at_floor = 0
     for before, after in zip(plan.layers, target.layers, strict=True):
@@ -93,7 +93,7 @@ def test_with_many_groups_a_ratio_is_cut_from_both() -> None:
 
 
 def test_bucket_1_keeps_the_exact_share() -> None:
-    assert allocate(PruneOptions(ratio=0.3), SMOLLM2, bucket=1).plan.layers[0].intermediate_size == 922
+    assert allocate(PruneOptions(ratio=0.3, bucket=1), SMOLLM2).plan.layers[0].intermediate_size == 922
 
 
 @pytest.mark.parametrize(("heads", "intermediate", "billions"), [(16, 3072, 2.54), (6, 1536, 1.27)])
@@ -175,14 +175,14 @@ def test_a_widths_file_may_cut_inside_groups(tmp_path: Path) -> None:
 @pytest.mark.parametrize("units", [["groups", "mlp"], ["values", "groups", "mlp"]])
 def test_named_units_that_rounding_keeps_are_noted(units: list[str]) -> None:
     """70 % of three groups, rounded up, are all three; 70 % of 64 value dims are not."""
-    allocation = allocate(PruneOptions(ratio=0.3), SMOLLM2, units=units)
+    allocation = allocate(PruneOptions(ratio=0.3, units=units), SMOLLM2)
     assert {layer.num_key_value_heads for layer in allocation.plan.layers} == {3}
     (note,) = [note for note in allocation.notes if "were cut" in note]
     assert note.startswith("no KV groups were cut") and "rounded up" in note
 
 
 def test_named_units_that_are_cut_need_no_note() -> None:
-    allocation = allocate(PruneOptions(ratio=0.5), SMOLLM2, units=["groups", "mlp"])
+    allocation = allocate(PruneOptions(ratio=0.5, units=["groups", "mlp"]), SMOLLM2)
     assert {layer.num_key_value_heads for layer in allocation.plan.layers} == {2}
     assert not any("were cut" in note for note in allocation.notes)
 
@@ -191,10 +191,10 @@ def test_named_units_that_are_cut_need_no_note() -> None:
 @pytest.mark.parametrize("units", [["mlp"], ["groups"], ["queries"], ["values"], ["mlp", "groups", "queries"]])
 def test_impossible_budgets_are_refused_before_the_work(allocation: str, units: list[str]) -> None:
     with pytest.raises(UsageError, match=r"--ratio 0\.99 allows .* and the smallest model has"):
-        check_choices(PruneOptions(ratio=0.99), SMOLLM2, allocation, units, 32)
+        check_reachable(PruneOptions(ratio=0.99, allocation=allocation, units=units), SMOLLM2)
 
 
 def test_an_allocation_nearly_right_is_suggested() -> None:
     with pytest.raises(UsageError, match="unknown allocation 'unifrom'") as caught:
-        check_choices(PruneOptions(ratio=0.3), SMOLLM2, "unifrom", (), 32)
+        PruneOptions(ratio=0.3, allocation="unifrom")
     assert "Did you mean 'uniform'?" in caught.value.fix

@@ -18,8 +18,8 @@ from edge_transact.errors import UsageError
 from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.allocate.allocation import allocate
-from edge_transact.prune.allocate.budget import limits_of
 from edge_transact.prune.allocate.curves import sensitivity_curves
+from edge_transact.prune.allocate.limits import limits_of
 from edge_transact.prune.allocate.pricing import Spent, cheapest
 from edge_transact.prune.cut.selection import LayerSelection, select
 from edge_transact.prune.cut.surgery import pruned_tensors
@@ -295,9 +295,9 @@ def test_all_limits_hold_at_once(data: st.DataObject, allocation: str) -> None:
     for name in sorted(names):
         least, most = measures[name](smallest), measures[name](PLAN)
         bounds[name] = least + int(data.draw(st.floats(0, 0.8)) * (most - least))
-    budget = PruneOptions(**bounds)
+    budget = PruneOptions(**bounds, allocation=allocation)
     curves = curves_of(PLAN, torch.Generator().manual_seed(0))
-    plan = allocate(budget, PLAN, allocation=allocation, curves=curves).plan
+    plan = allocate(budget, PLAN, curves).plan
     for limit in limits_of(budget, PLAN):
         # A uniform plan's nearest bucket may leave a little more than a number of parameters.
         slack = 3 * 16 * 3 * PLAN.hidden_size if limit.nearest and allocation == "uniform" else 0
@@ -305,9 +305,9 @@ def test_all_limits_hold_at_once(data: st.DataObject, allocation: str) -> None:
 
 
 def test_impossible_limits_name_the_one_that_binds() -> None:
-    budget = PruneOptions(target_params=100_000, max_kv_bytes_per_token=10)
+    budget = PruneOptions(target_params=100_000, max_kv_bytes_per_token=10, allocation="budgeted")
     with pytest.raises(UsageError, match=r"^--max-kv-bytes-per-token allows 10 bytes a token in q4f16_0, .* has 192$"):
-        allocate(budget, PLAN, allocation="budgeted", curves=curves_of(PLAN, torch.Generator()))
+        allocate(budget, PLAN, curves_of(PLAN, torch.Generator()))
 
 
 def test_heads_lose_dims_if_the_cache_must_shrink() -> None:
@@ -316,7 +316,7 @@ def test_heads_lose_dims_if_the_cache_must_shrink() -> None:
     plan = PLAN.with_layers(layers)
     allowed = costs.kv_bytes_per_token(plan, QUANT) // 2
     curves = curves_of(plan, torch.Generator().manual_seed(1))
-    cut = allocate(PruneOptions(max_kv_bytes_per_token=allowed), plan, allocation="budgeted", curves=curves).plan
+    cut = allocate(PruneOptions(max_kv_bytes_per_token=allowed, allocation="budgeted"), plan, curves).plan
     assert cut.cache_head_dim == 16 and {layer.v_head_dim for layer in cut.layers} == {16}
     assert costs.kv_bytes_per_token(cut, QUANT) == allowed
 
@@ -326,8 +326,8 @@ def test_the_cache_shrinks_by_the_cut_of_the_only_layer_that_is_wider() -> None:
     widest = LayerWidths(8, 8, 32, 64, 1024)
     plan = WidthPlan(512, 100, True, False, False, (replace(widest, v_head_dim=32), widest), head_dim=64)
     allowed = costs.kv_bytes_per_token(plan, QUANT) * 3 // 4
-    options = PruneOptions(max_kv_bytes_per_token=allowed, units="mlp,values")
-    cut = allocate(options, plan, allocation="budgeted", curves=curves_of(plan, torch.Generator().manual_seed(0))).plan
+    options = PruneOptions(max_kv_bytes_per_token=allowed, allocation="budgeted", units="mlp,values")
+    cut = allocate(options, plan, curves_of(plan, torch.Generator().manual_seed(0))).plan
     assert costs.kv_bytes_per_token(cut, QUANT) <= allowed and cut.layers[0] == plan.layers[0]
 
 

@@ -7,17 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edge_transact import costs
-from edge_transact.errors import UsageError, did_you_mean
-from edge_transact.prune.allocate.budget import limits_of
+from edge_transact.errors import UsageError
 from edge_transact.prune.allocate.curves import Curves
-from edge_transact.prune.allocate.limits import Limit, binding
+from edge_transact.prune.allocate.limits import Limit, binding, limits_of
 from edge_transact.prune.allocate.pricing import cheapest
-from edge_transact.prune.options import ALLOCATIONS, PruneChoices, PruneOptions
+from edge_transact.prune.options import PruneOptions
 from edge_transact.prune.units import DEFAULT_UNITS, GROUPS, MLP, UNITS
 from edge_transact.widths import LayerWidths, WidthPlan, read_widths
-
-DEFAULT_BUCKET = PruneChoices().bucket
-"""MLP widths are multiples of it: the group of the W4A16 quantizations, and the size of a work-group on phone GPUs."""
 
 SHARES = 64
 """The uniform share is lowered in steps of ``1 / SHARES``."""
@@ -44,65 +40,36 @@ class Allocation:
     notes: tuple[str, ...] = ()
 
 
-def allocate(
-    budget: PruneOptions,
-    source: WidthPlan,
-    *,
-    allocation: str = "uniform",
-    units: Sequence[str] = (),
-    bucket: int = DEFAULT_BUCKET,
-    curves: Sequence[Curves] = (),
-) -> Allocation:
-    """The target widths for a budget.
-
-    Args:
-        budget: What to reach.
-        source: The widths of the model to prune.
-        allocation: One of `ALLOCATIONS`, for limits. Widths that the budget names are used as they are.
-        units: What may be cut, names of `units.UNITS`; empty for the allocation's own choice.
-        bucket: MLP widths computed from limits are rounded to multiples of it; 1 doesn't round.
-        curves: The sensitivity curves of each layer; the uniform allocation doesn't need them.
+def allocate(options: PruneOptions, source: WidthPlan, curves: Sequence[Curves] = ()) -> Allocation:
+    """The target widths for a budget. The uniform allocation, the default, doesn't need the layers' `curves`.
 
     Raises:
         UsageError: The model is within the budget already, or no plan reaches it; the message names the limit.
     """
-    if (plan := _named_widths(budget, source)) is not None:
+    if (plan := _named_widths(options, source)) is not None:
         return Allocation(plan)
-    limits = _limits(budget, source)
-    if allocation == "uniform":
-        uniform = _uniform(source, limits, units, bucket)
-        return replace(uniform, notes=(*uniform.notes, *_uncut(uniform.plan, source, units, ROUNDED)))
-    if allocation == "sensitivity":
-        # Attention is cut as in the uniform plan; the curves spread what remains for the MLP.
-        start = _attention_of(_uniform(source, limits, units, bucket).plan, source)
-        spent = cheapest(start, curves, limits, units=[MLP.name], bucket=bucket)
+    limits, units, bucket = _limits(options, source), options.units, options.bucket
+    if options.allocation == "budgeted":
+        spent, why = cheapest(source, curves, limits, units=units or DEFAULT_UNITS, bucket=bucket), DEARER
     else:
-        spent = cheapest(source, curves, limits, units=units or DEFAULT_UNITS, bucket=bucket)
+        uniform, why = _uniform(source, limits, units, bucket), ROUNDED
+        if options.allocation != "sensitivity":
+            return replace(uniform, notes=(*uniform.notes, *_uncut(uniform.plan, source, units, why)))
+        # Attention is cut as in the uniform plan; the curves spread what remains for the MLP.
+        spent = cheapest(_attention_of(uniform.plan, source), curves, limits, units=[MLP.name], bucket=bucket)
     notes = (_reached(spent.plan, source, limits), f"predicted loss {spent.loss:.3f} nats a token")
-    why = DEARER if allocation == "budgeted" else ROUNDED
     return Allocation(spent.plan, (*notes, *_uncut(spent.plan, source, units, why)))
 
 
-def check_choices(budget: PruneOptions, source: WidthPlan, allocation: str, units: Sequence[str], bucket: int) -> None:
-    """Refuses, before any work, what `allocate` would refuse after scoring.
-
-    Raises:
-        UsageError: An unknown allocation or unit, a bucket below 1, or a budget that this model can't reach.
-    """
-    if allocation not in ALLOCATIONS:
-        raise UsageError(f"unknown allocation {allocation!r}", fix=did_you_mean(allocation, ALLOCATIONS))
-    for unit in units:
-        if unit not in UNITS:
-            raise UsageError(f"unknown unit {unit!r}", fix=did_you_mean(unit, tuple(UNITS)))
-    if bucket < 1:
-        raise UsageError(f"--bucket {bucket} is not at least 1", fix="1 doesn't round; 32 is the default.")
-    if _named_widths(budget, source) is not None:
+def check_reachable(options: PruneOptions, source: WidthPlan) -> None:
+    """Raises the `UsageError`, before any work, that `allocate` would raise after scoring."""
+    if _named_widths(options, source) is not None:
         return
-    limits = _limits(budget, source)
-    if allocation == "budgeted":
-        _check_reachable(limits, _smallest(source, units or DEFAULT_UNITS, bucket))
+    limits = _limits(options, source)
+    if options.allocation == "budgeted":
+        _check_reachable(limits, _smallest(source, options.units or DEFAULT_UNITS, options.bucket))
     else:
-        _uniform(source, limits, units, bucket)
+        _uniform(source, limits, options.units, options.bucket)
 
 
 def _named_widths(budget: PruneOptions, source: WidthPlan) -> WidthPlan | None:

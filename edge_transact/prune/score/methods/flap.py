@@ -8,21 +8,16 @@ FLAP has no score for Q and K, so RoPE pairs score as in `transact`.
 from __future__ import annotations
 
 import torch
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from edge_transact.prune.score.methods.scorer import Activations, Scorer
 from edge_transact.prune.score.salience import SquareSum, of_groups, pair_energy
 from edge_transact.prune.scores import LayerScores
-from edge_transact.widths import LayerWidths
 
 
 class Flap(Scorer):
     """Scores a layer by its activations and the weights that consume them."""
 
-    def __init__(
-        self, widths: LayerWidths, layer: LlamaDecoderLayer, *, seed: int = 0, wants_losses: bool = True
-    ) -> None:
-        super().__init__(widths, layer, seed=seed, wants_losses=wants_losses)
+    def __post_init__(self) -> None:
         self._attention, self._mlp = Moments(), Moments()
         self._queries, self._keys = SquareSum(), SquareSum()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from edge_transact.prune.score.loss import BlockLoss, curve, eliminate
 from edge_transact.prune.score.methods.scorer import Activations, Gradients, Scorer
@@ -17,7 +16,6 @@ from edge_transact.prune.score.salience import of_groups
 from edge_transact.prune.score.sensitivity import reference
 from edge_transact.prune.scores import LayerScores, PredictedLosses
 from edge_transact.prune.units import UNITS, Module
-from edge_transact.widths import LayerWidths
 
 
 class Obs(Scorer):
@@ -29,12 +27,9 @@ class Obs(Scorer):
     priced_units: ClassVar[tuple[str, ...]] = tuple(UNITS)
     score_unit: ClassVar[str] = "predicted loss, nats a token"
 
-    def __init__(
-        self, widths: LayerWidths, layer: LlamaDecoderLayer, *, seed: int = 0, wants_losses: bool = True
-    ) -> None:
-        super().__init__(widths, layer, seed=seed, wants_losses=wants_losses)
-        projections = (layer.self_attn.o_proj.weight, layer.mlp.down_proj.weight)
-        self._attention, self._mlp = (BlockLoss(weight, diagonal=not wants_losses) for weight in projections)
+    def __post_init__(self) -> None:
+        projections = (self.layer.self_attn.o_proj.weight, self.layer.mlp.down_proj.weight)
+        self._attention, self._mlp = (BlockLoss(weight, diagonal=not self.wants_losses) for weight in projections)
         self._pairs: torch.Tensor | float = 0.0
         self._tokens = 0
 

@@ -45,6 +45,7 @@ class Activations:
     queries_gradient: torch.Tensor | None = None
 
 
+@dataclass(eq=False, repr=False)
 class Scorer(ABC):
     """Scores one layer from what it computes on the calibration text, batch by batch.
 
@@ -57,6 +58,11 @@ class Scorer(ABC):
         seed: For methods that draw random numbers; it differs for every layer, every shot and every ``--seed``.
         wants_losses: Whether to predict losses, for methods that can.
     """
+
+    widths: LayerWidths
+    layer: LlamaDecoderLayer
+    seed: int = 0
+    wants_losses: bool = True
 
     allocation: ClassVar[str] = "uniform"
     """The allocation that the method is meant for."""
@@ -73,13 +79,8 @@ class Scorer(ABC):
     score_unit: ClassVar[str] = ""
     """What the scores measure; empty for scores that only rank."""
 
-    def __init__(
-        self, widths: LayerWidths, layer: LlamaDecoderLayer, *, seed: int = 0, wants_losses: bool = True
-    ) -> None:
-        self.widths = widths
-        self.layer = layer
-        self.seed = seed
-        self.wants_losses = wants_losses
+    def __post_init__(self) -> None:  # noqa: B027
+        """Sets up what the method sums."""
 
     @abstractmethod
     def add(self, seen: Activations) -> None:

@@ -6,21 +6,15 @@ to `o_proj`'s input, RoPE pairs by how much they can move attention.
 
 from __future__ import annotations
 
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
-
 from edge_transact.prune.score.methods.scorer import Activations, Scorer
 from edge_transact.prune.score.salience import SquareSum, head_salience, of_groups, pair_energy
 from edge_transact.prune.scores import LayerScores
-from edge_transact.widths import LayerWidths
 
 
 class Transact(Scorer):
     """Scores a layer by its activations alone: no gradients, no weights."""
 
-    def __init__(
-        self, widths: LayerWidths, layer: LlamaDecoderLayer, *, seed: int = 0, wants_losses: bool = True
-    ) -> None:
-        super().__init__(widths, layer, seed=seed, wants_losses=wants_losses)
+    def __post_init__(self) -> None:
         self._attention, self._mlp = SquareSum(), SquareSum()
         self._queries, self._keys = SquareSum(), SquareSum()
 

@@ -7,22 +7,17 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from edge_transact.prune.score.methods.scorer import Activations, Scorer
 from edge_transact.prune.score.salience import SquareSum
 from edge_transact.prune.score.structures import scores_of_weights
 from edge_transact.prune.scores import LayerScores
-from edge_transact.widths import LayerWidths
 
 
 class Wanda(Scorer):
     """Scores a layer by its weights and the activations that they multiply."""
 
-    def __init__(
-        self, widths: LayerWidths, layer: LlamaDecoderLayer, *, seed: int = 0, wants_losses: bool = True
-    ) -> None:
-        super().__init__(widths, layer, seed=seed, wants_losses=wants_losses)
+    def __post_init__(self) -> None:
         self._attention_input, self._attention = SquareSum(), SquareSum()
         self._mlp_input, self._mlp = SquareSum(), SquareSum()
 
